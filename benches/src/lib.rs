@@ -1,0 +1,1 @@
+//! Costs of `tower-buttress` beside its peers, in the same run.
