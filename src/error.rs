@@ -1,0 +1,213 @@
+//! The ways a *body* or a *connection* can fail: one small struct each, boxed in a [`BoxError`] on the wire of
+//! types, and found again with [`find`].
+//!
+//! A refusal before the head is never an error (it is a response, see [`Rejection`](crate::Rejection)). Once the
+//! head has gone out there is no status left to set, so a body that must give up ends with one of these.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_buttress::error::{self, BoxError, IdleBodyElapsed};
+//!
+//! let failed: BoxError = IdleBodyElapsed::new(Duration::from_secs(15)).into();
+//! // However deeply hyper, axum or reqwest wrapped it:
+//! let wrapped: BoxError = std::io::Error::other(failed).into();
+//!
+//! let cause = error::find::<IdleBodyElapsed>(&wrapped).unwrap();
+//! assert_eq!(cause.after, Duration::from_secs(15));
+//! ```
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// What bodies of this crate fail with, and what fallible services of the tower world agree on.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The upstream sent nothing for longer than [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer) allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IdleBodyElapsed {
+    /// The silence that was allowed.
+    pub after: Duration,
+}
+
+/// The call's [`Deadline`](crate::Deadline) passed while its body was still being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadlineExceeded {
+    /// The budget that the call had when [`DeadlineLayer`](crate::DeadlineLayer) saw it.
+    pub budget: Duration,
+}
+
+/// No connection came about in the time that [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer) allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectElapsed {
+    /// The time that was allowed.
+    pub after: Duration,
+}
+
+/// A setting that cannot work, found when a layer was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidConfig {
+    setting: &'static str,
+    reason: &'static str,
+}
+
+/// The first error of type `E` in `err` or in the chain of its sources.
+///
+/// Takes a [`BoxError`], a `dyn Error`, or anything that dereferences to one. Looks into [`io::Error`]s too, whose
+/// `source()` skips the error they were made from.
+#[must_use]
+pub fn find<'a, E: Error + 'static>(err: &'a (impl Chain + ?Sized)) -> Option<&'a E> {
+    let mut next = Some(err.head());
+    while let Some(err) = next {
+        if let Some(found) = err.downcast_ref() {
+            return Some(found);
+        }
+        next = match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => err.source(),
+        };
+    }
+    None
+}
+
+/// What [`find`] can search. Sealed: boxed and unboxed `dyn Error`s.
+pub trait Chain: sealed::Sealed {
+    #[doc(hidden)]
+    fn head(&self) -> &(dyn Error + 'static);
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::BoxError {}
+    impl Sealed for dyn std::error::Error + Send + Sync {}
+    impl Sealed for dyn std::error::Error {}
+}
+
+impl Chain for BoxError {
+    fn head(&self) -> &(dyn Error + 'static) {
+        &**self
+    }
+}
+
+impl Chain for dyn Error + Send + Sync {
+    fn head(&self) -> &(dyn Error + 'static) {
+        self
+    }
+}
+
+impl Chain for dyn Error {
+    fn head(&self) -> &(dyn Error + 'static) {
+        self
+    }
+}
+
+// === impl IdleBodyElapsed ===
+
+impl IdleBodyElapsed {
+    /// An upstream that was silent for `after`.
+    #[must_use]
+    pub const fn new(after: Duration) -> Self {
+        Self { after }
+    }
+}
+
+impl fmt::Display for IdleBodyElapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the upstream sent nothing for {:?}", self.after)
+    }
+}
+
+impl Error for IdleBodyElapsed {}
+
+// === impl DeadlineExceeded ===
+
+impl DeadlineExceeded {
+    /// A call that was not over when its `budget` was.
+    #[must_use]
+    pub const fn new(budget: Duration) -> Self {
+        Self { budget }
+    }
+}
+
+impl fmt::Display for DeadlineExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the call was not over within its budget of {:?}", self.budget)
+    }
+}
+
+impl Error for DeadlineExceeded {}
+
+// === impl ConnectElapsed ===
+
+impl ConnectElapsed {
+    /// A connection that did not come about within `after`.
+    #[must_use]
+    pub const fn new(after: Duration) -> Self {
+        Self { after }
+    }
+}
+
+impl fmt::Display for ConnectElapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no connection within {:?}", self.after)
+    }
+}
+
+impl Error for ConnectElapsed {}
+
+// === impl InvalidConfig ===
+
+impl InvalidConfig {
+    /// `setting` cannot be used as given, because of `reason`.
+    #[must_use]
+    pub const fn new(setting: &'static str, reason: &'static str) -> Self {
+        Self { setting, reason }
+    }
+
+    /// The setting that is wrong.
+    #[must_use]
+    pub const fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.reason)
+    }
+}
+
+impl Error for InvalidConfig {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Wrap(BoxError);
+
+    impl fmt::Display for Wrap {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("wrapped")
+        }
+    }
+
+    impl Error for Wrap {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    #[test]
+    fn a_cause_is_found_through_wrappers_and_io_errors() {
+        let cause: BoxError = ConnectElapsed::new(Duration::from_secs(5)).into();
+        let err: BoxError = Wrap(io::Error::other(Wrap(cause)).into()).into();
+        assert!(find::<ConnectElapsed>(&err).is_some());
+        assert!(find::<ConnectElapsed>(&*err).is_some());
+        assert!(find::<IdleBodyElapsed>(&err).is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! What a layer did that is worth a log line.
+//!
+//! Nothing is emitted on the good path. Where a layer acts (refuses, gives up, steps aside), it builds one [`Event`]
+//! and hands it to the feature `tracing`, the feature `metrics`, and the layer's own [`Observer`], in this order.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//! use tower_buttress::{Event, IdleBodyTimeoutLayer, Observer};
+//!
+//! #[derive(Default)]
+//! struct Log(Mutex<Vec<String>>);
+//!
+//! impl Observer for Log {
+//!     fn on_event(&self, event: &Event) {
+//!         self.0.lock().unwrap().push(event.to_string());
+//!     }
+//! }
+//!
+//! let log = Arc::new(Log::default());
+//! let layer = IdleBodyTimeoutLayer::new(Duration::from_secs(15)).observer(log.clone());
+//! # let _ = layer;
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::rejection::RejectionKind;
+
+/// Something happened that is worth a log line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A layer answered in the upstream's place.
+    Refused {
+        /// Why.
+        kind: RejectionKind,
+    },
+    /// A response body was ended with an error, because a limit of time was reached.
+    BodyElapsed {
+        /// The layer that gave up.
+        layer: &'static str,
+        /// Its limit.
+        after: Duration,
+    },
+    /// A connector was given up.
+    ConnectElapsed {
+        /// The limit.
+        after: Duration,
+    },
+    /// A layer met something it cannot treat, and let it pass untouched.
+    SteppedAside {
+        /// The layer.
+        layer: &'static str,
+        /// What it met.
+        reason: &'static str,
+    },
+}
+
+/// Receives the events of the layers it was given to.
+///
+/// It is called on the task that makes the call, never inside a lock of this crate: return quickly.
+pub trait Observer: Send + Sync {
+    /// Called once per event.
+    fn on_event(&self, event: &Event);
+}
+
+/// An observer that may not be there: what layers, futures and bodies carry.
+#[derive(Clone, Default)]
+pub(crate) struct Emitter(Option<Arc<dyn Observer>>);
+
+// === impl Event ===
+
+impl Event {
+    /// A stable name, as used for the `event` label of the feature `metrics`: `"refused"`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "refused",
+            Self::BodyElapsed { .. } => "body_elapsed",
+            Self::ConnectElapsed { .. } => "connect_elapsed",
+            Self::SteppedAside { .. } => "stepped_aside",
+        }
+    }
+
+    /// What tells events of one name apart, in few values: the reason of a refusal, or the layer.
+    #[must_use]
+    pub const fn detail(&self) -> &'static str {
+        match self {
+            Self::Refused { kind } => kind.as_str(),
+            Self::BodyElapsed { layer, .. } | Self::SteppedAside { layer, .. } => layer,
+            Self::ConnectElapsed { .. } => "connect-timeout",
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { kind } => write!(f, "refused: {kind}"),
+            Self::BodyElapsed { layer, after } => write!(f, "{layer}: body ended after {after:?}"),
+            Self::ConnectElapsed { after } => write!(f, "no connection within {after:?}"),
+            Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
+        }
+    }
+}
+
+// === impl Emitter ===
+
+impl Emitter {
+    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
+        Self(Some(observer))
+    }
+
+    /// Cold: whatever calls this has left the good path.
+    #[cold]
+    pub(crate) fn emit(&self, event: &Event) {
+        #[cfg(feature = "tracing")]
+        tracing::info!(event = event.name(), detail = event.detail(), "{event}");
+        #[cfg(feature = "metrics")]
+        metrics::counter!("tower_buttress_events_total", "event" => event.name(), "detail" => event.detail())
+            .increment(1);
+        if let Some(observer) = &self.0 {
+            observer.on_event(event);
+        }
+    }
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Observer" } else { "none" })
+    }
+}

@@ -1,0 +1,325 @@
+//! A refusal is a response.
+//!
+//! # Why not an error?
+//!
+//! A layer that changes its service's error type cannot be put on a bare axum `Router`, and every trace, metric and
+//! retry around it must learn a new type. So a layer that must refuse answers with an ordinary response, and leaves a
+//! [`Rejection`] in its extensions, which tells "we gave up waiting" from "the upstream itself said 504".
+//! Whoever prefers a typed error puts [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer) outermost.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::error::BoxError;
+
+/// Why a layer of this crate answered in the upstream's place.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::Response;
+/// use tower_buttress::{Rejection, RejectionKind, Wire};
+///
+/// let refused = Rejection::new(RejectionKind::FirstByteTimeout).into_response(Wire::Http);
+/// assert_eq!(refused.status(), 504);
+/// assert_eq!(Rejection::of(&refused).unwrap().kind(), RejectionKind::FirstByteTimeout);
+///
+/// // The upstream's own 504 is told apart:
+/// let theirs = Response::builder().status(504).body(()).unwrap();
+/// assert!(Rejection::of(&theirs).is_none());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    kind: RejectionKind,
+    retry_after: Option<Duration>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// The reasons for which a layer refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// The upstream sent no data in time. 504, gRPC `DEADLINE_EXCEEDED`.
+    FirstByteTimeout,
+    /// The call's deadline passed, or was too near to begin. 504, gRPC `DEADLINE_EXCEEDED`.
+    DeadlineExceeded,
+    /// The response body failed before its first data. 502, gRPC `UNAVAILABLE`.
+    BodyFailed,
+}
+
+/// How the caller reads a refusal: as HTTP, or as gRPC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// A status code and an RFC 9457 `application/problem+json` body.
+    #[default]
+    Http,
+    /// HTTP 200 and `grpc-status` in the head: gRPC's Trailers-Only form.
+    Grpc,
+}
+
+/// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
+/// and rendering it must not cost more than it saves.
+struct Wording {
+    name: &'static str,
+    status: StatusCode,
+    grpc_status: u8,
+    message: &'static str,
+    problem: &'static str,
+}
+
+/// Renders one row of the table. A macro, because `concat!` takes literals only, and the body is thereby static.
+macro_rules! wording {
+    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {
+        Wording {
+            name: $name,
+            status: StatusCode::$status,
+            grpc_status: $grpc,
+            message: $message,
+            problem: concat!(
+                "{\"type\":\"about:blank\",\"title\":\"",
+                $title,
+                "\",\"status\":",
+                $code,
+                ",\"detail\":\"",
+                $message,
+                "\",\"kind\":\"",
+                $name,
+                "\"}"
+            ),
+        }
+    };
+}
+
+// gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+const FIRST_BYTE_TIMEOUT: Wording =
+    wording!("first-byte-timeout", GATEWAY_TIMEOUT, "504", "Gateway Timeout", 4, "The upstream sent no data in time.");
+const DEADLINE_EXCEEDED: Wording = wording!(
+    "deadline-exceeded",
+    GATEWAY_TIMEOUT,
+    "504",
+    "Gateway Timeout",
+    4,
+    "The deadline of this call has passed."
+);
+const BODY_FAILED: Wording = wording!(
+    "body-failed",
+    BAD_GATEWAY,
+    "502",
+    "Bad Gateway",
+    14,
+    "The upstream's answer broke off before its first data."
+);
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// gRFC A6: how a server tells a client when to try again.
+const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+// === impl Rejection ===
+
+impl Rejection {
+    /// A refusal of this kind.
+    #[must_use]
+    pub const fn new(kind: RejectionKind) -> Self {
+        Self { kind, retry_after: None, source: None }
+    }
+
+    /// Tells the caller when to come back, as `Retry-After` (or `grpc-retry-pushback-ms`).
+    #[must_use]
+    pub const fn with_retry_after(mut self, retry_after: Duration) -> Self {
+        self.retry_after = Some(retry_after);
+        self
+    }
+
+    /// Keeps the error that led here, for [`Error::source`]. It is never shown to the caller.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// The rejection that `response` carries: `None` for everything the upstream said itself.
+    #[must_use]
+    pub fn of<B>(response: &Response<B>) -> Option<&Self> {
+        response.extensions().get()
+    }
+
+    /// Why.
+    #[must_use]
+    pub const fn kind(&self) -> RejectionKind {
+        self.kind
+    }
+
+    /// When the caller may come back, where that is known.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The response that says so. `Retry-After` counts whole seconds, rounded up: never too early.
+    #[must_use]
+    pub fn into_response(self, wire: Wire) -> Response<Bytes> {
+        let wording = self.kind.wording();
+        let mut response = Response::new(Bytes::new());
+        match wire {
+            Wire::Http => {
+                let body = Bytes::from_static(wording.problem.as_bytes());
+                *response.status_mut() = wording.status;
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                if let Some(wait) = self.retry_after {
+                    headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds_up(wait)));
+                }
+                *response.body_mut() = body;
+            }
+            Wire::Grpc => {
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
+                headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(wording.grpc_status)));
+                headers.insert(GRPC_MESSAGE, HeaderValue::from_static(wording.message));
+                if let Some(wait) = self.retry_after {
+                    headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(whole_millis_up(wait)));
+                }
+            }
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.wording().message)
+    }
+}
+
+impl Error for Rejection {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|err| err as _)
+    }
+}
+
+fn whole_seconds_up(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))
+}
+
+fn whole_millis_up(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+// === impl RejectionKind ===
+
+impl RejectionKind {
+    /// A stable name, for logs, metrics and the `kind` member of the problem document: `"first-byte-timeout"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.wording().name
+    }
+
+    /// The status under [`Wire::Http`].
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        self.wording().status
+    }
+
+    /// The `grpc-status` under [`Wire::Grpc`].
+    #[must_use]
+    pub const fn grpc_status(self) -> u8 {
+        self.wording().grpc_status
+    }
+
+    const fn wording(self) -> &'static Wording {
+        match self {
+            Self::FirstByteTimeout => &FIRST_BYTE_TIMEOUT,
+            Self::DeadlineExceeded => &DEADLINE_EXCEEDED,
+            Self::BodyFailed => &BODY_FAILED,
+        }
+    }
+}
+
+impl fmt::Display for RejectionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// [`Wire::Grpc`] when the request's content type is `application/grpc` or one of its variants.
+    #[must_use]
+    pub fn of(request: &HeaderMap) -> Self {
+        const PREFIX: &[u8] = b"application/grpc";
+        match request.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+            Some(value) if value.get(..PREFIX.len()).is_some_and(|v| v.eq_ignore_ascii_case(PREFIX)) => Self::Grpc,
+            _ => Self::Http,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [RejectionKind; 3] =
+        [RejectionKind::FirstByteTimeout, RejectionKind::DeadlineExceeded, RejectionKind::BodyFailed];
+
+    #[test]
+    fn every_kind_renders_as_a_problem_document() {
+        for kind in KINDS {
+            let response = Rejection::new(kind).into_response(Wire::Http);
+            assert_eq!(response.status(), kind.status());
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert_eq!(response.headers()[CONTENT_LENGTH], response.body().len().to_string());
+            let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(problem["status"], kind.status().as_u16());
+            assert_eq!(problem["title"], kind.status().canonical_reason().unwrap());
+            assert_eq!(problem["kind"], kind.as_str());
+            assert_eq!(Rejection::of(&response).unwrap().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn a_grpc_caller_gets_trailers_only() {
+        let mut request = HeaderMap::new();
+        request.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+        let response = Rejection::new(RejectionKind::BodyFailed)
+            .with_retry_after(Duration::from_micros(1_500))
+            .into_response(Wire::of(&request));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-retry-pushback-ms"], "2");
+        assert!(response.body().is_empty());
+        assert!(Rejection::of(&response).is_some());
+    }
+
+    #[test]
+    fn retry_after_is_never_too_early() {
+        let say = |wait| {
+            let response =
+                Rejection::new(RejectionKind::DeadlineExceeded).with_retry_after(wait).into_response(Wire::Http);
+            response.headers()[RETRY_AFTER].to_str().unwrap().to_owned()
+        };
+        assert_eq!(say(Duration::from_millis(2_001)), "3");
+        assert_eq!(say(Duration::from_secs(2)), "2");
+        assert_eq!(say(Duration::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
+    fn a_content_type_that_is_not_grpc_is_http() {
+        for other in ["application/json", "application/gr", "text/plain"] {
+            let mut request = HeaderMap::new();
+            request.insert(CONTENT_TYPE, HeaderValue::from_static(other));
+            assert_eq!(Wire::of(&request), Wire::Http);
+        }
+        assert_eq!(Wire::of(&HeaderMap::new()), Wire::Http);
+    }
+}
