@@ -1,0 +1,143 @@
+//! A timer that costs nothing until somebody has to wait.
+//!
+//! # Why not a `Sleep` in the body?
+//!
+//! Creating one reads the clock, moving one locks the timer wheel, polling one costs more than most bodies do, and
+//! holding one inline makes the body `!Unpin`. So: it is made at the first wait, kept in a box, never polled again
+//! while the same task waits and it has not fired, and moved only when it has fired too early for its owner.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+
+#[derive(Debug, Default)]
+pub(crate) struct LazyTimer {
+    armed: Option<Pin<Box<Armed>>>,
+}
+
+pin_project! {
+    #[derive(Debug)]
+    struct Armed {
+        #[pin]
+        sleep: Sleep,
+        // Whom the timer will wake: while that is the caller, it need not be told again.
+        waker: Waker,
+    }
+}
+
+// === impl LazyTimer ===
+
+impl LazyTimer {
+    /// Waits until `at`, which may move between calls.
+    ///
+    /// # Panics
+    ///
+    /// As every tokio timer: outside a runtime with time enabled, when it is armed.
+    #[inline]
+    pub(crate) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.will_wake(cx) && self.fires_by(at) { Poll::Pending } else { self.arm(at, cx) }
+    }
+
+    /// Whether a timer is running that will wake this very task: then there is nothing to do but wait.
+    ///
+    /// Says nothing of when: for owners whose instant only ever moves away.
+    #[inline]
+    pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
+        self.armed.as_deref().is_some_and(|armed| !armed.sleep.is_elapsed() && armed.waker.will_wake(cx.waker()))
+    }
+
+    /// Whether it has been armed, and its instant has passed. Reads no clock.
+    #[inline]
+    pub(crate) fn has_fired(&self) -> bool {
+        self.armed.as_deref().is_some_and(|armed| armed.sleep.is_elapsed())
+    }
+
+    #[inline]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.is_some()
+    }
+
+    fn fires_by(&self, at: Instant) -> bool {
+        self.armed.as_deref().is_some_and(|armed| armed.sleep.deadline().into_std() <= at)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn arm(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let at = tokio::time::Instant::from_std(at);
+        let armed = self
+            .armed
+            .get_or_insert_with(|| Box::pin(Armed { sleep: tokio::time::sleep_until(at), waker: cx.waker().clone() }));
+        loop {
+            let mut armed = armed.as_mut().project();
+            if armed.sleep.deadline() > at {
+                armed.sleep.as_mut().reset(at);
+            }
+            if armed.sleep.as_mut().poll(cx).is_pending() {
+                armed.waker.clone_from(cx.waker());
+                return Poll::Pending;
+            }
+            if armed.sleep.deadline() >= at {
+                return Poll::Ready(());
+            }
+            armed.sleep.reset(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rt::clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn fires_at_its_instant_and_not_before() {
+        let start = clock::now();
+        let mut timer = LazyTimer::default();
+        poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await;
+        assert_eq!(clock::now() - start, SECOND);
+        assert!(timer.has_fired());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instant_that_moved_away_is_waited_for_in_full() {
+        let start = clock::now();
+        let mut timer = LazyTimer::default();
+        let mut at = start + SECOND;
+        poll_fn(|cx| {
+            let polled = timer.poll_until(at, cx);
+            at = start + 3 * SECOND;
+            polled
+        })
+        .await;
+        assert_eq!(clock::now() - start, 3 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instant_that_came_nearer_is_kept() {
+        let start = clock::now();
+        let mut timer = LazyTimer::default();
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(start + 60 * SECOND, cx))).await.is_pending());
+        poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await;
+        assert_eq!(clock::now() - start, SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_task_that_takes_over_is_woken() {
+        let start = clock::now();
+        let mut timer = LazyTimer::default();
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(start + SECOND, cx))).await.is_pending());
+        let other = tokio::spawn(async move { poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await });
+        other.await.unwrap();
+        assert_eq!(clock::now() - start, SECOND);
+    }
+}
