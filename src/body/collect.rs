@@ -1,0 +1,139 @@
+//! Reading a body whole, as long as it is small.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Body;
+
+use super::prefixed::{Held, Prefixed};
+
+/// A body that was read, or the part that was, with the rest behind it.
+#[derive(Debug)]
+pub(crate) enum Collected<B> {
+    /// All of it.
+    Whole { data: Bytes, trailers: Option<HeaderMap> },
+    /// More than the limit: the body, as if it had not been touched.
+    TooLarge(Prefixed<B>),
+}
+
+/// Reads `body` up to `limit` bytes. Nothing that was read is lost: a body that is larger is given back.
+///
+/// Holds the frames as they came, so that a body of one frame is not copied.
+pub(crate) fn collect<B>(body: B, limit: usize) -> Collect<B> {
+    Collect { body: Some(body), held: Held::default(), limit }
+}
+
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub(crate) struct Collect<B> {
+    body: Option<B>,
+    held: Held,
+    limit: usize,
+}
+
+// === impl Collect ===
+
+impl<B: Body<Data = Bytes> + Unpin> Future for Collect<B> {
+    type Output = Result<Collected<B>, B::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            // Polled again after it was over: there is nothing left to hand out.
+            let Some(body) = &mut this.body else { return Poll::Pending };
+            let known_larger = body.size_hint().lower() > this.limit.saturating_sub(this.held.bytes()) as u64;
+            if known_larger || this.held.bytes() > this.limit {
+                break;
+            }
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => this.held.push(frame),
+                Poll::Ready(Some(Err(err))) => return Poll::Ready(Err(err)),
+                Poll::Ready(None) => {
+                    this.body = None;
+                    return Poll::Ready(Ok(whole(std::mem::take(&mut this.held))));
+                }
+            }
+        }
+        let held = std::mem::take(&mut this.held);
+        match this.body.take() {
+            Some(body) => Poll::Ready(Ok(Collected::TooLarge(held.before(body)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+fn whole<B>(held: Held) -> Collected<B> {
+    let bytes = held.bytes();
+    let mut only = Bytes::new();
+    let mut joined = BytesMut::new();
+    let mut trailers = None;
+    for frame in held.into_frames() {
+        match frame.into_data() {
+            Ok(data) if data.len() == bytes => only = data,
+            Ok(data) => {
+                joined.reserve(bytes - joined.len());
+                joined.extend_from_slice(&data);
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Collected::Whole { data: if joined.is_empty() { only } else { joined.freeze() }, trailers }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Frame;
+    use http_body_util::{BodyExt, Full, StreamBody};
+
+    use super::*;
+
+    type Item = Result<Frame<Bytes>, std::convert::Infallible>;
+
+    fn frames(parts: &'static [&'static str]) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin {
+        let data = parts.iter().map(|part| Frame::data(Bytes::from_static(part.as_bytes())));
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", http::HeaderValue::from_static("7"));
+        StreamBody::new(futures_util::stream::iter(data.chain([Frame::trailers(trailers)]).map(Item::Ok)))
+    }
+
+    #[tokio::test]
+    async fn a_small_body_is_read_whole_with_its_trailers() {
+        let Ok(Collected::Whole { data, trailers }) = collect(frames(&["ab", "", "cde"]), 5).await else {
+            panic!("not whole")
+        };
+        assert_eq!(data, "abcde");
+        assert_eq!(trailers.unwrap()["x-sum"], "7");
+    }
+
+    #[tokio::test]
+    async fn a_body_of_one_frame_is_not_copied() {
+        let sent = Bytes::from(vec![7; 100]);
+        let Ok(Collected::Whole { data, .. }) = collect(Full::new(sent.clone()), 100).await else {
+            panic!("not whole")
+        };
+        assert_eq!(data.as_ptr(), sent.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_given_back_as_it_was() {
+        let Ok(Collected::TooLarge(body)) = collect(frames(&["ab", "cd", "ef"]), 3).await else {
+            panic!("not too large")
+        };
+        let body = body.collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["x-sum"], "7");
+        assert_eq!(body.to_bytes(), "abcdef");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_says_it_is_large_is_not_read_at_all() {
+        let Ok(Collected::TooLarge(body)) = collect(Full::new(Bytes::from_static(b"abcdef")), 5).await else {
+            panic!("not too large")
+        };
+        assert_eq!(body.size_hint().exact(), Some(6));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "abcdef");
+    }
+}

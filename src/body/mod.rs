@@ -1,0 +1,8 @@
+//! STREAM: what the layers' bodies are made of.
+
+pub(crate) mod boxed;
+pub(crate) mod collect;
+pub(crate) mod observed;
+pub(crate) mod prefixed;
+pub(crate) mod response;
+pub(crate) mod upload;

@@ -1,0 +1,104 @@
+//! A body of which something has been read already.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The frames that were read ahead, then the body they came from.
+    #[derive(Debug)]
+    pub(crate) struct Prefixed<B> {
+        // The usual case is one frame of data, for which nothing need be allocated.
+        first: Option<Bytes>,
+        rest: VecDeque<Frame<Bytes>>,
+        #[pin]
+        body: B,
+    }
+}
+
+/// Frames that were read ahead of their consumer.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    first: Option<Bytes>,
+    rest: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+}
+
+// === impl Held ===
+
+impl Held {
+    pub(crate) fn push(&mut self, frame: Frame<Bytes>) {
+        self.bytes = self.bytes.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if self.first.is_none() && self.rest.is_empty() {
+            match frame.into_data() {
+                Ok(data) => self.first = Some(data),
+                Err(trailers) => self.rest.push_back(trailers),
+            }
+        } else {
+            self.rest.push_back(frame);
+        }
+    }
+
+    /// How many bytes of data are held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The frames in their order.
+    pub(crate) fn into_frames(self) -> impl Iterator<Item = Frame<Bytes>> {
+        self.first.map(Frame::data).into_iter().chain(self.rest)
+    }
+
+    /// These frames, then `body`.
+    pub(crate) fn before<B>(self, body: B) -> Prefixed<B> {
+        Prefixed { first: self.first, rest: self.rest, body }
+    }
+}
+
+// === impl Prefixed ===
+
+impl<B> Prefixed<B> {
+    #[inline]
+    pub(crate) fn inner_pin(self: Pin<&mut Self>) -> Pin<&mut B> {
+        self.project().body
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Prefixed<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        if this.first.is_some() || !this.rest.is_empty() {
+            return Poll::Ready(next_held(this.first, this.rest).map(Ok));
+        }
+        this.body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let frames = self.rest.iter().filter_map(Frame::data_ref).chain(&self.first);
+        let held = frames.fold(0_u64, |sum, data| sum.saturating_add(data.len() as u64));
+        let inner = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(inner.lower().saturating_add(held).min(hint.upper().unwrap_or(u64::MAX)));
+        hint
+    }
+}
+
+#[cold]
+fn next_held(first: &mut Option<Bytes>, rest: &mut VecDeque<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+    first.take().map(Frame::data).or_else(|| rest.pop_front())
+}

@@ -1,0 +1,86 @@
+//! The inner body, or a refusal's, and after the end nothing.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::boxed::{self, Polled};
+use crate::error::BoxError;
+use crate::rejection::{Rejection, Wire};
+
+pin_project! {
+    /// A response body that was passed on, or that a refusal wrote.
+    ///
+    /// It is fused, and drops the inner body the moment that it ended, failed or was given up: that is what closes the
+    /// upstream's connection, however long the caller keeps what is left.
+    #[derive(Debug)]
+    #[project = StateProj]
+    pub(crate) enum ResponseBody<B> {
+        Inner { #[pin] body: B },
+        Refusal { text: Bytes },
+        Over,
+    }
+}
+
+// === impl ResponseBody ===
+
+impl<B> ResponseBody<B> {
+    #[inline]
+    pub(crate) fn inner(body: B) -> Self {
+        Self::Inner { body }
+    }
+
+    pub(crate) fn refuse(rejection: Rejection, wire: Wire) -> Response<Self> {
+        rejection.into_response(wire).map(|text| Self::Refusal { text })
+    }
+
+    /// Drops what is left.
+    pub(crate) fn give_up(mut self: Pin<&mut Self>) {
+        self.set(Self::Over);
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        let polled = match self.as_mut().project() {
+            StateProj::Inner { body } => boxed::poll_frame(body, cx),
+            StateProj::Refusal { text } => {
+                let text = std::mem::take(text);
+                Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
+            }
+            StateProj::Over => Poll::Ready(None),
+        };
+        if let Poll::Ready(None | Some(Err(_))) = &polled {
+            self.give_up();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Inner { body } => body.is_end_stream(),
+            Self::Refusal { text } => text.is_empty(),
+            Self::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Inner { body } => body.size_hint(),
+            Self::Refusal { text } => SizeHint::with_exact(text.len() as u64),
+            Self::Over => SizeHint::with_exact(0),
+        }
+    }
+}
