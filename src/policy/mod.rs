@@ -1,0 +1,4 @@
+//! DECIDE: `(input, now) -> action`. No async, no clock, no randomness of its own.
+
+pub(crate) mod idle;
+pub(crate) mod timeout_profile;
