@@ -109,7 +109,7 @@ impl fmt::Display for Event {
 // === impl Emitter ===
 
 impl Emitter {
-    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
+    pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
         Self(Some(observer))
     }
 

@@ -48,6 +48,11 @@ impl Held {
         self.bytes
     }
 
+    /// How many frames are held.
+    pub(crate) fn frames(&self) -> usize {
+        self.rest.len() + usize::from(self.first.is_some())
+    }
+
     /// The frames in their order.
     pub(crate) fn into_frames(self) -> impl Iterator<Item = Frame<Bytes>> {
         self.first.map(Frame::data).into_iter().chain(self.rest)

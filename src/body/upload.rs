@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 
 use crate::rt::clock;
 
-/// The waiting side's view of an [`Uploading`] body: since when the upstream has kept us waiting.
+/// The waiting side's view of an [`UploadBody`] body: since when the upstream has kept us waiting.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     start: Instant,
@@ -30,15 +30,17 @@ pub(crate) struct Upload {
 const SENDER: u64 = u64::MAX;
 
 pin_project! {
-    /// A request body that notes when it is read.
+    /// The request body under [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer): it notes when it is read.
+    ///
+    /// Frames, trailers, errors and length are those of the body inside.
     #[derive(Debug)]
-    pub(crate) struct Uploading<B> {
+    pub struct UploadBody<B> {
         #[pin]
         body: B,
         upload: Option<Upload>,
     }
 
-    impl<B> PinnedDrop for Uploading<B> {
+    impl<B> PinnedDrop for UploadBody<B> {
         // A body that is let go of half-way is waited for no longer: from now on it is the upstream's turn.
         fn drop(this: Pin<&mut Self>) {
             if let Some(upload) = this.project().upload {
@@ -54,11 +56,11 @@ pin_project! {
 
 impl Upload {
     /// Watches `body`, of which nothing has been taken.
-    pub(crate) fn watch<B: Body>(body: B) -> (Self, Uploading<B>) {
+    pub(crate) fn watch<B: Body>(body: B) -> (Self, UploadBody<B>) {
         let progress = (!body.is_end_stream()).then(Arc::default);
         let upload = Self { start: clock::now(), progress };
         let watching = upload.progress.is_some().then(|| upload.clone());
-        (upload, Uploading { body, upload: watching })
+        (upload, UploadBody { body, upload: watching })
     }
 
     /// Since when we have been waiting for the upstream; `None` while it waits for the sender.
@@ -81,16 +83,16 @@ impl Upload {
     }
 }
 
-// === impl Uploading ===
+// === impl UploadBody ===
 
-impl<B> Uploading<B> {
+impl<B> UploadBody<B> {
     /// A body that nobody watches.
     pub(crate) fn unwatched(body: B) -> Self {
         Self { body, upload: None }
     }
 }
 
-impl<B: Body> Body for Uploading<B> {
+impl<B: Body> Body for UploadBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -1,0 +1,104 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use super::service::ConnectTimeout;
+use crate::event::{Emitter, Observer};
+
+/// Gives up a connector that takes too long.
+///
+/// It goes around a *connector*, not around a client: only the connector knows connecting (name resolution, TCP, TLS,
+/// whatever is stacked below) from waiting for an answer. A connector sees no HTTP request and has no response to
+/// refuse with, so this is the one layer that fails with an error:
+/// [`ConnectElapsed`](crate::error::ConnectElapsed), which hyper-util and reqwest pass on as the source of theirs.
+///
+/// # When to use it, and when not
+///
+/// Always: without it, a host that drops packets costs the kernel's patience (about two minutes on Linux). The
+/// `connect_timeout` of hyper-util's `HttpConnector` bounds each address of a host for itself and not TLS; this layer
+/// bounds all of it.
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::time::Duration;
+/// use http::Uri;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_buttress::ConnectTimeoutLayer;
+/// use tower_buttress::error::{self, ConnectElapsed};
+///
+/// let black_hole = service_fn(|_: Uri| std::future::pending::<std::io::Result<()>>());
+/// let connector = ServiceBuilder::new()
+///     .layer(ConnectTimeoutLayer::new(Duration::from_secs(5)))
+///     .service(black_hole);
+///
+/// let failed = connector.oneshot(Uri::from_static("http://10.255.255.1")).await.unwrap_err();
+/// assert!(error::find::<ConnectElapsed>(&failed).is_some());
+/// # }
+/// ```
+///
+/// With hyper-util: `Client::builder(executor).build(ConnectTimeoutLayer::new(limit).layer(HttpConnector::new()))`.
+/// With reqwest: `ClientBuilder::connector_layer(ConnectTimeoutLayer::new(limit))`.
+///
+/// # What happens when
+///
+/// - *The limit is hit*: the connector's future is dropped, which closes its socket.
+/// - *The caller drops the future*: so is the connector's. (hyper-util's pool finishes a connection it began in the
+///   background, under this limit too.)
+///
+/// # Cancel safety
+///
+/// Dropping the future drops the attempt.
+///
+/// # Errors
+///
+/// A [`BoxError`](crate::error::BoxError): the connector's own, or `ConnectElapsed`.
+///
+/// # Cost
+///
+/// One timer per connection that is not there at once; nothing per request.
+#[derive(Clone, Debug)]
+pub struct ConnectTimeoutLayer {
+    config: Config,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    /// `None`: the layer is off.
+    pub(super) limit: Option<Duration>,
+    pub(super) emitter: Emitter,
+}
+
+// === impl ConnectTimeoutLayer ===
+
+impl ConnectTimeoutLayer {
+    /// Allows `limit` for a connection. 5 s suits the internet: two lost SYNs are retried by then (RFC 6298: after 1 s
+    /// and 3 s).
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { config: Config { limit: Some(limit), emitter: Emitter::default() } }
+    }
+
+    /// A layer of the same type that passes everything through.
+    #[must_use]
+    pub fn disabled() -> Self {
+        Self { config: Config { limit: None, emitter: Emitter::default() } }
+    }
+
+    /// Tells `observer` of every connection that was given up.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.config.emitter = Emitter::to(observer);
+        self
+    }
+}
+
+impl<S> Layer<S> for ConnectTimeoutLayer {
+    type Service = ConnectTimeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ConnectTimeout::new(inner, self.config.clone())
+    }
+}

@@ -1,0 +1,9 @@
+//! How long a connection may take to come about: see [`ConnectTimeoutLayer`].
+
+mod future;
+mod layer;
+mod service;
+
+pub use self::future::ConnectTimeoutFuture;
+pub use self::layer::ConnectTimeoutLayer;
+pub use self::service::ConnectTimeout;

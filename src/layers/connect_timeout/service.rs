@@ -1,0 +1,40 @@
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::future::ConnectTimeoutFuture;
+use super::layer::Config;
+use crate::error::BoxError;
+
+/// Gives up the connector inside when it takes too long. See [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
+#[derive(Clone, Debug)]
+pub struct ConnectTimeout<S> {
+    inner: S,
+    config: Config,
+}
+
+// === impl ConnectTimeout ===
+
+impl<S> ConnectTimeout<S> {
+    pub(super) fn new(inner: S, config: Config) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, R> Service<R> for ConnectTimeout<S>
+where
+    S: Service<R>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ConnectTimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, target: R) -> Self::Future {
+        ConnectTimeoutFuture::new(self.inner.call(target), self.config.clone())
+    }
+}

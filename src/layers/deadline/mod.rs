@@ -1,0 +1,12 @@
+//! One budget for a call and its body, which travels with it: see [`DeadlineLayer`].
+
+mod body;
+mod budget;
+mod future;
+mod layer;
+mod service;
+
+pub use self::body::DeadlineBody;
+pub use self::future::DeadlineFuture;
+pub use self::layer::DeadlineLayer;
+pub use self::service::DeadlineService;

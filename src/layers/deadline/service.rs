@@ -1,0 +1,65 @@
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::DeadlineBody;
+use super::budget::Budget;
+use super::future::{DeadlineFuture, Limit};
+use super::layer::Config;
+use crate::error::BoxError;
+use crate::rejection::Wire;
+use crate::rt::clock;
+
+/// Ends calls to the service inside at their deadline. See [`DeadlineLayer`](crate::DeadlineLayer).
+///
+/// (Its name is not that of its layer, since [`Deadline`](crate::Deadline) is the instant itself.)
+#[derive(Clone, Debug)]
+pub struct DeadlineService<S> {
+    inner: S,
+    config: Config,
+}
+
+// === impl DeadlineService ===
+
+impl<S> DeadlineService<S> {
+    pub(super) fn new(inner: S, config: Config) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for DeadlineService<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ResB: Body<Data = Bytes>,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<DeadlineBody<ResB>>;
+    type Error = S::Error;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        if !self.config.enabled {
+            return DeadlineFuture::unlimited(self.inner.call(request));
+        }
+        let wire = Wire::of(request.headers());
+        match Budget::of(&mut request, &self.config, clock::now()) {
+            Budget::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
+            Budget::Spent => DeadlineFuture::spent(wire, &self.config.emitter),
+            Budget::Until { deadline, total } => {
+                let call = {
+                    let _entered = deadline.enter();
+                    self.inner.call(request)
+                };
+                let limit = Limit::new(deadline, total, self.config.emitter.clone());
+                DeadlineFuture::limited(call, limit, wire)
+            }
+        }
+    }
+}

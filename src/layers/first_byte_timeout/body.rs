@@ -1,0 +1,56 @@
+use std::pin::Pin;
+use std::task::Context;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::body::boxed::Polled;
+use crate::body::prefixed::{Held, Prefixed};
+use crate::body::response::ResponseBody;
+use crate::error::BoxError;
+
+pin_project! {
+    /// The response body of [`FirstByteTimeout`](crate::FirstByteTimeout).
+    #[derive(Debug)]
+    pub struct FirstByteTimeoutBody<B> {
+        #[pin]
+        body: Prefixed<ResponseBody<B>>,
+    }
+}
+
+// === impl FirstByteTimeoutBody ===
+
+impl<B> FirstByteTimeoutBody<B> {
+    /// What was withheld, then the rest.
+    pub(super) fn resume(held: Held, rest: ResponseBody<B>) -> Self {
+        Self { body: held.before(rest) }
+    }
+
+    pub(super) fn pass(response: Response<B>) -> Response<Self> {
+        response.map(|body| Self::resume(Held::default(), ResponseBody::inner(body)))
+    }
+}
+
+impl<B> Body for FirstByteTimeoutBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

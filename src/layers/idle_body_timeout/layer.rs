@@ -1,0 +1,146 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use super::service::IdleBodyTimeout;
+use crate::event::{Emitter, Observer};
+
+/// Ends a response body that has been silent for too long.
+///
+/// Silence is time in which the consumer *waits for the upstream*: from the head to the first frame, and between
+/// frames. Time in which nobody reads does not count, so a slow reader never causes a timeout and never loses a frame
+/// that is there.
+///
+/// # When to use it, and when not
+///
+/// For answers that stream: a stream may run for an hour and be healthy, and be dead after 15 s of nothing. For the
+/// time until the first data use [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer), which can still answer with
+/// a status; for the whole call use [`DeadlineLayer`](crate::DeadlineLayer).
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, channel::Channel};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_buttress::IdleBodyTimeoutLayer;
+/// use tower_buttress::error::{self, IdleBodyElapsed};
+///
+/// // An upstream that says "hello" and then nothing, for ever.
+/// let upstream = service_fn(|_: Request<()>| async {
+///     let (mut sender, body) = Channel::<Bytes>::new(1);
+///     sender.send_data("hello".into()).await.unwrap();
+///     tokio::spawn(async move { std::future::pending::<()>().await; drop(sender) });
+///     Ok::<_, std::convert::Infallible>(Response::new(body))
+/// });
+///
+/// let service = ServiceBuilder::new()
+///     .layer(IdleBodyTimeoutLayer::new(Duration::from_secs(15)))
+///     .service(upstream);
+///
+/// let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+/// assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
+///
+/// let failed = body.frame().await.unwrap().unwrap_err();
+/// let cause = error::find::<IdleBodyElapsed>(&failed).unwrap();
+/// assert_eq!(cause.after, Duration::from_secs(15));
+/// assert!(body.frame().await.is_none());
+/// # }
+/// ```
+///
+/// # Place in the stack
+///
+/// Per attempt, so inside retries; outside `FirstByteTimeoutLayer`, so that it begins where that one ends.
+///
+/// # What happens when
+///
+/// - *The limit is hit*: the inner body is dropped at once, which closes or resets the upstream's stream; the body
+///   fails with [`IdleBodyElapsed`](crate::error::IdleBodyElapsed), and then is at its end.
+/// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
+/// - *The answer has no body* (HEAD, 204, 304) *or is an upgrade*: nothing to watch; it passes.
+/// - *Trailers*: are a sign of life like any frame, and are passed on.
+/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `idle` counts, not the layer's.
+///
+/// # Cancel safety
+///
+/// Polling the body and going away loses nothing: no frame is held.
+///
+/// # Errors
+///
+/// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's, or
+/// `IdleBodyElapsed`.
+///
+/// # Cost
+///
+/// A frame that is ready: no clock, no timer, no allocation. A frame that must be waited for: one reading of the clock.
+/// The first wait of a body allocates its timer, which moves only when it fires. Figures: `benches/README.md`.
+#[derive(Clone, Debug)]
+pub struct IdleBodyTimeoutLayer {
+    config: Config,
+}
+
+/// What counts as a sign of life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activity {
+    /// Any frame.
+    #[default]
+    Bytes,
+    /// Any part of a Server-Sent Event. Comments and blank lines are not, so that an upstream's own keep-alive cannot
+    /// hide that it is stuck. A response that is no `text/event-stream`, or is compressed, is judged by
+    /// [`Bytes`](Self::Bytes).
+    SseEvents,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    /// `None`: the layer is off.
+    pub(super) limit: Option<Duration>,
+    pub(super) activity: Activity,
+    pub(super) emitter: Emitter,
+}
+
+// === impl IdleBodyTimeoutLayer ===
+
+impl IdleBodyTimeoutLayer {
+    /// The name of this layer in events.
+    pub(super) const NAME: &'static str = "idle-body-timeout";
+
+    /// Allows a silence of `limit`. 15 s suits most streams, 180 s models that think in silence.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { config: Config { limit: Some(limit), activity: Activity::Bytes, emitter: Emitter::default() } }
+    }
+
+    /// A layer of the same type that passes everything through.
+    #[must_use]
+    pub fn disabled() -> Self {
+        Self { config: Config { limit: None, activity: Activity::Bytes, emitter: Emitter::default() } }
+    }
+
+    /// What counts as a sign of life. Default: [`Activity::Bytes`].
+    #[must_use]
+    pub fn activity(mut self, activity: Activity) -> Self {
+        self.config.activity = activity;
+        self
+    }
+
+    /// Tells `observer` of every body that was ended.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.config.emitter = Emitter::to(observer);
+        self
+    }
+}
+
+impl<S> Layer<S> for IdleBodyTimeoutLayer {
+    type Service = IdleBodyTimeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        IdleBodyTimeout::new(inner, self.config.clone())
+    }
+}

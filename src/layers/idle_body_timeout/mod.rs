@@ -1,0 +1,11 @@
+//! The longest silence of a response body: see [`IdleBodyTimeoutLayer`].
+
+mod body;
+mod future;
+mod layer;
+mod service;
+
+pub use self::body::IdleBodyTimeoutBody;
+pub use self::future::IdleBodyTimeoutFuture;
+pub use self::layer::{Activity, IdleBodyTimeoutLayer};
+pub use self::service::IdleBodyTimeout;

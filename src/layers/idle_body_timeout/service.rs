@@ -1,0 +1,50 @@
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::IdleBodyTimeoutBody;
+use super::future::IdleBodyTimeoutFuture;
+use super::layer::Config;
+use crate::error::BoxError;
+use crate::policy::timeout_profile::TimeoutProfile;
+
+/// Ends silent response bodies of the service inside. See [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
+#[derive(Clone, Debug)]
+pub struct IdleBodyTimeout<S> {
+    inner: S,
+    config: Config,
+}
+
+// === impl IdleBodyTimeout ===
+
+impl<S> IdleBodyTimeout<S> {
+    pub(super) fn new(inner: S, config: Config) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for IdleBodyTimeout<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ResB: Body<Data = Bytes>,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<IdleBodyTimeoutBody<ResB>>;
+    type Error = S::Error;
+    type Future = IdleBodyTimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let mut config = self.config.clone();
+        if let (Some(limit), Some(profile)) = (&mut config.limit, request.extensions().get::<TimeoutProfile>()) {
+            *limit = profile.idle;
+        }
+        IdleBodyTimeoutFuture::new(self.inner.call(request), config)
+    }
+}

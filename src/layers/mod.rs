@@ -1,0 +1,7 @@
+//! One folder per layer: what it is for in `mod.rs`, then `layer.rs`, `service.rs`, and what it returns.
+
+pub(crate) mod connect_timeout;
+pub(crate) mod deadline;
+pub(crate) mod first_byte_timeout;
+pub(crate) mod idle_body_timeout;
+pub(crate) mod rejections_as_errors;

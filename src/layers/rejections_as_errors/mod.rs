@@ -1,0 +1,9 @@
+//! Refusals as typed errors, for whoever prefers them: see [`RejectionsAsErrorsLayer`].
+
+mod future;
+mod layer;
+mod service;
+
+pub use self::future::RejectionsAsErrorsFuture;
+pub use self::layer::RejectionsAsErrorsLayer;
+pub use self::service::RejectionsAsErrors;
