@@ -1,3 +1,5 @@
 //! WIRE: bytes and headers to values and back. Knows no time but what it is given.
 
 pub mod deadline;
+pub(crate) mod event_stream;
+pub mod sse;

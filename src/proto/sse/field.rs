@@ -1,0 +1,208 @@
+//! Reads one line, wherever it is cut: is it blank, a comment, or which field?
+
+/// The fields that mean something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Data,
+    Event,
+    Id,
+    Retry,
+}
+
+/// How far a line was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Line {
+    #[default]
+    Start,
+    Comment,
+    /// A field that means nothing, to its end.
+    Unknown,
+    /// In what may be the name of a field, so many bytes of which were seen.
+    Name(Field, u8),
+    /// Right behind the colon: one space is no part of the value.
+    Colon(Field),
+    Value(Field),
+}
+
+/// What a line turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Blank,
+    Comment,
+    Unknown,
+    Field(Field),
+}
+
+// === impl Field ===
+
+impl Field {
+    /// No two names begin with the same letter.
+    #[inline]
+    const fn beginning_with(letter: u8) -> Option<Self> {
+        match letter {
+            b'd' => Some(Self::Data),
+            b'e' => Some(Self::Event),
+            b'i' => Some(Self::Id),
+            b'r' => Some(Self::Retry),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Data => b"data",
+            Self::Event => b"event",
+            Self::Id => b"id",
+            Self::Retry => b"retry",
+        }
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Reads on. Returns what of `content` belongs to the value of [`Line::value_of`].
+    #[inline]
+    pub(super) fn read<'a>(&mut self, content: &'a [u8]) -> &'a [u8] {
+        let Some(&first) = content.first() else {
+            return &[];
+        };
+        match *self {
+            Self::Value(_) => content,
+            Self::Comment | Self::Unknown => &[],
+            Self::Start => match Field::beginning_with(first) {
+                Some(field) => self.read_name(field, 0, content),
+                None => {
+                    *self = if first == b':' { Self::Comment } else { Self::Unknown };
+                    &[]
+                }
+            },
+            Self::Name(field, seen) => self.read_name(field, seen, content),
+            Self::Colon(field) => self.read_value(field, content),
+        }
+    }
+
+    #[inline]
+    fn read_name<'a>(&mut self, field: Field, seen: u8, content: &'a [u8]) -> &'a [u8] {
+        let rest = &field.name()[usize::from(seen)..];
+        if let Some(behind) = content.strip_prefix(rest) {
+            return match behind.split_first() {
+                Some((b':', value)) => self.read_value(field, value),
+                Some(_) => {
+                    *self = Self::Unknown;
+                    &[]
+                }
+                None => {
+                    *self = Self::in_name(field, seen, content);
+                    &[]
+                }
+            };
+        }
+        *self = if rest.starts_with(content) { Self::in_name(field, seen, content) } else { Self::Unknown };
+        &[]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "no name is longer than five bytes")]
+    const fn in_name(field: Field, seen: u8, more: &[u8]) -> Self {
+        Self::Name(field, seen + more.len() as u8)
+    }
+
+    #[inline]
+    fn read_value<'a>(&mut self, field: Field, value: &'a [u8]) -> &'a [u8] {
+        let Some(&first) = value.first() else {
+            *self = Self::Colon(field);
+            return value;
+        };
+        *self = Self::Value(field);
+        if first == b' ' { &value[1..] } else { value }
+    }
+
+    /// The line has ended; another one starts.
+    #[inline]
+    pub(super) fn end(&mut self) -> Ended {
+        match std::mem::take(self) {
+            Self::Start => Ended::Blank,
+            Self::Comment => Ended::Comment,
+            Self::Colon(field) | Self::Value(field) => Ended::Field(field),
+            Self::Name(field, seen) if usize::from(seen) == field.name().len() => Ended::Field(field),
+            Self::Name(..) | Self::Unknown => Ended::Unknown,
+        }
+    }
+
+    /// The field whose value is being read.
+    #[inline]
+    pub(super) fn value_of(self) -> Option<Field> {
+        match self {
+            Self::Colon(field) | Self::Value(field) => Some(field),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn at_start(self) -> bool {
+        self == Self::Start
+    }
+
+    /// In a line that is neither blank nor a comment.
+    #[inline]
+    pub(super) fn in_field(self) -> bool {
+        !matches!(self, Self::Start | Self::Comment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a line at once, and byte by byte.
+    #[track_caller]
+    fn check(line: &str, ended: Ended, value: &str) {
+        let mut whole = Line::default();
+        assert_eq!(whole.read(line.as_bytes()), value.as_bytes());
+
+        let mut cut = Line::default();
+        let mut read = Vec::new();
+        for byte in line.as_bytes().chunks(1) {
+            read.extend_from_slice(cut.read(byte));
+        }
+        assert_eq!(read, value.as_bytes());
+        assert_eq!(cut.end(), ended);
+        assert_eq!(whole.end(), ended);
+    }
+
+    #[test]
+    fn a_line_is_blank_a_comment_or_a_field() {
+        check("", Ended::Blank, "");
+        check(":", Ended::Comment, "");
+        check(":data: x", Ended::Comment, "");
+        check("data: x", Ended::Field(Field::Data), "x");
+        check("event: x", Ended::Field(Field::Event), "x");
+        check("id: x", Ended::Field(Field::Id), "x");
+        check("retry: x", Ended::Field(Field::Retry), "x");
+    }
+
+    #[test]
+    fn only_one_space_behind_the_first_colon_is_dropped() {
+        check("data:x", Ended::Field(Field::Data), "x");
+        check("data:  x ", Ended::Field(Field::Data), " x ");
+        check("data:\tx", Ended::Field(Field::Data), "\tx");
+        check("data: : x", Ended::Field(Field::Data), ": x");
+        check("data::x", Ended::Field(Field::Data), ":x");
+        check("data: ", Ended::Field(Field::Data), "");
+        check("data:", Ended::Field(Field::Data), "");
+    }
+
+    #[test]
+    fn a_name_without_a_colon_is_a_field_without_a_value() {
+        check("data", Ended::Field(Field::Data), "");
+        check("id", Ended::Field(Field::Id), "");
+    }
+
+    #[test]
+    fn names_are_compared_literally() {
+        for line in ["dat", "dat: x", "dataa: x", "data : x", " data: x", "Data: x", "ida", "r", "x", "\0", "d:ata"] {
+            check(line, Ended::Unknown, "");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Cuts a stream into lines, wherever the transport cut it into chunks.
+
+use memchr::memchr2;
+
+/// "The UTF-8 decode algorithm strips one leading UTF-8 Byte Order Mark (BOM), if any."
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+
+/// How a stream ends its lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// `\n`. Also what is assumed before the first line has ended.
+    #[default]
+    Lf,
+    /// `\r\n`.
+    CrLf,
+    /// `\r` alone.
+    Cr,
+}
+
+/// The line splitter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lines {
+    /// How much of a byte order mark was seen; all of it once it is known whether there is one.
+    mark: u8,
+    /// The last byte was a CR: its line has ended, and a LF that follows belongs to it.
+    cr: bool,
+    ending: Ending,
+}
+
+/// A part of a line.
+#[derive(Debug)]
+pub(super) struct Piece<'a> {
+    pub(super) content: &'a [u8],
+    /// Nothing of the line follows.
+    pub(super) ended: bool,
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// The bytes of this line ending.
+    ///
+    /// ```
+    /// use tower_buttress::proto::sse::Ending;
+    ///
+    /// assert_eq!(Ending::CrLf.as_str(), "\r\n");
+    /// ```
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lf => "\n",
+            Self::CrLf => "\r\n",
+            Self::Cr => "\r",
+        }
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    pub(super) const fn new() -> Self {
+        Self { mark: 0, cr: false, ending: Ending::Lf }
+    }
+
+    /// Takes the next piece of a line off `input`; `None` when `input` is used up.
+    #[inline]
+    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
+        if !self.mark_settled() {
+            let unmarked = self.read_mark(input);
+            if !unmarked.is_empty() {
+                return Some(Piece { content: unmarked, ended: false });
+            }
+        }
+        let mut rest = *input;
+        let &(mut first) = rest.first()?;
+        if self.cr {
+            self.cr = false;
+            if first == b'\n' {
+                self.ending = Ending::CrLf;
+                rest = &rest[1..];
+                *input = rest;
+                first = *rest.first()?;
+            } else {
+                self.ending = Ending::Cr;
+            }
+        }
+        // Every event ends in a blank line: no need to call the search for it.
+        let end = if matches!(first, b'\n' | b'\r') { Some(0) } else { memchr2(b'\n', b'\r', rest) };
+        let Some(end) = end else {
+            *input = &[];
+            return Some(Piece { content: rest, ended: false });
+        };
+        if rest[end] == b'\r' {
+            self.cr = true;
+        } else {
+            self.ending = Ending::Lf;
+        }
+        *input = &rest[end + 1..];
+        Some(Piece { content: &rest[..end], ended: true })
+    }
+
+    /// Reads what may be a byte order mark. Returns bytes of earlier chunks that looked like one and are content.
+    #[cold]
+    fn read_mark(&mut self, input: &mut &[u8]) -> &'static [u8] {
+        while let (Some(expected), Some(byte)) = (BOM.get(usize::from(self.mark)), input.first()) {
+            if byte != expected {
+                let seen = usize::from(self.mark);
+                self.mark = 3;
+                return &BOM[..seen];
+            }
+            self.mark += 1;
+            *input = &input[1..];
+        }
+        &[]
+    }
+
+    /// Not a byte was read yet.
+    pub(super) const fn untouched(&self) -> bool {
+        self.mark == 0
+    }
+
+    /// A byte order mark can no longer come.
+    #[inline]
+    pub(super) const fn mark_settled(&self) -> bool {
+        self.mark == 3
+    }
+
+    pub(super) const fn after_cr(&self) -> bool {
+        self.cr
+    }
+
+    pub(super) const fn ending(&self) -> Ending {
+        self.ending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the chunks; ended lines are followed by a `|`.
+    #[track_caller]
+    fn check(chunks: &[&str], lines: &str, ending: Ending) {
+        let mut splitter = Lines::default();
+        let mut read = String::new();
+        for chunk in chunks {
+            let mut rest = chunk.as_bytes();
+            while let Some(piece) = splitter.next(&mut rest) {
+                read += &String::from_utf8_lossy(piece.content);
+                read += if piece.ended { "|" } else { "" };
+            }
+            assert!(rest.is_empty());
+        }
+        assert_eq!(read, lines);
+        assert_eq!(splitter.ending(), ending);
+    }
+
+    #[test]
+    fn each_ending_ends_a_line() {
+        check(&["a\nb\n\n"], "a|b||", Ending::Lf);
+        check(&["a\r\nb\r\n\r\n"], "a|b||", Ending::CrLf);
+        check(&["a\rb\r\rc"], "a|b||c", Ending::Cr);
+    }
+
+    #[test]
+    fn endings_may_be_mixed() {
+        check(&["a\r\n\n\rb\n\r\nc"], "a|||b||c", Ending::CrLf);
+    }
+
+    #[test]
+    fn a_cr_at_the_end_of_a_chunk_ends_the_line_at_once() {
+        check(&["a\r"], "a|", Ending::Lf);
+    }
+
+    #[test]
+    fn a_crlf_cut_in_two_is_one_ending() {
+        check(&["a\r", "\nb"], "a|b", Ending::CrLf);
+        check(&["a\r", "", "\n", "\n"], "a||", Ending::Lf);
+    }
+
+    #[test]
+    fn what_the_stream_uses_is_known_only_after_the_byte_behind_a_cr() {
+        check(&["a\r\n", "b\r"], "a|b|", Ending::CrLf);
+        check(&["a\r\n", "b\r", "c"], "a|b|c", Ending::Cr);
+    }
+
+    #[test]
+    fn one_leading_mark_is_dropped_wherever_it_is_cut() {
+        let whole = "\u{FEFF}a\n\u{FEFF}b".as_bytes();
+        for cut in 0..=3 {
+            let mut splitter = Lines::default();
+            let mut read = Vec::new();
+            for mut rest in [&whole[..cut], &whole[cut..]] {
+                while let Some(piece) = splitter.next(&mut rest) {
+                    read.extend_from_slice(piece.content);
+                }
+            }
+            assert_eq!(read, "a\u{FEFF}b".as_bytes(), "cut at {cut}");
+        }
+        check(&["\u{FEFF}\u{FEFF}a\n"], "\u{FEFF}a|", Ending::Lf);
+    }
+
+    #[test]
+    fn half_a_mark_is_content() {
+        for chunks in [vec![&b"\xEF\xBBa\n"[..]], vec![b"\xEF", b"\xBB", b"a", b"\n"]] {
+            let mut splitter = Lines::default();
+            let mut read = Vec::new();
+            for mut rest in chunks {
+                while let Some(piece) = splitter.next(&mut rest) {
+                    read.extend_from_slice(piece.content);
+                }
+            }
+            assert_eq!(read, b"\xEF\xBBa");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Server-Sent Events, read from bytes as they come.
+//!
+//! The [`text/event-stream`] format of the WHATWG HTML standard, rule for rule: lines end in LF, CR or CRLF, in any
+//! mixture and cut anywhere; one leading byte order mark is dropped; an `id` with a NUL is ignored; a blank line
+//! without data dispatches nothing, but still commits the id; what follows the last blank line is discarded.
+//!
+//! - [`Scanner`] only follows the stream. It answers "was that an event?" and "may something be inserted here?", in a
+//!   few bytes of memory and without holding a byte back. It is what the layers of this crate use.
+//! - [`Parser`] reads the events. It is for those who consume a stream.
+//!
+//! Both stand on the same line machinery, so they cannot disagree.
+//!
+//! ```
+//! use tower_buttress::proto::sse::{Item, Parser, Scanner};
+//!
+//! let chunks: [&[u8]; 3] = [b": hello\r\n\r\ndata: a\r", b"\nda", b"ta: b\r\n\r\n"];
+//!
+//! let mut scanner = Scanner::new();
+//! let events: usize = chunks.iter().map(|chunk| scanner.scan(chunk).events).sum();
+//! assert_eq!(events, 1);
+//!
+//! let mut parser = Parser::new();
+//! let mut seen = Vec::new();
+//! for mut chunk in chunks {
+//!     while let Some(item) = parser.next(&mut chunk) {
+//!         if let Item::Message(message) = item {
+//!             seen.push((message.event_type.into_owned(), message.data.into_owned()));
+//!         }
+//!     }
+//! }
+//! assert_eq!(seen, [("message".to_owned(), "a\nb".to_owned())]);
+//! ```
+//!
+//! [`text/event-stream`]: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+
+mod field;
+mod lines;
+mod parser;
+mod scanner;
+
+pub use self::lines::Ending;
+pub use self::parser::{Item, Message, Parser};
+pub use self::scanner::{Progress, Scanner};

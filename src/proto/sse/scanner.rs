@@ -1,0 +1,353 @@
+//! Follows a stream without holding a byte of it.
+
+use super::field::{Ended, Field, Line};
+use super::lines::{Ending, Lines};
+use memchr::memchr;
+
+/// Knows at every byte of an event stream where in it that byte is.
+///
+/// It needs constant memory (a few bytes, no allocation) and time linear in the bytes, however they are cut into
+/// slices: any cut of a stream leaves the same state as the whole.
+///
+/// # Where something may be inserted
+///
+/// | What | Ask |
+/// |---|---|
+/// | a comment and a blank line, or a blank line alone | [`block_is_safe`](Self::block_is_safe) |
+/// | a comment line | [`comment_is_safe`](Self::comment_is_safe) |
+/// | either, before the first byte of the stream, if a byte order mark that comes later is then removed | [`at_stream_start`](Self::at_stream_start) |
+///
+/// Its lines must end in [`ending`](Self::ending). Inserted bytes are not shown to the scanner.
+///
+/// ```
+/// use tower_buttress::proto::sse::Scanner;
+///
+/// let mut scanner = Scanner::new();
+/// scanner.scan(b"event: tick\ndata: hel");
+/// assert!(!scanner.block_is_safe() && !scanner.comment_is_safe());
+/// scanner.scan(b"lo\n");
+/// assert!(!scanner.block_is_safe() && scanner.comment_is_safe());
+/// scanner.scan(b"\n");
+/// assert!(scanner.block_is_safe() && scanner.comment_is_safe());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scanner {
+    lines: Lines,
+    line: Line,
+    /// A line of a field has ended since the last blank line.
+    in_event: bool,
+    data: bool,
+    event_type: bool,
+    id: bool,
+    /// The value of the `id` line being read has a NUL.
+    id_has_nul: bool,
+    id_seen: bool,
+}
+
+/// What a slice of the stream held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How many events were dispatched within the slice.
+    pub events: usize,
+    /// A part of a field was in the slice: of a line that is neither blank nor a comment, known or not.
+    ///
+    /// An event that arrives slowly shows here before it is dispatched; keep-alive comments never do.
+    pub fields: bool,
+}
+
+// === impl Scanner ===
+
+impl Scanner {
+    /// A scanner at the start of a stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the next bytes of the stream.
+    ///
+    /// ```
+    /// use tower_buttress::proto::sse::Scanner;
+    ///
+    /// let mut scanner = Scanner::new();
+    /// let progress = scanner.scan(b": keep-alive\n\ndata: 1\n\ndata: 2");
+    /// assert_eq!((progress.events, progress.fields), (1, true));
+    /// let progress = scanner.scan(b"\n\n: keep-alive\n\n");
+    /// assert_eq!((progress.events, progress.fields), (1, true));
+    /// let progress = scanner.scan(b": keep-alive\n\n");
+    /// assert_eq!((progress.events, progress.fields), (0, false));
+    /// ```
+    #[inline]
+    pub fn scan(&mut self, mut bytes: &[u8]) -> Progress {
+        let mut progress = Progress::default();
+        while let Some(piece) = self.lines.next(&mut bytes) {
+            let value = self.line.read(piece.content);
+            progress.fields |= self.line.in_field();
+            if self.line == Line::Value(Field::Id) {
+                self.id_has_nul |= memchr(0, value).is_some();
+            }
+            if piece.ended {
+                progress.events += usize::from(self.end_line());
+            }
+        }
+        progress
+    }
+
+    /// Whether an event was dispatched.
+    #[inline]
+    fn end_line(&mut self) -> bool {
+        let ended = self.line.end();
+        match ended {
+            Ended::Blank => {
+                self.in_event = false;
+                self.event_type = false;
+                self.id = false;
+                return std::mem::take(&mut self.data);
+            }
+            Ended::Comment => return false,
+            Ended::Field(Field::Data) => self.data = true,
+            Ended::Field(Field::Event) => self.event_type = true,
+            Ended::Field(Field::Id) => {
+                if !std::mem::take(&mut self.id_has_nul) {
+                    self.id = true;
+                    self.id_seen = true;
+                }
+            }
+            Ended::Field(Field::Retry) | Ended::Unknown => {}
+        }
+        self.in_event = true;
+        false
+    }
+
+    /// A comment line *and a blank line*, or a blank line alone, may be inserted here: no reader that follows the
+    /// standard dispatches, commits or forgets anything because of it.
+    ///
+    /// True at the start of a line, when no field has come since the last blank line and a byte order mark can no
+    /// longer come. (A `retry` or an unknown field leaves nothing behind that a blank line could disturb, by the
+    /// standard; but readers exist that make an empty event of it.)
+    #[must_use]
+    #[inline]
+    pub fn block_is_safe(&self) -> bool {
+        self.lines.mark_settled() && self.line.at_start() && !self.in_event
+    }
+
+    /// A comment line, without a blank line, may be inserted here, if it ends in [`ending`](Self::ending).
+    ///
+    /// True at the start of a line, also between the lines of an event, when a byte order mark can no longer come.
+    /// Not behind a CR whose LF may still come: that LF would be a blank line of its own. Where the stream ends its
+    /// lines in CR, the comment does too, and the LF would join it.
+    #[must_use]
+    #[inline]
+    pub fn comment_is_safe(&self) -> bool {
+        self.lines.mark_settled()
+            && self.line.at_start()
+            && (!self.lines.after_cr() || self.lines.ending() == Ending::Cr)
+    }
+
+    /// Not a byte was read yet.
+    ///
+    /// What is inserted here comes before a byte order mark that the stream may begin with. A reader would not know
+    /// that mark for one: it must be removed.
+    #[must_use]
+    pub fn at_stream_start(&self) -> bool {
+        self.lines.untouched()
+    }
+
+    /// The first bytes of the stream may yet turn out to be a byte order mark.
+    #[must_use]
+    pub fn bom_is_possible(&self) -> bool {
+        !self.lines.mark_settled()
+    }
+
+    /// Between two lines, or before the first. A CR ends its line at once.
+    #[must_use]
+    pub fn at_line_start(&self) -> bool {
+        self.line.at_start() && (self.lines.mark_settled() || self.lines.untouched())
+    }
+
+    /// A field, even one that means nothing, has ended since the last blank line.
+    #[must_use]
+    pub fn in_event(&self) -> bool {
+        self.in_event
+    }
+
+    /// Data was read: the next blank line dispatches an event.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.data
+    }
+
+    /// An `event` field was read: the next blank line uses it, or drops it.
+    #[must_use]
+    pub fn has_event_type(&self) -> bool {
+        self.event_type
+    }
+
+    /// An `id` field was read that takes effect at the next blank line, with or without data.
+    #[must_use]
+    pub fn has_uncommitted_id(&self) -> bool {
+        self.id
+    }
+
+    /// The stream has set an id, committed or not.
+    #[must_use]
+    pub fn id_seen(&self) -> bool {
+        self.id_seen
+    }
+
+    /// The last byte was a CR: a LF that follows belongs to it.
+    #[must_use]
+    pub fn after_cr(&self) -> bool {
+        self.lines.after_cr()
+    }
+
+    /// How the stream ended the last line of which that is known.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        self.lines.ending()
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// The upstream works on an event, or has finished one: what it sent was not only comments and blank lines.
+    ///
+    /// ```
+    /// use tower_buttress::proto::sse::Scanner;
+    ///
+    /// let mut scanner = Scanner::new();
+    /// assert!(!scanner.scan(b": thinking\n\n").is_activity());
+    /// assert!(scanner.scan(b"data: {\"large\":").is_activity());
+    /// ```
+    #[must_use]
+    #[inline]
+    pub const fn is_activity(&self) -> bool {
+        self.events > 0 || self.fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(stream: &str) -> Scanner {
+        let mut scanner = Scanner::new();
+        scanner.scan(stream.as_bytes());
+        scanner
+    }
+
+    fn events(stream: &str) -> usize {
+        Scanner::new().scan(stream.as_bytes()).events
+    }
+
+    /// (block, comment)
+    fn safe(stream: &str) -> (bool, bool) {
+        let scanner = after(stream);
+        (scanner.block_is_safe(), scanner.comment_is_safe())
+    }
+
+    #[test]
+    fn a_blank_line_dispatches_what_has_data() {
+        assert_eq!(events("data: a\n\n"), 1);
+        assert_eq!(events("data\n\n"), 1);
+        assert_eq!(events("data:\n\ndata:\n\n"), 2);
+        assert_eq!(events("data: a\ndata: b\n\n"), 1);
+        assert_eq!(events("data: a\r\r"), 1);
+        assert_eq!(events("data: a\r\n\r\n"), 1);
+    }
+
+    #[test]
+    fn without_data_nothing_is_dispatched() {
+        for stream in ["", "\n\n\n", ": c\n\n", "event: a\n\n", "id: 1\n\n", "retry: 1\n\n", "x: y\n\n", "Data: a\n\n"]
+        {
+            assert_eq!(events(stream), 0, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_not_finished_is_not_dispatched() {
+        assert_eq!(events("data: a"), 0);
+        assert_eq!(events("data: a\n"), 0);
+        assert_eq!(events("data: a\r\n"), 0);
+        assert_eq!(events("data: a\n: c\n"), 0);
+    }
+
+    #[test]
+    fn a_blank_line_without_data_drops_the_type_and_commits_the_id() {
+        let scanner = after("event: a\nid: 1\n");
+        assert!(scanner.has_event_type() && scanner.has_uncommitted_id() && !scanner.has_data());
+        let scanner = after("event: a\nid: 1\n\n");
+        assert!(!scanner.has_event_type() && !scanner.has_uncommitted_id() && scanner.id_seen());
+    }
+
+    #[test]
+    fn an_id_with_a_nul_is_no_id() {
+        assert!(!after("id: a\0b\n").has_uncommitted_id());
+        assert!(!after("id: a\0b\n\n").id_seen());
+        assert!(after("id: a\0b\nid: a\n").has_uncommitted_id(), "the next one is not touched by it");
+        assert!(!after("id: 1").id_seen(), "not before the line has ended");
+    }
+
+    #[test]
+    fn only_lines_that_are_fields_are_activity() {
+        let mut scanner = Scanner::new();
+        for (slice, fields) in [
+            ("\u{FEFF}", false),
+            (":", false),
+            (" c", false),
+            ("\r", false),
+            ("\n", false),
+            ("\n", false),
+            ("d", true),
+            ("ata: 1", true),
+            ("\r", true),
+            ("\n: c\r", false),
+            ("\nx", true),
+        ] {
+            assert_eq!(scanner.scan(slice.as_bytes()).fields, fields, "{slice:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_inserted_into_a_line() {
+        for stream in [": c", "d", "data: a", "data: a\n\nx", "\u{FEFF}d"] {
+            assert_eq!(safe(stream), (false, false), "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn a_blank_line_is_inserted_only_outside_of_events() {
+        for outside in ["\n", ": c\n", "data: a\n\n", "data: a\r\n\r\n", "id: 1\n\n", "retry: 1\n\n: c\n", "\u{FEFF}"] {
+            assert_eq!(safe(outside), (true, true), "{outside:?}");
+        }
+        for inside in ["data: a\n", "event: a\n", "id: 1\n", "retry: 1\n", "x\n", "data: a\n: c\n", "data: a\r\n"] {
+            assert_eq!(safe(inside), (false, true), "{inside:?}");
+        }
+    }
+
+    #[test]
+    fn no_comment_gets_between_a_cr_and_its_lf() {
+        assert_eq!(safe("data: a\r"), (false, false));
+        assert_eq!(safe("data: a\r\n\r"), (true, false), "a LF behind a whole block is a harmless blank line");
+        assert_eq!(safe("data: a\rdata: b\r"), (false, true), "a comment that ends in CR takes the LF");
+    }
+
+    #[test]
+    fn the_start_of_a_stream_is_safe_once_no_mark_can_come() {
+        assert!(after("").at_stream_start() && after("").at_line_start() && after("").bom_is_possible());
+        assert_eq!(safe(""), (false, false));
+        let mut scanner = Scanner::new();
+        scanner.scan(b"\xEF\xBB");
+        assert!(!scanner.at_stream_start() && !scanner.at_line_start() && scanner.bom_is_possible());
+        assert!(!scanner.block_is_safe() && !scanner.comment_is_safe());
+        scanner.scan(b"\xBF");
+        assert!(scanner.at_line_start() && !scanner.bom_is_possible() && scanner.block_is_safe());
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<Scanner>() <= 16);
+    }
+}
