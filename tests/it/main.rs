@@ -1,1 +1,11 @@
-//! One integration binary.
+//! One integration binary, one file per behaviour.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod architecture;
+mod connect_timeout;
+mod contract;
+mod deadline;
+mod first_byte_timeout;
+mod idle_body_timeout;
+mod support;

@@ -1,0 +1,175 @@
+//! What every body of the crate owes the body inside: one suite, run over each layer, on and off.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::Context;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_buttress::error::BoxError;
+use tower_buttress::{
+    Activity, DeadlineLayer, FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, RejectionsAsErrorsLayer,
+};
+
+use crate::support::{Script, Step, secs, trace};
+
+type Request0 = Request<Empty<Bytes>>;
+
+/// Sends one request through `layer` to a service that answers with `script`; the body that comes back.
+macro_rules! through {
+    ($layer:expr, $script:expr) => {{
+        let mut script = Some($script);
+        let service = $layer.layer(service_fn(move |_| {
+            let body = script.take().unwrap();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        }));
+        let request: Request0 = Request::new(Empty::new());
+        service.oneshot(request).await.unwrap().into_body()
+    }};
+}
+
+/// Runs the suite over a layer.
+macro_rules! contract {
+    ($($name:ident => $layer:expr;)+) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test(start_paused = true)]
+            async fn passes_frames_trailers_and_pauses() {
+                let script = [Step::Wait(secs(1)), Step::Data("a"), Step::Wait(secs(1)), Step::Data("b"), Step::Trailers];
+                assert_passes(through!($layer, Script::new(script))).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn forwards_the_length_and_the_end() {
+                let body = through!($layer, Script::new([Step::Data("abc"), Step::Data("de")]));
+                assert_length(body).await;
+                let body = through!($layer, Script::new([]));
+                assert!(body.is_end_stream());
+                assert_eq!(body.size_hint().exact(), Some(0));
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn is_fused_after_an_error_and_lets_go_of_the_inner_body() {
+                let script = Script::new([Step::Data("a"), Step::Fail("cut")]);
+                let dropped = script.dropped();
+                assert_fused(through!($layer, script), "cut", dropped).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn is_fused_after_the_end_and_lets_go_of_the_inner_body() {
+                let script = Script::new([Step::Data("a")]);
+                let dropped = script.dropped();
+                assert_over(through!($layer, script), dropped).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn dropping_it_drops_the_inner_body() {
+                let script = Script::new([Step::Data("a"), Step::Hang]);
+                let dropped = script.dropped();
+                let mut body = through!($layer, script);
+                body.frame().await.unwrap().unwrap();
+                assert!(!dropped());
+                drop(body);
+                assert!(dropped());
+            }
+        }
+    )+};
+}
+
+contract! {
+    idle => IdleBodyTimeoutLayer::new(secs(15));
+    idle_by_events => IdleBodyTimeoutLayer::new(secs(15)).activity(Activity::SseEvents);
+    idle_off => IdleBodyTimeoutLayer::disabled();
+    first_byte => FirstByteTimeoutLayer::new(secs(20));
+    first_byte_by_headers => FirstByteTimeoutLayer::new(secs(20)).until(FirstByte::Headers);
+    first_byte_off => FirstByteTimeoutLayer::disabled();
+    deadline => DeadlineLayer::new(secs(60));
+    deadline_unlimited => DeadlineLayer::new(Duration::MAX);
+    deadline_off => DeadlineLayer::disabled();
+}
+
+fn is_send_sync_unpin<T: Send + Sync + Unpin>(_: &T) {}
+
+async fn assert_passes(body: impl Body<Data = Bytes, Error = BoxError> + Send + Sync + Unpin) {
+    is_send_sync_unpin(&body);
+    let (mut seen, mut times) = (Vec::new(), Vec::new());
+    for entry in trace(body).await {
+        let (at, what) = entry.split_once(' ').unwrap();
+        times.push(at.to_owned());
+        seen.push(what.to_owned());
+    }
+    assert_eq!(seen, ["a", "b", "trailers", "end"]);
+    // Nothing waits for more than what it hands on: the second frame comes a second after the first.
+    assert!(times == ["+1s", "+2s", "+2s", "+2s"] || times == ["+0s", "+1s", "+1s", "+1s"], "{times:?}");
+}
+
+async fn assert_length(mut body: impl Body<Data = Bytes, Error = BoxError> + Unpin) {
+    assert_eq!(body.size_hint().exact(), Some(5));
+    assert!(!body.is_end_stream());
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(body.size_hint().exact(), Some(2));
+    body.frame().await.unwrap().unwrap();
+    assert!(body.is_end_stream());
+}
+
+async fn assert_fused(
+    mut body: impl Body<Data = Bytes, Error = BoxError> + Unpin,
+    why: &str,
+    dropped: impl Fn() -> bool,
+) {
+    body.frame().await.unwrap().unwrap();
+    assert!(!dropped());
+    assert_eq!(body.frame().await.unwrap().unwrap_err().to_string(), why);
+    assert!(dropped(), "the inner body outlives its error");
+    assert_ended(body);
+}
+
+async fn assert_over(mut body: impl Body<Data = Bytes, Error = BoxError> + Unpin, dropped: impl Fn() -> bool) {
+    body.frame().await.unwrap().unwrap();
+    assert!(body.frame().await.is_none());
+    assert!(dropped(), "the inner body outlives its end");
+    assert_ended(body);
+}
+
+fn assert_ended(mut body: impl Body<Data = Bytes, Error = BoxError> + Unpin) {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for _ in 0..2 {
+        assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), std::task::Poll::Ready(None)));
+    }
+    assert!(body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(0));
+}
+
+#[test]
+fn layers_and_services_are_cloned_debugged_and_sent() {
+    fn check<L: Layer<()> + Clone + std::fmt::Debug + Send + Sync + 'static>(layer: &L)
+    where
+        L::Service: Clone + std::fmt::Debug + Send + Sync,
+    {
+        let _ = format!("{:?} {:?}", layer.clone(), layer.layer(()).clone());
+    }
+    check(&IdleBodyTimeoutLayer::new(secs(1)));
+    check(&FirstByteTimeoutLayer::new(secs(1)));
+    check(&DeadlineLayer::new(secs(1)));
+    check(&tower_buttress::ConnectTimeoutLayer::new(secs(1)));
+    check(&RejectionsAsErrorsLayer::new());
+}
+
+#[test]
+fn futures_are_unpin_and_sent_where_the_inner_one_is() {
+    type Inner = std::future::Ready<Result<Response<Empty<Bytes>>, Infallible>>;
+    fn check<S: Service<Request0, Future: Send + Sync + Unpin>>(_: S) {}
+    fn answer<B>(_: Request<B>) -> Inner {
+        std::future::ready(Ok(Response::new(Empty::new())))
+    }
+    check(IdleBodyTimeoutLayer::new(secs(1)).layer(service_fn(answer)));
+    check(FirstByteTimeoutLayer::new(secs(1)).layer(service_fn(answer)));
+    check(DeadlineLayer::new(secs(1)).layer(service_fn(answer)));
+    check(RejectionsAsErrorsLayer::new().layer(service_fn(answer)));
+    check(tower_buttress::ConnectTimeoutLayer::new(secs(1)).layer(service_fn(answer)));
+}

@@ -1,0 +1,145 @@
+//! Scripted bodies, and what was seen of them.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::time::{Instant, Sleep};
+use tower_buttress::error::BoxError;
+use tower_buttress::{Event, Observer};
+
+/// What a scripted body does next.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Data(&'static str),
+    Trailers,
+    Fail(&'static str),
+    /// Has nothing for so long, counted from when it is first asked.
+    Wait(Duration),
+    /// Has nothing, for ever.
+    Hang,
+}
+
+/// A body that follows a script. Its error is a `BoxError`.
+#[derive(Debug)]
+pub(crate) struct Script {
+    steps: VecDeque<Step>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Set when the body is dropped.
+    dropped: Arc<AtomicBool>,
+    over: bool,
+}
+
+impl Script {
+    pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { steps: steps.into_iter().collect(), sleep: None, dropped: Arc::default(), over: false }
+    }
+
+    /// Tells whether this body has been dropped.
+    pub(crate) fn dropped(&self) -> impl Fn() -> bool + use<> {
+        let dropped = self.dropped.clone();
+        move || dropped.load(SeqCst)
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.dropped.store(true, SeqCst);
+    }
+}
+
+pub(crate) fn trailers() -> HeaderMap {
+    HeaderMap::from_iter([(http::HeaderName::from_static("x-checksum"), HeaderValue::from_static("42"))])
+}
+
+impl Body for Script {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        assert!(!self.over, "the inner body was polled after its end");
+        loop {
+            match self.steps.front().cloned() {
+                Some(Step::Wait(time)) => {
+                    let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+                    std::task::ready!(sleep.as_mut().poll(cx));
+                    self.sleep = None;
+                    self.steps.pop_front();
+                }
+                Some(Step::Hang) => return Poll::Pending,
+                step => {
+                    self.steps.pop_front();
+                    self.over = matches!(step, None | Some(Step::Fail(_)));
+                    return Poll::Ready(match step {
+                        Some(Step::Data(data)) => Some(Ok(Frame::data(Bytes::from_static(data.as_bytes())))),
+                        Some(Step::Trailers) => Some(Ok(Frame::trailers(trailers()))),
+                        Some(Step::Fail(why)) => Some(Err(why.into())),
+                        _ => None,
+                    });
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let exact = self.steps.iter().map(|step| if let Step::Data(data) = step { data.len() as u64 } else { 0 }).sum();
+        SizeHint::with_exact(exact)
+    }
+}
+
+/// Reads `body` to its end, and tells what came when: `"+1s data"`, `"+16s error: .."`, `"+0s end"`.
+pub(crate) async fn trace<B>(mut body: B) -> Vec<String>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let start = Instant::now();
+    let mut trace = Vec::new();
+    loop {
+        let frame = body.frame().await;
+        let at = format!("+{}s", start.elapsed().as_millis() as f64 / 1000.0);
+        match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => trace.push(format!("{at} {}", String::from_utf8_lossy(&data))),
+                Err(_) => trace.push(format!("{at} trailers")),
+            },
+            Some(Err(err)) => trace.push(format!("{at} error: {}", err.into())),
+            None => {
+                trace.push(format!("{at} end"));
+                return trace;
+            }
+        }
+    }
+}
+
+/// Remembers events.
+#[derive(Debug, Default)]
+pub(crate) struct Log(Mutex<Vec<Event>>);
+
+impl Log {
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|event| format!("{}: {}", event.name(), event.detail())).collect()
+    }
+}
+
+impl Observer for Log {
+    fn on_event(&self, event: &Event) {
+        self.0.lock().unwrap().push(event.clone());
+    }
+}
+
+pub(crate) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
