@@ -1,1 +1,80 @@
+//! How long a connection may take to come about.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::Empty;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::net::{TcpSocket, TcpStream};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::ConnectTimeoutLayer;
+use tower_buttress::error::{self, BoxError, ConnectElapsed};
+
+use crate::support::{Log, secs};
+
+/// A listener whose queue is full: the kernel drops further SYNs, as a host behind a firewall would.
+async fn full_backlog() -> (SocketAddr, impl Sized) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    // A backlog of 0 holds one connection, and some kernels a few more: fill it until one hangs.
+    while let Ok(connected) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
+        queued.push(connected.unwrap());
+    }
+    (addr, (listener, queued))
+}
+
+#[tokio::test]
+async fn a_connect_that_hangs_is_given_up_through_a_real_client() {
+    let (addr, _full) = full_backlog().await;
+    let log = Arc::new(Log::default());
+    let layer = ConnectTimeoutLayer::new(Duration::from_millis(100)).observer(log.clone());
+    let connector = layer.layer(HttpConnector::new());
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+
+    let failed = client.get(format!("http://{addr}/").parse().unwrap()).await.unwrap_err();
+    assert!(failed.is_connect());
+    let failed: BoxError = failed.into();
+    assert_eq!(error::find::<ConnectElapsed>(&failed).unwrap().after, Duration::from_millis(100));
+    assert_eq!(log.names(), ["connect_elapsed: connect-timeout"]);
+}
+
+#[tokio::test]
+async fn a_connect_that_succeeds_or_fails_passes() {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let connector = ConnectTimeoutLayer::new(secs(5)).layer(HttpConnector::new());
+    let uri: Uri = format!("http://{addr}/").parse().unwrap();
+    assert!(connector.clone().oneshot(uri.clone()).await.is_ok());
+
+    drop(listener);
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let refused: BoxError = client.request(Request::get(uri).body(Empty::new()).unwrap()).await.unwrap_err().into();
+    let cause = error::find::<std::io::Error>(&refused).unwrap();
+    assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_there_beats_the_timer() {
+    let connector = ConnectTimeoutLayer::new(secs(5)).layer(service_fn(|(): ()| async {
+        tokio::time::sleep(secs(5)).await;
+        Ok::<_, BoxError>("connected")
+    }));
+    assert_eq!(connector.oneshot(()).await.unwrap(), "connected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn disabled_waits_for_ever() {
+    let connector = ConnectTimeoutLayer::disabled().layer(service_fn(|(): ()| async {
+        tokio::time::sleep(secs(3600)).await;
+        Ok::<_, BoxError>("connected")
+    }));
+    assert_eq!(connector.oneshot(()).await.unwrap(), "connected");
+}

@@ -1,1 +1,274 @@
+//! One budget for a call and its body, which travels with it.
 
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use tokio::time::Instant;
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::error::{self, DeadlineExceeded};
+use tower_buttress::{Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, Rejection, RejectionKind, TimeoutProfile};
+
+use crate::support::Step::{Data, Fail, Hang, Wait};
+use crate::support::{Log, Script, Step, secs, trace};
+
+const MS: DeadlineHeader = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
+
+/// What the service inside was given: its headers, and the time it had left.
+type Given = Option<(HeaderMap, Option<Duration>)>;
+
+async fn given<B>(layer: &DeadlineLayer, request: Request<B>) -> (Given, u16) {
+    let given = Arc::new(Mutex::new(None));
+    let seen = given.clone();
+    let service = layer.layer(service_fn(move |request: Request<B>| {
+        let left = request.extensions().get().map(|deadline: &Deadline| deadline.remaining(Instant::now()));
+        *seen.lock().unwrap() = Some((request.headers().clone(), left));
+        async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+    }));
+    let status = service.oneshot(request).await.unwrap().status().as_u16();
+    let given = given.lock().unwrap().take();
+    (given, status)
+}
+
+async fn left(layer: &DeadlineLayer, request: http::request::Builder) -> Option<Duration> {
+    given(layer, request.body(()).unwrap()).await.0.unwrap().1
+}
+
+async fn body(layer: &DeadlineLayer, script: Script) -> Response<DeadlineBody<Script>> {
+    let mut answer = Some(Response::new(script));
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let response = answer.take().unwrap();
+        async move { Ok::<_, Infallible>(response) }
+    }));
+    service.oneshot(Request::new(())).await.unwrap()
+}
+
+async fn check(steps: impl IntoIterator<Item = Step>, expected: &[&str]) {
+    let response = body(&DeadlineLayer::new(secs(10)), Script::new(steps)).await;
+    assert_eq!(trace(response.into_body()).await, expected);
+}
+
+const EXCEEDED: &str = "error: the call was not over within its budget of 10s";
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_head_in_time_is_refused_and_dropped() {
+    let start = Instant::now();
+    let log = Arc::new(Log::default());
+    let held = Arc::new(());
+    let inside = held.clone();
+    let service = DeadlineLayer::new(secs(10)).observer(log.clone()).layer(service_fn(move |_: Request<()>| {
+        let inside = inside.clone();
+        async move {
+            let _inside = inside;
+            std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
+        }
+    }));
+    let mut answer = Box::pin(service.oneshot(Request::new(())));
+    let response = (&mut answer).await.unwrap();
+    assert_eq!((start.elapsed(), response.status().as_u16()), (secs(10), 504));
+    assert_eq!(Rejection::of(&response).unwrap().kind(), RejectionKind::DeadlineExceeded);
+    assert_eq!(log.names(), ["refused: deadline-exceeded"]);
+    drop(answer);
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_is_under_the_same_deadline() {
+    check([Data("a"), Wait(secs(9)), Data("b")], &["+0s a", "+9s b", "+9s end"]).await;
+    let late = [Data("a"), Wait(secs(6)), Data("b"), Wait(secs(6)), Data("c")];
+    check(late, &["+0s a", "+6s b", &format!("+10s {EXCEEDED}"), "+10s end"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_inner_body_is_dropped_the_moment_the_deadline_passes() {
+    let script = Script::new([Hang]);
+    let dropped = script.dropped();
+    let mut body = body(&DeadlineLayer::new(secs(10)), script).await.into_body();
+    let failed = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(error::find::<DeadlineExceeded>(&failed).unwrap().budget, secs(10));
+    assert!(dropped());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_upstream_with_a_slow_reader_ends_too() {
+    let mut body =
+        body(&DeadlineLayer::new(secs(10)), Script::new(std::iter::repeat_n(Data("a"), 100))).await.into_body();
+    let mut frames = 0;
+    let failed = loop {
+        match body.frame().await.unwrap() {
+            Ok(_) => frames += 1,
+            Err(err) => break err,
+        }
+        tokio::time::sleep(secs(3)).await;
+    };
+    assert!(error::find::<DeadlineExceeded>(&failed).is_some());
+    assert_eq!(frames, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_a_body_is_handed_on_however_late() {
+    for (last, expected) in [(Step::Trailers, "trailers"), (Fail("cut"), "error: cut")] {
+        let mut body = body(&DeadlineLayer::new(secs(10)), Script::new([Data("a"), last])).await.into_body();
+        body.frame().await.unwrap().unwrap();
+        tokio::time::sleep(secs(60)).await;
+        assert_eq!(trace(body).await[0], format!("+0s {expected}"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waited_for_its_head_has_the_rest_for_its_body() {
+    let mut script = Some(Script::new([Wait(secs(5)), Data("a"), Hang]));
+    let service = DeadlineLayer::new(secs(10)).layer(service_fn(move |_: Request<()>| {
+        let body = script.take().unwrap();
+        async move {
+            tokio::time::sleep(secs(4)).await;
+            Ok::<_, Infallible>(Response::new(body))
+        }
+    }));
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(trace(response.into_body()).await, ["+5s a", &format!("+6s {EXCEEDED}"), "+6s end"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earliest_of_all_sources_wins() {
+    let layer = DeadlineLayer::new(secs(60)).accept(DeadlineHeader::grpc()).accept(MS);
+    assert_eq!(left(&layer, Request::builder()).await, Some(secs(60)));
+    assert_eq!(left(&layer, Request::builder().header("grpc-timeout", "5S")).await, Some(secs(5)));
+    let both = Request::builder().header("grpc-timeout", "5S").header("x-deadline-ms", "3000");
+    assert_eq!(left(&layer, both).await, Some(secs(3)));
+    // A caller may shorten, never extend.
+    assert_eq!(left(&layer, Request::builder().header("grpc-timeout", "2H")).await, Some(secs(60)));
+    let given = Request::builder().extension(Deadline::after(secs(7)).unwrap());
+    assert_eq!(left(&layer, given).await, Some(secs(7)));
+    let profile = Request::builder().extension(TimeoutProfile { total: secs(90), ..TimeoutProfile::FAST });
+    assert_eq!(left(&layer, profile).await, Some(secs(90)));
+    let current = Deadline::after(secs(8)).unwrap();
+    assert_eq!(current.scope(left(&layer, Request::builder())).await, Some(secs(8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_are_believed_only_where_asked_for() {
+    let layer = DeadlineLayer::new(secs(60));
+    assert_eq!(left(&layer, Request::builder().header("grpc-timeout", "5S")).await, Some(secs(60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn absurd_and_malformed_headers_are_ignored_with_an_event() {
+    for value in ["+5", "-1", "1e3", "99999999999999999999", "", "NaN", "\u{e9}"] {
+        let log = Arc::new(Log::default());
+        let layer = DeadlineLayer::new(secs(60)).accept(MS).observer(log.clone());
+        let request =
+            Request::builder().header("x-deadline-ms", http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        assert_eq!(left(&layer, request).await, Some(secs(60)), "{value:?}");
+        assert_eq!(log.names(), ["stepped_aside: deadline"], "{value:?}");
+    }
+    // What is merely long is taken for what it says.
+    let layer = DeadlineLayer::new(Duration::MAX).accept(DeadlineHeader::grpc());
+    let request = Request::builder().header("grpc-timeout", "99999999H");
+    assert_eq!(left(&layer, request).await, Some(secs(99_999_999 * 3600)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_call_is_refused_without_calling_inner() {
+    let layer = DeadlineLayer::new(secs(60)).accept(MS);
+    let request = Request::builder().header("x-deadline-ms", "0").body(()).unwrap();
+    assert_eq!(given(&layer, request).await, (None, 504));
+    let passed = Deadline::at(Instant::now());
+    let request = Request::builder().extension(passed).header(CONTENT_TYPE, "application/grpc").body(()).unwrap();
+    assert_eq!(given(&layer, request).await, (None, 200));
+    // Envoy's 0 is no limit.
+    let layer = DeadlineLayer::new(secs(60)).accept(DeadlineHeader::envoy());
+    assert_eq!(left(&layer, Request::builder().header("x-envoy-expected-rq-timeout-ms", "0")).await, Some(secs(60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_travels_less_the_reserve_and_rounded_down() {
+    let layer = DeadlineLayer::new(Duration::from_micros(1_500_900)).reserve(Duration::from_millis(50));
+    let layer = layer.propagate(MS).propagate(DeadlineHeader::grpc());
+    let stale = Request::builder().header("x-deadline-ms", "99999").header("x-deadline-ms", "5").body(()).unwrap();
+    let (headers, left) = given(&layer, stale).await.0.unwrap();
+    assert_eq!(headers.get_all("x-deadline-ms").iter().collect::<Vec<_>>(), ["1450"]);
+    assert_eq!(headers["grpc-timeout"], "1450900u");
+    assert_eq!(left, Some(Duration::from_micros(1_500_900)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn zero_is_never_sent() {
+    let seconds = DeadlineHeader::seconds(HeaderName::from_static("x-s"));
+    let layer = DeadlineLayer::new(Duration::from_millis(999)).propagate(seconds);
+    assert_eq!(given(&layer, Request::new(())).await, (None, 504));
+    let layer = DeadlineLayer::new(secs(1)).reserve(secs(1)).propagate(MS);
+    assert_eq!(given(&layer, Request::new(())).await, (None, 504));
+}
+
+#[tokio::test(start_paused = true)]
+async fn below_the_minimum_nothing_is_begun() {
+    let layer = DeadlineLayer::new(secs(10)).reserve(secs(1)).minimum(secs(9));
+    assert_eq!(given(&layer, Request::new(())).await.1, 200);
+    let layer = DeadlineLayer::new(secs(10)).reserve(secs(1)).minimum(Duration::from_millis(9001));
+    assert_eq!(given(&layer, Request::new(())).await, (None, 504));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_deadline_nothing_is_written() {
+    let layer = DeadlineLayer::new(Duration::MAX).propagate(MS);
+    let (headers, left) = given(&layer, Request::new(())).await.0.unwrap();
+    assert!(headers.is_empty());
+    assert_eq!(left, None);
+    let off = DeadlineLayer::disabled().accept(MS).propagate(MS);
+    let request = Request::builder().header("x-deadline-ms", "0").body(()).unwrap();
+    assert_eq!(given(&off, request).await.0.unwrap().1, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nested_call_inherits_what_is_left() {
+    let client = ServiceBuilder::new().layer(DeadlineLayer::new(secs(60)).propagate(MS)).service(service_fn(
+        |request: Request<()>| async move {
+            let left = request.headers()["x-deadline-ms"].to_str().unwrap().to_owned();
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(left))))
+        },
+    ));
+    let handler = service_fn(move |_: Request<()>| {
+        let client = client.clone();
+        async move {
+            tokio::time::sleep(secs(4)).await;
+            let call = || client.clone().oneshot(Request::new(()));
+            let (a, b) = tokio::join!(call(), call());
+            let a = a.unwrap().into_body().collect().await.unwrap().to_bytes();
+            let b = b.unwrap().into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(a, b);
+            Ok::<_, Infallible>(Response::new(Full::new(a)))
+        }
+    });
+    let server = DeadlineLayer::new(secs(10)).layer(handler);
+    let answer = server.oneshot(Request::new(())).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.to_bytes(), "6000");
+    assert_eq!(Deadline::current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_current_deadline_is_there_in_the_body_and_gone_after() {
+    let service = DeadlineLayer::new(secs(10)).layer(service_fn(|_: Request<()>| async {
+        let frames = futures_util::stream::once(async {
+            let left = Deadline::current().unwrap().remaining(Instant::now()).as_secs();
+            Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(left.to_string())))
+        });
+        Ok::<_, Infallible>(Response::new(http_body_util::StreamBody::new(Box::pin(frames))))
+    }));
+    let body = service.oneshot(Request::new(())).await.unwrap().into_body();
+    tokio::time::sleep(secs(3)).await;
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "7");
+    assert_eq!(Deadline::current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_inside_leaves_no_deadline_behind() {
+    let deadline = Deadline::after(secs(1)).unwrap();
+    let scope = std::panic::AssertUnwindSafe(deadline.scope(async { panic!("inside") }));
+    assert!(futures_util::FutureExt::catch_unwind(scope).await.is_err());
+    assert_eq!(Deadline::current(), None);
+}
