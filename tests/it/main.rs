@@ -8,4 +8,5 @@ mod contract;
 mod deadline;
 mod first_byte_timeout;
 mod idle_body_timeout;
+mod sse;
 mod support;
