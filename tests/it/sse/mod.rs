@@ -95,7 +95,8 @@ proptest! {
 
 #[test]
 fn every_single_cut_and_every_byte_alone() {
-    let stream = "\u{FEFF}: c\r\n\r\nid: 1\revent: e\ndata\rdata:  b\r\n\nretry: 5\n\u{FEFF}data: x\r\rid: \0\ndata: é\n\n";
+    let stream =
+        "\u{FEFF}: c\r\n\r\nid: 1\revent: e\ndata\rdata:  b\r\n\nretry: 5\n\u{FEFF}data: x\r\rid: \0\ndata: é\n\n";
     let stream = stream.as_bytes();
     let everywhere: Vec<u16> = (0..).take(stream.len()).collect();
     rules::the_scanner_follows_any_cut(stream, &everywhere);
@@ -115,10 +116,7 @@ fn check(stream: &str, expected: &[&str]) {
     let mut found = Vec::new();
     while let Some(item) = parser.next(&mut rest) {
         found.push(match item {
-            Item::Message(message) => format!(
-                "{}|{}|{}",
-                message.event_type, message.data, message.last_event_id
-            ),
+            Item::Message(message) => format!("{}|{}|{}", message.event_type, message.data, message.last_event_id),
             Item::Retry(after) => format!("{after:?}"),
             other => format!("{other:?}"),
         });
@@ -136,27 +134,14 @@ fn the_examples_of_the_standard() {
             "message|This is the third message.|",
         ],
     );
-    check(
-        "event: add\ndata: 73857293\n\nevent: remove\ndata: 2153\n\n",
-        &["add|73857293|", "remove|2153|"],
-    );
-    check(
-        "data: YHOO\ndata: +2\ndata: 10\n\n",
-        &["message|YHOO\n+2\n10|"],
-    );
+    check("event: add\ndata: 73857293\n\nevent: remove\ndata: 2153\n\n", &["add|73857293|", "remove|2153|"]);
+    check("data: YHOO\ndata: +2\ndata: 10\n\n", &["message|YHOO\n+2\n10|"]);
     check(
         ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",
-        &[
-            "message|first event|1",
-            "message|second event|",
-            "message| third event|",
-        ],
+        &["message|first event|1", "message|second event|", "message| third event|"],
     );
     check("data\n\ndata\ndata\n\ndata:", &["message||", "message|\n|"]);
-    check(
-        "data:test\n\ndata: test\n\n",
-        &["message|test|", "message|test|"],
-    );
+    check("data:test\n\ndata: test\n\n", &["message|test|", "message|test|"]);
 }
 
 #[test]
@@ -168,15 +153,9 @@ fn the_last_type_counts_and_an_empty_one_is_message() {
 
 #[test]
 fn an_id_lasts_until_the_next_and_is_committed_without_data() {
-    check(
-        "id: 1\ndata: a\n\ndata: b\n\n",
-        &["message|a|1", "message|b|1"],
-    );
+    check("id: 1\ndata: a\n\ndata: b\n\n", &["message|a|1", "message|b|1"]);
     check("id: 1\n\ndata: b\n\n", &["message|b|1"]);
-    check(
-        "id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n",
-        &["message|a|1", "message|b|1"],
-    );
+    check("id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n", &["message|a|1", "message|b|1"]);
 }
 
 #[test]
@@ -202,9 +181,7 @@ fn retry_takes_digits_only() {
 fn what_is_not_utf8_is_replaced() {
     let mut parser = Parser::new();
     let item = parser.next(&mut &b"event: \xFF\ndata: a\xE2\x82\ndata: b\n\n"[..]);
-    assert!(
-        matches!(item, Some(Item::Message(m)) if m.event_type == "\u{FFFD}" && m.data == "a\u{FFFD}\nb")
-    );
+    assert!(matches!(item, Some(Item::Message(m)) if m.event_type == "\u{FFFD}" && m.data == "a\u{FFFD}\nb"));
 }
 
 #[test]
@@ -218,13 +195,8 @@ fn a_line_without_end_takes_no_memory() {
         assert!(parser.buffered() <= 1024, "{start}");
         let mut rest: &[u8] = b"\n\ndata: next\n\n";
         let found: Vec<bool> =
-            std::iter::from_fn(|| Some(matches!(parser.next(&mut rest)?, Item::Message(_))))
-                .collect();
+            std::iter::from_fn(|| Some(matches!(parser.next(&mut rest)?, Item::Message(_)))).collect();
         let lost = ["data: ", "event: ", "id: ", "retry: "].contains(&start);
-        assert_eq!(
-            found,
-            if lost { vec![false, true] } else { vec![true] },
-            "{start}"
-        );
+        assert_eq!(found, if lost { vec![false, true] } else { vec![true] }, "{start}");
     }
 }

@@ -4,7 +4,7 @@
 
 /// What came out of a stream, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(super) enum Output {
     Message {
         event_type: String,
         data: String,
@@ -17,7 +17,7 @@ pub enum Output {
 
 /// All there is to know after a stream was read to some point.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub(super) struct Reading {
     pub output: Vec<Output>,
     pub data: String,
     pub event_type: String,
@@ -38,18 +38,15 @@ pub struct Reading {
 }
 
 impl Reading {
-    pub fn of(stream: &[u8]) -> Self {
+    pub(super) fn of(stream: &[u8]) -> Self {
         Self::limited(stream, usize::MAX)
     }
 
     /// "Streams must be decoded using the UTF-8 decode algorithm." Limits are exact where the stream is UTF-8.
-    pub fn limited(stream: &[u8], limit: usize) -> Self {
+    pub(super) fn limited(stream: &[u8], limit: usize) -> Self {
         let decoded = String::from_utf8_lossy(stream);
         let mut text: &str = decoded.strip_prefix('\u{FEFF}').unwrap_or(&decoded);
-        let mut reading = Self {
-            ending: "\n",
-            ..Self::default()
-        };
+        let mut reading = Self { ending: "\n", ..Self::default() };
         loop {
             // "Lines must be separated by either a U+000D CARRIAGE RETURN U+000A LINE FEED (CRLF) character pair, a
             // single U+000A LINE FEED (LF) character, or a single U+000D CARRIAGE RETURN (CR) character."
@@ -63,10 +60,7 @@ impl Reading {
                 text = "";
                 break;
             }
-            reading.ending = ["\r\n", "\n", "\r"]
-                .into_iter()
-                .find(|ending| text.starts_with(ending))
-                .unwrap_or("\n");
+            reading.ending = ["\r\n", "\n", "\r"].into_iter().find(|ending| text.starts_with(ending)).unwrap_or("\n");
             text = &text[reading.ending.len()..];
         }
         reading.rest = text.to_owned();
@@ -106,8 +100,7 @@ impl Reading {
                 self.id_ever = true;
             }
             "retry" if !value.is_empty() && value.chars().all(|c| c.is_ascii_digit()) => {
-                self.output
-                    .push(Output::Retry(value.parse().unwrap_or(u64::MAX)));
+                self.output.push(Output::Retry(value.parse().unwrap_or(u64::MAX)));
             }
             _ => {}
         }
@@ -128,20 +121,12 @@ impl Reading {
             return;
         }
         data.pop();
-        let event_type = if event_type.is_empty() {
-            "message".to_owned()
-        } else {
-            event_type
-        };
-        self.output.push(Output::Message {
-            event_type,
-            data,
-            last_event_id: self.last_event_id.clone(),
-        });
+        let event_type = if event_type.is_empty() { "message".to_owned() } else { event_type };
+        self.output.push(Output::Message { event_type, data, last_event_id: self.last_event_id.clone() });
     }
 }
 
 /// Nobody can say yet whether this is a byte order mark.
-pub fn may_be_bom(stream: &[u8]) -> bool {
+pub(super) fn may_be_bom(stream: &[u8]) -> bool {
     stream.len() < 3 && b"\xEF\xBB\xBF".starts_with(stream)
 }

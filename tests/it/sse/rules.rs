@@ -4,20 +4,15 @@ use super::model::{Output, Reading, may_be_bom};
 use tower_buttress::proto::sse::{Item, Parser, Scanner};
 
 /// Where a stream is cut: any numbers.
-pub fn slices<'a>(stream: &'a [u8], cuts: &[u16]) -> Vec<&'a [u8]> {
-    let mut at: Vec<usize> = cuts
-        .iter()
-        .map(|&cut| usize::from(cut) % (stream.len() + 1))
-        .collect();
+pub(super) fn slices<'a>(stream: &'a [u8], cuts: &[u16]) -> Vec<&'a [u8]> {
+    let mut at: Vec<usize> = cuts.iter().map(|&cut| usize::from(cut) % (stream.len() + 1)).collect();
     at.extend([0, stream.len()]);
     at.sort_unstable();
-    at.windows(2)
-        .map(|pair| &stream[pair[0]..pair[1]])
-        .collect()
+    at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect()
 }
 
 /// The state after each cut is the state of the whole up to there, and the parts add up.
-pub fn the_scanner_follows_any_cut(stream: &[u8], cuts: &[u16]) {
+pub(super) fn the_scanner_follows_any_cut(stream: &[u8], cuts: &[u16]) {
     let mut cut = Scanner::new();
     let (mut read, mut events, mut fields) = (0, 0, false);
     for slice in slices(stream, cuts) {
@@ -37,11 +32,7 @@ pub fn the_scanner_follows_any_cut(stream: &[u8], cuts: &[u16]) {
 /// The scanner knows what the model knows.
 fn agrees(scanner: &Scanner, events: usize, fields: bool, stream: &[u8]) {
     let model = Reading::of(stream);
-    let messages = model
-        .output
-        .iter()
-        .filter(|output| matches!(output, Output::Message { .. }))
-        .count();
+    let messages = model.output.iter().filter(|output| matches!(output, Output::Message { .. })).count();
     assert_eq!(events, messages);
     assert_eq!(fields, model.fields);
     assert_eq!(scanner.at_stream_start(), stream.is_empty());
@@ -57,7 +48,7 @@ fn agrees(scanner: &Scanner, events: usize, fields: bool, stream: &[u8]) {
 }
 
 /// The parser finds what the model finds, keeps no more than it may, and does so for any cut.
-pub fn the_parser_reads_what_the_model_reads(stream: &[u8], cuts: &[u16], limit: Option<usize>) {
+pub(super) fn the_parser_reads_what_the_model_reads(stream: &[u8], cuts: &[u16], limit: Option<usize>) {
     let mut parser = Parser::new();
     if let Some(limit) = limit {
         parser = parser.limit(limit);
@@ -71,20 +62,14 @@ pub fn the_parser_reads_what_the_model_reads(stream: &[u8], cuts: &[u16], limit:
                     data: message.data.into_owned(),
                     last_event_id: message.last_event_id.into_owned(),
                 },
-                Item::Retry(after) => {
-                    Output::Retry(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
-                }
+                Item::Retry(after) => Output::Retry(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
                 Item::TooLarge => Output::TooLarge,
                 _ => unreachable!(),
             });
         }
         assert!(slice.is_empty(), "all is read");
         if let Some(limit) = limit {
-            assert!(
-                parser.buffered() <= 5 * limit + 1,
-                "{} bytes held",
-                parser.buffered()
-            );
+            assert!(parser.buffered() <= 5 * limit + 1, "{} bytes held", parser.buffered());
         }
     }
     let model = Reading::limited(stream, limit.unwrap_or(usize::MAX));
@@ -93,14 +78,11 @@ pub fn the_parser_reads_what_the_model_reads(stream: &[u8], cuts: &[u16], limit:
 }
 
 /// A reader of the standard reads the same with and without what is inserted where the scanner allows it.
-pub fn insertions_do_no_harm(stream: &[u8], cuts: &[u16]) {
+pub(super) fn insertions_do_no_harm(stream: &[u8], cuts: &[u16]) {
     let mut scanner = Scanner::new();
     let mut downstream = Vec::new();
     let mut strip_bom = false;
-    for (slice, cut) in slices(stream, cuts)
-        .into_iter()
-        .zip(cuts.iter().chain([&0]))
-    {
+    for (slice, cut) in slices(stream, cuts).into_iter().zip(cuts.iter().chain([&0])) {
         scanner.scan(slice);
         downstream.extend_from_slice(slice);
         let start = scanner.at_stream_start();
@@ -119,10 +101,7 @@ pub fn insertions_do_no_harm(stream: &[u8], cuts: &[u16]) {
     }
     if strip_bom && stream.starts_with(b"\xEF\xBB\xBF") {
         let kept = downstream.len() - stream.len();
-        let at = downstream
-            .windows(3)
-            .position(|bytes| bytes == b"\xEF\xBB\xBF")
-            .unwrap_or(kept);
+        let at = downstream.windows(3).position(|bytes| bytes == b"\xEF\xBB\xBF").unwrap_or(kept);
         downstream.drain(at..at + 3);
     }
     let (with, without) = (Reading::of(&downstream), Reading::of(stream));
