@@ -60,7 +60,7 @@ pub struct InvalidConfig {
 /// Takes a [`BoxError`], a `dyn Error`, or anything that dereferences to one. Looks into [`io::Error`]s too, whose
 /// `source()` skips the error they were made from.
 #[must_use]
-pub fn find<'a, E: Error + 'static>(err: &'a (impl Chain + ?Sized)) -> Option<&'a E> {
+pub fn find<E: Error + 'static>(err: &(impl Chain + ?Sized)) -> Option<&E> {
     let mut next = Some(err.head());
     while let Some(err) = next {
         if let Some(found) = err.downcast_ref() {

@@ -1,4 +1,33 @@
-//! Composable [tower] layers that keep calls to slow, flaky, *streaming* HTTP upstreams standing.
+//! Composable [tower] layers that keep HTTP calls to slow, flaky, *streaming* upstreams standing.
+//!
+//! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`,
+//! around a hyper client in a `ServiceBuilder`, under tonic.
+//!
+//! # The layers, outermost first
+//!
+//! | Layer | Bounds | Why there |
+//! |---|---|---|
+//! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
+//! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
+//! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
+//! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
+//! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
+//!
+//! # What holds for all of them
+//!
+//! - **A refusal is a response.** No layer changes the service's error type: what must be refused is answered with a
+//!   504, 503 or 502 that carries a [`Rejection`]. (A connector has no responses; there it is an error.)
+//! - **A ready result beats a timer.** A frame that is there is handed on, however slow its reader is.
+//! - **The good path is free.** A timer is made when something is pending, and moved only when it fires.
+//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. After an error or the end a body is
+//!   fused, and the inner body is dropped at once: that is what closes the upstream's connection.
+//! - **Step aside, never break.** What a layer cannot treat passes untouched, with an [`Event`].
+//! - **Every layer can be off**: `disabled()` keeps the types.
+//!
+//! # Where things are
+//!
+//! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, and each folder of
+//! `layers` puts them together. A body that fails does so with one of the structs in [`error`].
 //!
 //! [tower]: https://docs.rs/tower
 
@@ -29,3 +58,8 @@ pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::proto::deadline::DeadlineHeader;
 pub use self::rejection::{Rejection, RejectionKind, Wire};
 pub use self::rt::deadline::{Deadline, DeadlineScope};
+
+// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

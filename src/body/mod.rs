@@ -1,7 +1,9 @@
 //! STREAM: what the layers' bodies are made of.
 
 pub(crate) mod boxed;
+#[cfg_attr(not(test), expect(dead_code, reason = "the layers that read requests whole are built on it"))]
 pub(crate) mod collect;
+#[cfg_attr(not(test), expect(dead_code, reason = "the layers that need a body's outcome are built on it"))]
 pub(crate) mod observed;
 pub(crate) mod prefixed;
 pub(crate) mod response;

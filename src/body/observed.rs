@@ -61,11 +61,6 @@ impl<B: Body, W: Watch> Observed<B, W> {
     pub(crate) fn new(body: B, watch: W) -> Self {
         Self { body, watch: Some(watch) }
     }
-
-    /// A body that nobody watches.
-    pub(crate) fn unwatched(body: B) -> Self {
-        Self { body, watch: None }
-    }
 }
 
 impl<B, W> Body for Observed<B, W>

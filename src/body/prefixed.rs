@@ -66,13 +66,6 @@ impl Held {
 
 // === impl Prefixed ===
 
-impl<B> Prefixed<B> {
-    #[inline]
-    pub(crate) fn inner_pin(self: Pin<&mut Self>) -> Pin<&mut B> {
-        self.project().body
-    }
-}
-
 impl<B: Body<Data = Bytes>> Body for Prefixed<B> {
     type Data = Bytes;
     type Error = B::Error;

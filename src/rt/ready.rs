@@ -10,3 +10,27 @@ pub(crate) fn take_ready<S: Clone>(service: &mut S) -> S {
     let fresh = service.clone();
     mem::replace(service, fresh)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which clone it is, and whether it was polled ready: readiness is not cloned.
+    #[derive(Debug, Default)]
+    struct Channel {
+        ready: bool,
+    }
+
+    impl Clone for Channel {
+        fn clone(&self) -> Self {
+            Self::default()
+        }
+    }
+
+    #[test]
+    fn what_was_polled_ready_is_what_is_taken() {
+        let mut service = Channel { ready: true };
+        assert!(take_ready(&mut service).ready);
+        assert!(!service.ready);
+    }
+}

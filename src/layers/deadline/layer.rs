@@ -137,7 +137,7 @@ impl DeadlineLayer {
     /// once; the shortest counts.
     #[must_use]
     pub fn accept(mut self, header: DeadlineHeader) -> Self {
-        self.config.accept = and(self.config.accept, header);
+        self.config.accept = Some(with(self.config.accept.as_deref(), header));
         self
     }
 
@@ -145,7 +145,7 @@ impl DeadlineLayer {
     /// there. May be given more than once.
     #[must_use]
     pub fn propagate(mut self, header: DeadlineHeader) -> Self {
-        self.config.propagate = and(self.config.propagate, header);
+        self.config.propagate = Some(with(self.config.propagate.as_deref(), header));
         self
     }
 
@@ -172,8 +172,8 @@ impl DeadlineLayer {
     }
 }
 
-fn and(headers: Option<Arc<[DeadlineHeader]>>, header: DeadlineHeader) -> Option<Arc<[DeadlineHeader]>> {
-    Some(headers.iter().flat_map(|headers| headers.iter().cloned()).chain([header]).collect())
+fn with(headers: Option<&[DeadlineHeader]>, header: DeadlineHeader) -> Arc<[DeadlineHeader]> {
+    headers.unwrap_or_default().iter().cloned().chain([header]).collect()
 }
 
 impl<S> Layer<S> for DeadlineLayer {

@@ -194,7 +194,7 @@ impl Parser {
 
     /// How much memory the buffers take, in bytes.
     #[must_use]
-    pub const fn buffered(&self) -> usize {
+    pub fn buffered(&self) -> usize {
         self.value.bytes.capacity()
             + self.data.capacity()
             + self.event_type.capacity()

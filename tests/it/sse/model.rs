@@ -47,12 +47,9 @@ impl Reading {
         let decoded = String::from_utf8_lossy(stream);
         let mut text: &str = decoded.strip_prefix('\u{FEFF}').unwrap_or(&decoded);
         let mut reading = Self { ending: "\n", ..Self::default() };
-        loop {
-            // "Lines must be separated by either a U+000D CARRIAGE RETURN U+000A LINE FEED (CRLF) character pair, a
-            // single U+000A LINE FEED (LF) character, or a single U+000D CARRIAGE RETURN (CR) character."
-            let Some(end) = text.find(['\r', '\n']) else {
-                break;
-            };
+        // "Lines must be separated by either a U+000D CARRIAGE RETURN U+000A LINE FEED (CRLF) character pair, a single
+        // U+000A LINE FEED (LF) character, or a single U+000D CARRIAGE RETURN (CR) character."
+        while let Some(end) = text.find(['\r', '\n']) {
             reading.line(&text[..end], limit);
             text = &text[end..];
             reading.after_cr = text == "\r";
