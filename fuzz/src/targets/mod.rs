@@ -1,0 +1,17 @@
+//! The targets: one file and one line here for each.
+
+mod deadline;
+mod sse;
+
+/// Something that reads bytes from the network. It panics when a rule is broken.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&[u8]),
+    /// What its inputs are built from.
+    pub(crate) vocabulary: &'static [&'static [u8]],
+}
+
+pub(crate) const TARGETS: &[Target] = &[
+    Target { name: "sse", run: sse::run, vocabulary: sse::VOCABULARY },
+    Target { name: "deadline", run: deadline::run, vocabulary: deadline::VOCABULARY },
+];
