@@ -110,6 +110,7 @@ where
     loop {
         let frame = body.frame().await;
         let at = format!("+{}s", start.elapsed().as_millis() as f64 / 1000.0);
+        assert!(trace.len() < 10_000, "the body does not end");
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => trace.push(format!("{at} {}", String::from_utf8_lossy(&data))),

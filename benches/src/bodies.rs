@@ -1,0 +1,72 @@
+//! The bare body, and how bodies are polled.
+
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+/// What layers' bodies fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that never ends. Every frame is ready at once, or is pending once before.
+#[derive(Debug)]
+pub struct Endless<E = BoxError> {
+    pending_first: bool,
+    asked: bool,
+    error: PhantomData<fn() -> E>,
+}
+
+/// The same, with an error type that layers must convert.
+pub type EndlessInfallible = Endless<Infallible>;
+
+impl<E> Endless<E> {
+    /// Frames that are there.
+    #[must_use]
+    pub fn ready() -> Self {
+        Self { pending_first: false, asked: false, error: PhantomData }
+    }
+
+    /// Frames that must be waited for.
+    #[must_use]
+    pub fn pending() -> Self {
+        Self { pending_first: true, asked: false, error: PhantomData }
+    }
+}
+
+impl<E> Body for Endless<E> {
+    type Data = Bytes;
+    type Error = E;
+
+    #[inline(never)]
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        if self.pending_first && !self.asked {
+            self.asked = true;
+            return Poll::Pending;
+        }
+        self.asked = false;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"data: {\"delta\":\"token\"}\n\n")))))
+    }
+}
+
+/// Reads so many frames.
+pub fn read<B: Body>(body: B, frames: u64) {
+    let mut body = pin!(body);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..frames {
+        loop {
+            if black_box(next(body.as_mut(), &mut cx)).is_ready() {
+                break;
+            }
+        }
+    }
+}
+
+/// The call that a server makes: not inlined into the loop that makes it.
+#[inline(never)]
+fn next<B: Body>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    body.poll_frame(cx)
+}

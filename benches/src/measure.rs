@@ -1,0 +1,93 @@
+//! Nanoseconds, allocations, instructions.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::alloc;
+
+/// Something that can be done so many times.
+pub struct Case {
+    /// What it is called, here and on the command line of the counting run.
+    pub name: &'static str,
+    /// Does it `n` times.
+    pub run: fn(u64),
+}
+
+/// What one repetition takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// The median of many batches.
+    pub nanos: f64,
+    /// Calls of the allocator.
+    pub allocations: f64,
+    /// Where valgrind is installed.
+    pub instructions: Option<f64>,
+}
+
+/// The flag under which the bench runs itself: `--count NAME N`.
+const COUNT: &str = "--count";
+/// Repetitions whose instructions are counted; the startup is counted too, and subtracted by a run of twice as many.
+const COUNTED: u64 = 2_000;
+
+/// Runs one case and nothing else, if the command line asks for it.
+#[must_use]
+pub fn is_counting_run(cases: &[Case]) -> bool {
+    let args: Vec<String> = std::env::args().collect();
+    let Some(at) = args.iter().position(|arg| arg == COUNT) else { return false };
+    let (name, n) = (&args[at + 1], args[at + 2].parse().expect("a number"));
+    let case = cases.iter().find(|case| case.name == name).expect("a case");
+    (case.run)(n);
+    true
+}
+
+impl Case {
+    /// Measures it.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        Cost { nanos: self.nanos(), allocations: self.allocations(), instructions: self.instructions() }
+    }
+
+    fn nanos(&self) -> f64 {
+        let time = |n: u64| {
+            let start = Instant::now();
+            (self.run)(n);
+            start.elapsed()
+        };
+        let mut n = 1_000;
+        while time(n) < Duration::from_millis(2) {
+            n *= 2;
+        }
+        let mut batches: Vec<f64> = (0..51).map(|_| time(n).as_nanos() as f64 / n as f64).collect();
+        batches.sort_by(f64::total_cmp);
+        batches[batches.len() / 2]
+    }
+
+    fn allocations(&self) -> f64 {
+        (self.run)(100);
+        let count = |n| {
+            let before = alloc::allocations();
+            (self.run)(n);
+            alloc::allocations() - before
+        };
+        // What a case allocates once is not what a repetition allocates.
+        (count(2_000) - count(1_000)) as f64 / 1_000.0
+    }
+
+    fn instructions(&self) -> Option<f64> {
+        let (once, twice) = (self.count(COUNTED)?, self.count(2 * COUNTED)?);
+        Some((twice - once) as f64 / COUNTED as f64)
+    }
+
+    fn count(&self, n: u64) -> Option<u64> {
+        let out = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(std::env::current_exe().ok()?)
+            .args([COUNT, self.name, &n.to_string()])
+            .stdout(Stdio::null())
+            .output()
+            .ok()?;
+        let report = String::from_utf8_lossy(&out.stderr).into_owned();
+        let line = report.lines().find(|line| line.contains("Collected :"))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+}
