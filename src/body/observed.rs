@@ -65,7 +65,7 @@ impl<B: Body, W: Watch> Observed<B, W> {
 
 impl<B, W> Body for Observed<B, W>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
     W: Watch,
 {

@@ -74,7 +74,7 @@ impl<B: Body<Data = Bytes>> Body for Prefixed<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         if this.first.is_some() || !this.rest.is_empty() {
-            return Poll::Ready(next_held(this.first, this.rest).map(Ok));
+            return next_held(this.first, this.rest);
         }
         this.body.poll_frame(cx)
     }
@@ -97,6 +97,7 @@ impl<B: Body<Data = Bytes>> Body for Prefixed<B> {
 }
 
 #[cold]
-fn next_held(first: &mut Option<Bytes>, rest: &mut VecDeque<Frame<Bytes>>) -> Option<Frame<Bytes>> {
-    first.take().map(Frame::data).or_else(|| rest.pop_front())
+#[inline(never)]
+fn next_held<E>(first: &mut Option<Bytes>, rest: &mut VecDeque<Frame<Bytes>>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+    Poll::Ready(first.take().map(Frame::data).or_else(|| rest.pop_front()).map(Ok))
 }

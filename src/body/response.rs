@@ -39,33 +39,69 @@ impl<B> ResponseBody<B> {
     }
 
     /// Drops what is left.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn give_up(mut self: Pin<&mut Self>) {
         self.set(Self::Over);
+    }
+
+    /// The next frame where there is no inner body.
+    #[cold]
+    #[inline(never)]
+    fn poll_rest(self: Pin<&mut Self>) -> Polled {
+        let text = match self.project() {
+            StateProj::Refusal { text } => std::mem::take(text),
+            _ => Bytes::new(),
+        };
+        Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
+    }
+}
+
+/// Gives the inner body up when it is over, behind the back of the frame that is being returned: looking at a result
+/// and then returning it would copy it.
+struct Fuse<'a, B> {
+    body: Pin<&'a mut ResponseBody<B>>,
+    over: bool,
+}
+
+impl<B> Fuse<'_, B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    #[inline(always)]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let StateProj::Inner { body } = self.body.as_mut().project() else { return Poll::Ready(None) };
+        let polled = boxed::poll_frame(body, cx);
+        self.over = matches!(polled, Poll::Ready(None | Some(Err(_))));
+        polled
+    }
+}
+
+impl<B> Drop for Fuse<'_, B> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.over {
+            self.body.as_mut().give_up();
+        }
     }
 }
 
 impl<B> Body for ResponseBody<B>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Data = Bytes;
     type Error = BoxError;
 
     #[inline]
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        let polled = match self.as_mut().project() {
-            StateProj::Inner { body } => boxed::poll_frame(body, cx),
-            StateProj::Refusal { text } => {
-                let text = std::mem::take(text);
-                Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
-            }
-            StateProj::Over => Poll::Ready(None),
-        };
-        if let Poll::Ready(None | Some(Err(_))) = &polled {
-            self.give_up();
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        if !matches!(*self, Self::Inner { .. }) {
+            return self.poll_rest();
         }
-        polled
+        let mut fuse = Fuse { body: self, over: false };
+        fuse.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -50,15 +50,10 @@ impl LazyTimer {
         self.armed.as_deref().is_some_and(|armed| !armed.sleep.is_elapsed() && armed.waker.will_wake(cx.waker()))
     }
 
-    /// Whether it has been armed, and its instant has passed. Reads no clock.
+    /// Whether it has been armed, and its instant has not passed. Reads no clock.
     #[inline]
-    pub(crate) fn has_fired(&self) -> bool {
-        self.armed.as_deref().is_some_and(|armed| armed.sleep.is_elapsed())
-    }
-
-    #[inline]
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed.is_some()
+    pub(crate) fn is_running(&self) -> bool {
+        self.armed.as_deref().is_some_and(|armed| !armed.sleep.is_elapsed())
     }
 
     fn fires_by(&self, at: Instant) -> bool {
@@ -105,7 +100,7 @@ mod tests {
         let mut timer = LazyTimer::default();
         poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await;
         assert_eq!(clock::now() - start, SECOND);
-        assert!(timer.has_fired());
+        assert!(!timer.is_running());
     }
 
     #[tokio::test(start_paused = true)]
@@ -129,6 +124,20 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(start + 60 * SECOND, cx))).await.is_pending());
         poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await;
         assert_eq!(clock::now() - start, SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_takes_it_back_is_woken() {
+        let at = clock::now() + SECOND;
+        let mut timer = LazyTimer::default();
+        poll_fn(|here| {
+            let elsewhere = &mut Context::from_waker(Waker::noop());
+            assert!(timer.poll_until(at, here).is_pending());
+            assert!(timer.poll_until(at, elsewhere).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        poll_fn(|here| timer.poll_until(at, here)).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::ConnectTimeoutLayer;
 use tower_buttress::error::{self, BoxError, ConnectElapsed};
 
-use crate::support::{Log, secs};
+use crate::support::{Log, Script, secs};
 
 /// A listener whose queue is full: the kernel drops further SYNs, as a host behind a firewall would.
 async fn full_backlog() -> (SocketAddr, impl Sized) {
@@ -68,6 +68,23 @@ async fn a_connection_that_is_there_beats_the_timer() {
         Ok::<_, BoxError>("connected")
     }));
     assert_eq!(connector.oneshot(()).await.unwrap(), "connected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_is_given_up_is_dropped_at_once() {
+    let connecting = Script::new([]);
+    let dropped = connecting.dropped();
+    let mut connecting = Some(connecting);
+    let connector = ConnectTimeoutLayer::new(secs(5)).layer(service_fn(move |(): ()| {
+        let connecting = connecting.take();
+        async move {
+            let _connecting = connecting;
+            std::future::pending::<Result<(), BoxError>>().await
+        }
+    }));
+    let mut connect = std::pin::pin!(connector.oneshot(()));
+    assert!(connect.as_mut().await.is_err());
+    assert!(dropped());
 }
 
 #[tokio::test(start_paused = true)]

@@ -128,9 +128,15 @@ async fn a_refusal_drops_the_upstream_at_once() {
     let script = Script::new([Hang]);
     let dropped = script.dropped();
     let layer = FirstByteTimeoutLayer::new(secs(20)).observer(log.clone());
-    let response = Call { layer, ..call(FirstByte::Data) }.send(script).await;
-    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    let mut script = Some(script);
+    let service = layer.layer(service_fn(move |_| {
+        let response = Response::new(script.take().unwrap());
+        async { Ok::<_, Infallible>(response) }
+    }));
+    let mut answer = std::pin::pin!(service.oneshot(Request::new(Empty::<Bytes>::new())));
+    let response = answer.as_mut().await.unwrap();
     assert!(dropped());
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(log.names(), ["refused: first-byte-timeout"]);
 }
 
@@ -224,6 +230,17 @@ async fn a_slow_upload_is_not_the_upstreams_fault() {
     let slowly = || Script::new([Wait(secs(50)), Data("a"), Wait(secs(50)), Data("b")]);
     assert_eq!(upload(slowly(), secs(19)).await, (secs(119), StatusCode::OK));
     assert_eq!(upload(slowly(), secs(21)).await, (secs(120), StatusCode::GATEWAY_TIMEOUT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_no_time_at_all_a_slow_upload_is_still_waited_for() {
+    let service =
+        FirstByteTimeoutLayer::new(Duration::ZERO).layer(service_fn(|request: Request<UploadBody<Script>>| async {
+            BodyExt::collect(request.into_body()).await.unwrap();
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+        }));
+    let response = service.oneshot(Request::new(Script::new([Wait(secs(5)), Data("a")]))).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 
 use super::future::Limit;
 use super::layer::DeadlineLayer;
-use crate::body::boxed::Polled;
+use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, DeadlineExceeded};
 use crate::event::Event;
@@ -36,9 +36,39 @@ impl<B> DeadlineBody<B> {
     }
 }
 
+impl<B> DeadlineBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    /// The first poll, and those after the deadline. The timer is armed even where a frame is ready: a fast upstream
+    /// with a slow reader is never pending.
+    #[inline(never)]
+    fn poll_and_look(mut body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
+        let polled = body.as_mut().poll_frame(cx);
+        match &polled {
+            Poll::Pending => Self::poll_passed(body, limit, cx),
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => match Self::poll_passed(body, limit, cx) {
+                Poll::Pending => polled,
+                passed => passed,
+            },
+            // What ends the body is handed on, however late.
+            Poll::Ready(_) => polled,
+        }
+    }
+
+    /// Ready with an error, once the deadline has passed.
+    #[inline]
+    fn poll_passed(body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
+        ready!(limit.timer.poll_until(limit.deadline.instant(), cx));
+        body.give_up();
+        Poll::Ready(Some(Err(limit.exceeded())))
+    }
+}
+
 impl<B> Body for DeadlineBody<B>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Data = Bytes;
@@ -47,20 +77,15 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
-        let Some(limit) = this.limit else { return this.body.poll_frame(cx) };
-        let mut polled = {
-            let _entered = limit.deadline.enter();
-            this.body.as_mut().poll_frame(cx)
-        };
-        let over = match &polled {
-            // Armed even where a frame is ready: a fast upstream with a slow reader is never pending.
-            Poll::Pending => limit.poll_passed(cx),
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => limit.has_passed(cx),
-            Poll::Ready(_) => false,
-        };
-        if over {
-            this.body.give_up();
-            polled = Poll::Ready(Some(Err(limit.exceeded())));
+        let Some(limit) = this.limit.as_mut() else { return this.body.poll_frame(cx) };
+        let _entered = limit.deadline.enter();
+        if !limit.timer.is_running() {
+            return Self::poll_and_look(this.body, limit, cx);
+        }
+        let polled = this.body.as_mut().poll_frame(cx);
+        if polled.is_pending() {
+            boxed::discard_pending(polled);
+            return Self::poll_passed(this.body, limit, cx);
         }
         polled
     }
@@ -77,16 +102,6 @@ where
 // === impl Limit ===
 
 impl Limit {
-    fn poll_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        self.timer.poll_until(self.deadline.instant(), cx).is_ready()
-    }
-
-    /// Reads no clock once the timer runs.
-    #[inline]
-    fn has_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.timer.is_armed() { self.timer.has_fired() } else { self.poll_passed(cx) }
-    }
-
     #[cold]
     fn exceeded(&self) -> BoxError {
         self.emitter.emit(&Event::BodyElapsed { layer: DeadlineLayer::NAME, after: self.total });

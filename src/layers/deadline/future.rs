@@ -58,7 +58,7 @@ impl<F> DeadlineFuture<F> {
 impl<F, B, E> Future for DeadlineFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Output = Result<Response<DeadlineBody<B>>, E>;

@@ -33,7 +33,7 @@ impl<S> DeadlineService<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for DeadlineService<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes>,
+    ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
     type Response = Response<DeadlineBody<ResB>>;

@@ -35,7 +35,7 @@ impl<B> FirstByteTimeoutBody<B> {
 
 impl<B> Body for FirstByteTimeoutBody<B>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Data = Bytes;

@@ -26,6 +26,8 @@ use crate::rt::timer::LazyTimer;
 const MAX_WITHHELD: usize = 64 * 1024;
 /// The same in frames, since a frame costs more than the byte it may carry.
 const MAX_WITHHELD_FRAMES: usize = 1024;
+/// What tokio's timers count in: an instant nearer than this may be the present one.
+const TICK: Duration = Duration::from_millis(1);
 
 pin_project! {
     /// The future of [`FirstByteTimeout`](crate::FirstByteTimeout).
@@ -88,7 +90,7 @@ impl<F, B> FirstByteTimeoutFuture<F, B> {
 impl<F, B, E> Future for FirstByteTimeoutFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Output = Result<Response<FirstByteTimeoutBody<B>>, E>;
@@ -124,7 +126,7 @@ where
 
 impl<B> Withheld<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     fn new(response: Response<B>, first: FirstByte) -> Self {
@@ -169,14 +171,14 @@ impl Wait {
         Self { limit, until, upload, timer: LazyTimer::default(), wire, emitter }
     }
 
-    /// What of this response's body is still to be waited for: `None` if its head is all there will be.
-    fn first_of<B: Body>(&self, response: &Response<B>) -> Option<FirstByte> {
+    /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
+    fn first_of<B>(&self, response: &Response<B>) -> Option<FirstByte> {
         use StatusCode as Is;
         let bodiless = matches!(
             response.status(),
             Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
         );
-        if self.until == FirstByte::Headers || bodiless || response.body().is_end_stream() {
+        if self.until == FirstByte::Headers || bodiless {
             return None;
         }
         if self.until == FirstByte::Data {
@@ -194,17 +196,14 @@ impl Wait {
     }
 
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let waiting_since = self.upload.waiting_since();
-            // While the upload has nothing to give, nobody is late; we look again after the shortest time in which
-            // somebody could be.
-            let from = waiting_since.unwrap_or_else(clock::now);
-            let Some(at) = from.checked_add(self.limit) else { return Poll::Pending };
-            ready!(self.timer.poll_until(at, cx));
-            if waiting_since.is_some() && waiting_since == self.upload.waiting_since() {
-                return Poll::Ready(());
-            }
-        }
+        let Some(since) = self.upload.waiting_since() else { return self.look_again(cx) };
+        since.checked_add(self.limit).map_or(Poll::Pending, |at| self.timer.poll_until(at, cx))
+    }
+
+    /// While the upload has nothing to give, nobody is late; before this long, nobody can be.
+    fn look_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let soonest = clock::now().checked_add(self.limit.max(TICK));
+        soonest.map_or(Poll::Pending, |at| self.timer.poll_until(at, cx))
     }
 
     #[cold]

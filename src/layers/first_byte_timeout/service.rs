@@ -33,7 +33,7 @@ impl<S, ReqB, ResB> Service<Request<ReqB>> for FirstByteTimeout<S>
 where
     S: Service<Request<UploadBody<ReqB>>, Response = Response<ResB>>,
     ReqB: Body,
-    ResB: Body<Data = Bytes> + Unpin,
+    ResB: Body<Data = Bytes> + Unpin + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
     type Response = Response<FirstByteTimeoutBody<ResB>>;

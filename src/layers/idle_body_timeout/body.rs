@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::layer::{Activity, Config, IdleBodyTimeoutLayer};
-use crate::body::boxed::Polled;
+use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, IdleBodyElapsed};
 use crate::event::{Emitter, Event};
@@ -46,11 +46,37 @@ impl<B> IdleBodyTimeoutBody<B> {
         let silence = Silence { limit, idle: Idle::default(), timer: LazyTimer::default(), scanner, emitter };
         Self { body: ResponseBody::inner(body), silence }
     }
+
+    /// Nothing has come.
+    #[inline]
+    fn poll_silence(body: Pin<&mut ResponseBody<B>>, silence: &mut Silence, cx: &mut Context<'_>) -> Polled {
+        ready!(silence.poll_limit(cx));
+        body.give_up();
+        Poll::Ready(Some(Err(silence.elapsed())))
+    }
+}
+
+impl<B> IdleBodyTimeoutBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    /// Where only events are a sign of life.
+    #[inline(never)]
+    fn poll_events(mut body: Pin<&mut ResponseBody<B>>, silence: &mut Silence, cx: &mut Context<'_>) -> Polled {
+        let polled = body.as_mut().poll_frame(cx);
+        match &polled {
+            Poll::Pending => return Self::poll_silence(body, silence, cx),
+            Poll::Ready(Some(Ok(frame))) => silence.judge(frame),
+            Poll::Ready(_) => {}
+        }
+        polled
+    }
 }
 
 impl<B> Body for IdleBodyTimeoutBody<B>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Data = Bytes;
@@ -59,15 +85,15 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
-        let mut polled = this.body.as_mut().poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => this.silence.broken_by(frame),
-            Poll::Pending if this.silence.poll_limit(cx).is_ready() => {
-                this.body.give_up();
-                polled = Poll::Ready(Some(Err(this.silence.elapsed())));
-            }
-            _ => {}
+        if this.silence.scanner.is_some() {
+            return Self::poll_events(this.body, this.silence, cx);
         }
+        let polled = this.body.as_mut().poll_frame(cx);
+        if polled.is_pending() {
+            boxed::discard_pending(polled);
+            return Self::poll_silence(this.body, this.silence, cx);
+        }
+        this.silence.idle.alive();
         polled
     }
 
@@ -83,14 +109,16 @@ where
 // === impl Silence ===
 
 impl Silence {
-    #[inline]
-    fn broken_by(&mut self, frame: &Frame<Bytes>) {
-        match &mut self.scanner {
-            None => self.idle.alive(),
-            Some(scanner) => match frame.data_ref() {
-                Some(data) if !scanner.scan(data).fields => self.idle.interrupted(clock::now()),
-                _ => self.idle.alive(),
-            },
+    /// Whether this frame is a sign of life.
+    fn judge(&mut self, frame: &Frame<Bytes>) {
+        let alive = match (&mut self.scanner, frame.data_ref()) {
+            (Some(scanner), Some(data)) => scanner.scan(data).fields,
+            _ => true,
+        };
+        if alive {
+            self.idle.alive();
+        } else {
+            self.idle.interrupted(clock::now());
         }
     }
 

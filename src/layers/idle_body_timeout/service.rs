@@ -29,7 +29,7 @@ impl<S> IdleBodyTimeout<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for IdleBodyTimeout<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
-    ResB: Body<Data = Bytes>,
+    ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
     type Response = Response<IdleBodyTimeoutBody<ResB>>;
