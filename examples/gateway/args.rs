@@ -1,0 +1,194 @@
+//! The command line, and the same from the environment.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use http::HeaderName;
+
+use super::upstream::Upstream;
+
+/// A streaming reverse proxy with its time under control.
+///
+/// Without --upstream it starts a simulated LLM provider inside the process and stands before that.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "gateway", version)]
+pub(crate) struct Args {
+    /// Where to listen: HTTP/1.1 and h2c.
+    #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
+
+    /// Where to send requests: `http://host[:port][/prefix]`. Without it, a simulated provider answers.
+    #[arg(long, env = "GATEWAY_UPSTREAM", value_name = "URL")]
+    pub(crate) upstream: Option<Upstream>,
+
+    /// The longest a connection to the upstream may take to come about.
+    #[arg(long, env = "GATEWAY_CONNECT_TIMEOUT", value_name = "TIME|off", default_value = "5s")]
+    pub(crate) connect_timeout: Limit,
+
+    /// The longest the upstream may take, once it has the request, to the first byte of its answer's body.
+    #[arg(long, env = "GATEWAY_FIRST_BYTE_TIMEOUT", value_name = "TIME|off", default_value = "30s")]
+    pub(crate) first_byte_timeout: Limit,
+
+    /// The longest silence of the upstream within an answer.
+    #[arg(long, env = "GATEWAY_IDLE_TIMEOUT", value_name = "TIME|off", default_value = "15s")]
+    pub(crate) idle_timeout: Limit,
+
+    /// The longest a call may take, answer included.
+    #[arg(long, env = "GATEWAY_DEADLINE", value_name = "TIME|off", default_value = "180s")]
+    pub(crate) deadline: Limit,
+
+    /// In this header callers say how many milliseconds they have left, and the upstream is told the same.
+    #[arg(long, env = "GATEWAY_DEADLINE_HEADER", value_name = "NAME|off", default_value = "x-deadline-ms")]
+    pub(crate) deadline_header: Header,
+
+    /// What the gateway keeps of that time for itself when it tells the upstream.
+    #[arg(long, env = "GATEWAY_DEADLINE_RESERVE", value_name = "TIME|off", default_value = "50ms")]
+    pub(crate) deadline_reserve: Limit,
+
+    /// The longest a client may take nothing of what is sent to it; then it is cut off.
+    #[arg(long, env = "GATEWAY_WRITE_TIMEOUT", value_name = "TIME|off", default_value = "30s")]
+    pub(crate) write_timeout: Limit,
+
+    /// The longest open streams may go on after SIGTERM or SIGINT.
+    #[arg(long, env = "GATEWAY_DRAIN_TIMEOUT", value_name = "TIME|off", default_value = "30s")]
+    pub(crate) drain_timeout: Limit,
+}
+
+/// A limit of time, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<Duration>);
+
+/// A header's name, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header(pub(crate) Option<HeaderName>);
+
+/// What there is to say instead of starting.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// It was asked for: help or the version.
+    Told(String),
+    /// In one line.
+    Wrong(String),
+}
+
+// === impl Args ===
+
+impl Args {
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
+        Self::try_parse_from(args).map_err(|error| {
+            let text = error.to_string();
+            if error.use_stderr() {
+                // What follows the first line is a hint to read the help.
+                let line = text.lines().next().unwrap_or_default();
+                Stop::Wrong(line.strip_prefix("error: ").unwrap_or(line).to_owned())
+            } else {
+                Stop::Told(text)
+            }
+        })
+    }
+}
+
+// === impl Limit ===
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Err("no time at all; to have no limit, say off".to_owned()),
+            Ok(limit) => Ok(Self(Some(limit))),
+            Err(_) => Err("not a time such as 30s, 50ms or 2m, and not off".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => humantime::format_duration(limit).fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+// === impl Header ===
+
+impl FromStr for Header {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        text.parse().map(|name| Self(Some(name))).map_err(|_| "not a header's name".to_owned())
+    }
+}
+
+impl fmt::Display for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_ref().map_or("off", HeaderName::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Args, Stop> {
+        Args::read(["gateway"].iter().chain(args).map(OsString::from))
+    }
+
+    fn line(args: &[&str]) -> String {
+        match read(args) {
+            Err(Stop::Wrong(line)) => line,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_manual() {
+        let args = read(&[]).unwrap();
+        assert_eq!(args.listen, "127.0.0.1:8080");
+        assert!(args.upstream.is_none());
+        let limits = [args.connect_timeout, args.first_byte_timeout, args.idle_timeout, args.deadline];
+        assert_eq!(limits.map(|limit| limit.to_string()), ["5s", "30s", "15s", "3m"]);
+        assert_eq!(args.deadline_header.to_string(), "x-deadline-ms");
+        assert_eq!(args.deadline_reserve.to_string(), "50ms");
+    }
+
+    #[test]
+    fn off_disables_every_limit() {
+        let off = ["--connect-timeout", "--first-byte-timeout", "--idle-timeout", "--deadline", "--deadline-reserve"];
+        let args: Vec<_> = off.iter().flat_map(|name| [*name, "off"]).chain(["--deadline-header", "off"]).collect();
+        let args = read(&args).unwrap();
+        let limits = [args.connect_timeout, args.first_byte_timeout, args.idle_timeout, args.deadline];
+        assert_eq!(limits, [Limit(None); 4]);
+        assert_eq!(args.deadline_reserve, Limit(None));
+        assert_eq!(args.deadline_header, Header(None));
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_line_that_names_it() {
+        assert_eq!(
+            line(&["--idle-timeout", "soon"]),
+            "invalid value 'soon' for '--idle-timeout <TIME|off>': not a time such as 30s, 50ms or 2m, and not off"
+        );
+        assert_eq!(
+            line(&["--deadline", "0s"]),
+            "invalid value '0s' for '--deadline <TIME|off>': no time at all; to have no limit, say off"
+        );
+        assert!(line(&["--upstream", "ftp://x"]).starts_with("invalid value 'ftp://x' for '--upstream <URL>': "));
+        assert_eq!(line(&["--verbose"]), "unexpected argument '--verbose' found");
+    }
+
+    #[test]
+    fn help_is_told_and_not_an_error() {
+        assert!(matches!(read(&["--help"]), Err(Stop::Told(text)) if text.contains("GATEWAY_IDLE_TIMEOUT")));
+    }
+}

@@ -1,0 +1,119 @@
+//! Where requests go.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
+
+/// `http://host[:port][/prefix]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    authority: Authority,
+    /// Without the slash at its end.
+    prefix: String,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Where a request for `uri` goes. `None` where the prefix makes it longer than a URI may be.
+    pub(crate) fn locate(&self, uri: &Uri) -> Option<Uri> {
+        let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        // `OPTIONS *` asks about the server, not about a path on it.
+        let path = if self.prefix.is_empty() || asked == "*" {
+            uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+        } else {
+            // A query may follow the authority at once, as in `http://host?q`.
+            let slash = if asked.starts_with('/') { "" } else { "/" };
+            PathAndQuery::try_from(format!("{}{slash}{asked}", self.prefix)).ok()?
+        };
+        Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone()).path_and_query(path).build().ok()
+    }
+}
+
+impl From<std::net::SocketAddr> for Upstream {
+    fn from(addr: std::net::SocketAddr) -> Self {
+        let authority = addr.to_string().parse().unwrap_or_else(|_| Authority::from_static("localhost"));
+        Self { authority, prefix: String::new() }
+    }
+}
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "not a URL such as http://127.0.0.1:9000".to_owned();
+        let parts = text.parse::<Uri>().map_err(|_| wrong())?.into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(wrong()) };
+        if scheme == Scheme::HTTPS {
+            return Err("https needs a TLS connector, which this example does not have; say http".to_owned());
+        }
+        if scheme != Scheme::HTTP {
+            return Err(format!("{scheme} is not http"));
+        }
+        if authority.as_str().contains('@') {
+            return Err("a URL with a password in it is shown in process lists; send Authorization".to_owned());
+        }
+        if authority.host().is_empty() || authority.port().is_some() && authority.port_u16().is_none() {
+            return Err(wrong());
+        }
+        let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if path.query().is_some() {
+            return Err("a query cannot be a prefix".to_owned());
+        }
+        Ok(Self { authority, prefix: path.path().trim_end_matches('/').to_owned() })
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn located(upstream: &str, asked: &str) -> String {
+        let asked = Uri::try_from(asked).unwrap();
+        upstream.parse::<Upstream>().unwrap().locate(&asked).unwrap().to_string()
+    }
+
+    #[test]
+    fn path_and_query_follow_the_prefix() {
+        assert_eq!(located("http://up:81", "/a/b?c=d"), "http://up:81/a/b?c=d");
+        assert_eq!(located("http://up/base/", "/a?b"), "http://up/base/a?b");
+        assert_eq!(located("http://up", "http://elsewhere/a"), "http://up/a");
+        assert_eq!(located("http://[::1]:9", "/"), "http://[::1]:9/");
+        assert_eq!(located("http://up/base", "http://elsewhere?q"), "http://up/base/?q");
+    }
+
+    #[test]
+    fn a_question_about_the_server_has_no_path() {
+        let uri = "http://up/base".parse::<Upstream>().unwrap().locate(&Uri::from_static("*")).unwrap();
+        assert_eq!(uri.path(), "*");
+    }
+
+    #[test]
+    fn what_is_no_upstream_is_refused() {
+        let wrong = [
+            "",
+            "up",
+            "/path",
+            "up:80",
+            "ftp://up",
+            "https://up",
+            "http://",
+            "http://a@up",
+            "http://up:port",
+            "http://up:99999",
+            "http://up/?q",
+            "http://a b",
+        ];
+        for text in wrong {
+            assert!(text.parse::<Upstream>().is_err(), "{text:?}");
+        }
+    }
+}
