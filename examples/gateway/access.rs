@@ -1,0 +1,154 @@
+//! One line and a few figures per call, when its answer is over.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use pin_project_lite::pin_project;
+use tower_buttress::error::BoxError;
+
+use super::telemetry;
+
+/// The body of whatever is answered.
+pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A call from its head to the end of its answer. Dropped before, its client left.
+#[derive(Debug)]
+pub(crate) struct Access {
+    method: Method,
+    path: String,
+    begun: Instant,
+    status: Option<StatusCode>,
+    first_byte: Option<Duration>,
+    bytes: u64,
+    outcome: &'static str,
+    error: Option<String>,
+}
+
+pin_project! {
+    /// A body that tells its call how it goes.
+    #[derive(Debug)]
+    pub(crate) struct Followed {
+        body: AnswerBody,
+        access: Option<Access>,
+    }
+
+    impl PinnedDrop for Followed {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            // A server does not ask again after the last byte of a known length.
+            if let (Some(access), true) = (this.access, this.body.is_end_stream()) {
+                access.complete();
+            }
+        }
+    }
+}
+
+// === impl Access ===
+
+impl Access {
+    pub(crate) fn begin<B>(request: &Request<B>) -> Self {
+        metrics::gauge!("gateway_calls_in_flight").increment(1);
+        Self {
+            method: request.method().clone(),
+            // Not the query: people put secrets there.
+            path: request.uri().path().to_owned(),
+            begun: Instant::now(),
+            status: None,
+            first_byte: None,
+            bytes: 0,
+            outcome: "client left",
+            error: None,
+        }
+    }
+
+    pub(crate) fn follow(mut self, status: StatusCode, body: AnswerBody) -> Followed {
+        self.status = Some(status);
+        Followed { body, access: Some(self) }
+    }
+
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.first_byte.get_or_insert_with(|| self.begun.elapsed());
+            self.bytes += data.len() as u64;
+        }
+    }
+
+    fn complete(&mut self) {
+        if self.outcome == "client left" {
+            self.outcome = "complete";
+        }
+    }
+
+    fn failed(&mut self, error: &BoxError) {
+        self.outcome = "failed";
+        self.error = Some(telemetry::chain(error.as_ref()));
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        let total = self.begun.elapsed();
+        let status = self.status.map_or_else(|| "-".to_owned(), |status| status.as_str().to_owned());
+        metrics::gauge!("gateway_calls_in_flight").decrement(1);
+        metrics::histogram!("gateway_call_seconds").record(total);
+        if let Some(first_byte) = self.first_byte {
+            metrics::histogram!("gateway_first_byte_seconds").record(first_byte);
+        }
+        metrics::counter!("gateway_calls_total", "status" => status.clone(), "outcome" => self.outcome).increment(1);
+        tracing::info!(
+            method = %self.method,
+            path = self.path,
+            status,
+            outcome = self.outcome,
+            error = self.error,
+            bytes = self.bytes,
+            first_byte_ms = self.first_byte.map(millis),
+            total_ms = millis(total),
+            "call"
+        );
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+// === impl Followed ===
+
+impl Followed {
+    /// One that nobody counts: those who ask whether we are alive do so every few seconds.
+    pub(crate) fn uncounted(body: AnswerBody) -> Self {
+        Self { body, access: None }
+    }
+}
+
+impl Body for Followed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let polled = Pin::new(this.body).poll_frame(cx);
+        if let (Poll::Ready(polled), Some(access)) = (&polled, this.access) {
+            match polled {
+                Some(Ok(frame)) => access.frame(frame),
+                Some(Err(error)) => access.failed(error),
+                None => access.complete(),
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,214 @@
+//! What a gateway does to the fields that pass through it (RFC 9110, section 7.6).
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, COOKIE, Entry, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+/// Meant for one hop whether `Connection` names them or not (RFC 9110, 7.6.1, and for the last two 11.7). `Trailer`
+/// is not among them: it goes with the trailers, which are forwarded.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The name this gateway goes by in `Via`.
+const PSEUDONYM: &str = "tower-buttress";
+
+/// Makes a client's request one of ours, for an upstream that is spoken to in HTTP/1.1.
+pub(crate) fn forward_request(parts: &mut Parts, peer: IpAddr) {
+    let headers = &mut parts.headers;
+    let trailers = accepts_trailers(headers);
+    remove_hop_by_hop(headers);
+    if trailers {
+        // The upstream's trailers are handed on, so it may send some.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    // The authority wins over `Host` (RFC 9112, 3.2.2); in HTTP/2 it is all there is.
+    let host = match parts.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => headers.get(HOST).cloned(),
+    };
+    // The client writes the one that fits the upstream.
+    headers.remove(HOST);
+    append(headers, X_FORWARDED_FOR, &peer.to_canonical().to_string());
+    // A balancer before us knows these better.
+    if let (Some(host), Entry::Vacant(vacant)) = (host, headers.entry(X_FORWARDED_HOST)) {
+        vacant.insert(host);
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    via(headers, parts.version);
+    parts.version = Version::HTTP_11;
+}
+
+/// Makes an upstream's response one of ours.
+pub(crate) fn forward_response(parts: &mut http::response::Parts) {
+    remove_hop_by_hop(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+}
+
+/// Removes what was meant for the other hop.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = members(headers, &CONNECTION).filter_map(|option| option.parse().ok()).collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Is `option` among the members of the list in `name`?
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
+    members(headers, name).any(|member| member.eq_ignore_ascii_case(option))
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    members(headers, &TE).any(|coding| {
+        let (coding, _weight) = coding.split_once(';').unwrap_or((coding, ""));
+        coding.trim_end().eq_ignore_ascii_case("trailers")
+    })
+}
+
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|member| !member.is_empty())
+}
+
+/// HTTP/2 may cut the cookies into several fields; HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(mut whole) = HeaderValue::from_bytes(&whole) {
+        whole.set_sensitive(true);
+        headers.insert(COOKIE, whole);
+    }
+}
+
+fn via(headers: &mut HeaderMap, version: Version) {
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
+    append(headers, VIA, &format!("{version} {PSEUDONYM}"));
+}
+
+/// Adds one member at the end of a list, which is one line afterwards.
+fn append(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut list = String::new();
+    for value in headers.get_all(&name) {
+        // Whoever sent what is no text said nothing.
+        if let Ok(value) = value.to_str() {
+            let _ = write!(list, "{value}, ");
+        }
+    }
+    list.push_str(member);
+    if let Ok(value) = HeaderValue::from_str(&list) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn forwarded(request: http::request::Builder) -> HeaderMap {
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        forward_request(&mut parts, "192.0.2.7".parse().unwrap());
+        assert_eq!(parts.version, Version::HTTP_11);
+        parts.headers
+    }
+
+    #[test]
+    fn fields_named_by_connection_go_and_the_rest_stays() {
+        let headers = forwarded(
+            Request::builder()
+                .header("connection", "close, X-Private")
+                .header("connection", "keep-alive,x-other, ,")
+                .header("x-private", "1")
+                .header("x-other", "1")
+                .header("keep-alive", "timeout=5")
+                .header("proxy-connection", "keep-alive")
+                .header("proxy-authorization", "Basic eA==")
+                .header("transfer-encoding", "chunked")
+                .header("upgrade", "h2c")
+                .header("http2-settings", "x")
+                .header("te", "gzip")
+                .header("trailer", "x-sum")
+                .header("authorization", "Bearer x"),
+        );
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "trailer", "via", "x-forwarded-for", "x-forwarded-proto"]);
+    }
+
+    #[test]
+    fn trailers_stay_welcome() {
+        let headers = forwarded(Request::builder().header("te", "deflate;q=0.5, Trailers"));
+        assert_eq!((&headers["te"], &headers["connection"]), (&"trailers".parse().unwrap(), &"te".parse().unwrap()));
+        assert!(!forwarded(Request::builder().header("te", "trailers-not")).contains_key("te"));
+    }
+
+    #[test]
+    fn who_asked_and_for_what_is_handed_on() {
+        let headers = forwarded(
+            Request::builder()
+                .uri("http://shop.example/")
+                .header("host", "other.example")
+                .header("x-forwarded-for", "198.51.100.1")
+                .header("x-forwarded-for", "198.51.100.2")
+                .header("x-forwarded-proto", "https")
+                .header("via", "1.0 fred"),
+        );
+        assert!(!headers.contains_key("host"));
+        assert_eq!(headers["x-forwarded-host"], "shop.example");
+        assert_eq!(headers["x-forwarded-for"], "198.51.100.1, 198.51.100.2, 192.0.2.7");
+        assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["via"], "1.0 fred, 1.1 tower-buttress");
+    }
+
+    #[test]
+    fn connection_cannot_take_our_own_fields_away() {
+        let headers = forwarded(Request::builder().header("connection", "x-forwarded-for, via"));
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(headers["via"], "1.1 tower-buttress");
+    }
+
+    #[test]
+    fn cookies_are_one_line_in_http_1() {
+        let request = Request::builder().version(Version::HTTP_2).header("cookie", "a=1").header("cookie", "b=2");
+        let headers = forwarded(request);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_mapped_address_is_written_as_what_it_is() {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        forward_request(&mut parts, "::ffff:192.0.2.7".parse().unwrap());
+        assert_eq!(parts.headers["x-forwarded-for"], "192.0.2.7");
+    }
+}

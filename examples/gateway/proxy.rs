@@ -1,0 +1,94 @@
+//! From a client's request to an answer for it: what a gateway owes both sides, around the stack of layers.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::MAX_FORWARDS;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::{self, OnUpgrade};
+use tower::{Service, ServiceExt};
+use tower_buttress::error::BoxError;
+
+use super::access::AnswerBody;
+use super::drain::Drain;
+use super::{headers, problem, telemetry, tunnel};
+
+/// Passes requests through `stack`.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy<S> {
+    stack: S,
+    drain: Drain,
+}
+
+// === impl Proxy ===
+
+impl<S> Proxy<S> {
+    pub(crate) fn new(stack: S, drain: Drain) -> Self {
+        Self { stack, drain }
+    }
+
+    pub(crate) async fn answer<B>(self, mut request: Request<Incoming>, peer: IpAddr) -> Response<AnswerBody>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        if request.method() == Method::CONNECT {
+            return problem::no_tunnels();
+        }
+        let upgrade = tunnel::asked(&mut request);
+        let (mut parts, body) = request.into_parts();
+        if is_last_hop(&mut parts) {
+            return problem::last_hop(&parts.method);
+        }
+        headers::forward_request(&mut parts, peer);
+        if upgrade.is_some() {
+            tunnel::mark(&mut parts.headers);
+        }
+        match self.stack.oneshot(Request::from_parts(parts, body)).await {
+            Ok(response) => pass_on(response, upgrade, &self.drain),
+            Err(error) => {
+                let error = error.into();
+                tracing::warn!("no answer from the upstream: {}", telemetry::chain(error.as_ref()));
+                problem::bad_gateway(&error)
+            }
+        }
+    }
+}
+
+fn pass_on<B>(mut response: Response<B>, upgrade: Option<OnUpgrade>, drain: &Drain) -> Response<AnswerBody>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switching {
+        let Some(client) = upgrade.filter(|_| tunnel::to_websocket(response.headers())) else {
+            return problem::wrong_protocol();
+        };
+        tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open()));
+    }
+    let (mut parts, body) = response.into_parts();
+    headers::forward_response(&mut parts);
+    if switching {
+        tunnel::mark(&mut parts.headers);
+    }
+    Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+}
+
+/// Counts `Max-Forwards` down, where it counts (RFC 9110, 7.6.2).
+fn is_last_hop(parts: &mut Parts) -> bool {
+    if parts.method != Method::TRACE && parts.method != Method::OPTIONS {
+        return false;
+    }
+    let Some(hops) = parts.headers.get_mut(MAX_FORWARDS) else { return false };
+    // What is no number was not meant for us.
+    let Some(left) = hops.to_str().ok().and_then(|text| text.parse::<u32>().ok()) else { return false };
+    match left.checked_sub(1) {
+        Some(left) => *hops = HeaderValue::from(left),
+        None => return true,
+    }
+    false
+}

@@ -1,0 +1,148 @@
+//! Clients' connections: accepted, served, bounded, and drained at the end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tower::Service;
+use tower_buttress::error::BoxError;
+
+use super::access::{Access, Followed};
+use super::drain::{Drain, Open};
+use super::proxy::Proxy;
+use super::socket::BoundedWrites;
+use super::stream::{BoundedStreams, TurnTaking};
+use super::{local, telemetry};
+
+/// Serves clients until it is told to stop.
+#[derive(Clone, Debug)]
+pub(crate) struct Server<S> {
+    pub(crate) proxy: Proxy<S>,
+    pub(crate) drain: Drain,
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) drain_timeout: Option<Duration>,
+}
+
+/// A connection that has asked for nothing by then is closed. hyper bounds the head of each HTTP/1.1 request by the
+/// same time, but not the wait for the bytes that tell HTTP/1.1 from HTTP/2.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+
+/// An HTTP/2 client that is gone without a word is noticed within twice this time.
+const PING: Duration = Duration::from_secs(20);
+
+/// When no file descriptor is left, accepting again at once would only burn the processor.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(200);
+
+// === impl Server ===
+
+impl<S, B> Server<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    /// Accepts until `stop`, then waits for what is open.
+    pub(crate) async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let mut builder = auto::Builder::new(BoundedStreams { limit: self.write_timeout });
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST);
+        builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
+        let builder = Arc::new(builder);
+        let upkeep = tokio::spawn(telemetry::upkeep());
+        let mut stop = pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let open = self.drain.open();
+                    tokio::spawn(self.clone().connection(builder.clone(), stream, peer.ip(), open));
+                }
+                Err(error) => not_accepted(&error).await,
+            }
+        }
+        drop(listener);
+        tracing::info!(open = self.drain.count(), "draining");
+        if self.drain.finish(self.drain_timeout).await {
+            tracing::info!("drained");
+        } else {
+            tracing::warn!(open = self.drain.count(), "stopped with connections open");
+        }
+        upkeep.abort();
+    }
+
+    async fn connection(
+        self,
+        builder: Arc<auto::Builder<BoundedStreams>>,
+        stream: TcpStream,
+        peer: IpAddr,
+        mut open: Open,
+    ) {
+        // One small event per segment, at once. A socket that cannot is already closed.
+        let _ = stream.set_nodelay(true);
+        let began = Arc::new(AtomicBool::new(false));
+        let socket = TokioIo::new(BoundedWrites::new(stream, self.write_timeout));
+        let begins = began.clone();
+        let service = service_fn(move |request| {
+            begins.store(true, Ordering::Relaxed);
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
+        });
+        let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
+        let mut first_request = pin!(tokio::time::sleep(FIRST_REQUEST));
+        let gauge = metrics::gauge!("gateway_connections");
+        gauge.increment(1);
+        let (mut ending, mut waiting) = (false, true);
+        let closed = loop {
+            tokio::select! {
+                closed = connection.as_mut() => break closed,
+                () = open.ending(), if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = first_request.as_mut(), if waiting => {
+                    waiting = false;
+                    if !began.load(Ordering::Relaxed) {
+                        break Ok(());
+                    }
+                }
+            }
+        };
+        gauge.decrement(1);
+        if let Err(error) = closed {
+            tracing::debug!(%peer, "connection: {}", telemetry::chain(error.as_ref()));
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>, peer: IpAddr) -> Response<TurnTaking<Followed>> {
+        if let Some(response) = local::answer(&request) {
+            return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
+        }
+        let access = Access::begin(&request);
+        let response = self.proxy.answer(request, peer).await;
+        let status = response.status();
+        response.map(|body| TurnTaking::new(access.follow(status, body)))
+    }
+}
+
+async fn not_accepted(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    // The client was gone before it was accepted; that is its business.
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        tracing::error!("cannot accept: {error}");
+        tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+    }
+}

@@ -1,0 +1,79 @@
+//! Log lines and figures.
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tower_buttress::{Event, Observer};
+use tracing_subscriber::EnvFilter;
+
+/// From an answer out of a cache to a long stream.
+const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// How often the exporter folds what was measured into its buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Makes a log line and a figure of whatever the layers do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reporter;
+
+// === impl Reporter ===
+
+impl Observer for Reporter {
+    fn on_event(&self, event: &Event) {
+        tracing::warn!(event = event.name(), "{event}");
+        metrics::counter!("gateway_events_total", "event" => event.name(), "detail" => event.detail()).increment(1);
+    }
+}
+
+/// Writes log lines to stderr, as `RUST_LOG` has it.
+pub(crate) fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // It fails where something else in the process has set one before; then that one writes.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}
+
+/// The figures of this process. The first call starts the counting.
+pub(crate) fn prometheus() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_default().build_recorder();
+        let handle = recorder.handle();
+        let _ = metrics::set_global_recorder(recorder);
+        metrics::describe_gauge!("gateway_connections", "Client connections that are open");
+        metrics::describe_gauge!("gateway_calls_in_flight", "Calls that are not over, their answers included");
+        metrics::describe_counter!("gateway_calls_total", "Calls that are over, by status and how they ended");
+        metrics::describe_histogram!("gateway_first_byte_seconds", "From a request's head to its answer's first byte");
+        metrics::describe_histogram!("gateway_call_seconds", "From a request's head to its answer's last byte");
+        metrics::describe_counter!("gateway_events_total", "What the layers did");
+        handle
+    })
+}
+
+/// Keeps the figures small, for as long as it is polled.
+pub(crate) async fn upkeep() {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        prometheus().run_upkeep();
+    }
+}
+
+/// An error and what led to it, in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    line
+}
