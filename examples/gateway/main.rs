@@ -45,6 +45,8 @@ use self::serve::Server;
 use self::signals::Signals;
 use self::upstream::Upstream;
 
+// Tests call what it calls.
+#[cfg_attr(test, allow(dead_code))]
 fn main() -> ExitCode {
     ExitCode::from(run(std::env::args_os()))
 }

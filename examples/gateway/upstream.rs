@@ -55,7 +55,9 @@ impl FromStr for Upstream {
         if authority.as_str().contains('@') {
             return Err("a URL with a password in it is shown in process lists; send Authorization".to_owned());
         }
-        if authority.host().is_empty() || authority.port().is_some() && authority.port_u16().is_none() {
+        // A port that is no port is found when it is used; here that is now.
+        let port = &authority.as_str()[authority.host().len()..];
+        if authority.host().is_empty() || !port.is_empty() && authority.port_u16().is_none() {
             return Err(wrong());
         }
         let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));

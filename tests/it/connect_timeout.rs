@@ -1,6 +1,6 @@
 //! How long a connection may take to come about.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,26 +10,11 @@ use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::net::{TcpSocket, TcpStream};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::ConnectTimeoutLayer;
 use tower_buttress::error::{self, BoxError, ConnectElapsed};
 
-use crate::support::{Log, Script, secs};
-
-/// A listener whose queue is full: the kernel drops further SYNs, as a host behind a firewall would.
-async fn full_backlog() -> (SocketAddr, impl Sized) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let listener = socket.listen(0).unwrap();
-    let addr = listener.local_addr().unwrap();
-    let mut queued = Vec::new();
-    // A backlog of 0 holds one connection, and some kernels a few more: fill it until one hangs.
-    while let Ok(connected) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
-        queued.push(connected.unwrap());
-    }
-    (addr, (listener, queued))
-}
+use crate::support::{Log, Script, full_backlog, secs};
 
 #[tokio::test]
 async fn a_connect_that_hangs_is_given_up_through_a_real_client() {

@@ -8,6 +8,7 @@ mod connect_timeout;
 mod contract;
 mod deadline;
 mod first_byte_timeout;
+mod gateway;
 mod idle_body_timeout;
 mod sse;
 mod support;

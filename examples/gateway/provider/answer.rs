@@ -1,7 +1,7 @@
 //! The body of an answer, as its script has it.
 
-use std::convert::Infallible;
 use std::io;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
@@ -18,57 +18,89 @@ pub(super) struct Speech {
     script: Script,
     reset: Reset,
     call: Call,
-    frames: Vec<Bytes>,
+    text: Text,
     said: usize,
 }
 
+enum Text {
+    Events(Answer),
+    Object(Vec<Bytes>),
+}
+
+/// An answer that is not streamed is cut into pieces of this size where its script ends it early.
+const PIECE: usize = 32;
+
+// === impl Speech ===
+
 impl Speech {
-    /// A stream of events. Content starts with the second frame: the first one names the role.
-    pub(super) fn events(answer: &Answer, script: Script, reset: Reset, call: Call) -> Body {
-        let mut frames = vec![answer.opening()];
-        let content = script.ending.map_or(answer.pieces.len(), |(after, _)| after.min(answer.pieces.len()));
-        frames.extend((0..content).map(|nth| answer.piece(nth)));
-        match script.ending {
-            None => frames.push(answer.closing()),
-            Some((_, Ending::Torn)) => frames.push(answer.opening().slice(..20)),
+    pub(super) fn events(answer: Answer, script: Script, reset: Reset, call: Call) -> Self {
+        Self { script, reset, call, text: Text::Events(answer), said: 0 }
+    }
+
+    pub(super) fn object(answer: &Answer, script: Script, reset: Reset, call: Call) -> Self {
+        let whole = answer.whole();
+        let pieces = match script.ending {
+            None => vec![whole],
+            Some((after, _)) => whole.chunks(PIECE).take(after).map(Bytes::copy_from_slice).collect(),
+        };
+        Self { script, reset, call, text: Text::Object(pieces), said: 0 }
+    }
+
+    pub(super) fn into_body(self) -> Body {
+        match (self.script.comments, &self.text) {
+            (Some(every), _) => Body::from_stream(comments(self, every)),
+            // Where it is known, an answer says its length.
+            (None, Text::Object(pieces)) if self.script.ending.is_none() && self.script.first_byte.is_zero() => {
+                let whole = pieces.concat();
+                let mut speech = self;
+                speech.call.finish();
+                Body::from(whole)
+            }
+            (None, _) => Body::from_stream(stream::unfold(self, Self::next)),
+        }
+    }
+
+    /// Events are made when they are said: there may be more of them than fit in memory.
+    fn frame(&self) -> Option<Bytes> {
+        let answer = match &self.text {
+            Text::Object(pieces) => return pieces.get(self.said).cloned(),
+            Text::Events(answer) => answer,
+        };
+        // The first event names the role, so content starts with the second.
+        let Some(nth) = self.said.checked_sub(1) else { return Some(answer.opening()) };
+        let content = self.script.ending.map_or(answer.pieces, |(after, _)| after.min(answer.pieces));
+        if nth < content {
+            return Some(answer.piece(nth));
+        }
+        if nth > content {
+            return None;
+        }
+        match self.script.ending {
+            None => Some(answer.closing()),
+            Some((_, Ending::Torn)) => Some(answer.opening().slice(..20)),
             Some((_, Ending::Error)) => {
                 let message = "The server had an error while processing your request.";
-                frames.push(wire::event(&wire::error(StatusCode::INTERNAL_SERVER_ERROR, None, message)));
+                Some(wire::error_event(&wire::error(StatusCode::INTERNAL_SERVER_ERROR, None, message)))
             }
-            Some(_) => {}
+            Some(_) => None,
         }
-        Self { script, reset, call, frames, said: 0 }.into_body()
-    }
-
-    /// One object. A script that ends it early cuts it into small pieces first.
-    pub(super) fn object(answer: &Answer, script: Script, reset: Reset, call: Call) -> Body {
-        let whole = answer.whole();
-        let frames = match script.ending {
-            None => vec![whole],
-            Some((after, _)) => whole.chunks(32).take(after).map(Bytes::copy_from_slice).collect(),
-        };
-        Self { script, reset, call, frames, said: 0 }.into_body()
-    }
-
-    fn into_body(self) -> Body {
-        if let Some(every) = self.script.comments {
-            return Body::from_stream(comments(self, every));
-        }
-        Body::from_stream(stream::unfold(self, Self::next))
     }
 
     async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
-        let Some(frame) = self.frames.get(self.said).cloned() else { return self.end().await };
+        let Some(frame) = self.frame() else { return self.end().await };
         sleep(if self.said == 0 { self.script.first_byte } else { self.script.gap }).await;
         self.said += 1;
         // A caller that has read the last event may leave without waiting for the end of the body.
-        if self.said == self.frames.len() && self.script.ending.is_none() {
+        if self.script.ending.is_none() && self.frame().is_none() {
             self.call.finish();
         }
         Some((Ok(frame), self))
     }
 
     async fn end(mut self) -> Option<(io::Result<Bytes>, Self)> {
+        // While the body is pending, what was said is written.
+        sleep(self.script.gap).await;
+        tokio::task::yield_now().await;
         match self.script.ending.take().map(|(_, ending)| ending) {
             Some(Ending::Stall | Ending::Torn) => std::future::pending().await,
             Some(Ending::Reset) => {
@@ -88,7 +120,7 @@ impl Speech {
 }
 
 /// Keep-alive comments and nothing else, for ever.
-fn comments(speech: Speech, every: std::time::Duration) -> impl Stream<Item = Result<Bytes, Infallible>> {
+fn comments(speech: Speech, every: Duration) -> impl Stream<Item = io::Result<Bytes>> {
     stream::unfold(speech, move |speech| async move {
         sleep(every).await;
         Some((Ok(Bytes::from_static(b": keepalive\n\n")), speech))

@@ -21,8 +21,8 @@ pub(crate) struct Counts {
 #[cfg(test)]
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    pub(crate) headers: axum::http::HeaderMap,
-    pub(crate) body: axum::body::Bytes,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: bytes::Bytes,
 }
 
 /// One call in progress; dropped unfinished, it was abandoned.

@@ -188,12 +188,12 @@ fn speak(asked: Asked, script: Script, reset: Reset, call: Call) -> Response {
     let stream = asked.stream;
     let number = call.number;
     let answer = Answer::new(asked, number, script.chunks, script.size);
-    let (content_type, body) = if stream {
-        ("text/event-stream; charset=utf-8", Speech::events(&answer, script, reset, call))
+    let (content_type, speech) = if stream {
+        ("text/event-stream; charset=utf-8", Speech::events(answer, script, reset, call))
     } else {
         ("application/json", Speech::object(&answer, script, reset, call))
     };
-    let mut response = Response::new(body);
+    let mut response = Response::new(speech.into_body());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     name_it(&mut response, number);
     response

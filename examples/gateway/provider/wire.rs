@@ -23,7 +23,11 @@ pub(crate) struct Answer {
     model: String,
     prompt_tokens: usize,
     include_usage: bool,
-    pub(crate) pieces: Vec<String>,
+    words: Vec<String>,
+    /// How many pieces of content there are: the words, from the start again where there are more.
+    pub(crate) pieces: usize,
+    /// How long each is at least.
+    size: usize,
 }
 
 // === impl Asked ===
@@ -60,22 +64,23 @@ impl Answer {
              word, as a real one does.",
             asked.prompt
         );
-        let words: Vec<&str> = text.split_inclusive(' ').collect();
-        let count = chunks.unwrap_or(words.len());
-        let pieces = words.iter().cycle().take(count).map(|word| format!("{word:<size$}")).collect();
+        let words: Vec<String> = text.split_inclusive(' ').map(str::to_owned).collect();
+        let pieces = chunks.unwrap_or(words.len());
         Self {
             id: format!("chatcmpl-{call:08}"),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             model: asked.model,
             prompt_tokens,
             include_usage: asked.include_usage,
+            words,
             pieces,
+            size,
         }
     }
 
     /// The whole answer in one object.
     pub(crate) fn whole(&self) -> Bytes {
-        let content = json!(self.pieces.concat());
+        let content = json!((0..self.pieces).map(|nth| self.content(nth)).collect::<String>());
         let choice = format!(
             r#"{{"index":0,"message":{{"role":"assistant","content":{content},"refusal":null,"annotations":[]}},"logprobs":null,"finish_reason":"stop"}}"#
         );
@@ -89,7 +94,7 @@ impl Answer {
 
     /// The event that carries the `nth` piece of content.
     pub(crate) fn piece(&self, nth: usize) -> Bytes {
-        Bytes::from(self.chunk(&format!(r#"{{"content":{}}}"#, json!(self.pieces[nth])), "null"))
+        Bytes::from(self.chunk(&format!(r#"{{"content":{}}}"#, json!(self.content(nth))), "null"))
     }
 
     /// What follows the content: the reason it ended, the usage if it was asked for, and the end mark.
@@ -100,6 +105,12 @@ impl Answer {
         }
         closing.push_str("data: [DONE]\n\n");
         Bytes::from(closing)
+    }
+
+    fn content(&self, nth: usize) -> String {
+        let mut content = self.words[nth % self.words.len()].clone();
+        content.extend(std::iter::repeat_n(' ', self.size.saturating_sub(content.len())));
+        content
     }
 
     fn chunk(&self, delta: &str, finish_reason: &str) -> String {
@@ -121,7 +132,7 @@ impl Answer {
     }
 
     fn usage(&self) -> String {
-        let (prompt, completion) = (self.prompt_tokens, self.pieces.len());
+        let (prompt, completion) = (self.prompt_tokens, self.pieces);
         let total = prompt + completion;
         format!(r#"{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{total}}}"#)
     }
@@ -138,6 +149,6 @@ pub(crate) fn error(status: StatusCode, code: Option<&str>, message: &str) -> Va
     json!({"error": {"message": message, "type": kind, "param": null, "code": code.or(usual)}})
 }
 
-pub(crate) fn event(data: &Value) -> Bytes {
+pub(crate) fn error_event(data: &Value) -> Bytes {
     Bytes::from(format!("data: {data}\n\n"))
 }

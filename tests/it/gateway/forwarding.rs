@@ -1,0 +1,225 @@
+//! Requests and answers, both ways.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request as AxumRequest;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::response::Response as AxumResponse;
+use axum::routing::any;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body::Frame;
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, StreamBody};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use tokio::net::TcpListener;
+use tower_buttress::error::BoxError;
+
+use super::client::{ask, chat, content, full, http1, http2, raw, raw_upstream, read};
+use super::{gateway, gateway_before, soon};
+
+async fn serve(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    addr
+}
+
+/// Says what it was asked.
+async fn echo(request: AxumRequest) -> String {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body))
+}
+
+#[tokio::test]
+async fn every_method_and_path_is_passed_on() {
+    let gateway = gateway_before(serve(Router::new().fallback(any(echo))).await).await;
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"] {
+        let request = Request::builder().method(method).uri(format!("http://{}/a%2Fb//c?d=e&f", gateway.addr));
+        let answer = ask(request.body(full("data")).unwrap()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(read(answer.into_body()).await, (format!("{method} /a%2Fb//c?d=e&f data"), true));
+    }
+    let request = Request::head(format!("http://{}/", gateway.addr)).body(full("")).unwrap();
+    let answer = ask(request).await;
+    assert_eq!((answer.headers()["content-length"].to_str().unwrap(), answer.status().as_u16()), ("7", 200));
+    assert_eq!(read(answer.into_body()).await, (String::new(), true));
+}
+
+#[tokio::test]
+async fn a_question_about_the_server_stays_one() {
+    let (upstream, mut tells) = raw_upstream("\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n").await;
+    let gateway = gateway_before(upstream).await;
+    let answer = raw(gateway.addr, "OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n"));
+    assert!(tells.recv().await.unwrap().starts_with("OPTIONS * HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn an_event_is_here_while_the_upstream_still_speaks() {
+    let gateway = gateway(&[]).await;
+    let mut body = ask(chat(gateway.addr, true, "gap=0s; stall-after=2")).await.into_body();
+    let mut events = String::new();
+    while content(&events) != "You said " {
+        let frame = soon(body.frame()).await.unwrap().unwrap();
+        events.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    assert_eq!((gateway.provider().counts().finished, gateway.provider().counts().abandoned), (0, 0));
+}
+
+#[tokio::test]
+async fn a_request_is_at_the_upstream_while_its_client_still_speaks() {
+    // Each piece comes back before the next is sent.
+    let upstream =
+        serve(Router::new().route("/", any(|request: AxumRequest| async { AxumResponse::new(request.into_body()) })));
+    let gateway = gateway_before(upstream.await).await;
+    let (mut speak, body) = Channel::<Bytes, BoxError>::new(1);
+    speak.send_data(Bytes::from_static(b"0")).await.unwrap();
+    let request = Request::post(format!("http://{}/", gateway.addr)).body(body.boxed_unsync()).unwrap();
+    let mut answer = ask(request).await.into_body();
+    for piece in ["0", "1", "2"] {
+        assert_eq!(soon(answer.frame()).await.unwrap().unwrap().into_data().unwrap(), piece);
+        let next = piece.parse::<u8>().unwrap() + 1;
+        speak.send_data(Bytes::from(next.to_string())).await.unwrap();
+    }
+    drop(speak);
+    assert_eq!(read(answer).await, ("3".to_owned(), true));
+}
+
+#[tokio::test]
+async fn trailers_arrive_in_both_directions() {
+    /// Says in its own trailers which it got.
+    async fn trailing(request: AxumRequest) -> AxumResponse {
+        assert_eq!(request.headers()["te"], "trailers");
+        let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap();
+        let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"body"))), Ok(Frame::trailers(trailers))];
+        let body = Body::new(StreamBody::new(futures_util::stream::iter(frames)));
+        AxumResponse::builder().header("trailer", "x-sum").body(body).unwrap()
+    }
+
+    let gateway = gateway_before(serve(Router::new().route("/", any(trailing))).await).await;
+    for (client, version) in [(http1(), Version::HTTP_11), (http2(), Version::HTTP_2)] {
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "42".parse().unwrap())]);
+        let frames = [Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"data"))), Ok(Frame::trailers(trailers))];
+        let request = Request::post(format!("http://{}/", gateway.addr))
+            .version(version)
+            .header("te", "trailers")
+            .header("trailer", "x-sum")
+            .body(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
+            .unwrap();
+        let answer = soon(client.request(request)).await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(answer.trailers().unwrap()["x-sum"], "42", "{version:?}");
+        assert_eq!(answer.to_bytes(), "body");
+    }
+}
+
+#[tokio::test]
+async fn http2_clients_stream_side_by_side_on_one_connection() {
+    let gateway = gateway(&[]).await;
+    let client = http2();
+    let calls = (0..50).map(|nth| {
+        let (client, request) = (client.clone(), chat(gateway.addr, true, &format!("gap=1ms; chunks={nth}")));
+        tokio::spawn(async move {
+            let answer = client.request(request).await.unwrap();
+            assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2));
+            let (events, whole) = read(answer.into_body()).await;
+            assert!(whole && events.ends_with("data: [DONE]\n\n"));
+            assert_eq!(events.matches(r#""delta":{"content":"#).count(), nth);
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        soon(call).await.unwrap();
+    }
+    assert_eq!(gateway.provider().counts().finished, 50);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_streamed_keeps_its_length() {
+    let gateway = gateway(&[]).await;
+    let answer = ask(chat(gateway.addr, false, "")).await;
+    let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let (body, whole) = read(answer.into_body()).await;
+    assert!(whole && body.len() == length);
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&body["object"], &body["model"]), (&"chat.completion".into(), &"sim".into()));
+    assert_eq!(gateway.provider().counts().abandoned, 0);
+    let asked: serde_json::Value = serde_json::from_slice(&gateway.provider().seen()[0].body).unwrap();
+    assert_eq!(asked["messages"][0]["content"], "Hello");
+}
+
+#[tokio::test]
+async fn connections_to_the_upstream_are_used_again() {
+    let gateway = gateway(&[]).await;
+    let client = http1();
+    for _ in 0..5 {
+        let answer = soon(client.request(chat(gateway.addr, true, "gap=0s"))).await.unwrap();
+        assert!(read(answer.into_body()).await.1);
+    }
+    assert_eq!((gateway.provider().counts().connections, gateway.provider().counts().calls), (1, 5));
+}
+
+#[tokio::test]
+async fn old_clients_get_an_answer_that_ends_with_the_connection() {
+    let gateway = gateway(&[]).await;
+    let body = r#"{"model":"sim","stream":true,"messages":[{"role":"user","content":"Hi"}]}"#;
+    let head =
+        format!("POST /v1/chat/completions HTTP/1.0\r\ncontent-length: {}\r\nx-fault: gap=0s\r\n\r\n", body.len());
+    let answer = raw(gateway.addr, &(head + body)).await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && !answer.contains("transfer-encoding"), "{answer}");
+    assert!(answer.ends_with("data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+async fn a_websocket_is_carried_through() {
+    async fn shout(upgrade: WebSocketUpgrade) -> AxumResponse {
+        upgrade.on_upgrade(|mut socket| async move {
+            while let Some(Ok(Message::Text(text))) = socket.recv().await {
+                socket.send(Message::Text(text.to_uppercase().into())).await.unwrap();
+            }
+        })
+    }
+
+    let gateway = gateway_before(serve(Router::new().route("/ws", any(shout))).await).await;
+    let (mut socket, answer) =
+        soon(tokio_tungstenite::connect_async(format!("ws://{}/ws", gateway.addr))).await.unwrap();
+    assert_eq!(
+        (&answer.headers()["upgrade"], &answer.headers()["connection"]),
+        (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())
+    );
+    for text in ["one", "two"] {
+        socket.send(text.into()).await.unwrap();
+        assert_eq!(soon(socket.next()).await.unwrap().unwrap(), text.to_uppercase().into());
+    }
+    soon(socket.close(None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_a_502_that_tells_nothing_of_it() {
+    let upstream = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+    let gateway = gateway_before(upstream).await;
+    let answer = ask(Request::get(format!("http://{}/", gateway.addr)).body(full("")).unwrap()).await;
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    let problem =
+        r#"{"type":"about:blank","title":"Bad Gateway","status":502,"detail":"The upstream cannot be reached."}"#;
+    assert_eq!(read(answer.into_body()).await.0, problem);
+}
+
+#[tokio::test]
+async fn health_and_figures_are_answered_here() {
+    let gateway = gateway(&[]).await;
+    let get = |path| ask(Request::get(format!("http://{}{path}", gateway.addr)).body(full("")).unwrap());
+    assert_eq!(read(get("/healthz").await.into_body()).await.0, "ok\n");
+    assert!(read(ask(chat(gateway.addr, true, "gap=0s")).await.into_body()).await.1);
+    let answer = get("/metrics").await;
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let figures = read(answer.into_body()).await.0;
+    assert!(figures.contains("gateway_calls_total{status=\"200\",outcome=\"complete\"}"), "{figures}");
+    assert!(figures.contains("gateway_first_byte_seconds_bucket{le=\"0.01\"}"));
+    // What is asked of the upstream is the upstream's, whatever its path looks like.
+    let posted = Request::builder().method(Method::POST).uri(format!("http://{}/healthz", gateway.addr));
+    assert_eq!(ask(posted.body(full("")).unwrap()).await.status(), StatusCode::NOT_FOUND);
+}

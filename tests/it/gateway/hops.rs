@@ -1,0 +1,103 @@
+//! What belongs to one hop stays on it. Both sides are looked at byte by byte.
+
+use super::client::{raw, raw_upstream};
+use super::gateway_before;
+
+const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/// The names of the fields of a head, in order of the alphabet.
+fn fields(head: &str) -> Vec<&str> {
+    let head = head.split("\r\n\r\n").next().unwrap();
+    let mut names: Vec<_> = head.lines().skip(1).map(|line| line.split(':').next().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn a_request_loses_what_was_meant_for_the_gateway() {
+    let (upstream, mut tells) = raw_upstream("\r\n\r\n", EMPTY).await;
+    let gateway = gateway_before(upstream).await;
+    raw(
+        gateway.addr,
+        "GET / HTTP/1.1\r\nhost: shop.example\r\nconnection: close, x-private\r\nx-private: 1\r\nx-public: 2\r\n\
+         keep-alive: timeout=5\r\nte: gzip\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nproxy-authorization: x\r\n\
+         proxy-connection: close\r\n\r\n",
+    )
+    .await;
+    let head = tells.recv().await.unwrap();
+    assert_eq!(
+        fields(&head),
+        ["host", "via", "x-deadline-ms", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-public"]
+    );
+    assert!(head.contains(&format!("host: {upstream}\r\n")));
+    assert!(
+        head.contains("x-forwarded-host: shop.example\r\nx-forwarded-proto: http\r\nvia: 1.1 tower-buttress\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_loses_what_was_meant_for_the_gateway() {
+    let response = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close, x-private\r\nx-private: 1\r\n\
+                    x-public: 2\r\nkeep-alive: timeout=5\r\nupgrade: h2c\r\nproxy-authenticate: Basic\r\n\r\nok";
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", response).await;
+    let gateway = gateway_before(upstream).await;
+    let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answers = raw(gateway.addr, request).await;
+    // The upstream's `close` ended its connection, not the client's: there are two answers.
+    let (first, second) = answers.split_once("\r\n\r\nok").unwrap();
+    assert_eq!(fields(first), ["content-length", "date", "x-public"]);
+    assert_eq!(fields(second), ["connection", "content-length", "date", "x-public"]);
+}
+
+#[tokio::test]
+async fn two_lengths_are_not_passed_on() {
+    let (upstream, mut tells) = raw_upstream("0\r\n\r\n", EMPTY).await;
+    let gateway = gateway_before(upstream).await;
+    raw(
+        gateway.addr,
+        "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n\
+         4\r\ndata\r\n0\r\n\r\n",
+    )
+    .await;
+    let request = tells.recv().await.unwrap();
+    assert!(!request.contains("content-length") && request.contains("transfer-encoding: chunked"), "{request}");
+    assert!(request.ends_with("\r\n\r\n4\r\ndata\r\n0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn the_upstream_changes_no_protocol_unasked() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", switch).await;
+    let gateway = gateway_before(upstream).await;
+    let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n";
+    assert!(raw(gateway.addr, request).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
+}
+
+#[tokio::test]
+async fn a_reverse_proxy_opens_no_tunnels() {
+    let (upstream, mut tells) = raw_upstream("\r\n\r\n", EMPTY).await;
+    let gateway = gateway_before(upstream).await;
+    let answer = raw(gateway.addr, "CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 501 Not Implemented\r\n"));
+    assert!(tells.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn max_forwards_is_counted_down_and_ends_here() {
+    let (upstream, mut tells) = raw_upstream("\r\n\r\n", EMPTY).await;
+    let gateway = gateway_before(upstream).await;
+    let ask = |method: &str, hops: &str| {
+        let request = format!("{method} / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nmax-forwards: {hops}\r\n\r\n");
+        async move { raw(gateway.addr, &request).await }
+    };
+    assert!(ask("OPTIONS", "0").await.starts_with("HTTP/1.1 204 No Content\r\n"));
+    assert!(ask("TRACE", "0").await.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
+    assert!(tells.try_recv().is_err());
+    for (method, hops, seen) in
+        [("TRACE", "2", "1"), ("OPTIONS", "1", "0"), ("GET", "0", "0"), ("TRACE", "many", "many")]
+    {
+        assert!(ask(method, hops).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(tells.recv().await.unwrap().contains(&format!("max-forwards: {seen}\r\n")));
+    }
+}

@@ -1,0 +1,64 @@
+//! The gateway example, over real sockets.
+//!
+//! Its modules are compiled into this binary, so that their own tests run here too, and so that a test can look at
+//! what the simulated provider saw. `process` starts the whole program.
+
+#[path = "../../../examples/gateway/main.rs"]
+mod app;
+
+mod client;
+mod forwarding;
+mod hops;
+mod leaving;
+mod limits;
+#[cfg(unix)]
+mod process;
+mod stopping;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use self::app::{Args, Gateway, Provider};
+use crate::support::secs;
+
+/// The same as the real thing, until it is dropped.
+struct Running {
+    addr: SocketAddr,
+    /// The simulated one, where no other upstream was named.
+    provider: Option<Provider>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+async fn gateway(options: &[&str]) -> Running {
+    let args = ["gateway", "--listen", "127.0.0.1:0"].iter().chain(options).map(OsString::from);
+    let gateway = Gateway::new(Args::read(args).unwrap()).await.unwrap();
+    let (addr, provider) = (gateway.addr, gateway.provider.clone());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(gateway.run(async { drop(stopped.await) }));
+    Running { addr, provider, stop, served }
+}
+
+async fn gateway_before(upstream: SocketAddr) -> Running {
+    gateway(&["--upstream", &format!("http://{upstream}")]).await
+}
+
+impl Running {
+    fn provider(&self) -> &Provider {
+        self.provider.as_ref().unwrap()
+    }
+
+    /// The upstream side of a call that was given up is closed, and soon.
+    async fn abandoned(&self, calls: u64) {
+        soon(self.provider().until(|counts| counts.abandoned == calls && counts.open == 0)).await;
+    }
+}
+
+/// Fails where `future` takes so long that it would not have come at all.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(secs(20), future).await.expect("it did not happen")
+}
