@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -70,7 +70,6 @@ where
         let (mut parts, body) = request.into_parts();
         // What has no place at the upstream leaves no authority to connect to, which the client answers with an error.
         parts.uri = self.upstream.locate(&parts.uri).unwrap_or_default();
-        parts.version = Version::HTTP_11;
         let body = body.map_err(Into::into).boxed_unsync();
         self.client.request(Request::from_parts(parts, body))
     }

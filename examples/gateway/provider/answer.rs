@@ -27,6 +27,8 @@ enum Text {
     Object(Vec<Bytes>),
 }
 
+const COMMENT: Bytes = Bytes::from_static(b": keepalive\n\n");
+
 /// An answer that is not streamed is cut into pieces of this size where its script ends it early.
 const PIECE: usize = 32;
 
@@ -101,7 +103,8 @@ impl Speech {
         // While the body is pending, what was said is written.
         sleep(self.script.gap).await;
         tokio::task::yield_now().await;
-        match self.script.ending.take().map(|(_, ending)| ending) {
+        match self.script.ending.map(|(_, ending)| ending) {
+            Some(Ending::Comments) => Some((Ok(COMMENT), self)),
             Some(Ending::Stall | Ending::Torn) => std::future::pending().await,
             Some(Ending::Reset) => {
                 self.call.finish();
@@ -123,6 +126,6 @@ impl Speech {
 fn comments(speech: Speech, every: Duration) -> impl Stream<Item = io::Result<Bytes>> {
     stream::unfold(speech, move |speech| async move {
         sleep(every).await;
-        Some((Ok(Bytes::from_static(b": keepalive\n\n")), speech))
+        Some((Ok(COMMENT), speech))
     })
 }

@@ -17,6 +17,7 @@
 //! | `comments=1s` | the head, and then keep-alive comments and nothing else |
 //! | `stall-after=3` | silence after three chunks, the connection open |
 //! | `torn-after=3` | the same, in the middle of a line |
+//! | `comments-after=3` | keep-alive comments, one at each gap, and nothing else after three chunks |
 //! | `reset-after=3` | the connection is reset after three chunks |
 //! | `close-after=3` | the connection is closed after three chunks, the body unfinished |
 //! | `truncate-after=3` | the body ends cleanly after three chunks, without `[DONE]` |

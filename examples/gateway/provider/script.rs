@@ -54,6 +54,8 @@ pub(crate) enum Ending {
     Close,
     /// The body ends as if it were whole, but `[DONE]` is missing.
     Truncate,
+    /// Keep-alive comments, one at each gap, and nothing else.
+    Comments,
     /// An error object in the stream, as OpenAI sends it, and then the end.
     Error,
 }
@@ -64,7 +66,7 @@ pub(crate) struct BadScript(String);
 
 const KNOWN: &str = "status, code, retry-after, retry-after-ms, should-retry, silent, reset, head, first-byte, gap, \
                      chunks, size, comments, stall-after, torn-after, reset-after, close-after, truncate-after, \
-                     error-after, times, id";
+                     comments-after, error-after, times, id";
 
 // === impl Script ===
 
@@ -123,6 +125,7 @@ impl Script {
             "reset-after" => self.ending = Some((number()?, Ending::Reset)),
             "close-after" => self.ending = Some((number()?, Ending::Close)),
             "truncate-after" => self.ending = Some((number()?, Ending::Truncate)),
+            "comments-after" => self.ending = Some((number()?, Ending::Comments)),
             "error-after" => self.ending = Some((number()?, Ending::Error)),
             "times" => self.times = Some(value.parse().map_err(|_| bad())?),
             // Only there to tell two otherwise equal scripts, and so their counts, apart.

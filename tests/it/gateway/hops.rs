@@ -67,11 +67,14 @@ async fn two_lengths_are_not_passed_on() {
 
 #[tokio::test]
 async fn the_upstream_changes_no_protocol_unasked() {
-    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    let (upstream, _tells) = raw_upstream("\r\n\r\n", switch).await;
-    let gateway = gateway_before(upstream).await;
-    let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n";
-    assert!(raw(gateway.addr, request).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
+    // To one that is not passed on, and to another than was asked for.
+    for (asked, answered) in [("h2c", "websocket"), ("websocket", "h2c")] {
+        let switch = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {answered}\r\n\r\n");
+        let (upstream, _tells) = raw_upstream("\r\n\r\n", switch.leak()).await;
+        let gateway = gateway_before(upstream).await;
+        let request = format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: {asked}\r\n\r\n");
+        assert!(raw(gateway.addr, &request).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{asked}");
+    }
 }
 
 #[tokio::test]

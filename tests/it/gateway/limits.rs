@@ -40,7 +40,7 @@ async fn an_upstream_without_a_first_event_is_a_504_and_closed() {
 #[tokio::test]
 async fn silence_within_an_answer_breaks_it_off_and_closes_the_upstream() {
     let gateway = gateway(&["--idle-timeout", "100ms"]).await;
-    for (nth, fault) in (1..).zip(["gap=0s; stall-after=3", "gap=0s; torn-after=3"]) {
+    for (nth, fault) in (1..).zip(["gap=0s; stall-after=3", "gap=0s; torn-after=3", "gap=10ms; comments-after=3"]) {
         assert_eq!(broken(&gateway, fault).await, "You said \"Hello\". ", "{fault}");
         gateway.abandoned(nth).await;
     }

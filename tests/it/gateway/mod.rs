@@ -60,5 +60,5 @@ impl Running {
 
 /// Fails where `future` takes so long that it would not have come at all.
 async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(secs(20), future).await.expect("it did not happen")
+    tokio::time::timeout(secs(10), future).await.expect("it did not happen")
 }

@@ -50,7 +50,7 @@ async fn a_connection_at_rest_is_closed_at_once() {
 
 #[tokio::test]
 async fn a_stream_that_does_not_end_is_not_waited_for_for_ever() {
-    let gateway = gateway(&["--drain-timeout", "100ms"]).await;
+    let gateway = gateway(&["--drain-timeout", "100ms", "--idle-timeout", "off"]).await;
     let mut body = ask(chat(gateway.addr, true, "gap=0s; stall-after=1")).await.into_body();
     soon(body.frame()).await.unwrap().unwrap();
     gateway.stop.send(()).unwrap();
