@@ -10,7 +10,7 @@ use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::ConnectTimeoutLayer;
 use tower_buttress::error::{self, BoxError, ConnectElapsed};
 
@@ -60,14 +60,14 @@ async fn a_connect_that_is_given_up_is_dropped_at_once() {
     let connecting = Script::new([]);
     let dropped = connecting.dropped();
     let mut connecting = Some(connecting);
-    let connector = ConnectTimeoutLayer::new(secs(5)).layer(service_fn(move |(): ()| {
+    let mut connector = ConnectTimeoutLayer::new(secs(5)).layer(service_fn(move |(): ()| {
         let connecting = connecting.take();
         async move {
             let _connecting = connecting;
             std::future::pending::<Result<(), BoxError>>().await
         }
     }));
-    let mut connect = std::pin::pin!(connector.oneshot(()));
+    let mut connect = std::pin::pin!(connector.call(()));
     assert!(connect.as_mut().await.is_err());
     assert!(dropped());
 }

@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::{self, DeadlineExceeded};
 use tower_buttress::{Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, Rejection, RejectionKind, TimeoutProfile};
 
@@ -61,14 +61,14 @@ async fn a_call_without_a_head_in_time_is_refused_and_dropped() {
     let work = Script::new([]);
     let dropped = work.dropped();
     let mut work = Some(work);
-    let service = DeadlineLayer::new(secs(10)).observer(log.clone()).layer(service_fn(move |_: Request<()>| {
+    let mut service = DeadlineLayer::new(secs(10)).observer(log.clone()).layer(service_fn(move |_: Request<()>| {
         let work = work.take();
         async move {
             let _work = work;
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
         }
     }));
-    let mut answer = std::pin::pin!(service.oneshot(Request::new(())));
+    let mut answer = std::pin::pin!(service.call(Request::new(())));
     let response = answer.as_mut().await.unwrap();
     assert!(dropped());
     assert_eq!((start.elapsed(), response.status().as_u16()), (secs(10), 504));

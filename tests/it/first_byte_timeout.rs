@@ -11,7 +11,7 @@ use http_body::Body;
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::{
     FirstByte, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind, TimeoutProfile, UploadBody,
 };
@@ -129,11 +129,11 @@ async fn a_refusal_drops_the_upstream_at_once() {
     let dropped = script.dropped();
     let layer = FirstByteTimeoutLayer::new(secs(20)).observer(log.clone());
     let mut script = Some(script);
-    let service = layer.layer(service_fn(move |_| {
+    let mut service = layer.layer(service_fn(move |_| {
         let response = Response::new(script.take().unwrap());
         async { Ok::<_, Infallible>(response) }
     }));
-    let mut answer = std::pin::pin!(service.oneshot(Request::new(Empty::<Bytes>::new())));
+    let mut answer = std::pin::pin!(service.call(Request::new(Empty::<Bytes>::new())));
     let response = answer.as_mut().await.unwrap();
     assert!(dropped());
     assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
