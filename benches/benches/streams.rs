@@ -23,15 +23,22 @@ const STREAMS: usize = 20_000;
 const PERIOD: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_millis(1500);
 const ROUNDS: u32 = 40;
+/// Interleaved, since the machine is not ours alone.
+const TRIES: u32 = 4;
 
 fn main() {
-    println!("Processor time of {STREAMS} streams with a frame every {PERIOD:?}, {ROUNDS} frames each");
-    let bare = spent(|body| body);
-    println!("{:<28} {:>8.0} ms", "bare", bare * 1e3);
-    let report = |name: &str, cost: f64| println!("{name:<28} {:>8.0} ms  {:.2} x bare", cost * 1e3, cost / bare);
-    report("IdleBodyTimeout", spent(|body| through(IdleBodyTimeoutLayer::new(LIMIT), body)));
-    report("tower-http TimeoutBody", spent(|body| TimeoutBody::new(LIMIT, body)));
-    println!("goal: IdleBodyTimeout at most 1.3 x bare");
+    println!(
+        "Processor time of {STREAMS} streams with a frame every {PERIOD:?}, {ROUNDS} frames each; best of {TRIES}"
+    );
+    let mut best = [f64::INFINITY; 3];
+    for _ in 0..TRIES {
+        best[0] = best[0].min(spent(|body| body));
+        best[1] = best[1].min(spent(|body| through(IdleBodyTimeoutLayer::new(LIMIT), body)));
+        best[2] = best[2].min(spent(|body| TimeoutBody::new(LIMIT, body)));
+    }
+    for (name, cost) in ["bare", "IdleBodyTimeout (goal: 1.3)", "tower-http TimeoutBody"].into_iter().zip(best) {
+        println!("{name:<28} {:>8.0} ms  {:.2} x bare", cost * 1e3, cost / best[0]);
+    }
 }
 
 /// A stream that gets a frame when its source says so.

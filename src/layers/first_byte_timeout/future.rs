@@ -172,13 +172,13 @@ impl Wait {
     }
 
     /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
-    fn first_of<B>(&self, response: &Response<B>) -> Option<FirstByte> {
+    fn first_of<B: Body>(&self, response: &Response<B>) -> Option<FirstByte> {
         use StatusCode as Is;
         let bodiless = matches!(
             response.status(),
             Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
         );
-        if self.until == FirstByte::Headers || bodiless {
+        if self.until == FirstByte::Headers || bodiless || response.body().is_end_stream() {
             return None;
         }
         if self.until == FirstByte::Data {
