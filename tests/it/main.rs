@@ -12,3 +12,4 @@ mod gateway;
 mod idle_body_timeout;
 mod sse;
 mod support;
+mod telemetry;

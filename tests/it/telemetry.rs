@@ -1,0 +1,71 @@
+//! What the features `tracing` and `metrics` tell of an event.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::DeadlineLayer;
+
+use crate::support::secs;
+
+/// A call that is refused, on this thread.
+fn refuse() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let service = DeadlineLayer::new(secs(1))
+            .layer(service_fn(|_: Request<()>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
+        assert_eq!(service.oneshot(Request::new(())).await.unwrap().status(), 504);
+    });
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn an_event_is_a_line_with_its_name_and_detail() {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, refuse);
+    let told = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(told.lines().count(), 1, "{told}");
+    for part in
+        ["INFO", "tower_buttress", "refused: deadline-exceeded", "event=\"refused\"", "detail=\"deadline-exceeded\""]
+    {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn an_event_is_counted_by_name_and_detail() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        refuse();
+        refuse();
+    });
+    let told = recorder.handle().render();
+    let line = "tower_buttress_events_total{event=\"refused\",detail=\"deadline-exceeded\"} 2";
+    assert!(told.contains(line), "{told}");
+}
+
+#[test]
+fn without_a_listener_nothing_breaks() {
+    refuse();
+}
