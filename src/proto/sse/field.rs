@@ -33,11 +33,28 @@ pub(super) enum Ended {
     Field(Field),
 }
 
+// === impl Ended ===
+
+impl Ended {
+    /// A line of which nothing was cut off: the same as [`Line`] finds, at a fraction of its cost.
+    #[inline]
+    pub(super) fn whole(line: &[u8]) -> Self {
+        match line {
+            [] => Self::Blank,
+            [b':', ..] => Self::Comment,
+            b"data" | [b'd', b'a', b't', b'a', b':', ..] => Self::Field(Field::Data),
+            b"event" | [b'e', b'v', b'e', b'n', b't', b':', ..] => Self::Field(Field::Event),
+            b"id" | [b'i', b'd', b':', ..] => Self::Field(Field::Id),
+            b"retry" | [b'r', b'e', b't', b'r', b'y', b':', ..] => Self::Field(Field::Retry),
+            _ => Self::Unknown,
+        }
+    }
+}
+
 // === impl Field ===
 
 impl Field {
     /// No two names begin with the same letter.
-    #[inline]
     const fn beginning_with(letter: u8) -> Option<Self> {
         match letter {
             b'd' => Some(Self::Data),
@@ -48,7 +65,6 @@ impl Field {
         }
     }
 
-    #[inline]
     const fn name(self) -> &'static [u8] {
         match self {
             Self::Data => b"data",
@@ -63,11 +79,8 @@ impl Field {
 
 impl Line {
     /// Reads on. Returns what of `content` belongs to the value of [`Line::value_of`].
-    #[inline]
     pub(super) fn read<'a>(&mut self, content: &'a [u8]) -> &'a [u8] {
-        let Some(&first) = content.first() else {
-            return &[];
-        };
+        let Some(&first) = content.first() else { return &[] };
         match *self {
             Self::Value(_) => content,
             Self::Comment | Self::Unknown => &[],
@@ -83,32 +96,18 @@ impl Line {
         }
     }
 
-    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "no name is longer than five bytes")]
     fn read_name<'a>(&mut self, field: Field, seen: u8, content: &'a [u8]) -> &'a [u8] {
         let rest = &field.name()[usize::from(seen)..];
-        if let Some(behind) = content.strip_prefix(rest) {
-            return match behind.split_first() {
-                Some((b':', value)) => self.read_value(field, value),
-                Some(_) => {
-                    *self = Self::Unknown;
-                    &[]
-                }
-                None => {
-                    *self = Self::in_name(field, seen, content);
-                    &[]
-                }
-            };
-        }
-        *self = if rest.starts_with(content) { Self::in_name(field, seen, content) } else { Self::Unknown };
+        *self = match content.strip_prefix(rest) {
+            Some([b':', value @ ..]) => return self.read_value(field, value),
+            Some([]) => Self::Name(field, seen + content.len() as u8),
+            None if rest.starts_with(content) => Self::Name(field, seen + content.len() as u8),
+            _ => Self::Unknown,
+        };
         &[]
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "no name is longer than five bytes")]
-    const fn in_name(field: Field, seen: u8, more: &[u8]) -> Self {
-        Self::Name(field, seen + more.len() as u8)
-    }
-
-    #[inline]
     fn read_value<'a>(&mut self, field: Field, value: &'a [u8]) -> &'a [u8] {
         let Some(&first) = value.first() else {
             *self = Self::Colon(field);
@@ -119,7 +118,6 @@ impl Line {
     }
 
     /// The line has ended; another one starts.
-    #[inline]
     pub(super) fn end(&mut self) -> Ended {
         match std::mem::take(self) {
             Self::Start => Ended::Blank,
@@ -168,6 +166,7 @@ mod tests {
         }
         assert_eq!(read, value.as_bytes());
         assert_eq!(cut.end(), ended);
+        assert_eq!(Ended::whole(line.as_bytes()), ended);
         assert_eq!(whole.end(), ended);
     }
 

@@ -66,7 +66,8 @@ impl Lines {
     #[inline]
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         if !self.mark_settled() {
-            let unmarked = self.read_mark(input);
+            let unmarked;
+            (self.mark, unmarked, *input) = read_mark(self.mark, input);
             if !unmarked.is_empty() {
                 return Some(Piece { content: unmarked, ended: false });
             }
@@ -99,21 +100,6 @@ impl Lines {
         Some(Piece { content: &rest[..end], ended: true })
     }
 
-    /// Reads what may be a byte order mark. Returns bytes of earlier chunks that looked like one and are content.
-    #[cold]
-    fn read_mark(&mut self, input: &mut &[u8]) -> &'static [u8] {
-        while let (Some(expected), Some(byte)) = (BOM.get(usize::from(self.mark)), input.first()) {
-            if byte != expected {
-                let seen = usize::from(self.mark);
-                self.mark = 3;
-                return &BOM[..seen];
-            }
-            self.mark += 1;
-            *input = &input[1..];
-        }
-        &[]
-    }
-
     /// Not a byte was read yet.
     pub(super) const fn untouched(&self) -> bool {
         self.mark == 0
@@ -132,6 +118,20 @@ impl Lines {
     pub(super) const fn ending(&self) -> Ending {
         self.ending
     }
+}
+
+/// Reads what may be a byte order mark, so much of which was seen. Returns how much is now, bytes of earlier chunks that
+/// looked like one and are content, and what remains.
+#[cold]
+fn read_mark(mut mark: u8, mut input: &[u8]) -> (u8, &'static [u8], &[u8]) {
+    while let (Some(expected), Some((byte, rest))) = (BOM.get(usize::from(mark)), input.split_first()) {
+        if byte != expected {
+            return (3, &BOM[..usize::from(mark)], input);
+        }
+        mark += 1;
+        input = rest;
+    }
+    (mark, &[], input)
 }
 
 #[cfg(test)]

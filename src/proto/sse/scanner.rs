@@ -1,7 +1,7 @@
 //! Follows a stream without holding a byte of it.
 
 use super::field::{Ended, Field, Line};
-use super::lines::{Ending, Lines};
+use super::lines::{Ending, Lines, Piece};
 use memchr::memchr;
 
 /// Knows at every byte of an event stream where in it that byte is.
@@ -34,14 +34,8 @@ use memchr::memchr;
 pub struct Scanner {
     lines: Lines,
     line: Line,
-    /// A line of a field has ended since the last blank line.
-    in_event: bool,
-    data: bool,
-    event_type: bool,
-    id: bool,
-    /// The value of the `id` line being read has a NUL.
-    id_has_nul: bool,
-    id_seen: bool,
+    /// What lines have ended since the last blank line, and some more: see the constants.
+    seen: u8,
 }
 
 /// What a slice of the stream held.
@@ -55,6 +49,17 @@ pub struct Progress {
     /// An event that arrives slowly shows here before it is dispatched; keep-alive comments never do.
     pub fields: bool,
 }
+
+/// Any field since the last blank line, also one that means nothing.
+const FIELD: u8 = 1;
+const DATA: u8 = 1 << 1;
+const EVENT_TYPE: u8 = 1 << 2;
+/// A valid id since the last blank line.
+const ID: u8 = 1 << 3;
+/// A NUL in the `id` line being read.
+const NUL: u8 = 1 << 4;
+/// A valid id, ever.
+const ANY_ID: u8 = 1 << 5;
 
 // === impl Scanner ===
 
@@ -82,42 +87,60 @@ impl Scanner {
     pub fn scan(&mut self, mut bytes: &[u8]) -> Progress {
         let mut progress = Progress::default();
         while let Some(piece) = self.lines.next(&mut bytes) {
-            let value = self.line.read(piece.content);
-            progress.fields |= self.line.in_field();
-            if self.line == Line::Value(Field::Id) {
-                self.id_has_nul |= memchr(0, value).is_some();
+            let Some(ended) = self.read(&piece) else {
+                progress.fields |= self.line.in_field();
+                continue;
+            };
+            match ended {
+                Ended::Blank => {
+                    progress.events += usize::from(self.has(DATA));
+                    self.seen &= ANY_ID;
+                    continue;
+                }
+                Ended::Comment => continue,
+                Ended::Field(Field::Data) => self.seen |= FIELD | DATA,
+                Ended::Field(Field::Event) => self.seen |= FIELD | EVENT_TYPE,
+                Ended::Field(Field::Id) if self.has(NUL) => self.seen = (self.seen & !NUL) | FIELD,
+                Ended::Field(Field::Id) => self.seen |= FIELD | ID | ANY_ID,
+                Ended::Field(Field::Retry) | Ended::Unknown => self.seen |= FIELD,
             }
-            if piece.ended {
-                progress.events += usize::from(self.end_line());
-            }
+            progress.fields = true;
         }
         progress
     }
 
-    /// Whether an event was dispatched.
+    /// What the line is that has ended, if one has.
     #[inline]
-    fn end_line(&mut self) -> bool {
-        let ended = self.line.end();
-        match ended {
-            Ended::Blank => {
-                self.in_event = false;
-                self.event_type = false;
-                self.id = false;
-                return std::mem::take(&mut self.data);
-            }
-            Ended::Comment => return false,
-            Ended::Field(Field::Data) => self.data = true,
-            Ended::Field(Field::Event) => self.event_type = true,
-            Ended::Field(Field::Id) => {
-                if !std::mem::take(&mut self.id_has_nul) {
-                    self.id = true;
-                    self.id_seen = true;
-                }
-            }
-            Ended::Field(Field::Retry) | Ended::Unknown => {}
+    fn read(&mut self, piece: &Piece<'_>) -> Option<Ended> {
+        if !piece.ended || !self.line.at_start() {
+            return self.read_part(piece);
         }
-        self.in_event = true;
-        false
+        let ended = Ended::whole(piece.content);
+        if ended == Ended::Field(Field::Id) {
+            self.look_for_nul(piece.content);
+        }
+        Some(ended)
+    }
+
+    /// The same for a line that is cut.
+    #[cold]
+    fn read_part(&mut self, piece: &Piece<'_>) -> Option<Ended> {
+        let value = self.line.read(piece.content);
+        if self.line == Line::Value(Field::Id) {
+            self.look_for_nul(value);
+        }
+        piece.ended.then(|| self.line.end())
+    }
+
+    fn look_for_nul(&mut self, id: &[u8]) {
+        if memchr(0, id).is_some() {
+            self.seen |= NUL;
+        }
+    }
+
+    #[inline]
+    fn has(&self, what: u8) -> bool {
+        self.seen & what != 0
     }
 
     /// A comment line *and a blank line*, or a blank line alone, may be inserted here: no reader that follows the
@@ -129,7 +152,7 @@ impl Scanner {
     #[must_use]
     #[inline]
     pub fn block_is_safe(&self) -> bool {
-        self.lines.mark_settled() && self.line.at_start() && !self.in_event
+        self.lines.mark_settled() && self.line.at_start() && !self.has(FIELD)
     }
 
     /// A comment line, without a blank line, may be inserted here, if it ends in [`ending`](Self::ending).
@@ -169,31 +192,31 @@ impl Scanner {
     /// A field, even one that means nothing, has ended since the last blank line.
     #[must_use]
     pub fn in_event(&self) -> bool {
-        self.in_event
+        self.has(FIELD)
     }
 
     /// Data was read: the next blank line dispatches an event.
     #[must_use]
     pub fn has_data(&self) -> bool {
-        self.data
+        self.has(DATA)
     }
 
     /// An `event` field was read: the next blank line uses it, or drops it.
     #[must_use]
     pub fn has_event_type(&self) -> bool {
-        self.event_type
+        self.has(EVENT_TYPE)
     }
 
     /// An `id` field was read that takes effect at the next blank line, with or without data.
     #[must_use]
     pub fn has_uncommitted_id(&self) -> bool {
-        self.id
+        self.has(ID)
     }
 
     /// The stream has set an id, committed or not.
     #[must_use]
     pub fn id_seen(&self) -> bool {
-        self.id_seen
+        self.has(ANY_ID)
     }
 
     /// The last byte was a CR: a LF that follows belongs to it.
@@ -348,6 +371,6 @@ mod tests {
 
     #[test]
     fn it_is_small() {
-        assert!(size_of::<Scanner>() <= 16);
+        assert!(size_of::<Scanner>() <= 8);
     }
 }
