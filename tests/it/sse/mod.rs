@@ -185,14 +185,21 @@ fn what_is_not_utf8_is_replaced() {
 }
 
 #[test]
+fn the_lf_between_two_lines_counts_towards_the_limit() {
+    for (limit, stream) in [(0, "data\n\n"), (0, "data\ndata\n\n"), (1, "data:a\ndata\n\n"), (2, "data:a\ndata\n\n")] {
+        rules::the_parser_reads_what_the_model_reads(stream.as_bytes(), &[], Some(limit));
+    }
+}
+
+#[test]
 fn a_line_without_end_takes_no_memory() {
     for start in ["data: ", "event: ", "id: ", ": ", "x", "retry: "] {
-        let mut parser = Parser::new().limit(1024);
+        let mut parser = Parser::new().limit(1000);
         assert_eq!(parser.next(&mut start.as_bytes()), None);
         for _ in 0..1000 {
-            assert_eq!(parser.next(&mut &[b'9'; 1000][..]), None);
+            assert_eq!(parser.next(&mut &[b'9'; 100][..]), None);
         }
-        assert!(parser.buffered() <= 1024, "{start}");
+        assert!(parser.buffered() <= 1000, "{start}");
         let mut rest: &[u8] = b"\n\ndata: next\n\n";
         let found: Vec<bool> =
             std::iter::from_fn(|| Some(matches!(parser.next(&mut rest)?, Item::Message(_)))).collect();
