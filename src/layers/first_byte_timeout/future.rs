@@ -61,7 +61,7 @@ struct Withheld<B> {
     response: Option<Response<ResponseBody<B>>>,
     held: Held,
     /// Where only an event counts.
-    scanner: Option<Box<Scanner>>,
+    scanner: Option<Scanner>,
 }
 
 /// How long to wait, and for what.
@@ -130,7 +130,7 @@ where
     B::Error: Into<BoxError> + 'static,
 {
     fn new(response: Response<B>, first: FirstByte) -> Self {
-        let scanner = (first == FirstByte::SseEvent).then(Box::default);
+        let scanner = (first == FirstByte::SseEvent).then(Scanner::new);
         Self { response: Some(response.map(ResponseBody::inner)), held: Held::default(), scanner }
     }
 
@@ -157,7 +157,7 @@ where
 }
 
 /// Whether this frame is what the caller waits for. Trailers are: no data will follow them.
-fn is_first(frame: &Frame<Bytes>, scanner: &mut Option<Box<Scanner>>) -> bool {
+fn is_first(frame: &Frame<Bytes>, scanner: &mut Option<Scanner>) -> bool {
     match (frame.data_ref(), scanner) {
         (Some(data), Some(scanner)) => scanner.scan(data).events > 0,
         _ => true,

@@ -33,7 +33,7 @@ struct Silence {
     idle: Idle,
     timer: LazyTimer,
     /// Where only events count.
-    scanner: Option<Box<Scanner>>,
+    scanner: Option<Scanner>,
     emitter: Emitter,
 }
 
@@ -42,7 +42,7 @@ struct Silence {
 impl<B> IdleBodyTimeoutBody<B> {
     pub(super) fn new(body: B, config: Config) -> Self {
         let Config { limit, activity, emitter } = config;
-        let scanner = (activity == Activity::SseEvents).then(Box::default);
+        let scanner = (activity == Activity::SseEvents).then(Scanner::new);
         let silence = Silence { limit, idle: Idle::default(), timer: LazyTimer::default(), scanner, emitter };
         Self { body: ResponseBody::inner(body), silence }
     }
