@@ -100,21 +100,22 @@ impl Speech {
     }
 
     async fn end(mut self) -> Option<(io::Result<Bytes>, Self)> {
+        let (_, ending) = self.script.ending?;
         // While the body is pending, what was said is written.
         sleep(self.script.gap).await;
         tokio::task::yield_now().await;
-        match self.script.ending.map(|(_, ending)| ending) {
-            Some(Ending::Comments) => Some((Ok(COMMENT), self)),
-            Some(Ending::Stall | Ending::Torn) => std::future::pending().await,
-            Some(Ending::Reset) => {
+        match ending {
+            Ending::Comments => Some((Ok(COMMENT), self)),
+            Ending::Stall | Ending::Torn => std::future::pending().await,
+            Ending::Reset => {
                 self.call.finish();
                 self.reset.now().await
             }
-            Some(Ending::Close) => {
+            Ending::Close => {
                 self.call.finish();
                 Some((Err(io::ErrorKind::ConnectionAborted.into()), self))
             }
-            None | Some(Ending::Truncate | Ending::Error) => {
+            Ending::Truncate | Ending::Error => {
                 self.call.finish();
                 None
             }

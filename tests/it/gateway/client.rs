@@ -53,13 +53,17 @@ pub(super) async fn ask(request: Request<Outgoing>) -> Response<Incoming> {
 /// What came of a body, and whether it came to its end.
 pub(super) async fn read(mut body: Incoming) -> (String, bool) {
     let mut text = Vec::new();
-    loop {
-        match soon(body.frame()).await {
-            Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
-            Some(Err(_)) => return (String::from_utf8(text).unwrap(), false),
-            None => return (String::from_utf8(text).unwrap(), true),
+    let whole = soon(async {
+        loop {
+            match body.frame().await {
+                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Err(_)) => return false,
+                None => return true,
+            }
         }
-    }
+    })
+    .await;
+    (String::from_utf8(text).unwrap(), whole)
 }
 
 /// The content that a stream's events carry, put together.

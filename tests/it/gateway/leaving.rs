@@ -105,7 +105,7 @@ async fn a_silent_upstream_is_not_the_clients_fault() {
     let gateway = gateway(&["--write-timeout", "20ms"]).await;
     for client in [http1(), http2()] {
         let answer =
-            soon(client.request(chat(gateway.addr, true, "first-byte=100ms; gap=100ms; chunks=3"))).await.unwrap();
+            soon(client.request(chat(gateway.addr, true, "first-byte=60ms; gap=60ms; chunks=3"))).await.unwrap();
         let (events, whole) = read(answer.into_body()).await;
         assert!(whole && events.ends_with("data: [DONE]\n\n"));
     }
@@ -115,7 +115,7 @@ async fn a_silent_upstream_is_not_the_clients_fault() {
 async fn without_a_limit_a_client_may_take_its_time() {
     let gateway = gateway(&["--write-timeout", "off"]).await;
     for client in [http1(), http2()] {
-        let answer = soon(client.request(chat(gateway.addr, true, "gap=0s; size=65536; chunks=200"))).await.unwrap();
+        let answer = soon(client.request(chat(gateway.addr, true, "gap=0s; size=65536; chunks=40"))).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(read(answer.into_body()).await.1);
     }
