@@ -28,11 +28,12 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_CONNECT_TIMEOUT", value_name = "TIME|off", default_value = "5s")]
     pub(crate) connect_timeout: Limit,
 
-    /// The longest the upstream may take, once it has the request, to the first byte of its answer's body.
+    /// The longest the upstream may take, once it has the request, to the first byte of its answer's body; of an event
+    /// stream, to the first event that is no comment.
     #[arg(long, env = "GATEWAY_FIRST_BYTE_TIMEOUT", value_name = "TIME|off", default_value = "30s")]
     pub(crate) first_byte_timeout: Limit,
 
-    /// The longest silence of the upstream within an answer.
+    /// The longest silence of the upstream within an answer. In an event stream, comments are silence.
     #[arg(long, env = "GATEWAY_IDLE_TIMEOUT", value_name = "TIME|off", default_value = "15s")]
     pub(crate) idle_timeout: Limit,
 

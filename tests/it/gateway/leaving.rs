@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use super::client::{chat, http1, http2, read};
 use super::{gateway, soon};
@@ -118,5 +119,20 @@ async fn without_a_limit_a_client_may_take_its_time() {
         let answer = soon(client.request(chat(gateway.addr, true, "gap=0s; size=65536; chunks=40"))).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(read(answer.into_body()).await.1);
+    }
+}
+
+/// The clock only moves when nothing else does, so it shows how long was waited for what never came.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_for_nothing_is_not_waited_for_for_ever() {
+    let gateway = gateway(&[]).await;
+    // Nothing; what may become HTTP/2; all of HTTP/2's greeting, and no request; half a head.
+    for said in ["", "PRI * HT", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", "GET / HTTP/1.1\r\nhost"] {
+        let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let begun = Instant::now();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let waited = begun.elapsed();
+        assert!((29..=31).contains(&waited.as_secs()), "{waited:?} for {said:?}");
     }
 }
