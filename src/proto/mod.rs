@@ -3,3 +3,4 @@
 pub mod deadline;
 pub(crate) mod event_stream;
 pub mod sse;
+pub mod retry_after;
