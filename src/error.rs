@@ -61,17 +61,15 @@ pub struct InvalidConfig {
 /// `source()` skips the error they were made from.
 #[must_use]
 pub fn find<E: Error + 'static>(err: &(impl Chain + ?Sized)) -> Option<&E> {
-    let mut next = Some(err.head());
-    while let Some(err) = next {
-        if let Some(found) = err.downcast_ref() {
-            return Some(found);
-        }
-        next = match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner as &(dyn Error + 'static)),
-            None => err.source(),
-        };
-    }
-    None
+    chain(err.head()).find_map(|err| err.downcast_ref())
+}
+
+/// `err`, its source, the source of that, and so on.
+pub(crate) fn chain<'a>(err: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(err), |&err| match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner as &(dyn Error + 'static)),
+        None => err.source(),
+    })
 }
 
 /// What [`find`] can search. Sealed: boxed and unboxed `dyn Error`s.

@@ -55,6 +55,7 @@ pub use self::layers::idle_body_timeout::{
 };
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::policy::timeout_profile::TimeoutProfile;
+pub use self::policy::verdict;
 pub use self::proto::deadline::DeadlineHeader;
 pub use self::rejection::{Rejection, RejectionKind, Wire};
 pub use self::rt::deadline::{Deadline, DeadlineScope};

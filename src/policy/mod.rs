@@ -2,3 +2,4 @@
 
 pub(crate) mod idle;
 pub(crate) mod timeout_profile;
+pub mod verdict;

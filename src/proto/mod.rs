@@ -2,5 +2,6 @@
 
 pub mod deadline;
 pub(crate) mod event_stream;
-pub mod sse;
+pub mod grpc;
 pub mod retry_after;
+pub mod sse;

@@ -13,3 +13,4 @@ mod idle_body_timeout;
 mod sse;
 mod support;
 mod telemetry;
+mod verdicts;

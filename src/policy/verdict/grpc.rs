@@ -1,0 +1,168 @@
+//! The classifier for gRPC.
+
+use http::{HeaderMap, StatusCode};
+
+use super::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+use crate::proto::grpc::{self, Pushback};
+
+/// Reads `grpc-status`, in the head of an answer that has no body and in the trailers of one that has, and obeys
+/// `grpc-retry-pushback-ms`. Everything else (refusals, errors, an HTTP status other than 200) is [`Standard`]'s.
+///
+/// A status in trailers comes too late for a retry, since bytes have gone to the caller by then. It is what a breaker
+/// needs, for which 200 says nothing in gRPC.
+///
+/// | Code | Remedy | Health |
+/// |---|---|---|
+/// | `OK` | Done | Good |
+/// | `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` | Retry | Bad |
+/// | `RESOURCE_EXHAUSTED` | Retry | Throttled |
+/// | `ABORTED` | Retry | Unknown |
+/// | `PERMISSION_DENIED`, `UNAUTHENTICATED` | Elsewhere | Good |
+/// | `CANCELLED`, `DEADLINE_EXCEEDED` (the caller's) | Nobody | Unknown |
+/// | the others | Nobody | Good |
+///
+/// A pushback turns everything but Done into Retry, and proves that nothing was done; one that forbids the retry turns
+/// Retry into Elsewhere. No status proves it by itself: the specification says that `UNAVAILABLE` does not.
+///
+/// ```
+/// use std::time::Duration;
+/// use http::Response;
+/// use tower_buttress::verdict::{Classify, Grpc, Health, Outcome, Remedy};
+///
+/// let busy = Response::builder()
+///     .header("grpc-status", "8")
+///     .header("grpc-retry-pushback-ms", "250")
+///     .body(())
+///     .unwrap();
+/// let verdict = Grpc::new().classify(&Outcome::head(&busy));
+/// assert_eq!(verdict.remedy, Remedy::Retry { after: Some(Duration::from_millis(250).into()) });
+/// assert_eq!(verdict.health, Health::Throttled);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Grpc {
+    http: Standard,
+}
+
+const DONE: Verdict = Verdict::new(Remedy::Done, Health::Good);
+const RETRY: Remedy = Remedy::Retry { after: None };
+
+/// By code, 0 to 16: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+const CODES: [Verdict; 17] = [
+    DONE,                                          // OK
+    Verdict::new(Remedy::Nobody, Health::Unknown), // CANCELLED
+    Verdict::new(RETRY, Health::Bad),              // UNKNOWN
+    Verdict::new(Remedy::Nobody, Health::Good),    // INVALID_ARGUMENT
+    Verdict::new(Remedy::Nobody, Health::Unknown), // DEADLINE_EXCEEDED
+    Verdict::new(Remedy::Nobody, Health::Good),    // NOT_FOUND
+    Verdict::new(Remedy::Nobody, Health::Good),    // ALREADY_EXISTS
+    Verdict::new(Remedy::Elsewhere, Health::Good), // PERMISSION_DENIED
+    Verdict::new(RETRY, Health::Throttled),        // RESOURCE_EXHAUSTED
+    Verdict::new(Remedy::Nobody, Health::Good),    // FAILED_PRECONDITION
+    Verdict::new(RETRY, Health::Unknown),          // ABORTED
+    Verdict::new(Remedy::Nobody, Health::Good),    // OUT_OF_RANGE
+    Verdict::new(Remedy::Nobody, Health::Good),    // UNIMPLEMENTED
+    Verdict::new(RETRY, Health::Bad),              // INTERNAL
+    Verdict::new(RETRY, Health::Bad),              // UNAVAILABLE
+    Verdict::new(RETRY, Health::Bad),              // DATA_LOSS
+    Verdict::new(Remedy::Elsewhere, Health::Good), // UNAUTHENTICATED
+];
+
+// === impl Grpc ===
+
+impl Grpc {
+    /// The table above.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { http: Standard::new() }
+    }
+
+    /// As [`Standard::retry_first_byte_timeout`].
+    #[must_use]
+    pub const fn retry_first_byte_timeout(mut self, retry: bool) -> Self {
+        self.http = self.http.retry_first_byte_timeout(retry);
+        self
+    }
+}
+
+impl Classify for Grpc {
+    fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
+        match outcome {
+            Outcome::Head { status: StatusCode::OK, headers, .. } if outcome.rejection().is_none() => {
+                // Without a status in the head, the trailers will tell.
+                grpc::status(headers).map_or(DONE, |code| of_status(code, headers))
+            }
+            // The specification wants a status; without one, the answer broke off.
+            Outcome::Trailers(trailers) => of_status(grpc::status(trailers).unwrap_or(2), trailers),
+            _ => self.http.classify(outcome),
+        }
+    }
+}
+
+fn of_status(code: u8, headers: &HeaderMap) -> Verdict {
+    let verdict = CODES.get(usize::from(code)).copied().unwrap_or(CODES[2]);
+    match (verdict.remedy, grpc::pushback(headers)) {
+        (Remedy::Done, _) | (_, None) => verdict,
+        (_, Some(Pushback::After(after))) => {
+            verdict.with_remedy(Remedy::Retry { after: Some(after.into()) }).nothing_done()
+        }
+        (Remedy::Retry { .. }, Some(Pushback::Never)) => verdict.with_remedy(Remedy::Elsewhere),
+        (_, Some(Pushback::Never)) => verdict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use http::{HeaderValue, Response};
+
+    use super::*;
+    use crate::rejection::{Rejection, RejectionKind, Wire};
+
+    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    }
+
+    fn trailers_only(lines: &[(&'static str, &'static str)]) -> Verdict {
+        let mut response = Response::new(());
+        *response.headers_mut() = fields(lines);
+        Grpc::new().classify(&Outcome::head(&response))
+    }
+
+    #[test]
+    fn the_status_is_read_in_the_head_and_in_the_trailers() {
+        let unavailable = Verdict::new(RETRY, Health::Bad);
+        assert_eq!(trailers_only(&[("grpc-status", "14")]), unavailable);
+        assert_eq!(Grpc::new().classify(&Outcome::Trailers(&fields(&[("grpc-status", "14")]))), unavailable);
+        assert_eq!(trailers_only(&[("grpc-status", "0")]), DONE);
+        // A stream begins: what it comes to, its trailers will say.
+        assert_eq!(trailers_only(&[]), DONE);
+        assert_eq!(Grpc::new().classify(&Outcome::Trailers(&fields(&[]))), unavailable);
+    }
+
+    #[test]
+    fn a_pushback_is_obeyed() {
+        let pushback = |ms| [("grpc-status", "14"), ("grpc-retry-pushback-ms", ms)];
+        let verdict = trailers_only(&pushback("70"));
+        assert_eq!(verdict.retry_after(), Some(std::time::Duration::from_millis(70).into()));
+        assert!(verdict.nothing_done);
+        assert_eq!(trailers_only(&pushback("-1")).remedy, Remedy::Elsewhere);
+        assert_eq!(trailers_only(&[("grpc-status", "0"), ("grpc-retry-pushback-ms", "70")]), DONE);
+    }
+
+    #[test]
+    fn what_is_not_grpc_is_judged_as_http() {
+        let proxy = Response::builder().status(503).body(()).unwrap();
+        assert_eq!(Grpc::new().classify(&Outcome::head(&proxy)), Standard::new().classify(&Outcome::head(&proxy)));
+        let refused: Result<Response<()>, _> = Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert!(Grpc::new().classify(&Outcome::of(&refused)).nothing_done);
+    }
+
+    #[test]
+    fn our_own_refusal_is_not_the_upstreams_status() {
+        let silent = Rejection::new(RejectionKind::FirstByteTimeout).into_response(Wire::Grpc);
+        assert_eq!(Grpc::new().classify(&Outcome::head(&silent)), Verdict::new(Remedy::Elsewhere, Health::Bad));
+        let verdict = Grpc::new().retry_first_byte_timeout(true).classify(&Outcome::head(&silent));
+        assert_eq!(verdict.remedy, RETRY);
+    }
+}

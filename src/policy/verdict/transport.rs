@@ -1,0 +1,60 @@
+//! What an error says, through the chain of its sources.
+//!
+//! # Why a feature for hyper's own errors?
+//!
+//! An [`io::Error`] tells a refused connection from a broken one, and the standard library is enough to find it, in
+//! hyper's errors and in everybody else's. Only hyper's own types say more: that a connector failed in another way (name
+//! resolution, TLS), that a request never left its queue, that a peer refused a stream. hyper is not among the
+//! dependencies of a set of tower layers; whoever has it as a client turns on the feature `hyper`, which sees through
+//! everything that is built on it (hyper-util, reqwest, tonic) by the same chain.
+
+use std::error::Error;
+use std::io;
+
+use super::{Health, Remedy, Verdict};
+use crate::error::{self, ConnectElapsed, DeadlineExceeded};
+
+/// No answer came, or it broke off: what was done, nobody knows.
+const BROKEN: Verdict = Verdict::new(Remedy::Retry { after: None }, Health::Bad);
+/// The request never reached anybody who could have acted on it.
+const UNSENT: Verdict = BROKEN.nothing_done();
+/// Asking the same endpoint again will not help.
+const UNREACHABLE: Verdict = UNSENT.with_remedy(Remedy::Elsewhere);
+/// Our own side gave up.
+const OURS: Verdict = Verdict::new(Remedy::Nobody, Health::Unknown);
+
+#[cold]
+pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
+    if error::find::<ConnectElapsed>(err).is_some() {
+        return UNREACHABLE;
+    }
+    if error::find::<DeadlineExceeded>(err).is_some() {
+        return OURS;
+    }
+    #[cfg(feature = "hyper")]
+    if let Some(verdict) = error::chain(err).find_map(of_hyper) {
+        return verdict;
+    }
+    // Only connect(2) says so.
+    let refused = |err: &io::Error| err.kind() == io::ErrorKind::ConnectionRefused;
+    if error::chain(err).filter_map(|err| err.downcast_ref()).any(refused) { UNSENT } else { BROKEN }
+}
+
+/// What one link of the chain says, where it is one of hyper's and says more than that something broke.
+#[cfg(feature = "hyper")]
+fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
+    if let Some(err) = err.downcast_ref::<hyper_util::client::legacy::Error>() {
+        return err.is_connect().then_some(UNSENT);
+    }
+    if let Some(err) = err.downcast_ref::<hyper::Error>() {
+        // Dropped from the queue of a connection, before it was written.
+        let unsent = (err.is_canceled() || err.is_closed()).then_some(UNSENT);
+        // Or the request's own body failed: its sender went away.
+        return unsent.or(err.is_user().then_some(OURS));
+    }
+    // RFC 9113 8.7: a refused stream, and one beyond the last that a GOAWAY names, were not processed. (Of streams that
+    // the peer may have processed, h2 says that the connection broke.)
+    let err = err.downcast_ref::<h2::Error>()?;
+    let unprocessed = err.is_go_away() || err.reason() == Some(h2::Reason::REFUSED_STREAM);
+    (err.is_remote() && unprocessed).then_some(UNSENT)
+}

@@ -1,0 +1,111 @@
+//! What a gRPC answer says of itself: its status, and when to try again.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Where the status of the call stands: in the trailers, or in the head of an answer that consists of nothing else.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// For people.
+pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// gRFC A6: how a server tells a client when to try again, or not to.
+pub const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// A server's word on retries (gRFC A6, "Pushback").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushback {
+    /// Try again after this long.
+    After(Duration),
+    /// Do not try again.
+    Never,
+}
+
+/// `UNKNOWN`, which also stands for every code that the specification does not know.
+const UNKNOWN: u8 = 2;
+/// `UNAUTHENTICATED`, the last one.
+const LAST: u8 = 16;
+
+/// The [status code](https://grpc.github.io/grpc/core/md_doc_statuscodes.html), 0 to 16; `None` where there is none.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue};
+/// use tower_buttress::proto::grpc;
+///
+/// let mut trailers = HeaderMap::new();
+/// assert_eq!(grpc::status(&trailers), None);
+/// trailers.insert("grpc-status", HeaderValue::from_static("14"));
+/// assert_eq!(grpc::status(&trailers), Some(14));
+/// trailers.insert("grpc-status", HeaderValue::from_static("1400"));
+/// assert_eq!(grpc::status(&trailers), Some(2), "unknown");
+/// ```
+#[must_use]
+pub fn status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS).map(|value| match digits(value.as_bytes(), 2) {
+        Some(code) => u8::try_from(code).ok().filter(|code| *code <= LAST).unwrap_or(UNKNOWN),
+        None => UNKNOWN,
+    })
+}
+
+/// When the server asked to be tried again; `None` where it did not say.
+///
+/// What is negative, or no number at all, asks for no retry: so says the specification.
+#[must_use]
+pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
+    headers.get(GRPC_RETRY_PUSHBACK_MS).map(HeaderValue::as_bytes).map(|value| {
+        // A signed 32-bit integer has at most ten digits.
+        match digits(value, 10).filter(|ms| *ms <= u64::from(i32::MAX.unsigned_abs())) {
+            Some(ms) => Pushback::After(Duration::from_millis(ms)),
+            None => Pushback::Never,
+        }
+    })
+}
+
+fn digits(value: &[u8], most: usize) -> Option<u64> {
+    let value = value.trim_ascii();
+    let valid = (1..=most).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    valid.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn a_code_that_is_not_known_is_unknown() {
+        let say = |value| status(&with(GRPC_STATUS, value));
+        assert_eq!(say("0"), Some(0));
+        assert_eq!(say("16"), Some(16));
+        for odd in ["", "17", "99", "-1", "+1", "OK", "014"] {
+            assert_eq!(say(odd), Some(UNKNOWN), "{odd:?}");
+        }
+        assert_eq!(status(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_pushback_that_cannot_be_read_forbids_the_retry() {
+        let say = |value| pushback(&with(GRPC_RETRY_PUSHBACK_MS, value));
+        assert_eq!(say("0"), Some(Pushback::After(Duration::ZERO)));
+        assert_eq!(say("2147483647"), Some(Pushback::After(Duration::from_millis(2_147_483_647))));
+        for no in ["-1", "", "soon", "2147483648", "99999999999", "1.5", "+1"] {
+            assert_eq!(say(no), Some(Pushback::Never), "{no:?}");
+        }
+        assert_eq!(pushback(&HeaderMap::new()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(value in proptest::collection::vec(any::<u8>(), 0..32)) {
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                let headers = HeaderMap::from_iter([(GRPC_STATUS, value.clone()), (GRPC_RETRY_PUSHBACK_MS, value)]);
+                prop_assert!(status(&headers).is_some_and(|code| code <= LAST));
+                prop_assert!(pushback(&headers).is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What real clients' errors mean, over real sockets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper_util::client::legacy::connect::{Connect, HttpConnector, dns};
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::ConnectTimeoutLayer;
+use tower_buttress::error::BoxError;
+use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+
+type ReqBody = UnsyncBoxBody<Bytes, BoxError>;
+
+const RETRY: Remedy = Remedy::Retry { after: None };
+const BROKEN: Verdict = Verdict::new(RETRY, Health::Bad);
+const UNSENT: Verdict = BROKEN.nothing_done();
+/// What only hyper's own types can tell.
+const SEES_HYPER: bool = cfg!(feature = "hyper");
+
+fn judge<E: std::error::Error + 'static>(err: &E) -> Verdict {
+    Standard::new().classify(&Outcome::Error(err))
+}
+
+fn whole(text: &'static str) -> ReqBody {
+    Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+}
+
+async fn send<C>(connector: C, http2: bool, to: &str, body: ReqBody) -> Error
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let mut builder = Client::builder(TokioExecutor::new());
+    let client = builder.http2_only(http2).pool_timer(TokioTimer::new()).build(connector);
+    let request = Request::post(to).body(body).unwrap();
+    tokio::time::timeout(Duration::from_secs(600), client.request(request)).await.unwrap().unwrap_err()
+}
+
+/// A server that lets `behave` loose on its first connection.
+async fn server<F>(behave: impl FnOnce(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = io::Result<()>> + Send,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { behave(listener.accept().await.unwrap().0).await });
+    at
+}
+
+/// A port on which nobody listens.
+async fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// Reads the head of an HTTP/1 request.
+async fn read_head(socket: &mut TcpStream) -> io::Result<()> {
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
+        seen.push(socket.read_u8().await?);
+    }
+    Ok(())
+}
+
+/// Says hello in HTTP/2, reads until the request's HEADERS frame, and answers with `frame`.
+async fn answer_h2(mut socket: TcpStream, frame: &[u8]) -> io::Result<()> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    socket.write_all(&SETTINGS).await?;
+    let mut preface = [0; 24];
+    socket.read_exact(&mut preface).await?;
+    loop {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).await?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut payload = vec![0; length];
+        socket.read_exact(&mut payload).await?;
+        if head[3] == 1 {
+            break;
+        }
+    }
+    socket.write_all(frame).await?;
+    // Until the client has gone.
+    let mut rest = Vec::new();
+    socket.read_to_end(&mut rest).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_refused_connection_proves_that_nothing_was_done() {
+    let to = format!("http://{}", closed_port().await);
+    assert_eq!(judge(&send(HttpConnector::new(), false, &to, whole("x")).await), UNSENT);
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_before_the_head_proves_nothing() {
+    let at = server(|mut socket| async move { read_head(&mut socket).await }).await;
+    assert_eq!(judge(&send(HttpConnector::new(), false, &format!("http://{at}"), whole("x")).await), BROKEN);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_never_reached() {
+    let resolver =
+        service_fn(|_: dns::Name| async { Err::<std::vec::IntoIter<SocketAddr>, _>(io::Error::other("no such host")) });
+    let err = send(HttpConnector::new_with_resolver(resolver), false, "http://upstream.invalid", whole("x")).await;
+    assert_eq!(judge(&err), if SEES_HYPER { UNSENT } else { BROKEN });
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_in_the_connector_is_never_reached() {
+    let at = server(|socket| async move { socket.readable().await }).await;
+    let tls = service_fn(|to: Uri| {
+        Box::pin(async move {
+            HttpConnector::new().oneshot(to).await?;
+            let untrusted = io::Error::new(io::ErrorKind::InvalidData, "unknown certificate authority");
+            Err::<TokioIo<TcpStream>, BoxError>(untrusted.into())
+        })
+    });
+    let err = send(tls, false, &format!("http://{at}"), whole("x")).await;
+    assert_eq!(judge(&err), if SEES_HYPER { UNSENT } else { BROKEN });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_was_given_up_is_not_asked_again() {
+    let never = service_fn(|_: Uri| std::future::pending::<Result<TokioIo<TcpStream>, BoxError>>());
+    let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(never);
+    let err = send(connector, false, "http://127.0.0.1:1", whole("x")).await;
+    assert_eq!(judge(&err), Verdict::new(Remedy::Elsewhere, Health::Bad).nothing_done());
+}
+
+#[tokio::test]
+async fn a_refused_stream_was_not_processed() {
+    // RST_STREAM on stream 1, REFUSED_STREAM.
+    let at = server(|socket| answer_h2(socket, &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7])).await;
+    let err = send(HttpConnector::new(), true, &format!("http://{at}"), whole("x")).await;
+    assert_eq!(judge(&err), if SEES_HYPER { UNSENT } else { BROKEN });
+}
+
+#[tokio::test]
+async fn a_stream_that_was_reset_in_another_way_may_have_been() {
+    // RST_STREAM on stream 1, INTERNAL_ERROR.
+    let at = server(|socket| answer_h2(socket, &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 2])).await;
+    assert_eq!(judge(&send(HttpConnector::new(), true, &format!("http://{at}"), whole("x")).await), BROKEN);
+}
+
+#[tokio::test]
+async fn a_stream_beyond_the_last_of_a_goaway_was_not_processed() {
+    // GOAWAY, last stream 0, NO_ERROR.
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let at = server(move |socket| async move { answer_h2(socket, &goaway).await }).await;
+    let err = send(HttpConnector::new(), true, &format!("http://{at}"), whole("x")).await;
+    assert_eq!(judge(&err), if SEES_HYPER { UNSENT } else { BROKEN });
+}
+
+#[tokio::test]
+async fn a_stream_that_a_goaway_names_may_have_been() {
+    // GOAWAY, last stream 1, INTERNAL_ERROR; then the server hangs up.
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2];
+    let at = server(move |socket| async move {
+        tokio::time::timeout(Duration::from_millis(50), answer_h2(socket, &goaway)).await.unwrap_or(Ok(()))
+    })
+    .await;
+    assert_eq!(judge(&send(HttpConnector::new(), true, &format!("http://{at}"), whole("x")).await), BROKEN);
+}
+
+#[tokio::test]
+async fn a_sender_that_broke_off_its_own_request_says_nothing_of_the_upstream() {
+    let at = server(|mut socket| async move {
+        read_head(&mut socket).await?;
+        socket.read_to_end(&mut Vec::new()).await.map(drop)
+    })
+    .await;
+    let frames = [Ok(http_body::Frame::data(Bytes::from_static(b"half"))), Err(BoxError::from("the caller left"))];
+    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+    let err = send(HttpConnector::new(), false, &format!("http://{at}"), body).await;
+    assert_eq!(judge(&err), if SEES_HYPER { Verdict::new(Remedy::Nobody, Health::Unknown) } else { BROKEN });
+}
+
+#[tokio::test]
+async fn reqwest_is_seen_through_as_well() {
+    let refused = reqwest::get(format!("http://{}", closed_port().await)).await.unwrap_err();
+    assert_eq!(judge(&refused), UNSENT);
+
+    let at = server(|mut socket| async move { read_head(&mut socket).await }).await;
+    assert_eq!(judge(&reqwest::get(format!("http://{at}")).await.unwrap_err()), BROKEN);
+
+    let client = reqwest::Client::builder().connector_layer(ConnectTimeoutLayer::new(Duration::ZERO)).build().unwrap();
+    let err = client.get(format!("http://{}", closed_port().await)).send().await.unwrap_err();
+    let verdict = judge(&err);
+    assert!(verdict.nothing_done && matches!(verdict.remedy, RETRY | Remedy::Elsewhere), "{verdict:?}");
+}
