@@ -1,5 +1,6 @@
 //! DECIDE: `(input, now) -> action`. No async, no clock, no randomness of its own.
 
+pub(crate) mod backoff;
 pub(crate) mod idle;
 pub(crate) mod timeout_profile;
 pub mod verdict;

@@ -1,0 +1,181 @@
+//! How long to wait before the next attempt.
+//!
+//! # Why jitter, and why so much of it?
+//!
+//! Clients that failed together come back together, and collide again at each step. Full jitter spreads them over the
+//! whole wait, and beats its tamer relatives in both the work that is done twice and the time until all are served
+//! (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>). That holds only if they draw
+//! different numbers: all sessions of a layer draw from one [`Entropy`], which moves on at each draw.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// Waits that grow from attempt to attempt, up to a cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    pub(crate) base: Duration,
+    pub(crate) cap: Duration,
+    pub(crate) jitter: Jitter,
+}
+
+/// How waits are spread, so that clients that failed together do not come back together.
+///
+/// With `wait` the wait without jitter, `base * 2^(retries so far)`, and never more than the cap:
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Jitter {
+    /// Not at all: `wait`. For a single client, or a test.
+    None,
+    /// Over all of it, `0..=wait`: the least load, and the shortest time to the end.
+    #[default]
+    Full,
+    /// Over the second half, `wait / 2..=wait`: never at once.
+    Equal,
+    /// `base..=3 * previous`: from the wait before, not from the number of attempts.
+    Decorrelated,
+}
+
+/// Randomness for all sessions of a layer: each draw is another, on whichever clone or thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Entropy(Arc<AtomicU64>);
+
+/// Odd, so that 2^64 draws pass before a state comes again; the golden ratio, as in SplitMix64.
+const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// The wait before the retry that follows `retries` others, of which the last waited for `previous`.
+    pub(crate) fn wait(&self, retries: u32, previous: Duration, rng: &mut Rng) -> Duration {
+        let wait = self.base.saturating_mul(1 << retries.min(31)).min(self.cap);
+        match self.jitter {
+            Jitter::None => wait,
+            Jitter::Full => between(Duration::ZERO, wait, rng),
+            Jitter::Equal => between(wait / 2, wait, rng),
+            Jitter::Decorrelated => {
+                let most = previous.max(self.base).saturating_mul(3);
+                between(self.base, most, rng).min(self.cap)
+            }
+        }
+    }
+}
+
+impl Default for Backoff {
+    /// 500 ms to 20 s.
+    fn default() -> Self {
+        Self { base: Duration::from_millis(500), cap: Duration::from_secs(20), jitter: Jitter::Full }
+    }
+}
+
+/// Evenly from `low` to `high`, both included; `low` where `high` is less. To the nanosecond up to 584 years, which is
+/// as far as a `u64` counts them.
+pub(crate) fn between(low: Duration, high: Duration, rng: &mut Rng) -> Duration {
+    let spread = u64::try_from(high.saturating_sub(low).as_nanos()).unwrap_or(u64::MAX);
+    low.saturating_add(Duration::from_nanos(rng.u64(0..=spread)))
+}
+
+// === impl Entropy ===
+
+impl Entropy {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(seed)))
+    }
+
+    /// A generator of its own for one draw.
+    pub(crate) fn rng(&self) -> Rng {
+        Rng::with_seed(self.0.fetch_add(STRIDE, Relaxed))
+    }
+}
+
+impl Default for Entropy {
+    /// From the operating system, by way of the standard library's hasher: processes that start in the same nanosecond
+    /// differ too (fastrand's own seed is a hash of the time and the thread).
+    fn default() -> Self {
+        Self::seeded(RandomState::new().hash_one(STRIDE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn jitters() -> impl Strategy<Value = Jitter> {
+        prop_oneof![Just(Jitter::None), Just(Jitter::Full), Just(Jitter::Equal), Just(Jitter::Decorrelated)]
+    }
+
+    fn durations() -> impl Strategy<Value = Duration> {
+        prop_oneof![any::<Duration>(), (0..60_000_u64).prop_map(Duration::from_millis), Just(Duration::MAX)]
+    }
+
+    #[test]
+    fn without_jitter_waits_double_up_to_the_cap() {
+        let backoff = Backoff { base: 500 * MS, cap: 3_000 * MS, jitter: Jitter::None };
+        let waits: Vec<_> =
+            (0..5).map(|retries| backoff.wait(retries, Duration::ZERO, &mut Rng::with_seed(1))).collect();
+        assert_eq!(waits, [500 * MS, 1_000 * MS, 2_000 * MS, 3_000 * MS, 3_000 * MS]);
+    }
+
+    /// tower 0.5 clones the generator of its `ExponentialBackoffMaker` into each session, so that all of them draw the
+    /// same.
+    #[test]
+    fn sessions_of_one_layer_differ() {
+        let entropy = Entropy::seeded(7);
+        let draw = |entropy: &Entropy| Backoff::default().wait(0, Duration::ZERO, &mut entropy.rng());
+        let waits: HashSet<_> = (0..1_000).map(|_| draw(&entropy.clone())).collect();
+        assert_eq!(waits.len(), 1_000);
+    }
+
+    #[test]
+    fn layers_differ_and_seeds_repeat() {
+        let draws = |entropy: Entropy| (0..4).map(|_| entropy.rng().u64(..)).collect::<Vec<_>>();
+        assert_ne!(draws(Entropy::default()), draws(Entropy::default()));
+        assert_eq!(draws(Entropy::seeded(7)), draws(Entropy::seeded(7)));
+    }
+
+    #[test]
+    fn full_jitter_spreads_evenly() {
+        let entropy = Entropy::seeded(1);
+        let backoff = Backoff { base: 1_000 * MS, cap: 1_000 * MS, jitter: Jitter::Full };
+        let mut tenths = [0_u32; 10];
+        for _ in 0..10_000 {
+            let wait = backoff.wait(0, Duration::ZERO, &mut entropy.rng());
+            tenths[usize::try_from(wait.as_millis() / 100).unwrap().min(9)] += 1;
+        }
+        assert!(tenths.iter().all(|count| (850..1_150).contains(count)), "{tenths:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_wait_is_outside_its_bounds(
+            base in durations(), cap in durations(), jitter in jitters(),
+            retries in any::<u32>(), previous in durations(), seed in any::<u64>(),
+        ) {
+            let backoff = Backoff { base, cap, jitter };
+            let wait = backoff.wait(retries, previous, &mut Rng::with_seed(seed));
+            prop_assert!(wait <= cap);
+            let plain = Backoff { jitter: Jitter::None, ..backoff }.wait(retries, previous, &mut Rng::with_seed(seed));
+            match jitter {
+                Jitter::None => prop_assert_eq!(wait, plain),
+                Jitter::Full => prop_assert!(wait <= plain),
+                Jitter::Equal => prop_assert!(wait <= plain && wait >= plain / 2),
+                Jitter::Decorrelated => prop_assert!(wait >= base.min(cap)),
+            }
+        }
+
+        #[test]
+        fn a_draw_between_two_is_between_them(low in durations(), high in durations(), seed in any::<u64>()) {
+            let drawn = between(low, high, &mut Rng::with_seed(seed));
+            prop_assert!(drawn >= low && drawn <= high.max(low));
+        }
+    }
+}
