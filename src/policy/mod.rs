@@ -1,6 +1,7 @@
 //! DECIDE: `(input, now) -> action`. No async, no clock, no randomness of its own.
 
 pub(crate) mod backoff;
+pub(crate) mod budget;
 pub(crate) mod idle;
 pub(crate) mod timeout_profile;
 pub mod verdict;
