@@ -48,6 +48,13 @@ pub struct ConnectElapsed {
     pub after: Duration,
 }
 
+/// A copy of a request body was read that can be read no longer: another attempt has taken the body over, or it failed.
+///
+/// This ends the request that an earlier attempt is still sending. No caller sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayUnavailable {}
+
 /// A setting that cannot work, found when a layer was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidConfig {
@@ -156,6 +163,24 @@ impl fmt::Display for ConnectElapsed {
 }
 
 impl Error for ConnectElapsed {}
+
+// === impl ReplayUnavailable ===
+
+impl ReplayUnavailable {
+    /// A body that was taken over, or that failed.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {}
+    }
+}
+
+impl fmt::Display for ReplayUnavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this copy of the request body can be read no longer")
+    }
+}
+
+impl Error for ReplayUnavailable {}
 
 // === impl InvalidConfig ===
 

@@ -43,6 +43,7 @@ mod policy;
 pub mod proto;
 mod rt;
 
+pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
 pub use self::event::{Event, Observer};
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};

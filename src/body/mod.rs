@@ -6,5 +6,6 @@ pub(crate) mod collect;
 #[cfg_attr(not(test), expect(dead_code, reason = "the layers that need a body's outcome are built on it"))]
 pub(crate) mod observed;
 pub(crate) mod prefixed;
+pub(crate) mod replay;
 pub(crate) mod response;
 pub(crate) mod upload;

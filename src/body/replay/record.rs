@@ -1,0 +1,197 @@
+//! What has been read of a request body, and how far the copy that counts has got with it.
+//!
+//! The plain half of [`replay`](super): no polling here, and everything here happens under a lock.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+/// One recording, and the place of its current copy in it.
+///
+/// Only the latest copy counts: a *take*. All the places below are its own, and a new take begins at the first byte.
+#[derive(Debug)]
+pub(super) struct Record<B> {
+    /// The number of the current take.
+    pub(super) take: u64,
+    /// The body itself. Not here while a copy polls it, nor once it is over.
+    pub(super) rest: Option<B>,
+    pub(super) phase: Phase,
+    /// Whoever reads the current take, and waits.
+    pub(super) waiting: Option<Waker>,
+    limit: usize,
+    frames: VecDeque<Bytes>,
+    /// Small frames, joined: they stand behind `frames`, and the current take has had them.
+    joined: BytesMut,
+    trailers: Option<HeaderMap>,
+    recorded: usize,
+    /// How many of `frames` the current take has had, how many bytes that is, and whether it had the trailers.
+    next: usize,
+    pub(super) delivered: u64,
+    trailers_delivered: bool,
+    /// Whether another take may come: then what this one has had is kept.
+    kept: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nobody has asked for anything.
+    Unread,
+    /// There may be more to read.
+    Reading,
+    /// The body is over, and all of it is here.
+    Ended,
+    /// It failed: nobody will have all of it.
+    Failed,
+}
+
+/// What the current take reads next.
+pub(super) enum Next {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    /// What nobody has read yet.
+    Rest,
+    End,
+    Lost,
+}
+
+/// As many frames are shared as they came. A shared frame keeps the whole buffer alive that it was cut from: a sender
+/// of single bytes would hold a read buffer with each of them (8 KiB in hyper).
+const MAX_SMALL_SHARED: usize = 64;
+/// What is larger is shared in any case: it pins little that it does not fill.
+const SMALL: usize = 4 * 1024;
+
+// === impl Record ===
+
+impl<B> Record<B> {
+    pub(super) fn new(rest: B, limit: usize) -> Self {
+        Self {
+            take: 0,
+            rest: Some(rest),
+            phase: Phase::Unread,
+            waiting: None,
+            limit,
+            frames: VecDeque::new(),
+            joined: BytesMut::new(),
+            trailers: None,
+            recorded: 0,
+            next: 0,
+            delivered: 0,
+            trailers_delivered: false,
+            kept: true,
+        }
+    }
+
+    /// Remembers whom to tell. Gives back whom it remembered before: to be dropped outside of the lock.
+    pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
+        match &self.waiting {
+            Some(waiting) if waiting.will_wake(waker) => None,
+            _ => self.waiting.replace(waker.clone()),
+        }
+    }
+
+    /// Begins a new take. Whoever read the last one should be told.
+    pub(super) fn rewind(&mut self) -> Option<Waker> {
+        self.flush();
+        self.take += 1;
+        self.next = 0;
+        self.delivered = 0;
+        self.trailers_delivered = false;
+        self.waiting.take()
+    }
+
+    pub(super) fn next(&mut self) -> Next {
+        let recorded = if self.kept { self.frames.get(self.next).cloned() } else { self.frames.pop_front() };
+        if let Some(data) = recorded {
+            self.next += usize::from(self.kept);
+            self.delivered += data.len() as u64;
+            return Next::Data(data);
+        }
+        match self.phase {
+            Phase::Unread | Phase::Reading => Next::Rest,
+            Phase::Ended => match self.trailers.clone().filter(|_| !self.trailers_delivered) {
+                Some(trailers) => {
+                    self.trailers_delivered = true;
+                    Next::Trailers(trailers)
+                }
+                None => Next::End,
+            },
+            Phase::Failed => Next::Lost,
+        }
+    }
+
+    /// Adds what was read. `current`: by the current take, which has it with that.
+    pub(super) fn push(&mut self, data: &Bytes, current: bool) {
+        if current {
+            self.delivered += data.len() as u64;
+        }
+        self.recorded = self.recorded.saturating_add(data.len());
+        if self.kept && self.recorded > self.limit {
+            self.forget();
+        }
+        if current && (!self.kept || data.is_empty()) {
+            return;
+        }
+        if current && data.len() < SMALL && self.frames.len() >= MAX_SMALL_SHARED {
+            self.joined.extend_from_slice(data);
+            return;
+        }
+        self.flush();
+        self.frames.push_back(data.clone());
+        self.next += usize::from(current);
+    }
+
+    /// Adds the trailers, which are the end.
+    pub(super) fn finish(&mut self, trailers: Option<HeaderMap>, current: bool) {
+        self.phase = Phase::Ended;
+        self.trailers_delivered = current;
+        self.trailers = trailers;
+    }
+
+    /// No other take will come: lets go of what the current one has had.
+    pub(super) fn forget(&mut self) {
+        self.kept = false;
+        self.frames.drain(..self.next.min(self.frames.len()));
+        self.next = 0;
+        self.joined = BytesMut::new();
+    }
+
+    /// Whether another take could read the same again.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept && self.phase != Phase::Failed
+    }
+
+    /// How many bytes of the body have been seen.
+    pub(super) fn recorded(&self) -> u64 {
+        self.recorded as u64
+    }
+
+    /// Whether the current take has had everything that was recorded.
+    pub(super) fn is_caught_up(&self) -> bool {
+        let frames = if self.kept { self.next == self.frames.len() } else { self.frames.is_empty() };
+        frames && (self.trailers.is_none() || self.trailers_delivered)
+    }
+
+    /// All of it, if it is over, in one piece. Frames that are one already are not copied.
+    pub(super) fn whole(&mut self) -> Option<Bytes> {
+        if self.phase != Phase::Ended || !self.kept {
+            return None;
+        }
+        self.flush();
+        if self.frames.len() < 2 {
+            return Some(self.frames.front().cloned().unwrap_or_default());
+        }
+        let mut whole = BytesMut::with_capacity(self.recorded);
+        self.frames.iter().for_each(|data| whole.extend_from_slice(data));
+        Some(whole.freeze())
+    }
+
+    /// Makes one frame of what was joined, with the place of the current take behind it.
+    fn flush(&mut self) {
+        if !self.joined.is_empty() {
+            self.frames.push_back(self.joined.split().freeze());
+            self.next += 1;
+        }
+    }
+}

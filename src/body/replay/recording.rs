@@ -1,0 +1,220 @@
+//! A record that several copies of a body read, on whichever threads.
+//!
+//! The body itself is never polled under the lock: it is taken out, polled, and put back. A copy that comes meanwhile
+//! waits for that.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::Progress;
+use super::record::{Next, Phase, Record};
+use crate::body::boxed::{self, Polled};
+use crate::error::{BoxError, ReplayUnavailable};
+
+pub(super) struct Recording<B> {
+    /// What the body said of its length before it was read.
+    hint: SizeHint,
+    record: Mutex<Record<B>>,
+}
+
+/// The body, while it is polled outside of the lock.
+struct Lent<'a, B> {
+    recording: &'a Recording<B>,
+    take: u64,
+    rest: Option<B>,
+}
+
+// === impl Recording ===
+
+impl<B> Recording<B> {
+    pub(super) fn new(body: B, hint: SizeHint, limit: usize) -> Self {
+        Self { hint, record: Mutex::new(Record::new(body, limit)) }
+    }
+
+    /// Begins a new take, and tells whoever reads the one before.
+    pub(super) fn rewind(&self) -> u64 {
+        let mut record = self.lock();
+        let before = record.rewind();
+        let take = record.take;
+        drop(record);
+        before.inspect(Waker::wake_by_ref);
+        take
+    }
+
+    /// No other take will come.
+    pub(super) fn forget(&self) {
+        self.lock().forget();
+    }
+
+    pub(super) fn whole(&self) -> Option<Bytes> {
+        self.lock().whole()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Record<B>> {
+        // A body that panicked did so outside of the lock.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Recording<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// The next frame of this take, and the body itself, once that is all that is left to read of it.
+    pub(super) fn poll_frame(&self, take: u64, cx: &mut Context<'_>) -> (Polled, Option<B>)
+    where
+        B::Error: Into<BoxError> + 'static,
+    {
+        let mut record = self.lock();
+        if record.take != take {
+            return (Poll::Ready(Some(Err(ReplayUnavailable::new().into()))), None);
+        }
+        match record.next() {
+            Next::Data(data) => return (Poll::Ready(Some(Ok(Frame::data(data)))), None),
+            Next::Trailers(trailers) => return (Poll::Ready(Some(Ok(Frame::trailers(trailers)))), None),
+            Next::End => return (Poll::Ready(None), None),
+            Next::Lost => return (Poll::Ready(Some(Err(ReplayUnavailable::new().into()))), None),
+            Next::Rest => {}
+        }
+        record.phase = Phase::Reading;
+        let Some(rest) = record.rest.take() else {
+            // The copy before is polling it at this moment, on another thread, and will wake us.
+            let before = record.wait(cx.waker());
+            drop((record, before));
+            return (Poll::Pending, None);
+        };
+        let kept = record.is_kept();
+        drop(record);
+        if !kept {
+            let mut rest = rest;
+            let polled = boxed::poll_frame(Pin::new(&mut rest), cx);
+            return (polled, Some(rest));
+        }
+        Lent { recording: self, take, rest: Some(rest) }.poll_frame(cx)
+    }
+
+    pub(super) fn is_end_stream(&self, take: u64) -> bool {
+        let record = self.lock();
+        record.take == take
+            && record.is_caught_up()
+            && match record.phase {
+                Phase::Unread | Phase::Reading => record.rest.as_ref().is_some_and(B::is_end_stream),
+                Phase::Ended => true,
+                Phase::Failed => false,
+            }
+    }
+
+    pub(super) fn size_hint(&self, take: u64) -> SizeHint {
+        let record = self.lock();
+        if record.take != take {
+            return SizeHint::default();
+        }
+        // The same for each copy, so that each is framed alike: what is known once it was read is not added.
+        let mut left = SizeHint::new();
+        if let Some(upper) = self.hint.upper() {
+            left.set_upper(upper.saturating_sub(record.delivered));
+        }
+        left.set_lower(self.hint.lower().saturating_sub(record.delivered));
+        left
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let record = self.lock();
+        // A sender of known length stops reading there, and may never see the end.
+        let complete = record.rest.as_ref().is_some_and(B::is_end_stream)
+            || self.hint.exact().is_some_and(|length| record.recorded() >= length);
+        match record.phase {
+            _ if !record.is_kept() => Progress::Lost,
+            Phase::Ended => Progress::Whole,
+            Phase::Unread => Progress::Unread,
+            _ if complete => Progress::Whole,
+            _ => Progress::Partial,
+        }
+    }
+}
+
+impl<B> fmt::Debug for Recording<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("hint", &self.hint).finish_non_exhaustive()
+    }
+}
+
+// === impl Lent ===
+
+impl<B> Lent<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError> + 'static,
+{
+    /// Polls the body, adds what came to the record, and gives the body back: to the record, or, where it records no
+    /// longer, to the copy.
+    fn poll_frame(mut self, cx: &mut Context<'_>) -> (Polled, Option<B>) {
+        let mut polled = match &mut self.rest {
+            Some(rest) => boxed::poll_frame(Pin::new(rest), cx),
+            None => Poll::Pending,
+        };
+        let rest = self.rest.take();
+        let mut record = self.recording.lock();
+        let current = record.take == self.take;
+        let over = match &polled {
+            Poll::Pending => false,
+            Poll::Ready(None) => {
+                record.finish(None, current);
+                true
+            }
+            Poll::Ready(Some(Err(_))) => {
+                record.phase = Phase::Failed;
+                true
+            }
+            Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
+                (Some(data), _) => {
+                    record.push(data, current);
+                    false
+                }
+                (None, trailers) => {
+                    record.finish(trailers.cloned(), current);
+                    true
+                }
+            },
+        };
+        let mut dropped = None;
+        let mut live = None;
+        if over {
+            dropped = rest;
+        } else if current && !record.is_kept() && record.is_caught_up() {
+            live = rest;
+        } else {
+            record.rest = rest;
+        }
+        if current {
+            let before = if polled.is_pending() { record.wait(cx.waker()) } else { None };
+            drop((record, before));
+        } else {
+            // Whoever took over may be waiting for the body to come back.
+            let waiting = record.waiting.take();
+            drop(record);
+            waiting.inspect(Waker::wake_by_ref);
+            polled = Poll::Ready(Some(Err(ReplayUnavailable::new().into())));
+        }
+        drop(dropped);
+        (polled, live)
+    }
+}
+
+impl<B> Drop for Lent<'_, B> {
+    // The body panicked: it goes back as it is, and whoever polls it next sees what it does then.
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            let mut record = self.recording.lock();
+            record.rest = Some(rest);
+            let waiting = record.waiting.take();
+            drop(record);
+            waiting.inspect(Waker::wake_by_ref);
+        }
+    }
+}
