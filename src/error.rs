@@ -55,6 +55,38 @@ pub struct ConnectElapsed {
 #[non_exhaustive]
 pub struct ReplayUnavailable {}
 
+/// A [`BoxError`] that is an [`Error`].
+///
+/// `BoxError` itself is none, so that what asks for one (the layers that judge errors) cannot take it. This can be put
+/// between; it shows the error as it is, and [`find`] looks through it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::io;
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_buttress::RetryAfterBackoffLayer;
+/// use tower_buttress::error::{self, AnyError, BoxError};
+///
+/// let upstream = service_fn(|_request| async {
+///     let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+///     Err::<Response<Full<Bytes>>, BoxError>(refused.into())
+/// });
+/// let service = ServiceBuilder::new()
+///     .layer(RetryAfterBackoffLayer::new())
+///     .map_err(AnyError::new)
+///     .service(upstream);
+///
+/// let request = Request::new(Full::<Bytes>::default());
+/// let failed: BoxError = service.oneshot(request).await.unwrap_err().into();
+/// assert!(error::find::<io::Error>(&failed).is_some());
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct AnyError(BoxError);
+
 /// A setting that cannot work, found when a layer was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidConfig {
@@ -181,6 +213,34 @@ impl fmt::Display for ReplayUnavailable {
 }
 
 impl Error for ReplayUnavailable {}
+
+// === impl AnyError ===
+
+impl AnyError {
+    /// This error, as an [`Error`].
+    #[must_use]
+    pub const fn new(err: BoxError) -> Self {
+        Self(err)
+    }
+}
+
+impl From<BoxError> for AnyError {
+    fn from(err: BoxError) -> Self {
+        Self::new(err)
+    }
+}
+
+impl fmt::Display for AnyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Error for AnyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
 
 // === impl InvalidConfig ===
 

@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
 
 /// Something happened that is worth a log line.
@@ -48,6 +49,18 @@ pub enum Event {
     ConnectElapsed {
         /// The limit.
         after: Duration,
+    },
+    /// An attempt failed, and there will be another.
+    RetryScheduled {
+        /// The number of the attempt to come.
+        attempt: u32,
+        /// The wait before it.
+        wait: Duration,
+    },
+    /// An attempt failed, another might have helped, and there will be none.
+    NotRetried {
+        /// Why.
+        reason: NotRetried,
     },
     /// A layer met something it cannot treat, and let it pass untouched.
     SteppedAside {
@@ -80,6 +93,8 @@ impl Event {
             Self::Refused { .. } => "refused",
             Self::BodyElapsed { .. } => "body_elapsed",
             Self::ConnectElapsed { .. } => "connect_elapsed",
+            Self::RetryScheduled { .. } => "retry_scheduled",
+            Self::NotRetried { .. } => "not_retried",
             Self::SteppedAside { .. } => "stepped_aside",
         }
     }
@@ -91,6 +106,8 @@ impl Event {
             Self::Refused { kind } => kind.as_str(),
             Self::BodyElapsed { layer, .. } | Self::SteppedAside { layer, .. } => layer,
             Self::ConnectElapsed { .. } => "connect-timeout",
+            Self::RetryScheduled { .. } => "retry-after-backoff",
+            Self::NotRetried { reason } => reason.as_str(),
         }
     }
 }
@@ -101,6 +118,8 @@ impl fmt::Display for Event {
             Self::Refused { kind } => write!(f, "refused: {kind}"),
             Self::BodyElapsed { layer, after } => write!(f, "{layer}: body ended after {after:?}"),
             Self::ConnectElapsed { after } => write!(f, "no connection within {after:?}"),
+            Self::RetryScheduled { attempt, wait } => write!(f, "attempt {attempt} in {wait:?}"),
+            Self::NotRetried { reason } => write!(f, "not retried: {reason}"),
             Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

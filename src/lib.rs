@@ -55,6 +55,12 @@ pub use self::layers::idle_body_timeout::{
     Activity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
+pub use self::layers::retry_after_backoff::{
+    Attempt, Attempts, NoRetry, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
+};
+pub use self::policy::backoff::Jitter;
+pub use self::policy::budget::RetryBudget;
+pub use self::policy::retry::NotRetried;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;
 pub use self::proto::deadline::DeadlineHeader;

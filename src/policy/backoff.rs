@@ -43,7 +43,7 @@ pub enum Jitter {
 #[derive(Clone, Debug)]
 pub(crate) struct Entropy(Arc<AtomicU64>);
 
-/// Odd, so that 2^64 draws pass before a state comes again; the golden ratio, as in SplitMix64.
+/// Odd, so that 2^64 draws pass before a state comes again; the golden ratio, as in `SplitMix64`.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 // === impl Backoff ===

@@ -3,5 +3,6 @@
 pub(crate) mod backoff;
 pub(crate) mod budget;
 pub(crate) mod idle;
+pub(crate) mod retry;
 pub(crate) mod timeout_profile;
 pub mod verdict;

@@ -81,7 +81,7 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
 }
 
 /// Tells the caller not to try again.
-pub(crate) fn set_should_not_retry(headers: &mut HeaderMap) {
+pub(crate) fn forbid_retry(headers: &mut HeaderMap) {
     headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
 }
 

@@ -10,6 +10,7 @@ mod deadline;
 mod first_byte_timeout;
 mod gateway;
 mod idle_body_timeout;
+mod retry_after_backoff;
 mod sse;
 mod support;
 mod telemetry;

@@ -74,8 +74,10 @@ pub(crate) enum Progress {
     Partial,
     /// All of it.
     Whole,
-    /// It cannot be sent again: too large, or failed.
-    Lost,
+    /// More than may be kept: it cannot be sent again.
+    TooLarge,
+    /// It failed.
+    Failed,
 }
 
 // === impl Replay ===

@@ -129,7 +129,8 @@ where
         let complete = record.rest.as_ref().is_some_and(B::is_end_stream)
             || self.hint.exact().is_some_and(|length| record.recorded() >= length);
         match record.phase {
-            _ if !record.is_kept() => Progress::Lost,
+            Phase::Failed => Progress::Failed,
+            _ if !record.is_kept() => Progress::TooLarge,
             Phase::Ended => Progress::Whole,
             Phase::Unread => Progress::Unread,
             _ if complete => Progress::Whole,

@@ -222,7 +222,7 @@ async fn the_new_reader_is_woken_by_the_body() {
 async fn beyond_the_limit_it_streams_on_untouched() {
     let replay = replay(Script::parts(&["abc", "de", "f"]).with(Step::Trailers), 4);
     assert_eq!(all(replay.copy()).await, ["abc", "de", "f", "trailers", "end"]);
-    assert_eq!(replay.progress(), Progress::Lost);
+    assert_eq!(replay.progress(), Progress::TooLarge);
     assert_eq!(replay.bytes(), None);
 }
 
@@ -311,7 +311,7 @@ async fn the_body_inside_is_dropped_when_it_is_over() {
 async fn a_body_that_failed_cannot_be_sent_again() {
     let replay = replay(Script::parts(&["a"]).with(Step::Fail), MIB);
     assert_eq!(all(replay.copy()).await, ["a", "error: cut"]);
-    assert_eq!(replay.progress(), Progress::Lost);
+    assert_eq!(replay.progress(), Progress::Failed);
     assert_eq!(all(replay.copy()).await, ["a", "unavailable"]);
 }
 
@@ -494,7 +494,7 @@ proptest! {
         };
         let mut still_held = Vec::new();
         for (frames, hold) in attempts {
-            if replay.progress() == Progress::Lost {
+            if replay.progress() == Progress::TooLarge {
                 break;
             }
             let mut copy = replay.copy();
@@ -505,7 +505,7 @@ proptest! {
                 still_held.push(copy);
             }
         }
-        let lost = replay.progress() == Progress::Lost;
+        let lost = replay.progress() == Progress::TooLarge;
         prop_assert!(!lost || expected.len() > limit);
         if lost {
             return Ok(());

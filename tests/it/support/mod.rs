@@ -1,5 +1,7 @@
 //! Scripted bodies, and what was seen of them.
 
+pub(crate) mod upstream;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,11 +40,18 @@ pub(crate) struct Script {
     /// Set when the body is dropped.
     dropped: Arc<AtomicBool>,
     over: bool,
+    sized: bool,
 }
 
 impl Script {
     pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { steps: steps.into_iter().collect(), sleep: None, dropped: Arc::default(), over: false }
+        Self { steps: steps.into_iter().collect(), sleep: None, dropped: Arc::default(), over: false, sized: true }
+    }
+
+    /// The same, of unknown length.
+    pub(crate) fn unsized_(mut self) -> Self {
+        self.sized = false;
+        self
     }
 
     /// Tells whether this body has been dropped.
@@ -92,10 +101,13 @@ impl Body for Script {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.steps.is_empty()
+        self.sized && self.steps.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if !self.sized {
+            return SizeHint::default();
+        }
         let exact = self.steps.iter().map(|step| if let Step::Data(data) = step { data.len() as u64 } else { 0 }).sum();
         SizeHint::with_exact(exact)
     }

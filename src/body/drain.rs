@@ -1,0 +1,100 @@
+//! Reading what nobody wants, so that its connection can be used again.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Buf;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// Reads a body to its end, and drops it there: or as soon as that would cost more than a new connection.
+    #[derive(Debug)]
+    pub(crate) struct Drain<B> {
+        #[pin]
+        body: Option<B>,
+        bytes: usize,
+        frames: usize,
+    }
+}
+
+/// An error's text is a few KiB, and a new connection some round trips.
+const MAX_BYTES: usize = 64 * 1024;
+/// The same in frames: a peer that sends empty ones is not to be read for ever.
+const MAX_FRAMES: usize = 1024;
+
+// === impl Drain ===
+
+impl<B: Body> Drain<B> {
+    pub(crate) fn new(body: Option<B>) -> Self {
+        let body = body.filter(|body| body.size_hint().lower() <= MAX_BYTES as u64);
+        Self { body, bytes: 0, frames: 0 }
+    }
+
+    /// Reads what is there.
+    pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let mut this = self.project();
+        while let Some(body) = this.body.as_mut().as_pin_mut() {
+            match body.poll_frame(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(frame))) => {
+                    *this.bytes += frame.data_ref().map_or(0, Buf::remaining);
+                    *this.frames += 1;
+                    if *this.bytes > MAX_BYTES || *this.frames > MAX_FRAMES {
+                        this.body.set(None);
+                    }
+                }
+                Poll::Ready(_) => this.body.set(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    fn drain<B: Body>(body: B) -> bool {
+        let mut drain = pin!(Drain::new(Some(body)));
+        drain.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        drain.body.is_none()
+    }
+
+    fn frames(frames: impl IntoIterator<Item = Bytes>) -> impl Body {
+        StreamBody::new(futures_util::stream::iter(
+            frames.into_iter().map(|data| Ok::<_, Infallible>(Frame::data(data))),
+        ))
+    }
+
+    #[test]
+    fn it_reads_to_the_end_or_to_its_limit() {
+        assert!(drain(Full::new(Bytes::from_static(b"overloaded"))));
+        assert!(drain(frames(std::iter::repeat(Bytes::from_static(&[0; 1_000])))));
+        assert!(drain(frames(std::iter::repeat(Bytes::new()))));
+        assert!(!drain(StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>())));
+    }
+
+    #[test]
+    fn what_says_that_it_is_large_is_not_read() {
+        struct Unread;
+        impl Body for Unread {
+            type Data = Bytes;
+            type Error = Infallible;
+            fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                panic!("read")
+            }
+            fn size_hint(&self) -> http_body::SizeHint {
+                http_body::SizeHint::with_exact(64 * 1024 + 1)
+            }
+        }
+        assert!(drain(Unread));
+    }
+}

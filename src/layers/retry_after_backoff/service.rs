@@ -1,0 +1,109 @@
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::UPGRADE;
+use http::{HeaderValue, Method, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::attempt::{Attempt, NoRetry};
+use super::future::RetryAfterBackoffFuture;
+use super::layer::{Config, RetryAfterBackoffLayer};
+use super::session::Session;
+use crate::body::replay::{Replay, ReplayBody};
+use crate::event::Event;
+use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};
+use crate::rt::clock;
+
+/// Tries again what the service inside fails at. See [`RetryAfterBackoffLayer`].
+#[derive(Clone)]
+pub struct RetryAfterBackoff<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+// === impl RetryAfterBackoff ===
+
+impl<S> RetryAfterBackoff<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
+where
+    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>> + Clone,
+    S::Error: Error + 'static,
+    ReqB: Body<Data = Bytes> + Unpin,
+    ResB: Body,
+{
+    type Response = Response<ResB>;
+    type Error = S::Error;
+    type Future = RetryAfterBackoffFuture<S, ReqB, ResB>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        if !self.config.applies_to(&request) {
+            return RetryAfterBackoffFuture::passing(self.inner.call(request.map(ReplayBody::live)));
+        }
+        self.config.policy.budget.deposit(clock::now);
+        self.config.mark_first(&mut request);
+        let (head, body) = request.into_parts();
+        match Replay::new(body, self.config.replay_limit) {
+            Ok(replay) => {
+                // The service that is ready makes the first attempt; its clone waits to be ready before the second.
+                let service = self.inner.clone();
+                let call = self.inner.call(Request::from_parts(head.clone(), replay.copy()));
+                let session = Session::new(service, self.config.clone(), head, replay);
+                RetryAfterBackoffFuture::attempting(call, session)
+            }
+            Err(body) => {
+                let reason = "the request body is larger than the replay limit";
+                self.config.emitter.emit(&Event::SteppedAside { layer: RetryAfterBackoffLayer::NAME, reason });
+                RetryAfterBackoffFuture::passing(self.inner.call(Request::from_parts(head, ReplayBody::live(body))))
+            }
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for RetryAfterBackoff<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryAfterBackoff").field("inner", &self.inner).field("config", &self.config).finish()
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    fn applies_to<B>(&self, request: &Request<B>) -> bool {
+        self.enabled
+            && self.policy.attempts > 1
+            && request.extensions().get::<NoRetry>().is_none()
+            // What follows the head of an upgrade is not a body that could be sent again.
+            && request.method() != Method::CONNECT
+            && !request.headers().contains_key(UPGRADE)
+    }
+
+    fn mark_first<B>(&self, request: &mut Request<B>) {
+        if let Some(keys) = &self.keys {
+            if !is_idempotent(request.method(), request.headers()) {
+                if let Some(key) = keys.next() {
+                    request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+                }
+            }
+        }
+        if let Some(name) = &self.attempt_header {
+            request.headers_mut().insert(name, HeaderValue::from(1));
+        }
+        // An outer layer's: here it is the first.
+        if let Some(attempt) = request.extensions_mut().get_mut::<Attempt>() {
+            *attempt = Attempt(1);
+        }
+    }
+}
