@@ -10,6 +10,7 @@ mod deadline;
 mod first_byte_timeout;
 mod gateway;
 mod idle_body_timeout;
+mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;
 mod support;
