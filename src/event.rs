@@ -62,6 +62,16 @@ pub enum Event {
         /// Why.
         reason: NotRetried,
     },
+    /// The primary could not serve a call, and a backup is asked.
+    FellBack {
+        /// Its name.
+        to: Arc<str>,
+    },
+    /// A backup could not serve a call either.
+    BackupFailed {
+        /// Its name.
+        name: Arc<str>,
+    },
     /// A layer met something it cannot treat, and let it pass untouched.
     SteppedAside {
         /// The layer.
@@ -95,6 +105,8 @@ impl Event {
             Self::ConnectElapsed { .. } => "connect_elapsed",
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::NotRetried { .. } => "not_retried",
+            Self::FellBack { .. } => "fell_back",
+            Self::BackupFailed { .. } => "backup_failed",
             Self::SteppedAside { .. } => "stepped_aside",
         }
     }
@@ -108,6 +120,7 @@ impl Event {
             Self::ConnectElapsed { .. } => "connect-timeout",
             Self::RetryScheduled { .. } => "retry-after-backoff",
             Self::NotRetried { reason } => reason.as_str(),
+            Self::FellBack { .. } | Self::BackupFailed { .. } => "fallback",
         }
     }
 }
@@ -120,6 +133,8 @@ impl fmt::Display for Event {
             Self::ConnectElapsed { after } => write!(f, "no connection within {after:?}"),
             Self::RetryScheduled { attempt, wait } => write!(f, "attempt {attempt} in {wait:?}"),
             Self::NotRetried { reason } => write!(f, "not retried: {reason}"),
+            Self::FellBack { to } => write!(f, "fell back to {to}"),
+            Self::BackupFailed { name } => write!(f, "backup {name} failed too"),
             Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

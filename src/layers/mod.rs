@@ -2,6 +2,7 @@
 
 pub(crate) mod connect_timeout;
 pub(crate) mod deadline;
+pub(crate) mod fallback;
 pub(crate) mod first_byte_timeout;
 pub(crate) mod idle_body_timeout;
 pub(crate) mod rejections_as_errors;

@@ -253,9 +253,10 @@ mod tests {
     #[test]
     fn clones_share_one_budget() {
         let (budget, now) = (RetryBudget::new(100, 0, 10 * S), Instant::now());
-        deposit(&budget.clone(), 1, now);
+        let other = budget.clone();
+        deposit(&other, 1, now);
         assert!(budget.withdraw(now));
-        assert!(!budget.clone().withdraw(now));
+        assert!(!other.withdraw(now));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::Context;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use http_body_util::{BodyExt, Empty};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    Activity, DeadlineLayer, FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, RejectionsAsErrorsLayer,
+    Activity, DeadlineLayer, Fallback, FallbackLayer, FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer,
+    RejectionsAsErrorsLayer,
 };
 
 use crate::support::{Script, Step, secs, trace};
@@ -22,9 +24,9 @@ type Request0 = Request<Empty<Bytes>>;
 /// Sends one request through `layer` to a service that answers with `script`; the body that comes back.
 macro_rules! through {
     ($layer:expr, $script:expr) => {{
-        let mut script = Some($script);
+        let script = Arc::new(Mutex::new(Some($script)));
         let service = $layer.layer(service_fn(move |_| {
-            let body = script.take().unwrap();
+            let body = script.lock().unwrap().take().unwrap();
             async move { Ok::<_, Infallible>(Response::new(body)) }
         }));
         let request: Request0 = Request::new(Empty::new());
@@ -91,6 +93,38 @@ contract! {
     deadline => DeadlineLayer::new(secs(60));
     deadline_unlimited => DeadlineLayer::new(Duration::MAX);
     deadline_off => DeadlineLayer::disabled();
+    fallback => FallbackLayer::new(Down);
+    fallback_to_the_backup => ToTheBackup;
+    fallback_off => FallbackLayer::<Down>::disabled();
+}
+
+/// A service that is always down.
+#[derive(Clone)]
+struct Down;
+
+impl<R> Service<R> for Down {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: R) -> Self::Future {
+        std::future::ready(Ok(Response::builder().status(503).body(Empty::new()).unwrap()))
+    }
+}
+
+/// Puts a service where the backup is, of a primary that is down.
+struct ToTheBackup;
+
+impl<S> Layer<S> for ToTheBackup {
+    type Service = Fallback<Down, S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        FallbackLayer::new(inner).layer(Down)
+    }
 }
 
 fn is_send_sync_unpin<T: Send + Sync + Unpin>(_: &T) {}

@@ -7,6 +7,7 @@ mod compositions;
 mod connect_timeout;
 mod contract;
 mod deadline;
+mod fallback;
 mod first_byte_timeout;
 mod gateway;
 mod idle_body_timeout;

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::any;
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,8 +18,10 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower::{Layer, ServiceExt};
-use tower_buttress::{Attempt, Attempts, Event, Jitter, Observer, ReplayBody, RetryAfterBackoffLayer};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::{
+    Attempt, Attempts, Event, FallbackLayer, Jitter, Observer, ReplayBody, RetryAfterBackoffLayer, ServedBy,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -160,6 +163,47 @@ async fn a_refused_connection_is_retried() {
     assert_eq!(read_request(&mut socket).await.unwrap(), "hello");
     socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     assert_eq!(Attempts::of(&call.await.unwrap().unwrap()), Attempts(2));
+}
+
+/// The primary answers in the middle of the upload, and its connection still holds the request when the backup takes
+/// it over.
+#[tokio::test]
+async fn a_backup_takes_over_an_upload_that_is_under_way() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let primary = listener.local_addr().unwrap();
+    let primary_closed = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"first\r\n") {
+            seen.push(socket.read_u8().await.unwrap());
+        }
+        socket.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy").await.unwrap();
+        let mut rest = Vec::new();
+        // Without the end of the request: the client gave it up.
+        let _ = socket.read_to_end(&mut rest).await;
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    });
+    let backup = Router::new().route("/", any(|body: Bytes| async { body }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backup_at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, backup).await.unwrap() });
+
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+    let client: Client<HttpConnector, ReplayBody<Channel<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+    let to_backup = client.clone();
+    let backup = service_fn(move |mut request: Request<ReplayBody<Channel<Bytes>>>| {
+        *request.uri_mut() = format!("http://{backup_at}/").parse().unwrap();
+        to_backup.request(request)
+    });
+    let request = Request::post(format!("http://{primary}/")).body(body).unwrap();
+    let call = tokio::spawn(FallbackLayer::new(backup).layer(client).oneshot(request));
+    sender.send_data("first".into()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), primary_closed).await.expect("the primary is let go of").unwrap();
+    sender.send_data(" second".into()).await.unwrap();
+    drop(sender);
+    let response = call.await.unwrap().unwrap();
+    assert_eq!(ServedBy::of(&response), Some("backup"));
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "first second");
 }
 
 #[tokio::test]

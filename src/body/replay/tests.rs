@@ -399,7 +399,8 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
             self.1.recv().unwrap()
         }
     }
-    let outcomes: [(Polled, fn(&Polled) -> bool); 3] = [
+    type Expected = fn(&Polled) -> bool;
+    let outcomes: [(Polled, Expected); 3] = [
         (Poll::Ready(Some(Ok(Frame::data("a".into())))), |next| matches!(next, Poll::Ready(Some(Ok(_))))),
         (Poll::Ready(None), |next| matches!(next, Poll::Ready(None))),
         (Poll::Ready(Some(Err("cut".into()))), |next| matches!(next, Poll::Ready(Some(Err(_))))),
@@ -427,9 +428,9 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
 /// Two threads: one goes on reading a copy that is taken over at any moment, the other reads the one that took over.
 #[test]
 fn a_body_can_be_taken_over_while_it_is_being_polled() {
-    const FRAMES: usize = 200;
+    const FRAMES: u8 = 200;
     for round in 0..300_usize {
-        let steps = (0..FRAMES).flat_map(|n| [Step::Data(Bytes::from(vec![b'0' + (n % 10) as u8])), Step::Pending]);
+        let steps = (0..FRAMES).flat_map(|n| [Step::Data(Bytes::from(vec![b'0' + n % 10])), Step::Pending]);
         let replay = Arc::new(replay(Script::new(steps.collect::<Vec<_>>()), MIB));
         let mut first = replay.copy();
         let read = |mut body: ReplayBody<Script>| futures_util::future::poll_fn(move |cx| poll(&mut body, cx.waker()));
@@ -449,7 +450,7 @@ fn a_body_can_be_taken_over_while_it_is_being_polled() {
                     seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
                 }
             });
-            let expected: Vec<u8> = (0..FRAMES).map(|n| b'0' + (n % 10) as u8).collect();
+            let expected: Vec<u8> = (0..FRAMES).map(|n| b'0' + n % 10).collect();
             assert_eq!(seen, expected);
             old.join().unwrap();
         });

@@ -177,7 +177,7 @@ mod tests {
                 421 => ("Nobody", Health::Good, true),
                 425 => ("Retry", Health::Unknown, true),
                 429 => ("Retry", Health::Throttled, true),
-                ..500 | 501 | 505 => ("Nobody", Health::Good, false),
+                ..=499 | 501 | 505 => ("Nobody", Health::Good, false),
                 503 => ("Retry", Health::Bad, true),
                 _ => ("Retry", Health::Bad, false),
             };

@@ -1,0 +1,15 @@
+//! Another upstream, when the first cannot serve the call: see [`FallbackLayer`].
+
+mod body;
+mod credentials;
+mod future;
+mod layer;
+mod served_by;
+mod service;
+mod session;
+
+pub use self::body::FallbackBody;
+pub use self::future::FallbackFuture;
+pub use self::layer::FallbackLayer;
+pub use self::served_by::ServedBy;
+pub use self::service::Fallback;

@@ -1,0 +1,115 @@
+//! One call: what it takes to make it elsewhere.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+
+use super::credentials;
+use super::layer::{Config, NAME};
+use super::served_by::ServedBy;
+use crate::body::replay::{Progress, Replay, ReplayBody};
+use crate::event::Event;
+use crate::policy::verdict::{Outcome, Remedy};
+use crate::rt::clock;
+use crate::rt::deadline::Deadline;
+
+pub(super) struct Session<Bk, B> {
+    config: Arc<Config<Bk>>,
+    head: Parts,
+    replay: Replay<B>,
+}
+
+// === impl Session ===
+
+impl<Bk, B> Session<Bk, B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    pub(super) fn new(config: Arc<Config<Bk>>, head: Parts, replay: Replay<B>) -> Self {
+        Self { config, head, replay }
+    }
+
+    /// Whether somebody else should be asked.
+    pub(super) fn goes_elsewhere<R, E: Error + 'static>(&self, result: &Result<Response<R>, E>) -> bool {
+        let verdict = self.config.classifier.classify(&Outcome::of(result));
+        match verdict.remedy {
+            Remedy::Done | Remedy::Nobody => false,
+            Remedy::Elsewhere | Remedy::Retry { .. } => self.can_go(),
+        }
+    }
+
+    /// Whether the request can still be sent to somebody else; says why not.
+    #[cold]
+    pub(super) fn can_go(&self) -> bool {
+        let deadline: Option<&Deadline> = self.head.extensions.get();
+        let reason = match self.replay.progress() {
+            Progress::TooLarge => "the request body is larger than the replay limit",
+            Progress::Failed => "the request body failed",
+            _ if deadline.is_some_and(|deadline| deadline.remaining(clock::now()).is_zero()) => {
+                "the deadline of the call has passed"
+            }
+            _ => return true,
+        };
+        self.config.emitter.emit(&Event::SteppedAside { layer: NAME, reason });
+        false
+    }
+
+    /// A copy of the request body to be read whole first, where the request is to be rewritten.
+    pub(super) fn to_rewrite(&self) -> Option<ReplayBody<B>> {
+        self.config.rewrite.as_ref().map(|_| self.replay.copy())
+    }
+
+    /// The backup, not ready yet.
+    pub(super) fn backup(&self) -> Option<Bk>
+    where
+        Bk: Clone,
+    {
+        let backup = self.config.backup();
+        if backup.is_some() {
+            self.config.emitter.emit(&Event::FellBack { to: self.config.name.clone() });
+        }
+        backup
+    }
+
+    /// The request as the backup is to see it.
+    pub(super) fn request(&self) -> Request<ReplayBody<B>> {
+        let mut head = self.head.clone();
+        if !self.config.forward_credentials {
+            credentials::withhold(&mut head);
+        }
+        match (&self.config.rewrite, self.replay.bytes()) {
+            (Some(rewrite), Some(data)) => {
+                let before = data.len();
+                let mut request = (rewrite.0)(Request::from_parts(head, data));
+                // The length that the caller gave is not that of what is sent now.
+                if request.body().len() != before && request.headers().contains_key(CONTENT_LENGTH) {
+                    let length = HeaderValue::from(request.body().len());
+                    request.headers_mut().insert(CONTENT_LENGTH, length);
+                }
+                request.headers_mut().remove(TRANSFER_ENCODING);
+                request.map(ReplayBody::whole)
+            }
+            _ => Request::from_parts(head, self.replay.copy()),
+        }
+    }
+
+    /// The backup's answer, if it serves the call.
+    pub(super) fn served<R, E>(&self, result: Result<Response<R>, E>) -> Option<Response<R>> {
+        let is_done =
+            |response: &Response<R>| self.config.classifier.classify(&Outcome::head(response)).remedy == Remedy::Done;
+        let Some(mut response) = result.ok().filter(is_done) else {
+            self.config.emitter.emit(&Event::BackupFailed { name: self.config.name.clone() });
+            return None;
+        };
+        // In a chain, the one that did it has put its name there.
+        if response.extensions().get::<ServedBy>().is_none() {
+            response.extensions_mut().insert(ServedBy::new(self.config.name.clone()));
+        }
+        Some(response)
+    }
+}

@@ -1,0 +1,386 @@
+//! What Fallback promises, under paused time.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+use tower_buttress::{
+    Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, Rejection, RejectionKind, RejectionsAsErrorsLayer,
+    RetryAfterBackoffLayer, ServedBy,
+};
+
+use crate::support::upstream::{Answer, Upstream, is, request, text};
+use crate::support::{Log, Script, Step, secs, trailers};
+
+fn hello() -> [Step; 2] {
+    [Step::Data("hel"), Step::Data("lo")]
+}
+
+fn ok() -> Answer {
+    Answer::status(200).body(Script::new([Step::Data("backup")]))
+}
+
+/// Sends `request` to a primary that says `primary`, with a backup that says `ok`.
+async fn falls_back(primary: Answer, request: Request<Script>) -> (String, Upstream) {
+    let backup = Upstream::new([ok()]);
+    let service = FallbackLayer::new(backup.clone()).layer(Upstream::new([primary]));
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("backup"));
+    (text(response).await, backup)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_primary_serves_is_left_alone() {
+    for status in [200, 204, 302, 400, 404, 422, 501] {
+        let (primary, backup) = (Upstream::new([Answer::status(status)]), Upstream::new([]));
+        let response =
+            FallbackLayer::new(backup).layer(primary.clone()).oneshot(request("POST", hello())).await.unwrap();
+        assert!(is(&response, status));
+        assert!(response.extensions().is_empty());
+        assert_eq!(text(response).await, "said");
+        assert_eq!(primary.seen()[0].data, "hello");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_may_serve_goes_elsewhere() {
+    let failures: [fn() -> Answer; 14] = [
+        || Answer::status(401),
+        || Answer::status(402),
+        || Answer::status(403),
+        || Answer::status(408),
+        || Answer::status(413),
+        || Answer::status(429).header("retry-after", "3600"),
+        || Answer::status(500),
+        || Answer::status(503).header("x-should-retry", "false"),
+        || Answer::status(529),
+        || Answer::fails(ErrorKind::ConnectionRefused),
+        || Answer::fails(ErrorKind::ConnectionReset),
+        || Answer::status(504).with(Rejection::new(RejectionKind::FirstByteTimeout)),
+        || Answer::status(502).with(Rejection::new(RejectionKind::BodyFailed)),
+        || Answer::status(200).with(Rejection::new(RejectionKind::FirstByteTimeout)),
+    ];
+    for failure in failures {
+        let body = hello().into_iter().chain([Step::Trailers]);
+        let (said, backup) = falls_back(failure(), request("POST", body)).await;
+        assert_eq!(said, "backup");
+        let seen = &backup.seen()[0];
+        assert_eq!(seen.data, "hello");
+        assert_eq!(seen.length, Some(5));
+        assert_eq!(seen.trailers, Some(trailers()));
+        assert_eq!(seen.uri, "http://upstream/v1/chat");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_time_is_over_goes_nowhere() {
+    let refused = Answer::status(504).with(Rejection::new(RejectionKind::DeadlineExceeded));
+    let service = FallbackLayer::new(Upstream::new([])).layer(Upstream::new([refused]));
+    assert!(is(&service.oneshot(request("POST", hello())).await.unwrap(), 504));
+
+    let log = Arc::new(Log::default());
+    let layer = FallbackLayer::new(Upstream::new([])).observer(log.clone());
+    let service = layer.layer(Upstream::new([Answer::status(503).after(secs(2))]));
+    let mut request = request("POST", hello());
+    request.extensions_mut().insert(Deadline::at(Instant::now() + secs(1)));
+    assert!(is(&service.oneshot(request).await.unwrap(), 503));
+    assert_eq!(log.names(), ["stepped_aside: fallback"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_the_primary_never_read_is_read_by_the_backup() {
+    for answer in [Answer::status(503).unread(), Answer::fails(ErrorKind::ConnectionRefused).unread()] {
+        let (_, backup) = falls_back(answer, request("POST", hello())).await;
+        assert_eq!(backup.seen()[0].data, "hello");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_the_primary_left_half_read_is_read_whole_by_the_backup() {
+    for answer in [Answer::status(503).early(), Answer::fails(ErrorKind::ConnectionReset).early()] {
+        let body = [Step::Data("hel"), Step::Wait(secs(3)), Step::Data("lo")];
+        let (_, backup) = falls_back(answer, request("POST", body)).await;
+        assert_eq!(backup.seen()[0].data, "hello");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_stay_with_the_primary() {
+    let secrets = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"];
+    let with_secrets = || {
+        let mut request = request("POST", hello());
+        for name in secrets {
+            request.headers_mut().insert(name, HeaderValue::from_static("secret"));
+        }
+        let mut marked = HeaderValue::from_static("secret");
+        marked.set_sensitive(true);
+        request.headers_mut().insert("x-tenant-token", marked);
+        request.headers_mut().insert("accept", HeaderValue::from_static("text/event-stream"));
+        request
+    };
+    let primary = Upstream::new([Answer::status(503), Answer::status(503)]);
+    let backup = Upstream::new([ok(), ok()]);
+
+    let layer = FallbackLayer::new(backup.clone());
+    layer.layer(primary.clone()).oneshot(with_secrets()).await.unwrap();
+    assert_eq!(primary.seen()[0].headers.len(), 8, "the primary gets them all");
+    assert_eq!(
+        backup.seen()[0].headers,
+        HeaderMap::from_iter([(http::header::ACCEPT, HeaderValue::from_static("text/event-stream"),)])
+    );
+
+    layer.forward_credentials(true).layer(primary.clone()).oneshot(with_secrets()).await.unwrap();
+    assert_eq!(backup.seen()[1].headers, primary.seen()[1].headers);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewrite_changes_the_whole_request() {
+    let rewrite = |request: Request<Bytes>| {
+        let (mut head, body) = request.into_parts();
+        assert!(!head.headers.contains_key("authorization"));
+        head.uri = "http://backup/v2".parse().unwrap();
+        head.headers.insert("authorization", HeaderValue::from_static("Bearer backup"));
+        let body = String::from_utf8(body.to_vec()).unwrap().replace("hello", "good morning");
+        Request::from_parts(head, body.into())
+    };
+    // Read whole by the primary, in part, and not at all.
+    for answer in [Answer::status(503), Answer::status(503).early(), Answer::status(503).unread()] {
+        let backup = Upstream::new([ok()]);
+        let layer = FallbackLayer::new(backup.clone()).rewrite(rewrite);
+        let body = [Step::Data("hel"), Step::Wait(secs(1)), Step::Data("lo"), Step::Trailers];
+        let mut request = request("POST", body);
+        request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer primary"));
+        request.headers_mut().insert("content-length", 5.into());
+        let response = layer.layer(Upstream::new([answer])).oneshot(request).await.unwrap();
+        assert!(is(&response, 200));
+        let seen = &backup.seen()[0];
+        assert_eq!(seen.uri, "http://backup/v2");
+        assert_eq!(seen.data, "good morning");
+        assert_eq!(seen.length, Some(12));
+        assert_eq!(seen.headers["content-length"], "12");
+        assert_eq!(seen.headers["authorization"], "Bearer backup");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_body_can_be_rewritten_too() {
+    let backup = Upstream::new([ok()]);
+    let layer = FallbackLayer::new(backup.clone()).rewrite(|mut request| {
+        request.headers_mut().insert("x-rewritten", HeaderValue::from_static("yes"));
+        request
+    });
+    layer.layer(Upstream::new([Answer::status(503)])).oneshot(request("GET", [])).await.unwrap();
+    assert_eq!(backup.seen()[0].headers["x-rewritten"], "yes");
+    assert_eq!(backup.seen()[0].length, Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_fail_the_first_answer_is_returned() {
+    let failures: [fn() -> Answer; 4] = [
+        || Answer::status(500),
+        || Answer::status(400),
+        || Answer::status(429),
+        || Answer::fails(ErrorKind::ConnectionRefused),
+    ];
+    for failure in failures {
+        let log = Arc::new(Log::default());
+        let layer = FallbackLayer::new(Upstream::new([failure()])).observer(log.clone());
+        let first = Answer::status(503).header("retry-after", "7");
+        let response = layer.layer(Upstream::new([first])).oneshot(request("POST", hello())).await.unwrap();
+        assert!(is(&response, 503));
+        assert_eq!(response.headers()["retry-after"], "7");
+        assert_eq!(ServedBy::of(&response), None);
+        assert_eq!(text(response).await, "said");
+        assert_eq!(log.names(), ["fell_back: fallback", "backup_failed: fallback"]);
+
+        let first = Answer::fails(ErrorKind::ConnectionReset);
+        let layer = FallbackLayer::new(Upstream::new([failure()]));
+        let err = layer.layer(Upstream::new([first])).oneshot(request("POST", hello())).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_is_never_ready_is_one_that_fails() {
+    let backup = Upstream::new([]).ready_fails_after(0, ErrorKind::NotConnected);
+    let service = FallbackLayer::new(backup).layer(Upstream::new([Answer::status(503)]));
+    assert!(is(&service.oneshot(request("POST", hello())).await.unwrap(), 503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backup_is_called_when_it_is_ready() {
+    // `Upstream` panics where it is called on a clone that was not polled ready.
+    let backup = Upstream::new([ok(), ok()]).ready_after(secs(5));
+    let layer = FallbackLayer::new(backup.clone());
+    let mut service = layer.layer(Upstream::new([Answer::status(503), Answer::status(503)]));
+    for _ in 0..2 {
+        let ready = ServiceExt::<Request<Script>>::ready(&mut service).await.unwrap();
+        assert!(is(&ready.call(request("GET", [])).await.unwrap(), 200));
+    }
+    assert_eq!(backup.times(), [5.0, 10.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_nest_into_a_chain() {
+    let chain = |primary, second, third| {
+        ServiceBuilder::new()
+            .layer(FallbackLayer::new(Upstream::new([third])).name("third"))
+            .layer(FallbackLayer::new(Upstream::new([second])).name("second"))
+            .service(Upstream::new([primary]))
+            .oneshot(request("POST", hello()))
+    };
+    let down = || Answer::status(503);
+    let response = chain(down(), ok(), down()).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("second"));
+    let response = chain(down(), down(), ok()).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("third"));
+    let response = chain(Answer::status(529), down(), down()).await.unwrap();
+    assert!(is(&response, 529));
+    assert_eq!(ServedBy::of(&response), None);
+
+    // The chain may hang on the backup's side, too: then it is the last link that says who it was.
+    let backup = FallbackLayer::new(Upstream::new([ok()])).name("last").layer(Upstream::new([down()]));
+    let service = FallbackLayer::new(backup).name("branch").layer(Upstream::new([down()]));
+    let response = service.oneshot(request("POST", hello())).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("last"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_goes_elsewhere_when_attempts_are_spent() {
+    let (primary, backup) = (Upstream::new((0..3).map(|_| Answer::status(503))), Upstream::new([ok()]));
+    let retry = RetryAfterBackoffLayer::llm().backoff_base(secs(1)).jitter(Jitter::None);
+    let service = ServiceBuilder::new().layer(FallbackLayer::new(backup.clone())).layer(retry).service(primary.clone());
+    let response = service.oneshot(request("POST", hello())).await.unwrap();
+    assert_eq!(text(response).await, "backup");
+    assert_eq!(primary.times(), [0.0, 1.0, 3.0]);
+    assert!(backup.seen()[0].headers.is_empty(), "the primary's key is not the backup's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_upstream_costs_one_first_byte_timeout() {
+    let (primary, backup) = (Upstream::new([Answer::never()]), Upstream::new([ok()]));
+    let service = ServiceBuilder::new()
+        .layer(FallbackLayer::new(backup.clone()))
+        .layer(RetryAfterBackoffLayer::llm())
+        .layer(FirstByteTimeoutLayer::new(secs(20)))
+        .service(primary.clone());
+    let response = service.oneshot(request("POST", hello())).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("backup"));
+    assert_eq!(primary.seen().len(), 1);
+    assert_eq!(backup.times(), [20.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_as_errors_below_are_refusals_all_the_same() {
+    let silent = Answer::status(504).with(Rejection::new(RejectionKind::FirstByteTimeout));
+    let primary = RejectionsAsErrorsLayer::new().layer(Upstream::new([silent]));
+    let service = ServiceBuilder::new()
+        .layer(FallbackLayer::new(Upstream::new([ok()])))
+        .map_err(tower_buttress::error::AnyError::new)
+        .service(primary);
+    assert_eq!(ServedBy::of(&service.oneshot(request("POST", hello())).await.unwrap()), Some("backup"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_of_ones_own_decides() {
+    let strict = |outcome: &Outcome<'_>| match outcome {
+        Outcome::Error(_) => Verdict::new(Remedy::Nobody, Health::Bad),
+        _ => Standard::new().classify(outcome),
+    };
+    let layer = FallbackLayer::new(Upstream::new([])).classifier(strict);
+    let service = layer.layer(Upstream::new([Answer::fails(ErrorKind::ConnectionReset)]));
+    assert!(service.oneshot(request("POST", hello())).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_over_the_limit_goes_nowhere_else() {
+    let known = || request("POST", hello());
+    let streamed = || request("POST", hello()).map(Script::unsized_);
+    for (request, answer) in [
+        (known(), Answer::status(503)),
+        (streamed(), Answer::status(503)),
+        // Found out while it is read for the rewrite.
+        (streamed(), Answer::status(503).unread()),
+    ] {
+        let log = Arc::new(Log::default());
+        let layer = FallbackLayer::new(Upstream::new([])).replay_limit(4).observer(log.clone()).rewrite(|r| r);
+        let response = layer.layer(Upstream::new([answer])).oneshot(request).await.unwrap();
+        assert!(is(&response, 503));
+        assert_eq!(text(response).await, "said");
+        assert_eq!(log.names(), ["stepped_aside: fallback"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fails_goes_nowhere_else() {
+    for (answer, read) in [(Answer::status(200), true), (Answer::status(503).unread(), false)] {
+        let log = Arc::new(Log::default());
+        let layer = FallbackLayer::new(Upstream::new([])).observer(log.clone()).rewrite(|r| r);
+        let body = [Step::Data("hel"), Step::Fail("the caller left")];
+        let result = layer.layer(Upstream::new([answer])).oneshot(request("POST", body)).await;
+        assert_eq!(result.is_err(), read);
+        assert_eq!(log.names(), ["stepped_aside: fallback"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn off_it_passes_everything_through() {
+    let service = FallbackLayer::<Upstream>::disabled().layer(Upstream::new([Answer::status(503)]));
+    assert!(is(&service.oneshot(request("POST", hello())).await.unwrap(), 503));
+    let service = FallbackLayer::new(Upstream::new([])).layer(Upstream::new([Answer::status(503)]));
+    let mut upgrade = request("GET", []);
+    upgrade.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+    assert!(is(&service.oneshot(upgrade).await.unwrap(), 503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_leaves_leaves_nothing_behind() {
+    // While the primary is asked, while the request is read, while the backup gets ready, while it is asked.
+    let stages: [(Answer, Step, Duration, Answer); 4] = [
+        (Answer::never(), Step::Data(""), Duration::ZERO, ok()),
+        (Answer::status(503).unread(), Step::Hang, Duration::ZERO, ok()),
+        (Answer::status(503), Step::Data(""), secs(9), ok()),
+        (Answer::status(503), Step::Data(""), Duration::ZERO, Answer::never()),
+    ];
+    for (n, (first, last, ready_after, second)) in stages.into_iter().enumerate() {
+        let held = Script::new([Step::Data("busy")]);
+        let answer_dropped = held.dropped();
+        let (primary, backup) = (Upstream::new([first.body(held)]), Upstream::new([second]).ready_after(ready_after));
+        let request = request("POST", [Step::Data("hello"), last]);
+        let request_dropped = request.body().dropped();
+        let service = FallbackLayer::new(backup.clone()).rewrite(|r| r).layer(primary.clone());
+        assert!(tokio::time::timeout(secs(3), service.oneshot(request)).await.is_err(), "stage {n} is over");
+        assert!(request_dropped(), "stage {n}");
+        assert!(answer_dropped() || n == 0, "stage {n}");
+        assert_eq!((primary.clones(), backup.clones()), (1, 1), "stage {n}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_primary_said_is_dropped_once_the_backup_serves() {
+    let held = Script::new([Step::Data("busy"), Step::Hang]);
+    let dropped = held.dropped();
+    let service = FallbackLayer::new(Upstream::new([ok()])).layer(Upstream::new([Answer::status(503).body(held)]));
+    let response: Response<_> = service.oneshot(request("POST", hello())).await.unwrap();
+    assert!(dropped());
+    drop(response);
+}
+
+#[test]
+fn it_can_be_spawned_and_shared() {
+    fn check<T: Send + Sync + 'static>(_: &T) {}
+    fn future<F: Send + 'static>(_: &F) {}
+    let layer = FallbackLayer::new(Upstream::new([]));
+    let mut service = layer.layer(Upstream::new([]));
+    check(&service);
+    check(&layer);
+    let _ = format!("{service:?} {layer:?} {:?}", service.clone());
+    if false {
+        future(&Service::call(&mut service, request("GET", [])));
+    }
+}
