@@ -173,7 +173,7 @@ async fn assert_over(mut body: impl Body<Data = Bytes, Error = BoxError> + Unpin
 fn assert_ended(mut body: impl Body<Data = Bytes, Error = BoxError> + Unpin) {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     for _ in 0..2 {
-        assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), std::task::Poll::Ready(None)));
+        assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(None)));
     }
     assert!(body.is_end_stream());
     assert_eq!(body.size_hint().exact(), Some(0));

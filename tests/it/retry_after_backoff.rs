@@ -1,4 +1,4 @@
-//! What RetryAfterBackoff promises, under paused time.
+//! What `RetryAfterBackoff` promises, under paused time.
 
 use std::io::ErrorKind;
 use std::num::NonZeroU32;
@@ -318,11 +318,17 @@ async fn off_and_one_attempt_pass_everything_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upgrade_is_not_retried() {
+async fn an_upgrade_stands_and_a_tunnel_is_not_touched() {
+    let upgrade = || {
+        let mut request = request("GET", []);
+        request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+        request
+    };
+    let upstream = Upstream::new([Answer::status(503), Answer::status(101)]);
+    assert!(is(&send(&steady(), &upstream, upgrade()).await, 101));
+    assert_eq!(upstream.seen()[1].headers["upgrade"], "websocket");
     let upstream = Upstream::new([Answer::status(503)]);
-    let mut request = request("GET", []);
-    request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
-    assert!(is(&send(&steady(), &upstream, request).await, 503));
+    assert!(is(&send(&steady(), &upstream, request("CONNECT", [])).await, 503));
 }
 
 #[tokio::test(start_paused = true)]

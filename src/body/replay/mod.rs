@@ -15,15 +15,17 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+pub(crate) use self::head::Head;
 use self::recording::Recording;
 use super::boxed::{self, Polled};
 use crate::error::BoxError;
 
+mod head;
 mod record;
 mod recording;
 #[cfg(test)]
@@ -82,17 +84,39 @@ pub(crate) enum Progress {
 
 // === impl Replay ===
 
-impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
+impl<B: Body<Data = Bytes> + Unpin + 'static> Replay<B> {
     /// Records `body` up to `limit` bytes; gives it back if it says that it is larger.
-    pub(crate) fn new(body: B, limit: usize) -> Result<Self, B> {
+    pub(crate) fn new(body: B, limit: usize) -> Result<Self, ReplayBody<B>> {
         if body.is_end_stream() {
             return Ok(Self::whole(Bytes::new()));
         }
         let hint = body.size_hint();
         if hint.lower() > limit as u64 {
-            return Err(body);
+            return Err(ReplayBody::live(body));
         }
         Ok(Self { source: Source::Recording(Arc::new(Recording::new(body, hint, limit))) })
+    }
+
+    /// The same, but looks first whether all of the body is there: then nothing need be recorded.
+    ///
+    /// To look is to begin reading, which makes a server tell a client that waits for it (`Expect: 100-continue`) to
+    /// send its body.
+    pub(crate) fn look(mut body: B, limit: usize) -> Result<Self, ReplayBody<B>>
+    where
+        B::Error: Into<BoxError> + 'static,
+    {
+        let hint = body.size_hint();
+        if body.is_end_stream() || hint.exact().is_none_or(|length| length > limit as u64) {
+            return Self::new(body, limit);
+        }
+        // Whoever reads it asks again, with a waker.
+        let first = boxed::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Some(Ok(frame))) = &first {
+            if let Some(data) = frame.data_ref().filter(|_| body.is_end_stream()) {
+                return Ok(Self::whole(data.clone()));
+            }
+        }
+        Ok(Self { source: Source::Recording(Arc::new(Recording::begun(first, body, hint, limit))) })
     }
 
     fn whole(data: Bytes) -> Self {
@@ -149,21 +173,15 @@ impl<B> ReplayBody<B> {
     }
 }
 
-impl<B> Body for ReplayBody<B>
+impl<B> ReplayBody<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+    #[inline(never)]
+    fn poll_reader(&mut self, cx: &mut Context<'_>) -> Polled {
         let polled = match &mut self.reader {
             Reader::Live(body) => boxed::poll_frame(Pin::new(body), cx),
-            Reader::Whole(data) => {
-                let data = std::mem::take(data);
-                Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
-            }
             Reader::Recording { recording, take } => match recording.poll_frame(*take, cx) {
                 (polled, None) => polled,
                 (polled, Some(rest)) => {
@@ -171,12 +189,30 @@ where
                     polled
                 }
             },
-            Reader::Over => Poll::Ready(None),
+            Reader::Whole(_) | Reader::Over => Poll::Ready(None),
         };
         if let Poll::Ready(None | Some(Err(_))) = &polled {
             self.reader = Reader::Over;
         }
         polled
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        if let Reader::Whole(data) = &mut self.reader {
+            let data = std::mem::take(data);
+            return Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))));
+        }
+        self.poll_reader(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,10 +3,13 @@
 //! The plain half of [`replay`](super): no polling here, and everything here happens under a lock.
 
 use std::collections::VecDeque;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+
+use crate::body::boxed::Polled;
+use crate::error::BoxError;
 
 /// One recording, and the place of its current copy in it.
 ///
@@ -25,6 +28,8 @@ pub(super) struct Record<B> {
     /// Small frames, joined: they stand behind `frames`, and the current take has had them.
     joined: BytesMut,
     trailers: Option<HeaderMap>,
+    /// An error that nobody has read yet.
+    failed: Option<BoxError>,
     recorded: usize,
     /// How many of `frames` the current take has had, how many bytes that is, and whether it had the trailers.
     next: usize,
@@ -53,7 +58,8 @@ pub(super) enum Next {
     /// What nobody has read yet.
     Rest,
     End,
-    Lost,
+    /// It failed. Whoever reads that first gets the error.
+    Lost(Option<BoxError>),
 }
 
 /// As many frames are shared as they came. A shared frame keeps the whole buffer alive that it was cut from: a sender
@@ -75,6 +81,7 @@ impl<B> Record<B> {
             frames: VecDeque::new(),
             joined: BytesMut::new(),
             trailers: None,
+            failed: None,
             recorded: 0,
             next: 0,
             delivered: 0,
@@ -117,12 +124,35 @@ impl<B> Record<B> {
                 }
                 None => Next::End,
             },
-            Phase::Failed => Next::Lost,
+            Phase::Failed => Next::Lost(self.failed.take()),
         }
     }
 
-    /// Adds what was read. `current`: by the current take, which has it with that.
-    pub(super) fn push(&mut self, data: &Bytes, current: bool) {
+    /// Adds what was read; whether that was the end. `current`: it was read by the current take, which has it with that.
+    pub(super) fn add(&mut self, polled: &Polled, current: bool) -> bool {
+        match polled {
+            Poll::Pending => return false,
+            Poll::Ready(None) => self.finish(None, current),
+            Poll::Ready(Some(Err(_))) => self.phase = Phase::Failed,
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                Some(data) => {
+                    self.push(data, current);
+                    return false;
+                }
+                None => self.finish(frame.trailers_ref().cloned(), current),
+            },
+        }
+        true
+    }
+
+    /// Keeps an error for whoever reads next.
+    pub(super) fn fail(&mut self, polled: Polled) {
+        if let Poll::Ready(Some(Err(err))) = polled {
+            self.failed = Some(err);
+        }
+    }
+
+    fn push(&mut self, data: &Bytes, current: bool) {
         if current {
             self.delivered += data.len() as u64;
         }
@@ -143,7 +173,7 @@ impl<B> Record<B> {
     }
 
     /// Adds the trailers, which are the end.
-    pub(super) fn finish(&mut self, trailers: Option<HeaderMap>, current: bool) {
+    fn finish(&mut self, trailers: Option<HeaderMap>, current: bool) {
         self.phase = Phase::Ended;
         self.trailers_delivered = current;
         self.trailers = trailers;

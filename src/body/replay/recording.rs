@@ -36,6 +36,16 @@ impl<B> Recording<B> {
         Self { hint, record: Mutex::new(Record::new(body, limit)) }
     }
 
+    /// With what was read ahead of it.
+    pub(super) fn begun(first: Polled, body: B, hint: SizeHint, limit: usize) -> Self {
+        let mut record = Record::new(body, limit);
+        if record.add(&first, false) {
+            record.rest = None;
+        }
+        record.fail(first);
+        Self { hint, record: Mutex::new(record) }
+    }
+
     /// Begins a new take, and tells whoever reads the one before.
     pub(super) fn rewind(&self) -> u64 {
         let mut record = self.lock();
@@ -63,7 +73,7 @@ impl<B> Recording<B> {
 
 impl<B> Recording<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
     /// The next frame of this take, and the body itself, once that is all that is left to read of it.
     pub(super) fn poll_frame(&self, take: u64, cx: &mut Context<'_>) -> (Polled, Option<B>)
@@ -74,14 +84,18 @@ where
         if record.take != take {
             return (Poll::Ready(Some(Err(ReplayUnavailable::new().into()))), None);
         }
+        if record.phase == Phase::Unread {
+            record.phase = Phase::Reading;
+        }
         match record.next() {
             Next::Data(data) => return (Poll::Ready(Some(Ok(Frame::data(data)))), None),
             Next::Trailers(trailers) => return (Poll::Ready(Some(Ok(Frame::trailers(trailers)))), None),
             Next::End => return (Poll::Ready(None), None),
-            Next::Lost => return (Poll::Ready(Some(Err(ReplayUnavailable::new().into()))), None),
+            Next::Lost(err) => {
+                return (Poll::Ready(Some(Err(err.unwrap_or_else(|| ReplayUnavailable::new().into())))), None);
+            }
             Next::Rest => {}
         }
-        record.phase = Phase::Reading;
         let Some(rest) = record.rest.take() else {
             // The copy before is polling it at this moment, on another thread, and will wake us.
             let before = record.wait(cx.waker());
@@ -149,7 +163,7 @@ impl<B> fmt::Debug for Recording<B> {
 
 impl<B> Lent<'_, B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     /// Polls the body, adds what came to the record, and gives the body back: to the record, or, where it records no
@@ -162,27 +176,7 @@ where
         let rest = self.rest.take();
         let mut record = self.recording.lock();
         let current = record.take == self.take;
-        let over = match &polled {
-            Poll::Pending => false,
-            Poll::Ready(None) => {
-                record.finish(None, current);
-                true
-            }
-            Poll::Ready(Some(Err(_))) => {
-                record.phase = Phase::Failed;
-                true
-            }
-            Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
-                (Some(data), _) => {
-                    record.push(data, current);
-                    false
-                }
-                (None, trailers) => {
-                    record.finish(trailers.cloned(), current);
-                    true
-                }
-            },
-        };
+        let over = record.add(&polled, current);
         let mut dropped = None;
         let mut live = None;
         if over {
@@ -196,11 +190,11 @@ where
             let before = if polled.is_pending() { record.wait(cx.waker()) } else { None };
             drop((record, before));
         } else {
+            record.fail(std::mem::replace(&mut polled, Poll::Ready(Some(Err(ReplayUnavailable::new().into())))));
             // Whoever took over may be waiting for the body to come back.
             let waiting = record.waiting.take();
             drop(record);
             waiting.inspect(Waker::wake_by_ref);
-            polled = Poll::Ready(Some(Err(ReplayUnavailable::new().into())));
         }
         drop(dropped);
         (polled, live)

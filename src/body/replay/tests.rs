@@ -102,7 +102,7 @@ impl Wake for Wakes {
 
 fn poll<B>(body: &mut ReplayBody<B>, waker: &Waker) -> Polled
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     Pin::new(body).poll_frame(&mut Context::from_waker(waker))
@@ -110,7 +110,7 @@ where
 
 async fn next<B>(body: &mut ReplayBody<B>) -> String
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     match body.frame().await {
@@ -126,7 +126,7 @@ where
 
 async fn all<B>(mut body: ReplayBody<B>) -> Vec<String>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     let mut seen = Vec::new();
@@ -425,6 +425,55 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
     }
 }
 
+#[tokio::test]
+async fn a_body_that_is_all_there_is_not_recorded() {
+    let data = Bytes::from(vec![b'x'; 100]);
+    let replay = Replay::look(Full::new(data.clone()), MIB).unwrap();
+    assert!(matches!(replay.source, Source::Whole(_)));
+    assert_eq!(replay.progress(), Progress::Whole);
+    for _ in 0..2 {
+        let mut copy = replay.copy();
+        assert_eq!(copy.size_hint().exact(), Some(100));
+        assert_eq!(copy.frame().await.unwrap().unwrap().into_data().unwrap().as_ptr(), data.as_ptr());
+        assert!(copy.is_end_stream());
+    }
+}
+
+#[tokio::test]
+async fn looking_changes_nothing() {
+    let scripts: [fn() -> Script; 6] = [
+        || Script::parts(&["a", "b"]),
+        || Script::parts(&["a"]).with(Step::Trailers),
+        || Script::new([Step::Pending, Step::Data("a".into())]),
+        || Script::new([Step::Trailers]),
+        || Script::new([Step::Fail]),
+        || Script::parts(&["a"]).with(Step::Fail),
+    ];
+    for script in scripts {
+        let plain = all(Replay::new(script().sized(), MIB).unwrap().copy()).await;
+        let replay = Replay::look(script().sized(), MIB).unwrap();
+        assert_eq!(all(replay.copy()).await, plain);
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_not_looked_at() {
+    let untouched = Script::parts(&["a"]);
+    let replay = Replay::look(untouched, MIB).unwrap();
+    let Source::Recording(recording) = &replay.source else { panic!("it is known") };
+    assert_eq!(recording.progress(), Progress::Unread);
+    assert!(recording.whole().is_none());
+}
+
+#[tokio::test]
+async fn looking_is_not_reading() {
+    let replay = Replay::look(Script::parts(&["a", "b"]).sized(), MIB).unwrap();
+    assert_eq!(replay.progress(), Progress::Unread);
+    let mut copy = replay.copy();
+    assert_eq!(next(&mut copy).await, "a");
+    assert_eq!(replay.progress(), Progress::Partial);
+}
+
 /// Two threads: one goes on reading a copy that is taken over at any moment, the other reads the one that took over.
 #[test]
 fn a_body_can_be_taken_over_while_it_is_being_polled() {
@@ -482,6 +531,7 @@ proptest! {
     fn the_last_attempt_reads_everything(
         steps in steps(), trailing in any::<bool>(), sized in any::<bool>(),
         attempts in proptest::collection::vec((0..200_usize, any::<bool>()), 0..4), limit in 0..200_000_usize,
+        look in any::<bool>(),
     ) {
         let expected = data_of(&steps);
         let mut script = Script::new(steps);
@@ -489,7 +539,7 @@ proptest! {
         if trailing {
             script = script.with(Step::Trailers);
         }
-        let Ok(replay) = Replay::new(script, limit) else {
+        let Ok(replay) = (if look { Replay::look(script, limit) } else { Replay::new(script, limit) }) else {
             prop_assert!(sized && expected.len() > limit);
             return Ok(());
         };

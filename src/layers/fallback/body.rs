@@ -41,9 +41,9 @@ impl<A, B> FallbackBody<A, B> {
 
 impl<A, B> Body for FallbackBody<A, B>
 where
-    A: Body<Data = Bytes>,
+    A: Body<Data = Bytes> + 'static,
     A::Error: Into<BoxError> + 'static,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     type Data = Bytes;

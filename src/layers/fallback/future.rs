@@ -66,7 +66,7 @@ where
     S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
     S::Error: Error + 'static,
     Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Unpin,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
     ReqB::Error: Into<BoxError> + 'static,
 {
     type Output = Result<Response<FallbackBody<ResB, BkB>>, S::Error>;
@@ -116,7 +116,7 @@ fn poll_elsewhere<F, Bk, ReqB, BkB>(
 ) -> Poll<Option<Response<BkB>>>
 where
     Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Unpin,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
     ReqB::Error: Into<BoxError> + 'static,
 {
     loop {

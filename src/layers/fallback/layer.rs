@@ -88,7 +88,7 @@ use crate::policy::verdict::{Classifier, Classify};
 /// - *The deadline of the call has passed*: there is no fallback.
 /// - *The caller drops the future or the body*: so is what is inside, on both sides.
 /// - *HEAD, 204, 304, trailers*: as everything else. A request that is rewritten loses its trailers.
-/// - *An upgrade* (`Upgrade`, CONNECT): passes untouched, without a fallback.
+/// - *An upgrade*: a 101 stands; a handshake that failed goes elsewhere like any request. CONNECT passes untouched.
 ///
 /// # Cancel safety
 ///

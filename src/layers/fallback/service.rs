@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::UPGRADE;
+use http::header::EXPECT;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -12,7 +12,7 @@ use super::body::FallbackBody;
 use super::future::FallbackFuture;
 use super::layer::{Config, NAME};
 use super::session::Session;
-use crate::body::replay::{Replay, ReplayBody};
+use crate::body::replay::{Head, Replay, ReplayBody};
 use crate::error::BoxError;
 use crate::event::Event;
 
@@ -42,11 +42,11 @@ where
     S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
     S::Error: Error + 'static,
     Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Unpin,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
     ReqB::Error: Into<BoxError> + 'static,
-    ResB: Body<Data = Bytes>,
+    ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError> + 'static,
-    BkB: Body<Data = Bytes>,
+    BkB: Body<Data = Bytes> + 'static,
     BkB::Error: Into<BoxError> + 'static,
 {
     type Response = Response<FallbackBody<ResB, BkB>>;
@@ -58,21 +58,24 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        // What follows the head of an upgrade is not a body that could be sent again.
-        let upgrade = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
-        if !self.config.is_on() || upgrade {
+        // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
+        if !self.config.is_on() || request.method() == Method::CONNECT {
             return FallbackFuture::passing(self.inner.call(request.map(ReplayBody::live)));
         }
         let (head, body) = request.into_parts();
-        match Replay::new(body, self.config.replay_limit) {
+        // A client that waits to be told to send its body is not to be told before the upstream begins to read.
+        let waits = head.headers.contains_key(EXPECT);
+        let limit = self.config.replay_limit;
+        match if waits { Replay::new(body, limit) } else { Replay::look(body, limit) } {
             Ok(replay) => {
-                let call = self.inner.call(Request::from_parts(head.clone(), replay.copy()));
-                FallbackFuture::attempting(call, Session::new(self.config.clone(), head, replay))
+                let kept = Head::of(&head);
+                let call = self.inner.call(Request::from_parts(head, replay.copy()));
+                FallbackFuture::attempting(call, Session::new(self.config.clone(), kept, replay))
             }
             Err(body) => {
                 let reason = "the request body is larger than the replay limit";
                 self.config.emitter.emit(&Event::SteppedAside { layer: NAME, reason });
-                FallbackFuture::passing(self.inner.call(Request::from_parts(head, ReplayBody::live(body))))
+                FallbackFuture::passing(self.inner.call(Request::from_parts(head, body)))
             }
         }
     }

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 
 use super::credentials;
 use super::layer::{Config, NAME};
 use super::served_by::ServedBy;
-use crate::body::replay::{Progress, Replay, ReplayBody};
+use crate::body::replay::{Head, Progress, Replay, ReplayBody};
 use crate::event::Event;
 use crate::policy::verdict::{Outcome, Remedy};
 use crate::rt::clock;
@@ -20,7 +19,7 @@ use crate::rt::deadline::Deadline;
 
 pub(super) struct Session<Bk, B> {
     config: Arc<Config<Bk>>,
-    head: Parts,
+    head: Head,
     replay: Replay<B>,
 }
 
@@ -28,9 +27,9 @@ pub(super) struct Session<Bk, B> {
 
 impl<Bk, B> Session<Bk, B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
-    pub(super) fn new(config: Arc<Config<Bk>>, head: Parts, replay: Replay<B>) -> Self {
+    pub(super) fn new(config: Arc<Config<Bk>>, head: Head, replay: Replay<B>) -> Self {
         Self { config, head, replay }
     }
 
@@ -78,7 +77,7 @@ where
 
     /// The request as the backup is to see it.
     pub(super) fn request(&self) -> Request<ReplayBody<B>> {
-        let mut head = self.head.clone();
+        let mut head = self.head.restore();
         if !self.config.forward_credentials {
             credentials::withhold(&mut head);
         }

@@ -62,7 +62,7 @@ impl<S, ReqB, ResB> Future for RetryAfterBackoffFuture<S, ReqB, ResB>
 where
     S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
     S::Error: Error + 'static,
-    ReqB: Body<Data = Bytes> + Unpin,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
     ResB: Body,
 {
     type Output = Result<Response<ResB>, S::Error>;

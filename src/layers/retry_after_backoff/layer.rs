@@ -94,7 +94,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///   for an attempt that was never made stays spent.
 /// - *The caller drops the body*: the inner service's body is handed on as it is; nothing of this layer is in it.
 /// - *HEAD, 204, 304, trailers*: as everything else. Trailers of the request are sent again too.
-/// - *An upgrade* (`Upgrade`, CONNECT): passes untouched, and is not retried.
+/// - *An upgrade*: a 101 stands; a handshake that failed is tried again as any `GET`. CONNECT passes untouched.
 /// - *The request carries [`NoRetry`](crate::NoRetry)*: it passes untouched.
 ///
 /// # Cancel safety

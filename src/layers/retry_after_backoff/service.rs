@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::UPGRADE;
+use http::header::EXPECT;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -13,7 +13,8 @@ use super::attempt::{Attempt, NoRetry};
 use super::future::RetryAfterBackoffFuture;
 use super::layer::{Config, RetryAfterBackoffLayer};
 use super::session::Session;
-use crate::body::replay::{Replay, ReplayBody};
+use crate::body::replay::{Head, Replay, ReplayBody};
+use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};
 use crate::rt::clock;
@@ -37,7 +38,8 @@ impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
 where
     S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>> + Clone,
     S::Error: Error + 'static,
-    ReqB: Body<Data = Bytes> + Unpin,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
+    ReqB::Error: Into<BoxError> + 'static,
     ResB: Body,
 {
     type Response = Response<ResB>;
@@ -55,18 +57,22 @@ where
         self.config.policy.budget.deposit(clock::now);
         self.config.mark_first(&mut request);
         let (head, body) = request.into_parts();
-        match Replay::new(body, self.config.replay_limit) {
+        // A client that waits to be told to send its body is not to be told before the upstream begins to read.
+        let waits = head.headers.contains_key(EXPECT);
+        let limit = self.config.replay_limit;
+        match if waits { Replay::new(body, limit) } else { Replay::look(body, limit) } {
             Ok(replay) => {
                 // The service that is ready makes the first attempt; its clone waits to be ready before the second.
                 let service = self.inner.clone();
-                let call = self.inner.call(Request::from_parts(head.clone(), replay.copy()));
-                let session = Session::new(service, self.config.clone(), head, replay);
+                let kept = Head::of(&head);
+                let call = self.inner.call(Request::from_parts(head, replay.copy()));
+                let session = Session::new(service, self.config.clone(), kept, replay);
                 RetryAfterBackoffFuture::attempting(call, session)
             }
             Err(body) => {
                 let reason = "the request body is larger than the replay limit";
                 self.config.emitter.emit(&Event::SteppedAside { layer: RetryAfterBackoffLayer::NAME, reason });
-                RetryAfterBackoffFuture::passing(self.inner.call(Request::from_parts(head, ReplayBody::live(body))))
+                RetryAfterBackoffFuture::passing(self.inner.call(Request::from_parts(head, body)))
             }
         }
     }
@@ -85,9 +91,8 @@ impl Config {
         self.enabled
             && self.policy.attempts > 1
             && request.extensions().get::<NoRetry>().is_none()
-            // What follows the head of an upgrade is not a body that could be sent again.
+            // What follows its head is a tunnel, and not a body that could be sent again.
             && request.method() != Method::CONNECT
-            && !request.headers().contains_key(UPGRADE)
     }
 
     fn mark_first<B>(&self, request: &mut Request<B>) {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 
 use super::attempt::{Attempt, Attempts};
 use super::layer::Config;
-use crate::body::replay::{Progress, Replay, ReplayBody};
+use crate::body::replay::{Head, Progress, Replay, ReplayBody};
 use crate::event::Event;
-use crate::policy::retry::{Decision, Finished, NotRetried, Upload, is_idempotent};
+use crate::policy::retry::{Decision, Finished, IDEMPOTENCY_KEY, NotRetried, Upload};
 use crate::policy::verdict::{Outcome, Remedy, Verdict};
 use crate::proto::retry_after;
 use crate::rt::clock;
@@ -23,7 +22,7 @@ pub(super) struct Session<S, B> {
     /// Not ready: each attempt but the first asks it.
     pub(super) service: S,
     config: Arc<Config>,
-    head: Parts,
+    head: Head,
     replay: Replay<B>,
     attempt: u32,
     waited: Duration,
@@ -33,9 +32,9 @@ pub(super) struct Session<S, B> {
 
 impl<S, B> Session<S, B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
-    pub(super) fn new(service: S, config: Arc<Config>, head: Parts, replay: Replay<B>) -> Self {
+    pub(super) fn new(service: S, config: Arc<Config>, head: Head, replay: Replay<B>) -> Self {
         Self { service, config, head, replay, attempt: 1, waited: Duration::ZERO }
     }
 
@@ -65,7 +64,7 @@ where
             verdict,
             attempt: self.attempt,
             asked: verdict.retry_after().map(|after| after.wait(clock::wall())),
-            idempotent: is_idempotent(&self.head.method, &self.head.headers),
+            idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
             upload: self.upload(answered),
             waited: self.waited,
             remaining: self.head.extensions.get().map(|deadline: &Deadline| deadline.remaining(now)),
@@ -99,7 +98,7 @@ where
         S: tower_service::Service<Request<ReplayBody<B>>>,
     {
         self.attempt += 1;
-        let mut head = self.head.clone();
+        let mut head = self.head.restore();
         head.extensions.insert(Attempt(self.attempt));
         if let Some(name) = &self.config.attempt_header {
             head.headers.insert(name, HeaderValue::from(self.attempt));

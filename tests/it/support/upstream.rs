@@ -14,8 +14,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
 use tower::Service;
+use tower_buttress::Attempt;
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempt, Deadline};
 
 use super::{Script, Step};
 
@@ -42,7 +42,6 @@ pub(crate) struct Seen {
     pub(crate) attempt: Attempt,
     pub(crate) uri: http::Uri,
     pub(crate) headers: HeaderMap,
-    pub(crate) deadline: Option<Deadline>,
     /// What the body said of its length before it was read.
     pub(crate) length: Option<u64>,
     pub(crate) data: Bytes,
@@ -211,7 +210,6 @@ where
             attempt: head.extensions.get().copied().unwrap_or(Attempt(1)),
             uri: head.uri,
             headers: head.headers,
-            deadline: head.extensions.get().copied(),
             length: body.size_hint().exact(),
             data: Bytes::new(),
             trailers: None,
