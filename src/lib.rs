@@ -9,6 +9,8 @@
 //! |---|---|---|
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
+//! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
+//! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
