@@ -2,11 +2,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ArgAction::Set;
 use clap::Parser;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use super::upstream::Upstream;
 
@@ -49,6 +51,38 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_DEADLINE_RESERVE", value_name = "TIME|off", default_value = "50ms")]
     pub(crate) deadline_reserve: Limit,
 
+    /// How often a call is attempted in all; 1: never again.
+    #[arg(long, env = "GATEWAY_ATTEMPTS", value_name = "N", default_value = "3")]
+    pub(crate) attempts: NonZeroU32,
+
+    /// The first wait between two attempts is up to so long, and each that follows up to twice as long as the last.
+    #[arg(long, env = "GATEWAY_BACKOFF_BASE", value_name = "TIME|off", default_value = "500ms")]
+    pub(crate) backoff_base: Limit,
+
+    /// No wait is longer, unless the upstream asks for one.
+    #[arg(long, env = "GATEWAY_BACKOFF_CAP", value_name = "TIME|off", default_value = "20s")]
+    pub(crate) backoff_cap: Limit,
+
+    /// When the upstream asks for a longer wait, its answer is passed on at once.
+    #[arg(long, env = "GATEWAY_MAX_RETRY_AFTER", value_name = "TIME|off", default_value = "60s")]
+    pub(crate) max_retry_after: Limit,
+
+    /// Whether a POST without an idempotency key is attempted again though it may have been done.
+    #[arg(long, env = "GATEWAY_RETRY_NON_IDEMPOTENT", value_name = "BOOL", default_value = "true", action = Set)]
+    pub(crate) retry_non_idempotent: bool,
+
+    /// Who is asked when the upstream cannot answer. It is not given the caller's credentials.
+    #[arg(long, env = "GATEWAY_FALLBACK", value_name = "URL")]
+    pub(crate) fallback: Option<Upstream>,
+
+    /// The `model` of JSON requests that go to the fallback.
+    #[arg(long, env = "GATEWAY_FALLBACK_MODEL", value_name = "NAME", requires = "fallback")]
+    pub(crate) fallback_model: Option<String>,
+
+    /// The environment variable with the `Authorization` of requests that go to the fallback.
+    #[arg(long, env = "GATEWAY_FALLBACK_AUTHORIZATION_ENV", value_name = "VAR", requires = "fallback")]
+    pub(crate) fallback_authorization_env: Option<Credential>,
+
     /// The longest a client may take nothing of what is sent to it; then it is cut off.
     #[arg(long, env = "GATEWAY_WRITE_TIMEOUT", value_name = "TIME|off", default_value = "30s")]
     pub(crate) write_timeout: Limit,
@@ -65,6 +99,10 @@ pub(crate) struct Limit(pub(crate) Option<Duration>);
 /// A header's name, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header(pub(crate) Option<HeaderName>);
+
+/// What a variable of the environment held when the program was started. It is not shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential(pub(crate) HeaderValue);
 
 /// What there is to say instead of starting.
 #[derive(Debug)]
@@ -118,6 +156,19 @@ impl fmt::Display for Limit {
     }
 }
 
+// === impl Credential ===
+
+impl FromStr for Credential {
+    type Err = String;
+
+    fn from_str(variable: &str) -> Result<Self, String> {
+        let value = std::env::var(variable).map_err(|_| "no such variable in the environment".to_owned())?;
+        let mut value = HeaderValue::try_from(value).map_err(|_| "what it holds is no header's value".to_owned())?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
 // === impl Header ===
 
 impl FromStr for Header {
@@ -161,6 +212,18 @@ mod tests {
         assert_eq!(limits.map(|limit| limit.to_string()), ["5s", "30s", "15s", "3m"]);
         assert_eq!(args.deadline_header.to_string(), "x-deadline-ms");
         assert_eq!(args.deadline_reserve.to_string(), "50ms");
+        assert_eq!(args.attempts.get(), 3);
+        let waits = [args.backoff_base, args.backoff_cap, args.max_retry_after];
+        assert_eq!(waits.map(|wait| wait.to_string()), ["500ms", "20s", "1m"]);
+        assert!(args.retry_non_idempotent && args.fallback.is_none());
+    }
+
+    #[test]
+    fn a_fallback_that_cannot_work_is_told_in_one_line() {
+        assert!(line(&["--attempts", "0"]).starts_with("invalid value '0' for '--attempts <N>'"));
+        assert!(line(&["--fallback-model", "small"]).contains("required arguments were not provided"));
+        let unset = ["--fallback", "http://h", "--fallback-authorization-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"];
+        assert!(line(&unset).ends_with("no such variable in the environment"));
     }
 
     #[test]

@@ -5,17 +5,23 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::header::MAX_FORWARDS;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 use tower::{Service, ServiceExt};
 use tower_buttress::error::BoxError;
+use tower_buttress::{Attempts, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
 use super::{headers, problem, telemetry, tunnel};
+
+/// How often whoever served the call was asked.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
+/// Who served it: `upstream` or `fallback`.
+const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
 
 /// Passes requests through `stack`.
 #[derive(Clone, Debug)]
@@ -70,8 +76,12 @@ where
         };
         tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open()));
     }
+    let attempts = HeaderValue::from(Attempts::of(&response).0);
+    let served_by = ServedBy::of(&response).and_then(|name| HeaderValue::from_str(name).ok());
     let (mut parts, body) = response.into_parts();
     headers::forward_response(&mut parts);
+    parts.headers.insert(ATTEMPTS, attempts);
+    parts.headers.insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
     if switching {
         tunnel::mark(&mut parts.headers);
     }

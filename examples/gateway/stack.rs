@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use http_body::Body;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    Activity, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, FirstByte, FirstByteTimeoutLayer,
-    IdleBodyTimeoutLayer, Observer,
+    Activity, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, FallbackLayer, FirstByte, FirstByteTimeoutLayer,
+    IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
 };
 
-use super::args::Args;
+use super::args::{Args, Credential};
 use super::forward::{self, Forward};
 use super::upstream::Upstream;
 
@@ -31,16 +32,54 @@ pub(crate) fn stack<B>(
 + Send
 + 'static
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
+    let client = forward::client(connect(args).observer(observer.clone()).layer(forward::connector()));
+    let attempt = ServiceBuilder::new()
+        .layer(idle(args).observer(observer.clone()))
+        .layer(first_byte(args).observer(observer.clone()));
+    let backup = args.fallback.clone().map(|backup| attempt.service(Forward::new(client.clone(), backup)));
     ServiceBuilder::new()
         .layer(deadline(args).observer(observer.clone()))
-        .layer(idle(args).observer(observer.clone()))
-        .layer(first_byte(args).observer(observer.clone()))
-        .service(Forward::new(
-            forward::client(connect(args).observer(observer.clone()).layer(forward::connector())),
-            upstream,
-        ))
+        .layer(fallback(args, backup).observer(observer.clone()))
+        .layer(retry(args).observer(observer.clone()))
+        .layer(&attempt)
+        .service(Forward::new(client, upstream))
+}
+
+fn fallback<S>(args: &Args, backup: Option<S>) -> FallbackLayer<S> {
+    let Some(backup) = backup else { return FallbackLayer::disabled() };
+    let model = args.fallback_model.clone();
+    let credential = args.fallback_authorization_env.clone();
+    FallbackLayer::new(backup).name("fallback").rewrite(move |request| {
+        let (mut head, mut body) = request.into_parts();
+        if let Some(Credential(value)) = &credential {
+            head.headers.insert(AUTHORIZATION, value.clone());
+        }
+        if let Some(model) = &model {
+            body = with_model(body, model);
+        }
+        Request::from_parts(head, body)
+    })
+}
+
+/// The same JSON object, for another model. What is none, or names no model, is left as it is.
+fn with_model(body: Bytes, model: &str) -> Bytes {
+    let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&body) else { return body };
+    let Some(asked) = json.get_mut("model") else { return body };
+    *asked = model.into();
+    json.to_string().into()
+}
+
+fn retry(args: &Args) -> RetryAfterBackoffLayer {
+    RetryAfterBackoffLayer::llm()
+        .attempts(args.attempts)
+        .backoff_base(args.backoff_base.0.unwrap_or_default())
+        .backoff_cap(args.backoff_cap.0.unwrap_or(Duration::MAX))
+        .max_retry_after(args.max_retry_after.0.unwrap_or(Duration::MAX))
+        .retry_non_idempotent(args.retry_non_idempotent)
+        // A key that the upstream may not know is no licence to repeat what the operator does not want repeated.
+        .generate_idempotency_key(args.retry_non_idempotent)
 }
 
 fn deadline(args: &Args) -> DeadlineLayer {

@@ -46,8 +46,11 @@ async fn an_answer_loses_what_was_meant_for_the_gateway() {
     let answers = raw(gateway.addr, request).await;
     // The upstream's `close` ended its connection, not the client's: there are two answers.
     let (first, second) = answers.split_once("\r\n\r\nok").unwrap();
-    assert_eq!(fields(first), ["content-length", "date", "x-public"]);
-    assert_eq!(fields(second), ["connection", "content-length", "date", "x-public"]);
+    assert_eq!(fields(first), ["content-length", "date", "x-gateway-attempts", "x-gateway-served-by", "x-public"]);
+    assert_eq!(
+        fields(second),
+        ["connection", "content-length", "date", "x-gateway-attempts", "x-gateway-served-by", "x-public"]
+    );
 }
 
 #[tokio::test]

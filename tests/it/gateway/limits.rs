@@ -149,7 +149,7 @@ async fn what_the_upstream_says_itself_passes_unchanged() {
 
 #[tokio::test]
 async fn a_script_with_times_is_followed_so_often_and_then_not() {
-    let gateway = gateway(&[]).await;
+    let gateway = gateway(&["--attempts", "1"]).await;
     let mut statuses = Vec::new();
     for _ in 0..6 {
         statuses.push(ask(chat(gateway.addr, true, "status=503; gap=0s; times=2")).await.status().as_u16());

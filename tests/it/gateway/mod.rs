@@ -6,6 +6,7 @@
 #[path = "../../../examples/gateway/main.rs"]
 mod app;
 
+mod again;
 mod client;
 mod forwarding;
 mod hops;
