@@ -99,7 +99,15 @@ pub fn upload<S: Service<Request<Full<Bytes>>>>(mut service: S, calls: u64) {
     }
 }
 
-fn finish<F: Future>(future: F) -> F::Output {
+/// Calls so many times, each with a request of its own.
+pub fn send<S: Service<R>, R>(mut service: S, request: impl Fn() -> R, calls: u64) {
+    for _ in 0..calls {
+        drop(black_box(finish(service.call(request()))));
+    }
+}
+
+/// Drives a future to its end, without a runtime.
+pub fn finish<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
     loop {

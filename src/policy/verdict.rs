@@ -111,9 +111,12 @@ pub trait Classify: Send + Sync {
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict;
 }
 
-/// The classifier that a layer carries.
+/// The classifier that a layer carries. The default one is called directly, since each call asks it.
 #[derive(Clone)]
-pub(crate) struct Classifier(Arc<dyn Classify>);
+pub(crate) enum Classifier {
+    Standard(Standard),
+    Other(Arc<dyn Classify>),
+}
 
 // === impl Verdict ===
 
@@ -186,6 +189,7 @@ impl<'a> Outcome<'a> {
     }
 
     /// The refusal of one of our own layers, as a response or as an error.
+    #[inline]
     #[must_use]
     pub fn rejection(&self) -> Option<&'a Rejection> {
         match self {
@@ -226,18 +230,21 @@ impl Classify for Arc<dyn Classify> {
 
 impl Classifier {
     pub(crate) fn new(classifier: impl Classify + 'static) -> Self {
-        Self(Arc::new(classifier))
+        Self::Other(Arc::new(classifier))
     }
 
     #[inline]
     pub(crate) fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
-        self.0.classify(outcome)
+        match self {
+            Self::Standard(classifier) => classifier.classify(outcome),
+            Self::Other(classifier) => classifier.classify(outcome),
+        }
     }
 }
 
 impl Default for Classifier {
     fn default() -> Self {
-        Self::new(Standard::new())
+        Self::Standard(Standard::new())
     }
 }
 

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::EXPECT;
 use http_body::{Body, Frame, SizeHint};
 
 pub(crate) use self::head::Head;
@@ -99,14 +101,15 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Replay<B> {
 
     /// The same, but looks first whether all of the body is there: then nothing need be recorded.
     ///
-    /// To look is to begin reading, which makes a server tell a client that waits for it (`Expect: 100-continue`) to
-    /// send its body.
-    pub(crate) fn look(mut body: B, limit: usize) -> Result<Self, ReplayBody<B>>
+    /// To look is to begin reading, which makes a server tell a client that waits for that (`Expect: 100-continue`) to
+    /// send its body: not before the upstream begins to read.
+    pub(crate) fn look(mut body: B, limit: usize, head: &HeaderMap) -> Result<Self, ReplayBody<B>>
     where
         B::Error: Into<BoxError> + 'static,
     {
         let hint = body.size_hint();
-        if body.is_end_stream() || hint.exact().is_none_or(|length| length > limit as u64) {
+        let is_small = hint.exact().is_some_and(|length| length <= limit as u64);
+        if body.is_end_stream() || !is_small || head.contains_key(EXPECT) {
             return Self::new(body, limit);
         }
         // Whoever reads it asks again, with a waker.

@@ -428,7 +428,7 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
 #[tokio::test]
 async fn a_body_that_is_all_there_is_not_recorded() {
     let data = Bytes::from(vec![b'x'; 100]);
-    let replay = Replay::look(Full::new(data.clone()), MIB).unwrap();
+    let replay = Replay::look(Full::new(data.clone()), MIB, &HeaderMap::new()).unwrap();
     assert!(matches!(replay.source, Source::Whole(_)));
     assert_eq!(replay.progress(), Progress::Whole);
     for _ in 0..2 {
@@ -451,7 +451,7 @@ async fn looking_changes_nothing() {
     ];
     for script in scripts {
         let plain = all(Replay::new(script().sized(), MIB).unwrap().copy()).await;
-        let replay = Replay::look(script().sized(), MIB).unwrap();
+        let replay = Replay::look(script().sized(), MIB, &HeaderMap::new()).unwrap();
         assert_eq!(all(replay.copy()).await, plain);
     }
 }
@@ -459,15 +459,23 @@ async fn looking_changes_nothing() {
 #[tokio::test]
 async fn a_body_of_unknown_length_is_not_looked_at() {
     let untouched = Script::parts(&["a"]);
-    let replay = Replay::look(untouched, MIB).unwrap();
+    let replay = Replay::look(untouched, MIB, &HeaderMap::new()).unwrap();
     let Source::Recording(recording) = &replay.source else { panic!("it is known") };
     assert_eq!(recording.progress(), Progress::Unread);
     assert!(recording.whole().is_none());
 }
 
+#[test]
+fn a_body_that_its_client_holds_back_is_not_looked_at() {
+    let expects = HeaderMap::from_iter([(EXPECT, HeaderValue::from_static("100-continue"))]);
+    let panics_when_polled = Script::new([Step::Panic]).sized();
+    let replay = Replay::look(panics_when_polled, MIB, &expects).unwrap();
+    assert_eq!(replay.progress(), Progress::Unread);
+}
+
 #[tokio::test]
 async fn looking_is_not_reading() {
-    let replay = Replay::look(Script::parts(&["a", "b"]).sized(), MIB).unwrap();
+    let replay = Replay::look(Script::parts(&["a", "b"]).sized(), MIB, &HeaderMap::new()).unwrap();
     assert_eq!(replay.progress(), Progress::Unread);
     let mut copy = replay.copy();
     assert_eq!(next(&mut copy).await, "a");
@@ -539,7 +547,7 @@ proptest! {
         if trailing {
             script = script.with(Step::Trailers);
         }
-        let Ok(replay) = (if look { Replay::look(script, limit) } else { Replay::new(script, limit) }) else {
+        let Ok(replay) = (if look { Replay::look(script, limit, &HeaderMap::new()) } else { Replay::new(script, limit) }) else {
             prop_assert!(sized && expected.len() > limit);
             return Ok(());
         };

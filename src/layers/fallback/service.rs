@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::EXPECT;
 use http::{Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -63,10 +62,7 @@ where
             return FallbackFuture::passing(self.inner.call(request.map(ReplayBody::live)));
         }
         let (head, body) = request.into_parts();
-        // A client that waits to be told to send its body is not to be told before the upstream begins to read.
-        let waits = head.headers.contains_key(EXPECT);
-        let limit = self.config.replay_limit;
-        match if waits { Replay::new(body, limit) } else { Replay::look(body, limit) } {
+        match Replay::look(body, self.config.replay_limit, &head.headers) {
             Ok(replay) => {
                 let kept = Head::of(&head);
                 let call = self.inner.call(Request::from_parts(head, replay.copy()));

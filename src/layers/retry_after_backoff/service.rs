@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::EXPECT;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -57,10 +56,7 @@ where
         self.config.policy.budget.deposit(clock::now);
         self.config.mark_first(&mut request);
         let (head, body) = request.into_parts();
-        // A client that waits to be told to send its body is not to be told before the upstream begins to read.
-        let waits = head.headers.contains_key(EXPECT);
-        let limit = self.config.replay_limit;
-        match if waits { Replay::new(body, limit) } else { Replay::look(body, limit) } {
+        match Replay::look(body, self.config.replay_limit, &head.headers) {
             Ok(replay) => {
                 // The service that is ready makes the first attempt; its clone waits to be ready before the second.
                 let service = self.inner.clone();
