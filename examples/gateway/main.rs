@@ -145,8 +145,15 @@ impl Gateway {
         let kind = if provider.is_some() { "a simulated provider on" } else { "the upstream" };
         let limits = format!(
             "gateway on http://{addr}, before {kind} {upstream}\n\
-             limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n",
-            args.connect_timeout, args.first_byte_timeout, args.idle_timeout, args.deadline, args.deadline_header,
+             limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
+             attempts: {}, then {}\n",
+            args.connect_timeout,
+            args.first_byte_timeout,
+            args.idle_timeout,
+            args.deadline,
+            args.deadline_header,
+            args.attempts,
+            args.fallback.as_ref().map_or("no fallback".to_owned(), |fallback| format!("the fallback {fallback}")),
         );
         if provider.is_none() {
             return limits;
@@ -159,7 +166,8 @@ impl Gateway {
              Add a fault, and see what becomes of it:\n\n  \
              -H 'x-fault: silent'           no answer at all: 504 after the first-byte timeout\n  \
              -H 'x-fault: stall-after=5'    silence within the answer: cut off after the idle timeout\n  \
-             -H 'x-fault: reset'            the connection is reset: 502\n  \
+             -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
+             -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
              -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
              More faults: examples/gateway/provider/mod.rs. Also: http://{addr}/healthz and /metrics.\n"
         )
