@@ -1,6 +1,7 @@
 //! The targets: one file and one line here for each.
 
 mod deadline;
+mod hints;
 mod sse;
 
 /// Something that reads bytes from the network. It panics when a rule is broken.
@@ -14,4 +15,5 @@ pub(crate) struct Target {
 pub(crate) const TARGETS: &[Target] = &[
     Target { name: "sse", run: sse::run, vocabulary: sse::VOCABULARY },
     Target { name: "deadline", run: deadline::run, vocabulary: deadline::VOCABULARY },
+    Target { name: "hints", run: hints::run, vocabulary: hints::VOCABULARY },
 ];
