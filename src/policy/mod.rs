@@ -1,8 +1,10 @@
 //! DECIDE: `(input, now) -> action`. No async, no clock, no randomness of its own.
 
 pub(crate) mod backoff;
+pub(crate) mod breaker;
 pub(crate) mod budget;
 pub(crate) mod idle;
 pub(crate) mod retry;
 pub(crate) mod timeout_profile;
 pub mod verdict;
+pub(crate) mod window;

@@ -1,0 +1,108 @@
+//! When a breaker opens, and for how long.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::report::{CircuitCause, ratio};
+use crate::policy::window::{CircuitWindow, Tally};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) window: CircuitWindow,
+    pub(crate) min_calls: NonZeroU32,
+    /// In `(0, 1]`.
+    pub(crate) failure_ratio: f64,
+    /// `None`: nobody asks whether calls are slow.
+    pub(crate) slow_ratio: Option<f64>,
+    pub(crate) consecutive: Option<NonZeroU32>,
+    /// The first open time, and the longest.
+    pub(crate) open: Duration,
+    pub(crate) open_max: Duration,
+    pub(crate) jitter: f64,
+    /// How many calls may probe at once.
+    pub(crate) probes: NonZeroU32,
+    /// How many of them must succeed, where that is not the same number.
+    pub(crate) successes: Option<NonZeroU32>,
+    pub(crate) probe_timeout: Duration,
+    pub(crate) metrics_only: bool,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// How many calls the window must hold before a ratio means anything: no more than it can hold.
+    pub(super) fn min_calls(&self) -> u64 {
+        let asked = u64::from(self.min_calls.get());
+        match self.window {
+            CircuitWindow::Time(_) => asked,
+            CircuitWindow::Calls(size) => asked.min(size.get().into()),
+        }
+    }
+
+    pub(super) fn successes(&self) -> u32 {
+        self.successes.unwrap_or(self.probes).get()
+    }
+
+    /// The threshold that the window has reached.
+    pub(super) fn ratio_reached(&self, sum: &Tally) -> Option<CircuitCause> {
+        if sum.calls < self.min_calls() {
+            return None;
+        }
+        let reached = |part, threshold| ratio(part, sum.calls).is_some_and(|ratio| ratio >= threshold);
+        if reached(sum.failures, self.failure_ratio) {
+            Some(CircuitCause::FailureRatio)
+        } else if self.slow_ratio.is_some_and(|ratio| reached(sum.slow, ratio)) {
+            Some(CircuitCause::SlowRatio)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a success could be the call at which a threshold is found to be reached: because it fills the window up
+    /// to the minimum of calls, or because older successes have left it. Otherwise it only lowers both ratios.
+    pub(super) fn success_may_trip(&self, sum: &Tally) -> bool {
+        self.ratio_reached(&Tally { calls: sum.calls.max(self.min_calls()), ..*sum }).is_some()
+    }
+
+    /// How long to stay open the `trips`th time in a row, counted from zero: `open`, doubled each time, up to `open_max`,
+    /// and a random part more, so that many clients do not probe at once. At the maximum the random part is taken from
+    /// the time instead of added; it is never shorter than `open`.
+    pub(super) fn open_time(&self, trips: u32, rng: &mut fastrand::Rng) -> Duration {
+        let doubled = 1_u32.checked_shl(trips).map_or(Duration::MAX, |factor| self.open.saturating_mul(factor));
+        let longest = scale(doubled.min(self.open_max), 1.0 + self.jitter).min(self.open_max);
+        let shortest = scale(longest, 1.0 / (1.0 + self.jitter)).max(self.open).min(longest);
+        shortest + scale(longest - shortest, rng.f64())
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const fn nonzero(n: u32) -> NonZeroU32 {
+            match NonZeroU32::new(n) {
+                Some(n) => n,
+                None => NonZeroU32::MIN,
+            }
+        }
+        Self {
+            window: CircuitWindow::Time(Duration::from_secs(60)),
+            min_calls: nonzero(10),
+            failure_ratio: 0.5,
+            slow_ratio: None,
+            // As Finagle's failure accrual, like the open times and their jitter.
+            consecutive: Some(nonzero(5)),
+            open: Duration::from_secs(5),
+            open_max: Duration::from_secs(300),
+            jitter: 0.1,
+            probes: NonZeroU32::MIN,
+            successes: None,
+            // The longest first byte of `TimeoutProfile`: a model that thinks is not taken for dead.
+            probe_timeout: Duration::from_secs(90),
+            metrics_only: false,
+        }
+    }
+}
+
+/// `Duration::mul_f64` panics where this saturates.
+fn scale(time: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(time.as_secs_f64() * factor).unwrap_or(Duration::MAX)
+}
