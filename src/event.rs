@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::breaker::report::{CircuitCause, CircuitChange, CircuitFigures};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
 
@@ -72,6 +73,22 @@ pub enum Event {
         /// Its name.
         name: Arc<str>,
     },
+    /// A circuit went from one state into another.
+    CircuitChanged {
+        /// Its key, where it has one.
+        key: Option<Arc<str>>,
+        /// What changed, and why.
+        change: CircuitChange,
+    },
+    /// A circuit that only counts would have opened.
+    CircuitReached {
+        /// Its key, where it has one.
+        key: Option<Arc<str>>,
+        /// The threshold that was reached.
+        cause: CircuitCause,
+        /// What it had seen.
+        figures: CircuitFigures,
+    },
     /// A layer met something it cannot treat, and let it pass untouched.
     SteppedAside {
         /// The layer.
@@ -107,11 +124,13 @@ impl Event {
             Self::NotRetried { .. } => "not_retried",
             Self::FellBack { .. } => "fell_back",
             Self::BackupFailed { .. } => "backup_failed",
+            Self::CircuitChanged { .. } => "circuit_changed",
+            Self::CircuitReached { .. } => "circuit_reached",
             Self::SteppedAside { .. } => "stepped_aside",
         }
     }
 
-    /// What tells events of one name apart, in few values: the reason of a refusal, or the layer.
+    /// What tells events of one name apart, in few values: the reason of a refusal, the state entered, or the layer.
     #[must_use]
     pub const fn detail(&self) -> &'static str {
         match self {
@@ -121,6 +140,8 @@ impl Event {
             Self::RetryScheduled { .. } => "retry-after-backoff",
             Self::NotRetried { reason } => reason.as_str(),
             Self::FellBack { .. } | Self::BackupFailed { .. } => "fallback",
+            Self::CircuitChanged { change, .. } => change.to.as_str(),
+            Self::CircuitReached { cause, .. } => cause.as_str(),
         }
     }
 }
@@ -135,8 +156,25 @@ impl fmt::Display for Event {
             Self::NotRetried { reason } => write!(f, "not retried: {reason}"),
             Self::FellBack { to } => write!(f, "fell back to {to}"),
             Self::BackupFailed { name } => write!(f, "backup {name} failed too"),
+            Self::CircuitChanged { key, change } => write!(f, "circuit{}: {change}", Keyed(key.as_deref())),
+            Self::CircuitReached { key, cause, figures } => write!(
+                f,
+                "circuit{} would have opened ({cause}): {} of {} calls failed",
+                Keyed(key.as_deref()),
+                figures.failures,
+                figures.calls,
+            ),
             Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
+    }
+}
+
+/// ` of <key>`, or nothing.
+struct Keyed<'a>(Option<&'a str>);
+
+impl fmt::Display for Keyed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |key| write!(f, " of {key}"))
     }
 }
 

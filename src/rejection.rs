@@ -51,6 +51,8 @@ pub enum RejectionKind {
     DeadlineExceeded,
     /// The response body failed before its first data. 502, gRPC `UNAVAILABLE`.
     BodyFailed,
+    /// The upstream has been failing, and is not asked for a while. 503, gRPC `UNAVAILABLE`.
+    CircuitOpen,
 }
 
 /// How the caller reads a refusal: as HTTP, or as gRPC.
@@ -71,29 +73,37 @@ struct Wording {
     grpc_status: u8,
     message: &'static str,
     problem: &'static str,
+    /// The length of `problem`, in digits.
+    length: &'static str,
 }
 
 /// Renders one row of the table. A macro, because `concat!` takes literals only, and the body is thereby static.
 macro_rules! wording {
-    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {
+    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {{
+        const PROBLEM: &str = concat!(
+            "{\"type\":\"about:blank\",\"title\":\"",
+            $title,
+            "\",\"status\":",
+            $code,
+            ",\"detail\":\"",
+            $message,
+            "\",\"kind\":\"",
+            $name,
+            "\"}"
+        );
+        const LENGTH: [u8; 3] = three_digits(PROBLEM.len());
         Wording {
             name: $name,
             status: StatusCode::$status,
             grpc_status: $grpc,
             message: $message,
-            problem: concat!(
-                "{\"type\":\"about:blank\",\"title\":\"",
-                $title,
-                "\",\"status\":",
-                $code,
-                ",\"detail\":\"",
-                $message,
-                "\",\"kind\":\"",
-                $name,
-                "\"}"
-            ),
+            problem: PROBLEM,
+            length: match std::str::from_utf8(&LENGTH) {
+                Ok(length) => length,
+                Err(_) => unreachable!(),
+            },
         }
-    };
+    }};
 }
 
 // gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
@@ -116,6 +126,17 @@ const BODY_FAILED: Wording = wording!(
     "The upstream's answer broke off before its first data."
 );
 
+const CIRCUIT_OPEN: Wording = wording!(
+    "circuit-open",
+    SERVICE_UNAVAILABLE,
+    "503",
+    "Service Unavailable",
+    14,
+    "The upstream has been failing, and is not asked for a while."
+);
+
+/// As many as a refusal has: room for them is made once.
+const HEADERS: usize = 3;
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -169,12 +190,13 @@ impl Rejection {
             Wire::Http => {
                 let body = Bytes::from_static(wording.problem.as_bytes());
                 *response.status_mut() = wording.status;
-                let headers = response.headers_mut();
+                let mut headers = HeaderMap::with_capacity(HEADERS);
                 headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                headers.insert(CONTENT_LENGTH, HeaderValue::from_static(wording.length));
                 if let Some(wait) = self.retry_after {
-                    headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds_up(wait)));
+                    headers.insert(RETRY_AFTER, number(whole_seconds_up(wait)));
                 }
+                *response.headers_mut() = headers;
                 *response.body_mut() = body;
             }
             Wire::Grpc => {
@@ -202,6 +224,24 @@ impl Error for Rejection {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|err| err as _)
     }
+}
+
+/// A number as the value of a header; the small ones, which waits are most of the time, without an allocation.
+fn number(number: u64) -> HeaderValue {
+    const SMALL: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
+                         5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+    let small = usize::try_from(number).ok().and_then(|number| {
+        let start = number.checked_mul(2)?;
+        SMALL.get(start + usize::from(number < 10)..start + 2)
+    });
+    small.map_or_else(|| HeaderValue::from(number), HeaderValue::from_static)
+}
+
+/// The texts are a line or two.
+const fn three_digits(number: usize) -> [u8; 3] {
+    const DIGITS: &[u8; 10] = b"0123456789";
+    assert!(number >= 100);
+    [DIGITS[number / 100], DIGITS[number / 10 % 10], DIGITS[number % 10]]
 }
 
 fn whole_seconds_up(wait: Duration) -> u64 {
@@ -238,6 +278,7 @@ impl RejectionKind {
             Self::FirstByteTimeout => &FIRST_BYTE_TIMEOUT,
             Self::DeadlineExceeded => &DEADLINE_EXCEEDED,
             Self::BodyFailed => &BODY_FAILED,
+            Self::CircuitOpen => &CIRCUIT_OPEN,
         }
     }
 }
@@ -266,8 +307,12 @@ impl Wire {
 mod tests {
     use super::*;
 
-    const KINDS: [RejectionKind; 3] =
-        [RejectionKind::FirstByteTimeout, RejectionKind::DeadlineExceeded, RejectionKind::BodyFailed];
+    const KINDS: [RejectionKind; 4] = [
+        RejectionKind::FirstByteTimeout,
+        RejectionKind::DeadlineExceeded,
+        RejectionKind::BodyFailed,
+        RejectionKind::CircuitOpen,
+    ];
 
     #[test]
     fn every_kind_renders_as_a_problem_document() {
@@ -307,6 +352,10 @@ mod tests {
         };
         assert_eq!(say(Duration::from_millis(2_001)), "3");
         assert_eq!(say(Duration::from_secs(2)), "2");
+        assert_eq!(say(Duration::ZERO), "0");
+        for seconds in [9, 10, 42, 99, 100, 12_345] {
+            assert_eq!(say(Duration::from_secs(seconds)), seconds.to_string());
+        }
         assert_eq!(say(Duration::MAX), u64::MAX.to_string());
     }
 

@@ -4,7 +4,6 @@ pub(crate) mod boxed;
 #[cfg_attr(not(test), expect(dead_code, reason = "the layers that read requests whole are built on it"))]
 pub(crate) mod collect;
 pub(crate) mod drain;
-#[cfg_attr(not(test), expect(dead_code, reason = "the layers that need a body's outcome are built on it"))]
 pub(crate) mod observed;
 pub(crate) mod prefixed;
 pub(crate) mod replay;

@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http::HeaderMap;
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::boxed::{self, Polled};
@@ -23,14 +24,20 @@ pub(crate) enum Outcome<'a> {
 
 /// Watches a body go by.
 pub(crate) trait Watch {
-    /// A frame is about to be handed on.
-    fn frame(&mut self, frame: &Frame<Bytes>);
+    /// Polls the inner body: for a watch that must be there when it wakes its consumer, or when it panics.
+    #[inline]
+    fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
+        poll(cx)
+    }
 
-    /// The consumer waits, and the inner body has nothing.
-    fn waiting(&mut self) {}
+    /// A frame of data, with something in it or not, is handed on.
+    fn data(&mut self, empty: bool);
+
+    /// Trailers are about to be handed on.
+    fn trailers(&mut self, trailers: &HeaderMap);
 
     /// The body is over. Called once, at the latest when the body is dropped.
-    fn over(self, outcome: Outcome<'_>);
+    fn over(&mut self, outcome: Outcome<'_>);
 }
 
 pin_project! {
@@ -39,27 +46,40 @@ pin_project! {
     /// A body has ended when it says so (`None`), or when it says that nothing will follow (`is_end_stream`): servers
     /// do not poll again after the last byte of a known length.
     #[derive(Debug)]
-    pub(crate) struct Observed<B: Body, W: Watch> {
+    pub(crate) struct Observed<B, W: Watch> {
         #[pin]
         body: B,
-        watch: Option<W>,
+        watch: Watching<W>,
     }
+}
 
-    impl<B: Body, W: Watch> PinnedDrop for Observed<B, W> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if let Some(watch) = this.watch.take() {
-                watch.over(if this.body.is_end_stream() { Outcome::Complete } else { Outcome::Dropped });
-            }
-        }
-    }
+/// Watches until it has been told how the body ended.
+#[derive(Debug)]
+struct Watching<W: Watch>(Option<W>);
+
+/// Looks at what is handed on, and reports behind its back: a result that is looked at by reference, and then returned,
+/// is copied.
+struct Look<'a, B: Body, W: Watch> {
+    body: Pin<&'a mut B>,
+    watch: &'a mut Watching<W>,
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    Data { empty: bool },
+    Unusual,
+    End,
 }
 
 // === impl Observed ===
 
-impl<B: Body, W: Watch> Observed<B, W> {
-    pub(crate) fn new(body: B, watch: W) -> Self {
-        Self { body, watch: Some(watch) }
+impl<B, W: Watch> Observed<B, W> {
+    /// Without a watch, a body that nobody watches.
+    #[inline]
+    pub(crate) fn new(body: B, watch: Option<W>) -> Self {
+        Self { body, watch: Watching(watch) }
     }
 }
 
@@ -75,15 +95,11 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.project();
-        let polled = boxed::poll_frame(this.body, cx);
-        match (&polled, &mut *this.watch) {
-            (_, None) => {}
-            (Poll::Pending, Some(watch)) => watch.waiting(),
-            (Poll::Ready(Some(Ok(frame))), Some(watch)) => watch.frame(frame),
-            (Poll::Ready(Some(Err(err))), watch) => report(watch, Outcome::Failed(err)),
-            (Poll::Ready(None), watch) => report(watch, Outcome::Complete),
+        if this.watch.0.is_none() {
+            return boxed::poll_frame(this.body, cx);
         }
-        polled
+        let mut look = Look { body: this.body, watch: this.watch, seen: Seen::Nothing };
+        look.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -95,9 +111,91 @@ where
     }
 }
 
-fn report<W: Watch>(watch: &mut Option<W>, outcome: Outcome<'_>) {
-    if let Some(watch) = watch.take() {
-        watch.over(outcome);
+// === impl Look ===
+
+impl<B, W> Look<'_, B, W>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+    W: Watch,
+{
+    #[inline(always)]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Watching(Some(watch)) = &mut *self.watch else { return Poll::Ready(None) };
+        let body = &mut self.body;
+        let polled = watch.poll(cx, |cx| boxed::poll_frame(body.as_mut(), cx));
+        self.seen = Seen::of(&polled);
+        if self.seen == Seen::Unusual { self.unusual(polled) } else { polled }
+    }
+
+    /// What must be looked at before it is handed on.
+    #[cold]
+    #[inline(never)]
+    fn unusual(&mut self, polled: Polled) -> Polled {
+        match &polled {
+            Poll::Ready(Some(Err(err))) => self.watch.report(Outcome::Failed(err)),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(trailers), Watching(Some(watch))) = (frame.trailers_ref(), &mut *self.watch) {
+                    watch.trailers(trailers);
+                }
+                if self.body.is_end_stream() {
+                    self.watch.report(Outcome::Complete);
+                }
+            }
+            _ => {}
+        }
+        polled
+    }
+}
+
+impl<B: Body, W: Watch> Drop for Look<'_, B, W> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        match self.seen {
+            Seen::Data { empty } => {
+                if let Watching(Some(watch)) = &mut *self.watch {
+                    watch.data(empty);
+                }
+                if self.body.is_end_stream() {
+                    self.watch.report(Outcome::Complete);
+                }
+            }
+            Seen::End => self.watch.report(Outcome::Complete),
+            Seen::Nothing | Seen::Unusual => {}
+        }
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    #[inline(always)]
+    fn of(polled: &Polled) -> Self {
+        match polled {
+            Poll::Pending => Self::Nothing,
+            Poll::Ready(None) => Self::End,
+            Poll::Ready(Some(Err(_))) => Self::Unusual,
+            Poll::Ready(Some(Ok(frame))) => {
+                frame.data_ref().map_or(Self::Unusual, |data| Self::Data { empty: data.is_empty() })
+            }
+        }
+    }
+}
+
+// === impl Watching ===
+
+impl<W: Watch> Watching<W> {
+    fn report(&mut self, outcome: Outcome<'_>) {
+        if let Some(watch) = &mut self.0 {
+            watch.over(outcome);
+            self.0 = None;
+        }
+    }
+}
+
+impl<W: Watch> Drop for Watching<W> {
+    fn drop(&mut self) {
+        self.report(Outcome::Dropped);
     }
 }
 
@@ -105,6 +203,7 @@ fn report<W: Watch>(watch: &mut Option<W>, outcome: Outcome<'_>) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use http_body::Frame;
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
@@ -113,15 +212,15 @@ mod tests {
     struct Log(Arc<Mutex<Vec<String>>>);
 
     impl Watch for Log {
-        fn frame(&mut self, frame: &Frame<Bytes>) {
-            self.0.lock().unwrap().push(format!("{:?}", frame.data_ref().unwrap()));
+        fn data(&mut self, empty: bool) {
+            self.0.lock().unwrap().push(if empty { "nothing".into() } else { "data".into() });
         }
 
-        fn waiting(&mut self) {
-            self.0.lock().unwrap().push("waiting".into());
+        fn trailers(&mut self, trailers: &HeaderMap) {
+            self.0.lock().unwrap().push(format!("{} trailers", trailers.len()));
         }
 
-        fn over(self, outcome: Outcome<'_>) {
+        fn over(&mut self, outcome: Outcome<'_>) {
             self.0.lock().unwrap().push(match outcome {
                 Outcome::Complete => "complete".into(),
                 Outcome::Failed(err) => format!("failed: {err}"),
@@ -146,16 +245,16 @@ mod tests {
     #[tokio::test]
     async fn the_end_is_reported_once() {
         let log = Log::default();
-        let mut body = Observed::new(script(vec![Ok("a")]), log.clone());
+        let mut body = Observed::new(script(vec![Ok("a")]), Some(log.clone()));
         while body.frame().await.is_some() {}
         drop(body);
-        assert_eq!(log.seen(), ["b\"a\"", "complete"]);
+        assert_eq!(log.seen(), ["data", "complete"]);
     }
 
     #[tokio::test]
     async fn an_error_is_reported_once() {
         let log = Log::default();
-        let mut body = Observed::new(script(vec![Err("cut"), Ok("late")]), log.clone());
+        let mut body = Observed::new(script(vec![Err("cut"), Ok("late")]), Some(log.clone()));
         assert!(body.frame().await.unwrap().is_err());
         drop(body);
         assert_eq!(log.seen(), ["failed: cut"]);
@@ -164,14 +263,14 @@ mod tests {
     #[tokio::test]
     async fn a_consumer_that_leaves_is_told_from_one_that_had_it_all() {
         let log = Log::default();
-        drop(Observed::new(script(vec![Ok("a")]), log.clone()));
+        drop(Observed::new(script(vec![Ok("a")]), Some(log.clone())));
         assert_eq!(log.seen(), ["dropped"]);
 
         // A server that knows the length does not poll for the end.
         let log = Log::default();
-        let mut body = Observed::new(Full::new(Bytes::from_static(b"a")), log.clone());
+        let mut body = Observed::new(Full::new(Bytes::from_static(b"a")), Some(log.clone()));
         body.frame().await.unwrap().unwrap();
         drop(body);
-        assert_eq!(log.seen(), ["b\"a\"", "complete"]);
+        assert_eq!(log.seen(), ["data", "complete"]);
     }
 }

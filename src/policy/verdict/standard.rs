@@ -22,6 +22,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | no answer: no connection, or broken off | Retry | Bad |
 /// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout), our connect timeout | Elsewhere | Bad |
 /// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Bad |
+/// | our [`CircuitOpen`](RejectionKind::CircuitOpen) | Elsewhere | Unknown |
 /// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | Nobody | Unknown |
 /// | the request could not be sent, because its own body failed | Nobody | Unknown |
 ///
@@ -100,6 +101,7 @@ impl Standard {
             RejectionKind::FirstByteTimeout => Verdict::new(Remedy::Elsewhere, Health::Bad),
             RejectionKind::DeadlineExceeded => Verdict::new(Remedy::Nobody, Health::Unknown),
             RejectionKind::BodyFailed => Verdict::new(retry, Health::Bad),
+            RejectionKind::CircuitOpen => Verdict::new(Remedy::Elsewhere, Health::Unknown).nothing_done(),
         }
     }
 }
