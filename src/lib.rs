@@ -11,6 +11,7 @@
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
+//! | [`CircuitBreakerLayer`] | nothing: refuses at once | sees each attempt, and the timeouts below |
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
@@ -48,6 +49,10 @@ mod rt;
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
 pub use self::event::{Event, Observer};
+pub use self::layers::circuit_breaker::{
+    CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerHandle, CircuitBreakerLayer,
+    HealthProbeLayer, SlowBy,
+};
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
 pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer, ServedBy};
@@ -62,10 +67,12 @@ pub use self::layers::retry_after_backoff::{
     Attempt, Attempts, NoRetry, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
 };
 pub use self::policy::backoff::Jitter;
+pub use self::policy::breaker::report::{CircuitCause, CircuitChange, CircuitFigures, CircuitSnapshot, CircuitState};
 pub use self::policy::budget::RetryBudget;
 pub use self::policy::retry::NotRetried;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;
+pub use self::policy::window::CircuitWindow;
 pub use self::proto::deadline::DeadlineHeader;
 pub use self::rejection::{Rejection, RejectionKind, Wire};
 pub use self::rt::deadline::{Deadline, DeadlineScope};

@@ -1,0 +1,98 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::circuit::Circuit;
+use crate::policy::breaker::report::{CircuitSnapshot, CircuitState};
+use crate::rt::clock;
+
+/// One circuit of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), to look at and to steer.
+///
+/// Keeps the circuit, but no call: cheap to clone, and to hold for ever.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::time::Duration;
+/// use tower_buttress::{CircuitBreakerLayer, CircuitState};
+///
+/// let breaker = CircuitBreakerLayer::new();
+/// let circuit = breaker.handle();
+/// let mut changes = circuit.subscribe();
+///
+/// // Maintenance: nothing is to go there until we say so.
+/// circuit.isolate();
+/// assert_eq!(circuit.state(), CircuitState::Isolated);
+/// assert_eq!(*changes.borrow_and_update(), CircuitState::Isolated);
+///
+/// circuit.close();
+/// assert_eq!(circuit.snapshot().state, CircuitState::Closed);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct CircuitBreakerHandle {
+    circuit: Arc<Circuit>,
+}
+
+// === impl CircuitBreakerHandle ===
+
+impl CircuitBreakerHandle {
+    pub(super) fn new(circuit: Arc<Circuit>) -> Self {
+        Self { circuit }
+    }
+
+    /// The key of this circuit; `None` for the one of calls without a key.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.circuit.teller.key().map(|key| &**key)
+    }
+
+    /// What the circuit does with calls. One whose open time is over is open until a call comes.
+    #[must_use]
+    pub fn state(&self) -> CircuitState {
+        self.snapshot().state
+    }
+
+    /// The circuit as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> CircuitSnapshot {
+        self.circuit.snapshot(clock::now())
+    }
+
+    /// A channel that holds the state, and tells of its changes: as many as can be seen, the latest always.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<CircuitState> {
+        self.circuit.teller.subscribe()
+    }
+
+    /// Refuses every call until [`close`](Self::close).
+    pub fn isolate(&self) {
+        let now = clock::now();
+        self.circuit.with(|machine| ((), machine.isolate(now)));
+    }
+
+    /// Opens the circuit for so long. Then calls probe, as always after it was open; if it was open before, until then.
+    pub fn open_for(&self, time: Duration) {
+        let now = clock::now();
+        self.circuit.with(|machine| ((), machine.open_by_hand(time, now)));
+    }
+
+    /// Closes the circuit, whatever it does now, and forgets all it has counted.
+    pub fn close(&self) {
+        let now = clock::now();
+        self.circuit.with(|machine| ((), machine.close_by_hand(now)));
+    }
+
+    /// Lets every call pass and goes on counting. Where the circuit would open, an
+    /// [`Event::CircuitReached`](crate::Event::CircuitReached) says so. [`close`](Self::close) puts it to work again.
+    pub fn metrics_only(&self) {
+        let now = clock::now();
+        self.circuit.with(|machine| ((), machine.only_count(now)));
+    }
+
+    /// Lets every call pass and counts nothing, until [`close`](Self::close).
+    pub fn disable(&self) {
+        let now = clock::now();
+        self.circuit.with(|machine| ((), machine.disable(now)));
+    }
+}

@@ -1,0 +1,118 @@
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::CircuitBreakerBody;
+use super::breakers::Breakers;
+use super::circuit::Started;
+use super::future::CircuitBreakerFuture;
+use super::permit::{Permit, Unwinding};
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::rejection::{RejectionKind, Wire};
+use crate::rt::clock;
+
+/// Refuses calls to a service that has been failing. See [`CircuitBreakerLayer`](crate::CircuitBreakerLayer).
+#[derive(Debug)]
+pub struct CircuitBreaker<S> {
+    inner: S,
+    // `None`: the layer is off.
+    breakers: Option<Arc<Breakers>>,
+    /// Whether this very clone of the service has said that it is ready.
+    ready: bool,
+}
+
+// === impl CircuitBreaker ===
+
+impl<S> CircuitBreaker<S> {
+    pub(super) fn new(inner: S, breakers: Option<Arc<Breakers>>) -> Self {
+        Self { inner, breakers, ready: false }
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for CircuitBreaker<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    S::Error: std::error::Error + 'static,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<CircuitBreakerBody<ResB>>;
+    type Error = S::Error;
+    type Future = CircuitBreakerFuture<S, ReqB>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let Some(breakers) = &self.breakers else { return self.inner.poll_ready(cx) };
+        // Which circuit it will be is known when the request is; and where nothing passes, or one call only, nobody
+        // else is to wait for the service.
+        let Some(circuit) = breakers.only().filter(|circuit| circuit.passes()) else { return Poll::Ready(Ok(())) };
+        let ready = ready!(self.inner.poll_ready(cx));
+        self.ready = ready.is_ok();
+        if let Err(err) = &ready {
+            circuit.blame(err);
+        }
+        Poll::Ready(ready)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let Some(breakers) = &self.breakers else {
+            return CircuitBreakerFuture::calling(self.inner.call(request), None, Started::default());
+        };
+        let Some(circuit) = breakers.only() else { return self.call_keyed(breakers, request) };
+        if self.ready {
+            if let Some((lane, generation)) = circuit.pass() {
+                self.ready = false;
+                let started = lane.start();
+                let mut permit = Some(Permit::Call { lane, generation });
+                let unwinding = Unwinding::of(&mut permit);
+                let call = self.inner.call(request);
+                unwinding.over();
+                return CircuitBreakerFuture::calling(call, permit, started);
+            }
+        }
+        match circuit.admit(clock::now) {
+            Ok(permit) => CircuitBreakerFuture::readying(self.inner.clone(), request, permit),
+            Err(retry_after) => breakers.refuse(retry_after, &request),
+        }
+    }
+}
+
+impl<S> CircuitBreaker<S> {
+    #[inline(never)]
+    fn call_keyed<ReqB>(&self, breakers: &Breakers, request: Request<ReqB>) -> CircuitBreakerFuture<S, ReqB>
+    where
+        S: Service<Request<ReqB>> + Clone,
+    {
+        let (parts, body) = request.into_parts();
+        let admission = breakers.admit_keyed(&parts);
+        let request = Request::from_parts(parts, body);
+        match admission {
+            Ok(permit) => CircuitBreakerFuture::readying(self.inner.clone(), request, permit),
+            Err(retry_after) => breakers.refuse(retry_after, &request),
+        }
+    }
+}
+
+impl Breakers {
+    fn refuse<S, ReqB>(&self, retry_after: Option<Duration>, request: &Request<ReqB>) -> CircuitBreakerFuture<S, ReqB>
+    where
+        S: Service<Request<ReqB>>,
+    {
+        self.config.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
+        CircuitBreakerFuture::refused(retry_after, Wire::of(request.headers()))
+    }
+}
+
+impl<S: Clone> Clone for CircuitBreaker<S> {
+    fn clone(&self) -> Self {
+        // A clone has a readiness of its own.
+        Self::new(self.inner.clone(), self.breakers.clone())
+    }
+}
