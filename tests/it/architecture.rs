@@ -15,6 +15,9 @@ const MAY_IMPORT: [(&str, &[&str]); 7] = [
     ("presets", &["proto", "policy", "rt", "body", "store", "error", "event", "rejection", "layers"]),
 ];
 
+/// Files that hold nothing but tests, or what tests compare with.
+const TESTS: [&str; 2] = ["tests.rs", "model.rs"];
+
 fn files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut files: Vec<PathBuf> = Vec::new();
@@ -22,7 +25,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(self::files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && !TESTS.iter().any(|tests| path.ends_with(tests))
+        {
             files.push(path);
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod architecture;
+mod circuit_breaker;
 mod compositions;
 mod connect_timeout;
 mod contract;

@@ -144,6 +144,10 @@ where
 pub(crate) struct Log(Mutex<Vec<Event>>);
 
 impl Log {
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.0.lock().unwrap().clone()
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.0.lock().unwrap().iter().map(|event| format!("{}: {}", event.name(), event.detail())).collect()
     }

@@ -1,0 +1,125 @@
+//! One circuit per key.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use http::Request;
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt};
+use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState, Event};
+
+use crate::support::upstream::{Answer, Upstream};
+use crate::support::{Log, Script, secs};
+
+fn by_host() -> CircuitBreakerLayer {
+    CircuitBreakerLayer::new().key(|parts| Some(parts.uri.host()?.into()))
+}
+
+async fn get(service: &CircuitBreaker<Upstream>, uri: &str) -> u16 {
+    let request = Request::builder().uri(uri).body(Script::new([])).unwrap();
+    let response = service.clone().oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    response.into_body().collect().await.unwrap();
+    status
+}
+
+fn statuses(statuses: impl IntoIterator<Item = u16>) -> Upstream {
+    Upstream::new(statuses.into_iter().map(Answer::status))
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_key_has_a_circuit_of_its_own() {
+    let log = Arc::new(Log::default());
+    let layer = by_host().observer(log.clone());
+    let service = layer.layer(statuses([500, 500, 500, 500, 500, 200]));
+    for _ in 0..5 {
+        assert_eq!(get(&service, "http://a/").await, 500);
+    }
+    assert_eq!(get(&service, "http://a/").await, 503);
+    assert_eq!(get(&service, "http://b/").await, 200);
+    assert_eq!(layer.handle_of("a").state(), CircuitState::Open);
+    assert_eq!(layer.handle_of("b").state(), CircuitState::Closed);
+    let opened = log.events().into_iter().find_map(|event| match event {
+        Event::CircuitChanged { key, .. } => key,
+        _ => None,
+    });
+    assert_eq!(opened.as_deref(), Some("a"), "the event says which");
+    let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
+    keys.sort();
+    assert_eq!(keys, ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_key_share_one() {
+    let layer = by_host();
+    let service = layer.layer(statuses([500; 5]));
+    for _ in 0..5 {
+        get(&service, "/relative").await;
+    }
+    assert_eq!(get(&service, "/other").await, 503);
+    assert_eq!(layer.handle().state(), CircuitState::Open);
+    assert_eq!(layer.handle().key(), None);
+    assert!(layer.handles().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_that_was_not_used_for_longest_goes() {
+    let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
+    let service = layer.layer(statuses([200; 5]));
+    for host in ["a", "b", "a", "c"] {
+        get(&service, &format!("http://{host}/")).await;
+    }
+    let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
+    keys.sort();
+    assert_eq!(keys, ["a", "c"]);
+    assert_eq!(layer.handle_of("a").snapshot().figures.calls, 2, "it is the same as before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_keys_there_are_the_circuits_are_bounded() {
+    let layer = by_host().max_keys(NonZeroUsize::new(10).unwrap());
+    let service = layer.layer(statuses([200; 1000]));
+    for host in 0..1000 {
+        get(&service, &format!("http://host-{host}/")).await;
+    }
+    assert_eq!(layer.handles().len(), 10);
+    assert!(layer.handles().iter().all(|circuit| circuit.key().unwrap().starts_with("host-99")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_may_outlive_its_key() {
+    let layer = by_host().max_keys(NonZeroUsize::MIN);
+    let service = layer.layer(Upstream::new([Answer::status(500).after(secs(1)), Answer::status(200)]));
+    let slow = tokio::spawn({
+        let service = service.clone();
+        async move { get(&service, "http://a/").await }
+    });
+    tokio::task::yield_now().await;
+    get(&service, "http://b/").await;
+    assert_eq!(slow.await.unwrap(), 500);
+    assert_eq!(layer.handle_of("a").snapshot().figures.calls, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keyed_call_waits_for_readiness_under_its_permit() {
+    let layer = by_host();
+    let service = layer.layer(statuses([200]).ready_after(secs(1)));
+    assert_eq!(get(&service, "http://a/").await, 200);
+}
+
+#[test]
+fn many_threads_may_use_and_lose_keys_at_once() {
+    let layer = by_host().max_keys(NonZeroUsize::new(4).unwrap());
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let layer = &layer;
+            scope.spawn(move || {
+                for n in 0..2_000 {
+                    let circuit = layer.handle_of(&format!("{}", (n * (thread + 1)) % 9));
+                    assert_eq!(circuit.state(), CircuitState::Closed);
+                }
+            });
+        }
+    });
+    assert_eq!(layer.handles().len(), 4);
+}

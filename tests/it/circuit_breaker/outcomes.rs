@@ -1,0 +1,555 @@
+//! What counts as what.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty};
+use tokio::time::advance;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::error::BoxError;
+use tower_buttress::verdict::Grpc;
+use tower_buttress::{
+    CircuitBreakerHandle, CircuitBreakerLayer, CircuitCause, CircuitState, CircuitWindow, DeadlineLayer, Event,
+    FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowBy,
+};
+
+use super::{Rig, as_is, stream};
+use crate::support::upstream::{Answer, Upstream, request};
+use crate::support::{Script, Step, secs};
+
+#[tokio::test(start_paused = true)]
+async fn five_failures_open_and_the_sixth_call_is_refused() {
+    let rig = Rig::opened(as_is, vec![]);
+    assert_eq!(rig.calls(7).await, ["503 said", "503 said", "503 said", "503 said", "503 said", "refused", "refused"]);
+    assert_eq!(rig.upstream.seen().len(), 5);
+    assert_eq!(rig.circuit().snapshot().refused, 2);
+    assert_eq!(
+        rig.log.names(),
+        ["circuit_changed: open", "refused: circuit-open", "refused: circuit-open"],
+        "one event per change"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_when_the_next_try_is() {
+    let rig = Rig::opened(as_is, vec![]);
+    rig.open().await;
+    advance(Duration::from_millis(1_500)).await;
+    let refused = rig.head().await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "4", "three and a half, and never too early");
+    assert_eq!(Rejection::of(&refused).unwrap().retry_after(), Some(Duration::from_millis(3_500)));
+    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+
+    let mut grpc = request("POST", []);
+    grpc.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc+proto"));
+    let refused = rig.service.clone().oneshot(grpc).await.unwrap();
+    assert_eq!(refused.status(), 200);
+    assert_eq!(refused.headers()["grpc-status"], "14");
+    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], "3500");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_counts_and_is_passed_on() {
+    let rig = Rig::new(as_is, Upstream::new((0..5).map(|_| Answer::fails(ErrorKind::ConnectionReset))));
+    assert_eq!(rig.calls(6).await, ["connection reset"; 5].into_iter().chain(["refused"]).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_answers_200_and_drops_its_streams_is_down() {
+    let cut = || stream([Step::Data("some"), Step::Wait(secs(1)), Step::Fail("cut")]);
+    let rig = Rig::new(as_is, Upstream::new((0..5).map(|_| cut())));
+    assert_eq!(rig.calls(6).await, ["200 cut", "200 cut", "200 cut", "200 cut", "200 cut", "refused"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_status_counts_though_nobody_reads_its_body() {
+    let rig = Rig::opened(as_is, vec![]);
+    for _ in 0..5 {
+        drop(rig.head().await);
+    }
+    assert_eq!(rig.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_counts_at_its_last_byte_and_not_before() {
+    let rig = Rig::new(as_is, Upstream::new([stream([Step::Data("a"), Step::Data("b")])]));
+    let mut body = rig.head().await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(rig.circuit().snapshot().figures.calls, 0);
+    // A server that knows the length does not ask for the end.
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(rig.circuit().snapshot().figures.calls, 1);
+    drop(body);
+    assert_eq!(rig.circuit().snapshot().figures.calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_body_counts_at_the_head() {
+    let rig = Rig::new(as_is, Upstream::new([Answer::status(204).body(Script::new([]))]));
+    let _response = rig.head().await.unwrap();
+    assert_eq!(rig.circuit().snapshot().figures.calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_away_says_nothing() {
+    let hang = || stream([Step::Data("some"), Step::Hang]);
+    let answers = (0..20).map(|_| Answer::never()).chain((0..20).map(|_| hang()));
+    let rig = Rig::new(as_is, Upstream::new(answers));
+    for _ in 0..20 {
+        let call = rig.begin().await;
+        assert!(tokio::time::timeout(secs(1), call).await.is_err());
+    }
+    for _ in 0..10 {
+        drop(rig.head().await.unwrap());
+    }
+    for _ in 0..10 {
+        let mut body = rig.head().await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+    }
+    let snapshot = rig.circuit().snapshot();
+    assert_eq!((snapshot.state, snapshot.figures.calls), (CircuitState::Closed, 0));
+}
+
+/// Panics where it is told to.
+#[derive(Clone, Copy)]
+enum PanicsWhen {
+    Called,
+    Polled,
+    Read,
+}
+
+struct PanickingBody;
+
+impl Body for PanickingBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        panic!("in the body")
+    }
+}
+
+impl Service<Request<Script>> for PanicsWhen {
+    type Response = Response<PanickingBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<PanickingBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Script>) -> Self::Future {
+        match self {
+            Self::Called => panic!("in the call"),
+            Self::Polled => Box::pin(poll_fn(|_| panic!("in the future"))),
+            Self::Read => Box::pin(async { Ok(Response::new(PanickingBody)) }),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_counts_and_is_passed_on() {
+    for panics in [PanicsWhen::Called, PanicsWhen::Polled, PanicsWhen::Read] {
+        let layer = CircuitBreakerLayer::new();
+        for _ in 0..5 {
+            let service = layer.layer(panics);
+            let call = tokio::spawn(async move {
+                let Ok(response) = service.oneshot(request("GET", [])).await;
+                response.into_body().collect().await.map(drop)
+            });
+            assert!(call.await.unwrap_err().is_panic());
+        }
+        assert_eq!(layer.handle().state(), CircuitState::Open);
+        assert_eq!(layer.handle().snapshot().figures.failures, 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_panics_says_nothing_of_the_upstream() {
+    let rig = Rig::new(as_is, Upstream::new((0..5).map(|_| stream([Step::Data("some"), Step::Hang]))));
+    for _ in 0..5 {
+        let response = rig.head().await.unwrap();
+        let reads = tokio::spawn(async move {
+            let _response = response;
+            panic!("a bug of ours")
+        });
+        assert!(reads.await.unwrap_err().is_panic());
+    }
+    assert_eq!(rig.circuit().snapshot().figures.calls, 0);
+}
+
+/// Counts how often it is asked whether it is ready, and never is.
+#[derive(Clone, Default)]
+struct NeverReady(Arc<AtomicUsize>);
+
+impl Service<Request<Script>> for NeverReady {
+    type Response = Response<Script>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Script>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.fetch_add(1, SeqCst);
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request<Script>) -> Self::Future {
+        unreachable!("it is never ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_answers_without_asking_whether_the_service_is_ready() {
+    let service = NeverReady::default();
+    let layer = CircuitBreakerLayer::new();
+    layer.handle().isolate();
+    let refused = layer.layer(service.clone()).oneshot(request("GET", [])).await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert!(!refused.headers().contains_key("retry-after"), "nobody knows when it will be closed");
+
+    let keyed = CircuitBreakerLayer::new().key(|parts| Some(parts.uri.host()?.into()));
+    keyed.handle_of("upstream").isolate();
+    assert_eq!(keyed.layer(service.clone()).oneshot(request("GET", [])).await.unwrap().status(), 503);
+    assert_eq!(service.0.load(SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_closed_a_service_that_is_not_ready_holds_its_callers_back() {
+    let mut service = CircuitBreakerLayer::new().layer(NeverReady::default());
+    let ready = poll_fn(|cx| Poll::Ready(Service::<Request<Script>>::poll_ready(&mut service, cx))).await;
+    assert!(ready.is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_be_made_ready_has_failed() {
+    let upstream = Upstream::new([]).ready_fails_after(0, ErrorKind::ConnectionRefused);
+    let rig = Rig::new(as_is, upstream);
+    for _ in 0..5 {
+        let err = rig.service.clone().oneshot(request("GET", [])).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(rig.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_deadline_is_neutral_wherever_it_stands() {
+    let silent = || service_fn(|_: Request<_>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>());
+    let stalls = || {
+        service_fn(|_: Request<_>| async {
+            Ok::<_, Infallible>(Response::new(Script::new([Step::Data("a"), Step::Hang])))
+        })
+    };
+    let neutral = |circuit: CircuitBreakerHandle| {
+        let snapshot = circuit.snapshot();
+        assert_eq!((snapshot.state, snapshot.figures.calls), (CircuitState::Closed, 0));
+    };
+    let (breaker, deadline) = (CircuitBreakerLayer::new(), DeadlineLayer::new(secs(1)));
+    for _ in 0..10 {
+        let outside = ServiceBuilder::new().layer(&deadline).layer(&breaker).service(silent());
+        assert_eq!(outside.oneshot(request("GET", [])).await.unwrap().status(), 504);
+        let inside = ServiceBuilder::new().layer(&breaker).layer(&deadline).service(silent());
+        assert_eq!(inside.oneshot(request("GET", [])).await.unwrap().status(), 504);
+        let outside = ServiceBuilder::new().layer(&deadline).layer(&breaker).service(stalls());
+        assert!(outside.oneshot(request("GET", [])).await.unwrap().collect().await.is_err());
+        let inside = ServiceBuilder::new().layer(&breaker).layer(&deadline).service(stalls());
+        assert!(inside.oneshot(request("GET", [])).await.unwrap().collect().await.is_err());
+    }
+    neutral(breaker.handle());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeouts_below_are_failures_of_the_upstream() {
+    let (first_byte, idle) = (CircuitBreakerLayer::new(), CircuitBreakerLayer::new());
+    for _ in 0..5 {
+        let upstream = Upstream::new([Answer::never()]);
+        let service = ServiceBuilder::new().layer(&first_byte).layer(FirstByteTimeoutLayer::new(secs(1)));
+        assert_eq!(service.service(upstream).oneshot(request("GET", [])).await.unwrap().status(), 504);
+        let upstream = Upstream::new([stream([Step::Data("a"), Step::Hang])]);
+        let service = ServiceBuilder::new().layer(&idle).layer(IdleBodyTimeoutLayer::new(secs(1)));
+        assert!(service.service(upstream).oneshot(request("GET", [])).await.unwrap().collect().await.is_err());
+    }
+    assert_eq!(first_byte.handle().state(), CircuitState::Open);
+    assert_eq!(idle.handle().state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_inside_another_does_not_open_it() {
+    let (outer, inner) = (CircuitBreakerLayer::new(), CircuitBreakerLayer::new());
+    inner.handle().isolate();
+    for _ in 0..20 {
+        let service = ServiceBuilder::new().layer(&outer).layer(&inner).service(Upstream::new([]));
+        assert_eq!(service.oneshot(request("GET", [])).await.unwrap().status(), 503);
+    }
+    assert_eq!(outer.handle().state(), CircuitState::Closed);
+}
+
+fn slow(layer: CircuitBreakerLayer) -> CircuitBreakerLayer {
+    layer.slow_calls(secs(2), 1.0).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_slow_by_its_first_data_and_not_by_its_length() {
+    // As long as allowed is not longer; and then a minute of stream.
+    let long = || stream([Step::Wait(secs(1)), Step::Data("a"), Step::Wait(secs(60)), Step::Data("b")]).after(secs(1));
+    let rig = Rig::new(slow, Upstream::new((0..10).map(|_| long())));
+    rig.calls(10).await;
+    assert_eq!(rig.state(), CircuitState::Closed);
+    assert_eq!(rig.circuit().snapshot().figures.slow, 0);
+
+    let late = || stream([Step::Wait(secs(1)), Step::Data("a")]).after(Duration::from_millis(1_001));
+    let rig = Rig::new(slow, Upstream::new((0..10).map(|_| late())));
+    rig.calls(9).await;
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.call().await;
+    assert_eq!(rig.state(), CircuitState::Open);
+    assert_eq!(rig.circuit().snapshot().figures.slow, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_slow_by_its_length_where_that_is_asked_for() {
+    let long = || stream([Step::Data("a"), Step::Wait(secs(3)), Step::Data("b")]);
+    let rig = Rig::new(|layer| slow(layer).slow_by(SlowBy::WholeBody), Upstream::new((0..10).map(|_| long())));
+    rig.calls(10).await;
+    assert_eq!(rig.circuit().snapshot().figures.slow, 10);
+    assert_eq!(rig.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_without_a_body_can_be_slow_and_so_can_a_failure() {
+    let answers =
+        [Answer::status(204).body(Script::new([])), Answer::status(500), Answer::fails(ErrorKind::BrokenPipe)];
+    let rig = Rig::new(slow, Upstream::new(answers.map(|answer| answer.after(secs(3)))));
+    rig.calls(3).await;
+    let figures = rig.circuit().snapshot().figures;
+    assert_eq!((figures.calls, figures.failures, figures.slow), (3, 2, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_are_shown_to_the_classifier() {
+    fn unavailable(_: Request<Script>) -> impl Future<Output = Result<Response<GrpcBody>, Infallible>> {
+        std::future::ready(Ok(Response::new(GrpcBody(vec![trailers("14"), Frame::data("m".into())]))))
+    }
+    let layer = CircuitBreakerLayer::new().classifier(Grpc::new());
+    for _ in 0..5 {
+        let response = layer.layer(service_fn(unavailable)).oneshot(request("POST", [])).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "14", "and passed on");
+    }
+    assert_eq!(layer.handle().state(), CircuitState::Open);
+}
+
+/// Its frames, last first. Of unknown length, as gRPC's are.
+struct GrpcBody(Vec<Frame<Bytes>>);
+
+fn trailers(status: &'static str) -> Frame<Bytes> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    Frame::trailers(trailers)
+}
+
+impl Body for GrpcBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.0.pop().map(Ok))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_extends_the_open_time_even_where_a_retry_is_forbidden() {
+    let busy = || Answer::status(503).header("retry-after", "60").header("x-should-retry", "false");
+    let rig = Rig::new(as_is, Upstream::new((0..5).map(|_| busy())));
+    rig.open().await;
+    assert_eq!(rig.circuit().snapshot().open_for, Some(secs(60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_key_of_one_caller_opens_for_nobody() {
+    let rig = Rig::new(as_is, Upstream::new((0..100).map(|_| Answer::status(401))));
+    rig.calls(100).await;
+    assert_eq!(rig.state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_of_a_layer_and_their_services_are_one_breaker() {
+    let layer = CircuitBreakerLayer::new();
+    let a = layer.clone().layer(Upstream::new((0..3).map(|_| Answer::status(500))));
+    let b = layer.layer(Upstream::new((0..2).map(|_| Answer::status(500))));
+    for service in [&a, &b, &a, &b, &a] {
+        service.clone().oneshot(request("GET", [])).await.unwrap();
+    }
+    assert_eq!(a.clone().oneshot(request("GET", [])).await.unwrap().status(), 503);
+    assert_eq!(layer.handle().state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disabled_layer_passes_everything() {
+    let rig = Rig::new(|_| CircuitBreakerLayer::disabled(), Upstream::new((0..20).map(|_| Answer::status(500))));
+    assert_eq!(rig.calls(20).await, ["500 said"; 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_only_counts_tells_and_lets_pass() {
+    let rig = Rig::new(|layer| layer.metrics_only(true), Upstream::new((0..20).map(|_| Answer::status(500))));
+    assert_eq!(rig.calls(20).await, ["500 said"; 20]);
+    assert_eq!(rig.log.names(), ["circuit_reached: consecutive-failures"]);
+    assert_eq!(rig.circuit().snapshot().figures.failures, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_hand_it_opens_closes_and_only_counts() {
+    let rig = Rig::new(as_is, Upstream::new((0..11).map(|_| Answer::status(500))));
+    let circuit = rig.circuit();
+    let mut states = circuit.subscribe();
+    circuit.open_for(secs(60));
+    assert_eq!(rig.call().await, "refused");
+    circuit.close();
+    circuit.metrics_only();
+    rig.calls(5).await;
+    circuit.disable();
+    rig.calls(5).await;
+    assert_eq!(rig.circuit().snapshot().figures.calls, 0);
+    assert_eq!(*states.borrow_and_update(), CircuitState::Disabled, "the latest, always");
+    circuit.close();
+    assert_eq!(rig.call().await, "500 said");
+    states.changed().await.unwrap();
+    assert_eq!(*states.borrow(), CircuitState::Closed);
+    assert_eq!(circuit.snapshot().figures.failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_is_woken_by_a_change() {
+    let rig = Rig::opened(as_is, vec![Answer::status(200)]);
+    let mut states = rig.circuit().subscribe();
+    let opened = tokio::spawn(async move { *states.wait_for(|state| *state == CircuitState::Open).await.unwrap() });
+    tokio::task::yield_now().await;
+    rig.open().await;
+    assert_eq!(opened.await.unwrap(), CircuitState::Open);
+}
+
+/// Looks at the circuit it is told of: under a lock, that would be the end of it.
+struct Curious(CircuitBreakerHandle);
+
+/// Where to find the circuit that an observer was made before.
+#[derive(Default)]
+struct Late(std::sync::OnceLock<Curious>, AtomicUsize);
+
+impl Observer for Late {
+    fn on_event(&self, event: &Event) {
+        if let (Event::CircuitChanged { change, .. }, Some(Curious(circuit))) = (event, self.0.get()) {
+            assert_eq!(circuit.state(), change.to);
+            circuit.close();
+            self.1.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_may_steer_the_circuit_it_is_told_of() {
+    let observer = Arc::new(Late::default());
+    let layer = CircuitBreakerLayer::new().observer(observer.clone());
+    let _ = observer.0.set(Curious(layer.handle()));
+    let service = layer.layer(Upstream::new((0..5).map(|_| Answer::status(500))));
+    for _ in 0..5 {
+        service.clone().oneshot(request("GET", [])).await.unwrap();
+    }
+    assert_eq!(layer.handle().state(), CircuitState::Closed);
+    assert_eq!(observer.1.load(SeqCst), 2, "it opened, and was closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_says_what_the_old_state_had_seen() {
+    let rig = Rig::opened(as_is, vec![Answer::status(200)]);
+    rig.open().await;
+    advance(secs(5)).await;
+    rig.call().await;
+    let changes: Vec<_> = rig.log.events().iter().filter_map(changed).collect();
+    let told: Vec<_> = changes.iter().map(|change| (change.to, change.cause, change.figures.failures)).collect();
+    assert_eq!(
+        told,
+        [
+            (CircuitState::Open, CircuitCause::ConsecutiveFailures, 5),
+            (CircuitState::HalfOpen, CircuitCause::OpenTimeOver, 5),
+            (CircuitState::Closed, CircuitCause::ProbesSucceeded, 0),
+        ]
+    );
+    assert_eq!(changes[0].to_string(), "closed -> open (consecutive-failures): 5 of 5 calls failed, open for 5s");
+}
+
+fn changed(event: &Event) -> Option<tower_buttress::CircuitChange> {
+    match event {
+        Event::CircuitChanged { change, .. } => Some(*change),
+        _ => None,
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    let layer = CircuitBreakerLayer::new;
+    for ratio in [0.0, -0.5, 1.1, f64::NAN, f64::INFINITY] {
+        assert_eq!(layer().failure_ratio(ratio).unwrap_err().setting(), "failure_ratio");
+        assert_eq!(layer().slow_calls(secs(1), ratio).unwrap_err().setting(), "slow_calls");
+    }
+    assert!(layer().failure_ratio(1.0).is_ok());
+    assert!(layer().window(CircuitWindow::Time(Duration::from_millis(9))).is_err());
+    assert!(layer().window(CircuitWindow::Time(Duration::from_millis(10))).is_ok());
+    assert!(layer().window(CircuitWindow::Calls(NonZeroU16::MIN)).is_ok());
+    assert!(layer().open_time(Duration::ZERO, secs(1)).is_err());
+    assert!(layer().open_time(secs(2), secs(1)).is_err());
+    assert!(layer().open_time(Duration::MAX, Duration::MAX).is_ok());
+    assert!(layer().jitter(f64::NAN).is_err());
+    assert!(layer().jitter(1.1).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_end_do_not_panic() {
+    let endless = |layer: CircuitBreakerLayer| {
+        let layer = layer.open_time(Duration::MAX, Duration::MAX).unwrap().probe_timeout(Duration::MAX);
+        layer.window(CircuitWindow::Time(Duration::MAX)).unwrap().jitter(1.0).unwrap()
+    };
+    let rig = Rig::opened(endless, vec![]);
+    rig.open().await;
+    assert_eq!(rig.call().await, "refused");
+    assert!(rig.circuit().snapshot().open_for > Some(secs(86_400 * 365)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_the_calls_in_the_window_open_it_and_a_new_window_does_not() {
+    let statuses = || (0..5).flat_map(|_| [500, 200]).map(Answer::status);
+    let ratio_only = |layer: CircuitBreakerLayer| layer.consecutive_failures(None);
+    let rig = Rig::new(ratio_only, Upstream::new(statuses()));
+    rig.calls(9).await;
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.call().await;
+    assert_eq!(rig.state(), CircuitState::Open);
+
+    let rig = Rig::new(ratio_only, Upstream::new(statuses()));
+    for _ in 0..10 {
+        rig.call().await;
+        advance(secs(10)).await;
+    }
+    assert_eq!(rig.state(), CircuitState::Closed, "never more than six of them in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_run_can_be_asked_for() {
+    let run_only =
+        |layer: CircuitBreakerLayer| layer.min_calls(NonZeroU32::MAX).consecutive_failures(NonZeroU32::new(3).unwrap());
+    let statuses = (0..40).map(|n| Answer::status(if n % 3 == 2 { 200 } else { 500 }));
+    let rig = Rig::new(run_only, Upstream::new(statuses.chain((0..3).map(|_| Answer::status(500)))));
+    rig.calls(40).await;
+    assert_eq!(rig.state(), CircuitState::Closed);
+    rig.calls(3).await;
+    assert_eq!(rig.state(), CircuitState::Open);
+}
