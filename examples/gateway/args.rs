@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ArgAction::Set;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use http::{HeaderName, HeaderValue};
 
 use super::upstream::Upstream;
@@ -71,6 +71,34 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_RETRY_NON_IDEMPOTENT", value_name = "BOOL", default_value = "true", action = Set)]
     pub(crate) retry_non_idempotent: bool,
 
+    /// Whether calls fail at once while the upstream keeps failing, or go to the fallback where there is one.
+    #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on")]
+    pub(crate) breaker: Switch,
+
+    /// The part of the calls in the window that must have failed.
+    #[arg(long, env = "GATEWAY_BREAKER_FAILURE_RATIO", value_name = "RATIO", default_value = "0.5")]
+    pub(crate) breaker_failure_ratio: f64,
+
+    /// How many calls the window must hold.
+    #[arg(long, env = "GATEWAY_BREAKER_MIN_CALLS", value_name = "N", default_value = "10")]
+    pub(crate) breaker_min_calls: NonZeroU32,
+
+    /// The window.
+    #[arg(long, env = "GATEWAY_BREAKER_WINDOW", value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub(crate) breaker_window: Duration,
+
+    /// While the window holds fewer, so many failures in a row do as well.
+    #[arg(long, env = "GATEWAY_BREAKER_CONSECUTIVE", value_name = "N", default_value = "5")]
+    pub(crate) breaker_consecutive: NonZeroU32,
+
+    /// After this time one call finds out whether the upstream is back. It doubles with each that finds it is not.
+    #[arg(long, env = "GATEWAY_BREAKER_OPEN", value_name = "TIME", default_value = "5s", value_parser = time)]
+    pub(crate) breaker_open: Duration,
+
+    /// It never grows beyond this.
+    #[arg(long, env = "GATEWAY_BREAKER_OPEN_MAX", value_name = "TIME", default_value = "300s", value_parser = time)]
+    pub(crate) breaker_open_max: Duration,
+
     /// Who is asked when the upstream cannot answer. It is not given the caller's credentials.
     #[arg(long, env = "GATEWAY_FALLBACK", value_name = "URL")]
     pub(crate) fallback: Option<Upstream>,
@@ -90,6 +118,13 @@ pub(crate) struct Args {
     /// The longest open streams may go on after SIGTERM or SIGINT.
     #[arg(long, env = "GATEWAY_DRAIN_TIMEOUT", value_name = "TIME|off", default_value = "30s")]
     pub(crate) drain_timeout: Limit,
+}
+
+/// Whether a layer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 /// A limit of time, or none.
@@ -128,6 +163,11 @@ impl Args {
             }
         })
     }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "not a time such as 30s, 50ms or 2m".to_owned())?;
+    if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
 }
 
 // === impl Limit ===
@@ -216,6 +256,10 @@ mod tests {
         let waits = [args.backoff_base, args.backoff_cap, args.max_retry_after];
         assert_eq!(waits.map(|wait| wait.to_string()), ["500ms", "20s", "1m"]);
         assert!(args.retry_non_idempotent && args.fallback.is_none());
+        assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.5));
+        assert_eq!((args.breaker_min_calls.get(), args.breaker_consecutive.get()), (10, 5));
+        let times = [args.breaker_window, args.breaker_open, args.breaker_open_max];
+        assert_eq!(times, [60, 5, 300].map(Duration::from_secs));
     }
 
     #[test]

@@ -31,14 +31,15 @@ use std::future::Future;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tower_buttress::Observer;
+use tower_buttress::CircuitBreakerLayer;
 
+use self::args::Switch;
 pub(crate) use self::args::{Args, Stop};
 use self::drain::Drain;
+use self::local::Local;
 pub(crate) use self::provider::Provider;
 use self::proxy::Proxy;
 use self::serve::Server;
@@ -58,6 +59,7 @@ pub(crate) struct Gateway {
     listener: TcpListener,
     pub(crate) addr: SocketAddr,
     upstream: Upstream,
+    breaker: CircuitBreakerLayer,
     /// The simulated one, where there is no other.
     pub(crate) provider: Option<Provider>,
 }
@@ -107,6 +109,7 @@ async fn answer(args: Args) -> Result<(), String> {
 impl Gateway {
     /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
     pub(crate) async fn new(args: Args) -> Result<Self, String> {
+        let breaker = stack::breaker(&args, &telemetry::observer()).map_err(|error| format!("the breaker: {error}"))?;
         let taken = |error: io::Error| format!("cannot listen on {}: {error}", args.listen);
         let listener = TcpListener::bind(&args.listen).await.map_err(taken)?;
         let addr = listener.local_addr().map_err(taken)?;
@@ -120,16 +123,18 @@ impl Gateway {
         };
         // From here on everything is counted.
         telemetry::prometheus();
-        Ok(Self { args, listener, addr, upstream, provider })
+        Ok(Self { args, listener, addr, upstream, breaker, provider })
     }
 
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let observer: Arc<dyn Observer> = Arc::new(telemetry::Reporter);
         let drain = Drain::new();
-        let stack = stack::stack(&self.args, self.upstream, &observer);
+        let stack = stack::stack(&self.args, self.upstream, self.breaker.clone(), &telemetry::observer());
+        // A breaker that is off has no circuit to show.
+        let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
         let server = Server {
             proxy: Proxy::new(stack, drain.clone()),
+            local: Local { circuit },
             drain,
             write_timeout: self.args.write_timeout.0,
             drain_timeout: self.args.drain_timeout.0,
@@ -169,7 +174,7 @@ impl Gateway {
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
              -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
-             More faults: examples/gateway/provider/mod.rs. Also: http://{addr}/healthz and /metrics.\n"
+             More faults: examples/gateway/provider/mod.rs. Also: http://{addr}/healthz, /metrics, /breakers.\n"
         )
     }
 }

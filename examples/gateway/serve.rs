@@ -22,15 +22,17 @@ use tower_buttress::error::BoxError;
 
 use super::access::{Access, Followed};
 use super::drain::{Drain, Open};
+use super::local::Local;
 use super::proxy::Proxy;
 use super::socket::BoundedWrites;
 use super::stream::{BoundedStreams, TurnTaking};
-use super::{local, telemetry};
+use super::telemetry;
 
 /// Serves clients until it is told to stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Server<S> {
     pub(crate) proxy: Proxy<S>,
+    pub(crate) local: Local,
     pub(crate) drain: Drain,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_timeout: Option<Duration>,
@@ -128,7 +130,7 @@ where
     }
 
     async fn answer(self, request: Request<Incoming>, peer: IpAddr) -> Response<TurnTaking<Followed>> {
-        if let Some(response) = local::answer(&request) {
+        if let Some(response) = self.local.answer(&request) {
             return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
         }
         let access = Access::begin(&request);

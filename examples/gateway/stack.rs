@@ -8,13 +8,13 @@ use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use http_body::Body;
 use tower::{Layer, Service, ServiceBuilder};
-use tower_buttress::error::BoxError;
+use tower_buttress::error::{BoxError, InvalidConfig};
 use tower_buttress::{
-    Activity, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, FallbackLayer, FirstByte, FirstByteTimeoutLayer,
-    IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
+    Activity, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, FallbackLayer,
+    FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
 };
 
-use super::args::{Args, Credential};
+use super::args::{Args, Credential, Switch};
 use super::forward::{self, Forward};
 use super::upstream::Upstream;
 
@@ -22,6 +22,7 @@ use super::upstream::Upstream;
 pub(crate) fn stack<B>(
     args: &Args,
     upstream: Upstream,
+    breaker: CircuitBreakerLayer,
     observer: &Arc<dyn Observer>,
 ) -> impl Service<
     Request<B>,
@@ -43,6 +44,7 @@ where
         .layer(deadline(args).observer(observer.clone()))
         .layer(fallback(args, backup).observer(observer.clone()))
         .layer(retry(args).observer(observer.clone()))
+        .layer(breaker)
         .layer(&attempt)
         .service(Forward::new(client, upstream))
 }
@@ -80,6 +82,20 @@ fn retry(args: &Args) -> RetryAfterBackoffLayer {
         .retry_non_idempotent(args.retry_non_idempotent)
         // A key that the upstream may not know is no licence to repeat what the operator does not want repeated.
         .generate_idempotency_key(args.retry_non_idempotent)
+}
+
+/// Made apart from the others: its circuit is shown.
+pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, InvalidConfig> {
+    if args.breaker == Switch::Off {
+        return Ok(CircuitBreakerLayer::disabled());
+    }
+    let breaker = CircuitBreakerLayer::new()
+        .window(CircuitWindow::Time(args.breaker_window))?
+        .min_calls(args.breaker_min_calls)
+        .failure_ratio(args.breaker_failure_ratio)?
+        .consecutive_failures(args.breaker_consecutive)
+        .open_time(args.breaker_open, args.breaker_open_max)?;
+    Ok(breaker.observer(observer.clone()))
 }
 
 fn deadline(args: &Args) -> DeadlineLayer {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -17,7 +17,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Makes a log line and a figure of whatever the layers do.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reporter;
+struct Reporter;
 
 // === impl Reporter ===
 
@@ -26,6 +26,10 @@ impl Observer for Reporter {
         tracing::warn!(event = event.name(), "{event}");
         metrics::counter!("gateway_events_total", "event" => event.name(), "detail" => event.detail()).increment(1);
     }
+}
+
+pub(crate) fn observer() -> Arc<dyn Observer> {
+    Arc::new(Reporter)
 }
 
 /// Writes log lines to stderr, as `RUST_LOG` has it.
@@ -53,6 +57,7 @@ pub(crate) fn prometheus() -> &'static PrometheusHandle {
         metrics::describe_histogram!("gateway_first_byte_seconds", "From a request's head to its answer's first byte");
         metrics::describe_histogram!("gateway_call_seconds", "From a request's head to its answer's last byte");
         metrics::describe_counter!("gateway_events_total", "What the layers did");
+        metrics::describe_gauge!("gateway_circuit_state", "The upstream's circuit: 0 closed, 1 half-open, 2 open");
         handle
     })
 }

@@ -25,7 +25,7 @@ async fn ask_for(gateway: &Running, fault: &str) -> Response<Incoming> {
 }
 
 /// A second upstream, which answers with `status`, and what it was sent.
-async fn backup(status: StatusCode) -> (String, Arc<Mutex<Vec<(HeaderMap, serde_json::Value)>>>) {
+pub(super) async fn backup(status: StatusCode) -> (String, Arc<Mutex<Vec<(HeaderMap, serde_json::Value)>>>) {
     let seen = Arc::<Mutex<Vec<_>>>::default();
     let sent = seen.clone();
     let router = Router::new().fallback(move |request: AxumRequest| async move {

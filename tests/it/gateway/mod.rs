@@ -7,6 +7,7 @@
 mod app;
 
 mod again;
+mod breakers;
 mod client;
 mod forwarding;
 mod hops;
