@@ -1,7 +1,11 @@
 //! WIRE: bytes and headers to values and back. Knows no time but what it is given.
 
+#[cfg(feature = "json")]
+pub mod canonical_json;
 pub mod deadline;
 pub(crate) mod event_stream;
+pub(crate) mod fingerprint;
 pub mod grpc;
+pub mod idempotency_key;
 pub mod retry_after;
 pub mod sse;

@@ -1,0 +1,191 @@
+//! Digests that name requests: equal for the same request, and for no other that anybody can build.
+//!
+//! # Why length prefixes?
+//!
+//! Fields that are joined with a separator can be shifted into one another: a tenant `a` asking for `b/c` and a tenant
+//! `a/b` asking for `c` would share a name, and with it an answer. Here each field is preceded by its length, each list
+//! by its count, and each kind of digest by its own tag, so that what was hashed can be read back in one way only.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use sha2::{Digest, Sha256};
+
+/// A SHA-256 digest of a request or a part of one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+/// Builds a [`Fingerprint`], field by field, and at last a payload that may come in pieces.
+#[derive(Clone, Debug)]
+pub(crate) struct Fingerprinter {
+    hash: Sha256,
+    /// Of the payload so far.
+    payload: u64,
+}
+
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    /// The fingerprint that these bytes are: for stores that keep them elsewhere.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes themselves: for stores that keep them elsewhere.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Hash for Fingerprint {
+    /// Eight of its bytes are as good as all: they are a hash. (Equality compares all.)
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        if let Some(first) = self.0.first_chunk::<8>() {
+            state.write_u64(u64::from_le_bytes(*first));
+        }
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+// === impl Fingerprinter ===
+
+impl Fingerprinter {
+    /// Digests of one `purpose` are never equal to those of another.
+    pub(crate) fn new(purpose: &'static str) -> Self {
+        let mut this = Self { hash: Sha256::new(), payload: 0 };
+        this.field(purpose.as_bytes());
+        this
+    }
+
+    /// One field.
+    pub(crate) fn field(&mut self, field: &[u8]) {
+        self.hash.update((field.len() as u64).to_le_bytes());
+        self.hash.update(field);
+    }
+
+    /// So many fields will follow.
+    pub(crate) fn count(&mut self, fields: usize) {
+        self.hash.update((fields as u64).to_le_bytes());
+    }
+
+    /// Any number of fields.
+    pub(crate) fn list<'a>(&mut self, fields: impl Iterator<Item = &'a [u8]> + Clone) {
+        self.count(fields.clone().count());
+        fields.for_each(|field| self.field(field));
+    }
+
+    /// The next piece of the payload. There is one payload, fields may come before it and after it, and where it is cut
+    /// makes no difference.
+    pub(crate) fn payload(&mut self, piece: &[u8]) {
+        self.payload = self.payload.wrapping_add(piece.len() as u64);
+        self.hash.update(piece);
+    }
+
+    /// `form` tells apart payloads that were read in different ways.
+    pub(crate) fn finish(mut self, form: u8) -> Fingerprint {
+        // Known only now. Whoever reads back the fields before it, and this from the end, knows where the payload is.
+        self.hash.update(self.payload.to_le_bytes());
+        self.hash.update([form]);
+        Fingerprint(self.hash.finalize().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(purpose: &'static str, fields: &[&[u8]], lists: &[&[&[u8]]], payload: &[u8]) -> Fingerprint {
+        let mut print = Fingerprinter::new(purpose);
+        fields.iter().for_each(|field| print.field(field));
+        lists.iter().for_each(|list| print.list(list.iter().copied()));
+        print.payload(payload);
+        print.finish(0)
+    }
+
+    #[test]
+    fn the_same_bytes_cut_elsewhere_are_another_request() {
+        type Way<'a> = (&'a [&'a [u8]], &'a [&'a [&'a [u8]]], &'a [u8]);
+        let ways: [Way<'_>; 8] = [
+            (&[b"ab", b"c"], &[], b""),
+            (&[b"a", b"bc"], &[], b""),
+            (&[b"abc", b""], &[], b""),
+            (&[b"", b"abc"], &[], b""),
+            (&[b"abc"], &[], b""),
+            (&[b"ab"], &[&[b"c"]], b""),
+            (&[b"ab"], &[&[], &[b"c"]], b""),
+            (&[b"ab"], &[], b"c"),
+        ];
+        let mut seen = HashMap::new();
+        for (index, (fields, lists, payload)) in ways.into_iter().enumerate() {
+            assert_eq!(seen.insert(of("p", fields, lists, payload), index), None, "way {index}");
+        }
+    }
+
+    #[test]
+    fn purposes_and_forms_do_not_mix() {
+        assert_ne!(of("p", &[], &[], b"x"), of("q", &[], &[], b"x"));
+        let print = Fingerprinter::new("p");
+        assert_ne!(print.clone().finish(0), print.finish(1));
+    }
+
+    #[test]
+    fn it_is_sha_256_of_what_the_docs_say() {
+        let mut hash = Sha256::new();
+        hash.update([1, 0, 0, 0, 0, 0, 0, 0]);
+        hash.update(b"p");
+        hash.update([2, 0, 0, 0, 0, 0, 0, 0]);
+        hash.update(b"ab");
+        hash.update(b"xyz");
+        hash.update([3, 0, 0, 0, 0, 0, 0, 0]);
+        hash.update([0]);
+        let expected: [u8; 32] = hash.finalize().into();
+        assert_eq!(of("p", &[b"ab"], &[], b"xyz").as_bytes(), &expected);
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_payload_is_cut_makes_no_difference(payload: Vec<u8>, cuts in prop::collection::vec(0_usize..64, 0..8)) {
+            let mut print = Fingerprinter::new("p");
+            let mut rest = &payload[..];
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                print.payload(piece);
+                rest = after;
+            }
+            print.payload(rest);
+            prop_assert_eq!(print.finish(0), of("p", &[], &[], &payload));
+        }
+
+        /// Two different requests of any shape differ. The alphabet is small, so that they are often nearly the same.
+        #[test]
+        fn different_requests_differ(
+            a in (prop::collection::vec("[ab]{0,3}", 0..4), "[ab]{0,4}"),
+            b in (prop::collection::vec("[ab]{0,3}", 0..4), "[ab]{0,4}"),
+        ) {
+            let print = |(list, payload): &(Vec<String>, String)| {
+                let mut print = Fingerprinter::new("p");
+                print.list(list.iter().map(String::as_bytes));
+                print.payload(payload.as_bytes());
+                print.finish(0)
+            };
+            prop_assert_eq!(a == b, print(&a) == print(&b));
+        }
+    }
+}
