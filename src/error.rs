@@ -19,6 +19,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What bodies of this crate fail with, and what fallible services of the tower world agree on.
@@ -86,6 +87,21 @@ pub struct ReplayUnavailable {}
 /// ```
 #[derive(Debug)]
 pub struct AnyError(BoxError);
+
+/// A listener of a shared call ([`DedupLayer`](crate::DedupLayer)) was too slow: it was cut off, so that the others
+/// need not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DedupLagged {
+    /// How long the others had to wait for it.
+    pub after: Duration,
+}
+
+/// The error of a call that several listen to ([`DedupLayer`](crate::DedupLayer)), for one of them.
+///
+/// It says what the error itself says, and [`find`] finds what the error itself is.
+#[derive(Clone, Debug)]
+pub struct SharedError(Arc<dyn Error + Send + Sync>);
 
 /// A setting that cannot work, found when a layer was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +253,46 @@ impl fmt::Display for AnyError {
 }
 
 impl Error for AnyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+// === impl DedupLagged ===
+
+impl DedupLagged {
+    /// A listener for whom the others waited for `after`.
+    #[must_use]
+    pub const fn new(after: Duration) -> Self {
+        Self { after }
+    }
+}
+
+impl fmt::Display for DedupLagged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this reader kept the others who hear the same answer waiting for {:?}", self.after)
+    }
+}
+
+impl Error for DedupLagged {}
+
+// === impl SharedError ===
+
+impl SharedError {
+    /// Makes `err` one that can be cloned.
+    #[must_use]
+    pub fn new(err: impl Into<BoxError>) -> Self {
+        Self(Arc::from(err.into()))
+    }
+}
+
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for SharedError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.0)
     }

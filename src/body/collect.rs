@@ -36,33 +36,46 @@ pub(crate) struct Collect<B> {
 
 // === impl Collect ===
 
-impl<B: Body<Data = Bytes> + Unpin> Future for Collect<B> {
-    type Output = Result<Collected<B>, B::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
+impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
+    /// Reads on, and shows each piece of data to `tap` as it comes.
+    pub(crate) fn poll_tapped(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut tap: impl FnMut(&Bytes),
+    ) -> Poll<Result<Collected<B>, B::Error>> {
         loop {
             // Polled again after it was over: there is nothing left to hand out.
-            let Some(body) = &mut this.body else { return Poll::Pending };
-            let known_larger = body.size_hint().lower() > this.limit.saturating_sub(this.held.bytes()) as u64;
-            if known_larger || this.held.bytes() > this.limit {
+            let Some(body) = &mut self.body else { return Poll::Pending };
+            let known_larger = body.size_hint().lower() > self.limit.saturating_sub(self.held.bytes()) as u64;
+            if known_larger || self.held.bytes() > self.limit {
                 break;
             }
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(frame))) => this.held.push(frame),
+                Poll::Ready(Some(Ok(frame))) => {
+                    frame.data_ref().into_iter().for_each(&mut tap);
+                    self.held.push(frame);
+                }
                 Poll::Ready(Some(Err(err))) => return Poll::Ready(Err(err)),
                 Poll::Ready(None) => {
-                    this.body = None;
-                    return Poll::Ready(Ok(whole(std::mem::take(&mut this.held))));
+                    self.body = None;
+                    return Poll::Ready(Ok(whole(std::mem::take(&mut self.held))));
                 }
             }
         }
-        let held = std::mem::take(&mut this.held);
-        match this.body.take() {
+        let held = std::mem::take(&mut self.held);
+        match self.body.take() {
             Some(body) => Poll::Ready(Ok(Collected::TooLarge(held.before(body)))),
             None => Poll::Pending,
         }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Future for Collect<B> {
+    type Output = Result<Collected<B>, B::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_tapped(cx, |_| {})
     }
 }
 

@@ -1,7 +1,6 @@
 //! STREAM: what the layers' bodies are made of.
 
 pub(crate) mod boxed;
-#[cfg_attr(not(test), expect(dead_code, reason = "the layers that read requests whole are built on it"))]
 pub(crate) mod collect;
 pub(crate) mod drain;
 pub(crate) mod observed;

@@ -3,7 +3,9 @@
 pub(crate) mod backoff;
 pub(crate) mod breaker;
 pub(crate) mod budget;
+pub(crate) mod flight;
 pub(crate) mod idle;
+pub(crate) mod keep;
 pub(crate) mod retry;
 pub(crate) mod timeout_profile;
 pub mod verdict;

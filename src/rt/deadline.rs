@@ -3,12 +3,15 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::Extensions;
 use pin_project_lite::pin_project;
 
 use super::clock;
+use super::sync::{Mutex, lock};
 
 /// The instant at which a call, its body included, must be over.
 ///
@@ -44,6 +47,11 @@ thread_local! {
     static CURRENT: Cell<Option<Deadline>> = const { Cell::new(None) };
 }
 
+/// The deadline of a call that several callers listen to: the latest of theirs. In a request's extensions it wins over
+/// [`Deadline`], which is that of the caller who came first.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedDeadline(Arc<Mutex<Option<Deadline>>>);
+
 /// Puts back what was current, also when the poll inside panics.
 pub(crate) struct Entered {
     before: Option<Deadline>,
@@ -67,6 +75,28 @@ impl Deadline {
     #[must_use]
     pub const fn instant(self) -> Instant {
         self.0
+    }
+
+    /// The deadline of the request that has these extensions.
+    ///
+    /// Ask for it when it is needed, and not only once: under [`DedupLayer`](crate::DedupLayer) it moves away when a
+    /// caller joins who has more time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use http::Request;
+    /// use tower_buttress::Deadline;
+    ///
+    /// let deadline = Deadline::after(Duration::from_secs(30)).unwrap();
+    /// let request = Request::builder().extension(deadline).body(()).unwrap();
+    /// assert_eq!(Deadline::of(request.extensions()), Some(deadline));
+    /// ```
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        match extensions.get::<SharedDeadline>() {
+            Some(shared) => shared.latest(),
+            None => extensions.get().copied(),
+        }
     }
 
     /// What is left at `now`; zero once it has passed.
@@ -111,7 +141,13 @@ impl Deadline {
     /// Makes this the current deadline until the guard is dropped.
     #[inline]
     pub(crate) fn enter(self) -> Entered {
-        Entered { before: CURRENT.replace(Some(self)) }
+        Self::enter_any(Some(self))
+    }
+
+    /// The same, where there may be none.
+    #[inline]
+    pub(crate) fn enter_any(deadline: Option<Self>) -> Entered {
+        Entered { before: CURRENT.replace(deadline) }
     }
 }
 
@@ -119,6 +155,24 @@ impl Drop for Entered {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.before);
+    }
+}
+
+// === impl SharedDeadline ===
+
+impl SharedDeadline {
+    pub(crate) fn new(first: Deadline) -> Self {
+        Self(Arc::new(Mutex::new(Some(first))))
+    }
+
+    /// Somebody joins who has time until then; `None`: without end.
+    pub(crate) fn extend(&self, deadline: Option<Deadline>) {
+        let mut latest = lock(&self.0);
+        *latest = latest.zip(deadline).map(|(one, other)| one.max(other));
+    }
+
+    pub(crate) fn latest(&self) -> Option<Deadline> {
+        *lock(&self.0)
     }
 }
 

@@ -3,7 +3,14 @@
 use std::cell::Cell;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
+
+#[cfg(buttress_loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(buttress_loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(buttress_loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
 /// Locks. What a lock guards here is never left half done: a panic elsewhere is no reason for another.
