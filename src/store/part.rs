@@ -1,0 +1,118 @@
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Frame;
+
+/// One frame of a body, to be told to several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Data.
+    Data(Bytes),
+    /// Trailers, which are the last.
+    Trailers(Arc<HeaderMap>),
+}
+
+/// What holding a part costs beside its bytes, or a header beside its characters: its place in a list, and its share
+/// of an allocation. Counted, so that an upstream that sends a byte at a time cannot make us hold 64 times the limit.
+pub(super) const OVERHEAD: usize = 64;
+
+/// Data that is shorter than this is copied when it is held. It mostly is a slice of the connection's read buffer
+/// (8 KiB in hyper and in h2 at the least), all of which a 50-byte event would keep alive.
+const COMPACT_BELOW: usize = 4096;
+
+/// Where short data is copied to.
+#[derive(Debug, Default)]
+pub(super) struct Compactor {
+    chunk: BytesMut,
+}
+
+// === impl Part ===
+
+impl Part {
+    pub(crate) fn of(frame: Frame<Bytes>) -> Self {
+        match frame.into_data() {
+            Ok(data) => Self::Data(data),
+            // A frame is one or the other.
+            Err(frame) => Self::Trailers(Arc::new(frame.into_trailers().unwrap_or_default())),
+        }
+    }
+
+    pub(crate) fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data),
+            Self::Trailers(trailers) => Frame::trailers(Arc::unwrap_or_clone(trailers)),
+        }
+    }
+
+    /// What it adds to what is held.
+    pub(super) fn cost(&self) -> usize {
+        let bytes = match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(trailers) => trailers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD)
+                .fold(0, usize::saturating_add),
+        };
+        bytes.saturating_add(OVERHEAD)
+    }
+}
+
+// === impl Compactor ===
+
+impl Compactor {
+    /// `part` as it should be held: without what is not its own.
+    pub(super) fn compact(&mut self, part: &Part) -> Part {
+        match part {
+            Part::Data(data) if (1..COMPACT_BELOW).contains(&data.len()) => {
+                if self.chunk.capacity() < data.len() {
+                    // The last one is freed with what was copied to it.
+                    self.chunk = BytesMut::with_capacity(COMPACT_BELOW);
+                }
+                self.chunk.extend_from_slice(data);
+                Part::Data(self.chunk.split().freeze())
+            }
+            part => part.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_data_does_not_keep_a_read_buffer_alive() {
+        let mut compactor = Compactor::default();
+        let mut buffer = BytesMut::from(&vec![7; 8192][..]);
+        let event = Part::Data(buffer.split_to(50).freeze());
+        drop(buffer);
+        let held = compactor.compact(&event);
+        assert_eq!(held, event);
+        let Part::Data(event) = event else { panic!("no data") };
+        assert!(event.is_unique(), "the buffer is shared");
+    }
+
+    #[test]
+    fn long_data_is_shared_and_not_copied() {
+        let data = Bytes::from(vec![7; COMPACT_BELOW]);
+        let Part::Data(held) = Compactor::default().compact(&Part::Data(data.clone())) else { panic!("no data") };
+        assert_eq!(held.as_ptr(), data.as_ptr());
+    }
+
+    #[test]
+    fn copies_stay_apart() {
+        let mut compactor = Compactor::default();
+        let sent: Vec<Bytes> = (0..2000_usize).map(|i| Bytes::from(vec![u8::try_from(i % 251).unwrap(); i])).collect();
+        let held: Vec<Part> = sent.iter().map(|data| compactor.compact(&Part::Data(data.clone()))).collect();
+        for (sent, held) in sent.into_iter().zip(held) {
+            assert_eq!(held, Part::Data(sent));
+        }
+    }
+
+    #[test]
+    fn small_parts_cost_more_than_their_bytes() {
+        assert_eq!(Part::Data(Bytes::from_static(b"x")).cost(), 1 + OVERHEAD);
+        assert!(Part::Trailers(Arc::default()).cost() >= OVERHEAD);
+    }
+}
