@@ -89,6 +89,15 @@ pub enum Event {
         /// What it had seen.
         figures: CircuitFigures,
     },
+    /// A request hears the answer to another one that asked the same and was on its way already.
+    FlightJoined,
+    /// A request was given an answer that was given before.
+    Replayed {
+        /// How long ago.
+        age: Duration,
+    },
+    /// A call was given up, because nobody was left to hear its answer.
+    FlightAbandoned,
     /// A layer met something it cannot treat, and let it pass untouched.
     SteppedAside {
         /// The layer.
@@ -126,6 +135,9 @@ impl Event {
             Self::BackupFailed { .. } => "backup_failed",
             Self::CircuitChanged { .. } => "circuit_changed",
             Self::CircuitReached { .. } => "circuit_reached",
+            Self::FlightJoined => "flight_joined",
+            Self::Replayed { .. } => "replayed",
+            Self::FlightAbandoned => "flight_abandoned",
             Self::SteppedAside { .. } => "stepped_aside",
         }
     }
@@ -142,6 +154,7 @@ impl Event {
             Self::FellBack { .. } | Self::BackupFailed { .. } => "fallback",
             Self::CircuitChanged { change, .. } => change.to.as_str(),
             Self::CircuitReached { cause, .. } => cause.as_str(),
+            Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
         }
     }
 }
@@ -164,6 +177,9 @@ impl fmt::Display for Event {
                 figures.failures,
                 figures.calls,
             ),
+            Self::FlightJoined => f.write_str("dedup: joined a call that was on its way"),
+            Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
+            Self::FlightAbandoned => f.write_str("dedup: gave up a call that nobody listens to"),
             Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
+//! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`CircuitBreakerLayer`] | nothing: refuses at once | sees each attempt, and the timeouts below |
@@ -29,7 +30,7 @@
 //!
 //! # Where things are
 //!
-//! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, and each folder of
+//! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, [`store`] remembers, and each folder of
 //! `layers` puts them together. A body that fails does so with one of the structs in [`error`].
 //!
 //! [tower]: https://docs.rs/tower
@@ -45,6 +46,7 @@ mod layers;
 mod policy;
 pub mod proto;
 mod rt;
+pub mod store;
 
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
@@ -55,6 +57,7 @@ pub use self::layers::circuit_breaker::{
 };
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
+pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRequestBody, DedupRole, InFlight};
 pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer, ServedBy};
 pub use self::layers::first_byte_timeout::{
     FirstByte, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,

@@ -53,6 +53,18 @@ pub enum RejectionKind {
     BodyFailed,
     /// The upstream has been failing, and is not asked for a while. 503, gRPC `UNAVAILABLE`.
     CircuitOpen,
+    /// The `Idempotency-Key` is not one. 400, gRPC `INVALID_ARGUMENT`.
+    IdempotencyKeyInvalid,
+    /// There is no `Idempotency-Key`, and there has to be one. 400, gRPC `INVALID_ARGUMENT`.
+    IdempotencyKeyRequired,
+    /// The `Idempotency-Key` was used for another payload. 422, gRPC `INVALID_ARGUMENT`.
+    IdempotencyKeyReused,
+    /// The `Idempotency-Key` is being answered, and this caller cannot hear it. 409, gRPC `ABORTED`.
+    IdempotencyKeyInFlight,
+    /// No more keys can be kept, and this caller asked for one to be. 503, gRPC `RESOURCE_EXHAUSTED`.
+    DedupStoreFull,
+    /// The call that this caller had joined came to nothing before its head. 502, gRPC `UNAVAILABLE`.
+    SharedCallFailed,
 }
 
 /// How the caller reads a refusal: as HTTP, or as gRPC.
@@ -137,6 +149,55 @@ const CIRCUIT_OPEN: Wording = wording!(
 
 /// As many as a refusal has: room for them is made once.
 const HEADERS: usize = 3;
+const KEY_INVALID: Wording = wording!(
+    "idempotency-key-invalid",
+    BAD_REQUEST,
+    "400",
+    "Bad Request",
+    3,
+    "The Idempotency-Key must be one string of at most 255 characters, quoted or bare."
+);
+const KEY_REQUIRED: Wording = wording!(
+    "idempotency-key-required",
+    BAD_REQUEST,
+    "400",
+    "Bad Request",
+    3,
+    "This request must have an Idempotency-Key."
+);
+const KEY_REUSED: Wording = wording!(
+    "idempotency-key-reused",
+    UNPROCESSABLE_ENTITY,
+    "422",
+    "Unprocessable Entity",
+    3,
+    "This Idempotency-Key was used for a request with another payload."
+);
+const KEY_IN_FLIGHT: Wording = wording!(
+    "idempotency-key-in-flight",
+    CONFLICT,
+    "409",
+    "Conflict",
+    10,
+    "A request with this Idempotency-Key is being answered."
+);
+const DEDUP_STORE_FULL: Wording = wording!(
+    "dedup-store-full",
+    SERVICE_UNAVAILABLE,
+    "503",
+    "Service Unavailable",
+    8,
+    "No more Idempotency-Keys can be kept at the moment."
+);
+const SHARED_CALL_FAILED: Wording = wording!(
+    "shared-call-failed",
+    BAD_GATEWAY,
+    "502",
+    "Bad Gateway",
+    14,
+    "The same request, which was on its way already, got no answer."
+);
+
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -279,6 +340,12 @@ impl RejectionKind {
             Self::DeadlineExceeded => &DEADLINE_EXCEEDED,
             Self::BodyFailed => &BODY_FAILED,
             Self::CircuitOpen => &CIRCUIT_OPEN,
+            Self::IdempotencyKeyInvalid => &KEY_INVALID,
+            Self::IdempotencyKeyRequired => &KEY_REQUIRED,
+            Self::IdempotencyKeyReused => &KEY_REUSED,
+            Self::IdempotencyKeyInFlight => &KEY_IN_FLIGHT,
+            Self::DedupStoreFull => &DEDUP_STORE_FULL,
+            Self::SharedCallFailed => &SHARED_CALL_FAILED,
         }
     }
 }
@@ -307,11 +374,17 @@ impl Wire {
 mod tests {
     use super::*;
 
-    const KINDS: [RejectionKind; 4] = [
+    const KINDS: [RejectionKind; 10] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
         RejectionKind::CircuitOpen,
+        RejectionKind::IdempotencyKeyInvalid,
+        RejectionKind::IdempotencyKeyRequired,
+        RejectionKind::IdempotencyKeyReused,
+        RejectionKind::IdempotencyKeyInFlight,
+        RejectionKind::DedupStoreFull,
+        RejectionKind::SharedCallFailed,
     ];
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod circuit_breaker;
 pub(crate) mod connect_timeout;
 pub(crate) mod deadline;
+pub(crate) mod dedup;
 pub(crate) mod fallback;
 pub(crate) mod first_byte_timeout;
 pub(crate) mod idle_body_timeout;

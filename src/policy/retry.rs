@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Method};
 use super::backoff::{self, Backoff};
 use super::budget::RetryBudget;
 use super::verdict::{Remedy, Verdict};
+use crate::proto::idempotency_key::IdempotencyKey;
 
 /// What the layer was told.
 #[derive(Clone, Debug)]
@@ -83,8 +84,7 @@ pub enum NotRetried {
     Budget,
 }
 
-/// The draft's name: draft-ietf-httpapi-idempotency-key-header.
-pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = IdempotencyKey::HEADER;
 
 /// Whether a request may be done twice: by its method (RFC 9110 9.2.2), or because it carries a key by which the
 /// upstream knows it again.

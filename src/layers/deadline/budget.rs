@@ -45,7 +45,7 @@ fn earliest<B>(request: &Request<B>, config: &Config, now: Instant) -> Option<De
     let extensions = request.extensions();
     let total = extensions.get().map_or(config.total, |profile: &TimeoutProfile| profile.total);
     let ours = now.checked_add(total).map(Deadline::at);
-    let given = extensions.get().copied();
+    let given = Deadline::of(extensions);
     let mut earliest = [ours, given, Deadline::current()].into_iter().flatten().min();
     for header in config.accept.iter().flat_map(|headers| headers.iter()) {
         let theirs = match header.read(request.headers()) {

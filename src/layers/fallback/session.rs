@@ -45,7 +45,7 @@ where
     /// Whether the request can still be sent to somebody else; says why not.
     #[cold]
     pub(super) fn can_go(&self) -> bool {
-        let deadline: Option<&Deadline> = self.head.extensions.get();
+        let deadline = Deadline::of(&self.head.extensions);
         let reason = match self.replay.progress() {
             Progress::TooLarge => "the request body is larger than the replay limit",
             Progress::Failed => "the request body failed",

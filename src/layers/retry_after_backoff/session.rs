@@ -67,7 +67,7 @@ where
             idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
             upload: self.upload(answered),
             waited: self.waited,
-            remaining: self.head.extensions.get().map(|deadline: &Deadline| deadline.remaining(now)),
+            remaining: Deadline::of(&self.head.extensions).map(|deadline| deadline.remaining(now)),
         };
         let decision = self.config.policy.decide(&finished, now, &mut self.config.entropy.rng());
         match decision {

@@ -100,8 +100,15 @@ impl Standard {
             RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => Verdict::new(retry, Health::Bad),
             RejectionKind::FirstByteTimeout => Verdict::new(Remedy::Elsewhere, Health::Bad),
             RejectionKind::DeadlineExceeded => Verdict::new(Remedy::Nobody, Health::Unknown),
-            RejectionKind::BodyFailed => Verdict::new(retry, Health::Bad),
             RejectionKind::CircuitOpen => Verdict::new(Remedy::Elsewhere, Health::Unknown).nothing_done(),
+            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Bad),
+            // These say something about the caller or about us, and nothing about the upstream, which was not asked.
+            RejectionKind::IdempotencyKeyInvalid
+            | RejectionKind::IdempotencyKeyRequired
+            | RejectionKind::IdempotencyKeyReused => Verdict::new(Remedy::Nobody, Health::Unknown).nothing_done(),
+            RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
+                Verdict::new(retry, Health::Unknown).nothing_done()
+            }
         }
     }
 }
