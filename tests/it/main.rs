@@ -8,6 +8,7 @@ mod compositions;
 mod connect_timeout;
 mod contract;
 mod deadline;
+mod dedup;
 mod fallback;
 mod first_byte_timeout;
 mod gateway;
