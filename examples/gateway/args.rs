@@ -71,6 +71,22 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_RETRY_NON_IDEMPOTENT", value_name = "BOOL", default_value = "true", action = Set)]
     pub(crate) retry_non_idempotent: bool,
 
+    /// Whether a request that is sent twice is asked once: the second hears the first one's answer.
+    #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on")]
+    pub(crate) dedup: Switch,
+
+    /// How long an answer is given again to whoever asks the same.
+    #[arg(long, env = "GATEWAY_DEDUP_WINDOW", value_name = "TIME|off", default_value = "60s")]
+    pub(crate) dedup_window: Limit,
+
+    /// Who asks is told by this header. Without it, every request is one of its own.
+    #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME", default_value = "authorization")]
+    pub(crate) dedup_tenant_header: HeaderName,
+
+    /// How long a call goes on when all who wait for it have left.
+    #[arg(long, env = "GATEWAY_DEDUP_GRACE", value_name = "TIME|off", default_value = "5s")]
+    pub(crate) dedup_grace: Limit,
+
     /// Whether calls fail at once while the upstream keeps failing, or go to the fallback where there is one.
     #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on")]
     pub(crate) breaker: Switch,
@@ -256,6 +272,8 @@ mod tests {
         let waits = [args.backoff_base, args.backoff_cap, args.max_retry_after];
         assert_eq!(waits.map(|wait| wait.to_string()), ["500ms", "20s", "1m"]);
         assert!(args.retry_non_idempotent && args.fallback.is_none());
+        assert_eq!((args.dedup, args.dedup_tenant_header.as_str()), (Switch::On, "authorization"));
+        assert_eq!([args.dedup_window, args.dedup_grace].map(|limit| limit.to_string()), ["1m", "5s"]);
         assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.5));
         assert_eq!((args.breaker_min_calls.get(), args.breaker_consecutive.get()), (10, 5));
         let times = [args.breaker_window, args.breaker_open, args.breaker_open_max];

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 use tower::{Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempts, ServedBy};
+use tower_buttress::{Attempts, DedupRole, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
@@ -22,6 +22,9 @@ use super::{headers, problem, telemetry, tunnel};
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
 /// Who served it: `upstream` or `fallback`.
 const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
+
+/// Whether somebody else had asked the same: `leader`, `joined` or `replayed`. Absent where nobody could tell.
+const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 
 /// Passes requests through `stack`.
 #[derive(Clone, Debug)]
@@ -78,14 +81,27 @@ where
     }
     let attempts = HeaderValue::from(Attempts::of(&response).0);
     let served_by = ServedBy::of(&response).and_then(|name| HeaderValue::from_str(name).ok());
+    let role = response.extensions().get().and_then(role);
     let (mut parts, body) = response.into_parts();
     headers::forward_response(&mut parts);
     parts.headers.insert(ATTEMPTS, attempts);
     parts.headers.insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
+    if let Some(role) = role {
+        parts.headers.insert(DEDUP, HeaderValue::from_static(role));
+    }
     if switching {
         tunnel::mark(&mut parts.headers);
     }
     Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+}
+
+fn role(role: &DedupRole) -> Option<&'static str> {
+    match role {
+        DedupRole::Leader => Some("leader"),
+        DedupRole::Joined => Some("joined"),
+        DedupRole::Replayed => Some("replayed"),
+        _ => None,
+    }
 }
 
 /// Counts `Max-Forwards` down, where it counts (RFC 9110, 7.6.2).

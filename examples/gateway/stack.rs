@@ -10,8 +10,8 @@ use http_body::Body;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_buttress::error::{BoxError, InvalidConfig};
 use tower_buttress::{
-    Activity, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, FallbackLayer,
-    FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
+    Activity, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer,
+    FallbackLayer, FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
 };
 
 use super::args::{Args, Credential, Switch};
@@ -33,7 +33,7 @@ pub(crate) fn stack<B>(
 + Send
 + 'static
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
 {
     let client = forward::client(connect(args).observer(observer.clone()).layer(forward::connector()));
     let attempt = ServiceBuilder::new()
@@ -42,6 +42,7 @@ where
     let backup = args.fallback.clone().map(|backup| attempt.service(Forward::new(client.clone(), backup)));
     ServiceBuilder::new()
         .layer(deadline(args).observer(observer.clone()))
+        .layer(dedup(args).observer(observer.clone()))
         .layer(fallback(args, backup).observer(observer.clone()))
         .layer(retry(args).observer(observer.clone()))
         .layer(breaker)
@@ -107,6 +108,17 @@ fn deadline(args: &Args) -> DeadlineLayer {
         .accept(header.clone())
         .propagate(header)
         .reserve(args.deadline_reserve.0.unwrap_or_default())
+}
+
+fn dedup(args: &Args) -> DedupLayer {
+    if args.dedup == Switch::Off {
+        return DedupLayer::disabled();
+    }
+    let tenant = args.dedup_tenant_header.clone();
+    DedupLayer::new()
+        .window(args.dedup_window.0.unwrap_or_default())
+        .grace(args.dedup_grace.0.unwrap_or_default())
+        .tenant(move |head| head.headers.get(&tenant).cloned())
 }
 
 /// An upstream that sends nothing but keep-alive comments is as stuck as a silent one, here and below.

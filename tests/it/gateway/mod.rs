@@ -8,6 +8,7 @@ mod app;
 
 mod again;
 mod breakers;
+mod clicks;
 mod client;
 mod forwarding;
 mod hops;
