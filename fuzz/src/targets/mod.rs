@@ -2,6 +2,7 @@
 
 mod deadline;
 mod hints;
+mod repeats;
 mod sse;
 
 /// Something that reads bytes from the network. It panics when a rule is broken.
@@ -16,4 +17,5 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "sse", run: sse::run, vocabulary: sse::VOCABULARY },
     Target { name: "deadline", run: deadline::run, vocabulary: deadline::VOCABULARY },
     Target { name: "hints", run: hints::run, vocabulary: hints::VOCABULARY },
+    Target { name: "repeats", run: repeats::run, vocabulary: repeats::VOCABULARY },
 ];
