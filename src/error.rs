@@ -22,6 +22,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
+
 /// What bodies of this crate fail with, and what fallible services of the tower world agree on.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -39,6 +41,24 @@ pub struct IdleBodyElapsed {
 pub struct DeadlineExceeded {
     /// The budget that the call had when [`DeadlineLayer`](crate::DeadlineLayer) saw it.
     pub budget: Duration,
+}
+
+/// The upstream of an event stream sent nothing, for as long as
+/// [`SseHeartbeatLayer::max_silence`](crate::SseHeartbeatLayer::max_silence) allows heartbeats in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SilenceElapsed {
+    /// The silence that was allowed.
+    pub after: Duration,
+}
+
+/// The answer to a call whose event stream had begun already
+/// ([`before_headers`](crate::SseHeartbeatLayer::before_headers)) was no event stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnexpectedAnswer {
+    /// Its status.
+    pub status: StatusCode,
 }
 
 /// No connection came about in the time that [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer) allows.
@@ -193,6 +213,42 @@ impl fmt::Display for DeadlineExceeded {
 }
 
 impl Error for DeadlineExceeded {}
+
+// === impl SilenceElapsed ===
+
+impl SilenceElapsed {
+    /// An upstream that was silent for `after`, however many heartbeats went out meanwhile.
+    #[must_use]
+    pub const fn new(after: Duration) -> Self {
+        Self { after }
+    }
+}
+
+impl fmt::Display for SilenceElapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the upstream sent nothing for {:?}, heartbeats or not", self.after)
+    }
+}
+
+impl Error for SilenceElapsed {}
+
+// === impl UnexpectedAnswer ===
+
+impl UnexpectedAnswer {
+    /// An answer with this status.
+    #[must_use]
+    pub const fn new(status: StatusCode) -> Self {
+        Self { status }
+    }
+}
+
+impl fmt::Display for UnexpectedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the upstream answered {} where an event stream was expected", self.status.as_u16())
+    }
+}
+
+impl Error for UnexpectedAnswer {}
 
 // === impl ConnectElapsed ===
 

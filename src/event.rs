@@ -98,6 +98,8 @@ pub enum Event {
     },
     /// A call was given up, because nobody was left to hear its answer.
     FlightAbandoned,
+    /// A heartbeat went out on a silent event stream.
+    HeartbeatSent,
     /// A layer met something it cannot treat, and let it pass untouched.
     SteppedAside {
         /// The layer.
@@ -138,6 +140,7 @@ impl Event {
             Self::FlightJoined => "flight_joined",
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
+            Self::HeartbeatSent => "heartbeat_sent",
             Self::SteppedAside { .. } => "stepped_aside",
         }
     }
@@ -155,6 +158,7 @@ impl Event {
             Self::CircuitChanged { change, .. } => change.to.as_str(),
             Self::CircuitReached { cause, .. } => cause.as_str(),
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
+            Self::HeartbeatSent => "sse-heartbeat",
         }
     }
 }
@@ -180,6 +184,7 @@ impl fmt::Display for Event {
             Self::FlightJoined => f.write_str("dedup: joined a call that was on its way"),
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
             Self::FlightAbandoned => f.write_str("dedup: gave up a call that nobody listens to"),
+            Self::HeartbeatSent => f.write_str("heartbeat sent"),
             Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

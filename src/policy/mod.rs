@@ -6,6 +6,7 @@ pub(crate) mod budget;
 pub(crate) mod flight;
 pub(crate) mod idle;
 pub(crate) mod keep;
+pub(crate) mod pulse;
 pub(crate) mod retry;
 pub(crate) mod timeout_profile;
 pub mod verdict;
