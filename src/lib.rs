@@ -8,6 +8,7 @@
 //! | Layer | Bounds | Why there |
 //! |---|---|---|
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
+//! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
@@ -23,8 +24,8 @@
 //!   504, 503 or 502 that carries a [`Rejection`]. (A connector has no responses; there it is an error.)
 //! - **A ready result beats a timer.** A frame that is there is handed on, however slow its reader is.
 //! - **The good path is free.** A timer is made when something is pending, and moved only when it fires.
-//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. After an error or the end a body is
-//!   fused, and the inner body is dropped at once: that is what closes the upstream's connection.
+//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. Only [`SseHeartbeatLayer`] adds bytes. After
+//!   an error or the end a body is fused, and the inner body is dropped at once: that is what closes the upstream's connection.
 //! - **Step aside, never break.** What a layer cannot treat passes untouched, with an [`Event`].
 //! - **Every layer can be off**: `disabled()` keeps the types.
 //!
@@ -68,6 +69,10 @@ pub use self::layers::idle_body_timeout::{
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::layers::retry_after_backoff::{
     Attempt, Attempts, NoRetry, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
+};
+pub use self::layers::sse_heartbeat::{
+    BegunEarly, CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
+    ExpectsEventStream, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture, SseHeartbeatLayer,
 };
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitCause, CircuitChange, CircuitFigures, CircuitSnapshot, CircuitState};

@@ -9,3 +9,4 @@ pub(crate) mod first_byte_timeout;
 pub(crate) mod idle_body_timeout;
 pub(crate) mod rejections_as_errors;
 pub(crate) mod retry_after_backoff;
+pub(crate) mod sse_heartbeat;

@@ -1,0 +1,196 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::InvalidConfig;
+use crate::proto::sse::{Ending, Scanner};
+
+/// What a heartbeat looks like. In the extensions of a request or of a response, it is that call's frame.
+///
+/// None of them is anything to a reader that follows the standard. Real clients differ; choose by who reads. Lines end
+/// as those of the stream do.
+///
+/// Once the stream has set an `id`, a blank line moves some readers' place to resume, or hands them an empty event. From
+/// then on only comments are sent, without a blank line, whichever frame was chosen.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum HeartbeatFrame {
+    /// `: keepalive` and a blank line. Sent only between events.
+    #[default]
+    Comment,
+    /// `: keepalive`. Sent also between the lines of an event.
+    CommentNoBlank,
+    /// A blank line, for readers that do not know comments. Sent only between events.
+    BareNewline,
+    /// Comments of your own: see [`HeartbeatFrame::custom`].
+    Custom(CustomFrame),
+}
+
+/// Comments, with or without blank lines, that were found to be nothing else.
+#[derive(Clone, Debug)]
+pub struct CustomFrame(Arc<Rendered>);
+
+#[derive(Debug)]
+struct Rendered {
+    has_blank: bool,
+    /// For each ending: the whole frame, and its comments alone.
+    lf: [Bytes; 2],
+    crlf: [Bytes; 2],
+    cr: [Bytes; 2],
+}
+
+// === impl HeartbeatFrame ===
+
+impl HeartbeatFrame {
+    /// A frame of your own: lines that begin with a colon, and blank lines. If there is a blank line, it is sent only
+    /// between events.
+    ///
+    /// ```
+    /// use tower_buttress::HeartbeatFrame;
+    ///
+    /// assert!(HeartbeatFrame::custom(": thinking\n\n").is_ok());
+    /// assert!(HeartbeatFrame::custom(": no end of line").is_err());
+    /// assert!(HeartbeatFrame::custom("event: ping\ndata: {}\n\n").is_err());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a line is anything but a comment or blank, if there is no comment, if the last line has no end, or if it is
+    /// not UTF-8.
+    pub fn custom(bytes: impl AsRef<[u8]>) -> Result<Self, InvalidConfig> {
+        CustomFrame::new(bytes.as_ref()).map(Self::Custom)
+    }
+
+    /// Whether one may be inserted where the stream is.
+    #[inline]
+    pub(super) fn may_be_at(&self, scanner: &Scanner) -> bool {
+        scanner.at_stream_start()
+            || if self.has_blank() && !scanner.id_seen() { scanner.block_is_safe() } else { scanner.comment_is_safe() }
+    }
+
+    #[inline]
+    fn has_blank(&self) -> bool {
+        match self {
+            Self::Comment | Self::BareNewline => true,
+            Self::CommentNoBlank => false,
+            Self::Custom(CustomFrame(rendered)) => rendered.has_blank,
+        }
+    }
+
+    /// The bytes of a heartbeat for where the stream is.
+    pub(super) fn render(&self, scanner: &Scanner) -> Bytes {
+        let (ending, id_seen) = (scanner.ending(), scanner.id_seen());
+        let bytes = match self {
+            Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
+            Self::Comment if !id_seen => match ending {
+                Ending::Lf => ": keepalive\n\n",
+                Ending::CrLf => ": keepalive\r\n\r\n",
+                Ending::Cr => ": keepalive\r\r",
+            },
+            Self::BareNewline if !id_seen => ending.as_str(),
+            _ => match ending {
+                Ending::Lf => ": keepalive\n",
+                Ending::CrLf => ": keepalive\r\n",
+                Ending::Cr => ": keepalive\r",
+            },
+        };
+        Bytes::from_static(bytes.as_bytes())
+    }
+}
+
+// === impl CustomFrame ===
+
+impl CustomFrame {
+    fn new(bytes: &[u8]) -> Result<Self, InvalidConfig> {
+        let invalid = |reason| Err(InvalidConfig::new("heartbeat frame", reason));
+        let Ok(text) = std::str::from_utf8(bytes) else { return invalid("it is not UTF-8") };
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        if !text.ends_with('\n') {
+            return invalid("the last line has no end");
+        }
+        let lines: Vec<&str> = text.split_terminator('\n').collect();
+        if !lines.iter().all(|line| line.is_empty() || line.starts_with(':')) {
+            return invalid("a line is neither a comment nor blank");
+        }
+        if lines.iter().all(|line| line.is_empty()) {
+            return invalid("there is no comment in it");
+        }
+        let of = |ending: Ending| {
+            let whole = lines.iter().flat_map(|line| [line, ending.as_str()]);
+            let comments = lines.iter().filter(|line| !line.is_empty()).flat_map(|line| [line, ending.as_str()]);
+            [whole.collect::<String>().into(), comments.collect::<String>().into()]
+        };
+        let has_blank = lines.contains(&"");
+        Ok(Self(Arc::new(Rendered { has_blank, lf: of(Ending::Lf), crlf: of(Ending::CrLf), cr: of(Ending::Cr) })))
+    }
+}
+
+// === impl Rendered ===
+
+impl Rendered {
+    fn of(&self, ending: Ending) -> &[Bytes; 2] {
+        match ending {
+            Ending::Lf => &self.lf,
+            Ending::CrLf => &self.crlf,
+            Ending::Cr => &self.cr,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(frame: &HeartbeatFrame, stream: &str) -> Option<Bytes> {
+        let mut scanner = Scanner::new();
+        scanner.scan(stream.as_bytes());
+        frame.may_be_at(&scanner).then(|| frame.render(&scanner))
+    }
+
+    #[test]
+    fn lines_end_as_those_of_the_stream_do() {
+        let custom = HeartbeatFrame::custom(": a\r\n: b\n\n").unwrap();
+        for end in ["\n", "\r\n", "\r"] {
+            let stream = format!("data: x{end}{end}:{end}");
+            // What ends in CR alone is known for it only when the next line has begun: that line is a blank one.
+            let stream = if end == "\r" { format!("{stream}{end}") } else { stream };
+            assert_eq!(at(&HeartbeatFrame::Comment, &stream).unwrap(), format!(": keepalive{end}{end}"));
+            assert_eq!(at(&HeartbeatFrame::CommentNoBlank, &stream).unwrap(), format!(": keepalive{end}"));
+            assert_eq!(at(&HeartbeatFrame::BareNewline, &stream).unwrap(), end);
+            assert_eq!(at(&custom, &stream).unwrap(), format!(": a{end}: b{end}{end}"));
+        }
+    }
+
+    #[test]
+    fn once_an_id_was_seen_there_is_no_blank_line() {
+        let custom = HeartbeatFrame::custom("\n: a\n\n: b\n\n").unwrap();
+        for frame in [HeartbeatFrame::Comment, HeartbeatFrame::CommentNoBlank, HeartbeatFrame::BareNewline] {
+            assert_eq!(at(&frame, "id: 1\ndata: x\n\n").unwrap(), ": keepalive\n");
+        }
+        assert_eq!(at(&custom, "id: 1\ndata: x\n\n").unwrap(), ": a\n: b\n");
+        assert_eq!(at(&custom, "id: 1\n").unwrap(), ": a\n: b\n", "nor is the event's end waited for");
+    }
+
+    #[test]
+    fn a_blank_line_waits_for_the_end_of_the_event() {
+        let custom = HeartbeatFrame::custom(": a\n").unwrap();
+        for frame in [HeartbeatFrame::Comment, HeartbeatFrame::BareNewline] {
+            assert!(at(&frame, "data: x\n").is_none());
+        }
+        for frame in [HeartbeatFrame::CommentNoBlank, custom] {
+            assert!(at(&frame, "data: x\n").is_some());
+            assert!(at(&frame, "data: x").is_none());
+        }
+    }
+
+    #[test]
+    fn a_frame_of_ones_own_is_nothing_but_comments() {
+        for good in [":\n", ": a\r", "\r\n: a\r\n\r\n", ": data: x\n"] {
+            assert!(HeartbeatFrame::custom(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "\n", ": a", ": a\nb", "data: x\n\n", " : a\n", "\u{FEFF}: a\n: b\n", "id\n", ": a\nretry: 1\n"]
+        {
+            assert!(HeartbeatFrame::custom(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Which responses get heartbeats, and what of their heads then no longer holds.
+
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, ETAG};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Body;
+
+use crate::proto::event_stream::EventStream;
+
+/// Asks nginx not to hold the stream back.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// What depends on the very bytes of the body: RFC 9530 and what came before it.
+const DIGESTS: [HeaderName; 4] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-md5"),
+];
+
+/// What is done with a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    EventStream,
+    /// An event stream that cannot be treated, for this reason.
+    Untouched(&'static str),
+    /// Nothing of ours.
+    Other,
+}
+
+// === impl Answer ===
+
+impl Answer {
+    pub(super) fn of<B: Body>(response: &Response<B>) -> Self {
+        let status = response.status();
+        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
+        if !status.is_success() || bodiless || response.body().is_end_stream() {
+            return Self::Other;
+        }
+        let headers = response.headers();
+        match EventStream::of(headers) {
+            EventStream::No => Self::Other,
+            EventStream::Encoded => Self::Untouched("the event stream is compressed"),
+            EventStream::Plain if status == StatusCode::PARTIAL_CONTENT => {
+                Self::Untouched("the event stream is a part of one")
+            }
+            EventStream::Plain if headers.contains_key(CONTENT_LENGTH) => {
+                Self::Untouched("the event stream has a Content-Length")
+            }
+            EventStream::Plain if no_transform(headers) => Self::Untouched("the upstream forbids changes"),
+            EventStream::Plain => Self::EventStream,
+        }
+    }
+}
+
+/// Whether this is the head of an event stream that can follow heartbeats, whatever else it says.
+pub(super) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
+    let bodiless = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
+    status.is_success() && !bodiless.contains(&status) && EventStream::of(headers) == EventStream::Plain
+}
+
+/// Whether `Cache-Control` says `no-transform`.
+pub(super) fn no_transform(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CACHE_CONTROL).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
+}
+
+/// Makes the head true of a stream to which bytes are added.
+pub(super) fn adapt(headers: &mut HeaderMap) {
+    forget_bytes(headers);
+    headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+}
+
+/// Removes what no longer holds when bytes were added, from the head or from trailers.
+pub(super) fn forget_bytes(headers: &mut HeaderMap) {
+    for name in DIGESTS.iter().chain([&ETAG, &ACCEPT_RANGES]) {
+        headers.remove(name);
+    }
+}
