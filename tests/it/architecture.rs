@@ -65,7 +65,10 @@ fn no_layer_reaches_another() {
     let layers = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/layers");
     for file in files(&layers) {
         let text = fs::read_to_string(&file).unwrap();
-        assert!(!text.contains("super::super::"), "{} climbs out of its folder", file.display());
+        let module = file.strip_prefix(&layers).unwrap().with_extension("");
+        // The folder of a layer is one deep, and what `mod.rs` holds is the folder's.
+        let depth = module.iter().filter(|part| *part != "mod").count();
+        assert!(depth == 0 || !text.contains(&"super::".repeat(depth)), "{} climbs out of its folder", file.display());
     }
 }
 

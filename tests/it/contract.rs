@@ -13,8 +13,8 @@ use http_body_util::{BodyExt, Empty};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    Activity, DeadlineLayer, Fallback, FallbackLayer, FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer,
-    RejectionsAsErrorsLayer,
+    Activity, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByte,
+    FirstByteTimeoutLayer, IdleBodyTimeoutLayer, RejectionsAsErrorsLayer, SseHeartbeatLayer,
 };
 
 use crate::support::{Script, Step, secs, trace};
@@ -93,6 +93,13 @@ contract! {
     deadline => DeadlineLayer::new(secs(60));
     deadline_unlimited => DeadlineLayer::new(Duration::MAX);
     deadline_off => DeadlineLayer::disabled();
+    breaker => CircuitBreakerLayer::new();
+    breaker_off => CircuitBreakerLayer::disabled();
+    dedup_steps_aside => DedupLayer::new();
+    dedup_off => DedupLayer::disabled();
+    heartbeat_elsewhere => SseHeartbeatLayer::new(secs(15));
+    heartbeat_off => SseHeartbeatLayer::disabled();
+    early_heartbeat_elsewhere => SseHeartbeatLayer::new(secs(15)).before_headers(secs(10));
     fallback => FallbackLayer::new(Down);
     fallback_to_the_backup => ToTheBackup;
     fallback_off => FallbackLayer::<Down>::disabled();

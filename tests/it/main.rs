@@ -16,6 +16,7 @@ mod idle_body_timeout;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;
+mod sse_heartbeat;
 mod support;
 mod telemetry;
 mod verdicts;

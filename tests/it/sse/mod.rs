@@ -1,6 +1,6 @@
 //! Event streams: the scanner and the parser against a model, on every cut.
 
-mod model;
+pub(crate) mod model;
 mod rules;
 
 use proptest::collection::vec;
@@ -54,7 +54,7 @@ const PIECES: &[&[u8]] = &[
     b": c\n\n",
 ];
 
-fn stream() -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn stream() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => vec(select(PIECES), 0..24).prop_map(|pieces| pieces.concat()),
         1 => vec(any::<u8>(), 0..64),

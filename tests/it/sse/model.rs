@@ -4,7 +4,7 @@
 
 /// What came out of a stream, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Output {
+pub(crate) enum Output {
     Message {
         event_type: String,
         data: String,
@@ -17,33 +17,33 @@ pub(super) enum Output {
 
 /// All there is to know after a stream was read to some point.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reading {
-    pub output: Vec<Output>,
-    pub data: String,
-    pub event_type: String,
-    pub id: String,
-    pub last_event_id: String,
+pub(crate) struct Reading {
+    pub(crate) output: Vec<Output>,
+    pub(crate) data: String,
+    pub(crate) event_type: String,
+    pub(crate) id: String,
+    pub(crate) last_event_id: String,
     /// The line that has not ended.
-    pub rest: String,
-    pub ending: &'static str,
-    pub after_cr: bool,
+    pub(crate) rest: String,
+    pub(crate) ending: &'static str,
+    pub(crate) after_cr: bool,
     /// A line that is a field has ended since the last blank line.
-    pub in_event: bool,
-    pub type_line: bool,
-    pub id_line: bool,
-    pub id_ever: bool,
+    pub(crate) in_event: bool,
+    pub(crate) type_line: bool,
+    pub(crate) id_line: bool,
+    pub(crate) id_ever: bool,
     /// There is a line, ended or not, that is neither blank nor a comment.
-    pub fields: bool,
+    pub(crate) fields: bool,
     too_large: bool,
 }
 
 impl Reading {
-    pub(super) fn of(stream: &[u8]) -> Self {
+    pub(crate) fn of(stream: &[u8]) -> Self {
         Self::limited(stream, usize::MAX)
     }
 
     /// "Streams must be decoded using the UTF-8 decode algorithm." Limits are exact where the stream is UTF-8.
-    pub(super) fn limited(stream: &[u8], limit: usize) -> Self {
+    pub(crate) fn limited(stream: &[u8], limit: usize) -> Self {
         let decoded = String::from_utf8_lossy(stream);
         let mut text: &str = decoded.strip_prefix('\u{FEFF}').unwrap_or(&decoded);
         let mut reading = Self { ending: "\n", ..Self::default() };
@@ -124,6 +124,6 @@ impl Reading {
 }
 
 /// Nobody can say yet whether this is a byte order mark.
-pub(super) fn may_be_bom(stream: &[u8]) -> bool {
+pub(crate) fn may_be_bom(stream: &[u8]) -> bool {
     stream.len() < 3 && b"\xEF\xBB\xBF".starts_with(stream)
 }

@@ -1,0 +1,56 @@
+//! Heartbeats over real sockets, HTTP/1.1 and HTTP/2, on a real axum server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::watch;
+use tower_buttress::SseHeartbeatLayer;
+
+/// A stream of one event, and of another when it is let.
+async fn server(layer: SseHeartbeatLayer, go: watch::Receiver<bool>) -> SocketAddr {
+    let handler = move || async move {
+        let second = stream::once(async move {
+            let mut go = go;
+            go.wait_for(|go| *go).await.unwrap();
+            "data: b\n\n"
+        });
+        let events = stream::iter(["data: a\n\n"]).chain(second).map(Ok::<_, std::convert::Infallible>);
+        ([("content-type", "text/event-stream")], Body::from_stream(events))
+    };
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    at
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_kept_alive_over_both_versions() {
+    for h2 in [false, true] {
+        let (let_go, go) = watch::channel(false);
+        let at = server(SseHeartbeatLayer::new(Duration::from_millis(20)), go).await;
+        let client: Client<HttpConnector, Empty<Bytes>> =
+            Client::builder(TokioExecutor::new()).http2_only(h2).build_http();
+        let request = Request::get(format!("http://{at}/")).body(Empty::new()).unwrap();
+        let mut body = client.request(request).await.unwrap().into_body();
+        let mut text = String::new();
+        while let Some(frame) = body.frame().await {
+            text.push_str(std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap());
+            if text.matches(": keepalive\n\n").count() == 3 {
+                let_go.send_replace(true);
+            }
+        }
+        assert!(text.starts_with("data: a\n\n: keepalive\n\n") && text.ends_with("data: b\n\n"), "{text}");
+        assert_eq!(text.replace(": keepalive\n\n", ""), "data: a\n\ndata: b\n\n");
+    }
+}
