@@ -71,6 +71,27 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_RETRY_NON_IDEMPOTENT", value_name = "BOOL", default_value = "true", action = Set)]
     pub(crate) retry_non_idempotent: bool,
 
+    /// After so long a silence of an event stream, a comment keeps it alive through proxies.
+    #[arg(long, env = "GATEWAY_HEARTBEAT", value_name = "TIME|off", default_value = "15s")]
+    pub(crate) heartbeat: Limit,
+
+    /// What it looks like: by what the clients' parsers can take.
+    #[arg(long, env = "GATEWAY_HEARTBEAT_FRAME", value_name = "FRAME", default_value = "comment")]
+    pub(crate) heartbeat_frame: Heartbeat,
+
+    /// An event stream that was asked for begins after so long, with heartbeats, though there is no answer yet. An error
+    /// is then told in the stream.
+    #[arg(long, env = "GATEWAY_HEARTBEAT_BEFORE_HEADERS", value_name = "TIME|off", default_value = "15s")]
+    pub(crate) heartbeat_before_headers: Limit,
+
+    /// The longest an upstream may send nothing while heartbeats go out.
+    #[arg(long, env = "GATEWAY_HEARTBEAT_MAX_SILENCE", value_name = "TIME|off", default_value = "off")]
+    pub(crate) heartbeat_max_silence: Limit,
+
+    /// Whether an event stream that breaks off ends with an event that says so.
+    #[arg(long, env = "GATEWAY_ERROR_EVENTS", value_name = "BOOL", default_value = "true", action = Set)]
+    pub(crate) error_events: bool,
+
     /// Whether a request that is sent twice is asked once: the second hears the first one's answer.
     #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on")]
     pub(crate) dedup: Switch,
@@ -141,6 +162,17 @@ pub(crate) struct Args {
 pub(crate) enum Switch {
     On,
     Off,
+}
+
+/// What a heartbeat looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Heartbeat {
+    /// A comment and a blank line.
+    Comment,
+    /// A comment.
+    CommentNoBlank,
+    /// A blank line.
+    Newline,
 }
 
 /// A limit of time, or none.
@@ -272,6 +304,9 @@ mod tests {
         let waits = [args.backoff_base, args.backoff_cap, args.max_retry_after];
         assert_eq!(waits.map(|wait| wait.to_string()), ["500ms", "20s", "1m"]);
         assert!(args.retry_non_idempotent && args.fallback.is_none());
+        let times = [args.heartbeat, args.heartbeat_before_headers, args.heartbeat_max_silence];
+        assert_eq!(times.map(|time| time.to_string()), ["15s", "15s", "off"]);
+        assert_eq!((args.heartbeat_frame, args.error_events), (Heartbeat::Comment, true));
         assert_eq!((args.dedup, args.dedup_tenant_header.as_str()), (Switch::On, "authorization"));
         assert_eq!([args.dedup_window, args.dedup_grace].map(|limit| limit.to_string()), ["1m", "5s"]);
         assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.5));

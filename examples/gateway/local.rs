@@ -1,18 +1,26 @@
 //! What the gateway answers itself. Everything else is the upstream's.
 
-use http::{Method, Request, Response};
+use http::header::ACCEPT;
+use http::{HeaderMap, Method, Request, Response};
 use serde_json::{Value, json};
 use tower_buttress::{CircuitBreakerHandle, CircuitState};
 
 use super::access::AnswerBody;
+use super::drain::Drain;
+use super::events::Events;
 use super::problem::text;
 use super::telemetry;
+
+/// Streams an answer and shows what happens to it, with plain browser means.
+const PAGE: &str = include_str!("page.html");
 
 /// The gateway's own pages.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
     /// `None`: there is no breaker.
     pub(crate) circuit: Option<CircuitBreakerHandle>,
+    pub(crate) events: Events,
+    pub(crate) drain: Drain,
 }
 
 // === impl Local ===
@@ -24,6 +32,9 @@ impl Local {
             return None;
         }
         match request.uri().path() {
+            // Whoever else asks for the root means the upstream's.
+            "/" if accepts_html(request.headers()) => Some(text("text/html; charset=utf-8", PAGE)),
+            "/events" => Some(self.events.stream(self.drain.open())),
             "/healthz" => Some(text("text/plain; charset=utf-8", "ok\n")),
             // https://prometheus.io/docs/instrumenting/exposition_formats/
             "/metrics" => Some(text("text/plain; version=0.0.4; charset=utf-8", self.metrics())),
@@ -60,6 +71,10 @@ impl Local {
         };
         self.circuit.iter().map(circuit).collect()
     }
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// The more, the less passes.

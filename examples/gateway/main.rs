@@ -11,6 +11,8 @@
 mod access;
 mod args;
 mod drain;
+mod events;
+mod expects;
 mod forward;
 mod headers;
 mod local;
@@ -39,6 +41,7 @@ use tower_buttress::CircuitBreakerLayer;
 use self::args::Switch;
 pub(crate) use self::args::{Args, Stop};
 use self::drain::Drain;
+use self::events::Events;
 use self::local::Local;
 pub(crate) use self::provider::Provider;
 use self::proxy::Proxy;
@@ -60,6 +63,7 @@ pub(crate) struct Gateway {
     pub(crate) addr: SocketAddr,
     upstream: Upstream,
     breaker: CircuitBreakerLayer,
+    events: Events,
     /// The simulated one, where there is no other.
     pub(crate) provider: Option<Provider>,
 }
@@ -109,7 +113,9 @@ async fn answer(args: Args) -> Result<(), String> {
 impl Gateway {
     /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
     pub(crate) async fn new(args: Args) -> Result<Self, String> {
-        let breaker = stack::breaker(&args, &telemetry::observer()).map_err(|error| format!("the breaker: {error}"))?;
+        let events = Events::new();
+        let breaker =
+            stack::breaker(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
         let taken = |error: io::Error| format!("cannot listen on {}: {error}", args.listen);
         let listener = TcpListener::bind(&args.listen).await.map_err(taken)?;
         let addr = listener.local_addr().map_err(taken)?;
@@ -123,18 +129,18 @@ impl Gateway {
         };
         // From here on everything is counted.
         telemetry::prometheus();
-        Ok(Self { args, listener, addr, upstream, breaker, provider })
+        Ok(Self { args, listener, addr, upstream, breaker, events, provider })
     }
 
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
-        let stack = stack::stack(&self.args, self.upstream, self.breaker.clone(), &telemetry::observer());
+        let stack = stack::stack(&self.args, self.upstream, self.breaker.clone(), &telemetry::observer(&self.events));
         // A breaker that is off has no circuit to show.
         let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
         let server = Server {
             proxy: Proxy::new(stack, drain.clone()),
-            local: Local { circuit },
+            local: Local { circuit, events: self.events, drain: drain.clone() },
             drain,
             write_timeout: self.args.write_timeout.0,
             drain_timeout: self.args.drain_timeout.0,
@@ -174,7 +180,7 @@ impl Gateway {
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
              -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
-             More faults: examples/gateway/provider/mod.rs. Also: http://{addr}/healthz, /metrics, /breakers.\n"
+             More faults: examples/gateway/provider/mod.rs. Also: http://{addr}/healthz, /metrics, /breakers, /events, and a page at /.\n"
         )
     }
 }

@@ -27,6 +27,11 @@ pub(crate) fn wrong_protocol() -> Response<AnswerBody> {
     problem(StatusCode::BAD_GATEWAY, "The upstream changed to a protocol that it was not asked for.")
 }
 
+/// A request whose body did not come to its end.
+pub(crate) fn broken_request() -> Response<AnswerBody> {
+    problem(StatusCode::BAD_REQUEST, "The body of this request broke off.")
+}
+
 /// A reverse proxy is no tunnel.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     problem(StatusCode::NOT_IMPLEMENTED, "This gateway opens no tunnels.")

@@ -8,14 +8,14 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 use tower::{Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempts, DedupRole, ServedBy};
+use tower_buttress::{Attempts, BegunEarly, DedupRole, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
+use super::expects::{self, RequestBody};
 use super::{headers, problem, telemetry, tunnel};
 
 /// How often whoever served the call was asked.
@@ -40,9 +40,13 @@ impl<S> Proxy<S> {
         Self { stack, drain }
     }
 
-    pub(crate) async fn answer<B>(self, mut request: Request<Incoming>, peer: IpAddr) -> Response<AnswerBody>
+    pub(crate) async fn answer<B>(
+        self,
+        mut request: Request<hyper::body::Incoming>,
+        peer: IpAddr,
+    ) -> Response<AnswerBody>
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         if request.method() == Method::CONNECT {
@@ -57,7 +61,14 @@ impl<S> Proxy<S> {
         if upgrade.is_some() {
             tunnel::mark(&mut parts.headers);
         }
-        match self.stack.oneshot(Request::from_parts(parts, body)).await {
+        let request = match expects::mark(Request::from_parts(parts, body)).await {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::debug!("a request broke off: {}", telemetry::chain(error.as_ref()));
+                return problem::broken_request();
+            }
+        };
+        match self.stack.oneshot(request).await {
             Ok(response) => pass_on(response, upgrade, &self.drain),
             Err(error) => {
                 let error = error.into();
@@ -79,13 +90,17 @@ where
         };
         tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open()));
     }
+    // What began before its answer does not know yet how that will come about.
+    let early = response.extensions().get::<BegunEarly>().is_some();
     let attempts = HeaderValue::from(Attempts::of(&response).0);
     let served_by = ServedBy::of(&response).and_then(|name| HeaderValue::from_str(name).ok());
     let role = response.extensions().get().and_then(role);
     let (mut parts, body) = response.into_parts();
     headers::forward_response(&mut parts);
-    parts.headers.insert(ATTEMPTS, attempts);
-    parts.headers.insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
+    if !early {
+        parts.headers.insert(ATTEMPTS, attempts);
+        parts.headers.insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
+    }
     if let Some(role) = role {
         parts.headers.insert(DEDUP, HeaderValue::from_static(role));
     }

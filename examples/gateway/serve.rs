@@ -22,6 +22,7 @@ use tower_buttress::error::BoxError;
 
 use super::access::{Access, Followed};
 use super::drain::{Drain, Open};
+use super::expects::RequestBody;
 use super::local::Local;
 use super::proxy::Proxy;
 use super::socket::BoundedWrites;
@@ -52,7 +53,10 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(200);
 
 impl<S, B> Server<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     /// Accepts until `stop`, then waits for what is open.

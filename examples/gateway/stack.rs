@@ -11,10 +11,11 @@ use tower::{Layer, Service, ServiceBuilder};
 use tower_buttress::error::{BoxError, InvalidConfig};
 use tower_buttress::{
     Activity, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer,
-    FallbackLayer, FirstByte, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
+    EarlySseHeartbeatLayer, FallbackLayer, FirstByte, FirstByteTimeoutLayer, HeartbeatFrame, IdleBodyTimeoutLayer,
+    Observer, RetryAfterBackoffLayer, SseHeartbeatLayer,
 };
 
-use super::args::{Args, Credential, Switch};
+use super::args::{Args, Credential, Heartbeat, Switch};
 use super::forward::{self, Forward};
 use super::upstream::Upstream;
 
@@ -41,6 +42,7 @@ where
         .layer(first_byte(args).observer(observer.clone()));
     let backup = args.fallback.clone().map(|backup| attempt.service(Forward::new(client.clone(), backup)));
     ServiceBuilder::new()
+        .layer(heartbeat(args, observer))
         .layer(deadline(args).observer(observer.clone()))
         .layer(dedup(args).observer(observer.clone()))
         .layer(fallback(args, backup).observer(observer.clone()))
@@ -97,6 +99,22 @@ pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<Circu
         .consecutive_failures(args.breaker_consecutive)
         .open_time(args.breaker_open, args.breaker_open_max)?;
     Ok(breaker.observer(observer.clone()))
+}
+
+fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> EarlySseHeartbeatLayer {
+    let Some(interval) = args.heartbeat.0 else { return EarlySseHeartbeatLayer::disabled() };
+    let mut layer = SseHeartbeatLayer::new(interval)
+        .frame(match args.heartbeat_frame {
+            Heartbeat::Comment => HeartbeatFrame::Comment,
+            Heartbeat::CommentNoBlank => HeartbeatFrame::CommentNoBlank,
+            Heartbeat::Newline => HeartbeatFrame::BareNewline,
+        })
+        .error_events(args.error_events)
+        .observer(observer.clone());
+    if let Some(limit) = args.heartbeat_max_silence.0 {
+        layer = layer.max_silence(limit);
+    }
+    layer.before_headers(args.heartbeat_before_headers.0.unwrap_or(Duration::MAX))
 }
 
 fn deadline(args: &Args) -> DeadlineLayer {

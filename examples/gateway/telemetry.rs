@@ -9,6 +9,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower_buttress::{Event, Observer};
 use tracing_subscriber::EnvFilter;
 
+use super::events::Events;
+
 /// From an answer out of a cache to a long stream.
 const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
@@ -16,20 +18,24 @@ const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Makes a log line and a figure of whatever the layers do.
-#[derive(Clone, Copy, Debug)]
-struct Reporter;
+#[derive(Clone, Debug)]
+struct Reporter {
+    events: Events,
+}
 
 // === impl Reporter ===
 
 impl Observer for Reporter {
     fn on_event(&self, event: &Event) {
+        self.events.tell(event);
         tracing::warn!(event = event.name(), "{event}");
         metrics::counter!("gateway_events_total", "event" => event.name(), "detail" => event.detail()).increment(1);
     }
 }
 
-pub(crate) fn observer() -> Arc<dyn Observer> {
-    Arc::new(Reporter)
+/// Who is told what the layers do.
+pub(crate) fn observer(events: &Events) -> Arc<dyn Observer> {
+    Arc::new(Reporter { events: events.clone() })
 }
 
 /// Writes log lines to stderr, as `RUST_LOG` has it.

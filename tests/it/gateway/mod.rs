@@ -10,6 +10,7 @@ mod again;
 mod breakers;
 mod clicks;
 mod client;
+mod clients;
 mod forwarding;
 mod hops;
 mod leaving;
@@ -17,6 +18,7 @@ mod limits;
 #[cfg(unix)]
 mod process;
 mod stopping;
+mod thinking;
 
 use std::ffi::OsString;
 use std::future::Future;

@@ -1,0 +1,63 @@
+//! What the layers do, as an event stream: for the page, and for whoever wants to look on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use serde_json::json;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tower_buttress::Event;
+
+use super::access::AnswerBody;
+use super::drain::Open;
+
+/// Tells everybody who looks on.
+#[derive(Clone, Debug)]
+pub(crate) struct Events(broadcast::Sender<Arc<str>>);
+
+/// Who falls further behind misses some.
+const KEPT: usize = 64;
+/// As long as the stack's own.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+// === impl Events ===
+
+impl Events {
+    pub(crate) fn new() -> Self {
+        Self(broadcast::Sender::new(KEPT))
+    }
+
+    pub(crate) fn tell(&self, event: &Event) {
+        if self.0.receiver_count() == 0 {
+            return;
+        }
+        let data = json!({"event": event.name(), "detail": event.detail(), "text": event.to_string()});
+        // It fails where the last one has just left.
+        let _ = self.0.send(format!("data: {data}\n\n").into());
+    }
+
+    /// All that happens from now on, until the gateway stops.
+    pub(crate) fn stream(&self, mut open: Open) -> Response<AnswerBody> {
+        let opening = stream::iter([Bytes::from_static(b": here we go\n\n")]);
+        let events = stream::unfold(self.0.subscribe(), |mut events| async {
+            let next = match tokio::time::timeout(HEARTBEAT, events.recv()).await {
+                Ok(Ok(event)) => Bytes::copy_from_slice(event.as_bytes()),
+                Ok(Err(RecvError::Lagged(_))) => Bytes::from_static(b": some were missed\n\n"),
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) => Bytes::from_static(b": keepalive\n\n"),
+            };
+            Some((next, events))
+        });
+        let events = opening.chain(events).take_until(async move { open.ending().await });
+        let mut response = Response::new(StreamBody::new(events.map(|data| Ok(Frame::data(data)))).boxed_unsync());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        response
+    }
+}

@@ -1,0 +1,41 @@
+//! Which requests are answered with an event stream, though their `Accept` does not say so.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Either, Full};
+use tower_buttress::ExpectsEventStream;
+use tower_buttress::error::BoxError;
+
+/// A request's body: read already, or not.
+pub(crate) type RequestBody = Either<Full<Bytes>, hyper::body::Incoming>;
+
+/// As much as the layers keep for another attempt. What is longer is passed on as it comes.
+const LIMIT: u64 = 2 * 1024 * 1024;
+
+/// Marks a JSON request that says `"stream": true`, which takes reading it; no other is read.
+pub(crate) async fn mark(request: Request<hyper::body::Incoming>) -> Result<Request<RequestBody>, BoxError> {
+    if request.method() != Method::POST || !is_small_json(request.headers()) {
+        return Ok(request.map(Either::Right));
+    }
+    let (mut parts, body) = request.into_parts();
+    let collected = body.collect().await?;
+    // A length was given, and so there were no trailers.
+    let data = collected.to_bytes();
+    if wants_stream(&data) {
+        parts.extensions.insert(ExpectsEventStream);
+    }
+    Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
+}
+
+fn is_small_json(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let essence = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = essence.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    length.is_some_and(|length| length <= LIMIT) && essence.eq_ignore_ascii_case(b"application/json")
+}
+
+fn wants_stream(body: &[u8]) -> bool {
+    let json = serde_json::from_slice::<serde_json::Value>(body);
+    json.is_ok_and(|json| json["stream"] == serde_json::Value::Bool(true))
+}

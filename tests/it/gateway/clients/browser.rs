@@ -1,0 +1,122 @@
+//! Chromium's `EventSource`, and the gateway's own page in it.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Html;
+use axum::routing::{get, post};
+use futures_util::{StreamExt, stream};
+use tokio::process::Child;
+use tokio::sync::mpsc;
+
+use super::super::gateway;
+use super::{python, start, upstream};
+use crate::support::secs;
+
+/// Reads `/stream` with nothing but `EventSource`, and reports what it dispatched.
+const PAGE: &str = r"<script>
+const read = [];
+const source = new EventSource('/stream');
+source.onmessage = event => read.push(['message', event.data, event.lastEventId]);
+source.addEventListener('delta', event => read.push(['delta', event.data, event.lastEventId]));
+source.addEventListener('over', () => {
+  source.close();
+  fetch('/report', { method: 'POST', body: JSON.stringify(read) });
+});
+</script>";
+
+/// With a mark, two endings of lines, an id, a comment, and pauses in unpleasant places.
+const PIECES: [&str; 8] = [
+    "\u{FEFF}data: one\n\n",
+    "event: delta\n",
+    "data: two\n",
+    "data: lines\n\n",
+    ": upstream\r\n\r\n",
+    "data: thr",
+    "ee\r\nid: 7\r\n\r\n",
+    "event: over\ndata:\n\n",
+];
+
+fn profile(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("buttress-chromium-{name}-{}", std::process::id()))
+}
+
+fn chromium(name: &str, args: &[&str]) -> Child {
+    let profile = format!("--user-data-dir={}", profile(name).display());
+    // Containers have neither what the sandbox needs nor much shared memory.
+    let usual = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", &profile];
+    start("chromium", &[&usual[..], args].concat())
+}
+
+#[tokio::test]
+async fn event_source_reads_a_stream_with_heartbeats() {
+    if python().is_none() {
+        return;
+    }
+    let (reported, mut reports) = mpsc::unbounded_channel();
+    let report = move |body: String| async move { reported.send(body).unwrap() };
+    let events = || async {
+        let pieces = stream::iter(PIECES).then(|piece| async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok::<_, Infallible>(piece)
+        });
+        ([("content-type", "text/event-stream")], Body::from_stream(pieces))
+    };
+    let router = Router::new()
+        .route("/page", get(|| async { Html(PAGE) }))
+        .route("/stream", get(events))
+        .route("/report", post(report));
+    let upstream = format!("http://{}", upstream(router).await);
+    let options = ["--upstream", &upstream, "--heartbeat", "30ms", "--heartbeat-before-headers", "30ms"];
+    let gateway = gateway(&options).await;
+    let mut browser = chromium("events", &[&format!("http://{}/page", gateway.addr)]);
+    let report = tokio::time::timeout(secs(60), reports.recv()).await.expect("the browser reports").unwrap();
+    assert_eq!(report, r#"[["message","one",""],["delta","two\nlines",""],["message","three","7"]]"#);
+    browser.kill().await.unwrap();
+    let _ = std::fs::remove_dir_all(profile("events"));
+}
+
+/// Opens the gateway's page, and reports what it shows in the end.
+const HARNESS: &str = r"<iframe id=page src='/?ask'></iframe><script>
+const shown = id => page.contentDocument?.getElementById(id)?.textContent;
+const timer = setInterval(() => {
+  if (shown('outcome') !== 'whole') return;
+  clearInterval(timer);
+  const report = { answer: shown('answer'), beats: +shown('beats'), circuit: shown('circuit'), first: shown('first') };
+  fetch('/report', { method: 'POST', body: JSON.stringify(report) });
+}, 50);
+</script>";
+
+#[tokio::test]
+async fn the_page_shows_an_answer_and_its_heartbeats() {
+    if python().is_none() {
+        return;
+    }
+    let (reported, mut reports) = mpsc::unbounded_channel();
+    let report = move |body: String| async move { reported.send(body).unwrap() };
+    let thinks = || async {
+        tokio::time::sleep(secs(1)).await;
+        let chunk = |text: &str| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+        let events = [chunk("Flying "), chunk("buttresses."), "data: [DONE]\n\n".to_owned()].concat();
+        ([("content-type", "text/event-stream")], events)
+    };
+    let router = Router::new()
+        .route("/harness", get(|| async { Html(HARNESS) }))
+        .route("/v1/chat/completions", post(thinks))
+        .route("/report", post(report));
+    let upstream = format!("http://{}", upstream(router).await);
+    let options = ["--upstream", &upstream, "--heartbeat", "100ms", "--heartbeat-before-headers", "100ms"];
+    let gateway = gateway(&options).await;
+    let mut browser = chromium("page", &[&format!("http://{}/harness", gateway.addr)]);
+    let report = tokio::time::timeout(secs(60), reports.recv()).await.expect("the page comes to its end").unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["answer"], "Flying buttresses.");
+    assert!(report["beats"].as_u64().unwrap() >= 3, "{report}");
+    assert_eq!(report["circuit"], "closed");
+    assert!(report["first"].as_str().unwrap().ends_with(" s"), "{report}");
+    browser.kill().await.unwrap();
+    let _ = std::fs::remove_dir_all(profile("page"));
+}

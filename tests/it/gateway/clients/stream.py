@@ -1,0 +1,31 @@
+"""Streams one answer through the gateway with the SDK that is named, and prints what it says."""
+
+import sys
+
+name, url = sys.argv[1:]
+question = [{"role": "user", "content": "Hello"}]
+
+if name == "openai":
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    for chunk in client.chat.completions.create(model="sim", messages=question, stream=True,
+                                                extra_headers={"x-fault": "head=1s; gap=300ms; chunks=5"}):
+        print(chunk.choices[0].delta.content or "", end="")
+elif name == "openai-error":
+    from openai import APIError, OpenAI
+
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    try:
+        for chunk in client.chat.completions.create(model="sim", messages=question, stream=True,
+                                                    extra_headers={"x-fault": "gap=0s; close-after=3"}):
+            pass
+    except APIError as error:
+        print(f"raised: {error.message}")
+elif name == "anthropic":
+    from anthropic import Anthropic
+
+    client = Anthropic(base_url=url, api_key="none", max_retries=0)
+    with client.messages.stream(model="sim", max_tokens=10, messages=question) as stream:
+        for text in stream.text_stream:
+            print(text, end="")

@@ -1,0 +1,103 @@
+//! A model that thinks for longer than proxies wait, and a page that shows it.
+
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt;
+
+use super::client::{ask, chat, content, full, read};
+use super::{gateway, soon};
+
+const BEAT: &str = ": keepalive\n\n";
+
+#[tokio::test]
+async fn a_stream_begins_while_the_model_thinks_and_arrives_whole() {
+    let gateway = gateway(&["--heartbeat", "50ms", "--heartbeat-before-headers", "50ms"]).await;
+    let answer = ask(chat(gateway.addr, true, "head=400ms; gap=0s")).await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["content-type"]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
+    assert!(!answer.headers().contains_key("x-gateway-attempts"), "nobody knows yet");
+    let (text, whole) = read(answer.into_body()).await;
+    assert!(whole && text.starts_with(BEAT) && text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(text.matches(BEAT).count() >= 3 && content(&text).len() > 20);
+}
+
+#[tokio::test]
+async fn who_asks_for_an_object_gets_an_answer_and_no_stream() {
+    let gateway = gateway(&["--heartbeat", "20ms", "--heartbeat-before-headers", "20ms"]).await;
+    let answer = ask(chat(gateway.addr, false, "head=100ms")).await;
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    assert!(serde_json::from_str::<serde_json::Value>(&read(answer.into_body()).await.0).is_ok());
+}
+
+#[tokio::test]
+async fn an_error_behind_a_stream_that_began_is_told_in_it() {
+    let gateway = gateway(&["--attempts", "1", "--heartbeat-before-headers", "50ms"]).await;
+    let answer = ask(chat(gateway.addr, true, "head=200ms; status=429")).await;
+    let (text, whole) = read(answer.into_body()).await;
+    assert!(!whole, "never a clean end");
+    assert!(text.contains("event: error\n") && text.contains("rate_limit_error"), "{text}");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_says_so() {
+    for (option, told) in [("true", true), ("false", false)] {
+        let gateway = gateway(&["--error-events", option]).await;
+        let answer = ask(chat(gateway.addr, true, "gap=0s; close-after=3")).await;
+        let (text, whole) = read(answer.into_body()).await;
+        assert!(!whole && text.contains("event: error\n") == told, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_look_as_asked_for_or_are_off() {
+    for (options, frame) in [
+        (&["--heartbeat", "30ms", "--heartbeat-frame", "comment-no-blank"][..], Some("\n\n: keepalive\n")),
+        (&["--heartbeat", "30ms", "--heartbeat-frame", "newline"][..], Some("\n\n\n")),
+        (&["--heartbeat", "off"][..], None),
+    ] {
+        let gateway = gateway(options).await;
+        let answer = ask(chat(gateway.addr, true, "gap=200ms; chunks=2")).await;
+        let (text, whole) = read(answer.into_body()).await;
+        assert!(whole);
+        match frame {
+            Some(frame) => assert!(text.contains(frame), "{text:?}"),
+            None => assert!(!text.contains("keepalive") && !text.contains("\n\n\n"), "{text:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_upstream_is_given_up_though_heartbeats_go_out() {
+    let gateway = gateway(&["--heartbeat", "20ms", "--heartbeat-max-silence", "200ms"]).await;
+    let answer = ask(chat(gateway.addr, true, "gap=0s; stall-after=1")).await;
+    let (text, whole) = read(answer.into_body()).await;
+    assert!(!whole && text.contains(BEAT) && text.contains("timeout_error"), "{text}");
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_and_is_told_what_happens() {
+    let gateway = gateway(&["--backoff-base", "5ms"]).await;
+    let get = |path: &str, accept: &str| {
+        let request = Request::get(format!("http://{}{path}", gateway.addr)).header("accept", accept);
+        ask(request.body(full("")).unwrap())
+    };
+    let page = get("/", "text/html,*/*;q=0.8").await;
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(read(page.into_body()).await.0.contains("</html>"));
+    assert_eq!(get("/", "application/json").await.status(), 404, "the upstream's own");
+
+    let mut events = get("/events", "text/event-stream").await.into_body();
+    assert!(read(ask(chat(gateway.addr, true, "reset; times=1; gap=0s")).await.into_body()).await.1);
+    let mut told = String::new();
+    while !told.contains("retry_scheduled") {
+        let frame = soon(events.frame()).await.unwrap().unwrap();
+        told.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    // It ends with the gateway, and holds nothing up.
+    gateway.stop.send(()).unwrap();
+    soon(async { while events.frame().await.is_some() {} }).await;
+    tokio::time::timeout(Duration::from_secs(5), gateway.served).await.unwrap().unwrap();
+}
