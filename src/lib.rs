@@ -1,7 +1,24 @@
 //! Composable [tower] layers that keep HTTP calls to slow, flaky, *streaming* upstreams standing.
 //!
-//! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`,
-//! around a hyper client in a `ServiceBuilder`, under tonic.
+//! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`, or
+//! around a hyper client in a `ServiceBuilder`. Whoever wants all of it takes a [preset](presets):
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use hyper_util::client::legacy::{Client, connect::HttpConnector};
+//! use hyper_util::rt::TokioExecutor;
+//! use tower::Layer;
+//! use tower_buttress::{ConnectTimeoutLayer, TimeoutProfile, presets};
+//!
+//! # fn client() -> impl tower::Service<http::Request<Full<Bytes>>> {
+//! let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(HttpConnector::new());
+//! let client = Client::builder(TokioExecutor::new()).build(connector);
+//! presets::llm_client(TimeoutProfile::STANDARD).layer(client)
+//! # }
+//! ```
 //!
 //! # The layers, outermost first
 //!
@@ -18,26 +35,71 @@
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
 //!
+//! Two orders are wrong in ways that do not show at once: a heartbeat inside a timeout tells it that the upstream lives,
+//! and a breaker outside of retries sees one failure where there were three.
+//!
+//! # Recipes
+//!
+//! - **A proxy before a model provider**: the example `gateway` is one, with every layer and an option for each. It
+//!   bounds its socket writes too, since a body that nobody polls cannot time out.
+//! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
+//! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
+//!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
+//! - **Other limits for some requests**: [`TimeoutProfileLayer`], or a [`TimeoutProfile`] in the request's extensions.
+//! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
+//!
+//! # What proxies need
+//!
+//! A stream that is silent is cut by whatever stands between. With [`SseHeartbeatLayer`] at 15 s none of these does:
+//!
+//! | Proxy | Cuts after | What else it wants |
+//! |---|---|---|
+//! | [nginx](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout) | 60 s (`proxy_read_timeout`) | no buffering: `X-Accel-Buffering: no`, which the layer adds |
+//! | [AWS ALB](https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html#connection-idle-timeout) | 60 s of silence | TCP keep-alive does not help |
+//! | [Cloudflare](https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-524/) | 120 s to the head | begin early: [`before_headers`](SseHeartbeatLayer::before_headers) |
+//! | [Envoy](https://www.envoyproxy.io/docs/envoy/latest/faq/configuration/timeouts) | 300 s of silence, and 15 s for the whole answer | the route's `timeout` set to 0 for streams |
+//! | [Heroku](https://devcenter.heroku.com/articles/request-timeout) | 30 s to the head, then 55 s | begin early |
+//!
+//! (Defaults, as of November 2026.) Compression between the layer and the client must flush each frame.
+//!
+//! # Beside other crates
+//!
+//! As of November 2026; `benches/README.md` has what each costs, the example `proof` what is left of a fault.
+//!
+//! | | This crate | tower, tower-http | tower-resilience | reqwest-retry |
+//! |---|---|---|---|---|
+//! | A refusal is | a response | an error, or a response with an empty body | an error | an error |
+//! | Waits as long as `Retry-After` says | yes | write it yourself | write it yourself | no |
+//! | Retries a body that streams | yes, up to a limit | if it can be cloned | if it can be cloned | if it can be cloned |
+//! | First data, idle time, and total apart | yes | head; idle and total of bodies | head | reqwest's own |
+//! | Breaker sees streams that break off | yes | has none | no | has none |
+//! | Double clicks on a stream | one call | has none | answers that can be cloned | has none |
+//! | Works with any `Service`, not only HTTP | no | yes (tower) | yes | no |
+//! | Bulkheads, rate limits, hedging, caches | no | some | yes | no |
+//!
 //! # What holds for all of them
 //!
 //! - **A refusal is a response.** No layer changes the service's error type: what must be refused is answered with a
 //!   504, 503 or 502 that carries a [`Rejection`]. (A connector has no responses; there it is an error.)
 //! - **A ready result beats a timer.** A frame that is there is handed on, however slow its reader is.
 //! - **The good path is free.** A timer is made when something is pending, and moved only when it fires.
-//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. Only [`SseHeartbeatLayer`] adds bytes. After
-//!   an error or the end a body is fused, and the inner body is dropped at once: that is what closes the upstream's connection.
+//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. Only [`SseHeartbeatLayer`] adds bytes.
+//!   After an error or the end a body is fused, and the inner body is dropped at once: that is what closes the upstream's
+//!   connection.
 //! - **Step aside, never break.** What a layer cannot treat passes untouched, with an [`Event`].
 //! - **Every layer can be off**: `disabled()` keeps the types.
 //!
 //! # Where things are
 //!
-//! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, [`store`] remembers, and each folder of
-//! `layers` puts them together. A body that fails does so with one of the structs in [`error`].
+//! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, [`store`] remembers, and
+//! each folder of `layers` puts them together. A body that fails does so with one of the structs in [`error`].
 //!
 //! [tower]: https://docs.rs/tower
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::print_stdout)]
 
+mod builder;
 pub mod error;
 mod event;
 mod rejection;
@@ -45,12 +107,14 @@ mod rejection;
 mod body;
 mod layers;
 mod policy;
+pub mod presets;
 pub mod proto;
 mod rt;
 pub mod store;
 
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
+pub use self::builder::ServiceBuilderExt;
 pub use self::event::{Event, Observer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerHandle, CircuitBreakerLayer,
@@ -74,6 +138,7 @@ pub use self::layers::sse_heartbeat::{
     BegunEarly, CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
     ExpectsEventStream, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture, SseHeartbeatLayer,
 };
+pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitCause, CircuitChange, CircuitFigures, CircuitSnapshot, CircuitState};
 pub use self::policy::budget::RetryBudget;

@@ -10,3 +10,4 @@ pub(crate) mod idle_body_timeout;
 pub(crate) mod rejections_as_errors;
 pub(crate) mod retry_after_backoff;
 pub(crate) mod sse_heartbeat;
+pub(crate) mod timeout_profile;

@@ -141,6 +141,15 @@ impl<Bk> FallbackLayer<Bk> {
         Self::with(None)
     }
 
+    /// The same layer around another backup, made of a clone of this one's.
+    pub(crate) fn map_backup<B2>(&self, map: impl FnOnce(Bk) -> B2) -> FallbackLayer<B2>
+    where
+        Bk: Clone,
+    {
+        let backup = self.config.backup().map(|backup| Arc::new(Mutex::new(map(backup))));
+        FallbackLayer { config: self.config.with_backup(backup) }
+    }
+
     fn with(backup: Option<Bk>) -> Self {
         Self {
             config: Config {
@@ -233,12 +242,10 @@ impl<Bk> Config<Bk> {
     {
         self.backup.as_ref().map(|backup| backup.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
-}
 
-impl<Bk> Clone for Config<Bk> {
-    fn clone(&self) -> Self {
-        Self {
-            backup: self.backup.clone(),
+    fn with_backup<B2>(&self, backup: Option<Arc<Mutex<B2>>>) -> Config<B2> {
+        Config {
+            backup,
             name: self.name.clone(),
             rewrite: self.rewrite.clone(),
             forward_credentials: self.forward_credentials,
@@ -246,6 +253,12 @@ impl<Bk> Clone for Config<Bk> {
             classifier: self.classifier.clone(),
             emitter: self.emitter.clone(),
         }
+    }
+}
+
+impl<Bk> Clone for Config<Bk> {
+    fn clone(&self) -> Self {
+        self.with_backup(self.backup.clone())
     }
 }
 

@@ -1,0 +1,132 @@
+use std::time::Duration;
+
+use http::request::Parts;
+use tower::ServiceBuilder;
+use tower_layer::Stack;
+
+use crate::layers::circuit_breaker::CircuitBreakerLayer;
+use crate::layers::deadline::DeadlineLayer;
+use crate::layers::dedup::DedupLayer;
+use crate::layers::fallback::FallbackLayer;
+use crate::layers::first_byte_timeout::FirstByteTimeoutLayer;
+use crate::layers::idle_body_timeout::IdleBodyTimeoutLayer;
+use crate::layers::rejections_as_errors::RejectionsAsErrorsLayer;
+use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
+use crate::layers::sse_heartbeat::SseHeartbeatLayer;
+use crate::layers::timeout_profile::TimeoutProfileLayer;
+use crate::policy::timeout_profile::TimeoutProfile;
+
+/// Adds the layers of this crate to a [`ServiceBuilder`] by name, each with its defaults.
+///
+/// A layer that needs more than its defaults is put in with [`ServiceBuilder::layer`]. Whoever wants all of them, in
+/// their order, takes one of the [`presets`](crate::presets).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_buttress::{ReplayBody, ServiceBuilderExt};
+///
+/// let service = ServiceBuilder::new()
+///     .deadline(Duration::from_secs(90))
+///     .retry_after_backoff()
+///     .circuit_breaker()
+///     .idle_body_timeout(Duration::from_secs(15))
+///     .first_byte_timeout(Duration::from_secs(20))
+///     .service(service_fn(|_: Request<_>| async {
+///         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
+///     }));
+///
+/// let response = service.oneshot(Request::new(Full::<Bytes>::default())).await.unwrap();
+/// assert_eq!(response.status(), 200);
+/// # }
+/// ```
+pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
+    /// Turns refusals of the layers inside into errors. See [`RejectionsAsErrorsLayer`].
+    fn rejections_as_errors(self) -> ServiceBuilder<Stack<RejectionsAsErrorsLayer, L>>;
+
+    /// Chooses the limits of time of each request. See [`TimeoutProfileLayer`].
+    fn timeout_profile<F>(self, choose: F) -> ServiceBuilder<Stack<TimeoutProfileLayer, L>>
+    where
+        F: Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static;
+
+    /// Keeps silent event streams alive. See [`SseHeartbeatLayer`].
+    fn sse_heartbeat(self, interval: Duration) -> ServiceBuilder<Stack<SseHeartbeatLayer, L>>;
+
+    /// Bounds the whole call and its body. See [`DeadlineLayer`].
+    fn deadline(self, total: Duration) -> ServiceBuilder<Stack<DeadlineLayer, L>>;
+
+    /// Makes one upstream call of requests that come twice. See [`DedupLayer`].
+    fn dedup(self) -> ServiceBuilder<Stack<DedupLayer, L>>;
+
+    /// Asks `backup` what the service inside cannot answer. See [`FallbackLayer`].
+    fn fallback<B>(self, backup: B) -> ServiceBuilder<Stack<FallbackLayer<B>, L>>;
+
+    /// Makes another attempt when the upstream allows it. See [`RetryAfterBackoffLayer`].
+    fn retry_after_backoff(self) -> ServiceBuilder<Stack<RetryAfterBackoffLayer, L>>;
+
+    /// Answers at once for an upstream that has been failing. See [`CircuitBreakerLayer`].
+    fn circuit_breaker(self) -> ServiceBuilder<Stack<CircuitBreakerLayer, L>>;
+
+    /// Bounds the longest silence of the response body. See [`IdleBodyTimeoutLayer`].
+    fn idle_body_timeout(self, limit: Duration) -> ServiceBuilder<Stack<IdleBodyTimeoutLayer, L>>;
+
+    /// Bounds the wait for the first data of the response. See [`FirstByteTimeoutLayer`].
+    fn first_byte_timeout(self, limit: Duration) -> ServiceBuilder<Stack<FirstByteTimeoutLayer, L>>;
+}
+
+mod sealed {
+    pub trait Sealed<L> {}
+    impl<L> Sealed<L> for tower::ServiceBuilder<L> {}
+}
+
+// === impl ServiceBuilder ===
+
+impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
+    fn rejections_as_errors(self) -> ServiceBuilder<Stack<RejectionsAsErrorsLayer, L>> {
+        self.layer(RejectionsAsErrorsLayer::new())
+    }
+
+    fn timeout_profile<F>(self, choose: F) -> ServiceBuilder<Stack<TimeoutProfileLayer, L>>
+    where
+        F: Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static,
+    {
+        self.layer(TimeoutProfileLayer::new(choose))
+    }
+
+    fn sse_heartbeat(self, interval: Duration) -> ServiceBuilder<Stack<SseHeartbeatLayer, L>> {
+        self.layer(SseHeartbeatLayer::new(interval))
+    }
+
+    fn deadline(self, total: Duration) -> ServiceBuilder<Stack<DeadlineLayer, L>> {
+        self.layer(DeadlineLayer::new(total))
+    }
+
+    fn dedup(self) -> ServiceBuilder<Stack<DedupLayer, L>> {
+        self.layer(DedupLayer::new())
+    }
+
+    fn fallback<B>(self, backup: B) -> ServiceBuilder<Stack<FallbackLayer<B>, L>> {
+        self.layer(FallbackLayer::new(backup))
+    }
+
+    fn retry_after_backoff(self) -> ServiceBuilder<Stack<RetryAfterBackoffLayer, L>> {
+        self.layer(RetryAfterBackoffLayer::new())
+    }
+
+    fn circuit_breaker(self) -> ServiceBuilder<Stack<CircuitBreakerLayer, L>> {
+        self.layer(CircuitBreakerLayer::new())
+    }
+
+    fn idle_body_timeout(self, limit: Duration) -> ServiceBuilder<Stack<IdleBodyTimeoutLayer, L>> {
+        self.layer(IdleBodyTimeoutLayer::new(limit))
+    }
+
+    fn first_byte_timeout(self, limit: Duration) -> ServiceBuilder<Stack<FirstByteTimeoutLayer, L>> {
+        self.layer(FirstByteTimeoutLayer::new(limit))
+    }
+}

@@ -1,0 +1,78 @@
+//! The whole stack in one layer, in its order, for whoever does not want to remember it.
+//!
+//! A preset is a [`StackLayer`]: every layer of it can be adjusted, replaced, or switched off, and none can end up in
+//! the wrong place.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use std::convert::Infallible;
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_buttress::{DeadlineHeader, TimeoutProfile, presets};
+//!
+//! let stack = presets::llm_client(TimeoutProfile::STANDARD)
+//!     .deadline(|deadline| deadline.propagate(DeadlineHeader::grpc()))
+//!     .retry(|retry| retry.attempts(5.try_into().unwrap()));
+//!
+//! let service = stack.layer(service_fn(|request: Request<_>| async move {
+//!     assert!(request.headers().contains_key("grpc-timeout"));
+//!     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
+//! }));
+//! let response = service.oneshot(Request::new(Full::<Bytes>::default())).await.unwrap();
+//! assert_eq!(response.status(), 200);
+//! # }
+//! ```
+
+mod no_backup;
+mod stack;
+
+pub use self::no_backup::NoBackup;
+pub use self::stack::{StackLayer, Stacked};
+
+use std::time::Duration;
+
+use crate::layers::dedup::DedupLayer;
+use crate::layers::first_byte_timeout::FirstByte;
+use crate::layers::idle_body_timeout::Activity;
+use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
+use crate::layers::sse_heartbeat::SseHeartbeatLayer;
+use crate::policy::timeout_profile::TimeoutProfile;
+use crate::policy::verdict;
+use crate::proto::deadline::DeadlineHeader;
+
+/// Well below the 60 s after which nginx and AWS load balancers cut a silent connection.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
+/// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]).
+#[must_use]
+pub fn llm_client(limits: TimeoutProfile) -> StackLayer {
+    StackLayer::new(limits)
+        .retry(|_| RetryAfterBackoffLayer::llm())
+        .idle(|idle| idle.activity(Activity::SseEvents))
+        .first_byte(|first_byte| first_byte.until(FirstByte::SseEvent))
+}
+
+/// For a server that stands between callers and a model provider: [`llm_client`], and heartbeats on silent event streams,
+/// with an event that tells of an error, and one upstream call per double click.
+#[must_use]
+pub fn llm_gateway(limits: TimeoutProfile) -> StackLayer {
+    llm_client(limits).heartbeat(|_| SseHeartbeatLayer::new(HEARTBEAT).error_events(true)).dedup(|_| DedupLayer::new())
+}
+
+/// For calls to any other HTTP service: what may have been done is not done again.
+#[must_use]
+pub fn http_client(limits: TimeoutProfile) -> StackLayer {
+    StackLayer::new(limits)
+}
+
+/// For gRPC: answers are judged by `grpc-status`, and the deadline travels in `grpc-timeout`.
+#[must_use]
+pub fn grpc_client(limits: TimeoutProfile) -> StackLayer {
+    StackLayer::new(limits)
+        .deadline(|deadline| deadline.propagate(DeadlineHeader::grpc()))
+        .retry(|retry| retry.classifier(verdict::Grpc::new()))
+        .breaker(|breaker| breaker.classifier(verdict::Grpc::new()))
+}

@@ -1,0 +1,185 @@
+use std::sync::Arc;
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::no_backup::NoBackup;
+use crate::event::Observer;
+use crate::layers::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+use crate::layers::deadline::{DeadlineLayer, DeadlineService};
+use crate::layers::dedup::{Dedup, DedupLayer};
+use crate::layers::fallback::{Fallback, FallbackLayer};
+use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
+use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
+use crate::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffLayer};
+use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatLayer};
+use crate::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
+use crate::policy::timeout_profile::TimeoutProfile;
+
+/// Every layer around one upstream, outermost first: timeout profile, heartbeats, deadline, dedup, fallback, retries,
+/// breaker, idle timeout, first-byte timeout.
+///
+/// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
+/// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
+///
+/// State is shared as each layer shares it: clones of a stack, and all services that it makes, have one retry budget, one
+/// breaker and one store.
+///
+/// Since a dedup layer is among them, if only one that is off, the service inside must be `Clone` and its future `Send +
+/// 'static`.
+#[derive(Clone, Debug)]
+pub struct StackLayer<Bk = NoBackup> {
+    profile: TimeoutProfileLayer,
+    heartbeat: SseHeartbeatLayer,
+    deadline: DeadlineLayer,
+    dedup: DedupLayer,
+    fallback: FallbackLayer<Bk>,
+    retry: RetryAfterBackoffLayer,
+    breaker: CircuitBreakerLayer,
+    idle: IdleBodyTimeoutLayer,
+    first_byte: FirstByteTimeoutLayer,
+}
+
+/// The service that a [`StackLayer`] makes.
+pub type Stacked<S, Bk = NoBackup> =
+    TimeoutProfileService<SseHeartbeat<DeadlineService<Dedup<Fallback<Attempts<S>, Attempt<Bk>>>>>>;
+
+type Attempts<S> = RetryAfterBackoff<CircuitBreaker<Attempt<S>>>;
+
+/// What bounds each attempt, at the upstream and at the backup.
+type Attempt<S> = IdleBodyTimeout<FirstByteTimeout<S>>;
+
+// === impl StackLayer ===
+
+impl StackLayer {
+    pub(super) fn new(limits: TimeoutProfile) -> Self {
+        Self {
+            profile: TimeoutProfileLayer::disabled(),
+            heartbeat: SseHeartbeatLayer::disabled(),
+            deadline: DeadlineLayer::new(limits.total),
+            dedup: DedupLayer::disabled(),
+            fallback: FallbackLayer::disabled(),
+            retry: RetryAfterBackoffLayer::new(),
+            breaker: CircuitBreakerLayer::new(),
+            idle: IdleBodyTimeoutLayer::new(limits.idle),
+            first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
+        }
+    }
+}
+
+impl<Bk> StackLayer<Bk> {
+    /// Chooses the limits of time of each request; `None` is the preset's. See [`TimeoutProfileLayer`].
+    #[must_use]
+    pub fn profile(mut self, choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
+        self.profile = TimeoutProfileLayer::new(choose);
+        self
+    }
+
+    /// Adjusts the [`SseHeartbeatLayer`].
+    #[must_use]
+    pub fn heartbeat(mut self, adjust: impl FnOnce(SseHeartbeatLayer) -> SseHeartbeatLayer) -> Self {
+        self.heartbeat = adjust(self.heartbeat);
+        self
+    }
+
+    /// Adjusts the [`DeadlineLayer`].
+    #[must_use]
+    pub fn deadline(mut self, adjust: impl FnOnce(DeadlineLayer) -> DeadlineLayer) -> Self {
+        self.deadline = adjust(self.deadline);
+        self
+    }
+
+    /// Adjusts the [`DedupLayer`].
+    #[must_use]
+    pub fn dedup(mut self, adjust: impl FnOnce(DedupLayer) -> DedupLayer) -> Self {
+        self.dedup = adjust(self.dedup);
+        self
+    }
+
+    /// Asks a backup what the upstream cannot answer. The backup is given the same limits of time as an attempt, and no
+    /// retries.
+    #[must_use]
+    pub fn fallback<B>(self, fallback: FallbackLayer<B>) -> StackLayer<B> {
+        StackLayer {
+            profile: self.profile,
+            heartbeat: self.heartbeat,
+            deadline: self.deadline,
+            dedup: self.dedup,
+            fallback,
+            retry: self.retry,
+            breaker: self.breaker,
+            idle: self.idle,
+            first_byte: self.first_byte,
+        }
+    }
+
+    /// Adjusts the [`RetryAfterBackoffLayer`].
+    #[must_use]
+    pub fn retry(mut self, adjust: impl FnOnce(RetryAfterBackoffLayer) -> RetryAfterBackoffLayer) -> Self {
+        self.retry = adjust(self.retry);
+        self
+    }
+
+    /// Adjusts the [`CircuitBreakerLayer`]. Setters of that layer that can fail can be tried before:
+    ///
+    /// ```
+    /// use tower_buttress::{CircuitBreakerLayer, TimeoutProfile, presets};
+    ///
+    /// let breaker = CircuitBreakerLayer::new().failure_ratio(0.3)?;
+    /// let circuit = breaker.handle();
+    /// let stack = presets::llm_client(TimeoutProfile::DEEP).breaker(|_| breaker);
+    /// # let _ = (stack, circuit);
+    /// # Ok::<(), tower_buttress::error::InvalidConfig>(())
+    /// ```
+    #[must_use]
+    pub fn breaker(mut self, adjust: impl FnOnce(CircuitBreakerLayer) -> CircuitBreakerLayer) -> Self {
+        self.breaker = adjust(self.breaker);
+        self
+    }
+
+    /// Adjusts the [`IdleBodyTimeoutLayer`].
+    #[must_use]
+    pub fn idle(mut self, adjust: impl FnOnce(IdleBodyTimeoutLayer) -> IdleBodyTimeoutLayer) -> Self {
+        self.idle = adjust(self.idle);
+        self
+    }
+
+    /// Adjusts the [`FirstByteTimeoutLayer`].
+    #[must_use]
+    pub fn first_byte(mut self, adjust: impl FnOnce(FirstByteTimeoutLayer) -> FirstByteTimeoutLayer) -> Self {
+        self.first_byte = adjust(self.first_byte);
+        self
+    }
+
+    /// Tells `observer` what any of the layers did. (It makes a new breaker, as every setter of one does: take handles
+    /// afterwards.)
+    #[must_use]
+    pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            profile: self.profile,
+            heartbeat: self.heartbeat.observer(observer.clone()),
+            deadline: self.deadline.observer(observer.clone()),
+            dedup: self.dedup.observer(observer.clone()),
+            fallback: self.fallback.observer(observer.clone()),
+            retry: self.retry.observer(observer.clone()),
+            breaker: self.breaker.observer(observer.clone()),
+            idle: self.idle.observer(observer.clone()),
+            first_byte: self.first_byte.observer(observer),
+        }
+    }
+
+    fn attempt<S>(&self, inner: S) -> Attempt<S> {
+        self.idle.layer(self.first_byte.layer(inner))
+    }
+}
+
+impl<S, Bk: Clone> Layer<S> for StackLayer<Bk> {
+    type Service = Stacked<S, Bk>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let fallback = self.fallback.map_backup(|backup| self.attempt(backup));
+        let attempts = self.retry.layer(self.breaker.layer(self.attempt(inner)));
+        let served = self.dedup.layer(fallback.layer(attempts));
+        self.profile.layer(self.heartbeat.layer(self.deadline.layer(served)))
+    }
+}
