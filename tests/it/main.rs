@@ -13,6 +13,7 @@ mod fallback;
 mod first_byte_timeout;
 mod gateway;
 mod idle_body_timeout;
+mod presets;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;

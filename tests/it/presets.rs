@@ -1,0 +1,174 @@
+//! The presets, and the names on a `ServiceBuilder`: every layer, where it belongs.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::presets::{self, NoBackup, StackLayer};
+use tower_buttress::{
+    Attempts, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt, TimeoutProfile,
+};
+
+use crate::support::{Log, Script, Step, secs};
+
+type Asked = Request<Full<Bytes>>;
+
+fn asked() -> Asked {
+    Request::post("/v1/chat").header("authorization", "Bearer a").body(Full::from("hello")).unwrap()
+}
+
+/// Answers each call with the next status, and then with the last again; counts the calls.
+fn upstream<B>(
+    statuses: &'static [u16],
+) -> (
+    impl Service<Request<B>, Response = Response<Script>, Error = Infallible, Future: Send> + Clone + Send,
+    Arc<AtomicU32>,
+)
+where
+    B: Send + 'static,
+{
+    let calls = Arc::<AtomicU32>::default();
+    let counted = calls.clone();
+    let service = service_fn(move |_: Request<B>| {
+        let nth = counted.fetch_add(1, SeqCst) as usize;
+        let status = statuses[nth.min(statuses.len() - 1)];
+        async move {
+            let mut response = Response::new(Script::new([Step::Wait(secs(1)), Step::Data("data: a\n\n")]).unsized_());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    (service, calls)
+}
+
+fn is_shared<T: Clone + Send + Sync + std::fmt::Debug + 'static>(_: &T) {}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_for_models_asks_again_and_falls_back() {
+    let (primary, calls) = upstream(&[500]);
+    let (backup, backups) = upstream(&[200]);
+    let log = Arc::new(Log::default());
+    let stack = presets::llm_client(TimeoutProfile::STANDARD)
+        .fallback(FallbackLayer::new(backup).name("other"))
+        .observer(log.clone());
+    let response = stack.layer(primary).oneshot(asked()).await.unwrap();
+    assert_eq!((response.status().as_u16(), ServedBy::of(&response)), (200, Some("other")));
+    assert_eq!((calls.load(SeqCst), backups.load(SeqCst)), (3, 1), "a POST is retried after a 500");
+    assert_eq!(log.names().last().unwrap(), "fell_back: fallback");
+    assert_eq!(log.names().iter().filter(|name| name.starts_with("retry_scheduled")).count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_for_anything_else_repeats_nothing_that_may_have_been_done() {
+    let (service, calls) = upstream(&[500, 200]);
+    let response = presets::http_client(TimeoutProfile::FAST).layer(service).oneshot(asked()).await.unwrap();
+    assert_eq!((response.status().as_u16(), calls.load(SeqCst)), (500, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backup_has_the_limits_of_an_attempt() {
+    let silent = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
+    let (primary, _) = upstream(&[500]);
+    let stack = presets::http_client(TimeoutProfile::STANDARD).fallback(FallbackLayer::new(silent));
+    let start = Instant::now();
+    let response = stack.layer(primary).oneshot(asked()).await.unwrap();
+    // It said nothing for 20 s, and so the first answer is the one that counts; reading it takes a second.
+    assert_eq!((response.status().as_u16(), start.elapsed()), (500, secs(21)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_those_of_the_profile_or_of_the_request() {
+    let silent = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
+    let stack = presets::llm_client(TimeoutProfile::STANDARD)
+        .profile(|head| head.uri.path().ends_with("deep").then_some(TimeoutProfile::DEEP));
+    for (path, limit) in [("/chat", 20), ("/deep", 45)] {
+        let start = Instant::now();
+        let request = Request::post(path).body(Full::<Bytes>::default()).unwrap();
+        let response = stack.layer(silent).oneshot(request).await.unwrap();
+        assert_eq!(Rejection::of(&response).unwrap().kind(), RejectionKind::FirstByteTimeout);
+        assert_eq!(start.elapsed(), secs(limit));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_services_of_a_stack_share_one_breaker() {
+    let stack =
+        presets::http_client(TimeoutProfile::FAST).retry(|_| tower_buttress::RetryAfterBackoffLayer::disabled());
+    let (service, calls) = upstream(&[500]);
+    for _ in 0..5 {
+        stack.clone().layer(service.clone()).oneshot(asked()).await.unwrap();
+    }
+    let refused = stack.layer(service).oneshot(asked()).await.unwrap();
+    assert_eq!(Rejection::of(&refused).unwrap().kind(), RejectionKind::CircuitOpen);
+    assert_eq!(calls.load(SeqCst), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_shares_calls_and_keeps_streams_alive() {
+    let (service, calls) = {
+        let calls = Arc::<AtomicU32>::default();
+        let counted = calls.clone();
+        let service = service_fn(move |_| {
+            counted.fetch_add(1, SeqCst);
+            async {
+                let body = Script::new([
+                    Step::Data("data: a\n\n"),
+                    Step::Wait(secs(14)),
+                    Step::Wait(secs(10)),
+                    Step::Data("data: b\n\n"),
+                ]);
+                let mut response = Response::new(body.unsized_());
+                response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+                Ok::<_, Infallible>(response)
+            }
+        });
+        (service, calls)
+    };
+    let stack = presets::llm_gateway(TimeoutProfile { idle: Duration::MAX, ..TimeoutProfile::STANDARD });
+    let service = stack.layer(service);
+    let (first, second) = tokio::join!(service.clone().oneshot(asked()), service.oneshot(asked()));
+    let second = second.unwrap();
+    assert_eq!(second.extensions().get(), Some(&DedupRole::Joined));
+    let (first, second) = tokio::join!(first.unwrap().into_body().collect(), second.into_body().collect());
+    let first = first.unwrap().to_bytes();
+    assert_eq!(first, "data: a\n\n: keepalive\n\ndata: b\n\n");
+    assert_eq!(first, second.unwrap().to_bytes());
+    assert_eq!(calls.load(SeqCst), 1);
+}
+
+#[test]
+fn a_stack_can_be_shared_and_shown() {
+    let stack: StackLayer<NoBackup> = presets::grpc_client(TimeoutProfile::default());
+    is_shared(&stack);
+    assert!(format!("{stack:?}").contains("CircuitBreakerLayer"));
+    let (service, _) = upstream::<()>(&[200]);
+    let _ = presets::http_client(TimeoutProfile::FAST).fallback(FallbackLayer::new(service)).clone();
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_name_on_a_builder_they_are_the_same_layers() {
+    let (service, calls) = upstream(&[503, 200]);
+    let (backup, _) = upstream(&[200]);
+    let service = ServiceBuilder::new()
+        .rejections_as_errors()
+        .timeout_profile(|_| None)
+        .sse_heartbeat(secs(15))
+        .deadline(secs(90))
+        .dedup()
+        .fallback(backup)
+        .retry_after_backoff()
+        .circuit_breaker()
+        .idle_body_timeout(secs(15))
+        .first_byte_timeout(secs(20))
+        .service(service);
+    let response = service.clone().oneshot(asked()).await.unwrap();
+    assert_eq!((response.status().as_u16(), Attempts::of(&response)), (200, Attempts(2)));
+    assert_eq!(calls.load(SeqCst), 2);
+    assert!(response.into_body().collect().await.unwrap().to_bytes().starts_with(b"data: a"));
+}
