@@ -80,6 +80,11 @@ const FOLLOWED: usize = 1024;
 impl Provider {
     /// Starts one on a free loopback port.
     pub(crate) async fn start() -> io::Result<Self> {
+        Self::start_behind(|app| app).await
+    }
+
+    /// Starts one whose calls pass through what `before` puts in front of it.
+    pub(crate) async fn start_behind(before: impl FnOnce(Router) -> Router) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -92,7 +97,7 @@ impl Provider {
             .route("/v1/chat/completions", post(chat))
             .route("/v1/models", get(models))
             .with_state(shared.clone());
-        tokio::spawn(sockets::serve(listener, app, shared.counts.clone()));
+        tokio::spawn(sockets::serve(listener, before(app), shared.counts.clone()));
         Ok(Self { addr, shared })
     }
 

@@ -1,0 +1,130 @@
+//! Who asks, and how an answer is judged.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use indicatif::ProgressBar;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tower::ServiceExt;
+
+use super::clients::Client;
+use super::faults::CALL;
+use super::scale::{SECOND_CLICK, TOTAL};
+
+/// How much is asked, and how fast.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) calls: u32,
+    pub(crate) rate: u32,
+}
+
+/// What came of all requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) requests: u32,
+    /// No data at all.
+    pub(crate) failed: u32,
+    /// Data, and then an error that says so.
+    pub(crate) cut: u32,
+    /// Data, and then an end like any other, although the answer is not whole.
+    pub(crate) taken_for_whole: u32,
+    /// How long each whole answer took.
+    pub(crate) whole: Vec<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Whole(Duration),
+    Failed,
+    Cut,
+    TakenForWhole,
+}
+
+/// One in so many calls is clicked twice.
+const DOUBLE_CLICK: u32 = 20;
+/// How an answer of OpenAI's shape says that it is whole.
+const DONE: &[u8] = b"data: [DONE]";
+
+// === impl Load ===
+
+impl Load {
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(1) * self.calls / self.rate
+    }
+
+    /// Calls, and second clicks.
+    pub(crate) fn requests(&self) -> u32 {
+        self.calls + self.calls.div_ceil(DOUBLE_CLICK)
+    }
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn add(&mut self, outcome: Outcome) {
+        self.requests += 1;
+        match outcome {
+            Outcome::Whole(took) => self.whole.push(took),
+            Outcome::Failed => self.failed += 1,
+            Outcome::Cut => self.cut += 1,
+            Outcome::TakenForWhole => self.taken_for_whole += 1,
+        }
+    }
+}
+
+pub(crate) async fn run(client: Client, load: Load, progress: &ProgressBar) -> Tally {
+    let start = Instant::now();
+    let mut requests = JoinSet::new();
+    for nth in 0..load.calls {
+        let at = start + Duration::from_secs(1) * nth / load.rate;
+        requests.spawn(ask(client.clone(), nth, at));
+        if nth % DOUBLE_CLICK == 0 {
+            requests.spawn(ask(client.clone(), nth, at + SECOND_CLICK));
+        }
+    }
+    let mut tally = Tally::default();
+    while let Some(outcome) = requests.join_next().await {
+        // A task that panicked has got no answer.
+        tally.add(outcome.unwrap_or(Outcome::Failed));
+        progress.set_position(tally.requests.into());
+        let bad = tally.failed + tally.cut + tally.taken_for_whole;
+        progress.set_message(format!("{bad} failed"));
+    }
+    tally
+}
+
+async fn ask(client: Client, nth: u32, at: Instant) -> Outcome {
+    sleep_until(at).await;
+    let patience = at + TOTAL;
+    let Ok(Ok(response)) = timeout_at(patience, client.oneshot(request(nth))).await else { return Outcome::Failed };
+    if response.status() != StatusCode::OK {
+        return Outcome::Failed;
+    }
+    let mut body = response.into_body();
+    let mut text = Vec::new();
+    loop {
+        match timeout_at(patience, body.frame()).await {
+            Ok(Some(Ok(frame))) => text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Ok(Some(Err(_))) | Err(_) if text.is_empty() => return Outcome::Failed,
+            Ok(Some(Err(_))) | Err(_) => return Outcome::Cut,
+            Ok(None) if text.windows(DONE.len()).any(|window| window == DONE) => return Outcome::Whole(at.elapsed()),
+            Ok(None) => return Outcome::TakenForWhole,
+        }
+    }
+}
+
+fn request(nth: u32) -> Request<Full<Bytes>> {
+    let body = format!(r#"{{"model":"sim","stream":true,"messages":[{{"role":"user","content":"question {nth}"}}]}}"#);
+    let mut request = Request::new(Full::from(body));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_static("http://provider/v1/chat/completions");
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    headers.insert(AUTHORIZATION, http::HeaderValue::from_static("Bearer proof"));
+    headers.insert(CALL, nth.into());
+    request
+}

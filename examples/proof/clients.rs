@@ -1,0 +1,87 @@
+//! Who takes part. All are given the same limits; who has no use for one goes without.
+
+mod bare;
+mod buttress;
+mod resilience;
+mod tower_http;
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
+use http_body::Body;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as HyperClient, Error};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::Service;
+use tower::util::BoxCloneSyncService;
+use tower_buttress::error::BoxError;
+
+use super::faults::Upstreams;
+
+/// What a caller calls, whatever is in it.
+pub(crate) type Client = BoxCloneSyncService<Request<Full<Bytes>>, Response<BoxBody<Bytes, BoxError>>, BoxError>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contestant {
+    Bare,
+    TowerHttp,
+    Resilience,
+    Buttress,
+}
+
+// === impl Contestant ===
+
+impl Contestant {
+    pub(crate) const ALL: [Self; 4] = [Self::Bare, Self::TowerHttp, Self::Resilience, Self::Buttress];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare hyper",
+            Self::TowerHttp => "tower, tower-http",
+            Self::Resilience => "tower-resilience",
+            Self::Buttress => "tower-buttress",
+        }
+    }
+
+    pub(crate) fn client(self, upstreams: &Upstreams) -> Result<Client, BoxError> {
+        let (primary, backup) = (upstreams.primary, upstreams.backup);
+        match self {
+            Self::Bare => Ok(bare::client(primary)),
+            Self::TowerHttp => tower_http::client(primary),
+            Self::Resilience => resilience::client(primary, backup),
+            Self::Buttress => buttress::client(primary, backup),
+        }
+    }
+}
+
+/// A hyper client that sends whatever it is given to `addr`.
+fn upstream<B>(
+    addr: SocketAddr,
+) -> impl Service<Request<B>, Response = Response<Incoming>, Error = Error, Future: Send> + Clone + Send + Sync + 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let client = HyperClient::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+    let authority: Option<Authority> = addr.to_string().parse().ok();
+    tower::service_fn(move |mut request: Request<B>| {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority.clone_from(&authority);
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        client.request(request)
+    })
+}
+
+fn boxed<B>(response: Response<B>) -> Response<BoxBody<Bytes, BoxError>>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Sync + 'static,
+{
+    response.map(|body| body.map_err(Into::into).boxed())
+}

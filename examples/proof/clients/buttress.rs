@@ -1,0 +1,21 @@
+//! This crate's layers, as its preset has them, with the same limits as everybody and dedup for the double clicks.
+
+use std::net::SocketAddr;
+
+use tower::{Layer, ServiceExt};
+use tower_buttress::error::BoxError;
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, TimeoutProfile, presets};
+
+use super::super::scale::{BACKOFF, BACKOFF_MAX, FIRST_BYTE, IDLE, OPEN, OPEN_MAX, TOTAL};
+use super::{Client, boxed, upstream};
+
+pub(super) fn client(primary: SocketAddr, backup: SocketAddr) -> Result<Client, BoxError> {
+    let breaker = CircuitBreakerLayer::new().open_time(OPEN, OPEN_MAX)?;
+    let stack = presets::llm_client(TimeoutProfile { first_byte: FIRST_BYTE, idle: IDLE, total: TOTAL })
+        .dedup(|_| DedupLayer::new())
+        // Both are the same party here.
+        .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
+        .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
+        .breaker(|_| breaker);
+    Ok(Client::new(stack.layer(upstream(primary)).map_response(boxed).map_err(Into::into)))
+}

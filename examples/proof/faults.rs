@@ -1,0 +1,192 @@
+//! What goes wrong, and who was asked how often.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{self, Next};
+
+use super::callers::Load;
+use super::provider::Provider;
+use super::scale::OUTAGE;
+
+/// A provider that fails, and one that does not.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    pub(crate) primary: SocketAddr,
+    pub(crate) backup: SocketAddr,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+/// What the two were asked.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(Mutex<HashMap<u64, Visits>>);
+
+/// One call, as the providers know it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Visits {
+    arrivals: u32,
+    /// How often an answer was begun, which is what a provider charges for.
+    billed: u32,
+    /// When the rate limit of this caller ends.
+    limited_until: Option<Instant>,
+}
+
+/// What happens to one arrival at the faulty provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    RateLimited,
+    ServerError,
+    Reset,
+    Silent,
+    SlowFirstByte,
+    Stalled,
+    CutOff,
+}
+
+/// How many of a thousand arrivals meet which fault. Each arrival draws anew, so a retry can fail too; and for
+/// [`OUTAGE`], a third into the run, every connection is reset.
+const MIX: [(u32, Fault); 7] = [
+    // 429 with `Retry-After: 1`; whoever comes back earlier is refused again.
+    (30, Fault::RateLimited),
+    // 500, 502, 503 or 529.
+    (25, Fault::ServerError),
+    // The connection is reset before the head.
+    (20, Fault::Reset),
+    // The request is read, and nothing is ever answered.
+    (15, Fault::Silent),
+    // The head comes at once, the first data after a minute.
+    (10, Fault::SlowFirstByte),
+    // A third of the answer, then silence.
+    (10, Fault::Stalled),
+    // A third of the answer, then a reset.
+    (5, Fault::CutOff),
+];
+
+/// What every caller names its call with.
+pub(crate) const CALL: HeaderName = HeaderName::from_static("x-call");
+const FAULT: HeaderName = HeaderName::from_static("x-fault");
+
+// === impl Upstreams ===
+
+impl Upstreams {
+    pub(crate) async fn start(seed: u64, load: &Load) -> io::Result<Self> {
+        let ledger = Arc::new(Ledger::default());
+        let outage_begins = load.duration() / 3;
+        let first = Arc::new(OnceLock::new());
+        let faulty = {
+            let ledger = ledger.clone();
+            move |call| {
+                let now = Instant::now();
+                let since = now.duration_since(*first.get_or_init(|| now));
+                let down = since >= outage_begins && since < outage_begins + OUTAGE;
+                ledger.visit(call, |visits| visits.fault(seed, call, down, now))
+            }
+        };
+        let healthy = {
+            let ledger = ledger.clone();
+            move |call| ledger.visit(call, |_| Fault::None)
+        };
+        let primary = Provider::start_behind(|app| behind(app, seed, faulty)).await?.addr();
+        let backup = Provider::start_behind(|app| behind(app, seed, healthy)).await?.addr();
+        Ok(Self { primary, backup, ledger })
+    }
+}
+
+/// Puts the fault that is drawn for a call into the header that the simulated provider obeys.
+fn behind(app: Router, seed: u64, draw: impl Fn(u64) -> Fault + Clone + Send + Sync + 'static) -> Router {
+    app.layer(middleware::from_fn(move |mut request: Request, next: Next| {
+        let call = request.headers().get(CALL).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
+        let script = draw(call).script(seed ^ call);
+        request.headers_mut().insert(FAULT, HeaderValue::from_str(&script).unwrap_or(HeaderValue::from_static("")));
+        next.run(request)
+    }))
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    fn visit(&self, call: u64, draw: impl FnOnce(&mut Visits) -> Fault) -> Fault {
+        let mut visits = self.lock();
+        let visits = visits.entry(call).or_default();
+        let fault = draw(visits);
+        visits.arrivals += 1;
+        visits.billed += u32::from(fault.is_billed());
+        fault
+    }
+
+    /// Calls that reached an upstream.
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.lock().values().map(|visits| visits.arrivals).sum()
+    }
+
+    /// Calls that were charged for more than once.
+    pub(crate) fn billed_again(&self) -> usize {
+        self.lock().values().filter(|visits| visits.billed > 1).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Visits>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Visits ===
+
+impl Visits {
+    /// The same for everybody who comes for the same call as often.
+    fn fault(&mut self, seed: u64, call: u64, down: bool, now: Instant) -> Fault {
+        if down {
+            return Fault::Reset;
+        }
+        if self.limited_until.is_some_and(|until| now < until) {
+            return Fault::RateLimited;
+        }
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut rng = fastrand::Rng::with_seed(rng.u64(..) ^ call.rotate_left(32) ^ u64::from(self.arrivals));
+        let mut drawn = rng.u32(..1000);
+        let fault = MIX.iter().find_map(|&(share, fault)| match drawn.checked_sub(share) {
+            None => Some(fault),
+            Some(rest) => {
+                drawn = rest;
+                None
+            }
+        });
+        let fault = fault.unwrap_or(Fault::None);
+        if fault == Fault::RateLimited {
+            self.limited_until = Some(now + Duration::from_secs(1));
+        }
+        fault
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// In the words of the simulated provider. A healthy answer: the head after 40 ms, and 20 events in 200 ms.
+    fn script(self, draw: u64) -> String {
+        let healthy = "head=40ms;gap=10ms;chunks=18";
+        match self {
+            Self::None => healthy.to_owned(),
+            Self::RateLimited => "status=429;retry-after=1".to_owned(),
+            Self::ServerError => {
+                let status = [500, 502, 503, 529][(draw % 4) as usize];
+                format!("head=20ms;status={status}")
+            }
+            Self::Reset => "reset".to_owned(),
+            Self::Silent => "silent".to_owned(),
+            Self::SlowFirstByte => "first-byte=3s;gap=10ms;chunks=18".to_owned(),
+            Self::Stalled => format!("{healthy};stall-after=6"),
+            Self::CutOff => format!("{healthy};reset-after=6"),
+        }
+    }
+
+    fn is_billed(self) -> bool {
+        matches!(self, Self::None | Self::SlowFirstByte | Self::Stalled | Self::CutOff)
+    }
+}

@@ -1,0 +1,78 @@
+//! The figures, and how they are shown.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::callers::Tally;
+use super::clients::Contestant;
+use super::faults::Ledger;
+
+/// One contestant's result.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) contestant: Contestant,
+    pub(crate) requests: u32,
+    pub(crate) failed: u32,
+    pub(crate) cut: u32,
+    pub(crate) taken_for_whole: u32,
+    pub(crate) median: Duration,
+    pub(crate) p99: Duration,
+    pub(crate) per_answer: f64,
+    pub(crate) billed_again: usize,
+}
+
+// === impl Row ===
+
+impl Row {
+    pub(crate) fn new(contestant: Contestant, tally: &Tally, ledger: &Ledger) -> Self {
+        let mut whole = tally.whole.clone();
+        whole.sort_unstable();
+        let at = |percent: usize| whole.get(whole.len() * percent / 100).copied().unwrap_or_default();
+        Self {
+            contestant,
+            requests: tally.requests,
+            failed: tally.failed,
+            cut: tally.cut,
+            taken_for_whole: tally.taken_for_whole,
+            median: at(50),
+            p99: at(99),
+            per_answer: f64::from(ledger.arrivals()) / whole.len().max(1) as f64,
+            billed_again: ledger.billed_again(),
+        }
+    }
+
+    /// So many of all requests, in percent.
+    pub(crate) fn percent(&self, count: u32) -> f64 {
+        100.0 * f64::from(count) / f64::from(self.requests.max(1))
+    }
+}
+
+/// A row for each figure, a column for each contestant.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let percent = |row: &Row, count| format!("{:.2} % ({count})", row.percent(count));
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    type Figure<'a> = (&'static str, Box<dyn Fn(&Row) -> String + 'a>);
+    let figures: [Figure<'_>; 8] = [
+        ("", Box::new(|row| row.contestant.name().to_owned())),
+        ("failed before the first data", Box::new(move |row| percent(row, row.failed))),
+        ("cut later, with an error", Box::new(move |row| percent(row, row.cut))),
+        ("truncated, taken for whole", Box::new(move |row| percent(row, row.taken_for_whole))),
+        ("whole answer, p50", Box::new(move |row| seconds(row.median))),
+        ("whole answer, p99", Box::new(move |row| seconds(row.p99))),
+        ("upstream calls per answer", Box::new(|row| format!("{:.2}", row.per_answer))),
+        ("calls billed more than once", Box::new(|row| row.billed_again.to_string())),
+    ];
+    let mut table = String::new();
+    for (nth, (name, figure)) in figures.iter().enumerate() {
+        // Writing into a string cannot fail.
+        let _ = write!(table, "| {name:<28} |");
+        for row in rows {
+            let _ = write!(table, " {:>17} |", figure(row));
+        }
+        table.push('\n');
+        if nth == 0 {
+            let _ = writeln!(table, "|{:-<30}|{}", "", format!("{:->18}:|", "").repeat(rows.len()));
+        }
+    }
+    table
+}
