@@ -45,6 +45,7 @@
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
+//! - **reqwest**: the feature `reqwest` has a service that the layers go around, streaming in both directions.
 //! - **Other limits for some requests**: [`TimeoutProfileLayer`], or a [`TimeoutProfile`] in the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
 //!
@@ -109,6 +110,9 @@ mod layers;
 mod policy;
 pub mod presets;
 pub mod proto;
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub mod reqwest;
 mod rt;
 pub mod store;
 

@@ -14,6 +14,7 @@ mod first_byte_timeout;
 mod gateway;
 mod idle_body_timeout;
 mod presets;
+mod reqwest;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;

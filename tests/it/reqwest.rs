@@ -1,0 +1,152 @@
+//! reqwest's client under the layers, before real servers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{any, get, post};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, Empty, Full};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_buttress::error::{self, IdleBodyElapsed};
+use tower_buttress::reqwest::ReqwestService;
+use tower_buttress::{
+    Attempts, Event, FallbackLayer, IdleBodyTimeoutLayer, NotRetried, RetryAfterBackoffLayer, ServedBy, TimeoutProfile,
+    presets,
+};
+
+use crate::support::{Log, secs};
+
+async fn server(app: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    url
+}
+
+fn client() -> ReqwestService {
+    ReqwestService::new(reqwest::Client::new())
+}
+
+/// Says so when it is dropped.
+struct Gone(Option<oneshot::Sender<()>>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = self.0.take().unwrap().send(());
+    }
+}
+
+#[tokio::test]
+async fn it_streams_in_both_directions_at_once() {
+    // Each piece is answered before the next is sent.
+    let url = server(Router::new().route("/", post(|body: Body| async { body }))).await;
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let request = Request::post(url).body(body).unwrap();
+    sender.send_data("one".into()).await.unwrap();
+    let mut body = client().oneshot(request).await.unwrap().into_body();
+    for (heard, next) in [("one", Some("two")), ("two", Some("three")), ("three", None)] {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), heard);
+        if let Some(next) = next {
+            sender.send_data(next.into()).await.unwrap();
+        }
+    }
+    drop(sender);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn heads_pass_in_both_directions_and_empty_bodies_are_none() {
+    let answer = |headers: HeaderMap| async move {
+        assert!(!headers.contains_key("transfer-encoding") && headers["x-asked"] == "yes");
+        (StatusCode::IM_A_TEAPOT, [("x-answered", "yes")])
+    };
+    let url = server(Router::new().route("/", any(answer))).await;
+    let request = Request::get(url).header("x-asked", "yes").body(Empty::<Bytes>::new()).unwrap();
+    let response = client().oneshot(request).await.unwrap();
+    assert_eq!(
+        (response.status(), &response.headers()["x-answered"]),
+        (StatusCode::IM_A_TEAPOT, &"yes".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn a_download_that_is_dropped_closes_the_connection() {
+    let (gone, left) = oneshot::channel();
+    let gone = Arc::new(std::sync::Mutex::new(Some(Gone(Some(gone)))));
+    let endless = move || {
+        let gone = gone.lock().unwrap().take();
+        async {
+            let events = stream::unfold(gone, |gone| async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                Some((Ok::<_, Infallible>("data: a\n\n"), gone))
+            });
+            Body::from_stream(events)
+        }
+    };
+    let url = server(Router::new().route("/", get(endless))).await;
+    let mut body = client().oneshot(Request::get(url).body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    tokio::time::timeout(secs(10), left).await.expect("the server sees it").unwrap();
+}
+
+#[tokio::test]
+async fn its_errors_are_understood() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let log = Arc::new(Log::default());
+    let retry = RetryAfterBackoffLayer::new().backoff_base(Duration::from_millis(1)).observer(log.clone());
+    let request = Request::post(format!("http://{closed}/")).body(Full::<Bytes>::from("x")).unwrap();
+    let err = retry.layer(client()).oneshot(request).await.unwrap_err();
+    assert!(err.is_connect(), "{err:?}");
+    // Where no connection came about nothing was done: even a POST is repeated.
+    assert_eq!(log.events().last(), Some(&Event::NotRetried { reason: NotRetried::AttemptsSpent }));
+
+    let wrong = Request::get("/no/host").body(Empty::<Bytes>::new()).unwrap();
+    assert!(client().oneshot(wrong).await.unwrap_err().is_builder());
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_is_ended_by_the_layer() {
+    let stalls =
+        || async { Body::from_stream(stream::iter([Ok::<_, Infallible>("data: a\n\n")]).chain(stream::pending())) };
+    let url = server(Router::new().route("/", get(stalls))).await;
+    let service = ServiceBuilder::new().layer(IdleBodyTimeoutLayer::new(Duration::from_millis(50))).service(client());
+    let response = service.oneshot(Request::get(url).body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+    let err = response.into_body().collect().await.unwrap_err();
+    assert!(error::find::<IdleBodyElapsed>(&err).is_some(), "{err}");
+}
+
+#[tokio::test]
+async fn a_whole_stack_goes_around_it() {
+    let calls = Arc::<AtomicU32>::default();
+    let counted = calls.clone();
+    let flaky = move |body: String| {
+        let nth = counted.fetch_add(1, SeqCst);
+        async move { if nth == 0 { Err(StatusCode::BAD_GATEWAY) } else { Ok(body) } }
+    };
+    let down = server(Router::new().route("/", post(|| async { StatusCode::UNAUTHORIZED }))).await;
+    let url = server(Router::new().route("/", post(flaky))).await;
+    let stack = presets::llm_gateway(TimeoutProfile::STANDARD)
+        .retry(|retry| retry.backoff_base(Duration::from_millis(1)))
+        .fallback(FallbackLayer::new(client()));
+    let service = stack.layer(client());
+    let ask =
+        |url: &str| Request::post(url).header("authorization", "Bearer a").body(Full::<Bytes>::from("hello")).unwrap();
+    let response = service.clone().oneshot(ask(&url)).await.unwrap();
+    assert_eq!((response.status(), Attempts::of(&response)), (StatusCode::OK, Attempts(2)));
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+
+    // The backup is the same client, and is told the same.
+    let response = service.oneshot(ask(&down)).await.unwrap();
+    assert_eq!((response.status(), ServedBy::of(&response)), (StatusCode::UNAUTHORIZED, None));
+}
