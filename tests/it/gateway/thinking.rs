@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::BodyExt;
 
-use super::client::{ask, chat, content, full, read};
+use super::client::{ask, chat, content, full, http1, http2, read};
 use super::{gateway, soon};
 
 const BEAT: &str = ": keepalive\n\n";
@@ -45,9 +45,11 @@ async fn an_error_behind_a_stream_that_began_is_told_in_it() {
 async fn a_stream_that_breaks_off_says_so() {
     for (option, told) in [("true", true), ("false", false)] {
         let gateway = gateway(&["--error-events", option]).await;
-        let answer = ask(chat(gateway.addr, true, "gap=0s; close-after=3")).await;
-        let (text, whole) = read(answer.into_body()).await;
-        assert!(!whole && text.contains("event: error\n") == told, "{text}");
+        for client in [http1(), http2()] {
+            let answer = soon(client.request(chat(gateway.addr, true, "gap=0s; close-after=3"))).await.unwrap();
+            let (text, whole) = read(answer.into_body()).await;
+            assert!(!whole && text.contains("event: error\n") == told, "{text}");
+        }
     }
 }
 
