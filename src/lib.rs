@@ -45,7 +45,8 @@
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
-//! - **reqwest**: the feature `reqwest` has a service that the layers go around, streaming in both directions.
+//! - **reqwest**: the feature `reqwest` has a service that the layers go around, streaming in both directions; the feature
+//!   `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
 //! - **Other limits for some requests**: [`TimeoutProfileLayer`], or a [`TimeoutProfile`] in the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
 //!

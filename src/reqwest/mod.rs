@@ -38,6 +38,9 @@
 //!
 //! [reqwest]: https://docs.rs/reqwest
 
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -50,6 +53,9 @@ use pin_project_lite::pin_project;
 use reqwest::Client;
 use tower_service::Service;
 
+#[cfg(feature = "reqwest-middleware")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest-middleware")))]
+pub use self::middleware::{CallOnce, LayerMiddleware, NextService};
 use crate::error::BoxError;
 
 /// A [`reqwest::Client`] that is called with `http` requests, and answers with `http` responses.
@@ -111,16 +117,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ReqwestFuture {
-        // An empty body is none: of unknown length it would be sent in chunks.
-        let request = request.map(|body| match body.is_end_stream() {
-            true => reqwest::Body::default(),
-            false => reqwest::Body::wrap(body),
-        });
-        match reqwest::Request::try_from(request) {
+        match reqwest::Request::try_from(request.map(body)) {
             Ok(request) => ReqwestFuture { call: Some(self.client.call(request)), wrong: None },
             Err(wrong) => ReqwestFuture { call: None, wrong: Some(wrong) },
         }
     }
+}
+
+/// An empty body is none: of unknown length it would be sent in chunks.
+fn body<B>(body: B) -> reqwest::Body
+where
+    B: Body<Data = Bytes> + Send + Sync + 'static,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end_stream() { reqwest::Body::default() } else { reqwest::Body::wrap(body) }
 }
 
 // === impl ReqwestFuture ===

@@ -1,5 +1,7 @@
 //! reqwest's client under the layers, before real servers.
 
+mod middleware;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
