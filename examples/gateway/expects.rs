@@ -1,25 +1,54 @@
 //! Which requests are answered with an event stream, though their `Accept` does not say so.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
 use tower_buttress::ExpectsEventStream;
-use tower_buttress::error::BoxError;
 
 /// A request's body: read already, or not.
-pub(crate) type RequestBody = Either<Full<Bytes>, hyper::body::Incoming>;
+pub(crate) type RequestBody = Either<Full<Bytes>, Incoming>;
 
 /// As much as the layers keep for another attempt. What is longer is passed on as it comes.
 const LIMIT: u64 = 2 * 1024 * 1024;
 
-/// Marks a JSON request that says `"stream": true`, which takes reading it; no other is read.
-pub(crate) async fn mark(request: Request<hyper::body::Incoming>) -> Result<Request<RequestBody>, BoxError> {
-    if request.method() != Method::POST || !is_small_json(request.headers()) {
-        return Ok(request.map(Either::Right));
+/// Marks requests, where there is any use in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marker {
+    /// Whether streams begin early at all.
+    pub(crate) enabled: bool,
+    /// The longest a request may take to be read: no layer has seen it yet that could bound that.
+    pub(crate) limit: Option<Duration>,
+}
+
+/// Why a request was not read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    Broken(hyper::Error),
+    Late,
+}
+
+// === impl Marker ===
+
+impl Marker {
+    /// Marks a JSON request that says `"stream": true`, which takes reading it; no other is read.
+    pub(crate) async fn mark(self, request: Request<Incoming>) -> Result<Request<RequestBody>, Unread> {
+        if !self.enabled || request.method() != Method::POST || !is_small_json(request.headers()) {
+            return Ok(request.map(Either::Right));
+        }
+        match self.limit {
+            Some(limit) => tokio::time::timeout(limit, read(request)).await.unwrap_or(Err(Unread::Late)),
+            None => read(request).await,
+        }
     }
+}
+
+async fn read(request: Request<Incoming>) -> Result<Request<RequestBody>, Unread> {
     let (mut parts, body) = request.into_parts();
-    let collected = body.collect().await?;
+    let collected = body.collect().await.map_err(Unread::Broken)?;
     // A length was given, and so there were no trailers.
     let data = collected.to_bytes();
     if wants_stream(&data) {

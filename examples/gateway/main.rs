@@ -42,6 +42,7 @@ use self::args::Switch;
 pub(crate) use self::args::{Args, Stop};
 use self::drain::Drain;
 use self::events::Events;
+use self::expects::Marker;
 use self::local::Local;
 pub(crate) use self::provider::Provider;
 use self::proxy::Proxy;
@@ -136,10 +137,12 @@ impl Gateway {
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
         let stack = stack::stack(&self.args, self.upstream, self.breaker.clone(), &telemetry::observer(&self.events));
+        let early = self.args.heartbeat.0.and(self.args.heartbeat_before_headers.0);
+        let marker = Marker { enabled: early.is_some(), limit: self.args.deadline.0 };
         // A breaker that is off has no circuit to show.
         let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
         let server = Server {
-            proxy: Proxy::new(stack, drain.clone()),
+            proxy: Proxy::new(stack, marker, drain.clone()),
             local: Local { circuit, events: self.events, drain: drain.clone() },
             drain,
             write_timeout: self.args.write_timeout.0,

@@ -32,6 +32,11 @@ pub(crate) fn broken_request() -> Response<AnswerBody> {
     problem(StatusCode::BAD_REQUEST, "The body of this request broke off.")
 }
 
+/// A request whose body did not come in time.
+pub(crate) fn late_request() -> Response<AnswerBody> {
+    problem(StatusCode::REQUEST_TIMEOUT, "The body of this request did not come in time.")
+}
+
 /// A reverse proxy is no tunnel.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     problem(StatusCode::NOT_IMPLEMENTED, "This gateway opens no tunnels.")

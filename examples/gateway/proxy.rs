@@ -15,7 +15,7 @@ use tower_buttress::{Attempts, BegunEarly, DedupRole, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
-use super::expects::{self, RequestBody};
+use super::expects::{Marker, RequestBody, Unread};
 use super::{headers, problem, telemetry, tunnel};
 
 /// How often whoever served the call was asked.
@@ -30,14 +30,15 @@ const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy<S> {
     stack: S,
+    marker: Marker,
     drain: Drain,
 }
 
 // === impl Proxy ===
 
 impl<S> Proxy<S> {
-    pub(crate) fn new(stack: S, drain: Drain) -> Self {
-        Self { stack, drain }
+    pub(crate) fn new(stack: S, marker: Marker, drain: Drain) -> Self {
+        Self { stack, marker, drain }
     }
 
     pub(crate) async fn answer<B>(
@@ -61,10 +62,11 @@ impl<S> Proxy<S> {
         if upgrade.is_some() {
             tunnel::mark(&mut parts.headers);
         }
-        let request = match expects::mark(Request::from_parts(parts, body)).await {
+        let request = match self.marker.mark(Request::from_parts(parts, body)).await {
             Ok(request) => request,
-            Err(error) => {
-                tracing::debug!("a request broke off: {}", telemetry::chain(error.as_ref()));
+            Err(Unread::Late) => return problem::late_request(),
+            Err(Unread::Broken(error)) => {
+                tracing::debug!("a request broke off: {}", telemetry::chain(&error));
                 return problem::broken_request();
             }
         };

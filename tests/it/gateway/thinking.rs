@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::BodyExt;
 
-use super::client::{ask, chat, content, full, http1, http2, read};
+use super::client::{ask, chat, content, full, http1, http2, raw, read};
 use super::{gateway, soon};
 
 const BEAT: &str = ": keepalive\n\n";
@@ -77,6 +77,15 @@ async fn a_dead_upstream_is_given_up_though_heartbeats_go_out() {
     let answer = ask(chat(gateway.addr, true, "gap=0s; stall-after=1")).await;
     let (text, whole) = read(answer.into_body()).await;
     assert!(!whole && text.contains(BEAT) && text.contains("timeout_error"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_is_not_waited_for() {
+    let gateway = gateway(&["--deadline", "100ms"]).await;
+    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                connection: close\r\ncontent-length: 1000\r\n\r\n{\"model\":";
+    assert!(soon(raw(gateway.addr, half)).await.starts_with("HTTP/1.1 408 "));
+    assert_eq!(gateway.provider().counts().calls, 0);
 }
 
 #[tokio::test]
