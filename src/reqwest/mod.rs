@@ -47,7 +47,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use reqwest::Client;
@@ -116,7 +116,11 @@ where
         self.client.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> ReqwestFuture {
+    fn call(&mut self, mut request: Request<B>) -> ReqwestFuture {
+        // How it came in is not how it must go out: an HTTP/1.1 connection would refuse it.
+        if request.version() == Version::HTTP_2 {
+            *request.version_mut() = Version::HTTP_11;
+        }
         match reqwest::Request::try_from(request.map(body)) {
             Ok(request) => ReqwestFuture { call: Some(self.client.call(request)), wrong: None },
             Err(wrong) => ReqwestFuture { call: None, wrong: Some(wrong) },

@@ -31,6 +31,10 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     if error::find::<DeadlineExceeded>(err).is_some() {
         return OURS;
     }
+    #[cfg(feature = "reqwest")]
+    if error::chain(err).any(was_never_a_request) {
+        return OURS.nothing_done();
+    }
     #[cfg(feature = "hyper")]
     if let Some(verdict) = error::chain(err).find_map(of_hyper) {
         return verdict;
@@ -38,6 +42,17 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     // Only connect(2) says so.
     let refused = |err: &io::Error| err.kind() == io::ErrorKind::ConnectionRefused;
     if error::chain(err).filter_map(|err| err.downcast_ref()).any(refused) { UNSENT } else { BROKEN }
+}
+
+/// Whether reqwest could make no request of what the caller gave it: a URI without a host, for one.
+#[cfg(feature = "reqwest")]
+fn was_never_a_request(err: &(dyn Error + 'static)) -> bool {
+    // This one shows its sources in place of what it wraps.
+    #[cfg(feature = "reqwest-middleware")]
+    if let Some(reqwest_middleware::Error::Reqwest(err)) = err.downcast_ref() {
+        return err.is_builder();
+    }
+    err.downcast_ref().is_some_and(reqwest::Error::is_builder)
 }
 
 /// What one link of the chain says, where it is one of hyper's and says more than that something broke.

@@ -22,8 +22,8 @@ use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{self, IdleBodyElapsed};
 use tower_buttress::reqwest::ReqwestService;
 use tower_buttress::{
-    Attempts, Event, FallbackLayer, IdleBodyTimeoutLayer, NotRetried, RetryAfterBackoffLayer, ServedBy, TimeoutProfile,
-    presets,
+    Attempts, CircuitBreakerLayer, CircuitState, Event, FallbackLayer, IdleBodyTimeoutLayer, NotRetried,
+    RetryAfterBackoffLayer, ServedBy, TimeoutProfile, presets,
 };
 
 use crate::support::{Log, secs};
@@ -115,6 +115,28 @@ async fn its_errors_are_understood() {
 
     let wrong = Request::get("/no/host").body(Empty::<Bytes>::new()).unwrap();
     assert!(client().oneshot(wrong).await.unwrap_err().is_builder());
+}
+
+#[tokio::test]
+async fn what_was_never_a_request_is_no_fault_of_the_upstream() {
+    let log = Arc::new(Log::default());
+    let breaker = CircuitBreakerLayer::new();
+    let service = ServiceBuilder::new()
+        .layer(RetryAfterBackoffLayer::new().observer(log.clone()))
+        .layer(breaker.clone())
+        .service(client());
+    for _ in 0..6 {
+        let wrong = Request::get("/no/host").body(Empty::<Bytes>::new()).unwrap();
+        assert!(service.clone().oneshot(wrong).await.unwrap_err().is_builder());
+    }
+    assert_eq!((log.names().len(), breaker.handle().state()), (0, CircuitState::Closed));
+}
+
+#[tokio::test]
+async fn a_request_that_came_over_another_version_goes_out() {
+    let url = server(Router::new().route("/", get(|| async { "here" }))).await;
+    let request = Request::get(url).version(http::Version::HTTP_2).body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(client().oneshot(request).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]
