@@ -9,6 +9,7 @@ use crate::layers::deadline::DeadlineLayer;
 use crate::layers::dedup::DedupLayer;
 use crate::layers::fallback::FallbackLayer;
 use crate::layers::first_byte_timeout::FirstByteTimeoutLayer;
+use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::IdleBodyTimeoutLayer;
 use crate::layers::rejections_as_errors::RejectionsAsErrorsLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
@@ -48,6 +49,9 @@ use crate::policy::timeout_profile::TimeoutProfile;
 pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Turns refusals of the layers inside into errors. See [`RejectionsAsErrorsLayer`].
     fn rejections_as_errors(self) -> ServiceBuilder<Stack<RejectionsAsErrorsLayer, L>>;
+
+    /// Ends gRPC streams that reach a limit with a status. See [`GrpcStatusLayer`].
+    fn grpc_status(self) -> ServiceBuilder<Stack<GrpcStatusLayer, L>>;
 
     /// Chooses the limits of time of each request. See [`TimeoutProfileLayer`].
     fn timeout_profile<F>(self, choose: F) -> ServiceBuilder<Stack<TimeoutProfileLayer, L>>
@@ -89,6 +93,10 @@ mod sealed {
 impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     fn rejections_as_errors(self) -> ServiceBuilder<Stack<RejectionsAsErrorsLayer, L>> {
         self.layer(RejectionsAsErrorsLayer::new())
+    }
+
+    fn grpc_status(self) -> ServiceBuilder<Stack<GrpcStatusLayer, L>> {
+        self.layer(GrpcStatusLayer::new())
     }
 
     fn timeout_profile<F>(self, choose: F) -> ServiceBuilder<Stack<TimeoutProfileLayer, L>>

@@ -1,7 +1,7 @@
 //! Composable [tower] layers that keep HTTP calls to slow, flaky, *streaming* upstreams standing.
 //!
-//! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`, or
-//! around a hyper client in a `ServiceBuilder`. Whoever wants all of it takes a [preset](presets):
+//! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`,
+//! around a hyper client in a `ServiceBuilder`, or under reqwest. Whoever wants all of it takes a [preset](presets):
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,6 +25,7 @@
 //! | Layer | Bounds | Why there |
 //! |---|---|---|
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
+//! | [`GrpcStatusLayer`] | nothing: writes the status of gRPC streams | sees what no layer will act on |
 //! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
@@ -132,6 +133,7 @@ pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, Fallbac
 pub use self::layers::first_byte_timeout::{
     FirstByte, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,
 };
+pub use self::layers::grpc_status::{GrpcStatus, GrpcStatusBody, GrpcStatusFuture, GrpcStatusLayer};
 pub use self::layers::idle_body_timeout::{
     Activity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };

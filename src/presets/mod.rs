@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use crate::layers::dedup::DedupLayer;
 use crate::layers::first_byte_timeout::FirstByte;
+use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::Activity;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
@@ -68,11 +69,15 @@ pub fn http_client(limits: TimeoutProfile) -> StackLayer {
     StackLayer::new(limits)
 }
 
-/// For gRPC: answers are judged by `grpc-status`, and the deadline travels in `grpc-timeout`.
+/// For gRPC: answers are judged by `grpc-status`, the deadline travels in `grpc-timeout` (which may also shorten it), and a
+/// stream that reaches a limit ends with a status.
+///
+/// A fallback that is added needs [`verdict::Grpc`] as its classifier too.
 #[must_use]
 pub fn grpc_client(limits: TimeoutProfile) -> StackLayer {
     StackLayer::new(limits)
-        .deadline(|deadline| deadline.propagate(DeadlineHeader::grpc()))
+        .deadline(|deadline| deadline.accept(DeadlineHeader::grpc()).propagate(DeadlineHeader::grpc()))
+        .grpc_status(|_| GrpcStatusLayer::new())
         .retry(|retry| retry.classifier(verdict::Grpc::new()))
         .breaker(|breaker| breaker.classifier(verdict::Grpc::new()))
 }

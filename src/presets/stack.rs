@@ -10,13 +10,14 @@ use crate::layers::deadline::{DeadlineLayer, DeadlineService};
 use crate::layers::dedup::{Dedup, DedupLayer};
 use crate::layers::fallback::{Fallback, FallbackLayer};
 use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
+use crate::layers::grpc_status::{GrpcStatus, GrpcStatusLayer};
 use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
 use crate::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffLayer};
 use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatLayer};
 use crate::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 use crate::policy::timeout_profile::TimeoutProfile;
 
-/// Every layer around one upstream, outermost first: timeout profile, heartbeats, deadline, dedup, fallback, retries,
+/// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback, retries,
 /// breaker, idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
@@ -29,6 +30,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// 'static`.
 #[derive(Clone, Debug)]
 pub struct StackLayer<Bk = NoBackup> {
+    grpc_status: GrpcStatusLayer,
     profile: TimeoutProfileLayer,
     heartbeat: SseHeartbeatLayer,
     deadline: DeadlineLayer,
@@ -42,7 +44,7 @@ pub struct StackLayer<Bk = NoBackup> {
 
 /// The service that a [`StackLayer`] makes.
 pub type Stacked<S, Bk = NoBackup> =
-    TimeoutProfileService<SseHeartbeat<DeadlineService<Dedup<Fallback<Attempts<S>, Attempt<Bk>>>>>>;
+    GrpcStatus<TimeoutProfileService<SseHeartbeat<DeadlineService<Dedup<Fallback<Attempts<S>, Attempt<Bk>>>>>>>;
 
 type Attempts<S> = RetryAfterBackoff<CircuitBreaker<Attempt<S>>>;
 
@@ -54,6 +56,7 @@ type Attempt<S> = IdleBodyTimeout<FirstByteTimeout<S>>;
 impl StackLayer {
     pub(super) fn new(limits: TimeoutProfile) -> Self {
         Self {
+            grpc_status: GrpcStatusLayer::disabled(),
             profile: TimeoutProfileLayer::disabled(),
             heartbeat: SseHeartbeatLayer::disabled(),
             deadline: DeadlineLayer::new(limits.total),
@@ -68,6 +71,13 @@ impl StackLayer {
 }
 
 impl<Bk> StackLayer<Bk> {
+    /// Adjusts the [`GrpcStatusLayer`].
+    #[must_use]
+    pub fn grpc_status(mut self, adjust: impl FnOnce(GrpcStatusLayer) -> GrpcStatusLayer) -> Self {
+        self.grpc_status = adjust(self.grpc_status);
+        self
+    }
+
     /// Chooses the limits of time of each request; `None` is the preset's. See [`TimeoutProfileLayer`].
     #[must_use]
     pub fn profile(mut self, choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
@@ -101,6 +111,7 @@ impl<Bk> StackLayer<Bk> {
     #[must_use]
     pub fn fallback<B>(self, fallback: FallbackLayer<B>) -> StackLayer<B> {
         StackLayer {
+            grpc_status: self.grpc_status,
             profile: self.profile,
             heartbeat: self.heartbeat,
             deadline: self.deadline,
@@ -156,6 +167,7 @@ impl<Bk> StackLayer<Bk> {
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         Self {
+            grpc_status: self.grpc_status,
             profile: self.profile,
             heartbeat: self.heartbeat.observer(observer.clone()),
             deadline: self.deadline.observer(observer.clone()),
@@ -180,6 +192,6 @@ impl<S, Bk: Clone> Layer<S> for StackLayer<Bk> {
         let fallback = self.fallback.map_backup(|backup| self.attempt(backup));
         let attempts = self.retry.layer(self.breaker.layer(self.attempt(inner)));
         let served = self.dedup.layer(fallback.layer(attempts));
-        self.profile.layer(self.heartbeat.layer(self.deadline.layer(served)))
+        self.grpc_status.layer(self.profile.layer(self.heartbeat.layer(self.deadline.layer(served))))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Where the status of the call stands: in the trailers, or in the head of an answer that consists of nothing else.
@@ -60,6 +61,15 @@ pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
     })
 }
 
+/// Whether these are the headers of a gRPC message, whose status comes in trailers. (gRPC-Web, which has a content type
+/// that begins alike, sends them inside the body.)
+pub(crate) fn has_trailers(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"application/grpc";
+    let value = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let Some((kind, rest)) = value.split_at_checked(TYPE.len()) else { return false };
+    kind.eq_ignore_ascii_case(TYPE) && matches!(rest, [] | [b'+' | b';' | b' ', ..])
+}
+
 fn digits(value: &[u8], most: usize) -> Option<u64> {
     let value = value.trim_ascii();
     let valid = (1..=most).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
@@ -71,6 +81,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn grpc_web_has_no_trailers() {
+        let say = |value| has_trailers(&with(CONTENT_TYPE, value));
+        for grpc in ["application/grpc", "application/grpc+proto", "Application/gRPC; charset=utf-8"] {
+            assert!(say(grpc), "{grpc}");
+        }
+        for other in ["application/grpc-web", "application/grpc-web+proto", "application/grp", "text/html", ""] {
+            assert!(!say(other), "{other}");
+        }
+        assert!(!has_trailers(&HeaderMap::new()));
+    }
 
     fn with(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])

@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
     Activity, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByte,
-    FirstByteTimeoutLayer, IdleBodyTimeoutLayer, RejectionsAsErrorsLayer, SseHeartbeatLayer,
+    FirstByteTimeoutLayer, GrpcStatusLayer, IdleBodyTimeoutLayer, RejectionsAsErrorsLayer, SseHeartbeatLayer,
 };
 
 use crate::support::{Script, Step, secs, trace};
@@ -100,6 +100,8 @@ contract! {
     heartbeat_elsewhere => SseHeartbeatLayer::new(secs(15));
     heartbeat_off => SseHeartbeatLayer::disabled();
     early_heartbeat_elsewhere => SseHeartbeatLayer::new(secs(15)).before_headers(secs(10));
+    grpc_status => GrpcStatusLayer::new();
+    grpc_status_off => GrpcStatusLayer::disabled();
     fallback => FallbackLayer::new(Down);
     fallback_to_the_backup => ToTheBackup;
     fallback_off => FallbackLayer::<Down>::disabled();
@@ -199,6 +201,7 @@ fn layers_and_services_are_cloned_debugged_and_sent() {
     check(&DeadlineLayer::new(secs(1)));
     check(&tower_buttress::ConnectTimeoutLayer::new(secs(1)));
     check(&RejectionsAsErrorsLayer::new());
+    check(&GrpcStatusLayer::new());
 }
 
 #[test]
@@ -212,5 +215,6 @@ fn futures_are_unpin_and_sent_where_the_inner_one_is() {
     check(FirstByteTimeoutLayer::new(secs(1)).layer(service_fn(answer)));
     check(DeadlineLayer::new(secs(1)).layer(service_fn(answer)));
     check(RejectionsAsErrorsLayer::new().layer(service_fn(answer)));
+    check(GrpcStatusLayer::new().layer(service_fn(answer)));
     check(tower_buttress::ConnectTimeoutLayer::new(secs(1)).layer(service_fn(answer)));
 }

@@ -12,6 +12,7 @@ mod dedup;
 mod fallback;
 mod first_byte_timeout;
 mod gateway;
+mod grpc_status;
 mod idle_body_timeout;
 mod presets;
 mod reqwest;
