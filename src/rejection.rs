@@ -17,6 +17,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::error::BoxError;
+#[cfg(feature = "tonic")]
+use crate::proto::grpc;
 use crate::proto::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
 
 /// Why a layer of this crate answered in the upstream's place.
@@ -210,7 +212,8 @@ impl Rejection {
         Self { kind, retry_after: None, source: None }
     }
 
-    /// Tells the caller when to come back, as `Retry-After` (or `grpc-retry-pushback-ms`).
+    /// Tells the caller when to come back, as `Retry-After`, or `grpc-retry-pushback-ms` (and with the feature `tonic` as the
+    /// `google.rpc.RetryInfo` in `grpc-status-details-bin`, which applications read).
     #[must_use]
     pub const fn with_retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = Some(retry_after);
@@ -267,6 +270,11 @@ impl Rejection {
                 headers.insert(GRPC_MESSAGE, HeaderValue::from_static(wording.message));
                 if let Some(wait) = self.retry_after {
                     headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(whole_millis_up(wait)));
+                    #[cfg(feature = "tonic")]
+                    headers.insert(
+                        grpc::GRPC_STATUS_DETAILS_BIN,
+                        grpc::status_details(wording.grpc_status, wording.message, wait),
+                    );
                 }
             }
         }

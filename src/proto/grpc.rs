@@ -5,12 +5,23 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+pub use self::details::{retry_info, status_details};
+
+#[cfg(feature = "tonic")]
+mod details;
+
 /// Where the status of the call stands: in the trailers, or in the head of an answer that consists of nothing else.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// For people.
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// gRFC A6: how a server tells a client when to try again, or not to.
 pub const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// gRFC A6: how a client tells a server that it has been here before.
+pub const GRPC_PREVIOUS_RPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+/// A `google.rpc.Status` in base64: the code, the message, and what else there is to say.
+pub const GRPC_STATUS_DETAILS_BIN: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// A server's word on retries (gRFC A6, "Pushback").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

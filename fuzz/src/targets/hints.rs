@@ -28,12 +28,14 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"Fri, 31 Dec 9999 23:59:59 GMT",
     b"Thu, 01 Jan 1970 00:00:00 GMT",
     b"GMT",
+    b"CAgaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIECgIIAg",
+    b"EhAKDgj///////////8BEP////8P",
     b"-94 ",
     b"\xFF",
 ];
 
 /// Which header each line of the input is.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "retry-after",
     "retry-after",
     "date",
@@ -42,6 +44,7 @@ const NAMES: [&str; 8] = [
     "x-should-retry",
     "grpc-retry-pushback-ms",
     "grpc-status",
+    "grpc-status-details-bin",
 ];
 
 /// Whatever is said, it is a wait, and one in plain seconds is never cut short.
@@ -53,6 +56,7 @@ pub(crate) fn run(input: &[u8]) {
         }
     }
     let _ = (retry_after::should_retry(&headers), grpc::status(&headers), grpc::pushback(&headers));
+    let _ = grpc::retry_info(&headers);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let wait = retry_after::retry_after(&headers).map(|after| after.wait(now));
     if headers.contains_key("retry-after-ms") || headers.contains_key("x-ms-retry-after-ms") {

@@ -1,8 +1,13 @@
 //! The classifier for gRPC.
 
+#[cfg(not(feature = "tonic"))]
+use std::time::Duration;
+
 use http::{HeaderMap, StatusCode};
 
 use super::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+#[cfg(feature = "tonic")]
+use crate::proto::grpc::retry_info;
 use crate::proto::grpc::{self, Pushback};
 
 /// Reads `grpc-status`, in the head of an answer that has no body and in the trailers of one that has, and obeys
@@ -22,7 +27,8 @@ use crate::proto::grpc::{self, Pushback};
 /// | the others | Nobody | Good |
 ///
 /// A pushback turns everything but Done into Retry, and proves that nothing was done; one that forbids the retry turns
-/// Retry into Elsewhere. No status proves it by itself: the specification says that `UNAVAILABLE` does not.
+/// Retry into Elsewhere. Without one, the delay of a `google.rpc.RetryInfo` in the details of the status is obeyed (feature
+/// `tonic`). No status proves it by itself: the specification says that `UNAVAILABLE` does not.
 ///
 /// ```
 /// use std::time::Duration;
@@ -101,6 +107,9 @@ impl Classify for Grpc {
 fn of_status(code: u8, headers: &HeaderMap) -> Verdict {
     let verdict = CODES.get(usize::from(code)).copied().unwrap_or(CODES[2]);
     match (verdict.remedy, grpc::pushback(headers)) {
+        (Remedy::Retry { .. }, None) => {
+            verdict.with_remedy(Remedy::Retry { after: retry_info(headers).map(Into::into) })
+        }
         (Remedy::Done, _) | (_, None) => verdict,
         (_, Some(Pushback::After(after))) => {
             verdict.with_remedy(Remedy::Retry { after: Some(after.into()) }).nothing_done()
@@ -108,6 +117,12 @@ fn of_status(code: u8, headers: &HeaderMap) -> Verdict {
         (Remedy::Retry { .. }, Some(Pushback::Never)) => verdict.with_remedy(Remedy::Elsewhere),
         (_, Some(Pushback::Never)) => verdict,
     }
+}
+
+/// The details of a status are protobuf, which a feature can read.
+#[cfg(not(feature = "tonic"))]
+const fn retry_info(_: &HeaderMap) -> Option<Duration> {
+    None
 }
 
 #[cfg(test)]
