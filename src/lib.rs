@@ -1,7 +1,7 @@
 //! Composable [tower] layers that keep HTTP calls to slow, flaky, *streaming* upstreams standing.
 //!
 //! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`,
-//! around a hyper client in a `ServiceBuilder`, or under reqwest. Whoever wants all of it takes a [preset](presets):
+//! around a hyper client in a `ServiceBuilder`, under tonic or reqwest. Whoever wants all of it takes a [preset](presets):
 //!
 //! ```
 //! use std::time::Duration;
@@ -48,6 +48,8 @@
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
 //! - **reqwest**: the feature `reqwest` has a service that the layers go around, streaming in both directions; the feature
 //!   `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
+//! - **tonic**: the feature `tonic` has the adapter that goes next to a `Channel`; deadlines travel in `grpc-timeout`, and
+//!   every limit that is reached is a status. On a server, [`GrpcStatusLayer`] and [`DeadlineLayer`].
 //! - **Other limits for some requests**: [`TimeoutProfileLayer`], or a [`TimeoutProfile`] in the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
 //!
@@ -117,6 +119,9 @@ pub mod proto;
 pub mod reqwest;
 mod rt;
 pub mod store;
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+pub mod tonic;
 
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;

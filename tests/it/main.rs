@@ -22,4 +22,5 @@ mod sse;
 mod sse_heartbeat;
 mod support;
 mod telemetry;
+mod tonic;
 mod verdicts;

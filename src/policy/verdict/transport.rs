@@ -35,6 +35,10 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     if error::chain(err).any(was_never_a_request) {
         return OURS.nothing_done();
     }
+    #[cfg(feature = "tonic")]
+    if let Some(verdict) = of_tonic(err) {
+        return verdict;
+    }
     #[cfg(feature = "hyper")]
     if let Some(verdict) = error::chain(err).find_map(of_hyper) {
         return verdict;
@@ -53,6 +57,13 @@ fn was_never_a_request(err: &(dyn Error + 'static)) -> bool {
         return err.is_builder();
     }
     err.downcast_ref().is_some_and(reqwest::Error::is_builder)
+}
+
+/// What tonic made of a connector's error, whatever that is, and of a timer of its own.
+#[cfg(feature = "tonic")]
+fn of_tonic(err: &(dyn Error + 'static)) -> Option<Verdict> {
+    let unsent = error::find::<tonic::ConnectError>(err).map(|_| UNSENT);
+    unsent.or_else(|| error::find::<tonic::TimeoutExpired>(err).map(|_| OURS))
 }
 
 /// What one link of the chain says, where it is one of hyper's and says more than that something broke.

@@ -1,0 +1,35 @@
+//! The layers under generated clients and on tonic's own server, over real sockets.
+
+mod deadlines;
+mod endings;
+mod retries;
+mod upstream;
+
+use ::tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tower::Layer;
+use tower_buttress::TimeoutProfile;
+use tower_buttress::presets::{self, StackLayer, Stacked};
+use tower_buttress::tonic::TonicService;
+
+use self::upstream::Address;
+use crate::support::secs;
+
+fn channel(server: Address) -> Channel {
+    Endpoint::from_shared(format!("http://{server}")).unwrap().connect_lazy()
+}
+
+/// The whole stack under a generated client.
+fn client(stack: &StackLayer, server: Address) -> HealthClient<Stacked<TonicService<Channel>>> {
+    HealthClient::new(stack.layer(TonicService::new(channel(server))))
+}
+
+fn stack() -> StackLayer {
+    presets::grpc_client(TimeoutProfile { first_byte: secs(60), idle: secs(60), total: secs(60) })
+        .retry(|retry| retry.backoff_base(std::time::Duration::from_millis(1)))
+}
+
+fn check() -> HealthCheckRequest {
+    HealthCheckRequest { service: "all".to_owned() }
+}
