@@ -2,8 +2,6 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocketUpgrade};
@@ -21,7 +19,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{self, BoxError};
 use tower_buttress::{
@@ -32,7 +29,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::decompression::DecompressionLayer;
 use tower_http::trace::TraceLayer;
 
-use crate::support::{secs, trailers};
+use crate::support::{Alive, secs, trailers};
 
 const MS: DeadlineHeader = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
 
@@ -41,40 +38,6 @@ async fn serve(router: Router) -> SocketAddr {
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     addr
-}
-
-/// Counts the response streams that are alive on a server.
-#[derive(Clone, Default)]
-struct Alive(Arc<(AtomicUsize, Notify)>);
-
-struct Living(Alive);
-
-impl Alive {
-    fn enter(&self) -> Living {
-        self.0.0.fetch_add(1, SeqCst);
-        self.0.1.notify_waiters();
-        Living(self.clone())
-    }
-
-    async fn is(&self, count: usize) {
-        let reached = async {
-            loop {
-                let changed = self.0.1.notified();
-                if self.0.0.load(SeqCst) == count {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        tokio::time::timeout(secs(1), reached).await.expect("within a second");
-    }
-}
-
-impl Drop for Living {
-    fn drop(&mut self) {
-        self.0.0.0.fetch_sub(1, SeqCst);
-        self.0.0.1.notify_waiters();
-    }
 }
 
 /// Ticks every 10 ms for ever; alive as long as somebody listens.

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tower_buttress::error::BoxError;
 use tower_buttress::{Event, Observer};
@@ -110,6 +111,39 @@ impl Body for Script {
         }
         let exact = self.steps.iter().map(|step| if let Step::Data(data) = step { data.len() as u64 } else { 0 }).sum();
         SizeHint::with_exact(exact)
+    }
+}
+
+/// Counts what is alive on a server: its calls, or the streams of its answers.
+#[derive(Clone)]
+pub(crate) struct Alive(Arc<watch::Sender<usize>>);
+
+/// One of them.
+pub(crate) struct Living(Alive);
+
+impl Alive {
+    pub(crate) fn enter(&self) -> Living {
+        self.0.send_modify(|alive| *alive += 1);
+        Living(self.clone())
+    }
+
+    /// Comes back when so many are.
+    pub(crate) async fn is(&self, count: usize) {
+        let mut alive = self.0.subscribe();
+        let reached = alive.wait_for(|alive| *alive == count);
+        tokio::time::timeout(secs(10), reached).await.expect("in time").unwrap();
+    }
+}
+
+impl Default for Alive {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|alive| *alive -= 1);
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
@@ -16,6 +15,8 @@ use tonic::{Request, Response, Status, async_trait};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use crate::support::{Alive, Living};
 
 pub(super) type Address = SocketAddr;
 type Answer = Result<Response<HealthCheckResponse>, Status>;
@@ -29,11 +30,8 @@ pub(super) struct Upstream {
     watch: Arc<dyn Fn(usize) -> Answers + Send + Sync>,
     calls: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<MetadataMap>>>,
-    alive: Arc<watch::Sender<usize>>,
+    alive: Alive,
 }
-
-/// A call that has not been dropped.
-struct Living(Arc<watch::Sender<usize>>);
 
 pub(super) fn fine() -> Answer {
     Ok(Response::new(message()))
@@ -59,8 +57,7 @@ impl Upstream {
     }
 
     fn new(check: Handler<Answer>, watch: Arc<dyn Fn(usize) -> Answers + Send + Sync>) -> Self {
-        let (alive, _) = watch::channel(0);
-        Self { check, watch, calls: Arc::default(), heads: Arc::default(), alive: Arc::new(alive) }
+        Self { check, watch, calls: Arc::default(), heads: Arc::default(), alive: Alive::default() }
     }
 
     pub(super) fn calls(&self) -> usize {
@@ -75,9 +72,7 @@ impl Upstream {
 
     /// Comes back when so many calls are in the works.
     pub(super) async fn works_on(&self, count: usize) {
-        let mut alive = self.alive.subscribe();
-        let reached = alive.wait_for(|alive| *alive == count);
-        tokio::time::timeout(crate::support::secs(10), reached).await.expect("in time").unwrap();
+        self.alive.is(count).await;
     }
 
     pub(super) fn service(&self) -> HealthServer<Self> {
@@ -92,8 +87,7 @@ impl Upstream {
 
     fn begin(&self, head: &MetadataMap) -> (usize, Living) {
         self.heads.lock().unwrap().push(head.clone());
-        self.alive.send_modify(|alive| *alive += 1);
-        (self.calls.fetch_add(1, SeqCst), Living(self.alive.clone()))
+        (self.calls.fetch_add(1, SeqCst), self.alive.enter())
     }
 }
 
@@ -101,12 +95,6 @@ pub(super) async fn listen() -> (TcpListenerStream, Address) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     (TcpListenerStream::new(listener), address)
-}
-
-impl Drop for Living {
-    fn drop(&mut self) {
-        self.0.send_modify(|alive| *alive -= 1);
-    }
 }
 
 #[async_trait]
