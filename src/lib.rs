@@ -8,16 +8,23 @@
 //!
 //! use bytes::Bytes;
 //! use http_body_util::Full;
+//! use hyper_rustls::HttpsConnectorBuilder;
 //! use hyper_util::client::legacy::{Client, connect::HttpConnector};
 //! use hyper_util::rt::TokioExecutor;
 //! use tower::Layer;
 //! use tower_buttress::{ConnectTimeoutLayer, TimeoutProfile, presets};
 //!
 //! # fn client() -> impl tower::Service<http::Request<Full<Bytes>>> {
-//! let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(HttpConnector::new());
+//! let mut http = HttpConnector::new();
+//! http.enforce_http(false);
+//! let https =
+//!     HttpsConnectorBuilder::new().with_webpki_roots().https_only().enable_all_versions().wrap_connector(http);
+//! // Outermost, so that the time of the handshake counts.
+//! let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(https);
 //! let client = Client::builder(TokioExecutor::new()).build(connector);
 //! presets::llm_client(TimeoutProfile::STANDARD).layer(client)
 //! # }
+//! # let _ = client();
 //! ```
 //!
 //! # The layers, outermost first

@@ -22,5 +22,6 @@ mod sse;
 mod sse_heartbeat;
 mod support;
 mod telemetry;
+mod tls;
 mod tonic;
 mod verdicts;
