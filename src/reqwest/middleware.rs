@@ -24,7 +24,9 @@ use crate::error::BoxError;
 /// instead; the compiler says so.
 ///
 /// What a middleware before this one puts into its `Extensions` (a [`TimeoutProfile`](crate::TimeoutProfile), a
-/// [`Deadline`](crate::Deadline)), the layer finds in the request's.
+/// [`Deadline`](crate::Deadline)), the layer finds in the request's. The other way there is the response, whose extensions
+/// say what the layers did; what a middleware behind this one puts into its `Extensions` stays there, since a layer may ask
+/// it more than once.
 ///
 /// [`ReqwestService`]: super::ReqwestService
 ///
@@ -169,3 +171,39 @@ impl fmt::Debug for NextService<'_> {
         f.debug_struct("NextService").finish_non_exhaustive()
     }
 }
+
+/// What else cannot be made through what was borrowed, each beside what can: a health probe,
+///
+/// ```
+/// use tower_buttress::{CircuitBreakerLayer, reqwest::LayerMiddleware};
+///
+/// reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+///     .with(LayerMiddleware::new(CircuitBreakerLayer::new()));
+/// ```
+///
+/// ```compile_fail
+/// use tower_buttress::{CircuitBreakerLayer, reqwest::LayerMiddleware};
+///
+/// let probe = |_: Option<&str>| http::Request::new(reqwest::Body::default());
+/// reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+///     .with(LayerMiddleware::new(CircuitBreakerLayer::new().health_probe(std::time::Duration::from_secs(5), probe)));
+/// ```
+///
+/// and heartbeats before there is an answer.
+///
+/// ```
+/// use tower_buttress::{SseHeartbeatLayer, reqwest::LayerMiddleware};
+///
+/// reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+///     .with(LayerMiddleware::new(SseHeartbeatLayer::new(std::time::Duration::from_secs(15))));
+/// ```
+///
+/// ```compile_fail
+/// use tower_buttress::{SseHeartbeatLayer, reqwest::LayerMiddleware};
+///
+/// let early = SseHeartbeatLayer::new(std::time::Duration::from_secs(15));
+/// reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+///     .with(LayerMiddleware::new(early.before_headers(std::time::Duration::from_secs(5))));
+/// ```
+#[cfg(doctest)]
+struct Outliving;

@@ -31,7 +31,9 @@
 //!
 //! Leave reqwest's own `timeout`, `read_timeout` and retries off where the layers do that work: the smaller limit wins,
 //! and a body that reqwest ends fails with an error that says less. `connect_timeout` belongs to the connector, and so to
-//! reqwest; [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer) fits its `connector_layer`.
+//! reqwest: the classifier takes it for a connection that did not come about, to be tried again.
+//! [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer), which fits its `connector_layer`, is told apart, since an address
+//! that does not answer will not answer the next attempt either: then it is the fallback's turn.
 //!
 //! Redirects are followed by reqwest, below the layers. A body that streams cannot be sent again for a 307 or 308: then
 //! the redirect is the answer.

@@ -78,6 +78,22 @@ async fn several_layers_are_one_middleware() {
     assert!(error::find::<IdleBodyElapsed>(&error::BoxError::from(err)).is_some());
 }
 
+#[tokio::test]
+async fn a_download_that_is_dropped_closes_the_connection() {
+    let (url, alive) = super::endless().await;
+    let layers = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(60_000 * MS))
+        .layer(RetryAfterBackoffLayer::new())
+        .layer(CircuitBreakerLayer::new())
+        .layer(IdleBodyTimeoutLayer::new(60_000 * MS))
+        .into_inner();
+    let mut response = client(LayerMiddleware::new(layers)).get(url).send().await.unwrap();
+    response.chunk().await.unwrap().unwrap();
+    alive.is(1).await;
+    drop(response);
+    alive.is(0).await;
+}
+
 /// Gives each request limits of its own.
 struct Quick;
 

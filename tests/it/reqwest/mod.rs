@@ -14,10 +14,10 @@ use axum::routing::{any, get, post};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::Request;
+use http_body::Frame;
 use http_body_util::channel::Channel;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{self, IdleBodyElapsed};
 use tower_buttress::reqwest::ReqwestService;
@@ -26,7 +26,7 @@ use tower_buttress::{
     RetryAfterBackoffLayer, ServedBy, TimeoutProfile, presets,
 };
 
-use crate::support::{Log, secs};
+use crate::support::{Alive, Log, trailers};
 
 async fn server(app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -39,13 +39,17 @@ fn client() -> ReqwestService {
     ReqwestService::new(reqwest::Client::new())
 }
 
-/// Says so when it is dropped.
-struct Gone(Option<oneshot::Sender<()>>);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        let _ = self.0.take().unwrap().send(());
-    }
+/// An endless stream, and whether it is being sent.
+async fn endless() -> (String, Alive) {
+    let alive = Alive::default();
+    let streams = alive.clone();
+    let ticks = move || async move {
+        Body::from_stream(stream::unfold(streams.enter(), |living| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok::<_, Infallible>("data: a\n\n"), living))
+        }))
+    };
+    (server(Router::new().route("/", get(ticks))).await, alive)
 }
 
 #[tokio::test]
@@ -83,23 +87,12 @@ async fn heads_pass_in_both_directions_and_empty_bodies_are_none() {
 
 #[tokio::test]
 async fn a_download_that_is_dropped_closes_the_connection() {
-    let (gone, left) = oneshot::channel();
-    let gone = Arc::new(std::sync::Mutex::new(Some(Gone(Some(gone)))));
-    let endless = move || {
-        let gone = gone.lock().unwrap().take();
-        async {
-            let events = stream::unfold(gone, |gone| async {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                Some((Ok::<_, Infallible>("data: a\n\n"), gone))
-            });
-            Body::from_stream(events)
-        }
-    };
-    let url = server(Router::new().route("/", get(endless))).await;
+    let (url, alive) = endless().await;
     let mut body = client().oneshot(Request::get(url).body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_body();
     body.frame().await.unwrap().unwrap();
+    alive.is(1).await;
     drop(body);
-    tokio::time::timeout(secs(10), left).await.expect("the server sees it").unwrap();
+    alive.is(0).await;
 }
 
 #[tokio::test]
@@ -173,4 +166,41 @@ async fn a_whole_stack_goes_around_it() {
     // The backup is the same client, and is told the same.
     let response = service.oneshot(ask(&down)).await.unwrap();
     assert_eq!((response.status(), ServedBy::of(&response)), (StatusCode::UNAUTHORIZED, None));
+}
+
+#[tokio::test]
+async fn another_provider_answers_in_its_place() {
+    let down = server(Router::new().route("/v1", post(|| async { StatusCode::UNAUTHORIZED }))).await;
+    let up = server(Router::new().route("/v1", post(|body: String| async { body }))).await;
+    let backup = ServiceBuilder::new()
+        .map_request(move |mut request: Request<_>| {
+            *request.uri_mut() = format!("{up}{}", request.uri().path()).parse().unwrap();
+            request
+        })
+        .service(client());
+    let stack = presets::llm_client(TimeoutProfile::STANDARD).fallback(FallbackLayer::new(backup).name("other"));
+    let request = Request::post(format!("{down}/v1")).body(Full::<Bytes>::from("hello")).unwrap();
+    let response = stack.layer(client()).oneshot(request).await.unwrap();
+    assert_eq!((response.status(), ServedBy::of(&response)), (StatusCode::OK, Some("other")));
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn trailers_and_the_version_are_those_of_the_upstream() {
+    let trailed = |request: axum::extract::Request| async {
+        let collected = request.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers()), "of the request");
+        let frames = [Ok::<_, Infallible>(Frame::data(collected.to_bytes())), Ok(Frame::trailers(trailers()))];
+        Body::new(StreamBody::new(stream::iter(frames)))
+    };
+    let url = server(Router::new().route("/", post(trailed))).await;
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let service = presets::http_client(TimeoutProfile::STANDARD).layer(ReqwestService::new(http2));
+    let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("hello"))), Ok(Frame::trailers(trailers()))];
+    let request = Request::post(url).body(StreamBody::new(stream::iter(frames))).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!(response.version(), http::Version::HTTP_2);
+    let collected = response.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers(), Some(&trailers()));
+    assert_eq!(collected.to_bytes(), "hello");
 }
