@@ -284,6 +284,11 @@ impl Recorder {
         told
     }
 
+    /// The head's share of what is held.
+    pub(crate) fn head_cost(&self) -> usize {
+        self.head_cost
+    }
+
     /// There is no room for this recording (or window) to grow, or there is again.
     pub(crate) fn cramp(&self, cramped: bool) {
         self.shared.state().flight.cramp(cramped);

@@ -371,6 +371,8 @@ impl<L: Lease> Telling<L> {
             self.recorder.stop_recording();
             self.release();
         }
+        // It may be all there is.
+        self.count(self.recorder.head_cost(), true);
     }
 
     fn frame(&mut self, frame: Frame<Bytes>, reader: Option<ReaderId>) -> Told {
@@ -382,15 +384,20 @@ impl<L: Lease> Telling<L> {
             self.keep &= self.named.keeps_trailers(trailers);
         }
         let told = self.recorder.part_for(Part::of(frame), reader);
-        let fits = self.lease.as_mut().is_none_or(|lease| lease.resize(told.cost));
+        self.count(told.cost, told.recording);
+        told
+    }
+
+    /// What is held costs so much now.
+    fn count(&mut self, cost: usize, recording: bool) {
+        let fits = self.lease.as_mut().is_none_or(|lease| lease.resize(cost));
         if fits == self.cramped {
             self.cramped = !fits;
             self.recorder.cramp(self.cramped);
         }
-        if self.keep && (self.cramped || !told.recording) {
+        if self.keep && (self.cramped || !recording) {
             self.outgrown();
         }
-        told
     }
 
     /// The answer is too long to be recorded.

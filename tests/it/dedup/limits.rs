@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http_body_util::BodyExt;
 use tokio::time::advance;
 use tower_buttress::error::{self, DedupLagged};
@@ -318,6 +319,26 @@ async fn when_the_store_runs_full_in_the_middle_those_who_are_there_go_on() {
     assert_eq!(next(&mut holds).await, "end");
     let replayed = send(&service, post_key("k", "hi")).await.await.unwrap().unwrap();
     assert_eq!(text(replayed).await.len(), 15 * FRAME);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_counts_also_where_it_is_all_there_is() {
+    let long = "x".repeat(10_000);
+    let head = || Response::builder().status(201).header("location", &long).body(()).unwrap();
+    let store = MemoryStore::default();
+    let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()));
+    let call = send(&service, post_key("k", "hi")).await;
+    stage.call().await.answer(head()).end();
+    assert_eq!(text(call.await.unwrap().unwrap()).await, "");
+    assert!(store.bytes() > long.len(), "{}", store.bytes());
+
+    // Nor is one kept for which there is no room.
+    let store = MemoryStore::new(long.len(), 100);
+    let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()));
+    let call = send(&service, post_key("k", "hi")).await;
+    stage.call().await.answer(head()).end();
+    assert_eq!(text(call.await.unwrap().unwrap()).await, "");
+    assert_eq!((store.len(), store.bytes()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
