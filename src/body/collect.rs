@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use super::prefixed::{Held, Prefixed};
 
@@ -21,9 +21,10 @@ pub(crate) enum Collected<B> {
 
 /// Reads `body` up to `limit` bytes. Nothing that was read is lost: a body that is larger is given back.
 ///
-/// Holds the frames as they came, so that a body of one frame is not copied.
+/// Holds the frames as they came, so that a body of one frame is not copied. Only short ones behind it are joined: a frame
+/// takes a hundred bytes to hold, and a share of a read buffer, also where it has one byte or none.
 pub(crate) fn collect<B>(body: B, limit: usize) -> Collect<B> {
-    Collect { body: Some(body), held: Held::default(), limit }
+    Collect { body: Some(body), held: Held::default(), short: BytesMut::new(), limit }
 }
 
 #[derive(Debug)]
@@ -31,8 +32,13 @@ pub(crate) fn collect<B>(body: B, limit: usize) -> Collect<B> {
 pub(crate) struct Collect<B> {
     body: Option<B>,
     held: Held,
+    /// What came in short frames after what is held.
+    short: BytesMut,
     limit: usize,
 }
+
+/// A frame that is shorter than this is joined with its neighbours.
+const SHORT: usize = 1024;
 
 // === impl Collect ===
 
@@ -46,28 +52,51 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
         loop {
             // Polled again after it was over: there is nothing left to hand out.
             let Some(body) = &mut self.body else { return Poll::Pending };
-            let known_larger = body.size_hint().lower() > self.limit.saturating_sub(self.held.bytes()) as u64;
-            if known_larger || self.held.bytes() > self.limit {
+            let bytes = self.held.bytes() + self.short.len();
+            let known_larger = body.size_hint().lower() > self.limit.saturating_sub(bytes) as u64;
+            if known_larger || bytes > self.limit {
                 break;
             }
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
                     frame.data_ref().into_iter().for_each(&mut tap);
-                    self.held.push(frame);
+                    self.hold(frame);
                 }
                 Poll::Ready(Some(Err(err))) => return Poll::Ready(Err(err)),
                 Poll::Ready(None) => {
                     self.body = None;
-                    return Poll::Ready(Ok(whole(std::mem::take(&mut self.held))));
+                    return Poll::Ready(Ok(whole(self.take_held())));
                 }
             }
         }
-        let held = std::mem::take(&mut self.held);
+        let held = self.take_held();
         match self.body.take() {
             Some(body) => Poll::Ready(Ok(Collected::TooLarge(held.before(body)))),
             None => Poll::Pending,
         }
+    }
+
+    fn hold(&mut self, frame: Frame<Bytes>) {
+        match frame.data_ref() {
+            Some(data) if data.is_empty() => {}
+            Some(data) if data.len() < SHORT && self.held.frames() > 0 => self.short.extend_from_slice(data),
+            _ => {
+                self.hold_short();
+                self.held.push(frame);
+            }
+        }
+    }
+
+    fn hold_short(&mut self) {
+        if !self.short.is_empty() {
+            self.held.push(Frame::data(self.short.split().freeze()));
+        }
+    }
+
+    fn take_held(&mut self) -> Held {
+        self.hold_short();
+        std::mem::take(&mut self.held)
     }
 }
 
@@ -99,7 +128,6 @@ fn whole<B>(held: Held) -> Collected<B> {
 
 #[cfg(test)]
 mod tests {
-    use http_body::Frame;
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
@@ -139,6 +167,29 @@ mod tests {
         let body = body.collect().await.unwrap();
         assert_eq!(body.trailers().unwrap()["x-sum"], "7");
         assert_eq!(body.to_bytes(), "abcdef");
+    }
+
+    #[tokio::test]
+    async fn a_body_in_tiny_pieces_is_not_held_in_as_many() {
+        let pieces = ["ab", "", "c", "", ""].repeat(10_000).leak();
+        let mut body = collect(frames(pieces), 30_000);
+        let Poll::Ready(Ok(Collected::Whole { data, .. })) = polled(&mut body) else { panic!("not whole") };
+        assert_eq!(data, "abc".repeat(10_000));
+
+        let mut body = collect(frames(pieces), 29_999);
+        let Poll::Ready(Ok(Collected::TooLarge(mut body))) = polled(&mut body) else { panic!("not too large") };
+        let mut held = 0;
+        let mut all = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            held += usize::from(all.len() < 29_999);
+            all.extend(frame.into_data().unwrap_or_default());
+        }
+        assert!(held < 100, "held in {held} pieces");
+        assert_eq!(all, b"abc".repeat(10_000));
+    }
+
+    fn polled<B: Body<Data = Bytes> + Unpin>(body: &mut Collect<B>) -> Poll<Result<Collected<B>, B::Error>> {
+        Pin::new(body).poll(&mut Context::from_waker(std::task::Waker::noop()))
     }
 
     #[tokio::test]
