@@ -1,8 +1,9 @@
 //! What a request is called, so that it is recognised when it comes again.
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE,
-    COOKIE, HOST, RANGE, UPGRADE,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION,
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE,
+    UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -46,22 +47,29 @@ const CREDENTIALS: [HeaderName; 4] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
-/// The headers that make another request of the same words: what the answer looks like, what the payload is, for whom
-/// it is, and what the LLM APIs take in headers.
-pub(super) const TELLING: [HeaderName; 13] = [
+/// The headers that make another request of the same words: what the answer looks like, what the payload is and which
+/// part of what, on what condition it is taken, what is to be done, for whom, and what the LLM APIs take in headers.
+pub(super) const TELLING: [HeaderName; 20] = [
     ACCEPT,
     ACCEPT_ENCODING,
     ACCEPT_LANGUAGE,
+    CONTENT_DISPOSITION,
     CONTENT_ENCODING,
+    CONTENT_RANGE,
     CONTENT_TYPE,
     COOKIE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_UNMODIFIED_SINCE,
     RANGE,
     HeaderName::from_static("anthropic-beta"),
     HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("mcp-session-id"),
     HeaderName::from_static("openai-beta"),
     HeaderName::from_static("openai-organization"),
     HeaderName::from_static("openai-project"),
     HeaderName::from_static("prefer"),
+    HeaderName::from_static("x-http-method-override"),
 ];
 
 /// What the payload of a request with a key is, beside its bytes. What else may change between two attempts (a cookie

@@ -79,6 +79,18 @@ async fn headers_that_make_another_request_are_told_apart() {
         apart(with_header(post("hi"), name, "one"), post("hi")).await;
         together(with_header(post("hi"), name, "one"), with_header(post("hi"), name, "one")).await;
     }
+    // What it asks for, where, and on what condition.
+    for name in [
+        "if-match",
+        "if-none-match",
+        "if-unmodified-since",
+        "content-range",
+        "content-disposition",
+        "x-http-method-override",
+        "mcp-session-id",
+    ] {
+        apart(with_header(post("hi"), name, "one"), with_header(post("hi"), name, "two")).await;
+    }
     // A header is not its neighbour, and two lines are not one.
     apart(with_header(post("hi"), "accept", "x"), with_header(post("hi"), "accept-encoding", "x")).await;
     let two_lines = with_header(with_header(post("hi"), "accept", "x"), "accept", "y");
