@@ -130,6 +130,7 @@ pub mod store;
 #[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
 pub mod tonic;
 
+pub use self::body::read::ReadBody;
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
 pub use self::builder::ServiceBuilderExt;
@@ -140,7 +141,7 @@ pub use self::layers::circuit_breaker::{
 };
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
-pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRequestBody, DedupRole, InFlight};
+pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlight};
 pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer, ServedBy};
 pub use self::layers::first_byte_timeout::{
     FirstByte, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,

@@ -5,6 +5,7 @@ pub(crate) mod collect;
 pub(crate) mod drain;
 pub(crate) mod observed;
 pub(crate) mod prefixed;
+pub(crate) mod read;
 pub(crate) mod replay;
 pub(crate) mod response;
 pub(crate) mod upload;

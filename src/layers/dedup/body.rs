@@ -3,12 +3,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
-use http_body::{Body, Frame, SizeHint};
+use http::Response;
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
-use crate::body::prefixed::Prefixed;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, Wire};
@@ -39,26 +38,6 @@ struct Listener {
     /// `None`: it is over.
     reader: Option<Reader>,
     size: SizeHint,
-}
-
-pin_project! {
-    /// The request body under [`DedupLayer`](crate::DedupLayer): read whole, or as it was.
-    #[derive(Debug)]
-    pub struct DedupRequestBody<B: Body> {
-        #[pin]
-        kind: RequestKind<B, B::Error>,
-    }
-}
-
-pin_project! {
-    #[derive(Debug)]
-    #[project = RequestKindProj]
-    enum RequestKind<B, E> {
-        Untouched { #[pin] body: B },
-        Whole { data: Bytes, trailers: Option<HeaderMap> },
-        TooLarge { #[pin] body: Prefixed<B> },
-        Failed { why: Option<E> },
-    }
 }
 
 // === impl DedupBody ===
@@ -138,61 +117,5 @@ fn less(size: &SizeHint, read: u64) -> SizeHint {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reader.fmt(f)
-    }
-}
-
-// === impl DedupRequestBody ===
-
-impl<B: Body> DedupRequestBody<B> {
-    pub(super) fn untouched(body: B) -> Self {
-        Self { kind: RequestKind::Untouched { body } }
-    }
-
-    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { kind: RequestKind::Whole { data, trailers } }
-    }
-
-    pub(super) fn too_large(body: Prefixed<B>) -> Self {
-        Self { kind: RequestKind::TooLarge { body } }
-    }
-
-    pub(super) fn failed(why: B::Error) -> Self {
-        Self { kind: RequestKind::Failed { why: Some(why) } }
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for DedupRequestBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    #[inline]
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
-            RequestKindProj::Untouched { body } => body.poll_frame(cx),
-            RequestKindProj::TooLarge { body } => body.poll_frame(cx),
-            RequestKindProj::Whole { data, .. } if !data.is_empty() => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))))
-            }
-            RequestKindProj::Whole { trailers, .. } => Poll::Ready(trailers.take().map(|t| Ok(Frame::trailers(t)))),
-            RequestKindProj::Failed { why } => Poll::Ready(why.take().map(Err)),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            RequestKind::Untouched { body } => body.is_end_stream(),
-            RequestKind::TooLarge { body } => body.is_end_stream(),
-            RequestKind::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
-            RequestKind::Failed { why } => why.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            RequestKind::Untouched { body } => body.size_hint(),
-            RequestKind::TooLarge { body } => body.size_hint(),
-            RequestKind::Whole { data, .. } => SizeHint::with_exact(data.len() as u64),
-            RequestKind::Failed { .. } => SizeHint::default(),
-        }
     }
 }

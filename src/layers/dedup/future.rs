@@ -11,12 +11,13 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::body::{DedupBody, DedupRequestBody};
+use super::body::DedupBody;
 use super::flight::Flight;
 use super::keeper::Kept;
 use super::layer::{Config, DedupLayer, InFlight};
 use super::request::Asked;
 use crate::body::collect::{Collect, Collected, collect};
+use crate::body::read::ReadBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::keep::Named;
@@ -30,7 +31,7 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct DedupFuture<S, St, ReqB, ResB>
     where
-        S: Service<Request<DedupRequestBody<ReqB>>>,
+        S: Service<Request<ReadBody<ReqB>>>,
         St: Store,
         ReqB: Body,
     {
@@ -63,8 +64,8 @@ type StageOf<S, St, ReqB, ResB> = Stage<
     St,
     ReqB,
     ResB,
-    <S as Service<Request<DedupRequestBody<ReqB>>>>::Future,
-    <S as Service<Request<DedupRequestBody<ReqB>>>>::Error,
+    <S as Service<Request<ReadBody<ReqB>>>>::Future,
+    <S as Service<Request<ReadBody<ReqB>>>>::Error,
 >;
 
 /// How a response of [`Dedup`](crate::Dedup) came about: in its extensions, unless the layer stepped aside or refused.
@@ -94,14 +95,14 @@ struct Prepared<S, B: Body> {
     service: S,
     config: Arc<Config>,
     named: Named,
-    request: Request<DedupRequestBody<B>>,
+    request: Request<ReadBody<B>>,
 }
 
 // === impl DedupFuture ===
 
 impl<S, St, ReqB, ResB> DedupFuture<S, St, ReqB, ResB>
 where
-    S: Service<Request<DedupRequestBody<ReqB>>>,
+    S: Service<Request<ReadBody<ReqB>>>,
     St: Store,
     ReqB: Body,
 {
@@ -121,7 +122,7 @@ where
 
 impl<S, St, ReqB, ResB> Future for DedupFuture<S, St, ReqB, ResB>
 where
-    S: Service<Request<DedupRequestBody<ReqB>>, Response = Response<ResB>>,
+    S: Service<Request<ReadBody<ReqB>>, Response = Response<ResB>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
@@ -201,7 +202,7 @@ fn shared_call_failed<B>(why: BoxError, wire: Wire, config: &Config) -> Response
 
 impl<S, St, ReqB, ResB> fmt::Debug for DedupFuture<S, St, ReqB, ResB>
 where
-    S: Service<Request<DedupRequestBody<ReqB>>>,
+    S: Service<Request<ReadBody<ReqB>>>,
     St: Store,
     ReqB: Body,
 {
@@ -228,7 +229,7 @@ impl<S, St, B> Gathering<S, St, B> {
 
 impl<S, St, B, ResB> Gathering<S, St, B>
 where
-    S: Service<Request<DedupRequestBody<B>>, Response = Response<ResB>>,
+    S: Service<Request<ReadBody<B>>, Response = Response<ResB>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
@@ -250,14 +251,14 @@ where
                 let (key, payload) = asked.finish(&data, trailers.as_ref());
                 let promised = named == Named::ByKey;
                 let ask = Ask { key, payload, promised, now: clock::now(), limits: config.limits };
-                let prepared = Some(prepared(DedupRequestBody::whole(data, trailers)));
+                let prepared = Some(prepared(ReadBody::whole(data, trailers)));
                 Stage::Claiming { claim: store.claim(ask), prepared }
             }
             Ok(Collected::TooLarge(body)) => {
-                prepared(DedupRequestBody::too_large(body)).step_aside("a request that is too long to be read first")
+                prepared(ReadBody::begun(body)).step_aside("a request that is too long to be read first")
             }
             // It fails at the upstream, as it would have without us.
-            Err(why) => prepared(DedupRequestBody::failed(why)).pass(),
+            Err(why) => prepared(ReadBody::failed(why)).pass(),
         })
     }
 }
@@ -266,7 +267,7 @@ where
 
 impl<S, B, ResB> Prepared<S, B>
 where
-    S: Service<Request<DedupRequestBody<B>>, Response = Response<ResB>>,
+    S: Service<Request<ReadBody<B>>, Response = Response<ResB>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     B: Body,

@@ -8,7 +8,7 @@ mod layer;
 mod request;
 mod service;
 
-pub use self::body::{DedupBody, DedupRequestBody};
+pub use self::body::DedupBody;
 pub use self::future::{DedupFuture, DedupRole};
 pub use self::layer::{DedupLayer, InFlight};
 pub use self::service::Dedup;

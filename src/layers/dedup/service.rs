@@ -6,10 +6,11 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::body::{DedupBody, DedupRequestBody};
+use super::body::DedupBody;
 use super::future::{DedupFuture, Gathering};
 use super::layer::{Config, DedupLayer};
 use super::request::Recognised;
+use crate::body::read::ReadBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::{Rejection, Wire};
@@ -34,7 +35,7 @@ impl<S, St> Dedup<S, St> {
 
 impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Dedup<S, St>
 where
-    S: Service<Request<DedupRequestBody<ReqB>>, Response = Response<ResB>> + Clone,
+    S: Service<Request<ReadBody<ReqB>>, Response = Response<ResB>> + Clone,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
@@ -52,7 +53,7 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let Some(config) = &self.config else {
-            return DedupFuture::passing(self.inner.call(request.map(DedupRequestBody::untouched)));
+            return DedupFuture::passing(self.inner.call(request.map(ReadBody::untouched)));
         };
         let (parts, body) = request.into_parts();
         match Recognised::of(&parts, config) {
@@ -60,7 +61,7 @@ where
                 if let Some(reason) = reason {
                     config.emitter.emit(&Event::SteppedAside { layer: DedupLayer::NAME, reason });
                 }
-                let body = DedupRequestBody::untouched(body);
+                let body = ReadBody::untouched(body);
                 DedupFuture::passing(self.inner.call(Request::from_parts(parts, body)))
             }
             Recognised::Refused(kind, why) => {

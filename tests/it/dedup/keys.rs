@@ -8,7 +8,7 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{DedupLayer, DedupRequestBody, DedupRole, InFlight, Rejection, RejectionKind};
+use tower_buttress::{DedupLayer, DedupRole, InFlight, ReadBody, Rejection, RejectionKind};
 
 use super::{dedup, echo, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, trailers};
@@ -277,7 +277,7 @@ async fn the_request_reaches_the_upstream_as_it_was() {
     let seen = Arc::new(std::sync::Mutex::new(None));
     let layer = DedupLayer::new();
     let (seen_by_service, service_fn) = (seen.clone(), tower::service_fn);
-    let service2 = layer.layer(service_fn(move |request: Request<DedupRequestBody<_>>| {
+    let service2 = layer.layer(service_fn(move |request: Request<ReadBody<_>>| {
         let seen = seen_by_service.clone();
         async move {
             let (parts, body) = request.into_parts();
@@ -321,7 +321,7 @@ struct BrokenUpload(String);
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_breaks_off_fails_as_it_would_have() {
-    let service = DedupLayer::new().layer(tower::service_fn(|request: Request<DedupRequestBody<_>>| async {
+    let service = DedupLayer::new().layer(tower::service_fn(|request: Request<ReadBody<_>>| async {
         let read = request.into_body().collect().await;
         read.map(|_| Response::new(Full::<Bytes>::default())).map_err(|err: BoxError| BrokenUpload(err.to_string()))
     }));
