@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::request::Parts;
 use tower::ServiceBuilder;
 use tower_layer::Stack;
@@ -11,6 +12,7 @@ use crate::layers::fallback::FallbackLayer;
 use crate::layers::first_byte_timeout::FirstByteTimeoutLayer;
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::IdleBodyTimeoutLayer;
+use crate::layers::inspect_request::InspectRequestLayer;
 use crate::layers::rejections_as_errors::RejectionsAsErrorsLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
@@ -58,6 +60,11 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     where
         F: Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static;
 
+    /// Shows the body of each JSON request to `inspect`, before it is sent. See [`InspectRequestLayer`].
+    fn inspect_request<F>(self, inspect: F) -> ServiceBuilder<Stack<InspectRequestLayer, L>>
+    where
+        F: Fn(&mut Parts, &Bytes) + Send + Sync + 'static;
+
     /// Keeps silent event streams alive. See [`SseHeartbeatLayer`].
     fn sse_heartbeat(self, interval: Duration) -> ServiceBuilder<Stack<SseHeartbeatLayer, L>>;
 
@@ -104,6 +111,13 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
         F: Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static,
     {
         self.layer(TimeoutProfileLayer::new(choose))
+    }
+
+    fn inspect_request<F>(self, inspect: F) -> ServiceBuilder<Stack<InspectRequestLayer, L>>
+    where
+        F: Fn(&mut Parts, &Bytes) + Send + Sync + 'static,
+    {
+        self.layer(InspectRequestLayer::new(inspect))
     }
 
     fn sse_heartbeat(self, interval: Duration) -> ServiceBuilder<Stack<SseHeartbeatLayer, L>> {

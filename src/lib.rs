@@ -33,6 +33,7 @@
 //! |---|---|---|
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
 //! | [`GrpcStatusLayer`] | nothing: writes the status of gRPC streams | sees what no layer will act on |
+//! | [`InspectRequestLayer`] | nothing: shows the request's body to a closure | what it decides holds for all below |
 //! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
@@ -57,7 +58,8 @@
 //!   `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
 //! - **tonic**: the feature `tonic` has the adapter that goes next to a `Channel`; deadlines travel in `grpc-timeout`, and
 //!   every limit that is reached is a status. On a server, [`GrpcStatusLayer`] and [`DeadlineLayer`].
-//! - **Other limits for some requests**: [`TimeoutProfileLayer`], or a [`TimeoutProfile`] in the request's extensions.
+//! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the model
+//!   that the body names; or put a [`TimeoutProfile`] into the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
 //!
 //! # What proxies need
@@ -150,6 +152,7 @@ pub use self::layers::grpc_status::{GrpcStatus, GrpcStatusBody, GrpcStatusFuture
 pub use self::layers::idle_body_timeout::{
     Activity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
+pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::layers::retry_after_backoff::{
     Attempt, Attempts, NoRetry, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,

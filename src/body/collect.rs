@@ -70,11 +70,13 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
                 }
             }
         }
-        let held = self.take_held();
-        match self.body.take() {
-            Some(body) => Poll::Ready(Ok(Collected::TooLarge(held.before(body)))),
-            None => Poll::Pending,
-        }
+        self.give_up().map_or(Poll::Pending, |body| Poll::Ready(Ok(Collected::TooLarge(body))))
+    }
+
+    /// Reads no further: the body, as if it had not been touched. `None` when it was handed out before.
+    pub(crate) fn give_up(&mut self) -> Option<Prefixed<B>> {
+        let body = self.body.take()?;
+        Some(self.take_held().before(body))
     }
 
     fn hold(&mut self, frame: Frame<Bytes>) {

@@ -79,6 +79,9 @@ impl<Bk> StackLayer<Bk> {
     }
 
     /// Chooses the limits of time of each request; `None` is the preset's. See [`TimeoutProfileLayer`].
+    ///
+    /// To choose by the model that a body names, put an [`InspectRequestLayer`](crate::InspectRequestLayer) outside of the
+    /// stack.
     #[must_use]
     pub fn profile(mut self, choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
         self.profile = TimeoutProfileLayer::new(choose);

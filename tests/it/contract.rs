@@ -14,7 +14,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
     Activity, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByte,
-    FirstByteTimeoutLayer, GrpcStatusLayer, IdleBodyTimeoutLayer, RejectionsAsErrorsLayer, SseHeartbeatLayer,
+    FirstByteTimeoutLayer, GrpcStatusLayer, IdleBodyTimeoutLayer, InspectRequestLayer, RejectionsAsErrorsLayer,
+    SseHeartbeatLayer,
 };
 
 use crate::support::{Script, Step, secs, trace};
@@ -202,6 +203,7 @@ fn layers_and_services_are_cloned_debugged_and_sent() {
     check(&tower_buttress::ConnectTimeoutLayer::new(secs(1)));
     check(&RejectionsAsErrorsLayer::new());
     check(&GrpcStatusLayer::new());
+    check(&InspectRequestLayer::new(|_, _| {}));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod first_byte_timeout;
 mod gateway;
 mod grpc_status;
 mod idle_body_timeout;
+mod inspect_request;
 mod presets;
 mod reqwest;
 mod retries_over_sockets;

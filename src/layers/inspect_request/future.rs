@@ -1,0 +1,149 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Request;
+use http::request::Parts;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::layer::{Config, InspectRequestLayer};
+use crate::body::collect::{Collect, Collected, collect};
+use crate::body::read::ReadBody;
+use crate::event::Event;
+use crate::rt::clock;
+use crate::rt::timer::LazyTimer;
+
+pin_project! {
+    /// The future of [`InspectRequest`](crate::InspectRequest).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct InspectRequestFuture<S, B>
+    where
+        S: Service<Request<ReadBody<B>>>,
+        B: Body,
+    {
+        #[pin]
+        stage: Stage<S, B, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage<S, B, F> {
+        Reading { reading: Option<Reading<S, B>> },
+        Calling { #[pin] call: F },
+    }
+}
+
+/// A request that is being read, and the service that is ready for it.
+pub(super) struct Reading<S, B> {
+    service: S,
+    config: Arc<Config>,
+    head: Parts,
+    body: Collect<B>,
+    /// When it is read no longer; known once there was something to wait for.
+    until: Option<Instant>,
+    timer: LazyTimer,
+}
+
+// === impl InspectRequestFuture ===
+
+impl<S, B> InspectRequestFuture<S, B>
+where
+    S: Service<Request<ReadBody<B>>>,
+    B: Body,
+{
+    pub(super) fn reading(reading: Reading<S, B>) -> Self {
+        Self { stage: Stage::Reading { reading: Some(reading) } }
+    }
+
+    pub(super) fn calling(call: S::Future) -> Self {
+        Self { stage: Stage::Calling { call } }
+    }
+}
+
+impl<S, B> Future for InspectRequestFuture<S, B>
+where
+    S: Service<Request<ReadBody<B>>>,
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut stage = self.project().stage;
+        loop {
+            match stage.as_mut().project() {
+                StageProj::Calling { call } => return call.poll(cx),
+                StageProj::Reading { reading } => {
+                    let Some(read) = reading else { return Poll::Pending };
+                    let body = ready!(read.poll_body(cx));
+                    let Some(Reading { mut service, head, .. }) = reading.take() else { return Poll::Pending };
+                    let call = service.call(Request::from_parts(head, body));
+                    stage.set(Stage::Calling { call });
+                }
+            }
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for InspectRequestFuture<S, B>
+where
+    S: Service<Request<ReadBody<B>>>,
+    B: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.stage {
+            Stage::Reading { .. } => "InspectRequestFuture::Reading",
+            Stage::Calling { .. } => "InspectRequestFuture::Calling",
+        })
+    }
+}
+
+// === impl Reading ===
+
+impl<S, B> Reading<S, B> {
+    pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: B) -> Self {
+        let body = collect(body, config.limit);
+        Self { service, config, head, body, until: None, timer: LazyTimer::default() }
+    }
+
+    fn step_aside(&self, reason: &'static str) {
+        self.config.emitter.emit(&Event::SteppedAside { layer: InspectRequestLayer::NAME, reason });
+    }
+}
+
+impl<S, B: Body<Data = Bytes> + Unpin> Reading<S, B> {
+    /// Reads on. The body to be sent, once the head is what it is to be.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<ReadBody<B>> {
+        Poll::Ready(match Pin::new(&mut self.body).poll(cx) {
+            Poll::Ready(Ok(Collected::Whole { data, trailers })) => {
+                (self.config.inspect)(&mut self.head, &data);
+                ReadBody::whole(data, trailers)
+            }
+            Poll::Ready(Ok(Collected::TooLarge(body))) => {
+                self.step_aside("a request that is too long to be read first");
+                ReadBody::begun(body)
+            }
+            Poll::Ready(Err(why)) => ReadBody::failed(why),
+            Poll::Pending => {
+                ready!(self.poll_patience(cx));
+                let Some(body) = self.body.give_up() else { return Poll::Pending };
+                self.step_aside("a request that takes too long to come");
+                ReadBody::begun(body)
+            }
+        })
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = self.config.patience;
+        // Longer than any clock can count: for ever.
+        let Some(until) = self.until.or_else(|| clock::now().checked_add(patience)) else { return Poll::Pending };
+        self.until = Some(until);
+        self.timer.poll_until(until, cx)
+    }
+}
