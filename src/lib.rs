@@ -17,8 +17,11 @@
 //! # fn client() -> impl tower::Service<http::Request<Full<Bytes>>> {
 //! let mut http = HttpConnector::new();
 //! http.enforce_http(false);
-//! let https =
-//!     HttpsConnectorBuilder::new().with_webpki_roots().https_only().enable_all_versions().wrap_connector(http);
+//! let https = HttpsConnectorBuilder::new()
+//!     .with_webpki_roots()
+//!     .https_only()
+//!     .enable_all_versions()
+//!     .wrap_connector(http);
 //! // Outermost, so that the time of the handshake counts.
 //! let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(https);
 //! let client = Client::builder(TokioExecutor::new()).build(connector);

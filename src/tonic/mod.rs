@@ -13,7 +13,7 @@
 //! # let _entered = runtime.enter();
 //! use tonic::transport::Endpoint;
 //! use tonic_health::pb::health_client::HealthClient;
-//! use tower::{Layer, ServiceBuilder};
+//! use tower::ServiceBuilder;
 //! use tower_buttress::tonic::TonicLayer;
 //! use tower_buttress::{TimeoutProfile, presets};
 //!
