@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use http::header::{AGE, CONNECTION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use http_body::SizeHint;
@@ -89,6 +90,21 @@ impl Head {
         let mut stored = Self::new(self.status, self.version, self.headers.clone(), self.born);
         stored.size = self.size;
         Cow::Owned(stored)
+    }
+
+    /// The same, apart from the connection that it came from: the values of its headers are slices of a read buffer (8 KiB
+    /// and more in hyper), all of which they would keep alive.
+    pub(crate) fn compact(&self) -> Self {
+        let mut values = BytesMut::with_capacity(self.headers.values().map(HeaderValue::len).sum());
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            values.extend_from_slice(value.as_bytes());
+            if let Ok(mut copy) = HeaderValue::from_maybe_shared(values.split().freeze()) {
+                copy.set_sensitive(value.is_sensitive());
+                headers.append(name, copy);
+            }
+        }
+        Self { headers, extensions: self.extensions.clone(), ..*self }
     }
 
     /// What it adds to what is held.
@@ -187,6 +203,25 @@ mod tests {
         assert_eq!(names, ["content-type", "trailer", "x-kept"]);
         assert!(stored.to_response(()).extensions().is_empty());
         assert!(matches!(stored.stored(), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_compact_head_does_not_keep_a_read_buffer_alive() {
+        let mut buffer = BytesMut::from(&b"text/plainsecret"[..]);
+        let (plain, rest) = (buffer.split_to(10).freeze(), buffer.freeze());
+        let mut headers = HeaderMap::new();
+        headers.append("content-type", HeaderValue::from_maybe_shared(plain.clone()).unwrap());
+        for _ in 0..2 {
+            let mut secret = HeaderValue::from_maybe_shared(rest.clone()).unwrap();
+            secret.set_sensitive(true);
+            headers.append("x-key", secret);
+        }
+        let head = Head::new(StatusCode::OK, Version::HTTP_11, headers, Instant::now());
+        let compact = head.compact();
+        assert_eq!(compact.headers(), head.headers());
+        assert!(compact.headers().get_all("x-key").iter().all(HeaderValue::is_sensitive));
+        drop((head, rest));
+        assert!(plain.is_unique(), "the buffer is shared");
     }
 
     #[test]

@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -325,9 +324,7 @@ impl Recorder {
         state.flight.finish();
         // What comes now is a replay.
         if state.flight.is_recording() {
-            if let Some(Cow::Owned(stored)) = state.head.as_deref().map(Head::stored) {
-                state.head = Some(Arc::new(stored));
-            }
+            state.head = state.head.as_deref().map(|head| Arc::new(head.stored().compact()));
         }
         let engine = state.engine.take();
         drop(state);

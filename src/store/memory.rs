@@ -70,7 +70,7 @@ enum State {
 }
 
 /// An entry costs this much beside what is recorded: its places in the maps, its log, and the key.
-const OVERHEAD: usize = 512;
+const OVERHEAD: usize = 1024;
 
 /// Bytes are taken by so many, so that not every event of a stream takes the lock.
 const STEP: usize = 4096;
