@@ -1,17 +1,18 @@
 //! What Fallback promises, under paused time.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
 use tower_buttress::{
     Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, Rejection, RejectionKind, RejectionsAsErrorsLayer,
-    RetryAfterBackoffLayer, ServedBy,
+    ReplayBody, RetryAfterBackoffLayer, ServedBy,
 };
 
 use crate::support::upstream::{Answer, Upstream, is, request, text};
@@ -107,6 +108,23 @@ async fn a_body_that_the_primary_left_half_read_is_read_whole_by_the_backup() {
         let (_, backup) = falls_back(answer, request("POST", body)).await;
         assert_eq!(backup.seen()[0].data, "hello");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_reads_on_while_the_backup_gets_ready_spoils_nothing() {
+    let primary = service_fn(|request: Request<ReplayBody<Script>>| async {
+        let mut body = request.into_body();
+        body.frame().await.unwrap().unwrap();
+        tokio::spawn(body.collect());
+        Ok::<_, io::Error>(Response::builder().status(503).body(Script::new([])).unwrap())
+    });
+    let parts = ["hel", "lo, ", "wor", "ld"].map(|part| [Step::Data(part), Step::Wait(secs(1))]);
+    let body = Script::new(parts.into_iter().flatten()).unsized_();
+    let backup = Upstream::new([ok()]).ready_after(secs(10));
+    let layer = FallbackLayer::new(backup.clone()).replay_limit(4);
+    let response = layer.layer(primary).oneshot(Request::put("/").body(body).unwrap()).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("backup"));
+    assert_eq!(backup.seen()[0].data, "hello, world");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,18 +1,20 @@
 //! What `RetryAfterBackoff` promises, under paused time.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use http::{HeaderName, Request, Response};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
 use tower_buttress::{
-    Attempt, Attempts, Deadline, Jitter, NoRetry, Rejection, RejectionKind, RetryAfterBackoffLayer, RetryBudget,
+    Attempt, Attempts, Deadline, Jitter, NoRetry, Rejection, RejectionKind, ReplayBody, RetryAfterBackoffLayer,
+    RetryBudget,
 };
 
 use crate::support::upstream::{Answer, Upstream, is, request, text};
@@ -368,6 +370,34 @@ async fn a_connection_that_broke_in_the_middle_of_the_request_is_tried_again() {
     let upstream = Upstream::new([Answer::fails(ErrorKind::ConnectionReset).early(), Answer::status(200)]);
     assert!(is(&send(&steady(), &upstream, request("PUT", slow())).await, 200));
     assert_eq!(upstream.seen()[1].data, "hello");
+}
+
+/// As a pooled connection does that has not noticed yet that nobody waits for its answer.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_reads_on_while_the_call_waits_spoils_nothing() {
+    let body = || {
+        let parts = ["hel", "lo, ", "wor", "ld"].map(|part| [Step::Data(part), Step::Wait(Duration::from_millis(300))]);
+        Script::new(parts.into_iter().flatten()).unsized_()
+    };
+    for limit in [4, 1024] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let upstream = service_fn(|request: Request<ReplayBody<Script>>| {
+            let (first, seen) = (Attempt::of(&request) == Attempt(1), seen.clone());
+            let mut body = request.into_body();
+            async move {
+                if first {
+                    body.frame().await.unwrap().unwrap();
+                    tokio::spawn(body.collect());
+                    return Err(io::Error::from(ErrorKind::TimedOut));
+                }
+                seen.lock().unwrap().push(body.collect().await.unwrap().to_bytes());
+                Ok(Response::new(Script::new([])))
+            }
+        });
+        let service = steady().replay_limit(limit).layer(upstream);
+        service.oneshot(Request::put("/").body(body()).unwrap()).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["hello, world"], "{limit}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

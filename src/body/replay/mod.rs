@@ -138,6 +138,15 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Replay<B> {
         ReplayBody { reader }
     }
 
+    /// How far it has come, and if another copy can follow, the one before it can no longer be read from now on: it
+    /// would read on until there is nothing left to copy. Beyond the limit a body belongs to whoever reads it.
+    pub(crate) fn take_over(&self) -> Progress {
+        match &self.source {
+            Source::Whole(_) => Progress::Whole,
+            Source::Recording(recording) => recording.take_over(),
+        }
+    }
+
     pub(crate) fn progress(&self) -> Progress {
         match &self.source {
             Source::Whole(_) => Progress::Whole,

@@ -56,6 +56,19 @@ impl<B> Recording<B> {
         take
     }
 
+    /// The same, unless what has been read of it cannot be read again.
+    pub(super) fn take_over(&self) -> Progress
+    where
+        B: Body,
+    {
+        let mut record = self.lock();
+        let progress = self.progress_of(&record);
+        let before = if record.is_kept() { record.rewind() } else { None };
+        drop(record);
+        before.inspect(Waker::wake_by_ref);
+        progress
+    }
+
     /// No other take will come.
     pub(super) fn forget(&self) {
         self.lock().forget();
@@ -63,6 +76,23 @@ impl<B> Recording<B> {
 
     pub(super) fn whole(&self) -> Option<Bytes> {
         self.lock().whole()
+    }
+
+    fn progress_of(&self, record: &Record<B>) -> Progress
+    where
+        B: Body,
+    {
+        // A sender of known length stops reading there, and may never see the end.
+        let complete = record.rest.as_ref().is_some_and(B::is_end_stream)
+            || self.hint.exact().is_some_and(|length| record.recorded() >= length);
+        match record.phase {
+            Phase::Failed => Progress::Failed,
+            _ if !record.is_kept() => Progress::TooLarge,
+            Phase::Ended => Progress::Whole,
+            Phase::Unread => Progress::Unread,
+            _ if complete => Progress::Whole,
+            _ => Progress::Partial,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Record<B>> {
@@ -138,18 +168,7 @@ where
     }
 
     pub(super) fn progress(&self) -> Progress {
-        let record = self.lock();
-        // A sender of known length stops reading there, and may never see the end.
-        let complete = record.rest.as_ref().is_some_and(B::is_end_stream)
-            || self.hint.exact().is_some_and(|length| record.recorded() >= length);
-        match record.phase {
-            Phase::Failed => Progress::Failed,
-            _ if !record.is_kept() => Progress::TooLarge,
-            Phase::Ended => Progress::Whole,
-            Phase::Unread => Progress::Unread,
-            _ if complete => Progress::Whole,
-            _ => Progress::Partial,
-        }
+        self.progress_of(&self.lock())
     }
 }
 

@@ -293,6 +293,27 @@ async fn when_the_call_is_over_the_rest_streams_on() {
 }
 
 #[tokio::test]
+async fn whoever_still_reads_cannot_read_away_what_another_is_to_have() {
+    let replay = replay(Script::parts(&["abc", "de", "f"]), 4);
+    let mut old = replay.copy();
+    assert_eq!(next(&mut old).await, "abc");
+    assert_eq!(replay.take_over(), Progress::Partial);
+    // A connection that has not noticed that its attempt is over:
+    assert_eq!(next(&mut old).await, "unavailable");
+    assert_eq!(all(replay.copy()).await, ["abc", "de", "f", "end"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_over_is_left_to_its_reader() {
+    let replay = replay(Script::parts(&["abc", "de", "f"]), 4);
+    let mut old = replay.copy();
+    assert_eq!(next(&mut old).await, "abc");
+    assert_eq!(next(&mut old).await, "de");
+    assert_eq!(replay.take_over(), Progress::TooLarge);
+    assert_eq!(all(old).await, ["f", "end"]);
+}
+
+#[tokio::test]
 async fn the_body_inside_is_dropped_when_it_is_over() {
     for (last, seen) in [(Step::Trailers, "trailers"), (Step::Fail, "error: cut")] {
         let script = Script::parts(&["a"]).with(last);

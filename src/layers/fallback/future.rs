@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::body::FallbackBody;
 use super::session::Session;
-use crate::body::replay::ReplayBody;
+use crate::body::replay::{Replay, ReplayBody};
 use crate::error::BoxError;
 
 pin_project! {
@@ -124,7 +124,7 @@ where
             StageProj::Read { body } => {
                 match ready!(Pin::new(body).poll_frame(cx)) {
                     // It is recorded as it is read.
-                    Some(_) if session.can_go() => continue,
+                    Some(_) if session.can_go(Replay::progress) => continue,
                     None => Stage::to(session.backup()),
                     Some(_) => Stage::Over,
                 }

@@ -38,21 +38,23 @@ where
         let verdict = self.config.classifier.classify(&Outcome::of(result));
         match verdict.remedy {
             Remedy::Done | Remedy::Nobody => false,
-            Remedy::Elsewhere | Remedy::Retry { .. } => self.can_go(),
+            // Whoever waits for its answer, the primary's connection may still be reading.
+            Remedy::Elsewhere | Remedy::Retry { .. } => self.can_go(Replay::take_over),
         }
     }
 
-    /// Whether the request can still be sent to somebody else; says why not.
+    /// Whether the request can still be sent to somebody else, after the body has come so far; says why not.
     #[cold]
-    pub(super) fn can_go(&self) -> bool {
+    pub(super) fn can_go(&self, progress: impl FnOnce(&Replay<B>) -> Progress) -> bool {
         let deadline = Deadline::of(&self.head.extensions);
-        let reason = match self.replay.progress() {
-            Progress::TooLarge => "the request body is larger than the replay limit",
-            Progress::Failed => "the request body failed",
-            _ if deadline.is_some_and(|deadline| deadline.remaining(clock::now()).is_zero()) => {
-                "the deadline of the call has passed"
+        let reason = if deadline.is_some_and(|deadline| deadline.remaining(clock::now()).is_zero()) {
+            "the deadline of the call has passed"
+        } else {
+            match progress(&self.replay) {
+                Progress::TooLarge => "the request body is larger than the replay limit",
+                Progress::Failed => "the request body failed",
+                _ => return true,
             }
-            _ => return true,
         };
         self.config.emitter.emit(&Event::SteppedAside { layer: NAME, reason });
         false

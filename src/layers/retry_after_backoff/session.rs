@@ -69,7 +69,15 @@ where
             waited: self.waited,
             remaining: Deadline::of(&self.head.extensions).map(|deadline| deadline.remaining(now)),
         };
-        let decision = self.config.policy.decide(&finished, now, &mut self.config.entropy.rng());
+        let mut decision = self.config.policy.decide(&finished, now, &mut self.config.entropy.rng());
+        if let Decision::Retry(_) = decision {
+            // Whoever waits for its answer, the connection may still be reading, and may have gone too far just now.
+            match self.replay.take_over() {
+                Progress::TooLarge => decision = Decision::NotRetried(NotRetried::BodyTooLarge),
+                Progress::Failed => decision = Decision::NotRetried(NotRetried::BodyFailed),
+                Progress::Unread | Progress::Partial | Progress::Whole => {}
+            }
+        }
         match decision {
             Decision::Stands => {}
             Decision::NotRetried(reason) => self.config.emitter.emit(&Event::NotRetried { reason }),
