@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Uri};
+use http::{Method, Request, Uri, Version};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector, dns};
 use hyper_util::client::legacy::{Client, Error};
@@ -178,6 +178,26 @@ async fn a_sender_that_broke_off_its_own_request_says_nothing_of_the_upstream() 
     let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
     let err = send(HttpConnector::new(), false, &format!("http://{at}"), body).await;
     assert_eq!(judge(&err), if SEES_HYPER { Verdict::new(Remedy::Nobody, Health::Unknown) } else { BROKEN });
+}
+
+#[tokio::test]
+async fn a_request_that_the_client_does_not_send_says_nothing_of_the_upstream() {
+    let at = server(|mut socket| async move { socket.read_to_end(&mut Vec::new()).await.map(drop) }).await;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let request =
+        |method, to: &str, version| Request::builder().method(method).uri(to).version(version).body(whole("")).unwrap();
+    for refused in [
+        // As it came in over HTTP/2, to an upstream of HTTP/1.
+        request(Method::POST, &format!("http://{at}/"), Version::HTTP_2),
+        request(Method::POST, &format!("http://{at}/"), Version::HTTP_3),
+        request(Method::CONNECT, &at.to_string(), Version::HTTP_10),
+        // As a server has it: without a host.
+        request(Method::POST, "/chat", Version::HTTP_11),
+    ] {
+        let err = client.request(refused).await.unwrap_err();
+        let ours = Verdict::new(Remedy::Nobody, Health::Unknown).nothing_done();
+        assert_eq!(judge(&err), if SEES_HYPER { ours } else { BROKEN }, "{err}");
+    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Bad |
 /// | our [`CircuitOpen`](RejectionKind::CircuitOpen) | Elsewhere | Unknown |
 /// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | Nobody | Unknown |
-/// | the request could not be sent, because its own body failed | Nobody | Unknown |
+/// | the request could not be sent: its own body failed, or the client does not send such requests | Nobody | Unknown |
 ///
 /// `x-should-retry: false` turns Retry into Elsewhere, `true` turns everything but Done into Retry; health stays. The
 /// hints of [`proto::retry_after`](crate::proto::retry_after) go into [`Remedy::Retry`].

@@ -70,7 +70,10 @@ fn of_tonic(err: &(dyn Error + 'static)) -> Option<Verdict> {
 #[cfg(feature = "hyper")]
 fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
     if let Some(err) = err.downcast_ref::<hyper_util::client::legacy::Error>() {
-        return err.is_connect().then_some(UNSENT);
+        // A request that the client would not send (HTTP/2 over a connection that is not, no host in its URI) is all the
+        // cause there is; everything else that it fails with has a source.
+        let refused = err.source().is_none().then_some(OURS.nothing_done());
+        return if err.is_connect() { Some(UNSENT) } else { refused };
     }
     if let Some(err) = err.downcast_ref::<hyper::Error>() {
         // Dropped from the queue of a connection, before it was written.
