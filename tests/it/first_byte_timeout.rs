@@ -1,7 +1,10 @@
 //! The wait for the first data of a response.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -258,4 +261,25 @@ async fn an_upstream_that_stops_reading_is_given_up() {
     ));
     let response = service.oneshot(Request::new(body)).await.unwrap();
     assert_eq!((start.elapsed(), response.status()), (secs(27), StatusCode::GATEWAY_TIMEOUT));
+}
+
+/// An upstream that answers each part of the request with its own, and a caller who sends nothing before it has a head.
+#[tokio::test(start_paused = true)]
+async fn a_conversation_is_not_held_up() {
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+    let service =
+        FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<UploadBody<Channel<Bytes>>>| async {
+            // What a connection does: it asks for the first part with the head.
+            let mut request = request.into_body();
+            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut request).poll_frame(cx))).await;
+            assert!(first.is_pending());
+            Ok::<_, Infallible>(Response::new(request))
+        }));
+    let start = Instant::now();
+    let mut response = service.oneshot(Request::new(body)).await.unwrap().into_body();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    for part in ["hello", "world"] {
+        sender.send_data(part.into()).await.unwrap();
+        assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), part);
+    }
 }

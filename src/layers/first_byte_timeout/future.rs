@@ -113,6 +113,9 @@ where
             StageProj::Data { withheld } => match withheld.poll_first(cx) {
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(err)) => rejection = Rejection::new(RejectionKind::BodyFailed).with_source(err),
+                // Each side may be waiting for the other: the upstream for more of the request, and who sends it for the
+                // head.
+                Poll::Pending if wait.upload.waiting_since().is_none() => return withheld.hand_on().map(Ok),
                 Poll::Pending => ready!(wait.poll_limit(cx)),
             },
             _ => ready!(wait.poll_limit(cx)),
@@ -149,10 +152,14 @@ where
                 break;
             }
         }
+        self.hand_on().map(Ok)
+    }
+
+    fn hand_on(&mut self) -> Poll<Response<FirstByteTimeoutBody<B>>> {
         let held = std::mem::take(&mut self.held);
         let resumed =
             self.response.take().map(|response| response.map(|rest| FirstByteTimeoutBody::resume(held, rest)));
-        resumed.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
+        resumed.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
