@@ -9,7 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -28,6 +28,9 @@ pin_project! {
         waker: Waker,
     }
 }
+
+/// What tokio's timers count in.
+const TICK: Duration = Duration::from_millis(1);
 
 // === impl LazyTimer ===
 
@@ -63,6 +66,10 @@ impl LazyTimer {
     #[cold]
     #[inline(never)]
     fn arm(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        // Tokio rounds up to its tick, and panics where there is no instant as late as that: nobody lives to see it.
+        if at.checked_add(TICK).is_none() {
+            return Poll::Pending;
+        }
         let at = tokio::time::Instant::from_std(at);
         let armed = self
             .armed
@@ -87,7 +94,6 @@ impl LazyTimer {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
     use crate::rt::clock;
@@ -124,6 +130,24 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(start + 60 * SECOND, cx))).await.is_pending());
         poll_fn(|cx| timer.poll_until(start + SECOND, cx)).await;
         assert_eq!(clock::now() - start, SECOND);
+    }
+
+    /// As a peer may ask for, who knows how long this machine has been running.
+    #[tokio::test(start_paused = true)]
+    async fn the_last_instant_of_all_is_waited_for() {
+        let mut last = clock::now();
+        for step in (0..64)
+            .rev()
+            .map(|bit| Duration::from_secs(1 << bit))
+            .chain((0..30).rev().map(|bit| Duration::from_nanos(1 << bit)))
+        {
+            last = last.checked_add(step).unwrap_or(last);
+        }
+        assert_eq!(last.checked_add(Duration::from_nanos(1)), None);
+        let mut timer = LazyTimer::default();
+        for at in [last, clock::now() + SECOND, last] {
+            assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(at, cx))).await.is_pending());
+        }
     }
 
     #[tokio::test(start_paused = true)]
