@@ -110,6 +110,16 @@ async fn a_wait_that_is_too_long_is_the_callers_to_know_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_beyond_the_clock_is_not_over_at_once() {
+    let endless = Answer::status(429).header("retry-after", &u64::MAX.to_string());
+    let upstream = Upstream::new([endless]);
+    let patient = steady().max_retry_after(Duration::MAX);
+    let call = patient.layer(upstream.clone()).oneshot(request("GET", []));
+    assert!(tokio::time::timeout(secs(1_000_000_000), call).await.is_err());
+    assert_eq!(upstream.seen().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_attempt_starts_beyond_the_deadline() {
     for (answer, deadline, calls) in [
         (Answer::status(429).header("retry-after", "5"), 5, 1),

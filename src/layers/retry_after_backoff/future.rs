@@ -37,7 +37,8 @@ pin_project! {
     enum Stage<F, ResB> {
         Attempt { #[pin] call: F },
         // The answer that failed is read to its end meanwhile, so that its connection can serve the next attempt.
-        Wait { until: Instant, #[pin] failed: Drain<ResB> },
+        // Without end where that lies beyond what the clock can count.
+        Wait { until: Option<Instant>, #[pin] failed: Drain<ResB> },
         // For the service.
         Ready,
     }
@@ -76,14 +77,14 @@ where
                     let Some(wait) = this.session.as_mut().and_then(|session| session.judge(&mut result)) else {
                         return Poll::Ready(result);
                     };
-                    let now = clock::now();
-                    let until = now.checked_add(wait).unwrap_or(now);
+                    let until = clock::now().checked_add(wait);
                     let failed = Drain::new(result.ok().map(Response::into_body));
                     this.stage.set(Stage::Wait { until, failed });
                 }
                 StageProj::Wait { until, failed } => {
                     failed.poll(cx);
-                    ready!(this.timer.poll_until(*until, cx));
+                    let Some(until) = *until else { return Poll::Pending };
+                    ready!(this.timer.poll_until(until, cx));
                     this.stage.set(Stage::Ready);
                 }
                 StageProj::Ready => {
