@@ -13,6 +13,11 @@ pub(crate) struct Idle {
     waited: Duration,
 }
 
+/// A task that is woken runs sooner than that.
+const LATE: Duration = Duration::from_secs(1);
+
+// === impl Idle ===
+
 impl Idle {
     /// A sign of life.
     #[inline]
@@ -24,6 +29,15 @@ impl Idle {
     pub(crate) fn interrupted(&mut self, now: Instant) {
         if let Some(since) = self.since.take() {
             self.waited = self.waited.saturating_add(now.saturating_duration_since(since));
+        }
+    }
+
+    /// The same for a wait that ends after `limit`: who comes for what is there much later than that had turned away, and
+    /// since when is not known.
+    pub(crate) fn interrupted_within(&mut self, limit: Duration, now: Instant) {
+        match self.until(limit) {
+            Some(end) if now.saturating_duration_since(end) > LATE => self.since = None,
+            _ => self.interrupted(now),
         }
     }
 
@@ -63,6 +77,12 @@ mod tests {
         idle.alive();
         idle.waiting(|| start + 65 * S);
         assert_eq!(idle.until(10 * S), Some(start + 75 * S));
+        // The consumer was called after ten seconds of this, and comes a minute later.
+        idle.interrupted_within(10 * S, start + 135 * S);
+        idle.waiting(|| start + 135 * S);
+        idle.interrupted_within(10 * S, start + 139 * S);
+        idle.waiting(|| start + 139 * S);
+        assert_eq!(idle.until(10 * S), Some(start + 145 * S));
     }
 
     #[test]

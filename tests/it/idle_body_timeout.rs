@@ -153,6 +153,25 @@ async fn time_the_consumer_took_over_a_comment_does_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn time_in_which_the_consumer_had_turned_away_does_not_count() {
+    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(Activity::SseEvents);
+    let script = Script::new([Wait(secs(2)), Data(": ping\n\n"), Wait(secs(4)), Data("data: a\n\n")]);
+    let mut body = call(&layer, Request::new(()), event_stream(), script).await;
+    // It asks, and comes back long after the comment did.
+    assert!(tokio::time::timeout(secs(1), body.frame()).await.is_err());
+    tokio::time::sleep(secs(600)).await;
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), ": ping\n\n");
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: a\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_as_often_as_the_limit_hide_nothing() {
+    let comments = std::iter::repeat_n([Wait(secs(15)), Data(": ping\n\n")], 9).flatten();
+    let expected = ["+15s : ping\n\n", &format!("+15s {SILENT}"), "+15s end"];
+    check_events(event_stream(), comments, &expected).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_no_readable_event_stream_is_judged_by_its_bytes() {
     let steps = || [Wait(secs(10)), Data(": ping\n\n"), Wait(secs(10)), Data(": ping\n\n")];
     let expected = ["+10s : ping\n\n", "+20s : ping\n\n", "+20s end"];

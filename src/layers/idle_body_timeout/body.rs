@@ -118,7 +118,7 @@ impl Silence {
         if alive {
             self.idle.alive();
         } else {
-            self.idle.interrupted(clock::now());
+            self.idle.interrupted_within(self.limit.unwrap_or(Duration::MAX), clock::now());
         }
     }
 
