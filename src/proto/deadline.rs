@@ -128,6 +128,15 @@ impl DeadlineHeader {
         worth_sending
     }
 
+    /// The least that can be said.
+    pub(crate) const fn least(&self) -> Duration {
+        match self.format {
+            Format::Grpc => Duration::from_nanos(1),
+            Format::Millis | Format::MillisOrInfinite => Duration::from_millis(1),
+            Format::Seconds => Duration::from_secs(1),
+        }
+    }
+
     /// The value that says `left`, rounded down; `None` where that would be 0.
     #[must_use]
     pub fn to_value(&self, left: Duration) -> Option<HeaderValue> {
@@ -284,6 +293,7 @@ mod tests {
     #[test]
     fn zero_is_never_sent() {
         for (header, too_little) in headers().iter().zip([0, 999_999, 999_999, 999_999_999]) {
+            assert_eq!(header.least(), Duration::from_nanos(too_little + 1));
             assert_eq!(header.to_value(Duration::from_nanos(too_little)), None);
             assert!(header.to_value(Duration::from_nanos(too_little + 1)).is_some());
         }

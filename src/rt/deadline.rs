@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::Extensions;
+use http::request::Parts;
 use pin_project_lite::pin_project;
 
 use super::clock;
 use super::sync::{Mutex, lock};
+use crate::proto::deadline::DeadlineHeader;
 
 /// The instant at which a call, its body included, must be over.
 ///
@@ -51,6 +53,17 @@ thread_local! {
 /// [`Deadline`], which is that of the caller who came first.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedDeadline(Arc<Mutex<Option<Deadline>>>);
+
+/// Where the deadline of a request stands in its headers. In its extensions, so that whoever sends it again, later, does not
+/// promise the time that has passed since.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) headers: Arc<[DeadlineHeader]>,
+    /// Is kept back of what is written.
+    pub(crate) reserve: Duration,
+    /// With less than this left, reserve included, the request is not worth sending.
+    pub(crate) least: Duration,
+}
 
 /// Puts back what was current, also when the poll inside panics.
 pub(crate) struct Entered {
@@ -136,6 +149,22 @@ impl Deadline {
     /// Makes this the [`current`](Self::current) deadline inside `future`. It ends nothing by itself.
     pub fn scope<F: Future>(self, future: F) -> DeadlineScope<F> {
         DeadlineScope { inner: future, deadline: self }
+    }
+
+    /// What is left at `now` of the deadline of the request that has these extensions, if it is to be sent again.
+    pub(crate) fn left_to_send(extensions: &Extensions, now: Instant) -> Option<Duration> {
+        let least = extensions.get().map_or(Duration::ZERO, |written: &Written| written.least);
+        Self::of(extensions).map(|deadline| deadline.remaining(now).saturating_sub(least))
+    }
+
+    /// Writes what is left at `now` where it stands in this request.
+    pub(crate) fn write_again(head: &mut Parts, now: Instant) {
+        if let (Some(deadline), Some(written)) = (Self::of(&head.extensions), head.extensions.get::<Written>()) {
+            let left = deadline.remaining(now).saturating_sub(written.reserve);
+            for header in written.headers.iter() {
+                header.write(left, &mut head.headers);
+            }
+        }
     }
 
     /// Makes this the current deadline until the guard is dropped.

@@ -11,9 +11,13 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::{self, DeadlineExceeded};
-use tower_buttress::{Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, Rejection, RejectionKind, TimeoutProfile};
+use tower_buttress::{
+    Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, FallbackLayer, Jitter, Rejection, RejectionKind,
+    RetryAfterBackoffLayer, TimeoutProfile,
+};
 
 use crate::support::Step::{Data, Fail, Hang, Wait};
+use crate::support::upstream::{Answer, Upstream, request};
 use crate::support::{Log, Script, Step, secs, trace};
 
 const MS: DeadlineHeader = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
@@ -271,4 +275,42 @@ async fn a_panic_inside_leaves_no_deadline_behind() {
     let scope = std::panic::AssertUnwindSafe(deadline.scope(async { panic!("inside") }));
     assert!(futures_util::FutureExt::catch_unwind(scope).await.is_err());
     assert_eq!(Deadline::current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_asked_later_is_told_what_is_left_by_then() {
+    let told = |upstream: &Upstream| {
+        let seen = upstream.seen().into_iter().map(|seen| seen.headers["x-deadline-ms"].to_str().unwrap().to_owned());
+        seen.collect::<Vec<_>>()
+    };
+    let primary = Upstream::new([Answer::status(503).after(secs(1)), Answer::status(503).after(secs(1))]);
+    let backup = Upstream::new([Answer::status(200)]);
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(secs(10)).propagate(MS).reserve(Duration::from_millis(500)))
+        .layer(FallbackLayer::new(backup.clone()))
+        .layer(steady().attempts(2.try_into().unwrap()))
+        .service(primary.clone());
+    assert_eq!(service.oneshot(request("GET", [])).await.unwrap().status(), 200);
+    assert_eq!(told(&primary), ["9500", "7500"]);
+    assert_eq!(told(&backup), ["6500"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_asked_again_who_could_not_be_told_how_long_it_may_take() {
+    let seconds = DeadlineHeader::seconds(HeaderName::from_static("x-deadline"));
+    for (total, reserve, asked) in [(3, 0, 2), (2, 0, 1), (3, 1, 1), (4, 1, 2)] {
+        let upstream = Upstream::new([Answer::status(503), Answer::status(200)]);
+        let backup = Upstream::new([Answer::status(503)]);
+        let service = ServiceBuilder::new()
+            .layer(DeadlineLayer::new(secs(total)).propagate(seconds.clone()).reserve(secs(reserve)))
+            .layer(FallbackLayer::new(backup))
+            .layer(steady())
+            .service(upstream.clone());
+        service.oneshot(request("GET", [])).await.unwrap();
+        assert_eq!(upstream.seen().len(), asked, "{total} s, of which {reserve} s are kept");
+    }
+}
+
+fn steady() -> RetryAfterBackoffLayer {
+    RetryAfterBackoffLayer::new().backoff_base(secs(1)).jitter(Jitter::None)
 }

@@ -7,7 +7,7 @@ use http::Request;
 use super::layer::{Config, DeadlineLayer};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::rt::deadline::Deadline;
+use crate::rt::deadline::{Deadline, Written};
 
 /// What a call may do with its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,17 @@ impl Budget {
         if left.is_zero() || left < config.minimum {
             return Self::Spent;
         }
-        for header in config.propagate.iter().flat_map(|headers| headers.iter()) {
-            if !header.write(left, request.headers_mut()) {
-                return Self::Spent;
+        if let Some(headers) = &config.propagate {
+            let mut least = config.minimum;
+            for header in headers.iter() {
+                if !header.write(left, request.headers_mut()) {
+                    return Self::Spent;
+                }
+                least = least.max(header.least());
             }
+            let least = least.saturating_add(config.reserve);
+            let written = Written { headers: headers.clone(), reserve: config.reserve, least };
+            request.extensions_mut().insert(written);
         }
         request.extensions_mut().insert(deadline);
         Self::Until { deadline, total }

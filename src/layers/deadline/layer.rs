@@ -142,7 +142,7 @@ impl DeadlineLayer {
     }
 
     /// Writes what is left, less the [reserve](Self::reserve), on the request that goes on, in place of what stood
-    /// there. May be given more than once.
+    /// there. Retries and fallbacks inside write what is left by then. May be given more than once.
     #[must_use]
     pub fn propagate(mut self, header: DeadlineHeader) -> Self {
         self.config.propagate = Some(with(self.config.propagate.as_deref(), header));

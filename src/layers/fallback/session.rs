@@ -46,8 +46,8 @@ where
     /// Whether the request can still be sent to somebody else, after the body has come so far; says why not.
     #[cold]
     pub(super) fn can_go(&self, progress: impl FnOnce(&Replay<B>) -> Progress) -> bool {
-        let deadline = Deadline::of(&self.head.extensions);
-        let reason = if deadline.is_some_and(|deadline| deadline.remaining(clock::now()).is_zero()) {
+        let left = Deadline::left_to_send(&self.head.extensions, clock::now());
+        let reason = if left.is_some_and(|left| left.is_zero()) {
             "the deadline of the call has passed"
         } else {
             match progress(&self.replay) {
@@ -80,6 +80,7 @@ where
     /// The request as the backup is to see it.
     pub(super) fn request(&self) -> Request<ReplayBody<B>> {
         let mut head = self.head.restore();
+        Deadline::write_again(&mut head, clock::now());
         if !self.config.forward_credentials {
             credentials::withhold(&mut head);
         }

@@ -67,7 +67,7 @@ where
             idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
             upload: self.upload(answered),
             waited: self.waited,
-            remaining: Deadline::of(&self.head.extensions).map(|deadline| deadline.remaining(now)),
+            remaining: Deadline::left_to_send(&self.head.extensions, now),
         };
         let mut decision = self.config.policy.decide(&finished, now, &mut self.config.entropy.rng());
         if let Decision::Retry(_) = decision {
@@ -107,6 +107,7 @@ where
     {
         self.attempt += 1;
         let mut head = self.head.restore();
+        Deadline::write_again(&mut head, clock::now());
         head.extensions.insert(Attempt(self.attempt));
         if let Some(name) = &self.config.attempt_header {
             head.headers.insert(name, HeaderValue::from(self.attempt));
