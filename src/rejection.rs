@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::error::BoxError;
 #[cfg(feature = "tonic")]
@@ -75,6 +75,9 @@ pub enum Wire {
     /// A status code and an RFC 9457 `application/problem+json` body.
     #[default]
     Http,
+    /// The same head, and no body: the answer to a `HEAD`. (Over HTTP/2 nobody takes a body off that should not be there, and
+    /// whoever gets one takes it for a broken stream.)
+    Head,
     /// HTTP 200 and `grpc-status` in the head: gRPC's Trailers-Only form.
     Grpc,
 }
@@ -251,8 +254,7 @@ impl Rejection {
         let wording = self.kind.wording();
         let mut response = Response::new(Bytes::new());
         match wire {
-            Wire::Http => {
-                let body = Bytes::from_static(wording.problem.as_bytes());
+            Wire::Http | Wire::Head => {
                 *response.status_mut() = wording.status;
                 let mut headers = HeaderMap::with_capacity(HEADERS);
                 headers.insert(CONTENT_TYPE, PROBLEM_JSON);
@@ -261,7 +263,9 @@ impl Rejection {
                     headers.insert(RETRY_AFTER, number(whole_seconds_up(wait)));
                 }
                 *response.headers_mut() = headers;
-                *response.body_mut() = body;
+                if wire == Wire::Http {
+                    *response.body_mut() = Bytes::from_static(wording.problem.as_bytes());
+                }
             }
             Wire::Grpc => {
                 let headers = response.headers_mut();
@@ -376,6 +380,12 @@ impl Wire {
             _ => Self::Http,
         }
     }
+
+    /// What the caller of this request can read: [`Wire::Head`] for a `HEAD`, and else [what its headers say](Self::of).
+    #[must_use]
+    pub fn of_request<B>(request: &Request<B>) -> Self {
+        if request.method() == Method::HEAD { Self::Head } else { Self::of(request.headers()) }
+    }
 }
 
 #[cfg(test)]
@@ -422,6 +432,17 @@ mod tests {
         assert_eq!(response.headers()["grpc-retry-pushback-ms"], "2");
         assert!(response.body().is_empty());
         assert!(Rejection::of(&response).is_some());
+    }
+
+    #[test]
+    fn a_head_is_answered_with_a_head() {
+        let request = Request::head("/").body(()).unwrap();
+        for kind in KINDS {
+            let response = Rejection::new(kind).into_response(Wire::of_request(&request));
+            let whole = Rejection::new(kind).into_response(Wire::Http);
+            assert_eq!((response.status(), response.headers()), (whole.status(), whole.headers()));
+            assert!(response.body().is_empty());
+        }
     }
 
     #[test]

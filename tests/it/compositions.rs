@@ -17,7 +17,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{self, BoxError};
@@ -304,8 +306,7 @@ async fn a_disconnect_travels_through_a_proxy_to_the_upstream() {
     let proxy = serve(proxy).await;
 
     let connection = tokio::net::TcpStream::connect(proxy).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(connection)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.unwrap();
     let connection = tokio::spawn(connection);
     let request = Request::get("/").header("host", "proxy").body(Empty::<Bytes>::new()).unwrap();
     let mut body = sender.send_request(request).await.unwrap().into_body();
@@ -346,4 +347,30 @@ async fn a_deadline_travels_from_an_axum_handler_to_the_hyper_client_inside_it()
     let left: Vec<u64> = std::str::from_utf8(&answer).unwrap().split(' ').map(|ms| ms.parse().unwrap()).collect();
     // The client alone would say 30,000, and the server 60,000.
     assert!(left.len() == 2 && left.iter().all(|ms| (1..9000).contains(ms)), "{left:?}");
+}
+
+// --- On a bare hyper server, which takes no body off the answer to a HEAD over HTTP/2 ---
+
+#[tokio::test]
+async fn a_head_that_is_refused_has_no_body() {
+    let now = Duration::from_millis(1);
+    for (http2, total, first_byte) in [(false, now, now), (true, now, secs(9)), (true, secs(9), now)] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let service = ServiceBuilder::new()
+            .layer(DeadlineLayer::new(total))
+            .layer(FirstByteTimeoutLayer::new(first_byte))
+            .service_fn(|_| std::future::pending::<Result<http::Response<Full<Bytes>>, Infallible>>());
+        tokio::spawn(async move {
+            let socket = TokioIo::new(listener.accept().await.unwrap().0);
+            let server = auto::Builder::new(TokioExecutor::new());
+            server.serve_connection(socket, TowerToHyperService::new(service)).await.unwrap();
+        });
+        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http::<Empty<Bytes>>();
+        let request = Request::head(format!("http://{addr}/")).body(Empty::new()).unwrap();
+        let response = client.request(request).await.unwrap();
+        assert_eq!(response.status(), 504);
+        assert_ne!(response.headers()["content-length"], "0");
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    }
 }

@@ -106,7 +106,7 @@ impl Breakers {
         S: Service<Request<ReqB>>,
     {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
-        CircuitBreakerFuture::refused(retry_after, Wire::of(request.headers()))
+        CircuitBreakerFuture::refused(retry_after, Wire::of_request(request))
     }
 }
 

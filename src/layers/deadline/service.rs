@@ -48,7 +48,7 @@ where
         if !self.config.enabled {
             return DeadlineFuture::unlimited(self.inner.call(request));
         }
-        let wire = Wire::of(request.headers());
+        let wire = Wire::of_request(&request);
         match Budget::of(&mut request, &self.config, clock::now()) {
             Budget::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
             Budget::Spent => DeadlineFuture::spent(wire, &self.config.emitter),

@@ -54,7 +54,7 @@ where
             Method::HEAD | Method::CONNECT => FirstByte::Headers,
             _ => self.config.until,
         };
-        let wire = Wire::of(request.headers());
+        let wire = Wire::of_request(&request);
         let (parts, body) = request.into_parts();
         let (upload, body) = Upload::watch(body);
         let call = self.inner.call(Request::from_parts(parts, body));
