@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
+use tokio::task::unconstrained;
 use tokio::time::Sleep;
 
 #[derive(Debug, Default)]
@@ -79,7 +80,9 @@ impl LazyTimer {
             if armed.sleep.deadline() > at {
                 armed.sleep.as_mut().reset(at);
             }
-            if armed.sleep.as_mut().poll(cx).is_pending() {
+            // Whoever waits here may have read on until its turn was over (tokio's budget of a task). A sleep that sees that
+            // is pending without having told the timer whom to wake, and would not be asked again.
+            if Pin::new(&mut unconstrained(armed.sleep.as_mut())).poll(cx).is_pending() {
                 armed.waker.clone_from(cx.waker());
                 return Poll::Pending;
             }
@@ -148,6 +151,20 @@ mod tests {
         for at in [last, clock::now() + SECOND, last] {
             assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(at, cx))).await.is_pending());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_whose_turn_is_over_is_woken_all_the_same() {
+        let start = clock::now();
+        let mut timer = LazyTimer::default();
+        let mut busy = true;
+        poll_fn(|cx| {
+            while busy && std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            busy = false;
+            timer.poll_until(start + SECOND, cx)
+        })
+        .await;
+        assert_eq!(clock::now() - start, SECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -121,6 +121,27 @@ async fn a_body_that_moves_to_another_task_is_still_watched() {
     assert_eq!(elsewhere.await.unwrap(), [format!("+10s {SILENT}"), "+10s end".to_owned()]);
 }
 
+/// As many frames at once as tokio lets a task read in one turn, and then silence.
+#[tokio::test(start_paused = true)]
+async fn a_burst_that_takes_the_whole_turn_is_watched_to_its_end() {
+    for burst in [1, 127, 128, 129, 1_000] {
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..burst {
+            sender.send(Ok::<_, BoxError>(http_body::Frame::data(Bytes::from_static(b"a")))).unwrap();
+        }
+        let stream = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        let mut answer = Some(Response::new(http_body_util::StreamBody::new(stream)));
+        let service = IdleBodyTimeoutLayer::new(secs(15)).layer(service_fn(move |_: Request<()>| {
+            let response = answer.take().unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        }));
+        let body = service.oneshot(Request::new(())).await.unwrap().into_body();
+        let seen = tokio::time::timeout(secs(60), trace(body)).await.expect("the silence is noticed");
+        assert_eq!(seen.len(), burst + 2);
+        assert_eq!(seen[burst], format!("+15s {SILENT}"));
+    }
+}
+
 // --- Activity::SseEvents ---
 
 fn event_stream() -> http::response::Builder {
