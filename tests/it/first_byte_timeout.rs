@@ -14,12 +14,14 @@ use http_body::Body;
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::{
-    FirstByte, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind, TimeoutProfile, UploadBody,
+    FirstByte, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind, RetryAfterBackoffLayer,
+    TimeoutProfile, UploadBody,
 };
 
 use crate::support::Step::{Data, Fail, Hang, Wait};
+use crate::support::upstream::{Answer, Upstream, request};
 use crate::support::{Log, Script, Step, secs, trace};
 
 struct Call {
@@ -91,6 +93,28 @@ async fn until_headers_the_body_may_be_late() {
 async fn a_body_that_fails_before_its_first_data_is_a_502() {
     call(FirstByte::Data).check([Wait(secs(1)), Fail("cut")], &["+1s 502", "body-failed"]).await;
     call(FirstByte::Data).check([Data("a"), Fail("cut")], &["+0s 200", "+0s a", "+0s error: cut", "+0s end"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_says_what_is_wrong_is_not_replaced() {
+    for status in [400, 429, 503] {
+        let busy = || Call { response: Response::builder().status(status), ..call(FirstByte::Data) };
+        let head = format!("+0s {status}");
+        busy().check([Wait(secs(1)), Fail("cut")], &[&head, "+1s error: cut", "+1s end"]).await;
+        busy().check([Wait(secs(60)), Data("why")], &[&head, "+60s why", "+60s end"]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_asked_for_is_obeyed_though_the_rest_of_its_answer_is_lost() {
+    let busy = Answer::status(429).header("retry-after", "7").body(Script::new([Fail("cut")]));
+    let upstream = Upstream::new([busy, Answer::status(200)]);
+    let service = ServiceBuilder::new()
+        .layer(RetryAfterBackoffLayer::new())
+        .layer(FirstByteTimeoutLayer::new(secs(20)))
+        .service(upstream.clone());
+    assert_eq!(service.oneshot(request("POST", [])).await.unwrap().status(), 200);
+    assert!(upstream.times()[1] >= 7.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,7 +185,9 @@ impl Wait {
             response.status(),
             Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
         );
-        if self.until == FirstByte::Headers || bodiless || response.body().is_end_stream() {
+        // A status from 400 on says what is wrong already, and what its headers ask for would be lost with a refusal.
+        let failed = response.status().as_u16() >= 400;
+        if self.until == FirstByte::Headers || bodiless || failed || response.body().is_end_stream() {
             return None;
         }
         if self.until == FirstByte::Data {

@@ -61,6 +61,7 @@ use crate::event::{Emitter, Observer};
 /// - *The body fails before its first data*: a 502, [`BodyFailed`](crate::RejectionKind::BodyFailed).
 /// - *The caller drops the future*: so is what is inside. Nothing is left behind.
 /// - *HEAD, CONNECT, 101, 204, 205, 304, or a body that is empty*: handed on at the head. Upgrades work.
+/// - *A status from 400 on*: handed on at the head too, since it can be acted on as it is, with the `Retry-After` it has.
 /// - *Trailers before any data*: handed on; there will be no data.
 /// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `first_byte` counts, not the layer's.
 /// - *The upstream stops reading the upload*: the time runs since it last read. While the upload itself has nothing to
