@@ -43,25 +43,30 @@ pub(crate) trait Watch {
 pin_project! {
     /// Reports to a [`Watch`] what its inner body does.
     ///
-    /// A body has ended when it says so (`None`), or when it says that nothing will follow (`is_end_stream`): servers
-    /// do not poll again after the last byte of a known length.
+    /// A body has ended when it says so (`None`), when it says that nothing will follow (`is_end_stream`), or with its
+    /// trailers, which are last. One that is dropped after the last byte of a known length was whole too: a server has
+    /// then no reason to ask for more, though the end of an HTTP/2 stream may come in a frame of its own.
     #[derive(Debug)]
     pub(crate) struct Observed<B, W: Watch> {
         #[pin]
         body: B,
-        watch: Watching<W>,
+        watching: Watching<W>,
     }
 }
 
 /// Watches until it has been told how the body ended.
 #[derive(Debug)]
-struct Watching<W: Watch>(Option<W>);
+struct Watching<W: Watch> {
+    watch: Option<W>,
+    /// Whether all the data that the body said it has was handed on.
+    whole: bool,
+}
 
 /// Looks at what is handed on, and reports behind its back: a result that is looked at by reference, and then returned,
 /// is copied.
 struct Look<'a, B: Body, W: Watch> {
     body: Pin<&'a mut B>,
-    watch: &'a mut Watching<W>,
+    watching: &'a mut Watching<W>,
     seen: Seen,
 }
 
@@ -75,11 +80,12 @@ enum Seen {
 
 // === impl Observed ===
 
-impl<B, W: Watch> Observed<B, W> {
+impl<B: Body, W: Watch> Observed<B, W> {
     /// Without a watch, a body that nobody watches.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
-        Self { body, watch: Watching(watch) }
+        let whole = watch.is_some() && is_handed_on(&body);
+        Self { body, watching: Watching { watch, whole } }
     }
 }
 
@@ -95,10 +101,10 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.project();
-        if this.watch.0.is_none() {
+        if this.watching.watch.is_none() {
             return boxed::poll_frame(this.body, cx);
         }
-        let mut look = Look { body: this.body, watch: this.watch, seen: Seen::Nothing };
+        let mut look = Look { body: this.body, watching: this.watching, seen: Seen::Nothing };
         look.poll_frame(cx)
     }
 
@@ -121,7 +127,7 @@ where
 {
     #[inline(always)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Watching(Some(watch)) = &mut *self.watch else { return Poll::Ready(None) };
+        let Some(watch) = &mut self.watching.watch else { return Poll::Ready(None) };
         let body = &mut self.body;
         let polled = watch.poll(cx, |cx| boxed::poll_frame(body.as_mut(), cx));
         self.seen = Seen::of(&polled);
@@ -133,13 +139,11 @@ where
     #[inline(never)]
     fn unusual(&mut self, polled: Polled) -> Polled {
         match &polled {
-            Poll::Ready(Some(Err(err))) => self.watch.report(Outcome::Failed(err)),
+            Poll::Ready(Some(Err(err))) => self.watching.report(Outcome::Failed(err)),
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(trailers), Watching(Some(watch))) = (frame.trailers_ref(), &mut *self.watch) {
+                if let (Some(trailers), Some(watch)) = (frame.trailers_ref(), &mut self.watching.watch) {
                     watch.trailers(trailers);
-                }
-                if self.body.is_end_stream() {
-                    self.watch.report(Outcome::Complete);
+                    self.watching.report(Outcome::Complete);
                 }
             }
             _ => {}
@@ -153,14 +157,16 @@ impl<B: Body, W: Watch> Drop for Look<'_, B, W> {
     fn drop(&mut self) {
         match self.seen {
             Seen::Data { empty } => {
-                if let Watching(Some(watch)) = &mut *self.watch {
+                if let Some(watch) = &mut self.watching.watch {
                     watch.data(empty);
                 }
                 if self.body.is_end_stream() {
-                    self.watch.report(Outcome::Complete);
+                    self.watching.report(Outcome::Complete);
+                } else {
+                    self.watching.whole = is_handed_on(&*self.body);
                 }
             }
-            Seen::End => self.watch.report(Outcome::Complete),
+            Seen::End => self.watching.report(Outcome::Complete),
             Seen::Nothing | Seen::Unusual => {}
         }
     }
@@ -186,17 +192,23 @@ impl Seen {
 
 impl<W: Watch> Watching<W> {
     fn report(&mut self, outcome: Outcome<'_>) {
-        if let Some(watch) = &mut self.0 {
+        if let Some(watch) = &mut self.watch {
             watch.over(outcome);
-            self.0 = None;
+            self.watch = None;
         }
     }
 }
 
 impl<W: Watch> Drop for Watching<W> {
     fn drop(&mut self) {
-        self.report(Outcome::Dropped);
+        self.report(if self.whole { Outcome::Complete } else { Outcome::Dropped });
     }
+}
+
+/// Whether no data is left. Trailers may follow: a body that is read on has not ended.
+#[inline]
+fn is_handed_on<B: Body>(body: &B) -> bool {
+    body.size_hint().upper() == Some(0)
 }
 
 #[cfg(test)]
@@ -272,5 +284,50 @@ mod tests {
         body.frame().await.unwrap().unwrap();
         drop(body);
         assert_eq!(log.seen(), ["data", "complete"]);
+    }
+    #[tokio::test]
+    async fn nothing_follows_trailers() {
+        let log = Log::default();
+        let last = script(vec![]).with_trailers(std::future::ready(Some(Ok(HeaderMap::new()))));
+        let mut body = Observed::new(Unsaid(last), Some(log.clone()));
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        assert_eq!(log.seen(), ["0 trailers", "complete"]);
+    }
+
+    /// Of HTTP/2, where the last frame may be an empty one.
+    #[tokio::test]
+    async fn a_known_length_is_had_in_full_before_the_body_says_that_it_ended() {
+        let whole = || Unsaid(Full::new(Bytes::from_static(b"a")));
+        let log = Log::default();
+        drop(Observed::new(whole(), Some(log.clone())));
+        assert_eq!(log.seen(), ["dropped"]);
+
+        let log = Log::default();
+        let mut body = Observed::new(whole(), Some(log.clone()));
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(log.seen(), ["data"], "trailers may follow");
+        drop(body);
+        assert_eq!(log.seen(), ["data", "complete"]);
+
+        let log = Log::default();
+        drop(Observed::new(Unsaid(Full::<Bytes>::default()), Some(log.clone())));
+        assert_eq!(log.seen(), ["complete"]);
+    }
+
+    /// Does not say that it ended.
+    struct Unsaid<B>(B);
+
+    impl<B: Body<Data = Bytes> + Unpin> Body for Unsaid<B> {
+        type Data = Bytes;
+        type Error = B::Error;
+
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.0.size_hint()
+        }
     }
 }

@@ -103,7 +103,7 @@ async fn an_empty_body_counts_at_the_head() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_goes_away_says_nothing() {
-    let hang = || stream([Step::Data("some"), Step::Hang]);
+    let hang = || Answer::status(200).body(Script::new([Step::Data("some"), Step::Hang]).unsized_());
     let answers = (0..20).map(|_| Answer::never()).chain((0..20).map(|_| hang()));
     let rig = Rig::new(as_is, Upstream::new(answers));
     for _ in 0..20 {
@@ -246,7 +246,7 @@ async fn a_callers_own_deadline_is_neutral_wherever_it_stands() {
     let silent = || service_fn(|_: Request<_>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>());
     let stalls = || {
         service_fn(|_: Request<_>| async {
-            Ok::<_, Infallible>(Response::new(Script::new([Step::Data("a"), Step::Hang])))
+            Ok::<_, Infallible>(Response::new(Script::new([Step::Data("a"), Step::Hang]).unsized_()))
         })
     };
     let neutral = |circuit: CircuitBreakerHandle| {

@@ -1,5 +1,6 @@
 //! The breaker as an upstream sees it that is killed and comes back: in connections and calls.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -8,17 +9,20 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use futures_util::{StreamExt, stream};
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState, Rejection};
 
 /// Longer than any test.
@@ -193,7 +197,7 @@ async fn server(app: Router) -> SocketAddr {
 async fn status(at: SocketAddr, path: &str) -> u16 {
     let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::get(format!("http://{at}{path}")).body(Empty::new()).unwrap();
-    let response: http::Response<Incoming> = client.request(request).await.unwrap();
+    let response: Response<Incoming> = client.request(request).await.unwrap();
     response.status().as_u16()
 }
 
@@ -228,4 +232,75 @@ async fn by_key_routes_are_apart() {
     }
     assert_eq!([status(at, "/a").await, status(at, "/b").await], [503, 200]);
     assert_eq!(breaker.handle_of("/b").state(), CircuitState::Closed);
+}
+
+/// The breaker as a proxy has it: between a server and a client of hyper's.
+async fn proxy(
+    breaker: &CircuitBreakerLayer,
+    client: Client<HttpConnector, Incoming>,
+    upstream: SocketAddr,
+) -> SocketAddr {
+    let service = breaker.layer(client);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service.clone().map_request(move |mut request: Request<Incoming>| {
+                *request.uri_mut() = format!("http://{upstream}/").parse().unwrap();
+                request
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            tokio::spawn(async move { drop(connection.await) });
+        }
+    });
+    at
+}
+
+/// Answers one call with these bytes.
+async fn raw(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    at
+}
+
+/// Says how long it is, and does not say that it ended.
+async fn unended() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let service = service_fn(|_: Request<Incoming>| async {
+        let data = stream::once(std::future::ready(Ok::<_, Infallible>(Frame::data(Bytes::from("abc")))));
+        let body = StreamBody::new(data.chain(stream::pending()));
+        Response::builder().header("content-length", "3").body(body)
+    });
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        drop(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).await);
+    });
+    at
+}
+
+/// After trailers, and after the last byte of a known length, a server asks for nothing more, even of a body that has
+/// not said that this was its end.
+#[tokio::test]
+async fn an_answer_that_a_proxy_passed_on_in_full_is_a_success() {
+    let trailers = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-checksum: 42\r\n\r\n";
+    for (upstream, http2) in [(raw(trailers).await, false), (unended().await, true)] {
+        let breaker = CircuitBreakerLayer::new();
+        let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
+        let proxy = proxy(&breaker, client, upstream).await;
+        let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let request = Request::get(format!("http://{proxy}/")).header("te", "trailers").body(Empty::new()).unwrap();
+        let answer = client.request(request).await.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(answer.to_bytes(), "abc");
+        assert_eq!(breaker.handle().snapshot().figures.calls, 1);
+    }
 }
