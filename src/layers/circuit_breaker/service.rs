@@ -1,3 +1,4 @@
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::{RejectionKind, Wire};
 use crate::rt::clock;
+use crate::rt::ready::take_ready;
 
 /// Refuses calls to a service that has been failing. See [`CircuitBreakerLayer`](crate::CircuitBreakerLayer).
 #[derive(Debug)]
@@ -23,15 +25,24 @@ pub struct CircuitBreaker<S> {
     inner: S,
     // `None`: the layer is off.
     breakers: Option<Arc<Breakers>>,
-    /// Whether this very clone of the service has said that it is ready.
-    ready: bool,
+    /// Of this very clone of the service.
+    readiness: Readiness,
+}
+
+/// What the inner service was asked since it was last called, and said. It may hold a place that others wait for, or be
+/// the next to get one, once it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readiness {
+    Unasked,
+    Asked,
+    Ready,
 }
 
 // === impl CircuitBreaker ===
 
 impl<S> CircuitBreaker<S> {
     pub(super) fn new(inner: S, breakers: Option<Arc<Breakers>>) -> Self {
-        Self { inner, breakers, ready: false }
+        Self { inner, breakers, readiness: Readiness::Unasked }
     }
 }
 
@@ -52,10 +63,11 @@ where
         // Which circuit it will be is known when the request is; and where nothing passes, or one call only, nobody
         // else is to wait for the service.
         let Some(circuit) = breakers.only().filter(|circuit| circuit.passes()) else { return Poll::Ready(Ok(())) };
+        self.readiness = Readiness::Asked;
         let ready = ready!(self.inner.poll_ready(cx));
-        self.ready = ready.is_ok();
-        if let Err(err) = &ready {
-            circuit.blame(err);
+        match &ready {
+            Ok(()) => self.readiness = Readiness::Ready,
+            Err(err) => circuit.blame(err),
         }
         Poll::Ready(ready)
     }
@@ -66,9 +78,9 @@ where
             return CircuitBreakerFuture::calling(self.inner.call(request), None, Started::default());
         };
         let Some(circuit) = breakers.only() else { return self.call_keyed(breakers, request) };
-        if self.ready {
+        let readiness = mem::replace(&mut self.readiness, Readiness::Unasked);
+        if readiness == Readiness::Ready {
             if let Some((lane, generation)) = circuit.pass() {
-                self.ready = false;
                 let started = lane.start();
                 let mut permit = Some(Permit::Call { lane, generation });
                 let unwinding = Unwinding::of(&mut permit);
@@ -78,8 +90,15 @@ where
             }
         }
         match circuit.admit(clock::now) {
-            Ok(permit) => CircuitBreakerFuture::readying(self.inner.clone(), request, permit),
-            Err(retry_after) => breakers.refuse(retry_after, &request),
+            // The one that was asked, if it was: a probe must not wait for a place that its own service holds.
+            Ok(permit) => CircuitBreakerFuture::readying(take_ready(&mut self.inner), request, permit),
+            Err(retry_after) => {
+                if readiness != Readiness::Unasked {
+                    // It is not called. What it holds, it gives back.
+                    self.inner = self.inner.clone();
+                }
+                breakers.refuse(retry_after, &request)
+            }
         }
     }
 }

@@ -6,11 +6,13 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use http::Request;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tokio::time::advance;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_buttress::{CircuitBreakerLayer, CircuitState};
+use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState};
 
 use super::{Rig, as_is, stream};
 use crate::support::upstream::{Answer, Upstream, request};
@@ -221,7 +223,7 @@ async fn a_probe_that_was_woken_and_is_not_polled_waits_for_its_consumer() {
     let layer = patience(CircuitBreakerLayer::new());
     let upstream = Upstream::new([Answer::status(200)]);
     let inner = upstream.clone();
-    let service = service_fn(move |request: http::Request<Script>| {
+    let service = service_fn(move |request: Request<Script>| {
         let (answered, inner) = (answered.take(), inner.clone());
         async move {
             if let Some(answered) = answered {
@@ -290,4 +292,37 @@ async fn a_probe_can_move_to_another_task() {
     assert!(poll_once(probe.as_mut()).await.is_pending());
     let response = tokio::time::timeout(secs(3), tokio::spawn(probe)).await.unwrap().unwrap().unwrap();
     assert_eq!(response.status(), 200);
+}
+
+/// Behind a limit, whoever is ready, or next to be, keeps others waiting: the probe above all.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_holds_no_place_that_the_probe_waits_for() {
+    let rig = Rig::new(as_is, Upstream::new((0..3).map(|_| Answer::status(200))));
+    let limited = rig.layer.layer(GlobalConcurrencyLimitLayer::new(1).layer(rig.upstream.clone()));
+    let (mut ready, mut next) = (limited.clone(), limited.clone());
+    let call = async |service: &mut CircuitBreaker<_>| {
+        let called = ServiceExt::<Request<Script>>::ready(service).await.unwrap().call(request("GET", []));
+        tokio::time::timeout(secs(1), called).await.expect("nobody holds the place").unwrap().status().as_u16()
+    };
+
+    ServiceExt::<Request<Script>>::ready(&mut ready).await.unwrap();
+    let mut waits = pin!(poll_fn(|cx| Service::<Request<Script>>::poll_ready(&mut next, cx)));
+    assert!(poll_once(waits.as_mut()).await.is_pending());
+    rig.circuit().open_for(secs(5));
+    assert_eq!(ready.call(request("GET", [])).await.unwrap().status(), 503);
+    assert_eq!(call(&mut next).await, 503);
+    advance(secs(5)).await;
+    assert_eq!(call(&mut limited.clone()).await, 200);
+    drop((ready, next));
+}
+
+/// It was let in as one of many, and is the probe when it calls.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_was_ready_already_does_not_wait_for_its_own_place() {
+    let rig = Rig::new(as_is, Upstream::new([Answer::status(200)]));
+    let mut service = rig.layer.layer(GlobalConcurrencyLimitLayer::new(1).layer(rig.upstream.clone()));
+    ServiceExt::<Request<Script>>::ready(&mut service).await.unwrap();
+    rig.circuit().open_for(Duration::ZERO);
+    let probe = tokio::time::timeout(secs(1), service.call(request("GET", []))).await;
+    assert_eq!(probe.expect("it holds the place itself").unwrap().status(), 200);
 }
