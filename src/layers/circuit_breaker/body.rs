@@ -82,6 +82,14 @@ impl Watching {
         Self { permit: Some(permit), started, awaits_data, slow: false, said: None }
     }
 
+    /// It is the consumer's turn all the same.
+    #[cold]
+    fn no_data_yet(&self) {
+        if let Some(probe) = self.permit.as_ref().and_then(Permit::probe) {
+            probe.rests();
+        }
+    }
+
     #[cold]
     fn first_data(&mut self) {
         self.awaits_data = false;
@@ -112,8 +120,8 @@ impl Watch for Watching {
 
     #[inline]
     fn data(&mut self, empty: bool) {
-        if self.awaits_data && !empty {
-            self.first_data();
+        if self.awaits_data {
+            if empty { self.no_data_yet() } else { self.first_data() }
         }
     }
 

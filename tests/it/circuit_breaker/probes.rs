@@ -217,6 +217,16 @@ async fn a_probe_whose_consumer_holds_the_head_and_does_not_read_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_whose_consumer_was_given_a_frame_without_data_and_does_not_read_on_is_given_up() {
+    let rig = due(patience, vec![stream([Step::Data(""), Step::Data("a")]), Answer::status(200)]).await;
+    let mut body = rig.head().await.unwrap().into_body();
+    body.frame().await.unwrap().unwrap();
+    advance(secs(30)).await;
+    assert_eq!(rig.call().await, "200 said");
+    assert_eq!(rig.state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_was_woken_and_is_not_polled_waits_for_its_consumer() {
     let (answer, answered) = oneshot::channel();
     let mut answered = Some(answered);
