@@ -33,6 +33,12 @@ fn whole(text: &'static str) -> ReqBody {
     Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// Breaks off, because whoever sends it does.
+fn half() -> ReqBody {
+    let frames = [Ok(http_body::Frame::data(Bytes::from_static(b"half"))), Err(BoxError::from("the caller left"))];
+    StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
+}
+
 async fn send<C>(connector: C, http2: bool, to: &str, body: ReqBody) -> Error
 where
     C: Connect + Clone + Send + Sync + 'static,
@@ -174,10 +180,11 @@ async fn a_sender_that_broke_off_its_own_request_says_nothing_of_the_upstream() 
         socket.read_to_end(&mut Vec::new()).await.map(drop)
     })
     .await;
-    let frames = [Ok(http_body::Frame::data(Bytes::from_static(b"half"))), Err(BoxError::from("the caller left"))];
-    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
-    let err = send(HttpConnector::new(), false, &format!("http://{at}"), body).await;
-    assert_eq!(judge(&err), if SEES_HYPER { Verdict::new(Remedy::Nobody, Health::Unknown) } else { BROKEN });
+    let ours = if SEES_HYPER { Verdict::new(Remedy::Nobody, Health::Unknown) } else { BROKEN };
+    assert_eq!(judge(&send(HttpConnector::new(), false, &format!("http://{at}"), half()).await), ours);
+
+    let at = server(|socket| answer_h2(socket, &[])).await;
+    assert_eq!(judge(&send(HttpConnector::new(), true, &format!("http://{at}"), half()).await), ours);
 }
 
 #[tokio::test]

@@ -81,9 +81,13 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
         // Or the request's own body failed: its sender went away.
         return unsent.or(err.is_user().then_some(OURS));
     }
+    let err = err.downcast_ref::<h2::Error>()?;
+    // Reset by neither the peer nor the protocol, but by the sender: its body failed, and this is all that is told of it.
+    if err.is_reset() && !err.is_remote() && !err.is_library() {
+        return Some(OURS);
+    }
     // RFC 9113 8.7: a refused stream, and one beyond the last that a GOAWAY names, were not processed. (Of streams that
     // the peer may have processed, h2 says that the connection broke.)
-    let err = err.downcast_ref::<h2::Error>()?;
     let unprocessed = err.is_go_away() || err.reason() == Some(h2::Reason::REFUSED_STREAM);
     (err.is_remote() && unprocessed).then_some(UNSENT)
 }
