@@ -155,6 +155,11 @@ impl Circuit {
         CircuitSnapshot { refused: refused.fold(0, u64::saturating_add), ..snapshot }
     }
 
+    /// Whether it is as it is because somebody said so.
+    pub(super) fn is_steered(&self) -> bool {
+        lock(&self.machine).is_steered()
+    }
+
     /// Asks the machine, which has seen everything that happened before.
     pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Breaker) -> (T, Option<Notice>)) -> T {
         let machine = lock(&self.machine);

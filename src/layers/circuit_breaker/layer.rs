@@ -259,7 +259,8 @@ impl CircuitBreakerLayer {
     /// One circuit per key: per host, model or tenant. Requests for which there is none share one.
     ///
     /// The key shows in events, in handles, and to whoever reads them: let it be no secret. Circuits are kept for
-    /// [`max_keys`](Self::max_keys); then the one that was not used for longest goes, whatever its state.
+    /// [`max_keys`](Self::max_keys); then the one that was not used for longest goes, whatever its state. Those that were
+    /// isolated, opened or switched off by hand, and those of which somebody holds a [handle](Self::handle_of), go last.
     ///
     /// The inner service is asked whether it is ready only when the circuit is known, inside the future.
     ///

@@ -111,12 +111,13 @@ impl Registry {
         circuit
     }
 
-    /// Drops the circuit that has not been used for longest. A look at all of them, at a price that only new keys pay.
+    /// Drops the circuit that has not been used for longest, and one that is in somebody's hand only when all are. A look
+    /// at all of them, at a price that only new keys pay.
     fn evict(&self) {
-        let used = |kept: &Kept| kept.used.load(Ordering::Relaxed);
+        let rank = |kept: &Kept| (kept.is_in_hand(), kept.used.load(Ordering::Relaxed));
         let oldest = |segment: &RwLock<Segment>| {
             let segment = read(segment);
-            segment.iter().map(|(key, kept)| (used(kept), key.clone())).min()
+            segment.iter().map(|(key, kept)| (rank(kept), key.clone())).min()
         };
         if let Some((_, key)) = self.segments.iter().filter_map(oldest).min() {
             let gone = write(self.segment(&key)).remove(&key);
@@ -138,6 +139,15 @@ impl Registry {
 
     fn stamp(&self) -> u64 {
         self.latest.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Whether somebody has told it what to do, or holds its handle, and may.
+    fn is_in_hand(&self) -> bool {
+        Arc::strong_count(&self.circuit) > 1 || self.circuit.is_steered()
     }
 }
 

@@ -21,7 +21,7 @@ impl Breaker {
         self.window.advance(now);
         let until = saturating_add(now, time);
         let seen = self.figures();
-        let open = State::Open(Open { until, probed_from: until, healthy: 0, seen });
+        let open = State::Open(Open { until, probed_from: until, healthy: 0, by_hand: true, seen });
         if let State::Open(_) = self.state {
             self.state = open;
             // What a health probe says that is on its way now must not undo this.

@@ -82,6 +82,7 @@ struct Open {
     /// Health probes are sent from here on.
     probed_from: Instant,
     healthy: u32,
+    by_hand: bool,
     seen: CircuitFigures,
 }
 
@@ -314,6 +315,16 @@ impl Breaker {
         matches!(self.state, State::Closed | State::MetricsOnly { .. } | State::Disabled)
     }
 
+    /// Whether it is as it is because somebody said so.
+    pub(crate) fn is_steered(&self) -> bool {
+        match &self.state {
+            State::Isolated { .. } | State::Disabled => true,
+            State::MetricsOnly { .. } => !self.settings.metrics_only,
+            State::Open(open) => open.by_hand,
+            State::Closed | State::HalfOpen(_) => false,
+        }
+    }
+
     pub(crate) fn snapshot(&mut self, now: Instant) -> CircuitSnapshot {
         self.window.advance(now);
         CircuitSnapshot {
@@ -439,7 +450,7 @@ impl Breaker {
         // An upstream that names a time knows better than a doubled guess.
         let asked = self.not_before.unwrap_or(now);
         let until = saturating_add(now, backoff).max(asked);
-        let open = Open { until, probed_from: asked, healthy: 0, seen: self.figures() };
+        let open = Open { until, probed_from: asked, healthy: 0, by_hand: false, seen: self.figures() };
         self.change(State::Open(open), cause, Some(until.saturating_duration_since(now)))
     }
 

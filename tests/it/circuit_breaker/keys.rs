@@ -75,6 +75,48 @@ async fn the_key_that_was_not_used_for_longest_goes() {
     assert_eq!(layer.handle_of("a").snapshot().figures.calls, 2, "it is the same as before");
 }
 
+/// Whoever isolates a circuit, or holds its handle, means the one that calls pass through.
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_somebody_steers_goes_last() {
+    let layer = by_host().max_keys(NonZeroUsize::new(5).unwrap());
+    let service = layer.layer(statuses([200; 100]));
+    layer.handle_of("isolated").isolate();
+    layer.handle_of("open").open_for(secs(60));
+    layer.handle_of("off").disable();
+    let held = layer.handle_of("held");
+    for host in 0..20 {
+        assert_eq!(get(&service, &format!("http://host-{host}/")).await, 200);
+    }
+    assert_eq!(get(&service, "http://isolated/").await, 503);
+    assert_eq!(get(&service, "http://open/").await, 503);
+    assert_eq!(layer.handle_of("off").state(), CircuitState::Disabled);
+    held.isolate();
+    assert_eq!(get(&service, "http://held/").await, 503);
+    assert_eq!(layer.handles().len(), 5);
+
+    // When it is open no longer by anybody's will, or closed, it is like the others.
+    tokio::time::advance(secs(60)).await;
+    assert_eq!(get(&service, "http://open/").await, 200);
+    layer.handle_of("isolated").close();
+    for host in 0..3 {
+        get(&service, &format!("http://host-{host}/")).await;
+    }
+    let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
+    keys.sort();
+    assert_eq!(keys, ["held", "host-0", "host-1", "host-2", "off"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_circuits_are_steered_the_oldest_goes() {
+    let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
+    for key in ["a", "b", "c"] {
+        layer.handle_of(key).isolate();
+    }
+    let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
+    keys.sort();
+    assert_eq!(keys, ["b", "c"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn however_many_keys_there_are_the_circuits_are_bounded() {
     let layer = by_host().max_keys(NonZeroUsize::new(10).unwrap());
