@@ -12,7 +12,7 @@ use tower_buttress::error::{BoxError, InvalidConfig};
 use tower_buttress::{
     Activity, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer,
     EarlySseHeartbeatLayer, FallbackLayer, FirstByte, FirstByteTimeoutLayer, HeartbeatFrame, IdleBodyTimeoutLayer,
-    Observer, RetryAfterBackoffLayer, SseHeartbeatLayer,
+    Observer, RetryAfterBackoffLayer, SseHeartbeatLayer, TimeoutProfile,
 };
 
 use super::args::{Args, Credential, Heartbeat, Switch};
@@ -92,12 +92,16 @@ pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<Circu
     if args.breaker == Switch::Off {
         return Ok(CircuitBreakerLayer::disabled());
     }
-    let breaker = CircuitBreakerLayer::new()
+    let mut breaker = CircuitBreakerLayer::new()
         .window(CircuitWindow::Time(args.breaker_window))?
         .min_calls(args.breaker_min_calls)
         .failure_ratio(args.breaker_failure_ratio)?
         .consecutive_failures(args.breaker_consecutive)
         .open_time(args.breaker_open, args.breaker_open_max)?;
+    if let Some(first_byte) = args.first_byte_timeout.0 {
+        // A probe may be silent as long as any call, and no less long than by default.
+        breaker = breaker.probe_timeout(first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte));
+    }
     Ok(breaker.observer(observer.clone()))
 }
 

@@ -63,7 +63,9 @@ impl StackLayer {
             dedup: DedupLayer::disabled(),
             fallback: FallbackLayer::disabled(),
             retry: RetryAfterBackoffLayer::new(),
-            breaker: CircuitBreakerLayer::new(),
+            // A probe may be silent as long as any call, and no less long than by default.
+            breaker: CircuitBreakerLayer::new()
+                .probe_timeout(limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte)),
             idle: IdleBodyTimeoutLayer::new(limits.idle),
             first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
         }

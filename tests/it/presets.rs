@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, NoBackup, StackLayer};
 use tower_buttress::{
-    Attempts, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt, TimeoutProfile,
+    Attempts, CircuitState, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt,
+    TimeoutProfile,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -107,6 +108,28 @@ async fn all_services_of_a_stack_share_one_breaker() {
     let refused = stack.layer(service).oneshot(asked()).await.unwrap();
     assert_eq!(Rejection::of(&refused).unwrap().kind(), RejectionKind::CircuitOpen);
     assert_eq!(calls.load(SeqCst), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_may_think_as_long_as_any_call() {
+    let thinks = service_fn(|_| async {
+        tokio::time::sleep(secs(120)).await;
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("thought")))
+    });
+    let mut circuit = None;
+    let limits = TimeoutProfile { first_byte: secs(150), ..TimeoutProfile::EXTENDED_THINKING };
+    let stack = presets::llm_client(limits).breaker(|breaker| {
+        circuit = Some(breaker.handle());
+        breaker
+    });
+    let (service, circuit) = (stack.layer(thinks), circuit.unwrap());
+    circuit.open_for(Duration::ZERO);
+    let probe = tokio::spawn(service.clone().oneshot(asked()));
+    tokio::time::sleep(secs(100)).await;
+    assert_eq!(service.oneshot(asked()).await.unwrap().status(), 503);
+    let Ok(answer) = probe.await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(circuit.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]

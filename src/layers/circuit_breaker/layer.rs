@@ -239,6 +239,9 @@ impl CircuitBreakerLayer {
     }
 
     /// How long a probe may wait for the upstream, or lie with its consumer. Default: 90 s.
+    ///
+    /// Sending the request is waiting too. Let it be longer than the longest [first byte](crate::FirstByteTimeoutLayer)
+    /// that is allowed inside: of an upstream that is not given up, a probe must not be given up either.
     #[must_use]
     pub fn probe_timeout(self, timeout: Duration) -> Self {
         self.change(|config| config.settings.probe_timeout = timeout)
