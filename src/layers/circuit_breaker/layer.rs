@@ -80,7 +80,8 @@ use crate::policy::window::CircuitWindow;
 /// - [`consecutive_failures`](Self::consecutive_failures) came in a row, and the window holds less than the minimum, or
 ///   nothing succeeded for a second. A throttled call neither ends nor lengthens the run.
 ///
-/// All thresholds are reached by being equal to them. With a minimum of `u32::MAX` only the run counts.
+/// All thresholds are reached by being equal to them. With a minimum of `u32::MAX` calls in a window of time only the run
+/// counts.
 ///
 /// A success is counted without a lock, in a place that only a few threads share, and everything else brings those in
 /// first. So the circuit decides on every outcome up to that moment, as if they had come one by one; only a success that
