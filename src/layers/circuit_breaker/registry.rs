@@ -114,15 +114,25 @@ impl Registry {
     /// Drops the circuit that has not been used for longest, and one that is in somebody's hand only when all are. A look
     /// at all of them, at a price that only new keys pay.
     fn evict(&self) {
-        let rank = |kept: &Kept| (kept.is_in_hand(), kept.used.load(Ordering::Relaxed));
-        let oldest = |segment: &RwLock<Segment>| {
-            let segment = read(segment);
-            segment.iter().map(|(key, kept)| (rank(kept), key.clone())).min()
-        };
-        if let Some((_, key)) = self.segments.iter().filter_map(oldest).min() {
+        if let Some(key) = self.oldest(|kept| !kept.is_in_hand()).or_else(|| self.oldest(|_| true)) {
             let gone = write(self.segment(&key)).remove(&key);
             drop(gone);
         }
+    }
+
+    /// The key of the circuit that has not been used for longest, of those that may go.
+    fn oldest(&self, may_go: impl Fn(&Kept) -> bool) -> Option<Arc<str>> {
+        let mut oldest: Option<(u64, Arc<str>)> = None;
+        for segment in &self.segments {
+            for (key, kept) in read(segment).iter() {
+                let used = kept.used.load(Ordering::Relaxed);
+                // Asked last, and thus seldom: it takes a lock.
+                if oldest.as_ref().is_none_or(|(least, _)| used < *least) && may_go(kept) {
+                    oldest = Some((used, key.clone()));
+                }
+            }
+        }
+        oldest.map(|(_, key)| key)
     }
 
     fn segment(&self, key: &str) -> &RwLock<Segment> {
