@@ -47,6 +47,9 @@ const CREDENTIALS: [HeaderName; 4] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
+/// What stands before a credential, and is none.
+const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
+
 /// The headers that make another request of the same words: what the answer looks like, what the payload is and which
 /// part of what, on what condition it is taken, what is to be done, for whom, and what the LLM APIs take in headers.
 pub(super) const TELLING: [HeaderName; 20] = [
@@ -175,7 +178,7 @@ impl Tenant {
         match self {
             Self::Credentials => {
                 lines_of(&CREDENTIALS, &parts.headers, print);
-                CREDENTIALS.iter().any(|name| parts.headers.get_all(name).iter().any(|line| !line.is_empty()))
+                CREDENTIALS.iter().any(|name| parts.headers.get_all(name).iter().any(names_somebody))
             }
             Self::By(name) => {
                 let mut named = false;
@@ -187,6 +190,13 @@ impl Tenant {
             }
         }
     }
+}
+
+/// Whether a credential says who it is that asks. A scheme with nothing behind it is what becomes of a key that is not
+/// set, and all who did not set theirs would be one tenant.
+fn names_somebody(line: &HeaderValue) -> bool {
+    let line = line.as_bytes().trim_ascii();
+    !line.is_empty() && !SCHEMES.iter().any(|scheme| line.eq_ignore_ascii_case(scheme))
 }
 
 // === impl Asked ===

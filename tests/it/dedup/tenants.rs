@@ -113,7 +113,17 @@ async fn a_key_cannot_be_chosen_to_be_what_a_request_says() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_tenant_nothing_is_recognised() {
-    for headers in [&[][..], &[("authorization", "")], &[("idempotency-key", "k")], &[("cookie", "session=a")]] {
+    for headers in [
+        &[][..],
+        &[("authorization", "")],
+        // What is left of a key that is not set.
+        &[("authorization", "Bearer")],
+        &[("authorization", "basic ")],
+        &[("x-api-key", " ")],
+        &[("authorization", "Bearer"), ("x-api-key", "")],
+        &[("idempotency-key", "k")],
+        &[("cookie", "session=a")],
+    ] {
         let log = Arc::new(Log::default());
         let layer = DedupLayer::new().observer(log.clone());
         let (service, mut stage) = dedup(&layer);
