@@ -100,9 +100,9 @@ pub(crate) struct Args {
     #[arg(long, env = "GATEWAY_DEDUP_WINDOW", value_name = "TIME|off", default_value = "60s")]
     pub(crate) dedup_window: Limit,
 
-    /// Who asks is told by this header. Without it, every request is one of its own.
-    #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME", default_value = "authorization")]
-    pub(crate) dedup_tenant_header: HeaderName,
+    /// Who asks is told by this header, and not by all credentials together. A request without is one of its own.
+    #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME")]
+    pub(crate) dedup_tenant_header: Option<HeaderName>,
 
     /// How long a call goes on when all who wait for it have left.
     #[arg(long, env = "GATEWAY_DEDUP_GRACE", value_name = "TIME|off", default_value = "5s")]
@@ -307,7 +307,7 @@ mod tests {
         let times = [args.heartbeat, args.heartbeat_before_headers, args.heartbeat_max_silence];
         assert_eq!(times.map(|time| time.to_string()), ["15s", "15s", "off"]);
         assert_eq!((args.heartbeat_frame, args.error_events), (Heartbeat::Comment, true));
-        assert_eq!((args.dedup, args.dedup_tenant_header.as_str()), (Switch::On, "authorization"));
+        assert_eq!((args.dedup, args.dedup_tenant_header), (Switch::On, None));
         assert_eq!([args.dedup_window, args.dedup_grace].map(|limit| limit.to_string()), ["1m", "5s"]);
         assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.5));
         assert_eq!((args.breaker_min_calls.get(), args.breaker_consecutive.get()), (10, 5));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_buttress::error::{BoxError, InvalidConfig};
@@ -136,11 +136,20 @@ fn dedup(args: &Args) -> DedupLayer {
     if args.dedup == Switch::Off {
         return DedupLayer::disabled();
     }
-    let tenant = args.dedup_tenant_header.clone();
-    DedupLayer::new()
-        .window(args.dedup_window.0.unwrap_or_default())
-        .grace(args.dedup_grace.0.unwrap_or_default())
-        .tenant(move |head| head.headers.get(&tenant).cloned())
+    let layer =
+        DedupLayer::new().window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
+    match args.dedup_tenant_header.clone() {
+        Some(header) => layer.tenant(move |head| tenant(&head.headers, &header)),
+        None => layer,
+    }
+}
+
+/// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.
+fn tenant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let lines = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let named = lines().any(|line| !line.is_empty());
+    // No value has a line break of its own.
+    named.then(|| lines().collect::<Vec<_>>().join(&b'\n'))
 }
 
 /// An upstream that sends nothing but keep-alive comments is as stuck as a silent one, here and below.

@@ -55,10 +55,18 @@ async fn who_pays_with_another_key_gets_an_answer_of_their_own() {
         assert_eq!(role(&answer), Some("leader"));
         assert!(read(answer.into_body()).await.1);
     }
+    // All that the gateway hands on counts, whichever of it the upstream looks at.
+    for (name, value) in [("x-api-key", "carol"), ("x-api-key", "dave"), ("authorization", "erin")] {
+        let mut request = click(&gateway, "", "alice");
+        request.headers_mut().append(name, HeaderValue::from_static(value));
+        let answer = ask(request).await;
+        assert_eq!(role(&answer), Some("leader"));
+        assert!(read(answer.into_body()).await.1);
+    }
     // Nobody in particular: nobody else's answer, and nobody else is told of theirs.
     let answer = ask(chat(gateway.addr, true, "")).await;
     assert_eq!(role(&answer), None);
-    assert_eq!(gateway.provider().counts().calls, 3);
+    assert_eq!(gateway.provider().counts().calls, 6);
 }
 
 #[tokio::test]
@@ -87,14 +95,19 @@ async fn when_both_have_left_the_upstream_is_closed_after_the_grace() {
 #[tokio::test]
 async fn the_header_that_names_a_tenant_can_be_another() {
     let gateway = gateway(&["--dedup-tenant-header", "x-user", "--dedup-window", "off"]).await;
-    let click = |user| {
+    let named = |user| {
         let mut request = chat(gateway.addr, true, SLOWLY);
         request.headers_mut().insert("x-user", HeaderValue::from_static(user));
-        http1().request(request)
+        request
     };
+    let click = |user| http1().request(named(user));
     let first = soon(click("alice")).await.unwrap();
     let (second, other) = (soon(click("alice")).await.unwrap(), soon(click("bob")).await.unwrap());
     assert_eq!([&first, &second, &other].map(role), [Some("leader"), Some("joined"), Some("leader")]);
+    // A line that the caller wrote before the proxy's own is no way to be somebody else.
+    let mut forged = named("alice");
+    forged.headers_mut().append("x-user", HeaderValue::from_static("mallory"));
+    assert_eq!(role(&ask(forged).await), Some("leader"));
     assert!(read(first.into_body()).await.1);
     // There is no window.
     assert_eq!(role(&soon(click("alice")).await.unwrap()), Some("leader"));
