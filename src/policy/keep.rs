@@ -24,11 +24,17 @@ impl Named {
         match self {
             Self::ByFingerprint => status.is_success() && !grpc_failed(headers),
             Self::ByKey => {
-                // Nothing was executed (RFC 9110, 15.5.20; RFC 8470, 5.2), so there is nothing to remember.
+                // Nothing was executed (RFC 9110, 15.5.9 and 15.5.20; RFC 8470, 5.2), so there is nothing to remember. A
+                // 409 is no answer either: an upstream that knows keys itself gives it while the key's call goes on.
                 use StatusCode as Is;
                 let executed = !matches!(
                     status,
-                    Is::TOO_MANY_REQUESTS | Is::SERVICE_UNAVAILABLE | Is::MISDIRECTED_REQUEST | Is::TOO_EARLY
+                    Is::REQUEST_TIMEOUT
+                        | Is::CONFLICT
+                        | Is::MISDIRECTED_REQUEST
+                        | Is::TOO_EARLY
+                        | Is::TOO_MANY_REQUESTS
+                        | Is::SERVICE_UNAVAILABLE
                 );
                 executed && !grpc_not_executed(headers)
             }
@@ -48,9 +54,9 @@ fn grpc_failed(headers: &HeaderMap) -> bool {
     headers.get(GRPC_STATUS).is_some_and(|status| status != "0")
 }
 
-/// `RESOURCE_EXHAUSTED` and `UNAVAILABLE`: gRPC's 429 and 503.
+/// `RESOURCE_EXHAUSTED`, `ABORTED` and `UNAVAILABLE`: gRPC's 429, 409 and 503.
 fn grpc_not_executed(headers: &HeaderMap) -> bool {
-    headers.get(GRPC_STATUS).is_some_and(|status| status == "8" || status == "14")
+    headers.get(GRPC_STATUS).is_some_and(|status| ["8", "10", "14"].iter().any(|given| status == given))
 }
 
 #[cfg(test)]
@@ -69,9 +75,11 @@ mod tests {
             (204, true, true),
             (302, true, false),
             (400, true, false),
-            (409, true, false),
+            (422, true, false),
             (500, true, false),
             (502, true, false),
+            (408, false, false),
+            (409, false, false),
             (429, false, false),
             (503, false, false),
             (421, false, false),
@@ -93,7 +101,7 @@ mod tests {
         let trailers =
             |status: &'static str| HeaderMap::from_iter([(GRPC_STATUS, http::HeaderValue::from_static(status))]);
         for (status, by_key, by_fingerprint) in
-            [("0", true, true), ("3", true, false), ("8", false, false), ("14", false, false)]
+            [("0", true, true), ("3", true, false), ("8", false, false), ("10", false, false), ("14", false, false)]
         {
             assert_eq!(Named::ByKey.keeps_trailers(&trailers(status)), by_key, "{status}");
             assert_eq!(Named::ByFingerprint.keeps_trailers(&trailers(status)), by_fingerprint, "{status}");
