@@ -1,6 +1,7 @@
 //! Which answers may be given to somebody who asks again.
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// How a request was recognised as one that may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,20 @@ impl Named {
             Self::ByKey => !grpc_not_executed(trailers),
         }
     }
+}
+
+/// Whether an answer with this head is gRPC, and so over when its trailers have said its status, and not before. (In
+/// gRPC-Web they are part of the body.)
+pub(crate) fn owes_grpc_status(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).and_then(|kind| kind.split_at_checked(GRPC.len()));
+    let is_grpc = kind.is_some_and(|(kind, rest)| kind.eq_ignore_ascii_case(GRPC) && !rest.starts_with(b"-"));
+    is_grpc && !pays_grpc_status(headers)
+}
+
+/// Whether they say it.
+pub(crate) fn pays_grpc_status(headers: &HeaderMap) -> bool {
+    headers.contains_key(GRPC_STATUS)
 }
 
 fn grpc_failed(headers: &HeaderMap) -> bool {

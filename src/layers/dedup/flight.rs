@@ -17,7 +17,7 @@ use crate::body::boxed;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::flight::ReaderId;
-use crate::policy::keep::Named;
+use crate::policy::keep::{Named, owes_grpc_status, pays_grpc_status};
 use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
@@ -91,6 +91,8 @@ struct Telling<L> {
     cramped: bool,
     /// Bytes of the body that are still to come, where its head says so.
     missing: Option<u64>,
+    /// Its status is still to come, without which it broke off.
+    owes_status: bool,
     config: Arc<Config>,
 }
 
@@ -135,6 +137,7 @@ where
             keep: true,
             cramped: false,
             missing: None,
+            owes_status: false,
             config: config.clone(),
         };
         let run = Box::pin(Run { source: Source::Call { call }, told: Some(told) });
@@ -365,6 +368,7 @@ impl<L: Lease> Telling<L> {
             self.named.keeps_head(head.status, &head.headers, refused)
         };
         self.missing = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        self.owes_status = owes_grpc_status(&head.headers);
         self.recorder.head(Head::live(head, size, clock::now()));
         if !self.keep {
             // Those who wait for it hear it. Who comes from now on is to try anew.
@@ -382,6 +386,7 @@ impl<L: Lease> Telling<L> {
         }
         if let Some(trailers) = frame.trailers_ref() {
             self.keep &= self.named.keeps_trailers(trailers);
+            self.owes_status &= !pays_grpc_status(trailers);
         }
         let told = self.recorder.part_for(Part::of(frame), reader);
         self.count(told.cost, told.recording);
@@ -421,7 +426,7 @@ impl<L: Lease> Telling<L> {
 
     /// Keeps it, if it is to be kept: before anybody is told that it is over, so that whoever was told finds it.
     fn complete(mut self) {
-        let whole = self.missing.is_none_or(|missing| missing == 0);
+        let whole = self.missing.is_none_or(|missing| missing == 0) && !self.owes_status;
         if self.keep && whole && self.recorder.is_recording() {
             if let Some(lease) = self.lease.take() {
                 lease.keep(clock::now(), self.config.window);

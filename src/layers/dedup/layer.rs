@@ -92,7 +92,8 @@ use crate::store::MemoryStore;
 /// - *An answer that is no 2xx*: those who wait for it hear it. It is replayed to those who gave the same key, unless it
 ///   says that nothing was executed (408, 421, 425, 429, 503, our own refusals) or that the key is in use (409), and never
 ///   otherwise.
-/// - *A body that broke off, or is shorter or longer than its `Content-Length`*: it is never replayed.
+/// - *A body that broke off, or is shorter or longer than its `Content-Length`, or gRPC without its status*: it is never
+///   replayed.
 /// - *An answer longer than [`max_response`](Self::max_response)* (1 MiB): those who listen go on together, at the pace of
 ///   the slowest; nobody else can join. One who does not read for [`lag`](Self::lag) while another waits for it fails with
 ///   [`DedupLagged`](crate::error::DedupLagged).

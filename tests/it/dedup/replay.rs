@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::advance;
 use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind, Wire};
 
-use super::{Answer, Stage, dedup, next, post, post_key, role, send, text};
+use super::{Answer, Stage, dedup, next, post, post_key, role, send, text, with_header};
 use crate::support::{Log, secs, trailers};
 
 type Service = tower_buttress::Dedup<super::Upstream>;
@@ -229,6 +229,31 @@ async fn an_answer_shorter_or_longer_than_it_said_is_not_stored() {
     answered(&service, &mut stage, post_key("k", "hi"), head).await;
     let answer = replayed(&service, &mut stage, post_key("k", "hi")).await;
     assert_eq!(answer.headers()["content-length"], "4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_answer_that_ends_without_its_status_is_not_stored() {
+    let status = || [("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect::<HeaderMap>();
+    for (kind, said, kept) in [
+        ("application/grpc", None, false),
+        ("application/grpc+proto", Some(trailers()), false),
+        ("application/grpc", Some(status()), true),
+        // There they are part of the body.
+        ("application/grpc-web+proto", None, true),
+    ] {
+        let (service, mut stage) = dedup(&DedupLayer::new());
+        let request = || with_header(post_key("k", "hi"), "content-type", "application/grpc");
+        let call = send(&service, request()).await;
+        let say = stage.call().await.answer(Response::builder().header("content-type", kind).body(()).unwrap());
+        say.data("half");
+        if let Some(trailers) = said {
+            say.trailers(trailers);
+        }
+        say.end();
+        text(call.await.unwrap().unwrap()).await;
+        let _again = send(&service, request()).await;
+        assert_eq!(stage.is_quiet().await, kept, "{kind}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
