@@ -81,6 +81,10 @@ use crate::store::MemoryStore;
 /// [`DeadlineLayer`](crate::DeadlineLayer), whose deadline is each caller's own: below this layer the latest of all
 /// listeners' holds. After authentication, where that is a layer too.
 ///
+/// What a layer and its clones wrap shares what is known, and is told apart by host and path only: it must lead to the same
+/// upstreams. A router that cuts a prefix off the path before it comes here makes two places one: give each a layer of its
+/// own there.
+///
 /// # What happens when
 ///
 /// - *The first caller leaves*: the others go on, from where they are.
@@ -96,7 +100,10 @@ use crate::store::MemoryStore;
 ///   replayed.
 /// - *An answer longer than [`max_response`](Self::max_response)* (1 MiB): those who listen go on together, at the pace of
 ///   the slowest; nobody else can join. One who does not read for [`lag`](Self::lag) while another waits for it fails with
-///   [`DedupLagged`](crate::error::DedupLagged).
+///   [`DedupLagged`](crate::error::DedupLagged). When all have left there is no grace. A key is held until it is over, and
+///   is free then.
+/// - *The call is polled* by whoever listens and has read all there is: task-locals and spans in it are those of that caller,
+///   who need not be the one that made it.
 /// - *The store is full*: a request without a key passes, one with a key is refused with a 503.
 /// - *A request body longer than [`max_request`](Self::max_request)* (2 MiB): it streams on, and is not recognised.
 /// - *Other methods without a key, upgrades, `Cache-Control: no-cache`*: they pass untouched.
