@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) kept: bool,
     /// How often the last listener left.
     pub(super) desertions: u64,
+    /// Counts what is held, until the last listener has left.
+    pub(super) account: Option<Box<dyn Send>>,
 }
 
 /// Wakers are called without a lock: as many at a time as fit here.
@@ -94,6 +96,7 @@ impl Log {
             deadline: None,
             kept: false,
             desertions: 0,
+            account: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), rings: AtomicU64::new(0) });
         let recorder = Recorder { shared: shared.clone(), compactor: Compactor::default(), head_cost: 0, over: false };
@@ -300,6 +303,17 @@ impl Recorder {
 
     pub(crate) fn is_recording(&self) -> bool {
         self.shared.state().flight.is_recording()
+    }
+
+    /// Nothing more will be held, and what is held is `account`'s until the last listener has left.
+    pub(crate) fn leave_account(&self, account: impl Send + 'static) {
+        let mut state = self.shared.state();
+        if state.flight.listeners() > 0 && state.flight.cost() > 0 {
+            state.account = Some(Box::new(account));
+        } else {
+            drop(state);
+            drop(account);
+        }
     }
 
     /// It is all told.

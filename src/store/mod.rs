@@ -69,7 +69,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     fn claim(&self, ask: Ask) -> Self::Claim;
 }
 
-/// What a leader holds as long as its call goes on. Dropped, it frees the key.
+/// What a leader holds as long as its call goes on, and, released, as long as somebody has still to read what came of it.
+/// Dropped, it frees the key.
 pub trait Lease: Send + 'static {
     /// The recording takes so many bytes now. `false`: there is no room for it to grow.
     ///

@@ -141,8 +141,9 @@ impl Drop for Reader {
         let waker = state.flight.leave(self.id);
         let room_again = full && !state.flight.is_full();
         let deserted = if self.observes { None } else { state.desert() };
+        let account = if state.flight.listeners() == 0 { state.account.take() } else { None };
         drop(state);
-        drop(waker);
+        drop((waker, account));
         if room_again {
             self.shared.ring();
         }

@@ -250,7 +250,7 @@ where
                 Driven::Progress
             }
             Step::BodyFailed(why) => {
-                self.land(run, Slot::Gone, |told| told.recorder.fail(why));
+                self.land(run, Slot::Gone, |told| told.fail(why));
                 Driven::Progress
             }
             Step::CallFailed(err) => {
@@ -432,8 +432,21 @@ impl<L: Lease> Telling<L> {
                 lease.keep(clock::now(), self.config.window);
             }
         }
-        drop(self.lease);
+        self.free();
         self.recorder.finish();
+    }
+
+    fn fail(mut self, why: BoxError) {
+        self.free();
+        self.recorder.fail(why);
+    }
+
+    /// Frees the key. What slow readers make us hold still counts.
+    fn free(&mut self) {
+        if let Some(mut lease) = self.lease.take() {
+            lease.release();
+            self.recorder.leave_account(lease);
+        }
     }
 }
 

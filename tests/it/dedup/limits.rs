@@ -342,6 +342,33 @@ async fn a_head_counts_also_where_it_is_all_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_still_to_be_read_counts_until_it_is() {
+    for broke_off in [false, true] {
+        let store = MemoryStore::default();
+        let (service, mut stage) = dedup(&ten_frames().store(store.clone()));
+        let fast = send(&service, post("hi")).await;
+        let slow = send(&service, post("hi")).await;
+        // It is not as long as it says, and so not kept.
+        let head = Response::builder().header("content-length", "1").body(()).unwrap();
+        let say = stage.call().await.answer(head);
+        say_frames(&say, 9);
+        if broke_off {
+            say.fail("cut");
+        }
+        say.end();
+        let (mut fast, mut slow) = (fast.await.unwrap().unwrap(), slow.await.unwrap().unwrap());
+        read(&mut fast, 9).await;
+        assert_eq!(next(&mut fast).await, if broke_off { "error: cut" } else { "end" });
+        assert_eq!(store.len(), 0, "the key is free");
+        assert!(store.bytes() > 9 * FRAME, "{}", store.bytes());
+        drop(fast);
+        read(&mut slow, 9).await;
+        assert_eq!(next(&mut slow).await, if broke_off { "error: cut" } else { "end" });
+        assert_eq!(store.bytes(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_that_was_taken_is_given_back() {
     let store = MemoryStore::default();
     let layer = ten_frames().store(store.clone());
