@@ -17,7 +17,8 @@ use crate::proto::fingerprint::Fingerprint;
 ///   by what the request says); then, whoever claims is told that it is full. An answer whose caller sent an
 ///   `Idempotency-Key` is kept for as long as it was said to be.
 /// - *Nothing happens*: nothing is done. What has expired is forgotten at the next claim, or by
-///   [`forget_expired`](Self::forget_expired); until then it takes its room, but is not replayed.
+///   [`forget_expired`](Self::forget_expired); until then it takes its room, but is not replayed. What somebody is still
+///   reading takes its room until it is read.
 ///
 /// # Cost
 ///
@@ -46,6 +47,8 @@ struct Shelf {
     promised: BTreeSet<(Instant, Fingerprint)>,
     /// What was kept and may go earlier.
     spare: BTreeSet<(Instant, Fingerprint)>,
+    /// What was forgotten while it was read, and its bytes.
+    still_read: Vec<(Log, usize)>,
     bytes: usize,
     /// How many leases there have been: the next one's number.
     leases: u64,
@@ -90,6 +93,7 @@ impl MemoryStore {
             entries: HashMap::new(),
             promised: BTreeSet::new(),
             spare: BTreeSet::new(),
+            still_read: Vec::new(),
             bytes: 0,
             leases: 0,
         };
@@ -116,7 +120,9 @@ impl MemoryStore {
 
     /// Forgets what has expired at `now`. Claims do so too.
     pub fn forget_expired(&self, now: Instant) {
-        let forgotten = lock(&self.shelf).take_expired(now);
+        let mut shelf = lock(&self.shelf);
+        let forgotten = (shelf.take_expired(now), shelf.take_read());
+        drop(shelf);
         drop(forgotten);
     }
 }
@@ -136,9 +142,9 @@ impl Store for MemoryStore {
         let mut shelf = lock(&self.shelf);
         // Dropped when the lock is gone: a log may own much.
         let expired = shelf.take_expired(ask.now);
-        let (claim, lost) = shelf.claim(&ask, &self.shelf);
+        let (claim, forgotten) = shelf.claim(&ask, &self.shelf);
         drop(shelf);
-        drop((expired, lost));
+        drop((expired, forgotten));
         ready(Ok(claim))
     }
 }
@@ -162,7 +168,7 @@ fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
 
 impl Shelf {
     /// The answer, and what must be dropped without the lock.
-    fn claim(&mut self, ask: &Ask, shelf: &Arc<Mutex<Self>>) -> (Claim<MemoryLease>, Vec<Entry>) {
+    fn claim(&mut self, ask: &Ask, shelf: &Arc<Mutex<Self>>) -> (Claim<MemoryLease>, Vec<Log>) {
         let mut dropped = Vec::new();
         if let Some(entry) = self.entries.get(&ask.key) {
             if !entry.log.is_lost() {
@@ -175,7 +181,10 @@ impl Shelf {
             }
             dropped.extend(self.remove(&ask.key));
         }
-        while self.entries.len() >= self.max_entries || self.max_bytes.saturating_sub(self.bytes) < OVERHEAD {
+        if self.room() < OVERHEAD {
+            dropped.extend(self.take_read());
+        }
+        while self.entries.len() >= self.max_entries || self.room() < OVERHEAD {
             let Some(oldest) = self.take_spare() else {
                 let retry_after = self.promised.first().map(|(expires, _)| expires.saturating_duration_since(ask.now));
                 return (Claim::Full { retry_after }, dropped);
@@ -191,7 +200,11 @@ impl Shelf {
         (Claim::Lead { lease, recorder }, dropped)
     }
 
-    fn take_expired(&mut self, now: Instant) -> Vec<Entry> {
+    fn room(&self) -> usize {
+        self.max_bytes.saturating_sub(self.bytes)
+    }
+
+    fn take_expired(&mut self, now: Instant) -> Vec<Log> {
         // Almost always nothing, which allocates nothing.
         let mut expired = Vec::new();
         while let Some(&(expires, key)) = self.promised.first().filter(|(expires, _)| *expires <= now) {
@@ -204,19 +217,38 @@ impl Shelf {
         expired
     }
 
-    fn take_spare(&mut self) -> Option<Entry> {
+    fn take_spare(&mut self) -> Option<Log> {
         let (_, key) = self.spare.pop_first()?;
         self.remove(&key)
     }
 
-    fn remove(&mut self, key: &Fingerprint) -> Option<Entry> {
+    /// What was forgotten while it was read, and has been read.
+    fn take_read(&mut self) -> Vec<Log> {
+        let mut read = Vec::new();
+        let bytes = &mut self.bytes;
+        self.still_read.retain(|(log, held)| {
+            let is_read = log.listeners() == 0;
+            if is_read {
+                *bytes -= held;
+                read.push(log.clone());
+            }
+            !is_read
+        });
+        read
+    }
+
+    fn remove(&mut self, key: &Fingerprint) -> Option<Log> {
         let entry = self.entries.remove(key)?;
         if let State::Kept { expires, bytes } = entry.state {
-            self.bytes -= bytes;
+            if entry.log.listeners() > 0 {
+                self.still_read.push((entry.log.clone(), bytes));
+            } else {
+                self.bytes -= bytes;
+            }
             let kept = if entry.promised { &mut self.promised } else { &mut self.spare };
             kept.remove(&(expires, *key));
         }
-        Some(entry)
+        Some(entry.log)
     }
 }
 
@@ -241,12 +273,15 @@ impl Lease for MemoryLease {
         let mut forgotten = Vec::new();
         let mut shelf = lock(&self.shelf);
         shelf.bytes -= self.bytes;
-        while shelf.max_bytes.saturating_sub(shelf.bytes) < wanted {
+        if shelf.room() < wanted {
+            forgotten.extend(shelf.take_read());
+        }
+        while shelf.room() < wanted {
             let Some(oldest) = shelf.take_spare() else { break };
             forgotten.push(oldest);
         }
         // What is held is held, whether there is room or not.
-        let room = shelf.max_bytes.saturating_sub(shelf.bytes);
+        let room = shelf.room();
         self.bytes = if room < wanted { bytes } else { wanted };
         self.fits = room >= bytes;
         shelf.bytes = shelf.bytes.saturating_add(self.bytes);

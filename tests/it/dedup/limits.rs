@@ -369,6 +369,39 @@ async fn what_is_still_to_be_read_counts_until_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replay_that_is_still_being_read_counts_after_its_window() {
+    for key in [None, Some("k")] {
+        let request = || key.map_or(post("hi"), |key| post_key(key, "hi"));
+        let store = MemoryStore::new(12 * FRAME, 100);
+        let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()));
+        let call = send(&service, request()).await;
+        let say = stage.call().await.ok();
+        say_frames(&say, 10);
+        say.end();
+        text(call.await.unwrap().unwrap()).await;
+        let mut slow = send(&service, request()).await.await.unwrap().unwrap();
+        assert_eq!(role(&slow), Some(DedupRole::Replayed));
+        advance(secs(61)).await;
+
+        // Its window is over, and it is still there: there is no room for as much again.
+        let next_one = send(&service, request()).await;
+        let say = stage.call().await.ok();
+        say_frames(&say, 10);
+        let mut next_one = next_one.await.unwrap().unwrap();
+        read(&mut next_one, 10).await;
+        assert!(store.bytes() > 10 * FRAME && store.bytes() < 13 * FRAME, "{}", store.bytes());
+        say.end();
+        assert_eq!(next(&mut next_one).await, "end");
+        assert_eq!(store.len(), 0, "it was kept");
+        read(&mut slow, 10).await;
+        assert_eq!(next(&mut slow).await, "end");
+        drop(slow);
+        store.forget_expired(tokio::time::Instant::now().into_std());
+        assert_eq!(store.bytes(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_that_was_taken_is_given_back() {
     let store = MemoryStore::default();
     let layer = ten_frames().store(store.clone());
