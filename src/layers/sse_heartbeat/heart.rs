@@ -74,23 +74,23 @@ impl Heart {
     #[inline(never)]
     pub(super) fn read(&mut self, polled: &mut Polled) {
         let Poll::Ready(ready) = polled else { return };
-        let held = match &mut self.mode {
-            Mode::Opened(mark) => match ready {
-                Some(Ok(frame)) if frame.is_data() => {
-                    self.pulse.heard();
-                    if let Some(data) = frame.data_mut() {
-                        mark.strip(&mut self.scanner, data);
-                        if !data.is_empty() {
-                            self.pulse.sent();
-                        }
+        let held = match (&mut self.mode, &mut *ready) {
+            (Mode::Opened(mark), Some(Ok(frame))) if frame.is_data() => {
+                self.pulse.heard();
+                if let Some(data) = frame.data_mut() {
+                    mark.strip(&mut self.scanner, data);
+                    if !data.is_empty() {
+                        self.pulse.sent();
                     }
-                    if !self.scanner.bom_is_possible() {
-                        self.mode = Mode::Follow;
-                    }
-                    return;
                 }
-                _ => mark.release(),
-            },
+                if !self.scanner.bom_is_possible() {
+                    self.mode = Mode::Follow;
+                }
+                return;
+            }
+            // What comes at once behind a mark of which nothing was left.
+            (Mode::Follow, Some(Ok(frame))) if frame.is_data() => return self.follow(frame),
+            (Mode::Opened(mark), _) => mark.release(),
             _ => Bytes::new(),
         };
         self.mode = Mode::Over;

@@ -160,6 +160,14 @@ fn a_mark_behind_a_heartbeat_is_taken_off_wherever_it_is_cut() {
 }
 
 #[test]
+fn behind_a_mark_that_was_taken_off_the_stream_is_followed() {
+    // The mark comes alone, and what follows it at once; then there is silence.
+    let stream = "\u{FEFF}data: a\n\ndata: b\n\n".as_bytes();
+    let out = downstream(stream, &[(0, 20), (3, 0), (12, 20)], HeartbeatFrame::Comment);
+    assert_eq!(String::from_utf8(out).unwrap(), ": keepalive\n\ndata: a\n\n: keepalive\n\ndata: b\n\n");
+}
+
+#[test]
 fn once_an_id_was_set_no_blank_line_is_sent() {
     let out = downstream(b"id: 1\ndata: a\n\n", &[(0, 0), (15, 20)], HeartbeatFrame::Comment);
     assert_eq!(out, b"id: 1\ndata: a\n\n");
