@@ -11,7 +11,7 @@ use crate::proto::sse::{Ending, Scanner};
 /// as those of the stream do.
 ///
 /// Once the stream has set an `id`, a blank line moves some readers' place to resume, or hands them an empty event. From
-/// then on only comments are sent, without a blank line, whichever frame was chosen.
+/// then on only comments are sent, without a blank line, whichever frame was chosen, and only where that one would be.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum HeartbeatFrame {
@@ -64,8 +64,13 @@ impl HeartbeatFrame {
     /// Whether one may be inserted where the stream is.
     #[inline]
     pub(super) fn may_be_at(&self, scanner: &Scanner) -> bool {
-        scanner.at_stream_start()
-            || if self.has_blank() && !scanner.id_seen() { scanner.block_is_safe() } else { scanner.comment_is_safe() }
+        // What loses its blank line once an id was seen stays outside of events.
+        let safe = if self.has_blank() {
+            scanner.block_is_safe() && (!scanner.id_seen() || scanner.comment_is_safe())
+        } else {
+            scanner.comment_is_safe()
+        };
+        safe || scanner.at_stream_start()
     }
 
     #[inline]
@@ -168,7 +173,11 @@ mod tests {
             assert_eq!(at(&frame, "id: 1\ndata: x\n\n").unwrap(), ": keepalive\n");
         }
         assert_eq!(at(&custom, "id: 1\ndata: x\n\n").unwrap(), ": a\n: b\n");
-        assert_eq!(at(&custom, "id: 1\n").unwrap(), ": a\n: b\n", "nor is the event's end waited for");
+        for frame in [HeartbeatFrame::Comment, HeartbeatFrame::BareNewline, custom] {
+            assert!(at(&frame, "id: 1\n").is_none(), "nor is it sent into an event");
+            assert!(at(&frame, "id: 1\r\n\r").is_none(), "a LF that follows would be a blank line of its own");
+        }
+        assert_eq!(at(&HeartbeatFrame::CommentNoBlank, "id: 1\n").unwrap(), ": keepalive\n");
     }
 
     #[test]
