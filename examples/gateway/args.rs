@@ -203,9 +203,10 @@ impl Args {
         Self::try_parse_from(args).map_err(|error| {
             let text = error.to_string();
             if error.use_stderr() {
-                // What follows the first line is a hint to read the help.
-                let line = text.lines().next().unwrap_or_default();
-                Stop::Wrong(line.strip_prefix("error: ").unwrap_or(line).to_owned())
+                // What follows the first paragraph is a hint to read the help.
+                let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+                let line = lines.collect::<Vec<_>>().join(" ");
+                Stop::Wrong(line.strip_prefix("error: ").unwrap_or(&line).to_owned())
             } else {
                 Stop::Told(text)
             }
@@ -318,7 +319,10 @@ mod tests {
     #[test]
     fn a_fallback_that_cannot_work_is_told_in_one_line() {
         assert!(line(&["--attempts", "0"]).starts_with("invalid value '0' for '--attempts <N>'"));
-        assert!(line(&["--fallback-model", "small"]).contains("required arguments were not provided"));
+        assert_eq!(
+            line(&["--fallback-model", "small"]),
+            "the following required arguments were not provided: --fallback <URL>"
+        );
         let unset = ["--fallback", "http://h", "--fallback-authorization-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"];
         assert!(line(&unset).ends_with("no such variable in the environment"));
     }
@@ -346,6 +350,10 @@ mod tests {
         );
         assert!(line(&["--upstream", "ftp://x"]).starts_with("invalid value 'ftp://x' for '--upstream <URL>': "));
         assert_eq!(line(&["--verbose"]), "unexpected argument '--verbose' found");
+        assert_eq!(
+            line(&["--dedup", "maybe"]),
+            "invalid value 'maybe' for '--dedup <on|off>' [possible values: on, off]"
+        );
     }
 
     #[test]
