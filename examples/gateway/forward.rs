@@ -68,7 +68,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let (mut parts, body) = request.into_parts();
-        // What has no place at the upstream leaves no authority to connect to, which the client answers with an error.
+        // What has no place at a fallback leaves no authority to connect to, which the client answers with an error.
         parts.uri = self.upstream.locate(&parts.uri).unwrap_or_default();
         let body = body.map_err(Into::into).boxed_unsync();
         self.client.request(Request::from_parts(parts, body))

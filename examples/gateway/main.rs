@@ -136,13 +136,14 @@ impl Gateway {
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
-        let stack = stack::stack(&self.args, self.upstream, self.breaker.clone(), &telemetry::observer(&self.events));
+        let stack =
+            stack::stack(&self.args, self.upstream.clone(), self.breaker.clone(), &telemetry::observer(&self.events));
         let early = self.args.heartbeat.0.and(self.args.heartbeat_before_headers.0);
         let marker = Marker { enabled: early.is_some(), limit: self.args.deadline.0 };
         // A breaker that is off has no circuit to show.
         let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
         let server = Server {
-            proxy: Proxy::new(stack, marker, drain.clone()),
+            proxy: Proxy::new(stack, self.upstream, marker, drain.clone()),
             local: Local { circuit, events: self.events, drain: drain.clone() },
             drain,
             write_timeout: self.args.write_timeout.0,

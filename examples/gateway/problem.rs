@@ -37,6 +37,11 @@ pub(crate) fn late_request() -> Response<AnswerBody> {
     problem(StatusCode::REQUEST_TIMEOUT, "The body of this request did not come in time.")
 }
 
+/// A path that cannot be one of the upstream's.
+pub(crate) fn no_such_place() -> Response<AnswerBody> {
+    problem(StatusCode::BAD_REQUEST, "The path of this request is too long, or leads out of what is served here.")
+}
+
 /// A reverse proxy is no tunnel.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     problem(StatusCode::NOT_IMPLEMENTED, "This gateway opens no tunnels.")

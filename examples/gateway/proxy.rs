@@ -16,6 +16,7 @@ use tower_buttress::{Attempts, BegunEarly, DedupRole, ServedBy};
 use super::access::AnswerBody;
 use super::drain::Drain;
 use super::expects::{Marker, RequestBody, Unread};
+use super::upstream::Upstream;
 use super::{headers, problem, telemetry, tunnel};
 
 /// How often whoever served the call was asked.
@@ -30,6 +31,7 @@ const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 #[derive(Clone, Debug)]
 pub(crate) struct Proxy<S> {
     stack: S,
+    upstream: Upstream,
     marker: Marker,
     drain: Drain,
 }
@@ -37,8 +39,8 @@ pub(crate) struct Proxy<S> {
 // === impl Proxy ===
 
 impl<S> Proxy<S> {
-    pub(crate) fn new(stack: S, marker: Marker, drain: Drain) -> Self {
-        Self { stack, marker, drain }
+    pub(crate) fn new(stack: S, upstream: Upstream, marker: Marker, drain: Drain) -> Self {
+        Self { stack, upstream, marker, drain }
     }
 
     pub(crate) async fn answer<B>(
@@ -52,6 +54,10 @@ impl<S> Proxy<S> {
     {
         if request.method() == Method::CONNECT {
             return problem::no_tunnels();
+        }
+        // In the stack it would be a fault of the upstream: tried again, and counted by its breaker.
+        if self.upstream.locate(request.uri()).is_none() {
+            return problem::no_such_place();
         }
         let upgrade = tunnel::asked(&mut request);
         let (mut parts, body) = request.into_parts();

@@ -17,19 +17,30 @@ pub(crate) struct Upstream {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Where a request for `uri` goes. `None` where the prefix makes it longer than a URI may be.
+    /// Where a request for `uri` goes. `None` where it has no place under the prefix: where that makes it longer than a
+    /// URI may be, or where it would lead out again.
     pub(crate) fn locate(&self, uri: &Uri) -> Option<Uri> {
         let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         // `OPTIONS *` asks about the server, not about a path on it.
         let path = if self.prefix.is_empty() || asked == "*" {
             uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
         } else {
+            if climbs(uri.path()) {
+                return None;
+            }
             // A query may follow the authority at once, as in `http://host?q`.
             let slash = if asked.starts_with('/') { "" } else { "/" };
             PathAndQuery::try_from(format!("{}{slash}{asked}", self.prefix)).ok()?
         };
         Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone()).path_and_query(path).build().ok()
     }
+}
+
+/// Could a server take a segment of `path` for a step up? Clients take such steps before they ask (RFC 3986, 5.2.4).
+/// Servers disagree on what counts: there are those that decode first, that know backslashes, or that cut parameters off.
+fn climbs(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+    path.split('/').any(|segment| matches!(segment.as_bytes(), [b'.', b'.'] | [b'.', b'.', b';' | b'%', ..]))
 }
 
 impl From<std::net::SocketAddr> for Upstream {
@@ -90,6 +101,31 @@ mod tests {
         assert_eq!(located("http://up", "http://elsewhere/a"), "http://up/a");
         assert_eq!(located("http://[::1]:9", "/"), "http://[::1]:9/");
         assert_eq!(located("http://up/base", "http://elsewhere?q"), "http://up/base/?q");
+    }
+
+    #[test]
+    fn no_path_leads_out_of_the_prefix() {
+        let upstream: Upstream = "http://up/base".parse().unwrap();
+        let climbing = [
+            "/..",
+            "/../x",
+            "/a/../x",
+            "/a/..?b",
+            "/%2e%2E/x",
+            "/.%2e/x",
+            "/..%2fx",
+            "/..%5Cx",
+            "/a\\..\\x",
+            "/..;a/x",
+            "/..%00/x",
+        ];
+        for asked in climbing {
+            assert_eq!(upstream.locate(&asked.parse().unwrap()), None, "{asked}");
+            assert_eq!(located("http://up", asked), format!("http://up{asked}"), "there is nothing to leave");
+        }
+        for asked in ["/...", "/..a", "/a..", "/a?b=/../c", "/./a", "/a%2Fb", "/%2e"] {
+            assert_eq!(located("http://up/base", asked), format!("http://up/base{asked}"));
+        }
     }
 
     #[test]

@@ -50,6 +50,21 @@ async fn every_method_and_path_is_passed_on() {
 }
 
 #[tokio::test]
+async fn what_has_no_place_under_the_prefix_is_no_fault_of_the_upstream() {
+    let (upstream, mut tells) = raw_upstream("\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n").await;
+    let gateway = gateway(&["--upstream", &format!("http://{upstream}/base"), "--breaker-consecutive", "1"]).await;
+    // It leads out; it is as long as a URI may be.
+    for path in ["/../secret".to_owned(), "/a/%2E%2e/%2e./secret".to_owned(), format!("/{}", "a".repeat(65_533))] {
+        let answer = raw(gateway.addr, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(tells.try_recv().is_err());
+    }
+    let answer = raw(gateway.addr, "GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n"), "the circuit is closed: {answer}");
+    assert!(tells.recv().await.unwrap().starts_with("GET /base/a HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
 async fn a_question_about_the_server_stays_one() {
     let (upstream, mut tells) = raw_upstream("\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n").await;
     let gateway = gateway_before(upstream).await;
