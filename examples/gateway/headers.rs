@@ -45,7 +45,8 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: IpAddr) {
     }
     // The authority wins over `Host` (RFC 9112, 3.2.2); in HTTP/2 it is all there is.
     let host = match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        // Without a name and password, which are no part of a host (RFC 9110, 4.2.4).
+        Some(authority) => authority.as_str().rsplit('@').next().and_then(|host| HeaderValue::from_str(host).ok()),
         None => headers.get(HOST).cloned(),
     };
     // The client writes the one that fits the upstream.
@@ -176,7 +177,7 @@ mod tests {
     fn who_asked_and_for_what_is_handed_on() {
         let headers = forwarded(
             Request::builder()
-                .uri("http://shop.example/")
+                .uri("http://name:password@shop.example:81/")
                 .header("host", "other.example")
                 .header("x-forwarded-for", "198.51.100.1")
                 .header("x-forwarded-for", "198.51.100.2")
@@ -184,7 +185,7 @@ mod tests {
                 .header("via", "1.0 fred"),
         );
         assert!(!headers.contains_key("host"));
-        assert_eq!(headers["x-forwarded-host"], "shop.example");
+        assert_eq!(headers["x-forwarded-host"], "shop.example:81");
         assert_eq!(headers["x-forwarded-for"], "198.51.100.1, 198.51.100.2, 192.0.2.7");
         assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
         assert_eq!(headers["x-forwarded-proto"], "https");
