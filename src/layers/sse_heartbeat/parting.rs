@@ -1,33 +1,40 @@
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::Frame;
 
 use crate::body::boxed::Polled;
 use crate::error::BoxError;
+use crate::rt::clock;
+use crate::rt::timer::LazyTimer;
 
 /// What comes last, behind bytes that were told before it.
 ///
-/// A server that is handed an error drops the connection with all that it has not written yet, the event that tells of
-/// the error first of all. It writes while it waits: so there is a moment between the two.
+/// A server that is handed an error drops all of the stream that it has not written yet, the event that tells of the error
+/// first of all; over HTTP/2 the head, too. Nothing says when it has written, and over HTTP/2 another task does, on another
+/// thread. So there is a moment between the two.
 #[derive(Debug)]
 pub(super) struct Parting {
     last: Option<Result<Frame<Bytes>, BoxError>>,
-    waited: bool,
+    until: Option<Instant>,
+    timer: LazyTimer,
 }
+
+/// A task that is woken runs within far less, unless all threads are busy; and nobody minds an error that comes so late.
+const MOMENT: Duration = Duration::from_millis(50);
 
 // === impl Parting ===
 
 impl Parting {
     pub(super) fn new(last: Result<Frame<Bytes>, BoxError>) -> Self {
-        let waited = last.is_ok();
-        Self { last: Some(last), waited }
+        Self { last: Some(last), until: None, timer: LazyTimer::default() }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
-        if !std::mem::replace(&mut self.waited, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if matches!(self.last, Some(Err(_))) {
+            let until = *self.until.get_or_insert_with(|| clock::now() + MOMENT);
+            ready!(self.timer.poll_until(until, cx));
         }
         Poll::Ready(self.last.take())
     }

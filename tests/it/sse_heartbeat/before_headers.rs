@@ -151,7 +151,7 @@ async fn an_error_is_told_too() {
     });
     let response = layer().layer(service).oneshot(expecting()).await.unwrap();
     let trace = trace(response.into_body()).await;
-    assert!(trace[1].starts_with("+10s event: error\n") && trace[2] == "+10s error: no connection", "{trace:?}");
+    assert!(trace[1].starts_with("+10s event: error\n") && trace[2] == "+10.05s error: no connection", "{trace:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ async fn an_error_is_told_and_stays_an_error() {
                  failed in the middle of the stream\"}}\n\n";
     assert_eq!(
         trace(response.into_body()).await,
-        ["+0s data: a\n\n", &format!("+0s {event}"), "+0s error: secret", "+0s end"]
+        ["+0s data: a\n\n", &format!("+0s {event}"), "+0.05s error: secret", "+0.05s end"]
     );
 }
 
@@ -97,7 +97,7 @@ async fn a_limit_of_ours_is_named() {
     assert!(
         trace[1].starts_with("+10s event: error\r\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\"")
     );
-    assert!(trace[1].ends_with("}\r\n\r\n") && trace[2].starts_with("+10s error: "), "{trace:?}");
+    assert!(trace[1].ends_with("}\r\n\r\n") && trace[2].starts_with("+10.05s error: "), "{trace:?}");
 }
 
 #[tokio::test(start_paused = true)]

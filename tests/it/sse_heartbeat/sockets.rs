@@ -54,3 +54,35 @@ async fn a_silent_stream_is_kept_alive_over_both_versions() {
         assert_eq!(text.replace(": keepalive\n\n", ""), "data: a\n\ndata: b\n\n");
     }
 }
+
+/// On several threads, where the one that writes and the one that fails the stream meet as they like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_is_told_before_the_stream_is_cut_over_both_versions() {
+    let handler = || async {
+        let events = stream::iter([Ok("data: a\n\n"), Err("broken")]);
+        ([("content-type", "text/event-stream")], Body::from_stream(events))
+    };
+    let layer = SseHeartbeatLayer::new(Duration::from_secs(15)).error_events(true);
+    let app = Router::new().route("/", get(handler)).layer(layer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    for h2 in [false, true] {
+        let client: Client<HttpConnector, Empty<Bytes>> =
+            Client::builder(TokioExecutor::new()).http2_only(h2).build_http();
+        let calls = (0..100).map(|_| async {
+            let request = Request::get(format!("http://{at}/")).body(Empty::new()).unwrap();
+            let mut body = client.request(request).await.unwrap().into_body();
+            let mut text = String::new();
+            let end = loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+                    end => break end,
+                }
+            };
+            assert!(text.starts_with("data: a\n\nevent: error\n") && text.ends_with("}}\n\n"), "{text}");
+            assert!(end.is_some(), "it looks whole");
+        });
+        futures_util::future::join_all(calls).await;
+    }
+}
