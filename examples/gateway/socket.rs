@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 /// Fails a write that made no progress for `limit`.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl<T> BoundedWrites<T> {
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if !std::mem::replace(&mut self.waiting, true) {
-            timer.as_mut().reset(Instant::now() + limit);
+            timer.set(sleep(limit));
         }
         timer
             .as_mut()
@@ -87,6 +87,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for BoundedWrites<T> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -117,8 +118,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_a_write_waits() {
-        let (ours, _theirs) = tokio::io::duplex(4);
-        let mut socket = BoundedWrites::new(ours, None);
-        assert!(tokio::time::timeout(LIMIT * 100, socket.write_all(b"more than four")).await.is_err());
+        for limit in [None, Some(Duration::MAX)] {
+            let (ours, _theirs) = tokio::io::duplex(4);
+            let mut socket = BoundedWrites::new(ours, limit);
+            assert!(tokio::time::timeout(LIMIT * 100, socket.write_all(b"more than four")).await.is_err());
+        }
     }
 }

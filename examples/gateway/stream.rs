@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 /// Counts the turns of one stream: even while the upstream is waited for, odd while the client is.
 type Turns = Arc<AtomicU64>;
@@ -85,7 +85,7 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
         }
         let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(*this.limit)));
         if std::mem::replace(this.timed, turn) != turn {
-            timer.as_mut().reset(Instant::now() + *this.limit);
+            timer.set(sleep(*this.limit));
         }
         let elapsed = timer.as_mut().poll(cx);
         if elapsed.is_ready() {
