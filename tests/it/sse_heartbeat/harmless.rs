@@ -12,7 +12,7 @@ use proptest::sample::select;
 use tower_buttress::{HeartbeatFrame, SseHeartbeatLayer};
 
 use super::{Pieces, asked, events, through};
-use crate::sse::model::Reading;
+use crate::sse::model::{Reading, may_be_bom};
 use crate::sse::stream as any_stream;
 use crate::support::secs;
 
@@ -76,6 +76,32 @@ proptest! {
         prop_assert_eq!(with.output, without.output);
         prop_assert_eq!(with.last_event_id, without.last_event_id);
         prop_assert_eq!((with.data, with.event_type, with.id, with.rest), (without.data, without.event_type, without.id, without.rest));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_silence_is_filled_where_it_may_be(stream in any_stream(), cuts in cuts(), late_mark in any::<bool>()) {
+        let (mut stream, mut cuts) = (stream, cuts);
+        // A heartbeat first, then the mark alone.
+        if late_mark {
+            stream.splice(..0, *b"\xEF\xBB\xBF");
+            cuts.extend([(0, 20), (3, 0)]);
+        }
+        let end = u16::try_from(stream.len()).unwrap();
+        cuts.iter_mut().for_each(|(cut, _)| *cut %= end + 1);
+        cuts.push((end, 40));
+        let downstream = downstream(&[&stream[..], b"!"].concat(), &cuts, HeartbeatFrame::Comment);
+        let read = Reading::of(&stream);
+        let marked = may_be_bom(&stream) && !stream.is_empty();
+        let cr = read.after_cr && read.ending != "\r" && read.id_ever;
+        let possible = read.rest.is_empty() && !read.in_event && !marked && !cr;
+        let end = read.ending;
+        let beat = if read.id_ever { format!(": keepalive{end}") } else { format!(": keepalive{end}{end}") };
+        prop_assert_eq!(downstream.ends_with(format!("{beat}{beat}!").as_bytes()), possible);
+        prop_assert_eq!(downstream.ends_with(format!("{beat}!").as_bytes()), possible);
     }
 }
 
