@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tower_buttress::ExpectsEventStream;
 
 /// A request's body: read already, or not.
-pub(crate) type RequestBody = Either<Full<Bytes>, Incoming>;
+pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
 
 /// As much as the layers keep for another attempt. What is longer is passed on as it comes.
 const LIMIT: u64 = 2 * 1024 * 1024;
@@ -35,7 +35,7 @@ pub(crate) enum Unread {
 
 impl Marker {
     /// Marks a JSON request that says `"stream": true`, which takes reading it; no other is read.
-    pub(crate) async fn mark(self, request: Request<Incoming>) -> Result<Request<RequestBody>, Unread> {
+    pub(crate) async fn mark(self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
         if !self.enabled || request.method() != Method::POST || !is_small_json(request.headers()) {
             return Ok(request.map(Either::Right));
         }
@@ -46,7 +46,7 @@ impl Marker {
     }
 }
 
-async fn read(request: Request<Incoming>) -> Result<Request<RequestBody>, Unread> {
+async fn read(request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
     let (mut parts, body) = request.into_parts();
     let collected = body.collect().await.map_err(Unread::Broken)?;
     // A length was given, and so there were no trailers.

@@ -26,6 +26,7 @@ mod stack;
 mod stream;
 mod telemetry;
 mod tunnel;
+mod upload;
 mod upstream;
 
 use std::ffi::OsString;

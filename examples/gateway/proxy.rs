@@ -1,5 +1,6 @@
 //! From a client's request to an answer for it: what a gateway owes both sides, around the stack of layers.
 
+use std::error::Error;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -15,7 +16,8 @@ use tower_buttress::{Attempts, BegunEarly, DedupRole, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
-use super::expects::{Marker, RequestBody, Unread};
+use super::expects::{Marker, MaybeRead, Unread};
+use super::upload::Upload;
 use super::upstream::Upstream;
 use super::{headers, problem, telemetry, tunnel};
 
@@ -26,6 +28,9 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
 
 /// Whether somebody else had asked the same: `leader`, `joined` or `replayed`. Absent where nobody could tell.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
+
+/// What a request's body is when it goes through the stack.
+pub(crate) type RequestBody = Upload<MaybeRead>;
 
 /// Passes requests through `stack`.
 #[derive(Clone, Debug)]
@@ -71,12 +76,16 @@ impl<S> Proxy<S> {
         let request = match self.marker.mark(Request::from_parts(parts, body)).await {
             Ok(request) => request,
             Err(Unread::Late) => return problem::late_request(),
-            Err(Unread::Broken(error)) => {
-                tracing::debug!("a request broke off: {}", telemetry::chain(&error));
-                return problem::broken_request();
-            }
+            Err(Unread::Broken(error)) => return broken(&error),
         };
-        match self.stack.oneshot(request).await {
+        let (parts, body) = request.into_parts();
+        let (body, breaks) = Upload::watched(body);
+        let answer = tokio::select! {
+            biased;
+            answer = self.stack.oneshot(Request::from_parts(parts, body)) => answer,
+            Ok(error) = breaks => return broken(error.as_ref()),
+        };
+        match answer {
             Ok(response) => pass_on(response, upgrade, &self.drain),
             Err(error) => {
                 let error = error.into();
@@ -85,6 +94,12 @@ impl<S> Proxy<S> {
             }
         }
     }
+}
+
+/// Who does not send all of its request has left, and nobody else is at fault.
+fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
+    tracing::debug!("a request broke off: {}", telemetry::chain(error));
+    problem::broken_request()
 }
 
 fn pass_on<B>(mut response: Response<B>, upgrade: Option<OnUpgrade>, drain: &Drain) -> Response<AnswerBody>

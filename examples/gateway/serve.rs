@@ -22,9 +22,8 @@ use tower_buttress::error::BoxError;
 
 use super::access::{Access, Followed};
 use super::drain::{Drain, Open};
-use super::expects::RequestBody;
 use super::local::Local;
-use super::proxy::Proxy;
+use super::proxy::{Proxy, RequestBody};
 use super::socket::BoundedWrites;
 use super::stream::{BoundedStreams, TurnTaking};
 use super::telemetry;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::client::{chat, http1, http2, read};
+use super::client::{ask, chat, http1, http2, read};
 use super::{gateway, soon};
 use crate::support::secs;
 
@@ -56,6 +56,22 @@ async fn a_client_that_leaves_within_its_request_closes_the_upstream() {
     soon(gateway.provider().until(|counts| counts.open == 1)).await;
     drop(stream);
     soon(gateway.provider().until(|counts| counts.open == 0)).await;
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_off_is_no_fault_of_the_upstream() {
+    let gateway = gateway(&["--breaker-consecutive", "1"]).await;
+    let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"model\":";
+    stream.write_all(half.as_bytes()).await.unwrap();
+    soon(gateway.provider().until(|counts| counts.open == 1)).await;
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    soon(gateway.provider().until(|counts| counts.open == 0)).await;
+    // Nor is its circuit open now.
+    assert!(read(ask(chat(gateway.addr, true, "gap=0s")).await.into_body()).await.1);
 }
 
 #[tokio::test]
