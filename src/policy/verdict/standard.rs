@@ -30,8 +30,9 @@ use crate::rejection::{Rejection, RejectionKind};
 /// hints of [`proto::retry_after`](crate::proto::retry_after) go into [`Remedy::Retry`].
 ///
 /// Nothing was done, provably, where no connection came about, and where the answer is 421, 425, 429 or 503. (That a
-/// peer refused an HTTP/2 stream, or said goodbye before it looked at it, is seen with the feature `hyper`; without it,
-/// of the ways in which a connection does not come about only "refused" is told from a connection that broke.)
+/// peer refused an HTTP/2 stream, or said goodbye before it looked at it, and that the request's own body failed, is
+/// seen with the feature `hyper`; without it, all of these are connections that broke, and so are those that did not come
+/// about in another way than "refused".)
 ///
 /// ```
 /// use std::{convert::Infallible, io};
