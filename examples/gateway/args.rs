@@ -212,6 +212,11 @@ impl Args {
             }
         })
     }
+
+    /// When a stream begins without its answer; `None`: never.
+    pub(crate) fn begin_early(&self) -> Option<Duration> {
+        self.heartbeat.0.and(self.heartbeat_before_headers.0)
+    }
 }
 
 fn time(text: &str) -> Result<Duration, String> {

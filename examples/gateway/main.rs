@@ -139,8 +139,7 @@ impl Gateway {
         let drain = Drain::new();
         let stack =
             stack::stack(&self.args, self.upstream.clone(), self.breaker.clone(), &telemetry::observer(&self.events));
-        let early = self.args.heartbeat.0.and(self.args.heartbeat_before_headers.0);
-        let marker = Marker { enabled: early.is_some(), limit: self.args.deadline.0 };
+        let marker = Marker { enabled: self.args.begin_early().is_some(), limit: self.args.deadline.0 };
         // A breaker that is off has no circuit to show.
         let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
         let server = Server {

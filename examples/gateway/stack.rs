@@ -106,8 +106,11 @@ pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<Circu
 }
 
 fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> EarlySseHeartbeatLayer {
-    let Some(interval) = args.heartbeat.0 else { return EarlySseHeartbeatLayer::disabled() };
-    let mut layer = SseHeartbeatLayer::new(interval)
+    if args.heartbeat.0.is_none() && args.heartbeat_max_silence.0.is_none() && !args.error_events {
+        return EarlySseHeartbeatLayer::disabled();
+    }
+    // Without heartbeats there are still errors to tell, and a limit to hold.
+    let mut layer = SseHeartbeatLayer::new(args.heartbeat.0.unwrap_or(Duration::MAX))
         .frame(match args.heartbeat_frame {
             Heartbeat::Comment => HeartbeatFrame::Comment,
             Heartbeat::CommentNoBlank => HeartbeatFrame::CommentNoBlank,
@@ -118,7 +121,7 @@ fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> EarlySseHeartbeatLaye
     if let Some(limit) = args.heartbeat_max_silence.0 {
         layer = layer.max_silence(limit);
     }
-    layer.before_headers(args.heartbeat_before_headers.0.unwrap_or(Duration::MAX))
+    layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
 }
 
 fn deadline(args: &Args) -> DeadlineLayer {

@@ -43,8 +43,8 @@ async fn an_error_behind_a_stream_that_began_is_told_in_it() {
 
 #[tokio::test]
 async fn a_stream_that_breaks_off_says_so() {
-    for (option, told) in [("true", true), ("false", false)] {
-        let gateway = gateway(&["--error-events", option]).await;
+    for (option, heartbeat, told) in [("true", "15s", true), ("true", "off", true), ("false", "15s", false)] {
+        let gateway = gateway(&["--error-events", option, "--heartbeat", heartbeat]).await;
         for client in [http1(), http2()] {
             let answer = soon(client.request(chat(gateway.addr, true, "gap=0s; close-after=3"))).await.unwrap();
             let (text, whole) = read(answer.into_body()).await;
@@ -73,10 +73,12 @@ async fn heartbeats_look_as_asked_for_or_are_off() {
 
 #[tokio::test]
 async fn a_dead_upstream_is_given_up_though_heartbeats_go_out() {
-    let gateway = gateway(&["--heartbeat", "20ms", "--heartbeat-max-silence", "200ms"]).await;
-    let answer = ask(chat(gateway.addr, true, "gap=0s; stall-after=1")).await;
-    let (text, whole) = read(answer.into_body()).await;
-    assert!(!whole && text.contains(BEAT) && text.contains("timeout_error"), "{text}");
+    for (heartbeat, beats) in [("20ms", true), ("off", false)] {
+        let gateway = gateway(&["--heartbeat", heartbeat, "--heartbeat-max-silence", "200ms"]).await;
+        let answer = ask(chat(gateway.addr, true, "gap=0s; stall-after=1")).await;
+        let (text, whole) = read(answer.into_body()).await;
+        assert!(!whole && text.contains(BEAT) == beats && text.contains("timeout_error"), "{text}");
+    }
 }
 
 #[tokio::test]
