@@ -163,8 +163,8 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Begins the stream when there has been no answer for `after` (1 ms at least), for requests that ask for one: see
-    /// [`EarlySseHeartbeatLayer`], which is this layer from then on.
+    /// Begins the stream when there has been no answer for `after` (1 ms at least; [`Duration::MAX`] is never), for
+    /// requests that ask for one: see [`EarlySseHeartbeatLayer`], which is this layer from then on.
     #[must_use]
     pub fn before_headers(self, after: Duration) -> EarlySseHeartbeatLayer {
         EarlySseHeartbeatLayer::new(self.config, after)

@@ -80,13 +80,16 @@ async fn only_who_expects_an_event_stream_gets_one_early() {
 
 #[tokio::test(start_paused = true)]
 async fn the_upstream_is_asked_for_nothing_compressed() {
-    let service = layer().layer(service_fn(|request: Asked| async move {
-        assert!(!request.headers().contains_key("accept-encoding"));
-        Ok::<_, Infallible>(stream())
-    }));
-    let mut request = expecting();
-    request.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));
-    service.oneshot(request).await.unwrap();
+    let never = SseHeartbeatLayer::new(secs(15)).before_headers(std::time::Duration::MAX);
+    for (layer, asked) in [(layer(), false), (never, true), (EarlySseHeartbeatLayer::disabled(), true)] {
+        let service = layer.layer(service_fn(move |request: Asked| async move {
+            assert_eq!(request.headers().contains_key("accept-encoding"), asked);
+            Ok::<_, Infallible>(stream())
+        }));
+        let mut request = expecting();
+        request.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));
+        service.oneshot(request).await.unwrap();
+    }
 }
 
 /// What comes of an answer that cannot follow: the event, and the error.

@@ -49,7 +49,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let (config, no_transform) = prepare(&self.config, &request);
-        let may_begin = config.interval.is_some() && !no_transform;
+        let may_begin = config.interval.is_some() && self.after < Duration::MAX && !no_transform;
         if !(may_begin && expects_event_stream(request.headers(), request.extensions())) {
             return EarlySseHeartbeatFuture::following(self.inner.call(request), config, no_transform);
         }
