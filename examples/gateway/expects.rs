@@ -7,7 +7,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use tower_buttress::ExpectsEventStream;
+use tokio::time::timeout_at;
+use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream};
 
 /// A request's body: read already, or not.
 pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
@@ -16,12 +17,14 @@ pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
 const LIMIT: u64 = 2 * 1024 * 1024;
 
 /// Marks requests, where there is any use in it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Marker {
     /// Whether streams begin early at all.
     pub(crate) enabled: bool,
-    /// The longest a request may take to be read: no layer has seen it yet that could bound that.
+    /// The longest a call may take. It begins here, where no layer has seen the request yet that could bound that.
     pub(crate) limit: Option<Duration>,
+    /// Where callers say the same.
+    pub(crate) header: Option<DeadlineHeader>,
 }
 
 /// Why a request was not read.
@@ -35,14 +38,15 @@ pub(crate) enum Unread {
 
 impl Marker {
     /// Marks a JSON request that says `"stream": true`, which takes reading it; no other is read.
-    pub(crate) async fn mark(self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
+    pub(crate) async fn mark(self, mut request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
         if !self.enabled || request.method() != Method::POST || !is_small_json(request.headers()) {
             return Ok(request.map(Either::Right));
         }
-        match self.limit {
-            Some(limit) => tokio::time::timeout(limit, read(request)).await.unwrap_or(Err(Unread::Late)),
-            None => read(request).await,
-        }
+        let theirs = self.header.and_then(|header| header.read(request.headers()).ok().flatten());
+        let limit = self.limit.into_iter().chain(theirs).min();
+        let Some(deadline) = limit.and_then(Deadline::after) else { return read(request).await };
+        request.extensions_mut().insert(deadline);
+        timeout_at(deadline.instant().into(), read(request)).await.unwrap_or(Err(Unread::Late))
     }
 }
 

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tower_buttress::CircuitBreakerLayer;
+use tower_buttress::{CircuitBreakerLayer, DeadlineHeader};
 
 use self::args::Switch;
 pub(crate) use self::args::{Args, Stop};
@@ -139,7 +139,11 @@ impl Gateway {
         let drain = Drain::new();
         let stack =
             stack::stack(&self.args, self.upstream.clone(), self.breaker.clone(), &telemetry::observer(&self.events));
-        let marker = Marker { enabled: self.args.begin_early().is_some(), limit: self.args.deadline.0 };
+        let marker = Marker {
+            enabled: self.args.begin_early().is_some(),
+            limit: self.args.deadline.0,
+            header: self.args.deadline_header.0.clone().map(DeadlineHeader::millis),
+        };
         // A breaker that is off has no circuit to show.
         let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
         let server = Server {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::client::{ask, chat, content, full, http1, http2, raw, read};
 use super::{gateway, soon};
@@ -83,11 +85,30 @@ async fn a_dead_upstream_is_given_up_though_heartbeats_go_out() {
 
 #[tokio::test]
 async fn a_request_that_does_not_come_is_not_waited_for() {
-    let gateway = gateway(&["--deadline", "100ms"]).await;
-    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
-                connection: close\r\ncontent-length: 1000\r\n\r\n{\"model\":";
-    assert!(soon(raw(gateway.addr, half)).await.starts_with("HTTP/1.1 408 "));
-    assert_eq!(gateway.provider().counts().calls, 0);
+    // By our limit, and by the caller's own.
+    for (deadline, theirs) in [("100ms", "60000"), ("60s", "100"), ("off", "100")] {
+        let gateway = gateway(&["--deadline", deadline]).await;
+        let half = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             x-deadline-ms: {theirs}\r\ncontent-length: 1000\r\n\r\n{{\"model\":"
+        );
+        assert!(soon(raw(gateway.addr, &half)).await.starts_with("HTTP/1.1 408 "));
+        assert_eq!(gateway.provider().counts().calls, 0);
+    }
+}
+
+#[tokio::test]
+async fn the_time_in_which_a_request_came_is_no_more_left() {
+    let gateway = gateway(&["--deadline-reserve", "off"]).await;
+    let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                x-deadline-ms: 30000\r\ncontent-length: 15\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream.write_all(br#""stream":true}"#).await.unwrap();
+    soon(gateway.provider().until(|counts| counts.calls == 1)).await;
+    let left = gateway.provider().seen()[0].headers["x-deadline-ms"].to_str().unwrap().parse::<u64>().unwrap();
+    assert!((20_000..=29_950).contains(&left), "{left}");
 }
 
 #[tokio::test]
