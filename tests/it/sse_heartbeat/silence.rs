@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use http_body::Body;
-use http_body_util::BodyExt;
-use tower_buttress::error::{self, SilenceElapsed};
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use tokio_stream::wrappers::ReceiverStream;
+use tower_buttress::error::{self, BoxError, SilenceElapsed};
 use tower_buttress::{Activity, IdleBodyTimeoutLayer, SseHeartbeatLayer};
 
 use super::{asked, events, through};
@@ -112,4 +114,20 @@ async fn there_is_none_after_the_trailers() {
     let steps = [Step::Data("data: a\n\n"), Step::Trailers, Step::Wait(secs(60))];
     let response = through(layer(), asked(), events(Script::new(steps).unsized_())).await;
     assert_eq!(trace(response.into_body()).await, ["+0s data: a\n\n", "+0s trailers", "+60s end"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_falls_silent_after_a_burst_gets_one() {
+    // More than tokio lets a task take out of a channel in one turn, and all of it before the timer is set.
+    let (sender, burst) = tokio::sync::mpsc::channel(200);
+    for _ in 0..200 {
+        sender.try_send(Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"data: a\n\n")))).unwrap();
+    }
+    let body = StreamBody::new(ReceiverStream::new(burst));
+    let mut body = through(layer(), asked(), events(body)).await.into_body();
+    for _ in 0..200 {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: a\n\n");
+    }
+    let frame = tokio::time::timeout(secs(60), body.frame()).await.expect("a heartbeat").unwrap();
+    assert_eq!(frame.unwrap().into_data().unwrap(), ": keepalive\n\n");
 }
