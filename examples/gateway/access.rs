@@ -75,6 +75,9 @@ impl Access {
         if let Some(data) = frame.data_ref() {
             self.first_byte.get_or_insert_with(|| self.begun.elapsed());
             self.bytes += data.len() as u64;
+        } else if frame.is_trailers() {
+            // Nor does a server ask again after these.
+            self.complete();
         }
     }
 
@@ -150,5 +153,28 @@ impl Body for Followed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+    use http_body_util::{BodyExt, StreamBody};
+
+    /// How a call ended of whose answer, data and trailers, so many frames were taken.
+    async fn outcome(taken: usize) -> &'static str {
+        let frames = [Frame::data(Bytes::from_static(b"data")), Frame::trailers(HeaderMap::new())];
+        let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync();
+        let mut followed = Access::begin(&Request::new(())).follow(StatusCode::OK, body);
+        for _ in 0..taken {
+            let _ = followed.frame().await;
+        }
+        followed.access.as_ref().map_or("uncounted", |access| access.outcome)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_complete_with_its_trailers() {
+        assert_eq!([outcome(1).await, outcome(2).await, outcome(3).await], ["client left", "complete", "complete"]);
     }
 }
