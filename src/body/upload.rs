@@ -7,9 +7,9 @@
 //! the upstream last took something from the request body, and while the body itself has nothing to give, none at all.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http_body::{Body, Frame, SizeHint};
@@ -21,9 +21,18 @@ use crate::rt::clock;
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     start: Instant,
-    // Nanoseconds from `start` to when the upstream last took something (584 years fit), or `SENDER`. One word, so
-    // that reading it needs no lock. `None`: there is no body, and the wait began with the call.
-    progress: Option<Arc<AtomicU64>>,
+    // `None`: there is no body, and the wait began with the call.
+    progress: Option<Arc<Progress>>,
+}
+
+/// What the two sides share.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Nanoseconds from the start to when the upstream last took something (584 years fit), or `SENDER`. One word, so
+    /// that reading it needs no lock.
+    taken: AtomicU64,
+    /// Who is to hear that the sender has nothing to give.
+    listener: Mutex<Option<Waker>>,
 }
 
 /// The sender has nothing to give: the upstream is not to blame.
@@ -65,10 +74,22 @@ impl Upload {
 
     /// Since when we have been waiting for the upstream; `None` while it waits for the sender.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        match self.progress.as_ref().map_or(0, |progress| progress.load(Relaxed)) {
+        match self.progress.as_ref().map_or(0, |progress| progress.taken.load(Relaxed)) {
             SENDER => None,
             nanos => Some(self.start + Duration::from_nanos(nanos)),
         }
+    }
+
+    /// Ready while the upstream waits for the sender.
+    pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // The usual case: all was sent, and the body let go of.
+        let Some(progress) = self.progress.as_ref().filter(|progress| Arc::strong_count(progress) > 1) else {
+            return Poll::Pending;
+        };
+        // Before the look: what comes to be after it is heard of.
+        let before = progress.listen(Some(cx.waker().clone()));
+        drop(before);
+        if self.waiting_since().is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn taken(&self) {
@@ -78,8 +99,23 @@ impl Upload {
 
     fn note(&self, progress: u64) {
         if let Some(shared) = &self.progress {
-            shared.store(progress, Relaxed);
+            shared.taken.store(progress, Relaxed);
         }
+    }
+
+    fn nothing_to_take(&self) {
+        self.note(SENDER);
+        let listener = self.progress.as_ref().and_then(|progress| progress.listen(None));
+        listener.inspect(Waker::wake_by_ref);
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    fn listen(&self, listener: Option<Waker>) -> Option<Waker> {
+        let mut current = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, listener)
     }
 }
 
@@ -102,7 +138,7 @@ impl<B: Body> Body for UploadBody<B> {
         let polled = this.body.poll_frame(cx);
         if let Some(upload) = this.upload {
             if polled.is_pending() {
-                upload.note(SENDER);
+                upload.nothing_to_take();
             } else {
                 upload.taken();
             }

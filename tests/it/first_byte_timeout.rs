@@ -307,3 +307,43 @@ async fn a_conversation_is_not_held_up() {
         assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), part);
     }
 }
+
+/// A head at once; each piece of the request is answered with the same.
+fn conversation()
+-> impl Service<Request<UploadBody<Channel<Bytes>>>, Response = Response<UploadBody<Channel<Bytes>>>, Error = Infallible>
+{
+    service_fn(|request: Request<_>| async { Ok(Response::new(request.into_body())) })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_waits_for_the_head_gets_it() {
+    let start = Instant::now();
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+    let service = FirstByteTimeoutLayer::new(secs(20)).layer(conversation());
+    let answer = tokio::time::timeout(secs(60), service.oneshot(Request::new(body)));
+    let response = answer.await.expect("an answer").unwrap();
+    sender.send_data("a".into()).await.unwrap();
+    drop(sender);
+    assert_eq!(trace(response.into_body()).await, ["+0s a", "+0s end"]);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_comes_to_wait_for_the_head_gets_it_then() {
+    // The upstream reads in a task of its own, as a connection does, and says nothing.
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+    let service =
+        FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<UploadBody<_>>| async move {
+            tokio::spawn(async move {
+                tokio::time::sleep(secs(3)).await;
+                let _ = BodyExt::collect(request.into_body()).await;
+            });
+            Ok::<_, Infallible>(Response::new(Script::new([Wait(secs(60)), Data("a")])))
+        }));
+    sender.send_data("begin".into()).await.unwrap();
+    let start = Instant::now();
+    let response = service.oneshot(Request::new(body)).await.unwrap();
+    assert_eq!((start.elapsed(), response.status()), (secs(3), StatusCode::OK));
+    drop(sender);
+    assert_eq!(trace(response.into_body()).await, ["+57s a", "+57s end"]);
+}

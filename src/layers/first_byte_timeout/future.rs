@@ -113,9 +113,9 @@ where
             StageProj::Data { withheld } => match withheld.poll_first(cx) {
                 Poll::Ready(Ok(response)) => return Poll::Ready(Ok(response)),
                 Poll::Ready(Err(err)) => rejection = Rejection::new(RejectionKind::BodyFailed).with_source(err),
-                // Each side may be waiting for the other: the upstream for more of the request, and who sends it for the
-                // head.
-                Poll::Pending if wait.upload.waiting_since().is_none() => return withheld.hand_on().map(Ok),
+                // Each side may be waiting for the other: who speaks first on a stream that goes both ways has the head
+                // before anything else.
+                Poll::Pending if wait.upload.poll_sender(cx).is_ready() => return withheld.hand_on(),
                 Poll::Pending => ready!(wait.poll_limit(cx)),
             },
             _ => ready!(wait.poll_limit(cx)),
@@ -152,10 +152,10 @@ where
                 break;
             }
         }
-        self.hand_on().map(Ok)
+        self.hand_on()
     }
 
-    fn hand_on(&mut self) -> Poll<Response<FirstByteTimeoutBody<B>>> {
+    fn hand_on<E>(&mut self) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, E>> {
         let held = std::mem::take(&mut self.held);
         let resumed =
             self.response.take().map(|response| response.map(|rest| FirstByteTimeoutBody::resume(held, rest)));

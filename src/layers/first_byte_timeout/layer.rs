@@ -65,9 +65,8 @@ use crate::event::{Emitter, Observer};
 /// - *Trailers before any data*: handed on; there will be no data.
 /// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `first_byte` counts, not the layer's.
 /// - *The upstream stops reading the upload*: the time runs since it last read. While the upload itself has nothing to
-///   give, no time runs.
-/// - *The head comes while the upload has nothing to give*: handed on at the head, since who sends the rest may be waiting
-///   for that (a conversation over HTTP/2, as gRPC's are).
+///   give, no time runs; a head that is there by then is handed on, since it may be what the sender waits for (a stream
+///   that goes both ways).
 ///
 /// # Cancel safety
 ///

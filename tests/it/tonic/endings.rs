@@ -171,3 +171,15 @@ async fn messages_go_both_ways_at_once() {
     assert!(answers.message().await.unwrap().is_some());
     assert!(answers.message().await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn a_caller_may_wait_for_the_head_before_it_says_anything() {
+    let (listener, address) = listen().await;
+    tokio::spawn(Server::builder().add_service(ServerReflectionServer::new(Echo)).serve_with_incoming(listener));
+    let mut caller = ServerReflectionClient::new(stack().layer(TonicService::new(channel(address))));
+    let (say, said) = mpsc::channel(1);
+    let answers = tokio::time::timeout(secs(10), caller.server_reflection_info(ReceiverStream::new(said))).await;
+    let mut answers = answers.expect("in time").unwrap().into_inner();
+    say.send(ServerReflectionRequest { host: "a".to_owned(), message_request: None }).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().valid_host, "a");
+}
