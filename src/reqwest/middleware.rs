@@ -149,10 +149,11 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let next = self.next.clone();
         Box::pin(async move {
-            let mut extensions = std::mem::take(request.extensions_mut());
+            // A copy: among them is what reqwest keeps there of its own, the request's timeout.
+            let mut extensions = request.extensions().clone();
             let request = reqwest::Request::try_from(request.map(super::body))?;
             let response = next.run(request, &mut extensions).await?;
             let url = response.url().clone();

@@ -119,3 +119,11 @@ async fn what_other_middleware_says_of_a_request_is_heard() {
         .build();
     assert_eq!(client.get(url).send().await.unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
 }
+
+#[tokio::test]
+async fn a_timeout_of_reqwests_own_is_kept() {
+    let url = server(Router::new().route("/", get(std::future::pending::<()>))).await;
+    let client = client(LayerMiddleware::new(IdleBodyTimeoutLayer::new(Duration::from_secs(60))));
+    let call = tokio::time::timeout(Duration::from_secs(10), client.get(url).timeout(50 * MS).send());
+    assert!(call.await.expect("in time").unwrap_err().is_timeout());
+}
