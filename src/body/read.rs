@@ -82,7 +82,13 @@ impl<B: Body<Data = Bytes>> Body for ReadBody<B> {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
             Kind::Begun { body } => body.size_hint(),
-            Kind::Whole { data, .. } => SizeHint::with_exact(data.len() as u64),
+            Kind::Whole { data, trailers: None } => SizeHint::with_exact(data.len() as u64),
+            // Of known length, it would be framed by that over HTTP/1.1, and there is no room for trailers then.
+            Kind::Whole { data, .. } => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(data.len() as u64);
+                hint
+            }
             Kind::Failed { .. } => SizeHint::default(),
         }
     }

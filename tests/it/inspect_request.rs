@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
@@ -68,6 +70,28 @@ async fn the_body_goes_on_as_it_came() {
     assert_eq!(collected.trailers(), Some(&trailers()));
     assert_eq!(collected.to_bytes(), "{\"a\":1}");
     assert_eq!(seen.bodies(), ["{\"a\":1}"]);
+}
+
+#[tokio::test]
+async fn trailers_reach_an_upstream_that_speaks_http_1() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let app = axum::Router::new().fallback(|request: axum::extract::Request| async {
+        let collected = request.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers()));
+        collected.to_bytes()
+    });
+    tokio::spawn(axum::serve(listener, app).into_future());
+    let http = Client::builder(TokioExecutor::new()).build_http();
+    let mut request = json(Script::new([Step::Data("{}"), Step::Trailers]).unsized_());
+    *request.uri_mut() = url.parse().unwrap();
+    // hyper sends none that are not announced.
+    request.headers_mut().insert("trailer", "x-checksum".parse().unwrap());
+    let response = Seen::default().layer().layer(http).oneshot(request).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.into_body().collect().await.unwrap().to_bytes()[..]),
+        (200, &b"{}"[..])
+    );
 }
 
 #[tokio::test(start_paused = true)]
