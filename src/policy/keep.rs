@@ -113,8 +113,7 @@ mod tests {
 
     #[test]
     fn grpc_says_it_in_trailers() {
-        let trailers =
-            |status: &'static str| HeaderMap::from_iter([(GRPC_STATUS, http::HeaderValue::from_static(status))]);
+        let trailers = |status: &'static str| HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static(status))]);
         for (status, by_key, by_fingerprint) in
             [("0", true, true), ("3", true, false), ("8", false, false), ("10", false, false), ("14", false, false)]
         {

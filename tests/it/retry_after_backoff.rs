@@ -400,7 +400,8 @@ async fn a_connection_that_reads_on_while_the_call_waits_spoils_nothing() {
                     tokio::spawn(body.collect());
                     return Err(io::Error::from(ErrorKind::TimedOut));
                 }
-                seen.lock().unwrap().push(body.collect().await.unwrap().to_bytes());
+                let sent = body.collect().await.unwrap().to_bytes();
+                seen.lock().unwrap().push(sent);
                 Ok(Response::new(Script::new([])))
             }
         });

@@ -159,7 +159,7 @@ where
         let held = std::mem::take(&mut self.held);
         let resumed =
             self.response.take().map(|response| response.map(|rest| FirstByteTimeoutBody::resume(held, rest)));
-        resumed.map_or(Poll::Pending, Poll::Ready)
+        resumed.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
     }
 }
 
