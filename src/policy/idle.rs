@@ -19,6 +19,10 @@ const LATE: Duration = Duration::from_secs(1);
 // === impl Idle ===
 
 impl Idle {
+    pub(crate) const fn new() -> Self {
+        Self { since: None, waited: Duration::ZERO }
+    }
+
     /// A sign of life.
     #[inline]
     pub(crate) fn alive(&mut self) {
@@ -47,6 +51,11 @@ impl Idle {
         if self.since.is_none() {
             self.since = Some(now());
         }
+    }
+
+    #[inline]
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.since.is_some()
     }
 
     /// When the wait will have lasted for `limit`; `None` if nobody waits, or that is beyond the clock's range.

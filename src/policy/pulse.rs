@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use super::idle::Idle;
+
 /// Measures two silences: that of the upstream, and that of what goes downstream, where heartbeats are no silence.
 ///
-/// Both begin when somebody waits, so that time in which nobody reads makes no heartbeats.
+/// Both begin when somebody waits, so that time in which nobody reads makes no heartbeats, and ends no stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pulse {
     interval: Duration,
     limit: Option<Duration>,
-    /// The upstream has been silent since.
-    silent: Option<Instant>,
+    /// How long the upstream has been waited for.
+    silent: Idle,
     /// Nothing has gone downstream since.
     quiet: Option<Instant>,
 }
@@ -27,13 +29,13 @@ pub(crate) enum Due {
 
 impl Pulse {
     pub(crate) const fn new(interval: Duration, limit: Option<Duration>) -> Self {
-        Self { interval, limit, silent: None, quiet: None }
+        Self { interval, limit, silent: Idle::new(), quiet: None }
     }
 
     /// The upstream sent something.
     #[inline]
     pub(crate) fn heard(&mut self) {
-        self.silent = None;
+        self.silent.alive();
     }
 
     /// Something went downstream.
@@ -42,13 +44,19 @@ impl Pulse {
         self.quiet = None;
     }
 
+    /// A heartbeat goes downstream: until somebody waits again, the upstream is not waited for.
+    pub(crate) fn beat(&mut self, now: Instant) {
+        self.sent();
+        self.silent.interrupted(now);
+    }
+
     /// Nothing has come. The clock is asked only when a wait begins.
     #[inline]
     pub(crate) fn waiting(&mut self, now: impl FnOnce() -> Instant) {
-        if self.quiet.is_none() || self.silent.is_none() {
+        if self.quiet.is_none() || !self.silent.is_waiting() {
             let now = now();
             self.quiet.get_or_insert(now);
-            self.silent.get_or_insert(now);
+            self.silent.waiting(|| now);
         }
     }
 
@@ -56,7 +64,7 @@ impl Pulse {
     #[inline]
     pub(crate) fn due(&self, may_beat: bool) -> Option<(Instant, Due)> {
         let beat = if may_beat { self.quiet.and_then(|quiet| quiet.checked_add(self.interval)) } else { None };
-        let end = self.limit.and_then(|limit| self.silent?.checked_add(limit));
+        let end = self.limit.and_then(|limit| self.silent.until(limit));
         match (beat, end) {
             (Some(beat), Some(end)) if beat < end => Some((beat, Due::Beat)),
             (_, Some(end)) => Some((end, Due::End)),
@@ -100,13 +108,24 @@ mod tests {
         pulse.waiting(|| start);
         assert_eq!(pulse.due(true), Some((start + 15 * S, Due::Beat)));
         assert_eq!(pulse.due(false), Some((start + 30 * S, Due::End)));
-        pulse.sent();
+        pulse.beat(start + 15 * S);
         pulse.waiting(|| start + 15 * S);
         assert_eq!(pulse.due(true), Some((start + 30 * S, Due::End)));
         pulse.heard();
         pulse.waiting(|| start + 16 * S);
         assert_eq!(pulse.due(false), Some((start + 46 * S, Due::End)));
         assert_eq!(pulse.due(true), Some((start + 30 * S, Due::Beat)), "what was heard has not gone downstream");
+    }
+
+    #[test]
+    fn who_does_not_read_does_not_wait() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(15 * S, Some(30 * S));
+        pulse.waiting(|| start);
+        pulse.beat(start + 15 * S);
+        assert_eq!(pulse.due(true), None);
+        pulse.waiting(|| start + 100 * S);
+        assert_eq!(pulse.due(true), Some((start + 115 * S, Due::End)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::error::{BoxError, SilenceElapsed};
 use crate::event::{Emitter, Event};
 use crate::policy::pulse::Pulse;
 use crate::proto::sse::Scanner;
+use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
 /// What keeps one event stream alive.
@@ -123,7 +124,7 @@ impl Heart {
             self.mode = Mode::Opened(Mark::default());
         }
         self.added = true;
-        self.pulse.sent();
+        self.pulse.beat(clock::now());
         self.emitter.emit(&Event::HeartbeatSent);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }

@@ -79,6 +79,17 @@ async fn heartbeats_do_not_hide_for_ever_that_the_upstream_is_dead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn time_in_which_nobody_reads_is_no_silence_of_the_upstream() {
+    let script = Script::new([Step::Data("data: a\n\n"), Step::Wait(secs(120)), Step::Data("data: b\n\n")]).unsized_();
+    let mut body = through(layer().max_silence(secs(40)), asked(), events(script)).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), ": keepalive\n\n");
+    // 15 s were waited for; the reader takes its time over the heartbeat.
+    tokio::time::advance(secs(100)).await;
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: b\n\n");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_is_told_and_stays_an_error() {
     let script = Script::new([Step::Data("data: a\n\n"), Step::Fail("secret")]).unsized_();
     let response = through(layer().error_events(true), asked(), events(script)).await;
