@@ -28,7 +28,12 @@ struct Reporter {
 impl Observer for Reporter {
     fn on_event(&self, event: &Event) {
         self.events.tell(event);
-        tracing::warn!(event = event.name(), "{event}");
+        // One of these every few seconds, for each stream that thinks, would bury all others.
+        if matches!(event, Event::HeartbeatSent) {
+            tracing::debug!(event = event.name(), "{event}");
+        } else {
+            tracing::warn!(event = event.name(), "{event}");
+        }
         metrics::counter!("gateway_events_total", "event" => event.name(), "detail" => event.detail()).increment(1);
     }
 }
