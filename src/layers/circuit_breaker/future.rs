@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -32,6 +32,8 @@ pin_project! {
         // `None`: the layer is off, or it has been told already how the call ended.
         permit: Option<Permit>,
         started: Started,
+        // Whoever asked so reads no body, whatever there is of one.
+        asks_for_head: bool,
     }
 }
 
@@ -61,20 +63,21 @@ where
 {
     /// A call that has begun.
     #[inline]
-    pub(super) fn calling(call: S::Future, permit: Option<Permit>, started: Started) -> Self {
-        Self { stage: Stage::Calling { call }, permit, started }
+    pub(super) fn calling(call: S::Future, permit: Option<Permit>, started: Started, asks_for_head: bool) -> Self {
+        Self { stage: Stage::Calling { call }, permit, started, asks_for_head }
     }
 
     /// A call that begins when this service, which nobody has polled yet, is ready.
     pub(super) fn readying(service: S, request: Request<ReqB>, permit: Permit) -> Self {
-        let started = permit.lane().start();
+        let (started, asks_for_head) = (permit.lane().start(), asks_for_head(&request));
         let unready = Box::new(Unready { service, request: Some(request) });
-        Self { stage: Stage::Readying { unready }, permit: Some(permit), started }
+        Self { stage: Stage::Readying { unready }, permit: Some(permit), started, asks_for_head }
     }
 
     #[cold]
     pub(super) fn refused(retry_after: Option<Duration>, wire: Wire) -> Self {
-        Self { stage: Stage::Refused { retry_after, wire }, permit: None, started: Started::default() }
+        let stage = Stage::Refused { retry_after, wire };
+        Self { stage, permit: None, started: Started::default(), asks_for_head: false }
     }
 }
 
@@ -95,7 +98,7 @@ where
                 StageProj::Calling { call } => {
                     let polled = Permit::poll(this.permit, cx, |cx| call.poll(cx));
                     let watching = match &polled {
-                        Poll::Ready(Ok(response)) => judge(response, this.permit, *this.started),
+                        Poll::Ready(Ok(response)) => judge(response, this.permit, *this.started, *this.asks_for_head),
                         Poll::Ready(Err(err)) => fail(err, this.permit, *this.started),
                         Poll::Pending => return Poll::Pending,
                     };
@@ -121,13 +124,27 @@ where
     }
 }
 
+/// Whether the answer to this request is its head, or what comes after it is a tunnel.
+#[inline]
+pub(super) fn asks_for_head<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::HEAD | Method::CONNECT)
+}
+
 /// The head is here. Who sees the body end, where that matters still.
 #[inline]
-fn judge<B: Body>(response: &Response<B>, permit: &mut Option<Permit>, started: Started) -> Option<Watching> {
+fn judge<B: Body>(
+    response: &Response<B>,
+    permit: &mut Option<Permit>,
+    started: Started,
+    asks_for_head: bool,
+) -> Option<Watching> {
+    use StatusCode as Is;
     let ended = permit.as_ref()?.lane().judge.head(response);
     let permit = permit.take()?;
+    let bodiless = asks_for_head
+        || matches!(response.status(), Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED);
     // What is known from the head needs no body: its reader may not want to read it.
-    if ended.health != Health::Good || response.body().is_end_stream() {
+    if ended.health != Health::Good || bodiless || response.body().is_end_stream() {
         settle(&permit, ended, started);
         return None;
     }

@@ -103,7 +103,7 @@ use crate::policy::window::CircuitWindow;
 /// - *The caller drops the future or the body*: neutral, and a probe frees its place. A body of which all was handed on,
 ///   to the last byte of a known length or to the trailers, has ended, whether or not it was asked for more. Of any other
 ///   only its own end tells: a reader of events that leaves at `[DONE]`, and does not read on to the end, has gone away.
-/// - *The head says it all* (a failure, or no body at all): counted at the head.
+/// - *The head says it all* (a failure, or no body on the wire, as after `HEAD`): counted at the head.
 /// - *The inner future or body panics*: counted as a failure, and passed on.
 /// - *The first data of a probe*: settles it. How its body ends counts in the state that it led to.
 /// - *The upstream lets a probe wait* beyond [`probe_timeout`](Self::probe_timeout): the next call opens the circuit

@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::body::CircuitBreakerBody;
 use super::breakers::Breakers;
 use super::circuit::Started;
-use super::future::CircuitBreakerFuture;
+use super::future::{CircuitBreakerFuture, asks_for_head};
 use super::permit::{Permit, Unwinding};
 use crate::error::BoxError;
 use crate::event::Event;
@@ -75,18 +75,18 @@ where
     #[inline]
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let Some(breakers) = &self.breakers else {
-            return CircuitBreakerFuture::calling(self.inner.call(request), None, Started::default());
+            return CircuitBreakerFuture::calling(self.inner.call(request), None, Started::default(), false);
         };
         let Some(circuit) = breakers.only() else { return self.call_keyed(breakers, request) };
         let readiness = mem::replace(&mut self.readiness, Readiness::Unasked);
         if readiness == Readiness::Ready {
             if let Some((lane, generation)) = circuit.pass() {
-                let started = lane.start();
+                let (started, asks_for_head) = (lane.start(), asks_for_head(&request));
                 let mut permit = Some(Permit::Call { lane, generation });
                 let unwinding = Unwinding::of(&mut permit);
                 let call = self.inner.call(request);
                 unwinding.over();
-                return CircuitBreakerFuture::calling(call, permit, started);
+                return CircuitBreakerFuture::calling(call, permit, started, asks_for_head);
             }
         }
         match circuit.admit(clock::now) {

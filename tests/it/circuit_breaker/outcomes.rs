@@ -101,6 +101,23 @@ async fn an_empty_body_counts_at_the_head() {
     assert_eq!(rig.circuit().snapshot().figures.calls, 1);
 }
 
+/// Servers do not read what they must not send.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_body_on_the_wire_counts_at_the_head() {
+    let unread = |status| Answer::status(status).body(Script::new([Step::Hang]).unsized_());
+    let asked = [("GET", 101), ("GET", 204), ("GET", 205), ("GET", 304), ("HEAD", 200), ("CONNECT", 200)];
+    let rig = Rig::new(as_is, Upstream::new(asked.map(|(_, status)| unread(status))));
+    for (nth, (method, _)) in (1..).zip(asked) {
+        rig.service.clone().oneshot(request(method, [])).await.unwrap();
+        assert_eq!(rig.circuit().snapshot().figures.calls, nth);
+    }
+
+    let rig = Rig::new(as_is, Upstream::new([unread(200)]));
+    rig.circuit().open_for(Duration::ZERO);
+    rig.service.clone().oneshot(request("HEAD", [])).await.unwrap();
+    assert_eq!(rig.state(), CircuitState::Closed, "a probe too");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_goes_away_says_nothing() {
     let hang = || Answer::status(200).body(Script::new([Step::Data("some"), Step::Hang]).unsized_());
