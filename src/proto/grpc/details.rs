@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::GeneralPurposeConfig;
 use base64::engine::{DecodePaddingMode, GeneralPurpose};
 use http::{HeaderMap, HeaderValue};
+use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use super::GRPC_STATUS_DETAILS_BIN;
 
@@ -16,6 +17,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
 /// When the server asked to be tried again, in the [`RetryInfo`] of its status; `None` where it did not say, or where the
 /// details cannot be read.
@@ -36,7 +39,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[must_use]
 pub fn retry_info(headers: &HeaderMap) -> Option<Duration> {
     let details = BASE64.decode(headers.get(GRPC_STATUS_DETAILS_BIN)?).ok()?;
-    Status::with_details(Code::Unknown, "", details.into()).get_details_retry_info()?.retry_delay
+    let status = pb::Status::decode(&*details).ok()?;
+    let info = status.details.iter().find(|detail| detail.type_url == RETRY_INFO)?;
+    let delay = pb::RetryInfo::decode(&*info.value).ok()?.retry_delay?;
+    // Not by the conversion that comes with the type: that panics at the least of all numbers.
+    Some(Duration::new(u64::try_from(delay.seconds).ok()?, u32::try_from(delay.nanos).ok()?))
 }
 
 /// The value of [`GRPC_STATUS_DETAILS_BIN`] that asks to be tried again after `wait`.
@@ -54,6 +61,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn delay_of(seconds: i64, nanos: i32) -> HeaderMap {
+        let mut info = pb::RetryInfo { retry_delay: Some(Default::default()) };
+        let delay = info.retry_delay.as_mut().unwrap();
+        (delay.seconds, delay.nanos) = (seconds, nanos);
+        let mut status = pb::Status { details: vec![Default::default()], ..pb::Status::default() };
+        RETRY_INFO.clone_into(&mut status.details[0].type_url);
+        status.details[0].value = info.encode_to_vec();
+        details(BASE64.encode(status.encode_to_vec()).as_bytes())
+    }
 
     fn details(value: &[u8]) -> HeaderMap {
         HeaderMap::from_iter([(GRPC_STATUS_DETAILS_BIN, HeaderValue::from_bytes(value).unwrap())])
@@ -84,6 +101,15 @@ mod tests {
         for odd in [&b""[..], b"!", b"AAAA", b"CAg", b"////////"] {
             assert_eq!(retry_info(&details(odd)), None, "{odd:?}");
         }
+    }
+
+    #[test]
+    fn a_delay_that_is_none_says_nothing() {
+        for (seconds, nanos) in [(-1, 0), (0, -1), (i64::MIN, 0), (0, i32::MIN), (i64::MIN, i32::MIN), (i64::MAX, -1)] {
+            assert_eq!(retry_info(&delay_of(seconds, nanos)), None, "{seconds} {nanos}");
+        }
+        assert_eq!(retry_info(&delay_of(1, 5)), Some(Duration::new(1, 5)));
+        assert!(retry_info(&delay_of(i64::MAX, i32::MAX)).is_some());
     }
 
     proptest! {
