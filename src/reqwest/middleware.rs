@@ -1,3 +1,4 @@
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -6,12 +7,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
-use reqwest::ResponseBuilderExt;
+use reqwest::{ResponseBuilderExt, Url};
 use reqwest_middleware::{Error, Middleware, Next};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::error::BoxError;
+use crate::rejection::Rejection;
 
 /// A layer as a [`Middleware`] of `reqwest-middleware`.
 ///
@@ -19,9 +21,9 @@ use crate::error::BoxError;
 /// all. Only the service around the rest of the middleware is made anew for each call, since what is passed on
 /// ([`Next`]) can be borrowed no longer.
 ///
-/// So the layer must be one that borrows its inner service for one call: deadlines, timeouts, retries, a breaker. Dedup,
-/// health probes and heartbeats before headers let a call outlive its caller, and go around [`ReqwestService`]
-/// instead; the compiler says so.
+/// So the layer must be one that borrows its inner service for one call: deadlines, timeouts, retries, a breaker. Dedup
+/// (and so the [presets](crate::presets), which have a place for it), health probes and heartbeats before headers let a
+/// call outlive its caller, and go around [`ReqwestService`] instead; the compiler says so.
 ///
 /// What a middleware before this one puts into its `Extensions` (a [`TimeoutProfile`](crate::TimeoutProfile), a
 /// [`Deadline`](crate::Deadline)), the layer finds in the request's. The other way there is the response, whose extensions
@@ -108,10 +110,22 @@ where
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<reqwest::Response, Error> {
+        let url = request.url().clone();
         let mut request = Request::try_from(request)?;
         request.extensions_mut().extend(extensions.clone());
         let service = self.layer.layer(NextService { next });
-        Ok(sealed::Sealed::call_once(service, request).await?.into())
+        let mut response = sealed::Sealed::call_once(service, request).await?;
+        if Rejection::of(&response).is_some() {
+            locate(&mut response, url);
+        }
+        Ok(response.into())
+    }
+}
+
+/// Says where a response came from, which is not among what `http` knows of one.
+fn locate<B>(response: &mut Response<B>, url: Url) {
+    if let Ok(located) = Response::builder().url(url).body(()) {
+        response.extensions_mut().extend(located.into_parts().0.extensions);
     }
 }
 
@@ -121,16 +135,42 @@ impl<'a, S> CallOnce<'a> for S where S: sealed::Sealed<'a> {}
 
 impl<'a, S, B> sealed::Sealed<'a> for S
 where
-    S: Service<Request<reqwest::Body>, Response = Response<B>, Error = Error> + Send + 'a,
+    S: Service<Request<reqwest::Body>, Response = Response<B>> + Send + 'a,
+    S::Error: Into<BoxError>,
     S::Future: Send + 'a,
     B: Body<Data = Bytes> + Send + Sync + 'static,
     B::Error: Into<BoxError>,
 {
     fn call_once(mut self, request: Request<reqwest::Body>) -> BoxFuture<'a, Result<Response<reqwest::Body>, Error>> {
         Box::pin(async move {
-            poll_fn(|cx| self.poll_ready(cx)).await?;
-            Ok(self.call(request).await?.map(reqwest::Body::wrap))
+            poll_fn(|cx| self.poll_ready(cx)).await.map_err(unbox)?;
+            let response = self.call(request).await.map_err(unbox)?;
+            Ok(response.map(reqwest::Body::wrap))
         })
+    }
+}
+
+/// The error of the rest of the middleware, as it was, or one that a layer made of a refusal.
+fn unbox(err: impl Into<BoxError>) -> Error {
+    match err.into().downcast() {
+        Ok(err) => *err,
+        Err(err) => Error::middleware(LayerError(err)),
+    }
+}
+
+/// The error of a layer that has its own.
+#[derive(Debug)]
+struct LayerError(BoxError);
+
+impl fmt::Display for LayerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for LayerError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
     }
 }
 
@@ -159,9 +199,7 @@ where
             let url = response.url().clone();
             let mut response = Response::from(response);
             // Where it came from, redirects and all, would be lost with the type.
-            if let Ok(located) = Response::builder().url(url).body(()) {
-                response.extensions_mut().extend(located.into_parts().0.extensions);
-            }
+            locate(&mut response, url);
             Ok(response)
         })
     }

@@ -35,8 +35,8 @@
 //! [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer), which fits its `connector_layer`, is told apart, since an address
 //! that does not answer will not answer the next attempt either: then it is the fallback's turn.
 //!
-//! Redirects are followed by reqwest, below the layers. A body that streams cannot be sent again for a 307 or 308: then
-//! the redirect is the answer.
+//! Redirects are followed by reqwest, below the layers. To reqwest, every body that comes through them is one that
+//! streams, which it cannot send again for a 307 or 308: then the redirect is the answer.
 //!
 //! [reqwest]: https://docs.rs/reqwest
 

@@ -14,7 +14,8 @@ use tower::ServiceBuilder;
 use tower_buttress::error::{self, IdleBodyElapsed};
 use tower_buttress::reqwest::LayerMiddleware;
 use tower_buttress::{
-    CircuitBreakerLayer, CircuitState, DeadlineLayer, IdleBodyTimeoutLayer, RetryAfterBackoffLayer, TimeoutProfile,
+    CircuitBreakerLayer, CircuitState, DeadlineLayer, IdleBodyTimeoutLayer, Rejection, RejectionKind,
+    RetryAfterBackoffLayer, ServiceBuilderExt, TimeoutProfile,
 };
 
 use super::server;
@@ -59,6 +60,7 @@ async fn all_calls_share_one_breaker() {
     assert_eq!(breaker.handle().state(), CircuitState::Open);
     let refused = client.post(&url).send().await.unwrap();
     assert!(refused.status() == StatusCode::SERVICE_UNAVAILABLE && refused.headers().contains_key("retry-after"));
+    assert_eq!(refused.url().as_str(), format!("{url}/"), "what was asked for");
     assert_eq!(calls.load(SeqCst), 5);
 }
 
@@ -126,4 +128,19 @@ async fn a_timeout_of_reqwests_own_is_kept() {
     let client = client(LayerMiddleware::new(IdleBodyTimeoutLayer::new(Duration::from_secs(60))));
     let call = tokio::time::timeout(Duration::from_secs(10), client.get(url).timeout(50 * MS).send());
     assert!(call.await.expect("in time").unwrap_err().is_timeout());
+}
+
+#[tokio::test]
+async fn a_refusal_can_be_an_error() {
+    let url = server(Router::new().route("/", get(std::future::pending::<()>))).await;
+    let layers = ServiceBuilder::new().rejections_as_errors().deadline(50 * MS).into_inner();
+    let client = client(LayerMiddleware::new(layers));
+    let err = client.get(url).send().await.unwrap_err();
+    assert!(err.is_middleware(), "{err:?}");
+    let err = error::BoxError::from(err);
+    let rejection = error::find::<Rejection>(&err).unwrap();
+    assert_eq!((rejection.kind(), err.to_string()), (RejectionKind::DeadlineExceeded, rejection.to_string()));
+
+    // Whatever else went wrong is what it was.
+    assert!(client.get("http://127.0.0.1:1/").send().await.unwrap_err().is_connect());
 }
