@@ -36,9 +36,49 @@
 //! stream that was refused, a status with a pushback. For calls that may be done twice say so with
 //! [`retry_non_idempotent`](crate::RetryAfterBackoffLayer::retry_non_idempotent).
 //!
+//! The limits hold for streams too. One that is silent by nature (a watch, a conversation) wants an `idle` and a `total` of
+//! its own, as a [`TimeoutProfile`](crate::TimeoutProfile) in the extensions of its requests: what falls silent for longer
+//! is ended, and counts as a fault of the upstream.
+//!
 //! Leave `Endpoint::timeout` off: it ends at the head what [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) ends
 //! at the first message, and counts as the caller's own deadline, not as a fault of the upstream. `connect_timeout` is
 //! the endpoint's.
+//!
+//! # Interceptors
+//!
+//! Next to the channel, an interceptor sees each attempt, and can give each a fresh token. One that is to see each call,
+//! as `with_interceptor` of a generated client puts it, goes around a second [`TonicLayer`]: it wants tonic's body on that
+//! side.
+//!
+//! ```
+//! # fn main() {
+//! # let runtime = tokio::runtime::Runtime::new().unwrap();
+//! # let _entered = runtime.enter();
+//! use tonic::service::InterceptorLayer;
+//! use tonic::transport::Endpoint;
+//! use tonic::{Request, Status};
+//! use tonic_health::pb::health_client::HealthClient;
+//! use tower::ServiceBuilder;
+//! use tower_buttress::tonic::TonicLayer;
+//! use tower_buttress::{TimeoutProfile, presets};
+//!
+//! fn each_call(request: Request<()>) -> Result<Request<()>, Status> {
+//!     Ok(request)
+//! }
+//! fn each_attempt(request: Request<()>) -> Result<Request<()>, Status> {
+//!     Ok(request)
+//! }
+//!
+//! let channel = ServiceBuilder::new()
+//!     .layer(TonicLayer::new())
+//!     .layer(presets::grpc_client(TimeoutProfile::STANDARD))
+//!     .layer(TonicLayer::new())
+//!     .layer(InterceptorLayer::new(each_attempt))
+//!     .service(Endpoint::from_static("http://[::1]:50051").connect_lazy());
+//! let client = HealthClient::with_interceptor(channel, each_call);
+//! # let _ = client;
+//! # }
+//! ```
 //!
 //! # A server
 //!
@@ -120,7 +160,7 @@ pin_project! {
 // === impl TonicLayer ===
 
 impl TonicLayer {
-    /// A layer for the innermost place.
+    /// A layer for the innermost place, and for any other where tonic wants its own body.
     #[must_use]
     pub const fn new() -> Self {
         Self {}

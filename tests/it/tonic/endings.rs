@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 use tonic_health::pb::health_client::HealthClient;
@@ -182,4 +183,25 @@ async fn a_caller_may_wait_for_the_head_before_it_says_anything() {
     let mut answers = answers.expect("in time").unwrap().into_inner();
     say.send(ServerReflectionRequest { host: "a".to_owned(), message_request: None }).await.unwrap();
     assert_eq!(answers.message().await.unwrap().unwrap().valid_host, "a");
+}
+
+#[tokio::test]
+async fn interceptors_see_each_call_or_each_attempt() {
+    let upstream =
+        Upstream::checks(|nth| async move { if nth < 2 { Err(Status::unavailable("down")) } else { fine() } });
+    let count = |name: &'static str| {
+        let seen = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        move |mut request: Request<()>| {
+            let nth = seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            request.metadata_mut().insert(name, nth.into());
+            Ok(request)
+        }
+    };
+    let inside = InterceptorLayer::new(count("x-attempt"));
+    let channel = TonicService::new(inside.layer(channel(upstream.serve().await)));
+    let channel = TonicService::new(stack().retry(|retry| retry.retry_non_idempotent(true)).layer(channel));
+    HealthClient::with_interceptor(channel, count("x-call")).check(check()).await.unwrap();
+    let said = |all: [&str; 3]| all.map(|one| Some(one.to_owned()));
+    assert_eq!(upstream.asked("x-call"), said(["0", "0", "0"]));
+    assert_eq!(upstream.asked("x-attempt"), said(["0", "1", "2"]));
 }
