@@ -117,6 +117,20 @@ async fn three_attempts_take_one_connection() {
     }
 }
 
+/// A connection stops reading where the head says that the body ends, and never hears that it did.
+#[tokio::test]
+async fn a_stream_whose_length_the_head_says_was_sent_when_it_is_that_long() {
+    let upstream = Upstream::start([Does::Answer(503, Duration::ZERO), Does::Answer(200, Duration::ZERO)]).await;
+    let client: Client<HttpConnector, ReplayBody<Channel<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+    sender.send_data("hello".into()).await.unwrap();
+    let request = Request::put(format!("http://{}", upstream.at)).header("content-length", 5).body(body).unwrap();
+    let response = layer().layer(client).oneshot(request).await.unwrap();
+    assert_eq!(Attempts::of(&response), Attempts(2));
+    assert_eq!(*upstream.requests.lock().unwrap(), ["hello"; 2]);
+    drop(sender);
+}
+
 #[tokio::test]
 async fn an_answer_that_does_not_end_in_time_costs_its_connection_and_no_more() {
     let upstream = Upstream::start([Does::Answer(503, 3_600_000 * MS), Does::Answer(200, Duration::ZERO)]).await;

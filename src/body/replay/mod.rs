@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::EXPECT;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body::{Body, Frame, SizeHint};
 
 pub(crate) use self::head::Head;
@@ -87,16 +87,17 @@ pub(crate) enum Progress {
 // === impl Replay ===
 
 impl<B: Body<Data = Bytes> + Unpin + 'static> Replay<B> {
-    /// Records `body` up to `limit` bytes; gives it back if it says that it is larger.
-    pub(crate) fn new(body: B, limit: usize) -> Result<Self, ReplayBody<B>> {
+    /// Records `body` up to `limit` bytes; gives it back if it, or the head, says that it is larger.
+    pub(crate) fn new(body: B, limit: usize, head: &HeaderMap) -> Result<Self, ReplayBody<B>> {
         if body.is_end_stream() {
             return Ok(Self::whole(Bytes::new()));
         }
         let hint = body.size_hint();
-        if hint.lower() > limit as u64 {
+        let length = hint.exact().or_else(|| content_length(head));
+        if hint.lower().max(length.unwrap_or(0)) > limit as u64 {
             return Err(ReplayBody::live(body));
         }
-        Ok(Self { source: Source::Recording(Arc::new(Recording::new(body, hint, limit))) })
+        Ok(Self { source: Source::Recording(Arc::new(Recording::new(body, hint, length, limit))) })
     }
 
     /// The same, but looks first whether all of the body is there: then nothing need be recorded.
@@ -110,7 +111,7 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Replay<B> {
         let hint = body.size_hint();
         let is_small = hint.exact().is_some_and(|length| length <= limit as u64);
         if body.is_end_stream() || !is_small || head.contains_key(EXPECT) {
-            return Self::new(body, limit);
+            return Self::new(body, limit, head);
         }
         // Whoever reads it asks again, with a waker.
         let first = boxed::poll_frame(Pin::new(&mut body), &mut Context::from_waker(Waker::noop()));
@@ -161,6 +162,11 @@ impl<B: Body<Data = Bytes> + Unpin + 'static> Replay<B> {
             Source::Recording(recording) => recording.whole(),
         }
     }
+}
+
+/// Of a body that does not know its length itself, as a stream in a proxy.
+fn content_length(head: &HeaderMap) -> Option<u64> {
+    head.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl<B> Drop for Replay<B> {

@@ -19,6 +19,8 @@ use crate::error::{BoxError, ReplayUnavailable};
 pub(super) struct Recording<B> {
     /// What the body said of its length before it was read.
     hint: SizeHint,
+    /// Where a sender stops reading, if it is known.
+    length: Option<u64>,
     record: Mutex<Record<B>>,
 }
 
@@ -32,8 +34,8 @@ struct Lent<'a, B> {
 // === impl Recording ===
 
 impl<B> Recording<B> {
-    pub(super) fn new(body: B, hint: SizeHint, limit: usize) -> Self {
-        Self { hint, record: Mutex::new(Record::new(body, limit)) }
+    pub(super) fn new(body: B, hint: SizeHint, length: Option<u64>, limit: usize) -> Self {
+        Self { hint, length, record: Mutex::new(Record::new(body, limit)) }
     }
 
     /// With what was read ahead of it.
@@ -43,7 +45,7 @@ impl<B> Recording<B> {
             record.rest = None;
         }
         record.fail(first);
-        Self { hint, record: Mutex::new(record) }
+        Self { hint, length: hint.exact(), record: Mutex::new(record) }
     }
 
     /// Begins a new take, and tells whoever reads the one before.
@@ -84,7 +86,7 @@ impl<B> Recording<B> {
     {
         // A sender of known length stops reading there, and may never see the end.
         let complete = record.rest.as_ref().is_some_and(B::is_end_stream)
-            || self.hint.exact().is_some_and(|length| record.recorded() >= length);
+            || self.length.is_some_and(|length| record.recorded() >= length);
         match record.phase {
             Phase::Failed => Progress::Failed,
             _ if !record.is_kept() => Progress::TooLarge,

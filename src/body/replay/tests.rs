@@ -140,12 +140,12 @@ where
 }
 
 fn replay(script: Script, limit: usize) -> Replay<Script> {
-    Replay::new(script, limit).unwrap()
+    Replay::new(script, limit, &HeaderMap::new()).unwrap()
 }
 
 fn channel() -> (Sender<Bytes>, Replay<Channel<Bytes>>) {
     let (sender, body) = Channel::new(16);
-    (sender, Replay::new(body, MIB).unwrap())
+    (sender, Replay::new(body, MIB, &HeaderMap::new()).unwrap())
 }
 
 #[tokio::test]
@@ -235,8 +235,8 @@ async fn exactly_the_limit_is_kept() {
 
 #[test]
 fn a_body_that_says_it_is_larger_is_given_back() {
-    assert!(Replay::new(Full::new(Bytes::from_static(b"abcde")), 4).is_err());
-    assert!(Replay::new(Full::new(Bytes::from_static(b"abcd")), 4).is_ok());
+    assert!(Replay::new(Full::new(Bytes::from_static(b"abcde")), 4, &HeaderMap::new()).is_err());
+    assert!(Replay::new(Full::new(Bytes::from_static(b"abcd")), 4, &HeaderMap::new()).is_ok());
 }
 
 /// Bytes that can be asked whether they are still held.
@@ -347,7 +347,7 @@ async fn a_body_that_panicked_is_not_lost_to_the_others() {
 
 #[tokio::test]
 async fn an_empty_body_is_empty_in_every_copy() {
-    let replay = Replay::new(Full::new(Bytes::new()), MIB).unwrap();
+    let replay = Replay::new(Full::new(Bytes::new()), MIB, &HeaderMap::new()).unwrap();
     assert_eq!(replay.progress(), Progress::Whole);
     for _ in 0..2 {
         let copy = replay.copy();
@@ -367,6 +367,25 @@ async fn the_end_of_a_body_of_known_length_need_not_be_polled() {
     next(&mut copy).await;
     assert!(copy.is_end_stream());
     assert_eq!(replay.progress(), Progress::Whole);
+}
+
+#[tokio::test]
+async fn the_head_may_say_how_long_the_body_is() {
+    let says = |length: &'static str| HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static(length))]);
+    let replay = Replay::new(Script::parts(&["ab", "c"]), MIB, &says("3")).unwrap();
+    let mut copy = replay.copy();
+    next(&mut copy).await;
+    assert_eq!(replay.progress(), Progress::Partial);
+    next(&mut copy).await;
+    // A sender stops here, whatever the body has to say.
+    assert_eq!(replay.progress(), Progress::Whole);
+    assert_eq!(copy.size_hint().exact(), None, "what the body says of itself is left as it is");
+
+    assert!(Replay::new(Script::parts(&["abcde"]), 4, &says("5")).is_err());
+    for odd in ["", "-3", "3, 3", "99999999999999999999999"] {
+        let replay = Replay::new(Script::parts(&["abc"]), 4, &says(odd)).unwrap();
+        assert_eq!(all(replay.copy()).await, ["abc", "end"]);
+    }
 }
 
 #[tokio::test]
@@ -428,7 +447,9 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
     ];
     for (outcome, expected) in outcomes {
         let ((entered, is_entered), (go, gone)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
-        let Ok(replay) = Replay::new(Slow(entered, gone), MIB) else { panic!("no length, no limit") };
+        let Ok(replay) = Replay::new(Slow(entered, gone), MIB, &HeaderMap::new()) else {
+            panic!("no length, no limit")
+        };
         let mut first = replay.copy();
         std::thread::scope(|scope| {
             let old = scope.spawn(move || poll(&mut first, Waker::noop()));
@@ -471,7 +492,7 @@ async fn looking_changes_nothing() {
         || Script::parts(&["a"]).with(Step::Fail),
     ];
     for script in scripts {
-        let plain = all(Replay::new(script().sized(), MIB).unwrap().copy()).await;
+        let plain = all(Replay::new(script().sized(), MIB, &HeaderMap::new()).unwrap().copy()).await;
         let replay = Replay::look(script().sized(), MIB, &HeaderMap::new()).unwrap();
         assert_eq!(all(replay.copy()).await, plain);
     }
@@ -568,7 +589,7 @@ proptest! {
         if trailing {
             script = script.with(Step::Trailers);
         }
-        let Ok(replay) = (if look { Replay::look(script, limit, &HeaderMap::new()) } else { Replay::new(script, limit) }) else {
+        let Ok(replay) = (if look { Replay::look(script, limit, &HeaderMap::new()) } else { Replay::new(script, limit, &HeaderMap::new()) }) else {
             prop_assert!(sized && expected.len() > limit);
             return Ok(());
         };
