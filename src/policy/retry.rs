@@ -87,9 +87,9 @@ pub enum NotRetried {
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = IdempotencyKey::HEADER;
 
 /// Whether a request may be done twice: by its method (RFC 9110 9.2.2), or because it carries a key by which the
-/// upstream knows it again.
+/// upstream knows it again. Nothing is known by an empty one.
 pub(crate) fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
-    method.is_idempotent() || headers.contains_key(IDEMPOTENCY_KEY)
+    method.is_idempotent() || headers.get_all(IDEMPOTENCY_KEY).iter().any(|key| !key.is_empty())
 }
 
 // === impl RetryPolicy ===
@@ -276,6 +276,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         assert!(is_idempotent(&Method::GET, &headers) && is_idempotent(&Method::PUT, &headers));
         assert!(!is_idempotent(&Method::POST, &headers) && !is_idempotent(&Method::PATCH, &headers));
+        headers.insert(IDEMPOTENCY_KEY, http::HeaderValue::from_static(""));
+        assert!(!is_idempotent(&Method::POST, &headers));
         headers.insert(IDEMPOTENCY_KEY, http::HeaderValue::from_static("8e03978e"));
         assert!(is_idempotent(&Method::POST, &headers));
     }

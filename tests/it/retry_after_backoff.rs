@@ -443,6 +443,20 @@ async fn one_key_serves_all_attempts_of_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_key_is_none() {
+    let without = || {
+        let mut request = request("POST", hello());
+        request.headers_mut().insert("idempotency-key", "".parse().unwrap());
+        request
+    };
+    let upstream = Upstream::new([Answer::status(500)]);
+    assert!(is(&send(&steady(), &upstream, without()).await, 500));
+    let upstream = Upstream::new([Answer::status(500), Answer::status(200)]);
+    assert!(is(&send(&steady().generate_idempotency_key(true), &upstream, without()).await, 200));
+    assert!(upstream.seen().iter().all(|seen| !seen.headers["idempotency-key"].is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_can_be_counted_on_the_wire() {
     let layer = steady().attempt_header(HeaderName::from_static("x-attempt"));
     let upstream = Upstream::new([Answer::status(503), Answer::status(503), Answer::status(200)]);

@@ -37,8 +37,9 @@ impl Head {
         }
     }
 
+    /// Whether it says something under this name.
     pub(crate) fn has(&self, name: &HeaderName) -> bool {
-        self.fields().any(|(field, _, _)| field == name.as_str().as_bytes())
+        self.fields().any(|(field, value, _)| field == name.as_str().as_bytes() && !value.is_empty())
     }
 
     /// The head, as it was.
@@ -127,6 +128,7 @@ mod tests {
         let kept = Head::of(&head);
         assert!(kept.has(&HeaderName::from_static("x-one")));
         assert!(!kept.has(&HeaderName::from_static("x-two")));
+        assert!(!kept.has(&HeaderName::from_static("x-empty")));
         for _ in 0..2 {
             let restored = kept.restore();
             assert_eq!(restored.method, head.method);
