@@ -118,7 +118,12 @@ fn is_unsafe(method: &Method) -> bool {
 }
 
 fn upgrades(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE) || has_token(headers, &CONNECTION, "upgrade")
+    let mut to = headers.get_all(UPGRADE).iter().peekable();
+    if to.peek().is_none() {
+        return has_token(headers, &CONNECTION, "upgrade");
+    }
+    // HTTP/2 in the clear is an offer that nobody takes any more (RFC 9113, 3.1), and some clients make it with every call.
+    !to.all(|protocol| protocol == "h2c")
 }
 
 /// POST is what is clicked twice; the other unsafe methods either name what they act on or are sent again on purpose.

@@ -231,6 +231,15 @@ async fn who_wants_another_answer_gets_one() {
 async fn upgrades_and_conversations_pass() {
     let upgrade = || with_header(with_header(post("hi"), "connection", "keep-alive, Upgrade"), "upgrade", "websocket");
     apart(upgrade(), upgrade()).await;
+    // The JDK's client offers HTTP/2 with its first request, and takes whatever comes.
+    let offer = |request| {
+        let connection = with_header(request, "connection", "Upgrade, HTTP2-Settings");
+        with_header(connection, "upgrade", "h2c")
+    };
+    together(offer(post("hi")), offer(post("hi"))).await;
+    together(offer(post_key("k", "hi")), post_key("k", "hi")).await;
+    let both = || with_header(offer(post("hi")), "upgrade", "websocket");
+    apart(both(), both()).await;
     // Its request may end when its answer does.
     let grpc = || with_header(post("hi"), "content-type", "application/grpc+proto");
     apart(grpc(), grpc()).await;
