@@ -3,6 +3,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -97,6 +98,9 @@ struct Prepared<S, B: Body> {
     named: Named,
     request: Request<ReadBody<B>>,
 }
+
+/// When to try again where nobody can say: a call that takes its room may end at any moment.
+const SOON: Duration = Duration::from_secs(1);
 
 // === impl DedupFuture ===
 
@@ -287,13 +291,11 @@ where
                 self.step_aside("no room to remember another request")
             }
             Ok(Claim::Full { retry_after }) => {
-                let rejection = Rejection::new(RejectionKind::DedupStoreFull);
-                self.refuse(match retry_after {
-                    Some(wait) => rejection.with_retry_after(wait),
-                    None => rejection,
-                })
+                self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(retry_after.unwrap_or(SOON)))
             }
-            Err(why) => self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_source(why)),
+            Err(why) => {
+                self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(SOON).with_source(why))
+            }
         }
     }
 

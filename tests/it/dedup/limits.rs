@@ -239,6 +239,8 @@ async fn where_no_more_can_be_kept_a_key_is_refused_and_a_click_passes() {
     let answer = send(&service, post_key("l", "hi")).await.await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);
     assert_eq!(Rejection::of(&answer).unwrap().kind(), RejectionKind::DedupStoreFull);
+    // The call that holds the place may end at any moment.
+    assert_eq!(answer.headers()["retry-after"], "1");
     let passes = [send(&service, post("hi")).await, send(&service, post("hi")).await];
     stage.call().await.ok_with("holds");
     stage.call().await.ok_with("passes");
