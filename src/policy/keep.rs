@@ -1,7 +1,8 @@
 //! Which answers may be given to somebody who asks again.
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
+
+use crate::proto::grpc::GRPC_STATUS;
 
 /// How a request was recognised as one that may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +12,6 @@ pub(crate) enum Named {
     /// By us, by what it says: whoever repeats it after an error wants another attempt, not the error again.
     ByFingerprint,
 }
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 impl Named {
     /// Whether an answer with this head may be given to those who come later. Those who wait already get any answer.
@@ -51,20 +50,6 @@ impl Named {
     }
 }
 
-/// Whether an answer with this head is gRPC, and so over when its trailers have said its status, and not before. (In
-/// gRPC-Web they are part of the body.)
-pub(crate) fn owes_grpc_status(headers: &HeaderMap) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).and_then(|kind| kind.split_at_checked(GRPC.len()));
-    let is_grpc = kind.is_some_and(|(kind, rest)| kind.eq_ignore_ascii_case(GRPC) && !rest.starts_with(b"-"));
-    is_grpc && !pays_grpc_status(headers)
-}
-
-/// Whether they say it.
-pub(crate) fn pays_grpc_status(headers: &HeaderMap) -> bool {
-    headers.contains_key(GRPC_STATUS)
-}
-
 fn grpc_failed(headers: &HeaderMap) -> bool {
     headers.get(GRPC_STATUS).is_some_and(|status| status != "0")
 }
@@ -76,6 +61,8 @@ fn grpc_not_executed(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn keeps(named: Named, status: u16) -> bool {

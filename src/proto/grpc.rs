@@ -81,6 +81,11 @@ pub(crate) fn has_trailers(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case(TYPE) && matches!(rest, [] | [b'+' | b';' | b' ', ..])
 }
 
+/// Whether an answer with this head is over only when its trailers have said its status, and not before.
+pub(crate) fn owes_status(head: &HeaderMap) -> bool {
+    has_trailers(head) && status(head).is_none()
+}
+
 fn digits(value: &[u8], most: usize) -> Option<u64> {
     let value = value.trim_ascii();
     let valid = (1..=most).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);

@@ -17,7 +17,8 @@ use crate::body::boxed;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::flight::ReaderId;
-use crate::policy::keep::{Named, owes_grpc_status, pays_grpc_status};
+use crate::policy::keep::Named;
+use crate::proto::grpc;
 use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
@@ -368,7 +369,7 @@ impl<L: Lease> Telling<L> {
             self.named.keeps_head(head.status, &head.headers, refused)
         };
         self.missing = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        self.owes_status = owes_grpc_status(&head.headers);
+        self.owes_status = grpc::owes_status(&head.headers);
         self.recorder.head(Head::live(head, size, clock::now()));
         if !self.keep {
             // Those who wait for it hear it. Who comes from now on is to try anew.
@@ -386,7 +387,7 @@ impl<L: Lease> Telling<L> {
         }
         if let Some(trailers) = frame.trailers_ref() {
             self.keep &= self.named.keeps_trailers(trailers);
-            self.owes_status &= !pays_grpc_status(trailers);
+            self.owes_status &= grpc::status(trailers).is_none();
         }
         let told = self.recorder.part_for(Part::of(frame), reader);
         self.count(told.cost, told.recording);
