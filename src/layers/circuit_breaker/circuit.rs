@@ -155,9 +155,9 @@ impl Circuit {
         CircuitSnapshot { refused: refused.fold(0, u64::saturating_add), ..snapshot }
     }
 
-    /// Whether it is as it is because somebody said so.
-    pub(super) fn is_steered(&self) -> bool {
-        lock(&self.machine).is_steered()
+    /// Whether more would be lost with it than what it has counted.
+    pub(super) fn is_in_hand(&self) -> bool {
+        lock(&self.machine).is_in_hand()
     }
 
     /// Asks the machine, which has seen everything that happened before.

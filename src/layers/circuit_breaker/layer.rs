@@ -265,7 +265,8 @@ impl CircuitBreakerLayer {
     ///
     /// The key shows in events, in handles, and to whoever reads them: let it be no secret. Circuits are kept for
     /// [`max_keys`](Self::max_keys); then the one that was not used for longest goes, whatever its state. Those that were
-    /// isolated, opened or switched off by hand, and those of which somebody holds a [handle](Self::handle_of), go last.
+    /// isolated, opened or switched off by hand, those of which somebody holds a [handle](Self::handle_of), and those with
+    /// a probe on its way go last.
     ///
     /// The inner service is asked whether it is ready only when the circuit is known, inside the future.
     ///

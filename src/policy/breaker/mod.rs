@@ -315,13 +315,14 @@ impl Breaker {
         matches!(self.state, State::Closed | State::MetricsOnly { .. } | State::Disabled)
     }
 
-    /// Whether it is as it is because somebody said so.
-    pub(crate) fn is_steered(&self) -> bool {
+    /// Whether more would be lost with it than what it has counted: what somebody said, or what a probe will say.
+    pub(crate) fn is_in_hand(&self) -> bool {
         match &self.state {
             State::Isolated { .. } | State::Disabled => true,
             State::MetricsOnly { .. } => !self.settings.metrics_only,
             State::Open(open) => open.by_hand,
-            State::Closed | State::HalfOpen(_) => false,
+            State::HalfOpen(half) => half.probes() > 0,
+            State::Closed => false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -104,6 +105,24 @@ async fn a_circuit_that_somebody_steers_goes_last() {
     let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
     keys.sort();
     assert_eq!(keys, ["held", "host-0", "host-1", "host-2", "off"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_with_a_probe_on_its_way_goes_last() {
+    let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
+    let answers = [Answer::status(500).after(secs(1)), Answer::status(200), Answer::status(200)];
+    let service = layer.layer(Upstream::new(answers));
+    layer.handle_of("a").open_for(Duration::ZERO);
+    let probe = tokio::spawn({
+        let service = service.clone();
+        async move { get(&service, "http://a/").await }
+    });
+    tokio::task::yield_now().await;
+    get(&service, "http://b/").await;
+    get(&service, "http://c/").await;
+    assert_eq!(get(&service, "http://a/").await, 503, "there is a probe already");
+    assert_eq!(probe.await.unwrap(), 500);
+    assert_eq!(layer.handle_of("a").state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
