@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::{self, DeadlineExceeded};
 use tower_buttress::{
-    Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, FallbackLayer, Jitter, Rejection, RejectionKind,
+    Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, Jitter, Rejection, RejectionKind,
     RetryAfterBackoffLayer, TimeoutProfile,
 };
 
@@ -309,6 +309,22 @@ async fn nobody_is_asked_again_who_could_not_be_told_how_long_it_may_take() {
         service.oneshot(request("GET", [])).await.unwrap();
         assert_eq!(upstream.seen().len(), asked, "{total} s, of which {reserve} s are kept");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_call_has_no_longer_than_the_layer_around_it_gives() {
+    let start = Instant::now();
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(secs(90)))
+        .layer(DedupLayer::new())
+        .layer(DeadlineLayer::new(secs(5)))
+        .layer(steady())
+        .service(Upstream::new([Answer::status(429).header("retry-after", "7")]));
+    let mut request = request("POST", []);
+    request.headers_mut().insert("authorization", "Bearer a".parse().unwrap());
+    // No attempt could come in time: the answer is there at once.
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), start.elapsed()), (429, Duration::ZERO));
 }
 
 fn steady() -> RetryAfterBackoffLayer {

@@ -7,7 +7,7 @@ use http::Request;
 use super::layer::{Config, DeadlineLayer};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::rt::deadline::{Deadline, Written};
+use crate::rt::deadline::{Deadline, SharedDeadline, Written};
 
 /// What a call may do with its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ impl Budget {
             let written = Written { headers: headers.clone(), reserve: config.reserve, least };
             request.extensions_mut().insert(written);
         }
+        // Those who share the call may have longer: not what is inside.
+        request.extensions_mut().remove::<SharedDeadline>();
         request.extensions_mut().insert(deadline);
         Self::Until { deadline, total }
     }
