@@ -16,6 +16,7 @@ mod grpc_status;
 mod idle_body_timeout;
 mod inspect_request;
 mod presets;
+mod presets_over_sockets;
 mod reqwest;
 mod retries_over_sockets;
 mod retry_after_backoff;
