@@ -35,8 +35,9 @@
 //! | Layer | Bounds | Why there |
 //! |---|---|---|
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
-//! | [`GrpcStatusLayer`] | nothing: writes the status of gRPC streams | sees what no layer will act on |
 //! | [`InspectRequestLayer`] | nothing: shows the request's body to a closure | what it decides holds for all below |
+//! | [`GrpcStatusLayer`] | nothing: writes the status of gRPC streams | sees what no layer will act on |
+//! | [`TimeoutProfileLayer`] | nothing: chooses the limits of a request | they hold for all below |
 //! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
@@ -46,6 +47,8 @@
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
+//!
+//! A preset has those from [`GrpcStatusLayer`] to [`FirstByteTimeoutLayer`].
 //!
 //! Two orders are wrong in ways that do not show at once: a heartbeat inside a timeout tells it that the upstream lives,
 //! and a breaker outside of retries sees one failure where there were three.
