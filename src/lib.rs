@@ -55,8 +55,8 @@
 //!
 //! # Recipes
 //!
-//! - **A proxy before a model provider**: the example `gateway` is one, with every layer and an option for each. It
-//!   bounds its socket writes too, since a body that nobody polls cannot time out.
+//! - **A proxy before a model provider**: the example `gateway` is one, with every layer from heartbeats to the connect
+//!   timeout, and an option for each. It bounds its socket writes too, since a body that nobody polls cannot time out.
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
@@ -99,13 +99,15 @@
 //!
 //! # What holds for all of them
 //!
-//! - **A refusal is a response.** No layer changes the service's error type: what must be refused is answered with a
-//!   504, 503 or 502 that carries a [`Rejection`]. (A connector has no responses; there it is an error.)
-//! - **A ready result beats a timer.** A frame that is there is handed on, however slow its reader is.
+//! - **A refusal is a response.** No layer changes the service's error type, but for [`RejectionsAsErrorsLayer`]: what must
+//!   be refused is answered with a 504, 503 or 502 (the misuse of a key with a 400, 409 or 422) that carries a
+//!   [`Rejection`]. (A connector has no responses; there it is an error.)
+//! - **A ready result beats a timer.** A frame that is there is handed on, however slow its reader is. (Only
+//!   [`DeadlineLayer`] ends a body that is late as a whole.)
 //! - **The good path is free.** A timer is made when something is pending, and moved only when it fires.
-//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. Only [`SseHeartbeatLayer`] adds bytes.
-//!   After an error or the end a body is fused, and the inner body is dropped at once: that is what closes the upstream's
-//!   connection.
+//! - **Bytes pass unchanged**, trailers included; length and end are forwarded. Only [`SseHeartbeatLayer`] adds bytes,
+//!   and [`GrpcStatusLayer`] trailers. After an error or the end a body is fused, and the inner body is dropped at once:
+//!   that is what closes the upstream's connection.
 //! - **Step aside, never break.** What a layer cannot treat passes untouched, with an [`Event`].
 //! - **Every layer can be off**: `disabled()` keeps the types.
 //!
