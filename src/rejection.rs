@@ -80,6 +80,8 @@ pub enum Wire {
     Head,
     /// HTTP 200 and `grpc-status` in the head: gRPC's Trailers-Only form.
     Grpc,
+    /// The same for gRPC-Web, not all of whose clients take an answer of another type.
+    GrpcWeb,
 }
 
 /// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
@@ -205,6 +207,7 @@ const SHARED_CALL_FAILED: Wording = wording!(
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const APPLICATION_GRPC_WEB: HeaderValue = HeaderValue::from_static("application/grpc-web");
 
 // === impl Rejection ===
 
@@ -267,9 +270,9 @@ impl Rejection {
                     *response.body_mut() = Bytes::from_static(wording.problem.as_bytes());
                 }
             }
-            Wire::Grpc => {
+            Wire::Grpc | Wire::GrpcWeb => {
                 let headers = response.headers_mut();
-                headers.insert(CONTENT_TYPE, APPLICATION_GRPC);
+                headers.insert(CONTENT_TYPE, if wire == Wire::Grpc { APPLICATION_GRPC } else { APPLICATION_GRPC_WEB });
                 headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(wording.grpc_status)));
                 headers.insert(GRPC_MESSAGE, HeaderValue::from_static(wording.message));
                 if let Some(wait) = self.retry_after {
@@ -371,12 +374,16 @@ impl fmt::Display for RejectionKind {
 // === impl Wire ===
 
 impl Wire {
-    /// [`Wire::Grpc`] when the request's content type is `application/grpc` or one of its variants.
+    /// By the request's content type: `application/grpc` or one of its variants.
     #[must_use]
     pub fn of(request: &HeaderMap) -> Self {
         const PREFIX: &[u8] = b"application/grpc";
-        match request.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
-            Some(value) if value.get(..PREFIX.len()).is_some_and(|v| v.eq_ignore_ascii_case(PREFIX)) => Self::Grpc,
+        let value = request.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+        match value.split_at_checked(PREFIX.len()) {
+            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => {
+                let web = rest.get(..4).is_some_and(|rest| rest.eq_ignore_ascii_case(b"-web"));
+                if web { Self::GrpcWeb } else { Self::Grpc }
+            }
             _ => Self::Http,
         }
     }
@@ -442,6 +449,17 @@ mod tests {
             let whole = Rejection::new(kind).into_response(Wire::Http);
             assert_eq!((response.status(), response.headers()), (whole.status(), whole.headers()));
             assert!(response.body().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_grpc_web_caller_is_told_in_its_own_type() {
+        for asked in ["application/grpc-web", "application/grpc-web-text", "Application/gRPC-Web+proto"] {
+            let request = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(asked))]);
+            let response = Rejection::new(RejectionKind::BodyFailed).into_response(Wire::of(&request));
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc-web");
+            assert_eq!(response.headers()["grpc-status"], "14");
         }
     }
 

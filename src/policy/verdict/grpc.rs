@@ -14,7 +14,8 @@ use crate::proto::grpc::{self, Pushback};
 /// `grpc-retry-pushback-ms`. Everything else (refusals, errors, an HTTP status other than 200) is [`Standard`]'s.
 ///
 /// A status in trailers comes too late for a retry, since bytes have gone to the caller by then. It is what a breaker
-/// needs, for which 200 says nothing in gRPC.
+/// needs, for which 200 says nothing in gRPC. (gRPC-Web has its trailers inside the body, where nobody looks: such an
+/// answer is good, unless its head has the status.)
 ///
 /// | Code | Remedy | Health |
 /// |---|---|---|
