@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,7 +48,7 @@ struct Shelf {
     /// What was kept and may go earlier.
     spare: BTreeSet<(Instant, Fingerprint)>,
     /// What was forgotten while it was read, and its bytes.
-    still_read: Vec<(Log, usize)>,
+    still_read: VecDeque<(Log, usize)>,
     bytes: usize,
     /// How many leases there have been: the next one's number.
     leases: u64,
@@ -78,6 +78,9 @@ const OVERHEAD: usize = 1024;
 /// Bytes are taken by so many, so that not every event of a stream takes the lock.
 const STEP: usize = 4096;
 
+/// Each claim looks after so many of what was forgotten while it was read.
+const LOOKS: usize = 2;
+
 /// A window that is longer is a way to say for ever, which no clock can count to.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -93,7 +96,7 @@ impl MemoryStore {
             entries: HashMap::new(),
             promised: BTreeSet::new(),
             spare: BTreeSet::new(),
-            still_read: Vec::new(),
+            still_read: VecDeque::new(),
             bytes: 0,
             leases: 0,
         };
@@ -121,7 +124,7 @@ impl MemoryStore {
     /// Forgets what has expired at `now`. Claims do so too.
     pub fn forget_expired(&self, now: Instant) {
         let mut shelf = lock(&self.shelf);
-        let forgotten = (shelf.take_expired(now), shelf.take_read());
+        let forgotten = (shelf.take_expired(now), shelf.take_read(usize::MAX));
         drop(shelf);
         drop(forgotten);
     }
@@ -141,7 +144,7 @@ impl Store for MemoryStore {
     fn claim(&self, ask: Ask) -> Self::Claim {
         let mut shelf = lock(&self.shelf);
         // Dropped when the lock is gone: a log may own much.
-        let expired = shelf.take_expired(ask.now);
+        let expired = (shelf.take_expired(ask.now), shelf.take_read(LOOKS));
         let (claim, forgotten) = shelf.claim(&ask, &self.shelf);
         drop(shelf);
         drop((expired, forgotten));
@@ -182,7 +185,7 @@ impl Shelf {
             dropped.extend(self.remove(&ask.key));
         }
         if self.room() < OVERHEAD {
-            dropped.extend(self.take_read());
+            dropped.extend(self.take_read(usize::MAX));
         }
         while self.entries.len() >= self.max_entries || self.room() < OVERHEAD {
             let Some(oldest) = self.take_spare() else {
@@ -222,18 +225,18 @@ impl Shelf {
         self.remove(&key)
     }
 
-    /// What was forgotten while it was read, and has been read.
-    fn take_read(&mut self) -> Vec<Log> {
+    /// What was forgotten while it was read, and has been read, among the next `looks` there are.
+    fn take_read(&mut self, looks: usize) -> Vec<Log> {
         let mut read = Vec::new();
-        let bytes = &mut self.bytes;
-        self.still_read.retain(|(log, held)| {
-            let is_read = log.listeners() == 0;
-            if is_read {
-                *bytes -= held;
-                read.push(log.clone());
+        for _ in 0..looks.min(self.still_read.len()) {
+            let Some((log, bytes)) = self.still_read.pop_front() else { break };
+            if log.listeners() > 0 {
+                self.still_read.push_back((log, bytes));
+            } else {
+                self.bytes -= bytes;
+                read.push(log);
             }
-            !is_read
-        });
+        }
         read
     }
 
@@ -241,7 +244,7 @@ impl Shelf {
         let entry = self.entries.remove(key)?;
         if let State::Kept { expires, bytes } = entry.state {
             if entry.log.listeners() > 0 {
-                self.still_read.push((entry.log.clone(), bytes));
+                self.still_read.push_back((entry.log.clone(), bytes));
             } else {
                 self.bytes -= bytes;
             }
@@ -274,7 +277,7 @@ impl Lease for MemoryLease {
         let mut shelf = lock(&self.shelf);
         shelf.bytes -= self.bytes;
         if shelf.room() < wanted {
-            forgotten.extend(shelf.take_read());
+            forgotten.extend(shelf.take_read(usize::MAX));
         }
         while shelf.room() < wanted {
             let Some(oldest) = shelf.take_spare() else { break };
