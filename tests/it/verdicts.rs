@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::ConnectTimeoutLayer;
 use tower_buttress::error::BoxError;
@@ -171,6 +173,40 @@ async fn a_stream_that_a_goaway_names_may_have_been() {
     })
     .await;
     assert_eq!(judge(&send(HttpConnector::new(), true, &format!("http://{at}"), whole("x")).await), BROKEN);
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_with_requests_in_its_queue_is_the_upstreams_fault() {
+    let begun = Arc::new(Notify::new());
+    let (begins, hangs_up) = (begun.clone(), Arc::new(Notify::new()));
+    let hang_up = hangs_up.clone();
+    let at = server(move |socket| async move {
+        let service = hyper::service::service_fn(move |_| {
+            begins.notify_one();
+            std::future::pending::<Result<http::Response<String>, io::Error>>()
+        });
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let serving = builder.max_concurrent_streams(1).serve_connection(TokioIo::new(socket), service);
+        tokio::select! { _ = serving => {}, () = hangs_up.notified() => {} }
+        Ok(())
+    })
+    .await;
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let ask = || {
+        let call = client.request(Request::post(format!("http://{at}/")).body(whole("x")).unwrap());
+        tokio::spawn(async move { judge(&call.await.unwrap_err()).remedy })
+    };
+    let mut calls = vec![ask()];
+    begun.notified().await;
+    calls.extend([ask(), ask()]);
+    // Until they wait for the stream that there is.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    hang_up.notify_one();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), RETRY);
+    }
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
         // Dropped from the queue of a connection, before it was written.
         let unsent = (err.is_canceled() || err.is_closed()).then_some(UNSENT);
         // Or the request's own body failed: its sender went away.
-        return unsent.or(err.is_user().then_some(OURS));
+        return unsent.or((err.is_user() && !was_abandoned(err)).then_some(OURS));
     }
     let err = err.downcast_ref::<h2::Error>()?;
     // Reset by neither the peer nor the protocol, but by the sender: its body failed, and this is all that is told of it.
@@ -90,4 +90,11 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
     // the peer may have processed, h2 says that the connection broke.)
     let unprocessed = err.is_go_away() || err.reason() == Some(h2::Reason::REFUSED_STREAM);
     (err.is_remote() && unprocessed).then_some(UNSENT)
+}
+
+/// The connection broke while the request waited there for its turn. hyper calls that its user's doing, and has no question
+/// by which it could be told from the rest.
+#[cfg(feature = "hyper")]
+fn was_abandoned(err: &hyper::Error) -> bool {
+    err.source().is_some_and(|why| why.to_string() == "runtime dropped the dispatch task")
 }
