@@ -70,7 +70,8 @@
 //!
 //! # What proxies need
 //!
-//! A stream that is silent is cut by whatever stands between. With [`SseHeartbeatLayer`] at 15 s none of these does:
+//! A stream that is silent is cut by whatever stands between. With [`SseHeartbeatLayer`] at 15 s, and with what else they
+//! want, none of these does:
 //!
 //! | Proxy | Cuts after | What else it wants |
 //! |---|---|---|
