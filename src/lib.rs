@@ -77,7 +77,7 @@
 //! |---|---|---|
 //! | [nginx](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout) | 60 s (`proxy_read_timeout`) | no buffering: `X-Accel-Buffering: no`, which the layer adds |
 //! | [AWS ALB](https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html#connection-idle-timeout) | 60 s of silence | TCP keep-alive does not help |
-//! | [Cloudflare](https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-524/) | 120 s to the head | begin early: [`before_headers`](SseHeartbeatLayer::before_headers) |
+//! | [Cloudflare](https://developers.cloudflare.com/fundamentals/reference/connection-limits/) | 120 s of silence, before the head too | begin early: [`before_headers`](SseHeartbeatLayer::before_headers) |
 //! | [Envoy](https://www.envoyproxy.io/docs/envoy/latest/faq/configuration/timeouts) | 300 s of silence, and 15 s for the whole answer | the route's `timeout` set to 0 for streams |
 //! | [Heroku](https://devcenter.heroku.com/articles/request-timeout) | 30 s to the head, then 55 s | begin early |
 //!
