@@ -64,8 +64,8 @@
 //!   `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
 //! - **tonic**: the feature `tonic` has the adapter that goes next to a `Channel`; deadlines travel in `grpc-timeout`, and
 //!   every limit that is reached is a status. On a server, [`GrpcStatusLayer`] and [`DeadlineLayer`].
-//! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the model
-//!   that the body names; or put a [`TimeoutProfile`] into the request's extensions.
+//! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the
+//!   model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
 //!
 //! # What proxies need

@@ -17,8 +17,8 @@ use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatLayer};
 use crate::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 use crate::policy::timeout_profile::TimeoutProfile;
 
-/// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback, retries,
-/// breaker, idle timeout, first-byte timeout.
+/// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback,
+/// retries, breaker, idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.

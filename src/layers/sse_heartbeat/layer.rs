@@ -155,8 +155,8 @@ impl SseHeartbeatLayer {
     /// ```
     ///
     /// The type is `timeout_error` where a limit of this crate was hit, and the message then says which. The body still
-    /// ends in its error, a moment later, so that nothing truncated looks whole. In the middle of an event there is no place for another,
-    /// and only the error comes. Default: off.
+    /// ends in its error, a moment later, so that nothing truncated looks whole. In the middle of an event there is no place
+    /// for another, and only the error comes. Default: off.
     #[must_use]
     pub fn error_events(mut self, on: bool) -> Self {
         self.config.error_events = on;
