@@ -55,8 +55,9 @@
 //!
 //! # Recipes
 //!
-//! - **A proxy before a model provider**: the example `gateway` is one, with every layer from heartbeats to the connect
-//!   timeout, and an option for each. It bounds its socket writes too, since a body that nobody polls cannot time out.
+//! - **A proxy before a model provider**: see below. The example `gateway` is a whole one, with every layer from heartbeats
+//!   to the connect timeout, and an option for each; it also does what every proxy must (hop-by-hop headers, upgrades), and
+//!   bounds its socket writes, since a body that nobody polls cannot time out.
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
@@ -67,6 +68,43 @@
 //! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the
 //!   model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
+//!
+//! The heart of a proxy, in axum:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_buttress::error::BoxError> {
+//! use axum::Router;
+//! use axum::body::Body;
+//! use axum::extract::Request;
+//! use axum::response::{IntoResponse, Response};
+//! use http::{StatusCode, header::HOST};
+//! use hyper_util::client::legacy::Client;
+//! use hyper_util::rt::TokioExecutor;
+//! use tower::{Layer, ServiceExt};
+//! use tower_buttress::{TimeoutProfile, presets};
+//!
+//! # let provider = Router::new().fallback(|request: Request| async move { request.uri().to_string() });
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let origin = format!("http://{}", listener.local_addr()?);
+//! # tokio::spawn(axum::serve(listener, provider).into_future());
+//! let client = Client::builder(TokioExecutor::new()).build_http();
+//! let upstream = presets::llm_gateway(TimeoutProfile::STANDARD).layer(client);
+//! let app: Router = Router::new().fallback(async move |mut request: Request| -> Response {
+//!     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+//!     let Ok(uri) = format!("{origin}{path}").parse() else { return StatusCode::BAD_REQUEST.into_response() };
+//!     *request.uri_mut() = uri;
+//!     request.headers_mut().remove(HOST);
+//!     match upstream.clone().oneshot(request).await {
+//!         Ok(response) => response.map(Body::new),
+//!         Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+//!     }
+//! });
+//! # let asked = Request::get("/v1/models?limit=5").body(Body::empty())?;
+//! # let answer = app.oneshot(asked).await?.into_body();
+//! # assert_eq!(axum::body::to_bytes(answer, 100).await?, "/v1/models?limit=5");
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What proxies need
 //!
