@@ -31,7 +31,7 @@ use tower_buttress::error::{self, ConnectElapsed};
 use tower_buttress::presets::{self, StackLayer, Stacked};
 use tower_buttress::{ConnectTimeout, ConnectTimeoutLayer, DeadlineHeader, Event, NotRetried, TimeoutProfile};
 
-use crate::support::{Alive, Log, trailers};
+use crate::support::{Alive, Log, secs, trailers};
 
 type HttpsClient<B> = Client<ConnectTimeout<HttpsConnector<HttpConnector>>, B>;
 
@@ -94,7 +94,7 @@ impl Party {
             .https_only()
             .enable_all_versions()
             .wrap_connector(http);
-        let connector = ConnectTimeoutLayer::new(Duration::from_millis(500)).layer(https);
+        let connector = ConnectTimeoutLayer::new(secs(2)).layer(https);
         stack.layer(Client::builder(TokioExecutor::new()).build(connector))
     }
 }

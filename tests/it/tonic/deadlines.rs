@@ -15,7 +15,7 @@ use super::upstream::{Address, Upstream, fine, listen, message};
 use super::{channel, check, client, stack};
 use crate::support::secs;
 
-const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(500);
 
 fn left(value: &Option<String>) -> Duration {
     let mut headers = HeaderMap::new();

@@ -23,7 +23,7 @@ use super::upstream::{Upstream, fine, listen, message};
 use super::{channel, check, client, stack};
 use crate::support::secs;
 
-const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(500);
 
 fn breaker() -> CircuitBreakerLayer {
     CircuitBreakerLayer::new().consecutive_failures(Some(2.try_into().unwrap())).classifier(Grpc::new())
