@@ -17,9 +17,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::error::BoxError;
-#[cfg(feature = "tonic")]
-use crate::proto::grpc;
-use crate::proto::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+use crate::proto::grpc::{self, Framing, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
 
 /// Why a layer of this crate answered in the upstream's place.
 ///
@@ -119,6 +117,7 @@ macro_rules! wording {
             problem: PROBLEM,
             length: match std::str::from_utf8(&LENGTH) {
                 Ok(length) => length,
+                // Digits are; and the compiler settles it.
                 Err(_) => unreachable!(),
             },
         }
@@ -349,6 +348,11 @@ impl RejectionKind {
         self.wording().grpc_status
     }
 
+    /// For people, on any wire.
+    pub(crate) const fn message(self) -> &'static str {
+        self.wording().message
+    }
+
     const fn wording(self) -> &'static Wording {
         match self {
             Self::FirstByteTimeout => &FIRST_BYTE_TIMEOUT,
@@ -377,14 +381,10 @@ impl Wire {
     /// By the request's content type: `application/grpc` or one of its variants.
     #[must_use]
     pub fn of(request: &HeaderMap) -> Self {
-        const PREFIX: &[u8] = b"application/grpc";
-        let value = request.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-        match value.split_at_checked(PREFIX.len()) {
-            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => {
-                let web = rest.get(..4).is_some_and(|rest| rest.eq_ignore_ascii_case(b"-web"));
-                if web { Self::GrpcWeb } else { Self::Grpc }
-            }
-            _ => Self::Http,
+        match grpc::framing(request) {
+            Some(Framing::Trailers) => Self::Grpc,
+            Some(Framing::Web) => Self::GrpcWeb,
+            None => Self::Http,
         }
     }
 

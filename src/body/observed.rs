@@ -285,6 +285,7 @@ mod tests {
         drop(body);
         assert_eq!(log.seen(), ["data", "complete"]);
     }
+
     #[tokio::test]
     async fn nothing_follows_trailers() {
         let log = Log::default();

@@ -1,7 +1,9 @@
 //! Which responses are event streams whose bytes can be read.
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderValue};
+
+use super::media_type;
 
 /// What a response's head says of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +20,7 @@ pub(crate) enum EventStream {
 
 impl EventStream {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let media_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let essence = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
-        if !essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream") {
+        if !media_type::essence(headers).eq_ignore_ascii_case(b"text/event-stream") {
             return Self::No;
         }
         let encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
@@ -30,6 +30,8 @@ impl EventStream {
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_TYPE;
+
     use super::*;
 
     #[test]

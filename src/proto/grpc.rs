@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 #[cfg(feature = "tonic")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
 pub use self::details::{retry_info, status_details};
+use super::media_type;
 
 #[cfg(feature = "tonic")]
 mod details;
@@ -30,6 +30,15 @@ pub enum Pushback {
     After(Duration),
     /// Do not try again.
     Never,
+}
+
+/// Where a gRPC message has its trailers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Where HTTP has them.
+    Trailers,
+    /// At the end of its body, as a frame of its own.
+    Web,
 }
 
 /// `UNKNOWN`, which also stands for every code that the specification does not know.
@@ -72,13 +81,22 @@ pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
     })
 }
 
-/// Whether these are the headers of a gRPC message, whose status comes in trailers. (gRPC-Web, which has a content type
-/// that begins alike, sends them inside the body.)
+/// Which gRPC these are the headers of, if of any: `application/grpc` and `application/grpc-web`, with or without the
+/// name of an encoding.
+pub(crate) fn framing(headers: &HeaderMap) -> Option<Framing> {
+    const PREFIX: &[u8] = b"application/grpc";
+    let (prefix, variant) = media_type::essence(headers).split_at_checked(PREFIX.len())?;
+    match variant {
+        _ if !prefix.eq_ignore_ascii_case(PREFIX) => None,
+        [] | [b'+', ..] => Some(Framing::Trailers),
+        _ if variant.get(..4).is_some_and(|web| web.eq_ignore_ascii_case(b"-web")) => Some(Framing::Web),
+        _ => None,
+    }
+}
+
+/// Whether the status of this message comes in trailers.
 pub(crate) fn has_trailers(headers: &HeaderMap) -> bool {
-    const TYPE: &[u8] = b"application/grpc";
-    let value = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-    let Some((kind, rest)) = value.split_at_checked(TYPE.len()) else { return false };
-    kind.eq_ignore_ascii_case(TYPE) && matches!(rest, [] | [b'+' | b';' | b' ', ..])
+    framing(headers) == Some(Framing::Trailers)
 }
 
 /// Whether an answer with this head is over only when its trailers have said its status, and not before.
@@ -94,6 +112,7 @@ fn digits(value: &[u8], most: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_TYPE;
     use proptest::prelude::*;
 
     use super::*;

@@ -7,5 +7,6 @@ pub(crate) mod event_stream;
 pub(crate) mod fingerprint;
 pub mod grpc;
 pub mod idempotency_key;
+pub(crate) mod media_type;
 pub mod retry_after;
 pub mod sse;

@@ -74,7 +74,8 @@ pub trait Store: Clone + Send + Sync + 'static {
 pub trait Lease: Send + 'static {
     /// The recording takes so many bytes now. `false`: there is no room for it to grow.
     ///
-    /// It is asked for the head and for every part, also after [`release`](Self::release), when it counts what slow readers make us hold.
+    /// It is asked for the head and for every part, also after [`release`](Self::release), when it counts what slow readers
+    /// make us hold.
     fn resize(&mut self, bytes: usize) -> bool;
 
     /// The answer will not be kept, and nobody else can follow: the key is free.

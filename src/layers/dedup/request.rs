@@ -12,6 +12,7 @@ use super::layer::{Config, Tenant};
 use crate::policy::keep::Named;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
+use crate::proto::media_type::is_json;
 use crate::rejection::{RejectionKind, Wire};
 
 /// What to do with a request, by its head.
@@ -135,12 +136,6 @@ fn may_be_fingerprinted(parts: &Parts) -> bool {
 /// The caller knows the last answer, and wants another.
 fn asks_anew(headers: &HeaderMap) -> bool {
     has_token(headers, &CACHE_CONTROL, "no-cache") || has_token(headers, &CACHE_CONTROL, "no-store")
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(kind)) = headers.get(CONTENT_TYPE).map(HeaderValue::to_str) else { return false };
-    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {

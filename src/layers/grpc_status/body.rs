@@ -10,6 +10,7 @@ use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
 use crate::error::{self, BoxError, DeadlineExceeded, IdleBodyElapsed};
 use crate::proto::grpc::{GRPC_MESSAGE, GRPC_STATUS};
+use crate::rejection::RejectionKind;
 
 pin_project! {
     /// The response body of [`GrpcStatus`](crate::GrpcStatus).
@@ -55,19 +56,21 @@ where
     }
 }
 
-/// Trailers, where one of our own limits ended the body. Codes:
-/// <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+/// <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>
+const UNAVAILABLE: u8 = 14;
+
+/// Trailers, where one of our own limits ended the body.
 #[cold]
 fn last_frame(err: BoxError) -> Result<Frame<Bytes>, BoxError> {
     let (code, message) = if error::find::<DeadlineExceeded>(&err).is_some() {
-        ("4", "The deadline of this call has passed.")
+        (RejectionKind::DeadlineExceeded.grpc_status(), RejectionKind::DeadlineExceeded.message())
     } else if error::find::<IdleBodyElapsed>(&err).is_some() {
-        ("14", "The upstream fell silent.")
+        (UNAVAILABLE, "The upstream fell silent.")
     } else {
         return Err(err);
     };
     let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+    trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
     trailers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
     Ok(Frame::trailers(trailers))
 }

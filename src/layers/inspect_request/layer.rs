@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use tower_layer::Layer;
 
 use super::service::InspectRequest;
 use crate::event::{Emitter, Observer};
+use crate::proto::media_type::is_json;
 
 /// Reads a request before it is sent, so that its head can be changed by what its body says.
 ///
@@ -119,7 +119,7 @@ impl InspectRequestLayer {
     pub fn new(inspect: impl Fn(&mut Parts, &Bytes) + Send + Sync + 'static) -> Self {
         let config = Config {
             inspect: Arc::new(inspect),
-            when: Arc::new(|head| is_json(&head.headers)),
+            when: Arc::new(|head| is_json(&head.headers) && !head.headers.contains_key(CONTENT_ENCODING)),
             limit: 2 * 1024 * 1024,
             patience: Duration::from_secs(30),
             emitter: Emitter::default(),
@@ -181,36 +181,5 @@ impl fmt::Debug for Config {
             .field("patience", &self.patience)
             .field("emitter", &self.emitter)
             .finish_non_exhaustive()
-    }
-}
-
-/// RFC 6839 3.1 has the suffix.
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let json = essence.eq_ignore_ascii_case(b"application/json")
-        || essence.len().checked_sub(5).is_some_and(|at| essence[at..].eq_ignore_ascii_case(b"+json"));
-    json && !headers.contains_key(CONTENT_ENCODING)
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn json_is_known_by_its_type() {
-        let say = |value| is_json(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]));
-        for json in ["application/json", "Application/JSON ; charset=utf-8", "application/merge-patch+json"] {
-            assert!(say(json), "{json}");
-        }
-        for other in ["", "json", "application/jsonl", "application/grpc", "text/plain; +json", "+jso"] {
-            assert!(!say(other), "{other}");
-        }
-        assert!(!is_json(&HeaderMap::new()));
-        let mut packed = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-        packed.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert!(!is_json(&packed));
     }
 }
