@@ -21,10 +21,11 @@ use http_body_util::{Empty, Full};
 use recloser::{AsyncRecloser, Recloser};
 use rskit_errors::AppError;
 use rskit_resilience::{CbConfig, CircuitBreaker as Rskit};
+use tokio::runtime::Runtime;
 use tower::{Layer, Service};
 use tower_buttress::{CircuitBreakerLayer, Rejection, RejectionKind, Wire};
 use tower_buttress_benches::alloc::Counting;
-use tower_buttress_benches::measure::{self, Case};
+use tower_buttress_benches::measure::{self, Case, CostOf};
 use tower_buttress_benches::table;
 use tower_resilience_circuitbreaker::{CircuitBreakerLayer as ResilienceLayer, DefaultClassifier, SlidingWindowType};
 
@@ -34,12 +35,10 @@ static ALLOCATOR: Counting = Counting;
 const LONG: Duration = Duration::from_secs(3600);
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    if measure::is_counting_run(CASES) {
-        return;
-    }
-    let cost = |name: &str| CASES.iter().find(|case| case.name == name).expect("a case").cost();
+    measure::run(CASES, tables);
+}
+
+fn tables(_: &Runtime, cost: CostOf<'_>) {
     println!("Costs over the bare service of this run, where a row begins with a plus.");
 
     table::heading("A call through a closed circuit, its body read to the end");

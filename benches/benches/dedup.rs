@@ -15,10 +15,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
 use tower::{Layer, Service, ServiceExt};
 use tower_buttress::{DedupBody, DedupLayer};
 use tower_buttress_benches::alloc::{self, Counting};
-use tower_buttress_benches::measure::{self, Case};
+use tower_buttress_benches::measure::{self, Case, CostOf};
 use tower_buttress_benches::services::finish;
 use tower_buttress_benches::table;
 use tower_resilience::cache::CacheLayer;
@@ -28,12 +29,10 @@ use tower_resilience::coalesce::CoalesceLayer;
 static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    if measure::is_counting_run(CASES) {
-        return;
-    }
-    let cost = |name: &str| CASES.iter().find(|case| case.name == name).expect("a case").cost();
+    measure::run(CASES, tables);
+}
+
+fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     println!("Costs over the bare service of this run, where a row begins with a plus.");
 
     table::heading("A POST of 14 bytes whose answer is read to the end");
@@ -63,7 +62,7 @@ fn main() {
 
     println!("\nAllocated for a stream of 1 MiB in 1,024 frames, in KiB");
     for followers in [0, 1, 100] {
-        println!("{:<52} {:>9}", format!("{followers} followers"), stream(&runtime, followers) / 1024);
+        println!("{:<52} {:>9}", format!("{followers} followers"), stream(runtime, followers) / 1024);
     }
 }
 
@@ -250,7 +249,7 @@ fn median(mut run: impl FnMut()) -> f64 {
 }
 
 /// Bytes that were allocated until so many followers and the leader had heard all of it.
-fn stream(runtime: &tokio::runtime::Runtime, followers: usize) -> u64 {
+fn stream(runtime: &Runtime, followers: usize) -> u64 {
     let run = || {
         let service = live().layer(stalled(1024, true));
         runtime.block_on(async {

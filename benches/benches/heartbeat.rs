@@ -14,13 +14,14 @@ use futures_util::stream::{self, Stream};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Empty;
+use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 use tower::{Layer, Service};
 use tower_buttress::proto::sse::Scanner;
 use tower_buttress::{SseHeartbeatBody, SseHeartbeatLayer};
 use tower_buttress_benches::alloc::{self, Counting};
 use tower_buttress_benches::bodies::{BoxError, Endless, read};
-use tower_buttress_benches::measure::{self, Case};
+use tower_buttress_benches::measure::{self, Case, CostOf};
 use tower_buttress_benches::services::finish;
 use tower_buttress_benches::table;
 
@@ -28,12 +29,10 @@ use tower_buttress_benches::table;
 static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    if measure::is_counting_run(CASES) {
-        return;
-    }
-    let cost = |name: &str| CASES.iter().find(|case| case.name == name).expect("a case").cost();
+    measure::run(CASES, tables);
+}
+
+fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     println!("Costs over the bare body of this run, where a row begins with a plus.");
 
     for (title, bare, ours, axum, theirs, goal) in [
@@ -61,7 +60,7 @@ fn main() {
     table::bare("Scanner", cost("scan"));
     table::bare("memchr, for the ends of lines alone", cost("memchr"));
 
-    silent(&runtime);
+    silent(runtime);
 }
 
 const CASES: &[Case] = &[
@@ -164,7 +163,7 @@ const STREAMS: usize = 100_000;
 const FAST: Duration = Duration::from_millis(1_500);
 const BEATS: u32 = 2;
 
-fn silent(runtime: &tokio::runtime::Runtime) {
+fn silent(runtime: &Runtime) {
     println!("\n{STREAMS} silent streams, {BEATS} heartbeats each: bytes a stream, and processor time a heartbeat");
     let keep_alive = || {
         let never = stream::pending::<Result<Event, Infallible>>();
@@ -191,7 +190,7 @@ fn allocated<B: Body>(body: impl FnOnce() -> B) -> u64 {
     alloc::bytes() - before
 }
 
-fn beats<B: Body + 'static>(runtime: &tokio::runtime::Runtime, body: impl Fn() -> B) -> f64 {
+fn beats<B: Body + 'static>(runtime: &Runtime, body: impl Fn() -> B) -> f64 {
     let local = LocalSet::new();
     let spent = local.block_on(runtime, async {
         let tasks: Vec<_> = (0..STREAMS)

@@ -16,12 +16,13 @@ use http_body_util::{Empty, Full};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use reqwest_retry::RetryTransientMiddleware;
 use reqwest_retry::policies::ExponentialBackoff;
+use tokio::runtime::Runtime;
 use tower::retry::Policy;
 use tower::retry::budget::{Budget, TpsBudget};
 use tower::{Layer, Service};
 use tower_buttress::{FallbackLayer, Jitter, RetryAfterBackoffLayer, RetryBudget};
 use tower_buttress_benches::alloc::{self, Counting};
-use tower_buttress_benches::measure::{self, Case, Cost};
+use tower_buttress_benches::measure::{self, Case, Cost, CostOf};
 use tower_buttress_benches::services::{Bare, finish, send};
 use tower_buttress_benches::table;
 use tower_resilience::retry::{RetryBudgetBuilder, RetryLayer};
@@ -30,12 +31,10 @@ use tower_resilience::retry::{RetryBudgetBuilder, RetryLayer};
 static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    if measure::is_counting_run(CASES) {
-        return;
-    }
-    let cost = |name: &str| CASES.iter().find(|case| case.name == name).expect("a case").cost();
+    measure::run(CASES, tables);
+}
+
+fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     println!("Costs over the bare service of this run, where a row begins with a plus.");
     let group = |bare: Cost, rows: &[(&str, &str, Option<f64>)]| {
         for (title, case, goal) in rows {
@@ -81,11 +80,11 @@ fn main() {
     table::bare("bare", bare);
     group(bare, &[("reqwest-retry", "reqwest retry", None)]);
 
-    memory(&runtime);
+    memory(runtime);
 }
 
 /// What three attempts with a prompt of 1 MiB allocate, beside the prompt itself.
-fn memory(runtime: &tokio::runtime::Runtime) {
+fn memory(runtime: &Runtime) {
     const ATTEMPTS: usize = 3;
     let prompt = Bytes::from(vec![b'x'; 1024 * 1024]);
     let request = || {

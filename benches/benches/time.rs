@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::runtime::Runtime;
 use tower::Layer;
 use tower_buttress::{DeadlineLayer, FirstByteTimeoutLayer, IdleBodyTimeoutLayer};
 use tower_buttress_benches::alloc::Counting;
 use tower_buttress_benches::bodies::{BoxError, Endless, EndlessInfallible, read};
-use tower_buttress_benches::measure::{self, Case, Cost};
+use tower_buttress_benches::measure::{self, Case, Cost, CostOf};
 use tower_buttress_benches::services::{Bare, call, through, upload};
 use tower_buttress_benches::table;
 use tower_http::timeout::{DeadlineBody, TimeoutBody, TimeoutLayer as HttpTimeoutLayer};
@@ -18,12 +19,10 @@ static ALLOCATOR: Counting = Counting;
 const LIMIT: Duration = Duration::from_secs(3600);
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    if measure::is_counting_run(CASES) {
-        return;
-    }
-    let cost = |name: &str| CASES.iter().find(|case| case.name == name).expect("a case").cost();
+    measure::run(CASES, tables);
+}
+
+fn tables(_: &Runtime, cost: CostOf<'_>) {
     println!("Costs over the bare service or body of this run, where a row begins with a plus.");
 
     table::heading("A body frame that is ready");

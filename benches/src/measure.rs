@@ -3,6 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
+
 use crate::alloc;
 
 /// Something that can be done so many times.
@@ -24,14 +26,25 @@ pub struct Cost {
     pub instructions: Option<f64>,
 }
 
+/// What the case of this name costs.
+pub type CostOf<'a> = &'a dyn Fn(&str) -> Cost;
+
 /// The flag under which the bench runs itself: `--count NAME N`.
 const COUNT: &str = "--count";
 /// Repetitions whose instructions are counted; the startup is counted too, and subtracted by a run of twice as many.
 const COUNTED: u64 = 2_000;
 
-/// Runs one case and nothing else, if the command line asks for it.
-#[must_use]
-pub fn is_counting_run(cases: &[Case]) -> bool {
+/// Inside a runtime, prints what `tables` makes of the costs of `cases`. Where the command line asks for it, runs one case and
+/// nothing else.
+pub fn run(cases: &[Case], tables: impl FnOnce(&Runtime, CostOf<'_>)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
+    if !is_counting_run(cases) {
+        tables(&runtime, &|name| cases.iter().find(|case| case.name == name).expect("a case").cost());
+    }
+}
+
+fn is_counting_run(cases: &[Case]) -> bool {
     let args: Vec<String> = std::env::args().collect();
     let Some(at) = args.iter().position(|arg| arg == COUNT) else { return false };
     let (name, n) = (&args[at + 1], args[at + 2].parse().expect("a number"));
