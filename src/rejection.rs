@@ -14,10 +14,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+pub use self::wire::Wire;
+use self::wording::Wording;
 use crate::error::BoxError;
-use crate::proto::grpc::{self, Framing, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+#[cfg(feature = "tonic")]
+use crate::proto::grpc;
+use crate::proto::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+
+mod wire;
+mod wording;
 
 /// Why a layer of this crate answered in the upstream's place.
 ///
@@ -67,143 +74,8 @@ pub enum RejectionKind {
     SharedCallFailed,
 }
 
-/// How the caller reads a refusal: as HTTP, or as gRPC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wire {
-    /// A status code and an RFC 9457 `application/problem+json` body.
-    #[default]
-    Http,
-    /// The same head, and no body: the answer to a `HEAD`. (Over HTTP/2 nobody takes a body off that should not be there, and
-    /// whoever gets one takes it for a broken stream.)
-    Head,
-    /// HTTP 200 and `grpc-status` in the head: gRPC's Trailers-Only form.
-    Grpc,
-    /// The same for gRPC-Web, not all of whose clients take an answer of another type.
-    GrpcWeb,
-}
-
-/// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
-/// and rendering it must not cost more than it saves.
-struct Wording {
-    name: &'static str,
-    status: StatusCode,
-    grpc_status: u8,
-    message: &'static str,
-    problem: &'static str,
-    /// The length of `problem`, in digits.
-    length: &'static str,
-}
-
-/// Renders one row of the table. A macro, because `concat!` takes literals only, and the body is thereby static.
-macro_rules! wording {
-    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {{
-        const PROBLEM: &str = concat!(
-            "{\"type\":\"about:blank\",\"title\":\"",
-            $title,
-            "\",\"status\":",
-            $code,
-            ",\"detail\":\"",
-            $message,
-            "\",\"kind\":\"",
-            $name,
-            "\"}"
-        );
-        const LENGTH: [u8; 3] = three_digits(PROBLEM.len());
-        Wording {
-            name: $name,
-            status: StatusCode::$status,
-            grpc_status: $grpc,
-            message: $message,
-            problem: PROBLEM,
-            length: match std::str::from_utf8(&LENGTH) {
-                Ok(length) => length,
-                // Digits are; and the compiler settles it.
-                Err(_) => unreachable!(),
-            },
-        }
-    }};
-}
-
-// gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-const FIRST_BYTE_TIMEOUT: Wording =
-    wording!("first-byte-timeout", GATEWAY_TIMEOUT, "504", "Gateway Timeout", 4, "The upstream sent no data in time.");
-const DEADLINE_EXCEEDED: Wording = wording!(
-    "deadline-exceeded",
-    GATEWAY_TIMEOUT,
-    "504",
-    "Gateway Timeout",
-    4,
-    "The deadline of this call has passed."
-);
-const BODY_FAILED: Wording = wording!(
-    "body-failed",
-    BAD_GATEWAY,
-    "502",
-    "Bad Gateway",
-    14,
-    "The upstream's answer broke off before its first data."
-);
-
-const CIRCUIT_OPEN: Wording = wording!(
-    "circuit-open",
-    SERVICE_UNAVAILABLE,
-    "503",
-    "Service Unavailable",
-    14,
-    "The upstream has been failing, and is not asked for a while."
-);
-
 /// As many as a refusal has: room for them is made once.
 const HEADERS: usize = 3;
-const KEY_INVALID: Wording = wording!(
-    "idempotency-key-invalid",
-    BAD_REQUEST,
-    "400",
-    "Bad Request",
-    3,
-    "The Idempotency-Key must be one string of at most 255 characters, quoted or bare."
-);
-const KEY_REQUIRED: Wording = wording!(
-    "idempotency-key-required",
-    BAD_REQUEST,
-    "400",
-    "Bad Request",
-    3,
-    "This request must have an Idempotency-Key."
-);
-const KEY_REUSED: Wording = wording!(
-    "idempotency-key-reused",
-    UNPROCESSABLE_ENTITY,
-    "422",
-    "Unprocessable Entity",
-    3,
-    "This Idempotency-Key was used for a request with another payload."
-);
-const KEY_IN_FLIGHT: Wording = wording!(
-    "idempotency-key-in-flight",
-    CONFLICT,
-    "409",
-    "Conflict",
-    10,
-    "A request with this Idempotency-Key is being answered."
-);
-const DEDUP_STORE_FULL: Wording = wording!(
-    "dedup-store-full",
-    SERVICE_UNAVAILABLE,
-    "503",
-    "Service Unavailable",
-    8,
-    "No more Idempotency-Keys can be kept at the moment."
-);
-const SHARED_CALL_FAILED: Wording = wording!(
-    "shared-call-failed",
-    BAD_GATEWAY,
-    "502",
-    "Bad Gateway",
-    14,
-    "The same request, which was on its way already, got no answer."
-);
-
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const APPLICATION_GRPC_WEB: HeaderValue = HeaderValue::from_static("application/grpc-web");
@@ -253,7 +125,7 @@ impl Rejection {
     /// The response that says so. `Retry-After` counts whole seconds, rounded up: never too early.
     #[must_use]
     pub fn into_response(self, wire: Wire) -> Response<Bytes> {
-        let wording = self.kind.wording();
+        let wording = Wording::of(self.kind);
         let mut response = Response::new(Bytes::new());
         match wire {
             Wire::Http | Wire::Head => {
@@ -291,7 +163,7 @@ impl Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind.wording().message)
+        f.write_str(Wording::of(self.kind).message)
     }
 }
 
@@ -312,13 +184,6 @@ fn number(number: u64) -> HeaderValue {
     small.map_or_else(|| HeaderValue::from(number), HeaderValue::from_static)
 }
 
-/// The texts are a line or two.
-const fn three_digits(number: usize) -> [u8; 3] {
-    const DIGITS: &[u8; 10] = b"0123456789";
-    assert!(number >= 100);
-    [DIGITS[number / 100], DIGITS[number / 10 % 10], DIGITS[number % 10]]
-}
-
 fn whole_seconds_up(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))
 }
@@ -333,39 +198,24 @@ impl RejectionKind {
     /// A stable name, for logs, metrics and the `kind` member of the problem document: `"first-byte-timeout"`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        self.wording().name
+        Wording::of(self).name
     }
 
     /// The status under [`Wire::Http`].
     #[must_use]
     pub const fn status(self) -> StatusCode {
-        self.wording().status
+        Wording::of(self).status
     }
 
     /// The `grpc-status` under [`Wire::Grpc`].
     #[must_use]
     pub const fn grpc_status(self) -> u8 {
-        self.wording().grpc_status
+        Wording::of(self).grpc_status
     }
 
     /// For people, on any wire.
     pub(crate) const fn message(self) -> &'static str {
-        self.wording().message
-    }
-
-    const fn wording(self) -> &'static Wording {
-        match self {
-            Self::FirstByteTimeout => &FIRST_BYTE_TIMEOUT,
-            Self::DeadlineExceeded => &DEADLINE_EXCEEDED,
-            Self::BodyFailed => &BODY_FAILED,
-            Self::CircuitOpen => &CIRCUIT_OPEN,
-            Self::IdempotencyKeyInvalid => &KEY_INVALID,
-            Self::IdempotencyKeyRequired => &KEY_REQUIRED,
-            Self::IdempotencyKeyReused => &KEY_REUSED,
-            Self::IdempotencyKeyInFlight => &KEY_IN_FLIGHT,
-            Self::DedupStoreFull => &DEDUP_STORE_FULL,
-            Self::SharedCallFailed => &SHARED_CALL_FAILED,
-        }
+        Wording::of(self).message
     }
 }
 
@@ -375,28 +225,10 @@ impl fmt::Display for RejectionKind {
     }
 }
 
-// === impl Wire ===
-
-impl Wire {
-    /// By the request's content type: `application/grpc` or one of its variants.
-    #[must_use]
-    pub fn of(request: &HeaderMap) -> Self {
-        match grpc::framing(request) {
-            Some(Framing::Trailers) => Self::Grpc,
-            Some(Framing::Web) => Self::GrpcWeb,
-            None => Self::Http,
-        }
-    }
-
-    /// What the caller of this request can read: [`Wire::Head`] for a `HEAD`, and else [what its headers say](Self::of).
-    #[must_use]
-    pub fn of_request<B>(request: &Request<B>) -> Self {
-        if request.method() == Method::HEAD { Self::Head } else { Self::of(request.headers()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     const KINDS: [RejectionKind; 10] = [

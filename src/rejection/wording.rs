@@ -1,0 +1,151 @@
+//! What a refusal says, kind by kind.
+
+use http::StatusCode;
+
+use super::RejectionKind;
+
+/// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
+/// and rendering it must not cost more than it saves.
+pub(super) struct Wording {
+    pub(super) name: &'static str,
+    pub(super) status: StatusCode,
+    pub(super) grpc_status: u8,
+    pub(super) message: &'static str,
+    pub(super) problem: &'static str,
+    /// The length of `problem`, in digits.
+    pub(super) length: &'static str,
+}
+
+/// Renders one row of the table. A macro, because `concat!` takes literals only, and the body is thereby static.
+macro_rules! wording {
+    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {{
+        const PROBLEM: &str = concat!(
+            "{\"type\":\"about:blank\",\"title\":\"",
+            $title,
+            "\",\"status\":",
+            $code,
+            ",\"detail\":\"",
+            $message,
+            "\",\"kind\":\"",
+            $name,
+            "\"}"
+        );
+        const LENGTH: [u8; 3] = three_digits(PROBLEM.len());
+        Wording {
+            name: $name,
+            status: StatusCode::$status,
+            grpc_status: $grpc,
+            message: $message,
+            problem: PROBLEM,
+            length: match std::str::from_utf8(&LENGTH) {
+                Ok(length) => length,
+                // Digits are; and the compiler settles it.
+                Err(_) => unreachable!(),
+            },
+        }
+    }};
+}
+
+// gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+const FIRST_BYTE_TIMEOUT: Wording =
+    wording!("first-byte-timeout", GATEWAY_TIMEOUT, "504", "Gateway Timeout", 4, "The upstream sent no data in time.");
+const DEADLINE_EXCEEDED: Wording = wording!(
+    "deadline-exceeded",
+    GATEWAY_TIMEOUT,
+    "504",
+    "Gateway Timeout",
+    4,
+    "The deadline of this call has passed."
+);
+const BODY_FAILED: Wording = wording!(
+    "body-failed",
+    BAD_GATEWAY,
+    "502",
+    "Bad Gateway",
+    14,
+    "The upstream's answer broke off before its first data."
+);
+
+const CIRCUIT_OPEN: Wording = wording!(
+    "circuit-open",
+    SERVICE_UNAVAILABLE,
+    "503",
+    "Service Unavailable",
+    14,
+    "The upstream has been failing, and is not asked for a while."
+);
+
+const KEY_INVALID: Wording = wording!(
+    "idempotency-key-invalid",
+    BAD_REQUEST,
+    "400",
+    "Bad Request",
+    3,
+    "The Idempotency-Key must be one string of at most 255 characters, quoted or bare."
+);
+const KEY_REQUIRED: Wording = wording!(
+    "idempotency-key-required",
+    BAD_REQUEST,
+    "400",
+    "Bad Request",
+    3,
+    "This request must have an Idempotency-Key."
+);
+const KEY_REUSED: Wording = wording!(
+    "idempotency-key-reused",
+    UNPROCESSABLE_ENTITY,
+    "422",
+    "Unprocessable Entity",
+    3,
+    "This Idempotency-Key was used for a request with another payload."
+);
+const KEY_IN_FLIGHT: Wording = wording!(
+    "idempotency-key-in-flight",
+    CONFLICT,
+    "409",
+    "Conflict",
+    10,
+    "A request with this Idempotency-Key is being answered."
+);
+const DEDUP_STORE_FULL: Wording = wording!(
+    "dedup-store-full",
+    SERVICE_UNAVAILABLE,
+    "503",
+    "Service Unavailable",
+    8,
+    "No more Idempotency-Keys can be kept at the moment."
+);
+const SHARED_CALL_FAILED: Wording = wording!(
+    "shared-call-failed",
+    BAD_GATEWAY,
+    "502",
+    "Bad Gateway",
+    14,
+    "The same request, which was on its way already, got no answer."
+);
+
+// === impl Wording ===
+
+impl Wording {
+    pub(super) const fn of(kind: RejectionKind) -> &'static Self {
+        match kind {
+            RejectionKind::FirstByteTimeout => &FIRST_BYTE_TIMEOUT,
+            RejectionKind::DeadlineExceeded => &DEADLINE_EXCEEDED,
+            RejectionKind::BodyFailed => &BODY_FAILED,
+            RejectionKind::CircuitOpen => &CIRCUIT_OPEN,
+            RejectionKind::IdempotencyKeyInvalid => &KEY_INVALID,
+            RejectionKind::IdempotencyKeyRequired => &KEY_REQUIRED,
+            RejectionKind::IdempotencyKeyReused => &KEY_REUSED,
+            RejectionKind::IdempotencyKeyInFlight => &KEY_IN_FLIGHT,
+            RejectionKind::DedupStoreFull => &DEDUP_STORE_FULL,
+            RejectionKind::SharedCallFailed => &SHARED_CALL_FAILED,
+        }
+    }
+}
+
+/// The texts are a line or two.
+const fn three_digits(number: usize) -> [u8; 3] {
+    const DIGITS: &[u8; 10] = b"0123456789";
+    assert!(number >= 100);
+    [DIGITS[number / 100], DIGITS[number / 10 % 10], DIGITS[number % 10]]
+}
