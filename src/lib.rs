@@ -153,7 +153,8 @@
 //! # Where things are
 //!
 //! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, [`store`] remembers, and
-//! each folder of `layers` puts them together. A body that fails does so with one of the structs in [`error`].
+//! each folder of `layers` puts them together. [`presets`] puts the layers in order, `reqwest` and `tonic` fit them to
+//! others. A body that fails does so with one of the structs in [`error`].
 //!
 //! [tower]: https://docs.rs/tower
 
