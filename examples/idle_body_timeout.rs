@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_buttress::error::{self, BoxError, IdleBodyElapsed};
-use tower_buttress::{Activity, IdleBodyTimeoutLayer};
+use tower_buttress::{IdleActivity, IdleBodyTimeoutLayer};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
@@ -38,7 +38,7 @@ async fn main() -> Result<(), BoxError> {
     tokio::spawn(axum::serve(listener, Router::new().route("/", get(stuck))).into_future());
 
     let service = ServiceBuilder::new()
-        .layer(IdleBodyTimeoutLayer::new(Duration::from_millis(500)).activity(Activity::SseEvents))
+        .layer(IdleBodyTimeoutLayer::new(Duration::from_millis(500)).activity(IdleActivity::SseEvents))
         .service(Client::builder(TokioExecutor::new()).build_http());
 
     let mut body = service.oneshot(Request::get(url).body(Empty::<Bytes>::new())?).await?.into_body();

@@ -17,7 +17,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
-use tower_buttress::tonic::TonicLayer;
+use tower_buttress::tonic::ChannelLayer;
 use tower_buttress::{Event, Observer, TimeoutProfile, presets};
 
 struct Print;
@@ -46,7 +46,7 @@ async fn main() -> Result<(), BoxError> {
         .retry(|retry| retry.retry_non_idempotent(true)) // a check may be made twice
         .observer(Arc::new(Print));
     let channel = Endpoint::from_shared(url)?.connect_lazy();
-    let mut client = HealthClient::new(ServiceBuilder::new().layer(stack).layer(TonicLayer::new()).service(channel));
+    let mut client = HealthClient::new(ServiceBuilder::new().layer(stack).layer(ChannelLayer::new()).service(channel));
 
     let everything = HealthCheckRequest { service: String::new() };
     println!("{:?}", client.check(everything).await?.into_inner().status());

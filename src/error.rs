@@ -47,7 +47,7 @@ pub struct DeadlineExceeded {
 /// [`SseHeartbeatLayer::max_silence`](crate::SseHeartbeatLayer::max_silence) allows heartbeats in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SilenceElapsed {
+pub struct StreamSilent {
     /// The silence that was allowed.
     pub after: Duration,
 }
@@ -56,7 +56,7 @@ pub struct SilenceElapsed {
 /// ([`before_headers`](crate::SseHeartbeatLayer::before_headers)) was no event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct UnexpectedAnswer {
+pub struct UnexpectedResponse {
     /// Its status.
     pub status: StatusCode,
 }
@@ -69,7 +69,7 @@ pub struct ConnectElapsed {
     pub after: Duration,
 }
 
-/// A copy of a request body was read that can be read no longer: another attempt has taken the body over, or it failed.
+/// An earlier attempt kept reading the request body after a retry had taken it over, or the body failed.
 ///
 /// This ends the request that an earlier attempt is still sending. No caller sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub struct ReplayUnavailable {}
 /// use http_body_util::Full;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 /// use tower_buttress::RetryAfterBackoffLayer;
-/// use tower_buttress::error::{self, AnyError, BoxError};
+/// use tower_buttress::error::{self, BoxedError, BoxError};
 ///
 /// let upstream = service_fn(|_request| async {
 ///     let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
@@ -97,7 +97,7 @@ pub struct ReplayUnavailable {}
 /// });
 /// let service = ServiceBuilder::new()
 ///     .layer(RetryAfterBackoffLayer::new())
-///     .map_err(AnyError::new)
+///     .map_err(BoxedError::new)
 ///     .service(upstream);
 ///
 /// let request = Request::new(Full::<Bytes>::default());
@@ -106,7 +106,7 @@ pub struct ReplayUnavailable {}
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct AnyError(BoxError);
+pub struct BoxedError(BoxError);
 
 /// A listener of a shared call ([`DedupLayer`](crate::DedupLayer)) was too slow: it was cut off, so that the others
 /// need not wait.
@@ -214,9 +214,9 @@ impl fmt::Display for DeadlineExceeded {
 
 impl Error for DeadlineExceeded {}
 
-// === impl SilenceElapsed ===
+// === impl StreamSilent ===
 
-impl SilenceElapsed {
+impl StreamSilent {
     /// An upstream that was silent for `after`, however many heartbeats went out meanwhile.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
@@ -224,17 +224,17 @@ impl SilenceElapsed {
     }
 }
 
-impl fmt::Display for SilenceElapsed {
+impl fmt::Display for StreamSilent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the upstream sent nothing for {:?}, heartbeats or not", self.after)
     }
 }
 
-impl Error for SilenceElapsed {}
+impl Error for StreamSilent {}
 
-// === impl UnexpectedAnswer ===
+// === impl UnexpectedResponse ===
 
-impl UnexpectedAnswer {
+impl UnexpectedResponse {
     /// An answer with this status.
     #[must_use]
     pub const fn new(status: StatusCode) -> Self {
@@ -242,13 +242,13 @@ impl UnexpectedAnswer {
     }
 }
 
-impl fmt::Display for UnexpectedAnswer {
+impl fmt::Display for UnexpectedResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the upstream answered {} where an event stream was expected", self.status.as_u16())
     }
 }
 
-impl Error for UnexpectedAnswer {}
+impl Error for UnexpectedResponse {}
 
 // === impl ConnectElapsed ===
 
@@ -286,9 +286,9 @@ impl fmt::Display for ReplayUnavailable {
 
 impl Error for ReplayUnavailable {}
 
-// === impl AnyError ===
+// === impl BoxedError ===
 
-impl AnyError {
+impl BoxedError {
     /// This error, as an [`Error`].
     #[must_use]
     pub const fn new(err: BoxError) -> Self {
@@ -296,19 +296,19 @@ impl AnyError {
     }
 }
 
-impl From<BoxError> for AnyError {
+impl From<BoxError> for BoxedError {
     fn from(err: BoxError) -> Self {
         Self::new(err)
     }
 }
 
-impl fmt::Display for AnyError {
+impl fmt::Display for BoxedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
 }
 
-impl Error for AnyError {
+impl Error for BoxedError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.0)
     }

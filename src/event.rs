@@ -26,7 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::breaker::report::{CircuitCause, CircuitChange, CircuitFigures};
+use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
 
@@ -40,7 +40,7 @@ pub enum Event {
         kind: RejectionKind,
     },
     /// A response body was ended with an error, because a limit of time was reached.
-    BodyElapsed {
+    BodyTimedOut {
         /// The layer that gave up.
         layer: &'static str,
         /// Its limit.
@@ -64,7 +64,7 @@ pub enum Event {
         reason: NotRetried,
     },
     /// The primary could not serve a call, and a backup is asked.
-    FellBack {
+    FallbackUsed {
         /// Its name.
         to: Arc<str>,
     },
@@ -81,27 +81,27 @@ pub enum Event {
         change: CircuitChange,
     },
     /// A circuit that only counts would have opened.
-    CircuitReached {
+    CircuitWouldOpen {
         /// Its key, where it has one.
         key: Option<Arc<str>>,
         /// The threshold that was reached.
-        cause: CircuitCause,
+        cause: CircuitReason,
         /// What it had seen.
-        figures: CircuitFigures,
+        figures: CircuitStats,
     },
-    /// A request hears the answer to another one that asked the same and was on its way already.
+    /// A duplicate request joined a call already in flight.
     FlightJoined,
     /// A request was given an answer that was given before.
     Replayed {
         /// How long ago.
         age: Duration,
     },
-    /// A call was given up, because nobody was left to hear its answer.
+    /// An upstream call was cancelled because its last client left.
     FlightAbandoned,
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
     /// A layer met something it cannot treat, and let it pass untouched.
-    SteppedAside {
+    Bypassed {
         /// The layer.
         layer: &'static str,
         /// What it met.
@@ -129,19 +129,19 @@ impl Event {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Refused { .. } => "refused",
-            Self::BodyElapsed { .. } => "body_elapsed",
+            Self::BodyTimedOut { .. } => "body_timed_out",
             Self::ConnectElapsed { .. } => "connect_elapsed",
             Self::RetryScheduled { .. } => "retry_scheduled",
             Self::NotRetried { .. } => "not_retried",
-            Self::FellBack { .. } => "fell_back",
+            Self::FallbackUsed { .. } => "fallback_used",
             Self::BackupFailed { .. } => "backup_failed",
             Self::CircuitChanged { .. } => "circuit_changed",
-            Self::CircuitReached { .. } => "circuit_reached",
+            Self::CircuitWouldOpen { .. } => "circuit_would_open",
             Self::FlightJoined => "flight_joined",
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
             Self::HeartbeatSent => "heartbeat_sent",
-            Self::SteppedAside { .. } => "stepped_aside",
+            Self::Bypassed { .. } => "bypassed",
         }
     }
 
@@ -150,13 +150,13 @@ impl Event {
     pub const fn detail(&self) -> &'static str {
         match self {
             Self::Refused { kind } => kind.as_str(),
-            Self::BodyElapsed { layer, .. } | Self::SteppedAside { layer, .. } => layer,
+            Self::BodyTimedOut { layer, .. } | Self::Bypassed { layer, .. } => layer,
             Self::ConnectElapsed { .. } => "connect-timeout",
             Self::RetryScheduled { .. } => "retry-after-backoff",
             Self::NotRetried { reason } => reason.as_str(),
-            Self::FellBack { .. } | Self::BackupFailed { .. } => "fallback",
+            Self::FallbackUsed { .. } | Self::BackupFailed { .. } => "fallback",
             Self::CircuitChanged { change, .. } => change.to.as_str(),
-            Self::CircuitReached { cause, .. } => cause.as_str(),
+            Self::CircuitWouldOpen { cause, .. } => cause.as_str(),
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
             Self::HeartbeatSent => "sse-heartbeat",
         }
@@ -167,25 +167,25 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { kind } => write!(f, "refused: {kind}"),
-            Self::BodyElapsed { layer, after } => write!(f, "{layer}: body ended after {after:?}"),
+            Self::BodyTimedOut { layer, after } => write!(f, "{layer}: body ended after {after:?}"),
             Self::ConnectElapsed { after } => write!(f, "no connection within {after:?}"),
             Self::RetryScheduled { attempt, wait } => write!(f, "attempt {attempt} in {wait:?}"),
             Self::NotRetried { reason } => write!(f, "not retried: {reason}"),
-            Self::FellBack { to } => write!(f, "fell back to {to}"),
+            Self::FallbackUsed { to } => write!(f, "fell back to {to}"),
             Self::BackupFailed { name } => write!(f, "backup {name} failed too"),
             Self::CircuitChanged { key, change } => write!(f, "circuit{}: {change}", Keyed(key.as_deref())),
-            Self::CircuitReached { key, cause, figures } => write!(
+            Self::CircuitWouldOpen { key, cause, figures } => write!(
                 f,
                 "circuit{} would have opened ({cause}): {} of {} calls failed",
                 Keyed(key.as_deref()),
                 figures.failures,
                 figures.calls,
             ),
-            Self::FlightJoined => f.write_str("dedup: joined a call that was on its way"),
+            Self::FlightJoined => f.write_str("dedup: joined a call already in flight"),
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
-            Self::FlightAbandoned => f.write_str("dedup: gave up a call that nobody listens to"),
+            Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
-            Self::SteppedAside { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
+            Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }
 }

@@ -187,18 +187,18 @@ pub use self::builder::ServiceBuilderExt;
 pub use self::event::{Event, Observer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerHandle, CircuitBreakerLayer,
-    HealthProbeLayer, SlowBy,
+    HealthProbeLayer, SlowCallBy,
 };
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
-pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlight};
+pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlightPolicy};
 pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer, ServedBy};
 pub use self::layers::first_byte_timeout::{
-    FirstByte, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,
+    FirstByteEvent, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,
 };
 pub use self::layers::grpc_status::{GrpcStatus, GrpcStatusBody, GrpcStatusFuture, GrpcStatusLayer};
 pub use self::layers::idle_body_timeout::{
-    Activity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
+    IdleActivity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
@@ -206,19 +206,20 @@ pub use self::layers::retry_after_backoff::{
     Attempt, Attempts, NoRetry, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
 };
 pub use self::layers::sse_heartbeat::{
-    BegunEarly, CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
-    ExpectsEventStream, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture, SseHeartbeatLayer,
+    CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
+    ExpectsEventStream, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,
+    SseHeartbeatLayer,
 };
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
-pub use self::policy::breaker::report::{CircuitCause, CircuitChange, CircuitFigures, CircuitSnapshot, CircuitState};
+pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub use self::policy::budget::RetryBudget;
 pub use self::policy::retry::NotRetried;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;
 pub use self::policy::window::CircuitWindow;
 pub use self::proto::deadline::DeadlineHeader;
-pub use self::rejection::{Rejection, RejectionKind, Wire};
+pub use self::rejection::{Rejection, RejectionFormat, RejectionKind};
 pub use self::rt::deadline::{Deadline, DeadlineScope};
 
 // The README's example compiles.

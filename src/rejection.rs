@@ -16,24 +16,24 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-pub use self::wire::Wire;
-use self::wording::Wording;
+pub use self::format::RejectionFormat;
+use self::problem::ProblemTemplate;
 use crate::error::BoxError;
 #[cfg(feature = "tonic")]
 use crate::proto::grpc;
 use crate::proto::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
 
-mod wire;
-mod wording;
+mod format;
+mod problem;
 
 /// Why a layer of this crate answered in the upstream's place.
 ///
 /// ```
 /// use std::time::Duration;
 /// use http::Response;
-/// use tower_buttress::{Rejection, RejectionKind, Wire};
+/// use tower_buttress::{Rejection, RejectionKind, RejectionFormat};
 ///
-/// let refused = Rejection::new(RejectionKind::FirstByteTimeout).into_response(Wire::Http);
+/// let refused = Rejection::new(RejectionKind::FirstByteTimeout).into_response(RejectionFormat::Http);
 /// assert_eq!(refused.status(), 504);
 /// assert_eq!(Rejection::of(&refused).unwrap().kind(), RejectionKind::FirstByteTimeout);
 ///
@@ -124,11 +124,11 @@ impl Rejection {
 
     /// The response that says so. `Retry-After` counts whole seconds, rounded up: never too early.
     #[must_use]
-    pub fn into_response(self, wire: Wire) -> Response<Bytes> {
-        let wording = Wording::of(self.kind);
+    pub fn into_response(self, wire: RejectionFormat) -> Response<Bytes> {
+        let wording = ProblemTemplate::of(self.kind);
         let mut response = Response::new(Bytes::new());
         match wire {
-            Wire::Http | Wire::Head => {
+            RejectionFormat::Http | RejectionFormat::Head => {
                 *response.status_mut() = wording.status;
                 let mut headers = HeaderMap::with_capacity(HEADERS);
                 headers.insert(CONTENT_TYPE, PROBLEM_JSON);
@@ -137,13 +137,16 @@ impl Rejection {
                     headers.insert(RETRY_AFTER, number(whole_seconds_up(wait)));
                 }
                 *response.headers_mut() = headers;
-                if wire == Wire::Http {
+                if wire == RejectionFormat::Http {
                     *response.body_mut() = Bytes::from_static(wording.problem.as_bytes());
                 }
             }
-            Wire::Grpc | Wire::GrpcWeb => {
+            RejectionFormat::Grpc | RejectionFormat::GrpcWeb => {
                 let headers = response.headers_mut();
-                headers.insert(CONTENT_TYPE, if wire == Wire::Grpc { APPLICATION_GRPC } else { APPLICATION_GRPC_WEB });
+                headers.insert(
+                    CONTENT_TYPE,
+                    if wire == RejectionFormat::Grpc { APPLICATION_GRPC } else { APPLICATION_GRPC_WEB },
+                );
                 headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(wording.grpc_status)));
                 headers.insert(GRPC_MESSAGE, HeaderValue::from_static(wording.message));
                 if let Some(wait) = self.retry_after {
@@ -163,7 +166,7 @@ impl Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Wording::of(self.kind).message)
+        f.write_str(ProblemTemplate::of(self.kind).message)
     }
 }
 
@@ -198,24 +201,24 @@ impl RejectionKind {
     /// A stable name, for logs, metrics and the `kind` member of the problem document: `"first-byte-timeout"`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        Wording::of(self).name
+        ProblemTemplate::of(self).name
     }
 
-    /// The status under [`Wire::Http`].
+    /// The status under [`RejectionFormat::Http`].
     #[must_use]
     pub const fn status(self) -> StatusCode {
-        Wording::of(self).status
+        ProblemTemplate::of(self).status
     }
 
-    /// The `grpc-status` under [`Wire::Grpc`].
+    /// The `grpc-status` under [`RejectionFormat::Grpc`].
     #[must_use]
     pub const fn grpc_status(self) -> u8 {
-        Wording::of(self).grpc_status
+        ProblemTemplate::of(self).grpc_status
     }
 
     /// For people, on any wire.
     pub(crate) const fn message(self) -> &'static str {
-        Wording::of(self).message
+        ProblemTemplate::of(self).message
     }
 }
 
@@ -247,7 +250,7 @@ mod tests {
     #[test]
     fn every_kind_renders_as_a_problem_document() {
         for kind in KINDS {
-            let response = Rejection::new(kind).into_response(Wire::Http);
+            let response = Rejection::new(kind).into_response(RejectionFormat::Http);
             assert_eq!(response.status(), kind.status());
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             assert_eq!(response.headers()[CONTENT_LENGTH], response.body().len().to_string());
@@ -265,7 +268,7 @@ mod tests {
         request.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
         let response = Rejection::new(RejectionKind::BodyFailed)
             .with_retry_after(Duration::from_micros(1_500))
-            .into_response(Wire::of(&request));
+            .into_response(RejectionFormat::of(&request));
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-retry-pushback-ms"], "2");
@@ -277,8 +280,8 @@ mod tests {
     fn a_head_is_answered_with_a_head() {
         let request = Request::head("/").body(()).unwrap();
         for kind in KINDS {
-            let response = Rejection::new(kind).into_response(Wire::of_request(&request));
-            let whole = Rejection::new(kind).into_response(Wire::Http);
+            let response = Rejection::new(kind).into_response(RejectionFormat::of_request(&request));
+            let whole = Rejection::new(kind).into_response(RejectionFormat::Http);
             assert_eq!((response.status(), response.headers()), (whole.status(), whole.headers()));
             assert!(response.body().is_empty());
         }
@@ -288,7 +291,7 @@ mod tests {
     fn a_grpc_web_caller_is_told_in_its_own_type() {
         for asked in ["application/grpc-web", "application/grpc-web-text", "Application/gRPC-Web+proto"] {
             let request = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(asked))]);
-            let response = Rejection::new(RejectionKind::BodyFailed).into_response(Wire::of(&request));
+            let response = Rejection::new(RejectionKind::BodyFailed).into_response(RejectionFormat::of(&request));
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc-web");
             assert_eq!(response.headers()["grpc-status"], "14");
@@ -298,8 +301,9 @@ mod tests {
     #[test]
     fn retry_after_is_never_too_early() {
         let say = |wait| {
-            let response =
-                Rejection::new(RejectionKind::DeadlineExceeded).with_retry_after(wait).into_response(Wire::Http);
+            let response = Rejection::new(RejectionKind::DeadlineExceeded)
+                .with_retry_after(wait)
+                .into_response(RejectionFormat::Http);
             response.headers()[RETRY_AFTER].to_str().unwrap().to_owned()
         };
         assert_eq!(say(Duration::from_millis(2_001)), "3");
@@ -316,8 +320,8 @@ mod tests {
         for other in ["application/json", "application/gr", "text/plain"] {
             let mut request = HeaderMap::new();
             request.insert(CONTENT_TYPE, HeaderValue::from_static(other));
-            assert_eq!(Wire::of(&request), Wire::Http);
+            assert_eq!(RejectionFormat::of(&request), RejectionFormat::Http);
         }
-        assert_eq!(Wire::of(&HeaderMap::new()), Wire::Http);
+        assert_eq!(RejectionFormat::of(&HeaderMap::new()), RejectionFormat::Http);
     }
 }

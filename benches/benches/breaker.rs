@@ -23,7 +23,7 @@ use rskit_errors::AppError;
 use rskit_resilience::{CbConfig, CircuitBreaker as Rskit};
 use tokio::runtime::Runtime;
 use tower::{Layer, Service};
-use tower_buttress::{CircuitBreakerLayer, Rejection, RejectionKind, Wire};
+use tower_buttress::{CircuitBreakerLayer, Rejection, RejectionFormat, RejectionKind};
 use tower_buttress_benches::alloc::Counting;
 use tower_buttress_benches::measure::{self, Case, CostOf};
 use tower_buttress_benches::table;
@@ -288,7 +288,7 @@ fn race<S: Calls + Clone + Send>(service: &S, threads: usize) -> f64 {
 fn refusals(n: u64) {
     for _ in 0..n {
         let refused = Rejection::new(RejectionKind::CircuitOpen).with_retry_after(Duration::from_secs(5));
-        drop(black_box(refused.into_response(black_box(Wire::Http))));
+        drop(black_box(refused.into_response(black_box(RejectionFormat::Http))));
     }
 }
 

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::upgrade::{self, OnUpgrade};
 use tower::{Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempts, BegunEarly, DedupRole, ServedBy};
+use tower_buttress::{Attempts, DedupRole, HeadersSentEarly, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
@@ -114,7 +114,7 @@ where
         tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open()));
     }
     // What began before its answer does not know yet how that will come about.
-    let early = response.extensions().get::<BegunEarly>().is_some();
+    let early = response.extensions().get::<HeadersSentEarly>().is_some();
     let attempts = HeaderValue::from(Attempts::of(&response).0);
     let served_by = ServedBy::of(&response).and_then(|name| HeaderValue::from_str(name).ok());
     let role = response.extensions().get().and_then(role);

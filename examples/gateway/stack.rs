@@ -10,9 +10,9 @@ use http_body::Body;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_buttress::error::{BoxError, InvalidConfig};
 use tower_buttress::{
-    Activity, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer,
-    EarlySseHeartbeatLayer, FallbackLayer, FirstByte, FirstByteTimeoutLayer, HeartbeatFrame, IdleBodyTimeoutLayer,
-    Observer, RetryAfterBackoffLayer, SseHeartbeatLayer, TimeoutProfile,
+    CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer,
+    EarlySseHeartbeatLayer, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity,
+    IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer, SseHeartbeatLayer, TimeoutProfile,
 };
 
 use super::args::{Args, Credential, Heartbeat, Switch};
@@ -158,12 +158,12 @@ fn tenant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
 /// An upstream that sends nothing but keep-alive comments is as stuck as a silent one, here and below.
 fn idle(args: &Args) -> IdleBodyTimeoutLayer {
     let layer = args.idle_timeout.0.map_or_else(IdleBodyTimeoutLayer::disabled, IdleBodyTimeoutLayer::new);
-    layer.activity(Activity::SseEvents)
+    layer.activity(IdleActivity::SseEvents)
 }
 
 fn first_byte(args: &Args) -> FirstByteTimeoutLayer {
     let layer = args.first_byte_timeout.0.map_or_else(FirstByteTimeoutLayer::disabled, FirstByteTimeoutLayer::new);
-    layer.until(FirstByte::SseEvent)
+    layer.until(FirstByteEvent::SseEvent)
 }
 
 fn connect(args: &Args) -> ConnectTimeoutLayer {

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use loom::thread;
 
 use super::circuit::Circuit;
-use super::judge::Judge;
+use super::judge::Classification;
 use super::permit::Permit;
-use super::tell::Teller;
+use super::tell::StateNotifier;
 use crate::Checks;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
 use crate::policy::breaker::settings::Settings;
-use crate::policy::breaker::{Breaker, Ended};
+use crate::policy::breaker::{Breaker, CallResult};
 use crate::policy::verdict::Health;
 use crate::policy::window::CircuitWindow;
 use crate::rt::sync::set_thread_number;
@@ -32,8 +32,8 @@ pub(crate) const ALL: Checks = &[
 ];
 
 const S: Duration = Duration::from_secs(1);
-const GOOD: Ended = Ended { health: Health::Good, slow: false, retry_after: None };
-const BAD: Ended = Ended { health: Health::Bad, ..GOOD };
+const GOOD: CallResult = CallResult { health: Health::Success, slow: false, retry_after: None };
+const BAD: CallResult = CallResult { health: Health::Failure, ..GOOD };
 
 /// A circuit with two lanes, its beginning, and what it told.
 #[derive(Clone)]
@@ -50,7 +50,11 @@ impl Subject {
         let start = Instant::now();
         let told = Arc::default();
         let machine = Breaker::new(settings, 0, start);
-        Self { circuit: Circuit::new(machine, 2, &Judge::default(), Teller(Arc::clone(&told)), start), start, told }
+        Self {
+            circuit: Circuit::new(machine, 2, &Classification::default(), StateNotifier(Arc::clone(&told)), start),
+            start,
+            told,
+        }
     }
 
     /// Open, with its open time over, and nobody there yet.
@@ -65,7 +69,7 @@ impl Subject {
         self.circuit.admit(|| self.start + after).ok()
     }
 
-    fn call(&self, ended: Ended, after: Duration) {
+    fn call(&self, ended: CallResult, after: Duration) {
         if let Some(permit) = self.admit(after) {
             permit.settle(ended, self.start + after);
         }

@@ -82,37 +82,38 @@ mod layers {
         pub(crate) mod permit;
 
         pub(crate) mod judge {
-            use crate::policy::breaker::Ended;
+            use crate::policy::breaker::CallResult;
             use crate::policy::verdict::Health;
 
             #[derive(Clone, Debug, Default)]
-            pub(crate) struct Judge {
+            pub(crate) struct Classification {
                 pub(crate) slow_after: Option<std::time::Duration>,
             }
 
-            impl Judge {
-                pub(crate) fn error(&self, _: &dyn std::error::Error) -> Ended {
+            impl Classification {
+                pub(crate) fn error(&self, _: &dyn std::error::Error) -> CallResult {
                     BROKEN
                 }
             }
 
-            pub(crate) const BROKEN: Ended = Ended { health: Health::Bad, slow: false, retry_after: None };
+            pub(crate) const BROKEN: CallResult =
+                CallResult { health: Health::Failure, slow: false, retry_after: None };
         }
 
         pub(crate) mod tell {
             use std::sync::{Arc, Mutex, Weak};
 
             use super::circuit::Circuit;
-            use crate::policy::breaker::Notice;
+            use crate::policy::breaker::BreakerEvent;
             use crate::policy::breaker::report::CircuitChange;
 
             /// Remembers what it was told.
             #[derive(Debug, Default)]
-            pub(crate) struct Teller(pub(crate) Arc<Mutex<Vec<CircuitChange>>>);
+            pub(crate) struct StateNotifier(pub(crate) Arc<Mutex<Vec<CircuitChange>>>);
 
-            impl Teller {
-                pub(super) fn tell(&self, notice: &Notice, _: &Weak<Circuit>) {
-                    if let Notice::Changed(change) = notice {
+            impl StateNotifier {
+                pub(super) fn tell(&self, notice: &BreakerEvent, _: &Weak<Circuit>) {
+                    if let BreakerEvent::Changed(change) = notice {
                         self.0.lock().unwrap().push(*change);
                     }
                 }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 
-use super::prefixed::{Held, Prefixed};
+use super::prefixed::{Held, PrefixedBody};
 
 /// A body that was read, or the part that was, with the rest behind it.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) enum Collected<B> {
     /// All of it.
     Whole { data: Bytes, trailers: Option<HeaderMap> },
     /// More than the limit: the body, as if it had not been touched.
-    TooLarge(Prefixed<B>),
+    TooLarge(PrefixedBody<B>),
 }
 
 /// Reads `body` up to `limit` bytes. Nothing that was read is lost: a body that is larger is given back.
@@ -74,7 +74,7 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
     }
 
     /// Reads no further: the body, as if it had not been touched. `None` when it was handed out before.
-    pub(crate) fn give_up(&mut self) -> Option<Prefixed<B>> {
+    pub(crate) fn give_up(&mut self) -> Option<PrefixedBody<B>> {
         let body = self.body.take()?;
         Some(self.take_held().before(body))
     }

@@ -23,7 +23,7 @@ pub(crate) enum Outcome<'a> {
 }
 
 /// Watches a body go by.
-pub(crate) trait Watch {
+pub(crate) trait BodyObserver {
     /// Polls the inner body: for a watch that must be there when it wakes its consumer, or when it panics.
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
@@ -41,22 +41,22 @@ pub(crate) trait Watch {
 }
 
 pin_project! {
-    /// Reports to a [`Watch`] what its inner body does.
+    /// Reports to a [`BodyObserver`] what its inner body does.
     ///
     /// A body has ended when it says so (`None`), when it says that nothing will follow (`is_end_stream`), or with its
     /// trailers, which are last. One that is dropped after the last byte of a known length was whole too: a server has
     /// then no reason to ask for more, though the end of an HTTP/2 stream may come in a frame of its own.
     #[derive(Debug)]
-    pub(crate) struct Observed<B, W: Watch> {
+    pub(crate) struct Observed<B, W: BodyObserver> {
         #[pin]
         body: B,
-        watching: Watching<W>,
+        watching: ObserverSlot<W>,
     }
 }
 
 /// Watches until it has been told how the body ended.
 #[derive(Debug)]
-struct Watching<W: Watch> {
+struct ObserverSlot<W: BodyObserver> {
     watch: Option<W>,
     /// Whether all the data that the body said it has was handed on.
     whole: bool,
@@ -64,14 +64,14 @@ struct Watching<W: Watch> {
 
 /// Looks at what is handed on, and reports behind its back: a result that is looked at by reference, and then returned,
 /// is copied.
-struct Look<'a, B: Body, W: Watch> {
+struct FrameGuard<'a, B: Body, W: BodyObserver> {
     body: Pin<&'a mut B>,
-    watching: &'a mut Watching<W>,
-    seen: Seen,
+    watching: &'a mut ObserverSlot<W>,
+    seen: FrameKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum FrameKind {
     Nothing,
     Data { empty: bool },
     Unusual,
@@ -80,12 +80,12 @@ enum Seen {
 
 // === impl Observed ===
 
-impl<B: Body, W: Watch> Observed<B, W> {
+impl<B: Body, W: BodyObserver> Observed<B, W> {
     /// Without a watch, a body that nobody watches.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
         let whole = watch.is_some() && is_handed_on(&body);
-        Self { body, watching: Watching { watch, whole } }
+        Self { body, watching: ObserverSlot { watch, whole } }
     }
 }
 
@@ -93,7 +93,7 @@ impl<B, W> Body for Observed<B, W>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
-    W: Watch,
+    W: BodyObserver,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -104,7 +104,7 @@ where
         if this.watching.watch.is_none() {
             return boxed::poll_frame(this.body, cx);
         }
-        let mut look = Look { body: this.body, watching: this.watching, seen: Seen::Nothing };
+        let mut look = FrameGuard { body: this.body, watching: this.watching, seen: FrameKind::Nothing };
         look.poll_frame(cx)
     }
 
@@ -117,21 +117,21 @@ where
     }
 }
 
-// === impl Look ===
+// === impl FrameGuard ===
 
-impl<B, W> Look<'_, B, W>
+impl<B, W> FrameGuard<'_, B, W>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
-    W: Watch,
+    W: BodyObserver,
 {
     #[inline(always)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(watch) = &mut self.watching.watch else { return Poll::Ready(None) };
         let body = &mut self.body;
         let polled = watch.poll(cx, |cx| boxed::poll_frame(body.as_mut(), cx));
-        self.seen = Seen::of(&polled);
-        if self.seen == Seen::Unusual { self.unusual(polled) } else { polled }
+        self.seen = FrameKind::of(&polled);
+        if self.seen == FrameKind::Unusual { self.unusual(polled) } else { polled }
     }
 
     /// What must be looked at before it is handed on.
@@ -152,11 +152,11 @@ where
     }
 }
 
-impl<B: Body, W: Watch> Drop for Look<'_, B, W> {
+impl<B: Body, W: BodyObserver> Drop for FrameGuard<'_, B, W> {
     #[inline(always)]
     fn drop(&mut self) {
         match self.seen {
-            Seen::Data { empty } => {
+            FrameKind::Data { empty } => {
                 if let Some(watch) = &mut self.watching.watch {
                     watch.data(empty);
                 }
@@ -166,15 +166,15 @@ impl<B: Body, W: Watch> Drop for Look<'_, B, W> {
                     self.watching.whole = is_handed_on(&*self.body);
                 }
             }
-            Seen::End => self.watching.report(Outcome::Complete),
-            Seen::Nothing | Seen::Unusual => {}
+            FrameKind::End => self.watching.report(Outcome::Complete),
+            FrameKind::Nothing | FrameKind::Unusual => {}
         }
     }
 }
 
-// === impl Seen ===
+// === impl FrameKind ===
 
-impl Seen {
+impl FrameKind {
     #[inline(always)]
     fn of(polled: &Polled) -> Self {
         match polled {
@@ -188,9 +188,9 @@ impl Seen {
     }
 }
 
-// === impl Watching ===
+// === impl ObserverSlot ===
 
-impl<W: Watch> Watching<W> {
+impl<W: BodyObserver> ObserverSlot<W> {
     fn report(&mut self, outcome: Outcome<'_>) {
         if let Some(watch) = &mut self.watch {
             watch.over(outcome);
@@ -199,7 +199,7 @@ impl<W: Watch> Watching<W> {
     }
 }
 
-impl<W: Watch> Drop for Watching<W> {
+impl<W: BodyObserver> Drop for ObserverSlot<W> {
     fn drop(&mut self) {
         self.report(if self.whole { Outcome::Complete } else { Outcome::Dropped });
     }
@@ -223,7 +223,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<String>>>);
 
-    impl Watch for Log {
+    impl BodyObserver for Log {
         fn data(&mut self, empty: bool) {
             self.0.lock().unwrap().push(if empty { "nothing".into() } else { "data".into() });
         }

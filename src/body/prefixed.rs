@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// The frames that were read ahead, then the body they came from.
     #[derive(Debug)]
-    pub(crate) struct Prefixed<B> {
+    pub(crate) struct PrefixedBody<B> {
         // The usual case is one frame of data, for which nothing need be allocated.
         first: Option<Bytes>,
         rest: VecDeque<Frame<Bytes>>,
@@ -59,14 +59,14 @@ impl Held {
     }
 
     /// These frames, then `body`.
-    pub(crate) fn before<B>(self, body: B) -> Prefixed<B> {
-        Prefixed { first: self.first, rest: self.rest, body }
+    pub(crate) fn before<B>(self, body: B) -> PrefixedBody<B> {
+        PrefixedBody { first: self.first, rest: self.rest, body }
     }
 }
 
-// === impl Prefixed ===
+// === impl PrefixedBody ===
 
-impl<B: Body<Data = Bytes>> Body for Prefixed<B> {
+impl<B: Body<Data = Bytes>> Body for PrefixedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::prefixed::Prefixed;
+use super::prefixed::PrefixedBody;
 
 pin_project! {
     /// The request body under a layer that reads it first ([`DedupLayer`](crate::DedupLayer),
@@ -27,7 +27,7 @@ pin_project! {
         Untouched { #[pin] body: B },
         Whole { data: Bytes, trailers: Option<HeaderMap> },
         // In part.
-        Begun { #[pin] body: Prefixed<B> },
+        Begun { #[pin] body: PrefixedBody<B> },
         Failed { why: Option<E> },
     }
 }
@@ -43,7 +43,7 @@ impl<B: Body> ReadBody<B> {
         Self { kind: Kind::Whole { data, trailers } }
     }
 
-    pub(crate) fn begun(body: Prefixed<B>) -> Self {
+    pub(crate) fn begun(body: PrefixedBody<B>) -> Self {
         Self { kind: Kind::Begun { body } }
     }
 

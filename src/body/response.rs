@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::boxed::{self, Polled};
 use crate::error::BoxError;
-use crate::rejection::{Rejection, Wire};
+use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
     /// A response body that was passed on, or that a refusal wrote.
@@ -34,7 +34,7 @@ impl<B> ResponseBody<B> {
         Self::Inner { body }
     }
 
-    pub(crate) fn refuse(rejection: Rejection, wire: Wire) -> Response<Self> {
+    pub(crate) fn refuse(rejection: Rejection, wire: RejectionFormat) -> Response<Self> {
         rejection.into_response(wire).map(|text| Self::Refusal { text })
     }
 

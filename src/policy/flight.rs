@@ -38,7 +38,7 @@ pub(crate) struct Flight<P, A> {
     /// Somebody has had to wait for the slowest, since then.
     stalled: Option<Instant>,
     /// There is no room elsewhere: the window is full at whatever size it has.
-    cramped: bool,
+    storage_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl<P: Clone, A: Default> Flight<P, A> {
             readers: Slots { first: None, rest: Vec::new(), vacant: Vec::new() },
             listeners: 0,
             stalled: None,
-            cramped: false,
+            storage_full: false,
         }
     }
 
@@ -282,16 +282,16 @@ impl<P: Clone, A: Default> Flight<P, A> {
     }
 
     /// There is no room for more elsewhere (or there is again): a recording ends, a window does not grow.
-    pub(crate) fn cramp(&mut self, cramped: bool) {
-        self.cramped = cramped;
-        if cramped {
+    pub(crate) fn set_storage_full(&mut self, storage_full: bool) {
+        self.storage_full = storage_full;
+        if storage_full {
             self.stop_recording();
         }
     }
 
     /// Whether somebody who has read all must wait for others who have not.
     pub(crate) fn is_full(&self) -> bool {
-        !self.is_recording() && (self.cost >= self.limits.bytes || (self.cramped && self.cost > 0))
+        !self.is_recording() && (self.cost >= self.limits.bytes || (self.storage_full && self.cost > 0))
     }
 
     /// Asked by a reader who has read all and wants more.
@@ -556,7 +556,7 @@ mod tests {
         let now = Instant::now();
         let mut flight = flight(2);
         let (fast, slow) = (flight.join().unwrap(), flight.join().unwrap());
-        flight.cramp(true);
+        flight.set_storage_full(true);
         assert_eq!(flight.join(), None);
         drain(&mut flight, fast);
         assert_eq!(flight.room(now), Room::FullUntil(Some(now + 5 * S)));
@@ -654,7 +654,7 @@ mod tests {
                         pushed += 1;
                     }
                     Step::StopRecording => flight.stop_recording(),
-                    Step::Cramp(cramped) => flight.cramp(cramped),
+                    Step::Cramp(storage_full) => flight.set_storage_full(storage_full),
                     Step::Ask(seconds) => {
                         now += Duration::from_secs(seconds);
                         // Only who has read all asks.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Method};
 
 use super::backoff::{self, Backoff};
 use super::budget::RetryBudget;
-use super::verdict::{Remedy, Verdict};
+use super::verdict::{NextStep, Verdict};
 use crate::proto::idempotency_key::IdempotencyKey;
 
 /// What the layer was told.
@@ -24,7 +24,7 @@ pub(crate) struct RetryPolicy {
 
 /// One attempt that is over, and where the call stands with it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Finished {
+pub(crate) struct AttemptResult {
     pub(crate) verdict: Verdict,
     /// Which attempt it was, from 1.
     pub(crate) attempt: u32,
@@ -54,8 +54,8 @@ pub(crate) enum Upload {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The answer stands: a retry is not the remedy.
-    Stands,
+    /// The answer is returned: a retry is not the next step.
+    Return,
     /// A retry would be, but there is none, for this reason.
     NotRetried(NotRetried),
     /// Another attempt after this wait.
@@ -96,9 +96,9 @@ pub(crate) fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
 
 impl RetryPolicy {
     /// Asks the budget last: what is not retried for another reason costs nothing.
-    pub(crate) fn decide(&self, finished: &Finished, now: Instant, rng: &mut Rng) -> Decision {
-        if !matches!(finished.verdict.remedy, Remedy::Retry { .. }) {
-            return Decision::Stands;
+    pub(crate) fn decide(&self, finished: &AttemptResult, now: Instant, rng: &mut Rng) -> Decision {
+        if !matches!(finished.verdict.next, NextStep::Retry { .. }) {
+            return Decision::Return;
         }
         match self.wait(finished, rng) {
             Err(reason) => Decision::NotRetried(reason),
@@ -107,11 +107,11 @@ impl RetryPolicy {
         }
     }
 
-    fn wait(&self, finished: &Finished, rng: &mut Rng) -> Result<Duration, NotRetried> {
+    fn wait(&self, finished: &AttemptResult, rng: &mut Rng) -> Result<Duration, NotRetried> {
         if finished.attempt >= self.attempts {
             return Err(NotRetried::AttemptsSpent);
         }
-        if !(finished.idempotent || finished.verdict.nothing_done || self.non_idempotent) {
+        if !(finished.idempotent || finished.verdict.not_executed || self.non_idempotent) {
             return Err(NotRetried::NotIdempotent);
         }
         match finished.upload {
@@ -168,7 +168,7 @@ mod tests {
     use crate::policy::verdict::Health;
 
     const S: Duration = Duration::from_secs(1);
-    const RETRY: Verdict = Verdict::new(Remedy::Retry { after: None }, Health::Bad);
+    const RETRY: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);
 
     fn policy() -> RetryPolicy {
         RetryPolicy {
@@ -180,8 +180,8 @@ mod tests {
         }
     }
 
-    fn failed() -> Finished {
-        Finished {
+    fn failed() -> AttemptResult {
+        AttemptResult {
             verdict: RETRY,
             attempt: 1,
             asked: None,
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    fn decide(policy: &RetryPolicy, finished: Finished) -> Decision {
+    fn decide(policy: &RetryPolicy, finished: AttemptResult) -> Decision {
         policy.decide(&finished, Instant::now(), &mut Rng::with_seed(1))
     }
 
@@ -202,24 +202,24 @@ mod tests {
 
     #[test]
     fn only_a_retry_is_retried() {
-        for remedy in [Remedy::Done, Remedy::Elsewhere, Remedy::Nobody] {
-            let verdict = Verdict::new(remedy, Health::Bad).nothing_done();
-            assert_eq!(decide(&policy(), Finished { verdict, ..failed() }), Decision::Stands);
+        for next in [NextStep::Done, NextStep::TryAnother, NextStep::GiveUp] {
+            let verdict = Verdict::new(next, Health::Failure).not_executed();
+            assert_eq!(decide(&policy(), AttemptResult { verdict, ..failed() }), Decision::Return);
         }
         assert_eq!(decide(&policy(), failed()), Decision::Retry(S));
     }
 
     #[test]
     fn the_last_attempt_is_the_last() {
-        assert_eq!(decide(&policy(), Finished { attempt: 2, ..failed() }), Decision::Retry(2 * S));
-        assert_eq!(decide(&policy(), Finished { attempt: 3, ..failed() }), refused(NotRetried::AttemptsSpent));
+        assert_eq!(decide(&policy(), AttemptResult { attempt: 2, ..failed() }), Decision::Retry(2 * S));
+        assert_eq!(decide(&policy(), AttemptResult { attempt: 3, ..failed() }), refused(NotRetried::AttemptsSpent));
     }
 
     #[test]
     fn what_may_have_been_done_is_not_done_twice() {
-        let post = Finished { idempotent: false, ..failed() };
+        let post = AttemptResult { idempotent: false, ..failed() };
         assert_eq!(decide(&policy(), post), refused(NotRetried::NotIdempotent));
-        let unsent = Finished { verdict: RETRY.nothing_done(), ..post };
+        let unsent = AttemptResult { verdict: RETRY.not_executed(), ..post };
         assert_eq!(decide(&policy(), unsent), Decision::Retry(S));
         let told = RetryPolicy { non_idempotent: true, ..policy() };
         assert_eq!(decide(&told, post), Decision::Retry(S));
@@ -232,13 +232,13 @@ mod tests {
             (Upload::TooLarge, NotRetried::BodyTooLarge),
             (Upload::Failed, NotRetried::BodyFailed),
         ] {
-            assert_eq!(decide(&policy(), Finished { upload, ..failed() }), refused(reason));
+            assert_eq!(decide(&policy(), AttemptResult { upload, ..failed() }), refused(reason));
         }
     }
 
     #[test]
     fn a_wait_that_is_asked_for_is_obeyed_or_there_is_no_retry() {
-        let asked = |asked| Finished { asked: Some(asked), ..failed() };
+        let asked = |asked| AttemptResult { asked: Some(asked), ..failed() };
         for seed in 0..100 {
             let Decision::Retry(wait) = policy().decide(&asked(10 * S), Instant::now(), &mut Rng::with_seed(seed))
             else {
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn no_wait_ends_at_the_deadline_or_later() {
-        let by = |remaining, asked| decide(&policy(), Finished { remaining: Some(remaining), asked, ..failed() });
+        let by = |remaining, asked| decide(&policy(), AttemptResult { remaining: Some(remaining), asked, ..failed() });
         assert_eq!(by(S, None), refused(NotRetried::Deadline));
         assert_eq!(by(2 * S, None), Decision::Retry(S));
         assert_eq!(by(5 * S, Some(5 * S)), refused(NotRetried::Deadline));
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn the_budget_is_asked_last() {
         let policy = RetryPolicy { budget: RetryBudget::new(0, 1, S), ..policy() };
-        assert_eq!(decide(&policy, Finished { attempt: 3, ..failed() }), refused(NotRetried::AttemptsSpent));
+        assert_eq!(decide(&policy, AttemptResult { attempt: 3, ..failed() }), refused(NotRetried::AttemptsSpent));
         assert_eq!(decide(&policy, failed()), Decision::Retry(S));
         assert_eq!(decide(&policy, failed()), refused(NotRetried::Budget));
     }
@@ -295,7 +295,7 @@ mod tests {
             ] {
                 let mut policy = RetryPolicy { attempts: u32::MAX, max_retry_after: S * max, ..policy() };
                 policy.backoff.jitter = jitter;
-                let finished = Finished { asked, remaining, attempt, waited, ..failed() };
+                let finished = AttemptResult { asked, remaining, attempt, waited, ..failed() };
                 if let Decision::Retry(wait) = policy.decide(&finished, Instant::now(), &mut Rng::with_seed(seed)) {
                     prop_assert!(remaining.is_none_or(|remaining| wait < remaining));
                     match asked.filter(|asked| !asked.is_zero()) {

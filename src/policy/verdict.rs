@@ -4,7 +4,7 @@
 //!
 //! "May another attempt serve this call?" and "is the upstream ill?" are different questions. A 401 says that this
 //! credential is no good (another upstream may serve the call) and that the upstream is very much alive; a breaker
-//! that opens on it lets one caller's bad key lock out everybody. So a [`Verdict`] holds a [`Remedy`], which retries
+//! that opens on it lets one caller's bad key lock out everybody. So a [`Verdict`] holds a [`NextStep`], which retries
 //! and fallbacks ask for, and a [`Health`], which the breaker asks for. One classifier gives both, to all of them, so
 //! that they never disagree.
 //!
@@ -13,17 +13,17 @@
 //! ```
 //! use http::{Response, StatusCode};
 //! use std::convert::Infallible;
-//! use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+//! use tower_buttress::verdict::{Classify, Health, Outcome, NextStep, Standard, Verdict};
 //!
 //! // This upstream answers 404 for a second or two after a deployment.
 //! let classifier = |outcome: &Outcome<'_>| match outcome.status() {
-//!     Some(StatusCode::NOT_FOUND) => Verdict::new(Remedy::Retry { after: None }, Health::Unknown),
+//!     Some(StatusCode::NOT_FOUND) => Verdict::new(NextStep::Retry { after: None }, Health::Ignored),
 //!     _ => Standard::new().classify(outcome),
 //! };
 //!
 //! let answer = |status| Ok::<_, Infallible>(Response::builder().status(status).body(()).unwrap());
-//! assert_eq!(classifier.classify(&Outcome::of(&answer(404))).remedy, Remedy::Retry { after: None });
-//! assert_eq!(classifier.classify(&Outcome::of(&answer(400))).remedy, Remedy::Nobody);
+//! assert_eq!(classifier.classify(&Outcome::of(&answer(404))).next, NextStep::Retry { after: None });
+//! assert_eq!(classifier.classify(&Outcome::of(&answer(400))).next, NextStep::GiveUp);
 //! ```
 
 use std::error::Error;
@@ -46,19 +46,20 @@ mod transport;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// Who could still serve this call?
-    pub remedy: Remedy,
-    /// What does it say about the upstream?
+    /// What to do next for this call.
+    pub next: NextStep,
+    /// What the attempt says about the upstream.
     pub health: Health,
     /// Whether it proves that the upstream did nothing, so that a request that must not be done twice (a `POST` without
     /// an idempotency key) may be sent again all the same.
-    pub nothing_done: bool,
+    pub not_executed: bool,
 }
 
-/// Who could still serve this call?
+/// What to do next for this call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// It has been served.
+#[non_exhaustive]
+pub enum NextStep {
+    /// The call has been served.
     Done,
     /// The same upstream, in a while.
     Retry {
@@ -66,22 +67,23 @@ pub enum Remedy {
         after: Option<RetryAfter>,
     },
     /// Another upstream, model or credential. The same one would say the same again.
-    Elsewhere,
-    /// Nobody: the request itself cannot be served, or its time is over.
-    Nobody,
+    TryAnother,
+    /// No further attempt: the request itself cannot be served, or its time is over.
+    GiveUp,
 }
 
-/// What does an attempt say about the upstream?
+/// What an attempt says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Health {
     /// It works.
-    Good,
+    Success,
     /// It failed.
-    Bad,
+    Failure,
     /// It works, and cannot take more.
     Throttled,
     /// Nothing.
-    Unknown,
+    Ignored,
 }
 
 /// What there is to judge.
@@ -123,29 +125,29 @@ pub(crate) enum Classifier {
 impl Verdict {
     /// A verdict without proof that nothing was done.
     #[must_use]
-    pub const fn new(remedy: Remedy, health: Health) -> Self {
-        Self { remedy, health, nothing_done: false }
+    pub const fn new(next: NextStep, health: Health) -> Self {
+        Self { next, health, not_executed: false }
     }
 
     /// Adds the proof that the upstream did nothing.
     #[must_use]
-    pub const fn nothing_done(mut self) -> Self {
-        self.nothing_done = true;
+    pub const fn not_executed(mut self) -> Self {
+        self.not_executed = true;
         self
     }
 
-    /// The same, with another remedy.
+    /// The same, with another next step.
     #[must_use]
-    pub const fn with_remedy(mut self, remedy: Remedy) -> Self {
-        self.remedy = remedy;
+    pub const fn with_next(mut self, next: NextStep) -> Self {
+        self.next = next;
         self
     }
 
-    /// When the upstream asked to be tried again, where a retry is the remedy.
+    /// When the upstream asked to be tried again, where a retry is the next step.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
-        match self.remedy {
-            Remedy::Retry { after } => after,
+        match self.next {
+            NextStep::Retry { after } => after,
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! The whole stack in one layer, in its order, for whoever does not want to remember it.
 //!
-//! A preset is a [`StackLayer`]: every layer of it can be adjusted, replaced, or switched off, and none can end up in
+//! A preset is a [`ResilienceLayer`]: every layer of it can be adjusted, replaced, or switched off, and none can end up in
 //! the wrong place.
 //!
 //! ```
@@ -29,14 +29,14 @@ mod no_backup;
 mod stack;
 
 pub use self::no_backup::NoBackup;
-pub use self::stack::{StackLayer, Stacked};
+pub use self::stack::{Resilience, ResilienceLayer};
 
 use std::time::Duration;
 
 use crate::layers::dedup::DedupLayer;
-use crate::layers::first_byte_timeout::FirstByte;
+use crate::layers::first_byte_timeout::FirstByteEvent;
 use crate::layers::grpc_status::GrpcStatusLayer;
-use crate::layers::idle_body_timeout::Activity;
+use crate::layers::idle_body_timeout::IdleActivity;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
@@ -49,24 +49,24 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
 /// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]).
 #[must_use]
-pub fn llm_client(limits: TimeoutProfile) -> StackLayer {
-    StackLayer::new(limits)
+pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
+    ResilienceLayer::new(limits)
         .retry(|_| RetryAfterBackoffLayer::llm())
-        .idle(|idle| idle.activity(Activity::SseEvents))
-        .first_byte(|first_byte| first_byte.until(FirstByte::SseEvent))
+        .idle(|idle| idle.activity(IdleActivity::SseEvents))
+        .first_byte(|first_byte| first_byte.until(FirstByteEvent::SseEvent))
 }
 
 /// For a server that stands between callers and a model provider: [`llm_client`], and heartbeats on silent event streams,
 /// with an event that tells of an error, and one upstream call per double click.
 #[must_use]
-pub fn llm_gateway(limits: TimeoutProfile) -> StackLayer {
+pub fn llm_gateway(limits: TimeoutProfile) -> ResilienceLayer {
     llm_client(limits).heartbeat(|_| SseHeartbeatLayer::new(HEARTBEAT).error_events(true)).dedup(|_| DedupLayer::new())
 }
 
 /// For calls to any other HTTP service: what may have been done is not done again.
 #[must_use]
-pub fn http_client(limits: TimeoutProfile) -> StackLayer {
-    StackLayer::new(limits)
+pub fn http_client(limits: TimeoutProfile) -> ResilienceLayer {
+    ResilienceLayer::new(limits)
 }
 
 /// For gRPC: answers are judged by `grpc-status`, the deadline travels in `grpc-timeout` (which may also shorten it), and a
@@ -74,8 +74,8 @@ pub fn http_client(limits: TimeoutProfile) -> StackLayer {
 ///
 /// A fallback that is added needs [`verdict::Grpc`] as its classifier too.
 #[must_use]
-pub fn grpc_client(limits: TimeoutProfile) -> StackLayer {
-    StackLayer::new(limits)
+pub fn grpc_client(limits: TimeoutProfile) -> ResilienceLayer {
+    ResilienceLayer::new(limits)
         .deadline(|deadline| deadline.accept(DeadlineHeader::grpc()).propagate(DeadlineHeader::grpc()))
         .grpc_status(|_| GrpcStatusLayer::new())
         .retry(|retry| retry.classifier(verdict::Grpc::new()))

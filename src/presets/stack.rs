@@ -29,7 +29,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// Since a dedup layer is among them, if only one that is off, the service inside must be `Clone` and its future `Send +
 /// 'static`.
 #[derive(Clone, Debug)]
-pub struct StackLayer<Bk = NoBackup> {
+pub struct ResilienceLayer<Bk = NoBackup> {
     grpc_status: GrpcStatusLayer,
     profile: TimeoutProfileLayer,
     heartbeat: SseHeartbeatLayer,
@@ -42,8 +42,8 @@ pub struct StackLayer<Bk = NoBackup> {
     first_byte: FirstByteTimeoutLayer,
 }
 
-/// The service that a [`StackLayer`] makes.
-pub type Stacked<S, Bk = NoBackup> =
+/// The service that a [`ResilienceLayer`] makes.
+pub type Resilience<S, Bk = NoBackup> =
     GrpcStatus<TimeoutProfileService<SseHeartbeat<DeadlineService<Dedup<Fallback<Attempts<S>, Attempt<Bk>>>>>>>;
 
 type Attempts<S> = RetryAfterBackoff<CircuitBreaker<Attempt<S>>>;
@@ -51,9 +51,9 @@ type Attempts<S> = RetryAfterBackoff<CircuitBreaker<Attempt<S>>>;
 /// What bounds each attempt, at the upstream and at the backup.
 type Attempt<S> = IdleBodyTimeout<FirstByteTimeout<S>>;
 
-// === impl StackLayer ===
+// === impl ResilienceLayer ===
 
-impl StackLayer {
+impl ResilienceLayer {
     pub(super) fn new(limits: TimeoutProfile) -> Self {
         Self {
             grpc_status: GrpcStatusLayer::disabled(),
@@ -72,7 +72,7 @@ impl StackLayer {
     }
 }
 
-impl<Bk> StackLayer<Bk> {
+impl<Bk> ResilienceLayer<Bk> {
     /// Adjusts the [`GrpcStatusLayer`].
     #[must_use]
     pub fn grpc_status(mut self, adjust: impl FnOnce(GrpcStatusLayer) -> GrpcStatusLayer) -> Self {
@@ -114,8 +114,8 @@ impl<Bk> StackLayer<Bk> {
     /// Asks a backup what the upstream cannot answer. The backup is given the same limits of time as an attempt, and no
     /// retries.
     #[must_use]
-    pub fn fallback<B>(self, fallback: FallbackLayer<B>) -> StackLayer<B> {
-        StackLayer {
+    pub fn fallback<B>(self, fallback: FallbackLayer<B>) -> ResilienceLayer<B> {
+        ResilienceLayer {
             grpc_status: self.grpc_status,
             profile: self.profile,
             heartbeat: self.heartbeat,
@@ -190,8 +190,8 @@ impl<Bk> StackLayer<Bk> {
     }
 }
 
-impl<S, Bk: Clone> Layer<S> for StackLayer<Bk> {
-    type Service = Stacked<S, Bk>;
+impl<S, Bk: Clone> Layer<S> for ResilienceLayer<Bk> {
+    type Service = Resilience<S, Bk>;
 
     fn layer(&self, inner: S) -> Self::Service {
         let fallback = self.fallback.map_backup(|backup| self.attempt(backup));

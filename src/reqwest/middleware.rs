@@ -23,14 +23,14 @@ use crate::rejection::Rejection;
 ///
 /// So the layer must be one that borrows its inner service for one call: deadlines, timeouts, retries, a breaker. Dedup
 /// (and so the [presets](crate::presets), which have a place for it), health probes and heartbeats before headers let a
-/// call outlive its caller, and go around [`ReqwestService`] instead; the compiler says so.
+/// call outlive its caller, and go around [`ClientService`] instead; the compiler says so.
 ///
 /// What a middleware before this one puts into its `Extensions` (a [`TimeoutProfile`](crate::TimeoutProfile), a
 /// [`Deadline`](crate::Deadline)), the layer finds in the request's. The other way there is the response, whose extensions
 /// say what the layers did; what a middleware behind this one puts into its `Extensions` stays there, since a layer may ask
 /// it more than once.
 ///
-/// [`ReqwestService`]: super::ReqwestService
+/// [`ClientService`]: super::ClientService
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_buttress::error::BoxError> {

@@ -1,7 +1,7 @@
 //! [reqwest]'s client as a service of `http` requests, for the layers of this crate to go around.
 //!
 //! `reqwest::Client` is a `Service` of requests of its own type, which layers that read and repeat `http` requests cannot
-//! use. [`ReqwestService`] takes and gives `http`'s types, and streams in both directions.
+//! use. [`ClientService`] takes and gives `http`'s types, and streams in both directions.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_buttress::error::BoxError> {
@@ -13,10 +13,10 @@
 //! use http::Request;
 //! use http_body_util::{BodyExt, Full};
 //! use tower::{Layer, ServiceExt};
-//! use tower_buttress::reqwest::ReqwestService;
+//! use tower_buttress::reqwest::ClientService;
 //! use tower_buttress::{TimeoutProfile, presets};
 //!
-//! let client = ReqwestService::new(reqwest::Client::new());
+//! let client = ClientService::new(reqwest::Client::new());
 //! let service = presets::llm_client(TimeoutProfile::STANDARD).layer(client);
 //!
 //! let request = Request::post(url).body(Full::<Bytes>::from("hello"))?;
@@ -74,12 +74,12 @@ use crate::error::BoxError;
 ///
 /// One allocation for a body that is not empty, and one for the response's: reqwest boxes both.
 #[derive(Clone, Debug, Default)]
-pub struct ReqwestService {
+pub struct ClientService {
     client: Client,
 }
 
 pin_project! {
-    /// The future of [`ReqwestService`].
+    /// The future of [`ClientService`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ReqwestFuture {
         #[pin]
@@ -89,9 +89,9 @@ pin_project! {
     }
 }
 
-// === impl ReqwestService ===
+// === impl ClientService ===
 
-impl ReqwestService {
+impl ClientService {
     /// Sends requests with `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
@@ -99,13 +99,13 @@ impl ReqwestService {
     }
 }
 
-impl From<Client> for ReqwestService {
+impl From<Client> for ClientService {
     fn from(client: Client) -> Self {
         Self::new(client)
     }
 }
 
-impl<B> Service<Request<B>> for ReqwestService
+impl<B> Service<Request<B>> for ClientService
 where
     B: Body<Data = Bytes> + Send + Sync + 'static,
     B::Error: Into<BoxError>,

@@ -57,7 +57,7 @@ pub(crate) struct SharedDeadline(Arc<Mutex<Option<Deadline>>>);
 /// Where the deadline of a request stands in its headers. In its extensions, so that whoever sends it again, later, does not
 /// promise the time that has passed since.
 #[derive(Clone, Debug)]
-pub(crate) struct Written {
+pub(crate) struct PropagatedHeaders {
     pub(crate) headers: Arc<[DeadlineHeader]>,
     /// Is kept back of what is written.
     pub(crate) reserve: Duration,
@@ -152,14 +152,16 @@ impl Deadline {
     }
 
     /// What is left at `now` of the deadline of the request that has these extensions, if it is to be sent again.
-    pub(crate) fn left_to_send(extensions: &Extensions, now: Instant) -> Option<Duration> {
-        let least = extensions.get().map_or(Duration::ZERO, |written: &Written| written.least);
+    pub(crate) fn remaining_for_attempt(extensions: &Extensions, now: Instant) -> Option<Duration> {
+        let least = extensions.get().map_or(Duration::ZERO, |written: &PropagatedHeaders| written.least);
         Self::of(extensions).map(|deadline| deadline.remaining(now).saturating_sub(least))
     }
 
     /// Writes what is left at `now` where it stands in this request.
-    pub(crate) fn write_again(head: &mut Parts, now: Instant) {
-        if let (Some(deadline), Some(written)) = (Self::of(&head.extensions), head.extensions.get::<Written>()) {
+    pub(crate) fn refresh_headers(head: &mut Parts, now: Instant) {
+        if let (Some(deadline), Some(written)) =
+            (Self::of(&head.extensions), head.extensions.get::<PropagatedHeaders>())
+        {
             let left = deadline.remaining(now).saturating_sub(written.reserve);
             for header in written.headers.iter() {
                 header.write(left, &mut head.headers);

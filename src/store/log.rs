@@ -34,11 +34,11 @@ pub(crate) trait Drive: Send + Sync {
     fn drive(&self, reader: Option<ReaderId>) -> Driven;
 
     /// The last listener has left.
-    fn deserted(self: Arc<Self>);
+    fn on_abandoned(self: Arc<Self>);
 }
 
 /// What became of a part.
-pub(crate) struct Told {
+pub(crate) struct Appended {
     /// It was for this reader.
     pub(crate) part: Option<Part>,
     /// Others wait for it, and must be woken.
@@ -76,7 +76,7 @@ pub(super) struct State {
     /// Somebody keeps the call going while nobody listens.
     pub(super) kept: bool,
     /// How often the last listener left.
-    pub(super) desertions: u64,
+    pub(super) abandon_count: u64,
     /// Counts what is held, until the last listener has left.
     pub(super) account: Option<Box<dyn Send>>,
 }
@@ -95,7 +95,7 @@ impl Log {
             engine: None,
             deadline: None,
             kept: false,
-            desertions: 0,
+            abandon_count: 0,
             account: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), rings: AtomicU64::new(0) });
@@ -185,11 +185,11 @@ impl Log {
             state.kept = false;
             return Watched::Relieved;
         }
-        let desertions = state.desertions;
+        let abandon_count = state.abandon_count;
         let replaced = state.leave_waker(keeper, waker);
         drop(state);
         drop(replaced);
-        Watched::Alone { desertions }
+        Watched::Alone { abandon_count }
     }
 
     /// The keeper gives up. `false` where somebody listens after all.
@@ -224,7 +224,7 @@ pub(crate) enum Watched {
     /// It is not needed any more.
     Relieved,
     /// Nobody listens. The number tells one time from another.
-    Alone { desertions: u64 },
+    Alone { abandon_count: u64 },
 }
 
 impl fmt::Debug for Log {
@@ -259,14 +259,14 @@ impl Recorder {
 
     /// Tells the next part of the body.
     pub fn part(&mut self, part: Part) {
-        self.part_for(part, None);
+        self.append(part, None);
         self.shared.ring();
     }
 
     /// Tells the next part. Nobody is woken.
     ///
     /// A `reader` who has read all that came before is given it back, and will not read it again.
-    pub(crate) fn part_for(&mut self, part: Part, reader: Option<ReaderId>) -> Told {
+    pub(crate) fn append(&mut self, part: Part, reader: Option<ReaderId>) -> Appended {
         let mut state = self.shared.state();
         let flight = &mut state.flight;
         let next = reader.filter(|&id| flight.is_at_tip(id));
@@ -275,7 +275,7 @@ impl Recorder {
         let held = if shared { self.compactor.compact(&part) } else { part.clone() };
         flight.push(held, part.cost());
         let read = next.map(|reader| (state.flight.read(reader), state.take_waker(reader)));
-        let told = Told {
+        let told = Appended {
             part: next.map(|_| part),
             waited_for: state.is_waited_for(),
             recording: state.flight.is_recording(),
@@ -292,8 +292,8 @@ impl Recorder {
     }
 
     /// There is no room for this recording (or window) to grow, or there is again.
-    pub(crate) fn cramp(&self, cramped: bool) {
-        self.shared.state().flight.cramp(cramped);
+    pub(crate) fn set_storage_full(&self, storage_full: bool) {
+        self.shared.state().flight.set_storage_full(storage_full);
     }
 
     /// Nobody else may join from now on.

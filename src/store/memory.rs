@@ -13,7 +13,7 @@ use crate::proto::fingerprint::Fingerprint;
 ///
 /// # What happens when
 ///
-/// - *It is full*: what has expired is forgotten; then the oldest answers that nobody was promised (those recognised
+/// - *It is full*: what has expired is forgotten; then the oldest answers that nobody was guaranteed (those recognised
 ///   by what the request says); then, whoever claims is told that it is full. An answer whose caller sent an
 ///   `Idempotency-Key` is kept for as long as it was said to be.
 /// - *Nothing happens*: nothing is done. What has expired is forgotten at the next claim, or by
@@ -25,12 +25,12 @@ use crate::proto::fingerprint::Fingerprint;
 /// One lock for a claim, one for the end of a call, and one for every 4 KiB that are recorded, held for a few look-ups.
 #[derive(Clone)]
 pub struct MemoryStore {
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<Mutex<Entries>>,
 }
 
 /// The lease of a [`MemoryStore`].
 pub struct MemoryLease {
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<Mutex<Entries>>,
     key: Fingerprint,
     id: u64,
     /// Taken from the shelf: so many, or a little more than are used.
@@ -39,14 +39,14 @@ pub struct MemoryLease {
     fits: bool,
 }
 
-struct Shelf {
+struct Entries {
     max_bytes: usize,
     max_entries: usize,
     entries: HashMap<Fingerprint, Entry>,
-    /// What was kept and promised, by when it may be forgotten.
-    promised: BTreeSet<(Instant, Fingerprint)>,
+    /// What was kept and guaranteed, by when it may be forgotten.
+    guaranteed: BTreeSet<(Instant, Fingerprint)>,
     /// What was kept and may go earlier.
-    spare: BTreeSet<(Instant, Fingerprint)>,
+    evictable: BTreeSet<(Instant, Fingerprint)>,
     /// What was forgotten while it was read, and its bytes.
     still_read: VecDeque<(Log, usize)>,
     bytes: usize,
@@ -57,7 +57,7 @@ struct Shelf {
 struct Entry {
     lease: u64,
     payload: Fingerprint,
-    promised: bool,
+    guaranteed: bool,
     log: Log,
     state: State,
 }
@@ -65,7 +65,7 @@ struct Entry {
 #[derive(Clone, Copy)]
 enum State {
     /// Its lease counts its bytes.
-    InFlight,
+    InFlightPolicy,
     Kept {
         expires: Instant,
         bytes: usize,
@@ -79,7 +79,7 @@ const OVERHEAD: usize = 1024;
 const STEP: usize = 4096;
 
 /// Each claim looks after so many of what was forgotten while it was read.
-const LOOKS: usize = 2;
+const REAP_PER_CLAIM: usize = 2;
 
 /// A window that is longer is a way to say for ever, which no clock can count to.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -90,12 +90,12 @@ impl MemoryStore {
     /// Holds at most so many bytes and calls: those in flight, and those that are kept.
     #[must_use]
     pub fn new(max_bytes: usize, max_entries: usize) -> Self {
-        let shelf = Shelf {
+        let shelf = Entries {
             max_bytes,
             max_entries,
             entries: HashMap::new(),
-            promised: BTreeSet::new(),
-            spare: BTreeSet::new(),
+            guaranteed: BTreeSet::new(),
+            evictable: BTreeSet::new(),
             still_read: VecDeque::new(),
             bytes: 0,
             leases: 0,
@@ -124,7 +124,7 @@ impl MemoryStore {
     /// Forgets what has expired at `now`. Claims do so too.
     pub fn forget_expired(&self, now: Instant) {
         let mut shelf = lock(&self.shelf);
-        let forgotten = (shelf.take_expired(now), shelf.take_read(usize::MAX));
+        let forgotten = (shelf.take_expired(now), shelf.reap_detached(usize::MAX));
         drop(shelf);
         drop(forgotten);
     }
@@ -144,7 +144,7 @@ impl Store for MemoryStore {
     fn claim(&self, ask: Ask) -> Self::Claim {
         let mut shelf = lock(&self.shelf);
         // Dropped when the lock is gone: a log may own much.
-        let expired = (shelf.take_expired(ask.now), shelf.take_read(LOOKS));
+        let expired = (shelf.take_expired(ask.now), shelf.reap_detached(REAP_PER_CLAIM));
         let (claim, forgotten) = shelf.claim(&ask, &self.shelf);
         drop(shelf);
         drop((expired, forgotten));
@@ -163,13 +163,13 @@ impl fmt::Debug for MemoryStore {
 }
 
 /// Nothing panics under this lock.
-fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+fn lock(shelf: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
     shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// === impl Shelf ===
+// === impl Entries ===
 
-impl Shelf {
+impl Entries {
     /// The answer, and what must be dropped without the lock.
     fn claim(&mut self, ask: &Ask, shelf: &Arc<Mutex<Self>>) -> (Claim<MemoryLease>, Vec<Log>) {
         let mut dropped = Vec::new();
@@ -177,7 +177,7 @@ impl Shelf {
             if !entry.log.is_lost() {
                 let claim = match entry.state {
                     _ if entry.payload != ask.payload => Claim::Mismatch,
-                    State::InFlight => Claim::Follow(entry.log.clone()),
+                    State::InFlightPolicy => Claim::Follow(entry.log.clone()),
                     State::Kept { .. } => Claim::Replay(entry.log.clone()),
                 };
                 return (claim, dropped);
@@ -185,11 +185,12 @@ impl Shelf {
             dropped.extend(self.remove(&ask.key));
         }
         if self.room() < OVERHEAD {
-            dropped.extend(self.take_read(usize::MAX));
+            dropped.extend(self.reap_detached(usize::MAX));
         }
         while self.entries.len() >= self.max_entries || self.room() < OVERHEAD {
             let Some(oldest) = self.take_spare() else {
-                let retry_after = self.promised.first().map(|(expires, _)| expires.saturating_duration_since(ask.now));
+                let retry_after =
+                    self.guaranteed.first().map(|(expires, _)| expires.saturating_duration_since(ask.now));
                 return (Claim::Full { retry_after }, dropped);
             };
             dropped.push(oldest);
@@ -197,8 +198,8 @@ impl Shelf {
         self.leases += 1;
         self.bytes += OVERHEAD;
         let (recorder, log) = ask.open();
-        let (id, payload, promised) = (self.leases, ask.payload, ask.promised);
-        self.entries.insert(ask.key, Entry { lease: id, payload, promised, log, state: State::InFlight });
+        let (id, payload, guaranteed) = (self.leases, ask.payload, ask.guaranteed);
+        self.entries.insert(ask.key, Entry { lease: id, payload, guaranteed, log, state: State::InFlightPolicy });
         let lease = MemoryLease { shelf: shelf.clone(), key: ask.key, id, bytes: OVERHEAD, used: OVERHEAD, fits: true };
         (Claim::Lead { lease, recorder }, dropped)
     }
@@ -210,23 +211,23 @@ impl Shelf {
     fn take_expired(&mut self, now: Instant) -> Vec<Log> {
         // Almost always nothing, which allocates nothing.
         let mut expired = Vec::new();
-        while let Some(&(expires, key)) = self.promised.first().filter(|(expires, _)| *expires <= now) {
-            self.promised.remove(&(expires, key));
+        while let Some(&(expires, key)) = self.guaranteed.first().filter(|(expires, _)| *expires <= now) {
+            self.guaranteed.remove(&(expires, key));
             expired.extend(self.remove(&key));
         }
-        while self.spare.first().is_some_and(|(expires, _)| *expires <= now) {
+        while self.evictable.first().is_some_and(|(expires, _)| *expires <= now) {
             expired.extend(self.take_spare());
         }
         expired
     }
 
     fn take_spare(&mut self) -> Option<Log> {
-        let (_, key) = self.spare.pop_first()?;
+        let (_, key) = self.evictable.pop_first()?;
         self.remove(&key)
     }
 
     /// What was forgotten while it was read, and has been read, among the next `looks` there are.
-    fn take_read(&mut self, looks: usize) -> Vec<Log> {
+    fn reap_detached(&mut self, looks: usize) -> Vec<Log> {
         let mut read = Vec::new();
         for _ in 0..looks.min(self.still_read.len()) {
             let Some((log, bytes)) = self.still_read.pop_front() else { break };
@@ -248,7 +249,7 @@ impl Shelf {
             } else {
                 self.bytes -= bytes;
             }
-            let kept = if entry.promised { &mut self.promised } else { &mut self.spare };
+            let kept = if entry.guaranteed { &mut self.guaranteed } else { &mut self.evictable };
             kept.remove(&(expires, *key));
         }
         Some(entry.log)
@@ -259,7 +260,7 @@ impl Shelf {
 
 impl MemoryLease {
     /// The entry that this lease made, unless another took its place.
-    fn entry<'a>(&self, shelf: &'a mut Shelf) -> Option<&'a mut Entry> {
+    fn entry<'a>(&self, shelf: &'a mut Entries) -> Option<&'a mut Entry> {
         shelf.entries.get_mut(&self.key).filter(|entry| entry.lease == self.id)
     }
 }
@@ -277,7 +278,7 @@ impl Lease for MemoryLease {
         let mut shelf = lock(&self.shelf);
         shelf.bytes -= self.bytes;
         if shelf.room() < wanted {
-            forgotten.extend(shelf.take_read(usize::MAX));
+            forgotten.extend(shelf.reap_detached(usize::MAX));
         }
         while shelf.room() < wanted {
             let Some(oldest) = shelf.take_spare() else { break };
@@ -306,8 +307,8 @@ impl Lease for MemoryLease {
         let Some(expires) = now.checked_add(window.min(LONGEST)) else { return };
         let Some(entry) = self.entry(&mut shelf) else { return };
         entry.state = State::Kept { expires, bytes };
-        let promised = entry.promised;
-        let kept = if promised { &mut shelf.promised } else { &mut shelf.spare };
+        let guaranteed = entry.guaranteed;
+        let kept = if guaranteed { &mut shelf.guaranteed } else { &mut shelf.evictable };
         kept.insert((expires, key));
         // They are the entry's now, and no more than are used.
         shelf.bytes = shelf.bytes - self.bytes + bytes;
@@ -319,7 +320,7 @@ impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut shelf = lock(&self.shelf);
         shelf.bytes -= self.bytes;
-        let in_flight = self.entry(&mut shelf).is_some_and(|entry| matches!(entry.state, State::InFlight));
+        let in_flight = self.entry(&mut shelf).is_some_and(|entry| matches!(entry.state, State::InFlightPolicy));
         let entry = in_flight.then(|| shelf.remove(&self.key));
         drop(shelf);
         drop(entry);

@@ -24,7 +24,7 @@
 //! - Nothing but whole answers is replayed: only what was handed to [`Lease::keep`].
 //! - Same key, other payload: [`Claim::Mismatch`], while it is in flight and while it is kept.
 //! - Keys are compared in full, never by a prefix or a hash of theirs: they separate the tenants.
-//! - A claim that is [promised](Ask::is_promised) is never forgotten before its time to make room: its caller was told
+//! - A claim that is [guaranteed](Ask::has_client_key) is never forgotten before its time to make room: its caller was told
 //!   that asking again is safe. Where there is no room, the answer is [`Claim::Full`].
 //! - A [lost](Log::is_lost) log is not followed: the next claim leads.
 //! - `claim` and all of [`Lease`] return at once; what takes time is done in the future that `claim` returns, or in a
@@ -50,7 +50,7 @@ pub use self::part::Part;
 pub use self::reader::Reader;
 pub use crate::proto::fingerprint::Fingerprint;
 
-pub(crate) use self::log::{Drive, Driven, Told, Watched};
+pub(crate) use self::log::{Appended, Drive, Driven, Watched};
 
 use crate::error::BoxError;
 use crate::policy::flight::Limits;
@@ -119,7 +119,7 @@ pub enum Claim<L> {
 pub struct Ask {
     pub(crate) key: Fingerprint,
     pub(crate) payload: Fingerprint,
-    pub(crate) promised: bool,
+    pub(crate) guaranteed: bool,
     pub(crate) now: Instant,
     pub(crate) limits: Limits,
 }
@@ -142,8 +142,8 @@ impl Ask {
 
     /// Whether its caller named it, and so relies on it being kept.
     #[must_use]
-    pub fn is_promised(&self) -> bool {
-        self.promised
+    pub fn has_client_key(&self) -> bool {
+        self.guaranteed
     }
 
     /// When it was asked.

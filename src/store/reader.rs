@@ -140,15 +140,15 @@ impl Drop for Reader {
         let full = state.flight.is_full();
         let waker = state.flight.leave(self.id);
         let room_again = full && !state.flight.is_full();
-        let deserted = if self.observes { None } else { state.desert() };
+        let on_abandoned = if self.observes { None } else { state.last_reader_left() };
         let account = if state.flight.listeners() == 0 { state.account.take() } else { None };
         drop(state);
         drop((waker, account));
         if room_again {
             self.shared.ring();
         }
-        if let Some(engine) = deserted {
-            engine.deserted();
+        if let Some(engine) = on_abandoned {
+            engine.on_abandoned();
         }
     }
 }
@@ -179,11 +179,11 @@ impl State {
     }
 
     /// Notes that a listener left. If it was the last one, what should be told so.
-    fn desert(&mut self) -> Option<Arc<dyn Drive>> {
+    fn last_reader_left(&mut self) -> Option<Arc<dyn Drive>> {
         if self.flight.listeners() > 0 || self.flight.is_over() {
             return None;
         }
-        self.desertions += 1;
+        self.abandon_count += 1;
         let engine = self.engine.clone()?;
         // A keeper that is there already begins its watch anew.
         (!std::mem::replace(&mut self.kept, true)).then_some(engine)

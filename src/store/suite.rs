@@ -198,20 +198,20 @@ async fn what_is_in_flight_is_not_forgotten_to_make_room<St: Store>(store: St) {
 }
 
 async fn what_was_promised_is_not_forgotten_to_make_room<St: Store>(store: St) {
-    let promised = |key| Ask { promised: true, ..ask(key, "payload") };
-    let (lease, recorder) = lead(&store, promised("a")).await;
+    let guaranteed = |key| Ask { guaranteed: true, ..ask(key, "payload") };
+    let (lease, recorder) = lead(&store, guaranteed("a")).await;
     complete(lease, recorder, WINDOW);
-    full(&store, promised("b")).await;
-    let again = store.claim(promised("a")).await;
-    assert!(matches!(again, Ok(Claim::Replay(_))), "what was promised is replayed, and not {}", name(&again));
+    full(&store, guaranteed("b")).await;
+    let again = store.claim(guaranteed("a")).await;
+    assert!(matches!(again, Ok(Claim::Replay(_))), "what was guaranteed is replayed, and not {}", name(&again));
     tokio::time::sleep(WINDOW * 2).await;
-    drop(lead(&store, promised("b")).await);
+    drop(lead(&store, guaranteed("b")).await);
 }
 
 // === what a check is made of ===
 
 fn ask(key: &str, payload: &str) -> Ask {
-    Ask { key: print(key), payload: print(payload), promised: false, now: clock::now(), limits: LIMITS }
+    Ask { key: print(key), payload: print(payload), guaranteed: false, now: clock::now(), limits: LIMITS }
 }
 
 fn print(text: &str) -> Fingerprint {

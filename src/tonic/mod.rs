@@ -3,7 +3,7 @@
 //! The layers work with gRPC as with any HTTP: refusals are statuses for whoever asks in gRPC, [`verdict::Grpc`] reads the
 //! status of an answer, and [`DeadlineHeader::grpc`] the deadline of a call. Only tonic's types want something: its
 //! `Channel` takes requests with tonic's own boxed body, while a layer that repeats, times or shares a request hands on
-//! a body of its own. [`TonicLayer`] goes between, innermost.
+//! a body of its own. [`ChannelLayer`] goes between, innermost.
 //!
 //! # A client
 //!
@@ -14,13 +14,13 @@
 //! use tonic::transport::Endpoint;
 //! use tonic_health::pb::health_client::HealthClient;
 //! use tower::ServiceBuilder;
-//! use tower_buttress::tonic::TonicLayer;
+//! use tower_buttress::tonic::ChannelLayer;
 //! use tower_buttress::{TimeoutProfile, presets};
 //!
 //! let channel = Endpoint::from_static("http://[::1]:50051").connect_lazy();
 //! let channel = ServiceBuilder::new()
 //!     .layer(presets::grpc_client(TimeoutProfile::STANDARD))
-//!     .layer(TonicLayer::new())
+//!     .layer(ChannelLayer::new())
 //!     .service(channel);
 //! let client = HealthClient::new(channel);
 //! # let _ = client;
@@ -47,7 +47,7 @@
 //! # Interceptors
 //!
 //! Next to the channel, an interceptor sees each attempt, and can give each a fresh token. One that is to see each call,
-//! as `with_interceptor` of a generated client puts it, goes around a second [`TonicLayer`]: it wants tonic's body on that
+//! as `with_interceptor` of a generated client puts it, goes around a second [`ChannelLayer`]: it wants tonic's body on that
 //! side.
 //!
 //! ```
@@ -59,7 +59,7 @@
 //! use tonic::{Request, Status};
 //! use tonic_health::pb::health_client::HealthClient;
 //! use tower::ServiceBuilder;
-//! use tower_buttress::tonic::TonicLayer;
+//! use tower_buttress::tonic::ChannelLayer;
 //! use tower_buttress::{TimeoutProfile, presets};
 //!
 //! fn each_call(request: Request<()>) -> Result<Request<()>, Status> {
@@ -70,9 +70,9 @@
 //! }
 //!
 //! let channel = ServiceBuilder::new()
-//!     .layer(TonicLayer::new())
+//!     .layer(ChannelLayer::new())
 //!     .layer(presets::grpc_client(TimeoutProfile::STANDARD))
-//!     .layer(TonicLayer::new())
+//!     .layer(ChannelLayer::new())
 //!     .layer(InterceptorLayer::new(each_attempt))
 //!     .service(Endpoint::from_static("http://[::1]:50051").connect_lazy());
 //! let client = HealthClient::with_interceptor(channel, each_call);
@@ -97,7 +97,7 @@
 //!
 //! tonic itself ends a unary call at its `grpc-timeout`, with `CANCELLED`, and no stream; the layers say
 //! `DEADLINE_EXCEEDED`, and end both. A client that is called inside a handler inherits what is left. Layers that change
-//! the request's body go on a server with a [`TonicLayer`] as the last `.layer(..)`, next to the services.
+//! the request's body go on a server with a [`ChannelLayer`] as the last `.layer(..)`, next to the services.
 //!
 //! [tonic]: https://docs.rs/tonic
 //! [`verdict::Grpc`]: crate::verdict::Grpc
@@ -119,11 +119,11 @@ use tower_service::Service;
 use crate::error::{self, BoxError};
 use crate::layers::retry_after_backoff::Attempt;
 use crate::proto::grpc::GRPC_PREVIOUS_RPC_ATTEMPTS;
-use crate::rejection::{Rejection, RejectionKind, Wire};
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
-/// Puts a [`TonicService`] around a `Channel`, or around the services of a server. See the [module](self).
+/// Puts a [`ChannelService`] around a `Channel`, or around the services of a server. See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TonicLayer {}
+pub struct ChannelLayer {}
 
 /// A `Channel`, or another service that takes tonic's [`Body`], for requests with any body.
 ///
@@ -143,12 +143,12 @@ pub struct TonicLayer {}
 ///
 /// One allocation for a request body that is neither empty nor tonic's own.
 #[derive(Clone, Debug)]
-pub struct TonicService<S> {
+pub struct ChannelService<S> {
     inner: S,
 }
 
 pin_project! {
-    /// The future of [`TonicService`].
+    /// The future of [`ChannelService`].
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct TonicFuture<F> {
@@ -157,9 +157,9 @@ pin_project! {
     }
 }
 
-// === impl TonicLayer ===
+// === impl ChannelLayer ===
 
-impl TonicLayer {
+impl ChannelLayer {
     /// A layer for the innermost place, and for any other where tonic wants its own body.
     #[must_use]
     pub const fn new() -> Self {
@@ -167,17 +167,17 @@ impl TonicLayer {
     }
 }
 
-impl<S> Layer<S> for TonicLayer {
-    type Service = TonicService<S>;
+impl<S> Layer<S> for ChannelLayer {
+    type Service = ChannelService<S>;
 
-    fn layer(&self, inner: S) -> TonicService<S> {
-        TonicService::new(inner)
+    fn layer(&self, inner: S) -> ChannelService<S> {
+        ChannelService::new(inner)
     }
 }
 
-// === impl TonicService ===
+// === impl ChannelService ===
 
-impl<S> TonicService<S> {
+impl<S> ChannelService<S> {
     /// Makes requests to `inner`.
     #[must_use]
     pub const fn new(inner: S) -> Self {
@@ -185,7 +185,7 @@ impl<S> TonicService<S> {
     }
 }
 
-impl<S, ReqB, ResB> Service<Request<ReqB>> for TonicService<S>
+impl<S, ReqB, ResB> Service<Request<ReqB>> for ChannelService<S>
 where
     S: Service<Request<Body>, Response = Response<ResB>>,
     S::Error: Error + 'static,
@@ -225,9 +225,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match ready!(self.project().inner.poll(cx)) {
             Ok(response) => Ok(response.map(Body::new)),
-            Err(err) if is_timeout(&err) => {
-                Ok(Rejection::new(RejectionKind::DeadlineExceeded).into_response(Wire::Grpc).map(|_| Body::empty()))
-            }
+            Err(err) if is_timeout(&err) => Ok(Rejection::new(RejectionKind::DeadlineExceeded)
+                .into_response(RejectionFormat::Grpc)
+                .map(|_| Body::empty())),
             Err(err) => Err(err),
         })
     }

@@ -13,8 +13,8 @@ use http_body_util::{BodyExt, Empty};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    Activity, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByte,
-    FirstByteTimeoutLayer, GrpcStatusLayer, IdleBodyTimeoutLayer, InspectRequestLayer, RejectionsAsErrorsLayer,
+    CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer,
+    GrpcStatusLayer, IdleActivity, IdleBodyTimeoutLayer, InspectRequestLayer, RejectionsAsErrorsLayer,
     SseHeartbeatLayer,
 };
 
@@ -86,10 +86,10 @@ macro_rules! contract {
 
 contract! {
     idle => IdleBodyTimeoutLayer::new(secs(15));
-    idle_by_events => IdleBodyTimeoutLayer::new(secs(15)).activity(Activity::SseEvents);
+    idle_by_events => IdleBodyTimeoutLayer::new(secs(15)).activity(IdleActivity::SseEvents);
     idle_off => IdleBodyTimeoutLayer::disabled();
     first_byte => FirstByteTimeoutLayer::new(secs(20));
-    first_byte_by_headers => FirstByteTimeoutLayer::new(secs(20)).until(FirstByte::Headers);
+    first_byte_by_headers => FirstByteTimeoutLayer::new(secs(20)).until(FirstByteEvent::Headers);
     first_byte_off => FirstByteTimeoutLayer::disabled();
     deadline => DeadlineLayer::new(secs(60));
     deadline_unlimited => DeadlineLayer::new(Duration::MAX);

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
     Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, Rejection, RejectionKind, RejectionsAsErrorsLayer,
     ReplayBody, RetryAfterBackoffLayer, ServedBy,
@@ -90,7 +90,7 @@ async fn a_call_whose_time_is_over_goes_nowhere() {
     let mut request = request("POST", hello());
     request.extensions_mut().insert(Deadline::at(Instant::now() + secs(1)));
     assert!(is(&service.oneshot(request).await.unwrap(), 503));
-    assert_eq!(log.names(), ["stepped_aside: fallback"]);
+    assert_eq!(log.names(), ["bypassed: fallback"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +214,7 @@ async fn when_all_fail_the_first_answer_is_returned() {
         assert_eq!(response.headers()["retry-after"], "7");
         assert_eq!(ServedBy::of(&response), None);
         assert_eq!(text(response).await, "said");
-        assert_eq!(log.names(), ["fell_back: fallback", "backup_failed: fallback"]);
+        assert_eq!(log.names(), ["fallback_used: fallback", "backup_failed: fallback"]);
 
         let first = Answer::fails(ErrorKind::ConnectionReset);
         let layer = FallbackLayer::new(Upstream::new([failure()]));
@@ -299,7 +299,7 @@ async fn refusals_as_errors_below_are_refusals_all_the_same() {
     let primary = RejectionsAsErrorsLayer::new().layer(Upstream::new([silent]));
     let service = ServiceBuilder::new()
         .layer(FallbackLayer::new(Upstream::new([ok()])))
-        .map_err(tower_buttress::error::AnyError::new)
+        .map_err(tower_buttress::error::BoxedError::new)
         .service(primary);
     assert_eq!(ServedBy::of(&service.oneshot(request("POST", hello())).await.unwrap()), Some("backup"));
 }
@@ -307,7 +307,7 @@ async fn refusals_as_errors_below_are_refusals_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_classifier_of_ones_own_decides() {
     let strict = |outcome: &Outcome<'_>| match outcome {
-        Outcome::Error(_) => Verdict::new(Remedy::Nobody, Health::Bad),
+        Outcome::Error(_) => Verdict::new(NextStep::GiveUp, Health::Failure),
         _ => Standard::new().classify(outcome),
     };
     let layer = FallbackLayer::new(Upstream::new([])).classifier(strict);
@@ -330,7 +330,7 @@ async fn a_body_over_the_limit_goes_nowhere_else() {
         let response = layer.layer(Upstream::new([answer])).oneshot(request).await.unwrap();
         assert!(is(&response, 503));
         assert_eq!(text(response).await, "said");
-        assert_eq!(log.names(), ["stepped_aside: fallback"]);
+        assert_eq!(log.names(), ["bypassed: fallback"]);
     }
 }
 
@@ -342,7 +342,7 @@ async fn a_request_that_fails_goes_nowhere_else() {
         let body = [Step::Data("hel"), Step::Fail("the caller left")];
         let result = layer.layer(Upstream::new([answer])).oneshot(request("POST", body)).await;
         assert_eq!(result.is_err(), read);
-        assert_eq!(log.names(), ["stepped_aside: fallback"]);
+        assert_eq!(log.names(), ["bypassed: fallback"]);
     }
 }
 

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::{
-    FirstByte, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind, RetryAfterBackoffLayer,
+    FirstByteEvent, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind, RetryAfterBackoffLayer,
     TimeoutProfile, UploadBody,
 };
 
@@ -31,7 +31,7 @@ struct Call {
     response: http::response::Builder,
 }
 
-fn call(until: FirstByte) -> Call {
+fn call(until: FirstByteEvent) -> Call {
     Call {
         layer: FirstByteTimeoutLayer::new(secs(20)).until(until),
         request: Request::new(Empty::new()),
@@ -69,36 +69,38 @@ impl Call {
 #[tokio::test(start_paused = true)]
 async fn the_response_is_withheld_until_its_first_data() {
     let steps = [Wait(secs(5)), Data("a"), Wait(secs(60)), Data("b"), Step::Trailers];
-    call(FirstByte::Data).check(steps, &["+5s 200", "+0s a", "+60s b", "+60s trailers", "+60s end"]).await;
+    call(FirstByteEvent::Data).check(steps, &["+5s 200", "+0s a", "+60s b", "+60s trailers", "+60s end"]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn head_and_first_data_share_one_limit() {
-    let late_head = Call { head_after: secs(21), ..call(FirstByte::Data) };
+    let late_head = Call { head_after: secs(21), ..call(FirstByteEvent::Data) };
     late_head.check([Data("a")], &["+20s 504", "first-byte-timeout"]).await;
-    let late_data = Call { head_after: secs(15), ..call(FirstByte::Data) };
+    let late_data = Call { head_after: secs(15), ..call(FirstByteEvent::Data) };
     late_data.check([Wait(secs(6)), Data("a")], &["+20s 504", "first-byte-timeout"]).await;
-    let in_time = Call { head_after: secs(15), ..call(FirstByte::Data) };
+    let in_time = Call { head_after: secs(15), ..call(FirstByteEvent::Data) };
     in_time.check([Wait(secs(4)), Data("a")], &["+19s 200", "+0s a", "+0s end"]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn until_headers_the_body_may_be_late() {
-    call(FirstByte::Headers).check([Wait(secs(60)), Data("a")], &["+0s 200", "+60s a", "+60s end"]).await;
-    let late = Call { head_after: secs(21), ..call(FirstByte::Headers) };
+    call(FirstByteEvent::Headers).check([Wait(secs(60)), Data("a")], &["+0s 200", "+60s a", "+60s end"]).await;
+    let late = Call { head_after: secs(21), ..call(FirstByteEvent::Headers) };
     late.check([Data("a")], &["+20s 504", "first-byte-timeout"]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_fails_before_its_first_data_is_a_502() {
-    call(FirstByte::Data).check([Wait(secs(1)), Fail("cut")], &["+1s 502", "body-failed"]).await;
-    call(FirstByte::Data).check([Data("a"), Fail("cut")], &["+0s 200", "+0s a", "+0s error: cut", "+0s end"]).await;
+    call(FirstByteEvent::Data).check([Wait(secs(1)), Fail("cut")], &["+1s 502", "body-failed"]).await;
+    call(FirstByteEvent::Data)
+        .check([Data("a"), Fail("cut")], &["+0s 200", "+0s a", "+0s error: cut", "+0s end"])
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_says_what_is_wrong_is_not_replaced() {
     for status in [400, 429, 503] {
-        let busy = || Call { response: Response::builder().status(status), ..call(FirstByte::Data) };
+        let busy = || Call { response: Response::builder().status(status), ..call(FirstByteEvent::Data) };
         let head = format!("+0s {status}");
         busy().check([Wait(secs(1)), Fail("cut")], &[&head, "+1s error: cut", "+1s end"]).await;
         busy().check([Wait(secs(60)), Data("why")], &[&head, "+60s why", "+60s end"]).await;
@@ -119,7 +121,7 @@ async fn what_a_server_asked_for_is_obeyed_though_the_rest_of_its_answer_is_lost
 
 #[tokio::test(start_paused = true)]
 async fn the_cause_of_a_502_is_kept_and_not_shown() {
-    let response = call(FirstByte::Data).send(Script::new([Fail("secret host")])).await;
+    let response = call(FirstByteEvent::Data).send(Script::new([Fail("secret host")])).await;
     let cause = std::error::Error::source(Rejection::of(&response).unwrap()).unwrap();
     assert_eq!(cause.to_string(), "secret host");
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -130,23 +132,23 @@ async fn the_cause_of_a_502_is_kept_and_not_shown() {
 async fn what_has_no_data_is_handed_on_at_the_head() {
     for status in [101, 204, 205, 304] {
         let response = Response::builder().status(status);
-        let response = Call { response, ..call(FirstByte::Data) }.send(Script::new([Hang])).await;
+        let response = Call { response, ..call(FirstByteEvent::Data) }.send(Script::new([Hang])).await;
         assert_eq!(response.status(), status);
     }
     for method in [Method::HEAD, Method::CONNECT] {
         let request = Request::builder().method(method).body(Empty::new()).unwrap();
-        let response = Call { request, ..call(FirstByte::Data) }.send(Script::new([Hang])).await;
+        let response = Call { request, ..call(FirstByteEvent::Data) }.send(Script::new([Hang])).await;
         assert_eq!(response.status(), 200);
     }
-    call(FirstByte::Data).check([], &["+0s 200", "+0s end"]).await;
-    call(FirstByte::Data).check([Wait(secs(2))], &["+2s 200", "+0s end"]).await;
-    call(FirstByte::Data).check([Wait(secs(2)), Step::Trailers], &["+2s 200", "+0s trailers", "+0s end"]).await;
+    call(FirstByteEvent::Data).check([], &["+0s 200", "+0s end"]).await;
+    call(FirstByteEvent::Data).check([Wait(secs(2))], &["+2s 200", "+0s end"]).await;
+    call(FirstByteEvent::Data).check([Wait(secs(2)), Step::Trailers], &["+2s 200", "+0s trailers", "+0s end"]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn frames_without_bytes_are_no_data() {
     let steps = [Data(""), Data(""), Wait(secs(21)), Data("a")];
-    call(FirstByte::Data).check(steps, &["+20s 504", "first-byte-timeout"]).await;
+    call(FirstByteEvent::Data).check(steps, &["+20s 504", "first-byte-timeout"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,14 +173,14 @@ async fn a_refusal_drops_the_upstream_at_once() {
 async fn dropping_the_future_drops_the_upstream() {
     let script = Script::new([Hang]);
     let dropped = script.dropped();
-    assert!(tokio::time::timeout(secs(1), call(FirstByte::Data).send(script)).await.is_err());
+    assert!(tokio::time::timeout(secs(1), call(FirstByteEvent::Data).send(script)).await.is_err());
     assert!(dropped());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_grpc_caller_is_refused_in_grpc() {
     let request = Request::builder().header(CONTENT_TYPE, "application/grpc").body(Empty::new()).unwrap();
-    let response = Call { request, ..call(FirstByte::Data) }.send(Script::new([Hang])).await;
+    let response = Call { request, ..call(FirstByteEvent::Data) }.send(Script::new([Hang])).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["grpc-status"], "4");
     assert_eq!(Rejection::of(&response).unwrap().kind(), RejectionKind::FirstByteTimeout);
@@ -189,13 +191,13 @@ async fn a_grpc_caller_is_refused_in_grpc() {
 async fn a_profile_in_the_request_wins() {
     let request = Request::builder().extension(TimeoutProfile { first_byte: secs(3), ..TimeoutProfile::FAST });
     let request = request.body(Empty::new()).unwrap();
-    Call { request, ..call(FirstByte::Data) }.check([Hang], &["+3s 504", "first-byte-timeout"]).await;
+    Call { request, ..call(FirstByteEvent::Data) }.check([Hang], &["+3s 504", "first-byte-timeout"]).await;
 }
 
-// --- FirstByte::SseEvent ---
+// --- FirstByteEvent::SseEvent ---
 
 fn events() -> Call {
-    Call { response: Response::builder().header(CONTENT_TYPE, "text/event-stream"), ..call(FirstByte::SseEvent) }
+    Call { response: Response::builder().header(CONTENT_TYPE, "text/event-stream"), ..call(FirstByteEvent::SseEvent) }
 }
 
 #[tokio::test(start_paused = true)]

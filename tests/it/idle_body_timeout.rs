@@ -10,7 +10,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::error::{self, BoxError, IdleBodyElapsed};
-use tower_buttress::{Activity, IdleBodyTimeoutBody, IdleBodyTimeoutLayer, TimeoutProfile};
+use tower_buttress::{IdleActivity, IdleBodyTimeoutBody, IdleBodyTimeoutLayer, TimeoutProfile};
 
 use crate::support::Step::{Data, Hang, Wait};
 use crate::support::{Log, Script, Step, secs, trace};
@@ -37,7 +37,7 @@ async fn check(steps: impl IntoIterator<Item = Step>, expected: &[&str]) {
 }
 
 async fn check_events(response: http::response::Builder, steps: impl IntoIterator<Item = Step>, expected: &[&str]) {
-    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(Activity::SseEvents);
+    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(IdleActivity::SseEvents);
     let body = call(&layer, Request::new(()), response, Script::new(steps)).await;
     assert_eq!(trace(body).await, expected);
 }
@@ -96,7 +96,7 @@ async fn the_inner_body_is_dropped_the_moment_it_is_given_up() {
     assert_eq!(error::find::<IdleBodyElapsed>(&failed).unwrap().after, secs(15));
     assert!(dropped());
     assert!(body.frame().await.is_none());
-    assert_eq!(log.names(), ["body_elapsed: idle-body-timeout"]);
+    assert_eq!(log.names(), ["body_timed_out: idle-body-timeout"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,7 +142,7 @@ async fn a_burst_that_takes_the_whole_turn_is_watched_to_its_end() {
     }
 }
 
-// --- Activity::SseEvents ---
+// --- IdleActivity::SseEvents ---
 
 fn event_stream() -> http::response::Builder {
     Response::builder().header(CONTENT_TYPE, "text/event-stream; charset=utf-8")
@@ -165,7 +165,7 @@ async fn a_comment_in_pieces_is_no_sign_of_life_and_a_field_in_pieces_is() {
 
 #[tokio::test(start_paused = true)]
 async fn time_the_consumer_took_over_a_comment_does_not_count() {
-    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(Activity::SseEvents);
+    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(IdleActivity::SseEvents);
     let script = Script::new([Wait(secs(10)), Data(": ping\n\n"), Wait(secs(4)), Data("data: a\n\n")]);
     let mut body = call(&layer, Request::new(()), event_stream(), script).await;
     body.frame().await.unwrap().unwrap();
@@ -175,7 +175,7 @@ async fn time_the_consumer_took_over_a_comment_does_not_count() {
 
 #[tokio::test(start_paused = true)]
 async fn time_in_which_the_consumer_had_turned_away_does_not_count() {
-    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(Activity::SseEvents);
+    let layer = IdleBodyTimeoutLayer::new(secs(15)).activity(IdleActivity::SseEvents);
     let script = Script::new([Wait(secs(2)), Data(": ping\n\n"), Wait(secs(4)), Data("data: a\n\n")]);
     let mut body = call(&layer, Request::new(()), event_stream(), script).await;
     // It asks, and comes back long after the comment did.

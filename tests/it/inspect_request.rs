@@ -102,7 +102,7 @@ async fn a_body_that_is_too_long_passes_unread() {
     let response = service.clone().oneshot(json(long)).await.unwrap();
     assert_eq!(trace(response.into_body()).await, ["+0s 123", "+0s 456", "+1s 789", "+1s end"]);
     assert!(seen.bodies().is_empty());
-    assert!(matches!(log.events()[..], [Event::SteppedAside { layer: "inspect-request", .. }]));
+    assert!(matches!(log.events()[..], [Event::Bypassed { layer: "inspect-request", .. }]));
 
     let fits = service.oneshot(json(Script::new([Step::Data("12345")]))).await.unwrap();
     assert_eq!(fits.into_body().collect().await.unwrap().to_bytes(), "12345");
@@ -120,7 +120,7 @@ async fn a_body_that_takes_too_long_passes_unread() {
     assert_eq!(start.elapsed(), secs(30));
     assert_eq!(trace(response.into_body()).await, ["+0s a", "+0s b", "+1s c", "+1s end"]);
     assert!(seen.bodies().is_empty());
-    assert_eq!(log.names(), ["stepped_aside: inspect-request"]);
+    assert_eq!(log.names(), ["bypassed: inspect-request"]);
 }
 
 #[tokio::test(start_paused = true)]

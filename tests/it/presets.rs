@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::presets::{self, NoBackup, StackLayer};
+use tower_buttress::presets::{self, NoBackup, ResilienceLayer};
 use tower_buttress::{
     Attempts, CircuitState, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt,
     TimeoutProfile,
@@ -61,7 +61,7 @@ async fn a_client_for_models_asks_again_and_falls_back() {
     let response = stack.layer(primary).oneshot(asked()).await.unwrap();
     assert_eq!((response.status().as_u16(), ServedBy::of(&response)), (200, Some("other")));
     assert_eq!((calls.load(SeqCst), backups.load(SeqCst)), (3, 1), "a POST is retried after a 500");
-    assert_eq!(log.names().last().unwrap(), "fell_back: fallback");
+    assert_eq!(log.names().last().unwrap(), "fallback_used: fallback");
     assert_eq!(log.names().iter().filter(|name| name.starts_with("retry_scheduled")).count(), 2);
 }
 
@@ -167,7 +167,7 @@ async fn a_gateway_shares_calls_and_keeps_streams_alive() {
 
 #[test]
 fn a_stack_can_be_shared_and_shown() {
-    let stack: StackLayer<NoBackup> = presets::grpc_client(TimeoutProfile::default());
+    let stack: ResilienceLayer<NoBackup> = presets::grpc_client(TimeoutProfile::default());
     is_shared(&stack);
     assert!(format!("{stack:?}").contains("CircuitBreakerLayer"));
     let (service, _) = upstream::<()>(&[200]);

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::presets::{self, StackLayer};
+use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{DedupLayer, RetryAfterBackoffLayer, TimeoutProfile};
 
 use crate::support::{secs, trailers};
@@ -24,10 +24,10 @@ use crate::support::{secs, trailers};
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 type Boxed = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
-const PRESETS: [fn(TimeoutProfile) -> StackLayer; 4] =
+const PRESETS: [fn(TimeoutProfile) -> ResilienceLayer; 4] =
     [presets::http_client, presets::llm_client, presets::llm_gateway, presets::grpc_client];
 
-fn stacks() -> [StackLayer; 4] {
+fn stacks() -> [ResilienceLayer; 4] {
     PRESETS.map(|preset| preset(TimeoutProfile::STANDARD))
 }
 
@@ -49,7 +49,7 @@ fn echo() -> Router {
     Router::new().route("/", any(|request: axum::extract::Request| async { request.into_body() }))
 }
 
-fn client(stack: &StackLayer, http2: bool) -> Boxed {
+fn client(stack: &ResilienceLayer, http2: bool) -> Boxed {
     let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
     BoxCloneSyncService::new(
         stack.layer(client).map_response(|response: Response<_>| response.map(boxed)).map_err(Into::into),

@@ -11,7 +11,7 @@ use http::{HeaderName, Request, Response};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
     Attempt, Attempts, Deadline, Jitter, NoRetry, Rejection, RejectionKind, ReplayBody, RetryAfterBackoffLayer,
     RetryBudget,
@@ -242,7 +242,7 @@ async fn our_own_refusals_are_judged_as_what_they_are() {
 async fn a_classifier_of_ones_own_decides() {
     let teapots = |outcome: &Outcome<'_>| match outcome.status() {
         Some(http::StatusCode::IM_A_TEAPOT) => {
-            Verdict::new(Remedy::Retry { after: Some(secs(7).into()) }, Health::Bad).nothing_done()
+            Verdict::new(NextStep::Retry { after: Some(secs(7).into()) }, Health::Failure).not_executed()
         }
         _ => Standard::new().classify(outcome),
     };
@@ -348,7 +348,7 @@ async fn a_body_over_the_limit_is_sent_once() {
     // Known from the start, and found out while it streams.
     let known = request("PUT", hello());
     let streamed = request("PUT", [Step::Data("hel"), Step::Wait(secs(1)), Step::Data("lo")]).map(Script::unsized_);
-    for (request, event) in [(known, "stepped_aside: retry-after-backoff"), (streamed, "not_retried: body-too-large")] {
+    for (request, event) in [(known, "bypassed: retry-after-backoff"), (streamed, "not_retried: body-too-large")] {
         let log = Arc::new(Log::default());
         let upstream = Upstream::new([Answer::status(503)]);
         let layer = steady().replay_limit(4).observer(log.clone());

@@ -28,7 +28,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tower::{Layer, ServiceExt};
 use tower_buttress::error::{self, ConnectElapsed};
-use tower_buttress::presets::{self, StackLayer, Stacked};
+use tower_buttress::presets::{self, Resilience, ResilienceLayer};
 use tower_buttress::{ConnectTimeout, ConnectTimeoutLayer, DeadlineHeader, Event, NotRetried, TimeoutProfile};
 
 use crate::support::{Alive, Log, secs, trailers};
@@ -83,7 +83,7 @@ impl Party {
     }
 
     /// The stack around a client that speaks what the server wants. The connect timeout holds for the handshake too.
-    fn client<B>(&self, stack: &StackLayer) -> Stacked<HttpsClient<B>>
+    fn client<B>(&self, stack: &ResilienceLayer) -> Resilience<HttpsClient<B>>
     where
         B: http_body::Body<Data: Send> + Send,
     {
@@ -99,7 +99,7 @@ impl Party {
     }
 }
 
-fn stack() -> StackLayer {
+fn stack() -> ResilienceLayer {
     presets::http_client(TimeoutProfile::STANDARD)
         .deadline(|deadline| deadline.propagate(DeadlineHeader::envoy()))
         .retry(|retry| retry.backoff_base(Duration::from_millis(1)))

@@ -17,13 +17,13 @@ use tokio::sync::Notify;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::ConnectTimeoutLayer;
 use tower_buttress::error::BoxError;
-use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 
 type ReqBody = UnsyncBoxBody<Bytes, BoxError>;
 
-const RETRY: Remedy = Remedy::Retry { after: None };
-const BROKEN: Verdict = Verdict::new(RETRY, Health::Bad);
-const UNSENT: Verdict = BROKEN.nothing_done();
+const RETRY: NextStep = NextStep::Retry { after: None };
+const BROKEN: Verdict = Verdict::new(RETRY, Health::Failure);
+const UNSENT: Verdict = BROKEN.not_executed();
 /// What only hyper's own types can tell.
 const SEES_HYPER: bool = cfg!(feature = "hyper");
 
@@ -137,7 +137,7 @@ async fn a_connector_that_was_given_up_is_not_asked_again() {
     let never = service_fn(|_: Uri| std::future::pending::<Result<TokioIo<TcpStream>, BoxError>>());
     let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(never);
     let err = send(connector, false, "http://127.0.0.1:1", whole("x")).await;
-    assert_eq!(judge(&err), Verdict::new(Remedy::Elsewhere, Health::Bad).nothing_done());
+    assert_eq!(judge(&err), Verdict::new(NextStep::TryAnother, Health::Failure).not_executed());
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn a_connection_that_broke_with_requests_in_its_queue_is_the_upstreams_fau
     let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
     let ask = || {
         let call = client.request(Request::post(format!("http://{at}/")).body(whole("x")).unwrap());
-        tokio::spawn(async move { judge(&call.await.unwrap_err()).remedy })
+        tokio::spawn(async move { judge(&call.await.unwrap_err()).next })
     };
     let mut calls = vec![ask()];
     begun.notified().await;
@@ -216,7 +216,7 @@ async fn a_sender_that_broke_off_its_own_request_says_nothing_of_the_upstream() 
         socket.read_to_end(&mut Vec::new()).await.map(drop)
     })
     .await;
-    let ours = if SEES_HYPER { Verdict::new(Remedy::Nobody, Health::Unknown) } else { BROKEN };
+    let ours = if SEES_HYPER { Verdict::new(NextStep::GiveUp, Health::Ignored) } else { BROKEN };
     assert_eq!(judge(&send(HttpConnector::new(), false, &format!("http://{at}"), half()).await), ours);
 
     let at = server(|socket| answer_h2(socket, &[])).await;
@@ -238,7 +238,7 @@ async fn a_request_that_the_client_does_not_send_says_nothing_of_the_upstream() 
         request(Method::POST, "/chat", Version::HTTP_11),
     ] {
         let err = client.request(refused).await.unwrap_err();
-        let ours = Verdict::new(Remedy::Nobody, Health::Unknown).nothing_done();
+        let ours = Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed();
         assert_eq!(judge(&err), if SEES_HYPER { ours } else { BROKEN }, "{err}");
     }
 }
@@ -254,5 +254,5 @@ async fn reqwest_is_seen_through_as_well() {
     let client = reqwest::Client::builder().connector_layer(ConnectTimeoutLayer::new(Duration::ZERO)).build().unwrap();
     let err = client.get(format!("http://{}", closed_port().await)).send().await.unwrap_err();
     let verdict = judge(&err);
-    assert!(verdict.nothing_done && matches!(verdict.remedy, RETRY | Remedy::Elsewhere), "{verdict:?}");
+    assert!(verdict.not_executed && matches!(verdict.next, RETRY | NextStep::TryAnother), "{verdict:?}");
 }

@@ -25,7 +25,7 @@ pub(super) struct Recording<B> {
 }
 
 /// The body, while it is polled outside of the lock.
-struct Lent<'a, B> {
+struct BorrowedBody<'a, B> {
     recording: &'a Recording<B>,
     take: u64,
     rest: Option<B>,
@@ -141,7 +141,7 @@ where
             let polled = boxed::poll_frame(Pin::new(&mut rest), cx);
             return (polled, Some(rest));
         }
-        Lent { recording: self, take, rest: Some(rest) }.poll_frame(cx)
+        BorrowedBody { recording: self, take, rest: Some(rest) }.poll_frame(cx)
     }
 
     pub(super) fn is_end_stream(&self, take: u64) -> bool {
@@ -180,9 +180,9 @@ impl<B> fmt::Debug for Recording<B> {
     }
 }
 
-// === impl Lent ===
+// === impl BorrowedBody ===
 
-impl<B> Lent<'_, B>
+impl<B> BorrowedBody<'_, B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
@@ -222,7 +222,7 @@ where
     }
 }
 
-impl<B> Drop for Lent<'_, B> {
+impl<B> Drop for BorrowedBody<'_, B> {
     // The body panicked: it goes back as it is, and whoever polls it next sees what it does then.
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take() {

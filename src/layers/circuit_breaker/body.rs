@@ -7,13 +7,13 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::circuit::Started;
-use super::judge::{GOOD, SlowBy};
+use super::classification::{SUCCEEDED, SlowCallBy};
 use super::permit::Permit;
 use crate::body::boxed::Polled;
-use crate::body::observed::{Observed, Outcome, Watch};
+use crate::body::observed::{BodyObserver, Observed, Outcome};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
-use crate::policy::breaker::Ended;
+use crate::policy::breaker::CallResult;
 use crate::rt::clock;
 
 pin_project! {
@@ -35,7 +35,7 @@ pub(super) struct Watching {
     awaits_data: bool,
     slow: bool,
     /// What the trailers said, if it was nothing good.
-    said: Option<Box<Ended>>,
+    said: Option<Box<CallResult>>,
 }
 
 // === impl CircuitBreakerBody ===
@@ -95,10 +95,10 @@ impl Watching {
         self.awaits_data = false;
         let Some(permit) = &self.permit else { return };
         let lane = permit.lane();
-        let slow = lane.judge.slow_by == SlowBy::FirstData && lane.is_slow(self.started);
+        let slow = lane.judge.slow_by == SlowCallBy::FirstData && lane.is_slow(self.started);
         match permit.probe() {
             // It has shown what it had to. A stream of minutes must not keep everybody waiting.
-            Some(probe) => self.permit = probe.exchange(Ended { slow, ..GOOD }, clock::now()),
+            Some(probe) => self.permit = probe.exchange(CallResult { slow, ..SUCCEEDED }, clock::now()),
             None => self.slow = slow,
         }
     }
@@ -107,12 +107,12 @@ impl Watching {
     #[inline]
     fn is_slow(&self, permit: &Permit) -> bool {
         let lane = permit.lane();
-        let undecided = self.awaits_data || lane.judge.slow_by == SlowBy::WholeBody;
+        let undecided = self.awaits_data || lane.judge.slow_by == SlowCallBy::WholeBody;
         self.slow || (undecided && lane.is_slow(self.started))
     }
 }
 
-impl Watch for Watching {
+impl BodyObserver for Watching {
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
         Permit::poll(&mut self.permit, cx, poll)
@@ -128,7 +128,7 @@ impl Watch for Watching {
     fn trailers(&mut self, trailers: &HeaderMap) {
         if let Some(permit) = &self.permit {
             let ended = permit.lane().judge.trailers(trailers);
-            self.said = (ended != GOOD).then(|| Box::new(ended));
+            self.said = (ended != SUCCEEDED).then(|| Box::new(ended));
         }
     }
 
@@ -136,12 +136,12 @@ impl Watch for Watching {
     fn over(&mut self, outcome: Outcome<'_>) {
         let Some(permit) = &self.permit else { return };
         let ended = match outcome {
-            Outcome::Complete => self.said.as_deref().map_or(GOOD, |said| *said),
+            Outcome::Complete => self.said.as_deref().map_or(SUCCEEDED, |said| *said),
             Outcome::Failed(err) => permit.lane().judge.error(&**err),
             // Neutral: it says nothing, and goes.
             Outcome::Dropped => return,
         };
-        permit.settle(Ended { slow: self.is_slow(permit), ..ended }, clock::now());
+        permit.settle(CallResult { slow: self.is_slow(permit), ..ended }, clock::now());
         self.permit = None;
     }
 }

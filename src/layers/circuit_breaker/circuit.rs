@@ -4,7 +4,7 @@
 //!
 //! Either is a cache line that every thread writes at every call: two threads are then slower than one. Nearly all
 //! calls succeed in a closed circuit, and there the machine itself says ([`Breaker::fast`]) that successes may be counted
-//! elsewhere: they cannot open the circuit, only what comes after them can. So each thread counts them in a [`Lane`] of
+//! elsewhere: they cannot open the circuit, only what comes after them can. So each thread counts them in a [`CounterShard`] of
 //! its own, with the generation and the count in one word, and whoever has something else to say (a failure, the next
 //! bucket of the window, a hand on the lever) takes the lock, and *freezes* the lanes: takes their words away, brings
 //! what they held into the machine, asks it, and puts new words in their place. While the lanes are frozen nobody can
@@ -18,11 +18,11 @@ use std::error::Error;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::judge::Judge;
+use super::classification::Classification;
+use super::notify::StateNotifier;
 use super::permit::Permit;
-use super::tell::Teller;
 use crate::policy::breaker::report::CircuitSnapshot;
-use crate::policy::breaker::{Admission, Breaker, Ended, Grant, Notice, Refuses};
+use crate::policy::breaker::{Admission, Breaker, BreakerEvent, CallResult, Grant, Refuses};
 use crate::policy::verdict::Health;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, thread_number};
@@ -35,15 +35,15 @@ pub(super) struct Circuit {
     /// Until when everything is refused, in nanoseconds from `epoch`; zero where something may pass.
     refusing: AtomicU64,
     epoch: Instant,
-    lanes: Box<[Arc<Lane>]>,
+    lanes: Box<[Arc<CounterShard>]>,
     this: Weak<Circuit>,
-    pub(super) teller: Teller,
+    pub(super) teller: StateNotifier,
 }
 
 /// Where some of the threads count. Two cache lines: processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(super) struct Lane {
+pub(super) struct CounterShard {
     /// The generation for which successes are counted here, or [`NONE`], above; how many there were, below.
     word: AtomicU64,
     /// Until when that is so, and when the last one came; in nanoseconds from the epoch.
@@ -51,7 +51,7 @@ pub(super) struct Lane {
     last: AtomicU64,
     refused: AtomicU64,
     epoch: Instant,
-    pub(super) judge: Judge,
+    pub(super) judge: Classification,
     circuit: Weak<Circuit>,
 }
 
@@ -69,10 +69,17 @@ const MAX_LANES: usize = 16;
 // === impl Circuit ===
 
 impl Circuit {
-    pub(super) fn new(machine: Breaker, lanes: usize, judge: &Judge, teller: Teller, epoch: Instant) -> Arc<Self> {
+    pub(super) fn new(
+        machine: Breaker,
+        lanes: usize,
+        judge: &Classification,
+        teller: StateNotifier,
+        epoch: Instant,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|circuit: &Weak<Self>| {
             let lanes = lanes.clamp(1, MAX_LANES).next_power_of_two();
-            let lanes = (0..lanes).map(|_| Arc::new(Lane::new(circuit.clone(), judge.clone(), epoch))).collect();
+            let lanes =
+                (0..lanes).map(|_| Arc::new(CounterShard::new(circuit.clone(), judge.clone(), epoch))).collect();
             let circuit = Self {
                 machine: Mutex::new(machine),
                 passing: AtomicU32::new(NONE),
@@ -89,7 +96,7 @@ impl Circuit {
 
     /// Where to count a call that passes, and under which generation; `None` if it would be a probe, or refused.
     #[inline]
-    pub(super) fn pass(&self) -> Option<(Arc<Lane>, u32)> {
+    pub(super) fn pass(&self) -> Option<(Arc<CounterShard>, u32)> {
         match self.passing.load(Ordering::Acquire) {
             NONE => None,
             generation => Some((self.lane().clone(), generation)),
@@ -145,7 +152,7 @@ impl Circuit {
 
     /// Where this thread counts.
     #[inline]
-    fn lane(&self) -> &Arc<Lane> {
+    fn lane(&self) -> &Arc<CounterShard> {
         &self.lanes[thread_number() & (self.lanes.len() - 1)]
     }
 
@@ -156,17 +163,21 @@ impl Circuit {
     }
 
     /// Whether more would be lost with it than what it has counted.
-    pub(super) fn is_in_hand(&self) -> bool {
-        lock(&self.machine).is_in_hand()
+    pub(super) fn is_pinned(&self) -> bool {
+        lock(&self.machine).is_pinned()
     }
 
     /// Asks the machine, which has seen everything that happened before.
-    pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Breaker) -> (T, Option<Notice>)) -> T {
+    pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Breaker) -> (T, Option<BreakerEvent>)) -> T {
         let machine = lock(&self.machine);
         self.ask(machine, ask)
     }
 
-    fn ask<T>(&self, mut machine: MutexGuard<'_, Breaker>, ask: impl FnOnce(&mut Breaker) -> (T, Option<Notice>)) -> T {
+    fn ask<T>(
+        &self,
+        mut machine: MutexGuard<'_, Breaker>,
+        ask: impl FnOnce(&mut Breaker) -> (T, Option<BreakerEvent>),
+    ) -> T {
         for lane in &self.lanes {
             let (calls, last) = lane.freeze();
             machine.absorb(calls, last);
@@ -187,7 +198,7 @@ impl Circuit {
             Some(Refuses::Always) => FOREVER,
             None => 0,
         };
-        // Written only when they change: everybody reads them.
+        // PropagatedHeaders only when they change: everybody reads them.
         if self.passing.load(Ordering::Relaxed) != passing {
             self.passing.store(passing, Ordering::Release);
         }
@@ -210,10 +221,10 @@ impl Started {
     }
 }
 
-// === impl Lane ===
+// === impl CounterShard ===
 
-impl Lane {
-    fn new(circuit: Weak<Circuit>, judge: Judge, epoch: Instant) -> Self {
+impl CounterShard {
+    fn new(circuit: Weak<Circuit>, judge: Classification, epoch: Instant) -> Self {
         Self {
             word: AtomicU64::new(word(NONE, 0)),
             until: AtomicU64::new(0),
@@ -253,8 +264,8 @@ impl Lane {
 
     /// A call is over.
     #[inline]
-    pub(super) fn settle(&self, grant: Grant, ended: Ended, now: Instant) {
-        let counts = ended.health == Health::Good && !ended.slow && grant.is_call();
+    pub(super) fn settle(&self, grant: Grant, ended: CallResult, now: Instant) {
+        let counts = ended.health == Health::Success && !ended.slow && grant.is_call();
         if !(counts && self.count(grant.generation, now)) {
             self.settle_slowly(grant, ended, now, counts);
         }
@@ -288,7 +299,7 @@ impl Lane {
     }
 
     #[cold]
-    fn settle_slowly(&self, grant: Grant, ended: Ended, now: Instant, counts: bool) {
+    fn settle_slowly(&self, grant: Grant, ended: CallResult, now: Instant, counts: bool) {
         let Some(circuit) = self.circuit() else { return };
         let machine = lock(&circuit.machine);
         // Whoever had the lock before us may have been all there was to wait for. To freeze the lanes again would send

@@ -12,12 +12,12 @@ use tower_service::Service;
 
 use super::body::{CircuitBreakerBody, Watching};
 use super::circuit::Started;
-use super::permit::{Permit, Unwinding};
+use super::permit::{PanicGuard, Permit};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
-use crate::policy::breaker::Ended;
+use crate::policy::breaker::CallResult;
 use crate::policy::verdict::Health;
-use crate::rejection::{Rejection, RejectionKind, Wire};
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 
 pin_project! {
@@ -43,7 +43,7 @@ pin_project! {
         // The service has not been ready yet: the permit was given first.
         Readying { unready: Box<Unready<S, ReqB>> },
         Calling { #[pin] call: F },
-        Refused { retry_after: Option<Duration>, wire: Wire },
+        Refused { retry_after: Option<Duration>, wire: RejectionFormat },
     }
 }
 
@@ -75,7 +75,7 @@ where
     }
 
     #[cold]
-    pub(super) fn refused(retry_after: Option<Duration>, wire: Wire) -> Self {
+    pub(super) fn refused(retry_after: Option<Duration>, wire: RejectionFormat) -> Self {
         let stage = Stage::Refused { retry_after, wire };
         Self { stage, permit: None, started: Started::default(), asks_for_head: false }
     }
@@ -113,7 +113,7 @@ where
                     }
                     // Sent before, and that panicked: nothing will come.
                     let Some(request) = request.take() else { return Poll::Pending };
-                    let unwinding = Unwinding::of(this.permit);
+                    let unwinding = PanicGuard::of(this.permit);
                     let call = service.call(request);
                     unwinding.over();
                     this.stage.set(Stage::Calling { call });
@@ -144,7 +144,7 @@ fn judge<B: Body>(
     let bodiless = asks_for_head
         || matches!(response.status(), Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED);
     // What is known from the head needs no body: its reader may not want to read it.
-    if ended.health != Health::Good || bodiless || response.body().is_end_stream() {
+    if ended.health != Health::Success || bodiless || response.body().is_end_stream() {
         settle(&permit, ended, started);
         return None;
     }
@@ -164,13 +164,13 @@ fn fail<E: std::error::Error + 'static>(err: &E, permit: &mut Option<Permit>, st
 }
 
 #[cold]
-fn settle(permit: &Permit, ended: Ended, started: Started) {
+fn settle(permit: &Permit, ended: CallResult, started: Started) {
     let slow = permit.lane().is_slow(started);
-    permit.settle(Ended { slow, ..ended }, clock::now());
+    permit.settle(CallResult { slow, ..ended }, clock::now());
 }
 
 #[cold]
-fn refuse<B>(retry_after: Option<Duration>, wire: Wire) -> Response<CircuitBreakerBody<B>>
+fn refuse<B>(retry_after: Option<Duration>, wire: RejectionFormat) -> Response<CircuitBreakerBody<B>>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,

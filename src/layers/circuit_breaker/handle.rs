@@ -84,7 +84,7 @@ impl CircuitBreakerHandle {
     }
 
     /// Lets every call pass and goes on counting. Where the circuit would open, an
-    /// [`Event::CircuitReached`](crate::Event::CircuitReached) says so. [`close`](Self::close) puts it to work again.
+    /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen) says so. [`close`](Self::close) puts it to work again.
     pub fn metrics_only(&self) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.only_count(now)));

@@ -22,11 +22,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::circuit::Circuit;
-use super::judge::{BROKEN, Judge};
+use super::classification::{Classification, PANICKED};
 use super::layer::CircuitBreakerLayer;
 use super::service::CircuitBreaker;
 use crate::error::BoxError;
-use crate::policy::breaker::Ended;
+use crate::policy::breaker::CallResult;
 use crate::policy::verdict::Health;
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
@@ -42,16 +42,16 @@ pub struct HealthProbeLayer<F> {
 pub(super) struct Prober {
     every: Duration,
     timeout: Duration,
-    send: Arc<Send_>,
+    send: Arc<SendProbe>,
     alive: watch::Receiver<()>,
 }
 
 /// Sends the probe for a circuit of this key.
-type Send_ = dyn Fn(Option<&str>, Judge) -> Probe + Send + Sync;
-type Probe = Pin<Box<dyn Future<Output = Ended> + Send>>;
+type SendProbe = dyn Fn(Option<&str>, Classification) -> Probe + Send + Sync;
+type Probe = Pin<Box<dyn Future<Output = CallResult> + Send>>;
 
 /// Makes callers probe again, should the task end before the circuit closes.
-struct Looking(Weak<Circuit>);
+struct HealthProbeGuard(Weak<Circuit>);
 
 // === impl HealthProbeLayer ===
 
@@ -108,7 +108,7 @@ impl<F> fmt::Debug for HealthProbeLayer<F> {
 }
 
 /// One probe, up to the first data of its answer: what a caller's probe has to show.
-async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, judge: Judge) -> Ended
+async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, judge: Classification) -> CallResult
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     S::Error: std::error::Error + 'static,
@@ -126,7 +126,7 @@ where
     };
     let mut ended = judge.head(&response);
     let mut body = pin!(response.into_body());
-    while ended.health == Health::Good {
+    while ended.health == Health::Success {
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             Some(Ok(frame)) if frame.data_ref().is_some_and(|data| !data.is_empty()) => break,
             Some(Ok(frame)) => ended = frame.trailers_ref().map_or(ended, |trailers| judge.trailers(trailers)),
@@ -135,7 +135,7 @@ where
         }
     }
     let took = clock::now().saturating_duration_since(start);
-    Ended { slow: judge.slow_after.is_some_and(|limit| took > limit), ..ended }
+    CallResult { slow: judge.slow_after.is_some_and(|limit| took > limit), ..ended }
 }
 
 // === impl Prober ===
@@ -145,7 +145,7 @@ impl Prober {
     pub(super) fn look_after(&self, circuit: &Weak<Circuit>) {
         let (Ok(runtime), Some(open)) = (Handle::try_current(), circuit.upgrade()) else { return };
         if self.alive.has_changed().is_ok() && open.with(|machine| (machine.begin_health(self.every), None)) {
-            let looking = Looking(circuit.clone());
+            let looking = HealthProbeGuard(circuit.clone());
             runtime.spawn(look(looking, self.every, self.timeout, self.send.clone(), self.alive.clone()));
         }
     }
@@ -159,10 +159,10 @@ impl fmt::Debug for Prober {
 
 /// Probes until the circuit is no longer open, or there is nobody left whom it would help.
 async fn look(
-    mut looking: Looking,
+    mut looking: HealthProbeGuard,
     every: Duration,
     timeout: Duration,
-    send: Arc<Send_>,
+    send: Arc<SendProbe>,
     mut alive: watch::Receiver<()>,
 ) {
     loop {
@@ -181,7 +181,7 @@ async fn look(
         drop(circuit);
         match unless_gone(&mut alive, tokio::time::timeout(timeout, probe)).await {
             None => return,
-            Some(ended) => permit.settle(ended.unwrap_or(BROKEN), clock::now()),
+            Some(ended) => permit.settle(ended.unwrap_or(PANICKED), clock::now()),
         }
     }
 }
@@ -196,9 +196,9 @@ async fn unless_gone<F: Future>(alive: &mut watch::Receiver<()>, future: F) -> O
     .await
 }
 
-// === impl Looking ===
+// === impl HealthProbeGuard ===
 
-impl Drop for Looking {
+impl Drop for HealthProbeGuard {
     fn drop(&mut self) {
         if let Some(circuit) = self.0.upgrade() {
             circuit.with(|machine| (machine.end_health(), None));

@@ -7,10 +7,10 @@ use http::Request;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::breakers::{Breakers, Config, Key};
+use super::breaker_set::{BreakerSet, Config, Key};
+use super::classification::SlowCallBy;
 use super::handle::CircuitBreakerHandle;
 use super::health::HealthProbeLayer;
-use super::judge::SlowBy;
 use super::service::CircuitBreaker;
 use crate::error::InvalidConfig;
 use crate::event::{Emitter, Observer};
@@ -126,7 +126,7 @@ use crate::policy::window::CircuitWindow;
 /// one reading of the clock, and the response. With [keys](Self::key) add the look-up. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct CircuitBreakerLayer {
-    breakers: Arc<Breakers>,
+    breakers: Arc<BreakerSet>,
     enabled: bool,
 }
 
@@ -190,9 +190,9 @@ impl CircuitBreakerLayer {
         }))
     }
 
-    /// What makes a call slow. Default: [`SlowBy::FirstData`].
+    /// What makes a call slow. Default: [`SlowCallBy::FirstData`].
     #[must_use]
-    pub fn slow_by(self, slow_by: SlowBy) -> Self {
+    pub fn slow_by(self, slow_by: SlowCallBy) -> Self {
         self.change(|config| config.judge.slow_by = slow_by)
     }
 
@@ -265,7 +265,7 @@ impl CircuitBreakerLayer {
     ///
     /// The key shows in events, in handles, and to whoever reads them: let it be no secret. Circuits are kept for
     /// [`max_keys`](Self::max_keys); then the one that was not used for longest goes, whatever its state. Those that were
-    /// isolated, opened or switched off by hand, those of which somebody holds a [handle](Self::handle_of), and those with
+    /// isolated, opened or switched off by hand, those of which somebody holds a [handle](Self::handle_for), and those with
     /// a probe on its way go last.
     ///
     /// The inner service is asked whether it is ready only when the circuit is known, inside the future.
@@ -274,7 +274,7 @@ impl CircuitBreakerLayer {
     /// use tower_buttress::CircuitBreakerLayer;
     ///
     /// let breaker = CircuitBreakerLayer::new().key(|parts| Some(parts.uri.host()?.into()));
-    /// breaker.handle_of("models.internal").isolate();
+    /// breaker.handle_for("models.internal").isolate();
     /// assert_eq!(breaker.handles().len(), 1);
     /// ```
     #[must_use]
@@ -332,7 +332,7 @@ impl CircuitBreakerLayer {
 
     /// The circuit of this key, which is made if there is none.
     #[must_use]
-    pub fn handle_of(&self, key: &str) -> CircuitBreakerHandle {
+    pub fn handle_for(&self, key: &str) -> CircuitBreakerHandle {
         CircuitBreakerHandle::new(self.breakers.keyed(key))
     }
 
@@ -343,12 +343,12 @@ impl CircuitBreakerLayer {
     }
 
     /// `None`: the layer is off.
-    pub(super) fn breakers(&self) -> Option<&Arc<Breakers>> {
+    pub(super) fn breakers(&self) -> Option<&Arc<BreakerSet>> {
         self.enabled.then_some(&self.breakers)
     }
 
     fn with(config: Config, enabled: bool) -> Self {
-        Self { breakers: Arc::new(Breakers::new(config)), enabled }
+        Self { breakers: Arc::new(BreakerSet::new(config)), enabled }
     }
 
     fn change(self, change: impl FnOnce(&mut Config)) -> Self {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Instant;
 
-use super::circuit::Lane;
-use super::judge::BROKEN;
-use crate::policy::breaker::{Ended, Grant};
+use super::circuit::CounterShard;
+use super::classification::PANICKED;
+use crate::policy::breaker::{CallResult, Grant};
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
 
@@ -19,39 +19,39 @@ use crate::rt::sync::{Mutex, lock};
 #[derive(Debug)]
 pub(super) enum Permit {
     /// One of many, which need not say that it says nothing.
-    Call { lane: Arc<Lane>, generation: u32 },
+    Call { lane: Arc<CounterShard>, generation: u32 },
     /// One of a few, which must.
     Probe(Probe),
 }
 
 /// Gives back the place of a probe when it is dropped.
 #[derive(Debug)]
-pub(super) struct Probe(Arc<Probing>);
+pub(super) struct Probe(Arc<ProbeState>);
 
 /// A probe, which also wakes its task: from then on it is the consumer who lets the probe wait.
 #[derive(Debug)]
-struct Probing {
-    lane: Arc<Lane>,
+struct ProbeState {
+    lane: Arc<CounterShard>,
     grant: Grant,
     task: Mutex<Option<Waker>>,
 }
 
 /// Says that the call is broken, unless it is forgotten: what ran under it has panicked.
-pub(super) struct Unwinding<'a>(&'a mut Option<Permit>);
+pub(super) struct PanicGuard<'a>(&'a mut Option<Permit>);
 
 // === impl Permit ===
 
 impl Permit {
-    pub(super) fn granted(lane: Arc<Lane>, grant: Grant) -> Self {
+    pub(super) fn granted(lane: Arc<CounterShard>, grant: Grant) -> Self {
         if grant.is_call() {
             Self::Call { lane, generation: grant.generation }
         } else {
-            Self::Probe(Probe(Arc::new(Probing { lane, grant, task: Mutex::new(None) })))
+            Self::Probe(Probe(Arc::new(ProbeState { lane, grant, task: Mutex::new(None) })))
         }
     }
 
     #[inline]
-    pub(super) fn lane(&self) -> &Lane {
+    pub(super) fn lane(&self) -> &CounterShard {
         match self {
             Self::Call { lane, .. } => lane,
             Self::Probe(Probe(probing)) => &probing.lane,
@@ -68,7 +68,7 @@ impl Permit {
 
     /// The call is over: to be said once, and then dropped.
     #[inline]
-    pub(super) fn settle(&self, ended: Ended, now: Instant) {
+    pub(super) fn settle(&self, ended: CallResult, now: Instant) {
         match self {
             Self::Call { lane, generation } => lane.settle(Grant::call(*generation), ended, now),
             Self::Probe(Probe(probing)) => probing.lane.settle(probing.grant, ended, now),
@@ -87,7 +87,7 @@ impl Permit {
             Some(Self::Probe(probe)) => Some(probe.waits(cx)),
             _ => None,
         };
-        let unwinding = Unwinding::of(permit);
+        let unwinding = PanicGuard::of(permit);
         let polled = match &waker {
             None => poll(cx),
             Some(waker) => poll(&mut Context::from_waker(waker)),
@@ -123,7 +123,7 @@ impl Probe {
 
     /// It has proved what it had to: leave to see how the rest of its body ends.
     #[cold]
-    pub(super) fn exchange(&self, ended: Ended, now: Instant) -> Option<Permit> {
+    pub(super) fn exchange(&self, ended: CallResult, now: Instant) -> Option<Permit> {
         let Self(probing) = self;
         let rest = probing.lane.circuit()?.with(|machine| machine.exchange(probing.grant, ended, now))?;
         Some(Permit::granted(probing.lane.clone(), rest))
@@ -137,16 +137,16 @@ impl Drop for Probe {
     }
 }
 
-// === impl Probing ===
+// === impl ProbeState ===
 
-impl Probing {
+impl ProbeState {
     fn rests(&self) {
         let now = clock::now();
         self.lane.with(|machine| machine.probe_rests(self.grant, now));
     }
 }
 
-impl Wake for Probing {
+impl Wake for ProbeState {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -160,9 +160,9 @@ impl Wake for Probing {
     }
 }
 
-// === impl Unwinding ===
+// === impl PanicGuard ===
 
-impl<'a> Unwinding<'a> {
+impl<'a> PanicGuard<'a> {
     /// That the inner service has no answer but a panic is a failure of its own.
     #[inline]
     pub(super) fn of(permit: &'a mut Option<Permit>) -> Self {
@@ -176,11 +176,11 @@ impl<'a> Unwinding<'a> {
     }
 }
 
-impl Drop for Unwinding<'_> {
+impl Drop for PanicGuard<'_> {
     #[cold]
     fn drop(&mut self) {
         if let Some(permit) = self.0.take() {
-            permit.settle(BROKEN, clock::now());
+            permit.settle(PANICKED, clock::now());
         }
     }
 }

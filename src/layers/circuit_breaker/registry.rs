@@ -114,7 +114,7 @@ impl Registry {
     /// Drops the circuit that has not been used for longest, and one that is in hand only when all are. A look
     /// at all of them, at a price that only new keys pay.
     fn evict(&self) {
-        if let Some(key) = self.oldest(|kept| !kept.is_in_hand()).or_else(|| self.oldest(|_| true)) {
+        if let Some(key) = self.oldest(|kept| !kept.is_pinned()).or_else(|| self.oldest(|_| true)) {
             let gone = write(self.segment(&key)).remove(&key);
             drop(gone);
         }
@@ -156,8 +156,8 @@ impl Registry {
 
 impl Kept {
     /// Whether somebody has told it what to do, or holds its handle, and may; or a probe is on its way.
-    fn is_in_hand(&self) -> bool {
-        Arc::strong_count(&self.circuit) > 1 || self.circuit.is_in_hand()
+    fn is_pinned(&self) -> bool {
+        Arc::strong_count(&self.circuit) > 1 || self.circuit.is_pinned()
     }
 }
 

@@ -9,13 +9,13 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CircuitBreakerBody;
-use super::breakers::Breakers;
+use super::breaker_set::BreakerSet;
 use super::circuit::Started;
 use super::future::{CircuitBreakerFuture, asks_for_head};
-use super::permit::{Permit, Unwinding};
+use super::permit::{PanicGuard, Permit};
 use crate::error::BoxError;
 use crate::event::Event;
-use crate::rejection::{RejectionKind, Wire};
+use crate::rejection::{RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::ready::take_ready;
 
@@ -24,7 +24,7 @@ use crate::rt::ready::take_ready;
 pub struct CircuitBreaker<S> {
     inner: S,
     // `None`: the layer is off.
-    breakers: Option<Arc<Breakers>>,
+    breakers: Option<Arc<BreakerSet>>,
     /// Of this very clone of the service.
     readiness: Readiness,
 }
@@ -41,7 +41,7 @@ enum Readiness {
 // === impl CircuitBreaker ===
 
 impl<S> CircuitBreaker<S> {
-    pub(super) fn new(inner: S, breakers: Option<Arc<Breakers>>) -> Self {
+    pub(super) fn new(inner: S, breakers: Option<Arc<BreakerSet>>) -> Self {
         Self { inner, breakers, readiness: Readiness::Unasked }
     }
 }
@@ -83,7 +83,7 @@ where
             if let Some((lane, generation)) = circuit.pass() {
                 let (started, asks_for_head) = (lane.start(), asks_for_head(&request));
                 let mut permit = Some(Permit::Call { lane, generation });
-                let unwinding = Unwinding::of(&mut permit);
+                let unwinding = PanicGuard::of(&mut permit);
                 let call = self.inner.call(request);
                 unwinding.over();
                 return CircuitBreakerFuture::calling(call, permit, started, asks_for_head);
@@ -105,7 +105,7 @@ where
 
 impl<S> CircuitBreaker<S> {
     #[inline(never)]
-    fn call_keyed<ReqB>(&self, breakers: &Breakers, request: Request<ReqB>) -> CircuitBreakerFuture<S, ReqB>
+    fn call_keyed<ReqB>(&self, breakers: &BreakerSet, request: Request<ReqB>) -> CircuitBreakerFuture<S, ReqB>
     where
         S: Service<Request<ReqB>> + Clone,
     {
@@ -119,13 +119,13 @@ impl<S> CircuitBreaker<S> {
     }
 }
 
-impl Breakers {
+impl BreakerSet {
     fn refuse<S, ReqB>(&self, retry_after: Option<Duration>, request: &Request<ReqB>) -> CircuitBreakerFuture<S, ReqB>
     where
         S: Service<Request<ReqB>>,
     {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
-        CircuitBreakerFuture::refused(retry_after, Wire::of_request(request))
+        CircuitBreakerFuture::refused(retry_after, RejectionFormat::of_request(request))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, DeadlineExceeded};
 use crate::event::Event;
-use crate::rejection::{Rejection, Wire};
+use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
     /// The response body of [`DeadlineService`](crate::DeadlineService).
@@ -31,7 +31,7 @@ impl<B> DeadlineBody<B> {
         response.map(|body| Self { body: ResponseBody::inner(body), limit })
     }
 
-    pub(super) fn refuse(rejection: Rejection, wire: Wire) -> Response<Self> {
+    pub(super) fn refuse(rejection: Rejection, wire: RejectionFormat) -> Response<Self> {
         ResponseBody::refuse(rejection, wire).map(|body| Self { body, limit: None })
     }
 }
@@ -104,7 +104,7 @@ where
 impl Limit {
     #[cold]
     fn exceeded(&self) -> BoxError {
-        self.emitter.emit(&Event::BodyElapsed { layer: DeadlineLayer::NAME, after: self.total });
+        self.emitter.emit(&Event::BodyTimedOut { layer: DeadlineLayer::NAME, after: self.total });
         DeadlineExceeded::new(self.total).into()
     }
 }

@@ -7,7 +7,7 @@ use http::Request;
 use super::layer::{Config, DeadlineLayer};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::rt::deadline::{Deadline, SharedDeadline, Written};
+use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
 
 /// What a call may do with its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Budget {
                 least = least.max(header.least());
             }
             let least = least.saturating_add(config.reserve);
-            let written = Written { headers: headers.clone(), reserve: config.reserve, least };
+            let written = PropagatedHeaders { headers: headers.clone(), reserve: config.reserve, least };
             request.extensions_mut().insert(written);
         }
         // Those who share the call may have longer: not what is inside.
@@ -66,7 +66,7 @@ fn earliest<B>(request: &Request<B>, config: &Config, now: Instant) -> Option<De
             Some(theirs) => earliest = Some(earliest.map_or(theirs, |deadline| deadline.min(theirs))),
             None => {
                 let reason = "a deadline header that is malformed, or longer than any clock can count, is ignored";
-                config.emitter.emit(&Event::SteppedAside { layer: DeadlineLayer::NAME, reason });
+                config.emitter.emit(&Event::Bypassed { layer: DeadlineLayer::NAME, reason });
             }
         }
     }

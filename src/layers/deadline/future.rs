@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use super::body::DeadlineBody;
 use crate::error::BoxError;
 use crate::event::{Emitter, Event};
-use crate::rejection::{Rejection, RejectionKind, Wire};
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::deadline::Deadline;
 use crate::rt::timer::LazyTimer;
 
@@ -24,7 +24,7 @@ pin_project! {
         #[pin]
         call: Option<F>,
         limit: Option<Limit>,
-        wire: Wire,
+        wire: RejectionFormat,
     }
 }
 
@@ -41,15 +41,15 @@ pub(super) struct Limit {
 
 impl<F> DeadlineFuture<F> {
     pub(super) fn unlimited(call: F) -> Self {
-        Self { call: Some(call), limit: None, wire: Wire::Http }
+        Self { call: Some(call), limit: None, wire: RejectionFormat::Http }
     }
 
-    pub(super) fn limited(call: F, limit: Limit, wire: Wire) -> Self {
+    pub(super) fn limited(call: F, limit: Limit, wire: RejectionFormat) -> Self {
         Self { call: Some(call), limit: Some(limit), wire }
     }
 
     #[cold]
-    pub(super) fn spent(wire: Wire, emitter: &Emitter) -> Self {
+    pub(super) fn spent(wire: RejectionFormat, emitter: &Emitter) -> Self {
         emitter.emit(&Event::Refused { kind: RejectionKind::DeadlineExceeded });
         Self { call: None, limit: None, wire }
     }

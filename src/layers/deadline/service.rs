@@ -10,7 +10,7 @@ use super::budget::Budget;
 use super::future::{DeadlineFuture, Limit};
 use super::layer::Config;
 use crate::error::BoxError;
-use crate::rejection::Wire;
+use crate::rejection::RejectionFormat;
 use crate::rt::clock;
 
 /// Ends calls to the service inside at their deadline. See [`DeadlineLayer`](crate::DeadlineLayer).
@@ -48,7 +48,7 @@ where
         if !self.config.enabled {
             return DeadlineFuture::unlimited(self.inner.call(request));
         }
-        let wire = Wire::of_request(&request);
+        let wire = RejectionFormat::of_request(&request);
         match Budget::of(&mut request, &self.config, clock::now()) {
             Budget::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
             Budget::Spent => DeadlineFuture::spent(wire, &self.config.emitter),

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
-use crate::rejection::{Rejection, Wire};
+use crate::rejection::{Rejection, RejectionFormat};
 use crate::store::{Head, Part, Reader};
 
 pin_project! {
@@ -52,7 +52,7 @@ impl<B> DedupBody<B> {
     }
 
     #[cold]
-    pub(super) fn refuse(rejection: Rejection, wire: Wire) -> Response<Self> {
+    pub(super) fn refuse(rejection: Rejection, wire: RejectionFormat) -> Response<Self> {
         ResponseBody::refuse(rejection, wire).map(|body| Self { kind: Kind::Own { body } })
     }
 }

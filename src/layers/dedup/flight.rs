@@ -11,19 +11,19 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
-use super::keeper::{Keeper, Kept};
+use super::grace::{GraceCall, GraceTask};
 use super::layer::{Config, DedupLayer};
 use crate::body::boxed;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::flight::ReaderId;
-use crate::policy::keep::Named;
+use crate::policy::storable::KeySource;
 use crate::proto::grpc;
 use crate::rejection::Rejection;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::sync::{Mutex, lock};
-use crate::store::{Drive, Driven, Head, Lease, Log, Part, Recorder, Told};
+use crate::store::{Appended, Drive, Driven, Head, Lease, Log, Part, Recorder};
 
 /// A call to the upstream that several listen to.
 ///
@@ -35,7 +35,7 @@ use crate::store::{Drive, Driven, Head, Lease, Log, Part, Recorder, Told};
 /// is out looks in vain, notes that, and is woken when it is back and something happened meanwhile. Where it had nothing,
 /// it is not asked again before it has said that it has.
 ///
-/// No task is spawned for that. Only when the last listener leaves, one [`Keeper`] is.
+/// No task is spawned for that. Only when the last listener leaves, one [`GraceTask`] is.
 pub(super) struct Flight<F, B, E, L> {
     slot: Mutex<Slot<F, B, E, L>>,
     log: Log,
@@ -68,7 +68,7 @@ pin_project! {
         #[pin]
         source: Source<F, B>,
         // `None`: all is told.
-        told: Option<Telling<L>>,
+        told: Option<ResponseRecorder<L>>,
     }
 }
 
@@ -82,14 +82,14 @@ pin_project! {
 }
 
 /// What is told of a call, and kept.
-struct Telling<L> {
+struct ResponseRecorder<L> {
     recorder: Recorder,
     lease: Option<L>,
-    named: Named,
+    named: KeySource,
     /// Its answer is one to be kept, as far as is known.
     keep: bool,
     /// There was no room for it to grow.
-    cramped: bool,
+    storage_full: bool,
     /// Bytes of the body that are still to come, where its head says so.
     missing: Option<u64>,
     /// Its status is still to come, without which it broke off.
@@ -102,7 +102,7 @@ enum Step<E> {
     /// The head was told; with `over`, there is no body to it.
     Head { over: bool },
     /// A part was told; with `over`, it was the last.
-    Part { told: Told, over: bool },
+    Part { told: Appended, over: bool },
     /// The body is over.
     Complete,
     /// The body broke off.
@@ -126,17 +126,17 @@ where
         call: F,
         recorder: Recorder,
         lease: L,
-        named: Named,
+        named: KeySource,
         deadline: Option<SharedDeadline>,
         config: Arc<Config>,
     ) -> Arc<Self> {
         let log = recorder.log();
-        let told = Telling {
+        let told = ResponseRecorder {
             recorder,
             lease: Some(lease),
             named,
             keep: true,
-            cramped: false,
+            storage_full: false,
             missing: None,
             owes_status: false,
             config: config.clone(),
@@ -194,9 +194,9 @@ where
     }
 
     /// It is over: the upstream is let go of, and then everybody is told.
-    fn land(&self, run: Pin<Box<Run<F, B, L>>>, slot: Slot<F, B, E, L>, tell: impl FnOnce(Telling<L>)) {
+    fn land(&self, run: Pin<Box<Run<F, B, L>>>, slot: Slot<F, B, E, L>, tell: impl FnOnce(ResponseRecorder<L>)) {
         self.replace(slot);
-        if let Some(told) = Run::let_go(run) {
+        if let Some(told) = Run::drop_upstream(run) {
             tell(told);
         }
     }
@@ -243,11 +243,11 @@ where
                 told.part.map_or(Driven::Progress, Driven::Part)
             }
             Step::Part { told, over: true } => {
-                self.land(run, Slot::Gone, Telling::complete);
+                self.land(run, Slot::Gone, ResponseRecorder::complete);
                 told.part.map_or(Driven::Progress, Driven::Part)
             }
             Step::Head { over: true } | Step::Complete => {
-                self.land(run, Slot::Gone, Telling::complete);
+                self.land(run, Slot::Gone, ResponseRecorder::complete);
                 Driven::Progress
             }
             Step::BodyFailed(why) => {
@@ -262,19 +262,19 @@ where
         }
     }
 
-    fn deserted(self: Arc<Self>) {
+    fn on_abandoned(self: Arc<Self>) {
         let forever = self.config.finish_abandoned;
         let patient = forever || !self.config.grace.is_zero() || self.is_wanted();
         match Handle::try_current() {
-            Ok(runtime) if patient && self.is_worth_keeping() => {
-                runtime.spawn(Keeper::new(self));
+            Ok(runtime) if patient && self.can_continue() => {
+                runtime.spawn(GraceTask::new(self));
             }
             _ => self.abandon(),
         }
     }
 }
 
-impl<F, B, E, L> Kept for Flight<F, B, E, L>
+impl<F, B, E, L> GraceCall for Flight<F, B, E, L>
 where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -353,16 +353,16 @@ where
 
 impl<F, B, L> Run<F, B, L> {
     /// Drops the upstream, and leaves what is told of it.
-    fn let_go(mut self: Pin<Box<Self>>) -> Option<Telling<L>> {
+    fn drop_upstream(mut self: Pin<Box<Self>>) -> Option<ResponseRecorder<L>> {
         let mut this = self.as_mut().project();
         this.source.set(Source::Over);
         this.told.take()
     }
 }
 
-// === impl Telling ===
+// === impl ResponseRecorder ===
 
-impl<L: Lease> Telling<L> {
+impl<L: Lease> ResponseRecorder<L> {
     fn head(&mut self, head: http::response::Parts, size: SizeHint) {
         self.keep = {
             let refused = head.extensions.get::<Rejection>().is_some();
@@ -380,7 +380,7 @@ impl<L: Lease> Telling<L> {
         self.count(self.recorder.head_cost(), true);
     }
 
-    fn frame(&mut self, frame: Frame<Bytes>, reader: Option<ReaderId>) -> Told {
+    fn frame(&mut self, frame: Frame<Bytes>, reader: Option<ReaderId>) -> Appended {
         if let Some(data) = frame.data_ref() {
             // An overrun shows as one: no length is this long.
             self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
@@ -389,7 +389,7 @@ impl<L: Lease> Telling<L> {
             self.keep &= self.named.keeps_trailers(trailers);
             self.owes_status &= grpc::status(trailers).is_none();
         }
-        let told = self.recorder.part_for(Part::of(frame), reader);
+        let told = self.recorder.append(Part::of(frame), reader);
         self.count(told.cost, told.recording);
         told
     }
@@ -397,11 +397,11 @@ impl<L: Lease> Telling<L> {
     /// What is held costs so much now.
     fn count(&mut self, cost: usize, recording: bool) {
         let fits = self.lease.as_mut().is_none_or(|lease| lease.resize(cost));
-        if fits == self.cramped {
-            self.cramped = !fits;
-            self.recorder.cramp(self.cramped);
+        if fits == self.storage_full {
+            self.storage_full = !fits;
+            self.recorder.set_storage_full(self.storage_full);
         }
-        if self.keep && (self.cramped || !recording) {
+        if self.keep && (self.storage_full || !recording) {
             self.outgrown();
         }
     }
@@ -412,11 +412,11 @@ impl<L: Lease> Telling<L> {
         self.keep = false;
         // A key that a caller gave is held to the end: who uses it again must not do it again. Without one, whoever
         // comes next may lead others.
-        if self.named == Named::ByFingerprint {
+        if self.named == KeySource::ByFingerprint {
             self.release();
         }
         let reason = "an answer that is too long to be recorded: nobody else can join";
-        self.config.emitter.emit(&Event::SteppedAside { layer: DedupLayer::NAME, reason });
+        self.config.emitter.emit(&Event::Bypassed { layer: DedupLayer::NAME, reason });
     }
 
     fn release(&mut self) {

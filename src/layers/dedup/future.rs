@@ -14,15 +14,15 @@ use tower_service::Service;
 
 use super::body::DedupBody;
 use super::flight::Flight;
-use super::keeper::Kept;
-use super::layer::{Config, DedupLayer, InFlight};
-use super::request::Asked;
+use super::grace::GraceCall;
+use super::layer::{Config, DedupLayer, InFlightPolicy};
+use super::request::PendingKey;
 use crate::body::collect::{Collect, Collected, collect};
 use crate::body::read::ReadBody;
 use crate::error::BoxError;
 use crate::event::Event;
-use crate::policy::keep::Named;
-use crate::rejection::{Rejection, RejectionKind, Wire};
+use crate::policy::storable::KeySource;
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::store::{Ask, Claim, Log, Reader, Recorder, Store};
@@ -54,9 +54,9 @@ pin_project! {
         Gathering { gathering: Option<Gathering<S, St, ReqB>> },
         // Asking the store.
         Claiming { #[pin] claim: St::Claim, prepared: Option<Prepared<S, ReqB>> },
-        Leading { reader: Option<Reader>, flight: Arc<Flight<F, ResB, E, St::Lease>>, wire: Wire },
-        Following { reader: Option<Reader>, role: DedupRole, config: Arc<Config>, wire: Wire },
-        Refused { rejection: Option<Rejection>, wire: Wire },
+        Leading { reader: Option<Reader>, flight: Arc<Flight<F, ResB, E, St::Lease>>, wire: RejectionFormat },
+        Following { reader: Option<Reader>, role: DedupRole, config: Arc<Config>, wire: RejectionFormat },
+        Refused { rejection: Option<Rejection>, wire: RejectionFormat },
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Gathering<S, St, B> {
     service: S,
     store: St,
     config: Arc<Config>,
-    asked: Asked,
+    asked: PendingKey,
     parts: Parts,
     body: Collect<B>,
 }
@@ -95,7 +95,7 @@ pub(super) struct Gathering<S, St, B> {
 struct Prepared<S, B: Body> {
     service: S,
     config: Arc<Config>,
-    named: Named,
+    named: KeySource,
     request: Request<ReadBody<B>>,
 }
 
@@ -119,7 +119,7 @@ where
     }
 
     #[cold]
-    pub(super) fn refused(rejection: Rejection, wire: Wire) -> Self {
+    pub(super) fn refused(rejection: Rejection, wire: RejectionFormat) -> Self {
         Self { stage: Stage::Refused { rejection: Some(rejection), wire } }
     }
 }
@@ -198,7 +198,7 @@ where
 }
 
 #[cold]
-fn shared_call_failed<B>(why: BoxError, wire: Wire, config: &Config) -> Response<DedupBody<B>> {
+fn shared_call_failed<B>(why: BoxError, wire: RejectionFormat, config: &Config) -> Response<DedupBody<B>> {
     let kind = RejectionKind::SharedCallFailed;
     config.emitter.emit(&Event::Refused { kind });
     DedupBody::refuse(Rejection::new(kind).with_source(why), wire)
@@ -225,7 +225,7 @@ where
 // === impl Gathering ===
 
 impl<S, St, B> Gathering<S, St, B> {
-    pub(super) fn new(service: S, store: St, config: Arc<Config>, asked: Asked, parts: Parts, body: B) -> Self {
+    pub(super) fn new(service: S, store: St, config: Arc<Config>, asked: PendingKey, parts: Parts, body: B) -> Self {
         let body = collect(body, config.max_request);
         Self { service, store, config, asked, parts, body }
     }
@@ -253,8 +253,8 @@ where
         Poll::Ready(match collected {
             Ok(Collected::Whole { data, trailers }) => {
                 let (key, payload) = asked.finish(&data, trailers.as_ref());
-                let promised = named == Named::ByKey;
-                let ask = Ask { key, payload, promised, now: clock::now(), limits: config.limits };
+                let guaranteed = named == KeySource::ByKey;
+                let ask = Ask { key, payload, guaranteed, now: clock::now(), limits: config.limits };
                 let prepared = Some(prepared(ReadBody::whole(data, trailers)));
                 Stage::Claiming { claim: store.claim(ask), prepared }
             }
@@ -281,13 +281,15 @@ where
     fn settle<St: Store>(self, claim: Result<Claim<St::Lease>, BoxError>) -> StageOf<S, St, B, ResB> {
         match claim {
             Ok(Claim::Lead { lease, recorder }) => self.lead(lease, recorder),
-            Ok(Claim::Follow(_)) if self.named == Named::ByKey && self.config.in_flight == InFlight::Reject => {
+            Ok(Claim::Follow(_))
+                if self.named == KeySource::ByKey && self.config.in_flight == InFlightPolicy::Reject =>
+            {
                 self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight))
             }
             Ok(Claim::Follow(log)) => self.follow(&log, DedupRole::Joined),
             Ok(Claim::Replay(log)) => self.follow(&log, DedupRole::Replayed),
             Ok(Claim::Mismatch) => self.refuse(Rejection::new(RejectionKind::IdempotencyKeyReused)),
-            Ok(Claim::Full { .. }) | Err(_) if self.named == Named::ByFingerprint => {
+            Ok(Claim::Full { .. }) | Err(_) if self.named == KeySource::ByFingerprint => {
                 self.step_aside("no room to remember another request")
             }
             Ok(Claim::Full { retry_after }) => {
@@ -301,7 +303,7 @@ where
 
     fn lead<St: Store>(mut self, lease: St::Lease, recorder: Recorder) -> StageOf<S, St, B, ResB> {
         let reader = recorder.log().reader();
-        let wire = Wire::of(self.request.headers());
+        let wire = RejectionFormat::of(self.request.headers());
         let deadline = self.deadline().map(SharedDeadline::new);
         if let Some(deadline) = &deadline {
             self.request.extensions_mut().insert(deadline.clone());
@@ -317,8 +319,8 @@ where
     fn follow<St: Store>(self, log: &Log, role: DedupRole) -> StageOf<S, St, B, ResB> {
         let Some(reader) = log.join(self.deadline()) else {
             return match self.named {
-                Named::ByKey => self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight)),
-                Named::ByFingerprint => {
+                KeySource::ByKey => self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight)),
+                KeySource::ByFingerprint => {
                     self.step_aside("the same request was sent, and its answer is too long to join")
                 }
             };
@@ -326,12 +328,12 @@ where
         if role == DedupRole::Joined {
             self.config.emitter.emit(&Event::FlightJoined);
         }
-        let wire = Wire::of(self.request.headers());
+        let wire = RejectionFormat::of(self.request.headers());
         Stage::Following { reader: Some(reader), role, config: self.config, wire }
     }
 
     fn step_aside<St: Store>(self, reason: &'static str) -> StageOf<S, St, B, ResB> {
-        self.config.emitter.emit(&Event::SteppedAside { layer: DedupLayer::NAME, reason });
+        self.config.emitter.emit(&Event::Bypassed { layer: DedupLayer::NAME, reason });
         self.pass()
     }
 
@@ -342,7 +344,7 @@ where
     #[cold]
     fn refuse<St: Store>(self, rejection: Rejection) -> StageOf<S, St, B, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
-        Stage::Refused { rejection: Some(rejection), wire: Wire::of(self.request.headers()) }
+        Stage::Refused { rejection: Some(rejection), wire: RejectionFormat::of(self.request.headers()) }
     }
 
     /// Until when its caller wants the answer.

@@ -6,7 +6,7 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::request::TELLING;
+use super::request::FINGERPRINT_HEADERS;
 use super::service::Dedup;
 use crate::event::{Emitter, Observer};
 use crate::policy::flight::Limits;
@@ -135,7 +135,7 @@ pub struct DedupLayer<St = MemoryStore> {
 /// What becomes of a request whose `Idempotency-Key` is being answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum InFlight {
+pub enum InFlightPolicy {
     /// It hears the answer too.
     #[default]
     Join,
@@ -150,7 +150,7 @@ pub(super) struct Config {
     pub(super) key_required: bool,
     pub(super) headers: Vec<HeaderName>,
     pub(super) json_canonical: bool,
-    pub(super) in_flight: InFlight,
+    pub(super) in_flight: InFlightPolicy,
     pub(super) window: Duration,
     pub(super) grace: Duration,
     pub(super) finish_abandoned: bool,
@@ -241,11 +241,11 @@ impl<St> DedupLayer<St> {
         self.with(|config| config.max_request = bytes)
     }
 
-    /// What a request with a key is told while that key is being answered. Default: [`InFlight::Join`].
+    /// What a request with a key is told while that key is being answered. Default: [`InFlightPolicy::Join`].
     ///
     /// Requests without a key always join.
     #[must_use]
-    pub fn in_flight(self, in_flight: InFlight) -> Self {
+    pub fn in_flight(self, in_flight: InFlightPolicy) -> Self {
         self.with(|config| config.in_flight = in_flight)
     }
 
@@ -343,9 +343,9 @@ impl Default for Config {
             tenant: Tenant::Credentials,
             fingerprints: true,
             key_required: false,
-            headers: TELLING.to_vec(),
+            headers: FINGERPRINT_HEADERS.to_vec(),
             json_canonical: false,
-            in_flight: InFlight::Join,
+            in_flight: InFlightPolicy::Join,
             window: Duration::from_secs(60),
             grace: Duration::from_secs(5),
             finish_abandoned: false,

@@ -3,12 +3,12 @@
 mod body;
 mod flight;
 mod future;
-mod keeper;
+mod grace;
 mod layer;
 mod request;
 mod service;
 
 pub use self::body::DedupBody;
 pub use self::future::{DedupFuture, DedupRole};
-pub use self::layer::{DedupLayer, InFlight};
+pub use self::layer::{DedupLayer, InFlightPolicy};
 pub use self::service::Dedup;

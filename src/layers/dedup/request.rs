@@ -9,26 +9,26 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::layer::{Config, Tenant};
-use crate::policy::keep::Named;
+use crate::policy::storable::KeySource;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::proto::media_type::is_json;
-use crate::rejection::{RejectionKind, Wire};
+use crate::rejection::{RejectionFormat, RejectionKind};
 
 /// What to do with a request, by its head.
-pub(super) enum Recognised {
+pub(super) enum DedupDecision {
     /// Nothing: with a reason where it is worth one.
     Aside(Option<&'static str>),
     /// Refuse it.
     Refused(RejectionKind, Option<InvalidKey>),
     /// Read its payload, and ask whether it is known.
-    Asks(Asked),
+    Asks(PendingKey),
 }
 
 /// A request whose payload has still to be read.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) named: Named,
+pub(super) struct PendingKey {
+    pub(super) named: KeySource,
     /// Where the caller gave it a name; the payload is then not part of it.
     key: Option<Fingerprint>,
     print: Fingerprinter,
@@ -53,7 +53,7 @@ const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 
 /// The headers that make another request of the same words: what the answer looks like, what the payload is and which
 /// part of what, on what condition it is taken, what is to be done, for whom, and what the LLM APIs take in headers.
-pub(super) const TELLING: [HeaderName; 20] = [
+pub(super) const FINGERPRINT_HEADERS: [HeaderName; 20] = [
     ACCEPT,
     ACCEPT_ENCODING,
     ACCEPT_LANGUAGE,
@@ -80,9 +80,9 @@ pub(super) const TELLING: [HeaderName; 20] = [
 /// that the first was given, say) makes no other request of it.
 const PAYLOAD: [HeaderName; 2] = [CONTENT_ENCODING, CONTENT_TYPE];
 
-// === impl Recognised ===
+// === impl DedupDecision ===
 
-impl Recognised {
+impl DedupDecision {
     pub(super) fn of(parts: &Parts, config: &Config) -> Self {
         if !is_unsafe(&parts.method) || upgrades(&parts.headers) {
             return Self::Aside(None);
@@ -99,15 +99,15 @@ impl Recognised {
                 scope.field(b"key");
                 scope.field(key.as_str().as_bytes());
                 let mut print = Fingerprinter::new("tower-buttress dedup payload");
-                lines_of(&PAYLOAD, &parts.headers, &mut print);
-                Self::Asks(Asked { named: Named::ByKey, key: Some(scope.finish(RAW)), print, json })
+                hash_headers(&PAYLOAD, &parts.headers, &mut print);
+                Self::Asks(PendingKey { named: KeySource::ByKey, key: Some(scope.finish(RAW)), print, json })
             }
             Ok(None) if config.key_required => Self::Refused(RejectionKind::IdempotencyKeyRequired, None),
             Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts) => Self::Aside(None),
             Ok(None) => {
                 scope.field(b"fingerprint");
-                lines_of(&config.headers, &parts.headers, &mut scope);
-                Self::Asks(Asked { named: Named::ByFingerprint, key: None, print: scope, json })
+                hash_headers(&config.headers, &parts.headers, &mut scope);
+                Self::Asks(PendingKey { named: KeySource::ByFingerprint, key: None, print: scope, json })
             }
         }
     }
@@ -130,7 +130,9 @@ fn upgrades(headers: &HeaderMap) -> bool {
 /// POST is what is clicked twice; the other unsafe methods either name what they act on or are sent again on purpose.
 /// A gRPC call may be a conversation, whose request ends when its answer does: it cannot be read first.
 fn may_be_fingerprinted(parts: &Parts) -> bool {
-    parts.method == Method::POST && Wire::of(&parts.headers) == Wire::Http && !asks_anew(&parts.headers)
+    parts.method == Method::POST
+        && RejectionFormat::of(&parts.headers) == RejectionFormat::Http
+        && !asks_anew(&parts.headers)
 }
 
 /// The caller knows the last answer, and wants another.
@@ -156,7 +158,7 @@ fn place(parts: &Parts, print: &mut Fingerprinter) {
 }
 
 /// All lines of those of these headers that are there.
-fn lines_of(names: &[HeaderName], headers: &HeaderMap, print: &mut Fingerprinter) {
+fn hash_headers(names: &[HeaderName], headers: &HeaderMap, print: &mut Fingerprinter) {
     for name in names {
         let lines = headers.get_all(name);
         let count = lines.iter().count();
@@ -177,7 +179,7 @@ impl Tenant {
     fn name(&self, parts: &Parts, print: &mut Fingerprinter) -> bool {
         match self {
             Self::Credentials => {
-                lines_of(&CREDENTIALS, &parts.headers, print);
+                hash_headers(&CREDENTIALS, &parts.headers, print);
                 CREDENTIALS.iter().any(|name| parts.headers.get_all(name).iter().any(names_somebody))
             }
             Self::By(name) => {
@@ -199,9 +201,9 @@ fn names_somebody(line: &HeaderValue) -> bool {
     !line.is_empty() && !SCHEMES.iter().any(|scheme| line.eq_ignore_ascii_case(scheme))
 }
 
-// === impl Asked ===
+// === impl PendingKey ===
 
-impl Asked {
+impl PendingKey {
     /// The next piece of the payload.
     pub(super) fn tap(&mut self, data: &[u8]) {
         // JSON is read when it is all there.

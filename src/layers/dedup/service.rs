@@ -9,11 +9,11 @@ use tower_service::Service;
 use super::body::DedupBody;
 use super::future::{DedupFuture, Gathering};
 use super::layer::{Config, DedupLayer};
-use super::request::Recognised;
+use super::request::DedupDecision;
 use crate::body::read::ReadBody;
 use crate::error::BoxError;
 use crate::event::Event;
-use crate::rejection::{Rejection, Wire};
+use crate::rejection::{Rejection, RejectionFormat};
 use crate::rt::ready::take_ready;
 use crate::store::{MemoryStore, Store};
 
@@ -56,23 +56,23 @@ where
             return DedupFuture::passing(self.inner.call(request.map(ReadBody::untouched)));
         };
         let (parts, body) = request.into_parts();
-        match Recognised::of(&parts, config) {
-            Recognised::Aside(reason) => {
+        match DedupDecision::of(&parts, config) {
+            DedupDecision::Aside(reason) => {
                 if let Some(reason) = reason {
-                    config.emitter.emit(&Event::SteppedAside { layer: DedupLayer::NAME, reason });
+                    config.emitter.emit(&Event::Bypassed { layer: DedupLayer::NAME, reason });
                 }
                 let body = ReadBody::untouched(body);
                 DedupFuture::passing(self.inner.call(Request::from_parts(parts, body)))
             }
-            Recognised::Refused(kind, why) => {
+            DedupDecision::Refused(kind, why) => {
                 config.emitter.emit(&Event::Refused { kind });
                 let mut rejection = Rejection::new(kind);
                 if let Some(why) = why {
                     rejection = rejection.with_source(why);
                 }
-                DedupFuture::refused(rejection, Wire::of(&parts.headers))
+                DedupFuture::refused(rejection, RejectionFormat::of(&parts.headers))
             }
-            Recognised::Asks(asked) => {
+            DedupDecision::Asks(asked) => {
                 let (service, store, config) = (take_ready(&mut self.inner), self.store.clone(), config.clone());
                 DedupFuture::gathering(Gathering::new(service, store, config, asked, parts, body))
             }

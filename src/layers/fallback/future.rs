@@ -75,7 +75,7 @@ where
         let mut this = self.project();
         if let StageProj::Primary { call } = this.stage.as_mut().project() {
             let result = ready!(call.poll(cx));
-            let elsewhere = this.session.as_ref().filter(|session| session.goes_elsewhere(&result));
+            let elsewhere = this.session.as_ref().filter(|session| session.needs_backup(&result));
             let Some(session) = elsewhere else { return Poll::Ready(primary(result)) };
             *this.first = Some(result);
             let next = match session.to_rewrite() {
@@ -124,7 +124,7 @@ where
             StageProj::Read { body } => {
                 match ready!(Pin::new(body).poll_frame(cx)) {
                     // It is recorded as it is read.
-                    Some(_) if session.can_go(Replay::progress) => continue,
+                    Some(_) if session.can_resend(Replay::progress) => continue,
                     None => Stage::to(session.backup()),
                     Some(_) => Stage::Over,
                 }

@@ -77,8 +77,8 @@ use crate::policy::verdict::{Classifier, Classify};
 /// # What happens when
 ///
 /// - *The primary serves the call, or says that nobody can* (a 400): that is the answer.
-/// - *The primary fails* ([`Elsewhere`](crate::verdict::Remedy::Elsewhere), or a
-///   [`Retry`](crate::verdict::Remedy::Retry) that nobody below made; refusals of our own layers too): the backup is
+/// - *The primary fails* ([`Elsewhere`](crate::verdict::NextStep::TryAnother), or a
+///   [`Retry`](crate::verdict::NextStep::Retry) that nobody below made; refusals of our own layers too): the backup is
 ///   asked, and what it says is the answer if it serves the call.
 /// - *The backup fails too*, with whatever answer or error: the primary's answer, or error, is returned. (If that answer
 ///   came before the request body was sent, the backup has taken the body over, and the connection on which the rest of
@@ -97,7 +97,7 @@ use crate::policy::verdict::{Classifier, Classify};
 /// # Errors
 ///
 /// The primary's, unchanged; the backup's is never seen. The primary's type must be an [`Error`](std::error::Error); a
-/// [`BoxError`](crate::error::BoxError) is none: put `.map_err(error::AnyError::new)` between.
+/// [`BoxError`](crate::error::BoxError) is none: put `.map_err(error::BoxedError::new)` between.
 ///
 /// # Cost
 ///

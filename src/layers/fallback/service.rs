@@ -70,7 +70,7 @@ where
             }
             Err(body) => {
                 let reason = "the request body is larger than the replay limit";
-                self.config.emitter.emit(&Event::SteppedAside { layer: NAME, reason });
+                self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
                 FallbackFuture::passing(self.inner.call(Request::from_parts(head, body)))
             }
         }

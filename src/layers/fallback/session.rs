@@ -13,7 +13,7 @@ use super::layer::{Config, NAME};
 use super::served_by::ServedBy;
 use crate::body::replay::{Head, Progress, Replay, ReplayBody};
 use crate::event::Event;
-use crate::policy::verdict::{Outcome, Remedy};
+use crate::policy::verdict::{NextStep, Outcome};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 
@@ -34,19 +34,19 @@ where
     }
 
     /// Whether somebody else should be asked.
-    pub(super) fn goes_elsewhere<R, E: Error + 'static>(&self, result: &Result<Response<R>, E>) -> bool {
+    pub(super) fn needs_backup<R, E: Error + 'static>(&self, result: &Result<Response<R>, E>) -> bool {
         let verdict = self.config.classifier.classify(&Outcome::of(result));
-        match verdict.remedy {
-            Remedy::Done | Remedy::Nobody => false,
+        match verdict.next {
+            NextStep::Done | NextStep::GiveUp => false,
             // Whoever waits for its answer, the primary's connection may still be reading.
-            Remedy::Elsewhere | Remedy::Retry { .. } => self.can_go(Replay::take_over),
+            NextStep::TryAnother | NextStep::Retry { .. } => self.can_resend(Replay::take_over),
         }
     }
 
     /// Whether the request can still be sent to somebody else, after the body has come so far; says why not.
     #[cold]
-    pub(super) fn can_go(&self, progress: impl FnOnce(&Replay<B>) -> Progress) -> bool {
-        let left = Deadline::left_to_send(&self.head.extensions, clock::now());
+    pub(super) fn can_resend(&self, progress: impl FnOnce(&Replay<B>) -> Progress) -> bool {
+        let left = Deadline::remaining_for_attempt(&self.head.extensions, clock::now());
         let reason = if left.is_some_and(|left| left.is_zero()) {
             "the deadline of the call has passed"
         } else {
@@ -56,7 +56,7 @@ where
                 _ => return true,
             }
         };
-        self.config.emitter.emit(&Event::SteppedAside { layer: NAME, reason });
+        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
         false
     }
 
@@ -72,7 +72,7 @@ where
     {
         let backup = self.config.backup();
         if backup.is_some() {
-            self.config.emitter.emit(&Event::FellBack { to: self.config.name.clone() });
+            self.config.emitter.emit(&Event::FallbackUsed { to: self.config.name.clone() });
         }
         backup
     }
@@ -80,7 +80,7 @@ where
     /// The request as the backup is to see it.
     pub(super) fn request(&self) -> Request<ReplayBody<B>> {
         let mut head = self.head.restore();
-        Deadline::write_again(&mut head, clock::now());
+        Deadline::refresh_headers(&mut head, clock::now());
         if !self.config.forward_credentials {
             credentials::withhold(&mut head);
         }
@@ -103,7 +103,7 @@ where
     /// The backup's answer, if it serves the call.
     pub(super) fn served<R, E>(&self, result: Result<Response<R>, E>) -> Option<Response<R>> {
         let is_done =
-            |response: &Response<R>| self.config.classifier.classify(&Outcome::head(response)).remedy == Remedy::Done;
+            |response: &Response<R>| self.config.classifier.classify(&Outcome::head(response)).next == NextStep::Done;
         let Some(mut response) = result.ok().filter(is_done) else {
             self.config.emitter.emit(&Event::BackupFailed { name: self.config.name.clone() });
             return None;

@@ -7,7 +7,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
-use crate::body::prefixed::{Held, Prefixed};
+use crate::body::prefixed::{Held, PrefixedBody};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
@@ -16,7 +16,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct FirstByteTimeoutBody<B> {
         #[pin]
-        body: Prefixed<ResponseBody<B>>,
+        body: PrefixedBody<ResponseBody<B>>,
     }
 }
 

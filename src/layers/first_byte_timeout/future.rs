@@ -9,7 +9,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::body::FirstByteTimeoutBody;
-use super::layer::{FirstByte, FirstByteTimeoutLayer};
+use super::layer::{FirstByteEvent, FirstByteTimeoutLayer};
 use crate::body::prefixed::Held;
 use crate::body::response::ResponseBody;
 use crate::body::upload::Upload;
@@ -17,7 +17,7 @@ use crate::error::BoxError;
 use crate::event::{Emitter, Event};
 use crate::proto::event_stream::EventStream;
 use crate::proto::sse::Scanner;
-use crate::rejection::{Rejection, RejectionKind, Wire};
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
@@ -48,7 +48,7 @@ pin_project! {
         // Waiting for the head.
         Head { #[pin] call: F },
         // The head is here, and withheld until there is data.
-        Data { withheld: Withheld<B> },
+        Data { withheld: BufferedResponse<B> },
         // Refused: the call is dropped.
         Over,
     }
@@ -56,7 +56,7 @@ pin_project! {
 
 /// A response of which nothing is handed on yet.
 #[derive(Debug)]
-struct Withheld<B> {
+struct BufferedResponse<B> {
     /// Taken when it is handed on.
     response: Option<Response<ResponseBody<B>>>,
     held: Held,
@@ -68,10 +68,10 @@ struct Withheld<B> {
 #[derive(Debug)]
 pub(super) struct Wait {
     limit: Duration,
-    until: FirstByte,
+    until: FirstByteEvent,
     upload: Upload,
     timer: LazyTimer,
-    wire: Wire,
+    wire: RejectionFormat,
     emitter: Emitter,
 }
 
@@ -100,7 +100,7 @@ where
         if let StageProj::Head { call } = this.stage.as_mut().project() {
             match call.poll(cx) {
                 Poll::Ready(Ok(response)) => match this.wait.as_ref().and_then(|wait| wait.first_of(&response)) {
-                    Some(first) => this.stage.set(Stage::Data { withheld: Withheld::new(response, first) }),
+                    Some(first) => this.stage.set(Stage::Data { withheld: BufferedResponse::new(response, first) }),
                     None => return Poll::Ready(Ok(FirstByteTimeoutBody::pass(response))),
                 },
                 Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
@@ -125,15 +125,15 @@ where
     }
 }
 
-// === impl Withheld ===
+// === impl BufferedResponse ===
 
-impl<B> Withheld<B>
+impl<B> BufferedResponse<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    fn new(response: Response<B>, first: FirstByte) -> Self {
-        let scanner = (first == FirstByte::SseEvent).then(Scanner::new);
+    fn new(response: Response<B>, first: FirstByteEvent) -> Self {
+        let scanner = (first == FirstByteEvent::SseEvent).then(Scanner::new);
         Self { response: Some(response.map(ResponseBody::inner)), held: Held::default(), scanner }
     }
 
@@ -174,12 +174,18 @@ fn is_first(frame: &Frame<Bytes>, scanner: &mut Option<Scanner>) -> bool {
 // === impl Wait ===
 
 impl Wait {
-    pub(super) fn new(limit: Duration, until: FirstByte, upload: Upload, wire: Wire, emitter: Emitter) -> Self {
+    pub(super) fn new(
+        limit: Duration,
+        until: FirstByteEvent,
+        upload: Upload,
+        wire: RejectionFormat,
+        emitter: Emitter,
+    ) -> Self {
         Self { limit, until, upload, timer: LazyTimer::default(), wire, emitter }
     }
 
     /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
-    fn first_of<B: Body>(&self, response: &Response<B>) -> Option<FirstByte> {
+    fn first_of<B: Body>(&self, response: &Response<B>) -> Option<FirstByteEvent> {
         use StatusCode as Is;
         let bodiless = matches!(
             response.status(),
@@ -187,19 +193,19 @@ impl Wait {
         );
         // A status from 400 on says what is wrong already, and what its headers ask for would be lost with a refusal.
         let failed = response.status().as_u16() >= 400;
-        if self.until == FirstByte::Headers || bodiless || failed || response.body().is_end_stream() {
+        if self.until == FirstByteEvent::Headers || bodiless || failed || response.body().is_end_stream() {
             return None;
         }
-        if self.until == FirstByte::Data {
-            return Some(FirstByte::Data);
+        if self.until == FirstByteEvent::Data {
+            return Some(FirstByteEvent::Data);
         }
         Some(match EventStream::of(response.headers()) {
-            EventStream::Plain => FirstByte::SseEvent,
-            EventStream::No => FirstByte::Data,
+            EventStream::Plain => FirstByteEvent::SseEvent,
+            EventStream::No => FirstByteEvent::Data,
             EventStream::Encoded => {
                 let reason = "a compressed event stream is judged by its data";
-                self.emitter.emit(&Event::SteppedAside { layer: FirstByteTimeoutLayer::NAME, reason });
-                FirstByte::Data
+                self.emitter.emit(&Event::Bypassed { layer: FirstByteTimeoutLayer::NAME, reason });
+                FirstByteEvent::Data
             }
         })
     }

@@ -88,7 +88,7 @@ pub struct FirstByteTimeoutLayer {
 /// What ends the wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum FirstByte {
+pub enum FirstByteEvent {
     /// The head of the response.
     Headers,
     /// The first data of its body.
@@ -104,7 +104,7 @@ pub enum FirstByte {
 pub(super) struct Config {
     /// `None`: the layer is off.
     pub(super) limit: Option<Duration>,
-    pub(super) until: FirstByte,
+    pub(super) until: FirstByteEvent,
     pub(super) emitter: Emitter,
 }
 
@@ -117,18 +117,18 @@ impl FirstByteTimeoutLayer {
     /// Waits for at most `limit`. 20 s suits chat, 90 s models that think.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { config: Config { limit: Some(limit), until: FirstByte::default(), emitter: Emitter::default() } }
+        Self { config: Config { limit: Some(limit), until: FirstByteEvent::default(), emitter: Emitter::default() } }
     }
 
     /// A layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { config: Config { limit: None, until: FirstByte::Headers, emitter: Emitter::default() } }
+        Self { config: Config { limit: None, until: FirstByteEvent::Headers, emitter: Emitter::default() } }
     }
 
-    /// What ends the wait. Default: [`FirstByte::Data`].
+    /// What ends the wait. Default: [`FirstByteEvent::Data`].
     #[must_use]
-    pub fn until(mut self, until: FirstByte) -> Self {
+    pub fn until(mut self, until: FirstByteEvent) -> Self {
         self.config.until = until;
         self
     }

@@ -7,5 +7,5 @@ mod service;
 
 pub use self::body::FirstByteTimeoutBody;
 pub use self::future::FirstByteTimeoutFuture;
-pub use self::layer::{FirstByte, FirstByteTimeoutLayer};
+pub use self::layer::{FirstByteEvent, FirstByteTimeoutLayer};
 pub use self::service::FirstByteTimeout;

@@ -7,11 +7,11 @@ use tower_service::Service;
 
 use super::body::FirstByteTimeoutBody;
 use super::future::{FirstByteTimeoutFuture, Wait};
-use super::layer::{Config, FirstByte};
+use super::layer::{Config, FirstByteEvent};
 use crate::body::upload::{Upload, UploadBody};
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::rejection::Wire;
+use crate::rejection::RejectionFormat;
 
 /// Refuses to wait too long for the first data of the service inside. See
 /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer).
@@ -51,10 +51,10 @@ where
         let limit = request.extensions().get().map_or(limit, |profile: &TimeoutProfile| profile.first_byte);
         let until = match *request.method() {
             // What follows the head is not a body.
-            Method::HEAD | Method::CONNECT => FirstByte::Headers,
+            Method::HEAD | Method::CONNECT => FirstByteEvent::Headers,
             _ => self.config.until,
         };
-        let wire = Wire::of_request(&request);
+        let wire = RejectionFormat::of_request(&request);
         let (parts, body) = request.into_parts();
         let (upload, body) = Upload::watch(body);
         let call = self.inner.call(Request::from_parts(parts, body));

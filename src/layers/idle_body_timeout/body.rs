@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::layer::{Activity, Config, IdleBodyTimeoutLayer};
+use super::layer::{Config, IdleActivity, IdleBodyTimeoutLayer};
 use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, IdleBodyElapsed};
@@ -42,7 +42,7 @@ struct Silence {
 impl<B> IdleBodyTimeoutBody<B> {
     pub(super) fn new(body: B, config: Config) -> Self {
         let Config { limit, activity, emitter } = config;
-        let scanner = (activity == Activity::SseEvents).then(Scanner::new);
+        let scanner = (activity == IdleActivity::SseEvents).then(Scanner::new);
         let silence = Silence { limit, idle: Idle::default(), timer: LazyTimer::default(), scanner, emitter };
         Self { body: ResponseBody::inner(body), silence }
     }
@@ -138,7 +138,7 @@ impl Silence {
     #[cold]
     fn elapsed(&mut self) -> BoxError {
         let after = self.limit.unwrap_or_default();
-        self.emitter.emit(&Event::BodyElapsed { layer: IdleBodyTimeoutLayer::NAME, after });
+        self.emitter.emit(&Event::BodyTimedOut { layer: IdleBodyTimeoutLayer::NAME, after });
         IdleBodyElapsed::new(after).into()
     }
 }

@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::IdleBodyTimeoutBody;
-use super::layer::{Activity, Config, IdleBodyTimeoutLayer};
+use super::layer::{Config, IdleActivity, IdleBodyTimeoutLayer};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::proto::event_stream::EventStream;
@@ -43,21 +43,21 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        if this.config.limit.is_some() && this.config.activity == Activity::SseEvents {
+        if this.config.limit.is_some() && this.config.activity == IdleActivity::SseEvents {
             this.config.activity = sign_of_life(&response, this.config);
         }
         Poll::Ready(Ok(response.map(|body| IdleBodyTimeoutBody::new(body, this.config.clone()))))
     }
 }
 
-fn sign_of_life<B>(response: &Response<B>, config: &Config) -> Activity {
+fn sign_of_life<B>(response: &Response<B>, config: &Config) -> IdleActivity {
     match EventStream::of(response.headers()) {
-        EventStream::Plain => Activity::SseEvents,
-        EventStream::No => Activity::Bytes,
+        EventStream::Plain => IdleActivity::SseEvents,
+        EventStream::No => IdleActivity::Bytes,
         EventStream::Encoded => {
             let reason = "a compressed event stream is judged by its bytes";
-            config.emitter.emit(&Event::SteppedAside { layer: IdleBodyTimeoutLayer::NAME, reason });
-            Activity::Bytes
+            config.emitter.emit(&Event::Bypassed { layer: IdleBodyTimeoutLayer::NAME, reason });
+            IdleActivity::Bytes
         }
     }
 }

@@ -86,7 +86,7 @@ pub struct IdleBodyTimeoutLayer {
 /// What counts as a sign of life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Activity {
+pub enum IdleActivity {
     /// Any frame.
     #[default]
     Bytes,
@@ -100,7 +100,7 @@ pub enum Activity {
 pub(super) struct Config {
     /// `None`: the layer is off.
     pub(super) limit: Option<Duration>,
-    pub(super) activity: Activity,
+    pub(super) activity: IdleActivity,
     pub(super) emitter: Emitter,
 }
 
@@ -113,18 +113,18 @@ impl IdleBodyTimeoutLayer {
     /// Allows a silence of `limit`. 15 s suits most streams, 180 s models that think in silence.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { config: Config { limit: Some(limit), activity: Activity::Bytes, emitter: Emitter::default() } }
+        Self { config: Config { limit: Some(limit), activity: IdleActivity::Bytes, emitter: Emitter::default() } }
     }
 
     /// A layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { config: Config { limit: None, activity: Activity::Bytes, emitter: Emitter::default() } }
+        Self { config: Config { limit: None, activity: IdleActivity::Bytes, emitter: Emitter::default() } }
     }
 
-    /// What counts as a sign of life. Default: [`Activity::Bytes`].
+    /// What counts as a sign of life. Default: [`IdleActivity::Bytes`].
     #[must_use]
-    pub fn activity(mut self, activity: Activity) -> Self {
+    pub fn activity(mut self, activity: IdleActivity) -> Self {
         self.config.activity = activity;
         self
     }

@@ -7,5 +7,5 @@ mod service;
 
 pub use self::body::IdleBodyTimeoutBody;
 pub use self::future::IdleBodyTimeoutFuture;
-pub use self::layer::{Activity, IdleBodyTimeoutLayer};
+pub use self::layer::{IdleActivity, IdleBodyTimeoutLayer};
 pub use self::service::IdleBodyTimeout;

@@ -113,7 +113,7 @@ impl<S, B> Reading<S, B> {
     }
 
     fn step_aside(&self, reason: &'static str) {
-        self.config.emitter.emit(&Event::SteppedAside { layer: InspectRequestLayer::NAME, reason });
+        self.config.emitter.emit(&Event::Bypassed { layer: InspectRequestLayer::NAME, reason });
     }
 }
 

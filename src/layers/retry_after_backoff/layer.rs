@@ -73,7 +73,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # What is retried
 ///
-/// What the [classifier](Self::classifier) calls [`Retry`](crate::verdict::Remedy::Retry), if it may be done twice:
+/// What the [classifier](Self::classifier) calls [`Retry`](crate::verdict::NextStep::Retry), if it may be done twice:
 /// idempotent methods, requests with an `Idempotency-Key`, and whatever provably was not done (no connection, 421, 425,
 /// 429, 503). A `POST` after a 500, a 502, a 504 or a broken connection may have been done, and is retried only with
 /// [`retry_non_idempotent`](Self::retry_non_idempotent).
@@ -105,7 +105,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// The service's own, unchanged: the one of the last attempt. Its type must be an [`Error`](std::error::Error), since
 /// what failed is looked for in its sources. A [`BoxError`](crate::error::BoxError) is none; put
-/// `.map_err(error::AnyError::new)` between.
+/// `.map_err(error::BoxedError::new)` between.
 ///
 /// # Cost
 ///

@@ -67,7 +67,7 @@ where
             }
             Err(body) => {
                 let reason = "the request body is larger than the replay limit";
-                self.config.emitter.emit(&Event::SteppedAside { layer: RetryAfterBackoffLayer::NAME, reason });
+                self.config.emitter.emit(&Event::Bypassed { layer: RetryAfterBackoffLayer::NAME, reason });
                 RetryAfterBackoffFuture::passing(self.inner.call(Request::from_parts(head, body)))
             }
         }

@@ -12,8 +12,8 @@ use super::attempt::{Attempt, Attempts};
 use super::layer::Config;
 use crate::body::replay::{Head, Progress, Replay, ReplayBody};
 use crate::event::Event;
-use crate::policy::retry::{Decision, Finished, IDEMPOTENCY_KEY, NotRetried, Upload};
-use crate::policy::verdict::{Outcome, Remedy, Verdict};
+use crate::policy::retry::{AttemptResult, Decision, IDEMPOTENCY_KEY, NotRetried, Upload};
+use crate::policy::verdict::{NextStep, Outcome, Verdict};
 use crate::proto::retry_after;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
@@ -42,7 +42,7 @@ where
     pub(super) fn judge<R, E: Error + 'static>(&mut self, result: &mut Result<Response<R>, E>) -> Option<Duration> {
         let verdict = self.config.classifier.classify(&Outcome::of(result));
         let decision =
-            if verdict.remedy == Remedy::Done { Decision::Stands } else { self.decide(verdict, result.is_ok()) };
+            if verdict.next == NextStep::Done { Decision::Return } else { self.decide(verdict, result.is_ok()) };
         if let Decision::Retry(wait) = decision {
             return Some(wait);
         }
@@ -60,14 +60,14 @@ where
     #[cold]
     fn decide(&mut self, verdict: Verdict, answered: bool) -> Decision {
         let now = clock::now();
-        let finished = Finished {
+        let finished = AttemptResult {
             verdict,
             attempt: self.attempt,
             asked: verdict.retry_after().map(|after| after.wait(clock::wall())),
             idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
             upload: self.upload(answered),
             waited: self.waited,
-            remaining: Deadline::left_to_send(&self.head.extensions, now),
+            remaining: Deadline::remaining_for_attempt(&self.head.extensions, now),
         };
         let mut decision = self.config.policy.decide(&finished, now, &mut self.config.entropy.rng());
         if let Decision::Retry(_) = decision {
@@ -79,7 +79,7 @@ where
             }
         }
         match decision {
-            Decision::Stands => {}
+            Decision::Return => {}
             Decision::NotRetried(reason) => self.config.emitter.emit(&Event::NotRetried { reason }),
             Decision::Retry(wait) => {
                 self.waited = wait;
@@ -107,7 +107,7 @@ where
     {
         self.attempt += 1;
         let mut head = self.head.restore();
-        Deadline::write_again(&mut head, clock::now());
+        Deadline::refresh_headers(&mut head, clock::now());
         head.extensions.insert(Attempt(self.attempt));
         if let Some(name) = &self.config.attempt_header {
             head.headers.insert(name, HeaderValue::from(self.attempt));

@@ -5,11 +5,11 @@ use bytes::Bytes;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::heart::{Heart, Mode};
+use super::state::{HeartbeatState, Mode};
 use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
-use crate::policy::pulse::Due;
+use crate::policy::heartbeat_schedule::NextAction;
 use crate::rt::clock;
 
 pin_project! {
@@ -19,7 +19,7 @@ pin_project! {
         #[pin]
         body: ResponseBody<B>,
         // `None`: no event stream of ours.
-        heart: Option<Heart>,
+        state: Option<HeartbeatState>,
     }
 }
 
@@ -27,25 +27,25 @@ pin_project! {
 
 impl<B> SseHeartbeatBody<B> {
     pub(super) fn untouched(body: B) -> Self {
-        Self { body: ResponseBody::inner(body), heart: None }
+        Self { body: ResponseBody::inner(body), state: None }
     }
 
-    pub(super) fn with(body: B, heart: Option<Heart>) -> Self {
-        Self { body: ResponseBody::inner(body), heart }
+    pub(super) fn with(body: B, state: Option<HeartbeatState>) -> Self {
+        Self { body: ResponseBody::inner(body), state }
     }
 
     /// Nothing has come.
     #[inline]
-    fn poll_silence(body: Pin<&mut ResponseBody<B>>, heart: &mut Heart, cx: &mut Context<'_>) -> Polled {
-        heart.pulse.waiting(clock::now);
-        let may_beat = heart.frame.may_be_at(&heart.scanner);
-        let Some((at, due)) = heart.pulse.due(may_beat) else { return Poll::Pending };
-        ready!(heart.timer.poll_until(at, cx));
+    fn poll_silence(body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState, cx: &mut Context<'_>) -> Polled {
+        state.schedule.waiting(clock::now);
+        let may_beat = state.frame.may_be_at(&state.scanner);
+        let Some((at, due)) = state.schedule.due(may_beat) else { return Poll::Pending };
+        ready!(state.timer.poll_until(at, cx));
         match due {
-            Due::Beat => heart.beat(),
-            Due::End => {
+            NextAction::Beat => state.beat(),
+            NextAction::End => {
                 body.give_up();
-                heart.end()
+                state.end()
             }
         }
     }
@@ -59,20 +59,20 @@ where
     /// Where frames do not pass as they come.
     #[cold]
     #[inline(never)]
-    fn poll_apart(mut body: Pin<&mut ResponseBody<B>>, heart: &mut Heart, cx: &mut Context<'_>) -> Polled {
+    fn poll_special(mut body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState, cx: &mut Context<'_>) -> Polled {
         loop {
-            match &mut heart.mode {
+            match &mut state.mode {
                 Mode::Over => return body.poll_frame(cx),
                 Mode::Last(last) => return last.poll(cx),
                 Mode::Follow | Mode::Opened(_) => {}
             }
             let mut polled = body.as_mut().poll_frame(cx);
             if polled.is_pending() {
-                return Self::poll_silence(body, heart, cx);
+                return Self::poll_silence(body, state, cx);
             }
             let empty =
                 matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty));
-            heart.read(&mut polled);
+            state.read(&mut polled);
             let swallowed =
                 matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty));
             if empty || !swallowed {
@@ -93,24 +93,24 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
-        let Some(heart) = this.heart.as_mut() else { return this.body.poll_frame(cx) };
-        if !matches!(heart.mode, Mode::Follow) {
-            return Self::poll_apart(this.body, heart, cx);
+        let Some(state) = this.state.as_mut() else { return this.body.poll_frame(cx) };
+        if !matches!(state.mode, Mode::Follow) {
+            return Self::poll_special(this.body, state, cx);
         }
         let mut polled = this.body.as_mut().poll_frame(cx);
         if polled.is_pending() {
             boxed::discard_pending(polled);
-            return Self::poll_silence(this.body, heart, cx);
+            return Self::poll_silence(this.body, state, cx);
         }
         match &polled {
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => heart.follow(frame),
-            _ => heart.read(&mut polled),
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => state.follow(frame),
+            _ => state.read(&mut polled),
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let held = match self.heart.as_ref().map(|heart| &heart.mode) {
+        let held = match self.state.as_ref().map(|state| &state.mode) {
             Some(Mode::Last(last)) => !last.is_over(),
             Some(Mode::Opened(mark)) => !mark.is_empty(),
             _ => false,
@@ -120,7 +120,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         let inner = self.body.size_hint();
-        let least = match self.heart.as_ref().map(|heart| &heart.mode) {
+        let least = match self.state.as_ref().map(|state| &state.mode) {
             None | Some(Mode::Over) => return inner,
             _ if self.is_end_stream() => return SizeHint::with_exact(0),
             Some(Mode::Follow) => inner.lower(),

@@ -5,7 +5,7 @@ use std::error::Error;
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::error::{self, BoxError, DeadlineExceeded, IdleBodyElapsed, SilenceElapsed, UnexpectedAnswer};
+use crate::error::{self, BoxError, DeadlineExceeded, IdleBodyElapsed, StreamSilent, UnexpectedResponse};
 use crate::proto::sse::Ending;
 use crate::rejection::Rejection;
 
@@ -26,10 +26,10 @@ fn told(err: &BoxError) -> (&'static str, String) {
     if let Some(rejection) = error::find::<Rejection>(err) {
         return (kind(rejection.kind().status()), rejection.to_string());
     }
-    if let Some(answer) = error::find::<UnexpectedAnswer>(err) {
+    if let Some(answer) = error::find::<UnexpectedResponse>(err) {
         return (kind(answer.status), answer.to_string());
     }
-    let elapsed: Option<&dyn Error> = error::find::<SilenceElapsed>(err)
+    let elapsed: Option<&dyn Error> = error::find::<StreamSilent>(err)
         .map(|err| err as _)
         .or_else(|| error::find::<IdleBodyElapsed>(err).map(|err| err as _))
         .or_else(|| error::find::<DeadlineExceeded>(err).map(|err| err as _));

@@ -10,8 +10,8 @@ use pin_project_lite::pin_project;
 use super::body::SseHeartbeatBody;
 use super::frame::HeartbeatFrame;
 use super::head::{self, Answer};
-use super::heart::Heart;
 use super::layer::{Config, SseHeartbeatLayer};
+use super::state::HeartbeatState;
 use crate::error::BoxError;
 use crate::event::Event;
 
@@ -70,13 +70,13 @@ where
                     this.config.frame = frame.clone();
                 }
                 return Poll::Ready(Ok(
-                    response.map(|body| SseHeartbeatBody::with(body, Some(Heart::new(this.config))))
+                    response.map(|body| SseHeartbeatBody::with(body, Some(HeartbeatState::new(this.config))))
                 ));
             }
             Answer::Untouched(reason) => reason,
             Answer::Other => return Poll::Ready(Ok(response.map(SseHeartbeatBody::untouched))),
         };
-        this.config.emitter.emit(&Event::SteppedAside { layer: SseHeartbeatLayer::NAME, reason });
+        this.config.emitter.emit(&Event::Bypassed { layer: SseHeartbeatLayer::NAME, reason });
         Poll::Ready(Ok(response.map(SseHeartbeatBody::untouched)))
     }
 }

@@ -63,11 +63,11 @@ use crate::event::{Emitter, Observer};
 /// - *The upstream is silent*: after `interval` in which somebody waited for it, one heartbeat. A reader who does not
 ///   read gets none, and at most one when it comes back.
 /// - *The limit of [`max_silence`](Self::max_silence) is hit*: the inner body is dropped at once; the body fails with
-///   [`SilenceElapsed`](crate::error::SilenceElapsed), and then is at its end.
+///   [`StreamSilent`](crate::error::StreamSilent), and then is at its end.
 /// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
 /// - *The answer is no 2xx event stream, is for HEAD, or is 204, 205, 206, an upgrade or empty*: it passes.
 /// - *It is compressed, has a `Content-Length`, or the request or the answer says `no-transform`*: it passes untouched,
-///   with [`Event::SteppedAside`](crate::Event::SteppedAside) (as does an event stream that is a 206).
+///   with [`Event::Bypassed`](crate::Event::Bypassed) (as does an event stream that is a 206).
 /// - *Otherwise*: `ETag`, `Accept-Ranges` and digests are removed from the head, and `X-Accel-Buffering: no` and
 ///   `Cache-Control: no-cache` added where there is none of that name. The length is unknown from then on.
 /// - *A byte order mark comes behind a heartbeat*: it is taken off, for there it would be content.
@@ -82,7 +82,7 @@ use crate::event::{Emitter, Observer};
 /// # Errors
 ///
 /// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's, or
-/// `SilenceElapsed`.
+/// `StreamSilent`.
 ///
 /// # Cost
 ///
@@ -140,7 +140,7 @@ impl SseHeartbeatLayer {
     /// dead. Default: no limit.
     ///
     /// Any byte of the upstream counts, its own comments too: for those see
-    /// [`Activity::SseEvents`](crate::Activity::SseEvents).
+    /// [`IdleActivity::SseEvents`](crate::IdleActivity::SseEvents).
     #[must_use]
     pub fn max_silence(mut self, limit: Duration) -> Self {
         self.config.max_silence = Some(limit);

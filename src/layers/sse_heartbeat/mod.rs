@@ -1,21 +1,21 @@
 //! Comments that keep silent event streams alive: see [`SseHeartbeatLayer`].
 
 mod body;
+mod bom;
+mod delayed_end;
 mod early;
 mod failure;
 mod frame;
 mod future;
 mod head;
-mod heart;
 mod layer;
-mod mark;
-mod parting;
 mod service;
+mod state;
 
 pub use self::body::SseHeartbeatBody;
 pub use self::early::{
-    BegunEarly, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
-    ExpectsEventStream,
+    EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer, ExpectsEventStream,
+    HeadersSentEarly,
 };
 pub use self::frame::{CustomFrame, HeartbeatFrame};
 pub use self::future::SseHeartbeatFuture;

@@ -32,7 +32,7 @@ struct Probe {
 
 /// Whose turn it is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum ProbeAdmission {
     /// The caller's.
     Probe { id: u32 },
     /// Nobody's: the probes that are on their way will be settled, or given up, in this time.
@@ -44,20 +44,20 @@ pub(super) enum Turn {
 // === impl HalfOpen ===
 
 impl HalfOpen {
-    pub(super) fn turn(&mut self, settings: &Settings, now: Instant) -> Turn {
+    pub(super) fn turn(&mut self, settings: &Settings, now: Instant) -> ProbeAdmission {
         let limit = settings.probe_timeout;
         if self.probes.iter().any(|probe| probe.upstream.until(limit).is_some_and(|at| now >= at)) {
-            return Turn::TimedOut;
+            return ProbeAdmission::TimedOut;
         }
         self.probes.retain(|probe| !probe.is_forgotten(limit, now));
         let bound = usize::try_from(settings.probes.get()).unwrap_or(usize::MAX);
         if self.probes.len() < bound {
             self.last_id = self.last_id.wrapping_add(1);
             self.probes.push(Probe { id: self.last_id, upstream: Idle::default(), consumer: Some(now) });
-            return Turn::Probe { id: self.last_id };
+            return ProbeAdmission::Probe { id: self.last_id };
         }
         let left = self.probes.iter().map(|probe| probe.left(limit, now)).min();
-        Turn::Wait { at_most: left.unwrap_or(limit) }
+        ProbeAdmission::Wait { at_most: left.unwrap_or(limit) }
     }
 
     /// Notes how a probe ended, and says how many have succeeded.

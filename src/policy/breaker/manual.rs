@@ -2,22 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use super::report::{CircuitCause, CircuitState};
-use super::{Breaker, Notice, Open, State, saturating_add};
+use super::report::{CircuitReason, CircuitState};
+use super::{Breaker, BreakerEvent, Open, State, saturating_add};
 
 // === impl Breaker ===
 
 impl Breaker {
     /// Refuses everything until [`close`](Self::close_by_hand).
-    pub(crate) fn isolate(&mut self, now: Instant) -> Option<Notice> {
+    pub(crate) fn isolate(&mut self, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         let seen = self.figures();
         (self.state() != CircuitState::Isolated)
-            .then(|| self.change(State::Isolated { seen }, CircuitCause::Manual, None))
+            .then(|| self.change(State::Isolated { seen }, CircuitReason::Manual, None))
     }
 
     /// Opens for this long, or changes for how long it is open.
-    pub(crate) fn open_by_hand(&mut self, time: Duration, now: Instant) -> Option<Notice> {
+    pub(crate) fn open_by_hand(&mut self, time: Duration, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         let until = saturating_add(now, time);
         let seen = self.figures();
@@ -28,33 +28,33 @@ impl Breaker {
             self.next_generation();
             return None;
         }
-        Some(self.change(open, CircuitCause::Manual, Some(time)))
+        Some(self.change(open, CircuitReason::Manual, Some(time)))
     }
 
     /// Closes and forgets.
-    pub(crate) fn close_by_hand(&mut self, now: Instant) -> Option<Notice> {
+    pub(crate) fn close_by_hand(&mut self, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         let notice =
-            (self.state() != CircuitState::Closed).then(|| self.change(State::Closed, CircuitCause::Manual, None));
+            (self.state() != CircuitState::Closed).then(|| self.change(State::Closed, CircuitReason::Manual, None));
         self.forget(now);
         notice
     }
 
     /// Lets everything pass, and goes on counting.
-    pub(crate) fn only_count(&mut self, now: Instant) -> Option<Notice> {
+    pub(crate) fn only_count(&mut self, now: Instant) -> Option<BreakerEvent> {
         if self.state() == CircuitState::MetricsOnly {
             return None;
         }
         self.window.advance(now);
-        let notice = self.change(State::MetricsOnly { reached: false }, CircuitCause::Manual, None);
+        let notice = self.change(State::MetricsOnly { reached: false }, CircuitReason::Manual, None);
         self.forget(now);
         Some(notice)
     }
 
     /// Lets everything pass, and counts nothing.
-    pub(crate) fn disable(&mut self, now: Instant) -> Option<Notice> {
+    pub(crate) fn disable(&mut self, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
-        (self.state() != CircuitState::Disabled).then(|| self.change(State::Disabled, CircuitCause::Manual, None))
+        (self.state() != CircuitState::Disabled).then(|| self.change(State::Disabled, CircuitReason::Manual, None))
     }
 
     /// Somebody begins to send health probes: false if somebody does already, or if the circuit is not open. While they

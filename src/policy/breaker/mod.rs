@@ -34,8 +34,8 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use self::half_open::{HalfOpen, Turn};
-use self::report::{CircuitCause, CircuitChange, CircuitFigures, CircuitSnapshot, CircuitState};
+use self::half_open::{HalfOpen, ProbeAdmission};
+use self::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 use self::settings::Settings;
 use crate::policy::verdict::Health;
 use crate::policy::window::{Sample, Tally, Window};
@@ -67,7 +67,7 @@ enum State {
     Open(Open),
     HalfOpen(HalfOpen),
     Isolated {
-        seen: CircuitFigures,
+        seen: CircuitStats,
     },
     /// `reached`: the threshold was told of, and has not been left since.
     MetricsOnly {
@@ -83,7 +83,7 @@ struct Open {
     probed_from: Instant,
     healthy: u32,
     by_hand: bool,
-    seen: CircuitFigures,
+    seen: CircuitStats,
 }
 
 /// Leave to make one call, as plain data. Whoever holds one says exactly once how the call ended.
@@ -112,7 +112,7 @@ pub(crate) enum Admission {
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct CallResult {
     pub(crate) health: Health,
     pub(crate) slow: bool,
     pub(crate) retry_after: Option<Duration>,
@@ -120,12 +120,12 @@ pub(crate) struct Ended {
 
 /// Something to tell, once no lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Notice {
+pub(crate) enum BreakerEvent {
     Changed(CircuitChange),
     /// A circuit that only counts would have opened.
     Reached {
-        cause: CircuitCause,
-        figures: CircuitFigures,
+        cause: CircuitReason,
+        figures: CircuitStats,
     },
 }
 
@@ -169,7 +169,7 @@ impl Breaker {
     }
 
     /// May one more call be made?
-    pub(crate) fn admit(&mut self, now: Instant) -> (Admission, Option<Notice>) {
+    pub(crate) fn admit(&mut self, now: Instant) -> (Admission, Option<BreakerEvent>) {
         let mut notice = None;
         if let State::Open(open) = &self.state {
             let left = open.until.saturating_duration_since(now);
@@ -179,7 +179,7 @@ impl Breaker {
                 _ => return (Admission::Refused { retry_after: Some(left) }, None),
             }
             // Open => HalfOpen
-            notice = Some(self.change(State::HalfOpen(HalfOpen::default()), CircuitCause::OpenTimeOver, None));
+            notice = Some(self.change(State::HalfOpen(HalfOpen::default()), CircuitReason::OpenTimeOver, None));
         }
         let State::HalfOpen(half) = &mut self.state else {
             let admission = match self.state {
@@ -189,12 +189,12 @@ impl Breaker {
             return (admission, notice);
         };
         match half.turn(&self.settings, now) {
-            Turn::Probe { id } => (self.granted(Role::Probe { id }), notice),
-            Turn::Wait { at_most } => {
+            ProbeAdmission::Probe { id } => (self.granted(Role::Probe { id }), notice),
+            ProbeAdmission::Wait { at_most } => {
                 (Admission::Refused { retry_after: Some(at_most.min(self.settings.open)) }, notice)
             }
-            Turn::TimedOut => {
-                let notice = self.open(CircuitCause::ProbeTimeout, now);
+            ProbeAdmission::TimedOut => {
+                let notice = self.open(CircuitReason::ProbeTimeout, now);
                 let retry_after = self.open_for(now);
                 (Admission::Refused { retry_after }, Some(notice))
             }
@@ -212,7 +212,7 @@ impl Breaker {
     }
 
     /// A call is over.
-    pub(crate) fn settle(&mut self, grant: Grant, ended: Ended, now: Instant) -> Option<Notice> {
+    pub(crate) fn settle(&mut self, grant: Grant, ended: CallResult, now: Instant) -> Option<BreakerEvent> {
         if grant.generation != self.generation {
             return None;
         }
@@ -232,19 +232,19 @@ impl Breaker {
             State::Closed | State::MetricsOnly { .. } => self.count(sample, ended.health, now),
             State::HalfOpen(half) if sample.is_bad() => {
                 half.note(sample);
-                Some(self.open(CircuitCause::ProbeFailed, now))
+                Some(self.open(CircuitReason::ProbeFailed, now))
             }
             // The good end of a body whose first data was a success already.
             State::HalfOpen(_) if grant.role == Role::Call => None,
             State::HalfOpen(half) => {
                 let enough = half.note(sample) >= self.settings.successes();
-                enough.then(|| self.close(CircuitCause::ProbesSucceeded, now))
+                enough.then(|| self.close(CircuitReason::ProbesSucceeded, now))
             }
             State::Open(open) if grant.role == Role::Health => {
                 open.healthy = if sample.is_bad() { 0 } else { open.healthy.saturating_add(1) };
                 open.put_off(self.not_before);
                 let enough = open.healthy >= self.settings.successes();
-                enough.then(|| self.close(CircuitCause::HealthProbeSucceeded, now))
+                enough.then(|| self.close(CircuitReason::HealthProbeSucceeded, now))
             }
             State::Open(_) | State::Isolated { .. } | State::Disabled => None,
         }
@@ -252,7 +252,12 @@ impl Breaker {
 
     /// A probe has brought its first data, which settles it. What becomes of the rest of its body is another question,
     /// asked under the generation that is current now.
-    pub(crate) fn exchange(&mut self, probe: Grant, ended: Ended, now: Instant) -> (Option<Grant>, Option<Notice>) {
+    pub(crate) fn exchange(
+        &mut self,
+        probe: Grant,
+        ended: CallResult,
+        now: Instant,
+    ) -> (Option<Grant>, Option<BreakerEvent>) {
         if !self.is_on_its_way(probe) {
             return (None, None);
         }
@@ -316,7 +321,7 @@ impl Breaker {
     }
 
     /// Whether more would be lost with it than what it has counted: what somebody said, or what a probe will say.
-    pub(crate) fn is_in_hand(&self) -> bool {
+    pub(crate) fn is_pinned(&self) -> bool {
         match &self.state {
             State::Isolated { .. } | State::Disabled => true,
             State::MetricsOnly { .. } => !self.settings.metrics_only,
@@ -392,10 +397,10 @@ impl Open {
 }
 
 /// What it says about the upstream; `None` if nothing.
-fn sample(ended: Ended) -> Option<Sample> {
+fn sample(ended: CallResult) -> Option<Sample> {
     let (failed, throttled) = match ended.health {
-        Health::Good => (false, false),
-        Health::Bad => (true, false),
+        Health::Success => (false, false),
+        Health::Failure => (true, false),
         Health::Throttled => (true, true),
         _ => return None,
     };
@@ -405,11 +410,11 @@ fn sample(ended: Ended) -> Option<Sample> {
 // === impl Breaker: counting and changing ===
 
 impl Breaker {
-    fn count(&mut self, sample: Sample, health: Health, now: Instant) -> Option<Notice> {
+    fn count(&mut self, sample: Sample, health: Health, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         self.window.push(sample);
         match health {
-            Health::Bad => self.run = self.run.saturating_add(1),
+            Health::Failure => self.run = self.run.saturating_add(1),
             // It answered, but it did not serve: neither the end of the run nor a part of it.
             Health::Throttled => {}
             _ => {
@@ -421,18 +426,18 @@ impl Breaker {
         if let State::MetricsOnly { reached: told } = &mut self.state {
             let news = reached.filter(|_| !*told);
             *told = reached.is_some();
-            return news.map(|cause| Notice::Reached { cause, figures: self.figures() });
+            return news.map(|cause| BreakerEvent::Reached { cause, figures: self.figures() });
         }
         // Closed => Open
         reached.map(|cause| self.open(cause, now))
     }
 
-    fn reached(&self, now: Instant) -> Option<CircuitCause> {
+    fn reached(&self, now: Instant) -> Option<CircuitReason> {
         let sum = self.window.sum();
         let run = self.settings.consecutive.is_some_and(|limit| self.run >= limit.get());
         let silent = || now.saturating_duration_since(self.quiet_since) >= QUIET;
         if run && (sum.calls < self.settings.min_calls() || silent()) {
-            return Some(CircuitCause::ConsecutiveFailures);
+            return Some(CircuitReason::ConsecutiveFailures);
         }
         self.settings.ratio_reached(&sum)
     }
@@ -445,7 +450,7 @@ impl Breaker {
     }
 
     // Closed | HalfOpen => Open
-    fn open(&mut self, cause: CircuitCause, now: Instant) -> Notice {
+    fn open(&mut self, cause: CircuitReason, now: Instant) -> BreakerEvent {
         let backoff = self.settings.open_time(self.trips, &mut self.rng);
         self.trips = self.trips.saturating_add(1);
         // An upstream that names a time knows better than a doubled guess.
@@ -456,7 +461,7 @@ impl Breaker {
     }
 
     // HalfOpen | Open => Closed
-    fn close(&mut self, cause: CircuitCause, now: Instant) -> Notice {
+    fn close(&mut self, cause: CircuitReason, now: Instant) -> BreakerEvent {
         let state = if self.settings.metrics_only { State::MetricsOnly { reached: false } } else { State::Closed };
         let notice = self.change(state, cause, None);
         self.forget(now);
@@ -471,13 +476,13 @@ impl Breaker {
         self.trips = 0;
     }
 
-    fn change(&mut self, state: State, cause: CircuitCause, open_for: Option<Duration>) -> Notice {
+    fn change(&mut self, state: State, cause: CircuitReason, open_for: Option<Duration>) -> BreakerEvent {
         let (from, figures) = (self.state(), self.figures());
         self.state = state;
         self.next_generation();
         let to = self.state();
         self.opened = self.opened.saturating_add(u64::from(to == CircuitState::Open));
-        Notice::Changed(CircuitChange { from, to, cause, figures, open_for, generation: self.generation })
+        BreakerEvent::Changed(CircuitChange { from, to, cause, figures, open_for, generation: self.generation })
     }
 
     fn next_generation(&mut self) {
@@ -485,12 +490,12 @@ impl Breaker {
         self.generation = self.generation.checked_add(1).unwrap_or(1);
     }
 
-    fn figures(&self) -> CircuitFigures {
+    fn figures(&self) -> CircuitStats {
         match &self.state {
-            State::Closed | State::MetricsOnly { .. } => CircuitFigures::new(self.window.sum(), self.run),
+            State::Closed | State::MetricsOnly { .. } => CircuitStats::new(self.window.sum(), self.run),
             State::Open(Open { seen, .. }) | State::Isolated { seen } => *seen,
-            State::HalfOpen(half) => CircuitFigures::new(half.seen(), 0),
-            State::Disabled => CircuitFigures::new(Tally::default(), 0),
+            State::HalfOpen(half) => CircuitStats::new(half.seen(), 0),
+            State::Disabled => CircuitStats::new(Tally::default(), 0),
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::report::{CircuitCause, CircuitState};
+use super::report::{CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, Ended, Grant, Notice, Role};
+use super::{Admission, Breaker, BreakerEvent, CallResult, Grant, Role};
 use crate::policy::verdict::Health;
 use crate::policy::window::CircuitWindow;
 
@@ -17,7 +17,7 @@ struct Model {
     generation: u32,
     /// When counting began.
     since: Instant,
-    calls: Vec<(Instant, Ended)>,
+    calls: Vec<(Instant, CallResult)>,
     asked: Vec<Instant>,
     trips: u32,
 }
@@ -26,7 +26,7 @@ struct Model {
 enum Mode {
     Closed,
     Open { until: Instant, probed_from: Instant, healthy: u32, seen: [u64; 5] },
-    HalfOpen { probes: Vec<Probe>, given: u32, ended: Vec<Ended> },
+    HalfOpen { probes: Vec<Probe>, given: u32, ended: Vec<CallResult> },
     Isolated { seen: [u64; 5] },
     MetricsOnly { told: bool },
     Disabled,
@@ -40,7 +40,7 @@ struct Probe {
 }
 
 /// What there is to compare of a notice: from, to, why, and what had been seen.
-type Told = (CircuitState, Option<CircuitState>, CircuitCause, [u64; 5]);
+type Told = (CircuitState, Option<CircuitState>, CircuitReason, [u64; 5]);
 
 impl Probe {
     fn is_with_upstream(&self) -> bool {
@@ -80,7 +80,7 @@ impl Model {
         }
     }
 
-    fn in_window(&self, now: Instant) -> Vec<Ended> {
+    fn in_window(&self, now: Instant) -> Vec<CallResult> {
         match self.settings.window {
             CircuitWindow::Time(span) => {
                 let bucket = |at: Instant| (at - self.since).as_nanos() / (span / 10).as_nanos();
@@ -96,7 +96,8 @@ impl Model {
 
     fn run(&self) -> u64 {
         let healths = self.calls.iter().rev().map(|(_, ended)| ended.health);
-        healths.take_while(|health| *health != Health::Good).filter(|health| *health == Health::Bad).count() as u64
+        healths.take_while(|health| *health != Health::Success).filter(|health| *health == Health::Failure).count()
+            as u64
     }
 
     fn seen(&self, now: Instant) -> [u64; 5] {
@@ -108,34 +109,34 @@ impl Model {
         }
     }
 
-    fn reached(&self, now: Instant) -> Option<CircuitCause> {
+    fn reached(&self, now: Instant) -> Option<CircuitReason> {
         let Settings { min_calls, failure_ratio, slow_ratio, consecutive, window, .. } = &self.settings;
         let [calls, failures, _, slow, run] = figures(&self.in_window(now), self.run());
         let min = match window {
             CircuitWindow::Calls(size) => u64::from(min_calls.get()).min(size.get().into()),
             CircuitWindow::Time(_) => min_calls.get().into(),
         };
-        let last_good = self.calls.iter().rev().find(|(_, ended)| ended.health == Health::Good);
+        let last_good = self.calls.iter().rev().find(|(_, ended)| ended.health == Health::Success);
         let quiet = now - last_good.map_or(self.since, |(at, _)| *at) >= Duration::from_secs(1);
         if consecutive.is_some_and(|limit| run >= limit.get().into()) && (calls < min || quiet) {
-            Some(CircuitCause::ConsecutiveFailures)
+            Some(CircuitReason::ConsecutiveFailures)
         } else if calls >= min && failures as f64 / calls as f64 >= *failure_ratio {
-            Some(CircuitCause::FailureRatio)
+            Some(CircuitReason::FailureRatio)
         } else if calls >= min && slow_ratio.is_some_and(|ratio| slow as f64 / calls as f64 >= ratio) {
-            Some(CircuitCause::SlowRatio)
+            Some(CircuitReason::SlowRatio)
         } else {
             None
         }
     }
 
-    fn go(&mut self, to: Mode, cause: CircuitCause, now: Instant) -> Option<Told> {
+    fn go(&mut self, to: Mode, cause: CircuitReason, now: Instant) -> Option<Told> {
         let (from, seen) = (self.name(), self.seen(now));
         self.state = to;
         self.generation += 1;
         Some((from, Some(self.name()), cause, seen))
     }
 
-    fn open(&mut self, cause: CircuitCause, now: Instant) -> Option<Told> {
+    fn open(&mut self, cause: CircuitReason, now: Instant) -> Option<Told> {
         let backoff = (self.settings.open * 2_u32.pow(self.trips.min(20))).min(self.settings.open_max);
         let asked = self.asked.iter().copied().max().unwrap_or(now);
         self.trips += 1;
@@ -143,7 +144,7 @@ impl Model {
         self.go(Mode::Open { until: asked.max(now + backoff), probed_from: asked, healthy: 0, seen }, cause, now)
     }
 
-    fn close(&mut self, cause: CircuitCause, now: Instant) -> Option<Told> {
+    fn close(&mut self, cause: CircuitReason, now: Instant) -> Option<Told> {
         let to = if self.settings.metrics_only { Mode::MetricsOnly { told: false } } else { Mode::Closed };
         let told = self.go(to, cause, now);
         self.forget(now);
@@ -163,7 +164,7 @@ impl Model {
                 return (Admission::Refused { retry_after: Some(until - now) }, None);
             }
             let half_open = Mode::HalfOpen { probes: vec![], given: 0, ended: vec![] };
-            told = self.go(half_open, CircuitCause::OpenTimeOver, now);
+            told = self.go(half_open, CircuitReason::OpenTimeOver, now);
         }
         let generation = self.generation;
         let limit = self.settings.probe_timeout;
@@ -175,7 +176,7 @@ impl Model {
             return (admission, told);
         };
         if probes.iter().any(|probe| probe.is_with_upstream() && probe.waited_for_upstream(now) >= limit) {
-            let told = self.open(CircuitCause::ProbeTimeout, now);
+            let told = self.open(CircuitReason::ProbeTimeout, now);
             let Mode::Open { until, .. } = self.state else { unreachable!() };
             return (Admission::Refused { retry_after: Some(until - now) }, told);
         }
@@ -195,7 +196,7 @@ impl Model {
         (Admission::Refused { retry_after: Some(wait) }, told)
     }
 
-    fn settle(&mut self, grant: Grant, ended: Ended, now: Instant) -> Option<Told> {
+    fn settle(&mut self, grant: Grant, ended: CallResult, now: Instant) -> Option<Told> {
         if grant.generation != self.generation {
             return None;
         }
@@ -206,14 +207,14 @@ impl Model {
                 return None;
             }
         }
-        if ended.health == Health::Unknown {
+        if ended.health == Health::Ignored {
             return None;
         }
-        if let (true, Some(after)) = (ended.health != Health::Good, ended.retry_after) {
+        if let (true, Some(after)) = (ended.health != Health::Success, ended.retry_after) {
             self.asked.push(now + after.min(self.settings.open_max));
         }
         let asked = self.asked.iter().copied().max();
-        let bad = ended.health != Health::Good || ended.slow;
+        let bad = ended.health != Health::Success || ended.slow;
         let needed = self.settings.successes.unwrap_or(self.settings.probes).get();
         match &mut self.state {
             Mode::Closed => {
@@ -233,17 +234,17 @@ impl Model {
                 }
                 log.push(ended);
                 if bad {
-                    return self.open(CircuitCause::ProbeFailed, now);
+                    return self.open(CircuitReason::ProbeFailed, now);
                 }
                 let enough = log.len() >= needed as usize;
-                if enough { self.close(CircuitCause::ProbesSucceeded, now) } else { None }
+                if enough { self.close(CircuitReason::ProbesSucceeded, now) } else { None }
             }
             Mode::Open { healthy, until, probed_from, .. } if grant.role == Role::Health => {
                 *healthy = if bad { 0 } else { *healthy + 1 };
                 *until = asked.map_or(*until, |at| at.max(*until));
                 *probed_from = asked.map_or(*probed_from, |at| at.max(*probed_from));
                 let enough = *healthy >= needed;
-                if enough { self.close(CircuitCause::HealthProbeSucceeded, now) } else { None }
+                if enough { self.close(CircuitReason::HealthProbeSucceeded, now) } else { None }
             }
             _ => None,
         }
@@ -275,7 +276,7 @@ impl Model {
                 None
             }
             _ if same => None,
-            _ => self.go(to, CircuitCause::Manual, now),
+            _ => self.go(to, CircuitReason::Manual, now),
         };
         if matches!(control, Control::Close) || (matches!(control, Control::OnlyCount) && !same) {
             self.forget(now);
@@ -284,16 +285,16 @@ impl Model {
     }
 }
 
-fn figures(ended: &[Ended], run: u64) -> [u64; 5] {
-    let count = |is: fn(&Ended) -> bool| ended.iter().filter(|ended| is(ended)).count() as u64;
-    let failures = count(|ended| ended.health != Health::Good);
+fn figures(ended: &[CallResult], run: u64) -> [u64; 5] {
+    let count = |is: fn(&CallResult) -> bool| ended.iter().filter(|ended| is(ended)).count() as u64;
+    let failures = count(|ended| ended.health != Health::Success);
     [ended.len() as u64, failures, count(|ended| ended.health == Health::Throttled), count(|ended| ended.slow), run]
 }
 
-fn told(notice: Notice) -> Told {
+fn told(notice: BreakerEvent) -> Told {
     let (from, to, cause, seen) = match notice {
-        Notice::Changed(change) => (change.from, Some(change.to), change.cause, change.figures),
-        Notice::Reached { cause, figures } => (CircuitState::MetricsOnly, None, cause, figures),
+        BreakerEvent::Changed(change) => (change.from, Some(change.to), change.cause, change.figures),
+        BreakerEvent::Reached { cause, figures } => (CircuitState::MetricsOnly, None, cause, figures),
     };
     (from, to, cause, [seen.calls, seen.failures, seen.throttled, seen.slow, seen.consecutive.into()])
 }
@@ -313,21 +314,21 @@ enum Step {
     Admit,
     AdmitHealth,
     /// The guard that says how its call ended, by its place among those that are out.
-    Settle(usize, Ended),
+    Settle(usize, CallResult),
     Exchange(usize),
-    Turn(usize, bool),
+    ProbeAdmission(usize, bool),
     ByHand(Control),
 }
 
-fn ended() -> impl Strategy<Value = Ended> {
+fn ended() -> impl Strategy<Value = CallResult> {
     let health = prop_oneof![
-        5 => Just(Health::Good),
-        6 => Just(Health::Bad),
+        5 => Just(Health::Success),
+        6 => Just(Health::Failure),
         2 => Just(Health::Throttled),
-        1 => Just(Health::Unknown),
+        1 => Just(Health::Ignored),
     ];
     let retry_after = prop_oneof![8 => Just(None), 1 => (0_u64..90).prop_map(|s| Some(Duration::from_secs(s)))];
-    (health, prop::bool::weighted(0.2), retry_after).prop_map(|(health, slow, retry_after)| Ended {
+    (health, prop::bool::weighted(0.2), retry_after).prop_map(|(health, slow, retry_after)| CallResult {
         health,
         slow,
         retry_after,
@@ -351,7 +352,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::AdmitHealth),
         12 => (0_usize..8, ended()).prop_map(|(which, ended)| Step::Settle(which, ended)),
         2 => (0_usize..8).prop_map(Step::Exchange),
-        3 => (0_usize..8, any::<bool>()).prop_map(|(which, upstream)| Step::Turn(which, upstream)),
+        3 => (0_usize..8, any::<bool>()).prop_map(|(which, upstream)| Step::ProbeAdmission(which, upstream)),
         1 => control.prop_map(Step::ByHand),
     ]
 }
@@ -426,7 +427,7 @@ proptest! {
                     (machine.settle(grant, ended, now), model.settle(grant, ended, now))
                 }
                 Step::Exchange(which) if which < out.len() => {
-                    let good = Ended { health: Health::Good, slow: false, retry_after: None };
+                    let good = CallResult { health: Health::Success, slow: false, retry_after: None };
                     let Role::Probe { id } = out[which].role else { continue };
                     let probe = out.remove(which);
                     let known = probe.generation == model.generation
@@ -438,12 +439,12 @@ proptest! {
                     out.extend(rest);
                     (notice, expected)
                 }
-                Step::Turn(which, upstream) if which < out.len() => {
+                Step::ProbeAdmission(which, upstream) if which < out.len() => {
                     if upstream { machine.probe_waits(out[which], now) } else { machine.probe_rests(out[which], now) }
                     model.turn(out[which], upstream, now);
                     (None, None)
                 }
-                Step::Settle(..) | Step::Exchange(_) | Step::Turn(..) => continue,
+                Step::Settle(..) | Step::Exchange(_) | Step::ProbeAdmission(..) => continue,
                 Step::ByHand(control) => {
                     let notice = match control {
                         Control::Isolate => machine.isolate(now),
@@ -488,7 +489,7 @@ proptest! {
                 let grant = out.get(which).copied();
                 let fast = lazy.fast().filter(|fast| {
                     grant.is_some_and(|grant| grant.generation == fast.generation && grant.role == Role::Call)
-                        && ended == Ended { health: Health::Good, slow: false, retry_after: None }
+                        && ended == CallResult { health: Health::Success, slow: false, retry_after: None }
                         && fast.until.is_none_or(|until| now < until)
                 });
                 if fast.is_some() {
@@ -499,7 +500,7 @@ proptest! {
             }
             lazy.absorb(counted, last);
             counted = 0;
-            let mut both = |step: &mut dyn FnMut(&mut Breaker) -> Option<Notice>| (step(&mut exact), step(&mut lazy));
+            let mut both = |step: &mut dyn FnMut(&mut Breaker) -> Option<BreakerEvent>| (step(&mut exact), step(&mut lazy));
             let (a, b) = match step {
                 Step::Admit => {
                     let mut granted = vec![];
@@ -575,7 +576,7 @@ proptest! {
                     machine.snapshot(now);
                     machine.close_by_hand(now);
                 }
-                Step::Turn(which, upstream) if which < out.len() => {
+                Step::ProbeAdmission(which, upstream) if which < out.len() => {
                     if upstream { machine.probe_waits(out[which], now) } else { machine.probe_rests(out[which], now) }
                 }
                 _ => {}

@@ -26,7 +26,7 @@ pub enum CircuitState {
 /// Why a circuit went from one state into another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum CircuitCause {
+pub enum CircuitReason {
     /// Too many failures in a row.
     ConsecutiveFailures,
     /// Too large a part of the calls failed.
@@ -50,7 +50,7 @@ pub enum CircuitCause {
 /// The calls that a state has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct CircuitFigures {
+pub struct CircuitStats {
     /// The calls that said something about the upstream: in the window, or the probes of a half-open circuit.
     pub calls: u64,
     /// Those that failed, the throttled ones among them.
@@ -72,9 +72,9 @@ pub struct CircuitChange {
     /// The state that was entered.
     pub to: CircuitState,
     /// Why.
-    pub cause: CircuitCause,
+    pub cause: CircuitReason,
     /// What the state that was left had seen.
-    pub figures: CircuitFigures,
+    pub figures: CircuitStats,
     /// For how long calls will be refused, where that is known.
     pub open_for: Option<Duration>,
     /// Counts the changes of this circuit. Events of different threads may overtake each other: the greatest is the
@@ -89,7 +89,7 @@ pub struct CircuitSnapshot {
     /// What it does with the next call.
     pub state: CircuitState,
     /// What this state has seen; of an open circuit, what made it open.
-    pub figures: CircuitFigures,
+    pub figures: CircuitStats,
     /// How long calls will still be refused, where that is known.
     pub open_for: Option<Duration>,
     /// The probes that are on their way.
@@ -123,9 +123,9 @@ impl fmt::Display for CircuitState {
     }
 }
 
-// === impl CircuitCause ===
+// === impl CircuitReason ===
 
-impl CircuitCause {
+impl CircuitReason {
     /// A stable name: `"failure-ratio"`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -143,15 +143,15 @@ impl CircuitCause {
     }
 }
 
-impl fmt::Display for CircuitCause {
+impl fmt::Display for CircuitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-// === impl CircuitFigures ===
+// === impl CircuitStats ===
 
-impl CircuitFigures {
+impl CircuitStats {
     pub(crate) fn new(tally: Tally, consecutive: u32) -> Self {
         let Tally { calls, failures, throttled, slow } = tally;
         Self { calls, failures, throttled, slow, consecutive }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::report::{CircuitCause, ratio};
+use super::report::{CircuitReason, ratio};
 use crate::policy::window::{CircuitWindow, Tally};
 
 #[derive(Clone, Debug)]
@@ -44,15 +44,15 @@ impl Settings {
     }
 
     /// The threshold that the window has reached.
-    pub(super) fn ratio_reached(&self, sum: &Tally) -> Option<CircuitCause> {
+    pub(super) fn ratio_reached(&self, sum: &Tally) -> Option<CircuitReason> {
         if sum.calls < self.min_calls() {
             return None;
         }
         let reached = |part, threshold| ratio(part, sum.calls).is_some_and(|ratio| ratio >= threshold);
         if reached(sum.failures, self.failure_ratio) {
-            Some(CircuitCause::FailureRatio)
+            Some(CircuitReason::FailureRatio)
         } else if self.slow_ratio.is_some_and(|ratio| reached(sum.slow, ratio)) {
-            Some(CircuitCause::SlowRatio)
+            Some(CircuitReason::SlowRatio)
         } else {
             None
         }

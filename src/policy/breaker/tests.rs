@@ -3,18 +3,18 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
-use super::report::{CircuitCause, CircuitChange, CircuitState};
+use super::report::{CircuitChange, CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, Ended, Grant, Notice, Role};
+use super::{Admission, Breaker, BreakerEvent, CallResult, Grant, Role};
 use crate::policy::verdict::Health;
 use crate::policy::window::CircuitWindow;
 
 const S: Duration = Duration::from_secs(1);
-const GOOD: Ended = Ended { health: Health::Good, slow: false, retry_after: None };
-const SLOW: Ended = Ended { slow: true, ..GOOD };
-const BAD: Ended = Ended { health: Health::Bad, ..GOOD };
-const THROTTLED: Ended = Ended { health: Health::Throttled, ..GOOD };
-const NEUTRAL: Ended = Ended { health: Health::Unknown, ..GOOD };
+const GOOD: CallResult = CallResult { health: Health::Success, slow: false, retry_after: None };
+const SLOW: CallResult = CallResult { slow: true, ..GOOD };
+const BAD: CallResult = CallResult { health: Health::Failure, ..GOOD };
+const THROTTLED: CallResult = CallResult { health: Health::Throttled, ..GOOD };
+const NEUTRAL: CallResult = CallResult { health: Health::Ignored, ..GOOD };
 
 /// A machine and its time.
 struct Circuit {
@@ -53,19 +53,19 @@ impl Circuit {
         }
     }
 
-    fn settle(&mut self, grant: Grant, ended: Ended) -> Option<Notice> {
+    fn settle(&mut self, grant: Grant, ended: CallResult) -> Option<BreakerEvent> {
         self.machine.settle(grant, ended, self.now)
     }
 
-    fn call(&mut self, ended: Ended) -> Option<CircuitChange> {
+    fn call(&mut self, ended: CallResult) -> Option<CircuitChange> {
         let grant = self.grant();
         match self.settle(grant, ended)? {
-            Notice::Changed(change) => Some(change),
-            reached @ Notice::Reached { .. } => panic!("{reached:?}"),
+            BreakerEvent::Changed(change) => Some(change),
+            reached @ BreakerEvent::Reached { .. } => panic!("{reached:?}"),
         }
     }
 
-    fn calls(&mut self, n: u32, ended: Ended) {
+    fn calls(&mut self, n: u32, ended: CallResult) {
         for _ in 0..n {
             self.call(ended);
         }
@@ -99,7 +99,7 @@ fn five_failures_in_a_row_open_with_the_closed_states_figures() {
     assert_eq!(circuit.state(), CircuitState::Closed);
     let change = circuit.call(BAD).unwrap();
     assert_eq!((change.from, change.to), (CircuitState::Closed, CircuitState::Open));
-    assert_eq!(change.cause, CircuitCause::ConsecutiveFailures);
+    assert_eq!(change.cause, CircuitReason::ConsecutiveFailures);
     assert_eq!((change.figures.calls, change.figures.failures, change.figures.consecutive), (5, 5, 5));
     assert_eq!(change.open_for, Some(5 * S));
 }
@@ -112,7 +112,7 @@ fn a_success_ends_the_run_and_a_throttled_call_neither_ends_nor_extends_it() {
     circuit.calls(4, BAD);
     circuit.calls(3, THROTTLED);
     assert_eq!(circuit.state(), CircuitState::Closed);
-    assert_eq!(circuit.call(BAD).unwrap().cause, CircuitCause::ConsecutiveFailures);
+    assert_eq!(circuit.call(BAD).unwrap().cause, CircuitReason::ConsecutiveFailures);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn on_a_busy_upstream_a_run_counts_only_after_a_silent_second() {
     circuit.pass(S - Duration::from_nanos(1)).calls(50, BAD);
     assert_eq!(circuit.state(), CircuitState::Closed);
     let change = circuit.pass(Duration::from_nanos(1)).call(BAD).unwrap();
-    assert_eq!(change.cause, CircuitCause::ConsecutiveFailures);
+    assert_eq!(change.cause, CircuitReason::ConsecutiveFailures);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn the_failure_ratio_counts_from_the_minimum_of_calls_on() {
     circuit.calls(5, GOOD);
     assert_eq!(circuit.state(), CircuitState::Closed);
     let change = circuit.call(BAD).unwrap();
-    assert_eq!(change.cause, CircuitCause::FailureRatio);
+    assert_eq!(change.cause, CircuitReason::FailureRatio);
     assert_eq!(change.figures.failure_ratio(), Some(0.5));
 }
 
@@ -142,7 +142,7 @@ fn a_success_that_fills_the_minimum_can_show_that_half_of_the_calls_failed() {
     circuit.calls(5, BAD);
     circuit.calls(4, GOOD);
     assert!(circuit.machine.fast().is_none(), "such a success must be counted here");
-    assert_eq!(circuit.call(GOOD).unwrap().cause, CircuitCause::FailureRatio);
+    assert_eq!(circuit.call(GOOD).unwrap().cause, CircuitReason::FailureRatio);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn throttled_calls_count_for_the_ratio_but_never_for_the_run() {
     circuit.calls(9, THROTTLED);
     assert_eq!(circuit.state(), CircuitState::Closed);
     let change = circuit.call(THROTTLED).unwrap();
-    assert_eq!(change.cause, CircuitCause::FailureRatio);
+    assert_eq!(change.cause, CircuitReason::FailureRatio);
     assert_eq!((change.figures.throttled, change.figures.consecutive), (10, 0));
 }
 
@@ -171,7 +171,7 @@ fn slow_calls_have_a_ratio_of_their_own() {
     circuit.calls(2, GOOD);
     circuit.calls(7, SLOW);
     assert_eq!(circuit.state(), CircuitState::Closed);
-    assert_eq!(circuit.call(SLOW).unwrap().cause, CircuitCause::SlowRatio);
+    assert_eq!(circuit.call(SLOW).unwrap().cause, CircuitReason::SlowRatio);
 }
 
 #[test]
@@ -248,8 +248,8 @@ fn the_open_time_doubles_and_starts_again_after_a_success() {
 fn a_successful_probe_closes_with_a_clear_window() {
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
-    let Some(Notice::Changed(change)) = circuit.settle(probe, GOOD) else { panic!("no change") };
-    assert_eq!(change.cause, CircuitCause::ProbesSucceeded);
+    let Some(BreakerEvent::Changed(change)) = circuit.settle(probe, GOOD) else { panic!("no change") };
+    assert_eq!(change.cause, CircuitReason::ProbesSucceeded);
     assert_eq!((change.figures.calls, change.figures.failures), (1, 0), "what the half-open state had seen");
     assert_eq!(circuit.machine.snapshot(circuit.now).figures.calls, 0);
 }
@@ -383,13 +383,13 @@ fn retry_after_on_a_failure_extends_the_open_time_up_to_the_maximum() {
     for (asked, open_for) in [(1, 5), (60, 60), (3_600, 300)] {
         let mut circuit = Circuit::new(|_| {});
         circuit.calls(4, BAD);
-        circuit.call(Ended { retry_after: Some(asked * S), ..BAD });
+        circuit.call(CallResult { retry_after: Some(asked * S), ..BAD });
         assert_eq!(circuit.open_for(), Some(open_for * S));
     }
     // It stands, though the failure that opened said nothing; and a success that named a time asked for none.
     let mut circuit = Circuit::new(|_| {});
-    circuit.call(Ended { retry_after: Some(60 * S), ..THROTTLED });
-    circuit.call(Ended { retry_after: Some(90 * S), ..GOOD });
+    circuit.call(CallResult { retry_after: Some(60 * S), ..THROTTLED });
+    circuit.call(CallResult { retry_after: Some(90 * S), ..GOOD });
     circuit.pass(20 * S).calls(5, BAD);
     assert_eq!(circuit.open_for(), Some(40 * S));
 }
@@ -448,15 +448,15 @@ fn a_health_probe_closes_an_open_circuit_and_spares_the_callers() {
     assert_eq!(circuit.settle(failed, BAD), None, "it was open before");
     assert_eq!(circuit.pass(5 * S).admit(), refused(2 * S), "no caller is made a probe");
     let probe = circuit.health_probe().unwrap();
-    let Some(Notice::Changed(change)) = circuit.settle(probe, GOOD) else { panic!("no change") };
-    assert_eq!((change.to, change.cause), (CircuitState::Closed, CircuitCause::HealthProbeSucceeded));
+    let Some(BreakerEvent::Changed(change)) = circuit.settle(probe, GOOD) else { panic!("no change") };
+    assert_eq!((change.to, change.cause), (CircuitState::Closed, CircuitReason::HealthProbeSucceeded));
 }
 
 #[test]
 fn no_health_probe_while_the_upstream_asked_for_time_or_somebody_opened_the_circuit() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(4, BAD);
-    circuit.call(Ended { retry_after: Some(60 * S), ..BAD });
+    circuit.call(CallResult { retry_after: Some(60 * S), ..BAD });
     assert_eq!(circuit.pass(60 * S - Duration::from_nanos(1)).health_probe(), None);
     let probe = circuit.pass(Duration::from_nanos(1)).health_probe().unwrap();
     circuit.machine.open_by_hand(10 * S, circuit.now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Classify, Health, Outcome, Remedy, Standard, Verdict};
+use super::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 #[cfg(feature = "tonic")]
 use crate::proto::grpc::retry_info;
 use crate::proto::grpc::{self, Pushback};
@@ -17,7 +17,7 @@ use crate::proto::grpc::{self, Pushback};
 /// needs, for which 200 says nothing in gRPC. (gRPC-Web has its trailers inside the body, where nobody looks: such an
 /// answer is good, unless its head has the status.)
 ///
-/// | Code | Remedy | Health |
+/// | Code | NextStep | Health |
 /// |---|---|---|
 /// | `OK` | Done | Good |
 /// | `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` | Retry | Bad |
@@ -34,7 +34,7 @@ use crate::proto::grpc::{self, Pushback};
 /// ```
 /// use std::time::Duration;
 /// use http::Response;
-/// use tower_buttress::verdict::{Classify, Grpc, Health, Outcome, Remedy};
+/// use tower_buttress::verdict::{Classify, Grpc, Health, Outcome, NextStep};
 ///
 /// let busy = Response::builder()
 ///     .header("grpc-status", "8")
@@ -42,7 +42,7 @@ use crate::proto::grpc::{self, Pushback};
 ///     .body(())
 ///     .unwrap();
 /// let verdict = Grpc::new().classify(&Outcome::head(&busy));
-/// assert_eq!(verdict.remedy, Remedy::Retry { after: Some(Duration::from_millis(250).into()) });
+/// assert_eq!(verdict.next, NextStep::Retry { after: Some(Duration::from_millis(250).into()) });
 /// assert_eq!(verdict.health, Health::Throttled);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,28 +50,28 @@ pub struct Grpc {
     http: Standard,
 }
 
-const DONE: Verdict = Verdict::new(Remedy::Done, Health::Good);
-const RETRY: Remedy = Remedy::Retry { after: None };
+const DONE: Verdict = Verdict::new(NextStep::Done, Health::Success);
+const RETRY: NextStep = NextStep::Retry { after: None };
 
 /// By code, 0 to 16: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
 const CODES: [Verdict; 17] = [
-    DONE,                                          // OK
-    Verdict::new(Remedy::Nobody, Health::Unknown), // CANCELLED
-    Verdict::new(RETRY, Health::Bad),              // UNKNOWN
-    Verdict::new(Remedy::Nobody, Health::Good),    // INVALID_ARGUMENT
-    Verdict::new(Remedy::Nobody, Health::Unknown), // DEADLINE_EXCEEDED
-    Verdict::new(Remedy::Nobody, Health::Good),    // NOT_FOUND
-    Verdict::new(Remedy::Nobody, Health::Good),    // ALREADY_EXISTS
-    Verdict::new(Remedy::Elsewhere, Health::Good), // PERMISSION_DENIED
-    Verdict::new(RETRY, Health::Throttled),        // RESOURCE_EXHAUSTED
-    Verdict::new(Remedy::Nobody, Health::Good),    // FAILED_PRECONDITION
-    Verdict::new(RETRY, Health::Unknown),          // ABORTED
-    Verdict::new(Remedy::Nobody, Health::Good),    // OUT_OF_RANGE
-    Verdict::new(Remedy::Nobody, Health::Good),    // UNIMPLEMENTED
-    Verdict::new(RETRY, Health::Bad),              // INTERNAL
-    Verdict::new(RETRY, Health::Bad),              // UNAVAILABLE
-    Verdict::new(RETRY, Health::Bad),              // DATA_LOSS
-    Verdict::new(Remedy::Elsewhere, Health::Good), // UNAUTHENTICATED
+    DONE,                                                // OK
+    Verdict::new(NextStep::GiveUp, Health::Ignored),     // CANCELLED
+    Verdict::new(RETRY, Health::Failure),                // UNKNOWN
+    Verdict::new(NextStep::GiveUp, Health::Success),     // INVALID_ARGUMENT
+    Verdict::new(NextStep::GiveUp, Health::Ignored),     // DEADLINE_EXCEEDED
+    Verdict::new(NextStep::GiveUp, Health::Success),     // NOT_FOUND
+    Verdict::new(NextStep::GiveUp, Health::Success),     // ALREADY_EXISTS
+    Verdict::new(NextStep::TryAnother, Health::Success), // PERMISSION_DENIED
+    Verdict::new(RETRY, Health::Throttled),              // RESOURCE_EXHAUSTED
+    Verdict::new(NextStep::GiveUp, Health::Success),     // FAILED_PRECONDITION
+    Verdict::new(RETRY, Health::Ignored),                // ABORTED
+    Verdict::new(NextStep::GiveUp, Health::Success),     // OUT_OF_RANGE
+    Verdict::new(NextStep::GiveUp, Health::Success),     // UNIMPLEMENTED
+    Verdict::new(RETRY, Health::Failure),                // INTERNAL
+    Verdict::new(RETRY, Health::Failure),                // UNAVAILABLE
+    Verdict::new(RETRY, Health::Failure),                // DATA_LOSS
+    Verdict::new(NextStep::TryAnother, Health::Success), // UNAUTHENTICATED
 ];
 
 // === impl Grpc ===
@@ -107,15 +107,15 @@ impl Classify for Grpc {
 
 fn of_status(code: u8, headers: &HeaderMap) -> Verdict {
     let verdict = CODES.get(usize::from(code)).copied().unwrap_or(CODES[2]);
-    match (verdict.remedy, grpc::pushback(headers)) {
-        (Remedy::Retry { .. }, None) => {
-            verdict.with_remedy(Remedy::Retry { after: retry_info(headers).map(Into::into) })
+    match (verdict.next, grpc::pushback(headers)) {
+        (NextStep::Retry { .. }, None) => {
+            verdict.with_next(NextStep::Retry { after: retry_info(headers).map(Into::into) })
         }
-        (Remedy::Done, _) | (_, None) => verdict,
+        (NextStep::Done, _) | (_, None) => verdict,
         (_, Some(Pushback::After(after))) => {
-            verdict.with_remedy(Remedy::Retry { after: Some(after.into()) }).nothing_done()
+            verdict.with_next(NextStep::Retry { after: Some(after.into()) }).not_executed()
         }
-        (Remedy::Retry { .. }, Some(Pushback::Never)) => verdict.with_remedy(Remedy::Elsewhere),
+        (NextStep::Retry { .. }, Some(Pushback::Never)) => verdict.with_next(NextStep::TryAnother),
         (_, Some(Pushback::Never)) => verdict,
     }
 }
@@ -133,7 +133,7 @@ mod tests {
     use http::{HeaderValue, Response};
 
     use super::*;
-    use crate::rejection::{Rejection, RejectionKind, Wire};
+    use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
     fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_status_is_read_in_the_head_and_in_the_trailers() {
-        let unavailable = Verdict::new(RETRY, Health::Bad);
+        let unavailable = Verdict::new(RETRY, Health::Failure);
         assert_eq!(trailers_only(&[("grpc-status", "14")]), unavailable);
         assert_eq!(Grpc::new().classify(&Outcome::Trailers(&fields(&[("grpc-status", "14")]))), unavailable);
         assert_eq!(trailers_only(&[("grpc-status", "0")]), DONE);
@@ -161,8 +161,8 @@ mod tests {
         let pushback = |ms| [("grpc-status", "14"), ("grpc-retry-pushback-ms", ms)];
         let verdict = trailers_only(&pushback("70"));
         assert_eq!(verdict.retry_after(), Some(std::time::Duration::from_millis(70).into()));
-        assert!(verdict.nothing_done);
-        assert_eq!(trailers_only(&pushback("-1")).remedy, Remedy::Elsewhere);
+        assert!(verdict.not_executed);
+        assert_eq!(trailers_only(&pushback("-1")).next, NextStep::TryAnother);
         assert_eq!(trailers_only(&[("grpc-status", "0"), ("grpc-retry-pushback-ms", "70")]), DONE);
     }
 
@@ -171,14 +171,14 @@ mod tests {
         let proxy = Response::builder().status(503).body(()).unwrap();
         assert_eq!(Grpc::new().classify(&Outcome::head(&proxy)), Standard::new().classify(&Outcome::head(&proxy)));
         let refused: Result<Response<()>, _> = Err(io::Error::from(io::ErrorKind::ConnectionRefused));
-        assert!(Grpc::new().classify(&Outcome::of(&refused)).nothing_done);
+        assert!(Grpc::new().classify(&Outcome::of(&refused)).not_executed);
     }
 
     #[test]
     fn our_own_refusal_is_not_the_upstreams_status() {
-        let silent = Rejection::new(RejectionKind::FirstByteTimeout).into_response(Wire::Grpc);
-        assert_eq!(Grpc::new().classify(&Outcome::head(&silent)), Verdict::new(Remedy::Elsewhere, Health::Bad));
+        let silent = Rejection::new(RejectionKind::FirstByteTimeout).into_response(RejectionFormat::Grpc);
+        assert_eq!(Grpc::new().classify(&Outcome::head(&silent)), Verdict::new(NextStep::TryAnother, Health::Failure));
         let verdict = Grpc::new().retry_first_byte_timeout(true).classify(&Outcome::head(&silent));
-        assert_eq!(verdict.remedy, RETRY);
+        assert_eq!(verdict.next, RETRY);
     }
 }

@@ -4,13 +4,13 @@ use std::ops::RangeInclusive;
 
 use http::HeaderMap;
 
-use super::{Classify, Health, Outcome, Remedy, Verdict, transport};
+use super::{Classify, Health, NextStep, Outcome, Verdict, transport};
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
 use crate::rejection::{Rejection, RejectionKind};
 
 /// The default classifier: by status, by our own refusals, and by what an error's chain of sources tells.
 ///
-/// | Answer | Remedy | Health |
+/// | Answer | NextStep | Health |
 /// |---|---|---|
 /// | 1xx, 2xx, 3xx | Done | Good |
 /// | 429 | Retry | Throttled |
@@ -27,7 +27,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | the request could not be sent: its own body failed, or the client does not send such requests | Nobody | Unknown |
 ///
 /// `x-should-retry: false` turns Retry into Elsewhere, `true` turns everything but Done into Retry; health stays. The
-/// hints of [`proto::retry_after`](crate::proto::retry_after) go into [`Remedy::Retry`].
+/// hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
 ///
 /// Nothing was done, provably, where no connection came about, and where the answer is 421, 425, 429 or 503. (That a
 /// peer refused an HTTP/2 stream, or said goodbye before it looked at it, and that the request's own body failed, is
@@ -37,44 +37,44 @@ use crate::rejection::{Rejection, RejectionKind};
 /// ```
 /// use std::{convert::Infallible, io};
 /// use http::Response;
-/// use tower_buttress::verdict::{Classify, Health, Outcome, Remedy, Standard};
+/// use tower_buttress::verdict::{Classify, Health, Outcome, NextStep, Standard};
 ///
 /// let refused: Result<Response<()>, _> = Err(io::Error::from(io::ErrorKind::ConnectionRefused));
 /// let verdict = Standard::new().classify(&Outcome::of(&refused));
-/// assert_eq!(verdict.remedy, Remedy::Retry { after: None });
-/// assert_eq!(verdict.health, Health::Bad);
-/// assert!(verdict.nothing_done);
+/// assert_eq!(verdict.next, NextStep::Retry { after: None });
+/// assert_eq!(verdict.health, Health::Failure);
+/// assert!(verdict.not_executed);
 ///
 /// let overloaded = Response::builder().status(529).header("x-should-retry", "false").body(()).unwrap();
 /// let verdict = Standard::new().classify(&Outcome::head(&overloaded));
-/// assert_eq!(verdict.remedy, Remedy::Elsewhere);
-/// assert_eq!(verdict.health, Health::Bad);
+/// assert_eq!(verdict.next, NextStep::TryAnother);
+/// assert_eq!(verdict.health, Health::Failure);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standard {
     retry_first_byte_timeout: bool,
 }
 
-const RETRY: Remedy = Remedy::Retry { after: None };
-const DONE: Verdict = Verdict::new(Remedy::Done, Health::Good);
+const RETRY: NextStep = NextStep::Retry { after: None };
+const DONE: Verdict = Verdict::new(NextStep::Done, Health::Success);
 
 /// The first row that holds the status counts.
 const STATUSES: &[(RangeInclusive<u16>, Verdict)] = &[
     (100..=399, DONE),
-    (401..=403, Verdict::new(Remedy::Elsewhere, Health::Good)),
-    (413..=413, Verdict::new(Remedy::Elsewhere, Health::Good)),
-    (408..=409, Verdict::new(RETRY, Health::Unknown)),
+    (401..=403, Verdict::new(NextStep::TryAnother, Health::Success)),
+    (413..=413, Verdict::new(NextStep::TryAnother, Health::Success)),
+    (408..=409, Verdict::new(RETRY, Health::Ignored)),
     // RFC 8470 5.2: the server did not process the request.
-    (425..=425, Verdict::new(RETRY, Health::Unknown).nothing_done()),
-    (429..=429, Verdict::new(RETRY, Health::Throttled).nothing_done()),
+    (425..=425, Verdict::new(RETRY, Health::Ignored).not_executed()),
+    (429..=429, Verdict::new(RETRY, Health::Throttled).not_executed()),
     // RFC 9110 15.5.20: not by this server. Asking it again over the same connection changes nothing.
-    (421..=421, Verdict::new(Remedy::Nobody, Health::Good).nothing_done()),
-    (400..=499, Verdict::new(Remedy::Nobody, Health::Good)),
-    (501..=501, Verdict::new(Remedy::Nobody, Health::Good)),
-    (505..=505, Verdict::new(Remedy::Nobody, Health::Good)),
-    (503..=503, Verdict::new(RETRY, Health::Bad).nothing_done()),
+    (421..=421, Verdict::new(NextStep::GiveUp, Health::Success).not_executed()),
+    (400..=499, Verdict::new(NextStep::GiveUp, Health::Success)),
+    (501..=501, Verdict::new(NextStep::GiveUp, Health::Success)),
+    (505..=505, Verdict::new(NextStep::GiveUp, Health::Success)),
+    (503..=503, Verdict::new(RETRY, Health::Failure).not_executed()),
     // RFC 9110 15: what lies beyond 599 is treated as a 5xx.
-    (500..=u16::MAX, Verdict::new(RETRY, Health::Bad)),
+    (500..=u16::MAX, Verdict::new(RETRY, Health::Failure)),
 ];
 
 // === impl Standard ===
@@ -96,19 +96,19 @@ impl Standard {
 
     fn refused(self, rejection: &Rejection) -> Verdict {
         // A refusal to a gRPC caller has no Retry-After to read.
-        let retry = Remedy::Retry { after: rejection.retry_after().map(RetryAfter::from) };
+        let retry = NextStep::Retry { after: rejection.retry_after().map(RetryAfter::from) };
         match rejection.kind() {
-            RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => Verdict::new(retry, Health::Bad),
-            RejectionKind::FirstByteTimeout => Verdict::new(Remedy::Elsewhere, Health::Bad),
-            RejectionKind::DeadlineExceeded => Verdict::new(Remedy::Nobody, Health::Unknown),
-            RejectionKind::CircuitOpen => Verdict::new(Remedy::Elsewhere, Health::Unknown).nothing_done(),
-            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Bad),
+            RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => Verdict::new(retry, Health::Failure),
+            RejectionKind::FirstByteTimeout => Verdict::new(NextStep::TryAnother, Health::Failure),
+            RejectionKind::DeadlineExceeded => Verdict::new(NextStep::GiveUp, Health::Ignored),
+            RejectionKind::CircuitOpen => Verdict::new(NextStep::TryAnother, Health::Ignored).not_executed(),
+            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Failure),
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
-            | RejectionKind::IdempotencyKeyReused => Verdict::new(Remedy::Nobody, Health::Unknown).nothing_done(),
+            | RejectionKind::IdempotencyKeyReused => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
-                Verdict::new(retry, Health::Unknown).nothing_done()
+                Verdict::new(retry, Health::Ignored).not_executed()
             }
         }
     }
@@ -138,14 +138,14 @@ fn of_status(status: u16) -> Verdict {
 }
 
 fn hinted(verdict: Verdict, headers: &HeaderMap) -> Verdict {
-    let retry = |known| Remedy::Retry { after: retry_after(headers).or(known) };
-    let remedy = match (verdict.remedy, should_retry(headers)) {
-        (Remedy::Retry { .. }, Some(false)) => Remedy::Elsewhere,
-        (Remedy::Retry { after }, _) => retry(after),
-        (Remedy::Elsewhere | Remedy::Nobody, Some(true)) => retry(None),
+    let retry = |known| NextStep::Retry { after: retry_after(headers).or(known) };
+    let next = match (verdict.next, should_retry(headers)) {
+        (NextStep::Retry { .. }, Some(false)) => NextStep::TryAnother,
+        (NextStep::Retry { after }, _) => retry(after),
+        (NextStep::TryAnother | NextStep::GiveUp, Some(true)) => retry(None),
         (other, _) => other,
     };
-    verdict.with_remedy(remedy)
+    verdict.with_next(next)
 }
 
 #[cfg(test)]
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::error::{BoxError, ConnectElapsed, DeadlineExceeded, IdleBodyElapsed};
-    use crate::rejection::Wire;
+    use crate::rejection::RejectionFormat;
 
     fn judge(response: &Response<()>) -> Verdict {
         Standard::new().classify(&Outcome::head(response))
@@ -169,7 +169,7 @@ mod tests {
         headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(()).unwrap()
     }
 
-    fn refusal(kind: RejectionKind, wire: Wire) -> Response<()> {
+    fn refusal(kind: RejectionKind, wire: RejectionFormat) -> Response<()> {
         Rejection::new(kind).into_response(wire).map(drop)
     }
 
@@ -181,48 +181,48 @@ mod tests {
     fn every_status_is_judged_as_the_table_says() {
         for status in 100..1_000 {
             let expected = match status {
-                ..400 => ("Done", Health::Good, false),
-                401 | 402 | 403 | 413 => ("Elsewhere", Health::Good, false),
-                408 | 409 => ("Retry", Health::Unknown, false),
-                421 => ("Nobody", Health::Good, true),
-                425 => ("Retry", Health::Unknown, true),
+                ..400 => ("Done", Health::Success, false),
+                401 | 402 | 403 | 413 => ("Elsewhere", Health::Success, false),
+                408 | 409 => ("Retry", Health::Ignored, false),
+                421 => ("Nobody", Health::Success, true),
+                425 => ("Retry", Health::Ignored, true),
                 429 => ("Retry", Health::Throttled, true),
-                ..=499 | 501 | 505 => ("Nobody", Health::Good, false),
-                503 => ("Retry", Health::Bad, true),
-                _ => ("Retry", Health::Bad, false),
+                ..=499 | 501 | 505 => ("Nobody", Health::Success, false),
+                503 => ("Retry", Health::Failure, true),
+                _ => ("Retry", Health::Failure, false),
             };
             let verdict = judge(&answer(status, &[]));
-            let remedy = match verdict.remedy {
-                Remedy::Done => "Done",
-                Remedy::Retry { after: None } => "Retry",
-                Remedy::Retry { .. } => "Retry after",
-                Remedy::Elsewhere => "Elsewhere",
-                Remedy::Nobody => "Nobody",
+            let next = match verdict.next {
+                NextStep::Done => "Done",
+                NextStep::Retry { after: None } => "Retry",
+                NextStep::Retry { .. } => "Retry after",
+                NextStep::TryAnother => "Elsewhere",
+                NextStep::GiveUp => "Nobody",
             };
-            assert_eq!((remedy, verdict.health, verdict.nothing_done), expected, "{status}");
+            assert_eq!((next, verdict.health, verdict.not_executed), expected, "{status}");
         }
     }
 
     #[test]
     fn our_own_refusals_are_told_from_the_upstreams_answers_on_every_wire() {
-        for wire in [Wire::Http, Wire::Grpc] {
+        for wire in [RejectionFormat::Http, RejectionFormat::Grpc] {
             let judge = |kind| judge(&refusal(kind, wire));
             let silent = judge(RejectionKind::FirstByteTimeout);
-            assert_eq!(silent, Verdict::new(Remedy::Elsewhere, Health::Bad));
+            assert_eq!(silent, Verdict::new(NextStep::TryAnother, Health::Failure));
             let late = judge(RejectionKind::DeadlineExceeded);
-            assert_eq!(late, Verdict::new(Remedy::Nobody, Health::Unknown));
+            assert_eq!(late, Verdict::new(NextStep::GiveUp, Health::Ignored));
             let broken = judge(RejectionKind::BodyFailed);
-            assert_eq!(broken, Verdict::new(RETRY, Health::Bad));
+            assert_eq!(broken, Verdict::new(RETRY, Health::Failure));
         }
         // The upstream's own 504:
-        assert_eq!(judge(&answer(504, &[])), Verdict::new(RETRY, Health::Bad));
+        assert_eq!(judge(&answer(504, &[])), Verdict::new(RETRY, Health::Failure));
     }
 
     #[test]
     fn a_silent_upstream_can_be_asked_again() {
-        let silent = refusal(RejectionKind::FirstByteTimeout, Wire::Http);
+        let silent = refusal(RejectionKind::FirstByteTimeout, RejectionFormat::Http);
         let verdict = Standard::new().retry_first_byte_timeout(true).classify(&Outcome::head(&silent));
-        assert_eq!(verdict, Verdict::new(RETRY, Health::Bad));
+        assert_eq!(verdict, Verdict::new(RETRY, Health::Failure));
     }
 
     #[test]
@@ -231,11 +231,11 @@ mod tests {
         let hint = ("retry-after", "5");
         assert_eq!(judge(&answer(429, &[hint])).retry_after(), five);
         assert_eq!(judge(&answer(500, &[hint])).retry_after(), five);
-        assert_eq!(judge(&answer(400, &[hint])).remedy, Remedy::Nobody);
-        assert_eq!(judge(&answer(200, &[hint])).remedy, Remedy::Done);
+        assert_eq!(judge(&answer(400, &[hint])).next, NextStep::GiveUp);
+        assert_eq!(judge(&answer(200, &[hint])).next, NextStep::Done);
 
         let refused = Rejection::new(RejectionKind::BodyFailed).with_retry_after(Duration::from_secs(5));
-        for wire in [Wire::Http, Wire::Grpc] {
+        for wire in [RejectionFormat::Http, RejectionFormat::Grpc] {
             assert_eq!(judge(&refused.clone().into_response(wire).map(drop)).retry_after(), five);
         }
     }
@@ -243,31 +243,31 @@ mod tests {
     #[test]
     fn the_server_overrules_the_table_but_not_the_health() {
         let (yes, no) = (("x-should-retry", "true"), ("x-should-retry", "false"));
-        assert_eq!(judge(&answer(429, &[no])).remedy, Remedy::Elsewhere);
+        assert_eq!(judge(&answer(429, &[no])).next, NextStep::TryAnother);
         assert_eq!(judge(&answer(429, &[no])).health, Health::Throttled);
-        assert_eq!(judge(&answer(400, &[no])).remedy, Remedy::Nobody);
-        assert_eq!(judge(&answer(200, &[no])).remedy, Remedy::Done);
+        assert_eq!(judge(&answer(400, &[no])).next, NextStep::GiveUp);
+        assert_eq!(judge(&answer(200, &[no])).next, NextStep::Done);
 
         let verdict = judge(&answer(400, &[yes, ("retry-after-ms", "70")]));
         assert_eq!(verdict.retry_after(), Some(Duration::from_millis(70).into()));
-        assert_eq!(verdict.health, Health::Good);
-        assert_eq!(judge(&answer(403, &[yes])).remedy, RETRY);
-        assert_eq!(judge(&answer(200, &[yes])).remedy, Remedy::Done);
+        assert_eq!(verdict.health, Health::Success);
+        assert_eq!(judge(&answer(403, &[yes])).next, RETRY);
+        assert_eq!(judge(&answer(200, &[yes])).next, NextStep::Done);
     }
 
     #[test]
     fn errors_are_looked_at_through_their_sources() {
         let after = Duration::from_secs(5);
         let connect = judge_error(io::Error::other(ConnectElapsed::new(after)));
-        assert_eq!(connect, Verdict::new(Remedy::Elsewhere, Health::Bad).nothing_done());
+        assert_eq!(connect, Verdict::new(NextStep::TryAnother, Health::Failure).not_executed());
         let late = judge_error(io::Error::other(DeadlineExceeded::new(after)));
-        assert_eq!(late, Verdict::new(Remedy::Nobody, Health::Unknown));
+        assert_eq!(late, Verdict::new(NextStep::GiveUp, Health::Ignored));
         let silent = judge_error(io::Error::other(Rejection::new(RejectionKind::FirstByteTimeout)));
-        assert_eq!(silent, Verdict::new(Remedy::Elsewhere, Health::Bad));
+        assert_eq!(silent, Verdict::new(NextStep::TryAnother, Health::Failure));
         let refused = judge_error(io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused)));
-        assert_eq!(refused, Verdict::new(RETRY, Health::Bad).nothing_done());
+        assert_eq!(refused, Verdict::new(RETRY, Health::Failure).not_executed());
 
-        let broken = Verdict::new(RETRY, Health::Bad);
+        let broken = Verdict::new(RETRY, Health::Failure);
         assert_eq!(judge_error(io::Error::from(io::ErrorKind::ConnectionReset)), broken);
         assert_eq!(judge_error(IdleBodyElapsed::new(after)), broken);
         assert_eq!(judge_error("anything else"), broken);
@@ -277,10 +277,10 @@ mod tests {
     fn a_classifier_can_be_wrapped_and_shared() {
         let wrapped: std::sync::Arc<dyn Classify> = std::sync::Arc::new(|outcome: &Outcome<'_>| {
             let verdict = Standard::new().classify(outcome);
-            if outcome.error::<io::Error>().is_some() { verdict.nothing_done() } else { verdict }
+            if outcome.error::<io::Error>().is_some() { verdict.not_executed() } else { verdict }
         });
         let broken: Result<Response<()>, _> = Err(io::Error::from(io::ErrorKind::ConnectionReset));
-        assert!(wrapped.classify(&Outcome::of(&broken)).nothing_done);
+        assert!(wrapped.classify(&Outcome::of(&broken)).not_executed);
         let fine = Ok::<_, Infallible>(answer(200, &[]));
         assert_eq!(Classify::classify(&wrapped, &Outcome::of(&fine)), DONE);
     }

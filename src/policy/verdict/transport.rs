@@ -11,17 +11,17 @@
 use std::error::Error;
 use std::io;
 
-use super::{Health, Remedy, Verdict};
+use super::{Health, NextStep, Verdict};
 use crate::error::{self, ConnectElapsed, DeadlineExceeded};
 
 /// No answer came, or it broke off: what was done, nobody knows.
-const BROKEN: Verdict = Verdict::new(Remedy::Retry { after: None }, Health::Bad);
+const BROKEN: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);
 /// The request never reached anybody who could have acted on it.
-const UNSENT: Verdict = BROKEN.nothing_done();
+const UNSENT: Verdict = BROKEN.not_executed();
 /// Asking the same endpoint again will not help.
-const UNREACHABLE: Verdict = UNSENT.with_remedy(Remedy::Elsewhere);
+const UNREACHABLE: Verdict = UNSENT.with_next(NextStep::TryAnother);
 /// Our own side gave up.
-const OURS: Verdict = Verdict::new(Remedy::Nobody, Health::Unknown);
+const OURS: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored);
 
 #[cold]
 pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
@@ -33,7 +33,7 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     }
     #[cfg(feature = "reqwest")]
     if error::chain(err).any(was_never_a_request) {
-        return OURS.nothing_done();
+        return OURS.not_executed();
     }
     #[cfg(feature = "tonic")]
     if let Some(verdict) = of_tonic(err) {
@@ -72,7 +72,7 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
     if let Some(err) = err.downcast_ref::<hyper_util::client::legacy::Error>() {
         // A request that the client would not send (HTTP/2 over a connection that is not, no host in its URI) is all the
         // cause there is; everything else that it fails with has a source.
-        let refused = err.source().is_none().then_some(OURS.nothing_done());
+        let refused = err.source().is_none().then_some(OURS.not_executed());
         return if err.is_connect() { Some(UNSENT) } else { refused };
     }
     if let Some(err) = err.downcast_ref::<hyper::Error>() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
-use tower_buttress::{CircuitBreakerLayer, CircuitCause, CircuitState, Event};
+use tower_buttress::{CircuitBreakerLayer, CircuitReason, CircuitState, Event};
 
 use crate::support::{Log, Script, Step, secs};
 
@@ -127,10 +127,14 @@ async fn a_health_probe_closes_the_circuit_and_no_caller_is_a_victim() {
     assert_eq!(layer.breaker().handle().state(), CircuitState::Closed);
     assert_eq!(status(&service, "/call").await, 200);
     let causes: Vec<_> = log.events().iter().filter_map(cause).collect();
-    assert_eq!(causes, [CircuitCause::ConsecutiveFailures, CircuitCause::HealthProbeSucceeded], "and nothing between");
+    assert_eq!(
+        causes,
+        [CircuitReason::ConsecutiveFailures, CircuitReason::HealthProbeSucceeded],
+        "and nothing between"
+    );
 }
 
-fn cause(event: &Event) -> Option<CircuitCause> {
+fn cause(event: &Event) -> Option<CircuitReason> {
     match event {
         Event::CircuitChanged { change, .. } => Some(change.cause),
         _ => None,

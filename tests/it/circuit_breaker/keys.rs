@@ -38,8 +38,8 @@ async fn each_key_has_a_circuit_of_its_own() {
     }
     assert_eq!(get(&service, "http://a/").await, 503);
     assert_eq!(get(&service, "http://b/").await, 200);
-    assert_eq!(layer.handle_of("a").state(), CircuitState::Open);
-    assert_eq!(layer.handle_of("b").state(), CircuitState::Closed);
+    assert_eq!(layer.handle_for("a").state(), CircuitState::Open);
+    assert_eq!(layer.handle_for("b").state(), CircuitState::Closed);
     let opened = log.events().into_iter().find_map(|event| match event {
         Event::CircuitChanged { key, .. } => key,
         _ => None,
@@ -73,7 +73,7 @@ async fn the_key_that_was_not_used_for_longest_goes() {
     let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
     keys.sort();
     assert_eq!(keys, ["a", "c"]);
-    assert_eq!(layer.handle_of("a").snapshot().figures.calls, 2, "it is the same as before");
+    assert_eq!(layer.handle_for("a").snapshot().figures.calls, 2, "it is the same as before");
 }
 
 /// Whoever isolates a circuit, or holds its handle, means the one that calls pass through.
@@ -81,16 +81,16 @@ async fn the_key_that_was_not_used_for_longest_goes() {
 async fn a_circuit_that_somebody_steers_goes_last() {
     let layer = by_host().max_keys(NonZeroUsize::new(5).unwrap());
     let service = layer.layer(statuses([200; 100]));
-    layer.handle_of("isolated").isolate();
-    layer.handle_of("open").open_for(secs(60));
-    layer.handle_of("off").disable();
-    let held = layer.handle_of("held");
+    layer.handle_for("isolated").isolate();
+    layer.handle_for("open").open_for(secs(60));
+    layer.handle_for("off").disable();
+    let held = layer.handle_for("held");
     for host in 0..20 {
         assert_eq!(get(&service, &format!("http://host-{host}/")).await, 200);
     }
     assert_eq!(get(&service, "http://isolated/").await, 503);
     assert_eq!(get(&service, "http://open/").await, 503);
-    assert_eq!(layer.handle_of("off").state(), CircuitState::Disabled);
+    assert_eq!(layer.handle_for("off").state(), CircuitState::Disabled);
     held.isolate();
     assert_eq!(get(&service, "http://held/").await, 503);
     assert_eq!(layer.handles().len(), 5);
@@ -98,7 +98,7 @@ async fn a_circuit_that_somebody_steers_goes_last() {
     // When it is open no longer by anybody's will, or closed, it is like the others.
     tokio::time::advance(secs(60)).await;
     assert_eq!(get(&service, "http://open/").await, 200);
-    layer.handle_of("isolated").close();
+    layer.handle_for("isolated").close();
     for host in 0..3 {
         get(&service, &format!("http://host-{host}/")).await;
     }
@@ -112,7 +112,7 @@ async fn a_circuit_with_a_probe_on_its_way_goes_last() {
     let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
     let answers = [Answer::status(500).after(secs(1)), Answer::status(200), Answer::status(200)];
     let service = layer.layer(Upstream::new(answers));
-    layer.handle_of("a").open_for(Duration::ZERO);
+    layer.handle_for("a").open_for(Duration::ZERO);
     let probe = tokio::spawn({
         let service = service.clone();
         async move { get(&service, "http://a/").await }
@@ -122,14 +122,14 @@ async fn a_circuit_with_a_probe_on_its_way_goes_last() {
     get(&service, "http://c/").await;
     assert_eq!(get(&service, "http://a/").await, 503, "there is a probe already");
     assert_eq!(probe.await.unwrap(), 500);
-    assert_eq!(layer.handle_of("a").state(), CircuitState::Open);
+    assert_eq!(layer.handle_for("a").state(), CircuitState::Open);
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_all_circuits_are_steered_the_oldest_goes() {
     let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
     for key in ["a", "b", "c"] {
-        layer.handle_of(key).isolate();
+        layer.handle_for(key).isolate();
     }
     let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
     keys.sort();
@@ -158,7 +158,7 @@ async fn a_call_may_outlive_its_key() {
     tokio::task::yield_now().await;
     get(&service, "http://b/").await;
     assert_eq!(slow.await.unwrap(), 500);
-    assert_eq!(layer.handle_of("a").snapshot().figures.calls, 0);
+    assert_eq!(layer.handle_for("a").snapshot().figures.calls, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +176,7 @@ fn many_threads_may_use_and_lose_keys_at_once() {
             let layer = &layer;
             scope.spawn(move || {
                 for n in 0..2_000 {
-                    let circuit = layer.handle_of(&format!("{}", (n * (thread + 1)) % 9));
+                    let circuit = layer.handle_for(&format!("{}", (n * (thread + 1)) % 9));
                     assert_eq!(circuit.state(), CircuitState::Closed);
                 }
             });

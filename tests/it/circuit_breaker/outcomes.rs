@@ -19,8 +19,8 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::verdict::Grpc;
 use tower_buttress::{
-    CircuitBreakerHandle, CircuitBreakerLayer, CircuitCause, CircuitState, CircuitWindow, DeadlineLayer, Event,
-    FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowBy,
+    CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState, CircuitWindow, DeadlineLayer, Event,
+    FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowCallBy,
 };
 
 use super::{Rig, as_is, stream};
@@ -235,7 +235,7 @@ async fn an_open_circuit_answers_without_asking_whether_the_service_is_ready() {
     assert!(!refused.headers().contains_key("retry-after"), "nobody knows when it will be closed");
 
     let keyed = CircuitBreakerLayer::new().key(|parts| Some(parts.uri.host()?.into()));
-    keyed.handle_of("upstream").isolate();
+    keyed.handle_for("upstream").isolate();
     assert_eq!(keyed.layer(service.clone()).oneshot(request("GET", [])).await.unwrap().status(), 503);
     assert_eq!(service.0.load(SeqCst), 0);
 }
@@ -335,7 +335,7 @@ async fn a_body_is_slow_by_its_first_data_and_not_by_its_length() {
 #[tokio::test(start_paused = true)]
 async fn a_body_is_slow_by_its_length_where_that_is_asked_for() {
     let long = || stream([Step::Data("a"), Step::Wait(secs(3)), Step::Data("b")]);
-    let rig = Rig::new(|layer| slow(layer).slow_by(SlowBy::WholeBody), Upstream::new((0..10).map(|_| long())));
+    let rig = Rig::new(|layer| slow(layer).slow_by(SlowCallBy::WholeBody), Upstream::new((0..10).map(|_| long())));
     rig.calls(10).await;
     assert_eq!(rig.circuit().snapshot().figures.slow, 10);
     assert_eq!(rig.state(), CircuitState::Open);
@@ -420,7 +420,7 @@ async fn a_disabled_layer_passes_everything() {
 async fn a_layer_that_only_counts_tells_and_lets_pass() {
     let rig = Rig::new(|layer| layer.metrics_only(true), Upstream::new((0..20).map(|_| Answer::status(500))));
     assert_eq!(rig.calls(20).await, ["500 said"; 20]);
-    assert_eq!(rig.log.names(), ["circuit_reached: consecutive-failures"]);
+    assert_eq!(rig.log.names(), ["circuit_would_open: consecutive-failures"]);
     assert_eq!(rig.circuit().snapshot().figures.failures, 20);
 }
 
@@ -496,9 +496,9 @@ async fn an_event_says_what_the_old_state_had_seen() {
     assert_eq!(
         told,
         [
-            (CircuitState::Open, CircuitCause::ConsecutiveFailures, 5),
-            (CircuitState::HalfOpen, CircuitCause::OpenTimeOver, 5),
-            (CircuitState::Closed, CircuitCause::ProbesSucceeded, 0),
+            (CircuitState::Open, CircuitReason::ConsecutiveFailures, 5),
+            (CircuitState::HalfOpen, CircuitReason::OpenTimeOver, 5),
+            (CircuitState::Closed, CircuitReason::ProbesSucceeded, 0),
         ]
     );
     assert_eq!(changes[0].to_string(), "closed -> open (consecutive-failures): 5 of 5 calls failed, open for 5s");

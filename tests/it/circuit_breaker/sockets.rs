@@ -231,7 +231,7 @@ async fn by_key_routes_are_apart() {
         assert_eq!(status(at, "/a").await, 502);
     }
     assert_eq!([status(at, "/a").await, status(at, "/b").await], [503, 200]);
-    assert_eq!(breaker.handle_of("/b").state(), CircuitState::Closed);
+    assert_eq!(breaker.handle_for("/b").state(), CircuitState::Closed);
 }
 
 /// The breaker as a proxy has it: between a server and a client of hyper's.

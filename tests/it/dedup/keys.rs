@@ -8,7 +8,7 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{DedupLayer, DedupRole, InFlight, ReadBody, Rejection, RejectionKind};
+use tower_buttress::{DedupLayer, DedupRole, InFlightPolicy, ReadBody, Rejection, RejectionKind};
 
 use super::{dedup, echo, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, trailers};
@@ -191,7 +191,7 @@ async fn a_grpc_caller_is_refused_in_grpc() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_in_flight_may_be_refused() {
-    let layer = DedupLayer::new().in_flight(InFlight::Reject);
+    let layer = DedupLayer::new().in_flight(InFlightPolicy::Reject);
     let (service, mut stage) = dedup(&layer);
     let first = send(&service, post_key("k", "hi")).await;
     let answer = service.clone().oneshot(post_key("k", "hi")).await.unwrap();
@@ -347,7 +347,7 @@ async fn a_request_too_long_to_read_passes_whole() {
     let log = Arc::new(Log::default());
     let layer = DedupLayer::new().max_request(5).observer(log.clone());
     assert_eq!(calls_for(layer.clone(), post("123456"), post("123456")).await, 2);
-    assert_eq!(log.names(), ["stepped_aside: dedup", "stepped_aside: dedup"]);
+    assert_eq!(log.names(), ["bypassed: dedup", "bypassed: dedup"]);
     assert_eq!(calls_for(layer.clone(), post("12345"), post("12345")).await, 1);
     let answer = layer.layer(echo()).oneshot(post("123456")).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456");

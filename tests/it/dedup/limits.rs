@@ -93,7 +93,7 @@ async fn over_the_limit_those_who_are_there_go_on_and_nobody_else_joins() {
         say.end();
         assert_eq!(next(&mut leader).await, "end");
         assert_eq!(next(&mut joined).await, "end");
-        assert!(log.names().contains(&"stepped_aside: dedup".to_owned()));
+        assert!(log.names().contains(&"bypassed: dedup".to_owned()));
         // It was not stored either, and the key is free.
         if key.is_some() {
             let anew = send(&service, request()).await;
@@ -250,7 +250,7 @@ async fn where_no_more_can_be_kept_a_key_is_refused_and_a_click_passes() {
         assert_eq!((role(&answer), text(answer).await.as_str()), (None, "passes"));
     }
     assert_eq!(text(holds.await.unwrap().unwrap()).await, "holds");
-    assert_eq!(log.names(), ["refused: dedup-store-full", "stepped_aside: dedup", "stepped_aside: dedup"]);
+    assert_eq!(log.names(), ["refused: dedup-store-full", "bypassed: dedup", "bypassed: dedup"]);
 
     // It was promised to be kept: it is not forgotten to make room, and when there will be, we know.
     advance(secs(20)).await;

@@ -8,7 +8,7 @@ use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::advance;
-use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind, Wire};
+use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionFormat, RejectionKind};
 
 use super::{Answer, Stage, dedup, next, post, post_key, role, send, text, with_header};
 use crate::support::{Log, secs, trailers};
@@ -173,7 +173,7 @@ async fn where_nothing_was_executed_a_key_is_free_again() {
     }
     // Our own refusals, whatever they say.
     let (service, mut stage) = dedup(&DedupLayer::new());
-    let refusal = Rejection::new(RejectionKind::FirstByteTimeout).into_response(Wire::Http).map(drop);
+    let refusal = Rejection::new(RejectionKind::FirstByteTimeout).into_response(RejectionFormat::Http).map(drop);
     answered(&service, &mut stage, post_key("k", "hi"), refusal).await;
     is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
     // gRPC says it in trailers.
@@ -208,7 +208,7 @@ async fn an_error_is_shared_with_those_who_wait_and_nobody_else() {
 async fn a_refusal_is_known_as_one_by_all_who_share_it() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let waiting = [send(&service, post("hi")).await, send(&service, post("hi")).await];
-    let refusal = Rejection::new(RejectionKind::FirstByteTimeout).into_response(Wire::Http).map(drop);
+    let refusal = Rejection::new(RejectionKind::FirstByteTimeout).into_response(RejectionFormat::Http).map(drop);
     stage.call().await.answer_with(refusal, "");
     for call in waiting {
         let answer = call.await.unwrap().unwrap();

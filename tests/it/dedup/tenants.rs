@@ -132,7 +132,7 @@ async fn without_a_tenant_nothing_is_recognised() {
         stage.call().await.ok_with("two");
         let [one, two] = calls.map(|call| async { text(call.await.unwrap().unwrap()).await });
         assert_eq!((one.await.as_str(), two.await.as_str()), ("one", "two"));
-        assert_eq!(log.names(), ["stepped_aside: dedup", "stepped_aside: dedup"]);
+        assert_eq!(log.names(), ["bypassed: dedup", "bypassed: dedup"]);
     }
     // Not even a bad key is refused: whoever is nobody is told nothing.
     let (service, mut stage) = dedup(&DedupLayer::new());

@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{self, IdleBodyElapsed};
-use tower_buttress::reqwest::ReqwestService;
+use tower_buttress::reqwest::ClientService;
 use tower_buttress::{
     Attempts, CircuitBreakerLayer, CircuitState, Event, FallbackLayer, IdleBodyTimeoutLayer, NotRetried,
     RetryAfterBackoffLayer, ServedBy, TimeoutProfile, presets,
@@ -35,8 +35,8 @@ async fn server(app: Router) -> String {
     url
 }
 
-fn client() -> ReqwestService {
-    ReqwestService::new(reqwest::Client::new())
+fn client() -> ClientService {
+    ClientService::new(reqwest::Client::new())
 }
 
 /// An endless stream, and whether it is being sent.
@@ -195,7 +195,7 @@ async fn trailers_and_the_version_are_those_of_the_upstream() {
     };
     let url = server(Router::new().route("/", post(trailed))).await;
     let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
-    let service = presets::http_client(TimeoutProfile::STANDARD).layer(ReqwestService::new(http2));
+    let service = presets::http_client(TimeoutProfile::STANDARD).layer(ClientService::new(http2));
     let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("hello"))), Ok(Frame::trailers(trailers()))];
     let request = Request::post(url).body(StreamBody::new(stream::iter(frames))).unwrap();
     let response = service.oneshot(request).await.unwrap();

@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::error::{self, BoxError, SilenceElapsed, UnexpectedAnswer};
+use tower_buttress::error::{self, BoxError, StreamSilent, UnexpectedResponse};
 use tower_buttress::{
     EarlySseHeartbeatLayer, ExpectsEventStream, FirstByteTimeoutLayer, Rejection, RejectionKind,
     RetryAfterBackoffLayer, SseHeartbeatLayer,
@@ -114,14 +114,14 @@ async fn any_other_answer_is_an_error_and_no_clean_end() {
         "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"the upstream \
          answered 429 where an event stream was expected\"}}\n\n"
     );
-    assert_eq!(error::find::<UnexpectedAnswer>(&err).unwrap().status, 429);
+    assert_eq!(error::find::<UnexpectedResponse>(&err).unwrap().status, 429);
 
     let mut compressed = stream();
     compressed.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
     for answer in [compressed, Response::new(Script::new([Step::Data("{}")]))] {
         let (event, err) = failure(answer).await;
         assert!(event.contains("\"api_error\""), "{event}");
-        assert_eq!(error::find::<UnexpectedAnswer>(&err).unwrap().status, 200);
+        assert_eq!(error::find::<UnexpectedResponse>(&err).unwrap().status, 200);
     }
 }
 
@@ -167,7 +167,7 @@ async fn a_dead_upstream_is_given_up() {
             break err;
         }
     };
-    assert_eq!(error::find::<SilenceElapsed>(&err).unwrap().after, secs(40));
+    assert_eq!(error::find::<StreamSilent>(&err).unwrap().after, secs(40));
 }
 
 #[tokio::test(start_paused = true)]

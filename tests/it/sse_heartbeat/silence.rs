@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tokio_stream::wrappers::ReceiverStream;
-use tower_buttress::error::{self, BoxError, SilenceElapsed};
-use tower_buttress::{Activity, IdleBodyTimeoutLayer, SseHeartbeatLayer};
+use tower_buttress::error::{self, BoxError, StreamSilent};
+use tower_buttress::{IdleActivity, IdleBodyTimeoutLayer, SseHeartbeatLayer};
 
 use super::{asked, events, through};
 use crate::support::{Log, Script, Step, secs, trace};
@@ -73,7 +73,7 @@ async fn heartbeats_do_not_hide_for_ever_that_the_upstream_is_dead() {
         }
     };
     assert_eq!(heartbeats, 3, "the data and two heartbeats");
-    assert_eq!(error::find::<SilenceElapsed>(&failure).unwrap().after, secs(40));
+    assert_eq!(error::find::<StreamSilent>(&failure).unwrap().after, secs(40));
     assert!(dropped());
     assert!(body.frame().await.is_none() && body.is_end_stream());
 }
@@ -104,7 +104,7 @@ async fn an_error_is_told_and_stays_an_error() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_ours_is_named() {
     let script = Script::new([Step::Data("data: a\r\n\r\n"), Step::Hang]).unsized_();
-    let idle = IdleBodyTimeoutLayer::new(secs(10)).activity(Activity::SseEvents);
+    let idle = IdleBodyTimeoutLayer::new(secs(10)).activity(IdleActivity::SseEvents);
     let layers = tower::ServiceBuilder::new().layer(layer().error_events(true)).layer(idle).into_inner();
     let trace = trace(through(layers, asked(), events(script)).await.into_body()).await;
     assert!(

@@ -8,7 +8,7 @@ use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Request};
 use tonic_health::pb::health_client::HealthClient;
 use tower::Layer;
-use tower_buttress::tonic::TonicLayer;
+use tower_buttress::tonic::ChannelLayer;
 use tower_buttress::{CircuitBreakerLayer, CircuitState, DeadlineHeader, DeadlineLayer, GrpcStatusLayer};
 
 use super::upstream::{Address, Upstream, fine, listen, message};
@@ -110,7 +110,7 @@ async fn a_timer_of_tonics_own_says_the_same_and_blames_nobody() {
     let server = upstream.serve().await;
     let channel = Endpoint::from_shared(format!("http://{server}")).unwrap().timeout(SOON).connect_lazy();
     let breaker = CircuitBreakerLayer::new().consecutive_failures(Some(1.try_into().unwrap()));
-    let mut caller = HealthClient::new(breaker.layer(TonicLayer::new().layer(channel.clone())));
+    let mut caller = HealthClient::new(breaker.layer(ChannelLayer::new().layer(channel.clone())));
     assert_eq!(caller.check(check()).await.unwrap_err().code(), Code::DeadlineExceeded);
     assert_eq!(breaker.handle().state(), CircuitState::Closed);
 

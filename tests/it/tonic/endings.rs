@@ -15,7 +15,7 @@ use tonic_reflection::pb::v1::server_reflection_server::{ServerReflection, Serve
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt;
 use tower::Layer;
-use tower_buttress::tonic::{TonicLayer, TonicService};
+use tower_buttress::tonic::{ChannelLayer, ChannelService};
 use tower_buttress::verdict::Grpc;
 use tower_buttress::{CircuitBreakerLayer, CircuitState, TimeoutProfile};
 
@@ -61,7 +61,7 @@ async fn an_open_circuit_says_when_to_come_back() {
 
     // On a server, the breaker is before the services of the process itself.
     let (listener, address) = listen().await;
-    let server = Server::builder().layer(breaker()).layer(TonicLayer::new()).add_service(upstream.service());
+    let server = Server::builder().layer(breaker()).layer(ChannelLayer::new()).add_service(upstream.service());
     tokio::spawn(server.serve_with_incoming(listener));
     let mut on_server = HealthClient::new(channel(address));
 
@@ -156,7 +156,7 @@ impl ServerReflection for Echo {
 async fn messages_go_both_ways_at_once() {
     let (listener, address) = listen().await;
     tokio::spawn(Server::builder().add_service(ServerReflectionServer::new(Echo)).serve_with_incoming(listener));
-    let mut caller = ServerReflectionClient::new(stack().layer(TonicService::new(channel(address))));
+    let mut caller = ServerReflectionClient::new(stack().layer(ChannelService::new(channel(address))));
     let (say, said) = mpsc::channel(1);
     let ask = |host: String| ServerReflectionRequest { host, message_request: None };
     // More than a retry would keep, one by one: each is answered before the next is sent.
@@ -177,7 +177,7 @@ async fn messages_go_both_ways_at_once() {
 async fn a_caller_may_wait_for_the_head_before_it_says_anything() {
     let (listener, address) = listen().await;
     tokio::spawn(Server::builder().add_service(ServerReflectionServer::new(Echo)).serve_with_incoming(listener));
-    let mut caller = ServerReflectionClient::new(stack().layer(TonicService::new(channel(address))));
+    let mut caller = ServerReflectionClient::new(stack().layer(ChannelService::new(channel(address))));
     let (say, said) = mpsc::channel(1);
     let answers = tokio::time::timeout(secs(10), caller.server_reflection_info(ReceiverStream::new(said))).await;
     let mut answers = answers.expect("in time").unwrap().into_inner();
@@ -198,8 +198,8 @@ async fn interceptors_see_each_call_or_each_attempt() {
         }
     };
     let inside = InterceptorLayer::new(count("x-attempt"));
-    let channel = TonicService::new(inside.layer(channel(upstream.serve().await)));
-    let channel = TonicService::new(stack().retry(|retry| retry.retry_non_idempotent(true)).layer(channel));
+    let channel = ChannelService::new(inside.layer(channel(upstream.serve().await)));
+    let channel = ChannelService::new(stack().retry(|retry| retry.retry_non_idempotent(true)).layer(channel));
     HealthClient::with_interceptor(channel, count("x-call")).check(check()).await.unwrap();
     let said = |all: [&str; 3]| all.map(|one| Some(one.to_owned()));
     assert_eq!(upstream.asked("x-call"), said(["0", "0", "0"]));

@@ -10,8 +10,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::Layer;
 use tower_buttress::TimeoutProfile;
-use tower_buttress::presets::{self, StackLayer, Stacked};
-use tower_buttress::tonic::TonicService;
+use tower_buttress::presets::{self, Resilience, ResilienceLayer};
+use tower_buttress::tonic::ChannelService;
 
 use self::upstream::Address;
 use crate::support::secs;
@@ -21,11 +21,11 @@ fn channel(server: Address) -> Channel {
 }
 
 /// The whole stack under a generated client.
-fn client(stack: &StackLayer, server: Address) -> HealthClient<Stacked<TonicService<Channel>>> {
-    HealthClient::new(stack.layer(TonicService::new(channel(server))))
+fn client(stack: &ResilienceLayer, server: Address) -> HealthClient<Resilience<ChannelService<Channel>>> {
+    HealthClient::new(stack.layer(ChannelService::new(channel(server))))
 }
 
-fn stack() -> StackLayer {
+fn stack() -> ResilienceLayer {
     presets::grpc_client(TimeoutProfile { first_byte: secs(60), idle: secs(60), total: secs(60) })
         .retry(|retry| retry.backoff_base(std::time::Duration::from_millis(1)))
 }

@@ -11,7 +11,7 @@ use tonic::{Code, Request, Status};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::{Layer, service_fn};
-use tower_buttress::tonic::TonicService;
+use tower_buttress::tonic::ChannelService;
 use tower_buttress::verdict::Grpc;
 use tower_buttress::{Event, FallbackLayer, NoRetry, NotRetried};
 
@@ -87,7 +87,7 @@ async fn a_connection_that_does_not_come_about_is_tried_again() {
     let stack = stack().observer(log.clone());
     let nowhere = |_: Uri| async { Err::<hyper_util::rt::TokioIo<tokio::net::TcpStream>, _>(io::Error::other("no")) };
     let channel = Endpoint::from_static("http://[::1]:1").connect_with_connector_lazy(service_fn(nowhere));
-    let mut caller = HealthClient::new(stack.layer(TonicService::new(channel)));
+    let mut caller = HealthClient::new(stack.layer(ChannelService::new(channel)));
     assert_eq!(caller.check(check()).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(log.events().last(), Some(&Event::NotRetried { reason: NotRetried::AttemptsSpent }));
 }
@@ -98,7 +98,7 @@ async fn a_channel_that_takes_one_call_at_a_time_takes_all_attempts() {
     let server = upstream.serve().await;
     let endpoint = Endpoint::from_shared(format!("http://{server}")).unwrap();
     let channel = endpoint.buffer_size(Some(1)).concurrency_limit(1).connect_lazy();
-    let caller = HealthClient::new(stack().layer(TonicService::new(channel)));
+    let caller = HealthClient::new(stack().layer(ChannelService::new(channel)));
     let call = || {
         let mut caller = caller.clone();
         tokio::spawn(async move { caller.check(check()).await })
@@ -113,8 +113,8 @@ async fn a_channel_that_takes_one_call_at_a_time_takes_all_attempts() {
 async fn another_server_answers_in_its_place() {
     let down = Upstream::checks(|_| async { Err(Status::unavailable("down")) });
     let backup = Upstream::checks(|_| async { fine() });
-    let fallback = FallbackLayer::new(TonicService::new(channel(backup.serve().await))).classifier(Grpc::new());
-    let service = stack().fallback(fallback).layer(TonicService::new(channel(down.serve().await)));
+    let fallback = FallbackLayer::new(ChannelService::new(channel(backup.serve().await))).classifier(Grpc::new());
+    let service = stack().fallback(fallback).layer(ChannelService::new(channel(down.serve().await)));
     HealthClient::new(service).check(check()).await.unwrap();
     assert_eq!((down.calls(), backup.calls()), (1, 1));
 }

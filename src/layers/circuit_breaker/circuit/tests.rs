@@ -14,8 +14,8 @@ const S: Duration = Duration::from_secs(1);
 const LANES: usize = 4;
 
 fn circuit(settings: Settings, start: Instant) -> Arc<Circuit> {
-    let teller = Teller::new(None, Emitter::default(), CircuitState::Closed, Weak::new());
-    Circuit::new(Breaker::new(settings, 0, start), LANES, &Judge::default(), teller, start)
+    let teller = StateNotifier::new(None, Emitter::default(), CircuitState::Closed, Weak::new());
+    Circuit::new(Breaker::new(settings, 0, start), LANES, &Classification::default(), teller, start)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ enum Step {
     Pass(Duration),
     Admit,
     /// The call by its place among those that are out, and the lane of the thread that ends it.
-    Settle(usize, usize, Ended),
+    Settle(usize, usize, CallResult),
     Isolate,
     Close,
     Look,
@@ -31,13 +31,13 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let health = prop_oneof![
-        8 => Just(Health::Good),
-        3 => Just(Health::Bad),
+        8 => Just(Health::Success),
+        3 => Just(Health::Failure),
         1 => Just(Health::Throttled),
-        1 => Just(Health::Unknown)
+        1 => Just(Health::Ignored)
     ];
     let ended =
-        (health, prop::bool::weighted(0.1)).prop_map(|(health, slow)| Ended { health, slow, retry_after: None });
+        (health, prop::bool::weighted(0.1)).prop_map(|(health, slow)| CallResult { health, slow, retry_after: None });
     prop_oneof![
         4 => (0_u32..8).prop_map(|n| Step::Pass(n * S / 4)),
         1 => (0_u32..60).prop_map(|n| Step::Pass(n * S)),
@@ -119,7 +119,7 @@ fn while_closed_a_call_that_succeeds_takes_no_lock() {
     let held = lock(&circuit.machine);
     for _ in 0..100 {
         let permit = circuit.admit(|| start).unwrap();
-        permit.settle(Ended { health: Health::Good, slow: false, retry_after: None }, start);
+        permit.settle(CallResult { health: Health::Success, slow: false, retry_after: None }, start);
     }
     drop(held);
     assert_eq!(circuit.snapshot(start).figures.calls, 100);
@@ -148,7 +148,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
     circuit.with(|machine| ((), machine.open_by_hand(Duration::ZERO, start)));
     let probe = circuit.admit(|| start).unwrap();
     drop(circuit);
-    let bad = Ended { health: Health::Bad, slow: false, retry_after: None };
+    let bad = CallResult { health: Health::Failure, slow: false, retry_after: None };
     call.settle(bad, start);
     probe.settle(bad, start);
 }
@@ -160,7 +160,7 @@ fn a_lane_that_has_counted_all_it_can_starts_again() {
     let permit = circuit.admit(|| start).unwrap();
     let Permit::Call { lane, generation } = &permit else { panic!("a probe") };
     lane.word.store(word(*generation, u32::MAX), Ordering::Relaxed);
-    permit.settle(Ended { health: Health::Good, slow: false, retry_after: None }, start);
+    permit.settle(CallResult { health: Health::Success, slow: false, retry_after: None }, start);
     assert_eq!(circuit.snapshot(start).figures.calls, u64::from(u32::MAX) + 1);
 }
 

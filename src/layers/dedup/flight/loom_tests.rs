@@ -16,7 +16,7 @@ use super::*;
 use crate::policy::flight::Limits;
 use crate::store::Reader;
 
-type Told = Arc<Mutex<State>>;
+type Appended = Arc<Mutex<State>>;
 
 /// What a body is told to say, and whom to wake.
 #[derive(Default)]
@@ -27,7 +27,7 @@ struct State {
     dropped: bool,
 }
 
-struct Spoken(Told);
+struct Spoken(Appended);
 
 impl Body for Spoken {
     type Data = Bytes;
@@ -52,7 +52,7 @@ impl Drop for Spoken {
     }
 }
 
-fn say(told: &Told, change: impl FnOnce(&mut State)) {
+fn say(told: &Appended, change: impl FnOnce(&mut State)) {
     let waker = {
         let mut state = lock(told);
         change(&mut state);
@@ -76,18 +76,18 @@ impl Lease for NoLease {
 }
 
 /// A flight whose head is there already, and its body's strings.
-fn flight(limits: Limits, listeners: usize) -> (Vec<Reader>, Told) {
+fn flight(limits: Limits, listeners: usize) -> (Vec<Reader>, Appended) {
     let (readers, told, _) = flight_and_log(limits, listeners);
     (readers, told)
 }
 
-fn flight_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Told, Log) {
-    let told = Told::default();
+fn flight_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Appended, Log) {
+    let told = Appended::default();
     let (recorder, log) = Log::new(limits);
     let readers = (0..listeners).map(|_| log.reader().unwrap()).collect();
     let config = Arc::new(Config { limits, grace: Duration::ZERO, ..Config::default() });
     let call: Ready<Result<Response<Spoken>, Infallible>> = ready(Ok(Response::new(Spoken(told.clone()))));
-    Flight::launch(call, recorder, NoLease, Named::ByKey, None, config);
+    Flight::launch(call, recorder, NoLease, KeySource::ByKey, None, config);
     (readers, told, log)
 }
 

@@ -9,15 +9,15 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::super::body::SseHeartbeatBody;
+use super::super::delayed_end::DelayedEnd;
 use super::super::failure;
 use super::super::frame::HeartbeatFrame;
 use super::super::future::SseHeartbeatFuture;
 use super::super::head;
-use super::super::heart::Heart;
-use super::super::parting::Parting;
+use super::super::state::HeartbeatState;
 use crate::body::boxed::Polled;
-use crate::error::{BoxError, UnexpectedAnswer};
-use crate::policy::pulse::Due;
+use crate::error::{BoxError, UnexpectedResponse};
+use crate::policy::heartbeat_schedule::NextAction;
 use crate::proto::sse::Ending;
 use crate::rejection::Rejection;
 use crate::rt::clock;
@@ -37,13 +37,13 @@ pin_project! {
         Waiting { waiting: Waiting<F> },
         Following { #[pin] body: SseHeartbeatBody<B> },
         // What went wrong has been said, and comes now.
-        Failing { last: Parting },
+        Failing { last: DelayedEnd },
     }
 }
 
 struct Waiting<F> {
     call: Pin<Box<SseHeartbeatFuture<F>>>,
-    heart: Heart,
+    state: HeartbeatState,
     /// Whether the first heartbeat has gone out: it takes the head along, through proxies that wait for a byte.
     begun: bool,
 }
@@ -63,8 +63,8 @@ impl<F, B> EarlySseHeartbeatBody<F, B> {
     }
 
     pub(super) fn beginning(call: Pin<Box<SseHeartbeatFuture<F>>>) -> Self {
-        let heart = Heart::new(call.config());
-        Self { stage: Stage::Waiting { waiting: Waiting { call, heart, begun: false } } }
+        let state = HeartbeatState::new(call.config());
+        Self { stage: Stage::Waiting { waiting: Waiting { call, state, begun: false } } }
     }
 }
 
@@ -100,7 +100,7 @@ where
             };
             let event = failure::event(&failure, Ending::Lf);
             // The call goes with it.
-            stage.set(Stage::Failing { last: Parting::new(Err(failure)) });
+            stage.set(Stage::Failing { last: DelayedEnd::new(Err(failure)) });
             return Poll::Ready(Some(Ok(Frame::data(event))));
         }
     }
@@ -129,7 +129,7 @@ fn judge<B>(response: Response<B>) -> Result<Response<B>, BoxError> {
     }
     Err(match Rejection::of(&response) {
         Some(rejection) => rejection.clone().into(),
-        None => UnexpectedAnswer::new(response.status()).into(),
+        None => UnexpectedResponse::new(response.status()).into(),
     })
 }
 
@@ -153,26 +153,26 @@ impl<F> Waiting<F> {
     {
         // What is ready beats a heartbeat, but the first one was promised with the head.
         if !std::mem::replace(&mut self.begun, true) {
-            return Poll::Ready(Came::Beat(self.heart.beat()));
+            return Poll::Ready(Came::Beat(self.state.beat()));
         }
         if let Poll::Ready(answer) = self.call.as_mut().poll_call(cx) {
             return Poll::Ready(answer.map_or_else(|err| Came::Failure(err.into()), Came::Answer));
         }
-        self.heart.pulse.waiting(clock::now);
-        let Some((at, due)) = self.heart.pulse.due(true) else { return Poll::Pending };
-        ready!(self.heart.timer.poll_until(at, cx));
+        self.state.schedule.waiting(clock::now);
+        let Some((at, due)) = self.state.schedule.due(true) else { return Poll::Pending };
+        ready!(self.state.timer.poll_until(at, cx));
         Poll::Ready(match due {
-            Due::Beat => Came::Beat(self.heart.beat()),
-            Due::End => Came::Failure(self.heart.silence()),
+            NextAction::Beat => Came::Beat(self.state.beat()),
+            NextAction::End => Came::Failure(self.state.silence()),
         })
     }
 
     fn follow<B>(&mut self, response: Response<B>) -> SseHeartbeatBody<B> {
-        let mut heart = std::mem::replace(&mut self.heart, Heart::new(self.call.config()));
+        let mut state = std::mem::replace(&mut self.state, HeartbeatState::new(self.call.config()));
         if let Some(frame) = response.extensions().get::<HeartbeatFrame>() {
-            heart.frame = frame.clone();
+            state.frame = frame.clone();
         }
-        heart.pulse.heard();
-        SseHeartbeatBody::with(response.into_body(), Some(heart))
+        state.schedule.heard();
+        SseHeartbeatBody::with(response.into_body(), Some(state))
     }
 }

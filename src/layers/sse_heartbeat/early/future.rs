@@ -13,8 +13,8 @@ use pin_project_lite::pin_project;
 use super::super::future::SseHeartbeatFuture;
 use super::super::head;
 use super::super::layer::Config;
-use super::asked::BegunEarly;
 use super::body::EarlySseHeartbeatBody;
+use super::markers::HeadersSentEarly;
 use crate::error::BoxError;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
@@ -92,7 +92,7 @@ fn begin<F, B>(call: Pin<Box<SseHeartbeatFuture<F>>>) -> Response<EarlySseHeartb
     let mut response = Response::new(EarlySseHeartbeatBody::beginning(call));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     head::adapt(response.headers_mut());
-    response.extensions_mut().insert(BegunEarly);
+    response.extensions_mut().insert(HeadersSentEarly);
     response
 }
 

@@ -11,7 +11,7 @@ use super::service::EarlySseHeartbeat;
 /// A [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) withholds the head until there is data, and retries and
 /// fallbacks take their time too: there is no stream yet that could be kept alive. This layer begins one. When the
 /// service inside has not answered after a given time, it sends `200`, `text/event-stream` and a heartbeat, and goes on
-/// with heartbeats until the answer is there. The response then carries [`BegunEarly`](crate::BegunEarly).
+/// with heartbeats until the answer is there. The response then carries [`HeadersSentEarly`](crate::HeadersSentEarly).
 ///
 /// # When to use it, and when not
 ///
@@ -68,7 +68,7 @@ use super::service::EarlySseHeartbeat;
 /// - *It comes later, and is a 2xx event stream*: its body follows. Of its head nothing can be sent any more.
 /// - *It is anything else, a refusal of our own layers too*: an `event: error` in the form of
 ///   [`error_events`](crate::SseHeartbeatLayer::error_events), and then the body fails, with the
-///   [`Rejection`](crate::Rejection) or [`UnexpectedAnswer`](crate::error::UnexpectedAnswer). Never a clean end.
+///   [`Rejection`](crate::Rejection) or [`UnexpectedResponse`](crate::error::UnexpectedResponse). Never a clean end.
 /// - *There is none, but an error*: the same, with that error.
 /// - *The limit of [`max_silence`](crate::SseHeartbeatLayer::max_silence) is hit*: the same, and the call is dropped.
 /// - *The caller leaves*: the call is dropped with the body.

@@ -9,9 +9,9 @@ use tower_service::Service;
 
 use super::super::layer::Config;
 use super::super::service::prepare;
-use super::asked::expects_event_stream;
 use super::body::EarlySseHeartbeatBody;
 use super::future::EarlySseHeartbeatFuture;
+use super::markers::expects_event_stream;
 use crate::error::BoxError;
 
 /// Keeps event streams of the service inside alive, from before they begin. See

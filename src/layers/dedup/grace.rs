@@ -13,11 +13,11 @@ use crate::store::{Drive, Driven, Log, Watched};
 /// The task that keeps a call going while nobody listens: browsers try again.
 ///
 /// It ends when somebody listens, when the call is over, or, giving the call up, when its patience is.
-pub(super) struct Keeper {
-    flight: Arc<dyn Kept>,
+pub(super) struct GraceTask {
+    flight: Arc<dyn GraceCall>,
     id: ReaderId,
     /// Which time of being alone the patience is for.
-    desertions: Option<u64>,
+    abandon_count: Option<u64>,
     /// `None`: without end.
     until: Option<Instant>,
     timer: LazyTimer,
@@ -25,7 +25,7 @@ pub(super) struct Keeper {
 }
 
 /// A call that can be kept going.
-pub(super) trait Kept: Drive {
+pub(super) trait GraceCall: Drive {
     fn log(&self) -> &Log;
 
     fn config(&self) -> &Config;
@@ -37,7 +37,7 @@ pub(super) trait Kept: Drive {
     fn abandon(&self);
 
     /// Whether there is any use in going on without a listener.
-    fn is_worth_keeping(&self) -> bool {
+    fn can_continue(&self) -> bool {
         self.config().finish_abandoned || self.log().is_recording()
     }
 }
@@ -48,12 +48,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// An upstream that is never pending must not keep the executor to itself.
 const AT_A_TIME: usize = 64;
 
-// === impl Keeper ===
+// === impl GraceTask ===
 
-impl Keeper {
-    pub(super) fn new(flight: Arc<dyn Kept>) -> Self {
+impl GraceTask {
+    pub(super) fn new(flight: Arc<dyn GraceCall>) -> Self {
         let id = flight.log().keep();
-        Self { flight, id, desertions: None, until: None, timer: LazyTimer::default(), over: false }
+        Self { flight, id, abandon_count: None, until: None, timer: LazyTimer::default(), over: false }
     }
 
     fn begin_patience(&mut self, patience: Duration) {
@@ -75,20 +75,20 @@ impl Keeper {
     }
 }
 
-impl Future for Keeper {
+impl Future for GraceTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         for _ in 0..AT_A_TIME {
-            let Watched::Alone { desertions } = this.flight.log().watch(this.id, cx.waker()) else {
+            let Watched::Alone { abandon_count } = this.flight.log().watch(this.id, cx.waker()) else {
                 this.over = true;
                 return Poll::Ready(());
             };
-            if this.desertions.replace(desertions) != Some(desertions) {
+            if this.abandon_count.replace(abandon_count) != Some(abandon_count) {
                 this.begin_patience(this.flight.config().grace);
             }
-            if !this.flight.is_worth_keeping() {
+            if !this.flight.can_continue() {
                 return Poll::Ready(());
             }
             match this.flight.drive(None) {
@@ -105,7 +105,7 @@ impl Future for Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for GraceTask {
     // Also when the runtime ends, or the upstream panics.
     fn drop(&mut self) {
         self.flight.log().leave(self.id);

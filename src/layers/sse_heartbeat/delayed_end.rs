@@ -15,25 +15,25 @@ use crate::rt::timer::LazyTimer;
 /// first of all; over HTTP/2 the head, too. Nothing says when it has written, and over HTTP/2 another task does, on another
 /// thread. So there is a moment between the two.
 #[derive(Debug)]
-pub(super) struct Parting {
+pub(super) struct DelayedEnd {
     last: Option<Result<Frame<Bytes>, BoxError>>,
     until: Option<Instant>,
     timer: LazyTimer,
 }
 
 /// A task that is woken runs within far less, unless all threads are busy; and nobody minds an error that comes so late.
-const MOMENT: Duration = Duration::from_millis(50);
+const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
-// === impl Parting ===
+// === impl DelayedEnd ===
 
-impl Parting {
+impl DelayedEnd {
     pub(super) fn new(last: Result<Frame<Bytes>, BoxError>) -> Self {
         Self { last: Some(last), until: None, timer: LazyTimer::default() }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         if matches!(self.last, Some(Err(_))) {
-            let until = *self.until.get_or_insert_with(|| clock::now() + MOMENT);
+            let until = *self.until.get_or_insert_with(|| clock::now() + FLUSH_DELAY);
             ready!(self.timer.poll_until(until, cx));
         }
         Poll::Ready(self.last.take())

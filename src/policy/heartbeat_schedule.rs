@@ -8,7 +8,7 @@ use super::idle::Idle;
 ///
 /// Both begin when somebody waits, so that time in which nobody reads makes no heartbeats, and ends no stream.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct HeartbeatSchedule {
     interval: Duration,
     limit: Option<Duration>,
     /// How long the upstream has been waited for.
@@ -19,15 +19,15 @@ pub(crate) struct Pulse {
 
 /// What a silence leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum NextAction {
     Beat,
     /// There have been enough of them.
     End,
 }
 
-// === impl Pulse ===
+// === impl HeartbeatSchedule ===
 
-impl Pulse {
+impl HeartbeatSchedule {
     pub(crate) const fn new(interval: Duration, limit: Option<Duration>) -> Self {
         Self { interval, limit, silent: Idle::new(), quiet: None }
     }
@@ -62,13 +62,13 @@ impl Pulse {
 
     /// What comes next, and when; `None` if that is never. Where both come at once, the end does.
     #[inline]
-    pub(crate) fn due(&self, may_beat: bool) -> Option<(Instant, Due)> {
+    pub(crate) fn due(&self, may_beat: bool) -> Option<(Instant, NextAction)> {
         let beat = if may_beat { self.quiet.and_then(|quiet| quiet.checked_add(self.interval)) } else { None };
         let end = self.limit.and_then(|limit| self.silent.until(limit));
         match (beat, end) {
-            (Some(beat), Some(end)) if beat < end => Some((beat, Due::Beat)),
-            (_, Some(end)) => Some((end, Due::End)),
-            (Some(beat), None) => Some((beat, Due::Beat)),
+            (Some(beat), Some(end)) if beat < end => Some((beat, NextAction::Beat)),
+            (_, Some(end)) => Some((end, NextAction::End)),
+            (Some(beat), None) => Some((beat, NextAction::Beat)),
             (None, None) => None,
         }
     }
@@ -88,50 +88,54 @@ mod tests {
     #[test]
     fn beats_follow_each_other_and_the_upstream_starts_them_again() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(15 * S, None);
-        assert_eq!(pulse.due(true), None, "nobody waits");
-        pulse.waiting(|| start);
-        pulse.waiting(|| start + 5 * S);
-        assert_eq!(pulse.due(true), Some((start + 15 * S, Due::Beat)));
-        pulse.sent();
-        pulse.waiting(|| start + 20 * S);
-        assert_eq!(pulse.due(true), Some((start + 35 * S, Due::Beat)));
-        pulse.heard();
-        pulse.sent();
-        assert_eq!(pulse.due(true), None);
+        let mut schedule = HeartbeatSchedule::new(15 * S, None);
+        assert_eq!(schedule.due(true), None, "nobody waits");
+        schedule.waiting(|| start);
+        schedule.waiting(|| start + 5 * S);
+        assert_eq!(schedule.due(true), Some((start + 15 * S, NextAction::Beat)));
+        schedule.sent();
+        schedule.waiting(|| start + 20 * S);
+        assert_eq!(schedule.due(true), Some((start + 35 * S, NextAction::Beat)));
+        schedule.heard();
+        schedule.sent();
+        assert_eq!(schedule.due(true), None);
     }
 
     #[test]
     fn beats_do_not_put_off_the_end() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(15 * S, Some(30 * S));
-        pulse.waiting(|| start);
-        assert_eq!(pulse.due(true), Some((start + 15 * S, Due::Beat)));
-        assert_eq!(pulse.due(false), Some((start + 30 * S, Due::End)));
-        pulse.beat(start + 15 * S);
-        pulse.waiting(|| start + 15 * S);
-        assert_eq!(pulse.due(true), Some((start + 30 * S, Due::End)));
-        pulse.heard();
-        pulse.waiting(|| start + 16 * S);
-        assert_eq!(pulse.due(false), Some((start + 46 * S, Due::End)));
-        assert_eq!(pulse.due(true), Some((start + 30 * S, Due::Beat)), "what was heard has not gone downstream");
+        let mut schedule = HeartbeatSchedule::new(15 * S, Some(30 * S));
+        schedule.waiting(|| start);
+        assert_eq!(schedule.due(true), Some((start + 15 * S, NextAction::Beat)));
+        assert_eq!(schedule.due(false), Some((start + 30 * S, NextAction::End)));
+        schedule.beat(start + 15 * S);
+        schedule.waiting(|| start + 15 * S);
+        assert_eq!(schedule.due(true), Some((start + 30 * S, NextAction::End)));
+        schedule.heard();
+        schedule.waiting(|| start + 16 * S);
+        assert_eq!(schedule.due(false), Some((start + 46 * S, NextAction::End)));
+        assert_eq!(
+            schedule.due(true),
+            Some((start + 30 * S, NextAction::Beat)),
+            "what was heard has not gone downstream"
+        );
     }
 
     #[test]
     fn who_does_not_read_does_not_wait() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(15 * S, Some(30 * S));
-        pulse.waiting(|| start);
-        pulse.beat(start + 15 * S);
-        assert_eq!(pulse.due(true), None);
-        pulse.waiting(|| start + 100 * S);
-        assert_eq!(pulse.due(true), Some((start + 115 * S, Due::End)));
+        let mut schedule = HeartbeatSchedule::new(15 * S, Some(30 * S));
+        schedule.waiting(|| start);
+        schedule.beat(start + 15 * S);
+        assert_eq!(schedule.due(true), None);
+        schedule.waiting(|| start + 100 * S);
+        assert_eq!(schedule.due(true), Some((start + 115 * S, NextAction::End)));
     }
 
     #[test]
     fn no_arithmetic_overflows() {
-        let mut pulse = Pulse::new(Duration::MAX, Some(Duration::MAX));
-        pulse.waiting(Instant::now);
-        assert_eq!(pulse.due(true), None);
+        let mut schedule = HeartbeatSchedule::new(Duration::MAX, Some(Duration::MAX));
+        schedule.waiting(Instant::now);
+        assert_eq!(schedule.due(true), None);
     }
 }

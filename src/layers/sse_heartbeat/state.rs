@@ -4,25 +4,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Frame;
 
+use super::bom::BomStripper;
+use super::delayed_end::DelayedEnd;
 use super::failure;
 use super::frame::HeartbeatFrame;
 use super::head;
 use super::layer::{Config, SseHeartbeatLayer};
-use super::mark::Mark;
-use super::parting::Parting;
 use crate::body::boxed::Polled;
-use crate::error::{BoxError, SilenceElapsed};
+use crate::error::{BoxError, StreamSilent};
 use crate::event::{Emitter, Event};
-use crate::policy::pulse::Pulse;
+use crate::policy::heartbeat_schedule::HeartbeatSchedule;
 use crate::proto::sse::Scanner;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
 /// What keeps one event stream alive.
 #[derive(Debug)]
-pub(super) struct Heart {
+pub(super) struct HeartbeatState {
     pub(super) scanner: Scanner,
-    pub(super) pulse: Pulse,
+    pub(super) schedule: HeartbeatSchedule,
     pub(super) timer: LazyTimer,
     pub(super) mode: Mode,
     /// Whether anything was added.
@@ -37,21 +37,21 @@ pub(super) enum Mode {
     /// The stream is followed.
     Follow,
     /// A heartbeat went out before the first byte of the stream, which may begin with a mark.
-    Opened(Mark),
+    Opened(BomStripper),
     /// What comes next and last.
-    Last(Box<Parting>),
+    Last(Box<DelayedEnd>),
     /// There is no more data.
     Over,
 }
 
-// === impl Heart ===
+// === impl HeartbeatState ===
 
-impl Heart {
+impl HeartbeatState {
     pub(super) fn new(config: &Config) -> Self {
         Self {
             scanner: Scanner::new(),
             // One that is off is not asked.
-            pulse: Pulse::new(config.interval.unwrap_or(Duration::MAX), config.max_silence),
+            schedule: HeartbeatSchedule::new(config.interval.unwrap_or(Duration::MAX), config.max_silence),
             timer: LazyTimer::default(),
             mode: Mode::Follow,
             added: false,
@@ -65,8 +65,8 @@ impl Heart {
     pub(super) fn follow(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
             self.scanner.scan(data);
-            self.pulse.heard();
-            self.pulse.sent();
+            self.schedule.heard();
+            self.schedule.sent();
         }
     }
 
@@ -77,11 +77,11 @@ impl Heart {
         let Poll::Ready(ready) = polled else { return };
         let held = match (&mut self.mode, &mut *ready) {
             (Mode::Opened(mark), Some(Ok(frame))) if frame.is_data() => {
-                self.pulse.heard();
+                self.schedule.heard();
                 if let Some(data) = frame.data_mut() {
                     mark.strip(&mut self.scanner, data);
                     if !data.is_empty() {
-                        self.pulse.sent();
+                        self.schedule.sent();
                     }
                 }
                 if !self.scanner.bom_is_possible() {
@@ -107,7 +107,7 @@ impl Heart {
         };
         if !first.is_empty() {
             let last = ready.replace(Ok(Frame::data(first)));
-            self.mode = last.map_or(Mode::Over, |last| Mode::Last(Box::new(Parting::new(last))));
+            self.mode = last.map_or(Mode::Over, |last| Mode::Last(Box::new(DelayedEnd::new(last))));
         }
     }
 
@@ -121,10 +121,10 @@ impl Heart {
     pub(super) fn beat(&mut self) -> Polled {
         let bytes = self.frame.render(&self.scanner);
         if self.scanner.at_stream_start() && matches!(self.mode, Mode::Follow) {
-            self.mode = Mode::Opened(Mark::default());
+            self.mode = Mode::Opened(BomStripper::default());
         }
         self.added = true;
-        self.pulse.beat(clock::now());
+        self.schedule.beat(clock::now());
         self.emitter.emit(&Event::HeartbeatSent);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
@@ -139,8 +139,8 @@ impl Heart {
     /// There has been nothing for too long.
     #[cold]
     pub(super) fn silence(&self) -> BoxError {
-        let after = self.pulse.limit().unwrap_or_default();
-        self.emitter.emit(&Event::BodyElapsed { layer: SseHeartbeatLayer::NAME, after });
-        SilenceElapsed::new(after).into()
+        let after = self.schedule.limit().unwrap_or_default();
+        self.emitter.emit(&Event::BodyTimedOut { layer: SseHeartbeatLayer::NAME, after });
+        StreamSilent::new(after).into()
     }
 }

@@ -8,13 +8,13 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// How much of a mark is held back, while it is not known whether it is one. What is held is the mark's own beginning.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Mark {
+pub(super) struct BomStripper {
     held: u8,
 }
 
-// === impl Mark ===
+// === impl BomStripper ===
 
-impl Mark {
+impl BomStripper {
     /// Shows `scanner` the upstream's bytes, and makes of them what may be forwarded. Nothing is held any more once
     /// `scanner` knows that no mark can come.
     pub(super) fn strip(&mut self, scanner: &mut Scanner, data: &mut Bytes) {

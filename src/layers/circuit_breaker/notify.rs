@@ -7,13 +7,13 @@ use tokio::sync::watch;
 use super::circuit::Circuit;
 use super::health::Prober;
 use crate::event::{Emitter, Event};
-use crate::policy::breaker::Notice;
+use crate::policy::breaker::BreakerEvent;
 use crate::policy::breaker::report::CircuitState;
 use crate::rt::sync::{AtomicU32, Ordering};
 
 /// Tells of what one circuit does, to whoever subscribed, and as events. Called without any lock.
 #[derive(Debug)]
-pub(super) struct Teller {
+pub(super) struct StateNotifier {
     key: Option<Arc<str>>,
     emitter: Emitter,
     state: watch::Sender<CircuitState>,
@@ -23,9 +23,9 @@ pub(super) struct Teller {
     prober: Weak<OnceLock<Prober>>,
 }
 
-// === impl Teller ===
+// === impl StateNotifier ===
 
-impl Teller {
+impl StateNotifier {
     pub(super) fn new(
         key: Option<Arc<str>>,
         emitter: Emitter,
@@ -44,10 +44,10 @@ impl Teller {
     }
 
     #[cold]
-    pub(super) fn tell(&self, notice: &Notice, circuit: &Weak<Circuit>) {
+    pub(super) fn tell(&self, notice: &BreakerEvent, circuit: &Weak<Circuit>) {
         let key = self.key.clone();
         match *notice {
-            Notice::Changed(change) => {
+            BreakerEvent::Changed(change) => {
                 self.state.send_if_modified(|state| {
                     // Of two threads the later change may get here first, and is then not taken back by the earlier.
                     let news = self.told.fetch_max(change.generation, Ordering::Relaxed) < change.generation;
@@ -63,8 +63,8 @@ impl Teller {
                     prober.look_after(circuit);
                 }
             }
-            Notice::Reached { cause, figures } => {
-                self.emitter.emit(&Event::CircuitReached { key, cause, figures });
+            BreakerEvent::Reached { cause, figures } => {
+                self.emitter.emit(&Event::CircuitWouldOpen { key, cause, figures });
             }
         }
     }

@@ -6,14 +6,14 @@ use crate::proto::grpc::GRPC_STATUS;
 
 /// How a request was recognised as one that may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Named {
+pub(crate) enum KeySource {
     /// By its caller, with an `Idempotency-Key`: whatever came of it is the answer to that key.
     ByKey,
     /// By us, by what it says: whoever repeats it after an error wants another attempt, not the error again.
     ByFingerprint,
 }
 
-impl Named {
+impl KeySource {
     /// Whether an answer with this head may be given to those who come later. Those who wait already get any answer.
     ///
     /// `refused`: a layer of ours gave it in the upstream's place.
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    fn keeps(named: Named, status: u16) -> bool {
+    fn keeps(named: KeySource, status: u16) -> bool {
         named.keeps_head(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), false)
     }
 
@@ -88,14 +88,14 @@ mod tests {
             (425, false, false),
             (101, false, false),
         ] {
-            assert_eq!(keeps(Named::ByKey, status), by_key, "{status}");
-            assert_eq!(keeps(Named::ByFingerprint, status), by_fingerprint, "{status}");
+            assert_eq!(keeps(KeySource::ByKey, status), by_key, "{status}");
+            assert_eq!(keeps(KeySource::ByFingerprint, status), by_fingerprint, "{status}");
         }
     }
 
     #[test]
     fn our_own_refusals_are_nobodys_answer() {
-        assert!(!Named::ByKey.keeps_head(StatusCode::GATEWAY_TIMEOUT, &HeaderMap::new(), true));
+        assert!(!KeySource::ByKey.keeps_head(StatusCode::GATEWAY_TIMEOUT, &HeaderMap::new(), true));
     }
 
     #[test]
@@ -104,10 +104,10 @@ mod tests {
         for (status, by_key, by_fingerprint) in
             [("0", true, true), ("3", true, false), ("8", false, false), ("10", false, false), ("14", false, false)]
         {
-            assert_eq!(Named::ByKey.keeps_trailers(&trailers(status)), by_key, "{status}");
-            assert_eq!(Named::ByFingerprint.keeps_trailers(&trailers(status)), by_fingerprint, "{status}");
-            assert_eq!(Named::ByKey.keeps_head(StatusCode::OK, &trailers(status), false), by_key, "{status}");
+            assert_eq!(KeySource::ByKey.keeps_trailers(&trailers(status)), by_key, "{status}");
+            assert_eq!(KeySource::ByFingerprint.keeps_trailers(&trailers(status)), by_fingerprint, "{status}");
+            assert_eq!(KeySource::ByKey.keeps_head(StatusCode::OK, &trailers(status), false), by_key, "{status}");
         }
-        assert!(Named::ByFingerprint.keeps_trailers(&HeaderMap::new()));
+        assert!(KeySource::ByFingerprint.keeps_trailers(&HeaderMap::new()));
     }
 }

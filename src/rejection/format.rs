@@ -4,7 +4,7 @@ use crate::proto::grpc::{self, Framing};
 
 /// How the caller reads a refusal: as HTTP, or as gRPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wire {
+pub enum RejectionFormat {
     /// A status code and an RFC 9457 `application/problem+json` body.
     #[default]
     Http,
@@ -17,9 +17,9 @@ pub enum Wire {
     GrpcWeb,
 }
 
-// === impl Wire ===
+// === impl RejectionFormat ===
 
-impl Wire {
+impl RejectionFormat {
     /// By the request's content type: `application/grpc` or one of its variants.
     #[must_use]
     pub fn of(request: &HeaderMap) -> Self {
@@ -30,7 +30,7 @@ impl Wire {
         }
     }
 
-    /// What the caller of this request can read: [`Wire::Head`] for a `HEAD`, and else [what its headers say](Self::of).
+    /// What the caller of this request can read: [`RejectionFormat::Head`] for a `HEAD`, and else [what its headers say](Self::of).
     #[must_use]
     pub fn of_request<B>(request: &Request<B>) -> Self {
         if request.method() == Method::HEAD { Self::Head } else { Self::of(request.headers()) }

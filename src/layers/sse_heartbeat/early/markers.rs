@@ -8,7 +8,7 @@ pub struct ExpectsEventStream;
 
 /// Marks a response, in its extensions, as one that began before there was an answer: its head says nothing of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BegunEarly;
+pub struct HeadersSentEarly;
 
 /// Whether whoever sent this can be answered with an event stream before it is known whether there is one.
 pub(super) fn expects_event_stream(headers: &HeaderMap, extensions: &Extensions) -> bool {

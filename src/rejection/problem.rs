@@ -6,7 +6,7 @@ use super::RejectionKind;
 
 /// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
 /// and rendering it must not cost more than it saves.
-pub(super) struct Wording {
+pub(super) struct ProblemTemplate {
     pub(super) name: &'static str,
     pub(super) status: StatusCode,
     pub(super) grpc_status: u8,
@@ -31,7 +31,7 @@ macro_rules! wording {
             "\"}"
         );
         const LENGTH: [u8; 3] = three_digits(PROBLEM.len());
-        Wording {
+        ProblemTemplate {
             name: $name,
             status: StatusCode::$status,
             grpc_status: $grpc,
@@ -47,9 +47,9 @@ macro_rules! wording {
 }
 
 // gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-const FIRST_BYTE_TIMEOUT: Wording =
+const FIRST_BYTE_TIMEOUT: ProblemTemplate =
     wording!("first-byte-timeout", GATEWAY_TIMEOUT, "504", "Gateway Timeout", 4, "The upstream sent no data in time.");
-const DEADLINE_EXCEEDED: Wording = wording!(
+const DEADLINE_EXCEEDED: ProblemTemplate = wording!(
     "deadline-exceeded",
     GATEWAY_TIMEOUT,
     "504",
@@ -57,7 +57,7 @@ const DEADLINE_EXCEEDED: Wording = wording!(
     4,
     "The deadline of this call has passed."
 );
-const BODY_FAILED: Wording = wording!(
+const BODY_FAILED: ProblemTemplate = wording!(
     "body-failed",
     BAD_GATEWAY,
     "502",
@@ -66,16 +66,16 @@ const BODY_FAILED: Wording = wording!(
     "The upstream's answer broke off before its first data."
 );
 
-const CIRCUIT_OPEN: Wording = wording!(
+const CIRCUIT_OPEN: ProblemTemplate = wording!(
     "circuit-open",
     SERVICE_UNAVAILABLE,
     "503",
     "Service Unavailable",
     14,
-    "The upstream has been failing, and is not asked for a while."
+    "The upstream is failing; requests to it are paused."
 );
 
-const KEY_INVALID: Wording = wording!(
+const KEY_INVALID: ProblemTemplate = wording!(
     "idempotency-key-invalid",
     BAD_REQUEST,
     "400",
@@ -83,7 +83,7 @@ const KEY_INVALID: Wording = wording!(
     3,
     "The Idempotency-Key must be one string of at most 255 characters, quoted or bare."
 );
-const KEY_REQUIRED: Wording = wording!(
+const KEY_REQUIRED: ProblemTemplate = wording!(
     "idempotency-key-required",
     BAD_REQUEST,
     "400",
@@ -91,7 +91,7 @@ const KEY_REQUIRED: Wording = wording!(
     3,
     "This request must have an Idempotency-Key."
 );
-const KEY_REUSED: Wording = wording!(
+const KEY_REUSED: ProblemTemplate = wording!(
     "idempotency-key-reused",
     UNPROCESSABLE_ENTITY,
     "422",
@@ -99,7 +99,7 @@ const KEY_REUSED: Wording = wording!(
     3,
     "This Idempotency-Key was used for a request with another payload."
 );
-const KEY_IN_FLIGHT: Wording = wording!(
+const KEY_IN_FLIGHT: ProblemTemplate = wording!(
     "idempotency-key-in-flight",
     CONFLICT,
     "409",
@@ -107,26 +107,26 @@ const KEY_IN_FLIGHT: Wording = wording!(
     10,
     "A request with this Idempotency-Key is being answered."
 );
-const DEDUP_STORE_FULL: Wording = wording!(
+const DEDUP_STORE_FULL: ProblemTemplate = wording!(
     "dedup-store-full",
     SERVICE_UNAVAILABLE,
     "503",
     "Service Unavailable",
     8,
-    "No more Idempotency-Keys can be kept at the moment."
+    "The idempotency store is full. Try again later."
 );
-const SHARED_CALL_FAILED: Wording = wording!(
+const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     "shared-call-failed",
     BAD_GATEWAY,
     "502",
     "Bad Gateway",
     14,
-    "The same request, which was on its way already, got no answer."
+    "An identical request was already in progress and failed."
 );
 
-// === impl Wording ===
+// === impl ProblemTemplate ===
 
-impl Wording {
+impl ProblemTemplate {
     pub(super) const fn of(kind: RejectionKind) -> &'static Self {
         match kind {
             RejectionKind::FirstByteTimeout => &FIRST_BYTE_TIMEOUT,

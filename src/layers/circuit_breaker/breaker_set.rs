@@ -11,18 +11,18 @@ use http::request::Parts;
 use tokio::sync::watch;
 
 use super::circuit::Circuit;
+use super::classification::Classification;
 use super::health::Prober;
-use super::judge::Judge;
+use super::notify::StateNotifier;
 use super::permit::Permit;
 use super::registry::Registry;
-use super::tell::Teller;
 use crate::event::Emitter;
 use crate::policy::breaker::Breaker;
 use crate::policy::breaker::settings::Settings;
 use crate::rt::clock;
 
 #[derive(Debug)]
-pub(super) struct Breakers {
+pub(super) struct BreakerSet {
     pub(super) config: Config,
     /// Of the calls without a key.
     unkeyed: Arc<Circuit>,
@@ -35,7 +35,7 @@ pub(super) struct Breakers {
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     pub(super) settings: Settings,
-    pub(super) judge: Judge,
+    pub(super) judge: Classification,
     pub(super) key: Option<Key>,
     pub(super) max_keys: NonZeroUsize,
     pub(super) emitter: Emitter,
@@ -47,9 +47,9 @@ pub(super) struct Key(pub(super) Arc<FindKey>);
 
 pub(super) type FindKey = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
 
-// === impl Breakers ===
+// === impl BreakerSet ===
 
-impl Breakers {
+impl BreakerSet {
     pub(super) fn new(config: Config) -> Self {
         let prober = Arc::new(OnceLock::new());
         let unkeyed = config.circuit(None, &prober);
@@ -96,7 +96,7 @@ impl Config {
     fn circuit(&self, key: Option<Arc<str>>, prober: &Arc<OnceLock<Prober>>) -> Arc<Circuit> {
         let now = clock::now();
         let machine = Breaker::new(self.settings.clone(), fastrand::u64(..), now);
-        let teller = Teller::new(key, self.emitter.clone(), machine.state(), Arc::downgrade(prober));
+        let teller = StateNotifier::new(key, self.emitter.clone(), machine.state(), Arc::downgrade(prober));
         Circuit::new(machine, threads(), &self.judge, teller, now)
     }
 }
@@ -107,7 +107,7 @@ impl Default for Config {
         const MAX_KEYS: usize = 1024;
         Self {
             settings: Settings::default(),
-            judge: Judge::default(),
+            judge: Classification::default(),
             key: None,
             max_keys: NonZeroUsize::new(MAX_KEYS).unwrap_or(NonZeroUsize::MIN),
             emitter: Emitter::default(),

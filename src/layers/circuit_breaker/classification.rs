@@ -5,24 +5,24 @@ use std::time::Duration;
 
 use http::{HeaderMap, Response};
 
-use crate::policy::breaker::Ended;
+use crate::policy::breaker::CallResult;
 use crate::policy::verdict::{Classifier, Health, Outcome};
 use crate::proto::retry_after::retry_after;
 use crate::rt::clock;
 
-/// Turns answers and errors into [`Ended`]s.
+/// Turns answers and errors into [`CallResult`]s.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Judge {
+pub(super) struct Classification {
     pub(super) classifier: Classifier,
     /// A call is slow when it takes longer than this.
     pub(super) slow_after: Option<Duration>,
-    pub(super) slow_by: SlowBy,
+    pub(super) slow_by: SlowCallBy,
 }
 
 /// How long a call took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum SlowBy {
+pub enum SlowCallBy {
     /// The time to the first data of its response: a long answer is not a slow one.
     #[default]
     FirstData,
@@ -30,36 +30,36 @@ pub enum SlowBy {
     WholeBody,
 }
 
-pub(super) const GOOD: Ended = Ended { health: Health::Good, slow: false, retry_after: None };
+pub(super) const SUCCEEDED: CallResult = CallResult { health: Health::Success, slow: false, retry_after: None };
 /// What fails without a word: the inner service has panicked.
-pub(super) const BROKEN: Ended = Ended { health: Health::Bad, slow: false, retry_after: None };
+pub(super) const PANICKED: CallResult = CallResult { health: Health::Failure, slow: false, retry_after: None };
 
-// === impl Judge ===
+// === impl Classification ===
 
-impl Judge {
+impl Classification {
     #[inline]
-    pub(super) fn head<B>(&self, response: &Response<B>) -> Ended {
+    pub(super) fn head<B>(&self, response: &Response<B>) -> CallResult {
         self.judge(&Outcome::head(response))
     }
 
-    pub(super) fn trailers(&self, trailers: &HeaderMap) -> Ended {
+    pub(super) fn trailers(&self, trailers: &HeaderMap) -> CallResult {
         self.judge(&Outcome::Trailers(trailers))
     }
 
     #[cold]
-    pub(super) fn error(&self, err: &(dyn Error + 'static)) -> Ended {
+    pub(super) fn error(&self, err: &(dyn Error + 'static)) -> CallResult {
         self.judge(&Outcome::Error(err))
     }
 
     #[inline]
-    fn judge(&self, outcome: &Outcome<'_>) -> Ended {
+    fn judge(&self, outcome: &Outcome<'_>) -> CallResult {
         let verdict = self.classifier.classify(outcome);
         match verdict.health {
-            Health::Good => GOOD,
+            Health::Success => SUCCEEDED,
             health => {
-                // Where the remedy is another upstream, this one's wish still stands.
+                // `Retry-After` extends the open time even when the caller should go to another upstream.
                 let hint = verdict.retry_after().or_else(|| retry_after(outcome.headers()?));
-                Ended { health, slow: false, retry_after: hint.map(|hint| hint.wait(clock::wall())) }
+                CallResult { health, slow: false, retry_after: hint.map(|hint| hint.wait(clock::wall())) }
             }
         }
     }
