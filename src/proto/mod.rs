@@ -3,6 +3,7 @@
 #[cfg(feature = "json")]
 pub mod canonical_json;
 pub mod deadline;
+pub mod dialect;
 pub(crate) mod event_stream;
 pub(crate) mod fingerprint;
 pub mod grpc;

@@ -1,0 +1,152 @@
+//! Which dialect, and what it wants.
+
+/// A dialect that this crate knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// OpenAI's chat completions, and what speaks like them: Azure, OpenRouter, vLLM, llama.cpp, DeepSeek, Mistral, Ollama's
+    /// compatible API; the older text completions too.
+    OpenAiChat,
+    /// OpenAI's Responses.
+    OpenAiResponses,
+    /// Anthropic's Messages, also on Vertex AI.
+    Anthropic,
+    /// Gemini's `generateContent` and `streamGenerateContent`.
+    Gemini,
+    /// Cohere's chat, version 2.
+    Cohere,
+    /// Ollama's own API: a line of JSON per event.
+    Ollama,
+}
+
+/// What may be sent on a silent stream, so that nothing between takes it for dead.
+///
+/// What the official clients take without harm was measured in November 2026: google-genai (Python) fails on comments
+/// and skips a blank line; the others skip comments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeepAlive {
+    /// A comment and a blank line.
+    Comment,
+    /// A blank line alone.
+    BareNewline,
+    /// Nothing: no form is harmless to all clients.
+    Nothing,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The dialect of a generation endpoint, by its path (without the query). What stands before the part that is
+    /// recognised does not matter, nor does a slash at the end.
+    ///
+    /// | Path ends in | Dialect |
+    /// |---|---|
+    /// | `/completions` | [`OpenAiChat`](Self::OpenAiChat) |
+    /// | `/responses` | [`OpenAiResponses`](Self::OpenAiResponses) |
+    /// | `/v1/messages`; `:rawPredict`, `:streamRawPredict` of a model of `/publishers/anthropic/` | [`Anthropic`](Self::Anthropic) |
+    /// | `:generateContent`, `:streamGenerateContent` | [`Gemini`](Self::Gemini) |
+    /// | `/v2/chat` | [`Cohere`](Self::Cohere) |
+    /// | `/api/chat`, `/api/generate` | [`Ollama`](Self::Ollama) |
+    ///
+    /// ```
+    /// use tower_buttress::proto::dialect::Kind;
+    ///
+    /// assert_eq!(Kind::of_path("/v1/chat/completions"), Some(Kind::OpenAiChat));
+    /// assert_eq!(Kind::of_path("/openai/deployments/gpt-5/chat/completions"), Some(Kind::OpenAiChat));
+    /// assert_eq!(Kind::of_path("/anthropic/v1/messages/"), Some(Kind::Anthropic));
+    /// assert_eq!(Kind::of_path("/v1/models"), None);
+    /// ```
+    #[must_use]
+    pub fn of_path(path: &str) -> Option<Self> {
+        let path = path.trim_end_matches('/');
+        let (parent, last) = path.rsplit_once('/')?;
+        match last {
+            "completions" => Some(Self::OpenAiChat),
+            "responses" => Some(Self::OpenAiResponses),
+            // Not `/v1/threads/{id}/messages`, which is another API.
+            "messages" if parent.ends_with("/v1") => Some(Self::Anthropic),
+            "chat" if parent.ends_with("/v2") => Some(Self::Cohere),
+            "chat" | "generate" if parent.ends_with("/api") => Some(Self::Ollama),
+            _ => match last.rsplit_once(':')?.1 {
+                "generateContent" | "streamGenerateContent" => Some(Self::Gemini),
+                "rawPredict" | "streamRawPredict" if parent.ends_with("/publishers/anthropic/models") => {
+                    Some(Self::Anthropic)
+                }
+                _ => None,
+            },
+        }
+    }
+
+    /// What may be sent on a silent stream.
+    #[must_use]
+    pub const fn keep_alive(self) -> KeepAlive {
+        match self {
+            Self::OpenAiChat | Self::OpenAiResponses | Self::Anthropic => KeepAlive::Comment,
+            Self::Gemini => KeepAlive::BareNewline,
+            Self::Cohere | Self::Ollama => KeepAlive::Nothing,
+        }
+    }
+
+    /// A stable name, for logs and metrics: `"openai-chat"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAiChat => "openai-chat",
+            Self::OpenAiResponses => "openai-responses",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Cohere => "cohere",
+            Self::Ollama => "ollama",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_recognised_by_the_end_of_their_path() {
+        for (path, kind) in [
+            ("/v1/chat/completions", Some(Kind::OpenAiChat)),
+            ("/v1/completions", Some(Kind::OpenAiChat)),
+            ("/v1/fim/completions/", Some(Kind::OpenAiChat)),
+            ("/v1/responses", Some(Kind::OpenAiResponses)),
+            ("/openai/v1/responses", Some(Kind::OpenAiResponses)),
+            ("/v1/messages", Some(Kind::Anthropic)),
+            ("/v1/projects/p/locations/l/publishers/anthropic/models/claude:streamRawPredict", Some(Kind::Anthropic)),
+            ("/v1beta/models/gemini:generateContent", Some(Kind::Gemini)),
+            ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent", Some(Kind::Gemini)),
+            ("/v2/chat", Some(Kind::Cohere)),
+            ("/api/chat", Some(Kind::Ollama)),
+            ("/api/generate", Some(Kind::Ollama)),
+        ] {
+            assert_eq!(Kind::of_path(path), kind, "{path}");
+        }
+    }
+
+    #[test]
+    fn other_paths_are_not() {
+        for path in [
+            "",
+            "/",
+            "*",
+            "completions",
+            "/v1/models",
+            "/v1/responses/resp_1",
+            "/v1/threads/t/messages",
+            "/v1/messages/batches",
+            "/v1/messages/count_tokens",
+            "/v1/publishers/google/models/g:rawPredict",
+            "/v1beta/models/g:countTokens",
+            "/v1beta/models/g:embedContent",
+            "/v1/chat",
+            "/chat",
+            "/api/tags",
+            "/v1/embeddings",
+        ] {
+            assert_eq!(Kind::of_path(path), None, "{path}");
+        }
+    }
+}
