@@ -162,6 +162,7 @@
 #![warn(clippy::print_stdout)]
 
 mod builder;
+mod call;
 pub mod error;
 mod event;
 mod rejection;
@@ -184,6 +185,7 @@ pub use self::body::read::ReadBody;
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
 pub use self::builder::ServiceBuilderExt;
+pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, Tenant};
 pub use self::event::{Event, Observer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerHandle, CircuitBreakerLayer,
@@ -203,7 +205,7 @@ pub use self::layers::idle_body_timeout::{
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::layers::retry_after_backoff::{
-    Attempt, Attempts, NoRetry, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
+    Attempt, Attempts, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
 };
 pub use self::layers::sse_heartbeat::{
     CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,

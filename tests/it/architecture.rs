@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// For each module, the modules of ours that it may import. `error`, `event` and `rejection` are the vocabulary that
-/// everybody may use, but for `proto`, which imports nothing of ours.
-const MAY_IMPORT: [(&str, &[&str]); 7] = [
+/// everybody may use, but for `proto` and `call`, which import nothing of ours.
+const MAY_IMPORT: [(&str, &[&str]); 8] = [
+    ("call", &["call"]),
     ("proto", &["proto"]),
-    ("policy", &["proto", "policy", "error", "rejection"]),
-    ("rt", &["proto", "policy", "rt", "error", "event", "rejection"]),
-    ("body", &["proto", "policy", "rt", "body", "error", "event", "rejection"]),
-    ("store", &["proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
-    ("layers", &["proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
-    ("presets", &["proto", "policy", "rt", "body", "store", "error", "event", "rejection", "layers"]),
+    ("policy", &["call", "proto", "policy", "error", "rejection"]),
+    ("rt", &["call", "proto", "policy", "rt", "error", "event", "rejection"]),
+    ("body", &["call", "proto", "policy", "rt", "body", "error", "event", "rejection"]),
+    ("store", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
+    ("layers", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
+    ("presets", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection", "layers"]),
 ];
 
 /// Files that hold nothing but tests, or what tests compare with.

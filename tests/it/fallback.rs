@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, Rejection, RejectionKind, RejectionsAsErrorsLayer,
-    ReplayBody, RetryAfterBackoffLayer, ServedBy,
+    Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, NoFallback, Rejection, RejectionKind,
+    RejectionsAsErrorsLayer, ReplayBody, RetryAfterBackoffLayer, ServedBy,
 };
 
 use crate::support::upstream::{Answer, Upstream, is, request, text};
@@ -154,6 +154,33 @@ async fn credentials_stay_with_the_primary() {
 
     layer.forward_credentials(true).layer(primary.clone()).oneshot(with_secrets()).await.unwrap();
     assert_eq!(backup.seen()[1].headers, primary.seen()[1].headers);
+}
+
+/// Gemini's documented form: `?key=`.
+#[tokio::test(start_paused = true)]
+async fn a_key_in_the_query_stays_with_the_primary() {
+    let backup = Upstream::new([ok(), ok()]);
+    let primary = Upstream::new([Answer::status(503), Answer::status(503)]);
+    let with_key = || {
+        let mut request = request("POST", hello());
+        *request.uri_mut() = "http://upstream/v1/x:streamGenerateContent?key=AIzaSecret&alt=sse".parse().unwrap();
+        request
+    };
+    let layer = FallbackLayer::new(backup.clone());
+    layer.layer(primary.clone()).oneshot(with_key()).await.unwrap();
+    assert_eq!(primary.seen()[0].uri, *with_key().uri());
+    assert_eq!(backup.seen()[0].uri, "http://upstream/v1/x:streamGenerateContent?alt=sse");
+
+    layer.forward_credentials(true).layer(primary).oneshot(with_key()).await.unwrap();
+    assert_eq!(backup.seen()[1].uri, *with_key().uri());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_can_ask_for_no_fallback() {
+    let service = FallbackLayer::new(Upstream::new([])).layer(Upstream::new([Answer::status(503)]));
+    let mut request = request("POST", hello());
+    request.extensions_mut().insert(NoFallback);
+    assert!(is(&service.oneshot(request).await.unwrap(), 503));
 }
 
 #[tokio::test(start_paused = true)]

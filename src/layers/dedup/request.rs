@@ -1,15 +1,16 @@
 //! What a request is called, so that it is recognised when it comes again.
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION,
-    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE,
-    UPGRADE,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING,
+    CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::layer::{Config, Tenant};
+use crate::call::NoStore;
 use crate::policy::storable::KeySource;
+use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::proto::media_type::is_json;
@@ -38,18 +39,6 @@ pub(super) struct PendingKey {
 /// How a payload was read.
 const RAW: u8 = 0;
 const CANONICAL_JSON: u8 = 1;
-
-/// Who asks, where nobody says how to tell. All that are there count: if one of them were enough, a caller who has it
-/// right and another wrong, and so nothing at the upstream, would be taken for one who has both right.
-const CREDENTIALS: [HeaderName; 4] = [
-    AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-];
-
-/// What stands before a credential, and is none.
-const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 
 /// The headers that make another request of the same words: what the answer looks like, what the payload is and which
 /// part of what, on what condition it is taken, what is to be done, for whom, and what the LLM APIs take in headers.
@@ -84,7 +73,8 @@ const PAYLOAD: [HeaderName; 2] = [CONTENT_ENCODING, CONTENT_TYPE];
 
 impl DedupDecision {
     pub(super) fn of(parts: &Parts, config: &Config) -> Self {
-        if !is_unsafe(&parts.method) || upgrades(&parts.headers) {
+        let unwanted = parts.extensions.get::<NoStore>().is_some();
+        if unwanted || !is_unsafe(&parts.method) || upgrades(&parts.headers) {
             return Self::Aside(None);
         }
         let mut scope = Fingerprinter::new("tower-buttress dedup");
@@ -179,8 +169,11 @@ impl Tenant {
     fn name(&self, parts: &Parts, print: &mut Fingerprinter) -> bool {
         match self {
             Self::Credentials => {
-                hash_headers(&CREDENTIALS, &parts.headers, print);
-                CREDENTIALS.iter().any(|name| parts.headers.get_all(name).iter().any(names_somebody))
+                // All that are there count: a caller who has one of them right and another wrong gets nothing from the
+                // upstream, and must not be taken for one who has both right.
+                let names = &credentials::HEADERS;
+                hash_headers(names, &parts.headers, print);
+                names.iter().any(|name| parts.headers.get_all(name).iter().any(credentials::names_account))
             }
             Self::By(name) => {
                 let mut named = false;
@@ -192,13 +185,6 @@ impl Tenant {
             }
         }
     }
-}
-
-/// Whether a credential says who it is that asks. A scheme with nothing behind it is what becomes of a key that is not
-/// set, and all who did not set theirs would be one tenant.
-fn names_somebody(line: &HeaderValue) -> bool {
-    let line = line.as_bytes().trim_ascii();
-    !line.is_empty() && !SCHEMES.iter().any(|scheme| line.eq_ignore_ascii_case(scheme))
 }
 
 // === impl PendingKey ===

@@ -71,8 +71,9 @@ use crate::policy::verdict::{Classifier, Classify};
 /// The request as it came to this layer, its body replayed from the first byte, whatever the primary has read of it.
 /// Without the caller's credentials, unless [`forward_credentials`](Self::forward_credentials) says so: `Authorization`,
 /// `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose value is marked
-/// [sensitive](http::HeaderValue::set_sensitive), and a user in the URI. (A key in the query is not known for one: take
-/// it off with [`rewrite`](Self::rewrite).) URI and `Host` are the primary's: the backup's service puts its own.
+/// [sensitive](http::HeaderValue::set_sensitive), a user in the URI, and the parameters `key`, `api_key`, `api-key`,
+/// `apikey`, `access_token`, `token` and `sig` of the query. URI and `Host` are otherwise the primary's: the backup's
+/// service puts its own.
 ///
 /// # What happens when
 ///
@@ -85,7 +86,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///   that answer would come may be gone.)
 /// - *The request body is larger than [`replay_limit`](Self::replay_limit)*: it streams on untouched, and there is no
 ///   fallback.
-/// - *The deadline of the call has passed*: there is no fallback.
+/// - *The deadline of the call has passed, or the request carries [`NoFallback`](crate::NoFallback)*: there is no fallback.
 /// - *The caller drops the future or the body*: so is what is inside, on both sides.
 /// - *HEAD, 204, 304, trailers*: as everything else. A request that is rewritten loses its trailers.
 /// - *An upgrade*: a 101 stands; a handshake that failed goes elsewhere like any request. CONNECT passes untouched.

@@ -1,7 +1,6 @@
 //! Another upstream, when the first cannot serve the call: see [`FallbackLayer`].
 
 mod body;
-mod credentials;
 mod future;
 mod layer;
 mod served_by;

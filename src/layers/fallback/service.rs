@@ -12,6 +12,7 @@ use super::future::FallbackFuture;
 use super::layer::{Config, NAME};
 use super::session::Session;
 use crate::body::replay::{Head, Replay, ReplayBody};
+use crate::call::NoFallback;
 use crate::error::BoxError;
 use crate::event::Event;
 
@@ -57,8 +58,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let wanted = request.extensions().get::<NoFallback>().is_none();
         // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
-        if !self.config.is_on() || request.method() == Method::CONNECT {
+        if !self.config.is_on() || !wanted || request.method() == Method::CONNECT {
             return FallbackFuture::passing(self.inner.call(request.map(ReplayBody::live)));
         }
         let (head, body) = request.into_parts();

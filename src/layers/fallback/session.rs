@@ -8,12 +8,12 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 
-use super::credentials;
 use super::layer::{Config, NAME};
 use super::served_by::ServedBy;
 use crate::body::replay::{Head, Progress, Replay, ReplayBody};
 use crate::event::Event;
 use crate::policy::verdict::{NextStep, Outcome};
+use crate::proto::credentials;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 

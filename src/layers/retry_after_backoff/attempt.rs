@@ -31,19 +31,6 @@ pub struct Attempt(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempts(pub u32);
 
-/// In a request's extensions: this call is not to be retried, whatever
-/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) was told.
-///
-/// ```
-/// use http::Request;
-/// use tower_buttress::NoRetry;
-///
-/// let request = Request::builder().extension(NoRetry).body(()).unwrap();
-/// # let _ = request;
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoRetry;
-
 // === impl Attempt ===
 
 impl Attempt {

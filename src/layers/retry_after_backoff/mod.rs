@@ -7,7 +7,7 @@ mod layer;
 mod service;
 mod session;
 
-pub use self::attempt::{Attempt, Attempts, NoRetry};
+pub use self::attempt::{Attempt, Attempts};
 pub use self::future::RetryAfterBackoffFuture;
 pub use self::layer::RetryAfterBackoffLayer;
 pub use self::service::RetryAfterBackoff;

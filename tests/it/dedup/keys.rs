@@ -8,7 +8,7 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{DedupLayer, DedupRole, InFlightPolicy, ReadBody, Rejection, RejectionKind};
+use tower_buttress::{DedupLayer, DedupRole, InFlightPolicy, NoStore, ReadBody, Rejection, RejectionKind};
 
 use super::{dedup, echo, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, trailers};
@@ -259,6 +259,17 @@ async fn the_layer_can_be_off() {
     let layer = DedupLayer::disabled().tenant(|_| Some("everybody"));
     assert_eq!(calls_for(layer.clone(), post_key("k", "hi"), post_key("k", "hi")).await, 2);
     assert_eq!(calls_for(layer, post_key("not a key", "hi"), post("hi")).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_can_ask_not_to_be_kept() {
+    let unkept = || {
+        let mut request = post_key("k", "hi");
+        request.extensions_mut().insert(NoStore);
+        request
+    };
+    assert_eq!(calls_for(DedupLayer::new(), unkept(), post_key("k", "hi")).await, 2);
+    assert_eq!(calls_for(DedupLayer::new(), post_key("k", "hi"), unkept()).await, 2);
 }
 
 #[tokio::test(start_paused = true)]

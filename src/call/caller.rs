@@ -1,0 +1,77 @@
+//! Who makes a call, as far as somebody has checked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::{Extensions, Request};
+
+/// In a request's extensions: its caller was authenticated by this application, or by a gateway of the same operator.
+///
+/// Set it after a key or a session was checked, and nowhere else.
+///
+/// ```
+/// use http::Request;
+/// use tower_buttress::Authenticated;
+///
+/// let request = Request::builder().extension(Authenticated).body(()).unwrap();
+/// assert!(Authenticated::is_set(&request));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Authenticated;
+
+/// In a request's extensions: the name of the tenant on whose account it is made.
+///
+/// It is set by what authenticated the caller, never copied from a header that any caller can write. What is shared
+/// between calls is kept apart by it; without it, layers fall back to a hash of the request's credentials.
+///
+/// ```
+/// use http::Request;
+/// use tower_buttress::Tenant;
+///
+/// let request = Request::builder().extension(Tenant::new("acme")).body(()).unwrap();
+/// assert_eq!(Tenant::of(&request), Some("acme"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenant(Arc<str>);
+
+// === impl Authenticated ===
+
+impl Authenticated {
+    /// Whether the caller of this request was authenticated.
+    #[must_use]
+    pub fn is_set<B>(request: &Request<B>) -> bool {
+        Self::is_in(request.extensions())
+    }
+
+    pub(crate) fn is_in(extensions: &Extensions) -> bool {
+        extensions.get::<Self>().is_some()
+    }
+}
+
+// === impl Tenant ===
+
+impl Tenant {
+    /// A tenant of this name.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name of the tenant that makes this request, if it is known.
+    #[must_use]
+    pub fn of<B>(request: &Request<B>) -> Option<&str> {
+        request.extensions().get().map(Self::as_str)
+    }
+
+    /// The tenant's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,7 @@
+//! What a call is: facts about it that travel in the extensions of its request.
+
+mod caller;
+mod options;
+
+pub use self::caller::{Authenticated, Tenant};
+pub use self::options::{NoFallback, NoRetry, NoStore};

@@ -1,0 +1,39 @@
+//! What a caller inside this process may switch off for one call.
+
+/// In a request's extensions: this call is not retried, whatever
+/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) was told.
+///
+/// ```
+/// use http::Request;
+/// use tower_buttress::NoRetry;
+///
+/// let request = Request::builder().extension(NoRetry).body(()).unwrap();
+/// # let _ = request;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoRetry;
+
+/// In a request's extensions: no backup is asked for this call, whatever [`FallbackLayer`](crate::FallbackLayer) was told.
+///
+/// ```
+/// use http::Request;
+/// use tower_buttress::NoFallback;
+///
+/// let request = Request::builder().extension(NoFallback).body(()).unwrap();
+/// # let _ = request;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoFallback;
+
+/// In a request's extensions: [`DedupLayer`](crate::DedupLayer) neither keeps the answer to this call nor gives it one that
+/// was kept, and does not join it with another.
+///
+/// ```
+/// use http::Request;
+/// use tower_buttress::NoStore;
+///
+/// let request = Request::builder().extension(NoStore).body(()).unwrap();
+/// # let _ = request;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoStore;

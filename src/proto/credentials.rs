@@ -1,0 +1,160 @@
+//! The credentials of a request: the parts of its head that say on whose account it is made.
+//!
+//! They stand in headers, in the user part of the URI, and, with some APIs (Gemini's documented form is `?key=`), in the
+//! query. A value that was marked [sensitive](HeaderValue::set_sensitive) is one too, whatever its header is called.
+
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+/// Where APIs take the key of an account.
+pub(crate) const HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+/// Credentials too, but of a browser's session or of a proxy on the way.
+const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
+/// Names in a query under which keys, tokens and signatures are sent.
+const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
+/// What stands before a credential, and is none.
+const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
+
+/// Whether this value of a credential header names an account. A scheme with nothing behind it is what becomes of a key
+/// that is not set.
+pub(crate) fn names_account(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii();
+    !value.is_empty() && !SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme))
+}
+
+/// Takes all credentials off a request. Everything else stays byte for byte.
+pub(crate) fn withhold(head: &mut Parts) {
+    let names: Vec<HeaderName> = header_values(&head.headers).map(|(name, _)| name.clone()).collect();
+    for name in names {
+        head.headers.remove(name);
+    }
+    if user(&head.uri).is_some() || query_values(&head.uri).next().is_some() {
+        head.uri = bare(&head.uri);
+    }
+}
+
+fn header_values(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    headers.iter().filter(|(name, value)| value.is_sensitive() || HEADERS.contains(name) || SESSION.contains(name))
+}
+
+/// What stands before the host.
+fn user(uri: &Uri) -> Option<&str> {
+    Some(uri.authority()?.as_str().rsplit_once('@')?.0)
+}
+
+fn parameters(uri: &Uri) -> impl Iterator<Item = &str> {
+    uri.query().into_iter().flat_map(|query| query.split('&'))
+}
+
+/// The parameters of the query that are credentials, name and value.
+fn query_values(uri: &Uri) -> impl Iterator<Item = &str> {
+    parameters(uri).filter(|parameter| is_secret(parameter))
+}
+
+fn is_secret(parameter: &str) -> bool {
+    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    QUERY.iter().any(|secret| decoded(name).eq(secret.bytes()))
+}
+
+/// A name in lower case and without percent-encoding: as `k%65y` or `KEY` it opens the same door.
+fn decoded(name: &str) -> impl Iterator<Item = u8> {
+    let mut rest = name.as_bytes();
+    std::iter::from_fn(move || {
+        let (byte, after) = match rest {
+            [b'%', high, low, after @ ..] => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => (b'%', &rest[1..]),
+            },
+            [byte, after @ ..] => (*byte, after),
+            [] => return None,
+        };
+        rest = after;
+        Some(byte.to_ascii_lowercase())
+    })
+}
+
+fn digit(hex: u8) -> Option<u8> {
+    char::from(hex).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// The same URI without a user, and without the secret parameters of its query.
+fn bare(uri: &Uri) -> Uri {
+    let kept: Vec<&str> = parameters(uri).filter(|parameter| !is_secret(parameter)).collect();
+    let target = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
+    let mut parts = uri.clone().into_parts();
+    if let Some((_, host)) = uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) {
+        parts.authority = Authority::try_from(host).ok();
+    }
+    parts.path_and_query = parts.path_and_query.and_then(|_| PathAndQuery::try_from(target).ok());
+    // What was a URI is one without these parts, too; if it were not, no URI is better than one with a secret in it.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::prelude::{prop_assert, proptest};
+
+    use super::*;
+
+    fn head(uri: &str, headers: &[(&'static str, &'static str)]) -> Parts {
+        let builder =
+            headers.iter().fold(Request::builder().uri(uri), |builder, (name, value)| builder.header(*name, *value));
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn withheld(uri: &str) -> String {
+        let mut head = head(uri, &[]);
+        withhold(&mut head);
+        head.uri.to_string()
+    }
+
+    #[test]
+    fn credentials_are_taken_off_and_nothing_else_is() {
+        let mut head = head("http://me:secret@upstream:8080/v1?q=a@b", &[]);
+        for name in HEADERS.iter().chain(&SESSION) {
+            head.headers.append(name, HeaderValue::from_static("secret"));
+            head.headers.append(name, HeaderValue::from_static("secret too"));
+        }
+        let mut marked = HeaderValue::from_static("secret");
+        marked.set_sensitive(true);
+        head.headers.append("x-team", HeaderValue::from_static("public"));
+        head.headers.append("x-team", marked);
+        head.headers.append("accept", HeaderValue::from_static("text/event-stream"));
+
+        withhold(&mut head);
+        assert_eq!(head.uri, "http://upstream:8080/v1?q=a@b");
+        assert_eq!(head.headers.len(), 1);
+        assert_eq!(head.headers["accept"], "text/event-stream");
+    }
+
+    #[test]
+    fn keys_in_the_query_are_taken_off_and_other_parameters_stay() {
+        for name in QUERY {
+            assert_eq!(withheld(&format!("http://a/b?{name}=secret")), "http://a/b");
+            assert_eq!(withheld(&format!("http://a/b?x=1&{name}=secret&y=%20&{name}")), "http://a/b?x=1&y=%20");
+        }
+        assert_eq!(withheld("/b?KEY=secret&alt=sse"), "/b?alt=sse");
+        assert_eq!(withheld("/b?k%65y=secret&alt=sse"), "/b?alt=sse");
+        assert_eq!(withheld("http://me@a/?key=secret"), "http://a/");
+        for kept in ["/b?monkey=1&key%=2&ke=y", "/b?a=key", "/b?", "/b", "http://a/?tokens=5"] {
+            assert_eq!(withheld(kept), kept);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_secret_is_left(query in "[a-zA-Z0-9%&=_-]{0,60}") {
+            let uri = format!("http://a/b?{query}&api_key=SECRET&x");
+            prop_assert!(!withheld(&uri).contains("SECRET"));
+            prop_assert!(withheld(&uri).ends_with('x'));
+        }
+    }
+}
