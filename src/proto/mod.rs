@@ -10,5 +10,6 @@ pub(crate) mod fingerprint;
 pub mod grpc;
 pub mod idempotency_key;
 pub(crate) mod media_type;
+pub mod rate_limit;
 pub mod retry_after;
 pub mod sse;

@@ -1,0 +1,501 @@
+//! What an answer says about the limits that its sender enforces.
+//!
+//! | Fields | Sent by |
+//! |---|---|
+//! | `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, also with `-day` or `-minute` behind them | OpenAI and its family, Groq, Azure, Cerebras, Mistral |
+//! | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}` | Anthropic |
+//! | `X-RateLimit-{Limit,Remaining,Reset}`, `RateLimit-{Limit,Remaining,Reset}` | OpenRouter, GitHub, older IETF drafts |
+//! | `RateLimit`, `RateLimit-Policy` | the IETF draft, here by its revision 11 |
+//!
+//! A reset is read by its form: with letters it is a duration as Go writes it (`1h2m3.5s`, `120ms`), with `T` and an
+//! offset a date of RFC 3339, as a number above 10^12 Unix time in milliseconds, above 10^9 Unix time in seconds, and
+//! else seconds. Whatever has no valid form (a sign, `inf`, `1e3`) counts as absent.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//! use http::{HeaderMap, HeaderValue};
+//! use tower_buttress::proto::rate_limit::{Unit, quotas};
+//!
+//! let mut headers = HeaderMap::new();
+//! headers.insert("x-ratelimit-limit-tokens", HeaderValue::from_static("160000"));
+//! headers.insert("x-ratelimit-remaining-tokens", HeaderValue::from_static("159976"));
+//! headers.insert("x-ratelimit-reset-tokens", HeaderValue::from_static("9ms"));
+//!
+//! let quotas = quotas(&headers, SystemTime::now());
+//! assert_eq!((quotas[0].unit, quotas[0].remaining), (Unit::Tokens, Some(159_976)));
+//! assert_eq!(quotas[0].reset.unwrap().after, Duration::from_millis(9));
+//! ```
+
+use std::time::{Duration, SystemTime};
+
+use http::header::DATE;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unit {
+    /// Requests.
+    Requests,
+    /// Tokens, of prompts and of answers together.
+    Tokens,
+    /// Tokens of prompts.
+    InputTokens,
+    /// Tokens of answers.
+    OutputTokens,
+}
+
+/// One limit, as an answer describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quota {
+    /// What it counts.
+    pub unit: Unit,
+    /// The time over which it counts, where the answer names one.
+    pub window: Option<Duration>,
+    /// How many it allows.
+    pub limit: Option<u64>,
+    /// How many of them are left.
+    pub remaining: Option<u64>,
+    /// When all of them will be there again.
+    pub reset: Option<Reset>,
+}
+
+/// When a limit starts afresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reset {
+    /// The time until then.
+    pub after: Duration,
+    /// The smallest difference that its sender can express: an answer that counts in seconds says `1` for 20 ms too.
+    pub resolution: Duration,
+}
+
+/// What one field says of a quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Limit,
+    Remaining,
+    Reset,
+}
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+/// More than any sender has, so that a stranger's headers cost a bounded time.
+const MOST: usize = 16;
+
+/// The limits that `headers` speak of, at most sixteen. Without any, nothing is allocated.
+///
+/// `now` is the time of day, for resets that are dates; where the answer has a `Date`, its sender's clock counts.
+#[must_use]
+pub fn quotas(headers: &HeaderMap, now: SystemTime) -> Vec<Quota> {
+    let mut quotas = Vec::new();
+    for (name, value) in headers {
+        if let Some((part, unit, window)) = field(name.as_str()) {
+            read(part, value, headers, now, quota(&mut quotas, unit, window));
+        }
+    }
+    read_draft(headers, &mut quotas);
+    quotas.retain(|quota| quota.limit.is_some() || quota.remaining.is_some() || quota.reset.is_some());
+    quotas
+}
+
+/// How long to stay away, by the resets of those limits of which nothing is left: the longest of them.
+#[must_use]
+pub fn exhausted(quotas: &[Quota]) -> Option<Duration> {
+    let spent = quotas.iter().filter(|quota| quota.remaining == Some(0));
+    spent.filter_map(|quota| quota.reset).map(|reset| reset.after).max()
+}
+
+/// The quota of this kind, which is added if it is not there. Beyond the most that are kept, one that will be dropped.
+fn quota(quotas: &mut Vec<Quota>, unit: Unit, window: Option<Duration>) -> Option<&mut Quota> {
+    let found = quotas.iter().position(|quota| quota.unit == unit && quota.window == window);
+    let index = found.or_else(|| {
+        (quotas.len() < MOST).then(|| {
+            quotas.push(Quota { unit, window, limit: None, remaining: None, reset: None });
+            quotas.len() - 1
+        })
+    })?;
+    quotas.get_mut(index)
+}
+
+/// Which part of which limit a field speaks of. Names are in lower case here.
+fn field(name: &str) -> Option<(Part, Unit, Option<Duration>)> {
+    if let Some(rest) = name.strip_prefix("anthropic-ratelimit-") {
+        let (rest, part) = rest.rsplit_once('-')?;
+        return Some((Part::of(part)?, Unit::of(rest)?, None));
+    }
+    let rest = name
+        .strip_prefix("x-ratelimit-")
+        .or_else(|| name.strip_prefix("ratelimit-"))
+        .or_else(|| name.strip_prefix("ratelimitbysize-"))?;
+    let (part, what) = rest.split_once('-').unwrap_or((rest, "requests"));
+    let windows = [("-minute", MINUTE), ("-day", DAY)];
+    let named = windows.iter().find_map(|(suffix, window)| Some((what.strip_suffix(suffix)?, *window)));
+    let (what, window) = named.map_or((what, None), |(what, window)| (what, Some(window)));
+    Some((Part::of(part)?, Unit::of(what)?, window))
+}
+
+fn read(part: Part, value: &HeaderValue, headers: &HeaderMap, now: SystemTime, quota: Option<&mut Quota>) {
+    let (Some(quota), Ok(text)) = (quota, value.to_str()) else { return };
+    let text = text.trim_ascii();
+    match part {
+        Part::Limit => quota.limit = quota.limit.or(integer(text)),
+        Part::Remaining => quota.remaining = quota.remaining.or(integer(text)),
+        Part::Reset => quota.reset = quota.reset.or_else(|| reset(text, headers, now)),
+    }
+}
+
+fn integer(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+fn reset(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Reset> {
+    let until = |unix: Duration| {
+        let sent = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let at = SystemTime::UNIX_EPOCH.checked_add(unix)?;
+        Some(at.duration_since(sent.unwrap_or(now)).unwrap_or_default())
+    };
+    if let Some((unix, resolution)) = rfc3339(text) {
+        return Some(Reset { after: until(unix)?, resolution });
+    }
+    if text.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+        let (after, resolution) = go_duration(text)?;
+        return Some(Reset { after, resolution });
+    }
+    let (seconds, resolution) = decimal(text, SECOND)?;
+    let (after, resolution) = match seconds.as_secs() {
+        number @ 1_000_000_000_001.. => (until(Duration::from_millis(number))?, MILLISECOND),
+        1_000_000_001.. => (until(seconds)?, resolution),
+        _ => (seconds, resolution),
+    };
+    Some(Reset { after, resolution })
+}
+
+/// `digits [ "." digits ]`, in units, and what its last digit is worth.
+fn decimal(text: &str, unit: Duration) -> Option<(Duration, Duration)> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole = integer(whole)?;
+    if text.contains('.') {
+        integer(fraction)?;
+    }
+    // Nanoseconds are as fine as a duration gets.
+    let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let billionths = digits.fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let nanos = unit.as_nanos().saturating_mul(u128::from(whole))
+        + unit.as_nanos().saturating_mul(u128::from(billionths)) / 1_000_000_000;
+    let part = |nanos: u128| u64::try_from(nanos).unwrap_or(u64::MAX);
+    let value = Duration::from_secs(part(nanos / 1_000_000_000))
+        .saturating_add(Duration::from_nanos(part(nanos % 1_000_000_000)));
+    let finest = u32::try_from(fraction.len()).unwrap_or(9).min(9);
+    Some((value, unit / 10_u32.pow(finest)))
+}
+
+/// `1h2m3.5s`, `6m0s`, `120ms`: numbers with units, largest first or not.
+fn go_duration(text: &str) -> Option<(Duration, Duration)> {
+    let (mut sum, mut finest, mut rest) = (Duration::ZERO, Duration::MAX, text);
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (digits, behind) = rest.split_at(number);
+        let units = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(units);
+        let unit = match unit {
+            "ns" => Duration::from_nanos(1),
+            "us" | "µs" => Duration::from_micros(1),
+            "ms" => MILLISECOND,
+            "s" => SECOND,
+            "m" => MINUTE,
+            "h" => 60 * MINUTE,
+            "d" => DAY,
+            _ => return None,
+        };
+        let (value, resolution) = decimal(digits, unit)?;
+        // A duration of whole minutes is one of seconds that happened to be none.
+        (sum, finest, rest) = (sum.saturating_add(value), finest.min(resolution).min(SECOND), behind);
+    }
+    (finest != Duration::MAX).then_some((sum, finest))
+}
+
+/// A date of RFC 3339 as the time since 1970, and the worth of its last digit. Leap seconds are those after them.
+fn rfc3339(text: &str) -> Option<(Duration, Duration)> {
+    let (date, time) = text.split_once(['T', 't'])?;
+    let zone = time.find(['Z', 'z', '+', '-'])?;
+    let (time, zone) = time.split_at(zone);
+    let [year, month, day] = numbers(date, '-')?;
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let [hour, minute, second] = numbers(clock, ':')?;
+    let valid = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60;
+    if !valid || !(1970..=9999).contains(&year) {
+        return None;
+    }
+    let of_day = hour * 3600 + minute * 60 + second;
+    let local = days_since_1970(year, month, day) * 86_400 + of_day;
+    let unix = match zone.split_at_checked(1)? {
+        ("Z" | "z", "") => local,
+        (sign, offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            let offset = integer(hours)?.checked_mul(3600)?.checked_add(integer(minutes)?.checked_mul(60)?)?;
+            if sign == "+" { local.saturating_sub(offset) } else { local.checked_add(offset)? }
+        }
+    };
+    let (fraction, resolution) = if fraction.is_empty() {
+        (Duration::ZERO, SECOND)
+    } else {
+        decimal(&format!("0.{}", fraction.get(..9).unwrap_or(fraction)), SECOND)?
+    };
+    Some((Duration::from_secs(unix).saturating_add(fraction), resolution))
+}
+
+fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
+    let mut parts = text.split(separator).map(|part| if part.len() <= 4 { integer(part) } else { None });
+    let numbers = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(numbers)
+}
+
+/// By the era of 400 years that begins in March, so that the leap day is the last of its year.
+fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (shifted / 400, shifted % 400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year;
+    days.saturating_sub(719_468)
+}
+
+/// `RateLimit: "burst";r=50;t=30` and `RateLimit-Policy: "burst";q=100;w=60;qu="requests"`.
+fn read_draft(headers: &HeaderMap, quotas: &mut Vec<Quota>) {
+    let lines = |name| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    for (name, parameters) in lines(RATE_LIMIT).flat_map(members).take(MOST) {
+        let policy = lines(RATE_LIMIT_POLICY).flat_map(members).take(MOST).find(|(policy, _)| *policy == name);
+        let of_policy = |key| policy.and_then(|(_, parameters)| parameter(parameters, key));
+        let unit = match of_policy("qu").unwrap_or("requests") {
+            "requests" => Unit::Requests,
+            // No registered name; those that services use.
+            "tokens" => Unit::Tokens,
+            _ => continue,
+        };
+        let window = of_policy("w").and_then(integer).map(Duration::from_secs);
+        let remaining = parameter(parameters, "r").and_then(integer);
+        let after = parameter(parameters, "t").and_then(integer).map(Duration::from_secs);
+        if let Some(quota) = quota(quotas, unit, window) {
+            quota.limit = quota.limit.or_else(|| of_policy("q").and_then(integer));
+            quota.remaining = quota.remaining.or(remaining);
+            quota.reset = quota.reset.or(after.map(|after| Reset { after, resolution: SECOND }));
+        }
+    }
+}
+
+/// The members of a list of structured fields, each a name and its parameters.
+fn members(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    pieces(line, ',').map(|member| {
+        let end = pieces(member, ';').next().map_or(0, str::len);
+        let (name, parameters) = member.split_at_checked(end).unwrap_or((member, ""));
+        (name.trim_ascii().trim_matches('"'), parameters)
+    })
+}
+
+fn parameter<'a>(parameters: &'a str, key: &str) -> Option<&'a str> {
+    pieces(parameters, ';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        (name.trim_ascii() == key).then_some(value.trim_ascii().trim_matches('"'))
+    })
+}
+
+/// The pieces of `text` between separators that stand outside of quotes.
+fn pieces(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    text.split(move |c| {
+        quoted ^= c == '"';
+        c == separator && !quoted
+    })
+}
+
+// === impl Unit ===
+
+impl Unit {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "requests" => Some(Self::Requests),
+            "tokens" => Some(Self::Tokens),
+            "input-tokens" => Some(Self::InputTokens),
+            "output-tokens" => Some(Self::OutputTokens),
+            _ => None,
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "limit" => Some(Self::Limit),
+            "remaining" => Some(Self::Remaining),
+            "reset" => Some(Self::Reset),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// 2026-11-26 12:00:00 GMT, a Thursday.
+    const NOW_UNIX: u64 = 1_795_694_400;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_UNIX)
+    }
+
+    fn read(lines: &[(&'static str, &str)]) -> Vec<Quota> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        quotas(&headers, now())
+    }
+
+    fn reset_of(text: &str) -> Option<(Duration, Duration)> {
+        let quotas = read(&[("x-ratelimit-reset-requests", text)]);
+        quotas.first()?.reset.map(|reset| (reset.after, reset.resolution))
+    }
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn each_provider_is_read() {
+        let openai = read(&[
+            ("x-ratelimit-limit-requests", "5000"),
+            ("x-ratelimit-remaining-requests", "4999"),
+            ("x-ratelimit-reset-requests", "12ms"),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ]);
+        assert_eq!(openai.len(), 2);
+        assert_eq!((openai[0].limit, openai[0].remaining), (Some(5000), Some(4999)));
+        assert_eq!(exhausted(&openai), Some(Duration::from_secs(360)));
+
+        let anthropic = read(&[
+            ("anthropic-ratelimit-input-tokens-limit", "40000"),
+            ("anthropic-ratelimit-input-tokens-remaining", "39000"),
+            ("anthropic-ratelimit-input-tokens-reset", "2026-11-26T12:00:30Z"),
+            ("anthropic-priority-input-tokens-limit", "1"),
+        ]);
+        assert_eq!(anthropic.len(), 1);
+        assert_eq!(anthropic[0].unit, Unit::InputTokens);
+        assert_eq!(anthropic[0].reset.unwrap().after, Duration::from_secs(30));
+
+        let cerebras = read(&[
+            ("x-ratelimit-limit-requests-day", "14400"),
+            ("x-ratelimit-remaining-tokens-minute", "0"),
+            ("x-ratelimit-reset-tokens-minute", "12.5"),
+        ]);
+        assert_eq!((cerebras[0].unit, cerebras[0].window), (Unit::Requests, Some(DAY)));
+        assert_eq!((cerebras[1].unit, cerebras[1].window), (Unit::Tokens, Some(MINUTE)));
+        assert_eq!(exhausted(&cerebras), Some(ms(12_500)));
+
+        let github = read(&[("X-RateLimit-Reset", "1795694460"), ("x-ratelimit-remaining", "0")]);
+        assert_eq!(exhausted(&github), Some(MINUTE));
+    }
+
+    #[test]
+    fn a_reset_is_read_by_its_form() {
+        for (text, after, resolution) in [
+            ("1s", ms(1000), ms(1000)),
+            ("6m0s", ms(360_000), ms(1000)),
+            ("7.66s", ms(7660), ms(10)),
+            ("120ms", ms(120), ms(1)),
+            ("1h2m3s", ms(3_723_000), ms(1000)),
+            ("2m59.56s", ms(179_560), ms(10)),
+            ("1h", ms(3_600_000), ms(1000)),
+            ("30", ms(30_000), ms(1000)),
+            ("0", ms(0), ms(1000)),
+            ("12.5", ms(12_500), ms(100)),
+            ("1795694461", ms(61_000), ms(1000)),
+            ("1795694400250", ms(250), ms(1)),
+            ("1795694399", ms(0), ms(1000)),
+            ("2026-11-26T12:01:00Z", ms(60_000), ms(1000)),
+            ("2026-11-26T12:00:00.5Z", ms(500), ms(100)),
+            ("2026-11-26T13:00:01+01:00", ms(1000), ms(1000)),
+            ("2026-11-26T09:00:02-03:00", ms(2000), ms(1000)),
+            ("2028-02-29T12:00:00Z", Duration::from_secs(460 * 86_400), ms(1000)),
+        ] {
+            assert_eq!(reset_of(text), Some((after, resolution)), "{text}");
+        }
+        for text in ["", "-1", "+5", "inf", "1e3", "NaN", "1x", "s", "1.s", "..", "2026-13-01T00:00:00Z", "T", "5 s"] {
+            assert_eq!(reset_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_counted_on_the_senders_clock() {
+        let quotas = read(&[
+            ("date", "Thu, 26 Nov 2026 11:00:00 GMT"),
+            ("anthropic-ratelimit-requests-remaining", "0"),
+            ("anthropic-ratelimit-requests-reset", "2026-11-26T11:00:07Z"),
+        ]);
+        assert_eq!(exhausted(&quotas), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn what_is_negative_is_absent() {
+        // As Azure sends them.
+        let quotas = read(&[
+            ("x-ratelimit-limit-tokens", "-1"),
+            ("x-ratelimit-remaining-tokens", "-1"),
+            ("x-ratelimit-reset-tokens", "0"),
+        ]);
+        assert_eq!((quotas[0].limit, quotas[0].remaining), (None, None));
+        assert_eq!(exhausted(&quotas), None);
+    }
+
+    #[test]
+    fn the_draft_is_read() {
+        let quotas = read(&[
+            ("ratelimit-policy", "\"burst\";q=100;w=60;qu=\"requests\", \"a,b;c\";q=9;w=86400"),
+            ("ratelimit", "\"burst\";r=50;t=30, \"a,b;c\";r=0;t=4000"),
+        ]);
+        assert_eq!(quotas.len(), 2);
+        let expected = Quota {
+            unit: Unit::Requests,
+            window: Some(MINUTE),
+            limit: Some(100),
+            remaining: Some(50),
+            reset: Some(Reset { after: Duration::from_secs(30), resolution: SECOND }),
+        };
+        assert_eq!(quotas[0], expected);
+        assert_eq!(exhausted(&quotas), Some(Duration::from_secs(4000)));
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_stand_in_the_fields(lines in proptest::collection::vec(("[ -~]{0,40}", 0..6_usize), 0..40)) {
+            let names = [
+                "x-ratelimit-reset-requests",
+                "x-ratelimit-limit-tokens",
+                "anthropic-ratelimit-requests-reset",
+                "ratelimit",
+                "ratelimit-policy",
+                "ratelimit-reset",
+            ];
+            let lines: Vec<_> = lines.iter().map(|(value, name)| (names[*name], value.as_str())).collect();
+            prop_assert!(read(&lines).len() <= MOST);
+        }
+
+        #[test]
+        fn what_go_writes_is_read(hours in 0..100_u64, minutes in 0..60_u64, millis in 0..60_000_u64) {
+            let text = format!("{hours}h{minutes}m{}.{:03}s", millis / 1000, millis % 1000);
+            let expected = ms(hours * 3_600_000 + minutes * 60_000 + millis);
+            prop_assert_eq!(reset_of(&text), Some((expected, ms(1))));
+        }
+    }
+}
