@@ -17,8 +17,8 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
-use tower_buttress::tonic::ChannelLayer;
 use tower_buttress::{Event, Observer, TimeoutProfile, presets};
+use tower_buttress_tonic::ChannelLayer;
 
 struct Print;
 

@@ -8,22 +8,14 @@
 //!
 //! use bytes::Bytes;
 //! use http_body_util::Full;
-//! use hyper_rustls::HttpsConnectorBuilder;
 //! use hyper_util::client::legacy::{Client, connect::HttpConnector};
 //! use hyper_util::rt::TokioExecutor;
 //! use tower::Layer;
 //! use tower_buttress::{ConnectTimeoutLayer, TimeoutProfile, presets};
 //!
 //! # fn client() -> impl tower::Service<http::Request<Full<Bytes>>> {
-//! let mut http = HttpConnector::new();
-//! http.enforce_http(false);
-//! let https = HttpsConnectorBuilder::new()
-//!     .with_webpki_roots()
-//!     .https_only()
-//!     .enable_all_versions()
-//!     .wrap_connector(http);
-//! // Outermost, so that the time of the handshake counts.
-//! let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(https);
+//! // With TLS (the connector of hyper-rustls, say) it goes outermost, so that the time of the handshake counts.
+//! let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(HttpConnector::new());
 //! let client = Client::builder(TokioExecutor::new()).build(connector);
 //! presets::llm_client(TimeoutProfile::STANDARD).layer(client)
 //! # }
@@ -61,9 +53,9 @@
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
-//! - **reqwest**: the feature `reqwest` has a service that the layers go around, streaming in both directions; the feature
-//!   `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
-//! - **tonic**: the feature `tonic` has the adapter that goes next to a `Channel`; deadlines travel in `grpc-timeout`, and
+//! - **reqwest**: the crate `tower-buttress-reqwest` has a service that the layers go around, streaming in both directions;
+//!   its feature `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
+//! - **tonic**: the crate `tower-buttress-tonic` has the adapter that goes next to a `Channel`; deadlines travel in `grpc-timeout`, and
 //!   every limit that is reached is a status. On a server, [`GrpcStatusLayer`] and [`DeadlineLayer`].
 //! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the
 //!   model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
@@ -153,8 +145,7 @@
 //! # Where things are
 //!
 //! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, [`store`] remembers, and
-//! each folder of `layers` puts them together. [`presets`] puts the layers in order, `reqwest` and `tonic` fit them to
-//! others. A body that fails does so with one of the structs in [`error`].
+//! each folder of `layers` puts them together. [`presets`] puts the layers in order. A body that fails does so with one of the structs in [`error`].
 //!
 //! [tower]: https://docs.rs/tower
 
@@ -172,14 +163,8 @@ mod layers;
 mod policy;
 pub mod presets;
 pub mod proto;
-#[cfg(feature = "reqwest")]
-#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
-pub mod reqwest;
 mod rt;
 pub mod store;
-#[cfg(feature = "tonic")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
-pub mod tonic;
 
 pub use self::body::read::ReadBody;
 pub use self::body::replay::ReplayBody;

@@ -11,8 +11,9 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 
+use tower_buttress_gateway::Provider;
+
 use super::callers::Load;
-use super::provider::Provider;
 use super::scale::OUTAGE;
 
 /// A provider that fails, and one that does not.

@@ -15,10 +15,6 @@ mod faults;
 mod report;
 mod scale;
 
-#[expect(dead_code, reason = "what the gateway and its tests ask of it")]
-#[path = "../gateway/provider/mod.rs"]
-mod provider;
-
 use std::path::PathBuf;
 
 use clap::Parser;

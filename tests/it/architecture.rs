@@ -86,3 +86,19 @@ fn only_the_clock_reads_time() {
         assert!(!reads || file.ends_with("rt/clock.rs"), "{} reads a clock", file.display());
     }
 }
+
+#[test]
+fn every_example_belongs_to_a_crate() {
+    // Only those that a manifest names are built, each with the dependencies of its crate.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifests: String = ["Cargo.toml", "crates/gateway/Cargo.toml", "crates/tonic/Cargo.toml"]
+        .map(|manifest| fs::read_to_string(root.join(manifest)).unwrap())
+        .concat();
+    for entry in fs::read_dir(root.join("examples")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            manifests.contains(&format!("[[example]]\nname = \"{name}\"\n")),
+            "no manifest names the example {name}"
+        );
+    }
+}

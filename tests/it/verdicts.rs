@@ -242,17 +242,3 @@ async fn a_request_that_the_client_does_not_send_says_nothing_of_the_upstream() 
         assert_eq!(judge(&err), if SEES_HYPER { ours } else { BROKEN }, "{err}");
     }
 }
-
-#[tokio::test]
-async fn reqwest_is_seen_through_as_well() {
-    let refused = reqwest::get(format!("http://{}", closed_port().await)).await.unwrap_err();
-    assert_eq!(judge(&refused), UNSENT);
-
-    let at = server(|mut socket| async move { read_head(&mut socket).await }).await;
-    assert_eq!(judge(&reqwest::get(format!("http://{at}")).await.unwrap_err()), BROKEN);
-
-    let client = reqwest::Client::builder().connector_layer(ConnectTimeoutLayer::new(Duration::ZERO)).build().unwrap();
-    let err = client.get(format!("http://{}", closed_port().await)).send().await.unwrap_err();
-    let verdict = judge(&err);
-    assert!(verdict.not_executed && matches!(verdict.next, RETRY | NextStep::TryAnother), "{verdict:?}");
-}

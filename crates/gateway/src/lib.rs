@@ -1,0 +1,210 @@
+//! A streaming reverse proxy with its time under control.
+//!
+//! ```sh
+//! buttress-gateway                                    # before a simulated provider
+//! buttress-gateway --upstream http://127.0.0.1:9000
+//! ```
+//!
+//! A request goes through `serve` (sockets), `proxy` (what a gateway owes both sides), `stack` (the layers) and
+//! `forward` (the client).
+
+mod access;
+mod args;
+mod drain;
+mod events;
+mod expects;
+mod forward;
+mod headers;
+mod local;
+mod problem;
+pub mod provider;
+mod proxy;
+mod serve;
+mod signals;
+mod socket;
+mod stack;
+mod stream;
+mod telemetry;
+mod tunnel;
+mod upload;
+mod upstream;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tower_buttress::{CircuitBreakerLayer, DeadlineHeader};
+
+use self::args::Switch;
+pub use self::args::{Args, Stop};
+use self::drain::Drain;
+use self::events::Events;
+use self::expects::Marker;
+use self::local::Local;
+pub use self::provider::Provider;
+use self::proxy::Proxy;
+use self::serve::Server;
+use self::signals::Signals;
+use self::upstream::Upstream;
+
+/// A gateway that listens, and does not answer yet.
+#[derive(Debug)]
+pub struct Gateway {
+    args: Args,
+    listener: TcpListener,
+    addr: SocketAddr,
+    upstream: Upstream,
+    breaker: CircuitBreakerLayer,
+    events: Events,
+    /// The simulated one, where there is no other.
+    provider: Option<Provider>,
+}
+
+/// The whole program, up to its exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let args = match Args::read(args) {
+        Ok(args) => args,
+        Err(Stop::Told(text)) => {
+            say(&text);
+            return 0;
+        }
+        Err(Stop::Wrong(line)) => return complain(&line),
+    };
+    telemetry::log();
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => {
+            let ended = runtime.block_on(answer(args));
+            // What is still open after the drain is dropped here; nothing is waited for, not even a name that is
+            // being resolved.
+            runtime.shutdown_background();
+            ended.map_or_else(|line| complain(&line), |()| 0)
+        }
+        Err(error) => complain(&format!("cannot start: {error}")),
+    }
+}
+
+/// Answers until it is told to stop.
+async fn answer(args: Args) -> Result<(), String> {
+    let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let gateway = Gateway::new(args).await?;
+    say(&gateway.welcome());
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(async move {
+        signals.next().await;
+        let _ = stop.send(());
+        signals.next().await;
+        complain("told twice to stop: open streams are cut off");
+        std::process::exit(1);
+    });
+    gateway.run(async { drop(stopped.await) }).await;
+    Ok(())
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
+    pub async fn new(args: Args) -> Result<Self, String> {
+        let events = Events::new();
+        let breaker =
+            stack::breaker(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
+        let taken = |error: io::Error| format!("cannot listen on {}: {error}", args.listen);
+        let listener = TcpListener::bind(&args.listen).await.map_err(taken)?;
+        let addr = listener.local_addr().map_err(taken)?;
+        let (upstream, provider) = match args.upstream.clone() {
+            Some(upstream) => (upstream, None),
+            None => {
+                let unable = |error| format!("cannot start the simulated provider: {error}");
+                let provider = Provider::start().await.map_err(unable)?;
+                (Upstream::from(provider.addr()), Some(provider))
+            }
+        };
+        // From here on everything is counted.
+        telemetry::prometheus();
+        Ok(Self { args, listener, addr, upstream, breaker, events, provider })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The simulated provider, where no other upstream was named.
+    #[must_use]
+    pub fn provider(&self) -> Option<&Provider> {
+        self.provider.as_ref()
+    }
+
+    /// Answers until `stop`, and then until what is open has ended or has had its time.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let drain = Drain::new();
+        let stack =
+            stack::stack(&self.args, self.upstream.clone(), self.breaker.clone(), &telemetry::observer(&self.events));
+        let marker = Marker {
+            enabled: self.args.begin_early().is_some(),
+            limit: self.args.deadline.0,
+            header: self.args.deadline_header.0.clone().map(DeadlineHeader::millis),
+        };
+        // A breaker that is off has no circuit to show.
+        let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
+        let server = Server {
+            proxy: Proxy::new(stack, self.upstream, marker, drain.clone()),
+            local: Local { circuit, events: self.events, drain: drain.clone() },
+            drain,
+            write_timeout: self.args.write_timeout.0,
+            drain_timeout: self.args.drain_timeout.0,
+        };
+        server.serve(self.listener, stop).await;
+        if let Some(provider) = self.provider {
+            tracing::info!("the simulated provider saw {:?}", provider.counts());
+        }
+    }
+
+    fn welcome(&self) -> String {
+        let Self { args, addr, upstream, provider, .. } = self;
+        let kind = if provider.is_some() { "a simulated provider on" } else { "the upstream" };
+        let limits = format!(
+            "gateway on http://{addr}, before {kind} {upstream}\n\
+             limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
+             attempts: {}, then {}\n",
+            args.connect_timeout,
+            args.first_byte_timeout,
+            args.idle_timeout,
+            args.deadline,
+            args.deadline_header,
+            args.attempts,
+            args.fallback.as_ref().map_or("no fallback".to_owned(), |fallback| format!("the fallback {fallback}")),
+        );
+        if provider.is_none() {
+            return limits;
+        }
+        format!(
+            "{limits}\n\
+             Stream an answer through it:\n\n  \
+             curl -N http://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+             -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
+             Add a fault, and see what becomes of it:\n\n  \
+             -H 'x-fault: silent'           no answer at all: 504 after the first-byte timeout\n  \
+             -H 'x-fault: stall-after=5'    silence within the answer: cut off after the idle timeout\n  \
+             -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
+             -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
+             -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
+             More faults: crates/gateway/src/provider/mod.rs. Also: http://{addr}/healthz, /metrics, /breakers, /events, and a page at /.\n"
+        )
+    }
+}
+
+fn say(text: &str) {
+    // Where nobody listens, it need not be said.
+    let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+}
+
+fn complain(line: &str) -> u8 {
+    let _ = writeln!(io::stderr(), "gateway: {line}");
+    // As clap has it.
+    2
+}

@@ -1,0 +1,62 @@
+//! What the provider saw, for whoever wants to assert it.
+
+use tokio::sync::watch;
+
+/// Running totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections accepted so far.
+    pub connections: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Calls that arrived.
+    pub calls: u64,
+    /// Calls that were answered as their script has it.
+    pub finished: u64,
+    /// Calls whose caller left before.
+    pub abandoned: u64,
+}
+
+/// One call as it arrived.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its headers.
+    pub headers: http::HeaderMap,
+    /// Its body, whole.
+    pub body: bytes::Bytes,
+}
+
+/// One call in progress; dropped unfinished, it was abandoned.
+#[derive(Debug)]
+pub(super) struct Call {
+    counts: watch::Sender<Counts>,
+    pub(super) number: u64,
+    finished: bool,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(super) fn begin(counts: &watch::Sender<Counts>) -> Self {
+        let mut number = 0;
+        counts.send_modify(|counts| {
+            counts.calls += 1;
+            number = counts.calls;
+        });
+        Self { counts: counts.clone(), number, finished: false }
+    }
+
+    pub(super) fn finish(&mut self) {
+        if !std::mem::replace(&mut self.finished, true) {
+            self.counts.send_modify(|counts| counts.finished += 1);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.counts.send_modify(|counts| counts.abandoned += 1);
+        }
+    }
+}

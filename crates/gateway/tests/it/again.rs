@@ -1,0 +1,147 @@
+//! Another attempt, and then another upstream.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::Request as AxumRequest;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::client::{Outgoing, ask, chat, full, read};
+use super::{Running, gateway};
+use crate::support::secs;
+
+/// What the response says of how it came about.
+fn told<B>(answer: &Response<B>) -> (u16, &str, &str) {
+    let header = |name| answer.headers()[name].to_str().unwrap();
+    (answer.status().as_u16(), header("x-gateway-attempts"), header("x-gateway-served-by"))
+}
+
+async fn ask_for(gateway: &Running, fault: &str) -> Response<Incoming> {
+    ask(chat(gateway.addr, true, fault)).await
+}
+
+/// A second upstream, which answers with `status`, and what it was sent.
+pub(super) async fn backup(status: StatusCode) -> (String, Arc<Mutex<Vec<(HeaderMap, serde_json::Value)>>>) {
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let sent = seen.clone();
+    let router = Router::new().fallback(move |request: AxumRequest| async move {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        sent.lock().unwrap().push((head.headers, serde_json::from_slice(&body).unwrap()));
+        (status, "from the backup")
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr: SocketAddr = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (format!("http://{addr}"), seen)
+}
+
+#[tokio::test]
+async fn retry_after_is_obeyed_and_not_anticipated() {
+    let gateway = gateway(&[]).await;
+    let asked = Instant::now();
+    let answer = ask_for(&gateway, "status=429; retry-after=2; times=1").await;
+    assert!(asked.elapsed() >= secs(2));
+    assert_eq!(told(&answer), (200, "2", "upstream"));
+    assert!(read(answer.into_body()).await.1);
+    assert_eq!(gateway.provider().counts().calls, 2);
+}
+
+#[tokio::test]
+async fn what_may_pass_is_attempted_again() {
+    let gateway = gateway(&["--backoff-base", "5ms"]).await;
+    for (calls, fault) in [(3, "status=529; times=2"), (5, "reset; times=1"), (8, "status=500; times=2")] {
+        let answer = ask_for(&gateway, fault).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{fault}");
+        assert!(read(answer.into_body()).await.1);
+        assert_eq!(gateway.provider().counts().calls, calls, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_attempted_again_and_then_a_502() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = gateway(&["--upstream", &format!("http://{closed}"), "--backoff-base", "5ms"]).await;
+    assert_eq!(ask_for(&gateway, "").await.status(), StatusCode::BAD_GATEWAY);
+    let metrics = Request::get(format!("http://{}/metrics", gateway.addr)).body(full("")).unwrap();
+    let metrics = read(ask(metrics).await.into_body()).await.0;
+    let retries = metrics.lines().find(|line| line.contains("event=\"retry_scheduled\"")).unwrap_or_default();
+    // Of all gateways in this process: at least the two of this one.
+    assert!(retries.rsplit(' ').next().unwrap().parse::<u32>().unwrap() >= 2, "{metrics}");
+}
+
+#[tokio::test]
+async fn what_will_not_pass_is_answered_at_once() {
+    let gateway = gateway(&[]).await;
+    let answer = ask_for(&gateway, "status=400").await;
+    assert_eq!(told(&answer), (400, "1", "upstream"));
+    // Longer than anybody waits, or forbidden: the answer is passed on as it is.
+    let answer = ask_for(&gateway, "status=429; retry-after=61").await;
+    assert_eq!((told(&answer), &answer.headers()["retry-after"]), ((429, "1", "upstream"), &"61".parse().unwrap()));
+    let answer = ask_for(&gateway, "status=503; should-retry=false").await;
+    assert_eq!(told(&answer), (503, "1", "upstream"));
+    assert_eq!(gateway.provider().counts().calls, 3);
+}
+
+#[tokio::test]
+async fn when_attempts_are_spent_the_caller_is_told_not_to_multiply_them() {
+    let gateway = gateway(&["--backoff-base", "5ms"]).await;
+    let answer = ask_for(&gateway, "status=503").await;
+    assert_eq!(
+        (told(&answer), &answer.headers()["x-should-retry"]),
+        ((503, "3", "upstream"), &"false".parse().unwrap())
+    );
+    assert_eq!(gateway.provider().counts().calls, 3);
+}
+
+#[tokio::test]
+async fn a_post_that_may_have_been_done_is_not_repeated_where_that_was_said() {
+    let gateway = gateway(&["--retry-non-idempotent", "false", "--backoff-base", "5ms"]).await;
+    assert_eq!(told(&ask_for(&gateway, "status=500").await), (500, "1", "upstream"));
+    assert_eq!(told(&ask_for(&gateway, "status=503; times=1").await), (200, "2", "upstream"));
+}
+
+#[tokio::test]
+async fn a_silent_upstream_goes_to_the_fallback_after_one_timeout_and_without_credentials() {
+    let (url, seen) = backup(StatusCode::OK).await;
+    // Any variable that is surely there.
+    let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME"];
+    let fallback = ["--fallback", &url, "--fallback-model", "small", "--first-byte-timeout", "100ms"];
+    let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
+    let mut request: Request<Outgoing> = chat(gateway.addr, true, "silent");
+    request.headers_mut().insert("authorization", "Bearer for-the-upstream-only".parse().unwrap());
+    request.headers_mut().insert("x-api-key", "for-the-upstream-only".parse().unwrap());
+
+    let answer = ask(request).await;
+    assert_eq!(told(&answer), (200, "1", "fallback"));
+    assert_eq!(read(answer.into_body()).await.0, "from the backup");
+    assert_eq!(gateway.provider().counts().calls, 1);
+    let seen = seen.lock().unwrap();
+    let [(headers, body)] = &seen[..] else { panic!("{seen:?}") };
+    assert_eq!(headers["authorization"], env!("CARGO_PKG_NAME"));
+    assert!(!format!("{headers:?}").contains("for-the-upstream-only"));
+    assert_eq!((&body["model"], &body["stream"]), (&"small".into(), &true.into()));
+}
+
+#[tokio::test]
+async fn attempts_come_before_the_fallback() {
+    let (url, seen) = backup(StatusCode::OK).await;
+    let gateway = gateway(&["--fallback", &url, "--backoff-base", "5ms"]).await;
+    assert_eq!(told(&ask_for(&gateway, "status=503").await), (200, "1", "fallback"));
+    assert_eq!(gateway.provider().counts().calls, 3);
+    // A request that is wrong is wrong everywhere.
+    assert_eq!(told(&ask_for(&gateway, "status=400").await), (400, "1", "upstream"));
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn when_the_fallback_fails_too_the_first_answer_counts() {
+    let (url, seen) = backup(StatusCode::INTERNAL_SERVER_ERROR).await;
+    let gateway = gateway(&["--fallback", &url, "--attempts", "1"]).await;
+    assert_eq!(told(&ask_for(&gateway, "status=503").await), (503, "1", "upstream"));
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}

@@ -1,0 +1,66 @@
+//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, and the Python SDKs of OpenAI and
+//! Anthropic.
+//!
+//! They are only run where `.ci/clients` has installed them, and says so in the environment; elsewhere each test says
+//! what it skipped.
+
+mod browser;
+mod proxies;
+mod sdks;
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Stdio;
+use std::sync::Once;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+/// The Python with the SDKs. Where it is set, the other programs are there too.
+const PYTHON: &str = "BUTTRESS_CLIENTS_PYTHON";
+
+/// The Python with the SDKs, or why there is nothing to test here.
+fn python() -> Option<String> {
+    let python = std::env::var(PYTHON).ok();
+    if python.is_none() {
+        // Once, and not by a macro, whose output a test that passes would keep to itself.
+        static SAID: Once = Once::new();
+        let line = format!("clients: skipped, since {PYTHON} is not set: .ci/clients runs them\n");
+        SAID.call_once(|| drop(std::io::stderr().write_all(line.as_bytes())));
+    }
+    python
+}
+
+/// A program that is ended with its test. Its output is that of the test.
+fn start(program: &str, args: &[&str]) -> Child {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    command.spawn().unwrap_or_else(|err| panic!("{program} cannot be started: {err}"))
+}
+
+/// An upstream of our own.
+async fn upstream(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    addr
+}
+
+/// A port that nobody listens on: programs of others choose none for themselves.
+async fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until somebody listens there.
+async fn listening(port: u16) -> SocketAddr {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    for _ in 0..200 {
+        if TcpStream::connect(addr).await.is_ok() {
+            return addr;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody listens on {addr}");
+}

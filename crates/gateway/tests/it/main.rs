@@ -1,0 +1,69 @@
+//! The gateway, over real sockets. `process` starts the whole program.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod again;
+mod breakers;
+mod clicks;
+mod client;
+mod clients;
+mod forwarding;
+mod hops;
+mod leaving;
+mod limits;
+#[cfg(unix)]
+mod process;
+mod stopping;
+#[allow(dead_code, clippy::collapsible_if, reason = "shared with the tests of crates for an older Rust")]
+#[path = "../../../../tests/it/support/mod.rs"]
+mod support;
+mod thinking;
+mod tls;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::net::SocketAddr;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::support::secs;
+use tower_buttress_gateway::{Args, Gateway, Provider};
+
+/// The same as the real thing, until it is dropped.
+struct Running {
+    addr: SocketAddr,
+    /// The simulated one, where no other upstream was named.
+    provider: Option<Provider>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+async fn gateway(options: &[&str]) -> Running {
+    let args = ["gateway", "--listen", "127.0.0.1:0"].iter().chain(options).map(OsString::from);
+    let gateway = Gateway::new(Args::read(args).unwrap()).await.unwrap();
+    let (addr, provider) = (gateway.addr(), gateway.provider().cloned());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(gateway.run(async { drop(stopped.await) }));
+    Running { addr, provider, stop, served }
+}
+
+async fn gateway_before(upstream: SocketAddr) -> Running {
+    gateway(&["--upstream", &format!("http://{upstream}")]).await
+}
+
+impl Running {
+    fn provider(&self) -> &Provider {
+        self.provider.as_ref().unwrap()
+    }
+
+    /// The upstream side of a call that was given up is closed, and soon.
+    async fn abandoned(&self, calls: u64) {
+        soon(self.provider().until(|counts| counts.abandoned == calls && counts.open == 0)).await;
+    }
+}
+
+/// Fails where `future` takes so long that it would not have come at all.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(secs(10), future).await.expect("it did not happen")
+}
