@@ -1,0 +1,105 @@
+//! The public API of each published library, one item a line, beside what is checked in.
+//!
+//! rustdoc's JSON is not stable, and `RUSTC_BOOTSTRAP` is how the stable toolchain gives it. A toolchain whose JSON has
+//! another format than [`FORMAT`] is told of, and not compared.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The format of rustdoc's JSON that the `public-api` crate of this package reads.
+const FORMAT: u64 = 57;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A library of this workspace that is published.
+struct Library {
+    name: String,
+}
+
+// === impl Library ===
+
+impl Library {
+    fn checked_in(&self) -> PathBuf {
+        Path::new("api").join(&self.name).with_extension("txt")
+    }
+
+    /// One line an item, sorted. `None` where rustdoc's JSON is of another format.
+    fn listing(&self) -> Result<Option<String>> {
+        let target = Path::new("target/api");
+        let status = Command::new("cargo")
+            .args(["rustdoc", "--quiet", "--lib", "--all-features", "--package", &self.name, "--target-dir"])
+            .arg(target)
+            .args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"])
+            .env("RUSTC_BOOTSTRAP", "1")
+            .status()?;
+        if !status.success() {
+            return Err(format!("rustdoc failed for {}", self.name).into());
+        }
+        let json = target.join("doc").join(self.name.replace('-', "_")).with_extension("json");
+        let head: serde_json::Value = serde_json::from_slice(&fs::read(&json)?)?;
+        if head["format_version"].as_u64() != Some(FORMAT) {
+            return Ok(None);
+        }
+        let api = public_api::Builder::from_rustdoc_json(json)
+            .omit_auto_derived_impls(true)
+            .omit_auto_trait_impls(true)
+            .omit_blanket_impls(true)
+            .build()?;
+        let lines: BTreeSet<String> = api.items().map(ToString::to_string).collect();
+        Ok(Some(lines.into_iter().map(|line| line + "\n").collect()))
+    }
+}
+
+fn libraries() -> Result<Vec<Library>> {
+    let output = Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1"]).output()?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
+    let published = |package: &&serde_json::Value| package["publish"].is_null();
+    let has_library = |package: &&serde_json::Value| {
+        let kinds = package["targets"].as_array().into_iter().flatten().flat_map(|target| target["kind"].as_array());
+        kinds.flatten().any(|kind| kind == "lib")
+    };
+    let name = |package: &serde_json::Value| package["name"].as_str().map(str::to_owned);
+    Ok(packages.iter().filter(published).filter(has_library).filter_map(name).map(|name| Library { name }).collect())
+}
+
+fn unsupported(library: &Library) {
+    println!("{}: not compared, this toolchain's rustdoc JSON is not of format {FORMAT}", library.name);
+}
+
+/// Fails where a listing is not what is checked in, and shows the lines that differ.
+pub(crate) fn check() -> Result<()> {
+    let mut differences = String::new();
+    for library in libraries()? {
+        let Some(now) = library.listing()? else {
+            unsupported(&library);
+            continue;
+        };
+        let before = fs::read_to_string(library.checked_in()).unwrap_or_default();
+        let (before, now): (BTreeSet<&str>, BTreeSet<&str>) = (before.lines().collect(), now.lines().collect());
+        differences.extend(before.difference(&now).map(|line| format!("- {line}\n")));
+        differences.extend(now.difference(&before).map(|line| format!("+ {line}\n")));
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "the public API changed:\n{differences}If that is meant, run `cargo run -p xtask -- api --write` and commit api/."
+    )
+    .into())
+}
+
+/// Writes the listings anew.
+pub(crate) fn write() -> Result<()> {
+    fs::create_dir_all("api")?;
+    for library in libraries()? {
+        match library.listing()? {
+            Some(listing) => fs::write(library.checked_in(), listing)?,
+            None => unsupported(&library),
+        }
+    }
+    Ok(())
+}
