@@ -170,7 +170,7 @@ pub use self::body::read::ReadBody;
 pub use self::body::replay::ReplayBody;
 pub use self::body::upload::UploadBody;
 pub use self::builder::ServiceBuilderExt;
-pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, Tenant};
+pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, RetryReport, Tenant};
 pub use self::event::{Event, Observer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture, CircuitBreakerHandle, CircuitBreakerLayer,
@@ -200,7 +200,6 @@ pub use self::layers::sse_heartbeat::{
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
-pub use self::policy::budget::RetryBudget;
 pub use self::policy::retry::NotRetried;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;
@@ -208,6 +207,7 @@ pub use self::policy::window::CircuitWindow;
 pub use self::proto::deadline::DeadlineHeader;
 pub use self::rejection::{Rejection, RejectionFormat, RejectionKind};
 pub use self::rt::deadline::{Deadline, DeadlineScope};
+pub use self::rt::retry_budget::RetryBudget;
 
 // The README's example compiles.
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! Reading what nobody wants, so that its connection can be used again.
+//! Reading the rest of a response that is not returned, so that its connection can be used again.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// Reads a body to its end, and drops it there: or as soon as that would cost more than a new connection.
+    /// Reads a body to its end, and drops it there, or as soon as that would cost more than a new connection.
     #[derive(Debug)]
     pub(crate) struct Drain<B> {
         #[pin]
@@ -20,7 +20,7 @@ pin_project! {
 
 /// An error's text is a few KiB, and a new connection some round trips.
 const MAX_BYTES: usize = 64 * 1024;
-/// The same in frames: a peer that sends empty ones is not to be read for ever.
+/// The same in frames: a peer that sends empty ones must not be read without end.
 const MAX_FRAMES: usize = 1024;
 
 // === impl Drain ===
@@ -31,12 +31,12 @@ impl<B: Body> Drain<B> {
         Self { body, bytes: 0, frames: 0 }
     }
 
-    /// Reads what is there.
-    pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+    /// Reads what is there; ready when no more will be read.
+    pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         while let Some(body) = this.body.as_mut().as_pin_mut() {
             match body.poll_frame(cx) {
-                Poll::Pending => return,
+                Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
                     *this.bytes += frame.data_ref().map_or(0, Buf::remaining);
                     *this.frames += 1;
@@ -47,6 +47,12 @@ impl<B: Body> Drain<B> {
                 Poll::Ready(_) => this.body.set(None),
             }
         }
+        Poll::Ready(())
+    }
+
+    /// Drops what was not read, and its connection with it.
+    pub(crate) fn stop(self: Pin<&mut Self>) {
+        self.project().body.set(None);
     }
 }
 
@@ -64,8 +70,9 @@ mod tests {
 
     fn drain<B: Body>(body: B) -> bool {
         let mut drain = pin!(Drain::new(Some(body)));
-        drain.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        drain.body.is_none()
+        let over = drain.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert_eq!(over, drain.body.is_none());
+        over
     }
 
     fn frames(frames: impl IntoIterator<Item = Bytes>) -> impl Body {

@@ -2,6 +2,8 @@
 
 mod caller;
 mod options;
+mod report;
 
 pub use self::caller::{Authenticated, Tenant};
 pub use self::options::{NoFallback, NoRetry, NoStore};
+pub use self::report::RetryReport;

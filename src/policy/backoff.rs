@@ -3,13 +3,11 @@
 //! # Why jitter, and why so much of it?
 //!
 //! Clients that failed together come back together, and collide again at each step. Full jitter spreads them over the
-//! whole wait, and beats its tamer relatives in both the work that is done twice and the time until all are served
+//! whole wait, and beats the other kinds both in repeated work and in the time until all are served
 //! (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>). That holds only if they draw
-//! different numbers: all sessions of a layer draw from one [`Entropy`], which moves on at each draw.
+//! different numbers: all calls of a layer draw from one [`Entropy`](crate::rt::entropy::Entropy), which moves on at each
+//! draw.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -38,13 +36,6 @@ pub enum Jitter {
     /// `base..=3 * previous`: from the wait before, not from the number of attempts.
     Decorrelated,
 }
-
-/// Randomness for all sessions of a layer: each draw is another, on whichever clone or thread.
-#[derive(Clone, Debug)]
-pub(crate) struct Entropy(Arc<AtomicU64>);
-
-/// Odd, so that 2^64 draws pass before a state comes again; the golden ratio, as in `SplitMix64`.
-const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 // === impl Backoff ===
 
@@ -78,31 +69,8 @@ pub(crate) fn between(low: Duration, high: Duration, rng: &mut Rng) -> Duration 
     low.saturating_add(Duration::from_nanos(rng.u64(0..=spread)))
 }
 
-// === impl Entropy ===
-
-impl Entropy {
-    pub(crate) fn seeded(seed: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(seed)))
-    }
-
-    /// A generator of its own for one draw.
-    pub(crate) fn rng(&self) -> Rng {
-        Rng::with_seed(self.0.fetch_add(STRIDE, Relaxed))
-    }
-}
-
-impl Default for Entropy {
-    /// From the operating system, by way of the standard library's hasher: processes that start in the same nanosecond
-    /// differ too (fastrand's own seed is a hash of the time and the thread).
-    fn default() -> Self {
-        Self::seeded(RandomState::new().hash_one(STRIDE))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     use super::*;
@@ -125,30 +93,13 @@ mod tests {
         assert_eq!(waits, [500 * MS, 1_000 * MS, 2_000 * MS, 3_000 * MS, 3_000 * MS]);
     }
 
-    /// tower 0.5 clones the generator of its `ExponentialBackoffMaker` into each session, so that all of them draw the
-    /// same.
-    #[test]
-    fn sessions_of_one_layer_differ() {
-        let entropy = Entropy::seeded(7);
-        let draw = |entropy: &Entropy| Backoff::default().wait(0, Duration::ZERO, &mut entropy.rng());
-        let waits: HashSet<_> = (0..1_000).map(|_| draw(&entropy.clone())).collect();
-        assert_eq!(waits.len(), 1_000);
-    }
-
-    #[test]
-    fn layers_differ_and_seeds_repeat() {
-        let draws = |entropy: Entropy| (0..4).map(|_| entropy.rng().u64(..)).collect::<Vec<_>>();
-        assert_ne!(draws(Entropy::default()), draws(Entropy::default()));
-        assert_eq!(draws(Entropy::seeded(7)), draws(Entropy::seeded(7)));
-    }
-
     #[test]
     fn full_jitter_spreads_evenly() {
-        let entropy = Entropy::seeded(1);
+        let mut rng = Rng::with_seed(1);
         let backoff = Backoff { base: 1_000 * MS, cap: 1_000 * MS, jitter: Jitter::Full };
         let mut tenths = [0_u32; 10];
         for _ in 0..10_000 {
-            let wait = backoff.wait(0, Duration::ZERO, &mut entropy.rng());
+            let wait = backoff.wait(0, Duration::ZERO, &mut rng);
             tenths[usize::try_from(wait.as_millis() / 100).unwrap().min(9)] += 1;
         }
         assert!(tenths.iter().all(|count| (850..1_150).contains(count)), "{tenths:?}");

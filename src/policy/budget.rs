@@ -7,355 +7,128 @@
 //! retried; when all of them fail, a fifth of them is. (The thought is Finagle's:
 //! <https://finagle.github.io/blog/2016/02/08/retry-budgets/>.)
 //!
-//! # How it counts
-//!
-//! Time is cut into ten slots a window. A deposit, on every call, adds one to the slot of its time: one atomic addition
-//! in the usual case, to one of a few counters so that threads do not fight over it. A withdrawal happens only when
-//! something has failed: it sums the deposits of the last ten slots, under a lock that also holds the withdrawals of
-//! the same slots, so that of two threads that see one token left only one gets it.
+//! Time is cut into ten slots a window. Calls and retries are counted per slot; what is older than ten slots counts no
+//! longer. Here is the arithmetic; [`rt::retry_budget`](crate::rt::retry_budget) counts.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How many retries the clients that share it may make: a share of their calls, and a minimum rate for those who call
-/// seldom.
-///
-/// Within a window, counted in tenths, there are at most as many retries as `percent` of its calls, plus
-/// `min_per_second` for each of its seconds. What is older counts no longer, calls and retries alike. Clones share one
-/// budget: give one to all layers that talk to the same upstream.
-///
-/// ```
-/// use std::time::Duration;
-/// use tower_buttress::{RetryAfterBackoffLayer, RetryBudget};
-///
-/// // One retry per ten calls, and five a second in any case.
-/// let budget = RetryBudget::new(10, 5, Duration::from_secs(10));
-/// let chat = RetryAfterBackoffLayer::new().budget(budget.clone());
-/// let embeddings = RetryAfterBackoffLayer::new().budget(budget);
-/// # let _ = (chat, embeddings);
-/// ```
-#[derive(Clone)]
-pub struct RetryBudget {
-    /// `None`: unlimited.
-    shared: Option<Arc<Shared>>,
-}
-
-struct Shared {
+/// What is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Retries per hundred calls of a window.
     percent: u64,
-    /// Retries allowed in any window, whatever is deposited.
+    /// Retries allowed in any window, however few its calls.
     reserve: u64,
     slot: Duration,
-    /// The first instant seen, from which slots are counted.
-    origin: OnceLock<Instant>,
-    deposits: [Shard; SHARDS],
-    withdrawals: Mutex<Ring<u64>>,
 }
 
-/// A shard has cache lines of its own.
-#[derive(Default)]
-#[repr(align(128))]
-struct Shard(Ring<AtomicU64>);
+/// The number of a slot of time and what was counted in it, in one word, so that one atomic operation changes both.
+///
+/// The number takes the upper half (13 years of the shortest slots), the count the lower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlotCount(pub(crate) u64);
 
-/// For each of the last ten slots, its number and its count, packed into one word.
-type Ring<T> = [T; SLOTS];
+/// The cells for the slots of one window, each used anew when its time comes round.
+pub(crate) type Ring<T> = [T; SLOTS];
 
 /// Finagle's and tower's resolution.
-const SLOTS: usize = 10;
-/// Enough for the threads of a runtime to spread over; a withdrawal reads all of them.
-const SHARDS: usize = 8;
-/// A slot's number takes the upper half of a word (13 years of the shortest slots), and its count the lower.
+pub(crate) const SLOTS: usize = 10;
 const COUNT_BITS: u32 = 32;
 
-thread_local! {
-    static SHARD: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Relaxed) % SHARDS
-    };
-}
+// === impl Budget ===
 
-// === impl RetryBudget ===
-
-impl RetryBudget {
-    /// Allows retries for `percent` of all calls in a window (200: two per call), and `min_per_second` beside them.
-    ///
+impl Budget {
     /// A window is at least one second and at most one minute, as in Finagle: a shorter one forgets the calls before they
     /// fail, a longer one lets a good hour pay for a storm.
-    #[must_use]
-    pub fn new(percent: u32, min_per_second: u32, window: Duration) -> Self {
+    pub(crate) fn new(percent: u32, min_per_second: u32, window: Duration) -> Self {
         let window = window.clamp(Duration::from_secs(1), Duration::from_secs(60));
         let reserve = u128::from(min_per_second) * window.as_millis() / 1_000;
-        Self {
-            shared: Some(Arc::new(Shared {
-                percent: u64::from(percent),
-                reserve: u64::try_from(reserve).unwrap_or(u64::MAX),
-                slot: window / 10,
-                origin: OnceLock::new(),
-                deposits: std::array::from_fn(|_| Shard::default()),
-                withdrawals: Mutex::default(),
-            })),
-        }
+        Self { percent: u64::from(percent), reserve: u64::try_from(reserve).unwrap_or(u64::MAX), slot: window / 10 }
     }
 
-    /// Allows every retry.
-    #[must_use]
-    pub const fn unlimited() -> Self {
-        Self { shared: None }
-    }
-
-    /// Counts one call. Reads `now` only if there is a limit.
-    #[inline]
-    pub(crate) fn deposit(&self, now: impl FnOnce() -> Instant) {
-        if let Some(shared) = &self.shared {
-            shared.deposit(now());
-        }
-    }
-
-    /// Asks for one retry. A refusal takes nothing.
-    #[must_use]
-    pub(crate) fn withdraw(&self, now: Instant) -> bool {
-        self.shared.as_ref().is_none_or(|shared| shared.withdraw(now))
-    }
-}
-
-impl Default for RetryBudget {
-    /// 20 % of the calls and ten a second, over ten seconds: as Finagle and tower.
-    fn default() -> Self {
-        Self::new(20, 10, Duration::from_secs(10))
-    }
-}
-
-impl fmt::Debug for RetryBudget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.shared {
-            Some(shared) => f
-                .debug_struct("RetryBudget")
-                .field("percent", &shared.percent)
-                .field("reserve", &shared.reserve)
-                .field("window", &(shared.slot * 10))
-                .finish(),
-            None => f.write_str("RetryBudget::unlimited"),
-        }
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    #[inline]
-    fn deposit(&self, now: Instant) {
-        let slot = self.slot_at(now);
-        let shard = SHARD.with(|shard| &self.deposits[*shard % SHARDS].0);
-        let cell = &shard[index(slot)];
-        let mut seen = cell.load(Relaxed);
-        loop {
-            if slot_of(seen) == slot {
-                cell.fetch_add(1, Relaxed);
-                return;
-            }
-            // A thread that was held up for a whole window: its call counts no longer.
-            if slot_of(seen) > slot {
-                return;
-            }
-            match cell.compare_exchange_weak(seen, first_of(slot), Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(changed) => seen = changed,
-            }
-        }
-    }
-
-    #[cold]
-    fn withdraw(&self, now: Instant) -> bool {
-        let slot = self.slot_at(now);
-        let mut withdrawals = self.withdrawals.lock().unwrap_or_else(PoisonError::into_inner);
-        let deposits = self.deposits.iter().flat_map(|shard| &shard.0).map(|cell| cell.load(Relaxed));
-        let allowed = (counted(deposits, slot).saturating_mul(self.percent) / 100).saturating_add(self.reserve);
-        let cell = withdrawals[index(slot)];
-        if counted(withdrawals.iter().copied(), slot) >= allowed || slot_of(cell) > slot {
-            return false;
-        }
-        withdrawals[index(slot)] = if slot_of(cell) == slot { cell + 1 } else { first_of(slot) };
-        true
-    }
-
-    /// Counted from 1, since a cell that was never touched says 0.
-    fn slot_at(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(*self.origin.get_or_init(|| now));
+    /// The slot of an instant that is so long after the first one. Counted from 1, since a cell that was never touched
+    /// says 0.
+    pub(crate) fn slot_at(&self, since: Duration) -> u64 {
         let slot = since.as_nanos() / self.slot.as_nanos().max(1);
         u64::from(u32::try_from(slot).unwrap_or(u32::MAX - 1)) + 1
     }
+
+    /// Counts a retry in `retries` if the calls of the window that ends with `slot` pay for another.
+    pub(crate) fn withdraw(
+        &self,
+        calls: impl Iterator<Item = SlotCount>,
+        retries: &mut Ring<SlotCount>,
+        slot: u64,
+    ) -> bool {
+        let allowed = (counted(calls, slot).saturating_mul(self.percent) / 100).saturating_add(self.reserve);
+        let made = counted(retries.iter().copied(), slot);
+        let Some(cell) = retries.get_mut(index(slot)) else { return false };
+        if made >= allowed || cell.slot() > slot {
+            return false;
+        }
+        *cell = if cell.slot() == slot { cell.plus_one() } else { SlotCount::first_of(slot) };
+        true
+    }
 }
 
-fn index(slot: u64) -> usize {
+/// The cell of a slot in its ring.
+pub(crate) fn index(slot: u64) -> usize {
     usize::try_from(slot % SLOTS as u64).unwrap_or_default()
 }
 
-fn first_of(slot: u64) -> u64 {
-    slot << COUNT_BITS | 1
-}
-
-fn slot_of(cell: u64) -> u64 {
-    cell >> COUNT_BITS
-}
-
 /// What these cells hold of the ten slots up to `now`; of a later one too, which another thread has begun already.
-fn counted(cells: impl Iterator<Item = u64>, now: u64) -> u64 {
-    let fresh = cells.filter(|cell| now < slot_of(*cell) + SLOTS as u64);
-    fresh.map(|cell| cell & ((1 << COUNT_BITS) - 1)).sum()
+fn counted(cells: impl Iterator<Item = SlotCount>, now: u64) -> u64 {
+    cells.filter(|cell| now < cell.slot() + SLOTS as u64).map(SlotCount::count).sum()
+}
+
+// === impl SlotCount ===
+
+impl SlotCount {
+    pub(crate) const fn first_of(slot: u64) -> Self {
+        Self(slot << COUNT_BITS | 1)
+    }
+
+    pub(crate) const fn slot(self) -> u64 {
+        self.0 >> COUNT_BITS
+    }
+
+    const fn count(self) -> u64 {
+        self.0 & ((1 << COUNT_BITS) - 1)
+    }
+
+    const fn plus_one(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
-    use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{any, prop_assert_eq, proptest};
 
     use super::*;
 
-    const S: Duration = Duration::from_secs(1);
-
-    fn withdrawals(budget: &RetryBudget, now: Instant) -> usize {
-        (0..10_000).take_while(|_| budget.withdraw(now)).count()
-    }
-
-    fn deposit(budget: &RetryBudget, calls: usize, now: Instant) {
-        (0..calls).for_each(|_| budget.deposit(|| now));
-    }
-
-    #[test]
-    fn a_share_of_the_calls_may_be_retried() {
-        let (budget, now) = (RetryBudget::new(20, 0, 10 * S), Instant::now());
-        assert_eq!(withdrawals(&budget, now), 0);
-        deposit(&budget, 104, now);
-        assert_eq!(withdrawals(&budget, now), 20);
-    }
-
-    #[test]
-    fn who_calls_seldom_has_a_minimum() {
-        let (budget, now) = (RetryBudget::default(), Instant::now());
-        assert_eq!(withdrawals(&budget, now), 100);
-        deposit(&budget, 10, now);
-        assert_eq!(withdrawals(&budget, now), 2);
-        assert_eq!(withdrawals(&budget, now + 9 * S), 0);
-        assert_eq!(withdrawals(&budget, now + 10 * S), 100);
-    }
-
-    #[test]
-    fn deposits_expire() {
-        let (budget, now) = (RetryBudget::new(100, 0, 10 * S), Instant::now());
-        deposit(&budget, 5, now);
-        deposit(&budget, 3, now + 5 * S);
-        assert_eq!(withdrawals(&budget, now + 10 * S), 3);
-        assert_eq!(withdrawals(&budget, now + 3_600 * S), 0);
-    }
-
-    #[test]
-    fn clones_share_one_budget() {
-        let (budget, now) = (RetryBudget::new(100, 0, 10 * S), Instant::now());
-        let other = budget.clone();
-        deposit(&other, 1, now);
-        assert!(budget.withdraw(now));
-        assert!(!other.withdraw(now));
-    }
-
-    #[test]
-    fn without_a_limit_no_clock_is_read() {
-        let budget = RetryBudget::unlimited();
-        budget.deposit(|| panic!("read the clock"));
-        assert_eq!(withdrawals(&budget, Instant::now()), 10_000);
-    }
-
-    #[test]
-    fn absurd_settings_are_survived() {
-        let now = Instant::now();
-        let all = RetryBudget::new(u32::MAX, u32::MAX, Duration::MAX);
-        deposit(&all, 3, now);
-        assert!(all.withdraw(now));
-        let none = RetryBudget::new(0, 0, Duration::ZERO);
-        deposit(&none, 3, now);
-        assert!(!none.withdraw(now));
-    }
-
-    #[test]
-    fn threads_lose_no_deposit_and_share_out_no_token_twice() {
-        let (budget, start) = (RetryBudget::new(50, 0, 60 * S), Instant::now());
-        // The slots turn under the threads' hands.
-        let at = |call: u32| start + S * (call / 500);
-        let granted: usize = thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| {
-                    scope.spawn(|| {
-                        (0..20_000_u32)
-                            .filter(|call| {
-                                budget.deposit(|| at(*call));
-                                budget.withdraw(at(*call))
-                            })
-                            .count()
-                    })
-                })
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        // All 40 seconds lie within one window.
-        assert_eq!(granted + withdrawals(&budget, at(20_000)), 8 * 20_000 / 2);
-    }
-
-    /// A model that remembers everything.
-    #[derive(Default)]
-    struct Ledger {
-        deposits: Vec<u128>,
-        withdrawals: Vec<u128>,
-    }
-
-    impl Ledger {
-        fn withdraw(&mut self, slot: u128, percent: u32, reserve: u32) -> bool {
-            let fresh = |entries: &[u128]| entries.iter().filter(|entry| **entry + 10 > slot).count();
-            let allowed = fresh(&self.deposits) * percent as usize / 100 + reserve as usize;
-            let granted = fresh(&self.withdrawals) < allowed;
-            if granted {
-                self.withdrawals.push(slot);
-            }
-            granted
-        }
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Deposit,
-        Withdraw,
-        Pass(Duration),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            4 => any::<bool>().prop_map(|deposit| if deposit { Step::Deposit } else { Step::Withdraw }),
-            1 => (0..3_000_u64).prop_map(|ms| Step::Pass(Duration::from_millis(ms))),
-        ];
-        proptest::collection::vec(step, 0..400)
-    }
-
     proptest! {
+        /// One call or retry in each of these slots, in their order.
         #[test]
-        fn it_agrees_with_a_ledger(steps in steps(), percent in 0..300_u32, per_second in 0..3_u32, secs in 1..30_u32) {
-            let window = S * secs;
-            let (budget, start) = (RetryBudget::new(percent, per_second, window), Instant::now());
-            let mut ledger = Ledger::default();
-            let mut passed = Duration::ZERO;
-            budget.deposit(|| start);
-            ledger.deposits.push(0);
-            for step in steps {
-                let slot = passed.as_nanos() / (window / 10).as_nanos();
-                match step {
-                    Step::Pass(time) => passed += time,
-                    Step::Deposit => {
-                        budget.deposit(|| start + passed);
-                        ledger.deposits.push(slot);
-                    }
-                    Step::Withdraw => prop_assert_eq!(
-                        budget.withdraw(start + passed),
-                        ledger.withdraw(slot, percent, per_second * secs)
-                    ),
+        fn a_retry_is_paid_for_by_the_calls_of_its_window(
+            steps in proptest::collection::vec((0..3_u64, any::<bool>()), 0..200), percent in 0..300_u32, reserve in 0..5_u32,
+        ) {
+            let budget = Budget::new(percent, reserve, Duration::from_secs(1));
+            let (mut calls, mut made) = (Vec::new(), Vec::new());
+            let mut retries = Ring::default();
+            let mut slot = 1;
+            for (passed, is_call) in steps {
+                slot += passed;
+                if is_call {
+                    calls.push(slot);
+                    continue;
+                }
+                let fresh = |slots: &[u64]| slots.iter().filter(|at| **at + 10 > slot).count() as u64;
+                let expected = fresh(&made) < fresh(&calls) * u64::from(percent) / 100 + u64::from(reserve);
+                let counted = calls.iter().map(|at| SlotCount::first_of(*at));
+                prop_assert_eq!(budget.withdraw(counted, &mut retries, slot), expected);
+                if expected {
+                    made.push(slot);
                 }
             }
         }

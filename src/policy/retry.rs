@@ -1,50 +1,56 @@
 //! Whether a finished attempt is followed by another, and when.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use super::backoff::{self, Backoff};
-use super::budget::RetryBudget;
-use super::verdict::{NextStep, Verdict};
+use super::verdict::{Health, NextStep, Verdict};
 use crate::proto::idempotency_key::IdempotencyKey;
 
-/// What the layer was told.
-#[derive(Clone, Debug)]
+/// The settings of a layer.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryPolicy {
     /// In all, the first included.
     pub(crate) attempts: u32,
     pub(crate) backoff: Backoff,
     pub(crate) max_retry_after: Duration,
-    /// Whether to send again what may have been done, and must not be done twice.
+    /// No attempt starts later than this after the call began.
+    pub(crate) max_elapsed: Option<Duration>,
+    /// Whether a request is sent again that may have been executed and is not idempotent.
     pub(crate) non_idempotent: bool,
-    pub(crate) budget: RetryBudget,
 }
 
 /// One attempt that is over, and where the call stands with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptResult {
     pub(crate) verdict: Verdict,
+    /// The status of the answer; `None` where none came.
+    pub(crate) status: Option<StatusCode>,
     /// Which attempt it was, from 1.
     pub(crate) attempt: u32,
-    /// How long the upstream asked to be left alone.
-    pub(crate) asked: Option<Duration>,
-    /// Whether the request may be done twice.
+    /// The wait that the upstream asked for.
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether the upstream asked not to be tried again.
+    pub(crate) forbidden: bool,
+    /// Whether the request may be executed twice.
     pub(crate) idempotent: bool,
     pub(crate) upload: Upload,
     /// The wait before this attempt.
     pub(crate) waited: Duration,
     /// What is left of the call's deadline.
     pub(crate) remaining: Option<Duration>,
+    /// Since the call began; zero where no limit asks for it.
+    pub(crate) elapsed: Duration,
 }
 
-/// How the request body fared.
+/// How much of the request body the attempt sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Upload {
     /// It can be sent again.
     Repeatable,
-    /// The answer came while it was being sent: what the upstream has of it, nobody knows.
+    /// The answer came while it was being sent: how much the upstream has read is unknown.
     CutShort,
     /// More than may be kept.
     TooLarge,
@@ -54,21 +60,25 @@ pub(crate) enum Upload {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The answer is returned: a retry is not the next step.
+    /// The answer is returned: no other attempt could help.
     Return,
-    /// A retry would be, but there is none, for this reason.
+    /// Another attempt could help, but none is made, for this reason.
     NotRetried(NotRetried),
     /// Another attempt after this wait.
     Retry(Duration),
 }
 
-/// Why a failed attempt was not followed by another, though the verdict was that a retry may help.
+/// Why a failed attempt was not followed by another, although another might have helped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NotRetried {
     /// As many attempts were made as are allowed.
     AttemptsSpent,
-    /// The request may have been done, and must not be done twice.
+    /// The upstream asked not to be tried again.
+    Forbidden,
+    /// Another upstream, model or credential might serve the call; the same one would say the same again.
+    OtherUpstreamNeeded,
+    /// The request may have been executed, and is not known to be idempotent.
     NotIdempotent,
     /// The answer came before the request body had been sent.
     BodyCutShort,
@@ -80,57 +90,96 @@ pub enum NotRetried {
     RetryAfterTooLong,
     /// The wait would not end before the call's deadline.
     Deadline,
+    /// The wait would not end within the time that the layer gives to all attempts of a call.
+    MaxElapsed,
     /// The retry budget is spent.
     Budget,
 }
 
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = IdempotencyKey::HEADER;
+/// The longest `Retry-After` that openai-python obeys; beyond it, it comes back after a backoff of its own.
+const LONGEST_SDK_WAIT: Duration = Duration::from_secs(120);
 
-/// Whether a request may be done twice: by its method (RFC 9110 9.2.2), or because it carries a key by which the
-/// upstream knows it again. Nothing is known by an empty one.
+/// Whether a request may be executed twice: by its method (RFC 9110 9.2.2), or because it carries a key by which the
+/// upstream recognises it. An empty key, quoted or not, does not count.
 pub(crate) fn is_idempotent(method: &Method, headers: &HeaderMap) -> bool {
-    method.is_idempotent() || headers.get_all(IDEMPOTENCY_KEY).iter().any(|key| !key.is_empty())
+    method.is_idempotent()
+        || headers.get_all(IDEMPOTENCY_KEY).iter().any(|key| !matches!(key.as_bytes().trim_ascii(), b"" | b"\"\""))
 }
 
 // === impl RetryPolicy ===
 
 impl RetryPolicy {
-    /// Asks the budget last: what is not retried for another reason costs nothing.
-    pub(crate) fn decide(&self, finished: &AttemptResult, now: Instant, rng: &mut Rng) -> Decision {
-        if !matches!(finished.verdict.next, NextStep::Retry { .. }) {
-            return Decision::Return;
-        }
-        match self.wait(finished, rng) {
-            Err(reason) => Decision::NotRetried(reason),
-            Ok(_) if !self.budget.withdraw(now) => Decision::NotRetried(NotRetried::Budget),
-            Ok(wait) => Decision::Retry(wait),
+    pub(crate) fn decide(&self, result: &AttemptResult, rng: &mut Rng) -> Decision {
+        match result.verdict.next {
+            NextStep::Done | NextStep::GiveUp => Decision::Return,
+            NextStep::TryAnother if result.forbidden => Decision::NotRetried(NotRetried::Forbidden),
+            NextStep::TryAnother => Decision::NotRetried(NotRetried::OtherUpstreamNeeded),
+            NextStep::Retry { .. } => self.wait(result, rng).map_or_else(Decision::NotRetried, Decision::Retry),
         }
     }
 
-    fn wait(&self, finished: &AttemptResult, rng: &mut Rng) -> Result<Duration, NotRetried> {
-        if finished.attempt >= self.attempts {
+    fn wait(&self, result: &AttemptResult, rng: &mut Rng) -> Result<Duration, NotRetried> {
+        // What is wrong with the request itself comes first: with more attempts it would be wrong still.
+        if result.upload == Upload::Failed {
+            return Err(NotRetried::BodyFailed);
+        }
+        if result.attempt >= self.attempts {
             return Err(NotRetried::AttemptsSpent);
         }
-        if !(finished.idempotent || finished.verdict.not_executed || self.non_idempotent) {
+        if !(result.idempotent || result.verdict.not_executed || self.non_idempotent) {
             return Err(NotRetried::NotIdempotent);
         }
-        match finished.upload {
+        match result.upload {
             Upload::Repeatable => {}
             Upload::CutShort => return Err(NotRetried::BodyCutShort),
             Upload::TooLarge => return Err(NotRetried::BodyTooLarge),
             Upload::Failed => return Err(NotRetried::BodyFailed),
         }
-        let remaining = finished.remaining.unwrap_or(Duration::MAX);
-        let wait = match finished.asked {
-            // "At once" is no reason to come in step with everybody else who was told so.
-            None | Some(Duration::ZERO) => self.backoff.wait(finished.attempt - 1, finished.waited, rng),
+        let left = self.max_elapsed.map_or(Duration::MAX, |limit| limit.saturating_sub(result.elapsed));
+        let remaining = result.remaining.unwrap_or(Duration::MAX);
+        let wait = match result.retry_after {
+            // "At once" must not bring back in step everybody who was told so.
+            None | Some(Duration::ZERO) => self.backoff.wait(result.attempt - 1, result.waited, rng),
             Some(asked) if asked > self.max_retry_after => return Err(NotRetried::RetryAfterTooLong),
             Some(asked) => {
-                let latest = asked.saturating_add(asked / 2).min(self.max_retry_after).min(remaining);
+                let latest = asked.saturating_add(asked / 2).min(self.max_retry_after).min(remaining).min(left);
                 backoff::between(asked, latest, rng)
             }
         };
-        if wait < remaining { Ok(wait) } else { Err(NotRetried::Deadline) }
+        match wait {
+            wait if wait >= remaining => Err(NotRetried::Deadline),
+            wait if wait > left => Err(NotRetried::MaxElapsed),
+            wait => Ok(wait),
+        }
+    }
+}
+
+// === impl AttemptResult ===
+
+impl AttemptResult {
+    /// Whether the caller's own retries would only multiply the attempts that this decision ends.
+    pub(crate) fn is_final(&self, decision: Decision) -> bool {
+        let reason = match decision {
+            Decision::Retry(_) => return false,
+            Decision::Return => return self.attempt > 1 && self.verdict.next != NextStep::Done,
+            Decision::NotRetried(reason) => reason,
+        };
+        match reason {
+            NotRetried::AttemptsSpent | NotRetried::Budget | NotRetried::Forbidden => true,
+            // What was refused before it went out (an open circuit) says itself when to come back.
+            NotRetried::OtherUpstreamNeeded if self.verdict.health != Health::Ignored && self.is_retried_by_sdks() => {
+                true
+            }
+            NotRetried::RetryAfterTooLong if self.retry_after > Some(LONGEST_SDK_WAIT) => true,
+            // The caller may know better whether to send it again, or has the time to wait, unless that was tried here.
+            _ => self.attempt > 1,
+        }
+    }
+
+    /// As the SDKs of OpenAI and Anthropic do.
+    fn is_retried_by_sdks(&self) -> bool {
+        self.status.is_none_or(|status| matches!(status.as_u16(), 408 | 409 | 429 | 500..))
     }
 }
 
@@ -142,12 +191,15 @@ impl NotRetried {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AttemptsSpent => "attempts-spent",
+            Self::Forbidden => "forbidden",
+            Self::OtherUpstreamNeeded => "other-upstream-needed",
             Self::NotIdempotent => "not-idempotent",
             Self::BodyCutShort => "body-cut-short",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyFailed => "body-failed",
             Self::RetryAfterTooLong => "retry-after-too-long",
             Self::Deadline => "deadline",
+            Self::MaxElapsed => "max-elapsed",
             Self::Budget => "budget",
         }
     }
@@ -175,25 +227,28 @@ mod tests {
             attempts: 3,
             backoff: Backoff { base: S, cap: 20 * S, jitter: Jitter::None },
             max_retry_after: 60 * S,
+            max_elapsed: None,
             non_idempotent: false,
-            budget: RetryBudget::unlimited(),
         }
     }
 
     fn failed() -> AttemptResult {
         AttemptResult {
             verdict: RETRY,
+            status: Some(StatusCode::INTERNAL_SERVER_ERROR),
             attempt: 1,
-            asked: None,
+            retry_after: None,
+            forbidden: false,
             idempotent: true,
             upload: Upload::Repeatable,
             waited: Duration::ZERO,
             remaining: None,
+            elapsed: Duration::ZERO,
         }
     }
 
-    fn decide(policy: &RetryPolicy, finished: AttemptResult) -> Decision {
-        policy.decide(&finished, Instant::now(), &mut Rng::with_seed(1))
+    fn decide(policy: &RetryPolicy, result: AttemptResult) -> Decision {
+        policy.decide(&result, &mut Rng::with_seed(1))
     }
 
     fn refused(reason: NotRetried) -> Decision {
@@ -202,7 +257,7 @@ mod tests {
 
     #[test]
     fn only_a_retry_is_retried() {
-        for next in [NextStep::Done, NextStep::TryAnother, NextStep::GiveUp] {
+        for next in [NextStep::Done, NextStep::GiveUp] {
             let verdict = Verdict::new(next, Health::Failure).not_executed();
             assert_eq!(decide(&policy(), AttemptResult { verdict, ..failed() }), Decision::Return);
         }
@@ -238,10 +293,9 @@ mod tests {
 
     #[test]
     fn a_wait_that_is_asked_for_is_obeyed_or_there_is_no_retry() {
-        let asked = |asked| AttemptResult { asked: Some(asked), ..failed() };
+        let asked = |asked| AttemptResult { retry_after: Some(asked), ..failed() };
         for seed in 0..100 {
-            let Decision::Retry(wait) = policy().decide(&asked(10 * S), Instant::now(), &mut Rng::with_seed(seed))
-            else {
+            let Decision::Retry(wait) = policy().decide(&asked(10 * S), &mut Rng::with_seed(seed)) else {
                 panic!("not retried");
             };
             assert!(wait >= 10 * S && wait <= 15 * S, "{wait:?}");
@@ -255,7 +309,9 @@ mod tests {
 
     #[test]
     fn no_wait_ends_at_the_deadline_or_later() {
-        let by = |remaining, asked| decide(&policy(), AttemptResult { remaining: Some(remaining), asked, ..failed() });
+        let by = |remaining, asked| {
+            decide(&policy(), AttemptResult { remaining: Some(remaining), retry_after: asked, ..failed() })
+        };
         assert_eq!(by(S, None), refused(NotRetried::Deadline));
         assert_eq!(by(2 * S, None), Decision::Retry(S));
         assert_eq!(by(5 * S, Some(5 * S)), refused(NotRetried::Deadline));
@@ -264,11 +320,54 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_is_asked_last() {
-        let policy = RetryPolicy { budget: RetryBudget::new(0, 1, S), ..policy() };
-        assert_eq!(decide(&policy, AttemptResult { attempt: 3, ..failed() }), refused(NotRetried::AttemptsSpent));
-        assert_eq!(decide(&policy, failed()), Decision::Retry(S));
-        assert_eq!(decide(&policy, failed()), refused(NotRetried::Budget));
+    fn no_attempt_starts_after_the_time_for_all_of_them() {
+        let policy = RetryPolicy { max_elapsed: Some(10 * S), ..policy() };
+        let at = |elapsed, retry_after| decide(&policy, AttemptResult { elapsed, retry_after, ..failed() });
+        assert_eq!(at(9 * S, None), Decision::Retry(S));
+        assert_eq!(at(9 * S + S / 2, None), refused(NotRetried::MaxElapsed));
+        assert_eq!(at(11 * S, None), refused(NotRetried::MaxElapsed));
+        assert_eq!(at(5 * S, Some(5 * S)), Decision::Retry(5 * S));
+        assert_eq!(at(5 * S, Some(6 * S)), refused(NotRetried::MaxElapsed));
+    }
+
+    #[test]
+    fn the_reason_is_the_true_one() {
+        let other = Verdict::new(NextStep::TryAnother, Health::Failure);
+        let result = AttemptResult { verdict: other, ..failed() };
+        assert_eq!(decide(&policy(), result), refused(NotRetried::OtherUpstreamNeeded));
+        assert_eq!(decide(&policy(), AttemptResult { forbidden: true, ..result }), refused(NotRetried::Forbidden));
+        // A request that broke off is not to be had, however often it is sent.
+        let broken = AttemptResult { attempt: 3, idempotent: false, upload: Upload::Failed, ..failed() };
+        assert_eq!(decide(&policy(), broken), refused(NotRetried::BodyFailed));
+    }
+
+    #[test]
+    fn what_a_callers_sdk_would_only_repeat_is_final() {
+        let is_final = |result: AttemptResult| result.is_final(decide(&policy(), result));
+        assert!(!is_final(failed()));
+        assert!(is_final(AttemptResult { attempt: 3, ..failed() }), "attempts are spent");
+        assert!(failed().is_final(refused(NotRetried::Budget)));
+
+        // A first-byte timeout, a connect timeout, a quota that is spent: the SDK would ask again.
+        let other = |health, status| {
+            let status = StatusCode::from_u16(status).ok();
+            AttemptResult { verdict: Verdict::new(NextStep::TryAnother, health), status, ..failed() }
+        };
+        for (health, status) in [(Health::Failure, 504), (Health::Failure, 0), (Health::Success, 429)] {
+            assert!(is_final(other(health, status)), "{status}");
+        }
+        // It asks again for none of these by itself, or has been told when.
+        for (health, status) in [(Health::Success, 401), (Health::Success, 413), (Health::Ignored, 503)] {
+            assert!(!is_final(other(health, status)), "{status}");
+            assert!(is_final(AttemptResult { attempt: 2, ..other(health, status) }), "{status}, after a retry");
+        }
+
+        let asked = |secs| AttemptResult { retry_after: Some(secs * S), ..failed() };
+        assert!(!is_final(asked(90)), "the caller waits");
+        assert!(is_final(asked(121)), "and would not");
+        assert!(!is_final(AttemptResult { idempotent: false, ..failed() }), "the caller may know better");
+        let done = Verdict::new(NextStep::Done, Health::Success);
+        assert!(!is_final(AttemptResult { verdict: done, attempt: 2, ..failed() }));
     }
 
     #[test]
@@ -276,8 +375,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         assert!(is_idempotent(&Method::GET, &headers) && is_idempotent(&Method::PUT, &headers));
         assert!(!is_idempotent(&Method::POST, &headers) && !is_idempotent(&Method::PATCH, &headers));
-        headers.insert(IDEMPOTENCY_KEY, http::HeaderValue::from_static(""));
-        assert!(!is_idempotent(&Method::POST, &headers));
+        for empty in ["", "\"\""] {
+            headers.insert(IDEMPOTENCY_KEY, http::HeaderValue::from_static(empty));
+            assert!(!is_idempotent(&Method::POST, &headers), "{empty}");
+        }
         headers.insert(IDEMPOTENCY_KEY, http::HeaderValue::from_static("8e03978e"));
         assert!(is_idempotent(&Method::POST, &headers));
     }
@@ -286,18 +387,21 @@ mod tests {
         #[test]
         fn a_retry_never_comes_too_early_nor_too_late(
             asked in any::<Option<Duration>>(), small in 0..200_u64, remaining in any::<Option<Duration>>(),
-            left in 0..200_u64, max in 0..100_u32, attempt in 1..100_u32, waited in any::<Duration>(), seed in any::<u64>(),
+            left in 0..200_u64, elapsed in 0..50_u64, max in 0..100_u32, attempt in 1..100_u32, waited in any::<Duration>(), seed in any::<u64>(),
             jitter in prop_oneof![Just(Jitter::Full), Just(Jitter::Equal), Just(Jitter::Decorrelated)],
         ) {
+            let elapsed = Duration::from_secs(elapsed);
             for (asked, remaining) in [
                 (asked, remaining),
                 (Some(Duration::from_secs(small)), Some(Duration::from_secs(left))),
             ] {
-                let mut policy = RetryPolicy { attempts: u32::MAX, max_retry_after: S * max, ..policy() };
+                let max_elapsed = Some(100 * S);
+                let mut policy = RetryPolicy { attempts: u32::MAX, max_retry_after: S * max, max_elapsed, ..policy() };
                 policy.backoff.jitter = jitter;
-                let finished = AttemptResult { asked, remaining, attempt, waited, ..failed() };
-                if let Decision::Retry(wait) = policy.decide(&finished, Instant::now(), &mut Rng::with_seed(seed)) {
+                let result = AttemptResult { retry_after: asked, remaining, attempt, waited, elapsed, ..failed() };
+                if let Decision::Retry(wait) = policy.decide(&result, &mut Rng::with_seed(seed)) {
                     prop_assert!(remaining.is_none_or(|remaining| wait < remaining));
+                    prop_assert!(elapsed + wait <= 100 * S);
                     match asked.filter(|asked| !asked.is_zero()) {
                         Some(asked) => prop_assert!(wait >= asked && wait <= policy.max_retry_after),
                         None => prop_assert!(wait <= policy.backoff.cap),

@@ -14,7 +14,7 @@
 //!
 //! let stack = presets::llm_client(TimeoutProfile::STANDARD)
 //!     .deadline(|deadline| deadline.propagate(DeadlineHeader::grpc()))
-//!     .retry(|retry| retry.attempts(5.try_into().unwrap()));
+//!     .retry(|retry| retry.attempts(5));
 //!
 //! let service = stack.layer(service_fn(|request: Request<_>| async move {
 //!     assert!(request.headers().contains_key("grpc-timeout"));

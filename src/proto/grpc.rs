@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
 #[cfg(feature = "tonic")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
@@ -69,15 +69,17 @@ pub fn status(headers: &HeaderMap) -> Option<u8> {
 
 /// When the server asked to be tried again; `None` where it did not say.
 ///
-/// What is negative, or no number at all, asks for no retry: so says the specification.
+/// What is negative, or no number at all, asks for no retry: so says the specification. So do two values, as gRPC's own
+/// clients read them.
 #[must_use]
 pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
-    headers.get(GRPC_RETRY_PUSHBACK_MS).map(HeaderValue::as_bytes).map(|value| {
-        // A signed 32-bit integer has at most ten digits.
-        match digits(value, 10).filter(|ms| *ms <= u64::from(i32::MAX.unsigned_abs())) {
-            Some(ms) => Pushback::After(Duration::from_millis(ms)),
-            None => Pushback::Never,
-        }
+    let mut lines = headers.get_all(GRPC_RETRY_PUSHBACK_MS).iter();
+    let line = lines.next()?;
+    // A signed 32-bit integer has at most ten digits.
+    let wait = digits(line.as_bytes(), 10).filter(|ms| *ms <= u64::from(i32::MAX.unsigned_abs()));
+    Some(match (wait, lines.next()) {
+        (Some(ms), None) => Pushback::After(Duration::from_millis(ms)),
+        _ => Pushback::Never,
     })
 }
 
@@ -112,6 +114,7 @@ fn digits(value: &[u8], most: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use http::header::CONTENT_TYPE;
     use proptest::prelude::*;
 
@@ -153,6 +156,9 @@ mod tests {
             assert_eq!(say(no), Some(Pushback::Never), "{no:?}");
         }
         assert_eq!(pushback(&HeaderMap::new()), None);
+        let mut twice = with(GRPC_RETRY_PUSHBACK_MS, "10");
+        twice.append(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from_static("10"));
+        assert_eq!(pushback(&twice), Some(Pushback::Never), "two lines");
     }
 
     proptest! {

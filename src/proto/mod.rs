@@ -8,6 +8,7 @@ pub mod dialect;
 pub(crate) mod event_stream;
 pub(crate) mod fingerprint;
 pub mod grpc;
+pub(crate) mod http_date;
 pub mod idempotency_key;
 pub(crate) mod media_type;
 pub mod rate_limit;

@@ -30,6 +30,8 @@ use std::time::{Duration, SystemTime};
 use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::http_date::HttpDate;
+
 /// How long a server asked us to stay away: never sooner than a delay, nor than an instant on the wall clock.
 ///
 /// A date that came with a valid `Date` is a delay already; without one it stands until somebody who knows the time
@@ -40,24 +42,12 @@ pub struct RetryAfter {
     until: Option<HttpDate>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct HttpDate {
-    at: SystemTime,
-    two_digit_year: bool,
-}
-
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const X_MS_RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-ms-retry-after-ms");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// RFC 9110 5.6.7: how far from now a two-digit year may lie.
-const FIFTY_YEARS: Duration = Duration::from_secs(50 * 31_556_952);
-/// 36,525 days: exact between a day of 1970 to 1999, which is what httpdate reads `70` to `99` as, and the same day a
-/// hundred years later.
-const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
-
 /// When the server asked us to come back; `None` where it did not say, or said it in no valid way.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
@@ -99,7 +89,7 @@ fn seconds_or_date(value: &HeaderValue, headers: &HeaderMap) -> Option<RetryAfte
     }
     let until = date(value)?;
     Some(match headers.get(DATE).and_then(date) {
-        Some(sent) => until.wait(sent.at).into(),
+        Some(sent) => until.since(sent).into(),
         None => RetryAfter { delay: Duration::ZERO, until: Some(until) },
     })
 }
@@ -130,10 +120,7 @@ fn number(value: &HeaderValue, unit: Duration) -> Option<Duration> {
 }
 
 fn date(value: &HeaderValue) -> Option<HttpDate> {
-    let text = value.to_str().ok()?;
-    let at = httpdate::parse_http_date(text).ok()?;
-    // Of the three forms only RFC 850's has dashes, and only its year has two digits.
-    Some(HttpDate { at, two_digit_year: text.contains('-') })
+    HttpDate::parse(value.to_str().ok()?)
 }
 
 /// Without the optional white space of RFC 9110 5.6.3, which an HTTP parser removes, but a map filled by hand may hold.
@@ -147,14 +134,15 @@ impl RetryAfter {
     /// How long that is from `now` on the wall clock. An instant that has passed is no wait.
     #[must_use]
     pub fn wait(self, now: SystemTime) -> Duration {
-        self.until.map_or(self.delay, |until| self.delay.max(until.wait(now)))
+        let until = self.until.and_then(|until| until.instant(now)?.duration_since(now).ok());
+        until.map_or(self.delay, |left| left.max(self.delay))
     }
 
     /// Both of them: the longer wait.
     fn and(self, other: Self) -> Self {
         let until = match (self.until, other.until) {
-            (Some(a), Some(b)) if a.at < b.at => Some(b),
-            (a, b) => a.or(b),
+            (Some(one), Some(other)) => Some(one.max(other)),
+            (one, other) => one.or(other),
         };
         Self { delay: self.delay.max(other.delay), until }
     }
@@ -163,28 +151,6 @@ impl RetryAfter {
 impl From<Duration> for RetryAfter {
     fn from(delay: Duration) -> Self {
         Self { delay, until: None }
-    }
-}
-
-// === impl HttpDate ===
-
-impl HttpDate {
-    fn wait(self, now: SystemTime) -> Duration {
-        self.near(now).and_then(|at| at.duration_since(now).ok()).unwrap_or_default()
-    }
-
-    /// RFC 9110 5.6.7: a two-digit year that seems more than 50 years away belongs to another century. (httpdate takes
-    /// it for one of 1970 to 2069, whenever it is asked.)
-    fn near(self, now: SystemTime) -> Option<SystemTime> {
-        if !self.two_digit_year {
-            return Some(self.at);
-        }
-        let next = self.at.checked_add(CENTURY)?;
-        match (self.at.duration_since(now), next.duration_since(now)) {
-            (Ok(ahead), _) if ahead > FIFTY_YEARS => None,
-            (_, Ok(ahead)) if ahead <= FIFTY_YEARS => Some(next),
-            _ => Some(self.at),
-        }
     }
 }
 
@@ -241,7 +207,7 @@ mod tests {
             assert_eq!(wait(&[("retry-after", bad)]), None, "{bad:?}");
             assert_eq!(wait(&[("retry-after-ms", bad)]), None, "{bad:?}");
         }
-        for bad in ["Mon, 20 Nov 2026 12:00:30 GMT", "Fri, 32 Nov 2026 12:00:30 GMT", "Fri, 20 Nov 2026 12:00:30"] {
+        for bad in ["Fri, 32 Nov 2026 12:00:30 GMT", "Fri, 20 Nov 2026 12:00:30"] {
             assert_eq!(wait(&[("retry-after", bad)]), None, "{bad:?}");
         }
     }
@@ -281,6 +247,12 @@ mod tests {
     }
 
     #[test]
+    fn a_date_with_a_wrong_weekday_or_a_second_sixty_is_read() {
+        assert_eq!(wait(&[("retry-after", "Mon, 20 Nov 2026 12:00:30 GMT")]), ms(30_000));
+        assert_eq!(wait(&[("retry-after", "Fri, 20 Nov 2026 12:00:60 GMT")]), ms(60_000));
+    }
+
+    #[test]
     fn a_date_counts_from_the_servers_own() {
         let retry = ("retry-after", "Wed, 01 Jan 2020 00:00:30 GMT");
         assert_eq!(wait(&[retry, ("date", "Wed, 01 Jan 2020 00:00:00 GMT")]), ms(30_000));
@@ -289,22 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn a_two_digit_year_is_the_nearest_one() {
-        let at = |year: u64| UNIX_EPOCH + Duration::from_secs((year - 1970) * 31_556_952 + 86_400);
-        let year = |date, now| {
-            let hint = retry_after(&map(&[("retry-after", date)])).unwrap();
-            hint.wait(now).as_secs() / 31_556_952
-        };
-        // In 2026, `76` lies ahead, in 2076, and `78` behind, in 1978.
-        assert_eq!(year("Wednesday, 01-Jul-70 00:00:00 GMT", at(2026)), 44);
-        assert_eq!(year("Saturday, 01-Jul-78 00:00:00 GMT", at(2026)), 0);
-        // In 2010, `65` is 1965.
-        assert_eq!(year("Wednesday, 01-Jul-65 00:00:00 GMT", at(2010)), 0);
-        assert_eq!(year("Wednesday, 01-Jul-65 00:00:00 GMT", at(2026)), 39);
-        // To the second, a century after the year that httpdate reads.
-        let now = UNIX_EPOCH + Duration::from_secs(3_345_062_400); // 2076-01-01
-        let hint = retry_after(&map(&[("retry-after", "Thursday, 01-Jan-76 00:00:09 GMT")])).unwrap();
-        assert_eq!(hint.wait(now), Duration::from_secs(9));
+    fn a_two_digit_year_is_at_most_fifty_years_ahead() {
+        let passed = |wait: Option<Duration>| wait == ms(0);
+        assert!(passed(wait(&[("retry-after", "Sunday, 06-Nov-94 08:49:37 GMT")])));
+        assert!(passed(wait(&[("retry-after", "Friday, 20-Nov-76 12:00:01 GMT")])), "50 years and a second: 1976");
+        assert!(wait(&[("retry-after", "Friday, 20-Nov-76 12:00:00 GMT")]).unwrap() > SECOND * 31_536_000 * 49);
+        // Both as the server writes them.
+        let sent = ("date", "Thursday, 31-Dec-99 23:59:50 GMT");
+        assert_eq!(wait(&[("retry-after", "Friday, 01-Jan-00 00:00:09 GMT"), sent]), ms(19_000));
     }
 
     #[test]

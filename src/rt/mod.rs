@@ -2,6 +2,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod deadline;
+pub(crate) mod entropy;
 pub(crate) mod ready;
+pub(crate) mod retry_budget;
 pub(crate) mod sync;
 pub(crate) mod timer;

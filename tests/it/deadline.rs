@@ -288,7 +288,7 @@ async fn who_is_asked_later_is_told_what_is_left_by_then() {
     let service = ServiceBuilder::new()
         .layer(DeadlineLayer::new(secs(10)).propagate(MS).reserve(Duration::from_millis(500)))
         .layer(FallbackLayer::new(backup.clone()))
-        .layer(steady().attempts(2.try_into().unwrap()))
+        .layer(steady().attempts(2))
         .service(primary.clone());
     assert_eq!(service.oneshot(request("GET", [])).await.unwrap().status(), 200);
     assert_eq!(told(&primary), ["9500", "7500"]);

@@ -176,7 +176,7 @@ fn a_stack_can_be_shared_and_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn by_name_on_a_builder_they_are_the_same_layers() {
-    let (service, calls) = upstream(&[503, 200]);
+    let (service, calls) = upstream(&[429, 200]);
     let (backup, _) = upstream(&[200]);
     let service = ServiceBuilder::new()
         .rejections_as_errors()

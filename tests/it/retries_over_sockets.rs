@@ -228,8 +228,9 @@ async fn it_stands_on_a_bare_axum_router() {
             (_, body) => (StatusCode::OK, body),
         }
     };
-    let nested = Router::new().route("/nested", any(handler)).layer(layer());
-    let router = Router::new().route("/", any(handler)).layer(layer()).nest("/in", nested);
+    let retrying = || layer().retry_non_idempotent(true);
+    let nested = Router::new().route("/nested", any(handler)).layer(retrying());
+    let router = Router::new().route("/", any(handler)).layer(retrying()).nest("/in", nested);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

@@ -1,20 +1,19 @@
 //! What `RetryAfterBackoff` promises, under paused time.
 
 use std::io::{self, ErrorKind};
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::join_all;
 use http::{HeaderName, Request, Response};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::error::ConnectElapsed;
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
     Attempt, Attempts, Deadline, Jitter, NoRetry, Rejection, RejectionKind, ReplayBody, RetryAfterBackoffLayer,
-    RetryBudget,
+    RetryBudget, RetryReport,
 };
 
 use crate::support::upstream::{Answer, Upstream, is, request, text};
@@ -23,10 +22,6 @@ use crate::support::{Log, Script, Step, secs, trailers};
 /// Waits of one second, two, four ..
 fn steady() -> RetryAfterBackoffLayer {
     RetryAfterBackoffLayer::new().backoff_base(secs(1)).jitter(Jitter::None)
-}
-
-fn attempts(attempts: u32) -> NonZeroU32 {
-    NonZeroU32::new(attempts).unwrap()
 }
 
 fn hello() -> [Step; 2] {
@@ -129,7 +124,7 @@ async fn no_attempt_starts_beyond_the_deadline() {
     ] {
         let (log, start) = (Arc::new(Log::default()), Instant::now());
         let upstream = Upstream::new([answer, Answer::status(200)]);
-        let mut request = request("POST", hello());
+        let mut request = request("PUT", hello());
         request.extensions_mut().insert(Deadline::at(start + secs(deadline)));
         let response = send(&steady().observer(log.clone()), &upstream, request).await;
         assert_eq!(upstream.seen().len(), calls, "deadline {deadline}");
@@ -188,16 +183,18 @@ async fn the_server_may_ask_for_a_retry_or_for_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_post_that_may_have_been_done_is_not_done_twice() {
-    let may_have_been_done = [
+    let may_have_been_done: [fn() -> Answer; 6] = [
         || Answer::status(500),
         || Answer::status(502),
+        // Envoy's, when the upstream's connection ended after it had the request.
+        || Answer::status(503),
         || Answer::status(504),
         || Answer::status(529),
         || Answer::fails(ErrorKind::ConnectionReset),
     ];
     let surely_not = [
         || Answer::status(429),
-        || Answer::status(503),
+        || Answer::status(503).header("retry-after", "1"),
         || Answer::status(425),
         || Answer::fails(ErrorKind::ConnectionRefused),
     ];
@@ -313,8 +310,8 @@ async fn a_call_can_ask_not_to_be_retried() {
 async fn off_and_one_attempt_pass_everything_through() {
     for layer in [
         RetryAfterBackoffLayer::disabled(),
-        RetryAfterBackoffLayer::disabled().attempts(attempts(9)),
-        RetryAfterBackoffLayer::llm().attempts(attempts(1)),
+        RetryAfterBackoffLayer::disabled().attempts(9),
+        RetryAfterBackoffLayer::llm().attempts(1),
     ] {
         let log = Arc::new(Log::default());
         let upstream = Upstream::new([Answer::status(503)]);
@@ -467,23 +464,129 @@ async fn attempts_can_be_counted_on_the_wire() {
     assert_eq!(counted.collect::<Vec<_>>(), ["1", "2", "3"]);
 }
 
+/// Three attempts of an SDK times three of ours would be nine.
 #[tokio::test(start_paused = true)]
-async fn an_exhausted_call_tells_its_caller_not_to_try_again() {
-    let layer = steady().mark_exhausted(true).attempts(attempts(2));
-    let upstream = Upstream::new([Answer::status(503), Answer::status(503)]);
-    let response = send(&layer, &upstream, request("GET", [])).await;
-    assert_eq!(response.headers()["x-should-retry"], "false");
-    // Not where the caller may do better:
-    for answer in [Answer::status(429).header("retry-after", "90"), Answer::status(404)] {
-        let response = send(&layer, &Upstream::new([answer]), request("GET", [])).await;
-        assert!(!response.headers().contains_key("x-should-retry"));
+async fn every_answer_that_ends_the_attempts_tells_the_caller_not_to_try_again() {
+    let refused = |status, kind| Answer::status(status).with(Rejection::new(kind));
+    let ends: [fn(&dyn Fn(u16, RejectionKind) -> Answer) -> Vec<Answer>; 8] = [
+        |_| vec![Answer::status(503), Answer::status(500)],
+        // Refusals from below, on the first attempt and after a retry.
+        |refused| vec![refused(504, RejectionKind::FirstByteTimeout)],
+        |refused| vec![Answer::status(503), refused(504, RejectionKind::FirstByteTimeout)],
+        |refused| vec![Answer::status(503), refused(502, RejectionKind::BodyFailed)],
+        |refused| vec![Answer::status(503), refused(503, RejectionKind::CircuitOpen)],
+        // A wait that is longer than SDKs obey: they would come back early.
+        |_| vec![Answer::status(429).header("retry-after", "36000")],
+        |_| vec![Answer::fails(ErrorKind::ConnectionReset), Answer::status(429).header("retry-after", "90")],
+        |_| vec![Answer::status(503).header("x-should-retry", "false")],
+    ];
+    for (n, end) in ends.into_iter().enumerate() {
+        let answers = end(&refused);
+        let attempts = u32::try_from(answers.len()).unwrap();
+        let layer = steady().mark_exhausted(true).attempts(2);
+        let response = send(&layer, &Upstream::new(answers), request("GET", [])).await;
+        assert_eq!(response.headers()["x-should-retry"], "false", "{n}");
+        assert_eq!(Attempts::of(&response), Attempts(attempts), "{n}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_which_the_caller_may_do_better_says_nothing_of_retries() {
+    let layer = steady().mark_exhausted(true).attempts(2);
+    for answer in [
+        Answer::status(429).header("retry-after", "90"),
+        Answer::status(404),
+        Answer::status(401),
+        Answer::status(503).header("retry-after", "5").with(Rejection::new(RejectionKind::CircuitOpen)),
+    ] {
+        let response = send(&layer, &Upstream::new([answer]), request("GET", [])).await;
+        assert!(!response.headers().contains_key("x-should-retry"), "{}", response.status());
+    }
+    let post = send(&layer, &Upstream::new([Answer::status(500)]), request("POST", hello())).await;
+    assert!(!post.headers().contains_key("x-should-retry"), "it may know that this can be done twice");
+    let served = Upstream::new([Answer::status(503), Answer::status(200)]);
+    let response = send(&layer, &served, request("GET", [])).await;
+    assert_eq!(Attempts::of(&response), Attempts(2));
+    assert!(!response.headers().contains_key("x-should-retry"));
+}
+
+/// A lost connection has no head on which anything could stand.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_ends_in_an_error_is_reported_beside_it() {
+    let report = RetryReport::new();
+    let reported = |answers: Vec<Answer>| {
+        let mut request = request("GET", []);
+        request.extensions_mut().insert(report.clone());
+        steady().attempts(2).layer(Upstream::new(answers)).oneshot(request)
+    };
+    let reset = || Answer::fails(ErrorKind::ConnectionReset);
+    assert_eq!(report.attempts(), 0);
+    reported(vec![reset(), reset()]).await.unwrap_err();
+    assert_eq!((report.attempts(), report.is_final()), (2, true));
+    reported(vec![reset(), Answer::status(200)]).await.unwrap();
+    assert_eq!((report.attempts(), report.is_final()), (2, false));
+    let call = reported(vec![reset(), Answer::never()]);
+    assert!(tokio::time::timeout(secs(9), call).await.is_err());
+    assert_eq!(report.attempts(), 2, "a call that was given up says how far it came");
+
+    let timed_out = service_fn(|_: Request<_>| async {
+        Err::<Response<Script>, _>(io::Error::other(ConnectElapsed::new(secs(5))))
+    });
+    let mut request = request("GET", []);
+    request.extensions_mut().insert(report.clone());
+    steady().layer(timed_out).oneshot(request).await.unwrap_err();
+    assert_eq!((report.attempts(), report.is_final()), (1, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_for_no_retry_is_told_where_another_upstream_is_needed() {
+    for (answer, reason) in [
+        (Answer::status(401), "not_retried: other-upstream-needed"),
+        (
+            Answer::status(504).with(Rejection::new(RejectionKind::FirstByteTimeout)),
+            "not_retried: other-upstream-needed",
+        ),
+        (Answer::status(503).header("x-should-retry", "false"), "not_retried: forbidden"),
+    ] {
+        let log = Arc::new(Log::default());
+        send(&steady().observer(log.clone()), &Upstream::new([answer]), request("GET", [])).await;
+        assert_eq!(log.names(), [reason]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_attempt_starts_after_the_time_for_all_of_them() {
+    let log = Arc::new(Log::default());
+    let upstream = Upstream::new([Answer::status(503).after(secs(2)), Answer::status(503).after(secs(3))]);
+    let layer = steady().max_elapsed(secs(7)).observer(log.clone());
+    // Attempts begin at 0 and 3 s; a third would at 8 s.
+    assert!(is(&send(&layer, &upstream, request("GET", [])).await, 503));
+    assert_eq!(upstream.times(), [0.0, 3.0]);
+    assert_eq!(log.names()[1], "not_retried: max-elapsed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_date_with_a_wrong_weekday_is_obeyed() {
+    let busy = Answer::status(503)
+        .header("date", "Fri, 20 Nov 2026 12:00:50 GMT")
+        .header("retry-after", "Mon, 20 Nov 2026 12:00:60 GMT");
+    let upstream = Upstream::new([busy, Answer::status(200)]);
+    send(&steady(), &upstream, request("GET", [])).await;
+    assert!((10.0..=15.0).contains(&upstream.times()[1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_can_be_reached_through_the_layer() {
+    let mut service = steady().layer(Upstream::new([]));
+    assert_eq!(service.get_ref().clones(), 1);
+    assert_eq!(service.get_mut().clones(), 1);
+    assert_eq!(service.into_inner().clones(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_inner_layer_counts_its_own_attempts() {
     let upstream = Upstream::new([Answer::status(503), Answer::status(503), Answer::status(503), Answer::status(200)]);
-    let layer = steady().attempts(attempts(2));
+    let layer = steady().attempts(2);
     let service = ServiceBuilder::new().layer(layer.clone()).layer(layer).service(upstream.clone());
     service.oneshot(request("GET", [])).await.unwrap();
     let counted: Vec<_> = upstream.seen().into_iter().map(|seen| seen.attempt.0).collect();
@@ -518,25 +621,29 @@ async fn a_service_can_be_used_for_many_calls() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_answer_is_read_while_waiting_and_no_longer() {
+    let busy = || Answer::status(503).header("retry-after", "30");
     // What comes in time is read to its end ..
-    let in_time = Script::new([Step::Wait(Duration::from_millis(900)), Step::Data("busy")]);
-    // .. what does not is dropped when the next attempt starts ..
-    let late = Script::new([Step::Data("busy"), Step::Hang]);
+    let in_time = || Script::new([Step::Wait(Duration::from_millis(900)), Step::Data("busy")]);
+    // .. what does not is dropped when the next attempt starts, or after a second ..
+    let late = || Script::new([Step::Data("busy"), Step::Hang]);
     // .. and what is too much at once.
-    let large = Script::new(vec![Step::Data(LARGE); 70]);
-    for (body, dropped_after) in [(in_time, 950), (late, 1_005), (large, 1)] {
+    let large = || Script::new(vec![Step::Data(LARGE); 70]);
+    for (answer, body, dropped_after) in [
+        (Answer::status(503), in_time(), 950),
+        (Answer::status(503), late(), 1_005),
+        (Answer::status(503), large(), 1),
+        (busy(), in_time(), 950),
+        (busy(), late(), 1_005),
+    ] {
         let dropped = body.dropped();
-        let upstream = Upstream::new([Answer::status(503).body(body), Answer::never()]);
-        let mut call = Box::pin(steady().layer(upstream.clone()).oneshot(request("GET", [])));
-        assert!(call.as_mut().now_or_never().is_none());
+        let upstream = Upstream::new([answer.body(body), Answer::never()]);
+        let call = tokio::spawn(steady().layer(upstream).oneshot(request("GET", [])));
         let start = Instant::now();
         while !dropped() {
-            let tick = tokio::time::sleep(Duration::from_millis(1));
-            tokio::select! {
-                _ = &mut call => panic!("nothing answers"),
-                () = tick => {}
-            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(!call.is_finished(), "nothing answers");
         }
+        call.abort();
         let after = start.elapsed().as_millis();
         assert!(after <= dropped_after, "{after} ms");
     }

@@ -78,7 +78,7 @@ fn with_model(body: Bytes, model: &str) -> Bytes {
 
 fn retry(args: &Args) -> RetryAfterBackoffLayer {
     RetryAfterBackoffLayer::llm()
-        .attempts(args.attempts)
+        .attempts(args.attempts.get())
         .backoff_base(args.backoff_base.0.unwrap_or_default())
         .backoff_cap(args.backoff_cap.0.unwrap_or(Duration::MAX))
         .max_retry_after(args.max_retry_after.0.unwrap_or(Duration::MAX))

@@ -17,7 +17,7 @@ use http::{Request, Response};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt(pub u32);
 
-/// How many attempts a response took. In the response's extensions above
+/// How many attempts a response took. In the response's extensions outside of
 /// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 ///
 /// A response to the first attempt carries none: ask with [`of`](Self::of).

@@ -3,7 +3,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -36,13 +36,24 @@ pin_project! {
     #[project = StageProj]
     enum Stage<F, ResB> {
         Attempt { #[pin] call: F },
-        // The answer that failed is read to its end meanwhile, so that its connection can serve the next attempt.
-        // Without end where that lies beyond what the clock can count.
-        Wait { until: Option<Instant>, #[pin] failed: Drain<ResB> },
+        // The answer that failed is read meanwhile, so that its connection can serve the next attempt.
+        Wait { wait: Wait, #[pin] failed: Drain<ResB> },
         // For the service.
         Ready,
     }
 }
+
+/// Until when to wait, and until when to read what failed.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// `None`: later than the clock can count.
+    until: Option<Instant>,
+    drain_until: Instant,
+}
+
+/// The rest of an error that has not come within a second is not worth its connection, of which an HTTP/2 stream or a
+/// place in a queue may be held meanwhile.
+const MAX_DRAIN: Duration = Duration::from_secs(1);
 
 // === impl RetryAfterBackoffFuture ===
 
@@ -77,25 +88,40 @@ where
                     let Some(wait) = this.session.as_mut().and_then(|session| session.judge(&mut result)) else {
                         return Poll::Ready(result);
                     };
-                    let until = clock::now().checked_add(wait);
                     let failed = Drain::new(result.ok().map(Response::into_body));
-                    this.stage.set(Stage::Wait { until, failed });
+                    this.stage.set(Stage::Wait { wait: Wait::from_now(wait), failed });
                 }
-                StageProj::Wait { until, failed } => {
-                    failed.poll(cx);
-                    let Some(until) = *until else { return Poll::Pending };
+                StageProj::Wait { wait, mut failed } => {
+                    if failed.as_mut().poll(cx).is_pending() {
+                        ready!(this.timer.poll_until(wait.stops_reading(), cx));
+                        failed.stop();
+                    }
+                    let Some(until) = wait.until else { return Poll::Pending };
                     ready!(this.timer.poll_until(until, cx));
                     this.stage.set(Stage::Ready);
                 }
                 StageProj::Ready => {
                     // Without a session there is one attempt, which has been polled to its end.
                     let Some(session) = this.session else { return Poll::Pending };
-                    ready!(session.service.poll_ready(cx))?;
+                    ready!(session.service.poll_ready(cx)).inspect_err(|_| session.report(true))?;
                     let call = session.call_again();
                     this.stage.set(Stage::Attempt { call });
                 }
             }
         }
+    }
+}
+
+// === impl Wait ===
+
+impl Wait {
+    fn from_now(wait: Duration) -> Self {
+        let now = clock::now();
+        Self { until: now.checked_add(wait), drain_until: now.checked_add(MAX_DRAIN).unwrap_or(now) }
+    }
+
+    fn stops_reading(self) -> Instant {
+        self.until.map_or(self.drain_until, |until| until.min(self.drain_until))
     }
 }
 

@@ -1,46 +1,40 @@
-use std::fmt::Write;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use http::HeaderValue;
 
-/// Makes idempotency keys: no two alike, on whichever machine.
+use crate::rt::entropy::Entropy;
+
+/// Makes idempotency keys, no two alike.
 ///
-/// Two requests with one key are one request to the upstream, so that a seed of time and thread, as generators have it,
-/// will not do. The standard library's hasher is a keyed one (`SipHash`), with 128 bits from the operating system:
-/// counting through it gives numbers that only this process can give.
-#[derive(Clone, Debug)]
-pub(super) struct Keys(Arc<(RandomState, AtomicU64)>);
+/// Two requests with one key are one request to the upstream, so that keys of other processes must differ too: 64 bits of
+/// seed are too few for many processes that make many keys each. Two sequences, seeded apart, have 128.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys {
+    high: Entropy,
+    low: Entropy,
+}
+
+/// `8-4-4-4-12` hexadecimal digits.
+const LENGTH: usize = 36;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 // === impl Keys ===
 
 impl Keys {
     /// A random UUID (RFC 9562 5.4), which is what upstreams expect of a key.
     pub(super) fn next(&self) -> Option<HeaderValue> {
-        let (hasher, count) = &*self.0;
-        let count = count.fetch_add(1, Relaxed);
-        let (high, low) = (hasher.hash_one((count, 0)), hasher.hash_one((count, 1)));
-        let (high, low) = (high & !0xf000 | 0x4000, low & !(0b11 << 62) | 0b10 << 62);
-        let mut key = String::with_capacity(36);
-        write!(
-            key,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            high >> 32,
-            high >> 16 & 0xffff,
-            high & 0xffff,
-            low >> 48,
-            low & 0xffff_ffff_ffff
-        )
-        .ok()?;
-        HeaderValue::try_from(key).ok()
+        let high = self.high.rng().u64(..) & !0xf000 | 0x4000;
+        let low = self.low.rng().u64(..) & !(0b11 << 62) | 0b10 << 62;
+        HeaderValue::from_bytes(&uuid(u128::from(high) << 64 | u128::from(low))).ok()
     }
 }
 
-impl Default for Keys {
-    fn default() -> Self {
-        Self(Arc::new((RandomState::new(), AtomicU64::new(0))))
+fn uuid(bits: u128) -> [u8; LENGTH] {
+    let mut text = [b'-'; LENGTH];
+    let places = (0..LENGTH).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+    for (place, shift) in places.zip((0..128).step_by(4).rev()) {
+        let digit = usize::try_from(bits >> shift & 0xf).unwrap_or_default();
+        text[place] = DIGITS[digit];
     }
+    text
 }
 
 #[cfg(test)]
@@ -48,6 +42,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn a_uuid_has_its_digits_in_order() {
+        let text = uuid(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
+        assert_eq!(std::str::from_utf8(&text).unwrap(), "01234567-89ab-cdef-0011-223344556677");
+    }
 
     #[test]
     fn keys_are_random_uuids_and_no_two_alike() {

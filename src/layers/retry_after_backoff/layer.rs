@@ -1,4 +1,3 @@
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,25 +7,26 @@ use tower_layer::Layer;
 use super::key::Keys;
 use super::service::RetryAfterBackoff;
 use crate::event::{Emitter, Observer};
-use crate::policy::backoff::{Backoff, Entropy, Jitter};
-use crate::policy::budget::RetryBudget;
+use crate::policy::backoff::{Backoff, Jitter};
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::entropy::Entropy;
+use crate::rt::retry_budget::RetryBudget;
 
 /// Makes another attempt when the upstream allows it, and no earlier than it asked.
 ///
 /// A 429 that is retried at once makes the rate limit worse, and a retry that ignores `Retry-After: 60` is three
 /// failures in a second. So a hint from the server (`Retry-After`, `retry-after-ms`, `x-ms-retry-after-ms`) is obeyed:
-/// the next attempt starts between that wait and half as long again. A hint longer than
-/// [`max_retry_after`](Self::max_retry_after), or than what is left of the call's deadline, means that no attempt in
-/// reach can succeed: then the answer is returned *now*, its header intact. Without a hint, waits grow exponentially
-/// with full jitter: 500 ms at first, 20 s at most.
+/// the next attempt starts between that wait and half as long again. If a hint is longer than
+/// [`max_retry_after`](Self::max_retry_after), or than what is left of the call's deadline, no attempt in reach can
+/// succeed, and the answer is returned *now*, its header intact. Without a hint, waits grow exponentially with full
+/// jitter: 500 ms at first, 20 s at most.
 ///
 /// # When to use it, and when not
 ///
-/// Around an upstream that fails for seconds: rate limits, overload, connections that break. For one that is down for
-/// minutes put [`FallbackLayer`](crate::FallbackLayer) around it. Do not put one retry around another, nor around an
-/// SDK that retries by itself: three times three attempts are nine.
+/// Around an upstream that fails for seconds: rate limits, overload, connections that break. Around one that is down for
+/// minutes, put a [`FallbackLayer`](crate::FallbackLayer) too. Do not put one retry around another, nor around an SDK that
+/// retries by itself: three times three attempts are nine.
 ///
 /// It differs from `tower::retry` in that it knows HTTP: what an answer means, what may be sent twice, how to send a
 /// streamed body twice, and what the server asked for.
@@ -73,28 +73,30 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # What is retried
 ///
-/// What the [classifier](Self::classifier) calls [`Retry`](crate::verdict::NextStep::Retry), if it may be done twice:
-/// idempotent methods, requests with an `Idempotency-Key`, and whatever provably was not done (no connection, 421, 425,
-/// 429, 503). A `POST` after a 500, a 502, a 504 or a broken connection may have been done, and is retried only with
-/// [`retry_non_idempotent`](Self::retry_non_idempotent).
+/// What the [classifier](Self::classifier) calls [`Retry`](crate::verdict::NextStep::Retry), if it may be executed twice:
+/// idempotent methods, requests with an `Idempotency-Key`, and requests that were provably not executed (no connection,
+/// 421, 425, 429, a 503 with a `Retry-After`). A `POST` after a 500, a 502, another 503, a 504 or a broken connection may
+/// have been executed, and is retried only with [`retry_non_idempotent`](Self::retry_non_idempotent).
 ///
 /// The request body is recorded as it streams, up to [`replay_limit`](Self::replay_limit); its `Bytes` are shared, not
 /// copied. A budget, shared by all calls, bounds the load that retries add: see [`RetryBudget`].
 ///
 /// # What happens when
 ///
-/// - *Attempts or budget are spent, the wait would be too long, or the request must not be sent again*: the upstream's
-///   last answer (or error) is returned as it came, with an [`Event`](crate::Event) that says why.
-/// - *A failed answer is retried*: its body is read while waiting (64 KiB at most), so that its connection can serve the
-///   next attempt; what does not come in time is dropped.
+/// - *Attempts, time or budget are spent, the wait would be too long, the request must not be sent again, or only another
+///   upstream could serve it*: the last answer (or error) is returned as it came, with an
+///   [`Event::NotRetried`](crate::Event::NotRetried) that says why. Where more attempts by the caller's own SDK would only
+///   repeat these, it can say so: see [`mark_exhausted`](Self::mark_exhausted) and [`RetryReport`](crate::RetryReport).
+/// - *A failed answer is retried*: its body is read while waiting, so that its connection can serve the next attempt: 64 KiB
+///   and one second at most. Then it is dropped.
 /// - *The request body is larger than the limit*: it streams on untouched, and the call is not retried.
-/// - *The answer comes before the request body was sent*: it is not retried, since what the upstream has of it nobody
-///   knows. A body of which nothing was read yet does not count.
+/// - *The answer comes before the request body was sent*: it is not retried, since it is unknown how much of it the upstream
+///   has read. A body of which nothing was read yet does not count.
 /// - *The caller drops the future*: the attempt, the wait and the recording are dropped with it. What the budget gave
 ///   for an attempt that was never made stays spent.
-/// - *The caller drops the body*: the inner service's body is handed on as it is; nothing of this layer is in it.
+/// - *The caller drops the body*: the inner service's body is returned as it is; nothing of this layer is in it.
 /// - *HEAD, 204, 304, trailers*: as everything else. Trailers of the request are sent again too.
-/// - *An upgrade*: a 101 stands; a handshake that failed is tried again as any `GET`. CONNECT passes untouched.
+/// - *An upgrade*: a 101 is returned; a handshake that failed is retried like any `GET`. CONNECT passes untouched.
 /// - *The request carries [`NoRetry`](crate::NoRetry)*: it passes untouched.
 ///
 /// # Cancel safety
@@ -104,13 +106,13 @@ use crate::policy::verdict::{Classifier, Classify};
 /// # Errors
 ///
 /// The service's own, unchanged: the one of the last attempt. Its type must be an [`Error`](std::error::Error), since
-/// what failed is looked for in its sources. A [`BoxError`](crate::error::BoxError) is none; put
+/// causes are looked for among its sources. A [`BoxError`](crate::error::BoxError) is not one: put
 /// `.map_err(error::BoxedError::new)` between.
 ///
 /// # Cost
 ///
 /// A call whose first attempt succeeds: a copy of the request's head, one allocation for a body that streams, a count in
-/// the budget. Figures: `benches/README.md`.
+/// the budget. A generated key is two random numbers and one allocation. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct RetryAfterBackoffLayer {
     config: Config,
@@ -120,6 +122,7 @@ pub struct RetryAfterBackoffLayer {
 pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) policy: RetryPolicy,
+    pub(super) budget: RetryBudget,
     pub(super) classifier: Classifier,
     pub(super) entropy: Entropy,
     pub(super) replay_limit: usize,
@@ -131,7 +134,7 @@ pub(super) struct Config {
 
 /// What the SDKs of model providers make, counted as attempts.
 const ATTEMPTS: u32 = 3;
-/// A minute, as in the SDKs of OpenAI and Anthropic: who asks for more is out of reach of a caller who waits.
+/// A minute: a caller that waits rarely waits longer.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A prompt of some hundred thousand tokens; images are what goes beyond it.
 const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
@@ -152,9 +155,10 @@ impl RetryAfterBackoffLayer {
                     attempts: ATTEMPTS,
                     backoff: Backoff::default(),
                     max_retry_after: MAX_RETRY_AFTER,
+                    max_elapsed: None,
                     non_idempotent: false,
-                    budget: RetryBudget::default(),
                 },
+                budget: RetryBudget::default(),
                 classifier: Classifier::default(),
                 entropy: Entropy::default(),
                 replay_limit: REPLAY_LIMIT,
@@ -166,8 +170,8 @@ impl RetryAfterBackoffLayer {
         }
     }
 
-    /// For calls to model providers: [`retry_non_idempotent`](Self::retry_non_idempotent), since a generation that is
-    /// lost is worth less than one that is paid twice (every SDK of theirs does so),
+    /// For calls to model providers: with [`retry_non_idempotent`](Self::retry_non_idempotent), since a generation that is
+    /// lost costs more than one that is paid twice (their SDKs do the same),
     /// [`generate_idempotency_key`](Self::generate_idempotency_key), so that a provider that knows keys charges once,
     /// and [`mark_exhausted`](Self::mark_exhausted).
     #[must_use]
@@ -183,10 +187,20 @@ impl RetryAfterBackoffLayer {
         layer
     }
 
-    /// How many attempts a call may take in all, the first included. Default: 3.
+    /// How many attempts a call may take in all, the first included; 0 is taken for 1. Default: 3.
     #[must_use]
-    pub fn attempts(mut self, attempts: NonZeroU32) -> Self {
-        self.config.policy.attempts = attempts.get();
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.config.policy.attempts = attempts.max(1);
+        self
+    }
+
+    /// The time for all attempts of a call: no attempt starts later than this after the first. Default: no limit.
+    ///
+    /// It ends no attempt that is under way; for that put a [`DeadlineLayer`](crate::DeadlineLayer) around this one, whose
+    /// deadline also bounds the waits.
+    #[must_use]
+    pub fn max_elapsed(mut self, limit: Duration) -> Self {
+        self.config.policy.max_elapsed = Some(limit);
         self
     }
 
@@ -212,7 +226,7 @@ impl RetryAfterBackoffLayer {
         self
     }
 
-    /// Where the random numbers begin, for a test that wants to see the same waits again. All services that this layer
+    /// The seed of the waits' random numbers, for a test that needs the same waits again. All services that this layer
     /// makes draw from one sequence, and no two draw the same.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -220,19 +234,18 @@ impl RetryAfterBackoffLayer {
         self
     }
 
-    /// The longest wait that a server may ask for. One that asks for more is not asked again: its answer is returned at
-    /// once. Default: 60 s.
+    /// The longest `Retry-After` that is waited for. An answer that asks for more is returned at once. Default: 60 s.
     #[must_use]
     pub fn max_retry_after(mut self, longest: Duration) -> Self {
         self.config.policy.max_retry_after = longest;
         self
     }
 
-    /// The budget that every call pays into and every retry is paid from. Give layers that talk to the same upstream
-    /// clones of one. Default: one of its own, of 20 % of the calls and ten a second.
+    /// The budget that bounds the retries of all calls. Give layers that talk to the same upstream clones of one. Default:
+    /// one of its own, of 20 % of the calls and ten a second.
     #[must_use]
     pub fn budget(mut self, budget: RetryBudget) -> Self {
-        self.config.policy.budget = budget;
+        self.config.budget = budget;
         self
     }
 
@@ -243,7 +256,7 @@ impl RetryAfterBackoffLayer {
         self
     }
 
-    /// Also retries what may have been done, and is not known to be idempotent: a `POST` that was answered with 500, or
+    /// Also retries what may have been executed and is not known to be idempotent: a `POST` that was answered with 500, or
     /// whose connection broke. Default: no.
     #[must_use]
     pub fn retry_non_idempotent(mut self, retry: bool) -> Self {
@@ -259,8 +272,15 @@ impl RetryAfterBackoffLayer {
         self
     }
 
-    /// Adds `x-should-retry: false` to the answer when attempts are spent, so that the caller's own SDK does not
-    /// multiply them. Default: no.
+    /// Adds `x-should-retry: false` to an answer that ends the attempts, so that the caller's own SDK does not multiply
+    /// them. Default: no.
+    ///
+    /// It stands on every such answer, the upstream's and the refusals of layers inside (a first-byte timeout): when the
+    /// attempts or the budget are spent, when the upstream asked for a wait that SDKs do not obey (more than 120 s), when
+    /// only another upstream could help, and on whatever failure followed a retry. It does not stand where nothing was
+    /// tried again and the caller can do better: after a `Retry-After` that it can wait for, after a failed `POST` that
+    /// only the caller knows to be repeatable, or when a circuit is open and says when it closes. For a call that ended in
+    /// an error, a [`RetryReport`](crate::RetryReport) says the same.
     #[must_use]
     pub fn mark_exhausted(mut self, mark: bool) -> Self {
         self.config.mark_exhausted = mark;
@@ -274,14 +294,14 @@ impl RetryAfterBackoffLayer {
         self
     }
 
-    /// What an answer means. Default: [`verdict::Standard`](crate::verdict::Standard).
+    /// The classifier, which says what an answer means. Default: [`verdict::Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
         self.config.classifier = Classifier::new(classifier);
         self
     }
 
-    /// Tells `observer` of every retry, and of every one that was not made although it might have helped.
+    /// Tells `observer` of every retry, and of every attempt that failed and was not followed by another.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.emitter = Emitter::to(observer);

@@ -32,6 +32,23 @@ impl<S> RetryAfterBackoff<S> {
     pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
         Self { inner, config }
     }
+
+    /// The service inside.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside, without this layer.
+    #[must_use]
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
@@ -54,7 +71,7 @@ where
         if !self.config.applies_to(&request) {
             return RetryAfterBackoffFuture::passing(self.inner.call(request.map(ReplayBody::live)));
         }
-        self.config.policy.budget.deposit(clock::now);
+        self.config.budget.deposit(clock::now);
         self.config.mark_first(&mut request);
         let (head, body) = request.into_parts();
         match Replay::look(body, self.config.replay_limit, &head.headers) {

@@ -2,18 +2,20 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 
 use super::attempt::{Attempt, Attempts};
 use super::layer::Config;
 use crate::body::replay::{Head, Progress, Replay, ReplayBody};
+use crate::call::RetryReport;
 use crate::event::Event;
 use crate::policy::retry::{AttemptResult, Decision, IDEMPOTENCY_KEY, NotRetried, Upload};
 use crate::policy::verdict::{NextStep, Outcome, Verdict};
+use crate::proto::grpc::{self, Pushback};
 use crate::proto::retry_after;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
@@ -24,8 +26,23 @@ pub(super) struct Session<S, B> {
     config: Arc<Config>,
     head: Head,
     replay: Replay<B>,
+    /// When the call began, where that matters.
+    started: Option<Instant>,
     attempt: u32,
     waited: Duration,
+}
+
+/// What follows an attempt.
+enum Decided {
+    Retry(Duration),
+    /// Its result is returned, as one that the caller's own retries would only repeat, or not.
+    Return {
+        is_final: bool,
+    },
+}
+
+fn forbids_retry(headers: &HeaderMap) -> bool {
+    retry_after::should_retry(headers) == Some(false) || grpc::pushback(headers) == Some(Pushback::Never)
 }
 
 // === impl Session ===
@@ -35,22 +52,30 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
 {
     pub(super) fn new(service: S, config: Arc<Config>, head: Head, replay: Replay<B>) -> Self {
-        Self { service, config, head, replay, attempt: 1, waited: Duration::ZERO }
+        let started = config.policy.max_elapsed.map(|_| clock::now());
+        let session = Self { service, config, head, replay, started, attempt: 1, waited: Duration::ZERO };
+        session.report(false);
+        session
     }
 
     /// The wait before the next attempt; `None` where this was the last. Then the result is what the caller gets.
     pub(super) fn judge<R, E: Error + 'static>(&mut self, result: &mut Result<Response<R>, E>) -> Option<Duration> {
-        let verdict = self.config.classifier.classify(&Outcome::of(result));
-        let decision =
-            if verdict.next == NextStep::Done { Decision::Return } else { self.decide(verdict, result.is_ok()) };
-        if let Decision::Retry(wait) = decision {
-            return Some(wait);
-        }
+        let outcome = Outcome::of(result);
+        let verdict = self.config.classifier.classify(&outcome);
+        let decided = match verdict.next {
+            NextStep::Done => Decided::Return { is_final: false },
+            _ => self.decide(verdict, &outcome),
+        };
+        let is_final = match decided {
+            Decided::Retry(wait) => return Some(wait),
+            Decided::Return { is_final } => is_final,
+        };
+        self.report(is_final);
         if let Ok(response) = result {
             if self.attempt > 1 {
                 response.extensions_mut().insert(Attempts(self.attempt));
             }
-            if self.config.mark_exhausted && decision == Decision::NotRetried(NotRetried::AttemptsSpent) {
+            if is_final && self.config.mark_exhausted {
                 retry_after::forbid_retry(response.headers_mut());
             }
         }
@@ -58,20 +83,29 @@ where
     }
 
     #[cold]
-    fn decide(&mut self, verdict: Verdict, answered: bool) -> Decision {
+    fn decide(&mut self, verdict: Verdict, outcome: &Outcome<'_>) -> Decided {
         let now = clock::now();
-        let finished = AttemptResult {
+        let result = AttemptResult {
             verdict,
+            status: outcome.status(),
             attempt: self.attempt,
-            asked: verdict.retry_after().map(|after| after.wait(clock::wall())),
+            retry_after: verdict.retry_after().map(|after| after.wait(clock::wall())),
+            forbidden: outcome.headers().is_some_and(forbids_retry),
             idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
-            upload: self.upload(answered),
+            upload: self.upload(outcome.status().is_some()),
             waited: self.waited,
             remaining: Deadline::remaining_for_attempt(&self.head.extensions, now),
+            elapsed: self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started)),
         };
-        let mut decision = self.config.policy.decide(&finished, now, &mut self.config.entropy.rng());
+        let mut decision = self.config.policy.decide(&result, &mut self.config.entropy.rng());
         if let Decision::Retry(_) = decision {
-            // Whoever waits for its answer, the connection may still be reading, and may have gone too far just now.
+            // The budget is asked last: what is not retried for another reason costs nothing.
+            if !self.config.budget.withdraw(now) {
+                decision = Decision::NotRetried(NotRetried::Budget);
+            }
+        }
+        if let Decision::Retry(_) = decision {
+            // The connection may still read the body, whatever became of its answer, and may have read too much just now.
             match self.replay.take_over() {
                 Progress::TooLarge => decision = Decision::NotRetried(NotRetried::BodyTooLarge),
                 Progress::Failed => decision = Decision::NotRetried(NotRetried::BodyFailed),
@@ -84,16 +118,24 @@ where
             Decision::Retry(wait) => {
                 self.waited = wait;
                 self.config.emitter.emit(&Event::RetryScheduled { attempt: self.attempt + 1, wait });
+                return Decided::Retry(wait);
             }
         }
-        decision
+        Decided::Return { is_final: result.is_final(decision) }
+    }
+
+    /// Says how far the call has come to a caller that keeps a [`RetryReport`].
+    pub(super) fn report(&self, is_final: bool) {
+        if let Some(report) = self.head.extensions.get::<RetryReport>() {
+            report.set(self.attempt, is_final);
+        }
     }
 
     fn upload(&self, answered: bool) -> Upload {
         match self.replay.progress() {
             Progress::Unread | Progress::Whole => Upload::Repeatable,
             Progress::Partial if answered => Upload::CutShort,
-            // Nobody answered: what of it was sent is lost with the connection.
+            // No answer came: what was sent of it is lost with the connection.
             Progress::Partial => Upload::Repeatable,
             Progress::TooLarge => Upload::TooLarge,
             Progress::Failed => Upload::Failed,
@@ -106,6 +148,7 @@ where
         S: tower_service::Service<Request<ReplayBody<B>>>,
     {
         self.attempt += 1;
+        self.report(false);
         let mut head = self.head.restore();
         Deadline::refresh_headers(&mut head, clock::now());
         head.extensions.insert(Attempt(self.attempt));

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use super::{Classify, Health, NextStep, Outcome, Verdict, transport};
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
@@ -29,7 +29,8 @@ use crate::rejection::{Rejection, RejectionKind};
 /// `x-should-retry: false` turns Retry into Elsewhere, `true` turns everything but Done into Retry; health stays. The
 /// hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
 ///
-/// Nothing was done, provably, where no connection came about, and where the answer is 421, 425, 429 or 503. (That a
+/// The request was provably not executed where no connection came about, and where the answer is 421, 425, 429, or a 503
+/// with one of those hints or from our own layers. (That a
 /// peer refused an HTTP/2 stream, or said goodbye before it looked at it, and that the request's own body failed, is
 /// seen with the feature `hyper`; without it, all of these are connections that broke, and so are those that did not come
 /// about in another way than "refused".)
@@ -72,7 +73,6 @@ const STATUSES: &[(RangeInclusive<u16>, Verdict)] = &[
     (400..=499, Verdict::new(NextStep::GiveUp, Health::Success)),
     (501..=501, Verdict::new(NextStep::GiveUp, Health::Success)),
     (505..=505, Verdict::new(NextStep::GiveUp, Health::Success)),
-    (503..=503, Verdict::new(RETRY, Health::Failure).not_executed()),
     // RFC 9110 15: what lies beyond 599 is treated as a 5xx.
     (500..=u16::MAX, Verdict::new(RETRY, Health::Failure)),
 ];
@@ -122,7 +122,7 @@ impl Classify for Standard {
             Outcome::Head { status, headers, .. } => match outcome.rejection() {
                 Some(rejection) => hinted(self.refused(rejection), headers),
                 None if status.as_u16() < 400 => DONE,
-                None => hinted(of_status(status.as_u16()), headers),
+                None => hinted(of_status(*status, headers), headers),
             },
             Outcome::Error(err) => match outcome.rejection() {
                 Some(rejection) => self.refused(rejection),
@@ -133,8 +133,13 @@ impl Classify for Standard {
     }
 }
 
-fn of_status(status: u16) -> Verdict {
-    STATUSES.iter().find(|(row, _)| row.contains(&status)).map_or(DONE, |(_, verdict)| *verdict)
+fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
+    let row = STATUSES.iter().find(|(row, _)| row.contains(&status.as_u16()));
+    let verdict = row.map_or(DONE, |(_, verdict)| *verdict);
+    // Who is too busy to begin says when to come back. Envoy and others also answer 503 when the upstream's connection ends
+    // after it had the request (envoy#1979, istio#13851).
+    let refused = status == StatusCode::SERVICE_UNAVAILABLE && retry_after(headers).is_some();
+    if refused { verdict.not_executed() } else { verdict }
 }
 
 fn hinted(verdict: Verdict, headers: &HeaderMap) -> Verdict {
@@ -188,7 +193,6 @@ mod tests {
                 425 => ("Retry", Health::Ignored, true),
                 429 => ("Retry", Health::Throttled, true),
                 ..=499 | 501 | 505 => ("Nobody", Health::Success, false),
-                503 => ("Retry", Health::Failure, true),
                 _ => ("Retry", Health::Failure, false),
             };
             let verdict = judge(&answer(status, &[]));
@@ -201,6 +205,17 @@ mod tests {
             };
             assert_eq!((next, verdict.health, verdict.not_executed), expected, "{status}");
         }
+    }
+
+    /// Envoy: "upstream connect error or disconnect/reset before headers", after the upstream had the request.
+    #[test]
+    fn a_503_proves_nothing_unless_it_says_when_to_come_back() {
+        assert!(!judge(&answer(503, &[])).not_executed);
+        assert!(!judge(&answer(503, &[("retry-after", "soon")])).not_executed);
+        assert!(judge(&answer(503, &[("retry-after", "5")])).not_executed);
+        assert!(judge(&answer(503, &[("retry-after-ms", "50")])).not_executed);
+        assert!(!judge(&answer(500, &[("retry-after", "5")])).not_executed);
+        assert!(judge(&refusal(RejectionKind::CircuitOpen, RejectionFormat::Http)).not_executed);
     }
 
     #[test]

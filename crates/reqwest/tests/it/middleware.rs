@@ -41,7 +41,7 @@ fn flaky(failures: u32) -> (Router, Arc<AtomicU32>) {
 async fn a_body_is_sent_again_and_the_answer_knows_where_it_came_from() {
     let (app, calls) = flaky(2);
     let url = server(app).await;
-    let client = client(LayerMiddleware::new(RetryAfterBackoffLayer::new().backoff_base(MS)));
+    let client = client(LayerMiddleware::new(RetryAfterBackoffLayer::llm().backoff_base(MS)));
     let response = client.post(&url).body("hello").send().await.unwrap();
     assert_eq!(response.url().as_str(), format!("{url}/"));
     assert_eq!(response.text().await.unwrap(), "hello");
