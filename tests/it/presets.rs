@@ -195,3 +195,12 @@ async fn by_name_on_a_builder_they_are_the_same_layers() {
     assert_eq!(calls.load(SeqCst), 2);
     assert!(response.into_body().collect().await.unwrap().to_bytes().starts_with(b"data: a"));
 }
+
+/// Envoy answers 503 when the upstream's connection ends after it had the request.
+#[tokio::test(start_paused = true)]
+async fn a_payment_is_made_once() {
+    let (envoy, payments) = upstream(&[503]);
+    let service = presets::http_client(TimeoutProfile::STANDARD).layer(envoy);
+    let response = service.oneshot(asked()).await.unwrap();
+    assert_eq!((response.status().as_u16(), payments.load(SeqCst)), (503, 1));
+}
