@@ -31,6 +31,8 @@ use std::time::{Duration, SystemTime};
 use http::header::DATE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::http_date::HttpDate;
+
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -157,7 +159,7 @@ fn integer(text: &str) -> Option<u64> {
 
 fn reset(text: &str, headers: &HeaderMap, now: SystemTime) -> Option<Reset> {
     let until = |unix: Duration| {
-        let sent = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let sent = headers.get(DATE).and_then(|date| HttpDate::parse(date.to_str().ok()?)?.instant(now));
         let at = SystemTime::UNIX_EPOCH.checked_add(unix)?;
         Some(at.duration_since(sent.unwrap_or(now)).unwrap_or_default())
     };
