@@ -94,10 +94,13 @@ fn seconds_or_date(value: &HeaderValue, headers: &HeaderMap) -> Option<RetryAfte
     })
 }
 
-/// `digits [ "." digits ]`, in units. Checked before it is parsed: Rust reads `+5` as a `u64`, and `inf`, `NaN` and
-/// `1e3` as an `f64`.
 fn number(value: &HeaderValue, unit: Duration) -> Option<Duration> {
-    let text = trim(value);
+    decimal(trim(value), unit)
+}
+
+/// `digits [ "." digits ]`, in units. Checked before it is parsed: Rust reads `+5` as a `u64`, and `inf`, `NaN` and
+/// `1e3` as an `f64`. What is too large to count is the longest duration there is.
+pub(crate) fn decimal(text: &[u8], unit: Duration) -> Option<Duration> {
     let dot = text.iter().position(|byte| *byte == b'.');
     let (whole, fraction) = match dot {
         Some(dot) => (&text[..dot], &text[dot + 1..]),

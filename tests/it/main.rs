@@ -9,6 +9,8 @@ mod connect_timeout;
 mod contract;
 mod deadline;
 mod dedup;
+#[cfg(feature = "llm")]
+mod dialect;
 mod fallback;
 mod first_byte_timeout;
 mod grpc_status;

@@ -3,6 +3,23 @@
 //! [`Kind`] names the dialects that this crate knows, and recognises one by the path of a request. Each has its own form of
 //! an error inside a stream ([`StreamError`]) and of a heartbeat ([`KeepAlive`]).
 //!
+//! With the feature `llm`, `Reader` turns the bytes of a stream into facts, one vocabulary for all dialects: the answer has
+//! begun, a piece of text, how it ended, an error. `AnswerReader` does the same for answers that are no stream, and `Fault` for
+//! the errors of all of them. `Dialect` is the trait to implement for another dialect.
+//!
+//! # When an answer has ended
+//!
+//! Not with a marker: servers write `[DONE]` behind an error too. It has ended when the model has said how:
+//!
+//! | Dialect | Whole when | Cut at a limit, held back |
+//! |---|---|---|
+//! | Chat | each choice that was begun has `finish_reason` `stop`, `tool_calls` or `function_call` | `length`; `content_filter` |
+//! | Responses | `response.completed` | `response.incomplete` |
+//! | Anthropic | `message_delta` has given a `stop_reason`, and `message_stop` came | `max_tokens`; `refusal` |
+//! | Gemini | the stream has ended, and each candidate has `finishReason` `STOP` | `MAX_TOKENS`; `SAFETY` and its kin |
+//! | Cohere | `message-end` has `finish_reason` `COMPLETE`, `STOP_SEQUENCE` or `TOOL_CALL` | `MAX_TOKENS` |
+//! | Ollama | `"done": true` with `done_reason` `stop` | `length` |
+//!
 //! ```
 //! use tower_buttress::proto::dialect::{KeepAlive, Kind, StreamError};
 //! use tower_buttress::proto::sse::Ending;
@@ -18,10 +35,36 @@
 //! );
 //! ```
 
+#[cfg(feature = "llm")]
+mod answer;
 mod end;
+#[cfg(feature = "llm")]
+mod event;
+#[cfg(feature = "llm")]
+mod fact;
+#[cfg(feature = "llm")]
+mod fault;
+#[cfg(feature = "llm")]
+mod json;
 mod kind;
+#[cfg(feature = "llm")]
+mod known;
+#[cfg(feature = "llm")]
+mod reader;
 mod stream_error;
+#[cfg(feature = "llm")]
+mod template;
 
+#[cfg(feature = "llm")]
+pub use self::answer::{Answer, AnswerReader};
 pub use self::end::End;
+#[cfg(feature = "llm")]
+pub use self::event::{Event, Framing};
+#[cfg(feature = "llm")]
+pub use self::fact::{Channel, Fact, Text, Usage};
+#[cfg(feature = "llm")]
+pub use self::fault::Fault;
 pub use self::kind::{KeepAlive, Kind};
+#[cfg(feature = "llm")]
+pub use self::reader::{Dialect, Reader};
 pub use self::stream_error::StreamError;

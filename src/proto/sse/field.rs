@@ -2,7 +2,7 @@
 
 /// The fields that mean something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(in crate::proto) enum Field {
     Data,
     Event,
     Id,
@@ -11,7 +11,7 @@ pub(super) enum Field {
 
 /// How far a line was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Line {
+pub(in crate::proto) enum Line {
     #[default]
     Start,
     Comment,
@@ -26,7 +26,7 @@ pub(super) enum Line {
 
 /// What a line turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(in crate::proto) enum Ended {
     Blank,
     Comment,
     Unknown,
@@ -38,7 +38,7 @@ pub(super) enum Ended {
 impl Ended {
     /// A line of which nothing was cut off: the same as [`Line`] finds, at a fraction of its cost.
     #[inline]
-    pub(super) fn whole(line: &[u8]) -> Self {
+    pub(in crate::proto) fn whole(line: &[u8]) -> Self {
         match line {
             [] => Self::Blank,
             [b':', ..] => Self::Comment,
@@ -79,7 +79,7 @@ impl Field {
 
 impl Line {
     /// Reads on. Returns what of `content` belongs to the value of [`Line::value_of`].
-    pub(super) fn read<'a>(&mut self, content: &'a [u8]) -> &'a [u8] {
+    pub(in crate::proto) fn read<'a>(&mut self, content: &'a [u8]) -> &'a [u8] {
         let Some(&first) = content.first() else { return &[] };
         match *self {
             Self::Value(_) => content,
@@ -118,7 +118,7 @@ impl Line {
     }
 
     /// The line has ended; another one starts.
-    pub(super) fn end(&mut self) -> Ended {
+    pub(in crate::proto) fn end(&mut self) -> Ended {
         match std::mem::take(self) {
             Self::Start => Ended::Blank,
             Self::Comment => Ended::Comment,
@@ -130,7 +130,7 @@ impl Line {
 
     /// The field whose value is being read.
     #[inline]
-    pub(super) fn value_of(self) -> Option<Field> {
+    pub(in crate::proto) fn value_of(self) -> Option<Field> {
         match self {
             Self::Colon(field) | Self::Value(field) => Some(field),
             _ => None,
@@ -138,13 +138,13 @@ impl Line {
     }
 
     #[inline]
-    pub(super) fn at_start(self) -> bool {
+    pub(in crate::proto) fn at_start(self) -> bool {
         self == Self::Start
     }
 
     /// In a line that is neither blank nor a comment.
     #[inline]
-    pub(super) fn in_field(self) -> bool {
+    pub(in crate::proto) fn in_field(self) -> bool {
         !matches!(self, Self::Start | Self::Comment)
     }
 }

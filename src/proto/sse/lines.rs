@@ -19,7 +19,7 @@ pub enum Ending {
 
 /// The line splitter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lines {
+pub(in crate::proto) struct Lines {
     /// How much of a byte order mark was seen; all of it once it is known whether there is one.
     mark: u8,
     /// The last byte was a CR: its line has ended, and a LF that follows belongs to it.
@@ -29,10 +29,10 @@ pub(super) struct Lines {
 
 /// A part of a line.
 #[derive(Debug)]
-pub(super) struct Piece<'a> {
-    pub(super) content: &'a [u8],
+pub(in crate::proto) struct Piece<'a> {
+    pub(in crate::proto) content: &'a [u8],
     /// Nothing of the line follows.
-    pub(super) ended: bool,
+    pub(in crate::proto) ended: bool,
 }
 
 // === impl Ending ===
@@ -58,13 +58,13 @@ impl Ending {
 // === impl Lines ===
 
 impl Lines {
-    pub(super) const fn new() -> Self {
+    pub(in crate::proto) const fn new() -> Self {
         Self { mark: 0, cr: false, ending: Ending::Lf }
     }
 
     /// Takes the next piece of a line off `input`; `None` when `input` is used up.
     #[inline]
-    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
+    pub(in crate::proto) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         if !self.mark_settled() {
             let unmarked;
             (self.mark, unmarked, *input) = read_mark(self.mark, input);
@@ -101,21 +101,21 @@ impl Lines {
     }
 
     /// Not a byte was read yet.
-    pub(super) const fn untouched(&self) -> bool {
+    pub(in crate::proto) const fn untouched(&self) -> bool {
         self.mark == 0
     }
 
     /// A byte order mark can no longer come.
     #[inline]
-    pub(super) const fn mark_settled(&self) -> bool {
+    pub(in crate::proto) const fn mark_settled(&self) -> bool {
         self.mark == 3
     }
 
-    pub(super) const fn after_cr(&self) -> bool {
+    pub(in crate::proto) const fn after_cr(&self) -> bool {
         self.cr
     }
 
-    pub(super) const fn ending(&self) -> Ending {
+    pub(in crate::proto) const fn ending(&self) -> Ending {
         self.ending
     }
 }

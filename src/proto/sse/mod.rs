@@ -33,8 +33,8 @@
 //!
 //! [`text/event-stream`]: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 
-mod field;
-mod lines;
+pub(super) mod field;
+pub(super) mod lines;
 mod parser;
 mod scanner;
 

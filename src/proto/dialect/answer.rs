@@ -1,0 +1,102 @@
+//! Reads the body of an answer that is no stream.
+
+use super::end::End;
+use super::event::{Event, Held};
+use super::fact::{Fact, Usage};
+use super::fault::Fault;
+use super::json::Position;
+use super::reader::Dialect;
+
+/// Follows the body of a JSON answer as it comes, and says at its end whether it is whole and what it says.
+///
+/// It holds at most 64 KiB of the body as it came, and of a larger one, up to 1 MiB, what is left with its long strings cut.
+///
+/// ```
+/// use tower_buttress::proto::dialect::{AnswerReader, Kind};
+///
+/// let mut reader = AnswerReader::new();
+/// reader.read(br#"{"error":{"code":502,"message":"Provider returned error"}}"#);
+/// let answer = reader.end(&mut *Kind::OpenAiChat.dialect());
+/// assert_eq!(answer.fault.unwrap().status(), Some(502));
+///
+/// let mut reader = AnswerReader::new();
+/// reader.read(br#"{"choices":[{"message":{"content":"He"#);
+/// assert!(reader.is_cut());
+/// ```
+#[derive(Debug, Default)]
+pub struct AnswerReader {
+    /// The first byte that is no white space.
+    first: Option<u8>,
+    position: Position,
+    body: Held,
+}
+
+/// What an answer says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Answer {
+    /// How it ended, if it says so.
+    pub end: Option<End>,
+    /// The error that it tells of in place of an answer.
+    pub fault: Option<Fault>,
+    /// What it has cost.
+    pub usage: Option<Usage>,
+}
+
+// === impl AnswerReader ===
+
+impl AnswerReader {
+    /// A reader at the start of a body.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the next bytes.
+    pub fn read(&mut self, bytes: &[u8]) {
+        self.first = self.first.or_else(|| bytes.trim_ascii_start().first().copied());
+        if self.is_json() {
+            // Never closes: that depth is not reached.
+            let _ = self.position.close(bytes, usize::MAX);
+            self.body.push(bytes);
+        }
+    }
+
+    /// The first byte of the body that is no white space: `[` is that of a stream of Gemini's, `{` that of an answer.
+    #[must_use]
+    pub const fn first(&self) -> Option<u8> {
+        self.first
+    }
+
+    /// Whether it begins as a JSON object or array.
+    #[must_use]
+    pub const fn is_json(&self) -> bool {
+        matches!(self.first, Some(b'{' | b'['))
+    }
+
+    /// Whether the body, if it ends here, was cut: it has begun as JSON, and a bracket or a string is open.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.is_json() && self.position.is_open()
+    }
+
+    /// What the body says, now that it has come to its end.
+    #[must_use]
+    pub fn end(mut self, dialect: &mut dyn Dialect) -> Answer {
+        let mut answer = Answer::default();
+        self.body.finish(|data, shortened| {
+            let Some(data) = data else { return };
+            let event = Event { shortened, ..Event::new("", data) };
+            dialect.answer(&event, &mut |fact| match fact {
+                Fact::Ended(end) => answer.end = Some(end),
+                Fact::Failed(fault) => answer.fault = answer.fault.take().or(Some(fault)),
+                Fact::Usage(usage) => answer.usage = Some(usage),
+                _ => {}
+            });
+        });
+        if answer.fault.is_some() {
+            answer.end = None;
+        }
+        answer
+    }
+}

@@ -1,0 +1,206 @@
+//! OpenAI's chat completions and its family.
+//!
+//! `https://platform.openai.com/docs/api-reference/chat-streaming`. What others add is noted where it is read.
+
+use serde_json::{Map, Value};
+
+use super::{Choices, Facts, delta, index, json, list, number, object, some_text, text};
+use crate::proto::dialect::end::End;
+use crate::proto::dialect::event::Event;
+use crate::proto::dialect::fact::{Channel, Fact, Usage};
+use crate::proto::dialect::fault::Fault;
+use crate::proto::dialect::reader::Dialect;
+
+#[derive(Debug, Default)]
+pub(super) struct Chat {
+    started: bool,
+    choices: Choices,
+    failed: bool,
+}
+
+/// What a `finish_reason` says.
+enum Reason {
+    End(End),
+    Failed,
+    None,
+}
+
+// === impl Chat ===
+
+impl Chat {
+    fn read(&mut self, event: &Event<'_>, chunk: &Map<String, Value>, facts: &mut Facts<'_>) {
+        let error_object = text(chunk, "object") == Some("error") || event.name == "error";
+        let fault = Fault::inside(chunk).or_else(|| error_object.then(|| Fault::of_object(chunk)).flatten());
+        if let Some(fault) = fault {
+            return self.fail(fault, facts);
+        }
+        let (id, model) = (some_text(chunk, "id"), some_text(chunk, "model"));
+        if !self.started && (id.is_some() || model.is_some()) {
+            self.started = true;
+            facts(Fact::started(id, model));
+        }
+        let mut said = false;
+        for choice in list(chunk, "choices").into_iter().flatten().filter_map(Value::as_object) {
+            said |= self.choice(event, choice, facts);
+            if self.failed {
+                return;
+            }
+        }
+        if let Some(usage) = object(chunk, "usage") {
+            facts(Fact::Usage(Usage::new(number(usage, "prompt_tokens"), number(usage, "completion_tokens"))));
+        } else if !said {
+            facts(Fact::KeepAlive);
+        }
+    }
+
+    /// Reads one choice. Returns whether it said anything.
+    fn choice(&mut self, event: &Event<'_>, choice: &Map<String, Value>, facts: &mut Facts<'_>) -> bool {
+        let number = index(choice, "index");
+        self.choices.see(number);
+        let mut said = false;
+        let mut say = |channel, text: &str| {
+            said = true;
+            facts(delta(event, number, channel, text));
+        };
+        if let Some(delta) = object(choice, "delta").or_else(|| object(choice, "message")) {
+            read_delta(delta, &mut say);
+        }
+        // The older text completions.
+        if let Some(text) = some_text(choice, "text") {
+            say(Channel::Text, text);
+        }
+        if let Some(fault) = Fault::inside(choice) {
+            self.fail(fault, facts);
+            return true;
+        }
+        let reason = text(choice, "finish_reason").unwrap_or_default();
+        match Reason::of(reason) {
+            Reason::End(end) => {
+                self.choices.end(number, end);
+                facts(Fact::choice_ended(number, end));
+                true
+            }
+            Reason::Failed => {
+                self.fail(Fault::of_code(reason), facts);
+                true
+            }
+            Reason::None => said,
+        }
+    }
+
+    fn fail(&mut self, fault: Fault, facts: &mut Facts<'_>) {
+        self.failed = true;
+        facts(Fact::Failed(fault));
+    }
+}
+
+impl Dialect for Chat {
+    fn event(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+        if event.data.trim_ascii() == b"[DONE]" {
+            return facts(match self.choices.all_ended() {
+                _ if self.failed => Fact::Other,
+                Some(end) => Fact::Ended(end),
+                // Where one choice ends with a reason, the others do too: it is no habit of this upstream to leave it out.
+                None if self.choices.any_ended() => Fact::Other,
+                None => Fact::Marker,
+            });
+        }
+        match json::parse(event.data) {
+            Some(Value::Object(chunk)) => self.read(event, &chunk, facts),
+            // The `error` field of old llama.cpp builds.
+            Some(value) if event.name == "error" => self.fail(Fault::of(&value).unwrap_or_default(), facts),
+            None if event.name == "error" => self.fail(Fault::of_message(&String::from_utf8_lossy(event.data)), facts),
+            _ => facts(Fact::Unreadable),
+        }
+    }
+
+    fn end(&mut self, facts: &mut Facts<'_>) {
+        if let Some(end) = self.choices.all_ended().filter(|_| !self.failed) {
+            facts(Fact::Ended(end));
+        }
+    }
+
+    fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
+        if let Some(Value::Object(mut answer)) = json::parse(event.data) {
+            let mut choices = list(&answer, "choices").into_iter().flatten().filter_map(Value::as_object);
+            // An error beside an answer takes nothing from it.
+            if choices
+                .any(|choice| matches!(Reason::of(text(choice, "finish_reason").unwrap_or_default()), Reason::End(_)))
+            {
+                answer.remove("error");
+            }
+            self.read(event, &answer, facts);
+            self.end(facts);
+        }
+    }
+}
+
+/// Reads what a choice adds: a `delta` of a stream, or the `message` of an answer.
+fn read_delta(delta: &Map<String, Value>, say: &mut impl FnMut(Channel, &str)) {
+    // DeepSeek, llama.cpp and older vLLM; OpenRouter and newer vLLM.
+    for key in ["reasoning_content", "reasoning"] {
+        if let Some(text) = some_text(delta, key) {
+            say(Channel::Reasoning, text);
+        }
+    }
+    let has_items = |key| list(delta, key).is_some_and(|items| !items.is_empty());
+    if has_items("reasoning_details") && some_text(delta, "reasoning").is_none() {
+        say(Channel::Opaque, "");
+    }
+    match delta.get("content") {
+        Some(Value::String(text)) if !text.is_empty() => say(Channel::Text, text),
+        // Mistral: pieces of several kinds.
+        Some(Value::Array(parts)) => parts.iter().filter_map(Value::as_object).for_each(|part| read_part(part, say)),
+        _ => {}
+    }
+    if let Some(text) = some_text(delta, "refusal") {
+        say(Channel::Refusal, text);
+    }
+    for call in list(delta, "tool_calls").into_iter().flatten().filter_map(Value::as_object) {
+        read_call(object(call, "function").unwrap_or(call), index(call, "index"), say);
+    }
+    if let Some(call) = object(delta, "function_call") {
+        read_call(call, 0, say);
+    }
+    if object(delta, "audio").is_some() || has_items("annotations") || has_items("images") {
+        say(Channel::Opaque, "");
+    }
+}
+
+fn read_call(call: &Map<String, Value>, index: u32, say: &mut impl FnMut(Channel, &str)) {
+    for key in ["name", "arguments", "input"] {
+        if let Some(text) = some_text(call, key) {
+            say(Channel::tool_call(index), text);
+        }
+    }
+}
+
+fn read_part(part: &Map<String, Value>, say: &mut impl FnMut(Channel, &str)) {
+    match text(part, "type") {
+        Some("text") => say(Channel::Text, text(part, "text").unwrap_or_default()),
+        Some("thinking") => {
+            for thought in list(part, "thinking").into_iter().flatten().filter_map(Value::as_object) {
+                say(Channel::Reasoning, text(thought, "text").unwrap_or_default());
+            }
+        }
+        _ => say(Channel::Opaque, ""),
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    fn of(reason: &str) -> Self {
+        match reason {
+            // Many write `null` until the end; some write an empty text.
+            "" => Self::None,
+            "stop" | "tool_calls" | "function_call" => Self::End(End::Whole),
+            // Mistral; Zhipu.
+            "length" | "model_length" | "model_context_window_exceeded" => Self::End(End::Limit),
+            "content_filter" | "sensitive" => Self::End(End::Filtered),
+            // OpenRouter and Mistral; DeepSeek; vLLM and SGLang; Zhipu.
+            "error" | "insufficient_system_resource" | "aborted" | "abort" | "network_error" => Self::Failed,
+            _ => Self::End(End::Unknown),
+        }
+    }
+}

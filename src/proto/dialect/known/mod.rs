@@ -1,0 +1,161 @@
+//! The dialects that this crate knows: one file each, from events to facts.
+
+use serde_json::{Map, Value};
+
+use super::end::End;
+use super::event::Event;
+use super::fact::{Channel, Fact};
+use super::json;
+use super::kind::Kind;
+use super::reader::Dialect;
+use super::template::Role;
+
+mod anthropic;
+mod chat;
+mod cohere;
+mod gemini;
+mod ollama;
+mod responses;
+
+/// Where facts go.
+type Facts<'f> = dyn FnMut(Fact<'_>) + 'f;
+
+/// Which of several answers in one stream were seen, and how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Choices {
+    seen: u128,
+    ended: u128,
+    /// One whose number is too large to be remembered.
+    untold: bool,
+    worst: Option<End>,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Reads events and answers of this dialect.
+    #[must_use]
+    pub fn dialect(self) -> Box<dyn Dialect> {
+        match self {
+            Self::OpenAiChat => Box::<chat::Chat>::default(),
+            Self::OpenAiResponses => Box::<responses::Responses>::default(),
+            Self::Anthropic => Box::<anthropic::Anthropic>::default(),
+            Self::Gemini => Box::<gemini::Gemini>::default(),
+            Self::Cohere => Box::<cohere::Cohere>::default(),
+            Self::Ollama => Box::<ollama::Ollama>::default(),
+        }
+    }
+
+    /// The dialect of a stream, by one of its first events: `None` where that does not tell.
+    #[must_use]
+    pub fn of_event(event: &Event<'_>) -> Option<Self> {
+        match event.name {
+            "message_start" | "content_block_start" | "content_block_delta" => return Some(Self::Anthropic),
+            "message-start" | "content-start" | "content-delta" => return Some(Self::Cohere),
+            name if name.starts_with("response.") => return Some(Self::OpenAiResponses),
+            _ => {}
+        }
+        let data = json::parse(event.data)?;
+        let data = data.as_object()?;
+        match text(data, "type") {
+            Some("message_start") => return Some(Self::Anthropic),
+            Some("message-start") => return Some(Self::Cohere),
+            Some(name) if name.starts_with("response.") => return Some(Self::OpenAiResponses),
+            _ => {}
+        }
+        let has = |key: &str| data.contains_key(key);
+        let object = text(data, "object").unwrap_or_default();
+        if object.starts_with("chat.completion") || object == "text_completion" || list(data, "choices").is_some() {
+            Some(Self::OpenAiChat)
+        } else if list(data, "candidates").is_some() || has("usageMetadata") || has("promptFeedback") {
+            Some(Self::Gemini)
+        } else if data.get("done").is_some_and(Value::is_boolean) && has("model") {
+            Some(Self::Ollama)
+        } else {
+            None
+        }
+    }
+
+    /// What the value of a key is to this dialect's events, where two events may differ in it and say the same.
+    pub(super) fn role(self, key: &[u8]) -> Role {
+        match (self, key) {
+            (Self::OpenAiChat, b"content" | b"reasoning_content" | b"reasoning" | b"text" | b"arguments")
+            | (Self::OpenAiResponses, b"delta")
+            | (Self::Anthropic, b"text" | b"thinking" | b"partial_json")
+            | (Self::Gemini, b"text")
+            | (Self::Cohere, b"text" | b"thinking" | b"arguments")
+            | (Self::Ollama, b"content" | b"thinking" | b"response") => Role::Text,
+            (Self::OpenAiChat, b"id" | b"model" | b"created" | b"obfuscation" | b"total_tokens" | b"cached_tokens")
+            | (Self::OpenAiChat, b"reasoning_tokens" | b"system_fingerprint" | b"p")
+            | (Self::OpenAiResponses, b"item_id" | b"obfuscation")
+            | (Self::Gemini, b"responseId" | b"modelVersion" | b"totalTokenCount" | b"tokenCount")
+            | (Self::Gemini, b"cachedContentTokenCount")
+            | (Self::Ollama, b"model" | b"created_at") => Role::Any,
+            (Self::OpenAiChat, b"prompt_tokens") | (Self::Gemini, b"promptTokenCount") => Role::Input,
+            (Self::OpenAiChat, b"completion_tokens")
+            | (Self::Gemini, b"candidatesTokenCount" | b"thoughtsTokenCount") => Role::Output,
+            (Self::OpenAiResponses, b"sequence_number") => Role::Sequence,
+            _ => Role::Literal,
+        }
+    }
+}
+
+// === impl Choices ===
+
+impl Choices {
+    fn see(&mut self, choice: u32) {
+        match 1_u128.checked_shl(choice) {
+            Some(bit) => self.seen |= bit,
+            None => self.untold = true,
+        }
+    }
+
+    fn end(&mut self, choice: u32, end: End) {
+        self.see(choice);
+        self.ended |= 1_u128.checked_shl(choice).unwrap_or(0);
+        self.worst = self.worst.max(Some(end));
+    }
+
+    /// How all of them ended, once all have.
+    fn all_ended(&self) -> Option<End> {
+        let end = self.worst.filter(|_| self.seen == self.ended)?;
+        Some(if self.untold { End::Unknown } else { end })
+    }
+
+    /// Whether one has, so that the others will have to.
+    fn any_ended(&self) -> bool {
+        self.ended != 0
+    }
+}
+
+/// The text under a key.
+fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    object.get(key).and_then(Value::as_str)
+}
+
+/// The text under a key, if there is any.
+fn some_text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    text(object, key).filter(|text| !text.is_empty())
+}
+
+fn list<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Vec<Value>> {
+    object.get(key).and_then(Value::as_array)
+}
+
+fn object<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Map<String, Value>> {
+    object.get(key).and_then(Value::as_object)
+}
+
+fn number(object: &Map<String, Value>, key: &str) -> Option<u64> {
+    object.get(key).and_then(Value::as_u64)
+}
+
+/// A small number, which an absent one is 0 of.
+fn index(object: &Map<String, Value>, key: &str) -> u32 {
+    number(object, key).map_or(0, |index| u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+/// A piece of an event whose texts may have been cut: then it is known to be there, and not what it says.
+fn delta<'a>(event: &Event<'_>, choice: u32, channel: Channel, text: &'a str) -> Fact<'a> {
+    if event.shortened { Fact::opaque(choice) } else { Fact::delta(choice, channel, text) }
+}

@@ -1,0 +1,317 @@
+//! Reads a stream of a dialect, wherever it is cut.
+
+use std::fmt;
+
+use memchr::memmem;
+
+use super::end::End;
+use super::event::{Event, Frame, Framer, Framing};
+use super::fact::{Fact, Usage};
+use super::kind::Kind;
+use super::template::{Delta, Templates};
+
+/// A dialect: what its events say. It is pure: it keeps what it needs of earlier events, and knows no time.
+///
+/// [`Kind::dialect`] has those that this crate knows. One of your own says what ends an answer:
+///
+/// ```
+/// use tower_buttress::proto::dialect::{Channel, Dialect, End, Event, Fact, Fault, Framing, Reader};
+///
+/// /// Events named `token`, `done` and `fail`, with bare text.
+/// #[derive(Debug)]
+/// struct Plain;
+///
+/// impl Dialect for Plain {
+///     fn event(&mut self, event: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+///         let Ok(text) = std::str::from_utf8(event.data) else { return facts(Fact::Unreadable) };
+///         facts(match event.name {
+///             "token" => Fact::delta(0, Channel::Text, text),
+///             "done" => Fact::Ended(if text == "length" { End::Limit } else { End::Whole }),
+///             "fail" => Fact::Failed(Fault::of_message(text)),
+///             _ => Fact::Other,
+///         });
+///     }
+/// }
+///
+/// let mut reader = Reader::custom(Plain, Framing::EventStream);
+/// let mut said = String::new();
+/// // Cut anywhere:
+/// for chunk in ["event: token\nda", "ta: hello\n\neve", "nt: done\ndata: length\n\n"] {
+///     reader.read(chunk.as_bytes(), |fact, _| {
+///         if let Fact::Delta { text, .. } = fact {
+///             said += &text.decode();
+///         }
+///     });
+/// }
+/// assert_eq!(said, "hello");
+/// assert_eq!(reader.ended(), Some(End::Limit));
+/// ```
+pub trait Dialect: fmt::Debug + Send {
+    /// Says what an event says.
+    ///
+    /// An answer that has ended is told with [`Fact::Ended`], once for the whole stream; without it, the stream was cut. An
+    /// error is [`Fact::Failed`].
+    fn event(&mut self, event: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>));
+
+    /// The stream ended cleanly: for dialects in which that is how an answer ends.
+    fn end(&mut self, facts: &mut dyn FnMut(Fact<'_>)) {
+        let _ = facts;
+    }
+
+    /// Says what the body of an answer says that is no stream, in the [`data`](Event::data) of `answer`.
+    fn answer(&mut self, answer: &Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+        let _ = (answer, facts);
+    }
+}
+
+/// Turns the bytes of a stream into [`Fact`]s, cut in any way.
+///
+/// It holds at most one event: up to 64 KiB as it came, and of a larger one, up to 1 MiB, what is left with its long strings cut.
+/// An event that says only a piece of text is recognised without being parsed, if one like it came before.
+///
+/// ```
+/// use tower_buttress::proto::dialect::{End, Framing, Kind, Reader};
+///
+/// let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+/// reader.read(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n", |_, _| {});
+/// reader.read(b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n", |_, _| {});
+/// assert_eq!(reader.ended(), None, "another choice may follow");
+/// reader.read(b"data: [DONE]\n\n", |_, _| {});
+/// assert_eq!(reader.ended(), Some(End::Whole));
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    framer: Framer,
+    events: Events,
+}
+
+/// What is made of events.
+#[derive(Debug)]
+struct Events {
+    kind: Option<Kind>,
+    dialect: Option<Box<dyn Dialect>>,
+    /// How many events may still tell which dialect it is.
+    undecided: u8,
+    templates: Templates,
+    ended: Option<End>,
+    closed: bool,
+    failed: bool,
+    unread: bool,
+    sequence: Option<u64>,
+}
+
+/// What one event said.
+#[derive(Debug, Default)]
+struct Said {
+    delta: Option<Delta>,
+    usage: Option<Usage>,
+    ended: Option<End>,
+    closed: bool,
+    failed: bool,
+    /// More than one delta and what it has cost.
+    more: bool,
+}
+
+/// An error, a ping and a comment may come first; what is not recognised by then is something else.
+const TO_DECIDE: u8 = 4;
+
+// === impl Reader ===
+
+impl Reader {
+    /// Reads a stream of this dialect, where the request's path told it. If its first events are those of another one, they are
+    /// right. `None`: only they tell. A stream that is of no known dialect has no facts but its keep-alives.
+    #[must_use]
+    pub fn new(kind: Option<Kind>, framing: Framing) -> Self {
+        let mut reader = Self::with(kind, kind.map(Kind::dialect), framing);
+        reader.events.undecided = TO_DECIDE;
+        reader
+    }
+
+    /// Reads a stream of this dialect, whatever it looks like.
+    #[must_use]
+    pub fn of(kind: Kind, framing: Framing) -> Self {
+        Self::with(Some(kind), Some(kind.dialect()), framing)
+    }
+
+    /// Reads a stream of a dialect of your own.
+    #[must_use]
+    pub fn custom(dialect: impl Dialect + 'static, framing: Framing) -> Self {
+        Self::boxed(Box::new(dialect), framing)
+    }
+
+    /// The same for one in a box.
+    #[must_use]
+    pub fn boxed(dialect: Box<dyn Dialect>, framing: Framing) -> Self {
+        Self::with(None, Some(dialect), framing)
+    }
+
+    fn with(kind: Option<Kind>, dialect: Option<Box<dyn Dialect>>, framing: Framing) -> Self {
+        let events = Events {
+            kind,
+            dialect,
+            undecided: 0,
+            templates: Templates::default(),
+            ended: None,
+            closed: false,
+            failed: false,
+            unread: false,
+            sequence: None,
+        };
+        Self { framer: Framer::new(framing), events }
+    }
+
+    /// Reads the next bytes, and hands out what they say, with the event that says it.
+    pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
+        let Self { framer, events } = self;
+        framer.read(bytes, &mut |frame| events.frame(&frame, &mut facts));
+    }
+
+    /// The stream has ended cleanly. Says what that says.
+    pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
+        let Self { framer, events } = self;
+        framer.end(&mut |frame| events.frame(&frame, &mut facts));
+        events.end(&mut facts);
+    }
+
+    /// The dialect, as far as it is known.
+    #[must_use]
+    pub const fn kind(&self) -> Option<Kind> {
+        self.events.kind
+    }
+
+    /// Whether the stream is of a dialect whose end can be told.
+    #[must_use]
+    pub const fn is_recognised(&self) -> bool {
+        self.events.dialect.is_some()
+    }
+
+    /// How the answer ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.events.ended.filter(|_| !self.events.failed)
+    }
+
+    /// Whether the stream was closed in its dialect's way without a word of how the answer ended ([`Fact::Marker`]).
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.events.closed
+    }
+
+    /// Whether an event was too large to be looked at: how the answer ended may have been in it.
+    #[must_use]
+    pub const fn has_unread(&self) -> bool {
+        self.events.unread
+    }
+
+    /// Whether the stream is inside of an event, which would be lost if it ended here.
+    #[must_use]
+    pub fn in_event(&self) -> bool {
+        self.framer.in_event()
+    }
+
+    /// The `sequence_number` that comes next, in Responses.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.events.sequence.map_or(0, |last| last.saturating_add(1))
+    }
+}
+
+// === impl Events ===
+
+impl Events {
+    fn frame(&mut self, frame: &Frame<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+        match frame {
+            Frame::Event(event) => {
+                if let Some(matched) = self.templates.find(event) {
+                    self.sequence = matched.sequence.or(self.sequence);
+                    return matched.facts(|fact| facts(fact, event));
+                }
+                self.parse(event, facts);
+            }
+            Frame::KeepAlive => facts(Fact::KeepAlive, &Event::new("", b"")),
+            Frame::TooLarge => {
+                self.unread = true;
+                facts(Fact::Other, &Event::new("", b""));
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn parse(&mut self, event: &Event<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+        if self.undecided > 0 {
+            self.decide(event);
+        }
+        let Some(dialect) = &mut self.dialect else { return facts(Fact::Other, event) };
+        let mut said = Said::default();
+        dialect.event(event, &mut |fact| {
+            said.note(&fact);
+            facts(fact, event);
+        });
+        self.note(&said);
+        if self.kind == Some(Kind::OpenAiResponses) {
+            self.sequence = sequence(event.data).or(self.sequence);
+        }
+        if let (Some(kind), Some(delta), false) = (self.kind, &said.delta, said.more) {
+            self.templates.learn(kind, event, delta, said.usage);
+        }
+    }
+
+    fn end(&mut self, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+        let Some(dialect) = &mut self.dialect else { return };
+        let mut said = Said::default();
+        dialect.end(&mut |fact| {
+            said.note(&fact);
+            facts(fact, &Event::new("", b""));
+        });
+        self.note(&said);
+    }
+
+    fn note(&mut self, said: &Said) {
+        self.ended = self.ended.or(said.ended);
+        self.closed |= said.closed;
+        self.failed |= said.failed;
+    }
+
+    /// Which dialect it is, by this event. What it looks like counts for more than what was expected.
+    fn decide(&mut self, event: &Event<'_>) {
+        self.undecided -= 1;
+        let Some(kind) = Kind::of_event(event) else { return };
+        self.undecided = 0;
+        if self.kind != Some(kind) {
+            self.kind = Some(kind);
+            self.dialect = Some(kind.dialect());
+        }
+    }
+}
+
+/// The number of an event in Responses.
+fn sequence(data: &[u8]) -> Option<u64> {
+    const KEY: &[u8] = b"\"sequence_number\":";
+    let at = memmem::find(data, KEY)?;
+    let value = data.get(at + KEY.len()..)?.trim_ascii_start();
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
+}
+
+// === impl Said ===
+
+impl Said {
+    fn note(&mut self, fact: &Fact<'_>) {
+        match fact {
+            Fact::Delta { choice, channel, text } if self.delta.is_none() => {
+                self.delta = Some(Delta { choice: *choice, channel: *channel, text: text.decode().into_owned() });
+            }
+            Fact::Usage(usage) if self.usage.is_none() => self.usage = Some(*usage),
+            other => {
+                self.more = true;
+                match other {
+                    Fact::Ended(end) => self.ended = self.ended.or(Some(*end)),
+                    Fact::Marker => self.closed = true,
+                    Fact::Failed(_) => self.failed = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What streams of LLM APIs say, wherever they are cut.
+
+use tower_buttress::proto::dialect::{Channel, Dialect, End, Fact, Framing, Kind, Reader};
+
+pub(crate) mod golden;
+
+mod cuts;
+mod traps;
+
+/// What a stream in these chunks says that ends behind them.
+struct Read {
+    facts: Vec<String>,
+    text: String,
+    ended: Option<End>,
+    closed: bool,
+    in_event: bool,
+}
+
+fn read<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Read {
+    let mut facts = Vec::new();
+    let mut said = String::new();
+    let mut note = |fact: Fact<'_>| {
+        facts.push(match &fact {
+            Fact::Delta { choice, channel, text, .. } => {
+                if *channel == Channel::Text {
+                    said += &text.decode();
+                }
+                format!("{choice} {channel:?} {:?}", text.decode())
+            }
+            Fact::Failed(fault) => format!("{fault:?} {:?}", fault.message()),
+            other => format!("{other:?}"),
+        });
+    };
+    for chunk in chunks {
+        reader.read(chunk, |fact, _| note(fact));
+    }
+    let in_event = reader.in_event();
+    reader.end(|fact, _| note(fact));
+    Read { facts, text: said, ended: reader.ended(), closed: reader.is_closed(), in_event }
+}
+
+fn at_once(kind: Kind, framing: Framing, stream: &str) -> Read {
+    read(Reader::new(Some(kind), framing), [stream.as_bytes()])
+}
+
+/// A dialect whose events are all parsed: none is recognised by its likeness to another.
+#[derive(Debug)]
+struct Parsed(Box<dyn Dialect>);
+
+impl Dialect for Parsed {
+    fn event(&mut self, event: &tower_buttress::proto::dialect::Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+        self.0.event(event, facts);
+    }
+
+    fn end(&mut self, facts: &mut dyn FnMut(Fact<'_>)) {
+        self.0.end(facts);
+    }
+}
