@@ -1,44 +1,45 @@
 //! What one finished attempt means.
 //!
-//! # Why two answers?
+//! # Why three answers?
 //!
-//! "May another attempt serve this call?" and "is the upstream ill?" are different questions. A 401 says that this
-//! credential is no good (another upstream may serve the call) and that the upstream is very much alive; a breaker
-//! that opens on it lets one caller's bad key lock out everybody. So a [`Verdict`] holds a [`NextStep`], which retries
-//! and fallbacks ask for, and a [`Health`], which the breaker asks for. One classifier gives both, to all of them, so
-//! that they never disagree.
+//! "May another attempt serve this call?", "is the upstream ill?" and "whose matter is it?" are different questions. A 401
+//! says that this credential is no good (another upstream may serve the call) and that the upstream is very much alive; a
+//! breaker that opens on it lets one caller's bad key lock out everybody, and a fallback that goes elsewhere with the
+//! operator's key lets everybody in. So a [`Verdict`] holds a [`NextStep`], which retries and fallbacks ask for, a
+//! [`Health`], which the breaker asks for, and a [`Matter`], which a fallback asks for. One classifier gives all of them, so
+//! that layers never disagree.
 //!
 //! [`Standard`] is the default, [`Grpc`] reads `grpc-status`, and a closure replaces or wraps either:
 //!
 //! ```
 //! use http::{Response, StatusCode};
 //! use std::convert::Infallible;
-//! use tower_buttress::verdict::{Classify, Health, Outcome, NextStep, Standard, Verdict};
+//! use tower_buttress::verdict::{Classify, Health, Matter, NextStep, Outcome, Standard, Verdict};
 //!
 //! // This upstream answers 404 for a second or two after a deployment.
 //! let classifier = |outcome: &Outcome<'_>| match outcome.status() {
-//!     Some(StatusCode::NOT_FOUND) => Verdict::new(NextStep::Retry { after: None }, Health::Ignored),
+//!     Some(StatusCode::NOT_FOUND) => {
+//!         Verdict::new(NextStep::retry(None), Health::Ignored).with_matter(Matter::Upstream)
+//!     }
 //!     _ => Standard::new().classify(outcome),
 //! };
 //!
 //! let answer = |status| Ok::<_, Infallible>(Response::builder().status(status).body(()).unwrap());
-//! assert_eq!(classifier.classify(&Outcome::of(&answer(404))).next, NextStep::Retry { after: None });
+//! assert_eq!(classifier.classify(&Outcome::of(&answer(404))).next, NextStep::retry(None));
 //! assert_eq!(classifier.classify(&Outcome::of(&answer(400))).next, NextStep::GiveUp);
 //! ```
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap, Response, StatusCode};
-
 pub use self::grpc::Grpc;
+pub(crate) use self::outcome::EarlyTrailers;
+pub use self::outcome::{Outcome, RequestView};
 pub use self::standard::Standard;
-use crate::error;
 use crate::proto::retry_after::RetryAfter;
-use crate::rejection::Rejection;
 
 mod grpc;
+mod outcome;
 mod standard;
 mod transport;
 
@@ -53,6 +54,8 @@ pub struct Verdict {
     /// Whether it proves that the upstream did nothing, so that a request that must not be done twice (a `POST` without
     /// an idempotency key) may be sent again all the same.
     pub not_executed: bool,
+    /// Whose matter the failure is. It means nothing where the call has been served.
+    pub matter: Matter,
 }
 
 /// What to do next for this call.
@@ -61,7 +64,8 @@ pub struct Verdict {
 pub enum NextStep {
     /// The call has been served.
     Done,
-    /// The same upstream, in a while.
+    /// The same upstream, in a while. Made with [`retry`](Self::retry).
+    #[non_exhaustive]
     Retry {
         /// When it asked to be tried again.
         after: Option<RetryAfter>,
@@ -86,23 +90,18 @@ pub enum Health {
     Ignored,
 }
 
-/// What there is to judge.
-#[derive(Clone, Copy, Debug)]
+/// Whose matter an attempt's failure is: what would have to be another for the call to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Outcome<'a> {
-    /// The head of an answer, a refusal of our own layers included.
-    Head {
-        /// Its status.
-        status: StatusCode,
-        /// Its headers.
-        headers: &'a HeaderMap,
-        /// Its extensions.
-        extensions: &'a Extensions,
-    },
-    /// No answer came, or its body broke off.
-    Error(&'a (dyn Error + 'static)),
-    /// The body came to its end, with these trailers.
-    Trailers(&'a HeaderMap),
+pub enum Matter {
+    /// The upstream's: it would have failed any caller, with any request.
+    Upstream,
+    /// The request's: it is too large, malformed, or asks for what is not there.
+    Request,
+    /// The credential's: it was refused, has no permission, no credit, or is limited.
+    Credential,
+    /// Ours: a layer of this crate refused, for a reason of its own. Any caller can provoke that at will.
+    Ours,
 }
 
 /// Gives a [`Verdict`] on what an attempt came to. See the [module](self) for how to replace or wrap one.
@@ -120,13 +119,29 @@ pub(crate) enum Classifier {
     Other(Arc<dyn Classify>),
 }
 
+// === impl NextStep ===
+
+impl NextStep {
+    /// Another attempt at the same upstream, no sooner than it asked for, if it did.
+    #[must_use]
+    pub const fn retry(after: Option<RetryAfter>) -> Self {
+        Self::Retry { after }
+    }
+}
+
 // === impl Verdict ===
 
 impl Verdict {
-    /// A verdict without proof that nothing was done.
+    /// A verdict without proof that nothing was done. A failure is the upstream's [matter](Matter), throttling the
+    /// credential's, and everything else the request's, until [`with_matter`](Self::with_matter) says otherwise.
     #[must_use]
     pub const fn new(next: NextStep, health: Health) -> Self {
-        Self { next, health, not_executed: false }
+        let matter = match health {
+            Health::Failure => Matter::Upstream,
+            Health::Throttled => Matter::Credential,
+            Health::Success | Health::Ignored => Matter::Request,
+        };
+        Self { next, health, matter, not_executed: false }
     }
 
     /// Adds the proof that the upstream did nothing.
@@ -143,69 +158,18 @@ impl Verdict {
         self
     }
 
+    /// The same, as another's matter.
+    #[must_use]
+    pub const fn with_matter(mut self, matter: Matter) -> Self {
+        self.matter = matter;
+        self
+    }
+
     /// When the upstream asked to be tried again, where a retry is the next step.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self.next {
             NextStep::Retry { after } => after,
-            _ => None,
-        }
-    }
-}
-
-// === impl Outcome ===
-
-impl<'a> Outcome<'a> {
-    /// What a service came to.
-    #[inline]
-    pub fn of<B, E: Error + 'static>(result: &'a Result<Response<B>, E>) -> Self {
-        match result {
-            Ok(response) => Self::head(response),
-            Err(err) => Self::Error(err),
-        }
-    }
-
-    /// What the head of this response says.
-    #[inline]
-    #[must_use]
-    pub fn head<B>(response: &'a Response<B>) -> Self {
-        Self::Head { status: response.status(), headers: response.headers(), extensions: response.extensions() }
-    }
-
-    /// The status, where there is one.
-    #[must_use]
-    pub const fn status(&self) -> Option<StatusCode> {
-        match self {
-            Self::Head { status, .. } => Some(*status),
-            _ => None,
-        }
-    }
-
-    /// The headers or trailers, where there are any.
-    #[must_use]
-    pub const fn headers(&self) -> Option<&'a HeaderMap> {
-        match self {
-            Self::Head { headers, .. } | Self::Trailers(headers) => Some(headers),
-            Self::Error(_) => None,
-        }
-    }
-
-    /// The refusal of one of our own layers, as a response or as an error.
-    #[inline]
-    #[must_use]
-    pub fn rejection(&self) -> Option<&'a Rejection> {
-        match self {
-            Self::Head { extensions, .. } => extensions.get(),
-            Self::Error(err) => error::find(*err),
-            Self::Trailers(_) => None,
-        }
-    }
-
-    /// The first error of type `E` in the chain of the error, where there is one.
-    #[must_use]
-    pub fn error<E: Error + 'static>(&self) -> Option<&'a E> {
-        match self {
-            Self::Error(err) => error::find(*err),
             _ => None,
         }
     }
@@ -233,6 +197,10 @@ impl Classify for Arc<dyn Classify> {
 impl Classifier {
     pub(crate) fn new(classifier: impl Classify + 'static) -> Self {
         Self::Other(Arc::new(classifier))
+    }
+
+    pub(crate) const fn is_standard(&self) -> bool {
+        matches!(self, Self::Standard(_))
     }
 
     #[inline]

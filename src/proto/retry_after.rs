@@ -1,10 +1,10 @@
-//! What a server says about when to come back, and whether to.
+//! When a server asks to be tried again, and whether it does.
 //!
 //! | Field | Value | Sent by |
 //! |---|---|---|
 //! | `retry-after-ms` | milliseconds | OpenAI, Azure |
 //! | `x-ms-retry-after-ms` | milliseconds | Azure |
-//! | `Retry-After` | seconds, or an HTTP-date in any of its three forms (RFC 9110 10.2.3, 5.6.7) | everybody |
+//! | `Retry-After` | seconds, or an HTTP-date in any of its three forms (RFC 9110 10.2.3, 5.6.7) | most servers |
 //! | `x-should-retry` | `true`, `false` | OpenAI, Anthropic |
 //!
 //! The first field with a valid value wins, in this order; of several lines of one field the longest wait counts. A
@@ -32,10 +32,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::http_date::HttpDate;
 
-/// How long a server asked us to stay away: never sooner than a delay, nor than an instant on the wall clock.
+/// How long a server asked to be left alone: no sooner than after a delay, and no sooner than an instant on the wall clock.
 ///
-/// A date that came with a valid `Date` is a delay already; without one it stands until somebody who knows the time
-/// asks for the [`wait`](Self::wait).
+/// A date that came with a valid `Date` is a delay already; without one it becomes a delay when the [`wait`](Self::wait) is
+/// asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetryAfter {
     delay: Duration,
@@ -48,7 +48,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// When the server asked us to come back; `None` where it did not say, or said it in no valid way.
+/// When the server asked to be tried again; `None` where it did not, or in no valid way.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
     longest(headers, &RETRY_AFTER_MS, |value| number(value, MILLISECOND).map(RetryAfter::from))

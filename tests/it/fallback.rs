@@ -333,9 +333,9 @@ async fn refusals_as_errors_below_are_refusals_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn a_classifier_of_ones_own_decides() {
-    let strict = |outcome: &Outcome<'_>| match outcome {
-        Outcome::Error(_) => Verdict::new(NextStep::GiveUp, Health::Failure),
-        _ => Standard::new().classify(outcome),
+    let strict = |outcome: &Outcome<'_>| match outcome.cause() {
+        Some(_) => Verdict::new(NextStep::GiveUp, Health::Failure),
+        None => Standard::new().classify(outcome),
     };
     let layer = FallbackLayer::new(Upstream::new([])).classifier(strict);
     let service = layer.layer(Upstream::new([Answer::fails(ErrorKind::ConnectionReset)]));

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, NoBackup, ResilienceLayer};
@@ -203,4 +204,26 @@ async fn a_payment_is_made_once() {
     let service = presets::http_client(TimeoutProfile::STANDARD).layer(envoy);
     let response = service.oneshot(asked()).await.unwrap();
     assert_eq!((response.status().as_u16(), payments.load(SeqCst)), (503, 1));
+}
+
+/// A gRPC server that has sent its head, and fails before any message: nothing has gone to the caller yet.
+#[tokio::test(start_paused = true)]
+async fn a_grpc_status_before_any_message_is_retried() {
+    let calls = Arc::<AtomicU32>::default();
+    let counted = calls.clone();
+    let service = service_fn(move |_: Request<_>| {
+        let nth = counted.fetch_add(1, SeqCst);
+        let trailers = HeaderMap::from_iter([
+            ("grpc-status".parse().unwrap(), HeaderValue::from_static(if nth == 0 { "14" } else { "0" })),
+            ("grpc-retry-pushback-ms".parse().unwrap(), HeaderValue::from_static("10")),
+        ]);
+        let frames = [Ok::<_, Infallible>(Frame::<Bytes>::trailers(trailers))];
+        let response = Response::builder().header("content-type", "application/grpc");
+        async move { Ok::<_, Infallible>(response.body(StreamBody::new(futures_util::stream::iter(frames))).unwrap()) }
+    });
+    let service = presets::grpc_client(TimeoutProfile::STANDARD).layer(service);
+    let request = Request::post("/p.S/M").header("content-type", "application/grpc").body(Full::<Bytes>::default());
+    let response = service.oneshot(request.unwrap()).await.unwrap();
+    let trailers = response.into_body().collect().await.unwrap().trailers().cloned().unwrap();
+    assert_eq!((calls.load(SeqCst), trailers["grpc-status"].to_str().unwrap()), (2, "0"));
 }

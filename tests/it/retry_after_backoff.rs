@@ -239,7 +239,7 @@ async fn our_own_refusals_are_judged_as_what_they_are() {
 async fn a_classifier_of_ones_own_decides() {
     let teapots = |outcome: &Outcome<'_>| match outcome.status() {
         Some(http::StatusCode::IM_A_TEAPOT) => {
-            Verdict::new(NextStep::Retry { after: Some(secs(7).into()) }, Health::Failure).not_executed()
+            Verdict::new(NextStep::retry(Some(secs(7).into())), Health::Failure).not_executed()
         }
         _ => Standard::new().classify(outcome),
     };

@@ -21,14 +21,14 @@ use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Ver
 
 type ReqBody = UnsyncBoxBody<Bytes, BoxError>;
 
-const RETRY: NextStep = NextStep::Retry { after: None };
+const RETRY: NextStep = NextStep::retry(None);
 const BROKEN: Verdict = Verdict::new(RETRY, Health::Failure);
 const UNSENT: Verdict = BROKEN.not_executed();
 /// What only hyper's own types can tell.
 const SEES_HYPER: bool = cfg!(feature = "hyper");
 
 fn judge<E: std::error::Error + 'static>(err: &E) -> Verdict {
-    Standard::new().classify(&Outcome::Error(err))
+    Standard::new().classify(&Outcome::failure(err))
 }
 
 fn whole(text: &'static str) -> ReqBody {

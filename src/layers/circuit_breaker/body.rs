@@ -33,6 +33,8 @@ pub(super) struct Watching {
     started: Started,
     /// Whether the first data makes a difference, and has not come.
     awaits_data: bool,
+    /// Whether trailers must come before the end, and have not.
+    awaits_status: bool,
     slow: bool,
     /// What the trailers said, if it was nothing good.
     said: Option<Box<CallResult>>,
@@ -77,9 +79,9 @@ where
 
 impl Watching {
     #[inline]
-    pub(super) fn new(permit: Permit, started: Started) -> Self {
+    pub(super) fn new(permit: Permit, started: Started, awaits_status: bool) -> Self {
         let awaits_data = started.is_asked() || permit.probe().is_some();
-        Self { permit: Some(permit), started, awaits_data, slow: false, said: None }
+        Self { permit: Some(permit), started, awaits_data, awaits_status, slow: false, said: None }
     }
 
     /// It is the consumer's turn all the same.
@@ -129,6 +131,7 @@ impl BodyObserver for Watching {
         if let Some(permit) = &self.permit {
             let ended = permit.lane().judge.trailers(trailers);
             self.said = (ended != SUCCEEDED).then(|| Box::new(ended));
+            self.awaits_status = false;
         }
     }
 
@@ -136,6 +139,7 @@ impl BodyObserver for Watching {
     fn over(&mut self, outcome: Outcome<'_>) {
         let Some(permit) = &self.permit else { return };
         let ended = match outcome {
+            Outcome::Complete if self.awaits_status => permit.lane().judge.no_trailers(),
             Outcome::Complete => self.said.as_deref().map_or(SUCCEEDED, |said| *said),
             Outcome::Failed(err) => permit.lane().judge.error(&**err),
             // Neutral: it says nothing, and goes.

@@ -7,6 +7,7 @@ use http::{HeaderMap, Response};
 
 use crate::policy::breaker::CallResult;
 use crate::policy::verdict::{Classifier, Health, Outcome};
+use crate::proto::grpc;
 use crate::proto::retry_after::retry_after;
 use crate::rt::clock;
 
@@ -43,12 +44,24 @@ impl Classification {
     }
 
     pub(super) fn trailers(&self, trailers: &HeaderMap) -> CallResult {
-        self.judge(&Outcome::Trailers(trailers))
+        self.judge(&Outcome::end(trailers))
+    }
+
+    /// Whether the trailers of this response's body have still to say what it comes to.
+    #[inline]
+    pub(super) fn awaits_status<B>(&self, response: &Response<B>) -> bool {
+        !self.classifier.is_standard() && grpc::owes_status(response.headers())
+    }
+
+    /// The body ended without the trailers that were to come.
+    #[cold]
+    pub(super) fn no_trailers(&self) -> CallResult {
+        self.judge(&Outcome::end_without_trailers())
     }
 
     #[cold]
     pub(super) fn error(&self, err: &(dyn Error + 'static)) -> CallResult {
-        self.judge(&Outcome::Error(err))
+        self.judge(&Outcome::failure(err))
     }
 
     #[inline]

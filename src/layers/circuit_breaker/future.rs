@@ -151,7 +151,8 @@ fn judge<B: Body>(
     if let Some(probe) = permit.probe() {
         probe.rests();
     }
-    Some(Watching::new(permit, started))
+    let awaits_status = permit.lane().judge.awaits_status(response);
+    Some(Watching::new(permit, started, awaits_status))
 }
 
 /// There will be no head, and nothing to watch.

@@ -15,6 +15,7 @@ use crate::body::response::ResponseBody;
 use crate::body::upload::Upload;
 use crate::error::BoxError;
 use crate::event::{Emitter, Event};
+use crate::policy::verdict::EarlyTrailers;
 use crate::proto::event_stream::EventStream;
 use crate::proto::sse::Scanner;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
@@ -147,6 +148,9 @@ where
                 continue;
             }
             let enough = is_first(&frame, &mut self.scanner);
+            if let Some(trailers) = frame.trailers_ref().filter(|_| self.held.bytes() == 0) {
+                response.extensions_mut().insert(EarlyTrailers(trailers.clone()));
+            }
             self.held.push(frame);
             if enough || self.held.bytes() >= MAX_WITHHELD || self.held.frames() >= MAX_WITHHELD_FRAMES {
                 break;

@@ -90,7 +90,7 @@ where
             status: outcome.status(),
             attempt: self.attempt,
             retry_after: verdict.retry_after().map(|after| after.wait(clock::wall())),
-            forbidden: outcome.headers().is_some_and(forbids_retry),
+            forbidden: [outcome.headers(), outcome.trailers()].into_iter().flatten().any(forbids_retry),
             idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
             upload: self.upload(outcome.status().is_some()),
             waited: self.waited,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Classify, Health, NextStep, Outcome, Standard, Verdict};
+use super::{Classify, Health, Matter, NextStep, Outcome, Standard, Verdict};
 #[cfg(feature = "tonic")]
 use crate::proto::grpc::retry_info;
 use crate::proto::grpc::{self, Pushback};
@@ -13,23 +13,24 @@ use crate::proto::grpc::{self, Pushback};
 /// Reads `grpc-status`, in the head of an answer that has no body and in the trailers of one that has, and obeys
 /// `grpc-retry-pushback-ms`. Everything else (refusals, errors, an HTTP status other than 200) is [`Standard`]'s.
 ///
-/// A status in trailers comes too late for a retry, since bytes have gone to the caller by then. It is what a breaker
-/// needs, for which 200 says nothing in gRPC. (gRPC-Web has its trailers inside the body, where nobody looks: such an
-/// answer is good, unless its head has the status.)
+/// A status in trailers comes too late for a retry once data has gone to the caller; trailers before any message are seen
+/// in time where a [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) is inside. The breaker sees all of them, and takes
+/// a stream that ends without a status for one that broke off. (gRPC-Web has its trailers inside the body, which is not read:
+/// such an answer is a success, unless its head has the status.)
 ///
-/// | Code | NextStep | Health |
-/// |---|---|---|
-/// | `OK` | Done | Good |
-/// | `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` | Retry | Bad |
-/// | `RESOURCE_EXHAUSTED` | Retry | Throttled |
-/// | `ABORTED` | Retry | Unknown |
-/// | `PERMISSION_DENIED`, `UNAUTHENTICATED` | Elsewhere | Good |
-/// | `CANCELLED`, `DEADLINE_EXCEEDED` (the caller's) | Nobody | Unknown |
-/// | the others | Nobody | Good |
+/// | Code | Next step | Health | Matter |
+/// |---|---|---|---|
+/// | `OK` | Done | Success | |
+/// | `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`, none at the end of a stream | Retry | Failure | Upstream |
+/// | `RESOURCE_EXHAUSTED` | Retry | Throttled | Credential |
+/// | `ABORTED` | Retry | Ignored | Upstream |
+/// | `PERMISSION_DENIED`, `UNAUTHENTICATED` | TryAnother | Success | Credential |
+/// | `CANCELLED`, `DEADLINE_EXCEEDED` (the caller's) | GiveUp | Ignored | Request |
+/// | the others | GiveUp | Success | Request |
 ///
-/// A pushback turns everything but Done into Retry, and proves that nothing was done; one that forbids the retry turns
-/// Retry into Elsewhere. Without one, the delay of a `google.rpc.RetryInfo` in the details of the status is obeyed (feature
-/// `tonic`). No status proves it by itself: the specification says that `UNAVAILABLE` does not.
+/// A pushback turns everything but Done into Retry, and proves that nothing was executed; one that forbids the retry turns
+/// Retry into TryAnother. Without one, the delay of a `google.rpc.RetryInfo` in the details of the status is obeyed (feature
+/// `tonic`). No status proves by itself that nothing was executed: the specification says that `UNAVAILABLE` does not.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,7 +43,7 @@ use crate::proto::grpc::{self, Pushback};
 ///     .body(())
 ///     .unwrap();
 /// let verdict = Grpc::new().classify(&Outcome::head(&busy));
-/// assert_eq!(verdict.next, NextStep::Retry { after: Some(Duration::from_millis(250).into()) });
+/// assert_eq!(verdict.next, NextStep::retry(Some(Duration::from_millis(250).into())));
 /// assert_eq!(verdict.health, Health::Throttled);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,27 +52,29 @@ pub struct Grpc {
 }
 
 const DONE: Verdict = Verdict::new(NextStep::Done, Health::Success);
+const REFUSED_CREDENTIAL: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Credential);
+const UNKNOWN: u8 = 2;
 const RETRY: NextStep = NextStep::Retry { after: None };
 
 /// By code, 0 to 16: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
 const CODES: [Verdict; 17] = [
-    DONE,                                                // OK
-    Verdict::new(NextStep::GiveUp, Health::Ignored),     // CANCELLED
-    Verdict::new(RETRY, Health::Failure),                // UNKNOWN
-    Verdict::new(NextStep::GiveUp, Health::Success),     // INVALID_ARGUMENT
-    Verdict::new(NextStep::GiveUp, Health::Ignored),     // DEADLINE_EXCEEDED
-    Verdict::new(NextStep::GiveUp, Health::Success),     // NOT_FOUND
-    Verdict::new(NextStep::GiveUp, Health::Success),     // ALREADY_EXISTS
-    Verdict::new(NextStep::TryAnother, Health::Success), // PERMISSION_DENIED
-    Verdict::new(RETRY, Health::Throttled),              // RESOURCE_EXHAUSTED
-    Verdict::new(NextStep::GiveUp, Health::Success),     // FAILED_PRECONDITION
-    Verdict::new(RETRY, Health::Ignored),                // ABORTED
-    Verdict::new(NextStep::GiveUp, Health::Success),     // OUT_OF_RANGE
-    Verdict::new(NextStep::GiveUp, Health::Success),     // UNIMPLEMENTED
-    Verdict::new(RETRY, Health::Failure),                // INTERNAL
-    Verdict::new(RETRY, Health::Failure),                // UNAVAILABLE
-    Verdict::new(RETRY, Health::Failure),                // DATA_LOSS
-    Verdict::new(NextStep::TryAnother, Health::Success), // UNAUTHENTICATED
+    DONE,                                                               // OK
+    Verdict::new(NextStep::GiveUp, Health::Ignored),                    // CANCELLED
+    Verdict::new(RETRY, Health::Failure),                               // UNKNOWN
+    Verdict::new(NextStep::GiveUp, Health::Success),                    // INVALID_ARGUMENT
+    Verdict::new(NextStep::GiveUp, Health::Ignored),                    // DEADLINE_EXCEEDED
+    Verdict::new(NextStep::GiveUp, Health::Success),                    // NOT_FOUND
+    Verdict::new(NextStep::GiveUp, Health::Success),                    // ALREADY_EXISTS
+    REFUSED_CREDENTIAL,                                                 // PERMISSION_DENIED
+    Verdict::new(RETRY, Health::Throttled),                             // RESOURCE_EXHAUSTED
+    Verdict::new(NextStep::GiveUp, Health::Success),                    // FAILED_PRECONDITION
+    Verdict::new(RETRY, Health::Ignored).with_matter(Matter::Upstream), // ABORTED
+    Verdict::new(NextStep::GiveUp, Health::Success),                    // OUT_OF_RANGE
+    Verdict::new(NextStep::GiveUp, Health::Success),                    // UNIMPLEMENTED
+    Verdict::new(RETRY, Health::Failure),                               // INTERNAL
+    Verdict::new(RETRY, Health::Failure),                               // UNAVAILABLE
+    Verdict::new(RETRY, Health::Failure),                               // DATA_LOSS
+    REFUSED_CREDENTIAL,                                                 // UNAUTHENTICATED
 ];
 
 // === impl Grpc ===
@@ -93,20 +96,23 @@ impl Grpc {
 
 impl Classify for Grpc {
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
-        match outcome {
-            Outcome::Head { status: StatusCode::OK, headers, .. } if outcome.rejection().is_none() => {
-                // Without a status in the head, the trailers will tell.
-                grpc::status(headers).map_or(DONE, |code| of_status(code, headers))
+        match (outcome.status(), outcome.headers(), outcome.trailers()) {
+            (Some(StatusCode::OK), Some(headers), early) if outcome.rejection().is_none() => {
+                // A status that is in neither will be in the trailers.
+                let told = [Some(headers), early].into_iter().flatten();
+                let mut verdicts = told.filter_map(|fields| Some(of_status(grpc::status(fields)?, fields)));
+                verdicts.next().unwrap_or(DONE)
             }
             // The specification wants a status; without one, the answer broke off.
-            Outcome::Trailers(trailers) => of_status(grpc::status(trailers).unwrap_or(2), trailers),
+            (None, _, Some(trailers)) => of_status(grpc::status(trailers).unwrap_or(UNKNOWN), trailers),
+            (None, _, None) if outcome.is_end() => CODES[usize::from(UNKNOWN)],
             _ => self.http.classify(outcome),
         }
     }
 }
 
 fn of_status(code: u8, headers: &HeaderMap) -> Verdict {
-    let verdict = CODES.get(usize::from(code)).copied().unwrap_or(CODES[2]);
+    let verdict = CODES.get(usize::from(code)).copied().unwrap_or(CODES[usize::from(UNKNOWN)]);
     match (verdict.next, grpc::pushback(headers)) {
         (NextStep::Retry { .. }, None) => {
             verdict.with_next(NextStep::Retry { after: retry_info(headers).map(Into::into) })
@@ -132,6 +138,7 @@ mod tests {
 
     use http::{HeaderValue, Response};
 
+    use super::super::EarlyTrailers;
     use super::*;
     use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
@@ -149,11 +156,28 @@ mod tests {
     fn the_status_is_read_in_the_head_and_in_the_trailers() {
         let unavailable = Verdict::new(RETRY, Health::Failure);
         assert_eq!(trailers_only(&[("grpc-status", "14")]), unavailable);
-        assert_eq!(Grpc::new().classify(&Outcome::Trailers(&fields(&[("grpc-status", "14")]))), unavailable);
+        assert_eq!(Grpc::new().classify(&Outcome::end(&fields(&[("grpc-status", "14")]))), unavailable);
         assert_eq!(trailers_only(&[("grpc-status", "0")]), DONE);
         // A stream begins: what it comes to, its trailers will say.
         assert_eq!(trailers_only(&[]), DONE);
-        assert_eq!(Grpc::new().classify(&Outcome::Trailers(&fields(&[]))), unavailable);
+        assert_eq!(Grpc::new().classify(&Outcome::end(&fields(&[]))), unavailable);
+        assert_eq!(Grpc::new().classify(&Outcome::end_without_trailers()), unavailable);
+        // They came before any message.
+        let mut begun = Response::new(());
+        begun.extensions_mut().insert(EarlyTrailers(fields(&[("grpc-status", "14")])));
+        assert_eq!(Grpc::new().classify(&Outcome::head(&begun)), unavailable);
+    }
+
+    #[test]
+    fn a_refused_credential_is_the_credentials_matter() {
+        for (code, matter) in [("7", Matter::Credential), ("16", Matter::Credential), ("8", Matter::Credential)] {
+            assert_eq!(trailers_only(&[("grpc-status", code)]).matter, matter, "{code}");
+        }
+        let pushed = trailers_only(&[("grpc-status", "16"), ("grpc-retry-pushback-ms", "70")]);
+        assert_eq!(pushed.matter, Matter::Credential, "whatever the server asks for");
+        assert_eq!(trailers_only(&[("grpc-status", "14")]).matter, Matter::Upstream);
+        assert_eq!(trailers_only(&[("grpc-status", "10")]).matter, Matter::Upstream);
+        assert_eq!(trailers_only(&[("grpc-status", "3")]).matter, Matter::Request);
     }
 
     #[test]
@@ -177,7 +201,8 @@ mod tests {
     #[test]
     fn our_own_refusal_is_not_the_upstreams_status() {
         let silent = Rejection::new(RejectionKind::FirstByteTimeout).into_response(RejectionFormat::Grpc);
-        assert_eq!(Grpc::new().classify(&Outcome::head(&silent)), Verdict::new(NextStep::TryAnother, Health::Failure));
+        let ours = Verdict::new(NextStep::TryAnother, Health::Failure).with_matter(Matter::Ours);
+        assert_eq!(Grpc::new().classify(&Outcome::head(&silent)), ours);
         let verdict = Grpc::new().retry_first_byte_timeout(true).classify(&Outcome::head(&silent));
         assert_eq!(verdict.next, RETRY);
     }

@@ -4,45 +4,45 @@ use std::ops::RangeInclusive;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Classify, Health, NextStep, Outcome, Verdict, transport};
+use super::{Classify, Health, Matter, NextStep, Outcome, Verdict, transport};
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
 use crate::rejection::{Rejection, RejectionKind};
 
-/// The default classifier: by status, by our own refusals, and by what an error's chain of sources tells.
+/// The default classifier: by status, by our own refusals, and by what is found among the sources of an error.
 ///
-/// | Answer | NextStep | Health |
-/// |---|---|---|
-/// | 1xx, 2xx, 3xx | Done | Good |
-/// | 429 | Retry | Throttled |
-/// | 408, 409, 425 | Retry | Unknown |
-/// | 401, 402, 403, 413 (another credential, plan or model may do) | Elsewhere | Good |
-/// | other 4xx | Nobody | Good |
-/// | 501, 505 | Nobody | Good |
-/// | everything else from 500 on | Retry | Bad |
-/// | no answer: no connection, or broken off | Retry | Bad |
-/// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout), our connect timeout | Elsewhere | Bad |
-/// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Bad |
-/// | our [`CircuitOpen`](RejectionKind::CircuitOpen) | Elsewhere | Unknown |
-/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | Nobody | Unknown |
-/// | the request could not be sent: its own body failed, or the client does not send such requests | Nobody | Unknown |
+/// | Answer | Next step | Health | Matter |
+/// |---|---|---|---|
+/// | 1xx, 2xx, 3xx | Done | Success | |
+/// | 429 | Retry | Throttled | Credential |
+/// | 408, 409, 425 | Retry | Ignored | Upstream |
+/// | 401, 402, 403, 407 (another credential or plan may do) | TryAnother | Success | Credential |
+/// | 413 (a larger model may do) | TryAnother | Success | Request |
+/// | other 4xx, 501, 505 | GiveUp | Success | Request |
+/// | everything else from 500 on | Retry | Failure | Upstream |
+/// | no answer: no connection, or a broken one | Retry | Failure | Upstream |
+/// | our connect timeout | TryAnother | Failure | Upstream |
+/// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | TryAnother | Failure | Ours |
+/// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Failure | Upstream |
+/// | our [`CircuitOpen`](RejectionKind::CircuitOpen) | TryAnother | Ignored | Ours |
+/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | GiveUp | Ignored | Ours |
+/// | the request could not be sent: its own body failed, or the client does not send such requests | GiveUp | Ignored | Request |
 ///
-/// `x-should-retry: false` turns Retry into Elsewhere, `true` turns everything but Done into Retry; health stays. The
-/// hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
+/// `x-should-retry: false` turns Retry into TryAnother, `true` turns everything but Done into Retry; health and matter stay.
+/// The hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
 ///
 /// The request was provably not executed where no connection came about, and where the answer is 421, 425, 429, or a 503
-/// with one of those hints or from our own layers. (That a
-/// peer refused an HTTP/2 stream, or said goodbye before it looked at it, and that the request's own body failed, is
-/// seen with the feature `hyper`; without it, all of these are connections that broke, and so are those that did not come
-/// about in another way than "refused".)
+/// with one of those hints or from our own layers. (Only with the feature `hyper` can three kinds of errors be told from
+/// broken connections: that a peer refused an HTTP/2 stream, or closed the connection before it looked at it; that a
+/// connection did not come about in another way than "refused"; and that the request's own body failed.)
 ///
 /// ```
 /// use std::{convert::Infallible, io};
 /// use http::Response;
-/// use tower_buttress::verdict::{Classify, Health, Outcome, NextStep, Standard};
+/// use tower_buttress::verdict::{Classify, Health, Matter, NextStep, Outcome, Standard};
 ///
 /// let refused: Result<Response<()>, _> = Err(io::Error::from(io::ErrorKind::ConnectionRefused));
 /// let verdict = Standard::new().classify(&Outcome::of(&refused));
-/// assert_eq!(verdict.next, NextStep::Retry { after: None });
+/// assert_eq!(verdict.next, NextStep::retry(None));
 /// assert_eq!(verdict.health, Health::Failure);
 /// assert!(verdict.not_executed);
 ///
@@ -50,6 +50,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// let verdict = Standard::new().classify(&Outcome::head(&overloaded));
 /// assert_eq!(verdict.next, NextStep::TryAnother);
 /// assert_eq!(verdict.health, Health::Failure);
+/// assert_eq!(verdict.matter, Matter::Upstream);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standard {
@@ -58,15 +59,17 @@ pub struct Standard {
 
 const RETRY: NextStep = NextStep::Retry { after: None };
 const DONE: Verdict = Verdict::new(NextStep::Done, Health::Success);
+const REFUSED_CREDENTIAL: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Credential);
 
 /// The first row that holds the status counts.
 const STATUSES: &[(RangeInclusive<u16>, Verdict)] = &[
     (100..=399, DONE),
-    (401..=403, Verdict::new(NextStep::TryAnother, Health::Success)),
+    (401..=403, REFUSED_CREDENTIAL),
+    (407..=407, REFUSED_CREDENTIAL),
     (413..=413, Verdict::new(NextStep::TryAnother, Health::Success)),
-    (408..=409, Verdict::new(RETRY, Health::Ignored)),
+    (408..=409, Verdict::new(RETRY, Health::Ignored).with_matter(Matter::Upstream)),
     // RFC 8470 5.2: the server did not process the request.
-    (425..=425, Verdict::new(RETRY, Health::Ignored).not_executed()),
+    (425..=425, Verdict::new(RETRY, Health::Ignored).with_matter(Matter::Upstream).not_executed()),
     (429..=429, Verdict::new(RETRY, Health::Throttled).not_executed()),
     // RFC 9110 15.5.20: not by this server. Asking it again over the same connection changes nothing.
     (421..=421, Verdict::new(NextStep::GiveUp, Health::Success).not_executed()),
@@ -97,18 +100,20 @@ impl Standard {
     fn refused(self, rejection: &Rejection) -> Verdict {
         // A refusal to a gRPC caller has no Retry-After to read.
         let retry = NextStep::Retry { after: rejection.retry_after().map(RetryAfter::from) };
+        let ours = |next, health| Verdict::new(next, health).with_matter(Matter::Ours);
         match rejection.kind() {
-            RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => Verdict::new(retry, Health::Failure),
-            RejectionKind::FirstByteTimeout => Verdict::new(NextStep::TryAnother, Health::Failure),
-            RejectionKind::DeadlineExceeded => Verdict::new(NextStep::GiveUp, Health::Ignored),
-            RejectionKind::CircuitOpen => Verdict::new(NextStep::TryAnother, Health::Ignored).not_executed(),
+            RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => ours(retry, Health::Failure),
+            // A slow prompt provokes it as well as an upstream that hangs.
+            RejectionKind::FirstByteTimeout => ours(NextStep::TryAnother, Health::Failure),
+            RejectionKind::DeadlineExceeded => ours(NextStep::GiveUp, Health::Ignored),
+            RejectionKind::CircuitOpen => ours(NextStep::TryAnother, Health::Ignored).not_executed(),
             RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Failure),
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
             | RejectionKind::IdempotencyKeyReused => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
-                Verdict::new(retry, Health::Ignored).not_executed()
+                ours(retry, Health::Ignored).not_executed()
             }
         }
     }
@@ -117,18 +122,17 @@ impl Standard {
 impl Classify for Standard {
     #[inline]
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
-        match outcome {
-            // A refusal is looked for first: a gRPC caller's has status 200.
-            Outcome::Head { status, headers, .. } => match outcome.rejection() {
+        // A refusal is looked for first: a gRPC caller's has status 200.
+        match (outcome.status(), outcome.headers()) {
+            (Some(status), Some(headers)) => match outcome.rejection() {
                 Some(rejection) => hinted(self.refused(rejection), headers),
                 None if status.as_u16() < 400 => DONE,
-                None => hinted(of_status(*status, headers), headers),
+                None => hinted(of_status(status, headers), headers),
             },
-            Outcome::Error(err) => match outcome.rejection() {
+            _ => outcome.cause().map_or(DONE, |err| match outcome.rejection() {
                 Some(rejection) => self.refused(rejection),
-                None => transport::classify(*err),
-            },
-            Outcome::Trailers(_) => DONE,
+                None => transport::classify(err),
+            }),
         }
     }
 }
@@ -178,32 +182,47 @@ mod tests {
         Rejection::new(kind).into_response(wire).map(drop)
     }
 
+    const fn ours(next: NextStep, health: Health) -> Verdict {
+        Verdict::new(next, health).with_matter(Matter::Ours)
+    }
+
     fn judge_error(err: impl Into<BoxError>) -> Verdict {
-        Standard::new().classify(&Outcome::Error(&*err.into()))
+        Standard::new().classify(&Outcome::failure(&*err.into()))
     }
 
     #[test]
     fn every_status_is_judged_as_the_table_says() {
         for status in 100..1_000 {
             let expected = match status {
-                ..400 => ("Done", Health::Success, false),
-                401 | 402 | 403 | 413 => ("Elsewhere", Health::Success, false),
-                408 | 409 => ("Retry", Health::Ignored, false),
-                421 => ("Nobody", Health::Success, true),
-                425 => ("Retry", Health::Ignored, true),
-                429 => ("Retry", Health::Throttled, true),
-                ..=499 | 501 | 505 => ("Nobody", Health::Success, false),
-                _ => ("Retry", Health::Failure, false),
+                ..400 => ("Done", Health::Success, Matter::Request, false),
+                401 | 402 | 403 | 407 => ("TryAnother", Health::Success, Matter::Credential, false),
+                413 => ("TryAnother", Health::Success, Matter::Request, false),
+                408 | 409 => ("Retry", Health::Ignored, Matter::Upstream, false),
+                421 => ("GiveUp", Health::Success, Matter::Request, true),
+                425 => ("Retry", Health::Ignored, Matter::Upstream, true),
+                429 => ("Retry", Health::Throttled, Matter::Credential, true),
+                ..=499 | 501 | 505 => ("GiveUp", Health::Success, Matter::Request, false),
+                _ => ("Retry", Health::Failure, Matter::Upstream, false),
             };
             let verdict = judge(&answer(status, &[]));
             let next = match verdict.next {
                 NextStep::Done => "Done",
                 NextStep::Retry { after: None } => "Retry",
                 NextStep::Retry { .. } => "Retry after",
-                NextStep::TryAnother => "Elsewhere",
-                NextStep::GiveUp => "Nobody",
+                NextStep::TryAnother => "TryAnother",
+                NextStep::GiveUp => "GiveUp",
             };
-            assert_eq!((next, verdict.health, verdict.not_executed), expected, "{status}");
+            assert_eq!((next, verdict.health, verdict.matter, verdict.not_executed), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_server_cannot_make_it_another_ones_matter() {
+        for asked in ["true", "false"] {
+            for status in [401, 402, 403, 429, 413, 500] {
+                let verdict = judge(&answer(status, &[("x-should-retry", asked)]));
+                assert_eq!(verdict.matter, judge(&answer(status, &[])).matter, "{status}");
+            }
         }
     }
 
@@ -223,9 +242,11 @@ mod tests {
         for wire in [RejectionFormat::Http, RejectionFormat::Grpc] {
             let judge = |kind| judge(&refusal(kind, wire));
             let silent = judge(RejectionKind::FirstByteTimeout);
-            assert_eq!(silent, Verdict::new(NextStep::TryAnother, Health::Failure));
+            assert_eq!(silent, ours(NextStep::TryAnother, Health::Failure));
             let late = judge(RejectionKind::DeadlineExceeded);
-            assert_eq!(late, Verdict::new(NextStep::GiveUp, Health::Ignored));
+            assert_eq!(late, ours(NextStep::GiveUp, Health::Ignored));
+            let open = judge(RejectionKind::CircuitOpen);
+            assert_eq!(open, ours(NextStep::TryAnother, Health::Ignored).not_executed());
             let broken = judge(RejectionKind::BodyFailed);
             assert_eq!(broken, Verdict::new(RETRY, Health::Failure));
         }
@@ -237,7 +258,7 @@ mod tests {
     fn a_silent_upstream_can_be_asked_again() {
         let silent = refusal(RejectionKind::FirstByteTimeout, RejectionFormat::Http);
         let verdict = Standard::new().retry_first_byte_timeout(true).classify(&Outcome::head(&silent));
-        assert_eq!(verdict, Verdict::new(RETRY, Health::Failure));
+        assert_eq!(verdict, ours(RETRY, Health::Failure));
     }
 
     #[test]
@@ -276,9 +297,9 @@ mod tests {
         let connect = judge_error(io::Error::other(ConnectElapsed::new(after)));
         assert_eq!(connect, Verdict::new(NextStep::TryAnother, Health::Failure).not_executed());
         let late = judge_error(io::Error::other(DeadlineExceeded::new(after)));
-        assert_eq!(late, Verdict::new(NextStep::GiveUp, Health::Ignored));
+        assert_eq!(late, ours(NextStep::GiveUp, Health::Ignored));
         let silent = judge_error(io::Error::other(Rejection::new(RejectionKind::FirstByteTimeout)));
-        assert_eq!(silent, Verdict::new(NextStep::TryAnother, Health::Failure));
+        assert_eq!(silent, ours(NextStep::TryAnother, Health::Failure));
         let refused = judge_error(io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused)));
         assert_eq!(refused, Verdict::new(RETRY, Health::Failure).not_executed());
 

@@ -3,25 +3,27 @@
 //! # Why a feature for hyper's own errors?
 //!
 //! An [`io::Error`] tells a refused connection from a broken one, and the standard library is enough to find it, in
-//! hyper's errors and in everybody else's. Only hyper's own types say more: that a connector failed in another way (name
-//! resolution, TLS), that a request never left its queue, that a peer refused a stream. hyper is not among the
-//! dependencies of a set of tower layers; whoever has it as a client turns on the feature `hyper`, which sees through
-//! everything that is built on it (hyper-util, reqwest, tonic) by the same chain.
+//! hyper's errors and in others'. Only hyper's own types say more: that a connector failed in another way (name
+//! resolution, TLS), that a request never left its queue, that a peer refused a stream. A set of tower
+//! layers does not depend on hyper; an application that has it as a client turns on the feature `hyper`, which also sees
+//! through what is built on it (hyper-util, reqwest, tonic).
 
 use std::error::Error;
 use std::io;
 
-use super::{Health, NextStep, Verdict};
+use super::{Health, Matter, NextStep, Verdict};
 use crate::error::{self, ConnectElapsed, DeadlineExceeded};
 
-/// No answer came, or it broke off: what was done, nobody knows.
+/// No answer came, or it broke off: whether the request was executed is unknown.
 const BROKEN: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);
-/// The request never reached anybody who could have acted on it.
+/// The request never reached a server that could have executed it.
 const UNSENT: Verdict = BROKEN.not_executed();
 /// Asking the same endpoint again will not help.
 const UNREACHABLE: Verdict = UNSENT.with_next(NextStep::TryAnother);
-/// Our own side gave up.
-const OURS: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored);
+/// The caller's side of the call failed.
+const CALLERS: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored);
+/// Its time is over.
+const TOO_LATE: Verdict = CALLERS.with_matter(Matter::Ours);
 
 #[cold]
 pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
@@ -29,11 +31,11 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
         return UNREACHABLE;
     }
     if error::find::<DeadlineExceeded>(err).is_some() {
-        return OURS;
+        return TOO_LATE;
     }
     #[cfg(feature = "reqwest")]
     if error::chain(err).any(was_never_a_request) {
-        return OURS.not_executed();
+        return CALLERS.not_executed();
     }
     #[cfg(feature = "tonic")]
     if let Some(verdict) = of_tonic(err) {
@@ -63,7 +65,7 @@ fn was_never_a_request(err: &(dyn Error + 'static)) -> bool {
 #[cfg(feature = "tonic")]
 fn of_tonic(err: &(dyn Error + 'static)) -> Option<Verdict> {
     let unsent = error::find::<tonic::ConnectError>(err).map(|_| UNSENT);
-    unsent.or_else(|| error::find::<tonic::TimeoutExpired>(err).map(|_| OURS))
+    unsent.or_else(|| error::find::<tonic::TimeoutExpired>(err).map(|_| TOO_LATE))
 }
 
 /// What one link of the chain says, where it is one of hyper's and says more than that something broke.
@@ -72,19 +74,19 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
     if let Some(err) = err.downcast_ref::<hyper_util::client::legacy::Error>() {
         // A request that the client would not send (HTTP/2 over a connection that is not, no host in its URI) is all the
         // cause there is; everything else that it fails with has a source.
-        let refused = err.source().is_none().then_some(OURS.not_executed());
+        let refused = err.source().is_none().then_some(CALLERS.not_executed());
         return if err.is_connect() { Some(UNSENT) } else { refused };
     }
     if let Some(err) = err.downcast_ref::<hyper::Error>() {
         // Dropped from the queue of a connection, before it was written.
         let unsent = (err.is_canceled() || err.is_closed()).then_some(UNSENT);
         // Or the request's own body failed: its sender went away.
-        return unsent.or((err.is_user() && !was_abandoned(err)).then_some(OURS));
+        return unsent.or((err.is_user() && !was_abandoned(err)).then_some(CALLERS));
     }
     let err = err.downcast_ref::<h2::Error>()?;
     // Reset by neither the peer nor the protocol, but by the sender: its body failed, and this is all that is told of it.
     if err.is_reset() && !err.is_remote() && !err.is_library() {
-        return Some(OURS);
+        return Some(CALLERS);
     }
     // RFC 9113 8.7: a refused stream, and one beyond the last that a GOAWAY names, were not processed. (Of streams that
     // the peer may have processed, h2 says that the connection broke.)

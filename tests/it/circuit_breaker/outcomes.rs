@@ -365,6 +365,27 @@ async fn trailers_are_shown_to_the_classifier() {
     assert_eq!(layer.handle().state(), CircuitState::Open);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_grpc_stream_that_ends_without_a_status_is_a_failure() {
+    for (content_type, state) in [
+        ("application/grpc+proto", CircuitState::Open),
+        // Its status is in its body.
+        ("application/grpc-web", CircuitState::Closed),
+        ("application/json", CircuitState::Closed),
+    ] {
+        let cut = service_fn(move |_: Request<Script>| async move {
+            let body = GrpcBody(vec![Frame::data("m".into())]);
+            Ok::<_, Infallible>(Response::builder().header("content-type", content_type).body(body).unwrap())
+        });
+        let layer = CircuitBreakerLayer::new().classifier(Grpc::new());
+        for _ in 0..5 {
+            let response = layer.layer(cut).oneshot(request("POST", [])).await.unwrap();
+            response.into_body().collect().await.unwrap();
+        }
+        assert_eq!(layer.handle().state(), state, "{content_type}");
+    }
+}
+
 /// Its frames, last first. Of unknown length, as gRPC's are.
 struct GrpcBody(Vec<Frame<Bytes>>);
 

@@ -7,10 +7,10 @@ use tokio::net::TcpListener;
 use tower_buttress::ConnectTimeoutLayer;
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 
-const BROKEN: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);
+const BROKEN: Verdict = Verdict::new(NextStep::retry(None), Health::Failure);
 
 fn judge(err: &reqwest::Error) -> Verdict {
-    Standard::new().classify(&Outcome::Error(err))
+    Standard::new().classify(&Outcome::failure(err))
 }
 
 async fn closed_port() -> String {

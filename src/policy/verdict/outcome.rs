@@ -1,0 +1,225 @@
+//! What there is to judge.
+
+use std::error::Error;
+use std::fmt;
+
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri};
+
+use crate::error;
+use crate::rejection::Rejection;
+
+/// What an attempt came to: the head of an answer, an error, or the end of a body. Beside it stands the request, where the
+/// layer that asks has kept it.
+#[derive(Clone, Copy)]
+pub struct Outcome<'a> {
+    part: Part<'a>,
+    request: Option<RequestView<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Head {
+        status: StatusCode,
+        headers: &'a HeaderMap,
+        extensions: &'a Extensions,
+    },
+    Error(&'a (dyn Error + 'static)),
+    /// `None`: there were to be trailers, and there were none.
+    End(Option<&'a HeaderMap>),
+}
+
+/// The request that an [`Outcome`] answers: what is kept of it.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct RequestView<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its URI, as the layer that asks has seen it.
+    pub uri: &'a Uri,
+    /// Its extensions.
+    pub extensions: &'a Extensions,
+}
+
+/// In the extensions of a response whose body began with its trailers: they say what it comes to, and nothing of it has
+/// gone to the caller yet.
+#[derive(Clone, Debug)]
+pub(crate) struct EarlyTrailers(pub(crate) HeaderMap);
+
+// === impl Outcome ===
+
+impl<'a> Outcome<'a> {
+    /// What a service came to.
+    #[inline]
+    pub fn of<B, E: Error + 'static>(result: &'a Result<Response<B>, E>) -> Self {
+        match result {
+            Ok(response) => Self::head(response),
+            Err(err) => Self::failure(err),
+        }
+    }
+
+    /// The head of an answer, a refusal of our own layers included.
+    #[inline]
+    #[must_use]
+    pub fn head<B>(response: &'a Response<B>) -> Self {
+        let (status, headers, extensions) = (response.status(), response.headers(), response.extensions());
+        Self::new(Part::Head { status, headers, extensions })
+    }
+
+    /// No answer came, or its body broke off.
+    #[must_use]
+    pub const fn failure(err: &'a (dyn Error + 'static)) -> Self {
+        Self::new(Part::Error(err))
+    }
+
+    /// The body of an answer came to its end with these trailers.
+    #[must_use]
+    pub const fn end(trailers: &'a HeaderMap) -> Self {
+        Self::new(Part::End(Some(trailers)))
+    }
+
+    /// The body of an answer came to its end without the trailers that its head had promised: a gRPC stream without a status.
+    #[must_use]
+    pub const fn end_without_trailers() -> Self {
+        Self::new(Part::End(None))
+    }
+
+    const fn new(part: Part<'a>) -> Self {
+        Self { part, request: None }
+    }
+
+    /// Adds the request.
+    #[must_use]
+    pub const fn with_request(mut self, request: RequestView<'a>) -> Self {
+        self.request = Some(request);
+        self
+    }
+
+    /// The request, where the layer that asks has kept it: retries and fallbacks do, the breaker does not.
+    #[must_use]
+    pub const fn request(&self) -> Option<RequestView<'a>> {
+        self.request
+    }
+
+    /// The status, where there is a head.
+    #[must_use]
+    pub const fn status(&self) -> Option<StatusCode> {
+        match self.part {
+            Part::Head { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The headers, where there is a head.
+    #[must_use]
+    pub const fn headers(&self) -> Option<&'a HeaderMap> {
+        match self.part {
+            Part::Head { headers, .. } => Some(headers),
+            _ => None,
+        }
+    }
+
+    /// The response's extensions, where there is a head.
+    #[must_use]
+    pub const fn extensions(&self) -> Option<&'a Extensions> {
+        match self.part {
+            Part::Head { extensions, .. } => Some(extensions),
+            _ => None,
+        }
+    }
+
+    /// The trailers, at the end of a body, or with the head of one that began with them
+    /// ([`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) sees that).
+    #[must_use]
+    pub fn trailers(&self) -> Option<&'a HeaderMap> {
+        match self.part {
+            Part::Head { extensions, .. } => extensions.get().map(|EarlyTrailers(trailers)| trailers),
+            Part::End(trailers) => trailers,
+            Part::Error(_) => None,
+        }
+    }
+
+    /// Whether this is the end of a body, with trailers or without the ones that were to come.
+    #[must_use]
+    pub const fn is_end(&self) -> bool {
+        matches!(self.part, Part::End(_))
+    }
+
+    /// The refusal of one of our own layers, as a response or as an error.
+    #[inline]
+    #[must_use]
+    pub fn rejection(&self) -> Option<&'a Rejection> {
+        match self.part {
+            Part::Head { extensions, .. } => extensions.get(),
+            Part::Error(err) => error::find(err),
+            Part::End(_) => None,
+        }
+    }
+
+    /// The error, where no answer came or its body broke off.
+    #[must_use]
+    pub const fn cause(&self) -> Option<&'a (dyn Error + 'static)> {
+        match self.part {
+            Part::Error(err) => Some(err),
+            _ => None,
+        }
+    }
+
+    /// The first error of type `E` among the error and its sources.
+    #[must_use]
+    pub fn error<E: Error + 'static>(&self) -> Option<&'a E> {
+        self.cause().and_then(error::find)
+    }
+}
+
+/// Without headers, which hold credentials.
+impl fmt::Debug for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part: &dyn fmt::Debug = match &self.part {
+            Part::Head { status, .. } => status,
+            Part::Error(err) => err,
+            Part::End(Some(_)) => &"trailers",
+            Part::End(None) => &"end without trailers",
+        };
+        f.debug_struct("Outcome").field("part", part).field("request", &self.request).finish()
+    }
+}
+
+// === impl RequestView ===
+
+impl<'a> RequestView<'a> {
+    /// The view of a request.
+    #[must_use]
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self::new(request.method(), request.uri(), request.extensions())
+    }
+
+    /// The view of a request in parts.
+    #[must_use]
+    pub const fn new(method: &'a Method, uri: &'a Uri, extensions: &'a Extensions) -> Self {
+        Self { method, uri, extensions }
+    }
+}
+
+/// Without the query, which may hold a key.
+impl fmt::Debug for RequestView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestView")
+            .field("method", self.method)
+            .field("path", &self.uri.path())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_credential() {
+        let request =
+            Request::post("http://me:secret@a/v1?key=secret").header("authorization", "secret").body(()).unwrap();
+        let response = Response::builder().header("set-cookie", "secret").body(()).unwrap();
+        let shown = format!("{:?}", Outcome::head(&response).with_request(RequestView::of(&request)));
+        assert!(!shown.contains("secret") && shown.contains("/v1"), "{shown}");
+    }
+}
