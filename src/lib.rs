@@ -166,9 +166,7 @@ pub mod proto;
 mod rt;
 pub mod store;
 
-pub use self::body::read::ReadBody;
-pub use self::body::replay::ReplayBody;
-pub use self::body::upload::UploadBody;
+pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, RetryReport, Tenant};
 pub use self::event::{Event, Observer};
