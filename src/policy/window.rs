@@ -3,8 +3,8 @@
 //! # Why counts and not an average?
 //!
 //! An average that decays with each call forgets faster the more calls there are, and one that decays with time gives a
-//! burst next to no weight. Exact counts over the last so many seconds, or the last so many calls, mean the same at any
-//! rate, cost the same at any rate, and can be checked against a list.
+//! burst next to no weight. Exact counts over the last seconds, or the last calls, mean the same at any rate, cost the
+//! same at any rate, and can be checked against a list.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 /// What [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) remembers of the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CircuitWindow {
-    /// The calls that ended in the last so much time, in ten buckets: a call is forgotten between nine and ten tenths
-    /// of the time after it ended.
+    /// The calls that were counted within this duration, in ten buckets: a call is forgotten between nine and ten tenths
+    /// of the duration after it was counted.
     Time(Duration),
-    /// The last so many calls, whenever they ended.
+    /// The last N calls, whenever they were counted.
     Calls(NonZeroU16),
 }
 
-/// How many calls ended how.
+/// Calls, by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Tally {
     pub(crate) calls: u64,
@@ -29,6 +29,16 @@ pub(crate) struct Tally {
     pub(crate) throttled: u64,
     /// Those that were slow, whether or not they failed.
     pub(crate) slow: u64,
+}
+
+/// Where a call was counted, so that it can be counted otherwise when its body fails: the number of a bucket, or of the
+/// call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(pub(crate) u64);
+
+impl Slot {
+    /// Of a call that was not counted.
+    pub(crate) const NONE: Self = Self(u64::MAX);
 }
 
 /// How one call ended.
@@ -51,8 +61,8 @@ pub(crate) enum Window {
 pub(crate) struct TimeWindow {
     buckets: [Tally; BUCKETS as usize],
     width: Duration,
-    /// The bucket that the present falls into, and when it began.
-    current: usize,
+    /// The number of the bucket that the present falls into, and when that began.
+    current: u64,
     start: Instant,
 }
 
@@ -62,6 +72,8 @@ pub(crate) struct CallWindow {
     samples: VecDeque<Sample>,
     size: usize,
     sum: Tally,
+    /// How many calls were counted since the window was made: the number of the next one.
+    counted: u64,
 }
 
 /// As linkerd's `SuccessRateWindow`: old calls leave in small steps, and adding up stays cheap.
@@ -115,23 +127,48 @@ impl Window {
         }
     }
 
-    /// Notes one call, at the instant it was last [advanced](Self::advance) to.
+    /// Counts one call, at the instant it was last [advanced](Self::advance) to.
     pub(crate) fn push(&mut self, sample: Sample) {
         match self {
-            Self::Time(window) => window.buckets[window.current].add(sample),
+            Self::Time(window) => window.bucket(window.current).add(sample),
             Self::Calls(window) => window.push(sample),
         }
     }
 
-    /// Notes many calls with which nothing was wrong.
-    pub(crate) fn push_good(&mut self, calls: u64) {
+    /// Counts several calls with which nothing was wrong.
+    pub(crate) fn push_successes(&mut self, calls: u64) {
         match self {
-            Self::Time(window) => {
-                window.buckets[window.current].merge(&Tally { calls, ..Tally::default() });
-            }
+            Self::Time(window) => window.bucket(window.current).merge(&Tally { calls, ..Tally::default() }),
             Self::Calls(window) => {
+                // Those that would not be remembered need a number only.
+                window.counted = window.counted.saturating_add(calls.saturating_sub(window.size as u64));
                 for _ in 0..calls.min(window.size as u64) {
                     window.push(Sample::default());
+                }
+            }
+        }
+    }
+
+    /// Where the next call will be counted.
+    pub(crate) fn slot(&self) -> Slot {
+        match self {
+            Self::Time(window) => Slot(window.current),
+            Self::Calls(window) => Slot(window.counted),
+        }
+    }
+
+    /// Counts a call, which was counted as the success `was` in `slot` (or in a later one of the same batch), as `sample`
+    /// instead, and now. What has left the window is not taken back.
+    pub(crate) fn recount(&mut self, slot: Slot, was: Sample, sample: Sample) {
+        match self {
+            Self::Time(window) => {
+                window.take_back(slot, was);
+                self.push(sample);
+            }
+            // There a call has one place, whenever its body fails.
+            Self::Calls(window) => {
+                if !window.replace(slot, was, sample) {
+                    window.push(sample);
                 }
             }
         }
@@ -148,7 +185,7 @@ impl Window {
         }
     }
 
-    /// Until when calls may be noted without advancing; `None` for ever.
+    /// Until when calls may be counted without advancing; `None` for ever.
     pub(crate) fn fresh_until(&self) -> Option<Instant> {
         match self {
             Self::Time(window) => window.start.checked_add(window.width),
@@ -162,6 +199,8 @@ impl Window {
             Self::Time(window) => {
                 window.buckets = [Tally::default(); BUCKETS as usize];
                 window.start = now;
+                // What was counted before is not found any more.
+                window.current = window.current.saturating_add(BUCKETS.into());
             }
             Self::Calls(window) => {
                 window.samples.clear();
@@ -179,17 +218,33 @@ impl TimeWindow {
         Self { buckets: [Tally::default(); BUCKETS as usize], width, current: 0, start: now }
     }
 
+    fn bucket(&mut self, number: u64) -> &mut Tally {
+        // Below ten.
+        &mut self.buckets[usize::try_from(number % u64::from(BUCKETS)).unwrap_or_default()]
+    }
+
+    fn take_back(&mut self, slot: Slot, was: Sample) {
+        let age = self.current.checked_sub(slot.0);
+        if age.is_some_and(|age| age < BUCKETS.into()) {
+            let bucket = self.bucket(slot.0);
+            if bucket.calls > bucket.failures {
+                bucket.remove(was);
+            }
+        }
+    }
+
     fn advance(&mut self, now: Instant) {
         // A thread that read the clock before another, and came after it, sees the past: it belongs to the present.
         let elapsed = now.saturating_duration_since(self.start);
         if elapsed < self.width {
             return;
         }
-        let steps = elapsed.as_nanos() / self.width.as_nanos();
-        for _ in 0..steps.min(BUCKETS.into()) {
-            self.current = (self.current + 1) % usize::from(BUCKETS);
-            self.buckets[self.current] = Tally::default();
+        let steps = u64::try_from(elapsed.as_nanos() / self.width.as_nanos()).unwrap_or(u64::MAX);
+        let current = self.current.saturating_add(steps);
+        for nth in 0..steps.min(BUCKETS.into()) {
+            *self.bucket(current.saturating_sub(nth)) = Tally::default();
         }
+        self.current = current;
         // On the grid of buckets, however late we are: otherwise each advance would stretch the window a little.
         let into = elapsed.as_nanos() % self.width.as_nanos();
         self.start = now.checked_sub(nanos(into)).unwrap_or(now);
@@ -209,7 +264,7 @@ fn nanos(nanos: u128) -> Duration {
 impl CallWindow {
     fn new(size: NonZeroU16) -> Self {
         let size = usize::from(size.get());
-        Self { samples: VecDeque::with_capacity(size), size, sum: Tally::default() }
+        Self { samples: VecDeque::with_capacity(size), size, sum: Tally::default(), counted: 0 }
     }
 
     fn push(&mut self, sample: Sample) {
@@ -220,5 +275,18 @@ impl CallWindow {
         }
         self.samples.push_back(sample);
         self.sum.add(sample);
+        self.counted = self.counted.saturating_add(1);
+    }
+
+    /// Replaces the first such call at or behind `slot`, and returns whether there was one. Which one of a batch it was
+    /// makes no difference; where the slot itself is forgotten, what stands behind it may not be of that batch.
+    fn replace(&mut self, slot: Slot, was: Sample, sample: Sample) -> bool {
+        let behind = usize::try_from(self.counted.saturating_sub(slot.0)).unwrap_or(usize::MAX);
+        let Some(first) = self.samples.len().checked_sub(behind) else { return false };
+        let Some(found) = self.samples.range_mut(first..).find(|found| **found == was) else { return false };
+        *found = sample;
+        self.sum.remove(was);
+        self.sum.add(sample);
+        true
     }
 }

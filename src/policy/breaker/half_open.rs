@@ -1,122 +1,116 @@
 //! The probes of a half-open circuit.
 //!
-//! # Why a list, and not a count?
+//! # Why waves?
 //!
-//! A count of permits cannot tell a probe that the upstream keeps waiting from one whose own consumer has walked off
-//! with the response in its hand. The first says that the upstream is still down. The second says nothing, and must not
-//! hold the only permit for ever.
+//! A probe that a hung upstream does not answer says nothing for as long as its own limits of time allow, and an upstream
+//! that recovers meanwhile would not be found out before that. So a wave of probes does not hold the circuit: when its
+//! open time is over, the next wave may go, whatever became of the one before. Whoever brings an answer first decides.
 
 use std::time::{Duration, Instant};
 
-use super::Role;
 use super::settings::Settings;
-use crate::policy::idle::Idle;
 use crate::policy::window::{Sample, Tally};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HalfOpen {
     probes: Vec<Probe>,
     last_id: u32,
-    good: u32,
+    wave: u32,
+    wave_began: Instant,
+    /// When the next wave may go.
+    next_wave: Instant,
+    succeeded: u32,
     seen: Tally,
 }
 
 #[derive(Debug)]
 struct Probe {
     id: u32,
-    /// How long the upstream has kept it waiting.
-    upstream: Idle,
-    /// Since when its consumer has; `None` while it waits for the upstream.
-    consumer: Option<Instant>,
+    wave: u32,
+    began: Instant,
 }
 
-/// Whose turn it is.
+/// What a half-open circuit does with a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ProbeAdmission {
-    /// The caller's.
-    Probe { id: u32 },
-    /// Nobody's: the probes that are on their way will be settled, or given up, in this time.
-    Wait { at_most: Duration },
-    /// A probe has waited for the upstream too long.
-    TimedOut,
+    Probe {
+        id: u32,
+    },
+    /// All probes are on their way, and the next wave is due in this time.
+    Wait {
+        at_most: Duration,
+    },
+    /// All probes are on their way, and the next wave is due: to be [begun](HalfOpen::begin_wave) first.
+    Overdue,
 }
 
 // === impl HalfOpen ===
 
 impl HalfOpen {
-    pub(super) fn turn(&mut self, settings: &Settings, now: Instant) -> ProbeAdmission {
-        let limit = settings.probe_timeout;
-        if self.probes.iter().any(|probe| probe.upstream.until(limit).is_some_and(|at| now >= at)) {
-            return ProbeAdmission::TimedOut;
+    /// The first wave, and how long it may take.
+    pub(super) fn new(now: Instant, open_time: Duration) -> Self {
+        let next_wave = super::saturating_add(now, open_time);
+        Self {
+            probes: Vec::new(),
+            last_id: 0,
+            wave: 0,
+            wave_began: now,
+            next_wave,
+            succeeded: 0,
+            seen: Tally::default(),
         }
-        self.probes.retain(|probe| !probe.is_forgotten(limit, now));
-        let bound = usize::try_from(settings.probes.get()).unwrap_or(usize::MAX);
-        if self.probes.len() < bound {
+    }
+
+    pub(super) fn begin_wave(&mut self, now: Instant, open_time: Duration) {
+        self.wave = self.wave.wrapping_add(1);
+        self.wave_began = now;
+        self.next_wave = super::saturating_add(now, open_time);
+    }
+
+    pub(super) fn admit(&mut self, settings: &Settings, now: Instant) -> ProbeAdmission {
+        let limit = settings.probe_timeout;
+        self.probes.retain(|probe| now.saturating_duration_since(probe.began) < limit);
+        if self.in_wave() < settings.probes.get() {
             self.last_id = self.last_id.wrapping_add(1);
-            self.probes.push(Probe { id: self.last_id, upstream: Idle::default(), consumer: Some(now) });
+            self.probes.push(Probe { id: self.last_id, wave: self.wave, began: now });
             return ProbeAdmission::Probe { id: self.last_id };
         }
-        let left = self.probes.iter().map(|probe| probe.left(limit, now)).min();
-        ProbeAdmission::Wait { at_most: left.unwrap_or(limit) }
+        match self.next_wave.saturating_duration_since(now) {
+            Duration::ZERO => ProbeAdmission::Overdue,
+            at_most => ProbeAdmission::Wait { at_most },
+        }
     }
 
-    /// Notes how a probe ended, and says how many have succeeded.
+    /// Counts how a probe ended, and returns how many have succeeded.
     pub(super) fn note(&mut self, sample: Sample) -> u32 {
         self.seen.add(sample);
-        self.good = self.good.saturating_add(u32::from(!sample.is_bad()));
-        self.good
+        self.succeeded = self.succeeded.saturating_add(u32::from(!sample.is_bad()));
+        self.succeeded
     }
 
-    pub(super) fn waits(&mut self, role: Role, now: Instant) {
-        if let Some(probe) = self.find(role) {
-            probe.upstream.waiting(|| now);
-            probe.consumer = None;
-        }
-    }
-
-    pub(super) fn rests(&mut self, role: Role, now: Instant) {
-        if let Some(probe) = self.find(role) {
-            probe.upstream.interrupted(now);
-            probe.consumer.get_or_insert(now);
-        }
-    }
-
-    /// Whether it was still there.
-    pub(super) fn remove(&mut self, id: u32) -> bool {
-        let place = self.probes.iter().position(|probe| probe.id == id);
-        place.map(|place| self.probes.swap_remove(place)).is_some()
-    }
-
-    pub(super) fn knows(&mut self, role: Role) -> bool {
-        self.find(role).is_some()
+    /// Takes the probe off the list. Returns whether it decides: `None` if it was forgotten, false if a later wave is on
+    /// its way.
+    pub(super) fn remove(&mut self, id: u32) -> Option<bool> {
+        let place = self.probes.iter().position(|probe| probe.id == id)?;
+        let probe = self.probes.swap_remove(place);
+        Some(probe.wave == self.wave || self.in_wave() == 0)
     }
 
     pub(super) fn probes(&self) -> usize {
         self.probes.len()
     }
 
+    pub(super) fn wave_began(&self) -> Instant {
+        self.wave_began
+    }
+
     pub(super) fn seen(&self) -> Tally {
         self.seen
     }
 
-    fn find(&mut self, role: Role) -> Option<&mut Probe> {
-        self.probes.iter_mut().find(|probe| role == Role::Probe { id: probe.id })
-    }
-}
-
-// === impl Probe ===
-
-impl Probe {
-    /// Its consumer has not asked for more for so long that it may never do.
-    fn is_forgotten(&self, limit: Duration, now: Instant) -> bool {
-        self.consumer.is_some_and(|since| now.saturating_duration_since(since) >= limit)
-    }
-
-    fn left(&self, limit: Duration, now: Instant) -> Duration {
-        let until = match self.consumer {
-            Some(since) => since.checked_add(limit),
-            None => self.upstream.until(limit),
-        };
-        until.map_or(limit, |at| at.saturating_duration_since(now))
+    /// How many probes of this wave are on their way.
+    fn in_wave(&self) -> u32 {
+        let probes = self.probes.iter().filter(|probe| probe.wave == self.wave).count();
+        u32::try_from(probes).unwrap_or(u32::MAX)
     }
 }

@@ -1,9 +1,11 @@
-//! What somebody asks of a circuit, whatever it has seen.
+//! What an operator does to a circuit by hand, whatever it has seen; and who sends health probes.
 
 use std::time::{Duration, Instant};
 
 use super::report::{CircuitReason, CircuitState};
+use super::settings::Settings;
 use super::{Breaker, BreakerEvent, Open, State, saturating_add};
+use crate::policy::window::Window;
 
 // === impl Breaker ===
 
@@ -11,7 +13,7 @@ impl Breaker {
     /// Refuses everything until [`close`](Self::close_by_hand).
     pub(crate) fn isolate(&mut self, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
-        let seen = self.figures();
+        let seen = self.stats();
         (self.state() != CircuitState::Isolated)
             .then(|| self.change(State::Isolated { seen }, CircuitReason::Manual, None))
     }
@@ -20,11 +22,11 @@ impl Breaker {
     pub(crate) fn open_by_hand(&mut self, time: Duration, now: Instant) -> Option<BreakerEvent> {
         self.window.advance(now);
         let until = saturating_add(now, time);
-        let seen = self.figures();
-        let open = State::Open(Open { until, probed_from: until, healthy: 0, by_hand: true, seen });
+        let seen = self.stats();
+        let open = State::Open(Open { until, probed_from: until, seen });
         if let State::Open(_) = self.state {
             self.state = open;
-            // What a health probe says that is on its way now must not undo this.
+            // The result of a health probe that is on its way must not undo this.
             self.next_generation();
             return None;
         }
@@ -57,8 +59,25 @@ impl Breaker {
         (self.state() != CircuitState::Disabled).then(|| self.change(State::Disabled, CircuitReason::Manual, None))
     }
 
-    /// Somebody begins to send health probes: false if somebody does already, or if the circuit is not open. While they
-    /// do, no caller is made a probe.
+    /// Changes the settings. What was counted stays, unless the window changes.
+    pub(crate) fn configure(&mut self, settings: Settings, now: Instant) -> Option<BreakerEvent> {
+        if settings.window != self.settings.window {
+            self.window = Window::new(settings.window, now);
+            // What was counted in the old one is not found in the new one.
+            self.next_generation();
+        }
+        let counts_only = settings.metrics_only;
+        let changes = counts_only != self.settings.metrics_only;
+        self.settings = settings;
+        match self.state {
+            State::Closed if changes && counts_only => self.only_count(now),
+            State::MetricsOnly { .. } if changes && !counts_only => self.close_by_hand(now),
+            _ => None,
+        }
+    }
+
+    /// A task begins to send health probes, and until it ends no caller is a probe. Returns false if one does already, or if
+    /// the circuit is not open.
     pub(crate) fn begin_health(&mut self, every: Duration) -> bool {
         let begins = self.health_probed.is_none() && self.state() == CircuitState::Open;
         if begins {
@@ -67,7 +86,7 @@ impl Breaker {
         begins
     }
 
-    /// They end, unless the circuit is open.
+    /// The health probes end, unless the circuit is open. Returns whether they do.
     pub(crate) fn end_health_unless_open(&mut self) -> bool {
         let ends = self.state() != CircuitState::Open;
         if ends {
@@ -76,7 +95,7 @@ impl Breaker {
         ends
     }
 
-    /// They end, whatever comes.
+    /// The health probes end.
     pub(crate) fn end_health(&mut self) {
         self.health_probed = None;
     }

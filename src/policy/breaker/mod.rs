@@ -1,11 +1,34 @@
 //! When to stop calling an upstream, and when to try again.
 //!
+//! | File | Holds |
+//! |---|---|
+//! | `mod.rs` | the machine: what it is asked, and the states |
+//! | `closed.rs` | counting calls, and the thresholds |
+//! | `run.rs` | failures in a row, and calls that were given up |
+//! | `half_open.rs` | probes |
+//! | `manual.rs` | what an operator does by hand, and health probes |
+//! | `settings.rs`, `report.rs` | what goes in, and what comes out |
+//! | `model.rs`, `simulation.rs`, `tests.rs` | the machine written again as a list; callers and upstreams; one rule a test |
+//!
+//! # When has a call succeeded?
+//!
+//! At its first data, or at its head where no body follows. A stream that flows for ten minutes says so from its first
+//! second on, and its reader may leave at `[DONE]` without asking for the end. While it flows, its data is *evidence of
+//! life*, once a second. If its body fails later, the success is taken back, and a failure counts in its place.
+//!
 //! # Why both a ratio and a run?
 //!
 //! A run of failures tells of an outage at once, but never of an upstream that fails every second call. A ratio tells
-//! of both, but needs a minimum of calls before it means anything, which a quiet service may take minutes to make. So
-//! the run speaks while the window holds too little, or when nothing has succeeded lately; otherwise five failures in a
-//! row are what a busy upstream with a few percent of them shows every other minute.
+//! of both, but needs a minimum of calls before it means anything, which a quiet service may take minutes to make. Five
+//! failures in a row are what a busy upstream with a few percent of them shows every other minute; so the run opens only
+//! when nothing was heard for [`QUIET`], or when it is three times as long and has lasted for that time, however well old
+//! streams still flow.
+//!
+//! # Why do waiting calls count?
+//!
+//! Failures come at once, successes need time. Of sixty calls that begin together at an upstream that fails every tenth,
+//! the first six outcomes are failures. So calls that began less than [`QUIET`] ago and wait for their first data count as
+//! if they had succeeded, until they have ended.
 //!
 //! # Why generations?
 //!
@@ -23,12 +46,16 @@
 //!                               probes succeeded
 //! ```
 
+mod closed;
 mod half_open;
 mod manual;
 #[cfg(test)]
 mod model;
 pub(crate) mod report;
+mod run;
 pub(crate) mod settings;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;
 
@@ -36,9 +63,11 @@ use std::time::{Duration, Instant};
 
 use self::half_open::{HalfOpen, ProbeAdmission};
 use self::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
+pub(crate) use self::run::Caller;
+use self::run::{GivenUp, Streak};
 use self::settings::Settings;
 use crate::policy::verdict::Health;
-use crate::policy::window::{Sample, Tally, Window};
+use crate::policy::window::{Sample, Slot, Window};
 
 /// The machine. It knows no time but what it is given, and takes no lock.
 #[derive(Debug)]
@@ -48,16 +77,20 @@ pub(crate) struct Breaker {
     state: State,
     generation: u32,
     window: Window,
-    /// Failures since the last success.
-    run: u32,
-    /// When a call last succeeded, or the window was last cleared.
-    quiet_since: Instant,
+    streak: Streak,
+    given_up: GivenUp,
+    /// When counting began: at the start, or when the circuit last closed.
+    since: Instant,
+    /// When the upstream last gave a sign of life, after that.
+    heard: Option<Instant>,
+    /// Until when one failure opens the circuit again, unless a call succeeds before.
+    probation: Option<Instant>,
     /// When the upstream said to come back.
     not_before: Option<Instant>,
-    /// How often the circuit opened since it was last closed.
-    trips: u32,
+    /// How many probes in a row got no answer: open times double with each.
+    unanswered: u32,
     opened: u64,
-    /// How often somebody sends a health probe: then no caller need be one.
+    /// How often a health probe is sent, while one is: then no caller need be a probe.
     health_probed: Option<Duration>,
 }
 
@@ -69,7 +102,7 @@ enum State {
     Isolated {
         seen: CircuitStats,
     },
-    /// `reached`: the threshold was told of, and has not been left since.
+    /// `reached`: it was told that a threshold is reached, and that is so still.
     MetricsOnly {
         reached: bool,
     },
@@ -81,12 +114,10 @@ struct Open {
     until: Instant,
     /// Health probes are sent from here on.
     probed_from: Instant,
-    healthy: u32,
-    by_hand: bool,
     seen: CircuitStats,
 }
 
-/// Leave to make one call, as plain data. Whoever holds one says exactly once how the call ended.
+/// Leave to make one call, as plain data. Its holder says exactly once how the call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) generation: u32,
@@ -110,12 +141,22 @@ pub(crate) enum Admission {
     Refused { retry_after: Option<Duration> },
 }
 
-/// How a call ended.
+/// What a call says about the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallResult {
     pub(crate) health: Health,
     pub(crate) slow: bool,
+    /// Whether the upstream sent an answer, be it a failure.
+    pub(crate) answered: bool,
     pub(crate) retry_after: Option<Duration>,
+}
+
+/// A success that was counted, of a call whose body goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) generation: u32,
+    pub(crate) slot: Slot,
+    pub(crate) slow: bool,
 }
 
 /// Something to tell, once no lock is held.
@@ -124,18 +165,19 @@ pub(crate) enum BreakerEvent {
     Changed(CircuitChange),
     /// A circuit that only counts would have opened.
     Reached {
-        cause: CircuitReason,
-        figures: CircuitStats,
+        reason: CircuitReason,
+        stats: CircuitStats,
     },
 }
 
-/// What may be counted elsewhere, without asking here: successes of this generation, up to this instant.
+/// What may be counted elsewhere, without asking here: successes of this generation, up to this instant, in this slot.
 ///
 /// None of them can open the circuit; [`Breaker::absorb`] brings them in before anything that might.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fast {
     pub(crate) generation: u32,
     pub(crate) until: Option<Instant>,
+    pub(crate) slot: Slot,
 }
 
 /// Nothing passes: this needs no asking either.
@@ -145,8 +187,9 @@ pub(crate) enum Refuses {
     Always,
 }
 
-/// A busy upstream that has just answered somebody else is not gone, however long the run of failures.
-const QUIET: Duration = Duration::from_secs(1);
+/// A busy upstream that answered somebody lately is not gone, however long the run of failures. And so long a call may
+/// wait for its first data, and still be expected to succeed: few models take longer.
+pub(crate) const QUIET: Duration = Duration::from_secs(5);
 
 // === impl Breaker ===
 
@@ -158,10 +201,13 @@ impl Breaker {
             state,
             generation: 1,
             window: Window::new(settings.window, now),
-            run: 0,
-            quiet_since: now,
+            streak: Streak::default(),
+            given_up: GivenUp::default(),
+            since: now,
+            heard: None,
+            probation: None,
             not_before: None,
-            trips: 0,
+            unanswered: 0,
             opened: 0,
             health_probed: None,
             settings,
@@ -170,7 +216,7 @@ impl Breaker {
 
     /// May one more call be made?
     pub(crate) fn admit(&mut self, now: Instant) -> (Admission, Option<BreakerEvent>) {
-        let mut notice = None;
+        let mut event = None;
         if let State::Open(open) = &self.state {
             let left = open.until.saturating_duration_since(now);
             match self.health_probed {
@@ -179,29 +225,34 @@ impl Breaker {
                 _ => return (Admission::Refused { retry_after: Some(left) }, None),
             }
             // Open => HalfOpen
-            notice = Some(self.change(State::HalfOpen(HalfOpen::default()), CircuitReason::OpenTimeOver, None));
+            let half = HalfOpen::new(now, self.open_time());
+            event = Some(self.change(State::HalfOpen(half), CircuitReason::OpenTimeOver, None));
         }
-        let State::HalfOpen(half) = &mut self.state else {
-            let admission = match self.state {
-                State::Isolated { .. } => Admission::Refused { retry_after: None },
-                _ => self.granted(Role::Call),
-            };
-            return (admission, notice);
+        (self.admit_now(now), event)
+    }
+
+    fn admit_now(&mut self, now: Instant) -> Admission {
+        let half = match &mut self.state {
+            State::HalfOpen(half) => half,
+            State::Isolated { .. } => return Admission::Refused { retry_after: None },
+            _ => return self.granted(Role::Call),
         };
-        match half.turn(&self.settings, now) {
-            ProbeAdmission::Probe { id } => (self.granted(Role::Probe { id }), notice),
-            ProbeAdmission::Wait { at_most } => {
-                (Admission::Refused { retry_after: Some(at_most.min(self.settings.open)) }, notice)
-            }
-            ProbeAdmission::TimedOut => {
-                let notice = self.open(CircuitReason::ProbeTimeout, now);
-                let retry_after = self.open_for(now);
-                (Admission::Refused { retry_after }, Some(notice))
+        match half.admit(&self.settings, now) {
+            ProbeAdmission::Probe { id } => self.granted(Role::Probe { id }),
+            ProbeAdmission::Wait { at_most } => Admission::Refused { retry_after: Some(at_most) },
+            ProbeAdmission::Overdue => {
+                // The probes on their way have got no answer in the whole open time.
+                self.unanswered = self.unanswered.saturating_add(1);
+                half.begin_wave(now, self.settings.open_time(self.unanswered, &mut self.rng));
+                match half.admit(&self.settings, now) {
+                    ProbeAdmission::Probe { id } => self.granted(Role::Probe { id }),
+                    _ => Admission::Refused { retry_after: Some(self.settings.open) },
+                }
             }
         }
     }
 
-    /// May a health probe be sent? Not while the upstream has asked for time, or somebody opened the circuit by hand.
+    /// May a health probe be sent? Not while the upstream has asked for time, or the circuit was opened by hand.
     pub(crate) fn admit_health(&self, now: Instant) -> Option<Grant> {
         match &self.state {
             State::Open(open) if now >= open.probed_from => {
@@ -211,87 +262,145 @@ impl Breaker {
         }
     }
 
-    /// A call is over.
-    pub(crate) fn settle(&mut self, grant: Grant, ended: CallResult, now: Instant) -> Option<BreakerEvent> {
+    /// A call has succeeded or failed. `waiting` calls began less than [`QUIET`] ago and have not. Returns where a success
+    /// was counted; of a probe, under which generation the rest of its body counts.
+    pub(crate) fn settle(
+        &mut self,
+        grant: Grant,
+        result: CallResult,
+        waiting: u64,
+        now: Instant,
+    ) -> (Counted, Option<BreakerEvent>) {
+        let nowhere = Counted { generation: grant.generation, slot: Slot::NONE, slow: result.slow };
         if grant.generation != self.generation {
-            return None;
+            return (nowhere, None);
         }
+        // A later wave of probes is on its way, and decides.
+        let mut overtaken = false;
         if let Role::Probe { id } = grant.role {
-            let State::HalfOpen(half) = &mut self.state else { return None };
-            // It may have been given up, because its consumer let it lie.
-            if !half.remove(id) {
-                return None;
+            let State::HalfOpen(half) = &mut self.state else { return (nowhere, None) };
+            match half.remove(id) {
+                Some(decides) => overtaken = !decides,
+                None => return (nowhere, None),
             }
         }
-        let sample = sample(ended)?;
-        let asked = ended.retry_after.filter(|_| sample.failed);
-        if let Some(at) = asked.and_then(|after| now.checked_add(after.min(self.settings.open_max))) {
-            self.not_before = self.not_before.max(Some(at));
-        }
+        let Some(sample) = sample(result) else { return (nowhere, None) };
+        self.note_retry_after(result, now);
         match &mut self.state {
-            State::Closed | State::MetricsOnly { .. } => self.count(sample, ended.health, now),
+            State::Closed | State::MetricsOnly { .. } => {
+                self.window.advance(now);
+                let counted = Counted { slot: self.window.slot(), ..nowhere };
+                self.window.push(sample);
+                (counted, self.count(result.health, waiting, now))
+            }
             State::HalfOpen(half) if sample.is_bad() => {
                 half.note(sample);
-                Some(self.open(CircuitReason::ProbeFailed, now))
+                let event = (!overtaken).then(|| self.probe_failed(result.answered, now));
+                (nowhere, event)
             }
-            // The good end of a body whose first data was a success already.
-            State::HalfOpen(_) if grant.role == Role::Call => None,
             State::HalfOpen(half) => {
                 let enough = half.note(sample) >= self.settings.successes();
-                enough.then(|| self.close(CircuitReason::ProbesSucceeded, now))
+                let event = enough.then(|| self.close(CircuitReason::ProbesSucceeded, now));
+                (Counted { generation: self.generation, ..nowhere }, event)
             }
             State::Open(open) if grant.role == Role::Health => {
-                open.healthy = if sample.is_bad() { 0 } else { open.healthy.saturating_add(1) };
                 open.put_off(self.not_before);
-                let enough = open.healthy >= self.settings.successes();
-                enough.then(|| self.close(CircuitReason::HealthProbeSucceeded, now))
+                let event = (!sample.is_bad()).then(|| self.close(CircuitReason::HealthProbeSucceeded, now));
+                (nowhere, event)
             }
-            State::Open(_) | State::Isolated { .. } | State::Disabled => None,
+            State::Open(_) | State::Isolated { .. } | State::Disabled => (nowhere, None),
         }
     }
 
-    /// A probe has brought its first data, which settles it. What becomes of the rest of its body is another question,
-    /// asked under the generation that is current now.
-    pub(crate) fn exchange(
+    /// The body of a call that had succeeded is over. Nothing changes unless it failed, or made the call a slow one.
+    pub(crate) fn finish(
         &mut self,
-        probe: Grant,
-        ended: CallResult,
+        counted: Counted,
+        result: CallResult,
+        waiting: u64,
         now: Instant,
-    ) -> (Option<Grant>, Option<BreakerEvent>) {
-        if !self.is_on_its_way(probe) {
-            return (None, None);
+    ) -> Option<BreakerEvent> {
+        let sample = sample(result)?;
+        let was = Sample { slow: counted.slow, ..Sample::default() };
+        if counted.generation != self.generation || sample == was {
+            return None;
         }
-        let notice = self.settle(probe, ended, now);
-        (Some(Grant::call(self.generation)), notice)
+        self.note_retry_after(result, now);
+        match &mut self.state {
+            State::Closed | State::MetricsOnly { .. } => {
+                self.window.advance(now);
+                self.window.recount(counted.slot, was, sample);
+                if sample.failed {
+                    self.streak.take_back();
+                }
+                if result.health == Health::Failure {
+                    self.streak.fail(now);
+                }
+                self.reached(waiting, now)
+            }
+            State::HalfOpen(half) if sample.is_bad() => {
+                half.note(sample);
+                Some(self.probe_failed(result.answered, now))
+            }
+            _ => None,
+        }
+    }
+
+    /// A call was given up by its caller before its first data, after the upstream had kept it waiting for longer than it
+    /// should.
+    pub(crate) fn give_up(
+        &mut self,
+        grant: Grant,
+        caller: Caller,
+        slow: bool,
+        waiting: u64,
+        now: Instant,
+    ) -> Option<BreakerEvent> {
+        if grant.generation != self.generation {
+            return None;
+        }
+        match &mut self.state {
+            State::Closed | State::MetricsOnly { .. } => {
+                if !self.given_up.counts(caller, now) {
+                    return None;
+                }
+                self.window.advance(now);
+                self.window.push(Sample { failed: true, throttled: false, slow });
+                self.streak.give_up(caller, now);
+                self.reached(waiting, now)
+            }
+            State::HalfOpen(half) => {
+                let Role::Probe { id } = grant.role else { return None };
+                let decides = half.remove(id)?;
+                half.note(Sample { failed: true, throttled: false, slow });
+                decides.then(|| self.probe_failed(false, now))
+            }
+            _ => None,
+        }
     }
 
     /// A probe has nothing to say.
     pub(crate) fn give_back(&mut self, probe: Grant) {
-        if let (Some(half), Role::Probe { id }) = (self.half_open_for(probe), probe.role) {
-            half.remove(id);
+        if let (State::HalfOpen(half), Role::Probe { id }) = (&mut self.state, probe.role) {
+            if probe.generation == self.generation {
+                half.remove(id);
+            }
         }
     }
 
-    /// A probe is waiting for the upstream.
-    pub(crate) fn probe_waits(&mut self, probe: Grant, now: Instant) {
-        if let Some(half) = self.half_open_for(probe) {
-            half.waits(probe.role, now);
+    /// The upstream gave a sign of life: a success, or data of a stream under way. It may have been before counting began.
+    pub(crate) fn hear(&mut self, at: Instant) {
+        if at >= self.since {
+            self.heard = self.heard.max(Some(at));
         }
     }
 
-    /// A probe is waiting for its consumer.
-    pub(crate) fn probe_rests(&mut self, probe: Grant, now: Instant) {
-        if let Some(half) = self.half_open_for(probe) {
-            half.rests(probe.role, now);
-        }
-    }
-
-    /// Calls that were counted elsewhere, as [`fast`](Self::fast) allows, since this was last called.
-    pub(crate) fn absorb(&mut self, calls: u64, last: Instant) {
+    /// Brings in successes that were counted elsewhere, as [`fast`](Self::fast) allows, since this was last called.
+    pub(crate) fn absorb(&mut self, calls: u64) {
         if calls > 0 {
-            self.window.push_good(calls);
-            self.run = 0;
-            self.quiet_since = self.quiet_since.max(last);
+            self.window.push_successes(calls);
+            self.streak.succeed(calls);
+            self.probation = None;
             self.forget_reached();
         }
     }
@@ -299,14 +408,15 @@ impl Breaker {
     pub(crate) fn fast(&self) -> Option<Fast> {
         match self.state {
             State::Closed | State::MetricsOnly { .. } if !self.settings.success_may_trip(&self.window.sum()) => {
-                Some(Fast { generation: self.generation, until: self.window.fresh_until() })
+                let (until, slot) = (self.window.fresh_until(), self.window.slot());
+                Some(Fast { generation: self.generation, until, slot })
             }
-            State::Disabled => Some(Fast { generation: self.generation, until: None }),
+            State::Disabled => Some(Fast { generation: self.generation, until: None, slot: Slot::NONE }),
             _ => None,
         }
     }
 
-    /// Whether every call is refused, whoever asks.
+    /// Whether every call is refused.
     pub(crate) fn refuses(&self) -> Option<Refuses> {
         match &self.state {
             State::Open(open) => Some(Refuses::Until(open.until)),
@@ -320,13 +430,11 @@ impl Breaker {
         matches!(self.state, State::Closed | State::MetricsOnly { .. } | State::Disabled)
     }
 
-    /// Whether more would be lost with it than what it has counted: what somebody said, or what a probe will say.
+    /// Whether evicting this circuit would lose more than its counters: that it is open, or what was done by hand.
     pub(crate) fn is_pinned(&self) -> bool {
         match &self.state {
-            State::Isolated { .. } | State::Disabled => true,
+            State::Isolated { .. } | State::Disabled | State::Open(_) | State::HalfOpen(_) => true,
             State::MetricsOnly { .. } => !self.settings.metrics_only,
-            State::Open(open) => open.by_hand,
-            State::HalfOpen(half) => half.probes() > 0,
             State::Closed => false,
         }
     }
@@ -335,7 +443,7 @@ impl Breaker {
         self.window.advance(now);
         CircuitSnapshot {
             state: self.state(),
-            figures: self.figures(),
+            stats: self.stats(),
             open_for: self.open_for(now),
             probes: if let State::HalfOpen(half) = &self.state { half.probes() } else { 0 },
             opened: self.opened,
@@ -361,17 +469,6 @@ impl Breaker {
     fn granted(&self, role: Role) -> Admission {
         Admission::Granted(Grant { generation: self.generation, role })
     }
-
-    fn half_open_for(&mut self, probe: Grant) -> Option<&mut HalfOpen> {
-        match &mut self.state {
-            State::HalfOpen(half) if probe.generation == self.generation => Some(half),
-            _ => None,
-        }
-    }
-
-    fn is_on_its_way(&mut self, probe: Grant) -> bool {
-        self.half_open_for(probe).is_some_and(|half| half.knows(probe.role))
-    }
 }
 
 // === impl Grant ===
@@ -396,115 +493,24 @@ impl Open {
     }
 }
 
-/// What it says about the upstream; `None` if nothing.
-fn sample(ended: CallResult) -> Option<Sample> {
-    let (failed, throttled) = match ended.health {
+// === impl CallResult ===
+
+impl CallResult {
+    pub(crate) const SUCCESS: Self = Self { health: Health::Success, slow: false, answered: true, retry_after: None };
+    /// No answer came.
+    pub(crate) const UNANSWERED: Self =
+        Self { health: Health::Failure, slow: false, answered: false, retry_after: None };
+}
+
+/// How a call with this result is counted; `None` if it says nothing about the upstream.
+fn sample(result: CallResult) -> Option<Sample> {
+    let (failed, throttled) = match result.health {
         Health::Success => (false, false),
         Health::Failure => (true, false),
         Health::Throttled => (true, true),
         _ => return None,
     };
-    Some(Sample { failed, throttled, slow: ended.slow })
-}
-
-// === impl Breaker: counting and changing ===
-
-impl Breaker {
-    fn count(&mut self, sample: Sample, health: Health, now: Instant) -> Option<BreakerEvent> {
-        self.window.advance(now);
-        self.window.push(sample);
-        match health {
-            Health::Failure => self.run = self.run.saturating_add(1),
-            // It answered, but it did not serve: neither the end of the run nor a part of it.
-            Health::Throttled => {}
-            _ => {
-                self.run = 0;
-                self.quiet_since = self.quiet_since.max(now);
-            }
-        }
-        let reached = self.reached(now);
-        if let State::MetricsOnly { reached: told } = &mut self.state {
-            let news = reached.filter(|_| !*told);
-            *told = reached.is_some();
-            return news.map(|cause| BreakerEvent::Reached { cause, figures: self.figures() });
-        }
-        // Closed => Open
-        reached.map(|cause| self.open(cause, now))
-    }
-
-    fn reached(&self, now: Instant) -> Option<CircuitReason> {
-        let sum = self.window.sum();
-        let run = self.settings.consecutive.is_some_and(|limit| self.run >= limit.get());
-        let silent = || now.saturating_duration_since(self.quiet_since) >= QUIET;
-        if run && (sum.calls < self.settings.min_calls() || silent()) {
-            return Some(CircuitReason::ConsecutiveFailures);
-        }
-        self.settings.ratio_reached(&sum)
-    }
-
-    fn forget_reached(&mut self) {
-        let still = self.settings.ratio_reached(&self.window.sum()).is_some();
-        if let State::MetricsOnly { reached } = &mut self.state {
-            *reached &= still;
-        }
-    }
-
-    // Closed | HalfOpen => Open
-    fn open(&mut self, cause: CircuitReason, now: Instant) -> BreakerEvent {
-        let backoff = self.settings.open_time(self.trips, &mut self.rng);
-        self.trips = self.trips.saturating_add(1);
-        // An upstream that names a time knows better than a doubled guess.
-        let asked = self.not_before.unwrap_or(now);
-        let until = saturating_add(now, backoff).max(asked);
-        let open = Open { until, probed_from: asked, healthy: 0, by_hand: false, seen: self.figures() };
-        self.change(State::Open(open), cause, Some(until.saturating_duration_since(now)))
-    }
-
-    // HalfOpen | Open => Closed
-    fn close(&mut self, cause: CircuitReason, now: Instant) -> BreakerEvent {
-        let state = if self.settings.metrics_only { State::MetricsOnly { reached: false } } else { State::Closed };
-        let notice = self.change(state, cause, None);
-        self.forget(now);
-        notice
-    }
-
-    fn forget(&mut self, now: Instant) {
-        self.window.clear(now);
-        self.run = 0;
-        self.quiet_since = now;
-        self.not_before = None;
-        self.trips = 0;
-    }
-
-    fn change(&mut self, state: State, cause: CircuitReason, open_for: Option<Duration>) -> BreakerEvent {
-        let (from, figures) = (self.state(), self.figures());
-        self.state = state;
-        self.next_generation();
-        let to = self.state();
-        self.opened = self.opened.saturating_add(u64::from(to == CircuitState::Open));
-        BreakerEvent::Changed(CircuitChange { from, to, cause, figures, open_for, generation: self.generation })
-    }
-
-    fn next_generation(&mut self) {
-        // Zero is none: it says that nothing may be counted elsewhere.
-        self.generation = self.generation.checked_add(1).unwrap_or(1);
-    }
-
-    fn figures(&self) -> CircuitStats {
-        match &self.state {
-            State::Closed | State::MetricsOnly { .. } => CircuitStats::new(self.window.sum(), self.run),
-            State::Open(Open { seen, .. }) | State::Isolated { seen } => *seen,
-            State::HalfOpen(half) => CircuitStats::new(half.seen(), 0),
-            State::Disabled => CircuitStats::new(Tally::default(), 0),
-        }
-    }
-
-    fn open_for(&self, now: Instant) -> Option<Duration> {
-        match self.refuses()? {
-            Refuses::Until(until) => Some(until.saturating_duration_since(now)),
-            Refuses::Always => None,
-        }
-    }
+    Some(Sample { failed, throttled, slow: result.slow })
 }
 
 /// The farthest instant that can be told where `now + time` cannot be.

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::report::{CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallResult, Grant, Role};
+use super::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, Role};
 use crate::policy::verdict::Health;
-use crate::policy::window::CircuitWindow;
+use crate::policy::window::{CircuitWindow, Slot};
 
 struct Model {
     settings: Settings,
@@ -17,56 +17,70 @@ struct Model {
     generation: u32,
     /// When counting began.
     since: Instant,
-    calls: Vec<(Instant, CallResult)>,
+    calls: Vec<Call>,
+    log: Vec<Said>,
+    heard: Vec<Instant>,
+    gave_up: Vec<(Caller, Instant)>,
+    closed_at: Option<Instant>,
     asked: Vec<Instant>,
-    trips: u32,
+    unanswered: u32,
+}
+
+/// What the window counts.
+#[derive(Clone, Copy)]
+struct Call {
+    at: Instant,
+    result: CallResult,
+    taken_back: bool,
+}
+
+/// What failures in a row are read from.
+#[derive(Clone, Copy)]
+enum Said {
+    Success,
+    Failure(Instant),
+    GaveUp(Caller, Instant),
+    TakenBack,
 }
 
 #[derive(Clone)]
 enum Mode {
     Closed,
-    Open { until: Instant, probed_from: Instant, healthy: u32, seen: [u64; 5] },
-    HalfOpen { probes: Vec<Probe>, given: u32, ended: Vec<CallResult> },
+    Open { until: Instant, probed_from: Instant, seen: [u64; 5] },
+    HalfOpen { probes: Vec<Probe>, given: u32, waves: Vec<Instant>, ended: Vec<CallResult> },
     Isolated { seen: [u64; 5] },
     MetricsOnly { told: bool },
     Disabled,
 }
 
-/// A probe, and every time that the turn passed between the upstream (true) and its consumer.
 #[derive(Clone)]
 struct Probe {
     id: u32,
-    turns: Vec<(Instant, bool)>,
+    wave: usize,
+    began: Instant,
 }
 
-/// What there is to compare of a notice: from, to, why, and what had been seen.
+/// What there is to compare of an event: from, to, why, and what had been seen.
 type Told = (CircuitState, Option<CircuitState>, CircuitReason, [u64; 5]);
 
-impl Probe {
-    fn is_with_upstream(&self) -> bool {
-        self.turns.last().unwrap().1
-    }
-
-    fn waited_for_upstream(&self, now: Instant) -> Duration {
-        let ends = self.turns.iter().skip(1).map(|turn| turn.0).chain([now]);
-        self.turns.iter().zip(ends).filter(|(turn, _)| turn.1).map(|(turn, end)| end - turn.0).sum()
-    }
-
-    fn rested(&self, now: Instant) -> Duration {
-        now - self.turns.last().unwrap().0
-    }
-
-    fn turn(&mut self, now: Instant, upstream: bool) {
-        if self.is_with_upstream() != upstream {
-            self.turns.push((now, upstream));
-        }
-    }
-}
+const S: Duration = Duration::from_secs(1);
 
 impl Model {
     fn new(settings: Settings, now: Instant) -> Self {
         let state = if settings.metrics_only { Mode::MetricsOnly { told: false } } else { Mode::Closed };
-        Self { settings, state, generation: 1, since: now, calls: vec![], asked: vec![], trips: 0 }
+        Self {
+            settings,
+            state,
+            generation: 1,
+            since: now,
+            calls: vec![],
+            log: vec![],
+            heard: vec![],
+            gave_up: vec![],
+            closed_at: None,
+            asked: vec![],
+            unanswered: 0,
+        }
     }
 
     fn name(&self) -> CircuitState {
@@ -80,80 +94,132 @@ impl Model {
         }
     }
 
+    fn is_recent(&self, at: Instant, now: Instant) -> bool {
+        let CircuitWindow::Time(span) = self.settings.window else { return true };
+        let bucket = |at: Instant| (at - self.since).as_nanos() / (span / 10).as_nanos();
+        bucket(now) - bucket(at) < 10
+    }
+
     fn in_window(&self, now: Instant) -> Vec<CallResult> {
+        let stand = self.calls.iter().filter(|call| !call.taken_back && self.is_recent(call.at, now));
+        let stand: Vec<_> = stand.map(|call| call.result).collect();
         match self.settings.window {
-            CircuitWindow::Time(span) => {
-                let bucket = |at: Instant| (at - self.since).as_nanos() / (span / 10).as_nanos();
-                let recent = |at: Instant| bucket(now) - bucket(at) < 10;
-                self.calls.iter().filter(|(at, _)| recent(*at)).map(|(_, ended)| *ended).collect()
-            }
-            CircuitWindow::Calls(size) => {
-                let old = self.calls.len().saturating_sub(size.get().into());
-                self.calls[old..].iter().map(|(_, ended)| *ended).collect()
-            }
+            CircuitWindow::Time(_) => stand,
+            CircuitWindow::Calls(size) => stand[stand.len().saturating_sub(size.get().into())..].to_vec(),
         }
     }
 
-    fn run(&self) -> u64 {
-        let healths = self.calls.iter().rev().map(|(_, ended)| ended.health);
-        healths.take_while(|health| *health != Health::Success).filter(|health| *health == Health::Failure).count()
-            as u64
+    /// Failures in a row: those of calls that failed, those that were given up, and since when there are any.
+    fn run(&self) -> (u64, Vec<Caller>, Option<Instant>) {
+        let (mut run, mut before, mut successes) = ((0, vec![], None), (0, vec![], None), 0_u32);
+        for said in &self.log {
+            match said {
+                Said::Success => {
+                    if successes == 0 {
+                        before = run;
+                    }
+                    (run, successes) = ((0, vec![], None), successes + 1);
+                }
+                Said::TakenBack => {
+                    if successes == 1 {
+                        run = before.clone();
+                    }
+                    successes = successes.saturating_sub(1);
+                }
+                Said::Failure(at) => {
+                    (run.0, run.2, successes) = (run.0 + 1, run.2.or(Some(*at)), 0);
+                }
+                Said::GaveUp(caller, at) => {
+                    run.1.push(*caller);
+                    (run.2, successes) = (run.2.or(Some(*at)), 0);
+                }
+            }
+        }
+        run
     }
 
     fn seen(&self, now: Instant) -> [u64; 5] {
+        let run = || {
+            let (failed, gave_up, _) = self.run();
+            failed + gave_up.len() as u64
+        };
         match &self.state {
-            Mode::Closed | Mode::MetricsOnly { .. } => figures(&self.in_window(now), self.run()),
-            Mode::HalfOpen { ended, .. } => figures(ended, 0),
+            Mode::Closed | Mode::MetricsOnly { .. } => stats(&self.in_window(now), run()),
+            Mode::HalfOpen { ended, .. } => stats(ended, 0),
             Mode::Open { seen, .. } | Mode::Isolated { seen } => *seen,
             Mode::Disabled => [0; 5],
         }
     }
 
-    fn reached(&self, now: Instant) -> Option<CircuitReason> {
+    fn reached(&self, waiting: u64, now: Instant) -> Option<CircuitReason> {
         let Settings { min_calls, failure_ratio, slow_ratio, consecutive, window, .. } = &self.settings;
-        let [calls, failures, _, slow, run] = figures(&self.in_window(now), self.run());
+        let [calls, failures, _, slow, _] = stats(&self.in_window(now), 0);
         let min = match window {
             CircuitWindow::Calls(size) => u64::from(min_calls.get()).min(size.get().into()),
             CircuitWindow::Time(_) => min_calls.get().into(),
         };
-        let last_good = self.calls.iter().rev().find(|(_, ended)| ended.health == Health::Success);
-        let quiet = now - last_good.map_or(self.since, |(at, _)| *at) >= Duration::from_secs(1);
-        if consecutive.is_some_and(|limit| run >= limit.get().into()) && (calls < min || quiet) {
+        let (failed, gave_up, since) = self.run();
+        let heard = self.heard.iter().copied().max();
+        let agree = gave_up.iter().any(|caller| *caller == Caller::Anonymous || *caller != gave_up[0])
+            || now - heard.unwrap_or(self.since) >= 60 * S;
+        let run = failed + if agree { gave_up.len() as u64 } else { 0 };
+        let limit = consecutive.map_or(u64::from(u32::MAX), |limit| limit.get().into());
+        let silent = heard.is_none_or(|heard| now - heard >= 5 * S);
+        let beside_streams = run >= 3 * limit && since.is_some_and(|since| now - since >= 5 * S);
+        let succeeded = self.log.iter().any(|said| matches!(said, Said::Success));
+        let probation = self.closed_at.is_some_and(|at| now - at < 10 * S) && !succeeded;
+        if run > 4 * waiting && probation {
+            Some(CircuitReason::FailedAfterClosing)
+        } else if run > 4 * waiting && run >= limit && (silent || beside_streams) {
             Some(CircuitReason::ConsecutiveFailures)
-        } else if calls >= min && failures as f64 / calls as f64 >= *failure_ratio {
+        } else if calls >= min && failures as f64 / (calls + waiting) as f64 >= *failure_ratio {
             Some(CircuitReason::FailureRatio)
-        } else if calls >= min && slow_ratio.is_some_and(|ratio| slow as f64 / calls as f64 >= ratio) {
+        } else if calls >= min && slow_ratio.is_some_and(|ratio| slow as f64 / (calls + waiting) as f64 >= ratio) {
             Some(CircuitReason::SlowRatio)
         } else {
             None
         }
     }
 
-    fn go(&mut self, to: Mode, cause: CircuitReason, now: Instant) -> Option<Told> {
+    fn go(&mut self, to: Mode, reason: CircuitReason, now: Instant) -> Option<Told> {
         let (from, seen) = (self.name(), self.seen(now));
         self.state = to;
         self.generation += 1;
-        Some((from, Some(self.name()), cause, seen))
+        Some((from, Some(self.name()), reason, seen))
     }
 
-    fn open(&mut self, cause: CircuitReason, now: Instant) -> Option<Told> {
-        let backoff = (self.settings.open * 2_u32.pow(self.trips.min(20))).min(self.settings.open_max);
+    fn open_time(&self) -> Duration {
+        (self.settings.open * 2_u32.pow(self.unanswered.min(20))).min(self.settings.open_max)
+    }
+
+    fn open(&mut self, reason: CircuitReason, since: Instant, now: Instant) -> Option<Told> {
         let asked = self.asked.iter().copied().max().unwrap_or(now);
-        self.trips += 1;
+        let until = asked.max(since + self.open_time());
         let seen = self.seen(now);
-        self.go(Mode::Open { until: asked.max(now + backoff), probed_from: asked, healthy: 0, seen }, cause, now)
+        self.go(Mode::Open { until, probed_from: asked, seen }, reason, now)
     }
 
-    fn close(&mut self, cause: CircuitReason, now: Instant) -> Option<Told> {
+    fn probe_failed(&mut self, answered: bool, now: Instant) -> Option<Told> {
+        let Mode::HalfOpen { waves, .. } = &self.state else { unreachable!() };
+        let began = *waves.last().unwrap();
+        self.unanswered += u32::from(!answered);
+        self.open(CircuitReason::ProbeFailed, began, now)
+    }
+
+    fn close(&mut self, reason: CircuitReason, now: Instant) -> Option<Told> {
         let to = if self.settings.metrics_only { Mode::MetricsOnly { told: false } } else { Mode::Closed };
-        let told = self.go(to, cause, now);
+        let told = self.go(to, reason, now);
         self.forget(now);
+        self.heard.push(now);
+        self.closed_at = Some(now);
         told
     }
 
     fn forget(&mut self, now: Instant) {
-        (self.since, self.trips) = (now, 0);
+        (self.since, self.unanswered, self.closed_at) = (now, 0, None);
         self.calls.clear();
+        self.log.clear();
+        self.heard.clear();
         self.asked.clear();
     }
 
@@ -163,97 +229,186 @@ impl Model {
             if now < until {
                 return (Admission::Refused { retry_after: Some(until - now) }, None);
             }
-            let half_open = Mode::HalfOpen { probes: vec![], given: 0, ended: vec![] };
+            let half_open = Mode::HalfOpen { probes: vec![], given: 0, waves: vec![now], ended: vec![] };
             told = self.go(half_open, CircuitReason::OpenTimeOver, now);
         }
-        let generation = self.generation;
-        let limit = self.settings.probe_timeout;
-        let Mode::HalfOpen { probes, given, .. } = &mut self.state else {
+        let (generation, open_time, limit) = (self.generation, self.open_time(), self.settings.probe_timeout);
+        let Mode::HalfOpen { probes, given, waves, .. } = &mut self.state else {
             let admission = match self.state {
                 Mode::Isolated { .. } => Admission::Refused { retry_after: None },
                 _ => Admission::Granted(Grant { generation, role: Role::Call }),
             };
             return (admission, told);
         };
-        if probes.iter().any(|probe| probe.is_with_upstream() && probe.waited_for_upstream(now) >= limit) {
-            let told = self.open(CircuitReason::ProbeTimeout, now);
-            let Mode::Open { until, .. } = self.state else { unreachable!() };
-            return (Admission::Refused { retry_after: Some(until - now) }, told);
+        probes.retain(|probe| now - probe.began < limit);
+        let in_wave = probes.iter().filter(|probe| probe.wave == waves.len()).count();
+        if in_wave >= self.settings.probes.get() as usize {
+            let next = *waves.last().unwrap() + open_time;
+            if now < next {
+                return (Admission::Refused { retry_after: Some(next - now) }, told);
+            }
+            waves.push(now);
+            self.unanswered += 1;
         }
-        probes.retain(|probe| probe.is_with_upstream() || probe.rested(now) < limit);
-        if probes.len() < self.settings.probes.get() as usize {
-            *given += 1;
-            let probe = Probe { id: *given, turns: vec![(now, false)] };
-            let grant = Grant { generation, role: Role::Probe { id: probe.id } };
-            probes.push(probe);
-            return (Admission::Granted(grant), told);
-        }
-        let left = |probe: &Probe| match probe.is_with_upstream() {
-            true => limit - probe.waited_for_upstream(now),
-            false => limit - probe.rested(now),
-        };
-        let wait = probes.iter().map(left).min().unwrap().min(self.settings.open);
-        (Admission::Refused { retry_after: Some(wait) }, told)
+        *given += 1;
+        probes.push(Probe { id: *given, wave: waves.len(), began: now });
+        (Admission::Granted(Grant { generation, role: Role::Probe { id: *given } }), told)
     }
 
-    fn settle(&mut self, grant: Grant, ended: CallResult, now: Instant) -> Option<Told> {
-        if grant.generation != self.generation {
-            return None;
+    /// Takes a probe off the list: `None` if there is none, false if a later wave is on its way.
+    fn remove(&mut self, grant: Grant) -> Option<bool> {
+        let Mode::HalfOpen { probes, waves, .. } = &mut self.state else { return None };
+        let place = probes.iter().position(|probe| grant.role == Role::Probe { id: probe.id })?;
+        let probe = probes.remove(place);
+        Some(probe.wave == waves.len() || probes.iter().all(|other| other.wave != waves.len()))
+    }
+
+    fn count(&mut self, result: CallResult, now: Instant) {
+        self.calls.push(Call { at: now, result, taken_back: false });
+    }
+
+    fn decide(&mut self, waiting: u64, now: Instant) -> Option<Told> {
+        let reached = self.reached(waiting, now);
+        if let Mode::MetricsOnly { told } = self.state {
+            self.state = Mode::MetricsOnly { told: reached.is_some() };
+            return reached.filter(|_| !told).map(|reason| (self.name(), None, reason, self.seen(now)));
         }
-        if let Mode::HalfOpen { probes, .. } = &mut self.state {
-            let before = probes.len();
-            probes.retain(|probe| grant.role != Role::Probe { id: probe.id });
-            if matches!(grant.role, Role::Probe { .. }) && probes.len() == before {
-                return None;
+        reached.and_then(|reason| self.open(reason, now, now))
+    }
+
+    /// Where a success was counted, by its place in the list, and what is told.
+    fn settle(
+        &mut self,
+        grant: Grant,
+        result: CallResult,
+        waiting: u64,
+        now: Instant,
+    ) -> (Option<usize>, Option<Told>) {
+        if grant.generation != self.generation {
+            return (None, None);
+        }
+        let mut decides = true;
+        if matches!(grant.role, Role::Probe { .. }) {
+            match self.remove(grant) {
+                Some(decisive) => decides = decisive,
+                None => return (None, None),
             }
         }
-        if ended.health == Health::Ignored {
-            return None;
+        if result.health == Health::Ignored {
+            return (None, None);
         }
-        if let (true, Some(after)) = (ended.health != Health::Success, ended.retry_after) {
-            self.asked.push(now + after.min(self.settings.open_max));
-        }
+        self.note_retry_after(result, now);
         let asked = self.asked.iter().copied().max();
-        let bad = ended.health != Health::Success || ended.slow;
+        let bad = is_bad(result);
         let needed = self.settings.successes.unwrap_or(self.settings.probes).get();
         match &mut self.state {
-            Mode::Closed => {
-                self.calls.push((now, ended));
-                self.reached(now).and_then(|cause| self.open(cause, now))
-            }
-            Mode::MetricsOnly { told } => {
-                let told_before = *told;
-                self.calls.push((now, ended));
-                let reached = self.reached(now);
-                self.state = Mode::MetricsOnly { told: reached.is_some() };
-                reached.filter(|_| !told_before).map(|cause| (self.name(), None, cause, self.seen(now)))
-            }
-            Mode::HalfOpen { ended: log, .. } => {
-                if grant.role == Role::Call && !bad {
-                    return None;
+            Mode::Closed | Mode::MetricsOnly { .. } => {
+                self.count(result, now);
+                match result.health {
+                    Health::Success => {
+                        self.log.push(Said::Success);
+                        self.heard.push(now);
+                    }
+                    Health::Failure => self.log.push(Said::Failure(now)),
+                    _ => {}
                 }
-                log.push(ended);
-                if bad {
-                    return self.open(CircuitReason::ProbeFailed, now);
-                }
-                let enough = log.len() >= needed as usize;
-                if enough { self.close(CircuitReason::ProbesSucceeded, now) } else { None }
+                let place = self.calls.len() - 1;
+                (Some(place), self.decide(waiting, now))
             }
-            Mode::Open { healthy, until, probed_from, .. } if grant.role == Role::Health => {
-                *healthy = if bad { 0 } else { *healthy + 1 };
+            Mode::HalfOpen { ended, .. } => {
+                ended.push(result);
+                let succeeded = ended.iter().filter(|result| !is_bad(**result)).count();
+                let told = match bad {
+                    true if decides => self.probe_failed(result.answered, now),
+                    false if succeeded >= needed as usize => self.close(CircuitReason::ProbesSucceeded, now),
+                    _ => None,
+                };
+                (None, told)
+            }
+            Mode::Open { until, probed_from, .. } if grant.role == Role::Health => {
                 *until = asked.map_or(*until, |at| at.max(*until));
                 *probed_from = asked.map_or(*probed_from, |at| at.max(*probed_from));
-                let enough = *healthy >= needed;
-                if enough { self.close(CircuitReason::HealthProbeSucceeded, now) } else { None }
+                let told = if bad { None } else { self.close(CircuitReason::HealthProbeSucceeded, now) };
+                (None, told)
+            }
+            _ => (None, None),
+        }
+    }
+
+    fn note_retry_after(&mut self, result: CallResult, now: Instant) {
+        if let (true, Some(after)) = (result.health != Health::Success, result.retry_after) {
+            self.asked.push(now + after.min(self.settings.open_max));
+        }
+    }
+
+    fn finish(
+        &mut self,
+        place: Option<usize>,
+        counted: Counted,
+        result: CallResult,
+        waiting: u64,
+        now: Instant,
+    ) -> Option<Told> {
+        let same = result.health == Health::Success && result.slow == counted.slow;
+        if counted.generation != self.generation || result.health == Health::Ignored || same {
+            return None;
+        }
+        match &mut self.state {
+            Mode::Closed | Mode::MetricsOnly { .. } => {
+                self.note_retry_after(result, now);
+                match (place, self.settings.window) {
+                    // A call of the last N has one place.
+                    (Some(place), CircuitWindow::Calls(size)) if self.calls.len() - place <= size.get().into() => {
+                        self.calls[place].result = result;
+                    }
+                    (place, _) => {
+                        if let Some(place) = place.filter(|place| self.is_recent(self.calls[*place].at, now)) {
+                            let by_time = matches!(self.settings.window, CircuitWindow::Time(_));
+                            self.calls[place].taken_back = by_time;
+                        }
+                        self.count(result, now);
+                    }
+                }
+                if result.health != Health::Success {
+                    self.log.push(Said::TakenBack);
+                }
+                if result.health == Health::Failure {
+                    self.log.push(Said::Failure(now));
+                }
+                self.decide(waiting, now)
+            }
+            Mode::HalfOpen { ended, .. } if is_bad(result) => {
+                ended.push(result);
+                self.note_retry_after(result, now);
+                self.probe_failed(result.answered, now)
             }
             _ => None,
         }
     }
 
-    fn turn(&mut self, grant: Grant, upstream: bool, now: Instant) {
-        if let (Mode::HalfOpen { probes, .. }, true) = (&mut self.state, grant.generation == self.generation) {
-            let mine = probes.iter_mut().filter(|probe| grant.role == Role::Probe { id: probe.id });
-            mine.for_each(|probe| probe.turn(now, upstream));
+    fn give_up(&mut self, grant: Grant, caller: Caller, slow: bool, waiting: u64, now: Instant) -> Option<Told> {
+        if grant.generation != self.generation {
+            return None;
+        }
+        let failed = CallResult { health: Health::Failure, slow, answered: false, retry_after: None };
+        match &mut self.state {
+            Mode::Closed | Mode::MetricsOnly { .. } => {
+                let lately = |(other, at): &(Caller, Instant)| *other == caller && now - *at < 10 * S;
+                if caller != Caller::Anonymous && self.gave_up.iter().any(lately) {
+                    return None;
+                }
+                self.gave_up.push((caller, now));
+                self.count(failed, now);
+                self.log.push(Said::GaveUp(caller, now));
+                self.decide(waiting, now)
+            }
+            Mode::HalfOpen { .. } => {
+                let decides = self.remove(grant)?;
+                let Mode::HalfOpen { ended, .. } = &mut self.state else { unreachable!() };
+                ended.push(failed);
+                if decides { self.probe_failed(false, now) } else { None }
+            }
+            _ => None,
         }
     }
 
@@ -263,7 +418,7 @@ impl Model {
             Control::Isolate => (Mode::Isolated { seen }, from == CircuitState::Isolated),
             Control::OpenFor(time) => {
                 let until = now + time;
-                (Mode::Open { until, probed_from: until, healthy: 0, seen }, from == CircuitState::Open)
+                (Mode::Open { until, probed_from: until, seen }, from == CircuitState::Open)
             }
             Control::Close => (Mode::Closed, from == CircuitState::Closed),
             Control::OnlyCount => (Mode::MetricsOnly { told: false }, from == CircuitState::MetricsOnly),
@@ -285,18 +440,22 @@ impl Model {
     }
 }
 
-fn figures(ended: &[CallResult], run: u64) -> [u64; 5] {
+fn is_bad(result: CallResult) -> bool {
+    result.health != Health::Success || result.slow
+}
+
+fn stats(ended: &[CallResult], run: u64) -> [u64; 5] {
     let count = |is: fn(&CallResult) -> bool| ended.iter().filter(|ended| is(ended)).count() as u64;
     let failures = count(|ended| ended.health != Health::Success);
     [ended.len() as u64, failures, count(|ended| ended.health == Health::Throttled), count(|ended| ended.slow), run]
 }
 
-fn told(notice: BreakerEvent) -> Told {
-    let (from, to, cause, seen) = match notice {
-        BreakerEvent::Changed(change) => (change.from, Some(change.to), change.cause, change.figures),
-        BreakerEvent::Reached { cause, figures } => (CircuitState::MetricsOnly, None, cause, figures),
+fn told(event: BreakerEvent) -> Told {
+    let (from, to, reason, seen) = match event {
+        BreakerEvent::Changed(change) => (change.from, Some(change.to), change.reason, change.stats),
+        BreakerEvent::Reached { reason, stats } => (CircuitState::MetricsOnly, None, reason, stats),
     };
-    (from, to, cause, [seen.calls, seen.failures, seen.throttled, seen.slow, seen.consecutive.into()])
+    (from, to, reason, [seen.calls, seen.failures, seen.throttled, seen.slow, seen.consecutive.into()])
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -313,14 +472,16 @@ enum Step {
     Pass(Duration),
     Admit,
     AdmitHealth,
-    /// The guard that says how its call ended, by its place among those that are out.
-    Settle(usize, CallResult),
-    Exchange(usize),
-    ProbeAdmission(usize, bool),
+    /// A call by its place among those that are out, what it says, and how many others wait.
+    Settle(usize, CallResult, u64),
+    Finish(usize, CallResult, u64),
+    GiveUp(usize, Caller, bool, u64),
+    GiveBack(usize),
+    Hear,
     ByHand(Control),
 }
 
-fn ended() -> impl Strategy<Value = CallResult> {
+fn result() -> impl Strategy<Value = CallResult> {
     let health = prop_oneof![
         5 => Just(Health::Success),
         6 => Just(Health::Failure),
@@ -328,11 +489,12 @@ fn ended() -> impl Strategy<Value = CallResult> {
         1 => Just(Health::Ignored),
     ];
     let retry_after = prop_oneof![8 => Just(None), 1 => (0_u64..90).prop_map(|s| Some(Duration::from_secs(s)))];
-    (health, prop::bool::weighted(0.2), retry_after).prop_map(|(health, slow, retry_after)| CallResult {
-        health,
-        slow,
-        retry_after,
-    })
+    (health, prop::bool::weighted(0.2), any::<bool>(), retry_after)
+        .prop_map(|(health, slow, answered, retry_after)| CallResult { health, slow, answered, retry_after })
+}
+
+fn caller() -> impl Strategy<Value = Caller> {
+    prop_oneof![1 => Just(Caller::Anonymous), 6 => (0_u64..3).prop_map(Caller::Tenant)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -345,14 +507,18 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     // Half seconds, so that every limit is hit to the nanosecond.
     const HALF: Duration = Duration::from_millis(500);
+    let waiting = || prop_oneof![4 => Just(0_u64), 1 => 1_u64..4];
     prop_oneof![
         4 => (0_u32..4).prop_map(|n| Step::Pass(n * HALF)),
         2 => (0_u32..180).prop_map(|n| Step::Pass(n * HALF)),
         12 => Just(Step::Admit),
         1 => Just(Step::AdmitHealth),
-        12 => (0_usize..8, ended()).prop_map(|(which, ended)| Step::Settle(which, ended)),
-        2 => (0_usize..8).prop_map(Step::Exchange),
-        3 => (0_usize..8, any::<bool>()).prop_map(|(which, upstream)| Step::ProbeAdmission(which, upstream)),
+        12 => (0_usize..8, result(), waiting()).prop_map(|(which, result, waiting)| Step::Settle(which, result, waiting)),
+        6 => (0_usize..8, result(), waiting()).prop_map(|(which, result, waiting)| Step::Finish(which, result, waiting)),
+        3 => (0_usize..8, caller(), any::<bool>(), waiting())
+            .prop_map(|(which, caller, slow, waiting)| Step::GiveUp(which, caller, slow, waiting)),
+        1 => (0_usize..8).prop_map(Step::GiveBack),
+        1 => Just(Step::Hear),
         1 => control.prop_map(Step::ByHand),
     ]
 }
@@ -400,20 +566,21 @@ proptest! {
         let mut machine = Breaker::new(settings.clone(), 0, now);
         let mut model = Model::new(settings, now);
         let mut out: Vec<Grant> = vec![];
+        let mut counted: Vec<(Counted, Option<usize>)> = vec![];
         for step in steps {
-            let (notice, expected) = match step {
+            let (event, expected) = match step {
                 Step::Pass(time) => {
                     now += time;
                     (None, None)
                 }
                 Step::Admit => {
-                    let (admission, notice) = machine.admit(now);
+                    let (admission, event) = machine.admit(now);
                     let (expected, told) = model.admit(now);
                     prop_assert_eq!(admission, expected);
                     if let Admission::Granted(grant) = admission {
                         out.push(grant);
                     }
-                    (notice, told)
+                    (event, told)
                 }
                 Step::AdmitHealth => {
                     let grant = machine.admit_health(now);
@@ -422,45 +589,62 @@ proptest! {
                     out.extend(grant);
                     (None, None)
                 }
-                Step::Settle(which, ended) if which < out.len() => {
+                Step::Settle(which, result, waiting) if which < out.len() => {
                     let grant = out.remove(which);
-                    (machine.settle(grant, ended, now), model.settle(grant, ended, now))
+                    let (kept, event) = machine.settle(grant, result, waiting, now);
+                    let (place, told) = model.settle(grant, result, waiting, now);
+                    prop_assert_eq!(kept.slot == Slot::NONE, place.is_none());
+                    if result.health == Health::Success {
+                        counted.push((kept, place));
+                    }
+                    (event, told)
                 }
-                Step::Exchange(which) if which < out.len() => {
-                    let good = CallResult { health: Health::Success, slow: false, retry_after: None };
-                    let Role::Probe { id } = out[which].role else { continue };
-                    let probe = out.remove(which);
-                    let known = probe.generation == model.generation
-                        && matches!(&model.state, Mode::HalfOpen { probes, .. } if probes.iter().any(|p| p.id == id));
-                    let (rest, notice) = machine.exchange(probe, good, now);
-                    let expected = model.settle(probe, good, now);
-                    let call = Grant { generation: model.generation, role: Role::Call };
-                    prop_assert_eq!(rest, known.then_some(call));
-                    out.extend(rest);
-                    (notice, expected)
+                Step::Finish(which, result, waiting) if which < counted.len() => {
+                    let (kept, place) = counted.remove(which);
+                    // Its place in the list is of a list that is gone.
+                    let place = place.filter(|_| kept.generation == model.generation);
+                    let event = machine.finish(kept, result, waiting, now);
+                    (event, model.finish(place, kept, result, waiting, now))
                 }
-                Step::ProbeAdmission(which, upstream) if which < out.len() => {
-                    if upstream { machine.probe_waits(out[which], now) } else { machine.probe_rests(out[which], now) }
-                    model.turn(out[which], upstream, now);
+                Step::GiveUp(which, caller, slow, waiting) if which < out.len() => {
+                    let grant = out.remove(which);
+                    let event = machine.give_up(grant, caller, slow, waiting, now);
+                    (event, model.give_up(grant, caller, slow, waiting, now))
+                }
+                Step::GiveBack(which) if which < out.len() => {
+                    let grant = out.remove(which);
+                    machine.give_back(grant);
+                    if grant.generation == model.generation {
+                        model.remove(grant);
+                    }
                     (None, None)
                 }
-                Step::Settle(..) | Step::Exchange(_) | Step::ProbeAdmission(..) => continue,
+                Step::Hear => {
+                    machine.hear(now);
+                    model.heard.push(now);
+                    (None, None)
+                }
                 Step::ByHand(control) => {
-                    let notice = match control {
+                    let event = match control {
                         Control::Isolate => machine.isolate(now),
                         Control::OpenFor(time) => machine.open_by_hand(time, now),
-                        Control::Close => machine.close_by_hand(now),
+                        Control::Close => {
+                            // Closed again by hand, all is forgotten, in the same generation.
+                            counted.retain(|(kept, _)| kept.generation != model.generation);
+                            machine.close_by_hand(now)
+                        }
                         Control::OnlyCount => machine.only_count(now),
                         Control::Disable => machine.disable(now),
                     };
-                    (notice, model.by_hand(control, now))
+                    (event, model.by_hand(control, now))
                 }
+                _ => continue,
             };
-            prop_assert_eq!(notice.map(told), expected);
+            prop_assert_eq!(event.map(told), expected);
             prop_assert_eq!(machine.state(), model.name());
             prop_assert_eq!(machine.generation(), model.generation);
             let snapshot = machine.snapshot(now);
-            let seen = snapshot.figures;
+            let seen = snapshot.stats;
             let seen = [seen.calls, seen.failures, seen.throttled, seen.slow, seen.consecutive.into()];
             prop_assert_eq!(seen, model.seen(now));
             if let Mode::Open { until, .. } = model.state {
@@ -477,47 +661,70 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let mut exact = Breaker::new(settings.clone(), 0, now);
-        let mut lazy = Breaker::new(settings, 0, now);
-        let (mut counted, mut last) = (0, now);
+        let mut lazy = Breaker::new(settings.clone(), 0, now);
+        // Of the last N calls, a late one does not know which it was.
+        let by_time = matches!(settings.window, CircuitWindow::Time(_));
+        let mut late = 0;
         let mut out: Vec<Grant> = vec![];
+        let mut counted: Vec<(Counted, Counted)> = vec![];
         for step in steps {
             if let Step::Pass(time) = step {
                 now += time;
                 continue;
             }
-            if let Step::Settle(which, ended) = step {
+            if let Step::Settle(which, result, waiting) = step {
                 let grant = out.get(which).copied();
                 let fast = lazy.fast().filter(|fast| {
                     grant.is_some_and(|grant| grant.generation == fast.generation && grant.role == Role::Call)
-                        && ended == CallResult { health: Health::Success, slow: false, retry_after: None }
+                        && result == CallResult::SUCCESS
                         && fast.until.is_none_or(|until| now < until)
                 });
-                if fast.is_some() {
-                    prop_assert_eq!(exact.settle(out.remove(which), ended, now), None);
-                    (counted, last) = (counted + 1, now);
+                if let Some(fast) = fast {
+                    let (kept, event) = exact.settle(out.remove(which), result, waiting, now);
+                    prop_assert_eq!(event, None);
+                    counted.push((kept, Counted { generation: fast.generation, slot: fast.slot, slow: false }));
+                    lazy.hear(now);
+                    late += 1;
                     continue;
                 }
             }
-            lazy.absorb(counted, last);
-            counted = 0;
+            lazy.absorb(late);
+            late = 0;
             let mut both = |step: &mut dyn FnMut(&mut Breaker) -> Option<BreakerEvent>| (step(&mut exact), step(&mut lazy));
             let (a, b) = match step {
                 Step::Admit => {
                     let mut granted = vec![];
-                    let notices = both(&mut |machine| {
-                        let (admission, notice) = machine.admit(now);
+                    let events = both(&mut |machine| {
+                        let (admission, event) = machine.admit(now);
                         granted.push(admission);
-                        notice
+                        event
                     });
                     prop_assert_eq!(granted[0], granted[1]);
                     if let Admission::Granted(grant) = granted[0] {
                         out.push(grant);
                     }
-                    notices
+                    events
                 }
-                Step::Settle(which, ended) if which < out.len() => {
+                Step::Settle(which, result, waiting) if which < out.len() => {
                     let grant = out.remove(which);
-                    both(&mut |machine| machine.settle(grant, ended, now))
+                    let mut kept = vec![];
+                    let events = both(&mut |machine| {
+                        let (counted, event) = machine.settle(grant, result, waiting, now);
+                        kept.push(counted);
+                        event
+                    });
+                    if result.health == Health::Success {
+                        counted.push((kept[0], kept[1]));
+                    }
+                    events
+                }
+                Step::Finish(which, result, waiting) if which < counted.len() && by_time => {
+                    let (one, other) = counted.remove(which);
+                    (exact.finish(one, result, waiting, now), lazy.finish(other, result, waiting, now))
+                }
+                Step::GiveUp(which, caller, slow, waiting) if which < out.len() => {
+                    let grant = out.remove(which);
+                    both(&mut |machine| machine.give_up(grant, caller, slow, waiting, now))
                 }
                 Step::ByHand(Control::Close) => both(&mut |machine| machine.close_by_hand(now)),
                 Step::ByHand(Control::Disable) => both(&mut |machine| machine.disable(now)),
@@ -529,16 +736,16 @@ proptest! {
     }
 
     #[test]
-    fn open_times_double_up_to_the_maximum(open in 1_u64..100, factor in 1_u64..100, jitter in 0.0..2.0, trips: u32) {
+    fn open_times_double_up_to_the_maximum(open in 1_u64..100, factor in 1_u64..100, jitter in 0.0..2.0, unanswered: u32) {
         let settings = Settings {
             open: Duration::from_secs(open),
             open_max: Duration::from_secs(open * factor),
             jitter,
             ..Settings::default()
         };
-        let time = settings.open_time(trips, &mut fastrand::Rng::with_seed(u64::from(trips) ^ open));
+        let time = settings.open_time(unanswered, &mut fastrand::Rng::with_seed(u64::from(unanswered) ^ open));
         prop_assert!(time >= settings.open && time <= settings.open_max);
-        let nominal = 1_u32.checked_shl(trips).map_or(Duration::MAX, |factor| settings.open.saturating_mul(factor));
+        let nominal = 1_u32.checked_shl(unanswered).map_or(Duration::MAX, |factor| settings.open.saturating_mul(factor));
         // A nanosecond for the floating point.
         let above = nominal.as_secs_f64() * (1.0 + jitter) + 1e-9;
         prop_assert!(time.as_secs_f64() <= above);
@@ -554,8 +761,10 @@ proptest! {
         let settings = Settings { open_max: Duration::MAX, jitter: 1.0, ..settings };
         let mut machine = Breaker::new(settings, 7, start);
         let mut out: Vec<Grant> = vec![];
+        let mut counted: Vec<Counted> = vec![];
         let mut now = start;
         for (step, backwards, huge) in steps {
+            let many = |waiting| if huge { u64::MAX } else { waiting };
             match step {
                 Step::Pass(time) => {
                     now = if backwards { now - time.min(now - (start - Duration::from_secs(80_000))) } else { now + time };
@@ -565,23 +774,27 @@ proptest! {
                         out.push(grant);
                     }
                 }
-                Step::Settle(which, mut ended) if which < out.len() => {
+                Step::Settle(which, mut result, waiting) if which < out.len() => {
                     if huge {
-                        ended.retry_after = Some(Duration::MAX);
+                        result.retry_after = Some(Duration::MAX);
                     }
-                    machine.settle(out.remove(which), ended, now);
+                    counted.push(machine.settle(out.remove(which), result, many(waiting), now).0);
+                }
+                Step::Finish(which, result, waiting) if which < counted.len() => {
+                    machine.finish(counted.remove(which), result, many(waiting), now);
+                }
+                Step::GiveUp(which, caller, slow, waiting) if which < out.len() => {
+                    machine.give_up(out.remove(which), caller, slow, many(waiting), now);
                 }
                 Step::ByHand(Control::OpenFor(_)) if huge => {
                     machine.open_by_hand(Duration::MAX, now);
                     machine.snapshot(now);
                     machine.close_by_hand(now);
                 }
-                Step::ProbeAdmission(which, upstream) if which < out.len() => {
-                    if upstream { machine.probe_waits(out[which], now) } else { machine.probe_rests(out[which], now) }
-                }
                 _ => {}
             }
-            machine.absorb(if huge { u64::MAX } else { 1 }, now);
+            machine.absorb(if huge { u64::MAX } else { 1 });
+            machine.hear(now);
             machine.snapshot(now);
         }
     }

@@ -1,4 +1,4 @@
-//! What a breaker says about itself.
+//! What a breaker reports about itself.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,47 +11,47 @@ use crate::policy::window::Tally;
 pub enum CircuitState {
     /// Calls pass, and are counted.
     Closed,
-    /// Calls are refused, until some time has passed.
+    /// Calls are refused until the open time is over.
     Open,
-    /// A few calls pass, to find out; the others are refused.
+    /// A few calls pass as probes; the others are refused.
     HalfOpen,
-    /// Calls are refused until somebody closes the circuit by hand.
+    /// Calls are refused until the circuit is closed by hand.
     Isolated,
-    /// Calls pass and are counted, but nothing opens the circuit: only an event tells that it would have.
+    /// Calls pass and are counted, but nothing opens the circuit: an event says when it would have opened.
     MetricsOnly,
     /// Calls pass, and nothing is counted.
     Disabled,
 }
 
-/// Why a circuit went from one state into another.
+/// Why a circuit changed its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitReason {
     /// Too many failures in a row.
     ConsecutiveFailures,
-    /// Too large a part of the calls failed.
+    /// The ratio of failed calls reached its limit.
     FailureRatio,
-    /// Too large a part of the calls was slow.
+    /// The ratio of slow calls reached its limit.
     SlowRatio,
+    /// A call failed soon after the circuit had closed, before any other succeeded.
+    FailedAfterClosing,
     /// A probe failed, was throttled, or was slow.
     ProbeFailed,
-    /// A probe heard nothing from the upstream.
-    ProbeTimeout,
     /// The open time is over.
     OpenTimeOver,
     /// Enough probes succeeded.
     ProbesSucceeded,
-    /// The health probe succeeded often enough.
+    /// A health probe succeeded.
     HealthProbeSucceeded,
-    /// Somebody asked for it.
+    /// It was done by hand.
     Manual,
 }
 
-/// The calls that a state has seen.
+/// The calls that were counted in one state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CircuitStats {
-    /// The calls that said something about the upstream: in the window, or the probes of a half-open circuit.
+    /// The calls that said something about the upstream: those in the window, or the probes of a half-open circuit.
     pub calls: u64,
     /// Those that failed, the throttled ones among them.
     pub failures: u64,
@@ -59,7 +59,7 @@ pub struct CircuitStats {
     pub throttled: u64,
     /// Those that were slow, whether or not they failed.
     pub slow: u64,
-    /// How many failures there were since the last success.
+    /// The failures since the last success.
     pub consecutive: u32,
 }
 
@@ -72,10 +72,10 @@ pub struct CircuitChange {
     /// The state that was entered.
     pub to: CircuitState,
     /// Why.
-    pub cause: CircuitReason,
-    /// What the state that was left had seen.
-    pub figures: CircuitStats,
-    /// For how long calls will be refused, where that is known.
+    pub reason: CircuitReason,
+    /// The calls that were counted in the state that was left.
+    pub stats: CircuitStats,
+    /// How long calls will be refused, where that is known.
     pub open_for: Option<Duration>,
     /// Counts the changes of this circuit. Events of different threads may overtake each other: the greatest is the
     /// latest.
@@ -88,15 +88,15 @@ pub struct CircuitChange {
 pub struct CircuitSnapshot {
     /// What it does with the next call.
     pub state: CircuitState,
-    /// What this state has seen; of an open circuit, what made it open.
-    pub figures: CircuitStats,
+    /// The calls that were counted in this state; of an open circuit, those that opened it.
+    pub stats: CircuitStats,
     /// How long calls will still be refused, where that is known.
     pub open_for: Option<Duration>,
-    /// The probes that are on their way.
+    /// The probes in flight.
     pub probes: usize,
-    /// How often the circuit has opened, in its whole life.
+    /// How often the circuit has opened since it was made.
     pub opened: u64,
-    /// How many calls were refused, in its whole life.
+    /// How many calls it has refused since it was made.
     pub refused: u64,
 }
 
@@ -133,8 +133,8 @@ impl CircuitReason {
             Self::ConsecutiveFailures => "consecutive-failures",
             Self::FailureRatio => "failure-ratio",
             Self::SlowRatio => "slow-ratio",
+            Self::FailedAfterClosing => "failed-after-closing",
             Self::ProbeFailed => "probe-failed",
-            Self::ProbeTimeout => "probe-timeout",
             Self::OpenTimeOver => "open-time-over",
             Self::ProbesSucceeded => "probes-succeeded",
             Self::HealthProbeSucceeded => "health-probe-succeeded",
@@ -157,13 +157,13 @@ impl CircuitStats {
         Self { calls, failures, throttled, slow, consecutive }
     }
 
-    /// The part of the calls that failed; `None` before the first call.
+    /// The ratio of calls that failed; `None` before the first call.
     #[must_use]
     pub fn failure_ratio(&self) -> Option<f64> {
         ratio(self.failures, self.calls)
     }
 
-    /// The part of the calls that was slow; `None` before the first call.
+    /// The ratio of slow calls; `None` before the first call.
     #[must_use]
     pub fn slow_ratio(&self) -> Option<f64> {
         ratio(self.slow, self.calls)
@@ -180,8 +180,8 @@ pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
 
 impl fmt::Display for CircuitChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, cause, figures, open_for, .. } = self;
-        write!(f, "{from} -> {to} ({cause}): {} of {} calls failed", figures.failures, figures.calls)?;
+        let Self { from, to, reason, stats, open_for, .. } = self;
+        write!(f, "{from} -> {to} ({reason}): {} of {} calls failed", stats.failures, stats.calls)?;
         match open_for {
             Some(time) => write!(f, ", open for {time:?}"),
             None => Ok(()),

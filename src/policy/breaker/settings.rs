@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::report::{CircuitReason, ratio};
 use crate::policy::window::{CircuitWindow, Tally};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) window: CircuitWindow,
     pub(crate) min_calls: NonZeroU32,
     /// In `(0, 1]`.
     pub(crate) failure_ratio: f64,
-    /// `None`: nobody asks whether calls are slow.
+    /// `None`: slow calls are not counted.
     pub(crate) slow_ratio: Option<f64>,
     pub(crate) consecutive: Option<NonZeroU32>,
     /// The first open time, and the longest.
@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) probes: NonZeroU32,
     /// How many of them must succeed, where that is not the same number.
     pub(crate) successes: Option<NonZeroU32>,
+    /// A probe that takes longer is forgotten.
     pub(crate) probe_timeout: Duration,
     pub(crate) metrics_only: bool,
 }
@@ -43,12 +44,13 @@ impl Settings {
         self.successes.unwrap_or(self.probes).get()
     }
 
-    /// The threshold that the window has reached.
-    pub(super) fn ratio_reached(&self, sum: &Tally) -> Option<CircuitReason> {
+    /// The ratio that the window has reached, if `waiting` more calls succeeded.
+    pub(super) fn ratio_reached(&self, sum: &Tally, waiting: u64) -> Option<CircuitReason> {
         if sum.calls < self.min_calls() {
             return None;
         }
-        let reached = |part, threshold| ratio(part, sum.calls).is_some_and(|ratio| ratio >= threshold);
+        let calls = sum.calls.saturating_add(waiting);
+        let reached = |part, threshold| ratio(part, calls).is_some_and(|ratio| ratio >= threshold);
         if reached(sum.failures, self.failure_ratio) {
             Some(CircuitReason::FailureRatio)
         } else if self.slow_ratio.is_some_and(|ratio| reached(sum.slow, ratio)) {
@@ -61,14 +63,14 @@ impl Settings {
     /// Whether a success could be the call at which a threshold is found to be reached: because it fills the window up
     /// to the minimum of calls, or because older successes have left it. Otherwise it only lowers both ratios.
     pub(super) fn success_may_trip(&self, sum: &Tally) -> bool {
-        self.ratio_reached(&Tally { calls: sum.calls.max(self.min_calls()), ..*sum }).is_some()
+        self.ratio_reached(&Tally { calls: sum.calls.max(self.min_calls()), ..*sum }, 0).is_some()
     }
 
-    /// How long to stay open the `trips`th time in a row, counted from zero: `open`, doubled each time, up to `open_max`,
-    /// and a random part more, so that many clients do not probe at once. At the maximum the random part is taken from
-    /// the time instead of added; it is never shorter than `open`.
-    pub(super) fn open_time(&self, trips: u32, rng: &mut fastrand::Rng) -> Duration {
-        let doubled = 1_u32.checked_shl(trips).map_or(Duration::MAX, |factor| self.open.saturating_mul(factor));
+    /// How long to stay open after this many probes in a row got no answer: `open`, doubled with each, up to `open_max`, and
+    /// some jitter more, so that many clients do not probe at once. At the maximum the jitter is taken from the time instead
+    /// of added; it is never shorter than `open`.
+    pub(super) fn open_time(&self, unanswered: u32, rng: &mut fastrand::Rng) -> Duration {
+        let doubled = 1_u32.checked_shl(unanswered).map_or(Duration::MAX, |factor| self.open.saturating_mul(factor));
         let longest = scale(doubled.min(self.open_max), 1.0 + self.jitter).min(self.open_max);
         let shortest = scale(longest, 1.0 / (1.0 + self.jitter)).max(self.open).min(longest);
         shortest + scale(longest - shortest, rng.f64())
@@ -85,17 +87,18 @@ impl Default for Settings {
         }
         Self {
             window: CircuitWindow::Time(Duration::from_secs(60)),
-            min_calls: nonzero(10),
-            failure_ratio: 0.5,
+            min_calls: nonzero(20),
+            failure_ratio: 0.7,
             slow_ratio: None,
-            // As Finagle's failure accrual, like the open times and their jitter.
+            // As Finagle's failure accrual, like the first open time and its jitter.
             consecutive: Some(nonzero(5)),
             open: Duration::from_secs(5),
-            open_max: Duration::from_secs(300),
+            // One call in so long finds out that an upstream is back before its callers have given it up.
+            open_max: Duration::from_secs(15),
             jitter: 0.1,
             probes: NonZeroU32::MIN,
             successes: None,
-            // The longest first byte of `TimeoutProfile`: a model that thinks is not taken for dead.
+            // The longest first byte of `TimeoutProfile`.
             probe_timeout: Duration::from_secs(90),
             metrics_only: false,
         }

@@ -1,0 +1,150 @@
+//! Failures in a row.
+//!
+//! # Why are calls that were given up counted apart?
+//!
+//! A caller who leaves before the first data may be right (the upstream hangs) or impatient (the model thinks). One that
+//! leaves again and again must not close the door for all others: so a tenant counts once in ten seconds, and what callers
+//! say by leaving counts in a row only when two tenants agree, or when nothing was heard from the upstream for a minute,
+//! and nobody is there whom it could be closed for.
+
+use std::time::{Duration, Instant};
+
+/// Who makes a call, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Requests carry neither a tenant nor a credential: callers cannot be told apart, and none is limited.
+    #[default]
+    Anonymous,
+    /// The hash of a tenant's name, or of the credentials.
+    Tenant(u64),
+}
+
+/// Failures since the last success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Of calls that failed.
+    failed: u32,
+    /// Of calls that were given up.
+    given_up: u32,
+    tenants: Tenants,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+/// The run as it is, and as it would be without the successes that ended the one before.
+#[derive(Debug, Default)]
+pub(super) struct Streak {
+    run: Run,
+    interrupted: Run,
+    /// Successes in a row.
+    successes: u64,
+}
+
+/// Whose calls were given up in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Tenants {
+    #[default]
+    None,
+    One(u64),
+    Several,
+}
+
+/// The tenants that gave up a call lately.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp {
+    recent: Vec<(u64, Instant)>,
+}
+
+/// One tenant counts once in this time.
+const PER_TENANT: Duration = Duration::from_secs(10);
+/// After such a silence the calls that one tenant gave up count in a row.
+const ALONE: Duration = Duration::from_secs(60);
+/// More tenants than that are enough to believe them.
+const MAX_TENANTS: usize = 16;
+
+// === impl Run ===
+
+impl Run {
+    /// How many failures in a row there were, after a silence of this length.
+    pub(super) fn length(&self, silence: Duration) -> u32 {
+        let agreed = self.tenants == Tenants::Several || silence >= ALONE;
+        self.failed.saturating_add(if agreed { self.given_up } else { 0 })
+    }
+
+    /// How long no call has succeeded, counted from the first failure.
+    pub(super) fn lasted(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+        self.failed = self.failed.saturating_add(1);
+    }
+
+    fn give_up(&mut self, caller: Caller, now: Instant) {
+        self.since.get_or_insert(now);
+        self.given_up = self.given_up.saturating_add(1);
+        self.tenants = match (self.tenants, caller) {
+            (Tenants::None, Caller::Tenant(tenant)) => Tenants::One(tenant),
+            (Tenants::One(known), Caller::Tenant(tenant)) if known == tenant => Tenants::One(known),
+            _ => Tenants::Several,
+        };
+    }
+}
+
+// === impl Streak ===
+
+impl Streak {
+    pub(super) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// All failures, whether or not they count in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.run.failed.saturating_add(self.run.given_up)
+    }
+
+    pub(super) fn succeed(&mut self, calls: u64) {
+        if self.successes == 0 {
+            self.interrupted = self.run;
+        }
+        self.successes = self.successes.saturating_add(calls);
+        self.run = Run::default();
+    }
+
+    /// A call that had succeeded has failed after all. Without it, the run that it ended goes on.
+    pub(super) fn take_back(&mut self) {
+        if self.successes == 1 {
+            self.run = self.interrupted;
+        }
+        self.successes = self.successes.saturating_sub(1);
+    }
+
+    pub(super) fn fail(&mut self, now: Instant) {
+        self.successes = 0;
+        self.run.fail(now);
+    }
+
+    pub(super) fn give_up(&mut self, caller: Caller, now: Instant) {
+        self.successes = 0;
+        self.run.give_up(caller, now);
+    }
+}
+
+// === impl GivenUp ===
+
+impl GivenUp {
+    /// Whether a call that this caller gave up counts.
+    pub(super) fn counts(&mut self, caller: Caller, now: Instant) -> bool {
+        let Caller::Tenant(tenant) = caller else { return true };
+        self.recent.retain(|(_, at)| now.saturating_duration_since(*at) < PER_TENANT);
+        if self.recent.iter().any(|(known, _)| *known == tenant) {
+            return false;
+        }
+        if self.recent.len() >= MAX_TENANTS {
+            self.recent.remove(0);
+        }
+        self.recent.push((tenant, now));
+        true
+    }
+}
