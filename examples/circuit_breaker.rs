@@ -18,7 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{CircuitBreakerLayer, CircuitState};
+use tower_buttress::{CircuitBreakerConfig, CircuitBreakerLayer, CircuitState};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
@@ -31,7 +31,8 @@ async fn main() -> Result<(), BoxError> {
     let url = format!("http://{}/", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, Router::new().route("/", get(answer))).into_future());
 
-    let breaker = CircuitBreakerLayer::new().open_time(Duration::from_millis(200), Duration::from_secs(5))?;
+    let open = CircuitBreakerConfig::new().open_duration(Duration::from_millis(200), Duration::from_secs(5));
+    let breaker = CircuitBreakerLayer::with_config(open);
     let circuit = breaker.handle();
     let service = breaker.layer(Client::builder(TokioExecutor::new()).build_http());
     let ask = async || {

@@ -85,9 +85,9 @@ pub enum Event {
         /// Its key, where it has one.
         key: Option<Arc<str>>,
         /// The threshold that was reached.
-        cause: CircuitReason,
-        /// What it had seen.
-        figures: CircuitStats,
+        reason: CircuitReason,
+        /// The calls that it had counted.
+        stats: CircuitStats,
     },
     /// A duplicate request joined a call already in flight.
     FlightJoined,
@@ -100,11 +100,6 @@ pub enum Event {
     FlightAbandoned,
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
-    /// The number of calls that an upstream is found to bear has changed.
-    ConcurrencyChanged {
-        /// How many may be under way now.
-        limit: u32,
-    },
     /// A layer met something it cannot treat, and let it pass untouched.
     Bypassed {
         /// The layer.
@@ -146,7 +141,6 @@ impl Event {
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
             Self::HeartbeatSent => "heartbeat_sent",
-            Self::ConcurrencyChanged { .. } => "concurrency_changed",
             Self::Bypassed { .. } => "bypassed",
         }
     }
@@ -162,10 +156,9 @@ impl Event {
             Self::NotRetried { reason } => reason.as_str(),
             Self::FallbackUsed { .. } | Self::BackupFailed { .. } => "fallback",
             Self::CircuitChanged { change, .. } => change.to.as_str(),
-            Self::CircuitWouldOpen { cause, .. } => cause.as_str(),
+            Self::CircuitWouldOpen { reason, .. } => reason.as_str(),
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
             Self::HeartbeatSent => "sse-heartbeat",
-            Self::ConcurrencyChanged { .. } => "queue",
         }
     }
 }
@@ -181,18 +174,17 @@ impl fmt::Display for Event {
             Self::FallbackUsed { to } => write!(f, "fell back to {to}"),
             Self::BackupFailed { name } => write!(f, "backup {name} failed too"),
             Self::CircuitChanged { key, change } => write!(f, "circuit{}: {change}", Keyed(key.as_deref())),
-            Self::CircuitWouldOpen { key, cause, figures } => write!(
+            Self::CircuitWouldOpen { key, reason, stats } => write!(
                 f,
-                "circuit{} would have opened ({cause}): {} of {} calls failed",
+                "circuit{} would have opened ({reason}): {} of {} calls failed",
                 Keyed(key.as_deref()),
-                figures.failures,
-                figures.calls,
+                stats.failures,
+                stats.calls,
             ),
             Self::FlightJoined => f.write_str("dedup: joined a call already in flight"),
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
-            Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

@@ -7,7 +7,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::hint::black_box;
-use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::sync::Barrier;
 use std::task::{Context, Poll, Waker};
@@ -303,13 +302,12 @@ fn keyed() -> CircuitBreakerLayer {
 }
 
 fn slow() -> CircuitBreakerLayer {
-    breaker().slow_calls(LONG, 0.5).expect("a ratio")
+    breaker().configure(|config| config.slow_calls(LONG, 0.5))
 }
 
 /// Opens at once, and not for long.
 fn nervous() -> CircuitBreakerLayer {
-    let layer = breaker().consecutive_failures(NonZeroU32::MIN);
-    layer.open_time(Duration::from_nanos(1), Duration::from_nanos(1)).expect("times")
+    breaker().configure(|config| config.consecutive_failures(1).open_duration(Duration::ZERO, Duration::ZERO))
 }
 
 fn recloser(closed: usize, half_open: usize, open: Duration) -> impl Calls + Clone + Send {

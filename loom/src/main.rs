@@ -27,16 +27,15 @@ fn main() {
 #[path = "../../src/policy"]
 mod policy {
     pub(crate) mod breaker;
-    pub(crate) mod idle;
     pub(crate) mod window;
 
     pub(crate) mod verdict {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Health {
-            Good,
-            Bad,
+            Success,
+            Failure,
             Throttled,
-            Unknown,
+            Ignored,
         }
     }
 }
@@ -80,40 +79,22 @@ mod layers {
         pub(crate) mod checks;
         pub(crate) mod circuit;
         pub(crate) mod permit;
+        pub(crate) mod shard;
 
-        pub(crate) mod judge {
-            use crate::policy::breaker::CallResult;
-            use crate::policy::verdict::Health;
-
-            #[derive(Clone, Debug, Default)]
-            pub(crate) struct Classification {
-                pub(crate) slow_after: Option<std::time::Duration>,
-            }
-
-            impl Classification {
-                pub(crate) fn error(&self, _: &dyn std::error::Error) -> CallResult {
-                    BROKEN
-                }
-            }
-
-            pub(crate) const BROKEN: CallResult =
-                CallResult { health: Health::Failure, slow: false, retry_after: None };
-        }
-
-        pub(crate) mod tell {
+        pub(crate) mod notify {
             use std::sync::{Arc, Mutex, Weak};
 
             use super::circuit::Circuit;
             use crate::policy::breaker::BreakerEvent;
             use crate::policy::breaker::report::CircuitChange;
 
-            /// Remembers what it was told.
+            /// Remembers the changes of state.
             #[derive(Debug, Default)]
             pub(crate) struct StateNotifier(pub(crate) Arc<Mutex<Vec<CircuitChange>>>);
 
             impl StateNotifier {
-                pub(super) fn tell(&self, notice: &BreakerEvent, _: &Weak<Circuit>) {
-                    if let BreakerEvent::Changed(change) = notice {
+                pub(super) fn notify(&self, event: &BreakerEvent, _: &Weak<Circuit>) {
+                    if let BreakerEvent::Changed(change) = event {
                         self.0.lock().unwrap().push(*change);
                     }
                 }

@@ -63,9 +63,11 @@ impl ResilienceLayer {
             dedup: DedupLayer::disabled(),
             fallback: FallbackLayer::disabled(),
             retry: RetryAfterBackoffLayer::new(),
-            // A probe may be silent as long as any call, and no less long than by default.
-            breaker: CircuitBreakerLayer::new()
-                .probe_timeout(limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte)),
+            breaker: CircuitBreakerLayer::new().configure(|config| {
+                // A probe may be silent as long as any call, and no less long than by default.
+                let probe_timeout = limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
+                config.first_byte(limits.first_byte).probe_timeout(probe_timeout)
+            }),
             idle: IdleBodyTimeoutLayer::new(limits.idle),
             first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
         }
@@ -136,16 +138,17 @@ impl<Bk> ResilienceLayer<Bk> {
         self
     }
 
-    /// Adjusts the [`CircuitBreakerLayer`]. Setters of that layer that can fail can be tried before:
+    /// Adjusts the [`CircuitBreakerLayer`]:
     ///
     /// ```
-    /// use tower_buttress::{CircuitBreakerLayer, TimeoutProfile, presets};
+    /// use tower_buttress::{TimeoutProfile, presets};
     ///
-    /// let breaker = CircuitBreakerLayer::new().failure_ratio(0.3)?;
-    /// let circuit = breaker.handle();
-    /// let stack = presets::llm_client(TimeoutProfile::DEEP).breaker(|_| breaker);
+    /// let mut circuit = None;
+    /// let stack = presets::llm_client(TimeoutProfile::DEEP).breaker(|breaker| {
+    ///     circuit = Some(breaker.handle());
+    ///     breaker.configure(|config| config.failure_ratio(0.3))
+    /// });
     /// # let _ = (stack, circuit);
-    /// # Ok::<(), tower_buttress::error::InvalidConfig>(())
     /// ```
     #[must_use]
     pub fn breaker(mut self, adjust: impl FnOnce(CircuitBreakerLayer) -> CircuitBreakerLayer) -> Self {
@@ -167,8 +170,7 @@ impl<Bk> ResilienceLayer<Bk> {
         self
     }
 
-    /// Tells `observer` what any of the layers did. (It makes a new breaker, as every setter of one does: take handles
-    /// afterwards.)
+    /// Tells `observer` what any of the layers did.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         Self {

@@ -112,28 +112,28 @@ pub struct Args {
     #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on")]
     pub(crate) breaker: Switch,
 
-    /// The part of the calls in the window that must have failed.
-    #[arg(long, env = "GATEWAY_BREAKER_FAILURE_RATIO", value_name = "RATIO", default_value = "0.5")]
+    /// Failure ratio at which the circuit opens.
+    #[arg(long, env = "GATEWAY_BREAKER_FAILURE_RATIO", value_name = "RATIO", default_value = "0.7")]
     pub(crate) breaker_failure_ratio: f64,
 
-    /// How many calls the window must hold.
-    #[arg(long, env = "GATEWAY_BREAKER_MIN_CALLS", value_name = "N", default_value = "10")]
+    /// The calls that the window must hold before the ratio counts.
+    #[arg(long, env = "GATEWAY_BREAKER_MIN_CALLS", value_name = "N", default_value = "20")]
     pub(crate) breaker_min_calls: NonZeroU32,
 
     /// The window.
     #[arg(long, env = "GATEWAY_BREAKER_WINDOW", value_name = "TIME", default_value = "60s", value_parser = time)]
     pub(crate) breaker_window: Duration,
 
-    /// While the window holds fewer, so many failures in a row do as well.
+    /// Failures in a row that open the circuit when the upstream gave no sign of life for 5 s.
     #[arg(long, env = "GATEWAY_BREAKER_CONSECUTIVE", value_name = "N", default_value = "5")]
     pub(crate) breaker_consecutive: NonZeroU32,
 
-    /// After this time one call finds out whether the upstream is back. It doubles with each that finds it is not.
+    /// After this time one call finds out whether the upstream is back. It doubles with each that gets no answer.
     #[arg(long, env = "GATEWAY_BREAKER_OPEN", value_name = "TIME", default_value = "5s", value_parser = time)]
     pub(crate) breaker_open: Duration,
 
-    /// It never grows beyond this.
-    #[arg(long, env = "GATEWAY_BREAKER_OPEN_MAX", value_name = "TIME", default_value = "300s", value_parser = time)]
+    /// The longest open time.
+    #[arg(long, env = "GATEWAY_BREAKER_OPEN_MAX", value_name = "TIME", default_value = "15s", value_parser = time)]
     pub(crate) breaker_open_max: Duration,
 
     /// Who is asked when the upstream cannot answer. It is not given the caller's credentials.
@@ -320,10 +320,10 @@ mod tests {
         assert_eq!((args.heartbeat_frame, args.error_events), (Heartbeat::Comment, true));
         assert_eq!((args.dedup, args.dedup_tenant_header), (Switch::On, None));
         assert_eq!([args.dedup_window, args.dedup_grace].map(|limit| limit.to_string()), ["1m", "5s"]);
-        assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.5));
-        assert_eq!((args.breaker_min_calls.get(), args.breaker_consecutive.get()), (10, 5));
+        assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.7));
+        assert_eq!((args.breaker_min_calls.get(), args.breaker_consecutive.get()), (20, 5));
         let times = [args.breaker_window, args.breaker_open, args.breaker_open_max];
-        assert_eq!(times, [60, 5, 300].map(Duration::from_secs));
+        assert_eq!(times, [60, 5, 15].map(Duration::from_secs));
     }
 
     #[test]

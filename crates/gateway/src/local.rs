@@ -54,16 +54,16 @@ impl Local {
     fn breakers(&self) -> Value {
         let circuit = |circuit: &CircuitBreakerHandle| {
             let snapshot = circuit.snapshot();
-            let figures = snapshot.figures;
+            let stats = snapshot.stats;
             json!({
                 "name": "upstream",
                 "state": snapshot.state.as_str(),
                 "open_for_seconds": snapshot.open_for.map(|time| time.as_secs_f64()),
-                "calls": figures.calls,
-                "failures": figures.failures,
-                "throttled": figures.throttled,
-                "consecutive_failures": figures.consecutive,
-                "failure_ratio": figures.failure_ratio(),
+                "calls": stats.calls,
+                "failures": stats.failures,
+                "throttled": stats.throttled,
+                "consecutive_failures": stats.consecutive,
+                "failure_ratio": stats.failure_ratio(),
                 "probes": snapshot.probes,
                 "opened": snapshot.opened,
                 "refused": snapshot.refused,

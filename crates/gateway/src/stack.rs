@@ -8,11 +8,11 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use tower::{Layer, Service, ServiceBuilder};
-use tower_buttress::error::{BoxError, InvalidConfig};
+use tower_buttress::error::BoxError;
 use tower_buttress::{
-    CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer,
-    EarlySseHeartbeatLayer, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity,
-    IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer, SseHeartbeatLayer, TimeoutProfile,
+    CircuitBreakerConfig, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer,
+    DedupLayer, EarlySseHeartbeatLayer, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame,
+    IdleActivity, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer, SseHeartbeatLayer, TimeoutProfile,
 };
 
 use super::args::{Args, Credential, Heartbeat, Switch};
@@ -88,21 +88,31 @@ fn retry(args: &Args) -> RetryAfterBackoffLayer {
 }
 
 /// Made apart from the others: its circuit is shown.
-pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, InvalidConfig> {
+pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
     if args.breaker == Switch::Off {
         return Ok(CircuitBreakerLayer::disabled());
     }
-    let mut breaker = CircuitBreakerLayer::new()
-        .window(CircuitWindow::Time(args.breaker_window))?
-        .min_calls(args.breaker_min_calls)
-        .failure_ratio(args.breaker_failure_ratio)?
-        .consecutive_failures(args.breaker_consecutive)
-        .open_time(args.breaker_open, args.breaker_open_max)?;
+    if !(args.breaker_failure_ratio > 0.0 && args.breaker_failure_ratio <= 1.0) {
+        return Err("the failure ratio must lie above 0 and at or below 1".to_owned());
+    }
+    if args.breaker_open.is_zero() || args.breaker_open > args.breaker_open_max {
+        return Err("the open time must be more than zero, and not longer than the longest".to_owned());
+    }
+    if args.breaker_window < Duration::from_millis(10) {
+        return Err("the window must be at least 10 ms".to_owned());
+    }
+    let mut config = CircuitBreakerConfig::new()
+        .window(CircuitWindow::Time(args.breaker_window))
+        .min_calls(args.breaker_min_calls.get())
+        .failure_ratio(args.breaker_failure_ratio)
+        .consecutive_failures(args.breaker_consecutive.get())
+        .open_duration(args.breaker_open, args.breaker_open_max);
     if let Some(first_byte) = args.first_byte_timeout.0 {
         // A probe may be silent as long as any call, and no less long than by default.
-        breaker = breaker.probe_timeout(first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte));
+        let probe_timeout = first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
+        config = config.first_byte(first_byte).probe_timeout(probe_timeout);
     }
-    Ok(breaker.observer(observer.clone()))
+    Ok(CircuitBreakerLayer::with_config(config).observer(observer.clone()))
 }
 
 fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> EarlySseHeartbeatLayer {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tower::ServiceBuilder;
+use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, TimeoutProfile, presets};
 
@@ -10,13 +10,12 @@ use super::super::scale::{BACKOFF, BACKOFF_MAX, FIRST_BYTE, IDLE, OPEN, OPEN_MAX
 use super::{Client, boxed, upstream};
 
 pub(super) fn client(primary: SocketAddr, backup: SocketAddr) -> Result<Client, BoxError> {
-    let breaker = CircuitBreakerLayer::new().open_time(OPEN, OPEN_MAX)?;
+    let breaker = CircuitBreakerLayer::new().configure(|config| config.open_duration(OPEN, OPEN_MAX));
     let stack = presets::llm_client(TimeoutProfile { first_byte: FIRST_BYTE, idle: IDLE, total: TOTAL })
         .dedup(|_| DedupLayer::new())
         // Both are the same party here.
         .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
         .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
         .breaker(|_| breaker);
-    let service = ServiceBuilder::new().map_response(boxed).map_err(Into::into).layer(stack);
-    Ok(Client::new(service.service(upstream(primary))))
+    Ok(Client::new(stack.layer(upstream(primary)).map_response(boxed).map_err(Into::into)))
 }

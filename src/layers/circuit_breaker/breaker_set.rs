@@ -1,130 +1,126 @@
-//! What the clones of a layer, and the services they make, share.
+//! The circuits that clones of a layer share, with the services they make.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use http::request::Parts;
 use tokio::sync::watch;
 
 use super::circuit::Circuit;
-use super::classification::Classification;
+use super::config::CircuitBreakerConfig;
 use super::health::Prober;
-use super::notify::StateNotifier;
+use super::notify::{SharedEmitter, StateNotifier};
 use super::permit::Permit;
 use super::registry::Registry;
 use crate::event::Emitter;
 use crate::policy::breaker::Breaker;
-use crate::policy::breaker::settings::Settings;
 use crate::rt::clock;
+use crate::rt::sync::{Mutex, lock};
 
 #[derive(Debug)]
 pub(super) struct BreakerSet {
-    pub(super) config: Config,
+    config: Mutex<CircuitBreakerConfig>,
     /// Of the calls without a key.
     unkeyed: Arc<Circuit>,
     keyed: Registry,
+    emitter: Arc<SharedEmitter>,
     prober: Arc<OnceLock<Prober>>,
     /// Gone with the last clone of the layer and of its services: what works for them ends.
     alive: watch::Sender<()>,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    pub(super) settings: Settings,
-    pub(super) judge: Classification,
-    pub(super) key: Option<Key>,
-    pub(super) max_keys: NonZeroUsize,
-    pub(super) emitter: Emitter,
-}
-
-/// Finds the key of a call.
-#[derive(Clone)]
-pub(super) struct Key(pub(super) Arc<FindKey>);
-
-pub(super) type FindKey = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
-
 // === impl BreakerSet ===
 
 impl BreakerSet {
-    pub(super) fn new(config: Config) -> Self {
-        let prober = Arc::new(OnceLock::new());
-        let unkeyed = config.circuit(None, &prober);
-        let keyed = Registry::new(config.max_keys);
-        Self { config, unkeyed, keyed, prober, alive: watch::Sender::new(()) }
+    pub(super) fn new(config: CircuitBreakerConfig) -> Self {
+        let (emitter, prober) = (Arc::default(), Arc::default());
+        Self {
+            unkeyed: circuit(&config, None, &emitter, &prober),
+            keyed: Registry::new(config.max_keys),
+            config: Mutex::new(config),
+            emitter,
+            prober,
+            alive: watch::Sender::new(()),
+        }
     }
 
-    /// The only circuit, where calls have no keys.
-    #[inline]
-    pub(super) fn only(&self) -> Option<&Circuit> {
-        self.config.key.is_none().then_some(&self.unkeyed)
-    }
-
-    /// Leave to send a request with this head, or when to come back.
-    pub(super) fn admit_keyed(&self, parts: &Parts) -> Result<Permit, Option<Duration>> {
-        let key = self.config.key.as_ref().and_then(|Key(find)| find(parts));
+    /// Leave to make a call under this key, or when to come back.
+    pub(super) fn admit(&self, key: Option<&str>) -> Result<Permit, Option<Duration>> {
         match key {
-            Some(key) => self.keyed.admit(&key, |key| self.config.circuit(Some(key), &self.prober), clock::now),
+            Some(key) => match self.keyed.admit(key, |key| self.circuit(key), clock::now) {
+                Some(admission) => admission,
+                // No circuit could make room for it.
+                None => self.unkeyed.admit(clock::now),
+            },
             None => self.unkeyed.admit(clock::now),
         }
     }
 
+    #[inline]
     pub(super) fn unkeyed(&self) -> &Arc<Circuit> {
         &self.unkeyed
     }
 
     pub(super) fn keyed(&self, key: &str) -> Arc<Circuit> {
-        self.keyed.get(key, |key| self.config.circuit(Some(key), &self.prober))
+        self.keyed.get(key, |key| self.circuit(key))
     }
 
     pub(super) fn all_keyed(&self) -> Vec<Arc<Circuit>> {
         self.keyed.all()
     }
 
+    pub(super) fn config(&self) -> CircuitBreakerConfig {
+        lock(&self.config).clone()
+    }
+
+    /// Changes the settings of all circuits, those that are made later included.
+    pub(super) fn configure(&self, change: impl FnOnce(CircuitBreakerConfig) -> CircuitBreakerConfig) {
+        let mut config = lock(&self.config);
+        *config = change(config.clone());
+        self.keyed.set_capacity(config.max_keys);
+        let now = clock::now();
+        for circuit in self.all_keyed().iter().chain([&self.unkeyed]) {
+            set_limits(circuit, &config);
+            circuit.with(|machine| ((), machine.configure(config.settings.clone(), now)));
+        }
+    }
+
+    pub(super) fn observe(&self, emitter: Emitter) {
+        self.emitter.set(emitter);
+    }
+
     /// Lets this prober look after the circuits that open, if none does yet.
     pub(super) fn probe_with(&self, prober: impl FnOnce(watch::Receiver<()>) -> Prober) {
         self.prober.get_or_init(|| prober(self.alive.subscribe()));
     }
-}
 
-// === impl Config ===
-
-impl Config {
-    fn circuit(&self, key: Option<Arc<str>>, prober: &Arc<OnceLock<Prober>>) -> Arc<Circuit> {
-        let now = clock::now();
-        let machine = Breaker::new(self.settings.clone(), fastrand::u64(..), now);
-        let teller = StateNotifier::new(key, self.emitter.clone(), machine.state(), Arc::downgrade(prober));
-        Circuit::new(machine, threads(), &self.judge, teller, now)
+    fn circuit(&self, key: Arc<str>) -> Arc<Circuit> {
+        circuit(&lock(&self.config), Some(key), &self.emitter, &self.prober)
     }
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        // A thousand hosts, models or tenants: a few kilobytes each.
-        const MAX_KEYS: usize = 1024;
-        Self {
-            settings: Settings::default(),
-            judge: Classification::default(),
-            key: None,
-            max_keys: NonZeroUsize::new(MAX_KEYS).unwrap_or(NonZeroUsize::MIN),
-            emitter: Emitter::default(),
-        }
-    }
+fn circuit(
+    config: &CircuitBreakerConfig,
+    key: Option<Arc<str>>,
+    emitter: &Arc<SharedEmitter>,
+    prober: &Arc<OnceLock<Prober>>,
+) -> Arc<Circuit> {
+    let now = clock::now();
+    let machine = Breaker::new(config.settings.clone(), fastrand::u64(..), now);
+    let notifier = StateNotifier::new(key, emitter.clone(), machine.state(), Arc::downgrade(prober));
+    let circuit = Circuit::new(machine, threads(), notifier, now);
+    set_limits(&circuit, config);
+    circuit
+}
+
+fn set_limits(circuit: &Circuit, config: &CircuitBreakerConfig) {
+    let (slow_after, whole_body, patience) = config.limits();
+    circuit.shards().iter().for_each(|shard| shard.limits().set(slow_after, whole_body, patience));
 }
 
 /// How many threads run at once. Asking reads files.
 fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get))
-}
-
-// === impl Key ===
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key")
-    }
 }

@@ -5,20 +5,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::body::{CircuitBreakerBody, Watching};
-use super::circuit::Started;
-use super::permit::{PanicGuard, Permit};
+use super::body::CircuitBreakerBody;
+use super::call::Call;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
-use crate::policy::breaker::CallResult;
-use crate::policy::verdict::Health;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
-use crate::rt::clock;
 
 pin_project! {
     /// The future of [`CircuitBreaker`](crate::CircuitBreaker).
@@ -29,11 +25,8 @@ pin_project! {
     {
         #[pin]
         stage: Stage<S, S::Future, ReqB>,
-        // `None`: the layer is off, or it has been told already how the call ended.
-        permit: Option<Permit>,
-        started: Started,
-        // Whoever asked so reads no body, whatever there is of one.
-        asks_for_head: bool,
+        // `None`: the layer is off, or the call has been counted.
+        call: Option<Call>,
     }
 }
 
@@ -42,7 +35,7 @@ pin_project! {
     enum Stage<S, F, ReqB> {
         // The service has not been ready yet: the permit was given first.
         Readying { unready: Box<Unready<S, ReqB>> },
-        Calling { #[pin] call: F },
+        Calling { #[pin] future: F },
         Refused { retry_after: Option<Duration>, wire: RejectionFormat },
     }
 }
@@ -63,21 +56,19 @@ where
 {
     /// A call that has begun.
     #[inline]
-    pub(super) fn calling(call: S::Future, permit: Option<Permit>, started: Started, asks_for_head: bool) -> Self {
-        Self { stage: Stage::Calling { call }, permit, started, asks_for_head }
+    pub(super) fn calling(future: S::Future, call: Option<Call>) -> Self {
+        Self { stage: Stage::Calling { future }, call }
     }
 
-    /// A call that begins when this service, which nobody has polled yet, is ready.
-    pub(super) fn readying(service: S, request: Request<ReqB>, permit: Permit) -> Self {
-        let (started, asks_for_head) = (permit.lane().start(), asks_for_head(&request));
+    /// A call that begins when this service is ready, which has not been polled yet.
+    pub(super) fn readying(service: S, request: Request<ReqB>, call: Call) -> Self {
         let unready = Box::new(Unready { service, request: Some(request) });
-        Self { stage: Stage::Readying { unready }, permit: Some(permit), started, asks_for_head }
+        Self { stage: Stage::Readying { unready }, call: Some(call) }
     }
 
     #[cold]
     pub(super) fn refused(retry_after: Option<Duration>, wire: RejectionFormat) -> Self {
-        let stage = Stage::Refused { retry_after, wire };
-        Self { stage, permit: None, started: Started::default(), asks_for_head: false }
+        Self { stage: Stage::Refused { retry_after, wire }, call: None }
     }
 }
 
@@ -95,28 +86,31 @@ where
         let mut this = self.project();
         loop {
             match this.stage.as_mut().project() {
-                StageProj::Calling { call } => {
-                    let polled = Permit::poll(this.permit, cx, |cx| call.poll(cx));
-                    let watching = match &polled {
-                        Poll::Ready(Ok(response)) => judge(response, this.permit, *this.started, *this.asks_for_head),
-                        Poll::Ready(Err(err)) => fail(err, this.permit, *this.started),
-                        Poll::Pending => return Poll::Pending,
+                StageProj::Calling { future } => {
+                    let polled = ready!(match &mut *this.call {
+                        Some(call) => call.poll(cx, |cx| future.poll(cx)),
+                        None => future.poll(cx),
+                    });
+                    let call = match &polled {
+                        Ok(response) => this.call.take().and_then(|call| call.head(response)),
+                        Err(err) => {
+                            fail(this.call, err);
+                            None
+                        }
                     };
-                    let watched = |body| CircuitBreakerBody::new(ResponseBody::inner(body), watching);
-                    return polled.map_ok(|response| response.map(watched));
+                    let observed = |body| CircuitBreakerBody::new(ResponseBody::inner(body), call);
+                    return Poll::Ready(polled.map(|response| response.map(observed)));
                 }
                 StageProj::Readying { unready } => {
                     let Unready { service, request } = &mut **unready;
-                    if let Err(err) = ready!(Permit::poll(this.permit, cx, |cx| service.poll_ready(cx))) {
-                        fail(&err, this.permit, *this.started);
+                    if let Err(err) = ready!(Call::run(this.call, || service.poll_ready(cx))) {
+                        fail(this.call, &err);
                         return Poll::Ready(Err(err));
                     }
                     // Sent before, and that panicked: nothing will come.
                     let Some(request) = request.take() else { return Poll::Pending };
-                    let unwinding = PanicGuard::of(this.permit);
-                    let call = service.call(request);
-                    unwinding.over();
-                    this.stage.set(Stage::Calling { call });
+                    let future = Call::run(this.call, || service.call(request));
+                    this.stage.set(Stage::Calling { future });
                 }
                 StageProj::Refused { retry_after, wire } => return Poll::Ready(Ok(refuse(*retry_after, *wire))),
             }
@@ -124,50 +118,11 @@ where
     }
 }
 
-/// Whether the answer to this request is its head, or what comes after it is a tunnel.
-#[inline]
-pub(super) fn asks_for_head<B>(request: &Request<B>) -> bool {
-    matches!(*request.method(), Method::HEAD | Method::CONNECT)
-}
-
-/// The head is here. Who sees the body end, where that matters still.
-#[inline]
-fn judge<B: Body>(
-    response: &Response<B>,
-    permit: &mut Option<Permit>,
-    started: Started,
-    asks_for_head: bool,
-) -> Option<Watching> {
-    use StatusCode as Is;
-    let ended = permit.as_ref()?.lane().judge.head(response);
-    let permit = permit.take()?;
-    let bodiless = asks_for_head
-        || matches!(response.status(), Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED);
-    // What is known from the head needs no body: its reader may not want to read it.
-    if ended.health != Health::Success || bodiless || response.body().is_end_stream() {
-        settle(&permit, ended, started);
-        return None;
-    }
-    if let Some(probe) = permit.probe() {
-        probe.rests();
-    }
-    let awaits_status = permit.lane().judge.awaits_status(response);
-    Some(Watching::new(permit, started, awaits_status))
-}
-
-/// There will be no head, and nothing to watch.
 #[cold]
-fn fail<E: std::error::Error + 'static>(err: &E, permit: &mut Option<Permit>, started: Started) -> Option<Watching> {
-    let permit = permit.take()?;
-    let ended = permit.lane().judge.error(err);
-    settle(&permit, ended, started);
-    None
-}
-
-#[cold]
-fn settle(permit: &Permit, ended: CallResult, started: Started) {
-    let slow = permit.lane().is_slow(started);
-    permit.settle(CallResult { slow, ..ended }, clock::now());
+fn fail<E: std::error::Error + 'static>(call: &mut Option<Call>, err: &E) {
+    if let Some(call) = call.take() {
+        call.fail(err);
+    }
 }
 
 #[cold]
@@ -176,11 +131,10 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    let rejection = Rejection::new(RejectionKind::CircuitOpen);
-    let rejection = match retry_after {
-        Some(wait) => rejection.with_retry_after(wait),
-        None => rejection,
-    };
+    let mut rejection = Rejection::new(RejectionKind::CircuitOpen);
+    if let Some(wait) = retry_after {
+        rejection = rejection.with_retry_after(wait);
+    }
     ResponseBody::refuse(rejection, wire).map(|body| CircuitBreakerBody::new(body, None))
 }
 
@@ -194,6 +148,6 @@ where
             Stage::Calling { .. } => "calling",
             Stage::Refused { .. } => "refused",
         };
-        f.debug_struct("CircuitBreakerFuture").field("stage", &stage).field("permit", &self.permit).finish()
+        f.debug_struct("CircuitBreakerFuture").field("stage", &stage).finish_non_exhaustive()
     }
 }

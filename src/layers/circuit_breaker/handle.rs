@@ -7,9 +7,9 @@ use super::circuit::Circuit;
 use crate::policy::breaker::report::{CircuitSnapshot, CircuitState};
 use crate::rt::clock;
 
-/// One circuit of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), to look at and to steer.
+/// One circuit of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), to look at and to control.
 ///
-/// Keeps the circuit, but no call: cheap to clone, and to hold for ever.
+/// It keeps the circuit alive, and no service: cheap to clone, and to keep for ever.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -20,7 +20,7 @@ use crate::rt::clock;
 /// let circuit = breaker.handle();
 /// let mut changes = circuit.subscribe();
 ///
-/// // Maintenance: nothing is to go there until we say so.
+/// // Maintenance: no call goes there until it is closed again.
 /// circuit.isolate();
 /// assert_eq!(circuit.state(), CircuitState::Isolated);
 /// assert_eq!(*changes.borrow_and_update(), CircuitState::Isolated);
@@ -44,10 +44,10 @@ impl CircuitBreakerHandle {
     /// The key of this circuit; `None` for the one of calls without a key.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
-        self.circuit.teller.key().map(|key| &**key)
+        self.circuit.notifier.key().map(|key| &**key)
     }
 
-    /// What the circuit does with calls. One whose open time is over is open until a call comes.
+    /// What the circuit does with calls. One whose open time is over stays open until a call comes.
     #[must_use]
     pub fn state(&self) -> CircuitState {
         self.snapshot().state
@@ -59,10 +59,10 @@ impl CircuitBreakerHandle {
         self.circuit.snapshot(clock::now())
     }
 
-    /// A channel that holds the state, and tells of its changes: as many as can be seen, the latest always.
+    /// A channel that holds the state. A receiver may miss changes, but never the latest.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<CircuitState> {
-        self.circuit.teller.subscribe()
+        self.circuit.notifier.subscribe()
     }
 
     /// Refuses every call until [`close`](Self::close).
@@ -71,20 +71,20 @@ impl CircuitBreakerHandle {
         self.circuit.with(|machine| ((), machine.isolate(now)));
     }
 
-    /// Opens the circuit for so long. Then calls probe, as always after it was open; if it was open before, until then.
+    /// Opens the circuit for this duration, from now. Then a call probes, as after any open time.
     pub fn open_for(&self, time: Duration) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.open_by_hand(time, now)));
     }
 
-    /// Closes the circuit, whatever it does now, and forgets all it has counted.
+    /// Closes the circuit, whatever its state, and forgets all it has counted.
     pub fn close(&self) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.close_by_hand(now)));
     }
 
     /// Lets every call pass and goes on counting. Where the circuit would open, an
-    /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen) says so. [`close`](Self::close) puts it to work again.
+    /// [`Event::CircuitWouldOpen`](crate::Event::CircuitWouldOpen) says so. [`close`](Self::close) ends it.
     pub fn metrics_only(&self) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.only_count(now)));

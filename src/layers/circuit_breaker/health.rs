@@ -1,9 +1,9 @@
-//! Recovery without a victim.
+//! Health probes: test recovery without using a client's request.
 //!
 //! # Why not let a caller find out?
 //!
 //! It is free, and the default. But while an upstream stays down, one caller per open time waits for a failure that
-//! could have been foreseen. Where a cheap request can tell as much, a task sends it in their place, for as long as the
+//! could have been foreseen. Where a cheap request says as much, a task sends it in their place, for as long as the
 //! circuit is open.
 
 use std::fmt;
@@ -22,12 +22,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::circuit::Circuit;
-use super::classification::{Classification, PANICKED};
+use super::classification::{of_error, of_head, of_trailers};
 use super::layer::CircuitBreakerLayer;
+use super::permit::Permit;
 use super::service::CircuitBreaker;
 use crate::error::BoxError;
 use crate::policy::breaker::CallResult;
-use crate::policy::verdict::Health;
+use crate::policy::verdict::{Classifier, Health};
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
 
@@ -38,17 +39,21 @@ pub struct HealthProbeLayer<F> {
     request: Arc<F>,
 }
 
-/// Looks after the circuits of a layer that are open.
+/// Sends health probes for the open circuits of a layer.
 pub(super) struct Prober {
     every: Duration,
-    timeout: Duration,
     send: Arc<SendProbe>,
     alive: watch::Receiver<()>,
 }
 
 /// Sends the probe for a circuit of this key.
-type SendProbe = dyn Fn(Option<&str>, Classification) -> Probe + Send + Sync;
+type SendProbe = dyn Fn(Option<&str>) -> Probe + Send + Sync;
 type Probe = Pin<Box<dyn Future<Output = CallResult> + Send>>;
+
+/// More would be a load, and none at all a task that never rests.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// So many frames may be ready one after the other before other tasks get their turn.
+const READY_FRAMES: u32 = 64;
 
 /// Makes callers probe again, should the task end before the circuit closes.
 struct HealthProbeGuard(Weak<Circuit>);
@@ -57,7 +62,7 @@ struct HealthProbeGuard(Weak<Circuit>);
 
 impl<F> HealthProbeLayer<F> {
     pub(super) fn new(layer: CircuitBreakerLayer, every: Duration, request: F) -> Self {
-        Self { layer, every, request: Arc::new(request) }
+        Self { layer, every: every.max(SHORTEST_INTERVAL), request: Arc::new(request) }
     }
 
     /// The layer itself, for its handles.
@@ -80,15 +85,20 @@ where
     type Service = CircuitBreaker<S>;
 
     fn layer(&self, inner: S) -> CircuitBreaker<S> {
-        if let Some(breakers) = self.layer.breakers() {
-            breakers.probe_with(|alive| {
+        if let Some((set, classifier)) = self.layer.probed() {
+            set.probe_with(|alive| {
                 let (service, request) = (Mutex::new(inner.clone()), self.request.clone());
-                let send = move |key: Option<&str>, judge| -> Probe {
+                let (classifier, timeouts) = (classifier.clone(), Arc::downgrade(set));
+                let send = move |key: Option<&str>| -> Probe {
                     let service = lock(&service).clone();
-                    Box::pin(probe(service, request(key), judge))
+                    let timeout = timeouts.upgrade().map(|set| set.config().settings.probe_timeout);
+                    let probe = probe(service, request(key), classifier.clone());
+                    Box::pin(async move {
+                        let answered = tokio::time::timeout(timeout.unwrap_or_default(), probe).await;
+                        answered.unwrap_or(CallResult::UNANSWERED)
+                    })
                 };
-                let timeout = breakers.config.settings.probe_timeout;
-                Prober { every: self.every, timeout, send: Arc::new(send), alive }
+                Prober { every: self.every, send: Arc::new(send), alive }
             });
         }
         self.layer.layer(inner)
@@ -108,45 +118,50 @@ impl<F> fmt::Debug for HealthProbeLayer<F> {
 }
 
 /// One probe, up to the first data of its answer: what a caller's probe has to show.
-async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, judge: Classification) -> CallResult
+async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, classifier: Classifier) -> CallResult
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     S::Error: std::error::Error + 'static,
     ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError>,
 {
-    let start = clock::now();
     let response = match poll_fn(|cx| service.poll_ready(cx)).await {
         Ok(()) => service.call(request).await,
         Err(err) => Err(err),
     };
     let response = match response {
         Ok(response) => response,
-        Err(err) => return judge.error(&err),
+        Err(err) => return of_error(&classifier, &err),
     };
-    let mut ended = judge.head(&response);
+    let mut result = of_head(&classifier, &response);
     let mut body = pin!(response.into_body());
-    while ended.health == Health::Success {
+    let mut frames = 0_u32;
+    while result.health == Health::Success {
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             Some(Ok(frame)) if frame.data_ref().is_some_and(|data| !data.is_empty()) => break,
-            Some(Ok(frame)) => ended = frame.trailers_ref().map_or(ended, |trailers| judge.trailers(trailers)),
-            Some(Err(err)) => ended = judge.error(&*err.into()),
+            Some(Ok(frame)) => {
+                result = frame.trailers_ref().map_or(result, |trailers| of_trailers(&classifier, trailers));
+            }
+            Some(Err(err)) => result = of_error(&classifier, &*err.into()),
             None => break,
         }
+        frames = frames.wrapping_add(1);
+        if frames % READY_FRAMES == 0 {
+            tokio::task::yield_now().await;
+        }
     }
-    let took = clock::now().saturating_duration_since(start);
-    CallResult { slow: judge.slow_after.is_some_and(|limit| took > limit), ..ended }
+    result
 }
 
 // === impl Prober ===
 
 impl Prober {
-    /// Begins to look after a circuit that has just opened, unless somebody does, or there is nothing to run on.
-    pub(super) fn look_after(&self, circuit: &Weak<Circuit>) {
+    /// Begins to probe a circuit that has just opened, unless a task does already, or there is no runtime.
+    pub(super) fn begin(&self, circuit: &Weak<Circuit>) {
         let (Ok(runtime), Some(open)) = (Handle::try_current(), circuit.upgrade()) else { return };
         if self.alive.has_changed().is_ok() && open.with(|machine| (machine.begin_health(self.every), None)) {
-            let looking = HealthProbeGuard(circuit.clone());
-            runtime.spawn(look(looking, self.every, self.timeout, self.send.clone(), self.alive.clone()));
+            let guard = HealthProbeGuard(circuit.clone());
+            runtime.spawn(run_health_probes(guard, self.every, self.send.clone(), self.alive.clone()));
         }
     }
 }
@@ -157,37 +172,35 @@ impl fmt::Debug for Prober {
     }
 }
 
-/// Probes until the circuit is no longer open, or there is nobody left whom it would help.
-async fn look(
-    mut looking: HealthProbeGuard,
+/// Probes until the circuit is no longer open, or the last service that it would help is gone.
+async fn run_health_probes(
+    mut guard: HealthProbeGuard,
     every: Duration,
-    timeout: Duration,
     send: Arc<SendProbe>,
     mut alive: watch::Receiver<()>,
 ) {
-    loop {
-        if unless_gone(&mut alive, tokio::time::sleep(every)).await.is_none() {
-            return;
-        }
-        let Some(circuit) = looking.0.upgrade() else { return };
+    while while_alive(&mut alive, tokio::time::sleep(every)).await.is_some() {
+        let Some(circuit) = guard.0.upgrade() else { return };
         if circuit.with(|machine| (machine.end_health_unless_open(), None)) {
-            // Should it open again, somebody else looks after it.
-            looking.0 = Weak::new();
+            // Should it open again, another task probes it.
+            guard.0 = Weak::new();
             return;
         }
-        let Some(permit) = circuit.admit_health(clock::now()) else { continue };
-        let probe = send(circuit.teller.key().map(|key| &**key), permit.lane().judge.clone());
-        // It may take long, and must not keep alive what it looks after.
+        let Some(Permit { shard, grant }) = circuit.admit_health(clock::now()) else { continue };
+        let probe = send(circuit.notifier.key().map(|key| &**key));
+        // It may take long, and must not keep the circuit alive.
         drop(circuit);
-        match unless_gone(&mut alive, tokio::time::timeout(timeout, probe)).await {
-            None => return,
-            Some(ended) => permit.settle(ended.unwrap_or(PANICKED), clock::now()),
-        }
+        let start = clock::now();
+        let Some(result) = while_alive(&mut alive, probe).await else { return };
+        let now = clock::now();
+        let took = shard.nanos(now).elapsed_since(shard.nanos(start));
+        let slow = shard.limits().has_slow() && shard.limits().is_slow(took);
+        shard.settle(grant, CallResult { slow, ..result }, took.as_duration(), now);
     }
 }
 
-/// What `future` comes to, unless all for whom it works are gone before.
-async fn unless_gone<F: Future>(alive: &mut watch::Receiver<()>, future: F) -> Option<F::Output> {
+/// What `future` returns, unless the layer and all its services are gone before.
+async fn while_alive<F: Future>(alive: &mut watch::Receiver<()>, future: F) -> Option<F::Output> {
     let (mut gone, mut future) = (pin!(alive.changed()), pin!(future));
     poll_fn(|cx| match gone.as_mut().poll(cx) {
         Poll::Ready(_) => Poll::Ready(None),

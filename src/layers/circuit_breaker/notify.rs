@@ -1,4 +1,4 @@
-//! Who is told of a change of state.
+//! How observers and subscribers learn of a change of state.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -9,26 +9,30 @@ use super::health::Prober;
 use crate::event::{Emitter, Event};
 use crate::policy::breaker::BreakerEvent;
 use crate::policy::breaker::report::CircuitState;
-use crate::rt::sync::{AtomicU32, Ordering};
+use crate::rt::sync::{AtomicU32, Mutex, Ordering, lock};
 
-/// Tells of what one circuit does, to whoever subscribed, and as events. Called without any lock.
+/// Reports what one circuit does to its subscribers, and as events. Called without any lock.
 #[derive(Debug)]
 pub(super) struct StateNotifier {
     key: Option<Arc<str>>,
-    emitter: Emitter,
+    emitter: Arc<SharedEmitter>,
     state: watch::Sender<CircuitState>,
     /// The latest change that subscribers know of.
     told: AtomicU32,
-    /// Belongs to the layer: who only looks at a circuit keeps no service alive.
+    /// Belongs to the layer: a handle keeps no service alive.
     prober: Weak<OnceLock<Prober>>,
 }
+
+/// The observer of all circuits of a layer, which may be set after they were made.
+#[derive(Debug, Default)]
+pub(super) struct SharedEmitter(Mutex<Emitter>);
 
 // === impl StateNotifier ===
 
 impl StateNotifier {
     pub(super) fn new(
         key: Option<Arc<str>>,
-        emitter: Emitter,
+        emitter: Arc<SharedEmitter>,
         state: CircuitState,
         prober: Weak<OnceLock<Prober>>,
     ) -> Self {
@@ -44,9 +48,9 @@ impl StateNotifier {
     }
 
     #[cold]
-    pub(super) fn tell(&self, notice: &BreakerEvent, circuit: &Weak<Circuit>) {
+    pub(super) fn notify(&self, event: &BreakerEvent, circuit: &Weak<Circuit>) {
         let key = self.key.clone();
-        match *notice {
+        match *event {
             BreakerEvent::Changed(change) => {
                 self.state.send_if_modified(|state| {
                     // Of two threads the later change may get here first, and is then not taken back by the earlier.
@@ -56,16 +60,28 @@ impl StateNotifier {
                     }
                     news
                 });
-                self.emitter.emit(&Event::CircuitChanged { key, change });
+                self.emitter.get().emit(&Event::CircuitChanged { key, change });
                 let prober = self.prober.upgrade();
                 if let (CircuitState::Open, Some(prober)) = (change.to, prober.as_ref().and_then(|prober| prober.get()))
                 {
-                    prober.look_after(circuit);
+                    prober.begin(circuit);
                 }
             }
-            BreakerEvent::Reached { cause, figures } => {
-                self.emitter.emit(&Event::CircuitWouldOpen { key, cause, figures });
+            BreakerEvent::Reached { reason, stats } => {
+                self.emitter.get().emit(&Event::CircuitWouldOpen { key, reason, stats });
             }
         }
+    }
+}
+
+// === impl SharedEmitter ===
+
+impl SharedEmitter {
+    pub(super) fn set(&self, emitter: Emitter) {
+        *lock(&self.0) = emitter;
+    }
+
+    fn get(&self) -> Emitter {
+        lock(&self.0).clone()
     }
 }

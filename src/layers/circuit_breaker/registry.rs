@@ -3,13 +3,14 @@
 //! # Why segments?
 //!
 //! A map behind one lock is one lock for all calls. Each of these has a sixteenth of the keys, and is written only when
-//! a key is new. Which circuit was used last is told by stamps, drawn from one counter; a circuit that is the latest
-//! already draws none, so that a single busy key writes nothing.
+//! a key is new. Stamps, drawn from one counter, say which circuit was used last; a circuit that is the latest already draws
+//! none, so that a single busy key writes nothing.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -21,17 +22,17 @@ use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 pub(super) struct Registry {
     segments: [RwLock<Segment>; SEGMENTS],
     hasher: RandomState,
-    capacity: NonZeroUsize,
+    capacity: AtomicUsize,
     /// The stamp of the circuit that was used last.
     latest: AtomicU64,
     /// How many circuits there are; locked while one is put in the place of another.
     count: Mutex<usize>,
 }
 
-type Segment = HashMap<Arc<str>, Kept>;
+type Segment = HashMap<Arc<str>, Entry>;
 
 #[derive(Debug)]
-struct Kept {
+struct Entry {
     circuit: Arc<Circuit>,
     used: AtomicU64,
 }
@@ -45,89 +46,96 @@ impl Registry {
         Self {
             segments: Default::default(),
             hasher: RandomState::new(),
-            capacity,
+            capacity: AtomicUsize::new(capacity.get()),
             latest: AtomicU64::new(0),
             count: Mutex::new(0),
         }
     }
 
-    /// Leave to make a call under this key, whose circuit is made if there is none.
+    /// Leave to make a call under this key, whose circuit is made if there is none; `None` if there is no room for it.
     #[inline]
     pub(super) fn admit(
         &self,
         key: &str,
         make: impl FnOnce(Arc<str>) -> Arc<Circuit>,
         now: impl FnOnce() -> Instant,
-    ) -> Result<Permit, Option<Duration>> {
+    ) -> Option<Result<Permit, Option<Duration>>> {
         let circuit = {
             let segment = read(self.segment(key));
-            let kept = segment.get(key);
-            if let Some(kept) = kept {
-                self.touch(kept);
-                if let Some((lane, generation)) = kept.circuit.pass() {
-                    return Ok(Permit::Call { lane, generation });
+            let entry = segment.get(key);
+            if let Some(entry) = entry {
+                self.touch(entry);
+                if let Some(permit) = entry.circuit.pass() {
+                    return Some(Ok(permit));
                 }
             }
-            kept.map(|kept| kept.circuit.clone())
+            entry.map(|entry| entry.circuit.clone())
         };
-        // Whatever may have to be told of is told without a lock.
-        circuit.unwrap_or_else(|| self.insert(key, make)).admit(now)
+        // Events are emitted without a lock.
+        let circuit = circuit.or_else(|| self.insert(key, false, make))?;
+        Some(circuit.admit(now))
     }
 
-    /// The circuit of this key, which is made if there is none.
-    pub(super) fn get(&self, key: &str, make: impl FnOnce(Arc<str>) -> Arc<Circuit>) -> Arc<Circuit> {
-        self.find(key).unwrap_or_else(|| self.insert(key, make))
+    /// The circuit of this key, which is made if there is none, be there room for it or not.
+    pub(super) fn get(&self, key: &str, make: impl Fn(Arc<str>) -> Arc<Circuit>) -> Arc<Circuit> {
+        let found = self.find(key).or_else(|| self.insert(key, true, &make));
+        found.unwrap_or_else(|| make(key.into()))
+    }
+
+    pub(super) fn set_capacity(&self, capacity: NonZeroUsize) {
+        self.capacity.store(capacity.get(), Ordering::Relaxed);
     }
 
     /// All there are, in no order.
     pub(super) fn all(&self) -> Vec<Arc<Circuit>> {
-        let circuits = |segment| read(segment).values().map(|kept| kept.circuit.clone()).collect::<Vec<_>>();
+        let circuits = |segment| read(segment).values().map(|entry| entry.circuit.clone()).collect::<Vec<_>>();
         self.segments.iter().flat_map(circuits).collect()
     }
 
     fn find(&self, key: &str) -> Option<Arc<Circuit>> {
         let segment = read(self.segment(key));
-        let kept = segment.get(key)?;
-        self.touch(kept);
-        Some(kept.circuit.clone())
+        let entry = segment.get(key)?;
+        self.touch(entry);
+        Some(entry.circuit.clone())
     }
 
     #[cold]
-    fn insert(&self, key: &str, make: impl FnOnce(Arc<str>) -> Arc<Circuit>) -> Arc<Circuit> {
-        // Whoever changes which keys there are holds this.
+    fn insert(&self, key: &str, anyway: bool, make: impl FnOnce(Arc<str>) -> Arc<Circuit>) -> Option<Arc<Circuit>> {
+        // Held by whatever changes which keys there are.
         let mut count = lock(&self.count);
         if let Some(circuit) = self.find(key) {
-            return circuit;
+            return Some(circuit);
         }
-        if *count < self.capacity.get() {
-            *count += 1;
-        } else {
-            self.evict();
+        if *count >= self.capacity.load(Ordering::Relaxed) {
+            match self.evict() {
+                true => *count = count.saturating_sub(1),
+                false if !anyway => return None,
+                false => {}
+            }
         }
+        *count = count.saturating_add(1);
         let key: Arc<str> = key.into();
         let circuit = make(key.clone());
         let used = AtomicU64::new(self.stamp());
-        write(self.segment(&key)).insert(key, Kept { circuit: circuit.clone(), used });
-        circuit
+        write(self.segment(&key)).insert(key, Entry { circuit: circuit.clone(), used });
+        Some(circuit)
     }
 
-    /// Drops the circuit that has not been used for longest, and one that is in hand only when all are. A look
-    /// at all of them, at a price that only new keys pay.
-    fn evict(&self) {
-        if let Some(key) = self.oldest(|kept| !kept.is_pinned()).or_else(|| self.oldest(|_| true)) {
-            let gone = write(self.segment(&key)).remove(&key);
-            drop(gone);
-        }
+    /// Drops the circuit that has not been used for longest, of those that are not pinned. Returns whether there was one. A
+    /// look at all of them, at a price that only new keys pay.
+    fn evict(&self) -> bool {
+        let oldest = self.oldest(|entry| !entry.is_pinned());
+        oldest.is_some_and(|key| write(self.segment(&key)).remove(&key).is_some())
     }
 
     /// The key of the circuit that has not been used for longest, of those that may go.
-    fn oldest(&self, may_go: impl Fn(&Kept) -> bool) -> Option<Arc<str>> {
+    fn oldest(&self, may_go: impl Fn(&Entry) -> bool) -> Option<Arc<str>> {
         let mut oldest: Option<(u64, Arc<str>)> = None;
         for segment in &self.segments {
-            for (key, kept) in read(segment).iter() {
-                let used = kept.used.load(Ordering::Relaxed);
+            for (key, entry) in read(segment).iter() {
+                let used = entry.used.load(Ordering::Relaxed);
                 // Asked last, and thus seldom: it takes a lock.
-                if oldest.as_ref().is_none_or(|(least, _)| used < *least) && may_go(kept) {
+                if oldest.as_ref().is_none_or(|(least, _)| used < *least) && may_go(entry) {
                     oldest = Some((used, key.clone()));
                 }
             }
@@ -141,9 +149,9 @@ impl Registry {
     }
 
     #[inline]
-    fn touch(&self, kept: &Kept) {
-        if kept.used.load(Ordering::Relaxed) != self.latest.load(Ordering::Relaxed) {
-            kept.used.store(self.stamp(), Ordering::Relaxed);
+    fn touch(&self, entry: &Entry) {
+        if entry.used.load(Ordering::Relaxed) != self.latest.load(Ordering::Relaxed) {
+            entry.used.store(self.stamp(), Ordering::Relaxed);
         }
     }
 
@@ -152,10 +160,10 @@ impl Registry {
     }
 }
 
-// === impl Kept ===
+// === impl Entry ===
 
-impl Kept {
-    /// Whether somebody has told it what to do, or holds its handle, and may; or a probe is on its way.
+impl Entry {
+    /// Whether the circuit is open, was set by hand, or has a live handle.
     fn is_pinned(&self) -> bool {
         Arc::strong_count(&self.circuit) > 1 || self.circuit.is_pinned()
     }

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -11,32 +12,32 @@ use tower_service::Service;
 
 use super::body::FallbackBody;
 use super::session::Session;
-use crate::body::request::CallBody;
-use crate::body::request::Resend;
+use crate::body::replay::{Replay, ReplayBody};
+use crate::error::BoxError;
 
 pin_project! {
     /// The future of [`Fallback`](crate::Fallback).
     #[must_use = "futures do nothing unless polled"]
-    pub struct FallbackFuture<S, Bk>
+    pub struct FallbackFuture<S, Bk, ReqB>
     where
-        S: Service<Request<CallBody>>,
-        Bk: Service<Request<CallBody>>,
+        S: Service<Request<ReplayBody<ReqB>>>,
+        Bk: Service<Request<ReplayBody<ReqB>>>,
     {
         #[pin]
-        stage: Stage<S::Future, Bk, Bk::Future>,
+        stage: Stage<S::Future, Bk, Bk::Future, ReqB>,
         // What the primary said, once it has: returned if the backup does no better.
         first: Option<Result<S::Response, S::Error>>,
         // `None`: there is no other way.
-        session: Option<Session<Bk>>,
+        session: Option<Session<Bk, ReqB>>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<F, Bk, G> {
+    enum Stage<F, Bk, G, ReqB> {
         Primary { #[pin] call: F },
         // What nobody has read of the request, for the rewrite.
-        Read { body: CallBody },
+        Read { body: ReplayBody<ReqB> },
         // For the backup.
         Ready { backup: Bk },
         Backup { #[pin] call: G },
@@ -46,25 +47,27 @@ pin_project! {
 
 // === impl FallbackFuture ===
 
-impl<S, Bk> FallbackFuture<S, Bk>
+impl<S, Bk, ReqB> FallbackFuture<S, Bk, ReqB>
 where
-    S: Service<Request<CallBody>>,
-    Bk: Service<Request<CallBody>>,
+    S: Service<Request<ReplayBody<ReqB>>>,
+    Bk: Service<Request<ReplayBody<ReqB>>>,
 {
     pub(super) fn passing(call: S::Future) -> Self {
         Self { stage: Stage::Primary { call }, first: None, session: None }
     }
 
-    pub(super) fn attempting(call: S::Future, session: Session<Bk>) -> Self {
+    pub(super) fn attempting(call: S::Future, session: Session<Bk, ReqB>) -> Self {
         Self { stage: Stage::Primary { call }, first: None, session: Some(session) }
     }
 }
 
-impl<S, Bk, ResB, BkB> Future for FallbackFuture<S, Bk>
+impl<S, Bk, ReqB, ResB, BkB> Future for FallbackFuture<S, Bk, ReqB>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>>,
+    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
     S::Error: Error + 'static,
-    Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
+    Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
+    ReqB::Error: Into<BoxError> + 'static,
 {
     type Output = Result<Response<FallbackBody<ResB, BkB>>, S::Error>;
 
@@ -95,7 +98,7 @@ where
     }
 }
 
-impl<F, Bk, G> Stage<F, Bk, G> {
+impl<F, Bk, G, ReqB> Stage<F, Bk, G, ReqB> {
     fn to(backup: Option<Bk>) -> Self {
         backup.map_or(Self::Over, |backup| Self::Ready { backup })
     }
@@ -106,20 +109,22 @@ fn primary<A, B, E>(result: Result<Response<A>, E>) -> Result<Response<FallbackB
 }
 
 /// The backup's answer, or `None` where there is none that is better than the first.
-fn poll_elsewhere<F, Bk, BkB>(
-    session: &Session<Bk>,
-    mut stage: Pin<&mut Stage<F, Bk, Bk::Future>>,
+fn poll_elsewhere<F, Bk, ReqB, BkB>(
+    session: &Session<Bk, ReqB>,
+    mut stage: Pin<&mut Stage<F, Bk, Bk::Future, ReqB>>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Response<BkB>>>
 where
-    Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
+    Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
+    ReqB::Error: Into<BoxError> + 'static,
 {
     loop {
         let next = match stage.as_mut().project() {
             StageProj::Read { body } => {
                 match ready!(Pin::new(body).poll_frame(cx)) {
                     // It is recorded as it is read.
-                    Some(_) if session.can_resend(Resend::state) => continue,
+                    Some(_) if session.can_resend(Replay::progress) => continue,
                     None => Stage::to(session.backup()),
                     Some(_) => Stage::Over,
                 }
@@ -138,10 +143,10 @@ where
     }
 }
 
-impl<S, Bk> fmt::Debug for FallbackFuture<S, Bk>
+impl<S, Bk, ReqB> fmt::Debug for FallbackFuture<S, Bk, ReqB>
 where
-    S: Service<Request<CallBody>>,
-    Bk: Service<Request<CallBody>>,
+    S: Service<Request<ReplayBody<ReqB>>>,
+    Bk: Service<Request<ReplayBody<ReqB>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FallbackFuture").finish_non_exhaustive()

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::layer::{Config, InspectRequestLayer};
 use crate::body::collect::{Collect, Collected, collect};
-use crate::body::request::CallBody;
+use crate::body::read::ReadBody;
 use crate::event::Event;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
@@ -20,29 +22,30 @@ use crate::rt::timer::LazyTimer;
 pin_project! {
     /// The future of [`InspectRequest`](crate::InspectRequest).
     #[must_use = "futures do nothing unless polled"]
-    pub struct InspectRequestFuture<S>
+    pub struct InspectRequestFuture<S, B>
     where
-        S: Service<Request<CallBody>>,
+        S: Service<Request<ReadBody<B>>>,
+        B: Body,
     {
         #[pin]
-        stage: Stage<S, S::Future>,
+        stage: Stage<S, B, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<S, F> {
-        Reading { reading: Option<Reading<S>> },
+    enum Stage<S, B, F> {
+        Reading { reading: Option<Reading<S, B>> },
         Calling { #[pin] call: F },
     }
 }
 
 /// A request that is being read, and the service that is ready for it.
-pub(super) struct Reading<S> {
+pub(super) struct Reading<S, B> {
     service: S,
     config: Arc<Config>,
     head: Parts,
-    body: Collect<CallBody>,
+    body: Collect<B>,
     /// When it is read no longer; known once there was something to wait for.
     until: Option<Instant>,
     timer: LazyTimer,
@@ -50,11 +53,12 @@ pub(super) struct Reading<S> {
 
 // === impl InspectRequestFuture ===
 
-impl<S> InspectRequestFuture<S>
+impl<S, B> InspectRequestFuture<S, B>
 where
-    S: Service<Request<CallBody>>,
+    S: Service<Request<ReadBody<B>>>,
+    B: Body,
 {
-    pub(super) fn reading(reading: Reading<S>) -> Self {
+    pub(super) fn reading(reading: Reading<S, B>) -> Self {
         Self { stage: Stage::Reading { reading: Some(reading) } }
     }
 
@@ -63,9 +67,10 @@ where
     }
 }
 
-impl<S> Future for InspectRequestFuture<S>
+impl<S, B> Future for InspectRequestFuture<S, B>
 where
-    S: Service<Request<CallBody>>,
+    S: Service<Request<ReadBody<B>>>,
+    B: Body<Data = Bytes> + Unpin,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -86,9 +91,10 @@ where
     }
 }
 
-impl<S> fmt::Debug for InspectRequestFuture<S>
+impl<S, B> fmt::Debug for InspectRequestFuture<S, B>
 where
-    S: Service<Request<CallBody>>,
+    S: Service<Request<ReadBody<B>>>,
+    B: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.stage {
@@ -100,8 +106,8 @@ where
 
 // === impl Reading ===
 
-impl<S> Reading<S> {
-    pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: CallBody) -> Self {
+impl<S, B> Reading<S, B> {
+    pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: B) -> Self {
         let body = collect(body, config.limit);
         Self { service, config, head, body, until: None, timer: LazyTimer::default() }
     }
@@ -109,24 +115,26 @@ impl<S> Reading<S> {
     fn step_aside(&self, reason: &'static str) {
         self.config.emitter.emit(&Event::Bypassed { layer: InspectRequestLayer::NAME, reason });
     }
+}
 
+impl<S, B: Body<Data = Bytes> + Unpin> Reading<S, B> {
     /// Reads on. The body to be sent, once the head is what it is to be.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<CallBody> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<ReadBody<B>> {
         Poll::Ready(match Pin::new(&mut self.body).poll(cx) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => {
                 (self.config.inspect)(&mut self.head, &data);
-                CallBody::whole(data, trailers)
+                ReadBody::whole(data, trailers)
             }
             Poll::Ready(Ok(Collected::TooLarge(body))) => {
                 self.step_aside("a request that is too long to be read first");
-                CallBody::new(body)
+                ReadBody::begun(body)
             }
-            Poll::Ready(Err(why)) => CallBody::failed(why),
+            Poll::Ready(Err(why)) => ReadBody::failed(why),
             Poll::Pending => {
                 ready!(self.poll_patience(cx));
                 let Some(body) = self.body.give_up() else { return Poll::Pending };
                 self.step_aside("a request that takes too long to come");
-                CallBody::new(body)
+                ReadBody::begun(body)
             }
         })
     }

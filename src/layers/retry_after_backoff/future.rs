@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -12,21 +13,21 @@ use tower_service::Service;
 
 use super::session::Session;
 use crate::body::drain::Drain;
-use crate::body::request::CallBody;
+use crate::body::replay::ReplayBody;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
 pin_project! {
     /// The future of [`RetryAfterBackoff`](crate::RetryAfterBackoff).
     #[must_use = "futures do nothing unless polled"]
-    pub struct RetryAfterBackoffFuture<S, ResB>
+    pub struct RetryAfterBackoffFuture<S, ReqB, ResB>
     where
-        S: Service<Request<CallBody>>,
+        S: Service<Request<ReplayBody<ReqB>>>,
     {
         #[pin]
         stage: Stage<S::Future, ResB>,
         // `None`: this is the only attempt.
-        session: Option<Session<S>>,
+        session: Option<Session<S, ReqB>>,
         timer: LazyTimer,
     }
 }
@@ -56,23 +57,24 @@ const MAX_DRAIN: Duration = Duration::from_secs(1);
 
 // === impl RetryAfterBackoffFuture ===
 
-impl<S, ResB> RetryAfterBackoffFuture<S, ResB>
+impl<S, ReqB, ResB> RetryAfterBackoffFuture<S, ReqB, ResB>
 where
-    S: Service<Request<CallBody>>,
+    S: Service<Request<ReplayBody<ReqB>>>,
 {
     pub(super) fn passing(call: S::Future) -> Self {
         Self { stage: Stage::Attempt { call }, session: None, timer: LazyTimer::default() }
     }
 
-    pub(super) fn attempting(call: S::Future, session: Session<S>) -> Self {
+    pub(super) fn attempting(call: S::Future, session: Session<S, ReqB>) -> Self {
         Self { stage: Stage::Attempt { call }, session: Some(session), timer: LazyTimer::default() }
     }
 }
 
-impl<S, ResB> Future for RetryAfterBackoffFuture<S, ResB>
+impl<S, ReqB, ResB> Future for RetryAfterBackoffFuture<S, ReqB, ResB>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>>,
+    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
     S::Error: Error + 'static,
+    ReqB: Body<Data = Bytes> + Unpin + 'static,
     ResB: Body,
 {
     type Output = Result<Response<ResB>, S::Error>;
@@ -123,9 +125,9 @@ impl Wait {
     }
 }
 
-impl<S, ResB> fmt::Debug for RetryAfterBackoffFuture<S, ResB>
+impl<S, ReqB, ResB> fmt::Debug for RetryAfterBackoffFuture<S, ReqB, ResB>
 where
-    S: Service<Request<CallBody>>,
+    S: Service<Request<ReplayBody<ReqB>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryAfterBackoffFuture").finish_non_exhaustive()

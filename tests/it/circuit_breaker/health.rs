@@ -1,8 +1,7 @@
-//! Recovery without a victim.
+//! Health probes.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -94,7 +93,7 @@ impl<B> From<Response<B>> for StatusOf {
 }
 
 fn layer() -> CircuitBreakerLayer {
-    CircuitBreakerLayer::new().jitter(0.0).unwrap()
+    CircuitBreakerLayer::new().configure(|config| config.jitter(0.0))
 }
 
 async fn open<S>(service: &S)
@@ -126,17 +125,17 @@ async fn a_health_probe_closes_the_circuit_and_no_caller_is_a_victim() {
     sleep(secs(2)).await;
     assert_eq!(layer.breaker().handle().state(), CircuitState::Closed);
     assert_eq!(status(&service, "/call").await, 200);
-    let causes: Vec<_> = log.events().iter().filter_map(cause).collect();
+    let reasons: Vec<_> = log.events().iter().filter_map(reason).collect();
     assert_eq!(
-        causes,
+        reasons,
         [CircuitReason::ConsecutiveFailures, CircuitReason::HealthProbeSucceeded],
         "and nothing between"
     );
 }
 
-fn cause(event: &Event) -> Option<CircuitReason> {
+fn reason(event: &Event) -> Option<CircuitReason> {
     match event {
-        Event::CircuitChanged { change, .. } => Some(change.cause),
+        Event::CircuitChanged { change, .. } => Some(change.reason),
         _ => None,
     }
 }
@@ -161,9 +160,12 @@ async fn it_begins_again_when_the_circuit_opens_again() {
     let upstream = Flaky::new();
     let layer = layer().health_probe(secs(2), health);
     let service = layer.layer(upstream.clone());
-    for _ in 0..3 {
+    for failures in [5, 1, 1] {
         upstream.is(DOWN);
-        open(&service).await;
+        for _ in 0..failures {
+            assert_eq!(status(&service, "/call").await, 502);
+        }
+        assert_eq!(layer.breaker().handle().state(), CircuitState::Open);
         upstream.is(UP);
         sleep(secs(3)).await;
         assert_eq!(layer.breaker().handle().state(), CircuitState::Closed);
@@ -171,20 +173,36 @@ async fn it_begins_again_when_the_circuit_opens_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_must_succeed_as_probes_must() {
+async fn one_that_succeeds_is_enough_and_one_that_is_throttled_is_not() {
     let upstream = Flaky::new();
-    let layer = layer().successes(NonZeroU32::new(3).unwrap()).health_probe(secs(2), health);
+    let layer = layer().configure(|config| config.probe_successes(3)).health_probe(secs(2), health);
     let service = layer.layer(upstream.clone());
     open(&service).await;
-    upstream.is(UP);
-    sleep(secs(4)).await;
     upstream.is(THROTTLED);
-    sleep(secs(2)).await;
+    sleep(secs(3)).await;
+    assert_eq!(layer.breaker().handle().state(), CircuitState::Open);
     upstream.is(UP);
-    sleep(secs(4)).await;
-    assert_eq!(layer.breaker().handle().state(), CircuitState::Open, "three in a row");
     sleep(secs(2)).await;
     assert_eq!(layer.breaker().handle().state(), CircuitState::Closed);
+}
+
+/// A task without a rest would keep its thread for ever, and a paused clock from going on.
+#[test]
+fn one_that_is_sent_without_a_pause_leaves_room_for_others() {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let paused = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        paused.block_on(async {
+            let upstream = Flaky::new();
+            let service = layer().health_probe(Duration::ZERO, health).layer(upstream.clone());
+            open(&service).await;
+            upstream.asked();
+            sleep(secs(1)).await;
+            assert_eq!(upstream.asked().len(), 9, "every 100 ms");
+        });
+        done.send(()).unwrap();
+    });
+    wait.recv_timeout(secs(60)).expect("the task rests");
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +230,7 @@ async fn it_ends_with_the_last_clone_of_the_layer_and_its_services() {
 #[tokio::test(start_paused = true)]
 async fn one_that_is_not_answered_is_given_up() {
     let upstream = Flaky::new();
-    let layer = layer().probe_timeout(secs(10)).health_probe(secs(2), health);
+    let layer = layer().configure(|config| config.probe_timeout(secs(10))).health_probe(secs(2), health);
     let service = layer.layer(upstream.clone());
     open(&service).await;
     upstream.is(SILENT);
@@ -225,7 +243,7 @@ async fn one_that_is_not_answered_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn not_while_the_upstream_asked_for_time_and_not_against_a_hand() {
+async fn not_while_the_circuit_was_opened_by_hand() {
     let upstream = Flaky::new();
     let layer = layer().health_probe(secs(2), health);
     let service = layer.layer(upstream.clone());

@@ -1,6 +1,5 @@
 //! One circuit per key.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +64,7 @@ async fn requests_without_a_key_share_one() {
 
 #[tokio::test(start_paused = true)]
 async fn the_key_that_was_not_used_for_longest_goes() {
-    let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
+    let layer = by_host().configure(|config| config.max_keys(2));
     let service = layer.layer(statuses([200; 5]));
     for host in ["a", "b", "a", "c"] {
         get(&service, &format!("http://{host}/")).await;
@@ -73,13 +72,13 @@ async fn the_key_that_was_not_used_for_longest_goes() {
     let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
     keys.sort();
     assert_eq!(keys, ["a", "c"]);
-    assert_eq!(layer.handle_for("a").snapshot().figures.calls, 2, "it is the same as before");
+    assert_eq!(layer.handle_for("a").snapshot().stats.calls, 2, "it is the same as before");
 }
 
 /// Whoever isolates a circuit, or holds its handle, means the one that calls pass through.
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_somebody_steers_goes_last() {
-    let layer = by_host().max_keys(NonZeroUsize::new(5).unwrap());
+async fn a_circuit_that_was_set_by_hand_or_has_a_handle_stays() {
+    let layer = by_host().configure(|config| config.max_keys(5));
     let service = layer.layer(statuses([200; 100]));
     layer.handle_for("isolated").isolate();
     layer.handle_for("open").open_for(secs(60));
@@ -108,8 +107,8 @@ async fn a_circuit_that_somebody_steers_goes_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_with_a_probe_on_its_way_goes_last() {
-    let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
+async fn a_circuit_with_a_probe_in_flight_stays() {
+    let layer = by_host().configure(|config| config.max_keys(2));
     let answers = [Answer::status(500).after(secs(1)), Answer::status(200), Answer::status(200)];
     let service = layer.layer(Upstream::new(answers));
     layer.handle_for("a").open_for(Duration::ZERO);
@@ -126,19 +125,38 @@ async fn a_circuit_with_a_probe_on_its_way_goes_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_all_circuits_are_steered_the_oldest_goes() {
-    let layer = by_host().max_keys(NonZeroUsize::new(2).unwrap());
-    for key in ["a", "b", "c"] {
-        layer.handle_for(key).isolate();
+async fn where_no_circuit_can_go_new_keys_share_the_one_of_calls_without_a_key() {
+    let layer = by_host().configure(|config| config.max_keys(2));
+    let service = layer.layer(statuses([200; 3]));
+    layer.handle_for("a").isolate();
+    layer.handle_for("b").isolate();
+    for host in ["c", "d", "c"] {
+        assert_eq!(get(&service, &format!("http://{host}/")).await, 200);
     }
-    let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
-    keys.sort();
-    assert_eq!(keys, ["b", "c"]);
+    assert_eq!(layer.handles().len(), 2);
+    assert_eq!(layer.handle().snapshot().stats.calls, 3);
+    // A handle that is asked for is made all the same.
+    layer.handle_for("c").isolate();
+    assert_eq!(get(&service, "http://c/").await, 503);
+}
+
+/// Whatever new keys come: a circuit that is open has something to remember.
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_is_not_dropped_for_a_new_key() {
+    let layer = by_host().configure(|config| config.max_keys(2));
+    let service = layer.layer(statuses([500; 5].into_iter().chain([200; 100])));
+    for _ in 0..5 {
+        assert_eq!(get(&service, "http://down/").await, 500);
+    }
+    for host in 0..100 {
+        assert_eq!(get(&service, &format!("http://host-{host}/")).await, 200);
+    }
+    assert_eq!(get(&service, "http://down/").await, 503);
 }
 
 #[tokio::test(start_paused = true)]
 async fn however_many_keys_there_are_the_circuits_are_bounded() {
-    let layer = by_host().max_keys(NonZeroUsize::new(10).unwrap());
+    let layer = by_host().configure(|config| config.max_keys(10));
     let service = layer.layer(statuses([200; 1000]));
     for host in 0..1000 {
         get(&service, &format!("http://host-{host}/")).await;
@@ -149,7 +167,7 @@ async fn however_many_keys_there_are_the_circuits_are_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_may_outlive_its_key() {
-    let layer = by_host().max_keys(NonZeroUsize::MIN);
+    let layer = by_host().configure(|config| config.max_keys(1));
     let service = layer.layer(Upstream::new([Answer::status(500).after(secs(1)), Answer::status(200)]));
     let slow = tokio::spawn({
         let service = service.clone();
@@ -158,7 +176,7 @@ async fn a_call_may_outlive_its_key() {
     tokio::task::yield_now().await;
     get(&service, "http://b/").await;
     assert_eq!(slow.await.unwrap(), 500);
-    assert_eq!(layer.handle_for("a").snapshot().figures.calls, 0);
+    assert_eq!(layer.handle_for("a").snapshot().stats.calls, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +188,7 @@ async fn a_keyed_call_waits_for_readiness_under_its_permit() {
 
 #[test]
 fn many_threads_may_use_and_lose_keys_at_once() {
-    let layer = by_host().max_keys(NonZeroUsize::new(4).unwrap());
+    let layer = by_host().configure(|config| config.max_keys(4));
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let layer = &layer;

@@ -33,7 +33,7 @@ impl Rig {
     fn new(set: impl FnOnce(CircuitBreakerLayer) -> CircuitBreakerLayer, upstream: Upstream) -> Self {
         let log = Arc::new(Log::default());
         // Times to the millisecond.
-        let layer = set(CircuitBreakerLayer::new().jitter(0.0).unwrap()).observer(log.clone());
+        let layer = set(CircuitBreakerLayer::new().configure(|config| config.jitter(0.0))).observer(log.clone());
         let service = layer.layer(upstream.clone());
         Self { upstream, layer, service, log }
     }

@@ -1,14 +1,12 @@
 //! How an open circuit finds out: by few, once, and whatever becomes of them.
 
 use std::future::{Future, poll_fn};
-use std::num::NonZeroU32;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
 use tokio::time::advance;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -45,18 +43,21 @@ async fn one_call_probes_and_the_others_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_fails_opens_for_twice_as_long() {
-    let rig = due(as_is, vec![Answer::status(500), Answer::fails(std::io::ErrorKind::ConnectionRefused)]).await;
+async fn a_probe_without_an_answer_opens_for_twice_as_long_and_one_that_fails_for_as_long_as_before() {
+    let refused = || Answer::fails(std::io::ErrorKind::ConnectionRefused);
+    let rig = due(as_is, vec![Answer::status(500), refused(), Answer::status(500), refused()]).await;
     assert_eq!(rig.calls(2).await, ["500 said", "refused"]);
-    assert_eq!(rig.circuit().snapshot().open_for, Some(secs(10)));
-    advance(secs(10)).await;
-    rig.call().await;
-    assert_eq!(rig.circuit().snapshot().open_for, Some(secs(20)));
+    for open_for in [5, 10, 10] {
+        assert_eq!(rig.circuit().snapshot().open_for, Some(secs(open_for)));
+        advance(secs(open_for)).await;
+        rig.call().await;
+    }
+    assert_eq!(rig.circuit().snapshot().open_for, Some(secs(15)), "and no longer");
 }
 
 #[tokio::test(start_paused = true)]
 async fn as_many_probes_as_allowed_and_all_of_them_must_succeed() {
-    let three = |layer: CircuitBreakerLayer| layer.probes(NonZeroU32::new(3).unwrap());
+    let three = |layer: CircuitBreakerLayer| layer.configure(|config| config.max_probes(3));
     let answers = (1..=3).map(|s| Answer::status(204).body(Script::new([])).after(secs(s))).collect();
     let rig = due(three, answers).await;
     let probes = [rig.begin().await, rig.begin().await, rig.begin().await];
@@ -120,10 +121,10 @@ async fn a_probe_is_settled_at_its_first_data_and_its_body_counts_in_the_new_sta
     let rig = due(as_is, vec![stream([Step::Data("a"), Step::Wait(secs(60)), Step::Fail("cut")])]).await;
     let mut body = rig.head().await.unwrap().into_body();
     body.frame().await.unwrap().unwrap();
-    assert_eq!(rig.state(), CircuitState::Closed, "nobody waits for a stream of minutes");
-    assert_eq!(rig.circuit().snapshot().figures.calls, 0);
+    assert_eq!(rig.state(), CircuitState::Closed, "no call waits for a stream of minutes");
+    assert_eq!(rig.circuit().snapshot().stats.calls, 0);
     body.frame().await.unwrap().unwrap_err();
-    assert_eq!(rig.circuit().snapshot().figures.failures, 1);
+    assert_eq!(rig.circuit().snapshot().stats.failures, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +136,7 @@ async fn a_probe_whose_body_breaks_off_before_its_first_data_has_failed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_slow_has_failed() {
-    let slow = |layer: CircuitBreakerLayer| layer.slow_calls(secs(1), 0.5).unwrap();
+    let slow = |layer: CircuitBreakerLayer| layer.configure(|config| config.slow_calls(secs(1), 0.5));
     let rig = due(slow, vec![stream([Step::Wait(secs(2)), Step::Data("a")])]).await;
     assert_eq!(rig.call().await, "200 a");
     assert_eq!(rig.state(), CircuitState::Open);
@@ -143,13 +144,15 @@ async fn a_probe_that_is_slow_has_failed() {
 
 #[tokio::test(start_paused = true)]
 async fn what_began_before_decides_nothing() {
-    let late = |status| Answer::status(status).after(secs(10));
+    let late = |status| Answer::status(status).after(secs(12));
     let failures = (0..5).map(|_| Answer::status(500));
     let rig =
         Rig::new(as_is, Upstream::new([late(200), late(500)].into_iter().chain(failures).chain([Answer::never()])));
     let (good, bad) = (rig.begin().await, rig.begin().await);
     let (good, bad) = (tokio::spawn(good), tokio::spawn(bad));
     tokio::task::yield_now().await;
+    // They wait for so long that nothing is expected of them.
+    advance(secs(6)).await;
     rig.open().await;
     advance(secs(5)).await;
     let mut probe = pin!(rig.begin().await);
@@ -161,131 +164,60 @@ async fn what_began_before_decides_nothing() {
     assert_eq!(rig.circuit().snapshot().probes, 1);
 }
 
-fn patience(layer: CircuitBreakerLayer) -> CircuitBreakerLayer {
-    layer.probe_timeout(secs(30))
-}
-
+/// Whatever it waits for: the upstream, or its own consumer, who may never come.
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_the_upstream_keeps_waiting_opens_at_the_next_call() {
-    let rig = due(patience, vec![Answer::never()]).await;
-    let mut probe = pin!(rig.begin().await);
-    assert!(poll_once(probe.as_mut()).await.is_pending());
-    advance(secs(30) - Duration::from_millis(1)).await;
+async fn while_a_probe_waits_one_more_call_may_go_after_each_open_time() {
+    let answers = vec![Answer::never(), Answer::never(), Answer::status(200)];
+    let rig = due(as_is, answers).await;
+    let mut first = pin!(rig.begin().await);
+    assert!(poll_once(first.as_mut()).await.is_pending());
+    advance(secs(5) - Duration::from_millis(1)).await;
     assert_eq!(rig.call().await, "refused");
-    assert_eq!(rig.state(), CircuitState::HalfOpen);
     advance(Duration::from_millis(1)).await;
-    assert_eq!(rig.call().await, "refused");
-    assert_eq!(rig.circuit().snapshot().open_for, Some(secs(10)));
+    let mut second = pin!(rig.begin().await);
+    assert!(poll_once(second.as_mut()).await.is_pending());
+    assert_eq!(rig.circuit().snapshot().probes, 2);
+    advance(secs(9)).await;
+    assert_eq!(rig.call().await, "refused", "the open time has doubled");
+    advance(secs(1)).await;
+    assert_eq!(rig.call().await, "200 said");
+    assert_eq!(rig.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_the_service_to_be_ready_is_waiting_for_the_upstream() {
-    let rig = due(patience, vec![]).await;
-    rig.upstream.clone().ready_after(secs(3600));
-    let mut probe = pin!(rig.begin().await);
-    assert!(poll_once(probe.as_mut()).await.is_pending());
-    assert_eq!(rig.call().await, "refused", "and nobody else waits for it");
-    advance(secs(30)).await;
-    rig.call().await;
-    assert_eq!(rig.state(), CircuitState::Open);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_probe_waits_for_the_first_data_too() {
-    let rig = due(patience, vec![stream([Step::Hang])]).await;
-    let mut body = rig.head().await.unwrap().into_body();
-    let mut frame = pin!(body.frame());
-    assert!(poll_once(frame.as_mut()).await.is_pending());
-    advance(secs(30)).await;
-    rig.call().await;
-    assert_eq!(rig.state(), CircuitState::Open);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_probe_whose_consumer_holds_the_head_and_does_not_read_is_given_up() {
-    let rig = due(patience, vec![Answer::status(200), Answer::status(200)]).await;
+async fn a_probe_whose_consumer_holds_the_head_and_does_not_read_is_overtaken() {
+    let rig = due(as_is, vec![Answer::status(200), Answer::status(200)]).await;
     let response = rig.head().await.unwrap();
-    advance(secs(30) - Duration::from_millis(1)).await;
-    assert_eq!(rig.call().await, "refused");
-    advance(Duration::from_millis(1)).await;
+    advance(secs(5)).await;
     assert_eq!(rig.call().await, "200 said");
     assert_eq!(rig.state(), CircuitState::Closed);
     let before = rig.circuit().snapshot();
-    // It reads at last. Its place has long been another's.
+    // It reads at last, and says nothing any more.
     response.into_body().collect().await.unwrap();
     assert_eq!(rig.circuit().snapshot(), before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_consumer_was_given_a_frame_without_data_and_does_not_read_on_is_given_up() {
-    let rig = due(patience, vec![stream([Step::Data(""), Step::Data("a")]), Answer::status(200)]).await;
-    let mut body = rig.head().await.unwrap().into_body();
-    body.frame().await.unwrap().unwrap();
-    advance(secs(30)).await;
-    assert_eq!(rig.call().await, "200 said");
+async fn a_probe_that_was_overtaken_may_fail_and_the_next_one_decides() {
+    let hung = Answer::fails(std::io::ErrorKind::ConnectionReset).after(secs(6));
+    let rig = due(as_is, vec![hung, Answer::status(200).after(secs(2))]).await;
+    let (first, second) = (rig.begin().await, async {
+        tokio::time::sleep(secs(5)).await;
+        rig.call().await
+    });
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_err());
+    assert_eq!(second, "200 said");
     assert_eq!(rig.state(), CircuitState::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_was_woken_and_is_not_polled_waits_for_its_consumer() {
-    let (answer, answered) = oneshot::channel();
-    let mut answered = Some(answered);
-    let layer = patience(CircuitBreakerLayer::new());
-    let upstream = Upstream::new([Answer::status(200)]);
-    let inner = upstream.clone();
-    let service = service_fn(move |request: Request<Script>| {
-        let (answered, inner) = (answered.take(), inner.clone());
-        async move {
-            if let Some(answered) = answered {
-                let _ = answered.await;
-            }
-            inner.oneshot(request).await
-        }
-    });
-    layer.handle().open_for(Duration::ZERO);
-    // One breaker, one service that cannot be cloned apart from its first answer.
-    let service = layer.layer(tower::util::BoxCloneService::new(Shared::new(service)));
-    let mut probe = pin!(service.clone().oneshot(request("GET", [])));
-    assert!(poll_once(probe.as_mut()).await.is_pending());
-    advance(secs(1)).await;
-    // The upstream answers, and the task looks the other way.
-    answer.send(()).unwrap();
-    advance(secs(29)).await;
-    assert_eq!(layer.handle().snapshot().probes, 1);
-    advance(secs(1)).await;
-    let next = service.clone().oneshot(request("GET", [])).await.unwrap();
-    assert_eq!(next.status(), 200, "the next call took its place");
-    next.into_body().collect().await.unwrap();
-    assert_eq!(layer.handle().state(), CircuitState::Closed);
-}
-
-/// Makes clones of a service share it.
-struct Shared<S>(std::sync::Arc<std::sync::Mutex<S>>);
-
-impl<S> Shared<S> {
-    fn new(service: S) -> Self {
-        Self(std::sync::Arc::new(std::sync::Mutex::new(service)))
-    }
-}
-
-impl<S> Clone for Shared<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<S: Service<R>, R> Service<R> for Shared<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.lock().unwrap().poll_ready(cx)
-    }
-
-    fn call(&mut self, request: R) -> S::Future {
-        self.0.lock().unwrap().call(request)
-    }
+async fn a_probe_that_its_caller_gives_up_after_a_long_wait_has_failed() {
+    let set = |layer: CircuitBreakerLayer| layer.configure(|config| config.first_byte(secs(8)));
+    let rig = due(set, vec![Answer::never(), Answer::never()]).await;
+    assert!(tokio::time::timeout(secs(4), rig.begin().await).await.is_err());
+    assert_eq!(rig.state(), CircuitState::Open);
+    assert_eq!(rig.circuit().snapshot().open_for, Some(secs(6)), "ten seconds after it began");
 }
 
 #[tokio::test(start_paused = true)]

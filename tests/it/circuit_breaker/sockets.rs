@@ -117,7 +117,7 @@ fn refused(answers: &[Option<StatusCode>]) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_was_killed_is_left_alone_and_found_again_by_one_probe() {
     let (seen, let_go) = (Arc::<Seen>::default(), Arc::<Notify>::default());
-    let layer = CircuitBreakerLayer::new().jitter(0.0).unwrap().open_time(MINUTE, MINUTE).unwrap();
+    let layer = CircuitBreakerLayer::new().configure(|config| config.jitter(0.0).open_duration(MINUTE, MINUTE));
     let service = layer.layer(Client::builder(TokioExecutor::new()).build_http());
     let circuit = layer.handle();
     let mut changes = circuit.subscribe();
@@ -301,6 +301,6 @@ async fn an_answer_that_a_proxy_passed_on_in_full_is_a_success() {
         let request = Request::get(format!("http://{proxy}/")).header("te", "trailers").body(Empty::new()).unwrap();
         let answer = client.request(request).await.unwrap().into_body().collect().await.unwrap();
         assert_eq!(answer.to_bytes(), "abc");
-        assert_eq!(breaker.handle().snapshot().figures.calls, 1);
+        assert_eq!(breaker.handle().snapshot().stats.calls, 1);
     }
 }

@@ -109,13 +109,13 @@ async fn a_timer_of_tonics_own_says_the_same_and_blames_nobody() {
     let upstream = Upstream::checks(|_| std::future::pending());
     let server = upstream.serve().await;
     let channel = Endpoint::from_shared(format!("http://{server}")).unwrap().timeout(SOON).connect_lazy();
-    let breaker = CircuitBreakerLayer::new().consecutive_failures(Some(1.try_into().unwrap()));
+    let breaker = CircuitBreakerLayer::new().configure(|config| config.consecutive_failures(1));
     let mut caller = HealthClient::new(breaker.layer(ChannelLayer::new().layer(channel.clone())));
     assert_eq!(caller.check(check()).await.unwrap_err().code(), Code::DeadlineExceeded);
     assert_eq!(breaker.handle().state(), CircuitState::Closed);
 
     // Where its body needs no adapter, the error of the channel is understood as well.
-    let breaker = CircuitBreakerLayer::new().consecutive_failures(Some(1.try_into().unwrap()));
+    let breaker = CircuitBreakerLayer::new().configure(|config| config.consecutive_failures(1));
     let mut caller = HealthClient::new(breaker.layer(channel));
     assert_eq!(caller.check(check()).await.unwrap_err().code(), Code::Cancelled, "tonic's own words");
     assert_eq!(breaker.handle().state(), CircuitState::Closed);

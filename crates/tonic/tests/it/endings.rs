@@ -26,7 +26,7 @@ use crate::support::secs;
 const SOON: Duration = Duration::from_millis(500);
 
 fn breaker() -> CircuitBreakerLayer {
-    CircuitBreakerLayer::new().consecutive_failures(Some(2.try_into().unwrap())).classifier(Grpc::new())
+    CircuitBreakerLayer::new().configure(|config| config.min_calls(2)).classifier(Grpc::new())
 }
 
 #[tokio::test]

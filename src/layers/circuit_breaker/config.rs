@@ -1,0 +1,242 @@
+//! The settings of a breaker.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+
+use crate::event::Emitter;
+use crate::policy::breaker::settings::Settings;
+use crate::policy::timeout_profile::TimeoutProfile;
+use crate::policy::verdict::Classifier;
+use crate::policy::window::CircuitWindow;
+
+/// The settings of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), as a plain value.
+///
+/// Setters take any value; one that cannot work is moved to the nearest that can.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_buttress::{CircuitBreakerConfig, CircuitBreakerLayer};
+///
+/// let config = CircuitBreakerConfig::new()
+///     .consecutive_failures(3)
+///     .open_duration(Duration::from_secs(2), Duration::from_secs(30));
+/// let breaker = CircuitBreakerLayer::with_config(config);
+/// # let _ = breaker;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct CircuitBreakerConfig {
+    pub(super) settings: Settings,
+    slow_after: Option<Duration>,
+    slow_by: SlowCallBy,
+    first_byte: Option<Duration>,
+    pub(super) max_keys: NonZeroUsize,
+}
+
+/// How long a call took, for [`CircuitBreakerConfig::slow_calls`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SlowCallBy {
+    /// The time to the first data of its response: a long answer is not a slow one.
+    #[default]
+    FirstData,
+    /// The time to the end of its response.
+    WholeBody,
+}
+
+/// What a service has for itself: the circuits are shared.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CallConfig {
+    pub(super) classifier: Classifier,
+    pub(super) key: Option<Key>,
+    pub(super) emitter: Emitter,
+}
+
+/// Finds the key of a call.
+#[derive(Clone)]
+pub(super) struct Key(pub(super) Arc<FindKey>);
+
+pub(super) type FindKey = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
+
+/// A window is divided by ten.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+/// Without an open time there is nothing to double.
+const SHORTEST_OPEN: Duration = Duration::from_nanos(1);
+/// The least ratio: one of a thousand.
+const LEAST_RATIO: f64 = 0.001;
+
+// === impl CircuitBreakerConfig ===
+
+impl CircuitBreakerConfig {
+    /// The defaults: open when 70 % of at least 20 calls in a minute failed, or five in a row, for five seconds at first and
+    /// fifteen at most.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The calls that are remembered. Default: [`CircuitWindow::Time`] of 60 s. A time is at least 10 ms.
+    #[must_use]
+    pub fn window(mut self, window: CircuitWindow) -> Self {
+        self.settings.window = match window {
+            CircuitWindow::Time(time) => CircuitWindow::Time(time.max(SHORTEST_WINDOW)),
+            calls @ CircuitWindow::Calls(_) => calls,
+        };
+        self
+    }
+
+    /// The calls that the window must hold before a ratio counts. Default: 20.
+    ///
+    /// More than a [window of calls](CircuitWindow::Calls) can hold means a full window. With `u32::MAX` in a window of time
+    /// only failures in a row count.
+    #[must_use]
+    pub fn min_calls(mut self, calls: u32) -> Self {
+        self.settings.min_calls = at_least_one(calls);
+        self
+    }
+
+    /// Failure ratio at which the circuit opens. Default: 0.7. At most 1.
+    ///
+    /// Of an upstream that fails every second call, retries still get an answer; and chance alone makes more of a few calls
+    /// fail than of many: where 40 % fail, half of the first 20 do in every fourth case.
+    #[must_use]
+    pub fn failure_ratio(mut self, ratio: f64) -> Self {
+        self.settings.failure_ratio = clamp_ratio(ratio);
+        self
+    }
+
+    /// Counts calls that take longer than `after` as slow, and opens the circuit at this ratio of them. Off by default. A
+    /// slow probe has failed.
+    #[must_use]
+    pub fn slow_calls(mut self, after: Duration, ratio: f64) -> Self {
+        self.settings.slow_ratio = Some(clamp_ratio(ratio));
+        self.slow_after = Some(after);
+        self
+    }
+
+    /// What makes a call slow. Default: [`SlowCallBy::FirstData`].
+    #[must_use]
+    pub fn slow_by(mut self, slow_by: SlowCallBy) -> Self {
+        self.slow_by = slow_by;
+        self
+    }
+
+    /// Failures in a row that open the circuit; `None`: no number does. Default: 5.
+    #[must_use]
+    pub fn consecutive_failures(mut self, failures: impl Into<Option<u32>>) -> Self {
+        self.settings.consecutive = failures.into().map(at_least_one);
+        self
+    }
+
+    /// How long the circuit is open at first, and at most: it doubles with each probe that gets no answer, and a success
+    /// brings it back. Default: 5 s, 15 s. The first is more than zero, and
+    /// the second at least the first.
+    #[must_use]
+    pub fn open_duration(mut self, first: Duration, longest: Duration) -> Self {
+        self.settings.open = first.max(SHORTEST_OPEN);
+        self.settings.open_max = longest.max(self.settings.open);
+        self
+    }
+
+    /// Ratio of an open time by which it is made longer at random, so that many clients do not probe at once. Default: 0.1.
+    /// Between 0 and 1.
+    #[must_use]
+    pub fn jitter(mut self, jitter: f64) -> Self {
+        self.settings.jitter = if jitter > 0.0 { jitter.min(1.0) } else { 0.0 };
+        self
+    }
+
+    /// How many calls may probe a half-open circuit at once. Default: 1.
+    #[must_use]
+    pub fn max_probes(mut self, probes: u32) -> Self {
+        self.settings.probes = at_least_one(probes);
+        self
+    }
+
+    /// How many probes must succeed to close the circuit. Default: [`max_probes`](Self::max_probes).
+    #[must_use]
+    pub fn probe_successes(mut self, successes: u32) -> Self {
+        self.settings.successes = Some(at_least_one(successes));
+        self
+    }
+
+    /// A [health probe](crate::CircuitBreakerLayer::health_probe) that takes longer has failed, and the result of a
+    /// caller's probe that takes longer is ignored. Default: 90 s.
+    ///
+    /// Set it above the first-byte timeout inside: the result of a slow but healthy probe would be lost.
+    #[must_use]
+    pub fn probe_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.probe_timeout = timeout;
+        self
+    }
+
+    /// The [first-byte limit](crate::FirstByteTimeoutLayer) inside, for calls that are given up; a request's
+    /// [`TimeoutProfile`] goes before. Presets set it.
+    ///
+    /// A call that its caller gives up before its first data counts as a failure when it had waited for the upstream for at
+    /// least half of this limit, and for as long as a [slow call](Self::slow_calls) takes. Where neither is known, that is
+    /// 45 s.
+    #[must_use]
+    pub fn first_byte(mut self, limit: Duration) -> Self {
+        self.first_byte = Some(limit);
+        self
+    }
+
+    /// Whether to count and report, but never to open. Default: false.
+    #[must_use]
+    pub fn metrics_only(mut self, metrics_only: bool) -> Self {
+        self.settings.metrics_only = metrics_only;
+        self
+    }
+
+    /// How many [keys](crate::CircuitBreakerLayer::key) have a circuit of their own. Default: 1,024. At least 1.
+    #[must_use]
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        self.max_keys = NonZeroUsize::new(keys).unwrap_or(NonZeroUsize::MIN);
+        self
+    }
+
+    /// When a call is slow, and whether by its whole body; and how long a call must have waited to count when it is given
+    /// up, unless its request names a limit.
+    pub(super) fn limits(&self) -> (Option<Duration>, bool, Duration) {
+        let half = self.first_byte.map(|limit| limit / 2);
+        let unknown = TimeoutProfile::EXTENDED_THINKING.first_byte / 2;
+        let patience = half.max(self.slow_after).unwrap_or(unknown);
+        (self.slow_after, self.slow_by == SlowCallBy::WholeBody, patience)
+    }
+}
+
+impl Default for CircuitBreakerConfig {
+    fn default() -> Self {
+        // A thousand hosts, models or tenants: a few kilobytes each.
+        const MAX_KEYS: usize = 1024;
+        Self {
+            settings: Settings::default(),
+            slow_after: None,
+            slow_by: SlowCallBy::default(),
+            first_byte: None,
+            max_keys: NonZeroUsize::new(MAX_KEYS).unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
+fn at_least_one(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
+}
+
+/// A ratio that is none is the greatest: it opens last.
+fn clamp_ratio(ratio: f64) -> f64 {
+    if ratio.is_nan() { 1.0 } else { ratio.clamp(LEAST_RATIO, 1.0) }
+}
+
+// === impl Key ===
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}

@@ -1,0 +1,322 @@
+//! Where some of the threads count.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::circuit::Circuit;
+use crate::policy::breaker::{CallResult, Caller, Counted, Grant, QUIET};
+use crate::policy::window::Slot;
+use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// The successes of a few threads, in two cache lines of their own: processors fetch them in pairs.
+///
+/// Besides, what a call asks at its beginning: a reference to the circuit that all threads count would be a counter that
+/// all threads write.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct CounterShard {
+    /// The generation for which successes are counted here, or [`NONE`], above; how many there were, below.
+    packed: AtomicU64,
+    /// Until when that is so, in nanoseconds from the epoch; and where they are counted.
+    until: AtomicU64,
+    slot: AtomicU64,
+    /// When the upstream last gave a sign of life, in nanoseconds from the epoch, or [`NEVER`].
+    heard: AtomicU64,
+    refused: AtomicU64,
+    /// Of the calls that began in one second and wait for their first data: the second above, how many below.
+    waiting: [AtomicU32; SECONDS],
+    limits: Limits,
+    epoch: Instant,
+    circuit: Weak<Circuit>,
+}
+
+/// What makes a call slow, in nanoseconds; [`u64::MAX`] for never.
+#[derive(Debug)]
+pub(super) struct Limits {
+    slow_after: AtomicU64,
+    /// Zero: slow calls are told by their first data.
+    whole_body: AtomicU32,
+    patience: AtomicU64,
+}
+
+/// Nanoseconds since a circuit was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Nanos(pub(super) u64);
+
+/// No generation at all: the machine counts from one.
+pub(super) const NONE: u32 = 0;
+const NEVER: u64 = u64::MAX;
+/// The seconds of [`QUIET`], the present one, and some that the count of an old one is not taken for.
+const SECONDS: usize = 8;
+
+// === impl CounterShard ===
+
+impl CounterShard {
+    pub(super) fn new(circuit: Weak<Circuit>, epoch: Instant) -> Self {
+        Self {
+            packed: AtomicU64::new(packed(NONE, 0)),
+            until: AtomicU64::new(0),
+            slot: AtomicU64::new(0),
+            heard: AtomicU64::new(NEVER),
+            refused: AtomicU64::new(0),
+            waiting: std::array::from_fn(|_| AtomicU32::new(0)),
+            limits: Limits::default(),
+            epoch,
+            circuit,
+        }
+    }
+
+    /// The circuit, unless it is gone: then nothing that is said of it matters any more.
+    pub(super) fn circuit(&self) -> Option<Arc<Circuit>> {
+        self.circuit.upgrade()
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    #[inline]
+    pub(super) fn nanos(&self, at: Instant) -> Nanos {
+        Nanos::since(self.epoch, at)
+    }
+
+    pub(super) fn note_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// A call, which waited for so long, has succeeded or failed. Returns where a success was counted.
+    #[inline]
+    pub(super) fn settle(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+        let counted =
+            if result == CallResult::SUCCESS && grant.is_call() { self.count(grant.generation, now) } else { None };
+        counted.unwrap_or_else(|| self.settle_slowly(grant, result, waited, now))
+    }
+
+    /// Counts a success here, if that is allowed.
+    #[inline]
+    pub(super) fn count(&self, generation: u32, now: Instant) -> Option<Counted> {
+        let now = self.nanos(now);
+        let mut seen = self.packed.load(Ordering::Acquire);
+        loop {
+            let (of, calls) = parts(seen);
+            if of != generation || calls == u32::MAX || now.0 >= self.until.load(Ordering::Relaxed) {
+                return None;
+            }
+            let slot = Slot(self.slot.load(Ordering::Relaxed));
+            self.heard.store(now.0, Ordering::Relaxed);
+            // The generation is part of what is compared: what is counted is counted for this one.
+            match self.packed.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(Counted { generation, slot, slow: false }),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Data of a stream under way has come.
+    pub(super) fn hear(&self, now: Nanos) {
+        self.heard.store(now.0, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn settle_slowly(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+        match self.circuit() {
+            Some(circuit) => circuit.settle(self, grant, result, waited, now),
+            None => Counted { generation: NONE, slot: Slot::NONE, slow: false },
+        }
+    }
+
+    /// A call whose success was counted is over.
+    #[cold]
+    pub(super) fn finish(&self, counted: Counted, result: CallResult, now: Instant) {
+        if let Some(circuit) = self.circuit() {
+            let waiting = circuit.waiting(Duration::ZERO, now);
+            circuit.with(|machine| ((), machine.finish(counted, result, waiting, now)));
+        }
+    }
+
+    /// A call was given up, after it had waited for too long.
+    #[cold]
+    pub(super) fn give_up(&self, grant: Grant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
+        if let Some(circuit) = self.circuit() {
+            let waiting = circuit.waiting(waited, now);
+            circuit.with(|machine| ((), machine.give_up(grant, caller, slow, waiting, now)));
+        }
+    }
+
+    /// A probe says nothing.
+    #[cold]
+    pub(super) fn give_back(&self, probe: Grant) {
+        if let Some(circuit) = self.circuit() {
+            circuit.with(|machine| {
+                machine.give_back(probe);
+                ((), None)
+            });
+        }
+    }
+
+    /// A call begins to wait for its first data.
+    pub(super) fn begin_wait(&self, since: Nanos) {
+        let second = since.second();
+        self.update_waiting(
+            second,
+            |of, calls| if of == second { (second, calls.saturating_add(1)) } else { (second, 1) },
+        );
+    }
+
+    /// A call that began to wait then waits no longer.
+    pub(super) fn end_wait(&self, since: Nanos) {
+        let second = since.second();
+        self.update_waiting(second, |of, calls| (of, calls.saturating_sub((of == second).into())));
+    }
+
+    fn update_waiting(&self, second: u16, update: impl Fn(u16, u16) -> (u16, u16)) {
+        let place = &self.waiting[usize::from(second) % SECONDS];
+        let mut seen = place.load(Ordering::Relaxed);
+        loop {
+            let (of, calls) = halves(seen);
+            let (of, calls) = update(of, calls);
+            match place.compare_exchange_weak(seen, joined(of, calls), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// How many calls wait here that began in the last seconds.
+    pub(super) fn waiting(&self, now: Nanos) -> u64 {
+        let recent = |place: &AtomicU32| {
+            let (second, calls) = halves(place.load(Ordering::Relaxed));
+            let age = now.second().wrapping_sub(second);
+            if u64::from(age) <= QUIET.as_secs() { u64::from(calls) } else { 0 }
+        };
+        self.waiting.iter().map(recent).sum()
+    }
+
+    /// Takes away what was counted, and the leave to count. Returns when the upstream was last heard, too.
+    pub(super) fn drain(&self) -> (u64, Option<Instant>) {
+        let mut calls = 0;
+        if self.packed.load(Ordering::Relaxed) != packed(NONE, 0) {
+            (_, calls) = parts(self.packed.swap(packed(NONE, 0), Ordering::AcqRel));
+        }
+        let heard = self.heard.load(Ordering::Relaxed);
+        let heard = (heard != NEVER).then(|| self.epoch.checked_add(Duration::from_nanos(heard))).flatten();
+        (calls.into(), heard)
+    }
+
+    /// Gives leave to count.
+    pub(super) fn resume(&self, generation: u32, until: u64, slot: Slot) {
+        self.until.store(until, Ordering::Relaxed);
+        self.slot.store(slot.0, Ordering::Relaxed);
+        self.packed.store(packed(generation, 0), Ordering::Release);
+    }
+
+    #[cfg(test)]
+    pub(super) fn fill(&self, generation: u32) {
+        self.packed.store(packed(generation, u32::MAX), Ordering::Relaxed);
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// No slow calls, and this patience.
+    pub(super) fn set(&self, slow_after: Option<Duration>, whole_body: bool, patience: Duration) {
+        self.slow_after.store(slow_after.map_or(u64::MAX, clamped), Ordering::Relaxed);
+        self.whole_body.store(whole_body.into(), Ordering::Relaxed);
+        self.patience.store(clamped(patience), Ordering::Relaxed);
+    }
+
+    /// Whether it matters how long a call takes.
+    #[inline]
+    pub(super) fn has_slow(&self) -> bool {
+        self.slow_after.load(Ordering::Relaxed) != u64::MAX
+    }
+
+    /// Whether a call that took so long is slow. As long as the limit is not longer.
+    pub(super) fn is_slow(&self, took: Nanos) -> bool {
+        took.0 > self.slow_after.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call is slow by its whole body, and not by its first data.
+    pub(super) fn by_whole_body(&self) -> bool {
+        self.whole_body.load(Ordering::Relaxed) != 0
+    }
+
+    /// How long a call must have waited to count when it is given up; `first_byte` is the limit that holds for it, where
+    /// that is not the layer's.
+    pub(super) fn patience(&self, first_byte: Option<Duration>) -> Duration {
+        let slow = match self.slow_after.load(Ordering::Relaxed) {
+            u64::MAX => Duration::ZERO,
+            slow => Duration::from_nanos(slow),
+        };
+        let usual = || Duration::from_nanos(self.patience.load(Ordering::Relaxed));
+        first_byte.map_or_else(usual, |limit| slow.max(limit / 2))
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { slow_after: AtomicU64::new(u64::MAX), whole_body: AtomicU32::new(0), patience: AtomicU64::new(u64::MAX) }
+    }
+}
+
+// === impl Nanos ===
+
+impl Nanos {
+    /// Before the epoch is at the epoch; five hundred years from it is the end of time.
+    #[inline]
+    pub(super) fn since(epoch: Instant, at: Instant) -> Self {
+        let since = at.saturating_duration_since(epoch);
+        Self(since.as_secs().saturating_mul(1_000_000_000).saturating_add(since.subsec_nanos().into()))
+    }
+
+    /// No instant.
+    pub(super) const NONE: Self = Self(u64::MAX);
+
+    #[inline]
+    pub(super) fn is_none(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// From `earlier` to here.
+    #[inline]
+    pub(super) fn elapsed_since(self, earlier: Self) -> Self {
+        Self(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(super) fn as_duration(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    /// Counted around every eighteen hours.
+    #[allow(clippy::cast_possible_truncation, reason = "counted around")]
+    fn second(self) -> u16 {
+        (self.0 / 1_000_000_000) as u16
+    }
+}
+
+fn clamped(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+const fn packed(generation: u32, calls: u32) -> u64 {
+    (generation as u64) << 32 | calls as u64
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+const fn parts(packed: u64) -> (u32, u32) {
+    ((packed >> 32) as u32, packed as u32)
+}
+
+const fn joined(second: u16, calls: u16) -> u32 {
+    (second as u32) << 16 | calls as u32
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+const fn halves(joined: u32) -> (u16, u16) {
+    ((joined >> 16) as u16, joined as u16)
+}
