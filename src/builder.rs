@@ -32,7 +32,7 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// use http::{Request, Response};
 /// use http_body_util::Full;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-/// use tower_buttress::{ReplayBody, ServiceBuilderExt};
+/// use tower_buttress::{CallBody, ServiceBuilderExt};
 ///
 /// let service = ServiceBuilder::new()
 ///     .deadline(Duration::from_secs(90))

@@ -100,6 +100,11 @@ pub enum Event {
     FlightAbandoned,
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
+    /// The number of calls that an upstream is found to bear has changed.
+    ConcurrencyChanged {
+        /// How many may be under way now.
+        limit: u32,
+    },
     /// A layer met something it cannot treat, and let it pass untouched.
     Bypassed {
         /// The layer.
@@ -141,6 +146,7 @@ impl Event {
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
             Self::HeartbeatSent => "heartbeat_sent",
+            Self::ConcurrencyChanged { .. } => "concurrency_changed",
             Self::Bypassed { .. } => "bypassed",
         }
     }
@@ -159,6 +165,7 @@ impl Event {
             Self::CircuitWouldOpen { reason, .. } => reason.as_str(),
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
             Self::HeartbeatSent => "sse-heartbeat",
+            Self::ConcurrencyChanged { .. } => "queue",
         }
     }
 }
@@ -185,6 +192,7 @@ impl fmt::Display for Event {
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
+            Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

@@ -35,6 +35,7 @@
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
+//! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
 //! | [`CircuitBreakerLayer`] | nothing: refuses at once | sees each attempt, and the timeouts below |
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
@@ -126,7 +127,8 @@
 //! | Breaker sees streams that break off | yes | has none | no | has none |
 //! | Double clicks on a stream | one call | has none | answers that can be cloned | has none |
 //! | Works with any `Service`, not only HTTP | no | yes (tower) | yes | no |
-//! | Bulkheads, rate limits, hedging, caches | no | some | yes | no |
+//! | Concurrency limits count streams to their end, fair to tenants | yes | no | no | has none |
+//! | Rate limits, hedging, caches | no | some | yes | no |
 //!
 //! # What holds for all of them
 //!
@@ -158,6 +160,7 @@ pub mod error;
 mod event;
 mod rejection;
 
+mod admission;
 mod body;
 mod layers;
 mod policy;
@@ -166,9 +169,7 @@ pub mod proto;
 mod rt;
 pub mod store;
 
-pub use self::body::read::ReadBody;
-pub use self::body::replay::ReplayBody;
-pub use self::body::upload::UploadBody;
+pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, RetryReport, Tenant};
 pub use self::event::{Event, Observer};
@@ -188,6 +189,7 @@ pub use self::layers::idle_body_timeout::{
     IdleActivity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
+pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::layers::retry_after_backoff::{
     Attempt, Attempts, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,

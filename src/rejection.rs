@@ -72,6 +72,14 @@ pub enum RejectionKind {
     DedupStoreFull,
     /// The call that this caller had joined came to nothing before its head. 502, gRPC `UNAVAILABLE`.
     SharedCallFailed,
+    /// A rate limit leaves no room for this call in the time that it can wait. 429, gRPC `RESOURCE_EXHAUSTED`.
+    Paced,
+    /// Too many calls wait for the upstream already. 503, gRPC `RESOURCE_EXHAUSTED`.
+    QueueFull,
+    /// A newer message of the same conversation took the place of this one. 410, gRPC `ABORTED`.
+    Superseded,
+    /// An earlier message of the same conversation is being answered. 409, gRPC `ABORTED`.
+    ConversationBusy,
 }
 
 /// As many as a refusal has: room for them is made once.
@@ -234,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RejectionKind; 10] = [
+    const KINDS: [RejectionKind; 14] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
@@ -245,6 +253,10 @@ mod tests {
         RejectionKind::IdempotencyKeyInFlight,
         RejectionKind::DedupStoreFull,
         RejectionKind::SharedCallFailed,
+        RejectionKind::Paced,
+        RejectionKind::QueueFull,
+        RejectionKind::Superseded,
+        RejectionKind::ConversationBusy,
     ];
 
     #[test]

@@ -210,7 +210,7 @@ fn stalled(
     tower::service_fn(move |_| ready(Ok(Response::new(Frames { left, ends, buffer: buffer.clone() }))))
 }
 
-type Asked = tower_buttress::ReadBody<Full<Bytes>>;
+type Asked = tower_buttress::CallBody;
 
 /// A call that said something and is silent: each repetition hears it, and leaves.
 fn joins(n: u64) {

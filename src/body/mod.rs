@@ -3,9 +3,8 @@
 pub(crate) mod boxed;
 pub(crate) mod collect;
 pub(crate) mod drain;
+pub(crate) mod erased;
 pub(crate) mod observed;
 pub(crate) mod prefixed;
-pub(crate) mod read;
-pub(crate) mod replay;
+pub(crate) mod request;
 pub(crate) mod response;
-pub(crate) mod upload;

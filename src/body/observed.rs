@@ -24,6 +24,9 @@ pub(crate) enum Outcome<'a> {
 
 /// Watches a body go by.
 pub(crate) trait BodyObserver {
+    /// Whether [`bytes`](Self::bytes) is to be called.
+    const READS: bool = false;
+
     /// Polls the inner body: for a watch that must be there when it wakes its consumer, or when it panics.
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
@@ -32,6 +35,10 @@ pub(crate) trait BodyObserver {
 
     /// A frame of data, with something in it or not, is handed on.
     fn data(&mut self, empty: bool);
+
+    /// The data of that frame.
+    #[inline]
+    fn bytes(&mut self, _data: &Bytes) {}
 
     /// Trailers are about to be handed on.
     fn trailers(&mut self, trailers: &HeaderMap);
@@ -131,7 +138,23 @@ where
         let body = &mut self.body;
         let polled = watch.poll(cx, |cx| boxed::poll_frame(body.as_mut(), cx));
         self.seen = FrameKind::of(&polled);
-        if self.seen == FrameKind::Unusual { self.unusual(polled) } else { polled }
+        if self.seen == FrameKind::Unusual {
+            self.unusual(polled)
+        } else if W::READS {
+            self.read(polled)
+        } else {
+            polled
+        }
+    }
+
+    #[inline(never)]
+    fn read(&mut self, polled: Polled) -> Polled {
+        if let (Poll::Ready(Some(Ok(frame))), Some(watch)) = (&polled, &mut self.watching.watch) {
+            if let Some(data) = frame.data_ref() {
+                watch.bytes(data);
+            }
+        }
+        polled
     }
 
     /// What must be looked at before it is handed on.

@@ -6,6 +6,8 @@ pub(crate) mod budget;
 pub(crate) mod flight;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;
+pub(crate) mod micros;
+pub(crate) mod queue;
 pub(crate) mod retry;
 pub(crate) mod storable;
 pub(crate) mod timeout_profile;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, also with `-day` or `-minute` behind them | OpenAI and its family, Groq, Azure, Cerebras, Mistral |
 //! | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}` | Anthropic |
-//! | `X-RateLimit-{Limit,Remaining,Reset}`, `RateLimit-{Limit,Remaining,Reset}` | OpenRouter, GitHub, older IETF drafts |
+//! | `X-RateLimit-{Limit,Remaining,Reset}`, `RateLimit-{Limit,Remaining,Reset}` | `OpenRouter`, GitHub, older IETF drafts |
 //! | `RateLimit`, `RateLimit-Policy` | the IETF draft, here by its revision 11 |
 //!
 //! A reset is read by its form: with letters it is a duration as Go writes it (`1h2m3.5s`, `120ms`), with `T` and an

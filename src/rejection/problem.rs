@@ -124,6 +124,39 @@ const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     "An identical request was already in progress and failed."
 );
 
+const PACED: ProblemTemplate = wording!(
+    "paced",
+    TOO_MANY_REQUESTS,
+    "429",
+    "Too Many Requests",
+    8,
+    "The rate limit leaves no room for this call at the moment. Try again later."
+);
+const QUEUE_FULL: ProblemTemplate = wording!(
+    "queue-full",
+    SERVICE_UNAVAILABLE,
+    "503",
+    "Service Unavailable",
+    8,
+    "Too many calls are waiting for the upstream. Try again later."
+);
+const SUPERSEDED: ProblemTemplate = wording!(
+    "superseded",
+    GONE,
+    "410",
+    "Gone",
+    10,
+    "A newer message of the same conversation took the place of this one."
+);
+const CONVERSATION_BUSY: ProblemTemplate = wording!(
+    "conversation-busy",
+    CONFLICT,
+    "409",
+    "Conflict",
+    10,
+    "An earlier message of the same conversation is being answered."
+);
+
 // === impl ProblemTemplate ===
 
 impl ProblemTemplate {
@@ -139,6 +172,10 @@ impl ProblemTemplate {
             RejectionKind::IdempotencyKeyInFlight => &KEY_IN_FLIGHT,
             RejectionKind::DedupStoreFull => &DEDUP_STORE_FULL,
             RejectionKind::SharedCallFailed => &SHARED_CALL_FAILED,
+            RejectionKind::Paced => &PACED,
+            RejectionKind::QueueFull => &QUEUE_FULL,
+            RejectionKind::Superseded => &SUPERSEDED,
+            RejectionKind::ConversationBusy => &CONVERSATION_BUSY,
         }
     }
 }

@@ -5,11 +5,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 
 #[cfg(buttress_loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(buttress_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(buttress_loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 

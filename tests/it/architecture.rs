@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// For each module, the modules of ours that it may import. `error`, `event` and `rejection` are the vocabulary that
 /// everybody may use, but for `proto` and `call`, which import nothing of ours.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("call", &["call"]),
     ("proto", &["proto"]),
     ("policy", &["call", "proto", "policy", "error", "rejection"]),
     ("rt", &["call", "proto", "policy", "rt", "error", "event", "rejection"]),
     ("body", &["call", "proto", "policy", "rt", "body", "error", "event", "rejection"]),
     ("store", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
-    ("layers", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
+    ("admission", &["call", "proto", "policy", "rt", "body", "admission", "error", "event", "rejection"]),
+    ("layers", &["call", "proto", "policy", "rt", "body", "store", "admission", "error", "event", "rejection"]),
     ("presets", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection", "layers"]),
 ];
 

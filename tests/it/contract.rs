@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
     CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer,
-    GrpcStatusLayer, IdleActivity, IdleBodyTimeoutLayer, InspectRequestLayer, RejectionsAsErrorsLayer,
+    GrpcStatusLayer, IdleActivity, IdleBodyTimeoutLayer, InspectRequestLayer, QueueLayer, RejectionsAsErrorsLayer,
     SseHeartbeatLayer,
 };
 
@@ -94,6 +94,8 @@ contract! {
     deadline => DeadlineLayer::new(secs(60));
     deadline_unlimited => DeadlineLayer::new(Duration::MAX);
     deadline_off => DeadlineLayer::disabled();
+    queue => QueueLayer::new(10);
+    queue_off => QueueLayer::disabled();
     breaker => CircuitBreakerLayer::new();
     breaker_off => CircuitBreakerLayer::disabled();
     dedup_steps_aside => DedupLayer::new();

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, NoFallback, Rejection, RejectionKind,
-    RejectionsAsErrorsLayer, ReplayBody, RetryAfterBackoffLayer, ServedBy,
+    CallBody, Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, NoFallback, Rejection, RejectionKind,
+    RejectionsAsErrorsLayer, RetryAfterBackoffLayer, ServedBy,
 };
 
 use crate::support::upstream::{Answer, Upstream, is, request, text};
@@ -112,7 +112,7 @@ async fn a_body_that_the_primary_left_half_read_is_read_whole_by_the_backup() {
 
 #[tokio::test(start_paused = true)]
 async fn a_primary_that_reads_on_while_the_backup_gets_ready_spoils_nothing() {
-    let primary = service_fn(|request: Request<ReplayBody<Script>>| async {
+    let primary = service_fn(|request: Request<CallBody>| async {
         let mut body = request.into_body();
         body.frame().await.unwrap().unwrap();
         tokio::spawn(body.collect());

@@ -16,8 +16,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::{
-    FirstByteEvent, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind, RetryAfterBackoffLayer,
-    TimeoutProfile, UploadBody,
+    CallBody, FirstByteEvent, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind,
+    RetryAfterBackoffLayer, TimeoutProfile,
 };
 
 use crate::support::Step::{Data, Fail, Hang, Wait};
@@ -242,7 +242,7 @@ async fn no_more_than_64_kib_or_1024_frames_are_withheld() {
 async fn upload<B>(body: B, think: Duration) -> (Duration, StatusCode)
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::fmt::Debug,
+    B::Error: Into<tower_buttress::error::BoxError>,
 {
     let start = Instant::now();
     let service = FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(move |request: Request<_>| async move {
@@ -263,11 +263,10 @@ async fn a_slow_upload_is_not_the_upstreams_fault() {
 
 #[tokio::test(start_paused = true)]
 async fn with_no_time_at_all_a_slow_upload_is_still_waited_for() {
-    let service =
-        FirstByteTimeoutLayer::new(Duration::ZERO).layer(service_fn(|request: Request<UploadBody<Script>>| async {
-            BodyExt::collect(request.into_body()).await.unwrap();
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
-        }));
+    let service = FirstByteTimeoutLayer::new(Duration::ZERO).layer(service_fn(|request: Request<CallBody>| async {
+        BodyExt::collect(request.into_body()).await.unwrap();
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+    }));
     let response = service.oneshot(Request::new(Script::new([Wait(secs(5)), Data("a")]))).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
@@ -277,14 +276,12 @@ async fn an_upstream_that_stops_reading_is_given_up() {
     let start = Instant::now();
     let (mut sender, body) = Channel::<Bytes>::new(1);
     tokio::spawn(async move { while sender.send_data("chunk".into()).await.is_ok() {} });
-    let service = FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(
-        |request: Request<UploadBody<Channel<Bytes>>>| async move {
-            let mut body = request.into_body();
-            tokio::time::sleep(secs(7)).await;
-            body.frame().await.unwrap().unwrap();
-            std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
-        },
-    ));
+    let service = FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<CallBody>| async move {
+        let mut body = request.into_body();
+        tokio::time::sleep(secs(7)).await;
+        body.frame().await.unwrap().unwrap();
+        std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+    }));
     let response = service.oneshot(Request::new(body)).await.unwrap();
     assert_eq!((start.elapsed(), response.status()), (secs(27), StatusCode::GATEWAY_TIMEOUT));
 }
@@ -293,14 +290,13 @@ async fn an_upstream_that_stops_reading_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn a_conversation_is_not_held_up() {
     let (mut sender, body) = Channel::<Bytes>::new(1);
-    let service =
-        FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<UploadBody<Channel<Bytes>>>| async {
-            // What a connection does: it asks for the first part with the head.
-            let mut request = request.into_body();
-            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut request).poll_frame(cx))).await;
-            assert!(first.is_pending());
-            Ok::<_, Infallible>(Response::new(request))
-        }));
+    let service = FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<CallBody>| async {
+        // What a connection does: it asks for the first part with the head.
+        let mut request = request.into_body();
+        let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut request).poll_frame(cx))).await;
+        assert!(first.is_pending());
+        Ok::<_, Infallible>(Response::new(request))
+    }));
     let start = Instant::now();
     let mut response = service.oneshot(Request::new(body)).await.unwrap().into_body();
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -311,9 +307,7 @@ async fn a_conversation_is_not_held_up() {
 }
 
 /// A head at once; each piece of the request is answered with the same.
-fn conversation()
--> impl Service<Request<UploadBody<Channel<Bytes>>>, Response = Response<UploadBody<Channel<Bytes>>>, Error = Infallible>
-{
+fn conversation() -> impl Service<Request<CallBody>, Response = Response<CallBody>, Error = Infallible> {
     service_fn(|request: Request<_>| async { Ok(Response::new(request.into_body())) })
 }
 
@@ -334,14 +328,13 @@ async fn a_sender_that_waits_for_the_head_gets_it() {
 async fn a_sender_that_comes_to_wait_for_the_head_gets_it_then() {
     // The upstream reads in a task of its own, as a connection does, and says nothing.
     let (mut sender, body) = Channel::<Bytes>::new(1);
-    let service =
-        FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<UploadBody<_>>| async move {
-            tokio::spawn(async move {
-                tokio::time::sleep(secs(3)).await;
-                let _ = BodyExt::collect(request.into_body()).await;
-            });
-            Ok::<_, Infallible>(Response::new(Script::new([Wait(secs(60)), Data("a")])))
-        }));
+    let service = FirstByteTimeoutLayer::new(secs(20)).layer(service_fn(|request: Request<CallBody>| async move {
+        tokio::spawn(async move {
+            tokio::time::sleep(secs(3)).await;
+            let _ = BodyExt::collect(request.into_body()).await;
+        });
+        Ok::<_, Infallible>(Response::new(Script::new([Wait(secs(60)), Data("a")])))
+    }));
     sender.send_data("begin".into()).await.unwrap();
     let start = Instant::now();
     let response = service.oneshot(Request::new(body)).await.unwrap();

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Event, InspectRequestLayer, ReadBody, Rejection, ServiceBuilderExt, TimeoutProfile, presets};
+use tower_buttress::{CallBody, Event, InspectRequestLayer, Rejection, ServiceBuilderExt, TimeoutProfile, presets};
 
 use crate::support::upstream::{Answer, Upstream};
 use crate::support::{Log, Script, Step, secs, trace, trailers};
@@ -159,5 +159,5 @@ async fn the_service_that_was_ready_is_called() {
 #[test]
 fn its_body_is_sent_where_the_inner_one_is() {
     fn check<B: Body<Data = Bytes, Error = BoxError> + Send + Sync + Unpin>() {}
-    check::<ReadBody<Script>>();
+    check::<CallBody>();
 }

@@ -18,6 +18,7 @@ mod idle_body_timeout;
 mod inspect_request;
 mod presets;
 mod presets_over_sockets;
+mod queue;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tower::util::BoxCloneSyncService;
-use tower::{Layer, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{DedupLayer, RetryAfterBackoffLayer, TimeoutProfile};
@@ -51,9 +51,12 @@ fn echo() -> Router {
 
 fn client(stack: &ResilienceLayer, http2: bool) -> Boxed {
     let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http();
-    BoxCloneSyncService::new(
-        stack.layer(client).map_response(|response: Response<_>| response.map(boxed)).map_err(Into::into),
-    )
+    let service = ServiceBuilder::new()
+        .map_response(|response: Response<_>| response.map(boxed))
+        .map_err(Into::into)
+        .layer(stack)
+        .service(client);
+    BoxCloneSyncService::new(service)
 }
 
 fn post(addr: SocketAddr, body: Body) -> Request<Body> {

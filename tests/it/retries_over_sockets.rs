@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{
-    Attempt, Attempts, Event, FallbackLayer, Jitter, Observer, ReplayBody, RetryAfterBackoffLayer, ServedBy,
+    Attempt, Attempts, CallBody, Event, FallbackLayer, Jitter, Observer, RetryAfterBackoffLayer, ServedBy,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -96,7 +96,7 @@ fn layer() -> RetryAfterBackoffLayer {
 }
 
 async fn post(layer: &RetryAfterBackoffLayer, at: SocketAddr) -> Result<Response<Incoming>, Error> {
-    let client: Client<HttpConnector, ReplayBody<Full<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+    let client: Client<HttpConnector, CallBody> = Client::builder(TokioExecutor::new()).build_http();
     let request = Request::post(format!("http://{at}")).body(Full::from("hello")).unwrap();
     layer.layer(client).oneshot(request).await
 }
@@ -121,7 +121,7 @@ async fn three_attempts_take_one_connection() {
 #[tokio::test]
 async fn a_stream_whose_length_the_head_says_was_sent_when_it_is_that_long() {
     let upstream = Upstream::start([Does::Answer(503, Duration::ZERO), Does::Answer(200, Duration::ZERO)]).await;
-    let client: Client<HttpConnector, ReplayBody<Channel<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+    let client: Client<HttpConnector, CallBody> = Client::builder(TokioExecutor::new()).build_http();
     let (mut sender, body) = Channel::<Bytes>::new(1);
     sender.send_data("hello".into()).await.unwrap();
     let request = Request::put(format!("http://{}", upstream.at)).header("content-length", 5).body(body).unwrap();
@@ -203,9 +203,9 @@ async fn a_backup_takes_over_an_upload_that_is_under_way() {
     tokio::spawn(async move { axum::serve(listener, backup).await.unwrap() });
 
     let (mut sender, body) = Channel::<Bytes>::new(1);
-    let client: Client<HttpConnector, ReplayBody<Channel<Bytes>>> = Client::builder(TokioExecutor::new()).build_http();
+    let client: Client<HttpConnector, CallBody> = Client::builder(TokioExecutor::new()).build_http();
     let to_backup = client.clone();
-    let backup = service_fn(move |mut request: Request<ReplayBody<Channel<Bytes>>>| {
+    let backup = service_fn(move |mut request: Request<CallBody>| {
         *request.uri_mut() = format!("http://{backup_at}/").parse().unwrap();
         to_backup.request(request)
     });

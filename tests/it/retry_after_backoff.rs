@@ -12,7 +12,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::ConnectElapsed;
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    Attempt, Attempts, Deadline, Jitter, NoRetry, Rejection, RejectionKind, ReplayBody, RetryAfterBackoffLayer,
+    Attempt, Attempts, CallBody, Deadline, Jitter, NoRetry, Rejection, RejectionKind, RetryAfterBackoffLayer,
     RetryBudget, RetryReport,
 };
 
@@ -388,7 +388,7 @@ async fn a_connection_that_reads_on_while_the_call_waits_spoils_nothing() {
     };
     for limit in [4, 1024] {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let upstream = service_fn(|request: Request<ReplayBody<Script>>| {
+        let upstream = service_fn(|request: Request<CallBody>| {
             let (first, seen) = (Attempt::of(&request) == Attempt(1), seen.clone());
             let mut body = request.into_body();
             async move {

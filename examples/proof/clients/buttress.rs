@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tower::{Layer, ServiceExt};
+use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
 use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, TimeoutProfile, presets};
 
@@ -17,5 +17,6 @@ pub(super) fn client(primary: SocketAddr, backup: SocketAddr) -> Result<Client, 
         .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
         .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
         .breaker(|_| breaker);
-    Ok(Client::new(stack.layer(upstream(primary)).map_response(boxed).map_err(Into::into)))
+    let service = ServiceBuilder::new().map_response(boxed).map_err(Into::into).layer(stack);
+    Ok(Client::new(service.service(upstream(primary))))
 }

@@ -18,7 +18,7 @@ use super::grace::GraceCall;
 use super::layer::{Config, DedupLayer, InFlightPolicy};
 use super::request::PendingKey;
 use crate::body::collect::{Collect, Collected, collect};
-use crate::body::read::ReadBody;
+use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::storable::KeySource;
@@ -30,44 +30,36 @@ use crate::store::{Ask, Claim, Log, Reader, Recorder, Store};
 pin_project! {
     /// The future of [`Dedup`](crate::Dedup).
     #[must_use = "futures do nothing unless polled"]
-    pub struct DedupFuture<S, St, ReqB, ResB>
+    pub struct DedupFuture<S, St, ResB>
     where
-        S: Service<Request<ReadBody<ReqB>>>,
+        S: Service<Request<CallBody>>,
         St: Store,
-        ReqB: Body,
     {
         #[pin]
-        stage: StageOf<S, St, ReqB, ResB>,
+        stage: StageOf<S, St, ResB>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<S, St, ReqB, ResB, F, E>
+    enum Stage<S, St, ResB, F, E>
     where
         St: Store,
-        ReqB: Body,
     {
         // Stepped aside, or off.
         Passing { #[pin] call: F },
         // Reading the request, and hashing what is read.
-        Gathering { gathering: Option<Gathering<S, St, ReqB>> },
+        Gathering { gathering: Option<Gathering<S, St>> },
         // Asking the store.
-        Claiming { #[pin] claim: St::Claim, prepared: Option<Prepared<S, ReqB>> },
+        Claiming { #[pin] claim: St::Claim, prepared: Option<Prepared<S>> },
         Leading { reader: Option<Reader>, flight: Arc<Flight<F, ResB, E, St::Lease>>, wire: RejectionFormat },
         Following { reader: Option<Reader>, role: DedupRole, config: Arc<Config>, wire: RejectionFormat },
         Refused { rejection: Option<Rejection>, wire: RejectionFormat },
     }
 }
 
-type StageOf<S, St, ReqB, ResB> = Stage<
-    S,
-    St,
-    ReqB,
-    ResB,
-    <S as Service<Request<ReadBody<ReqB>>>>::Future,
-    <S as Service<Request<ReadBody<ReqB>>>>::Error,
->;
+type StageOf<S, St, ResB> =
+    Stage<S, St, ResB, <S as Service<Request<CallBody>>>::Future, <S as Service<Request<CallBody>>>::Error>;
 
 /// How a response of [`Dedup`](crate::Dedup) came about: in its extensions, unless the layer stepped aside or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,21 +74,21 @@ pub enum DedupRole {
 }
 
 /// A request that is being read, and all it takes to send it.
-pub(super) struct Gathering<S, St, B> {
+pub(super) struct Gathering<S, St> {
     service: S,
     store: St,
     config: Arc<Config>,
     asked: PendingKey,
     parts: Parts,
-    body: Collect<B>,
+    body: Collect<CallBody>,
 }
 
 /// A request that was read.
-struct Prepared<S, B: Body> {
+struct Prepared<S> {
     service: S,
     config: Arc<Config>,
     named: KeySource,
-    request: Request<ReadBody<B>>,
+    request: Request<CallBody>,
 }
 
 /// When to try again where nobody can say: a call that takes its room may end at any moment.
@@ -104,17 +96,16 @@ const SOON: Duration = Duration::from_secs(1);
 
 // === impl DedupFuture ===
 
-impl<S, St, ReqB, ResB> DedupFuture<S, St, ReqB, ResB>
+impl<S, St, ResB> DedupFuture<S, St, ResB>
 where
-    S: Service<Request<ReadBody<ReqB>>>,
+    S: Service<Request<CallBody>>,
     St: Store,
-    ReqB: Body,
 {
     pub(super) fn passing(call: S::Future) -> Self {
         Self { stage: Stage::Passing { call } }
     }
 
-    pub(super) fn gathering(gathering: Gathering<S, St, ReqB>) -> Self {
+    pub(super) fn gathering(gathering: Gathering<S, St>) -> Self {
         Self { stage: Stage::Gathering { gathering: Some(gathering) } }
     }
 
@@ -124,13 +115,12 @@ where
     }
 }
 
-impl<S, St, ReqB, ResB> Future for DedupFuture<S, St, ReqB, ResB>
+impl<S, St, ResB> Future for DedupFuture<S, St, ResB>
 where
-    S: Service<Request<ReadBody<ReqB>>, Response = Response<ResB>>,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
-    ReqB: Body<Data = Bytes> + Unpin,
     ResB: Body<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
@@ -204,11 +194,10 @@ fn shared_call_failed<B>(why: BoxError, wire: RejectionFormat, config: &Config) 
     DedupBody::refuse(Rejection::new(kind).with_source(why), wire)
 }
 
-impl<S, St, ReqB, ResB> fmt::Debug for DedupFuture<S, St, ReqB, ResB>
+impl<S, St, ResB> fmt::Debug for DedupFuture<S, St, ResB>
 where
-    S: Service<Request<ReadBody<ReqB>>>,
+    S: Service<Request<CallBody>>,
     St: Store,
-    ReqB: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.stage {
@@ -224,25 +213,31 @@ where
 
 // === impl Gathering ===
 
-impl<S, St, B> Gathering<S, St, B> {
-    pub(super) fn new(service: S, store: St, config: Arc<Config>, asked: PendingKey, parts: Parts, body: B) -> Self {
+impl<S, St> Gathering<S, St> {
+    pub(super) fn new(
+        service: S,
+        store: St,
+        config: Arc<Config>,
+        asked: PendingKey,
+        parts: Parts,
+        body: CallBody,
+    ) -> Self {
         let body = collect(body, config.max_request);
         Self { service, store, config, asked, parts, body }
     }
 }
 
-impl<S, St, B, ResB> Gathering<S, St, B>
+impl<S, St, ResB> Gathering<S, St>
 where
-    S: Service<Request<ReadBody<B>>, Response = Response<ResB>>,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
-    B: Body<Data = Bytes> + Unpin,
     ResB: Body<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
     /// Reads on. What comes next, once it is read.
-    fn poll(this: &mut Option<Self>, cx: &mut Context<'_>) -> Poll<StageOf<S, St, B, ResB>> {
+    fn poll(this: &mut Option<Self>, cx: &mut Context<'_>) -> Poll<StageOf<S, St, ResB>> {
         let Some(gathering) = this else { return Poll::Pending };
         let Self { body, asked, .. } = gathering;
         let collected = ready!(body.poll_tapped(cx, |data| asked.tap(data)));
@@ -255,30 +250,29 @@ where
                 let (key, payload) = asked.finish(&data, trailers.as_ref());
                 let guaranteed = named == KeySource::ByKey;
                 let ask = Ask { key, payload, guaranteed, now: clock::now(), limits: config.limits };
-                let prepared = Some(prepared(ReadBody::whole(data, trailers)));
+                let prepared = Some(prepared(CallBody::whole(data, trailers)));
                 Stage::Claiming { claim: store.claim(ask), prepared }
             }
             Ok(Collected::TooLarge(body)) => {
-                prepared(ReadBody::begun(body)).step_aside("a request that is too long to be read first")
+                prepared(CallBody::new(body)).step_aside("a request that is too long to be read first")
             }
             // It fails at the upstream, as it would have without us.
-            Err(why) => prepared(ReadBody::failed(why)).pass(),
+            Err(why) => prepared(CallBody::failed(why)).pass(),
         })
     }
 }
 
 // === impl Prepared ===
 
-impl<S, B, ResB> Prepared<S, B>
+impl<S, ResB> Prepared<S>
 where
-    S: Service<Request<ReadBody<B>>, Response = Response<ResB>>,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
-    B: Body,
     ResB: Body<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
-    fn settle<St: Store>(self, claim: Result<Claim<St::Lease>, BoxError>) -> StageOf<S, St, B, ResB> {
+    fn settle<St: Store>(self, claim: Result<Claim<St::Lease>, BoxError>) -> StageOf<S, St, ResB> {
         match claim {
             Ok(Claim::Lead { lease, recorder }) => self.lead(lease, recorder),
             Ok(Claim::Follow(_))
@@ -301,7 +295,7 @@ where
         }
     }
 
-    fn lead<St: Store>(mut self, lease: St::Lease, recorder: Recorder) -> StageOf<S, St, B, ResB> {
+    fn lead<St: Store>(mut self, lease: St::Lease, recorder: Recorder) -> StageOf<S, St, ResB> {
         let reader = recorder.log().reader();
         let wire = RejectionFormat::of(self.request.headers());
         let deadline = self.deadline().map(SharedDeadline::new);
@@ -316,7 +310,7 @@ where
         }
     }
 
-    fn follow<St: Store>(self, log: &Log, role: DedupRole) -> StageOf<S, St, B, ResB> {
+    fn follow<St: Store>(self, log: &Log, role: DedupRole) -> StageOf<S, St, ResB> {
         let Some(reader) = log.join(self.deadline()) else {
             return match self.named {
                 KeySource::ByKey => self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight)),
@@ -332,17 +326,17 @@ where
         Stage::Following { reader: Some(reader), role, config: self.config, wire }
     }
 
-    fn step_aside<St: Store>(self, reason: &'static str) -> StageOf<S, St, B, ResB> {
+    fn step_aside<St: Store>(self, reason: &'static str) -> StageOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Bypassed { layer: DedupLayer::NAME, reason });
         self.pass()
     }
 
-    fn pass<St: Store>(mut self) -> StageOf<S, St, B, ResB> {
+    fn pass<St: Store>(mut self) -> StageOf<S, St, ResB> {
         Stage::Passing { call: self.service.call(self.request) }
     }
 
     #[cold]
-    fn refuse<St: Store>(self, rejection: Rejection) -> StageOf<S, St, B, ResB> {
+    fn refuse<St: Store>(self, rejection: Rejection) -> StageOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
         Stage::Refused { rejection: Some(rejection), wire: RejectionFormat::of(self.request.headers()) }
     }

@@ -10,7 +10,7 @@ use super::body::DedupBody;
 use super::future::{DedupFuture, Gathering};
 use super::layer::{Config, DedupLayer};
 use super::request::DedupDecision;
-use crate::body::read::ReadBody;
+use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat};
@@ -35,25 +35,27 @@ impl<S, St> Dedup<S, St> {
 
 impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Dedup<S, St>
 where
-    S: Service<Request<ReadBody<ReqB>>, Response = Response<ResB>> + Clone,
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
-    ReqB: Body<Data = Bytes> + Unpin,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
     ResB: Body<Data = Bytes> + Send + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
     type Response = Response<DedupBody<ResB>>;
     type Error = S::Error;
-    type Future = DedupFuture<S, St, ReqB, ResB>;
+    type Future = DedupFuture<S, St, ResB>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
         let Some(config) = &self.config else {
-            return DedupFuture::passing(self.inner.call(request.map(ReadBody::untouched)));
+            return DedupFuture::passing(self.inner.call(request));
         };
         let (parts, body) = request.into_parts();
         match DedupDecision::of(&parts, config) {
@@ -61,7 +63,6 @@ where
                 if let Some(reason) = reason {
                     config.emitter.emit(&Event::Bypassed { layer: DedupLayer::NAME, reason });
                 }
-                let body = ReadBody::untouched(body);
                 DedupFuture::passing(self.inner.call(Request::from_parts(parts, body)))
             }
             DedupDecision::Refused(kind, why) => {

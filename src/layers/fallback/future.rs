@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -12,32 +11,32 @@ use tower_service::Service;
 
 use super::body::FallbackBody;
 use super::session::Session;
-use crate::body::replay::{Replay, ReplayBody};
-use crate::error::BoxError;
+use crate::body::request::CallBody;
+use crate::body::request::Resend;
 
 pin_project! {
     /// The future of [`Fallback`](crate::Fallback).
     #[must_use = "futures do nothing unless polled"]
-    pub struct FallbackFuture<S, Bk, ReqB>
+    pub struct FallbackFuture<S, Bk>
     where
-        S: Service<Request<ReplayBody<ReqB>>>,
-        Bk: Service<Request<ReplayBody<ReqB>>>,
+        S: Service<Request<CallBody>>,
+        Bk: Service<Request<CallBody>>,
     {
         #[pin]
-        stage: Stage<S::Future, Bk, Bk::Future, ReqB>,
+        stage: Stage<S::Future, Bk, Bk::Future>,
         // What the primary said, once it has: returned if the backup does no better.
         first: Option<Result<S::Response, S::Error>>,
         // `None`: there is no other way.
-        session: Option<Session<Bk, ReqB>>,
+        session: Option<Session<Bk>>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<F, Bk, G, ReqB> {
+    enum Stage<F, Bk, G> {
         Primary { #[pin] call: F },
         // What nobody has read of the request, for the rewrite.
-        Read { body: ReplayBody<ReqB> },
+        Read { body: CallBody },
         // For the backup.
         Ready { backup: Bk },
         Backup { #[pin] call: G },
@@ -47,27 +46,25 @@ pin_project! {
 
 // === impl FallbackFuture ===
 
-impl<S, Bk, ReqB> FallbackFuture<S, Bk, ReqB>
+impl<S, Bk> FallbackFuture<S, Bk>
 where
-    S: Service<Request<ReplayBody<ReqB>>>,
-    Bk: Service<Request<ReplayBody<ReqB>>>,
+    S: Service<Request<CallBody>>,
+    Bk: Service<Request<CallBody>>,
 {
     pub(super) fn passing(call: S::Future) -> Self {
         Self { stage: Stage::Primary { call }, first: None, session: None }
     }
 
-    pub(super) fn attempting(call: S::Future, session: Session<Bk, ReqB>) -> Self {
+    pub(super) fn attempting(call: S::Future, session: Session<Bk>) -> Self {
         Self { stage: Stage::Primary { call }, first: None, session: Some(session) }
     }
 }
 
-impl<S, Bk, ReqB, ResB, BkB> Future for FallbackFuture<S, Bk, ReqB>
+impl<S, Bk, ResB, BkB> Future for FallbackFuture<S, Bk>
 where
-    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Error: Error + 'static,
-    Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Unpin + 'static,
-    ReqB::Error: Into<BoxError> + 'static,
+    Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
 {
     type Output = Result<Response<FallbackBody<ResB, BkB>>, S::Error>;
 
@@ -98,7 +95,7 @@ where
     }
 }
 
-impl<F, Bk, G, ReqB> Stage<F, Bk, G, ReqB> {
+impl<F, Bk, G> Stage<F, Bk, G> {
     fn to(backup: Option<Bk>) -> Self {
         backup.map_or(Self::Over, |backup| Self::Ready { backup })
     }
@@ -109,22 +106,20 @@ fn primary<A, B, E>(result: Result<Response<A>, E>) -> Result<Response<FallbackB
 }
 
 /// The backup's answer, or `None` where there is none that is better than the first.
-fn poll_elsewhere<F, Bk, ReqB, BkB>(
-    session: &Session<Bk, ReqB>,
-    mut stage: Pin<&mut Stage<F, Bk, Bk::Future, ReqB>>,
+fn poll_elsewhere<F, Bk, BkB>(
+    session: &Session<Bk>,
+    mut stage: Pin<&mut Stage<F, Bk, Bk::Future>>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Response<BkB>>>
 where
-    Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Unpin + 'static,
-    ReqB::Error: Into<BoxError> + 'static,
+    Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
 {
     loop {
         let next = match stage.as_mut().project() {
             StageProj::Read { body } => {
                 match ready!(Pin::new(body).poll_frame(cx)) {
                     // It is recorded as it is read.
-                    Some(_) if session.can_resend(Replay::progress) => continue,
+                    Some(_) if session.can_resend(Resend::state) => continue,
                     None => Stage::to(session.backup()),
                     Some(_) => Stage::Over,
                 }
@@ -143,10 +138,10 @@ where
     }
 }
 
-impl<S, Bk, ReqB> fmt::Debug for FallbackFuture<S, Bk, ReqB>
+impl<S, Bk> fmt::Debug for FallbackFuture<S, Bk>
 where
-    S: Service<Request<ReplayBody<ReqB>>>,
-    Bk: Service<Request<ReplayBody<ReqB>>>,
+    S: Service<Request<CallBody>>,
+    Bk: Service<Request<CallBody>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FallbackFuture").finish_non_exhaustive()

@@ -29,9 +29,9 @@ use crate::policy::verdict::{Classifier, Classify};
 /// use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 /// use http_body_util::{BodyExt, Full};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-/// use tower_buttress::{FallbackLayer, ReplayBody, ServedBy};
+/// use tower_buttress::{FallbackLayer, CallBody, ServedBy};
 ///
-/// type Body = ReplayBody<Full<Bytes>>;
+/// type Body = CallBody;
 /// let primary = service_fn(|_: Request<Body>| async {
 ///     Ok::<_, Infallible>(Response::builder().status(503).body(Full::<Bytes>::from("down")).unwrap())
 /// });

@@ -11,7 +11,8 @@ use super::body::FallbackBody;
 use super::future::FallbackFuture;
 use super::layer::{Config, NAME};
 use super::session::Session;
-use crate::body::replay::{Head, Replay, ReplayBody};
+use crate::body::request::CallBody;
+use crate::body::request::Resend;
 use crate::call::NoFallback;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -39,11 +40,11 @@ impl<S: Clone, Bk> Clone for Fallback<S, Bk> {
 
 impl<S, Bk, ReqB, ResB, BkB> Service<Request<ReqB>> for Fallback<S, Bk>
 where
-    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Error: Error + 'static,
-    Bk: Service<Request<ReplayBody<ReqB>>, Response = Response<BkB>> + Clone,
-    ReqB: Body<Data = Bytes> + Unpin + 'static,
-    ReqB::Error: Into<BoxError> + 'static,
+    Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
     ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError> + 'static,
     BkB: Body<Data = Bytes> + 'static,
@@ -51,30 +52,26 @@ where
 {
     type Response = Response<FallbackBody<ResB, BkB>>;
     type Error = S::Error;
-    type Future = FallbackFuture<S, Bk, ReqB>;
+    type Future = FallbackFuture<S, Bk>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
         let wanted = request.extensions().get::<NoFallback>().is_none();
         // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
         if !self.config.is_on() || !wanted || request.method() == Method::CONNECT {
-            return FallbackFuture::passing(self.inner.call(request.map(ReplayBody::live)));
+            return FallbackFuture::passing(self.inner.call(request));
         }
-        let (head, body) = request.into_parts();
-        match Replay::look(body, self.config.replay_limit, &head.headers) {
-            Ok(replay) => {
-                let kept = Head::of(&head);
-                let call = self.inner.call(Request::from_parts(head, replay.copy()));
-                FallbackFuture::attempting(call, Session::new(self.config.clone(), kept, replay))
-            }
-            Err(body) => {
-                let reason = "the request body is larger than the replay limit";
-                self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
-                FallbackFuture::passing(self.inner.call(Request::from_parts(head, body)))
-            }
-        }
+        let (first, resend) = Resend::split(request, self.config.replay_limit);
+        let call = self.inner.call(first);
+        let Some(resend) = resend else {
+            let reason = "the request body is larger than the replay limit";
+            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+            return FallbackFuture::passing(call);
+        };
+        FallbackFuture::attempting(call, Session::new(self.config.clone(), resend))
     }
 }

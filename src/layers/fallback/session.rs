@@ -3,34 +3,29 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Request, Response};
-use http_body::Body;
 
 use super::layer::{Config, NAME};
 use super::served_by::ServedBy;
-use crate::body::replay::{Head, Progress, Replay, ReplayBody};
+use crate::body::request::CallBody;
+use crate::body::request::ReadState;
+use crate::body::request::Resend;
 use crate::event::Event;
 use crate::policy::verdict::{NextStep, Outcome};
 use crate::proto::credentials;
 use crate::rt::clock;
-use crate::rt::deadline::Deadline;
 
-pub(super) struct Session<Bk, B> {
+pub(super) struct Session<Bk> {
     config: Arc<Config<Bk>>,
-    head: Head,
-    replay: Replay<B>,
+    resend: Resend,
 }
 
 // === impl Session ===
 
-impl<Bk, B> Session<Bk, B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-{
-    pub(super) fn new(config: Arc<Config<Bk>>, head: Head, replay: Replay<B>) -> Self {
-        Self { config, head, replay }
+impl<Bk> Session<Bk> {
+    pub(super) fn new(config: Arc<Config<Bk>>, resend: Resend) -> Self {
+        Self { config, resend }
     }
 
     /// Whether somebody else should be asked.
@@ -39,20 +34,19 @@ where
         match verdict.next {
             NextStep::Done | NextStep::GiveUp => false,
             // Whoever waits for its answer, the primary's connection may still be reading.
-            NextStep::TryAnother | NextStep::Retry { .. } => self.can_resend(Replay::take_over),
+            NextStep::TryAnother | NextStep::Retry { .. } => self.can_resend(Resend::take_over),
         }
     }
 
     /// Whether the request can still be sent to somebody else, after the body has come so far; says why not.
     #[cold]
-    pub(super) fn can_resend(&self, progress: impl FnOnce(&Replay<B>) -> Progress) -> bool {
-        let left = Deadline::remaining_for_attempt(&self.head.extensions, clock::now());
-        let reason = if left.is_some_and(|left| left.is_zero()) {
+    pub(super) fn can_resend(&self, state: impl FnOnce(&Resend) -> ReadState) -> bool {
+        let reason = if self.resend.remaining(clock::now()).is_some_and(|left| left.is_zero()) {
             "the deadline of the call has passed"
         } else {
-            match progress(&self.replay) {
-                Progress::TooLarge => "the request body is larger than the replay limit",
-                Progress::Failed => "the request body failed",
+            match state(&self.resend) {
+                ReadState::TooLarge => "the request body is larger than the replay limit",
+                ReadState::Failed => "the request body failed",
                 _ => return true,
             }
         };
@@ -61,8 +55,8 @@ where
     }
 
     /// A copy of the request body to be read whole first, where the request is to be rewritten.
-    pub(super) fn to_rewrite(&self) -> Option<ReplayBody<B>> {
-        self.config.rewrite.as_ref().map(|_| self.replay.copy())
+    pub(super) fn to_rewrite(&self) -> Option<CallBody> {
+        self.config.rewrite.as_ref().map(|_| self.resend.body())
     }
 
     /// The backup, not ready yet.
@@ -78,13 +72,12 @@ where
     }
 
     /// The request as the backup is to see it.
-    pub(super) fn request(&self) -> Request<ReplayBody<B>> {
-        let mut head = self.head.restore();
-        Deadline::refresh_headers(&mut head, clock::now());
+    pub(super) fn request(&self) -> Request<CallBody> {
+        let (mut head, body) = self.resend.next(clock::now()).into_parts();
         if !self.config.forward_credentials {
             credentials::withhold(&mut head);
         }
-        match (&self.config.rewrite, self.replay.bytes()) {
+        match (&self.config.rewrite, self.resend.whole_body()) {
             (Some(rewrite), Some(data)) => {
                 let before = data.len();
                 let mut request = (rewrite.0)(Request::from_parts(head, data));
@@ -94,9 +87,9 @@ where
                     request.headers_mut().insert(CONTENT_LENGTH, length);
                 }
                 request.headers_mut().remove(TRANSFER_ENCODING);
-                request.map(ReplayBody::whole)
+                request.map(CallBody::from)
             }
-            _ => Request::from_parts(head, self.replay.copy()),
+            _ => Request::from_parts(head, body),
         }
     }
 

@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 use super::body::FirstByteTimeoutBody;
 use super::layer::{FirstByteEvent, FirstByteTimeoutLayer};
 use crate::body::prefixed::Held;
+use crate::body::request::UploadWatch;
 use crate::body::response::ResponseBody;
-use crate::body::upload::Upload;
 use crate::error::BoxError;
 use crate::event::{Emitter, Event};
 use crate::policy::verdict::EarlyTrailers;
@@ -70,7 +70,7 @@ struct BufferedResponse<B> {
 pub(super) struct Wait {
     limit: Duration,
     until: FirstByteEvent,
-    upload: Upload,
+    upload: UploadWatch,
     timer: LazyTimer,
     wire: RejectionFormat,
     emitter: Emitter,
@@ -181,7 +181,7 @@ impl Wait {
     pub(super) fn new(
         limit: Duration,
         until: FirstByteEvent,
-        upload: Upload,
+        upload: UploadWatch,
         wire: RejectionFormat,
         emitter: Emitter,
     ) -> Self {

@@ -8,7 +8,7 @@ use tower_service::Service;
 use super::body::FirstByteTimeoutBody;
 use super::future::{FirstByteTimeoutFuture, Wait};
 use super::layer::{Config, FirstByteEvent};
-use crate::body::upload::{Upload, UploadBody};
+use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::rejection::RejectionFormat;
@@ -31,8 +31,9 @@ impl<S> FirstByteTimeout<S> {
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for FirstByteTimeout<S>
 where
-    S: Service<Request<UploadBody<ReqB>>, Response = Response<ResB>>,
-    ReqB: Body,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
     ResB: Body<Data = Bytes> + Unpin + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
@@ -45,8 +46,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
         let Some(limit) = self.config.limit else {
-            return FirstByteTimeoutFuture::passing(self.inner.call(request.map(UploadBody::unwatched)));
+            return FirstByteTimeoutFuture::passing(self.inner.call(request));
         };
         let limit = request.extensions().get().map_or(limit, |profile: &TimeoutProfile| profile.first_byte);
         let until = match *request.method() {
@@ -56,7 +58,7 @@ where
         };
         let wire = RejectionFormat::of_request(&request);
         let (parts, body) = request.into_parts();
-        let (upload, body) = Upload::watch(body);
+        let (upload, body) = body.watch();
         let call = self.inner.call(Request::from_parts(parts, body));
         FirstByteTimeoutFuture::waiting(call, Wait::new(limit, until, upload, wire, self.config.emitter.clone()))
     }

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
-use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::layer::{Config, InspectRequestLayer};
 use crate::body::collect::{Collect, Collected, collect};
-use crate::body::read::ReadBody;
+use crate::body::request::CallBody;
 use crate::event::Event;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
@@ -22,30 +20,29 @@ use crate::rt::timer::LazyTimer;
 pin_project! {
     /// The future of [`InspectRequest`](crate::InspectRequest).
     #[must_use = "futures do nothing unless polled"]
-    pub struct InspectRequestFuture<S, B>
+    pub struct InspectRequestFuture<S>
     where
-        S: Service<Request<ReadBody<B>>>,
-        B: Body,
+        S: Service<Request<CallBody>>,
     {
         #[pin]
-        stage: Stage<S, B, S::Future>,
+        stage: Stage<S, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<S, B, F> {
-        Reading { reading: Option<Reading<S, B>> },
+    enum Stage<S, F> {
+        Reading { reading: Option<Reading<S>> },
         Calling { #[pin] call: F },
     }
 }
 
 /// A request that is being read, and the service that is ready for it.
-pub(super) struct Reading<S, B> {
+pub(super) struct Reading<S> {
     service: S,
     config: Arc<Config>,
     head: Parts,
-    body: Collect<B>,
+    body: Collect<CallBody>,
     /// When it is read no longer; known once there was something to wait for.
     until: Option<Instant>,
     timer: LazyTimer,
@@ -53,12 +50,11 @@ pub(super) struct Reading<S, B> {
 
 // === impl InspectRequestFuture ===
 
-impl<S, B> InspectRequestFuture<S, B>
+impl<S> InspectRequestFuture<S>
 where
-    S: Service<Request<ReadBody<B>>>,
-    B: Body,
+    S: Service<Request<CallBody>>,
 {
-    pub(super) fn reading(reading: Reading<S, B>) -> Self {
+    pub(super) fn reading(reading: Reading<S>) -> Self {
         Self { stage: Stage::Reading { reading: Some(reading) } }
     }
 
@@ -67,10 +63,9 @@ where
     }
 }
 
-impl<S, B> Future for InspectRequestFuture<S, B>
+impl<S> Future for InspectRequestFuture<S>
 where
-    S: Service<Request<ReadBody<B>>>,
-    B: Body<Data = Bytes> + Unpin,
+    S: Service<Request<CallBody>>,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -91,10 +86,9 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for InspectRequestFuture<S, B>
+impl<S> fmt::Debug for InspectRequestFuture<S>
 where
-    S: Service<Request<ReadBody<B>>>,
-    B: Body,
+    S: Service<Request<CallBody>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.stage {
@@ -106,8 +100,8 @@ where
 
 // === impl Reading ===
 
-impl<S, B> Reading<S, B> {
-    pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: B) -> Self {
+impl<S> Reading<S> {
+    pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: CallBody) -> Self {
         let body = collect(body, config.limit);
         Self { service, config, head, body, until: None, timer: LazyTimer::default() }
     }
@@ -115,26 +109,24 @@ impl<S, B> Reading<S, B> {
     fn step_aside(&self, reason: &'static str) {
         self.config.emitter.emit(&Event::Bypassed { layer: InspectRequestLayer::NAME, reason });
     }
-}
 
-impl<S, B: Body<Data = Bytes> + Unpin> Reading<S, B> {
     /// Reads on. The body to be sent, once the head is what it is to be.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<ReadBody<B>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<CallBody> {
         Poll::Ready(match Pin::new(&mut self.body).poll(cx) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => {
                 (self.config.inspect)(&mut self.head, &data);
-                ReadBody::whole(data, trailers)
+                CallBody::whole(data, trailers)
             }
             Poll::Ready(Ok(Collected::TooLarge(body))) => {
                 self.step_aside("a request that is too long to be read first");
-                ReadBody::begun(body)
+                CallBody::new(body)
             }
-            Poll::Ready(Err(why)) => ReadBody::failed(why),
+            Poll::Ready(Err(why)) => CallBody::failed(why),
             Poll::Pending => {
                 ready!(self.poll_patience(cx));
                 let Some(body) = self.body.give_up() else { return Poll::Pending };
                 self.step_aside("a request that takes too long to come");
-                ReadBody::begun(body)
+                CallBody::new(body)
             }
         })
     }

@@ -8,7 +8,8 @@ use tower_service::Service;
 
 use super::future::{InspectRequestFuture, Reading};
 use super::layer::Config;
-use crate::body::read::ReadBody;
+use crate::body::request::CallBody;
+use crate::error::BoxError;
 use crate::rt::ready::take_ready;
 
 /// Reads requests before they are sent to the service inside. See [`InspectRequestLayer`](crate::InspectRequestLayer).
@@ -28,26 +29,27 @@ impl<S> InspectRequest<S> {
 
 impl<S, B> Service<Request<B>> for InspectRequest<S>
 where
-    S: Service<Request<ReadBody<B>>> + Clone,
-    B: Body<Data = Bytes> + Unpin,
+    S: Service<Request<CallBody>> + Clone,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = InspectRequestFuture<S, B>;
+    type Future = InspectRequestFuture<S>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = request.into_parts();
+        let (head, body) = request.map(CallBody::new).into_parts();
         match &self.config {
             Some(config) if (config.when)(&head) => {
                 let reading = Reading::new(take_ready(&mut self.inner), config.clone(), head, body);
                 InspectRequestFuture::reading(reading)
             }
             _ => {
-                let request = Request::from_parts(head, ReadBody::untouched(body));
+                let request = Request::from_parts(head, body);
                 InspectRequestFuture::calling(self.inner.call(request))
             }
         }

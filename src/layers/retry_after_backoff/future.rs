@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -13,21 +12,21 @@ use tower_service::Service;
 
 use super::session::Session;
 use crate::body::drain::Drain;
-use crate::body::replay::ReplayBody;
+use crate::body::request::CallBody;
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
 pin_project! {
     /// The future of [`RetryAfterBackoff`](crate::RetryAfterBackoff).
     #[must_use = "futures do nothing unless polled"]
-    pub struct RetryAfterBackoffFuture<S, ReqB, ResB>
+    pub struct RetryAfterBackoffFuture<S, ResB>
     where
-        S: Service<Request<ReplayBody<ReqB>>>,
+        S: Service<Request<CallBody>>,
     {
         #[pin]
         stage: Stage<S::Future, ResB>,
         // `None`: this is the only attempt.
-        session: Option<Session<S, ReqB>>,
+        session: Option<Session<S>>,
         timer: LazyTimer,
     }
 }
@@ -57,24 +56,23 @@ const MAX_DRAIN: Duration = Duration::from_secs(1);
 
 // === impl RetryAfterBackoffFuture ===
 
-impl<S, ReqB, ResB> RetryAfterBackoffFuture<S, ReqB, ResB>
+impl<S, ResB> RetryAfterBackoffFuture<S, ResB>
 where
-    S: Service<Request<ReplayBody<ReqB>>>,
+    S: Service<Request<CallBody>>,
 {
     pub(super) fn passing(call: S::Future) -> Self {
         Self { stage: Stage::Attempt { call }, session: None, timer: LazyTimer::default() }
     }
 
-    pub(super) fn attempting(call: S::Future, session: Session<S, ReqB>) -> Self {
+    pub(super) fn attempting(call: S::Future, session: Session<S>) -> Self {
         Self { stage: Stage::Attempt { call }, session: Some(session), timer: LazyTimer::default() }
     }
 }
 
-impl<S, ReqB, ResB> Future for RetryAfterBackoffFuture<S, ReqB, ResB>
+impl<S, ResB> Future for RetryAfterBackoffFuture<S, ResB>
 where
-    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>>,
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Error: Error + 'static,
-    ReqB: Body<Data = Bytes> + Unpin + 'static,
     ResB: Body,
 {
     type Output = Result<Response<ResB>, S::Error>;
@@ -125,9 +123,9 @@ impl Wait {
     }
 }
 
-impl<S, ReqB, ResB> fmt::Debug for RetryAfterBackoffFuture<S, ReqB, ResB>
+impl<S, ResB> fmt::Debug for RetryAfterBackoffFuture<S, ResB>
 where
-    S: Service<Request<ReplayBody<ReqB>>>,
+    S: Service<Request<CallBody>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryAfterBackoffFuture").finish_non_exhaustive()

@@ -41,10 +41,10 @@ use crate::rt::retry_budget::RetryBudget;
 /// use http::{Request, Response};
 /// use http_body_util::{BodyExt, Full};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-/// use tower_buttress::{Attempt, Attempts, ReplayBody, RetryAfterBackoffLayer};
+/// use tower_buttress::{Attempt, Attempts, CallBody, RetryAfterBackoffLayer};
 ///
 /// // An upstream that is overloaded at first, and says for how long.
-/// let upstream = service_fn(|request: Request<ReplayBody<Full<Bytes>>>| async move {
+/// let upstream = service_fn(|request: Request<CallBody>| async move {
 ///     if Attempt::of(&request) == Attempt(1) {
 ///         let busy = Response::builder().status(429).header("retry-after", "2").body("busy".into());
 ///         return Ok::<Response<Full<Bytes>>, Infallible>(busy.unwrap());

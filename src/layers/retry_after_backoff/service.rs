@@ -12,7 +12,8 @@ use super::attempt::Attempt;
 use super::future::RetryAfterBackoffFuture;
 use super::layer::{Config, RetryAfterBackoffLayer};
 use super::session::Session;
-use crate::body::replay::{Head, Replay, ReplayBody};
+use crate::body::request::CallBody;
+use crate::body::request::Resend;
 use crate::call::NoRetry;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -53,42 +54,37 @@ impl<S> RetryAfterBackoff<S> {
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RetryAfterBackoff<S>
 where
-    S: Service<Request<ReplayBody<ReqB>>, Response = Response<ResB>> + Clone,
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
     S::Error: Error + 'static,
-    ReqB: Body<Data = Bytes> + Unpin + 'static,
-    ReqB::Error: Into<BoxError> + 'static,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
     ResB: Body,
 {
     type Response = Response<ResB>;
     type Error = S::Error;
-    type Future = RetryAfterBackoffFuture<S, ReqB, ResB>;
+    type Future = RetryAfterBackoffFuture<S, ResB>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let mut request = request.map(CallBody::new);
         if !self.config.applies_to(&request) {
-            return RetryAfterBackoffFuture::passing(self.inner.call(request.map(ReplayBody::live)));
+            return RetryAfterBackoffFuture::passing(self.inner.call(request));
         }
         self.config.budget.deposit(clock::now);
         self.config.mark_first(&mut request);
-        let (head, body) = request.into_parts();
-        match Replay::look(body, self.config.replay_limit, &head.headers) {
-            Ok(replay) => {
-                // The service that is ready makes the first attempt; its clone waits to be ready before the second.
-                let service = self.inner.clone();
-                let kept = Head::of(&head);
-                let call = self.inner.call(Request::from_parts(head, replay.copy()));
-                let session = Session::new(service, self.config.clone(), kept, replay);
-                RetryAfterBackoffFuture::attempting(call, session)
-            }
-            Err(body) => {
-                let reason = "the request body is larger than the replay limit";
-                self.config.emitter.emit(&Event::Bypassed { layer: RetryAfterBackoffLayer::NAME, reason });
-                RetryAfterBackoffFuture::passing(self.inner.call(Request::from_parts(head, body)))
-            }
-        }
+        let (first, resend) = Resend::split(request, self.config.replay_limit);
+        let Some(resend) = resend else {
+            let reason = "the request body is larger than the replay limit";
+            self.config.emitter.emit(&Event::Bypassed { layer: RetryAfterBackoffLayer::NAME, reason });
+            return RetryAfterBackoffFuture::passing(self.inner.call(first));
+        };
+        // The service that is ready makes the first attempt; its clone waits to be ready before the second.
+        let service = self.inner.clone();
+        let call = self.inner.call(first);
+        RetryAfterBackoffFuture::attempting(call, Session::new(service, self.config.clone(), resend))
     }
 }
 

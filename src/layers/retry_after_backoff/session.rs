@@ -4,28 +4,25 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::Body;
+use tower_service::Service;
 
 use super::attempt::{Attempt, Attempts};
 use super::layer::Config;
-use crate::body::replay::{Head, Progress, Replay, ReplayBody};
+use crate::body::request::{CallBody, ReadState, Resend};
 use crate::call::RetryReport;
 use crate::event::Event;
-use crate::policy::retry::{AttemptResult, Decision, IDEMPOTENCY_KEY, NotRetried, Upload};
+use crate::policy::retry::{AttemptResult, Decision, NotRetried, Upload, is_idempotent};
 use crate::policy::verdict::{NextStep, Outcome, Verdict};
 use crate::proto::grpc::{self, Pushback};
 use crate::proto::retry_after;
 use crate::rt::clock;
-use crate::rt::deadline::Deadline;
 
-pub(super) struct Session<S, B> {
+pub(super) struct Session<S> {
     /// Not ready: each attempt but the first asks it.
     pub(super) service: S,
     config: Arc<Config>,
-    head: Head,
-    replay: Replay<B>,
+    resend: Resend,
     /// When the call began, where that matters.
     started: Option<Instant>,
     attempt: u32,
@@ -47,13 +44,10 @@ fn forbids_retry(headers: &HeaderMap) -> bool {
 
 // === impl Session ===
 
-impl<S, B> Session<S, B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-{
-    pub(super) fn new(service: S, config: Arc<Config>, head: Head, replay: Replay<B>) -> Self {
+impl<S> Session<S> {
+    pub(super) fn new(service: S, config: Arc<Config>, resend: Resend) -> Self {
         let started = config.policy.max_elapsed.map(|_| clock::now());
-        let session = Self { service, config, head, replay, started, attempt: 1, waited: Duration::ZERO };
+        let session = Self { service, config, resend, started, attempt: 1, waited: Duration::ZERO };
         session.report(false);
         session
     }
@@ -91,10 +85,10 @@ where
             attempt: self.attempt,
             retry_after: verdict.retry_after().map(|after| after.wait(clock::wall())),
             forbidden: [outcome.headers(), outcome.trailers()].into_iter().flatten().any(forbids_retry),
-            idempotent: self.head.method.is_idempotent() || self.head.has(&IDEMPOTENCY_KEY),
+            idempotent: is_idempotent(&self.resend.head().method, &self.resend.head().headers),
             upload: self.upload(outcome.status().is_some()),
             waited: self.waited,
-            remaining: Deadline::remaining_for_attempt(&self.head.extensions, now),
+            remaining: self.resend.remaining(now),
             elapsed: self.started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started)),
         };
         let mut decision = self.config.policy.decide(&result, &mut self.config.entropy.rng());
@@ -106,10 +100,10 @@ where
         }
         if let Decision::Retry(_) = decision {
             // The connection may still read the body, whatever became of its answer, and may have read too much just now.
-            match self.replay.take_over() {
-                Progress::TooLarge => decision = Decision::NotRetried(NotRetried::BodyTooLarge),
-                Progress::Failed => decision = Decision::NotRetried(NotRetried::BodyFailed),
-                Progress::Unread | Progress::Partial | Progress::Whole => {}
+            match self.resend.take_over() {
+                ReadState::TooLarge => decision = Decision::NotRetried(NotRetried::BodyTooLarge),
+                ReadState::Failed => decision = Decision::NotRetried(NotRetried::BodyFailed),
+                ReadState::Unread | ReadState::Partial | ReadState::Whole => {}
             }
         }
         match decision {
@@ -126,35 +120,34 @@ where
 
     /// Says how far the call has come to a caller that keeps a [`RetryReport`].
     pub(super) fn report(&self, is_final: bool) {
-        if let Some(report) = self.head.extensions.get::<RetryReport>() {
+        if let Some(report) = self.resend.head().extensions.get::<RetryReport>() {
             report.set(self.attempt, is_final);
         }
     }
 
     fn upload(&self, answered: bool) -> Upload {
-        match self.replay.progress() {
-            Progress::Unread | Progress::Whole => Upload::Repeatable,
-            Progress::Partial if answered => Upload::CutShort,
+        match self.resend.state() {
+            ReadState::Unread | ReadState::Whole => Upload::Repeatable,
+            ReadState::Partial if answered => Upload::CutShort,
             // No answer came: what was sent of it is lost with the connection.
-            Progress::Partial => Upload::Repeatable,
-            Progress::TooLarge => Upload::TooLarge,
-            Progress::Failed => Upload::Failed,
+            ReadState::Partial => Upload::Repeatable,
+            ReadState::TooLarge => Upload::TooLarge,
+            ReadState::Failed => Upload::Failed,
         }
     }
 
     /// The next attempt. `service` is ready.
     pub(super) fn call_again(&mut self) -> S::Future
     where
-        S: tower_service::Service<Request<ReplayBody<B>>>,
+        S: Service<Request<CallBody>>,
     {
         self.attempt += 1;
         self.report(false);
-        let mut head = self.head.restore();
-        Deadline::refresh_headers(&mut head, clock::now());
-        head.extensions.insert(Attempt(self.attempt));
+        let mut request = self.resend.next(clock::now());
+        request.extensions_mut().insert(Attempt(self.attempt));
         if let Some(name) = &self.config.attempt_header {
-            head.headers.insert(name, HeaderValue::from(self.attempt));
+            request.headers_mut().insert(name, HeaderValue::from(self.attempt));
         }
-        self.service.call(Request::from_parts(head, self.replay.copy()))
+        self.service.call(request)
     }
 }

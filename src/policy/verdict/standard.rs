@@ -105,13 +105,16 @@ impl Standard {
             RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => ours(retry, Health::Failure),
             // A slow prompt provokes it as well as an upstream that hangs.
             RejectionKind::FirstByteTimeout => ours(NextStep::TryAnother, Health::Failure),
-            RejectionKind::DeadlineExceeded => ours(NextStep::GiveUp, Health::Ignored),
-            RejectionKind::CircuitOpen => ours(NextStep::TryAnother, Health::Ignored).not_executed(),
+            RejectionKind::DeadlineExceeded | RejectionKind::Superseded => ours(NextStep::GiveUp, Health::Ignored),
+            RejectionKind::CircuitOpen | RejectionKind::Paced | RejectionKind::QueueFull => {
+                ours(NextStep::TryAnother, Health::Ignored).not_executed()
+            }
             RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Failure),
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
-            | RejectionKind::IdempotencyKeyReused => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
+            | RejectionKind::IdempotencyKeyReused
+            | RejectionKind::ConversationBusy => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
                 ours(retry, Health::Ignored).not_executed()
             }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{DedupLayer, DedupRole, InFlightPolicy, NoStore, ReadBody, Rejection, RejectionKind};
+use tower_buttress::{CallBody, DedupLayer, DedupRole, InFlightPolicy, NoStore, Rejection, RejectionKind};
 
 use super::{dedup, echo, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, trailers};
@@ -297,7 +297,7 @@ async fn the_request_reaches_the_upstream_as_it_was() {
     let seen = Arc::new(std::sync::Mutex::new(None));
     let layer = DedupLayer::new();
     let (seen_by_service, service_fn) = (seen.clone(), tower::service_fn);
-    let service2 = layer.layer(service_fn(move |request: Request<ReadBody<_>>| {
+    let service2 = layer.layer(service_fn(move |request: Request<CallBody>| {
         let seen = seen_by_service.clone();
         async move {
             let (parts, body) = request.into_parts();
@@ -324,14 +324,14 @@ async fn trailers_of_a_request_are_part_of_it() {
     let layer = DedupLayer::new();
     let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = calls.clone();
-    let mut service = layer.layer(tower::service_fn(move |_| {
+    let service = layer.layer(tower::service_fn(move |_: Request<CallBody>| {
         counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         async { Ok::<_, BoxError>(Response::new(Full::<Bytes>::default())) }
     }));
     for (with_trailers, expected) in [(false, 1), (true, 2), (true, 2), (false, 2)] {
         let body = Full::<Bytes>::from("hi").with_trailers(async move { with_trailers.then(|| Ok(trailers())) });
         let request = Request::post("/").header("authorization", "a").body(Box::pin(body)).unwrap();
-        let answer = service.ready().await.unwrap().call(request).await.unwrap();
+        let answer = service.clone().oneshot(request).await.unwrap();
         answer.into_body().collect().await.unwrap();
         assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), expected);
     }
@@ -342,7 +342,7 @@ struct BrokenUpload(String);
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_breaks_off_fails_as_it_would_have() {
-    let service = DedupLayer::new().layer(tower::service_fn(|request: Request<ReadBody<_>>| async {
+    let service = DedupLayer::new().layer(tower::service_fn(|request: Request<CallBody>| async {
         let read = request.into_body().collect().await;
         read.map(|_| Response::new(Full::<Bytes>::default())).map_err(|err: BoxError| BrokenUpload(err.to_string()))
     }));

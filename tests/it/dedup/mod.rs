@@ -23,9 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tower::{Layer, Service, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::store::Store;
-use tower_buttress::{Dedup, DedupBody, DedupLayer, DedupRole, ReadBody};
+use tower_buttress::{CallBody, Dedup, DedupBody, DedupLayer, DedupRole};
 
-pub(crate) type RequestBody = ReadBody<Full<Bytes>>;
+pub(crate) type RequestBody = CallBody;
 pub(crate) type Answer = Response<DedupBody<Live>>;
 
 /// An upstream that the test plays by hand.

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{HeaderMap, HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::channel::{Channel, Sender};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
-use super::*;
-use crate::error::{self, ReplayUnavailable};
+use super::CallBody;
+use super::{ReadState, Resend};
+use crate::body::boxed::Polled;
+use crate::error::{self, BoxError, ReplayUnavailable};
 
 const MIB: usize = 1024 * 1024;
 
@@ -100,19 +103,11 @@ impl Wake for Wakes {
     }
 }
 
-fn poll<B>(body: &mut ReplayBody<B>, waker: &Waker) -> Polled
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
-{
+fn poll(body: &mut CallBody, waker: &Waker) -> Polled {
     Pin::new(body).poll_frame(&mut Context::from_waker(waker))
 }
 
-async fn next<B>(body: &mut ReplayBody<B>) -> String
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
-{
+async fn next(body: &mut CallBody) -> String {
     match body.frame().await {
         Some(Ok(frame)) => match frame.into_data() {
             Ok(data) => String::from_utf8_lossy(&data).into_owned(),
@@ -124,11 +119,7 @@ where
     }
 }
 
-async fn all<B>(mut body: ReplayBody<B>) -> Vec<String>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError> + 'static,
-{
+async fn all(mut body: CallBody) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
         seen.push(next(&mut body).await);
@@ -139,32 +130,46 @@ where
     }
 }
 
-fn replay(script: Script, limit: usize) -> Replay<Script> {
-    Replay::new(script, limit, &HeaderMap::new()).unwrap()
+/// What makes the attempts at a request with this body and these headers; `None` if it cannot be repeated.
+fn split<B>(body: B, limit: usize, headers: HeaderMap) -> Option<Resend>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let mut request = Request::new(CallBody::new(body));
+    *request.headers_mut() = headers;
+    Resend::split(request, limit).1
 }
 
-fn channel() -> (Sender<Bytes>, Replay<Channel<Bytes>>) {
+fn resend(script: Script, limit: usize) -> Resend {
+    split(script, limit, HeaderMap::new()).unwrap()
+}
+
+fn channel() -> (Sender<Bytes>, Resend) {
     let (sender, body) = Channel::new(16);
-    (sender, Replay::new(body, MIB, &HeaderMap::new()).unwrap())
+    (sender, split(body, MIB, HeaderMap::new()).unwrap())
+}
+
+fn kind(body: &CallBody) -> String {
+    format!("{body:?}").split('"').nth(1).unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn any_number_of_copies_read_the_same() {
-    let replay = replay(Script::parts(&["a", "b"]).with(Step::Trailers), MIB);
+    let resend = resend(Script::parts(&["a", "b"]).with(Step::Trailers), MIB);
     for _ in 0..3 {
-        assert_eq!(all(replay.copy()).await, ["a", "b", "trailers", "end"]);
+        assert_eq!(all(resend.body()).await, ["a", "b", "trailers", "end"]);
     }
-    assert_eq!(replay.progress(), Progress::Whole);
-    assert_eq!(replay.bytes().unwrap(), "ab");
+    assert_eq!(resend.state(), ReadState::Whole);
+    assert_eq!(resend.whole_body().unwrap(), "ab");
 }
 
 #[tokio::test]
 async fn what_is_kept_is_shared_and_not_copied() {
     let prompt = Bytes::from(vec![b'x'; MIB]);
     let script = Script::new([Step::Data(prompt.slice(..MIB / 2)), Step::Data(prompt.slice(MIB / 2..))]);
-    let replay = replay(script, MIB);
+    let resend = resend(script, MIB);
     for _ in 0..3 {
-        let mut copy = replay.copy();
+        let mut copy = resend.body();
         let half = copy.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(half.as_ptr(), prompt.as_ptr());
         let half = copy.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -174,28 +179,28 @@ async fn what_is_kept_is_shared_and_not_copied() {
 
 #[tokio::test]
 async fn a_copy_goes_on_where_an_attempt_stopped_reading() {
-    let replay = replay(Script::parts(&["a", "b", "c"]), MIB);
-    let mut first = replay.copy();
-    assert_eq!(replay.progress(), Progress::Unread);
+    let resend = resend(Script::parts(&["a", "b", "c"]), MIB);
+    let mut first = resend.body();
+    assert_eq!(resend.state(), ReadState::Unread);
     assert_eq!(next(&mut first).await, "a");
-    assert_eq!(replay.progress(), Progress::Partial);
+    assert_eq!(resend.state(), ReadState::Partial);
     drop(first);
-    let mut second = replay.copy();
+    let mut second = resend.body();
     assert_eq!(next(&mut second).await, "a");
     assert_eq!(next(&mut second).await, "b");
-    assert_eq!(all(replay.copy()).await, ["a", "b", "c", "end"]);
+    assert_eq!(all(resend.body()).await, ["a", "b", "c", "end"]);
 }
 
 #[tokio::test]
 async fn an_attempt_that_still_holds_its_copy_is_woken_and_told() {
-    let (mut sender, replay) = channel();
-    let mut first = replay.copy();
+    let (mut sender, resend) = channel();
+    let mut first = resend.body();
     sender.send_data("a".into()).await.unwrap();
     assert_eq!(next(&mut first).await, "a");
     let wakes = Arc::new(Wakes::default());
     assert!(poll(&mut first, &wakes.clone().into()).is_pending());
 
-    let mut second = replay.copy();
+    let mut second = resend.body();
     assert_eq!(wakes.0.load(SeqCst), 1);
     assert_eq!(next(&mut first).await, "unavailable");
     assert_eq!(next(&mut first).await, "end");
@@ -208,10 +213,10 @@ async fn an_attempt_that_still_holds_its_copy_is_woken_and_told() {
 
 #[tokio::test]
 async fn the_new_reader_is_woken_by_the_body() {
-    let (mut sender, replay) = channel();
-    let mut first = replay.copy();
+    let (mut sender, resend) = channel();
+    let mut first = resend.body();
     assert!(poll(&mut first, Waker::noop()).is_pending());
-    let mut second = replay.copy();
+    let mut second = resend.body();
     let reading = tokio::spawn(async move { next(&mut second).await });
     tokio::task::yield_now().await;
     sender.send_data("a".into()).await.unwrap();
@@ -220,23 +225,23 @@ async fn the_new_reader_is_woken_by_the_body() {
 
 #[tokio::test]
 async fn beyond_the_limit_it_streams_on_untouched() {
-    let replay = replay(Script::parts(&["abc", "de", "f"]).with(Step::Trailers), 4);
-    assert_eq!(all(replay.copy()).await, ["abc", "de", "f", "trailers", "end"]);
-    assert_eq!(replay.progress(), Progress::TooLarge);
-    assert_eq!(replay.bytes(), None);
+    let resend = resend(Script::parts(&["abc", "de", "f"]).with(Step::Trailers), 4);
+    assert_eq!(all(resend.body()).await, ["abc", "de", "f", "trailers", "end"]);
+    assert_eq!(resend.state(), ReadState::TooLarge);
+    assert_eq!(resend.whole_body(), None);
 }
 
 #[tokio::test]
 async fn exactly_the_limit_is_kept() {
-    let replay = replay(Script::parts(&["abc", "d"]), 4);
-    assert_eq!(all(replay.copy()).await, ["abc", "d", "end"]);
-    assert_eq!(all(replay.copy()).await, ["abc", "d", "end"]);
+    let resend = resend(Script::parts(&["abc", "d"]), 4);
+    assert_eq!(all(resend.body()).await, ["abc", "d", "end"]);
+    assert_eq!(all(resend.body()).await, ["abc", "d", "end"]);
 }
 
 #[test]
 fn a_body_that_says_it_is_larger_is_given_back() {
-    assert!(Replay::new(Full::new(Bytes::from_static(b"abcde")), 4, &HeaderMap::new()).is_err());
-    assert!(Replay::new(Full::new(Bytes::from_static(b"abcd")), 4, &HeaderMap::new()).is_ok());
+    assert!(split(Full::new(Bytes::from_static(b"abcde")), 4, HeaderMap::new()).is_none());
+    assert!(split(Full::new(Bytes::from_static(b"abcd")), 4, HeaderMap::new()).is_some());
 }
 
 /// Bytes that can be asked whether they are still held.
@@ -255,8 +260,8 @@ fn tracked(len: usize) -> (Bytes, impl Fn() -> bool) {
 #[tokio::test]
 async fn beyond_the_limit_nothing_is_kept() {
     let (data, held) = tracked(MIB);
-    let replay = replay(Script::new([Step::Data(data)]).with(Step::Data("x".into())), MIB);
-    let mut copy = replay.copy();
+    let resend = resend(Script::new([Step::Data(data)]).with(Step::Data("x".into())), MIB);
+    let mut copy = resend.body();
     drop(copy.frame().await);
     assert!(held());
     drop(copy.frame().await);
@@ -266,11 +271,11 @@ async fn beyond_the_limit_nothing_is_kept() {
 #[tokio::test]
 async fn when_the_call_is_over_nothing_is_kept() {
     let ((a, holds_a), (b, holds_b)) = (tracked(10), tracked(10));
-    let replay = replay(Script::new([Step::Data(a), Step::Data(b), Step::Data("c".into())]), MIB);
-    drop(all(replay.copy()).await);
-    let mut copy = replay.copy();
+    let resend = resend(Script::new([Step::Data(a), Step::Data(b), Step::Data("c".into())]), MIB);
+    drop(all(resend.body()).await);
+    let mut copy = resend.body();
     assert_eq!(next(&mut copy).await.len(), 10);
-    drop(replay);
+    drop(resend);
     assert!(!holds_a(), "has been replayed");
     assert!(holds_b(), "has not");
     assert_eq!(next(&mut copy).await.len(), 10);
@@ -280,36 +285,36 @@ async fn when_the_call_is_over_nothing_is_kept() {
 
 #[tokio::test]
 async fn when_the_call_is_over_the_rest_streams_on() {
-    let (mut sender, replay) = channel();
-    let mut copy = replay.copy();
+    let (mut sender, resend) = channel();
+    let mut copy = resend.body();
     sender.send_data("a".into()).await.unwrap();
     assert_eq!(next(&mut copy).await, "a");
-    drop(replay);
+    drop(resend);
     sender.send_data("b".into()).await.unwrap();
     assert_eq!(next(&mut copy).await, "b");
-    assert!(matches!(copy.reader, Reader::Live(_)));
+    assert_eq!(kind(&copy), "boxed");
     drop(sender);
     assert_eq!(next(&mut copy).await, "end");
 }
 
 #[tokio::test]
 async fn whoever_still_reads_cannot_read_away_what_another_is_to_have() {
-    let replay = replay(Script::parts(&["abc", "de", "f"]), 4);
-    let mut old = replay.copy();
+    let resend = resend(Script::parts(&["abc", "de", "f"]), 4);
+    let mut old = resend.body();
     assert_eq!(next(&mut old).await, "abc");
-    assert_eq!(replay.take_over(), Progress::Partial);
+    assert_eq!(resend.take_over(), ReadState::Partial);
     // A connection that has not noticed that its attempt is over:
     assert_eq!(next(&mut old).await, "unavailable");
-    assert_eq!(all(replay.copy()).await, ["abc", "de", "f", "end"]);
+    assert_eq!(all(resend.body()).await, ["abc", "de", "f", "end"]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_taken_over_is_left_to_its_reader() {
-    let replay = replay(Script::parts(&["abc", "de", "f"]), 4);
-    let mut old = replay.copy();
+    let resend = resend(Script::parts(&["abc", "de", "f"]), 4);
+    let mut old = resend.body();
     assert_eq!(next(&mut old).await, "abc");
     assert_eq!(next(&mut old).await, "de");
-    assert_eq!(replay.take_over(), Progress::TooLarge);
+    assert_eq!(resend.take_over(), ReadState::TooLarge);
     assert_eq!(all(old).await, ["f", "end"]);
 }
 
@@ -318,8 +323,8 @@ async fn the_body_inside_is_dropped_when_it_is_over() {
     for (last, seen) in [(Step::Trailers, "trailers"), (Step::Fail, "error: cut")] {
         let script = Script::parts(&["a"]).with(last);
         let alive = script.alive.clone();
-        let replay = replay(script, MIB);
-        let mut copy = replay.copy();
+        let resend = resend(script, MIB);
+        let mut copy = resend.body();
         assert_eq!(next(&mut copy).await, "a");
         assert_eq!(next(&mut copy).await, seen);
         assert_eq!(Arc::strong_count(&alive), 1);
@@ -330,27 +335,27 @@ async fn the_body_inside_is_dropped_when_it_is_over() {
 
 #[tokio::test]
 async fn a_body_that_failed_cannot_be_sent_again() {
-    let replay = replay(Script::parts(&["a"]).with(Step::Fail), MIB);
-    assert_eq!(all(replay.copy()).await, ["a", "error: cut"]);
-    assert_eq!(replay.progress(), Progress::Failed);
-    assert_eq!(all(replay.copy()).await, ["a", "unavailable"]);
+    let resend = resend(Script::parts(&["a"]).with(Step::Fail), MIB);
+    assert_eq!(all(resend.body()).await, ["a", "error: cut"]);
+    assert_eq!(resend.state(), ReadState::Failed);
+    assert_eq!(all(resend.body()).await, ["a", "unavailable"]);
 }
 
 #[tokio::test]
 async fn a_body_that_panicked_is_not_lost_to_the_others() {
-    let replay = replay(Script::parts(&["a"]).with(Step::Panic).with(Step::Data("b".into())), MIB);
-    let mut first = replay.copy();
+    let resend = resend(Script::parts(&["a"]).with(Step::Panic).with(Step::Data("b".into())), MIB);
+    let mut first = resend.body();
     assert_eq!(next(&mut first).await, "a");
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| poll(&mut first, Waker::noop()))).is_err());
-    assert_eq!(all(replay.copy()).await, ["a", "b", "end"]);
+    assert_eq!(all(resend.body()).await, ["a", "b", "end"]);
 }
 
 #[tokio::test]
 async fn an_empty_body_is_empty_in_every_copy() {
-    let replay = Replay::new(Full::new(Bytes::new()), MIB, &HeaderMap::new()).unwrap();
-    assert_eq!(replay.progress(), Progress::Whole);
+    let resend = split(Full::new(Bytes::new()), MIB, HeaderMap::new()).unwrap();
+    assert_eq!(resend.state(), ReadState::Whole);
     for _ in 0..2 {
-        let copy = replay.copy();
+        let copy = resend.body();
         assert!(copy.is_end_stream());
         assert_eq!(copy.size_hint().exact(), Some(0));
         assert_eq!(all(copy).await, ["end"]);
@@ -359,32 +364,32 @@ async fn an_empty_body_is_empty_in_every_copy() {
 
 #[tokio::test]
 async fn the_end_of_a_body_of_known_length_need_not_be_polled() {
-    let replay = replay(Script::parts(&["ab", "c"]).sized(), MIB);
-    let mut copy = replay.copy();
+    let resend = resend(Script::parts(&["ab", "c"]).sized(), MIB);
+    let mut copy = resend.body();
     next(&mut copy).await;
     assert!(!copy.is_end_stream());
-    assert_eq!(replay.progress(), Progress::Partial);
+    assert_eq!(resend.state(), ReadState::Partial);
     next(&mut copy).await;
     assert!(copy.is_end_stream());
-    assert_eq!(replay.progress(), Progress::Whole);
+    assert_eq!(resend.state(), ReadState::Whole);
 }
 
 #[tokio::test]
 async fn the_head_may_say_how_long_the_body_is() {
     let says = |length: &'static str| HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static(length))]);
-    let replay = Replay::new(Script::parts(&["ab", "c"]), MIB, &says("3")).unwrap();
-    let mut copy = replay.copy();
+    let resend = split(Script::parts(&["ab", "c"]), MIB, says("3")).unwrap();
+    let mut copy = resend.body();
     next(&mut copy).await;
-    assert_eq!(replay.progress(), Progress::Partial);
+    assert_eq!(resend.state(), ReadState::Partial);
     next(&mut copy).await;
     // A sender stops here, whatever the body has to say.
-    assert_eq!(replay.progress(), Progress::Whole);
+    assert_eq!(resend.state(), ReadState::Whole);
     assert_eq!(copy.size_hint().exact(), None, "what the body says of itself is left as it is");
 
-    assert!(Replay::new(Script::parts(&["abcde"]), 4, &says("5")).is_err());
+    assert!(split(Script::parts(&["abcde"]), 4, says("5")).is_none());
     for odd in ["", "-3", "3, 3", "99999999999999999999999"] {
-        let replay = Replay::new(Script::parts(&["abc"]), 4, &says(odd)).unwrap();
-        assert_eq!(all(replay.copy()).await, ["abc", "end"]);
+        let resend = split(Script::parts(&["abc"]), 4, says(odd)).unwrap();
+        assert_eq!(all(resend.body()).await, ["abc", "end"]);
     }
 }
 
@@ -392,39 +397,80 @@ async fn the_head_may_say_how_long_the_body_is() {
 async fn single_bytes_do_not_pin_a_buffer_each() {
     let buffers: Vec<_> = (0..1_000).map(|_| tracked(8 * 1024)).collect();
     let steps = buffers.iter().map(|(buffer, _)| Step::Data(buffer.slice(..1))).collect::<Vec<_>>();
-    let replay = replay(Script::new(steps), MIB);
-    assert_eq!(all(replay.copy()).await.len(), 1_001);
+    let resend = resend(Script::new(steps), MIB);
+    assert_eq!(all(resend.body()).await.len(), 1_001);
     let held: Vec<_> = buffers.into_iter().map(|(_, held)| held).collect();
     assert_eq!(held.iter().filter(|held| held()).count(), 64);
-    let copy = all(replay.copy()).await;
+    let copy = all(resend.body()).await;
     assert_eq!(copy.concat(), "x".repeat(1_000) + "end");
     assert_eq!(copy.len(), 66, "64 as they came, one joined, and the end");
 }
 
 #[tokio::test]
 async fn frames_without_data_are_passed_and_not_kept() {
-    let replay = replay(Script::parts(&["", "a", "", ""]), MIB);
-    assert_eq!(all(replay.copy()).await, ["", "a", "", "", "end"]);
-    assert_eq!(all(replay.copy()).await, ["a", "end"]);
+    let resend = resend(Script::parts(&["", "a", "", ""]), MIB);
+    assert_eq!(all(resend.body()).await, ["", "a", "", "", "end"]);
+    assert_eq!(all(resend.body()).await, ["a", "end"]);
 }
 
 #[tokio::test]
 async fn live_and_whole_bodies_are_bodies_like_any_other() {
-    let live = ReplayBody::live(Script::parts(&["abc"]).sized().with(Step::Trailers));
-    assert_eq!(live.size_hint().exact(), Some(3));
-    assert!(!live.is_end_stream());
-    assert_eq!(all(live).await, ["abc", "trailers", "end"]);
-    let whole = ReplayBody::<Script>::whole("abc".into());
+    let boxed = CallBody::new(Script::parts(&["abc"]).sized().with(Step::Trailers));
+    assert_eq!(boxed.size_hint().exact(), Some(3));
+    assert!(!boxed.is_end_stream());
+    assert_eq!(all(boxed).await, ["abc", "trailers", "end"]);
+    let whole = CallBody::from("abc");
     assert_eq!(whole.size_hint().exact(), Some(3));
     assert!(!whole.is_end_stream());
     assert_eq!(all(whole).await, ["abc", "end"]);
+    let with_trailers = CallBody::whole("abc".into(), Some(trailers()));
+    assert_eq!((with_trailers.size_hint().lower(), with_trailers.size_hint().exact()), (3, None));
+    assert_eq!(all(with_trailers).await, ["abc", "trailers", "end"]);
+    let failed = CallBody::failed("cut".into());
+    assert!(!failed.is_end_stream());
+    assert_eq!(all(failed).await, ["error: cut"]);
+}
+
+#[tokio::test]
+async fn what_needs_no_box_gets_none() {
+    let data = Bytes::from(vec![b'x'; 100]);
+    let mut full = CallBody::new(Full::new(data.clone()));
+    assert_eq!(kind(&full), "whole");
+    assert_eq!(full.frame().await.unwrap().unwrap().into_data().unwrap().as_ptr(), data.as_ptr());
+    for empty in [CallBody::new(Full::new(Bytes::new())), CallBody::new(Empty::<Bytes>::new()), CallBody::empty()] {
+        assert!(empty.is_end_stream());
+        assert_eq!(empty.size_hint().exact(), Some(0));
+    }
+    // It is the same body, however many layers wrap it.
+    let boxed = CallBody::new(CallBody::new(CallBody::new(Script::parts(&["abc"]))));
+    assert_eq!(kind(&boxed), "boxed");
+    assert_eq!(kind(&CallBody::new(full)), "whole");
+}
+
+#[test]
+fn debug_shows_no_content() {
+    let (_sender, resend) = channel();
+    let recorded = resend.body();
+    let bodies = [
+        CallBody::from("my secret diary"),
+        CallBody::new(Script::parts(&["my secret diary"])),
+        CallBody::failed("refused".into()),
+        recorded,
+    ];
+    for body in bodies {
+        assert!(!format!("{body:?}").contains("secret"), "{body:?}");
+    }
+    let mut request = Request::new(CallBody::from("my secret diary"));
+    request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer secret"));
+    let resend = Resend::split(request, MIB).1.unwrap();
+    assert!(!format!("{resend:?}").contains("secret"), "{resend:?}");
 }
 
 #[test]
 fn copies_are_send_sync_and_unpin() {
     fn check<T: Send + Sync + Unpin>() {}
-    check::<ReplayBody<Full<Bytes>>>();
-    check::<Replay<Full<Bytes>>>();
+    check::<CallBody>();
+    check::<Resend>();
 }
 
 #[test]
@@ -447,14 +493,12 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
     ];
     for (outcome, expected) in outcomes {
         let ((entered, is_entered), (go, gone)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
-        let Ok(replay) = Replay::new(Slow(entered, gone), MIB, &HeaderMap::new()) else {
-            panic!("no length, no limit")
-        };
-        let mut first = replay.copy();
+        let Some(resend) = split(Slow(entered, gone), MIB, HeaderMap::new()) else { panic!("no length, no limit") };
+        let mut first = resend.body();
         std::thread::scope(|scope| {
             let old = scope.spawn(move || poll(&mut first, Waker::noop()));
             is_entered.recv().unwrap();
-            let mut second = replay.copy();
+            let mut second = resend.body();
             let wakes = Arc::new(Wakes::default());
             assert!(poll(&mut second, &wakes.clone().into()).is_pending());
             assert_eq!(wakes.0.load(SeqCst), 0);
@@ -469,15 +513,15 @@ fn a_copy_that_comes_while_the_body_is_polled_waits_for_it_and_misses_nothing() 
 
 #[tokio::test]
 async fn a_body_that_is_all_there_is_not_recorded() {
-    let data = Bytes::from(vec![b'x'; 100]);
-    let replay = Replay::look(Full::new(data.clone()), MIB, &HeaderMap::new()).unwrap();
-    assert!(matches!(replay.source, Source::Whole(_)));
-    assert_eq!(replay.progress(), Progress::Whole);
-    for _ in 0..2 {
-        let mut copy = replay.copy();
-        assert_eq!(copy.size_hint().exact(), Some(100));
-        assert_eq!(copy.frame().await.unwrap().unwrap().into_data().unwrap().as_ptr(), data.as_ptr());
-        assert!(copy.is_end_stream());
+    for body in [CallBody::from("hello"), CallBody::new(Script::parts(&["hello"]).sized())] {
+        let resend = split(body, MIB, HeaderMap::new()).unwrap();
+        assert_eq!(resend.state(), ReadState::Whole);
+        for _ in 0..2 {
+            let mut copy = resend.body();
+            assert_eq!((kind(&copy).as_str(), copy.size_hint().exact()), ("whole", Some(5)));
+            assert_eq!(next(&mut copy).await, "hello");
+            assert!(copy.is_end_stream());
+        }
     }
 }
 
@@ -492,36 +536,35 @@ async fn looking_changes_nothing() {
         || Script::parts(&["a"]).with(Step::Fail),
     ];
     for script in scripts {
-        let plain = all(Replay::new(script().sized(), MIB, &HeaderMap::new()).unwrap().copy()).await;
-        let replay = Replay::look(script().sized(), MIB, &HeaderMap::new()).unwrap();
-        assert_eq!(all(replay.copy()).await, plain);
+        let plain = all(CallBody::new(script().sized())).await;
+        let resend = split(script().sized(), MIB, HeaderMap::new()).unwrap();
+        assert_eq!(all(resend.body()).await, plain);
     }
 }
 
 #[tokio::test]
 async fn a_body_of_unknown_length_is_not_looked_at() {
     let untouched = Script::parts(&["a"]);
-    let replay = Replay::look(untouched, MIB, &HeaderMap::new()).unwrap();
-    let Source::Recording(recording) = &replay.source else { panic!("it is known") };
-    assert_eq!(recording.progress(), Progress::Unread);
-    assert!(recording.whole().is_none());
+    let resend = split(untouched, MIB, HeaderMap::new()).unwrap();
+    assert_eq!(resend.state(), ReadState::Unread);
+    assert!(resend.whole_body().is_none());
 }
 
 #[test]
 fn a_body_that_its_client_holds_back_is_not_looked_at() {
     let expects = HeaderMap::from_iter([(EXPECT, HeaderValue::from_static("100-continue"))]);
     let panics_when_polled = Script::new([Step::Panic]).sized();
-    let replay = Replay::look(panics_when_polled, MIB, &expects).unwrap();
-    assert_eq!(replay.progress(), Progress::Unread);
+    let resend = split(panics_when_polled, MIB, expects).unwrap();
+    assert_eq!(resend.state(), ReadState::Unread);
 }
 
 #[tokio::test]
 async fn looking_is_not_reading() {
-    let replay = Replay::look(Script::parts(&["a", "b"]).sized(), MIB, &HeaderMap::new()).unwrap();
-    assert_eq!(replay.progress(), Progress::Unread);
-    let mut copy = replay.copy();
+    let resend = split(Script::parts(&["a", "b"]).sized(), MIB, HeaderMap::new()).unwrap();
+    assert_eq!(resend.state(), ReadState::Unread);
+    let mut copy = resend.body();
     assert_eq!(next(&mut copy).await, "a");
-    assert_eq!(replay.progress(), Progress::Partial);
+    assert_eq!(resend.state(), ReadState::Partial);
 }
 
 /// Two threads: one goes on reading a copy that is taken over at any moment, the other reads the one that took over.
@@ -530,9 +573,9 @@ fn a_body_can_be_taken_over_while_it_is_being_polled() {
     const FRAMES: u8 = 200;
     for round in 0..300_usize {
         let steps = (0..FRAMES).flat_map(|n| [Step::Data(Bytes::from(vec![b'0' + n % 10])), Step::Pending]);
-        let replay = Arc::new(replay(Script::new(steps.collect::<Vec<_>>()), MIB));
-        let mut first = replay.copy();
-        let read = |mut body: ReplayBody<Script>| futures_util::future::poll_fn(move |cx| poll(&mut body, cx.waker()));
+        let resend = Arc::new(resend(Script::new(steps.collect::<Vec<_>>()), MIB));
+        let mut first = resend.body();
+        let read = |mut body: CallBody| futures_util::future::poll_fn(move |cx| poll(&mut body, cx.waker()));
         std::thread::scope(|scope| {
             let old = scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -544,7 +587,7 @@ fn a_body_can_be_taken_over_while_it_is_being_polled() {
             let mut seen = Vec::new();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let mut read = pin!(read(replay.copy()));
+                let mut read = pin!(read(resend.body()));
                 while let Some(frame) = read.as_mut().await {
                     seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
                 }
@@ -581,7 +624,6 @@ proptest! {
     fn the_last_attempt_reads_everything(
         steps in steps(), trailing in any::<bool>(), sized in any::<bool>(),
         attempts in proptest::collection::vec((0..200_usize, any::<bool>()), 0..4), limit in 0..200_000_usize,
-        look in any::<bool>(),
     ) {
         let expected = data_of(&steps);
         let mut script = Script::new(steps);
@@ -589,16 +631,16 @@ proptest! {
         if trailing {
             script = script.with(Step::Trailers);
         }
-        let Ok(replay) = (if look { Replay::look(script, limit, &HeaderMap::new()) } else { Replay::new(script, limit, &HeaderMap::new()) }) else {
+        let Some(resend) = split(script, limit, HeaderMap::new()) else {
             prop_assert!(sized && expected.len() > limit);
             return Ok(());
         };
         let mut still_held = Vec::new();
         for (frames, hold) in attempts {
-            if replay.progress() == Progress::TooLarge {
+            if resend.state() == ReadState::TooLarge {
                 break;
             }
-            let mut copy = replay.copy();
+            let mut copy = resend.body();
             for _ in 0..frames {
                 let _ = poll(&mut copy, Waker::noop());
             }
@@ -606,13 +648,13 @@ proptest! {
                 still_held.push(copy);
             }
         }
-        let lost = replay.progress() == Progress::TooLarge;
+        let lost = resend.state() == ReadState::TooLarge;
         prop_assert!(!lost || expected.len() > limit);
         if lost {
             return Ok(());
         }
 
-        let mut copy = replay.copy();
+        let mut copy = resend.body();
         let (mut seen, mut trailers_seen) = (Vec::new(), 0);
         loop {
             if sized {
@@ -633,7 +675,7 @@ proptest! {
         }
         prop_assert!(seen == expected);
         prop_assert_eq!(trailers_seen, usize::from(trailing));
-        match replay.bytes() {
+        match resend.whole_body() {
             Some(bytes) => prop_assert!(bytes == expected && expected.len() <= limit),
             None => prop_assert!(expected.len() > limit),
         }

@@ -1,6 +1,6 @@
-//! What has been read of a request body, and how far the copy that counts has got with it.
+//! What has been read of a request body, and how far the current copy has got with it.
 //!
-//! The plain half of [`replay`](super): no polling here, and everything here happens under a lock.
+//! The plain half of [`recording`](super): no polling here, and everything here happens under a lock.
 
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
@@ -9,56 +9,59 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
 use crate::body::boxed::Polled;
+use crate::body::request::CallBody;
 use crate::error::BoxError;
 
-/// One recording, and the place of its current copy in it.
+/// One recording, and the position of its current copy in it.
 ///
-/// Only the latest copy counts: a *take*. All the places below are its own, and a new take begins at the first byte.
+/// Only the latest copy counts: the current generation. All the positions below are its own, and a new generation begins
+/// at the first byte.
 #[derive(Debug)]
-pub(super) struct Record<B> {
-    /// The number of the current take.
-    pub(super) take: u64,
+pub(super) struct Record {
+    pub(super) generation: u64,
     /// The body itself. Not here while a copy polls it, nor once it is over.
-    pub(super) rest: Option<B>,
+    pub(super) rest: Option<CallBody>,
     pub(super) phase: Phase,
-    /// Whoever reads the current take, and waits.
+    /// The reader of the current generation, if it waits.
     pub(super) waiting: Option<Waker>,
+    /// How many layers may ask for another copy. Without any, nothing is kept of what was delivered.
+    sharers: usize,
     limit: usize,
     frames: VecDeque<Bytes>,
-    /// Small frames, joined: they stand behind `frames`, and the current take has had them.
+    /// Small frames, joined: they stand behind `frames`, and the current generation has had them.
     joined: BytesMut,
     trailers: Option<HeaderMap>,
-    /// An error that nobody has read yet.
+    /// An error that was not delivered yet.
     failed: Option<BoxError>,
     recorded: usize,
-    /// How many of `frames` the current take has had, how many bytes that is, and whether it had the trailers.
+    /// How many of `frames` the current generation has had, how many bytes that is, and whether it had the trailers.
     next: usize,
     pub(super) delivered: u64,
     trailers_delivered: bool,
-    /// Whether another take may come: then what this one has had is kept.
+    /// Whether a new generation may come: then what this one has had is kept.
     kept: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nobody has asked for anything.
+    /// Nothing has been read.
     Unread,
     /// There may be more to read.
     Reading,
     /// The body is over, and all of it is here.
     Ended,
-    /// It failed: nobody will have all of it.
+    /// It failed: no copy will have all of it.
     Failed,
 }
 
-/// What the current take reads next.
+/// What the current generation reads next.
 pub(super) enum Next {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// What nobody has read yet.
+    /// What is still in the body.
     Rest,
     End,
-    /// It failed. Whoever reads that first gets the error.
+    /// It failed. The first to read that gets the error.
     Lost(Option<BoxError>),
 }
 
@@ -70,13 +73,14 @@ const SMALL: usize = 4 * 1024;
 
 // === impl Record ===
 
-impl<B> Record<B> {
-    pub(super) fn new(rest: B, limit: usize) -> Self {
+impl Record {
+    pub(super) fn new(rest: CallBody, limit: usize) -> Self {
         Self {
-            take: 0,
+            generation: 0,
             rest: Some(rest),
             phase: Phase::Unread,
             waiting: None,
+            sharers: 1,
             limit,
             frames: VecDeque::new(),
             joined: BytesMut::new(),
@@ -90,7 +94,26 @@ impl<B> Record<B> {
         }
     }
 
-    /// Remembers whom to tell. Gives back whom it remembered before: to be dropped outside of the lock.
+    /// Makes one layer more depend on this record: see [`Recording::share`](super::Recording::share).
+    pub(super) fn share(&mut self, generation: u64, limit: usize) -> bool {
+        let unread = self.generation == generation && self.delivered == 0 && !self.trailers_delivered;
+        if !unread || !self.is_kept() {
+            return false;
+        }
+        self.sharers += 1;
+        self.limit = self.limit.max(limit);
+        true
+    }
+
+    /// One layer less depends on it.
+    pub(super) fn release(&mut self) {
+        self.sharers = self.sharers.saturating_sub(1);
+        if self.sharers == 0 {
+            self.stop_recording();
+        }
+    }
+
+    /// Remembers the task to wake. Returns the one that it remembered before: to be dropped outside of the lock.
     pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
         match &self.waiting {
             Some(waiting) if waiting.will_wake(waker) => None,
@@ -98,10 +121,10 @@ impl<B> Record<B> {
         }
     }
 
-    /// Begins a new take. Whoever read the last one should be told.
-    pub(super) fn rewind(&mut self) -> Option<Waker> {
+    /// Begins a new generation. Returns the reader of the one before, to be woken.
+    pub(super) fn restart(&mut self) -> Option<Waker> {
         self.flush();
-        self.take += 1;
+        self.generation += 1;
         self.next = 0;
         self.delivered = 0;
         self.trailers_delivered = false;
@@ -128,7 +151,8 @@ impl<B> Record<B> {
         }
     }
 
-    /// Adds what was read; whether that was the end. `current`: it was read by the current take, which has it with that.
+    /// Adds what was read; returns whether that was the end. `current`: it was read by the current generation, which has
+    /// it with that.
     pub(super) fn add(&mut self, polled: &Polled, current: bool) -> bool {
         match polled {
             Poll::Pending => return false,
@@ -145,7 +169,7 @@ impl<B> Record<B> {
         true
     }
 
-    /// Keeps an error for whoever reads next.
+    /// Keeps an error for the next reader.
     pub(super) fn fail(&mut self, polled: Polled) {
         if let Poll::Ready(Some(Err(err))) = polled {
             self.failed = Some(err);
@@ -158,7 +182,7 @@ impl<B> Record<B> {
         }
         self.recorded = self.recorded.saturating_add(data.len());
         if self.kept && self.recorded > self.limit {
-            self.forget();
+            self.stop_recording();
         }
         if current && (!self.kept || data.is_empty()) {
             return;
@@ -179,15 +203,15 @@ impl<B> Record<B> {
         self.trailers = trailers;
     }
 
-    /// No other take will come: lets go of what the current one has had.
-    pub(super) fn forget(&mut self) {
+    /// No new generation will come: drops what the current one has had.
+    fn stop_recording(&mut self) {
         self.kept = false;
         self.frames.drain(..self.next.min(self.frames.len()));
         self.next = 0;
         self.joined = BytesMut::new();
     }
 
-    /// Whether another take could read the same again.
+    /// Whether a new generation could read the same again.
     pub(super) fn is_kept(&self) -> bool {
         self.kept && self.phase != Phase::Failed
     }
@@ -197,7 +221,7 @@ impl<B> Record<B> {
         self.recorded as u64
     }
 
-    /// Whether the current take has had everything that was recorded.
+    /// Whether the current generation has had everything that was recorded.
     pub(super) fn is_caught_up(&self) -> bool {
         let frames = if self.kept { self.next == self.frames.len() } else { self.frames.is_empty() };
         frames && (self.trailers.is_none() || self.trailers_delivered)
@@ -217,7 +241,7 @@ impl<B> Record<B> {
         Some(whole.freeze())
     }
 
-    /// Makes one frame of what was joined, with the place of the current take behind it.
+    /// Makes one frame of what was joined, with the position of the current generation behind it.
     fn flush(&mut self) {
         if !self.joined.is_empty() {
             self.frames.push_back(self.joined.split().freeze());

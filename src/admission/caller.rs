@@ -1,0 +1,38 @@
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+
+use http::Request;
+
+use crate::call::Tenant;
+use crate::proto::credentials;
+
+/// Tells callers apart: by the [`Tenant`] that authentication named, or else by a hash of their credentials. No caller
+/// can choose a hash, since its key is drawn anew in each process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Callers {
+    hashes: RandomState,
+}
+
+// === impl Callers ===
+
+impl Callers {
+    /// The caller of this request. Those without a name and without credentials are one.
+    #[inline]
+    pub(crate) fn of<B>(&self, request: &Request<B>) -> u64 {
+        match Tenant::of(request) {
+            Some(name) => self.hashes.hash_one(name),
+            None => self.credentials(request),
+        }
+    }
+
+    /// The account that the credentials of this request name.
+    #[inline]
+    pub(crate) fn credentials<B>(&self, request: &Request<B>) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        for name in &credentials::HEADERS {
+            for value in request.headers().get_all(name) {
+                value.as_bytes().hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+}

@@ -1,0 +1,198 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::GuardedBody;
+use super::held::Held;
+use super::{Admit, End, Permit, Wait, Watch};
+use crate::body::response::ResponseBody;
+use crate::error::BoxError;
+use crate::rejection::{Rejection, RejectionFormat};
+
+pin_project! {
+    /// The future of [`Guarded`](super::Guarded).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct GuardedFuture<S, A, ReqB>
+    where
+        S: Service<Request<ReqB>>,
+        A: Admit,
+    {
+        #[pin]
+        stage: Stage<S, S::Future, A::Wait, ReqB>,
+        permit: Held<A::Permit>,
+        // The answer to such a request is its head, or what comes after it is a tunnel.
+        asks_for_head: bool,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage<S, F, W, ReqB> {
+        Parked { parked: Box<Parked<S, W, ReqB>> },
+        Calling { #[pin] call: F },
+        Refused { rejection: Option<Rejection>, wire: RejectionFormat },
+    }
+}
+
+/// A call that waits, or whose service was not ready when it was admitted. Boxed, so that every other future is not as
+/// large as a request.
+struct Parked<S, W, ReqB> {
+    /// `None`: it was admitted.
+    wait: Option<W>,
+    service: S,
+    /// Taken when it is sent.
+    request: Option<Request<ReqB>>,
+}
+
+// === impl GuardedFuture ===
+
+impl<S, A, ReqB> GuardedFuture<S, A, ReqB>
+where
+    S: Service<Request<ReqB>>,
+    A: Admit,
+{
+    /// A call that has begun.
+    #[inline]
+    pub(super) fn calling(call: S::Future, permit: Held<A::Permit>, asks_for_head: bool) -> Self {
+        Self { stage: Stage::Calling { call }, permit, asks_for_head }
+    }
+
+    /// A call that begins when this service, which was not polled ready yet, is ready.
+    pub(super) fn readying(service: S, request: Request<ReqB>, permit: Held<A::Permit>) -> Self {
+        Self::parked(None, service, request, permit)
+    }
+
+    /// A call that begins when the wait is over, and then this service is ready.
+    pub(super) fn waiting(wait: A::Wait, service: S, request: Request<ReqB>) -> Self {
+        Self::parked(Some(wait), service, request, Held::new(None))
+    }
+
+    fn parked(wait: Option<A::Wait>, service: S, request: Request<ReqB>, permit: Held<A::Permit>) -> Self {
+        let asks_for_head = asks_for_head(&request);
+        let parked = Box::new(Parked { wait, service, request: Some(request) });
+        Self { stage: Stage::Parked { parked }, permit, asks_for_head }
+    }
+
+    #[cold]
+    pub(super) fn refused(rejection: Rejection, request: &Request<ReqB>) -> Self {
+        let stage = Stage::Refused { rejection: Some(rejection), wire: RejectionFormat::of_request(request) };
+        Self { stage, permit: Held::new(None), asks_for_head: false }
+    }
+}
+
+impl<S, A, ReqB, ResB> Future for GuardedFuture<S, A, ReqB>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S::Error: std::error::Error + 'static,
+    A: Admit,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Output = Result<Response<GuardedBody<ResB, A::Permit>>, S::Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.stage.as_mut().project() {
+                StageProj::Calling { call } => {
+                    let mut polled = this.permit.poll(cx, |cx| call.poll(cx));
+                    let permit = match &mut polled {
+                        Poll::Ready(Ok(response)) => watch(response, this.permit, *this.asks_for_head),
+                        Poll::Ready(Err(err)) => {
+                            this.permit.end(End::Failed(err));
+                            Held::new(None)
+                        }
+                        Poll::Pending => return Poll::Pending,
+                    };
+                    return polled
+                        .map_ok(|response| response.map(|body| GuardedBody::new(ResponseBody::inner(body), permit)));
+                }
+                StageProj::Parked { parked } => {
+                    let Parked { wait, service, request } = &mut **parked;
+                    if let Some(waiting) = wait {
+                        let granted = ready!(waiting.poll(cx));
+                        *wait = None;
+                        match granted {
+                            Ok(permit) => *this.permit = Held::new(Some(permit)),
+                            Err(rejection) => {
+                                let wire = request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
+                                return Poll::Ready(Ok(refuse(rejection, wire)));
+                            }
+                        }
+                    }
+                    if let Err(err) = ready!(this.permit.poll(cx, |cx| service.poll_ready(cx))) {
+                        this.permit.end(End::Failed(&err));
+                        return Poll::Ready(Err(err));
+                    }
+                    // Sent before, and that panicked: nothing will come.
+                    let Some(request) = request.take() else { return Poll::Pending };
+                    let call = this.permit.call(|| service.call(request));
+                    this.stage.set(Stage::Calling { call });
+                }
+                StageProj::Refused { rejection, wire } => {
+                    // Polled once more after it was ready: nothing will come.
+                    let Some(rejection) = rejection.take() else { return Poll::Pending };
+                    return Poll::Ready(Ok(refuse(rejection, *wire)));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the answer to this request is its head, or what comes after it is a tunnel.
+#[inline]
+pub(super) fn asks_for_head<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::HEAD | Method::CONNECT)
+}
+
+/// The head is here. What sees the body end, where that matters still.
+#[inline]
+fn watch<B: Body, P: Permit>(response: &mut Response<B>, held: &mut Held<P>, asks_for_head: bool) -> Held<P> {
+    use StatusCode as Is;
+    let Some(permit) = held.get_mut() else { return Held::new(None) };
+    let has_body = !asks_for_head
+        && !matches!(
+            response.status(),
+            Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
+        )
+        && !response.body().is_end_stream();
+    let watch = permit.head(response, has_body);
+    if watch == Watch::Nothing || !has_body {
+        held.end(End::Head);
+    }
+    held.take()
+}
+
+#[cold]
+fn refuse<B, P>(rejection: Rejection, wire: RejectionFormat) -> Response<GuardedBody<B, P>>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+    P: Permit,
+{
+    ResponseBody::refuse(rejection, wire).map(|body| GuardedBody::new(body, Held::new(None)))
+}
+
+impl<S, A, ReqB> fmt::Debug for GuardedFuture<S, A, ReqB>
+where
+    S: Service<Request<ReqB>>,
+    A: Admit,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Parked { parked } if parked.wait.is_some() => "waiting",
+            Stage::Parked { .. } => "readying",
+            Stage::Calling { .. } => "calling",
+            Stage::Refused { .. } => "refused",
+        };
+        f.debug_struct("GuardedFuture").field("stage", &stage).finish_non_exhaustive()
+    }
+}

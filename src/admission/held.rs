@@ -1,0 +1,83 @@
+use std::mem;
+use std::task::Context;
+
+use super::{End, Permit};
+
+/// A permit that is told once how its call ended, whatever happens. Empty: it was told, or there was none.
+#[derive(Debug)]
+pub(super) struct Held<P: Permit>(Option<P>);
+
+/// Says that the call panicked, unless it is forgotten.
+struct Unwinding<'a, P: Permit>(&'a mut Held<P>);
+
+// === impl Held ===
+
+impl<P: Permit> Held<P> {
+    #[inline]
+    pub(super) fn new(permit: Option<P>) -> Self {
+        Self(permit)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self) -> Option<&mut P> {
+        self.0.as_mut()
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// To be held elsewhere.
+    #[inline]
+    pub(super) fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
+    #[inline]
+    pub(super) fn end(&mut self, end: End<'_>) {
+        if let Some(permit) = self.0.take() {
+            permit.end(end);
+        }
+    }
+
+    /// Polls the inner future or body. That it has no answer but a panic is a failure of its own.
+    #[inline]
+    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        let unwinding = Unwinding(self);
+        let polled = match &mut unwinding.0.0 {
+            Some(permit) => permit.poll(cx, poll),
+            None => poll(cx),
+        };
+        mem::forget(unwinding);
+        polled
+    }
+
+    /// Calls the inner service.
+    #[inline]
+    pub(super) fn call<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        if let Some(permit) = &mut self.0 {
+            permit.sent();
+        }
+        let unwinding = Unwinding(self);
+        let called = call();
+        mem::forget(unwinding);
+        called
+    }
+}
+
+impl<P: Permit> Drop for Held<P> {
+    #[inline]
+    fn drop(&mut self) {
+        self.end(End::Dropped);
+    }
+}
+
+// === impl Unwinding ===
+
+impl<P: Permit> Drop for Unwinding<'_, P> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.end(End::Panicked);
+    }
+}

@@ -1,0 +1,135 @@
+use std::fmt;
+use std::mem;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::GuardedBody;
+use super::future::{GuardedFuture, asks_for_head};
+use super::held::Held;
+use super::{Admission, Admit};
+use crate::error::BoxError;
+use crate::rt::ready::take_ready;
+
+/// A service behind a gate that admits calls, has them wait, or refuses them.
+pub struct Guarded<S, A> {
+    inner: S,
+    /// `None`: the layer is off.
+    gate: Option<A>,
+    /// Of this very clone of the service.
+    readiness: Readiness,
+}
+
+/// What the inner service was asked since it was last called, and said. It may hold a place that others wait for, or be
+/// the next to get one, once it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readiness {
+    Unasked,
+    Asked,
+    Ready,
+}
+
+// === impl Guarded ===
+
+impl<S, A> Guarded<S, A> {
+    pub(crate) fn new(inner: S, gate: Option<A>) -> Self {
+        Self { inner, gate, readiness: Readiness::Unasked }
+    }
+
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside. What it says of its readiness here is not known to the layer.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, A, ReqB, ResB> Service<Request<ReqB>> for Guarded<S, A>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    S::Error: std::error::Error + 'static,
+    A: Admit,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<GuardedBody<ResB, A::Permit>>;
+    type Error = S::Error;
+    type Future = GuardedFuture<S, A, ReqB>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let Some(gate) = &self.gate else { return self.inner.poll_ready(cx) };
+        if !gate.is_open() {
+            return Poll::Ready(Ok(()));
+        }
+        self.readiness = Readiness::Asked;
+        let ready = ready!(self.inner.poll_ready(cx));
+        match &ready {
+            Ok(()) => self.readiness = Readiness::Ready,
+            Err(err) => gate.not_ready(err),
+        }
+        Poll::Ready(ready)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let Some(gate) = &self.gate else {
+            return GuardedFuture::calling(self.inner.call(request), Held::new(None), false);
+        };
+        let readiness = mem::replace(&mut self.readiness, Readiness::Unasked);
+        let (request, admission) = gate.admit(request);
+        let permit = match admission {
+            Admission::Pass(permit) => Some(permit),
+            Admission::Aside => None,
+            Admission::Wait(wait) => {
+                self.give_back(readiness);
+                return GuardedFuture::waiting(wait, self.inner.clone(), request);
+            }
+            Admission::Refuse(rejection) => {
+                self.give_back(readiness);
+                return GuardedFuture::refused(rejection, &request);
+            }
+        };
+        let mut permit = Held::new(permit);
+        if readiness == Readiness::Ready {
+            let asks_for_head = asks_for_head(&request);
+            let call = permit.call(|| self.inner.call(request));
+            return GuardedFuture::calling(call, permit, asks_for_head);
+        }
+        // The one that was asked, if it was: a call must not wait for a place that its own service holds.
+        GuardedFuture::readying(take_ready(&mut self.inner), request, permit)
+    }
+}
+
+impl<S: Clone, A> Guarded<S, A> {
+    /// The service is not called. What it holds since it was asked, it gives back.
+    fn give_back(&mut self, readiness: Readiness) {
+        if readiness != Readiness::Unasked {
+            self.inner = self.inner.clone();
+        }
+    }
+}
+
+impl<S: Clone, A: Clone> Clone for Guarded<S, A> {
+    fn clone(&self) -> Self {
+        // A clone has a readiness of its own.
+        Self::new(self.inner.clone(), self.gate.clone())
+    }
+}
+
+impl<S: fmt::Debug, A: fmt::Debug> fmt::Debug for Guarded<S, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").field("inner", &self.inner).field("gate", &self.gate).finish()
+    }
+}

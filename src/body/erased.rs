@@ -1,0 +1,66 @@
+//! A body of any type, in a box.
+
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::Context;
+
+use bytes::Bytes;
+use http_body::{Body, SizeHint};
+
+use super::boxed::{self, Polled};
+use crate::error::BoxError;
+
+/// One allocation, and a virtual call per poll.
+///
+/// It is `Sync` whatever is inside, so that a request that holds it can be borrowed across an `.await`. Polling needs no
+/// lock, since it has the body to itself; asking for its length takes one that is free.
+pub(crate) struct ErasedBody(Mutex<Pin<Box<dyn AnyBody>>>);
+
+trait AnyBody: Send {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled;
+    fn is_end_stream(&self) -> bool;
+    fn size_hint(&self) -> SizeHint;
+}
+
+impl<B> AnyBody for B
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        boxed::poll_frame(self, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        Body::is_end_stream(self)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        Body::size_hint(self)
+    }
+}
+
+// === impl ErasedBody ===
+
+impl ErasedBody {
+    pub(crate) fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(Mutex::new(Box::pin(body)))
+    }
+
+    #[inline]
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll_frame(cx)
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
+    }
+}

@@ -1,0 +1,292 @@
+//! The request body below the layers: one type, whatever the caller's was and whatever layers are stacked.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+
+use super::recording::Recording;
+use super::upload::{UploadReporter, UploadWatch};
+use crate::body::boxed::Polled;
+use crate::body::erased::ErasedBody;
+use crate::error::BoxError;
+
+/// The request body that the layers of this crate hand to the service inside.
+///
+/// A layer that reads, repeats or watches a request takes any body of the caller's and hands on this one. It is one type
+/// however many such layers are stacked, so a client, a handler or a backup names it once:
+///
+/// ```
+/// use std::convert::Infallible;
+/// use http::{Request, Response};
+/// use tower_buttress::CallBody;
+///
+/// async fn upstream(request: Request<CallBody>) -> Result<Response<CallBody>, Infallible> {
+///     Ok(Response::new(request.into_body()))
+/// }
+///
+/// # let _ = upstream;
+/// type Client = hyper_util::client::legacy::Client<hyper_util::client::legacy::connect::HttpConnector, CallBody>;
+/// ```
+///
+/// Frames, trailers, errors and length are those of the caller's body. `Debug` shows what kind of body it is and how long,
+/// and never what is in it.
+///
+/// # Cost
+///
+/// None for an empty body, a [`Full`](http_body_util::Full) of [`Bytes`], and a `CallBody` that an outer layer made. Any
+/// other body is boxed once: one allocation, and a virtual call per frame.
+///
+/// # Errors
+///
+/// Those of the caller's body; [`ReplayUnavailable`](crate::error::ReplayUnavailable) for an attempt that still reads a
+/// body after a retry has taken it over.
+#[derive(Default)]
+pub struct CallBody {
+    kind: Kind,
+    /// Tells a layer outside that waits for the upstream when this is read.
+    reporter: Option<UploadReporter>,
+}
+
+#[derive(Default)]
+enum Kind {
+    /// In memory, all of it.
+    Whole {
+        data: Bytes,
+        trailers: Option<Box<HeaderMap>>,
+    },
+    /// Recorded while it is read, so that it can be sent again.
+    Recorded {
+        recording: Arc<Recording>,
+        generation: u64,
+    },
+    Boxed(ErasedBody),
+    /// It failed while a layer read it.
+    Failed(BoxError),
+    #[default]
+    Over,
+}
+
+/// A body as it is best kept for another attempt.
+pub(super) enum Repeatable {
+    Whole {
+        data: Bytes,
+        trailers: Option<Box<HeaderMap>>,
+    },
+    /// An outer layer records it: `true` if all of the body would be read from this generation.
+    Recorded {
+        recording: Arc<Recording>,
+        generation: u64,
+    },
+    /// It has to be recorded.
+    Stream(CallBody),
+}
+
+// === impl CallBody ===
+
+impl CallBody {
+    /// Wraps `body`; returns it as it is where it is a `CallBody` already.
+    #[must_use]
+    pub fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut body = Some(body);
+        let any: &mut dyn Any = &mut body;
+        if let Some(same) = any.downcast_mut::<Option<Self>>() {
+            return same.take().unwrap_or_default();
+        }
+        if let Some(full) = any.downcast_mut::<Option<Full<Bytes>>>() {
+            return full.take().map_or_else(Self::empty, Self::of_full);
+        }
+        body.filter(|body| !body.is_end_stream()).map_or_else(Self::empty, Self::boxed)
+    }
+
+    /// A body without data.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A body that is in memory.
+    pub(crate) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self::from_kind(Kind::Whole { data, trailers: trailers.map(Box::new) })
+    }
+
+    /// A body that ends with this error.
+    pub(crate) fn failed(err: BoxError) -> Self {
+        Self::from_kind(Kind::Failed(err))
+    }
+
+    /// A body that is read from a recording.
+    pub(super) fn recorded(recording: Arc<Recording>, generation: u64) -> Self {
+        Self::from_kind(Kind::Recorded { recording, generation })
+    }
+
+    pub(super) fn repeatable(data: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
+        Self::from_kind(Kind::Whole { data, trailers })
+    }
+
+    fn boxed<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self::from_kind(Kind::Boxed(ErasedBody::new(body)))
+    }
+
+    fn of_full(mut full: Full<Bytes>) -> Self {
+        match Pin::new(&mut full).poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().map_or_else(|_| Self::empty(), Self::from),
+            _ => Self::empty(),
+        }
+    }
+
+    const fn from_kind(kind: Kind) -> Self {
+        Self { kind, reporter: None }
+    }
+
+    /// Watches when this body, of which nothing has been read, is read.
+    pub(crate) fn watch(mut self) -> (UploadWatch, Self) {
+        let (watch, reporter) = UploadWatch::new(!self.is_end_stream());
+        if self.reporter.is_some() {
+            // Another layer watches it too: each has its own view.
+            self = Self::boxed(self);
+        }
+        self.reporter = reporter;
+        (watch, self)
+    }
+
+    /// Takes the body apart for [`Resend`](super::resend::Resend).
+    pub(super) fn into_repeatable(self) -> Repeatable {
+        match self {
+            Self { kind: Kind::Whole { data, trailers }, reporter: None } => Repeatable::Whole { data, trailers },
+            Self { kind: Kind::Over, reporter: None } => Repeatable::Whole { data: Bytes::new(), trailers: None },
+            Self { kind: Kind::Recorded { recording, generation }, reporter: None } => {
+                Repeatable::Recorded { recording, generation }
+            }
+            stream => Repeatable::Stream(stream),
+        }
+    }
+
+    /// Goes on with the rest of a body that is recorded no longer.
+    fn go_on_with(&mut self, rest: Self) {
+        self.kind = if rest.reporter.is_some() { Kind::Boxed(ErasedBody::new(rest)) } else { rest.kind };
+    }
+}
+
+impl Body for CallBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        let polled = match &mut self.kind {
+            Kind::Whole { data, .. } if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            _ => self.poll_rest(cx),
+        };
+        if let Some(reporter) = &self.reporter {
+            reporter.report(polled.is_pending());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole { data, trailers } => data.is_empty() && trailers.is_none(),
+            Kind::Recorded { recording, generation } => recording.is_end_stream(*generation),
+            Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Failed(_) => false,
+            Kind::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole { data, trailers: None } => SizeHint::with_exact(data.len() as u64),
+            // Over HTTP/1.1 a body of known length is framed by that, which leaves no room for trailers.
+            Kind::Whole { data, .. } => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(data.len() as u64);
+                hint
+            }
+            Kind::Recorded { recording, generation } => recording.size_hint(*generation),
+            Kind::Boxed(body) => body.size_hint(),
+            Kind::Failed(_) => SizeHint::default(),
+            Kind::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl CallBody {
+    /// The next frame of a body that is not in memory.
+    #[inline(never)]
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Polled {
+        let polled = match &mut self.kind {
+            Kind::Whole { trailers, .. } => {
+                return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))));
+            }
+            Kind::Over => return Poll::Ready(None),
+            Kind::Failed(_) => match std::mem::take(&mut self.kind) {
+                Kind::Failed(err) => return Poll::Ready(Some(Err(err))),
+                _ => return Poll::Ready(None),
+            },
+            Kind::Boxed(body) => body.poll_frame(cx),
+            Kind::Recorded { recording, generation } => {
+                let (polled, rest) = recording.poll_frame(*generation, cx);
+                if let Some(rest) = rest {
+                    self.go_on_with(rest);
+                }
+                polled
+            }
+        };
+        if let Poll::Ready(None | Some(Err(_))) = &polled {
+            self.kind = Kind::Over;
+        }
+        polled
+    }
+}
+
+impl From<Bytes> for CallBody {
+    fn from(data: Bytes) -> Self {
+        Self::whole(data, None)
+    }
+}
+
+impl From<&'static str> for CallBody {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<String> for CallBody {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl From<Vec<u8>> for CallBody {
+    fn from(data: Vec<u8>) -> Self {
+        Bytes::from(data).into()
+    }
+}
+
+impl fmt::Debug for CallBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Whole { .. } => "whole",
+            Kind::Recorded { .. } => "recorded",
+            Kind::Boxed(_) => "boxed",
+            Kind::Failed(_) => "failed",
+            Kind::Over => "empty",
+        };
+        f.debug_struct("CallBody").field("kind", &kind).field("size", &self.size_hint()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,13 @@
+//! The request's body below the layers, and what it takes to send a request again.
+
+mod call_body;
+mod recording;
+mod resend;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use self::call_body::CallBody;
+pub(crate) use self::recording::ReadState;
+pub(crate) use self::resend::Resend;
+pub(crate) use self::upload::UploadWatch;

@@ -1,0 +1,268 @@
+//! A request body that is recorded while it streams, so that it can be sent more than once.
+//!
+//! # Why record while it streams?
+//!
+//! Collecting a body first delays the first attempt by the whole upload; cloning it works for buffers only. So each
+//! attempt gets a copy of the body that reads through to the original, and what is read is kept, as the very [`Bytes`]
+//! that came, for the copies that may follow. A later copy replays what is there and goes on reading where the one
+//! before it stopped.
+//!
+//! Only the latest copy can be read: the current *generation*. One that an earlier attempt still holds, as a connection
+//! does that has not noticed that its answer came early, fails when it is polled, and is woken to be.
+//!
+//! What is kept is bounded. A body that grows beyond it is no longer kept and streams on, untouched; then there is no
+//! other copy.
+//!
+//! # Locking
+//!
+//! Several copies, on several threads, share a [`Record`]. The body itself is never polled under its lock: it is taken
+//! out, polled, and put back. A copy that comes meanwhile waits for that.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use self::record::{Next, Phase, Record};
+use super::CallBody;
+use crate::body::boxed::Polled;
+use crate::error::{BoxError, ReplayUnavailable};
+use crate::rt::sync::{Mutex, MutexGuard, lock};
+
+mod record;
+
+pub(super) struct Recording {
+    /// What the body said of its length before it was read.
+    hint: SizeHint,
+    /// Where a sender stops reading, if it is known.
+    length: Option<u64>,
+    record: Mutex<Record>,
+}
+
+/// How much of the body the attempts have read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadState {
+    /// Nothing.
+    Unread,
+    /// A part.
+    Partial,
+    /// All of it.
+    Whole,
+    /// More than may be kept: it cannot be sent again.
+    TooLarge,
+    /// It failed.
+    Failed,
+}
+
+/// The body, while it is polled outside of the lock.
+struct BorrowedBody<'a> {
+    recording: &'a Recording,
+    generation: u64,
+    rest: Option<CallBody>,
+}
+
+// === impl ReadState ===
+
+impl ReadState {
+    /// Whether all of the body can be sent again.
+    pub(crate) const fn is_repeatable(self) -> bool {
+        !matches!(self, Self::TooLarge | Self::Failed)
+    }
+}
+
+// === impl Recording ===
+
+impl Recording {
+    pub(super) fn new(body: CallBody, hint: SizeHint, length: Option<u64>, limit: usize) -> Self {
+        Self { hint, length, record: Mutex::new(Record::new(body, limit)) }
+    }
+
+    /// With what was read ahead of it.
+    pub(super) fn begun(first: Polled, body: CallBody, hint: SizeHint, limit: usize) -> Self {
+        let mut record = Record::new(body, limit);
+        if record.add(&first, false) {
+            record.rest = None;
+        }
+        record.fail(first);
+        Self { hint, length: hint.exact(), record: Mutex::new(record) }
+    }
+
+    /// Makes one layer more depend on this recording, which keeps up to `limit` bytes for it. Returns `false` where the
+    /// copy of this generation would not read all of the body.
+    pub(super) fn share(&self, generation: u64, limit: usize) -> bool {
+        self.lock().share(generation, limit)
+    }
+
+    /// Begins a new generation, and wakes the reader of the one before.
+    pub(super) fn restart(&self) -> u64 {
+        let mut record = self.lock();
+        let before = record.restart();
+        let generation = record.generation;
+        drop(record);
+        before.inspect(Waker::wake_by_ref);
+        generation
+    }
+
+    /// The same, unless what has been read of it cannot be read again.
+    pub(super) fn take_over(&self, limit: usize) -> ReadState {
+        let mut record = self.lock();
+        let state = self.state_of(&record, limit);
+        let before = if state.is_repeatable() { record.restart() } else { None };
+        drop(record);
+        before.inspect(Waker::wake_by_ref);
+        state
+    }
+
+    /// One of the layers that share it will ask for no other copy.
+    pub(super) fn release(&self) {
+        self.lock().release();
+    }
+
+    /// All of the body in one piece, once it has been read.
+    pub(super) fn whole(&self) -> Option<Bytes> {
+        self.lock().whole()
+    }
+
+    pub(super) fn state(&self, limit: usize) -> ReadState {
+        self.state_of(&self.lock(), limit)
+    }
+
+    fn state_of(&self, record: &Record, limit: usize) -> ReadState {
+        // A sender of known length stops reading there, and may never see the end.
+        let complete = record.rest.as_ref().is_some_and(CallBody::is_end_stream)
+            || self.length.is_some_and(|length| record.recorded() >= length);
+        match record.phase {
+            Phase::Failed => ReadState::Failed,
+            _ if !record.is_kept() || record.recorded() > limit as u64 => ReadState::TooLarge,
+            Phase::Ended => ReadState::Whole,
+            Phase::Unread => ReadState::Unread,
+            _ if complete => ReadState::Whole,
+            _ => ReadState::Partial,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        // A body that panicked did so outside of the lock.
+        lock(&self.record)
+    }
+
+    /// The next frame of this generation, and the body itself, once that is all that is left to read of it.
+    pub(super) fn poll_frame(&self, generation: u64, cx: &mut Context<'_>) -> (Polled, Option<CallBody>) {
+        let mut record = self.lock();
+        if record.generation != generation {
+            return (unavailable(), None);
+        }
+        if record.phase == Phase::Unread {
+            record.phase = Phase::Reading;
+        }
+        match record.next() {
+            Next::Data(data) => return (Poll::Ready(Some(Ok(Frame::data(data)))), None),
+            Next::Trailers(trailers) => return (Poll::Ready(Some(Ok(Frame::trailers(trailers)))), None),
+            Next::End => return (Poll::Ready(None), None),
+            Next::Lost(Some(err)) => return (Poll::Ready(Some(Err(err))), None),
+            Next::Lost(None) => return (unavailable(), None),
+            Next::Rest => {}
+        }
+        let Some(mut rest) = record.rest.take() else {
+            // The copy before is polling it at this moment, on another thread, and will wake this one.
+            let before = record.wait(cx.waker());
+            drop((record, before));
+            return (Poll::Pending, None);
+        };
+        let kept = record.is_kept();
+        drop(record);
+        if !kept {
+            let polled = Pin::new(&mut rest).poll_frame(cx);
+            return (polled, Some(rest));
+        }
+        BorrowedBody { recording: self, generation, rest: Some(rest) }.poll_frame(cx)
+    }
+
+    pub(super) fn is_end_stream(&self, generation: u64) -> bool {
+        let record = self.lock();
+        record.generation == generation
+            && record.is_caught_up()
+            && match record.phase {
+                Phase::Unread | Phase::Reading => record.rest.as_ref().is_some_and(CallBody::is_end_stream),
+                Phase::Ended => true,
+                Phase::Failed => false,
+            }
+    }
+
+    pub(super) fn size_hint(&self, generation: u64) -> SizeHint {
+        let record = self.lock();
+        if record.generation != generation {
+            return SizeHint::default();
+        }
+        // The same for each copy, so that each is framed alike: what is known once it was read is not added.
+        let mut left = SizeHint::new();
+        if let Some(upper) = self.hint.upper() {
+            left.set_upper(upper.saturating_sub(record.delivered));
+        }
+        left.set_lower(self.hint.lower().saturating_sub(record.delivered));
+        left
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recording").field("hint", &self.hint).finish_non_exhaustive()
+    }
+}
+
+fn unavailable() -> Polled {
+    Poll::Ready(Some(Err(BoxError::from(ReplayUnavailable::new()))))
+}
+
+// === impl BorrowedBody ===
+
+impl BorrowedBody<'_> {
+    /// Polls the body, adds what came to the record, and gives the body back: to the record, or, where it records no
+    /// longer, to the copy.
+    fn poll_frame(mut self, cx: &mut Context<'_>) -> (Polled, Option<CallBody>) {
+        let mut polled = match &mut self.rest {
+            Some(rest) => Pin::new(rest).poll_frame(cx),
+            None => Poll::Pending,
+        };
+        let rest = self.rest.take();
+        let mut record = self.recording.lock();
+        let current = record.generation == self.generation;
+        let over = record.add(&polled, current);
+        let mut dropped = None;
+        let mut live = None;
+        if over {
+            dropped = rest;
+        } else if current && !record.is_kept() && record.is_caught_up() {
+            live = rest;
+        } else {
+            record.rest = rest;
+        }
+        if current {
+            let before = if polled.is_pending() { record.wait(cx.waker()) } else { None };
+            drop((record, before));
+        } else {
+            record.fail(std::mem::replace(&mut polled, unavailable()));
+            // The copy that took over may be waiting for the body to come back.
+            let waiting = record.waiting.take();
+            drop(record);
+            waiting.inspect(Waker::wake_by_ref);
+        }
+        drop(dropped);
+        (polled, live)
+    }
+}
+
+impl Drop for BorrowedBody<'_> {
+    // The body panicked: it goes back as it is, and the copy that polls it next sees what it does then.
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            let mut record = self.recording.lock();
+            record.rest = Some(rest);
+            let waiting = record.waiting.take();
+            drop(record);
+            waiting.inspect(Waker::wake_by_ref);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Whether a request is waiting for its sender or for the upstream.
+//!
+//! # Why watch the request body?
+//!
+//! A first-byte timeout that starts with the call punishes the upstream for a caller's slow upload; one that starts
+//! when the upload is over waits for ever on an upstream that stopped reading. So the wait that counts is the time since
+//! the upstream last took something from the request body, and while the body itself has nothing to give, none at all.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crate::rt::clock;
+use crate::rt::sync::{AtomicU64, Mutex, Ordering::Relaxed, lock};
+
+/// The waiting side: since when the upstream has kept the caller waiting.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadWatch {
+    start: Instant,
+    // `None`: there is no body, and the wait began with the call.
+    shared: Option<Arc<Shared>>,
+}
+
+/// The side of the [`CallBody`](super::CallBody) that is watched: it reports each poll.
+///
+/// Dropping it reports that the body is no longer waited for: from then on it is the upstream's turn.
+#[derive(Debug)]
+pub(crate) struct UploadReporter(UploadWatch);
+
+/// What the two sides share.
+#[derive(Debug)]
+struct Shared {
+    /// Nanoseconds from the start to when the upstream last took something (584 years fit), or `SENDER`. One word, so
+    /// that reading it needs no lock.
+    taken: AtomicU64,
+    /// The task to wake when the sender has nothing to give.
+    waker: Mutex<Option<Waker>>,
+}
+
+/// The sender has nothing to give: the upstream is not to blame.
+const SENDER: u64 = u64::MAX;
+
+// === impl UploadWatch ===
+
+impl UploadWatch {
+    /// Begins to wait for an upstream that has been given a request, and a body if `has_body`.
+    pub(super) fn new(has_body: bool) -> (Self, Option<UploadReporter>) {
+        let shared = has_body.then(|| Arc::new(Shared { taken: AtomicU64::new(0), waker: Mutex::new(None) }));
+        let watch = Self { start: clock::now(), shared };
+        let reporter = has_body.then(|| UploadReporter(watch.clone()));
+        (watch, reporter)
+    }
+
+    /// Since when the upstream is waited for; `None` while it waits for the sender.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        match self.shared.as_ref().map_or(0, |shared| shared.taken.load(Relaxed)) {
+            SENDER => None,
+            nanos => Some(self.start + Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// Ready while the upstream waits for the sender.
+    pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // The usual case: all was sent, and the body was dropped.
+        let Some(shared) = self.shared.as_ref().filter(|shared| Arc::strong_count(shared) > 1) else {
+            return Poll::Pending;
+        };
+        // Before looking, so that a report that comes after the look wakes this task.
+        let before = shared.set_waker(Some(cx.waker().clone()));
+        drop(before);
+        if self.waiting_since().is_none() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn note(&self, taken: u64) {
+        if let Some(shared) = &self.shared {
+            shared.taken.store(taken, Relaxed);
+        }
+    }
+}
+
+// === impl UploadReporter ===
+
+impl UploadReporter {
+    /// The upstream has polled the body, which was pending or not.
+    pub(super) fn report(&self, pending: bool) {
+        if pending { self.nothing_to_take() } else { self.taken() }
+    }
+
+    fn taken(&self) {
+        let nanos = clock::now().saturating_duration_since(self.0.start).as_nanos();
+        self.0.note(u64::try_from(nanos).unwrap_or(SENDER - 1).min(SENDER - 1));
+    }
+
+    fn nothing_to_take(&self) {
+        self.0.note(SENDER);
+        let waker = self.0.shared.as_ref().and_then(|shared| shared.set_waker(None));
+        waker.inspect(Waker::wake_by_ref);
+    }
+}
+
+impl Drop for UploadReporter {
+    fn drop(&mut self) {
+        if self.0.waiting_since().is_none() {
+            self.taken();
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn set_waker(&self, waker: Option<Waker>) -> Option<Waker> {
+        std::mem::replace(&mut *lock(&self.waker), waker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use bytes::Bytes;
+    use http_body::Body;
+    use http_body_util::channel::Channel;
+    use http_body_util::{BodyExt, Empty};
+
+    use super::*;
+    use crate::body::request::CallBody;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn is_pending(body: &mut CallBody) -> bool {
+        Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_body_the_wait_begins_with_the_call() {
+        let start = clock::now();
+        let (upload, _body) = CallBody::new(Empty::<Bytes>::new()).watch();
+        tokio::time::advance(S).await;
+        assert_eq!(upload.waiting_since(), Some(start));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_sender_is_not_the_upstreams_fault() {
+        let start = clock::now();
+        let (mut sender, body) = Channel::<Bytes>::new(8);
+        let (upload, mut body) = CallBody::new(body).watch();
+        // The upstream has not begun to read: we wait for it.
+        tokio::time::advance(S).await;
+        assert_eq!(upload.waiting_since(), Some(start));
+        // It reads, and there is nothing to read.
+        assert!(is_pending(&mut body));
+        assert_eq!(upload.waiting_since(), None);
+        // It took a frame, and takes no more.
+        sender.send_data("x".into()).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(upload.waiting_since(), Some(start + S));
+        tokio::time::advance(S).await;
+        assert_eq!(upload.waiting_since(), Some(start + S));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_was_dropped_is_not_waited_for() {
+        let start = clock::now();
+        let (_sender, body) = Channel::<Bytes>::new(8);
+        let (upload, mut body) = CallBody::new(body).watch();
+        assert!(is_pending(&mut body));
+        tokio::time::advance(S).await;
+        drop(body);
+        assert_eq!(upload.waiting_since(), Some(start + S));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_of_two_layers_has_its_own_view() {
+        let (_sender, body) = Channel::<Bytes>::new(8);
+        let (outer, body) = CallBody::new(body).watch();
+        let (inner, mut body) = body.watch();
+        let woken = poll_fn(|cx| Poll::Ready((outer.poll_sender(cx), inner.poll_sender(cx)))).await;
+        assert_eq!(woken, (Poll::Pending, Poll::Pending));
+        assert!(is_pending(&mut body));
+        assert_eq!((outer.waiting_since(), inner.waiting_since()), (None, None));
+    }
+}

@@ -1,0 +1,57 @@
+use std::time::Duration;
+
+use crate::event::Emitter;
+use crate::policy::queue::{Adaptive, Limit};
+use crate::policy::verdict::Classifier;
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) limit: Concurrency,
+    pub(super) max_waiting: usize,
+    pub(super) max_wait: Duration,
+    pub(super) classifier: Classifier,
+    pub(super) emitter: Emitter,
+    pub(super) name: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Concurrency {
+    Fixed(u32),
+    Auto { min: u32, max: u32 },
+}
+
+/// What is made for each place stays small, whatever is asked for.
+pub(super) const MOST: u32 = 65_536;
+/// Where a limit that is found out begins: as many as a provider's smallest accounts bear.
+const START: u32 = 10;
+
+// === impl Concurrency ===
+
+impl Concurrency {
+    pub(super) fn limit(self) -> Limit {
+        match self {
+            Self::Fixed(limit) => Limit::Fixed(limit),
+            Self::Auto { min, max } => Limit::Adaptive(Adaptive::new(min, max, START)),
+        }
+    }
+
+    pub(super) fn most(self) -> u32 {
+        match self {
+            Self::Fixed(limit) => limit,
+            Self::Auto { max, .. } => max,
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn new(limit: Concurrency) -> Self {
+        Self {
+            limit,
+            max_waiting: 1024,
+            max_wait: Duration::from_secs(30),
+            classifier: Classifier::default(),
+            emitter: Emitter::default(),
+            name: "queue",
+        }
+    }
+}

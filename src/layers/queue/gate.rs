@@ -1,0 +1,49 @@
+use std::sync::Arc;
+
+use http::Request;
+
+use super::permit::QueuePermit;
+use super::shared::{Arrived, Shared};
+use super::wait::{QueueWait, until};
+use crate::admission::{Admission, Admit};
+use crate::rt::clock;
+use crate::rt::deadline::Deadline;
+
+/// What the services of one layer share.
+#[derive(Clone, Debug)]
+pub struct QueueGate(pub(super) Arc<Shared>);
+
+// === impl QueueGate ===
+
+impl Admit for QueueGate {
+    type Permit = QueuePermit;
+    type Wait = QueueWait;
+
+    #[inline]
+    fn is_open(&self) -> bool {
+        !self.0.is_full()
+    }
+
+    #[inline]
+    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<QueuePermit, QueueWait>) {
+        let Self(shared) = self;
+        let tenant = shared.callers.of(&request);
+        let max_wait = shared.config.max_wait;
+        let mut times = None;
+        let arrived = shared.arrive(tenant, || {
+            let now = clock::now();
+            let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining(now));
+            times = Some((now, left));
+            (now, left.map_or(max_wait, |left| left.min(max_wait)))
+        });
+        let admission = match arrived {
+            Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.clone(), place)),
+            Arrived::Full { expected } => Admission::Refuse(shared.refuse(expected)),
+            Arrived::Waits(ticket) => {
+                let (until, deadline_is_first) = times.map_or((None, false), |(now, left)| until(now, max_wait, left));
+                Admission::Wait(QueueWait::new(shared.clone(), tenant, ticket, until, deadline_is_first))
+            }
+        };
+        (request, admission)
+    }
+}

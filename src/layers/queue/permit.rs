@@ -1,0 +1,90 @@
+use std::sync::Arc;
+use std::task::Context;
+
+use http::Response;
+use http_body::Body;
+
+use super::shared::{Place, Shared};
+use crate::admission::{End, Permit, Watch};
+use crate::policy::queue::Load;
+use crate::policy::verdict::{Health, Outcome};
+use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::clock;
+use crate::rt::sync::{AtomicU32, Ordering};
+
+/// A place, held until the call is over.
+#[derive(Debug)]
+pub struct QueuePermit {
+    shared: Arc<Shared>,
+    place: Place,
+    load: Load,
+    /// Odd while it is the reader's turn.
+    turn: u32,
+}
+
+// === impl QueuePermit ===
+
+impl QueuePermit {
+    pub(super) fn new(shared: Arc<Shared>, place: Place) -> Self {
+        Self { shared, place, load: Load::Unknown, turn: 0 }
+    }
+
+    /// Says whose turn it is. Only this call writes there.
+    #[inline]
+    fn set_turn(&mut self, turn: u32) {
+        self.turn = turn;
+        if let Some(shown) = self.shared.turn(&self.place) {
+            AtomicU32::store(shown, turn, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn leave_to_reader(&mut self) {
+        self.set_turn(self.turn.wrapping_add(1) | 1);
+    }
+}
+
+impl Permit for QueuePermit {
+    #[inline]
+    fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        if self.turn % 2 == 1 {
+            self.set_turn(self.turn.wrapping_add(1));
+        }
+        poll(cx)
+    }
+
+    #[inline]
+    fn head<B: Body>(&mut self, response: &mut Response<B>, _has_body: bool) -> Watch {
+        let refused = Rejection::of(response).map(Rejection::kind);
+        let status = response.status().as_u16();
+        self.load = match self.shared.config.classifier.classify(&Outcome::head(response)).health {
+            _ if refused == Some(RejectionKind::FirstByteTimeout) => Load::Lost,
+            Health::Throttled => Load::Lost,
+            Health::Failure if refused.is_none() && matches!(status, 503 | 529) => Load::Lost,
+            Health::Success => Load::Served,
+            _ => Load::Unknown,
+        };
+        self.leave_to_reader();
+        Watch::Body
+    }
+
+    #[inline]
+    fn data(&mut self, _is_empty: bool) {
+        self.leave_to_reader();
+    }
+
+    fn end(self, end: End<'_>) {
+        let load = match end {
+            End::Head | End::Complete => self.load,
+            // What was lost is known from the head; whether the rest of it would have been served is not.
+            End::Broken(_) | End::Dropped if self.load == Load::Lost => Load::Lost,
+            End::Failed(err) => {
+                let verdict = self.shared.config.classifier.classify(&Outcome::failure(err));
+                // No connection is as much a refusal as a status is.
+                if verdict.health == Health::Failure && verdict.not_executed { Load::Lost } else { Load::Unknown }
+            }
+            End::Broken(_) | End::Dropped | End::Panicked => Load::Unknown,
+        };
+        self.shared.leave(&self.place, load, clock::now);
+    }
+}

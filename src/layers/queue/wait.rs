@@ -1,0 +1,98 @@
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::permit::QueuePermit;
+use super::shared::{Answer, Shared};
+use crate::admission::Wait;
+use crate::event::Event;
+use crate::policy::queue::Ticket;
+use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::clock;
+use crate::rt::timer::LazyTimer;
+
+/// A wait for a place. Dropping it ends the wait; a place that it was given and did not take goes to the next.
+#[derive(Debug)]
+pub struct QueueWait {
+    shared: Arc<Shared>,
+    tenant: u64,
+    /// `None`: the wait is over.
+    ticket: Option<Ticket>,
+    until: Option<Instant>,
+    /// What happens then, if it is not that it has waited for too long.
+    deadline_is_first: bool,
+    timer: LazyTimer,
+}
+
+// === impl QueueWait ===
+
+impl QueueWait {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        tenant: u64,
+        ticket: Ticket,
+        until: Option<Instant>,
+        deadline_is_first: bool,
+    ) -> Self {
+        Self { shared, tenant, ticket: Some(ticket), until, deadline_is_first, timer: LazyTimer::default() }
+    }
+
+    fn give_up(&mut self) -> Rejection {
+        let expected = self.shared.expected_wait(self.tenant);
+        self.end();
+        if self.deadline_is_first {
+            let kind = RejectionKind::DeadlineExceeded;
+            self.shared.config.emitter.emit(&Event::Refused { kind });
+            return Rejection::new(kind);
+        }
+        self.shared.refuse(expected)
+    }
+
+    fn end(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.shared.forget(ticket);
+        }
+    }
+}
+
+impl Wait for QueueWait {
+    type Permit = QueuePermit;
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<QueuePermit, Rejection>> {
+        let Some(ticket) = self.ticket else { return Poll::Pending };
+        loop {
+            let sweep = match self.shared.ask(ticket, cx.waker()) {
+                Answer::Place(place) => {
+                    self.ticket = None;
+                    return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place)));
+                }
+                Answer::Full => {
+                    self.ticket = None;
+                    let expected = self.shared.expected_wait(self.tenant);
+                    return Poll::Ready(Err(self.shared.refuse(expected)));
+                }
+                Answer::Wait(sweep) => sweep,
+            };
+            let Some(next) = self.until.into_iter().chain(sweep).min() else { return Poll::Pending };
+            ready!(self.timer.poll_until(next, cx));
+            let now = clock::now();
+            if self.until.is_some_and(|until| until <= now) {
+                return Poll::Ready(Err(self.give_up()));
+            }
+            self.shared.sweep(now);
+        }
+    }
+}
+
+impl Drop for QueueWait {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The instant at which a wait is in vain, and whether it is its deadline.
+pub(super) fn until(now: Instant, max_wait: Duration, left: Option<Duration>) -> (Option<Instant>, bool) {
+    let deadline_is_first = left.is_some_and(|left| left < max_wait);
+    let patience = left.map_or(max_wait, |left| left.min(max_wait));
+    (now.checked_add(patience), deadline_is_first)
+}

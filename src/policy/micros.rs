@@ -1,0 +1,11 @@
+//! Time as a whole number, which a script in a shared store can count in too.
+
+use std::time::Duration;
+
+/// Microseconds, of a length or on a clock that all who compare them share.
+pub(crate) type Micros = u64;
+
+/// Whole microseconds; as many as can be counted.
+pub(crate) fn micros(duration: Duration) -> Micros {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,107 @@
+//! How many calls at a time an upstream bears, found out by what it refuses.
+//!
+//! # Why by loss, and not by latency?
+//!
+//! How long a call takes is how long its answer is: a second and two minutes are both healthy, so a limit that follows
+//! latency follows the mix of prompts. What an upstream refuses, drops, or never begins says that it has too much. So
+//! the limit grows by one for each round of successes in which it was reached, and shrinks by three tenths once for each
+//! round in which something was lost (AIMD, as TCP does it; Netflix' concurrency-limits have clients do the same).
+
+/// A limit of calls at a time, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Adaptive {
+    min: u64,
+    max: u64,
+    limit: u64,
+    /// The number of times that it shrank.
+    round: u32,
+}
+
+const ONE: u64 = 1000;
+
+// === impl Adaptive ===
+
+impl Adaptive {
+    /// Begins at `start` calls.
+    pub(crate) fn new(min: u32, max: u32, start: u32) -> Self {
+        let min = min.max(1);
+        let max = max.max(min);
+        let thousandths = |calls: u32| u64::from(calls) * ONE;
+        Self { min: thousandths(min), max: thousandths(max), limit: thousandths(start.clamp(min, max)), round: 0 }
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        u32::try_from(self.limit / ONE).unwrap_or(u32::MAX)
+    }
+
+    /// The round that calls which begin now belong to.
+    pub(crate) fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// A call was served while so many were under way. A limit that is not reached proves nothing about more.
+    pub(crate) fn served(&mut self, under_way: u32) {
+        if u64::from(under_way) * ONE + ONE > self.limit {
+            self.limit = (self.limit + (ONE * ONE / self.limit).max(1)).min(self.max);
+        }
+    }
+
+    /// A call that began in `round` was lost. All that were under way when the limit shrank tell of one and the same fact.
+    pub(crate) fn lost(&mut self, round: u32) {
+        if round == self.round {
+            self.limit = (self.limit * 7 / 10).max(self.min);
+            self.round = self.round.wrapping_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn it_grows_by_one_a_round_while_it_is_used() {
+        let mut limit = Adaptive::new(1, 100, 10);
+        for _ in 0..10 {
+            limit.served(10);
+        }
+        assert!(limit.limit() <= 11);
+        limit.served(10);
+        assert_eq!(limit.limit(), 11 - u32::from(limit.limit < 11 * ONE));
+        let before = limit;
+        limit.served(3);
+        assert_eq!(limit, before, "what is not used does not grow");
+    }
+
+    #[test]
+    fn a_round_shrinks_it_once() {
+        let mut limit = Adaptive::new(2, 100, 100);
+        let round = limit.round();
+        for _ in 0..100 {
+            limit.lost(round);
+        }
+        assert_eq!(limit.limit(), 70);
+        for _ in 0..20 {
+            limit.lost(limit.round());
+        }
+        assert_eq!(limit.limit(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_within_its_bounds(
+            min in any::<u32>(),
+            max in any::<u32>(),
+            start in any::<u32>(),
+            calls in proptest::collection::vec((any::<bool>(), any::<u32>()), 0..200),
+        ) {
+            let mut limit = Adaptive::new(min, max, start);
+            for (lost, number) in calls {
+                if lost { limit.lost(limit.round()) } else { limit.served(number) }
+                prop_assert!((min.max(1)..=max.max(min).max(1)).contains(&limit.limit()));
+            }
+        }
+    }
+}

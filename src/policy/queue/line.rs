@@ -1,0 +1,366 @@
+//! Those who wait: round robin over tenants, first in first out within one.
+//!
+//! # Why not one line?
+//!
+//! In one line, a tenant that sends a hundred calls makes everybody else wait for a hundred. Here each tenant has a line
+//! of its own, and one call is taken from each in turn: whoever sends one waits for one call of each of the others.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Waiters of type `T`, each of a tenant. What is done for each of them takes a time that does not depend on how
+/// many there are.
+#[derive(Debug)]
+pub(crate) struct Line<T> {
+    places: Vec<Place<T>>,
+    /// Places that are free.
+    free: Vec<usize>,
+    tenants: HashMap<u64, Lane, Hashed>,
+    /// Tenants in the order in which they are served. One whose lane is empty stays until it comes first.
+    ring: VecDeque<u64>,
+    waiting: usize,
+    /// Of the last ticket.
+    serial: u64,
+}
+
+/// Says which waiter is meant. Of one that is gone it means none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    place: usize,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    serial: u64,
+    waiter: Option<T>,
+    tenant: u64,
+    /// Whether it is in its tenant's lane, and between which others.
+    is_waiting: bool,
+    before: Option<usize>,
+    behind: Option<usize>,
+}
+
+/// The waiters of one tenant.
+#[derive(Debug, Default)]
+struct Lane {
+    first: Option<usize>,
+    last: Option<usize>,
+    len: usize,
+}
+
+/// For keys that are hashes already.
+pub(crate) type Hashed = BuildHasherDefault<Identity>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Identity(u64);
+
+// === impl Line ===
+
+impl<T> Line<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            places: Vec::new(),
+            free: Vec::new(),
+            tenants: HashMap::default(),
+            ring: VecDeque::new(),
+            waiting: 0,
+            serial: 0,
+        }
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Goes to the end of the lane of its tenant.
+    pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let mut place = Place { serial, waiter: Some(waiter), tenant, is_waiting: true, before: None, behind: None };
+        if !self.tenants.contains_key(&tenant) {
+            self.drop_all_empty_lanes();
+            self.ring.push_back(tenant);
+        }
+        let lane = self.tenants.entry(tenant).or_default();
+        place.before = lane.last;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => self.places.len(),
+        };
+        match lane.last.and_then(|last| self.places.get_mut(last)) {
+            Some(last) => last.behind = Some(index),
+            None => lane.first = Some(index),
+        }
+        lane.last = Some(index);
+        lane.len += 1;
+        self.waiting += 1;
+        match self.places.get_mut(index) {
+            Some(free) => *free = place,
+            None => self.places.push(place),
+        }
+        Ticket { place: index, serial }
+    }
+
+    /// The waiter of this ticket, whether or not it waits still.
+    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
+        self.place(ticket)?.waiter.as_mut()
+    }
+
+    /// Whose turn it is, and its tenant: the first waiter of the first tenant that may go.
+    pub(crate) fn first(&mut self, may_go: impl Fn(&Self, u64) -> bool) -> Option<(Ticket, u64)> {
+        self.drop_empty_lanes();
+        let mut lanes = self.ring.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first?)));
+        let (tenant, place) = lanes.find(|(tenant, _)| may_go(self, *tenant))?;
+        let serial = self.places.get(place)?.serial;
+        Some((Ticket { place, serial }, tenant))
+    }
+
+    /// Ends a wait that was in vain. The waiter stays until it is [removed](Self::remove).
+    pub(crate) fn end(&mut self, ticket: Ticket) {
+        self.unlink(ticket);
+    }
+
+    /// Ends a wait: the tenant goes to the end of the ring. The waiter stays until it is [removed](Self::remove).
+    pub(crate) fn serve(&mut self, ticket: Ticket) {
+        let Some(tenant) = self.place(ticket).filter(|place| place.is_waiting).map(|place| place.tenant) else {
+            return;
+        };
+        self.unlink(ticket);
+        // It is the first in the usual case.
+        if let Some(position) = self.ring.iter().position(|other| *other == tenant) {
+            self.ring.remove(position);
+            self.ring.push_back(tenant);
+        }
+    }
+
+    /// A waiter goes, whether or not it waits still.
+    pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
+        self.unlink(ticket);
+        let place = self.place(ticket)?;
+        let waiter = place.waiter.take();
+        place.serial = 0;
+        self.free.push(ticket.place);
+        if self.free.len() == self.places.len() {
+            // Whatever it took when many waited is given back.
+            (self.places, self.free) = (Vec::new(), Vec::new());
+            self.drop_empty_lanes();
+        }
+        waiter
+    }
+
+    /// Whether a tenant other than this one waits.
+    pub(crate) fn others_wait(&self, tenant: u64) -> bool {
+        self.waiting > self.of(tenant)
+    }
+
+    /// How many of this tenant wait.
+    pub(crate) fn of(&self, tenant: u64) -> usize {
+        self.tenants.get(&tenant).map_or(0, |lane| lane.len)
+    }
+
+    /// The last waiter of the tenant of which most wait, and how many those are. Looks at all tenants.
+    pub(crate) fn last_of_longest(&self) -> Option<(Ticket, usize)> {
+        let lane = self.tenants.values().max_by_key(|lane| lane.len)?;
+        let place = lane.last?;
+        let serial = self.places.get(place)?.serial;
+        Some((Ticket { place, serial }, lane.len))
+    }
+
+    /// How many would be served before one that comes now.
+    pub(crate) fn ahead(&self, tenant: u64) -> usize {
+        let own = self.of(tenant);
+        let others = self.tenants.iter().filter(|(other, _)| **other != tenant);
+        others.map(|(_, lane)| lane.len.min(own + 1)).sum::<usize>() + own
+    }
+
+    fn place(&mut self, ticket: Ticket) -> Option<&mut Place<T>> {
+        self.places.get_mut(ticket.place).filter(|place| place.serial == ticket.serial)
+    }
+
+    fn unlink(&mut self, ticket: Ticket) {
+        let Some(place) = self.place(ticket).filter(|place| place.is_waiting) else { return };
+        place.is_waiting = false;
+        let (tenant, before, behind) = (place.tenant, place.before.take(), place.behind.take());
+        if let Some(before) = before.and_then(|before| self.places.get_mut(before)) {
+            before.behind = behind;
+        }
+        if let Some(behind) = behind.and_then(|behind| self.places.get_mut(behind)) {
+            behind.before = before;
+        }
+        if let Some(lane) = self.tenants.get_mut(&tenant) {
+            if before.is_none() {
+                lane.first = behind;
+            }
+            if behind.is_none() {
+                lane.last = before;
+            }
+            lane.len -= 1;
+        }
+        self.waiting -= 1;
+    }
+
+    /// When there are more of them than of the others, so that it costs little for each.
+    fn drop_all_empty_lanes(&mut self) {
+        if self.ring.len() > 2 * self.waiting + 16 {
+            self.tenants.retain(|_, lane| lane.len > 0);
+            self.ring.retain(|tenant| self.tenants.contains_key(tenant));
+        }
+    }
+
+    /// Those at the head of the ring, of which there are no more than were pushed.
+    fn drop_empty_lanes(&mut self) {
+        while let Some(tenant) = self.ring.front().copied() {
+            if self.tenants.get(&tenant).is_some_and(|lane| lane.len > 0) {
+                break;
+            }
+            self.tenants.remove(&tenant);
+            self.ring.pop_front();
+        }
+    }
+}
+
+// === impl Identity ===
+
+impl Hasher for Identity {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_tenant<T>(_: &Line<T>, _: u64) -> bool {
+        true
+    }
+
+    fn served(line: &mut Line<&'static str>) -> Vec<&'static str> {
+        std::iter::from_fn(|| {
+            let (ticket, _) = line.first(any_tenant)?;
+            line.serve(ticket);
+            line.remove(ticket)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn one_call_of_each_tenant_in_turn() {
+        let mut line = Line::new();
+        for waiter in ["a1", "a2", "a3"] {
+            line.push(1, waiter);
+        }
+        line.push(2, "b1");
+        assert_eq!((line.ahead(1), line.ahead(2), line.ahead(3)), (4, 3, 2));
+        line.push(3, "c1");
+        line.push(2, "b2");
+        assert_eq!(served(&mut line), ["a1", "b1", "c1", "a2", "b2", "a3"]);
+        assert!(line.is_empty());
+    }
+
+    #[test]
+    fn one_that_leaves_is_not_served_and_holds_up_nobody() {
+        let mut line = Line::new();
+        let tickets = ["a1", "a2", "a3"].map(|waiter| line.push(1, waiter));
+        let other = line.push(2, "b1");
+        assert_eq!(line.remove(tickets[1]), Some("a2"));
+        assert_eq!(line.remove(tickets[1]), None);
+        assert_eq!(line.remove(other), Some("b1"));
+        // The place of the one that left is another's now, and its ticket is not.
+        let new = line.push(1, "a4");
+        assert_eq!(line.remove(tickets[1]), None);
+        assert_eq!(served(&mut line), ["a1", "a3", "a4"]);
+        assert_eq!(line.remove(new), None);
+    }
+
+    #[test]
+    fn a_tenant_that_may_not_go_is_passed_over() {
+        let mut line = Line::new();
+        line.push(1, "a1");
+        line.push(2, "b1");
+        let (ticket, tenant) = line.first(|_, tenant| tenant != 1).unwrap();
+        assert_eq!(tenant, 2);
+        assert_eq!(line.get_mut(ticket), Some(&mut "b1"));
+        line.serve(ticket);
+        assert_eq!(line.first(|_, tenant| tenant != 1), None);
+        // Served, and not gone yet.
+        assert_eq!((line.len(), line.remove(ticket)), (1, Some("b1")));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u64),
+        Serve,
+        Remove(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step =
+            prop_oneof![(0..5_u64).prop_map(Step::Push), Just(Step::Serve), any::<usize>().prop_map(Step::Remove),];
+        proptest::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        /// The same as a list of lists.
+        #[test]
+        fn it_is_round_robin(steps in steps()) {
+            let mut line = Line::new();
+            let mut model: VecDeque<(u64, VecDeque<u32>)> = VecDeque::new();
+            let mut tickets: Vec<(Ticket, u64, u32)> = Vec::new();
+            for (number, step) in (0..).zip(steps) {
+                match step {
+                    Step::Push(tenant) => {
+                        tickets.push((line.push(tenant, number), tenant, number));
+                        match model.iter_mut().find(|(other, _)| *other == tenant) {
+                            Some((_, lane)) => lane.push_back(number),
+                            None => model.push_back((tenant, VecDeque::from([number]))),
+                        }
+                    }
+                    Step::Serve => {
+                        let first = line.first(any_tenant);
+                        while model.front().is_some_and(|(_, lane)| lane.is_empty()) {
+                            model.pop_front();
+                        }
+                        prop_assert_eq!(first.is_some(), !model.is_empty());
+                        if let (Some((ticket, _)), Some((tenant, mut lane))) = (first, model.pop_front()) {
+                            line.serve(ticket);
+                            prop_assert_eq!(line.remove(ticket), lane.pop_front());
+                            model.push_back((tenant, lane));
+                            tickets.retain(|(other, _, _)| *other != ticket);
+                        }
+                    }
+                    Step::Remove(which) if !tickets.is_empty() => {
+                        let (ticket, tenant, number) = tickets.swap_remove(which % tickets.len());
+                        prop_assert_eq!(line.remove(ticket), Some(number));
+                        let (_, lane) = model.iter_mut().find(|(other, _)| *other == tenant).unwrap();
+                        lane.retain(|other| *other != number);
+                    }
+                    Step::Remove(_) => {}
+                }
+                if tickets.is_empty() {
+                    model.clear();
+                }
+                prop_assert_eq!(line.len(), tickets.len());
+                prop_assert_eq!(line.len(), model.iter().map(|(_, lane)| lane.len()).sum::<usize>());
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Who of those that wait is served next, and by how many at a time.
+//!
+//! # Why is nobody overtaken?
+//!
+//! A call that comes when somebody waits goes to the line, even if a place has just become free: the place is for the
+//! one whose turn it is. Otherwise, under load, a lucky newcomer is always faster than a waiter who must be woken, and
+//! some wait for ever.
+
+mod adaptive;
+mod line;
+
+use std::collections::HashMap;
+
+pub(crate) use self::adaptive::Adaptive;
+use self::line::Hashed;
+pub(crate) use self::line::{Line, Ticket};
+use super::micros::Micros;
+
+/// Places for calls under way, and those who wait for one, of type `W`.
+#[derive(Debug)]
+pub(crate) struct Places<W> {
+    limit: Limit,
+    max_queue: usize,
+    line: Line<W>,
+    /// How many places each tenant holds.
+    held: HashMap<u64, u32, Hashed>,
+    in_use: u32,
+    /// Places whose holders do not read what they were sent, as far as they do not count.
+    passed_over: u32,
+    /// How long a place is held: the mean, which is zero before one was given back.
+    hold: Micros,
+}
+
+#[derive(Debug)]
+pub(crate) enum Limit {
+    Fixed(u32),
+    Adaptive(Adaptive),
+}
+
+/// A place for one call. It is given back with [`Places::leave`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) tenant: u64,
+    round: u32,
+}
+
+/// What a call says about how many the upstream bears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    Served,
+    Lost,
+    Unknown,
+}
+
+/// A call that comes when there is no place for it.
+#[derive(Debug)]
+pub(crate) enum Arrival<W> {
+    Waits(Ticket),
+    /// It waits, and this one, the last of the tenant of which most wait, does so no more.
+    InPlaceOf {
+        evicted: Ticket,
+        ticket: Ticket,
+    },
+    Full(W),
+}
+
+/// A new hold moves the mean by an eighth, as in TCP's estimate of a round trip.
+const GAIN: u64 = 8;
+
+// === impl Places ===
+
+impl<W> Places<W> {
+    pub(crate) fn new(limit: Limit, max_queue: usize) -> Self {
+        Self { limit, max_queue, line: Line::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
+    }
+
+    /// A place at once, where there is one that nobody waits for.
+    pub(crate) fn enter(&mut self, tenant: u64) -> Option<Grant> {
+        (self.line.is_empty() && self.has_room()).then(|| self.take(tenant))
+    }
+
+    /// How long one that comes now would wait; `None` where nothing is known of how long places are held.
+    pub(crate) fn expected_wait(&self, tenant: u64) -> Option<Micros> {
+        let ahead = u64::try_from(self.line.ahead(tenant)).unwrap_or(u64::MAX).saturating_add(1);
+        (self.hold > 0).then(|| self.hold.saturating_mul(ahead) / u64::from(self.limit().max(1)))
+    }
+
+    /// Goes to the line. When it is full, the tenant of which most wait makes room for one of which fewer do.
+    pub(crate) fn wait(&mut self, tenant: u64, waiter: W) -> Arrival<W> {
+        if self.line.len() < self.max_queue {
+            return Arrival::Waits(self.line.push(tenant, waiter));
+        }
+        match self.line.last_of_longest() {
+            Some((evicted, longest)) if longest > self.line.of(tenant) + 1 => {
+                self.line.end(evicted);
+                Arrival::InPlaceOf { evicted, ticket: self.line.push(tenant, waiter) }
+            }
+            _ => Arrival::Full(waiter),
+        }
+    }
+
+    /// Gives a free place to the one whose turn it is. To be called until it returns `None`, after a place was given back
+    /// and after a waiter has gone.
+    pub(crate) fn next(&mut self) -> Option<(Ticket, Grant)> {
+        if self.line.is_empty() || !self.has_room() {
+            return None;
+        }
+        let half = self.limit().div_ceil(2);
+        let (line, held) = (&mut self.line, &self.held);
+        let has_its_share = |tenant| held.get(&tenant).is_some_and(|held| *held >= half);
+        let (ticket, tenant) = line
+            .first(|line, tenant| !line.others_wait(tenant) || !has_its_share(tenant))
+            // Places that were passed over: all have theirs.
+            .or_else(|| line.first(|_, _| true))?;
+        self.line.serve(ticket);
+        Some((ticket, self.take(tenant)))
+    }
+
+    /// The waiter of this ticket, until it is [forgotten](Self::forget).
+    pub(crate) fn waiter(&mut self, ticket: Ticket) -> Option<&mut W> {
+        self.line.get_mut(ticket)
+    }
+
+    /// One that waits, if any does: the one whose turn it would be.
+    pub(crate) fn first(&mut self) -> Option<&mut W> {
+        let (ticket, _) = self.line.first(|_, _| true)?;
+        self.line.get_mut(ticket)
+    }
+
+    /// A waiter goes: with its grant, or because its caller left.
+    pub(crate) fn forget(&mut self, ticket: Ticket) -> Option<W> {
+        self.line.remove(ticket)
+    }
+
+    /// A place is given back; `hold`: how long it was held, where that was measured.
+    pub(crate) fn leave(&mut self, grant: Grant, load: Load, hold: Option<Micros>) {
+        if let Limit::Adaptive(limit) = &mut self.limit {
+            match load {
+                Load::Served => limit.served(self.in_use),
+                Load::Lost => limit.lost(grant.round),
+                Load::Unknown => {}
+            }
+        }
+        if let Some(held) = self.held.get_mut(&grant.tenant) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&grant.tenant);
+            }
+        }
+        self.in_use = self.in_use.saturating_sub(1);
+        if let Some(hold) = hold {
+            self.hold = match self.hold {
+                0 => hold.max(1),
+                mean if hold >= mean => mean + (hold - mean) / GAIN,
+                mean => mean - (mean - hold) / GAIN,
+            };
+        }
+    }
+
+    /// So many holders have not read for a while what they were sent. Half of the places are theirs; what they hold
+    /// beyond that does not count, as long as no more than twice the limit is under way.
+    pub(crate) fn pass_over(&mut self, unread: u32) {
+        self.passed_over = unread.saturating_sub(self.limit() / 2).min(self.limit());
+    }
+
+    pub(crate) fn limit(&self) -> u32 {
+        match &self.limit {
+            Limit::Fixed(limit) => *limit,
+            Limit::Adaptive(limit) => limit.limit(),
+        }
+    }
+
+    pub(crate) fn in_use(&self) -> u32 {
+        self.in_use
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_use.saturating_sub(self.passed_over) < self.limit()
+    }
+
+    fn take(&mut self, tenant: u64) -> Grant {
+        self.in_use += 1;
+        *self.held.entry(tenant).or_default() += 1;
+        let round = match &self.limit {
+            Limit::Fixed(_) => 0,
+            Limit::Adaptive(limit) => limit.round(),
+        };
+        Grant { tenant, round }
+    }
+}
+
+#[cfg(test)]
+mod tests;

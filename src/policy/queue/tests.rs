@@ -1,0 +1,215 @@
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Micros = 1_000_000;
+
+fn fixed(limit: u32) -> Places<u32> {
+    Places::new(Limit::Fixed(limit), 1024)
+}
+
+fn waits(places: &mut Places<u32>, tenant: u64) -> Ticket {
+    match places.wait(tenant, 0) {
+        Arrival::Waits(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_newcomer_does_not_overtake_one_that_waits() {
+    let mut places = fixed(1);
+    let grant = places.enter(1).unwrap();
+    let ticket = waits(&mut places, 1);
+    places.leave(grant, Load::Unknown, None);
+    assert_eq!(places.enter(2), None, "the place is for the one that waits");
+    assert_eq!(places.next().unwrap().0, ticket);
+    assert!(places.next().is_none());
+}
+
+#[test]
+fn a_tenant_has_half_of_the_places_while_others_wait() {
+    let mut places = fixed(4);
+    let held: Vec<Grant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
+    let mine = waits(&mut places, 1);
+    let theirs = [waits(&mut places, 2), waits(&mut places, 2), waits(&mut places, 3)];
+    // It was first in the line, but holds three.
+    places.leave(held[0], Load::Unknown, None);
+    assert_eq!(places.next().unwrap().0, theirs[0]);
+    places.leave(held[1], Load::Unknown, None);
+    assert_eq!(places.next().unwrap().0, theirs[2]);
+    places.leave(held[2], Load::Unknown, None);
+    // It holds one now, and it is its turn.
+    assert_eq!(places.next().unwrap().0, mine);
+}
+
+#[test]
+fn a_tenant_alone_may_have_all() {
+    let mut places = fixed(4);
+    let held: Vec<Grant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
+    let ticket = waits(&mut places, 1);
+    places.leave(held[0], Load::Unknown, None);
+    assert_eq!(places.next().unwrap().0, ticket);
+}
+
+#[test]
+fn the_wait_that_is_told_is_that_of_the_own_lane() {
+    let mut places = fixed(2);
+    assert_eq!(places.expected_wait(1), None);
+    let grant = places.enter(1).unwrap();
+    places.leave(grant, Load::Unknown, Some(4 * SECOND));
+    let _held = [places.enter(1), places.enter(1)];
+    for _ in 0..9 {
+        waits(&mut places, 1);
+    }
+    assert_eq!(places.expected_wait(1), Some(20 * SECOND));
+    assert_eq!(places.expected_wait(2), Some(4 * SECOND));
+}
+
+#[test]
+fn a_full_line_makes_room_for_a_tenant_that_has_less_of_it() {
+    let mut places = Places::new(Limit::Fixed(1), 3);
+    places.enter(1).unwrap();
+    let tickets: Vec<Ticket> = (0..3).map(|_| waits(&mut places, 1)).collect();
+    assert!(matches!(places.wait(1, 0), Arrival::Full(_)));
+    let Arrival::InPlaceOf { evicted, .. } = places.wait(2, 0) else { panic!("full") };
+    assert_eq!((evicted, places.waiting()), (tickets[2], 3));
+    assert!(places.waiter(evicted).is_some(), "it is told so before it is forgotten");
+    // One of two: no tenant has much more than another now.
+    assert!(matches!(places.wait(2, 0), Arrival::Full(_)));
+}
+
+#[test]
+fn readers_that_do_not_read_keep_half_of_the_places() {
+    let mut places = fixed(10);
+    for _ in 0..10 {
+        places.enter(1).unwrap();
+    }
+    for tenant in 2..22 {
+        waits(&mut places, tenant);
+    }
+    assert!(places.next().is_none());
+    places.pass_over(10);
+    assert_eq!(std::iter::from_fn(|| places.next()).count(), 5);
+    // Whatever is told, no more than twice the limit is under way.
+    places.pass_over(1_000);
+    assert_eq!(std::iter::from_fn(|| places.next()).count(), 5);
+    assert_eq!(places.in_use(), 20);
+}
+
+/// Calls of each tenant arrive every so often and take a second; the longest wait of each but the first.
+fn longest_wait(first_every: Micros) -> Micros {
+    let mut places: Places<u32> = Places::new(Limit::Fixed(10), 1_000_000);
+    let mut arrivals: BinaryHeap<Reverse<(Micros, u64)>> = (0..10).map(|tenant| Reverse((0, tenant))).collect();
+    let mut ends: BinaryHeap<Reverse<(Micros, u64, u32)>> = BinaryHeap::new();
+    let mut since: HashMap<u32, (u64, Micros)> = HashMap::new();
+    let (mut number, mut longest) = (0_u32, 0);
+    loop {
+        let arrival = arrivals.peek().map(|Reverse((at, _))| *at);
+        let end = ends.peek().map(|Reverse((at, ..))| *at);
+        let now = arrival.into_iter().chain(end).min().unwrap();
+        if now > 60 * SECOND {
+            return longest;
+        }
+        if end == Some(now) {
+            let Reverse((_, tenant, round)) = ends.pop().unwrap();
+            places.leave(Grant { tenant, round }, Load::Served, Some(SECOND));
+        } else {
+            let Reverse((_, tenant)) = arrivals.pop().unwrap();
+            arrivals.push(Reverse((now + if tenant == 0 { first_every } else { SECOND }, tenant)));
+            match places.enter(tenant) {
+                Some(grant) => ends.push(Reverse((now + SECOND, grant.tenant, grant.round))),
+                None => {
+                    number += 1;
+                    since.insert(number, (tenant, now));
+                    places.wait(tenant, number);
+                }
+            }
+        }
+        while let Some((ticket, grant)) = places.next() {
+            let (tenant, arrived) = since.remove(&places.forget(ticket).unwrap()).unwrap();
+            if tenant != 0 {
+                longest = longest.max(now - arrived);
+            }
+            ends.push(Reverse((now + SECOND, grant.tenant, grant.round)));
+        }
+    }
+}
+
+#[test]
+fn a_tenant_that_sends_a_hundred_times_more_makes_the_others_wait_no_longer() {
+    let (fair, flooded) = (longest_wait(SECOND), longest_wait(SECOND / 100));
+    // One call is under way when another comes: a place is free within a second.
+    assert!(flooded <= fair + SECOND, "{flooded} against {fair}");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Arrive(u64),
+    Leave(usize, Load),
+    Cancel(usize),
+    PassOver(u32),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let loads = prop_oneof![Just(Load::Served), Just(Load::Lost), Just(Load::Unknown)];
+    let step = prop_oneof![
+        4 => (0..4_u64).prop_map(Step::Arrive),
+        3 => (any::<usize>(), loads).prop_map(|(which, load)| Step::Leave(which, load)),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        1 => (0..20_u32).prop_map(Step::PassOver),
+    ];
+    proptest::collection::vec(step, 1..300)
+}
+
+proptest! {
+    /// Whatever happens: no place is lost or given twice, and none is free while somebody waits.
+    #[test]
+    fn places_are_neither_lost_nor_idle(adaptive in any::<bool>(), limit in 1..8_u32, steps in steps()) {
+        let limit = if adaptive { Limit::Adaptive(Adaptive::new(1, 8, limit)) } else { Limit::Fixed(limit) };
+        let mut places: Places<()> = Places::new(limit, 16);
+        let (mut held, mut waiting): (Vec<Grant>, Vec<Ticket>) = Default::default();
+        for step in steps {
+            match step {
+                Step::Arrive(tenant) => match places.enter(tenant) {
+                    Some(grant) => held.push(grant),
+                    None => match places.wait(tenant, ()) {
+                        Arrival::Waits(ticket) => waiting.push(ticket),
+                        Arrival::InPlaceOf { evicted, ticket } => {
+                            waiting.retain(|other| *other != evicted);
+                            prop_assert!(places.forget(evicted).is_some());
+                            waiting.push(ticket);
+                        }
+                        Arrival::Full(()) => {}
+                    },
+                },
+                Step::Leave(which, load) if !held.is_empty() => {
+                    let grant = held.swap_remove(which % held.len());
+                    places.leave(grant, load, Some(SECOND));
+                }
+                Step::Cancel(which) if !waiting.is_empty() => {
+                    let ticket = waiting.swap_remove(which % waiting.len());
+                    prop_assert!(places.forget(ticket).is_some());
+                }
+                Step::PassOver(unread) => places.pass_over(unread),
+                Step::Leave(..) | Step::Cancel(_) => {}
+            }
+            while let Some((ticket, grant)) = places.next() {
+                prop_assert!(waiting.contains(&ticket));
+                waiting.retain(|other| *other != ticket);
+                prop_assert!(places.forget(ticket).is_some());
+                held.push(grant);
+            }
+            prop_assert_eq!(places.in_use() as usize, held.len());
+            prop_assert_eq!(places.waiting(), waiting.len());
+            prop_assert!(held.len() <= 2 * 8);
+            prop_assert!(waiting.is_empty() || !places.has_room());
+            for tenant in 0..4 {
+                let count = held.iter().filter(|grant| grant.tenant == tenant).count();
+                prop_assert_eq!(places.held.get(&tenant).copied().unwrap_or_default() as usize, count);
+            }
+        }
+    }
+}

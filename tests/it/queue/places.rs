@@ -1,0 +1,231 @@
+//! Who holds a place, for how long, and what becomes of a call that finds none.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tower::Layer;
+use tower_buttress::{Deadline, FirstByteTimeoutLayer};
+
+use super::*;
+use crate::support::upstream::{Answer as Scripted, Upstream, request};
+use crate::support::{Log, Script, Step, secs};
+
+async fn head(service: &Queue<Upstream>) -> io::Result<Response<QueueBody<Script>>> {
+    service.clone().oneshot(request("POST", [])).await
+}
+
+fn stream() -> Scripted {
+    Scripted::status(200).body(Script::new([Step::Data("a"), Step::Wait(secs(5)), Step::Data("b")]).unsized_())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_holds_its_place_until_its_body_ends() {
+    let layer = QueueLayer::new(1);
+    let upstream = Upstream::new([stream(), Scripted::status(200)]);
+    let service = layer.layer(upstream.clone());
+    let first = head(&service).await.unwrap();
+    let second = tokio::spawn({
+        let service = service.clone();
+        async move { head(&service).await.unwrap().status() }
+    });
+    tokio::time::sleep(secs(1)).await;
+    assert_eq!((layer.stats().in_flight, layer.stats().waiting, upstream.seen().len()), (1, 1, 1));
+    first.into_body().collect().await.unwrap();
+    assert_eq!(second.await.unwrap(), 200);
+    assert_eq!(upstream.times(), [0.0, 6.0]);
+    is_empty(&layer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_ends_a_call_gives_its_place_back() {
+    let layer = QueueLayer::new(1);
+    let upstream = Upstream::new([
+        Scripted::fails(io::ErrorKind::ConnectionReset),
+        Scripted::status(200).body(Script::new([Step::Data("a"), Step::Fail("cut")]).unsized_()),
+        Scripted::status(200).body(Script::new([Step::Data("a"), Step::Hang]).unsized_()),
+        Scripted::status(204).body(Script::new([])),
+        Scripted::status(101).body(Script::new([Step::Hang]).unsized_()),
+        Scripted::status(200).body(Script::new([Step::Trailers]).unsized_()),
+        Scripted::never(),
+    ]);
+    let service = layer.layer(upstream.clone());
+
+    head(&service).await.unwrap_err();
+    is_empty(&layer);
+    head(&service).await.unwrap().into_body().collect().await.unwrap_err();
+    is_empty(&layer);
+    let mut left = head(&service).await.unwrap().into_body();
+    left.frame().await.unwrap().unwrap();
+    assert_eq!(layer.stats().in_flight, 1);
+    drop(left);
+    is_empty(&layer);
+    let _empty = head(&service).await.unwrap();
+    is_empty(&layer);
+    let _upgraded = head(&service).await.unwrap();
+    is_empty(&layer);
+    let mut body = head(&service).await.unwrap().into_body();
+    assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    is_empty(&layer);
+    assert!(tokio::time::timeout(secs(1), head(&service)).await.is_err());
+    is_empty(&layer);
+    // No answer is left: the upstream panics.
+    assert!(AssertUnwindSafe(head(&service)).catch_unwind().await.is_err());
+    is_empty(&layer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_leaves_no_trace() {
+    let (layer, busy) = (QueueLayer::new(1), Busy::default());
+    let service = layer.layer(takes(secs(10), &busy));
+    let first = tokio::spawn(service.clone().oneshot(ask("a")));
+    tokio::time::sleep(secs(1)).await;
+    // One leaves while it waits.
+    assert!(tokio::time::timeout(secs(1), service.clone().oneshot(ask("a"))).await.is_err());
+    assert_eq!(layer.stats().waiting, 0);
+    // One has been given the place, and leaves before it has been polled again.
+    let mut unlucky = Box::pin(service.clone().oneshot(ask("a")));
+    assert!(unlucky.as_mut().now_or_never().is_none());
+    let mut next = Box::pin(service.clone().oneshot(ask("a")));
+    assert!(next.as_mut().now_or_never().is_none());
+    first.await.unwrap().unwrap();
+    assert_eq!((layer.stats().in_flight, layer.stats().waiting), (1, 1));
+    drop(unlucky);
+    assert_eq!((layer.stats().in_flight, layer.stats().waiting), (1, 0));
+    assert_eq!(next.await.unwrap().status(), 200);
+    is_empty(&layer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_would_wait_for_too_long_is_refused_when_it_comes() {
+    let log = Arc::new(Log::default());
+    let layer = QueueLayer::new(1).max_wait(secs(25)).observer(log.clone());
+    let busy = Busy::default();
+    let service = layer.layer(takes(secs(10), &busy));
+    // It is known how long a place is held.
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let calls: Vec<_> = (0..3).map(|_| tokio::spawn(service.clone().oneshot(ask("a")))).collect();
+    tokio::time::sleep(secs(1)).await;
+    let refused = service.clone().oneshot(ask("a")).await.unwrap();
+    assert_eq!((refused.status().as_u16(), kind(&refused)), (503, Some(RejectionKind::QueueFull)));
+    let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((30..=38).contains(&wait), "{wait}");
+    // Another tenant has only one before it.
+    let other = tokio::spawn(service.clone().oneshot(ask("b")));
+    assert_eq!(other.await.unwrap().unwrap().status(), 200);
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+    assert_eq!(log.names(), ["refused: queue-full"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_waited_for_too_long_is_refused_and_a_deadline_is_told_apart() {
+    let (layer, busy) = (QueueLayer::new(1).max_wait(secs(5)), Busy::default());
+    let service = layer.layer(takes(secs(60), &busy));
+    let _first = tokio::spawn(service.clone().oneshot(ask("a")));
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    let refused = service.clone().oneshot(ask("a")).await.unwrap();
+    assert_eq!((start.elapsed(), kind(&refused)), (secs(5), Some(RejectionKind::QueueFull)));
+
+    let mut hurried = ask("a");
+    hurried.extensions_mut().insert(Deadline::after(secs(2)).unwrap());
+    let refused = service.clone().oneshot(hurried).await.unwrap();
+    assert_eq!((start.elapsed(), kind(&refused)), (secs(7), Some(RejectionKind::DeadlineExceeded)));
+    assert_eq!((layer.stats().waiting, busy.most()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_caller_is_told_in_its_own_way() {
+    let (layer, busy) = (QueueLayer::new(1).max_waiting(0), Busy::default());
+    let service = layer.layer(takes(secs(60), &busy));
+    let _first = tokio::spawn(service.clone().oneshot(ask("a")));
+    tokio::task::yield_now().await;
+    let mut request = ask("b");
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let refused = service.clone().oneshot(request).await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["grpc-status"]), (200, &"8".parse().unwrap()));
+    assert!(refused.headers().contains_key("grpc-retry-pushback-ms"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_of_the_service_inside_while_a_call_waits() {
+    let layer = QueueLayer::new(1);
+    let upstream = Upstream::new([stream(), Scripted::status(200)]).ready_after(secs(1));
+    let service = layer.layer(upstream.clone());
+    let first = head(&service).await.unwrap();
+    let second = tokio::spawn({
+        let service = service.clone();
+        async move { head(&service).await.unwrap().status() }
+    });
+    first.into_body().collect().await.unwrap();
+    assert_eq!(second.await.unwrap(), 200);
+    // It was asked for its readiness, which takes a second, after the place was given.
+    assert_eq!(upstream.times(), [1.0, 7.0]);
+}
+
+/// An upstream that answers within half a second, but for its second hundred seconds.
+#[derive(Clone)]
+struct Hangs(Instant);
+
+impl<B> Service<Request<B>> for Hangs {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        let Self(start) = *self;
+        Box::pin(async move {
+            if (secs(100)..secs(200)).contains(&start.elapsed()) {
+                tokio::time::sleep_until(start + secs(200)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok(Response::new(Full::from("done")))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_upstream_shrinks_the_limit_to_its_minimum_and_it_recovers() {
+    let log = Arc::new(Log::default());
+    let layer = QueueLayer::auto(2, 40).max_wait(secs(1_000)).max_waiting(10_000).observer(log.clone());
+    let start = Instant::now();
+    let service = layer.layer(FirstByteTimeoutLayer::new(secs(10)).layer(Hangs(start)));
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let service = service.clone();
+        calls.spawn(async move {
+            while start.elapsed() < secs(600) {
+                let answer = service.clone().oneshot(Request::new(Full::<Bytes>::default())).await.unwrap();
+                answer.into_body().collect().await.unwrap();
+            }
+        });
+    }
+    tokio::time::sleep_until(start + secs(100)).await;
+    assert_eq!(layer.stats().limit, 40, "{:?}", layer.stats());
+    tokio::time::sleep_until(start + secs(199)).await;
+    assert_eq!(layer.stats().limit, 2, "{:?}", layer.stats());
+    tokio::time::sleep_until(start + secs(400)).await;
+    assert_eq!(layer.stats().limit, 40, "{:?}", layer.stats());
+    calls.join_all().await;
+    is_empty(&layer);
+    assert!(log.names().iter().all(|name| name == "concurrency_changed: queue"), "{:?}", log.names());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_off_bounds_nothing() {
+    let busy = Busy::default();
+    let service = QueueLayer::disabled().layer(takes(secs(1), &busy));
+    let calls = (0..50).map(|_| service.clone().oneshot(ask("a")));
+    futures_util::future::join_all(calls).await;
+    assert_eq!(busy.most(), 50);
+}
