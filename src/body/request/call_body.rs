@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -104,7 +104,7 @@ impl CallBody {
             return same.take().unwrap_or_default();
         }
         if let Some(full) = any.downcast_mut::<Option<Full<Bytes>>>() {
-            return full.take().map_or_else(Self::empty, Self::of_full);
+            return full.take().and_then(Full::into_inner).map_or_else(Self::empty, Self::from);
         }
         body.filter(|body| !body.is_end_stream()).map_or_else(Self::empty, Self::boxed)
     }
@@ -142,26 +142,19 @@ impl CallBody {
         Self::from_kind(Kind::Boxed(ErasedBody::new(body)))
     }
 
-    fn of_full(mut full: Full<Bytes>) -> Self {
-        match Pin::new(&mut full).poll_frame(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Some(Ok(frame))) => frame.into_data().map_or_else(|_| Self::empty(), Self::from),
-            _ => Self::empty(),
-        }
-    }
-
     const fn from_kind(kind: Kind) -> Self {
         Self { kind, reporter: None }
     }
 
     /// Watches when this body, of which nothing has been read, is read.
-    pub(crate) fn watch(mut self) -> (UploadWatch, Self) {
+    pub(crate) fn watch(&mut self) -> UploadWatch {
         let (watch, reporter) = UploadWatch::new(!self.is_end_stream());
         if self.reporter.is_some() {
             // Another layer watches it too: each has its own view.
-            self = Self::boxed(self);
+            *self = Self::boxed(std::mem::take(self));
         }
         self.reporter = reporter;
-        (watch, self)
+        watch
     }
 
     /// Takes the body apart for [`Resend`](super::resend::Resend).

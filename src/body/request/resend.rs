@@ -37,20 +37,23 @@ enum Source {
 // === impl Resend ===
 
 impl Resend {
-    /// Keeps `request`, its body up to `limit` bytes: returns the request of the first attempt and, unless the body is
-    /// known to be larger, what makes the next ones.
+    /// Keeps `request`, which is that of the first attempt from now on, with up to `limit` bytes of its body. Returns
+    /// `None` where the body is known to be larger.
     ///
     /// A body in memory, or one that has all of its data at hand, is not recorded. To find out means to poll it, which makes
     /// a server tell a client that waits for that (`Expect: 100-continue`) to send its body; such a body is not polled
     /// before the upstream reads it.
-    pub(crate) fn split(request: Request<CallBody>, limit: usize) -> (Request<CallBody>, Option<Self>) {
-        let (head, body) = request.into_parts();
-        match Source::of(body, limit, &head.headers) {
+    pub(crate) fn keep(request: &mut Request<CallBody>, limit: usize) -> Option<Self> {
+        let body = std::mem::take(request.body_mut());
+        match Source::of(body, limit, request.headers()) {
             Ok(body) => {
-                let first = Request::from_parts(head.clone(), body.copy());
-                (first, Some(Self { head, body, limit }))
+                *request.body_mut() = body.copy();
+                Some(Self { head: head_of(request), body, limit })
             }
-            Err(body) => (Request::from_parts(head, body), None),
+            Err(body) => {
+                *request.body_mut() = body;
+                None
+            }
         }
     }
 
@@ -163,6 +166,16 @@ impl Source {
             }
         }
     }
+}
+
+fn head_of<B>(request: &Request<B>) -> Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method.clone_from(request.method());
+    head.uri.clone_from(request.uri());
+    head.version = request.version();
+    head.headers.clone_from(request.headers());
+    head.extensions.clone_from(request.extensions());
+    head
 }
 
 /// Of a body that does not know its length itself, as a stream in a proxy.

@@ -137,7 +137,7 @@ where
 {
     let mut request = Request::new(CallBody::new(body));
     *request.headers_mut() = headers;
-    Resend::split(request, limit).1
+    Resend::keep(&mut request, limit)
 }
 
 fn resend(script: Script, limit: usize) -> Resend {
@@ -462,7 +462,7 @@ fn debug_shows_no_content() {
     }
     let mut request = Request::new(CallBody::from("my secret diary"));
     request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer secret"));
-    let resend = Resend::split(request, MIB).1.unwrap();
+    let resend = Resend::keep(&mut request, MIB).unwrap();
     assert!(!format!("{resend:?}").contains("secret"), "{resend:?}");
 }
 

@@ -16,6 +16,7 @@ use crate::rt::sync::{AtomicU64, Mutex, Ordering::Relaxed, lock};
 /// The waiting side: since when the upstream has kept the caller waiting.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadWatch {
+    /// When the request was made.
     start: Instant,
     // `None`: there is no body, and the wait began with the call.
     shared: Option<Arc<Shared>>,
@@ -25,11 +26,12 @@ pub(crate) struct UploadWatch {
 ///
 /// Dropping it reports that the body is no longer waited for: from then on it is the upstream's turn.
 #[derive(Debug)]
-pub(crate) struct UploadReporter(UploadWatch);
+pub(crate) struct UploadReporter(Arc<Shared>);
 
 /// What the two sides share.
 #[derive(Debug)]
 struct Shared {
+    start: Instant,
     /// Nanoseconds from the start to when the upstream last took something (584 years fit), or `SENDER`. One word, so
     /// that reading it needs no lock.
     taken: AtomicU64,
@@ -45,18 +47,15 @@ const SENDER: u64 = u64::MAX;
 impl UploadWatch {
     /// Begins to wait for an upstream that has been given a request, and a body if `has_body`.
     pub(super) fn new(has_body: bool) -> (Self, Option<UploadReporter>) {
-        let shared = has_body.then(|| Arc::new(Shared { taken: AtomicU64::new(0), waker: Mutex::new(None) }));
-        let watch = Self { start: clock::now(), shared };
-        let reporter = has_body.then(|| UploadReporter(watch.clone()));
-        (watch, reporter)
+        let start = clock::now();
+        let shared = has_body.then(|| Arc::new(Shared { start, taken: AtomicU64::new(0), waker: Mutex::new(None) }));
+        let reporter = shared.clone().map(UploadReporter);
+        (Self { start, shared }, reporter)
     }
 
     /// Since when the upstream is waited for; `None` while it waits for the sender.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        match self.shared.as_ref().map_or(0, |shared| shared.taken.load(Relaxed)) {
-            SENDER => None,
-            nanos => Some(self.start + Duration::from_nanos(nanos)),
-        }
+        self.shared.as_ref().map_or(Some(self.start), |shared| shared.waiting_since())
     }
 
     /// Ready while the upstream waits for the sender.
@@ -68,13 +67,7 @@ impl UploadWatch {
         // Before looking, so that a report that comes after the look wakes this task.
         let before = shared.set_waker(Some(cx.waker().clone()));
         drop(before);
-        if self.waiting_since().is_none() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    fn note(&self, taken: u64) {
-        if let Some(shared) = &self.shared {
-            shared.taken.store(taken, Relaxed);
-        }
+        if shared.waiting_since().is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -88,12 +81,12 @@ impl UploadReporter {
 
     fn taken(&self) {
         let nanos = clock::now().saturating_duration_since(self.0.start).as_nanos();
-        self.0.note(u64::try_from(nanos).unwrap_or(SENDER - 1).min(SENDER - 1));
+        self.0.taken.store(u64::try_from(nanos).unwrap_or(SENDER - 1).min(SENDER - 1), Relaxed);
     }
 
     fn nothing_to_take(&self) {
-        self.0.note(SENDER);
-        let waker = self.0.shared.as_ref().and_then(|shared| shared.set_waker(None));
+        self.0.taken.store(SENDER, Relaxed);
+        let waker = self.0.set_waker(None);
         waker.inspect(Waker::wake_by_ref);
     }
 }
@@ -109,6 +102,13 @@ impl Drop for UploadReporter {
 // === impl Shared ===
 
 impl Shared {
+    fn waiting_since(&self) -> Option<Instant> {
+        match self.taken.load(Relaxed) {
+            SENDER => None,
+            nanos => Some(self.start + Duration::from_nanos(nanos)),
+        }
+    }
+
     fn set_waker(&self, waker: Option<Waker>) -> Option<Waker> {
         std::mem::replace(&mut *lock(&self.waker), waker)
     }
@@ -129,6 +129,14 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
+    fn watched<B>(body: B) -> (UploadWatch, CallBody)
+    where
+        B: Body<Data = Bytes, Error: Into<crate::error::BoxError>> + Send + 'static,
+    {
+        let mut body = CallBody::new(body);
+        (body.watch(), body)
+    }
+
     fn is_pending(body: &mut CallBody) -> bool {
         Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop())).is_pending()
     }
@@ -136,7 +144,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_body_the_wait_begins_with_the_call() {
         let start = clock::now();
-        let (upload, _body) = CallBody::new(Empty::<Bytes>::new()).watch();
+        let (upload, _body) = watched(Empty::<Bytes>::new());
         tokio::time::advance(S).await;
         assert_eq!(upload.waiting_since(), Some(start));
     }
@@ -145,7 +153,7 @@ mod tests {
     async fn a_slow_sender_is_not_the_upstreams_fault() {
         let start = clock::now();
         let (mut sender, body) = Channel::<Bytes>::new(8);
-        let (upload, mut body) = CallBody::new(body).watch();
+        let (upload, mut body) = watched(body);
         // The upstream has not begun to read: we wait for it.
         tokio::time::advance(S).await;
         assert_eq!(upload.waiting_since(), Some(start));
@@ -164,7 +172,7 @@ mod tests {
     async fn a_body_that_was_dropped_is_not_waited_for() {
         let start = clock::now();
         let (_sender, body) = Channel::<Bytes>::new(8);
-        let (upload, mut body) = CallBody::new(body).watch();
+        let (upload, mut body) = watched(body);
         assert!(is_pending(&mut body));
         tokio::time::advance(S).await;
         drop(body);
@@ -174,8 +182,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_of_two_layers_has_its_own_view() {
         let (_sender, body) = Channel::<Bytes>::new(8);
-        let (outer, body) = CallBody::new(body).watch();
-        let (inner, mut body) = body.watch();
+        let (outer, mut body) = watched(body);
+        let inner = body.watch();
         let woken = poll_fn(|cx| Poll::Ready((outer.poll_sender(cx), inner.poll_sender(cx)))).await;
         assert_eq!(woken, (Poll::Pending, Poll::Pending));
         assert!(is_pending(&mut body));

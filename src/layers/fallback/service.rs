@@ -59,14 +59,14 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let request = request.map(CallBody::new);
+        let mut request = request.map(CallBody::new);
         let wanted = request.extensions().get::<NoFallback>().is_none();
         // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
         if !self.config.is_on() || !wanted || request.method() == Method::CONNECT {
             return FallbackFuture::passing(self.inner.call(request));
         }
-        let (first, resend) = Resend::split(request, self.config.replay_limit);
-        let call = self.inner.call(first);
+        let resend = Resend::keep(&mut request, self.config.replay_limit);
+        let call = self.inner.call(request);
         let Some(resend) = resend else {
             let reason = "the request body is larger than the replay limit";
             self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });

@@ -46,7 +46,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let request = request.map(CallBody::new);
+        let mut request = request.map(CallBody::new);
         let Some(limit) = self.config.limit else {
             return FirstByteTimeoutFuture::passing(self.inner.call(request));
         };
@@ -57,9 +57,8 @@ where
             _ => self.config.until,
         };
         let wire = RejectionFormat::of_request(&request);
-        let (parts, body) = request.into_parts();
-        let (upload, body) = body.watch();
-        let call = self.inner.call(Request::from_parts(parts, body));
+        let upload = request.body_mut().watch();
+        let call = self.inner.call(request);
         FirstByteTimeoutFuture::waiting(call, Wait::new(limit, until, upload, wire, self.config.emitter.clone()))
     }
 }

@@ -75,15 +75,14 @@ where
         }
         self.config.budget.deposit(clock::now);
         self.config.mark_first(&mut request);
-        let (first, resend) = Resend::split(request, self.config.replay_limit);
-        let Some(resend) = resend else {
+        let Some(resend) = Resend::keep(&mut request, self.config.replay_limit) else {
             let reason = "the request body is larger than the replay limit";
             self.config.emitter.emit(&Event::Bypassed { layer: RetryAfterBackoffLayer::NAME, reason });
-            return RetryAfterBackoffFuture::passing(self.inner.call(first));
+            return RetryAfterBackoffFuture::passing(self.inner.call(request));
         };
         // The service that is ready makes the first attempt; its clone waits to be ready before the second.
         let service = self.inner.clone();
-        let call = self.inner.call(first);
+        let call = self.inner.call(request);
         RetryAfterBackoffFuture::attempting(call, Session::new(service, self.config.clone(), resend))
     }
 }
