@@ -30,7 +30,22 @@ pub(crate) fn names_account(value: &HeaderValue) -> bool {
 }
 
 /// Takes all credentials off a request. Everything else stays byte for byte.
-pub(crate) fn withhold(head: &mut Parts) {
+///
+/// These are `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose
+/// value is marked [sensitive](HeaderValue::set_sensitive), a user in the URI, and the parameters `key`, `api_key`,
+/// `api-key`, `apikey`, `access_token`, `token` and `sig` of its query.
+///
+/// ```
+/// use http::Request;
+/// use tower_buttress::proto::credentials;
+///
+/// let request = Request::get("http://h/v1?key=secret&alt=sse").header("x-api-key", "secret").body(()).unwrap();
+/// let (mut head, ()) = request.into_parts();
+/// credentials::withhold(&mut head);
+/// assert_eq!(head.uri, "http://h/v1?alt=sse");
+/// assert!(head.headers.is_empty());
+/// ```
+pub fn withhold(head: &mut Parts) {
     let names: Vec<HeaderName> = header_values(&head.headers).map(|(name, _)| name.clone()).collect();
     for name in names {
         head.headers.remove(name);

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "json")]
 pub mod canonical_json;
-pub(crate) mod credentials;
+pub mod credentials;
 pub mod deadline;
 pub mod dialect;
 pub(crate) mod event_stream;

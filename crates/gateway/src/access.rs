@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use pin_project_lite::pin_project;
+use tower_buttress::Tenant;
 use tower_buttress::error::BoxError;
 
 use super::telemetry;
@@ -21,6 +22,7 @@ pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) struct Access {
     method: Method,
     path: String,
+    tenant: Option<Tenant>,
     begun: Instant,
     status: Option<StatusCode>,
     first_byte: Option<Duration>,
@@ -57,6 +59,7 @@ impl Access {
             method: request.method().clone(),
             // Not the query: people put secrets there.
             path: request.uri().path().to_owned(),
+            tenant: None,
             begun: Instant::now(),
             status: None,
             first_byte: None,
@@ -64,6 +67,11 @@ impl Access {
             outcome: "client left",
             error: None,
         }
+    }
+
+    /// Notes whose call it is, once that is known.
+    pub(crate) fn of_tenant(&mut self, tenant: Option<&Tenant>) {
+        self.tenant = tenant.cloned();
     }
 
     pub(crate) fn follow(mut self, status: StatusCode, body: AnswerBody) -> Followed {
@@ -106,6 +114,7 @@ impl Drop for Access {
         tracing::info!(
             method = %self.method,
             path = self.path,
+            tenant = self.tenant.as_ref().map(Tenant::as_str),
             status,
             outcome = self.outcome,
             error = self.error,

@@ -23,6 +23,11 @@ impl Drain {
         Open(self.0.subscribe())
     }
 
+    /// Whether it is time to come to an end.
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// How many are open.
     pub(crate) fn count(&self) -> usize {
         self.0.receiver_count()

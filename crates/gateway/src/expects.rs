@@ -1,20 +1,22 @@
 //! Which requests are answered with an event stream, though their `Accept` does not say so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream};
 
 /// A request's body: read already, or not.
 pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
 
-/// As much as the layers keep for another attempt. What is longer is passed on as it comes.
+/// As much as the layers keep for another attempt. A longer body is passed on as it comes.
 const LIMIT: u64 = 2 * 1024 * 1024;
+/// How long reading may take where no deadline is nearer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Marks requests, where there is any use in it.
 #[derive(Clone, Debug)]
@@ -31,34 +33,33 @@ pub(crate) struct Marker {
 #[derive(Debug)]
 pub(crate) enum Unread {
     Broken(hyper::Error),
-    Late,
+    Late(Incoming),
 }
 
 // === impl Marker ===
 
 impl Marker {
     /// Marks a JSON request that says `"stream": true`, which takes reading it; no other is read.
-    pub(crate) async fn mark(self, mut request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
+    pub(crate) async fn mark(&self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
         if !self.enabled || request.method() != Method::POST || !is_small_json(request.headers()) {
             return Ok(request.map(Either::Right));
         }
-        let theirs = self.header.and_then(|header| header.read(request.headers()).ok().flatten());
+        let (mut parts, mut body) = request.into_parts();
+        let theirs = self.header.as_ref().and_then(|header| header.read(&parts.headers).ok().flatten());
         let limit = self.limit.into_iter().chain(theirs).min();
-        let Some(deadline) = limit.and_then(Deadline::after) else { return read(request).await };
-        request.extensions_mut().insert(deadline);
-        timeout_at(deadline.instant().into(), read(request)).await.unwrap_or(Err(Unread::Late))
+        let mut patience = READ_TIMEOUT;
+        if let Some(deadline) = limit.and_then(Deadline::after) {
+            parts.extensions.insert(deadline);
+            patience = patience.min(deadline.instant().saturating_duration_since(Instant::now()));
+        }
+        let Ok(collected) = timeout(patience, (&mut body).collect()).await else { return Err(Unread::Late(body)) };
+        // A length was given, and so there were no trailers.
+        let data = collected.map_err(Unread::Broken)?.to_bytes();
+        if wants_stream(&data) {
+            parts.extensions.insert(ExpectsEventStream);
+        }
+        Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
     }
-}
-
-async fn read(request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
-    let (mut parts, body) = request.into_parts();
-    let collected = body.collect().await.map_err(Unread::Broken)?;
-    // A length was given, and so there were no trailers.
-    let data = collected.to_bytes();
-    if wants_stream(&data) {
-        parts.extensions.insert(ExpectsEventStream);
-    }
-    Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
 }
 
 fn is_small_json(headers: &HeaderMap) -> bool {

@@ -1,9 +1,14 @@
-//! The innermost service: one upstream, spoken to in HTTP/1.1.
+//! The innermost service: one upstream.
 
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -12,6 +17,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::legacy::{Client, Error, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use pin_project_lite::pin_project;
 use tower::Service;
 use tower_buttress::error::BoxError;
 
@@ -25,10 +31,25 @@ pub(crate) struct Forward<C> {
 }
 
 /// Boxed here, so that whatever a layer makes of a request's body fits one client.
-type Outgoing = UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type Outgoing = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Shorter than the 60 s or so after which servers close idle connections: who closes first has no race to lose.
+/// In a request's extensions: how often the upstream was asked for it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked(Arc<AtomicU32>);
+
+pin_project! {
+    /// The future of [`Forward`].
+    pub(crate) struct Answering {
+        #[pin]
+        call: ResponseFuture,
+    }
+}
+
+/// Shorter than the 60 s or so after which servers close idle connections, so that both never close at once.
 const POOL_IDLE: Duration = Duration::from_secs(30);
+
+/// Some APIs answer with more than the hundred fields that hyper takes by default.
+const MAX_HEADERS: usize = 250;
 
 /// A connector that puts each small event on the wire at once.
 pub(crate) fn connector() -> HttpConnector {
@@ -41,7 +62,19 @@ pub(crate) fn client<C>(connector: C) -> Client<C, Outgoing>
 where
     C: Connect + Clone,
 {
-    Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).build(connector)
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .http1_max_headers(MAX_HEADERS)
+        .build(connector)
+}
+
+// === impl Asked ===
+
+impl Asked {
+    pub(crate) fn times(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 // === impl Forward ===
@@ -59,18 +92,37 @@ where
 {
     type Response = Response<Incoming>;
     type Error = Error;
-    type Future = ResponseFuture;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // The client queues, and its pool grows as needed.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> ResponseFuture {
+    fn call(&mut self, request: Request<B>) -> Answering {
         let (mut parts, body) = request.into_parts();
+        if let Some(asked) = parts.extensions.get::<Asked>() {
+            asked.0.fetch_add(1, Ordering::Relaxed);
+        }
         // What has no place at a fallback leaves no authority to connect to, which the client answers with an error.
         parts.uri = self.upstream.locate(&parts.uri).unwrap_or_default();
         let body = body.map_err(Into::into).boxed_unsync();
-        self.client.request(Request::from_parts(parts, body))
+        Answering { call: self.client.request(Request::from_parts(parts, body)) }
+    }
+}
+
+// === impl Answering ===
+
+impl Future for Answering {
+    type Output = Result<Response<Incoming>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(self.project().call.poll(cx))?;
+        // RFC 9112, 6.3: where both are there, the length is wrong, and a client that believed it would take a part of
+        // the answer for the whole.
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        Poll::Ready(Ok(response))
     }
 }

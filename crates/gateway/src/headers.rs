@@ -23,6 +23,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     PROXY_AUTHORIZATION,
 ];
 
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -30,8 +32,16 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// The name this gateway goes by in `Via`.
 const PSEUDONYM: &str = "tower-buttress";
 
-/// Makes a client's request one of ours, for an upstream that is spoken to in HTTP/1.1.
-pub(crate) fn forward_request(parts: &mut Parts, peer: IpAddr) {
+/// The other end of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    /// Whether what it says about those behind it is believed.
+    pub(crate) is_trusted_proxy: bool,
+}
+
+/// Makes a client's request one of ours.
+pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     let headers = &mut parts.headers;
     let trailers = accepts_trailers(headers);
     remove_hop_by_hop(headers);
@@ -51,14 +61,32 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: IpAddr) {
     };
     // The client writes the one that fits the upstream.
     headers.remove(HOST);
-    append(headers, X_FORWARDED_FOR, &peer.to_canonical().to_string());
+    forward_address(headers, peer, host);
+    via(headers, parts.version);
+    parts.version = Version::HTTP_11;
+}
+
+/// Says for whom the request is made. What others have written there stays where they are trusted proxies.
+fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue>) {
+    if !peer.is_trusted_proxy {
+        let is_claim =
+            |name: &&HeaderName| *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-");
+        let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
+        for name in claims {
+            headers.remove(name);
+        }
+    }
+    let address = peer.address.to_canonical();
+    append(headers, X_FORWARDED_FOR, &address.to_string());
+    if headers.contains_key(FORWARDED) {
+        let node = if address.is_ipv6() { format!("for=\"[{address}]\"") } else { format!("for={address}") };
+        append(headers, FORWARDED, &node);
+    }
     // A balancer before us knows these better.
     if let (Some(host), Entry::Vacant(vacant)) = (host, headers.entry(X_FORWARDED_HOST)) {
         vacant.insert(host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    via(headers, parts.version);
-    parts.version = Version::HTTP_11;
 }
 
 /// Makes an upstream's response one of ours.
@@ -136,9 +164,13 @@ mod tests {
     use super::*;
     use http::Request;
 
+    fn peer(address: &str, is_trusted_proxy: bool) -> Peer {
+        Peer { address: address.parse().unwrap(), is_trusted_proxy }
+    }
+
     fn forwarded(request: http::request::Builder) -> HeaderMap {
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        forward_request(&mut parts, "192.0.2.7".parse().unwrap());
+        forward_request(&mut parts, peer("192.0.2.7", true));
         assert_eq!(parts.version, Version::HTTP_11);
         parts.headers
     }
@@ -193,6 +225,44 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stranger_says_of_others_is_replaced() {
+        let claims = [
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "bank.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-prefix", "/admin"),
+            ("x-real-ip", "10.0.0.1"),
+        ];
+        let request = || {
+            claims.iter().fold(Request::get("/").header("host", "shop.example"), |request, (name, value)| {
+                request.header(*name, *value)
+            })
+        };
+        let (mut parts, ()) = request().body(()).unwrap().into_parts();
+        forward_request(&mut parts, peer("2001:db8::7", false));
+        parts.headers.remove(VIA);
+        let mut left: Vec<_> =
+            parts.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        left.sort_unstable();
+        let own =
+            [("x-forwarded-for", "2001:db8::7"), ("x-forwarded-host", "shop.example"), ("x-forwarded-proto", "http")];
+        assert_eq!(left, own);
+
+        let (mut parts, ()) = request().body(()).unwrap().into_parts();
+        forward_request(&mut parts, peer("2001:db8::7", true));
+        for (name, value) in claims {
+            let appended = match name {
+                "forwarded" => r#", for="[2001:db8::7]""#,
+                "x-forwarded-for" => ", 2001:db8::7",
+                _ => "",
+            };
+            assert_eq!(parts.headers[name], format!("{value}{appended}"), "{name}");
+        }
+    }
+
+    #[test]
     fn connection_cannot_take_our_own_fields_away() {
         let headers = forwarded(Request::builder().header("connection", "x-forwarded-for, via"));
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
@@ -209,7 +279,7 @@ mod tests {
     #[test]
     fn a_mapped_address_is_written_as_what_it_is() {
         let (mut parts, ()) = Request::new(()).into_parts();
-        forward_request(&mut parts, "::ffff:192.0.2.7".parse().unwrap());
+        forward_request(&mut parts, peer("::ffff:192.0.2.7", false));
         assert_eq!(parts.headers["x-forwarded-for"], "192.0.2.7");
     }
 }

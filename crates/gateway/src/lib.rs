@@ -10,6 +10,8 @@
 
 mod access;
 mod args;
+mod callers;
+mod credential;
 mod drain;
 mod events;
 mod expects;
@@ -26,6 +28,7 @@ mod stack;
 mod stream;
 mod telemetry;
 mod tunnel;
+mod unread;
 mod upload;
 mod upstream;
 
@@ -33,21 +36,24 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tower_buttress::{CircuitBreakerLayer, DeadlineHeader};
+use tower_buttress::DeadlineHeader;
 
-use self::args::Switch;
+use self::args::Backup;
 pub use self::args::{Args, Stop};
+use self::callers::{Callers, Pages};
 use self::drain::Drain;
 use self::events::Events;
 use self::expects::Marker;
-use self::local::Local;
+use self::local::{Local, Shown};
 pub use self::provider::Provider;
 use self::proxy::Proxy;
 use self::serve::Server;
 use self::signals::Signals;
+use self::stack::Circuits;
 use self::upstream::Upstream;
 
 /// A gateway that listens, and does not answer yet.
@@ -57,7 +63,8 @@ pub struct Gateway {
     listener: TcpListener,
     addr: SocketAddr,
     upstream: Upstream,
-    breaker: CircuitBreakerLayer,
+    admin: Option<TcpListener>,
+    circuits: Circuits,
     events: Events,
     /// The simulated one, where there is no other.
     provider: Option<Provider>,
@@ -109,11 +116,13 @@ impl Gateway {
     /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
     pub async fn new(args: Args) -> Result<Self, String> {
         let events = Events::new();
-        let breaker =
-            stack::breaker(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
-        let taken = |error: io::Error| format!("cannot listen on {}: {error}", args.listen);
-        let listener = TcpListener::bind(&args.listen).await.map_err(taken)?;
-        let addr = listener.local_addr().map_err(taken)?;
+        let circuits =
+            Circuits::new(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
+        let (listener, addr) = listen(&args.listen).await?;
+        let admin = match &args.admin {
+            Some(addr) => Some(listen(addr).await?.0),
+            None => None,
+        };
         let (upstream, provider) = match args.upstream.clone() {
             Some(upstream) => (upstream, None),
             None => {
@@ -124,13 +133,19 @@ impl Gateway {
         };
         // From here on everything is counted.
         telemetry::prometheus();
-        Ok(Self { args, listener, addr, upstream, breaker, events, provider })
+        Ok(Self { args, listener, addr, admin, upstream, circuits, events, provider })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where its own pages are, if they have a listener of their own.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// The simulated provider, where no other upstream was named.
@@ -142,23 +157,32 @@ impl Gateway {
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
-        let stack =
-            stack::stack(&self.args, self.upstream.clone(), self.breaker.clone(), &telemetry::observer(&self.events));
+        let stack = stack::stack(&self.args, self.upstream.clone(), &self.circuits, &telemetry::observer(&self.events));
         let marker = Marker {
             enabled: self.args.begin_early().is_some(),
             limit: self.args.deadline.0,
             header: self.args.deadline_header.0.clone().map(DeadlineHeader::millis),
         };
-        // A breaker that is off has no circuit to show.
-        let circuit = (self.args.breaker == Switch::On).then(|| self.breaker.handle());
+        let shown = if self.admin.is_none() && self.addr.ip().to_canonical().is_loopback() {
+            Shown::All
+        } else {
+            Shown::Health
+        };
+        let callers = Callers {
+            keys: self.args.caller_keys().cloned(),
+            pages: Pages { origins: self.args.allow_origin.clone(), hosts: self.args.host.clone() },
+            proxies: self.args.trusted_proxies.clone(),
+        };
         let server = Server {
             proxy: Proxy::new(stack, self.upstream, marker, drain.clone()),
-            local: Local { circuit, events: self.events, drain: drain.clone() },
+            local: Local { circuits: self.circuits.handles(&self.args), events: self.events, drain: drain.clone() },
+            callers: Arc::new(callers),
+            shown,
             drain,
             write_timeout: self.args.write_timeout.0,
             drain_timeout: self.args.drain_timeout.0,
         };
-        server.serve(self.listener, stop).await;
+        server.serve(self.listener, self.admin, stop).await;
         if let Some(provider) = self.provider {
             tracing::info!("the simulated provider saw {:?}", provider.counts());
         }
@@ -177,7 +201,7 @@ impl Gateway {
             args.deadline,
             args.deadline_header,
             args.attempts,
-            args.fallback.as_ref().map_or("no fallback".to_owned(), |fallback| format!("the fallback {fallback}")),
+            fallbacks(&args.backups),
         );
         if provider.is_none() {
             return limits;
@@ -193,9 +217,27 @@ impl Gateway {
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
              -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
-             More faults: crates/gateway/src/provider/mod.rs. Also: http://{addr}/healthz, /metrics, /breakers, /events, and a page at /.\n"
+             More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: http://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
         )
     }
+}
+
+fn fallbacks(backups: &[Backup]) -> String {
+    match backups {
+        [] => "no fallback".to_owned(),
+        [one] => format!("the fallback {}", one.upstream),
+        chain => {
+            let urls: Vec<_> = chain.iter().map(|backup| backup.upstream.to_string()).collect();
+            format!("the fallbacks {}", urls.join(", "))
+        }
+    }
+}
+
+async fn listen(addr: &str) -> Result<(TcpListener, SocketAddr), String> {
+    let taken = |error: io::Error| format!("cannot listen on {addr}: {error}");
+    let listener = TcpListener::bind(addr).await.map_err(taken)?;
+    let addr = listener.local_addr().map_err(taken)?;
+    Ok((listener, addr))
 }
 
 fn say(text: &str) {

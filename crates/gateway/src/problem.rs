@@ -1,70 +1,154 @@
-//! The gateway's own answers to what it cannot do, as RFC 9457 problems.
+//! The gateway's own answers to what it cannot do, as RFC 9457 problems with the `error` member that SDKs look for.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy;
-use tower_buttress::error::{self, BoxError};
+use serde_json::json;
+use tower_buttress::Rejection;
+use tower_buttress::error::{self, BoxError, ConnectElapsed};
 
 use super::access::AnswerBody;
+use super::callers::Foreign;
 
-/// An upstream that gave no answer. What it is and why stays in the log.
+/// Who gave the answer: `upstream`, a fallback's name, or `gateway`.
+pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
+
+const PROBLEM: &str = "application/problem+json";
+
+/// A caller without a key of this gateway.
+pub(crate) fn unknown_caller() -> Response<AnswerBody> {
+    let detail = "A key of this gateway is needed, in Authorization (Bearer) or x-api-key.";
+    let mut response = problem(StatusCode::UNAUTHORIZED, "invalid-api-key", detail);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// A page of another site.
+pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
+    match why {
+        Foreign::Host => problem(
+            StatusCode::FORBIDDEN,
+            "host-not-allowed",
+            "This gateway is not known by that name; its operator can add it with --host.",
+        ),
+        Foreign::Page => problem(
+            StatusCode::FORBIDDEN,
+            "origin-not-allowed",
+            "Web pages of other sites may not call this gateway; its operator can allow one with --allow-origin.",
+        ),
+    }
+}
+
+/// An upstream that gave no answer. The cause stays in the log.
 pub(crate) fn bad_gateway(error: &BoxError) -> Response<AnswerBody> {
     let unreachable = error::find::<legacy::Error>(error.as_ref()).is_some_and(legacy::Error::is_connect);
-    problem(
-        StatusCode::BAD_GATEWAY,
-        if unreachable {
-            "The upstream cannot be reached."
-        } else {
-            "The upstream broke the connection off before it answered."
-        },
-    )
+    let (kind, detail) = if error::find::<ConnectElapsed>(error.as_ref()).is_some() {
+        ("connect-timeout", "No connection to the upstream came about in time.")
+    } else if unreachable {
+        ("upstream-unreachable", "The upstream cannot be reached.")
+    } else {
+        ("connection-lost", "The upstream broke the connection off before it answered.")
+    };
+    problem(StatusCode::BAD_GATEWAY, kind, detail)
 }
 
 /// An upstream that changes to a protocol it was not asked for.
 pub(crate) fn wrong_protocol() -> Response<AnswerBody> {
-    problem(StatusCode::BAD_GATEWAY, "The upstream changed to a protocol that it was not asked for.")
+    let detail = "The upstream changed to a protocol that it was not asked for.";
+    problem(StatusCode::BAD_GATEWAY, "wrong-protocol", detail)
 }
 
 /// A request whose body did not come to its end.
 pub(crate) fn broken_request() -> Response<AnswerBody> {
-    problem(StatusCode::BAD_REQUEST, "The body of this request broke off.")
+    problem(StatusCode::BAD_REQUEST, "request-incomplete", "The body of this request broke off.")
 }
 
 /// A request whose body did not come in time.
 pub(crate) fn late_request() -> Response<AnswerBody> {
-    problem(StatusCode::REQUEST_TIMEOUT, "The body of this request did not come in time.")
+    problem(StatusCode::REQUEST_TIMEOUT, "request-timeout", "The body of this request did not come in time.")
 }
 
 /// A path that cannot be one of the upstream's.
 pub(crate) fn no_such_place() -> Response<AnswerBody> {
-    problem(StatusCode::BAD_REQUEST, "The path of this request is too long, or leads out of what is served here.")
+    let detail = "The path of this request is too long, or leads out of what is served here.";
+    problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
+}
+
+/// A path below `/-/` that is none of the gateway's.
+pub(crate) fn no_such_page() -> Response<AnswerBody> {
+    problem(StatusCode::NOT_FOUND, "not-found", "The gateway has no such page.")
+}
+
+/// A method that the gateway's own paths do not know.
+pub(crate) fn only_get() -> Response<AnswerBody> {
+    let detail = "The gateway's own pages can only be read.";
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
 }
 
 /// A reverse proxy is no tunnel.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
-    problem(StatusCode::NOT_IMPLEMENTED, "This gateway opens no tunnels.")
+    problem(StatusCode::NOT_IMPLEMENTED, "method-not-implemented", "This gateway opens no tunnels.")
 }
 
 /// The answer to a request that was to go no further than here (`Max-Forwards: 0`).
 pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
     if method == Method::TRACE {
-        // What came with a request is not shown to whoever may have made a browser send it.
-        let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "This gateway answers no TRACE.");
+        // A browser may have been made to send it: its headers are not shown.
+        let mut response =
+            problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This gateway answers no TRACE.");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         return response;
     }
-    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    empty(StatusCode::NO_CONTENT)
+}
+
+/// A layer's refusal in the same form as the gateway's own. One in another form (gRPC) stays as it is.
+pub(crate) fn of_rejection(rejection: &Rejection, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
+    if response.headers().get(CONTENT_TYPE).is_none_or(|format| format != PROBLEM) {
+        response.headers_mut().insert(SERVED_BY, HeaderValue::from_static("gateway"));
+        return response;
+    }
+    let detail = rejection.to_string();
+    let (parts, body) = problem(response.status(), rejection.kind().as_str(), &detail).into_parts();
+    response.headers_mut().extend(parts.headers);
+    response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    *response.body_mut() = body;
     response
 }
 
-fn problem(status: StatusCode, detail: &'static str) -> Response<AnswerBody> {
-    let (code, title) = (status.as_u16(), status.canonical_reason().unwrap_or_default());
-    // Fixed texts: nothing in them needs to be escaped.
-    let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{code},"detail":"{detail}"}}"#);
-    let mut response = text("application/problem+json", body);
+fn problem(status: StatusCode, kind: &str, detail: &str) -> Response<AnswerBody> {
+    // The same words as in a stream's error event.
+    let class = match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        408 | 504 => "timeout_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    };
+    let body = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": detail,
+        "kind": kind,
+        "error": { "message": detail, "type": class, "code": kind.replace('-', "_") },
+    });
+    let mut response = text(PROBLEM, body.to_string());
+    *response.status_mut() = status;
+    response.headers_mut().insert(SERVED_BY, HeaderValue::from_static("gateway"));
+    response
+}
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response<AnswerBody> {
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
 }

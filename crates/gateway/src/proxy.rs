@@ -1,7 +1,6 @@
 //! From a client's request to an answer for it: what a gateway owes both sides, around the stack of layers.
 
 use std::error::Error;
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::MAX_FORWARDS;
@@ -9,28 +8,35 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
+use tokio::sync::oneshot;
 use tower::{Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempts, DedupRole, HeadersSentEarly, ServedBy};
+use tower_buttress::{Attempts, DedupRole, HeadersSentEarly, Rejection, RejectionKind, RetryReport, ServedBy};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
-use super::expects::{Marker, MaybeRead, Unread};
-use super::upload::Upload;
+use super::expects::{Marker, Unread};
+use super::forward::Asked;
+use super::headers::Peer;
+use super::problem::SERVED_BY;
+use super::unread::Sender;
+use super::upload::{Upload, Watch};
 use super::upstream::Upstream;
 use super::{headers, problem, telemetry, tunnel};
 
-/// How often whoever served the call was asked.
+/// The number of attempts at the upstream that served the call, or failed to.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
-/// Who served it: `upstream` or `fallback`.
-const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
 
-/// Whether somebody else had asked the same: `leader`, `joined` or `replayed`. Absent where nobody could tell.
+/// Whether an equal request had been made: `leader`, `joined` or `replayed`. Absent where that cannot be told.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 
+/// Keeps the caller's SDK from repeating what the gateway has repeated already.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// What a request's body is when it goes through the stack.
-pub(crate) type RequestBody = Upload<MaybeRead>;
+pub(crate) type RequestBody = Upload;
 
 /// Passes requests through `stack`.
 #[derive(Clone, Debug)]
@@ -41,6 +47,13 @@ pub(crate) struct Proxy<S> {
     drain: Drain,
 }
 
+/// The attempts at a call, as far as they were made.
+#[derive(Clone, Debug, Default)]
+struct Made {
+    asked: Asked,
+    report: RetryReport,
+}
+
 // === impl Proxy ===
 
 impl<S> Proxy<S> {
@@ -48,61 +61,107 @@ impl<S> Proxy<S> {
         Self { stack, upstream, marker, drain }
     }
 
-    pub(crate) async fn answer<B>(
-        self,
-        mut request: Request<hyper::body::Incoming>,
-        peer: IpAddr,
-    ) -> Response<AnswerBody>
+    pub(crate) async fn answer<B>(self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        if request.method() == Method::CONNECT {
-            return problem::no_tunnels();
+        let sender = Sender::new(request.version(), request.headers());
+        let (mut parts, body) = request.into_parts();
+        if let Some(refusal) = self.refuse(&mut parts) {
+            return sender.refuse(body, refusal).await;
         }
-        // In the stack it would be a fault of the upstream: tried again, and counted by its breaker.
-        if self.upstream.locate(request.uri()).is_none() {
-            return problem::no_such_place();
-        }
+        let mut request = Request::from_parts(parts, body);
         let upgrade = tunnel::asked(&mut request);
         let (mut parts, body) = request.into_parts();
-        if is_last_hop(&mut parts) {
-            return problem::last_hop(&parts.method);
-        }
         headers::forward_request(&mut parts, peer);
         if upgrade.is_some() {
             tunnel::mark(&mut parts.headers);
         }
+        let attempts = Made::default();
+        parts.extensions.insert(attempts.asked.clone());
+        parts.extensions.insert(attempts.report.clone());
         let request = match self.marker.mark(Request::from_parts(parts, body)).await {
             Ok(request) => request,
-            Err(Unread::Late) => return problem::late_request(),
+            Err(Unread::Late(body)) => return sender.answer(body, problem::late_request()).await,
             Err(Unread::Broken(error)) => return broken(&error),
         };
         let (parts, body) = request.into_parts();
-        let (body, breaks) = Upload::watched(body);
-        let answer = tokio::select! {
+        let (body, Watch { failure, mut rest }) = Upload::watched(body);
+        let response = tokio::select! {
             biased;
-            answer = self.stack.oneshot(Request::from_parts(parts, body)) => answer,
-            Ok(error) = breaks => return broken(error.as_ref()),
+            answer = self.stack.oneshot(Request::from_parts(parts, body)) => match answer {
+                Ok(response) => pass_on(response, upgrade, &self.drain, &attempts),
+                Err(error) => attempts.failed(&error.into()),
+            },
+            Ok(error) = failure => return broken(error.as_ref()),
         };
-        match answer {
-            Ok(response) => pass_on(response, upgrade, &self.drain),
-            Err(error) => {
-                let error = error.into();
-                tracing::warn!("no answer from the upstream: {}", telemetry::chain(error.as_ref()));
-                problem::bad_gateway(&error)
+        match rest.try_recv() {
+            Ok(body) => sender.answer(body, response).await,
+            Err(oneshot::error::TryRecvError::Empty) => {
+                sender.later(rest);
+                response
             }
+            Err(oneshot::error::TryRecvError::Closed) => response,
         }
+    }
+
+    /// The answer to a request that goes no further than here. In the stack it would be a fault of the upstream: tried
+    /// again, and counted by its breaker.
+    fn refuse(&self, parts: &mut Parts) -> Option<Response<AnswerBody>> {
+        if parts.method == Method::CONNECT {
+            return Some(problem::no_tunnels());
+        }
+        if self.upstream.locate(&parts.uri).is_none() {
+            return Some(problem::no_such_place());
+        }
+        is_last_hop(parts).then(|| problem::last_hop(&parts.method))
     }
 }
 
-/// Who does not send all of its request has left, and nobody else is at fault.
+// === impl Made ===
+
+impl Made {
+    /// The answer where no upstream gave one.
+    fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
+        tracing::warn!("No answer from the upstream: {}.", telemetry::chain(error.as_ref()));
+        let mut response = self.count(problem::bad_gateway(error));
+        if self.report.is_final() {
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        response
+    }
+
+    /// The answer where a layer refused.
+    fn refused(&self, rejection: &Rejection, response: Response<AnswerBody>) -> Response<AnswerBody> {
+        let mut response = self.count(problem::of_rejection(rejection, response));
+        // What the retries inside ended with, they have marked. This one comes from outside of them.
+        if rejection.kind() == RejectionKind::DeadlineExceeded && self.asked.times() > 0 {
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        response
+    }
+
+    fn count(&self, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
+        if self.asked.times() > 0 {
+            response.headers_mut().insert(ATTEMPTS, HeaderValue::from(self.asked.times()));
+        }
+        response
+    }
+}
+
+/// A client that does not send all of its request has left; the upstream is not at fault.
 fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
-    tracing::debug!("a request broke off: {}", telemetry::chain(error));
+    tracing::debug!("A request broke off: {}.", telemetry::chain(error));
     problem::broken_request()
 }
 
-fn pass_on<B>(mut response: Response<B>, upgrade: Option<OnUpgrade>, drain: &Drain) -> Response<AnswerBody>
+fn pass_on<B>(
+    mut response: Response<B>,
+    upgrade: Option<OnUpgrade>,
+    drain: &Drain,
+    made: &Made,
+) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
@@ -117,20 +176,24 @@ where
     let early = response.extensions().get::<HeadersSentEarly>().is_some();
     let attempts = HeaderValue::from(Attempts::of(&response).0);
     let served_by = ServedBy::of(&response).and_then(|name| HeaderValue::from_str(name).ok());
+    let rejection = Rejection::of(&response).cloned();
     let role = response.extensions().get().and_then(role);
     let (mut parts, body) = response.into_parts();
     headers::forward_response(&mut parts);
-    if !early {
-        parts.headers.insert(ATTEMPTS, attempts);
-        parts.headers.insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
+    let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+    if let Some(rejection) = rejection {
+        response = made.refused(&rejection, response);
+    } else if !early {
+        response.headers_mut().insert(ATTEMPTS, attempts);
+        response.headers_mut().insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
     }
     if let Some(role) = role {
-        parts.headers.insert(DEDUP, HeaderValue::from_static(role));
+        response.headers_mut().insert(DEDUP, HeaderValue::from_static(role));
     }
     if switching {
-        tunnel::mark(&mut parts.headers);
+        tunnel::mark(response.headers_mut());
     }
-    Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+    response
 }
 
 fn role(role: &DedupRole) -> Option<&'static str> {

@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::ORIGIN;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -21,18 +22,24 @@ use tower::Service;
 use tower_buttress::error::BoxError;
 
 use super::access::{Access, Followed};
+use super::callers::Callers;
 use super::drain::{Drain, Open};
-use super::local::Local;
+use super::headers::Peer;
+use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
 use super::socket::BoundedWrites;
 use super::stream::{BoundedStreams, TurnTaking};
-use super::telemetry;
+use super::unread::Sender;
+use super::{problem, telemetry};
 
 /// Serves clients until it is told to stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Server<S> {
     pub(crate) proxy: Proxy<S>,
     pub(crate) local: Local,
+    pub(crate) callers: Arc<Callers>,
+    /// The gateway's own pages that the main listener has.
+    pub(crate) shown: Shown,
     pub(crate) drain: Drain,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_timeout: Option<Duration>,
@@ -59,7 +66,9 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     /// Accepts until `stop`, then waits for what is open.
-    pub(crate) async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+    ///
+    /// What comes to `admin` is for the gateway itself.
+    pub(crate) async fn serve(self, listener: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>) {
         let mut builder = auto::Builder::new(BoundedStreams { limit: self.write_timeout });
         builder.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
@@ -67,19 +76,20 @@ where
         let upkeep = tokio::spawn(telemetry::upkeep());
         let mut stop = pin!(stop);
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let (accepted, door) = tokio::select! {
+                accepted = listener.accept() => (accepted, Door::Main),
+                accepted = accept(admin.as_ref()) => (accepted, Door::Admin),
                 () = &mut stop => break,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     let open = self.drain.open();
-                    tokio::spawn(self.clone().connection(builder.clone(), stream, peer.ip(), open));
+                    tokio::spawn(self.clone().connection(builder.clone(), stream, peer.ip(), door, open));
                 }
                 Err(error) => not_accepted(&error).await,
             }
         }
-        drop(listener);
+        drop((listener, admin));
         tracing::info!(open = self.drain.count(), "draining");
         if self.drain.finish(self.drain_timeout).await {
             tracing::info!("drained");
@@ -93,7 +103,8 @@ where
         self,
         builder: Arc<auto::Builder<BoundedStreams>>,
         stream: TcpStream,
-        peer: IpAddr,
+        address: IpAddr,
+        door: Door,
         mut open: Open,
     ) {
         // One small event per segment, at once. A socket that cannot is already closed.
@@ -101,10 +112,11 @@ where
         let began = Arc::new(AtomicBool::new(false));
         let socket = TokioIo::new(BoundedWrites::new(stream, self.write_timeout));
         let begins = began.clone();
+        let peer = self.callers.peer(address);
         let service = service_fn(move |request| {
             begins.store(true, Ordering::Relaxed);
             let server = self.clone();
-            async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
+            async move { Ok::<_, Infallible>(server.answer(request, peer, door).await) }
         });
         let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
         let mut first_request = pin!(tokio::time::sleep(FIRST_REQUEST));
@@ -128,18 +140,51 @@ where
         };
         gauge.decrement(1);
         if let Err(error) = closed {
-            tracing::debug!(%peer, "connection: {}", telemetry::chain(error.as_ref()));
+            tracing::debug!(peer = %address, "connection: {}", telemetry::chain(error.as_ref()));
         }
     }
 
-    async fn answer(self, request: Request<Incoming>, peer: IpAddr) -> Response<TurnTaking<Followed>> {
-        if let Some(response) = self.local.answer(&request) {
+    async fn answer(self, mut request: Request<Incoming>, peer: Peer, door: Door) -> Response<TurnTaking<Followed>> {
+        let sender = Sender::new(request.version(), request.headers());
+        let own = match door {
+            Door::Main => self.local.answer(&request, self.shown),
+            Door::Admin => Some(self.local.answer(&request, Shown::All).unwrap_or_else(problem::no_such_page)),
+        };
+        if let Some(response) = own {
+            let response = match self.callers.admit_page(&request) {
+                Ok(()) => response,
+                Err(refusal) => refusal,
+            };
+            let response = sender.refuse(request.into_body(), response).await;
             return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
         }
-        let access = Access::begin(&request);
-        let response = self.proxy.answer(request, peer).await;
+        let origin = request.headers().get(ORIGIN).cloned();
+        let mut access = Access::begin(&request);
+        let mut response = match self.callers.admit(&mut request) {
+            Ok(()) => {
+                access.of_tenant(request.extensions().get());
+                self.proxy.answer(request, peer).await
+            }
+            Err(response) => sender.refuse(request.into_body(), response).await,
+        };
+        self.callers.pages.share(origin.as_ref(), response.headers_mut());
         let status = response.status();
         response.map(|body| TurnTaking::new(access.follow(status, body)))
+    }
+}
+
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug)]
+enum Door {
+    Main,
+    Admin,
+}
+
+/// Never, where there is no such listener.
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
     }
 }
 

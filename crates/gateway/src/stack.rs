@@ -1,29 +1,45 @@
 //! The layers, in their order. This is the only place that knows it.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
-use tower::{Layer, Service, ServiceBuilder};
-use tower_buttress::error::BoxError;
+use http_body_util::BodyExt;
+use tower::util::BoxCloneService;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
-    CircuitBreakerConfig, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer,
-    DedupLayer, EarlySseHeartbeatLayer, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame,
-    IdleActivity, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer, SseHeartbeatLayer, TimeoutProfile,
+    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer,
+    DeadlineHeader, DeadlineLayer, DedupLayer, EarlySseHeartbeatLayer, FallbackLayer, FirstByteEvent,
+    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
+    SseHeartbeatLayer, Tenant, TimeoutProfile,
 };
 
-use super::args::{Args, Credential, Heartbeat, Switch};
-use super::forward::{self, Forward};
+use super::access::AnswerBody;
+use super::args::{Args, Backup, Heartbeat, Switch};
+use super::credential::CredentialLayer;
+use super::forward::{self, Forward, Outgoing};
 use super::upstream::Upstream;
+
+/// Where callers name their account.
+const CREDENTIALS: [HeaderName; 5] = [
+    AUTHORIZATION,
+    COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// Everything between a request that is ready to go out and an answer that is ready to come back, outermost first.
 pub(crate) fn stack<B>(
     args: &Args,
     upstream: Upstream,
-    breaker: CircuitBreakerLayer,
+    circuits: &Circuits,
     observer: &Arc<dyn Observer>,
 ) -> impl Service<
     Request<B>,
@@ -40,32 +56,94 @@ where
     let attempt = ServiceBuilder::new()
         .layer(idle(args).observer(observer.clone()))
         .layer(first_byte(args).observer(observer.clone()));
-    let backup = args.fallback.clone().map(|backup| attempt.service(Forward::new(client.clone(), backup)));
+    let primary = ServiceBuilder::new()
+        .layer(CredentialLayer::new(args.upstream_credential()))
+        .layer(retry(args).observer(observer.clone()))
+        .layer(circuits.primary.clone())
+        .layer(&attempt)
+        .service(Forward::new(client.clone(), upstream));
+    let chain = args.backups.iter().zip(&circuits.backups).fold(boxed(primary), |before, (backup, circuit)| {
+        let service = ServiceBuilder::new()
+            .layer(CredentialLayer::new(backup.credential.clone()))
+            .layer(circuit.clone())
+            .layer(&attempt)
+            .service(Forward::new(client.clone(), backup.upstream.clone()));
+        boxed(fallback(backup, service).observer(observer.clone()).layer(BoxBodies(before)))
+    });
     ServiceBuilder::new()
         .layer(heartbeat(args, observer))
         .layer(deadline(args).observer(observer.clone()))
         .layer(dedup(args).observer(observer.clone()))
-        .layer(fallback(args, backup).observer(observer.clone()))
-        .layer(retry(args).observer(observer.clone()))
-        .layer(breaker)
-        .layer(&attempt)
-        .service(Forward::new(client, upstream))
+        .service(BoxBodies(chain))
 }
 
-fn fallback<S>(args: &Args, backup: Option<S>) -> FallbackLayer<S> {
-    let Some(backup) = backup else { return FallbackLayer::disabled() };
-    let model = args.fallback_model.clone();
-    let credential = args.fallback_authorization_env.clone();
-    FallbackLayer::new(backup).name("fallback").rewrite(move |request| {
-        let (mut head, mut body) = request.into_parts();
-        if let Some(Credential(value)) = &credential {
-            head.headers.insert(AUTHORIZATION, value.clone());
+/// The circuit breakers, made apart from the other layers: their circuits are shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Circuits {
+    pub(crate) primary: CircuitBreakerLayer,
+    /// One for each fallback, in order.
+    pub(crate) backups: Vec<CircuitBreakerLayer>,
+}
+
+/// The upstream and its fallbacks: one type for a chain of any length.
+type Upstreams = BoxCloneService<Request<Outgoing>, Response<AnswerBody>, BoxedError>;
+
+/// Boxes the bodies of requests.
+#[derive(Clone, Debug)]
+struct BoxBodies(Upstreams);
+
+// === impl Circuits ===
+
+impl Circuits {
+    pub(crate) fn new(args: &Args, observer: &Arc<dyn Observer>) -> Result<Self, String> {
+        let backups = args.backups.iter().map(|_| breaker(args, observer)).collect::<Result<_, _>>()?;
+        Ok(Self { primary: breaker(args, observer)?, backups })
+    }
+
+    /// Their handles, with the names of the upstreams. A breaker that is off has no circuit to show.
+    pub(crate) fn handles(&self, args: &Args) -> Vec<(String, CircuitBreakerHandle)> {
+        if args.breaker == Switch::Off {
+            return Vec::new();
         }
-        if let Some(model) = &model {
-            body = with_model(body, model);
-        }
-        Request::from_parts(head, body)
-    })
+        let names = std::iter::once("upstream").chain(args.backups.iter().map(|backup| backup.name.as_str()));
+        let circuits = std::iter::once(&self.primary).chain(&self.backups);
+        names.zip(circuits).map(|(name, circuit)| (name.to_owned(), circuit.handle())).collect()
+    }
+}
+
+// === impl BoxBodies ===
+
+impl<B> Service<Request<B>> for BoxBodies
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<AnswerBody>;
+    type Error = BoxedError;
+    type Future = <Upstreams as Service<Request<Outgoing>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxedError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.0.call(request.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+}
+
+fn boxed<S, B>(service: S) -> Upstreams
+where
+    S: Service<Request<Outgoing>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let service =
+        service.map_response(|response: Response<B>| response.map(|body| body.map_err(Into::into).boxed_unsync()));
+    BoxCloneService::new(service.map_err(|error| BoxedError::new(error.into())))
+}
+
+fn fallback<S>(backup: &Backup, service: S) -> FallbackLayer<S> {
+    let layer = FallbackLayer::new(service).name(backup.name.clone());
+    let Some(model) = backup.model.clone() else { return layer };
+    layer.rewrite(move |request| request.map(|body| with_model(body, &model)))
 }
 
 /// The same JSON object, for another model. What is none, or names no model, is left as it is.
@@ -87,8 +165,7 @@ fn retry(args: &Args) -> RetryAfterBackoffLayer {
         .generate_idempotency_key(args.retry_non_idempotent)
 }
 
-/// Made apart from the others: its circuit is shown.
-pub(crate) fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
+fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
     if args.breaker == Switch::Off {
         return Ok(CircuitBreakerLayer::disabled());
     }
@@ -152,9 +229,27 @@ fn dedup(args: &Args) -> DedupLayer {
     let layer =
         DedupLayer::new().window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
-        Some(header) => layer.tenant(move |head| tenant(&head.headers, &header)),
+        Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
+        None if args.caller_keys().is_some() => layer.tenant(|head| Some(account(head, Vec::new()))),
         None => layer,
     }
+}
+
+/// Whoever can write a header is not thereby somebody else: the account is always part of who asks.
+fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
+    let mut add = |part: &[u8]| {
+        tenant.extend_from_slice(&part.len().to_be_bytes());
+        tenant.extend_from_slice(part);
+    };
+    if let Some(tenant) = head.extensions.get::<Tenant>() {
+        add(tenant.as_str().as_bytes());
+    }
+    for name in CREDENTIALS {
+        for value in head.headers.get_all(&name) {
+            add(value.as_bytes());
+        }
+    }
+    tenant
 }
 
 /// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.

@@ -1,63 +1,92 @@
-//! A request's body whose client may leave.
+//! A request's body on its way through the stack.
 //!
-//! To the client inside, a body that fails is a call that failed: it would be told as the upstream's fault, and its
-//! breaker would count it. So the proxy is told in its place, and drops the call.
+//! To the client inside, a body that fails is a call that failed: it would be reported as the upstream's fault, and its
+//! breaker would count it. So the failure is reported to the proxy instead, which drops the call. And a body that is
+//! dropped before its end goes back to the proxy, which knows what its connection needs.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Either;
+use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tower_buttress::error::BoxError;
 
-/// A body that tells of its failure elsewhere, while somebody listens there.
+use super::expects::MaybeRead;
+
+/// A body that reports to the proxy, while the proxy listens.
 #[derive(Debug)]
-pub(crate) struct Upload<B> {
-    body: B,
-    broken: Option<oneshot::Sender<BoxError>>,
-    told: bool,
+pub(crate) struct Upload {
+    /// `None` once it was dropped.
+    body: Option<MaybeRead>,
+    failure: Option<oneshot::Sender<BoxError>>,
+    rest: Option<oneshot::Sender<Incoming>>,
+    has_failed: bool,
+}
+
+/// What becomes of an upload.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) failure: oneshot::Receiver<BoxError>,
+    /// What was not read, once nobody will.
+    pub(crate) rest: oneshot::Receiver<Incoming>,
 }
 
 // === impl Upload ===
 
-impl<B> Upload<B> {
-    pub(crate) fn watched(body: B) -> (Self, oneshot::Receiver<BoxError>) {
-        let (broken, breaks) = oneshot::channel();
-        (Self { body, broken: Some(broken), told: false }, breaks)
+impl Upload {
+    pub(crate) fn watched(body: MaybeRead) -> (Self, Watch) {
+        let (failure, fails) = oneshot::channel();
+        let (rest, rests) = oneshot::channel();
+        let upload = Self { body: Some(body), failure: Some(failure), rest: Some(rest), has_failed: false };
+        (upload, Watch { failure: fails, rest: rests })
     }
 }
 
-impl<B> Body for Upload<B>
-where
-    B: Body<Data = Bytes, Error = BoxError> + Unpin,
-{
+impl Body for Upload {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.told {
-            // Whoever polls is dropped soon; an end here would look like one of the request.
+        if self.has_failed {
+            // The proxy drops this call; an end here would look like the end of the request.
             return Poll::Pending;
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if let Poll::Ready(None) = polled {
+            self.rest = None;
+        }
         let Poll::Ready(Some(Err(error))) = polled else { return polled };
-        let Some(broken) = self.broken.take() else { return Poll::Ready(Some(Err(error))) };
-        match broken.send(error) {
+        self.rest = None;
+        let Some(failure) = self.failure.take() else { return Poll::Ready(Some(Err(error))) };
+        match failure.send(error) {
             Ok(()) => {
-                self.told = true;
+                self.has_failed = true;
                 Poll::Pending
             }
-            // The upstream has answered already, and is still being asked.
+            // The upstream has answered already, and is still being sent the request.
             Err(error) => Poll::Ready(Some(Err(error))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.told && self.body.is_end_stream()
+        !self.has_failed && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(rest), Some(Either::Right(body))) = (self.rest.take(), self.body.take()) {
+            if !body.is_end_stream() {
+                let _ = rest.send(body);
+            }
+        }
     }
 }

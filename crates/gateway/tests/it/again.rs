@@ -67,7 +67,7 @@ async fn a_refused_connection_is_attempted_again_and_then_a_502() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gateway = gateway(&["--upstream", &format!("http://{closed}"), "--backoff-base", "5ms"]).await;
     assert_eq!(ask_for(&gateway, "").await.status(), StatusCode::BAD_GATEWAY);
-    let metrics = Request::get(format!("http://{}/metrics", gateway.addr)).body(full("")).unwrap();
+    let metrics = Request::get(format!("http://{}/-/metrics", gateway.addr)).body(full("")).unwrap();
     let metrics = read(ask(metrics).await.into_body()).await.0;
     let retries = metrics.lines().find(|line| line.contains("event=\"retry_scheduled\"")).unwrap_or_default();
     // Of all gateways in this process: at least the two of this one.
@@ -99,6 +99,46 @@ async fn when_attempts_are_spent_the_caller_is_told_not_to_multiply_them() {
 }
 
 #[tokio::test]
+async fn every_end_of_the_attempts_says_so() {
+    let (full, _full) = crate::support::full_backlog().await;
+    let full = format!("http://{full}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = format!("http://{closed}");
+    let quick = ["--backoff-base", "5ms", "--first-byte-timeout", "100ms", "--connect-timeout", "100ms"];
+    for (upstream, fault, status, attempts) in [
+        (None, "reset", 502, "3"),
+        (Some(&closed), "", 502, "3"),
+        // Another attempt at the same upstream would not help.
+        (None, "silent", 504, "1"),
+        (Some(&full), "", 502, "1"),
+    ] {
+        let upstream: Vec<&str> = upstream.into_iter().flat_map(|url| ["--upstream", url]).collect();
+        let gateway = gateway(&[&upstream[..], &quick].concat()).await;
+        let answer = ask_for(&gateway, fault).await;
+        assert_eq!(told(&answer), (status, attempts, "gateway"), "{fault}");
+        assert_eq!(answer.headers()["x-should-retry"], "false", "{fault}");
+    }
+    let gateway = gateway(&["--deadline", "100ms"]).await;
+    let answer = ask_for(&gateway, "silent").await;
+    assert_eq!((told(&answer), &answer.headers()["x-should-retry"]), ((504, "1", "gateway"), &"false".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_refusal_for_which_nobody_was_asked_says_so() {
+    let gateway = gateway(&["--attempts", "1", "--breaker-consecutive", "1"]).await;
+    let mut late = chat(gateway.addr, true, "");
+    late.headers_mut().insert("x-deadline-ms", "1".parse().unwrap());
+    assert_eq!(ask_for(&gateway, "status=500").await.status(), 500);
+    for (request, status) in [(late, 504), (chat(gateway.addr, true, ""), 503)] {
+        let answer = ask(request).await;
+        assert_eq!((answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]), (status, &"gateway".parse().unwrap()));
+        for absent in ["x-gateway-attempts", "x-should-retry"] {
+            assert!(!answer.headers().contains_key(absent), "{status} {absent}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_post_that_may_have_been_done_is_not_repeated_where_that_was_said() {
     let gateway = gateway(&["--retry-non-idempotent", "false", "--backoff-base", "5ms"]).await;
     assert_eq!(told(&ask_for(&gateway, "status=500").await), (500, "1", "upstream"));
@@ -109,7 +149,7 @@ async fn a_post_that_may_have_been_done_is_not_repeated_where_that_was_said() {
 async fn a_silent_upstream_goes_to_the_fallback_after_one_timeout_and_without_credentials() {
     let (url, seen) = backup(StatusCode::OK).await;
     // Any variable that is surely there.
-    let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME"];
+    let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME", "--trust-callers"];
     let fallback = ["--fallback", &url, "--fallback-model", "small", "--first-byte-timeout", "100ms"];
     let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
     let mut request: Request<Outgoing> = chat(gateway.addr, true, "silent");

@@ -13,7 +13,7 @@ async fn page(gateway: &Running, path: &str) -> String {
 }
 
 async fn circuit(gateway: &Running) -> Value {
-    serde_json::from_str::<Value>(&page(gateway, "/breakers").await).unwrap()[0].take()
+    serde_json::from_str::<Value>(&page(gateway, "/-/breakers").await).unwrap()[0].take()
 }
 
 async fn status(gateway: &Running, fault: &str) -> u16 {
@@ -36,7 +36,7 @@ async fn an_upstream_that_keeps_failing_is_asked_no_more() {
     let circuit = circuit(&gateway).await;
     assert_eq!((&circuit["state"], &circuit["failures"], &circuit["refused"]), (&"open".into(), &3.into(), &1.into()));
     assert!(circuit["open_for_seconds"].as_f64().unwrap() > 3.0);
-    assert!(page(&gateway, "/metrics").await.contains("gateway_circuit_state"));
+    assert!(page(&gateway, "/-/metrics").await.contains("gateway_circuit_state"));
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn off_is_off() {
         assert_eq!(status(&gateway, "status=500").await, 500);
     }
     assert_eq!(gateway.provider().counts().calls, 3);
-    assert_eq!(page(&gateway, "/breakers").await, "[]");
+    assert_eq!(page(&gateway, "/-/breakers").await, "[]");
 }
 
 #[tokio::test]

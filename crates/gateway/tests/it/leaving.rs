@@ -19,7 +19,7 @@ fn raw_chat(fault: &str) -> String {
     let body = r#"{"model":"sim","stream":true,"messages":[{"role":"user","content":"Hi"}]}"#;
     let length = body.len();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-fault: {fault}\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-fault: {fault}\r\ncontent-length: {length}\r\n\r\n{body}"
     )
 }
 
@@ -51,7 +51,7 @@ async fn a_client_that_leaves_within_the_answer_closes_the_upstream() {
 async fn a_client_that_leaves_within_its_request_closes_the_upstream() {
     let gateway = gateway(&[]).await;
     let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
-    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"model\":";
+    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{\"model\":";
     stream.write_all(half.as_bytes()).await.unwrap();
     soon(gateway.provider().until(|counts| counts.open == 1)).await;
     drop(stream);
@@ -62,7 +62,7 @@ async fn a_client_that_leaves_within_its_request_closes_the_upstream() {
 async fn a_request_that_breaks_off_is_no_fault_of_the_upstream() {
     let gateway = gateway(&["--breaker-consecutive", "1"]).await;
     let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
-    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{\"model\":";
+    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{\"model\":";
     stream.write_all(half.as_bytes()).await.unwrap();
     soon(gateway.provider().until(|counts| counts.open == 1)).await;
     stream.shutdown().await.unwrap();

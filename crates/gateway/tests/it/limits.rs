@@ -162,7 +162,7 @@ async fn a_connection_that_does_not_come_about_is_a_502() {
     let (upstream, _full) = full_backlog().await;
     let gateway = gateway(&["--upstream", &format!("http://{upstream}"), "--connect-timeout", "100ms"]).await;
     assert_eq!(refused(chat(gateway.addr, true, "")).await.0, StatusCode::BAD_GATEWAY);
-    let request = http::Request::get(format!("http://{}/metrics", gateway.addr)).body(full("")).unwrap();
+    let request = http::Request::get(format!("http://{}/-/metrics", gateway.addr)).body(full("")).unwrap();
     let figures = read(ask(request).await.into_body()).await.0;
     assert!(
         figures.contains("gateway_events_total{event=\"connect_elapsed\",detail=\"connect-timeout\"}"),

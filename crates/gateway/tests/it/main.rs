@@ -11,6 +11,7 @@ mod forwarding;
 mod hops;
 mod leaving;
 mod limits;
+mod pages;
 #[cfg(unix)]
 mod process;
 mod stopping;
@@ -19,6 +20,8 @@ mod stopping;
 mod support;
 mod thinking;
 mod tls;
+mod trust;
+mod unread;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -33,6 +36,7 @@ use tower_buttress_gateway::{Args, Gateway, Provider};
 /// The same as the real thing, until it is dropped.
 struct Running {
     addr: SocketAddr,
+    admin: Option<SocketAddr>,
     /// The simulated one, where no other upstream was named.
     provider: Option<Provider>,
     stop: oneshot::Sender<()>,
@@ -40,12 +44,13 @@ struct Running {
 }
 
 async fn gateway(options: &[&str]) -> Running {
-    let args = ["gateway", "--listen", "127.0.0.1:0"].iter().chain(options).map(OsString::from);
+    let listen = if options.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+    let args = ["gateway"].iter().chain(listen).chain(options).map(OsString::from);
     let gateway = Gateway::new(Args::read(args).unwrap()).await.unwrap();
-    let (addr, provider) = (gateway.addr(), gateway.provider().cloned());
+    let (addr, admin, provider) = (gateway.addr(), gateway.admin_addr(), gateway.provider().cloned());
     let (stop, stopped) = oneshot::channel::<()>();
     let served = tokio::spawn(gateway.run(async { drop(stopped.await) }));
-    Running { addr, provider, stop, served }
+    Running { addr, admin, provider, stop, served }
 }
 
 async fn gateway_before(upstream: SocketAddr) -> Running {

@@ -44,7 +44,7 @@ impl Program {
         let mut stream = TcpStream::connect(self.addr).unwrap();
         write!(
             stream,
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-fault: {fault}\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-fault: {fault}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();
@@ -129,7 +129,7 @@ fn a_second_signal_does_not_wait() {
 fn the_welcome_has_a_line_that_works() {
     let mut program = Program::start(&mut command("--listen 127.0.0.1:0"));
     let mut welcome = String::new();
-    while !welcome.contains("/metrics") {
+    while !welcome.contains("/-/metrics") {
         assert_ne!(program.out.read_line(&mut welcome).unwrap(), 0);
     }
     assert!(welcome.contains(&format!("curl -N http://{}/v1/chat/completions ", program.addr)), "{welcome}");

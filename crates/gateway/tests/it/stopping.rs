@@ -36,7 +36,7 @@ async fn open_streams_come_to_their_end_and_nothing_new_begins() {
 async fn a_connection_at_rest_is_closed_at_once() {
     let gateway = gateway(&["--drain-timeout", "1h"]).await;
     let mut kept = TcpStream::connect(gateway.addr).await.unwrap();
-    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    kept.write_all(b"GET /-/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut answer = [0; 15];
     soon(kept.read_exact(&mut answer)).await.unwrap();
     let mut unused = TcpStream::connect(gateway.addr).await.unwrap();

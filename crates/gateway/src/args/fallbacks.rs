@@ -1,0 +1,129 @@
+//! Which options belong to which fallback.
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
+use super::{Args, NamedCredential};
+use crate::upstream::Upstream;
+
+/// One fallback of the chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Backup {
+    /// As answers name it: `fallback`, `fallback-2` and so on.
+    pub(crate) name: String,
+    pub(crate) upstream: Upstream,
+    /// The model that its requests name, in place of the caller's.
+    pub(crate) model: Option<String>,
+    /// What its requests carry; the caller's credentials are never among it.
+    pub(crate) credential: Vec<NamedCredential>,
+}
+
+/// For each value of an option, the place of its fallback in the chain.
+pub(super) struct Pairs {
+    models: Vec<Option<usize>>,
+    authorizations: Vec<Option<usize>>,
+    headers: Vec<Option<usize>>,
+}
+
+// === impl Pairs ===
+
+impl Pairs {
+    /// On the command line an option belongs to the fallback before it; where there is only one, to that. In the
+    /// environment the first value belongs to the first fallback, the second to the second.
+    pub(super) fn of(matches: &ArgMatches) -> Self {
+        let starts: Vec<usize> = matches.indices_of("fallback").into_iter().flatten().collect();
+        let places = |option: &str| -> Vec<Option<usize>> {
+            let indices = matches.indices_of(option).into_iter().flatten();
+            if starts.len() == 1 {
+                return indices.map(|_| Some(0)).collect();
+            }
+            if matches.value_source(option) == Some(ValueSource::EnvVariable) {
+                return (0..indices.count()).map(|nth| (nth < starts.len()).then_some(nth)).collect();
+            }
+            indices.map(|index| starts.iter().filter(|start| **start < index).count().checked_sub(1)).collect()
+        };
+        Self {
+            models: places("fallback_model"),
+            authorizations: places("fallback_authorization_env"),
+            headers: places("fallback_header"),
+        }
+    }
+
+    /// The chain. The error is one line.
+    pub(super) fn backups(&self, args: &Args) -> Result<Vec<Backup>, String> {
+        let mut backups: Vec<Backup> = (1..).zip(&args.fallback).map(|(nth, url)| Backup::new(nth, url)).collect();
+        let place = |place: Option<usize>, option: &str| {
+            place.ok_or_else(|| format!("{option} belongs to no --fallback: it goes behind the one that it is for"))
+        };
+        for (model, at) in args.fallback_model.iter().zip(&self.models) {
+            let backup = &mut backups[place(*at, "--fallback-model")?];
+            if backup.model.replace(model.clone()).is_some() {
+                return Err(format!("two of --fallback-model are for {}", backup.upstream));
+            }
+        }
+        for (credential, at) in args.fallback_authorization_env.iter().zip(&self.authorizations) {
+            let backup = &mut backups[place(*at, "--fallback-authorization-env")?];
+            backup.credential.push(credential.named());
+        }
+        for (credential, at) in args.fallback_header.iter().zip(&self.headers) {
+            backups[place(*at, "--fallback-header")?].credential.push(credential.clone());
+        }
+        Ok(backups)
+    }
+}
+
+// === impl Backup ===
+
+impl Backup {
+    fn new(nth: usize, upstream: &Upstream) -> Self {
+        let name = if nth == 1 { "fallback".to_owned() } else { format!("fallback-{nth}") };
+        Self { name, upstream: upstream.clone(), model: None, credential: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::Stop;
+    use super::*;
+
+    fn read(args: &str) -> Result<Vec<(String, String, usize)>, String> {
+        let args = format!("gateway --trust-callers {args}");
+        let read = Args::read(args.split_whitespace().map(OsString::from));
+        let shown = |backup: &Backup| {
+            let model = backup.model.clone().unwrap_or_default();
+            (format!("{} {}", backup.name, backup.upstream), model, backup.credential.len())
+        };
+        match read {
+            Ok(args) => Ok(args.backups.iter().map(shown).collect()),
+            Err(Stop::Wrong(line)) => Err(line),
+            Err(Stop::Told(text)) => panic!("{text}"),
+        }
+    }
+
+    fn backup(name: &str, model: &str, credentials: usize) -> (String, String, usize) {
+        (name.to_owned(), model.to_owned(), credentials)
+    }
+
+    #[test]
+    fn options_belong_to_the_fallback_before_them() {
+        // A variable that is surely there.
+        let chain = "--fallback http://a --fallback-model small --fallback http://b \
+                     --fallback-authorization-env CARGO_PKG_NAME --fallback-header x-api-key=CARGO_PKG_NAME";
+        let expected = [backup("fallback http://a", "small", 0), backup("fallback-2 http://b", "", 2)];
+        assert_eq!(read(chain).unwrap(), expected);
+        // Where there is only one, in any order.
+        let one = "--fallback-model small --fallback http://a";
+        assert_eq!(read(one).unwrap(), [backup("fallback http://a", "small", 0)]);
+        assert_eq!(read("").unwrap(), []);
+    }
+
+    #[test]
+    fn an_option_without_a_fallback_is_told_in_one_line() {
+        let before = read("--fallback-model small --fallback http://a --fallback http://b").unwrap_err();
+        assert_eq!(before, "--fallback-model belongs to no --fallback: it goes behind the one that it is for");
+        let twice = read("--fallback http://a --fallback-model x --fallback-model y").unwrap_err();
+        assert_eq!(twice, "two of --fallback-model are for http://a");
+    }
+}

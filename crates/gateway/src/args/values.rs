@@ -1,0 +1,150 @@
+//! What option values are: times, names, credentials.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use http::{HeaderName, HeaderValue};
+
+use crate::callers::Keys;
+
+/// Whether a layer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+/// What a heartbeat looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Heartbeat {
+    /// A comment and a blank line.
+    Comment,
+    /// A comment.
+    CommentNoBlank,
+    /// A blank line.
+    Newline,
+}
+
+/// A limit of time, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<Duration>);
+
+/// A header's name, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header(pub(crate) Option<HeaderName>);
+
+/// The value of an `Authorization` header, from a variable of the environment. It is not shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential(pub(crate) HeaderValue);
+
+/// A header and its value, the latter from a variable of the environment.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedCredential {
+    pub(crate) name: HeaderName,
+    pub(crate) value: HeaderValue,
+}
+
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "not a time such as 30s, 50ms or 2m".to_owned())?;
+    if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
+}
+
+/// The keys in a variable of the environment.
+pub(super) fn keys_in_variable(variable: &str) -> Result<Keys, String> {
+    variable_value(variable)?.parse()
+}
+
+/// The keys in a file.
+pub(super) fn keys_in_file(path: &str) -> Result<Keys, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?.parse()
+}
+
+fn variable_value(variable: &str) -> Result<String, String> {
+    std::env::var(variable).map_err(|_| "no such variable in the environment".to_owned())
+}
+
+fn secret(variable: &str) -> Result<HeaderValue, String> {
+    let value = variable_value(variable)?;
+    let mut value = HeaderValue::try_from(value.trim()).map_err(|_| "what it holds is no header's value".to_owned())?;
+    if value.is_empty() {
+        return Err("the variable is empty".to_owned());
+    }
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+// === impl Limit ===
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Err("no time at all; to have no limit, say off".to_owned()),
+            Ok(limit) => Ok(Self(Some(limit))),
+            Err(_) => Err("not a time such as 30s, 50ms or 2m, and not off".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => humantime::format_duration(limit).fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+// === impl Credential ===
+
+impl FromStr for Credential {
+    type Err = String;
+
+    fn from_str(variable: &str) -> Result<Self, String> {
+        secret(variable).map(Self)
+    }
+}
+
+impl Credential {
+    /// As the header that it is.
+    pub(crate) fn named(&self) -> NamedCredential {
+        NamedCredential { name: http::header::AUTHORIZATION, value: self.0.clone() }
+    }
+}
+
+// === impl NamedCredential ===
+
+impl FromStr for NamedCredential {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, variable) = text.split_once('=').ok_or("not NAME=VAR, a header and a variable")?;
+        let name = name.parse().map_err(|_| "not a header's name".to_owned())?;
+        Ok(Self { name, value: secret(variable)? })
+    }
+}
+
+// === impl Header ===
+
+impl FromStr for Header {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        text.parse().map(|name| Self(Some(name))).map_err(|_| "not a header's name".to_owned())
+    }
+}
+
+impl fmt::Display for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_ref().map_or("off", HeaderName::as_str))
+    }
+}

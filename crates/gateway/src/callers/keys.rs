@@ -1,0 +1,164 @@
+//! The keys that callers present to the gateway.
+
+use std::fmt;
+use std::hint::black_box;
+use std::str::FromStr;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use sha2::{Digest, Sha256};
+use tower_buttress::Tenant;
+
+/// Keys, each with the tenant it belongs to.
+///
+/// Only digests are kept. A presented key is compared with all of them, each to its last byte, so that the time it takes
+/// tells nothing about any key.
+#[derive(Clone)]
+pub(crate) struct Keys(Vec<Key>);
+
+#[derive(Clone)]
+struct Key {
+    digest: [u8; 32],
+    tenant: Tenant,
+}
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A tenant's name appears in logs.
+const LONGEST_NAME: usize = 64;
+
+// === impl Keys ===
+
+impl Keys {
+    /// The tenant whose key stands in `Authorization` or `x-api-key`. Each header that carries a key is removed: it is for
+    /// the gateway, and the upstream must not see it.
+    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Option<Tenant> {
+        let mut found = None;
+        for name in [AUTHORIZATION, X_API_KEY] {
+            let presented = headers.get_all(&name).iter().filter_map(|value| {
+                let value = value.as_bytes();
+                if name == AUTHORIZATION { bearer(value) } else { Some(value.trim_ascii()) }
+            });
+            let tenant = presented.fold(None, |known, key| self.find(key).or(known)).cloned();
+            if tenant.is_some() {
+                headers.remove(&name);
+                found = found.or(tenant);
+            }
+        }
+        found
+    }
+
+    fn find(&self, presented: &[u8]) -> Option<&Tenant> {
+        let digest: [u8; 32] = Sha256::digest(presented).into();
+        self.0.iter().fold(None, |found, key| {
+            let difference = key.digest.iter().zip(&digest).fold(0, |all, (a, b)| all | (a ^ b));
+            if black_box(difference) == 0 { Some(&key.tenant) } else { found }
+        })
+    }
+}
+
+/// What stands behind `Bearer`.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.trim_ascii().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+}
+
+/// One `name:key` per line. Empty lines, and lines that begin with `#`, say nothing.
+impl FromStr for Keys {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut keys = Vec::<Key>::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            // Never the line itself: it holds a key.
+            let (name, key) = line.split_once(':').ok_or_else(|| format!("line {number} is not name:key"))?;
+            let (name, key) = (name.trim(), key.trim());
+            let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is_name) {
+                return Err(format!("line {number}: a name has 1 to {LONGEST_NAME} letters, digits, dots, dashes"));
+            }
+            if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+                return Err(format!("line {number}: a key has at least one character and no spaces"));
+            }
+            let digest = Sha256::digest(key).into();
+            if keys.iter().any(|key| key.digest == digest) {
+                return Err(format!("line {number} has the key of another line"));
+            }
+            keys.push(Key { digest, tenant: Tenant::new(name) });
+        }
+        if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(Self(keys)) }
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| key.tenant.as_str())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(keys: &str, headers: &[(&'static str, &str)]) -> (Option<String>, Vec<String>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let tenant = keys.parse::<Keys>().unwrap().take(&mut map);
+        (tenant.map(|tenant| tenant.to_string()), map.keys().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_key_names_its_tenant_and_is_taken_off() {
+        let keys = "# who\nacme:k1\n\n acme : k2 \nother:with:colon\n";
+        assert_eq!(take(keys, &[("authorization", "Bearer k1")]), (Some("acme".to_owned()), vec![]));
+        assert_eq!(take(keys, &[("authorization", "bearer  k2 ")]), (Some("acme".to_owned()), vec![]));
+        assert_eq!(take(keys, &[("x-api-key", "with:colon")]), (Some("other".to_owned()), vec![]));
+        // One is for the gateway, the other one for the upstream.
+        let both = take(keys, &[("authorization", "Bearer sk-upstream"), ("x-api-key", "k1")]);
+        assert_eq!(both, (Some("acme".to_owned()), vec!["authorization".to_owned()]));
+        // Both are for the gateway.
+        let both = take(keys, &[("authorization", "Bearer k1"), ("x-api-key", "with:colon")]);
+        assert_eq!(both, (Some("acme".to_owned()), vec![]));
+    }
+
+    #[test]
+    fn what_is_no_key_is_nobodys() {
+        for (name, value) in [
+            ("authorization", "Bearer k"),
+            ("authorization", "Bearer k11"),
+            ("authorization", "k1"),
+            ("authorization", "Basic k1"),
+            ("authorization", "Bearer "),
+            ("authorization", ""),
+            ("x-api-key", "Bearer k1"),
+            ("x-api-key", ""),
+            ("api-key", "k1"),
+        ] {
+            assert_eq!(take("acme:k1", &[(name, value)]), (None, vec![name.to_owned()]), "{name}: {value}");
+        }
+        assert_eq!(take("acme:k1", &[]).0, None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_one_line_that_shows_no_key() {
+        for (text, wrong) in [
+            ("", "there is no key in it"),
+            ("a:k\nsecret", "line 2 is not name:key"),
+            ("a b:secret", "line 1: a name has"),
+            (":secret", "line 1: a name has"),
+            ("a:", "line 1: a key has"),
+            ("a:secret key", "line 1: a key has"),
+            ("a:secret\nb:secret", "line 2 has the key of another line"),
+        ] {
+            let error = text.parse::<Keys>().unwrap_err();
+            assert!(error.starts_with(wrong) && !error.contains("secret") && !error.contains('\n'), "{error}");
+        }
+        assert_eq!(format!("{:?}", "a:secret".parse::<Keys>().unwrap()), r#"["a"]"#);
+    }
+}

@@ -1,0 +1,58 @@
+//! Who may call: keys, web pages, proxies.
+
+mod keys;
+mod networks;
+mod pages;
+
+pub(crate) use self::keys::Keys;
+pub(crate) use self::networks::Network;
+pub(crate) use self::pages::{Foreign, Origin, Pages};
+
+use std::net::IpAddr;
+
+use http::{Request, Response};
+use tower_buttress::Authenticated;
+
+use super::access::AnswerBody;
+use super::headers::Peer;
+use super::problem;
+
+/// Checks each request before a byte of its body is read.
+#[derive(Debug)]
+pub(crate) struct Callers {
+    /// `None`: anyone may call, except web pages of other sites.
+    pub(crate) keys: Option<Keys>,
+    pub(crate) pages: Pages,
+    pub(crate) proxies: Vec<Network>,
+}
+
+// === impl Callers ===
+
+impl Callers {
+    /// Checks the caller's key, takes it off the request, and notes the tenant it belongs to. The error is the answer
+    /// to a request that goes no further.
+    pub(crate) fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Response<AnswerBody>> {
+        if self.keys.is_none() {
+            self.admit_page(request)?;
+        }
+        // A browser asks without the key that the page will send.
+        if let Some(response) = self.pages.preflight(request) {
+            return Err(response);
+        }
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let Some(tenant) = keys.take(request.headers_mut()) else { return Err(problem::unknown_caller()) };
+        request.extensions_mut().insert(tenant);
+        request.extensions_mut().insert(Authenticated);
+        Ok(())
+    }
+
+    pub(crate) fn peer(&self, address: IpAddr) -> Peer {
+        let is_trusted_proxy = self.proxies.iter().any(|network| network.contains(address));
+        Peer { address, is_trusted_proxy }
+    }
+
+    /// Checks where a request comes from that brings no key: the gateway's own paths, and all without caller keys.
+    pub(crate) fn admit_page<B>(&self, request: &Request<B>) -> Result<(), Response<AnswerBody>> {
+        self.pages.check(request).map_err(problem::foreign)
+    }
+}

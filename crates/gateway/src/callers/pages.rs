@@ -1,0 +1,218 @@
+//! Web pages that call.
+//!
+//! A browser lets the page of any site send requests to any address that it can reach, a gateway on `localhost` or in the
+//! company's network among them. Without caller keys such a request would be made on the operator's account. Three
+//! headers, which a page cannot write, tell: `Origin` names the page's site, `Sec-Fetch-Site` says whether it is the
+//! gateway's own, and `Host` is the name by which the gateway was found: under a name of its own, a foreign site can point
+//! at any address (DNS rebinding).
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
+};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+
+use crate::access::AnswerBody;
+use crate::problem;
+
+/// Which pages may call, and under which names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pages {
+    /// Sites whose pages may call, beside the gateway's own.
+    pub(crate) origins: Vec<Origin>,
+    /// Names of the gateway, beside `localhost` and addresses.
+    pub(crate) hosts: Vec<String>,
+}
+
+/// A site as `Origin` names it, in lower case: `https://app.example:8443`. `*` is any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(String);
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    Host,
+    Page,
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// How long a browser may remember what it was allowed, in seconds.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+// === impl Pages ===
+
+impl Pages {
+    pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<(), Foreign> {
+        let headers = request.headers();
+        let named = request.uri().authority().map(Authority::as_str);
+        let hosts = || named.into_iter().map(Some).chain(headers.get_all(HOST).iter().map(|host| host.to_str().ok()));
+        if !hosts().all(|host| host.is_some_and(|host| self.is_ours(host))) {
+            return Err(Foreign::Host);
+        }
+        let mut origins = headers.get_all(ORIGIN).iter().peekable();
+        if origins.peek().is_some() {
+            let ours = |origin: &str| hosts().flatten().any(|host| is_same(origin, host));
+            let allowed = |origin: &HeaderValue| origin.to_str().is_ok_and(|text| ours(text) || self.allows(origin));
+            return if origins.all(allowed) { Ok(()) } else { Err(Foreign::Page) };
+        }
+        // Browsers leave `Origin` out where a page only shows or embeds what it asks for.
+        let foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
+        if headers.get_all(SEC_FETCH_SITE).iter().any(foreign) { Err(Foreign::Page) } else { Ok(()) }
+    }
+
+    /// The answer to a browser that asks first what a page of an allowed site may do.
+    pub(crate) fn preflight<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
+        let headers = request.headers();
+        let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| request.method() == Method::OPTIONS)?;
+        headers.get(ORIGIN).filter(|origin| self.allows(origin))?;
+        let mut response = problem::empty(StatusCode::NO_CONTENT);
+        let allowed = response.headers_mut();
+        allowed.insert(ACCESS_CONTROL_ALLOW_METHODS, method.clone());
+        if let Some(names) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            allowed.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+        }
+        allowed.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        Some(response)
+    }
+
+    /// Lets the page that asked read the answer, if its site is allowed. Does nothing where no site is.
+    pub(crate) fn share(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if self.origins.is_empty() {
+            return;
+        }
+        // What the upstream allows is for its own pages.
+        headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        headers.append(VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = origin.filter(|origin| self.allows(origin)) {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
+        }
+    }
+
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        let text = origin.to_str().unwrap_or_default();
+        self.origins.iter().any(|allowed| allowed.0 == "*" || allowed.0.eq_ignore_ascii_case(text))
+    }
+
+    /// An address cannot be made to point elsewhere, nor can `localhost`.
+    fn is_ours(&self, host: &str) -> bool {
+        let host = without_port(host.rsplit_once('@').map_or(host, |(_, host)| host));
+        let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
+        address.parse::<IpAddr>().is_ok()
+            || name == "localhost"
+            || name.ends_with(".localhost")
+            || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
+    }
+}
+
+/// Whether a page of `origin` was loaded from `host`. The scheme may be that of a proxy before us.
+fn is_same(origin: &str, host: &str) -> bool {
+    origin.split_once("://").is_some_and(|(_, site)| site.eq_ignore_ascii_case(host))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+// === impl Origin ===
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_site = |(scheme, site): (&str, &str)| !scheme.is_empty() && site.parse::<Authority>().is_ok();
+        if text == "*" || text.split_once("://").is_some_and(is_site) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        Err("not an origin such as https://app.example, and not *".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pages: &Pages, headers: &[(&str, &str)]) -> Result<(), Foreign> {
+        let request = headers.iter().fold(Request::get("/"), |request, (name, value)| request.header(*name, *value));
+        pages.check(&request.body(()).unwrap())
+    }
+
+    fn pages() -> Pages {
+        Pages { origins: vec!["https://App.example".parse().unwrap()], hosts: vec!["gateway.example".to_owned()] }
+    }
+
+    #[test]
+    fn programs_and_our_own_pages_may_call() {
+        for headers in [
+            &[][..],
+            &[("host", "localhost:8080")],
+            &[("host", "api.localhost")],
+            &[("host", "127.0.0.1:8080")],
+            &[("host", "[::1]:8080")],
+            &[("host", "Gateway.Example.")],
+            &[("host", "localhost:8080"), ("origin", "http://localhost:8080")],
+            &[("host", "gateway.example"), ("origin", "https://gateway.example")],
+            &[("host", "10.0.0.1"), ("sec-fetch-site", "same-origin")],
+            &[("host", "10.0.0.1"), ("sec-fetch-site", "none")],
+            &[("host", "10.0.0.1"), ("origin", "https://app.example"), ("sec-fetch-site", "cross-site")],
+        ] {
+            assert_eq!(check(&pages(), headers), Ok(()), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_may_not() {
+        for headers in [
+            &[("host", "localhost:8080"), ("origin", "http://localhost:3000")][..],
+            &[("host", "localhost:8080"), ("origin", "https://evil.example")],
+            &[("host", "localhost:8080"), ("origin", "null")],
+            &[("host", "localhost"), ("origin", "http://localhost"), ("origin", "https://evil.example")],
+            &[("host", "localhost"), ("origin", "https://app.example.evil.example")],
+            &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
+            &[("host", "localhost"), ("sec-fetch-site", "same-site")],
+        ] {
+            assert_eq!(check(&pages(), headers), Err(Foreign::Page), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_name_may_not_even_where_it_points_here() {
+        for headers in [
+            &[("host", "evil.example"), ("origin", "http://evil.example")][..],
+            &[("host", "evil.example:8080")],
+            &[("host", "127.0.0.1.evil.example")],
+            &[("host", "localhost.evil.example")],
+            &[("host", "localhost"), ("host", "evil.example")],
+            &[("host", "127.0.0.1@evil.example")],
+            &[("host", "")],
+        ] {
+            assert_eq!(check(&pages(), headers), Err(Foreign::Host), "{headers:?}");
+        }
+        let absolute = Request::get("http://evil.example/").header("host", "localhost").body(()).unwrap();
+        assert_eq!(pages().check(&absolute), Err(Foreign::Host));
+    }
+
+    #[test]
+    fn any_site_may_where_that_was_said() {
+        let any = Pages { origins: vec!["*".parse().unwrap()], hosts: Vec::new() };
+        assert_eq!(check(&any, &[("host", "localhost"), ("origin", "https://evil.example")]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for text in ["", "app.example", "https://", "://app.example", "https://app.example/path", "http://a b"] {
+            assert!(text.parse::<Origin>().is_err(), "{text}");
+        }
+    }
+}

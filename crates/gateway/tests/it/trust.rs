@@ -1,0 +1,185 @@
+//! Who is served, and on whose account.
+
+use std::ffi::OsString;
+
+use axum::Router;
+use axum::extract::Request as AxumRequest;
+use axum::routing::any;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tower_buttress_gateway::{Args, Stop};
+
+use super::client::{Outgoing, ask, chat, raw, read};
+use super::forwarding::serve;
+use super::{Running, gateway, soon};
+
+/// A variable that is there, and what the gateway finds in it.
+const OPERATOR: &str = "CARGO_PKG_NAME";
+const OPERATOR_SECRET: &str = env!("CARGO_PKG_NAME");
+
+/// A file with the keys of two tenants.
+fn keys() -> String {
+    let path = format!("{}/caller-keys", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&path, "acme:acme-key\nother:other-key\n").unwrap();
+    path
+}
+
+/// An upstream that shows the headers and the path of each request.
+async fn mirror() -> String {
+    async fn show(request: AxumRequest) -> String {
+        let shown = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+        let headers: serde_json::Map<String, Value> =
+            request.headers().iter().map(|(name, value)| (name.to_string(), shown(value).into())).collect();
+        json!({"headers": headers, "uri": request.uri().to_string()}).to_string()
+    }
+    format!("http://{}", serve(Router::new().fallback(any(show))).await)
+}
+
+fn call(gateway: &Running, headers: &[(&'static str, &str)]) -> Request<Outgoing> {
+    let mut request = chat(gateway.addr, false, "");
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    request
+}
+
+async fn json_of(answer: Response<Incoming>) -> Value {
+    serde_json::from_str(&read(answer.into_body()).await.0).unwrap()
+}
+
+fn wrong(options: &[&str]) -> String {
+    match Args::read(["gateway"].iter().chain(options).map(OsString::from)) {
+        Err(Stop::Wrong(line)) => line,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_credential_of_the_operators_is_not_for_everybody() {
+    for options in [
+        &["--upstream", "http://h", "--upstream-authorization-env", OPERATOR][..],
+        &["--upstream", "http://h", "--upstream-header", "x-api-key=CARGO_PKG_NAME"],
+        &["--fallback", "http://h", "--fallback-authorization-env", OPERATOR],
+        &["--fallback", "http://a", "--fallback", "http://b", "--fallback-header", "api-key=CARGO_PKG_NAME"],
+    ] {
+        let line = wrong(options);
+        assert!(line.contains("--caller-keys-file") && line.contains("--trust-callers"), "{line}");
+        assert!(!line.contains('\n') && !line.contains(OPERATOR_SECRET), "{line}");
+        for trust in [&["--trust-callers"][..], &["--caller-keys-file", &keys()]] {
+            assert!(Args::read(["gateway"].iter().chain(options).chain(trust).map(OsString::from)).is_ok());
+        }
+    }
+    assert!(Args::read(["gateway", "--fallback", "http://h"].map(OsString::from)).is_ok(), "on nobody's account");
+}
+
+#[test]
+fn keys_that_cannot_be_read_are_told_in_one_line() {
+    let line = wrong(&["--caller-keys-file", "/nowhere"]);
+    assert!(line.starts_with("invalid value '/nowhere' for '--caller-keys-file <FILE>': cannot be read"), "{line}");
+    assert!(wrong(&["--caller-keys-env", OPERATOR]).ends_with(": line 1 is not name:key"));
+    assert!(
+        wrong(&["--caller-keys-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"]).ends_with("no such variable in the environment")
+    );
+}
+
+#[tokio::test]
+async fn callers_without_a_key_are_refused_before_their_body_is_read() {
+    let gateway = gateway(&["--caller-keys-file", &keys()]).await;
+    for headers in [&[][..], &[("authorization", "Bearer stranger")], &[("x-api-key", "acme-ke")]] {
+        let answer = ask(call(&gateway, headers)).await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]),
+            (401, &"gateway".parse().unwrap())
+        );
+        assert!(!answer.headers().contains_key("x-gateway-attempts"));
+        assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+        let problem = json_of(answer).await;
+        assert_eq!(
+            (&problem["error"]["code"], &problem["error"]["type"]),
+            (&json!("invalid_api_key"), &json!("authentication_error"))
+        );
+    }
+    // Nothing of this body ever comes.
+    let head = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n";
+    assert!(soon(raw(gateway.addr, head)).await.starts_with("HTTP/1.1 401 Unauthorized\r\n"));
+    assert_eq!(gateway.provider().counts().calls, 0);
+}
+
+#[tokio::test]
+async fn a_callers_key_never_reaches_the_upstream() {
+    let upstream = mirror().await;
+    let keys = keys();
+    let gateway = gateway(&["--upstream", &upstream, "--caller-keys-file", &keys]).await;
+    for headers in [
+        &[("authorization", "Bearer acme-key")][..],
+        &[("x-api-key", "other-key")],
+        &[("authorization", "Bearer acme-key"), ("x-api-key", "other-key")],
+    ] {
+        let seen = json_of(ask(call(&gateway, headers)).await).await;
+        assert!(["acme-key", "other-key"].iter().all(|key| !seen.to_string().contains(key)), "{seen}");
+    }
+    // What is not for the gateway passes.
+    let headers = [("authorization", "Bearer acme-key"), ("x-api-key", "of-the-provider")];
+    let seen = json_of(ask(call(&gateway, &headers)).await).await;
+    assert_eq!(
+        (&seen["headers"]["x-api-key"], &seen["headers"]["authorization"]),
+        (&json!("of-the-provider"), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn the_operators_credential_stands_in_place_of_the_callers() {
+    let upstream = mirror().await;
+    let own = ["--upstream-authorization-env", OPERATOR, "--upstream-header", "x-goog-api-key=CARGO_PKG_NAME"];
+    let gateway = gateway(&[&["--upstream", &upstream, "--trust-callers"], &own[..]].concat()).await;
+    let mut request = call(&gateway, &[("authorization", "Bearer mine"), ("api-key", "mine"), ("cookie", "mine")]);
+    *request.uri_mut() = format!("http://{}/v1?key=mine&alt=sse", gateway.addr).parse().unwrap();
+    let seen = json_of(ask(request).await).await;
+    assert_eq!(seen["headers"]["authorization"], OPERATOR_SECRET);
+    assert_eq!(seen["headers"]["x-goog-api-key"], OPERATOR_SECRET);
+    assert_eq!(seen["uri"], "/v1?alt=sse");
+    assert!(!seen.to_string().contains("mine"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_tenants_answer_is_for_that_tenant() {
+    let keys = keys();
+    let gateway = gateway(&["--caller-keys-file", &keys]).await;
+    let role = |key: &'static str| {
+        let request = call(&gateway, &[("x-api-key", key)]);
+        async { ask(request).await.headers()["x-gateway-dedup"].to_str().unwrap().to_owned() }
+    };
+    assert_eq!((role("acme-key").await, role("acme-key").await), ("leader".to_owned(), "replayed".to_owned()));
+    assert_eq!(role("other-key").await, "leader");
+}
+
+#[tokio::test]
+async fn a_header_that_names_a_tenant_does_not_stand_for_a_credential() {
+    let gateway = gateway(&["--dedup-tenant-header", "x-user"]).await;
+    let role = |user: &'static str, key: &'static str| {
+        let request = call(&gateway, &[("x-user", user), ("authorization", key)]);
+        async { ask(request).await.headers()["x-gateway-dedup"].to_str().unwrap().to_owned() }
+    };
+    assert_eq!((role("u", "valid").await, role("u", "valid").await), ("leader".to_owned(), "replayed".to_owned()));
+    // Whoever can write the header does not hear what was answered to a key that is not theirs.
+    assert_eq!((role("u", "forged").await, role("v", "valid").await), ("leader".to_owned(), "leader".to_owned()));
+}
+
+#[tokio::test]
+async fn fallbacks_are_a_chain_each_with_its_own_credential() {
+    let (first, second) = (mirror().await, mirror().await);
+    let closed = "http://127.0.0.1:1";
+    let options = [
+        &["--trust-callers", "--attempts", "1", "--fallback", closed, "--fallback-header", "api-key=CARGO_PKG_NAME"][..],
+        &["--fallback", &first, "--fallback-header", "x-api-key=CARGO_PKG_NAME", "--fallback", &second],
+    ];
+    let gateway = gateway(&options.concat()).await;
+    let mut request = call(&gateway, &[("authorization", "Bearer mine")]);
+    request.headers_mut().insert("x-fault", "reset".parse().unwrap());
+    let answer = ask(request).await;
+    assert_eq!(answer.headers()["x-gateway-served-by"], "fallback-2");
+    let seen = json_of(answer).await;
+    assert_eq!((&seen["headers"]["x-api-key"], &seen["headers"]["api-key"]), (&json!(OPERATOR_SECRET), &Value::Null));
+    assert_eq!(seen["headers"]["authorization"], Value::Null);
+}
