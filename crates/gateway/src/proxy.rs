@@ -156,12 +156,7 @@ fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
     problem::broken_request()
 }
 
-fn pass_on<B>(
-    mut response: Response<B>,
-    upgrade: Option<OnUpgrade>,
-    drain: &Drain,
-    made: &Made,
-) -> Response<AnswerBody>
+fn pass_on<B>(mut response: Response<B>, upgrade: Option<OnUpgrade>, drain: &Drain, made: &Made) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {

@@ -120,7 +120,10 @@ async fn every_end_of_the_attempts_says_so() {
     }
     let gateway = gateway(&["--deadline", "100ms"]).await;
     let answer = ask_for(&gateway, "silent").await;
-    assert_eq!((told(&answer), &answer.headers()["x-should-retry"]), ((504, "1", "gateway"), &"false".parse().unwrap()));
+    assert_eq!(
+        (told(&answer), &answer.headers()["x-should-retry"]),
+        ((504, "1", "gateway"), &"false".parse().unwrap())
+    );
 }
 
 #[tokio::test]
@@ -131,7 +134,10 @@ async fn a_refusal_for_which_nobody_was_asked_says_so() {
     assert_eq!(ask_for(&gateway, "status=500").await.status(), 500);
     for (request, status) in [(late, 504), (chat(gateway.addr, true, ""), 503)] {
         let answer = ask(request).await;
-        assert_eq!((answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]), (status, &"gateway".parse().unwrap()));
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]),
+            (status, &"gateway".parse().unwrap())
+        );
         for absent in ["x-gateway-attempts", "x-should-retry"] {
             assert!(!answer.headers().contains_key(absent), "{status} {absent}");
         }
