@@ -29,6 +29,7 @@ use std::time::Duration;
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
+use crate::rt::per_thread::{Held, PerThread};
 
 /// Something happened that is worth a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,9 +123,13 @@ pub trait Observer: Send + Sync {
     fn on_event(&self, event: &Event);
 }
 
-/// An observer that may not be there: what layers, futures and bodies carry.
+/// The observer of a layer, if it has one.
 #[derive(Clone, Default)]
-pub(crate) struct Emitter(Option<Arc<dyn Observer>>);
+pub(crate) struct Observers(Option<PerThread<dyn Observer>>);
+
+/// The same, as one call, circuit or shared answer holds it.
+#[derive(Clone, Default)]
+pub(crate) struct Emitter(Option<Held<dyn Observer>>);
 
 // === impl Event ===
 
@@ -207,11 +212,31 @@ impl fmt::Display for Keyed<'_> {
     }
 }
 
+// === impl Observers ===
+
+impl Observers {
+    pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
+        Self(Some(PerThread::new(observer)))
+    }
+
+    /// For a call that this thread makes.
+    #[inline]
+    pub(crate) fn emitter(&self) -> Emitter {
+        Emitter(self.0.as_ref().map(PerThread::hold))
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.emitter().fmt(f)
+    }
+}
+
 // === impl Emitter ===
 
 impl Emitter {
     pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
-        Self(Some(observer))
+        Observers::to(observer).emitter()
     }
 
     /// Cold: whatever calls this has left the good path.

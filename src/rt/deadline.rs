@@ -12,6 +12,7 @@ use http::request::Parts;
 use pin_project_lite::pin_project;
 
 use super::clock;
+use super::per_thread::Held;
 use super::sync::{Mutex, lock};
 use crate::proto::deadline::DeadlineHeader;
 
@@ -21,13 +22,16 @@ use crate::proto::deadline::DeadlineHeader;
 /// may put one there itself: the earliest wins.
 ///
 /// ```
-/// use std::time::{Duration, Instant};
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::time::Duration;
 /// use tower_buttress::Deadline;
 ///
-/// let now = Instant::now();
-/// let deadline = Deadline::at(now + Duration::from_secs(30));
-/// assert_eq!(deadline.remaining(now), Duration::from_secs(30));
-/// assert_eq!(deadline.remaining(now + Duration::from_secs(31)), Duration::ZERO);
+/// let deadline = Deadline::after(Duration::from_secs(30)).unwrap();
+/// tokio::time::sleep(Duration::from_secs(20)).await;
+/// assert_eq!(deadline.remaining(), Duration::from_secs(10));
+/// tokio::time::sleep(Duration::from_secs(20)).await;
+/// assert_eq!(deadline.remaining(), Duration::ZERO);
+/// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Instant);
@@ -50,19 +54,33 @@ thread_local! {
 }
 
 /// The deadline of a call that several callers listen to: the latest of theirs. In a request's extensions it wins over
-/// [`Deadline`], which is that of the caller who came first.
+/// [`Deadline`], which is that of the caller who came first, and over the [current](Deadline::current) one, which is that of
+/// the caller whose task polls the call.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedDeadline(Arc<Mutex<Option<Deadline>>>);
+pub(crate) struct SharedDeadline {
+    /// `None`: a caller without a deadline listens.
+    latest: Arc<Mutex<Option<Deadline>>>,
+    /// However long the callers have: the limit of a layer that is part of the shared call.
+    cap: Option<Deadline>,
+}
 
-/// Where the deadline of a request stands in its headers. In its extensions, so that whoever sends it again, later, does not
-/// promise the time that has passed since.
+/// The deadline that a layer keeps.
+#[derive(Clone, Debug)]
+pub(crate) enum CallDeadline {
+    Fixed(Deadline),
+    /// Of a shared call: it moves away when a caller joins who has more time.
+    Shared(Box<SharedDeadline>),
+}
+
+/// The headers in which the deadline of a request stands. In its extensions, so that a later attempt does not promise the
+/// upstream the time that has passed since.
 #[derive(Clone, Debug)]
 pub(crate) struct PropagatedHeaders {
-    pub(crate) headers: Arc<[DeadlineHeader]>,
+    pub(crate) headers: Held<[DeadlineHeader]>,
     /// Is kept back of what is written.
     pub(crate) reserve: Duration,
     /// With less than this left, reserve included, the request is not worth sending.
-    pub(crate) least: Duration,
+    pub(crate) min_remaining: Duration,
 }
 
 /// Puts back what was current, also when the poll inside panics.
@@ -112,8 +130,23 @@ impl Deadline {
         }
     }
 
-    /// What is left at `now`; zero once it has passed.
-    pub fn remaining(self, now: impl Into<Instant>) -> Duration {
+    /// Returns what is left now, by tokio's clock; zero once it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        self.remaining_at(clock::now())
+    }
+
+    /// Returns what is left at `now`; zero once it has passed.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use tower_buttress::Deadline;
+    ///
+    /// let now = Instant::now();
+    /// let deadline = Deadline::at(now + Duration::from_secs(30));
+    /// assert_eq!(deadline.remaining_at(now + Duration::from_secs(10)), Duration::from_secs(20));
+    /// ```
+    pub fn remaining_at(self, now: impl Into<Instant>) -> Duration {
         self.0.saturating_duration_since(now.into())
     }
 
@@ -153,8 +186,8 @@ impl Deadline {
 
     /// What is left at `now` of the deadline of the request that has these extensions, if it is to be sent again.
     pub(crate) fn remaining_for_attempt(extensions: &Extensions, now: Instant) -> Option<Duration> {
-        let least = extensions.get().map_or(Duration::ZERO, |written: &PropagatedHeaders| written.least);
-        Self::of(extensions).map(|deadline| deadline.remaining(now).saturating_sub(least))
+        let min = extensions.get().map_or(Duration::ZERO, |written: &PropagatedHeaders| written.min_remaining);
+        Self::of(extensions).map(|deadline| deadline.remaining_at(now).saturating_sub(min))
     }
 
     /// Writes what is left at `now` where it stands in this request.
@@ -162,7 +195,7 @@ impl Deadline {
         if let (Some(deadline), Some(written)) =
             (Self::of(&head.extensions), head.extensions.get::<PropagatedHeaders>())
         {
-            let left = deadline.remaining(now).saturating_sub(written.reserve);
+            let left = deadline.remaining_at(now).saturating_sub(written.reserve);
             for header in written.headers.iter() {
                 header.write(left, &mut head.headers);
             }
@@ -193,17 +226,54 @@ impl Drop for Entered {
 
 impl SharedDeadline {
     pub(crate) fn new(first: Deadline) -> Self {
-        Self(Arc::new(Mutex::new(Some(first))))
+        Self { latest: Arc::new(Mutex::new(Some(first))), cap: None }
     }
 
-    /// Somebody joins who has time until then; `None`: without end.
+    /// A caller joins who has time until then; `None`: without end.
     pub(crate) fn extend(&self, deadline: Option<Deadline>) {
-        let mut latest = lock(&self.0);
+        let mut latest = lock(&self.latest);
         *latest = latest.zip(deadline).map(|(one, other)| one.max(other));
     }
 
     pub(crate) fn latest(&self) -> Option<Deadline> {
-        *lock(&self.0)
+        let latest = *lock(&self.latest);
+        latest.into_iter().chain(self.cap).min()
+    }
+
+    fn capped(&self, cap: Option<Deadline>) -> Self {
+        Self { latest: self.latest.clone(), cap: self.cap.into_iter().chain(cap).min() }
+    }
+}
+
+// === impl CallDeadline ===
+
+impl CallDeadline {
+    /// The earliest of `ours` and of those that hold for the request with these extensions already.
+    pub(crate) fn earliest(extensions: &Extensions, ours: Option<Deadline>) -> Option<Self> {
+        match extensions.get::<SharedDeadline>() {
+            Some(shared) => Some(Self::Shared(Box::new(shared.capped(ours)))),
+            None => {
+                let given = extensions.get().copied();
+                [ours, given, Deadline::current()].into_iter().flatten().min().map(Self::Fixed)
+            }
+        }
+    }
+
+    /// What it is now; `None` where a caller of the shared call has no deadline.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<Deadline> {
+        match self {
+            Self::Fixed(deadline) => Some(*deadline),
+            Self::Shared(shared) => shared.latest(),
+        }
+    }
+
+    /// Writes it where the services inside look for it. `until` is what it is now.
+    pub(crate) fn write(&self, until: Deadline, extensions: &mut Extensions) {
+        extensions.insert(until);
+        if let Self::Shared(shared) = self {
+            extensions.insert(SharedDeadline::clone(shared));
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 pub(crate) mod clock;
 pub(crate) mod deadline;
 pub(crate) mod entropy;
+pub(crate) mod per_thread;
 pub(crate) mod ready;
 pub(crate) mod retry_budget;
 pub(crate) mod sync;
+pub(crate) mod timeout;
 pub(crate) mod timer;

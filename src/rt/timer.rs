@@ -60,6 +60,11 @@ impl LazyTimer {
         self.armed.as_deref().is_some_and(|armed| !armed.sleep.is_elapsed())
     }
 
+    /// The instant that it was armed for, passed or not.
+    pub(crate) fn armed_until(&self) -> Option<Instant> {
+        self.armed.as_deref().map(|armed| armed.sleep.deadline().into_std())
+    }
+
     fn fires_by(&self, at: Instant) -> bool {
         self.armed.as_deref().is_some_and(|armed| armed.sleep.deadline().into_std() <= at)
     }

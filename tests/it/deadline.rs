@@ -29,7 +29,7 @@ async fn given<B>(layer: &DeadlineLayer, request: Request<B>) -> (Given, u16) {
     let given = Arc::new(Mutex::new(None));
     let seen = given.clone();
     let service = layer.layer(service_fn(move |request: Request<B>| {
-        let left = request.extensions().get().map(|deadline: &Deadline| deadline.remaining(Instant::now()));
+        let left = request.extensions().get().map(|deadline: &Deadline| deadline.remaining());
         *seen.lock().unwrap() = Some((request.headers().clone(), left));
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
@@ -110,7 +110,39 @@ async fn a_fast_upstream_with_a_slow_reader_ends_too() {
         tokio::time::sleep(secs(3)).await;
     };
     assert!(error::find::<DeadlineExceeded>(&failed).is_some());
-    assert_eq!(frames, 4);
+    // The one after 12 s finds the deadline late, as it would after a suspension, and is let through.
+    assert_eq!(frames, 5);
+}
+
+/// A deadline of 10 s, of which the process sleeps through the end; what it was waiting for comes `after` it goes on.
+async fn suspended(after: Duration) -> (u16, Duration) {
+    let service = DeadlineLayer::new(secs(10)).layer(service_fn(move |_: Request<()>| async move {
+        tokio::time::sleep(secs(20) + after).await;
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let mut call = std::pin::pin!(service.oneshot(Request::new(())));
+    assert!(futures_util::poll!(call.as_mut()).is_pending());
+    tokio::time::advance(secs(20)).await;
+    let went_on = Instant::now();
+    (call.await.unwrap().status().as_u16(), went_on.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_process_does_not_lose_what_came_meanwhile() {
+    let ms = Duration::from_millis;
+    assert_eq!(suspended(ms(400)).await, (200, ms(400)));
+    assert_eq!(suspended(ms(600)).await, (504, ms(500)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_one_moment_more_after_a_suspension() {
+    let late = [Data("a"), Wait(secs(20)), Data("b"), Wait(Duration::from_millis(499)), Data("c"), Hang];
+    let mut body = body(&DeadlineLayer::new(secs(10)), Script::new(late)).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert!(futures_util::poll!(std::pin::pin!(body.frame())).is_pending());
+    tokio::time::advance(secs(20)).await;
+    let expected = ["+0s b", "+0.499s c", &format!("+0.5s {EXCEEDED}"), "+0.5s end"];
+    assert_eq!(trace(body).await, expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -258,7 +290,7 @@ async fn a_nested_call_inherits_what_is_left() {
 async fn the_current_deadline_is_there_in_the_body_and_gone_after() {
     let service = DeadlineLayer::new(secs(10)).layer(service_fn(|_: Request<()>| async {
         let frames = futures_util::stream::once(async {
-            let left = Deadline::current().unwrap().remaining(Instant::now()).as_secs();
+            let left = Deadline::current().unwrap().remaining().as_secs();
             Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(left.to_string())))
         });
         Ok::<_, Infallible>(Response::new(http_body_util::StreamBody::new(Box::pin(frames))))
@@ -309,6 +341,51 @@ async fn nobody_is_asked_again_who_could_not_be_told_how_long_it_may_take() {
         service.oneshot(request("GET", [])).await.unwrap();
         assert_eq!(upstream.seen().len(), asked, "{total} s, of which {reserve} s are kept");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_to_this_layer_goes_no_further() {
+    let said = || Request::builder().header("x-deadline-ms", "5000").header("grpc-timeout", "7S").body(()).unwrap();
+    let layer = DeadlineLayer::new(secs(60)).accept(MS);
+    let (headers, left) = given(&layer, said()).await.0.unwrap();
+    assert_eq!((headers.get("x-deadline-ms"), left), (None, Some(secs(5))));
+    assert_eq!(headers["grpc-timeout"], "7S", "it was not accepted: it is not this layer's");
+
+    let (headers, _) = given(&layer.propagate(DeadlineHeader::grpc()), said()).await.0.unwrap();
+    assert_eq!((headers.get("x-deadline-ms"), &headers["grpc-timeout"]), (None, &"5000000u".parse().unwrap()));
+
+    // Envoy's "no limit" is not said to the upstream either.
+    let layer = DeadlineLayer::new(Duration::MAX).accept(DeadlineHeader::envoy());
+    let request = Request::builder().header("x-envoy-expected-rq-timeout-ms", "0").body(()).unwrap();
+    assert!(given(&layer, request).await.0.unwrap().0.is_empty());
+}
+
+/// Two callers of one shared call, with so much time each; a deadline layer with `inner` is part of the call, which takes `takes`.
+async fn shared([first, second]: [u64; 2], inner: Duration, takes: u64) -> [(u16, u64); 2] {
+    let start = Instant::now();
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(secs(90)).accept(MS))
+        .layer(DedupLayer::new())
+        .layer(DeadlineLayer::new(inner))
+        .service(Upstream::new([Answer::status(200).after(secs(takes))]));
+    let ask = |seconds: u64| {
+        let mut request = request("POST", []);
+        request.headers_mut().insert("authorization", "Bearer a".parse().unwrap());
+        request.headers_mut().insert("x-deadline-ms", (seconds * 1000).into());
+        let answer = service.clone().oneshot(request);
+        async move { (answer.await.unwrap().status().as_u16(), start.elapsed().as_secs()) }
+    };
+    tokio::join!(ask(first), ask(second)).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_without_time_of_its_own_does_not_end_a_shared_call_early() {
+    assert_eq!(shared([10, 60], Duration::MAX, 30).await, [(504, 10), (200, 30)]);
+    // With time of its own it does, at its own.
+    assert_eq!(shared([10, 60], secs(40), 30).await, [(504, 10), (200, 30)]);
+    assert_eq!(shared([10, 60], secs(20), 30).await, [(504, 10), (504, 20)]);
+    // And where all callers have left, nothing is waited for.
+    assert_eq!(shared([10, 12], secs(40), 30).await, [(504, 10), (504, 12)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,34 +1,34 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
-use super::layer::Config;
 use crate::error::{BoxError, ConnectElapsed};
-use crate::event::Event;
-use crate::policy::idle::Idle;
-use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::event::{Emitter, Event};
+use crate::rt::timeout::Timeout;
 
 pin_project! {
     /// The future of [`ConnectTimeout`](crate::ConnectTimeout).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ConnectTimeoutFuture<F> {
+        // `None`: given up.
         #[pin]
         connecting: Option<F>,
-        config: Config,
-        wait: Idle,
-        timer: LazyTimer,
+        // `None`: the layer is off.
+        limit: Option<Duration>,
+        timeout: Timeout,
+        emitter: Emitter,
     }
 }
 
 // === impl ConnectTimeoutFuture ===
 
 impl<F> ConnectTimeoutFuture<F> {
-    pub(super) fn new(connecting: F, config: Config) -> Self {
-        Self { connecting: Some(connecting), config, wait: Idle::default(), timer: LazyTimer::default() }
+    pub(super) fn new(connecting: F, limit: Option<Duration>, emitter: Emitter) -> Self {
+        Self { connecting: Some(connecting), limit, timeout: Timeout::default(), emitter }
     }
 }
 
@@ -46,12 +46,10 @@ where
         if let Poll::Ready(connected) = connecting.poll(cx) {
             return Poll::Ready(connected.map_err(Into::into));
         }
-        let Some(limit) = this.config.limit else { return Poll::Pending };
-        this.wait.waiting(clock::now);
-        let Some(at) = this.wait.until(limit) else { return Poll::Pending };
-        ready!(this.timer.poll_until(at, cx));
+        let Some(limit) = *this.limit else { return Poll::Pending };
+        ready!(this.timeout.poll_after(limit, cx));
         this.connecting.set(None);
-        this.config.emitter.emit(&Event::ConnectElapsed { after: limit });
+        this.emitter.emit(&Event::ConnectElapsed { after: limit });
         Poll::Ready(Err(ConnectElapsed::new(limit).into()))
     }
 }

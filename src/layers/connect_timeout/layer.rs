@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::config::Config;
 use super::service::ConnectTimeout;
-use crate::event::{Emitter, Observer};
+use crate::event::{Observer, Observers};
 
 /// Gives up a connector that takes too long.
 ///
@@ -64,13 +65,6 @@ pub struct ConnectTimeoutLayer {
     config: Config,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    /// `None`: the layer is off.
-    pub(super) limit: Option<Duration>,
-    pub(super) emitter: Emitter,
-}
-
 // === impl ConnectTimeoutLayer ===
 
 impl ConnectTimeoutLayer {
@@ -78,19 +72,26 @@ impl ConnectTimeoutLayer {
     /// and 3 s).
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { config: Config { limit: Some(limit), emitter: Emitter::default() } }
+        Self { config: Config { enabled: true, limit, observers: Observers::default() } }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { config: Config { limit: None, emitter: Emitter::default() } }
+        Self::new(Duration::MAX).enabled(false)
+    }
+
+    /// Switches the layer on or off; its settings are kept. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
     }
 
     /// Tells `observer` of every connection that was given up.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.config.emitter = Emitter::to(observer);
+        self.config.observers = Observers::to(observer);
         self
     }
 }

@@ -1,5 +1,6 @@
 //! How long a connection may take to come about: see [`ConnectTimeoutLayer`].
 
+mod config;
 mod future;
 mod layer;
 mod service;

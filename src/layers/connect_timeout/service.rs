@@ -2,8 +2,8 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
+use super::config::Config;
 use super::future::ConnectTimeoutFuture;
-use super::layer::Config;
 use crate::error::BoxError;
 
 /// Gives up the connector inside when it takes too long. See [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
@@ -18,6 +18,21 @@ pub struct ConnectTimeout<S> {
 impl<S> ConnectTimeout<S> {
     pub(super) fn new(inner: S, config: Config) -> Self {
         Self { inner, config }
+    }
+
+    /// Returns the connector inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the connector inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the connector inside, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -35,6 +50,7 @@ where
     }
 
     fn call(&mut self, target: R) -> Self::Future {
-        ConnectTimeoutFuture::new(self.inner.call(target), self.config.clone())
+        let limit = self.config.enabled.then_some(self.config.limit);
+        ConnectTimeoutFuture::new(self.inner.call(target), limit, self.config.observers.emitter())
     }
 }

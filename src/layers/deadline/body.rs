@@ -6,8 +6,8 @@ use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::future::Limit;
-use super::layer::DeadlineLayer;
+use super::config::NAME;
+use super::limit::Limit;
 use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, DeadlineExceeded};
@@ -31,8 +31,8 @@ impl<B> DeadlineBody<B> {
         response.map(|body| Self { body: ResponseBody::inner(body), limit })
     }
 
-    pub(super) fn refuse(rejection: Rejection, wire: RejectionFormat) -> Response<Self> {
-        ResponseBody::refuse(rejection, wire).map(|body| Self { body, limit: None })
+    pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        ResponseBody::refuse(rejection, format).map(|body| Self { body, limit: None })
     }
 }
 
@@ -41,17 +41,13 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    /// The first poll, and those after the deadline. The timer is armed even where a frame is ready: a fast upstream
-    /// with a slow reader is never pending.
+    /// Where no timer runs. A frame that is ready looks at the clock: a fast upstream with a slow reader is never pending.
     #[inline(never)]
-    fn poll_and_look(mut body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
+    fn poll_untimed(mut body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
         let polled = body.as_mut().poll_frame(cx);
         match &polled {
             Poll::Pending => Self::poll_passed(body, limit, cx),
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => match Self::poll_passed(body, limit, cx) {
-                Poll::Pending => polled,
-                passed => passed,
-            },
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && limit.has_passed(cx) => Self::exceeded(body, limit),
             // What ends the body is handed on, however late.
             Poll::Ready(_) => polled,
         }
@@ -60,9 +56,15 @@ where
     /// Ready with an error, once the deadline has passed.
     #[inline]
     fn poll_passed(body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
-        ready!(limit.timer.poll_until(limit.deadline.instant(), cx));
+        ready!(limit.poll_passed(cx));
+        Self::exceeded(body, limit)
+    }
+
+    #[cold]
+    fn exceeded(body: Pin<&mut ResponseBody<B>>, limit: &Limit) -> Polled {
         body.give_up();
-        Poll::Ready(Some(Err(limit.exceeded())))
+        limit.emitter.emit(&Event::BodyTimedOut { layer: NAME, after: limit.total });
+        Poll::Ready(Some(Err(DeadlineExceeded::new(limit.total).into())))
     }
 }
 
@@ -78,9 +80,9 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
         let Some(limit) = this.limit.as_mut() else { return this.body.poll_frame(cx) };
-        let _entered = limit.deadline.enter();
-        if !limit.timer.is_running() {
-            return Self::poll_and_look(this.body, limit, cx);
+        let _entered = limit.enter();
+        if !limit.is_timed() {
+            return Self::poll_untimed(this.body, limit, cx);
         }
         let polled = this.body.as_mut().poll_frame(cx);
         if polled.is_pending() {
@@ -96,15 +98,5 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-// === impl Limit ===
-
-impl Limit {
-    #[cold]
-    fn exceeded(&self) -> BoxError {
-        self.emitter.emit(&Event::BodyTimedOut { layer: DeadlineLayer::NAME, after: self.total });
-        DeadlineExceeded::new(self.total).into()
     }
 }

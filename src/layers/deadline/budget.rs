@@ -2,20 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Extensions, HeaderMap, Request};
 
-use super::layer::{Config, DeadlineLayer};
+use super::config::{Config, NAME};
 use crate::event::Event;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
+use crate::rt::deadline::{CallDeadline, Deadline, PropagatedHeaders};
 
 /// What a call may do with its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Budget {
     /// It has no deadline.
     Unlimited,
     /// It must be over by `deadline`, of which `total` is left now.
-    Until { deadline: Deadline, total: Duration },
+    Until { deadline: CallDeadline, total: Duration },
     /// Too little is left to begin.
     Spent,
 }
@@ -23,52 +23,59 @@ pub(super) enum Budget {
 // === impl Budget ===
 
 impl Budget {
-    /// Finds the earliest deadline of `request`, and writes it where the services inside will look.
+    /// Finds the earliest deadline of `request`, and writes it where the services inside will look. What the caller said in an
+    /// accepted header goes no further: it was said to this layer.
     pub(super) fn of<B>(request: &mut Request<B>, config: &Config, now: Instant) -> Self {
-        let Some(deadline) = earliest(request, config, now) else { return Self::Unlimited };
-        let total = deadline.remaining(now);
+        let said = take_said(request.headers_mut(), config, now);
+        let Some(deadline) = earliest(request.extensions(), said, config, now) else { return Self::Unlimited };
+        // A shared call may have lost its deadline meanwhile: then this one is the first to be told.
+        let Some(until) = deadline.get() else { return Self::Unlimited };
+        let total = until.remaining_at(now);
         let left = total.saturating_sub(config.reserve);
         if left.is_zero() || left < config.minimum {
             return Self::Spent;
         }
-        if let Some(headers) = &config.propagate {
-            let mut least = config.minimum;
-            for header in headers.iter() {
-                if !header.write(left, request.headers_mut()) {
-                    return Self::Spent;
-                }
-                least = least.max(header.least());
+        let mut least = config.minimum;
+        for header in config.propagated() {
+            if !header.write(left, request.headers_mut()) {
+                return Self::Spent;
             }
-            let least = least.saturating_add(config.reserve);
-            let written = PropagatedHeaders { headers: headers.clone(), reserve: config.reserve, least };
-            request.extensions_mut().insert(written);
+            least = least.max(header.least());
         }
-        // Those who share the call may have longer: not what is inside.
-        request.extensions_mut().remove::<SharedDeadline>();
-        request.extensions_mut().insert(deadline);
+        let extensions = request.extensions_mut();
+        if let Some(headers) = &config.propagate {
+            let min_remaining = least.saturating_add(config.reserve);
+            extensions.insert(PropagatedHeaders { headers: headers.hold(), reserve: config.reserve, min_remaining });
+        }
+        deadline.write(until, extensions);
         Self::Until { deadline, total }
     }
 }
 
-fn earliest<B>(request: &Request<B>, config: &Config, now: Instant) -> Option<Deadline> {
-    let extensions = request.extensions();
-    let total = extensions.get().map_or(config.total, |profile: &TimeoutProfile| profile.total);
-    let ours = now.checked_add(total).map(Deadline::at);
-    let given = Deadline::of(extensions);
-    let mut earliest = [ours, given, Deadline::current()].into_iter().flatten().min();
-    for header in config.accept.iter().flat_map(|headers| headers.iter()) {
-        let theirs = match header.read(request.headers()) {
-            Ok(None) => continue,
-            Ok(Some(left)) => now.checked_add(left).map(Deadline::at),
-            Err(_) => None,
+/// What the accepted headers say, which are removed.
+fn take_said(headers: &mut HeaderMap, config: &Config, now: Instant) -> Option<Deadline> {
+    let mut earliest: Option<Deadline> = None;
+    for header in config.accepted() {
+        let said = match header.read(headers) {
+            Ok(None) => None,
+            Ok(Some(left)) => now.checked_add(left).map(Deadline::at).ok_or(()).map_or_else(|()| ignored(config), Some),
+            Err(_) => ignored(config),
         };
-        match theirs {
-            Some(theirs) => earliest = Some(earliest.map_or(theirs, |deadline| deadline.min(theirs))),
-            None => {
-                let reason = "a deadline header that is malformed, or longer than any clock can count, is ignored";
-                config.emitter.emit(&Event::Bypassed { layer: DeadlineLayer::NAME, reason });
-            }
-        }
+        headers.remove(header.name());
+        earliest = earliest.into_iter().chain(said).min();
     }
     earliest
+}
+
+#[cold]
+fn ignored(config: &Config) -> Option<Deadline> {
+    let reason = "a deadline header that is malformed, or longer than any clock can count, is ignored";
+    config.observers.emitter().emit(&Event::Bypassed { layer: NAME, reason });
+    None
+}
+
+fn earliest(extensions: &Extensions, said: Option<Deadline>, config: &Config, now: Instant) -> Option<CallDeadline> {
+    let total = extensions.get().map_or(config.total, |profile: &TimeoutProfile| profile.total);
+    let ours = now.checked_add(total).map(Deadline::at);
+    CallDeadline::earliest(extensions, [ours, said].into_iter().flatten().min())
 }

@@ -3,9 +3,11 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::config::Config;
 use super::service::DeadlineService;
-use crate::event::{Emitter, Observer};
+use crate::event::{Observer, Observers};
 use crate::proto::deadline::DeadlineHeader;
+use crate::rt::per_thread::PerThread;
 
 /// Gives a call, *its body included*, one total budget, and passes on what is left of it.
 ///
@@ -91,24 +93,9 @@ pub struct DeadlineLayer {
     config: Config,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    pub(super) enabled: bool,
-    pub(super) total: Duration,
-    /// Shared, since axum clones a service for every call. `None`, not empty: sharing costs an atomic operation.
-    pub(super) accept: Option<Arc<[DeadlineHeader]>>,
-    pub(super) propagate: Option<Arc<[DeadlineHeader]>>,
-    pub(super) reserve: Duration,
-    pub(super) minimum: Duration,
-    pub(super) emitter: Emitter,
-}
-
 // === impl DeadlineLayer ===
 
 impl DeadlineLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "deadline";
-
     /// Allows `total` for a call and its body. [`Duration::MAX`]: no limit of its own, only those it is told of.
     #[must_use]
     pub fn new(total: Duration) -> Self {
@@ -120,24 +107,29 @@ impl DeadlineLayer {
                 propagate: None,
                 reserve: Duration::ZERO,
                 minimum: Duration::ZERO,
-                emitter: Emitter::default(),
+                observers: Observers::default(),
             },
         }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        let mut layer = Self::new(Duration::MAX);
-        layer.config.enabled = false;
-        layer
+        Self::new(Duration::MAX).enabled(false)
+    }
+
+    /// Switches the layer on or off; its settings are kept. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
     }
 
     /// Takes what the caller says it has left. Off unless asked for: it is a decision of trust. May be given more than
     /// once; the shortest counts.
     #[must_use]
     pub fn accept(mut self, header: DeadlineHeader) -> Self {
-        self.config.accept = Some(with(self.config.accept.as_deref(), header));
+        self.config.accept = Some(with(self.config.accepted(), header));
         self
     }
 
@@ -145,7 +137,7 @@ impl DeadlineLayer {
     /// there. Retries and fallbacks inside write what is left by then. May be given more than once.
     #[must_use]
     pub fn propagate(mut self, header: DeadlineHeader) -> Self {
-        self.config.propagate = Some(with(self.config.propagate.as_deref(), header));
+        self.config.propagate = Some(with(self.config.propagated(), header));
         self
     }
 
@@ -167,13 +159,13 @@ impl DeadlineLayer {
     /// Tells `observer` of refusals, ended bodies and ignored headers.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.config.emitter = Emitter::to(observer);
+        self.config.observers = Observers::to(observer);
         self
     }
 }
 
-fn with(headers: Option<&[DeadlineHeader]>, header: DeadlineHeader) -> Arc<[DeadlineHeader]> {
-    headers.unwrap_or_default().iter().cloned().chain([header]).collect()
+fn with(headers: &[DeadlineHeader], header: DeadlineHeader) -> PerThread<[DeadlineHeader]> {
+    PerThread::new(headers.iter().cloned().chain([header]).collect())
 }
 
 impl<S> Layer<S> for DeadlineLayer {

@@ -2,8 +2,10 @@
 
 mod body;
 mod budget;
+mod config;
 mod future;
 mod layer;
+mod limit;
 mod service;
 
 pub use self::body::DeadlineBody;

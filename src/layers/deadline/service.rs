@@ -7,8 +7,9 @@ use tower_service::Service;
 
 use super::body::DeadlineBody;
 use super::budget::Budget;
-use super::future::{DeadlineFuture, Limit};
-use super::layer::Config;
+use super::config::Config;
+use super::future::DeadlineFuture;
+use super::limit::Limit;
 use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
 use crate::rt::clock;
@@ -27,6 +28,21 @@ pub struct DeadlineService<S> {
 impl<S> DeadlineService<S> {
     pub(super) fn new(inner: S, config: Config) -> Self {
         Self { inner, config }
+    }
+
+    /// Returns the service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the service inside, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -48,17 +64,17 @@ where
         if !self.config.enabled {
             return DeadlineFuture::unlimited(self.inner.call(request));
         }
-        let wire = RejectionFormat::of_request(&request);
+        let format = RejectionFormat::of_request(&request);
         match Budget::of(&mut request, &self.config, clock::now()) {
             Budget::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
-            Budget::Spent => DeadlineFuture::spent(wire, &self.config.emitter),
+            Budget::Spent => DeadlineFuture::spent(format, &self.config.observers.emitter()),
             Budget::Until { deadline, total } => {
+                let limit = Limit::new(deadline, total, self.config.observers.emitter());
                 let call = {
-                    let _entered = deadline.enter();
+                    let _entered = limit.enter();
                     self.inner.call(request)
                 };
-                let limit = Limit::new(deadline, total, self.config.emitter.clone());
-                DeadlineFuture::limited(call, limit, wire)
+                DeadlineFuture::limited(call, limit, format)
             }
         }
     }

@@ -1,20 +1,14 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::layer::{Config, IdleActivity, IdleBodyTimeoutLayer};
+use super::silence::Silence;
 use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
-use crate::error::{BoxError, IdleBodyElapsed};
-use crate::event::{Emitter, Event};
-use crate::policy::idle::Idle;
-use crate::proto::sse::Scanner;
-use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::error::BoxError;
 
 pin_project! {
     /// The response body of [`IdleBodyTimeout`](crate::IdleBodyTimeout).
@@ -26,24 +20,10 @@ pin_project! {
     }
 }
 
-#[derive(Debug)]
-struct Silence {
-    /// `None`: the layer is off.
-    limit: Option<Duration>,
-    idle: Idle,
-    timer: LazyTimer,
-    /// Where only events count.
-    scanner: Option<Scanner>,
-    emitter: Emitter,
-}
-
 // === impl IdleBodyTimeoutBody ===
 
 impl<B> IdleBodyTimeoutBody<B> {
-    pub(super) fn new(body: B, config: Config) -> Self {
-        let Config { limit, activity, emitter } = config;
-        let scanner = (activity == IdleActivity::SseEvents).then(Scanner::new);
-        let silence = Silence { limit, idle: Idle::default(), timer: LazyTimer::default(), scanner, emitter };
+    pub(super) fn new(body: B, silence: Silence) -> Self {
         Self { body: ResponseBody::inner(body), silence }
     }
 
@@ -85,7 +65,7 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let mut this = self.project();
-        if this.silence.scanner.is_some() {
+        if this.silence.is_by_events() {
             return Self::poll_events(this.body, this.silence, cx);
         }
         let polled = this.body.as_mut().poll_frame(cx);
@@ -93,7 +73,7 @@ where
             boxed::discard_pending(polled);
             return Self::poll_silence(this.body, this.silence, cx);
         }
-        this.silence.idle.alive();
+        this.silence.alive();
         polled
     }
 
@@ -103,42 +83,5 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-// === impl Silence ===
-
-impl Silence {
-    /// Whether this frame is a sign of life.
-    fn judge(&mut self, frame: &Frame<Bytes>) {
-        let alive = match (&mut self.scanner, frame.data_ref()) {
-            (Some(scanner), Some(data)) => scanner.scan(data).fields,
-            _ => true,
-        };
-        if alive {
-            self.idle.alive();
-        } else {
-            self.idle.interrupted_within(self.limit.unwrap_or(Duration::MAX), clock::now());
-        }
-    }
-
-    #[inline]
-    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limit else { return Poll::Pending };
-        self.idle.waiting(clock::now);
-        // The instant only ever moves away: a timer that runs fires soon enough.
-        if self.timer.will_wake(cx) { Poll::Pending } else { self.poll_timer(limit, cx) }
-    }
-
-    #[cold]
-    fn poll_timer(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        self.idle.until(limit).map_or(Poll::Pending, |at| self.timer.poll_until(at, cx))
-    }
-
-    #[cold]
-    fn elapsed(&mut self) -> BoxError {
-        let after = self.limit.unwrap_or_default();
-        self.emitter.emit(&Event::BodyTimedOut { layer: IdleBodyTimeoutLayer::NAME, after });
-        IdleBodyElapsed::new(after).into()
     }
 }

@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -8,9 +9,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::IdleBodyTimeoutBody;
-use super::layer::{Config, IdleActivity, IdleBodyTimeoutLayer};
+use super::config::{IdleActivity, NAME};
+use super::silence::Silence;
 use crate::error::BoxError;
-use crate::event::Event;
+use crate::event::{Emitter, Event};
 use crate::proto::event_stream::EventStream;
 
 pin_project! {
@@ -20,15 +22,18 @@ pin_project! {
     pub struct IdleBodyTimeoutFuture<F> {
         #[pin]
         inner: F,
-        config: Config,
+        // `None`: the layer is off.
+        limit: Option<Duration>,
+        activity: IdleActivity,
+        emitter: Emitter,
     }
 }
 
 // === impl IdleBodyTimeoutFuture ===
 
 impl<F> IdleBodyTimeoutFuture<F> {
-    pub(super) fn new(inner: F, config: Config) -> Self {
-        Self { inner, config }
+    pub(super) fn new(inner: F, limit: Option<Duration>, activity: IdleActivity, emitter: Emitter) -> Self {
+        Self { inner, limit, activity, emitter }
     }
 }
 
@@ -43,20 +48,23 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        if this.config.limit.is_some() && this.config.activity == IdleActivity::SseEvents {
-            this.config.activity = sign_of_life(&response, this.config);
-        }
-        Poll::Ready(Ok(response.map(|body| IdleBodyTimeoutBody::new(body, this.config.clone()))))
+        let activity = match this.activity {
+            IdleActivity::SseEvents if this.limit.is_some() => activity_of(&response, this.emitter),
+            _ => IdleActivity::Bytes,
+        };
+        let silence = Silence::new(*this.limit, activity, std::mem::take(this.emitter));
+        Poll::Ready(Ok(response.map(|body| IdleBodyTimeoutBody::new(body, silence))))
     }
 }
 
-fn sign_of_life<B>(response: &Response<B>, config: &Config) -> IdleActivity {
+/// What can be a sign of life in this answer, where events are to be one.
+fn activity_of<B>(response: &Response<B>, emitter: &Emitter) -> IdleActivity {
     match EventStream::of(response.headers()) {
         EventStream::Plain => IdleActivity::SseEvents,
         EventStream::No => IdleActivity::Bytes,
         EventStream::Encoded => {
             let reason = "a compressed event stream is judged by its bytes";
-            config.emitter.emit(&Event::Bypassed { layer: IdleBodyTimeoutLayer::NAME, reason });
+            emitter.emit(&Event::Bypassed { layer: NAME, reason });
             IdleActivity::Bytes
         }
     }

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::config::{Config, IdleActivity};
 use super::service::IdleBodyTimeout;
-use crate::event::{Emitter, Observer};
+use crate::event::{Observer, Observers};
 
 /// Ends a response body that has been silent for too long.
 ///
@@ -83,43 +84,27 @@ pub struct IdleBodyTimeoutLayer {
     config: Config,
 }
 
-/// What counts as a sign of life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum IdleActivity {
-    /// Any frame.
-    #[default]
-    Bytes,
-    /// Any part of a Server-Sent Event. Comments and blank lines are not, so that an upstream's own keep-alive cannot
-    /// hide that it is stuck. A response that is no `text/event-stream`, or is compressed, is judged by
-    /// [`Bytes`](Self::Bytes).
-    SseEvents,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    /// `None`: the layer is off.
-    pub(super) limit: Option<Duration>,
-    pub(super) activity: IdleActivity,
-    pub(super) emitter: Emitter,
-}
-
 // === impl IdleBodyTimeoutLayer ===
 
 impl IdleBodyTimeoutLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "idle-body-timeout";
-
     /// Allows a silence of `limit`. 15 s suits most streams, 180 s models that think in silence.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { config: Config { limit: Some(limit), activity: IdleActivity::Bytes, emitter: Emitter::default() } }
+        let (activity, observers) = (IdleActivity::default(), Observers::default());
+        Self { config: Config { enabled: true, limit, activity, observers } }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { config: Config { limit: None, activity: IdleActivity::Bytes, emitter: Emitter::default() } }
+        Self::new(Duration::MAX).enabled(false)
+    }
+
+    /// Switches the layer on or off; its settings are kept. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
     }
 
     /// What counts as a sign of life. Default: [`IdleActivity::Bytes`].
@@ -132,7 +117,7 @@ impl IdleBodyTimeoutLayer {
     /// Tells `observer` of every body that was ended.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.config.emitter = Emitter::to(observer);
+        self.config.observers = Observers::to(observer);
         self
     }
 }

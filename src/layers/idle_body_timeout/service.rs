@@ -6,8 +6,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::IdleBodyTimeoutBody;
+use super::config::Config;
 use super::future::IdleBodyTimeoutFuture;
-use super::layer::Config;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
 
@@ -23,6 +23,21 @@ pub struct IdleBodyTimeout<S> {
 impl<S> IdleBodyTimeout<S> {
     pub(super) fn new(inner: S, config: Config) -> Self {
         Self { inner, config }
+    }
+
+    /// Returns the service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the service inside, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -41,10 +56,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let mut config = self.config.clone();
-        if let (Some(limit), Some(profile)) = (&mut config.limit, request.extensions().get::<TimeoutProfile>()) {
-            *limit = profile.idle;
-        }
-        IdleBodyTimeoutFuture::new(self.inner.call(request), config)
+        let limit = self.config.enabled.then(|| {
+            let profile = request.extensions().get::<TimeoutProfile>();
+            profile.map_or(self.config.limit, |profile| profile.idle)
+        });
+        let emitter = self.config.observers.emitter();
+        IdleBodyTimeoutFuture::new(self.inner.call(request), limit, self.config.activity, emitter)
     }
 }

@@ -1,0 +1,32 @@
+use std::time::Duration;
+
+use crate::event::Observers;
+use crate::proto::deadline::DeadlineHeader;
+use crate::rt::per_thread::PerThread;
+
+/// The name of this layer in events.
+pub(super) const NAME: &str = "deadline";
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    pub(super) total: Duration,
+    /// `None`, not empty: sharing costs an atomic operation.
+    pub(super) accept: Option<PerThread<[DeadlineHeader]>>,
+    pub(super) propagate: Option<PerThread<[DeadlineHeader]>>,
+    pub(super) reserve: Duration,
+    pub(super) minimum: Duration,
+    pub(super) observers: Observers,
+}
+
+// === impl Config ===
+
+impl Config {
+    pub(super) fn accepted(&self) -> &[DeadlineHeader] {
+        self.accept.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn propagated(&self) -> &[DeadlineHeader] {
+        self.propagate.as_deref().unwrap_or_default()
+    }
+}

@@ -1,0 +1,80 @@
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::config::{IdleActivity, NAME};
+use crate::error::{BoxError, IdleBodyElapsed};
+use crate::event::{Emitter, Event};
+use crate::policy::idle::Idle;
+use crate::proto::sse::Scanner;
+use crate::rt::clock;
+use crate::rt::timeout::Timeout;
+
+/// How long a body has been silent, and for how long it may be.
+#[derive(Debug)]
+pub(super) struct Silence {
+    /// `None`: for ever, since the layer is off.
+    limit: Option<Duration>,
+    idle: Idle,
+    timeout: Timeout,
+    /// Where only events count.
+    scanner: Option<Scanner>,
+    emitter: Emitter,
+}
+
+// === impl Silence ===
+
+impl Silence {
+    pub(super) fn new(limit: Option<Duration>, activity: IdleActivity, emitter: Emitter) -> Self {
+        let scanner = (activity == IdleActivity::SseEvents).then(Scanner::new);
+        Self { limit, idle: Idle::default(), timeout: Timeout::default(), scanner, emitter }
+    }
+
+    /// Whether it takes a look into a frame to see a sign of life.
+    #[inline]
+    pub(super) fn is_by_events(&self) -> bool {
+        self.scanner.is_some()
+    }
+
+    /// The upstream sent something that is a sign of life.
+    #[inline]
+    pub(super) fn alive(&mut self) {
+        self.idle.alive();
+    }
+
+    /// The upstream sent this frame.
+    pub(super) fn judge(&mut self, frame: &Frame<Bytes>) {
+        let alive = match (&mut self.scanner, frame.data_ref()) {
+            (Some(scanner), Some(data)) => scanner.scan(data).fields,
+            _ => true,
+        };
+        if alive {
+            self.idle.alive();
+        } else {
+            self.idle.interrupted_within(self.limit.unwrap_or(Duration::MAX), clock::now());
+        }
+    }
+
+    /// Ready once the body has been waited for too long.
+    #[inline]
+    pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        self.idle.waiting(clock::now);
+        // The instant only ever moves away: a timer that runs fires soon enough.
+        if self.timeout.will_wake(cx) { Poll::Pending } else { self.poll_timer(limit, cx) }
+    }
+
+    #[cold]
+    fn poll_timer(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        self.idle.until(limit).map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
+    }
+
+    #[cold]
+    pub(super) fn elapsed(&self) -> BoxError {
+        let after = self.limit.unwrap_or_default();
+        self.emitter.emit(&Event::BodyTimedOut { layer: NAME, after });
+        IdleBodyElapsed::new(after).into()
+    }
+}

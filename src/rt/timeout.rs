@@ -1,0 +1,180 @@
+//! A wait with a limit, which a process that was suspended does not lose.
+//!
+//! # Why not just a timer?
+//!
+//! When a process goes on that was stopped, all its timers have passed, and are seen before the sockets are: a stream would be
+//! cut whose data is there. So where the end of a wait is found late by more than a task ever takes to run, it is put off once,
+//! for long enough to read a socket (see [`grace`]). What comes by then is handed on, since a result that is ready beats a timer.
+
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::clock;
+use super::timer::LazyTimer;
+use crate::policy::grace::grace;
+
+/// Says when a wait has lasted for too long. Costs nothing until somebody has to wait.
+#[derive(Debug, Default)]
+pub(crate) struct Timeout {
+    timer: LazyTimer,
+    grace: Option<Box<Grace>>,
+}
+
+/// The end of a wait was found late.
+#[derive(Debug)]
+struct Grace {
+    /// The end that was.
+    missed: Instant,
+    until: Instant,
+}
+
+// === impl Timeout ===
+
+impl Timeout {
+    /// Waits until `at`, or, once, somewhat longer where that is found late. Another `at` is another wait.
+    ///
+    /// # Panics
+    ///
+    /// As every tokio timer: outside a runtime with time enabled, when it is armed.
+    #[inline]
+    pub(crate) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.grace.is_none() {
+            ready!(self.timer.poll_until(at, cx));
+        }
+        self.poll_grace(at, cx)
+    }
+
+    /// Waits for `limit` from when it is first asked. A limit that is longer than the clock can count has no end.
+    pub(crate) fn poll_after(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let missed = self.grace.as_ref().map(|grace| grace.missed);
+        let at = missed.or_else(|| self.timer.armed_until()).or_else(|| clock::now().checked_add(limit));
+        at.map_or(Poll::Pending, |at| self.poll_until(at, cx))
+    }
+
+    /// Whether `at` has passed, for an owner that has something to hand on and does not wait. Reads the clock; arms a timer only
+    /// where `at` is found late.
+    pub(crate) fn has_passed(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+        clock::now() >= at && self.poll_until(at, cx).is_ready()
+    }
+
+    /// See [`LazyTimer::will_wake`].
+    #[inline]
+    pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
+        self.timer.will_wake(cx)
+    }
+
+    /// See [`LazyTimer::is_running`].
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.timer.is_running()
+    }
+
+    /// The end of the wait has come, or the grace after it has begun.
+    #[cold]
+    #[inline(never)]
+    fn poll_grace(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(grace) = self.grace.take().filter(|grace| grace.missed == at) {
+            let until = grace.until;
+            self.grace = Some(grace);
+            return self.timer.poll_until(until, cx);
+        }
+        ready!(self.timer.poll_until(at, cx));
+        let now = clock::now();
+        let Some(until) = grace(now.saturating_duration_since(at)).and_then(|grace| now.checked_add(grace)) else {
+            return Poll::Ready(());
+        };
+        self.grace = Some(Box::new(Grace { missed: at, until }));
+        self.timer.poll_until(until, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Polls once, lets the clock jump, and waits for the end: the time since `at`.
+    async fn late(timeout: &mut Timeout, at: Instant, jump: Duration) -> Duration {
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_pending());
+        tokio::time::advance(jump).await;
+        poll_fn(|cx| timeout.poll_until(at, cx)).await;
+        clock::now() - at
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_found_in_time_is_the_end() {
+        let at = clock::now() + S;
+        assert_eq!(late(&mut Timeout::default(), at, S).await, Duration::ZERO);
+        let at = clock::now() + S;
+        assert_eq!(late(&mut Timeout::default(), at, S + 100 * MS).await, 100 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_found_late_is_put_off_once() {
+        let mut timeout = Timeout::default();
+        for (jump, over) in [(2 * S, 1_050), (6 * S, 5_050), (21 * S, 20_500)] {
+            let at = clock::now() + S;
+            assert_eq!(late(&mut timeout, at, jump).await, over * MS, "each wait has a grace of its own");
+            assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_ready(), "and only one");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_suspension_is_not_waited_for() {
+        let mut timeout = Timeout::default();
+        let at = clock::now() + S;
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_pending());
+        for (jump, over) in [(3 * S, false), (3 * S, true)] {
+            tokio::time::advance(jump).await;
+            assert_eq!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_ready(), over);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_wait_may_end_sooner_than_the_grace() {
+        let mut timeout = Timeout::default();
+        let at = clock::now() + S;
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_pending());
+        tokio::time::advance(20 * S).await;
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(at, cx))).await.is_pending());
+        let next = clock::now() + 10 * MS;
+        poll_fn(|cx| timeout.poll_until(next, cx)).await;
+        assert_eq!(clock::now(), next);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_counts_from_the_first_wait() {
+        let mut timeout = Timeout::default();
+        let start = clock::now();
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_after(3 * S, cx))).await.is_pending());
+        tokio::time::advance(S).await;
+        poll_fn(|cx| timeout.poll_after(3 * S, cx)).await;
+        assert_eq!(clock::now() - start, 3 * S);
+
+        let mut timeout = Timeout::default();
+        let start = clock::now();
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_after(S, cx))).await.is_pending());
+        tokio::time::advance(2 * S).await;
+        poll_fn(|cx| timeout.poll_after(S, cx)).await;
+        assert_eq!(clock::now() - start, 2_050 * MS);
+
+        assert!(poll_fn(|cx| Poll::Ready(Timeout::default().poll_after(Duration::MAX, cx))).await.is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_wait_arms_nothing_before_the_end() {
+        for jumps in [[(S / 2, false), (S / 2, true)], [(2 * S, false), (50 * MS, true)]] {
+            let mut timeout = Timeout::default();
+            let at = clock::now() + S;
+            for (jump, passed) in jumps {
+                tokio::time::advance(jump).await;
+                assert_eq!(poll_fn(|cx| Poll::Ready(timeout.has_passed(at, cx))).await, passed, "{jump:?}");
+                assert!(clock::now() > at || !timeout.is_running());
+            }
+        }
+    }
+}
