@@ -24,5 +24,6 @@ mod retry_after_backoff;
 mod sse;
 mod sse_heartbeat;
 mod support;
+mod suspension;
 mod telemetry;
 mod verdicts;

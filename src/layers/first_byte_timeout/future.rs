@@ -20,7 +20,7 @@ use crate::proto::event_stream::EventStream;
 use crate::proto::sse::Scanner;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
 /// What may be withheld while waiting for a first event. A first event is a line or two; a peer that sends more than
 /// this before one is not to fill our memory.
@@ -71,7 +71,7 @@ pub(super) struct Wait {
     limit: Duration,
     until: FirstByteEvent,
     upload: UploadWatch,
-    timer: LazyTimer,
+    timeout: Timeout,
     wire: RejectionFormat,
     emitter: Emitter,
 }
@@ -185,7 +185,7 @@ impl Wait {
         wire: RejectionFormat,
         emitter: Emitter,
     ) -> Self {
-        Self { limit, until, upload, timer: LazyTimer::default(), wire, emitter }
+        Self { limit, until, upload, timeout: Timeout::default(), wire, emitter }
     }
 
     /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
@@ -216,13 +216,13 @@ impl Wait {
 
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(since) = self.upload.waiting_since() else { return self.look_again(cx) };
-        since.checked_add(self.limit).map_or(Poll::Pending, |at| self.timer.poll_until(at, cx))
+        since.checked_add(self.limit).map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
     }
 
     /// While the upload has nothing to give, nobody is late; before this long, nobody can be.
     fn look_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let soonest = clock::now().checked_add(self.limit.max(TICK));
-        soonest.map_or(Poll::Pending, |at| self.timer.poll_until(at, cx))
+        soonest.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
     }
 
     #[cold]

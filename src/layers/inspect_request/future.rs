@@ -3,7 +3,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use http::Request;
 use http::request::Parts;
@@ -14,8 +13,7 @@ use super::layer::{Config, InspectRequestLayer};
 use crate::body::collect::{Collect, Collected, collect};
 use crate::body::request::CallBody;
 use crate::event::Event;
-use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
 pin_project! {
     /// The future of [`InspectRequest`](crate::InspectRequest).
@@ -43,9 +41,7 @@ pub(super) struct Reading<S> {
     config: Arc<Config>,
     head: Parts,
     body: Collect<CallBody>,
-    /// When it is read no longer; known once there was something to wait for.
-    until: Option<Instant>,
-    timer: LazyTimer,
+    timeout: Timeout,
 }
 
 // === impl InspectRequestFuture ===
@@ -103,7 +99,7 @@ where
 impl<S> Reading<S> {
     pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: CallBody) -> Self {
         let body = collect(body, config.limit);
-        Self { service, config, head, body, until: None, timer: LazyTimer::default() }
+        Self { service, config, head, body, timeout: Timeout::default() }
     }
 
     fn step_aside(&self, reason: &'static str) {
@@ -123,19 +119,11 @@ impl<S> Reading<S> {
             }
             Poll::Ready(Err(why)) => CallBody::failed(why),
             Poll::Pending => {
-                ready!(self.poll_patience(cx));
+                ready!(self.timeout.poll_after(self.config.patience, cx));
                 let Some(body) = self.body.give_up() else { return Poll::Pending };
                 self.step_aside("a request that takes too long to come");
                 CallBody::new(body)
             }
         })
-    }
-
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = self.config.patience;
-        // Longer than any clock can count: for ever.
-        let Some(until) = self.until.or_else(|| clock::now().checked_add(patience)) else { return Poll::Pending };
-        self.until = Some(until);
-        self.timer.poll_until(until, cx)
     }
 }

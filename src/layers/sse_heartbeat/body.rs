@@ -40,7 +40,7 @@ impl<B> SseHeartbeatBody<B> {
         state.schedule.waiting(clock::now);
         let may_beat = state.frame.may_be_at(&state.scanner);
         let Some((at, due)) = state.schedule.due(may_beat) else { return Poll::Pending };
-        ready!(state.timer.poll_until(at, cx));
+        ready!(state.timeout.poll_until(at, cx));
         match due {
             NextAction::Beat => state.beat(),
             NextAction::End => {

@@ -1,13 +1,12 @@
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
 
 use crate::body::boxed::Polled;
 use crate::error::BoxError;
-use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
 /// What comes last, behind bytes that were told before it.
 ///
@@ -17,8 +16,7 @@ use crate::rt::timer::LazyTimer;
 #[derive(Debug)]
 pub(super) struct DelayedEnd {
     last: Option<Result<Frame<Bytes>, BoxError>>,
-    until: Option<Instant>,
-    timer: LazyTimer,
+    timeout: Timeout,
 }
 
 /// A task that is woken runs within far less, unless all threads are busy; and nobody minds an error that comes so late.
@@ -28,13 +26,12 @@ const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
 impl DelayedEnd {
     pub(super) fn new(last: Result<Frame<Bytes>, BoxError>) -> Self {
-        Self { last: Some(last), until: None, timer: LazyTimer::default() }
+        Self { last: Some(last), timeout: Timeout::default() }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         if matches!(self.last, Some(Err(_))) {
-            let until = *self.until.get_or_insert_with(|| clock::now() + FLUSH_DELAY);
-            ready!(self.timer.poll_until(until, cx));
+            ready!(self.timeout.poll_after(FLUSH_DELAY, cx));
         }
         Poll::Ready(self.last.take())
     }

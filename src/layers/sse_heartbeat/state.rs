@@ -16,14 +16,14 @@ use crate::event::{Emitter, Event};
 use crate::policy::heartbeat_schedule::HeartbeatSchedule;
 use crate::proto::sse::Scanner;
 use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
 /// What keeps one event stream alive.
 #[derive(Debug)]
 pub(super) struct HeartbeatState {
     pub(super) scanner: Scanner,
     pub(super) schedule: HeartbeatSchedule,
-    pub(super) timer: LazyTimer,
+    pub(super) timeout: Timeout,
     pub(super) mode: Mode,
     /// Whether anything was added.
     added: bool,
@@ -52,7 +52,7 @@ impl HeartbeatState {
             scanner: Scanner::new(),
             // One that is off is not asked.
             schedule: HeartbeatSchedule::new(config.interval.unwrap_or(Duration::MAX), config.max_silence),
-            timer: LazyTimer::default(),
+            timeout: Timeout::default(),
             mode: Mode::Follow,
             added: false,
             frame: config.frame.clone(),

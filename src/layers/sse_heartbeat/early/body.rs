@@ -160,7 +160,7 @@ impl<F> Waiting<F> {
         }
         self.state.schedule.waiting(clock::now);
         let Some((at, due)) = self.state.schedule.due(true) else { return Poll::Pending };
-        ready!(self.state.timer.poll_until(at, cx));
+        ready!(self.state.timeout.poll_until(at, cx));
         Poll::Ready(match due {
             NextAction::Beat => Came::Beat(self.state.beat()),
             NextAction::End => Came::Failure(self.state.silence()),

@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -16,8 +16,7 @@ use super::super::layer::Config;
 use super::body::EarlySseHeartbeatBody;
 use super::markers::HeadersSentEarly;
 use crate::error::BoxError;
-use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
 pin_project! {
     /// The future of [`EarlySseHeartbeat`](crate::EarlySseHeartbeat).
@@ -34,16 +33,8 @@ pin_project! {
         // As without this layer's haste.
         Following { #[pin] call: SseHeartbeatFuture<F> },
         // `call` is `None` once it has been answered, or has moved into a body.
-        Beginning { call: Option<Pin<Box<SseHeartbeatFuture<F>>>>, wait: Wait },
+        Beginning { call: Option<Pin<Box<SseHeartbeatFuture<F>>>>, after: Duration, timeout: Timeout },
     }
-}
-
-/// How long the answer is waited for.
-#[derive(Debug)]
-struct Wait {
-    after: Duration,
-    until: Option<Instant>,
-    timer: LazyTimer,
 }
 
 // === impl EarlySseHeartbeatFuture ===
@@ -55,8 +46,7 @@ impl<F> EarlySseHeartbeatFuture<F> {
 
     pub(super) fn beginning(call: F, config: Config, after: Duration) -> Self {
         let call = Box::pin(SseHeartbeatFuture::new(call, config, false));
-        let wait = Wait { after, until: None, timer: LazyTimer::default() };
-        Self { stage: Stage::Beginning { call: Some(call), wait } }
+        Self { stage: Stage::Beginning { call: Some(call), after, timeout: Timeout::default() } }
     }
 }
 
@@ -70,11 +60,11 @@ where
     type Output = Result<Response<EarlySseHeartbeatBody<F, B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (slot, wait) = match self.project().stage.project() {
+        let (slot, after, timeout) = match self.project().stage.project() {
             StageProj::Following { call } => {
                 return call.poll(cx).map_ok(|response| response.map(EarlySseHeartbeatBody::following));
             }
-            StageProj::Beginning { call, wait } => (call, wait),
+            StageProj::Beginning { call, after, timeout } => (call, *after, timeout),
         };
         // Polled again after it was over.
         let Some(call) = slot else { return Poll::Pending };
@@ -82,7 +72,7 @@ where
             *slot = None;
             return Poll::Ready(answer.map(|response| response.map(EarlySseHeartbeatBody::following)));
         }
-        ready!(wait.poll(cx));
+        ready!(timeout.poll_after(after, cx));
         slot.take().map_or(Poll::Pending, |call| Poll::Ready(Ok(begin(call))))
     }
 }
@@ -99,20 +89,5 @@ fn begin<F, B>(call: Pin<Box<SseHeartbeatFuture<F>>>) -> Response<EarlySseHeartb
 impl<F> fmt::Debug for EarlySseHeartbeatFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EarlySseHeartbeatFuture").finish_non_exhaustive()
-    }
-}
-
-// === impl Wait ===
-
-impl Wait {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.until.is_none() {
-            self.until = clock::now().checked_add(self.after);
-        }
-        match self.until {
-            Some(until) => self.timer.poll_until(until, cx),
-            // Longer than any clock can count.
-            None => Poll::Pending,
-        }
     }
 }
