@@ -32,7 +32,7 @@ impl Admit for QueueGate {
         let mut times = None;
         let arrived = shared.arrive(tenant, || {
             let now = clock::now();
-            let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining(now));
+            let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
             times = Some((now, left));
             (now, left.map_or(max_wait, |left| left.min(max_wait)))
         });
