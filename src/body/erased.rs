@@ -1,5 +1,6 @@
 //! A body of any type, in a box.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::Context;
@@ -50,17 +51,28 @@ impl ErasedBody {
     {
         Self(Mutex::new(Box::pin(body)))
     }
+}
+
+impl Body for ErasedBody {
+    type Data = Bytes;
+    type Error = BoxError;
 
     #[inline]
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll_frame(cx)
     }
 
-    pub(crate) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
     }
 
-    pub(crate) fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
+    }
+}
+
+impl fmt::Debug for ErasedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ErasedBody").finish_non_exhaustive()
     }
 }

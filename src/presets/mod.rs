@@ -25,11 +25,12 @@
 //! # }
 //! ```
 
-mod no_backup;
-mod stack;
+mod layer;
+mod service;
+mod upstream;
 
-pub use self::no_backup::NoBackup;
-pub use self::stack::{Resilience, ResilienceLayer};
+pub use self::layer::ResilienceLayer;
+pub use self::service::{Resilience, ResilienceBody, ResilienceFuture};
 
 use std::time::Duration;
 

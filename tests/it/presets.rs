@@ -9,11 +9,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::presets::{self, NoBackup, ResilienceLayer};
+use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
-    Attempts, CircuitState, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt,
+    Attempts, CallBody, CircuitState, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt,
     TimeoutProfile,
 };
 
@@ -168,10 +171,10 @@ async fn a_gateway_shares_calls_and_keeps_streams_alive() {
 
 #[test]
 fn a_stack_can_be_shared_and_shown() {
-    let stack: ResilienceLayer<NoBackup> = presets::grpc_client(TimeoutProfile::default());
+    let stack: ResilienceLayer = presets::grpc_client(TimeoutProfile::default());
     is_shared(&stack);
     assert!(format!("{stack:?}").contains("CircuitBreakerLayer"));
-    let (service, _) = upstream::<()>(&[200]);
+    let (service, _) = upstream::<CallBody>(&[200]);
     let _ = presets::http_client(TimeoutProfile::FAST).fallback(FallbackLayer::new(service)).clone();
 }
 
@@ -226,4 +229,76 @@ async fn a_grpc_status_before_any_message_is_retried() {
     let response = service.oneshot(request.unwrap()).await.unwrap();
     let trailers = response.into_body().collect().await.unwrap().trailers().cloned().unwrap();
     assert_eq!((calls.load(SeqCst), trailers["grpc-status"].to_str().unwrap()), (2, "0"));
+}
+
+/// A struct can hold one, and a handler in a stack can call another.
+#[derive(Clone)]
+struct App {
+    model: presets::Resilience<Client<HttpConnector, CallBody>>,
+}
+
+async fn serve(app: axum::Router) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    at
+}
+
+fn hyper_client() -> Client<HttpConnector, CallBody> {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// Within the compiler's default recursion limit: a stack, in a handler, in a stack.
+#[tokio::test]
+async fn stacks_nest_and_have_names() {
+    let upstream = serve(axum::Router::new().fallback(|body: String| async move { format!("{body}!") })).await;
+    let stack = presets::llm_client(TimeoutProfile::STANDARD).fallback(FallbackLayer::new(hyper_client()));
+    let app = App { model: stack.layer(hyper_client()) };
+    let handler = move |axum::extract::State(app): axum::extract::State<App>, request: axum::extract::Request| async move {
+        let (mut head, body) = request.into_parts();
+        head.uri = format!("http://{upstream}/").parse().unwrap();
+        let response = app.model.oneshot(Request::from_parts(head, body)).await.unwrap();
+        response.map(axum::body::Body::new)
+    };
+    let router = axum::Router::new().fallback(handler).with_state(app);
+    let gateway = serve(router.layer(presets::llm_gateway(TimeoutProfile::STANDARD))).await;
+    let request = Request::post(format!("http://{gateway}/")).body(CallBody::from("hello")).unwrap();
+    let response = hyper_client().request(request).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello!");
+}
+
+/// By hand as well: the primary and its backup take the same requests.
+#[tokio::test]
+async fn a_client_backs_up_its_own_kind_by_hand() {
+    let at = serve(axum::Router::new().fallback(|request: axum::extract::Request| async move {
+        let status = if request.headers().contains_key("x-attempt") { 503 } else { 200 };
+        (StatusCode::from_u16(status).unwrap(), request.into_body())
+    }))
+    .await;
+    let primary = ServiceBuilder::new()
+        .layer(FallbackLayer::new(hyper_client()))
+        .layer(tower_buttress::RetryAfterBackoffLayer::new().attempt_header("x-attempt".parse().unwrap()))
+        .service(hyper_client());
+    let request = Request::put(format!("http://{at}/")).body(Full::<Bytes>::from("hello")).unwrap();
+    let response = primary.oneshot(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), ServedBy::of(&response)), (200, Some("backup")));
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_has_a_circuit_of_its_own_and_is_passed_over_while_that_is_open() {
+    let (primary, _) = upstream(&[500]);
+    let (first, firsts) = upstream(&[500]);
+    let (second, seconds) = upstream(&[200]);
+    let stack = presets::http_client(TimeoutProfile::STANDARD)
+        .breaker(|breaker| breaker.configure(|config| config.consecutive_failures(3)))
+        .fallback(FallbackLayer::new(first).name("first"))
+        .fallback(FallbackLayer::new(second).name("second"));
+    let service = stack.layer(primary);
+    for _ in 0..5 {
+        let response = service.clone().oneshot(asked()).await.unwrap();
+        assert_eq!((response.status().as_u16(), ServedBy::of(&response)), (200, Some("second")));
+        response.into_body().collect().await.unwrap();
+    }
+    assert_eq!((firsts.load(SeqCst), seconds.load(SeqCst)), (3, 5));
 }

@@ -231,7 +231,7 @@ impl CallBody {
                 Kind::Failed(err) => return Poll::Ready(Some(Err(err))),
                 _ => return Poll::Ready(None),
             },
-            Kind::Boxed(body) => body.poll_frame(cx),
+            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
             Kind::Recorded { recording, generation } => {
                 let (polled, rest) = recording.poll_frame(*generation, cx);
                 if let Some(rest) = rest {

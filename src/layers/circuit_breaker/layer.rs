@@ -154,6 +154,13 @@ impl CircuitBreakerLayer {
         Self { enabled: false, ..Self::new() }
     }
 
+    /// A breaker with the same settings, and circuits of its own.
+    pub(crate) fn separate(&self) -> Self {
+        let set = BreakerSet::new(self.config());
+        set.observe(self.calls.emitter.clone());
+        Self { set: Arc::new(set), calls: self.calls.clone(), enabled: self.enabled }
+    }
+
     /// Changes the settings, of this layer, its clones, and the services they made. What was counted stays, unless the
     /// window changes.
     ///

@@ -29,11 +29,13 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tower::{Layer, ServiceExt};
 use tower_buttress::error::{self, ConnectElapsed};
 use tower_buttress::presets::{self, Resilience, ResilienceLayer};
-use tower_buttress::{ConnectTimeout, ConnectTimeoutLayer, DeadlineHeader, Event, NotRetried, TimeoutProfile};
+use tower_buttress::{
+    CallBody, ConnectTimeout, ConnectTimeoutLayer, DeadlineHeader, Event, NotRetried, TimeoutProfile,
+};
 
 use crate::support::{Alive, Log, secs, trailers};
 
-type HttpsClient<B> = Client<ConnectTimeout<HttpsConnector<HttpConnector>>, B>;
+type HttpsClient = Client<ConnectTimeout<HttpsConnector<HttpConnector>>, CallBody>;
 
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
@@ -83,10 +85,7 @@ impl Party {
     }
 
     /// The stack around a client that speaks what the server wants. The connect timeout holds for the handshake too.
-    fn client<B>(&self, stack: &ResilienceLayer) -> Resilience<HttpsClient<B>>
-    where
-        B: http_body::Body<Data: Send> + Send,
-    {
+    fn client(&self, stack: &ResilienceLayer) -> Resilience<HttpsClient> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         let https = HttpsConnectorBuilder::new()

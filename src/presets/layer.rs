@@ -1,20 +1,28 @@
+use std::error::Error;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
 use tower_layer::Layer;
+use tower_service::Service;
 
-use super::no_backup::NoBackup;
+use super::service::Resilience;
+use super::upstream::Upstream;
+use crate::body::request::CallBody;
+use crate::error::{BoxError, BoxedError};
 use crate::event::Observer;
 use crate::layers::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
-use crate::layers::deadline::{DeadlineLayer, DeadlineService};
-use crate::layers::dedup::{Dedup, DedupLayer};
-use crate::layers::fallback::{Fallback, FallbackLayer};
+use crate::layers::deadline::DeadlineLayer;
+use crate::layers::dedup::DedupLayer;
+use crate::layers::fallback::FallbackLayer;
 use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
-use crate::layers::grpc_status::{GrpcStatus, GrpcStatusLayer};
+use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
-use crate::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffLayer};
-use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatLayer};
-use crate::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
+use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
+use crate::layers::sse_heartbeat::SseHeartbeatLayer;
+use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback,
@@ -26,30 +34,32 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// State is shared as each layer shares it: clones of a stack, and all services that it makes, have one retry budget, one
 /// breaker and one store.
 ///
-/// Since a dedup layer is among them, if only one that is off, the service inside must be `Clone` and its future `Send +
-/// 'static`.
+/// The client inside takes requests with a [`CallBody`]. It must be `Clone`, `Send` and `Sync`, its future `Send`, and its
+/// error an [`Error`]; for a [`BoxError`], put an [`AnyErrorLayer`](crate::AnyErrorLayer) between. The stack's service is
+/// one type with a name, [`Resilience`].
 #[derive(Clone, Debug)]
-pub struct ResilienceLayer<Bk = NoBackup> {
+pub struct ResilienceLayer {
     grpc_status: GrpcStatusLayer,
     profile: TimeoutProfileLayer,
     heartbeat: SseHeartbeatLayer,
     deadline: DeadlineLayer,
     dedup: DedupLayer,
-    fallback: FallbackLayer<Bk>,
+    fallbacks: Vec<Backup>,
     retry: RetryAfterBackoffLayer,
     breaker: CircuitBreakerLayer,
     idle: IdleBodyTimeoutLayer,
     first_byte: FirstByteTimeoutLayer,
 }
 
-/// The service that a [`ResilienceLayer`] makes.
-pub type Resilience<S, Bk = NoBackup> =
-    GrpcStatus<TimeoutProfileService<SseHeartbeat<DeadlineService<Dedup<Fallback<Attempts<S>, Attempt<Bk>>>>>>>;
+/// A backup, and the circuit that is its own.
+#[derive(Clone, Debug)]
+struct Backup {
+    layer: FallbackLayer<Upstream<BoxedError>>,
+    breaker: CircuitBreakerLayer,
+}
 
-type Attempts<S> = RetryAfterBackoff<CircuitBreaker<Attempt<S>>>;
-
-/// What bounds each attempt, at the upstream and at the backup.
-type Attempt<S> = IdleBodyTimeout<FirstByteTimeout<S>>;
+/// What stands around each upstream, but for retries.
+type Attempt<S> = CircuitBreaker<IdleBodyTimeout<FirstByteTimeout<S>>>;
 
 // === impl ResilienceLayer ===
 
@@ -61,7 +71,7 @@ impl ResilienceLayer {
             heartbeat: SseHeartbeatLayer::disabled(),
             deadline: DeadlineLayer::new(limits.total),
             dedup: DedupLayer::disabled(),
-            fallback: FallbackLayer::disabled(),
+            fallbacks: Vec::new(),
             retry: RetryAfterBackoffLayer::new(),
             breaker: CircuitBreakerLayer::new().configure(|config| {
                 // A probe may be silent as long as any call, and no less long than by default.
@@ -72,9 +82,6 @@ impl ResilienceLayer {
             first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
         }
     }
-}
-
-impl<Bk> ResilienceLayer<Bk> {
     /// Adjusts the [`GrpcStatusLayer`].
     #[must_use]
     pub fn grpc_status(mut self, adjust: impl FnOnce(GrpcStatusLayer) -> GrpcStatusLayer) -> Self {
@@ -113,22 +120,35 @@ impl<Bk> ResilienceLayer<Bk> {
         self
     }
 
-    /// Asks a backup what the upstream cannot answer. The backup is given the same limits of time as an attempt, and no
-    /// retries.
+    /// Asks a backup what the upstream cannot answer. Called more than once, the backups are asked in this order.
+    ///
+    /// A backup has the same limits of time as an attempt, and a circuit of its own: while that is open, the backup is
+    /// passed over. It is asked once, without retries.
+    ///
+    /// ```
+    /// use hyper_util::client::legacy::Client;
+    /// use hyper_util::rt::TokioExecutor;
+    /// use tower::Layer;
+    /// use tower_buttress::{CallBody, FallbackLayer, TimeoutProfile, presets};
+    ///
+    /// let client = Client::builder(TokioExecutor::new()).build_http::<CallBody>();
+    /// let service = presets::llm_client(TimeoutProfile::STANDARD)
+    ///     .fallback(FallbackLayer::new(client.clone()).name("eu-west"))
+    ///     .layer(client);
+    /// # let _ = service;
+    /// ```
     #[must_use]
-    pub fn fallback<B>(self, fallback: FallbackLayer<B>) -> ResilienceLayer<B> {
-        ResilienceLayer {
-            grpc_status: self.grpc_status,
-            profile: self.profile,
-            heartbeat: self.heartbeat,
-            deadline: self.deadline,
-            dedup: self.dedup,
-            fallback,
-            retry: self.retry,
-            breaker: self.breaker,
-            idle: self.idle,
-            first_byte: self.first_byte,
-        }
+    pub fn fallback<Bk, B>(mut self, fallback: FallbackLayer<Bk>) -> Self
+    where
+        Bk: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        Bk::Future: Send,
+        Bk::Error: Into<BoxError> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let layer = fallback.map_backup(Upstream::with_any_error);
+        self.fallbacks.push(Backup { layer, breaker: self.breaker.separate() });
+        self
     }
 
     /// Adjusts the [`RetryAfterBackoffLayer`].
@@ -138,7 +158,7 @@ impl<Bk> ResilienceLayer<Bk> {
         self
     }
 
-    /// Adjusts the [`CircuitBreakerLayer`]:
+    /// Adjusts the [`CircuitBreakerLayer`]. Each backup has a circuit of its own with the same settings:
     ///
     /// ```
     /// use tower_buttress::{TimeoutProfile, presets};
@@ -153,6 +173,9 @@ impl<Bk> ResilienceLayer<Bk> {
     #[must_use]
     pub fn breaker(mut self, adjust: impl FnOnce(CircuitBreakerLayer) -> CircuitBreakerLayer) -> Self {
         self.breaker = adjust(self.breaker);
+        for backup in &mut self.fallbacks {
+            backup.breaker = self.breaker.separate();
+        }
         self
     }
 
@@ -173,13 +196,17 @@ impl<Bk> ResilienceLayer<Bk> {
     /// Tells `observer` what any of the layers did.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
+        let tell = |backup: Backup| Backup {
+            layer: backup.layer.observer(observer.clone()),
+            breaker: backup.breaker.observer(observer.clone()),
+        };
         Self {
             grpc_status: self.grpc_status,
             profile: self.profile,
             heartbeat: self.heartbeat.observer(observer.clone()),
             deadline: self.deadline.observer(observer.clone()),
             dedup: self.dedup.observer(observer.clone()),
-            fallback: self.fallback.observer(observer.clone()),
+            fallbacks: self.fallbacks.into_iter().map(tell).collect(),
             retry: self.retry.observer(observer.clone()),
             breaker: self.breaker.observer(observer.clone()),
             idle: self.idle.observer(observer.clone()),
@@ -187,18 +214,28 @@ impl<Bk> ResilienceLayer<Bk> {
         }
     }
 
-    fn attempt<S>(&self, inner: S) -> Attempt<S> {
-        self.idle.layer(self.first_byte.layer(inner))
+    fn attempt<S>(&self, breaker: &CircuitBreakerLayer, inner: S) -> Attempt<S> {
+        breaker.layer(self.idle.layer(self.first_byte.layer(inner)))
     }
 }
 
-impl<S, Bk: Clone> Layer<S> for ResilienceLayer<Bk> {
-    type Service = Resilience<S, Bk>;
+impl<S, B> Layer<S> for ResilienceLayer
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Error + Send + Sync + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Service = Resilience<S>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        let fallback = self.fallback.map_backup(|backup| self.attempt(backup));
-        let attempts = self.retry.layer(self.breaker.layer(self.attempt(inner)));
-        let served = self.dedup.layer(fallback.layer(attempts));
-        self.grpc_status.layer(self.profile.layer(self.heartbeat.layer(self.deadline.layer(served))))
+    fn layer(&self, inner: S) -> Resilience<S> {
+        let mut upstreams = Upstream::new(self.retry.layer(self.attempt(&self.breaker, inner)));
+        for backup in &self.fallbacks {
+            let layer = backup.layer.map_backup(|inner| Upstream::new(self.attempt(&backup.breaker, inner)));
+            upstreams = Upstream::new(layer.layer(upstreams));
+        }
+        let bounded = self.deadline.layer(self.dedup.layer(upstreams));
+        Resilience::new(self.grpc_status.layer(self.profile.layer(self.heartbeat.layer(bounded))))
     }
 }

@@ -1,0 +1,126 @@
+//! An upstream in a box.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::body::erased::ErasedBody;
+use crate::body::request::CallBody;
+use crate::error::{BoxError, BoxedError};
+
+/// A service whose type is hidden, so that a stack around it has a name, and so that what nests it stays within the
+/// compiler's recursion limit.
+///
+/// Clones share the service. Each call is made on a clone of its own, which is waited for inside the call: this costs one
+/// allocation for the clone and its call together, and one for the response's body.
+pub(super) struct Upstream<E>(Arc<dyn Call<E>>);
+
+type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>> + Send>>;
+
+trait Call<E>: Send + Sync {
+    fn call(&self, request: Request<CallBody>) -> Answering<E>;
+}
+
+/// Keeps the service's error.
+struct OwnError<S>(S);
+
+/// Makes the service's error a [`BoxedError`].
+struct AnyError<S>(S);
+
+// === impl Upstream ===
+
+impl<E> Upstream<E> {
+    pub(super) fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request<CallBody>, Response = Response<B>, Error = E> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        E: Send + 'static,
+    {
+        Self(Arc::new(OwnError(service)))
+    }
+}
+
+impl Upstream<BoxedError> {
+    pub(super) fn with_any_error<S, B>(service: S) -> Self
+    where
+        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError> + Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(Arc::new(AnyError(service)))
+    }
+}
+
+impl<E> Service<Request<CallBody>> for Upstream<E> {
+    type Response = Response<ErasedBody>;
+    type Error = E;
+    type Future = Answering<E>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<CallBody>) -> Answering<E> {
+        self.0.call(request)
+    }
+}
+
+impl<E> Clone for Upstream<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<E> fmt::Debug for Upstream<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upstream")
+    }
+}
+
+// === impl Call ===
+
+impl<S, B> Call<S::Error> for OwnError<S>
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn call(&self, request: Request<CallBody>) -> Answering<S::Error> {
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            Ok(service.call(request).await?.map(ErasedBody::new))
+        })
+    }
+}
+
+impl<S, B> Call<BoxedError> for AnyError<S>
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn call(&self, request: Request<CallBody>) -> Answering<BoxedError> {
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            poll_fn(|cx| service.poll_ready(cx)).await.map_err(|err| BoxedError::new(err.into()))?;
+            let response = service.call(request).await.map_err(|err| BoxedError::new(err.into()))?;
+            Ok(response.map(ErasedBody::new))
+        })
+    }
+}
