@@ -171,7 +171,7 @@ pub mod store;
 
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
-pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, RetryReport, Tenant};
+pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant};
 pub use self::event::{Event, Observer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerConfig, CircuitBreakerFuture, CircuitBreakerHandle,
@@ -180,7 +180,7 @@ pub use self::layers::circuit_breaker::{
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
 pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlightPolicy};
-pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer, ServedBy};
+pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer};
 pub use self::layers::first_byte_timeout::{
     FirstByteEvent, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,
 };

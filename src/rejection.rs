@@ -80,6 +80,8 @@ pub enum RejectionKind {
     Superseded,
     /// An earlier message of the same conversation is being answered. 409, gRPC `ABORTED`.
     ConversationBusy,
+    /// The upstream to which the call is bound gave no answer. 502, gRPC `UNAVAILABLE`.
+    UpstreamFailed,
 }
 
 /// As many as a refusal has: room for them is made once.
@@ -242,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RejectionKind; 14] = [
+    const KINDS: [RejectionKind; 15] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
@@ -257,6 +259,7 @@ mod tests {
         RejectionKind::QueueFull,
         RejectionKind::Superseded,
         RejectionKind::ConversationBusy,
+        RejectionKind::UpstreamFailed,
     ];
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who makes a call, as far as somebody has checked.
+//! The caller, as far as it was checked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use http::{Extensions, Request};
 
 /// In a request's extensions: its caller was authenticated by this application, or by a gateway of the same operator.
 ///
-/// Set it after a key or a session was checked, and nowhere else.
+/// Set it after a key or a session was checked, and nowhere else. [`FallbackLayer`](crate::FallbackLayer) then also asks a
+/// backup that has the operator's credential after failures that any stranger could provoke: a request that is too large,
+/// and refusals of this crate's layers.
 ///
 /// ```
 /// use http::Request;

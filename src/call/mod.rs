@@ -2,8 +2,10 @@
 
 mod caller;
 mod options;
+mod origin;
 mod report;
 
 pub use self::caller::{Authenticated, Tenant};
 pub use self::options::{NoFallback, NoRetry, NoStore};
+pub use self::origin::{PinTo, ServedBy};
 pub use self::report::RetryReport;

@@ -1,7 +1,7 @@
-//! What a caller inside this process may switch off for one call.
+//! What a caller inside this process can switch off for one call.
 
-/// In a request's extensions: this call is not retried, whatever
-/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer) was told.
+/// In a request's extensions: this call is not retried, whatever the settings of
+/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 ///
 /// ```
 /// use http::Request;
@@ -13,7 +13,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoRetry;
 
-/// In a request's extensions: no backup is asked for this call, whatever [`FallbackLayer`](crate::FallbackLayer) was told.
+/// In a request's extensions: no backup is asked for this call, whatever the settings of
+/// [`FallbackLayer`](crate::FallbackLayer).
 ///
 /// ```
 /// use http::Request;

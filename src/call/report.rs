@@ -1,4 +1,4 @@
-//! What became of a call's attempts, for whoever gets an error instead of a response.
+//! What became of a call's attempts, for a caller that gets an error instead of a response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

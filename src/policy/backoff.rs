@@ -1,6 +1,6 @@
 //! How long to wait before the next attempt.
 //!
-//! # Why jitter, and why so much of it?
+//! # Why full jitter?
 //!
 //! Clients that failed together come back together, and collide again at each step. Full jitter spreads them over the
 //! whole wait, and beats the other kinds both in repeated work and in the time until all are served
@@ -26,7 +26,7 @@ pub(crate) struct Backoff {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Jitter {
-    /// Not at all: `wait`. For a single client, or a test.
+    /// None: `wait`. For a single client, or a test.
     None,
     /// Over all of it, `0..=wait`: the least load, and the shortest time to the end.
     #[default]

@@ -46,7 +46,7 @@ impl Budget {
         Self { percent: u64::from(percent), reserve: u64::try_from(reserve).unwrap_or(u64::MAX), slot: window / 10 }
     }
 
-    /// The slot of an instant that is so long after the first one. Counted from 1, since a cell that was never touched
+    /// The slot of an instant, `since` after the first one. Counted from 1, since a cell that was never touched
     /// says 0.
     pub(crate) fn slot_at(&self, since: Duration) -> u64 {
         let slot = since.as_nanos() / self.slot.as_nanos().max(1);

@@ -3,6 +3,7 @@
 pub(crate) mod backoff;
 pub(crate) mod breaker;
 pub(crate) mod budget;
+pub(crate) mod fallback;
 pub(crate) mod flight;
 pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;

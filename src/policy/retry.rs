@@ -139,7 +139,7 @@ impl RetryPolicy {
         let left = self.max_elapsed.map_or(Duration::MAX, |limit| limit.saturating_sub(result.elapsed));
         let remaining = result.remaining.unwrap_or(Duration::MAX);
         let wait = match result.retry_after {
-            // "At once" must not bring back in step everybody who was told so.
+            // "At once" must not bring back in step all clients that got the same answer.
             None | Some(Duration::ZERO) => self.backoff.wait(result.attempt - 1, result.waited, rng),
             Some(asked) if asked > self.max_retry_after => return Err(NotRetried::RetryAfterTooLong),
             Some(asked) => {

@@ -4,8 +4,8 @@
 //!
 //! "May another attempt serve this call?", "is the upstream ill?" and "whose matter is it?" are different questions. A 401
 //! says that this credential is no good (another upstream may serve the call) and that the upstream is very much alive; a
-//! breaker that opens on it lets one caller's bad key lock out everybody, and a fallback that goes elsewhere with the
-//! operator's key lets everybody in. So a [`Verdict`] holds a [`NextStep`], which retries and fallbacks ask for, a
+//! breaker that opens on it lets one caller's bad key lock out all others, and a fallback that asks a backup with the
+//! operator's key lets all strangers in. So a [`Verdict`] holds a [`NextStep`], which retries and fallbacks ask for, a
 //! [`Health`], which the breaker asks for, and a [`Matter`], which a fallback asks for. One classifier gives all of them, so
 //! that layers never disagree.
 //!
@@ -106,7 +106,7 @@ pub enum Matter {
 
 /// Gives a [`Verdict`] on what an attempt came to. See the [module](self) for how to replace or wrap one.
 ///
-/// It is asked once per attempt, on the good path too: it should look before it parses.
+/// Called once per attempt, including successes: keep it cheap.
 pub trait Classify: Send + Sync {
     /// The verdict.
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict;

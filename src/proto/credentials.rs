@@ -19,7 +19,7 @@ pub(crate) const HEADERS: [HeaderName; 4] = [
 const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
 /// Names in a query under which keys, tokens and signatures are sent.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
-/// What stands before a credential, and is none.
+/// The schemes before a credential, which are no credential alone.
 const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 
 /// Whether this value of a credential header names an account. A scheme with nothing behind it is what becomes of a key
@@ -27,6 +27,25 @@ const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 pub(crate) fn names_account(value: &HeaderValue) -> bool {
     let value = value.as_bytes().trim_ascii();
     !value.is_empty() && !SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme))
+}
+
+/// Whether the request carries any credential.
+pub(crate) fn has_any(headers: &HeaderMap, uri: &Uri) -> bool {
+    header_values(headers).any(|(_, value)| names_account(value))
+        || user(uri).is_some()
+        || query_values(uri).any(is_set)
+}
+
+/// Whether both requests carry the same credentials.
+pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
+    let all = |name: &HeaderName, headers: &HeaderMap, of: &HeaderMap| {
+        headers.get_all(name).iter().eq(of.get_all(name).iter())
+    };
+    let covers = |one: &HeaderMap, other: &HeaderMap| header_values(one).all(|(name, _)| all(name, one, other));
+    covers(&one.headers, &other.headers)
+        && covers(&other.headers, &one.headers)
+        && user(&one.uri) == user(&other.uri)
+        && query_values(&one.uri).eq(query_values(&other.uri))
 }
 
 /// Takes all credentials off a request. Everything else stays byte for byte.
@@ -59,7 +78,7 @@ fn header_values(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &Hea
     headers.iter().filter(|(name, value)| value.is_sensitive() || HEADERS.contains(name) || SESSION.contains(name))
 }
 
-/// What stands before the host.
+/// The user, and its password, before the host.
 fn user(uri: &Uri) -> Option<&str> {
     Some(uri.authority()?.as_str().rsplit_once('@')?.0)
 }
@@ -71,6 +90,10 @@ fn parameters(uri: &Uri) -> impl Iterator<Item = &str> {
 /// The parameters of the query that are credentials, name and value.
 fn query_values(uri: &Uri) -> impl Iterator<Item = &str> {
     parameters(uri).filter(|parameter| is_secret(parameter))
+}
+
+fn is_set(parameter: &str) -> bool {
+    parameter.split_once('=').is_some_and(|(_, value)| !value.is_empty())
 }
 
 fn is_secret(parameter: &str) -> bool {
@@ -125,6 +148,11 @@ mod tests {
         builder.body(()).unwrap().into_parts().0
     }
 
+    fn has(uri: &str, headers: &[(&'static str, &'static str)]) -> bool {
+        let head = head(uri, headers);
+        has_any(&head.headers, &head.uri)
+    }
+
     fn withheld(uri: &str) -> String {
         let mut head = head(uri, &[]);
         withhold(&mut head);
@@ -162,6 +190,29 @@ mod tests {
         for kept in ["/b?monkey=1&key%=2&ke=y", "/b?a=key", "/b?", "/b", "http://a/?tokens=5"] {
             assert_eq!(withheld(kept), kept);
         }
+    }
+
+    #[test]
+    fn a_request_has_credentials_wherever_they_stand() {
+        assert!(!has("http://a/b?alt=sse", &[("accept", "*/*")]));
+        assert!(has("http://a/b", &[("x-api-key", "secret")]));
+        assert!(has("http://a/b?key=secret", &[]));
+        assert!(has("http://me@a/b", &[]));
+        assert!(has("http://a/b", &[("cookie", "session=1")]));
+        // A key that is not set is none.
+        assert!(!has("http://a/b?key=", &[("authorization", "Bearer "), ("x-api-key", "")]));
+    }
+
+    #[test]
+    fn credentials_that_were_replaced_or_added_are_others() {
+        let caller = || head("http://a/b?key=1", &[("authorization", "Bearer caller"), ("accept", "*/*")]);
+        assert!(are_equal(&caller(), &head("http://c/d?x=2&key=1", &[("authorization", "Bearer caller")])));
+        assert!(!are_equal(&caller(), &head("http://a/b?key=1", &[("authorization", "Bearer operator")])));
+        assert!(!are_equal(&caller(), &head("http://a/b?key=2", &[("authorization", "Bearer caller")])));
+        assert!(!are_equal(&caller(), &head("http://me@a/b?key=1", &[("authorization", "Bearer caller")])));
+        let added = [("authorization", "Bearer caller"), ("x-api-key", "operator")];
+        assert!(!are_equal(&caller(), &head("http://a/b?key=1", &added)));
+        assert!(!are_equal(&head("http://a/b?key=1", &added), &caller()));
     }
 
     proptest! {

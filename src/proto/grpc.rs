@@ -12,7 +12,7 @@ use super::media_type;
 #[cfg(feature = "tonic")]
 mod details;
 
-/// Where the status of the call stands: in the trailers, or in the head of an answer that consists of nothing else.
+/// The status of the call: in the trailers, or in the head of an answer that consists of nothing else.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// For people.
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -41,7 +41,7 @@ pub(crate) enum Framing {
     Web,
 }
 
-/// `UNKNOWN`, which also stands for every code that the specification does not know.
+/// `UNKNOWN`, also for every code that the specification does not list.
 const UNKNOWN: u8 = 2;
 /// `UNAUTHENTICATED`, the last one.
 const LAST: u8 = 16;
@@ -69,7 +69,7 @@ pub fn status(headers: &HeaderMap) -> Option<u8> {
 
 /// When the server asked to be tried again; `None` where it did not say.
 ///
-/// What is negative, or no number at all, asks for no retry: so says the specification. So do two values, as gRPC's own
+/// A negative value, or one that is no number, asks for no retry: so says the specification. So do two values, as gRPC's own
 /// clients read them.
 #[must_use]
 pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {

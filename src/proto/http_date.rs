@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A date as it was sent. Which instant that is may depend on when it is asked: RFC 850's years have two digits.
+/// A date as it was sent. RFC 850's years have two digits: which instant is meant depends on the reader's own time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HttpDate {
     at: Civil,
@@ -54,8 +54,8 @@ impl HttpDate {
         Some(Self { at: Civil::new(number(year, 4)?, month, day, time)?, two_digit_year: false })
     }
 
-    /// The instant that is meant, for a reader who asks at `now`: of the years that end in the two digits, the latest that
-    /// is not more than 50 years ahead.
+    /// The instant that is meant, read at `now`: of the years that end in the two digits, the latest that is not more than
+    /// 50 years ahead.
     pub(crate) fn instant(self, now: SystemTime) -> Option<SystemTime> {
         if !self.two_digit_year {
             return self.at.instant();
@@ -91,7 +91,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphabetic())
 }
 
-/// Exactly so many digits.
+/// A number of exactly `digits` digits.
 fn number(text: &str, digits: usize) -> Option<i64> {
     let valid = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
     if valid { text.parse().ok() } else { None }

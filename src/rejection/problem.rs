@@ -123,6 +123,8 @@ const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     14,
     "An identical request was already in progress and failed."
 );
+const UPSTREAM_FAILED: ProblemTemplate =
+    wording!("upstream-failed", BAD_GATEWAY, "502", "Bad Gateway", 14, "The upstream of this call gave no answer.");
 
 const PACED: ProblemTemplate = wording!(
     "paced",
@@ -176,6 +178,7 @@ impl ProblemTemplate {
             RejectionKind::QueueFull => &QUEUE_FULL,
             RejectionKind::Superseded => &SUPERSEDED,
             RejectionKind::ConversationBusy => &CONVERSATION_BUSY,
+            RejectionKind::UpstreamFailed => &UPSTREAM_FAILED,
         }
     }
 }

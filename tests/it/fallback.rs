@@ -1,18 +1,26 @@
 //! What Fallback promises, under paused time.
 
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::BodyExt;
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
+use tower_buttress::presets::ResilienceLayer;
+use tower_buttress::verdict::{Classify, Health, Matter, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    CallBody, Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, NoFallback, Rejection, RejectionKind,
-    RejectionsAsErrorsLayer, RetryAfterBackoffLayer, ServedBy,
+    Authenticated, CallBody, Deadline, FallbackLayer, FirstByteTimeoutLayer, Jitter, NoFallback, PinTo, Rejection,
+    RejectionKind, RejectionsAsErrorsLayer, RetryAfterBackoffLayer, ServedBy, TimeoutProfile, presets,
 };
 
 use crate::support::upstream::{Answer, Upstream, is, request, text};
@@ -49,22 +57,17 @@ async fn what_the_primary_serves_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_may_serve_goes_elsewhere() {
-    let failures: [fn() -> Answer; 14] = [
-        || Answer::status(401),
-        || Answer::status(402),
-        || Answer::status(403),
+async fn what_the_upstream_failed_at_goes_to_the_backup() {
+    let failures: [fn() -> Answer; 9] = [
         || Answer::status(408),
-        || Answer::status(413),
-        || Answer::status(429).header("retry-after", "3600"),
         || Answer::status(500),
+        || Answer::status(503),
         || Answer::status(503).header("x-should-retry", "false"),
         || Answer::status(529),
         || Answer::fails(ErrorKind::ConnectionRefused),
         || Answer::fails(ErrorKind::ConnectionReset),
-        || Answer::status(504).with(Rejection::new(RejectionKind::FirstByteTimeout)),
         || Answer::status(502).with(Rejection::new(RejectionKind::BodyFailed)),
-        || Answer::status(200).with(Rejection::new(RejectionKind::FirstByteTimeout)),
+        || Answer::status(200).with(Rejection::new(RejectionKind::BodyFailed)),
     ];
     for failure in failures {
         let body = hello().into_iter().chain([Step::Trailers]);
@@ -75,6 +78,101 @@ async fn what_another_may_serve_goes_elsewhere() {
         assert_eq!(seen.length, Some(5));
         assert_eq!(seen.trailers, Some(trailers()));
         assert_eq!(seen.uri, "http://upstream/v1/chat");
+    }
+}
+
+/// The doors by which a stranger could come in: what the primary answers, and whether the backup serves a caller of whom
+/// nothing is known, one that was authenticated, and a call of the application's own.
+const DOORS: [(fn() -> Answer, [bool; 3]); 9] = [
+    (|| Answer::status(401), [false, false, true]),
+    (|| Answer::status(402), [false, false, true]),
+    (|| Answer::status(403), [false, false, true]),
+    (|| Answer::status(407), [false, false, true]),
+    (|| Answer::status(429).header("retry-after", "3600"), [false, false, true]),
+    (|| Answer::status(401).header("x-should-retry", "true"), [false, false, true]),
+    (|| Answer::status(413), [false, true, true]),
+    (|| refusal(503, RejectionKind::CircuitOpen), [false, true, true]),
+    (|| refusal(504, RejectionKind::FirstByteTimeout), [false, true, true]),
+];
+
+fn refusal(status: u16, kind: RejectionKind) -> Answer {
+    Answer::status(status).with(Rejection::new(kind))
+}
+
+fn with_key() -> Request<Script> {
+    let mut request = request("POST", hello());
+    request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer caller"));
+    request
+}
+
+fn authenticated(mut request: Request<Script>) -> Request<Script> {
+    request.extensions_mut().insert(Authenticated);
+    request
+}
+
+/// Whether the backup, which is asked with the operator's credential, serves the call.
+async fn is_served(layer: FallbackLayer<Upstream>, answer: Answer, request: Request<Script>) -> bool {
+    let log = Arc::new(Log::default());
+    let layer = layer.observer(log.clone());
+    let primary = RetryAfterBackoffLayer::new().attempts(1).layer(Upstream::new([answer]));
+    let response = layer.layer(primary).oneshot(request).await.unwrap();
+    let served = ServedBy::of(&response) == Some("backup");
+    assert_eq!(log.names(), [if served { "fallback_used: fallback" } else { "bypassed: fallback" }]);
+    served
+}
+
+fn operators(layer: FallbackLayer<Upstream>) -> FallbackLayer<Upstream> {
+    layer.rewrite(|mut request| {
+        request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer operator"));
+        request
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_stranger_is_served_on_the_operators_account() {
+    for (n, (answer, [stranger, known, own])) in DOORS.into_iter().enumerate() {
+        for ask in [with_key, || request("POST", hello())] {
+            let layer = || operators(FallbackLayer::new(Upstream::new([ok()])));
+            assert_eq!(is_served(layer(), answer(), ask()).await, stranger, "{n}: a stranger");
+            assert_eq!(is_served(layer(), answer(), authenticated(ask())).await, known, "{n}: a known caller");
+            assert_eq!(is_served(layer().own_credentials(true), answer(), ask()).await, own, "{n}: our own call");
+            // The backup's own service may put the credential in, where this layer does not see it.
+            let layer = FallbackLayer::new(Upstream::new([ok()]));
+            assert_eq!(is_served(layer, answer(), ask()).await, stranger, "{n}: without a rewrite");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_callers_own_credential_nothing_is_charity() {
+    for (n, (answer, _)) in DOORS.into_iter().enumerate() {
+        let layer = || FallbackLayer::new(Upstream::new([ok()])).forward_credentials(true);
+        let smaller_model = layer().rewrite(|request| request.map(|_| "small".into()));
+        assert!(is_served(layer(), answer(), with_key()).await, "{n}");
+        assert!(is_served(smaller_model, answer(), with_key()).await, "{n}: rewritten");
+        // Of a request without one, none is forwarded.
+        assert!(!is_served(layer(), answer(), request("POST", hello())).await, "{n}: without a credential");
+        // A rewrite that puts another one in its place, or beside it.
+        assert!(!is_served(operators(layer()), answer(), with_key()).await, "{n}: replaced");
+        let beside = layer().rewrite(|mut request| {
+            request.headers_mut().insert("x-api-key", HeaderValue::from_static("operator"));
+            request
+        });
+        assert!(!is_served(beside, answer(), with_key()).await, "{n}: added");
+    }
+    // The upstream's failure is nobody's fault.
+    let layer = operators(FallbackLayer::new(Upstream::new([ok()])).forward_credentials(true));
+    assert!(is_served(layer, Answer::status(503), with_key()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_preset_trusts_its_callers() {
+    type Preset = fn(TimeoutProfile) -> ResilienceLayer;
+    for preset in [presets::llm_client as Preset, presets::llm_gateway, presets::http_client, presets::grpc_client] {
+        let stack = preset(TimeoutProfile::STANDARD).fallback(FallbackLayer::new(Upstream::new([])));
+        let service = stack.layer(Upstream::new([Answer::status(401)]));
+        let response = service.oneshot(with_key()).await.unwrap();
+        assert!(is(&response, 401));
     }
 }
 
@@ -288,11 +386,113 @@ async fn layers_nest_into_a_chain() {
     assert!(is(&response, 529));
     assert_eq!(ServedBy::of(&response), None);
 
-    // The chain may hang on the backup's side, too: then it is the last link that says who it was.
+    // The backup may be a chain, too: then it is the last link that gives its name.
     let backup = FallbackLayer::new(Upstream::new([ok()])).name("last").layer(Upstream::new([down()]));
     let service = FallbackLayer::new(backup).name("branch").layer(Upstream::new([down()]));
     let response = service.oneshot(request("POST", hello())).await.unwrap();
     assert_eq!(ServedBy::of(&response), Some("last"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_whose_circuit_is_open_is_passed_over() {
+    let open = || Answer::status(503).with(Rejection::new(RejectionKind::CircuitOpen));
+    let service = ServiceBuilder::new()
+        .layer(FallbackLayer::new(Upstream::new([ok()])).name("third"))
+        .layer(FallbackLayer::new(Upstream::new([open()])).name("second"))
+        .service(Upstream::new([Answer::status(500)]));
+    let response = service.oneshot(request("POST", hello())).await.unwrap();
+    assert_eq!(ServedBy::of(&response), Some("third"));
+}
+
+/// A chain on both sides: `first` (or `second`), else `branch`, which is `inner` (or `last`).
+fn chain(answers: [Option<Answer>; 4]) -> (impl Fn(Request<Script>) -> Answered, [Upstream; 4]) {
+    let upstreams = answers.map(|answer| Upstream::new(answer));
+    let [first, second, inner, last] = upstreams.clone();
+    let branch = FallbackLayer::new(last).name("last").layer(inner);
+    let service = ServiceBuilder::new()
+        .layer(FallbackLayer::new(branch).name("branch"))
+        .layer(FallbackLayer::new(second).name("second"))
+        .service(first);
+    (move |request| Box::pin(service.clone().oneshot(request).map(|answer| answer.unwrap().map(drop))), upstreams)
+}
+
+type Answered = Pin<Box<dyn Future<Output = Response<()>>>>;
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_request_goes_where_its_answer_came_from_and_nowhere_else() {
+    for nth in 0..4 {
+        // The upstreams before it are down.
+        let (ask, _) = chain([0, 1, 2, 3].map(|at| (at <= nth).then(|| if at < nth { down() } else { ok() })));
+        let pin = PinTo::origin_of(&ask(request("POST", hello())).await);
+        // Whatever it says is the answer.
+        for status in [200, 401, 503] {
+            let (ask, upstreams) = chain([0, 1, 2, 3].map(|at| (at == nth).then(|| Answer::status(status))));
+            let mut pinned = with_key();
+            pinned.extensions_mut().insert(pin.clone());
+            let answer = ask(pinned).await;
+            assert!(is(&answer, status), "{nth}");
+            assert_eq!(PinTo::origin_of(&answer), pin, "{nth}");
+            assert_eq!(upstreams[nth].seen()[0].data, "hello");
+            assert_eq!(upstreams[nth].seen()[0].headers.contains_key("authorization"), nth == 0, "{nth}");
+        }
+    }
+}
+
+fn down() -> Answer {
+    Answer::status(503)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_request_that_the_backup_does_not_answer_is_refused() {
+    let pinned = || {
+        let mut request = request("POST", hello());
+        request.extensions_mut().insert(PinTo::backup("backup"));
+        request
+    };
+    let backup = Upstream::new([Answer::fails(ErrorKind::ConnectionReset)]);
+    let layers = [
+        FallbackLayer::new(backup.clone()),
+        FallbackLayer::new(Upstream::new([])).replay_limit(4),
+        FallbackLayer::new(Upstream::new([])).replay_limit(4).rewrite(|request| request),
+    ];
+    for layer in layers {
+        let response = layer.layer(Upstream::new([])).oneshot(pinned()).await.unwrap();
+        assert!(is(&response, 502));
+        assert_eq!(Rejection::of(&response).unwrap().kind(), RejectionKind::UpstreamFailed);
+    }
+    assert_eq!(backup.seen().len(), 1);
+
+    let backup = Upstream::new([ok()]);
+    let layer = operators(FallbackLayer::new(backup.clone()));
+    assert!(is(&layer.layer(Upstream::new([])).oneshot(pinned()).await.unwrap(), 200));
+    assert_eq!(backup.seen()[0].headers["authorization"], "Bearer operator");
+}
+
+/// A body in memory is always ready.
+#[tokio::test(start_paused = true)]
+async fn a_body_of_empty_frames_does_not_keep_its_thread() {
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = polls.clone();
+    let body = StreamBody::new(futures_util::stream::poll_fn(move |_| {
+        counted.fetch_add(1, SeqCst);
+        Poll::Ready(Some(Ok::<_, Infallible>(Frame::data(Bytes::new()))))
+    }));
+    let layer = FallbackLayer::new(Upstream::new([])).rewrite(|request| request);
+    let service = layer.layer(Upstream::new([Answer::status(503).unread()]));
+    let mut call = std::pin::pin!(service.oneshot(Request::post("/").body(body).unwrap()));
+    for _ in 0..50 {
+        assert!(poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!((64..=50 * 65).contains(&polls.load(SeqCst)), "{polls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_primary_can_be_reached_through_the_layer() {
+    let mut service = FallbackLayer::new(Upstream::new([])).layer(Upstream::new([]));
+    assert_eq!(service.get_ref().clones(), 1);
+    assert_eq!(service.get_mut().clones(), 1);
+    assert_eq!(service.into_inner().clones(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -314,7 +514,7 @@ async fn a_silent_upstream_costs_one_first_byte_timeout() {
         .layer(RetryAfterBackoffLayer::llm())
         .layer(FirstByteTimeoutLayer::new(secs(20)))
         .service(primary.clone());
-    let response = service.oneshot(request("POST", hello())).await.unwrap();
+    let response = service.oneshot(authenticated(request("POST", hello()))).await.unwrap();
     assert_eq!(ServedBy::of(&response), Some("backup"));
     assert_eq!(primary.seen().len(), 1);
     assert_eq!(backup.times(), [20.0]);
@@ -322,8 +522,8 @@ async fn a_silent_upstream_costs_one_first_byte_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_as_errors_below_are_refusals_all_the_same() {
-    let silent = Answer::status(504).with(Rejection::new(RejectionKind::FirstByteTimeout));
-    let primary = RejectionsAsErrorsLayer::new().layer(Upstream::new([silent]));
+    let broken = Answer::status(502).with(Rejection::new(RejectionKind::BodyFailed));
+    let primary = RejectionsAsErrorsLayer::new().layer(Upstream::new([broken]));
     let service = ServiceBuilder::new()
         .layer(FallbackLayer::new(Upstream::new([ok()])))
         .map_err(tower_buttress::error::BoxedError::new)
@@ -340,6 +540,27 @@ async fn a_classifier_of_ones_own_decides() {
     let layer = FallbackLayer::new(Upstream::new([])).classifier(strict);
     let service = layer.layer(Upstream::new([Answer::fails(ErrorKind::ConnectionReset)]));
     assert!(service.oneshot(request("POST", hello())).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_classifier_sees_the_request() {
+    // Of this one path, a 404 means that the upstream does not know the model yet.
+    let by_path = |outcome: &Outcome<'_>| {
+        let path = outcome.request().map(|request| request.uri.path());
+        match (outcome.status(), path) {
+            (Some(StatusCode::NOT_FOUND), Some("/v1/chat")) => {
+                Verdict::new(NextStep::retry(None), Health::Ignored).with_matter(Matter::Upstream)
+            }
+            _ => Standard::new().classify(outcome),
+        }
+    };
+    let (primary, backup) = (Upstream::new((0..2).map(|_| Answer::status(404))), Upstream::new([ok()]));
+    let service = ServiceBuilder::new()
+        .layer(FallbackLayer::new(backup).classifier(by_path))
+        .layer(RetryAfterBackoffLayer::llm().attempts(2).classifier(by_path))
+        .service(primary.clone());
+    let response = service.oneshot(request("POST", hello())).await.unwrap();
+    assert_eq!((ServedBy::of(&response), primary.seen().len()), (Some("backup"), 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -169,6 +169,7 @@ impl Gateway {
             Shown::Health
         };
         let callers = Callers {
+            trusted: self.args.trust_callers,
             keys: self.args.caller_keys().cloned(),
             pages: Pages { origins: self.args.allow_origin.clone(), hosts: self.args.host.clone() },
             proxies: self.args.trusted_proxies.clone(),

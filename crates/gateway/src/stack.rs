@@ -68,7 +68,9 @@ where
             .layer(circuit.clone())
             .layer(&attempt)
             .service(Forward::new(client.clone(), backup.upstream.clone()));
-        boxed(fallback(backup, service).observer(observer.clone()).layer(BoxBodies(before)))
+        // A fallback that takes no credential is on nobody's account.
+        let own = !args.upstream_credential().is_empty() || backup.credential.is_empty();
+        boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(BoxBodies(before)))
     });
     ServiceBuilder::new()
         .layer(heartbeat(args, observer))

@@ -2,12 +2,14 @@ use std::pin::Pin;
 use std::task::Context;
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
+use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
     /// The response body of [`Fallback`](crate::Fallback): the primary's, or the backup's.
@@ -32,6 +34,10 @@ pin_project! {
 impl<A, B> FallbackBody<A, B> {
     pub(super) fn primary(body: A) -> Self {
         Self { body: Either::Primary { body: ResponseBody::inner(body) } }
+    }
+
+    pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        ResponseBody::refuse(rejection, format).map(|body| Self { body: Either::Primary { body } })
     }
 
     pub(super) fn backup(body: B) -> Self {

@@ -4,15 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::FallbackBody;
-use super::session::Session;
-use crate::body::request::CallBody;
-use crate::body::request::Resend;
+use super::session::{Reason, Session};
+use crate::body::request::{CallBody, Resend};
+use crate::error::BoxError;
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
 pin_project! {
     /// The future of [`Fallback`](crate::Fallback).
@@ -24,9 +26,8 @@ pin_project! {
     {
         #[pin]
         stage: Stage<S::Future, Bk, Bk::Future>,
-        // What the primary said, once it has: returned if the backup does no better.
-        first: Option<Result<S::Response, S::Error>>,
-        // `None`: there is no other way.
+        otherwise: Option<Otherwise<Result<S::Response, S::Error>>>,
+        // `None`: the backup is not asked.
         session: Option<Session<Bk>>,
     }
 }
@@ -35,7 +36,7 @@ pin_project! {
     #[project = StageProj]
     enum Stage<F, Bk, G> {
         Primary { #[pin] call: F },
-        // What nobody has read of the request, for the rewrite.
+        // The part of the request that was not read yet, for the rewrite.
         Read { body: CallBody },
         // For the backup.
         Ready { backup: Bk },
@@ -43,6 +44,17 @@ pin_project! {
         Over,
     }
 }
+
+/// What is returned if the backup does no better.
+enum Otherwise<R> {
+    /// What the primary came to.
+    Primary(R),
+    /// A refusal: the primary was not to be asked.
+    Refusal(RejectionFormat),
+}
+
+/// Frames that are read in one poll: a body that is always ready must not keep its thread.
+const MAX_READY_FRAMES: usize = 64;
 
 // === impl FallbackFuture ===
 
@@ -52,11 +64,20 @@ where
     Bk: Service<Request<CallBody>>,
 {
     pub(super) fn passing(call: S::Future) -> Self {
-        Self { stage: Stage::Primary { call }, first: None, session: None }
+        Self { stage: Stage::Primary { call }, otherwise: None, session: None }
     }
 
     pub(super) fn attempting(call: S::Future, session: Session<Bk>) -> Self {
-        Self { stage: Stage::Primary { call }, first: None, session: Some(session) }
+        Self { stage: Stage::Primary { call }, otherwise: None, session: Some(session) }
+    }
+
+    /// A call that only the backup may serve; refused where it has no session.
+    pub(super) fn pinned(session: Option<Session<Bk>>, format: RejectionFormat) -> Self
+    where
+        Bk: Clone,
+    {
+        let stage = session.as_ref().map_or(Stage::Over, Stage::for_backup);
+        Self { stage, otherwise: Some(Otherwise::Refusal(format)), session }
     }
 }
 
@@ -65,6 +86,8 @@ where
     S: Service<Request<CallBody>, Response = Response<ResB>>,
     S::Error: Error + 'static,
     Bk: Service<Request<CallBody>, Response = Response<BkB>> + Clone,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
 {
     type Output = Result<Response<FallbackBody<ResB, BkB>>, S::Error>;
 
@@ -72,32 +95,29 @@ where
         let mut this = self.project();
         if let StageProj::Primary { call } = this.stage.as_mut().project() {
             let result = ready!(call.poll(cx));
-            let elsewhere = this.session.as_ref().filter(|session| session.needs_backup(&result));
-            let Some(session) = elsewhere else { return Poll::Ready(primary(result)) };
-            *this.first = Some(result);
-            let next = match session.to_rewrite() {
-                Some(body) => Stage::Read { body },
-                None => Stage::to(session.backup()),
+            let matter = this.session.as_ref().and_then(|session| session.needs_backup(&result));
+            let (Some(session), Some(matter)) = (this.session.as_mut(), matter) else {
+                return Poll::Ready(primary(result));
             };
-            this.stage.set(next);
+            session.reason = Reason::Failed(matter);
+            this.stage.set(Stage::for_backup(session));
+            *this.otherwise = Some(Otherwise::Primary(result));
         }
         let served = match this.session {
-            Some(session) => ready!(poll_elsewhere(session, this.stage.as_mut(), cx)),
+            Some(session) => ready!(poll_backup(session, this.stage.as_mut(), cx)),
             None => None,
         };
         this.stage.set(Stage::Over);
-        match (served, this.first.take()) {
+        match (served, this.otherwise.take()) {
             (Some(response), _) => Poll::Ready(Ok(response.map(FallbackBody::backup))),
-            (None, Some(first)) => Poll::Ready(primary(first)),
+            (None, Some(Otherwise::Primary(result))) => Poll::Ready(primary(result)),
+            (None, Some(Otherwise::Refusal(format))) => {
+                let rejection = Rejection::new(RejectionKind::UpstreamFailed);
+                Poll::Ready(Ok(FallbackBody::refuse(rejection, format)))
+            }
             // Polled again after it was over.
             (None, None) => Poll::Pending,
         }
-    }
-}
-
-impl<F, Bk, G> Stage<F, Bk, G> {
-    fn to(backup: Option<Bk>) -> Self {
-        backup.map_or(Self::Over, |backup| Self::Ready { backup })
     }
 }
 
@@ -105,8 +125,8 @@ fn primary<A, B, E>(result: Result<Response<A>, E>) -> Result<Response<FallbackB
     result.map(|response| response.map(FallbackBody::primary))
 }
 
-/// The backup's answer, or `None` where there is none that is better than the first.
-fn poll_elsewhere<F, Bk, BkB>(
+/// The backup's answer, or `None` where there is none that is better than the primary's.
+fn poll_backup<F, Bk, BkB>(
     session: &Session<Bk>,
     mut stage: Pin<&mut Stage<F, Bk, Bk::Future>>,
     cx: &mut Context<'_>,
@@ -117,24 +137,53 @@ where
     loop {
         let next = match stage.as_mut().project() {
             StageProj::Read { body } => {
-                match ready!(Pin::new(body).poll_frame(cx)) {
-                    // It is recorded as it is read.
-                    Some(_) if session.can_resend(Resend::state) => continue,
-                    None => Stage::to(session.backup()),
-                    Some(_) => Stage::Over,
+                if ready!(poll_whole(body, session, cx)) {
+                    Stage::to(session.backup())
+                } else {
+                    Stage::Over
                 }
             }
             StageProj::Ready { backup } => {
                 if let Err(err) = ready!(backup.poll_ready(cx)) {
                     return Poll::Ready(session.served(Err(err)));
                 }
-                let call = backup.call(session.request());
-                Stage::Backup { call }
+                match session.request() {
+                    Some(request) => Stage::Backup { call: backup.call(request) },
+                    None => Stage::Over,
+                }
             }
             StageProj::Backup { call } => return Poll::Ready(session.served(ready!(call.poll(cx)))),
             StageProj::Primary { .. } | StageProj::Over => return Poll::Ready(None),
         };
         stage.set(next);
+    }
+}
+
+/// Whether the body came to its end within the limit. It is recorded as it is read.
+fn poll_whole<Bk>(body: &mut CallBody, session: &Session<Bk>, cx: &mut Context<'_>) -> Poll<bool> {
+    for _ in 0..MAX_READY_FRAMES {
+        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            None => return Poll::Ready(true),
+            Some(_) if session.can_resend(Resend::state) => {}
+            Some(_) => return Poll::Ready(false),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+// === impl Stage ===
+
+impl<F, Bk: Clone, G> Stage<F, Bk, G> {
+    fn for_backup(session: &Session<Bk>) -> Self {
+        match session.to_rewrite() {
+            Some(body) => Self::Read { body },
+            None => Self::to(session.backup()),
+        }
+    }
+
+    fn to(backup: Option<Bk>) -> Self {
+        backup.map_or(Self::Over, |backup| Self::Ready { backup })
     }
 }
 

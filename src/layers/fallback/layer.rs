@@ -11,14 +11,17 @@ use crate::policy::verdict::{Classifier, Classify};
 
 /// Asks a backup what the primary cannot answer: another upstream, another model, another credential.
 ///
-/// A retry is for seconds. When an upstream is down for minutes, out of quota, or silent, it is another service that can
-/// still serve the call: this layer hands it the same request, before any byte of an answer went to the caller.
+/// A retry is for seconds. When an upstream is down for minutes, out of quota, or silent, another service can still serve
+/// the call: this layer sends it the same request, before any byte of an answer went to the caller.
 ///
 /// # When to use it, and when not
 ///
-/// Where there is a second upstream that will do. The request may be done twice, by two parties: a primary that answered
-/// 500, or did not answer in time, may have done its work (and may charge for it). Where that is not acceptable, give it
-/// a [classifier](Self::classifier) that is stricter.
+/// Where there is a second upstream that will do. The request may be executed twice, by two parties: a primary that answered
+/// 500, or did not answer in time, may have done its work (and may charge for it). Where that is not acceptable, give the
+/// layer a [classifier](Self::classifier) that is stricter.
+///
+/// **A backup with the operator's credential belongs behind authentication.** While the primary is down, everybody's calls
+/// go to the backup, a stranger's too. See [whose account](#on-whose-account-the-backup-serves).
 ///
 /// # Example
 ///
@@ -36,7 +39,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///     Ok::<_, Infallible>(Response::builder().status(503).body(Full::<Bytes>::from("down")).unwrap())
 /// });
 /// let backup = service_fn(|request: Request<Body>| async {
-///     // What was meant for the primary has not come here.
+///     // The caller's credential stays with the primary.
 ///     assert_eq!(request.headers()[AUTHORIZATION], "Bearer backup");
 ///     Ok::<_, Infallible>(Response::new(request.into_body()))
 /// });
@@ -64,32 +67,53 @@ use crate::policy::verdict::{Classifier, Classify};
 /// # Place in the stack
 ///
 /// Outside of retries, so that it sees what came of all of them, and inside [`DeadlineLayer`](crate::DeadlineLayer),
-/// which bounds both upstreams together. Layers nest into a chain: the outermost holds the last resort.
+/// which bounds both upstreams together. Layers nest into a chain: the outermost holds the last resort. A backup with a
+/// circuit breaker of its own is passed over while its circuit is open.
 ///
-/// # What is handed to the backup
+/// # What is sent to the backup
 ///
-/// The request as it came to this layer, its body replayed from the first byte, whatever the primary has read of it.
-/// Without the caller's credentials, unless [`forward_credentials`](Self::forward_credentials) says so: `Authorization`,
-/// `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose value is marked
-/// [sensitive](http::HeaderValue::set_sensitive), a user in the URI, and the parameters `key`, `api_key`, `api-key`,
+/// The request as it came to this layer, its body replayed from the first byte, however much the primary has read of it.
+/// The caller's credentials are left out, unless [`forward_credentials`](Self::forward_credentials) is set:
+/// `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose value is
+/// marked [sensitive](http::HeaderValue::set_sensitive), a user in the URI, and the parameters `key`, `api_key`, `api-key`,
 /// `apikey`, `access_token`, `token` and `sig` of the query. URI and `Host` are otherwise the primary's: the backup's
-/// service puts its own.
+/// service sets its own.
+///
+/// # On whose account the backup serves
+///
+/// A caller whose credential the primary refused must not be served with the operator's. So each failure is somebody's
+/// [matter](crate::verdict::Matter), and what the caller could provoke goes to the backup only if it is asked with the same
+/// credential, or for a caller that is known:
+///
+/// | Failure | Nothing known | [`Authenticated`](crate::Authenticated) | [`own_credentials`](Self::own_credentials), or forwarded |
+/// |---|---|---|---|
+/// | the upstream's: a 5xx, a broken connection, a connect timeout | backup | backup | backup |
+/// | the request's: a 413; ours: an open circuit, a first-byte timeout | primary's answer | backup | backup |
+/// | the credential's: 401, 402, 403, 407, 429 | primary's answer | primary's answer | backup |
+///
+/// "Forwarded" means that [`forward_credentials`](Self::forward_credentials) is set, the request carries a credential, and
+/// the [rewrite](Self::rewrite) has neither replaced it nor added one. A request without any credential is one of which
+/// nothing is known. The server's `x-should-retry` changes nothing about it.
 ///
 /// # What happens when
 ///
-/// - *The primary serves the call, or says that nobody can* (a 400): that is the answer.
-/// - *The primary fails* ([`Elsewhere`](crate::verdict::NextStep::TryAnother), or a
-///   [`Retry`](crate::verdict::NextStep::Retry) that nobody below made; refusals of our own layers too): the backup is
-///   asked, and what it says is the answer if it serves the call.
+/// - *The primary serves the call, or says that nothing can* (a 400): its answer is returned.
+/// - *The primary fails* ([`TryAnother`](crate::verdict::NextStep::TryAnother), or a
+///   [`Retry`](crate::verdict::NextStep::Retry) that no layer inside made; refusals of our own layers too): the backup is
+///   asked, if it may be, and its answer is returned if it serves the call.
 /// - *The backup fails too*, with whatever answer or error: the primary's answer, or error, is returned. (If that answer
 ///   came before the request body was sent, the backup has taken the body over, and the connection on which the rest of
 ///   that answer would come may be gone.)
 /// - *The request body is larger than [`replay_limit`](Self::replay_limit)*: it streams on untouched, and there is no
 ///   fallback.
 /// - *The deadline of the call has passed, or the request carries [`NoFallback`](crate::NoFallback)*: there is no fallback.
-/// - *The caller drops the future or the body*: so is what is inside, on both sides.
+/// - *The request is [pinned](crate::PinTo)*: only that upstream is asked. If the backup it is pinned to gives no answer,
+///   the caller gets a 502, [`UpstreamFailed`](crate::RejectionKind::UpstreamFailed).
+/// - *The caller drops the future or the body*: what is inside is dropped with it, on both sides.
 /// - *HEAD, 204, 304, trailers*: as everything else. A request that is rewritten loses its trailers.
-/// - *An upgrade*: a 101 stands; a handshake that failed goes elsewhere like any request. CONNECT passes untouched.
+/// - *An upgrade*: a 101 is returned; a handshake that failed goes to the backup like any request. CONNECT passes untouched.
+///
+/// Where the backup could help and is not asked, an [`Event::Bypassed`](crate::Event::Bypassed) says why.
 ///
 /// # Cancel safety
 ///
@@ -97,8 +121,8 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # Errors
 ///
-/// The primary's, unchanged; the backup's is never seen. The primary's type must be an [`Error`](std::error::Error); a
-/// [`BoxError`](crate::error::BoxError) is none: put `.map_err(error::BoxedError::new)` between.
+/// The primary's, unchanged; the backup's are not returned. The primary's type must be an [`Error`](std::error::Error); a
+/// [`BoxError`](crate::error::BoxError) is not one: put `.map_err(error::BoxedError::new)` between.
 ///
 /// # Cost
 ///
@@ -109,11 +133,12 @@ pub struct FallbackLayer<Bk> {
 }
 
 pub(super) struct Config<Bk> {
-    /// `None`: the layer is off. Behind a lock, since services need not be `Sync`, and only clones of it are called.
+    /// `None`: the layer is off. Behind a lock, since a service need not be `Sync`; only clones of it are called.
     backup: Option<Arc<Mutex<Bk>>>,
     pub(super) name: Arc<str>,
     pub(super) rewrite: Option<Rewrite>,
     pub(super) forward_credentials: bool,
+    pub(super) own_credentials: bool,
     pub(super) replay_limit: usize,
     pub(super) classifier: Classifier,
     pub(super) emitter: Emitter,
@@ -158,6 +183,7 @@ impl<Bk> FallbackLayer<Bk> {
                 name: "backup".into(),
                 rewrite: None,
                 forward_credentials: false,
+                own_credentials: false,
                 replay_limit: REPLAY_LIMIT,
                 classifier: Classifier::default(),
                 emitter: Emitter::default(),
@@ -165,7 +191,7 @@ impl<Bk> FallbackLayer<Bk> {
         }
     }
 
-    /// The backup's name, for [`ServedBy`](crate::ServedBy) and events. Default: `backup`.
+    /// The backup's name, for [`ServedBy`](crate::ServedBy), [`PinTo`](crate::PinTo) and events. Default: `backup`.
     #[must_use]
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.config.name = name.into();
@@ -180,28 +206,39 @@ impl<Bk> FallbackLayer<Bk> {
         self
     }
 
-    /// Hands the caller's credentials to the backup. Only where both are the same party. Default: no.
+    /// Sends the caller's credentials to the backup too. Only where both are the same party. Default: no.
     #[must_use]
     pub fn forward_credentials(mut self, forward: bool) -> Self {
         self.config.forward_credentials = forward;
         self
     }
 
-    /// How much of a request body is kept for the backup. Default: 2 MiB.
+    /// Says that all calls are this application's own: the credential that the primary is asked with is its own, as in a
+    /// client, or the backup takes no credential. Then the backup is asked whatever the primary failed with. Default: no.
+    ///
+    /// Do not set it where callers bring credentials of their own: each whose key was refused, is limited, or has no credit
+    /// would be served on the operator's account.
+    #[must_use]
+    pub fn own_credentials(mut self, own: bool) -> Self {
+        self.config.own_credentials = own;
+        self
+    }
+
+    /// How many bytes of a request body are kept for the backup. Default: 2 MiB.
     #[must_use]
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config.replay_limit = bytes;
         self
     }
 
-    /// What an answer means. Default: [`verdict::Standard`](crate::verdict::Standard).
+    /// The classifier, which says what an answer means. Default: [`verdict::Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
         self.config.classifier = Classifier::new(classifier);
         self
     }
 
-    /// Tells `observer` of every call that went elsewhere.
+    /// Tells `observer` of every call that went to the backup, or could have and did not.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.config.emitter = Emitter::to(observer);
@@ -250,6 +287,7 @@ impl<Bk> Config<Bk> {
             name: self.name.clone(),
             rewrite: self.rewrite.clone(),
             forward_credentials: self.forward_credentials,
+            own_credentials: self.own_credentials,
             replay_limit: self.replay_limit,
             classifier: self.classifier.clone(),
             emitter: self.emitter.clone(),
@@ -270,6 +308,7 @@ impl<Bk> fmt::Debug for Config<Bk> {
             .field("name", &self.name)
             .field("rewrites", &self.rewrite.is_some())
             .field("forward_credentials", &self.forward_credentials)
+            .field("own_credentials", &self.own_credentials)
             .field("replay_limit", &self.replay_limit)
             .field("observer", &self.emitter)
             .finish_non_exhaustive()

@@ -3,12 +3,10 @@
 mod body;
 mod future;
 mod layer;
-mod served_by;
 mod service;
 mod session;
 
 pub use self::body::FallbackBody;
 pub use self::future::FallbackFuture;
 pub use self::layer::FallbackLayer;
-pub use self::served_by::ServedBy;
 pub use self::service::Fallback;

@@ -13,11 +13,12 @@ use super::layer::{Config, NAME};
 use super::session::Session;
 use crate::body::request::CallBody;
 use crate::body::request::Resend;
-use crate::call::NoFallback;
+use crate::call::{NoFallback, PinTo};
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::rejection::RejectionFormat;
 
-/// Asks a backup what the service inside cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
+/// Asks a backup what the service inside, the primary, cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
 #[derive(Debug)]
 pub struct Fallback<S, Bk> {
     inner: S,
@@ -30,7 +31,42 @@ impl<S, Bk> Fallback<S, Bk> {
     pub(super) fn new(inner: S, config: Arc<Config<Bk>>) -> Self {
         Self { inner, config }
     }
+
+    /// The primary.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The primary.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The primary, without this layer.
+    #[must_use]
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// A call that is pinned to the backup, or to an upstream within it.
+    #[cold]
+    fn call_backup(&self, mut request: Request<CallBody>, within: PinTo) -> FallbackFuture<S, Bk>
+    where
+        S: Service<Request<CallBody>>,
+        Bk: Service<Request<CallBody>> + Clone,
+    {
+        request.extensions_mut().insert(within);
+        let format = RejectionFormat::of_request(&request);
+        let resend = Resend::keep(&mut request, self.config.replay_limit);
+        if resend.is_none() {
+            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
+        }
+        FallbackFuture::pinned(resend.map(|resend| Session::pinned(self.config.clone(), resend)), format)
+    }
 }
+
+const TOO_LARGE: &str = "the request body is larger than the replay limit";
 
 impl<S: Clone, Bk> Clone for Fallback<S, Bk> {
     fn clone(&self) -> Self {
@@ -60,16 +96,23 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let mut request = request.map(CallBody::new);
-        let wanted = request.extensions().get::<NoFallback>().is_none();
+        let extensions = request.extensions();
+        let pin = extensions.get::<PinTo>();
+        let unwanted = extensions.get::<NoFallback>().is_some();
         // What follows the head of a CONNECT is a tunnel, and not a body that could be sent again.
-        if !self.config.is_on() || !wanted || request.method() == Method::CONNECT {
+        if !self.config.is_on() || (unwanted && pin.is_none()) || request.method() == Method::CONNECT {
             return FallbackFuture::passing(self.inner.call(request));
+        }
+        if let Some(pin) = pin {
+            return match pin.through(&self.config.name) {
+                Some(within) => self.call_backup(request, within),
+                None => FallbackFuture::passing(self.inner.call(request)),
+            };
         }
         let resend = Resend::keep(&mut request, self.config.replay_limit);
         let call = self.inner.call(request);
         let Some(resend) = resend else {
-            let reason = "the request body is larger than the replay limit";
-            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
             return FallbackFuture::passing(call);
         };
         FallbackFuture::attempting(call, Session::new(self.config.clone(), resend))

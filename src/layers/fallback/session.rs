@@ -1,44 +1,79 @@
-//! One call: what it takes to make it elsewhere.
+//! One call: what it takes to make it at the backup.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 
 use super::layer::{Config, NAME};
-use super::served_by::ServedBy;
-use crate::body::request::CallBody;
-use crate::body::request::ReadState;
-use crate::body::request::Resend;
+use crate::body::request::{CallBody, ReadState, Resend};
+use crate::call::{Authenticated, ServedBy};
 use crate::event::Event;
-use crate::policy::verdict::{NextStep, Outcome};
+use crate::policy::fallback::Trust;
+use crate::policy::verdict::{Matter, NextStep, Outcome, RequestView};
 use crate::proto::credentials;
 use crate::rt::clock;
 
 pub(super) struct Session<Bk> {
     config: Arc<Config<Bk>>,
     resend: Resend,
+    pub(super) reason: Reason,
 }
+
+/// Why the backup is asked.
+#[derive(Clone, Copy)]
+pub(super) enum Reason {
+    /// The primary failed, in this matter.
+    Failed(Matter),
+    /// The call is pinned to it.
+    Pinned,
+}
+
+const ANOTHER_CREDENTIAL: &str = "the backup has another credential, and the caller could provoke this failure";
 
 // === impl Session ===
 
 impl<Bk> Session<Bk> {
     pub(super) fn new(config: Arc<Config<Bk>>, resend: Resend) -> Self {
-        Self { config, resend }
+        Self { config, resend, reason: Reason::Failed(Matter::Upstream) }
     }
 
-    /// Whether somebody else should be asked.
-    pub(super) fn needs_backup<R, E: Error + 'static>(&self, result: &Result<Response<R>, E>) -> bool {
-        let verdict = self.config.classifier.classify(&Outcome::of(result));
-        match verdict.next {
-            NextStep::Done | NextStep::GiveUp => false,
-            // Whoever waits for its answer, the primary's connection may still be reading.
-            NextStep::TryAnother | NextStep::Retry { .. } => self.can_resend(Resend::take_over),
+    pub(super) fn pinned(config: Arc<Config<Bk>>, resend: Resend) -> Self {
+        Self { config, resend, reason: Reason::Pinned }
+    }
+
+    /// Whose matter the failure is, where the backup is to be asked.
+    pub(super) fn needs_backup<R, E: Error + 'static>(&self, result: &Result<Response<R>, E>) -> Option<Matter> {
+        let verdict = self.config.classifier.classify(&Outcome::of(result).with_request(self.request_view()));
+        let failed = matches!(verdict.next, NextStep::TryAnother | NextStep::Retry { .. });
+        // The primary's connection may still read the body, whatever became of its answer.
+        let is_asked = failed && self.may_ask(verdict.matter) && self.can_resend(Resend::take_over);
+        is_asked.then_some(verdict.matter)
+    }
+
+    /// Whether the backup may be asked in this matter, with the credential that it would be asked with.
+    #[cold]
+    fn may_ask(&self, matter: Matter) -> bool {
+        let allowed = self.trust().allows(matter);
+        if !allowed {
+            self.bypass(ANOTHER_CREDENTIAL);
+        }
+        allowed
+    }
+
+    fn trust(&self) -> Trust {
+        let head = self.resend.head();
+        Trust {
+            own: self.config.own_credentials,
+            // Where there is none, none is forwarded: the backup would be asked with what its own service puts in.
+            forwarded: self.config.forward_credentials && credentials::has_any(&head.headers, &head.uri),
+            authenticated: Authenticated::is_in(&head.extensions),
         }
     }
 
-    /// Whether the request can still be sent to somebody else, after the body has come so far; says why not.
+    /// Whether the request can still be sent, after its body was read so far; tells why not.
     #[cold]
     pub(super) fn can_resend(&self, state: impl FnOnce(&Resend) -> ReadState) -> bool {
         let reason = if self.resend.remaining(clock::now()).is_some_and(|left| left.is_zero()) {
@@ -50,7 +85,7 @@ impl<Bk> Session<Bk> {
                 _ => return true,
             }
         };
-        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        self.bypass(reason);
         false
     }
 
@@ -64,20 +99,16 @@ impl<Bk> Session<Bk> {
     where
         Bk: Clone,
     {
-        let backup = self.config.backup();
-        if backup.is_some() {
-            self.config.emitter.emit(&Event::FallbackUsed { to: self.config.name.clone() });
-        }
-        backup
+        self.config.backup()
     }
 
-    /// The request as the backup is to see it.
-    pub(super) fn request(&self) -> Request<CallBody> {
+    /// The request as the backup is to see it; `None` if a rewrite has put in a credential with which it may not be asked.
+    pub(super) fn request(&self) -> Option<Request<CallBody>> {
         let (mut head, body) = self.resend.next(clock::now()).into_parts();
         if !self.config.forward_credentials {
             credentials::withhold(&mut head);
         }
-        match (&self.config.rewrite, self.resend.whole_body()) {
+        let request = match (&self.config.rewrite, self.resend.whole_body()) {
             (Some(rewrite), Some(data)) => {
                 let before = data.len();
                 let mut request = (rewrite.0)(Request::from_parts(head, data));
@@ -87,24 +118,56 @@ impl<Bk> Session<Bk> {
                     request.headers_mut().insert(CONTENT_LENGTH, length);
                 }
                 request.headers_mut().remove(TRANSFER_ENCODING);
-                request.map(CallBody::from)
+                let (head, body) = request.into_parts();
+                if !self.may_send(&head) {
+                    self.bypass(ANOTHER_CREDENTIAL);
+                    return None;
+                }
+                Request::from_parts(head, body.into())
             }
             _ => Request::from_parts(head, body),
+        };
+        if let Reason::Failed(_) = self.reason {
+            self.config.emitter.emit(&Event::FallbackUsed { to: self.config.name.clone() });
+        }
+        Some(request)
+    }
+
+    /// Whether the backup may be asked with the credentials that stand in this head after the rewrite.
+    fn may_send(&self, rewritten: &Parts) -> bool {
+        match self.reason {
+            Reason::Pinned => true,
+            Reason::Failed(matter) => {
+                let forwarded = credentials::are_equal(self.resend.head(), rewritten);
+                let trust = self.trust();
+                Trust { forwarded: trust.forwarded && forwarded, ..trust }.allows(matter)
+            }
         }
     }
 
-    /// The backup's answer, if it serves the call.
+    /// The backup's answer, if it serves the call or the call is pinned to it.
     pub(super) fn served<R, E>(&self, result: Result<Response<R>, E>) -> Option<Response<R>> {
-        let is_done =
-            |response: &Response<R>| self.config.classifier.classify(&Outcome::head(response)).next == NextStep::Done;
-        let Some(mut response) = result.ok().filter(is_done) else {
+        let accepted = |response: &Response<R>| match self.reason {
+            Reason::Pinned => true,
+            Reason::Failed(_) => {
+                let outcome = Outcome::head(response).with_request(self.request_view());
+                self.config.classifier.classify(&outcome).next == NextStep::Done
+            }
+        };
+        let Some(mut response) = result.ok().filter(accepted) else {
             self.config.emitter.emit(&Event::BackupFailed { name: self.config.name.clone() });
             return None;
         };
-        // In a chain, the one that did it has put its name there.
-        if response.extensions().get::<ServedBy>().is_none() {
-            response.extensions_mut().insert(ServedBy::new(self.config.name.clone()));
-        }
+        ServedBy::mark(response.extensions_mut(), &self.config.name);
         Some(response)
+    }
+
+    fn request_view(&self) -> RequestView<'_> {
+        let head = self.resend.head();
+        RequestView::new(&head.method, &head.uri, &head.extensions)
+    }
+
+    fn bypass(&self, reason: &'static str) {
+        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
     }
 }

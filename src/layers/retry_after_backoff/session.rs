@@ -13,7 +13,7 @@ use crate::body::request::{CallBody, ReadState, Resend};
 use crate::call::RetryReport;
 use crate::event::Event;
 use crate::policy::retry::{AttemptResult, Decision, NotRetried, Upload, is_idempotent};
-use crate::policy::verdict::{NextStep, Outcome, Verdict};
+use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
 use crate::proto::grpc::{self, Pushback};
 use crate::proto::retry_after;
 use crate::rt::clock;
@@ -54,11 +54,12 @@ impl<S> Session<S> {
 
     /// The wait before the next attempt; `None` where this was the last. Then the result is what the caller gets.
     pub(super) fn judge<R, E: Error + 'static>(&mut self, result: &mut Result<Response<R>, E>) -> Option<Duration> {
-        let outcome = Outcome::of(result);
-        let verdict = self.config.classifier.classify(&outcome);
+        let head = self.resend.head();
+        let request = RequestView::new(&head.method, &head.uri, &head.extensions);
+        let verdict = self.config.classifier.classify(&Outcome::of(result).with_request(request));
         let decided = match verdict.next {
             NextStep::Done => Decided::Return { is_final: false },
-            _ => self.decide(verdict, &outcome),
+            _ => self.decide(verdict, &Outcome::of(result)),
         };
         let is_final = match decided {
             Decided::Retry(wait) => return Some(wait),

@@ -22,9 +22,9 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | no answer: no connection, or a broken one | Retry | Failure | Upstream |
 /// | our connect timeout | TryAnother | Failure | Upstream |
 /// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | TryAnother | Failure | Ours |
-/// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Failure | Upstream |
-/// | our [`CircuitOpen`](RejectionKind::CircuitOpen) | TryAnother | Ignored | Ours |
-/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | GiveUp | Ignored | Ours |
+/// | our [`BodyFailed`](RejectionKind::BodyFailed), [`UpstreamFailed`](RejectionKind::UpstreamFailed) | Retry | Failure | Upstream |
+/// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | TryAnother | Ignored | Ours |
+/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded) | GiveUp | Ignored | Ours |
 /// | the request could not be sent: its own body failed, or the client does not send such requests | GiveUp | Ignored | Request |
 ///
 /// `x-should-retry: false` turns Retry into TryAnother, `true` turns everything but Done into Retry; health and matter stay.
@@ -109,7 +109,9 @@ impl Standard {
             RejectionKind::CircuitOpen | RejectionKind::Paced | RejectionKind::QueueFull => {
                 ours(NextStep::TryAnother, Health::Ignored).not_executed()
             }
-            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Failure),
+            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed | RejectionKind::UpstreamFailed => {
+                Verdict::new(retry, Health::Failure)
+            }
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
@@ -143,7 +145,7 @@ impl Classify for Standard {
 fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
     let row = STATUSES.iter().find(|(row, _)| row.contains(&status.as_u16()));
     let verdict = row.map_or(DONE, |(_, verdict)| *verdict);
-    // Who is too busy to begin says when to come back. Envoy and others also answer 503 when the upstream's connection ends
+    // A server that is too busy to begin says when to come back. Envoy also answers 503 when the upstream's connection ends
     // after it had the request (envoy#1979, istio#13851).
     let refused = status == StatusCode::SERVICE_UNAVAILABLE && retry_after(headers).is_some();
     if refused { verdict.not_executed() } else { verdict }

@@ -84,7 +84,7 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
         return unsent.or((err.is_user() && !was_abandoned(err)).then_some(CALLERS));
     }
     let err = err.downcast_ref::<h2::Error>()?;
-    // Reset by neither the peer nor the protocol, but by the sender: its body failed, and this is all that is told of it.
+    // Reset by neither the peer nor the protocol, but by the sender: its body failed, and h2 says no more of it.
     if err.is_reset() && !err.is_remote() && !err.is_library() {
         return Some(CALLERS);
     }

@@ -151,26 +151,48 @@ async fn a_post_that_may_have_been_done_is_not_repeated_where_that_was_said() {
     assert_eq!(told(&ask_for(&gateway, "status=503; retry-after=0; times=1").await), (200, "2", "upstream"));
 }
 
+/// A chat request with credentials that are meant for the upstream only.
+fn with_credentials(gateway: &Running, fault: &'static str) -> Request<Outgoing> {
+    let mut request: Request<Outgoing> = chat(gateway.addr, true, fault);
+    request.headers_mut().insert("authorization", "Bearer for-the-upstream-only".parse().unwrap());
+    request.headers_mut().insert("x-api-key", "for-the-upstream-only".parse().unwrap());
+    request
+}
+
 #[tokio::test]
 async fn a_silent_upstream_goes_to_the_fallback_after_one_timeout_and_without_credentials() {
     let (url, seen) = backup(StatusCode::OK).await;
-    // Any variable that is surely there.
-    let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME", "--trust-callers"];
     let fallback = ["--fallback", &url, "--fallback-model", "small", "--first-byte-timeout", "100ms"];
-    let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
-    let mut request: Request<Outgoing> = chat(gateway.addr, true, "silent");
-    request.headers_mut().insert("authorization", "Bearer for-the-upstream-only".parse().unwrap());
-    request.headers_mut().insert("x-api-key", "for-the-upstream-only".parse().unwrap());
-
-    let answer = ask(request).await;
+    let gateway = gateway(&fallback).await;
+    let answer = ask(with_credentials(&gateway, "silent")).await;
     assert_eq!(told(&answer), (200, "1", "fallback"));
     assert_eq!(read(answer.into_body()).await.0, "from the backup");
     assert_eq!(gateway.provider().counts().calls, 1);
     let seen = seen.lock().unwrap();
     let [(headers, body)] = &seen[..] else { panic!("{seen:?}") };
-    assert_eq!(headers["authorization"], env!("CARGO_PKG_NAME"));
     assert!(!format!("{headers:?}").contains("for-the-upstream-only"));
     assert_eq!((&body["model"], &body["stream"]), (&"small".into(), &true.into()));
+}
+
+/// Callers bring credentials of their own; where one of them is refused, it is the caller's matter.
+#[tokio::test]
+async fn the_operators_credential_does_not_serve_a_caller_whose_own_was_refused() {
+    let (url, seen) = backup(StatusCode::OK).await;
+    // Any variable that is surely there.
+    let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME", "--trust-callers"];
+    let fallback = ["--fallback", &url, "--attempts", "1", "--first-byte-timeout", "100ms"];
+    let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
+    for (fault, status) in [("status=401", 401), ("status=402", 402), ("status=403", 403), ("status=429", 429)] {
+        assert_eq!(told(&ask(with_credentials(&gateway, fault)).await), (status, "1", "upstream"), "{fault}");
+        assert!(seen.lock().unwrap().is_empty());
+    }
+    for fault in ["status=500", "silent"] {
+        assert_eq!(told(&ask(with_credentials(&gateway, fault)).await), (200, "1", "fallback"), "{fault}");
+    }
+    for (headers, _) in &*seen.lock().unwrap() {
+        assert_eq!(headers["authorization"], env!("CARGO_PKG_NAME"));
+        assert!(!format!("{headers:?}").contains("for-the-upstream-only"));
+    }
 }
 
 #[tokio::test]
