@@ -24,9 +24,10 @@ pin_project! {
         S: Service<Request<ReqB>>,
         A: Admit,
     {
+        // Dropped first: what the permit knows of the call is what was when its caller left.
+        permit: Held<A::Permit>,
         #[pin]
         stage: Stage<S, S::Future, A::Wait, ReqB>,
-        permit: Held<A::Permit>,
         // The answer to such a request is its head, or what comes after it is a tunnel.
         asks_for_head: bool,
     }

@@ -1,5 +1,5 @@
 use std::mem;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use super::{End, Permit};
 
@@ -43,7 +43,7 @@ impl<P: Permit> Held<P> {
 
     /// Polls the inner future or body. That it has no answer but a panic is a failure of its own.
     #[inline]
-    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let unwinding = Unwinding(self);
         let polled = match &mut unwinding.0.0 {
             Some(permit) => permit.poll(cx, poll),

@@ -39,7 +39,9 @@ pub trait Admit: Clone + Send + Sync {
     fn not_ready(&self, _err: &(dyn Error + 'static)) {}
 
     /// Decides on a call. The request comes back as it was.
-    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<Self::Permit, Self::Wait>);
+    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<Self::Permit, Self::Wait>)
+    where
+        B: Body + 'static;
 }
 
 /// What becomes of a call that came to a gate.
@@ -69,10 +71,10 @@ pub trait Permit {
     /// Whether [`bytes`](Self::bytes) is to be called.
     const READS: bool = false;
 
-    /// Polls the inner future or body, for a permit that must know when it is the upstream that is waited for, or be
-    /// there when it wakes its task.
+    /// Polls the inner service's readiness, its future or its body, for a permit that must know when it is the upstream that
+    /// is waited for.
     #[inline]
-    fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         poll(cx)
     }
 

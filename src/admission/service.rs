@@ -60,6 +60,7 @@ where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
     S::Error: std::error::Error + 'static,
     A: Admit,
+    ReqB: Body + 'static,
     ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {

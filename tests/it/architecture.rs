@@ -18,7 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// Files that hold nothing but tests, or what tests compare with.
-const TESTS: [&str; 2] = ["tests.rs", "model.rs"];
+const TESTS: [&str; 3] = ["tests.rs", "model.rs", "simulation.rs"];
 
 fn files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };

@@ -73,6 +73,9 @@ enum Kind {
     Over,
 }
 
+/// What a socket's buffers take at once.
+pub(super) const MAX_SENT_AT_ONCE: usize = 64 * 1024;
+
 /// A body as it is best kept for another attempt.
 pub(super) enum Repeatable {
     Whole {
@@ -146,15 +149,26 @@ impl CallBody {
         Self { kind, reporter: None }
     }
 
-    /// Watches when this body, of which nothing has been read, is read.
+    /// Watches when this body, of which nothing has been read, is read, for a layer that waits for its sender too.
     pub(crate) fn watch(&mut self) -> UploadWatch {
-        let (watch, reporter) = UploadWatch::new(!self.is_end_stream());
-        if self.reporter.is_some() {
-            // Another layer watches it too: each has its own view.
-            *self = Self::boxed(std::mem::take(self));
+        if self.is_end_stream() {
+            return UploadWatch::sent();
         }
-        self.reporter = reporter;
-        watch
+        if let Some(watch) = self.reporter.get_or_insert_with(UploadReporter::new).watch(true) {
+            return watch;
+        }
+        // Another layer waits for the sender: each has its own view.
+        *self = Self::boxed(std::mem::take(self));
+        self.watch()
+    }
+
+    /// Watches when this body, of which nothing has been read, is sent; `None` if it is sent at once.
+    pub(crate) fn watch_sending(&mut self) -> Option<UploadWatch> {
+        let at_once = matches!(&self.kind, Kind::Whole { data, .. } if data.len() <= MAX_SENT_AT_ONCE);
+        if at_once || self.is_end_stream() {
+            return None;
+        }
+        self.reporter.get_or_insert_with(UploadReporter::new).watch(false)
     }
 
     /// Takes the body apart for [`Resend`](super::resend::Resend).
@@ -186,7 +200,8 @@ impl Body for CallBody {
             _ => self.poll_rest(cx),
         };
         if let Some(reporter) = &self.reporter {
-            reporter.report(polled.is_pending());
+            let over = matches!(polled, Poll::Ready(None)) || self.is_end_stream();
+            reporter.report(polled.is_pending(), over);
         }
         polled
     }

@@ -11,14 +11,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::rt::clock;
-use crate::rt::sync::{AtomicU64, Mutex, Ordering::Relaxed, lock};
+use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, Ordering::Relaxed, lock};
 
 /// The waiting side: since when the upstream has kept the caller waiting.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadWatch {
     /// When the request was made.
     start: Instant,
-    // `None`: there is no body, and the wait began with the call.
+    // `None`: there is nothing to send but what is sent at once, and the wait began with the call.
     shared: Option<Arc<Shared>>,
 }
 
@@ -26,7 +26,11 @@ pub(crate) struct UploadWatch {
 ///
 /// Dropping it reports that the body is no longer waited for: from then on it is the upstream's turn.
 #[derive(Debug)]
-pub(crate) struct UploadReporter(Arc<Shared>);
+pub(crate) struct UploadReporter {
+    shared: Arc<Shared>,
+    /// Whether a layer waits for the sender: there is one waker.
+    has_waiter: bool,
+}
 
 /// What the two sides share.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ struct Shared {
     /// Nanoseconds from the start to when the upstream last took something (584 years fit), or `SENDER`. One word, so
     /// that reading it needs no lock.
     taken: AtomicU64,
+    /// One when the body has been read to its end, or dropped.
+    over: AtomicU32,
     /// The task to wake when the sender has nothing to give.
     waker: Mutex<Option<Waker>>,
 }
@@ -45,23 +51,27 @@ const SENDER: u64 = u64::MAX;
 // === impl UploadWatch ===
 
 impl UploadWatch {
-    /// Begins to wait for an upstream that has been given a request, and a body if `has_body`.
-    pub(super) fn new(has_body: bool) -> (Self, Option<UploadReporter>) {
-        let start = clock::now();
-        let shared = has_body.then(|| Arc::new(Shared { start, taken: AtomicU64::new(0), waker: Mutex::new(None) }));
-        let reporter = shared.clone().map(UploadReporter);
-        (Self { start, shared }, reporter)
+    /// Begins to wait for an upstream that has been given a request without a body, or with one that is sent at once.
+    pub(super) fn sent() -> Self {
+        Self { start: clock::now(), shared: None }
     }
 
     /// Since when the upstream is waited for; `None` while it waits for the sender.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        self.shared.as_ref().map_or(Some(self.start), |shared| shared.waiting_since())
+        let since = self.shared.as_ref().map_or(Some(self.start), |shared| shared.waiting_since());
+        since.map(|since| since.max(self.start))
+    }
+
+    /// Since when the upstream has the whole request; `None` while it has not.
+    pub(crate) fn sent_since(&self) -> Option<Instant> {
+        let is_sent = self.shared.as_ref().is_none_or(|shared| shared.is_over());
+        if is_sent { self.waiting_since() } else { None }
     }
 
     /// Ready while the upstream waits for the sender.
     pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<()> {
         // The usual case: all was sent, and the body was dropped.
-        let Some(shared) = self.shared.as_ref().filter(|shared| Arc::strong_count(shared) > 1) else {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_over()) else {
             return Poll::Pending;
         };
         // Before looking, so that a report that comes after the look wakes this task.
@@ -74,34 +84,61 @@ impl UploadWatch {
 // === impl UploadReporter ===
 
 impl UploadReporter {
-    /// The upstream has polled the body, which was pending or not.
-    pub(super) fn report(&self, pending: bool) {
-        if pending { self.nothing_to_take() } else { self.taken() }
+    /// Of a body of which nothing was read.
+    pub(super) fn new() -> Self {
+        let (taken, over, waker) = (AtomicU64::new(0), AtomicU32::new(0), Mutex::new(None));
+        Self { shared: Arc::new(Shared { start: clock::now(), taken, over, waker }), has_waiter: false }
+    }
+
+    /// Begins to wait for the upstream; `None` if the watch is to wait for the sender, and another one does.
+    pub(super) fn watch(&mut self, waits_for_sender: bool) -> Option<UploadWatch> {
+        if waits_for_sender && self.has_waiter {
+            return None;
+        }
+        self.has_waiter |= waits_for_sender;
+        Some(UploadWatch { start: clock::now(), shared: Some(self.shared.clone()) })
+    }
+
+    /// The upstream has polled the body, which was pending, or gave something, and is `over` or not.
+    pub(super) fn report(&self, pending: bool, over: bool) {
+        if pending {
+            self.nothing_to_take()
+        } else {
+            self.taken()
+        }
+        if over {
+            self.shared.over.store(1, Relaxed);
+        }
     }
 
     fn taken(&self) {
-        let nanos = clock::now().saturating_duration_since(self.0.start).as_nanos();
-        self.0.taken.store(u64::try_from(nanos).unwrap_or(SENDER - 1).min(SENDER - 1), Relaxed);
+        let nanos = clock::now().saturating_duration_since(self.shared.start).as_nanos();
+        self.shared.taken.store(u64::try_from(nanos).unwrap_or(SENDER - 1).min(SENDER - 1), Relaxed);
     }
 
     fn nothing_to_take(&self) {
-        self.0.taken.store(SENDER, Relaxed);
-        let waker = self.0.set_waker(None);
+        self.shared.taken.store(SENDER, Relaxed);
+        let waker = self.shared.set_waker(None);
         waker.inspect(Waker::wake_by_ref);
     }
 }
 
 impl Drop for UploadReporter {
     fn drop(&mut self) {
-        if self.0.waiting_since().is_none() {
+        if self.shared.waiting_since().is_none() {
             self.taken();
         }
+        self.shared.over.store(1, Relaxed);
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
+    fn is_over(&self) -> bool {
+        self.over.load(Relaxed) != 0
+    }
+
     fn waiting_since(&self) -> Option<Instant> {
         match self.taken.load(Relaxed) {
             SENDER => None,
@@ -126,6 +163,7 @@ mod tests {
 
     use super::*;
     use crate::body::request::CallBody;
+    use crate::body::request::call_body::MAX_SENT_AT_ONCE;
 
     const S: Duration = Duration::from_secs(1);
 
@@ -177,6 +215,41 @@ mod tests {
         tokio::time::advance(S).await;
         drop(body);
         assert_eq!(upload.waiting_since(), Some(start + S));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_sent_when_its_body_is() {
+        let (mut sender, body) = Channel::<Bytes>::new(8);
+        let mut body = CallBody::new(body);
+        let start = clock::now();
+        let upload = body.watch_sending().unwrap();
+        tokio::time::advance(S).await;
+        assert_eq!(upload.sent_since(), None, "the upstream has not begun to read");
+        sender.send_data("x".into()).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+        tokio::time::advance(S).await;
+        assert_eq!(upload.sent_since(), None, "there may be more");
+        drop(body);
+        assert_eq!(upload.sent_since(), Some(start + S));
+
+        // What is in memory is sent at once, unless it is much.
+        let long = Bytes::from(vec![0; MAX_SENT_AT_ONCE + 1]);
+        for (mut body, sent) in [(CallBody::empty(), true), (long.slice(1..).into(), true), (long.into(), false)] {
+            assert_eq!(body.watch_sending().is_none(), sent);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_layer_that_does_not_wait_for_the_sender_shares_the_view_of_one_that_does() {
+        let (_sender, body) = Channel::<Bytes>::new(8);
+        let mut body = CallBody::new(body);
+        let outer = body.watch_sending().unwrap();
+        tokio::time::advance(S).await;
+        let inner = body.watch();
+        assert_eq!(inner.waiting_since(), Some(clock::now()), "it has not been waiting before");
+        assert!(poll_fn(|cx| Poll::Ready(inner.poll_sender(cx))).await.is_pending());
+        assert!(is_pending(&mut body));
+        assert_eq!((outer.waiting_since(), inner.waiting_since()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,39 +7,45 @@
 //!    │ dropped: it counts if it waited too long     │ dropped: its success stands
 //! ```
 
-use std::error::Error;
+use std::any::Any;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
+use http_body_util::Full;
 
 use super::caller;
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
 use super::permit::Permit;
 use super::shard::{CounterShard, Nanos};
-use crate::body::boxed::Polled;
-use crate::body::observed::{BodyObserver, Outcome};
+use crate::admission::{self, End, Watch};
+use crate::body::request::{CallBody, UploadWatch};
 use crate::policy::breaker::{CallResult, Caller, Counted};
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::verdict::{Classifier, Health};
 use crate::rt::clock;
 
-/// Says exactly once what came of a call, whatever happens to it.
+/// Held by one call: counts what came of it.
 #[derive(Debug)]
-pub(super) struct Call {
+pub struct Call {
     phase: Phase,
     classifier: Classifier,
-    request: RequestFacts,
+    caller: Caller,
+    /// The limit for the first byte that the request itself names.
+    first_byte: Option<Duration>,
+    upload: Upload,
     /// When it began, where it matters how long it takes.
     started: Nanos,
     /// Since when it waits for its first data; of a stream, when data last was evidence of life.
     since: Nanos,
+    /// Whether the inner service has been called.
+    sent: bool,
     /// Whether the inner body had nothing when it was last polled.
     pending: bool,
-    /// A gRPC stream that ends without trailers has failed.
     needs_trailers: bool,
     /// What the trailers said, if it was no success.
     trailers: Option<Box<CallResult>>,
@@ -52,20 +58,14 @@ enum Phase {
     Over,
 }
 
-/// What is to be known of a request that has been sent on.
-#[derive(Clone, Copy, Debug)]
-struct RequestFacts {
-    caller: Caller,
-    /// The limit for the first byte that the request itself names.
-    first_byte: Option<Duration>,
-    /// Whether it was wholly sent when the call began.
-    sent: bool,
-    /// Whether its answer has no body that is read.
-    for_head: bool,
+/// When the upstream has the whole request.
+#[derive(Debug)]
+enum Upload {
+    /// When the inner service is called, or soon after.
+    AtOnce,
+    Watched(UploadWatch),
+    Unknown,
 }
-
-/// Counts the call as failed, unless it is [disarmed](Self::disarm): what ran meanwhile has panicked.
-struct PanicGuard<'a>(&'a mut Call);
 
 /// Data of one stream is evidence of life this often.
 const EVIDENCE: Duration = Duration::from_secs(1);
@@ -74,82 +74,25 @@ const EVIDENCE: Duration = Duration::from_secs(1);
 
 impl Call {
     #[inline]
-    pub(super) fn new<B: Body>(permit: Permit, classifier: Classifier, request: &Request<B>) -> Self {
+    pub(super) fn new<B>(permit: Permit, classifier: Classifier, request: &mut Request<B>) -> Self
+    where
+        B: Body + 'static,
+    {
         let shard = &permit.shard;
         let started = if shard.limits().has_slow() { shard.nanos(clock::now()) } else { Nanos::NONE };
         Self {
-            request: RequestFacts {
-                caller: caller::of(request),
-                first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
-                sent: request.body().is_end_stream(),
-                for_head: matches!(*request.method(), Method::HEAD | Method::CONNECT),
-            },
             phase: Phase::Waiting(permit),
             classifier,
+            caller: caller::of(request),
+            first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
+            upload: Upload::watch(request.body_mut()),
             started,
             since: Nanos::NONE,
+            sent: false,
             pending: false,
             needs_trailers: false,
             trailers: None,
         }
-    }
-
-    /// Runs a part of the call that may panic, and then has failed.
-    #[inline]
-    pub(super) fn run<T>(call: &mut Option<Self>, run: impl FnOnce() -> T) -> T {
-        let guard = call.as_mut().map(PanicGuard);
-        let result = run();
-        if let Some(guard) = guard {
-            guard.disarm();
-        }
-        result
-    }
-
-    /// Polls what the call waits for. While it waits for its first data, that is waiting for the upstream.
-    #[inline]
-    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let guard = PanicGuard(self);
-        let polled = poll(cx);
-        guard.disarm();
-        if polled.is_pending() {
-            self.waits();
-        }
-        polled
-    }
-
-    #[inline]
-    fn waits(&mut self) {
-        self.pending = true;
-        if let (Phase::Waiting(permit), true) = (&self.phase, self.since.is_none()) {
-            self.since = permit.shard.nanos(clock::now());
-            permit.shard.begin_wait(self.since);
-        }
-    }
-
-    /// The head is here. Returns the call if its body is to be observed.
-    #[inline]
-    pub(super) fn head<B: Body>(mut self, response: &Response<B>) -> Option<Self> {
-        use StatusCode as Is;
-        let result = of_head(&self.classifier, response);
-        let bodiless = self.request.for_head
-            || matches!(
-                response.status(),
-                Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
-            );
-        // What is known from the head needs no body: its caller may not want to read it.
-        if result.health != Health::Success || bodiless || response.body().is_end_stream() {
-            self.settle(result);
-            return None;
-        }
-        self.needs_trailers = needs_trailers(&self.classifier, response);
-        Some(self)
-    }
-
-    /// There will be no head.
-    #[cold]
-    pub(super) fn fail(mut self, err: &(dyn Error + 'static)) {
-        let result = of_error(&self.classifier, err);
-        self.settle(result);
     }
 
     /// The call has succeeded or failed, and was waiting until now.
@@ -175,13 +118,24 @@ impl Call {
     fn give_up(&mut self) {
         let Phase::Waiting(Permit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
-        let waited = self.end_wait(&shard, now);
-        let patience = shard.limits().patience(self.request.first_byte);
-        if self.request.sent && !waited.is_zero() && waited >= patience {
-            shard.give_up(grant, self.request.caller, self.is_slow(&shard, now), waited, now);
-        } else if !grant.is_call() {
-            shard.give_back(grant);
+        self.end_wait(&shard, now);
+        let patience = shard.limits().patience(self.first_byte);
+        match self.waited_for_upstream(&shard, now).filter(|waited| *waited >= patience) {
+            Some(waited) => shard.give_up(grant, self.caller, self.is_slow(&shard, now), waited, now),
+            None if !grant.is_call() => shard.give_back(grant),
+            None => {}
         }
+    }
+
+    /// How long the upstream has had the whole request; `None` if it has not, or that is not known.
+    fn waited_for_upstream(&self, shard: &CounterShard, now: Instant) -> Option<Duration> {
+        let since = match &self.upload {
+            _ if self.since.is_none() => return None,
+            Upload::AtOnce => self.since,
+            Upload::Watched(watch) => shard.nanos(watch.sent_since()?).max(self.since),
+            Upload::Unknown => return None,
+        };
+        Some(shard.nanos(now).elapsed_since(since).as_duration())
     }
 
     /// How long it has waited for its first data.
@@ -216,7 +170,7 @@ impl Call {
     }
 
     /// What the end of the body says.
-    fn end(&self) -> CallResult {
+    fn at_end(&self) -> CallResult {
         match &self.trailers {
             Some(said) => **said,
             None if self.needs_trailers => of_missing_trailers(&self.classifier),
@@ -225,17 +179,43 @@ impl Call {
     }
 }
 
-impl BodyObserver for Call {
+impl admission::Permit for Call {
+    /// While it waits for its first data, that is waiting for the upstream.
     #[inline]
-    fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
-        Self::poll(self, cx, poll)
+    fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let polled = poll(cx);
+        if polled.is_pending() {
+            self.pending = true;
+            if let (Phase::Waiting(permit), true, true) = (&self.phase, self.sent, self.since.is_none()) {
+                self.since = permit.shard.nanos(clock::now());
+                permit.shard.begin_wait(self.since);
+            }
+        }
+        polled
     }
 
     #[inline]
-    fn data(&mut self, empty: bool) {
+    fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    #[inline]
+    fn head<B: Body>(&mut self, response: &mut Response<B>, has_body: bool) -> Watch {
+        let result = of_head(&self.classifier, response);
+        // What is known from the head needs no body: its caller may not want to read it.
+        if result.health != Health::Success || !has_body {
+            self.settle(result);
+            return Watch::Nothing;
+        }
+        self.needs_trailers = needs_trailers(&self.classifier, response);
+        Watch::Body
+    }
+
+    #[inline]
+    fn data(&mut self, is_empty: bool) {
         let waited = mem::replace(&mut self.pending, false);
         match &self.phase {
-            _ if empty => {}
+            _ if is_empty => {}
             Phase::Waiting(_) => self.settle(CallResult::SUCCESS),
             Phase::Streaming(shard, _) if waited => {
                 let now = shard.nanos(clock::now());
@@ -255,38 +235,35 @@ impl BodyObserver for Call {
     }
 
     #[inline]
-    fn over(&mut self, outcome: Outcome<'_>) {
-        let result = match outcome {
-            Outcome::Complete => self.end(),
-            Outcome::Failed(err) => of_error(&self.classifier, &**err),
-            Outcome::Dropped => return,
-        };
-        self.conclude(result);
-    }
-}
-
-impl Drop for Call {
-    #[inline]
-    fn drop(&mut self) {
-        if matches!(self.phase, Phase::Waiting(_)) {
-            self.give_up();
+    fn end(mut self, end: End<'_>) {
+        match end {
+            // Settled already.
+            End::Head => {}
+            End::Complete => self.conclude(self.at_end()),
+            End::Failed(err) => self.conclude(of_error(&self.classifier, err)),
+            End::Broken(err) => self.conclude(of_error(&self.classifier, &**err)),
+            End::Panicked => self.conclude(CallResult::UNANSWERED),
+            End::Dropped => self.give_up(),
         }
     }
 }
 
-// === impl PanicGuard ===
+// === impl Upload ===
 
-impl PanicGuard<'_> {
-    /// There was no panic.
+impl Upload {
     #[inline]
-    fn disarm(self) {
-        mem::forget(self);
-    }
-}
-
-impl Drop for PanicGuard<'_> {
-    #[cold]
-    fn drop(&mut self) {
-        self.0.conclude(CallResult::UNANSWERED);
+    fn watch<B: Body + 'static>(body: &mut B) -> Self {
+        if body.is_end_stream() {
+            return Self::AtOnce;
+        }
+        let any: &mut dyn Any = body;
+        if any.is::<Full<Bytes>>() {
+            // In memory, as most of a `CallBody` are.
+            return Self::AtOnce;
+        }
+        match any.downcast_mut::<CallBody>() {
+            Some(body) => body.watch_sending().map_or(Self::AtOnce, Self::Watched),
+            None => Self::Unknown,
+        }
     }
 }

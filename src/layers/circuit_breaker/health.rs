@@ -21,11 +21,11 @@ use tokio::sync::watch;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::CircuitBreaker;
 use super::circuit::Circuit;
 use super::classification::{of_error, of_head, of_trailers};
 use super::layer::CircuitBreakerLayer;
 use super::permit::Permit;
-use super::service::CircuitBreaker;
 use crate::error::BoxError;
 use crate::policy::breaker::CallResult;
 use crate::policy::verdict::{Classifier, Health};

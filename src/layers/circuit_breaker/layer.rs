@@ -6,11 +6,12 @@ use http::Request;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::CircuitBreaker;
 use super::breaker_set::BreakerSet;
 use super::config::{CallConfig, CircuitBreakerConfig, Key};
+use super::gate::{BreakerGate, Shared};
 use super::handle::CircuitBreakerHandle;
 use super::health::HealthProbeLayer;
-use super::service::{CircuitBreaker, Shared};
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 
@@ -286,7 +287,7 @@ impl<S> Layer<S> for CircuitBreakerLayer {
     type Service = CircuitBreaker<S>;
 
     fn layer(&self, inner: S) -> CircuitBreaker<S> {
-        let shared = || Arc::new(Shared { set: self.set.clone(), calls: self.calls.clone() });
-        CircuitBreaker::new(inner, self.enabled.then(shared))
+        let gate = || BreakerGate(Arc::new(Shared { set: self.set.clone(), calls: self.calls.clone() }));
+        CircuitBreaker::new(inner, self.enabled.then(gate))
     }
 }

@@ -3,8 +3,8 @@
 //! | File | Holds |
 //! |---|---|
 //! | `config.rs` | the settings, as a plain value |
-//! | `layer.rs`, `service.rs`, `future.rs`, `body.rs` | what every layer has |
-//! | `call.rs` | one call: what came of it, told once |
+//! | `layer.rs`, `gate.rs` | what every layer that admits calls has; service, future and body are [`admission`](crate::admission) |
+//! | `call.rs` | one call: what came of it, counted once |
 //! | `classification.rs`, `caller.rs` | what an answer says about the upstream; who makes a call |
 //! | `permit.rs`, `shard.rs`, `circuit.rs` | leave to call, counters of a thread, the machine behind its lock |
 //! | `registry.rs`, `breaker_set.rs` | one circuit per key, and all that clones of a layer share |
@@ -27,27 +27,33 @@
 //! Besides, two facts are put where all threads can read them: the generation under which calls pass, and until when all of
 //! them are refused. Neither needs the lock, and neither is written except by a change of state.
 
-mod body;
 mod breaker_set;
 mod call;
 mod caller;
 mod circuit;
 mod classification;
 mod config;
-mod future;
+mod gate;
 mod handle;
 mod health;
 mod layer;
 mod notify;
 mod permit;
 mod registry;
-mod service;
 mod shard;
 
-pub use self::body::CircuitBreakerBody;
+use self::call::Call;
+use self::gate::BreakerGate;
+use crate::admission::{Guarded, GuardedBody, GuardedFuture};
+
 pub use self::config::{CircuitBreakerConfig, SlowCallBy};
-pub use self::future::CircuitBreakerFuture;
 pub use self::handle::CircuitBreakerHandle;
 pub use self::health::HealthProbeLayer;
 pub use self::layer::CircuitBreakerLayer;
-pub use self::service::CircuitBreaker;
+
+/// Refuses calls to an upstream that is failing. See [`CircuitBreakerLayer`].
+pub type CircuitBreaker<S> = Guarded<S, BreakerGate>;
+/// The future of [`CircuitBreaker`].
+pub type CircuitBreakerFuture<S, ReqB> = GuardedFuture<S, BreakerGate, ReqB>;
+/// The response body of [`CircuitBreaker`]: the call is counted by what becomes of it.
+pub type CircuitBreakerBody<B> = GuardedBody<B, Call>;

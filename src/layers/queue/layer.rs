@@ -34,14 +34,14 @@ use crate::policy::verdict::{Classifier, Classify};
 /// use tower_buttress::{QueueLayer, Rejection, RejectionKind};
 ///
 /// // Two calls at a time, each of which takes a second; a third waits for at most ten.
-/// let upstream = service_fn(|_: Request<()>| async {
+/// let upstream = service_fn(|_: Request<Full<Bytes>>| async {
 ///     tokio::time::sleep(Duration::from_secs(1)).await;
 ///     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from("done")))
 /// });
 /// let layer = QueueLayer::new(2).max_wait(Duration::from_secs(10)).max_waiting(1);
 /// let service = ServiceBuilder::new().layer(layer.clone()).service(upstream);
 ///
-/// let call = || service.clone().oneshot(Request::new(()));
+/// let call = || service.clone().oneshot(Request::new(Full::default()));
 /// let (first, second, third, fourth) = tokio::join!(call(), call(), call(), call());
 /// assert!([first, second, third].iter().all(|answer| answer.as_ref().unwrap().status() == 200));
 ///

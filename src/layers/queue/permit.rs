@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use http::Response;
 use http_body::Body;
@@ -46,7 +46,7 @@ impl QueuePermit {
 
 impl Permit for QueuePermit {
     #[inline]
-    fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         if self.turn % 2 == 1 {
             self.set_turn(self.turn.wrapping_add(1));
         }

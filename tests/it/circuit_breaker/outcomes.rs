@@ -18,8 +18,9 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::verdict::Grpc;
 use tower_buttress::{
-    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState, CircuitWindow,
-    DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowCallBy, TimeoutProfile,
+    CallBody, CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState,
+    CircuitWindow, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowCallBy,
+    TimeoutProfile,
 };
 
 use super::{Rig, as_is, stream};
@@ -241,9 +242,19 @@ async fn a_call_that_is_given_up_after_a_long_wait_has_failed() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_given_up_before_its_request_was_sent_says_nothing() {
     let config = |layer: CircuitBreakerLayer| layer.configure(|config| config.first_byte(secs(2)));
-    let rig = Rig::new(config, Upstream::new([Answer::never()]));
+    let rig = Rig::new(config, Upstream::new([Answer::never(), Answer::never()]));
     let call = rig.service.clone().oneshot(request("POST", [Step::Data("some"), Step::Hang]));
     assert!(tokio::time::timeout(secs(60), call).await.is_err());
+    assert_eq!(rig.circuit().snapshot().stats.calls, 0);
+
+    // Where the layer sees the body being sent, the wait begins with its end.
+    let slow_upload = || [Step::Data("some"), Step::Wait(secs(30)), Step::Data("more")];
+    let rig = Rig::new(config, Upstream::new((0..2).map(|_| Answer::never())));
+    for (patience, failures) in [(secs(30), 0), (secs(31), 1)] {
+        let call = rig.service.clone().oneshot(request("POST", slow_upload()).map(CallBody::new));
+        assert!(tokio::time::timeout(patience, call).await.is_err());
+        assert_eq!(rig.circuit().snapshot().stats.failures, failures);
+    }
 
     // Nor is it while the service is not ready.
     rig.upstream.clone().ready_after(secs(100));

@@ -16,11 +16,11 @@ use http_body_util::{BodyExt, Full};
 use tower::{Service, ServiceExt, service_fn};
 use tower_buttress::{Queue, QueueBody, QueueLayer, Rejection, RejectionKind, Tenant};
 
-type Ask = Request<()>;
+type Ask = Request<String>;
 type Answer = Response<Full<Bytes>>;
 
 fn ask(tenant: &str) -> Ask {
-    Request::builder().extension(Tenant::new(tenant)).body(()).unwrap()
+    Request::builder().extension(Tenant::new(tenant)).body(String::new()).unwrap()
 }
 
 /// How many calls are under way in an upstream, and how many there were at most.

@@ -1,0 +1,100 @@
+use std::error::Error;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Request;
+use http_body::Body;
+
+use super::breaker_set::BreakerSet;
+use super::call::Call;
+use super::circuit::Circuit;
+use super::classification::of_error;
+use super::config::CallConfig;
+use crate::admission::{Admission, Admit, Wait};
+use crate::event::Event;
+use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::clock;
+
+/// What the services of one layer share.
+#[derive(Clone, Debug)]
+pub struct BreakerGate(pub(super) Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) set: Arc<BreakerSet>,
+    pub(super) calls: CallConfig,
+}
+
+/// A breaker lets no call wait. There is no value of this type.
+#[derive(Debug)]
+pub enum NoWait {}
+
+// === impl BreakerGate ===
+
+impl Admit for BreakerGate {
+    type Permit = Call;
+    type Wait = NoWait;
+
+    /// Which circuit a call with a key belongs to is known when the request is; and where no call passes, or one only, no
+    /// other is to wait for the service.
+    #[inline]
+    fn is_open(&self) -> bool {
+        self.0.only().is_some_and(Circuit::passes)
+    }
+
+    fn not_ready(&self, err: &(dyn Error + 'static)) {
+        if let Some(circuit) = self.0.only() {
+            circuit.record_readiness_error(|| of_error(&self.0.calls.classifier, err));
+        }
+    }
+
+    #[inline]
+    fn admit<B>(&self, mut request: Request<B>) -> (Request<B>, Admission<Call, NoWait>)
+    where
+        B: Body + 'static,
+    {
+        let Shared { set, calls } = &*self.0;
+        let admission = match &calls.key {
+            None => set.unkeyed().admit(clock::now),
+            Some(key) => {
+                let (parts, body) = request.into_parts();
+                let admission = set.admit((key.0)(&parts).as_deref());
+                request = Request::from_parts(parts, body);
+                admission
+            }
+        };
+        match admission {
+            Ok(permit) => {
+                let call = Call::new(permit, calls.classifier.clone(), &mut request);
+                (request, Admission::Pass(call))
+            }
+            Err(retry_after) => {
+                calls.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
+                let rejection = Rejection::new(RejectionKind::CircuitOpen);
+                let rejection = match retry_after {
+                    Some(wait) => rejection.with_retry_after(wait),
+                    None => rejection,
+                };
+                (request, Admission::Refuse(rejection))
+            }
+        }
+    }
+}
+
+impl Wait for NoWait {
+    type Permit = Call;
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<Call, Rejection>> {
+        match *self {}
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The only circuit, where calls have no keys.
+    #[inline]
+    fn only(&self) -> Option<&Circuit> {
+        self.calls.key.is_none().then_some(self.set.unkeyed())
+    }
+}
