@@ -171,7 +171,7 @@ pub mod store;
 
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
-pub use self::call::{Authenticated, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant};
+pub use self::call::{Authenticated, Memory, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant};
 pub use self::event::{Event, Observer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerConfig, CircuitBreakerFuture, CircuitBreakerHandle,

@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 
+use super::frame_budget::FrameBudget;
 use super::prefixed::{Held, PrefixedBody};
+use crate::call::Reservation;
 
 /// A body that was read, or the part that was, with the rest behind it.
 #[derive(Debug)]
@@ -19,12 +21,20 @@ pub(crate) enum Collected<B> {
     TooLarge(PrefixedBody<B>),
 }
 
-/// Reads `body` up to `limit` bytes. Nothing that was read is lost: a body that is larger is given back.
+/// Reads `body` up to `limit` bytes, counted by `reservation`. Nothing that was read is lost: a body that is larger, or for
+/// which there is no memory, is given back. What was read is counted until it is dropped.
 ///
 /// Holds the frames as they came, so that a body of one frame is not copied. Only short ones behind it are joined: a frame
 /// takes a hundred bytes to hold, and a share of a read buffer, also where it has one byte or none.
-pub(crate) fn collect<B>(body: B, limit: usize) -> Collect<B> {
-    Collect { body: Some(body), held: Held::default(), short: BytesMut::new(), limit }
+pub(crate) fn collect<B>(body: B, limit: usize, reservation: Reservation) -> Collect<B> {
+    Collect {
+        body: Some(body),
+        reservation: Some(reservation),
+        refused: false,
+        held: Held::default(),
+        short: BytesMut::new(),
+        limit,
+    }
 }
 
 #[derive(Debug)]
@@ -35,6 +45,15 @@ pub(crate) struct Collect<B> {
     /// What came in short frames after what is held.
     short: BytesMut,
     limit: usize,
+    reservation: Option<Reservation>,
+    /// There was no memory for what was read last.
+    refused: bool,
+}
+
+/// Data with the memory that is reserved for it.
+struct Reserved {
+    data: Bytes,
+    _reservation: Reservation,
 }
 
 /// A frame that is shorter than this is joined with its neighbours.
@@ -49,24 +68,32 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
         cx: &mut Context<'_>,
         mut tap: impl FnMut(&Bytes),
     ) -> Poll<Result<Collected<B>, B::Error>> {
+        let mut frames = FrameBudget::new();
         loop {
             // Polled again after it was over: there is nothing left to hand out.
             let Some(body) = &mut self.body else { return Poll::Pending };
             let bytes = self.held.bytes() + self.short.len();
             let known_larger = body.size_hint().lower() > self.limit.saturating_sub(bytes) as u64;
-            if known_larger || bytes > self.limit {
+            if known_larger || bytes > self.limit || self.refused {
                 break;
+            }
+            if !frames.may_read(cx) {
+                return Poll::Pending;
             }
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
-                    frame.data_ref().into_iter().for_each(&mut tap);
+                    if let Some(data) = frame.data_ref() {
+                        tap(data);
+                        self.refused = !self.reservation.as_mut().is_some_and(|held| held.grow(data.len()));
+                    }
                     self.hold(frame);
                 }
                 Poll::Ready(Some(Err(err))) => return Poll::Ready(Err(err)),
                 Poll::Ready(None) => {
                     self.body = None;
-                    return Poll::Ready(Ok(whole(self.take_held())));
+                    let reservation = self.reservation.take();
+                    return Poll::Ready(Ok(whole(self.take_held(), reservation)));
                 }
             }
         }
@@ -76,7 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
     /// Reads no further: the body, as if it had not been touched. `None` when it was handed out before.
     pub(crate) fn give_up(&mut self) -> Option<PrefixedBody<B>> {
         let body = self.body.take()?;
-        Some(self.take_held().before(body))
+        Some(self.take_held().before(body).reserving(self.reservation.take()))
     }
 
     fn hold(&mut self, frame: Frame<Bytes>) {
@@ -110,7 +137,7 @@ impl<B: Body<Data = Bytes> + Unpin> Future for Collect<B> {
     }
 }
 
-fn whole<B>(held: Held) -> Collected<B> {
+fn whole<B>(held: Held, reservation: Option<Reservation>) -> Collected<B> {
     let bytes = held.bytes();
     let mut only = Bytes::new();
     let mut joined = BytesMut::new();
@@ -125,7 +152,18 @@ fn whole<B>(held: Held) -> Collected<B> {
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    Collected::Whole { data: if joined.is_empty() { only } else { joined.freeze() }, trailers }
+    let data = if joined.is_empty() { only } else { joined.freeze() };
+    let data = match reservation.filter(Reservation::is_counted) {
+        Some(reservation) => Bytes::from_owner(Reserved { data, _reservation: reservation }),
+        None => data,
+    };
+    Collected::Whole { data, trailers }
+}
+
+impl AsRef<[u8]> for Reserved {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +171,7 @@ mod tests {
     use http_body_util::{BodyExt, Full, StreamBody};
 
     use super::*;
+    use crate::call::Memory;
 
     type Item = Result<Frame<Bytes>, std::convert::Infallible>;
 
@@ -143,9 +182,30 @@ mod tests {
         StreamBody::new(futures_util::stream::iter(data.chain([Frame::trailers(trailers)]).map(Item::Ok)))
     }
 
+    fn read<B>(body: B, limit: usize) -> Collect<B> {
+        collect(body, limit, Memory::default().reserve(None))
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_counted_until_it_is_dropped() {
+        let memory = Memory::new(100 * 1024);
+        let large = || Full::new(Bytes::from(vec![7; 60 * 1024]));
+        let Ok(Collected::Whole { data, .. }) = collect(large(), 100 * 1024, memory.reserve(None)).await else {
+            panic!("not whole")
+        };
+        assert_eq!(memory.used(), 60 * 1024);
+        // There is no memory for a second one: it passes as it is.
+        let Ok(Collected::TooLarge(body)) = collect(large(), 100 * 1024, memory.reserve(None)).await else {
+            panic!("read beyond the limit")
+        };
+        assert_eq!(body.collect().await.unwrap().to_bytes(), data);
+        drop(data);
+        assert_eq!(memory.used(), 0);
+    }
+
     #[tokio::test]
     async fn a_small_body_is_read_whole_with_its_trailers() {
-        let Ok(Collected::Whole { data, trailers }) = collect(frames(&["ab", "", "cde"]), 5).await else {
+        let Ok(Collected::Whole { data, trailers }) = read(frames(&["ab", "", "cde"]), 5).await else {
             panic!("not whole")
         };
         assert_eq!(data, "abcde");
@@ -155,17 +215,13 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_one_frame_is_not_copied() {
         let sent = Bytes::from(vec![7; 100]);
-        let Ok(Collected::Whole { data, .. }) = collect(Full::new(sent.clone()), 100).await else {
-            panic!("not whole")
-        };
+        let Ok(Collected::Whole { data, .. }) = read(Full::new(sent.clone()), 100).await else { panic!("not whole") };
         assert_eq!(data.as_ptr(), sent.as_ptr());
     }
 
     #[tokio::test]
     async fn a_large_body_is_given_back_as_it_was() {
-        let Ok(Collected::TooLarge(body)) = collect(frames(&["ab", "cd", "ef"]), 3).await else {
-            panic!("not too large")
-        };
+        let Ok(Collected::TooLarge(body)) = read(frames(&["ab", "cd", "ef"]), 3).await else { panic!("not too large") };
         let body = body.collect().await.unwrap();
         assert_eq!(body.trailers().unwrap()["x-sum"], "7");
         assert_eq!(body.to_bytes(), "abcdef");
@@ -174,11 +230,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_in_tiny_pieces_is_not_held_in_as_many() {
         let pieces = ["ab", "", "c", "", ""].repeat(10_000).leak();
-        let mut body = collect(frames(pieces), 30_000);
+        let mut body = read(frames(pieces), 30_000);
         let Poll::Ready(Ok(Collected::Whole { data, .. })) = polled(&mut body) else { panic!("not whole") };
         assert_eq!(data, "abc".repeat(10_000));
 
-        let mut body = collect(frames(pieces), 29_999);
+        let mut body = read(frames(pieces), 29_999);
         let Poll::Ready(Ok(Collected::TooLarge(mut body))) = polled(&mut body) else { panic!("not too large") };
         let mut held = 0;
         let mut all = Vec::new();
@@ -190,13 +246,23 @@ mod tests {
         assert_eq!(all, b"abc".repeat(10_000));
     }
 
+    /// What comes of it in any number of polls.
     fn polled<B: Body<Data = Bytes> + Unpin>(body: &mut Collect<B>) -> Poll<Result<Collected<B>, B::Error>> {
-        Pin::new(body).poll(&mut Context::from_waker(std::task::Waker::noop()))
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut polls = (0..1_000).map(|_| Pin::new(&mut *body).poll(&mut cx));
+        polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    }
+
+    #[test]
+    fn frames_that_are_always_ready_are_not_read_without_end() {
+        let empty = std::iter::repeat_with(|| Item::Ok(Frame::data(Bytes::new())));
+        let mut body = read(StreamBody::new(futures_util::stream::iter(empty)), 100);
+        assert!(Pin::new(&mut body).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
     }
 
     #[tokio::test]
     async fn a_body_that_says_it_is_large_is_not_read_at_all() {
-        let Ok(Collected::TooLarge(body)) = collect(Full::new(Bytes::from_static(b"abcdef")), 5).await else {
+        let Ok(Collected::TooLarge(body)) = read(Full::new(Bytes::from_static(b"abcdef")), 5).await else {
             panic!("not too large")
         };
         assert_eq!(body.size_hint().exact(), Some(6));

@@ -4,6 +4,7 @@ pub(crate) mod boxed;
 pub(crate) mod collect;
 pub(crate) mod drain;
 pub(crate) mod erased;
+pub(crate) mod frame_budget;
 pub(crate) mod observed;
 pub(crate) mod prefixed;
 pub(crate) mod request;

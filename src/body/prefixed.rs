@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::call::Reservation;
+
 pin_project! {
     /// The frames that were read ahead, then the body they came from.
     #[derive(Debug)]
@@ -15,6 +17,8 @@ pin_project! {
         // The usual case is one frame of data, for which nothing need be allocated.
         first: Option<Bytes>,
         rest: VecDeque<Frame<Bytes>>,
+        // What is counted of the frames.
+        reservation: Option<Reservation>,
         #[pin]
         body: B,
     }
@@ -60,7 +64,14 @@ impl Held {
 
     /// These frames, then `body`.
     pub(crate) fn before<B>(self, body: B) -> PrefixedBody<B> {
-        PrefixedBody { first: self.first, rest: self.rest, body }
+        PrefixedBody { first: self.first, rest: self.rest, reservation: None, body }
+    }
+}
+
+impl<B> PrefixedBody<B> {
+    /// Counts the frames until all of them are read.
+    pub(crate) fn reserving(self, reservation: Option<Reservation>) -> Self {
+        Self { reservation, ..self }
     }
 }
 
@@ -76,6 +87,7 @@ impl<B: Body<Data = Bytes>> Body for PrefixedBody<B> {
         if this.first.is_some() || !this.rest.is_empty() {
             return next_held(this.first, this.rest);
         }
+        *this.reservation = None;
         this.body.poll_frame(cx)
     }
 

@@ -1,11 +1,14 @@
 //! What a call is: facts about it that travel in the extensions of its request.
 
 mod caller;
+mod memory;
 mod options;
 mod origin;
 mod report;
 
 pub use self::caller::{Authenticated, Tenant};
+pub use self::memory::Memory;
+pub(crate) use self::memory::Reservation;
 pub use self::options::{NoFallback, NoRetry, NoStore};
 pub use self::origin::{PinTo, ServedBy};
 pub use self::report::RetryReport;

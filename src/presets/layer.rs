@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::service::Resilience;
 use super::upstream::Upstream;
 use crate::body::request::CallBody;
+use crate::call::Memory;
 use crate::error::{BoxError, BoxedError};
 use crate::event::Observer;
 use crate::layers::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
@@ -45,6 +46,7 @@ pub struct ResilienceLayer {
     deadline: DeadlineLayer,
     dedup: DedupLayer,
     fallbacks: Vec<Backup>,
+    memory: Memory,
     retry: RetryAfterBackoffLayer,
     breaker: CircuitBreakerLayer,
     idle: IdleBodyTimeoutLayer,
@@ -72,6 +74,7 @@ impl ResilienceLayer {
             deadline: DeadlineLayer::new(limits.total),
             dedup: DedupLayer::disabled(),
             fallbacks: Vec::new(),
+            memory: Memory::default(),
             retry: RetryAfterBackoffLayer::new(),
             breaker: CircuitBreakerLayer::new().configure(|config| {
                 // A probe may be silent as long as any call, and no less long than by default.
@@ -207,11 +210,20 @@ impl ResilienceLayer {
             deadline: self.deadline.observer(observer.clone()),
             dedup: self.dedup.observer(observer.clone()),
             fallbacks: self.fallbacks.into_iter().map(tell).collect(),
+            memory: self.memory,
             retry: self.retry.observer(observer.clone()),
             breaker: self.breaker.observer(observer.clone()),
             idle: self.idle.observer(observer.clone()),
             first_byte: self.first_byte.observer(observer),
         }
+    }
+
+    /// The memory in which the layers count what they hold for all calls, instead of one of 512 MiB of the stack's own: to
+    /// share it with others, or to show it in a gauge. What a layer was given before does not count.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
     }
 
     fn attempt<S>(&self, breaker: &CircuitBreakerLayer, inner: S) -> Attempt<S> {
@@ -230,12 +242,14 @@ where
     type Service = Resilience<S>;
 
     fn layer(&self, inner: S) -> Resilience<S> {
-        let mut upstreams = Upstream::new(self.retry.layer(self.attempt(&self.breaker, inner)));
+        let mut upstreams =
+            Upstream::new(self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.breaker, inner)));
         for backup in &self.fallbacks {
             let layer = backup.layer.map_backup(|inner| Upstream::new(self.attempt(&backup.breaker, inner)));
+            let layer = layer.memory(self.memory.clone());
             upstreams = Upstream::new(layer.layer(upstreams));
         }
-        let bounded = self.deadline.layer(self.dedup.layer(upstreams));
+        let bounded = self.deadline.layer(self.dedup.clone().memory(self.memory.clone()).layer(upstreams));
         Resilience::new(self.grpc_status.layer(self.profile.layer(self.heartbeat.layer(bounded))))
     }
 }

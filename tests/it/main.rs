@@ -16,6 +16,7 @@ mod first_byte_timeout;
 mod grpc_status;
 mod idle_body_timeout;
 mod inspect_request;
+mod memory;
 mod presets;
 mod presets_over_sockets;
 mod queue;

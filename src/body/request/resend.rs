@@ -14,6 +14,7 @@ use http_body::Body;
 
 use super::call_body::{CallBody, Repeatable};
 use super::recording::{ReadState, Recording};
+use crate::call::{Memory, Reservation, Tenant};
 use crate::rt::deadline::Deadline;
 
 /// The head and the body of a request, for the attempts that may follow the first.
@@ -37,15 +38,16 @@ enum Source {
 // === impl Resend ===
 
 impl Resend {
-    /// Keeps `request`, which is that of the first attempt from now on, with up to `limit` bytes of its body. Returns
-    /// `None` where the body is known to be larger.
+    /// Keeps `request`, which is that of the first attempt from now on, with up to `limit` bytes of its body, within
+    /// `memory`. Returns `None` where the body is known to be larger.
     ///
     /// A body in memory, or one that has all of its data at hand, is not recorded. To find out means to poll it, which makes
     /// a server tell a client that waits for that (`Expect: 100-continue`) to send its body; such a body is not polled
     /// before the upstream reads it.
-    pub(crate) fn keep(request: &mut Request<CallBody>, limit: usize) -> Option<Self> {
+    pub(crate) fn keep(request: &mut Request<CallBody>, limit: usize, memory: &Memory) -> Option<Self> {
         let body = std::mem::take(request.body_mut());
-        match Source::of(body, limit, request.headers()) {
+        let reserve = || memory.reserve(request.extensions().get::<Tenant>());
+        match Source::of(body, limit, request.headers(), reserve) {
             Ok(body) => {
                 *request.body_mut() = body.copy();
                 Some(Self { head: head_of(request), body, limit })
@@ -124,7 +126,12 @@ impl fmt::Debug for Resend {
 // === impl Source ===
 
 impl Source {
-    fn of(body: CallBody, limit: usize, headers: &HeaderMap) -> Result<Self, CallBody> {
+    fn of(
+        body: CallBody,
+        limit: usize,
+        headers: &HeaderMap,
+        reserve: impl FnOnce() -> Reservation,
+    ) -> Result<Self, CallBody> {
         match body.into_repeatable() {
             Repeatable::Whole { data, trailers } if data.len() <= limit => Ok(Self::Whole { data, trailers }),
             Repeatable::Whole { data, trailers } => Err(CallBody::repeatable(data, trailers)),
@@ -132,20 +139,25 @@ impl Source {
                 Ok(Self::Recorded(recording))
             }
             Repeatable::Recorded { recording, generation } => {
-                Self::record(CallBody::recorded(recording, generation), limit, headers)
+                Self::record(CallBody::recorded(recording, generation), limit, headers, reserve)
             }
-            Repeatable::Stream(body) => Self::record(body, limit, headers),
+            Repeatable::Stream(body) => Self::record(body, limit, headers, reserve),
         }
     }
 
-    fn record(mut body: CallBody, limit: usize, headers: &HeaderMap) -> Result<Self, CallBody> {
+    fn record(
+        mut body: CallBody,
+        limit: usize,
+        headers: &HeaderMap,
+        reserve: impl FnOnce() -> Reservation,
+    ) -> Result<Self, CallBody> {
         let hint = body.size_hint();
         let length = hint.exact().or_else(|| content_length(headers));
         if hint.lower().max(length.unwrap_or(0)) > limit as u64 {
             return Err(body);
         }
         if hint.exact().is_none() || headers.contains_key(EXPECT) {
-            return Ok(Self::Recorded(Arc::new(Recording::new(body, hint, length, limit))));
+            return Ok(Self::Recorded(Arc::new(Recording::new(body, hint, length, limit, reserve()))));
         }
         // The next reader asks again, with a waker.
         let first = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
@@ -154,7 +166,7 @@ impl Source {
                 return Ok(Self::Whole { data: data.clone(), trailers: None });
             }
         }
-        Ok(Self::Recorded(Arc::new(Recording::begun(first, body, hint, limit))))
+        Ok(Self::Recorded(Arc::new(Recording::begun(first, body, hint, limit, reserve()))))
     }
 
     fn copy(&self) -> CallBody {

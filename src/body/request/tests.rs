@@ -15,6 +15,7 @@ use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, 
 use super::CallBody;
 use super::{ReadState, Resend};
 use crate::body::boxed::Polled;
+use crate::call::Memory;
 use crate::error::{self, BoxError, ReplayUnavailable};
 
 const MIB: usize = 1024 * 1024;
@@ -137,7 +138,7 @@ where
 {
     let mut request = Request::new(CallBody::new(body));
     *request.headers_mut() = headers;
-    Resend::keep(&mut request, limit)
+    Resend::keep(&mut request, limit, &Memory::default())
 }
 
 fn resend(script: Script, limit: usize) -> Resend {
@@ -462,7 +463,7 @@ fn debug_shows_no_content() {
     }
     let mut request = Request::new(CallBody::from("my secret diary"));
     request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer secret"));
-    let resend = Resend::keep(&mut request, MIB).unwrap();
+    let resend = Resend::keep(&mut request, MIB, &Memory::default()).unwrap();
     assert!(!format!("{resend:?}").contains("secret"), "{resend:?}");
 }
 

@@ -19,6 +19,7 @@ use super::layer::{Config, DedupLayer, InFlightPolicy};
 use super::request::PendingKey;
 use crate::body::collect::{Collect, Collected, collect};
 use crate::body::request::CallBody;
+use crate::call::Tenant;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::storable::KeySource;
@@ -222,7 +223,7 @@ impl<S, St> Gathering<S, St> {
         parts: Parts,
         body: CallBody,
     ) -> Self {
-        let body = collect(body, config.max_request);
+        let body = collect(body, config.max_request, config.memory.reserve(parts.extensions.get::<Tenant>()));
         Self { service, store, config, asked, parts, body }
     }
 }

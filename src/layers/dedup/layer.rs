@@ -8,6 +8,7 @@ use tower_layer::Layer;
 
 use super::request::FINGERPRINT_HEADERS;
 use super::service::Dedup;
+use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::flight::Limits;
 use crate::store::MemoryStore;
@@ -156,6 +157,7 @@ pub(super) struct Config {
     pub(super) finish_abandoned: bool,
     /// Of a request body.
     pub(super) max_request: usize,
+    pub(super) memory: Memory,
     /// Of an answer.
     pub(super) limits: Limits,
     pub(super) emitter: Emitter,
@@ -239,6 +241,12 @@ impl<St> DedupLayer<St> {
     #[must_use]
     pub fn max_request(self, bytes: usize) -> Self {
         self.with(|config| config.max_request = bytes)
+    }
+
+    /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
+    #[must_use]
+    pub fn memory(self, memory: Memory) -> Self {
+        self.with(|config| config.memory = memory)
     }
 
     /// What a request with a key is told while that key is being answered. Default: [`InFlightPolicy::Join`].
@@ -350,6 +358,7 @@ impl Default for Config {
             grace: Duration::from_secs(5),
             finish_abandoned: false,
             max_request: 2 * 1024 * 1024,
+            memory: Memory::default(),
             limits: Limits { bytes: 1024 * 1024, lag: Duration::from_secs(5) },
             emitter: Emitter::default(),
         }

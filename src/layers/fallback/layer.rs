@@ -6,6 +6,7 @@ use http::Request;
 use tower_layer::Layer;
 
 use super::service::Fallback;
+use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 
@@ -140,6 +141,7 @@ pub(super) struct Config<Bk> {
     pub(super) forward_credentials: bool,
     pub(super) own_credentials: bool,
     pub(super) replay_limit: usize,
+    pub(super) memory: Memory,
     pub(super) classifier: Classifier,
     pub(super) emitter: Emitter,
 }
@@ -185,6 +187,7 @@ impl<Bk> FallbackLayer<Bk> {
                 forward_credentials: false,
                 own_credentials: false,
                 replay_limit: REPLAY_LIMIT,
+                memory: Memory::default(),
                 classifier: Classifier::default(),
                 emitter: Emitter::default(),
             },
@@ -228,6 +231,13 @@ impl<Bk> FallbackLayer<Bk> {
     #[must_use]
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config.replay_limit = bytes;
+        self
+    }
+
+    /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.config.memory = memory;
         self
     }
 
@@ -289,6 +299,7 @@ impl<Bk> Config<Bk> {
             forward_credentials: self.forward_credentials,
             own_credentials: self.own_credentials,
             replay_limit: self.replay_limit,
+            memory: self.memory.clone(),
             classifier: self.classifier.clone(),
             emitter: self.emitter.clone(),
         }

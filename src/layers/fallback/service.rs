@@ -58,7 +58,7 @@ impl<S, Bk> Fallback<S, Bk> {
     {
         request.extensions_mut().insert(within);
         let format = RejectionFormat::of_request(&request);
-        let resend = Resend::keep(&mut request, self.config.replay_limit);
+        let resend = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory);
         if resend.is_none() {
             self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
         }
@@ -109,7 +109,7 @@ where
                 None => FallbackFuture::passing(self.inner.call(request)),
             };
         }
-        let resend = Resend::keep(&mut request, self.config.replay_limit);
+        let resend = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory);
         let call = self.inner.call(request);
         let Some(resend) = resend else {
             self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });

@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::layer::{Config, InspectRequestLayer};
 use crate::body::collect::{Collect, Collected, collect};
 use crate::body::request::CallBody;
+use crate::call::Tenant;
 use crate::event::Event;
 use crate::rt::timeout::Timeout;
 
@@ -98,7 +99,7 @@ where
 
 impl<S> Reading<S> {
     pub(super) fn new(service: S, config: Arc<Config>, head: Parts, body: CallBody) -> Self {
-        let body = collect(body, config.limit);
+        let body = collect(body, config.limit, config.memory.reserve(head.extensions.get::<Tenant>()));
         Self { service, config, head, body, timeout: Timeout::default() }
     }
 

@@ -8,6 +8,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::service::InspectRequest;
+use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::proto::media_type::is_json;
 
@@ -104,6 +105,7 @@ pub(super) struct Config {
     pub(super) inspect: Inspect,
     pub(super) when: When,
     pub(super) limit: usize,
+    pub(super) memory: Memory,
     pub(super) patience: Duration,
     pub(super) emitter: Emitter,
 }
@@ -121,6 +123,7 @@ impl InspectRequestLayer {
             inspect: Arc::new(inspect),
             when: Arc::new(|head| is_json(&head.headers) && !head.headers.contains_key(CONTENT_ENCODING)),
             limit: 2 * 1024 * 1024,
+            memory: Memory::default(),
             patience: Duration::from_secs(30),
             emitter: Emitter::default(),
         };
@@ -144,6 +147,12 @@ impl InspectRequestLayer {
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
         self.change(|config| config.limit = limit)
+    }
+
+    /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
+    #[must_use]
+    pub fn memory(self, memory: Memory) -> Self {
+        self.change(|config| config.memory = memory)
     }
 
     /// How long a body may take to come. Default: 30 s. The limits of time of the layers inside begin afterwards.

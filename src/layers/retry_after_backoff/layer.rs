@@ -6,6 +6,7 @@ use tower_layer::Layer;
 
 use super::key::Keys;
 use super::service::RetryAfterBackoff;
+use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::backoff::{Backoff, Jitter};
 use crate::policy::retry::RetryPolicy;
@@ -126,6 +127,7 @@ pub(super) struct Config {
     pub(super) classifier: Classifier,
     pub(super) entropy: Entropy,
     pub(super) replay_limit: usize,
+    pub(super) memory: Memory,
     pub(super) attempt_header: Option<HeaderName>,
     pub(super) keys: Option<Keys>,
     pub(super) mark_exhausted: bool,
@@ -162,6 +164,7 @@ impl RetryAfterBackoffLayer {
                 classifier: Classifier::default(),
                 entropy: Entropy::default(),
                 replay_limit: REPLAY_LIMIT,
+                memory: Memory::default(),
                 attempt_header: None,
                 keys: None,
                 mark_exhausted: false,
@@ -253,6 +256,13 @@ impl RetryAfterBackoffLayer {
     #[must_use]
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config.replay_limit = bytes;
+        self
+    }
+
+    /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.config.memory = memory;
         self
     }
 

@@ -75,7 +75,7 @@ where
         }
         self.config.budget.deposit(clock::now);
         self.config.mark_first(&mut request);
-        let Some(resend) = Resend::keep(&mut request, self.config.replay_limit) else {
+        let Some(resend) = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory) else {
             let reason = "the request body is larger than the replay limit";
             self.config.emitter.emit(&Event::Bypassed { layer: RetryAfterBackoffLayer::NAME, reason });
             return RetryAfterBackoffFuture::passing(self.inner.call(request));

@@ -28,6 +28,7 @@ use http_body::{Body, Frame, SizeHint};
 use self::record::{Next, Phase, Record};
 use super::CallBody;
 use crate::body::boxed::Polled;
+use crate::call::Reservation;
 use crate::error::{BoxError, ReplayUnavailable};
 use crate::rt::sync::{Mutex, MutexGuard, lock};
 
@@ -75,13 +76,13 @@ impl ReadState {
 // === impl Recording ===
 
 impl Recording {
-    pub(super) fn new(body: CallBody, hint: SizeHint, length: Option<u64>, limit: usize) -> Self {
-        Self { hint, length, record: Mutex::new(Record::new(body, limit)) }
+    pub(super) fn new(body: CallBody, hint: SizeHint, length: Option<u64>, limit: usize, held: Reservation) -> Self {
+        Self { hint, length, record: Mutex::new(Record::new(body, limit, held)) }
     }
 
     /// With what was read ahead of it.
-    pub(super) fn begun(first: Polled, body: CallBody, hint: SizeHint, limit: usize) -> Self {
-        let mut record = Record::new(body, limit);
+    pub(super) fn begun(first: Polled, body: CallBody, hint: SizeHint, limit: usize, held: Reservation) -> Self {
+        let mut record = Record::new(body, limit, held);
         if record.add(&first, false) {
             record.rest = None;
         }

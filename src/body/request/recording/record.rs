@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use crate::body::boxed::Polled;
 use crate::body::request::CallBody;
+use crate::call::Reservation;
 use crate::error::BoxError;
 
 /// One recording, and the position of its current copy in it.
@@ -27,6 +28,8 @@ pub(super) struct Record {
     /// How many layers may ask for another copy. Without any, nothing is kept of what was delivered.
     sharers: usize,
     limit: usize,
+    /// Given back when nothing is kept any longer.
+    reservation: Option<Reservation>,
     frames: VecDeque<Bytes>,
     /// Small frames, joined: they stand behind `frames`, and the current generation has had them.
     joined: BytesMut,
@@ -74,7 +77,7 @@ const SMALL: usize = 4 * 1024;
 // === impl Record ===
 
 impl Record {
-    pub(super) fn new(rest: CallBody, limit: usize) -> Self {
+    pub(super) fn new(rest: CallBody, limit: usize, reservation: Reservation) -> Self {
         Self {
             generation: 0,
             rest: Some(rest),
@@ -82,6 +85,7 @@ impl Record {
             waiting: None,
             sharers: 1,
             limit,
+            reservation: Some(reservation),
             frames: VecDeque::new(),
             joined: BytesMut::new(),
             trailers: None,
@@ -181,7 +185,8 @@ impl Record {
             self.delivered += data.len() as u64;
         }
         self.recorded = self.recorded.saturating_add(data.len());
-        if self.kept && self.recorded > self.limit {
+        let fits = |held: &mut Reservation| held.grow(data.len());
+        if self.kept && (self.recorded > self.limit || !self.reservation.as_mut().is_some_and(fits)) {
             self.stop_recording();
         }
         if current && (!self.kept || data.is_empty()) {
@@ -209,6 +214,7 @@ impl Record {
         self.frames.drain(..self.next.min(self.frames.len()));
         self.next = 0;
         self.joined = BytesMut::new();
+        self.reservation = None;
     }
 
     /// Whether a new generation could read the same again.

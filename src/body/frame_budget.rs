@@ -1,0 +1,34 @@
+//! How many frames are read in one poll.
+
+use std::task::Context;
+
+/// Counts the frames that one poll reads.
+///
+/// A body that is always ready, as one of empty frames in memory, would otherwise be read without end in one poll: no timer
+/// fires meanwhile, and no other task of the thread runs.
+#[derive(Debug)]
+pub(crate) struct FrameBudget {
+    left: u32,
+}
+
+/// Reading as many frames costs some ten microseconds.
+const FRAMES_PER_POLL: u32 = 256;
+
+// === impl FrameBudget ===
+
+impl FrameBudget {
+    pub(crate) const fn new() -> Self {
+        Self { left: FRAMES_PER_POLL }
+    }
+
+    /// Whether this poll may read another frame. Where it may not, the task is woken to go on in the next: return
+    /// `Pending`.
+    pub(crate) fn may_read(&mut self, cx: &Context<'_>) -> bool {
+        if self.left == 0 {
+            cx.waker().wake_by_ref();
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}

@@ -1,0 +1,209 @@
+//! What is held in memory for calls, counted in one place.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Tenant;
+
+/// A limit on what the layers of a stack hold for all calls together: request bodies that are recorded for another attempt,
+/// or read whole before they are sent.
+///
+/// Each body has a limit of its own, but thousands of slow uploads at once are within that, each. When the memory is spent, a
+/// layer steps aside: the body passes as it comes, and cannot be sent again, inspected or recognised. No call fails for it.
+///
+/// Clones share one count. The layers of a [preset](crate::presets) share one; of layers stacked by hand each has its own,
+/// unless they are given the same. Bodies that came whole are not counted, since they were in memory before the call, nor is
+/// what is shorter than 4 KiB.
+///
+/// ```
+/// use tower_buttress::{Memory, RetryAfterBackoffLayer};
+///
+/// let memory = Memory::new(64 * 1024 * 1024);
+/// let retry = RetryAfterBackoffLayer::new().memory(memory.clone());
+/// // For a gauge:
+/// assert_eq!((memory.used(), memory.limit()), (0, 64 * 1024 * 1024));
+/// # let _ = retry;
+/// ```
+///
+/// # Fairness
+///
+/// A [`Tenant`] may hold a quarter of it, so that one tenant's uploads do not push aside those of all others.
+#[derive(Clone)]
+pub struct Memory(Arc<Shared>);
+
+struct Shared {
+    limit: usize,
+    used: AtomicUsize,
+    tenants: Mutex<HashMap<Tenant, usize>>,
+}
+
+/// A part of a [`Memory`], given back when it is dropped.
+pub(crate) struct Reservation {
+    memory: Memory,
+    tenant: Option<Tenant>,
+    /// What is held, counted or not.
+    held: usize,
+    /// What of it is counted.
+    counted: usize,
+}
+
+/// What a call without a large body holds anyway.
+const UNCOUNTED: usize = 4 * 1024;
+/// The part of the memory that one tenant may hold.
+const TENANT_SHARE: usize = 4;
+
+// === impl Memory ===
+
+impl Memory {
+    /// At most this many bytes are held.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared { limit, used: AtomicUsize::new(0), tenants: Mutex::default() }))
+    }
+
+    /// How many bytes are held at the moment.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.0.used.load(Relaxed)
+    }
+
+    /// How many bytes may be held.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// Nothing yet, for a call of `tenant` where that is known.
+    pub(crate) fn reserve(&self, tenant: Option<&Tenant>) -> Reservation {
+        Reservation { memory: self.clone(), tenant: tenant.cloned(), held: 0, counted: 0 }
+    }
+
+    fn take(&self, tenant: Option<&Tenant>, bytes: usize) -> bool {
+        let add = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.0.limit);
+        if self.0.used.fetch_update(Relaxed, Relaxed, add).is_err() {
+            return false;
+        }
+        if tenant.is_none_or(|tenant| self.take_share(tenant, bytes)) {
+            return true;
+        }
+        self.0.used.fetch_sub(bytes, Relaxed);
+        false
+    }
+
+    fn take_share(&self, tenant: &Tenant, bytes: usize) -> bool {
+        let mut tenants = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = tenants.get(tenant).copied().unwrap_or_default();
+        let within = held.saturating_add(bytes) <= self.0.limit / TENANT_SHARE;
+        if within {
+            tenants.insert(tenant.clone(), held.saturating_add(bytes));
+        }
+        within
+    }
+
+    fn give_back(&self, tenant: Option<&Tenant>, bytes: usize) {
+        self.0.used.fetch_sub(bytes, Relaxed);
+        let Some(tenant) = tenant else { return };
+        let mut tenants = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = tenants.get_mut(tenant) {
+            *held = held.saturating_sub(bytes);
+            if *held == 0 {
+                tenants.remove(tenant);
+            }
+        }
+    }
+}
+
+impl Default for Memory {
+    /// 512 MiB.
+    fn default() -> Self {
+        Self::new(512 * 1024 * 1024)
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("used", &self.used()).field("limit", &self.limit()).finish()
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation {
+    /// Adds `bytes` to what is held; returns `false`, and adds nothing, where that is more than there is.
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let held = self.held.saturating_add(bytes);
+        let counted = if held > UNCOUNTED { held } else { 0 };
+        let more = counted.saturating_sub(self.counted);
+        if more > 0 && !self.memory.take(self.tenant.as_ref(), more) {
+            return false;
+        }
+        self.held = held;
+        self.counted = counted;
+        true
+    }
+}
+
+impl Reservation {
+    pub(crate) fn is_counted(&self) -> bool {
+        self.counted > 0
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.counted > 0 {
+            self.memory.give_back(self.tenant.as_ref(), self.counted);
+        }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    #[test]
+    fn what_is_reserved_is_given_back() {
+        let memory = Memory::new(100 * KIB);
+        let (mut one, mut other) = (memory.reserve(None), memory.reserve(None));
+        assert!(one.grow(60 * KIB) && other.grow(40 * KIB));
+        assert!(!other.grow(1), "it is spent");
+        assert_eq!(memory.used(), 100 * KIB);
+        drop(one);
+        assert!(other.grow(60 * KIB));
+        drop(other);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn small_bodies_cost_no_count() {
+        let memory = Memory::new(0);
+        let mut small = memory.reserve(None);
+        assert!(small.grow(4 * KIB));
+        assert!(!small.grow(1));
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn one_tenant_holds_a_quarter() {
+        let memory = Memory::new(100 * KIB);
+        let (one, other) = (Tenant::new("one"), Tenant::new("other"));
+        let mut held: Vec<Reservation> = (0..2).map(|_| memory.reserve(Some(&one))).collect();
+        assert!(held[0].grow(20 * KIB));
+        assert!(!held[1].grow(6 * KIB), "beyond its share");
+        assert!(memory.reserve(Some(&other)).grow(6 * KIB));
+        assert_eq!(memory.used(), 20 * KIB, "what was refused is not counted");
+        held.clear();
+        assert!(memory.reserve(Some(&one)).grow(25 * KIB));
+        assert_eq!((memory.used(), memory.0.tenants.lock().unwrap().len()), (0, 0));
+    }
+}

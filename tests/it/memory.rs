@@ -1,0 +1,78 @@
+//! What is held for all calls together.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::{CallBody, InspectRequestLayer, Memory, Tenant, TimeoutProfile, presets};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// 2 MiB, a frame at a time.
+fn slow_upload() -> CallBody {
+    let frames = stream::unfold(0, |sent| async move {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        let frame = Frame::data(Bytes::from_static(&[b'x'; 64 * KIB]));
+        (sent < 32).then_some((Ok::<_, Infallible>(frame), sent + 1))
+    });
+    CallBody::new(StreamBody::new(Box::pin(frames)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_thousand_slow_uploads_stay_within_the_memory() {
+    let memory = Memory::new(64 * MIB);
+    let (most, whole) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let upstream = {
+        let (memory, most, whole) = (memory.clone(), most.clone(), whole.clone());
+        service_fn(move |request: Request<CallBody>| {
+            let (memory, most, whole) = (memory.clone(), most.clone(), whole.clone());
+            async move {
+                let (mut body, mut bytes) = (request.into_body(), 0);
+                while let Some(frame) = body.frame().await {
+                    bytes += frame.unwrap().into_data().unwrap().len();
+                    most.fetch_max(memory.used(), SeqCst);
+                }
+                whole.fetch_add(usize::from(bytes == 2 * MIB), SeqCst);
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
+            }
+        })
+    };
+    let service = presets::http_client(TimeoutProfile::STANDARD).memory(memory.clone()).layer(upstream);
+    let calls = (0..5_000).map(|_| service.clone().oneshot(Request::put("/").body(slow_upload()).unwrap()));
+    let answers = join_all(calls).await;
+    assert!(answers.into_iter().all(|answer| answer.unwrap().status() == 200));
+    assert_eq!(whole.load(SeqCst), 5_000, "each passed whole, recorded or not");
+    let most = most.load(SeqCst);
+    assert!((32 * MIB..=64 * MIB).contains(&most), "{} MiB were held", most / MIB);
+    assert_eq!(memory.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_there_is_no_memory_for_passes_unread() {
+    let memory = Memory::new(MIB);
+    let seen = Arc::<AtomicUsize>::default();
+    let counted = seen.clone();
+    let inspect = InspectRequestLayer::new(move |_, _| {
+        counted.fetch_add(1, SeqCst);
+    });
+    let upstream = service_fn(|request: Request<CallBody>| async {
+        let bytes = request.into_body().collect().await.unwrap().to_bytes().len();
+        Ok::<_, Infallible>(Response::new(bytes))
+    });
+    let service = inspect.memory(memory.clone()).layer(upstream);
+    let ask = |tenant: &str| {
+        let request = Request::post("/").header("content-type", "application/json").extension(Tenant::new(tenant));
+        service.clone().oneshot(request.body(slow_upload()).unwrap())
+    };
+    let (one, other) = tokio::join!(ask("one"), ask("other"));
+    assert_eq!((one.unwrap().into_body(), other.unwrap().into_body()), (2 * MIB, 2 * MIB));
+    assert_eq!((seen.load(SeqCst), memory.used()), (0, 0));
+}
