@@ -101,6 +101,11 @@ pub enum Event {
     FlightAbandoned,
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
+    /// An upstream has too much: all calls with the same credential wait.
+    Paused {
+        /// For how long.
+        wait: Duration,
+    },
     /// The number of calls that an upstream is found to bear has changed.
     ConcurrencyChanged {
         /// How many may be under way now.
@@ -151,6 +156,7 @@ impl Event {
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
             Self::HeartbeatSent => "heartbeat_sent",
+            Self::Paused { .. } => "paused",
             Self::ConcurrencyChanged { .. } => "concurrency_changed",
             Self::Bypassed { .. } => "bypassed",
         }
@@ -170,6 +176,7 @@ impl Event {
             Self::CircuitWouldOpen { reason, .. } => reason.as_str(),
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
             Self::HeartbeatSent => "sse-heartbeat",
+            Self::Paused { .. } => "pace",
             Self::ConcurrencyChanged { .. } => "queue",
         }
     }
@@ -197,6 +204,7 @@ impl fmt::Display for Event {
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
+            Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),
             Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }

@@ -36,6 +36,7 @@
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
+//! | [`PaceLayer`] | the rate of calls | each attempt counts, and what waits is not taken for a slow upstream |
 //! | [`CircuitBreakerLayer`] | nothing: refuses at once | sees each attempt, and the timeouts below |
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
@@ -128,7 +129,8 @@
 //! | Double clicks on a stream | one call | has none | answers that can be cloned | has none |
 //! | Works with any `Service`, not only HTTP | no | yes (tower) | yes | no |
 //! | Concurrency limits count streams to their end, fair to tenants | yes | no | no | has none |
-//! | Rate limits, hedging, caches | no | some | yes | no |
+//! | A 429 pauses all callers; rates of requests and tokens | yes | requests | requests | has none |
+//! | Hedging, caches | no | some | yes | no |
 //!
 //! # What holds for all of them
 //!
@@ -189,6 +191,7 @@ pub use self::layers::idle_body_timeout::{
     IdleActivity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
+pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::layers::retry_after_backoff::{
@@ -202,6 +205,7 @@ pub use self::layers::sse_heartbeat::{
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
+pub use self::policy::pace::Rate;
 pub use self::policy::retry::NotRetried;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;

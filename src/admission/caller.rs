@@ -24,6 +24,15 @@ impl Callers {
         }
     }
 
+    /// A hash of a name that was chosen for a request, or of there being none.
+    pub(crate) fn hash(&self, name: Option<&str>) -> u64 {
+        self.hashes.hash_one(name)
+    }
+
+    pub(crate) fn hasher(&self) -> impl Hasher {
+        self.hashes.build_hasher()
+    }
+
     /// The account that the credentials of this request name.
     #[inline]
     pub(crate) fn credentials<B>(&self, request: &Request<B>) -> u64 {

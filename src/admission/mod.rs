@@ -135,3 +135,12 @@ pub(crate) fn gauge(name: &'static str, layer: &'static str, value: impl FnOnce(
     #[cfg(not(feature = "metrics"))]
     let _ = (name, layer, value);
 }
+
+/// Changes such a number.
+#[inline]
+pub(crate) fn gauge_add(name: &'static str, layer: &'static str, change: f64) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!(name, "layer" => layer).increment(change);
+    #[cfg(not(feature = "metrics"))]
+    let _ = (name, layer, change);
+}

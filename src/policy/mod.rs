@@ -9,6 +9,7 @@ pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;
 pub(crate) mod micros;
+pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod retry;
 pub(crate) mod storable;

@@ -33,6 +33,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::http_date::HttpDate;
 
+pub(crate) use self::write::{Policy, write};
+
+mod write;
+
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

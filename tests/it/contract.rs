@@ -14,8 +14,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
     CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer,
-    GrpcStatusLayer, IdleActivity, IdleBodyTimeoutLayer, InspectRequestLayer, QueueLayer, RejectionsAsErrorsLayer,
-    SseHeartbeatLayer,
+    GrpcStatusLayer, IdleActivity, IdleBodyTimeoutLayer, InspectRequestLayer, PaceLayer, QueueLayer, Rate,
+    RejectionsAsErrorsLayer, SseHeartbeatLayer,
 };
 
 use crate::support::{Script, Step, secs, trace};
@@ -94,6 +94,9 @@ contract! {
     deadline => DeadlineLayer::new(secs(60));
     deadline_unlimited => DeadlineLayer::new(Duration::MAX);
     deadline_off => DeadlineLayer::disabled();
+    pace => PaceLayer::new();
+    pace_by_tokens => PaceLayer::new().tokens(Rate::per_minute(1_000_000)).concurrency(5);
+    pace_off => PaceLayer::disabled();
     queue => QueueLayer::new(10);
     queue_off => QueueLayer::disabled();
     breaker => CircuitBreakerLayer::new();

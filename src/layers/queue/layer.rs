@@ -19,8 +19,8 @@ use crate::policy::verdict::{Classifier, Classify};
 /// # When to use it, and when not
 ///
 /// For an upstream that bears only so many calls at a time (a model on GPUs, a provider's limit of concurrent requests),
-/// and to have calls wait here, fairly, and not there. An upstream that scales by itself does not need it, and one that
-/// limits rates (requests or tokens a minute) is not helped by it.
+/// and to have calls wait here, fairly, and not there. For rates (requests or tokens a minute) use
+/// [`PaceLayer`](crate::PaceLayer). An upstream that scales by itself needs neither.
 ///
 /// # Example
 ///
@@ -69,8 +69,8 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # Place in the stack
 ///
-/// Inside retries, so that a call that waits to be tried again holds no place; outside the breaker and the limits of time,
-/// so that waiting in line is not taken for a slow upstream.
+/// Inside retries, so that a call that waits to be tried again holds no place; outside
+/// [`PaceLayer`](crate::PaceLayer), the breaker and the limits of time, so that waiting in line is not taken for a slow upstream.
 ///
 /// The queue lives in the layer: all clones of one layer, and all services they make, share it.
 ///

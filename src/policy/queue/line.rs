@@ -121,6 +121,12 @@ impl<T> Line<T> {
         Some((Ticket { place, serial }, tenant))
     }
 
+    /// Whether it is the first of its tenant.
+    pub(crate) fn is_first_of_tenant(&self, ticket: Ticket) -> bool {
+        let place = self.places.get(ticket.place).filter(|place| place.serial == ticket.serial && place.is_waiting);
+        place.is_some_and(|place| place.before.is_none())
+    }
+
     /// Ends a wait that was in vain. The waiter stays until it is [removed](Self::remove).
     pub(crate) fn end(&mut self, ticket: Ticket) {
         self.unlink(ticket);

@@ -12,7 +12,7 @@ mod line;
 use std::collections::HashMap;
 
 pub(crate) use self::adaptive::Adaptive;
-use self::line::Hashed;
+pub(crate) use self::line::Hashed;
 pub(crate) use self::line::{Line, Ticket};
 use super::micros::Micros;
 

@@ -46,7 +46,7 @@ use super::template::{Delta, Templates};
 /// assert_eq!(said, "hello");
 /// assert_eq!(reader.ended(), Some(End::Limit));
 /// ```
-pub trait Dialect: fmt::Debug + Send {
+pub trait Dialect: fmt::Debug + Send + Sync {
     /// Says what an event says.
     ///
     /// An answer that has ended is told with [`Fact::Ended`], once for the whole stream; without it, the stream was cut. An

@@ -1,0 +1,102 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+
+use crate::event::Emitter;
+use crate::policy::pace::{Bucket, Rate};
+use crate::policy::verdict::Classifier;
+use crate::proto::rate_limit::Unit;
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) role: Role,
+    pub(super) rates: Vec<(Unit, Rate)>,
+    pub(super) concurrency: Option<u32>,
+    pub(super) learn: bool,
+    pub(super) max_pause: Duration,
+    pub(super) max_wait: Duration,
+    pub(super) key: Option<Key>,
+    pub(super) max_keys: usize,
+    pub(super) classifier: Classifier,
+    pub(super) emitter: Emitter,
+    pub(super) name: &'static str,
+}
+
+/// Whose limits they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The upstream's, by the credential that it is sent.
+    Upstream,
+    /// Ours, for each caller.
+    Callers,
+}
+
+/// Names the limit that a request counts for.
+#[derive(Clone)]
+pub(super) struct Key(pub(super) Arc<KeyFn>);
+
+type KeyFn = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
+
+// === impl Config ===
+
+impl Config {
+    pub(super) fn new(role: Role) -> Self {
+        let max_wait = match role {
+            Role::Upstream => Duration::from_secs(30),
+            Role::Callers => Duration::ZERO,
+        };
+        Self {
+            role,
+            rates: Vec::new(),
+            concurrency: None,
+            learn: false,
+            max_pause: Duration::from_secs(60),
+            max_wait,
+            key: None,
+            max_keys: 1024,
+            classifier: Classifier::default(),
+            emitter: Emitter::default(),
+            name: match role {
+                Role::Upstream => "pace",
+                Role::Callers => "pace-per-caller",
+            },
+        }
+    }
+
+    /// Full buckets for one key. An upstream's calls are spaced; a caller may send at once what it may send at all.
+    pub(super) fn buckets(&self) -> Vec<Bucket> {
+        let burst = |rate: Rate| match self.role {
+            Role::Upstream => rate.or_burst(1),
+            Role::Callers => rate.or_burst(rate.units()),
+        };
+        self.rates.iter().map(|(unit, rate)| Bucket::new(*unit, burst(*rate))).collect()
+    }
+
+    pub(super) fn is_upstream(&self) -> bool {
+        self.role == Role::Upstream
+    }
+
+    /// Whether answers say what their callers have left.
+    pub(super) fn shows_limits(&self) -> bool {
+        self.role == Role::Callers && (!self.rates.is_empty() || self.concurrency.is_some())
+    }
+
+    /// Whether tokens are counted, or may come to be.
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.learn || self.rates.iter().any(|(unit, _)| *unit != Unit::Requests)
+    }
+
+    /// Whether answers say something that is wanted.
+    pub(super) fn reads_limits(&self) -> bool {
+        self.is_upstream() && (self.learn || !self.rates.is_empty())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}

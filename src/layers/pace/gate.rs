@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use http::Request;
+use http_body::Body;
+
+use super::key::Told;
+use super::permit::PacePermit;
+use super::shared::Shared;
+use super::tokens::TokenEstimate;
+use super::usage::Usage;
+use super::wait::PaceWait;
+use crate::admission::{Admission, Admit};
+use crate::policy::pace::{Demand, Grant};
+use crate::rt::clock;
+use crate::rt::deadline::Deadline;
+
+/// What the services of one layer share.
+#[derive(Clone, Debug)]
+pub struct PaceGate(pub(super) Arc<Shared>);
+
+// === impl PaceGate ===
+
+impl Admit for PaceGate {
+    type Permit = PacePermit;
+    type Wait = PaceWait;
+
+    /// Which key it will be is known with the request, and most of them are open.
+    #[inline]
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<PacePermit, PaceWait>)
+    where
+        B: Body + 'static,
+    {
+        let Self(shared) = self;
+        let (request, key) = shared.key(request);
+        let tenant = shared.callers.of(&request);
+        if key.is_open() && !shared.config.counts_tokens() {
+            let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
+            return (request, Admission::Pass(PacePermit::new(shared.clone(), key, grant, 0, None)));
+        }
+        let admission = limited(shared, key, tenant, &request);
+        (request, admission)
+    }
+}
+
+#[inline(never)]
+fn limited<B: Body>(
+    shared: &Arc<Shared>,
+    key: Arc<super::key::Key>,
+    tenant: u64,
+    request: &Request<B>,
+) -> Admission<PacePermit, PaceWait> {
+    let now = clock::now();
+    let max_wait = shared.config.max_wait;
+    let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
+    let patience = left.map_or(max_wait, |left| left.min(max_wait));
+
+    let mut length = 0;
+    let mut usage = None;
+    let mut demand = Demand { requests: 1, ..Demand::default() };
+    if shared.config.counts_tokens() {
+        length = request.body().size_hint().lower();
+        let TokenEstimate { input, max_output } = TokenEstimate::of(request.extensions());
+        demand = key.demand(length, input, max_output);
+        usage = Some(Usage::of(request.uri()));
+    }
+    match key.arrive(tenant, demand, now, patience) {
+        Told::Go(grant) => Admission::Pass(PacePermit::new(shared.clone(), key, grant, length, usage)),
+        Told::Waits(ticket) => {
+            let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
+            Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage))
+        }
+        Told::TooLong(wait) => Admission::Refuse(shared.refuse(wait)),
+        Told::Again(_) => Admission::Aside,
+    }
+}

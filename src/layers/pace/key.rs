@@ -1,0 +1,315 @@
+//! One limit, and those who wait for it.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::config::Config;
+use crate::policy::micros::{Micros, micros};
+use crate::policy::pace::estimate::Estimate;
+use crate::policy::pace::{Bucket, Demand, Grant, Pacer, SAMPLE, Turn};
+use crate::policy::queue::{Line, Ticket};
+use crate::proto::rate_limit::Quota;
+use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
+
+/// What the calls of one key share.
+#[derive(Debug)]
+pub(super) struct Key {
+    epoch: Instant,
+    concurrency: Option<u32>,
+    /// Whether every call may be sent until the upstream refuses one: then the lock is not needed.
+    is_open: AtomicBool,
+    served: AtomicU32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    pacer: Pacer,
+    line: Line<Waiter>,
+    /// What all that wait take.
+    waiting: Demand,
+    in_flight: u32,
+    estimate: Estimate,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    tenant: u64,
+    demand: Demand,
+    waker: Option<Waker>,
+}
+
+/// What became of a call that came, or asks again.
+#[derive(Debug)]
+pub(super) enum Told {
+    Go(Grant),
+    /// It waits in the line.
+    Waits(Ticket),
+    /// It would have to wait for longer than it can.
+    TooLong(Duration),
+    /// Not now. Its turn may come at this time; without one, when it is woken.
+    Again(Option<Instant>),
+}
+
+/// How one limit stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Standing {
+    pub(super) waiting: usize,
+    pub(super) in_flight: u32,
+    pub(super) paused: Option<Duration>,
+}
+
+/// Those who wait for one key. What they hold is theirs, but a line without end is no use to them.
+const MOST: usize = 10_000;
+
+// === impl Key ===
+
+impl Key {
+    pub(super) fn new(config: &Config, epoch: Instant) -> Self {
+        let buckets = config.buckets();
+        let is_open = buckets.is_empty() && config.concurrency.is_none();
+        let state = State {
+            pacer: Pacer::new(buckets, micros(config.max_pause)),
+            line: Line::new(),
+            waiting: Demand::default(),
+            in_flight: 0,
+            estimate: Estimate::default(),
+        };
+        Self {
+            epoch,
+            concurrency: config.concurrency,
+            is_open: AtomicBool::new(is_open),
+            served: AtomicU32::new(0),
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+
+    /// What a call takes: where its size or the most that it may be answered is known, by that.
+    pub(super) fn demand(&self, bytes: u64, input: Option<u64>, most: Option<u64>) -> Demand {
+        let state = lock(&self.state);
+        let input = input.unwrap_or_else(|| state.estimate.input(bytes));
+        Demand { requests: 1, input, output: state.estimate.output(most) }
+    }
+
+    /// A call comes that can wait until `patience` has passed.
+    pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> Told {
+        let at = self.micros(now);
+        let mut state = lock(&self.state);
+        if !state.somebody_may_go(at) {
+            if let Some(grant) = state.admit(tenant, demand, self.concurrency, at) {
+                self.changed(&mut state, at);
+                return Told::Go(grant);
+            }
+        }
+        let ahead = state.ahead(tenant);
+        let wait = Duration::from_micros(state.pacer.wait(tenant, &ahead, &demand, at));
+        // A place among the calls under way becomes free at a time that is not known.
+        if wait > patience || patience.is_zero() || state.line.len() >= MOST {
+            return Told::TooLong(wait);
+        }
+        state.waiting = state.waiting.and(demand);
+        Told::Waits(state.line.push(tenant, Waiter { tenant, demand, waker: None }))
+    }
+
+    /// Whether one that waits may be sent; if not, whom to wake when that may have changed.
+    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> Told {
+        let at = self.micros(now);
+        let mut state = lock(&self.state);
+        let Some((tenant, demand)) = state.waiter(ticket) else { return Told::TooLong(Duration::ZERO) };
+        let is_leader = state.leader(at) == Some(ticket);
+        if is_leader {
+            if let Some(grant) = state.admit(tenant, demand, self.concurrency, at) {
+                state.line.serve(ticket);
+                state.forget(ticket);
+                self.wake_leader(state, at);
+                return Told::Go(grant);
+            }
+        }
+        if let Some(waiter) = state.line.get_mut(ticket) {
+            match &mut waiter.waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        let own = state.pacer.is_paused_alone(tenant, at) && state.line.is_first_of_tenant(ticket);
+        if !is_leader && !own {
+            return Told::Again(None);
+        }
+        let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
+        let next = now.checked_add(wait);
+        match (next, until) {
+            (Some(next), Some(until)) if next > until => Told::TooLong(wait),
+            // It is a call under way that has to end first.
+            _ if wait.is_zero() => Told::Again(None),
+            _ => Told::Again(next),
+        }
+    }
+
+    /// One that waits goes away.
+    pub(super) fn forget(&self, ticket: Ticket, now: Instant) {
+        let mut state = lock(&self.state);
+        state.forget(ticket);
+        self.wake_leader(state, self.micros(now));
+    }
+
+    /// A call was answered, and was no refusal.
+    pub(super) fn served(&self, grant: &Grant, now: impl Fn() -> Instant) {
+        let is_sample = self.served.fetch_add(1, Ordering::Relaxed) % SAMPLE == SAMPLE - 1;
+        if self.is_open() && !is_sample {
+            return;
+        }
+        let at = self.micros(now());
+        let mut state = lock(&self.state);
+        if is_sample {
+            state.pacer.sample(at);
+        }
+        if state.pacer.served(grant) {
+            self.wake_leader(state, at);
+        }
+    }
+
+    /// The upstream refused a call for its rate. Returns for how long all are paused, where that is new.
+    pub(super) fn throttled(&self, grant: &Grant, hint: Option<Duration>, now: Instant) -> Option<Duration> {
+        let at = self.micros(now);
+        let mut state = lock(&self.state);
+        let until = state.pacer.throttled(grant, hint.map(micros), at);
+        self.is_open.store(false, Ordering::Relaxed);
+        self.wake_leader(state, at);
+        until.map(|until| Duration::from_micros(until.saturating_sub(at)))
+    }
+
+    /// A call came to nothing: it was not sent, or nothing is known of it.
+    pub(super) fn give_back(&self, grant: &Grant, was_sent: bool, now: impl Fn() -> Instant) {
+        if self.is_open() {
+            return;
+        }
+        let at = self.micros(now());
+        let mut state = lock(&self.state);
+        state.pacer.give_back(grant, was_sent, at);
+        self.wake_leader(state, at);
+    }
+
+    /// An answer told of limits.
+    pub(super) fn observe(&self, quotas: &[Quota], learn: bool, now: Instant) {
+        if quotas.is_empty() {
+            return;
+        }
+        let at = self.micros(now);
+        let mut state = lock(&self.state);
+        state.pacer.observe(quotas, learn, at);
+        self.changed(&mut state, at);
+    }
+
+    /// What was reserved is corrected to what was used; `learned`: the bytes, and what was known for certain.
+    pub(super) fn settle(&self, reserved: &Demand, used: &Demand, learned: Option<u64>, now: Instant) {
+        let at = self.micros(now);
+        let mut state = lock(&self.state);
+        if let Some(bytes) = learned {
+            state.estimate.learn(bytes, used.input, used.output);
+        }
+        state.pacer.settle(reserved, used, at);
+        self.wake_leader(state, at);
+    }
+
+    /// A call that counts among those under way is over.
+    pub(super) fn leave(&self, now: Instant) {
+        let mut state = lock(&self.state);
+        state.in_flight = state.in_flight.saturating_sub(1);
+        self.wake_leader(state, self.micros(now));
+    }
+
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        let at = self.micros(now);
+        let state = lock(&self.state);
+        let paused = state.pacer.paused_until().saturating_sub(at);
+        Standing {
+            waiting: state.line.len(),
+            in_flight: state.in_flight,
+            paused: (paused > 0).then(|| Duration::from_micros(paused)),
+        }
+    }
+
+    /// Shows the buckets, with the time that they are filled by, and the calls under way.
+    pub(super) fn with_buckets<T>(&self, now: Instant, show: impl FnOnce(&[Bucket], Micros, u32) -> T) -> T {
+        let state = lock(&self.state);
+        show(state.pacer.buckets(), self.micros(now), state.in_flight)
+    }
+
+    /// Whether it knows nothing that matters, and may be forgotten by who holds the only reference to it.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        let mut state = lock(&self.state);
+        state.in_flight == 0 && state.line.is_empty() && state.pacer.is_idle(self.micros(now))
+    }
+
+    /// Begins a second after the epoch, so that nothing is at zero.
+    fn micros(&self, at: Instant) -> Micros {
+        micros(at.saturating_duration_since(self.epoch)).saturating_add(1_000_000)
+    }
+
+    fn changed(&self, state: &mut State, at: Micros) {
+        let is_open = self.concurrency.is_none() && state.line.is_empty() && state.pacer.is_open(at);
+        if is_open != self.is_open() {
+            self.is_open.store(is_open, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes the one whose turn it is, when the lock is free.
+    fn wake_leader(&self, mut state: MutexGuard<'_, State>, at: Micros) {
+        let leader = state.leader(at);
+        let waker = leader.and_then(|leader| state.line.get_mut(leader)?.waker.clone());
+        self.changed(&mut state, at);
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn admit(&mut self, tenant: u64, demand: Demand, concurrency: Option<u32>, at: Micros) -> Option<Grant> {
+        if concurrency.is_some_and(|most| self.in_flight >= most) {
+            return None;
+        }
+        match self.pacer.admit(tenant, demand, at) {
+            Turn::Go(grant) => {
+                self.in_flight = self.in_flight.saturating_add(u32::from(concurrency.is_some()));
+                Some(grant)
+            }
+            Turn::Wait(_) => None,
+        }
+    }
+
+    /// The one whose turn it is: of those who wait for what all wait for.
+    fn leader(&mut self, at: Micros) -> Option<Ticket> {
+        let Self { line, pacer, .. } = self;
+        line.first(|_, tenant| !pacer.is_paused_alone(tenant, at)).map(|(ticket, _)| ticket)
+    }
+
+    fn somebody_may_go(&mut self, at: Micros) -> bool {
+        !self.line.is_empty() && self.leader(at).is_some()
+    }
+
+    /// What those take that are served before one that comes now, by their mean.
+    fn ahead(&self, tenant: u64) -> Demand {
+        let (ahead, all) = (self.line.ahead(tenant) as u64, self.line.len().max(1) as u64);
+        let share = |sum: u64| sum.saturating_mul(ahead).div_ceil(all);
+        let Demand { requests, input, output } = self.waiting;
+        Demand { requests: share(requests), input: share(input), output: share(output) }
+    }
+
+    fn waiter(&mut self, ticket: Ticket) -> Option<(u64, Demand)> {
+        self.line.get_mut(ticket).map(|waiter| (waiter.tenant, waiter.demand))
+    }
+
+    fn forget(&mut self, ticket: Ticket) {
+        if let Some(waiter) = self.line.remove(ticket) {
+            self.waiting = self.waiting.without(waiter.demand);
+        }
+    }
+}

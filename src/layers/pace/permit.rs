@@ -1,0 +1,188 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::Body;
+
+use super::key::Key;
+use super::shared::Shared;
+use super::usage::{Usage, Used};
+use crate::admission::{End, Permit, Watch};
+use crate::policy::pace::{Demand, Grant};
+use crate::policy::verdict::{Health, Outcome};
+use crate::proto::rate_limit::{self, Policy, Unit, exhausted, quotas};
+use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::clock;
+
+/// What a call has taken of a limit, until it is known what it used.
+#[derive(Debug)]
+pub struct PacePermit {
+    shared: Arc<Shared>,
+    key: Arc<Key>,
+    grant: Grant,
+    /// The length of the request, where it was known.
+    length: u64,
+    was_sent: bool,
+    state: State,
+    /// `None`: tokens are not counted.
+    usage: Option<Box<Usage>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// There is no head.
+    Asked,
+    Served,
+    /// The upstream used nothing: it refused, or was not asked.
+    Refused,
+}
+
+// === impl PacePermit ===
+
+impl PacePermit {
+    pub(super) fn new(shared: Arc<Shared>, key: Arc<Key>, grant: Grant, length: u64, usage: Option<Usage>) -> Self {
+        shared.count_in_flight(1.0);
+        let usage = usage.map(Box::new);
+        Self { shared, key, grant, length, was_sent: false, state: State::Asked, usage }
+    }
+
+    /// The upstream has too much. Its answer says until when, or else the limit of which nothing is left.
+    #[cold]
+    fn throttled(&mut self, headers: &HeaderMap, after: Option<crate::proto::retry_after::RetryAfter>) {
+        self.state = State::Refused;
+        if self.shared.config.max_pause.is_zero() {
+            return self.key.give_back(&self.grant, true, clock::now);
+        }
+        let hint = after.map(|after| after.wait(clock::wall()));
+        let hint = hint.or_else(|| exhausted(&quotas(headers, clock::wall()))).filter(|hint| !hint.is_zero());
+        if let Some(pause) = self.key.throttled(&self.grant, hint, clock::now()) {
+            self.shared.paused(pause);
+        }
+    }
+
+    /// Takes back what was reserved beyond what was used.
+    fn settle(&mut self, is_whole: bool) {
+        let Some(usage) = self.usage.take() else { return };
+        let reserved = self.grant.demand;
+        if self.state == State::Refused {
+            // A limit of requests counts those that failed, too.
+            let used = Demand { requests: reserved.requests, ..Demand::default() };
+            return self.key.settle(&reserved, &used, None, clock::now());
+        }
+        let Used { input, output, bytes } = usage.end();
+        let known = input.zip(output).filter(|_| is_whole);
+        // Bytes say how many tokens there were at most: each has one at least, and its event many more.
+        let guess = if is_whole { reserved.output } else { reserved.output.min(bytes / 4) };
+        let used = Demand {
+            requests: reserved.requests,
+            input: input.unwrap_or(reserved.input),
+            output: output.unwrap_or(guess),
+        };
+        self.key.settle(&reserved, &used, known.map(|_| self.length), clock::now());
+    }
+
+    /// Whether the end of the body matters.
+    fn is_held(&self) -> bool {
+        self.usage.is_some() || self.shared.config.concurrency.is_some()
+    }
+}
+
+impl Permit for PacePermit {
+    const READS: bool = true;
+
+    #[inline]
+    fn sent(&mut self) {
+        self.was_sent = true;
+    }
+
+    fn head<B: Body>(&mut self, response: &mut Response<B>, has_body: bool) -> Watch {
+        let config = &self.shared.config;
+        match Rejection::of(response).map(Rejection::kind) {
+            None => {
+                let verdict = config.classifier.classify(&Outcome::head(response));
+                if config.reads_limits() {
+                    let quotas = quotas(response.headers(), clock::wall());
+                    self.key.observe(&quotas, config.learn, clock::now());
+                }
+                if verdict.health == Health::Throttled && config.is_upstream() {
+                    self.throttled(response.headers(), verdict.retry_after());
+                } else {
+                    self.key.served(&self.grant, clock::now);
+                    let is_error = response.status().is_client_error() || response.status().is_server_error();
+                    self.state = if is_error { State::Refused } else { State::Served };
+                }
+            }
+            // What did not get past us was not sent.
+            Some(RejectionKind::CircuitOpen | RejectionKind::QueueFull | RejectionKind::Paced) => {
+                self.state = State::Refused;
+                self.key.give_back(&self.grant, false, clock::now);
+                // All of it is given back.
+                self.usage = None;
+            }
+            Some(_) => {
+                self.state = State::Served;
+                self.key.give_back(&self.grant, true, clock::now);
+            }
+        }
+        if self.shared.config.shows_limits() {
+            show_limits(&self.key, &self.shared, response.headers_mut());
+        }
+        if let (true, Some(usage)) = (has_body, &mut self.usage) {
+            usage.head(response);
+        }
+        if self.is_held() { Watch::Body } else { Watch::Nothing }
+    }
+
+    #[inline]
+    fn bytes(&mut self, data: &Bytes) {
+        if let Some(usage) = &mut self.usage {
+            usage.read(data);
+        }
+    }
+
+    fn end(mut self, end: End<'_>) {
+        if self.state == State::Asked {
+            let was_sent = match end {
+                End::Failed(err) => {
+                    !self.shared.config.classifier.classify(&Outcome::failure(err)).not_executed && self.was_sent
+                }
+                _ => self.was_sent,
+            };
+            self.key.give_back(&self.grant, was_sent, clock::now);
+            if !was_sent {
+                self.usage = None;
+            }
+        }
+        self.settle(matches!(end, End::Head | End::Complete));
+        if self.shared.config.concurrency.is_some() {
+            self.key.leave(clock::now());
+            self.shared.count_in_flight(-1.0);
+        }
+    }
+}
+
+/// Says what the caller has left.
+fn show_limits(key: &Key, shared: &Shared, headers: &mut HeaderMap) {
+    key.with_buckets(clock::now(), |buckets, now, in_flight| {
+        let rates = buckets.iter().map(|bucket| {
+            let (name, unit) = match bucket.unit {
+                Unit::Requests => ("requests", None),
+                Unit::Tokens => ("tokens", Some("tokens")),
+                Unit::InputTokens => ("input-tokens", Some("tokens")),
+                Unit::OutputTokens => ("output-tokens", Some("tokens")),
+            };
+            let reset = std::time::Duration::from_micros(bucket.reset(now));
+            let (quota, remaining) = (bucket.size(), bucket.remaining(now));
+            Policy { name, unit, quota, window: Some(bucket.fills_in()), remaining, reset }
+        });
+        let at_once = shared.config.concurrency.map(|most| Policy {
+            name: "concurrency",
+            unit: Some("concurrent-requests"),
+            quota: most.into(),
+            window: None,
+            remaining: most.saturating_sub(in_flight).into(),
+            reset: std::time::Duration::ZERO,
+        });
+        rate_limit::write(rates.chain(at_once), headers);
+    });
+}

@@ -1,0 +1,124 @@
+//! What an answer says that it has used.
+
+#[cfg(feature = "llm")]
+pub(super) use self::reading::Usage;
+#[cfg(not(feature = "llm"))]
+pub(super) use self::without::Usage;
+
+/// What was learned of an answer's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) input: Option<u64>,
+    pub(super) output: Option<u64>,
+    /// The bytes of the body that were seen.
+    pub(super) bytes: u64,
+}
+
+#[cfg(feature = "llm")]
+mod reading {
+    use http::{Response, Uri};
+
+    use super::Used;
+    use crate::proto::dialect::{AnswerReader, Fact, Framing, Kind, Reader, Usage as Told};
+    use crate::proto::event_stream::EventStream;
+    use crate::proto::media_type;
+
+    /// Reads an answer as it goes by. `None` inside: it is of no known dialect.
+    #[derive(Debug)]
+    pub(in super::super) struct Usage {
+        kind: Option<Kind>,
+        form: Form,
+        used: Used,
+    }
+
+    #[derive(Debug)]
+    enum Form {
+        Unread,
+        Stream(Box<Reader>),
+        Answer(Box<AnswerReader>),
+    }
+
+    // === impl Usage ===
+
+    impl Usage {
+        pub(in super::super) fn of(uri: &Uri) -> Self {
+            Self { kind: Kind::of_path(uri.path()), form: Form::Unread, used: Used::default() }
+        }
+
+        /// The head says in which form the answer comes.
+        pub(in super::super) fn head<B>(&mut self, response: &Response<B>) {
+            let Some(kind) = self.kind else { return };
+            let essence = media_type::essence(response.headers());
+            self.form = if EventStream::of(response.headers()) == EventStream::Plain {
+                Form::Stream(Box::new(Reader::new(Some(kind), Framing::EventStream)))
+            } else if essence.eq_ignore_ascii_case(b"application/x-ndjson") {
+                Form::Stream(Box::new(Reader::new(Some(kind), Framing::Lines)))
+            } else if essence.eq_ignore_ascii_case(b"application/json") {
+                Form::Answer(Box::default())
+            } else {
+                Form::Unread
+            };
+        }
+
+        pub(in super::super) fn read(&mut self, data: &[u8]) {
+            self.used.bytes = self.used.bytes.saturating_add(data.len() as u64);
+            let used = &mut self.used;
+            match &mut self.form {
+                Form::Unread => {}
+                Form::Stream(reader) => reader.read(data, |fact, _| {
+                    if let Fact::Usage(told) = fact {
+                        used.note(told);
+                    }
+                }),
+                Form::Answer(reader) => reader.read(data),
+            }
+        }
+
+        pub(in super::super) fn end(mut self) -> Used {
+            if let (Form::Answer(reader), Some(kind)) = (self.form, self.kind) {
+                if let Some(told) = reader.end(&mut *kind.dialect()).usage {
+                    self.used.note(told);
+                }
+            }
+            self.used
+        }
+    }
+
+    // === impl Used ===
+
+    impl Used {
+        /// Some streams tell of the prompt first, and of the answer later.
+        fn note(&mut self, told: Told) {
+            self.input = told.input.or(self.input);
+            self.output = told.output.or(self.output);
+        }
+    }
+}
+
+#[cfg(not(feature = "llm"))]
+mod without {
+    use http::{Response, Uri};
+
+    use super::Used;
+
+    /// Counts bytes: what they say is not known without the feature `llm`.
+    #[derive(Debug, Default)]
+    pub(in super::super) struct Usage(Used);
+
+    impl Usage {
+        pub(in super::super) fn of(_: &Uri) -> Self {
+            Self::default()
+        }
+
+        #[allow(clippy::unused_self, reason = "it is one interface with the one that reads")]
+        pub(in super::super) fn head<B>(&mut self, _: &Response<B>) {}
+
+        pub(in super::super) fn read(&mut self, data: &[u8]) {
+            self.0.bytes = self.0.bytes.saturating_add(data.len() as u64);
+        }
+
+        pub(in super::super) fn end(self) -> Used {
+            self.0
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The generic cell rate algorithm, over several buckets at once.
+//!
+//! # Why a time, and not a count?
+//!
+//! A bucket is one number, the *theoretical arrival time* at which it will be full again. Nothing has to refill it, a
+//! cost is added to it and a refund taken from it, and it says how long to wait. A script in a shared store does the
+//! same arithmetic in the same unit, whole microseconds, which stay exact in the numbers of Lua.
+
+use std::time::Duration;
+
+use super::rate::Rate;
+use crate::policy::micros::{Micros, micros};
+use crate::proto::rate_limit::{Quota, Unit};
+
+/// What one call takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demand {
+    pub(crate) requests: u64,
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+}
+
+/// What is allowed of one unit, and how much of it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bucket {
+    pub(crate) unit: Unit,
+    pub(crate) source: Source,
+    /// The window that answers call it by, where they name one.
+    window: Option<Duration>,
+    spacing: Spacing,
+    /// When it will be full again. In the past it is full.
+    tat: Micros,
+}
+
+/// Where the rate of a bucket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// It was set.
+    Configured,
+    /// Answers told of it.
+    Learned,
+}
+
+/// A rate in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spacing {
+    units: u64,
+    per: Micros,
+    /// How far ahead of now the arrival time may be after a call.
+    burst: Micros,
+}
+
+/// A rate is learned only from a reset that is this many times as long as its sender's resolution: what is rounded to
+/// seconds says nothing of milliseconds.
+const RESOLUTIONS: u32 = 20;
+/// The window of a limit for which none is named. Longer ones are recognised by their reset.
+const WINDOW: Micros = 60_000_000;
+
+/// Takes `demand` from all of `buckets`, or from none.
+///
+/// # Errors
+///
+/// How long until they have it, where one of them does not.
+pub(crate) fn reserve(buckets: &mut [Bucket], demand: &Demand, now: Micros) -> Result<(), Micros> {
+    let wait = wait(buckets, &Demand::default(), demand, now);
+    if wait > 0 {
+        return Err(wait);
+    }
+    for bucket in buckets {
+        let cost = bucket.cost(demand);
+        bucket.tat = bucket.tat.max(now).saturating_add(cost);
+    }
+    Ok(())
+}
+
+/// How long until `buckets` have `demand`, if `ahead` is taken before.
+pub(crate) fn wait(buckets: &[Bucket], ahead: &Demand, demand: &Demand, now: Micros) -> Micros {
+    buckets.iter().map(|bucket| bucket.wait(bucket.cost(ahead), bucket.cost(demand), now)).max().unwrap_or_default()
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    /// A full one.
+    pub(crate) fn new(unit: Unit, rate: Rate) -> Self {
+        Self { unit, source: Source::Configured, window: None, spacing: Spacing::new(rate), tat: 0 }
+    }
+
+    fn cost(&self, demand: &Demand) -> Micros {
+        self.spacing.cost(demand.of(self.unit))
+    }
+
+    /// What is larger than the bucket goes when it is full.
+    fn wait(&self, ahead: Micros, cost: Micros, now: Micros) -> Micros {
+        let taken = self.tat.max(now).saturating_add(ahead);
+        let room = self.spacing.burst.saturating_sub(cost);
+        if cost == 0 { 0 } else { taken.saturating_sub(now).saturating_sub(room) }
+    }
+
+    /// Corrects what was `reserved` to what was `used`.
+    pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, now: Micros) {
+        let (reserved, used) = (self.cost(reserved), self.cost(used));
+        self.tat = self.tat.max(now).saturating_add(used).saturating_sub(reserved);
+    }
+
+    /// Leaves no more than the cost of `demand` in it at `until`.
+    pub(crate) fn empty(&mut self, demand: &Demand, until: Micros) {
+        let room = self.spacing.burst.saturating_sub(self.cost(demand));
+        self.tat = self.tat.max(until.saturating_add(room));
+    }
+
+    /// Takes over what an answer said of this limit, and never gives back what it did not know to be taken.
+    pub(crate) fn observe(&mut self, quota: &Quota, now: Micros) {
+        if let (Source::Learned, Some(learned)) = (self.source, learn(quota)) {
+            let change = learned.cost(1_000_000).abs_diff(self.spacing.cost(1_000_000));
+            if change > self.spacing.cost(1_000_000) / 5
+                || learned.units.abs_diff(self.spacing.units) > learned.units / 5
+            {
+                self.spacing = learned;
+            }
+        }
+        if let Some(remaining) = quota.remaining {
+            let level = self.spacing.burst.saturating_sub(self.spacing.cost(remaining));
+            self.tat = self.tat.max(now.saturating_add(level));
+        }
+    }
+
+    /// How many units are left at `now`.
+    pub(crate) fn remaining(&self, now: Micros) -> u64 {
+        self.spacing.units_in(self.spacing.burst.saturating_sub(self.tat.saturating_sub(now)))
+    }
+
+    /// How long until it is full.
+    pub(crate) fn reset(&self, now: Micros) -> Micros {
+        self.tat.saturating_sub(now)
+    }
+
+    /// How many units may be taken at once.
+    pub(crate) fn size(&self) -> u64 {
+        self.spacing.units_in(self.spacing.burst)
+    }
+
+    /// The time in which an empty bucket fills.
+    pub(crate) fn fills_in(&self) -> Duration {
+        Duration::from_micros(self.spacing.burst)
+    }
+
+    /// When it will be full.
+    pub(crate) fn full_at(&self) -> Micros {
+        self.tat
+    }
+
+    /// Whether a quota of this kind is the limit that it stands for.
+    pub(crate) fn is_told_of_by(&self, quota: &Quota) -> bool {
+        self.unit == quota.unit && (self.source == Source::Configured || self.window == quota.window)
+    }
+
+    #[cfg(test)]
+    fn interval(&self) -> Micros {
+        self.spacing.cost(1)
+    }
+}
+
+/// The bucket of which `quota` speaks, if it says enough.
+pub(crate) fn learned(quota: &Quota, now: Micros) -> Option<Bucket> {
+    let Quota { unit, window, .. } = *quota;
+    let mut bucket = Bucket { unit, source: Source::Learned, window, spacing: learn(quota)?, tat: 0 };
+    bucket.observe(quota, now);
+    Some(bucket)
+}
+
+/// A bucket refills continuously: what has been taken comes back until its reset. (The wait for one call is therefore
+/// not the reset.) Limits that start afresh at once look slower here than they are until much of them is taken, which
+/// matters only when nothing is left.
+fn learn(quota: &Quota) -> Option<Spacing> {
+    let (limit, remaining, reset) = (quota.limit?, quota.remaining?, quota.reset?);
+    let taken = limit.checked_sub(remaining).filter(|taken| *taken > 0)?;
+    if reset.after < reset.resolution.saturating_mul(RESOLUTIONS) {
+        return None;
+    }
+    let named = quota.window.map(micros);
+    let whole = u128::from(limit).saturating_mul(u128::from(micros(reset.after))) / u128::from(taken);
+    let per = named.unwrap_or_else(|| u64::try_from(whole).unwrap_or(u64::MAX).max(WINDOW));
+    Some(Spacing { units: limit, per: per.max(1), burst: per.max(1) })
+}
+
+// === impl Spacing ===
+
+impl Spacing {
+    fn new(rate: Rate) -> Self {
+        let mut spacing = Self { units: rate.units(), per: micros(rate.per()), burst: 0 };
+        spacing.burst = spacing.cost(rate.at_once());
+        spacing
+    }
+
+    /// The time that so many units take, rounded up: never too fast.
+    fn cost(&self, units: u64) -> Micros {
+        let cost = (u128::from(units) * u128::from(self.per)).div_ceil(u128::from(self.units.max(1)));
+        u64::try_from(cost).unwrap_or(u64::MAX)
+    }
+
+    fn units_in(&self, time: Micros) -> u64 {
+        let units = u128::from(time) * u128::from(self.units) / u128::from(self.per.max(1));
+        u64::try_from(units).unwrap_or(u64::MAX)
+    }
+}
+
+// === impl Demand ===
+
+impl Demand {
+    fn of(&self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => self.input.saturating_add(self.output),
+            Unit::InputTokens => self.input,
+            Unit::OutputTokens => self.output,
+        }
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+        }
+    }
+
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(other.requests),
+            input: self.input.saturating_sub(other.input),
+            output: self.output.saturating_sub(other.output),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::rate_limit::Reset;
+
+    const SECOND: Micros = 1_000_000;
+
+    fn requests(rate: Rate) -> Bucket {
+        Bucket::new(Unit::Requests, rate)
+    }
+
+    fn tokens(rate: Rate) -> Bucket {
+        Bucket::new(Unit::Tokens, rate)
+    }
+
+    fn call(tokens: u64) -> Demand {
+        Demand { requests: 1, input: tokens, output: 0 }
+    }
+
+    #[test]
+    fn calls_are_one_interval_apart() {
+        let mut buckets = [requests(Rate::per_minute(60))];
+        assert_eq!(reserve(&mut buckets, &call(0), 0), Ok(()));
+        assert_eq!(reserve(&mut buckets, &call(0), 0), Err(SECOND));
+        assert_eq!(reserve(&mut buckets, &call(0), SECOND - 1), Err(1));
+        assert_eq!(reserve(&mut buckets, &call(0), SECOND), Ok(()));
+    }
+
+    /// The example that distributed.md checked against Redis.
+    #[test]
+    fn a_bucket_that_lacks_something_takes_nothing_from_the_others() {
+        let mut buckets = [requests(Rate::per_minute(600).burst(10)), tokens(Rate::per_minute(6000).burst(1000))];
+        for _ in 0..2 {
+            assert_eq!(reserve(&mut buckets, &call(500), 0), Ok(()));
+        }
+        let before = buckets;
+        assert_eq!(reserve(&mut buckets, &call(500), 0), Err(5 * SECOND));
+        assert_eq!(buckets, before);
+        buckets[1].settle(&call(500), &call(0), 0);
+        assert_eq!(reserve(&mut buckets, &call(500), 0), Ok(()));
+    }
+
+    #[test]
+    fn a_cost_larger_than_the_bucket_goes_when_it_is_full() {
+        let mut buckets = [tokens(Rate::per_minute(6000).burst(1000))];
+        assert_eq!(reserve(&mut buckets, &call(5000), 0), Ok(()));
+        assert_eq!(reserve(&mut buckets, &call(5000), 0), Err(50 * SECOND));
+        assert_eq!(reserve(&mut buckets, &call(5000), 50 * SECOND), Ok(()));
+    }
+
+    fn quota(limit: u64, remaining: u64, reset: Duration, resolution: Duration) -> Quota {
+        let reset = Some(Reset { after: reset, resolution });
+        Quota { unit: Unit::Tokens, window: None, limit: Some(limit), remaining: Some(remaining), reset }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_rate_is_learned_from_what_has_been_taken() {
+        // Groq's requests are counted over a day, and its header does not say so.
+        let day = learned(&quota(14_400, 14_370, 179_560 * MS, 10 * MS), 0).unwrap();
+        assert!(day.interval().abs_diff(6 * SECOND) < SECOND / 50, "{}", day.interval());
+        let minute = learned(&quota(160_000, 100_000, 22_500 * MS, MS), 0).unwrap();
+        assert_eq!(minute.interval(), 375);
+        assert_eq!(minute.remaining(0), 100_000);
+        // 24 tokens in 9 ms: as good as nothing.
+        assert_eq!(learned(&quota(160_000, 159_976, 9 * MS, MS), 0), None);
+        // Rounded to seconds.
+        assert_eq!(learned(&quota(60, 59, 1_000 * MS, 1_000 * MS), 0), None);
+    }
+
+    #[test]
+    fn what_is_left_elsewhere_holds_here() {
+        let mut bucket = learned(&quota(60, 30, 30_000 * MS, MS), 0).unwrap();
+        assert_eq!(bucket.remaining(0), 30);
+        // Others took more.
+        bucket.observe(&quota(60, 2, 58_000 * MS, MS), 0);
+        assert_eq!(bucket.remaining(0), 2);
+        // An answer that was on its way says that there is more: it does not know of our own calls.
+        bucket.observe(&quota(60, 40, 20_000 * MS, MS), 0);
+        assert_eq!(bucket.remaining(0), 2);
+        // A limit of ours that is far below the provider's is not touched by it.
+        let mut own = tokens(Rate::per_minute(100).burst(100));
+        own.observe(&quota(5_000, 4_000, 12_000 * MS, MS), 0);
+        assert_eq!(own.remaining(0), 100);
+        own.observe(&quota(5_000, 40, 59_000 * MS, MS), 0);
+        assert_eq!(own.remaining(0), 40);
+    }
+
+    #[test]
+    fn an_emptied_bucket_has_one_call_when_the_pause_ends() {
+        let mut buckets = [requests(Rate::per_minute(60).burst(10))];
+        buckets[0].empty(&call(0), 20 * SECOND);
+        assert_eq!(wait(&buckets, &Demand::default(), &call(0), 0), 20 * SECOND);
+        assert_eq!(reserve(&mut buckets, &call(0), 20 * SECOND), Ok(()));
+        assert_eq!(reserve(&mut buckets, &call(0), 20 * SECOND), Err(SECOND));
+    }
+
+    /// What the script does in a shared store, in the numbers of Lua.
+    #[allow(clippy::cast_precision_loss)]
+    fn script(tats: &mut [f64], costs: &[(f64, f64)], now: f64) -> Option<f64> {
+        let (mut new, mut worst) = (Vec::new(), 0.0);
+        for (tat, (cost, burst)) in tats.iter().zip(costs) {
+            let tat = tat.max(now) + cost;
+            let mut wait = tat - burst - now;
+            if cost > burst {
+                wait = f64::max(tat - cost - now, 0.0);
+            }
+            if wait > worst {
+                worst = wait;
+            }
+            new.push(tat);
+        }
+        if worst > 0.0 {
+            return Some(worst);
+        }
+        tats.copy_from_slice(&new);
+        None
+    }
+
+    fn rates() -> impl Strategy<Value = Rate> {
+        (1..100_000_u64, 1..3600_u64, 1..500_u64)
+            .prop_map(|(units, seconds, burst)| Rate::new(units, Duration::from_secs(seconds)).burst(burst))
+    }
+
+    proptest! {
+        #[test]
+        #[allow(clippy::cast_precision_loss)]
+        fn a_script_decides_the_same(
+            request_rate in rates(),
+            token_rate in rates(),
+            calls in proptest::collection::vec((1..2_000_u64, 0..3_000_000_u64), 1..60),
+        ) {
+            // As long as 1970 is ago.
+            let start = 1_795_694_400 * SECOND;
+            let mut buckets = [requests(request_rate), tokens(token_rate)];
+            let mut tats = [0.0, 0.0];
+            let mut now = start;
+            for (tokens, later) in calls {
+                now += later;
+                let demand = call(tokens);
+                let costs = buckets.map(|bucket| (bucket.cost(&demand) as f64, bucket.spacing.burst as f64));
+                let decided = reserve(&mut buckets, &demand, now).err().map(|wait| wait as f64);
+                prop_assert_eq!(decided, script(&mut tats, &costs, now as f64));
+                for (bucket, tat) in buckets.iter().zip(tats) {
+                    prop_assert_eq!(bucket.tat as f64, tat);
+                }
+            }
+        }
+
+        /// In any window: no more than the rate, and the burst.
+        #[test]
+        fn no_window_sees_more_than_the_rate(
+            rate in (1..200_u64, 1..120_u64, 1..20_u64)
+                .prop_map(|(units, seconds, burst)| Rate::new(units, Duration::from_secs(seconds)).burst(burst)),
+            steps in proptest::collection::vec(0..5_000_000_u64, 1..200),
+        ) {
+            let mut buckets = [requests(rate)];
+            let (mut now, mut admitted) = (0, Vec::new());
+            for step in steps {
+                now += step;
+                while reserve(&mut buckets, &call(0), now).is_ok() {
+                    admitted.push(now);
+                }
+            }
+            for (first, from) in admitted.iter().enumerate() {
+                for (last, to) in admitted.iter().enumerate().skip(first) {
+                    let count = (last - first + 1) as u64;
+                    let allowed = buckets[0].spacing.units_in(to - from) + rate.at_once() + 1;
+                    prop_assert!(count <= allowed, "{count} of {allowed} in {}", to - from);
+                }
+            }
+        }
+
+        /// What is told to be the wait is the wait.
+        #[test]
+        fn a_call_that_waits_as_told_passes(
+            rate in rates(),
+            taken in 0..2_000_u64,
+            tokens_ in 1..2_000_u64,
+        ) {
+            let mut buckets = [tokens(rate)];
+            let _ = reserve(&mut buckets, &call(taken), 0);
+            let wait = reserve(&mut buckets, &call(tokens_), 0).err().unwrap_or_default();
+            prop_assert!(wait == 0 || reserve(&mut buckets, &call(tokens_), wait - 1).is_err());
+            prop_assert!(wait == 0 || reserve(&mut buckets, &call(tokens_), wait).is_ok());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How many tokens a call will take, before it is known.
+//!
+//! # Why guess at all?
+//!
+//! A limit that is charged after the answer never binds: by then a hundred others have been sent. So tokens are
+//! reserved by a guess, and the difference is settled when the answer says what was used. The guess is what the calls
+//! before took, a little on the high side, and never more than the request allows.
+
+/// What the calls of one key were like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Estimate {
+    /// Bytes of a request for each token of its prompt, in 256ths.
+    bytes_per_token: u64,
+    /// The tokens of answers, and how far they lie from that.
+    output: u64,
+    deviation: u64,
+}
+
+/// As for English prose; JSON around it only makes the guess higher.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Before the first answer.
+const OUTPUT: u64 = 512;
+/// As in the estimate of a round trip of TCP (RFC 6298), whose constants these are.
+const GAIN: u64 = 8;
+const DEVIATION_GAIN: u64 = 4;
+
+// === impl Estimate ===
+
+impl Estimate {
+    /// Tokens of a prompt of so many bytes.
+    pub(crate) fn input(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(256).div_ceil(self.bytes_per_token.max(1))
+    }
+
+    /// Tokens of an answer, of which at most `most` are allowed.
+    pub(crate) fn output(&self, most: Option<u64>) -> u64 {
+        let guess = self.output.saturating_add(self.deviation.saturating_mul(2));
+        most.map_or(guess, |most| most.min(guess))
+    }
+
+    /// An answer said what was used.
+    pub(crate) fn learn(&mut self, bytes: u64, input: u64, output: u64) {
+        if input > 0 && bytes > 0 {
+            let ratio = bytes.saturating_mul(256) / input;
+            self.bytes_per_token = mean(self.bytes_per_token, ratio.clamp(64, 64 * 256), GAIN);
+        }
+        if output > 0 {
+            self.deviation = mean(self.deviation, self.output.abs_diff(output), DEVIATION_GAIN);
+            self.output = mean(self.output, output, GAIN);
+        }
+    }
+}
+
+impl Default for Estimate {
+    fn default() -> Self {
+        Self { bytes_per_token: BYTES_PER_TOKEN * 256, output: OUTPUT, deviation: 0 }
+    }
+}
+
+/// Moves a mean towards a value, always by at least one.
+fn mean(mean: u64, value: u64, gain: u64) -> u64 {
+    if value >= mean { mean + (value - mean).div_ceil(gain) } else { mean - (mean - value).div_ceil(gain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_guess_comes_to_what_answers_were_like() {
+        let mut estimate = Estimate::default();
+        assert_eq!((estimate.input(4000), estimate.output(None), estimate.output(Some(100))), (1000, 512, 100));
+        for _ in 0..100 {
+            estimate.learn(3000, 1000, 2000);
+        }
+        assert_eq!((estimate.input(3000), estimate.output(None)), (1000, 2000));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_takes_it_out_of_bounds(
+            answers in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 1..100),
+        ) {
+            let mut estimate = Estimate::default();
+            for (bytes, input, output) in answers {
+                estimate.learn(bytes, input, output);
+                prop_assert!((64..=64 * 256).contains(&estimate.bytes_per_token));
+                estimate.input(bytes);
+                estimate.output(None);
+            }
+        }
+    }
+}

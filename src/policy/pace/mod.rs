@@ -1,0 +1,187 @@
+//! When a call may be sent to an upstream that limits rates.
+//!
+//! One [`Pacer`] per credential and model: its buckets, what a 429 said, and at which rate calls start again. Time is an
+//! argument, in microseconds, so that a shared store can do the same arithmetic on its own clock.
+
+mod bucket;
+pub(crate) mod estimate;
+mod pause;
+mod rate;
+
+pub(crate) use self::bucket::{Bucket, Demand};
+use self::pause::{Admission, Pauses, Throttled};
+pub use self::rate::Rate;
+use super::micros::Micros;
+use crate::proto::rate_limit::{Quota, Unit};
+
+/// What is known of one limit that calls share.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    buckets: Vec<Bucket>,
+    pauses: Pauses,
+    tempo: Tempo,
+}
+
+/// Whether a call may be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Go(Grant),
+    /// To be asked again in this long, or when the pacer changed.
+    Wait(Micros),
+}
+
+/// A call that may be sent. It ends with one of [`Pacer::served`], [`Pacer::throttled`] and [`Pacer::give_back`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) tenant: u64,
+    pub(crate) demand: Demand,
+    pub(crate) sent: Micros,
+    probe: bool,
+}
+
+/// How far apart calls were served of late.
+#[derive(Clone, Copy, Debug)]
+struct Tempo {
+    interval: Micros,
+    sampled: Option<Micros>,
+}
+
+const SECOND: Micros = 1_000_000;
+/// Calls that start again without a known rate leave at the rate at which calls were served before, within these bounds.
+const RESTART: (Micros, Micros) = (SECOND / 100, SECOND);
+/// One in so many calls that were served tells the pacer so.
+pub(crate) const SAMPLE: u32 = 64;
+/// More dimensions than any provider limits.
+const BUCKETS: usize = 8;
+
+// === impl Pacer ===
+
+impl Pacer {
+    pub(crate) fn new(buckets: Vec<Bucket>, cap: Micros) -> Self {
+        Self { buckets, pauses: Pauses::new(cap), tempo: Tempo { interval: Micros::MAX, sampled: None } }
+    }
+
+    /// Whether a call of `tenant` that takes `demand` may be sent. What it takes is taken.
+    pub(crate) fn admit(&mut self, tenant: u64, demand: Demand, now: Micros) -> Turn {
+        if let Admission::Wait(wait) = self.pauses.look(tenant, now) {
+            return Turn::Wait(wait);
+        }
+        match bucket::reserve(&mut self.buckets, &demand, now) {
+            Ok(()) => {
+                let probe = self.pauses.send(tenant, now);
+                Turn::Go(Grant { tenant, demand, sent: now, probe })
+            }
+            Err(wait) => Turn::Wait(wait),
+        }
+    }
+
+    /// How long a call would wait behind others that take `ahead` before it. A lower bound: it does not know which
+    /// calls are still to come.
+    pub(crate) fn wait(&self, tenant: u64, ahead: &Demand, demand: &Demand, now: Micros) -> Micros {
+        let paused = self.pauses.wait(tenant, ahead.requests, now);
+        paused.max(bucket::wait(&self.buckets, ahead, demand, now))
+    }
+
+    /// The head of a call that was no refusal. Returns whether others may be sent because of it.
+    pub(crate) fn served(&mut self, grant: &Grant) -> bool {
+        self.pauses.passed(grant.tenant, grant.sent)
+    }
+
+    /// As many calls as a [`SAMPLE`] were served since this was last called.
+    pub(crate) fn sample(&mut self, now: Micros) {
+        let apart = |sampled| now.saturating_sub(sampled) / u64::from(SAMPLE);
+        self.tempo = Tempo { interval: self.tempo.sampled.map_or(Micros::MAX, apart), sampled: Some(now) };
+    }
+
+    /// The upstream refused a call for its rate. Returns until when all calls are paused, where that is new.
+    pub(crate) fn throttled(&mut self, grant: &Grant, hint: Option<Micros>, now: Micros) -> Option<Micros> {
+        let Grant { tenant, demand, sent, .. } = *grant;
+        // It was a request; its tokens were not used.
+        self.settle(&demand, &Demand { requests: demand.requests, ..Demand::default() }, now);
+        // Those that all wait for one instant would else meet the next 429 together.
+        let is_spaced = self.buckets.iter().any(|bucket| bucket.unit == Unit::Requests);
+        let interval = if is_spaced { 0 } else { self.tempo.interval(now).clamp(RESTART.0, RESTART.1) };
+        let until = self.pauses.throttled(&Throttled { tenant, hint, sent, interval }, now)?;
+        for bucket in &mut self.buckets {
+            bucket.empty(&demand, until);
+        }
+        Some(until)
+    }
+
+    /// The call was not sent, or nothing is known of it.
+    pub(crate) fn give_back(&mut self, grant: &Grant, was_sent: bool, now: Micros) {
+        if !was_sent {
+            self.settle(&grant.demand, &Demand::default(), now);
+        }
+        if grant.probe {
+            self.pauses.give_back(grant.tenant);
+        }
+    }
+
+    /// Corrects what was reserved to what was used.
+    pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, now: Micros) {
+        for bucket in &mut self.buckets {
+            bucket.settle(reserved, used, now);
+        }
+    }
+
+    /// Takes over what an answer says of limits; `learn`: also limits that are not known yet.
+    pub(crate) fn observe(&mut self, quotas: &[Quota], learn: bool, now: Micros) {
+        for quota in quotas {
+            let mut known = false;
+            for bucket in self.buckets.iter_mut().filter(|bucket| bucket.is_told_of_by(quota)) {
+                known = true;
+                bucket.observe(quota, now);
+            }
+            if learn && !known && self.buckets.len() < BUCKETS {
+                self.buckets.extend(bucket::learned(quota, now));
+            }
+        }
+    }
+
+    /// Until when all calls are paused; in the past if they are not.
+    pub(crate) fn paused_until(&self) -> Micros {
+        self.pauses.until()
+    }
+
+    pub(crate) fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    /// Whether it knows nothing that matters now, and may be forgotten: what an upstream told of its limits is told again.
+    pub(crate) fn is_idle(&mut self, now: Micros) -> bool {
+        self.pauses.forget(now) && self.buckets.iter().all(|bucket| bucket.full_at() <= now)
+    }
+
+    /// Whether every call may be sent until the upstream refuses one.
+    pub(crate) fn is_open(&mut self, now: Micros) -> bool {
+        self.buckets.is_empty() && self.pauses.forget(now)
+    }
+
+    /// Whether a tenant waits for something that others do not wait for.
+    pub(crate) fn is_paused_alone(&self, tenant: u64, now: Micros) -> bool {
+        self.pauses.is_paused_alone(tenant, now)
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// Of a call that was sent while nothing limited it.
+    pub(crate) const fn unlimited(tenant: u64, demand: Demand) -> Self {
+        Self { tenant, demand, sent: 0, probe: false }
+    }
+}
+
+// === impl Tempo ===
+
+impl Tempo {
+    /// As it was, or as it has become if nothing was served for longer.
+    fn interval(&self, now: Micros) -> Micros {
+        let since = self.sampled.map_or(Micros::MAX, |sampled| now.saturating_sub(sampled) / u64::from(SAMPLE));
+        self.interval.max(since)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,370 @@
+//! What a 429 means for the calls that come after it.
+//!
+//! # Why not for all of them at once?
+//!
+//! A 429 with a `Retry-After` is the upstream's word on a credential, and holds for all that share it. One without a
+//! hint may be about one caller's requests alone (a limit by user, a prompt that is refused), and a caller who can
+//! stop all others by provoking it is worse than the limit. So it stops its own tenant, and everybody only when a
+//! second tenant meets one too. And no word of an upstream, a day least of all, is believed for longer than the cap:
+//! then one call finds out.
+
+use std::collections::HashMap;
+
+use crate::policy::micros::Micros;
+
+/// What an upstream said by its 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Throttled {
+    pub(crate) tenant: u64,
+    /// When to come back, where it said so.
+    pub(crate) hint: Option<Micros>,
+    /// When the call was sent.
+    pub(crate) sent: Micros,
+    /// How far apart calls start again.
+    pub(crate) interval: Micros,
+}
+
+/// Which calls wait for what an upstream said, by tenant.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    cap: Micros,
+    all: Pause,
+    tenants: HashMap<u64, Pause>,
+}
+
+/// One pause, and what follows it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pause {
+    until: Micros,
+    /// Those without a hint that came one upon the other.
+    failures: u32,
+    probe: Probe,
+    /// How far apart the calls that waited start again, until a call finds no other before it, and when the next may.
+    interval: Micros,
+    next: Micros,
+}
+
+/// How calls start again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Probe {
+    /// At the time that the upstream named.
+    #[default]
+    None,
+    /// One call finds out whether it is over.
+    Due,
+    /// It was sent at this time.
+    Sent(Micros),
+}
+
+/// Whether a call may be sent, as far as pauses go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Free,
+    /// To find out whether the pause is over, for the tenant or for all.
+    Probe,
+    /// Not before this long has passed.
+    Wait(Micros),
+}
+
+const SECOND: Micros = 1_000_000;
+/// The first wait without a hint, as the SDKs of the providers have it.
+const FIRST: Micros = SECOND;
+/// A refusal takes no longer. A probe that has no head by then is being served.
+const PROBE: Micros = 2 * SECOND;
+/// Tenants that are paused on their own. More of them pause everybody.
+const TENANTS: usize = 256;
+
+// === impl Pauses ===
+
+impl Pauses {
+    pub(crate) fn new(cap: Micros) -> Self {
+        Self { cap, all: Pause::default(), tenants: HashMap::new() }
+    }
+
+    /// Whether a call of `tenant` may be sent. Changes nothing.
+    pub(crate) fn look(&self, tenant: u64, now: Micros) -> Admission {
+        let own = self.tenants.get(&tenant).map_or(Admission::Free, |pause| pause.look(now));
+        match (self.all.look(now), own) {
+            (Admission::Wait(one), Admission::Wait(other)) => Admission::Wait(one.max(other)),
+            (Admission::Wait(wait), _) | (_, Admission::Wait(wait)) => Admission::Wait(wait),
+            (Admission::Probe, _) | (_, Admission::Probe) => Admission::Probe,
+            (Admission::Free, Admission::Free) => Admission::Free,
+        }
+    }
+
+    /// Whether this tenant waits alone.
+    pub(crate) fn is_paused_alone(&self, tenant: u64, now: Micros) -> bool {
+        self.tenants.get(&tenant).is_some_and(|pause| matches!(pause.look(now), Admission::Wait(_)))
+    }
+
+    /// A call is sent. Returns whether it is a probe.
+    pub(crate) fn send(&mut self, tenant: u64, now: Micros) -> bool {
+        let mut is_probe = false;
+        self.each(tenant, |pause| {
+            if pause.look(now) == Admission::Probe {
+                pause.probe = Probe::Sent(now);
+                is_probe = true;
+            }
+            if now >= pause.next.saturating_add(pause.interval) {
+                pause.interval = 0;
+            }
+            if pause.interval > 0 {
+                pause.next = pause.next.max(now).saturating_add(pause.interval);
+            }
+        });
+        is_probe
+    }
+
+    /// A probe was given up before it said anything.
+    pub(crate) fn give_back(&mut self, tenant: u64) {
+        self.each(tenant, |pause| {
+            if let Probe::Sent(_) = pause.probe {
+                pause.probe = Probe::Due;
+            }
+        });
+    }
+
+    /// A call was served, which was sent then: what paused before is over. Returns whether that is new.
+    pub(crate) fn passed(&mut self, tenant: u64, sent: Micros) -> bool {
+        let mut is_new = false;
+        self.each(tenant, |pause| {
+            if sent >= pause.until && (pause.failures > 0 || pause.probe != Probe::None) {
+                (pause.failures, pause.probe) = (0, Probe::None);
+                is_new = true;
+            }
+        });
+        is_new
+    }
+
+    /// How long a call waits behind so many others.
+    pub(crate) fn wait(&self, tenant: u64, ahead: u64, now: Micros) -> Micros {
+        let own = self.tenants.get(&tenant).map_or(0, |pause| pause.wait(ahead, now));
+        own.max(self.all.wait(ahead, now))
+    }
+
+    /// The upstream refused a call. Returns until when all are paused, if that is new.
+    pub(crate) fn throttled(&mut self, refusal: &Throttled, now: Micros) -> Option<Micros> {
+        let Throttled { tenant, hint, interval, .. } = *refusal;
+        self.tenants.retain(|_, pause| now < pause.until.saturating_add(self.cap));
+        if let Some(hint) = hint {
+            let probe = if hint > self.cap { Probe::Due } else { Probe::None };
+            return self.all.extend(hint.min(self.cap), probe, interval, now);
+        }
+        let met_by_another = self.tenants.iter().any(|(other, pause)| *other != tenant && pause.failures > 0);
+        let is_paused = self.all.until > now || self.all.probe != Probe::None;
+        if is_paused || met_by_another || self.tenants.len() >= TENANTS {
+            return self.all.back_off(refusal, self.cap, now);
+        }
+        self.tenants.entry(tenant).or_default().back_off(refusal, self.cap, now);
+        None
+    }
+
+    /// Until when all calls are paused; in the past if they are not.
+    pub(crate) fn until(&self) -> Micros {
+        self.all.until
+    }
+
+    /// Forgets all of it, if nothing of it matters any more.
+    pub(crate) fn forget(&mut self, now: Micros) -> bool {
+        let is_over = |pause: &Pause| pause.is_over(now);
+        let is_over = is_over(&self.all) && self.tenants.values().all(is_over);
+        if is_over {
+            (self.all, self.tenants) = (Pause::default(), HashMap::new());
+        }
+        is_over
+    }
+
+    fn each(&mut self, tenant: u64, mut change: impl FnMut(&mut Pause)) {
+        change(&mut self.all);
+        if let Some(pause) = self.tenants.get_mut(&tenant) {
+            change(pause);
+        }
+    }
+}
+
+// === impl Pause ===
+
+impl Pause {
+    fn look(&self, now: Micros) -> Admission {
+        let next = self.until.max(if self.interval > 0 { self.next } else { 0 });
+        if now < next {
+            return Admission::Wait(next - now);
+        }
+        match self.probe {
+            Probe::None => Admission::Free,
+            Probe::Due => Admission::Probe,
+            Probe::Sent(at) if now < at.saturating_add(PROBE) => Admission::Wait(at.saturating_add(PROBE) - now),
+            Probe::Sent(_) => Admission::Free,
+        }
+    }
+
+    /// Whether a call would find no trace of it.
+    fn is_over(&self, now: Micros) -> bool {
+        let is_spaced = self.interval > 0 && now < self.next.saturating_add(self.interval);
+        self.failures == 0 && self.probe == Probe::None && now >= self.until && !is_spaced
+    }
+
+    fn wait(&self, ahead: u64, now: Micros) -> Micros {
+        let next = if self.interval > 0 { self.next } else { 0 };
+        let start = self.until.max(next).saturating_sub(now);
+        start.saturating_add(self.interval.saturating_mul(ahead))
+    }
+
+    /// Until `wait` has passed, or later if it was later.
+    fn extend(&mut self, wait: Micros, probe: Probe, interval: Micros, now: Micros) -> Option<Micros> {
+        let until = now.saturating_add(wait);
+        if until <= self.until {
+            return None;
+        }
+        *self = Self { until, probe, failures: self.failures, interval, next: until };
+        Some(until)
+    }
+
+    /// Twice as long as before. Calls that were sent before this pause began say what is known.
+    fn back_off(&mut self, refusal: &Throttled, cap: Micros, now: Micros) -> Option<Micros> {
+        if self.until > 0 && refusal.sent < self.until {
+            return None;
+        }
+        let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(cap);
+        self.failures = self.failures.saturating_add(1);
+        self.extend(wait, Probe::Due, refusal.interval, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CAP: Micros = 60 * SECOND;
+    const ANN: u64 = 1;
+    const BOB: u64 = 2;
+
+    fn pauses() -> Pauses {
+        Pauses::new(CAP)
+    }
+
+    fn hint(pauses: &mut Pauses, hint: Micros, now: Micros) -> Option<Micros> {
+        pauses.throttled(&Throttled { tenant: ANN, hint: Some(hint), sent: now, interval: 0 }, now)
+    }
+
+    fn no_hint(pauses: &mut Pauses, tenant: u64, now: Micros) -> Option<Micros> {
+        pauses.throttled(&Throttled { tenant, hint: None, sent: now, interval: 0 }, now)
+    }
+
+    #[test]
+    fn a_hint_holds_for_all_and_is_never_shortened() {
+        let mut pauses = pauses();
+        assert_eq!(hint(&mut pauses, 20 * SECOND, 0), Some(20 * SECOND));
+        assert_eq!(hint(&mut pauses, SECOND, 2 * SECOND), None);
+        assert_eq!(pauses.look(BOB, 5 * SECOND), Admission::Wait(15 * SECOND));
+        // The upstream named the time: no probe is needed.
+        assert_eq!(pauses.look(BOB, 20 * SECOND), Admission::Free);
+    }
+
+    #[test]
+    fn a_day_is_a_minute_and_then_one_call_finds_out() {
+        let mut pauses = pauses();
+        hint(&mut pauses, 86_400 * SECOND, 0);
+        assert_eq!(pauses.look(BOB, 0), Admission::Wait(CAP));
+        assert_eq!(pauses.look(BOB, CAP), Admission::Probe);
+        pauses.send(BOB, CAP);
+        assert_eq!(pauses.look(ANN, CAP), Admission::Wait(PROBE));
+        // Refused again.
+        hint(&mut pauses, 86_400 * SECOND, CAP + 1);
+        assert_eq!(pauses.look(ANN, 2 * CAP), Admission::Wait(1));
+        pauses.send(BOB, 2 * CAP + 1);
+        pauses.passed(BOB, 2 * CAP + 1);
+        assert_eq!(pauses.look(ANN, 2 * CAP + 1), Admission::Free);
+    }
+
+    #[test]
+    fn a_probe_that_is_dropped_is_followed_by_another_and_one_without_a_refusal_is_being_served() {
+        let mut pauses = pauses();
+        no_hint(&mut pauses, ANN, 0);
+        assert_eq!(pauses.look(ANN, SECOND), Admission::Probe);
+        pauses.send(ANN, SECOND);
+        pauses.give_back(ANN);
+        assert_eq!(pauses.look(ANN, SECOND), Admission::Probe);
+        pauses.send(ANN, SECOND);
+        assert_eq!(pauses.look(ANN, SECOND + PROBE), Admission::Free);
+    }
+
+    #[test]
+    fn a_tenant_without_a_hint_stops_nobody_else_until_a_second_one_meets_it() {
+        let mut pauses = pauses();
+        assert_eq!(no_hint(&mut pauses, ANN, 0), None);
+        assert_eq!((pauses.look(ANN, 0), pauses.look(BOB, 0)), (Admission::Wait(SECOND), Admission::Free));
+        // However often.
+        for n in 0..10 {
+            let now = n * 2 * CAP;
+            assert_eq!(no_hint(&mut pauses, ANN, now), None);
+            assert_eq!(pauses.look(BOB, now), Admission::Free);
+        }
+        let now = 18 * CAP + SECOND;
+        assert_eq!(no_hint(&mut pauses, BOB, now), Some(now + SECOND));
+        assert_eq!(pauses.look(3, now), Admission::Wait(SECOND));
+    }
+
+    #[test]
+    fn waits_without_a_hint_double_and_what_was_on_its_way_doubles_nothing() {
+        let mut pauses = pauses();
+        let mut now = 0;
+        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+            no_hint(&mut pauses, ANN, now);
+            // Sent before the pause, and refused now.
+            pauses.throttled(&Throttled { tenant: ANN, hint: None, sent: now, interval: 0 }, now + 1);
+            assert_eq!(pauses.look(ANN, now), Admission::Wait(expected * SECOND));
+            now += expected * SECOND;
+        }
+        pauses.passed(ANN, now);
+        no_hint(&mut pauses, ANN, now + 1);
+        assert_eq!(pauses.look(ANN, now + 1), Admission::Wait(SECOND));
+    }
+
+    #[test]
+    fn calls_start_again_one_interval_apart_until_none_waits() {
+        let mut pauses = pauses();
+        pauses.throttled(&Throttled { tenant: ANN, hint: Some(5 * SECOND), sent: 0, interval: SECOND }, 0);
+        assert_eq!(pauses.wait(BOB, 3, 0), 8 * SECOND);
+        for n in 5..8 {
+            assert_eq!(pauses.look(BOB, n * SECOND), Admission::Free);
+            pauses.send(BOB, n * SECOND);
+            assert_eq!(pauses.look(BOB, n * SECOND), Admission::Wait(SECOND));
+            pauses.passed(BOB, n * SECOND);
+        }
+        // A second without a call: no line is left.
+        pauses.send(BOB, 9 * SECOND);
+        assert_eq!(pauses.look(BOB, 9 * SECOND), Admission::Free);
+    }
+
+    #[test]
+    fn tenants_without_end_are_not_kept() {
+        let mut pauses = pauses();
+        for tenant in 0..10_000 {
+            no_hint(&mut pauses, tenant, 0);
+        }
+        assert!(pauses.tenants.len() <= TENANTS);
+    }
+
+    proptest! {
+        /// Nobody waits for longer than the cap, whatever the upstream says.
+        #[test]
+        fn no_pause_outlasts_the_cap(
+            refusals in proptest::collection::vec((0..4_u64, proptest::option::of(0..u64::MAX), 0..90 * SECOND), 1..60),
+        ) {
+            let (mut pauses, mut now) = (pauses(), 0);
+            for (tenant, hint, later) in refusals {
+                now += later;
+                pauses.throttled(&Throttled { tenant, hint, sent: now, interval: 0 }, now);
+                for tenant in 0..4 {
+                    if let Admission::Wait(wait) = pauses.look(tenant, now) {
+                        prop_assert!(wait <= CAP);
+                    }
+                    prop_assert!(!matches!(pauses.look(tenant, now + CAP + PROBE), Admission::Wait(_)));
+                }
+            }
+        }
+    }
+}

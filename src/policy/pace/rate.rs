@@ -1,0 +1,75 @@
+use std::time::Duration;
+
+/// How much is allowed in a time, and how much of it at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_buttress::Rate;
+///
+/// // One call a second, evenly spaced; after a quiet time five at once.
+/// let rate = Rate::per_minute(60).burst(5);
+/// assert_eq!(rate, Rate::new(60, Duration::from_secs(60)).burst(5));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    units: u64,
+    per: Duration,
+    burst: Option<u64>,
+}
+
+const MICROSECOND: Duration = Duration::from_micros(1);
+
+// === impl Rate ===
+
+impl Rate {
+    /// `units` in each `per`; at least one, and at least a microsecond.
+    #[must_use]
+    pub const fn new(units: u64, per: Duration) -> Self {
+        let units = if units == 0 { 1 } else { units };
+        let per = if per.as_nanos() < MICROSECOND.as_nanos() { MICROSECOND } else { per };
+        Self { units, per, burst: None }
+    }
+
+    /// `units` a second.
+    #[must_use]
+    pub const fn per_second(units: u64) -> Self {
+        Self::new(units, Duration::from_secs(1))
+    }
+
+    /// `units` a minute.
+    #[must_use]
+    pub const fn per_minute(units: u64) -> Self {
+        Self::new(units, Duration::from_secs(60))
+    }
+
+    /// How much may be taken at once after a quiet time.
+    ///
+    /// Default: for a limit of an upstream, one: its calls are evenly spaced, and no window of any length sees more
+    /// than the rate. For a limit of callers all of it.
+    #[must_use]
+    pub const fn burst(mut self, units: u64) -> Self {
+        self.burst = Some(if units == 0 { 1 } else { units });
+        self
+    }
+
+    /// How much is allowed in each [`per`](Self::per).
+    #[must_use]
+    pub const fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// The time in which it is allowed.
+    #[must_use]
+    pub const fn per(&self) -> Duration {
+        self.per
+    }
+
+    /// The same, where `units` may be taken at once unless something else was set.
+    pub(crate) fn or_burst(self, units: u64) -> Self {
+        Self { burst: self.burst.or(Some(units.max(1))), ..self }
+    }
+
+    pub(super) fn at_once(&self) -> u64 {
+        self.burst.unwrap_or(1)
+    }
+}

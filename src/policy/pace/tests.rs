@@ -1,0 +1,105 @@
+use std::time::Duration;
+
+use super::*;
+
+const CAP: Micros = 60 * SECOND;
+const ANN: u64 = 1;
+const BOB: u64 = 2;
+
+fn call(tokens: u64) -> Demand {
+    Demand { requests: 1, input: tokens, output: 0 }
+}
+
+fn pacer(rates: &[(Unit, Rate)]) -> Pacer {
+    Pacer::new(rates.iter().map(|(unit, rate)| Bucket::new(*unit, *rate)).collect(), CAP)
+}
+
+fn go(pacer: &mut Pacer, tenant: u64, tokens: u64, now: Micros) -> Grant {
+    match pacer.admit(tenant, call(tokens), now) {
+        Turn::Go(grant) => grant,
+        Turn::Wait(wait) => panic!("waits for {wait}"),
+    }
+}
+
+#[test]
+fn without_rates_nothing_waits_until_a_429() {
+    let mut pacer = pacer(&[]);
+    let now = 100 * SECOND;
+    let grants: Vec<Grant> = (0..100).map(|_| go(&mut pacer, ANN, 0, now)).collect();
+    // Four a second were served.
+    for sample in [68, 84, 100] {
+        pacer.served(&grants[0]);
+        pacer.sample(sample * SECOND);
+    }
+    assert!(pacer.is_open(now));
+    assert_eq!(pacer.throttled(&grants[60], Some(20 * SECOND), now), Some(now + 20 * SECOND));
+    // The other refusals of the same moment say the same.
+    assert_eq!(pacer.throttled(&grants[61], Some(20 * SECOND), now), None);
+    assert!(!pacer.is_open(now));
+    // They start again as they were served.
+    let start = now + 20 * SECOND;
+    assert_eq!(pacer.wait(BOB, &Demand { requests: 8, ..Demand::default() }, &call(0), now), 22 * SECOND);
+    assert_eq!(pacer.admit(BOB, call(0), start - 1), Turn::Wait(1));
+    go(&mut pacer, BOB, 0, start);
+    assert_eq!(pacer.admit(BOB, call(0), start), Turn::Wait(SECOND / 4));
+    assert!(!pacer.is_open(start));
+    assert!(pacer.is_open(start + SECOND));
+}
+
+#[test]
+fn what_was_not_sent_is_given_back_and_a_429_used_no_tokens() {
+    let mut pacer =
+        pacer(&[(Unit::Requests, Rate::per_minute(60)), (Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
+    let grant = go(&mut pacer, ANN, 1000, 0);
+    assert!(matches!(pacer.admit(ANN, call(1000), 0), Turn::Wait(_)));
+    pacer.give_back(&grant, false, 0);
+    assert!(pacer.is_idle(0));
+
+    let grant = go(&mut pacer, ANN, 1000, 0);
+    pacer.throttled(&grant, Some(5 * SECOND), 0);
+    assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND - 1), Turn::Wait(1));
+    // The very call that was refused goes when the pause is over, and the next one has to wait for its tokens.
+    go(&mut pacer, ANN, 1000, 5 * SECOND);
+    assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND), Turn::Wait(10 * SECOND));
+}
+
+#[test]
+fn a_probe_that_is_given_up_leaves_its_turn_to_the_next() {
+    let mut pacer = pacer(&[]);
+    let first = go(&mut pacer, ANN, 0, 0);
+    pacer.throttled(&first, None, 0);
+    let probe = go(&mut pacer, ANN, 0, SECOND);
+    assert!(matches!(pacer.admit(ANN, call(0), SECOND), Turn::Wait(_)));
+    pacer.give_back(&probe, true, SECOND);
+    let next = 2 * SECOND;
+    let probe = go(&mut pacer, ANN, 0, next);
+    pacer.served(&probe);
+    assert_eq!(
+        pacer.admit(ANN, call(0), next + SECOND),
+        Turn::Go(Grant { probe: false, sent: next + SECOND, ..probe })
+    );
+}
+
+#[test]
+fn limits_are_learned_once_and_then_followed() {
+    let mut pacer = pacer(&[]);
+    let quota = |remaining, seconds| Quota {
+        unit: Unit::Requests,
+        window: None,
+        limit: Some(60),
+        remaining: Some(remaining),
+        reset: Some(crate::proto::rate_limit::Reset {
+            after: Duration::from_secs(seconds),
+            resolution: Duration::from_millis(1),
+        }),
+    };
+    pacer.observe(&[quota(30, 30)], false, 0);
+    assert!(pacer.buckets().is_empty());
+    pacer.observe(&[quota(30, 30)], true, 0);
+    pacer.observe(&[quota(2, 58)], true, 0);
+    assert_eq!(pacer.buckets().len(), 1);
+    for _ in 0..2 {
+        go(&mut pacer, ANN, 0, 0);
+    }
+    assert_eq!(pacer.admit(ANN, call(0), 0), Turn::Wait(SECOND));
+}

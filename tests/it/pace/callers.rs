@@ -1,0 +1,92 @@
+//! Limits of our own, for each caller.
+
+use tower::Layer;
+use tower_buttress::Rate;
+
+use super::*;
+use crate::support::secs;
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_has_used_its_share_is_refused_and_the_others_are_not() {
+    let calls = Calls::new();
+    let layer = PaceLayer::per_caller().requests(Rate::per_minute(3));
+    let service = layer.layer(upstream(&calls, |_| answer(200, &[])));
+    for left in (0..3).rev() {
+        let answer = service.clone().oneshot(ask("leaked")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["ratelimit-policy"], "\"requests\";q=3;w=60");
+        assert_eq!(answer.headers()["ratelimit"], format!("\"requests\";r={left};t={}", (3 - left) * 20));
+    }
+    let refused = service.clone().oneshot(ask("leaked")).await.unwrap();
+    assert_eq!((kind(&refused), retry_after(&refused)), (Some(RejectionKind::Paced), 20));
+    assert_eq!(service.clone().oneshot(ask("other")).await.unwrap().status(), 200);
+    tokio::time::sleep(secs(20)).await;
+    assert_eq!(service.clone().oneshot(ask("leaked")).await.unwrap().status(), 200);
+    assert_eq!(calls.times().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_has_so_many_calls_at_a_time() {
+    let layer = PaceLayer::per_caller().concurrency(2);
+    let service = layer.layer(service_fn(|_: Ask| async {
+        tokio::time::sleep(secs(1)).await;
+        Ok::<_, Infallible>(answer(200, &[]))
+    }));
+    let call = || service.clone().oneshot(ask("a"));
+    let (first, second, third) = tokio::join!(call(), call(), call());
+    let third = third.unwrap();
+    assert_eq!((third.status().as_u16(), kind(&third)), (429, Some(RejectionKind::Paced)));
+    assert_eq!(second.unwrap().headers()["ratelimit"], "\"concurrency\";r=0;t=0");
+    // One whose body is unread is under way.
+    assert_eq!(layer.stats().in_flight, 1);
+    assert_eq!(first.as_ref().unwrap().headers()["ratelimit-policy"], "\"concurrency\";q=2;qu=\"concurrent-requests\"");
+    drop(first);
+    assert_eq!(layer.stats().in_flight, 0);
+    assert_eq!(call().await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_may_wait_waits_for_its_own_calls() {
+    let layer = PaceLayer::per_caller().concurrency(1).max_wait(secs(10));
+    let service = layer.layer(service_fn(|_: Ask| async {
+        tokio::time::sleep(secs(1)).await;
+        Ok::<_, Infallible>(answer(200, &[]))
+    }));
+    let start = Instant::now();
+    let whole = |tenant| {
+        let service = service.clone();
+        async move { drop(service.oneshot(ask(tenant)).await.unwrap()) }
+    };
+    tokio::join!(whole("a"), whole("a"), whole("b"), whole("a"));
+    assert_eq!((start.elapsed(), layer.stats().waiting, layer.stats().in_flight), (secs(3), 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_upstreams_429_is_not_the_callers_fault() {
+    let calls = Calls::new();
+    let layer = PaceLayer::per_caller().requests(Rate::per_minute(60));
+    let service = layer.layer(upstream(&calls, |_| answer(429, &[("retry-after", "20")])));
+    for _ in 0..2 {
+        assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
+    }
+    assert_eq!(calls.times(), [0.0, 0.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_without_end_share_what_room_there_is() {
+    let calls = Calls::new();
+    let layer = PaceLayer::per_caller().requests(Rate::per_minute(1)).max_keys(100);
+    let service = layer.layer(upstream(&calls, |_| answer(200, &[])));
+    let mut served = 0;
+    for caller in 0..1_000 {
+        let answer = service.clone().oneshot(ask(&format!("caller {caller}"))).await.unwrap();
+        served += u32::from(answer.status() == 200);
+    }
+    // A hundred, and those without a key of their own have one between them.
+    assert_eq!((served, layer.stats().keys), (101, 100));
+    // Who has a key keeps it, and is limited still.
+    assert_eq!(service.clone().oneshot(ask("caller 1")).await.unwrap().status(), 429);
+    // A minute later all are as new, and make room.
+    tokio::time::sleep(secs(61)).await;
+    assert_eq!(service.clone().oneshot(ask("caller 999")).await.unwrap().status(), 200);
+}

@@ -1,0 +1,184 @@
+//! What a 429 does to the calls that come after it.
+
+use futures_util::future::join_all;
+use tower::Layer;
+use tower_buttress::Deadline;
+use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
+
+use super::*;
+use crate::support::{Log, secs};
+
+fn fails_at_first(headers: &'static [(&'static str, &'static str)]) -> impl Fn(usize) -> Answer + Clone {
+    move |call| if call == 1 { answer(429, headers) } else { answer(200, &[]) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_pauses_all_callers_and_they_start_again_one_after_the_other() {
+    let log = Arc::new(Log::default());
+    let layer = PaceLayer::new().observer(log.clone());
+    let calls = Calls::new();
+    let service = layer.layer(upstream(&calls, fails_at_first(&[("retry-after", "20")])));
+    assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
+    assert_eq!(layer.stats().paused, Some(secs(20)));
+    let waiting = join_all(["a", "b", "c"].map(|tenant| service.clone().oneshot(ask(tenant))));
+    for answer in waiting.await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    // What was served before is not known: a second apart.
+    assert_eq!((calls.times(), calls.tenants()), (vec![0.0, 20.0, 21.0, 22.0], "aabc".to_owned()));
+    // With nobody before it, a call waits for nothing.
+    tokio::time::sleep(secs(5)).await;
+    let at_once = join_all(["a", "b", "c"].map(|tenant| service.clone().oneshot(ask(tenant))));
+    at_once.await;
+    assert_eq!(calls.times()[4..], [27.0; 3]);
+    assert_eq!(log.names(), ["paused: pace"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_wait_that_long_is_told_the_true_wait_at_once() {
+    let layer = PaceLayer::new();
+    let calls = Calls::new();
+    let service = layer.layer(upstream(&calls, fails_at_first(&[("retry-after", "45")])));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let start = Instant::now();
+    let refused = service.clone().oneshot(ask("b")).await.unwrap();
+    assert_eq!((refused.status().as_u16(), kind(&refused)), (429, Some(RejectionKind::Paced)));
+    assert_eq!((start.elapsed(), retry_after(&refused)), (secs(0), 45));
+
+    tokio::time::sleep(secs(20)).await;
+    let mut hurried = ask("b");
+    hurried.extensions_mut().insert(Deadline::after(secs(24)).unwrap());
+    assert_eq!(retry_after(&service.clone().oneshot(hurried).await.unwrap()), 25);
+    assert_eq!(service.clone().oneshot(ask("b")).await.unwrap().status(), 200);
+    assert_eq!(calls.times(), [0.0, 45.0]);
+
+    let mut grpc = ask("a");
+    grpc.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    let layer = PaceLayer::new();
+    let service = layer.layer(upstream(&calls, |_| answer(429, &[("retry-after", "50")])));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let refused = service.clone().oneshot(grpc).await.unwrap();
+    assert_eq!(refused.headers()["grpc-status"], "8");
+    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], "50000");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_begins_while_a_call_waits_is_its_wait_too() {
+    let layer = PaceLayer::new().requests(tower_buttress::Rate::per_minute(60)).max_wait(secs(15));
+    let calls = Calls::new();
+    let service = layer.layer(upstream(&calls, fails_at_first(&[("retry-after", "20")])));
+    let (first, second) = tokio::join!(service.clone().oneshot(ask("a")), service.clone().oneshot(ask("b")));
+    assert_eq!(first.unwrap().status(), 429);
+    let second = second.unwrap();
+    assert_eq!((kind(&second), retry_after(&second), calls.times().len()), (Some(RejectionKind::Paced), 20, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_of_a_day_pauses_for_a_minute_and_then_one_call_finds_out() {
+    let layer = PaceLayer::new().max_wait(secs(300));
+    let calls = Calls::new();
+    let day = |call| if call <= 2 { answer(429, &[("retry-after", "86400")]) } else { answer(200, &[]) };
+    let service = layer.layer(upstream(&calls, day));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let answers = join_all((0..4).map(|_| service.clone().oneshot(ask("b")))).await;
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.as_ref().unwrap().status().as_u16()).collect();
+    // The first of them is the probe, and is refused.
+    assert_eq!(statuses, [429, 200, 200, 200]);
+    assert_eq!(calls.times(), [0.0, 60.0, 120.0, 121.0, 122.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_meets_429s_without_a_hint_stops_nobody_else() {
+    let layer = PaceLayer::new();
+    let calls = Calls::new();
+    let counted = calls.clone();
+    let service = layer.layer(service_fn(move |request: Ask| {
+        counted.begin(&request);
+        let status = if Tenant::of(&request) == Some("bad") { 429 } else { 200 };
+        async move { Ok::<_, Infallible>(answer(status, &[])) }
+    }));
+    for _ in 0..5 {
+        assert_eq!(service.clone().oneshot(ask("bad")).await.unwrap().status(), 429);
+        let start = Instant::now();
+        assert_eq!(service.clone().oneshot(ask("good")).await.unwrap().status(), 200);
+        assert_eq!(start.elapsed(), secs(0));
+    }
+    // It waits longer each time.
+    let bad: Vec<f64> = calls.times().into_iter().step_by(2).collect();
+    assert_eq!(bad, [0.0, 1.0, 3.0, 7.0, 15.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_tenants_that_meet_429s_without_a_hint_stop_all() {
+    let layer = PaceLayer::new();
+    let calls = Calls::new();
+    let service = layer.layer(upstream(&calls, |call| answer(if call <= 2 { 429 } else { 200 }, &[])));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    service.clone().oneshot(ask("b")).await.unwrap();
+    assert_eq!(service.clone().oneshot(ask("c")).await.unwrap().status(), 200);
+    assert_eq!(calls.times(), [0.0, 0.0, 1.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reset_of_a_limit_of_which_nothing_is_left_is_a_hint() {
+    let calls = Calls::new();
+    let headers = &[("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "7.66s")];
+    let service = PaceLayer::new().layer(upstream(&calls, fails_at_first(headers)));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    service.clone().oneshot(ask("b")).await.unwrap();
+    assert_eq!(calls.times(), [0.0, 7.66]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_429_or_the_requests_own_matter_pauses_nothing() {
+    // As for a request that is larger than the limit itself.
+    let classifier = |outcome: &Outcome<'_>| {
+        let verdict = Standard::new().classify(outcome);
+        match outcome.headers().is_some_and(|headers| headers.contains_key("x-too-large")) {
+            true => Verdict::new(NextStep::TryAnother, Health::Success),
+            false => verdict,
+        }
+    };
+    let calls = Calls::new();
+    let service = PaceLayer::new().classifier(classifier).layer(upstream(&calls, |call| match call {
+        1 => answer(429, &[("x-too-large", "1"), ("retry-after", "9")]),
+        2 => answer(503, &[("retry-after", "9")]),
+        3 => answer(402, &[("retry-after", "9")]),
+        _ => answer(200, &[]),
+    }));
+    for _ in 0..4 {
+        service.clone().oneshot(ask("a")).await.unwrap();
+    }
+    assert_eq!(calls.times(), [0.0; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_do_not_wait_for_each_other() {
+    let layer = PaceLayer::new();
+    let calls = Calls::new();
+    let service = layer.layer(upstream(&calls, fails_at_first(&[("retry-after", "20")])));
+    let with = |credential: &str| {
+        let mut request = ask("a");
+        request.headers_mut().insert("authorization", credential.parse().unwrap());
+        request
+    };
+    service.clone().oneshot(with("Bearer one")).await.unwrap();
+    service.clone().oneshot(with("Bearer two")).await.unwrap();
+    service.clone().oneshot(with("Bearer one")).await.unwrap();
+    assert_eq!(calls.times(), [0.0, 0.0, 20.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_off_pauses_nothing() {
+    let calls = Calls::new();
+    let service = PaceLayer::disabled().layer(upstream(&calls, |_| answer(429, &[("retry-after", "20")])));
+    for _ in 0..3 {
+        assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
+    }
+    let service =
+        PaceLayer::new().max_pause(secs(0)).layer(upstream(&calls, |_| answer(429, &[("retry-after", "20")])));
+    for _ in 0..3 {
+        assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
+    }
+    assert_eq!(calls.times(), [0.0; 6]);
+}

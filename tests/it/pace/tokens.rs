@@ -1,0 +1,79 @@
+//! What is reserved of a limit of tokens, and what it is corrected to.
+
+use tower::Layer;
+use tower_buttress::{Rate, TokenEstimate};
+
+use super::*;
+use crate::support::secs;
+
+fn chat(estimate: TokenEstimate) -> Ask {
+    let mut request = ask("a");
+    *request.uri_mut() = "http://provider/v1/chat/completions".parse().unwrap();
+    request.extensions_mut().insert(estimate);
+    request
+}
+
+fn says(content_type: &str, body: &str) -> Answer {
+    let mut answer = answer(200, &[("content-type", content_type)]);
+    *answer.body_mut() = Full::from(body.to_owned());
+    answer
+}
+
+/// How long a call waits after another one that was answered so, and whose body was read or not: a thousand tokens a minute,
+/// of which each reserves all.
+async fn waits_after(answer: Answer, read: bool) -> f64 {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().tokens(Rate::per_minute(1_000).burst(1_000)).max_wait(secs(1_000));
+    let service = layer.layer(upstream(&calls, move |_| answer.clone()));
+    let estimate = TokenEstimate::new().input(400).max_output(512);
+    let first = service.clone().oneshot(chat(estimate)).await.unwrap();
+    if read {
+        http_body_util::BodyExt::collect(first.into_body()).await.unwrap();
+    } else {
+        drop(first);
+    }
+    service.clone().oneshot(chat(TokenEstimate::new().input(1_000).max_output(0))).await.unwrap();
+    calls.times()[1]
+}
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn what_an_answer_says_that_it_used_is_what_it_costs() {
+    let json =
+        r#"{"choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":50}}"#;
+    assert_eq!(waits_after(says("application/json", json), true).await, 9.0);
+    let stream = concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":200,\"completion_tokens\":100}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    assert_eq!(waits_after(says("text/event-stream", stream), true).await, 18.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_said_costs_what_was_reserved_and_an_error_nothing() {
+    assert_eq!(waits_after(says("text/plain", "hello"), true).await, 54.72);
+    let mut error = says("application/json", "{}");
+    *error.status_mut() = http::StatusCode::BAD_REQUEST;
+    assert_eq!(waits_after(error, true).await, 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_has_used_its_prompt_and_what_it_saw() {
+    assert_eq!(waits_after(says("text/plain", "hello"), false).await, 24.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_estimate_the_length_of_the_body_is_one() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().input_tokens(Rate::per_minute(1_000)).max_wait(secs(1_000));
+    let service = layer.layer(upstream(&calls, |_| answer(200, &[])));
+    for _ in 0..2 {
+        let mut request = ask("a");
+        *request.body_mut() = "four".repeat(500);
+        service.clone().oneshot(request).await.unwrap();
+    }
+    // Five hundred tokens each.
+    assert_eq!(calls.times(), [0.0, 30.0]);
+}
