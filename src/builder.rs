@@ -5,6 +5,7 @@ use http::request::Parts;
 use tower::ServiceBuilder;
 use tower_layer::Stack;
 
+use crate::layers::any_error::AnyErrorLayer;
 use crate::layers::circuit_breaker::CircuitBreakerLayer;
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::dedup::DedupLayer;
@@ -88,6 +89,9 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
 
     /// Bounds the wait for the first data of the response. See [`FirstByteTimeoutLayer`].
     fn first_byte_timeout(self, limit: Duration) -> ServiceBuilder<Stack<FirstByteTimeoutLayer, L>>;
+
+    /// Makes the error of the service inside one that the layers outside can judge. See [`AnyErrorLayer`].
+    fn any_error(self) -> ServiceBuilder<Stack<AnyErrorLayer, L>>;
 }
 
 mod sealed {
@@ -150,5 +154,9 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
 
     fn first_byte_timeout(self, limit: Duration) -> ServiceBuilder<Stack<FirstByteTimeoutLayer, L>> {
         self.layer(FirstByteTimeoutLayer::new(limit))
+    }
+
+    fn any_error(self) -> ServiceBuilder<Stack<AnyErrorLayer, L>> {
+        self.layer(AnyErrorLayer::new())
     }
 }

@@ -1,5 +1,6 @@
 //! One folder per layer: what it is for in `mod.rs`, then `layer.rs`, `service.rs`, and what it returns.
 
+pub(crate) mod any_error;
 pub(crate) mod circuit_breaker;
 pub(crate) mod connect_timeout;
 pub(crate) mod deadline;

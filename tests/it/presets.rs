@@ -193,6 +193,7 @@ async fn by_name_on_a_builder_they_are_the_same_layers() {
         .circuit_breaker()
         .idle_body_timeout(secs(15))
         .first_byte_timeout(secs(20))
+        .any_error()
         .service(service);
     let response = service.clone().oneshot(asked()).await.unwrap();
     assert_eq!((response.status().as_u16(), Attempts::of(&response)), (200, Attempts(2)));
