@@ -32,8 +32,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::Request;
+
 pub use self::grpc::Grpc;
 pub(crate) use self::outcome::EarlyTrailers;
+use self::outcome::KeptRequest;
 pub use self::outcome::{Outcome, RequestView};
 pub use self::standard::Standard;
 use crate::proto::retry_after::RetryAfter;
@@ -110,6 +113,12 @@ pub enum Matter {
 pub trait Classify: Send + Sync {
     /// The verdict.
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict;
+
+    /// Whether it looks at the [request](Outcome::request), of which a layer that does not keep it anyway then makes a copy
+    /// for each call. Default: yes.
+    fn needs_request(&self) -> bool {
+        true
+    }
 }
 
 /// The classifier that a layer carries. The default one is called directly, since each call asks it.
@@ -117,6 +126,8 @@ pub trait Classify: Send + Sync {
 pub(crate) enum Classifier {
     Standard(Standard),
     Other(Arc<dyn Classify>),
+    /// For one call, whose request it shows to the classifier.
+    ForCall(Arc<dyn Classify>, Arc<KeptRequest>),
 }
 
 // === impl NextStep ===
@@ -190,6 +201,10 @@ impl Classify for Arc<dyn Classify> {
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
         (**self).classify(outcome)
     }
+
+    fn needs_request(&self) -> bool {
+        (**self).needs_request()
+    }
 }
 
 // === impl Classifier ===
@@ -197,6 +212,17 @@ impl Classify for Arc<dyn Classify> {
 impl Classifier {
     pub(crate) fn new(classifier: impl Classify + 'static) -> Self {
         Self::Other(Arc::new(classifier))
+    }
+
+    /// The same for one call, where the layer does not keep the request itself.
+    #[inline]
+    pub(crate) fn for_call<B>(self, request: &Request<B>) -> Self {
+        match self {
+            Self::Other(classifier) if classifier.needs_request() => {
+                Self::ForCall(classifier, Arc::new(KeptRequest::of(request)))
+            }
+            other => other,
+        }
     }
 
     pub(crate) const fn is_standard(&self) -> bool {
@@ -208,6 +234,7 @@ impl Classifier {
         match self {
             Self::Standard(classifier) => classifier.classify(outcome),
             Self::Other(classifier) => classifier.classify(outcome),
+            Self::ForCall(classifier, request) => classifier.classify(&outcome.with_request(request.view())),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Call {
         let started = if shard.limits().has_slow() { shard.nanos(clock::now()) } else { Nanos::NONE };
         Self {
             phase: Phase::Waiting(permit),
-            classifier,
+            classifier: classifier.for_call(request),
             caller: caller::of(request),
             first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
             upload: Upload::watch(request.body_mut()),

@@ -109,6 +109,10 @@ impl Classify for Grpc {
             _ => self.http.classify(outcome),
         }
     }
+
+    fn needs_request(&self) -> bool {
+        false
+    }
 }
 
 fn of_status(code: u8, headers: &HeaderMap) -> Verdict {

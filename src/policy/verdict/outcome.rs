@@ -40,6 +40,14 @@ pub struct RequestView<'a> {
     pub extensions: &'a Extensions,
 }
 
+/// The same, kept until the call has ended.
+#[derive(Clone)]
+pub(crate) struct KeptRequest {
+    method: Method,
+    uri: Uri,
+    extensions: Extensions,
+}
+
 /// In the extensions of a response whose body began with its trailers: they say what it comes to, and nothing of it has
 /// gone to the caller yet.
 #[derive(Clone, Debug)]
@@ -94,7 +102,7 @@ impl<'a> Outcome<'a> {
         self
     }
 
-    /// The request, where the layer that asks has kept it: retries and fallbacks do, the breaker does not.
+    /// The request. All layers show it to the classifiers that [need](super::Classify::needs_request) it.
     #[must_use]
     pub const fn request(&self) -> Option<RequestView<'a>> {
         self.request
@@ -197,6 +205,18 @@ impl<'a> RequestView<'a> {
     #[must_use]
     pub const fn new(method: &'a Method, uri: &'a Uri, extensions: &'a Extensions) -> Self {
         Self { method, uri, extensions }
+    }
+}
+
+// === impl KeptRequest ===
+
+impl KeptRequest {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self { method: request.method().clone(), uri: request.uri().clone(), extensions: request.extensions().clone() }
+    }
+
+    pub(crate) const fn view(&self) -> RequestView<'_> {
+        RequestView::new(&self.method, &self.uri, &self.extensions)
     }
 }
 

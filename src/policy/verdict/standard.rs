@@ -140,6 +140,10 @@ impl Classify for Standard {
             }),
         }
     }
+
+    fn needs_request(&self) -> bool {
+        false
+    }
 }
 
 fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {

@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
-use tower_buttress::verdict::Grpc;
+use tower_buttress::verdict::{Classify, Grpc, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
     CallBody, CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState,
     CircuitWindow, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowCallBy,
@@ -806,4 +806,26 @@ async fn only_a_run_can_be_asked_for() {
     advance(secs(5)).await;
     rig.calls(3).await;
     assert_eq!(rig.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_classifier_sees_the_request() {
+    // Of one path only, a 404 means that the upstream is not whole.
+    let by_path = |outcome: &Outcome<'_>| {
+        let path = outcome.request().map(|request| request.uri.path().to_owned());
+        match (outcome.status(), path.as_deref()) {
+            (Some(StatusCode::NOT_FOUND), Some("/v1/chat")) => Verdict::new(NextStep::GiveUp, Health::Failure),
+            _ => Standard::new().classify(outcome),
+        }
+    };
+    for (uri, state) in [("/v1/chat", CircuitState::Open), ("/v1/files", CircuitState::Closed)] {
+        let layer = CircuitBreakerLayer::new().classifier(by_path);
+        for _ in 0..10 {
+            let mut asked = request("GET", []);
+            *asked.uri_mut() = uri.parse().unwrap();
+            let service = layer.layer(Upstream::new([Answer::status(404)]));
+            service.oneshot(asked).await.unwrap().into_body().collect().await.unwrap();
+        }
+        assert_eq!(layer.handle().state(), state, "{uri}");
+    }
 }
