@@ -173,7 +173,9 @@ pub mod store;
 
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
-pub use self::call::{Authenticated, Memory, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant};
+pub use self::call::{
+    Authenticated, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant,
+};
 pub use self::event::{Event, Observer};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
 pub use self::layers::circuit_breaker::{

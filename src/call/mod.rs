@@ -2,6 +2,7 @@
 
 mod caller;
 mod memory;
+mod model;
 mod options;
 mod origin;
 mod report;
@@ -9,6 +10,7 @@ mod report;
 pub use self::caller::{Authenticated, Tenant};
 pub use self::memory::Memory;
 pub(crate) use self::memory::Reservation;
+pub use self::model::Model;
 pub use self::options::{NoFallback, NoRetry, NoStore};
 pub use self::origin::{PinTo, ServedBy};
 pub use self::report::RetryReport;

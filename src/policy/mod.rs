@@ -8,6 +8,7 @@ pub(crate) mod flight;
 pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;
+pub(crate) mod known_models;
 pub(crate) mod micros;
 pub(crate) mod pace;
 pub(crate) mod queue;

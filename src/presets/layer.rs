@@ -76,7 +76,7 @@ impl ResilienceLayer {
             fallbacks: Vec::new(),
             memory: Memory::default(),
             retry: RetryAfterBackoffLayer::new(),
-            breaker: CircuitBreakerLayer::new().configure(|config| {
+            breaker: CircuitBreakerLayer::new().key_by_model().configure(|config| {
                 // A probe may be silent as long as any call, and no less long than by default.
                 let probe_timeout = limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
                 config.first_byte(limits.first_byte).probe_timeout(probe_timeout)

@@ -1,7 +1,7 @@
 //! The circuits that clones of a layer share, with the services they make.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::permit::Permit;
 use super::registry::Registry;
 use crate::event::Emitter;
 use crate::policy::breaker::Breaker;
+use crate::policy::known_models::{KnownModels, ModelKey};
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
 
@@ -24,6 +25,7 @@ pub(super) struct BreakerSet {
     /// Of the calls without a key.
     unkeyed: Arc<Circuit>,
     keyed: Registry,
+    models: RwLock<KnownModels>,
     emitter: Arc<SharedEmitter>,
     prober: Arc<OnceLock<Prober>>,
     /// Gone with the last clone of the layer and of its services: what works for them ends.
@@ -39,6 +41,7 @@ impl BreakerSet {
             unkeyed: circuit(&config, None, &emitter, &prober),
             keyed: Registry::new(config.max_keys),
             config: Mutex::new(config),
+            models: RwLock::default(),
             emitter,
             prober,
             alive: watch::Sender::new(()),
@@ -55,6 +58,24 @@ impl BreakerSet {
             },
             None => self.unkeyed.admit(clock::now),
         }
+    }
+
+    /// The key of calls to this host and model, and whether the model is to be [learned](Self::learn) when it is served.
+    pub(super) fn model_key(&self, host: &str, model: Option<&str>) -> (Option<Arc<str>>, bool) {
+        let found = self.models.read().unwrap_or_else(PoisonError::into_inner).key(host, model);
+        match found {
+            ModelKey::Known(key) => (Some(key), false),
+            ModelKey::Unknown(key) => (Some(key), true),
+            ModelKey::NewHost if self.models.write().unwrap_or_else(PoisonError::into_inner).add_host(host) => {
+                self.model_key(host, model)
+            }
+            ModelKey::NewHost => (None, false),
+        }
+    }
+
+    #[cold]
+    pub(super) fn learn(&self, host: &str, model: &str) {
+        self.models.write().unwrap_or_else(PoisonError::into_inner).learn(host, model);
     }
 
     #[inline]

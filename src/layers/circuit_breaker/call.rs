@@ -20,6 +20,7 @@ use http_body_util::Full;
 
 use super::caller;
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
+use super::gate::NewModel;
 use super::permit::Permit;
 use super::shard::{CounterShard, Nanos};
 use crate::admission::{self, End, Watch};
@@ -38,6 +39,8 @@ pub struct Call {
     /// The limit for the first byte that the request itself names.
     first_byte: Option<Duration>,
     upload: Upload,
+    /// To be learned when the upstream serves it.
+    learns: Option<Box<NewModel>>,
     /// When it began, where it matters how long it takes.
     started: Nanos,
     /// Since when it waits for its first data; of a stream, when data last was evidence of life.
@@ -74,7 +77,12 @@ const EVIDENCE: Duration = Duration::from_secs(1);
 
 impl Call {
     #[inline]
-    pub(super) fn new<B>(permit: Permit, classifier: Classifier, request: &mut Request<B>) -> Self
+    pub(super) fn new<B>(
+        permit: Permit,
+        classifier: Classifier,
+        request: &mut Request<B>,
+        learns: Option<Box<NewModel>>,
+    ) -> Self
     where
         B: Body + 'static,
     {
@@ -86,6 +94,7 @@ impl Call {
             caller: caller::of(request),
             first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
             upload: Upload::watch(request.body_mut()),
+            learns,
             started,
             since: Nanos::NONE,
             sent: false,
@@ -202,6 +211,9 @@ impl admission::Permit for Call {
     #[inline]
     fn head<B: Body>(&mut self, response: &mut Response<B>, has_body: bool) -> Watch {
         let result = of_head(&self.classifier, response);
+        if let Some(model) = self.learns.take().filter(|_| response.status().is_success()) {
+            model.learn();
+        }
         // What is known from the head needs no body: its caller may not want to read it.
         if result.health != Health::Success || !has_body {
             self.settle(result);

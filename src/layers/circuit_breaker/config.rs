@@ -58,7 +58,10 @@ pub(super) struct CallConfig {
 
 /// Finds the key of a call.
 #[derive(Clone)]
-pub(super) struct Key(pub(super) Arc<FindKey>);
+pub(super) enum Key {
+    By(Arc<FindKey>),
+    HostAndModel,
+}
 
 pub(super) type FindKey = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
 

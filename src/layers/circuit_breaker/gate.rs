@@ -3,14 +3,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
+use http::header::HOST;
+use http::uri::Authority;
 use http_body::Body;
 
 use super::breaker_set::BreakerSet;
 use super::call::Call;
 use super::circuit::Circuit;
 use super::classification::of_error;
-use super::config::CallConfig;
+use super::config::{CallConfig, Key};
 use crate::admission::{Admission, Admit, Wait};
+use crate::call::Model;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -23,6 +26,14 @@ pub struct BreakerGate(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) set: Arc<BreakerSet>,
     pub(super) calls: CallConfig,
+}
+
+/// A model that the upstream has not served yet.
+#[derive(Debug)]
+pub(super) struct NewModel {
+    set: Arc<BreakerSet>,
+    host: Box<str>,
+    model: Box<str>,
 }
 
 /// A breaker lets no call wait. There is no value of this type.
@@ -54,18 +65,27 @@ impl Admit for BreakerGate {
         B: Body + 'static,
     {
         let Shared { set, calls } = &*self.0;
+        let mut learns = None;
         let admission = match &calls.key {
             None => set.unkeyed().admit(clock::now),
-            Some(key) => {
+            Some(Key::By(find)) => {
                 let (parts, body) = request.into_parts();
-                let admission = set.admit((key.0)(&parts).as_deref());
+                let admission = set.admit(find(&parts).as_deref());
                 request = Request::from_parts(parts, body);
                 admission
+            }
+            Some(Key::HostAndModel) => {
+                let (host, model) = (host(&request), Model::of(&request));
+                let (key, unknown) = host.map_or((None, false), |host| set.model_key(host, model));
+                if let (Some(host), Some(model), true) = (host, model, unknown) {
+                    learns = Some(Box::new(NewModel { set: set.clone(), host: host.into(), model: model.into() }));
+                }
+                set.admit(key.as_deref())
             }
         };
         match admission {
             Ok(permit) => {
-                let call = Call::new(permit, calls.classifier.clone(), &mut request);
+                let call = Call::new(permit, calls.classifier.clone(), &mut request, learns);
                 (request, Admission::Pass(call))
             }
             Err(retry_after) => {
@@ -87,6 +107,22 @@ impl Wait for NoWait {
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<Call, Rejection>> {
         match *self {}
     }
+}
+
+// === impl NewModel ===
+
+impl NewModel {
+    #[cold]
+    pub(super) fn learn(&self) {
+        self.set.learn(&self.host, &self.model);
+    }
+}
+
+/// The host and port that a request goes to, without what may be a password before them.
+fn host<B>(request: &Request<B>) -> Option<&str> {
+    let from_header = || request.headers().get(HOST)?.to_str().ok();
+    let authority = request.uri().authority().map(Authority::as_str).or_else(from_header)?;
+    authority.rsplit('@').next()
 }
 
 // === impl Shared ===

@@ -210,7 +210,25 @@ impl CircuitBreakerLayer {
     where
         F: Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync + 'static,
     {
-        self.calls.key = Some(Key(Arc::new(key)));
+        self.calls.key = Some(Key::By(Arc::new(key)));
+        self
+    }
+
+    /// One circuit per host and [`Model`](crate::Model), for the services that are made from now on: one model that is down
+    /// does not take the others of its host with it. Presets do so.
+    ///
+    /// Callers choose the model, so a name becomes a key (`"<host> <model>"`) only after a 2xx under it, and at most 256 of a
+    /// host do: the rest share `"<host> other"`. Requests without a model have the key `"<host>"`, those without a host none.
+    ///
+    /// ```
+    /// use tower_buttress::CircuitBreakerLayer;
+    ///
+    /// let breaker = CircuitBreakerLayer::new().key_by_model();
+    /// breaker.handle_for("models.internal gpt-5-mini").isolate();
+    /// ```
+    #[must_use]
+    pub fn key_by_model(mut self) -> Self {
+        self.calls.key = Some(Key::HostAndModel);
         self
     }
 

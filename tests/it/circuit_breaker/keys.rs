@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
-use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState, Event};
+use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState, Event, Model};
 
 use crate::support::upstream::{Answer, Upstream};
 use crate::support::{Log, Script, secs};
@@ -163,6 +163,51 @@ async fn however_many_keys_there_are_the_circuits_are_bounded() {
     }
     assert_eq!(layer.handles().len(), 10);
     assert!(layer.handles().iter().all(|circuit| circuit.key().unwrap().starts_with("host-99")));
+}
+
+async fn ask(service: &CircuitBreaker<Upstream>, model: &str) -> u16 {
+    let request = Request::builder().uri("http://user:secret@api/v1/chat").extension(Model::new(model));
+    let response = service.clone().oneshot(request.body(Script::new([])).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    response.into_body().collect().await.unwrap();
+    status
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_three_models_that_is_down_does_not_take_the_others_with_it() {
+    let layer = CircuitBreakerLayer::new().key_by_model();
+    let rounds = (0..20).flat_map(|round| if round < 5 { vec![500, 200, 200] } else { vec![200, 200] });
+    let service = layer.layer(statuses([200; 3].into_iter().chain(rounds)));
+    for model in ["a", "b", "c"] {
+        assert_eq!(ask(&service, model).await, 200);
+    }
+    tokio::time::advance(secs(5)).await;
+    for round in 0..20 {
+        assert_eq!(ask(&service, "a").await, if round < 5 { 500 } else { 503 });
+        assert_eq!((ask(&service, "b").await, ask(&service, "c").await), (200, 200));
+    }
+    let mut keys: Vec<_> = layer.handles().iter().map(|circuit| circuit.key().unwrap().to_owned()).collect();
+    keys.sort();
+    assert_eq!(keys, ["api a", "api b", "api c", "api other"], "and no password");
+    assert_eq!(layer.handle_for("api a").state(), CircuitState::Open);
+}
+
+/// A name is a key once the upstream has served it.
+#[tokio::test(start_paused = true)]
+async fn invented_model_names_change_nothing() {
+    let layer = CircuitBreakerLayer::new().key_by_model();
+    let answers = [200, 500, 500, 500, 500, 500].into_iter().chain([404; 5_000]);
+    let service = layer.layer(statuses(answers));
+    assert_eq!(ask(&service, "real").await, 200);
+    tokio::time::advance(secs(5)).await;
+    for _ in 0..5 {
+        assert_eq!(ask(&service, "real").await, 500);
+    }
+    for n in 0..5_000 {
+        assert_eq!(ask(&service, &format!("invented-{n}")).await, 404);
+    }
+    assert_eq!(layer.handles().len(), 2);
+    assert_eq!(ask(&service, "real").await, 503, "it is still open");
 }
 
 #[tokio::test(start_paused = true)]

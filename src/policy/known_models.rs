@@ -1,0 +1,105 @@
+//! The models that become keys.
+//!
+//! # Why not every name?
+//!
+//! A caller can name any model. If each name were a key, a million invented ones would push out the circuits of those that
+//! others use, or the labels of a metric. So a model is known by its name only after the upstream has served it, and only so
+//! many are: all others share one key.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The keys of the models that were served, by host.
+#[derive(Debug, Default)]
+pub(crate) struct KnownModels {
+    hosts: HashMap<Box<str>, Host>,
+}
+
+#[derive(Debug)]
+struct Host {
+    /// Of requests that name no model.
+    none: Arc<str>,
+    /// Of models that are not known.
+    other: Arc<str>,
+    models: HashMap<Box<str>, Arc<str>>,
+}
+
+/// What a request's host and model say about its circuit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ModelKey {
+    Known(Arc<str>),
+    /// To be [learned](KnownModels::learn) once the upstream serves it.
+    Unknown(Arc<str>),
+    /// The host is not known either.
+    NewHost,
+}
+
+/// More models of one host share a key.
+pub(crate) const MAX_MODELS: usize = 256;
+/// More hosts share one.
+const MAX_HOSTS: usize = 1024;
+
+// === impl KnownModels ===
+
+impl KnownModels {
+    pub(crate) fn key(&self, host: &str, model: Option<&str>) -> ModelKey {
+        let Some(host) = self.hosts.get(host) else { return ModelKey::NewHost };
+        let Some(model) = model else { return ModelKey::Known(host.none.clone()) };
+        match host.models.get(model) {
+            Some(key) => ModelKey::Known(key.clone()),
+            None if host.models.len() < MAX_MODELS => ModelKey::Unknown(host.other.clone()),
+            None => ModelKey::Known(host.other.clone()),
+        }
+    }
+
+    /// Makes room for a host. Returns false if there is none.
+    pub(crate) fn add_host(&mut self, host: &str) -> bool {
+        if self.hosts.contains_key(host) {
+            return true;
+        }
+        let has_room = self.hosts.len() < MAX_HOSTS;
+        if has_room {
+            let keys = Host { none: host.into(), other: format!("{host} other").into(), models: HashMap::new() };
+            self.hosts.insert(host.into(), keys);
+        }
+        has_room
+    }
+
+    /// The upstream has served this model.
+    pub(crate) fn learn(&mut self, host: &str, model: &str) {
+        if let Some(keys) = self.hosts.get_mut(host) {
+            if keys.models.len() < MAX_MODELS && !keys.models.contains_key(model) {
+                keys.models.insert(model.into(), format!("{host} {model}").into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_a_key_once_it_was_served() {
+        let mut known = KnownModels::default();
+        assert_eq!(known.key("api", Some("m")), ModelKey::NewHost);
+        assert!(known.add_host("api"));
+        assert_eq!(known.key("api", None), ModelKey::Known("api".into()));
+        assert_eq!(known.key("api", Some("m")), ModelKey::Unknown("api other".into()));
+        known.learn("api", "m");
+        known.learn("elsewhere", "m");
+        assert_eq!(known.key("api", Some("m")), ModelKey::Known("api m".into()));
+        assert_eq!(known.key("elsewhere", Some("m")), ModelKey::NewHost);
+    }
+
+    #[test]
+    fn however_many_names_there_are_few_are_kept() {
+        let mut known = KnownModels::default();
+        let added = (0..100_000).filter(|n| known.add_host(&format!("host-{n}"))).count();
+        assert_eq!((added, known.hosts.len()), (MAX_HOSTS, MAX_HOSTS));
+        (0..100_000).for_each(|n| known.learn("host-0", &format!("model-{n}")));
+        assert_eq!(known.hosts["host-0"].models.len(), MAX_MODELS);
+        assert_eq!(known.key("host-0", Some("model-255")), ModelKey::Known("host-0 model-255".into()));
+        assert_eq!(known.key("host-0", Some("model-256")), ModelKey::Known("host-0 other".into()));
+    }
+}
