@@ -24,12 +24,12 @@ use crate::proto::grpc::{self, Pushback};
 /// | `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`, none at the end of a stream | Retry | Failure | Upstream |
 /// | `RESOURCE_EXHAUSTED` | Retry | Throttled | Credential |
 /// | `ABORTED` | Retry | Ignored | Upstream |
-/// | `PERMISSION_DENIED`, `UNAUTHENTICATED` | TryAnother | Success | Credential |
-/// | `CANCELLED`, `DEADLINE_EXCEEDED` (the caller's) | GiveUp | Ignored | Request |
-/// | the others | GiveUp | Success | Request |
+/// | `PERMISSION_DENIED`, `UNAUTHENTICATED` | `TryAnother` | Success | Credential |
+/// | `CANCELLED`, `DEADLINE_EXCEEDED` (the caller's) | `GiveUp` | Ignored | Request |
+/// | the others | `GiveUp` | Success | Request |
 ///
 /// A pushback turns everything but Done into Retry, and proves that nothing was executed; one that forbids the retry turns
-/// Retry into TryAnother. Without one, the delay of a `google.rpc.RetryInfo` in the details of the status is obeyed (feature
+/// Retry into `TryAnother`. Without one, the delay of a `google.rpc.RetryInfo` in the details of the status is obeyed (feature
 /// `tonic`). No status proves by itself that nothing was executed: the specification says that `UNAVAILABLE` does not.
 ///
 /// ```

@@ -15,19 +15,19 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | 1xx, 2xx, 3xx | Done | Success | |
 /// | 429 | Retry | Throttled | Credential |
 /// | 408, 409, 425 | Retry | Ignored | Upstream |
-/// | 401, 402, 403, 407 (another credential or plan may do) | TryAnother | Success | Credential |
-/// | 413 (a larger model may do) | TryAnother | Success | Request |
-/// | other 4xx, 501, 505 | GiveUp | Success | Request |
+/// | 401, 402, 403, 407 (another credential or plan may do) | `TryAnother` | Success | Credential |
+/// | 413 (a larger model may do) | `TryAnother` | Success | Request |
+/// | other 4xx, 501, 505 | `GiveUp` | Success | Request |
 /// | everything else from 500 on | Retry | Failure | Upstream |
 /// | no answer: no connection, or a broken one | Retry | Failure | Upstream |
-/// | our connect timeout | TryAnother | Failure | Upstream |
-/// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | TryAnother | Failure | Ours |
+/// | our connect timeout | `TryAnother` | Failure | Upstream |
+/// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | `TryAnother` | Failure | Ours |
 /// | our [`BodyFailed`](RejectionKind::BodyFailed), [`UpstreamFailed`](RejectionKind::UpstreamFailed) | Retry | Failure | Upstream |
-/// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | TryAnother | Ignored | Ours |
-/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded) | GiveUp | Ignored | Ours |
-/// | the request could not be sent: its own body failed, or the client does not send such requests | GiveUp | Ignored | Request |
+/// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | `TryAnother` | Ignored | Ours |
+/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded) | `GiveUp` | Ignored | Ours |
+/// | the request could not be sent: its own body failed, or the client does not send such requests | `GiveUp` | Ignored | Request |
 ///
-/// `x-should-retry: false` turns Retry into TryAnother, `true` turns everything but Done into Retry; health and matter stay.
+/// `x-should-retry: false` turns Retry into `TryAnother`, `true` turns everything but Done into Retry; health and matter stay.
 /// The hints of [`proto::retry_after`](crate::proto::retry_after) go into [`NextStep::Retry`].
 ///
 /// The request was provably not executed where no connection came about, and where the answer is 421, 425, 429, or a 503
