@@ -1,6 +1,8 @@
 //! The request's body below the layers, and what it takes to send a request again.
 
 mod call_body;
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;
 mod recording;
 mod resend;
 #[cfg(test)]
