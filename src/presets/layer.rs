@@ -21,13 +21,15 @@ use crate::layers::fallback::FallbackLayer;
 use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
+use crate::layers::pace::{Pace, PaceLayer};
+use crate::layers::queue::{Queue, QueueLayer};
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback,
-/// retries, breaker, idle timeout, first-byte timeout.
+/// retries, queue, pace, breaker, idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
@@ -48,20 +50,28 @@ pub struct ResilienceLayer {
     fallbacks: Vec<Backup>,
     memory: Memory,
     retry: RetryAfterBackoffLayer,
-    breaker: CircuitBreakerLayer,
+    admission: Admission,
     idle: IdleBodyTimeoutLayer,
     first_byte: FirstByteTimeoutLayer,
 }
 
-/// A backup, and the circuit that is its own.
+/// A backup, and what is its own.
 #[derive(Clone, Debug)]
 struct Backup {
     layer: FallbackLayer<Upstream<BoxedError>>,
+    admission: Admission,
+}
+
+/// What admits calls to one upstream.
+#[derive(Clone, Debug)]
+struct Admission {
+    queue: QueueLayer,
+    pace: PaceLayer,
     breaker: CircuitBreakerLayer,
 }
 
 /// What stands around each upstream, but for retries.
-type Attempt<S> = CircuitBreaker<IdleBodyTimeout<FirstByteTimeout<S>>>;
+type Attempt<S> = Queue<Pace<CircuitBreaker<IdleBodyTimeout<FirstByteTimeout<S>>>>>;
 
 // === impl ResilienceLayer ===
 
@@ -76,11 +86,15 @@ impl ResilienceLayer {
             fallbacks: Vec::new(),
             memory: Memory::default(),
             retry: RetryAfterBackoffLayer::new(),
-            breaker: CircuitBreakerLayer::new().key_by_model().configure(|config| {
-                // A probe may be silent as long as any call, and no less long than by default.
-                let probe_timeout = limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
-                config.first_byte(limits.first_byte).probe_timeout(probe_timeout)
-            }),
+            admission: Admission {
+                queue: QueueLayer::disabled(),
+                pace: PaceLayer::new(),
+                breaker: CircuitBreakerLayer::new().key_by_model().configure(|config| {
+                    // A probe may be silent as long as any call, and no less long than by default.
+                    let probe_timeout = limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
+                    config.first_byte(limits.first_byte).probe_timeout(probe_timeout)
+                }),
+            },
             idle: IdleBodyTimeoutLayer::new(limits.idle),
             first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
         }
@@ -150,7 +164,7 @@ impl ResilienceLayer {
         B::Error: Into<BoxError>,
     {
         let layer = fallback.map_backup(Upstream::with_any_error);
-        self.fallbacks.push(Backup { layer, breaker: self.breaker.separate() });
+        self.fallbacks.push(Backup { layer, admission: self.admission.separate() });
         self
     }
 
@@ -175,9 +189,44 @@ impl ResilienceLayer {
     /// ```
     #[must_use]
     pub fn breaker(mut self, adjust: impl FnOnce(CircuitBreakerLayer) -> CircuitBreakerLayer) -> Self {
-        self.breaker = adjust(self.breaker);
+        self.admission.breaker = adjust(self.admission.breaker);
         for backup in &mut self.fallbacks {
-            backup.breaker = self.breaker.separate();
+            backup.admission.breaker = self.admission.breaker.separate();
+        }
+        self
+    }
+
+    /// Adjusts the [`PaceLayer`], which by default only has calls wait after a 429. Each backup has limits of its own with the
+    /// same settings:
+    ///
+    /// ```
+    /// use tower_buttress::{Rate, TimeoutProfile, presets};
+    ///
+    /// let stack = presets::llm_client(TimeoutProfile::DEEP).pace(|pace| pace.requests(Rate::per_minute(500)));
+    /// # let _ = stack;
+    /// ```
+    #[must_use]
+    pub fn pace(mut self, adjust: impl FnOnce(PaceLayer) -> PaceLayer) -> Self {
+        self.admission.pace = adjust(self.admission.pace);
+        for backup in &mut self.fallbacks {
+            backup.admission.pace = self.admission.pace.separate();
+        }
+        self
+    }
+
+    /// Adjusts the [`QueueLayer`], which is off. Each backup has places of its own with the same settings:
+    ///
+    /// ```
+    /// use tower_buttress::{QueueLayer, TimeoutProfile, presets};
+    ///
+    /// let stack = presets::llm_client(TimeoutProfile::DEEP).queue(|_| QueueLayer::new(20));
+    /// # let _ = stack;
+    /// ```
+    #[must_use]
+    pub fn queue(mut self, adjust: impl FnOnce(QueueLayer) -> QueueLayer) -> Self {
+        self.admission.queue = adjust(self.admission.queue);
+        for backup in &mut self.fallbacks {
+            backup.admission.queue = self.admission.queue.separate();
         }
         self
     }
@@ -201,7 +250,7 @@ impl ResilienceLayer {
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         let tell = |backup: Backup| Backup {
             layer: backup.layer.observer(observer.clone()),
-            breaker: backup.breaker.observer(observer.clone()),
+            admission: backup.admission.observer(&observer),
         };
         Self {
             grpc_status: self.grpc_status,
@@ -212,7 +261,7 @@ impl ResilienceLayer {
             fallbacks: self.fallbacks.into_iter().map(tell).collect(),
             memory: self.memory,
             retry: self.retry.observer(observer.clone()),
-            breaker: self.breaker.observer(observer.clone()),
+            admission: self.admission.observer(&observer),
             idle: self.idle.observer(observer.clone()),
             first_byte: self.first_byte.observer(observer),
         }
@@ -226,8 +275,26 @@ impl ResilienceLayer {
         self
     }
 
-    fn attempt<S>(&self, breaker: &CircuitBreakerLayer, inner: S) -> Attempt<S> {
-        breaker.layer(self.idle.layer(self.first_byte.layer(inner)))
+    fn attempt<S>(&self, admission: &Admission, inner: S) -> Attempt<S> {
+        let Admission { queue, pace, breaker } = admission;
+        queue.layer(pace.layer(breaker.layer(self.idle.layer(self.first_byte.layer(inner)))))
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// The same settings for another upstream.
+    fn separate(&self) -> Self {
+        Self { queue: self.queue.separate(), pace: self.pace.separate(), breaker: self.breaker.separate() }
+    }
+
+    fn observer(self, observer: &Arc<dyn Observer>) -> Self {
+        Self {
+            queue: self.queue.observer(observer.clone()),
+            pace: self.pace.observer(observer.clone()),
+            breaker: self.breaker.observer(observer.clone()),
+        }
     }
 }
 
@@ -243,9 +310,9 @@ where
 
     fn layer(&self, inner: S) -> Resilience<S> {
         let mut upstreams =
-            Upstream::new(self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.breaker, inner)));
+            Upstream::new(self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.admission, inner)));
         for backup in &self.fallbacks {
-            let layer = backup.layer.map_backup(|inner| Upstream::new(self.attempt(&backup.breaker, inner)));
+            let layer = backup.layer.map_backup(|inner| Upstream::new(self.attempt(&backup.admission, inner)));
             let layer = layer.memory(self.memory.clone());
             upstreams = Upstream::new(layer.layer(upstreams));
         }

@@ -80,5 +80,7 @@ pub fn grpc_client(limits: TimeoutProfile) -> ResilienceLayer {
         .deadline(|deadline| deadline.accept(DeadlineHeader::grpc()).propagate(DeadlineHeader::grpc()))
         .grpc_status(|_| GrpcStatusLayer::new())
         .retry(|retry| retry.classifier(verdict::Grpc::new()))
+        .queue(|queue| queue.classifier(verdict::Grpc::new()))
+        .pace(|pace| pace.classifier(verdict::Grpc::new()))
         .breaker(|breaker| breaker.classifier(verdict::Grpc::new()))
 }

@@ -1,8 +1,8 @@
 //! The presets, and the names on a `ServiceBuilder`: every layer, where it belongs.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -302,4 +302,27 @@ async fn a_backup_has_a_circuit_of_its_own_and_is_passed_over_while_that_is_open
         response.into_body().collect().await.unwrap();
     }
     assert_eq!((firsts.load(SeqCst), seconds.load(SeqCst)), (3, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_pauses_the_calls_with_the_same_credential() {
+    let start = Instant::now();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    let upstream = service_fn(move |_: Request<CallBody>| {
+        let mut calls = seen.lock().unwrap();
+        calls.push(start.elapsed());
+        let status = if calls.len() == 1 { 429 } else { 200 };
+        let answer = Response::builder().status(status).header("retry-after", "3").body(Full::<Bytes>::default());
+        async move { Ok::<_, Infallible>(answer.unwrap()) }
+    });
+    let service = presets::http_client(TimeoutProfile::STANDARD).layer(upstream);
+    let get = || service.clone().oneshot(Request::new(Full::<Bytes>::default()));
+    let (first, second) = tokio::join!(get(), async {
+        tokio::time::sleep(secs(1)).await;
+        get().await
+    });
+    assert_eq!((first.unwrap().status(), second.unwrap().status()), (StatusCode::OK, StatusCode::OK));
+    let calls = calls.lock().unwrap();
+    assert_eq!((calls.len(), calls[1] >= secs(3)), (3, true), "{calls:?}");
 }

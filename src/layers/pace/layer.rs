@@ -258,6 +258,12 @@ impl PaceLayer {
         self.change(|config| config.rates.push((unit, rate)))
     }
 
+    /// A layer with the same settings, and limits of its own.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        Self::with(self.shared.config.clone(), self.enabled)
+    }
+
     fn with(config: Config, enabled: bool) -> Self {
         Self { shared: Arc::new(Shared::new(config)), enabled }
     }

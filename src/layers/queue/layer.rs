@@ -175,6 +175,12 @@ impl QueueLayer {
         self.shared.stats()
     }
 
+    /// A layer with the same settings, and places of its own.
+    #[must_use]
+    pub fn separate(&self) -> Self {
+        Self::with(self.shared.config.clone(), self.enabled)
+    }
+
     fn with(config: Config, enabled: bool) -> Self {
         Self { shared: Arc::new(Shared::new(config)), enabled }
     }
