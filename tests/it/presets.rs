@@ -293,8 +293,8 @@ async fn a_backup_has_a_circuit_of_its_own_and_is_passed_over_while_that_is_open
     let (second, seconds) = upstream(&[200]);
     let stack = presets::http_client(TimeoutProfile::STANDARD)
         .breaker(|breaker| breaker.configure(|config| config.consecutive_failures(3)))
-        .fallback(FallbackLayer::new(first).name("first"))
-        .fallback(FallbackLayer::new(second).name("second"));
+        .fallback(FallbackLayer::new(first).name("first").own_credentials(true))
+        .fallback(FallbackLayer::new(second).name("second").own_credentials(true));
     let service = stack.layer(primary);
     for _ in 0..5 {
         let response = service.clone().oneshot(asked()).await.unwrap();
