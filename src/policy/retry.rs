@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use super::backoff::{self, Backoff};
 use super::verdict::{Health, NextStep, Verdict};
 use crate::proto::idempotency_key::IdempotencyKey;
+use crate::proto::retry_after::RetryAfter;
 
 /// The settings of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +143,9 @@ impl RetryPolicy {
             // "At once" must not bring back in step all clients that got the same answer.
             None | Some(Duration::ZERO) => self.backoff.wait(result.attempt - 1, result.waited, rng),
             Some(asked) if asked > self.max_retry_after => return Err(NotRetried::RetryAfterTooLong),
+            Some(asked) if result.verdict.retry_after().is_some_and(RetryAfter::is_advice) => {
+                self.backoff.wait(result.attempt - 1, result.waited, rng).max(asked)
+            }
             Some(asked) => {
                 let latest = asked.saturating_add(asked / 2).min(self.max_retry_after).min(remaining).min(left);
                 backoff::between(asked, latest, rng)
@@ -289,6 +293,21 @@ mod tests {
         ] {
             assert_eq!(decide(&policy(), AttemptResult { upload, ..failed() }), refused(reason));
         }
+    }
+
+    #[test]
+    fn a_wait_found_in_prose_lengthens_the_backoff_and_never_shortens_it() {
+        let advised = |wait| AttemptResult {
+            verdict: Verdict::new(NextStep::retry(Some(RetryAfter::advice(wait))), Health::Throttled),
+            retry_after: Some(wait),
+            ..failed()
+        };
+        for seed in 0..100 {
+            let decide = |result| policy().decide(&result, &mut Rng::with_seed(seed));
+            assert_eq!(decide(advised(Duration::from_nanos(1))), decide(failed()));
+            assert_eq!(decide(advised(10 * S)), Decision::Retry(10 * S));
+        }
+        assert_eq!(decide(&policy(), advised(61 * S)), refused(NotRetried::RetryAfterTooLong));
     }
 
     #[test]

@@ -40,6 +40,8 @@ use super::http_date::HttpDate;
 pub struct RetryAfter {
     delay: Duration,
     until: Option<HttpDate>,
+    /// It was found in a text for people.
+    advice: bool,
 }
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -90,7 +92,7 @@ fn seconds_or_date(value: &HeaderValue, headers: &HeaderMap) -> Option<RetryAfte
     let until = date(value)?;
     Some(match headers.get(DATE).and_then(date) {
         Some(sent) => until.since(sent).into(),
-        None => RetryAfter { delay: Duration::ZERO, until: Some(until) },
+        None => RetryAfter { until: Some(until), ..RetryAfter::default() },
     })
 }
 
@@ -141,19 +143,31 @@ impl RetryAfter {
         until.map_or(self.delay, |left| left.max(self.delay))
     }
 
+    /// A wait that a message for people names. It may lengthen a wait, and shortens none.
+    #[must_use]
+    pub const fn advice(delay: Duration) -> Self {
+        Self { delay, until: None, advice: true }
+    }
+
+    /// Whether it is [advice](Self::advice) only.
+    #[must_use]
+    pub const fn is_advice(self) -> bool {
+        self.advice
+    }
+
     /// Both of them: the longer wait.
     fn and(self, other: Self) -> Self {
         let until = match (self.until, other.until) {
             (Some(one), Some(other)) => Some(one.max(other)),
             (one, other) => one.or(other),
         };
-        Self { delay: self.delay.max(other.delay), until }
+        Self { delay: self.delay.max(other.delay), until, advice: self.advice && other.advice }
     }
 }
 
 impl From<Duration> for RetryAfter {
     fn from(delay: Duration) -> Self {
-        Self { delay, until: None }
+        Self { delay, until: None, advice: false }
     }
 }
 

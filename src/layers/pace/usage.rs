@@ -65,11 +65,13 @@ mod reading {
             let used = &mut self.used;
             match &mut self.form {
                 Form::Unread => {}
-                Form::Stream(reader) => reader.read(data, |fact, _| {
-                    if let Fact::Usage(told) = fact {
-                        used.note(told);
-                    }
-                }),
+                Form::Stream(reader) => {
+                    reader.read(data, |fact, _| {
+                        if let Fact::Usage(told) = fact {
+                            used.note(told);
+                        }
+                    });
+                }
                 Form::Answer(reader) => reader.read(data),
             }
         }

@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::json::{Position, Shortener};
 use crate::proto::sse::field::{Ended, Field, Line};
-use crate::proto::sse::lines::{Lines, Piece};
+use crate::proto::sse::lines::{Ending, Lines, Piece};
 
 /// How events are put on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +66,8 @@ pub(super) struct SseFramer {
     /// Lines that are no field, and may be a JSON object.
     stray: Held,
     stray_position: Position,
+    /// A field has come since the last blank line.
+    fields: bool,
 }
 
 #[derive(Debug, Default)]
@@ -134,7 +136,9 @@ impl Framer {
         }
     }
 
-    pub(super) fn read(&mut self, bytes: &[u8], found: &mut impl FnMut(Frame<'_>)) {
+    /// Reads on, and shows what it finds, with where in `bytes` it began (0 where that was before). Returns how many of the bytes
+    /// belong to whole events.
+    pub(super) fn read(&mut self, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
         match self {
             Self::EventStream(framer) => framer.read(bytes, found),
             Self::Lines(line) => read_lines(line, bytes, found),
@@ -143,11 +147,18 @@ impl Framer {
     }
 
     /// The stream has ended. A line needs no line feed behind it.
-    pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>)) {
+    pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>, usize)) {
         if let Self::Lines(line) = self {
             if !line.is_empty() {
-                line.finish(|data, shortened| found(line_event(data, shortened)));
+                line.finish(|data, shortened| found(line_event(data, shortened), 0));
             }
+        }
+    }
+
+    pub(super) const fn line_ending(&self) -> Ending {
+        match self {
+            Self::EventStream(framer) => framer.lines.ending(),
+            Self::Lines(_) | Self::Array(_) => Ending::Lf,
         }
     }
 
@@ -166,7 +177,10 @@ impl Framer {
 // === impl SseFramer ===
 
 impl SseFramer {
-    fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>)) {
+    fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
+        let total = bytes.len();
+        // Where the event that is being read begins.
+        let mut start = 0;
         // An event that lies in one chunk, which is the usual case, is not copied. Of one that is cut, `self` has the part
         // that came before.
         let mut name: Option<&[u8]> = None;
@@ -174,11 +188,14 @@ impl SseFramer {
         while let Some(piece) = self.lines.next(&mut bytes) {
             if !piece.ended || !self.line.at_start() {
                 self.hold(name.take(), data.take());
-                self.read_part(&piece, found);
+                if self.read_part(&piece, &mut |frame| found(frame, start)) {
+                    start = total - bytes.len();
+                }
                 continue;
             }
             let line = piece.content;
-            match Ended::whole(line) {
+            let ended = Ended::whole(line);
+            match ended {
                 Ended::Field(Field::Data) => {
                     if self.has_data || data.is_some() {
                         self.hold(None, data.take());
@@ -192,27 +209,42 @@ impl SseFramer {
                     match data.take() {
                         Some(data) if !self.has_data && data.len() <= MAX_WHOLE => {
                             let name = name.unwrap_or(&self.name);
-                            found(Frame::Event(Event::new(text(name), data)));
+                            found(Frame::Event(Event::new(text(name), data)), start);
                             self.name.clear();
                         }
                         data => {
                             self.hold(name, data);
-                            self.dispatch(found);
+                            self.dispatch(&mut |frame| found(frame, start));
                         }
                     }
                     name = None;
                 }
-                Ended::Comment => found(Frame::KeepAlive),
-                Ended::Unknown => self.read_stray(line, found),
+                Ended::Comment => found(Frame::KeepAlive, start),
+                Ended::Unknown => self.read_stray(line, &mut |frame| found(frame, start)),
                 Ended::Field(Field::Id | Field::Retry) => {}
+            }
+            if self.is_between(ended) {
+                start = total - bytes.len();
             }
         }
         self.hold(name, data);
+        start
     }
 
-    /// Reads a piece of a line that was cut.
+    /// Whether a line that has ended so lies between events, or ends one.
+    #[inline]
+    fn is_between(&mut self, ended: Ended) -> bool {
+        match ended {
+            Ended::Blank => self.fields = false,
+            Ended::Comment => {}
+            Ended::Unknown | Ended::Field(_) => self.fields = true,
+        }
+        !self.fields
+    }
+
+    /// Reads a piece of a line that was cut. Returns whether it ends between events.
     #[cold]
-    fn read_part(&mut self, piece: &Piece<'_>, found: &mut impl FnMut(Frame<'_>)) {
+    fn read_part(&mut self, piece: &Piece<'_>, found: &mut impl FnMut(Frame<'_>)) -> bool {
         if self.line.at_start() {
             self.cut.clear();
             self.cut_data = false;
@@ -227,9 +259,10 @@ impl SseFramer {
             self.cut.extend_from_slice(piece.content);
         }
         if !piece.ended {
-            return;
+            return false;
         }
-        match self.line.end() {
+        let ended = self.line.end();
+        match ended {
             Ended::Field(Field::Data) if !self.cut_data => self.begin_data_line(),
             Ended::Field(Field::Event) => {
                 let line = std::mem::take(&mut self.cut);
@@ -245,6 +278,7 @@ impl SseFramer {
             }
             Ended::Field(_) => {}
         }
+        self.is_between(ended)
     }
 
     fn begin_data_line(&mut self) {
@@ -351,18 +385,20 @@ impl Held {
 
 // === impl Framing::Lines ===
 
-fn read_lines(held: &mut Held, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>)) {
-    while let Some(end) = memchr(b'\n', bytes) {
-        let (line, rest) = bytes.split_at(end);
-        bytes = rest.get(1..).unwrap_or_default();
+fn read_lines(held: &mut Held, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
+    let mut start = 0;
+    while let Some(end) = bytes.get(start..).and_then(|rest| memchr(b'\n', rest)) {
+        let line = bytes.get(start..start + end).unwrap_or_default();
         if held.is_empty() && line.len() <= MAX_WHOLE {
-            found(line_event(Some(line), false));
+            found(line_event(Some(line), false), start);
         } else {
             held.push(line);
-            held.finish(|data, shortened| found(line_event(data, shortened)));
+            held.finish(|data, shortened| found(line_event(data, shortened), start));
         }
+        start += end + 1;
     }
-    held.push(bytes);
+    held.push(bytes.get(start..).unwrap_or_default());
+    start
 }
 
 fn line_event(data: Option<&[u8]>, shortened: bool) -> Frame<'_> {
@@ -375,17 +411,22 @@ fn line_event(data: Option<&[u8]>, shortened: bool) -> Frame<'_> {
 // === impl ArrayFramer ===
 
 impl ArrayFramer {
-    fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>)) {
+    fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
+        let total = bytes.len();
+        let mut start = 0;
         while let Some((first, rest)) = bytes.split_first() {
             match (self.state, first) {
                 (Array::Element, _) => {
-                    let Some(end) = self.position.close(bytes, 0) else { return self.element.push(bytes) };
+                    let Some(end) = self.position.close(bytes, 0) else {
+                        self.element.push(bytes);
+                        return start;
+                    };
                     let (last, rest) = bytes.split_at(end);
                     if self.element.is_empty() && last.len() <= MAX_WHOLE {
-                        found(Frame::Event(Event::new("", last)));
+                        found(Frame::Event(Event::new("", last)), start);
                     } else {
                         self.element.push(last);
-                        self.element.finish(|data, shortened| found(event("", data, shortened, false)));
+                        self.element.finish(|data, shortened| found(event("", data, shortened, false), start));
                     }
                     (self.state, bytes) = (Array::Between, rest);
                 }
@@ -394,13 +435,15 @@ impl ArrayFramer {
                 (Array::Between, b']') => (self.state, bytes) = (Array::Closed, rest),
                 (Array::Before | Array::Between | Array::Closed, b' ' | b'\n' | b'\r' | b'\t')
                 | (Array::Between, b',') => bytes = rest,
-                (Array::Broken, _) => return,
+                (Array::Broken, _) => return total,
                 (Array::Before | Array::Between | Array::Closed, _) => {
                     self.state = Array::Broken;
-                    found(Frame::Event(Event::new("", &[])));
+                    found(Frame::Event(Event::new("", &[])), start);
                 }
             }
+            start = total - bytes.len();
         }
+        start
     }
 }
 
@@ -414,7 +457,7 @@ mod tests {
     fn read(framing: Framing, chunks: &[&[u8]]) -> (Vec<String>, bool) {
         let mut framer = Framer::new(framing);
         let mut seen = Vec::new();
-        let mut found = |frame: Frame<'_>| {
+        let mut found = |frame: Frame<'_>, _: usize| {
             seen.push(match frame {
                 Frame::Event(event) => format!(
                     "{}{}{}|{}",
@@ -513,6 +556,29 @@ mod tests {
         }
         let huge = format!("data: [{}]\n\ndata: 2\n\n", "1,".repeat(1024 * 1024));
         assert_eq!(read(Framing::EventStream, &[huge.as_bytes()]).0, ["too large", "|2"]);
+    }
+
+    #[test]
+    fn what_belongs_to_whole_events_is_told() {
+        let read = |framing, chunks: &[&str]| {
+            let mut framer = Framer::new(framing);
+            let starts = std::cell::RefCell::new(Vec::new());
+            let whole: Vec<usize> = chunks
+                .iter()
+                .map(|chunk| framer.read(chunk.as_bytes(), &mut |_, start| starts.borrow_mut().push(start)))
+                .collect();
+            (whole, starts.into_inner())
+        };
+        assert_eq!(
+            read(Framing::EventStream, &["data: 1\n\ndata: 2\n\nda", "ta: 3\n", "\n: c\nid: 1\n"]),
+            (vec![18, 0, 5], vec![0, 9, 0, 1])
+        );
+        assert_eq!(
+            read(Framing::EventStream, &["id: 1\ndata: 1\r\n", "\r", "\ndata: 2\r\r"]),
+            (vec![0, 1, 10], vec![0, 0])
+        );
+        assert_eq!(read(Framing::Lines, &["1\n22\n3", "3\n"]), (vec![5, 2], vec![0, 2, 0]));
+        assert_eq!(read(Framing::Array, &[" [{},\n{}", ",{\"a\":", "1}]"]), (vec![8, 1, 3], vec![2, 6, 0]));
     }
 
     proptest! {

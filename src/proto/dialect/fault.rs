@@ -227,7 +227,8 @@ fn retry_delay(delay: &Value) -> Option<Duration> {
     if let Some(text) = delay.as_str() {
         return decimal(text.strip_suffix('s')?.as_bytes(), Duration::from_secs(1));
     }
-    let part = |key| delay.get(key).map_or(Some(0), |part| part.as_u64().or_else(|| part.as_str()?.parse().ok()));
+    let parts = delay.as_object()?;
+    let part = |key| parts.get(key).map_or(Some(0), |part| part.as_u64().or_else(|| part.as_str()?.parse().ok()));
     let nanos = u32::try_from(part("nanos")?).ok()?;
     Duration::from_secs(part("seconds")?).checked_add(Duration::from_nanos(nanos.into()))
 }

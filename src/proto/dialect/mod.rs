@@ -50,6 +50,8 @@ mod kind;
 #[cfg(feature = "llm")]
 mod known;
 #[cfg(feature = "llm")]
+mod prose;
+#[cfg(feature = "llm")]
 mod reader;
 mod stream_error;
 #[cfg(feature = "llm")]
@@ -65,6 +67,8 @@ pub use self::fact::{Channel, Fact, Text, Usage};
 #[cfg(feature = "llm")]
 pub use self::fault::Fault;
 pub use self::kind::{KeepAlive, Kind};
+#[cfg(feature = "llm")]
+pub(crate) use self::prose::wait as wait_in_prose;
 #[cfg(feature = "llm")]
 pub use self::reader::{Dialect, Reader};
 pub use self::stream_error::StreamError;

@@ -9,6 +9,7 @@ use super::event::{Event, Frame, Framer, Framing};
 use super::fact::{Fact, Usage};
 use super::kind::Kind;
 use super::template::{Delta, Templates};
+use crate::proto::sse::Ending;
 
 /// A dialect: what its events say. It is pure: it keeps what it needs of earlier events, and knows no time.
 ///
@@ -161,15 +162,23 @@ impl Reader {
     }
 
     /// Reads the next bytes, and hands out what they say, with the event that says it.
-    pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
+    ///
+    /// Returns how many of the bytes belong to whole events. Where an event tells of an error, what it belongs to ends before
+    /// that event.
+    pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
         let Self { framer, events } = self;
-        framer.read(bytes, &mut |frame| events.frame(&frame, &mut facts));
+        let mut failed = events.failed.then_some(0);
+        let whole = framer.read(bytes, &mut |frame, start| {
+            events.frame(&frame, &mut facts);
+            failed = failed.or_else(|| events.failed.then_some(start));
+        });
+        failed.unwrap_or(whole)
     }
 
     /// The stream has ended cleanly. Says what that says.
     pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
         let Self { framer, events } = self;
-        framer.end(&mut |frame| events.frame(&frame, &mut facts));
+        framer.end(&mut |frame, _| events.frame(&frame, &mut facts));
         events.end(&mut facts);
     }
 
@@ -207,6 +216,12 @@ impl Reader {
     #[must_use]
     pub fn in_event(&self) -> bool {
         self.framer.in_event()
+    }
+
+    /// How the lines of the stream end.
+    #[must_use]
+    pub const fn line_ending(&self) -> Ending {
+        self.framer.line_ending()
     }
 
     /// The `sequence_number` that comes next, in Responses.

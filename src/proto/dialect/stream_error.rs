@@ -115,6 +115,20 @@ impl<'a> StreamError<'a> {
         }
     }
 
+    /// The same as the JSON body of an answer that is an error.
+    #[must_use]
+    pub fn body(&self, kind: Option<Kind>) -> String {
+        match kind {
+            Some(Kind::Gemini) => self.gemini(),
+            Some(Kind::Ollama) => format!("{{\"error\":{}}}", Quoted(&self.message)),
+            Some(Kind::Cohere) => format!("{{\"message\":{}}}", Quoted(&self.message)),
+            Some(Kind::Anthropic) => format!("{{\"type\":\"error\",\"error\":{}}}", self.object("")),
+            Some(Kind::OpenAiChat | Kind::OpenAiResponses) | None => {
+                format!("{{\"error\":{}}}", self.object(",\"param\":null"))
+            }
+        }
+    }
+
     fn event_error(&self, end: &str, more: &str) -> String {
         format!("event: error{end}data: {{\"type\":\"error\",\"error\":{}}}{end}{end}", self.object(more))
     }
@@ -275,6 +289,19 @@ mod tests {
                 _ => event(&frame).1,
             };
             assert!(data.to_string().contains(&json!(message).to_string()), "{data}");
+        }
+    }
+
+    #[test]
+    fn each_dialect_has_its_own_body() {
+        for kind in KINDS {
+            let body: Value = serde_json::from_str(&error().body(kind)).unwrap();
+            let message = match kind {
+                Some(Kind::Ollama) => &body["error"],
+                Some(Kind::Cohere) => &body["message"],
+                _ => &body["error"]["message"],
+            };
+            assert_eq!(message, "cut", "{kind:?}");
         }
     }
 
