@@ -24,6 +24,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+pub use self::upstream::{FirstContentElapsed, StreamTruncated, UpstreamError};
+
+mod upstream;
+
 /// What bodies of this crate fail with, and what fallible services of the tower world agree on.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 

@@ -111,6 +111,12 @@ pub enum Event {
         /// How many may be under way now.
         limit: u32,
     },
+    /// The answer of an LLM API was no answer, or not all of it.
+    #[non_exhaustive]
+    StreamFailed {
+        /// What was wrong with it.
+        fault: StreamFault,
+    },
     /// A layer met something it cannot treat, and let it pass untouched.
     Bypassed {
         /// The layer.
@@ -118,6 +124,16 @@ pub enum Event {
         /// What it met.
         reason: &'static str,
     },
+}
+
+/// What was wrong with the answer of an LLM API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamFault {
+    /// It told of an error.
+    UpstreamError,
+    /// It ended before it was complete.
+    Truncated,
 }
 
 /// Receives the events of the layers it was given to.
@@ -158,6 +174,7 @@ impl Event {
             Self::HeartbeatSent => "heartbeat_sent",
             Self::Paused { .. } => "paused",
             Self::ConcurrencyChanged { .. } => "concurrency_changed",
+            Self::StreamFailed { .. } => "stream_failed",
             Self::Bypassed { .. } => "bypassed",
         }
     }
@@ -178,6 +195,7 @@ impl Event {
             Self::HeartbeatSent => "sse-heartbeat",
             Self::Paused { .. } => "pace",
             Self::ConcurrencyChanged { .. } => "queue",
+            Self::StreamFailed { fault } => fault.as_str(),
         }
     }
 }
@@ -206,8 +224,31 @@ impl fmt::Display for Event {
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
             Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),
             Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
+            Self::StreamFailed { fault } => write!(f, "stream-guard: {fault}"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
+    }
+}
+
+// === impl StreamFault ===
+
+impl StreamFault {
+    /// A stable name, for metrics: `"truncated"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UpstreamError => "upstream-error",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+impl fmt::Display for StreamFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UpstreamError => "the answer told of an error",
+            Self::Truncated => "the answer ended before it was complete",
+        })
     }
 }
 

@@ -171,12 +171,13 @@ pub mod proto;
 mod rt;
 pub mod store;
 
+pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
     Authenticated, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant,
 };
-pub use self::event::{Event, Observer};
+pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
 pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerConfig, CircuitBreakerFuture, CircuitBreakerHandle,
@@ -205,6 +206,9 @@ pub use self::layers::sse_heartbeat::{
     ExpectsEventStream, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,
     SseHeartbeatLayer,
 };
+#[cfg(feature = "llm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
+pub use self::layers::stream_guard::{MissingEnd, StreamGuard, StreamGuardBody, StreamGuardFuture, StreamGuardLayer};
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};

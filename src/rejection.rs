@@ -80,7 +80,9 @@ pub enum RejectionKind {
     Superseded,
     /// An earlier message of the same conversation is being answered. 409, gRPC `ABORTED`.
     ConversationBusy,
-    /// The upstream to which the call is bound gave no answer. 502, gRPC `UNAVAILABLE`.
+    /// The upstream's answer told of an error behind a 200, or was cut, before any of it was handed on; or the upstream to which the
+    /// call is bound gave no answer. The response has the status that the error would have had; 502, gRPC `UNAVAILABLE`, where it
+    /// has none.
     UpstreamFailed,
 }
 

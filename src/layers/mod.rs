@@ -15,4 +15,6 @@ pub(crate) mod queue;
 pub(crate) mod rejections_as_errors;
 pub(crate) mod retry_after_backoff;
 pub(crate) mod sse_heartbeat;
+#[cfg(feature = "llm")]
+pub(crate) mod stream_guard;
 pub(crate) mod timeout_profile;

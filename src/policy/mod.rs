@@ -4,6 +4,8 @@ pub(crate) mod backoff;
 pub(crate) mod breaker;
 pub(crate) mod budget;
 pub(crate) mod fallback;
+#[cfg(feature = "llm")]
+pub(crate) mod fault;
 pub(crate) mod flight;
 pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;

@@ -123,8 +123,14 @@ const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     14,
     "An identical request was already in progress and failed."
 );
-const UPSTREAM_FAILED: ProblemTemplate =
-    wording!("upstream-failed", BAD_GATEWAY, "502", "Bad Gateway", 14, "The upstream of this call gave no answer.");
+const UPSTREAM_FAILED: ProblemTemplate = wording!(
+    "upstream-failed",
+    BAD_GATEWAY,
+    "502",
+    "Bad Gateway",
+    14,
+    "The upstream gave no answer, or not a whole one."
+);
 
 const PACED: ProblemTemplate = wording!(
     "paced",
@@ -158,7 +164,6 @@ const CONVERSATION_BUSY: ProblemTemplate = wording!(
     10,
     "An earlier message of the same conversation is being answered."
 );
-
 // === impl ProblemTemplate ===
 
 impl ProblemTemplate {

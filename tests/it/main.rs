@@ -25,6 +25,8 @@ mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;
 mod sse_heartbeat;
+#[cfg(feature = "llm")]
+mod stream_guard;
 mod support;
 mod suspension;
 mod telemetry;

@@ -1,10 +1,12 @@
 //! The default classifier: HTTP.
 
+use std::error::Error;
 use std::ops::RangeInclusive;
 
 use http::{HeaderMap, StatusCode};
 
 use super::{Classify, Health, Matter, NextStep, Outcome, Verdict, transport};
+use crate::error::{self, UpstreamError};
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
 use crate::rejection::{Rejection, RejectionKind};
 
@@ -22,9 +24,10 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | no answer: no connection, or a broken one | Retry | Failure | Upstream |
 /// | our connect timeout | `TryAnother` | Failure | Upstream |
 /// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | `TryAnother` | Failure | Ours |
-/// | our [`BodyFailed`](RejectionKind::BodyFailed), [`UpstreamFailed`](RejectionKind::UpstreamFailed) | Retry | Failure | Upstream |
+/// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Failure | Upstream |
 /// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | `TryAnother` | Ignored | Ours |
 /// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded) | `GiveUp` | Ignored | Ours |
+/// | our [`UpstreamFailed`](RejectionKind::UpstreamFailed), a body's [`UpstreamError`], a 4xx or 5xx whose body was read | by its words | | |
 /// | the request could not be sent: its own body failed, or the client does not send such requests | `GiveUp` | Ignored | Request |
 ///
 /// `x-should-retry: false` turns Retry into `TryAnother`, `true` turns everything but Done into Retry; health and matter stay.
@@ -109,9 +112,11 @@ impl Standard {
             RejectionKind::CircuitOpen | RejectionKind::Paced | RejectionKind::QueueFull => {
                 ours(NextStep::TryAnother, Health::Ignored).not_executed()
             }
-            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed | RejectionKind::UpstreamFailed => {
-                Verdict::new(retry, Health::Failure)
-            }
+            RejectionKind::BodyFailed | RejectionKind::SharedCallFailed => Verdict::new(retry, Health::Failure),
+            RejectionKind::UpstreamFailed => match error::find::<UpstreamError>(rejection as &(dyn Error + 'static)) {
+                Some(told) => told.verdict(),
+                None => Verdict::new(retry, Health::Failure),
+            },
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
@@ -132,7 +137,11 @@ impl Classify for Standard {
             (Some(status), Some(headers)) => match outcome.rejection() {
                 Some(rejection) => hinted(self.refused(rejection), headers),
                 None if status.as_u16() < 400 => DONE,
-                None => hinted(of_status(status, headers), headers),
+                None => {
+                    // What the body says, where a layer inside has read it.
+                    let told = outcome.extensions().and_then(|extensions| extensions.get::<UpstreamError>());
+                    hinted(told.map_or_else(|| of_status(status, headers), UpstreamError::verdict), headers)
+                }
             },
             _ => outcome.cause().map_or(DONE, |err| match outcome.rejection() {
                 Some(rejection) => self.refused(rejection),

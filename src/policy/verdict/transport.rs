@@ -12,7 +12,7 @@ use std::error::Error;
 use std::io;
 
 use super::{Health, Matter, NextStep, Verdict};
-use crate::error::{self, ConnectElapsed, DeadlineExceeded};
+use crate::error::{self, ConnectElapsed, DeadlineExceeded, UpstreamError};
 
 /// No answer came, or it broke off: whether the request was executed is unknown.
 const BROKEN: Verdict = Verdict::new(NextStep::Retry { after: None }, Health::Failure);
@@ -32,6 +32,9 @@ pub(super) fn classify(err: &(dyn Error + 'static)) -> Verdict {
     }
     if error::find::<DeadlineExceeded>(err).is_some() {
         return TOO_LATE;
+    }
+    if let Some(told) = error::find::<UpstreamError>(err) {
+        return told.verdict();
     }
     #[cfg(feature = "reqwest")]
     if error::chain(err).any(was_never_a_request) {

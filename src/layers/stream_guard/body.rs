@@ -1,0 +1,143 @@
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::watch::{Fail, Step, Watch};
+use crate::body::boxed::Polled;
+use crate::body::response::ResponseBody;
+use crate::error::BoxError;
+
+/// As many frames of which nothing could be handed on are read in one poll. Then others have their turn.
+const MAX_FRAMES: usize = 64;
+
+pin_project! {
+    /// The response body of [`StreamGuard`](crate::StreamGuard).
+    pub struct StreamGuardBody<B> {
+        // What was read and is still to be handed on.
+        held: VecDeque<Frame<Bytes>>,
+        // What the body ends with behind that.
+        error: Option<BoxError>,
+        watch: Watch,
+        #[pin]
+        body: ResponseBody<B>,
+    }
+}
+
+// === impl StreamGuardBody ===
+
+impl<B> StreamGuardBody<B> {
+    /// What was read of a body, and the rest of it, in which something is looked for.
+    pub(super) fn new(held: VecDeque<Frame<Bytes>>, watch: Watch, body: ResponseBody<B>) -> Self {
+        Self { held, error: None, watch, body }
+    }
+
+    /// A body that is passed as it is.
+    pub(super) fn pass(body: ResponseBody<B>) -> Self {
+        Self::new(VecDeque::new(), Watch::Nothing, body)
+    }
+
+    /// What was read of a body that has failed.
+    pub(super) fn failed(held: VecDeque<Frame<Bytes>>, error: BoxError) -> Self {
+        Self { held, error: Some(error), watch: Watch::Nothing, body: ResponseBody::Over }
+    }
+}
+
+impl<B> StreamGuardBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    #[cold]
+    #[inline(never)]
+    fn poll_held(self: Pin<&mut Self>) -> Polled {
+        let this = self.project();
+        let frame = this.held.pop_front().map(Ok);
+        Poll::Ready(frame.or_else(|| this.error.take().map(Err)))
+    }
+
+    fn poll_watched(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        for _ in 0..MAX_FRAMES {
+            let this = self.as_mut().project();
+            let step = match this.body.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => this.watch.frame(frame),
+                Poll::Ready(Some(Err(err))) => {
+                    this.watch.broke_off();
+                    return Poll::Ready(Some(Err(err)));
+                }
+                Poll::Ready(None) => this.watch.end(None),
+                Poll::Pending => Step::Fail(ready!(this.watch.poll_limit(cx))),
+            };
+            match step {
+                Step::Give(frame) => return Poll::Ready(Some(Ok(frame))),
+                Step::More => {}
+                Step::Last(rest, trailers) => return self.finish(rest.into_iter().chain(trailers), None),
+                Step::Fail(Fail { before, frame, error }) => {
+                    let held = [before, frame].into_iter().filter(|data| !data.is_empty()).map(Frame::data);
+                    return self.finish(held, Some(error));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The inner body is over, or given up: what closes the upstream's connection, whatever is still to be handed on.
+    #[cold]
+    fn finish(mut self: Pin<&mut Self>, held: impl Iterator<Item = Frame<Bytes>>, error: Option<BoxError>) -> Polled {
+        let mut this = self.as_mut().project();
+        *this.watch = Watch::Nothing;
+        this.body.as_mut().give_up();
+        this.held.extend(held);
+        *this.error = error;
+        self.poll_held()
+    }
+}
+
+impl<B> Body for StreamGuardBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        if !self.held.is_empty() || self.error.is_some() {
+            return self.poll_held();
+        }
+        match self.watch {
+            Watch::Nothing => self.project().body.poll_frame(cx),
+            Watch::Stream(_) | Watch::Answer(_) => self.poll_watched(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // What is watched is known to be whole only once it was read to its end.
+        let settled = matches!(self.watch, Watch::Nothing) && self.error.is_none();
+        settled && self.held.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = self.held.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
+        let held = held.fold(self.watch.withheld(), u64::saturating_add);
+        let inner = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(inner.lower().saturating_add(held).min(hint.upper().unwrap_or(u64::MAX)));
+        hint
+    }
+}
+
+/// Without what is held, which is the model's.
+impl<B> std::fmt::Debug for StreamGuardBody<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamGuardBody").field("held", &self.held.len()).finish_non_exhaustive()
+    }
+}

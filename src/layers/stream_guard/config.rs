@@ -1,0 +1,138 @@
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::event::Emitter;
+use crate::policy::verdict::NextStep;
+use crate::proto::dialect::{Answer, AnswerReader, Dialect, Framing, Kind, Reader};
+use crate::rt::sync::lock;
+
+/// The name of this layer in events.
+pub(super) const NAME: &str = "stream-guard";
+
+/// What to do with a stream that ends cleanly, and whose model has not said how its answer ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MissingEnd {
+    /// An error, unless the stream has its dialect's closing marker (`[DONE]`, `message_stop`) and the model has never given a
+    /// reason: some servers end whole answers so. Such an answer is passed on, with the end
+    /// [`Unknown`](crate::proto::dialect::End::Unknown). Once a model of a host has given a reason, it must always.
+    #[default]
+    Auto,
+    /// An error, with a marker too.
+    Error,
+    /// It is passed on, without a marker too, with the end [`Unknown`](crate::proto::dialect::End::Unknown).
+    Allow,
+}
+
+/// The settings.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    /// Which dialect it is, where that was set; else the path tells.
+    pub(super) dialect: Option<Chosen>,
+    pub(super) missing_end: MissingEnd,
+    pub(super) hold: Option<usize>,
+    pub(super) first_content: Option<Duration>,
+    pub(super) filtered: NextStep,
+    pub(super) error_frames: bool,
+    pub(super) reasons: Arc<Reasons>,
+    pub(super) emitter: Emitter,
+}
+
+/// A dialect that was set.
+#[derive(Clone)]
+pub(super) enum Chosen {
+    Known(Kind),
+    Custom(Arc<dyn Fn() -> Box<dyn Dialect> + Send + Sync>),
+}
+
+/// Which models have given a reason for their end: of which hosts, as hashes.
+#[derive(Debug)]
+pub(super) struct Reasons {
+    hasher: RandomState,
+    seen: Mutex<HashSet<u64>>,
+}
+
+/// What a model is remembered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ModelId(u64);
+
+/// Models beyond that are treated as ones that were never seen.
+const MAX_MODELS: usize = 4_096;
+
+// === impl Config ===
+
+impl Config {
+    /// The dialect of an answer to this path.
+    pub(super) fn expect(&self, path: &str) -> Option<Chosen> {
+        self.dialect.clone().or_else(|| Kind::of_path(path).map(Chosen::Known))
+    }
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    pub(super) const fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Known(kind) => Some(*kind),
+            Self::Custom(_) => None,
+        }
+    }
+
+    /// A reader of a stream; without a choice, one that recognises the dialect by the first events.
+    pub(super) fn reader(chosen: Option<&Self>, framing: Framing) -> Reader {
+        match chosen {
+            Some(Self::Custom(make)) => Reader::boxed(make(), framing),
+            known => Reader::new(known.and_then(Self::kind), framing),
+        }
+    }
+
+    /// What the body of an answer says.
+    pub(super) fn answer(&self, reader: AnswerReader) -> Answer {
+        match self {
+            Self::Known(kind) => reader.end(&mut *kind.dialect()),
+            Self::Custom(make) => reader.end(&mut *make()),
+        }
+    }
+}
+
+impl fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(kind) => kind.fmt(f),
+            Self::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
+// === impl Reasons ===
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), seen: Mutex::default() }
+    }
+}
+
+impl Reasons {
+    pub(super) fn host(&self, host: &[u8]) -> u64 {
+        self.hasher.hash_one(host)
+    }
+
+    pub(super) fn id(&self, host: u64, model: Option<&str>) -> ModelId {
+        ModelId(self.hasher.hash_one((host, model)))
+    }
+
+    pub(super) fn was_given_by(&self, model: ModelId) -> bool {
+        lock(&self.seen).contains(&model.0)
+    }
+
+    pub(super) fn note(&self, model: ModelId) {
+        let mut seen = lock(&self.seen);
+        if seen.len() < MAX_MODELS {
+            seen.insert(model.0);
+        }
+    }
+}

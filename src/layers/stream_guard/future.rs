@@ -1,0 +1,198 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::body::StreamGuardBody;
+use super::config::{Chosen, Config, NAME};
+use super::prelude::Withheld;
+use super::state::StreamState;
+use super::watch::{ContentLimit, StreamWatch, Watch};
+use crate::body::ending::Ending;
+use crate::body::response::ResponseBody;
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::proto::dialect::{Framing, Kind};
+use crate::proto::event_stream::EventStream;
+use crate::proto::media_type;
+use crate::rejection::Rejection;
+use crate::rt::clock;
+
+pin_project! {
+    /// The future of [`StreamGuard`](crate::StreamGuard).
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct StreamGuardFuture<F, B> {
+        #[pin]
+        stage: Stage<F, B>,
+        // `None`: the layer is off, or has nothing to look for.
+        expected: Option<Expected>,
+    }
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = StageProj]
+    enum Stage<F, B> {
+        // Waiting for the head.
+        Head { #[pin] call: F },
+        // The head is here, and withheld.
+        Body { withheld: Withheld<B> },
+    }
+}
+
+/// What is known of an answer before it comes.
+#[derive(Debug)]
+pub(super) struct Expected {
+    pub(super) config: Arc<Config>,
+    /// Its dialect, where that was set or the path told.
+    pub(super) dialect: Option<Chosen>,
+    /// Whether the request asks for something to be generated: what an answer to another one says, is its own business.
+    pub(super) generates: bool,
+    pub(super) host: u64,
+    /// The longest wait for the first data, where the request has one of its own.
+    pub(super) first_byte: Option<Duration>,
+}
+
+/// What is done with a response.
+enum Plan<B> {
+    /// Something of its body is read first.
+    Withhold(Withheld<B>),
+    HandOn(Response<StreamGuardBody<B>>),
+}
+
+/// What a head promises.
+enum Look {
+    Pass,
+    Bypass(&'static str),
+    Error,
+    Answer,
+    Stream(Framing),
+}
+
+// === impl StreamGuardFuture ===
+
+impl<F, B> StreamGuardFuture<F, B> {
+    pub(super) fn new(call: F, expected: Option<Expected>) -> Self {
+        Self { stage: Stage::Head { call }, expected }
+    }
+}
+
+impl<F, B, E> Future for StreamGuardFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Output = Result<Response<StreamGuardBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let StageProj::Head { call } = this.stage.as_mut().project() {
+            let response = ready!(call.poll(cx))?;
+            let Some(expected) = this.expected.take() else { return Poll::Ready(Ok(pass(response))) };
+            match expected.plan(response) {
+                Plan::Withhold(withheld) => this.stage.set(Stage::Body { withheld }),
+                Plan::HandOn(response) => return Poll::Ready(Ok(response)),
+            }
+        }
+        match this.stage.project() {
+            StageProj::Body { withheld } => withheld.poll(cx).map(Ok),
+            StageProj::Head { .. } => Poll::Pending,
+        }
+    }
+}
+
+fn pass<B>(response: Response<B>) -> Response<StreamGuardBody<B>> {
+    response.map(|body| StreamGuardBody::pass(ResponseBody::inner(body)))
+}
+
+// === impl Expected ===
+
+impl Expected {
+    /// Withholds a response, or hands it on.
+    fn plan<B: Body>(self, mut response: Response<B>) -> Plan<B> {
+        let framing = match self.look(&response) {
+            Look::Pass => return Plan::HandOn(pass(response)),
+            Look::Bypass(reason) => {
+                self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+                return Plan::HandOn(pass(response));
+            }
+            Look::Error => return Plan::Withhold(Withheld::error(self.config, response)),
+            Look::Answer => None,
+            Look::Stream(framing) => Some(framing),
+        };
+        let ending = Ending::new();
+        response.extensions_mut().insert(ending.clone());
+        let Self { config, dialect, generates, host, first_byte } = self;
+        match (framing, dialect) {
+            (None, Some(dialect)) => Plan::Withhold(Withheld::answer(config, response, dialect, host)),
+            (framing, dialect) => {
+                let framing = framing.unwrap_or(Framing::EventStream);
+                let reader = Chosen::reader(dialect.as_ref(), framing);
+                let state = StreamState::new(Arc::clone(&config), reader, framing, host, ending);
+                let after = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
+                let limit = ContentLimit::new(after, clock::now());
+                if generates && dialect.is_some() {
+                    return Plan::Withhold(Withheld::stream(config, response, state, limit));
+                }
+                let watch = Watch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
+                Plan::HandOn(
+                    response.map(|body| StreamGuardBody::new(Default::default(), watch, ResponseBody::inner(body))),
+                )
+            }
+        }
+    }
+
+    fn look<B: Body>(&self, response: &Response<B>) -> Look {
+        let (status, headers) = (response.status(), response.headers());
+        // What our own layers say is no answer of the upstream's.
+        if Rejection::of(response).is_some() {
+            return Look::Pass;
+        }
+        if status.as_u16() >= 400 {
+            let readable = self.generates && media_type::is_json(headers) && !is_encoded(headers);
+            return if readable && !response.body().is_end_stream() { Look::Error } else { Look::Pass };
+        }
+        if !status.is_success() || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+            return Look::Pass;
+        }
+        match EventStream::of(headers) {
+            EventStream::Plain => return Look::Stream(Framing::EventStream),
+            EventStream::Encoded => return Look::Bypass("the event stream is compressed"),
+            EventStream::No => {}
+        }
+        let Some(dialect) = self.dialect.as_ref().filter(|_| self.generates) else { return Look::Pass };
+        let essence = media_type::essence(headers);
+        let is = |name: &str| essence.eq_ignore_ascii_case(name.as_bytes());
+        if is("application/vnd.amazon.eventstream") {
+            return Look::Bypass("binary event streams are not read");
+        }
+        let lines = is("application/x-ndjson") || is("application/jsonl");
+        if !(lines || media_type::is_json(headers)) {
+            return Look::Pass;
+        }
+        if is_encoded(headers) {
+            return Look::Bypass("the answer is compressed");
+        }
+        match dialect.kind() {
+            Some(Kind::Ollama) | None if lines => Look::Stream(Framing::Lines),
+            _ if lines => Look::Pass,
+            _ => Look::Answer,
+        }
+    }
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
+}

@@ -1,0 +1,17 @@
+//! Whether an answer of an LLM API is what it seems to be: whole, and no error.
+
+mod body;
+mod config;
+mod future;
+mod layer;
+mod prelude;
+mod refusal;
+mod service;
+mod state;
+mod watch;
+
+pub use self::body::StreamGuardBody;
+pub use self::config::MissingEnd;
+pub use self::future::StreamGuardFuture;
+pub use self::layer::StreamGuardLayer;
+pub use self::service::StreamGuard;

@@ -1,0 +1,155 @@
+//! What callers and the layers outside are told of an upstream's error.
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER, TRAILER, TRANSFER_ENCODING,
+};
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::Value;
+
+use super::config::Config;
+use super::state::{Failure, StreamState};
+use crate::error::{StreamTruncated, UpstreamError};
+use crate::policy::fault::judge;
+use crate::proto::dialect::{Fault, Framing, Kind, StreamError};
+use crate::proto::sse::Ending;
+use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::clock;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An error inside of a stream, as the body ends with it or as the source of a refusal.
+pub(super) fn stream_error(state: &StreamState, failure: &Failure, headers: &HeaderMap) -> UpstreamError {
+    let error = judged(Some(&failure.fault), None, headers, state.config());
+    let frame = match state.framing() {
+        // A place for an error is missing in an array that is not complete: the caller sees that it breaks off.
+        Framing::Array => String::new(),
+        _ => frame(state.kind(), failure, &error, state.next_sequence(), state.line_ending()),
+    };
+    error.with_frame(frame)
+}
+
+/// What an error means. `status`: that of its answer, where it is an answer of its own.
+pub(super) fn judged(
+    fault: Option<&Fault>,
+    status: Option<StatusCode>,
+    headers: &HeaderMap,
+    config: &Config,
+) -> UpstreamError {
+    let judgement = judge(fault, status, headers, config.filtered, clock::wall());
+    let error = UpstreamError::new(judgement.status, judgement.verdict).with_retry_after(judgement.retry_after);
+    match fault {
+        Some(fault) => error.with_names(fault.code(), fault.type_name()).with_message(fault.message()),
+        None => error,
+    }
+}
+
+/// The event that tells the caller: the upstream's own where the dialect's clients raise it, else one in the form that they do.
+fn frame(kind: Option<Kind>, failure: &Failure, error: &UpstreamError, sequence: u64, ending: Ending) -> String {
+    let own = own_event(failure, kind, ending);
+    if is_raised(kind, failure) {
+        return own;
+    }
+    let written = written(error).sequence(sequence).frame(kind, ending);
+    // Clients that know it want the last state of the response too.
+    let names_response = kind == Some(Kind::OpenAiResponses) && failure.name == "response.failed";
+    if names_response { own + &written } else { written }
+}
+
+fn written(error: &UpstreamError) -> StreamError<'_> {
+    let mut written = StreamError::of_status(error.status().as_u16());
+    if let Some(name) = error.type_name() {
+        written = written.type_name(name);
+    }
+    if let Some(code) = error.code() {
+        written = written.code(code);
+    }
+    if error.message().is_empty() {
+        written.message("The upstream told of an error in its answer.")
+    } else {
+        written.message(error.message())
+    }
+}
+
+/// Whether the official clients of the dialect raise this event as it is.
+fn is_raised(kind: Option<Kind>, failure: &Failure) -> bool {
+    if failure.misplaced {
+        return false;
+    }
+    let Ok(Value::Object(data)) = serde_json::from_slice(&failure.data) else { return kind.is_none() };
+    let error = data.get("error");
+    let has_object = error.is_some_and(Value::is_object);
+    match kind {
+        // Vercel's provider ignores an error beside choices.
+        Some(Kind::OpenAiChat) => has_object && !data.contains_key("choices"),
+        Some(Kind::OpenAiResponses) => has_object && failure.name == "error",
+        Some(Kind::Anthropic) => has_object && failure.name == "error",
+        // Its Python client looks for nothing but this.
+        Some(Kind::Gemini) => failure.data.starts_with(b"{\"error\":"),
+        Some(Kind::Cohere) => failure.name == "message-end",
+        Some(Kind::Ollama) => error.is_some_and(Value::is_string),
+        None => true,
+    }
+}
+
+fn own_event(failure: &Failure, kind: Option<Kind>, ending: Ending) -> String {
+    let data = String::from_utf8_lossy(&failure.data);
+    if kind == Some(Kind::Ollama) {
+        return format!("{data}\n");
+    }
+    let end = ending.as_str();
+    let name = if failure.name.is_empty() { String::new() } else { format!("event: {}{end}", failure.name) };
+    let data: String = data.lines().map(|line| format!("data: {line}{end}")).collect();
+    name + &data + end
+}
+
+/// The body of a refusal that is made of an event: the JSON of the upstream, if clients find the error in it.
+pub(super) fn body_of(failure: &Failure, kind: Option<Kind>, error: &UpstreamError) -> Bytes {
+    let own = match serde_json::from_slice(&failure.data) {
+        Ok(Value::Object(data)) => {
+            let named = data.get("error").is_some_and(|error| error.is_object() || error.is_string());
+            // The flat form of Responses: clients read its members where there is no `error`.
+            named || data.get("type").is_some_and(|name| name == "error")
+        }
+        _ => false,
+    };
+    if own && !failure.misplaced { failure.data.clone() } else { written(error).body(kind).into() }
+}
+
+/// A refusal in place of an answer that told of an error.
+pub(super) fn of_error(head: Parts, error: UpstreamError, body: Bytes) -> Response<Bytes> {
+    let status = error.status();
+    let wait = error.retry_after().map(|hint| hint.wait(clock::wall()));
+    let mut rejection = Rejection::new(RejectionKind::UpstreamFailed).with_source(error);
+    if let Some(wait) = wait {
+        rejection = rejection.with_retry_after(wait);
+    }
+    refuse(head, status, rejection, body)
+}
+
+/// A refusal in place of an answer that was cut before anything of it was handed on.
+pub(super) fn of_truncated(head: Parts, truncated: StreamTruncated) -> Response<Bytes> {
+    let body = truncated.body();
+    let rejection = Rejection::new(RejectionKind::UpstreamFailed).with_source(truncated);
+    refuse(head, StatusCode::BAD_GATEWAY, rejection, body.into())
+}
+
+/// The head keeps what the upstream said beside its content: request ids and limits.
+fn refuse(head: Parts, status: StatusCode, rejection: Rejection, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::from_parts(head, body);
+    *response.status_mut() = status;
+    let length = response.body().len();
+    let headers = response.headers_mut();
+    for name in [CONTENT_ENCODING, TRANSFER_ENCODING, TRAILER, ETAG, CACHE_CONTROL] {
+        headers.remove(name);
+    }
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    if let (Some(wait), false) = (rejection.retry_after(), headers.contains_key(RETRY_AFTER)) {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response.extensions_mut().insert(rejection);
+    response
+}

@@ -1,0 +1,246 @@
+//! Follows one stream, and decides what of it may be handed on.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::config::{Config, MissingEnd, ModelId};
+use crate::body::ending::Ending;
+use crate::error::StreamTruncated;
+use crate::proto::dialect::{Channel, End, Event, Fact, Fault, Framing, Kind, Reader};
+use crate::proto::sse;
+
+/// What is known of a stream.
+#[derive(Debug)]
+pub(super) struct StreamState {
+    config: Arc<Config>,
+    reader: Reader,
+    framing: Framing,
+    host: u64,
+    model: ModelId,
+    ending: Ending,
+    /// What was read of an event that is not whole yet.
+    partial: BytesMut,
+    /// An event became too large to be withheld: the rest of it is handed on as it comes.
+    loose: bool,
+    seen: Seen,
+    failure: Option<Failure>,
+    /// The stream has come to its end, or broke off.
+    over: bool,
+}
+
+/// What a stream has said so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The answer has begun.
+    pub(super) started: bool,
+    /// Something of it has come.
+    pub(super) content: bool,
+    /// The model said how it ended, or how one of several choices did.
+    pub(super) reason: bool,
+    /// It is not in the syntax of its dialect.
+    pub(super) garbage: bool,
+    /// Things said, but for signs of life.
+    pub(super) events: usize,
+}
+
+/// What of a frame may be handed on: whole events, up to one that tells of an error.
+#[derive(Debug)]
+pub(super) enum Readable {
+    /// The frame as it is.
+    All,
+    /// This: what was withheld, and a part of the frame.
+    Part(Bytes),
+}
+
+/// An error that the stream tells of, with the event that does.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    pub(super) name: String,
+    pub(super) data: Bytes,
+    pub(super) misplaced: bool,
+}
+
+/// An event that is larger is not withheld until it is whole.
+const MAX_PARTIAL: usize = 64 * 1024;
+
+// === impl StreamState ===
+
+impl StreamState {
+    pub(super) fn new(config: Arc<Config>, reader: Reader, framing: Framing, host: u64, ending: Ending) -> Self {
+        let model = config.reasons.id(host, None);
+        let (partial, seen) = (BytesMut::new(), Seen::default());
+        let (loose, failure, over) = (false, None, false);
+        Self { config, reader, framing, host, model, ending, partial, loose, seen, failure, over }
+    }
+
+    /// Reads on, and says what may be handed on.
+    #[inline]
+    pub(super) fn read(&mut self, data: &Bytes) -> Readable {
+        let Self { reader, seen, failure, model, config, host, .. } = self;
+        let whole = reader.read(data, |fact, event| {
+            seen.note(&fact);
+            match fact {
+                Fact::Failed(fault) if failure.is_none() => *failure = Some(Failure::new(fault, event)),
+                Fact::Started { model: Some(name), .. } => *model = config.reasons.id(*host, Some(name)),
+                _ => {}
+            }
+        });
+        let all = whole == data.len() && self.partial.is_empty() && !self.loose && !data.is_empty();
+        if all { Readable::All } else { Readable::Part(self.cut(data.clone(), whole)) }
+    }
+
+    /// Withholds what is not whole.
+    #[cold]
+    fn cut(&mut self, mut data: Bytes, whole: usize) -> Bytes {
+        if whole > 0 {
+            self.loose = false;
+            let before = std::mem::take(&mut self.partial);
+            let ready = join(before, &data.split_to(whole));
+            self.partial.extend_from_slice(&data);
+            return ready;
+        }
+        if self.failure.is_some() {
+            // The event that tells of the error began in what is withheld.
+            return Bytes::new();
+        }
+        if self.loose {
+            return data;
+        }
+        self.partial.extend_from_slice(&data);
+        if self.partial.len() <= MAX_PARTIAL {
+            return Bytes::new();
+        }
+        self.loose = true;
+        self.partial.split().freeze()
+    }
+
+    /// The stream has ended cleanly. Returns what is still to be handed on, or says that it was cut.
+    pub(super) fn end(&mut self) -> Result<Bytes, StreamTruncated> {
+        self.over = true;
+        let Self { reader, seen, failure, .. } = self;
+        reader.end(|fact, event| {
+            seen.note(&fact);
+            if let (Fact::Failed(fault), None) = (fact, &failure) {
+                *failure = Some(Failure::new(fault, event));
+            }
+        });
+        let in_event = self.reader.in_event();
+        let open_array = self.framing == Framing::Array && in_event;
+        let end = match self.reader.ended() {
+            Some(end) if !open_array => {
+                self.config.reasons.note(self.model);
+                Some(end)
+            }
+            _ if !self.reader.is_recognised() && !in_event => None,
+            _ if self.may_lack_its_end(in_event) => Some(End::Unknown),
+            _ => return Err(self.truncated()),
+        };
+        if let Some(end) = end {
+            self.ending.set(end);
+        }
+        Ok(std::mem::take(&mut self.partial).freeze())
+    }
+
+    /// Whether the stream may end without a word of how the answer ended.
+    fn may_lack_its_end(&self, in_event: bool) -> bool {
+        let allowed = match self.config.missing_end {
+            MissingEnd::Error => false,
+            MissingEnd::Auto => self.reader.is_closed() && !self.config.reasons.was_given_by(self.model),
+            MissingEnd::Allow => true,
+        };
+        !in_event && (allowed || self.reader.has_unread())
+    }
+
+    pub(super) fn truncated(&self) -> StreamTruncated {
+        StreamTruncated::new(self.kind(), self.reader.next_sequence())
+    }
+
+    /// The stream broke off.
+    pub(super) fn broke_off(&mut self) {
+        self.over = true;
+    }
+
+    /// The caller went away, if it is not over: what it has may be the whole answer.
+    pub(super) fn abandoned(&mut self) {
+        if !self.over && self.seen.reason && self.failure.is_none() {
+            let _ = self.end();
+        }
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    pub(super) fn kind(&self) -> Option<Kind> {
+        self.reader.kind()
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(super) fn is_recognised(&self) -> bool {
+        self.reader.is_recognised()
+    }
+
+    /// The number of the event that comes next, in Responses.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.reader.next_sequence()
+    }
+
+    pub(super) fn line_ending(&self) -> sse::Ending {
+        self.reader.line_ending()
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// How many bytes are withheld.
+    pub(super) fn withheld(&self) -> usize {
+        self.partial.len()
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+}
+
+fn join(mut before: BytesMut, data: &Bytes) -> Bytes {
+    if before.is_empty() {
+        return data.clone();
+    }
+    before.extend_from_slice(data);
+    before.freeze()
+}
+
+// === impl Seen ===
+
+impl Seen {
+    #[inline]
+    fn note(&mut self, fact: &Fact<'_>) {
+        match fact {
+            Fact::Delta { text, channel, .. } => {
+                self.content |= !text.is_empty() || matches!(channel, Channel::Opaque | Channel::ToolCall { .. });
+            }
+            Fact::Started { .. } => self.started = true,
+            Fact::ChoiceEnded { .. } | Fact::Ended(_) => self.reason = true,
+            Fact::Unreadable => self.garbage = true,
+            Fact::KeepAlive => return,
+            _ => {}
+        }
+        self.events = self.events.saturating_add(1);
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    #[cold]
+    fn new(fault: Fault, event: &Event<'_>) -> Self {
+        let data = Bytes::copy_from_slice(event.data);
+        Self { fault, name: event.name.to_owned(), data, misplaced: event.misplaced }
+    }
+}

@@ -1,0 +1,237 @@
+//! What is looked for in a body that is being handed on.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+
+use super::config::{Chosen, Config, NAME};
+use super::refusal;
+use super::state::{Readable, Seen, StreamState};
+use crate::body::ending::Ending;
+use crate::error::{BoxError, FirstContentElapsed, StreamTruncated};
+use crate::event::{Event, StreamFault};
+use crate::proto::dialect::{AnswerReader, End};
+use crate::rt::timer::LazyTimer;
+
+/// What is looked for.
+#[derive(Debug)]
+pub(super) enum Watch {
+    Nothing,
+    Stream(Box<StreamWatch>),
+    Answer(Box<AnswerWatch>),
+}
+
+/// A stream of events.
+#[derive(Debug)]
+pub(super) struct StreamWatch {
+    pub(super) state: StreamState,
+    pub(super) limit: ContentLimit,
+}
+
+/// A JSON answer that is too large to be withheld.
+#[derive(Debug)]
+pub(super) struct AnswerWatch {
+    pub(super) reader: AnswerReader,
+    pub(super) dialect: Chosen,
+    pub(super) ending: Ending,
+}
+
+/// How long the first content may take.
+#[derive(Debug)]
+pub(super) struct ContentLimit {
+    after: Duration,
+    /// `None`: there is no limit, or it has come.
+    at: Option<Instant>,
+    timer: LazyTimer,
+}
+
+/// What is to be done with what was read.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing yet: it is a part of an event.
+    More,
+    /// This is handed on.
+    Give(Frame<Bytes>),
+    /// This is handed on, and then the body is over.
+    Last(Option<Frame<Bytes>>, Option<Frame<Bytes>>),
+    /// This is handed on, and then the body fails.
+    Fail(Fail),
+}
+
+/// How a body fails.
+#[derive(Debug)]
+pub(super) struct Fail {
+    /// What came before.
+    pub(super) before: Bytes,
+    /// What tells the caller.
+    pub(super) frame: Bytes,
+    pub(super) error: BoxError,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// A frame has come.
+    #[inline]
+    pub(super) fn frame(&mut self, frame: Frame<Bytes>) -> Step {
+        let Some(data) = frame.data_ref() else { return self.end(Some(frame)) };
+        match self {
+            Self::Nothing => Step::Give(frame),
+            Self::Stream(watch) => match watch.state.read(data) {
+                Readable::All => {
+                    watch.limit.settle(watch.state.seen());
+                    Step::Give(frame)
+                }
+                Readable::Part(part) => watch.part(part),
+            },
+            Self::Answer(watch) => {
+                watch.reader.read(data);
+                Step::Give(frame)
+            }
+        }
+    }
+
+    /// The body is over, or has come to its trailers: nothing but those follows.
+    #[cold]
+    pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Step {
+        let ended = match self {
+            Self::Nothing => Ok(Bytes::new()),
+            Self::Stream(watch) => watch.end(),
+            Self::Answer(watch) => watch.end(),
+        };
+        match ended {
+            Ok(rest) => Step::Last((!rest.is_empty()).then(|| Frame::data(rest)), trailers),
+            Err(fail) => Step::Fail(fail),
+        }
+    }
+
+    /// The body broke off.
+    #[cold]
+    pub(super) fn broke_off(&mut self) {
+        if let Self::Stream(watch) = self {
+            watch.state.broke_off();
+        }
+        *self = Self::Nothing;
+    }
+
+    /// Nothing has come. Ready when it should have.
+    pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<Fail> {
+        let Self::Stream(watch) = self else { return Poll::Pending };
+        watch.limit.poll(cx).map(|error| watch.elapsed(error))
+    }
+
+    /// How many bytes are withheld.
+    pub(super) fn withheld(&self) -> u64 {
+        match self {
+            Self::Stream(watch) => watch.state.withheld() as u64,
+            Self::Nothing | Self::Answer(_) => 0,
+        }
+    }
+}
+
+// === impl StreamWatch ===
+
+impl StreamWatch {
+    /// Not all of a frame is handed on.
+    #[cold]
+    fn part(&mut self, part: Bytes) -> Step {
+        self.limit.settle(self.state.seen());
+        if self.state.failure().is_some() {
+            return Step::Fail(Fail { before: part, ..self.failed() });
+        }
+        if part.is_empty() { Step::More } else { Step::Give(Frame::data(part)) }
+    }
+
+    fn end(&mut self) -> Result<Bytes, Fail> {
+        let ended = self.state.end();
+        if self.state.failure().is_some() {
+            return Err(self.failed());
+        }
+        ended.map_err(|truncated| self.truncated(truncated))
+    }
+
+    fn failed(&self) -> Fail {
+        // The limits that the head told of are those of the answer, which was accepted: they say nothing of the error.
+        let error = self.state.failure().map(|failure| refusal::stream_error(&self.state, failure, &HeaderMap::new()));
+        match error {
+            Some(error) => self.fail(StreamFault::UpstreamError, error.frame().clone(), error.into()),
+            None => self.truncated(self.state.truncated()),
+        }
+    }
+
+    fn truncated(&self, truncated: StreamTruncated) -> Fail {
+        let frame = truncated.frame(self.state.line_ending());
+        self.fail(StreamFault::Truncated, frame.into(), truncated.into())
+    }
+
+    fn elapsed(&self, error: FirstContentElapsed) -> Fail {
+        self.config().emitter.emit(&Event::BodyTimedOut { layer: NAME, after: error.after });
+        let frame = error.frame(self.state.kind(), self.state.next_sequence(), self.state.line_ending());
+        Fail { before: Bytes::new(), frame: self.shown(frame.into()), error: error.into() }
+    }
+
+    fn fail(&self, fault: StreamFault, frame: Bytes, error: BoxError) -> Fail {
+        self.config().emitter.emit(&Event::StreamFailed { fault });
+        Fail { before: Bytes::new(), frame: self.shown(frame), error }
+    }
+
+    /// The event that tells the caller, where this layer is to write it.
+    fn shown(&self, frame: Bytes) -> Bytes {
+        if self.config().error_frames { frame } else { Bytes::new() }
+    }
+
+    fn config(&self) -> &Config {
+        self.state.config()
+    }
+}
+
+impl Drop for StreamWatch {
+    fn drop(&mut self) {
+        self.state.abandoned();
+    }
+}
+
+// === impl AnswerWatch ===
+
+impl AnswerWatch {
+    fn end(&mut self) -> Result<Bytes, Fail> {
+        let reader = std::mem::take(&mut self.reader);
+        if reader.is_cut() {
+            let error = StreamTruncated::new(self.dialect.kind(), 0);
+            return Err(Fail { before: Bytes::new(), frame: Bytes::new(), error: error.into() });
+        }
+        self.ending.set(self.dialect.answer(reader).end.unwrap_or(End::Unknown));
+        Ok(Bytes::new())
+    }
+}
+
+// === impl ContentLimit ===
+
+impl ContentLimit {
+    pub(super) fn new(after: Option<Duration>, now: Instant) -> Self {
+        let after = after.unwrap_or(Duration::MAX);
+        Self { after, at: now.checked_add(after), timer: LazyTimer::default() }
+    }
+
+    /// No limit.
+    pub(super) fn none() -> Self {
+        Self { after: Duration::MAX, at: None, timer: LazyTimer::default() }
+    }
+
+    /// There is nothing to wait for once content or the end of a choice has come.
+    #[inline]
+    pub(super) fn settle(&mut self, seen: Seen) {
+        if self.at.is_some() && (seen.content || seen.reason) {
+            self.at = None;
+        }
+    }
+
+    /// Ready when the limit has passed. Asked only while nothing comes.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<FirstContentElapsed> {
+        let Some(at) = self.at else { return Poll::Pending };
+        self.timer.poll_until(at, cx).map(|()| FirstContentElapsed::new(self.after))
+    }
+}

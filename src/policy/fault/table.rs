@@ -1,0 +1,250 @@
+//! The names that providers give to errors.
+
+use crate::policy::verdict::{Health, Matter, NextStep, Verdict};
+
+/// Errors of which the same is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It is overloaded.
+    Overloaded,
+    /// It failed.
+    Failed,
+    /// The credential asks for more than it may at the moment.
+    Throttled,
+    /// The credential has nothing left, for hours or until somebody pays.
+    Spent,
+    /// The credential was refused, or may not use that model.
+    Refused,
+    /// The request is larger than this model takes; another one may take it.
+    TooLarge,
+    /// This upstream cannot do it; another one may.
+    Unsupported,
+    /// It violates the provider's content policy.
+    Policy,
+    /// The request is wrong.
+    Invalid,
+    /// Two requests were in each other's way.
+    Conflict,
+    /// What the credential needs is out of reach for a while.
+    Dependency,
+}
+
+/// One row: what an error of this name would have been as an answer, and its class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) status: u16,
+    pub(super) class: Class,
+}
+
+const fn row(status: u16, class: Class) -> Row {
+    Row { status, class }
+}
+
+pub(super) const BILLING: Row = row(402, Class::Spent);
+const SPENT: Row = row(429, Class::Spent);
+const TOO_LARGE: Row = row(400, Class::TooLarge);
+const THROTTLED: Row = row(429, Class::Throttled);
+const POLICY: Row = row(400, Class::Policy);
+const BROKEN: Row = row(502, Class::Failed);
+/// A key of the customer's own that cannot be reached.
+const DEPENDENCY: Row = row(503, Class::Dependency);
+
+/// By name, as it is written.
+///
+/// From the documentation and the client libraries of OpenAI, Anthropic, Google, AWS, Cohere and OpenRouter, as of November 2026;
+/// what others add is noted.
+const NAMES: &[(&[&str], Row)] = &[
+    (&["overloaded_error"], row(529, Class::Overloaded)),
+    (
+        &[
+            "engine_overloaded",
+            "server_is_overloaded",
+            "overloaded",
+            "service_unavailable",
+            "service_unavailable_error",
+            "UNAVAILABLE",
+            "serviceUnavailableException",
+            "ServiceUnavailableException",
+            // DeepSeek
+            "insufficient_system_resource",
+        ],
+        row(503, Class::Overloaded),
+    ),
+    (
+        &[
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "billing_hard_limit_reached",
+            "billing_not_active",
+            "quota_exceeded",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
+        ],
+        SPENT,
+    ),
+    (&["billing_error", "insufficient_credits", "payment_required"], BILLING),
+    (
+        &[
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            "slow_down",
+            "too_many_requests",
+            "RESOURCE_EXHAUSTED",
+            "throttlingException",
+            "ThrottlingException",
+            "ramp_limit_exceeded",
+        ],
+        THROTTLED,
+    ),
+    (&["timeout_error", "DEADLINE_EXCEEDED", "gateway_timeout", "request_timeout", "TIMEOUT"], row(504, Class::Failed)),
+    (
+        &[
+            "server_error",
+            "api_error",
+            "internal_server_error",
+            "internal_error",
+            "INTERNAL",
+            "internalServerException",
+            "InternalServerException",
+            "InternalServerError",
+            "vector_store_timeout",
+            "modelStreamErrorException",
+            "ModelStreamErrorException",
+        ],
+        row(500, Class::Failed),
+    ),
+    (
+        &[
+            "context_length_exceeded",
+            "string_above_max_length",
+            "model_context_window_exceeded",
+            // llama.cpp
+            "exceed_context_size_error",
+        ],
+        TOO_LARGE,
+    ),
+    (&["request_too_large"], row(413, Class::TooLarge)),
+    (&["model_not_found", "not_found_error", "NOT_FOUND", "model_not_available"], row(404, Class::Refused)),
+    (&["unsupported_value", "unsupported_parameter", "FAILED_PRECONDITION"], row(400, Class::Unsupported)),
+    (&["authentication_error", "invalid_api_key", "UNAUTHENTICATED"], row(401, Class::Refused)),
+    (
+        &[
+            "permission_error",
+            "PERMISSION_DENIED",
+            "unsupported_country_region_territory",
+            "sandbox_egress_restricted",
+            "organization_on_hold",
+        ],
+        row(403, Class::Refused),
+    ),
+    (
+        &[
+            "content_filter",
+            "content_policy_violation",
+            "ResponsibleAIPolicyViolation",
+            "invalid_prompt",
+            "bio_policy",
+            "cyber_policy",
+            "image_content_policy_violation",
+        ],
+        POLICY,
+    ),
+    (
+        &["invalid_request_error", "INVALID_ARGUMENT", "validationException", "ValidationException"],
+        row(400, Class::Invalid),
+    ),
+    (&["conflict_error", "ABORTED"], row(409, Class::Conflict)),
+    (
+        &[
+            // Reasons for which an answer ended: OpenRouter and Mistral; vLLM and SGLang; Zhipu; Cohere; Ollama; Gemini.
+            "error",
+            "aborted",
+            "abort",
+            "network_error",
+            "ERROR",
+            "runner_connection_closed",
+            "MALFORMED_FUNCTION_CALL",
+            "UNEXPECTED_TOOL_CALL",
+            "MALFORMED_RESPONSE",
+            "MISSING_THOUGHT_SIGNATURE",
+            "TOO_MANY_TOOL_CALLS",
+            "OTHER",
+        ],
+        BROKEN,
+    ),
+];
+
+/// What stands in messages, where no name says it. All in lower case.
+const SPENT_MARKS: &[&str] = &["you have reached your specified api usage limits", "your credit balance is too low"];
+const TOO_LARGE_MARKS: &[&str] = &[
+    "prompt is too long",
+    "too many tokens",
+    "exceeds the maximum number of tokens",
+    "maximum context length",
+    "exceeds the available context size",
+];
+
+/// The row of a name.
+pub(super) fn of_name(name: &str) -> Option<&'static Row> {
+    let found = NAMES.iter().find(|(names, _)| names.contains(&name)).map(|(_, row)| row);
+    found.or_else(|| match name {
+        name if name.starts_with("linked_organization_") => Some(&SPENT),
+        // Google's quotas are named by what they count and for how long.
+        name if name.contains("PerDay") => Some(&SPENT),
+        name if name.starts_with("cmek_") && name.ends_with("_unavailable") => Some(&DEPENDENCY),
+        _ => None,
+    })
+}
+
+/// The row that a message stands for. Messages are not made to be matched: they are asked only where the name is `general`, or
+/// means that the credential is `throttled`, which may be for good.
+pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Option<&'static Row> {
+    if !(general || throttled) {
+        return None;
+    }
+    let message = message.to_ascii_lowercase();
+    let has = |marks: &[&str]| marks.iter().any(|mark| message.contains(mark));
+    if throttled && has(&["request too large"]) {
+        // It asks for more than the limit itself: no wait helps.
+        return of_name("request_too_large");
+    }
+    // Google's, for a model that the plan does not have at all.
+    let none_at_all = message.match_indices("limit: 0").any(|(at, mark)| {
+        !message
+            .get(at + mark.len()..)
+            .is_some_and(|behind| behind.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+    });
+    if throttled && none_at_all || general && has(SPENT_MARKS) {
+        return Some(&SPENT);
+    }
+    (general && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
+}
+
+// === impl Row ===
+
+impl Row {
+    /// Whether it says no more than a status.
+    pub(super) const fn is_general(&self) -> bool {
+        matches!(self.class, Class::Invalid)
+    }
+}
+
+// === impl Class ===
+
+impl Class {
+    pub(super) fn verdict(self) -> Verdict {
+        const RETRY: NextStep = NextStep::retry(None);
+        let another = |matter| Verdict::new(NextStep::TryAnother, Health::Success).with_matter(matter);
+        match self {
+            Self::Overloaded | Self::Failed => Verdict::new(RETRY, Health::Failure).with_matter(Matter::Upstream),
+            Self::Throttled => Verdict::new(RETRY, Health::Throttled).with_matter(Matter::Credential).not_executed(),
+            Self::Spent | Self::Refused => another(Matter::Credential).not_executed(),
+            Self::TooLarge | Self::Unsupported => another(Matter::Request).not_executed(),
+            Self::Policy | Self::Invalid => {
+                Verdict::new(NextStep::GiveUp, Health::Success).with_matter(Matter::Request)
+            }
+            Self::Conflict => Verdict::new(RETRY, Health::Ignored).with_matter(Matter::Upstream),
+            Self::Dependency => Verdict::new(RETRY, Health::Ignored).with_matter(Matter::Credential),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Answers that are no stream.
+
+use http::Method;
+use tower_buttress::proto::dialect::End;
+use tower_buttress::{Ending, Rejection, RejectionKind, StreamGuardLayer};
+
+use super::{Answer, CHAT, ask, post, read, told};
+use crate::support::Step::{Data, Fail, Wait};
+use crate::support::secs;
+
+const WHOLE: &str = r#"{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"stop"}],"error":null}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_passes_byte_for_byte() {
+    let response = post(
+        CHAT,
+        Answer::of(200, "application/json", [Data("\n\n"), Wait(secs(9)), Data(&WHOLE[..20]), Data(&WHOLE[20..])]),
+    )
+    .await;
+    assert_eq!(Ending::of(&response).unwrap().get(), Some(End::Whole));
+    assert_eq!(read(response).await.0, ["\n\n", WHOLE].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_cut_at_a_limit_passes_and_is_told_apart() {
+    let limited = WHOLE.replace("stop", "length").leak();
+    let response = post(CHAT, Answer::json(200, limited)).await;
+    assert_eq!(Ending::of(&response).unwrap().get(), Some(End::Limit));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_inside_of_a_200_is_a_refusal_with_its_own_words() {
+    let error =
+        r#"{"error":{"code":502,"message":"Provider returned error","metadata":{"provider_name":"x"}},"user_id":"u"}"#;
+    let response = post(CHAT, Answer::json(200, error)).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(Rejection::of(&response).unwrap().kind(), RejectionKind::UpstreamFailed);
+    assert_eq!(read(response).await.0, error);
+    let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#;
+    assert_eq!(
+        told(&post("/v1/messages", Answer::json(200, overloaded)).await),
+        Some((529, "overloaded_error".to_owned()))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_cut_is_a_refusal() {
+    for body in ["", "\n", &WHOLE[..30]] {
+        assert_eq!(post(CHAT, Answer::of(200, "application/json", [Data(body)])).await.status(), 502, "{body:?}");
+    }
+    let failed = post(CHAT, Answer::of(200, "application/json", [Data(&WHOLE[..30]), Fail("reset")])).await;
+    assert_eq!(Rejection::of(&failed).unwrap().kind(), RejectionKind::BodyFailed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_streams_on_and_is_judged_at_its_end() {
+    let long = "x".repeat(300_000).leak();
+    let head = r#"{"choices":[{"index":0,"message":{"content":""#;
+    let tail = r#""},"finish_reason":"length"}]}"#;
+    let response =
+        post(CHAT, Answer::of(200, "application/json", [Data(head), Data(long), Wait(secs(9)), Data(tail)])).await;
+    let ending = Ending::of(&response).unwrap().clone();
+    assert_eq!(ending.get(), None);
+    let (text, error) = read(response).await;
+    assert_eq!((text, error.is_none()), ([head, long, tail].concat(), true));
+    assert_eq!(ending.get(), Some(End::Limit));
+    let cut = post(CHAT, Answer::of(200, "application/json", [Data(head), Data(long)])).await;
+    assert!(read(cut).await.1.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_answers_are_not_judged() {
+    let job = r#"{"id":"job_1","status":"running","error":{"message":"none so far"},"open":["#;
+    for (method, path) in [(Method::GET, CHAT), (Method::POST, "/v1/jobs"), (Method::GET, "/v1/responses/resp_1")] {
+        let response = ask(StreamGuardLayer::new(), method, path, Answer::json(200, job)).await;
+        assert_eq!(response.status(), 200);
+        assert!(Ending::of(&response).is_none());
+        assert_eq!(read(response).await.0, job);
+    }
+    for body in [r#"{"id":"x","error":{}}"#, r#"{"choices":[],"error":null}"#, "plain {"] {
+        assert_eq!(read(post(CHAT, Answer::json(200, body)).await).await.0, body);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_compressed_passes_unread() {
+    let answer = Answer::json(200, &WHOLE[..30]).header("content-encoding", "gzip");
+    assert_eq!(read(post(CHAT, answer).await).await.0, &WHOLE[..30]);
+}
+
+const GEMINI: &str = "/v1beta/models/gemini:streamGenerateContent";
+const PART: &str = "[{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n";
+const LAST: &str = ",\n{\"candidates\":[{\"content\":{\"parts\":[]},\"finishReason\":\"STOP\"}]}\n]\n";
+
+#[tokio::test(start_paused = true)]
+async fn an_array_of_gemini_streams() {
+    let steps = [Data("\n"), Data(PART), Wait(secs(5)), Data(LAST)];
+    let response = post(GEMINI, Answer::of(200, "application/json", steps)).await;
+    let ending = Ending::of(&response).unwrap().clone();
+    assert_eq!(ending.get(), None, "it was handed on before its end");
+    assert_eq!(read(response).await.0, ["\n", PART, LAST].concat());
+    assert_eq!(ending.get(), Some(End::Whole));
+    let (text, error) = read(post(GEMINI, Answer::of(200, "application/json", [Data(PART)])).await).await;
+    assert_eq!((text.as_str(), error.is_some()), (PART, true));
+    let error = "[{\"error\":{\"code\":503,\"message\":\"x\",\"status\":\"UNAVAILABLE\"}}]";
+    assert_eq!(told(&post(GEMINI, Answer::json(200, error)).await), Some((503, "UNAVAILABLE".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_of_ollama_are_a_stream() {
+    let line = "{\"model\":\"m\",\"message\":{\"content\":\"a\"},\"done\":false}\n";
+    let done = "{\"model\":\"m\",\"message\":{\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\"}\n";
+    let lines = |steps: Vec<crate::support::Step>| post("/api/chat", Answer::of(200, "application/x-ndjson", steps));
+    assert!(read(lines(vec![Data(line), Data(done)]).await).await.1.is_none());
+    assert!(read(lines(vec![Data(line)]).await).await.1.is_some());
+    let (text, error) = read(lines(vec![Data(line), Data("{\"error\":\"runner stopped\"}\n")]).await).await;
+    assert_eq!((text.as_str(), error.is_some()), (line, true));
+    assert_eq!(lines(vec![Data("{\"error\":\"x\"}\n")]).await.status(), 502);
+}

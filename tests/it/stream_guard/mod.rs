@@ -1,0 +1,108 @@
+//! Answers of LLM APIs that are not what they seem to be.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::error::{BoxError, UpstreamError};
+use tower_buttress::{Rejection, StreamGuardBody, StreamGuardLayer};
+
+use crate::support::{Script, Step};
+
+mod answers;
+mod cuts;
+mod errors;
+mod guard;
+mod prelude;
+mod stack;
+
+const CHAT: &str = "/v1/chat/completions";
+const HELLO: &str =
+    "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
+const ROLE: &str = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+const STOP: &str =
+    "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+const OVERLOADED: &str =
+    "data: {\"error\":{\"message\":\"Overloaded\",\"type\":\"overloaded_error\",\"code\":null}}\n\n";
+
+/// What an upstream answers.
+struct Answer {
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, &'static str)>,
+    steps: Vec<Step>,
+}
+
+impl Answer {
+    fn stream(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self::of(200, "text/event-stream", steps)
+    }
+
+    fn json(status: u16, body: &'static str) -> Self {
+        Self::of(status, "application/json", [Step::Data(body)])
+    }
+
+    fn of(status: u16, content_type: &'static str, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { status, content_type, headers: Vec::new(), steps: steps.into_iter().collect() }
+    }
+
+    fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    fn response(&self) -> Response<Script> {
+        let response = Response::builder().status(self.status).header("content-type", self.content_type);
+        let response = self.headers.iter().fold(response, |response, (name, value)| response.header(*name, *value));
+        response.body(Script::new(self.steps.clone()).unsized_()).unwrap()
+    }
+}
+
+/// Asks for `path` through `layer`.
+async fn ask(layer: StreamGuardLayer, method: Method, path: &str, answer: Answer) -> Response<StreamGuardBody<Script>> {
+    let upstream = service_fn(move |_: Request<()>| {
+        let response = answer.response();
+        async { Ok::<_, Infallible>(response) }
+    });
+    let request = Request::builder().method(method).uri(path).body(()).unwrap();
+    layer.layer(upstream).oneshot(request).await.unwrap()
+}
+
+async fn post(path: &str, answer: Answer) -> Response<StreamGuardBody<Script>> {
+    ask(StreamGuardLayer::new(), Method::POST, path, answer).await
+}
+
+async fn chat(steps: impl IntoIterator<Item = Step>) -> Response<StreamGuardBody<Script>> {
+    post(CHAT, Answer::stream(steps)).await
+}
+
+/// All that a body hands on, and the error that it ends with.
+async fn read<B>(response: Response<B>) -> (String, Option<BoxError>)
+where
+    B: Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    let mut body = response.into_body();
+    let mut text = String::new();
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => text += &String::from_utf8(frame.into_data().unwrap_or_default().to_vec()).unwrap(),
+            Some(Err(err)) => {
+                assert!(body.frame().await.is_none(), "it is fused");
+                return (text, Some(err));
+            }
+            None => return (text, None),
+        }
+    }
+}
+
+/// The status and the code of a refusal that was made of an upstream's error.
+fn told<B>(response: &Response<B>) -> Option<(u16, String)> {
+    let rejection = Rejection::of(response)?;
+    let error = tower_buttress::error::find::<UpstreamError>(rejection as &(dyn std::error::Error + 'static))?;
+    assert_eq!(error.status(), response.status());
+    Some((error.status().as_u16(), error.code().or(error.type_name()).unwrap_or_default().to_owned()))
+}
