@@ -25,11 +25,14 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// The share of the bare service's scaling that a stack must keep.
 const GOAL: f64 = 0.9;
 
+/// Calls per second with so many threads.
+type Run = Box<dyn Fn(&Runtime, usize) -> f64>;
+
 /// One service: its name, and calls per second with so many threads.
 struct Case {
     name: &'static str,
     goal: bool,
-    run: Box<dyn Fn(&Runtime, usize) -> f64>,
+    run: Run,
 }
 
 fn main() {

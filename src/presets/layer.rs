@@ -312,7 +312,7 @@ where
         let mut upstreams =
             Upstream::new(self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.admission, inner)));
         for backup in &self.fallbacks {
-            let layer = backup.layer.map_backup(|inner| Upstream::new(self.attempt(&backup.admission, inner)));
+            let layer = backup.layer.clone().map_backup(|inner| Upstream::new(self.attempt(&backup.admission, inner)));
             let layer = layer.memory(self.memory.clone());
             upstreams = Upstream::new(layer.layer(upstreams));
         }

@@ -6,6 +6,7 @@
 //! Here each thread has a count of its own, on a cache line of its own.
 
 use std::fmt;
+use std::iter;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,7 @@ const MAX_LINES: usize = 64;
 
 impl<T: ?Sized> PerThread<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        Self((0..lines()).map(|_| Held(Arc::new(Line(value.clone())))).collect())
+        Self(iter::repeat_n(value, lines()).map(|value| Held(Arc::new(Line(value)))).collect())
     }
 
     /// The value, for a call that this thread makes.

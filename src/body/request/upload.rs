@@ -102,9 +102,9 @@ impl UploadReporter {
     /// The upstream has polled the body, which was pending, or gave something, and is `over` or not.
     pub(super) fn report(&self, pending: bool, over: bool) {
         if pending {
-            self.nothing_to_take()
+            self.nothing_to_take();
         } else {
-            self.taken()
+            self.taken();
         }
         if over {
             self.shared.over.store(1, Relaxed);

@@ -170,7 +170,7 @@ impl<Bk> FallbackLayer<Bk> {
     }
 
     /// The same layer around another backup, made of a clone of this one's.
-    pub(crate) fn map_backup<B2>(&self, map: impl FnOnce(Bk) -> B2) -> FallbackLayer<B2>
+    pub(crate) fn map_backup<B2>(self, map: impl FnOnce(Bk) -> B2) -> FallbackLayer<B2>
     where
         Bk: Clone,
     {
