@@ -175,7 +175,7 @@ pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
-    Authenticated, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant,
+    Attempt, Attempts, Authenticated, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
@@ -198,9 +198,7 @@ pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, In
 pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
-pub use self::layers::retry_after_backoff::{
-    Attempt, Attempts, RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer,
-};
+pub use self::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer};
 pub use self::layers::sse_heartbeat::{
     CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
     ExpectsEventStream, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,

@@ -1,5 +1,6 @@
 //! What a call is: facts about it that travel in the extensions of its request.
 
+mod attempt;
 mod caller;
 mod memory;
 mod model;
@@ -7,6 +8,7 @@ mod options;
 mod origin;
 mod report;
 
+pub use self::attempt::{Attempt, Attempts};
 pub use self::caller::{Authenticated, Tenant};
 pub use self::memory::Memory;
 pub(crate) use self::memory::Reservation;

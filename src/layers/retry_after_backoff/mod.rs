@@ -1,13 +1,11 @@
 //! Another attempt, when the upstream allows it: see [`RetryAfterBackoffLayer`].
 
-mod attempt;
 mod future;
 mod key;
 mod layer;
 mod service;
 mod session;
 
-pub use self::attempt::{Attempt, Attempts};
 pub use self::future::RetryAfterBackoffFuture;
 pub use self::layer::RetryAfterBackoffLayer;
 pub use self::service::RetryAfterBackoff;

@@ -8,13 +8,12 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::attempt::Attempt;
 use super::future::RetryAfterBackoffFuture;
 use super::layer::{Config, RetryAfterBackoffLayer};
 use super::session::Session;
 use crate::body::request::CallBody;
 use crate::body::request::Resend;
-use crate::call::NoRetry;
+use crate::call::{Attempt, NoRetry};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};

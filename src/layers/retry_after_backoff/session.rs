@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tower_service::Service;
 
-use super::attempt::{Attempt, Attempts};
 use super::layer::Config;
 use crate::body::request::{CallBody, ReadState, Resend};
-use crate::call::RetryReport;
+use crate::call::{Attempt, Attempts, RetryReport};
 use crate::event::Event;
 use crate::policy::retry::{AttemptResult, Decision, NotRetried, Upload, is_idempotent};
 use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
