@@ -2,11 +2,11 @@
 
 pub(crate) mod backoff;
 pub(crate) mod breaker;
+pub(crate) mod broadcast;
 pub(crate) mod budget;
 pub(crate) mod fallback;
 #[cfg(feature = "llm")]
 pub(crate) mod fault;
-pub(crate) mod flight;
 pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;

@@ -1,0 +1,460 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const S: Duration = Duration::from_secs(1);
+const LIMITS: Limits = Limits { bytes: 10, lag: Duration::from_secs(5) };
+
+/// A broadcast of numbered parts that cost 1 each, or what the test says.
+fn broadcast(parts: u64) -> Broadcast<u64, ()> {
+    let mut broadcast = Broadcast::new(LIMITS);
+    (0..parts).for_each(|part| broadcast.push(part, 1));
+    broadcast
+}
+
+/// Reads what there is.
+fn drain(broadcast: &mut Broadcast<u64, ()>, id: ReaderId) -> Vec<u64> {
+    std::iter::from_fn(|| if let Read::Part(part) = broadcast.read(id) { Some(part) } else { None }).collect()
+}
+
+#[test]
+fn a_late_reader_hears_everything() {
+    let mut broadcast = broadcast(3);
+    let id = broadcast.join().unwrap();
+    assert_eq!(drain(&mut broadcast, id), [0, 1, 2]);
+    assert_eq!(broadcast.read(id), Read::Wait);
+    broadcast.push(3, 1);
+    broadcast.finish();
+    let later = broadcast.join().unwrap();
+    assert_eq!(drain(&mut broadcast, id), [3]);
+    assert_eq!(broadcast.read(id), Read::End);
+    assert_eq!(drain(&mut broadcast, later), [0, 1, 2, 3]);
+    assert!(broadcast.is_at_end(later));
+}
+
+#[test]
+fn what_outgrows_the_recording_goes_on_for_those_who_are_there() {
+    let mut broadcast = broadcast(10);
+    let (early, late) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    assert_eq!(drain(&mut broadcast, early).len(), 10);
+    assert!(broadcast.is_recording());
+    broadcast.push(10, 1);
+    assert!(!broadcast.is_recording());
+    assert_eq!(broadcast.join(), None);
+    assert_eq!(broadcast.observe(), None);
+    assert_eq!(drain(&mut broadcast, late), (0..=10).collect::<Vec<_>>());
+    // What both have read is let go of.
+    assert_eq!(broadcast.cost(), 1);
+    assert_eq!(drain(&mut broadcast, early), [10]);
+    assert_eq!(broadcast.cost(), 0);
+    broadcast.finish();
+    assert_eq!(broadcast.read(early), Read::End);
+}
+
+#[test]
+fn alone_in_a_window_nothing_is_held() {
+    let mut broadcast = broadcast(0);
+    let id = broadcast.join().unwrap();
+    broadcast.stop_recording();
+    for part in 0..100 {
+        broadcast.push(part, 7);
+        assert!(!matches!(broadcast.room(Instant::now()), Room::CutOff));
+        assert_eq!(drain(&mut broadcast, id), [part]);
+        assert_eq!(broadcast.cost(), 0);
+    }
+}
+
+#[test]
+fn a_reader_one_window_behind_keeps_the_others_for_no_longer_than_the_lag() {
+    let start = Instant::now();
+    let mut broadcast = broadcast(0);
+    let (fast, slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    broadcast.stop_recording();
+    for part in 0..10 {
+        assert_eq!(broadcast.room(start), Room::Free);
+        broadcast.push(part, 1);
+        drain(&mut broadcast, fast);
+    }
+    assert_eq!(broadcast.room(start), Room::FullUntil(Some(start + 5 * S)));
+    // A part that is read makes room for a part, and no new patience.
+    assert_eq!(broadcast.read(slow), Read::Part(0));
+    assert_eq!(broadcast.room(start + 4 * S), Room::Free);
+    broadcast.push(10, 1);
+    drain(&mut broadcast, fast);
+    assert_eq!(broadcast.room(start + 4 * S), Room::FullUntil(Some(start + 5 * S)));
+    assert_eq!(broadcast.room(start + 5 * S), Room::CutOff);
+    assert_eq!(broadcast.room(start + 5 * S), Room::Free);
+    assert_eq!(broadcast.cost(), 0);
+    assert_eq!(broadcast.read(slow), Read::Lost);
+    assert_eq!(broadcast.listeners(), 1);
+    broadcast.push(11, 1);
+    assert_eq!(drain(&mut broadcast, fast), [11]);
+}
+
+#[test]
+fn a_reader_that_catches_up_is_given_patience_again() {
+    let start = Instant::now();
+    let mut broadcast = broadcast(0);
+    let (fast, slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    broadcast.stop_recording();
+    (0..10).for_each(|part| broadcast.push(part, 1));
+    drain(&mut broadcast, fast);
+    assert_eq!(broadcast.room(start), Room::FullUntil(Some(start + 5 * S)));
+    (0..5).for_each(|part| assert_eq!(broadcast.read(slow), Read::Part(part)));
+    (10..15).for_each(|part| broadcast.push(part, 1));
+    drain(&mut broadcast, fast);
+    assert_eq!(broadcast.room(start + 4 * S), Room::FullUntil(Some(start + 9 * S)));
+}
+
+#[test]
+fn readers_nearly_a_window_behind_are_not_cut_off_with_the_slowest() {
+    let start = Instant::now();
+    let mut broadcast = broadcast(0);
+    let (fast, slow, slower) = (broadcast.join().unwrap(), broadcast.join().unwrap(), broadcast.join().unwrap());
+    broadcast.stop_recording();
+    (0..10).for_each(|part| broadcast.push(part, 1));
+    drain(&mut broadcast, fast);
+    broadcast.read(slow);
+    broadcast.room(start);
+    assert_eq!(broadcast.room(start + 5 * S), Room::CutOff);
+    assert_eq!(broadcast.read(slower), Read::Lost);
+    assert_eq!(drain(&mut broadcast, slow), (1..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn nobody_is_cut_off_while_it_records() {
+    let mut broadcast = broadcast(10);
+    let slow = broadcast.join().unwrap();
+    assert_eq!(broadcast.room(Instant::now() + 1_000 * S), Room::Free);
+    assert_eq!(drain(&mut broadcast, slow).len(), 10);
+}
+
+#[test]
+fn no_patience_is_endless_and_endless_patience_does_not_overflow() {
+    let mut broadcast = Broadcast::<u64, ()>::new(Limits { bytes: 1, lag: Duration::MAX });
+    let (fast, _slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    broadcast.stop_recording();
+    broadcast.push(0, 1);
+    broadcast.push(1, usize::MAX);
+    drain(&mut broadcast, fast);
+    assert_eq!(broadcast.room(Instant::now()), Room::FullUntil(None));
+}
+
+#[test]
+fn a_slow_reader_that_leaves_makes_room() {
+    let mut broadcast = broadcast(0);
+    let (fast, slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    broadcast.stop_recording();
+    (0..10).for_each(|part| broadcast.push(part, 1));
+    drain(&mut broadcast, fast);
+    assert!(broadcast.is_full());
+    broadcast.leave(slow);
+    assert!(!broadcast.is_full());
+    assert_eq!((broadcast.cost(), broadcast.listeners()), (0, 1));
+}
+
+#[test]
+fn without_room_elsewhere_a_recording_ends_and_readers_go_in_step() {
+    let now = Instant::now();
+    let mut broadcast = broadcast(2);
+    let (fast, slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    broadcast.set_storage_full(true);
+    assert_eq!(broadcast.join(), None);
+    drain(&mut broadcast, fast);
+    assert_eq!(broadcast.room(now), Room::FullUntil(Some(now + 5 * S)));
+    drain(&mut broadcast, slow);
+    assert_eq!(broadcast.room(now), Room::Free);
+}
+
+#[test]
+fn nobody_waits_for_an_observer() {
+    let mut broadcast = broadcast(10);
+    let (listener, observer) = (broadcast.join().unwrap(), broadcast.observe().unwrap());
+    assert_eq!(broadcast.read(observer), Read::Part(0));
+    broadcast.push(10, 1);
+    assert_eq!(broadcast.read(observer), Read::Lost);
+    drain(&mut broadcast, listener);
+    assert_eq!((broadcast.cost(), broadcast.listeners()), (0, 1));
+}
+
+#[test]
+fn places_are_used_again() {
+    let mut broadcast = broadcast(0);
+    for _ in 0..100 {
+        let ids: Vec<_> = (0..10).map(|_| broadcast.join().unwrap()).collect();
+        for id in ids {
+            assert!(id.0 < 10);
+            assert!(broadcast.leave(id).is_some());
+            assert!(broadcast.leave(id).is_none());
+        }
+    }
+    assert_eq!(broadcast.listeners(), 0);
+}
+
+#[test]
+fn without_room_elsewhere_a_trickling_reader_holds_the_others_up_for_no_longer_than_the_lag() {
+    let start = Instant::now();
+    // Less than half of a window.
+    let mut broadcast = broadcast(5);
+    let (fast, slow) = (broadcast.join().unwrap(), broadcast.join().unwrap());
+    drain(&mut broadcast, fast);
+    broadcast.set_storage_full(true);
+    assert_eq!(broadcast.room(start), Room::FullUntil(Some(start + 5 * S)));
+    // Each part that it reads is one less that is held, and no more time.
+    for second in 1..5 {
+        assert_eq!(broadcast.read(slow), Read::Part(u64::from(second) - 1));
+        assert_eq!(broadcast.room(start + second * S), Room::FullUntil(Some(start + 5 * S)));
+    }
+    assert_eq!(broadcast.room(start + 5 * S), Room::CutOff);
+    assert_eq!(broadcast.read(slow), Read::Lost);
+    assert_eq!(broadcast.room(start + 5 * S), Room::Free);
+}
+
+#[test]
+fn an_observer_that_listens_is_waited_for_and_counts() {
+    let mut broadcast = broadcast(10);
+    let (listener, observer) = (broadcast.join().unwrap(), broadcast.observe().unwrap());
+    assert_eq!(broadcast.read(observer), Read::Part(0));
+    assert!(broadcast.set_listening(observer, true));
+    assert_eq!(broadcast.listeners(), 2);
+    broadcast.push(10, 1);
+    drain(&mut broadcast, listener);
+    assert_eq!(broadcast.cost(), 10, "the parts that the observer has not read are held");
+    assert_eq!(drain(&mut broadcast, observer), (1..=10).collect::<Vec<_>>());
+    assert_eq!(broadcast.cost(), 0);
+
+    // When it no longer listens, nobody waits for it, and without a recording it cannot come back.
+    assert!(broadcast.set_listening(observer, false));
+    broadcast.push(11, 1);
+    drain(&mut broadcast, listener);
+    assert_eq!((broadcast.cost(), broadcast.listeners()), (0, 1));
+    assert!(!broadcast.set_listening(observer, true));
+    assert_eq!(broadcast.read(observer), Read::Lost);
+}
+
+#[test]
+fn a_producer_that_does_not_wait_for_room_makes_us_hold_two_windows_at_most() {
+    let mut broadcast = broadcast(0);
+    let slow = broadcast.join().unwrap();
+    for part in 0..1_000 {
+        broadcast.push(part, 3);
+        assert!(broadcast.cost() <= 2 * LIMITS.bytes + 3, "{} are held", broadcast.cost());
+    }
+    assert_eq!(broadcast.read(slow), Read::Lost);
+    assert_eq!(broadcast.cost(), 0);
+}
+
+#[test]
+fn a_part_longer_than_the_window_is_read_by_a_reader_that_kept_up() {
+    let mut broadcast = broadcast(0);
+    let reader = broadcast.join().unwrap();
+    for part in 0..10 {
+        broadcast.push(part, 100 * LIMITS.bytes);
+        assert_eq!(broadcast.read(reader), Read::Part(part));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join,
+    Leave(usize),
+    Read(usize),
+    Push(usize),
+    StopRecording,
+    StorageFull(bool),
+    Listen(usize, bool),
+    Ask(u64),
+    Finish,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => Just(Step::Join),
+        1 => (0_usize..8).prop_map(Step::Leave),
+        8 => (0_usize..8).prop_map(Step::Read),
+        6 => (1_usize..5).prop_map(Step::Push),
+        1 => Just(Step::StopRecording),
+        1 => any::<bool>().prop_map(Step::StorageFull),
+        1 => (0_usize..8, any::<bool>()).prop_map(|(index, listening)| Step::Listen(index, listening)),
+        4 => (0_u64..4).prop_map(Step::Ask),
+        1 => Just(Step::Finish),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: every reader hears every part once and in order, until it is told that it is lost; what is
+    /// held is what somebody has still to read, and never more than the limit and a part.
+    #[test]
+    fn readers_hear_everything_in_order_or_are_told(steps in prop::collection::vec(step(), 0..120)) {
+        let start = Instant::now();
+        let mut now = start;
+        let mut broadcast = Broadcast::<u64, ()>::new(LIMITS);
+        let (mut pushed, mut costs) = (0_u64, Vec::new());
+        // What each reader expects next; `None` once it is lost.
+        let mut readers: Vec<(ReaderId, Option<u64>)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Join => {
+                    let joined = broadcast.join();
+                    prop_assert_eq!(joined.is_some(), broadcast.is_recording());
+                    readers.extend(joined.map(|id| (id, Some(0))));
+                }
+                Step::Leave(index) if index < readers.len() => {
+                    prop_assert!(broadcast.leave(readers.swap_remove(index).0).is_some());
+                }
+                Step::Read(index) if index < readers.len() => {
+                    let (id, expected) = &mut readers[index];
+                    match (broadcast.read(*id), *expected) {
+                        (Read::Part(part), Some(next)) => {
+                            prop_assert_eq!(part, next);
+                            *expected = Some(next + 1);
+                        }
+                        (Read::Wait, Some(next)) => prop_assert!(next == pushed && !broadcast.has_ended()),
+                        (Read::End, Some(next)) => prop_assert!(next == pushed && broadcast.has_ended()),
+                        (Read::Lost, _) => *expected = None,
+                        (read, None) => prop_assert!(false, "{:?} after it was lost", read),
+                    }
+                }
+                Step::Push(cost) if !broadcast.has_ended() && !broadcast.is_full() => {
+                    broadcast.push(pushed, cost);
+                    costs.push(cost);
+                    pushed += 1;
+                }
+                Step::StopRecording => broadcast.stop_recording(),
+                Step::Listen(index, listening) if index < readers.len() => {
+                    let (id, expected) = &mut readers[index];
+                    let heard = broadcast.set_listening(*id, listening);
+                    if !heard || !(listening || broadcast.is_recording()) {
+                        *expected = None;
+                    }
+                }
+                Step::StorageFull(storage_full) => broadcast.set_storage_full(storage_full),
+                Step::Ask(seconds) => {
+                    now += Duration::from_secs(seconds);
+                    // Only who has read all asks.
+                    if readers.iter().any(|(_, next)| *next == Some(pushed)) {
+                        let room = broadcast.room(now);
+                        prop_assert_eq!(matches!(room, Room::FullUntil(_)), broadcast.is_full());
+                    }
+                }
+                Step::Finish => broadcast.finish(),
+                _ => {}
+            }
+            prop_assert!(broadcast.cost() < LIMITS.bytes + 5);
+            let from = if broadcast.is_recording() {
+                0
+            } else {
+                // Those who were cut off and do not know it yet are behind what is held, and are not counted.
+                let behind = readers.iter().filter_map(|(id, next)| {
+                    next.filter(|_| broadcast.readers.get(id.0).is_some_and(|reader| reader.role == ReaderRole::Listener))
+                });
+                usize::try_from(behind.min().unwrap_or(pushed)).unwrap()
+            };
+            prop_assert_eq!(broadcast.cost(), costs[from..].iter().sum::<usize>());
+        }
+    }
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A slow reader reads a part.
+    SlowRead(usize),
+    /// A slow reader leaves.
+    SlowLeaves(usize),
+    /// The store has no room, or has some again.
+    StorageFull(bool),
+    /// Nothing.
+    Pass,
+}
+
+/// Tenths of a second that pass, what happens then, and how many parts the upstream has from then on.
+fn event() -> impl Strategy<Value = (u64, Event, u32)> {
+    let event = prop_oneof![
+        6 => (0_usize..3).prop_map(Event::SlowRead),
+        1 => (0_usize..3).prop_map(Event::SlowLeaves),
+        2 => any::<bool>().prop_map(Event::StorageFull),
+        1 => Just(Event::Pass),
+    ];
+    (0_u64..40, event, 0_u32..4)
+}
+
+/// The readers that read as soon as there is something, over an upstream that always has more. Each with the instant of
+/// its last part.
+struct FastReaders(Vec<(ReaderId, Instant)>);
+
+impl FastReaders {
+    /// They read, and poll the upstream. Returns when they must look again, where they wait for another reader.
+    fn run(
+        &mut self,
+        broadcast: &mut Broadcast<u64, ()>,
+        now: Instant,
+        pushed: &mut u64,
+        has: &mut u32,
+    ) -> Option<Instant> {
+        loop {
+            for (id, last) in &mut self.0 {
+                if !drain(broadcast, *id).is_empty() {
+                    *last = now;
+                }
+            }
+            match broadcast.room(now) {
+                Room::FullUntil(until) => return until,
+                Room::Free | Room::CutOff if *has > 0 => {
+                    broadcast.push(*pushed, 1);
+                    *pushed += 1;
+                    *has -= 1;
+                }
+                Room::Free | Room::CutOff => {
+                    // What they wait for now is the upstream.
+                    self.0.iter_mut().for_each(|(_, last)| *last = now);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Whatever the slow readers do, and whatever room the store has: a reader that wants more has its next part within
+    /// the lag, as long as the upstream has one.
+    #[test]
+    fn nobody_waits_longer_than_the_lag_without_a_part(
+        recorded in 0_u64..15,
+        fast in 1_usize..3,
+        slow in 1_usize..4,
+        events in prop::collection::vec(event(), 0..150),
+    ) {
+        let mut now = Instant::now();
+        let mut broadcast = Broadcast::<u64, ()>::new(LIMITS);
+        let mut fast = FastReaders((0..fast).map(|_| (broadcast.join().unwrap(), now)).collect());
+        let mut slow: Vec<_> = (0..slow).map(|_| broadcast.join().unwrap()).collect();
+        (0..recorded).for_each(|part| broadcast.push(part, 1));
+        let (mut pushed, mut has) = (recorded, 0);
+        for (tenths, event, more) in events {
+            let mut look_again = fast.run(&mut broadcast, now, &mut pushed, &mut has);
+            let then = now + Duration::from_millis(100 * tenths);
+            while let Some(at) = look_again.filter(|at| *at <= then) {
+                now = at;
+                look_again = fast.run(&mut broadcast, now, &mut pushed, &mut has);
+                for (_, last) in &fast.0 {
+                    prop_assert!(now - *last <= LIMITS.lag, "waited for {:?}", now - *last);
+                }
+            }
+            now = then;
+            for (_, last) in fast.0.iter().filter(|_| look_again.is_some()) {
+                prop_assert!(now - *last <= LIMITS.lag, "waited for {:?}", now - *last);
+            }
+            match event {
+                Event::SlowRead(index) if index < slow.len() => drop(broadcast.read(slow[index])),
+                Event::SlowLeaves(index) if index < slow.len() => drop(broadcast.leave(slow.swap_remove(index))),
+                Event::StorageFull(storage_full) => broadcast.set_storage_full(storage_full),
+                _ => {}
+            }
+            has += more;
+            if look_again.is_none() {
+                fast.0.iter_mut().for_each(|(_, last)| *last = now);
+            }
+        }
+    }
+}
