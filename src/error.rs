@@ -121,6 +121,14 @@ pub struct DedupLagged {
     pub after: Duration,
 }
 
+/// The process that made a shared call ([`DedupLayer`](crate::DedupLayer)) is gone, or cannot be reached any more.
+///
+/// A store that several processes share ([`Store::HANDS_OVER`](crate::store::Store::HANDS_OVER)) ends the logs of the
+/// callers in other processes with it. Where they have no head yet, they claim again, and one of them makes the call anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaderGone {}
+
 /// The error of a call that several listen to ([`DedupLayer`](crate::DedupLayer)), for one of them.
 ///
 /// It says what the error itself says, and [`find`] finds what the error itself is.
@@ -317,6 +325,24 @@ impl Error for BoxedError {
         Some(&*self.0)
     }
 }
+
+// === impl LeaderGone ===
+
+impl LeaderGone {
+    /// A call whose process is gone.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {}
+    }
+}
+
+impl fmt::Display for LeaderGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the process that made the shared call is gone")
+    }
+}
+
+impl Error for LeaderGone {}
 
 // === impl DedupLagged ===
 

@@ -1,62 +1,82 @@
-//! Which answers may be given to somebody who asks again.
+//! Which answers are kept for those who ask the same again.
 
 use http::{HeaderMap, StatusCode};
 
 use crate::proto::grpc::GRPC_STATUS;
+use crate::proto::media_type;
 
 /// How a request was recognised as one that may come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeySource {
-    /// By its caller, with an `Idempotency-Key`: whatever came of it is the answer to that key.
+    /// By an `Idempotency-Key`: its caller relies on it.
     ByKey,
-    /// By us, by what it says: whoever repeats it after an error wants another attempt, not the error again.
+    /// By its fingerprint: who repeats it after an error wants another attempt, not the error again.
     ByFingerprint,
 }
 
+/// How an answer is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Storable {
+    /// Not at all. Those who wait for it read it all the same.
+    No,
+    /// As long as there is room.
+    Evictable,
+    /// For the whole window.
+    Guaranteed,
+}
+
+/// Types of bodies that are streams of messages: such a body may end early, and its end looks like any other.
+const STREAMS: [&[u8]; 6] = [
+    b"text/event-stream",
+    b"application/x-ndjson",
+    b"application/ndjson",
+    b"application/jsonl",
+    b"application/x-jsonlines",
+    b"application/stream+json",
+];
+
+/// Whether the end of a body with these headers does not prove that it is whole.
+pub(crate) fn has_unproven_end(headers: &HeaderMap) -> bool {
+    let essence = media_type::essence(headers);
+    STREAMS.iter().any(|stream| essence.eq_ignore_ascii_case(stream))
+}
+
+// === impl KeySource ===
+
 impl KeySource {
-    /// Whether an answer with this head may be given to those who come later. Those who wait already get any answer.
+    /// How an answer with this head is kept.
     ///
-    /// `refused`: a layer of ours gave it in the upstream's place.
-    pub(crate) fn keeps_head(self, status: StatusCode, headers: &HeaderMap, refused: bool) -> bool {
-        if refused || status.is_informational() {
-            return false;
+    /// Only a success is the answer to a key, and what says that the request itself cannot be served (400, 422): sent
+    /// again, it would get the same. Anything else may be different the next time, once the caller has logged in, the
+    /// upstream has recovered, or the first call with this key is over (409). Those answers are also what a stranger can
+    /// provoke at will.
+    ///
+    /// `ours`: a layer of ours gave it in the upstream's place. `may_retry`: the upstream says that the same request may
+    /// have another answer.
+    pub(crate) fn of_head(self, status: StatusCode, headers: &HeaderMap, ours: bool, may_retry: bool) -> Storable {
+        if ours {
+            return Storable::No;
         }
-        match self {
-            Self::ByFingerprint => status.is_success() && !grpc_failed(headers),
-            Self::ByKey => {
-                // Nothing was executed (RFC 9110, 15.5.9 and 15.5.20; RFC 8470, 5.2), so there is nothing to remember. A
-                // 409 is no answer either: an upstream that knows keys itself gives it while the key's call goes on.
-                use StatusCode as Is;
-                let executed = !matches!(
-                    status,
-                    Is::REQUEST_TIMEOUT
-                        | Is::CONFLICT
-                        | Is::MISDIRECTED_REQUEST
-                        | Is::TOO_EARLY
-                        | Is::TOO_MANY_REQUESTS
-                        | Is::SERVICE_UNAVAILABLE
-                );
-                executed && !grpc_not_executed(headers)
+        if status.is_success() {
+            return self.of_grpc_status(headers);
+        }
+        match (self, status) {
+            (Self::ByKey, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) if !may_retry => {
+                Storable::Evictable
             }
+            _ => Storable::No,
         }
     }
 
-    /// The same, once its trailers are known.
-    pub(crate) fn keeps_trailers(self, trailers: &HeaderMap) -> bool {
-        match self {
-            Self::ByFingerprint => !grpc_failed(trailers),
-            Self::ByKey => !grpc_not_executed(trailers),
+    /// The same for a gRPC status, in the head or in trailers; a success where there is none.
+    pub(crate) fn of_grpc_status(self, headers: &HeaderMap) -> Storable {
+        match (self, headers.get(GRPC_STATUS).map(|status| status.as_bytes())) {
+            (Self::ByKey, None | Some(b"0")) => Storable::Guaranteed,
+            // INVALID_ARGUMENT: gRPC's 400.
+            (Self::ByKey, Some(b"3")) | (Self::ByFingerprint, None | Some(b"0")) => Storable::Evictable,
+            _ => Storable::No,
         }
     }
-}
-
-fn grpc_failed(headers: &HeaderMap) -> bool {
-    headers.get(GRPC_STATUS).is_some_and(|status| status != "0")
-}
-
-/// `RESOURCE_EXHAUSTED`, `ABORTED` and `UNAVAILABLE`: gRPC's 429, 409 and 503.
-fn grpc_not_executed(headers: &HeaderMap) -> bool {
-    headers.get(GRPC_STATUS).is_some_and(|status| ["8", "10", "14"].iter().any(|given| status == given))
 }
 
 #[cfg(test)]
@@ -65,49 +85,88 @@ mod tests {
 
     use super::*;
 
-    fn keeps(named: KeySource, status: u16) -> bool {
-        named.keeps_head(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), false)
+    fn of(source: KeySource, status: u16) -> Storable {
+        source.of_head(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), false, false)
     }
 
     #[test]
-    fn an_error_is_the_answer_to_a_key_and_to_no_fingerprint() {
+    fn a_success_is_kept_and_for_a_key_what_the_request_itself_is_to_blame_for() {
+        use Storable::{Evictable, Guaranteed, No};
         for (status, by_key, by_fingerprint) in [
-            (200, true, true),
-            (201, true, true),
-            (204, true, true),
-            (302, true, false),
-            (400, true, false),
-            (422, true, false),
-            (500, true, false),
-            (502, true, false),
-            (408, false, false),
-            (409, false, false),
-            (429, false, false),
-            (503, false, false),
-            (421, false, false),
-            (425, false, false),
-            (101, false, false),
+            (200, Guaranteed, Evictable),
+            (201, Guaranteed, Evictable),
+            (204, Guaranteed, Evictable),
+            (400, Evictable, No),
+            (422, Evictable, No),
+            (101, No, No),
+            (302, No, No),
+            (401, No, No),
+            (402, No, No),
+            (403, No, No),
+            (404, No, No),
+            (405, No, No),
+            (407, No, No),
+            (408, No, No),
+            (409, No, No),
+            (413, No, No),
+            (415, No, No),
+            (421, No, No),
+            (425, No, No),
+            (429, No, No),
+            (500, No, No),
+            (502, No, No),
+            (503, No, No),
+            (504, No, No),
         ] {
-            assert_eq!(keeps(KeySource::ByKey, status), by_key, "{status}");
-            assert_eq!(keeps(KeySource::ByFingerprint, status), by_fingerprint, "{status}");
+            assert_eq!(of(KeySource::ByKey, status), by_key, "{status}");
+            assert_eq!(of(KeySource::ByFingerprint, status), by_fingerprint, "{status}");
         }
     }
 
     #[test]
-    fn our_own_refusals_are_nobodys_answer() {
-        assert!(!KeySource::ByKey.keeps_head(StatusCode::GATEWAY_TIMEOUT, &HeaderMap::new(), true));
+    fn what_may_be_tried_again_is_not_kept() {
+        assert_eq!(KeySource::ByKey.of_head(StatusCode::BAD_REQUEST, &HeaderMap::new(), false, true), Storable::No);
     }
 
     #[test]
-    fn grpc_says_it_in_trailers() {
-        let trailers = |status: &'static str| HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static(status))]);
-        for (status, by_key, by_fingerprint) in
-            [("0", true, true), ("3", true, false), ("8", false, false), ("10", false, false), ("14", false, false)]
-        {
-            assert_eq!(KeySource::ByKey.keeps_trailers(&trailers(status)), by_key, "{status}");
-            assert_eq!(KeySource::ByFingerprint.keeps_trailers(&trailers(status)), by_fingerprint, "{status}");
-            assert_eq!(KeySource::ByKey.keeps_head(StatusCode::OK, &trailers(status), false), by_key, "{status}");
+    fn the_end_of_a_stream_of_messages_proves_nothing() {
+        let of = |kind: &'static str| {
+            let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            has_unproven_end(&headers)
+        };
+        for stream in ["text/event-stream", "Text/Event-Stream; charset=utf-8", "application/x-ndjson"] {
+            assert!(of(stream), "{stream}");
         }
-        assert!(KeySource::ByFingerprint.keeps_trailers(&HeaderMap::new()));
+        for whole in ["application/json", "text/plain", "application/grpc"] {
+            assert!(!of(whole), "{whole}");
+        }
+        assert!(!has_unproven_end(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn our_own_refusals_are_not_kept() {
+        for status in [StatusCode::OK, StatusCode::BAD_REQUEST, StatusCode::GATEWAY_TIMEOUT] {
+            assert_eq!(KeySource::ByKey.of_head(status, &HeaderMap::new(), true, false), Storable::No);
+        }
+    }
+
+    #[test]
+    fn grpc_says_it_in_head_or_trailers() {
+        use Storable::{Evictable, Guaranteed, No};
+        let said = |status: &'static str| HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static(status))]);
+        for (status, by_key, by_fingerprint) in [
+            ("0", Guaranteed, Evictable),
+            ("3", Evictable, No),
+            ("8", No, No),
+            ("10", No, No),
+            ("13", No, No),
+            ("14", No, No),
+            ("16", No, No),
+        ] {
+            assert_eq!(KeySource::ByKey.of_grpc_status(&said(status)), by_key, "{status}");
+            assert_eq!(KeySource::ByFingerprint.of_grpc_status(&said(status)), by_fingerprint, "{status}");
+            assert_eq!(KeySource::ByKey.of_head(StatusCode::OK, &said(status), false, false), by_key, "{status}");
+        }
+        assert_eq!(KeySource::ByFingerprint.of_grpc_status(&HeaderMap::new()), Evictable);
     }
 }

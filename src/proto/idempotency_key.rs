@@ -33,13 +33,13 @@ pub struct IdempotencyKey<'a>(Cow<'a, str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// More than one header line: which of them is meant, nobody can say.
+    /// There is more than one header line, and no way to tell which is meant.
     Repeated,
-    /// No characters.
+    /// It has no characters.
     Empty,
-    /// More than [`IdempotencyKey::MAX_LEN`] characters.
+    /// It has more than [`IdempotencyKey::MAX_LEN`] characters.
     TooLong,
-    /// Neither a structured-field string nor one bare word.
+    /// It is neither a structured-field string nor one bare word.
     Malformed,
 }
 
@@ -49,21 +49,24 @@ impl<'a> IdempotencyKey<'a> {
     /// The header's name.
     pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
-    /// The longest key, in characters: what Stripe takes, and most who followed.
+    /// The longest key, in characters: what Stripe takes, and most APIs that followed it.
     pub const MAX_LEN: usize = 255;
 
-    /// The key among `headers`, if there is one.
+    /// The key among `headers`, if there is one. An empty one, quoted or bare, is none: it names nothing.
     ///
     /// # Errors
     ///
-    /// When there is a header, and it is not one key.
+    /// When there is a header that is not empty, and it is not one key.
     pub fn of(headers: &'a HeaderMap) -> Result<Option<Self>, InvalidKey> {
         let mut lines = headers.get_all(Self::HEADER).into_iter();
         let Some(line) = lines.next() else { return Ok(None) };
         if lines.next().is_some() {
             return Err(InvalidKey::Repeated);
         }
-        Self::parse(line.as_bytes()).map(Some)
+        match Self::parse(line.as_bytes()) {
+            Err(InvalidKey::Empty) => Ok(None),
+            key => key.map(Some),
+        }
     }
 
     /// Reads the value of one header line.
@@ -115,7 +118,7 @@ fn unquote(rest: &[u8]) -> Result<Cow<'_, [u8]>, InvalidKey> {
             0x20..=0x7e => key.push(byte),
             _ => return Err(InvalidKey::Malformed),
         }
-        // A hostile line is not copied whole to find that it is too long.
+        // A line that is far too long is not copied whole.
         if key.len() > IdempotencyKey::MAX_LEN {
             return Err(InvalidKey::TooLong);
         }
@@ -212,6 +215,14 @@ mod tests {
         assert_eq!(parse(&format!("{longest}k")), Err(InvalidKey::TooLong));
         assert_eq!(parse(&format!("\"{longest}k\"")), Err(InvalidKey::TooLong));
         assert_eq!(parse(&format!("\"{}\"", r"\\".repeat(256))), Err(InvalidKey::TooLong));
+    }
+
+    #[test]
+    fn an_empty_key_is_none() {
+        for line in ["", "  ", "\"\"", " \"\" "] {
+            let headers = HeaderMap::from_iter([(IdempotencyKey::HEADER, HeaderValue::from_static(line))]);
+            assert_eq!(IdempotencyKey::of(&headers), Ok(None), "{line:?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,18 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use http::header::{AGE, CONNECTION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use http_body::SizeHint;
 
-/// The head of a response that may be told to several.
-#[derive(Clone, Debug)]
+use crate::call::{Attempts, ServedBy};
+
+/// The head of an answer that may be read by several callers. Its `Debug` shows status and names of headers, and never
+/// their values.
+#[derive(Clone)]
 pub struct Head {
     status: StatusCode,
     version: Version,
@@ -16,11 +20,13 @@ pub struct Head {
     extensions: Extensions,
     /// Of the body.
     size: SizeHint,
-    born: Instant,
+    received_at: Instant,
+    /// How long before that another process had received it.
+    age_then: Duration,
 }
 
 /// What belongs to one connection and not to the answer (RFC 9110, 7.6.1), and what belongs to one caller: a session
-/// that was opened for one must not be handed to whoever asks the same.
+/// that was opened for one must not be handed to another.
 const NOT_STORED: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -32,25 +38,33 @@ const NOT_STORED: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Says that nothing was executed: what is sent was sent before.
+/// Tells the caller that nothing was executed for this request.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 // === impl Head ===
 
 impl Head {
-    /// A head that came at `born`. What a store must not keep of it is taken off.
+    /// The head of an answer that was received at `received_at`. What must not be stored of it is removed.
     #[must_use]
-    pub fn new(status: StatusCode, version: Version, headers: HeaderMap, born: Instant) -> Self {
+    pub fn new(status: StatusCode, version: Version, headers: HeaderMap, received_at: Instant) -> Self {
+        let size = content_length(&headers).map_or_else(SizeHint::new, SizeHint::with_exact);
         let extensions = Extensions::new();
-        let mut head = Self { status, version, headers, extensions, size: SizeHint::new(), born };
+        let mut head = Self { status, version, headers, extensions, size, received_at, age_then: Duration::ZERO };
         head.strip();
         head
     }
 
-    /// The head of `response`, all of it: for those who hear it while it is said.
-    pub(crate) fn live(response: http::response::Parts, size: SizeHint, born: Instant) -> Self {
+    /// The same head, of an answer that another process had received `age` before: [`age`](Self::age) there.
+    #[must_use]
+    pub fn with_age(mut self, age: Duration) -> Self {
+        self.age_then = age;
+        self
+    }
+
+    /// The head of `response`, all of it: for those who read it while it is in flight.
+    pub(crate) fn live(response: http::response::Parts, size: SizeHint, received_at: Instant) -> Self {
         let http::response::Parts { status, version, headers, extensions, .. } = response;
-        Self { status, version, headers, extensions, size, born }
+        Self { status, version, headers, extensions, size, received_at, age_then: Duration::ZERO }
     }
 
     /// The status.
@@ -71,29 +85,55 @@ impl Head {
         &self.headers
     }
 
-    /// When it came.
+    /// How long ago, at `now`, the answer was received: by this process or, [`with_age`](Self::with_age), by another.
     #[must_use]
-    pub fn born(&self) -> Instant {
-        self.born
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.received_at).saturating_add(self.age_then)
+    }
+
+    /// The backup that gave the answer, if one did.
+    #[must_use]
+    pub fn served_by(&self) -> Option<&ServedBy> {
+        self.extensions.get()
+    }
+
+    /// The same head, as the answer of this backup.
+    #[must_use]
+    pub fn with_served_by(mut self, backup: ServedBy) -> Self {
+        self.extensions.insert(backup);
+        self
+    }
+
+    /// How many attempts the answer took.
+    #[must_use]
+    pub fn attempts(&self) -> Attempts {
+        self.extensions.get().copied().unwrap_or(Attempts(1))
+    }
+
+    /// The same head, of an answer that took this many attempts.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: Attempts) -> Self {
+        self.extensions.insert(attempts);
+        self
     }
 
     pub(crate) fn size(&self) -> &SizeHint {
         &self.size
     }
 
-    /// What may be stored of it, and shown to those who store it: no `Set-Cookie`, nothing that concerns a connection,
-    /// no extensions.
+    /// The head as it may be stored: without `Set-Cookie`, without what belongs to a connection, and without extensions
+    /// but those that say who gave the answer.
     pub(crate) fn stored(&self) -> Cow<'_, Self> {
         if self.is_stripped() {
             return Cow::Borrowed(self);
         }
-        let mut stored = Self::new(self.status, self.version, self.headers.clone(), self.born);
-        stored.size = self.size;
+        let mut stored = self.clone();
+        stored.strip();
         Cow::Owned(stored)
     }
 
-    /// The same, apart from the connection that it came from: the values of its headers are slices of a read buffer (8 KiB
-    /// and more in hyper), all of which they would keep alive.
+    /// The same head in memory of its own: the values of its headers are slices of a read buffer (8 KiB and more in
+    /// hyper), all of which they would keep alive.
     pub(crate) fn compact(&self) -> Self {
         let mut values = BytesMut::with_capacity(self.headers.values().map(HeaderValue::len).sum());
         let mut headers = HeaderMap::with_capacity(self.headers.len());
@@ -107,13 +147,13 @@ impl Head {
         Self { headers, extensions: self.extensions.clone(), ..*self }
     }
 
-    /// What it adds to what is held.
+    /// How much it adds to what is held.
     pub(crate) fn cost(&self) -> usize {
         let sizes = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + super::part::OVERHEAD);
         sizes.fold(0, usize::saturating_add)
     }
 
-    /// The head for another caller.
+    /// The head for a caller that reads the answer while it is in flight.
     pub(crate) fn to_response<B>(&self, body: B) -> Response<B> {
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
@@ -123,19 +163,19 @@ impl Head {
         response
     }
 
-    /// The head for a caller who comes after it was over.
+    /// The head for a caller that reads the answer after its end.
     pub(crate) fn to_replay<B>(&self, body: B, now: Instant) -> Response<B> {
-        let stored = self.stored();
-        let mut response = stored.to_response(body);
+        let mut response = self.stored().to_response(body);
         let headers = response.headers_mut();
-        let age = now.saturating_duration_since(self.born).saturating_add(age_of(headers));
+        let age = self.age(now).saturating_add(age_header(headers));
         headers.insert(AGE, HeaderValue::from(age.as_secs()));
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
         response
     }
 
     fn is_stripped(&self) -> bool {
-        self.extensions.is_empty() && !NOT_STORED.iter().any(|name| self.headers.contains_key(name))
+        let stored = usize::from(self.served_by().is_some()) + usize::from(self.extensions.get::<Attempts>().is_some());
+        self.extensions.len() == stored && !NOT_STORED.iter().any(|name| self.headers.contains_key(name))
     }
 
     fn strip(&mut self) {
@@ -151,12 +191,28 @@ impl Head {
         for name in NOT_STORED.into_iter().chain(named) {
             self.headers.remove(name);
         }
+        let (backup, attempts) = (self.extensions.remove::<ServedBy>(), self.extensions.remove::<Attempts>());
         self.extensions.clear();
+        backup.map(|backup| self.extensions.insert(backup));
+        attempts.map(|attempts| self.extensions.insert(attempts));
     }
 }
 
-/// How old it was already when it came to us: RFC 9111, 5.1.
-fn age_of(headers: &HeaderMap) -> Duration {
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Head")
+            .field("status", &self.status)
+            .field("headers", &self.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// How old the answer was already when it was received: RFC 9111, 5.1.
+fn age_header(headers: &HeaderMap) -> Duration {
     let age = headers.get(AGE).and_then(|age| age.to_str().ok());
     let seconds = age.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit())).and_then(|age| age.parse().ok());
     Duration::from_secs(seconds.unwrap_or(0))
@@ -188,7 +244,7 @@ mod tests {
     ];
 
     #[test]
-    fn whoever_listens_live_is_told_all_of_it() {
+    fn a_caller_that_reads_it_live_sees_all_of_it() {
         let response = head(SAID).to_response(());
         assert_eq!(response.headers().len(), SAID.len());
         assert_eq!(response.extensions().get(), Some(&7_u32));
@@ -227,7 +283,7 @@ mod tests {
     #[test]
     fn a_replay_says_so_and_how_old_it_is() {
         let head = head(&[("age", "5"), ("set-cookie", "a=b")]);
-        let response = head.to_replay((), head.born() + Duration::from_millis(7_900));
+        let response = head.to_replay((), head.received_at + Duration::from_millis(7_900));
         assert_eq!(response.headers()["age"], "12");
         assert_eq!(response.headers()["idempotent-replayed"], "true");
         assert!(!response.headers().contains_key("set-cookie"));
@@ -235,7 +291,38 @@ mod tests {
         for no_age in ["-5", "x", "", "+5", "99999999999999999999999"] {
             let mut headers = HeaderMap::new();
             headers.insert(AGE, HeaderValue::from_static(no_age));
-            assert_eq!(age_of(&headers), Duration::ZERO, "{no_age:?}");
+            assert_eq!(age_header(&headers), Duration::ZERO, "{no_age:?}");
         }
+    }
+
+    #[test]
+    fn a_stored_head_says_who_gave_the_answer() {
+        let live = head(&[("set-cookie", "a=b")]).with_served_by(ServedBy::new("eu")).with_attempts(Attempts(3));
+        let stored = live.stored();
+        let response = stored.compact().to_replay((), Instant::now());
+        assert_eq!((ServedBy::of(&response), Attempts::of(&response)), (Some("eu"), Attempts(3)));
+        assert_eq!(response.extensions().len(), 2);
+        assert!(matches!(stored.stored(), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn the_age_of_a_head_from_another_process_goes_on_here() {
+        let (there, here) = (head(&[("age", "5")]), Instant::now());
+        let age = there.age(there.received_at + Duration::from_secs(7));
+        let head = Head::new(there.status(), there.version(), there.headers().clone(), here).with_age(age);
+        assert_eq!(head.age(here + Duration::from_secs(2)), Duration::from_secs(9));
+        assert_eq!(head.to_replay((), here + Duration::from_secs(2)).headers()["age"], "14");
+    }
+
+    #[test]
+    fn its_length_is_what_the_headers_say() {
+        let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static("12"))]);
+        assert_eq!(Head::new(StatusCode::OK, Version::HTTP_11, headers, Instant::now()).size().exact(), Some(12));
+    }
+
+    #[test]
+    fn no_value_of_a_header_is_in_its_debug() {
+        let shown = format!("{:?}", head(&[("x-key", "secret")]));
+        assert!(shown.contains("x-key") && !shown.contains("secret"), "{shown}");
     }
 }

@@ -1,4 +1,4 @@
-//! REMEMBER: who is being answered at the moment, and what was answered a moment ago.
+//! REMEMBER: the calls that are in flight, and the answers that were given a moment ago.
 //!
 //! [`DedupLayer`](crate::DedupLayer) asks a [`Store`] before every call that may be a repetition. [`MemoryStore`] is
 //! for one process, or one per process behind a load balancer that keeps callers where they are. A store that several
@@ -6,155 +6,196 @@
 //!
 //! # How a shared store works
 //!
-//! 1. [`Store::claim`] takes a lock for the key, with a lease. Who gets it leads: the store opens a [`Log`] with
-//!    [`Ask::open`], hands its [`Recorder`] out in [`Claim::Lead`], and keeps an [`observer`](Log::observer) of it, from
-//!    which a task of its own sends head, parts and end to the backend *as they come*, and renews the lease.
-//! 2. Who does not get the lock and is in the same process should be given the very same `Log`
-//!    ([`Claim::Follow`]): it can then keep the call going when its leader leaves.
-//! 3. Who is in another process is given a `Log` that the store feeds, with a `Recorder` of its own, from the backend:
-//!    first what was appended, then, live, what is. [`Lease::is_wanted`] tells the leading process that somebody
-//!    there listens ([`Log::listeners`]), so that it goes on when its own callers have left.
-//! 4. When the answer is complete, [`Lease::keep`] makes it a replay for so long. When the lease is dropped without, the
-//!    key is free again, and whoever follows in another process is told that it [failed](Recorder::fail). A leading
-//!    process that dies does the same by not renewing its lease.
+//! 1. [`Store::claim`] takes a lock for the key, with a lease. The claim that gets the lock leads: the store opens a
+//!    [`ResponseLog`] with [`ClaimRequest::open_log`], returns its [`Recorder`] in [`Claim::Lead`], and keeps an
+//!    [`observer`](ResponseLog::observer) of it. A task of the store sends head, parts and end from there to the
+//!    backend, and renews the lease.
+//! 2. A claim that loses the lock to the same process must return the same `ResponseLog` in [`Claim::Follow`]: its
+//!    caller can then keep the call going when the leading caller leaves.
+//! 3. A claim that loses the lock to another process returns a `ResponseLog` that the store feeds from the backend with
+//!    the log's own `Recorder`: first what was recorded, then what is, as it comes, and never faster than
+//!    [`Recorder::ready`] allows. The leading process's observer [listens](Reader::listen) as long as somebody does there:
+//!    it then counts as one of the callers, who keep the call going.
+//! 4. When the answer has ended, [`Lease::keep`] makes it a replay. A lease that is dropped without that frees the key,
+//!    and those who follow in another process must see their log [fail](Recorder::fail). A leading process that dies
+//!    has the same effect, since it no longer renews its lease: its followers' logs fail with
+//!    [`LeaderGone`](crate::error::LeaderGone), and a store that says so ([`Store::HANDS_OVER`]) is asked again.
 //!
 //! # What a store must hold to
 //!
-//! - One leader: between a `Lead` and the end of its lease, no other claim of that key is told to lead.
+//! - One leader: between a `Lead` and the end of its lease, no other claim of that key leads.
 //! - Nothing but whole answers is replayed: only what was handed to [`Lease::keep`].
-//! - Same key, other payload: [`Claim::Mismatch`], while it is in flight and while it is kept.
-//! - Keys are compared in full, never by a prefix or a hash of theirs: they separate the tenants.
-//! - A claim that is [guaranteed](Ask::has_client_key) is never forgotten before its time to make room: its caller was told
-//!   that asking again is safe. Where there is no room, the answer is [`Claim::Full`].
-//! - A [lost](Log::is_lost) log is not followed: the next claim leads.
-//! - `claim` and all of [`Lease`] return at once; what takes time is done in the future that `claim` returns, or in a
-//!   task of the store's own.
+//! - Same key, other payload: [`Claim::Mismatch`], in flight and kept.
+//! - Keys are compared in full, never by a prefix or a hash: they separate the tenants.
+//! - What is kept [with a guarantee](Retention::is_guaranteed) is not forgotten before its time to make room: its caller
+//!   relies on it. Where there is no room, the answer is [`Claim::Full`].
+//! - One [tenant](ClaimRequest::tenant) cannot take all of it.
+//! - A log that [has failed](ResponseLog::has_failed) is not followed: the next claim leads.
+//! - All methods of [`Lease`], and `claim` itself, return at once. What takes time is done in the future that `claim`
+//!   returns, or in a task of the store's own.
 //!
 //! The feature `store-suite` has `suite`, which puts these to the test for any implementation.
 
+mod claim;
 mod head;
 mod log;
 mod memory;
 mod part;
 mod reader;
+mod recorder;
+mod shared;
 #[cfg(any(test, feature = "store-suite"))]
 pub mod suite;
 
 use std::future::Future;
-use std::time::{Duration, Instant};
 
+pub use self::claim::{Claim, ClaimRequest, Retention};
 pub use self::head::Head;
-pub use self::log::{Log, Recorder};
-pub use self::memory::MemoryStore;
-pub use self::part::Part;
+pub use self::log::ResponseLog;
+pub use self::memory::{MemoryLease, MemoryStore};
+pub use self::part::BodyPart;
 pub use self::reader::Reader;
+pub use self::recorder::Recorder;
 pub use crate::proto::fingerprint::Fingerprint;
 
-pub(crate) use self::log::{Appended, Drive, Driven, Watched};
+pub(crate) use self::log::{Drive, Driven, Watched};
+pub(crate) use self::recorder::Appended;
 
 use crate::error::BoxError;
-use crate::policy::flight::Limits;
 
-/// Remembers calls: see the [module](self).
+/// Remembers calls: see the [module](self) for how, and for what an implementation must hold to.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use std::collections::HashMap;
+/// use std::future::{Ready, ready};
+/// use std::sync::{Arc, Mutex};
+/// use tower_buttress::DedupLayer;
+/// use tower_buttress::error::BoxError;
+/// use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, Lease, ResponseLog, Retention, Store};
+///
+/// /// What is in flight, by key. The token tells one lease of a key from the next.
+/// type Calls = Arc<Mutex<HashMap<Fingerprint, (Fingerprint, ResponseLog, Arc<()>)>>>;
+///
+/// /// Callers join calls that are in flight. Nothing is replayed.
+/// #[derive(Clone, Default)]
+/// struct InFlightOnly(Calls);
+///
+/// struct InFlightLease {
+///     calls: Calls,
+///     key: Fingerprint,
+///     token: Arc<()>,
+/// }
+///
+/// impl Store for InFlightOnly {
+///     type Lease = InFlightLease;
+///     type Claim = Ready<Result<Claim<InFlightLease>, BoxError>>;
+///
+///     fn claim(&self, request: ClaimRequest) -> Self::Claim {
+///         let (key, payload) = (*request.key(), *request.payload());
+///         let mut calls = self.0.lock().unwrap();
+///         ready(Ok(match calls.get(&key) {
+///             Some((other, log, _)) if !log.has_failed() => {
+///                 if *other == payload { Claim::Follow(log.clone()) } else { Claim::Mismatch }
+///             }
+///             _ => {
+///                 let (recorder, log) = request.open_log();
+///                 let token = Arc::new(());
+///                 calls.insert(key, (payload, log, token.clone()));
+///                 Claim::Lead { lease: InFlightLease { calls: self.0.clone(), key, token }, recorder }
+///             }
+///         }))
+///     }
+/// }
+///
+/// impl Lease for InFlightLease {
+///     fn resize(&mut self, bytes: usize) -> bool {
+///         bytes < 1024 * 1024
+///     }
+///
+///     fn release(&mut self) {
+///         let mut calls = self.calls.lock().unwrap();
+///         if calls.get(&self.key).is_some_and(|(_, _, token)| Arc::ptr_eq(token, &self.token)) {
+///             calls.remove(&self.key);
+///         }
+///     }
+///
+///     fn keep(self, _: Retention) {}
+/// }
+///
+/// impl Drop for InFlightLease {
+///     fn drop(&mut self) {
+///         self.release();
+///     }
+/// }
+///
+/// let layer = DedupLayer::new().store(InFlightOnly::default());
+/// # use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+/// # use http_body_util::{BodyExt, Full};
+/// # use tower::{Layer, ServiceExt};
+/// # static CALLS: AtomicU32 = AtomicU32::new(0);
+/// # let upstream = tower::service_fn(|_: http::Request<_>| async {
+/// #     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+/// #     CALLS.fetch_add(1, Relaxed);
+/// #     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::from("hello")))
+/// # });
+/// # let service = layer.layer(upstream);
+/// # let ask = || {
+/// #     let request = http::Request::post("/").header("authorization", "a").body(Full::<bytes::Bytes>::from("hi"));
+/// #     let answer = service.clone().oneshot(request.unwrap());
+/// #     async { answer.await.unwrap().into_body().collect().await.unwrap() }
+/// # };
+/// # tokio::join!(ask(), ask());
+/// # assert_eq!(CALLS.load(Relaxed), 1);
+/// # ask().await;
+/// # assert_eq!(CALLS.load(Relaxed), 2);
+/// # }
+/// ```
 pub trait Store: Clone + Send + Sync + 'static {
-    /// What its leaders hold.
+    /// What a leading call holds.
     type Lease: Lease;
 
     /// The answer to a claim.
     type Claim: Future<Output = Result<Claim<Self::Lease>, BoxError>> + Send;
 
-    /// Somebody asks for `ask`, and wants to know whether somebody else did.
+    /// Whether a log that a claim was told to follow may fail with [`LeaderGone`](crate::error::LeaderGone). A follower
+    /// then keeps its request until there is a head, and claims again when that happens. Default: no.
+    const HANDS_OVER: bool = false;
+
+    /// Asks whether the same request is in flight or was answered, and takes its key if not.
     ///
-    /// An error counts as [`Claim::Full`] that can be explained.
-    fn claim(&self, ask: Ask) -> Self::Claim;
+    /// # Errors
+    ///
+    /// The store cannot say (its backend is not reached, for example), and its operator would rather have no call than
+    /// one that is made twice. It is treated as [`Claim::Full`], with the error as its cause: the call passes, and is
+    /// refused where the layer has [`strict_keys`](crate::DedupLayer::strict_keys) and the request a key. A store
+    /// that can go on by itself, with what this process knows, should do so and return no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time. A lease that it has taken by then must be given back.
+    fn claim(&self, request: ClaimRequest) -> Self::Claim;
 }
 
-/// What a leader holds as long as its call goes on, and, released, as long as somebody has still to read what came of it.
+/// What a leading call holds while it is in flight; after [`release`](Self::release), until its recording is dropped.
 /// Dropped, it frees the key.
+///
+/// See [`Store`] for an example.
 pub trait Lease: Send + 'static {
-    /// The recording takes so many bytes now. `false`: there is no room for it to grow.
+    /// The recording takes `bytes` now. Returns whether there is room for that: if not, the recording ends, and what has
+    /// been read by all is dropped.
     ///
-    /// It is asked for the head and for every part, also after [`release`](Self::release), when it counts what slow readers
-    /// make us hold.
+    /// It is called for the head and for every part, also after `release`.
     fn resize(&mut self, bytes: usize) -> bool;
 
-    /// The answer will not be kept, and nobody else can follow: the key is free.
+    /// The upstream has answered with a 2xx: it knows the tenant. Default: nothing.
+    ///
+    /// A store that gives each tenant a share can tell those who are known to the upstream from strangers by that.
+    fn accepted(&mut self) {}
+
+    /// Frees the key: the answer will not be kept, and no other caller may follow it.
     fn release(&mut self);
 
-    /// The answer is complete, at `now`: it is to be replayed for `window`.
-    fn keep(self, now: Instant, window: Duration);
-
-    /// Whether somebody follows who is not a listener of the log that the leader was given: in another process.
-    fn is_wanted(&self) -> bool {
-        false
-    }
-}
-
-/// What somebody is told who claims a key.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Claim<L> {
-    /// Nobody else asked: do it, and tell it to this recorder.
-    Lead {
-        /// The lock.
-        lease: L,
-        /// Who tells what comes of it. It must be the one of [`Ask::open`].
-        recorder: Recorder,
-    },
-    /// It is being done.
-    Follow(Log),
-    /// It was done.
-    Replay(Log),
-    /// The key was used for something else.
-    Mismatch,
-    /// No more keys can be kept.
-    Full {
-        /// When there may be room, where that is known.
-        retry_after: Option<Duration>,
-    },
-}
-
-/// What a caller asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct Ask {
-    pub(crate) key: Fingerprint,
-    pub(crate) payload: Fingerprint,
-    pub(crate) guaranteed: bool,
-    pub(crate) now: Instant,
-    pub(crate) limits: Limits,
-}
-
-// === impl Ask ===
-
-impl Ask {
-    /// What it is called: unique to its tenant, method, host, path and query, and the key that its caller gave it or the
-    /// rest of the request.
-    #[must_use]
-    pub fn key(&self) -> &Fingerprint {
-        &self.key
-    }
-
-    /// What it says. The same key with another payload is a mistake.
-    #[must_use]
-    pub fn payload(&self) -> &Fingerprint {
-        &self.payload
-    }
-
-    /// Whether its caller named it, and so relies on it being kept.
-    #[must_use]
-    pub fn has_client_key(&self) -> bool {
-        self.guaranteed
-    }
-
-    /// When it was asked.
-    #[must_use]
-    pub fn now(&self) -> Instant {
-        self.now
-    }
-
-    /// Opens a log for it, within the limits of the layer that asks.
-    #[must_use]
-    pub fn open(&self) -> (Recorder, Log) {
-        Log::new(self.limits)
-    }
+    /// The answer has ended, and is whole: it is to be replayed.
+    fn keep(self, retention: Retention);
 }

@@ -1,37 +1,39 @@
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
 
-/// One frame of a body, to be told to several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+/// One frame of a body. Its `Debug` shows how long it is, and never what is in it.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyPart {
     /// Data.
     Data(Bytes),
-    /// Trailers, which are the last.
+    /// Trailers: the last part.
     Trailers(Arc<HeaderMap>),
 }
 
-/// What holding a part costs beside its bytes, or a header beside its characters: its place in a list, and its share
-/// of an allocation. Counted, so that an upstream that sends a byte at a time cannot make us hold 64 times the limit.
+/// What holding a part costs beside its bytes, and a header beside its characters: a place in a list, and a share of an
+/// allocation. It is counted, so that an upstream that sends a byte at a time cannot make us hold 64 times the limit.
 pub(super) const OVERHEAD: usize = 64;
 
-/// Data that is shorter than this is copied when it is held. It mostly is a slice of the connection's read buffer
-/// (8 KiB in hyper and in h2 at the least), all of which a 50-byte event would keep alive.
+/// Data that is shorter than this is copied when it is held. It mostly is a slice of the connection's read buffer (at
+/// least 8 KiB in hyper and in h2), all of which a 50-byte event would keep alive.
 const COMPACT_BELOW: usize = 4096;
 
-/// Where short data is copied to: chunks that are no longer than what was copied before, so that no more than half of
-/// what they take is without use.
+/// Copies short data into chunks. A chunk is no longer than what was copied before it, so that at most half of the memory
+/// is unused.
 #[derive(Debug, Default)]
 pub(super) struct Compactor {
     chunk: BytesMut,
     copied: usize,
 }
 
-// === impl Part ===
+// === impl BodyPart ===
 
-impl Part {
+impl BodyPart {
     pub(crate) fn of(frame: Frame<Bytes>) -> Self {
         match frame.into_data() {
             Ok(data) => Self::Data(data),
@@ -47,7 +49,7 @@ impl Part {
         }
     }
 
-    /// What it adds to what is held.
+    /// How much it adds to what is held.
     pub(super) fn cost(&self) -> usize {
         let bytes = match self {
             Self::Data(data) => data.len(),
@@ -60,20 +62,29 @@ impl Part {
     }
 }
 
+impl fmt::Debug for BodyPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Data(data) => write!(f, "Data({} bytes)", data.len()),
+            Self::Trailers(trailers) => write!(f, "Trailers({})", trailers.len()),
+        }
+    }
+}
+
 // === impl Compactor ===
 
 impl Compactor {
-    /// `part` as it should be held: without what is not its own.
-    pub(super) fn compact(&mut self, part: &Part) -> Part {
+    /// `part` without the read buffer that it was a slice of.
+    pub(super) fn compact(&mut self, part: &BodyPart) -> BodyPart {
         match part {
-            Part::Data(data) if (1..COMPACT_BELOW).contains(&data.len()) => {
+            BodyPart::Data(data) if (1..COMPACT_BELOW).contains(&data.len()) => {
                 if self.chunk.capacity() < data.len() {
-                    // The last one is freed with what was copied to it.
+                    // The last chunk is freed with the parts that were copied to it.
                     self.chunk = BytesMut::with_capacity(data.len().max(self.copied.min(COMPACT_BELOW)));
                 }
                 self.copied = self.copied.saturating_add(data.len());
                 self.chunk.extend_from_slice(data);
-                Part::Data(self.chunk.split().freeze())
+                BodyPart::Data(self.chunk.split().freeze())
             }
             part => part.clone(),
         }
@@ -88,11 +99,11 @@ mod tests {
     fn short_data_does_not_keep_a_read_buffer_alive() {
         let mut compactor = Compactor::default();
         let mut buffer = BytesMut::from(&vec![7; 8192][..]);
-        let event = Part::Data(buffer.split_to(50).freeze());
+        let event = BodyPart::Data(buffer.split_to(50).freeze());
         drop(buffer);
         let held = compactor.compact(&event);
         assert_eq!(held, event);
-        let Part::Data(event) = event else { panic!("no data") };
+        let BodyPart::Data(event) = event else { panic!("no data") };
         assert!(event.is_unique(), "the buffer is shared");
     }
 
@@ -100,13 +111,13 @@ mod tests {
     fn a_short_answer_takes_little_more_than_its_bytes() {
         for pieces in [1, 2, 30, 200] {
             let mut compactor = Compactor::default();
-            let held: Vec<Part> =
-                (0..pieces).map(|_| compactor.compact(&Part::Data(Bytes::from_static(&[7; 50])))).collect();
+            let held: Vec<BodyPart> =
+                (0..pieces).map(|_| compactor.compact(&BodyPart::Data(Bytes::from_static(&[7; 50])))).collect();
             drop(compactor);
             let mut taken = 0;
             // Each chunk comes back whole with the last piece that holds it.
             for part in held {
-                let Part::Data(data) = part else { panic!("no data") };
+                let BodyPart::Data(data) = part else { panic!("no data") };
                 taken += data.try_into_mut().map_or(0, |chunk| chunk.capacity());
             }
             assert!(taken <= 2 * 50 * pieces, "{taken} for {pieces} pieces");
@@ -116,7 +127,9 @@ mod tests {
     #[test]
     fn long_data_is_shared_and_not_copied() {
         let data = Bytes::from(vec![7; COMPACT_BELOW]);
-        let Part::Data(held) = Compactor::default().compact(&Part::Data(data.clone())) else { panic!("no data") };
+        let BodyPart::Data(held) = Compactor::default().compact(&BodyPart::Data(data.clone())) else {
+            panic!("no data")
+        };
         assert_eq!(held.as_ptr(), data.as_ptr());
     }
 
@@ -124,15 +137,15 @@ mod tests {
     fn copies_stay_apart() {
         let mut compactor = Compactor::default();
         let sent: Vec<Bytes> = (0..2000_usize).map(|i| Bytes::from(vec![u8::try_from(i % 251).unwrap(); i])).collect();
-        let held: Vec<Part> = sent.iter().map(|data| compactor.compact(&Part::Data(data.clone()))).collect();
+        let held: Vec<BodyPart> = sent.iter().map(|data| compactor.compact(&BodyPart::Data(data.clone()))).collect();
         for (sent, held) in sent.into_iter().zip(held) {
-            assert_eq!(held, Part::Data(sent));
+            assert_eq!(held, BodyPart::Data(sent));
         }
     }
 
     #[test]
     fn small_parts_cost_more_than_their_bytes() {
-        assert_eq!(Part::Data(Bytes::from_static(b"x")).cost(), 1 + OVERHEAD);
-        assert!(Part::Trailers(Arc::default()).cost() >= OVERHEAD);
+        assert_eq!(BodyPart::Data(Bytes::from_static(b"x")).cost(), 1 + OVERHEAD);
+        assert!(BodyPart::Trailers(Arc::default()).cost() >= OVERHEAD);
     }
 }

@@ -3,28 +3,54 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::head::Head;
-use super::log::{Drive, Driven, Shared, State};
-use super::part::Part;
+use super::log::{Drive, Driven};
+use super::part::BodyPart;
+use super::shared::{Shared, State};
 use crate::error::{BoxError, DedupLagged};
-use crate::policy::flight::{Read, ReaderId, Room};
+use crate::policy::broadcast::{Read, ReaderId, Room};
 use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
-/// Somebody who reads a [`Log`](super::Log): from the first part on, and live once it has caught up.
+/// Reads a [`ResponseLog`](super::ResponseLog): from the first part on, and live once it has caught up.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::future::poll_fn;
+/// use tower_buttress::error::BoxError;
+/// use tower_buttress::store::{BodyPart, Reader};
+///
+/// /// How long the body is.
+/// async fn count(mut reader: Reader) -> Result<usize, BoxError> {
+///     let head = poll_fn(|cx| reader.poll_head(cx)).await?;
+///     assert!(head.status().is_success());
+///     let mut length = 0;
+///     while let Some(part) = poll_fn(|cx| reader.poll_part(cx)).await {
+///         if let BodyPart::Data(data) = part? {
+///             length += data.len();
+///         }
+///     }
+///     Ok(length)
+/// }
+/// # let _ = count;
+/// # }
+/// ```
 ///
 /// # Cancel safety
 ///
-/// Polling it and going away loses nothing. When the last one who listens is dropped, the call is given up, or kept
-/// for a while, as its owner wants it.
+/// Polling it and going away loses nothing. When the last listener is dropped, the call is given up, or kept for a
+/// while, as the layer was told.
 pub struct Reader {
     shared: Arc<Shared>,
     id: ReaderId,
-    observes: bool,
+    /// It belongs to a store: it sees of the head what may be stored.
+    is_for_store: bool,
+    /// It is waited for, and polls the upstream.
+    is_listening: bool,
     /// Kept from the first time that it was needed.
-    engine: Option<Arc<dyn Drive>>,
-    /// Waits for the end of the patience with the slowest.
-    timer: LazyTimer,
-    over: bool,
+    driver: Option<Arc<dyn Drive>>,
+    /// Ends the time that the slowest reader has.
+    timeout: Timeout,
+    is_over: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +61,7 @@ enum Wanted {
 
 enum Found {
     Head(Arc<Head>),
-    Part(Part),
+    Part(BodyPart),
     End,
     Failed(BoxError),
 }
@@ -43,37 +69,63 @@ enum Found {
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, id: ReaderId) -> Self {
-        Self { shared, id, observes: false, engine: None, timer: LazyTimer::default(), over: false }
+    pub(super) fn listener(shared: Arc<Shared>, id: ReaderId) -> Self {
+        Self::new(shared, id, false)
     }
 
-    pub(super) fn observing(shared: Arc<Shared>, id: ReaderId) -> Self {
-        let mut reader = Self::new(shared, id);
-        reader.observes = true;
-        reader
+    pub(super) fn observer(shared: Arc<Shared>, id: ReaderId) -> Self {
+        Self::new(shared, id, true)
+    }
+
+    fn new(shared: Arc<Shared>, id: ReaderId, is_for_store: bool) -> Self {
+        let is_listening = !is_for_store;
+        Self { shared, id, is_for_store, is_listening, driver: None, timeout: Timeout::default(), is_over: false }
+    }
+
+    /// Makes an [observer](super::ResponseLog::observer) a listener, as long as somebody in another process listens
+    /// through it, or an observer again. A listener is waited for, like every caller, keeps the call going, and must
+    /// be read.
+    ///
+    /// Returns whether it is what was asked for now: an observer has lost its place once the answer has outgrown its
+    /// recording.
+    pub fn listen(&mut self, listening: bool) -> bool {
+        let mut state = self.shared.state();
+        let was_full = state.broadcast.is_full();
+        let done = state.broadcast.set_listening(self.id, listening);
+        let has_left = std::mem::replace(&mut self.is_listening, listening && done) && !self.is_listening;
+        let abandoned = if has_left { state.listener_left() } else { None };
+        let has_room_again = was_full && !state.broadcast.is_full();
+        drop(state);
+        if has_room_again {
+            self.shared.wake_readers();
+        }
+        if let Some(driver) = abandoned {
+            driver.on_abandoned();
+        }
+        done
     }
 
     /// The head.
     ///
     /// # Errors
     ///
-    /// The call came to nothing before it had one.
+    /// The call failed before it had one.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<Head>, BoxError>> {
         Poll::Ready(match ready!(self.poll_next(Wanted::Head, cx)) {
-            Found::Head(head) if self.observes => Ok(Arc::new(head.stored().into_owned())),
+            Found::Head(head) if self.is_for_store => Ok(Arc::new(head.stored().into_owned())),
             Found::Head(head) => Ok(head),
             Found::Failed(why) => Err(why),
             Found::Part(_) | Found::End => Err("the call ended without an answer".into()),
         })
     }
 
-    /// The next part of the body; `None` when it is over.
+    /// The next part of the body; `None` at its end.
     ///
     /// # Errors
     ///
-    /// The call broke off, or this reader kept the others waiting for too long ([`DedupLagged`]).
-    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Part, BoxError>>> {
-        if self.over {
+    /// The call failed, or this reader kept the others waiting for too long ([`DedupLagged`]).
+    pub fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPart, BoxError>>> {
+        if self.is_over {
             return Poll::Ready(None);
         }
         let found = match ready!(self.poll_next(Wanted::Part, cx)) {
@@ -81,51 +133,51 @@ impl Reader {
             Found::Failed(why) => Some(Err(why)),
             Found::Head(_) | Found::End => None,
         };
-        self.over = true;
+        self.is_over = true;
         Poll::Ready(found)
     }
 
-    /// Whether it has read all there will be.
+    /// Whether it has read everything that will come.
     pub(crate) fn is_at_end(&self) -> bool {
-        self.over || {
+        self.is_over || {
             let state = self.shared.state();
-            state.failure.is_none() && state.flight.is_at_end(self.id)
+            state.failure.is_none() && state.broadcast.is_at_end(self.id)
         }
     }
 
     fn poll_next(&mut self, wanted: Wanted, cx: &mut Context<'_>) -> Poll<Found> {
         loop {
             let mut state = self.shared.state();
-            let full = state.flight.is_full();
-            if let Some(found) = state.look(self, wanted) {
+            let is_full = state.broadcast.is_full();
+            if let Some(found) = state.find(self, wanted) {
                 let waker = state.take_waker(self.id);
-                let room_again = full && !state.flight.is_full();
+                let has_room_again = is_full && !state.broadcast.is_full();
                 drop(state);
                 drop(waker);
-                if room_again {
-                    self.shared.ring();
+                if has_room_again {
+                    self.shared.wake_readers();
                 }
                 return Poll::Ready(found);
             }
-            // Before anybody is asked: what comes from now on, we are told.
+            // Before the upstream is polled: this reader is woken for what comes from now on.
             let replaced = state.leave_waker(self.id, cx.waker());
-            let room = if full { state.flight.room(clock::now()) } else { Room::Free };
-            if self.engine.is_none() && !self.observes {
-                self.engine.clone_from(&state.engine);
+            let room = if is_full && self.is_listening { state.broadcast.room(clock::now()) } else { Room::Free };
+            if self.driver.is_none() && self.is_listening {
+                self.driver.clone_from(&state.driver);
             }
             drop(state);
             drop(replaced);
             match room {
                 Room::Free => {}
-                Room::CutOff => self.shared.ring(),
+                Room::CutOff => self.shared.wake_readers(),
                 Room::FullUntil(None) => return Poll::Pending,
                 Room::FullUntil(Some(until)) => {
-                    ready!(self.timer.poll_until(until, cx));
+                    ready!(self.timeout.poll_until(until, cx));
                     continue;
                 }
             }
-            let Some(engine) = &self.engine else { return Poll::Pending };
-            match engine.drive((wanted == Wanted::Part).then_some(self.id)) {
+            let Some(driver) = self.driver.as_ref().filter(|_| self.is_listening) else { return Poll::Pending };
+            match driver.drive((wanted == Wanted::Part).then_some(self.id)) {
                 Driven::Wait => return Poll::Pending,
                 Driven::Progress => {}
                 Driven::Part(part) => return Poll::Ready(Found::Part(part)),
@@ -137,55 +189,44 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.shared.state();
-        let full = state.flight.is_full();
-        let waker = state.flight.leave(self.id);
-        let room_again = full && !state.flight.is_full();
-        let on_abandoned = if self.observes { None } else { state.last_reader_left() };
-        let account = if state.flight.listeners() == 0 { state.account.take() } else { None };
+        let was_full = state.broadcast.is_full();
+        let waker = state.broadcast.leave(self.id);
+        let has_room_again = was_full && !state.broadcast.is_full();
+        let abandoned = if self.is_listening { state.listener_left() } else { None };
+        let charge = if state.broadcast.listeners() == 0 { state.charge.take() } else { None };
         drop(state);
-        drop((waker, account));
-        if room_again {
-            self.shared.ring();
+        drop((waker, charge));
+        if has_room_again {
+            self.shared.wake_readers();
         }
-        if let Some(engine) = on_abandoned {
-            engine.on_abandoned();
+        if let Some(driver) = abandoned {
+            driver.on_abandoned();
         }
     }
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("id", &self.id).field("over", &self.over).finish_non_exhaustive()
+        f.debug_struct("Reader").field("id", &self.id).field("is_over", &self.is_over).finish_non_exhaustive()
     }
 }
 
 // === impl State ===
 
 impl State {
-    fn look(&mut self, reader: &Reader, wanted: Wanted) -> Option<Found> {
+    fn find(&mut self, reader: &Reader, wanted: Wanted) -> Option<Found> {
         let read = match (wanted, &self.head) {
             (Wanted::Head, Some(head)) => return Some(Found::Head(head.clone())),
-            (Wanted::Head, None) if self.flight.is_over() => Read::End,
+            (Wanted::Head, None) if self.broadcast.has_ended() => Read::End,
             (Wanted::Head, None) => Read::Wait,
-            (Wanted::Part, _) => self.flight.read(reader.id),
+            (Wanted::Part, _) => self.broadcast.read(reader.id),
         };
         Some(match read {
             Read::Wait => return None,
             Read::Part(part) => Found::Part(part),
             Read::End => self.failure.clone().map_or(Found::End, |failure| Found::Failed(failure.into())),
-            Read::Lost if reader.observes => Found::Failed("the call has outgrown its recording".into()),
-            Read::Lost => Found::Failed(DedupLagged::new(self.flight.lag()).into()),
+            Read::Lost if reader.is_listening => Found::Failed(DedupLagged::new(self.broadcast.lag()).into()),
+            Read::Lost => Found::Failed("the answer has outgrown its recording".into()),
         })
-    }
-
-    /// Notes that a listener left. If it was the last one, what should be told so.
-    fn last_reader_left(&mut self) -> Option<Arc<dyn Drive>> {
-        if self.flight.listeners() > 0 || self.flight.is_over() {
-            return None;
-        }
-        self.abandon_count += 1;
-        let engine = self.engine.clone()?;
-        // A keeper that is there already begins its watch anew.
-        (!std::mem::replace(&mut self.kept, true)).then_some(engine)
     }
 }

@@ -11,7 +11,7 @@ use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
-use crate::store::{Head, Part, Reader};
+use crate::store::{BodyPart, Head, Reader};
 
 pin_project! {
     /// The response body of [`Dedup`](crate::Dedup).
@@ -26,16 +26,16 @@ pin_project! {
     #[derive(Debug)]
     #[project = KindProj]
     enum Kind<B> {
-        // The layer stepped aside, or refused.
+        // The layer let the request pass, or refused it.
         Own { #[pin] body: ResponseBody<B> },
-        // One of several who listen, or who come later.
-        Heard { listener: Listener },
+        // That of a call that others may share.
+        Shared { body: SharedBody },
     }
 }
 
-/// A reader, and how much it has read.
-struct Listener {
-    /// `None`: it is over.
+/// A reader of a shared call's body, and how much it has still to read.
+struct SharedBody {
+    /// `None`: the body has ended.
     reader: Option<Reader>,
     size: SizeHint,
 }
@@ -47,13 +47,13 @@ impl<B> DedupBody<B> {
         Self { kind: Kind::Own { body: ResponseBody::inner(body) } }
     }
 
-    pub(super) fn heard(reader: Reader, head: &Head) -> Self {
-        Self { kind: Kind::Heard { listener: Listener { reader: Some(reader), size: *head.size() } } }
+    pub(super) fn shared(reader: Reader, head: &Head) -> Self {
+        Self { kind: Kind::Shared { body: SharedBody { reader: Some(reader), size: *head.size() } } }
     }
 
     #[cold]
-    pub(super) fn refuse(rejection: Rejection, wire: RejectionFormat) -> Response<Self> {
-        ResponseBody::refuse(rejection, wire).map(|body| Self { kind: Kind::Own { body } })
+    pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        ResponseBody::refuse(rejection, format).map(|body| Self { kind: Kind::Own { body } })
     }
 }
 
@@ -69,42 +69,42 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         match self.project().kind.project() {
             KindProj::Own { body } => body.poll_frame(cx),
-            KindProj::Heard { listener } => listener.poll_frame(cx),
+            KindProj::Shared { body } => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own { body } => body.is_end_stream(),
-            Kind::Heard { listener } => listener.reader.as_ref().is_none_or(Reader::is_at_end),
+            Kind::Shared { body } => body.reader.as_ref().is_none_or(Reader::is_at_end),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Own { body } => body.size_hint(),
-            Kind::Heard { listener } if listener.reader.is_none() => SizeHint::with_exact(0),
-            Kind::Heard { listener } => listener.size,
+            Kind::Shared { body } if body.reader.is_none() => SizeHint::with_exact(0),
+            Kind::Shared { body } => body.size,
         }
     }
 }
 
-// === impl Listener ===
+// === impl SharedBody ===
 
-impl Listener {
+impl SharedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
         let part = ready!(reader.poll_part(cx));
         match &part {
-            Some(Ok(Part::Data(data))) => self.size = less(&self.size, data.len() as u64),
-            Some(Ok(Part::Trailers(_))) => {}
+            Some(Ok(BodyPart::Data(data))) => self.size = less(&self.size, data.len() as u64),
+            Some(Ok(BodyPart::Trailers(_))) => {}
             None | Some(Err(_)) => self.reader = None,
         }
-        Poll::Ready(part.map(|part| part.map(Part::into_frame)))
+        Poll::Ready(part.map(|part| part.map(BodyPart::into_frame)))
     }
 }
 
-/// What is left of `size` after so much.
+/// What is left of `size` after `read` bytes.
 fn less(size: &SizeHint, read: u64) -> SizeHint {
     let mut left = SizeHint::new();
     if let Some(upper) = size.upper() {
@@ -114,7 +114,7 @@ fn less(size: &SizeHint, read: u64) -> SizeHint {
     left
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for SharedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reader.fmt(f)
     }

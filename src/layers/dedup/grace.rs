@@ -2,48 +2,41 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::layer::Config;
-use crate::policy::flight::ReaderId;
+use crate::policy::broadcast::ReaderId;
 use crate::rt::clock;
-use crate::rt::timer::LazyTimer;
-use crate::store::{Drive, Driven, Log, Watched};
+use crate::rt::timeout::Timeout;
+use crate::store::{Drive, Driven, ResponseLog, Watched};
 
-/// The task that keeps a call going while nobody listens: browsers try again.
+/// The task that keeps a call going while it has no caller: browsers try again.
 ///
-/// It ends when somebody listens, when the call is over, or, giving the call up, when its patience is.
+/// It ends when there is a caller again, when the call has ended, or, giving the call up, at the end of the grace or
+/// of the call's deadline.
 pub(super) struct GraceTask {
-    flight: Arc<dyn GraceCall>,
+    call: Arc<dyn GraceCall>,
     id: ReaderId,
-    /// Which time of being alone the patience is for.
+    /// Which time of being abandoned `until` is for.
     abandon_count: Option<u64>,
-    /// `None`: without end.
+    /// `None`: no end.
     until: Option<Instant>,
-    timer: LazyTimer,
-    over: bool,
+    timeout: Timeout,
+    is_done: bool,
 }
 
 /// A call that can be kept going.
 pub(super) trait GraceCall: Drive {
-    fn log(&self) -> &Log;
+    fn log(&self) -> &ResponseLog;
 
-    fn config(&self) -> &Config;
+    /// Whether there is any use in going on without a caller.
+    fn can_continue(&self) -> bool;
 
-    /// Whether somebody in another process listens.
-    fn is_wanted(&self) -> bool;
+    /// When a call that is abandoned now is given up; `None`: never.
+    fn grace_end(&self) -> Option<Instant>;
 
-    /// Gives the call up, unless somebody listens after all.
-    fn abandon(&self);
-
-    /// Whether there is any use in going on without a listener.
-    fn can_continue(&self) -> bool {
-        self.config().finish_abandoned || self.log().is_recording()
-    }
+    /// Gives the call up, unless it has a caller after all.
+    fn give_up(&self);
 }
-
-/// How often those in other processes are asked after where there is no grace.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// An upstream that is never pending must not keep the executor to itself.
 const AT_A_TIME: usize = 64;
@@ -51,27 +44,13 @@ const AT_A_TIME: usize = 64;
 // === impl GraceTask ===
 
 impl GraceTask {
-    pub(super) fn new(flight: Arc<dyn GraceCall>) -> Self {
-        let id = flight.log().keep();
-        Self { flight, id, abandon_count: None, until: None, timer: LazyTimer::default(), over: false }
+    pub(super) fn new(call: Arc<dyn GraceCall>) -> Self {
+        let id = call.log().add_watcher();
+        Self { call, id, abandon_count: None, until: None, timeout: Timeout::default(), is_done: false }
     }
 
-    fn begin_patience(&mut self, patience: Duration) {
-        self.until = if self.flight.config().finish_abandoned { None } else { clock::now().checked_add(patience) };
-    }
-
-    fn is_patient(&mut self, cx: &mut Context<'_>) -> bool {
-        loop {
-            let Some(until) = self.until else { return true };
-            if self.timer.poll_until(until, cx).is_pending() {
-                return true;
-            }
-            // It is over here; elsewhere somebody may listen.
-            if !self.flight.is_wanted() {
-                return false;
-            }
-            self.begin_patience(self.flight.config().grace.max(ASK_AGAIN));
-        }
+    fn has_time_left(&mut self, cx: &mut Context<'_>) -> bool {
+        self.until.is_none_or(|until| self.timeout.poll_until(until, cx).is_pending())
     }
 }
 
@@ -81,23 +60,23 @@ impl Future for GraceTask {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         for _ in 0..AT_A_TIME {
-            let Watched::Alone { abandon_count } = this.flight.log().watch(this.id, cx.waker()) else {
-                this.over = true;
+            let Watched::Abandoned { abandon_count } = this.call.log().watch(this.id, cx.waker()) else {
+                this.is_done = true;
                 return Poll::Ready(());
             };
             if this.abandon_count.replace(abandon_count) != Some(abandon_count) {
-                this.begin_patience(this.flight.config().grace);
+                this.until = this.call.grace_end();
             }
-            if !this.flight.can_continue() {
+            if !this.call.can_continue() || this.until.is_some_and(|until| until <= clock::now()) {
                 return Poll::Ready(());
             }
-            match this.flight.drive(None) {
+            match this.call.drive(None) {
                 Driven::Progress | Driven::Part(_) => {}
-                Driven::Wait if this.is_patient(cx) => return Poll::Pending,
+                Driven::Wait if this.has_time_left(cx) => return Poll::Pending,
                 Driven::Wait => return Poll::Ready(()),
             }
         }
-        if !this.is_patient(cx) {
+        if !this.has_time_left(cx) {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -108,9 +87,9 @@ impl Future for GraceTask {
 impl Drop for GraceTask {
     // Also when the runtime ends, or the upstream panics.
     fn drop(&mut self) {
-        self.flight.log().leave(self.id);
-        if !self.over {
-            self.flight.abandon();
+        self.call.log().remove_watcher(self.id);
+        if !self.is_done {
+            self.call.give_up();
         }
     }
 }

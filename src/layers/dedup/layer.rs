@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,26 +5,25 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::request::FINGERPRINT_HEADERS;
+use super::config::{Config, InFlightPolicy};
 use super::service::Dedup;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
-use crate::policy::flight::Limits;
 use crate::store::MemoryStore;
 
 /// Makes one upstream call of a double click, streams included.
 ///
 /// Users click twice, browsers try again after a timeout, networks send things twice. With a model behind it each copy is
-/// billed, and two different answers come back. Here the second caller *joins* the first one's call: the same head and
-/// every frame from the first byte, at once what has been, then live. When it is over, its answer is *replayed* for a
-/// minute to whoever asks the same.
+/// billed, and two different answers come back. Here the second request *joins* the first one's call: it gets the same
+/// head and every frame from the first byte, at once what was received already, then live. For a while after its end, the
+/// answer is *replayed* to requests that ask the same.
 ///
 /// # When to use it, and when not
 ///
-/// Before calls that are dear or must not be done twice, on the server's side of whoever clicks. Not where the same words
-/// asked twice should give two answers: such a request says so with `Cache-Control: no-cache` ("regenerate"), or the layer
-/// is told to look at keys only ([`fingerprints(false)`](Self::fingerprints)). It is no cache: a minute later the upstream
-/// is asked again.
+/// On the server's side of the callers, before calls that are expensive or must not be executed twice. Not where the same
+/// request should get two different answers: such a request says so with `Cache-Control: no-cache` ("regenerate"), or the
+/// layer is told to look at keys only ([`fingerprints(false)`](Self::fingerprints)). It is no cache: two seconds later, or
+/// a minute later for a key, the upstream is called again.
 ///
 /// # Example
 ///
@@ -40,7 +38,7 @@ use crate::store::MemoryStore;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 /// use tower_buttress::{DedupLayer, DedupRole};
 ///
-/// // An upstream that takes a second and never says the same twice.
+/// // An upstream that takes a second and never gives the same answer twice.
 /// static CALLS: AtomicU32 = AtomicU32::new(0);
 /// let upstream = service_fn(|_: Request<_>| async {
 ///     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -65,130 +63,104 @@ use crate::store::MemoryStore;
 /// # }
 /// ```
 ///
-/// # What is the same
+/// # Which requests are the same
 ///
-/// Two requests with the same `Idempotency-Key` (quoted or bare, at most 255 characters), for any unsafe method; if their
-/// payloads differ, the later one is refused with a 422. Without a key, for POST only, the SHA-256 of everything that
-/// makes the answer: headers that tell requests apart ([`fingerprint_header`](Self::fingerprint_header) adds one), and
-/// the body. Either is bound to tenant, method, host, path and query, each field with its length before it, so that no
-/// two different requests can be made to look the same.
+/// Requests with the same `Idempotency-Key` (quoted or bare, at most 255 characters), for any unsafe method; if their
+/// payloads differ, the later one is refused with a 422. Without a key, for POST only, requests with the same SHA-256 of
+/// everything that makes the answer: headers that tell requests apart ([`fingerprint_header`](Self::fingerprint_header)
+/// adds one), and the body. Both are bound to tenant, method, host, path and query, each field with its length before it,
+/// so that no two different requests can be made to look the same.
 ///
-/// **Nobody is shown another tenant's answer.** The [tenant](Self::tenant) is by default the caller's credentials; a
-/// request without any is never recognised.
+/// **No answer is shown to another tenant.** The tenant is the [`Tenant`](crate::Tenant) in the request's extensions,
+/// which is set by what authenticated the caller; where there is none, the request's credentials; and what the setting
+/// [`tenant`](Self::tenant) adds to either. A request without any is not recognised.
+///
+/// # What is kept, and for how long
+///
+/// | Answer | With an `Idempotency-Key` | Without |
+/// |---|---|---|
+/// | 2xx | for the [`window`](Self::window) (60 s), whatever room others need | 2 s, the double click; for the window where the request is [`stateless`](Self::stateless) |
+/// | 400, 422, unless with `x-should-retry: true` | for the window, as long as there is room | no |
+/// | any other, and our own refusals | no: the key is free again | no |
+///
+/// Only answers that are known to be whole are kept: by their `Content-Length`, their gRPC status, or because they are of a
+/// kind whose end says so. The end of an event stream (or of newline-delimited JSON) proves nothing: it is shared while
+/// it is in flight, and not kept.
 ///
 /// # Place in the stack
 ///
-/// Outside of fallbacks and retries, so that one flight is one call whatever happens below; inside
+/// Outside of fallbacks and retries, so that one shared call is one call whatever happens below; inside
 /// [`DeadlineLayer`](crate::DeadlineLayer), whose deadline is each caller's own: below this layer the latest of all
-/// listeners' holds. After authentication, where that is a layer too.
+/// callers' holds. After authentication, where that is a layer too.
 ///
-/// What a layer and its clones wrap shares what is known, and is told apart by host and path only: it must lead to the same
-/// upstreams. A router that cuts a prefix off the path before it comes here makes two places one: give each a layer of its
-/// own there.
+/// All services that a layer and its clones make share what is known, and a request is told apart by host and path only:
+/// the layer must lead to the same upstreams. A router that cuts a prefix off the path before the layer makes two places
+/// one: give each a layer of its own there.
 ///
 /// # What happens when
 ///
-/// - *The first caller leaves*: the others go on, from where they are.
-/// - *All have left*: the call goes on for [`grace`](Self::grace) (5 s), since browsers try again; whoever comes within it
-///   takes it over. Then the upstream is dropped, or the call is [finished](Self::finish_abandoned) all the same.
+/// - *The first caller leaves*: the others go on from where they are.
+/// - *All have left*: the call goes on for [`grace`](Self::grace) (5 s), since browsers try again; a request that comes
+///   within it takes the call over. Then, or at the call's deadline, the upstream is dropped. With
+///   [`finish_abandoned`](Self::finish_abandoned) the call goes on to its end, or its deadline.
 /// - *The call fails before its head*: the first caller gets its error, the others a 502 that carries a
-///   [`Rejection`](crate::Rejection). *In the body*: all of them, where it broke off.
-/// - *The upstream panics*: the panic goes to whoever polled it, and the others are told that the call failed.
-/// - *An answer that is no 2xx*: those who wait for it hear it. It is replayed to those who gave the same key, unless it
-///   says that nothing was executed (408, 421, 425, 429, 503, our own refusals) or that the key is in use (409), and never
-///   otherwise.
-/// - *A body that broke off, or is shorter or longer than its `Content-Length`, or gRPC without its status*: it is never
-///   replayed.
-/// - *An answer longer than [`max_response`](Self::max_response)* (1 MiB): those who listen go on together, at the pace of
-///   the slowest; nobody else can join. One who does not read for [`lag`](Self::lag) while another waits for it fails with
-///   [`DedupLagged`](crate::error::DedupLagged). When all have left there is no grace. A key is held until it is over, and
-///   is free then.
-/// - *The call is polled* by whoever listens and has read all there is: task-locals and spans in it are those of that caller,
-///   who need not be the one that made it.
-/// - *The store is full*: a request without a key passes, one with a key is refused with a 503.
-/// - *A request body longer than [`max_request`](Self::max_request)* (2 MiB): it streams on, and is not recognised.
-/// - *Other methods without a key, upgrades, `Cache-Control: no-cache`*: they pass untouched.
+///   [`Rejection`](crate::Rejection). *In the body*: all of them get the error, where it broke off.
+/// - *The upstream panics*: the caller whose task polled it panics, the others are told that the call failed.
+/// - *An answer longer than [`max_response`](Self::max_response)* (1 MiB): those who read it go on together, at the pace of
+///   the slowest; nobody else can join. A caller that does not read for [`lag`](Self::lag) while another waits for it fails
+///   with [`DedupLagged`](crate::error::DedupLagged). When all have left there is no grace. A key is held until the
+///   answer has ended, and is free then.
+/// - *A caller that has far more time* than the upstream was told (in a deadline header) when the call was made, more than
+///   twice that and 10 s: it does not join the call of a hasty one, but makes its own. With a key it joins all the same.
+/// - *The upstream call is polled* by any caller that has read everything so far: it may run inside another caller's task,
+///   whose task-locals and spans apply.
+/// - *The inner service is not ready*: requests are read and claimed all the same. Only the request that makes a call waits
+///   for it, in the call that the others share.
+/// - *The store is full*, or has no room left for this tenant: the call passes as if the layer were not there, with an
+///   event. With [`strict_keys`](Self::strict_keys) a request with a key is refused with a 503.
+/// - *A request body longer than [`max_body_bytes`](Self::max_body_bytes)* (2 MiB), or that takes longer to come than
+///   [`read_timeout`](Self::read_timeout) (30 s): it streams on and is not recognised, with an event.
+/// - *A request with a key passes unrecognised*, for one of these reasons: its response says so in the header
+///   `idempotency-key-ignored`: `store-full`, `body-too-large` or `body-too-slow`.
+/// - *Other methods without a key, upgrades, `Cache-Control: no-cache`, [`NoStore`](crate::NoStore)*: they pass untouched.
 /// - *Replays*: status, headers, frames and trailers as they came, without `Set-Cookie` and what belongs to a connection;
+///   [`ServedBy`](crate::ServedBy) and [`Attempts`](crate::Attempts) are those of the call that was made;
 ///   `Idempotent-Replayed: true` and `Age` are added.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future or the body stops listening, and nothing else.
+/// Dropping the future or the body leaves the call to the others, and does nothing else.
 ///
 /// # Errors
 ///
-/// The service's own, to whoever made the call. The body's error is a [`BoxError`](crate::error::BoxError); what broke
-/// off the shared call is found in it by [`error::find`](crate::error::find).
+/// The service's own, to the request that made the call. The body's error is a [`BoxError`](crate::error::BoxError); what
+/// ended the shared call is found in it by [`error::find`](crate::error::find).
 ///
 /// # Cost
 ///
 /// For a request that may be recognised: its body is read before the upstream is called, and hashed while it is read; one
-/// look into the store; one allocation for the flight; a lock that nobody holds for long at every frame. Frames are
-/// shared, not copied, except short ones, which are copied once, into chunks. One task is spawned when the last listener
-/// leaves, for the grace. What passes untouched costs a look at the method and the headers. Figures: `benches/README.md`.
+/// look into the store; one allocation for the call; a short lock at every frame. Frames are shared, not copied, except
+/// short ones, which are copied once, into chunks. One task is spawned when the last caller leaves, for the grace. What
+/// passes untouched costs a look at the method and the headers. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct DedupLayer<St = MemoryStore> {
     store: St,
-    /// `None`: the layer is off.
-    config: Option<Arc<Config>>,
+    config: Arc<Config>,
 }
-
-/// What becomes of a request whose `Idempotency-Key` is being answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InFlightPolicy {
-    /// It hears the answer too.
-    #[default]
-    Join,
-    /// It is refused with a 409, as draft-ietf-httpapi-idempotency-key-header has it. (Most SDKs try again after a 409.)
-    Reject,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    pub(super) tenant: Tenant,
-    pub(super) fingerprints: bool,
-    pub(super) key_required: bool,
-    pub(super) headers: Vec<HeaderName>,
-    pub(super) json_canonical: bool,
-    pub(super) in_flight: InFlightPolicy,
-    pub(super) window: Duration,
-    pub(super) grace: Duration,
-    pub(super) finish_abandoned: bool,
-    /// Of a request body.
-    pub(super) max_request: usize,
-    pub(super) memory: Memory,
-    /// Of an answer.
-    pub(super) limits: Limits,
-    pub(super) emitter: Emitter,
-}
-
-/// How tenants are told apart.
-#[derive(Clone)]
-pub(super) enum Tenant {
-    Credentials,
-    By(Arc<NameTenant>),
-}
-
-/// Hands on the tenant's name, if there is one.
-type NameTenant = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
 
 // === impl DedupLayer ===
 
 impl DedupLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "dedup";
-
-    /// Remembers answers for 60 s, in 64 MiB of memory.
+    /// Keeps answers in 64 MiB of memory.
     #[must_use]
     pub fn new() -> Self {
-        Self { store: MemoryStore::default(), config: Some(Arc::default()) }
+        Self { store: MemoryStore::default(), config: Arc::default() }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// A layer of the same type that lets everything pass.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { store: MemoryStore::new(0, 0), config: None }
+        Self { store: MemoryStore::new(0, 0), config: Arc::new(Config { enabled: false, ..Config::default() }) }
     }
 }
 
@@ -199,31 +171,51 @@ impl Default for DedupLayer {
 }
 
 impl<St> DedupLayer<St> {
-    /// Remembers calls elsewhere. Layers that are given the same store share it: they must call the same upstreams.
+    /// Keeps calls in another store. Layers with the same store share it: they must call the same upstreams.
     #[must_use]
     pub fn store<Other>(self, store: Other) -> DedupLayer<Other> {
         DedupLayer { store, config: self.config }
     }
 
-    /// How long a whole answer is given again to those who ask the same. Default: 60 s.
+    /// How long a whole answer is replayed: to a request with an `Idempotency-Key`, and to one that is
+    /// [`stateless`](Self::stateless). Default: 60 s.
     #[must_use]
     pub fn window(self, window: Duration) -> Self {
         self.with(|config| config.window = window)
     }
 
-    /// How long a call goes on when nobody listens any more. Default: 5 s, since browsers try again.
+    /// How long a whole answer is replayed to a request without a key. Default: 2 s, the time of a double click: the
+    /// same words said again later may well be meant. Never longer than the [`window`](Self::window).
+    #[must_use]
+    pub fn fingerprint_window(self, window: Duration) -> Self {
+        self.with(|config| config.fingerprint_window = window)
+    }
+
+    /// Which requests, by head and body, leave nothing behind at the upstream but their answer. An answer to such a request
+    /// is replayed for the whole [`window`](Self::window) also without a key. Default: none.
+    ///
+    /// A chat completion is one: the whole conversation is in its body. One that goes on with a conversation that the server
+    /// keeps is none: the same words said twice are two turns.
+    ///
+    /// It is called once for each call that is made, with at most [`max_body_bytes`](Self::max_body_bytes).
+    #[must_use]
+    pub fn stateless(self, stateless: impl Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|config| config.stateless = Some(Arc::new(stateless)))
+    }
+
+    /// How long a call goes on when its last caller has left. Default: 5 s, since browsers try again.
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
         self.with(|config| config.grace = grace)
     }
 
-    /// Lets every call go on to its end when nobody listens any more. Default: no.
+    /// Lets every call go on to its end, or its deadline, when its last caller has left. Default: no.
     #[must_use]
     pub fn finish_abandoned(self, finish: bool) -> Self {
         self.with(|config| config.finish_abandoned = finish)
     }
 
-    /// How long a caller who does not read may keep the others waiting, once the answer has outgrown its recording.
+    /// How long a caller that does not read may keep the others waiting, once the answer has outgrown its recording.
     /// Default: 5 s.
     #[must_use]
     pub fn lag(self, lag: Duration) -> Self {
@@ -231,16 +223,23 @@ impl<St> DedupLayer<St> {
     }
 
     /// The longest answer that can be joined late and replayed, in bytes; each frame counts 64 more than it has.
-    /// Default: 1 MiB. Longer ones are shared by those who came in time.
+    /// Default: 1 MiB. Longer ones are shared by those who joined in time.
     #[must_use]
     pub fn max_response(self, bytes: usize) -> Self {
         self.with(|config| config.limits.bytes = bytes)
     }
 
-    /// The longest request body that is read, in bytes. Default: 2 MiB. Longer ones pass, and are not recognised.
+    /// The longest request body that is read, in bytes. Default: 2 MiB. Requests with longer ones pass, and are not
+    /// recognised.
     #[must_use]
-    pub fn max_request(self, bytes: usize) -> Self {
-        self.with(|config| config.max_request = bytes)
+    pub fn max_body_bytes(self, bytes: usize) -> Self {
+        self.with(|config| config.max_body_bytes = bytes)
+    }
+
+    /// How long a request body may take to come. Default: 30 s. Requests with slower ones pass, and are not recognised.
+    #[must_use]
+    pub fn read_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.read_timeout = timeout)
     }
 
     /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
@@ -249,18 +248,27 @@ impl<St> DedupLayer<St> {
         self.with(|config| config.memory = memory)
     }
 
-    /// What a request with a key is told while that key is being answered. Default: [`InFlightPolicy::Join`].
+    /// What becomes of a request whose key is in flight. Default: [`InFlightPolicy::Join`].
     ///
     /// Requests without a key always join.
     #[must_use]
-    pub fn in_flight(self, in_flight: InFlightPolicy) -> Self {
-        self.with(|config| config.in_flight = in_flight)
+    pub fn in_flight(self, policy: InFlightPolicy) -> Self {
+        self.with(|config| config.in_flight = policy)
     }
 
-    /// Refuses requests with an unsafe method and no `Idempotency-Key`, with a 400. Default: no.
+    /// Refuses requests with an unsafe method and no `Idempotency-Key` with a 400. Default: no.
     #[must_use]
     pub fn key_required(self, required: bool) -> Self {
         self.with(|config| config.key_required = required)
+    }
+
+    /// Refuses a request with an `Idempotency-Key` with a 503 where the store has no room for it. Default: no, it passes,
+    /// and says so in its response's header `idempotency-key-ignored`.
+    ///
+    /// For calls that must rather not be executed than be executed twice.
+    #[must_use]
+    pub fn strict_keys(self, strict: bool) -> Self {
+        self.with(|config| config.strict_keys = strict)
     }
 
     /// Whether a POST without an `Idempotency-Key` is recognised by what it says. Default: yes.
@@ -279,12 +287,12 @@ impl<St> DedupLayer<St> {
         })
     }
 
-    /// Who asks. Nobody hears what was answered to another tenant, and requests of which this is `None` (or empty) are
-    /// not recognised at all.
+    /// Tells tenants apart by what `tenant` returns, beside their credentials. Responses are never shared across tenants.
+    /// `None` or an empty name: the request is not recognised.
     ///
-    /// Default: the values of `Authorization`, `x-api-key`, `api-key` and `x-goog-api-key` together. Where callers are
-    /// told apart by something else (a session's cookie, a client certificate, a header that a proxy sets), say by what:
-    /// behind a key that all of them share they would be one tenant.
+    /// For callers whose credentials do not say who they are: a session's cookie, a client certificate, a header that a
+    /// proxy sets. It may tell more of them apart, and never makes one tenant of two credentials: a header can be written
+    /// by any caller. Several credentials are one tenant where what authenticated them sets [`Tenant`](crate::Tenant).
     ///
     /// ```
     /// use tower_buttress::DedupLayer;
@@ -307,7 +315,7 @@ impl<St> DedupLayer<St> {
                 hand_on(tenant.as_ref());
             }
         };
-        self.with(|config| config.tenant = Tenant::By(Arc::new(name)))
+        self.with(|config| config.tenant = Some(Arc::new(name)))
     }
 
     /// Recognises JSON whose members come in another order. Default: no.
@@ -328,9 +336,7 @@ impl<St> DedupLayer<St> {
     }
 
     fn with(mut self, set: impl FnOnce(&mut Config)) -> Self {
-        if let Some(config) = &mut self.config {
-            set(Arc::make_mut(config));
-        }
+        set(Arc::make_mut(&mut self.config));
         self
     }
 }
@@ -340,38 +346,5 @@ impl<S, St: Clone> Layer<S> for DedupLayer<St> {
 
     fn layer(&self, inner: S) -> Self::Service {
         Dedup::new(inner, self.store.clone(), self.config.clone())
-    }
-}
-
-// === impl Config ===
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            tenant: Tenant::Credentials,
-            fingerprints: true,
-            key_required: false,
-            headers: FINGERPRINT_HEADERS.to_vec(),
-            json_canonical: false,
-            in_flight: InFlightPolicy::Join,
-            window: Duration::from_secs(60),
-            grace: Duration::from_secs(5),
-            finish_abandoned: false,
-            max_request: 2 * 1024 * 1024,
-            memory: Memory::default(),
-            limits: Limits { bytes: 1024 * 1024, lag: Duration::from_secs(5) },
-            emitter: Emitter::default(),
-        }
-    }
-}
-
-// === impl Tenant ===
-
-impl fmt::Debug for Tenant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Credentials => "Credentials",
-            Self::By(_) => "By(..)",
-        })
     }
 }

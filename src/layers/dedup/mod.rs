@@ -1,14 +1,30 @@
-//! One upstream call for several callers who ask the same: see [`DedupLayer`].
+//! One upstream call for several requests that ask the same: see [`DedupLayer`].
+//!
+//! In the order in which they import each other, the outermost first:
+//!
+//! - `layer`: the settings, `service`: what passes and what is read, `future`: from reading to the answer.
+//! - `reading`: a request whose body is being read, `key`: by what it is recognised.
+//! - `request`: what becomes of a request, by what the store says; `answer`: how it gets its answer then.
+//! - `driver`: the call that several requests share, and who polls it; `grace`: the task that polls it when all have left;
+//!   `recorder`: what is recorded of its answer, and whether that is kept.
+//! - `body`: the response body. `config`: the settings as values.
 
+mod answer;
 mod body;
-mod flight;
+mod config;
+mod driver;
 mod future;
 mod grace;
+mod key;
 mod layer;
+mod reading;
+mod recorder;
 mod request;
 mod service;
 
+pub use self::answer::DedupRole;
 pub use self::body::DedupBody;
-pub use self::future::{DedupFuture, DedupRole};
-pub use self::layer::{DedupLayer, InFlightPolicy};
+pub use self::config::InFlightPolicy;
+pub use self::future::DedupFuture;
+pub use self::layer::DedupLayer;
 pub use self::service::Dedup;

@@ -1,231 +1,168 @@
-//! What a request is called, so that it is recognised when it comes again.
+//! A request that was read: what becomes of it, by what the store says.
 
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING,
-    CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
-};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::layer::{Config, Tenant};
-use crate::call::NoStore;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::answer::{Answer, DedupRole, Following, KeyIgnored};
+use super::config::{Config, InFlightPolicy};
+use super::driver::SharedCall;
+use super::recorder::ResponseRecorder;
+use crate::body::request::CallBody;
+use crate::error::BoxError;
+use crate::event::Event;
 use crate::policy::storable::KeySource;
-use crate::proto::credentials;
-use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
-use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
-use crate::proto::media_type::is_json;
-use crate::rejection::{RejectionFormat, RejectionKind};
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::clock;
+use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
+use crate::rt::ready::ReadyCall;
+use crate::store::{Claim, ClaimRequest, Recorder, ResponseLog, Store};
 
-/// What to do with a request, by its head.
-pub(super) enum DedupDecision {
-    /// Nothing: with a reason where it is worth one.
-    Aside(Option<&'static str>),
-    /// Refuse it.
-    Refused(RejectionKind, Option<InvalidKey>),
-    /// Read its payload, and ask whether it is known.
-    Asks(PendingKey),
+/// A request that was read, and all it takes to send it.
+pub(super) struct ReadRequest<S, St> {
+    pub(super) service: S,
+    pub(super) store: St,
+    pub(super) config: Arc<Config>,
+    pub(super) claim: ClaimRequest,
+    pub(super) source: KeySource,
+    /// How long its answer is kept, if it is.
+    pub(super) window: Duration,
+    pub(super) request: Request<CallBody>,
+    /// How often it has claimed.
+    pub(super) claims: u32,
 }
 
-/// A request whose payload has still to be read.
-#[derive(Debug)]
-pub(super) struct PendingKey {
-    pub(super) named: KeySource,
-    /// Where the caller gave it a name; the payload is then not part of it.
-    key: Option<Fingerprint>,
-    print: Fingerprinter,
-    json: bool,
+/// How a request that was read gets its answer.
+pub(super) type AnswerOf<S, St, ResB> = Answer<
+    ReadyCall<S, Request<CallBody>>,
+    ResB,
+    <S as Service<Request<CallBody>>>::Error,
+    <St as Store>::Lease,
+    ReadRequest<S, St>,
+>;
+
+/// When to try again where nothing is known: a call that takes the room may end at any moment.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A request is claimed again so often, when the process that made its call is gone.
+const MAX_CLAIMS: u32 = 3;
+
+/// A caller that has more than twice the time that the upstream was told, and this much more, does not join.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+// === impl ReadRequest ===
+
+impl<S, St: Store> ReadRequest<S, St> {
+    /// Asks the store.
+    pub(super) fn claim(&mut self) -> St::Claim {
+        self.claims += 1;
+        self.claim.now = clock::now();
+        self.store.claim(self.claim)
+    }
 }
 
-/// How a payload was read.
-const RAW: u8 = 0;
-const CANONICAL_JSON: u8 = 1;
-
-/// The headers that make another request of the same words: what the answer looks like, what the payload is and which
-/// part of what, on what condition it is taken, what is to be done, for whom, and what the LLM APIs take in headers.
-pub(super) const FINGERPRINT_HEADERS: [HeaderName; 20] = [
-    ACCEPT,
-    ACCEPT_ENCODING,
-    ACCEPT_LANGUAGE,
-    CONTENT_DISPOSITION,
-    CONTENT_ENCODING,
-    CONTENT_RANGE,
-    CONTENT_TYPE,
-    COOKIE,
-    IF_MATCH,
-    IF_NONE_MATCH,
-    IF_UNMODIFIED_SINCE,
-    RANGE,
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("mcp-session-id"),
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-    HeaderName::from_static("prefer"),
-    HeaderName::from_static("x-http-method-override"),
-];
-
-/// What the payload of a request with a key is, beside its bytes. What else may change between two attempts (a cookie
-/// that the first was given, say) makes no other request of it.
-const PAYLOAD: [HeaderName; 2] = [CONTENT_ENCODING, CONTENT_TYPE];
-
-// === impl DedupDecision ===
-
-impl DedupDecision {
-    pub(super) fn of(parts: &Parts, config: &Config) -> Self {
-        let unwanted = parts.extensions.get::<NoStore>().is_some();
-        if unwanted || !is_unsafe(&parts.method) || upgrades(&parts.headers) {
-            return Self::Aside(None);
-        }
-        let mut scope = Fingerprinter::new("tower-buttress dedup");
-        if !config.tenant.name(parts, &mut scope) {
-            return Self::Aside(Some("a request without a tenant"));
-        }
-        place(parts, &mut scope);
-        let json = config.json_canonical && is_json(&parts.headers);
-        match IdempotencyKey::of(&parts.headers) {
-            Err(why) => Self::Refused(RejectionKind::IdempotencyKeyInvalid, Some(why)),
-            Ok(Some(key)) => {
-                scope.field(b"key");
-                scope.field(key.as_str().as_bytes());
-                let mut print = Fingerprinter::new("tower-buttress dedup payload");
-                hash_headers(&PAYLOAD, &parts.headers, &mut print);
-                Self::Asks(PendingKey { named: KeySource::ByKey, key: Some(scope.finish(RAW)), print, json })
+impl<S, St, ResB> ReadRequest<S, St>
+where
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    St: Store,
+    ResB: Body<Data = Bytes> + Send + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    pub(super) fn settle(self, claim: Result<Claim<St::Lease>, BoxError>) -> AnswerOf<S, St, ResB> {
+        match claim {
+            Ok(Claim::Lead { lease, recorder }) => self.lead(lease, recorder),
+            Ok(Claim::Follow(_)) if self.has_key() && self.config.in_flight == InFlightPolicy::Reject => {
+                self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight).with_retry_after(SOON))
             }
-            Ok(None) if config.key_required => Self::Refused(RejectionKind::IdempotencyKeyRequired, None),
-            Ok(None) if !config.fingerprints || !may_be_fingerprinted(parts) => Self::Aside(None),
-            Ok(None) => {
-                scope.field(b"fingerprint");
-                hash_headers(&config.headers, &parts.headers, &mut scope);
-                Self::Asks(PendingKey { named: KeySource::ByFingerprint, key: None, print: scope, json })
+            Ok(Claim::Follow(log)) => self.follow(&log, DedupRole::Joined),
+            Ok(Claim::Replay(log)) => self.follow(&log, DedupRole::Replayed),
+            Ok(Claim::Mismatch) => self.refuse(Rejection::new(RejectionKind::IdempotencyKeyReused)),
+            Ok(Claim::Full { retry_after }) if self.has_key() && self.config.strict_keys => {
+                self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(retry_after.unwrap_or(SOON)))
             }
-        }
-    }
-}
-
-/// Methods that may change something: only there does doing it once matter, and only there can a caller mean it.
-fn is_unsafe(method: &Method) -> bool {
-    !method.is_safe() && *method != Method::CONNECT
-}
-
-fn upgrades(headers: &HeaderMap) -> bool {
-    let mut to = headers.get_all(UPGRADE).iter().peekable();
-    if to.peek().is_none() {
-        return has_token(headers, &CONNECTION, "upgrade");
-    }
-    // HTTP/2 in the clear is an offer that nobody takes any more (RFC 9113, 3.1), and some clients make it with every call.
-    !to.all(|protocol| protocol == "h2c")
-}
-
-/// POST is what is clicked twice; the other unsafe methods either name what they act on or are sent again on purpose.
-/// A gRPC call may be a conversation, whose request ends when its answer does: it cannot be read first.
-fn may_be_fingerprinted(parts: &Parts) -> bool {
-    parts.method == Method::POST
-        && RejectionFormat::of(&parts.headers) == RejectionFormat::Http
-        && !asks_anew(&parts.headers)
-}
-
-/// The caller knows the last answer, and wants another.
-fn asks_anew(headers: &HeaderMap) -> bool {
-    has_token(headers, &CACHE_CONTROL, "no-cache") || has_token(headers, &CACHE_CONTROL, "no-store")
-}
-
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
-}
-
-/// Where it is sent.
-fn place(parts: &Parts, print: &mut Fingerprinter) {
-    print.field(parts.method.as_str().as_bytes());
-    let host = match parts.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
-    };
-    print.field(host);
-    print.field(parts.uri.path().as_bytes());
-    print.list(parts.uri.query().map(str::as_bytes).into_iter());
-}
-
-/// All lines of those of these headers that are there.
-fn hash_headers(names: &[HeaderName], headers: &HeaderMap, print: &mut Fingerprinter) {
-    for name in names {
-        let lines = headers.get_all(name);
-        let count = lines.iter().count();
-        if count > 0 {
-            print.field(name.as_str().as_bytes());
-            print.count(count);
-            lines.iter().for_each(|line| print.field(line.as_bytes()));
-        }
-    }
-    // No header has this name: the list ends here.
-    print.field(b"");
-}
-
-// === impl Tenant ===
-
-impl Tenant {
-    /// Whether there is a tenant; if so, `print` knows it now.
-    fn name(&self, parts: &Parts, print: &mut Fingerprinter) -> bool {
-        match self {
-            Self::Credentials => {
-                // All that are there count: a caller who has one of them right and another wrong gets nothing from the
-                // upstream, and must not be taken for one who has both right.
-                let names = &credentials::HEADERS;
-                hash_headers(names, &parts.headers, print);
-                names.iter().any(|name| parts.headers.get_all(name).iter().any(credentials::names_account))
+            Err(why) if self.has_key() && self.config.strict_keys => {
+                self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(SOON).with_source(why))
             }
-            Self::By(name) => {
-                let mut named = false;
-                name(parts, &mut |tenant| {
-                    print.field(tenant);
-                    named = !tenant.is_empty();
-                });
-                named
-            }
-        }
-    }
-}
-
-// === impl PendingKey ===
-
-impl PendingKey {
-    /// The next piece of the payload.
-    pub(super) fn tap(&mut self, data: &[u8]) {
-        // JSON is read when it is all there.
-        if !self.json {
-            self.print.payload(data);
+            Ok(Claim::Full { .. }) => self.bypass("the store has no room for another request of this tenant"),
+            Err(_) => self.bypass("the store cannot be asked"),
         }
     }
 
-    /// The name of the request, and what it says. `payload` is all of it, once more.
-    pub(super) fn finish(mut self, payload: &[u8], trailers: Option<&HeaderMap>) -> (Fingerprint, Fingerprint) {
-        let mut form = RAW;
-        if self.json {
-            match canonical(payload) {
-                Some(canonical) => {
-                    form = CANONICAL_JSON;
-                    self.print.payload(&canonical);
-                }
-                None => self.print.payload(payload),
-            }
-        }
-        for (name, value) in trailers.into_iter().flatten() {
-            self.print.field(name.as_str().as_bytes());
-            self.print.field(value.as_bytes());
-        }
-        let print = self.print.finish(form);
-        // Without a key, what it says is its name.
-        (self.key.unwrap_or(print), print)
+    fn has_key(&self) -> bool {
+        self.source == KeySource::ByKey
     }
-}
 
-#[cfg(feature = "json")]
-fn canonical(payload: &[u8]) -> Option<Vec<u8>> {
-    crate::proto::canonical_json::canonical(payload)
-}
+    fn lead(mut self, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
+        let reader = recorder.log().reader();
+        let format = self.format();
+        let deadline = self.deadline();
+        let told = self.request.extensions().get().zip(deadline).map(|(headers, deadline)| {
+            let PropagatedHeaders { reserve, .. } = headers;
+            deadline.remaining().saturating_sub(*reserve)
+        });
+        let deadline = deadline.map(SharedDeadline::new);
+        if let Some(deadline) = &deadline {
+            self.request.extensions_mut().insert(deadline.clone());
+            recorder.log().share_deadline(deadline.clone(), told);
+        }
+        let Self { service, request, config, source, window, .. } = self;
+        let recorder = ResponseRecorder::new(recorder, lease, source, window, config.clone());
+        let call = SharedCall::launch(ReadyCall::new(service, request), recorder, deadline, config.clone());
+        Answer::Leading { reader, call, format, config }
+    }
 
-#[cfg(not(feature = "json"))]
-fn canonical(_payload: &[u8]) -> Option<Vec<u8>> {
-    None
+    fn follow(self, log: &ResponseLog, role: DedupRole) -> AnswerOf<S, St, ResB> {
+        if role == DedupRole::Joined && !self.has_key() && self.has_far_more_time(log) {
+            return self.bypass("the same request is in flight, and its upstream was told of far less time");
+        }
+        let Some(reader) = log.join(self.deadline()) else {
+            return if self.has_key() {
+                self.refuse(Rejection::new(RejectionKind::IdempotencyKeyInFlight).with_retry_after(SOON))
+            } else {
+                self.bypass("the same request is in flight, and its answer is too long to join")
+            };
+        };
+        if role == DedupRole::Joined {
+            self.config.emitter.emit(&Event::FlightJoined);
+        }
+        let (format, config) = (self.format(), self.config.clone());
+        let may_hand_over = St::HANDS_OVER && role == DedupRole::Joined && self.claims < MAX_CLAIMS;
+        let request = may_hand_over.then(|| Box::new(self));
+        Answer::Following { following: Following { reader: Some(reader), role, format, config, request } }
+    }
+
+    /// The upstream of the call in flight was told, in a deadline header, of far less time than this caller has: it may give
+    /// up when this caller would still wait for long.
+    fn has_far_more_time(&self, log: &ResponseLog) -> bool {
+        let Some(told) = log.told() else { return false };
+        let limit = told.saturating_mul(2).saturating_add(PATIENCE);
+        self.deadline().is_none_or(|deadline| deadline.remaining() > limit)
+    }
+
+    fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {
+        self.config.bypassed(reason);
+        let key_ignored = self.has_key().then_some(KeyIgnored::StoreFull);
+        Answer::Passing { call: ReadyCall::new(self.service, self.request), key_ignored }
+    }
+
+    #[cold]
+    fn refuse(self, rejection: Rejection) -> AnswerOf<S, St, ResB> {
+        self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
+        Answer::Refused { rejection: Some(rejection), format: self.format() }
+    }
+
+    fn format(&self) -> RejectionFormat {
+        RejectionFormat::of(self.request.headers())
+    }
+
+    /// Until when its caller wants the answer.
+    fn deadline(&self) -> Option<Deadline> {
+        [Deadline::of(self.request.extensions()), Deadline::current()].into_iter().flatten().min()
+    }
 }

@@ -7,35 +7,50 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::DedupBody;
-use super::future::{DedupFuture, Gathering};
-use super::layer::{Config, DedupLayer};
-use super::request::DedupDecision;
+use super::config::Config;
+use super::future::DedupFuture;
+use super::key::DedupDecision;
+use super::reading::Reading;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat};
-use crate::rt::ready::take_ready;
 use crate::store::{MemoryStore, Store};
 
-/// Asks the service inside once for several callers who ask the same. See [`DedupLayer`](crate::DedupLayer).
+/// Calls the inner service once for several requests that ask the same. See [`DedupLayer`](crate::DedupLayer).
 #[derive(Clone, Debug)]
 pub struct Dedup<S, St = MemoryStore> {
     inner: S,
     store: St,
-    config: Option<Arc<Config>>,
+    config: Arc<Config>,
 }
 
 // === impl Dedup ===
 
 impl<S, St> Dedup<S, St> {
-    pub(super) fn new(inner: S, store: St, config: Option<Arc<Config>>) -> Self {
+    pub(super) fn new(inner: S, store: St, config: Arc<Config>) -> Self {
         Self { inner, store, config }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
 impl<S, St, ReqB, ResB> Service<Request<ReqB>> for Dedup<S, St>
 where
-    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     St: Store,
@@ -48,34 +63,37 @@ where
     type Error = S::Error;
     type Future = DedupFuture<S, St, ResB>;
 
+    /// Always ready: a request that joins another one, or is given an answer that is kept, does not need the inner
+    /// service. The others wait for it in their future.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let request = request.map(CallBody::new);
-        let Some(config) = &self.config else {
-            return DedupFuture::passing(self.inner.call(request));
-        };
+        if !self.config.enabled {
+            return DedupFuture::called(self.inner.call(request));
+        }
         let (parts, body) = request.into_parts();
-        match DedupDecision::of(&parts, config) {
-            DedupDecision::Aside(reason) => {
+        match DedupDecision::of(&parts, &self.config) {
+            DedupDecision::Bypass(reason) => {
                 if let Some(reason) = reason {
-                    config.emitter.emit(&Event::Bypassed { layer: DedupLayer::NAME, reason });
+                    self.config.bypassed(reason);
                 }
-                DedupFuture::passing(self.inner.call(Request::from_parts(parts, body)))
+                DedupFuture::passing(self.inner.clone(), Request::from_parts(parts, body))
             }
-            DedupDecision::Refused(kind, why) => {
-                config.emitter.emit(&Event::Refused { kind });
-                let mut rejection = Rejection::new(kind);
-                if let Some(why) = why {
-                    rejection = rejection.with_source(why);
-                }
+            DedupDecision::Refuse(kind, why) => {
+                self.config.emitter.emit(&Event::Refused { kind });
+                let rejection = Rejection::new(kind);
+                let rejection = match why {
+                    Some(why) => rejection.with_source(why),
+                    None => rejection,
+                };
                 DedupFuture::refused(rejection, RejectionFormat::of(&parts.headers))
             }
-            DedupDecision::Asks(asked) => {
-                let (service, store, config) = (take_ready(&mut self.inner), self.store.clone(), config.clone());
-                DedupFuture::gathering(Gathering::new(service, store, config, asked, parts, body))
+            DedupDecision::Claim(key) => {
+                let (service, store) = (self.inner.clone(), self.store.clone());
+                DedupFuture::reading(Reading::new(service, store, self.config.clone(), key, parts, body))
             }
         }
     }

@@ -17,6 +17,11 @@ use crate::support::{Log, secs};
 /// Frames of this length count as this and 64 more.
 const FRAME: usize = 10_000;
 
+/// A store that a single tenant may have all of.
+fn store(max_bytes: usize, max_entries: usize) -> MemoryStore {
+    MemoryStore::new(max_bytes, max_entries).tenant_shares(1)
+}
+
 fn frame() -> Bytes {
     Bytes::from(vec![b'x'; FRAME])
 }
@@ -231,9 +236,38 @@ async fn a_single_reader_may_be_as_slow_as_it_likes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_no_more_can_be_kept_a_key_is_refused_and_a_click_passes() {
+async fn where_no_more_can_be_kept_calls_pass_and_a_key_says_so() {
     let log = Arc::new(Log::default());
-    let layer = DedupLayer::new().store(MemoryStore::new(1 << 20, 1)).observer(log.clone());
+    let layer = DedupLayer::new().store(store(1 << 20, 1)).observer(log.clone());
+    let (service, mut stage) = dedup(&layer);
+    let holds = send(&service, post_key("k", "hi")).await;
+    let passes = [send(&service, post("hi")).await, send(&service, post_key("l", "hi")).await];
+    stage.call().await.ok_with("holds");
+    stage.call().await.ok_with("passes");
+    stage.call().await.ok_with("passes");
+    for (passes, ignored) in passes.into_iter().zip([None, Some("store-full")]) {
+        let answer = passes.await.unwrap().unwrap();
+        assert_eq!(answer.headers().get("idempotency-key-ignored").map(|why| why.to_str().unwrap()), ignored);
+        assert_eq!((role(&answer), text(answer).await.as_str()), (None, "passes"));
+    }
+    assert_eq!(text(holds.await.unwrap().unwrap()).await, "holds");
+    assert_eq!(log.names(), ["bypassed: dedup", "bypassed: dedup"]);
+
+    // It is kept for its time: it is not forgotten to make room.
+    advance(secs(59)).await;
+    let answer = send(&service, post_key("k", "hi")).await.await.unwrap().unwrap();
+    assert_eq!(role(&answer), Some(DedupRole::Replayed));
+    advance(secs(1)).await;
+    let now_free = send(&service, post_key("l", "hi")).await;
+    stage.call().await.ok_with("free");
+    let answer = now_free.await.unwrap().unwrap();
+    assert_eq!((role(&answer), text(answer).await.as_str()), (Some(DedupRole::Leader), "free"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_strict_keys_a_key_that_cannot_be_kept_is_refused() {
+    let log = Arc::new(Log::default());
+    let layer = DedupLayer::new().store(store(1 << 20, 1)).strict_keys(true).observer(log.clone());
     let (service, mut stage) = dedup(&layer);
     let holds = send(&service, post_key("k", "hi")).await;
     let answer = send(&service, post_key("l", "hi")).await.await.unwrap().unwrap();
@@ -241,32 +275,23 @@ async fn where_no_more_can_be_kept_a_key_is_refused_and_a_click_passes() {
     assert_eq!(Rejection::of(&answer).unwrap().kind(), RejectionKind::DedupStoreFull);
     // The call that holds the place may end at any moment.
     assert_eq!(answer.headers()["retry-after"], "1");
-    let passes = [send(&service, post("hi")).await, send(&service, post("hi")).await];
     stage.call().await.ok_with("holds");
-    stage.call().await.ok_with("passes");
-    stage.call().await.ok_with("passes");
-    for passes in passes {
-        let answer = passes.await.unwrap().unwrap();
-        assert_eq!((role(&answer), text(answer).await.as_str()), (None, "passes"));
-    }
     assert_eq!(text(holds.await.unwrap().unwrap()).await, "holds");
-    assert_eq!(log.names(), ["refused: dedup-store-full", "bypassed: dedup", "bypassed: dedup"]);
+    assert_eq!(log.names(), ["refused: dedup-store-full"]);
 
-    // It was promised to be kept: it is not forgotten to make room, and when there will be, we know.
+    // When there will be room, is known.
     advance(secs(20)).await;
     let answer = send(&service, post_key("l", "hi")).await.await.unwrap().unwrap();
     assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"40".parse().unwrap()));
-    let answer = send(&service, post_key("k", "hi")).await.await.unwrap().unwrap();
-    assert_eq!(role(&answer), Some(DedupRole::Replayed));
-    advance(secs(40)).await;
-    let now_free = send(&service, post_key("l", "hi")).await;
-    stage.call().await.ok_with("free");
-    assert_eq!(text(now_free.await.unwrap().unwrap()).await, "free");
+    // A click passes.
+    let passes = send(&service, post("hi")).await;
+    stage.call().await.ok_with("passes");
+    assert_eq!(text(passes.await.unwrap().unwrap()).await, "passes");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_not_promised_makes_room() {
-    let layer = DedupLayer::new().store(MemoryStore::new(1 << 20, 2));
+    let layer = DedupLayer::new().store(store(1 << 20, 2)).fingerprint_window(secs(60));
     let (service, mut stage) = dedup(&layer);
     for body in ["one", "two", "three"] {
         let call = send(&service, post(body)).await;
@@ -288,7 +313,7 @@ async fn what_was_not_promised_makes_room() {
 
 #[tokio::test(start_paused = true)]
 async fn when_the_store_runs_full_in_the_middle_those_who_are_there_go_on() {
-    let store = MemoryStore::new(20 * FRAME, 100);
+    let store = store(20 * FRAME, 100);
     let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()).lag(secs(5)));
     let holds = send(&service, post_key("k", "hi")).await;
     let holds_say = stage.call().await.ok();
@@ -335,7 +360,7 @@ async fn a_head_counts_also_where_it_is_all_there_is() {
     assert!(store.bytes() > long.len(), "{}", store.bytes());
 
     // Nor is one kept for which there is no room.
-    let store = MemoryStore::new(long.len(), 100);
+    let store = MemoryStore::new(long.len(), 100).tenant_shares(1);
     let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()));
     let call = send(&service, post_key("k", "hi")).await;
     stage.call().await.answer(head()).end();
@@ -374,7 +399,7 @@ async fn what_is_still_to_be_read_counts_until_it_is() {
 async fn a_replay_that_is_still_being_read_counts_after_its_window() {
     for key in [None, Some("k")] {
         let request = || key.map_or(post("hi"), |key| post_key(key, "hi"));
-        let store = MemoryStore::new(12 * FRAME, 100);
+        let store = store(12 * FRAME, 100);
         let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()));
         let call = send(&service, request()).await;
         let say = stage.call().await.ok();
@@ -453,4 +478,27 @@ async fn all_that_was_taken_is_given_back() {
     advance(secs(60)).await;
     store.forget_expired(tokio::time::Instant::now().into_std());
     assert_eq!((store.len(), store.bytes()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trickling_reader_does_not_hold_up_the_others_when_the_store_is_full() {
+    let (service, mut stage) = dedup(&DedupLayer::new().store(store(2 * FRAME, 100)).lag(secs(5)));
+    let fast = send(&service, post("hi")).await;
+    let slow = send(&service, post("hi")).await;
+    let say = stage.call().await.ok();
+    let event = |n: u32| format!("data: {n:0>90}\n\n");
+    (0..400).for_each(|n| say.data(&event(n)));
+    say.end();
+    let (fast, mut slow) = (fast.await.unwrap().unwrap(), slow.await.unwrap().unwrap());
+    let start = tokio::time::Instant::now();
+    let fast = tokio::spawn(text(fast));
+    // It reads one event every four seconds, which is not enough to keep up, and too much to be idle.
+    let slow = tokio::spawn(async move {
+        while let Some(Ok(_)) = slow.body_mut().frame().await {
+            tokio::time::sleep(secs(4)).await;
+        }
+    });
+    assert_eq!(fast.await.unwrap(), (0..400).map(event).collect::<String>());
+    assert!(start.elapsed() <= secs(5), "the fast reader waited for {:?}", start.elapsed());
+    slow.await.unwrap();
 }

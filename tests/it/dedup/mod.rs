@@ -1,9 +1,13 @@
 //! One call to the upstream for all who ask the same.
 
+mod deadlines;
+mod fairness;
 mod flight;
 mod keys;
 mod limits;
+mod readiness;
 mod replay;
+mod shared;
 mod tenants;
 
 use std::collections::VecDeque;

@@ -8,7 +8,7 @@ use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::advance;
-use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionFormat, RejectionKind};
+use tower_buttress::{Attempts, DedupLayer, DedupRole, Rejection, RejectionFormat, RejectionKind, ServedBy};
 
 use super::{Answer, Stage, dedup, next, post, post_key, role, send, text, with_header};
 use crate::support::{Log, secs, trailers};
@@ -54,10 +54,10 @@ fn head(status: u16) -> Response<()> {
 async fn status_headers_frames_and_trailers_come_again_with_their_age() {
     let log = Arc::new(Log::default());
     let (service, mut stage) = dedup(&DedupLayer::new().observer(log.clone()));
-    let call = send(&service, post("hi")).await;
+    let call = send(&service, post_key("k", "hi")).await;
     let head = Response::builder()
         .status(201)
-        .header("content-type", "text/event-stream")
+        .header("content-type", "text/plain")
         .header("x-request-id", "1")
         .header("set-cookie", "session=a")
         .header("connection", "x-hop")
@@ -76,7 +76,7 @@ async fn status_headers_frames_and_trailers_come_again_with_their_age() {
     leader.into_body().collect().await.unwrap();
 
     advance(secs(20)).await;
-    let mut answer = replayed(&service, &mut stage, post("hi")).await;
+    let mut answer = replayed(&service, &mut stage, post_key("k", "hi")).await;
     assert_eq!(answer.status(), 201);
     let mut names: Vec<_> = answer.headers().keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
@@ -105,14 +105,22 @@ async fn what_is_joined_live_is_told_the_cookie_too() {
 
 #[tokio::test(start_paused = true)]
 async fn the_window_begins_at_the_end_and_ends() {
-    for request in [|| post("hi"), || post_key("k", "hi")] {
-        let (service, mut stage) = dedup(&DedupLayer::new().window(secs(60)));
+    let key = || post_key("k", "hi");
+    // Without a key it is that of a double click, unless nothing else depends on the call.
+    let click = || post("hi");
+    let stateless = || with_header(post("hi"), "x-stateless", "1");
+    let cases: [(&dyn Fn() -> _, u64); 3] = [(&key, 60), (&click, 2), (&stateless, 60)];
+    for (request, seconds) in cases {
+        let layer = DedupLayer::new()
+            .fingerprint_header("x-stateless".parse().unwrap())
+            .stateless(|head, body| head.headers.contains_key("x-stateless") && body == b"hi");
+        let (service, mut stage) = dedup(&layer);
         let call = send(&service, request()).await;
         let say = stage.call().await.ok();
         advance(secs(300)).await;
         say.end();
         text(call.await.unwrap().unwrap()).await;
-        advance(Duration::from_millis(59_999)).await;
+        advance(secs(seconds) - Duration::from_millis(1)).await;
         replayed(&service, &mut stage, request()).await;
         advance(Duration::from_millis(1)).await;
         is_asked_anew(&service, &mut stage, request()).await;
@@ -130,10 +138,13 @@ async fn without_a_window_nothing_is_replayed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_window_without_end_is_no_overflow() {
-    let (service, mut stage) = dedup(&DedupLayer::new().window(Duration::MAX));
-    answered(&service, &mut stage, post("hi"), head(200)).await;
-    advance(secs(1_000_000)).await;
-    replayed(&service, &mut stage, post("hi")).await;
+    let layer = DedupLayer::new().window(Duration::MAX).fingerprint_window(Duration::MAX);
+    let (service, mut stage) = dedup(&layer);
+    for request in [|| post("hi"), || post_key("k", "hi")] {
+        answered(&service, &mut stage, request(), head(200)).await;
+        advance(secs(1_000_000)).await;
+        replayed(&service, &mut stage, request()).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,8 +162,8 @@ async fn an_answer_that_nobody_read_to_the_end_is_replayed_if_it_came_to_its_end
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_are_the_answer_to_a_key_and_to_nothing_else() {
-    for status in [300, 400, 404, 422, 500, 502, 504, 529] {
+async fn what_the_request_is_to_blame_for_is_the_answer_to_a_key_and_to_nothing_else() {
+    for status in [400, 422] {
         let (service, mut stage) = dedup(&DedupLayer::new());
         answered(&service, &mut stage, post("hi"), head(status)).await;
         is_asked_anew(&service, &mut stage, post("hi")).await;
@@ -161,12 +172,15 @@ async fn errors_are_the_answer_to_a_key_and_to_nothing_else() {
         let answer = replayed(&service, &mut stage, post_key("k", "hi")).await;
         assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (status, "done"));
     }
+    let (service, mut stage) = dedup(&DedupLayer::new());
+    let may_retry = Response::builder().status(400).header("x-should-retry", "true").body(()).unwrap();
+    answered(&service, &mut stage, post_key("k", "hi"), may_retry).await;
+    is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nothing_was_executed_a_key_is_free_again() {
-    // A 409 is what an upstream says that knows keys itself, as long as the first call with this one goes on.
-    for status in [408, 409, 429, 503] {
+async fn after_any_other_answer_a_key_is_free_again() {
+    for status in [300, 401, 403, 404, 405, 407, 408, 409, 413, 415, 429, 500, 502, 503, 504, 529] {
         let (service, mut stage) = dedup(&DedupLayer::new());
         answered(&service, &mut stage, post_key("k", "hi"), head(status)).await;
         is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
@@ -254,6 +268,45 @@ async fn a_grpc_answer_that_ends_without_its_status_is_not_stored() {
         let _again = send(&service, request()).await;
         assert_eq!(stage.is_quiet().await, kept, "{kind}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_end_proves_nothing_is_shared_and_not_kept() {
+    for (kind, length, kept) in [
+        ("text/event-stream", None, false),
+        ("Text/Event-Stream; charset=utf-8", None, false),
+        ("application/x-ndjson", None, false),
+        ("text/event-stream", Some("4"), true),
+        ("application/json", None, true),
+    ] {
+        for request in [|| post("hi"), || post_key("k", "hi")] {
+            let (service, mut stage) = dedup(&DedupLayer::new());
+            let calls = [send(&service, request()).await, send(&service, request()).await];
+            let head = Response::builder().header("content-type", kind);
+            let head = length.into_iter().fold(head, |head, length| head.header("content-length", length));
+            stage.call().await.answer_with(head.body(()).unwrap(), "done");
+            for call in calls {
+                assert_eq!(text(call.await.unwrap().unwrap()).await, "done");
+            }
+            let _again = send(&service, request()).await;
+            assert_eq!(stage.is_quiet().await, kept, "{kind} {length:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_says_who_gave_the_answer_and_after_how_many_attempts() {
+    let (service, mut stage) = dedup(&DedupLayer::new());
+    let extensions = |mut head: Response<()>| {
+        head.extensions_mut().insert(ServedBy::new("backup"));
+        head.extensions_mut().insert(Attempts(3));
+        head.extensions_mut().insert("something else");
+        head
+    };
+    answered(&service, &mut stage, post("hi"), extensions(head(200))).await;
+    let answer = replayed(&service, &mut stage, post("hi")).await;
+    assert_eq!((ServedBy::of(&answer), Attempts::of(&answer)), (Some("backup"), Attempts(3)));
+    assert_eq!(answer.extensions().get::<&str>(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use proptest::prelude::*;
-use tower_buttress::DedupLayer;
 use tower_buttress::store::MemoryStore;
+use tower_buttress::{DedupLayer, Tenant};
 
 use super::{dedup, send, settle, text};
 use crate::support::Log;
@@ -142,7 +142,7 @@ async fn without_a_tenant_nothing_is_recognised() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_of_ones_own_decides_alone() {
+async fn a_setting_tells_tenants_apart_and_joins_none() {
     let layer = DedupLayer::new().tenant(|parts| parts.extensions.get::<&'static str>().copied());
     let request = |tenant: Option<&'static str>, token: &'static str| {
         let mut request = from(&[("authorization", token)]);
@@ -151,13 +151,10 @@ async fn a_tenant_of_ones_own_decides_alone() {
     };
     all_hear_their_own(layer.clone(), &[request(Some("a"), "t"), request(Some("b"), "t")]).await;
 
-    // One user, two tokens: that is for the operator to say.
+    // The setting may look at a header that any caller can write: a credential always counts.
+    all_hear_their_own(layer.clone(), &[request(Some("c"), "t1"), request(Some("c"), "t2")]).await;
+
     let (service, mut stage) = dedup(&layer);
-    let calls = [send(&service, request(Some("c"), "t1")).await, send(&service, request(Some("c"), "t2")).await];
-    stage.call().await.ok_with("one");
-    for call in calls {
-        assert_eq!(text(call.await.unwrap().unwrap()).await, "one");
-    }
     // None, or an empty one, is nobody.
     for nobody in [None, Some("")] {
         let calls = [send(&service, request(nobody, "t")).await, send(&service, request(nobody, "t")).await];
@@ -166,6 +163,29 @@ async fn a_tenant_of_ones_own_decides_alone() {
         settle().await;
         assert!(calls.iter().all(tokio::task::JoinHandle::is_finished));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_was_authenticated_stands_for_its_credentials() {
+    let request = |tenant: Option<&'static str>, token: &'static str| {
+        let mut request = from(&[("authorization", token)]);
+        tenant.map(|tenant| request.extensions_mut().insert(Tenant::new(tenant)));
+        request
+    };
+    let layer = DedupLayer::new();
+    all_hear_their_own(layer.clone(), &[request(Some("a"), "t"), request(Some("b"), "t"), request(None, "t")]).await;
+
+    // One tenant, two tokens.
+    let (service, mut stage) = dedup(&DedupLayer::new());
+    let calls = [send(&service, request(Some("c"), "t1")).await, send(&service, request(Some("c"), "t2")).await];
+    stage.call().await.ok_with("one");
+    for call in calls {
+        assert_eq!(text(call.await.unwrap().unwrap()).await, "one");
+    }
+    // An empty name is none: the credential counts.
+    all_hear_their_own(DedupLayer::new(), &[request(Some(""), "t1"), request(Some(""), "t2")]).await;
+    // A tenant that is called as a credential is none of its.
+    all_hear_their_own(DedupLayer::new(), &[request(Some("Bearer a"), ""), request(None, "Bearer a")]).await;
 }
 
 proptest! {

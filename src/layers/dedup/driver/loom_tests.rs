@@ -7,29 +7,31 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use http_body::Frame;
 use loom::future::block_on;
 use loom::thread;
 
 use super::*;
-use crate::policy::flight::Limits;
-use crate::store::Reader;
+use crate::policy::broadcast::Limits;
+use crate::policy::storable::KeySource;
+use crate::store::{BodyPart, Reader, Retention};
 
-type Appended = Arc<Mutex<State>>;
+type Script = Arc<Mutex<State>>;
 
-/// What a body is told to say, and whom to wake.
+/// What a body says, and its reader's waker.
 #[derive(Default)]
 struct State {
     frames: VecDeque<&'static str>,
-    over: bool,
+    has_ended: bool,
     waker: Option<Waker>,
-    dropped: bool,
+    is_dropped: bool,
 }
 
-struct Spoken(Appended);
+struct Scripted(Script);
 
-impl Body for Spoken {
+impl Body for Scripted {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -38,7 +40,7 @@ impl Body for Spoken {
         if let Some(frame) = state.frames.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(frame.as_bytes())))));
         }
-        if state.over {
+        if state.has_ended {
             return Poll::Ready(None);
         }
         state.waker = Some(cx.waker().clone());
@@ -46,15 +48,15 @@ impl Body for Spoken {
     }
 }
 
-impl Drop for Spoken {
+impl Drop for Scripted {
     fn drop(&mut self) {
-        lock(&self.0).dropped = true;
+        lock(&self.0).is_dropped = true;
     }
 }
 
-fn say(told: &Appended, change: impl FnOnce(&mut State)) {
+fn say(script: &Script, change: impl FnOnce(&mut State)) {
     let waker = {
-        let mut state = lock(told);
+        let mut state = lock(script);
         change(&mut state);
         state.waker.take()
     };
@@ -72,23 +74,24 @@ impl Lease for NoLease {
 
     fn release(&mut self) {}
 
-    fn keep(self, _: Instant, _: Duration) {}
+    fn keep(self, _: Retention) {}
 }
 
-/// A flight whose head is there already, and its body's strings.
-fn flight(limits: Limits, listeners: usize) -> (Vec<Reader>, Appended) {
-    let (readers, told, _) = flight_and_log(limits, listeners);
-    (readers, told)
+/// The readers of a call whose head is there already, and its script.
+fn shared_call(limits: Limits, listeners: usize) -> (Vec<Reader>, Script) {
+    let (readers, script, _) = shared_call_and_log(limits, listeners);
+    (readers, script)
 }
 
-fn flight_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Appended, Log) {
-    let told = Appended::default();
-    let (recorder, log) = Log::new(limits);
+fn shared_call_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Script, ResponseLog) {
+    let script = Script::default();
+    let (recorder, log) = ResponseLog::new(limits);
     let readers = (0..listeners).map(|_| log.reader().unwrap()).collect();
     let config = Arc::new(Config { limits, grace: Duration::ZERO, ..Config::default() });
-    let call: Ready<Result<Response<Spoken>, Infallible>> = ready(Ok(Response::new(Spoken(told.clone()))));
-    Flight::launch(call, recorder, NoLease, KeySource::ByKey, None, config);
-    (readers, told, log)
+    let call: Ready<Result<Response<Scripted>, Infallible>> = ready(Ok(Response::new(Scripted(script.clone()))));
+    let recorder = ResponseRecorder::new(recorder, NoLease, KeySource::ByKey, Duration::ZERO, config.clone());
+    SharedCall::launch(call, recorder, None, config);
+    (readers, script, log)
 }
 
 fn recording() -> Limits {
@@ -102,7 +105,7 @@ fn window() -> Limits {
 
 async fn hear(reader: &mut Reader) -> Option<Bytes> {
     match poll_fn(|cx| reader.poll_part(cx)).await {
-        Some(Ok(Part::Data(data))) => Some(data),
+        Some(Ok(BodyPart::Data(data))) => Some(data),
         Some(other) => panic!("{other:?}"),
         None => None,
     }
@@ -128,23 +131,23 @@ fn model(check: impl Fn() + Send + Sync + 'static) {
 #[test]
 fn loom_two_listeners_hear_what_is_said_meanwhile() {
     model(|| {
-        let (readers, told) = flight(recording(), 2);
+        let (readers, script) = shared_call(recording(), 2);
         let listening: Vec<_> = readers.into_iter().map(|reader| thread::spawn(|| hear_all(reader))).collect();
-        say(&told, |state| state.frames.push_back("one"));
-        say(&told, |state| state.over = true);
+        say(&script, |state| state.frames.push_back("one"));
+        say(&script, |state| state.has_ended = true);
         for heard in listening {
             assert_eq!(heard.join().unwrap(), ["one"]);
         }
-        assert!(lock(&told).dropped);
+        assert!(lock(&script).is_dropped);
     });
 }
 
 #[test]
 fn loom_in_a_window_nobody_is_left_waiting_for_room() {
     model(|| {
-        let (readers, told) = flight(window(), 2);
-        lock(&told).frames.extend(["one", "two"]);
-        lock(&told).over = true;
+        let (readers, script) = shared_call(window(), 2);
+        lock(&script).frames.extend(["one", "two"]);
+        lock(&script).has_ended = true;
         let listening: Vec<_> = readers.into_iter().map(|reader| thread::spawn(|| hear_all(reader))).collect();
         for heard in listening {
             assert_eq!(heard.join().unwrap(), ["one", "two"]);
@@ -155,7 +158,7 @@ fn loom_in_a_window_nobody_is_left_waiting_for_room() {
 #[test]
 fn loom_a_listener_that_leaves_takes_nothing_along() {
     model(|| {
-        let (mut readers, told) = flight(recording(), 2);
+        let (mut readers, script) = shared_call(recording(), 2);
         let mut leaves = readers.pop().unwrap();
         // It asks once, which may leave it with the upstream's only waker, and goes away whatever came.
         let leaves = thread::spawn(move || {
@@ -164,8 +167,8 @@ fn loom_a_listener_that_leaves_takes_nothing_along() {
                 Poll::Ready(())
             }));
         });
-        let told_there = told.clone();
-        let upstream = thread::spawn(move || say(&told_there, |state| state.over = true));
+        let script_there = script.clone();
+        let upstream = thread::spawn(move || say(&script_there, |state| state.has_ended = true));
         assert!(hear_all(readers.pop().unwrap()).is_empty());
         leaves.join().unwrap();
         upstream.join().unwrap();
@@ -175,7 +178,7 @@ fn loom_a_listener_that_leaves_takes_nothing_along() {
 #[test]
 fn loom_a_listener_that_does_not_come_back_keeps_nobody() {
     model(|| {
-        let (mut readers, told) = flight(recording(), 2);
+        let (mut readers, script) = shared_call(recording(), 2);
         let mut idle = readers.pop().unwrap();
         let idle = thread::spawn(move || {
             block_on(poll_fn(|cx| {
@@ -184,8 +187,8 @@ fn loom_a_listener_that_does_not_come_back_keeps_nobody() {
             }));
             idle
         });
-        let told_there = told.clone();
-        let upstream = thread::spawn(move || say(&told_there, |state| state.over = true));
+        let script_there = script.clone();
+        let upstream = thread::spawn(move || say(&script_there, |state| state.has_ended = true));
         assert!(hear_all(readers.pop().unwrap()).is_empty());
         drop(idle.join().unwrap());
         upstream.join().unwrap();
@@ -194,9 +197,9 @@ fn loom_a_listener_that_does_not_come_back_keeps_nobody() {
 
 /// One reads one part and no more, and stays; the other must hear all.
 fn one_reads_only_the_first(limits: Limits, frames: [&'static str; 2]) {
-    let (mut readers, told) = flight(limits, 2);
-    lock(&told).frames.extend(frames.into_iter().filter(|frame| !frame.is_empty()));
-    lock(&told).over = true;
+    let (mut readers, script) = shared_call(limits, 2);
+    lock(&script).frames.extend(frames.into_iter().filter(|frame| !frame.is_empty()));
+    lock(&script).has_ended = true;
     let mut sated = readers.pop().unwrap();
     let sated = thread::spawn(move || {
         assert_eq!(block_on(hear(&mut sated)).unwrap(), frames[0]);
@@ -220,7 +223,7 @@ fn loom_room_that_a_listener_makes_is_used_by_the_others() {
 #[test]
 fn loom_when_the_last_two_leave_at_once_the_upstream_is_dropped() {
     model(|| {
-        let (readers, told) = flight(recording(), 2);
+        let (readers, script) = shared_call(recording(), 2);
         let leaving: Vec<_> = readers
             .into_iter()
             .map(|mut reader| {
@@ -235,24 +238,39 @@ fn loom_when_the_last_two_leave_at_once_the_upstream_is_dropped() {
         for left in leaving {
             left.join().unwrap();
         }
-        assert!(lock(&told).dropped);
+        assert!(lock(&script).is_dropped);
     });
 }
 
 #[test]
 fn loom_who_joins_while_the_last_one_leaves_is_heard_or_refused() {
     model(|| {
-        let (mut readers, told, log) = flight_and_log(recording(), 1);
+        let (mut readers, script, log) = shared_call_and_log(recording(), 1);
         let last = readers.pop().unwrap();
-        lock(&told).over = true;
+        lock(&script).has_ended = true;
         let joins = thread::spawn(move || log.reader().map(hear_failing));
         drop(last);
         // Nothing was said: it hears the end of all, or that there was nobody to hear it.
         joins.join().unwrap();
-        assert!(lock(&told).dropped);
+        assert!(lock(&script).is_dropped);
     });
 }
 
 fn hear_failing(mut reader: Reader) {
     block_on(async { while poll_fn(|cx| reader.poll_part(cx)).await.is_some_and(|part| part.is_ok()) {} });
+}
+
+#[test]
+fn loom_a_recorder_that_waits_for_room_is_woken() {
+    model(|| {
+        let (mut recorder, log) = ResponseLog::new(window());
+        let reader = log.reader().unwrap();
+        let listening = thread::spawn(|| hear_all(reader));
+        for part in ["one", "two"] {
+            block_on(recorder.ready());
+            recorder.part(BodyPart::Data(Bytes::from_static(part.as_bytes())));
+        }
+        recorder.finish();
+        assert_eq!(listening.join().unwrap(), ["one", "two"]);
+    });
 }

@@ -1,0 +1,142 @@
+//! The settings of the layer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE,
+};
+use http::request::Parts;
+
+use crate::call::Memory;
+use crate::event::{Emitter, Event};
+use crate::policy::broadcast::Limits;
+
+/// The name of the layer in events.
+pub(super) const NAME: &str = "dedup";
+
+/// What becomes of a request whose `Idempotency-Key` is in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InFlightPolicy {
+    /// It joins the call, and reads the same answer.
+    #[default]
+    Join,
+    /// It is refused with a 409, as draft-ietf-httpapi-idempotency-key-header has it. Most SDKs try again after a 409,
+    /// after the `Retry-After` of one second that comes with it.
+    Reject,
+}
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    pub(super) tenant: Option<Arc<NameTenant>>,
+    pub(super) fingerprints: bool,
+    pub(super) key_required: bool,
+    pub(super) strict_keys: bool,
+    pub(super) headers: Vec<HeaderName>,
+    pub(super) json_canonical: bool,
+    pub(super) in_flight: InFlightPolicy,
+    pub(super) window: Duration,
+    pub(super) fingerprint_window: Duration,
+    pub(super) stateless: Option<Arc<IsStateless>>,
+    pub(super) grace: Duration,
+    pub(super) finish_abandoned: bool,
+    pub(super) max_body_bytes: usize,
+    pub(super) read_timeout: Duration,
+    pub(super) memory: Memory,
+    /// Of an answer.
+    pub(super) limits: Limits,
+    pub(super) emitter: Emitter,
+}
+
+/// Hands on the name of the tenant, if there is one.
+pub(super) type NameTenant = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
+
+/// Whether a request with this head and body leaves nothing behind at the upstream but its answer.
+pub(super) type IsStateless = dyn Fn(&Parts, &[u8]) -> bool + Send + Sync;
+
+/// The headers that make another request of the same body: what the answer looks like, what the body is and which part of
+/// what, on what condition it is taken, what is to be done, for whom, from where on, and what the LLM APIs take in headers.
+const FINGERPRINT_HEADERS: [HeaderName; 21] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    ACCEPT_LANGUAGE,
+    CONTENT_DISPOSITION,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_UNMODIFIED_SINCE,
+    RANGE,
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("mcp-session-id"),
+    HeaderName::from_static("openai-beta"),
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("prefer"),
+    HeaderName::from_static("x-http-method-override"),
+];
+
+// === impl Config ===
+
+impl Config {
+    /// The layer lets a request pass that it cannot treat.
+    #[cold]
+    pub(super) fn bypassed(&self, reason: &'static str) {
+        self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            tenant: None,
+            fingerprints: true,
+            key_required: false,
+            strict_keys: false,
+            headers: FINGERPRINT_HEADERS.to_vec(),
+            json_canonical: false,
+            in_flight: InFlightPolicy::Join,
+            window: Duration::from_secs(60),
+            fingerprint_window: Duration::from_secs(2),
+            stateless: None,
+            grace: Duration::from_secs(5),
+            finish_abandoned: false,
+            max_body_bytes: 2 * 1024 * 1024,
+            read_timeout: Duration::from_secs(30),
+            memory: Memory::default(),
+            limits: Limits { bytes: 1024 * 1024, lag: Duration::from_secs(5) },
+            emitter: Emitter::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("enabled", &self.enabled)
+            .field("tenant", &self.tenant.is_some())
+            .field("fingerprints", &self.fingerprints)
+            .field("key_required", &self.key_required)
+            .field("strict_keys", &self.strict_keys)
+            .field("in_flight", &self.in_flight)
+            .field("window", &self.window)
+            .field("fingerprint_window", &self.fingerprint_window)
+            .field("grace", &self.grace)
+            .field("finish_abandoned", &self.finish_abandoned)
+            .field("max_body_bytes", &self.max_body_bytes)
+            .field("read_timeout", &self.read_timeout)
+            .field("limits", &self.limits)
+            .field("emitter", &self.emitter)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,334 @@
+//! The call to the upstream that several callers share, and who polls it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+
+use super::config::Config;
+use super::grace::{GraceCall, GraceTask};
+use super::recorder::ResponseRecorder;
+use crate::body::boxed;
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::policy::broadcast::ReaderId;
+use crate::rt::clock;
+use crate::rt::deadline::{Deadline, SharedDeadline};
+use crate::rt::sync::{Mutex, lock};
+use crate::store::{Appended, Drive, Driven, Lease, ResponseLog};
+
+/// A call to the upstream that several callers share.
+///
+/// # Who polls it?
+///
+/// Any caller that has read everything that was recorded. The call is *taken out* of its slot, polled without any lock, and
+/// put back. The waker that is left with the upstream is the log's, and wakes all callers that wait: to wake one of them
+/// would make the others depend on that one being polled, which its own consumer may never do. A caller that comes while
+/// another polls the call notes that it came, and is woken when the call is back and something happened meanwhile. A call
+/// that was pending is not polled again before the upstream has woken its waker.
+///
+/// No task is spawned for that. Only when the last caller leaves, one [`GraceTask`] is.
+pub(super) struct SharedCall<F, B, E, L> {
+    slot: Mutex<Slot<F, B, E, L>>,
+    log: ResponseLog,
+    upstream_waker: Waker,
+    deadline: Option<SharedDeadline>,
+    config: Arc<Config>,
+}
+
+enum Slot<F, B, E, L> {
+    Idle {
+        call: Pin<Box<UpstreamCall<F, B, L>>>,
+        /// The call was pending when the upstream had woken its waker so often: it is pending until it does so again.
+        pending_at: Option<u64>,
+    },
+    /// A caller polls it.
+    Polling {
+        /// Another caller came meanwhile.
+        has_missed: bool,
+    },
+    /// It failed before its head. The error is the leader's.
+    Failed(E),
+    /// It has ended, or was given up.
+    Gone,
+}
+
+pin_project! {
+    /// The call itself, and what must be done while it goes on.
+    struct UpstreamCall<F, B, L> {
+        #[pin]
+        phase: Phase<F, B>,
+        // `None`: the call has ended.
+        recorder: Option<ResponseRecorder<L>>,
+    }
+}
+
+pin_project! {
+    #[project = PhaseProj]
+    enum Phase<F, B> {
+        Head { #[pin] call: F },
+        Body { #[pin] body: B },
+        Dropped,
+    }
+}
+
+/// What a poll led to.
+enum Step<E> {
+    /// The head was recorded. Without a body, that is all.
+    Head {
+        is_last: bool,
+    },
+    /// A part was appended.
+    Part {
+        appended: Appended,
+        is_last: bool,
+    },
+    /// The body has ended.
+    Complete,
+    BodyFailed(BoxError),
+    /// The call failed before its head.
+    CallFailed(E),
+}
+
+// === impl SharedCall ===
+
+impl<F, B, E, L> SharedCall<F, B, E, L>
+where
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + 'static,
+    E: Send + 'static,
+    L: Lease,
+{
+    /// Makes the call. `deadline`: that of its leader, which later callers extend.
+    pub(super) fn launch(
+        call: F,
+        recorder: ResponseRecorder<L>,
+        deadline: Option<SharedDeadline>,
+        config: Arc<Config>,
+    ) -> Arc<Self> {
+        let log = recorder.log();
+        let call = Box::pin(UpstreamCall { phase: Phase::Head { call }, recorder: Some(recorder) });
+        let upstream_waker = log.upstream_waker();
+        let slot = Mutex::new(Slot::Idle { call, pending_at: None });
+        let shared = Arc::new(Self { slot, log: log.clone(), upstream_waker, deadline, config });
+        log.attach(shared.clone());
+        shared
+    }
+
+    fn take(&self) -> Option<Pin<Box<UpstreamCall<F, B, L>>>> {
+        let mut slot = lock(&self.slot);
+        match std::mem::replace(&mut *slot, Slot::Polling { has_missed: false }) {
+            // It has not been woken since the last poll.
+            Slot::Idle { call, pending_at: Some(wakes) } if wakes == self.log.wake_count() => {
+                *slot = Slot::Idle { call, pending_at: Some(wakes) };
+                None
+            }
+            Slot::Idle { call, .. } => Some(call),
+            Slot::Polling { .. } => {
+                *slot = Slot::Polling { has_missed: true };
+                None
+            }
+            over => {
+                *slot = over;
+                None
+            }
+        }
+    }
+
+    fn replace(&self, slot: Slot<F, B, E, L>) -> Slot<F, B, E, L> {
+        std::mem::replace(&mut *lock(&self.slot), slot)
+    }
+
+    /// Puts the call back. Returns whether another caller came in the meantime.
+    fn put_back(&self, call: Pin<Box<UpstreamCall<F, B, L>>>, pending_at: Option<u64>) -> bool {
+        matches!(self.replace(Slot::Idle { call, pending_at }), Slot::Polling { has_missed: true })
+    }
+
+    /// Ends the call: first the upstream is dropped, then those who read are told.
+    fn finish(
+        &self,
+        call: Pin<Box<UpstreamCall<F, B, L>>>,
+        slot: Slot<F, B, E, L>,
+        tell: impl FnOnce(ResponseRecorder<L>),
+    ) {
+        self.replace(slot);
+        if let Some(recorder) = UpstreamCall::drop_upstream(call) {
+            tell(recorder);
+        }
+    }
+}
+
+impl<F, B, E, L> SharedCall<F, B, E, L> {
+    /// The error that ended the call before its head. It can be taken once.
+    pub(super) fn take_error(&self) -> Option<E> {
+        let mut slot = lock(&self.slot);
+        match std::mem::replace(&mut *slot, Slot::Gone) {
+            Slot::Failed(err) => Some(err),
+            other => {
+                *slot = other;
+                None
+            }
+        }
+    }
+}
+
+impl<F, B, E, L> Drive for SharedCall<F, B, E, L>
+where
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + 'static,
+    E: Send + 'static,
+    L: Lease,
+{
+    fn drive(&self, reader: Option<ReaderId>) -> Driven {
+        let Some(mut call) = self.take() else { return Driven::Wait };
+        let wakes = self.log.wake_count();
+        // If the upstream panics, the call is dropped with the recorder, which leaves an error to all who read.
+        let step = {
+            let _entered = Deadline::enter_any(self.deadline.as_ref().and_then(SharedDeadline::latest));
+            call.as_mut().poll(&mut Context::from_waker(&self.upstream_waker), reader)
+        };
+        let Poll::Ready(step) = step else {
+            // The upstream woke its waker meanwhile: a caller that came for that found the slot empty, and must come again.
+            if self.put_back(call, Some(wakes)) && self.log.wake_count() != wakes {
+                self.log.wake_readers();
+            }
+            return Driven::Wait;
+        };
+        match step {
+            Step::Head { is_last: false } => {
+                self.put_back(call, None);
+                self.log.wake_readers();
+                Driven::Progress
+            }
+            Step::Part { appended, is_last: false } => {
+                if self.put_back(call, None) || appended.must_wake {
+                    self.log.wake_readers();
+                }
+                appended.part.map_or(Driven::Progress, Driven::Part)
+            }
+            Step::Part { appended, is_last: true } => {
+                self.finish(call, Slot::Gone, ResponseRecorder::complete);
+                appended.part.map_or(Driven::Progress, Driven::Part)
+            }
+            Step::Head { is_last: true } | Step::Complete => {
+                self.finish(call, Slot::Gone, ResponseRecorder::complete);
+                Driven::Progress
+            }
+            Step::BodyFailed(why) => {
+                self.finish(call, Slot::Gone, |recorder| recorder.fail(why));
+                Driven::Progress
+            }
+            Step::CallFailed(err) => {
+                // The error is in its place before the leader is woken to look for it.
+                self.finish(call, Slot::Failed(err), |recorder| recorder.fail("the shared call failed"));
+                Driven::Progress
+            }
+        }
+    }
+
+    fn on_abandoned(self: Arc<Self>) {
+        let may_continue = self.config.finish_abandoned || !self.config.grace.is_zero();
+        match Handle::try_current() {
+            Ok(runtime) if may_continue && self.can_continue() => {
+                runtime.spawn(GraceTask::new(self));
+            }
+            _ => self.give_up(),
+        }
+    }
+}
+
+impl<F, B, E, L> GraceCall for SharedCall<F, B, E, L>
+where
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + 'static,
+    E: Send + 'static,
+    L: Lease,
+{
+    fn log(&self) -> &ResponseLog {
+        &self.log
+    }
+
+    fn can_continue(&self) -> bool {
+        self.config.finish_abandoned || self.log.is_recording()
+    }
+
+    fn grace_end(&self) -> Option<Instant> {
+        let deadline = self.deadline.as_ref().and_then(SharedDeadline::latest).map(Deadline::instant);
+        let grace = (!self.config.finish_abandoned).then(|| clock::now().checked_add(self.config.grace)).flatten();
+        [deadline, grace].into_iter().flatten().min()
+    }
+
+    fn give_up(&self) {
+        if self.log.give_up() {
+            if let Slot::Idle { call, .. } = self.replace(Slot::Gone) {
+                drop(call);
+                self.config.emitter.emit(&Event::FlightAbandoned);
+            }
+        }
+    }
+}
+
+impl<F, B, E, L> fmt::Debug for SharedCall<F, B, E, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.log.fmt(f)
+    }
+}
+
+// === impl UpstreamCall ===
+
+impl<F, B, E, L> UpstreamCall<F, B, L>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+    L: Lease,
+{
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, reader: Option<ReaderId>) -> Poll<Step<E>> {
+        let mut this = self.project();
+        let Some(recorder) = this.recorder else { return Poll::Pending };
+        match this.phase.as_mut().project() {
+            PhaseProj::Head { call } => Poll::Ready(match ready!(call.poll(cx)) {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    let is_last = body.is_end_stream();
+                    recorder.head(head, body.size_hint());
+                    this.phase.set(Phase::Body { body });
+                    Step::Head { is_last }
+                }
+                Err(err) => Step::CallFailed(err),
+            }),
+            PhaseProj::Body { mut body } => Poll::Ready(match ready!(boxed::poll_frame(body.as_mut(), cx)) {
+                Some(Ok(frame)) => {
+                    let appended = recorder.frame(frame, reader);
+                    Step::Part { appended, is_last: body.is_end_stream() }
+                }
+                Some(Err(why)) => Step::BodyFailed(why),
+                None => Step::Complete,
+            }),
+            PhaseProj::Dropped => Poll::Pending,
+        }
+    }
+}
+
+impl<F, B, L> UpstreamCall<F, B, L> {
+    /// Drops the upstream, and returns the recorder.
+    fn drop_upstream(mut self: Pin<Box<Self>>) -> Option<ResponseRecorder<L>> {
+        let mut this = self.as_mut().project();
+        this.phase.set(Phase::Dropped);
+        this.recorder.take()
+    }
+}
+
+#[cfg(all(test, buttress_loom))]
+mod loom_tests;

@@ -1,0 +1,132 @@
+//! The calls of one shard: a sixteenth of all keys.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::account::{Charge, KeptIndex};
+use super::lock;
+use crate::proto::fingerprint::Fingerprint;
+use crate::store::{Claim, ClaimRequest, ResponseLog};
+
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    by_key: HashMap<Fingerprint, Entry>,
+    kept: KeptIndex,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The number of the lease that made it.
+    pub(super) lease: u64,
+    payload: Fingerprint,
+    log: ResponseLog,
+    state: State,
+    /// The entry itself, and, once it is kept, its bytes.
+    charge: Charge,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    InFlight,
+    Kept { expires: Instant, guaranteed: bool },
+}
+
+/// What was removed. It is dropped without a lock: a log may own much.
+#[derive(Debug)]
+pub(super) struct Removed {
+    pub(super) log: ResponseLog,
+    /// What it takes, as long as somebody reads it.
+    pub(super) charge: Charge,
+}
+
+// === impl Entries ===
+
+impl Entries {
+    /// What a claim is answered by an entry that is there. An entry whose call failed is removed: the claim leads.
+    pub(super) fn find<L>(&mut self, request: &ClaimRequest, removed: &mut Vec<Removed>) -> Option<Claim<L>> {
+        let entry = self.by_key.get(&request.key)?;
+        if entry.log.has_failed() {
+            removed.extend(self.remove(&request.key));
+            return None;
+        }
+        Some(match entry.state {
+            _ if entry.payload != request.payload => Claim::Mismatch,
+            State::InFlight => Claim::Follow(entry.log.clone()),
+            State::Kept { .. } => Claim::Replay(entry.log.clone()),
+        })
+    }
+
+    pub(super) fn insert(&mut self, request: &ClaimRequest, lease: u64, log: ResponseLog, charge: Charge) {
+        let entry = Entry { lease, payload: request.payload, log, state: State::InFlight, charge };
+        self.by_key.insert(request.key, entry);
+    }
+
+    /// The entry that this lease made, unless another took its place.
+    pub(super) fn of_lease(&mut self, key: &Fingerprint, lease: u64) -> Option<&mut Entry> {
+        self.by_key.get_mut(key).filter(|entry| entry.lease == lease)
+    }
+
+    /// Keeps the answer of this lease, with the bytes of `charge`.
+    pub(super) fn keep(&mut self, key: &Fingerprint, lease: u64, expires: Instant, guaranteed: bool, charge: Charge) {
+        let Some(entry) = self.by_key.get_mut(key).filter(|entry| entry.lease == lease) else { return };
+        entry.state = State::Kept { expires, guaranteed };
+        entry.charge.absorb(charge);
+        lock(&entry.charge.account().kept).insert(guaranteed, expires, *key);
+        self.kept.insert(guaranteed, expires, *key);
+    }
+
+    pub(super) fn remove(&mut self, key: &Fingerprint) -> Option<Removed> {
+        let Entry { log, state, charge, .. } = self.by_key.remove(key)?;
+        if let State::Kept { expires, guaranteed } = state {
+            lock(&charge.account().kept).remove(guaranteed, expires, *key);
+            self.kept.remove(guaranteed, expires, *key);
+        }
+        Some(Removed { log, charge })
+    }
+
+    pub(super) fn remove_of_lease(&mut self, key: &Fingerprint, lease: u64) -> Option<Removed> {
+        self.of_lease(key, lease)?;
+        self.remove(key)
+    }
+
+    /// Removes what has expired at `now`.
+    pub(super) fn remove_expired(&mut self, now: Instant, removed: &mut Vec<Removed>) {
+        while let Some((_, key)) = self.kept.expired(now) {
+            removed.extend(self.remove(&key));
+        }
+    }
+
+    /// Removes an answer, if it is still kept until then.
+    pub(super) fn remove_kept(&mut self, expires: Instant, key: &Fingerprint) -> Option<Removed> {
+        self.kept.contains(expires, *key).then(|| self.remove(key)).flatten()
+    }
+
+    /// The evictable answer that expires first.
+    pub(super) fn oldest_evictable(&self) -> Option<(Instant, Fingerprint)> {
+        self.kept.evictable.first().copied()
+    }
+
+    /// When the first of those expires that are kept for their time.
+    pub(super) fn next_guaranteed(&self) -> Option<Instant> {
+        self.kept.guaranteed.first().map(|(expires, _)| *expires)
+    }
+}
+
+#[cfg(test)]
+impl Entries {
+    pub(super) fn has_kept(&self, key: &Fingerprint) -> bool {
+        self.by_key.get(key).is_some_and(|entry| !entry.is_in_flight())
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(super) fn is_in_flight(&self) -> bool {
+        matches!(self.state, State::InFlight)
+    }
+
+    pub(super) fn charge_mut(&mut self) -> &mut Charge {
+        &mut self.charge
+    }
+}

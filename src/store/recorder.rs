@@ -1,0 +1,211 @@
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::head::Head;
+use super::log::ResponseLog;
+use super::part::{BodyPart, Compactor};
+use super::shared::Shared;
+use crate::error::{BoxError, SharedError};
+use crate::policy::broadcast::ReaderId;
+
+/// Writes a [`ResponseLog`]. Dropped before the end, it leaves an error to the readers.
+///
+/// The layer has the one of a call that is made here. A store feeds the log of a call that is made elsewhere with its own:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use bytes::Bytes;
+/// use tower_buttress::store::{BodyPart, Head, Recorder};
+///
+/// /// Sends the parts that come from the backend to those who follow the call here.
+/// async fn feed(mut recorder: Recorder, head: Head, mut parts: impl Iterator<Item = Bytes>) {
+///     recorder.head(head);
+///     loop {
+///         // As fast as the slowest of them reads, once the answer is longer than what may be held.
+///         recorder.ready().await;
+///         match parts.next() {
+///             Some(data) => recorder.part(BodyPart::Data(data)),
+///             None => return recorder.finish(),
+///         }
+///     }
+/// }
+/// # let _ = feed::<std::vec::IntoIter<Bytes>>;
+/// # }
+/// ```
+pub struct Recorder {
+    shared: Arc<Shared>,
+    compactor: Compactor,
+    head_cost: usize,
+    is_over: bool,
+}
+
+/// What became of a part that was appended.
+pub(crate) struct Appended {
+    /// The part itself, where it was for this reader.
+    pub(crate) part: Option<BodyPart>,
+    /// Whether other readers wait for it, and must be woken.
+    pub(crate) must_wake: bool,
+    /// Whether it was recorded, with all that came before.
+    pub(crate) is_recorded: bool,
+    /// What is held costs this much now.
+    pub(crate) cost: usize,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, compactor: Compactor::default(), head_cost: 0, is_over: false }
+    }
+
+    /// The log that it writes.
+    #[must_use]
+    pub fn log(&self) -> ResponseLog {
+        ResponseLog::of(self.shared.clone())
+    }
+
+    /// Writes the head. The first one counts.
+    pub fn head(&mut self, head: Head) {
+        self.head_cost = head.cost();
+        let mut state = self.shared.state();
+        state.head.get_or_insert_with(|| Arc::new(head));
+        drop(state);
+        self.shared.wake_readers();
+    }
+
+    /// Waits until there is room for another part: always, as long as the answer is recorded; later, when the slowest
+    /// reader has caught up, or was cut off for the sake of those who wait for it.
+    ///
+    /// A recorder that does not wait costs the slowest readers the rest of their answer: they are cut off when twice the
+    /// limit is held.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn ready(&mut self) {
+        poll_fn(|cx| self.poll_room(cx)).await;
+    }
+
+    /// The same, for those who poll. Only the last waker is woken.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.shared.state();
+        if !state.broadcast.is_full() {
+            return Poll::Ready(());
+        }
+        let replaced = state.recorder_waker.replace(cx.waker().clone());
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    /// How many bytes of memory the head and the parts take that are held now.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.head_cost.saturating_add(self.shared.state().broadcast.cost())
+    }
+
+    /// Writes the next part of the body. See [`ready`](Self::ready).
+    pub fn part(&mut self, part: BodyPart) {
+        self.append(part, None);
+        self.shared.wake_readers();
+    }
+
+    /// Writes the next part, and wakes nobody.
+    ///
+    /// A `reader` that has read everything before it is given the part back, and will not read it again.
+    pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> Appended {
+        let mut state = self.shared.state();
+        let broadcast = &mut state.broadcast;
+        let next = reader.filter(|&id| broadcast.is_at_tip(id));
+        // Without a recording, and with one listener, nobody else will ever read it.
+        let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
+        let held = if is_shared { self.compactor.compact(&part) } else { part.clone() };
+        broadcast.push(held, part.cost());
+        let read = next.map(|reader| (state.broadcast.read(reader), state.take_waker(reader)));
+        let appended = Appended {
+            part: next.map(|_| part),
+            must_wake: state.has_waiting_reader(),
+            is_recorded: state.broadcast.is_recording(),
+            cost: self.head_cost.saturating_add(state.broadcast.cost()),
+        };
+        drop(state);
+        drop(read);
+        appended
+    }
+
+    /// The head's share of what is held.
+    pub(crate) fn head_cost(&self) -> usize {
+        self.head_cost
+    }
+
+    /// The store has no room for this log to grow, or has some again.
+    pub(crate) fn set_storage_full(&self, storage_full: bool) {
+        self.shared.state().broadcast.set_storage_full(storage_full);
+    }
+
+    /// Nobody else may join from now on.
+    pub(crate) fn stop_recording(&self) {
+        self.shared.state().broadcast.stop_recording();
+    }
+
+    pub(crate) fn is_recording(&self) -> bool {
+        self.shared.state().broadcast.is_recording()
+    }
+
+    /// Nothing more will be held, and what is held is `charge`'s until the last listener has left.
+    pub(crate) fn leave_charge(&self, charge: impl Send + 'static) {
+        let mut state = self.shared.state();
+        if state.broadcast.listeners() > 0 && state.broadcast.cost() > 0 {
+            state.charge = Some(Box::new(charge));
+        } else {
+            drop(state);
+            drop(charge);
+        }
+    }
+
+    /// The answer is complete.
+    pub fn finish(mut self) {
+        self.end(None);
+    }
+
+    /// The call failed. Readers read the error behind what was written before; nobody can join any more.
+    pub fn fail(mut self, why: impl Into<BoxError>) {
+        self.end(Some(SharedError::new(why)));
+    }
+
+    fn end(&mut self, failure: Option<SharedError>) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let mut state = self.shared.state();
+        if let Some(failure) = failure {
+            state.failure.get_or_insert(failure);
+            state.broadcast.stop_recording();
+        }
+        state.broadcast.finish();
+        // What is read from now on is a replay.
+        if state.broadcast.is_recording() {
+            state.head = state.head.as_deref().map(|head| Arc::new(head.stored().compact()));
+        }
+        let driver = state.driver.take();
+        drop(state);
+        drop(driver);
+        self.shared.wake_readers();
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.end(Some(SharedError::new("the shared call was dropped before its end")));
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,165 @@
+//! What the recorder and the readers of one log share, and who is woken when it changes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use super::head::Head;
+use super::log::Drive;
+use super::part::BodyPart;
+use crate::error::SharedError;
+use crate::policy::broadcast::{Broadcast, Limits, ReaderId};
+use crate::rt::deadline::SharedDeadline;
+use crate::rt::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    wake_count: AtomicU64,
+}
+
+pub(super) struct State {
+    pub(super) broadcast: Broadcast<BodyPart, Option<Waker>>,
+    pub(super) head: Option<Arc<Head>>,
+    pub(super) failure: Option<SharedError>,
+    pub(super) driver: Option<Arc<dyn Drive>>,
+    pub(super) deadline: Option<SharedDeadline>,
+    /// How long the upstream was told that it has.
+    pub(super) told: Option<Duration>,
+    /// Of a recorder that waits for room.
+    pub(super) recorder_waker: Option<Waker>,
+    /// A task keeps the call going while nobody listens.
+    pub(super) is_watched: bool,
+    /// How often the last listener left.
+    pub(super) abandon_count: u64,
+    /// Counts what is held, until the last listener has left.
+    pub(super) charge: Option<Box<dyn Send>>,
+}
+
+/// Wakers are called without a lock: as many at a time as fit here.
+const AT_A_TIME: usize = 32;
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn new(limits: Limits) -> Self {
+        let state = State {
+            broadcast: Broadcast::new(limits),
+            head: None,
+            failure: None,
+            driver: None,
+            deadline: None,
+            told: None,
+            recorder_waker: None,
+            is_watched: false,
+            abandon_count: 0,
+            charge: None,
+        };
+        Self { state: Mutex::new(state), wake_count: AtomicU64::new(0) }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn wake_count(&self) -> u64 {
+        self.wake_count.load(Ordering::SeqCst)
+    }
+
+    /// Wakes the readers that wait, and the recorder.
+    pub(super) fn wake_readers(&self) {
+        let mut state = self.state();
+        let recorder = state.recorder_waker.take();
+        let mut waiting = state.broadcast.attached_from(0);
+        // The usual case: one reader.
+        let first = waiting.next().and_then(|(_, waker)| waker.take());
+        let has_others = waiting.next().is_some();
+        drop(waiting);
+        drop(state);
+        [first, recorder].into_iter().flatten().for_each(Waker::wake);
+        if has_others {
+            self.wake_from(1);
+        }
+    }
+
+    fn wake_from(&self, mut place: usize) {
+        loop {
+            let mut wakers = [const { None }; AT_A_TIME];
+            let mut free = wakers.iter_mut();
+            let mut has_more = false;
+            let mut state = self.state();
+            for (at, waker) in state.broadcast.attached_from(place) {
+                place = at + 1;
+                if waker.is_none() {
+                    continue;
+                }
+                let Some(free) = free.next() else {
+                    (place, has_more) = (at, true);
+                    break;
+                };
+                *free = waker.take();
+            }
+            drop(state);
+            wakers.into_iter().flatten().for_each(Waker::wake);
+            if !has_more {
+                return;
+            }
+        }
+    }
+}
+
+/// The upstream's waker.
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Counted before any reader is woken: the one that polls the upstream at this moment then sees that others have
+        // come in vain.
+        self.wake_count.fetch_add(1, Ordering::SeqCst);
+        self.wake_readers();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Leaves `waker` for `reader`. Returns the one that was there before, to be dropped without the lock.
+    #[must_use = "a waker must not be dropped under the lock"]
+    pub(super) fn leave_waker(&mut self, reader: ReaderId, waker: &Waker) -> Option<Waker> {
+        let left = self.broadcast.attached(reader)?;
+        if left.as_ref().is_some_and(|left| left.will_wake(waker)) {
+            return None;
+        }
+        left.replace(waker.clone())
+    }
+
+    /// The waker of a reader that need not be woken, to be dropped without the lock.
+    #[must_use = "a waker must not be dropped under the lock"]
+    pub(super) fn take_waker(&mut self, reader: ReaderId) -> Option<Waker> {
+        self.broadcast.attached(reader)?.take()
+    }
+
+    /// Whether a reader waits for the next part.
+    pub(super) fn has_waiting_reader(&mut self) -> bool {
+        self.broadcast.attached_from(0).any(|(_, waker)| waker.is_some())
+    }
+
+    /// Notes that a listener left. Returns the driver that must be told, if it was the last one.
+    pub(super) fn listener_left(&mut self) -> Option<Arc<dyn Drive>> {
+        if self.broadcast.listeners() > 0 || self.broadcast.has_ended() {
+            return None;
+        }
+        self.abandon_count += 1;
+        let driver = self.driver.clone()?;
+        // A watcher that is there already begins anew.
+        (!std::mem::replace(&mut self.is_watched, true)).then_some(driver)
+    }
+}

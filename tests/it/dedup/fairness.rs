@@ -1,0 +1,91 @@
+//! One caller cannot take the store from the others.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt};
+use tower_buttress::store::MemoryStore;
+use tower_buttress::{CallBody, DedupLayer, DedupRole, TimeoutProfile, presets};
+
+use super::{dedup, role, send, text};
+
+fn from(credential: &str, key: &str) -> Request<Full<Bytes>> {
+    let builder = Request::post("/v1/chat/completions").header("authorization", format!("Bearer {credential}"));
+    builder.header("idempotency-key", key).body(Full::from("{}")).unwrap()
+}
+
+/// An upstream that knows all credentials but `made-up`.
+async fn provider(request: Request<CallBody>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    let is_known = request.headers()["authorization"] != "Bearer made-up";
+    let status = if is_known { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+    Ok(Response::builder().status(status).body(Full::from("{}")).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_with_a_wrong_key_does_not_lock_out_others() {
+    let provider = tower::service_fn(|request: Request<_>| async move {
+        let is_known = request.headers()["authorization"] == "Bearer alice";
+        let status = if is_known { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        Ok::<_, std::convert::Infallible>(Response::builder().status(status).body(Full::<Bytes>::from("{}")).unwrap())
+    });
+    let gateway = presets::llm_gateway(TimeoutProfile::STANDARD).layer(provider);
+    // As many as the store has places, and more.
+    for n in 0..70_000 {
+        let response = gateway.clone().oneshot(from("made-up", &format!("k{n}"))).await.unwrap();
+        assert_eq!(response.status(), 401);
+        response.into_body().collect().await.unwrap();
+    }
+    for role in [DedupRole::Leader, DedupRole::Replayed] {
+        let response = gateway.clone().oneshot(from("alice", "first")).await.unwrap();
+        assert_eq!((response.status(), response.extensions().get()), (StatusCode::OK, Some(&role)));
+        response.into_body().collect().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_fills_its_share_changes_nothing_for_another() {
+    let store = MemoryStore::new(1 << 20, 80);
+    let service = DedupLayer::new().store(store.clone()).layer(tower::service_fn(provider));
+    let ask = async |credential: &str, key: &str| {
+        let response = service.clone().oneshot(from(credential, key)).await.unwrap();
+        let (ignored, role) = (response.headers().contains_key("idempotency-key-ignored"), role(&response));
+        response.into_body().collect().await.unwrap();
+        (role, ignored)
+    };
+    // Both have had a 2xx.
+    assert_eq!(ask("bob", "first").await, (Some(DedupRole::Leader), false));
+    let honoured = {
+        let mut honoured = 0;
+        for n in 0..1_000 {
+            honoured += usize::from(ask("greedy", &format!("k{n}")).await.0 == Some(DedupRole::Leader));
+        }
+        honoured
+    };
+    assert_eq!(honoured, 10, "an eighth of eighty");
+    assert_eq!(ask("greedy", "one-more").await, (None, true), "it passes, and its response says so");
+    for n in 0..9 {
+        assert_eq!(ask("bob", &format!("k{n}")).await, (Some(DedupRole::Leader), false));
+        assert_eq!(ask("bob", &format!("k{n}")).await, (Some(DedupRole::Replayed), false));
+    }
+    // Nor for one that nobody knows yet.
+    assert_eq!(ask("carol", "k").await, (Some(DedupRole::Leader), false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_flight_of_strangers_take_one_share_together() {
+    let (service, mut stage) = dedup(&DedupLayer::new().store(MemoryStore::new(1 << 20, 80)));
+    let known = send(&service, from("alice", "first")).await;
+    stage.call().await.ok_with("hello");
+    text(known.await.unwrap().unwrap()).await;
+    // Each with a credential of its own.
+    let mut calls = Vec::new();
+    let mut hanging = Vec::new();
+    for n in 0..100 {
+        calls.push(send(&service, from(&format!("stranger {n}"), "k")).await);
+        hanging.push(stage.call().await);
+    }
+    let alice = send(&service, from("alice", "second")).await;
+    stage.call().await.ok_with("hello");
+    assert_eq!(role(&alice.await.unwrap().unwrap()), Some(DedupRole::Leader));
+    drop((calls, hanging));
+}
