@@ -25,11 +25,13 @@ use crate::layers::pace::{Pace, PaceLayer};
 use crate::layers::queue::{Queue, QueueLayer};
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
+#[cfg(feature = "llm")]
+use crate::layers::stream_guard::{StreamGuard, StreamGuardLayer};
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback,
-/// retries, queue, pace, breaker, idle timeout, first-byte timeout.
+/// retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
@@ -51,6 +53,8 @@ pub struct ResilienceLayer {
     memory: Memory,
     retry: RetryAfterBackoffLayer,
     admission: Admission,
+    #[cfg(feature = "llm")]
+    guard: StreamGuardLayer,
     idle: IdleBodyTimeoutLayer,
     first_byte: FirstByteTimeoutLayer,
 }
@@ -71,7 +75,12 @@ struct Admission {
 }
 
 /// What stands around each upstream, but for retries.
-type Attempt<S> = Queue<Pace<CircuitBreaker<IdleBodyTimeout<FirstByteTimeout<S>>>>>;
+type Attempt<S> = Queue<Pace<CircuitBreaker<Guarded<IdleBodyTimeout<FirstByteTimeout<S>>>>>>;
+
+#[cfg(feature = "llm")]
+type Guarded<S> = StreamGuard<S>;
+#[cfg(not(feature = "llm"))]
+type Guarded<S> = S;
 
 // === impl ResilienceLayer ===
 
@@ -95,6 +104,8 @@ impl ResilienceLayer {
                     config.first_byte(limits.first_byte).probe_timeout(probe_timeout)
                 }),
             },
+            #[cfg(feature = "llm")]
+            guard: StreamGuardLayer::disabled(),
             idle: IdleBodyTimeoutLayer::new(limits.idle),
             first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
         }
@@ -231,6 +242,14 @@ impl ResilienceLayer {
         self
     }
 
+    /// Adjusts the [`StreamGuardLayer`].
+    #[cfg(feature = "llm")]
+    #[must_use]
+    pub fn guard(mut self, adjust: impl FnOnce(StreamGuardLayer) -> StreamGuardLayer) -> Self {
+        self.guard = adjust(self.guard);
+        self
+    }
+
     /// Adjusts the [`IdleBodyTimeoutLayer`].
     #[must_use]
     pub fn idle(mut self, adjust: impl FnOnce(IdleBodyTimeoutLayer) -> IdleBodyTimeoutLayer) -> Self {
@@ -262,6 +281,8 @@ impl ResilienceLayer {
             memory: self.memory,
             retry: self.retry.observer(observer.clone()),
             admission: self.admission.observer(&observer),
+            #[cfg(feature = "llm")]
+            guard: self.guard.observer(observer.clone()),
             idle: self.idle.observer(observer.clone()),
             first_byte: self.first_byte.observer(observer),
         }
@@ -277,7 +298,17 @@ impl ResilienceLayer {
 
     fn attempt<S>(&self, admission: &Admission, inner: S) -> Attempt<S> {
         let Admission { queue, pace, breaker } = admission;
-        queue.layer(pace.layer(breaker.layer(self.idle.layer(self.first_byte.layer(inner)))))
+        queue.layer(pace.layer(breaker.layer(self.guarded(self.idle.layer(self.first_byte.layer(inner))))))
+    }
+
+    #[cfg(feature = "llm")]
+    fn guarded<S>(&self, inner: S) -> Guarded<S> {
+        self.guard.layer(inner)
+    }
+
+    #[cfg(not(feature = "llm"))]
+    fn guarded<S>(&self, inner: S) -> Guarded<S> {
+        inner
     }
 }
 

@@ -48,10 +48,14 @@ use crate::proto::deadline::DeadlineHeader;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
-/// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]).
+/// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]). With the feature `llm`, answers that are cut, or
+/// errors inside of a 200, are found (`StreamGuardLayer`).
 #[must_use]
 pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
-    ResilienceLayer::new(limits)
+    let stack = ResilienceLayer::new(limits);
+    #[cfg(feature = "llm")]
+    let stack = stack.guard(|guard| guard.enabled(true));
+    stack
         .retry(|_| RetryAfterBackoffLayer::llm())
         .idle(|idle| idle.activity(IdleActivity::SseEvents))
         .first_byte(|first_byte| first_byte.until(FirstByteEvent::SseEvent))

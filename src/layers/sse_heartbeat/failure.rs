@@ -5,7 +5,9 @@ use std::error::Error;
 use bytes::Bytes;
 use http::StatusCode;
 
-use crate::error::{self, BoxError, DeadlineExceeded, IdleBodyElapsed, StreamSilent, UnexpectedResponse};
+use crate::error::{
+    self, BoxError, DeadlineExceeded, IdleBodyElapsed, StreamSilent, StreamTruncated, UnexpectedResponse, UpstreamError,
+};
 use crate::proto::sse::Ending;
 use crate::rejection::Rejection;
 
@@ -13,6 +15,13 @@ use crate::rejection::Rejection;
 ///
 /// What we know ourselves is named. Of the upstream's errors nothing is told: they may hold what is no client's business.
 pub(super) fn event(err: &BoxError, ending: Ending) -> Bytes {
+    // What the guard found is told in the form of its dialect, by the upstream's own event where that is one.
+    if let Some(told) = error::find::<UpstreamError>(err).filter(|told| !told.frame().is_empty()) {
+        return told.frame().clone();
+    }
+    if let Some(truncated) = error::find::<StreamTruncated>(err) {
+        return truncated.frame(ending).into();
+    }
     let (kind, message) = told(err);
     let end = ending.as_str();
     // No message holds what JSON would have to escape.

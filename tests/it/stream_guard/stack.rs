@@ -87,3 +87,29 @@ async fn the_breaker_counts_what_is_found() {
     assert_eq!(opens_after(vec![Data(quota)]).await, None, "a credential is not the upstream's illness");
     assert_eq!(opens_after(vec![Data(HELLO), Data(quota)]).await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_tells_its_caller_in_the_dialect_and_then_breaks_off() {
+    use tower_buttress::{TimeoutProfile, presets};
+
+    for (steps, told) in
+        [(vec![Data(HELLO)], "stream_truncated"), (vec![Data(HELLO), Data(OVERLOADED), Data(DONE)], "overloaded_error")]
+    {
+        let upstream = service_fn(move |_: Request<_>| {
+            let steps = steps.clone();
+            async move { Ok::<_, Infallible>(Answer::stream(steps).response()) }
+        });
+        let service = tower::Layer::layer(&presets::llm_gateway(TimeoutProfile::STANDARD), upstream);
+        let mut body = service.oneshot(request()).await.unwrap().into_body();
+        let mut text = String::new();
+        let error = loop {
+            match body.frame().await {
+                Some(Ok(frame)) => text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap(),
+                Some(Err(err)) => break Some(err),
+                None => break None,
+            }
+        };
+        assert!(text.starts_with(HELLO) && text.contains(told) && !text.contains("[DONE]"), "{text}");
+        assert!(error.is_some());
+    }
+}
