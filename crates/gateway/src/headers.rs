@@ -38,6 +38,7 @@ pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     /// Whether what it says about those behind it is believed.
     pub(crate) is_trusted_proxy: bool,
+    pub(crate) has_tls: bool,
 }
 
 /// Makes a client's request one of ours.
@@ -86,7 +87,7 @@ fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue
     if let (Some(host), Entry::Vacant(vacant)) = (host, headers.entry(X_FORWARDED_HOST)) {
         vacant.insert(host);
     }
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(if peer.has_tls { "https" } else { "http" }));
 }
 
 /// Makes an upstream's response one of ours.
@@ -165,7 +166,7 @@ mod tests {
     use http::Request;
 
     fn peer(address: &str, is_trusted_proxy: bool) -> Peer {
-        Peer { address: address.parse().unwrap(), is_trusted_proxy }
+        Peer { address: address.parse().unwrap(), is_trusted_proxy, has_tls: false }
     }
 
     fn forwarded(request: http::request::Builder) -> HeaderMap {

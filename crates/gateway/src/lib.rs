@@ -11,11 +11,9 @@
 mod access;
 mod args;
 mod callers;
-mod credential;
 mod drain;
 mod events;
 mod expects;
-mod forward;
 mod headers;
 mod local;
 mod problem;
@@ -27,6 +25,7 @@ mod socket;
 mod stack;
 mod stream;
 mod telemetry;
+mod tls;
 mod tunnel;
 mod unread;
 mod upload;
@@ -38,6 +37,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tower_buttress::DeadlineHeader;
@@ -54,7 +54,7 @@ use self::proxy::Proxy;
 use self::serve::Server;
 use self::signals::Signals;
 use self::stack::Circuits;
-use self::upstream::Upstream;
+use self::upstream::{Protocol, Upstream};
 
 /// A gateway that listens, and does not answer yet.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ pub struct Gateway {
     upstream: Upstream,
     admin: Option<TcpListener>,
     circuits: Circuits,
+    tls: ClientConfig,
+    server_tls: Option<Arc<ServerConfig>>,
     events: Events,
     /// The simulated one, where there is no other.
     provider: Option<Provider>,
@@ -118,6 +120,14 @@ impl Gateway {
         let events = Events::new();
         let circuits =
             Circuits::new(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
+        // Reading the system's roots takes a while.
+        let wants_tls = |upstream: &Upstream| upstream.protocol() == Protocol::Https;
+        let backups = args.backups.iter().map(|backup| &backup.upstream);
+        let tls = upstream::trust(args.upstream.iter().chain(backups).any(wants_tls), args.upstream_ca.as_deref())?;
+        let server_tls = match (&args.tls_cert, &args.tls_key) {
+            (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
+            _ => None,
+        };
         let (listener, addr) = listen(&args.listen).await?;
         let admin = match &args.admin {
             Some(addr) => Some(listen(addr).await?.0),
@@ -133,7 +143,7 @@ impl Gateway {
         };
         // From here on everything is counted.
         telemetry::prometheus();
-        Ok(Self { args, listener, addr, admin, upstream, circuits, events, provider })
+        Ok(Self { args, listener, addr, admin, upstream, circuits, tls, server_tls, events, provider })
     }
 
     /// Where it listens.
@@ -157,7 +167,13 @@ impl Gateway {
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
-        let stack = stack::stack(&self.args, self.upstream.clone(), &self.circuits, &telemetry::observer(&self.events));
+        let stack = stack::stack(
+            &self.args,
+            self.upstream.clone(),
+            &self.tls,
+            &self.circuits,
+            &telemetry::observer(&self.events),
+        );
         let marker = Marker {
             enabled: self.args.begin_early().is_some(),
             limit: self.args.deadline.0,
@@ -179,6 +195,7 @@ impl Gateway {
             local: Local { circuits: self.circuits.handles(&self.args), events: self.events, drain: drain.clone() },
             callers: Arc::new(callers),
             shown,
+            tls: self.server_tls,
             drain,
             write_timeout: self.args.write_timeout.0,
             drain_timeout: self.args.drain_timeout.0,
@@ -191,9 +208,10 @@ impl Gateway {
 
     fn welcome(&self) -> String {
         let Self { args, addr, upstream, provider, .. } = self;
+        let scheme = if self.server_tls.is_some() { "https" } else { "http" };
         let kind = if provider.is_some() { "a simulated provider on" } else { "the upstream" };
         let limits = format!(
-            "gateway on http://{addr}, before {kind} {upstream}\n\
+            "gateway on {scheme}://{addr}, before {kind} {upstream}\n\
              limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
              attempts: {}, then {}\n",
             args.connect_timeout,
@@ -210,7 +228,7 @@ impl Gateway {
         format!(
             "{limits}\n\
              Stream an answer through it:\n\n  \
-             curl -N http://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+             curl -N {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
              -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
              Add a fault, and see what becomes of it:\n\n  \
              -H 'x-fault: silent'           no answer at all: 504 after the first-byte timeout\n  \
@@ -218,7 +236,7 @@ impl Gateway {
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
              -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
-             More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: http://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
+             More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
         )
     }
 }

@@ -18,12 +18,11 @@ use tower_buttress::{Attempts, DedupRole, HeadersSentEarly, Rejection, Rejection
 use super::access::AnswerBody;
 use super::drain::Drain;
 use super::expects::{Marker, Unread};
-use super::forward::Asked;
 use super::headers::Peer;
 use super::problem::SERVED_BY;
 use super::unread::Sender;
 use super::upload::{Upload, Watch};
-use super::upstream::Upstream;
+use super::upstream::{Asked, Upstream};
 use super::{headers, problem, telemetry, tunnel};
 
 /// The number of attempts at the upstream that served the call, or failed to.

@@ -17,7 +17,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tower::Service;
 use tower_buttress::error::BoxError;
 
@@ -40,6 +43,8 @@ pub(crate) struct Server<S> {
     pub(crate) callers: Arc<Callers>,
     /// The gateway's own pages that the main listener has.
     pub(crate) shown: Shown,
+    /// `None`: the main listener speaks no TLS.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     pub(crate) drain: Drain,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_timeout: Option<Duration>,
@@ -51,6 +56,12 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 /// An HTTP/2 client that is gone without a word is noticed within twice this time.
 const PING: Duration = Duration::from_secs(20);
+
+/// What a client may send on one HTTP/2 stream before the upstream takes it, and on all of a connection: an upload that
+/// stalls stops no other.
+const MAX_STREAMS: u32 = 200;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
 /// When no file descriptor is left, accepting again at once would only burn the processor.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(200);
@@ -71,7 +82,14 @@ where
     pub(crate) async fn serve(self, listener: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>) {
         let mut builder = auto::Builder::new(BoundedStreams { limit: self.write_timeout });
         builder.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST);
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS);
         let builder = Arc::new(builder);
         let upkeep = tokio::spawn(telemetry::upkeep());
         let mut stop = pin!(stop);
@@ -105,14 +123,35 @@ where
         stream: TcpStream,
         address: IpAddr,
         door: Door,
-        mut open: Open,
+        open: Open,
     ) {
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
+        let mut peer = self.callers.peer(address);
+        let Some(tls) = self.tls.clone().filter(|_| matches!(door, Door::Main)) else {
+            return self.speak(builder, stream, peer, door, open).await;
+        };
+        peer.has_tls = true;
+        match tokio::time::timeout(FIRST_REQUEST, TlsAcceptor::from(tls).accept(stream)).await {
+            Ok(Ok(stream)) => self.speak(builder, stream, peer, door, open).await,
+            Ok(Err(error)) => tracing::debug!(peer = %address, "TLS: {error}."),
+            Err(_) => {}
+        }
+    }
+
+    async fn speak<T>(
+        self,
+        builder: Arc<auto::Builder<BoundedStreams>>,
+        stream: T,
+        peer: Peer,
+        door: Door,
+        mut open: Open,
+    ) where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let began = Arc::new(AtomicBool::new(false));
         let socket = TokioIo::new(BoundedWrites::new(stream, self.write_timeout));
         let begins = began.clone();
-        let peer = self.callers.peer(address);
         let service = service_fn(move |request| {
             begins.store(true, Ordering::Relaxed);
             let server = self.clone();
@@ -140,7 +179,7 @@ where
         };
         gauge.decrement(1);
         if let Err(error) = closed {
-            tracing::debug!(peer = %address, "connection: {}", telemetry::chain(error.as_ref()));
+            tracing::debug!(peer = %peer.address, "A connection ended: {}.", telemetry::chain(error.as_ref()));
         }
     }
 
@@ -151,21 +190,18 @@ where
             Door::Admin => Some(self.local.answer(&request, Shown::All).unwrap_or_else(problem::no_such_page)),
         };
         if let Some(response) = own {
-            let response = match self.callers.admit_page(&request) {
-                Ok(()) => response,
-                Err(refusal) => refusal,
-            };
+            let response = self.callers.admit_page(&request).unwrap_or(response);
             let response = sender.refuse(request.into_body(), response).await;
             return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
         }
         let origin = request.headers().get(ORIGIN).cloned();
         let mut access = Access::begin(&request);
         let mut response = match self.callers.admit(&mut request) {
-            Ok(()) => {
+            None => {
                 access.of_tenant(request.extensions().get());
                 self.proxy.answer(request, peer).await
             }
-            Err(response) => sender.refuse(request.into_body(), response).await,
+            Some(response) => sender.refuse(request.into_body(), response).await,
         };
         self.callers.pages.share(origin.as_ref(), response.headers_mut());
         let status = response.status();
@@ -192,7 +228,7 @@ async fn not_accepted(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     // The client was gone before it was accepted; that is its business.
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-        tracing::error!("cannot accept: {error}");
+        tracing::error!("Cannot accept connections: {error}.");
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
     }
 }

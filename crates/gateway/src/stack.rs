@@ -10,6 +10,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use rustls::ClientConfig;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
@@ -22,9 +24,7 @@ use tower_buttress::{
 
 use super::access::AnswerBody;
 use super::args::{Args, Backup, Heartbeat, Switch};
-use super::credential::CredentialLayer;
-use super::forward::{self, Forward, Outgoing};
-use super::upstream::Upstream;
+use super::upstream::{Connectors, CredentialLayer, Forward, Upstream};
 
 /// Where callers name their account.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -39,6 +39,7 @@ const CREDENTIALS: [HeaderName; 5] = [
 pub(crate) fn stack<B>(
     args: &Args,
     upstream: Upstream,
+    tls: &ClientConfig,
     circuits: &Circuits,
     observer: &Arc<dyn Observer>,
 ) -> impl Service<
@@ -52,7 +53,8 @@ pub(crate) fn stack<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
 {
-    let client = forward::client(connect(args).observer(observer.clone()).layer(forward::connector()));
+    let connect = connect(args).observer(observer.clone());
+    let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
     let attempt = ServiceBuilder::new()
         .layer(idle(args).observer(observer.clone()))
         .layer(first_byte(args).observer(observer.clone()));
@@ -61,13 +63,13 @@ where
         .layer(retry(args).observer(observer.clone()))
         .layer(circuits.primary.clone())
         .layer(&attempt)
-        .service(Forward::new(client.clone(), upstream));
+        .service(Forward::new(&connectors, upstream));
     let chain = args.backups.iter().zip(&circuits.backups).fold(boxed(primary), |before, (backup, circuit)| {
         let service = ServiceBuilder::new()
             .layer(CredentialLayer::new(backup.credential.clone()))
             .layer(circuit.clone())
             .layer(&attempt)
-            .service(Forward::new(client.clone(), backup.upstream.clone()));
+            .service(Forward::new(&connectors, backup.upstream.clone()));
         // A fallback that takes no credential is on nobody's account.
         let own = !args.upstream_credential().is_empty() || backup.credential.is_empty();
         boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(BoxBodies(before)))
@@ -88,7 +90,7 @@ pub(crate) struct Circuits {
 }
 
 /// The upstream and its fallbacks: one type for a chain of any length.
-type Upstreams = BoxCloneService<Request<Outgoing>, Response<AnswerBody>, BoxedError>;
+type Upstreams = BoxCloneService<Request<UnsyncBoxBody<Bytes, BoxError>>, Response<AnswerBody>, BoxedError>;
 
 /// Boxes the bodies of requests.
 #[derive(Clone, Debug)]
@@ -121,7 +123,7 @@ where
 {
     type Response = Response<AnswerBody>;
     type Error = BoxedError;
-    type Future = <Upstreams as Service<Request<Outgoing>>>::Future;
+    type Future = <Upstreams as Service<Request<UnsyncBoxBody<Bytes, BoxError>>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxedError>> {
         self.0.poll_ready(cx)
@@ -134,7 +136,10 @@ where
 
 fn boxed<S, B>(service: S) -> Upstreams
 where
-    S: Service<Request<Outgoing>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<UnsyncBoxBody<Bytes, BoxError>>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let service =

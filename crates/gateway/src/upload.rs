@@ -83,10 +83,10 @@ impl Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let (Some(rest), Some(Either::Right(body))) = (self.rest.take(), self.body.take()) {
-            if !body.is_end_stream() {
-                let _ = rest.send(body);
-            }
+        if let (Some(rest), Some(Either::Right(body))) = (self.rest.take(), self.body.take())
+            && !body.is_end_stream()
+        {
+            let _ = rest.send(body);
         }
     }
 }

@@ -5,6 +5,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgAction::{Append, Set};
@@ -31,18 +32,31 @@ const SERVER: &str = "Server";
 #[derive(Clone, Debug, Parser)]
 #[command(name = "buttress-gateway", version)]
 pub struct Args {
-    /// Address to listen on, for HTTP/1.1 and HTTP/2 without TLS.
+    /// Address to listen on, for HTTP/1.1 and HTTP/2.
     #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = SERVER)]
     pub(crate) listen: String,
+
+    /// PEM file with the gateway's certificate chain. With it, the listener speaks TLS only.
+    #[arg(long, env = "GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key", help_heading = SERVER)]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of that certificate.
+    #[arg(long, env = "GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert", help_heading = SERVER)]
+    pub(crate) tls_key: Option<PathBuf>,
 
     /// Address of a second listener for the gateway's own pages under `/-/`. Without it they are on the first, and on an
     /// address that is not loopback only `healthz` and `readyz`.
     #[arg(long, env = "GATEWAY_ADMIN", value_name = "ADDR", help_heading = SERVER)]
     pub(crate) admin: Option<String>,
 
-    /// URL that requests are sent to: `http://host[:port][/prefix]`. Default: a simulated provider.
+    /// URL that requests are sent to: `https://host[:port][/prefix]`, `http://..`, or `h2c://..` for HTTP/2 without TLS.
+    /// Default: a simulated provider.
     #[arg(long, env = "GATEWAY_UPSTREAM", value_name = "URL", help_heading = TRUST)]
     pub(crate) upstream: Option<Upstream>,
+
+    /// PEM file with certificates that upstreams may show, beside the roots of the system.
+    #[arg(long, env = "GATEWAY_UPSTREAM_CA", value_name = "FILE", help_heading = TRUST)]
+    pub(crate) upstream_ca: Option<PathBuf>,
 
     /// Environment variable with the `Authorization` of requests to the upstream, in place of the caller's credentials.
     #[arg(

@@ -31,35 +31,35 @@ pub(crate) struct Callers {
 // === impl Callers ===
 
 impl Callers {
-    /// Checks the caller's key, takes it off the request, and notes the tenant it belongs to. The error is the answer
+    /// Checks the caller's key, takes it off the request, and notes the tenant it belongs to. Returns the answer
     /// to a request that goes no further.
-    pub(crate) fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Response<AnswerBody>> {
-        if self.keys.is_none() {
-            self.admit_page(request)?;
+    pub(crate) fn admit<B>(&self, request: &mut Request<B>) -> Option<Response<AnswerBody>> {
+        if let (None, Some(refusal)) = (&self.keys, self.admit_page(request)) {
+            return Some(refusal);
         }
         // A browser asks without the key that the page will send.
         if let Some(response) = self.pages.preflight(request) {
-            return Err(response);
+            return Some(response);
         }
         let Some(keys) = &self.keys else {
             if self.trusted {
                 request.extensions_mut().insert(Authenticated);
             }
-            return Ok(());
+            return None;
         };
-        let Some(tenant) = keys.take(request.headers_mut()) else { return Err(problem::unknown_caller()) };
+        let Some(tenant) = keys.take(request.headers_mut()) else { return Some(problem::unknown_caller()) };
         request.extensions_mut().insert(tenant);
         request.extensions_mut().insert(Authenticated);
-        Ok(())
+        None
     }
 
     pub(crate) fn peer(&self, address: IpAddr) -> Peer {
         let is_trusted_proxy = self.proxies.iter().any(|network| network.contains(address));
-        Peer { address, is_trusted_proxy }
+        Peer { address, is_trusted_proxy, has_tls: false }
     }
 
     /// Checks where a request comes from that brings no key: the gateway's own paths, and all without caller keys.
-    pub(crate) fn admit_page<B>(&self, request: &Request<B>) -> Result<(), Response<AnswerBody>> {
-        self.pages.check(request).map_err(problem::foreign)
+    pub(crate) fn admit_page<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
+        self.pages.check(request).err().map(problem::foreign)
     }
 }

@@ -70,6 +70,20 @@ async fn two_lengths_are_not_passed_on() {
 }
 
 #[tokio::test]
+async fn a_length_beside_chunks_is_not_believed() {
+    let response = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n\
+                    b\r\nhello world\r\n0\r\n\r\n";
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", response).await;
+    let gateway = gateway_before(upstream).await;
+    for dedup in ["", "authorization: Bearer a\r\n"] {
+        let request = format!("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{dedup}\r\n");
+        let answer = raw(gateway.addr, &request).await;
+        assert!(answer.ends_with("\r\n\r\nB\r\nhello world\r\n0\r\n\r\n"), "{answer}");
+        assert!(!answer.contains("content-length"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn the_upstream_changes_no_protocol_unasked() {
     // To one that is not passed on, and to another than was asked for.
     for (asked, answered) in [("h2c", "websocket"), ("websocket", "h2c")] {

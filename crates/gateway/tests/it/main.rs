@@ -22,6 +22,7 @@ mod thinking;
 mod tls;
 mod trust;
 mod unread;
+mod upstream;
 
 use std::ffi::OsString;
 use std::future::Future;

@@ -37,17 +37,19 @@ use crate::support::{Alive, Log, secs, trailers};
 
 type HttpsClient = Client<ConnectTimeout<HttpsConnector<HttpConnector>>, CallBody>;
 
-const HTTP1: &[u8] = b"http/1.1";
-const HTTP2: &[u8] = b"h2";
+pub(super) const HTTP1: &[u8] = b"http/1.1";
+pub(super) const HTTP2: &[u8] = b"h2";
 
 /// Somebody who has a certificate, and those who trust it.
-struct Party {
+pub(super) struct Party {
     server: ServerConfig,
     client: ClientConfig,
+    /// The certificate and its key, in PEM.
+    pub(super) pem: (String, String),
 }
 
 impl Party {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
@@ -57,7 +59,13 @@ impl Party {
         Self {
             server: server.with_single_cert(vec![cert.der().clone()], key).unwrap(),
             client: ClientConfig::builder().with_root_certificates(roots).with_no_client_auth(),
+            pem: (cert.pem(), signing_key.serialize_pem()),
         }
+    }
+
+    /// For those who trust it.
+    pub(super) fn client(&self) -> ClientConfig {
+        self.client.clone()
     }
 
     /// Accepts connections, of which both sides agree that they speak `protocol`.
@@ -69,7 +77,7 @@ impl Party {
         (listener, TlsAcceptor::from(Arc::new(config)), address)
     }
 
-    async fn serve(&self, protocol: &[u8], app: Router) -> SocketAddr {
+    pub(super) async fn serve(&self, protocol: &[u8], app: Router) -> SocketAddr {
         let (listener, tls, address) = self.listen(protocol).await;
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
@@ -85,7 +93,7 @@ impl Party {
     }
 
     /// The stack around a client that speaks what the server wants. The connect timeout holds for the handshake too.
-    fn client(&self, stack: &ResilienceLayer) -> Resilience<HttpsClient> {
+    fn stacked(&self, stack: &ResilienceLayer) -> Resilience<HttpsClient> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         let https = HttpsConnectorBuilder::new()
@@ -128,7 +136,7 @@ async fn both_versions_work_with_the_whole_stack() {
             }))
         });
         let address = party.serve(protocol, Router::new().route("/echo", post(echo)).route("/ticks", ticks)).await;
-        let client = party.client(&stack());
+        let client = party.stacked(&stack());
 
         let response = client.clone().oneshot(post_to(address, "/echo")).await.unwrap();
         assert_eq!((response.status().as_u16(), response.version()), (200, version));
@@ -150,7 +158,7 @@ async fn both_versions_work_with_the_whole_stack() {
 #[tokio::test]
 async fn a_handshake_that_nobody_answers_is_given_up() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let client = Party::new().client(&stack());
+    let client = Party::new().stacked(&stack());
     let failed = client.oneshot(post_to(silent.local_addr().unwrap(), "/")).await.unwrap_err();
     let failed: Box<dyn std::error::Error + Send + Sync> = failed.into();
     assert!(error::find::<ConnectElapsed>(&failed).is_some(), "{failed:?}");
@@ -162,7 +170,7 @@ async fn a_stranger_is_told_nothing() {
     let (known, stranger) = (Party::new(), Party::new());
     let address = stranger.serve(HTTP1, Router::new().route("/", post(|| async { "never" }))).await;
     let log = Arc::new(Log::default());
-    let failed = known.client(&stack().observer(log.clone())).oneshot(post_to(address, "/")).await.unwrap_err();
+    let failed = known.stacked(&stack().observer(log.clone())).oneshot(post_to(address, "/")).await.unwrap_err();
     assert!(failed.is_connect(), "{failed:?}");
     assert_eq!(log.events().last(), Some(&Event::NotRetried { reason: NotRetried::AttemptsSpent }));
 }
@@ -182,7 +190,7 @@ async fn an_answer_that_is_cut_is_not_taken_for_whole() {
                 io.shutdown().await.unwrap();
             }
         });
-        let body = party.client(&stack()).oneshot(post_to(address, "/")).await.unwrap().into_body();
+        let body = party.stacked(&stack()).oneshot(post_to(address, "/")).await.unwrap().into_body();
         assert_eq!(body.collect().await.is_ok(), whole);
     }
 }

@@ -7,7 +7,7 @@ use http::Request;
 use tower::{Layer, Service};
 use tower_buttress::proto::credentials;
 
-use super::args::NamedCredential;
+use crate::args::NamedCredential;
 
 /// Puts a credential into each request. The caller's own never goes with it: it belongs to another account.
 #[derive(Clone, Debug)]

@@ -6,17 +6,33 @@ use std::str::FromStr;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 
-/// `http://host[:port][/prefix]`.
+/// `http://host[:port][/prefix]`, or with `https` or `h2c`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
+    protocol: Protocol,
     authority: Authority,
     /// Without the slash at its end.
     prefix: String,
 }
 
+/// How an upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/1.1 or HTTP/2 over TLS, as the upstream has it.
+    Https,
+    /// HTTP/2 without TLS.
+    H2c,
+}
+
 // === impl Upstream ===
 
 impl Upstream {
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// Where a request for `uri` goes. `None` where it has no place under the prefix: where that makes it longer than a
     /// URI may be, or where it would lead out again.
     pub(crate) fn locate(&self, uri: &Uri) -> Option<Uri> {
@@ -32,7 +48,20 @@ impl Upstream {
             let slash = if asked.starts_with('/') { "" } else { "/" };
             PathAndQuery::try_from(format!("{}{slash}{asked}", self.prefix)).ok()?
         };
-        Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone()).path_and_query(path).build().ok()
+        let scheme = if self.protocol == Protocol::Https { Scheme::HTTPS } else { Scheme::HTTP };
+        Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query(path).build().ok()
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::H2c => "h2c",
+        }
     }
 }
 
@@ -46,7 +75,7 @@ fn climbs(path: &str) -> bool {
 impl From<std::net::SocketAddr> for Upstream {
     fn from(addr: std::net::SocketAddr) -> Self {
         let authority = addr.to_string().parse().unwrap_or_else(|_| Authority::from_static("localhost"));
-        Self { authority, prefix: String::new() }
+        Self { protocol: Protocol::Http, authority, prefix: String::new() }
     }
 }
 
@@ -57,12 +86,12 @@ impl FromStr for Upstream {
         let wrong = || "not a URL such as http://127.0.0.1:9000".to_owned();
         let parts = text.parse::<Uri>().map_err(|_| wrong())?.into_parts();
         let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(wrong()) };
-        if scheme == Scheme::HTTPS {
-            return Err("https needs a TLS connector, which this example does not have; say http".to_owned());
-        }
-        if scheme != Scheme::HTTP {
-            return Err(format!("{scheme} is not http"));
-        }
+        let protocol = match scheme.as_str() {
+            "http" => Protocol::Http,
+            "https" => Protocol::Https,
+            "h2c" => Protocol::H2c,
+            _ => return Err(format!("{scheme} is not http, https or h2c")),
+        };
         if authority.as_str().contains('@') {
             return Err("a URL with a password in it is shown in process lists; send Authorization".to_owned());
         }
@@ -75,13 +104,13 @@ impl FromStr for Upstream {
         if path.query().is_some() {
             return Err("a query cannot be a prefix".to_owned());
         }
-        Ok(Self { authority, prefix: path.path().trim_end_matches('/').to_owned() })
+        Ok(Self { protocol, authority, prefix: path.path().trim_end_matches('/').to_owned() })
     }
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
+        write!(f, "{}://{}{}", self.protocol.as_str(), self.authority, self.prefix)
     }
 }
 
@@ -101,6 +130,8 @@ mod tests {
         assert_eq!(located("http://up", "http://elsewhere/a"), "http://up/a");
         assert_eq!(located("http://[::1]:9", "/"), "http://[::1]:9/");
         assert_eq!(located("http://up/base", "http://elsewhere?q"), "http://up/base/?q");
+        assert_eq!(located("https://up/v1", "/a"), "https://up/v1/a");
+        assert_eq!(located("h2c://up", "/a"), "http://up/a");
     }
 
     #[test]
@@ -142,7 +173,6 @@ mod tests {
             "/path",
             "up:80",
             "ftp://up",
-            "https://up",
             "http://",
             "http://a@up",
             "http://up:port",

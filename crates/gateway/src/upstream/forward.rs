@@ -1,0 +1,162 @@
+//! The innermost service: one upstream.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::Connect;
+use hyper_util::client::legacy::{Client, Error, ResponseFuture};
+use pin_project_lite::pin_project;
+use tower::Service;
+use tower_buttress::error::BoxError;
+
+use super::client::{Connectors, client};
+use super::lanes::{Lanes, Occupied, SMALL};
+use super::url::{Protocol, Upstream};
+
+/// Sends requests to one upstream.
+pub(crate) struct Forward<C> {
+    upstream: Upstream,
+    lanes: Arc<Lanes<C>>,
+    /// For connections that are to change to another protocol, which HTTP/2 cannot.
+    upgrades: Client<C, Outgoing>,
+}
+
+pin_project! {
+    /// A request's body. Boxed, so that whatever a layer makes of one fits the clients.
+    pub(crate) struct Outgoing {
+        #[pin]
+        body: UnsyncBoxBody<Bytes, BoxError>,
+        occupied: Option<Arc<Occupied>>,
+    }
+}
+
+/// In a request's extensions: how often the upstream was asked for it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked(Arc<AtomicU32>);
+
+pin_project! {
+    /// The future of [`Forward`].
+    pub(crate) struct Answering<C> {
+        #[pin]
+        call: ResponseFuture,
+        lanes: Arc<Lanes<C>>,
+        // An upload is not over before it was sent, and taken.
+        occupied: Option<Arc<Occupied>>,
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    pub(crate) fn times(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
+}
+
+// === impl Forward ===
+
+impl<C: Connect + Clone> Forward<C> {
+    pub(crate) fn new(connectors: &Connectors<C>, upstream: Upstream) -> Self {
+        let lanes = Arc::new(Lanes::new(&connectors.any, &upstream));
+        Self { upgrades: client(connectors.http1.clone(), &upstream), lanes, upstream }
+    }
+}
+
+impl<C, B> Service<Request<B>> for Forward<C>
+where
+    C: Connect + Clone + Send + Sync + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<Incoming>;
+    type Error = Error;
+    type Future = Answering<C>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // The client queues, and its pool grows as needed.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answering<C> {
+        let (mut parts, body) = request.into_parts();
+        if let Some(asked) = parts.extensions.get::<Asked>() {
+            asked.0.fetch_add(1, Relaxed);
+        }
+        // What has no place at a fallback leaves no authority to connect to, which the client answers with an error.
+        parts.uri = self.upstream.locate(&parts.uri).unwrap_or_default();
+        let body = body.map_err(Into::into).boxed_unsync();
+        let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL);
+        let upgrades = parts.headers.contains_key(UPGRADE);
+        if !upgrades && self.upstream.protocol() != Protocol::Http {
+            // HTTP/2 has no such field, and hyper would take off what it names: `TE`, without which gRPC is refused.
+            parts.headers.remove(CONNECTION);
+        }
+        let (client, occupied) = if upgrades { (&self.upgrades, None) } else { self.lanes.choose(is_large) };
+        let occupied = occupied.map(Arc::new);
+        let body = Outgoing { body, occupied: occupied.clone() };
+        let call = client.request(Request::from_parts(parts, body));
+        Answering { call, lanes: self.lanes.clone(), occupied }
+    }
+}
+
+impl<C: Clone> Clone for Forward<C> {
+    fn clone(&self) -> Self {
+        Self { upstream: self.upstream.clone(), lanes: self.lanes.clone(), upgrades: self.upgrades.clone() }
+    }
+}
+
+impl<C> fmt::Debug for Forward<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forward").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+// === impl Outgoing ===
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === impl Answering ===
+
+impl<C> Future for Answering<C> {
+    type Output = Result<Response<Incoming>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.call.poll(cx))?;
+        *this.occupied = None;
+        if response.version() == Version::HTTP_2 {
+            this.lanes.is_multiplexed();
+        }
+        // RFC 9112, 6.3: where both are there, the length is wrong, and a client that believed it would take a part of
+        // the answer for the whole.
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        Poll::Ready(Ok(response))
+    }
+}

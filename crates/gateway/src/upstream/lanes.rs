@@ -1,0 +1,93 @@
+//! More than one HTTP/2 connection to an upstream that does not read.
+//!
+//! The streams of an HTTP/2 connection share the window that its receiver opens. Uploads that an upstream leaves unread
+//! keep their part of it, and a few of them stop all others on the same connection. So a large upload goes to a connection
+//! that has none, and others follow it only where there is no such connection left.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::Connect;
+
+use super::client::client;
+use super::forward::Outgoing;
+use super::url::{Protocol, Upstream};
+
+/// Clients of one upstream, each with connections of its own.
+pub(super) struct Lanes<C> {
+    lanes: [Lane<C>; LANES],
+    /// Over HTTP/1.1 each call has a connection anyway, and one client keeps them best.
+    multiplexed: AtomicBool,
+}
+
+struct Lane<C> {
+    client: Client<C, Outgoing>,
+    uploads: Arc<AtomicUsize>,
+}
+
+/// A large upload that is not over.
+pub(super) struct Occupied(Arc<AtomicUsize>);
+
+const LANES: usize = 16;
+
+/// An upload that fits into any window with many others.
+pub(super) const SMALL: u64 = 16 * 1024;
+
+// === impl Lanes ===
+
+impl<C: Connect + Clone> Lanes<C> {
+    pub(super) fn new(connector: &C, upstream: &Upstream) -> Self {
+        let lane = |_| Lane { client: client(connector.clone(), upstream), uploads: Arc::default() };
+        Self { lanes: std::array::from_fn(lane), multiplexed: AtomicBool::new(upstream.protocol() == Protocol::H2c) }
+    }
+
+    /// The client for the next call.
+    pub(super) fn choose(&self, is_large: bool) -> (&Client<C, Outgoing>, Option<Occupied>) {
+        let [first, others @ ..] = &self.lanes;
+        if !self.multiplexed.load(Relaxed) {
+            return (&first.client, None);
+        }
+        let fewer = |best: (usize, _), lane| {
+            let uploads = Lane::uploads(lane);
+            if uploads < best.0 { (uploads, lane) } else { best }
+        };
+        let (_, lane) = others.iter().fold((first.uploads(), first), fewer);
+        let occupied = is_large.then(|| {
+            lane.uploads.fetch_add(1, Relaxed);
+            Occupied(lane.uploads.clone())
+        });
+        (&lane.client, occupied)
+    }
+}
+
+impl<C> Lanes<C> {
+    pub(super) fn is_multiplexed(&self) {
+        if !self.multiplexed.load(Relaxed) {
+            self.multiplexed.store(true, Relaxed);
+        }
+    }
+}
+
+impl<C> fmt::Debug for Lanes<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.lanes.iter().map(Lane::uploads)).finish()
+    }
+}
+
+// === impl Lane ===
+
+impl<C> Lane<C> {
+    fn uploads(&self) -> usize {
+        self.uploads.load(Relaxed)
+    }
+}
+
+// === impl Occupied ===
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

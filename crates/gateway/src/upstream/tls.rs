@@ -1,0 +1,36 @@
+//! TLS to upstreams: whose certificates are trusted.
+
+use std::path::Path;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::tls::provider;
+
+/// The roots of the system, or, where it has none, those that browsers have; and beside them the certificates in `ca`.
+/// The roots are read only where they are needed. The error is one line.
+pub(crate) fn trust(needed: bool, ca: Option<&Path>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    if needed {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+    }
+    if let Some(path) = ca {
+        let unreadable = |error| format!("no certificates can be read from {}: {error}", path.display());
+        let before = roots.len();
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))? {
+            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(unreadable("there is none in it".to_owned()));
+        }
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS: {error}"))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
