@@ -11,10 +11,11 @@
 mod access;
 mod args;
 mod callers;
+mod circuits;
 mod drain;
 mod events;
-mod expects;
 mod headers;
+mod inspect;
 mod local;
 mod problem;
 pub mod provider;
@@ -45,15 +46,15 @@ use tower_buttress::DeadlineHeader;
 use self::args::Backup;
 pub use self::args::{Args, Stop};
 use self::callers::{Callers, Pages};
+use self::circuits::Circuits;
 use self::drain::Drain;
 use self::events::Events;
-use self::expects::Marker;
+use self::inspect::Inspector;
 use self::local::{Local, Shown};
 pub use self::provider::Provider;
 use self::proxy::Proxy;
 use self::serve::Server;
 use self::signals::Signals;
-use self::stack::Circuits;
 use self::upstream::{Protocol, Upstream};
 
 /// A gateway that listens, and does not answer yet.
@@ -174,8 +175,7 @@ impl Gateway {
             &self.circuits,
             &telemetry::observer(&self.events),
         );
-        let marker = Marker {
-            enabled: self.args.begin_early().is_some(),
+        let inspector = Inspector {
             limit: self.args.deadline.0,
             header: self.args.deadline_header.0.clone().map(DeadlineHeader::millis),
         };
@@ -191,8 +191,8 @@ impl Gateway {
             proxies: self.args.trusted_proxies.clone(),
         };
         let server = Server {
-            proxy: Proxy::new(stack, self.upstream, marker, drain.clone()),
-            local: Local { circuits: self.circuits.handles(&self.args), events: self.events, drain: drain.clone() },
+            proxy: Proxy::new(stack, self.upstream, inspector, drain.clone()),
+            local: Local { circuits: self.circuits, events: self.events, drain: drain.clone() },
             callers: Arc::new(callers),
             shown,
             tls: self.server_tls,

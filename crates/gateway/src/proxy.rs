@@ -17,8 +17,8 @@ use tower_buttress::{Attempts, DedupRole, HeadersSentEarly, Rejection, Rejection
 
 use super::access::AnswerBody;
 use super::drain::Drain;
-use super::expects::{Marker, Unread};
 use super::headers::Peer;
+use super::inspect::{Inspector, Unread};
 use super::problem::SERVED_BY;
 use super::unread::Sender;
 use super::upload::{Upload, Watch};
@@ -42,7 +42,7 @@ pub(crate) type RequestBody = Upload;
 pub(crate) struct Proxy<S> {
     stack: S,
     upstream: Upstream,
-    marker: Marker,
+    inspector: Inspector,
     drain: Drain,
 }
 
@@ -56,8 +56,8 @@ struct Made {
 // === impl Proxy ===
 
 impl<S> Proxy<S> {
-    pub(crate) fn new(stack: S, upstream: Upstream, marker: Marker, drain: Drain) -> Self {
-        Self { stack, upstream, marker, drain }
+    pub(crate) fn new(stack: S, upstream: Upstream, inspector: Inspector, drain: Drain) -> Self {
+        Self { stack, upstream, inspector, drain }
     }
 
     pub(crate) async fn answer<B>(self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -80,7 +80,7 @@ impl<S> Proxy<S> {
         let attempts = Made::default();
         parts.extensions.insert(attempts.asked.clone());
         parts.extensions.insert(attempts.report.clone());
-        let request = match self.marker.mark(Request::from_parts(parts, body)).await {
+        let request = match self.inspector.inspect(Request::from_parts(parts, body)).await {
             Ok(request) => request,
             Err(Unread::Late(body)) => return sender.answer(body, problem::late_request()).await,
             Err(Unread::Broken(error)) => return broken(&error),

@@ -1,7 +1,6 @@
 //! The layers, in their order. This is the only place that knows it.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,21 +9,20 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 use rustls::ClientConfig;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
-    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitWindow, ConnectTimeoutLayer,
-    DeadlineHeader, DeadlineLayer, DedupLayer, EarlySseHeartbeatLayer, FallbackLayer, FirstByteEvent,
-    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
-    SseHeartbeatLayer, Tenant, TimeoutProfile,
+    CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, EarlySseHeartbeatLayer, FallbackLayer,
+    FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, Observer,
+    RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
 };
 
 use super::access::AnswerBody;
 use super::args::{Args, Backup, Heartbeat, Switch};
-use super::upstream::{Connectors, CredentialLayer, Forward, Upstream};
+use super::circuits::Circuits;
+use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
 
 /// Where callers name their account.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -59,87 +57,34 @@ where
         .layer(idle(args).observer(observer.clone()))
         .layer(first_byte(args).observer(observer.clone()));
     let primary = ServiceBuilder::new()
-        .layer(CredentialLayer::new(args.upstream_credential()))
+        .layer(EntryLayer::new(upstream.clone(), args.upstream_credential()))
         .layer(retry(args).observer(observer.clone()))
-        .layer(circuits.primary.clone())
+        .layer(circuits.primary().clone())
         .layer(&attempt)
         .service(Forward::new(&connectors, upstream));
-    let chain = args.backups.iter().zip(&circuits.backups).fold(boxed(primary), |before, (backup, circuit)| {
+    let chain = args.backups.iter().zip(circuits.backups()).fold(boxed(primary), |before, (backup, circuit)| {
         let service = ServiceBuilder::new()
-            .layer(CredentialLayer::new(backup.credential.clone()))
+            .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
             .layer(circuit.clone())
             .layer(&attempt)
             .service(Forward::new(&connectors, backup.upstream.clone()));
         // A fallback that takes no credential is on nobody's account.
         let own = !args.upstream_credential().is_empty() || backup.credential.is_empty();
-        boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(BoxBodies(before)))
+        boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(before))
     });
     ServiceBuilder::new()
         .layer(heartbeat(args, observer))
         .layer(deadline(args).observer(observer.clone()))
         .layer(dedup(args).observer(observer.clone()))
-        .service(BoxBodies(chain))
-}
-
-/// The circuit breakers, made apart from the other layers: their circuits are shown.
-#[derive(Clone, Debug)]
-pub(crate) struct Circuits {
-    pub(crate) primary: CircuitBreakerLayer,
-    /// One for each fallback, in order.
-    pub(crate) backups: Vec<CircuitBreakerLayer>,
+        .service(chain)
 }
 
 /// The upstream and its fallbacks: one type for a chain of any length.
-type Upstreams = BoxCloneService<Request<UnsyncBoxBody<Bytes, BoxError>>, Response<AnswerBody>, BoxedError>;
-
-/// Boxes the bodies of requests.
-#[derive(Clone, Debug)]
-struct BoxBodies(Upstreams);
-
-// === impl Circuits ===
-
-impl Circuits {
-    pub(crate) fn new(args: &Args, observer: &Arc<dyn Observer>) -> Result<Self, String> {
-        let backups = args.backups.iter().map(|_| breaker(args, observer)).collect::<Result<_, _>>()?;
-        Ok(Self { primary: breaker(args, observer)?, backups })
-    }
-
-    /// Their handles, with the names of the upstreams. A breaker that is off has no circuit to show.
-    pub(crate) fn handles(&self, args: &Args) -> Vec<(String, CircuitBreakerHandle)> {
-        if args.breaker == Switch::Off {
-            return Vec::new();
-        }
-        let names = std::iter::once("upstream").chain(args.backups.iter().map(|backup| backup.name.as_str()));
-        let circuits = std::iter::once(&self.primary).chain(&self.backups);
-        names.zip(circuits).map(|(name, circuit)| (name.to_owned(), circuit.handle())).collect()
-    }
-}
-
-// === impl BoxBodies ===
-
-impl<B> Service<Request<B>> for BoxBodies
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    type Response = Response<AnswerBody>;
-    type Error = BoxedError;
-    type Future = <Upstreams as Service<Request<UnsyncBoxBody<Bytes, BoxError>>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxedError>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.0.call(request.map(|body| body.map_err(Into::into).boxed_unsync()))
-    }
-}
+type Upstreams = BoxCloneService<Request<CallBody>, Response<AnswerBody>, BoxedError>;
 
 fn boxed<S, B>(service: S) -> Upstreams
 where
-    S: Service<Request<UnsyncBoxBody<Bytes, BoxError>>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let service =
@@ -170,33 +115,6 @@ fn retry(args: &Args) -> RetryAfterBackoffLayer {
         .retry_non_idempotent(args.retry_non_idempotent)
         // A key that the upstream may not know is no licence to repeat what the operator does not want repeated.
         .generate_idempotency_key(args.retry_non_idempotent)
-}
-
-fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
-    if args.breaker == Switch::Off {
-        return Ok(CircuitBreakerLayer::disabled());
-    }
-    if !(args.breaker_failure_ratio > 0.0 && args.breaker_failure_ratio <= 1.0) {
-        return Err("the failure ratio must lie above 0 and at or below 1".to_owned());
-    }
-    if args.breaker_open.is_zero() || args.breaker_open > args.breaker_open_max {
-        return Err("the open time must be more than zero, and not longer than the longest".to_owned());
-    }
-    if args.breaker_window < Duration::from_millis(10) {
-        return Err("the window must be at least 10 ms".to_owned());
-    }
-    let mut config = CircuitBreakerConfig::new()
-        .window(CircuitWindow::Time(args.breaker_window))
-        .min_calls(args.breaker_min_calls.get())
-        .failure_ratio(args.breaker_failure_ratio)
-        .consecutive_failures(args.breaker_consecutive.get())
-        .open_duration(args.breaker_open, args.breaker_open_max);
-    if let Some(first_byte) = args.first_byte_timeout.0 {
-        // A probe may be silent as long as any call, and no less long than by default.
-        let probe_timeout = first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
-        config = config.first_byte(first_byte).probe_timeout(probe_timeout);
-    }
-    Ok(CircuitBreakerLayer::with_config(config).observer(observer.clone()))
 }
 
 fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> EarlySseHeartbeatLayer {

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tower_buttress::error::BoxError;
 
-use super::expects::MaybeRead;
+use super::inspect::MaybeRead;
 
 /// A body that reports to the proxy, while the proxy listens.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use super::client::{Connectors, client};
 use super::lanes::{Lanes, Occupied, SMALL};
 use super::url::{Protocol, Upstream};
 
-/// Sends requests to one upstream.
+/// Sends requests to one upstream, whose address they have.
 pub(crate) struct Forward<C> {
     upstream: Upstream,
     lanes: Arc<Lanes<C>>,
@@ -92,8 +92,6 @@ where
         if let Some(asked) = parts.extensions.get::<Asked>() {
             asked.0.fetch_add(1, Relaxed);
         }
-        // What has no place at a fallback leaves no authority to connect to, which the client answers with an error.
-        parts.uri = self.upstream.locate(&parts.uri).unwrap_or_default();
         let body = body.map_err(Into::into).boxed_unsync();
         let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL);
         let upgrades = parts.headers.contains_key(UPGRADE);

@@ -1,14 +1,14 @@
 //! The upstreams: where they are, how they are reached, and on whose account.
 
 mod client;
-mod credential;
+mod entry;
 mod forward;
 mod lanes;
 mod tls;
 mod url;
 
 pub(crate) use self::client::Connectors;
-pub(crate) use self::credential::CredentialLayer;
+pub(crate) use self::entry::EntryLayer;
 pub(crate) use self::forward::{Asked, Forward};
 pub(crate) use self::tls::trust;
 pub(crate) use self::url::{Protocol, Upstream};

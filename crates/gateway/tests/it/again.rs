@@ -180,7 +180,7 @@ async fn the_operators_credential_does_not_serve_a_caller_whose_own_was_refused(
     let (url, seen) = backup(StatusCode::OK).await;
     // Any variable that is surely there.
     let credential = ["--fallback-authorization-env", "CARGO_PKG_NAME", "--trust-callers"];
-    let fallback = ["--fallback", &url, "--attempts", "1", "--first-byte-timeout", "100ms"];
+    let fallback = ["--fallback", &url, "--attempts", "1", "--first-byte-timeout", "100ms", "--dedup", "off"];
     let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
     for (fault, status) in [("status=401", 401), ("status=402", 402), ("status=403", 403), ("status=429", 429)] {
         assert_eq!(told(&ask(with_credentials(&gateway, fault)).await), (status, "1", "upstream"), "{fault}");

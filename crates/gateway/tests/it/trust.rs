@@ -183,3 +183,56 @@ async fn fallbacks_are_a_chain_each_with_its_own_credential() {
     assert_eq!((&seen["headers"]["x-api-key"], &seen["headers"]["api-key"]), (&json!(OPERATOR_SECRET), &Value::Null));
     assert_eq!(seen["headers"]["authorization"], Value::Null);
 }
+
+/// What becomes of a call whose caller has this credential, with this fault: who served it, and with which status.
+async fn served(gateway: &Running, fault: &str, credential: Option<&str>) -> (String, u16) {
+    let mut request = chat(gateway.addr, false, fault);
+    if let Some(credential) = credential {
+        request.headers_mut().insert("authorization", credential.parse().unwrap());
+    }
+    let answer = ask(request).await;
+    (answer.headers()["x-gateway-served-by"].to_str().unwrap().to_owned(), answer.status().as_u16())
+}
+
+#[tokio::test]
+async fn no_stranger_is_served_by_the_fallback_on_the_operators_account() {
+    let backup = mirror().await;
+    let fallback = ["--fallback", &backup, "--fallback-authorization-env", OPERATOR, "--dedup", "off"];
+    // A caller that was not authenticated, and one whose key for the gateway is good while that for the upstream is not.
+    for trust in [&["--trust-callers"][..], &["--caller-keys-file", &keys()]] {
+        let gateway = gateway(&[&fallback[..], trust, &["--attempts", "1"]].concat()).await;
+        for (fault, status) in [
+            ("status=401", 401),
+            ("status=401; should-retry=true", 401),
+            ("status=402", 402),
+            ("status=403", 403),
+            ("status=429", 429),
+            ("status=429; code=insufficient_quota", 429),
+        ] {
+            let gateway_key = Some("Bearer acme-key");
+            assert_eq!(served(&gateway, fault, gateway_key).await, ("upstream".to_owned(), status), "{fault}");
+            if trust.len() == 1 {
+                for credential in [Some("Bearer stranger"), None] {
+                    assert_eq!(served(&gateway, fault, credential).await, ("upstream".to_owned(), status), "{fault}");
+                }
+            }
+        }
+        // What is the upstream's own matter is another thing.
+        assert_eq!(served(&gateway, "status=500", Some("Bearer acme-key")).await, ("fallback".to_owned(), 200));
+    }
+}
+
+#[tokio::test]
+async fn where_the_operator_pays_for_both_the_fallback_serves_what_the_primary_refuses() {
+    let backup = mirror().await;
+    // The simulated provider takes any credential.
+    let own = ["--upstream-authorization-env", OPERATOR, "--caller-keys-file", &keys()].map(str::to_owned);
+    let fallback =
+        ["--fallback", &backup, "--fallback-authorization-env", OPERATOR, "--attempts", "1", "--dedup", "off"];
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let gateway = gateway(&[&fallback[..], &own].concat()).await;
+    for fault in ["status=401", "status=403", "status=429", "status=500"] {
+        assert_eq!(served(&gateway, fault, Some("Bearer acme-key")).await, ("fallback".to_owned(), 200), "{fault}");
+        assert_eq!(served(&gateway, fault, Some("Bearer stranger")).await, ("gateway".to_owned(), 401), "{fault}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The circuit breakers of the upstreams, made apart from the other layers: their circuits are shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_buttress::{
+    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, CircuitWindow, Observer,
+    TimeoutProfile,
+};
+
+use super::args::{Args, Switch};
+
+/// One breaker for each upstream, with a circuit for each model.
+#[derive(Clone, Debug)]
+pub(crate) struct Circuits {
+    is_on: bool,
+    primary: CircuitBreakerLayer,
+    /// One for each fallback, in order.
+    backups: Vec<CircuitBreakerLayer>,
+    /// The upstreams' names, the primary's first.
+    names: Vec<String>,
+}
+
+// === impl Circuits ===
+
+impl Circuits {
+    pub(crate) fn new(args: &Args, observer: &Arc<dyn Observer>) -> Result<Self, String> {
+        Ok(Self {
+            is_on: args.breaker == Switch::On,
+            primary: breaker(args, observer)?,
+            backups: args.backups.iter().map(|_| breaker(args, observer)).collect::<Result<_, _>>()?,
+            names: std::iter::once("upstream".to_owned())
+                .chain(args.backups.iter().map(|backup| backup.name.clone()))
+                .collect(),
+        })
+    }
+
+    pub(crate) fn primary(&self) -> &CircuitBreakerLayer {
+        &self.primary
+    }
+
+    pub(crate) fn backups(&self) -> &[CircuitBreakerLayer] {
+        &self.backups
+    }
+
+    /// Whether no upstream is asked at present.
+    pub(crate) fn are_all_open(&self) -> bool {
+        let mut all = self.all().peekable();
+        all.peek().is_some() && all.all(|(_, circuit)| number(circuit.state()) > 1.0)
+    }
+
+    pub(crate) fn measure(&self) {
+        for (name, circuit) in self.all() {
+            let key = circuit.key().unwrap_or_default().to_owned();
+            metrics::gauge!("gateway_circuit_state", "upstream" => name.to_owned(), "key" => key)
+                .set(number(circuit.state()));
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let circuit = |(name, circuit): (&str, CircuitBreakerHandle)| {
+            let snapshot = circuit.snapshot();
+            let stats = snapshot.stats;
+            json!({
+                "name": name,
+                "key": circuit.key(),
+                "state": snapshot.state.as_str(),
+                "open_for_seconds": snapshot.open_for.map(|time| time.as_secs_f64()),
+                "calls": stats.calls,
+                "failures": stats.failures,
+                "throttled": stats.throttled,
+                "consecutive_failures": stats.consecutive,
+                "failure_ratio": stats.failure_ratio(),
+                "probes": snapshot.probes,
+                "opened": snapshot.opened,
+                "refused": snapshot.refused,
+            })
+        };
+        self.all().map(circuit).collect()
+    }
+
+    /// The circuits with the names of their upstreams. A breaker that is off has none; one that has seen no call yet shows
+    /// the one that it has for calls without a key.
+    fn all(&self) -> impl Iterator<Item = (&str, CircuitBreakerHandle)> {
+        let breakers = std::iter::once(&self.primary).chain(&self.backups).filter(|_| self.is_on);
+        self.names.iter().zip(breakers).flat_map(|(name, breaker)| {
+            let mut circuits = breaker.handles();
+            if circuits.is_empty() {
+                circuits.push(breaker.handle());
+            }
+            circuits.sort_by(|one, other| one.key().cmp(&other.key()));
+            circuits.into_iter().map(move |circuit| (name.as_str(), circuit))
+        })
+    }
+}
+
+/// The more, the less passes.
+fn number(state: CircuitState) -> f64 {
+    match state {
+        CircuitState::HalfOpen => 1.0,
+        CircuitState::Open | CircuitState::Isolated => 2.0,
+        _ => 0.0,
+    }
+}
+
+fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
+    if args.breaker == Switch::Off {
+        return Ok(CircuitBreakerLayer::disabled());
+    }
+    if !(args.breaker_failure_ratio > 0.0 && args.breaker_failure_ratio <= 1.0) {
+        return Err("the failure ratio must lie above 0 and at or below 1".to_owned());
+    }
+    if args.breaker_open.is_zero() || args.breaker_open > args.breaker_open_max {
+        return Err("the open time must be more than zero, and not longer than the longest".to_owned());
+    }
+    if args.breaker_window < Duration::from_millis(10) {
+        return Err("the window must be at least 10 ms".to_owned());
+    }
+    let mut config = CircuitBreakerConfig::new()
+        .window(CircuitWindow::Time(args.breaker_window))
+        .min_calls(args.breaker_min_calls.get())
+        .failure_ratio(args.breaker_failure_ratio)
+        .consecutive_failures(args.breaker_consecutive.get())
+        .open_duration(args.breaker_open, args.breaker_open_max);
+    if let Some(first_byte) = args.first_byte_timeout.0 {
+        // A probe may be silent as long as any call, and no less long than by default.
+        let probe_timeout = first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
+        config = config.first_byte(first_byte).probe_timeout(probe_timeout);
+    }
+    Ok(CircuitBreakerLayer::with_config(config).key_by_model().observer(observer.clone()))
+}

@@ -1,0 +1,130 @@
+//! What a JSON request says about the call: its model, and whether it wants an event stream, though its `Accept` may not
+//! say so.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use tokio::time::timeout;
+use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Model};
+
+/// A request's body: read already, or not.
+pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
+
+/// As much as the layers keep for another attempt. A longer body is passed on as it comes.
+const LIMIT: u64 = 2 * 1024 * 1024;
+/// How long reading may take where no deadline is nearer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// No provider has a longer name, and it appears in logs and figures.
+const LONGEST_MODEL: usize = 128;
+
+/// Reads requests, where there is any use in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspector {
+    /// The longest a call may take. It begins here, where no layer has seen the request yet that could bound that.
+    pub(crate) limit: Option<Duration>,
+    /// Where callers say the same.
+    pub(crate) header: Option<DeadlineHeader>,
+}
+
+/// Why a request was not read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    Broken(hyper::Error),
+    Late(Incoming),
+}
+
+/// The two members of interest. The prompt beside them is skipped, not kept.
+#[derive(Debug, Default, Deserialize)]
+struct Members<'a> {
+    #[serde(borrow, default)]
+    model: Option<OrOther<Cow<'a, str>>>,
+    #[serde(default)]
+    stream: Option<OrOther<bool>>,
+}
+
+/// A value that may be of another type than the one that says something.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OrOther<T> {
+    Known(T),
+    Other(IgnoredAny),
+}
+
+// === impl Inspector ===
+
+impl Inspector {
+    /// Notes the model of a JSON request, and whether it says `"stream": true`. No other request is read.
+    pub(crate) async fn inspect(&self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
+        if request.method() != Method::POST || !is_small_json(request.headers()) {
+            return Ok(request.map(Either::Right));
+        }
+        let (mut parts, mut body) = request.into_parts();
+        let theirs = self.header.as_ref().and_then(|header| header.read(&parts.headers).ok().flatten());
+        let limit = self.limit.into_iter().chain(theirs).min();
+        let mut patience = READ_TIMEOUT;
+        if let Some(deadline) = limit.and_then(Deadline::after) {
+            parts.extensions.insert(deadline);
+            patience = patience.min(deadline.instant().saturating_duration_since(Instant::now()));
+        }
+        let Ok(collected) = timeout(patience, (&mut body).collect()).await else { return Err(Unread::Late(body)) };
+        // A length was given, and so there were no trailers.
+        let data = collected.map_err(Unread::Broken)?.to_bytes();
+        let members: Members<'_> = serde_json::from_slice(&data).unwrap_or_default();
+        if let Some(OrOther::Known(true)) = members.stream {
+            parts.extensions.insert(ExpectsEventStream);
+        }
+        if let Some(OrOther::Known(name)) = members.model
+            && is_name(&name)
+        {
+            parts.extensions.insert(Model::new(name.into_owned()));
+        }
+        Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
+    }
+}
+
+fn is_small_json(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let essence = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = essence.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    length.is_some_and(|length| length <= LIMIT) && essence.eq_ignore_ascii_case(b"application/json")
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=LONGEST_MODEL).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> (Option<String>, bool) {
+        let members: Members<'_> = serde_json::from_str(json).unwrap_or_default();
+        let known = |member| if let Some(OrOther::Known(known)) = member { Some(known) } else { None };
+        let model = members.model.and_then(|model| if let OrOther::Known(name) = model { Some(name) } else { None });
+        (model.map(Cow::into_owned), known(members.stream).unwrap_or_default())
+    }
+
+    #[test]
+    fn model_and_stream_are_found_wherever_they_stand() {
+        assert_eq!(read(r#"{"model":"m","stream":true}"#), (Some("m".to_owned()), true));
+        let nested =
+            r#"{"messages":[{"model":"not","stream":false}],"stream":true,"x":{"stream":1},"model":"a\u0062"}"#;
+        assert_eq!(read(nested), (Some("ab".to_owned()), true));
+    }
+
+    #[test]
+    fn what_is_of_another_type_says_nothing() {
+        assert_eq!(read(r#"{"model":7,"stream":"true"}"#), (None, false));
+        assert_eq!(read(r#"{"model":null,"stream":null}"#), (None, false));
+        for none in ["[]", "", "{", r#""model""#, "{}"] {
+            assert_eq!(read(none), (None, false), "{none}");
+        }
+    }
+}
