@@ -36,7 +36,7 @@ async fn main() -> Result<(), BoxError> {
     let url = format!("http://{}/v1/chat", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, Router::new().route("/v1/chat", post(think))).into_future());
 
-    let quick = TimeoutProfile { first_byte: Duration::from_millis(200), ..TimeoutProfile::FAST };
+    let quick = TimeoutProfile::FAST.with_first_byte(Duration::from_millis(200));
     let by_model = InspectRequestLayer::new(|head, body| {
         if let Ok(Asked { model: "deep" }) = serde_json::from_slice(body) {
             head.extensions.insert(TimeoutProfile::DEEP);

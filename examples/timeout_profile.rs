@@ -27,7 +27,7 @@ async fn main() -> Result<(), BoxError> {
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(axum::serve(listener, app).into_future());
 
-    let quick = TimeoutProfile { first_byte: Duration::from_millis(200), ..TimeoutProfile::FAST };
+    let quick = TimeoutProfile::FAST.with_answer(Duration::from_millis(200));
     let service = presets::llm_client(quick)
         .profile(|head| head.uri.path().starts_with("/reasoning").then_some(TimeoutProfile::EXTENDED_THINKING))
         .layer(Client::builder(TokioExecutor::new()).build_http());

@@ -26,6 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::InvalidConfig;
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
@@ -106,6 +107,11 @@ pub enum Event {
         /// For how long.
         wait: Duration,
     },
+    /// A setting that cannot do what it is for was found when a preset was made.
+    Misconfigured {
+        /// What is wrong.
+        error: InvalidConfig,
+    },
     /// The number of calls that an upstream is found to bear has changed.
     ConcurrencyChanged {
         /// How many may be under way now.
@@ -173,6 +179,7 @@ impl Event {
             Self::FlightAbandoned => "flight_abandoned",
             Self::HeartbeatSent => "heartbeat_sent",
             Self::Paused { .. } => "paused",
+            Self::Misconfigured { .. } => "misconfigured",
             Self::ConcurrencyChanged { .. } => "concurrency_changed",
             Self::StreamFailed { .. } => "stream_failed",
             Self::Bypassed { .. } => "bypassed",
@@ -194,6 +201,7 @@ impl Event {
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
             Self::HeartbeatSent => "sse-heartbeat",
             Self::Paused { .. } => "pace",
+            Self::Misconfigured { error } => error.setting(),
             Self::ConcurrencyChanged { .. } => "queue",
             Self::StreamFailed { fault } => fault.as_str(),
         }
@@ -223,6 +231,7 @@ impl fmt::Display for Event {
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
             Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),
+            Self::Misconfigured { error } => error.fmt(f),
             Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
             Self::StreamFailed { fault } => write!(f, "stream-guard: {fault}"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
@@ -292,7 +301,10 @@ impl Emitter {
     #[cold]
     pub(crate) fn emit(&self, event: &Event) {
         #[cfg(feature = "tracing")]
-        tracing::info!(event = event.name(), detail = event.detail(), "{event}");
+        match event {
+            Event::Misconfigured { .. } => tracing::warn!(event = event.name(), detail = event.detail(), "{event}"),
+            _ => tracing::info!(event = event.name(), detail = event.detail(), "{event}"),
+        }
         #[cfg(feature = "metrics")]
         metrics::counter!("tower_buttress_events_total", "event" => event.name(), "detail" => event.detail())
             .increment(1);

@@ -201,8 +201,7 @@ pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErr
 pub use self::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer};
 pub use self::layers::sse_heartbeat::{
     CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
-    ExpectsEventStream, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,
-    SseHeartbeatLayer,
+    HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture, SseHeartbeatLayer,
 };
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
@@ -216,6 +215,7 @@ pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;
 pub use self::policy::window::CircuitWindow;
 pub use self::proto::deadline::DeadlineHeader;
+pub use self::proto::event_stream::ExpectsEventStream;
 pub use self::rejection::{Rejection, RejectionFormat, RejectionKind};
 pub use self::rt::deadline::{Deadline, DeadlineScope};
 pub use self::rt::retry_budget::RetryBudget;

@@ -12,8 +12,8 @@ use super::service::Resilience;
 use super::upstream::Upstream;
 use crate::body::request::CallBody;
 use crate::call::Memory;
-use crate::error::{BoxError, BoxedError};
-use crate::event::Observer;
+use crate::error::{BoxError, BoxedError, InvalidConfig};
+use crate::event::{Emitter, Event, Observer};
 use crate::layers::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::dedup::DedupLayer;
@@ -21,6 +21,7 @@ use crate::layers::fallback::FallbackLayer;
 use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
+use crate::layers::inspect_request::InspectRequestLayer;
 use crate::layers::pace::{Pace, PaceLayer};
 use crate::layers::queue::{Queue, QueueLayer};
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
@@ -30,8 +31,8 @@ use crate::layers::stream_guard::{StreamGuard, StreamGuardLayer};
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
-/// Every layer around one upstream, outermost first: gRPC status, timeout profile, heartbeats, deadline, dedup, fallback,
-/// retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte timeout.
+/// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
+/// deadline, dedup, fallback, retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
@@ -44,6 +45,9 @@ use crate::policy::timeout_profile::TimeoutProfile;
 /// one type with a name, [`Resilience`].
 #[derive(Clone, Debug)]
 pub struct ResilienceLayer {
+    /// What is wrong with the limits of time.
+    misconfigured: Option<InvalidConfig>,
+    inspect: InspectRequestLayer,
     grpc_status: GrpcStatusLayer,
     profile: TimeoutProfileLayer,
     heartbeat: SseHeartbeatLayer,
@@ -86,7 +90,13 @@ type Guarded<S> = S;
 
 impl ResilienceLayer {
     pub(super) fn new(limits: TimeoutProfile) -> Self {
+        let misconfigured = limits.check().err();
+        if let Some(error) = misconfigured {
+            Emitter::default().emit(&Event::Misconfigured { error });
+        }
         Self {
+            misconfigured,
+            inspect: InspectRequestLayer::disabled(),
             grpc_status: GrpcStatusLayer::disabled(),
             profile: TimeoutProfileLayer::disabled(),
             heartbeat: SseHeartbeatLayer::disabled(),
@@ -100,7 +110,8 @@ impl ResilienceLayer {
                 pace: PaceLayer::new(),
                 breaker: CircuitBreakerLayer::new().key_by_model().configure(|config| {
                     // A probe may be silent as long as any call, and no less long than by default.
-                    let probe_timeout = limits.first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
+                    let patience = limits.first_byte.max(limits.answer);
+                    let probe_timeout = patience.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
                     config.first_byte(limits.first_byte).probe_timeout(probe_timeout)
                 }),
             },
@@ -110,6 +121,14 @@ impl ResilienceLayer {
             first_byte: FirstByteTimeoutLayer::new(limits.first_byte),
         }
     }
+
+    /// Adjusts the [`InspectRequestLayer`].
+    #[must_use]
+    pub fn inspect(mut self, adjust: impl FnOnce(InspectRequestLayer) -> InspectRequestLayer) -> Self {
+        self.inspect = adjust(self.inspect);
+        self
+    }
+
     /// Adjusts the [`GrpcStatusLayer`].
     #[must_use]
     pub fn grpc_status(mut self, adjust: impl FnOnce(GrpcStatusLayer) -> GrpcStatusLayer) -> Self {
@@ -271,7 +290,12 @@ impl ResilienceLayer {
             layer: backup.layer.observer(observer.clone()),
             admission: backup.admission.observer(&observer),
         };
+        if let Some(error) = self.misconfigured {
+            observer.on_event(&Event::Misconfigured { error });
+        }
         Self {
+            misconfigured: self.misconfigured,
+            inspect: self.inspect.observer(observer.clone()),
             grpc_status: self.grpc_status,
             profile: self.profile,
             heartbeat: self.heartbeat.observer(observer.clone()),
@@ -348,6 +372,7 @@ where
             upstreams = Upstream::new(layer.layer(upstreams));
         }
         let bounded = self.deadline.layer(self.dedup.clone().memory(self.memory.clone()).layer(upstreams));
-        Resilience::new(self.grpc_status.layer(self.profile.layer(self.heartbeat.layer(bounded))))
+        let timed = self.profile.layer(self.heartbeat.layer(bounded));
+        Resilience::new(self.inspect.clone().memory(self.memory.clone()).layer(self.grpc_status.layer(timed)))
     }
 }

@@ -38,6 +38,7 @@ use crate::layers::dedup::DedupLayer;
 use crate::layers::first_byte_timeout::FirstByteEvent;
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::IdleActivity;
+use crate::layers::inspect_request::InspectRequestLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
@@ -50,6 +51,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
 /// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]). With the feature `llm`, answers that are cut, or
 /// errors inside of a 200, are found (`StreamGuardLayer`).
+///
+/// Reads the request's body ([`InspectRequestLayer::llm`]): one that does not ask for a stream has the profile's `answer` for
+/// each attempt, all others its `first_byte`.
 #[must_use]
 pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
     let stack = ResilienceLayer::new(limits);
@@ -58,7 +62,8 @@ pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
     stack
         .retry(|_| RetryAfterBackoffLayer::llm())
         .idle(|idle| idle.activity(IdleActivity::SseEvents))
-        .first_byte(|first_byte| first_byte.until(FirstByteEvent::SseEvent))
+        .inspect(|_| InspectRequestLayer::llm())
+        .first_byte(|first_byte| first_byte.until(FirstByteEvent::SseEvent).answer(limits.answer))
 }
 
 /// For a server that stands between callers and a model provider: [`llm_client`], and heartbeats on silent event streams,
@@ -68,7 +73,8 @@ pub fn llm_gateway(limits: TimeoutProfile) -> ResilienceLayer {
     llm_client(limits).heartbeat(|_| SseHeartbeatLayer::new(HEARTBEAT).error_events(true)).dedup(|_| DedupLayer::new())
 }
 
-/// For calls to any other HTTP service: what may have been done is not done again.
+/// For calls to any other HTTP service: what may have been done is not done again. Every attempt has the profile's
+/// `first_byte`, its `answer` is not used.
 #[must_use]
 pub fn http_client(limits: TimeoutProfile) -> ResilienceLayer {
     ResilienceLayer::new(limits)

@@ -20,11 +20,14 @@ use crate::error::BoxError;
 use crate::layers::deadline::{DeadlineBody, DeadlineService};
 use crate::layers::dedup::{Dedup, DedupBody};
 use crate::layers::grpc_status::{GrpcStatus, GrpcStatusBody};
+use crate::layers::inspect_request::InspectRequest;
 use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatBody};
 use crate::layers::timeout_profile::TimeoutProfileService;
 
 /// The layers outside of the upstreams.
-pub(super) type Outer<E> = GrpcStatus<TimeoutProfileService<SseHeartbeat<DeadlineService<Dedup<Upstream<E>>>>>>;
+pub(super) type Outer<E> = InspectRequest<GrpcStatus<TimeoutProfileService<SseHeartbeat<Bounded<E>>>>>;
+
+type Bounded<E> = DeadlineService<Dedup<Upstream<E>>>;
 
 type OuterFuture<E> = <Outer<E> as Service<Request<CallBody>>>::Future;
 

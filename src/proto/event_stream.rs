@@ -1,8 +1,9 @@
-//! Which responses are event streams whose bytes can be read.
+//! Which answers are event streams whose bytes can be read, and which requests ask for one.
 
-use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONTENT_ENCODING};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Uri};
 
+use super::list;
 use super::media_type;
 
 /// What a response's head says of its body.
@@ -16,6 +17,15 @@ pub(crate) enum EventStream {
     No,
 }
 
+/// In a request's extensions: the answer will be a stream, though the request's `Accept` does not say so. The SDKs of model
+/// providers send `Accept: application/json` with `"stream": true`.
+///
+/// [`InspectRequestLayer::llm`](crate::InspectRequestLayer::llm), which the presets for models have, sets it by the body.
+/// [`FirstByteTimeoutLayer::answer`](crate::FirstByteTimeoutLayer::answer) and
+/// [`SseHeartbeatLayer::before_headers`](crate::SseHeartbeatLayer::before_headers) look for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpectsEventStream;
+
 // === impl EventStream ===
 
 impl EventStream {
@@ -26,6 +36,31 @@ impl EventStream {
         let encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
         if headers.get_all(CONTENT_ENCODING).iter().any(encoded) { Self::Encoded } else { Self::Plain }
     }
+}
+
+/// Whether the answer to this request is to be a stream.
+pub(crate) fn is_expected<B>(request: &Request<B>) -> bool {
+    is_marked(request.extensions()) || is_accepted(request.headers()) || is_in_path(request.uri())
+}
+
+pub(crate) fn is_marked(extensions: &Extensions) -> bool {
+    extensions.get::<ExpectsEventStream>().is_some()
+}
+
+/// Whether `Accept` names `text/event-stream` (RFC 9110, 12.5.1). A range such as `*/*` names nothing.
+pub(crate) fn is_accepted(headers: &HeaderMap) -> bool {
+    let is_refused = |part: &[u8]| {
+        let weight = part.strip_prefix(b"q=").or(part.strip_prefix(b"Q="));
+        weight.is_some_and(|weight| weight.iter().all(|byte| matches!(byte, b'0' | b'.')))
+    };
+    list::members(headers, &ACCEPT)
+        .any(|member| list::names(member, "text/event-stream") && !list::parts(member).any(is_refused))
+}
+
+/// Google says it in the path: Gemini's and Vertex AI's methods.
+fn is_in_path(uri: &Uri) -> bool {
+    let method = uri.path().rsplit(':').next();
+    matches!(method, Some("streamGenerateContent" | "streamRawPredict"))
 }
 
 #[cfg(test)]
@@ -49,5 +84,29 @@ mod tests {
         assert_eq!(of("text/event-streams", None), EventStream::No);
         assert_eq!(of("application/json", None), EventStream::No);
         assert_eq!(EventStream::of(&HeaderMap::new()), EventStream::No);
+    }
+
+    #[test]
+    fn an_accept_must_name_event_streams() {
+        let expects =
+            |accept: &'static str| is_accepted(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]));
+        assert!(expects("text/event-stream"));
+        assert!(expects("application/json, Text/Event-Stream ;q=0.5"));
+        assert!(!expects("*/*"));
+        assert!(!expects("text/*"));
+        assert!(!expects("text/event-stream;q=0, application/json"));
+        assert!(!expects("text/event-stream; q=0.000"));
+        assert!(!expects("text/event-streams"));
+        assert!(!expects(""));
+    }
+
+    #[test]
+    fn a_mark_and_some_paths_say_it_too() {
+        let expects = |path: &str| is_expected(&Request::get(path).body(()).unwrap());
+        assert!(expects("/v1beta/models/g:streamGenerateContent?alt=sse"));
+        assert!(expects("/v1/publishers/anthropic/models/c:streamRawPredict"));
+        assert!(!expects("/v1beta/models/g:generateContent"));
+        assert!(!expects("/v1/chat/completions"));
+        assert!(is_expected(&Request::get("/v1/chat/completions").extension(ExpectsEventStream).body(()).unwrap()));
     }
 }

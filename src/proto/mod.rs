@@ -10,6 +10,8 @@ pub(crate) mod fingerprint;
 pub mod grpc;
 pub(crate) mod http_date;
 pub mod idempotency_key;
+pub(crate) mod json_object;
+pub(crate) mod list;
 pub(crate) mod media_type;
 pub mod rate_limit;
 pub mod retry_after;

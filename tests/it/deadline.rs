@@ -180,7 +180,7 @@ async fn the_earliest_of_all_sources_wins() {
     assert_eq!(left(&layer, Request::builder().header("grpc-timeout", "2H")).await, Some(secs(60)));
     let given = Request::builder().extension(Deadline::after(secs(7)).unwrap());
     assert_eq!(left(&layer, given).await, Some(secs(7)));
-    let profile = Request::builder().extension(TimeoutProfile { total: secs(90), ..TimeoutProfile::FAST });
+    let profile = Request::builder().extension(TimeoutProfile::FAST.with_total(secs(90)));
     assert_eq!(left(&layer, profile).await, Some(secs(90)));
     let current = Deadline::after(secs(8)).unwrap();
     assert_eq!(current.scope(left(&layer, Request::builder())).await, Some(secs(8)));

@@ -16,8 +16,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::{
-    CallBody, FirstByteEvent, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection, RejectionKind,
-    RetryAfterBackoffLayer, TimeoutProfile,
+    CallBody, ExpectsEventStream, FirstByteEvent, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection,
+    RejectionKind, RetryAfterBackoffLayer, TimeoutProfile,
 };
 
 use crate::support::Step::{Data, Fail, Hang, Wait};
@@ -189,9 +189,58 @@ async fn a_grpc_caller_is_refused_in_grpc() {
 
 #[tokio::test(start_paused = true)]
 async fn a_profile_in_the_request_wins() {
-    let request = Request::builder().extension(TimeoutProfile { first_byte: secs(3), ..TimeoutProfile::FAST });
+    let request = Request::builder().extension(TimeoutProfile::FAST.with_first_byte(secs(3)));
     let request = request.body(Empty::new()).unwrap();
     Call { request, ..call(FirstByteEvent::Data) }.check([Hang], &["+3s 504", "first-byte-timeout"]).await;
+}
+
+// --- Answers that are no streams ---
+
+/// A layer that has 20 s for streams and 50 s for whole answers.
+fn answers(request: http::request::Builder) -> Call {
+    let call = call(FirstByteEvent::SseEvent);
+    Call { layer: call.layer.clone().answer(secs(50)), request: request.body(Empty::new()).unwrap(), ..call }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_stream_has_a_limit_of_its_own() {
+    let in_time = Call { head_after: secs(49), ..answers(Request::builder()) };
+    in_time.check([Data("{}")], &["+49s 200", "+0s {}", "+0s end"]).await;
+    answers(Request::builder()).check([Hang], &["+50s 504", "first-byte-timeout"]).await;
+    // A layer that is not told so makes no difference.
+    call(FirstByteEvent::SseEvent).check([Hang], &["+20s 504", "first-byte-timeout"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_known_by_what_the_request_says() {
+    for request in [
+        Request::builder().extension(ExpectsEventStream),
+        Request::builder().header("accept", "text/event-stream"),
+        Request::post("/v1beta/models/gemini:streamGenerateContent?alt=sse"),
+    ] {
+        answers(request).check([Hang], &["+20s 504", "first-byte-timeout"]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_has_a_limit_for_answers_too() {
+    let profile = TimeoutProfile::FAST.with_answer(secs(7));
+    answers(Request::builder().extension(profile)).check([Hang], &["+7s 504", "first-byte-timeout"]).await;
+    let stream = Request::builder().extension(profile).extension(ExpectsEventStream);
+    answers(stream).check([Hang], &["+10s 504", "first-byte-timeout"]).await;
+    // Where the layer has none for answers, it waits for the first byte.
+    let request = Request::builder().extension(profile).body(Empty::new()).unwrap();
+    Call { request, ..call(FirstByteEvent::Data) }.check([Hang], &["+10s 504", "first-byte-timeout"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_a_stream_after_all_has_its_limit_from_the_head_on() {
+    for (head_after, refused) in [(0, 20), (5, 25), (45, 50)] {
+        let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
+        let call = Call { head_after: secs(head_after), response, ..answers(Request::builder()) };
+        let steps = [Data(": ping\n\n"), Hang];
+        call.check(steps, &[&format!("+{refused}s 504"), "first-byte-timeout"]).await;
+    }
 }
 
 // --- FirstByteEvent::SseEvent ---
@@ -207,6 +256,24 @@ async fn a_comment_is_no_event() {
     let steps = [Data(": ping\n\n"), Wait(secs(10)), Data("data: a"), Wait(secs(5)), Data("\n\n"), Data("data: b\n\n")];
     let expected = ["+15s 200", "+0s : ping\n\n", "+0s data: a", "+0s \n\n", "+0s data: b\n\n", "+0s end"];
     events().check(steps, &expected).await;
+}
+
+/// The first event of an MCP server has an `id` and no data; an event of Anthropic's may be a `ping`.
+#[tokio::test(start_paused = true)]
+async fn an_event_of_any_kind_is_one() {
+    for event in ["id: 1\ndata\n\n", "id: 1\n\n", "event: ping\n\n", "retry: 10\n\n", "x: y\n\n"] {
+        let expected = ["+5s 200", &format!("+0s {event}"), "+60s end"];
+        events().check([Wait(secs(5)), Data(event), Wait(secs(60))], &expected).await;
+    }
+}
+
+/// Some providers send blank lines before a long JSON answer.
+#[tokio::test(start_paused = true)]
+async fn white_space_is_no_json() {
+    let json = || Call { response: Response::builder().header(CONTENT_TYPE, "application/json"), ..events() };
+    json().check([Data("\n"), Wait(secs(10)), Data("\n"), Hang], &["+20s 504", "first-byte-timeout"]).await;
+    let expected = ["+5s 200", "+0s \n", "+0s \n {", "+1s }", "+1s end"];
+    json().check([Data("\n"), Wait(secs(5)), Data("\n {"), Wait(secs(1)), Data("}")], &expected).await;
 }
 
 #[tokio::test(start_paused = true)]

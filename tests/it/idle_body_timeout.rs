@@ -101,7 +101,7 @@ async fn the_inner_body_is_dropped_the_moment_it_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_profile_in_the_request_wins_and_disabled_stays_off() {
-    let profiled = || Request::builder().extension(TimeoutProfile { idle: secs(3), ..TimeoutProfile::FAST });
+    let profiled = || Request::builder().extension(TimeoutProfile::FAST.with_idle(secs(3)));
     let layer = IdleBodyTimeoutLayer::new(secs(15));
     let body = call(&layer, profiled().body(()).unwrap(), Response::builder(), Script::new([Hang])).await;
     assert_eq!(trace(body).await[0], "+3s error: the upstream sent nothing for 3s");

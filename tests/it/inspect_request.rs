@@ -12,7 +12,9 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
-use tower_buttress::{CallBody, Event, InspectRequestLayer, Rejection, ServiceBuilderExt, TimeoutProfile, presets};
+use tower_buttress::{
+    CallBody, Event, ExpectsEventStream, InspectRequestLayer, Rejection, ServiceBuilderExt, TimeoutProfile, presets,
+};
 
 use crate::support::upstream::{Answer, Upstream};
 use crate::support::{Log, Script, Step, secs, trace, trailers};
@@ -53,7 +55,7 @@ async fn the_model_chooses_the_limits() {
         })
         .layer(presets::llm_client(TimeoutProfile::STANDARD))
         .service(silent);
-    for (body, limit) in [(r#"{"model":"deep"}"#, 45), (r#"{"model":"quick"}"#, 10), ("no JSON", 20)] {
+    for (body, limit) in [(r#"{"model":"deep"}"#, 110), (r#"{"model":"quick"}"#, 18), ("no JSON", 50)] {
         let start = Instant::now();
         let response = service.clone().oneshot(json(Full::<Bytes>::from(body))).await.unwrap();
         assert!(Rejection::of(&response).is_some());
@@ -97,7 +99,7 @@ async fn trailers_reach_an_upstream_that_speaks_http_1() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_too_long_passes_unread() {
     let (seen, log) = (Seen::default(), Arc::new(Log::default()));
-    let service = seen.layer().limit(5).observer(log.clone()).layer(service_fn(echo));
+    let service = seen.layer().max_body_bytes(5).observer(log.clone()).layer(service_fn(echo));
     let long = Script::new([Step::Data("123"), Step::Data("456"), Step::Wait(secs(1)), Step::Data("789")]).unsized_();
     let response = service.clone().oneshot(json(long)).await.unwrap();
     assert_eq!(trace(response.into_body()).await, ["+0s 123", "+0s 456", "+1s 789", "+1s end"]);
@@ -138,7 +140,7 @@ async fn what_need_not_be_read_is_not_waited_for() {
     let seen = Seen::default();
     let grpc = Request::post("/").header("content-type", "application/grpc").body(never()).unwrap();
     seen.layer().layer(service_fn(echo)).oneshot(grpc).await.unwrap();
-    seen.layer().when(|_| false).layer(service_fn(echo)).oneshot(json(never())).await.unwrap();
+    seen.layer().filter(|_| false).layer(service_fn(echo)).oneshot(json(never())).await.unwrap();
     InspectRequestLayer::disabled().layer(service_fn(echo)).oneshot(json(never())).await.unwrap();
     assert!(seen.bodies().is_empty());
 }
@@ -154,6 +156,47 @@ async fn the_service_that_was_ready_is_called() {
         service.call(json(slow)).await.unwrap();
     }
     assert_eq!(upstream.times(), [1.0, 2.0]);
+}
+
+/// A place behind a limit is not held by a caller who is still sending.
+#[tokio::test(start_paused = true)]
+async fn no_readiness_is_held_while_a_request_comes() {
+    let service = ServiceBuilder::new()
+        .layer(Seen::default().layer())
+        .layer(tower::limit::ConcurrencyLimitLayer::new(1))
+        .service_fn(|_: Request<CallBody>| async { Ok::<_, Infallible>(Response::new("ok")) });
+    let slow = Script::new([Step::Data("{"), Step::Wait(secs(20)), Step::Data("}")]).unsized_();
+    let mut waits = std::pin::pin!(service.clone().oneshot(json(slow)));
+    assert!(futures_util::poll!(waits.as_mut()).is_pending());
+    let start = Instant::now();
+    service.oneshot(json(Full::<Bytes>::from("{}"))).await.unwrap();
+    assert_eq!(start.elapsed(), std::time::Duration::ZERO);
+    waits.await.unwrap();
+    assert_eq!(start.elapsed(), secs(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_readiness_is_the_answer() {
+    let upstream = Upstream::new([]).ready_fails_after(1, std::io::ErrorKind::BrokenPipe);
+    let slow = Script::new([Step::Wait(secs(1)), Step::Data("{}")]).unsized_();
+    let failed = Seen::default().layer().layer(upstream).oneshot(json(slow)).await.unwrap_err();
+    assert_eq!(failed.kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn streams_are_marked_whatever_form_the_body_has() {
+    let service = InspectRequestLayer::llm().layer(service_fn(|request: Request<CallBody>| async move {
+        let marked = request.extensions().get::<ExpectsEventStream>().is_some();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Ok::<_, Infallible>(Response::new((marked, body)))
+    }));
+    for (parts, marked) in [(["{\"str", "eam\": true}"], true), (["{\"a\": {\"stream\"", ": true}}"], false)] {
+        let whole = parts.concat();
+        let streamed = Script::new(parts.map(Step::Data)).unsized_();
+        assert_eq!(service.clone().oneshot(json(streamed)).await.unwrap().into_body(), (marked, whole.clone().into()));
+        let full = Full::<Bytes>::from(whole.clone());
+        assert_eq!(service.clone().oneshot(json(full)).await.unwrap().into_body(), (marked, whole.into()));
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod pace;
 mod presets;
 mod presets_over_sockets;
 mod queue;
+mod ready_frames;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod sse;

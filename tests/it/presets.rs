@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
-    Attempts, CallBody, CircuitState, DedupRole, FallbackLayer, Rejection, RejectionKind, ServedBy, ServiceBuilderExt,
-    TimeoutProfile,
+    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, Rejection, RejectionKind, ServedBy,
+    ServiceBuilderExt, TimeoutProfile,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -92,9 +92,14 @@ async fn limits_are_those_of_the_profile_or_of_the_request() {
     let silent = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
     let stack = presets::llm_client(TimeoutProfile::STANDARD)
         .profile(|head| head.uri.path().ends_with("deep").then_some(TimeoutProfile::DEEP));
-    for (path, limit) in [("/chat", 20), ("/deep", 45)] {
+    let chat = |path, stream| {
+        let body = format!(r#"{{"model":"m","stream":{stream}}}"#);
+        Request::post(path).header("content-type", "application/json").body(Full::<Bytes>::from(body)).unwrap()
+    };
+    for (path, stream, limit) in [("/chat", true, 20), ("/deep", true, 45), ("/chat", false, 50), ("/deep", false, 110)]
+    {
         let start = Instant::now();
-        let request = Request::post(path).body(Full::<Bytes>::default()).unwrap();
+        let request = chat(path, stream);
         let response = stack.layer(silent).oneshot(request).await.unwrap();
         assert_eq!(Rejection::of(&response).unwrap().kind(), RejectionKind::FirstByteTimeout);
         assert_eq!(start.elapsed(), secs(limit));
@@ -121,7 +126,7 @@ async fn a_probe_may_think_as_long_as_any_call() {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("thought")))
     });
     let mut circuit = None;
-    let limits = TimeoutProfile { first_byte: secs(150), ..TimeoutProfile::EXTENDED_THINKING };
+    let limits = TimeoutProfile::EXTENDED_THINKING.with_first_byte(secs(150));
     let stack = presets::llm_client(limits).breaker(|breaker| {
         circuit = Some(breaker.handle());
         breaker
@@ -157,7 +162,7 @@ async fn a_gateway_shares_calls_and_keeps_streams_alive() {
         });
         (service, calls)
     };
-    let stack = presets::llm_gateway(TimeoutProfile { idle: Duration::MAX, ..TimeoutProfile::STANDARD });
+    let stack = presets::llm_gateway(TimeoutProfile::STANDARD.with_idle(Duration::MAX));
     let service = stack.layer(service);
     let (first, second) = tokio::join!(service.clone().oneshot(asked()), service.oneshot(asked()));
     let second = second.unwrap();
@@ -167,6 +172,37 @@ async fn a_gateway_shares_calls_and_keeps_streams_alive() {
     assert_eq!(first, "data: a\n\n: keepalive\n\ndata: b\n\n");
     assert_eq!(first, second.unwrap().to_bytes());
     assert_eq!(calls.load(SeqCst), 1);
+}
+
+/// A model that hangs is given up in time for another one, whatever was asked for.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_reaches_its_backup() {
+    for (stream, given_up) in [(true, 20), (false, 50)] {
+        let silent = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
+        let (backup, _) = upstream(&[200]);
+        for stack in [presets::llm_client(TimeoutProfile::STANDARD), presets::llm_gateway(TimeoutProfile::STANDARD)] {
+            let stack = stack.fallback(FallbackLayer::new(backup.clone()).name("other"));
+            let body = format!(r#"{{"model":"m","stream":{stream}}}"#);
+            let request = Request::post("/v1/chat").header("content-type", "application/json").body(Full::from(body));
+            let start = Instant::now();
+            let response = stack.layer(silent).oneshot(request.unwrap()).await.unwrap();
+            assert_eq!((response.status().as_u16(), ServedBy::of(&response)), (200, Some("other")));
+            assert_eq!(start.elapsed(), secs(given_up + 1));
+        }
+    }
+}
+
+#[test]
+fn limits_that_cannot_work_are_told_when_a_preset_is_made() {
+    let told = |limits| {
+        let log = Arc::new(Log::default());
+        let _ = presets::http_client(limits).observer(log.clone());
+        log.events()
+    };
+    assert!(told(TimeoutProfile::STANDARD).is_empty());
+    let events = told(TimeoutProfile::STANDARD.with_first_byte(secs(91)));
+    let [event @ Event::Misconfigured { .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(event.to_string(), "timeout profile: first_byte is longer than total, and never reached");
 }
 
 #[test]

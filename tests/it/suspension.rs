@@ -177,12 +177,15 @@ fn client() {
     };
     let runtime = builder.worker_threads(2).enable_all().build().unwrap();
     let limit = Duration::from_millis(limit.parse().unwrap());
-    let limits = TimeoutProfile { first_byte: limit, idle: limit, ..TimeoutProfile::EXTENDED_THINKING };
+    let limits = TimeoutProfile::EXTENDED_THINKING.with_first_byte(limit).with_idle(limit);
     let client: Client<HttpConnector, _> =
         Client::builder(TokioExecutor::new()).http2_only(http == "http2").build_http();
     let service = presets::llm_client(limits).layer(client);
     let read = |path: &'static str| {
-        let request = Request::get(format!("http://{upstream}/{path}")).body(Full::<Bytes>::default()).unwrap();
+        let request = Request::get(format!("http://{upstream}/{path}"))
+            .header("accept", "text/event-stream")
+            .body(Full::<Bytes>::default())
+            .unwrap();
         let answer = service.clone().oneshot(request);
         async move {
             let response = answer.await.unwrap();

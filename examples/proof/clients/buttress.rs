@@ -11,12 +11,13 @@ use super::{Client, boxed, upstream};
 
 pub(super) fn client(primary: SocketAddr, backup: SocketAddr) -> Result<Client, BoxError> {
     let breaker = CircuitBreakerLayer::new().configure(|config| config.open_duration(OPEN, OPEN_MAX));
-    let stack = presets::llm_client(TimeoutProfile { first_byte: FIRST_BYTE, idle: IDLE, total: TOTAL })
-        .dedup(|_| DedupLayer::new())
-        // Both are the same party here.
-        .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
-        .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
-        .breaker(|_| breaker);
+    let stack =
+        presets::llm_client(TimeoutProfile::UNLIMITED.with_first_byte(FIRST_BYTE).with_idle(IDLE).with_total(TOTAL))
+            .dedup(|_| DedupLayer::new())
+            // Both are the same party here.
+            .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
+            .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
+            .breaker(|_| breaker);
     let service = ServiceBuilder::new().map_response(boxed).map_err(Into::into).layer(stack);
     Ok(Client::new(service.service(upstream(primary))))
 }

@@ -149,6 +149,14 @@ impl CallBody {
         Self { kind, reporter: None }
     }
 
+    /// The data of a body that is in memory, and of which nothing has been read.
+    pub(crate) fn in_memory(&self) -> Option<&Bytes> {
+        match &self.kind {
+            Kind::Whole { data, .. } if self.reporter.is_none() => Some(data),
+            _ => None,
+        }
+    }
+
     /// Watches when this body, of which nothing has been read, is read, for a layer that waits for its sender too.
     pub(crate) fn watch(&mut self) -> UploadWatch {
         if self.is_end_stream() {

@@ -10,6 +10,7 @@ use crate::body::boxed::Polled;
 use crate::body::prefixed::{Held, PrefixedBody};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
+use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
     /// The response body of [`FirstByteTimeout`](crate::FirstByteTimeout).
@@ -26,6 +27,11 @@ impl<B> FirstByteTimeoutBody<B> {
     /// What was withheld, then the rest.
     pub(super) fn resume(held: Held, rest: ResponseBody<B>) -> Self {
         Self { body: held.before(rest) }
+    }
+
+    #[cold]
+    pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        ResponseBody::refuse(rejection, format).map(|body| Self::resume(Held::default(), body))
     }
 
     pub(super) fn pass(response: Response<B>) -> Response<Self> {

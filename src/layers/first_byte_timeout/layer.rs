@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use super::config::{Config, FirstByteEvent};
 use super::service::FirstByteTimeout;
-use crate::event::{Emitter, Observer};
+use crate::event::{Observer, Observers};
 
 /// Refuses, with a 504, to wait any longer for an upstream's first data.
 ///
@@ -63,7 +64,9 @@ use crate::event::{Emitter, Observer};
 /// - *HEAD, CONNECT, 101, 204, 205, 304, or a body that is empty*: handed on at the head. Upgrades work.
 /// - *A status from 400 on*: handed on at the head too, since it can be acted on as it is, with the `Retry-After` it has.
 /// - *Trailers before any data*: handed on; there will be no data.
-/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `first_byte` counts, not the layer's.
+/// - *The request carries a [`TimeoutProfile`](crate::TimeoutProfile)*: its `first_byte` counts, not the layer's limit. Its
+///   `answer` counts where the layer has a limit for [answers](Self::answer), as the presets for models have; a layer made
+///   by hand has none unless it is told, and holds every answer to its one limit.
 /// - *The upstream stops reading the upload*: the time runs since it last read. While the upload itself has nothing to
 ///   give, no time runs; a head that is there by then is handed on, since it may be what the sender waits for (a stream
 ///   that goes both ways).
@@ -85,45 +88,43 @@ pub struct FirstByteTimeoutLayer {
     config: Config,
 }
 
-/// What ends the wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FirstByteEvent {
-    /// The head of the response.
-    Headers,
-    /// The first data of its body.
-    #[default]
-    Data,
-    /// The first whole Server-Sent Event that has data: a comment is none. At most 64 KiB are withheld for it; then
-    /// what there is counts. A response that is no `text/event-stream`, or is compressed, is judged by
-    /// [`Data`](Self::Data).
-    SseEvent,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    /// `None`: the layer is off.
-    pub(super) limit: Option<Duration>,
-    pub(super) until: FirstByteEvent,
-    pub(super) emitter: Emitter,
-}
-
 // === impl FirstByteTimeoutLayer ===
 
 impl FirstByteTimeoutLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "first-byte-timeout";
-
     /// Waits for at most `limit`. 20 s suits chat, 90 s models that think.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { config: Config { limit: Some(limit), until: FirstByteEvent::default(), emitter: Emitter::default() } }
+        let (until, observers) = (FirstByteEvent::default(), Observers::default());
+        Self { config: Config { enabled: true, limit, answer: None, until, observers } }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Returns a layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { config: Config { limit: None, until: FirstByteEvent::Headers, emitter: Emitter::default() } }
+        Self::new(Duration::MAX).enabled(false)
+    }
+
+    /// Switches the layer on or off; its settings are kept. Default: on.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
+    }
+
+    /// Waits for at most `limit` for the first data of answers that are no streams, which come whole when the model has
+    /// finished. Default: as long as for a stream.
+    ///
+    /// A request asks for a stream if it carries [`ExpectsEventStream`](crate::ExpectsEventStream), if its `Accept` names
+    /// `text/event-stream`, or if its path ends in `:streamGenerateContent` or `:streamRawPredict`. Most clients of models
+    /// say it in the body alone: set this where a layer outside reads that, as [`InspectRequestLayer::llm`] does, or streams
+    /// have this limit too. Should an answer be a `text/event-stream` though nothing had asked for it, its first event must
+    /// come within the layer's own limit of its head.
+    ///
+    /// [`InspectRequestLayer::llm`]: crate::InspectRequestLayer::llm
+    #[must_use]
+    pub fn answer(mut self, limit: Duration) -> Self {
+        self.config.answer = Some(limit);
+        self
     }
 
     /// What ends the wait. Default: [`FirstByteEvent::Data`].
@@ -136,7 +137,7 @@ impl FirstByteTimeoutLayer {
     /// Tells `observer` of every refusal.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.config.emitter = Emitter::to(observer);
+        self.config.observers = Observers::to(observer);
         self
     }
 }

@@ -6,11 +6,13 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::FirstByteTimeoutBody;
-use super::future::{FirstByteTimeoutFuture, Wait};
-use super::layer::{Config, FirstByteEvent};
+use super::config::{Config, FirstByteEvent};
+use super::future::FirstByteTimeoutFuture;
+use super::wait::Wait;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
+use crate::proto::event_stream;
 use crate::rejection::RejectionFormat;
 
 /// Refuses to wait too long for the first data of the service inside. See
@@ -26,6 +28,21 @@ pub struct FirstByteTimeout<S> {
 impl<S> FirstByteTimeout<S> {
     pub(super) fn new(inner: S, config: Config) -> Self {
         Self { inner, config }
+    }
+
+    /// Returns the service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the service inside, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -47,18 +64,25 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let mut request = request.map(CallBody::new);
-        let Some(limit) = self.config.limit else {
+        if !self.config.enabled {
             return FirstByteTimeoutFuture::passing(self.inner.call(request));
-        };
-        let limit = request.extensions().get().map_or(limit, |profile: &TimeoutProfile| profile.first_byte);
+        }
+        let profile = request.extensions().get::<TimeoutProfile>().copied();
+        let first_byte = profile.map_or(self.config.limit, |profile| profile.first_byte);
+        // Where answers have a limit of their own: that of this one, if it is not expected to be a stream.
+        let answer = self.config.answer.filter(|_| !event_stream::is_expected(&request));
+        let answer = answer.map(|answer| profile.map_or(answer, |profile| profile.answer));
         let until = match *request.method() {
             // What follows the head is not a body.
             Method::HEAD | Method::CONNECT => FirstByteEvent::Headers,
             _ => self.config.until,
         };
-        let wire = RejectionFormat::of_request(&request);
+        let format = RejectionFormat::of_request(&request);
         let upload = request.body_mut().watch();
-        let call = self.inner.call(request);
-        FirstByteTimeoutFuture::waiting(call, Wait::new(limit, until, upload, wire, self.config.emitter.clone()))
+        let mut wait = Wait::new(answer.unwrap_or(first_byte), until, upload, format, self.config.observers.emitter());
+        if answer.is_some() {
+            wait = wait.unless_stream(first_byte);
+        }
+        FirstByteTimeoutFuture::waiting(self.inner.call(request), wait)
     }
 }

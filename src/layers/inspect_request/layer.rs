@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +6,13 @@ use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::config::Config;
+use super::llm;
 use super::service::InspectRequest;
 use crate::call::Memory;
-use crate::event::{Emitter, Observer};
+use crate::event::{Observer, Observers};
 use crate::proto::media_type::is_json;
+use crate::rt::per_thread::PerThread;
 
 /// Reads a request before it is sent, so that its head can be changed by what its body says.
 ///
@@ -72,10 +74,11 @@ use crate::proto::media_type::is_json;
 ///
 /// # What happens when
 ///
-/// - *The body is longer than the [limit](Self::limit)*, or *takes longer to come than the [patience](Self::patience)*:
-///   the request goes on as it is, what was read in front, with an event; the closure is not called.
+/// - *The body is longer than [`max_body_bytes`](Self::max_body_bytes)*, or *takes longer to come than the
+///   [`read_timeout`](Self::read_timeout)*: the request goes on as it is, what was read in front, with an event; the closure
+///   is not called.
 /// - *The body fails*: it goes on as one that fails, as the service inside would have seen it.
-/// - *The request is not [one to be read](Self::when)*, by default no JSON: it goes on untouched.
+/// - *The request is not [one to be read](Self::filter)*, by default no JSON: it goes on untouched.
 /// - *The caller drops the future*: so is what was read, or the call.
 /// - *Trailers, content-length, upgrades, responses*: pass.
 ///
@@ -89,89 +92,116 @@ use crate::proto::media_type::is_json;
 ///
 /// # Cost
 ///
-/// The request is held until it is whole, at most the limit, and meanwhile the place that the service inside gave when it was
-/// ready. A body of one frame is not copied. A timer, where the body does not come at once.
+/// None for a body that is in memory but the closure's. Any other is held until it is whole, at most `max_body_bytes`, and the
+/// service inside is asked for its readiness after that, so that no place in it (a permit of a concurrency limit) is held by a
+/// caller who is still sending. A body of one frame is not copied. A timer, where the body does not come at once.
 #[derive(Clone, Debug)]
 pub struct InspectRequestLayer {
-    // `None`: the layer is off.
-    config: Option<Arc<Config>>,
-}
-
-type Inspect = Arc<dyn Fn(&mut Parts, &Bytes) + Send + Sync>;
-type When = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
-
-#[derive(Clone)]
-pub(super) struct Config {
-    pub(super) inspect: Inspect,
-    pub(super) when: When,
-    pub(super) limit: usize,
-    pub(super) memory: Memory,
-    pub(super) patience: Duration,
-    pub(super) emitter: Emitter,
+    config: PerThread<Config>,
 }
 
 // === impl InspectRequestLayer ===
 
 impl InspectRequestLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "inspect-request";
-
     /// Calls `inspect` with the head and the whole body of each request that is read, before it is sent.
     #[must_use]
     pub fn new(inspect: impl Fn(&mut Parts, &Bytes) + Send + Sync + 'static) -> Self {
         let config = Config {
+            enabled: true,
             inspect: Arc::new(inspect),
-            when: Arc::new(|head| is_json(&head.headers) && !head.headers.contains_key(CONTENT_ENCODING)),
-            limit: 2 * 1024 * 1024,
+            filter: Arc::new(|head| is_json(&head.headers) && !head.headers.contains_key(CONTENT_ENCODING)),
+            max_body_bytes: 2 * 1024 * 1024,
             memory: Memory::default(),
-            patience: Duration::from_secs(30),
-            emitter: Emitter::default(),
+            read_timeout: Duration::from_secs(30),
+            observers: Observers::default(),
         };
-        Self { config: Some(Arc::new(config)) }
+        Self { config: PerThread::new(Arc::new(config)) }
     }
 
-    /// A layer of the same type that passes everything through.
+    /// Marks requests whose answers will be streams with [`ExpectsEventStream`](crate::ExpectsEventStream): those that say
+    /// `"stream": true` (to Ollama, those that do not say `false`). Reads JSON that is posted, unless its head says it already;
+    /// a body that is in memory is not copied, and no tree is made of it.
+    ///
+    /// The presets for models have this layer. With it, [`FirstByteTimeoutLayer::answer`] and
+    /// [`SseHeartbeatLayer::before_headers`] know what is asked for.
+    ///
+    /// [`FirstByteTimeoutLayer::answer`]: crate::FirstByteTimeoutLayer::answer
+    /// [`SseHeartbeatLayer::before_headers`]: crate::SseHeartbeatLayer::before_headers
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use std::convert::Infallible;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_buttress::{ExpectsEventStream, InspectRequestLayer};
+    ///
+    /// let service = ServiceBuilder::new().layer(InspectRequestLayer::llm()).service(service_fn(
+    ///     |request: Request<_>| async move {
+    ///         let streams = request.extensions().get::<ExpectsEventStream>().is_some();
+    ///         Ok::<_, Infallible>(Response::new(streams))
+    ///     },
+    /// ));
+    /// let request = Request::post("/v1/chat/completions")
+    ///     .header("content-type", "application/json")
+    ///     .body(Full::<Bytes>::from(r#"{ "model": "m", "messages": [], "stream": true }"#))
+    ///     .unwrap();
+    /// assert!(service.oneshot(request).await.unwrap().into_body());
+    /// # }
+    /// ```
     #[must_use]
-    pub const fn disabled() -> Self {
-        Self { config: None }
+    pub fn llm() -> Self {
+        Self::new(llm::mark).filter(llm::is_unclear)
+    }
+
+    /// Returns a layer of the same type that passes everything through.
+    #[must_use]
+    pub fn disabled() -> Self {
+        Self::new(|_, _| {}).enabled(false)
+    }
+
+    /// Switches the layer on or off; its settings are kept. Default: on.
+    #[must_use]
+    pub fn enabled(self, enabled: bool) -> Self {
+        self.with(|config| config.enabled = enabled)
     }
 
     /// Which requests are read. Default: those whose content type is JSON (`application/json`, or one with `+json`), and
     /// which are not compressed.
     #[must_use]
-    pub fn when(self, when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.change(|config| config.when = Arc::new(when))
+    pub fn filter(self, filter: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|config| config.filter = Arc::new(filter))
     }
 
     /// The longest body that is read, in bytes. Default: 2 MiB, which is also what retries keep.
     #[must_use]
-    pub fn limit(self, limit: usize) -> Self {
-        self.change(|config| config.limit = limit)
+    pub fn max_body_bytes(self, limit: usize) -> Self {
+        self.with(|config| config.max_body_bytes = limit)
     }
 
     /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
-        self.change(|config| config.memory = memory)
+        self.with(|config| config.memory = memory)
     }
 
     /// How long a body may take to come. Default: 30 s. The limits of time of the layers inside begin afterwards.
     #[must_use]
-    pub fn patience(self, patience: Duration) -> Self {
-        self.change(|config| config.patience = patience)
+    pub fn read_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.read_timeout = timeout)
     }
 
     /// Tells `observer` of the requests that were not read to their end.
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
-        self.change(|config| config.emitter = Emitter::to(observer))
+        self.with(|config| config.observers = Observers::to(observer))
     }
 
-    fn change(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        if let Some(config) = &mut self.config {
-            change(Arc::make_mut(config));
-        }
-        self
+    fn with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::clone(&self.config);
+        change(&mut config);
+        Self { config: PerThread::new(Arc::new(config)) }
     }
 }
 
@@ -179,16 +209,6 @@ impl<S> Layer<S> for InspectRequestLayer {
     type Service = InspectRequest<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        InspectRequest::new(inner, self.config.clone())
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("limit", &self.limit)
-            .field("patience", &self.patience)
-            .field("emitter", &self.emitter)
-            .finish_non_exhaustive()
+        InspectRequest::new(inner, self.config.enabled.then(|| self.config.clone()))
     }
 }

@@ -1,7 +1,10 @@
 //! Decisions that take reading the request: see [`InspectRequestLayer`].
 
+mod config;
 mod future;
 mod layer;
+mod llm;
+mod reading;
 mod service;
 
 pub use self::future::InspectRequestFuture;

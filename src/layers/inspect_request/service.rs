@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -6,24 +5,42 @@ use http::Request;
 use http_body::Body;
 use tower_service::Service;
 
-use super::future::{InspectRequestFuture, Reading};
-use super::layer::Config;
+use super::config::Config;
+use super::future::InspectRequestFuture;
+use super::reading::Reading;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
+use crate::rt::per_thread::PerThread;
 use crate::rt::ready::take_ready;
 
 /// Reads requests before they are sent to the service inside. See [`InspectRequestLayer`](crate::InspectRequestLayer).
 #[derive(Clone, Debug)]
 pub struct InspectRequest<S> {
     inner: S,
-    config: Option<Arc<Config>>,
+    // `None`: the layer is off.
+    config: Option<PerThread<Config>>,
 }
 
 // === impl InspectRequest ===
 
 impl<S> InspectRequest<S> {
-    pub(super) fn new(inner: S, config: Option<Arc<Config>>) -> Self {
+    pub(super) fn new(inner: S, config: Option<PerThread<Config>>) -> Self {
         Self { inner, config }
+    }
+
+    /// Returns the service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the service inside, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -42,16 +59,19 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = request.map(CallBody::new).into_parts();
-        match &self.config {
-            Some(config) if (config.when)(&head) => {
-                let reading = Reading::new(take_ready(&mut self.inner), config.clone(), head, body);
-                InspectRequestFuture::reading(reading)
-            }
-            _ => {
-                let request = Request::from_parts(head, body);
-                InspectRequestFuture::calling(self.inner.call(request))
+        let request = request.map(CallBody::new);
+        let Some(config) = &self.config else { return InspectRequestFuture::calling(self.inner.call(request)) };
+        let (mut head, body) = request.into_parts();
+        if (config.filter)(&head) {
+            match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
+                Some(data) => (config.inspect)(&mut head, data),
+                None => {
+                    // What it was ready for is not yet there.
+                    drop(take_ready(&mut self.inner));
+                    return InspectRequestFuture::reading(Reading::new(config.hold(), head, body), self.inner.clone());
+                }
             }
         }
+        InspectRequestFuture::calling(self.inner.call(Request::from_parts(head, body)))
     }
 }

@@ -14,8 +14,7 @@ mod state;
 
 pub use self::body::SseHeartbeatBody;
 pub use self::early::{
-    EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer, ExpectsEventStream,
-    HeadersSentEarly,
+    EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer, HeadersSentEarly,
 };
 pub use self::frame::{CustomFrame, HeartbeatFrame};
 pub use self::future::SseHeartbeatFuture;

@@ -44,6 +44,9 @@ pub struct Scanner {
 pub struct Progress {
     /// How many events were dispatched within the slice.
     pub events: usize,
+    /// How many blocks with a field ended within the slice: the events that were dispatched, and those without data, which
+    /// are not, as the first one of an MCP server.
+    pub blocks: usize,
     /// A part of a field was in the slice: of a line that is neither blank nor a comment, known or not.
     ///
     /// An event that arrives slowly shows here before it is dispatched; keep-alive comments never do.
@@ -94,6 +97,7 @@ impl Scanner {
             match ended {
                 Ended::Blank => {
                     progress.events += usize::from(self.has(DATA));
+                    progress.blocks += usize::from(self.has(FIELD));
                     self.seen &= ANY_ID;
                     continue;
                 }

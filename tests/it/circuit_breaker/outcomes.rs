@@ -207,9 +207,7 @@ async fn a_call_that_is_given_up_after_a_long_wait_has_failed() {
     let give_up = async |rig: &Rig, after, first_byte: Option<u64>| {
         let mut request = request("GET", []);
         if let Some(first_byte) = first_byte {
-            request
-                .extensions_mut()
-                .insert(TimeoutProfile { first_byte: secs(first_byte), ..TimeoutProfile::STANDARD });
+            request.extensions_mut().insert(TimeoutProfile::STANDARD.with_first_byte(secs(first_byte)));
         }
         let call = rig.service.clone().oneshot(request);
         assert!(tokio::time::timeout(after, call).await.is_err());

@@ -107,7 +107,7 @@ impl Middleware for Quick {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> reqwest_middleware::Result<reqwest::Response> {
-        extensions.insert(TimeoutProfile { total: 50 * MS, ..TimeoutProfile::FAST });
+        extensions.insert(TimeoutProfile::FAST.with_total(50 * MS));
         next.run(request, extensions).await
     }
 }

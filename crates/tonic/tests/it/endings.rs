@@ -96,7 +96,9 @@ async fn a_stream_that_falls_silent_is_given_up() {
 async fn a_request_may_bring_its_own_limits() {
     let upstream = Upstream::checks(|_| std::future::pending());
     let mut request = Request::new(check());
-    request.extensions_mut().insert(TimeoutProfile { first_byte: SOON, idle: secs(60), total: secs(60) });
+    request
+        .extensions_mut()
+        .insert(TimeoutProfile::UNLIMITED.with_first_byte(SOON).with_idle(secs(60)).with_total(secs(60)));
     let status = client(&stack(), upstream.serve().await).check(request).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "The upstream sent no data in time."));
 }

@@ -31,7 +31,7 @@ fn client(stack: &ResilienceLayer, server: Address) -> HealthClient<Resilience<C
 }
 
 fn stack() -> ResilienceLayer {
-    presets::grpc_client(TimeoutProfile { first_byte: secs(60), idle: secs(60), total: secs(60) })
+    presets::grpc_client(TimeoutProfile::UNLIMITED.with_first_byte(secs(60)).with_idle(secs(60)).with_total(secs(60)))
         .retry(|retry| retry.backoff_base(std::time::Duration::from_millis(1)))
 }
 

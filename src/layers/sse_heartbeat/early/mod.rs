@@ -9,5 +9,5 @@ mod service;
 pub use self::body::EarlySseHeartbeatBody;
 pub use self::future::EarlySseHeartbeatFuture;
 pub use self::layer::EarlySseHeartbeatLayer;
-pub use self::markers::{ExpectsEventStream, HeadersSentEarly};
+pub use self::markers::HeadersSentEarly;
 pub use self::service::EarlySseHeartbeat;

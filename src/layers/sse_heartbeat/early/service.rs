@@ -11,8 +11,8 @@ use super::super::layer::Config;
 use super::super::service::prepare;
 use super::body::EarlySseHeartbeatBody;
 use super::future::EarlySseHeartbeatFuture;
-use super::markers::expects_event_stream;
 use crate::error::BoxError;
+use crate::proto::event_stream;
 
 /// Keeps event streams of the service inside alive, from before they begin. See
 /// [`EarlySseHeartbeatLayer`](crate::EarlySseHeartbeatLayer).
@@ -50,7 +50,7 @@ where
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let (config, no_transform) = prepare(&self.config, &request);
         let may_begin = config.interval.is_some() && self.after < Duration::MAX && !no_transform;
-        if !(may_begin && expects_event_stream(request.headers(), request.extensions())) {
+        if !(may_begin && event_stream::is_expected(&request)) {
             return EarlySseHeartbeatFuture::following(self.inner.call(request), config, no_transform);
         }
         request.headers_mut().remove(ACCEPT_ENCODING);

@@ -1,0 +1,109 @@
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+
+use super::config::{FirstByteEvent, NAME};
+use super::withheld::First;
+use crate::body::request::UploadWatch;
+use crate::event::{Emitter, Event};
+use crate::proto::event_stream::EventStream;
+use crate::proto::media_type;
+use crate::rejection::{RejectionFormat, RejectionKind};
+use crate::rt::clock;
+use crate::rt::timeout::Timeout;
+
+/// How long to wait, and for what.
+#[derive(Debug)]
+pub(super) struct Wait {
+    limit: Duration,
+    /// Where `limit` is that of answers which are no streams: the limit, should this one be a stream after all.
+    if_stream: Option<Duration>,
+    /// It is a stream after all, whose head came so long before this.
+    stream_until: Option<Instant>,
+    until: FirstByteEvent,
+    upload: UploadWatch,
+    timeout: Timeout,
+    pub(super) format: RejectionFormat,
+    emitter: Emitter,
+}
+
+/// What tokio's timers count in: an instant nearer than this may be the present one.
+const TICK: Duration = Duration::from_millis(1);
+
+// === impl Wait ===
+
+impl Wait {
+    pub(super) fn new(
+        limit: Duration,
+        until: FirstByteEvent,
+        upload: UploadWatch,
+        format: RejectionFormat,
+        emitter: Emitter,
+    ) -> Self {
+        let timeout = Timeout::default();
+        Self { limit, if_stream: None, stream_until: None, until, upload, timeout, format, emitter }
+    }
+
+    /// The limit is that of an answer which is no stream. Should it be one, its first data comes within `if_stream` of its head.
+    pub(super) fn unless_stream(mut self, if_stream: Duration) -> Self {
+        self.if_stream = Some(if_stream);
+        self
+    }
+
+    /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
+    pub(super) fn after_head<B: Body>(&mut self, response: &Response<B>) -> Option<First> {
+        use StatusCode as Is;
+        let bodiless = matches!(
+            response.status(),
+            Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
+        );
+        // A status from 400 on says what is wrong already, and what its headers ask for would be lost with a refusal.
+        let failed = response.status().as_u16() >= 400;
+        if self.until == FirstByteEvent::Headers || bodiless || failed || response.body().is_end_stream() {
+            return None;
+        }
+        let stream = EventStream::of(response.headers());
+        if let Some(limit) = self.if_stream.filter(|_| stream != EventStream::No) {
+            self.stream_until = clock::now().checked_add(limit);
+        }
+        Some(if self.until == FirstByteEvent::Data { First::Data } else { self.first_of(stream, response.headers()) })
+    }
+
+    fn first_of(&self, stream: EventStream, headers: &HeaderMap) -> First {
+        match stream {
+            EventStream::Plain => First::Event(Box::default()),
+            EventStream::No if media_type::is_json(headers) => First::Text,
+            EventStream::No => First::Data,
+            EventStream::Encoded => {
+                let reason = "a compressed event stream is judged by its data";
+                self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+                First::Data
+            }
+        }
+    }
+
+    /// Ready while the upstream waits for the request's sender.
+    pub(super) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.upload.poll_sender(cx)
+    }
+
+    /// Ready once the upstream has been waited for too long.
+    pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.upload.waiting_since() else { return self.look_again(cx) };
+        let until = since.checked_add(self.limit).into_iter().chain(self.stream_until).min();
+        until.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
+    }
+
+    /// While the upload has nothing to give, nobody is late; before this long, nobody can be.
+    fn look_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let soonest = clock::now().checked_add(self.limit.max(TICK));
+        soonest.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
+    }
+
+    #[cold]
+    pub(super) fn refused(&self, kind: RejectionKind) {
+        self.emitter.emit(&Event::Refused { kind });
+    }
+}

@@ -1,0 +1,102 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame};
+
+use super::body::FirstByteTimeoutBody;
+use crate::body::frame_budget::FrameBudget;
+use crate::body::prefixed::Held;
+use crate::body::response::ResponseBody;
+use crate::error::BoxError;
+use crate::policy::verdict::EarlyTrailers;
+use crate::proto::sse::Scanner;
+
+/// A response of which nothing is handed on yet.
+#[derive(Debug)]
+pub(super) struct Withheld<B> {
+    /// Taken when it is handed on.
+    response: Option<Response<ResponseBody<B>>>,
+    held: Held,
+    first: First,
+}
+
+/// What of the body is waited for.
+#[derive(Debug)]
+pub(super) enum First {
+    /// Any byte.
+    Data,
+    /// A byte that is no white space.
+    Text,
+    /// The end of an event.
+    Event(Box<Scanner>),
+}
+
+/// What may be withheld while waiting for a first event. A first event is a line or two; a peer that sends more than
+/// this before one is not to fill our memory.
+const MAX_BYTES: usize = 64 * 1024;
+/// The same in frames, since a frame costs more than the byte it may carry.
+const MAX_FRAMES: usize = 1024;
+
+// === impl Withheld ===
+
+impl<B> Withheld<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    pub(super) fn new(response: Response<B>, first: First) -> Self {
+        Self { response: Some(response.map(ResponseBody::inner)), held: Held::default(), first }
+    }
+
+    /// The response, once what it waits for has come, or its body has ended without; the body's error if it fails.
+    pub(super) fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, BoxError>> {
+        let mut frames = FrameBudget::new();
+        // Polled again after it was handed on: nothing will come.
+        let Some(response) = &mut self.response else { return Poll::Pending };
+        loop {
+            if !frames.may_read(cx) {
+                return Poll::Pending;
+            }
+            let Some(frame) = ready!(Pin::new(response.body_mut()).poll_frame(cx)).transpose()? else { break };
+            // Bytes there are none of are no byte, and must not pile up.
+            if frame.data_ref().is_some_and(Bytes::is_empty) {
+                continue;
+            }
+            let enough = self.first.is_in(&frame);
+            if let Some(trailers) = frame.trailers_ref().filter(|_| self.held.bytes() == 0) {
+                response.extensions_mut().insert(EarlyTrailers(trailers.clone()));
+            }
+            self.held.push(frame);
+            if enough || self.held.bytes() >= MAX_BYTES || self.held.frames() >= MAX_FRAMES {
+                break;
+            }
+        }
+        self.hand_on()
+    }
+
+    pub(super) fn hand_on<E>(&mut self) -> Poll<Result<Response<FirstByteTimeoutBody<B>>, E>> {
+        let held = std::mem::take(&mut self.held);
+        let resumed =
+            self.response.take().map(|response| response.map(|rest| FirstByteTimeoutBody::resume(held, rest)));
+        resumed.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
+    }
+}
+
+// === impl First ===
+
+impl First {
+    /// Whether this frame has what the caller waits for. Trailers have: no data will follow them.
+    fn is_in(&mut self, frame: &Frame<Bytes>) -> bool {
+        let Some(data) = frame.data_ref() else { return true };
+        match self {
+            Self::Data => true,
+            Self::Text => !data.trim_ascii_start().is_empty(),
+            Self::Event(scanner) => scanner.scan(data).blocks > 0,
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Lists in headers: members separated by commas, on any number of lines (RFC 9110, 5.6.1).
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The members of all lines of `name`, without the space around them. Empty ones are left out, as the RFC says. For headers
+/// whose members hold no quoted commas.
+pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    lines.flat_map(|line| line.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// The parts of a member: what it names, then its parameters.
+pub(crate) fn parts(member: &[u8]) -> impl Iterator<Item = &[u8]> {
+    member.split(|&byte| byte == b';').map(<[u8]>::trim_ascii)
+}
+
+/// Whether a member names `token`, in any case, whatever its parameters.
+pub(crate) fn names(member: &[u8], token: &str) -> bool {
+    parts(member).next().is_some_and(|name| name.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::CACHE_CONTROL;
+
+    use super::*;
+
+    #[test]
+    fn lines_and_commas_are_the_same() {
+        let mut headers = HeaderMap::new();
+        for line in ["no-cache, ,", " No-Store ; x=1,max-age=5"] {
+            headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
+        }
+        let found: Vec<&[u8]> = members(&headers, &CACHE_CONTROL).collect();
+        assert_eq!(found, [&b"no-cache"[..], b"No-Store ; x=1", b"max-age=5"]);
+        assert!(names(found[1], "no-store") && !names(found[2], "max-age"));
+        assert_eq!(parts(found[1]).collect::<Vec<_>>(), [&b"No-Store"[..], b"x=1"]);
+    }
+}
