@@ -181,7 +181,7 @@ async fn a_call_that_hangs_reaches_its_backup() {
         let silent = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
         let (backup, _) = upstream(&[200]);
         for stack in [presets::llm_client(TimeoutProfile::STANDARD), presets::llm_gateway(TimeoutProfile::STANDARD)] {
-            let stack = stack.fallback(FallbackLayer::new(backup.clone()).name("other"));
+            let stack = stack.fallback(FallbackLayer::new(backup.clone()).name("other").own_credentials(true));
             let body = format!(r#"{{"model":"m","stream":{stream}}}"#);
             let request = Request::post("/v1/chat").header("content-type", "application/json").body(Full::from(body));
             let start = Instant::now();
