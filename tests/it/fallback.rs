@@ -81,9 +81,12 @@ async fn what_the_upstream_failed_at_goes_to_the_backup() {
     }
 }
 
+/// What the primary answers, and who is served by the backup then.
+type Door = (fn() -> Answer, [bool; 3]);
+
 /// The doors by which a stranger could come in: what the primary answers, and whether the backup serves a caller of whom
 /// nothing is known, one that was authenticated, and a call of the application's own.
-const DOORS: [(fn() -> Answer, [bool; 3]); 9] = [
+const DOORS: [Door; 9] = [
     (|| Answer::status(401), [false, false, true]),
     (|| Answer::status(402), [false, false, true]),
     (|| Answer::status(403), [false, false, true]),
@@ -406,7 +409,7 @@ async fn a_backup_whose_circuit_is_open_is_passed_over() {
 
 /// A chain on both sides: `first` (or `second`), else `branch`, which is `inner` (or `last`).
 fn chain(answers: [Option<Answer>; 4]) -> (impl Fn(Request<Script>) -> Answered, [Upstream; 4]) {
-    let upstreams = answers.map(|answer| Upstream::new(answer));
+    let upstreams = answers.map(Upstream::new);
     let [first, second, inner, last] = upstreams.clone();
     let branch = FallbackLayer::new(last).name("last").layer(inner);
     let service = ServiceBuilder::new()

@@ -211,7 +211,7 @@ fn a_stack_can_be_shared_and_shown() {
     is_shared(&stack);
     assert!(format!("{stack:?}").contains("CircuitBreakerLayer"));
     let (service, _) = upstream::<CallBody>(&[200]);
-    let _ = presets::http_client(TimeoutProfile::FAST).fallback(FallbackLayer::new(service)).clone();
+    let _ = presets::http_client(TimeoutProfile::FAST).fallback(FallbackLayer::new(service));
 }
 
 #[tokio::test(start_paused = true)]

@@ -464,11 +464,14 @@ async fn attempts_can_be_counted_on_the_wire() {
     assert_eq!(counted.collect::<Vec<_>>(), ["1", "2", "3"]);
 }
 
+/// What the upstream and the layers below answer, one after the other.
+type End = fn(&dyn Fn(u16, RejectionKind) -> Answer) -> Vec<Answer>;
+
 /// Three attempts of an SDK times three of ours would be nine.
 #[tokio::test(start_paused = true)]
 async fn every_answer_that_ends_the_attempts_tells_the_caller_not_to_try_again() {
     let refused = |status, kind| Answer::status(status).with(Rejection::new(kind));
-    let ends: [fn(&dyn Fn(u16, RejectionKind) -> Answer) -> Vec<Answer>; 8] = [
+    let ends: [End; 8] = [
         |_| vec![Answer::status(503), Answer::status(500)],
         // Refusals from below, on the first attempt and after a retry.
         |refused| vec![refused(504, RejectionKind::FirstByteTimeout)],

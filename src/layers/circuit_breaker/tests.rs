@@ -214,7 +214,7 @@ fn calls_that_began_to_wait_in_the_last_seconds_are_counted_while_they_wait() {
     let at = |millis: u64| start + Duration::from_millis(millis);
     let begin = |millis| {
         let since = Nanos::since(start, at(millis));
-        circuit.shards[millis as usize % SHARDS].begin_wait(since);
+        circuit.shards[usize::try_from(millis).unwrap() % SHARDS].begin_wait(since);
         since
     };
     let waiting = |millis| circuit.waiting(Duration::ZERO, at(millis));

@@ -89,7 +89,7 @@ where
     let mut text = String::new();
     loop {
         match body.frame().await {
-            Some(Ok(frame)) => text += &String::from_utf8(frame.into_data().unwrap_or_default().to_vec()).unwrap(),
+            Some(Ok(frame)) => text += std::str::from_utf8(&frame.into_data().unwrap_or_default()).unwrap(),
             Some(Err(err)) => {
                 assert!(body.frame().await.is_none(), "it is fused");
                 return (text, Some(err));
