@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Tenant;
 
 /// A limit on what the layers of a stack hold for all calls together: request bodies that are recorded for another attempt,
-/// or read whole before they are sent.
+/// or read whole before they are sent, and what [`DedupLayer`](crate::DedupLayer) holds of the answers in flight.
 ///
 /// Each body has a limit of its own, but thousands of slow uploads at once are within that, each. When the memory is spent, a
 /// layer steps aside: the body passes as it comes, and cannot be sent again, inspected or recognised. No call fails for it.
@@ -51,6 +51,8 @@ pub(crate) struct Reservation {
 
 /// What a call without a large body holds anyway.
 const UNCOUNTED: usize = 4 * 1024;
+/// What grows and shrinks is counted in steps of this.
+const STEP: usize = 16 * 1024;
 /// The part of the memory that one tenant may hold.
 const TENANT_SHARE: usize = 4;
 
@@ -143,6 +145,23 @@ impl Reservation {
         self.counted = counted;
         true
     }
+
+    /// Holds `bytes` in all from now on; returns whether there was room for that. It is counted in steps, so that not every
+    /// event of a stream touches what all calls share.
+    pub(crate) fn set(&mut self, bytes: usize) -> bool {
+        self.held = bytes;
+        let wanted = if bytes > UNCOUNTED { bytes.checked_next_multiple_of(STEP).unwrap_or(bytes) } else { 0 };
+        if wanted > self.counted {
+            if !self.memory.take(self.tenant.as_ref(), wanted - self.counted) {
+                return false;
+            }
+            self.counted = wanted;
+        } else if self.counted - wanted > STEP {
+            self.memory.give_back(self.tenant.as_ref(), self.counted - wanted);
+            self.counted = wanted;
+        }
+        true
+    }
 }
 
 impl Reservation {
@@ -181,6 +200,21 @@ mod tests {
         drop(one);
         assert!(other.grow(60 * KIB));
         drop(other);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn what_grows_and_shrinks_is_counted_in_steps() {
+        let memory = Memory::new(64 * KIB);
+        let mut log = memory.reserve(None);
+        for (bytes, fits, used) in
+            [(4, true, 0), (5, true, 16), (20, true, 32), (15, true, 32), (1, true, 0), (70, false, 0), (60, true, 64)]
+        {
+            assert_eq!((log.set(bytes * KIB), memory.used()), (fits, used * KIB), "{bytes} KiB");
+        }
+        let mut other = memory.reserve(None);
+        assert!(!other.set(5 * KIB), "it is spent");
+        drop((log, other));
         assert_eq!(memory.used(), 0);
     }
 

@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
-use super::{Recorder, ResponseLog};
+use super::log::ResponseLog;
+use super::recorder::Recorder;
 use crate::policy::broadcast::Limits;
 use crate::proto::fingerprint::Fingerprint;
 
@@ -84,7 +85,7 @@ impl ClaimRequest {
     /// Opens a log for its answer, within the limits of the layer that claims.
     #[must_use]
     pub fn open_log(&self) -> (Recorder, ResponseLog) {
-        ResponseLog::new(self.limits)
+        Recorder::open(self.limits)
     }
 }
 

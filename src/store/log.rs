@@ -3,15 +3,14 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::part::BodyPart;
+use super::drive::{Drive, Watched};
 use super::reader::Reader;
-use super::recorder::Recorder;
 use super::shared::Shared;
 use crate::error::SharedError;
-use crate::policy::broadcast::{Limits, ReaderId};
+use crate::policy::broadcast::ReaderId;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 
-/// The answer to one call: a head, parts, and an end, written by one [`Recorder`] and read by any number of [`Reader`]s.
+/// The answer to one call: a head, parts, and an end, written by one [`Recorder`](super::Recorder) and read by any number of [`Reader`]s.
 ///
 /// A reader reads all of it from the first part on, whenever it comes, as long as the recording is within its limit.
 /// What is held is held once, however many read it.
@@ -20,44 +19,9 @@ pub struct ResponseLog {
     shared: Arc<Shared>,
 }
 
-/// Polls the upstream when a reader has read everything that was recorded. A log that has none is fed by a store.
-pub(crate) trait Drive: Send + Sync {
-    /// Polls the upstream, unless somebody else does at the moment, or it has not woken its waker since the last time. The
-    /// reader's own waker must have been left with the log before.
-    fn drive(&self, reader: Option<ReaderId>) -> Driven;
-
-    /// The last listener has left.
-    fn on_abandoned(self: Arc<Self>);
-}
-
-/// What polling the upstream led to.
-#[derive(Debug)]
-pub(crate) enum Driven {
-    /// Nothing yet.
-    Wait,
-    /// Something: look again.
-    Progress,
-    /// The part that this reader reads next. It counts as read.
-    Part(BodyPart),
-}
-
-/// What the task that keeps an abandoned call going sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Watched {
-    /// The call has a listener again, or has ended: the task is not needed.
-    NotNeeded,
-    /// The call has no listener. The number tells one such time from another.
-    Abandoned { abandon_count: u64 },
-}
-
 // === impl ResponseLog ===
 
 impl ResponseLog {
-    pub(crate) fn new(limits: Limits) -> (Recorder, Self) {
-        let shared = Arc::new(Shared::new(limits));
-        (Recorder::new(shared.clone()), Self { shared })
-    }
-
     pub(super) fn of(shared: Arc<Shared>) -> Self {
         Self { shared }
     }

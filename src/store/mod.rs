@@ -37,6 +37,7 @@
 //! The feature `store-suite` has `suite`, which puts these to the test for any implementation.
 
 mod claim;
+mod drive;
 mod head;
 mod log;
 mod memory;
@@ -58,7 +59,7 @@ pub use self::reader::Reader;
 pub use self::recorder::Recorder;
 pub use crate::proto::fingerprint::Fingerprint;
 
-pub(crate) use self::log::{Drive, Driven, Watched};
+pub(crate) use self::drive::{Drive, Driven, Watched};
 pub(crate) use self::recorder::Appended;
 
 use crate::error::BoxError;

@@ -2,8 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::drive::{Drive, Driven};
 use super::head::Head;
-use super::log::{Drive, Driven};
 use super::part::BodyPart;
 use super::shared::{Shared, State};
 use crate::error::{BoxError, DedupLagged};

@@ -8,7 +8,7 @@ use super::log::ResponseLog;
 use super::part::{BodyPart, Compactor};
 use super::shared::Shared;
 use crate::error::{BoxError, SharedError};
-use crate::policy::broadcast::ReaderId;
+use crate::policy::broadcast::{Limits, ReaderId};
 
 /// Writes a [`ResponseLog`]. Dropped before the end, it leaves an error to the readers.
 ///
@@ -56,8 +56,11 @@ pub(crate) struct Appended {
 // === impl Recorder ===
 
 impl Recorder {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, compactor: Compactor::default(), head_cost: 0, is_over: false }
+    /// Opens a log.
+    pub(crate) fn open(limits: Limits) -> (Self, ResponseLog) {
+        let shared = Arc::new(Shared::new(limits));
+        let log = ResponseLog::of(shared.clone());
+        (Self { shared, compactor: Compactor::default(), head_cost: 0, is_over: false }, log)
     }
 
     /// The log that it writes.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use super::drive::Drive;
 use super::head::Head;
-use super::log::Drive;
 use super::part::BodyPart;
 use crate::error::SharedError;
 use crate::policy::broadcast::{Broadcast, Limits, ReaderId};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use crate::body::frame_budget::FrameBudget;
 use crate::policy::broadcast::ReaderId;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
@@ -38,9 +39,6 @@ pub(super) trait GraceCall: Drive {
     fn give_up(&self);
 }
 
-/// An upstream that is never pending must not keep the executor to itself.
-const AT_A_TIME: usize = 64;
-
 // === impl GraceTask ===
 
 impl GraceTask {
@@ -59,7 +57,8 @@ impl Future for GraceTask {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        for _ in 0..AT_A_TIME {
+        let mut frames = FrameBudget::new();
+        while frames.may_read(cx) {
             let Watched::Abandoned { abandon_count } = this.call.log().watch(this.id, cx.waker()) else {
                 this.is_done = true;
                 return Poll::Ready(());
@@ -76,11 +75,7 @@ impl Future for GraceTask {
                 Driven::Wait => return Poll::Ready(()),
             }
         }
-        if !this.has_time_left(cx) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        if this.has_time_left(cx) { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 

@@ -242,7 +242,9 @@ impl<St> DedupLayer<St> {
         self.with(|config| config.read_timeout = timeout)
     }
 
-    /// The memory in which the bodies of all calls are counted together. Default: 512 MiB of its own.
+    /// The memory in which what is held for all calls is counted together: request bodies while they are read and sent,
+    /// answers while they are in flight. When it is spent, requests pass unrecognised, and answers can no longer be joined.
+    /// Default: 512 MiB of the layer's own. Answers that are kept are counted by the [store](Self::store).
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         self.with(|config| config.memory = memory)

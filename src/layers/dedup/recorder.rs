@@ -8,6 +8,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
 use super::config::{Config, NAME};
+use crate::call::Reservation;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
@@ -21,6 +22,8 @@ use crate::store::{Appended, BodyPart, Head, Lease, Recorder, ResponseLog, Reten
 pub(super) struct ResponseRecorder<L> {
     recorder: Recorder,
     lease: Option<L>,
+    /// The share of all calls' memory.
+    reservation: Reservation,
     source: KeySource,
     /// How long it is kept, if it is.
     window: Duration,
@@ -40,10 +43,18 @@ pub(super) struct ResponseRecorder<L> {
 // === impl ResponseRecorder ===
 
 impl<L: Lease> ResponseRecorder<L> {
-    pub(super) fn new(recorder: Recorder, lease: L, source: KeySource, window: Duration, config: Arc<Config>) -> Self {
+    pub(super) fn new(
+        recorder: Recorder,
+        lease: L,
+        reservation: Reservation,
+        source: KeySource,
+        window: Duration,
+        config: Arc<Config>,
+    ) -> Self {
         Self {
             recorder,
             lease: Some(lease),
+            reservation,
             source,
             window,
             storable: Storable::Guaranteed,
@@ -101,7 +112,8 @@ impl<L: Lease> ResponseRecorder<L> {
 
     /// What is held takes `cost` bytes now.
     fn count(&mut self, cost: usize, is_recorded: bool) {
-        let fits = self.lease.as_mut().is_none_or(|lease| lease.resize(cost));
+        // Both are asked, whatever one of them says.
+        let fits = self.lease.as_mut().is_none_or(|lease| lease.resize(cost)) & self.reservation.set(cost);
         if fits == self.storage_full {
             self.storage_full = !fits;
             self.recorder.set_storage_full(self.storage_full);
@@ -154,20 +166,21 @@ impl<L: Lease> ResponseRecorder<L> {
                 lease.keep(Retention { now: clock::now(), window: self.window, guaranteed });
             }
         }
-        self.free();
-        self.recorder.finish();
+        self.end(Recorder::finish);
     }
 
-    pub(super) fn fail(mut self, why: impl Into<BoxError>) {
-        self.free();
-        self.recorder.fail(why);
+    pub(super) fn fail(self, why: impl Into<BoxError>) {
+        self.end(|recorder| recorder.fail(why));
     }
 
-    /// Frees the key. What slow readers make us hold still counts.
-    fn free(&mut self) {
-        if let Some(mut lease) = self.lease.take() {
+    /// Ends the call: `end` tells the readers. Where the answer was not kept, its key is free, and what slow readers make us
+    /// hold still counts.
+    fn end(self, end: impl FnOnce(Recorder)) {
+        let Self { recorder, lease, reservation, .. } = self;
+        if let Some(mut lease) = lease {
             lease.release();
-            self.recorder.leave_charge(lease);
+            recorder.leave_charge((lease, reservation));
         }
+        end(recorder);
     }
 }

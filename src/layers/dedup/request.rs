@@ -112,7 +112,8 @@ where
             recorder.log().share_deadline(deadline.clone(), told);
         }
         let Self { service, request, config, source, window, .. } = self;
-        let recorder = ResponseRecorder::new(recorder, lease, source, window, config.clone());
+        let reservation = config.memory.reserve(request.extensions().get());
+        let recorder = ResponseRecorder::new(recorder, lease, reservation, source, window, config.clone());
         let call = SharedCall::launch(ReadyCall::new(service, request), recorder, deadline, config.clone());
         Answer::Leading { reader, call, format, config }
     }

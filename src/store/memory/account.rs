@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::lock;
+use super::shards::{SHARDS, lock, shard_of};
 use crate::proto::fingerprint::Fingerprint;
 
 /// What may be taken of the store: in all, and by one tenant.
@@ -67,7 +67,7 @@ pub(super) enum Short {
 #[derive(Debug, Default)]
 pub(super) struct Tenants {
     strangers: Arc<Account>,
-    known: [Mutex<Known>; super::SHARDS],
+    known: [Mutex<Known>; SHARDS],
 }
 
 #[derive(Debug, Default)]
@@ -254,7 +254,7 @@ impl KeptIndex {
 impl Tenants {
     /// The account of a tenant: its own, or the strangers'.
     pub(super) fn account(&self, tenant: &Fingerprint) -> Arc<Account> {
-        let known = lock(&self.known[super::shard_of(tenant)]);
+        let known = lock(&self.known[shard_of(tenant)]);
         let Some(account) = known.accounts.get(tenant) else { return self.strangers.clone() };
         account.recently_used.store(true, Relaxed);
         account.clone()
@@ -266,7 +266,7 @@ impl Tenants {
 
     /// The account of a tenant that has had a 2xx: its own from now on.
     pub(super) fn know(&self, tenant: Fingerprint) -> Arc<Account> {
-        let mut known = lock(&self.known[super::shard_of(&tenant)]);
+        let mut known = lock(&self.known[shard_of(&tenant)]);
         if known.accounts.len() >= known.sweep_at {
             known.sweep();
         }

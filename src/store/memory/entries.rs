@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::account::{Charge, KeptIndex};
-use super::lock;
+use super::shards::lock;
 use crate::proto::fingerprint::Fingerprint;
 use crate::store::{Claim, ClaimRequest, ResponseLog};
 

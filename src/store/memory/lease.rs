@@ -1,17 +1,19 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::account::Charge;
+use super::account::{Amount, Charge};
 use super::entries::Removed;
-use super::{Inner, OVERHEAD, lock};
+use super::shards::lock;
+use super::stored::Stored;
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::clock;
-use crate::store::{Lease, Retention};
+use crate::store::{Claim, ClaimRequest, Lease, Retention};
 
 /// The lease of a [`MemoryStore`](super::MemoryStore).
 pub struct MemoryLease {
-    store: Arc<Inner>,
+    store: Arc<Stored>,
     key: Fingerprint,
     tenant: Fingerprint,
     id: u64,
@@ -20,6 +22,12 @@ pub struct MemoryLease {
     used: usize,
     fits: bool,
 }
+
+/// An entry costs this much beside what is recorded: its places in the maps, its log, and the key.
+const OVERHEAD: usize = 1024;
+
+/// How many of the answers that were forgotten while they were read a claim looks at, to see whether they were read.
+const REAP_PER_CLAIM: usize = 2;
 
 /// Bytes are taken in steps, so that not every event of a stream touches the counters that all calls share.
 const STEP: usize = 4096;
@@ -30,8 +38,45 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 // === impl MemoryLease ===
 
 impl MemoryLease {
-    pub(super) fn new(store: Arc<Inner>, key: Fingerprint, tenant: Fingerprint, id: u64, charge: Charge) -> Self {
-        Self { store, key, tenant, id, charge, used: OVERHEAD, fits: true }
+    pub(super) fn claim(store: &Arc<Stored>, request: &ClaimRequest) -> Claim<Self> {
+        store.reap_detached(REAP_PER_CLAIM);
+        loop {
+            let mut removed = Vec::new();
+            let mut entries = lock(store.shard(&request.key));
+            entries.remove_expired(request.now, &mut removed);
+            if let Some(claim) = entries.find(request, &mut removed) {
+                drop(entries);
+                store.detach(removed);
+                return claim;
+            }
+            let account = store.tenants.account(&request.tenant);
+            let short = match Charge::take(&store.quota, &account, Amount { bytes: OVERHEAD, entries: 1 }) {
+                Ok(mut charge) => {
+                    let bytes = charge.split_bytes();
+                    let (recorder, log) = request.open_log();
+                    let id = store.leases.fetch_add(1, Relaxed);
+                    entries.insert(request, id, log, charge);
+                    drop(entries);
+                    store.detach(removed);
+                    let lease = Self {
+                        store: store.clone(),
+                        key: request.key,
+                        tenant: request.tenant,
+                        id,
+                        charge: bytes,
+                        used: OVERHEAD,
+                        fits: true,
+                    };
+                    return Claim::Lead { lease, recorder };
+                }
+                Err(short) => short,
+            };
+            drop(entries);
+            store.detach(removed);
+            if !store.make_room(short, &account, request.now) {
+                return Claim::Full { retry_after: store.retry_after(short, &account, request.now) };
+            }
+        }
     }
 
     /// Takes `bytes` in all, and makes room for them where there is none.

@@ -1,8 +1,11 @@
 use proptest::prelude::*;
 
+use std::time::Duration;
+
+use super::shards::lock;
 use super::*;
 use crate::policy::broadcast::Limits;
-use crate::proto::fingerprint::Fingerprinter;
+use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::rt::clock;
 use crate::store::{Lease, Reader, Recorder, Retention};
 
@@ -21,7 +24,7 @@ fn request(tenant: usize, key: usize, now: Instant) -> ClaimRequest {
 }
 
 fn claim(store: &MemoryStore, tenant: usize, key: usize, now: Instant) -> Claim<MemoryLease> {
-    store.inner.claim(&request(tenant, key, now))
+    MemoryLease::claim(&store.stored, &request(tenant, key, now))
 }
 
 /// Leads, and is answered with a 2xx.
@@ -144,17 +147,17 @@ fn tenants_that_take_nothing_are_forgotten_when_there_are_many() {
     let Claim::Lead { mut lease, recorder } = claim(&store, 0, 0, now) else { panic!("no lead") };
     lease.accepted();
     (1..50_000).for_each(|tenant| known(&store, tenant, now));
-    assert!(store.inner.tenants.known_count() < 2 * 16 * 1024 + 16);
+    assert!(store.stored.tenants.known_count() < 2 * 16 * 1024 + 16);
     // One that has something is not.
-    let account = store.inner.tenants.account(&print("tenant", 0));
-    assert!(!store.inner.tenants.is_strangers(&account));
+    let account = store.stored.tenants.account(&print("tenant", 0));
+    assert!(!store.stored.tenants.is_strangers(&account));
     drop((lease, recorder));
 }
 
 impl MemoryStore {
     fn is_kept_without_a_claim(&self, key: usize) -> bool {
         let key = print("key", key);
-        lock(self.inner.shard(&key)).has_kept(&key)
+        lock(self.stored.shard(&key)).has_kept(&key)
     }
 }
 
@@ -227,6 +230,6 @@ proptest! {
         drop((calls, readers));
         store.forget_expired(now + 60 * S);
         prop_assert_eq!((store.len(), store.bytes()), (0, 0));
-        prop_assert_eq!(store.inner.tenants.used(), Amount::default());
+        prop_assert_eq!(store.stored.tenants.used(), Amount::default());
     }
 }

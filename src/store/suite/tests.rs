@@ -126,7 +126,7 @@ impl Naive {
             return log;
         }
         let Some(mut source) = log.reader() else { return log };
-        let (mut recorder, fed) = ResponseLog::new(LIMITS);
+        let (mut recorder, fed) = Recorder::open(LIMITS);
         let fault = self.fault;
         tokio::spawn(async move {
             let Ok(head) = poll_fn(|cx| source.poll_head(cx)).await else { return };

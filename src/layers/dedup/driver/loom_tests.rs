@@ -16,7 +16,7 @@ use loom::thread;
 use super::*;
 use crate::policy::broadcast::Limits;
 use crate::policy::storable::KeySource;
-use crate::store::{BodyPart, Reader, Retention};
+use crate::store::{BodyPart, Reader, Recorder, Retention};
 
 type Script = Arc<Mutex<State>>;
 
@@ -85,11 +85,13 @@ fn shared_call(limits: Limits, listeners: usize) -> (Vec<Reader>, Script) {
 
 fn shared_call_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Script, ResponseLog) {
     let script = Script::default();
-    let (recorder, log) = ResponseLog::new(limits);
+    let (recorder, log) = Recorder::open(limits);
     let readers = (0..listeners).map(|_| log.reader().unwrap()).collect();
     let config = Arc::new(Config { limits, grace: Duration::ZERO, ..Config::default() });
     let call: Ready<Result<Response<Scripted>, Infallible>> = ready(Ok(Response::new(Scripted(script.clone()))));
-    let recorder = ResponseRecorder::new(recorder, NoLease, KeySource::ByKey, Duration::ZERO, config.clone());
+    let reservation = config.memory.reserve(None);
+    let recorder =
+        ResponseRecorder::new(recorder, NoLease, reservation, KeySource::ByKey, Duration::ZERO, config.clone());
     SharedCall::launch(call, recorder, None, config);
     (readers, script, log)
 }
@@ -263,7 +265,7 @@ fn hear_failing(mut reader: Reader) {
 #[test]
 fn loom_a_recorder_that_waits_for_room_is_woken() {
     model(|| {
-        let (mut recorder, log) = ResponseLog::new(window());
+        let (mut recorder, log) = Recorder::open(window());
         let reader = log.reader().unwrap();
         let listening = thread::spawn(|| hear_all(reader));
         for part in ["one", "two"] {
