@@ -31,7 +31,7 @@ use crate::policy::broadcast::{Limits, ReaderId};
 ///         }
 ///     }
 /// }
-/// # let _ = feed::<std::vec::IntoIter<Bytes>>;
+/// # let _ = |recorder, head| feed(recorder, head, std::iter::empty());
 /// # }
 /// ```
 pub struct Recorder {
