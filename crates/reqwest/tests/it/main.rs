@@ -185,7 +185,8 @@ async fn another_provider_answers_in_its_place() {
             request
         })
         .service(client());
-    let stack = presets::llm_client(TimeoutProfile::STANDARD).fallback(FallbackLayer::new(backup).name("other"));
+    let stack = presets::llm_client(TimeoutProfile::STANDARD)
+        .fallback(FallbackLayer::new(backup).name("other").own_credentials(true));
     let request = Request::post(format!("{down}/v1")).body(Full::<Bytes>::from("hello")).unwrap();
     let response = stack.layer(client()).oneshot(request).await.unwrap();
     assert_eq!((response.status(), ServedBy::of(&response)), (StatusCode::OK, Some("other")));
