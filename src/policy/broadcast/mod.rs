@@ -11,7 +11,7 @@
 //!
 //! The recording is bounded by [`Limits::bytes`], and the window after it by the same number. (Each may exceed it by the
 //! one part that did not fit.) A window that is fed by a producer that does not wait for room holds at most twice as
-//! much: then the slowest readers are cut off at once.
+//! much, and the part that came last: then the slowest readers are cut off at once.
 
 mod slab;
 #[cfg(test)]
@@ -249,8 +249,10 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         if self.is_recording() && self.cost.saturating_add(cost) > self.limits.bytes {
             self.stop_recording();
         }
-        // Only a producer that does not wait for room gets here.
-        if !self.is_recording() && self.cost >= self.limits.bytes.saturating_mul(2).max(1) {
+        // Only a producer that does not wait for room gets here. The newest part does not count: two readers may have seen
+        // room for one part each, and no part is too large to be held alone.
+        let newest = self.parts.back().map_or(0, |held| held.cost);
+        if !self.is_recording() && self.cost.saturating_sub(newest) >= self.limits.bytes.saturating_mul(2).max(1) {
             self.cut_off();
         }
         self.cost = self.cost.saturating_add(cost);
