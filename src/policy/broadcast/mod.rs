@@ -11,7 +11,7 @@
 //!
 //! The recording is bounded by [`Limits::bytes`], and the window after it by the same number. (Each may exceed it by the
 //! one part that did not fit.) A window that is fed by a producer that does not wait for room holds at most twice as
-//! much, and the part that came last: then the slowest readers are cut off at once.
+//! much, and the two parts that came last: then the slowest readers are cut off at once.
 
 mod slab;
 #[cfg(test)]
