@@ -1,5 +1,6 @@
 //! Reading a body whole, as long as it is small.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,7 +14,6 @@ use super::prefixed::{Held, PrefixedBody};
 use crate::call::Reservation;
 
 /// A body that was read, or the part that was, with the rest behind it.
-#[derive(Debug)]
 pub(crate) enum Collected<B> {
     /// All of it.
     Whole { data: Bytes, trailers: Option<HeaderMap> },
@@ -37,7 +37,6 @@ pub(crate) fn collect<B>(body: B, limit: usize, reservation: Reservation) -> Col
     }
 }
 
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub(crate) struct Collect<B> {
     body: Option<B>,
@@ -60,6 +59,12 @@ struct Reserved {
 const SHORT: usize = 1024;
 
 // === impl Collect ===
+
+impl<B> fmt::Debug for Collect<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collect").field("held", &self.held).field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
 
 impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
     /// Reads on, and shows each piece of data to `tap` as it comes.

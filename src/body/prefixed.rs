@@ -1,6 +1,7 @@
 //! A body of which something has been read already.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,7 +13,6 @@ use crate::call::Reservation;
 
 pin_project! {
     /// The frames that were read ahead, then the body they came from.
-    #[derive(Debug)]
     pub(crate) struct PrefixedBody<B> {
         // The usual case is one frame of data, for which nothing need be allocated.
         first: Option<Bytes>,
@@ -25,7 +25,7 @@ pin_project! {
 }
 
 /// Frames that were read ahead of their consumer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Held {
     first: Option<Bytes>,
     rest: VecDeque<Frame<Bytes>>,
@@ -68,6 +68,13 @@ impl Held {
     }
 }
 
+/// How much is held, never what.
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
 impl<B> PrefixedBody<B> {
     /// Counts the frames until all of them are read.
     pub(crate) fn reserving(self, reservation: Option<Reservation>) -> Self {
@@ -76,6 +83,12 @@ impl<B> PrefixedBody<B> {
 }
 
 // === impl PrefixedBody ===
+
+impl<B: fmt::Debug> fmt::Debug for PrefixedBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrefixedBody").field("body", &self.body).finish_non_exhaustive()
+    }
+}
 
 impl<B: Body<Data = Bytes>> Body for PrefixedBody<B> {
     type Data = Bytes;

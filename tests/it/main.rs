@@ -24,6 +24,7 @@ mod queue;
 mod ready_frames;
 mod retries_over_sockets;
 mod retry_after_backoff;
+mod secrets;
 mod sse;
 mod sse_heartbeat;
 #[cfg(feature = "llm")]

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use crate::rt::timeout::Timeout;
 /// A server that is handed an error drops all of the stream that it has not written yet, the event that tells of the error
 /// first of all; over HTTP/2 the head, too. Nothing says when it has written, and over HTTP/2 another task does, on another
 /// thread. So there is a moment between the two.
-#[derive(Debug)]
 pub(super) struct DelayedEnd {
     last: Option<Result<Frame<Bytes>, BoxError>>,
     timeout: Timeout,
@@ -23,6 +23,12 @@ pub(super) struct DelayedEnd {
 const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
 // === impl DelayedEnd ===
+
+impl fmt::Debug for DelayedEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DelayedEnd").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
 
 impl DelayedEnd {
     pub(super) fn new(last: Result<Frame<Bytes>, BoxError>) -> Self {

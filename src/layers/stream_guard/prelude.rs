@@ -1,6 +1,7 @@
 //! An answer of which nothing is handed on before it is known whether it is one.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -40,7 +41,6 @@ const MAX_ERROR: usize = 64 * 1024;
 const MAX_ERROR_TIME: Duration = Duration::from_secs(1);
 
 /// A response that is withheld.
-#[derive(Debug)]
 pub(super) struct Withheld<B> {
     config: Arc<Config>,
     head: Option<Parts>,
@@ -51,7 +51,6 @@ pub(super) struct Withheld<B> {
 }
 
 /// What is read.
-#[derive(Debug)]
 enum Reading {
     Stream(Box<Stream>),
     Answer(AnswerReader, Chosen, u64),
@@ -59,7 +58,6 @@ enum Reading {
     Over,
 }
 
-#[derive(Debug)]
 struct Stream {
     state: StreamState,
     limit: ContentLimit,
@@ -80,6 +78,12 @@ enum Decision {
 }
 
 // === impl Withheld ===
+
+impl<B> fmt::Debug for Withheld<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Withheld").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
 
 impl<B> Withheld<B> {
     pub(super) fn stream(config: Arc<Config>, response: Response<B>, state: StreamState, limit: ContentLimit) -> Self {

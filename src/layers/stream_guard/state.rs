@@ -1,5 +1,6 @@
 //! Follows one stream, and decides what of it may be handed on.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,6 @@ use crate::proto::dialect::{Channel, End, Event, Fact, Fault, Framing, Kind, Rea
 use crate::proto::sse;
 
 /// What is known of a stream.
-#[derive(Debug)]
 pub(super) struct StreamState {
     config: Arc<Config>,
     reader: Reader,
@@ -45,7 +45,6 @@ pub(super) struct Seen {
 }
 
 /// What of a frame may be handed on: whole events, up to one that tells of an error.
-#[derive(Debug)]
 pub(super) enum Readable {
     /// The frame as it is.
     All,
@@ -54,7 +53,7 @@ pub(super) enum Readable {
 }
 
 /// An error that the stream tells of, with the event that does.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Failure {
     pub(super) fault: Fault,
     pub(super) name: String,
@@ -66,6 +65,12 @@ pub(super) struct Failure {
 const MAX_PARTIAL: usize = 64 * 1024;
 
 // === impl StreamState ===
+
+impl fmt::Debug for StreamState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamState").field("seen", &self.seen).field("over", &self.over).finish_non_exhaustive()
+    }
+}
 
 impl StreamState {
     pub(super) fn new(config: Arc<Config>, reader: Reader, framing: Framing, host: u64, ending: Ending) -> Self {
