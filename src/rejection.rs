@@ -76,10 +76,6 @@ pub enum RejectionKind {
     Paced,
     /// Too many calls wait for the upstream already. 503, gRPC `RESOURCE_EXHAUSTED`.
     QueueFull,
-    /// A newer message of the same conversation took the place of this one. 410, gRPC `ABORTED`.
-    Superseded,
-    /// An earlier message of the same conversation is being answered. 409, gRPC `ABORTED`.
-    ConversationBusy,
     /// The upstream's answer told of an error behind a 200, or was cut, before any of it was handed on; or the upstream to which the
     /// call is bound gave no answer. The response has the status that the error would have had; 502, gRPC `UNAVAILABLE`, where it
     /// has none.
@@ -246,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RejectionKind; 15] = [
+    const KINDS: [RejectionKind; 13] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
@@ -259,8 +255,6 @@ mod tests {
         RejectionKind::SharedCallFailed,
         RejectionKind::Paced,
         RejectionKind::QueueFull,
-        RejectionKind::Superseded,
-        RejectionKind::ConversationBusy,
         RejectionKind::UpstreamFailed,
     ];
 

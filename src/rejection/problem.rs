@@ -148,22 +148,7 @@ const QUEUE_FULL: ProblemTemplate = wording!(
     8,
     "Too many calls are waiting for the upstream. Try again later."
 );
-const SUPERSEDED: ProblemTemplate = wording!(
-    "superseded",
-    GONE,
-    "410",
-    "Gone",
-    10,
-    "A newer message of the same conversation took the place of this one."
-);
-const CONVERSATION_BUSY: ProblemTemplate = wording!(
-    "conversation-busy",
-    CONFLICT,
-    "409",
-    "Conflict",
-    10,
-    "An earlier message of the same conversation is being answered."
-);
+
 // === impl ProblemTemplate ===
 
 impl ProblemTemplate {
@@ -181,8 +166,6 @@ impl ProblemTemplate {
             RejectionKind::SharedCallFailed => &SHARED_CALL_FAILED,
             RejectionKind::Paced => &PACED,
             RejectionKind::QueueFull => &QUEUE_FULL,
-            RejectionKind::Superseded => &SUPERSEDED,
-            RejectionKind::ConversationBusy => &CONVERSATION_BUSY,
             RejectionKind::UpstreamFailed => &UPSTREAM_FAILED,
         }
     }

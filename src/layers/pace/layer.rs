@@ -108,7 +108,7 @@ use crate::proto::rate_limit::Unit;
 /// # Cost
 ///
 /// While nothing is limited: a hash of the credentials, a look-up, and no lock of its own or allocation. With limits two short
-/// locks; with limits of tokens the body is read as it goes by. A call that waits is boxed. Figures: `benches/README.md`.
+/// locks; with limits of tokens the body is read as it goes by. A call that waits is boxed.
 #[derive(Clone, Debug)]
 pub struct PaceLayer {
     shared: Arc<Shared>,

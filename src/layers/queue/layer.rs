@@ -96,8 +96,8 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # Cost
 ///
-/// Where a place is free: two locks that are held for some twenty nanoseconds, a hash of the tenant, and no allocation. A
-/// call that waits is boxed. Figures: `benches/README.md`.
+/// Where a place is free: two short locks, a hash of the tenant, and no allocation. A
+/// call that waits is boxed.
 #[derive(Clone, Debug)]
 pub struct QueueLayer {
     shared: Arc<Shared>,

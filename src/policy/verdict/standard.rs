@@ -26,7 +26,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | `TryAnother` | Failure | Ours |
 /// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Failure | Upstream |
 /// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | `TryAnother` | Ignored | Ours |
-/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded) | `GiveUp` | Ignored | Ours |
+/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | `GiveUp` | Ignored | Ours |
 /// | our [`UpstreamFailed`](RejectionKind::UpstreamFailed), a body's [`UpstreamError`], a 4xx or 5xx whose body was read | by its words | | |
 /// | the request could not be sent: its own body failed, or the client does not send such requests | `GiveUp` | Ignored | Request |
 ///
@@ -108,7 +108,7 @@ impl Standard {
             RejectionKind::FirstByteTimeout if self.retry_first_byte_timeout => ours(retry, Health::Failure),
             // A slow prompt provokes it as well as an upstream that hangs.
             RejectionKind::FirstByteTimeout => ours(NextStep::TryAnother, Health::Failure),
-            RejectionKind::DeadlineExceeded | RejectionKind::Superseded => ours(NextStep::GiveUp, Health::Ignored),
+            RejectionKind::DeadlineExceeded => ours(NextStep::GiveUp, Health::Ignored),
             RejectionKind::CircuitOpen | RejectionKind::Paced | RejectionKind::QueueFull => {
                 ours(NextStep::TryAnother, Health::Ignored).not_executed()
             }
@@ -120,8 +120,7 @@ impl Standard {
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
-            | RejectionKind::IdempotencyKeyReused
-            | RejectionKind::ConversationBusy => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
+            | RejectionKind::IdempotencyKeyReused => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
                 ours(retry, Health::Ignored).not_executed()
             }
