@@ -1,7 +1,7 @@
 //! Composable [tower] layers that keep HTTP calls to slow, flaky, *streaming* upstreams standing.
 //!
 //! Each concern is one [`Layer`](tower_layer::Layer); stack only what you need: on an axum server with `.layer(..)`,
-//! around a hyper client in a `ServiceBuilder`, under tonic or reqwest. Whoever wants all of it takes a [preset](presets):
+//! around a hyper client in a `ServiceBuilder`, under tonic or reqwest. A [preset](presets) has all of them in their order:
 //!
 //! ```
 //! use std::time::Duration;
@@ -38,6 +38,7 @@
 //! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
 //! | [`PaceLayer`] | the rate of calls | each attempt counts, and what waits is not taken for a slow upstream |
 //! | [`CircuitBreakerLayer`] | nothing: refuses at once | sees each attempt, and the timeouts below |
+//! | `StreamGuardLayer` (feature `llm`) | nothing: finds what is cut, and errors inside a 200 | the layers outside act on what it finds |
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
@@ -49,7 +50,7 @@
 //!
 //! # Recipes
 //!
-//! - **A proxy before a model provider**: see below. The example `gateway` is a whole one, with every layer from heartbeats
+//! - **A proxy before a model provider**: see below. The crate `tower-buttress-gateway` is a whole one, with every layer from heartbeats
 //!   to the connect timeout, and an option for each; it also does what every proxy must (hop-by-hop headers, upgrades), and
 //!   bounds its socket writes, since a body that nobody polls cannot time out.
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
