@@ -15,7 +15,6 @@ use tower::{Layer, ServiceExt};
 use tower_buttress::error::{BoxError, DedupLagged, LeaderGone, find};
 use tower_buttress::store::{
     BodyPart, Claim, ClaimRequest, Fingerprint, Head, Lease, MemoryStore, Recorder, ResponseLog, Retention, Store,
-    suite,
 };
 use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind};
 
@@ -95,8 +94,11 @@ fn copy(head: &Head) -> Head {
     copy.with_age(head.age(now())).with_attempts(head.attempts())
 }
 
+#[cfg(feature = "store-suite")]
 #[tokio::test(start_paused = true)]
 async fn the_store_of_these_tests_holds_to_the_contract() {
+    use tower_buttress::store::suite;
+
     suite::run(|| two().0).await;
     suite::run_shared(two).await;
 }
