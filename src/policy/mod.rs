@@ -14,6 +14,7 @@ pub(crate) mod known_models;
 pub(crate) mod micros;
 pub(crate) mod pace;
 pub(crate) mod queue;
+pub(crate) mod request_scope;
 pub(crate) mod retry;
 pub(crate) mod storable;
 pub(crate) mod timeout_profile;

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
-    COOKIE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE,
-};
 use http::request::Parts;
 
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::broadcast::Limits;
+use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 
 /// The name of the layer in events.
 pub(super) const NAME: &str = "dedup";
@@ -53,37 +50,8 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
 }
 
-/// Hands on the name of the tenant, if there is one.
-pub(super) type NameTenant = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
-
 /// Whether a request with this head and body leaves nothing behind at the upstream but its answer.
 pub(super) type IsStateless = dyn Fn(&Parts, &[u8]) -> bool + Send + Sync;
-
-/// The headers that make another request of the same body: what the answer looks like, what the body is and which part of
-/// what, on what condition it is taken, what is to be done, for whom, from where on, and what the LLM APIs take in headers.
-const FINGERPRINT_HEADERS: [HeaderName; 21] = [
-    ACCEPT,
-    ACCEPT_ENCODING,
-    ACCEPT_LANGUAGE,
-    CONTENT_DISPOSITION,
-    CONTENT_ENCODING,
-    CONTENT_RANGE,
-    CONTENT_TYPE,
-    COOKIE,
-    IF_MATCH,
-    IF_NONE_MATCH,
-    IF_UNMODIFIED_SINCE,
-    RANGE,
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("last-event-id"),
-    HeaderName::from_static("mcp-session-id"),
-    HeaderName::from_static("openai-beta"),
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-    HeaderName::from_static("prefer"),
-    HeaderName::from_static("x-http-method-override"),
-];
 
 // === impl Config ===
 

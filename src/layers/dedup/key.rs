@@ -1,15 +1,16 @@
 //! By what a request is recognised when it comes again.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, UPGRADE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use super::config::Config;
-use crate::call::{NoStore, Tenant};
+use crate::call::NoStore;
+use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::policy::storable::KeySource;
-use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
+use crate::proto::list;
 use crate::proto::media_type::is_json;
 use crate::rejection::{RejectionFormat, RejectionKind};
 
@@ -59,7 +60,7 @@ impl DedupDecision {
             return Self::Bypass(None);
         }
         let mut scope = Fingerprinter::new("tower-buttress dedup");
-        if !hash_tenant(parts, config, &mut scope) {
+        if !hash_tenant(parts, config.tenant.as_deref(), &mut scope) {
             return Self::Bypass(Some("a request without a tenant"));
         }
         let tenant = scope.clone().finish(RAW);
@@ -95,7 +96,7 @@ fn is_unsafe(method: &Method) -> bool {
 fn is_upgrade(headers: &HeaderMap) -> bool {
     let mut protocols = headers.get_all(UPGRADE).iter().peekable();
     if protocols.peek().is_none() {
-        return has_token(headers, &CONNECTION, "upgrade");
+        return list::members(headers, &CONNECTION).any(|member| list::names(member, "upgrade"));
     }
     // HTTP/2 in the clear is an offer that no server takes any more (RFC 9113, 3.1), and some clients make it with every
     // request.
@@ -112,66 +113,8 @@ fn may_be_fingerprinted(parts: &Parts) -> bool {
 
 /// The caller knows the last answer, and wants another.
 fn wants_another_answer(headers: &HeaderMap) -> bool {
-    has_token(headers, &CACHE_CONTROL, "no-cache") || has_token(headers, &CACHE_CONTROL, "no-store")
-}
-
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
-}
-
-/// On whose account the request is made. Returns whether that is known.
-///
-/// The credentials always count, and all of them: a caller that has one of two right gets nothing from the upstream, and
-/// must not be taken for one that has both right. What the setting `tenant` returns may come from a header that any
-/// caller can write: it tells apart, and never joins. Only what was authenticated stands for the credentials.
-fn hash_tenant(parts: &Parts, config: &Config, hash: &mut Fingerprinter) -> bool {
-    let authenticated = parts.extensions.get().map(Tenant::as_str).filter(|name| !name.is_empty());
-    let mut is_known = authenticated.is_some();
-    if let Some(name) = authenticated {
-        hash.field(b"tenant");
-        hash.field(name.as_bytes());
-    } else {
-        let names = &credentials::HEADERS;
-        hash.field(b"credentials");
-        hash_headers(names, &parts.headers, hash);
-        is_known = names.iter().any(|name| parts.headers.get_all(name).iter().any(credentials::names_account));
-    }
-    if let Some(tenant) = &config.tenant {
-        is_known = false;
-        tenant(parts, &mut |name| {
-            hash.field(name);
-            is_known = !name.is_empty();
-        });
-    }
-    is_known
-}
-
-/// Where the request is sent.
-fn hash_target(parts: &Parts, hash: &mut Fingerprinter) {
-    hash.field(parts.method.as_str().as_bytes());
-    let host = match parts.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => parts.headers.get(HOST).map_or(&[][..], HeaderValue::as_bytes),
-    };
-    hash.field(host);
-    hash.field(parts.uri.path().as_bytes());
-    hash.list(parts.uri.query().map(str::as_bytes).into_iter());
-}
-
-/// All lines of those of these headers that are there.
-fn hash_headers(names: &[HeaderName], headers: &HeaderMap, hash: &mut Fingerprinter) {
-    for name in names {
-        let lines = headers.get_all(name);
-        let count = lines.iter().count();
-        if count > 0 {
-            hash.field(name.as_str().as_bytes());
-            hash.count(count);
-            lines.iter().for_each(|line| hash.field(line.as_bytes()));
-        }
-    }
-    // No header has this name: the list ends here.
-    hash.field(b"");
+    list::members(headers, &CACHE_CONTROL)
+        .any(|member| list::names(member, "no-cache") || list::names(member, "no-store"))
 }
 
 // === impl PendingKey ===
