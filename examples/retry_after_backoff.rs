@@ -19,12 +19,12 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempts, Event, Observer, RetryAfterBackoffLayer};
+use tower_buttress::{Attempts, CallInfo, Event, Observer, RetryAfterBackoffLayer};
 
 struct Print;
 
 impl Observer for Print {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         println!("{event}");
     }
 }

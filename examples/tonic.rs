@@ -17,13 +17,13 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::{ErrorDetails, StatusExt};
 use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
-use tower_buttress::{Event, Observer, TimeoutProfile, presets};
+use tower_buttress::{CallInfo, Event, Observer, TimeoutProfile, presets};
 use tower_buttress_tonic::ChannelLayer;
 
 struct Print;
 
 impl Observer for Print {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         println!("{event}");
     }
 }

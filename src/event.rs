@@ -3,45 +3,39 @@
 //! Nothing is emitted on the good path. Where a layer acts (refuses, gives up, steps aside), it builds one [`Event`]
 //! and hands it to the feature `tracing`, the feature `metrics`, and the layer's own [`Observer`], in this order.
 //!
-//! ```
-//! use std::sync::{Arc, Mutex};
-//! use std::time::Duration;
-//! use tower_buttress::{Event, IdleBodyTimeoutLayer, Observer};
-//!
-//! #[derive(Default)]
-//! struct Log(Mutex<Vec<String>>);
-//!
-//! impl Observer for Log {
-//!     fn on_event(&self, event: &Event) {
-//!         self.0.lock().unwrap().push(event.to_string());
-//!     }
-//! }
-//!
-//! let log = Arc::new(Log::default());
-//! let layer = IdleBodyTimeoutLayer::new(Duration::from_secs(15)).observer(log.clone());
-//! # let _ = layer;
-//! ```
+//! With the feature `tracing` an event is a line: at WARN what a caller notices (at most once a second for each kind, with the
+//! count of those left out), at INFO what was done about it, at DEBUG what is ordinary. With the feature `metrics` it is counted in
+//! `tower_buttress_events_total`, by `event` and `detail`, and by `stack` where an [`ObserveLayer`](crate::ObserveLayer) names
+//! one.
+
+#[cfg(feature = "tracing")]
+mod log;
+mod observer;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::observer::Observer;
+pub(crate) use self::observer::{Emitter, Observers};
+
 use crate::error::InvalidConfig;
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
-use crate::rt::per_thread::{Held, PerThread};
 
 /// Something happened that is worth a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A layer answered in the upstream's place.
+    #[non_exhaustive]
     Refused {
         /// Why.
         kind: RejectionKind,
     },
     /// A response body was ended with an error, because a limit of time was reached.
+    #[non_exhaustive]
     BodyTimedOut {
         /// The layer that gave up.
         layer: &'static str,
@@ -49,11 +43,13 @@ pub enum Event {
         after: Duration,
     },
     /// A connector was given up.
+    #[non_exhaustive]
     ConnectElapsed {
         /// The limit.
         after: Duration,
     },
     /// An attempt failed, and there will be another.
+    #[non_exhaustive]
     RetryScheduled {
         /// The number of the attempt to come.
         attempt: u32,
@@ -61,21 +57,25 @@ pub enum Event {
         wait: Duration,
     },
     /// An attempt failed, another might have helped, and there will be none.
+    #[non_exhaustive]
     NotRetried {
         /// Why.
         reason: NotRetried,
     },
     /// The primary could not serve a call, and a backup is asked.
+    #[non_exhaustive]
     FallbackUsed {
         /// Its name.
         to: Arc<str>,
     },
     /// A backup could not serve a call either.
+    #[non_exhaustive]
     BackupFailed {
         /// Its name.
         name: Arc<str>,
     },
     /// A circuit went from one state into another.
+    #[non_exhaustive]
     CircuitChanged {
         /// Its key, where it has one.
         key: Option<Arc<str>>,
@@ -83,6 +83,7 @@ pub enum Event {
         change: CircuitChange,
     },
     /// A circuit that only counts would have opened.
+    #[non_exhaustive]
     CircuitWouldOpen {
         /// Its key, where it has one.
         key: Option<Arc<str>>,
@@ -94,6 +95,7 @@ pub enum Event {
     /// A duplicate request joined a call already in flight.
     FlightJoined,
     /// A request was given an answer that was given before.
+    #[non_exhaustive]
     Replayed {
         /// How long ago.
         age: Duration,
@@ -103,16 +105,19 @@ pub enum Event {
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
     /// An upstream has too much: all calls with the same credential wait.
+    #[non_exhaustive]
     Paused {
         /// For how long.
         wait: Duration,
     },
     /// A setting that cannot do what it is for was found when a preset was made.
+    #[non_exhaustive]
     Misconfigured {
         /// What is wrong.
         error: InvalidConfig,
     },
     /// The number of calls that an upstream is found to bear has changed.
+    #[non_exhaustive]
     ConcurrencyChanged {
         /// How many may be under way now.
         limit: u32,
@@ -124,6 +129,7 @@ pub enum Event {
         fault: StreamFault,
     },
     /// A layer met something it cannot treat, and let it pass untouched.
+    #[non_exhaustive]
     Bypassed {
         /// The layer.
         layer: &'static str,
@@ -141,22 +147,6 @@ pub enum StreamFault {
     /// It ended before it was complete.
     Truncated,
 }
-
-/// Receives the events of the layers it was given to.
-///
-/// It is called on the task that makes the call, never inside a lock of this crate: return quickly.
-pub trait Observer: Send + Sync {
-    /// Called once per event.
-    fn on_event(&self, event: &Event);
-}
-
-/// The observer of a layer, if it has one.
-#[derive(Clone, Default)]
-pub(crate) struct Observers(Option<PerThread<dyn Observer>>);
-
-/// The same, as one call, circuit or shared answer holds it.
-#[derive(Clone, Default)]
-pub(crate) struct Emitter(Option<Held<dyn Observer>>);
 
 // === impl Event ===
 
@@ -267,55 +257,5 @@ struct Keyed<'a>(Option<&'a str>);
 impl fmt::Display for Keyed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |key| write!(f, " of {key}"))
-    }
-}
-
-// === impl Observers ===
-
-impl Observers {
-    pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
-        Self(Some(PerThread::new(observer)))
-    }
-
-    /// For a call that this thread makes.
-    #[inline]
-    pub(crate) fn emitter(&self) -> Emitter {
-        Emitter(self.0.as_ref().map(PerThread::hold))
-    }
-}
-
-impl fmt::Debug for Observers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.emitter().fmt(f)
-    }
-}
-
-// === impl Emitter ===
-
-impl Emitter {
-    pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
-        Observers::to(observer).emitter()
-    }
-
-    /// Cold: whatever calls this has left the good path.
-    #[cold]
-    pub(crate) fn emit(&self, event: &Event) {
-        #[cfg(feature = "tracing")]
-        match event {
-            Event::Misconfigured { .. } => tracing::warn!(event = event.name(), detail = event.detail(), "{event}"),
-            _ => tracing::info!(event = event.name(), detail = event.detail(), "{event}"),
-        }
-        #[cfg(feature = "metrics")]
-        metrics::counter!("tower_buttress_events_total", "event" => event.name(), "detail" => event.detail())
-            .increment(1);
-        if let Some(observer) = &self.0 {
-            observer.on_event(event);
-        }
-    }
-}
-
-impl fmt::Debug for Emitter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Observer" } else { "none" })
     }
 }

@@ -176,7 +176,8 @@ pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
-    Attempt, Attempts, Authenticated, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport, ServedBy, Tenant,
+    Attempt, Attempts, Authenticated, CallInfo, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport,
+    ServedBy, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
@@ -196,6 +197,7 @@ pub use self::layers::idle_body_timeout::{
     IdleActivity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
+pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLayer};
 pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tower::{Layer, Service, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, TimeoutProfile, presets,
+    CallInfo, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, TimeoutProfile, presets,
 };
 
 const ROUNDS: usize = 5;
@@ -140,5 +140,5 @@ fn answer<B: Send + 'static>()
 struct Deaf;
 
 impl Observer for Deaf {
-    fn on_event(&self, _: &Event) {}
+    fn on_event(&self, _: &Event, _: Option<&CallInfo>) {}
 }

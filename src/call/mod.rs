@@ -2,6 +2,7 @@
 
 mod attempt;
 mod caller;
+mod info;
 mod memory;
 mod model;
 mod options;
@@ -10,6 +11,8 @@ mod report;
 
 pub use self::attempt::{Attempt, Attempts};
 pub use self::caller::{Authenticated, Tenant};
+pub use self::info::CallInfo;
+pub(crate) use self::info::Entered;
 pub use self::memory::Memory;
 pub(crate) use self::memory::Reservation;
 pub use self::model::Model;

@@ -10,6 +10,7 @@ pub(crate) mod first_byte_timeout;
 pub(crate) mod grpc_status;
 pub(crate) mod idle_body_timeout;
 pub(crate) mod inspect_request;
+pub(crate) mod observe;
 pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod rejections_as_errors;

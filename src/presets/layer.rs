@@ -291,7 +291,7 @@ impl ResilienceLayer {
             admission: backup.admission.observer(&observer),
         };
         if let Some(error) = self.misconfigured {
-            observer.on_event(&Event::Misconfigured { error });
+            observer.on_event(&Event::Misconfigured { error }, None);
         }
         Self {
             misconfigured: self.misconfigured,

@@ -17,6 +17,7 @@ mod grpc_status;
 mod idle_body_timeout;
 mod inspect_request;
 mod memory;
+mod observe;
 mod pace;
 mod presets;
 mod presets_over_sockets;

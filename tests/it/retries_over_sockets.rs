@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{
-    Attempt, Attempts, CallBody, Event, FallbackLayer, Jitter, Observer, RetryAfterBackoffLayer, ServedBy,
+    Attempt, Attempts, CallBody, CallInfo, Event, FallbackLayer, Jitter, Observer, RetryAfterBackoffLayer, ServedBy,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -155,7 +155,7 @@ async fn a_refused_connection_is_retried() {
     /// An upstream that comes up while the client waits.
     struct ComesUp(SocketAddr, Mutex<Option<std::net::TcpListener>>);
     impl Observer for ComesUp {
-        fn on_event(&self, event: &Event) {
+        fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
             assert!(matches!(event, Event::RetryScheduled { attempt: 2, .. }), "{event}");
             *self.1.lock().unwrap() = Some(std::net::TcpListener::bind(self.0).unwrap());
         }

@@ -11,7 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::{
-    CallBody, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Event, FallbackLayer, FirstByteEvent,
+    CallBody, CallInfo, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Event, FallbackLayer, FirstByteEvent,
     FirstByteTimeoutLayer, IdleBodyTimeoutLayer, InspectRequestLayer, Observer, RetryAfterBackoffLayer,
     SseHeartbeatLayer, TimeoutProfile, presets,
 };
@@ -59,7 +59,7 @@ fn shows_nothing(what: &str, shown: &str) {
 struct Notes(Mutex<String>);
 
 impl Observer for Notes {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         self.0.lock().unwrap().push_str(&format!("{event:?} {event}\n"));
     }
 }

@@ -4,19 +4,37 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::DeadlineLayer;
+use tower_buttress::{DeadlineLayer, ObserveLayer};
 
 use crate::support::secs;
 
-/// A call that is refused, on this thread.
+/// A call of the stack `chat` that is refused, on this thread.
 fn refuse() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
+        // Warnings of one kind are held back for a second, for all tests of this process together: this one is at a time of
+        // its own.
+        tokio::time::advance(secs(26_017)).await;
         let service = DeadlineLayer::new(secs(1))
             .layer(service_fn(|_: Request<()>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
-        assert_eq!(service.oneshot(Request::new(())).await.unwrap().status(), 504);
+        let service = ObserveLayer::new("chat").layer(service);
+        let request = Request::get("http://model.example/").body(()).unwrap();
+        assert_eq!(service.oneshot(request).await.unwrap().status(), 504);
+    });
+}
+
+/// A call of the stack `chat` that is answered in full.
+#[cfg(feature = "metrics")]
+fn answer() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let service = ObserveLayer::new("chat").layer(service_fn(|_: Request<()>| async {
+            tokio::time::sleep(secs(2)).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
+        }));
+        service.oneshot(Request::new(())).await.unwrap().into_body().collect().await.unwrap();
     });
 }
 
@@ -50,8 +68,15 @@ fn an_event_is_a_line_with_its_name_and_detail() {
     refuse();
     let told = String::from_utf8(LINES.take()).unwrap();
     assert_eq!(told.lines().count(), 1, "{told}");
-    let parts =
-        ["INFO", "tower_buttress", "refused: deadline-exceeded", "event=\"refused\"", "detail=\"deadline-exceeded\""];
+    let parts = [
+        "WARN",
+        "tower_buttress",
+        "refused: deadline-exceeded",
+        "event=\"refused\"",
+        "detail=\"deadline-exceeded\"",
+        "call{id=\"",
+        "stack=\"chat\" method=\"GET\" host=\"model.example\"}",
+    ];
     for part in parts {
         assert!(told.contains(part), "{part} is not in {told}");
     }
@@ -66,8 +91,27 @@ fn an_event_is_counted_by_name_and_detail() {
         refuse();
     });
     let told = recorder.handle().render();
-    let line = "tower_buttress_events_total{event=\"refused\",detail=\"deadline-exceeded\"} 2";
+    let line = "tower_buttress_events_total{event=\"refused\",detail=\"deadline-exceeded\",stack=\"chat\"} 2";
     assert!(told.contains(line), "{told}");
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn a_call_is_measured_by_its_status_and_its_end() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        answer();
+        refuse();
+    });
+    let told = recorder.handle().render();
+    for line in [
+        "tower_buttress_first_data_seconds_sum{stack=\"chat\"} 2",
+        "tower_buttress_first_data_seconds_count{stack=\"chat\"} 1",
+        "tower_buttress_call_seconds_sum{stack=\"chat\",status=\"2xx\",end=\"complete\"} 2",
+        "tower_buttress_call_seconds_sum{stack=\"chat\",status=\"5xx\",end=\"cancelled\"} 1",
+    ] {
+        assert!(told.contains(line), "{line} is not in {told}");
+    }
 }
 
 #[test]

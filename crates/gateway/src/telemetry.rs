@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tower_buttress::{Event, Observer};
+use tower_buttress::{CallInfo, Event, Observer};
 use tracing_subscriber::EnvFilter;
 
 use super::events::Events;
@@ -26,7 +26,7 @@ struct Reporter {
 // === impl Reporter ===
 
 impl Observer for Reporter {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         self.events.tell(event);
         // One of these every few seconds, for each stream that thinks, would bury all others.
         if matches!(event, Event::HeartbeatSent) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 
-use crate::call::Memory;
+use crate::call::{CallInfo, Memory, Model};
 use crate::event::Observers;
 
 /// The name of this layer in events.
@@ -23,6 +23,17 @@ pub(super) struct Config {
     pub(super) memory: Memory,
     pub(super) read_timeout: Duration,
     pub(super) observers: Observers,
+}
+
+// === impl Config ===
+
+impl Config {
+    pub(super) fn look(&self, head: &mut Parts, data: &Bytes) {
+        (self.inspect)(head, data);
+        if let (Some(call), Some(model)) = (CallInfo::in_extensions(&head.extensions), head.extensions.get::<Model>()) {
+            call.set_model(model);
+        }
+    }
 }
 
 impl fmt::Debug for Config {

@@ -42,7 +42,7 @@ impl Reading {
         Poll::Ready(match Pin::new(&mut self.body).poll(cx) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => {
                 if let Some(head) = &mut self.head {
-                    (self.config.inspect)(head, &data);
+                    self.config.look(head, &data);
                 }
                 CallBody::whole(data, trailers)
             }

@@ -64,7 +64,7 @@ where
         let (mut head, body) = request.into_parts();
         if (config.filter)(&head) {
             match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
-                Some(data) => (config.inspect)(&mut head, data),
+                Some(data) => config.look(&mut head, data),
                 None => {
                     // What it was ready for is not yet there.
                     drop(take_ready(&mut self.inner));

@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::layer::Config;
 use crate::body::request::{CallBody, ReadState, Resend};
-use crate::call::{Attempt, Attempts, RetryReport};
+use crate::call::{Attempt, Attempts, CallInfo, RetryReport};
 use crate::event::Event;
 use crate::policy::retry::{AttemptResult, Decision, NotRetried, Upload, is_idempotent};
 use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
@@ -145,6 +145,9 @@ impl<S> Session<S> {
         self.report(false);
         let mut request = self.resend.next(clock::now());
         request.extensions_mut().insert(Attempt(self.attempt));
+        if let Some(call) = CallInfo::in_extensions(request.extensions()) {
+            call.set_attempt(self.attempt);
+        }
         if let Some(name) = &self.config.attempt_header {
             request.headers_mut().insert(name, HeaderValue::from(self.attempt));
         }

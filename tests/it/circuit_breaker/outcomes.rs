@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::verdict::{Classify, Grpc, Health, NextStep, Outcome, Standard, Verdict};
 use tower_buttress::{
-    CallBody, CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState,
+    CallBody, CallInfo, CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitReason, CircuitState,
     CircuitWindow, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, Rejection, SlowCallBy,
     TimeoutProfile,
 };
@@ -668,7 +668,7 @@ struct Curious(CircuitBreakerHandle);
 struct Late(std::sync::OnceLock<Curious>, AtomicUsize);
 
 impl Observer for Late {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         if let (Event::CircuitChanged { change, .. }, Some(Curious(circuit))) = (event, self.0.get()) {
             assert_eq!(circuit.state(), change.to);
             circuit.close();

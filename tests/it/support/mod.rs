@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Event, Observer};
+use tower_buttress::{CallInfo, Event, Observer};
 
 /// What a scripted body does next.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ impl Log {
 }
 
 impl Observer for Log {
-    fn on_event(&self, event: &Event) {
+    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         self.0.lock().unwrap().push(event.clone());
     }
 }

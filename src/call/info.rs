@@ -1,0 +1,186 @@
+//! Which call it is that a layer tells of.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use http::uri::Authority;
+use http::{Extensions, Method};
+
+use super::Model;
+
+/// Which call an event is about: given to each [`Observer`](crate::Observer), and in the extensions of the request below an
+/// [`ObserveLayer`](crate::ObserveLayer).
+///
+/// While a future or a body below that layer is polled, it is the [`current`](Self::current) one of the thread, as a span of
+/// `tracing` is: no layer carries it.
+#[derive(Clone)]
+pub struct CallInfo(Arc<Call>);
+
+struct Call {
+    id: Box<str>,
+    stack: Arc<str>,
+    method: Method,
+    host: Option<Authority>,
+    model: OnceLock<Model>,
+    attempt: AtomicU32,
+}
+
+/// Makes a call the current one of this thread, until it is dropped.
+pub(crate) struct Entered<'a>(&'a mut Option<CallInfo>);
+
+thread_local! {
+    static CURRENT: Cell<Option<CallInfo>> = const { Cell::new(None) };
+}
+
+// === impl CallInfo ===
+
+impl CallInfo {
+    pub(crate) fn new(id: Box<str>, stack: Arc<str>, method: Method, host: Option<Authority>) -> Self {
+        Self(Arc::new(Call { id, stack, method, host, model: OnceLock::new(), attempt: AtomicU32::new(1) }))
+    }
+
+    /// The call that this thread works on, where an [`ObserveLayer`](crate::ObserveLayer) stands around it.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        // Nothing is lost when the thread ends: what is told then is told without a call.
+        CURRENT
+            .try_with(|current| {
+                let call = current.take();
+                current.set(call.clone());
+                call
+            })
+            .ok()
+            .flatten()
+    }
+
+    pub(crate) fn in_extensions(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// Tells calls apart: the request's own id, or 16 random hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The name of the stack, as the [`ObserveLayer`](crate::ObserveLayer) has it.
+    #[must_use]
+    pub fn stack(&self) -> &str {
+        &self.0.stack
+    }
+
+    /// The request's method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.0.method
+    }
+
+    /// The host, with its port, that the request names.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.0.host.as_ref().map(Authority::as_str)
+    }
+
+    /// The model that the request asks for, once its body has been read. The caller has chosen it.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.0.model.get().map(Model::as_str)
+    }
+
+    /// The attempt that is under way, or was the last, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt.load(Relaxed)
+    }
+
+    pub(crate) fn set_model(&self, model: &Model) {
+        // A body is read once; where it is read again, it says the same.
+        let _ = self.0.model.set(model.clone());
+    }
+
+    pub(crate) fn set_attempt(&self, attempt: u32) {
+        self.0.attempt.store(attempt, Relaxed);
+    }
+}
+
+impl fmt::Debug for CallInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallInfo")
+            .field("id", &self.id())
+            .field("stack", &self.stack())
+            .field("method", self.method())
+            .field("host", &self.host())
+            .field("model", &self.model())
+            .field("attempt", &self.attempt())
+            .finish()
+    }
+}
+
+// === impl Entered ===
+
+impl<'a> Entered<'a> {
+    /// `call` holds the one that was current before, until this is dropped.
+    #[inline]
+    pub(crate) fn new(call: &'a mut Option<CallInfo>) -> Self {
+        swap(call);
+        Self(call)
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        swap(self.0);
+    }
+}
+
+#[inline]
+fn swap(call: &mut Option<CallInfo>) {
+    let _ = CURRENT.try_with(|current| *call = current.replace(call.take()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn call(id: &str) -> Option<CallInfo> {
+        Some(CallInfo::new(id.into(), "stack".into(), Method::GET, None))
+    }
+
+    fn current() -> Option<String> {
+        CallInfo::current().map(|call| call.id().to_owned())
+    }
+
+    #[test]
+    fn a_call_is_current_while_it_is_entered_and_the_outer_one_afterwards() {
+        let (mut outer, mut inner) = (call("outer"), call("inner"));
+        assert_eq!(current(), None);
+        {
+            let _outer = Entered::new(&mut outer);
+            assert_eq!(current().as_deref(), Some("outer"));
+            {
+                let _inner = Entered::new(&mut inner);
+                assert_eq!(current().as_deref(), Some("inner"));
+            }
+            assert_eq!(current().as_deref(), Some("outer"));
+        }
+        assert_eq!(current(), None);
+        assert!(outer.is_some() && inner.is_some());
+    }
+
+    #[test]
+    fn a_panic_leaves_no_call_behind() {
+        let mut call = call("a");
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _entered = Entered::new(&mut call);
+            panic!("inside");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(current(), None);
+        assert!(call.is_some());
+    }
+}

@@ -1,0 +1,116 @@
+//! Who is told of events.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Event;
+use crate::call::CallInfo;
+use crate::rt::per_thread::{Held, PerThread};
+
+/// Receives the events of the layers it was given to.
+///
+/// A closure is one. `call` says which call an event is about, where an [`ObserveLayer`](crate::ObserveLayer) stands around the
+/// layers, and the event is about one: a circuit that closes by time, and a setting that is wrong, are not.
+///
+/// It is called on the task that makes the call, never inside a lock of this crate: return quickly.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use tower_buttress::{CallInfo, Event, IdleBodyTimeoutLayer, Observer};
+///
+/// let layer = IdleBodyTimeoutLayer::new(Duration::from_secs(15)).observer(Arc::new(
+///     |event: &Event, call: Option<&CallInfo>| println!("{}: {event}", call.map_or("-", CallInfo::id)),
+/// ));
+///
+/// /// Or, with a state of its own:
+/// struct Log(std::sync::Mutex<Vec<String>>);
+///
+/// impl Observer for Log {
+///     fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
+///         self.0.lock().unwrap().push(event.to_string());
+///     }
+/// }
+/// # let _ = layer;
+/// ```
+pub trait Observer: Send + Sync {
+    /// Called once per event.
+    fn on_event(&self, event: &Event, call: Option<&CallInfo>);
+}
+
+/// The observer of a layer, if it has one.
+#[derive(Clone, Default)]
+pub(crate) struct Observers(Option<PerThread<dyn Observer>>);
+
+/// The same, as one call, circuit or shared answer holds it.
+#[derive(Clone, Default)]
+pub(crate) struct Emitter(Option<Held<dyn Observer>>);
+
+impl<F> Observer for F
+where
+    F: Fn(&Event, Option<&CallInfo>) + Send + Sync,
+{
+    fn on_event(&self, event: &Event, call: Option<&CallInfo>) {
+        self(event, call);
+    }
+}
+
+// === impl Observers ===
+
+impl Observers {
+    pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
+        Self(Some(PerThread::new(observer)))
+    }
+
+    /// For a call that this thread makes.
+    #[inline]
+    pub(crate) fn emitter(&self) -> Emitter {
+        Emitter(self.0.as_ref().map(PerThread::hold))
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.emitter().fmt(f)
+    }
+}
+
+// === impl Emitter ===
+
+impl Emitter {
+    pub(crate) fn to(observer: Arc<dyn Observer>) -> Self {
+        Observers::to(observer).emitter()
+    }
+
+    /// Cold: whatever calls this has left the good path.
+    #[cold]
+    pub(crate) fn emit(&self, event: &Event) {
+        let call = CallInfo::current();
+        #[cfg(feature = "tracing")]
+        super::log::line(event);
+        #[cfg(feature = "metrics")]
+        count(event, call.as_ref());
+        if let Some(observer) = &self.0 {
+            observer.on_event(event, call.as_ref());
+        }
+    }
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Observer" } else { "none" })
+    }
+}
+
+#[cfg(feature = "metrics")]
+fn count(event: &Event, call: Option<&CallInfo>) {
+    const NAME: &str = "tower_buttress_events_total";
+    let (event, detail) = (event.name(), event.detail());
+    match call {
+        None => metrics::counter!(NAME, "event" => event, "detail" => detail),
+        Some(call) => {
+            metrics::counter!(NAME, "event" => event, "detail" => detail, "stack" => call.stack().to_owned())
+        }
+    }
+    .increment(1);
+}

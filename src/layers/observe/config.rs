@@ -1,0 +1,74 @@
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderName, Request};
+
+use crate::call::CallInfo;
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) stack: Arc<str>,
+    pub(super) request_id: Option<HeaderName>,
+}
+
+/// The bytes of an id that goes into log lines as it is.
+const MAX_ID: usize = 128;
+
+// === impl Config ===
+
+impl Config {
+    pub(super) fn info<B>(&self, request: &Request<B>) -> CallInfo {
+        let id = self.id(request).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)).into());
+        CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request))
+    }
+
+    /// The id that the request has: of the stack around this one, or of its header.
+    fn id<B>(&self, request: &Request<B>) -> Option<Box<str>> {
+        if let Some(outer) = CallInfo::in_extensions(request.extensions()) {
+            return Some(outer.id().into());
+        }
+        let id = request.headers().get(self.request_id.as_ref()?)?.to_str().ok()?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        ((1..=MAX_ID).contains(&id.len()) && id.bytes().all(plain)).then(|| id.into())
+    }
+}
+
+fn host<B>(request: &Request<B>) -> Option<Authority> {
+    let of_header = || Authority::try_from(request.headers().get(HOST)?.as_bytes()).ok();
+    request.uri().authority().cloned().or_else(of_header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(value: &str) -> String {
+        let config = Config { stack: "s".into(), request_id: Some(HeaderName::from_static("x-request-id")) };
+        let request = Request::builder().header("x-request-id", value).body(()).unwrap();
+        config.info(&request).id().to_owned()
+    }
+
+    #[test]
+    fn an_id_that_could_break_a_line_is_not_taken() {
+        let longest = "a".repeat(128);
+        for taken in ["a", "A-1_b.2", &longest] {
+            assert_eq!(id(taken), taken);
+        }
+        for refused in ["", "a b", "a\tb", "a\"b", "\u{e9}", &"a".repeat(129)] {
+            let made = id(refused);
+            assert_eq!(made.len(), 16, "{refused:?}");
+            assert_ne!(made, refused);
+        }
+    }
+
+    #[test]
+    fn the_host_is_that_of_the_uri_or_of_the_header() {
+        let request = Request::get("http://a:81/").header("host", "b").body(()).unwrap();
+        assert_eq!(host(&request).unwrap(), "a:81");
+        let request = Request::get("/").header("host", "b").body(()).unwrap();
+        assert_eq!(host(&request).unwrap(), "b");
+        let request = Request::get("/").header("host", "a b").body(()).unwrap();
+        assert_eq!(host(&request), None);
+    }
+}

@@ -1,0 +1,66 @@
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::ObserveBody;
+use super::call::ObservedCall;
+use super::config::Config;
+use super::future::ObserveFuture;
+
+/// Says which call it is that the layers inside tell of. See [`ObserveLayer`](crate::ObserveLayer).
+#[derive(Clone, Debug)]
+pub struct Observe<S> {
+    inner: S,
+    config: Option<Config>,
+}
+
+// === impl Observe ===
+
+impl<S> Observe<S> {
+    pub(super) const fn new(inner: S, config: Option<Config>) -> Self {
+        Self { inner, config }
+    }
+
+    /// The inner service.
+    #[must_use]
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    #[must_use]
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service.
+    #[must_use]
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
+{
+    type Response = Response<ObserveBody<R>>;
+    type Error = S::Error;
+    type Future = ObserveFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let Some(config) = &self.config else { return ObserveFuture::new(self.inner.call(request), None) };
+        let info = config.info(&request);
+        request.extensions_mut().insert(info.clone());
+        let mut call = ObservedCall::new(info);
+        let inner = call.within(|| self.inner.call(request));
+        ObserveFuture::new(inner, Some(call))
+    }
+}
