@@ -203,8 +203,8 @@ pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueSt
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 pub use self::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer};
 pub use self::layers::sse_heartbeat::{
-    CustomFrame, EarlySseHeartbeat, EarlySseHeartbeatBody, EarlySseHeartbeatFuture, EarlySseHeartbeatLayer,
-    HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture, SseHeartbeatLayer,
+    CustomFrame, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,
+    SseHeartbeatLayer,
 };
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]

@@ -48,6 +48,9 @@ use crate::proto::deadline::DeadlineHeader;
 /// Well below the 60 s after which nginx and AWS load balancers cut a silent connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// A first attempt that fails and its retry fit in, and proxies that wait 30 s for the head (Heroku) get it in time.
+const HEARTBEAT_BEFORE_HEADERS: Duration = Duration::from_secs(25);
+
 /// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
 /// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]). With the feature `llm`, answers that are cut, or
 /// errors inside of a 200, are found (`StreamGuardLayer`).
@@ -68,9 +71,15 @@ pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
 
 /// For a server that stands between callers and a model provider: [`llm_client`], and heartbeats on silent event streams,
 /// with an event that tells of an error, and one upstream call per double click.
+///
+/// A stream whose answer takes longer than 25 s begins before there is an answer. From then on the caller gets no status and
+/// no headers of the answer: an error, and a refusal of any layer, is an event of the stream. See
+/// [`before_headers`](SseHeartbeatLayer::before_headers) for which requests that holds. To have a status at all times:
+/// `.heartbeat(|heartbeat| heartbeat.before_headers(Duration::MAX))`.
 #[must_use]
 pub fn llm_gateway(limits: TimeoutProfile) -> ResilienceLayer {
-    llm_client(limits).heartbeat(|_| SseHeartbeatLayer::new(HEARTBEAT).error_events(true)).dedup(|_| DedupLayer::new())
+    let heartbeat = SseHeartbeatLayer::new(HEARTBEAT).error_events(true).before_headers(HEARTBEAT_BEFORE_HEADERS);
+    llm_client(limits).heartbeat(|_| heartbeat).dedup(|_| DedupLayer::new())
 }
 
 /// For calls to any other HTTP service: what may have been done is not done again. Every attempt has the profile's

@@ -72,6 +72,7 @@ pin_project! {
     where
         E: Error,
         E: Send,
+        E: Sync,
         E: 'static,
     {
         #[pin]
@@ -99,7 +100,7 @@ impl<S: Service<Request<CallBody>>> Resilience<S> {
 impl<S, B> Service<Request<B>> for Resilience<S>
 where
     S: Service<Request<CallBody>>,
-    S::Error: Error + Send + 'static,
+    S::Error: Error + Send + Sync + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
@@ -130,7 +131,7 @@ impl<S: Service<Request<CallBody>>> fmt::Debug for Resilience<S> {
 
 // === impl ResilienceFuture ===
 
-impl<E: Error + Send + 'static> Future for ResilienceFuture<E> {
+impl<E: Error + Send + Sync + 'static> Future for ResilienceFuture<E> {
     type Output = Result<Response<ResilienceBody>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -138,7 +139,7 @@ impl<E: Error + Send + 'static> Future for ResilienceFuture<E> {
     }
 }
 
-impl<E: Error + Send + 'static> fmt::Debug for ResilienceFuture<E> {
+impl<E: Error + Send + Sync + 'static> fmt::Debug for ResilienceFuture<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResilienceFuture").finish_non_exhaustive()
     }

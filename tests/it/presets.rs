@@ -174,6 +174,35 @@ async fn a_gateway_shares_calls_and_keeps_streams_alive() {
     assert_eq!(calls.load(SeqCst), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_gateway_begins_a_stream_after_25_seconds_without_an_answer() {
+    let service = service_fn(|_| async {
+        tokio::time::sleep(secs(28)).await;
+        let events = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n";
+        let mut response = Response::new(Full::<Bytes>::from(events));
+        response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+        Ok::<_, Infallible>(response)
+    });
+    let stack = presets::llm_gateway(TimeoutProfile::DEEP);
+    for (path, stream, prefer, head_after) in [
+        ("/v1/chat/completions", true, "", 25),
+        ("/v1/chat/completions", true, "respond-async", 28),
+        ("/v1/chat/completions", false, "", 28),
+        ("/events", true, "", 28),
+    ] {
+        let start = tokio::time::Instant::now();
+        let request = Request::post(path).header("content-type", "application/json").header("prefer", prefer);
+        let body = Full::<Bytes>::from(format!("{{\"stream\":{stream}}}"));
+        let response = stack.layer(service.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
+        assert_eq!(start.elapsed(), secs(head_after), "{path} {stream} {prefer}");
+        if head_after == 25 {
+            assert_eq!(response.headers()["content-type"], "text/event-stream");
+            let mut body = response.into_body();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), ": keepalive\n\n");
+        }
+    }
+}
+
 /// A model that hangs is given up in time for another one, whatever was asked for.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_hangs_reaches_its_backup() {

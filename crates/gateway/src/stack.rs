@@ -14,9 +14,9 @@ use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
-    CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, EarlySseHeartbeatLayer, FallbackLayer,
-    FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, Observer,
-    RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
+    CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
+    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
+    SseHeartbeatLayer, Tenant,
 };
 
 use super::access::AnswerBody;
@@ -117,9 +117,9 @@ fn retry(args: &Args) -> RetryAfterBackoffLayer {
         .generate_idempotency_key(args.retry_non_idempotent)
 }
 
-fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> EarlySseHeartbeatLayer {
+fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> SseHeartbeatLayer {
     if args.heartbeat.0.is_none() && args.heartbeat_max_silence.0.is_none() && !args.error_events {
-        return EarlySseHeartbeatLayer::disabled();
+        return SseHeartbeatLayer::disabled();
     }
     // Without heartbeats there are still errors to tell, and a limit to hold.
     let mut layer = SseHeartbeatLayer::new(args.heartbeat.0.unwrap_or(Duration::MAX))

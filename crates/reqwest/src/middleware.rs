@@ -22,7 +22,7 @@ use tower_buttress::error::BoxError;
 /// ([`Next`]) can be borrowed no longer.
 ///
 /// So the layer must be one that borrows its inner service for one call: deadlines, timeouts, retries, a breaker. Dedup
-/// (and so the [presets](tower_buttress::presets), which have a place for it), health probes and heartbeats before headers let a
+/// (and so the [presets](tower_buttress::presets), which have a place for it), health probes and heartbeats let a
 /// call outlive its caller, and go around [`ClientService`] instead; the compiler says so.
 ///
 /// What a middleware before this one puts into its `Extensions` (a [`TimeoutProfile`](tower_buttress::TimeoutProfile), a
@@ -230,23 +230,14 @@ impl fmt::Debug for NextService<'_> {
 ///     .with(LayerMiddleware::new(CircuitBreakerLayer::new().health_probe(std::time::Duration::from_secs(5), probe)));
 /// ```
 ///
-/// and heartbeats before there is an answer.
-///
-/// ```
-/// use tower_buttress::SseHeartbeatLayer;
-/// use tower_buttress_reqwest::LayerMiddleware;
-///
-/// reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-///     .with(LayerMiddleware::new(SseHeartbeatLayer::new(std::time::Duration::from_secs(15))));
-/// ```
+/// and heartbeats, which may go out before there is an answer.
 ///
 /// ```compile_fail
 /// use tower_buttress::SseHeartbeatLayer;
 /// use tower_buttress_reqwest::LayerMiddleware;
 ///
-/// let early = SseHeartbeatLayer::new(std::time::Duration::from_secs(15));
 /// reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-///     .with(LayerMiddleware::new(early.before_headers(std::time::Duration::from_secs(5))));
+///     .with(LayerMiddleware::new(SseHeartbeatLayer::new(std::time::Duration::from_secs(15))));
 /// ```
 #[cfg(doctest)]
 struct Outliving;

@@ -16,10 +16,11 @@ pin_project! {
     /// The response body of [`SseHeartbeat`](crate::SseHeartbeat).
     #[derive(Debug)]
     pub struct SseHeartbeatBody<B> {
+        // Over, as long as there is no answer.
         #[pin]
         body: ResponseBody<B>,
-        // `None`: no event stream of ours.
-        state: Option<HeartbeatState>,
+        // `None`: a response that this layer does not treat.
+        state: Option<HeartbeatState<B>>,
     }
 }
 
@@ -30,16 +31,19 @@ impl<B> SseHeartbeatBody<B> {
         Self { body: ResponseBody::inner(body), state: None }
     }
 
-    pub(super) fn with(body: B, state: Option<HeartbeatState>) -> Self {
-        Self { body: ResponseBody::inner(body), state }
+    pub(super) fn with(body: B, state: HeartbeatState<B>) -> Self {
+        Self { body: ResponseBody::inner(body), state: Some(state) }
     }
 
-    /// Nothing has come.
+    pub(super) fn pending(state: HeartbeatState<B>) -> Self {
+        Self { body: ResponseBody::Over, state: Some(state) }
+    }
+
+    /// Waits for a heartbeat or the end, since the upstream has sent nothing.
     #[inline]
-    fn poll_silence(body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState, cx: &mut Context<'_>) -> Polled {
+    fn poll_silence(body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState<B>, cx: &mut Context<'_>) -> Polled {
         state.schedule.waiting(clock::now);
-        let may_beat = state.frame.may_be_at(&state.scanner);
-        let Some((at, due)) = state.schedule.due(may_beat) else { return Poll::Pending };
+        let Some((at, due)) = state.schedule.due(state.may_beat()) else { return Poll::Pending };
         ready!(state.timeout.poll_until(at, cx));
         match due {
             NextAction::Beat => state.beat(),
@@ -56,30 +60,45 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    /// Where frames do not pass as they come.
+    /// Polls in every mode but [`Mode::Follow`].
     #[cold]
     #[inline(never)]
-    fn poll_special(mut body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState, cx: &mut Context<'_>) -> Polled {
+    fn poll_special(
+        mut body: Pin<&mut ResponseBody<B>>,
+        state: &mut HeartbeatState<B>,
+        cx: &mut Context<'_>,
+    ) -> Polled {
         loop {
             match &mut state.mode {
                 Mode::Over => return body.poll_frame(cx),
                 Mode::Last(last) => return last.poll(cx),
-                Mode::Follow | Mode::Opened(_) => {}
+                Mode::Pending(_) if !state.added => return state.beat(),
+                Mode::Pending(pending) => match pending.0.poll(cx) {
+                    Poll::Pending => return Self::poll_silence(body, state, cx),
+                    Poll::Ready(Ok(answer)) => {
+                        state.answered(&answer);
+                        body.set(ResponseBody::inner(answer.into_body()));
+                    }
+                    Poll::Ready(Err(err)) => return state.fail(err),
+                },
+                Mode::Follow | Mode::BomPending(_) => {}
             }
             let mut polled = body.as_mut().poll_frame(cx);
             if polled.is_pending() {
                 return Self::poll_silence(body, state, cx);
             }
-            let empty =
-                matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty));
-            state.read(&mut polled);
-            let swallowed =
-                matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty));
-            if empty || !swallowed {
+            let was_empty = is_empty_data(&polled);
+            state.on_unusual(&mut polled);
+            // Data of which all is held back, or removed, is no frame.
+            if was_empty || !is_empty_data(&polled) {
                 return polled;
             }
         }
     }
+}
+
+fn is_empty_data(polled: &Polled) -> bool {
+    matches!(polled, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty))
 }
 
 impl<B> Body for SseHeartbeatBody<B>
@@ -104,18 +123,18 @@ where
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() => state.follow(frame),
-            _ => state.read(&mut polled),
+            _ => state.on_unusual(&mut polled),
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        let held = match self.state.as_ref().map(|state| &state.mode) {
-            Some(Mode::Last(last)) => !last.is_over(),
-            Some(Mode::Opened(mark)) => !mark.is_empty(),
-            _ => false,
-        };
-        !held && self.body.is_end_stream()
+        match self.state.as_ref().map(|state| &state.mode) {
+            Some(Mode::Pending(_)) => false,
+            Some(Mode::Last(last)) => last.is_over() && self.body.is_end_stream(),
+            Some(Mode::BomPending(mark)) => mark.is_empty() && self.body.is_end_stream(),
+            _ => self.body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -124,9 +143,9 @@ where
             None | Some(Mode::Over) => return inner,
             _ if self.is_end_stream() => return SizeHint::with_exact(0),
             Some(Mode::Follow) => inner.lower(),
-            // A mark may be taken off.
-            Some(Mode::Opened(_)) => inner.lower().saturating_sub(3),
-            Some(Mode::Last(_)) => 0,
+            // A mark may be removed.
+            Some(Mode::BomPending(_)) => inner.lower().saturating_sub(3),
+            Some(Mode::Pending(_) | Mode::Last(_)) => 0,
         };
         let mut hint = SizeHint::new();
         hint.set_lower(least);

@@ -1,4 +1,4 @@
-//! The byte order mark that comes behind a heartbeat.
+//! A byte order mark that arrives after a heartbeat, where a reader would take it for content.
 
 use bytes::{Buf, Bytes};
 
@@ -6,7 +6,7 @@ use crate::proto::sse::Scanner;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// How much of a mark is held back, while it is not known whether it is one. What is held is the mark's own beginning.
+/// Removes a byte order mark. Counts the bytes that are held back until it is known whether they are one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BomStripper {
     held: u8,
@@ -15,13 +15,13 @@ pub(super) struct BomStripper {
 // === impl BomStripper ===
 
 impl BomStripper {
-    /// Shows `scanner` the upstream's bytes, and makes of them what may be forwarded. Nothing is held any more once
-    /// `scanner` knows that no mark can come.
+    /// Scans the upstream's bytes, and reduces them to those that may be forwarded. No byte is held any more once `scanner`
+    /// knows that no mark can come.
     pub(super) fn strip(&mut self, scanner: &mut Scanner, data: &mut Bytes) {
         scanner.scan(data);
         let rest = &BOM[usize::from(self.held)..];
         if scanner.bom_is_possible() {
-            // All of it is a beginning of `rest`, which is at most three bytes long.
+            // `data` is a prefix of `rest`, which is at most three bytes long.
             self.held += u8::try_from(data.len()).unwrap_or(0);
             data.clear();
         } else if data.starts_with(rest) {
@@ -32,7 +32,7 @@ impl BomStripper {
         }
     }
 
-    /// What was held, and is no mark.
+    /// The bytes that were held, and are no mark.
     pub(super) fn release(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         Bytes::from_static(&BOM[..usize::from(held)])

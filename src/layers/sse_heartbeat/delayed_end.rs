@@ -9,17 +9,17 @@ use crate::body::boxed::Polled;
 use crate::error::BoxError;
 use crate::rt::timeout::Timeout;
 
-/// What comes last, behind bytes that were told before it.
+/// The end of a body, behind the last bytes that were inserted into it.
 ///
-/// A server that is handed an error drops all of the stream that it has not written yet, the event that tells of the error
-/// first of all; over HTTP/2 the head, too. Nothing says when it has written, and over HTTP/2 another task does, on another
-/// thread. So there is a moment between the two.
+/// A server that is handed an error drops the part of the stream that it has not written yet, the error event included;
+/// over HTTP/2 the head, too. Nothing tells the body when the server has written, and over HTTP/2 another task does, on
+/// another thread. So an error follows the event after a short delay.
 pub(super) struct DelayedEnd {
     last: Option<Result<Frame<Bytes>, BoxError>>,
     timeout: Timeout,
 }
 
-/// A task that is woken runs within far less, unless all threads are busy; and nobody minds an error that comes so late.
+/// A task that is woken runs within far less, unless all threads are busy; and such a delay of an error does no harm.
 const FLUSH_DELAY: Duration = Duration::from_millis(50);
 
 // === impl DelayedEnd ===

@@ -1,65 +1,127 @@
-//! The event that tells a client how its stream broke off.
-
-use std::error::Error;
+//! The event that tells a client why its stream broke off.
 
 use bytes::Bytes;
 use http::StatusCode;
 
 use crate::error::{
-    self, BoxError, DeadlineExceeded, IdleBodyElapsed, StreamSilent, StreamTruncated, UnexpectedResponse, UpstreamError,
+    self, BoxError, DeadlineExceeded, FirstContentElapsed, IdleBodyElapsed, StreamSilent, StreamTruncated,
+    UnexpectedResponse, UpstreamError,
 };
+use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::sse::Ending;
 use crate::rejection::Rejection;
 
-/// `event: error`, in the form that the SDKs of OpenAI and Anthropic raise.
+/// The event for `err`, in the form that the clients of the dialect raise. `sequence` is the next `sequence_number` of a
+/// Responses stream.
 ///
-/// What we know ourselves is named. Of the upstream's errors nothing is told: they may hold what is no client's business.
-pub(super) fn event(err: &BoxError, ending: Ending) -> Bytes {
-    // What the guard found is told in the form of its dialect, by the upstream's own event where that is one.
+/// It names the limits and refusals of this crate, and what the upstream said to its caller. Other errors of the upstream
+/// are not described: their text may be meant for the operator only.
+pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: Ending) -> Bytes {
+    // The stream guard has rendered the event already: it knows the dialect from the stream itself.
     if let Some(told) = error::find::<UpstreamError>(err).filter(|told| !told.frame().is_empty()) {
         return told.frame().clone();
     }
     if let Some(truncated) = error::find::<StreamTruncated>(err) {
         return truncated.frame(ending).into();
     }
-    let (kind, message) = told(err);
-    let end = ending.as_str();
-    // No message holds what JSON would have to escape.
-    format!(
-        "event: error{end}data: {{\"type\":\"error\",\"error\":{{\"type\":\"{kind}\",\"message\":\"{message}\"}}}}{end}{end}"
-    )
-    .into()
+    if let Some(elapsed) = error::find::<FirstContentElapsed>(err) {
+        return elapsed.frame(kind, sequence, ending).into();
+    }
+    describe(err).sequence(sequence).frame(kind, ending).into()
 }
 
-fn told(err: &BoxError) -> (&'static str, String) {
+fn describe(err: &BoxError) -> StreamError<'_> {
+    if let Some(told) = error::find::<UpstreamError>(err) {
+        let mut described = of_status(told.status()).message(told.message());
+        if let Some(name) = told.type_name() {
+            described = described.type_name(name);
+        }
+        return match told.code() {
+            Some(code) => described.code(code),
+            None => described,
+        };
+    }
     if let Some(rejection) = error::find::<Rejection>(err) {
-        return (kind(rejection.kind().status()), rejection.to_string());
+        return of_status(rejection.kind().status()).message(rejection.to_string());
     }
     if let Some(answer) = error::find::<UnexpectedResponse>(err) {
-        return (kind(answer.status), answer.to_string());
+        let status = answer.status.as_u16();
+        let message = format!("The upstream answered {status} where an event stream was expected.");
+        return of_status(answer.status).message(message);
     }
-    let elapsed: Option<&dyn Error> = error::find::<StreamSilent>(err)
-        .map(|err| err as _)
-        .or_else(|| error::find::<IdleBodyElapsed>(err).map(|err| err as _))
-        .or_else(|| error::find::<DeadlineExceeded>(err).map(|err| err as _));
-    match elapsed {
-        Some(err) => ("timeout_error", err.to_string()),
-        None => ("api_error", "the upstream failed in the middle of the stream".to_owned()),
+    let silent = error::find::<StreamSilent>(err).map(|err| err.after);
+    if let Some(after) = silent.or_else(|| error::find::<IdleBodyElapsed>(err).map(|err| err.after)) {
+        return StreamError::of_status(504).message(format!("The upstream sent nothing for {after:?}."));
     }
+    if let Some(err) = error::find::<DeadlineExceeded>(err) {
+        let message = format!("The call did not end within its time limit of {:?}.", err.budget);
+        return StreamError::of_status(504).message(message);
+    }
+    StreamError::of_status(502)
 }
 
-/// The names that Anthropic has for what a status says; OpenAI's SDKs show whatever they are given.
-/// <https://docs.anthropic.com/en/api/errors>
-fn kind(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        401 => "authentication_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        400..=499 => "invalid_request_error",
-        504 => "timeout_error",
-        503 | 529 => "overloaded_error",
-        _ => "api_error",
+/// An answer that should have been a stream is a bad gateway's, whatever success it claims.
+fn of_status(status: StatusCode) -> StreamError<'static> {
+    StreamError::of_status(if status.as_u16() < 400 { 502 } else { status.as_u16() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::verdict::{Health, NextStep, Verdict};
+    use crate::rejection::RejectionKind;
+
+    const AFTER: Duration = Duration::from_secs(15);
+
+    /// The event that a Gemini client gets, in which the status shows, and the one that an Anthropic client gets.
+    fn told(err: impl Into<BoxError>) -> [String; 2] {
+        let err = err.into();
+        let told = |kind| String::from_utf8(event(&err, Some(kind), 7, Ending::Lf).to_vec()).unwrap();
+        [told(Kind::Gemini), told(Kind::Anthropic)]
+    }
+
+    #[test]
+    fn every_limit_and_refusal_has_its_status_and_type_in_the_dialect() {
+        let errors: [(BoxError, u16, &str, &str); 8] = [
+            (IdleBodyElapsed::new(AFTER).into(), 504, "timeout_error", "sent nothing for 15s"),
+            (StreamSilent::new(AFTER).into(), 504, "timeout_error", "sent nothing for 15s"),
+            (FirstContentElapsed::new(AFTER).into(), 504, "timeout_error", "nothing of its answer for 15s"),
+            (DeadlineExceeded::new(AFTER).into(), 504, "timeout_error", "time limit of 15s"),
+            (Rejection::new(RejectionKind::CircuitOpen).into(), 503, "overloaded_error", ""),
+            (Rejection::new(RejectionKind::Paced).into(), 429, "rate_limit_error", ""),
+            (UnexpectedResponse::new(StatusCode::OK).into(), 502, "api_error", "answered 200"),
+            ("the disk is full".into(), 502, "api_error", "The upstream failed in the middle of the stream."),
+        ];
+        for (err, status, name, message) in errors {
+            let [gemini, anthropic] = told(err);
+            assert!(gemini.starts_with(&format!("data: {{\"error\":{{\"code\":{status},")), "{gemini}");
+            assert!(anthropic.starts_with("event: error\ndata: {\"type\":\"error\","), "{anthropic}");
+            assert!(anthropic.contains(&format!("{{\"type\":\"{name}\"")), "{anthropic}");
+            assert!(gemini.contains(message) && anthropic.contains(message), "{gemini}");
+            assert!(!gemini.contains("disk"), "{gemini}");
+        }
+    }
+
+    #[test]
+    fn what_the_upstream_said_is_passed_on_also_behind_a_refusal() {
+        let verdict = Verdict::new(NextStep::GiveUp, Health::Success);
+        let status = StatusCode::from_u16(529).unwrap();
+        let said = UpstreamError::new(status, verdict).with_names(Some("busy"), Some("overloaded_error"));
+        let said = said.with_message("Come \"later\".");
+        let refused = Rejection::new(RejectionKind::UpstreamFailed).with_source(said.clone());
+        for err in [BoxError::from(said.clone()), refused.into()] {
+            let [gemini, anthropic] = told(err);
+            assert!(gemini.contains("\"code\":529") && gemini.contains("Come \\\"later\\\"."), "{gemini}");
+            assert!(anthropic.contains("{\"type\":\"overloaded_error\",\"code\":\"busy\","), "{anthropic}");
+        }
+        assert_eq!(told(said.with_frame("event: x\n\n")), ["event: x\n\n"; 2], "its own frame, where it has one");
+    }
+
+    #[test]
+    fn an_event_of_responses_has_its_place_in_the_sequence() {
+        let event = event(&"broken".into(), Some(Kind::OpenAiResponses), 7, Ending::CrLf);
+        assert!(event.starts_with(b"event: error\r\ndata: {\"type\":\"error\",\"sequence_number\":7,"), "{event:?}");
     }
 }

@@ -3,20 +3,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::InvalidConfig;
+use crate::proto::dialect::{KeepAlive, Kind};
 use crate::proto::sse::{Ending, Scanner};
 
-/// What a heartbeat looks like. In the extensions of a request or of a response, it is that call's frame.
+/// The bytes of a heartbeat. In the extensions of a request or a response, it sets the frame of that call.
 ///
-/// None of them is anything to a reader that follows the standard. Real clients differ; choose by who reads. Lines end
-/// as those of the stream do.
+/// A reader that follows the standard ignores each of them. Real clients differ, and the default takes this into account.
+/// The line endings are those of the stream.
 ///
-/// Once the stream has set an `id`, a blank line moves some readers' place to resume, or hands them an empty event. From
-/// then on only comments are sent, without a blank line, whichever frame was chosen, and only where that one would be.
+/// Once the stream has set an `id`, a blank line moves the place from which some readers resume, or gives them an empty
+/// event. From then on the layer sends comments without a blank line, whichever frame was chosen, and only where that
+/// frame would be sent.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum HeartbeatFrame {
-    /// `: keepalive` and a blank line. Sent only between events.
+    /// The frame that the official clients of the request's [dialect](crate::proto::dialect::Kind) accept: a bare newline
+    /// for Gemini's `generateContent`, none for Cohere, a comment for all others. Before there is an answer, none for a
+    /// path that belongs to no dialect.
     #[default]
+    ByDialect,
+    /// `: keepalive` and a blank line. Sent only between events.
     Comment,
     /// `: keepalive`. Sent also between the lines of an event.
     CommentNoBlank,
@@ -26,7 +32,7 @@ pub enum HeartbeatFrame {
     Custom(CustomFrame),
 }
 
-/// Comments, with or without blank lines, that were found to be nothing else.
+/// Comments, with or without blank lines, that were checked to hold nothing else.
 #[derive(Clone, Debug)]
 pub struct CustomFrame(Arc<Rendered>);
 
@@ -42,8 +48,8 @@ struct Rendered {
 // === impl HeartbeatFrame ===
 
 impl HeartbeatFrame {
-    /// A frame of your own: lines that begin with a colon, and blank lines. If there is a blank line, it is sent only
-    /// between events.
+    /// A frame of your own: lines that begin with a colon, and blank lines. A frame with a blank line is sent only between
+    /// events.
     ///
     /// ```
     /// use tower_buttress::HeartbeatFrame;
@@ -55,16 +61,37 @@ impl HeartbeatFrame {
     ///
     /// # Errors
     ///
-    /// If a line is anything but a comment or blank, if there is no comment, if the last line has no end, or if it is
-    /// not UTF-8.
+    /// If a line is neither blank nor a comment, if there is no comment, if the last line has no line ending, or if the
+    /// bytes are not UTF-8.
     pub fn custom(bytes: impl AsRef<[u8]>) -> Result<Self, InvalidConfig> {
         CustomFrame::new(bytes.as_ref()).map(Self::Custom)
+    }
+
+    /// The frame for an event stream of this dialect. `None`: no frame is harmless to all of its clients.
+    pub(super) fn of_event_stream(&self, kind: Option<Kind>) -> Option<Self> {
+        match (self, kind) {
+            (Self::ByDialect, None) => Some(Self::Comment),
+            (Self::ByDialect, Some(kind)) => match kind.keep_alive() {
+                KeepAlive::Comment => Some(Self::Comment),
+                KeepAlive::BareNewline => Some(Self::BareNewline),
+                KeepAlive::Nothing => None,
+            },
+            (frame, _) => Some(frame.clone()),
+        }
+    }
+
+    /// Whether heartbeats may go out before it is known what the answer will be.
+    pub(super) fn before_headers(&self, kind: Option<Kind>) -> bool {
+        match self {
+            Self::ByDialect => kind.is_some_and(|kind| kind.keep_alive() != KeepAlive::Nothing),
+            _ => true,
+        }
     }
 
     /// Whether one may be inserted where the stream is.
     #[inline]
     pub(super) fn may_be_at(&self, scanner: &Scanner) -> bool {
-        // What loses its blank line once an id was seen stays outside of events.
+        // A frame that loses its blank line once an id was seen stays outside of events.
         let safe = if self.has_blank() {
             scanner.block_is_safe() && (!scanner.id_seen() || scanner.comment_is_safe())
         } else {
@@ -76,7 +103,7 @@ impl HeartbeatFrame {
     #[inline]
     fn has_blank(&self) -> bool {
         match self {
-            Self::Comment | Self::BareNewline => true,
+            Self::ByDialect | Self::Comment | Self::BareNewline => true,
             Self::CommentNoBlank => false,
             Self::Custom(CustomFrame(rendered)) => rendered.has_blank,
         }
@@ -87,7 +114,7 @@ impl HeartbeatFrame {
         let (ending, id_seen) = (scanner.ending(), scanner.id_seen());
         let bytes = match self {
             Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
-            Self::Comment if !id_seen => match ending {
+            Self::ByDialect | Self::Comment if !id_seen => match ending {
                 Ending::Lf => ": keepalive\n\n",
                 Ending::CrLf => ": keepalive\r\n\r\n",
                 Ending::Cr => ": keepalive\r\r",
@@ -157,13 +184,35 @@ mod tests {
         let custom = HeartbeatFrame::custom(": a\r\n: b\n\n").unwrap();
         for end in ["\n", "\r\n", "\r"] {
             let stream = format!("data: x{end}{end}:{end}");
-            // What ends in CR alone is known for it only when the next line has begun: that line is a blank one.
+            // A CR alone is known to be the line ending only when the next line has begun: that line is a blank one.
             let stream = if end == "\r" { format!("{stream}{end}") } else { stream };
             assert_eq!(at(&HeartbeatFrame::Comment, &stream).unwrap(), format!(": keepalive{end}{end}"));
             assert_eq!(at(&HeartbeatFrame::CommentNoBlank, &stream).unwrap(), format!(": keepalive{end}"));
             assert_eq!(at(&HeartbeatFrame::BareNewline, &stream).unwrap(), end);
             assert_eq!(at(&custom, &stream).unwrap(), format!(": a{end}: b{end}{end}"));
         }
+    }
+
+    #[test]
+    fn the_default_is_what_the_clients_of_the_dialect_accept() {
+        let of = |kind| HeartbeatFrame::ByDialect.of_event_stream(kind).map(|frame| at(&frame, "data: x\n\n").unwrap());
+        let comment = Some(Bytes::from_static(b": keepalive\n\n"));
+        for kind in [None, Some(Kind::OpenAiChat), Some(Kind::OpenAiResponses), Some(Kind::Anthropic)] {
+            assert_eq!(of(kind), comment, "{kind:?}");
+        }
+        assert_eq!(of(Some(Kind::Gemini)).unwrap(), "\n");
+        assert_eq!(of(Some(Kind::Cohere)), None);
+    }
+
+    #[test]
+    fn no_frame_ends_a_block_that_only_holds_retry() {
+        // A lone `retry:` block makes the Python clients of OpenAI and Google fail.
+        let custom = HeartbeatFrame::custom(": a\n\n").unwrap();
+        for frame in [HeartbeatFrame::Comment, HeartbeatFrame::BareNewline, custom] {
+            assert!(at(&frame, "retry: 1500\n").is_none());
+            assert!(at(&frame, "data: x\n\nretry: 1500\n: c\n").is_none());
+        }
+        assert_eq!(at(&HeartbeatFrame::CommentNoBlank, "retry: 1500\n").unwrap(), ": keepalive\n");
     }
 
     #[test]
@@ -193,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_ones_own_is_nothing_but_comments() {
+    fn a_custom_frame_holds_only_comments_and_blank_lines() {
         for good in [":\n", ": a\r", "\r\n: a\r\n\r\n", ": data: x\n"] {
             assert!(HeartbeatFrame::custom(good).is_ok(), "{good:?}");
         }

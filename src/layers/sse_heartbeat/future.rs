@@ -1,56 +1,67 @@
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::SseHeartbeatBody;
-use super::frame::HeartbeatFrame;
+use super::config::{CallConfig, NAME};
 use super::head::{self, Answer};
-use super::layer::{Config, SseHeartbeatLayer};
+use super::pending::PendingAnswer;
 use super::state::HeartbeatState;
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::rt::timeout::Timeout;
+
+/// In a response's extensions: its head was sent before there was an answer, and says nothing about it. See
+/// [`SseHeartbeatLayer::before_headers`](crate::SseHeartbeatLayer::before_headers).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadersSentEarly;
 
 pin_project! {
     /// The future of [`SseHeartbeat`](crate::SseHeartbeat).
-    #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct SseHeartbeatFuture<F> {
         #[pin]
-        inner: F,
-        config: Config,
-        // The caller forbids changes.
-        no_transform: bool,
+        call: Call<F>,
+        // `None`: the response is there.
+        config: Option<CallConfig>,
+    }
+}
+
+pin_project! {
+    #[project = CallProj]
+    enum Call<F> {
+        Answer { #[pin] call: F },
+        // The head is sent `after` that time if there is no answer by then. The call then moves into the body.
+        MayBegin { call: Option<Pin<Box<F>>>, after: Duration, timeout: Timeout },
     }
 }
 
 // === impl SseHeartbeatFuture ===
 
 impl<F> SseHeartbeatFuture<F> {
-    pub(super) fn new(inner: F, config: Config, no_transform: bool) -> Self {
-        Self { inner, config, no_transform }
+    pub(super) fn new(call: F, config: CallConfig) -> Self {
+        Self { call: Call::Answer { call }, config: Some(config) }
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Polls the call itself, whatever becomes of its answer.
-    pub(super) fn poll_call(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output>
-    where
-        F: Future,
-    {
-        self.project().inner.poll(cx)
+    /// Begins the stream `after` that time.
+    pub(super) fn beginning(call: F, config: CallConfig, after: Duration) -> Self {
+        let call = Call::MayBegin { call: Some(Box::pin(call)), after, timeout: Timeout::default() };
+        Self { call, config: Some(config) }
     }
 }
 
 impl<F, B, E> Future for SseHeartbeatFuture<F>
 where
-    F: Future<Output = Result<Response<B>, E>>,
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    E: Into<BoxError>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
@@ -58,25 +69,66 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
-        if this.config.interval.is_none() {
-            return Poll::Ready(Ok(response.map(SseHeartbeatBody::untouched)));
-        }
-        let reason = match Answer::of(&response) {
-            Answer::EventStream if *this.no_transform => "the caller forbids changes",
-            Answer::EventStream => {
-                head::adapt(response.headers_mut());
-                if let Some(frame) = response.extensions().get::<HeartbeatFrame>() {
-                    this.config.frame = frame.clone();
+        let response = match this.call.project() {
+            CallProj::Answer { call } => ready!(call.poll(cx))?,
+            CallProj::MayBegin { call: slot, after, timeout } => {
+                let Some(call) = slot else { return Poll::Pending };
+                match call.as_mut().poll(cx) {
+                    Poll::Ready(answer) => answer?,
+                    Poll::Pending => {
+                        ready!(timeout.poll_after(*after, cx));
+                        let begun = slot.take().zip(this.config.take()).map(|(call, config)| begin(call, config));
+                        return begun.map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+                    }
                 }
-                return Poll::Ready(Ok(
-                    response.map(|body| SseHeartbeatBody::with(body, Some(HeartbeatState::new(this.config))))
-                ));
             }
-            Answer::Untouched(reason) => reason,
-            Answer::Other => return Poll::Ready(Ok(response.map(SseHeartbeatBody::untouched))),
         };
-        this.config.emitter.emit(&Event::Bypassed { layer: SseHeartbeatLayer::NAME, reason });
-        Poll::Ready(Ok(response.map(SseHeartbeatBody::untouched)))
+        Poll::Ready(Ok(match this.config.take() {
+            Some(config) => treat(response, &config),
+            None => response.map(SseHeartbeatBody::untouched),
+        }))
+    }
+}
+
+/// The head of a stream whose answer is not there yet.
+#[cold]
+fn begin<F, B, E>(call: Pin<Box<F>>, config: CallConfig) -> Response<SseHeartbeatBody<B>>
+where
+    F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    E: Into<BoxError>,
+{
+    let state = HeartbeatState::of_pending(PendingAnswer::new(call), config);
+    let mut response = Response::new(SseHeartbeatBody::pending(state));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    head::adapt(response.headers_mut());
+    response.extensions_mut().insert(HeadersSentEarly);
+    response
+}
+
+fn treat<B: Body>(mut response: Response<B>, config: &CallConfig) -> Response<SseHeartbeatBody<B>> {
+    if config.layer.interval.is_none() {
+        return response.map(SseHeartbeatBody::untouched);
+    }
+    let reason = match Answer::of(&response, config.kind) {
+        Answer::EventStream if config.no_transform => "the caller forbids changes",
+        Answer::EventStream => {
+            head::adapt(response.headers_mut());
+            let state = HeartbeatState::of_stream(config, &response);
+            return response.map(|body| SseHeartbeatBody::with(body, state));
+        }
+        Answer::JsonLines if config.layer.error_events && !config.no_transform => {
+            head::forget_bytes(response.headers_mut());
+            return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(config)));
+        }
+        Answer::Untouched(reason) => reason,
+        Answer::JsonLines | Answer::Other => return response.map(SseHeartbeatBody::untouched),
+    };
+    config.layer.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+    response.map(SseHeartbeatBody::untouched)
+}
+
+impl<F> fmt::Debug for SseHeartbeatFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseHeartbeatFuture").finish_non_exhaustive()
     }
 }

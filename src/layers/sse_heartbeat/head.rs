@@ -1,15 +1,17 @@
-//! Which responses get heartbeats, and what of their heads then no longer holds.
+//! Which responses the layer treats, and how it corrects their heads.
 
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, ETAG};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
+use crate::proto::dialect::Kind;
 use crate::proto::event_stream::EventStream;
+use crate::proto::media_type;
 
-/// Asks nginx not to hold the stream back.
+/// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// What depends on the very bytes of the body: RFC 9530 and what came before it.
+/// The headers that depend on the exact bytes of the body: RFC 9530 and its predecessors.
 const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
@@ -17,20 +19,22 @@ const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// What is done with a response.
+/// How a response is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     EventStream,
+    /// A line of JSON per event, as Ollama sends: no heartbeats, but it may end with an error.
+    JsonLines,
     /// An event stream that cannot be treated, for this reason.
     Untouched(&'static str),
-    /// Nothing of ours.
+    /// No stream that this layer treats.
     Other,
 }
 
 // === impl Answer ===
 
 impl Answer {
-    pub(super) fn of<B: Body>(response: &Response<B>) -> Self {
+    pub(super) fn of<B: Body>(response: &Response<B>, kind: Option<Kind>) -> Self {
         let status = response.status();
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
         if !status.is_success() || bodiless || response.body().is_end_stream() {
@@ -38,6 +42,7 @@ impl Answer {
         }
         let headers = response.headers();
         match EventStream::of(headers) {
+            EventStream::No if kind == Some(Kind::Ollama) && is_json_lines(headers) => Self::JsonLines,
             EventStream::No => Self::Other,
             EventStream::Encoded => Self::Untouched("the event stream is compressed"),
             EventStream::Plain if status == StatusCode::PARTIAL_CONTENT => {
@@ -58,6 +63,13 @@ pub(super) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
     status.is_success() && !bodiless.contains(&status) && EventStream::of(headers) == EventStream::Plain
 }
 
+/// Whether this is a stream of JSON lines to which a line can be added.
+fn is_json_lines(headers: &HeaderMap) -> bool {
+    media_type::essence(headers).eq_ignore_ascii_case(b"application/x-ndjson")
+        && ![CONTENT_LENGTH, CONTENT_ENCODING].iter().any(|name| headers.contains_key(name))
+        && !no_transform(headers)
+}
+
 /// Whether `Cache-Control` says `no-transform`.
 pub(super) fn no_transform(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CACHE_CONTROL).iter();
@@ -66,14 +78,14 @@ pub(super) fn no_transform(headers: &HeaderMap) -> bool {
         .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
 }
 
-/// Makes the head true of a stream to which bytes are added.
+/// Corrects the head of a stream to which bytes are added.
 pub(super) fn adapt(headers: &mut HeaderMap) {
     forget_bytes(headers);
     headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
 }
 
-/// Removes what no longer holds when bytes were added, from the head or from trailers.
+/// Removes the fields that are wrong once bytes were added, from the head or from trailers.
 pub(super) fn forget_bytes(headers: &mut HeaderMap) {
     for name in DIGESTS.iter().chain([&ETAG, &ACCEPT_RANGES]) {
         headers.remove(name);

@@ -3,22 +3,23 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::early::EarlySseHeartbeatLayer;
+use super::config::{Config, SHORTEST_INTERVAL};
 use super::frame::HeartbeatFrame;
 use super::service::SseHeartbeat;
 use crate::event::{Emitter, Observer};
 
 /// Keeps `text/event-stream` responses alive through proxies, with a comment now and then.
 ///
-/// A thinking model is silent for longer than a load balancer waits (nginx and AWS 60 s, Heroku 55). After `interval` of
-/// silence one heartbeat goes out, and only where it is nothing to a reader: never within a line, before the LF of a
-/// CRLF, with a blank line into an event, or into compressed bytes. If the upstream stops in the middle of a line,
-/// nothing is sent, however long it takes.
+/// A thinking model is silent for longer than a load balancer waits (nginx and AWS 60 s, Heroku 55 s). After `interval` of
+/// silence the layer inserts one heartbeat, and only where it changes nothing for a reader: never within a line, before the
+/// LF of a CRLF, with a blank line into an event, or into compressed bytes. If the upstream stops in the middle of a line,
+/// the layer sends nothing, however long that takes.
 ///
 /// # When to use it, and when not
 ///
-/// On servers and gateways that answer with event streams. Where the head itself is late there is no stream yet: see
-/// [`before_headers`](Self::before_headers). A stream that axum's `Sse` makes with its `KeepAlive` needs no second one.
+/// On servers and gateways that answer with event streams. A stream that axum's `Sse` makes with its `KeepAlive` needs no
+/// second one. The layer boxes the call of a stream that may begin early, so the inner service's future must be `Send` and
+/// `'static`.
 ///
 /// # Example
 ///
@@ -55,81 +56,65 @@ use crate::event::{Emitter, Observer};
 ///
 /// # Place in the stack
 ///
-/// Outermost, but for [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer): what it adds must not pass for a sign
-/// of life of the upstream, nor be kept. Compression goes outside of it, and must flush each frame.
+/// Outermost, but for [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer): heartbeats must not pass for signs of
+/// life of the upstream, nor be stored. Compression goes outside of it, and must flush each frame.
 ///
 /// # What happens when
 ///
-/// - *The upstream is silent*: after `interval` in which somebody waited for it, one heartbeat. A reader who does not
-///   read gets none, and at most one when it comes back.
-/// - *The limit of [`max_silence`](Self::max_silence) is hit*: the inner body is dropped at once; the body fails with
-///   [`StreamSilent`](crate::error::StreamSilent), and then is at its end.
-/// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
-/// - *The answer is no 2xx event stream, is for HEAD, or is 204, 205, 206, an upgrade or empty*: it passes.
+/// - *The upstream is silent*: after `interval` in which the caller waited for it, one heartbeat. A caller that does not
+///   read gets none meanwhile, and at most one when it reads again.
+/// - *There is no answer yet*: nothing, unless [`before_headers`](Self::before_headers) is set.
+/// - *The limit of [`max_silence`](Self::max_silence) is reached*: the layer drops the inner body at once; the body fails
+///   with [`StreamSilent`](crate::error::StreamSilent), and then is at its end.
+/// - *The body fails*: with [`error_events`](Self::error_events), an event that says so comes before the error.
+/// - *The caller drops the future or the body*: the layer drops the inner one. Nothing is left behind.
+/// - *The answer is no 2xx event stream, is for HEAD, or is 204, 205, 206, an upgrade or empty*: it passes untouched.
 /// - *It is compressed, has a `Content-Length`, or the request or the answer says `no-transform`*: it passes untouched,
 ///   with [`Event::Bypassed`](crate::Event::Bypassed) (as does an event stream that is a 206).
-/// - *Otherwise*: `ETag`, `Accept-Ranges` and digests are removed from the head, and `X-Accel-Buffering: no` and
-///   `Cache-Control: no-cache` added where there is none of that name. The length is unknown from then on.
-/// - *A byte order mark comes behind a heartbeat*: it is taken off, for there it would be content.
-/// - *Trailers*: are passed on, without the digests if anything was added. There is no heartbeat after them.
-/// - *The request or the answer carries a [`HeartbeatFrame`]*: it counts, not the layer's; the answer's before the
+/// - *Otherwise*: the layer removes `ETag`, `Accept-Ranges` and digests from the head, and adds `X-Accel-Buffering: no` and
+///   `Cache-Control: no-cache` where there is none of that name. The length is unknown from then on.
+/// - *A byte order mark comes behind a heartbeat*: the layer removes it, since a reader would take it for content.
+/// - *Trailers*: pass, without the digests if anything was inserted. There is no heartbeat after them.
+/// - *The request or the answer carries a [`HeartbeatFrame`]*: it replaces the layer's frame; the answer's goes before the
 ///   request's.
 ///
 /// # Cancel safety
 ///
-/// Polling the body and going away loses nothing: what may be the beginning of a byte order mark is held in the body.
+/// Dropping the future that polls the body loses nothing: bytes that may begin a byte order mark are held in the body.
 ///
 /// # Errors
 ///
 /// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's, or
-/// `StreamSilent`.
+/// `StreamSilent`; with `before_headers` also the service's, a [`Rejection`](crate::Rejection), an
+/// [`UpstreamError`](crate::error::UpstreamError) or an [`UnexpectedResponse`](crate::error::UnexpectedResponse).
 ///
 /// # Cost
 ///
 /// A frame that is ready: one pass of the [`Scanner`](crate::proto::sse::Scanner) over its bytes; no clock, no timer, no
 /// allocation, no copy. A frame that must be waited for: one reading of the clock. The first wait of a body allocates its
-/// timer, which moves only when it fires, or when its instant comes nearer than it was. A heartbeat allocates nothing.
+/// timer, which moves only when it fires, or when its instant comes nearer. A heartbeat allocates nothing. With
+/// `before_headers`, one allocation for each call that may begin early.
 #[derive(Clone, Debug)]
 pub struct SseHeartbeatLayer {
     config: Config,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    /// `None`: the layer is off.
-    pub(super) interval: Option<Duration>,
-    pub(super) max_silence: Option<Duration>,
-    pub(super) frame: HeartbeatFrame,
-    pub(super) error_events: bool,
-    pub(super) emitter: Emitter,
-}
-
-/// The grain of tokio's timers. A stream with an interval of nothing would be one of nothing but heartbeats.
-pub(super) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
-
 // === impl SseHeartbeatLayer ===
 
 impl SseHeartbeatLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "sse-heartbeat";
-
-    /// A heartbeat after each `interval` of silence (1 ms at least). 15 s is well below what proxies wait for.
+    /// A heartbeat after each `interval` of silence (at least 1 ms). 15 s is well below the limits of common proxies.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        Self::with(Some(interval.max(SHORTEST_INTERVAL)))
+        Self { config: Config { interval: Some(interval.max(SHORTEST_INTERVAL)), ..Config::disabled() } }
     }
 
     /// A layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self::with(None)
+        Self { config: Config::disabled() }
     }
 
-    fn with(interval: Option<Duration>) -> Self {
-        Self { config: Config { interval, ..Config::disabled() } }
-    }
-
-    /// What a heartbeat looks like. Default: [`HeartbeatFrame::Comment`].
+    /// The bytes of a heartbeat. Default: [`HeartbeatFrame::ByDialect`].
     #[must_use]
     pub fn frame(mut self, frame: HeartbeatFrame) -> Self {
         self.config.frame = frame;
@@ -147,27 +132,92 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Tells clients of a body that fails, in a last event that the SDKs of OpenAI and Anthropic raise:
+    /// Tells the caller why its stream fails, in a last event that the clients of its
+    /// [dialect](crate::proto::dialect::StreamError) raise as an error. Where the path belongs to no dialect:
     ///
     /// ```text
     /// event: error
-    /// data: {"type":"error","error":{"type":"api_error","message":"the upstream failed in the middle of the stream"}}
+    /// data: {"type":"error","error":{"type":"api_error","code":null,"message":"..","param":null}}
     /// ```
     ///
-    /// The type is `timeout_error` where a limit of this crate was hit, and the message then says which. The body still
-    /// ends in its error, a moment later, so that nothing truncated looks whole. In the middle of an event there is no place
-    /// for another, and only the error comes. Default: off.
+    /// It covers every error of the inner body, those of this crate's limits of time and of the stream guard too. Ollama's
+    /// streams of JSON lines end with a line of their own. The type is `timeout_error` where a limit of this crate was
+    /// reached, and the message says which. The body then still ends in its error, 50 ms later, so that nothing truncated
+    /// looks whole. In the middle of an event no other one can be inserted: the body only fails. Default: off.
     #[must_use]
     pub fn error_events(mut self, on: bool) -> Self {
         self.config.error_events = on;
         self
     }
 
-    /// Begins the stream when there has been no answer for `after` (1 ms at least; [`Duration::MAX`] is never), for
-    /// requests that ask for one: see [`EarlySseHeartbeatLayer`], which is this layer from then on.
+    /// Begins the stream when there has been no answer for `after` (at least 1 ms; [`Duration::MAX`] is never): the layer
+    /// sends `200`, `text/event-stream` and a heartbeat, and goes on with heartbeats until the answer is there. The
+    /// response then carries [`HeadersSentEarly`](crate::HeadersSentEarly). Default: never.
+    ///
+    /// A [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) withholds the head until there is data, and retries and
+    /// fallbacks take their time too: without this setting, no heartbeat goes out during that time.
+    ///
+    /// # What it costs
+    ///
+    /// **The status and the headers of the answer.** Once begun, an answer cannot be a 429 or a 503 any more: every error,
+    /// and every refusal of the layers inside, is an event of the stream as with [`error_events`](Self::error_events), and
+    /// then the body fails. Clients do not retry such an error by themselves, and read neither `Retry-After` nor any other
+    /// header of the answer. Choose an `after` in which a first retry fits, and less than the shortest timeout of the proxies
+    /// in front.
+    ///
+    /// # For which requests
+    ///
+    /// Those that ask for an event stream: by `Accept`, by [`ExpectsEventStream`](crate::ExpectsEventStream) in their
+    /// extensions, or by a path of Google's APIs (Gemini only with `alt=sse` or such an `Accept`). Not
+    ///
+    /// - for a dialect whose clients accept no heartbeat, nor for a path that belongs to no dialect, unless a
+    ///   [`frame`](Self::frame) is set;
+    /// - with `Prefer: respond-async`, for the answer to that is a 202;
+    /// - with `Cache-Control: no-transform`, nor for HEAD.
+    ///
+    /// The layer removes `Accept-Encoding` from these requests: a compressed answer could not follow.
+    ///
+    /// # What happens then
+    ///
+    /// - *The answer is there in time*: as without this setting.
+    /// - *It comes later, and is a 2xx event stream*: its body follows.
+    /// - *It is anything else, or an error*: the event, and then the body fails. Never a clean end.
+    /// - *The limit of [`max_silence`](Self::max_silence) is reached*: the same, and the layer drops the call.
+    /// - *The caller leaves*: the call is dropped with the body.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::time::Duration;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_buttress::SseHeartbeatLayer;
+    ///
+    /// // An upstream whose head takes 40 s.
+    /// let upstream = service_fn(|_: Request<()>| async {
+    ///     tokio::time::sleep(Duration::from_secs(40)).await;
+    ///     let answer = Response::builder().header("content-type", "text/event-stream");
+    ///     Ok::<_, std::convert::Infallible>(answer.body(Full::<Bytes>::from("data: 42\n\n")).unwrap())
+    /// });
+    ///
+    /// let heartbeats = SseHeartbeatLayer::new(Duration::from_secs(15)).before_headers(Duration::from_secs(10));
+    /// let service = ServiceBuilder::new().layer(heartbeats).service(upstream);
+    ///
+    /// let start = tokio::time::Instant::now();
+    /// let request = Request::post("/v1/messages").header("accept", "text/event-stream").body(()).unwrap();
+    /// let response = service.oneshot(request).await.unwrap();
+    /// assert_eq!((response.status().as_u16(), start.elapsed().as_secs()), (200, 10));
+    ///
+    /// // At 10, 25 and 40 s, which is when the answer comes too.
+    /// let all = response.into_body().collect().await.unwrap().to_bytes();
+    /// assert_eq!(all, ": keepalive\n\n: keepalive\n\ndata: 42\n\n");
+    /// # }
+    /// ```
     #[must_use]
-    pub fn before_headers(self, after: Duration) -> EarlySseHeartbeatLayer {
-        EarlySseHeartbeatLayer::new(self.config, after)
+    pub fn before_headers(mut self, after: Duration) -> Self {
+        self.config.before_headers = (after < Duration::MAX).then(|| after.max(SHORTEST_INTERVAL));
+        self
     }
 
     /// Tells `observer` of every heartbeat, every stream that was ended, and every one that could not be treated.
@@ -183,19 +233,5 @@ impl<S> Layer<S> for SseHeartbeatLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         SseHeartbeat::new(inner, self.config.clone())
-    }
-}
-
-// === impl Config ===
-
-impl Config {
-    pub(super) fn disabled() -> Self {
-        Self {
-            interval: None,
-            max_silence: None,
-            frame: HeartbeatFrame::default(),
-            error_events: false,
-            emitter: Emitter::default(),
-        }
     }
 }

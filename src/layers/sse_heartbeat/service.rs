@@ -1,15 +1,14 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::header::ACCEPT_ENCODING;
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
 use super::body::SseHeartbeatBody;
-use super::frame::HeartbeatFrame;
+use super::config::{CallConfig, Config};
 use super::future::SseHeartbeatFuture;
-use super::head;
-use super::layer::Config;
 use crate::error::BoxError;
 
 /// Keeps silent event streams of the service inside alive. See [`SseHeartbeatLayer`](crate::SseHeartbeatLayer).
@@ -30,6 +29,8 @@ impl<S> SseHeartbeat<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for SseHeartbeat<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
     ResB: Body<Data = Bytes> + 'static,
     ResB::Error: Into<BoxError> + 'static,
 {
@@ -41,21 +42,13 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let (config, no_transform) = prepare(&self.config, &request);
-        SseHeartbeatFuture::new(self.inner.call(request), config, no_transform)
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        let config = CallConfig::new(&self.config, &request);
+        let Some(after) = config.begins_after(&request) else {
+            return SseHeartbeatFuture::new(self.inner.call(request), config);
+        };
+        // A compressed answer could not follow the heartbeats.
+        request.headers_mut().remove(ACCEPT_ENCODING);
+        SseHeartbeatFuture::beginning(self.inner.call(request), config, after)
     }
-}
-
-/// What holds for this request, and whether its caller forbids changes.
-pub(super) fn prepare<B>(config: &Config, request: &Request<B>) -> (Config, bool) {
-    let mut config = config.clone();
-    if request.method() == Method::HEAD {
-        config.interval = None;
-    }
-    if let Some(frame) = request.extensions().get::<HeartbeatFrame>() {
-        config.frame = frame.clone();
-    }
-    let no_transform = config.interval.is_some() && head::no_transform(request.headers());
-    (config, no_transform)
 }

@@ -2,43 +2,54 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Extensions, Response};
 use http_body::Frame;
+use memchr::memmem;
 
 use super::bom::BomStripper;
+use super::config::{CallConfig, NAME};
 use super::delayed_end::DelayedEnd;
 use super::failure;
 use super::frame::HeartbeatFrame;
 use super::head;
-use super::layer::{Config, SseHeartbeatLayer};
+use super::pending::PendingAnswer;
 use crate::body::boxed::Polled;
 use crate::error::{BoxError, StreamSilent};
 use crate::event::{Emitter, Event};
 use crate::policy::heartbeat_schedule::HeartbeatSchedule;
+use crate::proto::dialect::Kind;
 use crate::proto::sse::Scanner;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
 
-/// What keeps one event stream alive.
+/// Keeps one event stream alive.
 #[derive(Debug)]
-pub(super) struct HeartbeatState {
+pub(super) struct HeartbeatState<B> {
     pub(super) scanner: Scanner,
     pub(super) schedule: HeartbeatSchedule,
     pub(super) timeout: Timeout,
-    pub(super) mode: Mode,
-    /// Whether anything was added.
-    added: bool,
-    pub(super) frame: HeartbeatFrame,
+    pub(super) mode: Mode<B>,
+    /// Whether anything was inserted. If not, a stream that begins early owes its first heartbeat, with which proxies pass the
+    /// head on.
+    pub(super) added: bool,
+    /// `None`: there are no heartbeats.
+    frame: Option<HeartbeatFrame>,
     error_events: bool,
+    kind: Option<Kind>,
+    /// In Responses, the `sequence_number` that comes next.
+    sequence: u64,
     emitter: Emitter,
 }
 
 #[derive(Debug)]
-pub(super) enum Mode {
-    /// The stream is followed.
+pub(super) enum Mode<B> {
+    /// Data passes as it comes.
     Follow,
-    /// A heartbeat went out before the first byte of the stream, which may begin with a mark.
-    Opened(BomStripper),
-    /// What comes next and last.
+    /// The head was sent before there is an answer. With the settings for the answer.
+    Pending(Box<(PendingAnswer<B>, CallConfig)>),
+    /// A heartbeat went out before the first byte of the stream, which may begin with a byte order mark.
+    BomPending(BomStripper),
+    /// The end of the body is all that is left.
     Last(Box<DelayedEnd>),
     /// There is no more data.
     Over,
@@ -46,37 +57,89 @@ pub(super) enum Mode {
 
 // === impl HeartbeatState ===
 
-impl HeartbeatState {
-    pub(super) fn new(config: &Config) -> Self {
+impl<B> HeartbeatState<B> {
+    /// For an event stream that has begun.
+    pub(super) fn of_stream(config: &CallConfig, answer: &Response<B>) -> Self {
+        Self::new(config, config.frame(answer.extensions()), config.kind_of_event_stream())
+    }
+
+    /// For a stream of JSON lines.
+    pub(super) fn of_json_lines(config: &CallConfig) -> Self {
+        Self::new(config, None, config.kind)
+    }
+
+    /// For an event stream that begins before there is an answer.
+    pub(super) fn of_pending(call: PendingAnswer<B>, config: CallConfig) -> Self {
+        let frame = config.frame(&Extensions::new());
+        let state = Self::new(&config, frame, config.kind_of_event_stream());
+        // The status can no longer say that something went wrong.
+        Self { error_events: true, mode: Mode::Pending(Box::new((call, config))), ..state }
+    }
+
+    fn new(config: &CallConfig, frame: Option<HeartbeatFrame>, kind: Option<Kind>) -> Self {
+        let layer = &config.layer;
         Self {
             scanner: Scanner::new(),
-            // One that is off is not asked.
-            schedule: HeartbeatSchedule::new(config.interval.unwrap_or(Duration::MAX), config.max_silence),
+            // A layer that is off makes no state.
+            schedule: HeartbeatSchedule::new(layer.interval.unwrap_or(Duration::MAX), layer.max_silence),
             timeout: Timeout::default(),
             mode: Mode::Follow,
             added: false,
-            frame: config.frame.clone(),
-            error_events: config.error_events,
-            emitter: config.emitter.clone(),
+            frame,
+            error_events: layer.error_events,
+            kind,
+            sequence: 0,
+            emitter: layer.emitter.clone(),
         }
+    }
+
+    /// Whether a heartbeat may be inserted where the stream is.
+    #[inline]
+    pub(super) fn may_beat(&self) -> bool {
+        self.frame.as_ref().is_some_and(|frame| frame.may_be_at(&self.scanner))
     }
 
     #[inline]
     pub(super) fn follow(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
             self.scanner.scan(data);
+            if self.kind == Some(Kind::OpenAiResponses) {
+                self.count(data);
+            }
             self.schedule.heard();
             self.schedule.sent();
         }
     }
 
-    /// What is not just data, or data that may begin with a mark.
+    /// Reads the last `sequence_number` of a chunk. A quote inside a JSON string is escaped, so that text cannot pass for
+    /// the key.
+    fn count(&mut self, data: &[u8]) {
+        const KEY: &[u8] = b"\"sequence_number\":";
+        let Some(at) = memmem::rfind(data, KEY) else { return };
+        let digits = data[at + KEY.len()..].trim_ascii_start().iter().take_while(|byte| byte.is_ascii_digit());
+        let number =
+            digits.fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+        self.sequence = number.saturating_add(1);
+    }
+
+    /// The answer to a call whose head was sent already.
+    #[cold]
+    pub(super) fn answered(&mut self, answer: &Response<B>) {
+        if let Mode::Pending(pending) = &self.mode {
+            self.frame = pending.1.frame(answer.extensions());
+        }
+        self.schedule.heard();
+        // Heartbeats have gone out.
+        self.mode = Mode::BomPending(BomStripper::default());
+    }
+
+    /// Handles a frame that is not data, and data that may begin with a byte order mark.
     #[cold]
     #[inline(never)]
-    pub(super) fn read(&mut self, polled: &mut Polled) {
+    pub(super) fn on_unusual(&mut self, polled: &mut Polled) {
         let Poll::Ready(ready) = polled else { return };
         let held = match (&mut self.mode, &mut *ready) {
-            (Mode::Opened(mark), Some(Ok(frame))) if frame.is_data() => {
+            (Mode::BomPending(mark), Some(Ok(frame))) if frame.is_data() => {
                 self.schedule.heard();
                 if let Some(data) = frame.data_mut() {
                     mark.strip(&mut self.scanner, data);
@@ -89,9 +152,9 @@ impl HeartbeatState {
                 }
                 return;
             }
-            // What comes at once behind a mark of which nothing was left.
+            // Data right behind a mark that was removed as a whole frame.
             (Mode::Follow, Some(Ok(frame))) if frame.is_data() => return self.follow(frame),
-            (Mode::Opened(mark), _) => mark.release(),
+            (Mode::BomPending(mark), _) => mark.release(),
             _ => Bytes::new(),
         };
         self.mode = Mode::Over;
@@ -111,17 +174,21 @@ impl HeartbeatState {
         }
     }
 
-    /// Tells of `err`, where an event may be inserted.
+    /// The event that tells the caller of `err`, if one may be inserted where the stream is.
     fn error_event(&self, err: &BoxError) -> Option<Bytes> {
-        let safe = self.scanner.block_is_safe() || self.scanner.at_stream_start();
-        (self.error_events && safe).then(|| failure::event(err, self.scanner.ending()))
+        let safe = if self.kind == Some(Kind::Ollama) {
+            self.scanner.at_line_start()
+        } else {
+            self.scanner.block_is_safe() || self.scanner.at_stream_start()
+        };
+        (self.error_events && safe).then(|| failure::event(err, self.kind, self.sequence, self.scanner.ending()))
     }
 
     #[cold]
     pub(super) fn beat(&mut self) -> Polled {
-        let bytes = self.frame.render(&self.scanner);
+        let bytes = self.frame.as_ref().map(|frame| frame.render(&self.scanner)).unwrap_or_default();
         if self.scanner.at_stream_start() && matches!(self.mode, Mode::Follow) {
-            self.mode = Mode::Opened(BomStripper::default());
+            self.mode = Mode::BomPending(BomStripper::default());
         }
         self.added = true;
         self.schedule.beat(clock::now());
@@ -129,18 +196,19 @@ impl HeartbeatState {
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
+    /// Ends the stream of an upstream that has been silent for too long.
     #[cold]
     pub(super) fn end(&mut self) -> Polled {
-        let mut ended = Poll::Ready(Some(Err(self.silence())));
-        self.read(&mut ended);
-        ended
+        let after = self.schedule.limit().unwrap_or_default();
+        self.emitter.emit(&Event::BodyTimedOut { layer: NAME, after });
+        self.fail(StreamSilent::new(after).into())
     }
 
-    /// There has been nothing for too long.
+    /// Ends the stream with `err`. Drops a call that is pending.
     #[cold]
-    pub(super) fn silence(&self) -> BoxError {
-        let after = self.schedule.limit().unwrap_or_default();
-        self.emitter.emit(&Event::BodyTimedOut { layer: SseHeartbeatLayer::NAME, after });
-        StreamSilent::new(after).into()
+    pub(super) fn fail(&mut self, err: BoxError) -> Polled {
+        let mut ended = Poll::Ready(Some(Err(err)));
+        self.on_unusual(&mut ended);
+        ended
     }
 }

@@ -11,19 +11,25 @@ use tokio::time::Instant;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::{self, BoxError, StreamSilent, UnexpectedResponse};
 use tower_buttress::{
-    EarlySseHeartbeatLayer, ExpectsEventStream, FirstByteTimeoutLayer, Rejection, RejectionKind,
-    RetryAfterBackoffLayer, SseHeartbeatLayer,
+    ExpectsEventStream, FirstByteTimeoutLayer, HeartbeatFrame, Rejection, RejectionKind, RetryAfterBackoffLayer,
+    SseHeartbeatLayer,
 };
 
 use super::{Asked, asked, events, late};
 use crate::support::{Script, Step, secs, trace};
 
-fn layer() -> EarlySseHeartbeatLayer {
+fn layer() -> SseHeartbeatLayer {
     SseHeartbeatLayer::new(secs(15)).before_headers(secs(10))
 }
 
 fn expecting() -> Asked {
+    to("/v1/messages")
+}
+
+/// A request that names event streams in its `Accept`.
+fn to(path: &'static str) -> Asked {
     let mut request = asked();
+    *request.uri_mut() = http::Uri::from_static(path);
     request.headers_mut().insert("accept", HeaderValue::from_static("text/event-stream"));
     request
 }
@@ -66,22 +72,77 @@ async fn an_answer_in_time_is_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn only_who_expects_an_event_stream_gets_one_early() {
-    let mut marked = asked();
+    let mut marked = expecting();
+    marked.headers_mut().clear();
+    let unmarked = marked.clone();
     marked.extensions_mut().insert(ExpectsEventStream);
-    for (request, early) in [(asked(), false), (marked, true), (expecting(), true)] {
+    for (request, early) in [(unmarked, false), (marked, true), (expecting(), true)] {
         let start = Instant::now();
         layer().layer(late(secs(30), stream)).oneshot(request).await.unwrap();
         assert_eq!(start.elapsed() == secs(10), early);
     }
     let start = Instant::now();
-    EarlySseHeartbeatLayer::disabled().layer(late(secs(30), stream)).oneshot(expecting()).await.unwrap();
+    SseHeartbeatLayer::disabled()
+        .before_headers(secs(10))
+        .layer(late(secs(30), stream))
+        .oneshot(expecting())
+        .await
+        .unwrap();
     assert_eq!(start.elapsed(), secs(30));
+}
+
+/// When the head came, and the bytes that came before the answer.
+async fn begun(layer: SseHeartbeatLayer, request: Asked) -> (u64, String) {
+    let start = Instant::now();
+    let response = layer.layer(late(secs(30), stream)).oneshot(request).await.unwrap();
+    let after = start.elapsed().as_secs();
+    let all = response.into_body().collect().await.unwrap().to_bytes();
+    (after, String::from_utf8(all.to_vec()).unwrap().replace("data: a\n\n", ""))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dialect_of_the_path_chooses_the_frame_and_whether_there_is_one() {
+    let comments = (10, ": keepalive\n\n".repeat(2));
+    assert_eq!(begun(layer(), to("/v1/chat/completions")).await, comments);
+    assert_eq!(begun(layer(), to("/v1/responses")).await, comments);
+    assert_eq!(begun(layer(), to("/v1beta/models/g:streamGenerateContent")).await, (10, "\n\n".to_owned()));
+    for none in ["/v2/chat", "/api/chat", "/api/generate", "/mcp", "/"] {
+        assert_eq!(begun(layer(), to(none)).await, (30, String::new()), "{none}");
+    }
+    // A frame that was set holds for every path.
+    let newlines = (10, "\n\n".to_owned());
+    assert_eq!(begun(layer().frame(HeartbeatFrame::BareNewline), to("/mcp")).await, newlines);
+    let mut marked = to("/v2/chat");
+    marked.extensions_mut().insert(HeartbeatFrame::BareNewline);
+    assert_eq!(begun(layer(), marked).await, newlines);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gemini_streams_events_only_to_callers_that_say_so() {
+    for (path, after) in [
+        ("/v1beta/models/g:streamGenerateContent", 30),
+        ("/v1beta/models/g:streamGenerateContent?key=k&alt=json", 30),
+        ("/v1beta/models/g:streamGenerateContent?key=k&alt=sse", 10),
+    ] {
+        let mut request = to(path);
+        request.headers_mut().clear();
+        assert_eq!(begun(layer(), request).await.0, after, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_prefers_an_answer_later_gets_no_stream_now() {
+    for (prefer, after) in [("respond-async, wait=10", 30), ("wait=10, Respond-Async", 30), ("return=minimal", 10)] {
+        let mut request = expecting();
+        request.headers_mut().insert("prefer", HeaderValue::from_static(prefer));
+        assert_eq!(begun(layer(), request).await.0, after, "{prefer}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_upstream_is_asked_for_nothing_compressed() {
     let never = SseHeartbeatLayer::new(secs(15)).before_headers(std::time::Duration::MAX);
-    for (layer, asked) in [(layer(), false), (never, true), (EarlySseHeartbeatLayer::disabled(), true)] {
+    for (layer, asked) in [(layer(), false), (never, true), (SseHeartbeatLayer::disabled(), true)] {
         let service = layer.layer(service_fn(move |request: Asked| async move {
             assert_eq!(request.headers().contains_key("accept-encoding"), asked);
             Ok::<_, Infallible>(stream())
@@ -111,8 +172,8 @@ async fn any_other_answer_is_an_error_and_no_clean_end() {
     let (event, err) = failure(busy).await;
     assert_eq!(
         event,
-        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"the upstream \
-         answered 429 where an event stream was expected\"}}\n\n"
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"code\":null,\"message\":\"The \
+         upstream answered 429 where an event stream was expected.\"}}\n\n"
     );
     assert_eq!(error::find::<UnexpectedResponse>(&err).unwrap().status, 429);
 

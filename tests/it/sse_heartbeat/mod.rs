@@ -1,6 +1,7 @@
 //! Heartbeats: where they go, when, and what becomes of the rest.
 
 mod before_headers;
+mod dialects;
 mod harmless;
 mod heads;
 mod silence;

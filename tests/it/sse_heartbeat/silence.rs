@@ -93,8 +93,8 @@ async fn time_in_which_nobody_reads_is_no_silence_of_the_upstream() {
 async fn an_error_is_told_and_stays_an_error() {
     let script = Script::new([Step::Data("data: a\n\n"), Step::Fail("secret")]).unsized_();
     let response = through(layer().error_events(true), asked(), events(script)).await;
-    let event = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"the upstream \
-                 failed in the middle of the stream\"}}\n\n";
+    let event = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"code\":null,\"message\":\
+                 \"The upstream failed in the middle of the stream.\",\"param\":null}}\n\n";
     assert_eq!(
         trace(response.into_body()).await,
         ["+0s data: a\n\n", &format!("+0s {event}"), "+0.05s error: secret", "+0.05s end"]

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tower_buttress::SseHeartbeatLayer;
 
@@ -84,5 +85,33 @@ async fn an_error_is_told_before_the_stream_is_cut_over_both_versions() {
             assert!(end.is_some(), "it looks whole");
         });
         futures_util::future::join_all(calls).await;
+    }
+}
+
+/// Node 20 takes a chunked body that is cut for whole where the head says `Connection: close`: only the event tells it.
+#[tokio::test]
+async fn a_caller_whose_connection_is_closed_reads_the_error_event_first() {
+    let stream = || async {
+        let events = stream::iter([Ok("data: a\n\n"), Err("broken")]);
+        ([("content-type", "text/event-stream")], Body::from_stream(events))
+    };
+    let never = || std::future::pending::<&'static str>();
+    let layer = SseHeartbeatLayer::new(Duration::from_secs(15)).error_events(true);
+    let early = layer.clone().max_silence(Duration::from_millis(20)).before_headers(Duration::from_millis(20));
+    let streams = Router::new().route("/v1/messages", get(stream)).layer(layer);
+    let app = streams.merge(Router::new().route("/v1/chat/completions", get(never)).layer(early));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    for path in ["/v1/messages", "/v1/chat/completions"] {
+        let mut socket = tokio::net::TcpStream::connect(at).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        // The server closes the connection.
+        drop(socket.read_to_string(&mut text).await);
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("connection: close\r\n"), "{text}");
+        assert!(text.contains("event: error\n") && text.ends_with("}}\n\n\r\n"), "{text}");
     }
 }

@@ -35,7 +35,7 @@ async fn openai_reads_a_stream_with_heartbeats() {
 async fn openai_raises_an_error_that_is_told_in_a_stream() {
     let Some(python) = python() else { return };
     let gateway = gateway(&HEARTBEATS).await;
-    assert!(say(&python, "openai-error", gateway.addr).await.starts_with("raised: the upstream failed"));
+    assert!(say(&python, "openai-error", gateway.addr).await.starts_with("raised: The upstream failed"));
 }
 
 /// Anthropic's events, each after a silence in which there is room for heartbeats.

@@ -1,0 +1,114 @@
+//! The settings of the layer, and what they are for one call.
+
+use std::time::Duration;
+
+use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
+
+use super::frame::HeartbeatFrame;
+use super::head;
+use crate::event::Emitter;
+use crate::proto::dialect::Kind;
+use crate::proto::{event_stream, list};
+
+/// The name of this layer in events.
+pub(super) const NAME: &str = "sse-heartbeat";
+
+/// The resolution of tokio's timers. With an interval of zero, a stream would consist of heartbeats only.
+pub(super) const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    /// `None`: the layer is off.
+    pub(super) interval: Option<Duration>,
+    pub(super) max_silence: Option<Duration>,
+    /// `None`: never.
+    pub(super) before_headers: Option<Duration>,
+    pub(super) frame: HeartbeatFrame,
+    pub(super) error_events: bool,
+    pub(super) emitter: Emitter,
+}
+
+/// What holds for one call.
+#[derive(Debug)]
+pub(super) struct CallConfig {
+    pub(super) layer: Config,
+    /// The dialect of the request's path.
+    pub(super) kind: Option<Kind>,
+    /// The caller forbids changes to the body.
+    pub(super) no_transform: bool,
+}
+
+// === impl Config ===
+
+impl Config {
+    pub(super) fn disabled() -> Self {
+        Self {
+            interval: None,
+            max_silence: None,
+            before_headers: None,
+            frame: HeartbeatFrame::default(),
+            error_events: false,
+            emitter: Emitter::default(),
+        }
+    }
+}
+
+// === impl CallConfig ===
+
+impl CallConfig {
+    pub(super) fn new<B>(layer: &Config, request: &Request<B>) -> Self {
+        let mut layer = layer.clone();
+        if request.method() == Method::HEAD {
+            layer.interval = None;
+        }
+        if layer.interval.is_none() {
+            return Self { layer, kind: None, no_transform: false };
+        }
+        if let Some(frame) = request.extensions().get::<HeartbeatFrame>() {
+            layer.frame = frame.clone();
+        }
+        let kind = Kind::of_path(request.uri().path());
+        Self { layer, kind, no_transform: head::no_transform(request.headers()) }
+    }
+
+    /// After what time the stream of this request begins without its answer; `None`: never.
+    pub(super) fn begins_after<B>(&self, request: &Request<B>) -> Option<Duration> {
+        let after = self.layer.before_headers.filter(|_| self.layer.interval.is_some() && !self.no_transform)?;
+        let begins = self.layer.frame.before_headers(self.kind)
+            && expects_event_stream(self.kind, request)
+            && !prefers_async(request.headers());
+        begins.then_some(after)
+    }
+
+    /// The dialect of an event stream in answer to this call. Ollama's own API sends none: it is another one then, under the
+    /// same path.
+    pub(super) fn kind_of_event_stream(&self) -> Option<Kind> {
+        self.kind.filter(|kind| *kind != Kind::Ollama)
+    }
+
+    /// The frame of this call's heartbeats, once there is an answer with these extensions. `None`: there are none.
+    pub(super) fn frame(&self, answer: &Extensions) -> Option<HeartbeatFrame> {
+        answer.get().unwrap_or(&self.layer.frame).of_event_stream(self.kind_of_event_stream())
+    }
+}
+
+/// Whether the answer is to be an event stream. Gemini streams a JSON array to callers that do not ask for events.
+fn expects_event_stream<B>(kind: Option<Kind>, request: &Request<B>) -> bool {
+    let headers = request.headers();
+    match kind {
+        Some(Kind::Gemini) => event_stream::is_accepted(headers) || asks_for_events(request.uri()),
+        _ => event_stream::is_expected(request),
+    }
+}
+
+/// Google's parameter for a stream of events.
+fn asks_for_events(uri: &Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"))
+}
+
+/// Whether the caller wants a 202 if the answer takes long (RFC 7240, 4.1): a stream that begins would be none.
+fn prefers_async(headers: &HeaderMap) -> bool {
+    list::members(headers, &PREFER).any(|member| list::names(member, "respond-async"))
+}

@@ -1,0 +1,70 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use http::Response;
+
+use super::head;
+use crate::error::{BoxError, UnexpectedResponse, UpstreamError};
+use crate::rejection::Rejection;
+
+/// A call whose head was sent before its answer was there.
+///
+/// It is `Sync` whatever is inside, as a body has to be for some servers and clients. Polling takes no lock, since it has
+/// the call to itself.
+pub(super) struct PendingAnswer<B>(Mutex<Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>>);
+
+/// The call, with its error boxed.
+struct Boxing<F>(Pin<Box<F>>);
+
+// === impl PendingAnswer ===
+
+impl<B> PendingAnswer<B> {
+    pub(super) fn new<F, E>(call: Pin<Box<F>>) -> Self
+    where
+        F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        Self(Mutex::new(Box::pin(Boxing(call))))
+    }
+
+    /// The answer, if it can follow a head that announced an event stream.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<B>, BoxError>> {
+        let call = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        call.as_mut().poll(cx).map(|answer| answer.and_then(judge))
+    }
+}
+
+fn judge<B>(response: Response<B>) -> Result<Response<B>, BoxError> {
+    if head::is_event_stream(response.status(), response.headers()) {
+        return Ok(response);
+    }
+    Err(match (Rejection::of(&response), response.extensions().get::<UpstreamError>()) {
+        (Some(rejection), _) => rejection.clone().into(),
+        // The stream guard has read the body of this 4xx or 5xx.
+        (None, Some(error)) => error.clone().into(),
+        (None, None) => UnexpectedResponse::new(response.status()).into(),
+    })
+}
+
+impl<B> fmt::Debug for PendingAnswer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingAnswer").finish_non_exhaustive()
+    }
+}
+
+// === impl Boxing ===
+
+impl<F, B, E> Future for Boxing<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<B>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map_err(Into::into)
+    }
+}
