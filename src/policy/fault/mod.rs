@@ -45,6 +45,10 @@ pub(crate) fn judge(
     if matches!(mapped.as_u16(), 401 | 402 | 403 | 407 | 429) && verdict.matter == Matter::Upstream {
         verdict = verdict.with_matter(Matter::Credential);
     }
+    // What its status proves, its words do not take back.
+    if status.is_some_and(|status| of_status(status, headers).not_executed) {
+        verdict = verdict.not_executed();
+    }
     let hint = hint(fault, mapped, headers, now);
     if let NextStep::Retry { .. } = verdict.next {
         verdict = verdict.with_next(NextStep::retry(hint));
@@ -131,6 +135,14 @@ mod tests {
         check(200, r#"{"error":"something odd"}"#, 502);
         check(200, "{}", 502);
         check(500, r#"{"error":{"type":"invalid_request_error","message":"x"}}"#, 500);
+    }
+
+    #[test]
+    fn a_503_that_says_when_to_come_again_has_done_nothing_whatever_its_body_says() {
+        let body = r#"{"error":{"message":"x","type":"server_error","code":null}}"#;
+        assert!(judged(503, &[("retry-after", "1")], body).verdict.not_executed);
+        assert!(!judged(503, &[], body).verdict.not_executed);
+        assert!(!judged(500, &[("retry-after", "1")], body).verdict.not_executed);
     }
 
     #[test]
