@@ -224,6 +224,13 @@ impl PaceLayer {
         self.change(|config| config.key = Some(Key(Arc::new(key))))
     }
 
+    /// Limits each [model](crate::Model) by itself, beside credential and host, as providers do. Callers who name models can
+    /// thereby multiply a rate that was set; a pause on a 429 is not affected. Default: all models share one limit.
+    #[must_use]
+    pub fn key_by_model(self) -> Self {
+        self.change(|config| config.by_model = true)
+    }
+
     /// How many keys have limits of their own. Default: 1,024.
     #[must_use]
     pub fn max_keys(self, keys: u32) -> Self {

@@ -10,6 +10,7 @@ use http::Request;
 use super::config::{Config, Role};
 use super::key::{Key, Standing};
 use crate::admission::{Callers, gauge, gauge_add};
+use crate::call::Model;
 use crate::event::Event;
 use crate::policy::queue::Hashed;
 use crate::rejection::{Rejection, RejectionKind};
@@ -76,6 +77,9 @@ impl Shared {
                 let mut hasher = self.callers.hasher();
                 request.uri().authority().map(http::uri::Authority::as_str).hash(&mut hasher);
                 self.callers.credentials(request).hash(&mut hasher);
+                if self.config.by_model {
+                    Model::of(request).hash(&mut hasher);
+                }
                 hasher.finish()
             }
         }
