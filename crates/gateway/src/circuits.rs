@@ -9,7 +9,7 @@ use tower_buttress::{
     TimeoutProfile,
 };
 
-use super::args::{Args, Switch};
+use super::args::{Args, LayerArgs, Switch};
 
 /// One breaker for each upstream, with a circuit for each model.
 #[derive(Clone, Debug)]
@@ -26,12 +26,13 @@ pub(crate) struct Circuits {
 
 impl Circuits {
     pub(crate) fn new(args: &Args, observer: &Arc<dyn Observer>) -> Result<Self, String> {
+        let Args { upstreams, layers, .. } = args;
         Ok(Self {
-            is_on: args.breaker == Switch::On,
-            primary: breaker(args, observer)?,
-            backups: args.backups.iter().map(|_| breaker(args, observer)).collect::<Result<_, _>>()?,
+            is_on: layers.breaker == Switch::On,
+            primary: breaker(layers, observer)?,
+            backups: upstreams.backups.iter().map(|_| breaker(layers, observer)).collect::<Result<_, _>>()?,
             names: std::iter::once("upstream".to_owned())
-                .chain(args.backups.iter().map(|backup| backup.name.clone()))
+                .chain(upstreams.backups.iter().map(|backup| backup.name.clone()))
                 .collect(),
         })
     }
@@ -104,7 +105,7 @@ fn number(state: CircuitState) -> f64 {
     }
 }
 
-fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
+fn breaker(args: &LayerArgs, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
     if args.breaker == Switch::Off {
         return Ok(CircuitBreakerLayer::disabled());
     }
@@ -125,7 +126,8 @@ fn breaker(args: &Args, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLa
         .open_duration(args.breaker_open, args.breaker_open_max);
     if let Some(first_byte) = args.first_byte_timeout.0 {
         // A probe may be silent as long as any call, and no less long than by default.
-        let probe_timeout = first_byte.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
+        let patience = first_byte.max(args.answer_timeout.0.unwrap_or_default());
+        let probe_timeout = patience.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
         config = config.first_byte(first_byte).probe_timeout(probe_timeout);
     }
     Ok(CircuitBreakerLayer::with_config(config).key_by_model().observer(observer.clone()))

@@ -16,6 +16,7 @@ mod drain;
 mod events;
 mod headers;
 mod inspect;
+mod load;
 mod local;
 mod problem;
 pub mod provider;
@@ -123,18 +124,21 @@ impl Gateway {
             Circuits::new(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
         // Reading the system's roots takes a while.
         let wants_tls = |upstream: &Upstream| upstream.protocol() == Protocol::Https;
-        let backups = args.backups.iter().map(|backup| &backup.upstream);
-        let tls = upstream::trust(args.upstream.iter().chain(backups).any(wants_tls), args.upstream_ca.as_deref())?;
-        let server_tls = match (&args.tls_cert, &args.tls_key) {
+        let backups = args.upstreams.backups.iter().map(|backup| &backup.upstream);
+        let tls = upstream::trust(
+            args.upstreams.upstream.iter().chain(backups).any(wants_tls),
+            args.server.upstream_ca.as_deref(),
+        )?;
+        let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
             (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
             _ => None,
         };
-        let (listener, addr) = listen(&args.listen).await?;
-        let admin = match &args.admin {
+        let (listener, addr) = listen(&args.server.listen).await?;
+        let admin = match &args.server.admin {
             Some(addr) => Some(listen(addr).await?.0),
             None => None,
         };
-        let (upstream, provider) = match args.upstream.clone() {
+        let (upstream, provider) = match args.upstreams.upstream.clone() {
             Some(upstream) => (upstream, None),
             None => {
                 let unable = |error| format!("cannot start the simulated provider: {error}");
@@ -168,16 +172,12 @@ impl Gateway {
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
-        let stack = stack::stack(
-            &self.args,
-            self.upstream.clone(),
-            &self.tls,
-            &self.circuits,
-            &telemetry::observer(&self.events),
-        );
+        let observer = telemetry::observer(&self.events);
+        let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &observer);
+        let Args { callers, layers, server, .. } = &self.args;
         let inspector = Inspector {
-            limit: self.args.deadline.0,
-            header: self.args.deadline_header.0.clone().map(DeadlineHeader::millis),
+            limit: layers.deadline.0,
+            header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
         };
         let shown = if self.admin.is_none() && self.addr.ip().to_canonical().is_loopback() {
             Shown::All
@@ -185,22 +185,22 @@ impl Gateway {
             Shown::Health
         };
         let callers = Callers {
-            trusted: self.args.trust_callers,
-            keys: self.args.caller_keys().cloned(),
-            pages: Pages { origins: self.args.allow_origin.clone(), hosts: self.args.host.clone() },
-            proxies: self.args.trusted_proxies.clone(),
+            trusted: callers.trust_callers,
+            keys: callers.keys().cloned(),
+            pages: Pages { origins: callers.allow_origin.clone(), hosts: callers.host.clone() },
+            proxies: callers.trusted_proxies.clone(),
         };
-        let server = Server {
+        let serving = Server {
             proxy: Proxy::new(stack, self.upstream, inspector, drain.clone()),
             local: Local { circuits: self.circuits, events: self.events, drain: drain.clone() },
             callers: Arc::new(callers),
             shown,
             tls: self.server_tls,
             drain,
-            write_timeout: self.args.write_timeout.0,
-            drain_timeout: self.args.drain_timeout.0,
+            write_timeout: server.write_timeout.0,
+            drain_timeout: server.drain_timeout.0,
         };
-        server.serve(self.listener, self.admin, stop).await;
+        serving.serve(self.listener, self.admin, stop).await;
         if let Some(provider) = self.provider {
             tracing::info!("the simulated provider saw {:?}", provider.counts());
         }
@@ -208,19 +208,20 @@ impl Gateway {
 
     fn welcome(&self) -> String {
         let Self { args, addr, upstream, provider, .. } = self;
+        let layers = &args.layers;
         let scheme = if self.server_tls.is_some() { "https" } else { "http" };
         let kind = if provider.is_some() { "a simulated provider on" } else { "the upstream" };
         let limits = format!(
             "gateway on {scheme}://{addr}, before {kind} {upstream}\n\
              limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
              attempts: {}, then {}\n",
-            args.connect_timeout,
-            args.first_byte_timeout,
-            args.idle_timeout,
-            args.deadline,
-            args.deadline_header,
-            args.attempts,
-            fallbacks(&args.backups),
+            layers.connect_timeout,
+            layers.first_byte_timeout,
+            layers.idle_timeout,
+            layers.deadline,
+            layers.deadline_header,
+            layers.attempts,
+            fallbacks(&args.upstreams.backups),
         );
         if provider.is_none() {
             return limits;

@@ -1,5 +1,7 @@
 //! The gateway's own answers to what it cannot do, as RFC 9457 problems with the `error` member that SDKs look for.
 
+use std::error::Error as _;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -7,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy;
 use serde_json::json;
 use tower_buttress::Rejection;
-use tower_buttress::error::{self, BoxError, ConnectElapsed};
+use tower_buttress::error::{self, BoxError, ConnectElapsed, UpstreamError};
 
 use super::access::AnswerBody;
 use super::callers::Foreign;
@@ -106,7 +108,13 @@ pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
     empty(StatusCode::NO_CONTENT)
 }
 
-/// A layer's refusal in the same form as the gateway's own. One in another form (gRPC) stays as it is.
+/// Whether the words of a refusal are those of an upstream, which told of an error in its answer.
+pub(crate) fn is_upstreams_own(rejection: &Rejection) -> bool {
+    rejection.source().is_some_and(|source| error::find::<UpstreamError>(source).is_some())
+}
+
+/// A layer's refusal in the same form as the gateway's own. One in another form (gRPC, or the dialect of a model's clients)
+/// stays as it is.
 pub(crate) fn of_rejection(rejection: &Rejection, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
     if response.headers().get(CONTENT_TYPE).is_none_or(|format| format != PROBLEM) {
         response.headers_mut().insert(SERVED_BY, HeaderValue::from_static("gateway"));

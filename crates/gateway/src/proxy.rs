@@ -175,7 +175,7 @@ where
     let (mut parts, body) = response.into_parts();
     headers::forward_response(&mut parts);
     let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
-    if let Some(rejection) = rejection {
+    if let Some(rejection) = rejection.filter(|rejection| !problem::is_upstreams_own(rejection)) {
         response = made.refused(&rejection, response);
     } else if !early {
         response.headers_mut().insert(ATTEMPTS, attempts);

@@ -15,13 +15,14 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
     CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
-    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, Observer, RetryAfterBackoffLayer,
-    SseHeartbeatLayer, Tenant,
+    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, MissingEnd, Observer,
+    RetryAfterBackoffLayer, SseHeartbeatLayer, StreamGuardLayer, Tenant,
 };
 
 use super::access::AnswerBody;
-use super::args::{Args, Backup, Heartbeat, Switch};
+use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Switch};
 use super::circuits::Circuits;
+use super::load;
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
 
 /// Where callers name their account.
@@ -51,31 +52,39 @@ pub(crate) fn stack<B>(
 where
     B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
 {
-    let connect = connect(args).observer(observer.clone());
+    let Args { upstreams, callers, layers, .. } = args;
+    let connect = connect(layers).observer(observer.clone());
     let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
+    let (queue, pace) = (load::queue(layers).observer(observer.clone()), load::pace(layers).observer(observer.clone()));
     let attempt = ServiceBuilder::new()
-        .layer(idle(args).observer(observer.clone()))
-        .layer(first_byte(args).observer(observer.clone()));
+        .layer(guard(layers).observer(observer.clone()))
+        .layer(idle(layers).observer(observer.clone()))
+        .layer(first_byte(layers).observer(observer.clone()));
     let primary = ServiceBuilder::new()
-        .layer(EntryLayer::new(upstream.clone(), args.upstream_credential()))
-        .layer(retry(args).observer(observer.clone()))
+        .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
+        .layer(retry(layers).observer(observer.clone()))
+        .layer(queue.clone())
+        .layer(pace.clone())
         .layer(circuits.primary().clone())
         .layer(&attempt)
         .service(Forward::new(&connectors, upstream));
-    let chain = args.backups.iter().zip(circuits.backups()).fold(boxed(primary), |before, (backup, circuit)| {
+    let chain = upstreams.backups.iter().zip(circuits.backups()).fold(boxed(primary), |before, (backup, circuit)| {
         let service = ServiceBuilder::new()
             .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
+            .layer(queue.separate())
+            .layer(pace.separate())
             .layer(circuit.clone())
             .layer(&attempt)
             .service(Forward::new(&connectors, backup.upstream.clone()));
         // A fallback that takes no credential is on nobody's account.
-        let own = !args.upstream_credential().is_empty() || backup.credential.is_empty();
+        let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
         boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(before))
     });
     ServiceBuilder::new()
-        .layer(heartbeat(args, observer))
-        .layer(deadline(args).observer(observer.clone()))
-        .layer(dedup(args).observer(observer.clone()))
+        .layer(heartbeat(layers, observer))
+        .layer(deadline(layers).observer(observer.clone()))
+        .layer(load::per_caller(callers).observer(observer.clone()))
+        .layer(dedup(layers, callers.keys().is_some()).observer(observer.clone()))
         .service(chain)
 }
 
@@ -106,7 +115,7 @@ fn with_model(body: Bytes, model: &str) -> Bytes {
     json.to_string().into()
 }
 
-fn retry(args: &Args) -> RetryAfterBackoffLayer {
+fn retry(args: &LayerArgs) -> RetryAfterBackoffLayer {
     RetryAfterBackoffLayer::llm()
         .attempts(args.attempts.get())
         .backoff_base(args.backoff_base.0.unwrap_or_default())
@@ -117,7 +126,7 @@ fn retry(args: &Args) -> RetryAfterBackoffLayer {
         .generate_idempotency_key(args.retry_non_idempotent)
 }
 
-fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> SseHeartbeatLayer {
+fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLayer {
     if args.heartbeat.0.is_none() && args.heartbeat_max_silence.0.is_none() && !args.error_events {
         return SseHeartbeatLayer::disabled();
     }
@@ -136,7 +145,7 @@ fn heartbeat(args: &Args, observer: &Arc<dyn Observer>) -> SseHeartbeatLayer {
     layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
 }
 
-fn deadline(args: &Args) -> DeadlineLayer {
+fn deadline(args: &LayerArgs) -> DeadlineLayer {
     let Some(header) = args.deadline_header.0.clone().map(DeadlineHeader::millis) else {
         return args.deadline.0.map_or_else(DeadlineLayer::disabled, DeadlineLayer::new);
     };
@@ -147,7 +156,7 @@ fn deadline(args: &Args) -> DeadlineLayer {
         .reserve(args.deadline_reserve.0.unwrap_or_default())
 }
 
-fn dedup(args: &Args) -> DedupLayer {
+fn dedup(args: &LayerArgs, has_keys: bool) -> DedupLayer {
     if args.dedup == Switch::Off {
         return DedupLayer::disabled();
     }
@@ -155,7 +164,7 @@ fn dedup(args: &Args) -> DedupLayer {
         DedupLayer::new().window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
         Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
-        None if args.caller_keys().is_some() => layer.tenant(|head| Some(account(head, Vec::new()))),
+        None if has_keys => layer.tenant(|head| Some(account(head, Vec::new()))),
         None => layer,
     }
 }
@@ -185,17 +194,38 @@ fn tenant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     named.then(|| lines().collect::<Vec<_>>().join(&b'\n'))
 }
 
+/// What is wrong with an answer is told to the caller by the heartbeats outside, when nothing could mend it.
+fn guard(args: &LayerArgs) -> StreamGuardLayer {
+    let layer = StreamGuardLayer::new()
+        .enabled(args.guard == Switch::On)
+        .missing_end(match args.missing_end {
+            Ends::Auto => MissingEnd::Auto,
+            Ends::Error => MissingEnd::Error,
+            Ends::Allow => MissingEnd::Allow,
+        })
+        .first_content(args.first_content_timeout.0);
+    match args.hold.0 {
+        Some(bytes) => layer.hold(bytes),
+        None => layer,
+    }
+}
+
 /// An upstream that sends nothing but keep-alive comments is as stuck as a silent one, here and below.
-fn idle(args: &Args) -> IdleBodyTimeoutLayer {
+fn idle(args: &LayerArgs) -> IdleBodyTimeoutLayer {
     let layer = args.idle_timeout.0.map_or_else(IdleBodyTimeoutLayer::disabled, IdleBodyTimeoutLayer::new);
     layer.activity(IdleActivity::SseEvents)
 }
 
-fn first_byte(args: &Args) -> FirstByteTimeoutLayer {
+fn first_byte(args: &LayerArgs) -> FirstByteTimeoutLayer {
     let layer = args.first_byte_timeout.0.map_or_else(FirstByteTimeoutLayer::disabled, FirstByteTimeoutLayer::new);
-    layer.until(FirstByteEvent::SseEvent)
+    let layer = layer.until(FirstByteEvent::SseEvent);
+    match (args.first_byte_timeout.0, args.answer_timeout.0) {
+        (Some(_), limit) => layer.answer(limit.unwrap_or(Duration::MAX)),
+        (None, Some(limit)) => FirstByteTimeoutLayer::new(Duration::MAX).until(FirstByteEvent::SseEvent).answer(limit),
+        (None, None) => layer,
+    }
 }
 
-fn connect(args: &Args) -> ConnectTimeoutLayer {
+fn connect(args: &LayerArgs) -> ConnectTimeoutLayer {
     args.connect_timeout.0.map_or_else(ConnectTimeoutLayer::disabled, ConnectTimeoutLayer::new)
 }

@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::{Args, NamedCredential};
+use super::{NamedCredential, UpstreamArgs};
 use crate::upstream::Upstream;
 
 /// One fallback of the chain.
@@ -50,7 +50,7 @@ impl Pairs {
     }
 
     /// The chain. The error is one line.
-    pub(super) fn backups(&self, args: &Args) -> Result<Vec<Backup>, String> {
+    pub(super) fn backups(&self, args: &UpstreamArgs) -> Result<Vec<Backup>, String> {
         let mut backups: Vec<Backup> = (1..).zip(&args.fallback).map(|(nth, url)| Backup::new(nth, url)).collect();
         let place = |place: Option<usize>, option: &str| {
             place.ok_or_else(|| format!("{option} belongs to no --fallback: it goes behind the one that it is for"))
@@ -85,7 +85,7 @@ impl Backup {
 mod tests {
     use std::ffi::OsString;
 
-    use super::super::Stop;
+    use super::super::{Args, Stop};
     use super::*;
 
     fn read(args: &str) -> Result<Vec<(String, String, usize)>, String> {
@@ -96,7 +96,7 @@ mod tests {
             (format!("{} {}", backup.name, backup.upstream), model, backup.credential.len())
         };
         match read {
-            Ok(args) => Ok(args.backups.iter().map(shown).collect()),
+            Ok(args) => Ok(args.upstreams.backups.iter().map(shown).collect()),
             Err(Stop::Wrong(line)) => Err(line),
             Err(Stop::Told(text)) => panic!("{text}"),
         }

@@ -1,11 +1,13 @@
 //! What option values are: times, names, credentials.
 
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use http::{HeaderName, HeaderValue};
+use tower_buttress::Rate;
 
 use crate::callers::Keys;
 
@@ -26,6 +28,42 @@ pub(crate) enum Heartbeat {
     /// A blank line.
     Newline,
 }
+
+/// What a stream is that ends without saying why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ends {
+    Auto,
+    Error,
+    Allow,
+}
+
+/// What a 429 does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pacing {
+    Pause,
+    Learn,
+    Off,
+}
+
+/// How many calls are under way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Concurrency {
+    Off,
+    Auto,
+    Fixed(NonZeroU32),
+}
+
+/// A rate, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateLimit(pub(crate) Option<Rate>);
+
+/// A number, or no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) Option<NonZeroU32>);
+
+/// A number of bytes, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) Option<usize>);
 
 /// A limit of time, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +136,72 @@ impl fmt::Display for Limit {
             Some(limit) => humantime::format_duration(limit).fmt(f),
             None => f.write_str("off"),
         }
+    }
+}
+
+// === impl Concurrency ===
+
+impl FromStr for Concurrency {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "off" => Ok(Self::Off),
+            "auto" => Ok(Self::Auto),
+            number => number.parse().map(Self::Fixed).map_err(|_| "not a number from 1 on, auto or off".to_owned()),
+        }
+    }
+}
+
+// === impl RateLimit ===
+
+impl FromStr for RateLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        let wrong = || "not a rate such as 500/1m, and not off".to_owned();
+        let (units, per) = text.split_once('/').ok_or_else(wrong)?;
+        let units: NonZeroU64 = units.trim().parse().map_err(|_| wrong())?;
+        let per = time(per.trim()).map_err(|_| wrong())?;
+        Ok(Self(Some(Rate::new(units.get(), per))))
+    }
+}
+
+// === impl Count ===
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        text.parse().map(|count| Self(Some(count))).map_err(|_| "not a number from 1 on, and not off".to_owned())
+    }
+}
+
+// === impl Size ===
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim().to_ascii_lowercase().as_str() {
+            "" => Some(1),
+            "kib" => Some(1024),
+            "mib" => Some(1024 * 1024),
+            _ => None,
+        };
+        let bytes = unit.and_then(|unit| number.parse::<usize>().ok()?.checked_mul(unit)).filter(|bytes| *bytes > 0);
+        bytes.map(|bytes| Self(Some(bytes))).ok_or_else(|| "not a size such as 256KiB or 1MiB, and not off".to_owned())
     }
 }
 

@@ -82,7 +82,11 @@ impl Speech {
             Some((_, Ending::Torn)) => Some(answer.opening().slice(..20)),
             Some((_, Ending::Error)) => {
                 let message = "The server had an error while processing your request.";
-                Some(wire::error_event(&wire::error(StatusCode::INTERNAL_SERVER_ERROR, None, message)))
+                Some(wire::error_event(&wire::error(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    self.script.code.as_deref(),
+                    message,
+                )))
             }
             Some(_) => None,
         }

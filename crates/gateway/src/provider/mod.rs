@@ -21,7 +21,7 @@
 //! | `reset-after=3` | the connection is reset after three chunks |
 //! | `close-after=3` | the connection is closed after three chunks, the body unfinished |
 //! | `truncate-after=3` | the body ends cleanly after three chunks, without `[DONE]` |
-//! | `error-after=3` | an error object in the stream after three chunks |
+//! | `error-after=3` | an error object in the stream after three chunks, with the code that `code` names |
 //! | `times=2` | two such calls, then a healthy one, and so on; `id=x` counts apart from other equal scripts |
 //!
 //! A chunk is an event with content; in an answer that is not streamed, 32 bytes of it.

@@ -76,7 +76,7 @@ async fn a_refused_connection_is_attempted_again_and_then_a_502() {
 
 #[tokio::test]
 async fn what_will_not_pass_is_answered_at_once() {
-    let gateway = gateway(&[]).await;
+    let gateway = gateway(&["--pace", "off"]).await;
     let answer = ask_for(&gateway, "status=400").await;
     assert_eq!(told(&answer), (400, "1", "upstream"));
     // Longer than anybody waits, or forbidden: the answer is passed on as it is.

@@ -39,7 +39,7 @@ async fn two_clicks_are_one_upstream_call_and_two_whole_streams() {
         assert_eq!(first, second);
         assert_eq!(gateway.provider().counts().calls, 1);
 
-        // That it ended proves nothing of a stream: it is not given to those who come later.
+        // What comes when the answer is over is no double click: a model that is asked again is to answer again.
         let third = soon(client.request(click(&gateway, SLOWLY, "alice"))).await.unwrap();
         assert_eq!(role(&third), Some("leader"));
         assert!(read(third.into_body()).await.1);

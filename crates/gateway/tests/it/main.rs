@@ -11,6 +11,7 @@ mod forwarding;
 mod hops;
 mod leaving;
 mod limits;
+mod load;
 mod pages;
 #[cfg(unix)]
 mod process;
@@ -21,6 +22,7 @@ mod support;
 mod thinking;
 mod tls;
 mod trust;
+mod truth;
 mod unread;
 mod upstream;
 

@@ -19,7 +19,7 @@ const OPERATOR: &str = "CARGO_PKG_NAME";
 const OPERATOR_SECRET: &str = env!("CARGO_PKG_NAME");
 
 /// A file with the keys of two tenants.
-fn keys() -> String {
+pub(super) fn keys() -> String {
     let path = format!("{}/caller-keys", env!("CARGO_TARGET_TMPDIR"));
     std::fs::write(&path, "acme:acme-key\nother:other-key\n").unwrap();
     path

@@ -1,0 +1,77 @@
+//! Who may call, and how much.
+
+use clap::ArgAction::Append;
+
+use super::CALLERS;
+use super::values::{Count, RateLimit, keys_in_file, keys_in_variable};
+use crate::callers::{Keys, Network, Origin};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CallerArgs {
+    /// Environment variable with the keys that callers must present (`Authorization: Bearer` or `x-api-key`): one
+    /// `name:key` per line. The name is the tenant. Other requests get 401.
+    #[arg(
+        long, env = "GATEWAY_CALLER_KEYS_ENV", value_name = "VAR", value_parser = keys_in_variable,
+        conflicts_with = "caller_keys_file", help_heading = CALLERS
+    )]
+    caller_keys_env: Option<Keys>,
+
+    /// File with such keys.
+    #[arg(
+        long, env = "GATEWAY_CALLER_KEYS_FILE", value_name = "FILE", value_parser = keys_in_file, help_heading = CALLERS
+    )]
+    caller_keys_file: Option<Keys>,
+
+    /// Serve all callers on the operator's account. Needed where the gateway has a credential for an upstream or a
+    /// fallback, and there are no caller keys.
+    #[arg(long, env = "GATEWAY_TRUST_CALLERS", help_heading = CALLERS)]
+    pub(crate) trust_callers: bool,
+
+    /// Site whose web pages may call, as `https://app.example`; `*` is any. May be repeated. Without caller keys, pages of
+    /// all other sites get 403.
+    #[arg(
+        long, env = "GATEWAY_ALLOW_ORIGIN", value_name = "ORIGIN", action = Append, value_delimiter = ',',
+        num_args = 1.., help_heading = CALLERS
+    )]
+    pub(crate) allow_origin: Vec<Origin>,
+
+    /// Name of this gateway, beside `localhost` and addresses. May be repeated. Without caller keys, requests for another
+    /// `Host` get 403.
+    #[arg(
+        long, env = "GATEWAY_HOST", value_name = "NAME", action = Append, value_delimiter = ',', num_args = 1..,
+        help_heading = CALLERS
+    )]
+    pub(crate) host: Vec<String>,
+
+    /// Network of proxies in front, as `10.0.0.0/8`. May be repeated. `Forwarded`, `X-Forwarded-*` and `X-Real-IP` are
+    /// believed and passed on from these, and replaced from others.
+    #[arg(
+        long, env = "GATEWAY_TRUSTED_PROXIES", value_name = "CIDR", action = Append, value_delimiter = ',',
+        num_args = 1.., help_heading = CALLERS
+    )]
+    pub(crate) trusted_proxies: Vec<Network>,
+
+    /// Requests that each caller may make, as `120/1m`: by the name of its key, or else by its credentials. Beyond that 429.
+    #[arg(
+        long, env = "GATEWAY_CALLER_REQUESTS", value_name = "N/TIME|off", default_value = "off", help_heading = CALLERS
+    )]
+    pub(crate) caller_requests: RateLimit,
+
+    /// Tokens that each caller may use, prompts and answers together, as `50000/1m`.
+    #[arg(
+        long, env = "GATEWAY_CALLER_TOKENS", value_name = "N/TIME|off", default_value = "off", help_heading = CALLERS
+    )]
+    pub(crate) caller_tokens: RateLimit,
+
+    /// Calls that each caller may have under way at a time, to the end of their answers.
+    #[arg(long, env = "GATEWAY_CALLER_CONCURRENCY", value_name = "N|off", default_value = "off", help_heading = CALLERS)]
+    pub(crate) caller_concurrency: Count,
+}
+
+// === impl CallerArgs ===
+
+impl CallerArgs {
+    pub(crate) fn keys(&self) -> Option<&Keys> {
+        self.caller_keys_env.as_ref().or(self.caller_keys_file.as_ref())
+    }
+}

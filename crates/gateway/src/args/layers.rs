@@ -1,0 +1,228 @@
+//! The layers, each with its settings.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use clap::ArgAction::Set;
+use http::HeaderName;
+
+use super::values::{Concurrency, Ends, Header, Heartbeat, Limit, Pacing, RateLimit, Size, Switch, time};
+use super::{ATTEMPTS, BREAKER, DEDUP, LOAD, STREAMS, TIME};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LayerArgs {
+    /// Longest time for a connection to the upstream to be established.
+    #[arg(long, env = "GATEWAY_CONNECT_TIMEOUT", value_name = "TIME|off", default_value = "5s", help_heading = TIME)]
+    pub(crate) connect_timeout: Limit,
+
+    /// Longest wait, once the upstream has the request, for the first byte of its answer's body; of an event stream, for
+    /// the first event that is no comment.
+    #[arg(
+        long, env = "GATEWAY_FIRST_BYTE_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = TIME
+    )]
+    pub(crate) first_byte_timeout: Limit,
+
+    /// The same for answers that are not streams, and come whole when the model has finished.
+    #[arg(long, env = "GATEWAY_ANSWER_TIMEOUT", value_name = "TIME|off", default_value = "110s", help_heading = TIME)]
+    pub(crate) answer_timeout: Limit,
+
+    /// Longest wait, once a stream has begun, for its first content: a text, a thought, a call of a tool.
+    #[arg(
+        long, env = "GATEWAY_FIRST_CONTENT_TIMEOUT", value_name = "TIME|off", default_value = "90s", help_heading = TIME
+    )]
+    pub(crate) first_content_timeout: Limit,
+
+    /// Longest silence of the upstream within an answer. In an event stream, comments are silence.
+    #[arg(long, env = "GATEWAY_IDLE_TIMEOUT", value_name = "TIME|off", default_value = "15s", help_heading = TIME)]
+    pub(crate) idle_timeout: Limit,
+
+    /// Longest time for a call, its answer included.
+    #[arg(long, env = "GATEWAY_DEADLINE", value_name = "TIME|off", default_value = "180s", help_heading = TIME)]
+    pub(crate) deadline: Limit,
+
+    /// Header in which callers say how many milliseconds they have left. The upstream gets the same header.
+    #[arg(
+        long, env = "GATEWAY_DEADLINE_HEADER", value_name = "NAME|off", default_value = "x-deadline-ms",
+        help_heading = TIME
+    )]
+    pub(crate) deadline_header: Header,
+
+    /// Time that is subtracted from what the upstream is told.
+    #[arg(long, env = "GATEWAY_DEADLINE_RESERVE", value_name = "TIME|off", default_value = "50ms", help_heading = TIME)]
+    pub(crate) deadline_reserve: Limit,
+
+    /// Number of attempts at a call, the first included.
+    #[arg(long, env = "GATEWAY_ATTEMPTS", value_name = "N", default_value = "3", help_heading = ATTEMPTS)]
+    pub(crate) attempts: NonZeroU32,
+
+    /// Longest first wait between two attempts. Each wait that follows may be twice as long as the last.
+    #[arg(long, env = "GATEWAY_BACKOFF_BASE", value_name = "TIME|off", default_value = "500ms", help_heading = ATTEMPTS)]
+    pub(crate) backoff_base: Limit,
+
+    /// Longest wait between two attempts, unless the upstream asks for a longer one.
+    #[arg(long, env = "GATEWAY_BACKOFF_CAP", value_name = "TIME|off", default_value = "20s", help_heading = ATTEMPTS)]
+    pub(crate) backoff_cap: Limit,
+
+    /// Longest wait that the upstream may ask for. An answer that asks for more is passed on at once.
+    #[arg(
+        long, env = "GATEWAY_MAX_RETRY_AFTER", value_name = "TIME|off", default_value = "60s", help_heading = ATTEMPTS
+    )]
+    pub(crate) max_retry_after: Limit,
+
+    /// Whether a POST without an idempotency key is attempted again though it may have been executed.
+    #[arg(
+        long, env = "GATEWAY_RETRY_NON_IDEMPOTENT", value_name = "BOOL", default_value = "true", action = Set,
+        help_heading = ATTEMPTS
+    )]
+    pub(crate) retry_non_idempotent: bool,
+
+    /// Whether answers of models are read: streams that end early, and errors inside a 200, are then errors that are
+    /// tried again or end the stream as one.
+    #[arg(long, env = "GATEWAY_GUARD", value_name = "on|off", default_value = "on", help_heading = STREAMS)]
+    pub(crate) guard: Switch,
+
+    /// What a stream is that ends cleanly without a reason (`finish_reason` and its kin). `auto`: whole if it has a closing
+    /// marker and the model never gave a reason; `error`: cut off; `allow`: whole.
+    #[arg(long, env = "GATEWAY_MISSING_END", value_name = "HOW", default_value = "auto", help_heading = STREAMS)]
+    pub(crate) missing_end: Ends,
+
+    /// Hand on whole answers only, up to this size (as `256KiB`): whatever is wrong with one can still be tried again.
+    #[arg(long, env = "GATEWAY_HOLD", value_name = "BYTES|off", default_value = "off", help_heading = STREAMS)]
+    pub(crate) hold: Size,
+
+    /// Silence of an event stream after which a heartbeat is sent, so that proxies keep the connection.
+    #[arg(long, env = "GATEWAY_HEARTBEAT", value_name = "TIME|off", default_value = "15s", help_heading = STREAMS)]
+    pub(crate) heartbeat: Limit,
+
+    /// Form of heartbeats; choose one that the callers' parsers accept.
+    #[arg(
+        long, env = "GATEWAY_HEARTBEAT_FRAME", value_name = "FRAME", default_value = "comment", help_heading = STREAMS
+    )]
+    pub(crate) heartbeat_frame: Heartbeat,
+
+    /// Wait for an answer after which a requested event stream begins anyway, with heartbeats. A later error is an event
+    /// of the stream.
+    #[arg(
+        long, env = "GATEWAY_HEARTBEAT_BEFORE_HEADERS", value_name = "TIME|off", default_value = "15s",
+        help_heading = STREAMS
+    )]
+    pub(crate) heartbeat_before_headers: Limit,
+
+    /// Longest silence of an upstream while heartbeats are sent.
+    #[arg(
+        long, env = "GATEWAY_HEARTBEAT_MAX_SILENCE", value_name = "TIME|off", default_value = "off",
+        help_heading = STREAMS
+    )]
+    pub(crate) heartbeat_max_silence: Limit,
+
+    /// Whether an event stream that breaks off ends with an error event.
+    #[arg(
+        long, env = "GATEWAY_ERROR_EVENTS", value_name = "BOOL", default_value = "true", action = Set,
+        help_heading = STREAMS
+    )]
+    pub(crate) error_events: bool,
+
+    /// Whether equal requests share one upstream call: the second gets the first one's answer.
+    #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on", help_heading = DEDUP)]
+    pub(crate) dedup: Switch,
+
+    /// Time for which an answer is kept for equal requests.
+    #[arg(long, env = "GATEWAY_DEDUP_WINDOW", value_name = "TIME|off", default_value = "60s", help_heading = DEDUP)]
+    pub(crate) dedup_window: Limit,
+
+    /// Header that tells tenants apart, beside the caller's credentials. A request without it is shared with no other.
+    #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME", help_heading = DEDUP)]
+    pub(crate) dedup_tenant_header: Option<HeaderName>,
+
+    /// Time for which an upstream call continues after all its callers have left.
+    #[arg(long, env = "GATEWAY_DEDUP_GRACE", value_name = "TIME|off", default_value = "5s", help_heading = DEDUP)]
+    pub(crate) dedup_grace: Limit,
+
+    /// Whether calls fail at once while the upstream keeps failing, or go to the fallback where there is one.
+    #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on", help_heading = BREAKER)]
+    pub(crate) breaker: Switch,
+
+    /// Ratio of failed calls in the window at which the circuit opens.
+    #[arg(
+        long, env = "GATEWAY_BREAKER_FAILURE_RATIO", value_name = "RATIO", default_value = "0.7",
+        help_heading = BREAKER
+    )]
+    pub(crate) breaker_failure_ratio: f64,
+
+    /// Number of calls in the window below which the ratio does not count.
+    #[arg(long, env = "GATEWAY_BREAKER_MIN_CALLS", value_name = "N", default_value = "20", help_heading = BREAKER)]
+    pub(crate) breaker_min_calls: NonZeroU32,
+
+    /// Length of the window.
+    #[arg(
+        long, env = "GATEWAY_BREAKER_WINDOW", value_name = "TIME", default_value = "60s", value_parser = time,
+        help_heading = BREAKER
+    )]
+    pub(crate) breaker_window: Duration,
+
+    /// Number of consecutive failures at which the circuit opens, if the upstream gave no sign of life for 5 s.
+    #[arg(long, env = "GATEWAY_BREAKER_CONSECUTIVE", value_name = "N", default_value = "5", help_heading = BREAKER)]
+    pub(crate) breaker_consecutive: NonZeroU32,
+
+    /// Time after which one call probes whether the upstream is back. It doubles with each probe that gets no answer.
+    #[arg(
+        long, env = "GATEWAY_BREAKER_OPEN", value_name = "TIME", default_value = "5s", value_parser = time,
+        help_heading = BREAKER
+    )]
+    pub(crate) breaker_open: Duration,
+
+    /// Longest such time.
+    #[arg(
+        long, env = "GATEWAY_BREAKER_OPEN_MAX", value_name = "TIME", default_value = "15s", value_parser = time,
+        help_heading = BREAKER
+    )]
+    pub(crate) breaker_open_max: Duration,
+
+    /// What a 429 does beside being tried again. `pause`: calls with the same credential wait as long as it asks, at most
+    /// 60 s; `learn`: rates are also taken from the headers of answers; `off`: nothing.
+    #[arg(long, env = "GATEWAY_PACE", value_name = "HOW", default_value = "pause", help_heading = LOAD)]
+    pub(crate) pace: Pacing,
+
+    /// Requests that are sent to an upstream with one credential, as `500/1m`. Others wait, for up to 30 s.
+    #[arg(
+        long, env = "GATEWAY_PACE_REQUESTS", value_name = "N/TIME|off", default_value = "off", help_heading = LOAD
+    )]
+    pub(crate) pace_requests: RateLimit,
+
+    /// Tokens, of prompts and answers together, that are used of an upstream with one credential, as `80000/1m`.
+    #[arg(long, env = "GATEWAY_PACE_TOKENS", value_name = "N/TIME|off", default_value = "off", help_heading = LOAD)]
+    pub(crate) pace_tokens: RateLimit,
+
+    /// Calls that are under way at an upstream at a time, to the end of their answers. `auto`: as many as it is found to
+    /// bear.
+    #[arg(long, env = "GATEWAY_CONCURRENCY", value_name = "N|auto|off", default_value = "off", help_heading = LOAD)]
+    pub(crate) concurrency: Concurrency,
+
+    /// Calls that may wait for one of those places. Beyond that 503.
+    #[arg(long, env = "GATEWAY_QUEUE", value_name = "N", default_value = "1024", help_heading = LOAD)]
+    pub(crate) queue: u32,
+
+    /// Longest wait for a place.
+    #[arg(
+        long, env = "GATEWAY_QUEUE_WAIT", value_name = "TIME", default_value = "30s", value_parser = time,
+        help_heading = LOAD
+    )]
+    pub(crate) queue_wait: Duration,
+}
+
+// === impl LayerArgs ===
+
+impl LayerArgs {
+    /// When a stream begins without its answer; `None`: never.
+    pub(crate) fn begin_early(&self) -> Option<Duration> {
+        self.heartbeat.0.and(self.heartbeat_before_headers.0)
+    }
+
+    /// What cannot work together. The error is one line.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.guard == Switch::Off && self.hold.0.is_some() {
+            return Err("--hold needs what reads the answers: --guard on".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! The gateway's own sockets.
+
+use std::path::PathBuf;
+
+use super::values::Limit;
+use super::{SERVER, TRUST};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Address to listen on, for HTTP/1.1 and HTTP/2.
+    #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = SERVER)]
+    pub(crate) listen: String,
+
+    /// PEM file with the gateway's certificate chain. With it, the listener speaks TLS only.
+    #[arg(long, env = "GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key", help_heading = SERVER)]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of that certificate.
+    #[arg(long, env = "GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert", help_heading = SERVER)]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Address of a second listener for the gateway's own pages under `/-/`. Without it they are on the first, and on an
+    /// address that is not loopback only `healthz` and `readyz`.
+    #[arg(long, env = "GATEWAY_ADMIN", value_name = "ADDR", help_heading = SERVER)]
+    pub(crate) admin: Option<String>,
+
+    /// PEM file with certificates that upstreams may show, beside the roots of the system.
+    #[arg(long, env = "GATEWAY_UPSTREAM_CA", value_name = "FILE", help_heading = TRUST)]
+    pub(crate) upstream_ca: Option<PathBuf>,
+
+    /// Longest time in which a client reads nothing of what is sent to it; then its connection is closed.
+    #[arg(long, env = "GATEWAY_WRITE_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = SERVER)]
+    pub(crate) write_timeout: Limit,
+
+    /// Longest time for which open streams continue after SIGTERM or SIGINT.
+    #[arg(long, env = "GATEWAY_DRAIN_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = SERVER)]
+    pub(crate) drain_timeout: Limit,
+}

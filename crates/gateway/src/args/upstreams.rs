@@ -1,0 +1,79 @@
+//! The upstreams, and on whose account they are asked.
+
+use clap::ArgAction::Append;
+
+use super::TRUST;
+use super::fallbacks::Backup;
+use super::values::{Credential, NamedCredential};
+use crate::upstream::Upstream;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct UpstreamArgs {
+    /// URL that requests are sent to: `https://host[:port][/prefix]`, `http://..`, or `h2c://..` for HTTP/2 without TLS.
+    /// Default: a simulated provider.
+    #[arg(long, env = "GATEWAY_UPSTREAM", value_name = "URL", help_heading = TRUST)]
+    pub(crate) upstream: Option<Upstream>,
+
+    /// Environment variable with the `Authorization` of requests to the upstream, in place of the caller's credentials.
+    #[arg(
+        long, env = "GATEWAY_UPSTREAM_AUTHORIZATION_ENV", value_name = "VAR", help_heading = TRUST
+    )]
+    pub(crate) upstream_authorization_env: Option<Credential>,
+
+    /// Header of requests to the upstream (`x-api-key`, say), and the environment variable with its value, in place of
+    /// the caller's credentials. May be repeated.
+    #[arg(
+        long, env = "GATEWAY_UPSTREAM_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
+        help_heading = TRUST
+    )]
+    pub(crate) upstream_header: Vec<NamedCredential>,
+
+    /// URL of another upstream, which is asked when those before it cannot answer. It does not get the caller's
+    /// credentials. May be repeated: a chain, in this order.
+    #[arg(
+        long, env = "GATEWAY_FALLBACK", value_name = "URL", action = Append, value_delimiter = ',',
+        help_heading = TRUST
+    )]
+    pub(super) fallback: Vec<Upstream>,
+
+    /// Model that JSON requests name when they go to the --fallback before this option.
+    #[arg(
+        long, env = "GATEWAY_FALLBACK_MODEL", value_name = "NAME", action = Append, value_delimiter = ',',
+        requires = "fallback", help_heading = TRUST
+    )]
+    pub(super) fallback_model: Vec<String>,
+
+    /// Environment variable with the `Authorization` of requests to the --fallback before this option.
+    #[arg(
+        long, env = "GATEWAY_FALLBACK_AUTHORIZATION_ENV", value_name = "VAR", action = Append, value_delimiter = ',',
+        requires = "fallback", help_heading = TRUST
+    )]
+    pub(super) fallback_authorization_env: Vec<Credential>,
+
+    /// Header of requests to the --fallback before this option, and the environment variable with its value. May be
+    /// repeated.
+    #[arg(
+        long, env = "GATEWAY_FALLBACK_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
+        requires = "fallback", help_heading = TRUST
+    )]
+    pub(super) fallback_header: Vec<NamedCredential>,
+
+    /// The fallbacks, each with the options that belong to it.
+    #[arg(skip)]
+    pub(crate) backups: Vec<Backup>,
+}
+
+// === impl UpstreamArgs ===
+
+impl UpstreamArgs {
+    /// What stands in requests to the upstream in place of the caller's credentials; empty: the caller's pass.
+    pub(crate) fn credential(&self) -> Vec<NamedCredential> {
+        let authorization = self.upstream_authorization_env.iter().map(Credential::named);
+        authorization.chain(self.upstream_header.iter().cloned()).collect()
+    }
+
+    /// Whether some upstream is asked on the operator's account.
+    pub(super) fn has_own_credential(&self) -> bool {
+        !self.credential().is_empty() || self.backups.iter().any(|backup| !backup.credential.is_empty())
+    }
+}

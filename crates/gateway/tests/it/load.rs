@@ -1,0 +1,175 @@
+//! How much is sent to an upstream, and how much each caller may send.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::client::{Outgoing, ask, chat, read};
+use super::trust::keys;
+use super::{Running, gateway, soon};
+use crate::support::secs;
+
+fn of(gateway: &Running, key: &str, stream: bool, fault: &str) -> Request<Outgoing> {
+    let mut request = chat(gateway.addr, stream, fault);
+    request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
+}
+
+fn told(answer: &Response<Incoming>) -> (u16, &str) {
+    let header = |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap());
+    (answer.status().as_u16(), header("x-gateway-served-by"))
+}
+
+async fn kind(answer: Response<Incoming>) -> String {
+    let problem: serde_json::Value = serde_json::from_str(&read(answer.into_body()).await.0).unwrap();
+    problem["kind"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_429_has_others_with_the_same_key_wait_too() {
+    let gateway = gateway(&["--attempts", "1", "--dedup", "off"]).await;
+    let refused = ask(of(&gateway, "one", false, "status=429; retry-after=2")).await;
+    assert_eq!(told(&refused), (429, "upstream"));
+    let asked = Instant::now();
+    // Another key, and another model of the same one, are not limited.
+    assert_eq!(ask(of(&gateway, "two", false, "")).await.status(), StatusCode::OK);
+    let other_model = of(&gateway, "one", false, "")
+        .map(|_| super::client::full(r#"{"model":"other","messages":[{"role":"user","content":"Hello"}]}"#));
+    assert_eq!(ask(other_model).await.status(), StatusCode::OK);
+    assert!(asked.elapsed() < secs(1), "{:?}", asked.elapsed());
+    assert_eq!(ask(of(&gateway, "one", false, "")).await.status(), StatusCode::OK);
+    assert!(asked.elapsed() > Duration::from_millis(1_500), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_429_that_pauses_nothing_is_one_callers_only() {
+    let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--pace", "off"]).await;
+    assert_eq!(told(&ask(of(&gateway, "one", false, "status=429; retry-after=60")).await), (429, "upstream"));
+    assert_eq!(ask(of(&gateway, "one", false, "")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_rate_of_ones_own_is_never_overrun() {
+    let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--pace-requests", "10/1s"]).await;
+    let asked = Instant::now();
+    let answers = join_all((0..6).map(|_| ask(of(&gateway, "one", false, "")))).await;
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+    // The first at once, and then one each tenth of a second.
+    assert!(asked.elapsed() >= Duration::from_millis(500), "{:?}", asked.elapsed());
+
+    // The wait would be longer than a call may take.
+    let mut late = of(&gateway, "one", false, "");
+    late.headers_mut().insert("x-deadline-ms", "90".parse().unwrap());
+    let waits = join_all((0..5).map(|_| ask(of(&gateway, "one", false, ""))));
+    let refused = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        ask(late).await
+    };
+    let (answers, refused) = tokio::join!(waits, refused);
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+    assert_eq!(told(&refused), (429, "gateway"));
+    assert_eq!(
+        (&refused.headers()["retry-after"], kind_of(&refused)),
+        (&"1".parse().unwrap(), "application/problem+json")
+    );
+    assert_eq!(kind(refused).await, "paced");
+}
+
+fn kind_of(answer: &Response<Incoming>) -> &str {
+    answer.headers()["content-type"].to_str().unwrap()
+}
+
+#[tokio::test]
+async fn no_more_calls_are_under_way_than_there_are_places() {
+    let options = ["--attempts", "1", "--dedup", "off", "--concurrency", "1", "--queue", "1"];
+    let gateway = gateway(&options).await;
+    // A stream holds its place until it has ended.
+    let first = ask(of(&gateway, "one", true, "gap=20ms; chunks=25")).await;
+    assert_eq!(first.status(), StatusCode::OK);
+    let second = tokio::spawn(ask(of(&gateway, "one", false, "")));
+    soon(async {
+        while gateway.provider().counts().open == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(gateway.provider().counts().calls, 1, "the second waits");
+    let third = ask(of(&gateway, "one", false, "")).await;
+    assert_eq!(told(&third), (503, "gateway"));
+    assert!(third.headers().contains_key("retry-after"));
+    assert_eq!(kind(third).await, "queue-full");
+    assert!(read(first.into_body()).await.1);
+    assert_eq!(soon(second).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(gateway.provider().counts().calls, 2);
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_for_a_place_than_the_queue_has_it() {
+    let options = ["--attempts", "1", "--dedup", "off", "--concurrency", "1", "--queue-wait", "100ms"];
+    let gateway = gateway(&options).await;
+    let first = ask(of(&gateway, "one", true, "gap=0s; stall-after=1")).await;
+    let asked = Instant::now();
+    assert_eq!(kind(ask(of(&gateway, "one", false, "")).await).await, "queue-full");
+    assert!(asked.elapsed() < secs(5), "{:?}", asked.elapsed());
+    drop(first);
+}
+
+#[tokio::test]
+async fn how_many_calls_an_upstream_bears_is_found_out() {
+    let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--concurrency", "auto", "--breaker", "off"]).await;
+    let page = Request::get(format!("http://{}/-/events", gateway.addr)).body(super::client::full("")).unwrap();
+    let events = ask(page).await.into_body();
+    for _ in 0..3 {
+        assert_eq!(ask(of(&gateway, "one", false, "status=503")).await.status(), 503);
+    }
+    let changed = soon(async {
+        use http_body_util::BodyExt;
+        let mut events = events;
+        let mut text = String::new();
+        while !text.contains("concurrency_changed") {
+            text.push_str(&String::from_utf8_lossy(events.frame().await.unwrap().unwrap().data_ref().unwrap()));
+        }
+        text
+    })
+    .await;
+    assert!(changed.contains("queue: 7 calls at a time"), "{changed}");
+}
+
+#[tokio::test]
+async fn no_caller_can_send_more_than_its_share() {
+    let keys = keys();
+    let limits = ["--caller-keys-file", &keys, "--caller-requests", "2/1h", "--caller-concurrency", "1"];
+    let gateway = gateway(&[&limits[..], &["--dedup", "off"]].concat()).await;
+    let answer = ask(of(&gateway, "acme-key", false, "")).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(answer.headers().contains_key("ratelimit") && answer.headers().contains_key("ratelimit-policy"));
+    drop(answer);
+    let stream = ask(of(&gateway, "acme-key", true, "gap=0s; stall-after=1")).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    for _ in 0..2 {
+        let refused = ask(of(&gateway, "acme-key", false, "")).await;
+        assert_eq!(told(&refused), (429, "gateway"));
+        assert_eq!(kind(refused).await, "paced");
+    }
+    // Another caller has limits of its own.
+    let other = ask(of(&gateway, "other-key", true, "gap=0s; stall-after=1")).await;
+    assert_eq!(other.status(), StatusCode::OK);
+    // One call at a time, though another request is left.
+    assert_eq!(ask(of(&gateway, "other-key", false, "")).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(gateway.provider().counts().calls, 3);
+}
+
+#[tokio::test]
+async fn tokens_of_a_caller_are_counted_when_they_are_used() {
+    let keys = keys();
+    let gateway = gateway(&["--caller-keys-file", &keys, "--caller-tokens", "100/1h", "--dedup", "off"]).await;
+    // Its usage says that it took more than is left.
+    let answer = ask(of(&gateway, "acme-key", false, "chunks=200")).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(read(answer.into_body()).await.1);
+    assert_eq!(kind(ask(of(&gateway, "acme-key", false, "")).await).await, "paced");
+    assert_eq!(ask(of(&gateway, "other-key", false, "")).await.status(), StatusCode::OK);
+}

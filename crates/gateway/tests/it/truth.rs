@@ -1,0 +1,107 @@
+//! Answers that are not what they seem: streams that end early, and errors inside a 200.
+
+use std::time::Instant;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::client::{ask, chat, content, read};
+use super::{Running, gateway};
+use crate::support::secs;
+
+/// The answer to a stream that was asked for: status, who served it, the body, and whether that came to its end.
+async fn answered(gateway: &Running, fault: &str) -> (u16, String, String, bool) {
+    let answer = ask(chat(gateway.addr, true, fault)).await;
+    let (status, served_by) = (answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]);
+    let served_by = served_by.to_str().unwrap().to_owned();
+    let (body, whole) = read(answer.into_body()).await;
+    (status, served_by, body, whole)
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_early_does_not_look_whole() {
+    let gateway = gateway(&["--attempts", "1"]).await;
+    for fault in ["gap=0s; truncate-after=2", "gap=0s; error-after=2"] {
+        let (status, served_by, events, whole) = answered(&gateway, fault).await;
+        assert_eq!((status, served_by.as_str(), whole), (200, "upstream", false), "{fault}");
+        assert_eq!(content(&events), "You said ", "{fault}");
+        // Every SDK raises an event with this member.
+        let last = events.lines().rfind(|line| line.starts_with("data: ")).unwrap();
+        let data: Value = serde_json::from_str(&last["data: ".len()..]).unwrap();
+        assert!(data["error"]["message"].is_string() && !events.contains("[DONE]"), "{events}");
+    }
+}
+
+#[tokio::test]
+async fn before_the_first_content_such_a_stream_is_tried_again() {
+    let gateway = gateway(&["--backoff-base", "5ms"]).await;
+    for (calls, fault) in [(2, "truncate-after=0; times=1"), (4, "error-after=0; times=1")] {
+        let answer = ask(chat(gateway.addr, true, fault)).await;
+        assert_eq!((answer.status(), &answer.headers()["x-gateway-attempts"]), (StatusCode::OK, &"2".parse().unwrap()));
+        assert!(read(answer.into_body()).await.0.ends_with("data: [DONE]\n\n"));
+        assert_eq!(gateway.provider().counts().calls, calls, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_made_from_an_upstreams_error_is_that_error() {
+    let gateway = gateway(&["--attempts", "3", "--backoff-base", "5ms"]).await;
+    let (status, served_by, body, whole) = answered(&gateway, "error-after=0; code=insufficient_quota").await;
+    assert_eq!((status, served_by.as_str(), whole), (429, "upstream", true));
+    let error = serde_json::from_str::<Value>(&body).unwrap()["error"].take();
+    // SDKs read this member.
+    assert_eq!((&error["code"], &error["type"]), (&json!("insufficient_quota"), &json!("server_error")));
+    // A quota that is spent is not there at the second attempt either.
+    assert_eq!(gateway.provider().counts().calls, 1);
+
+    let (status, served_by, body, _) = answered(&gateway, "truncate-after=0; times=3").await;
+    assert_eq!((status, served_by.as_str()), (502, "gateway"));
+    assert!(serde_json::from_str::<Value>(&body).unwrap()["error"]["message"].is_string(), "{body}");
+}
+
+#[tokio::test]
+async fn without_the_guard_an_end_is_an_end() {
+    let gateway = gateway(&["--guard", "off"]).await;
+    let (_, _, events, whole) = answered(&gateway, "gap=0s; truncate-after=2").await;
+    assert!(whole && content(&events) == "You said " && !events.contains("[DONE]"));
+    let (_, _, events, whole) = answered(&gateway, "gap=0s; error-after=1").await;
+    assert!(whole && events.ends_with("\"type\":\"server_error\"}}\n\n"), "{events}");
+}
+
+#[tokio::test]
+async fn what_ends_without_a_reason_can_be_allowed() {
+    let gateway = gateway(&["--missing-end", "allow"]).await;
+    let (_, _, events, whole) = answered(&gateway, "gap=0s; truncate-after=2").await;
+    assert!(whole && content(&events) == "You said ", "{events}");
+}
+
+#[tokio::test]
+async fn what_is_held_can_be_tried_again_to_its_end() {
+    let gateway = gateway(&["--hold", "64KiB", "--backoff-base", "5ms"]).await;
+    let (status, _, events, whole) = answered(&gateway, "gap=0s; truncate-after=5; times=1").await;
+    assert_eq!((status, whole), (200, true));
+    assert!(content(&events).len() > 50 && events.ends_with("data: [DONE]\n\n"), "{events}");
+    // Larger than may be held.
+    assert_eq!(answered(&gateway, "gap=0s; chunks=200; size=1000").await.0, 502);
+}
+
+#[tokio::test]
+async fn a_stream_without_content_is_given_up() {
+    let gateway = gateway(&["--attempts", "1", "--first-content-timeout", "300ms"]).await;
+    let asked = Instant::now();
+    // It has begun, and then there are only comments.
+    let (status, _, _, whole) = answered(&gateway, "gap=50ms; comments-after=0").await;
+    assert_eq!((status, whole), (504, true));
+    assert!(asked.elapsed() < secs(10));
+    gateway.abandoned(1).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_stream_may_take_longer_than_a_first_byte() {
+    let limits = ["--attempts", "1", "--first-byte-timeout", "200ms", "--answer-timeout", "1s"];
+    let gateway = gateway(&limits).await;
+    assert_eq!(ask(chat(gateway.addr, false, "head=500ms")).await.status(), StatusCode::OK);
+    assert_eq!(ask(chat(gateway.addr, true, "head=500ms")).await.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(ask(chat(gateway.addr, false, "head=1h")).await.status(), StatusCode::GATEWAY_TIMEOUT);
+    gateway.abandoned(2).await;
+}
