@@ -1,6 +1,7 @@
 //! Another upstream, when the first cannot serve the call: see [`FallbackLayer`].
 
 mod body;
+mod config;
 mod future;
 mod layer;
 mod service;

@@ -1,5 +1,4 @@
 use std::error::Error;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -8,8 +7,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::FallbackBody;
+use super::config::{Config, NAME};
 use super::future::FallbackFuture;
-use super::layer::{Config, NAME};
 use super::session::Session;
 use crate::body::request::CallBody;
 use crate::body::request::Resend;
@@ -17,18 +16,19 @@ use crate::call::{NoFallback, PinTo};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::rejection::RejectionFormat;
+use crate::rt::per_thread::PerThread;
 
 /// Asks a backup what the service inside, the primary, cannot answer. See [`FallbackLayer`](crate::FallbackLayer).
 #[derive(Debug)]
 pub struct Fallback<S, Bk> {
     inner: S,
-    config: Arc<Config<Bk>>,
+    config: PerThread<Config<Bk>>,
 }
 
 // === impl Fallback ===
 
 impl<S, Bk> Fallback<S, Bk> {
-    pub(super) fn new(inner: S, config: Arc<Config<Bk>>) -> Self {
+    pub(super) fn new(inner: S, config: PerThread<Config<Bk>>) -> Self {
         Self { inner, config }
     }
 
@@ -62,7 +62,7 @@ impl<S, Bk> Fallback<S, Bk> {
         if resend.is_none() {
             self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
         }
-        FallbackFuture::pinned(resend.map(|resend| Session::pinned(self.config.clone(), resend)), format)
+        FallbackFuture::pinned(resend.map(|resend| Session::pinned(self.config.hold(), resend)), format)
     }
 }
 
@@ -115,6 +115,6 @@ where
             self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: TOO_LARGE });
             return FallbackFuture::passing(call);
         };
-        FallbackFuture::attempting(call, Session::new(self.config.clone(), resend))
+        FallbackFuture::attempting(call, Session::new(self.config.hold(), resend))
     }
 }

@@ -1,13 +1,12 @@
 //! One call: what it takes to make it at the backup.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 
-use super::layer::{Config, NAME};
+use super::config::{Config, NAME};
 use crate::body::request::{CallBody, ReadState, Resend};
 use crate::call::{Authenticated, ServedBy};
 use crate::event::Event;
@@ -15,9 +14,10 @@ use crate::policy::fallback::Trust;
 use crate::policy::verdict::{Matter, NextStep, Outcome, RequestView};
 use crate::proto::credentials;
 use crate::rt::clock;
+use crate::rt::per_thread::Held;
 
 pub(super) struct Session<Bk> {
-    config: Arc<Config<Bk>>,
+    config: Held<Config<Bk>>,
     resend: Resend,
     pub(super) reason: Reason,
 }
@@ -36,11 +36,11 @@ const ANOTHER_CREDENTIAL: &str = "the backup has another credential, and the cal
 // === impl Session ===
 
 impl<Bk> Session<Bk> {
-    pub(super) fn new(config: Arc<Config<Bk>>, resend: Resend) -> Self {
+    pub(super) fn new(config: Held<Config<Bk>>, resend: Resend) -> Self {
         Self { config, resend, reason: Reason::Failed(Matter::Upstream) }
     }
 
-    pub(super) fn pinned(config: Arc<Config<Bk>>, resend: Resend) -> Self {
+    pub(super) fn pinned(config: Held<Config<Bk>>, resend: Resend) -> Self {
         Self { config, resend, reason: Reason::Pinned }
     }
 

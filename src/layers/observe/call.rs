@@ -12,6 +12,7 @@ pub(super) struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
     started: Instant,
     status: Option<StatusCode>,
     has_data: bool,
@@ -37,6 +38,7 @@ impl ObservedCall {
             #[cfg(feature = "tracing")]
             span: span(&info),
             info: Some(info),
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
             started: clock::now(),
             status: None,
             has_data: false,

@@ -4,14 +4,15 @@ use std::time::Duration;
 use http::HeaderName;
 use tower_layer::Layer;
 
+use super::config::Config;
 use super::key::Keys;
 use super::service::RetryAfterBackoff;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
-use crate::policy::backoff::{Backoff, Jitter};
-use crate::policy::retry::RetryPolicy;
+use crate::policy::backoff::Jitter;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::entropy::Entropy;
+use crate::rt::per_thread::PerThread;
 use crate::rt::retry_budget::RetryBudget;
 
 /// Makes another attempt when the upstream allows it, and no earlier than it asked.
@@ -119,58 +120,13 @@ pub struct RetryAfterBackoffLayer {
     config: Config,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Config {
-    pub(super) enabled: bool,
-    pub(super) policy: RetryPolicy,
-    pub(super) budget: RetryBudget,
-    pub(super) classifier: Classifier,
-    pub(super) entropy: Entropy,
-    pub(super) replay_limit: usize,
-    pub(super) memory: Memory,
-    pub(super) attempt_header: Option<HeaderName>,
-    pub(super) keys: Option<Keys>,
-    pub(super) mark_exhausted: bool,
-    pub(super) emitter: Emitter,
-}
-
-/// What the SDKs of model providers make, counted as attempts.
-const ATTEMPTS: u32 = 3;
-/// A minute: a caller that waits rarely waits longer.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// A prompt of some hundred thousand tokens; images are what goes beyond it.
-const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
-
 // === impl RetryAfterBackoffLayer ===
 
 impl RetryAfterBackoffLayer {
-    /// The name of this layer in events.
-    pub(super) const NAME: &'static str = "retry-after-backoff";
-
     /// Three attempts, at most 60 s for a hint, 2 MiB of request body, and a [`RetryBudget`] of its own.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            config: Config {
-                enabled: true,
-                policy: RetryPolicy {
-                    attempts: ATTEMPTS,
-                    backoff: Backoff::default(),
-                    max_retry_after: MAX_RETRY_AFTER,
-                    max_elapsed: None,
-                    non_idempotent: false,
-                },
-                budget: RetryBudget::default(),
-                classifier: Classifier::default(),
-                entropy: Entropy::default(),
-                replay_limit: REPLAY_LIMIT,
-                memory: Memory::default(),
-                attempt_header: None,
-                keys: None,
-                mark_exhausted: false,
-                emitter: Emitter::default(),
-            },
-        }
+        Self { config: Config::default() }
     }
 
     /// For calls to model providers: with [`retry_non_idempotent`](Self::retry_non_idempotent), since a generation that is
@@ -329,6 +285,6 @@ impl<S> Layer<S> for RetryAfterBackoffLayer {
     type Service = RetryAfterBackoff<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RetryAfterBackoff::new(inner, Arc::new(self.config.clone()))
+        RetryAfterBackoff::new(inner, PerThread::new(Arc::new(self.config.clone())))
     }
 }

@@ -1,5 +1,6 @@
 //! Another attempt, when the upstream allows it: see [`RetryAfterBackoffLayer`].
 
+mod config;
 mod future;
 mod key;
 mod layer;

@@ -1,6 +1,5 @@
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -8,8 +7,8 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::config::{Config, NAME};
 use super::future::RetryAfterBackoffFuture;
-use super::layer::{Config, RetryAfterBackoffLayer};
 use super::session::Session;
 use crate::body::request::CallBody;
 use crate::body::request::Resend;
@@ -18,18 +17,20 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::retry::{IDEMPOTENCY_KEY, is_idempotent};
 use crate::rt::clock;
+use crate::rt::per_thread::PerThread;
 
-/// Tries again what the service inside fails at. See [`RetryAfterBackoffLayer`].
+/// Tries again what the service inside fails at. See
+/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
 #[derive(Clone)]
 pub struct RetryAfterBackoff<S> {
     inner: S,
-    config: Arc<Config>,
+    config: PerThread<Config>,
 }
 
 // === impl RetryAfterBackoff ===
 
 impl<S> RetryAfterBackoff<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+    pub(super) fn new(inner: S, config: PerThread<Config>) -> Self {
         Self { inner, config }
     }
 
@@ -76,13 +77,13 @@ where
         self.config.mark_first(&mut request);
         let Some(resend) = Resend::keep(&mut request, self.config.replay_limit, &self.config.memory) else {
             let reason = "the request body is larger than the replay limit";
-            self.config.emitter.emit(&Event::Bypassed { layer: RetryAfterBackoffLayer::NAME, reason });
+            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
             return RetryAfterBackoffFuture::passing(self.inner.call(request));
         };
         // The service that is ready makes the first attempt; its clone waits to be ready before the second.
         let service = self.inner.clone();
         let call = self.inner.call(request);
-        RetryAfterBackoffFuture::attempting(call, Session::new(service, self.config.clone(), resend))
+        RetryAfterBackoffFuture::attempting(call, Session::new(service, self.config.hold(), resend))
     }
 }
 

@@ -1,0 +1,62 @@
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::key::Keys;
+use crate::call::Memory;
+use crate::event::Emitter;
+use crate::policy::backoff::Backoff;
+use crate::policy::retry::RetryPolicy;
+use crate::policy::verdict::Classifier;
+use crate::rt::entropy::Entropy;
+use crate::rt::retry_budget::RetryBudget;
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    pub(super) policy: RetryPolicy,
+    pub(super) budget: RetryBudget,
+    pub(super) classifier: Classifier,
+    pub(super) entropy: Entropy,
+    pub(super) replay_limit: usize,
+    pub(super) memory: Memory,
+    pub(super) attempt_header: Option<HeaderName>,
+    pub(super) keys: Option<Keys>,
+    pub(super) mark_exhausted: bool,
+    pub(super) emitter: Emitter,
+}
+
+/// The name of this layer in events.
+pub(super) const NAME: &str = "retry-after-backoff";
+/// What the SDKs of model providers make, counted as attempts.
+const ATTEMPTS: u32 = 3;
+/// A minute: a caller that waits rarely waits longer.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// A prompt of some hundred thousand tokens; images are what goes beyond it.
+const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            policy: RetryPolicy {
+                attempts: ATTEMPTS,
+                backoff: Backoff::default(),
+                max_retry_after: MAX_RETRY_AFTER,
+                max_elapsed: None,
+                non_idempotent: false,
+            },
+            budget: RetryBudget::default(),
+            classifier: Classifier::default(),
+            entropy: Entropy::default(),
+            replay_limit: REPLAY_LIMIT,
+            memory: Memory::default(),
+            attempt_header: None,
+            keys: None,
+            mark_exhausted: false,
+            emitter: Emitter::default(),
+        }
+    }
+}
