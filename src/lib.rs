@@ -103,18 +103,28 @@
 //!
 //! # What proxies need
 //!
-//! A stream that is silent is cut by whatever stands between. With [`SseHeartbeatLayer`] at 15 s, and with what else they
-//! want, none of these does:
+//! A proxy closes a connection on which nothing comes for longer than its timeout. [`SseHeartbeatLayer`] sends a comment before
+//! that, [`before_headers`](SseHeartbeatLayer::before_headers) also while there is no answer yet.
 //!
-//! | Proxy | Cuts after | What else it wants |
+//! Tried with real proxies in front of a model that thinks for 6 s, silent before its head or within its answer; with nginx and
+//! `presets::llm_gateway` also one that sends its head and then only comments. Without heartbeats each of these streams is closed,
+//! with heartbeats each arrives whole. (The tests are in `crates/gateway/tests/it/clients`; `.ci/clients` runs them.)
+//!
+//! | Proxy | Limit in the test (default) | Heartbeats in the test |
 //! |---|---|---|
-//! | [nginx](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout) | 60 s (`proxy_read_timeout`) | no buffering: `X-Accel-Buffering: no`, which the layer adds |
-//! | [AWS ALB](https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html#connection-idle-timeout) | 60 s of silence | TCP keep-alive does not help |
-//! | [Cloudflare](https://developers.cloudflare.com/fundamentals/reference/connection-limits/) | 120 s of silence, before the head too | begin early: [`before_headers`](SseHeartbeatLayer::before_headers) |
-//! | [Envoy](https://www.envoyproxy.io/docs/envoy/latest/faq/configuration/timeouts) | 300 s of silence, and 15 s for the whole answer | the route's `timeout` set to 0 for streams |
-//! | [Heroku](https://devcenter.heroku.com/articles/request-timeout) | 30 s to the head, then 55 s | begin early |
+//! | [nginx](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout) 1.22 | `proxy_read_timeout` 2 s and 3 s (60 s) | every 0.5 s and 1 s, the same before the head. Buffering is left on: the layer's `X-Accel-Buffering: no` turns it off |
+//! | [HAProxy](https://docs.haproxy.org/2.6/configuration.html#4.2-timeout%20server) 2.6 | `timeout server` 2 s (none) | every 0.5 s, the same before the head |
 //!
-//! (Defaults, as of November 2026.) Compression between the layer and the client must flush each frame.
+//! What other proxies allow by their documentation, as of November 2026; these were not tried:
+//!
+//! | Proxy | Closes a stream after | Setting |
+//! |---|---|---|
+//! | [AWS ALB](https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html#connection-idle-timeout) | 60 s of silence | heartbeats every 15 s, also before the head; TCP keep-alive does not count |
+//! | [Cloudflare](https://developers.cloudflare.com/fundamentals/reference/connection-limits/) | 120 s of silence, before the head too | the same |
+//! | [Envoy](https://www.envoyproxy.io/docs/envoy/latest/faq/configuration/timeouts) | 300 s of silence, and 15 s for the whole answer | the same, and the route's `timeout` set to 0 for streams |
+//! | [Heroku](https://devcenter.heroku.com/articles/request-timeout) | 30 s to the head, then 55 s of silence | the same, before the head after less than 30 s |
+//!
+//! Compression between the layer and the caller must flush each frame.
 //!
 //! # Beside other crates
 //!

@@ -190,7 +190,7 @@ async fn a_gateway_begins_a_stream_after_25_seconds_without_an_answer() {
         ("/v1/chat/completions", false, "", 28),
         ("/events", true, "", 28),
     ] {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let request = Request::post(path).header("content-type", "application/json").header("prefer", prefer);
         let body = Full::<Bytes>::from(format!("{{\"stream\":{stream}}}"));
         let response = stack.layer(service.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
