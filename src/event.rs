@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use self::observer::Observer;
 pub(crate) use self::observer::{Emitter, Observers};
 
+use crate::call::StaleKind;
 use crate::error::InvalidConfig;
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::retry::NotRetried;
@@ -102,6 +103,14 @@ pub enum Event {
     },
     /// An upstream call was cancelled because its last client left.
     FlightAbandoned,
+    /// The upstreams gave no answer, and an earlier one was returned.
+    #[non_exhaustive]
+    StaleServed {
+        /// What it is the answer to.
+        kind: StaleKind,
+        /// How long ago it was given.
+        age: Duration,
+    },
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
     /// An upstream has too much: all calls with the same credential wait.
@@ -167,6 +176,7 @@ impl Event {
             Self::FlightJoined => "flight_joined",
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
+            Self::StaleServed { .. } => "stale_served",
             Self::HeartbeatSent => "heartbeat_sent",
             Self::Paused { .. } => "paused",
             Self::Misconfigured { .. } => "misconfigured",
@@ -189,6 +199,7 @@ impl Event {
             Self::CircuitChanged { change, .. } => change.to.as_str(),
             Self::CircuitWouldOpen { reason, .. } => reason.as_str(),
             Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
+            Self::StaleServed { kind, .. } => kind.as_str(),
             Self::HeartbeatSent => "sse-heartbeat",
             Self::Paused { .. } => "pace",
             Self::Misconfigured { error } => error.setting(),
@@ -219,6 +230,7 @@ impl fmt::Display for Event {
             Self::FlightJoined => f.write_str("dedup: joined a call already in flight"),
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
+            Self::StaleServed { kind, age } => write!(f, "last-good: returned an answer {age:?} old ({kind})"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
             Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),
             Self::Misconfigured { error } => error.fmt(f),

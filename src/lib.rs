@@ -33,6 +33,7 @@
 //! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
+//! | `LastGoodLayer` (feature `llm`) | nothing: keeps whole answers | an earlier answer in place of an error |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
@@ -187,7 +188,7 @@ pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
     Attempt, Attempts, Authenticated, CallInfo, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport,
-    ServedBy, Tenant,
+    ServedBy, Stale, StaleKind, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
@@ -207,6 +208,9 @@ pub use self::layers::idle_body_timeout::{
     IdleActivity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
 };
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
+#[cfg(feature = "llm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
+pub use self::layers::last_good::{LastGood, LastGoodBody, LastGoodFuture, LastGoodLayer};
 pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLayer};
 pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};

@@ -8,6 +8,7 @@ mod model;
 mod options;
 mod origin;
 mod report;
+mod stale;
 
 pub use self::attempt::{Attempt, Attempts};
 pub use self::caller::{Authenticated, Tenant};
@@ -19,3 +20,4 @@ pub use self::model::Model;
 pub use self::options::{NoFallback, NoRetry, NoStore};
 pub use self::origin::{PinTo, ServedBy};
 pub use self::report::RetryReport;
+pub use self::stale::{Stale, StaleKind};

@@ -26,8 +26,8 @@ pub struct NoRetry;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoFallback;
 
-/// In a request's extensions: [`DedupLayer`](crate::DedupLayer) neither keeps the answer to this call nor gives it one that
-/// was kept, and does not join it with another.
+/// In a request's extensions: [`DedupLayer`](crate::DedupLayer) and [`LastGoodLayer`](crate::LastGoodLayer) neither keep the
+/// answer to this call nor give it one that was kept, and the call is not joined with another.
 ///
 /// ```
 /// use http::Request;

@@ -10,6 +10,8 @@ pub(crate) mod first_byte_timeout;
 pub(crate) mod grpc_status;
 pub(crate) mod idle_body_timeout;
 pub(crate) mod inspect_request;
+#[cfg(feature = "llm")]
+pub(crate) mod last_good;
 pub(crate) mod observe;
 pub(crate) mod pace;
 pub(crate) mod queue;

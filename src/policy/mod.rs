@@ -11,6 +11,8 @@ pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;
 pub(crate) mod known_models;
+#[cfg(feature = "llm")]
+pub(crate) mod last_good;
 pub(crate) mod micros;
 pub(crate) mod pace;
 pub(crate) mod queue;

@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::service::Resilience;
+use super::service::{Remembered, Resilience};
 use super::upstream::Upstream;
 use crate::body::request::CallBody;
 use crate::call::Memory;
@@ -22,6 +22,8 @@ use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer}
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
 use crate::layers::inspect_request::InspectRequestLayer;
+#[cfg(feature = "llm")]
+use crate::layers::last_good::LastGoodLayer;
 use crate::layers::pace::{Pace, PaceLayer};
 use crate::layers::queue::{Queue, QueueLayer};
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
@@ -32,7 +34,8 @@ use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
-/// deadline, dedup, fallback, retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte timeout.
+/// deadline, dedup, last good answers (feature `llm`), fallback, retries, queue, pace, breaker, stream guard (feature `llm`),
+/// idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
@@ -53,6 +56,8 @@ pub struct ResilienceLayer {
     heartbeat: SseHeartbeatLayer,
     deadline: DeadlineLayer,
     dedup: DedupLayer,
+    #[cfg(feature = "llm")]
+    last_good: LastGoodLayer,
     fallbacks: Vec<Backup>,
     memory: Memory,
     retry: RetryAfterBackoffLayer,
@@ -102,6 +107,8 @@ impl ResilienceLayer {
             heartbeat: SseHeartbeatLayer::disabled(),
             deadline: DeadlineLayer::new(limits.total),
             dedup: DedupLayer::disabled(),
+            #[cfg(feature = "llm")]
+            last_good: LastGoodLayer::disabled(),
             fallbacks: Vec::new(),
             memory: Memory::default(),
             retry: RetryAfterBackoffLayer::new(),
@@ -164,6 +171,21 @@ impl ResilienceLayer {
     #[must_use]
     pub fn dedup(mut self, adjust: impl FnOnce(DedupLayer) -> DedupLayer) -> Self {
         self.dedup = adjust(self.dedup);
+        self
+    }
+
+    /// Adjusts the [`LastGoodLayer`], which is off:
+    ///
+    /// ```
+    /// use tower_buttress::{LastGoodLayer, TimeoutProfile, presets};
+    ///
+    /// let stack = presets::llm_gateway(TimeoutProfile::STANDARD).last_good(|_| LastGoodLayer::new());
+    /// # let _ = stack;
+    /// ```
+    #[cfg(feature = "llm")]
+    #[must_use]
+    pub fn last_good(mut self, adjust: impl FnOnce(LastGoodLayer) -> LastGoodLayer) -> Self {
+        self.last_good = adjust(self.last_good);
         self
     }
 
@@ -301,6 +323,8 @@ impl ResilienceLayer {
             heartbeat: self.heartbeat.observer(observer.clone()),
             deadline: self.deadline.observer(observer.clone()),
             dedup: self.dedup.observer(observer.clone()),
+            #[cfg(feature = "llm")]
+            last_good: self.last_good.observer(observer.clone()),
             fallbacks: self.fallbacks.into_iter().map(tell).collect(),
             memory: self.memory,
             retry: self.retry.observer(observer.clone()),
@@ -323,6 +347,16 @@ impl ResilienceLayer {
     fn attempt<S>(&self, admission: &Admission, inner: S) -> Attempt<S> {
         let Admission { queue, pace, breaker } = admission;
         queue.layer(pace.layer(breaker.layer(self.guarded(self.idle.layer(self.first_byte.layer(inner))))))
+    }
+
+    #[cfg(feature = "llm")]
+    fn remembered<S>(&self, inner: S) -> Remembered<S> {
+        self.last_good.clone().memory(self.memory.clone()).layer(inner)
+    }
+
+    #[cfg(not(feature = "llm"))]
+    fn remembered<S>(&self, inner: S) -> Remembered<S> {
+        inner
     }
 
     #[cfg(feature = "llm")]
@@ -371,7 +405,8 @@ where
             let layer = layer.memory(self.memory.clone());
             upstreams = Upstream::new(layer.layer(upstreams));
         }
-        let bounded = self.deadline.layer(self.dedup.clone().memory(self.memory.clone()).layer(upstreams));
+        let dedup = self.dedup.clone().memory(self.memory.clone());
+        let bounded = self.deadline.layer(dedup.layer(self.remembered(upstreams)));
         let timed = self.profile.layer(self.heartbeat.layer(bounded));
         Resilience::new(self.inspect.clone().memory(self.memory.clone()).layer(self.grpc_status.layer(timed)))
     }

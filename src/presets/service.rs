@@ -21,13 +21,25 @@ use crate::layers::deadline::{DeadlineBody, DeadlineService};
 use crate::layers::dedup::{Dedup, DedupBody};
 use crate::layers::grpc_status::{GrpcStatus, GrpcStatusBody};
 use crate::layers::inspect_request::InspectRequest;
+#[cfg(feature = "llm")]
+use crate::layers::last_good::{LastGood, LastGoodBody};
 use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatBody};
 use crate::layers::timeout_profile::TimeoutProfileService;
 
 /// The layers outside of the upstreams.
 pub(super) type Outer<E> = InspectRequest<GrpcStatus<TimeoutProfileService<SseHeartbeat<Bounded<E>>>>>;
 
-type Bounded<E> = DeadlineService<Dedup<Upstream<E>>>;
+type Bounded<E> = DeadlineService<Dedup<Remembered<Upstream<E>>>>;
+
+#[cfg(feature = "llm")]
+pub(super) type Remembered<S> = LastGood<S>;
+#[cfg(not(feature = "llm"))]
+pub(super) type Remembered<S> = S;
+
+#[cfg(feature = "llm")]
+type RememberedBody<B> = LastGoodBody<B>;
+#[cfg(not(feature = "llm"))]
+type RememberedBody<B> = B;
 
 type OuterFuture<E> = <Outer<E> as Service<Request<CallBody>>>::Future;
 
@@ -85,7 +97,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResilienceBody {
         #[pin]
-        inner: GrpcStatusBody<SseHeartbeatBody<DeadlineBody<DedupBody<ErasedBody>>>>,
+        inner: GrpcStatusBody<SseHeartbeatBody<DeadlineBody<DedupBody<RememberedBody<ErasedBody>>>>>,
     }
 }
 

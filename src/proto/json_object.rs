@@ -1,4 +1,4 @@
-//! The members of a JSON object, without a tree of all that is in them.
+//! The members of a JSON object and the elements of an array, without a tree of all that is in them.
 
 use memchr::memchr2;
 
@@ -14,6 +14,19 @@ pub(crate) fn members(json: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (value, after) = value.split_at_checked(length(value)?)?;
         rest = after.trim_ascii_start().strip_prefix(b",");
         Some((key, value.trim_ascii_end()))
+    })
+}
+
+/// The elements of the array that `json` is, as they are written. Ends where the text is no array, or is malformed.
+#[cfg(feature = "llm")]
+pub(crate) fn elements(json: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = json.trim_ascii_start().strip_prefix(b"[");
+    std::iter::from_fn(move || {
+        let text = rest.take()?.trim_ascii_start();
+        let (value, after) = text.split_at_checked(length(text)?)?;
+        rest = after.strip_prefix(b",");
+        let value = value.trim_ascii_end();
+        (!value.is_empty()).then_some(value)
     })
 }
 
@@ -71,6 +84,19 @@ mod tests {
         let keys: Vec<&str> = found.iter().map(|(key, _)| *key).collect();
         assert_eq!(keys, ["model", "messages", "stream", "n"]);
         assert_eq!((found[0].1, found[2].1, found[3].1), (r#""m\"}""#, "true", "1"));
+    }
+
+    #[cfg(feature = "llm")]
+    #[test]
+    fn elements_are_those_of_the_array_itself() {
+        let of = |json: &'static str| -> Vec<&str> {
+            elements(json.as_bytes()).map(|element| std::str::from_utf8(element).unwrap()).collect()
+        };
+        assert_eq!(of(r#" [ 1 , "a,]" ,[2,3], {"b":[4]} ] "#), ["1", "\"a,]\"", "[2,3]", "{\"b\":[4]}"]);
+        for none in ["", "[]", "[ ]", "{}", "[", "1", "]"] {
+            assert!(of(none).is_empty(), "{none}");
+        }
+        assert_eq!(of("[1,[2"), ["1"], "cut off in the middle of an element");
     }
 
     #[test]

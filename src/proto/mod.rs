@@ -13,6 +13,8 @@ pub mod idempotency_key;
 pub(crate) mod json_object;
 pub(crate) mod list;
 pub(crate) mod media_type;
+#[cfg(feature = "llm")]
+pub(crate) mod prompt;
 pub mod rate_limit;
 pub mod retry_after;
 pub mod sse;

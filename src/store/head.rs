@@ -165,11 +165,17 @@ impl Head {
 
     /// The head for a caller that reads the answer after its end.
     pub(crate) fn to_replay<B>(&self, body: B, now: Instant) -> Response<B> {
+        let mut response = self.to_aged(body, now);
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
+
+    /// The stored head, with the age of the answer.
+    pub(crate) fn to_aged<B>(&self, body: B, now: Instant) -> Response<B> {
         let mut response = self.stored().to_response(body);
         let headers = response.headers_mut();
         let age = self.age(now).saturating_add(age_header(headers));
         headers.insert(AGE, HeaderValue::from(age.as_secs()));
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
         response
     }
 

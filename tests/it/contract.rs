@@ -113,6 +113,34 @@ contract! {
     fallback_off => FallbackLayer::<Down>::disabled();
 }
 
+#[cfg(feature = "llm")]
+mod last_good {
+    use http::Method;
+    use tower::ServiceBuilder;
+    use tower_buttress::LastGoodLayer;
+
+    use super::*;
+
+    contract! {
+        steps_aside => LastGoodLayer::new();
+        off => LastGoodLayer::disabled();
+        recorded => ServiceBuilder::new().map_request(chat).layer(LastGoodLayer::new()).map_response(as_json).into_inner();
+    }
+
+    /// A request whose answer may be kept.
+    fn chat(mut request: Request0) -> Request0 {
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = "/v1/chat/completions".parse().unwrap();
+        request.headers_mut().insert("authorization", "Bearer a".parse().unwrap());
+        request
+    }
+
+    fn as_json(mut response: Response<Script>) -> Response<Script> {
+        response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        response
+    }
+}
+
 /// A service that is always down.
 #[derive(Clone)]
 struct Down;

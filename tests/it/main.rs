@@ -16,6 +16,8 @@ mod first_byte_timeout;
 mod grpc_status;
 mod idle_body_timeout;
 mod inspect_request;
+#[cfg(feature = "llm")]
+mod last_good;
 mod memory;
 mod observe;
 mod pace;

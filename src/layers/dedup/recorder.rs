@@ -8,7 +8,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
 use super::config::{Config, NAME};
-use crate::call::Reservation;
+use crate::call::{Reservation, Stale};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
@@ -71,7 +71,7 @@ impl<L: Lease> ResponseRecorder<L> {
     }
 
     pub(super) fn head(&mut self, head: http::response::Parts, size: SizeHint) {
-        let is_ours = head.extensions.get::<Rejection>().is_some();
+        let is_ours = head.extensions.get::<Rejection>().is_some() || Stale::in_extensions(&head.extensions).is_some();
         let may_retry = retry_after::should_retry(&head.headers) == Some(true);
         self.storable = self.source.of_head(head.status, &head.headers, is_ours, may_retry);
         self.missing = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

@@ -1,0 +1,69 @@
+use std::fmt;
+use std::pin::Pin;
+use std::task::Context;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::recorder::Recorder;
+use crate::body::boxed::Polled;
+use crate::body::observed::Observed;
+use crate::body::response::ResponseBody;
+use crate::error::BoxError;
+
+pin_project! {
+    /// The response body of [`LastGood`](crate::LastGood): the upstream's, or that of an earlier answer.
+    pub struct LastGoodBody<B> {
+        #[pin]
+        body: Observed<ResponseBody<B>, Recorder>,
+    }
+}
+
+// === impl LastGoodBody ===
+
+impl<B> LastGoodBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    /// The upstream's, recorded or not.
+    pub(super) fn inner(body: B, recorder: Option<Recorder>) -> Self {
+        Self { body: Observed::new(ResponseBody::inner(body), recorder) }
+    }
+
+    /// That of an earlier answer.
+    pub(super) fn stored(response: Response<Bytes>) -> Response<Self> {
+        response.map(|text| Self { body: Observed::new(ResponseBody::Refusal { text }, None) })
+    }
+}
+
+impl<B> Body for LastGoodBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Without what is recorded, which is the model's.
+impl<B> fmt::Debug for LastGoodBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LastGoodBody").finish_non_exhaustive()
+    }
+}

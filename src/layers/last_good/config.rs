@@ -1,0 +1,111 @@
+//! The settings, and what is kept.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::stored::Stored;
+use crate::call::Memory;
+use crate::event::{Emitter, Event};
+use crate::policy::last_good::answers::Answers;
+use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
+use crate::policy::verdict::Classifier;
+use crate::rt::sync::lock;
+
+/// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
+pub(super) const NAME: &str = "last-good";
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    pub(super) tenant: Option<Arc<NameTenant>>,
+    pub(super) headers: Vec<HeaderName>,
+    pub(super) normalized: bool,
+    pub(super) ttl: Duration,
+    /// How long before its deadline a call is answered from memory.
+    pub(super) reserve: Duration,
+    pub(super) max_answer: usize,
+    pub(super) max_body_bytes: usize,
+    pub(super) read_timeout: Duration,
+    pub(super) memory: Memory,
+    pub(super) classifier: Classifier,
+    pub(super) emitter: Emitter,
+}
+
+/// What is kept for all services of a layer.
+pub(super) struct AnswerStore(Mutex<Answers<Stored>>);
+
+/// Headers in which applications say for whom a request is, beside those that every fingerprint has.
+const SCOPE_HEADERS: [HeaderName; 4] = [
+    HeaderName::from_static("x-conversation-id"),
+    HeaderName::from_static("x-session-id"),
+    HeaderName::from_static("x-thread-id"),
+    HeaderName::from_static("x-user-id"),
+];
+
+// === impl Config ===
+
+impl Config {
+    /// The layer lets a request, or its answer, pass that it cannot treat.
+    #[cold]
+    pub(super) fn bypassed(&self, reason: &'static str) {
+        self.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            tenant: None,
+            headers: FINGERPRINT_HEADERS.into_iter().chain(SCOPE_HEADERS).collect(),
+            normalized: true,
+            ttl: Duration::from_secs(60 * 60),
+            reserve: Duration::from_millis(250),
+            max_answer: 1024 * 1024,
+            max_body_bytes: 2 * 1024 * 1024,
+            read_timeout: Duration::from_secs(30),
+            memory: Memory::default(),
+            classifier: Classifier::default(),
+            emitter: Emitter::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("enabled", &self.enabled)
+            .field("tenant", &self.tenant.is_some())
+            .field("normalized", &self.normalized)
+            .field("ttl", &self.ttl)
+            .field("reserve", &self.reserve)
+            .field("max_answer", &self.max_answer)
+            .field("max_body_bytes", &self.max_body_bytes)
+            .field("read_timeout", &self.read_timeout)
+            .field("emitter", &self.emitter)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl AnswerStore ===
+
+impl AnswerStore {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Mutex::new(Answers::new(bytes)))
+    }
+
+    /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
+    pub(super) fn with<R>(&self, with: impl FnOnce(&mut Answers<Stored>) -> R) -> R {
+        with(&mut lock(&self.0))
+    }
+}
+
+impl fmt::Debug for AnswerStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (answers, bytes) = self.with(|answers| answers.size());
+        f.debug_struct("AnswerStore").field("answers", &answers).field("bytes", &bytes).finish()
+    }
+}

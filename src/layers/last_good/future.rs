@@ -1,0 +1,300 @@
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::LastGoodBody;
+use super::config::{AnswerStore, Config};
+use super::key::{PendingKeys, RequestKeys};
+use super::recorder::Recorder;
+use super::stored::Stored;
+use crate::body::collect::{Collect, Collected, collect};
+use crate::body::request::CallBody;
+use crate::call::{StaleKind, Tenant};
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::policy::last_good::may_stand_in;
+use crate::policy::verdict::{Classifier, Outcome};
+use crate::rt::clock;
+use crate::rt::deadline::CallDeadline;
+use crate::rt::ready::ReadyCall;
+use crate::rt::timeout::Timeout;
+
+pin_project! {
+    /// The future of [`LastGood`](crate::LastGood).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct LastGoodFuture<S, B>
+    where
+        S: Service<Request<CallBody>>,
+    {
+        #[pin]
+        stage: Stage<S, ReadyCall<S, Request<CallBody>>>,
+        answers: std::marker::PhantomData<fn() -> B>,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    enum Stage<S, C> {
+        Reading { reading: Option<Box<Reading<S>>> },
+        // The layer has nothing to do with it.
+        Passing { #[pin] call: C },
+        Calling { #[pin] call: C, asking: Box<Asking> },
+        Over,
+    }
+}
+
+/// A request whose body is being read.
+pub(super) struct Reading<S> {
+    service: S,
+    keys: PendingKeys,
+    parts: Parts,
+    body: Collect<CallBody>,
+    timeout: Timeout,
+    store: Arc<AnswerStore>,
+    config: Arc<Config>,
+}
+
+/// A call that is under way, and what it takes to answer it from memory.
+struct Asking {
+    request: RequestKeys,
+    tenant: Option<Tenant>,
+    classifier: Classifier,
+    deadline: Option<CallDeadline>,
+    watch: Watch,
+    store: Arc<AnswerStore>,
+    config: Arc<Config>,
+}
+
+/// Whether the deadline is watched.
+enum Watch {
+    /// Not known yet: nothing had to be waited for.
+    Unknown,
+    /// There is an answer for it: so long before the deadline it is returned.
+    Until { reserve: Duration, timeout: Timeout },
+    /// There is no answer, or no deadline.
+    No,
+}
+
+// === impl LastGoodFuture ===
+
+impl<S, B> LastGoodFuture<S, B>
+where
+    S: Service<Request<CallBody>>,
+{
+    /// The inner service was called.
+    pub(super) fn called(call: S::Future) -> Self {
+        Self::at(Stage::Passing { call: ReadyCall::called(call) })
+    }
+
+    /// The request passes.
+    pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
+        Self::at(Stage::Passing { call: ReadyCall::new(service, request) })
+    }
+
+    pub(super) fn reading(reading: Reading<S>) -> Self {
+        Self::at(Stage::Reading { reading: Some(Box::new(reading)) })
+    }
+
+    fn at(stage: Stage<S, ReadyCall<S, Request<CallBody>>>) -> Self {
+        Self { stage, answers: std::marker::PhantomData }
+    }
+}
+
+impl<S, B> Future for LastGoodFuture<S, B>
+where
+    S: Service<Request<CallBody>, Response = Response<B>>,
+    S::Error: Error + 'static,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Output = Result<Response<LastGoodBody<B>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut stage = self.project().stage;
+        loop {
+            let (result, next) = match stage.as_mut().project() {
+                StageProj::Reading { reading } => {
+                    let Some(body) = reading else { return Poll::Pending };
+                    let read = ready!(body.poll(cx));
+                    match reading.take() {
+                        Some(reading) => (None, (*reading).finish(read)),
+                        None => return Poll::Pending,
+                    }
+                }
+                StageProj::Passing { call } => {
+                    let result = ready!(call.poll(cx));
+                    (Some(result.map(|response| response.map(|body| LastGoodBody::inner(body, None)))), Stage::Over)
+                }
+                StageProj::Calling { call, asking } => match call.poll(cx) {
+                    Poll::Ready(result) => (Some(asking.settle(result)), Stage::Over),
+                    Poll::Pending => (Some(Ok(LastGoodBody::stored(ready!(asking.poll_deadline(cx))))), Stage::Over),
+                },
+                // Polled again after it was over.
+                StageProj::Over => return Poll::Pending,
+            };
+            // Where the answer is from memory, this drops the call.
+            stage.set(next);
+            if let Some(result) = result {
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for LastGoodFuture<S, B>
+where
+    S: Service<Request<CallBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.stage {
+            Stage::Reading { .. } => "LastGoodFuture::Reading",
+            Stage::Passing { .. } => "LastGoodFuture::Passing",
+            Stage::Calling { .. } => "LastGoodFuture::Calling",
+            Stage::Over => "LastGoodFuture::Over",
+        })
+    }
+}
+
+// === impl Reading ===
+
+impl<S> Reading<S> {
+    pub(super) fn new(
+        service: S,
+        keys: PendingKeys,
+        request: Request<CallBody>,
+        store: Arc<AnswerStore>,
+        config: Arc<Config>,
+    ) -> Self {
+        let (parts, body) = request.into_parts();
+        let reservation = config.memory.reserve(parts.extensions.get::<Tenant>());
+        let body = collect(body, config.max_body_bytes, reservation);
+        Self { service, keys, parts, body, timeout: Timeout::default(), store, config }
+    }
+
+    /// `None`: the body takes too long to come.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Collected<CallBody>, BoxError>>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.body).poll(cx) {
+            return Poll::Ready(Some(read));
+        }
+        self.timeout.poll_after(self.config.read_timeout, cx).map(|()| None)
+    }
+}
+
+impl<S: Service<Request<CallBody>>> Reading<S> {
+    fn finish(
+        mut self,
+        read: Option<Result<Collected<CallBody>, BoxError>>,
+    ) -> Stage<S, ReadyCall<S, Request<CallBody>>> {
+        let body = match read {
+            Some(Ok(Collected::Whole { data, trailers })) => {
+                let Self { service, keys, parts, store, config, .. } = self;
+                let keys = keys.finish(&data, trailers.as_ref(), config.normalized);
+                let request = Request::from_parts(parts, CallBody::whole(data, trailers));
+                let Some(keys) = keys else { return Stage::Passing { call: ReadyCall::new(service, request) } };
+                let asking = Asking {
+                    request: keys,
+                    tenant: request.extensions().get().cloned(),
+                    classifier: config.classifier.clone().for_call(&request),
+                    deadline: CallDeadline::earliest(request.extensions(), None),
+                    watch: Watch::Unknown,
+                    store,
+                    config,
+                };
+                return Stage::Calling { call: ReadyCall::new(service, request), asking: Box::new(asking) };
+            }
+            Some(Ok(Collected::TooLarge(body))) => {
+                self.config.bypassed("a request whose body is too long to be read first");
+                CallBody::new(body)
+            }
+            // It fails at the upstream, as it would have without this layer.
+            Some(Err(why)) => CallBody::failed(why),
+            None => {
+                self.config.bypassed("a request whose body takes too long to come to be read first");
+                self.body.give_up().map_or_else(CallBody::empty, CallBody::new)
+            }
+        };
+        Stage::Passing { call: ReadyCall::new(self.service, Request::from_parts(self.parts, body)) }
+    }
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// What the upstream's answer, or error, comes to.
+    fn settle<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<BoxError> + 'static,
+        E: Error + 'static,
+    {
+        let verdict = self.classifier.classify(&Outcome::of(&result));
+        if may_stand_in(&verdict) {
+            if let Some(stored) = self.find() {
+                return Ok(LastGoodBody::stored(stored));
+            }
+        }
+        result.map(|response| {
+            let recorder = Recorder::of(&response, self.request, self.tenant.as_ref(), &self.store, &self.config);
+            response.map(|body| LastGoodBody::inner(body, recorder))
+        })
+    }
+
+    /// Ready, with an earlier answer, shortly before the deadline.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
+        let deadline = self.deadline.as_ref().and_then(CallDeadline::get);
+        if matches!(self.watch, Watch::Unknown) {
+            self.watch = match deadline {
+                Some(deadline) if self.look(clock::now()).is_some() => {
+                    // A call that has little time keeps most of it.
+                    let reserve = self.config.reserve.min(deadline.remaining() / 4);
+                    Watch::Until { reserve, timeout: Timeout::default() }
+                }
+                _ => Watch::No,
+            };
+        }
+        let Watch::Until { reserve, timeout } = &mut self.watch else { return Poll::Pending };
+        let Some(at) = deadline.and_then(|deadline| deadline.instant().checked_sub(*reserve)) else {
+            return Poll::Pending;
+        };
+        ready!(timeout.poll_until(at, cx));
+        match self.find() {
+            Some(stored) => Poll::Ready(stored),
+            None => {
+                self.watch = Watch::No;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// An earlier answer, with the event that tells of it.
+    fn find(&self) -> Option<Response<Bytes>> {
+        let now = clock::now();
+        let (stored, kind) = self.look(now)?;
+        self.config.emitter.emit(&Event::StaleServed { kind, age: stored.age(now) });
+        Some(stored.to_response(kind, now))
+    }
+
+    fn look(&self, now: Instant) -> Option<(Arc<Stored>, StaleKind)> {
+        let max_age = self.request.max_age?;
+        let keys = &self.request.keys;
+        let young = |stored: &Arc<Stored>| stored.age(now) <= max_age;
+        self.store.with(|answers| {
+            let exact = answers.exact(keys.exact, now).filter(young).map(|stored| (stored, StaleKind::Exact));
+            exact.or_else(|| {
+                let stored = answers.normal(keys.normal?, now).filter(young)?;
+                Some((stored, StaleKind::Normalized))
+            })
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! An answer that goes by, and is kept if it was whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::config::{AnswerStore, Config};
+use super::key::RequestKeys;
+use super::stored::Stored;
+use crate::body::ending::Ending;
+use crate::body::observed::{BodyObserver, Outcome};
+use crate::call::{Reservation, Stale, Tenant};
+use crate::policy::last_good::cache_control;
+use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
+use crate::proto::event_stream::EventStream;
+use crate::proto::media_type;
+use crate::rejection::Rejection;
+use crate::rt::clock;
+use crate::store::Head;
+
+/// Records an answer, and keeps it at its end.
+pub(super) struct Recorder {
+    store: Arc<AnswerStore>,
+    request: RequestKeys,
+    form: Form,
+    head: Head,
+    lifetime: Duration,
+    /// Where a layer inside follows the answer: how it ended.
+    ending: Option<Ending>,
+    /// Bytes of the body that are still to come, where its head says so.
+    missing: Option<u64>,
+    data: BytesMut,
+    max: usize,
+    reservation: Option<Reservation>,
+}
+
+/// What the body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Stream(Framing),
+    Json,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// `None` where the answer is not to be kept, whatever its body.
+    pub(super) fn of<B>(
+        response: &Response<B>,
+        request: RequestKeys,
+        tenant: Option<&Tenant>,
+        store: &Arc<AnswerStore>,
+        config: &Config,
+    ) -> Option<Self> {
+        let (headers, extensions) = (response.headers(), response.extensions());
+        let ours = extensions.get::<Rejection>().is_some() || Stale::in_extensions(extensions).is_some();
+        if !request.keep || response.status() != StatusCode::OK || ours {
+            return None;
+        }
+        let form = Form::of(request.kind, headers)?;
+        let is_stream = form == Form::Stream(Framing::EventStream);
+        let lifetime = cache_control::lifetime(headers, config.ttl, is_stream)?;
+        let missing = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if missing.is_some_and(|length| length > config.max_answer as u64) {
+            return None;
+        }
+        let head = Head::new(response.status(), response.version(), headers.clone(), clock::now()).compact();
+        Some(Self {
+            store: Arc::clone(store),
+            request,
+            form,
+            head,
+            lifetime,
+            ending: extensions.get().cloned(),
+            missing,
+            data: BytesMut::new(),
+            max: config.max_answer,
+            reservation: Some(config.memory.reserve(tenant)),
+        })
+    }
+
+    /// Nothing of the answer is kept.
+    fn give_up(&mut self) {
+        (self.reservation, self.data) = (None, BytesMut::new());
+    }
+
+    /// Whether the answer that has ended is one: whole, and no error.
+    fn is_whole(&self) -> bool {
+        if self.missing.is_some_and(|missing| missing != 0) {
+            return false;
+        }
+        match (&self.ending, self.form) {
+            (Some(ending), _) => ending.get() == Some(End::Whole),
+            (None, Form::Stream(framing)) => {
+                let framing = if self.is_array() { Framing::Array } else { framing };
+                let mut reader = Reader::new(Some(self.request.kind), framing);
+                reader.read(&self.data, |_, _| {});
+                let inside = reader.in_event();
+                reader.end(|_, _| {});
+                !inside && reader.ended() == Some(End::Whole)
+            }
+            (None, Form::Json) => {
+                let mut reader = AnswerReader::new();
+                reader.read(&self.data);
+                let is_cut = reader.is_cut();
+                let answer = reader.end(&mut *self.request.kind.dialect());
+                !is_cut && answer.fault.is_none() && answer.end == Some(End::Whole)
+            }
+        }
+    }
+
+    /// Gemini without `alt=sse` streams one JSON array.
+    fn is_array(&self) -> bool {
+        self.request.kind == Kind::Gemini && self.data.trim_ascii_start().first() == Some(&b'[')
+    }
+
+    fn keep(&mut self) {
+        if self.is_array() && self.form == Form::Json {
+            self.form = Form::Stream(Framing::Array);
+        }
+        let Some(reservation) = self.reservation.take().filter(|_| self.is_whole()) else { return };
+        let now = clock::now();
+        let left = self.lifetime.saturating_sub(cache_control::age(self.head.headers()));
+        let Some(expires) = now.checked_add(left).filter(|expires| *expires > now) else { return };
+        let body: Bytes = std::mem::take(&mut self.data).freeze();
+        let bytes = body.len().saturating_add(self.head.cost());
+        let stored = Stored { head: self.head.clone(), body, _reservation: reservation };
+        let dropped = self.store.with(|answers| answers.insert(self.request.keys, stored, bytes, expires, now));
+        drop(dropped);
+    }
+}
+
+impl BodyObserver for Recorder {
+    const READS: bool = true;
+
+    fn data(&mut self, _empty: bool) {}
+
+    fn bytes(&mut self, data: &Bytes) {
+        let Some(reservation) = &mut self.reservation else { return };
+        // An overrun shows as one: no length is this long.
+        self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
+        if data.len() > self.max.saturating_sub(self.data.len()) || !reservation.grow(data.len()) {
+            return self.give_up();
+        }
+        self.data.extend_from_slice(data);
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        // No LLM API sends any: what they say is not known.
+        if !trailers.is_empty() {
+            self.give_up();
+        }
+    }
+
+    fn over(&mut self, outcome: Outcome<'_>) {
+        match outcome {
+            Outcome::Complete => self.keep(),
+            Outcome::Failed(_) | Outcome::Dropped => self.give_up(),
+        }
+    }
+}
+
+// === impl Form ===
+
+impl Form {
+    fn of(kind: Kind, headers: &HeaderMap) -> Option<Self> {
+        let identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+        if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
+            return None;
+        }
+        if EventStream::of(headers) == EventStream::Plain {
+            return Some(Self::Stream(Framing::EventStream));
+        }
+        let essence = media_type::essence(headers);
+        let lines = [&b"application/x-ndjson"[..], b"application/jsonl"];
+        if kind == Kind::Ollama && lines.iter().any(|lines| essence.eq_ignore_ascii_case(lines)) {
+            return Some(Self::Stream(Framing::Lines));
+        }
+        media_type::is_json(headers).then_some(Self::Json)
+    }
+}

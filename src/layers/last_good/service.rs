@@ -1,0 +1,88 @@
+use std::error::Error;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::LastGoodBody;
+use super::config::{AnswerStore, Config};
+use super::future::{LastGoodFuture, Reading};
+use super::key::PendingKeys;
+use crate::body::request::CallBody;
+use crate::error::BoxError;
+
+/// Returns an earlier answer where the inner service has none. See [`LastGoodLayer`](crate::LastGoodLayer).
+#[derive(Clone, Debug)]
+pub struct LastGood<S> {
+    inner: S,
+    store: Arc<AnswerStore>,
+    config: Arc<Config>,
+}
+
+// === impl LastGood ===
+
+impl<S> LastGood<S> {
+    pub(super) fn new(inner: S, store: Arc<AnswerStore>, config: Arc<Config>) -> Self {
+        Self { inner, store, config }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for LastGood<S>
+where
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
+    S::Error: Error + 'static,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<LastGoodBody<ResB>>;
+    type Error = S::Error;
+    type Future = LastGoodFuture<S, ResB>;
+
+    /// Always ready where the layer is on: the request is read before the inner service is waited for, in the future.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
+        if !self.config.enabled {
+            return LastGoodFuture::called(self.inner.call(request));
+        }
+        let service = self.inner.clone();
+        let (parts, body) = request.into_parts();
+        let keys = PendingKeys::of(&parts, &self.config);
+        let request = Request::from_parts(parts, body);
+        match keys {
+            Ok(keys) => {
+                let (store, config) = (Arc::clone(&self.store), Arc::clone(&self.config));
+                LastGoodFuture::reading(Reading::new(service, keys, request, store, config))
+            }
+            Err(reason) => {
+                if let Some(reason) = reason {
+                    self.config.bypassed(reason);
+                }
+                LastGoodFuture::passing(service, request)
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! An answer that is kept.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response};
+
+use super::config::NAME;
+use crate::call::{Reservation, ServedBy, Stale, StaleKind};
+use crate::policy::last_good::cache_control;
+use crate::store::Head;
+
+/// A whole answer, and its share of the stack's memory.
+pub(super) struct Stored {
+    pub(super) head: Head,
+    pub(super) body: Bytes,
+    pub(super) _reservation: Reservation,
+}
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+// === impl Stored ===
+
+impl Stored {
+    /// How old the answer is, by all that is known.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.head.age(now).saturating_add(cache_control::age(self.head.headers()))
+    }
+
+    /// The answer for a request that has none.
+    pub(super) fn to_response(&self, kind: StaleKind, now: Instant) -> Response<Bytes> {
+        let age = self.age(now);
+        let mut response = self.head.to_aged(self.body.clone(), now);
+        response.headers_mut().append(CACHE_STATUS, self.cache_status(kind, age.as_secs()));
+        response.extensions_mut().insert(Stale::new(kind, age));
+        response.extensions_mut().insert(ServedBy::new(NAME));
+        response
+    }
+
+    /// RFC 9211. The time to live of a stale answer is negative.
+    fn cache_status(&self, kind: StaleKind, age: u64) -> HeaderValue {
+        let fresh = cache_control::freshness(self.head.headers()).as_secs();
+        let (sign, ttl) = if fresh > age { ("", fresh - age) } else { ("-", age - fresh) };
+        let sign = if ttl == 0 { "" } else { sign };
+        let value = format!("buttress; hit; ttl={sign}{ttl}; detail=last-good-{kind}");
+        HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("buttress; hit"))
+    }
+}

@@ -1,0 +1,247 @@
+//! What is kept, and what makes room for it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::proto::fingerprint::Fingerprint;
+
+/// Answers of all tenants, within a number of bytes.
+///
+/// A tenant has a share. One that needs room takes it from itself, as long as it holds more than its fair part of what there
+/// is; else the oldest of all makes room.
+#[derive(Debug)]
+pub(crate) struct Answers<V> {
+    entries: HashMap<Fingerprint, Entry<V>>,
+    /// The exact key of the answer that was given last to a request of this normal form.
+    normal: HashMap<Fingerprint, Fingerprint>,
+    /// Oldest first.
+    order: BTreeMap<u64, Fingerprint>,
+    tenants: HashMap<Fingerprint, Holding>,
+    next: u64,
+    bytes: usize,
+    limit: usize,
+}
+
+/// What an answer is kept under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    pub(crate) tenant: Fingerprint,
+    pub(crate) exact: Fingerprint,
+    /// Where the request has a normal form.
+    pub(crate) normal: Option<Fingerprint>,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: Arc<V>,
+    keys: Keys,
+    number: u64,
+    bytes: usize,
+    expires: Instant,
+}
+
+/// What a tenant holds.
+#[derive(Debug, Default)]
+struct Holding {
+    bytes: usize,
+    order: BTreeSet<u64>,
+}
+
+/// One tenant holds at most this part.
+const TENANT_SHARE: usize = 8;
+/// What an entry takes beside its value: its places in five maps.
+const OVERHEAD: usize = 512;
+/// Answers whose time is over and that are looked for at each insertion.
+const REAP_PER_INSERT: usize = 4;
+
+// === impl Answers ===
+
+impl<V> Answers<V> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            normal: HashMap::new(),
+            order: BTreeMap::new(),
+            tenants: HashMap::new(),
+            next: 0,
+            bytes: 0,
+            limit,
+        }
+    }
+
+    /// Keeps `value`, which takes `bytes`, until `expires`. What it takes the place of is returned, to be dropped outside of a
+    /// lock.
+    pub(crate) fn insert(&mut self, keys: Keys, value: V, bytes: usize, expires: Instant, now: Instant) -> Vec<Arc<V>> {
+        let bytes = bytes.saturating_add(OVERHEAD);
+        let mut dropped: Vec<Arc<V>> = self.remove(keys.exact).into_iter().collect();
+        self.reap(now, &mut dropped);
+        let share = self.limit / TENANT_SHARE;
+        if bytes > share {
+            dropped.push(Arc::new(value));
+            return dropped;
+        }
+        while let Some(key) = self.to_evict(keys.tenant, bytes, share) {
+            dropped.extend(self.remove(key));
+        }
+        let number = self.next;
+        self.next += 1;
+        self.bytes += bytes;
+        self.order.insert(number, keys.exact);
+        let holding = self.tenants.entry(keys.tenant).or_default();
+        holding.bytes += bytes;
+        holding.order.insert(number);
+        if let Some(normal) = keys.normal {
+            self.normal.insert(normal, keys.exact);
+        }
+        self.entries.insert(keys.exact, Entry { value: Arc::new(value), keys, number, bytes, expires });
+        dropped
+    }
+
+    /// The answer to the very same request.
+    pub(crate) fn exact(&self, key: Fingerprint, now: Instant) -> Option<Arc<V>> {
+        let entry = self.entries.get(&key).filter(|entry| entry.expires > now)?;
+        Some(Arc::clone(&entry.value))
+    }
+
+    /// The answer to the last request of this normal form.
+    pub(crate) fn normal(&self, key: Fingerprint, now: Instant) -> Option<Arc<V>> {
+        self.exact(*self.normal.get(&key)?, now)
+    }
+
+    /// How many there are, and the bytes that they take.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.bytes)
+    }
+
+    /// What makes room for `bytes` of this tenant, if something must.
+    fn to_evict(&self, tenant: Fingerprint, bytes: usize, share: usize) -> Option<Fingerprint> {
+        let holding = self.tenants.get(&tenant);
+        let held = holding.map_or(0, |holding| holding.bytes);
+        let own = || holding.and_then(|holding| self.order.get(holding.order.first()?)).copied();
+        if held.saturating_add(bytes) > share {
+            return own();
+        }
+        if self.bytes.saturating_add(bytes) <= self.limit {
+            return None;
+        }
+        let fair = self.limit / (self.tenants.len() + usize::from(holding.is_none())).max(1);
+        let oldest = || self.order.values().next().copied();
+        if held.saturating_add(bytes) > fair { own().or_else(oldest) } else { oldest() }
+    }
+
+    fn reap(&mut self, now: Instant, dropped: &mut Vec<Arc<V>>) {
+        for _ in 0..REAP_PER_INSERT {
+            let oldest = self.order.values().next().copied();
+            let over = oldest.filter(|key| self.entries.get(key).is_none_or(|entry| entry.expires <= now));
+            let Some(key) = over else { return };
+            dropped.extend(self.remove(key));
+        }
+    }
+
+    fn remove(&mut self, key: Fingerprint) -> Option<Arc<V>> {
+        let entry = self.entries.remove(&key)?;
+        self.bytes -= entry.bytes;
+        self.order.remove(&entry.number);
+        if let Some(holding) = self.tenants.get_mut(&entry.keys.tenant) {
+            holding.bytes -= entry.bytes;
+            holding.order.remove(&entry.number);
+            if holding.order.is_empty() {
+                self.tenants.remove(&entry.keys.tenant);
+            }
+        }
+        if let Some(normal) = entry.keys.normal.filter(|normal| self.normal.get(normal) == Some(&key)) {
+            self.normal.remove(&normal);
+        }
+        Some(entry.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn key(number: u16) -> Fingerprint {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&number.to_le_bytes());
+        Fingerprint::from_bytes(bytes)
+    }
+
+    fn keys(tenant: u16, exact: u16, normal: Option<u16>) -> Keys {
+        Keys { tenant: key(tenant), exact: key(exact), normal: normal.map(key) }
+    }
+
+    #[test]
+    fn an_answer_is_found_until_its_time_is_over() {
+        let (mut answers, now) = (Answers::new(1024 * KIB), Instant::now());
+        let later = now + Duration::from_secs(10);
+        answers.insert(keys(1, 2, Some(3)), "a", KIB, later, now);
+        assert_eq!(answers.exact(key(2), now).as_deref(), Some(&"a"));
+        assert_eq!(answers.normal(key(3), now).as_deref(), Some(&"a"));
+        assert_eq!((answers.exact(key(3), now), answers.normal(key(2), now)), (None, None));
+        assert_eq!(answers.exact(key(2), later), None);
+        // The next one clears away what is over.
+        answers.insert(keys(1, 4, None), "b", KIB, later + Duration::from_secs(1), later);
+        assert_eq!(answers.size().0, 1);
+    }
+
+    #[test]
+    fn the_last_answer_counts_and_the_last_of_a_normal_form() {
+        let (mut answers, now) = (Answers::new(1024 * KIB), Instant::now());
+        let later = now + Duration::from_secs(10);
+        for (exact, value) in [(2, "a"), (2, "b"), (5, "c")] {
+            answers.insert(keys(1, exact, Some(3)), value, KIB, later, now);
+        }
+        assert_eq!(answers.exact(key(2), now).as_deref(), Some(&"b"));
+        assert_eq!(answers.normal(key(3), now).as_deref(), Some(&"c"));
+        assert_eq!(answers.size(), (2, 2 * (KIB + OVERHEAD)));
+    }
+
+    #[test]
+    fn one_tenant_does_not_push_out_another() {
+        let (mut answers, now) = (Answers::new(80 * KIB), Instant::now());
+        let later = now + Duration::from_secs(10);
+        answers.insert(keys(1, 1, None), 1, KIB, later, now);
+        for number in 2..200 {
+            answers.insert(keys(2, number, None), number, KIB, later, now);
+        }
+        assert!(answers.exact(key(1), now).is_some());
+        assert!(answers.size().1 <= 11 * KIB + 512, "a share of an eighth: {:?}", answers.size());
+        assert!(answers.exact(key(199), now).is_some(), "its newest are kept");
+        let refused = answers.insert(keys(3, 300, None), 300, 10 * KIB, later, now);
+        assert_eq!(*refused[0], 300, "larger than a share");
+    }
+
+    proptest! {
+        /// Whatever happens, the sums are right, and no limit is passed.
+        #[test]
+        fn the_books_balance(steps in prop::collection::vec((0..5_u16, 0..40_u16, prop::option::of(0..10_u16), 0..9_000_usize, 0..30_u64), 0..200)) {
+            let (limit, start) = (64 * KIB, Instant::now());
+            let mut answers = Answers::new(limit);
+            for (step, (tenant, exact, normal, bytes, ttl)) in steps.into_iter().enumerate() {
+                let now = start + Duration::from_secs(step as u64);
+                // A request belongs to one tenant.
+                let keys = keys(tenant, tenant * 100 + exact, normal.map(|normal| 1_000 + tenant * 100 + normal));
+                answers.insert(keys, tenant, bytes, now + Duration::from_secs(ttl), now);
+                let sum: usize = answers.entries.values().map(|entry| entry.bytes).sum();
+                prop_assert_eq!(sum, answers.bytes);
+                prop_assert!(sum <= limit);
+                prop_assert_eq!(answers.order.len(), answers.entries.len());
+                for (tenant, holding) in &answers.tenants {
+                    let of = answers.entries.values().filter(|entry| entry.keys.tenant == *tenant);
+                    prop_assert_eq!(of.map(|entry| entry.bytes).sum::<usize>(), holding.bytes);
+                    prop_assert!(holding.bytes <= limit / TENANT_SHARE && holding.bytes > 0);
+                }
+                for exact in answers.normal.values() {
+                    prop_assert!(answers.entries.contains_key(exact));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One spelling of a message, so that the same question in another one is the same.
+//!
+//! # Why so little?
+//!
+//! A wrong answer is worse than none. So only plain sentences are treated, and only what never carries a meaning is dropped:
+//! how wide a space is, a capital letter, the mark at the end, a greeting, a "please". The order of the words stays, and so
+//! does everything that numbers, names and negations are made of. A word in capitals is a name (`US`, `WHO`), not another
+//! spelling (`us`, `who`). What may be code, a quotation or a list (line breaks, quotes, brackets, signs) is left alone, and
+//! so is compatibility decomposition: to NFKC, 10² is 102.
+
+/// Longer messages are left alone.
+const MAX_CHARS: usize = 4_000;
+/// What may stand in a plain sentence beside letters, digits and spaces.
+const PLAIN: &str = ".,?!;:'’-–%&€$£";
+const GREETINGS: [&str; 4] = ["hi", "hello", "hey", "dear all"];
+const POLITE: [&str; 3] = ["please", "thanks", "thank you"];
+
+/// The one spelling of this message; `None` where it must be taken as it is.
+pub(crate) fn normalize(text: &str) -> Option<String> {
+    let plain = |c: char| c.is_alphanumeric() || c == ' ' || c == '\t' || PLAIN.contains(c);
+    let text = text.trim();
+    if text.is_empty() || text.chars().nth(MAX_CHARS).is_some() || !text.chars().all(plain) || has_quotes(text) {
+        return None;
+    }
+    let mut words = Vec::new();
+    for word in text.split([' ', '\t']).filter(|word| !word.is_empty()) {
+        words.push(fold(word));
+    }
+    let mut text = words.join(" ");
+    trim_end(&mut text);
+    trim_greeting(&mut text);
+    trim_politeness(&mut text);
+    (!text.is_empty()).then_some(text)
+}
+
+/// An apostrophe that is not between letters may be a quotation mark.
+fn has_quotes(text: &str) -> bool {
+    let mut before = ' ';
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let inside = before.is_alphabetic() && chars.peek().is_some_and(|after| after.is_alphabetic());
+        if matches!(c, '\'' | '’') && !inside {
+            return true;
+        }
+        before = c;
+    }
+    false
+}
+
+/// A word without capitals, unless it is made of them or has a digit in it.
+fn fold(word: &str) -> String {
+    let letters = word.chars().filter(|c| c.is_alphabetic());
+    let is_name = letters.clone().count() > 1 && letters.clone().skip(1).any(char::is_uppercase);
+    if is_name || word.chars().any(char::is_numeric) { word.to_owned() } else { word.to_lowercase() }
+}
+
+/// Without the marks at the end. Behind a digit or a single letter they may be a factorial, a decimal or an initial.
+fn trim_end(text: &mut String) {
+    let bare = text.trim_end_matches(['.', '?', '!', ' ']);
+    let last: Vec<char> = bare.chars().rev().take(2).collect();
+    if last.len() == 2 && last.iter().all(|c| c.is_alphabetic()) {
+        text.truncate(bare.len());
+    }
+}
+
+/// Without a greeting and the comma behind it.
+fn trim_greeting(text: &mut String) {
+    let rest = GREETINGS.iter().find_map(|greeting| text.strip_prefix(greeting)?.strip_prefix([',', '!']));
+    if let Some(rest) = rest.map(str::trim_start).filter(|rest| !rest.is_empty()) {
+        *text = rest.to_owned();
+    }
+}
+
+/// Without one polite word at the start and one at the end.
+fn trim_politeness(text: &mut String) {
+    let start = text.strip_prefix("please").and_then(|rest| rest.strip_prefix([' ', ',']));
+    if let Some(rest) = start.map(str::trim_start).filter(|rest| !rest.is_empty()) {
+        *text = rest.to_owned();
+    }
+    let end = POLITE.iter().find_map(|polite| {
+        let rest = text.strip_suffix(polite)?;
+        rest.strip_suffix(", ").or_else(|| rest.strip_suffix(' ').filter(|_| *polite == "please"))
+    });
+    if let Some(length) = end.map(str::len).filter(|length| *length > 0) {
+        text.truncate(length);
+        trim_end(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn same(one: &str, other: &str) -> bool {
+        matches!((normalize(one), normalize(other)), (Some(one), Some(other)) if one == other)
+    }
+
+    #[test]
+    fn spellings_of_one_question_are_one() {
+        for (one, other) in [
+            ("What is the capital of France?", "what is the capital of France"),
+            ("What is  the capital\tof France ?", "What is the capital of France?"),
+            ("Hi, please tell me a joke.", "Tell me a joke"),
+            ("Tell me a joke, please!", "tell me a joke"),
+            ("Tell me a joke please", "tell me a joke"),
+            ("Hello! Tell me a joke. Thanks!", "Hello, tell me a joke. thanks"),
+            ("Explain it to me, thank you", "explain it to me"),
+            ("Don't stop", "don't stop"),
+        ] {
+            assert!(same(one, other), "{one:?} and {other:?}: {:?}, {:?}", normalize(one), normalize(other));
+        }
+    }
+
+    #[test]
+    fn what_may_mean_something_else_is_not_one() {
+        for (one, other) in [
+            ("Is it 10 miles?", "Is it 100 miles?"),
+            ("What is 10²?", "What is 102?"),
+            ("What is 5!", "What is 5"),
+            ("What is n!", "What is n"),
+            ("Is it 1.5 long", "Is it 15 long"),
+            ("Contact US", "contact us"),
+            ("What does WHO say", "what does who say"),
+            ("Is it safe", "Is it not safe"),
+            ("Paris to London", "London to Paris"),
+            ("Turn off the light", "Turn on the light"),
+            ("Hello Kitty toys", "kitty toys"),
+            ("iPhone", "iphone"),
+            ("Explain A1", "explain a1"),
+            ("well, it's", "well its"),
+        ] {
+            assert!(!same(one, other), "{one:?} and {other:?}");
+        }
+    }
+
+    #[test]
+    fn code_quotations_and_lists_are_left_alone() {
+        for text in [
+            "if x:\n    a",
+            "What does \"It\" mean?",
+            "What does 'It' mean?",
+            "`ls`",
+            "a = b",
+            "f(x)",
+            "[1]",
+            "#1",
+            "a@b",
+            "path/To",
+            "",
+            " ",
+        ] {
+            assert_eq!(normalize(text), None, "{text:?}");
+        }
+        assert_eq!(normalize(&"a".repeat(MAX_CHARS + 1)), None);
+        assert!(normalize(&"a".repeat(MAX_CHARS)).is_some());
+    }
+
+    /// What numbers, negations and names are made of: in this order.
+    fn essence(text: &str) -> Vec<String> {
+        const NOT: [&str; 6] = ["not", "no", "never", "don't", "without", "isn't"];
+        let words = text.split([' ', '\t', ',']).map(|word| word.trim_end_matches(['.', '?', '!']));
+        let spelling = |word: &str| {
+            let letters = word.chars().filter(|c| c.is_alphabetic());
+            let is_name = letters.clone().count() > 1 && letters.clone().all(char::is_uppercase);
+            let is_number = word.chars().any(char::is_numeric);
+            let lower = word.to_lowercase();
+            if is_name || is_number { Some(word.to_owned()) } else { Some(lower).filter(|word| NOT.contains(&&**word)) }
+        };
+        words.filter_map(spelling).collect()
+    }
+
+    const WORDS: [&str; 24] = [
+        "is", "Is", "it", "IT", "US", "us", "not", "no", "don't", "never", "1", "10", "1.0", "5!", "10²", "please",
+        "Please", "hi,", "thanks", "joke.", "joke?", "A1", "a1", ",",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_number_negation_or_name_is_lost(
+            one in prop::collection::vec(prop::sample::select(&WORDS[..]), 1..6),
+            other in prop::collection::vec(prop::sample::select(&WORDS[..]), 1..6),
+        ) {
+            let (one, other) = (one.join(" "), other.join(" "));
+            if same(&one, &other) {
+                prop_assert_eq!(essence(&one), essence(&other), "{:?} and {:?}", one, other);
+            }
+        }
+
+        #[test]
+        fn it_is_its_own_spelling_or_shorter(text in "\\PC{0,60}") {
+            if let Some(normal) = normalize(&text) {
+                prop_assert!(!normal.is_empty());
+                prop_assert!(normal.len() <= text.len() * 3);
+            }
+        }
+    }
+}

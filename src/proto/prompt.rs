@@ -1,0 +1,203 @@
+//! What a request for a generation says, as far as those need to know who keep its answer.
+
+use super::dialect::Kind;
+use super::json_object::{elements, members};
+
+/// A request's body around the text of its last message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastMessage<'a> {
+    pub(crate) before: &'a [u8],
+    /// As it is written between its quotes.
+    raw: &'a [u8],
+    pub(crate) after: &'a [u8],
+}
+
+/// Members by which a request goes on with something that a server keeps, or leaves something there.
+const STATE: [&[u8]; 9] = [
+    b"previous_response_id",
+    b"previous_interaction_id",
+    b"conversation",
+    b"conversation_id",
+    b"thread_id",
+    b"session_id",
+    b"container",
+    b"background",
+    b"store",
+];
+
+/// Whether the request goes on with something that the server keeps, or leaves something there that a later request can go
+/// on with. Where that cannot be told, it does.
+pub(crate) fn has_server_state(kind: Kind, body: &[u8]) -> bool {
+    let mut stores = kind == Kind::OpenAiResponses;
+    for (key, value) in members(body) {
+        if has_escapes(key) {
+            return true;
+        }
+        match (key, value) {
+            (b"store", b"false" | b"null") => stores &= value == b"null",
+            (key, value) if STATE.contains(&key) && !matches!(value, b"null" | b"false") => return true,
+            _ => {}
+        }
+    }
+    // Responses are stored unless the request says that they are not.
+    stores
+}
+
+// === impl LastMessage ===
+
+impl<'a> LastMessage<'a> {
+    /// The last message of the request with this body, where it is the user's, and one text alone.
+    pub(crate) fn of(kind: Kind, body: &'a [u8]) -> Option<Self> {
+        let value = match kind {
+            Kind::OpenAiChat | Kind::Anthropic | Kind::Cohere | Kind::Ollama => {
+                message(elements(member(body, b"messages")?).last()?, b"content", "text")?
+            }
+            Kind::OpenAiResponses => match member(body, b"input")? {
+                text @ [b'"', ..] => text,
+                list => message(elements(list).last()?, b"content", "input_text")?,
+            },
+            Kind::Gemini => message(elements(member(body, b"contents")?).last()?, b"parts", "")?,
+        };
+        let raw = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        let start = raw.as_ptr().addr().checked_sub(body.as_ptr().addr())?;
+        let (before, rest) = body.split_at_checked(start)?;
+        let (raw, after) = rest.split_at_checked(raw.len())?;
+        Some(Self { before, raw, after })
+    }
+
+    /// The text itself.
+    pub(crate) fn text(&self) -> Option<String> {
+        let mut quoted = Vec::with_capacity(self.raw.len() + 2);
+        quoted.push(b'"');
+        quoted.extend_from_slice(self.raw);
+        quoted.push(b'"');
+        serde_json::from_slice(&quoted).ok()
+    }
+}
+
+/// The text of a message of the user's: under `key`, or in its only part.
+fn message<'a>(message: &'a [u8], key: &[u8], part_type: &str) -> Option<&'a [u8]> {
+    if member(message, b"role")? != b"\"user\"" {
+        return None;
+    }
+    let content = member(message, key)?;
+    if content.starts_with(b"\"") {
+        return Some(content);
+    }
+    let mut parts = elements(content);
+    let part = parts.next().filter(|_| parts.next().is_none())?;
+    let is_text = match member(part, b"type") {
+        Some(kind) => kind.strip_prefix(b"\"")?.strip_suffix(b"\"")? == part_type.as_bytes(),
+        None => part_type.is_empty(),
+    };
+    is_text.then(|| member(part, b"text"))?
+}
+
+/// The value of the only member of this name. `None` also where another member's name may be this one in another spelling.
+fn member<'a>(object: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut found = None;
+    for (key, value) in members(object) {
+        if has_escapes(key) || (key == name && found.is_some()) {
+            return None;
+        }
+        if key == name {
+            found = Some(value);
+        }
+    }
+    found
+}
+
+fn has_escapes(key: &[u8]) -> bool {
+    key.contains(&b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn last(kind: Kind, body: &str) -> Option<String> {
+        let message = LastMessage::of(kind, body.as_bytes())?;
+        assert_eq!([message.before, message.raw, message.after].concat(), body.as_bytes());
+        message.text()
+    }
+
+    #[test]
+    fn each_dialect_has_its_last_message() {
+        for (kind, body) in [
+            (
+                Kind::OpenAiChat,
+                r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"a\"b"}]}"#,
+            ),
+            (Kind::OpenAiChat, r#"{"messages":[{"content":[{"type":"text","text":"a\"b"}],"role":"user"}],"n":1}"#),
+            (Kind::OpenAiResponses, r#"{"input":"a\"b"}"#),
+            (Kind::OpenAiResponses, r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"a\"b"}]}]}"#),
+            (Kind::Anthropic, r#"{"messages":[{"role":"user","content":"x"},{"role":"user","content":"a\"b"}]}"#),
+            (Kind::Gemini, r#"{"contents":[{"role":"user","parts":[{"text":"a\"b"}]}]}"#),
+            (Kind::Cohere, r#"{"messages":[{"role":"user","content":"a\"b"}]}"#),
+            (Kind::Ollama, r#"{"messages":[{"role":"user","content":"a\"b"}]}"#),
+        ] {
+            assert_eq!(last(kind, body).as_deref(), Some("a\"b"), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_text_of_the_users_is_none() {
+        for body in [
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+            r#"{"messages":[{"role":"tool","content":"a"}]}"#,
+            r#"{"messages":[{"content":"a"}]}"#,
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url"}]}]}"#,
+            r#"{"messages":[{"role":"user","content":[{"type":"tool_result","text":"a"}]}]}"#,
+            r#"{"messages":[{"role":"user","role":"system","content":"a"}]}"#,
+            r#"{"messages":[{"role":"user","content":"a","c\u006fntent":"b"}]}"#,
+            r#"{"messages":[],"messages":[{"role":"user","content":"a"}]}"#,
+            r#"{"messages":[]}"#,
+            r#"{"prompt":"a"}"#,
+            "",
+            "[]",
+        ] {
+            assert_eq!(last(Kind::OpenAiChat, body), None, "{body}");
+        }
+        let half = r#"{"messages":[{"role":"user","content":"\ud800"}]}"#;
+        assert_eq!(last(Kind::OpenAiChat, half), None);
+    }
+
+    #[test]
+    fn state_at_the_server_is_seen() {
+        let chat = |body: &str| has_server_state(Kind::OpenAiChat, body.as_bytes());
+        assert!(!chat(r#"{"model":"m","messages":[],"store":false,"conversation":null}"#));
+        for body in [r#"{"store":true}"#, r#"{"conversation":"c"}"#, r#"{"thread_id":"t"}"#, r#"{"st\u006fre":true}"#] {
+            assert!(chat(body), "{body}");
+        }
+        let responses = |body: &str| has_server_state(Kind::OpenAiResponses, body.as_bytes());
+        assert!(responses(r#"{"input":"a"}"#) && responses(r#"{"input":"a","store":null}"#));
+        assert!(!responses(r#"{"input":"a","store":false}"#));
+        assert!(responses(r#"{"input":"a","store":false,"previous_response_id":"r"}"#));
+        assert!(responses(r#"{"input":"a","store":false,"background":true}"#));
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_parser(text: String, before: String) {
+            let body = serde_json::json!({
+                "messages": [{ "role": "system", "content": before }, { "role": "user", "content": text }],
+                "user": "u",
+            });
+            for body in [body.to_string(), serde_json::to_string_pretty(&body).unwrap()] {
+                prop_assert_eq!(last(Kind::OpenAiChat, &body), Some(text.clone()));
+            }
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..100_usize) {
+            let like = br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a\"b"}]}]}"#;
+            for body in [&bytes[..], &like[..cut.min(like.len())]] {
+                for kind in [Kind::OpenAiChat, Kind::OpenAiResponses, Kind::Gemini] {
+                    let _ = (LastMessage::of(kind, body), has_server_state(kind, body));
+                }
+            }
+        }
+    }
+}
