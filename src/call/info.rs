@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use http::uri::Authority;
 use http::{Extensions, Method};
@@ -25,6 +26,7 @@ struct Call {
     host: Option<Authority>,
     model: OnceLock<Model>,
     attempt: AtomicU32,
+    started: Instant,
 }
 
 /// Makes a call the current one of this thread, until it is dropped.
@@ -37,8 +39,15 @@ thread_local! {
 // === impl CallInfo ===
 
 impl CallInfo {
-    pub(crate) fn new(id: Box<str>, stack: Arc<str>, method: Method, host: Option<Authority>) -> Self {
-        Self(Arc::new(Call { id, stack, method, host, model: OnceLock::new(), attempt: AtomicU32::new(1) }))
+    pub(crate) fn new(
+        id: Box<str>,
+        stack: Arc<str>,
+        method: Method,
+        host: Option<Authority>,
+        started: Instant,
+    ) -> Self {
+        let (model, attempt) = (OnceLock::new(), AtomicU32::new(1));
+        Self(Arc::new(Call { id, stack, method, host, model, attempt, started }))
     }
 
     /// The call that this thread works on, where an [`ObserveLayer`](crate::ObserveLayer) stands around it.
@@ -95,6 +104,12 @@ impl CallInfo {
         self.0.attempt.load(Relaxed)
     }
 
+    /// When the call came to the stack.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.0.started
+    }
+
     pub(crate) fn set_model(&self, model: &Model) {
         // A body is read once; where it is read again, it says the same.
         let _ = self.0.model.set(model.clone());
@@ -148,7 +163,7 @@ mod tests {
     use super::*;
 
     fn call(id: &str) -> Option<CallInfo> {
-        Some(CallInfo::new(id.into(), "stack".into(), Method::GET, None))
+        Some(CallInfo::new(id.into(), "stack".into(), Method::GET, None, Instant::now()))
     }
 
     fn current() -> Option<String> {

@@ -1,19 +1,14 @@
 //! A call under way, and what is told of it at its end.
 
-use std::time::Instant;
-
 use http::StatusCode;
 
 use crate::call::{CallInfo, Entered};
-use crate::rt::clock;
 
 /// From the request to the end of the answer's body, or until the call is dropped.
 pub(super) struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
-    #[cfg(any(feature = "metrics", feature = "tracing"))]
-    started: Instant,
     status: Option<StatusCode>,
     has_data: bool,
     end: End,
@@ -38,8 +33,6 @@ impl ObservedCall {
             #[cfg(feature = "tracing")]
             span: span(&info),
             info: Some(info),
-            #[cfg(any(feature = "metrics", feature = "tracing"))]
-            started: clock::now(),
             status: None,
             has_data: false,
             end: End::Cancelled,
@@ -79,7 +72,7 @@ impl ObservedCall {
     #[cfg(feature = "metrics")]
     fn measure(&self, name: &'static str, end: Option<End>) {
         let Some(info) = &self.info else { return };
-        let seconds = clock::now().saturating_duration_since(self.started).as_secs_f64();
+        let seconds = elapsed(info).as_secs_f64();
         let stack = info.stack().to_owned();
         let Some(end) = end else {
             return metrics::histogram!(name, "stack" => stack).record(seconds);
@@ -97,7 +90,7 @@ impl Drop for ObservedCall {
     fn drop(&mut self) {
         #[cfg(feature = "tracing")]
         if let Some(info) = &self.info {
-            let (status, elapsed) = (self.status.map(|status| status.as_u16()), clock::now() - self.started);
+            let (status, elapsed) = (self.status.map(|status| status.as_u16()), elapsed(info));
             let _span = self.span.enter();
             tracing::debug!(
                 status,
@@ -110,6 +103,11 @@ impl Drop for ObservedCall {
         }
         self.measure("tower_buttress_call_seconds", Some(self.end));
     }
+}
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+fn elapsed(info: &CallInfo) -> std::time::Duration {
+    crate::rt::clock::now().saturating_duration_since(info.started())
 }
 
 #[cfg(feature = "tracing")]

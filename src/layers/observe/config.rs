@@ -5,6 +5,7 @@ use http::uri::Authority;
 use http::{HeaderName, Request};
 
 use crate::call::CallInfo;
+use crate::rt::clock;
 
 #[derive(Clone, Debug)]
 pub(super) struct Config {
@@ -20,7 +21,7 @@ const MAX_ID: usize = 128;
 impl Config {
     pub(super) fn info<B>(&self, request: &Request<B>) -> CallInfo {
         let id = self.id(request).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)).into());
-        CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request))
+        CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now())
     }
 
     /// The id that the request has: of the stack around this one, or of its header.
