@@ -1,5 +1,6 @@
 //! WAIT: the only place that reads a clock or arms a timer.
 
+pub(crate) mod cancellation;
 pub(crate) mod clock;
 pub(crate) mod deadline;
 pub(crate) mod entropy;

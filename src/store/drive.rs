@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::part::BodyPart;
 use crate::policy::broadcast::ReaderId;
+use crate::rt::cancellation::Cancellation;
 
 /// Polls the upstream when a reader has read everything that was recorded. A log that has none is fed by a store.
 pub(crate) trait Drive: Send + Sync {
@@ -11,8 +12,8 @@ pub(crate) trait Drive: Send + Sync {
     /// reader's own waker must have been left with the log before.
     fn drive(&self, reader: Option<ReaderId>) -> Driven;
 
-    /// The last listener has left.
-    fn on_abandoned(self: Arc<Self>);
+    /// The last listener has left. `cancellation`: says, now or later, that it left for good.
+    fn on_abandoned(self: Arc<Self>, cancellation: Option<Cancellation>);
 }
 
 /// What polling the upstream led to.

@@ -8,6 +8,7 @@ use super::part::BodyPart;
 use super::shared::{Shared, State};
 use crate::error::{BoxError, DedupLagged};
 use crate::policy::broadcast::{Read, ReaderId, Room};
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
 
@@ -48,6 +49,8 @@ pub struct Reader {
     is_listening: bool,
     /// Kept from the first time that it was needed.
     driver: Option<Arc<dyn Drive>>,
+    /// Says, now or later, that its caller does not come back.
+    cancellation: Option<Cancellation>,
     /// Ends the time that the slowest reader has.
     timeout: Timeout,
     is_over: bool,
@@ -79,7 +82,22 @@ impl Reader {
 
     fn new(shared: Arc<Shared>, id: ReaderId, is_for_store: bool) -> Self {
         let is_listening = !is_for_store;
-        Self { shared, id, is_for_store, is_listening, driver: None, timeout: Timeout::default(), is_over: false }
+        Self {
+            shared,
+            id,
+            is_for_store,
+            is_listening,
+            driver: None,
+            cancellation: None,
+            timeout: Timeout::default(),
+            is_over: false,
+        }
+    }
+
+    /// If it is the last listener to leave, `cancellation` tells whether the call is kept for its caller.
+    pub(crate) fn cancelled_by(mut self, cancellation: Option<Cancellation>) -> Self {
+        self.cancellation = cancellation;
+        self
     }
 
     /// Makes an [observer](super::ResponseLog::observer) a listener, as long as somebody in another process listens
@@ -100,7 +118,7 @@ impl Reader {
             self.shared.wake_readers();
         }
         if let Some(driver) = abandoned {
-            driver.on_abandoned();
+            driver.on_abandoned(None);
         }
         done
     }
@@ -200,7 +218,7 @@ impl Drop for Reader {
             self.shared.wake_readers();
         }
         if let Some(driver) = abandoned {
-            driver.on_abandoned();
+            driver.on_abandoned(self.cancellation.take());
         }
     }
 }

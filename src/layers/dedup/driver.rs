@@ -20,6 +20,7 @@ use crate::body::boxed;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::sync::{Mutex, lock};
@@ -236,11 +237,12 @@ where
         }
     }
 
-    fn on_abandoned(self: Arc<Self>) {
-        let may_continue = self.config.finish_abandoned || !self.config.grace.is_zero();
+    fn on_abandoned(self: Arc<Self>, cancellation: Option<Cancellation>) {
+        let has_grace = self.config.finish_abandoned || !self.config.grace.is_zero();
+        let may_continue = has_grace && !cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
         match Handle::try_current() {
             Ok(runtime) if may_continue && self.can_continue() => {
-                runtime.spawn(GraceTask::new(self));
+                runtime.spawn(GraceTask::new(self, cancellation));
             }
             _ => self.give_up(),
         }

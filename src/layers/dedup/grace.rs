@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::body::frame_budget::FrameBudget;
 use crate::policy::broadcast::ReaderId;
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
 use crate::store::{Drive, Driven, ResponseLog, Watched};
@@ -13,9 +14,10 @@ use crate::store::{Drive, Driven, ResponseLog, Watched};
 /// The task that keeps a call going while it has no caller: browsers try again.
 ///
 /// It ends when there is a caller again, when the call has ended, or, giving the call up, at the end of the grace or
-/// of the call's deadline.
+/// of the call's deadline, or when a layer outside ends the call of the caller that left last.
 pub(super) struct GraceTask {
     call: Arc<dyn GraceCall>,
+    cancellation: Option<Cancellation>,
     id: ReaderId,
     /// Which time of being abandoned `until` is for.
     abandon_count: Option<u64>,
@@ -42,9 +44,9 @@ pub(super) trait GraceCall: Drive {
 // === impl GraceTask ===
 
 impl GraceTask {
-    pub(super) fn new(call: Arc<dyn GraceCall>) -> Self {
+    pub(super) fn new(call: Arc<dyn GraceCall>, cancellation: Option<Cancellation>) -> Self {
         let id = call.log().add_watcher();
-        Self { call, id, abandon_count: None, until: None, timeout: Timeout::default(), is_done: false }
+        Self { call, cancellation, id, abandon_count: None, until: None, timeout: Timeout::default(), is_done: false }
     }
 
     fn has_time_left(&mut self, cx: &mut Context<'_>) -> bool {
@@ -66,7 +68,8 @@ impl Future for GraceTask {
             if this.abandon_count.replace(abandon_count) != Some(abandon_count) {
                 this.until = this.call.grace_end();
             }
-            if !this.call.can_continue() || this.until.is_some_and(|until| until <= clock::now()) {
+            let is_cancelled = this.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll(cx).is_ready());
+            if is_cancelled || !this.call.can_continue() || this.until.is_some_and(|until| until <= clock::now()) {
                 return Poll::Ready(());
             }
             match this.call.drive(None) {

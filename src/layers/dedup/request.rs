@@ -17,6 +17,7 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::storable::KeySource;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
 use crate::rt::ready::ReadyCall;
@@ -99,7 +100,7 @@ where
     }
 
     fn lead(mut self, lease: St::Lease, recorder: Recorder) -> AnswerOf<S, St, ResB> {
-        let reader = recorder.log().reader();
+        let reader = recorder.log().reader().map(|reader| reader.cancelled_by(self.cancellation()));
         let format = self.format();
         let deadline = self.deadline();
         let told = self.request.extensions().get().zip(deadline).map(|(headers, deadline)| {
@@ -129,6 +130,7 @@ where
                 self.bypass("the same request is in flight, and its answer is too long to join")
             };
         };
+        let reader = reader.cancelled_by(self.cancellation());
         if role == DedupRole::Joined {
             self.config.emitter.emit(&Event::FlightJoined);
         }
@@ -160,6 +162,11 @@ where
 
     fn format(&self) -> RejectionFormat {
         RejectionFormat::of(self.request.headers())
+    }
+
+    /// Says whether a layer outside has ended its call.
+    fn cancellation(&self) -> Option<Cancellation> {
+        self.request.extensions().get().cloned()
     }
 
     /// Until when its caller wants the answer.

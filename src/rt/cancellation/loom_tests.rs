@@ -1,0 +1,37 @@
+//! Every order in which a call is cancelled and looks whether it was.
+//!
+//! ```sh
+//! cargo test --release -p tower-buttress-loom --lib loom_
+//! ```
+
+use std::future::poll_fn;
+
+use loom::future::block_on;
+use loom::thread;
+
+use super::*;
+
+#[test]
+fn loom_whoever_waits_hears_of_it() {
+    loom::model(|| {
+        let call = Cancellation::new();
+        let ends = call.clone();
+        let ended = thread::spawn(move || ends.cancel());
+        block_on(poll_fn(|cx| call.poll(cx)));
+        assert!(call.is_cancelled());
+        ended.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_what_keeps_the_upstream_going_hears_of_it_after_the_call_was_polled() {
+    loom::model(|| {
+        let call = Cancellation::new();
+        let ends = call.clone();
+        let ended = thread::spawn(move || ends.cancel());
+        let mut nobody = Context::from_waker(Waker::noop());
+        let _ = call.poll(&mut nobody);
+        block_on(poll_fn(|cx| call.poll(cx)));
+        ended.join().unwrap();
+    });
+}
