@@ -28,6 +28,7 @@ use crate::body::request::{CallBody, UploadWatch};
 use crate::policy::breaker::{CallResult, Caller, Counted};
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::verdict::{Classifier, Health};
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 
 /// Held by one call: counts what came of it.
@@ -36,6 +37,8 @@ pub struct Call {
     phase: Phase,
     classifier: Classifier,
     caller: Caller,
+    /// Says whether a layer outside has ended the call on purpose.
+    cancellation: Option<Cancellation>,
     /// The limit for the first byte that the request itself names.
     first_byte: Option<Duration>,
     upload: Upload,
@@ -92,6 +95,7 @@ impl Call {
             phase: Phase::Waiting(permit),
             classifier: classifier.for_call(request),
             caller: caller::of(request),
+            cancellation: request.extensions().get().cloned(),
             first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
             upload: Upload::watch(request.body_mut()),
             learns,
@@ -129,7 +133,9 @@ impl Call {
         let now = clock::now();
         self.end_wait(&shard, now);
         let patience = shard.limits().patience(self.first_byte);
-        match self.waited_for_upstream(&shard, now).filter(|waited| *waited >= patience) {
+        // A newer message ended it, and not that it was slow.
+        let is_cancelled = self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
+        match self.waited_for_upstream(&shard, now).filter(|waited| *waited >= patience && !is_cancelled) {
             Some(waited) => shard.give_up(grant, self.caller, self.is_slow(&shard, now), waited, now),
             None if !grant.is_call() => shard.give_back(grant),
             None => {}
