@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+pub use self::superseded::Superseded;
 pub use self::upstream::{FirstContentElapsed, StreamTruncated, UpstreamError};
 
+mod superseded;
 mod upstream;
 
 /// What bodies of this crate fail with, and what fallible services of the tower world agree on.

@@ -131,6 +131,8 @@ pub enum Event {
         /// How many may be under way now.
         limit: u32,
     },
+    /// An answer was ended because a newer message of its conversation had come, or because it was cancelled.
+    Superseded,
     /// The answer of an LLM API was no answer, or not all of it.
     #[non_exhaustive]
     StreamFailed {
@@ -181,6 +183,7 @@ impl Event {
             Self::Paused { .. } => "paused",
             Self::Misconfigured { .. } => "misconfigured",
             Self::ConcurrencyChanged { .. } => "concurrency_changed",
+            Self::Superseded => "superseded",
             Self::StreamFailed { .. } => "stream_failed",
             Self::Bypassed { .. } => "bypassed",
         }
@@ -204,6 +207,7 @@ impl Event {
             Self::Paused { .. } => "pace",
             Self::Misconfigured { error } => error.setting(),
             Self::ConcurrencyChanged { .. } => "queue",
+            Self::Superseded => "supersede",
             Self::StreamFailed { fault } => fault.as_str(),
         }
     }
@@ -235,6 +239,7 @@ impl fmt::Display for Event {
             Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),
             Self::Misconfigured { error } => error.fmt(f),
             Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
+            Self::Superseded => f.write_str("supersede: an answer was ended"),
             Self::StreamFailed { fault } => write!(f, "stream-guard: {fault}"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }

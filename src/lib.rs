@@ -32,6 +32,7 @@
 //! | [`TimeoutProfileLayer`] | nothing: chooses the limits of a request | they hold for all below |
 //! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
+//! | [`SupersedeLayer`] | nothing: ends the older messages of a conversation | sees the call of each caller |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
 //! | `LastGoodLayer` (feature `llm`) | nothing: keeps whole answers | an earlier answer in place of an error |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
@@ -223,11 +224,15 @@ pub use self::layers::sse_heartbeat::{
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
 pub use self::layers::stream_guard::{MissingEnd, StreamGuard, StreamGuardBody, StreamGuardFuture, StreamGuardLayer};
+pub use self::layers::supersede::{
+    Supersede, SupersedeBody, SupersedeFuture, SupersedeHandle, SupersedeLayer, SupersedeStats,
+};
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub use self::policy::pace::Rate;
 pub use self::policy::retry::NotRetried;
+pub use self::policy::supersede::SupersedeMode;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;
 pub use self::policy::window::CircuitWindow;

@@ -22,6 +22,7 @@ use crate::error::BoxError;
 #[cfg(feature = "tonic")]
 use crate::proto::grpc;
 use crate::proto::grpc::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS};
+use crate::proto::retry_after::forbid_retry;
 
 mod format;
 mod problem;
@@ -76,6 +77,11 @@ pub enum RejectionKind {
     Paced,
     /// Too many calls wait for the upstream already. 503, gRPC `RESOURCE_EXHAUSTED`.
     QueueFull,
+    /// A newer message of the same conversation took this call's place, or the call was cancelled. It is not to be tried
+    /// again. 410, gRPC `ABORTED`.
+    Superseded,
+    /// Another message of the same conversation is under way, and this one is not to end it. 409, gRPC `ABORTED`.
+    ConversationBusy,
     /// The upstream's answer told of an error behind a 200, or was cut, before any of it was handed on; or the upstream to which the
     /// call is bound gave no answer. The response has the status that the error would have had; 502, gRPC `UNAVAILABLE`, where it
     /// has none.
@@ -143,6 +149,9 @@ impl Rejection {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from_static(wording.length));
                 if let Some(wait) = self.retry_after {
                     headers.insert(RETRY_AFTER, number(whole_seconds_up(wait)));
+                }
+                if self.kind.is_final() {
+                    forbid_retry(&mut headers);
                 }
                 *response.headers_mut() = headers;
                 if wire == RejectionFormat::Http {
@@ -224,6 +233,11 @@ impl RejectionKind {
         ProblemTemplate::of(self).grpc_status
     }
 
+    /// Whether the caller's client must not try again by itself, as its answer says in `x-should-retry`.
+    const fn is_final(self) -> bool {
+        matches!(self, Self::Superseded | Self::ConversationBusy)
+    }
+
     /// For people, on any wire.
     pub(crate) const fn message(self) -> &'static str {
         ProblemTemplate::of(self).message
@@ -242,7 +256,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RejectionKind; 13] = [
+    const KINDS: [RejectionKind; 15] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
@@ -255,6 +269,8 @@ mod tests {
         RejectionKind::SharedCallFailed,
         RejectionKind::Paced,
         RejectionKind::QueueFull,
+        RejectionKind::Superseded,
+        RejectionKind::ConversationBusy,
         RejectionKind::UpstreamFailed,
     ];
 
@@ -270,6 +286,16 @@ mod tests {
             assert_eq!(problem["title"], kind.status().canonical_reason().unwrap());
             assert_eq!(problem["kind"], kind.as_str());
             assert_eq!(Rejection::of(&response).unwrap().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn clients_are_told_where_trying_again_would_end_a_newer_message() {
+        for kind in KINDS {
+            let response = Rejection::new(kind).into_response(RejectionFormat::Http);
+            let asked = response.headers().get("x-should-retry").map(HeaderValue::as_bytes);
+            let is_final = matches!(kind, RejectionKind::Superseded | RejectionKind::ConversationBusy);
+            assert_eq!(asked, is_final.then_some(&b"false"[..]), "{kind}");
         }
     }
 

@@ -20,4 +20,5 @@ pub(crate) mod retry_after_backoff;
 pub(crate) mod sse_heartbeat;
 #[cfg(feature = "llm")]
 pub(crate) mod stream_guard;
+pub(crate) mod supersede;
 pub(crate) mod timeout_profile;

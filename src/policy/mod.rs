@@ -19,6 +19,7 @@ pub(crate) mod queue;
 pub(crate) mod request_scope;
 pub(crate) mod retry;
 pub(crate) mod storable;
+pub(crate) mod supersede;
 pub(crate) mod timeout_profile;
 pub mod verdict;
 pub(crate) mod window;

@@ -30,11 +30,12 @@ use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 #[cfg(feature = "llm")]
 use crate::layers::stream_guard::{StreamGuard, StreamGuardLayer};
+use crate::layers::supersede::SupersedeLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
-/// deadline, dedup, last good answers (feature `llm`), fallback, retries, queue, pace, breaker, stream guard (feature `llm`),
+/// deadline, supersede (off), dedup, last good answers (feature `llm`), fallback, retries, queue, pace, breaker, stream guard (feature `llm`),
 /// idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
@@ -55,6 +56,7 @@ pub struct ResilienceLayer {
     profile: TimeoutProfileLayer,
     heartbeat: SseHeartbeatLayer,
     deadline: DeadlineLayer,
+    supersede: SupersedeLayer,
     dedup: DedupLayer,
     #[cfg(feature = "llm")]
     last_good: LastGoodLayer,
@@ -106,6 +108,7 @@ impl ResilienceLayer {
             profile: TimeoutProfileLayer::disabled(),
             heartbeat: SseHeartbeatLayer::disabled(),
             deadline: DeadlineLayer::new(limits.total),
+            supersede: SupersedeLayer::disabled(),
             dedup: DedupLayer::disabled(),
             #[cfg(feature = "llm")]
             last_good: LastGoodLayer::disabled(),
@@ -164,6 +167,23 @@ impl ResilienceLayer {
     #[must_use]
     pub fn deadline(mut self, adjust: impl FnOnce(DeadlineLayer) -> DeadlineLayer) -> Self {
         self.deadline = adjust(self.deadline);
+        self
+    }
+
+    /// Adjusts the [`SupersedeLayer`], which is off: what names a conversation is for the application to say.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use tower_buttress::{SupersedeLayer, TimeoutProfile, presets};
+    ///
+    /// let conversations = SupersedeLayer::by_header(HeaderName::from_static("x-conversation-id"));
+    /// let stop = conversations.handle();
+    /// let stack = presets::llm_gateway(TimeoutProfile::DEEP).supersede(|_| conversations);
+    /// # let _ = (stack, stop);
+    /// ```
+    #[must_use]
+    pub fn supersede(mut self, adjust: impl FnOnce(SupersedeLayer) -> SupersedeLayer) -> Self {
+        self.supersede = adjust(self.supersede);
         self
     }
 
@@ -322,6 +342,7 @@ impl ResilienceLayer {
             profile: self.profile,
             heartbeat: self.heartbeat.observer(observer.clone()),
             deadline: self.deadline.observer(observer.clone()),
+            supersede: self.supersede.observer(observer.clone()),
             dedup: self.dedup.observer(observer.clone()),
             #[cfg(feature = "llm")]
             last_good: self.last_good.observer(observer.clone()),
@@ -406,7 +427,8 @@ where
             upstreams = Upstream::new(layer.layer(upstreams));
         }
         let dedup = self.dedup.clone().memory(self.memory.clone());
-        let bounded = self.deadline.layer(dedup.layer(self.remembered(upstreams)));
+        let shared = dedup.layer(self.remembered(upstreams));
+        let bounded = self.deadline.layer(self.supersede.clone().memory(self.memory.clone()).layer(shared));
         let timed = self.profile.layer(self.heartbeat.layer(bounded));
         Resilience::new(self.inspect.clone().memory(self.memory.clone()).layer(self.grpc_status.layer(timed)))
     }

@@ -148,6 +148,16 @@ const QUEUE_FULL: ProblemTemplate = wording!(
     8,
     "Too many calls are waiting for the upstream. Try again later."
 );
+const SUPERSEDED: ProblemTemplate =
+    wording!("superseded", GONE, "410", "Gone", 10, "A newer message of this conversation took the place of this one.");
+const CONVERSATION_BUSY: ProblemTemplate = wording!(
+    "conversation-busy",
+    CONFLICT,
+    "409",
+    "Conflict",
+    10,
+    "Another message of this conversation is being answered."
+);
 
 // === impl ProblemTemplate ===
 
@@ -166,6 +176,8 @@ impl ProblemTemplate {
             RejectionKind::SharedCallFailed => &SHARED_CALL_FAILED,
             RejectionKind::Paced => &PACED,
             RejectionKind::QueueFull => &QUEUE_FULL,
+            RejectionKind::Superseded => &SUPERSEDED,
+            RejectionKind::ConversationBusy => &CONVERSATION_BUSY,
             RejectionKind::UpstreamFailed => &UPSTREAM_FAILED,
         }
     }

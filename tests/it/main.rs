@@ -32,6 +32,7 @@ mod sse;
 mod sse_heartbeat;
 #[cfg(feature = "llm")]
 mod stream_guard;
+mod supersede;
 mod support;
 mod suspension;
 mod telemetry;

@@ -13,7 +13,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::{
     CallBody, CallInfo, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Event, FallbackLayer, FirstByteEvent,
     FirstByteTimeoutLayer, IdleBodyTimeoutLayer, InspectRequestLayer, Observer, RetryAfterBackoffLayer,
-    SseHeartbeatLayer, TimeoutProfile, presets,
+    SseHeartbeatLayer, SupersedeLayer, TimeoutProfile, presets,
 };
 
 use crate::support::secs;
@@ -136,6 +136,7 @@ async fn no_layer_shows_what_passes_through_it() {
     look("first event", FirstByteTimeoutLayer::new(secs(60)).until(FirstByteEvent::SseEvent)).await;
     look("heartbeat", SseHeartbeatLayer::new(secs(15)).error_events(true)).await;
     look("inspect", InspectRequestLayer::new(|_, _| {})).await;
+    look("supersede", SupersedeLayer::new(|parts| Some(parts.uri.path().into()))).await;
     look("retry", RetryAfterBackoffLayer::new()).await;
     look("fallback", FallbackLayer::new(Provider)).await;
     look("breaker", CircuitBreakerLayer::new()).await;

@@ -4,12 +4,12 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::error::{
-    self, BoxError, DeadlineExceeded, FirstContentElapsed, IdleBodyElapsed, StreamSilent, StreamTruncated,
+    self, BoxError, DeadlineExceeded, FirstContentElapsed, IdleBodyElapsed, StreamSilent, StreamTruncated, Superseded,
     UnexpectedResponse, UpstreamError,
 };
 use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::sse::Ending;
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, RejectionKind};
 
 /// The event for `err`, in the form that the clients of the dialect raise. `sequence` is the next `sequence_number` of a
 /// Responses stream.
@@ -41,7 +41,14 @@ fn describe(err: &BoxError) -> StreamError<'_> {
             None => described,
         };
     }
-    if let Some(rejection) = error::find::<Rejection>(err) {
+    let refused = error::find::<Rejection>(err);
+    let is_superseded = refused.is_some_and(|rejection| rejection.kind() == RejectionKind::Superseded);
+    if is_superseded || error::find::<Superseded>(err).is_some() {
+        // A name of its own, so that a client can tell it from a failure.
+        let name = RejectionKind::Superseded.as_str();
+        return StreamError::of_status(410).type_name(name).code(name).message(RejectionKind::Superseded.message());
+    }
+    if let Some(rejection) = refused {
         return of_status(rejection.kind().status()).message(rejection.to_string());
     }
     if let Some(answer) = error::find::<UnexpectedResponse>(err) {
@@ -71,7 +78,6 @@ mod tests {
 
     use super::*;
     use crate::policy::verdict::{Health, NextStep, Verdict};
-    use crate::rejection::RejectionKind;
 
     const AFTER: Duration = Duration::from_secs(15);
 
@@ -84,13 +90,15 @@ mod tests {
 
     #[test]
     fn every_limit_and_refusal_has_its_status_and_type_in_the_dialect() {
-        let errors: [(BoxError, u16, &str, &str); 8] = [
+        let errors: [(BoxError, u16, &str, &str); 10] = [
             (IdleBodyElapsed::new(AFTER).into(), 504, "timeout_error", "sent nothing for 15s"),
             (StreamSilent::new(AFTER).into(), 504, "timeout_error", "sent nothing for 15s"),
             (FirstContentElapsed::new(AFTER).into(), 504, "timeout_error", "nothing of its answer for 15s"),
             (DeadlineExceeded::new(AFTER).into(), 504, "timeout_error", "time limit of 15s"),
             (Rejection::new(RejectionKind::CircuitOpen).into(), 503, "overloaded_error", ""),
             (Rejection::new(RejectionKind::Paced).into(), 429, "rate_limit_error", ""),
+            (Superseded::new().into(), 410, "superseded", "A newer message"),
+            (Rejection::new(RejectionKind::Superseded).into(), 410, "superseded", "A newer message"),
             (UnexpectedResponse::new(StatusCode::OK).into(), 502, "api_error", "answered 200"),
             ("the disk is full".into(), 502, "api_error", "The upstream failed in the middle of the stream."),
         ];

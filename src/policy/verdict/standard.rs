@@ -26,7 +26,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | our [`FirstByteTimeout`](RejectionKind::FirstByteTimeout) | `TryAnother` | Failure | Ours |
 /// | our [`BodyFailed`](RejectionKind::BodyFailed) | Retry | Failure | Upstream |
 /// | our [`CircuitOpen`](RejectionKind::CircuitOpen), [`Paced`](RejectionKind::Paced), [`QueueFull`](RejectionKind::QueueFull) | `TryAnother` | Ignored | Ours |
-/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded) | `GiveUp` | Ignored | Ours |
+/// | our [`DeadlineExceeded`](RejectionKind::DeadlineExceeded), [`Superseded`](RejectionKind::Superseded), [`ConversationBusy`](RejectionKind::ConversationBusy) | `GiveUp` | Ignored | Ours |
 /// | our [`UpstreamFailed`](RejectionKind::UpstreamFailed), a body's [`UpstreamError`], a 4xx or 5xx whose body was read | by its words | | |
 /// | the request could not be sent: its own body failed, or the client does not send such requests | `GiveUp` | Ignored | Request |
 ///
@@ -109,6 +109,9 @@ impl Standard {
             // A slow prompt provokes it as well as an upstream that hangs.
             RejectionKind::FirstByteTimeout => ours(NextStep::TryAnother, Health::Failure),
             RejectionKind::DeadlineExceeded => ours(NextStep::GiveUp, Health::Ignored),
+            // What was superseded may have been under way.
+            RejectionKind::Superseded => ours(NextStep::GiveUp, Health::Ignored),
+            RejectionKind::ConversationBusy => ours(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::CircuitOpen | RejectionKind::Paced | RejectionKind::QueueFull => {
                 ours(NextStep::TryAnother, Health::Ignored).not_executed()
             }

@@ -186,7 +186,7 @@ const fn google_status(status: u16) -> &'static str {
         401 => "UNAUTHENTICATED",
         403 => "PERMISSION_DENIED",
         404 => "NOT_FOUND",
-        409 => "ABORTED",
+        409 | 410 => "ABORTED",
         429 => "RESOURCE_EXHAUSTED",
         400..=499 => "INVALID_ARGUMENT",
         501 => "UNIMPLEMENTED",

@@ -1,0 +1,26 @@
+use std::error::Error;
+use std::fmt;
+
+/// The answer was ended by [`SupersedeLayer`](crate::SupersedeLayer): a newer message of the same conversation had come, or
+/// the call was cancelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Superseded {}
+
+// === impl Superseded ===
+
+impl Superseded {
+    /// An answer that was ended.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {}
+    }
+}
+
+impl fmt::Display for Superseded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a newer message of the conversation took the place of this one")
+    }
+}
+
+impl Error for Superseded {}

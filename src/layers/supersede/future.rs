@@ -1,0 +1,208 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::SupersedeBody;
+use super::config::Config;
+use super::reading::{Arrived, Read, Reading};
+use super::shared::Call;
+use super::waiting::Waiting;
+use crate::body::request::CallBody;
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::policy::supersede::Refusal;
+use crate::proto::retry_after::should_retry;
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::ready::ReadyCall;
+
+pin_project! {
+    /// The future of [`Supersede`](crate::Supersede).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct SupersedeFuture<S>
+    where
+        S: Service<Request<CallBody>>,
+    {
+        #[pin]
+        stage: Stage<S, ReadyCall<S, Request<CallBody>>>,
+        // `None`: it is no message, or its call is over.
+        message: Option<Message>,
+    }
+}
+
+pin_project! {
+    #[project = StageProj]
+    #[project_replace = StageOwned]
+    enum Stage<S, C> {
+        Reading { reading: Box<Reading>, service: S },
+        Waiting { waiting: Waiting, service: S, request: Request<CallBody> },
+        Calling { #[pin] call: C },
+        Refused { kind: RejectionKind },
+        Over,
+    }
+}
+
+/// A message in its conversation.
+struct Message {
+    call: Call,
+    config: Arc<Config>,
+}
+
+// === impl SupersedeFuture ===
+
+impl<S> SupersedeFuture<S>
+where
+    S: Service<Request<CallBody>>,
+{
+    /// A request that passes.
+    pub(super) fn passing(call: ReadyCall<S, Request<CallBody>>) -> Self {
+        Self { stage: Stage::Calling { call }, message: None }
+    }
+
+    /// A message whose body has still to come.
+    pub(super) fn reading(service: S, reading: Reading) -> Self {
+        Self { stage: Stage::Reading { reading: Box::new(reading), service }, message: None }
+    }
+
+    /// A message that was read.
+    pub(super) fn arrived(service: S, request: Request<CallBody>, arrived: Arrived) -> Self {
+        let (stage, message) = enter(service, request, arrived);
+        Self { stage, message }
+    }
+}
+
+/// A message that was read comes to its conversation.
+fn enter<S, C>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (Stage<S, C>, Option<Message>) {
+    let Arrived { message, order, config, shared } = arrived;
+    let kind = match shared.arrive(&message, order, &config) {
+        Ok(call) => {
+            request.extensions_mut().insert(call.cancellation().clone());
+            let stage = Stage::Waiting { waiting: Waiting::default(), service, request };
+            return (stage, Some(Message { call, config }));
+        }
+        Err(Refusal::Superseded) => RejectionKind::Superseded,
+        Err(Refusal::Busy) => RejectionKind::ConversationBusy,
+    };
+    config.emitter.emit(&Event::Refused { kind });
+    (Stage::Refused { kind }, None)
+}
+
+impl<S, ResB> Future for SupersedeFuture<S>
+where
+    S: Service<Request<CallBody>, Response = Response<ResB>>,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Output = Result<Response<SupersedeBody<ResB>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let is_ended = |message: &mut Message| message.call.cancellation().is_cancelled();
+            if let Some(Message { config, .. }) = this.message.take_if(is_ended) {
+                // What is inside is dropped, and finds that it is not to wait for another attempt.
+                let kind = RejectionKind::Superseded;
+                this.stage.set(Stage::Refused { kind });
+                config.emitter.emit(&Event::Refused { kind });
+            }
+            match this.stage.as_mut().project() {
+                StageProj::Reading { reading, .. } => {
+                    let Read { request, arrived } = ready!(reading.poll(cx));
+                    let StageOwned::Reading { service, .. } = this.stage.as_mut().project_replace(Stage::Over) else {
+                        return Poll::Pending;
+                    };
+                    let (next, message) = match arrived {
+                        Some(arrived) => enter(service, request, arrived),
+                        None => (Stage::Calling { call: ReadyCall::new(service, request) }, None),
+                    };
+                    *this.message = message;
+                    this.stage.set(next);
+                }
+                StageProj::Waiting { waiting, .. } => {
+                    let Some(Message { call, .. }) = this.message.as_ref() else { return Poll::Pending };
+                    if waiting.poll(call, cx).is_pending() {
+                        // Its turn may have come meanwhile: it is looked at once more, with a waker in place.
+                        if call.poll_cancelled(cx).is_ready() {
+                            continue;
+                        }
+                        ready!(waiting.poll(call, cx));
+                    }
+                    let StageOwned::Waiting { service, request, .. } = this.stage.as_mut().project_replace(Stage::Over)
+                    else {
+                        return Poll::Pending;
+                    };
+                    this.stage.set(Stage::Calling { call: ReadyCall::new(service, request) });
+                }
+                StageProj::Calling { call } => {
+                    let answered = match call.poll(cx) {
+                        Poll::Ready(answered) => answered,
+                        Poll::Pending => match this.message.as_ref() {
+                            Some(message) if message.call.poll_cancelled(cx).is_ready() => continue,
+                            _ => return Poll::Pending,
+                        },
+                    };
+                    let message = this.message.take();
+                    return Poll::Ready(answered.map(|response| watch(response, message)));
+                }
+                StageProj::Refused { kind } => {
+                    let kind = *kind;
+                    this.stage.set(Stage::Over);
+                    return Poll::Ready(Ok(SupersedeBody::refuse(Rejection::new(kind), RejectionFormat::Http)));
+                }
+                StageProj::Over => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// The head is here.
+fn watch<B>(response: Response<B>, message: Option<Message>) -> Response<SupersedeBody<B>>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    let Some(Message { call, config }) = message else { return response.map(SupersedeBody::untouched) };
+    if response.status().is_success() {
+        call.served();
+    }
+    let is_final = !is_retried(&response);
+    if response.body().is_end_stream() {
+        if is_final {
+            call.answered();
+        }
+        return response.map(SupersedeBody::untouched);
+    }
+    response.map(|body| SupersedeBody::watched(body, call, is_final, config))
+}
+
+/// Whether clients try again by themselves after such an answer.
+fn is_retried<B>(response: &Response<B>) -> bool {
+    use StatusCode as Is;
+    let status = response.status();
+    should_retry(response.headers()).unwrap_or_else(|| {
+        status.is_server_error()
+            || matches!(status, Is::REQUEST_TIMEOUT | Is::CONFLICT | Is::TOO_EARLY | Is::TOO_MANY_REQUESTS)
+    })
+}
+
+impl<S> fmt::Debug for SupersedeFuture<S>
+where
+    S: Service<Request<CallBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.stage {
+            Stage::Reading { .. } => "SupersedeFuture::Reading",
+            Stage::Waiting { .. } => "SupersedeFuture::Waiting",
+            Stage::Calling { .. } => "SupersedeFuture::Calling",
+            Stage::Refused { .. } => "SupersedeFuture::Refused",
+            Stage::Over => "SupersedeFuture::Over",
+        })
+    }
+}

@@ -1,0 +1,98 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::SupersedeBody;
+use super::config::Config;
+use super::future::SupersedeFuture;
+use super::key::Recognised;
+use super::reading::{Arrived, Reading};
+use super::shared::Shared;
+use crate::body::request::CallBody;
+use crate::error::BoxError;
+use crate::rt::ready::ReadyCall;
+
+/// Ends the older messages of a conversation when a newer one comes. See [`SupersedeLayer`](crate::SupersedeLayer).
+#[derive(Clone, Debug)]
+pub struct Supersede<S> {
+    inner: S,
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+}
+
+// === impl Supersede ===
+
+impl<S> Supersede<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>, shared: Arc<Shared>) -> Self {
+        Self { inner, config, shared }
+    }
+
+    /// Returns the service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the service inside, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the service inside, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Supersede<S>
+where
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<SupersedeBody<ResB>>;
+    type Error = S::Error;
+    type Future = SupersedeFuture<S>;
+
+    /// Always ready: a message that is refused, or waits, does not need the service inside. The others wait for it in their
+    /// future.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.config.conversation.is_some() { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
+        if self.config.conversation.is_none() {
+            return SupersedeFuture::passing(ReadyCall::called(self.inner.call(request)));
+        }
+        let (service, config) = (self.inner.clone(), self.config.clone());
+        let (parts, body) = request.into_parts();
+        let mut message = match Recognised::of(&parts, &config) {
+            Recognised::Message(message) => message,
+            Recognised::Passes(reason) => {
+                if let Some(reason) = reason {
+                    config.bypassed(reason);
+                }
+                return SupersedeFuture::passing(ReadyCall::new(service, Request::from_parts(parts, body)));
+            }
+        };
+        let shared = self.shared.clone();
+        let order = shared.next_order();
+        match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
+            Some(data) => {
+                message.read(data);
+                let arrived = Arrived { message, order, config, shared };
+                SupersedeFuture::arrived(service, Request::from_parts(parts, body), arrived)
+            }
+            None => {
+                let arrives = Arrived { message, order, config, shared };
+                SupersedeFuture::reading(service, Reading::new(parts, body, arrives))
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What the calls through one layer share: its conversations.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::config::{Config, NAME};
+use super::key::PendingMessage;
+use crate::admission::gauge_add;
+use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, Turn};
+use crate::proto::fingerprint::Fingerprint;
+use crate::rt::cancellation::Cancellation;
+use crate::rt::clock;
+use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
+
+pub(super) struct Shared {
+    /// By conversation, so that calls do not wait for each other.
+    shards: Box<[Mutex<Conversations<Cancellation>>]>,
+    /// How many messages have begun to come.
+    order: AtomicU64,
+    in_flight: AtomicU64,
+    waiting: AtomicU64,
+}
+
+/// How a [`SupersedeLayer`](crate::SupersedeLayer) is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SupersedeStats {
+    /// How many conversations are known: those with a message under way, and those of which something is remembered.
+    pub conversations: usize,
+    /// How many calls of messages there are, those that wait included.
+    pub in_flight: u64,
+    /// How many of them wait: to settle, or for the messages before them.
+    pub waiting: u64,
+}
+
+/// A call of a conversation, from when its message was read to the end of its body.
+pub(super) struct Call {
+    shared: Arc<Shared>,
+    id: CallId,
+    cancellation: Cancellation,
+    /// How it ends if nothing else is said.
+    ended: Ended,
+}
+
+/// Counts a call that waits.
+pub(super) struct Waits(Arc<Shared>);
+
+const SHARDS: usize = 16;
+/// A message whose stream has no end in sight is one whose caller waits: it is no bound for those, only for what is remembered
+/// of others.
+pub(super) const MOST_IDLE: usize = 16_384;
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn new(most_idle: usize) -> Self {
+        let each = most_idle.div_ceil(SHARDS);
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::new(Conversations::new(each))).collect(),
+            order: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+        }
+    }
+
+    /// Where a message that begins to come now stands in the order of all.
+    pub(super) fn next_order(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// A message is whole.
+    pub(super) fn arrive(
+        self: &Arc<Self>,
+        message: &PendingMessage,
+        order: u64,
+        config: &Config,
+    ) -> Result<Call, Refusal> {
+        let arriving = Arriving {
+            conversation: message.conversation,
+            tenant: message.tenant,
+            payload: message.payload(),
+            order,
+            mode: message.mode,
+            settle: config.settle,
+        };
+        let cancellation = Cancellation::new();
+        let mut ends = Vec::new();
+        let arrival = self.with(&message.conversation, |conversations, now| {
+            conversations.arrive(&arriving, cancellation.clone(), now, &mut ends)
+        });
+        ends.iter().for_each(Cancellation::cancel);
+        match arrival {
+            Arrival::Enters(id) => {
+                self.in_flight.fetch_add(1, Ordering::Relaxed);
+                gauge_add("tower_buttress_supersede_in_flight", NAME, 1.0);
+                Ok(Call { shared: self.clone(), id, cancellation, ended: Ended::Unanswered })
+            }
+            Arrival::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    /// Ends the calls of a conversation. Returns how many there were.
+    pub(super) fn cancel(&self, conversation: &Fingerprint) -> usize {
+        let mut ends = Vec::new();
+        self.with(conversation, |conversations, now| conversations.cancel(conversation, now, &mut ends));
+        ends.iter().for_each(Cancellation::cancel);
+        ends.len()
+    }
+
+    pub(super) fn stats(&self) -> SupersedeStats {
+        SupersedeStats {
+            conversations: self.shards.iter().map(|shard| lock(shard).len()).sum(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+
+    fn with<T>(
+        &self,
+        conversation: &Fingerprint,
+        act: impl FnOnce(&mut Conversations<Cancellation>, Instant) -> T,
+    ) -> T {
+        let now = clock::now();
+        let [.., last] = conversation.as_bytes();
+        let index = usize::from(*last) % SHARDS;
+        // There are as many shards as that.
+        let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
+        act(&mut lock(shard), now)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("stats", &self.stats()).finish()
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(super) fn cancellation(&self) -> &Cancellation {
+        &self.cancellation
+    }
+
+    /// Ready when the call is to end.
+    pub(super) fn poll_cancelled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.cancellation.poll(cx)
+    }
+
+    pub(super) fn turn(&self) -> Turn {
+        self.shared.with(&self.id.conversation(), |conversations, now| conversations.turn(self.id, now))
+    }
+
+    pub(super) fn waits(&self) -> Waits {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        gauge_add("tower_buttress_supersede_waiting", NAME, 1.0);
+        Waits(self.shared.clone())
+    }
+
+    /// The upstream has served it.
+    pub(super) fn served(&self) {
+        self.shared.with(&self.id.conversation(), |conversations, _| conversations.served(self.id));
+    }
+
+    /// It has an answer that clients do not ask for again.
+    pub(super) fn answered(mut self) {
+        self.ended = Ended::Answered;
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut turns = Vec::new();
+        self.shared.with(&self.id.conversation(), |conversations, now| {
+            conversations.leave(self.id, self.ended, now, &mut turns);
+        });
+        turns.iter().for_each(Cancellation::wake);
+        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        gauge_add("tower_buttress_supersede_in_flight", NAME, -1.0);
+    }
+}
+
+// === impl Waits ===
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        gauge_add("tower_buttress_supersede_waiting", NAME, -1.0);
+    }
+}

@@ -1,0 +1,89 @@
+//! Which of the conversations that have no message under way is forgotten first.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use crate::proto::fingerprint::Fingerprint;
+
+/// On whose account a conversation is remembered; `None`: on one that all share whose tenant has had no answer yet, since
+/// anybody can invent tenants.
+pub(super) type Account = Option<Fingerprint>;
+
+/// The conversations without a message under way, in the order in which they came to be that.
+#[derive(Debug)]
+pub(super) struct Idle {
+    all: BTreeMap<u64, Entry>,
+    accounts: HashMap<Account, BTreeSet<u64>>,
+    next: u64,
+    most: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    conversation: Fingerprint,
+    account: Account,
+    since: Instant,
+}
+
+/// One account has this part of what there is.
+const SHARE: usize = 8;
+
+// === impl Idle ===
+
+impl Idle {
+    pub(super) fn new(most: usize) -> Self {
+        Self { all: BTreeMap::new(), accounts: HashMap::new(), next: 0, most: most.max(1) }
+    }
+
+    /// Remembers a conversation. Returns its place, and which one is forgotten for it: the account's oldest where the
+    /// account has its share, else the oldest of all where there is no room.
+    pub(super) fn add(
+        &mut self,
+        conversation: Fingerprint,
+        account: Account,
+        since: Instant,
+    ) -> (u64, Option<Fingerprint>) {
+        let place = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.all.insert(place, Entry { conversation, account, since });
+        let places = self.accounts.entry(account).or_default();
+        places.insert(place);
+        let oldest = if places.len() > (self.most / SHARE).max(1) {
+            places.first().copied()
+        } else if self.all.len() > self.most {
+            self.all.keys().next().copied()
+        } else {
+            None
+        };
+        (place, oldest.and_then(|oldest| self.remove(oldest)))
+    }
+
+    pub(super) fn remove(&mut self, place: u64) -> Option<Fingerprint> {
+        let entry = self.all.remove(&place)?;
+        if let Some(places) = self.accounts.get_mut(&entry.account) {
+            places.remove(&place);
+            if places.is_empty() {
+                self.accounts.remove(&entry.account);
+            }
+        }
+        Some(entry.conversation)
+    }
+
+    /// Takes out the oldest, if it is as old as this.
+    pub(super) fn take_expired(&mut self, now: Instant, age: Duration) -> Option<Fingerprint> {
+        let (place, entry) = self.all.first_key_value()?;
+        let is_expired = now.saturating_duration_since(entry.since) >= age;
+        let place = *place;
+        if is_expired { self.remove(place) } else { None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(&self, account: Account) -> usize {
+        self.accounts.get(&account).map_or(0, BTreeSet::len)
+    }
+}

@@ -1,0 +1,103 @@
+//! A call that is ended on purpose, and one whose caller may come back.
+
+use tower_buttress::{DedupLayer, Event};
+
+use super::*;
+
+struct Stack {
+    upstream: Upstream,
+    layer: SupersedeLayer,
+    dedup: DedupLayer,
+    log: Arc<Log>,
+}
+
+impl Stack {
+    fn new() -> Self {
+        let log = Arc::new(Log::default());
+        let dedup = DedupLayer::new().grace(secs(60)).observer(log.clone());
+        Self { upstream: Upstream::that_takes(secs(20)), layer: layer(), dedup, log }
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> JoinHandle<Became> {
+        let upstream = self.upstream.clone();
+        let flight = self.dedup.layer(service_fn(move |request| upstream.clone().answer(request)));
+        let service = self.layer.layer(flight);
+        let call = tokio::spawn(async move { became(&service.oneshot(request).await.unwrap()) });
+        tokio::time::sleep(MILLIS).await;
+        call
+    }
+
+    /// Whether the first call is still with the upstream.
+    async fn goes_on(&self, calls: usize) {
+        tokio::time::sleep(secs(1)).await;
+        self.upstream.alive.is(calls).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_keeps_its_grace() {
+    let stack = Stack::new();
+    let first = stack.send(message("one")).await;
+    first.abort();
+    stack.goes_on(1).await;
+    let again = stack.send(message("one")).await;
+    assert_eq!(again.await.unwrap(), ANSWERED);
+    assert_eq!(stack.upstream.calls(), ["one"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_superseded_call_ends_at_once() {
+    let stack = Stack::new();
+    let first = stack.send(message("one")).await;
+    let second = stack.send(message("two")).await;
+    assert_eq!(first.await.unwrap(), SUPERSEDED);
+    stack.goes_on(1).await;
+    assert_eq!(stack.log.events(), [Event::FlightAbandoned]);
+    assert_eq!(second.await.unwrap(), ANSWERED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_had_lost_its_caller_is_superseded_too() {
+    let stack = Stack::new();
+    let first = stack.send(message("one")).await;
+    first.abort();
+    stack.goes_on(1).await;
+    let second = stack.send(message("two")).await;
+    stack.goes_on(1).await;
+    assert_eq!(stack.log.events(), [Event::FlightAbandoned]);
+    assert_eq!(second.await.unwrap(), ANSWERED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_at_one_message_share_a_call_and_end_together() {
+    let stack = Stack::new();
+    let first = stack.send(message("one")).await;
+    let again = stack.send(message("one")).await;
+    let second = stack.send(message("two")).await;
+    assert_eq!((first.await.unwrap(), again.await.unwrap()), (SUPERSEDED, SUPERSEDED));
+    assert_eq!(second.await.unwrap(), ANSWERED);
+    assert_eq!(stack.upstream.calls(), ["one", "two"]);
+}
+
+/// The same words in two conversations are one call to the upstream.
+#[tokio::test(start_paused = true)]
+async fn others_who_hear_the_same_call_hear_it_to_its_end() {
+    let stack = Stack::new();
+    let mut elsewhere = message("one");
+    elsewhere.headers_mut().insert(HEADER, "8".parse().unwrap());
+    let first = stack.send(message("one")).await;
+    let other = stack.send(elsewhere).await;
+    let second = stack.send(message("two")).await;
+    assert_eq!(first.await.unwrap(), SUPERSEDED);
+    assert_eq!((other.await.unwrap(), second.await.unwrap()), (ANSWERED, ANSWERED));
+    assert_eq!(stack.upstream.calls(), ["one", "two"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_ends_a_call_that_had_lost_its_caller() {
+    let stack = Stack::new();
+    stack.send(message("one")).await.abort();
+    stack.goes_on(1).await;
+    assert_eq!(stack.layer.handle().cancel_conversation(&Tenant::new("acme"), "7"), 1);
+    stack.goes_on(0).await;
+}
