@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, StatusCode};
 
+use crate::proto::dialect::End;
 use crate::proto::grpc::GRPC_STATUS;
 use crate::proto::media_type;
 
@@ -77,6 +78,18 @@ impl KeySource {
             _ => Storable::No,
         }
     }
+
+    /// Whether a stream of messages that ended so is kept: `None` where its end is not known.
+    ///
+    /// A caller's key stands for one execution, however the model ended it. Without a key, what a model refused or a filter
+    /// held back may be another answer the next time. Where the reason is not known, nobody can tell whether it is whole.
+    pub(crate) fn keeps(self, end: Option<End>) -> bool {
+        match (self, end) {
+            (_, Some(End::Whole | End::Paused | End::Limit)) => true,
+            (Self::ByKey, Some(End::Refused | End::Filtered)) => true,
+            (_, Some(End::Refused | End::Filtered | End::Unknown) | None) => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -141,6 +154,22 @@ mod tests {
             assert!(!of(whole), "{whole}");
         }
         assert!(!has_unproven_end(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_stream_is_kept_when_its_end_is_known() {
+        for (end, by_key, by_fingerprint) in [
+            (Some(End::Whole), true, true),
+            (Some(End::Paused), true, true),
+            (Some(End::Limit), true, true),
+            (Some(End::Refused), true, false),
+            (Some(End::Filtered), true, false),
+            (Some(End::Unknown), false, false),
+            (None, false, false),
+        ] {
+            let kept = (KeySource::ByKey.keeps(end), KeySource::ByFingerprint.keeps(end));
+            assert_eq!(kept, (by_key, by_fingerprint), "{end:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
 use super::config::{Config, NAME};
+use crate::body::ending::Ending;
 use crate::call::{Reservation, Stale};
 use crate::error::BoxError;
 use crate::event::Event;
@@ -37,6 +38,8 @@ pub(super) struct ResponseRecorder<L> {
     owes_status: bool,
     /// Its end looks the same whether it is whole or not.
     has_unproven_end: bool,
+    /// What a stream guard inside knows of its end.
+    ending: Option<Ending>,
     config: Arc<Config>,
 }
 
@@ -62,6 +65,7 @@ impl<L: Lease> ResponseRecorder<L> {
             missing: None,
             owes_status: false,
             has_unproven_end: false,
+            ending: None,
             config,
         }
     }
@@ -77,6 +81,7 @@ impl<L: Lease> ResponseRecorder<L> {
         self.missing = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         self.owes_status = grpc::owes_status(&head.headers);
         self.has_unproven_end = storable::has_unproven_end(&head.headers);
+        self.ending = head.extensions.get().cloned();
         let is_success = head.status.is_success() && self.storable != Storable::No;
         self.recorder.head(Head::live(head, size, clock::now()));
         if is_success && !self.owes_status {
@@ -149,12 +154,12 @@ impl<L: Lease> ResponseRecorder<L> {
     }
 
     /// Whether the answer that has ended is known to be whole: by its length, by its gRPC status, or because it is of a kind
-    /// whose end says so. What a stream guard inside knows of an event stream is to be asked here.
+    /// whose end says so. A stream of messages may be complete by its length and still hold an answer that broke off: of
+    /// its end only a [`StreamGuardLayer`](crate::StreamGuardLayer) inside knows.
     fn is_whole(&self) -> bool {
-        match self.missing {
-            Some(missing) => missing == 0 && !self.owes_status,
-            None => !self.owes_status && !self.has_unproven_end,
-        }
+        let is_complete = self.missing.is_none_or(|missing| missing == 0) && !self.owes_status;
+        let end = self.ending.as_ref().and_then(Ending::get);
+        is_complete && (!self.has_unproven_end || self.source.keeps(end))
     }
 
     /// The answer has ended. It is kept, if it is to be, before any reader is told of the end: one that knows of it

@@ -3,6 +3,8 @@
 mod deadlines;
 mod fairness;
 mod flight;
+#[cfg(feature = "llm")]
+mod guarded;
 mod keys;
 mod limits;
 mod readiness;

@@ -1,0 +1,110 @@
+//! With a stream guard inside, an event stream is kept when the model has ended its answer, and only then.
+
+use http::Response;
+use tower::ServiceBuilder;
+use tower_buttress::{DedupLayer, DedupRole, StreamGuardLayer};
+
+use super::{post, post_key, role, upstream};
+
+const HELLO: &str =
+    "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+const FAILED: &str = "data: {\"error\":{\"message\":\"Overloaded\",\"type\":\"overloaded_error\",\"code\":null}}\n\n";
+
+fn ended(reason: &str) -> String {
+    format!(
+        "data: {{\"id\":\"c\",\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{{}},\"finish_reason\":\"{reason}\"}}]}}\n\n"
+    )
+}
+
+fn event_stream() -> Response<()> {
+    Response::builder().header("content-type", "text/event-stream").body(()).unwrap()
+}
+
+/// The first answer to `request` is read, whole or not. Returns whether the second request is given it again.
+async fn is_kept(with_key: bool, head: Response<()>, said: &[&str], broken: bool) -> bool {
+    let (upstream, mut stage) = upstream();
+    let service = ServiceBuilder::new().layer(DedupLayer::new()).layer(StreamGuardLayer::new()).service(upstream);
+    let request = || {
+        let mut request = if with_key { post_key("k", "{}") } else { post("{}") };
+        *request.uri_mut() = "/v1/chat/completions".parse().unwrap();
+        tower::ServiceExt::oneshot(service.clone(), request)
+    };
+    let first = tokio::spawn(request());
+    let say = stage.call().await.answer(head);
+    said.iter().for_each(|data| say.data(data));
+    if broken {
+        say.fail("reset");
+    } else {
+        say.end();
+    }
+    let first = first.await.unwrap().unwrap();
+    http_body_util::BodyExt::collect(first.into_body()).await.ok();
+    let again = tokio::spawn(request());
+    let is_quiet = stage.is_quiet().await;
+    if is_quiet {
+        let again = again.await.unwrap().unwrap();
+        assert_eq!(role(&again), Some(DedupRole::Replayed));
+        let again = http_body_util::BodyExt::collect(again.into_body()).await.unwrap().to_bytes();
+        assert_eq!(again, said.concat());
+    }
+    is_quiet
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_the_model_has_ended_is_kept() {
+    for (reason, by_key, by_fingerprint) in [
+        ("stop", true, true),
+        ("tool_calls", true, true),
+        ("length", true, true),
+        // Asked again, it may say something else.
+        ("content_filter", true, false),
+        // Whether it is whole cannot be told.
+        ("a_new_reason", false, false),
+    ] {
+        let end = ended(reason);
+        for said in [&[HELLO, &end, DONE][..], &[HELLO, &end]] {
+            assert_eq!(is_kept(true, event_stream(), said, false).await, by_key, "{reason}");
+            assert_eq!(is_kept(false, event_stream(), said, false).await, by_fingerprint, "{reason}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_broke_off_or_told_of_an_error_is_not_kept() {
+    let stop = ended("stop");
+    for (said, broken) in [
+        // A clean end without a reason, with and without its marker, and inside of an event.
+        (&[HELLO][..], false),
+        (&[HELLO, "data: {"], false),
+        (&[HELLO, DONE], false),
+        (&[HELLO], true),
+        (&[HELLO, &stop, DONE], true),
+        (&[HELLO, FAILED], false),
+        (&[HELLO, FAILED, DONE], false),
+        (&[HELLO, &stop, FAILED], false),
+        (&[FAILED], false),
+    ] {
+        for with_key in [true, false] {
+            assert!(!is_kept(with_key, event_stream(), said, broken).await, "{said:?}");
+        }
+    }
+}
+
+/// Its framing says that it is complete, and the model that it is not.
+#[tokio::test(start_paused = true)]
+async fn the_length_of_a_stream_is_no_proof() {
+    let stop = ended("stop");
+    for (said, kept) in [(&[HELLO][..], false), (&[HELLO, FAILED], false), (&[HELLO, &stop], true)] {
+        let mut head = event_stream();
+        head.headers_mut().insert("content-length", said.concat().len().into());
+        assert_eq!(is_kept(true, head, said, false).await, kept, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_encoded_stream_cannot_be_read_and_is_not_kept() {
+    let mut head = event_stream();
+    head.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    assert!(!is_kept(true, head, &["\u{1f}\u{8b}"], false).await);
+}
