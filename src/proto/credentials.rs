@@ -31,9 +31,13 @@ pub(crate) fn names_account(value: &HeaderValue) -> bool {
 
 /// Whether the request carries any credential.
 pub(crate) fn has_any(headers: &HeaderMap, uri: &Uri) -> bool {
-    header_values(headers).any(|(_, value)| names_account(value))
-        || user(uri).is_some()
-        || query_values(uri).any(is_set)
+    header_values(headers).any(|(_, value)| names_account(value)) || in_uri(uri).next().is_some()
+}
+
+/// The credentials that stand in the URI: the user, and the parameters of the query, name and value. Those without a value
+/// are none.
+pub(crate) fn in_uri(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
+    user(uri).into_iter().chain(query_values(uri).filter(|parameter| is_set(parameter)))
 }
 
 /// Whether both requests carry the same credentials.
@@ -83,12 +87,12 @@ fn user(uri: &Uri) -> Option<&str> {
     Some(uri.authority()?.as_str().rsplit_once('@')?.0)
 }
 
-fn parameters(uri: &Uri) -> impl Iterator<Item = &str> {
+fn parameters(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     uri.query().into_iter().flat_map(|query| query.split('&'))
 }
 
 /// The parameters of the query that are credentials, name and value.
-fn query_values(uri: &Uri) -> impl Iterator<Item = &str> {
+fn query_values(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     parameters(uri).filter(|parameter| is_secret(parameter))
 }
 

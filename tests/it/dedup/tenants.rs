@@ -111,6 +111,32 @@ async fn a_key_cannot_be_chosen_to_be_what_a_request_says() {
     all_hear_their_own(layer, &callers).await;
 }
 
+/// Gemini's documented form of a key.
+#[tokio::test(start_paused = true)]
+async fn a_key_in_the_query_is_a_credential() {
+    let asks = |target: &str| {
+        let mut request = from(&[]);
+        *request.uri_mut() = target.parse().unwrap();
+        request
+    };
+    let (service, mut stage) = dedup(&DedupLayer::new());
+    let calls = [send(&service, asks("/v1beta?key=a")).await, send(&service, asks("/v1beta?key=a")).await];
+    stage.call().await.ok_with("once");
+    for call in calls {
+        assert_eq!(text(call.await.unwrap().unwrap()).await, "once");
+    }
+    assert!(stage.is_quiet().await);
+    let callers =
+        ["/v1beta?key=a", "/v1beta?key=b", "/v1beta?api_key=a", "/v1beta?alt=sse&key=a", "http://a:b@host/v1beta"];
+    all_hear_their_own(DedupLayer::new(), &callers.map(asks)).await;
+    // A key that is not set is none.
+    for target in ["/v1beta?key=", "/v1beta?key", "/v1beta?alt=sse"] {
+        let (service, mut stage) = dedup(&DedupLayer::new());
+        let _calls = [send(&service, asks(target)).await, send(&service, asks(target)).await];
+        let _upstream = [stage.call().await, stage.call().await];
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_tenant_nothing_is_recognised() {
     for headers in [
