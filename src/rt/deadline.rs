@@ -58,10 +58,18 @@ thread_local! {
 /// the caller whose task polls the call.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedDeadline {
-    /// `None`: a caller without a deadline listens.
-    latest: Arc<Mutex<Option<Deadline>>>,
+    callers: Arc<Mutex<CallersTime>>,
     /// However long the callers have: the limit of a layer that is part of the shared call.
     cap: Option<Deadline>,
+}
+
+#[derive(Debug)]
+struct CallersTime {
+    /// `None`: a caller without a deadline listens.
+    latest: Option<Deadline>,
+    /// What the upstream was told last that it has, in a deadline header: `None` where it was told nothing, or of a limit that
+    /// holds however long the callers have.
+    told: Option<Duration>,
 }
 
 /// The deadline that a layer keeps.
@@ -199,6 +207,9 @@ impl Deadline {
             for header in written.headers.iter() {
                 header.write(left, &mut head.headers);
             }
+            if let Some(shared) = head.extensions.get::<SharedDeadline>() {
+                shared.note_told(left);
+            }
         }
     }
 
@@ -226,22 +237,34 @@ impl Drop for Entered {
 
 impl SharedDeadline {
     pub(crate) fn new(first: Deadline) -> Self {
-        Self { latest: Arc::new(Mutex::new(Some(first))), cap: None }
+        Self { callers: Arc::new(Mutex::new(CallersTime { latest: Some(first), told: None })), cap: None }
     }
 
     /// A caller joins who has time until then; `None`: without end.
     pub(crate) fn extend(&self, deadline: Option<Deadline>) {
-        let mut latest = lock(&self.latest);
-        *latest = latest.zip(deadline).map(|(one, other)| one.max(other));
+        let mut callers = lock(&self.callers);
+        callers.latest = callers.latest.zip(deadline).map(|(one, other)| one.max(other));
     }
 
     pub(crate) fn latest(&self) -> Option<Deadline> {
-        let latest = *lock(&self.latest);
+        let latest = lock(&self.callers).latest;
         latest.into_iter().chain(self.cap).min()
     }
 
+    /// The upstream is told, in a deadline header, that it has `left`.
+    pub(crate) fn note_told(&self, left: Duration) {
+        let mut callers = lock(&self.callers);
+        let is_the_callers = callers.latest.is_some_and(|latest| self.cap.is_none_or(|cap| latest <= cap));
+        callers.told = is_the_callers.then_some(left);
+    }
+
+    /// How long the upstream was told that it has, where a caller with more time would have told it more.
+    pub(crate) fn told(&self) -> Option<Duration> {
+        lock(&self.callers).told
+    }
+
     fn capped(&self, cap: Option<Deadline>) -> Self {
-        Self { latest: self.latest.clone(), cap: self.cap.into_iter().chain(cap).min() }
+        Self { callers: self.callers.clone(), cap: self.cap.into_iter().chain(cap).min() }
     }
 }
 
@@ -256,6 +279,13 @@ impl CallDeadline {
                 let given = extensions.get().copied();
                 [ours, given, Deadline::current()].into_iter().flatten().min().map(Self::Fixed)
             }
+        }
+    }
+
+    /// The upstream is told, in a deadline header, that it has `left`.
+    pub(crate) fn note_told(&self, left: Duration) {
+        if let Self::Shared(shared) = self {
+            shared.note_told(left);
         }
     }
 

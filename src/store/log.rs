@@ -1,7 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use super::drive::{Drive, Watched};
 use super::reader::Reader;
@@ -96,16 +95,9 @@ impl ResponseLog {
         self.shared.state().driver = Some(driver);
     }
 
-    /// From now on, listeners that join extend `deadline`. `told`: how long the upstream was told that it has.
-    pub(crate) fn share_deadline(&self, deadline: SharedDeadline, told: Option<Duration>) {
-        let mut state = self.shared.state();
-        state.deadline = Some(deadline);
-        state.told = told;
-    }
-
-    /// How long the upstream was told, in a deadline header, that it has; `None` where it was told nothing.
-    pub(crate) fn told(&self) -> Option<Duration> {
-        self.shared.state().told
+    /// From now on, listeners that join extend `deadline`.
+    pub(crate) fn share_deadline(&self, deadline: SharedDeadline) {
+        self.shared.state().deadline = Some(deadline);
     }
 
     /// Adds the task that keeps the call going while nobody listens.

@@ -176,6 +176,10 @@ pub trait Store: Clone + Send + Sync + 'static {
     ///
     /// The future may be dropped at any time. A lease that it has taken by then must be given back.
     fn claim(&self, request: ClaimRequest) -> Self::Claim;
+
+    /// The upstream has answered a call of this tenant with a 2xx that it had no room for, and that holds no lease:
+    /// [`Lease::accepted`] without one. Default: nothing.
+    fn accepted(&self, _tenant: &Fingerprint) {}
 }
 
 /// What a leading call holds while it is in flight; after [`release`](Self::release), until its recording is dropped.

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::time::Duration;
 
 use super::drive::Drive;
 use super::head::Head;
@@ -24,8 +23,6 @@ pub(super) struct State {
     pub(super) failure: Option<SharedError>,
     pub(super) driver: Option<Arc<dyn Drive>>,
     pub(super) deadline: Option<SharedDeadline>,
-    /// How long the upstream was told that it has.
-    pub(super) told: Option<Duration>,
     /// Of a recorder that waits for room.
     pub(super) recorder_waker: Option<Waker>,
     /// A task keeps the call going while nobody listens.
@@ -49,7 +46,6 @@ impl Shared {
             failure: None,
             driver: None,
             deadline: None,
-            told: None,
             recorder_waker: None,
             is_watched: false,
             abandon_count: 0,

@@ -44,6 +44,7 @@ impl Budget {
         }
         let extensions = request.extensions_mut();
         if let Some(headers) = &config.propagate {
+            deadline.note_told(left);
             let min_remaining = least.saturating_add(config.reserve);
             extensions.insert(PropagatedHeaders { headers: headers.hold(), reserve: config.reserve, min_remaining });
         }

@@ -15,6 +15,7 @@ use super::config::Config;
 use super::driver::SharedCall;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
+use crate::proto::grpc;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::store::Reader;
@@ -54,12 +55,15 @@ pin_project! {
     /// to claim again.
     #[project = AnswerProj]
     pub(super) enum Answer<C, B, E, L, R> {
-        Passing { #[pin] call: C, key_ignored: Option<KeyIgnored> },
+        Passing { #[pin] call: C, key_ignored: Option<KeyIgnored>, on_accepted: Option<OnAccepted> },
         Leading { reader: Option<Reader>, call: Arc<SharedCall<C, B, E, L>>, format: RejectionFormat, config: Arc<Config> },
         Following { following: Following<R> },
         Refused { rejection: Option<Rejection>, format: RejectionFormat },
     }
 }
+
+/// Is called when the upstream has answered with a 2xx.
+pub(super) type OnAccepted = Box<dyn FnOnce() + Send>;
 
 /// A request that joined a call, or is given an answer that was kept.
 pub(super) struct Following<R> {
@@ -90,7 +94,10 @@ where
 {
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered<B, E, R>> {
         Poll::Ready(Answered::Response(match self.project() {
-            AnswerProj::Passing { call, key_ignored } => ready!(call.poll(cx)).map(|response| {
+            AnswerProj::Passing { call, key_ignored, on_accepted } => ready!(call.poll(cx)).map(|response| {
+                if let Some(on_accepted) = on_accepted.take().filter(|_| knows_caller(&response)) {
+                    on_accepted();
+                }
                 let mut response = response.map(DedupBody::own);
                 if let Some(why) = key_ignored {
                     response.headers_mut().insert(KEY_IGNORED, why.header());
@@ -151,6 +158,13 @@ impl<R> Following<R> {
         };
         Poll::Ready(Answered::Response(Ok(response)))
     }
+}
+
+/// Whether the upstream has answered, and with a success. Of a gRPC call that is known at its end only.
+fn knows_caller<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    let is_ours = Rejection::of(response).is_some();
+    response.status().is_success() && !is_ours && !grpc::owes_status(headers) && grpc::status(headers).is_none()
 }
 
 #[cold]

@@ -50,12 +50,16 @@ where
 {
     /// The inner service was called.
     pub(super) fn called(call: S::Future) -> Self {
-        Self::answering(Answer::Passing { call: ReadyCall::called(call), key_ignored: None })
+        Self::answering(Answer::Passing { call: ReadyCall::called(call), key_ignored: None, on_accepted: None })
     }
 
     /// The request passes.
     pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
-        Self::answering(Answer::Passing { call: ReadyCall::new(service, request), key_ignored: None })
+        Self::answering(Answer::Passing {
+            call: ReadyCall::new(service, request),
+            key_ignored: None,
+            on_accepted: None,
+        })
     }
 
     pub(super) fn reading(reading: Reading<S, St>) -> Self {
@@ -95,7 +99,7 @@ where
                         Read::Whole(request) => Stage::claiming(request),
                         Read::Bypassed { service, request, key_ignored } => {
                             let call = ReadyCall::new(service, request);
-                            Stage::Answering { answer: Answer::Passing { call, key_ignored } }
+                            Stage::Answering { answer: Answer::Passing { call, key_ignored, on_accepted: None } }
                         }
                     }
                 }

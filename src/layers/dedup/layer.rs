@@ -84,8 +84,10 @@ use crate::store::MemoryStore;
 /// | any other, and our own refusals | no: the key is free again | no |
 ///
 /// Only answers that are known to be whole are kept: by their `Content-Length`, their gRPC status, or because they are of a
-/// kind whose end says so. The end of an event stream (or of newline-delimited JSON) proves nothing: it is shared while
-/// it is in flight, and not kept.
+/// kind whose end says so. The end of an event stream (or of newline-delimited JSON) proves nothing, nor does its length: it
+/// is kept where the `StreamGuardLayer` of the feature `llm`, inside of this layer, has seen the model end its answer. It is
+/// shared while it is in flight, and not kept, where there is none, where the answer broke off or told of an error, and
+/// where the reason of its end is unknown. Without a key, what the model refused or a filter held back is not kept either.
 ///
 /// # Place in the stack
 ///
@@ -110,8 +112,9 @@ use crate::store::MemoryStore;
 ///   the slowest; nobody else can join. A caller that does not read for [`lag`](Self::lag) while another waits for it fails
 ///   with [`DedupLagged`](crate::error::DedupLagged). When all have left there is no grace. A key is held until the
 ///   answer has ended, and is free then.
-/// - *A caller that has far more time* than the upstream was told (in a deadline header) when the call was made, more than
-///   twice that and 10 s: it does not join the call of a hasty one, but makes its own. With a key it joins all the same.
+/// - *A caller that has far more time* than the upstream was told last (in a deadline header, whether this crate's layers write
+///   it outside of this layer or below it), more than twice that and 10 s: it does not join the call of a hasty one, but makes
+///   its own. With a key it joins all the same.
 /// - *The upstream call is polled* by any caller that has read everything so far: it may run inside another caller's task,
 ///   whose task-locals and spans apply.
 /// - *The inner service is not ready*: requests are read and claimed all the same. Only the request that makes a call waits

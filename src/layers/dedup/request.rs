@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::answer::{Answer, DedupRole, Following, KeyIgnored};
+use super::answer::{Answer, DedupRole, Following, KeyIgnored, OnAccepted};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
 use super::recorder::ResponseRecorder;
@@ -90,7 +90,7 @@ where
             Err(why) if self.has_key() && self.config.strict_keys => {
                 self.refuse(Rejection::new(RejectionKind::DedupStoreFull).with_retry_after(SOON).with_source(why))
             }
-            Ok(Claim::Full { .. }) => self.bypass("the store has no room for another request of this tenant"),
+            Ok(Claim::Full { .. }) => self.on_full(),
             Err(_) => self.bypass("the store cannot be asked"),
         }
     }
@@ -103,19 +103,18 @@ where
         let reader = recorder.log().reader().map(|reader| reader.cancelled_by(self.cancellation()));
         let format = self.format();
         let deadline = self.deadline();
-        let told = self.request.extensions().get().zip(deadline).map(|(headers, deadline)| {
-            let PropagatedHeaders { reserve, .. } = headers;
-            deadline.remaining().saturating_sub(*reserve)
-        });
-        let deadline = deadline.map(SharedDeadline::new);
-        if let Some(deadline) = &deadline {
-            self.request.extensions_mut().insert(deadline.clone());
-            recorder.log().share_deadline(deadline.clone(), told);
+        let shared = deadline.map(SharedDeadline::new);
+        if let (Some(deadline), Some(shared)) = (deadline, &shared) {
+            if let Some(PropagatedHeaders { reserve, .. }) = self.request.extensions().get() {
+                shared.note_told(deadline.remaining().saturating_sub(*reserve));
+            }
+            self.request.extensions_mut().insert(shared.clone());
+            recorder.log().share_deadline(shared.clone());
         }
         let Self { service, request, config, source, window, .. } = self;
         let reservation = config.memory.reserve(request.extensions().get());
         let recorder = ResponseRecorder::new(recorder, lease, reservation, source, window, config.clone());
-        let call = SharedCall::launch(ReadyCall::new(service, request), recorder, deadline, config.clone());
+        let call = SharedCall::launch(ReadyCall::new(service, request), recorder, shared, config.clone());
         Answer::Leading { reader, call, format, config }
     }
 
@@ -143,15 +142,27 @@ where
     /// The upstream of the call in flight was told, in a deadline header, of far less time than this caller has: it may give
     /// up when this caller would still wait for long.
     fn has_far_more_time(&self, log: &ResponseLog) -> bool {
-        let Some(told) = log.told() else { return false };
+        let Some(told) = log.deadline().and_then(|shared| shared.told()) else { return false };
         let limit = told.saturating_mul(2).saturating_add(PATIENCE);
         self.deadline().is_none_or(|deadline| deadline.remaining() > limit)
     }
 
+    /// The call passes. A tenant that is a stranger to the upstream no more gets a share of its own by that: else those who
+    /// fill the strangers' share would keep every newcomer out.
+    fn on_full(self) -> AnswerOf<S, St, ResB> {
+        let (store, tenant) = (self.store.clone(), self.claim.tenant);
+        let on_accepted: OnAccepted = Box::new(move || store.accepted(&tenant));
+        self.pass("the store has no room for another request of this tenant", Some(on_accepted))
+    }
+
     fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {
+        self.pass(reason, None)
+    }
+
+    fn pass(self, reason: &'static str, on_accepted: Option<OnAccepted>) -> AnswerOf<S, St, ResB> {
         self.config.bypassed(reason);
         let key_ignored = self.has_key().then_some(KeyIgnored::StoreFull);
-        Answer::Passing { call: ReadyCall::new(self.service, self.request), key_ignored }
+        Answer::Passing { call: ReadyCall::new(self.service, self.request), key_ignored, on_accepted }
     }
 
     #[cold]

@@ -18,6 +18,7 @@ pub use self::lease::MemoryLease;
 use self::stored::Stored;
 use super::{Claim, ClaimRequest, Store};
 use crate::error::BoxError;
+use crate::proto::fingerprint::Fingerprint;
 
 /// Remembers calls in this process.
 ///
@@ -111,6 +112,10 @@ impl Store for MemoryStore {
 
     fn claim(&self, request: ClaimRequest) -> Self::Claim {
         ready(Ok(MemoryLease::claim(&self.stored, &request)))
+    }
+
+    fn accepted(&self, tenant: &Fingerprint) {
+        self.stored.tenants.know(*tenant);
     }
 }
 

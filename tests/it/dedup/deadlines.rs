@@ -99,6 +99,61 @@ async fn a_patient_caller_is_not_held_to_what_a_hasty_one_told_the_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_header_that_is_written_below_the_layer_counts_too() {
+    let header = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
+    let below = |total| {
+        ServiceBuilder::new()
+            .layer(DedupLayer::new())
+            .layer(DeadlineLayer::new(total).propagate(header.clone()))
+            .service_fn(obedient)
+    };
+    // What the hasty one has is all that the upstream was told.
+    let service = below(std::time::Duration::MAX);
+    let ask = |seconds| DeadlineLayer::new(secs(seconds)).layer(service.clone()).oneshot(post("hi"));
+    let (hasty, patient) = tokio::join!(ask(1), ask(60));
+    assert_eq!((hasty.unwrap().status(), patient.unwrap().status().as_u16()), (504.try_into().unwrap(), 200));
+
+    // Where the layer below has a limit of its own, a patient caller's own call would be told no more: it joins.
+    let service = below(secs(8));
+    let ask = |seconds| DeadlineLayer::new(secs(seconds)).layer(service.clone()).oneshot(post("hi"));
+    let (first, second) = tokio::join!(ask(20), ask(600));
+    assert_eq!((role(&first.unwrap()), role(&second.unwrap())), (Some(DedupRole::Leader), Some(DedupRole::Joined)));
+}
+
+/// A retry tells the upstream anew, and by then a caller with more time may have joined.
+#[tokio::test(start_paused = true)]
+async fn a_patient_caller_joins_when_a_later_attempt_was_told_of_more_time() {
+    let header = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(secs(600)).accept(header.clone()).propagate(header))
+        .layer(DedupLayer::new())
+        .layer(tower_buttress::RetryAfterBackoffLayer::new())
+        .service_fn(move |_: Request<RequestBody>| {
+            let attempt = attempts.fetch_add(1, SeqCst);
+            async move {
+                sleep(secs(if attempt == 0 { 2 } else { 20 })).await;
+                let response = Response::builder().status(if attempt == 0 { 503 } else { 200 });
+                let response = if attempt == 0 { response.header("retry-after", "1") } else { response };
+                Ok::<_, Infallible>(response.body(Full::<Bytes>::from("x")).unwrap())
+            }
+        });
+    let ask = |ms| service.clone().oneshot(with_time(post("hi"), ms));
+    let patient = async {
+        sleep(secs(1)).await;
+        ask(25_000).await
+    };
+    let most_patient = async {
+        // The second attempt was told of some 22 s, the first of 9.
+        sleep(secs(5)).await;
+        ask(50_000).await
+    };
+    let (_, patient, most_patient) = tokio::join!(ask(9_000), patient, most_patient);
+    assert_eq!(role(&patient.unwrap()), Some(DedupRole::Joined));
+    assert_eq!(role(&most_patient.unwrap()), Some(DedupRole::Joined));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_patient_caller_joins_where_the_upstream_was_told_nothing() {
     let service = ServiceBuilder::new().layer(DedupLayer::new()).service_fn(|_: Request<RequestBody>| async {
         sleep(secs(5)).await;

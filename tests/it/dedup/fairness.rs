@@ -89,3 +89,31 @@ async fn calls_in_flight_of_strangers_take_one_share_together() {
     assert_eq!(role(&alice.await.unwrap().unwrap()), Some(DedupRole::Leader));
     drop((calls, hanging));
 }
+
+#[tokio::test(start_paused = true)]
+async fn strangers_who_fill_their_share_do_not_keep_newcomers_out() {
+    let (service, mut stage) = dedup(&DedupLayer::new().store(MemoryStore::new(1 << 20, 80)));
+    // Each with a credential of its own, and none has had an answer.
+    let mut calls = Vec::new();
+    let mut hanging = Vec::new();
+    for n in 0..20 {
+        calls.push(send(&service, from(&format!("stranger {n}"), "k")).await);
+        hanging.push(stage.call().await);
+    }
+    // There is no room for the first call of one who has an account. By its answer it is known.
+    let first = send(&service, from("alice", "first")).await;
+    stage.call().await.ok_with("hello");
+    let first = first.await.unwrap().unwrap();
+    assert_eq!((role(&first), first.headers()["idempotency-key-ignored"].as_bytes()), (None, &b"store-full"[..]));
+    let second = send(&service, from("alice", "second")).await;
+    stage.call().await.ok_with("hello");
+    assert_eq!(role(&second.await.unwrap().unwrap()), Some(DedupRole::Leader));
+
+    // An answer that is no success makes nobody known.
+    for _ in 0..2 {
+        let mallory = send(&service, from("mallory", "k")).await;
+        stage.call().await.answer_with(Response::builder().status(401).body(()).unwrap(), "");
+        assert_eq!(role(&mallory.await.unwrap().unwrap()), None);
+    }
+    drop((calls, hanging));
+}
