@@ -11,12 +11,12 @@ use tower_buttress::{DeadlineLayer, ObserveLayer};
 use crate::support::secs;
 
 /// A call of the stack `chat` that is refused, on this thread.
-fn refuse() {
+fn refuse(at: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        // Warnings of one kind are held back for a second, for all tests of this process together: this one is at a time of
-        // its own.
-        tokio::time::advance(secs(26_017)).await;
+        // Warnings of one kind are held back for a second, for all tests of this process together: each call has a time of its
+        // own.
+        tokio::time::advance(secs(26_017 + 10 * at)).await;
         let service = DeadlineLayer::new(secs(1))
             .layer(service_fn(|_: Request<()>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
         let service = ObserveLayer::new("chat").layer(service);
@@ -65,7 +65,7 @@ fn an_event_is_a_line_with_its_name_and_detail() {
     // Global: whether anybody listens is remembered for all threads by the first event on any of them.
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
-    refuse();
+    refuse(0);
     let told = String::from_utf8(LINES.take()).unwrap();
     assert_eq!(told.lines().count(), 1, "{told}");
     let parts = [
@@ -87,8 +87,8 @@ fn an_event_is_a_line_with_its_name_and_detail() {
 fn an_event_is_counted_by_name_and_detail() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        refuse();
-        refuse();
+        refuse(1);
+        refuse(2);
     });
     let told = recorder.handle().render();
     let line = "tower_buttress_events_total{event=\"refused\",detail=\"deadline-exceeded\",stack=\"chat\"} 2";
@@ -101,7 +101,7 @@ fn a_call_is_measured_by_its_status_and_its_end() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
         answer();
-        refuse();
+        refuse(3);
     });
     let told = recorder.handle().render();
     for line in [
@@ -116,5 +116,5 @@ fn a_call_is_measured_by_its_status_and_its_end() {
 
 #[test]
 fn without_a_listener_nothing_breaks() {
-    refuse();
+    refuse(4);
 }
