@@ -188,8 +188,8 @@ pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
-    Attempt, Attempts, Authenticated, CallInfo, Memory, Model, NoFallback, NoRetry, NoStore, PinTo, RetryReport,
-    ServedBy, Stale, StaleKind, Tenant,
+    Attempt, Attempts, Authenticated, CallInfo, Memory, Model, NoFallback, NoRetry, NoStore, Notice, PinTo,
+    RetryReport, ServedBy, Stale, StaleKind, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};

@@ -8,7 +8,7 @@ use http::{HeaderValue, Request, Response};
 
 use super::config::{Config, NAME};
 use crate::body::request::{CallBody, ReadState, Resend};
-use crate::call::{Authenticated, ServedBy};
+use crate::call::{Authenticated, Notice, Notices, ServedBy};
 use crate::event::Event;
 use crate::policy::fallback::Trust;
 use crate::policy::verdict::{Matter, NextStep, Outcome, RequestView};
@@ -129,6 +129,7 @@ impl<Bk> Session<Bk> {
         };
         if let Reason::Failed(_) = self.reason {
             self.config.emitter.emit(&Event::FallbackUsed { to: self.config.name.clone() });
+            Notices::report(request.extensions(), || Notice::Fallback { to: self.config.name.clone() });
         }
         Some(request)
     }

@@ -6,6 +6,7 @@ use super::permit::QueuePermit;
 use super::shared::{Arrived, Shared};
 use super::wait::{QueueWait, until};
 use crate::admission::{Admission, Admit};
+use crate::call::{Notice, Notices};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 
@@ -40,6 +41,7 @@ impl Admit for QueueGate {
             Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.clone(), place)),
             Arrived::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             Arrived::Waits(ticket) => {
+                Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
                 let (until, deadline_is_first) = times.map_or((None, false), |(now, left)| until(now, max_wait, left));
                 Admission::Wait(QueueWait::new(shared.clone(), tenant, ticket, until, deadline_is_first))
             }

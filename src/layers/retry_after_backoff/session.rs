@@ -8,7 +8,7 @@ use tower_service::Service;
 
 use super::config::Config;
 use crate::body::request::{CallBody, ReadState, Resend};
-use crate::call::{Attempt, Attempts, CallInfo, RetryReport};
+use crate::call::{Attempt, Attempts, CallInfo, Notice, Notices, RetryReport};
 use crate::event::Event;
 use crate::policy::retry::{AttemptResult, Decision, NotRetried, Upload, is_idempotent};
 use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
@@ -111,7 +111,9 @@ impl<S> Session<S> {
             Decision::NotRetried(reason) => self.config.emitter.emit(&Event::NotRetried { reason }),
             Decision::Retry(wait) => {
                 self.waited = wait;
-                self.config.emitter.emit(&Event::RetryScheduled { attempt: self.attempt + 1, wait });
+                let attempt = self.attempt + 1;
+                self.config.emitter.emit(&Event::RetryScheduled { attempt, wait });
+                Notices::report(&self.resend.head().extensions, || Notice::Retry { attempt, wait });
                 return Decided::Retry(wait);
             }
         }

@@ -42,6 +42,9 @@ impl<B> SseHeartbeatBody<B> {
     /// Waits for a heartbeat or the end, since the upstream has sent nothing.
     #[inline]
     fn poll_silence(body: Pin<&mut ResponseBody<B>>, state: &mut HeartbeatState<B>, cx: &mut Context<'_>) -> Polled {
+        if let Some(notice) = state.notice(cx) {
+            return notice;
+        }
         state.schedule.waiting(clock::now);
         let Some((at, due)) = state.schedule.due(state.may_beat()) else { return Poll::Pending };
         ready!(state.timeout.poll_until(at, cx));

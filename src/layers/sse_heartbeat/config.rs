@@ -6,6 +6,7 @@ use http::{Extensions, HeaderMap, HeaderName, Method, Request, Uri};
 
 use super::frame::HeartbeatFrame;
 use super::head;
+use super::notices::{CallNotices, NoticeText};
 use crate::event::Emitter;
 use crate::proto::dialect::Kind;
 use crate::proto::{event_stream, list};
@@ -27,6 +28,8 @@ pub(super) struct Config {
     pub(super) before_headers: Option<Duration>,
     pub(super) frame: HeartbeatFrame,
     pub(super) error_events: bool,
+    /// `None`: there are no notices.
+    pub(super) notices: Option<NoticeText>,
     pub(super) emitter: Emitter,
 }
 
@@ -38,6 +41,8 @@ pub(super) struct CallConfig {
     pub(super) kind: Option<Kind>,
     /// The caller forbids changes to the body.
     pub(super) no_transform: bool,
+    /// `None`: the caller is told of nothing.
+    pub(super) notices: Option<Box<CallNotices>>,
 }
 
 // === impl Config ===
@@ -50,6 +55,7 @@ impl Config {
             before_headers: None,
             frame: HeartbeatFrame::default(),
             error_events: false,
+            notices: None,
             emitter: Emitter::default(),
         }
     }
@@ -58,19 +64,22 @@ impl Config {
 // === impl CallConfig ===
 
 impl CallConfig {
-    pub(super) fn new<B>(layer: &Config, request: &Request<B>) -> Self {
+    pub(super) fn new<B>(layer: &Config, request: &mut Request<B>) -> Self {
         let mut layer = layer.clone();
         if request.method() == Method::HEAD {
             layer.interval = None;
         }
         if layer.interval.is_none() {
-            return Self { layer, kind: None, no_transform: false };
+            return Self { layer, kind: None, no_transform: false, notices: None };
         }
         if let Some(frame) = request.extensions().get::<HeartbeatFrame>() {
             layer.frame = frame.clone();
         }
         let kind = Kind::of_path(request.uri().path());
-        Self { layer, kind, no_transform: head::no_transform(request.headers()) }
+        let no_transform = head::no_transform(request.headers());
+        let text = layer.notices.as_ref().filter(|_| !no_transform);
+        let notices = text.map(|text| Box::new(CallNotices::of(text, request)));
+        Self { layer, kind, no_transform, notices }
     }
 
     /// After what time the stream of this request begins without its answer; `None`: never.

@@ -84,7 +84,7 @@ where
             }
         };
         Poll::Ready(Ok(match this.config.take() {
-            Some(config) => treat(response, &config),
+            Some(config) => treat(response, config),
             None => response.map(SseHeartbeatBody::untouched),
         }))
     }
@@ -105,7 +105,7 @@ where
     response
 }
 
-fn treat<B: Body>(mut response: Response<B>, config: &CallConfig) -> Response<SseHeartbeatBody<B>> {
+fn treat<B: Body>(mut response: Response<B>, config: CallConfig) -> Response<SseHeartbeatBody<B>> {
     if config.layer.interval.is_none() {
         return response.map(SseHeartbeatBody::untouched);
     }
@@ -118,7 +118,7 @@ fn treat<B: Body>(mut response: Response<B>, config: &CallConfig) -> Response<Ss
         }
         Answer::JsonLines if config.layer.error_events && !config.no_transform => {
             head::forget_bytes(response.headers_mut());
-            return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(config)));
+            return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(&config)));
         }
         Answer::Untouched(reason) => reason,
         Answer::JsonLines | Answer::Other => return response.map(SseHeartbeatBody::untouched),

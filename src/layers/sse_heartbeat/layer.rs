@@ -1,11 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tower_layer::Layer;
 
 use super::config::{Config, SHORTEST_INTERVAL};
 use super::frame::HeartbeatFrame;
+use super::notices::NoticeText;
 use super::service::SseHeartbeat;
+use crate::call::Notice;
 use crate::event::{Emitter, Observer};
 
 /// Keeps `text/event-stream` responses alive through proxies, with a comment now and then.
@@ -217,6 +220,71 @@ impl SseHeartbeatLayer {
     #[must_use]
     pub fn before_headers(mut self, after: Duration) -> Self {
         self.config.before_headers = (after < Duration::MAX).then(|| after.max(SHORTEST_INTERVAL));
+        self
+    }
+
+    /// Tells the caller why it has to wait: `text` returns what is written into its stream when the call waits in a queue, is
+    /// retried, goes to a backup, or is continued after its stream broke off. It gets the [`Notice`] and the headers of the
+    /// request, by which it can choose a language, or callers that want notices; `None` is no notice. Default: none.
+    ///
+    /// The text is one line of at most 500 characters: control characters become spaces. It reaches programs, not people: a
+    /// front end that knows the form shows it.
+    ///
+    /// | Dialect | Form |
+    /// |---|---|
+    /// | Chat completions | a chunk with an empty `delta`, and `"x_notice":{"type":"retry","message":".."}` |
+    /// | Anthropic | `event: ping`, with `x_notice` in its data |
+    /// | Gemini | a chunk without candidates, with `x_notice` |
+    /// | others | a comment: `: notice {"type":"retry","message":".."}` |
+    /// | Ollama's JSON lines | none |
+    ///
+    /// The official clients pass over each of these. A notice is sent only while the upstream is silent and between events,
+    /// and none once the answer may have ended. Before there is an answer it is sent only where the stream has begun
+    /// ([`before_headers`](Self::before_headers)); it never begins one. A notice that was not sent when data comes is
+    /// dropped. It is no sign of life of the upstream, and since the layer stands outside of
+    /// [`DedupLayer`](crate::DedupLayer), it is not stored, and callers that joined the call do not get it.
+    ///
+    /// It costs a copy of the request's headers for each call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::time::Duration;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response, StatusCode};
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_buttress::{Attempt, Notice, RetryAfterBackoffLayer, SseHeartbeatLayer};
+    ///
+    /// // Busy at first; then it thinks for 10 s.
+    /// let upstream = service_fn(|request: Request<_>| async move {
+    ///     let busy = Attempt::of(&request) == Attempt(1);
+    ///     tokio::time::sleep(Duration::from_secs(10)).await;
+    ///     let answer = Response::builder().status(if busy { 503 } else { 200 }).header("retry-after", "10");
+    ///     let answer = answer.header("content-type", "text/event-stream");
+    ///     Ok::<_, std::convert::Infallible>(answer.body(Full::<Bytes>::from("data: 42\n\n")).unwrap())
+    /// });
+    ///
+    /// let heartbeats = SseHeartbeatLayer::new(Duration::from_secs(60))
+    ///     .before_headers(Duration::from_secs(5))
+    ///     .notices(|notice, headers| match notice {
+    ///         Notice::Retry { .. } if headers.get("accept-language").is_some_and(|value| value == "de") => {
+    ///             Some("Wir versuchen es noch einmal.".to_owned())
+    ///         }
+    ///         Notice::Retry { .. } => Some("We try again.".to_owned()),
+    ///         _ => None,
+    ///     });
+    /// let service = ServiceBuilder::new().layer(heartbeats).layer(RetryAfterBackoffLayer::new()).service(upstream);
+    ///
+    /// let request = Request::post("/v1/responses").header("accept", "text/event-stream").header("accept-language", "de");
+    /// let request = request.header("idempotency-key", "1").body(Full::<Bytes>::default()).unwrap();
+    /// let all = service.oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    /// let notice = ": notice {\"type\":\"retry\",\"message\":\"Wir versuchen es noch einmal.\"}\n\n";
+    /// assert_eq!(all, format!(": keepalive\n\n{notice}data: 42\n\n"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn notices(mut self, text: impl Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.config.notices = Some(NoticeText::new(text));
         self
     }
 

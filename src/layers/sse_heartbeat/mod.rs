@@ -9,6 +9,7 @@ mod frame;
 mod future;
 mod head;
 mod layer;
+mod notices;
 mod pending;
 mod service;
 mod state;

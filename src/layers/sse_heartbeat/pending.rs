@@ -14,7 +14,9 @@ use crate::rejection::Rejection;
 ///
 /// It is `Sync` whatever is inside, as a body has to be for some servers and clients. Polling takes no lock, since it has
 /// the call to itself.
-pub(super) struct PendingAnswer<B>(Mutex<Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>>);
+pub(super) struct PendingAnswer<B>(Mutex<Call<B>>);
+
+type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
 /// The call, with its error boxed.
 struct Boxing<F>(Pin<Box<F>>);

@@ -43,7 +43,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let config = CallConfig::new(&self.config, &request);
+        let config = CallConfig::new(&self.config, &mut request);
         let Some(after) = config.begins_after(&request) else {
             return SseHeartbeatFuture::new(self.inner.call(request), config);
         };

@@ -1,4 +1,4 @@
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use super::delayed_end::DelayedEnd;
 use super::failure;
 use super::frame::HeartbeatFrame;
 use super::head;
+use super::notices::CallNotices;
 use super::pending::PendingAnswer;
 use crate::body::boxed::Polled;
 use crate::error::{BoxError, StreamSilent};
@@ -36,6 +37,7 @@ pub(super) struct HeartbeatState<B> {
     frame: Option<HeartbeatFrame>,
     error_events: bool,
     kind: Option<Kind>,
+    notices: Option<Box<CallNotices>>,
     /// In Responses, the `sequence_number` that comes next.
     sequence: u64,
     emitter: Emitter,
@@ -59,8 +61,9 @@ pub(super) enum Mode<B> {
 
 impl<B> HeartbeatState<B> {
     /// For an event stream that has begun.
-    pub(super) fn of_stream(config: &CallConfig, answer: &Response<B>) -> Self {
-        Self::new(config, config.frame(answer.extensions()), config.kind_of_event_stream())
+    pub(super) fn of_stream(config: CallConfig, answer: &Response<B>) -> Self {
+        let state = Self::new(&config, config.frame(answer.extensions()), config.kind_of_event_stream());
+        Self { notices: config.notices, ..state }
     }
 
     /// For a stream of JSON lines.
@@ -69,11 +72,12 @@ impl<B> HeartbeatState<B> {
     }
 
     /// For an event stream that begins before there is an answer.
-    pub(super) fn of_pending(call: PendingAnswer<B>, config: CallConfig) -> Self {
+    pub(super) fn of_pending(call: PendingAnswer<B>, mut config: CallConfig) -> Self {
         let frame = config.frame(&Extensions::new());
         let state = Self::new(&config, frame, config.kind_of_event_stream());
         // The status can no longer say that something went wrong.
-        Self { error_events: true, mode: Mode::Pending(Box::new((call, config))), ..state }
+        let notices = config.notices.take();
+        Self { error_events: true, notices, mode: Mode::Pending(Box::new((call, config))), ..state }
     }
 
     fn new(config: &CallConfig, frame: Option<HeartbeatFrame>, kind: Option<Kind>) -> Self {
@@ -88,6 +92,7 @@ impl<B> HeartbeatState<B> {
             frame,
             error_events: layer.error_events,
             kind,
+            notices: None,
             sequence: 0,
             emitter: layer.emitter.clone(),
         }
@@ -105,6 +110,9 @@ impl<B> HeartbeatState<B> {
             self.scanner.scan(data);
             if self.kind == Some(Kind::OpenAiResponses) {
                 self.count(data);
+            }
+            if let Some(notices) = &mut self.notices {
+                notices.on_data(data);
             }
             self.schedule.heard();
             self.schedule.sent();
@@ -142,6 +150,9 @@ impl<B> HeartbeatState<B> {
             (Mode::BomPending(mark), Some(Ok(frame))) if frame.is_data() => {
                 self.schedule.heard();
                 if let Some(data) = frame.data_mut() {
+                    if let Some(notices) = &mut self.notices {
+                        notices.on_data(data);
+                    }
                     mark.strip(&mut self.scanner, data);
                     if !data.is_empty() {
                         self.schedule.sent();
@@ -187,12 +198,25 @@ impl<B> HeartbeatState<B> {
     #[cold]
     pub(super) fn beat(&mut self) -> Polled {
         let bytes = self.frame.as_ref().map(|frame| frame.render(&self.scanner)).unwrap_or_default();
+        self.emitter.emit(&Event::HeartbeatSent);
+        self.insert(bytes)
+    }
+
+    /// The next notice, while the upstream is silent. To the upstream's limits and to what is heard of it, it is nothing.
+    #[inline]
+    pub(super) fn notice(&mut self, cx: &Context<'_>) -> Option<Polled> {
+        let notices = self.notices.as_ref().filter(|_| HeartbeatFrame::Comment.may_be_at(&self.scanner))?;
+        let bytes = notices.next(&self.scanner, cx)?;
+        Some(self.insert(bytes))
+    }
+
+    #[cold]
+    fn insert(&mut self, bytes: Bytes) -> Polled {
         if self.scanner.at_stream_start() && matches!(self.mode, Mode::Follow) {
             self.mode = Mode::BomPending(BomStripper::default());
         }
         self.added = true;
         self.schedule.beat(clock::now());
-        self.emitter.emit(&Event::HeartbeatSent);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 

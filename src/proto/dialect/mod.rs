@@ -49,6 +49,7 @@ mod json;
 mod kind;
 #[cfg(feature = "llm")]
 mod known;
+mod notice;
 #[cfg(feature = "llm")]
 mod prose;
 #[cfg(feature = "llm")]
@@ -67,6 +68,7 @@ pub use self::fact::{Channel, Fact, Text, Usage};
 #[cfg(feature = "llm")]
 pub use self::fault::Fault;
 pub use self::kind::{KeepAlive, Kind};
+pub(crate) use self::notice::NoticeWriter;
 #[cfg(feature = "llm")]
 pub(crate) use self::prose::wait as wait_in_prose;
 #[cfg(feature = "llm")]

@@ -45,7 +45,7 @@ pub struct StreamError<'a> {
 }
 
 /// A string as JSON writes it, with its quotes.
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 /// A string, or `null`.
 struct QuotedOrNull<'a>(Option<&'a str>);

@@ -4,6 +4,7 @@ mod before_headers;
 mod dialects;
 mod harmless;
 mod heads;
+mod notices;
 mod silence;
 mod sockets;
 

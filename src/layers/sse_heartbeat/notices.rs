@@ -1,0 +1,96 @@
+//! What goes on while a caller waits, as its stream says it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Context;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+
+use crate::call::{Notice, Notices};
+use crate::proto::dialect::NoticeWriter;
+use crate::proto::sse::Scanner;
+
+/// The operator's texts.
+#[derive(Clone)]
+pub(super) struct NoticeText(Arc<Text>);
+
+type Text = dyn Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync;
+
+/// The notices of one call.
+pub(super) struct CallNotices {
+    cell: Notices,
+    text: NoticeText,
+    /// Of the request, by which the operator chooses a language.
+    headers: HeaderMap,
+    writer: NoticeWriter,
+}
+
+/// Longer texts are cut.
+const MAX_TEXT: usize = 500;
+
+// === impl NoticeText ===
+
+impl NoticeText {
+    pub(super) fn new(text: impl Fn(&Notice, &HeaderMap) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(text))
+    }
+}
+
+impl fmt::Debug for NoticeText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NoticeText")
+    }
+}
+
+// === impl CallNotices ===
+
+impl CallNotices {
+    /// Has the layers below report to this call.
+    pub(super) fn of<B>(text: &NoticeText, request: &mut Request<B>) -> Self {
+        let cell = Notices::default();
+        request.extensions_mut().insert(cell.clone());
+        let writer = NoticeWriter::of_path(request.uri().path());
+        Self { cell, text: text.clone(), headers: request.headers().clone(), writer }
+    }
+
+    /// The upstream has sent something: the wait of which was told is over.
+    pub(super) fn on_data(&mut self, data: &[u8]) {
+        self.writer.read(data);
+        self.cell.clear();
+    }
+
+    /// The next notice, for a stream that may take a block where it is.
+    pub(super) fn next(&self, scanner: &Scanner, cx: &Context<'_>) -> Option<Bytes> {
+        while let Some(notice) = self.cell.next(cx) {
+            let text = (self.text.0)(&notice, &self.headers).map(one_line).filter(|text| !text.is_empty());
+            if let Some(text) = text {
+                return self.writer.write(notice.name(), &text, scanner.id_seen(), scanner.ending());
+            }
+        }
+        None
+    }
+}
+
+fn one_line(text: impl AsRef<str>) -> String {
+    let text: String = text.as_ref().chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.trim().to_owned()
+}
+
+/// Without the headers, which hold credentials.
+impl fmt::Debug for CallNotices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallNotices").field("writer", &self.writer).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_line_and_not_long() {
+        assert_eq!(one_line(" a\r\n\tb\u{0}\u{85} "), "a   b");
+        assert_eq!(one_line("ü".repeat(1000)).chars().count(), MAX_TEXT);
+    }
+}
