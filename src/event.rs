@@ -22,6 +22,7 @@ pub(crate) use self::observer::{Emitter, Observers};
 use crate::call::StaleKind;
 use crate::error::InvalidConfig;
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
+use crate::policy::resume::{NotResumed, ResumedBy};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
 
@@ -139,6 +140,18 @@ pub enum Event {
         /// What was wrong with it.
         fault: StreamFault,
     },
+    /// A stream broke, and its rest is handed on behind it.
+    #[non_exhaustive]
+    StreamResumed {
+        /// How.
+        by: ResumedBy,
+    },
+    /// A stream broke that might have been continued, and the caller gets the error.
+    #[non_exhaustive]
+    NotResumed {
+        /// Why.
+        reason: NotResumed,
+    },
     /// A layer met something it cannot treat, and let it pass untouched.
     #[non_exhaustive]
     Bypassed {
@@ -185,6 +198,8 @@ impl Event {
             Self::ConcurrencyChanged { .. } => "concurrency_changed",
             Self::Superseded => "superseded",
             Self::StreamFailed { .. } => "stream_failed",
+            Self::StreamResumed { .. } => "stream_resumed",
+            Self::NotResumed { .. } => "not_resumed",
             Self::Bypassed { .. } => "bypassed",
         }
     }
@@ -209,6 +224,8 @@ impl Event {
             Self::ConcurrencyChanged { .. } => "queue",
             Self::Superseded => "supersede",
             Self::StreamFailed { fault } => fault.as_str(),
+            Self::StreamResumed { by } => by.as_str(),
+            Self::NotResumed { reason } => reason.as_str(),
         }
     }
 }
@@ -241,6 +258,8 @@ impl fmt::Display for Event {
             Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
             Self::Superseded => f.write_str("supersede: an answer was ended"),
             Self::StreamFailed { fault } => write!(f, "stream-guard: {fault}"),
+            Self::StreamResumed { by } => write!(f, "resume: continued {by}"),
+            Self::NotResumed { reason } => write!(f, "resume: not continued: {reason}"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
         }
     }

@@ -35,6 +35,7 @@
 //! | [`SupersedeLayer`] | nothing: ends the older messages of a conversation | sees the call of each caller |
 //! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
 //! | `LastGoodLayer` (feature `llm`) | nothing: keeps whole answers | an earlier answer in place of an error |
+//! | `ResumeLayer` (feature `llm`) | nothing: goes on with streams that broke | its callers hear one answer; it asks the upstream that began it |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
@@ -216,6 +217,9 @@ pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLaye
 pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
+#[cfg(feature = "llm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
+pub use self::layers::resume::{Resume, ResumeBody, ResumeFuture, ResumeLayer};
 pub use self::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer};
 pub use self::layers::sse_heartbeat::{
     CustomFrame, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,
@@ -231,6 +235,7 @@ pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileServi
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub use self::policy::pace::Rate;
+pub use self::policy::resume::{NotResumed, ResumedBy};
 pub use self::policy::retry::NotRetried;
 pub use self::policy::supersede::SupersedeMode;
 pub use self::policy::timeout_profile::TimeoutProfile;
@@ -238,6 +243,9 @@ pub use self::policy::verdict;
 pub use self::policy::window::CircuitWindow;
 pub use self::proto::deadline::DeadlineHeader;
 pub use self::proto::event_stream::ExpectsEventStream;
+#[cfg(feature = "llm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
+pub use self::proto::resume::ResumeBy;
 pub use self::rejection::{Rejection, RejectionFormat, RejectionKind};
 pub use self::rt::deadline::{Deadline, DeadlineScope};
 pub use self::rt::retry_budget::RetryBudget;

@@ -16,6 +16,8 @@ pub(crate) mod observe;
 pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod rejections_as_errors;
+#[cfg(feature = "llm")]
+pub(crate) mod resume;
 pub(crate) mod retry_after_backoff;
 pub(crate) mod sse_heartbeat;
 #[cfg(feature = "llm")]

@@ -17,6 +17,7 @@ pub(crate) mod micros;
 pub(crate) mod pace;
 pub(crate) mod queue;
 pub(crate) mod request_scope;
+pub(crate) mod resume;
 pub(crate) mod retry;
 pub(crate) mod storable;
 pub(crate) mod supersede;

@@ -17,7 +17,7 @@ use crate::event::{Emitter, Event, Observer};
 use crate::layers::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::dedup::DedupLayer;
-use crate::layers::fallback::FallbackLayer;
+use crate::layers::fallback::{Fallback, FallbackLayer};
 use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
@@ -26,6 +26,8 @@ use crate::layers::inspect_request::InspectRequestLayer;
 use crate::layers::last_good::LastGoodLayer;
 use crate::layers::pace::{Pace, PaceLayer};
 use crate::layers::queue::{Queue, QueueLayer};
+#[cfg(feature = "llm")]
+use crate::layers::resume::ResumeLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 #[cfg(feature = "llm")]
@@ -35,7 +37,7 @@ use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
-/// deadline, supersede (off), dedup, last good answers (feature `llm`), fallback, retries, queue, pace, breaker, stream guard (feature `llm`),
+/// deadline, supersede (off), dedup, last good answers and resume (feature `llm`), fallback, retries, queue, pace, breaker, stream guard (feature `llm`),
 /// idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
@@ -60,6 +62,8 @@ pub struct ResilienceLayer {
     dedup: DedupLayer,
     #[cfg(feature = "llm")]
     last_good: LastGoodLayer,
+    #[cfg(feature = "llm")]
+    resume: ResumeLayer,
     fallbacks: Vec<Backup>,
     memory: Memory,
     retry: RetryAfterBackoffLayer,
@@ -88,6 +92,9 @@ struct Admission {
 /// What stands around each upstream, but for retries.
 type Attempt<S> = Queue<Pace<CircuitBreaker<Guarded<IdleBodyTimeout<FirstByteTimeout<S>>>>>>;
 
+/// The upstreams, and a backup for all of them.
+type WithBackup<E> = Fallback<Upstream<E>, Upstream<BoxedError>>;
+
 #[cfg(feature = "llm")]
 type Guarded<S> = StreamGuard<S>;
 #[cfg(not(feature = "llm"))]
@@ -112,6 +119,8 @@ impl ResilienceLayer {
             dedup: DedupLayer::disabled(),
             #[cfg(feature = "llm")]
             last_good: LastGoodLayer::disabled(),
+            #[cfg(feature = "llm")]
+            resume: ResumeLayer::disabled(),
             fallbacks: Vec::new(),
             memory: Memory::default(),
             retry: RetryAfterBackoffLayer::new(),
@@ -206,6 +215,14 @@ impl ResilienceLayer {
     #[must_use]
     pub fn last_good(mut self, adjust: impl FnOnce(LastGoodLayer) -> LastGoodLayer) -> Self {
         self.last_good = adjust(self.last_good);
+        self
+    }
+
+    /// Adjusts the [`ResumeLayer`].
+    #[cfg(feature = "llm")]
+    #[must_use]
+    pub fn resume(mut self, adjust: impl FnOnce(ResumeLayer) -> ResumeLayer) -> Self {
+        self.resume = adjust(self.resume);
         self
     }
 
@@ -346,6 +363,8 @@ impl ResilienceLayer {
             dedup: self.dedup.observer(observer.clone()),
             #[cfg(feature = "llm")]
             last_good: self.last_good.observer(observer.clone()),
+            #[cfg(feature = "llm")]
+            resume: self.resume.observer(observer.clone()),
             fallbacks: self.fallbacks.into_iter().map(tell).collect(),
             memory: self.memory,
             retry: self.retry.observer(observer.clone()),
@@ -368,6 +387,28 @@ impl ResilienceLayer {
     fn attempt<S>(&self, admission: &Admission, inner: S) -> Attempt<S> {
         let Admission { queue, pace, breaker } = admission;
         queue.layer(pace.layer(breaker.layer(self.guarded(self.idle.layer(self.first_byte.layer(inner))))))
+    }
+
+    /// Puts all upstreams together into a box, with what acts on the answer that they come to.
+    fn flight<S, B>(&self, upstreams: S) -> Upstream<S::Error>
+    where
+        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        #[cfg(feature = "llm")]
+        if self.resume.is_enabled() {
+            return Upstream::new(self.resume.clone().memory(self.memory.clone()).layer(upstreams));
+        }
+        Upstream::new(upstreams)
+    }
+
+    /// Asks this backup where `upstreams` fail.
+    fn with_backup<E>(&self, backup: &Backup, upstreams: Upstream<E>) -> WithBackup<E> {
+        let layer = backup.layer.clone().map_backup(|inner| Upstream::new(self.attempt(&backup.admission, inner)));
+        layer.memory(self.memory.clone()).layer(upstreams)
     }
 
     #[cfg(feature = "llm")]
@@ -419,15 +460,18 @@ where
     type Service = Resilience<S>;
 
     fn layer(&self, inner: S) -> Resilience<S> {
-        let mut upstreams =
-            Upstream::new(self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.admission, inner)));
-        for backup in &self.fallbacks {
-            let layer = backup.layer.clone().map_backup(|inner| Upstream::new(self.attempt(&backup.admission, inner)));
-            let layer = layer.memory(self.memory.clone());
-            upstreams = Upstream::new(layer.layer(upstreams));
-        }
+        let primary = self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.admission, inner));
+        let flight = match self.fallbacks.split_last() {
+            None => self.flight(primary),
+            Some((last, others)) => {
+                let upstreams = others.iter().fold(Upstream::new(primary), |upstreams, backup| {
+                    Upstream::new(self.with_backup(backup, upstreams))
+                });
+                self.flight(self.with_backup(last, upstreams))
+            }
+        };
         let dedup = self.dedup.clone().memory(self.memory.clone());
-        let shared = dedup.layer(self.remembered(upstreams));
+        let shared = dedup.layer(self.remembered(flight));
         let bounded = self.deadline.layer(self.supersede.clone().memory(self.memory.clone()).layer(shared));
         let timed = self.profile.layer(self.heartbeat.layer(bounded));
         Resilience::new(self.inspect.clone().memory(self.memory.clone()).layer(self.grpc_status.layer(timed)))

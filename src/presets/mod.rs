@@ -53,7 +53,8 @@ const HEARTBEAT_BEFORE_HEADERS: Duration = Duration::from_secs(25);
 
 /// For calls to a model provider: time is measured by events, not by keep-alive comments, and what was lost is asked
 /// again even if it may be charged twice ([`RetryAfterBackoffLayer::llm`]). With the feature `llm`, answers that are cut, or
-/// errors inside of a 200, are found (`StreamGuardLayer`).
+/// errors inside of a 200, are found (`StreamGuardLayer`), and streams that break go on where their server has a cursor
+/// (`ResumeLayer`).
 ///
 /// Reads the request's body ([`InspectRequestLayer::llm`]): one that does not ask for a stream has the profile's `answer` for
 /// each attempt, all others its `first_byte`.
@@ -61,7 +62,7 @@ const HEARTBEAT_BEFORE_HEADERS: Duration = Duration::from_secs(25);
 pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
     let stack = ResilienceLayer::new(limits);
     #[cfg(feature = "llm")]
-    let stack = stack.guard(|guard| guard.enabled(true));
+    let stack = stack.guard(|guard| guard.enabled(true)).resume(|resume| resume.enabled(true));
     stack
         .retry(|_| RetryAfterBackoffLayer::llm())
         .idle(|idle| idle.activity(IdleActivity::SseEvents))

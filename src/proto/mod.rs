@@ -16,5 +16,7 @@ pub(crate) mod media_type;
 #[cfg(feature = "llm")]
 pub(crate) mod prompt;
 pub mod rate_limit;
+#[cfg(feature = "llm")]
+pub(crate) mod resume;
 pub mod retry_after;
 pub mod sse;

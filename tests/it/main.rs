@@ -25,6 +25,8 @@ mod presets;
 mod presets_over_sockets;
 mod queue;
 mod ready_frames;
+#[cfg(feature = "llm")]
+mod resume;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod secrets;

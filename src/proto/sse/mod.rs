@@ -33,11 +33,15 @@
 //!
 //! [`text/event-stream`]: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 
+#[cfg(feature = "llm")]
+mod blocks;
 pub(super) mod field;
 pub(super) mod lines;
 mod parser;
 mod scanner;
 
+#[cfg(feature = "llm")]
+pub(crate) use self::blocks::{Block, Blocks, without_bom};
 pub use self::lines::Ending;
 pub use self::parser::{Item, Message, Parser};
 pub use self::scanner::{Progress, Scanner};

@@ -1,0 +1,51 @@
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::call::Memory;
+use crate::event::Emitter;
+use crate::policy::backoff::Backoff;
+use crate::proto::resume::{Recognised, ResumeBy};
+use crate::rt::entropy::Entropy;
+use crate::rt::retry_budget::RetryBudget;
+
+/// The name of this layer in events.
+pub(super) const NAME: &str = "resume";
+
+/// The settings.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) enabled: bool,
+    pub(super) choose: Option<Choose>,
+    /// Continuations in a row that may bring nothing.
+    pub(super) attempts: u32,
+    pub(super) backoff: Backoff,
+    pub(super) budget: RetryBudget,
+    pub(super) replay_limit: usize,
+    pub(super) memory: Memory,
+    pub(super) entropy: Entropy,
+    pub(super) emitter: Emitter,
+}
+
+/// Chooses the cursor of a request.
+#[derive(Clone)]
+pub(super) struct Choose(pub(super) Arc<ChooseBy>);
+
+type ChooseBy = dyn Fn(&Parts) -> Option<ResumeBy> + Send + Sync;
+
+// === impl Config ===
+
+impl Config {
+    /// How the stream that answers this request can be continued.
+    pub(super) fn recognise(&self, head: &Parts) -> Option<Recognised> {
+        let chosen = self.choose.as_ref().and_then(|choose| (choose.0)(head));
+        chosen.map(|by| Recognised { by, in_background: false }).or_else(|| Recognised::of(head))
+    }
+}
+
+impl fmt::Debug for Choose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Choose")
+    }
+}

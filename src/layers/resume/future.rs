@@ -1,0 +1,123 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::ResumeBody;
+use super::config::{Config, NAME};
+use super::session::{Kept, Session};
+use crate::body::request::{CallBody, Resend};
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::proto::event_stream::EventStream;
+use crate::proto::resume::Recognised;
+
+pin_project! {
+    /// The future of [`Resume`](crate::Resume).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResumeFuture<S>
+    where
+        S: Service<Request<CallBody>>,
+    {
+        #[pin]
+        call: S::Future,
+        // `None`: the answer is passed on as it is.
+        pending: Option<Box<Pending<S>>>,
+    }
+}
+
+/// What it takes to go on with an answer that has not come yet.
+pub(super) struct Pending<S> {
+    service: S,
+    config: Arc<Config>,
+    kept: Kept,
+    recognised: Recognised,
+}
+
+// === impl Pending ===
+
+impl<S> Pending<S> {
+    /// Keeps what the request for the rest is made of; `None` where that is too large.
+    pub(super) fn new(
+        service: S,
+        config: &Arc<Config>,
+        request: &mut Request<CallBody>,
+        recognised: Recognised,
+    ) -> Option<Self> {
+        let kept = if recognised.by.resend {
+            Kept::Request(Box::new(Resend::keep(request, config.replay_limit, &config.memory)?))
+        } else {
+            Kept::Head(Box::new(head_of(request)))
+        };
+        Some(Self { service, config: Arc::clone(config), kept, recognised })
+    }
+}
+
+fn head_of<B>(request: &Request<B>) -> Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method.clone_from(request.method());
+    head.uri.clone_from(request.uri());
+    head.version = request.version();
+    head.headers.clone_from(request.headers());
+    head.extensions.clone_from(request.extensions());
+    head
+}
+
+// === impl ResumeFuture ===
+
+impl<S> ResumeFuture<S>
+where
+    S: Service<Request<CallBody>>,
+{
+    pub(super) fn new(call: S::Future, pending: Option<Box<Pending<S>>>) -> Self {
+        Self { call, pending }
+    }
+}
+
+impl<S, B> Future for ResumeFuture<S>
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    type Output = Result<Response<ResumeBody<S, B>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.call.poll(cx))?;
+        let pending = this.pending.take().filter(|_| response.status().is_success());
+        let Some(pending) = pending else { return Poll::Ready(Ok(response.map(ResumeBody::pass))) };
+        match EventStream::of(response.headers()) {
+            EventStream::Plain => {}
+            EventStream::Encoded => {
+                let reason = "the event stream is compressed";
+                pending.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+                return Poll::Ready(Ok(response.map(ResumeBody::pass)));
+            }
+            EventStream::No => return Poll::Ready(Ok(response.map(ResumeBody::pass))),
+        }
+        // The rest may come in other bytes than the server would have sent.
+        response.headers_mut().remove(CONTENT_LENGTH);
+        let Pending { service, config, kept, recognised } = *pending;
+        let session = Session::new(service, config, kept, recognised, &response);
+        Poll::Ready(Ok(response.map(|body| ResumeBody::following(body, session))))
+    }
+}
+
+impl<S> fmt::Debug for ResumeFuture<S>
+where
+    S: Service<Request<CallBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResumeFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,13 @@
+//! Goes on with streams that broke, where that is right: see [`ResumeLayer`].
+
+mod body;
+mod config;
+mod future;
+mod layer;
+mod service;
+mod session;
+
+pub use self::body::ResumeBody;
+pub use self::future::ResumeFuture;
+pub use self::layer::ResumeLayer;
+pub use self::service::Resume;

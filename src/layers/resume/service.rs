@@ -1,0 +1,101 @@
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::ResumeBody;
+use super::config::{Config, NAME};
+use super::future::{Pending, ResumeFuture};
+use crate::body::request::CallBody;
+use crate::call::NoRetry;
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::rt::clock;
+
+/// Goes on with streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
+#[derive(Clone)]
+pub struct Resume<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+// === impl Resume ===
+
+impl<S> Resume<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+
+    /// The service inside.
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service inside, without this layer.
+    #[must_use]
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// What is kept of a request whose answer may be continued.
+    fn keep(&self, request: Request<CallBody>) -> (Request<CallBody>, Option<Pending<S>>)
+    where
+        S: Clone,
+    {
+        let (head, body) = request.into_parts();
+        let unwanted =
+            head.extensions.get::<NoRetry>().is_some() || matches!(head.method, Method::HEAD | Method::CONNECT);
+        let recognised = if unwanted { None } else { self.config.recognise(&head) };
+        let mut request = Request::from_parts(head, body);
+        let Some(recognised) = recognised else { return (request, None) };
+        self.config.budget.deposit(clock::now);
+        let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised);
+        if pending.is_none() {
+            let reason = "the request body is larger than the replay limit";
+            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        }
+        (request, pending)
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Resume<S>
+where
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
+    ResB: Body<Data = Bytes> + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<ResumeBody<S, ResB>>;
+    type Error = S::Error;
+    type Future = ResumeFuture<S>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
+        if !self.config.enabled {
+            return ResumeFuture::new(self.inner.call(request), None);
+        }
+        let (request, pending) = self.keep(request);
+        ResumeFuture::new(self.inner.call(request), pending.map(Box::new))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Resume<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resume").field("inner", &self.inner).field("config", &self.config).finish()
+    }
+}

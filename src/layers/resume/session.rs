@@ -1,0 +1,346 @@
+//! One stream: what it takes to go on with it, and how far it has come.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use tower_service::Service;
+
+use super::config::{Config, NAME};
+use crate::body::ending::Ending;
+use crate::body::request::{CallBody, Resend};
+use crate::call::{NoRetry, PinTo, Reservation, Tenant};
+use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
+use crate::event::Event;
+use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Read, ResumedBy};
+use crate::proto::dialect::Kind;
+use crate::proto::event_stream::EventStream;
+use crate::proto::resume::{Recognised, Rest, rest_of};
+use crate::proto::retry_after;
+use crate::rt::clock;
+use crate::rt::deadline::Deadline;
+use crate::rt::ready::ReadyCall;
+use crate::rt::timer::LazyTimer;
+
+pub(super) struct Session<S: Service<Request<CallBody>>> {
+    service: S,
+    config: Arc<Config>,
+    kept: Kept,
+    /// Where the stream came from: only there it can go on.
+    origin: PinTo,
+    ending: Option<Ending>,
+    follower: Follower,
+    held: Reservation,
+    continuations: Continuations,
+    /// What the caller is told if the stream does not go on.
+    fault: Fault,
+    phase: Phase<S>,
+    /// A continuation is being read of which nothing has come that is new.
+    is_unproven: bool,
+    /// What is still to be handed on.
+    out: VecDeque<Frame<Bytes>>,
+}
+
+/// What the request for the rest is made of.
+pub(super) enum Kept {
+    Head(Box<Parts>),
+    Request(Box<Resend>),
+}
+
+/// What became of the stream.
+#[derive(Default)]
+enum Fault {
+    #[default]
+    None,
+    Error(BoxError),
+    /// It ended cleanly, and too early: with this behind what was handed on.
+    End(Bytes, Option<Frame<Bytes>>),
+}
+
+enum Phase<S: Service<Request<CallBody>>> {
+    Reading,
+    /// For the next request.
+    Waiting(Instant, LazyTimer),
+    Asking(Pin<Box<ReadyCall<S, Request<CallBody>>>>),
+    /// Nothing follows but what is to be handed on, and then the fault.
+    Over,
+}
+
+/// What is done next.
+pub(super) enum Next<B> {
+    /// This is handed on.
+    Give(Frame<Bytes>),
+    /// There is nothing yet.
+    More,
+    /// The stream is followed no longer; this is handed on first.
+    Aside(Frame<Bytes>),
+    /// The inner body is over: nothing more is read of it.
+    Stop,
+    /// It is read on here.
+    Read(B),
+    /// The body ends.
+    End(Option<BoxError>),
+}
+
+// === impl Session ===
+
+impl<S: Service<Request<CallBody>> + Clone> Session<S> {
+    pub(super) fn new<B>(
+        service: S,
+        config: Arc<Config>,
+        kept: Kept,
+        recognised: Recognised,
+        response: &Response<B>,
+    ) -> Self {
+        let head = kept.head();
+        let kind = Kind::of_path(head.uri.path());
+        let held = config.memory.reserve(head.extensions.get::<Tenant>());
+        let continuations = Continuations::new(config.attempts);
+        Self {
+            service,
+            config,
+            kept,
+            origin: PinTo::origin_of(response),
+            ending: Ending::of(response).cloned(),
+            follower: Follower::new(recognised, kind),
+            held,
+            continuations,
+            fault: Fault::None,
+            phase: Phase::Reading,
+            is_unproven: false,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Whether the inner body is to be read.
+    pub(super) fn reads(&self) -> bool {
+        matches!(self.phase, Phase::Reading) && self.out.is_empty()
+    }
+
+    /// A frame has come.
+    pub(super) fn frame<B>(&mut self, frame: Frame<Bytes>) -> Next<B> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => return self.end(Some(trailers)),
+        };
+        let read = self.follower.read(&data, |bytes| self.held.set(bytes));
+        if self.follower.take_progress() {
+            self.progressed();
+        }
+        match read {
+            Read::All => Next::Give(Frame::data(data)),
+            Read::Part(data) if data.is_empty() => Next::More,
+            Read::Part(data) => Next::Give(Frame::data(data)),
+            Read::Aside(data, why) => {
+                if why == Aside::TooLarge {
+                    let reason = "an event is too large to be withheld";
+                    self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+                }
+                Next::Aside(Frame::data(data))
+            }
+            Read::Wrong(reason) => self.give_up(reason),
+        }
+    }
+
+    /// An event of the rest has come.
+    #[cold]
+    fn progressed(&mut self) {
+        self.continuations.progressed();
+        if let Fault::End(..) = self.fault {
+            // What it ended with belongs to another place by now.
+            self.fault = Fault::Error(self.follower.truncated().into());
+        }
+        if std::mem::take(&mut self.is_unproven) {
+            self.config.emitter.emit(&Event::StreamResumed { by: ResumedBy::Cursor });
+        }
+    }
+
+    /// The stream has ended cleanly.
+    pub(super) fn end<B>(&mut self, trailers: Option<Frame<Bytes>>) -> Next<B> {
+        let may_end = self.follower.may_end();
+        let held = self.follower.take_held();
+        if may_end {
+            return self.finish(held, trailers);
+        }
+        if !self.is_unproven {
+            self.fault = Fault::End(held, trailers);
+        }
+        self.go_on(Cut::default())
+    }
+
+    /// The stream broke off.
+    pub(super) fn failed<B>(&mut self, err: BoxError) -> Next<B> {
+        if self.follower.has_ended() {
+            // What was looked for in the rest alone may be in the part before it.
+            if error::find::<StreamTruncated>(&err).is_some() {
+                return self.finish(Bytes::new(), None);
+            }
+            self.phase = Phase::Over;
+            return Next::End(Some(err));
+        }
+        let told = error::find::<UpstreamError>(&err).map(|err| (err.verdict().next, err.retry_after()));
+        let cut = Cut {
+            told: told.map(|(next, _)| next),
+            retry_after: told.and_then(|(_, after)| after).map(|after| after.wait(clock::wall())),
+            remaining: None,
+        };
+        if !self.is_unproven {
+            self.fault = Fault::Error(err);
+        }
+        self.go_on(cut)
+    }
+
+    /// All of it was handed on, but for this.
+    fn finish<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> Next<B> {
+        if let (Some(ending), Some(end)) = (&self.ending, self.follower.ended()) {
+            ending.set(end);
+        }
+        self.fault = Fault::None;
+        self.over(rest, trailers)
+    }
+
+    fn over<B>(&mut self, rest: Bytes, trailers: Option<Frame<Bytes>>) -> Next<B> {
+        self.phase = Phase::Over;
+        self.out.extend((!rest.is_empty()).then(|| Frame::data(rest)));
+        self.out.extend(trailers);
+        Next::Stop
+    }
+
+    /// Asks for the rest, or gives up.
+    fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
+        let now = clock::now();
+        let remaining = Deadline::remaining_for_attempt(&self.kept.head().extensions, now);
+        let cut = Cut { remaining, ..cut };
+        if self.follower.position().is_none() {
+            return self.give_up(NotResumed::NoCursor);
+        }
+        match self.continuations.next(&cut, &self.config.backoff, &mut self.config.entropy.rng()) {
+            Err(reason) => self.give_up(reason),
+            // It is asked last: what is not continued for another reason costs nothing.
+            Ok(_) if !self.config.budget.withdraw(now) => self.give_up(NotResumed::Budget),
+            Ok(wait) => self.wait(now, wait),
+        }
+    }
+
+    fn wait<B>(&mut self, now: Instant, wait: Duration) -> Next<B> {
+        self.held.set(0);
+        match now.checked_add(wait).filter(|_| !wait.is_zero()) {
+            Some(at) => {
+                self.phase = Phase::Waiting(at, LazyTimer::default());
+                Next::Stop
+            }
+            None => self.ask(now),
+        }
+    }
+
+    fn ask<B>(&mut self, now: Instant) -> Next<B> {
+        let Some(request) = self.request(now) else { return self.give_up(NotResumed::NotRepeatable) };
+        self.phase = Phase::Asking(Box::pin(ReadyCall::new(self.service.clone(), request)));
+        Next::Stop
+    }
+}
+
+impl<S: Service<Request<CallBody>> + Clone> Session<S> {
+    /// The request for what follows what was handed on.
+    fn request(&self, now: Instant) -> Option<Request<CallBody>> {
+        let mark = self.follower.position()?;
+        let (mut head, body, whole) = match &self.kept {
+            Kept::Head(head) => ((**head).clone(), CallBody::empty(), None),
+            Kept::Request(resend) if resend.take_over().is_repeatable() => {
+                let (head, body) = resend.next(now).into_parts();
+                (head, body, resend.whole_body())
+            }
+            Kept::Request(_) => return None,
+        };
+        Deadline::refresh_headers(&mut head, now);
+        let rest = rest_of(&mut head, self.follower.by(), &mark, self.follower.id(), whole.as_ref())?;
+        head.extensions.insert(self.origin.clone());
+        // It is this layer that asks again: what is inside would only multiply that.
+        head.extensions.insert(NoRetry);
+        let body = match rest {
+            Rest::Nothing => CallBody::empty(),
+            Rest::Same => body,
+            Rest::Changed(changed) => changed.into(),
+        };
+        Some(Request::from_parts(head, body))
+    }
+
+    /// The request for the rest was answered.
+    fn answered<B>(&mut self, response: Response<B>) -> Next<B> {
+        let is_stream = response.status().is_success() && EventStream::of(response.headers()) == EventStream::Plain;
+        if is_stream && PinTo::origin_of(&response) == self.origin {
+            self.follower.begin_rest();
+            self.is_unproven = true;
+            self.phase = Phase::Reading;
+            return Next::Read(response.into_body());
+        }
+        if !is_transient(response.status()) {
+            return self.give_up(NotResumed::Refused);
+        }
+        let retry_after = retry_after::retry_after(response.headers()).map(|after| after.wait(clock::wall()));
+        self.go_on(Cut { retry_after, ..Cut::default() })
+    }
+
+    /// The caller gets what it would have got without this layer.
+    #[cold]
+    fn give_up<B>(&mut self, reason: NotResumed) -> Next<B> {
+        self.config.emitter.emit(&Event::NotResumed { reason });
+        match std::mem::take(&mut self.fault) {
+            Fault::End(rest, trailers) => self.over(rest, trailers),
+            fault => {
+                self.fault = fault;
+                self.over(Bytes::new(), None)
+            }
+        }
+    }
+}
+
+impl<S, B> Session<S>
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone,
+{
+    /// What there is to do without the inner body.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next<B>> {
+        if let Some(frame) = self.out.pop_front() {
+            return Poll::Ready(Next::Give(frame));
+        }
+        Poll::Ready(match &mut self.phase {
+            Phase::Reading => Next::More,
+            Phase::Waiting(at, timer) => {
+                ready!(timer.poll_until(*at, cx));
+                self.ask(clock::now())
+            }
+            Phase::Asking(call) => match ready!(call.as_mut().poll(cx)) {
+                Ok(response) => self.answered(response),
+                Err(_) => self.go_on(Cut::default()),
+            },
+            Phase::Over => Next::End(match std::mem::take(&mut self.fault) {
+                Fault::Error(err) => Some(err),
+                Fault::None | Fault::End(..) => None,
+            }),
+        })
+    }
+}
+
+/// Whether the same request may be answered otherwise a moment later.
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn head(&self) -> &Parts {
+        match self {
+            Self::Head(head) => head,
+            Self::Request(resend) => resend.head(),
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Follows a stream: what of it may be handed on, where it is, and whether what came after a cut is the rest of it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::{Bytes, BytesMut};
+
+use super::NotResumed;
+use super::order::Order;
+use crate::error::StreamTruncated;
+use crate::proto::dialect::{End, Fact, Framing, Kind, Reader};
+use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
+use crate::proto::sse::{Block, Blocks, without_bom};
+
+/// What is known of a stream.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    by: ResumeBy,
+    /// Whether the answer has still to say that it is made in the background.
+    in_background: bool,
+    blocks: Blocks,
+    /// What was read of a block that is not whole yet.
+    held: BytesMut,
+    reader: Reader,
+    order: Order,
+    /// The last event that was handed on is at the cursor.
+    is_exact: bool,
+    /// Bytes of whole blocks.
+    bytes: u64,
+    identity: Identity,
+    /// The first event, as a hash.
+    first: Option<u64>,
+    /// The stream has told of an error.
+    failed: bool,
+    part: Part,
+    /// An event has come that is new.
+    progressed: bool,
+}
+
+/// What is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Original,
+    /// What came after a cut, whether anything of it was read, and whether an event has shown that it is the rest.
+    Rest {
+        begun: bool,
+        verified: bool,
+    },
+}
+
+/// What is done with bytes that were read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// They are handed on as they are.
+    All,
+    /// This is handed on: what was withheld, and a part of them.
+    Part(Bytes),
+    /// This is handed on, and the stream is followed no longer.
+    Aside(Bytes, Aside),
+    /// It is not the rest of the stream. Nothing is handed on.
+    Wrong(NotResumed),
+}
+
+/// Why a stream is followed no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside {
+    /// It is none that can be continued.
+    NotResumable,
+    /// An event is too large to be withheld.
+    TooLarge,
+}
+
+/// An event that is larger is not withheld until it is whole.
+const MAX_EVENT: usize = 1024 * 1024;
+/// Closes the stream, and has no cursor anywhere.
+const DONE: &[u8] = b"[DONE]";
+
+// === impl Follower ===
+
+impl Follower {
+    /// Follows a stream from its start. `kind`: what the request's path says of its dialect.
+    pub(crate) fn new(Recognised { by, in_background }: Recognised, kind: Option<Kind>) -> Self {
+        Self {
+            by,
+            in_background,
+            blocks: Blocks::default(),
+            held: BytesMut::new(),
+            reader: Reader::new(kind, Framing::EventStream),
+            order: Order::default(),
+            is_exact: false,
+            bytes: 0,
+            identity: Identity::default(),
+            first: None,
+            failed: false,
+            part: Part::Original,
+            progressed: false,
+        }
+    }
+
+    /// Reads on. `hold` says whether as many bytes may be withheld.
+    pub(crate) fn read(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
+        let before = self.held.len();
+        let mut rest = &data[..];
+        if !self.blocks.next(&mut rest) {
+            self.held.extend_from_slice(data);
+            return self.withhold(Bytes::new(), hold);
+        }
+        let mut all = self.join(data);
+        let skipped = match self.part {
+            Part::Rest { begun: false, .. } => all.len() - without_bom(&all).len(),
+            _ => 0,
+        };
+        let mut start = skipped;
+        loop {
+            let end = before + data.len() - rest.len();
+            match self.block(all.get(start..end).unwrap_or_default()) {
+                Ok(true) => {}
+                Ok(false) => return Read::Aside(all, Aside::NotResumable),
+                Err(reason) => return Read::Wrong(reason),
+            }
+            start = end;
+            if !self.blocks.next(&mut rest) {
+                break;
+            }
+        }
+        // The LF of a CRLF belongs to the block that its CR has ended.
+        if all.get(start..) == Some(b"\n") {
+            start = all.len();
+            self.bytes = self.bytes.saturating_add(1);
+        }
+        if start == all.len() && before == 0 && skipped == 0 {
+            return Read::All;
+        }
+        self.held.extend_from_slice(&all.split_off(start));
+        self.withhold(all.slice(skipped..), hold)
+    }
+
+    /// What was withheld, and `data`.
+    fn join(&mut self, data: &Bytes) -> Bytes {
+        if self.held.is_empty() {
+            return data.clone();
+        }
+        let mut all = self.held.split();
+        all.extend_from_slice(data);
+        all.freeze()
+    }
+
+    fn withhold(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
+        if self.held.len() <= MAX_EVENT && hold(self.held.len()) {
+            return Read::Part(ready);
+        }
+        let mut all = BytesMut::from(&ready[..]);
+        all.extend_from_slice(&self.held.split());
+        Read::Aside(all.freeze(), Aside::TooLarge)
+    }
+
+    /// Reads one block. Returns `false` where the stream turns out to be none that can be continued.
+    fn block(&mut self, raw: &[u8]) -> Result<bool, NotResumed> {
+        let block = Block::parse(raw);
+        match self.part {
+            Part::Original => {
+                if !self.original(raw, &block) {
+                    return Ok(false);
+                }
+            }
+            Part::Rest { begun, verified } => {
+                let verified = self.rest(raw, &block, begun, verified)?;
+                self.progressed |= verified && block.data.is_some();
+                self.part = Part::Rest { begun: true, verified };
+            }
+        }
+        self.bytes = self.bytes.saturating_add(raw.len() as u64);
+        let Self { reader, identity, failed, .. } = self;
+        let mut garbage = false;
+        reader.read(raw, |fact, _| match fact {
+            Fact::Started { id: Some(id), .. } => identity.began(id),
+            Fact::Failed(_) => *failed = true,
+            Fact::Unreadable => garbage = true,
+            _ => {}
+        });
+        if let Some(data) = &block.data {
+            identity.learn(reader.kind(), data);
+        }
+        if garbage && self.part != Part::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
+    }
+
+    /// Notes where the stream is. Returns `false` where it cannot be continued from anywhere.
+    fn original(&mut self, raw: &[u8], block: &Block<'_>) -> bool {
+        let Some(data) = &block.data else {
+            self.mark(block);
+            return true;
+        };
+        if self.first.is_none() {
+            self.first = Some(hash(raw));
+        }
+        if std::mem::take(&mut self.in_background) && in_background(data) != Some(true) {
+            return false;
+        }
+        self.is_exact = false;
+        self.mark(block);
+        true
+    }
+
+    fn mark(&mut self, block: &Block<'_>) {
+        if let Some(mark) = self.by.cursor.read(block) {
+            self.order.observe(mark);
+            self.is_exact = true;
+        }
+    }
+
+    /// Looks whether a block goes on behind the cursor. Returns whether the rest is known for one by now.
+    fn rest(&mut self, raw: &[u8], block: &Block<'_>, begun: bool, verified: bool) -> Result<bool, NotResumed> {
+        let in_bytes = self.by.cursor == Cursor::Bytes;
+        if in_bytes && !begun && !block.begins_well {
+            // It begins in the middle of a line.
+            return Err(NotResumed::Contradicted);
+        }
+        let data = block.data.as_deref();
+        let is_first = data.is_some() && !verified && self.first == Some(hash(raw));
+        if is_first || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
+            return Err(NotResumed::Contradicted);
+        }
+        match self.by.cursor.read(block) {
+            Some(mark) => {
+                self.order.follow(mark)?;
+                self.is_exact = true;
+                Ok(true)
+            }
+            None => match data {
+                None => Ok(verified),
+                Some(_) if in_bytes => Ok(true),
+                Some(data) if verified || data.trim_ascii() == DONE => {
+                    self.is_exact = false;
+                    Ok(verified)
+                }
+                Some(_) => Err(NotResumed::Contradicted),
+            },
+        }
+    }
+
+    /// How the server is asked for the rest.
+    pub(crate) fn by(&self) -> &ResumeBy {
+        &self.by
+    }
+
+    /// The id of the answer. Empty where it has none.
+    pub(crate) fn id(&self) -> &str {
+        self.identity.id()
+    }
+
+    /// The cursor behind what was handed on: `None` if the rest cannot be asked for from there.
+    pub(crate) fn position(&self) -> Option<Mark> {
+        if self.failed || self.first.is_none() {
+            return None;
+        }
+        match self.by.cursor {
+            Cursor::Bytes => Some(Mark::of_bytes(self.bytes)),
+            _ if self.is_exact => self.order.last().cloned(),
+            _ => None,
+        }
+    }
+
+    /// The stream broke off, and what comes next is to be the rest of it.
+    pub(crate) fn begin_rest(&mut self) {
+        self.blocks = Blocks::default();
+        self.held.clear();
+        self.part = Part::Rest { begun: false, verified: false };
+    }
+
+    /// Whether an event has come that is new, since this was last asked.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+
+    /// The stream has ended cleanly. Returns whether it may have: not in an event, nor before the model said how its answer
+    /// ended, where the dialect is known.
+    pub(crate) fn may_end(&mut self) -> bool {
+        self.reader.end(|_, _| {});
+        // A comment that is cut is nothing that is missing.
+        let between = self.held.trim_ascii().is_empty() || self.held.starts_with(b":");
+        between && (self.failed || self.has_ended() || !self.reader.is_recognised())
+    }
+
+    /// Whether the model has said how its answer ended, so that nothing is missing.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended().is_some()
+    }
+
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.reader.ended()
+    }
+
+    /// An error that says that it was cut here.
+    pub(crate) fn truncated(&self) -> StreamTruncated {
+        StreamTruncated::new(self.reader.kind(), self.reader.next_sequence())
+    }
+
+    /// What is withheld.
+    pub(crate) fn take_held(&mut self) -> Bytes {
+        self.held.split().freeze()
+    }
+}
+
+fn hash(raw: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    raw.hash(&mut hasher);
+    hasher.finish()
+}

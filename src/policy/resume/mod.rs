@@ -1,0 +1,99 @@
+//! Whether a stream that broke can go on, and with what.
+
+#[cfg(feature = "llm")]
+mod continuations;
+#[cfg(feature = "llm")]
+mod follow;
+#[cfg(feature = "llm")]
+mod order;
+
+#[cfg(feature = "llm")]
+pub(crate) use self::continuations::{Continuations, Cut};
+#[cfg(feature = "llm")]
+pub(crate) use self::follow::{Aside, Follower, Read};
+
+use std::fmt;
+
+/// How a stream that broke was continued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ResumedBy {
+    /// By the server's own cursor: it is the same answer.
+    Cursor,
+}
+
+/// Why a stream that broke was not continued, although there was a way to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotResumed {
+    /// What the caller has last is not at a cursor.
+    NoCursor,
+    /// The upstream itself said that the answer failed.
+    UpstreamFailed,
+    /// As many continuations as are allowed brought nothing.
+    NoProgress,
+    /// The retry budget is spent.
+    Budget,
+    /// The deadline of the call does not leave the time.
+    Deadline,
+    /// The upstream did not answer the request for the rest with a stream.
+    Refused,
+    /// What came is not the rest: an event twice, a gap, or another answer.
+    Contradicted,
+    /// The request cannot be sent: its body was not kept, or the cursor cannot be written into it.
+    NotRepeatable,
+}
+
+// === impl ResumedBy ===
+
+impl ResumedBy {
+    /// A stable name, for metrics: `"cursor"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cursor => "cursor",
+        }
+    }
+}
+
+impl fmt::Display for ResumedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cursor => "by the server's cursor",
+        })
+    }
+}
+
+// === impl NotResumed ===
+
+impl NotResumed {
+    /// A stable name, for metrics: `"no-progress"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoCursor => "no-cursor",
+            Self::UpstreamFailed => "upstream-failed",
+            Self::NoProgress => "no-progress",
+            Self::Budget => "budget",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Contradicted => "contradicted",
+            Self::NotRepeatable => "not-repeatable",
+        }
+    }
+}
+
+impl fmt::Display for NotResumed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoCursor => "the caller's last event is not at a cursor",
+            Self::UpstreamFailed => "the upstream said that the answer failed",
+            Self::NoProgress => "the continuations brought nothing",
+            Self::Budget => "the retry budget is spent",
+            Self::Deadline => "the deadline of the call does not leave the time",
+            Self::Refused => "the upstream did not answer with the rest",
+            Self::Contradicted => "what came is not the rest of the same answer",
+            Self::NotRepeatable => "the request for the rest cannot be made",
+        })
+    }
+}

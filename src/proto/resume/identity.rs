@@ -1,0 +1,110 @@
+//! Whether events are of the answer that they claim to go on with.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use memchr::memmem;
+use serde_json::{Map, Value};
+
+use crate::proto::dialect::Kind;
+
+/// The ids that an answer goes by.
+#[derive(Debug, Default)]
+pub(crate) struct Identity {
+    /// That of the answer. Empty where it has none.
+    id: String,
+    /// In Responses those of its items, as hashes.
+    items: HashSet<u64>,
+}
+
+/// An answer of more items is taken at its word.
+const MAX_ITEMS: usize = 1024;
+const MAX_ID: usize = 512;
+
+// === impl Identity ===
+
+impl Identity {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The answer has begun, under this id.
+    pub(crate) fn began(&mut self, id: &str) {
+        if self.id.is_empty() && id.len() <= MAX_ID {
+            id.clone_into(&mut self.id);
+        }
+    }
+
+    /// Learns what an event of the answer adds.
+    pub(crate) fn learn(&mut self, kind: Option<Kind>, data: &[u8]) {
+        if kind != Some(Kind::OpenAiResponses) || memmem::find(data, b"response.output_item.added").is_none() {
+            return;
+        }
+        let Ok(Value::Object(data)) = serde_json::from_slice(data) else { return };
+        let item = data.get("item").and_then(|item| text(item.as_object()?, "id"));
+        if let Some(item) = item.filter(|_| self.items.len() < MAX_ITEMS) {
+            self.items.insert(hash(item));
+        }
+    }
+
+    /// Whether an event names no other answer than this one. Events that name none are taken at their word.
+    pub(crate) fn fits(&self, kind: Option<Kind>, data: &[u8]) -> bool {
+        let (Some(kind), Ok(Value::Object(data))) = (kind, serde_json::from_slice(data)) else { return true };
+        let named = match kind {
+            Kind::OpenAiChat => text(&data, "id"),
+            Kind::Gemini => text(&data, "responseId"),
+            Kind::OpenAiResponses => data.get("response").and_then(|response| text(response.as_object()?, "id")),
+            Kind::Anthropic => data.get("message").and_then(|message| text(message.as_object()?, "id")),
+            _ => None,
+        };
+        let is_known =
+            |item: &str| self.items.is_empty() || self.items.len() >= MAX_ITEMS || self.items.contains(&hash(item));
+        named.is_none_or(|id| self.id.is_empty() || id == self.id)
+            && (kind != Kind::OpenAiResponses || text(&data, "item_id").is_none_or(is_known))
+    }
+}
+
+/// Whether an answer of Responses says that it is made in the background.
+pub(crate) fn in_background(data: &[u8]) -> Option<bool> {
+    let data: Value = serde_json::from_slice(data).ok()?;
+    data.get("response")?.get("background")?.as_bool()
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_answer_is_told_by_its_ids() {
+        let mut chat = Identity::default();
+        chat.began("chatcmpl-1");
+        assert!(chat.fits(Some(Kind::OpenAiChat), br#"{"id":"chatcmpl-1","choices":[]}"#));
+        assert!(!chat.fits(Some(Kind::OpenAiChat), br#"{"id":"chatcmpl-2","choices":[]}"#));
+        assert!(chat.fits(Some(Kind::OpenAiChat), b"[DONE]"));
+        assert!(chat.fits(None, br#"{"id":"x"}"#), "what an id means there is not known");
+
+        let (mut responses, kind) = (Identity::default(), Some(Kind::OpenAiResponses));
+        responses.began("resp_1");
+        responses.learn(kind, br#"{"type":"response.output_item.added","item":{"id":"msg_1","type":"message"}}"#);
+        assert!(responses.fits(kind, br#"{"type":"response.output_text.delta","item_id":"msg_1"}"#));
+        assert!(!responses.fits(kind, br#"{"type":"response.output_text.delta","item_id":"msg_2"}"#));
+        assert!(!responses.fits(kind, br#"{"type":"response.completed","response":{"id":"resp_2"}}"#));
+    }
+
+    #[test]
+    fn responses_say_whether_they_are_made_in_the_background() {
+        let data = br#"{"type":"response.created","response":{"id":"r","background":true}}"#;
+        assert_eq!(in_background(data), Some(true));
+        assert_eq!(in_background(br#"{"type":"response.created","response":{"id":"r"}}"#), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! Cuts an event stream into pieces that can be handed on one by one.
+
+use std::borrow::Cow;
+
+use memchr::memchr;
+
+use super::field::{Ended, Field, Line};
+use super::lines::Lines;
+
+/// Finds where a stream may be cut without cutting an event: behind each event, and behind each comment between two events.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Blocks {
+    lines: Lines,
+    line: Line,
+    /// A field has come since the last blank line.
+    fields: bool,
+}
+
+/// What stands in the bytes between two such places.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Block<'a> {
+    /// The id that it sets. Empty where it clears the id.
+    pub(crate) id: Option<&'a [u8]>,
+    /// Its lines of data, joined by LF; `None` if it is no event.
+    pub(crate) data: Option<Cow<'a, [u8]>>,
+    /// Whether it has any field, even one that means nothing.
+    pub(crate) has_fields: bool,
+    /// Whether its first line is a comment or one of the standard's fields.
+    pub(crate) begins_well: bool,
+}
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+// === impl Blocks ===
+
+impl Blocks {
+    /// Reads on to the next place at which the stream may be cut, and takes off `bytes` what lies before it. Returns `false`
+    /// where there is none left in them: then all of them were read.
+    pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> bool {
+        while let Some(piece) = self.lines.next(bytes) {
+            self.line.read(piece.content);
+            if !piece.ended {
+                continue;
+            }
+            match self.line.end() {
+                Ended::Blank => self.fields = false,
+                Ended::Comment => {}
+                Ended::Unknown | Ended::Field(_) => self.fields = true,
+            }
+            if !self.fields {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Without the byte order mark that a stream may begin with.
+pub(crate) fn without_bom(stream: &[u8]) -> &[u8] {
+    stream.strip_prefix(BOM).unwrap_or(stream)
+}
+
+// === impl Block ===
+
+impl<'a> Block<'a> {
+    /// Reads whole lines.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Self {
+        let mut block = Self::default();
+        let (mut lines, mut rest, mut first) = (Lines::new(), bytes, true);
+        while let Some(piece) = lines.next(&mut rest) {
+            let line = piece.content;
+            let kind = Ended::whole(line);
+            if std::mem::take(&mut first) {
+                block.begins_well = !matches!(kind, Ended::Unknown);
+            }
+            block.has_fields |= !matches!(kind, Ended::Blank | Ended::Comment);
+            match kind {
+                Ended::Field(Field::Data) => block.push(value(line, b"data")),
+                Ended::Field(Field::Id) => {
+                    let id = value(line, b"id");
+                    if memchr(0, id).is_none() {
+                        block.id = Some(id);
+                    }
+                }
+                _ => {}
+            }
+        }
+        block
+    }
+
+    fn push(&mut self, line: &'a [u8]) {
+        self.data = Some(match self.data.take() {
+            None => Cow::Borrowed(line),
+            Some(before) => {
+                let mut joined = before.into_owned();
+                joined.push(b'\n');
+                joined.extend_from_slice(line);
+                Cow::Owned(joined)
+            }
+        });
+    }
+}
+
+/// The value of a whole line: one space behind the colon is no part of it.
+fn value<'a>(line: &'a [u8], name: &[u8]) -> &'a [u8] {
+    let value = line.get(name.len() + 1..).unwrap_or_default();
+    value.strip_prefix(b" ").unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The pieces of a stream that comes in chunks of this size.
+    fn pieces(stream: &[u8], size: usize) -> Vec<Vec<u8>> {
+        let (mut blocks, mut pieces, mut held) = (Blocks::default(), Vec::new(), Vec::new());
+        for chunk in stream.chunks(size) {
+            let (mut rest, mut start) = (chunk, 0);
+            while blocks.next(&mut rest) {
+                let end = chunk.len() - rest.len();
+                held.extend_from_slice(&chunk[start..end]);
+                pieces.push(std::mem::take(&mut held));
+                start = end;
+            }
+            held.extend_from_slice(&chunk[start..]);
+        }
+        pieces
+    }
+
+    #[test]
+    fn events_and_comments_between_them_are_pieces() {
+        let stream = b"id: 1\ndata: a\n\n: ping\n\ndata: b\n: inside\ndata: c\n\ndata: d\n";
+        let texts: Vec<String> =
+            pieces(stream, 100).into_iter().map(|piece| String::from_utf8(piece).unwrap()).collect();
+        assert_eq!(texts, ["id: 1\ndata: a\n\n", ": ping\n", "\n", "data: b\n: inside\ndata: c\n\n"]);
+    }
+
+    #[test]
+    fn a_block_tells_its_id_and_its_data() {
+        let block = Block::parse(b"id: 7\nevent: x\ndata: a\ndata:b\n\n");
+        assert_eq!((block.id, block.data.as_deref()), (Some(&b"7"[..]), Some(&b"a\nb"[..])));
+        assert_eq!(Block::parse(b"id\ndata: a\n\n").id, Some(&b""[..]));
+        assert_eq!(Block::parse(b"id: 1\0\ndata: a\n\n").id, None);
+        assert_eq!(Block::parse(b"\xEF\xBB\xBFid: 1\r\n\r\n").id, Some(&b"1"[..]));
+        let comment = Block::parse(b": ping\n");
+        assert!(!comment.has_fields && comment.begins_well && comment.data.is_none());
+        assert!(!Block::parse(b"oken\"}\n\n").begins_well);
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_gives_the_same_pieces(
+            stream in r"((data|id|x)?(: ?)?[a1]{0,3}(\n|\r\n){1,2}){0,12}",
+            size in 1..9_usize,
+        ) {
+            prop_assert_eq!(pieces(stream.as_bytes(), size), pieces(stream.as_bytes(), usize::MAX));
+        }
+    }
+}

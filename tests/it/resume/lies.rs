@@ -1,0 +1,84 @@
+//! Servers that do not keep to what they say: the caller gets the first fault, and no text that is not of its answer.
+
+use tower_buttress::ResumeLayer;
+
+use super::{FOUR, ONE, THREE, TWO, events, post, send, stream};
+use crate::support::Step::{Data, Fail};
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_the_rest_is_not_handed_on() {
+    for (why, rest) in [
+        ("begins anew", vec![Data(ONE), Data(TWO), Data(THREE)]),
+        ("the last event again", vec![Data(TWO), Data(THREE)]),
+        ("a gap", vec![Data(FOUR)]),
+        ("other ids", vec![Data("id: run2-3\ndata: three\n\n")]),
+        ("no ids", vec![Data("data: three\n\n")]),
+        ("the beginning with the right id", vec![Data(": c\n\n"), Data(FOUR), Data(THREE)]),
+    ] {
+        let answers = [stream([Data(ONE), Data(TWO), Fail("cut")]), stream(rest)];
+        let outcome = send(ResumeLayer::new(), events("/events"), answers).await;
+        assert_eq!(outcome.text.replace(": c\n\n", ""), [ONE, TWO].concat(), "{why}");
+        assert_eq!(outcome.error.as_deref(), Some("cut"), "{why}");
+        assert_eq!(outcome.events, ["not_resumed: contradicted"], "{why}");
+        assert_eq!(outcome.asked.len(), 2, "it is not asked again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_behind_the_first_right_event_is_a_fault_too() {
+    let answers = [stream([Data(ONE), Data(TWO), Fail("cut")]), stream([Data(THREE), Data("id: 5\ndata: five\n\n")])];
+    let outcome = send(ResumeLayer::new(), events("/events"), answers).await;
+    assert_eq!((outcome.text, outcome.error.as_deref()), ([ONE, TWO, THREE].concat(), Some("cut")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_that_are_names_are_known_again() {
+    let answers = [
+        stream([Data("id: a\ndata: 1\n\n"), Data("id: c\ndata: 2\n\n"), Fail("cut")]),
+        stream([Data("id: q\ndata: 3\n\nid: a\ndata: 1\n\n")]),
+    ];
+    let outcome = send(ResumeLayer::new(), events("/events"), answers).await;
+    assert!(!outcome.text.contains("id: q") && outcome.error.as_deref() == Some("cut"), "{}", outcome.text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_response_under_the_right_number_is_told_by_its_ids() {
+    const CREATED: &str = "data: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_1\",\"background\":true}}\n\n";
+    const ITEM: &str = "data: {\"type\":\"response.output_item.added\",\"sequence_number\":1,\"item\":{\"id\":\"msg_1\",\"type\":\"message\"}}\n\n";
+    for (why, event) in [
+        (
+            "an item of another one",
+            "data: {\"type\":\"response.output_text.delta\",\"sequence_number\":2,\"item_id\":\"msg_9\",\"delta\":\"x\"}\n\n",
+        ),
+        (
+            "another one",
+            "data: {\"type\":\"response.completed\",\"sequence_number\":2,\"response\":{\"id\":\"resp_9\"}}\n\n",
+        ),
+        ("no JSON", "data: {\"sequence_number\":2,\n\n"),
+    ] {
+        let answers = [stream([Data(CREATED), Data(ITEM), Fail("cut")]), stream([Data(event)])];
+        let outcome = send(ResumeLayer::new(), post("/v1/responses", "{}"), answers).await;
+        assert_eq!((outcome.text, outcome.error.as_deref()), ([CREATED, ITEM].concat(), Some("cut")), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_from_another_place_are_seen() {
+    const ROLE: &str = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+    const HELLO: &str = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
+    for (why, rest) in [
+        ("from the start", vec![Data(ROLE), Data(HELLO)]),
+        ("from the middle of an event", vec![Data("\"delta\":{\"content\":\"x\"}}]}\n\n"), Data(HELLO)]),
+        (
+            "of another conversation",
+            vec![Data("data: {\"id\":\"d\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n")],
+        ),
+        ("no JSON", vec![Data("data: x\n\n")]),
+    ] {
+        let mut request = post("/v1/chat/completions", "{}");
+        request.headers_mut().insert("x-conversation-id", "c".parse().unwrap());
+        let outcome =
+            send(ResumeLayer::new(), request, [stream([Data(ROLE), Data(HELLO), Fail("cut")]), stream(rest)]).await;
+        assert_eq!((outcome.text, outcome.error.as_deref()), ([ROLE, HELLO].concat(), Some("cut")), "{why}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Beside other layers.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::{
+    Ending, FallbackLayer, IdleActivity, IdleBodyTimeoutLayer, PinTo, ResumeLayer, SseHeartbeatLayer, StreamGuardLayer,
+    TimeoutProfile, presets, proto::dialect::End,
+};
+
+use super::{Answer, ONE, THREE, TWO, Upstream, events, post, read, stream};
+use crate::support::Step::{Data, Fail, Hang, Wait};
+use crate::support::{Log, secs, trace};
+
+const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_1\",\"background\":true,\"model\":\"m\"}}\n\n";
+const HELLO: &str = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"delta\":\"hello\"}\n\n";
+const WORLD: &str = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":2,\"delta\":\" world\"}\n\n";
+const COMPLETED: &str = "event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":3,\"response\":{\"id\":\"resp_1\",\"status\":\"completed\"}}\n\n";
+
+#[tokio::test(start_paused = true)]
+async fn what_the_backup_began_goes_on_at_the_backup() {
+    let primary = Upstream::new([Answer::Status(503, "down")]);
+    let backup = Upstream::new([stream([Data(ONE), Data(TWO), Fail("cut")]), stream([Data(THREE)])]);
+    let (asked_first, asked_then) = (primary.clone(), backup.clone());
+    let service = ServiceBuilder::new()
+        .layer(ResumeLayer::new())
+        .layer(
+            FallbackLayer::new(service_fn(move |request| backup.clone().answer(request)))
+                .name("eu-west")
+                .forward_credentials(true),
+        )
+        .service(service_fn(move |request| primary.clone().answer(request)));
+    let (text, error) = read(service.oneshot(events("/events")).await.unwrap()).await;
+    assert_eq!((text, error.map(|err| err.to_string())), ([ONE, TWO, THREE].concat(), None));
+    assert_eq!((asked_first.asked().len(), asked_then.asked().len()), (1, 2), "the primary is not asked for it");
+    let rest = &asked_then.asked()[1];
+    assert_eq!((&rest.headers["last-event-id"], &rest.pin), (&"2".parse().unwrap(), &Some(PinTo::primary())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_primary_began_is_not_asked_of_the_backup() {
+    let primary =
+        Upstream::new([stream([Data(ONE), Fail("cut")]), Answer::Status(500, "x"), Answer::Lost, Answer::Lost]);
+    let backup = Upstream::new([]);
+    let asked = primary.clone();
+    let service = ServiceBuilder::new()
+        .layer(ResumeLayer::new())
+        .layer(FallbackLayer::new(service_fn(move |request| backup.clone().answer(request))).own_credentials(true))
+        .service(service_fn(move |request| primary.clone().answer(request)));
+    let (text, error) = read(service.oneshot(events("/events")).await.unwrap()).await;
+    assert_eq!((text.as_str(), error.map(|err| err.to_string()).as_deref()), (ONE, Some("cut")));
+    assert_eq!(asked.asked().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_stalls_goes_on_and_its_reader_hears_heartbeats_meanwhile() {
+    let upstream = Upstream::new([
+        stream([Data(ONE), Data(TWO), Hang]),
+        // A server that is down for a while, and then slow to answer.
+        Answer::Status(429, "x"),
+        stream([Wait(secs(12)), Data(THREE)]),
+    ]);
+    let service = ServiceBuilder::new()
+        .layer(SseHeartbeatLayer::new(secs(5)))
+        .layer(ResumeLayer::new())
+        .layer(IdleBodyTimeoutLayer::new(secs(20)).activity(IdleActivity::SseEvents))
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let response = service.oneshot(events("/events")).await.unwrap();
+    let trace = trace(response.into_body()).await;
+    let beat = |at: u32| format!("+{at}s : keepalive\n");
+    let expected = [
+        format!("+0s {ONE}"),
+        format!("+0s {TWO}"),
+        beat(5),
+        beat(10),
+        beat(15),
+        beat(20),
+        beat(25),
+        beat(30),
+        format!("+34s {THREE}"),
+        "+34s end".to_owned(),
+    ];
+    assert_eq!(trace, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_guard_tells_what_is_cut_and_the_ending_is_that_of_the_whole() {
+    let first = stream([Data(CREATED), Data(HELLO)]);
+    let upstream = Upstream::new([first, stream([Data(WORLD), Data(COMPLETED)])]);
+    let service = ServiceBuilder::new()
+        .layer(ResumeLayer::new())
+        .layer(StreamGuardLayer::new())
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let response = service.oneshot(post("/v1/responses", "{}")).await.unwrap();
+    let ending = Ending::of(&response).unwrap().clone();
+    let (text, error) = read(response).await;
+    assert_eq!((text, error.map(|err| err.to_string())), ([CREATED, HELLO, WORLD, COMPLETED].concat(), None));
+    assert_eq!(ending.get(), Some(End::Whole));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_the_answer_itself_ends_with_is_told() {
+    const FAILED: &str = "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":2,\"response\":{\"id\":\"resp_1\",\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"x\"}}}\n\n";
+    let upstream = Upstream::new([stream([Data(CREATED), Data(HELLO), Data(FAILED)]), stream([Data(FAILED)])]);
+    let asked = upstream.clone();
+    let service = ServiceBuilder::new()
+        .layer(ResumeLayer::new())
+        .layer(StreamGuardLayer::new())
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let (text, error) = read(service.oneshot(post("/v1/responses", "{}")).await.unwrap()).await;
+    assert_eq!(text, [CREATED, HELLO].concat());
+    assert!(tower_buttress::error::find::<tower_buttress::error::UpstreamError>(&error.unwrap()).is_some());
+    assert_eq!(asked.asked().len(), 2, "it is heard once more, and then believed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_presets_for_models_go_on() {
+    let log = Arc::new(Log::default());
+    for preset in [presets::llm_client(TimeoutProfile::STANDARD), presets::llm_gateway(TimeoutProfile::STANDARD)] {
+        let upstream =
+            Upstream::new([stream([Data(CREATED), Data(HELLO), Fail("cut")]), stream([Data(WORLD), Data(COMPLETED)])]);
+        let service = preset.observer(log.clone()).layer(service_fn(move |request| upstream.clone().answer(request)));
+        let request =
+            http::Request::post("/v1/responses").body(Full::<bytes::Bytes>::from("{\"stream\":true}")).unwrap();
+        let body = service.oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, [CREATED, HELLO, WORLD, COMPLETED].concat());
+    }
+    assert_eq!(log.names().iter().filter(|name| *name == "stream_resumed: cursor").count(), 2);
+    let off = presets::llm_client(TimeoutProfile::STANDARD).resume(|_| ResumeLayer::disabled());
+    let upstream = Upstream::new([stream([Data(CREATED), Data(HELLO), Fail("cut")])]);
+    let service = off.layer(service_fn(move |request| upstream.clone().answer(request)));
+    let request = http::Request::post("/v1/responses").body(Full::<bytes::Bytes>::from("{\"stream\":true}")).unwrap();
+    assert!(service.oneshot(request).await.unwrap().into_body().collect().await.is_err());
+}
