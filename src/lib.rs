@@ -26,6 +26,7 @@
 //!
 //! | Layer | Bounds | Why there |
 //! |---|---|---|
+//! | [`ObserveLayer`] | nothing: says which call events are about | sees all that happens |
 //! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
 //! | [`InspectRequestLayer`] | nothing: shows the request's body to a closure | what it decides holds for all below |
 //! | [`GrpcStatusLayer`] | nothing: writes the status of gRPC streams | sees what no layer will act on |
@@ -50,6 +51,31 @@
 //!
 //! Two orders are wrong in ways that do not show at once: a heartbeat inside a timeout tells it that the upstream lives,
 //! and a breaker outside of retries sees one failure where there were three.
+//!
+//! # What a layer asks of the service inside
+//!
+//! All are services of `http::Request` and `http::Response`. A response's body is a `Body<Data = Bytes>` whose error becomes a
+//! [`BoxError`](error::BoxError), as it does from hyper, axum, tonic and reqwest; the service's own error passes unchanged. A
+//! layer that keeps the request's body, or waits until it was sent, takes any body and hands in a [`CallBody`], which nests
+//! without being wrapped again: the client inside must take requests with it (`Client::builder(..).build::<_, CallBody>(..)`).
+//!
+//! | Layer | Request's body: takes, hands in | Asks besides |
+//! |---|---|---|
+//! | [`ObserveLayer`], [`TimeoutProfileLayer`], [`GrpcStatusLayer`], [`DeadlineLayer`], [`IdleBodyTimeoutLayer`] | any, the same | |
+//! | [`RejectionsAsErrorsLayer`], [`AnyErrorLayer`] | any, the same | `Error: Into<BoxError>`; change it into a `BoxError`, a [`BoxedError`](error::BoxedError) |
+//! | [`SseHeartbeatLayer`] | any, the same | `Error: Into<BoxError>`; `Future: Send + 'static` |
+//! | [`CircuitBreakerLayer`], [`PaceLayer`], [`QueueLayer`] | any, the same | `Clone`; `Error: std::error::Error` |
+//! | `StreamGuardLayer` | any, the same | response body `Unpin` |
+//! | [`FirstByteTimeoutLayer`] | any, [`CallBody`] | response body `Unpin` |
+//! | [`InspectRequestLayer`], [`SupersedeLayer`] | any, [`CallBody`] | `Clone` |
+//! | [`RetryAfterBackoffLayer`], `LastGoodLayer` | any, [`CallBody`] | `Clone`; `Error: std::error::Error` |
+//! | [`FallbackLayer`] | any, [`CallBody`] | `Error: std::error::Error`; the backup `Clone`, with any error |
+//! | [`DedupLayer`] | any, [`CallBody`] | `Clone`; service, future, error and body `Send` |
+//! | a [preset](presets) | any, [`CallBody`] | `Clone + Send + Sync`; future `Send`; `Error: std::error::Error`; body `Send + Unpin` |
+//!
+//! A service whose error is a `BoxError`, which is not an [`Error`](std::error::Error), gets an [`AnyErrorLayer`]. A preset's service has
+//! a name, [`Resilience<Client>`](presets::Resilience), and fits into a struct or axum's state; to name not even the client, box it:
+//! `tower::util::BoxCloneSyncService::new(stack.layer(client))`.
 //!
 //! # Recipes
 //!
