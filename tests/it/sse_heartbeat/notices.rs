@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
     CallBody, DedupLayer, FallbackLayer, Notice, QueueLayer, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,

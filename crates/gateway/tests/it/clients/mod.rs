@@ -1,5 +1,5 @@
-//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, and the Python SDKs of OpenAI and
-//! Anthropic.
+//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, and the Python SDKs of OpenAI, Anthropic and
+//! Google.
 //!
 //! They are only run where `.ci/clients` has installed them, and says so in the environment; elsewhere each test says
 //! what it skipped.
@@ -15,8 +15,16 @@ use std::sync::Once;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::IntoResponse;
+use http::StatusCode;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tower::{Layer, ServiceExt};
+use tower_buttress::presets::ResilienceLayer;
 
 /// The Python with the SDKs. Where it is set, the other programs are there too.
 const PYTHON: &str = "BUTTRESS_CLIENTS_PYTHON";
@@ -46,6 +54,20 @@ async fn upstream(router: Router) -> SocketAddr {
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     addr
+}
+
+/// A server that asks `model` through the layers of a preset.
+async fn proxy(stack: &ResilienceLayer, model: SocketAddr) -> SocketAddr {
+    let service = stack.layer(Client::builder(TokioExecutor::new()).build_http());
+    let app = Router::new().fallback(async move |mut request: Request| {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        *request.uri_mut() = format!("http://{model}{path}").parse().unwrap();
+        match service.oneshot(request).await {
+            Ok(response) => response.map(Body::new),
+            Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+        }
+    });
+    upstream(app).await
 }
 
 /// A port that nobody listens on: programs of others choose none for themselves.

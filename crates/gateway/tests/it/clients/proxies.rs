@@ -7,22 +7,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
-use axum::response::IntoResponse;
 use axum::routing::post;
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
 use http_body_util::BodyExt;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use tokio::process::Child;
-use tower::{Layer, ServiceExt};
-use tower_buttress::presets::{self, ResilienceLayer};
+use tower_buttress::presets;
 use tower_buttress::{SseHeartbeatLayer, TimeoutProfile};
 
 use super::super::client::{Outgoing, chat, content, http1};
 use super::super::gateway;
-use super::{free_port, listening, python, start, upstream};
+use super::{free_port, listening, proxy, python, start, upstream};
 
 /// Silent before the head, and silent within the answer.
 const THINKS: [&str; 2] = ["head=6s; gap=0s", "gap=6s; chunks=1"];
@@ -83,19 +77,6 @@ async fn nginx(upstream: SocketAddr, folder: PathBuf, read_timeout: u32) -> (Chi
     let path = format!("{folder}/nginx.conf");
     std::fs::write(&path, config).unwrap();
     (start("nginx", &["-p", &folder, "-c", &path]), listening(port).await)
-}
-
-/// A server that asks `model` through the layers of a preset.
-async fn proxy(stack: &ResilienceLayer, model: SocketAddr) -> SocketAddr {
-    let service = stack.layer(Client::builder(TokioExecutor::new()).build_http());
-    let app = Router::new().fallback(async move |mut request: Request| {
-        *request.uri_mut() = format!("http://{model}{}", request.uri().path()).parse().unwrap();
-        match service.oneshot(request).await {
-            Ok(response) => response.map(Body::new),
-            Err(_) => StatusCode::BAD_GATEWAY.into_response(),
-        }
-    });
-    upstream(app).await
 }
 
 /// `presets::llm_gateway`, whose first-byte timeout withholds the head until the model has said something: it is silent for nginx

@@ -2,16 +2,24 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::IntoResponse;
 use axum::routing::post;
 use futures_util::{StreamExt, stream};
+use http::StatusCode;
+use http_body_util::BodyExt;
 use tokio::process::Command;
 
+use tower_buttress::{SseHeartbeatLayer, TimeoutProfile, presets};
+
+use super::super::client::{chat, http1};
 use super::super::gateway;
-use super::{python, upstream};
+use super::{proxy, python, upstream};
 
 const HEARTBEATS: [&str; 4] = ["--heartbeat", "50ms", "--heartbeat-before-headers", "100ms"];
 
@@ -73,4 +81,87 @@ async fn anthropic_reads_a_stream_with_heartbeats() {
     let options = [&HEARTBEATS[..], &["--upstream", &upstream]].concat();
     let gateway = gateway(&options).await;
     assert_eq!(say(&python, "anthropic", gateway.addr).await, "Hello, world");
+}
+
+const CHUNKS: [&str; 3] = [
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":1,"model":"sim","choices":[{"index":0,"delta":{"role":"assistant","content":"Hello, "},"finish_reason":null}]}"#,
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":1,"model":"sim","choices":[{"index":0,"delta":{"content":"world"},"finish_reason":null}]}"#,
+    r#"{"id":"c-1","object":"chat.completion.chunk","created":1,"model":"sim","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+];
+
+const CANDIDATES: [&str; 2] = [
+    r#"{"candidates":[{"content":{"role":"model","parts":[{"text":"Hello, "}]},"index":0}],"modelVersion":"sim"}"#,
+    r#"{"candidates":[{"content":{"role":"model","parts":[{"text":"world"}]},"finishReason":"STOP","index":0}],"modelVersion":"sim"}"#,
+];
+
+/// The events of each dialect.
+fn golden(path: &str) -> Vec<String> {
+    let data = |data: &&str| format!("data: {data}\n\n");
+    match path {
+        "/v1/messages" => MESSAGE.iter().map(|(event, data)| format!("event: {event}\ndata: {data}\n\n")).collect(),
+        "/v1/chat/completions" => CHUNKS.iter().map(data).chain(["data: [DONE]\n\n".to_owned()]).collect(),
+        _ => CANDIDATES.iter().map(data).collect(),
+    }
+}
+
+/// A model that is busy at first, and then thinks; or one whose streams break off behind their first text.
+async fn model(breaks: bool) -> SocketAddr {
+    let calls = Arc::new(AtomicU32::new(0));
+    let answer = async move |request: axum::extract::Request| {
+        let mut events = golden(request.uri().path());
+        if !breaks && calls.fetch_add(1, Relaxed) % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let failure = breaks.then(|| {
+            events.truncate(events.len().min(3));
+            Err("broken")
+        });
+        let events = stream::iter(events.into_iter().map(Ok).chain(failure)).then(|event| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            event
+        });
+        ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
+    };
+    upstream(Router::new().fallback(answer)).await
+}
+
+/// A gateway of the preset that tells why one waits.
+async fn with_notices(model: SocketAddr) -> SocketAddr {
+    let stack = presets::llm_gateway(TimeoutProfile::STANDARD)
+        .retry(|retry| retry.backoff_base(Duration::from_millis(50)))
+        .heartbeat(|_| {
+            SseHeartbeatLayer::new(Duration::from_millis(50))
+                .error_events(true)
+                .before_headers(Duration::from_millis(100))
+                .notices(|notice, _| Some(format!("a {}", notice.name())))
+        });
+    proxy(&stack, model).await
+}
+
+#[tokio::test]
+async fn the_sdks_pass_over_notices_and_heartbeats_of_their_dialect() {
+    let Some(python) = python() else { return };
+    let gateway = with_notices(model(false).await).await;
+    let raw = http1().request(chat(gateway, true, "")).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let notice = r#""x_notice":{"type":"retry","message":"a retry"}"#;
+    assert!(String::from_utf8_lossy(&raw).contains(notice), "{raw:?}");
+    // OpenAI's shows what it does not know, to programs that look for it.
+    assert_eq!(say(&python, "openai-notices", gateway).await, "[a retry]Hello, world");
+    assert_eq!(say(&python, "anthropic", gateway).await, "Hello, world");
+    assert_eq!(say(&python, "gemini", gateway).await, "Hello, world");
+}
+
+#[tokio::test]
+async fn the_sdks_raise_what_ends_a_stream_of_their_dialect() {
+    let Some(python) = python() else { return };
+    let gateway = with_notices(model(true).await).await;
+    for sdk in ["openai", "anthropic", "gemini"] {
+        let said = say(&python, &format!("{sdk}-error"), gateway).await;
+        assert!(
+            said.starts_with("raised: ") && said.contains("The upstream failed in the middle of the stream."),
+            "{sdk}: {said}"
+        );
+    }
 }

@@ -22,6 +22,33 @@ elif name == "openai-error":
             pass
     except APIError as error:
         print(f"raised: {error.message}")
+elif name == "openai-notices":
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    for chunk in client.chat.completions.create(model="sim", messages=question, stream=True):
+        notice = (chunk.model_extra or {}).get("x_notice")
+        print(f"[{notice['message']}]" if notice else chunk.choices[0].delta.content or "", end="")
+elif name.startswith("gemini"):
+    from google import genai
+    from google.genai import errors, types
+
+    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=url))
+    try:
+        for chunk in client.models.generate_content_stream(model="sim", contents="Hello"):
+            if name == "gemini":
+                print(chunk.text or "", end="")
+    except errors.APIError as error:
+        print(f"raised: {error.message}")
+elif name == "anthropic-error":
+    from anthropic import APIError, Anthropic
+
+    client = Anthropic(base_url=url, api_key="none", max_retries=0)
+    try:
+        for event in client.messages.create(model="sim", max_tokens=10, messages=question, stream=True):
+            pass
+    except APIError as error:
+        print(f"raised: {error.message}")
 elif name == "anthropic":
     from anthropic import Anthropic
 
