@@ -39,7 +39,7 @@ async fn a_stream_that_reaches_a_limit_ends_with_trailers() {
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(trailers["grpc-status"], "14");
-        assert_eq!(trailers["grpc-message"], "The upstream fell silent.");
+        assert_eq!(trailers["grpc-message"], "The upstream sent nothing for too long.");
         assert!(http_body::Body::is_end_stream(&body) && body.frame().await.is_none(), "that was all");
     }
 }

@@ -59,13 +59,13 @@ where
 /// <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>
 const UNAVAILABLE: u8 = 14;
 
-/// Trailers, where one of our own limits ended the body.
+/// Replaces the error of a time limit of this crate by trailers.
 #[cold]
 fn last_frame(err: BoxError) -> Result<Frame<Bytes>, BoxError> {
     let (code, message) = if error::find::<DeadlineExceeded>(&err).is_some() {
         (RejectionKind::DeadlineExceeded.grpc_status(), RejectionKind::DeadlineExceeded.message())
     } else if error::find::<IdleBodyElapsed>(&err).is_some() {
-        (UNAVAILABLE, "The upstream fell silent.")
+        (UNAVAILABLE, "The upstream sent nothing for too long.")
     } else {
         return Err(err);
     };

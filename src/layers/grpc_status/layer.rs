@@ -2,17 +2,17 @@ use tower_layer::Layer;
 
 use super::service::GrpcStatus;
 
-/// Ends a gRPC stream that reaches one of our limits with a status.
+/// Ends a gRPC stream that reaches a time limit of this crate with a status.
 ///
 /// A limit that is reached before the head is a refusal, which gRPC callers get as a status already. Once messages have
-/// gone out, a body can only fail, and that resets the stream: a caller reads `INTERNAL`, or `UNKNOWN`. This layer writes
-/// the trailers instead that a gRPC server would have written: `DEADLINE_EXCEEDED` for a
+/// been sent, a body can only fail, and that resets the stream: the caller reads `INTERNAL` or `UNKNOWN`. Instead of the
+/// error, this layer writes the trailers that a gRPC server would have written: `DEADLINE_EXCEEDED` for a
 /// [`DeadlineLayer`](crate::DeadlineLayer), `UNAVAILABLE` for an [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer).
 ///
 /// # When to use it, and when not
 ///
-/// On a gRPC server or proxy, and around a gRPC client, wherever one of those two layers is. The preset
-/// [`grpc_client`](crate::presets::grpc_client) has it. Not for gRPC-Web, which has its trailers inside the body.
+/// On a gRPC server or proxy, and around a gRPC client, wherever one of those two layers is used. The preset
+/// [`grpc_client`](crate::presets::grpc_client) has it. Not for gRPC-Web, which sends its trailers inside the body.
 ///
 /// # Example
 ///
@@ -26,7 +26,7 @@ use super::service::GrpcStatus;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 /// use tower_buttress::{DeadlineLayer, GrpcStatusLayer};
 ///
-/// // A stream that says nothing, for ever.
+/// // A stream that stays open and sends nothing.
 /// let upstream = service_fn(|_: Request<()>| async {
 ///     let (sender, body) = Channel::<Bytes>::new(1);
 ///     tokio::spawn(async move { std::future::pending::<()>().await; drop(sender) });
@@ -46,28 +46,28 @@ use super::service::GrpcStatus;
 ///
 /// # Place in the stack
 ///
-/// Outermost: it sees what no layer will act on any more.
+/// Outermost, so that every other layer sees the error itself.
 ///
 /// # What happens when
 ///
-/// - *The body fails for another reason* (the upstream's stream was reset): it fails. Every gRPC client has a table for
-///   that, and reads more from the reset than we could say.
-/// - *The response is no gRPC* (a proxy's HTML page), *or gRPC-Web*: it passes untouched.
-/// - *The stream is ended in the middle of a message*: a client then reports the message that is not whole, or the status.
-///   It never takes the stream for whole.
-/// - *The caller drops the future or the body*: so is what is inside.
+/// - *The body fails for another reason* (the upstream's stream was reset): the error passes unchanged. gRPC clients map the
+///   code of a reset to a status, which says more than one made up here.
+/// - *The response is not gRPC* (a proxy's HTML page), *or is gRPC-Web*: it passes untouched.
+/// - *The stream is ended in the middle of a message*: a client reports the incomplete message, or the status. It does not
+///   take the stream for whole.
+/// - *The caller drops the future or the body*: the layer drops the inner one.
 ///
 /// # Cancel safety
 ///
-/// Polling the body and going away loses nothing: no frame is held.
+/// Dropping the future that polls the body loses nothing: the layer holds no frame.
 ///
 /// # Errors
 ///
-/// The service's own, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's.
+/// The inner service's, unchanged. The body's error is a [`BoxError`](crate::error::BoxError): the inner body's.
 ///
 /// # Cost
 ///
-/// A look at the response's content type. No allocation, clock or timer.
+/// It reads the response's content type. No allocation, clock or timer.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcStatusLayer {
     enabled: bool,
@@ -76,7 +76,7 @@ pub struct GrpcStatusLayer {
 // === impl GrpcStatusLayer ===
 
 impl GrpcStatusLayer {
-    /// A layer that writes the status of streams that reach a limit.
+    /// A layer that ends streams that reach a time limit with a status.
     #[must_use]
     pub const fn new() -> Self {
         Self { enabled: true }

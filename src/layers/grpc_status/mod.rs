@@ -1,4 +1,4 @@
-//! The status of a gRPC stream that we end ourselves: see [`GrpcStatusLayer`].
+//! A status for gRPC streams that reach a time limit: see [`GrpcStatusLayer`].
 
 mod body;
 mod future;

@@ -9,7 +9,7 @@ use super::body::GrpcStatusBody;
 use super::future::GrpcStatusFuture;
 use crate::error::BoxError;
 
-/// Ends gRPC streams that reach a limit with a status. See [`GrpcStatusLayer`](crate::GrpcStatusLayer).
+/// Ends gRPC streams that reach a time limit with a status. See [`GrpcStatusLayer`](crate::GrpcStatusLayer).
 #[derive(Clone, Debug)]
 pub struct GrpcStatus<S> {
     inner: S,
@@ -21,6 +21,21 @@ pub struct GrpcStatus<S> {
 impl<S> GrpcStatus<S> {
     pub(super) fn new(inner: S, enabled: bool) -> Self {
         Self { inner, enabled }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 

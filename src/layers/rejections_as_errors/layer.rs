@@ -2,11 +2,11 @@ use tower_layer::Layer;
 
 use super::service::RejectionsAsErrors;
 
-/// Turns a refusal of the layers inside into a typed error.
+/// Turns a refusal of the layers inside into a typed error: a [`Rejection`](crate::Rejection) instead of its response.
 ///
 /// # When to use it, and when not
 ///
-/// In a client whose code matches on errors. Not on a server: there a refusal is what the caller should receive.
+/// In a client whose code matches on errors. Not on a server: there the caller should receive the response.
 ///
 /// # Example
 ///
@@ -34,24 +34,27 @@ use super::service::RejectionsAsErrors;
 ///
 /// # Place in the stack
 ///
-/// Outermost: retries, breakers and fallbacks want the response.
+/// Outermost: retries, breakers and fallbacks judge the response.
 ///
 /// # What happens when
 ///
-/// Every other response passes untouched, the upstream's own 5xx included. The body of a refusal is dropped; all it
-/// said is in the [`Rejection`](crate::Rejection).
+/// - *The response is a refusal of this crate*: the layer drops it and returns its `Rejection` as an error. The body held
+///   nothing more than that.
+/// - *Any other response*: passes untouched, the upstream's own 5xx included.
+/// - *The inner service fails*: its error is boxed.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future drops the call.
+/// Dropping the future drops the inner call.
 ///
 /// # Errors
 ///
-/// A [`BoxError`](crate::error::BoxError): the service's own, or the [`Rejection`](crate::Rejection).
+/// A [`BoxError`](crate::error::BoxError): the inner service's, or the `Rejection`; [`error::find`](crate::error::find) looks
+/// for either.
 ///
 /// # Cost
 ///
-/// One look into the response's extensions.
+/// One look-up in the response's extensions. An error costs the allocation of its box.
 #[derive(Clone, Copy, Debug)]
 pub struct RejectionsAsErrorsLayer {
     enabled: bool,

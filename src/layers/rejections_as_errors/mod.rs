@@ -1,4 +1,4 @@
-//! Refusals as typed errors, for whoever prefers them: see [`RejectionsAsErrorsLayer`].
+//! Refusals as typed errors: see [`RejectionsAsErrorsLayer`].
 
 mod future;
 mod layer;

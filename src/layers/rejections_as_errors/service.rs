@@ -6,7 +6,7 @@ use tower_service::Service;
 use super::future::RejectionsAsErrorsFuture;
 use crate::error::BoxError;
 
-/// Turns refusals of the service inside into errors. See [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer).
+/// Turns refusals of the layers inside into errors. See [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer).
 #[derive(Clone, Debug)]
 pub struct RejectionsAsErrors<S> {
     inner: S,
@@ -18,6 +18,21 @@ pub struct RejectionsAsErrors<S> {
 impl<S> RejectionsAsErrors<S> {
     pub(super) fn new(inner: S, enabled: bool) -> Self {
         Self { inner, enabled }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 

@@ -24,6 +24,21 @@ impl<S> SseHeartbeat<S> {
     pub(super) fn new(inner: S, config: Config) -> Self {
         Self { inner, config }
     }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for SseHeartbeat<S>

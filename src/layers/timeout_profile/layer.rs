@@ -4,15 +4,16 @@ use std::sync::Arc;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::config::Choose;
 use super::service::TimeoutProfileService;
 use crate::policy::timeout_profile::TimeoutProfile;
 
-/// Chooses the [`TimeoutProfile`] of each request: by its path, a header, or what the caller put into its extensions.
+/// Chooses the [`TimeoutProfile`] of each request, by its path, a header or its extensions.
 ///
 /// # When to use it, and when not
 ///
-/// Where one stack serves quick and slow calls. Who makes the request by hand can put a profile into its extensions
-/// without this layer.
+/// Where one stack serves quick and slow calls. An application that makes its requests itself can put a profile into their
+/// extensions without this layer.
 ///
 /// # Example
 ///
@@ -42,44 +43,43 @@ use crate::policy::timeout_profile::TimeoutProfile;
 ///     service.clone().oneshot(Request::post(path).body(()).unwrap()).await.unwrap().status()
 /// };
 /// assert_eq!(status("/v1/chat").await, 200);
-/// // 30 s are enough for an embedding.
+/// // The limit for embeddings is 30 s.
 /// assert_eq!(status("/v1/embeddings").await, 504);
 /// # }
 /// ```
 ///
 /// # Place in the stack
 ///
-/// Outside of the layers that it sets limits for: [`DeadlineLayer`](crate::DeadlineLayer) is the outermost of them.
+/// Outside of the layers whose limits it sets: [`DeadlineLayer`](crate::DeadlineLayer) is the outermost of them.
 ///
 /// # What happens when
 ///
-/// - *The closure returns `None`*: the limits that the layers were built with hold, or the profile that is in the
-///   request's extensions already.
-/// - *A layer is disabled*: it stays off.
-/// - Everything else passes untouched.
+/// - *The closure returns a profile*: it replaces one that is in the request's extensions already.
+/// - *It returns `None`*: the profile in the request's extensions counts, or else the limits with which the layers were
+///   built.
+/// - *A layer inside is disabled*: it stays off, whatever the profile says.
+/// - The request and the response pass untouched.
 ///
 /// # Cancel safety
 ///
-/// The future is that of the service inside.
+/// The future is the inner service's.
 ///
 /// # Errors
 ///
-/// Those of the service inside.
+/// The inner service's, unchanged.
 ///
 /// # Cost
 ///
-/// The closure, and one entry in the request's extensions where it returns a profile.
+/// One call of the closure, and one entry in the request's extensions where it returns a profile.
 #[derive(Clone)]
 pub struct TimeoutProfileLayer {
     choose: Option<Choose>,
 }
 
-pub(super) type Choose = Arc<dyn Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync>;
-
 // === impl TimeoutProfileLayer ===
 
 impl TimeoutProfileLayer {
-    /// Asks `choose` for the limits of each request.
+    /// Calls `choose` with the head of each request. `None` leaves the limits as they are.
     #[must_use]
     pub fn new(choose: impl Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static) -> Self {
         Self { choose: Some(Arc::new(choose)) }

@@ -1,5 +1,6 @@
-//! Limits of time by request: see [`TimeoutProfileLayer`].
+//! Time limits by request: see [`TimeoutProfileLayer`].
 
+mod config;
 mod layer;
 mod service;
 

@@ -4,11 +4,11 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower_service::Service;
 
-use super::layer::Choose;
+use super::config::Choose;
 
-/// Gives each request its limits of time. See [`TimeoutProfileLayer`](crate::TimeoutProfileLayer).
+/// Sets the time limits of each request. See [`TimeoutProfileLayer`](crate::TimeoutProfileLayer).
 ///
-/// (Its name is not that of its layer, since [`TimeoutProfile`](crate::TimeoutProfile) is the limits themselves.)
+/// It is not called `TimeoutProfile`, since that is the name of the [limits](crate::TimeoutProfile) themselves.
 #[derive(Clone)]
 pub struct TimeoutProfileService<S> {
     inner: S,
@@ -20,6 +20,21 @@ pub struct TimeoutProfileService<S> {
 impl<S> TimeoutProfileService<S> {
     pub(super) fn new(inner: S, choose: Option<Choose>) -> Self {
         Self { inner, choose }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 

@@ -88,7 +88,7 @@ async fn a_stream_that_falls_silent_is_given_up() {
         assert_eq!(answers.message().await.unwrap(), Some(message()));
     }
     let status = answers.message().await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Unavailable, "The upstream fell silent."));
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "The upstream sent nothing for too long."));
     upstream.works_on(0).await;
 }
 

@@ -1,0 +1,8 @@
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::policy::timeout_profile::TimeoutProfile;
+
+/// Returns the time limits for a request with this head; `None`: those that the layers have.
+pub(super) type Choose = Arc<dyn Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync>;
