@@ -160,6 +160,13 @@ pub enum Event {
         /// What it met.
         reason: &'static str,
     },
+    /// What several processes share can be reached again, or cannot be reached any more: this process goes on by itself.
+    BackendChanged {
+        /// Whether it can be reached.
+        reached: bool,
+        /// Why not; empty where it can.
+        why: Arc<str>,
+    },
 }
 
 /// What was wrong with the answer of an LLM API.
@@ -201,6 +208,7 @@ impl Event {
             Self::StreamResumed { .. } => "stream_resumed",
             Self::NotResumed { .. } => "not_resumed",
             Self::Bypassed { .. } => "bypassed",
+            Self::BackendChanged { .. } => "backend_changed",
         }
     }
 
@@ -226,6 +234,8 @@ impl Event {
             Self::StreamFailed { fault } => fault.as_str(),
             Self::StreamResumed { by } => by.as_str(),
             Self::NotResumed { reason } => reason.as_str(),
+            Self::BackendChanged { reached: true, .. } => "reached",
+            Self::BackendChanged { reached: false, .. } => "unreachable",
         }
     }
 }
@@ -261,6 +271,8 @@ impl fmt::Display for Event {
             Self::StreamResumed { by } => write!(f, "resume: continued {by}"),
             Self::NotResumed { reason } => write!(f, "resume: not continued: {reason}"),
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
+            Self::BackendChanged { reached: true, .. } => f.write_str("backend: reached again"),
+            Self::BackendChanged { reached: false, why } => write!(f, "backend: unreachable: {why}"),
         }
     }
 }

@@ -47,7 +47,8 @@ fn level(event: &Event) -> Level {
         | Event::ConnectElapsed { .. }
         | Event::BackupFailed { .. }
         | Event::StreamFailed { .. }
-        | Event::Misconfigured { .. } => Level::Warn,
+        | Event::Misconfigured { .. }
+        | Event::BackendChanged { reached: false, .. } => Level::Warn,
         Event::CircuitChanged { change, .. } if change.to == CircuitState::Open => Level::Warn,
         _ => Level::Info,
     }

@@ -55,6 +55,39 @@ where
     }
 }
 
+// === impl Event ===
+
+impl Event {
+    /// A layer or store of another crate met something that it cannot treat.
+    #[must_use]
+    pub const fn bypassed(layer: &'static str, reason: &'static str) -> Self {
+        Self::Bypassed { layer, reason }
+    }
+
+    /// Tells of it as a layer of this crate does: through the features `tracing` and `metrics`, and to `observer`. For
+    /// stores and layers in other crates.
+    ///
+    /// ```
+    /// use tower_buttress::{CallInfo, Event};
+    ///
+    /// let print = |event: &Event, _: Option<&CallInfo>| {
+    ///     assert_eq!(event.to_string(), "backend: unreachable: connection refused");
+    /// };
+    /// Event::BackendChanged { reached: false, why: "connection refused".into() }.emit(Some(&print));
+    /// ```
+    #[cold]
+    pub fn emit(&self, observer: Option<&dyn Observer>) {
+        let call = CallInfo::current();
+        #[cfg(feature = "tracing")]
+        super::log::line(self);
+        #[cfg(feature = "metrics")]
+        count(self, call.as_ref());
+        if let Some(observer) = observer {
+            observer.on_event(self, call.as_ref());
+        }
+    }
+}
+
 // === impl Observers ===
 
 impl Observers {
@@ -85,14 +118,7 @@ impl Emitter {
     /// Cold: whatever calls this has left the good path.
     #[cold]
     pub(crate) fn emit(&self, event: &Event) {
-        let call = CallInfo::current();
-        #[cfg(feature = "tracing")]
-        super::log::line(event);
-        #[cfg(feature = "metrics")]
-        count(event, call.as_ref());
-        if let Some(observer) = &self.0 {
-            observer.on_event(event, call.as_ref());
-        }
+        event.emit(self.0.as_deref());
     }
 }
 

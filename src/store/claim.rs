@@ -92,6 +92,13 @@ impl ClaimRequest {
 // === impl Retention ===
 
 impl Retention {
+    /// That of an answer which ended at `now`, is replayed for `window`, and may be forgotten earlier to make room: for
+    /// stores that have it elsewhere too.
+    #[must_use]
+    pub fn new(now: Instant, window: Duration) -> Self {
+        Self { now, window, guaranteed: false }
+    }
+
     /// When the answer ended. The window begins then.
     #[must_use]
     pub fn now(&self) -> Instant {

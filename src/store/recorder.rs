@@ -148,8 +148,8 @@ impl Recorder {
         self.shared.state().broadcast.set_storage_full(storage_full);
     }
 
-    /// Nobody else may join from now on.
-    pub(crate) fn stop_recording(&self) {
+    /// Nobody else may join from now on, and what every listener has read is dropped.
+    pub fn stop_recording(&self) {
         self.shared.state().broadcast.stop_recording();
     }
 
