@@ -1,0 +1,225 @@
+//! What the stores need of an engine: one method for each script, with the same arithmetic in Redis and in memory.
+
+#[cfg(any(test, feature = "model"))]
+mod model;
+mod names;
+mod redis;
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tower_buttress::store::Fingerprint;
+
+#[cfg(any(test, feature = "model"))]
+pub use self::model::Model;
+pub use self::names::{Process, Token, Want};
+pub use crate::client::subscriptions::{Heard, Subscription};
+use crate::options::Outage;
+
+/// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a `Model`
+/// in memory.
+///
+/// Each operation is atomic, and may be repeated when its answer was lost. What names a flight (a call that is made by
+/// one process, for all that ask the same) is its key and the token of the lease, so that a process that has lost its
+/// lease can write to its own flight only.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Takes the lease of a key, or says who has it.
+    fn claim(&self, claim: ClaimArgs) -> impl Future<Output = Result<Claimed, BackendError>> + Send;
+
+    /// Prolongs a lease. `false`: it is not this flight's.
+    fn renew(&self, flight: Flight, lease: Duration) -> impl Future<Output = Result<bool, BackendError>> + Send;
+
+    /// From now on nobody can join the flight. `false`: the lease is not this flight's.
+    fn outgrow(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
+
+    /// Writes `bytes` into the flight's log at `offset`, sends them to those who listen, and keeps the log for `ttl`.
+    fn append(
+        &self,
+        flight: Flight,
+        offset: u64,
+        bytes: Bytes,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Appended, BackendError>> + Send;
+
+    /// Keeps the answer of a flight, or frees its key.
+    fn settle(&self, flight: Flight, outcome: Outcome) -> impl Future<Output = Result<Settled, BackendError>> + Send;
+
+    /// At most `max` bytes of the flight's log from `offset` on.
+    fn read(&self, flight: Flight, offset: u64, max: usize)
+    -> impl Future<Output = Result<Bytes, BackendError>> + Send;
+
+    /// Whose lease the key is.
+    fn holder(&self, key: Fingerprint) -> impl Future<Output = Result<Option<Token>, BackendError>> + Send;
+
+    /// Asks the process that makes a call to share it. Returns how many heard that.
+    fn want(&self, process: Process, want: Want) -> impl Future<Output = Result<u64, BackendError>> + Send;
+
+    /// Tells those who listen to a flight that it cannot be shared any longer, whatever its log says.
+    fn forsake(&self, flight: Flight) -> impl Future<Output = Result<u64, BackendError>> + Send;
+
+    /// What is appended to a flight from now on: see [`Piece`].
+    fn listen(&self, flight: Flight) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
+
+    /// What this process is asked for from now on.
+    fn inbox(&self, process: Process) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
+
+    /// What a call gets while the engine cannot be reached. Default: [`Outage::Local`].
+    fn outage(&self) -> Outage {
+        Outage::Local
+    }
+}
+
+/// A claim of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimArgs {
+    /// The key.
+    pub key: Fingerprint,
+    /// What the request says.
+    pub payload: Fingerprint,
+    /// The lease that is taken.
+    pub token: Token,
+    /// The process that takes it.
+    pub owner: Process,
+    /// How long it holds, unless it is renewed.
+    pub lease: Duration,
+}
+
+/// A call that one process makes for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flight {
+    /// What names the request.
+    pub key: Fingerprint,
+    /// The lease under which the call is made.
+    pub token: Token,
+}
+
+/// The answer to a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// The lease is taken.
+    Lead,
+    /// It is another's.
+    Taken {
+        /// What became of it.
+        state: FlightState,
+        /// Whether its request says the same.
+        same_payload: bool,
+        /// Its lease.
+        token: Token,
+        /// The process that makes or made the call.
+        owner: Process,
+        /// How long ago it was claimed.
+        age: Duration,
+        /// How long the key is held, as of now.
+        ttl: Duration,
+    },
+}
+
+/// What became of a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlightState {
+    /// It is under way.
+    InFlight,
+    /// Its answer is kept.
+    Kept,
+    /// It is under way, and nobody can join any more.
+    Outgrown,
+}
+
+/// What became of bytes that were appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// They are written, and were sent to as many.
+    Written {
+        /// How many processes heard them.
+        receivers: u64,
+    },
+    /// What came before them is gone: the log is this long.
+    Rewind {
+        /// Where to go on.
+        length: u64,
+    },
+}
+
+/// What becomes of a flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its key is free.
+    Free,
+    /// Its answer is kept.
+    Keep {
+        /// For how long.
+        window: Duration,
+        /// How long its log must be.
+        length: u64,
+    },
+}
+
+/// What became of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is so.
+    Done,
+    /// The key is another's.
+    Lost,
+    /// The log is not whole.
+    NotWhole,
+}
+
+/// Why an operation had no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// It cannot be reached, or did not answer in time. The operation may have been done.
+    Unreachable,
+    /// It was reached, and refused: it has no memory left, or no permission was given.
+    Refused(String),
+}
+
+/// What is heard of a flight: where the bytes begin in its log, and the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// The next bytes.
+    Bytes {
+        /// Where they begin.
+        offset: u64,
+        /// The bytes; none as a sign of life.
+        bytes: Bytes,
+    },
+    /// The flight is shared no longer.
+    Forsaken,
+}
+
+/// The header of a piece that says so: no log is this long.
+const FORSAKEN: u64 = u64::MAX;
+
+// === impl Piece ===
+
+impl Piece {
+    /// Reads what was heard; `None`: it is none.
+    #[must_use]
+    pub fn decode(mut message: Bytes) -> Option<Self> {
+        let offset = u64::from_le_bytes(*message.first_chunk()?);
+        let bytes = message.split_off(8);
+        Some(if offset == FORSAKEN { Self::Forsaken } else { Self::Bytes { offset, bytes } })
+    }
+
+    fn header(offset: u64) -> [u8; 8] {
+        offset.to_le_bytes()
+    }
+}
+
+// === impl BackendError ===
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("the backend cannot be reached"),
+            Self::Refused(why) => write!(f, "the backend refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for BackendError {}

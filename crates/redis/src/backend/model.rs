@@ -1,0 +1,270 @@
+//! The engine in memory: the same arithmetic as that of the scripts.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+use tower_buttress::store::Fingerprint;
+
+use super::names::{Process, Token, Want, encode_want};
+use super::{
+    Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
+    Subscription,
+};
+use crate::client::subscriptions::{Heard, Hearer};
+
+/// What Redis does, in memory and by tokio's clock: for tests of a fleet within one process. Clones are the same engine.
+///
+/// A property test holds it equal to the scripts on a real Redis.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use tower_buttress::store::suite;
+/// use tower_buttress_redis::{Model, RedisStore};
+///
+/// suite::run_shared(|| {
+///     let model = Model::new();
+///     (RedisStore::new(model.clone()), RedisStore::new(model))
+/// })
+/// .await;
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Model {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    flights: HashMap<Fingerprint, Expiring<Meta>>,
+    logs: HashMap<Flight, Expiring<BytesMut>>,
+    channels: HashMap<Channel, Vec<Hearer>>,
+    is_unreachable: bool,
+    operations: u64,
+}
+
+struct Expiring<T> {
+    value: T,
+    until: Instant,
+}
+
+#[derive(Clone, Copy)]
+struct Meta {
+    payload: Fingerprint,
+    token: Token,
+    state: FlightState,
+    owner: Process,
+    begun: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Channel {
+    Flight(Flight),
+    Inbox(Process),
+}
+
+// === impl Model ===
+
+impl Model {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether it can be reached. While it cannot, no operation has an effect, and nothing is heard; what is heard later
+    /// begins with a gap.
+    pub fn set_reachable(&self, reachable: bool) {
+        let mut state = self.lock();
+        if state.is_unreachable == reachable {
+            state.is_unreachable = !reachable;
+            state.channels.values().flatten().for_each(|hearer| {
+                hearer.tell(Heard::Gap);
+            });
+        }
+    }
+
+    /// Forgets everything, as a Redis that was restarted. Those who listen hear a gap.
+    pub fn restart(&self) {
+        let mut state = self.lock();
+        state.flights.clear();
+        state.logs.clear();
+        state.channels.values().flatten().for_each(|hearer| {
+            hearer.tell(Heard::Gap);
+        });
+    }
+
+    /// How many operations there have been.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reach(&self) -> Result<MutexGuard<'_, State>, BackendError> {
+        let mut state = self.lock();
+        if state.is_unreachable {
+            return Err(BackendError::Unreachable);
+        }
+        state.operations += 1;
+        let now = Instant::now();
+        state.flights.retain(|_, meta| meta.until > now);
+        state.logs.retain(|_, log| log.until > now);
+        Ok(state)
+    }
+
+    fn subscribe(&self, channel: Channel) -> Result<Subscription, BackendError> {
+        let (hearer, subscription) = Subscription::new();
+        self.reach()?.channels.entry(channel).or_default().push(hearer);
+        Ok(subscription)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Model")
+            .field("flights", &state.flights.len())
+            .field("logs", &state.logs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Backend for Model {
+    async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        let Some(Expiring { value: meta, until }) = state.flights.get(&claim.key) else {
+            let ClaimArgs { key, payload, token, owner, lease } = claim;
+            let meta = Meta { payload, token, state: FlightState::InFlight, owner, begun: now };
+            state.flights.insert(key, Expiring { value: meta, until: now + lease });
+            return Ok(Claimed::Lead);
+        };
+        let same_payload = meta.payload == claim.payload;
+        if same_payload && meta.token == claim.token && meta.state != FlightState::Kept {
+            return Ok(Claimed::Lead);
+        }
+        // As the script, which does not say what became of a flight with another payload but whether it is kept.
+        let state = if same_payload || meta.state == FlightState::Kept { meta.state } else { FlightState::InFlight };
+        Ok(Claimed::Taken {
+            state,
+            same_payload,
+            token: meta.token,
+            owner: meta.owner,
+            age: now.saturating_duration_since(meta.begun),
+            ttl: until.saturating_duration_since(now),
+        })
+    }
+
+    async fn renew(&self, flight: Flight, lease: Duration) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let Some(meta) = state.open(&flight) else { return Ok(false) };
+        meta.until = Instant::now() + lease;
+        Ok(true)
+    }
+
+    async fn outgrow(&self, flight: Flight) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let Some(meta) = state.open(&flight) else { return Ok(false) };
+        meta.value.state = FlightState::Outgrown;
+        Ok(true)
+    }
+
+    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
+        let mut state = self.reach()?;
+        let length = state.logs.get(&flight).map_or(0, |log| log.value.len());
+        let Some(at) = usize::try_from(offset).ok().filter(|at| *at <= length) else {
+            return Ok(Appended::Rewind { length: length as u64 });
+        };
+        let until = Instant::now() + ttl;
+        if !bytes.is_empty() {
+            let log = state.logs.entry(flight).or_insert_with(|| Expiring { value: BytesMut::new(), until });
+            let end = at + bytes.len();
+            if log.value.len() < end {
+                log.value.resize(end, 0);
+            }
+            log.value[at..end].copy_from_slice(&bytes);
+        }
+        if let Some(log) = state.logs.get_mut(&flight) {
+            log.until = until;
+        }
+        let message = [&Piece::header(offset)[..], &bytes].concat().into();
+        Ok(Appended::Written { receivers: state.publish(Channel::Flight(flight), &message) })
+    }
+
+    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        let length = state.logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
+        let Some(meta) = state.flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
+            return Ok(Settled::Lost);
+        };
+        match outcome {
+            Outcome::Free if meta.value.state == FlightState::Kept => return Ok(Settled::Lost),
+            Outcome::Keep { .. } if meta.value.state == FlightState::Kept => return Ok(Settled::Done),
+            Outcome::Free => {
+                state.flights.remove(&flight.key);
+            }
+            Outcome::Keep { length: whole, .. } if whole != length => return Ok(Settled::NotWhole),
+            Outcome::Keep { window, .. } => {
+                meta.value.state = FlightState::Kept;
+                meta.until = now + window;
+                if let Some(log) = state.logs.get_mut(&flight) {
+                    log.until = now + window;
+                }
+            }
+        }
+        Ok(Settled::Done)
+    }
+
+    async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {
+        let state = self.reach()?;
+        let Some(log) = state.logs.get(&flight) else { return Ok(Bytes::new()) };
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(log.value.len());
+        let end = begin.saturating_add(max).min(log.value.len());
+        Ok(Bytes::copy_from_slice(&log.value[begin..end]))
+    }
+
+    async fn holder(&self, key: Fingerprint) -> Result<Option<Token>, BackendError> {
+        Ok(self.reach()?.flights.get(&key).map(|meta| meta.value.token))
+    }
+
+    async fn want(&self, process: Process, want: Want) -> Result<u64, BackendError> {
+        Ok(self.reach()?.publish(Channel::Inbox(process), &encode_want(want)))
+    }
+
+    async fn forsake(&self, flight: Flight) -> Result<u64, BackendError> {
+        let message = Bytes::copy_from_slice(&Piece::header(FORSAKEN));
+        Ok(self.reach()?.publish(Channel::Flight(flight), &message))
+    }
+
+    async fn listen(&self, flight: Flight) -> Result<Subscription, BackendError> {
+        self.subscribe(Channel::Flight(flight))
+    }
+
+    async fn inbox(&self, process: Process) -> Result<Subscription, BackendError> {
+        self.subscribe(Channel::Inbox(process))
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The flight, while its lease holds and its answer is not kept.
+    fn open(&mut self, flight: &Flight) -> Option<&mut Expiring<Meta>> {
+        let meta = self.flights.get_mut(&flight.key)?;
+        (meta.value.token == flight.token && meta.value.state != FlightState::Kept).then_some(meta)
+    }
+
+    fn publish(&mut self, channel: Channel, message: &Bytes) -> u64 {
+        let Some(hearers) = self.channels.get_mut(&channel) else { return 0 };
+        hearers.retain(|hearer| hearer.tell(Heard::Message(message.clone())));
+        hearers.len() as u64
+    }
+}

@@ -1,0 +1,138 @@
+//! What names a lease, a process, and their keys.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use bytes::Bytes;
+use tower_buttress::store::Fingerprint;
+
+use super::Flight;
+
+/// Tells one lease from all others: 16 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token([u8; 16]);
+
+/// Tells one process from all others: 16 random bytes, drawn when it began.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Process([u8; 16]);
+
+/// What a process is asked for: to share this flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want(pub Flight);
+
+/// The version of keys and values. Processes with another share nothing with this one.
+const VERSION: &str = "1";
+
+/// The names of what Redis holds. A key and its flights are in one slot of a cluster.
+pub(super) struct Names<'a> {
+    pub(super) prefix: &'a str,
+}
+
+// === impl Token ===
+
+impl Token {
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(random())
+    }
+
+    /// One that was sent.
+    #[must_use]
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    // It lets its holder write to a flight.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(random())
+    }
+
+    /// One that was sent.
+    #[must_use]
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({})", hex(&self.0))
+    }
+}
+
+// === impl Want ===
+
+impl Want {
+    /// Reads what was sent; `None`: it is none.
+    #[must_use]
+    pub fn decode(message: &[u8]) -> Option<Self> {
+        let (key, token) = message.split_first_chunk::<32>()?;
+        Some(Self(Flight { key: Fingerprint::from_bytes(*key), token: Token::from_slice(token)? }))
+    }
+}
+
+pub(crate) fn encode_want(want: Want) -> Bytes {
+    [&want.0.key.as_bytes()[..], want.0.token.as_bytes()].concat().into()
+}
+
+// === impl Names ===
+
+impl Names<'_> {
+    /// Who has the key, and what became of it.
+    pub(super) fn meta(&self, key: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{key}}}:m", self.prefix).into()
+    }
+
+    /// The log of a flight.
+    pub(super) fn log(&self, flight: &Flight) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{}}}:r:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
+    }
+
+    /// The channel of a flight.
+    pub(super) fn channel(&self, flight: &Flight) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
+    }
+
+    /// The channel of a process.
+    pub(super) fn inbox(&self, process: &Process) -> Vec<u8> {
+        format!("{}:{VERSION}:p:{}", self.prefix, hex(&process.0)).into()
+    }
+}
+
+/// Two hashes with keys that the operating system drew.
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for half in bytes.chunks_exact_mut(8) {
+        half.copy_from_slice(&RandomState::new().hash_one(0).to_le_bytes());
+    }
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

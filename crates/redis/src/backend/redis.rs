@@ -1,0 +1,195 @@
+//! The engine that is a Redis.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::Value;
+use tokio::time::timeout;
+use tower_buttress::store::Fingerprint;
+
+use super::names::{Names, Process, Token, Want, encode_want};
+use super::{
+    Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
+    Subscription,
+};
+use crate::client::Redis;
+use crate::client::script::{Command, Script};
+use crate::options::Outage;
+
+static CLAIM: Script = Script::new(include_str!("../scripts/claim.lua"));
+static RENEW: Script = Script::new(include_str!("../scripts/renew.lua"));
+static OUTGROW: Script = Script::new(include_str!("../scripts/outgrow.lua"));
+static APPEND: Script = Script::new(include_str!("../scripts/append.lua"));
+static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua"));
+
+/// A subscription is made in the background of a call: it may take longer than what a caller waits for.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Redis {
+    fn names(&self) -> Names<'_> {
+        Names { prefix: self.prefix() }
+    }
+
+    async fn subscribe(&self, channel: &[u8]) -> Result<Subscription, BackendError> {
+        let subscribing = self.subscriptions().subscribe(channel);
+        timeout(SUBSCRIBE_TIMEOUT, subscribing).await.ok().flatten().ok_or(BackendError::Unreachable)
+    }
+
+    async fn publish(&self, channel: &[u8], message: &[u8]) -> Result<u64, BackendError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(channel).arg(message);
+        number(&self.call(&Command::Plain(command)).await?).map(unsigned)
+    }
+}
+
+impl Backend for Redis {
+    async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
+        let command = CLAIM
+            .keys(&[&self.names().meta(&claim.key)])
+            .arg(claim.payload.as_bytes().as_slice())
+            .arg(claim.token.as_bytes().as_slice())
+            .arg(claim.owner.as_bytes().as_slice())
+            .arg(millis(claim.lease));
+        claimed(&self.call(&command).await?).ok_or_else(unexpected)
+    }
+
+    async fn renew(&self, flight: Flight, lease: Duration) -> Result<bool, BackendError> {
+        let command =
+            RENEW.keys(&[&self.names().meta(&flight.key)]).arg(flight.token.as_bytes().as_slice()).arg(millis(lease));
+        Ok(number(&self.call(&command).await?)? == 1)
+    }
+
+    async fn outgrow(&self, flight: Flight) -> Result<bool, BackendError> {
+        let command = OUTGROW.keys(&[&self.names().meta(&flight.key)]).arg(flight.token.as_bytes().as_slice());
+        Ok(number(&self.call(&command).await?)? == 1)
+    }
+
+    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
+        let names = self.names();
+        let command = APPEND
+            .keys(&[&names.log(&flight), &names.channel(&flight)])
+            .arg(offset)
+            .arg(&bytes[..])
+            .arg(millis(ttl))
+            .arg(Piece::header(offset).as_slice());
+        match &self.call(&command).await? {
+            Value::Array(reply) => match reply.as_slice() {
+                [Value::Int(-1), Value::Int(length)] => Ok(Appended::Rewind { length: unsigned(*length) }),
+                [Value::Int(receivers), _] => Ok(Appended::Written { receivers: unsigned(*receivers) }),
+                _ => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+        let names = self.names();
+        let (window, length) = match outcome {
+            Outcome::Free => (0, 0),
+            Outcome::Keep { window, length } => (millis(window), length),
+        };
+        let command = SETTLE
+            .keys(&[&names.meta(&flight.key), &names.log(&flight)])
+            .arg(flight.token.as_bytes().as_slice())
+            .arg(window)
+            .arg(length);
+        Ok(match number(&self.call(&command).await?)? {
+            1 => Settled::Done,
+            -1 => Settled::NotWhole,
+            _ => Settled::Lost,
+        })
+    }
+
+    async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {
+        let mut command = redis::cmd("GETRANGE");
+        let last = offset.saturating_add(max as u64).saturating_sub(1);
+        command.arg(self.names().log(&flight)).arg(offset).arg(last);
+        match self.call(&Command::Plain(command)).await? {
+            Value::BulkString(bytes) => Ok(bytes.into()),
+            Value::Nil => Ok(Bytes::new()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn holder(&self, key: Fingerprint) -> Result<Option<Token>, BackendError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.names().meta(&key)).arg("t");
+        match self.call(&Command::Plain(command)).await? {
+            Value::BulkString(token) => Ok(Token::from_slice(&token)),
+            Value::Nil => Ok(None),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn want(&self, process: Process, want: Want) -> Result<u64, BackendError> {
+        self.publish(&self.names().inbox(&process), &encode_want(want)).await
+    }
+
+    async fn forsake(&self, flight: Flight) -> Result<u64, BackendError> {
+        self.publish(&self.names().channel(&flight), &Piece::header(FORSAKEN)).await
+    }
+
+    async fn listen(&self, flight: Flight) -> Result<Subscription, BackendError> {
+        self.subscribe(&self.names().channel(&flight)).await
+    }
+
+    async fn inbox(&self, process: Process) -> Result<Subscription, BackendError> {
+        self.subscribe(&self.names().inbox(&process)).await
+    }
+
+    fn outage(&self) -> Outage {
+        Redis::outage(self)
+    }
+}
+
+fn claimed(reply: &Value) -> Option<Claimed> {
+    let Value::Array(reply) = reply else { return None };
+    let taken = |state, same_payload| {
+        let [_, Value::BulkString(token), Value::BulkString(owner), Value::Int(age), Value::Int(ttl), ..] =
+            reply.as_slice()
+        else {
+            return None;
+        };
+        Some(Claimed::Taken {
+            state,
+            same_payload,
+            token: Token::from_slice(token)?,
+            owner: Process::from_slice(owner)?,
+            age: Duration::from_millis(unsigned(*age)),
+            ttl: Duration::from_millis(unsigned(*ttl)),
+        })
+    };
+    match reply.first()? {
+        Value::Int(1) => Some(Claimed::Lead),
+        Value::Int(0) if reply.last() == Some(&Value::Int(1)) => taken(FlightState::Kept, false),
+        Value::Int(0) => taken(FlightState::InFlight, false),
+        Value::Int(2) => taken(FlightState::InFlight, true),
+        Value::Int(3) => taken(FlightState::Kept, true),
+        Value::Int(4) => taken(FlightState::Outgrown, true),
+        _ => None,
+    }
+}
+
+fn number(reply: &Value) -> Result<i64, BackendError> {
+    match reply {
+        Value::Int(number) => Ok(*number),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// At least one: none would mean for ever, or now.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MILLIS)
+}
+
+/// A hundred years: what Redis can add to its clock.
+const LONGEST_MILLIS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+#[cold]
+fn unexpected() -> BackendError {
+    BackendError::Refused("an answer of another form than that of the script".into())
+}

@@ -1,0 +1,79 @@
+//! Scripts: called by their hash, and sent whole where Redis does not know them.
+
+use std::sync::OnceLock;
+
+use redis::{Arg, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value};
+
+use super::link::Line;
+
+#[derive(Debug)]
+pub(crate) struct Script {
+    code: &'static str,
+    hash: OnceLock<String>,
+}
+
+/// What is sent to Redis.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Plain(Cmd),
+    /// A script, called by its hash.
+    Script(&'static Script, Cmd),
+}
+
+// === impl Script ===
+
+impl Script {
+    pub(crate) const fn new(code: &'static str) -> Self {
+        Self { code, hash: OnceLock::new() }
+    }
+
+    /// A call with these keys (channels too), to which arguments can be added.
+    pub(crate) fn keys(&'static self, keys: &[&[u8]]) -> Command {
+        let hash = self.hash.get_or_init(|| redis::Script::new(self.code).get_hash().to_owned());
+        let mut by_hash = redis::cmd("EVALSHA");
+        by_hash.arg(hash).arg(keys.len());
+        for key in keys {
+            by_hash.arg(*key);
+        }
+        Command::Script(self, by_hash)
+    }
+}
+
+// === impl Command ===
+
+impl Command {
+    pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        match &mut self {
+            Self::Plain(command) | Self::Script(_, command) => command.arg(arg),
+        };
+        self
+    }
+
+    /// A script that Redis does not know is sent with `EVAL`, which every Redis and every proxy takes: `SCRIPT LOAD` is
+    /// refused by some.
+    pub(crate) async fn send(&self, line: &mut Line) -> RedisResult<Value> {
+        match self {
+            Self::Plain(command) => line.send(command).await,
+            Self::Script(script, by_hash) => match line.send(by_hash).await {
+                Err(why) if is_unknown_script(&why) => line.send(&whole(script, by_hash)).await,
+                other => other,
+            },
+        }
+    }
+}
+
+/// The same call with the script itself in the place of its hash.
+fn whole(script: &Script, by_hash: &Cmd) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script.code);
+    for arg in by_hash.args_iter().skip(2) {
+        if let Arg::Simple(arg) = arg {
+            command.arg(arg);
+        }
+    }
+    command
+}
+
+fn is_unknown_script(why: &RedisError) -> bool {
+    why.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}

@@ -1,0 +1,287 @@
+//! The connection for subscriptions, and who hears what.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use redis::aio::{PubSubSink, PubSubStream};
+use redis::{Client, Msg, RedisResult};
+use tokio::sync::{OnceCell, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+/// What is heard on a channel from now on. Dropped, it is unsubscribed.
+#[derive(Debug)]
+pub struct Subscription {
+    messages: mpsc::Receiver<Heard>,
+    missed: Arc<AtomicBool>,
+    /// Tells the connection that nobody hears any more.
+    _guard: Option<Unsubscribe>,
+}
+
+/// Something on a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Heard {
+    /// A message.
+    Message(Bytes),
+    /// Messages may have been missed: the connection was lost, or they were not read in time.
+    Gap,
+}
+
+/// The sending half of a [`Subscription`].
+#[derive(Clone, Debug)]
+pub(crate) struct Hearer {
+    messages: mpsc::Sender<Heard>,
+    missed: Arc<AtomicBool>,
+}
+
+/// The connection, which is opened with the first subscription.
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    client: Client,
+    requests: OnceCell<mpsc::UnboundedSender<Request>>,
+    numbers: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Request {
+    Subscribe { channel: Vec<u8>, number: u64, hearer: Hearer, done: oneshot::Sender<()> },
+    Unsubscribe { channel: Vec<u8>, number: u64 },
+}
+
+#[derive(Debug)]
+struct Unsubscribe {
+    channel: Vec<u8>,
+    number: u64,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+/// The task that has the connection.
+struct Task {
+    client: Client,
+    requests: mpsc::UnboundedReceiver<Request>,
+    channels: HashMap<Vec<u8>, HashMap<u64, Hearer>>,
+    /// Subscribed, and not yet confirmed.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// Why a connection is not used any more.
+enum Ended {
+    /// It was lost.
+    Lost,
+    /// Nobody can subscribe any more.
+    Closed,
+}
+
+/// Messages that wait to be read.
+const QUEUE: usize = 64;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection that is silent is asked for a sign of life this often.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+const RECONNECT_AFTER_AT_MOST: Duration = Duration::from_secs(2);
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// A subscription, and what feeds it.
+    pub(crate) fn new() -> (Hearer, Self) {
+        let (sender, messages) = mpsc::channel(QUEUE);
+        let missed = Arc::new(AtomicBool::new(false));
+        (Hearer { messages: sender, missed: missed.clone() }, Self { messages, missed, _guard: None })
+    }
+
+    /// What is heard next; `None`: nothing any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Heard> {
+        let heard = self.messages.recv().await;
+        if self.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard }
+    }
+}
+
+impl Subscription {
+    /// Whether nothing waits to be heard.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.messages.is_empty() && !self.missed.load(Relaxed)
+    }
+}
+
+// === impl Hearer ===
+
+impl Hearer {
+    /// Returns whether anybody hears it.
+    pub(crate) fn tell(&self, heard: Heard) -> bool {
+        match self.messages.try_send(heard) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.missed.store(true, Relaxed);
+                true
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+// === impl Subscriptions ===
+
+impl Subscriptions {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, requests: OnceCell::new(), numbers: AtomicU64::new(0) }
+    }
+
+    /// Subscribes to a channel, and waits until Redis has confirmed it.
+    pub(crate) async fn subscribe(&self, channel: &[u8]) -> Option<Subscription> {
+        let requests = self.requests.get_or_init(|| async { Task::spawn(self.client.clone()) }).await;
+        let (hearer, mut subscription) = Subscription::new();
+        let (done, confirmed) = oneshot::channel();
+        let number = self.numbers.fetch_add(1, Relaxed);
+        let channel = channel.to_vec();
+        // Made first: it unsubscribes also where this future is dropped before there is an answer.
+        subscription._guard = Some(Unsubscribe { channel: channel.clone(), number, requests: requests.clone() });
+        requests.send(Request::Subscribe { channel, number, hearer, done }).ok()?;
+        confirmed.await.ok()?;
+        Some(subscription)
+    }
+}
+
+// === impl Unsubscribe ===
+
+impl Drop for Unsubscribe {
+    fn drop(&mut self) {
+        let channel = std::mem::take(&mut self.channel);
+        let _ = self.requests.send(Request::Unsubscribe { channel, number: self.number });
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    fn spawn(client: Client) -> mpsc::UnboundedSender<Request> {
+        let (sender, requests) = mpsc::unbounded_channel();
+        let task = Self { client, requests, channels: HashMap::new(), waiting: Vec::new() };
+        tokio::spawn(task.run());
+        sender
+    }
+
+    async fn run(mut self) {
+        let mut pause = RECONNECT_AFTER;
+        loop {
+            if let Some((sink, stream)) = self.connect().await {
+                pause = RECONNECT_AFTER;
+                if let Ended::Closed = self.serve(sink, stream).await {
+                    return;
+                }
+                self.channels.values().flat_map(HashMap::values).for_each(|hearer| {
+                    hearer.tell(Heard::Gap);
+                });
+            }
+            // What is asked for meanwhile is subscribed to with the rest.
+            let until = Instant::now() + pause;
+            pause = (pause * 2).min(RECONNECT_AFTER_AT_MOST);
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => break,
+                    request = self.requests.recv() => match request {
+                        Some(request) => { self.note(request); }
+                        None => return,
+                    },
+                }
+            }
+        }
+    }
+
+    /// A connection that is subscribed to all that is heard.
+    async fn connect(&mut self) -> Option<(PubSubSink, PubSubStream)> {
+        let (mut sink, stream) = timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await.ok()?.ok()?.split();
+        let channels: Vec<&[u8]> = self.channels.keys().map(Vec::as_slice).collect();
+        if !channels.is_empty() {
+            timeout(CONNECT_TIMEOUT, sink.subscribe(channels)).await.ok()?.ok()?;
+        }
+        self.waiting.drain(..).for_each(|done| {
+            let _ = done.send(());
+        });
+        Some((sink, stream))
+    }
+
+    async fn serve(&mut self, mut sink: PubSubSink, mut stream: PubSubStream) -> Ended {
+        let mut ping = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+        loop {
+            let done = tokio::select! {
+                biased;
+                message = next(&mut stream) => match message {
+                    Some(message) => { self.hear(&message); continue }
+                    None => return Ended::Lost,
+                },
+                request = self.requests.recv() => match request {
+                    Some(request) => match self.note(request) {
+                        Some(Change::Added(channel)) => confirmed(sink.subscribe(channel)).await,
+                        Some(Change::Removed(channel)) => confirmed(sink.unsubscribe(channel)).await,
+                        None => true,
+                    },
+                    None => return Ended::Closed,
+                },
+                _ = ping.tick() => confirmed(sink.ping::<redis::Value>()).await,
+            };
+            if !done {
+                return Ended::Lost;
+            }
+            self.waiting.drain(..).for_each(|done| {
+                let _ = done.send(());
+            });
+        }
+    }
+
+    /// Notes who hears what. Returns what must be said to Redis.
+    fn note(&mut self, request: Request) -> Option<Change> {
+        match request {
+            Request::Subscribe { channel, number, hearer, done } => {
+                self.waiting.push(done);
+                let hearers = self.channels.entry(channel.clone()).or_default();
+                hearers.insert(number, hearer);
+                (hearers.len() == 1).then_some(Change::Added(channel))
+            }
+            Request::Unsubscribe { channel, number } => {
+                let hearers = self.channels.get_mut(&channel)?;
+                hearers.remove(&number);
+                if !hearers.is_empty() {
+                    return None;
+                }
+                self.channels.remove(&channel);
+                Some(Change::Removed(channel))
+            }
+        }
+    }
+
+    fn hear(&self, message: &Msg) {
+        let Some(hearers) = self.channels.get(message.get_channel_name().as_bytes()) else { return };
+        let bytes = Bytes::copy_from_slice(message.get_payload_bytes());
+        for hearer in hearers.values() {
+            hearer.tell(Heard::Message(bytes.clone()));
+        }
+    }
+}
+
+enum Change {
+    Added(Vec<u8>),
+    Removed(Vec<u8>),
+}
+
+async fn next(stream: &mut PubSubStream) -> Option<Msg> {
+    poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
+}
+
+/// Whether Redis confirms it, within the time that a connection may take.
+async fn confirmed<T>(answer: impl Future<Output = RedisResult<T>>) -> bool {
+    matches!(timeout(CONNECT_TIMEOUT, answer).await, Ok(Ok(_)))
+}

@@ -1,0 +1,77 @@
+//! [tower-buttress] for a fleet: what the processes of a service share through Redis or Valkey.
+//!
+//! With [`RedisStore`], [`DedupLayer`](tower_buttress::DedupLayer) knows the calls of all processes: a double click on two
+//! machines is one call to the upstream, its stream is read live on both, and an `Idempotency-Key` is known to all.
+//!
+//! ```
+//! use tower_buttress::DedupLayer;
+//! use tower_buttress_redis::{Redis, RedisOptions, RedisStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
+//! let layer = DedupLayer::new().store(RedisStore::new(redis.clone()));
+//!
+//! // Whether Redis can be reached, now and from now on. A service starts and goes on without it.
+//! assert!(redis.health().borrow().is_reached());
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! | Promise | Holds when | Else |
+//! |---|---|---|
+//! | At most one call to the upstream per key | One Redis primary is reached within `patience`, the process that makes the call is neither dead nor suspended for longer than the lease (10 s), and Redis evicts nothing | Two calls, each whole, each read by its own callers |
+//! | No caller reads another tenant's answer | Always: the key contains the tenant, the log repeats key and payload, and both are compared | |
+//! | What is truncated never looks whole | Always: a log ends with the number of its records and bytes; anything else is an error | |
+//! | What is replayed is whole | Always: an answer is kept only under the lease of the process that made the call, and only at its full length | |
+//! | An `Idempotency-Key` is remembered for its window | Redis loses nothing (no failover, no eviction, no restart without persistence) and is reached | What this process knows itself ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
+//! | Redis costs no caller more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | |
+//!
+//! Redis replicates asynchronously: a failover loses the last writes. What was in flight goes on for the callers of its
+//! own process, and claims its key anew.
+//!
+//! # What Redis must be set to
+//!
+//! - Redis 6.2 or later, or Valkey 7.2 or later: one primary, or a managed endpoint that behaves like one. Scripts and
+//!   `PUBLISH` are used; clusters and sentinels are not supported yet.
+//! - `maxmemory-policy noeviction`, or a Redis of its own: every other policy evicts these keys first, since all of them
+//!   expire. Where memory ends, answers are not shared and not kept, and callers notice nothing else.
+//! - TLS (`rediss://`, feature `tls`) and a user with few rights: answers are the words of tenants, and are held as they
+//!   are. `ACL SETUSER gateway on >secret ~buttress:* &buttress:* +@read +@write +@scripting +@pubsub +@connection +time`
+//!
+//! # What is stored
+//!
+//! | Key | What | How long |
+//! |---|---|---|
+//! | `buttress:1:{K}:m` | Who has the key: a digest of the request, the lease, the process | The lease (10 s) while in flight, the window of the layer when kept |
+//! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end. `Set-Cookie` is not stored | Three leases while it is shared, the window when kept |
+//! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
+//! | `buttress:1:p:P` | Channel on which a process is asked to share an answer | |
+//!
+//! K is the digest of what names a request, T the lease, P the process. No key names a tenant, a URL or a credential. The
+//! `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs at
+//! most a second call for what was in flight or kept.
+//!
+//! # Sizing
+//!
+//! A call that leads costs a script before it and one after it, and one every 3.3 s while it is under way; a Redis 7 on one
+//! core did 23,000 claims per second. A kept answer takes its bytes and some 500 more until its window ends: 100 answers
+//! per second of 4 KiB each, kept for an hour, are 1.7 GB, so choose the layer's windows with that in mind. A live stream
+//! costs one write per part, only while another process reads it, and at most 8 MiB
+//! ([`max_log`](RedisStore::max_log)).
+//!
+//! [tower-buttress]: tower_buttress
+
+pub mod backend;
+mod client;
+mod options;
+mod store;
+
+#[cfg(any(test, feature = "model"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "model")))]
+pub use crate::backend::Model;
+pub use crate::client::{Health, Redis};
+pub use crate::options::{Outage, RedisOptions};
+pub use crate::store::{RedisLease, RedisStore};

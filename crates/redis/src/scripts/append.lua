@@ -1,0 +1,7 @@
+-- KEYS r c   ARGV offset bytes ttl_ms header
+-- {receivers, length before} | {-1, length}: what was written before is gone, go on from there
+local len = redis.call('STRLEN', KEYS[1])
+if len < tonumber(ARGV[1]) then return {-1, len} end
+if #ARGV[2] > 0 then redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return {redis.call('PUBLISH', KEYS[2], ARGV[4] .. ARGV[2]), len}

@@ -1,0 +1,5 @@
+-- KEYS m   ARGV token
+local v = redis.call('HMGET', KEYS[1], 't', 's')
+if v[1] ~= ARGV[1] or v[2] == 'k' then return 0 end
+redis.call('HSET', KEYS[1], 's', 'x')
+return 1

@@ -1,0 +1,360 @@
+//! The task that feeds a log here with the answer to a call that another process makes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tower_buttress::error::LeaderGone;
+use tower_buttress::store::{BodyPart, Fingerprint, Head, Lease, MemoryLease, Recorder};
+
+use super::wire::{Damaged, Decoder, HeadRecord, Record};
+use crate::backend::{Backend, BackendError, Flight, Heard, Outcome, Piece, Process, Subscription, Want};
+
+pub(super) struct Follower<B> {
+    backend: B,
+    flight: Flight,
+    owner: Process,
+    lease: Duration,
+    /// How old the flight was when it was found, and when that was.
+    age: (Duration, Instant),
+    feed: Feed,
+    watch: LeaderWatch,
+}
+
+/// The log here, and what of it was read.
+pub(super) struct Feed {
+    pub(super) recorder: Recorder,
+    pub(super) memory: Option<MemoryLease>,
+    pub(super) decoder: Decoder,
+    /// How much of the log was read.
+    pub(super) read: u64,
+    pub(super) has_head: bool,
+}
+
+/// What was read last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// There is more to come.
+    More,
+    /// The answer is whole.
+    Whole,
+    /// The call failed.
+    Failed,
+}
+
+/// Why it is not followed any more.
+enum Ended {
+    Whole,
+    Failed,
+    Damaged,
+    /// The leader is gone: the key is free for another.
+    LeaderGone,
+    /// The leader is there, and does not share the answer any longer.
+    Forsaken,
+    /// Nobody here reads it.
+    Unread,
+}
+
+/// What is known of the process that makes the call.
+#[derive(Debug)]
+struct LeaderWatch {
+    heard: Instant,
+    has_been_heard: bool,
+    asked: Instant,
+    /// Since when nobody has answered to the name of its process.
+    absent: Option<Instant>,
+    /// Since when the key has been nobody's.
+    keyless: Option<Instant>,
+    unreachable: Option<Instant>,
+    /// When messages were last missed here.
+    gap: Option<Instant>,
+    /// How often in a row nobody read it here.
+    unread: u32,
+}
+
+const TICK: Duration = Duration::from_millis(250);
+
+/// A leader that says nothing for this long is asked again.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Until the first word: the message that asked for it may have been lost.
+const FIRST_SILENCE: Duration = Duration::from_millis(500);
+
+/// A process whose inbox nobody has had for this long is gone.
+const ABSENCE: Duration = Duration::from_secs(1);
+
+/// After a restart of Redis, everybody has this long to come back.
+const RETURN: Duration = Duration::from_secs(2);
+
+/// Without Redis a caller that has nothing yet goes on by itself after this long.
+const UNREACHABLE_BEFORE_HEAD: Duration = Duration::from_secs(1);
+const UNREACHABLE_AFTER_HEAD: Duration = Duration::from_secs(10);
+
+/// As much is read at once.
+const CHUNK: usize = 256 * 1024;
+
+// === impl Follower ===
+
+impl<B: Backend> Follower<B> {
+    #[allow(clippy::too_many_arguments, reason = "each is another thing, and this is the only caller's call")]
+    pub(super) fn spawn(
+        backend: B,
+        flight: Flight,
+        payload: Fingerprint,
+        owner: Process,
+        age: Duration,
+        recorder: Recorder,
+        memory: MemoryLease,
+        lease: Duration,
+    ) {
+        let now = Instant::now();
+        let feed = Feed::new(recorder, Some(memory), Decoder::new(flight.key, payload));
+        let follower = Self { backend, flight, owner, lease, age: (age, now), feed, watch: LeaderWatch::new(now) };
+        tokio::spawn(follower.run());
+    }
+
+    async fn run(mut self) {
+        let ended = match self.follow().await {
+            Ok(ended) => ended,
+            Err(Damaged) => Ended::Damaged,
+        };
+        let Self { backend, flight, feed, .. } = self;
+        if matches!(ended, Ended::LeaderGone) {
+            // Only where it is still that leader's.
+            let _ = backend.settle(flight, Outcome::Free).await;
+        }
+        let Feed { recorder, memory, .. } = feed;
+        // First: who reads the end finds the replay, or a key that is free.
+        drop(memory);
+        match ended {
+            Ended::Whole => recorder.finish(),
+            Ended::Failed => recorder.fail("the call failed in the process that made it"),
+            Ended::Damaged => recorder.fail("what the backend holds is no whole answer to this request"),
+            Ended::LeaderGone | Ended::Forsaken | Ended::Unread => recorder.fail(LeaderGone::new()),
+        }
+    }
+
+    async fn follow(&mut self) -> Result<Ended, Damaged> {
+        // Before anything is read, so that nothing falls in between.
+        let Ok(mut pieces) = self.backend.listen(self.flight).await else { return Ok(Ended::LeaderGone) };
+        self.ask().await;
+        if let Some(ended) = self.catch_up().await? {
+            return Ok(ended);
+        }
+        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let ended = tokio::select! {
+                biased;
+                heard = pieces.next() => self.on_heard(heard).await?,
+                _ = tick.tick() => self.on_tick(&mut pieces).await?,
+            };
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
+        }
+    }
+
+    async fn on_heard(&mut self, heard: Option<Heard>) -> Result<Option<Ended>, Damaged> {
+        match heard {
+            Some(Heard::Message(message)) => match Piece::decode(message) {
+                Some(Piece::Bytes { offset, bytes }) => {
+                    self.watch.on_heard();
+                    self.on_bytes(offset, &bytes).await
+                }
+                Some(Piece::Forsaken) => Ok(Some(Ended::Forsaken)),
+                None => Err(Damaged),
+            },
+            Some(Heard::Gap) => {
+                self.watch.gap = Some(Instant::now());
+                self.ask().await;
+                self.catch_up().await
+            }
+            None => Ok(Some(Ended::LeaderGone)),
+        }
+    }
+
+    async fn on_bytes(&mut self, offset: u64, bytes: &Bytes) -> Result<Option<Ended>, Damaged> {
+        let known = self.feed.read.saturating_sub(offset);
+        if offset > self.feed.read {
+            return self.catch_up().await;
+        }
+        let known = usize::try_from(known).unwrap_or(usize::MAX).min(bytes.len());
+        self.take(&bytes[known..]).await
+    }
+
+    async fn take(&mut self, bytes: &[u8]) -> Result<Option<Ended>, Damaged> {
+        Ok(match self.feed.take(bytes, self.age).await? {
+            Fed::More => None,
+            Fed::Whole => Some(Ended::Whole),
+            Fed::Failed => Some(Ended::Failed),
+        })
+    }
+
+    /// Reads what is in the log.
+    async fn catch_up(&mut self) -> Result<Option<Ended>, Damaged> {
+        loop {
+            let Ok(bytes) = self.backend.read(self.flight, self.feed.read, CHUNK).await else {
+                // The next message, or the next tick, brings it back here.
+                return Ok(None);
+            };
+            let ended = self.take(&bytes).await?;
+            if ended.is_some() || bytes.len() < CHUNK {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Asks the leader to share the answer.
+    async fn ask(&mut self) {
+        let now = Instant::now();
+        let asked = self.backend.want(self.owner, Want(self.flight)).await;
+        self.watch.on_asked(now, &asked);
+    }
+
+    async fn on_tick(&mut self, pieces: &mut Subscription) -> Result<Option<Ended>, Damaged> {
+        if self.watch.is_unread(self.feed.recorder.log().listeners()) {
+            return Ok(Some(Ended::Unread));
+        }
+        if !self.watch.is_silent(Instant::now()) {
+            return Ok(None);
+        }
+        self.ask().await;
+        if let Some(ended) = self.catch_up().await? {
+            return Ok(Some(ended));
+        }
+        // A leader that is suspended has an inbox, and no lease any more.
+        let holder = self.backend.holder(self.flight.key).await;
+        let now = Instant::now();
+        match holder {
+            Ok(Some(token)) if token != self.flight.token => {
+                // What it wrote last may have come before that.
+                if pieces.is_quiet() { Ok(Some(Ended::LeaderGone)) } else { Ok(None) }
+            }
+            Ok(holder) => {
+                self.watch.on_holder(now, holder.is_some());
+                Ok(self.watch.is_gone(now, self.lease).then_some(Ended::LeaderGone))
+            }
+            Err(_) => Ok(self.watch.is_cut_off(now, self.feed.has_head).then_some(Ended::LeaderGone)),
+        }
+    }
+}
+
+// === impl LeaderWatch ===
+
+impl LeaderWatch {
+    fn new(now: Instant) -> Self {
+        Self {
+            heard: now,
+            has_been_heard: false,
+            asked: now,
+            absent: None,
+            keyless: None,
+            unreachable: None,
+            gap: None,
+            unread: 0,
+        }
+    }
+
+    fn on_heard(&mut self) {
+        self.heard = Instant::now();
+        self.has_been_heard = true;
+        (self.absent, self.keyless, self.unreachable) = (None, None, None);
+    }
+
+    fn on_asked(&mut self, now: Instant, asked: &Result<u64, BackendError>) {
+        self.asked = now;
+        match asked {
+            Ok(0) => _ = self.absent.get_or_insert(now),
+            Ok(_) => self.absent = None,
+            Err(_) => {}
+        }
+        match asked {
+            Ok(_) => self.unreachable = None,
+            Err(_) => _ = self.unreachable.get_or_insert(now),
+        }
+        if asked.is_err() {
+            (self.absent, self.keyless) = (None, None);
+        }
+    }
+
+    fn on_holder(&mut self, now: Instant, held: bool) {
+        if held {
+            self.keyless = None;
+        } else {
+            self.keyless.get_or_insert(now);
+        }
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        let has_trouble = self.absent.or(self.keyless).or(self.unreachable).is_some();
+        let limit = if self.has_been_heard && !has_trouble { SILENCE } else { FIRST_SILENCE };
+        now.saturating_duration_since(self.heard.max(self.asked)) >= limit
+    }
+
+    /// Whether the leader has had the time that it takes to come back, and has not.
+    fn is_gone(&self, now: Instant, lease: Duration) -> bool {
+        let since = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
+        let has_returned = since(self.gap).is_none_or(|gap| gap >= RETURN);
+        // A leader that lives claims a key that was forgotten again when it renews its lease.
+        let keyless = since(self.keyless).is_some_and(|keyless| keyless >= lease / 2);
+        let absent = since(self.absent).is_some_and(|absent| absent >= ABSENCE);
+        has_returned && (keyless || absent)
+    }
+
+    fn is_cut_off(&self, now: Instant, has_head: bool) -> bool {
+        let limit = if has_head { UNREACHABLE_AFTER_HEAD } else { UNREACHABLE_BEFORE_HEAD };
+        self.unreachable.is_some_and(|since| now.saturating_duration_since(since) >= limit)
+    }
+
+    fn is_unread(&mut self, listeners: usize) -> bool {
+        self.unread = if listeners == 0 { self.unread + 1 } else { 0 };
+        self.unread >= 4
+    }
+}
+
+// === impl Feed ===
+
+impl Feed {
+    pub(super) fn new(recorder: Recorder, memory: Option<MemoryLease>, decoder: Decoder) -> Self {
+        Self { recorder, memory, decoder, read: 0, has_head: false }
+    }
+
+    /// Writes what these bytes say, as fast as it is read here. `age`: how long ago the flight was claimed, and as of when.
+    pub(super) async fn take(&mut self, bytes: &[u8], age: (Duration, Instant)) -> Result<Fed, Damaged> {
+        self.read += bytes.len() as u64;
+        self.decoder.push(bytes);
+        while let Some(record) = self.decoder.next()? {
+            match record {
+                Record::Head(head) => {
+                    self.has_head = true;
+                    self.recorder.head(head_of(head, age));
+                }
+                Record::Part(part) => self.part(part).await,
+                Record::End => return Ok(Fed::Whole),
+                Record::Fail => return Ok(Fed::Failed),
+            }
+        }
+        Ok(Fed::More)
+    }
+
+    async fn part(&mut self, part: BodyPart) {
+        self.recorder.ready().await;
+        self.recorder.part(part);
+        let held = self.recorder.held_bytes();
+        if self.memory.as_mut().is_some_and(|memory| !memory.resize(held)) {
+            self.recorder.stop_recording();
+        }
+    }
+}
+
+fn head_of(head: HeadRecord, (age, found): (Duration, Instant)) -> Head {
+    let now = Instant::now();
+    let age = (age + now.saturating_duration_since(found)).saturating_sub(head.after);
+    let HeadRecord { status, version, headers, served_by, attempts, .. } = head;
+    let head = Head::new(status, version, headers, now.into_std()).with_age(age).with_attempts(attempts);
+    match served_by {
+        Some(backup) => head.with_served_by(backup),
+        None => head,
+    }
+}

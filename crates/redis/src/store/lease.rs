@@ -1,0 +1,64 @@
+use std::fmt;
+
+use tokio::sync::mpsc;
+use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Retention};
+
+use super::leader::{Keep, Order};
+use super::settling::Settling;
+
+/// The lease of a [`RedisStore`](crate::RedisStore).
+pub struct RedisLease {
+    memory: Option<MemoryLease>,
+    key: Fingerprint,
+    /// Of the task that shares the call.
+    orders: mpsc::UnboundedSender<Order>,
+    settling: Settling,
+}
+
+// === impl RedisLease ===
+
+impl RedisLease {
+    pub(super) fn new(
+        memory: MemoryLease,
+        key: Fingerprint,
+        orders: mpsc::UnboundedSender<Order>,
+        settling: Settling,
+    ) -> Self {
+        Self { memory: Some(memory), key, orders, settling }
+    }
+}
+
+impl Lease for RedisLease {
+    fn resize(&mut self, bytes: usize) -> bool {
+        self.memory.as_mut().is_none_or(|memory| memory.resize(bytes))
+    }
+
+    fn accepted(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.accepted();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(memory) = &mut self.memory {
+            memory.release();
+        }
+        let _ = self.orders.send(Order::Free);
+    }
+
+    fn keep(mut self, retention: Retention) {
+        let Some(memory) = self.memory.take() else { return };
+        let undecided = self.settling.begin(self.key);
+        let order = Order::Keep(Box::new(Keep { memory, retention, undecided }));
+        // The task is gone with its runtime: this process remembers at least.
+        if let Err(mpsc::error::SendError(Order::Keep(keep))) = self.orders.send(order) {
+            keep.memory.keep(keep.retention);
+        }
+    }
+}
+
+impl fmt::Debug for RedisLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLease").field("memory", &self.memory).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,373 @@
+//! Calls that are in flight in any process of the fleet, and the answers that were given a moment ago.
+
+mod follower;
+mod leader;
+mod lease;
+mod relay;
+mod replay;
+mod settling;
+mod wire;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tower_buttress::error::{BoxError, LeaderGone};
+use tower_buttress::store::{Claim, ClaimRequest, MemoryLease, MemoryStore, Recorder, Store};
+use tower_buttress::{Event, Observer};
+
+use self::follower::Follower;
+use self::leader::Leader;
+pub use self::lease::RedisLease;
+use self::replay::Replayed;
+use self::settling::Settling;
+use crate::backend::{
+    Backend, BackendError, ClaimArgs, Claimed, Flight, FlightState, Heard, Outcome, Process, Token, Want,
+};
+use crate::client::Redis;
+use crate::options::Outage;
+
+/// The store of [`DedupLayer`](tower_buttress::DedupLayer) that the processes of a fleet share: a double click on two
+/// machines is one call, and an `Idempotency-Key` is known to all.
+///
+/// ```
+/// use tower_buttress::DedupLayer;
+/// use tower_buttress_redis::{Redis, RedisOptions, RedisStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
+/// let layer = DedupLayer::new().store(RedisStore::new(redis));
+/// # let _ = layer;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What happens when
+///
+/// - *A call is made that nobody asks for elsewhere*: its key is claimed before it, and freed or kept after it. Its
+///   answer is written into Redis only once, at its end, and only where it is kept.
+/// - *Another process asks for it meanwhile*: the process that makes the call writes what it has into Redis, and each part
+///   as it comes. The other reads it from the first part on, within a millisecond or so. Its caller counts as a listener.
+/// - *The answer was kept*: every process replays it, with its age.
+/// - *The process that makes the call dies before the head*: the others notice within a second or two, and one of them
+///   makes the call. One that is only suspended holds its lease for 10 s.
+/// - *It dies after the head*: those who read the answer elsewhere get an error. What is truncated never looks whole.
+/// - *A process has lost its lease* (it was suspended for longer): its callers read its answer, and it is not kept.
+/// - *Redis cannot be reached*: a claim waits for [`patience`](crate::RedisOptions::patience) once, and from then on for
+///   nothing; each process goes on with what it knows itself ([`Outage::Local`]). What is under way goes on for the
+///   callers of its own process. Those who read it elsewhere wait for Redis for 10 s, and then get an error.
+/// - *Redis has no memory left*: the answer is not shared, and not kept there; an event says so.
+///
+/// What the processes promise each other, and what not, is in the [crate's documentation](crate#what-is-promised).
+///
+/// # Cost
+///
+/// A script for each claim, and one at the end of a call that led; a small one every third of a lease while it is under
+/// way. A claim that this process can answer itself asks nobody. Memory is that of [`MemoryStore`], which holds the calls
+/// of this process.
+pub struct RedisStore<B = Redis> {
+    inner: Arc<Inner<B>>,
+}
+
+struct Inner<B> {
+    backend: B,
+    /// What this process knows by itself: its calls in flight, and what it has kept lately.
+    memory: MemoryStore,
+    process: Process,
+    settings: Settings,
+    observer: Option<Arc<dyn Observer>>,
+    /// Where the tasks of the calls that are made here hear that another process wants the answer.
+    leaders: Mutex<HashMap<Token, mpsc::Sender<()>>>,
+    settling: Settling,
+    hears_wants: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    lease: Duration,
+    max_log: u64,
+}
+
+/// What was taken for a claim, until it is known what becomes of it.
+struct Taken<B: Backend> {
+    inner: Arc<Inner<B>>,
+    flight: Flight,
+    memory: Option<MemoryLease>,
+    recorder: Option<Recorder>,
+    /// The backend may have given the lease.
+    is_asked: bool,
+}
+
+/// How often a claim frees what was left of an earlier one of this process.
+const MAX_CLAIMS: u32 = 3;
+
+/// The first wait after an inbox could not be had.
+const INBOX_RETRY: Duration = Duration::from_millis(100);
+const INBOX_RETRY_AT_MOST: Duration = Duration::from_secs(5);
+
+// === impl RedisStore ===
+
+impl<B: Backend> RedisStore<B> {
+    /// A store on this engine. All stores on the same Redis with the same prefix are one.
+    #[must_use]
+    pub fn new(backend: B) -> Self {
+        let settings = Settings { lease: Duration::from_secs(10), max_log: 8 * 1024 * 1024 };
+        Self {
+            inner: Arc::new(Inner {
+                backend,
+                memory: MemoryStore::default(),
+                process: Process::random(),
+                settings,
+                observer: None,
+                leaders: Mutex::default(),
+                settling: Settling::default(),
+                hears_wants: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// What this process holds of its own calls. Default: [`MemoryStore::default`].
+    ///
+    /// Set it before the store is used or cloned: a clone that is there keeps what it had.
+    #[must_use]
+    pub fn memory(self, memory: MemoryStore) -> Self {
+        self.with(|inner| inner.memory = memory)
+    }
+
+    /// How long a key is held for a process that is not heard of. Default: 10 s; at least 1 s.
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        self.with(|inner| inner.settings.lease = lease.max(Duration::from_secs(1)))
+    }
+
+    /// How long an answer may be in Redis, in bytes. Default: 8 MiB. What is longer is shared no longer, and those who
+    /// read it in other processes get an error.
+    #[must_use]
+    pub fn max_log(self, bytes: u64) -> Self {
+        self.with(|inner| inner.settings.max_log = bytes)
+    }
+
+    /// Is told when an answer could not be shared or kept.
+    #[must_use]
+    pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
+        self.with(|inner| inner.observer = Some(observer))
+    }
+
+    fn with(self, set: impl FnOnce(&mut Inner<B>)) -> Self {
+        let mut inner = Arc::try_unwrap(self.inner).unwrap_or_else(|shared| Inner {
+            backend: shared.backend.clone(),
+            memory: shared.memory.clone(),
+            process: Process::random(),
+            settings: shared.settings,
+            observer: shared.observer.clone(),
+            leaders: Mutex::default(),
+            settling: Settling::default(),
+            hears_wants: AtomicBool::new(false),
+        });
+        set(&mut inner);
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+impl<B: Backend> Store for RedisStore<B> {
+    type Lease = RedisLease;
+    type Claim = Pin<Box<dyn Future<Output = Result<Claim<RedisLease>, BoxError>> + Send>>;
+
+    const HANDS_OVER: bool = true;
+
+    fn claim(&self, request: ClaimRequest) -> Self::Claim {
+        Box::pin(self.inner.clone().claim(request))
+    }
+}
+
+impl<B> Clone for RedisStore<B> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<B> fmt::Debug for RedisStore<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("process", &self.inner.process)
+            .field("memory", &self.inner.memory)
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Inner ===
+
+impl<B: Backend> Inner<B> {
+    async fn claim(self: Arc<Self>, request: ClaimRequest) -> Result<Claim<RedisLease>, BoxError> {
+        // Whether it is kept is decided elsewhere, at this moment.
+        self.settling.wait(request.key()).await;
+        let (memory, recorder) = match self.memory.claim(request).await? {
+            Claim::Lead { lease, recorder } => (lease, recorder),
+            Claim::Follow(log) => return Ok(Claim::Follow(log)),
+            Claim::Replay(log) => return Ok(Claim::Replay(log)),
+            Claim::Mismatch => return Ok(Claim::Mismatch),
+            Claim::Full { retry_after } => return Ok(Claim::Full { retry_after }),
+            _ => return Err("a claim that this store does not know".into()),
+        };
+        self.hear_wants();
+        let flight = Flight { key: *request.key(), token: Token::random() };
+        let taken =
+            Taken { inner: self.clone(), flight, memory: Some(memory), recorder: Some(recorder), is_asked: true };
+        let args = ClaimArgs {
+            key: flight.key,
+            payload: *request.payload(),
+            token: flight.token,
+            owner: self.process,
+            lease: self.settings.lease,
+        };
+        for _ in 0..MAX_CLAIMS {
+            let claimed = match self.backend.claim(args).await {
+                Ok(claimed) => claimed,
+                Err(why) => return self.outage(taken, &request, why),
+            };
+            let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else {
+                return Ok(taken.lead(&request));
+            };
+            let there = Flight { token, ..flight };
+            match state {
+                // No call of this process has the key: what is there was released, and is on its way out.
+                FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
+                    let _ = self.backend.settle(there, Outcome::Free).await;
+                }
+                _ if !same_payload => return Ok(Claim::Mismatch),
+                FlightState::InFlight => return Ok(taken.follow(&request, there, owner, age)),
+                FlightState::Outgrown => return Ok(taken.refuse_to_join()),
+                FlightState::Kept => {
+                    return match Replayed::read(&self.backend, there, *request.payload()).await {
+                        Ok(Some(replayed)) => Ok(taken.replay(replayed, age, ttl)),
+                        // It was evicted, and its key is still there.
+                        Ok(None) => Ok(taken.lead(&request)),
+                        Err(why) => self.outage(taken, &request, why),
+                    };
+                }
+            }
+        }
+        self.outage(taken, &request, BackendError::Unreachable)
+    }
+
+    /// The backend cannot say.
+    fn outage(
+        &self,
+        taken: Taken<B>,
+        request: &ClaimRequest,
+        why: BackendError,
+    ) -> Result<Claim<RedisLease>, BoxError> {
+        match self.backend.outage() {
+            // The leader claims again, so that the call is shared after all once the backend is back.
+            Outage::Local => Ok(taken.lead(request)),
+            Outage::Refuse => Err(why.into()),
+        }
+    }
+
+    fn leaders(&self) -> MutexGuard<'_, HashMap<Token, mpsc::Sender<()>>> {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bypassed(&self, reason: &'static str) {
+        Event::bypassed("redis-store", reason).emit(self.observer.as_deref());
+    }
+
+    /// From now on, hears what other processes ask this one for.
+    fn hear_wants(self: &Arc<Self>) {
+        if !self.hears_wants.swap(true, Relaxed) {
+            tokio::spawn(hear_wants(Arc::downgrade(self)));
+        }
+    }
+}
+
+async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
+    let mut pause = INBOX_RETRY;
+    loop {
+        let Some((backend, process)) = store.upgrade().map(|store| (store.backend.clone(), store.process)) else {
+            return;
+        };
+        let inbox = backend.inbox(process).await;
+        // The backend's tasks end when nobody has it any more.
+        drop(backend);
+        let Ok(mut inbox) = inbox else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(INBOX_RETRY_AT_MOST);
+            continue;
+        };
+        pause = INBOX_RETRY;
+        while let Some(heard) = inbox.next().await {
+            let Some(store) = store.upgrade() else { return };
+            // What was missed is asked for again.
+            let Heard::Message(message) = heard else { continue };
+            let Some(Want(flight)) = Want::decode(&message) else { continue };
+            if let Some(wants) = store.leaders().get(&flight.token) {
+                // One that waits to be seen says as much as two.
+                let _ = wants.try_send(());
+            }
+        }
+    }
+}
+
+// === impl Taken ===
+
+impl<B: Backend> Taken<B> {
+    fn parts(&mut self) -> Option<(MemoryLease, Recorder)> {
+        self.is_asked = false;
+        self.memory.take().zip(self.recorder.take())
+    }
+
+    fn lead(mut self, request: &ClaimRequest) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let orders = Leader::spawn(&self.inner, self.flight, *request.payload(), recorder.log());
+        let lease = RedisLease::new(memory, self.flight.key, orders, self.inner.settling.clone());
+        Claim::Lead { lease, recorder }
+    }
+
+    fn follow(mut self, request: &ClaimRequest, flight: Flight, owner: Process, age: Duration) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let log = recorder.log();
+        let backend = self.inner.backend.clone();
+        Follower::spawn(backend, flight, *request.payload(), owner, age, recorder, memory, self.inner.settings.lease);
+        Claim::Follow(log)
+    }
+
+    fn replay(mut self, replayed: Replayed, age: Duration, ttl: Duration) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let log = recorder.log();
+        let undecided = self.inner.settling.begin(self.flight.key);
+        replayed.feed(self.inner.backend.clone(), recorder, memory, undecided, age, ttl);
+        Claim::Replay(log)
+    }
+
+    /// The answer is under way, and nobody can join it.
+    fn refuse_to_join(mut self) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        drop(memory);
+        let log = recorder.log();
+        recorder.fail("the answer is too long to join");
+        Claim::Follow(log)
+    }
+}
+
+impl<B: Backend> Drop for Taken<B> {
+    fn drop(&mut self) {
+        if let Some(recorder) = self.recorder.take() {
+            drop(self.memory.take());
+            // Those who joined in this process ask again.
+            recorder.fail(LeaderGone::new());
+        }
+        if !self.is_asked {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (backend, flight) = (self.inner.backend.clone(), self.flight);
+            runtime.spawn(async move { backend.settle(flight, Outcome::Free).await });
+        }
+    }
+}

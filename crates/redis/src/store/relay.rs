@@ -1,0 +1,278 @@
+//! Writes the answer of a call that is made here into its log in Redis, while somebody reads it there, or at its end.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+use tower_buttress::store::{Fingerprint, Reader, ResponseLog};
+
+use super::Settings;
+use super::wire::Encoder;
+use crate::backend::{Appended, Backend, BackendError, Flight};
+
+pub(super) struct Relay {
+    flight: Flight,
+    payload: Fingerprint,
+    log: ResponseLog,
+    settings: Settings,
+    claimed: Instant,
+    /// How much Redis has.
+    written: u64,
+    state: State,
+}
+
+enum State {
+    /// Nobody elsewhere reads it.
+    Idle,
+    Writing(Box<Writing>),
+    /// All of it is written.
+    Written,
+    /// It cannot be shared any more.
+    Outgrown,
+}
+
+struct Writing {
+    reader: Reader,
+    encoder: Encoder,
+    /// What is to be sent next.
+    out: BytesMut,
+    /// Bytes of `out`, and of what comes, that Redis has already.
+    skip: u64,
+    has_head: bool,
+    /// `out` holds the last of it.
+    has_ended: bool,
+    is_too_long: bool,
+    /// Redis could not be reached: `out` is sent again with the next tick.
+    is_waiting: bool,
+    /// How often in a row nobody heard what was sent.
+    unheard: u32,
+    sent: Instant,
+}
+
+/// What became of what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    On,
+    /// The answer is too long for those elsewhere, or they were too slow.
+    Outgrown,
+    /// The backend takes no more.
+    Refused,
+}
+
+/// At most so much is sent at once, and one part more.
+const CHUNK: usize = 64 * 1024;
+
+/// Those who hear nothing for this long are sent a sign of life.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// After so many messages that nobody heard, nobody reads it any more.
+const UNHEARD: u32 = 2;
+
+// === impl Relay ===
+
+impl Relay {
+    pub(super) fn new(flight: Flight, payload: Fingerprint, log: ResponseLog, settings: Settings) -> Self {
+        Self { flight, payload, log, settings, claimed: Instant::now(), written: 0, state: State::Idle }
+    }
+
+    pub(super) fn is_sharing(&self) -> bool {
+        matches!(self.state, State::Writing(_))
+    }
+
+    /// Somebody elsewhere reads it. Returns whether it can be had.
+    pub(super) fn begin(&mut self) -> bool {
+        match &mut self.state {
+            State::Writing(writing) => writing.unheard = 0,
+            State::Written => {}
+            State::Outgrown => return false,
+            State::Idle => self.open(true),
+        }
+        !matches!(self.state, State::Outgrown)
+    }
+
+    /// Everything must be written again.
+    pub(super) fn rewind(&mut self) {
+        self.written = 0;
+        self.state = State::Idle;
+    }
+
+    fn open(&mut self, listening: bool) {
+        self.state = match self.log.observer() {
+            Some(mut reader) => {
+                if listening && !reader.listen(true) {
+                    State::Outgrown
+                } else {
+                    State::Writing(Box::new(Writing::new(reader, self.flight.key, self.payload, self.written)))
+                }
+            }
+            None => State::Outgrown,
+        };
+    }
+
+    /// Waits until there is something to send.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub(super) async fn gather(&mut self) {
+        let (claimed, log) = (self.claimed, &self.log);
+        match &mut self.state {
+            State::Writing(writing) if !writing.is_waiting => {
+                poll_fn(|cx| writing.poll_gather(cx, claimed, log)).await;
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Sends what was gathered, or a sign of life.
+    pub(super) async fn send<B: Backend>(&mut self, backend: &B) -> Shared {
+        let State::Writing(writing) = &mut self.state else { return Shared::On };
+        if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
+            self.state = State::Outgrown;
+            return Shared::Outgrown;
+        }
+        if writing.out.is_empty() && !writing.has_ended && writing.sent.elapsed() < SIGN_OF_LIFE {
+            return Shared::On;
+        }
+        match self.append(backend).await {
+            Ok(()) => {}
+            Err(BackendError::Unreachable) => {
+                if let State::Writing(writing) = &mut self.state {
+                    writing.is_waiting = true;
+                    // Those who read it here do not wait for Redis.
+                    if self.log.listeners() > 1 {
+                        writing.reader.listen(false);
+                    }
+                }
+            }
+            Err(BackendError::Refused(_)) => {
+                self.state = State::Outgrown;
+                return Shared::Refused;
+            }
+        }
+        if matches!(self.state, State::Outgrown) { Shared::Outgrown } else { Shared::On }
+    }
+
+    async fn append<B: Backend>(&mut self, backend: &B) -> Result<(), BackendError> {
+        let State::Writing(writing) = &mut self.state else { return Ok(()) };
+        let bytes = writing.out.clone().freeze();
+        let length = bytes.len() as u64;
+        match backend.append(self.flight, self.written, bytes, self.settings.lease * 3).await? {
+            Appended::Written { receivers } => {
+                self.written += length;
+                writing.out.clear();
+                writing.sent = Instant::now();
+                writing.unheard = if receivers == 0 { writing.unheard + 1 } else { 0 };
+                let is_lost = std::mem::take(&mut writing.is_waiting) && !writing.reader.listen(true);
+                if writing.has_ended {
+                    self.state = State::Written;
+                } else if writing.unheard >= UNHEARD {
+                    self.state = State::Idle;
+                } else if is_lost {
+                    self.state = State::Outgrown;
+                }
+            }
+            // Redis has lost it. It is all here, as long as it is recorded.
+            Appended::Rewind { length } => {
+                self.written = length;
+                self.open(true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of it, and returns how long that is.
+    pub(super) async fn finish<B: Backend>(&mut self, backend: &B) -> Result<u64, BackendError> {
+        loop {
+            match &mut self.state {
+                State::Written => return Ok(self.written),
+                State::Idle | State::Outgrown => {
+                    self.open(false);
+                    if !self.is_sharing() {
+                        return Err(BackendError::Refused("the answer is not recorded".into()));
+                    }
+                }
+                State::Writing(writing) => {
+                    let (claimed, log) = (self.claimed, &self.log);
+                    poll_fn(|cx| writing.poll_gather(cx, claimed, log)).await;
+                    if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
+                        return Err(BackendError::Refused("the answer is too long".into()));
+                    }
+                    // Nobody need hear it.
+                    writing.unheard = 0;
+                    self.append(backend).await?;
+                }
+            }
+        }
+    }
+}
+
+// === impl Writing ===
+
+impl Writing {
+    fn new(reader: Reader, key: Fingerprint, payload: Fingerprint, skip: u64) -> Self {
+        let mut out = BytesMut::new();
+        let encoder = Encoder::begin(&key, &payload, &mut out);
+        let mut this = Self {
+            reader,
+            encoder,
+            out,
+            skip,
+            has_head: false,
+            has_ended: false,
+            is_too_long: false,
+            is_waiting: false,
+            unheard: 0,
+            sent: Instant::now(),
+        };
+        this.skip_written();
+        this
+    }
+
+    fn skip_written(&mut self) {
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(self.out.len());
+        self.skip -= skipped as u64;
+        drop(self.out.split_to(skipped));
+    }
+
+    fn poll_gather(&mut self, cx: &mut Context<'_>, claimed: Instant, log: &ResponseLog) -> Poll<()> {
+        while self.out.len() < CHUNK && !self.has_ended && !self.is_too_long {
+            let read = self.poll_record(cx, claimed, log);
+            self.skip_written();
+            if read.is_pending() {
+                // Only what is not empty is worth sending.
+                return if self.out.is_empty() { Poll::Pending } else { Poll::Ready(()) };
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_record(&mut self, cx: &mut Context<'_>, claimed: Instant, log: &ResponseLog) -> Poll<()> {
+        let next = if self.has_head {
+            ready!(self.reader.poll_part(cx)).map(|part| part.map(|part| self.encoder.part(&part, &mut self.out)))
+        } else {
+            Some(ready!(self.reader.poll_head(cx)).map(|head| {
+                self.has_head = true;
+                let now = Instant::now();
+                let after = now.saturating_duration_since(claimed).saturating_sub(head.age(now.into_std()));
+                self.encoder.head(&head, after, &mut self.out)
+            }))
+        };
+        match next {
+            Some(Ok(is_short)) => self.is_too_long = !is_short,
+            None => {
+                self.encoder.end(&mut self.out);
+                self.has_ended = true;
+            }
+            Some(Err(_)) if log.has_failed() => {
+                self.encoder.fail(&mut self.out);
+                self.has_ended = true;
+            }
+            // This reader lost its place, and the answer goes on.
+            Some(Err(_)) => self.is_too_long = true,
+        }
+        Poll::Ready(())
+    }
+}

@@ -1,0 +1,75 @@
+//! Answers that were kept, by any process.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Recorder, Retention};
+
+use super::follower::{Fed, Feed};
+use super::settling::Undecided;
+use super::wire::Decoder;
+use crate::backend::{Backend, BackendError, Flight};
+
+/// A kept answer, as far as it was read.
+#[derive(Debug)]
+pub(super) struct Replayed {
+    flight: Flight,
+    payload: Fingerprint,
+    first: bytes::Bytes,
+}
+
+/// As much is read at once. What is no longer is there before the claim is answered.
+const CHUNK: usize = 256 * 1024;
+
+// === impl Replayed ===
+
+impl Replayed {
+    /// Reads the first of it; `None`: it is not there any more, or is no answer to this request.
+    pub(super) async fn read<B: Backend>(
+        backend: &B,
+        flight: Flight,
+        payload: Fingerprint,
+    ) -> Result<Option<Self>, BackendError> {
+        let first = backend.read(flight, 0, CHUNK).await?;
+        let mut decoder = Decoder::new(flight.key, payload);
+        decoder.push(&first);
+        Ok(matches!(decoder.next(), Ok(Some(_))).then_some(Self { flight, payload, first }))
+    }
+
+    /// Feeds a log with it. Where what was read is all of it, it is kept here too, and `undecided` until then.
+    pub(super) fn feed<B: Backend>(
+        self,
+        backend: B,
+        recorder: Recorder,
+        memory: MemoryLease,
+        undecided: Undecided,
+        age: Duration,
+        ttl: Duration,
+    ) {
+        let now = Instant::now();
+        let is_all = self.first.len() < CHUNK;
+        // The key of a longer one is free here: the next claim asks for it again.
+        let (memory, undecided) = if is_all { (Some(memory), Some(undecided)) } else { (None, None) };
+        let mut feed = Feed::new(recorder, memory, Decoder::new(self.flight.key, self.payload));
+        tokio::spawn(async move {
+            let _undecided = undecided;
+            let mut bytes = self.first;
+            loop {
+                match feed.take(&bytes, (age, now)).await {
+                    Ok(Fed::Whole) => {
+                        if let Some(memory) = feed.memory.take() {
+                            memory.keep(Retention::new(now.into_std(), ttl));
+                        }
+                        return feed.recorder.finish();
+                    }
+                    Ok(Fed::Failed) | Err(_) => return feed.recorder.fail("what was kept is no whole answer"),
+                    Ok(Fed::More) => {}
+                }
+                bytes = match backend.read(self.flight, feed.read, CHUNK).await {
+                    Ok(bytes) if !bytes.is_empty() => bytes,
+                    _ => return feed.recorder.fail("what was kept is not there any more"),
+                };
+            }
+        });
+    }
+}

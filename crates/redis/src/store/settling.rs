@@ -1,0 +1,58 @@
+//! Keys whose answer has ended, and of which it is being decided whether it is kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tower_buttress::store::Fingerprint;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settling {
+    keys: Arc<Mutex<HashMap<Fingerprint, watch::Receiver<()>>>>,
+}
+
+/// As long as it lives, claims of its key wait.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    settling: Settling,
+    key: Fingerprint,
+    /// Dropped, it wakes those who wait.
+    decided: watch::Sender<()>,
+}
+
+/// A claim that waited that long joins the call instead, which has ended.
+const LONGEST: Duration = Duration::from_secs(1);
+
+// === impl Settling ===
+
+impl Settling {
+    pub(super) fn begin(&self, key: Fingerprint) -> Undecided {
+        let (decided, waiting) = watch::channel(());
+        self.keys().insert(key, waiting);
+        Undecided { settling: self.clone(), key, decided }
+    }
+
+    pub(super) async fn wait(&self, key: &Fingerprint) {
+        let waiting = self.keys().get(key).cloned();
+        if let Some(mut waiting) = waiting {
+            let _ = tokio::time::timeout(LONGEST, async { while waiting.changed().await.is_ok() {} }).await;
+        }
+    }
+
+    fn keys(&self) -> MutexGuard<'_, HashMap<Fingerprint, watch::Receiver<()>>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Undecided ===
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        let mut keys = self.settling.keys();
+        // A later flight of the key may be there.
+        if keys.get(&self.key).is_some_and(|waiting| waiting.same_channel(&self.decided.subscribe())) {
+            keys.remove(&self.key);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The crate against a real Redis, which each test starts for itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod client;
+mod store;
+mod support;
