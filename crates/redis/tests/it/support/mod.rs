@@ -1,5 +1,7 @@
 //! A Redis of one's own, and what it takes to hurt it.
 
+pub(crate) mod fleet;
+
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

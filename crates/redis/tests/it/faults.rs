@@ -1,0 +1,205 @@
+//! What becomes of calls that two processes share when Redis, or one of them, fails in the middle. Each fault ends in a
+//! right answer or in an error, and never in half an answer that looks whole.
+
+use std::time::{Duration, Instant};
+
+use tower_buttress::DedupRole;
+use tower_buttress_redis::{Model, RedisOptions, RedisStore};
+
+use crate::support::Server;
+use crate::support::fleet::{Heard, Process, Script};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Two processes; the first makes a call, and the second reads it 300 ms later.
+struct Pair {
+    here: Process,
+    there: Process,
+    leader: tokio::task::JoinHandle<Heard>,
+    follower: tokio::task::JoinHandle<Heard>,
+}
+
+impl Pair {
+    async fn on(server: &Server, script: Script) -> Self {
+        let (here, there) = two(&server.fresh(), script);
+        let leader = here.ask(None);
+        tokio::time::sleep(300 * MS).await;
+        let follower = there.ask(None);
+        tokio::time::sleep(300 * MS).await;
+        Self { here, there, leader, follower }
+    }
+
+    /// Both read all of it, and it was one call.
+    async fn are_whole(self, script: Script) -> (Heard, Heard) {
+        let (leader, follower) = (self.leader.await.unwrap(), self.follower.await.unwrap());
+        assert!(leader.is_whole(script), "{:?}", leader.failure);
+        assert!(follower.is_whole(script), "{:?} after {} bytes", follower.failure, follower.text.len());
+        assert_eq!(follower.role, Some(DedupRole::Joined));
+        assert_eq!((self.here.calls(), self.there.calls()), (1, 0));
+        (leader, follower)
+    }
+}
+
+fn two(options: &RedisOptions, script: Script) -> (Process, Process) {
+    (Process::on(options, script), Process::on(options, script))
+}
+
+#[tokio::test]
+async fn without_a_fault_the_follower_is_never_far_behind() {
+    let server = Server::start();
+    let (leader, follower) = Pair::on(&server, Script::STREAM).await.are_whole(Script::STREAM).await;
+    assert!(leader.longest_wait < 200 * MS && follower.longest_wait < 200 * MS, "{leader:?} {follower:?}");
+}
+
+#[tokio::test]
+async fn redis_is_frozen_for_a_moment() {
+    let server = Server::start();
+    let pair = Pair::on(&server, Script::STREAM).await;
+    server.freeze();
+    tokio::time::sleep(300 * MS).await;
+    server.thaw();
+    let (leader, _) = pair.are_whole(Script::STREAM).await;
+    assert!(leader.longest_wait < 200 * MS, "a caller of the process that makes the call waited for Redis");
+}
+
+#[tokio::test]
+async fn redis_is_restarted_empty() {
+    let mut server = Server::start();
+    let pair = Pair::on(&server, Script::STREAM).await;
+    server.kill();
+    tokio::time::sleep(200 * MS).await;
+    server.start_again();
+    let (leader, _) = pair.are_whole(Script::STREAM).await;
+    assert!(leader.longest_wait < 200 * MS, "a caller of the process that makes the call waited for Redis");
+}
+
+#[tokio::test]
+async fn redis_cuts_all_subscriptions() {
+    let server = Server::start();
+    let pair = Pair::on(&server, Script::STREAM).await;
+    for _ in 0..2 {
+        server.say("CLIENT KILL TYPE pubsub").await.unwrap();
+        tokio::time::sleep(300 * MS).await;
+    }
+    pair.are_whole(Script::STREAM).await;
+}
+
+#[tokio::test]
+async fn redis_forgets_all_scripts() {
+    let server = Server::start();
+    let pair = Pair::on(&server, Script::STREAM).await;
+    for _ in 0..5 {
+        server.say("SCRIPT FLUSH").await.unwrap();
+        tokio::time::sleep(100 * MS).await;
+    }
+    pair.are_whole(Script::STREAM).await;
+}
+
+#[tokio::test]
+async fn redis_takes_no_writes_for_a_moment() {
+    let server = Server::start();
+    let pair = Pair::on(&server, Script::STREAM).await;
+    server.say("CLIENT PAUSE 400 WRITE").await.unwrap();
+    let (leader, _) = pair.are_whole(Script::STREAM).await;
+    assert!(leader.longest_wait < 200 * MS, "a caller of the process that makes the call waited for Redis");
+}
+
+#[tokio::test]
+async fn redis_has_no_memory_left() {
+    let server = Server::start();
+    let pair = Pair::on(&server, Script::STREAM).await;
+    server.say("CONFIG SET maxmemory 1").await.unwrap();
+    let (leader, follower) = (pair.leader.await.unwrap(), pair.follower.await.unwrap());
+    assert!(leader.is_whole(Script::STREAM));
+    assert!(follower.is_right(Script::STREAM) && follower.failure.is_some(), "{follower:?}");
+    // What comes now is for each process to answer by itself.
+    let (here, there) = two(&server.fresh(), Script::SHORT);
+    for answer in [here.ask(Some("k")), there.ask(Some("k"))] {
+        assert!(answer.await.unwrap().is_whole(Script::SHORT));
+    }
+    assert_eq!(here.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed));
+    assert_eq!((here.calls(), there.calls()), (1, 1));
+    server.say("CONFIG SET maxmemory 0").await.unwrap();
+    let (here, there) = two(&server.fresh(), Script::SHORT);
+    assert!(here.ask(Some("k")).await.unwrap().is_whole(Script::SHORT));
+    assert_eq!(there.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed));
+}
+
+#[tokio::test]
+async fn redis_is_gone_for_good() {
+    let mut server = Server::start();
+    let script = Script { parts: 200, ..Script::STREAM };
+    let pair = Pair::on(&server, script).await;
+    server.kill();
+    let leader = pair.leader.await.unwrap();
+    assert!(leader.is_whole(script));
+    assert!(leader.longest_wait < 200 * MS, "{:?}", leader.longest_wait);
+    let follower = pair.follower.await.unwrap();
+    assert!(follower.is_right(script) && follower.failure.is_some(), "{follower:?}");
+    // Each goes on by itself, and waits for nothing.
+    let begun = Instant::now();
+    assert!(pair.there.ask(None).await.unwrap().is_whole(script));
+    assert!(begun.elapsed() < 6000 * MS, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn redis_was_never_there() {
+    let options = RedisOptions::from_url("redis://127.0.0.1:1").unwrap();
+    let process = Process::on(&options, Script::SHORT);
+    let begun = Instant::now();
+    let answers: Vec<_> = (0..20).map(|_| process.ask(Some("k"))).collect();
+    for answer in answers {
+        assert!(answer.await.unwrap().is_whole(Script::SHORT));
+    }
+    assert_eq!(process.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed));
+    assert_eq!(process.calls(), 1, "within a process they are one call as ever");
+    assert!(begun.elapsed() < 600 * MS, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_slow_caller_elsewhere_reads_all_of_a_long_answer_and_holds_up_nobody() {
+    let server = Server::start();
+    let script = Script { parts: 60, size: 50_000, every: 10 * MS, ..Script::STREAM };
+    let (here, there) = two(&server.fresh(), script);
+    let leader = here.ask(None);
+    tokio::time::sleep(50 * MS).await;
+    let follower = there.ask_slowly(None, 50 * MS);
+    let begun = Instant::now();
+    assert!(leader.await.unwrap().is_whole(script));
+    assert!(begun.elapsed() < 2000 * MS, "{:?}", begun.elapsed());
+    let follower = follower.await.unwrap();
+    assert!(follower.is_whole(script), "{:?} after {} bytes", follower.failure, follower.text.len());
+    assert_eq!((here.calls(), there.calls()), (1, 0));
+}
+
+#[tokio::test]
+async fn of_four_processes_and_eighty_callers_one_makes_the_call() {
+    let server = Server::start();
+    let options = server.fresh();
+    let fleet: Vec<Process> = (0..4).map(|_| Process::on(&options, Script::SHORT)).collect();
+    let asked: Vec<_> = (0..80).map(|n| fleet[n % 4].ask(Some("k"))).collect();
+    for answer in asked {
+        assert!(answer.await.unwrap().is_whole(Script::SHORT));
+    }
+    assert_eq!(fleet.iter().map(Process::calls).sum::<usize>(), 1);
+    // Kept, and replayed by all.
+    for process in &fleet {
+        let heard = process.ask(Some("k")).await.unwrap();
+        assert!(heard.is_whole(Script::SHORT));
+        assert_eq!(heard.role, Some(DedupRole::Replayed));
+    }
+    assert_eq!(fleet.iter().map(Process::calls).sum::<usize>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_else_asks_for_is_written_once_at_its_end() {
+    let model = Model::new();
+    let process = Process::with(RedisStore::new(model.clone()), Script::STREAM);
+    assert!(process.ask(None).await.unwrap().is_whole(Script::STREAM));
+    tokio::time::sleep(10 * MS).await;
+    // The inbox of the process, the claim, the answer, and that it is kept.
+    assert_eq!(model.operations(), 4);
+    // What this process knows itself costs nothing.
+    assert_eq!(process.ask(None).await.unwrap().role, Some(DedupRole::Replayed));
+    assert_eq!(model.operations(), 4);
+}
