@@ -238,7 +238,10 @@ pub use self::layers::idle_body_timeout::{
 pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
-pub use self::layers::last_good::{LastGood, LastGoodBody, LastGoodFuture, LastGoodLayer};
+pub use self::layers::last_good::{
+    Embedder, Embedding, LastGood, LastGoodBody, LastGoodFuture, LastGoodLayer, OpenAiEmbeddings, Similar,
+    UnansweredRequest,
+};
 pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLayer};
 pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};

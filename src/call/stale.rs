@@ -35,6 +35,10 @@ pub enum StaleKind {
     Exact,
     /// The same request, in another spelling of its last message.
     Normalized,
+    /// A request that differs in its last message, which an embedder finds similar.
+    Similar,
+    /// None: it is a text of the operator's.
+    Template,
 }
 
 // === impl Stale ===
@@ -66,6 +70,8 @@ impl StaleKind {
         match self {
             Self::Exact => "exact",
             Self::Normalized => "normalized",
+            Self::Similar => "similar",
+            Self::Template => "template",
         }
     }
 }

@@ -14,6 +14,8 @@ pub(crate) mod json_object;
 pub(crate) mod list;
 pub(crate) mod media_type;
 #[cfg(feature = "llm")]
+pub(crate) mod output_format;
+#[cfg(feature = "llm")]
 pub(crate) mod prompt;
 pub mod rate_limit;
 #[cfg(feature = "llm")]

@@ -43,6 +43,25 @@ pub(crate) fn has_server_state(kind: Kind, body: &[u8]) -> bool {
     stores
 }
 
+/// Whether the request asks for a stream.
+pub(crate) fn asks_for_stream(kind: Kind, path: &str, body: &[u8]) -> bool {
+    let said = members(body).find(|(key, _)| *key == b"stream").map(|(_, value)| value);
+    match kind {
+        Kind::Gemini => path.trim_end_matches('/').ends_with(":streamGenerateContent"),
+        Kind::Ollama => said != Some(b"false"),
+        _ => said == Some(b"true"),
+    }
+}
+
+/// The model that the request names.
+pub(crate) fn model(kind: Kind, path: &str, body: &[u8]) -> Option<String> {
+    if kind == Kind::Gemini {
+        let (_, name) = path.trim_end_matches('/').rsplit_once('/')?;
+        return name.rsplit_once(':').map(|(name, _)| name.to_owned());
+    }
+    serde_json::from_slice(member(body, b"model")?).ok()
+}
+
 // === impl LastMessage ===
 
 impl<'a> LastMessage<'a> {
@@ -176,6 +195,20 @@ mod tests {
         assert!(!responses(r#"{"input":"a","store":false}"#));
         assert!(responses(r#"{"input":"a","store":false,"previous_response_id":"r"}"#));
         assert!(responses(r#"{"input":"a","store":false,"background":true}"#));
+    }
+
+    #[test]
+    fn a_model_and_a_stream_are_asked_for() {
+        let body = br#"{"model":"m\"1","stream":true}"#;
+        let gemini = "/v1beta/models/g-1:streamGenerateContent";
+        assert_eq!(model(Kind::OpenAiChat, "/v1/chat/completions", body).as_deref(), Some("m\"1"));
+        assert_eq!(model(Kind::Gemini, gemini, b"{}").as_deref(), Some("g-1"));
+        assert_eq!(model(Kind::OpenAiChat, "/", b"{}"), None);
+        assert!(asks_for_stream(Kind::OpenAiChat, "/", body) && !asks_for_stream(Kind::OpenAiChat, "/", b"{}"));
+        assert!(asks_for_stream(Kind::Gemini, gemini, b"{}"));
+        assert!(
+            asks_for_stream(Kind::Ollama, "/", b"{}") && !asks_for_stream(Kind::Ollama, "/", br#"{"stream":false}"#)
+        );
     }
 
     proptest! {

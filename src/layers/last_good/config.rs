@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::similar::{Meaning, Similar};
 use super::stored::Stored;
+use super::template::Template;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::last_good::answers::Answers;
@@ -23,6 +25,8 @@ pub(super) struct Config {
     pub(super) tenant: Option<Arc<NameTenant>>,
     pub(super) headers: Vec<HeaderName>,
     pub(super) normalized: bool,
+    pub(super) similar: Option<Similar>,
+    pub(super) template: Option<Arc<Template>>,
     pub(super) ttl: Duration,
     /// How long before its deadline a call is answered from memory.
     pub(super) reserve: Duration,
@@ -35,7 +39,7 @@ pub(super) struct Config {
 }
 
 /// What is kept for all services of a layer.
-pub(super) struct AnswerStore(Mutex<Answers<Stored>>);
+pub(super) struct AnswerStore(Mutex<Answers<Stored, Meaning>>);
 
 /// Headers in which applications say for whom a request is, beside those that every fingerprint has.
 const SCOPE_HEADERS: [HeaderName; 4] = [
@@ -62,6 +66,8 @@ impl Default for Config {
             tenant: None,
             headers: FINGERPRINT_HEADERS.into_iter().chain(SCOPE_HEADERS).collect(),
             normalized: true,
+            similar: None,
+            template: None,
             ttl: Duration::from_secs(60 * 60),
             reserve: Duration::from_millis(250),
             max_answer: 1024 * 1024,
@@ -80,6 +86,8 @@ impl fmt::Debug for Config {
             .field("enabled", &self.enabled)
             .field("tenant", &self.tenant.is_some())
             .field("normalized", &self.normalized)
+            .field("similar", &self.similar)
+            .field("template", &self.template.is_some())
             .field("ttl", &self.ttl)
             .field("reserve", &self.reserve)
             .field("max_answer", &self.max_answer)
@@ -98,7 +106,7 @@ impl AnswerStore {
     }
 
     /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
-    pub(super) fn with<R>(&self, with: impl FnOnce(&mut Answers<Stored>) -> R) -> R {
+    pub(super) fn with<R>(&self, with: impl FnOnce(&mut Answers<Stored, Meaning>) -> R) -> R {
         with(&mut lock(&self.0))
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -17,7 +17,9 @@ use super::body::LastGoodBody;
 use super::config::{AnswerStore, Config};
 use super::key::{PendingKeys, RequestKeys};
 use super::recorder::Recorder;
+use super::similar::{Embedding, Similar};
 use super::stored::Stored;
+use super::template::UnansweredRequest;
 use crate::body::collect::{Collect, Collected, collect};
 use crate::body::request::CallBody;
 use crate::call::{StaleKind, Tenant};
@@ -38,21 +40,25 @@ pin_project! {
         S: Service<Request<CallBody>>,
     {
         #[pin]
-        stage: Stage<S, ReadyCall<S, Request<CallBody>>>,
-        answers: std::marker::PhantomData<fn() -> B>,
+        stage: StageOf<S, B>,
     }
 }
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<S, C> {
+    enum Stage<S, C, R> {
         Reading { reading: Option<Box<Reading<S>>> },
         // The layer has nothing to do with it.
         Passing { #[pin] call: C },
         Calling { #[pin] call: C, asking: Box<Asking> },
+        // The call has failed, and it is looked for an answer to a similar request.
+        Embedding { embedding: Embedding, until: Instant, timeout: Timeout, asking: Box<Asking>, otherwise: Option<R> },
         Over,
     }
 }
+
+type StageOf<S, B> =
+    Stage<S, ReadyCall<S, Request<CallBody>>, Result<Response<B>, <S as Service<Request<CallBody>>>::Error>>;
 
 /// A request whose body is being read.
 pub(super) struct Reading<S> {
@@ -68,12 +74,26 @@ pub(super) struct Reading<S> {
 /// A call that is under way, and what it takes to answer it from memory.
 struct Asking {
     request: RequestKeys,
+    /// Where there is a template.
+    unanswered: Option<Box<UnansweredRequest>>,
     tenant: Option<Tenant>,
     classifier: Classifier,
     deadline: Option<CallDeadline>,
     watch: Watch,
     store: Arc<AnswerStore>,
     config: Arc<Config>,
+}
+
+/// What is returned.
+enum Settled {
+    /// What the upstream said.
+    Upstream,
+    Stored(Response<Bytes>),
+    /// Until then, it is looked for an answer to a similar request.
+    Embed {
+        embedding: Embedding,
+        until: Instant,
+    },
 }
 
 /// Whether the deadline is watched.
@@ -106,8 +126,8 @@ where
         Self::at(Stage::Reading { reading: Some(Box::new(reading)) })
     }
 
-    fn at(stage: Stage<S, ReadyCall<S, Request<CallBody>>>) -> Self {
-        Self { stage, answers: std::marker::PhantomData }
+    fn at(stage: StageOf<S, B>) -> Self {
+        Self { stage }
     }
 }
 
@@ -137,9 +157,33 @@ where
                     (Some(result.map(|response| response.map(|body| LastGoodBody::inner(body, None)))), Stage::Over)
                 }
                 StageProj::Calling { call, asking } => match call.poll(cx) {
-                    Poll::Ready(result) => (Some(asking.settle(result)), Stage::Over),
+                    Poll::Ready(result) => match asking.settle(&result) {
+                        Settled::Upstream => (Some(asking.hand_on(result)), Stage::Over),
+                        Settled::Stored(response) => (Some(Ok(LastGoodBody::stored(response))), Stage::Over),
+                        Settled::Embed { embedding, until } => {
+                            let (asking, otherwise) = (asking.take(), Some(result));
+                            let timeout = Timeout::default();
+                            (None, Stage::Embedding { embedding, until, timeout, asking, otherwise })
+                        }
+                    },
                     Poll::Pending => (Some(Ok(LastGoodBody::stored(ready!(asking.poll_deadline(cx))))), Stage::Over),
                 },
+                StageProj::Embedding { embedding, until, timeout, asking, otherwise } => {
+                    let vectors = match embedding.as_mut().poll(cx) {
+                        Poll::Ready(vectors) => vectors.ok(),
+                        Poll::Pending => {
+                            ready!(timeout.poll_until(*until, cx));
+                            None
+                        }
+                    };
+                    let found = asking.find_similar(vectors.and_then(|vectors| vectors.into_iter().next()));
+                    let Some(result) = otherwise.take() else { return Poll::Pending };
+                    let result = match found.or_else(|| asking.fill_in()) {
+                        Some(response) => Ok(LastGoodBody::stored(response)),
+                        None => result.map(|response| response.map(|body| LastGoodBody::inner(body, None))),
+                    };
+                    (Some(result), Stage::Over)
+                }
                 // Polled again after it was over.
                 StageProj::Over => return Poll::Pending,
             };
@@ -161,6 +205,7 @@ where
             Stage::Reading { .. } => "LastGoodFuture::Reading",
             Stage::Passing { .. } => "LastGoodFuture::Passing",
             Stage::Calling { .. } => "LastGoodFuture::Calling",
+            Stage::Embedding { .. } => "LastGoodFuture::Embedding",
             Stage::Over => "LastGoodFuture::Over",
         })
     }
@@ -192,18 +237,22 @@ impl<S> Reading<S> {
 }
 
 impl<S: Service<Request<CallBody>>> Reading<S> {
-    fn finish(
+    fn finish<R>(
         mut self,
         read: Option<Result<Collected<CallBody>, BoxError>>,
-    ) -> Stage<S, ReadyCall<S, Request<CallBody>>> {
+    ) -> Stage<S, ReadyCall<S, Request<CallBody>>, R> {
         let body = match read {
             Some(Ok(Collected::Whole { data, trailers })) => {
                 let Self { service, keys, parts, store, config, .. } = self;
-                let keys = keys.finish(&data, trailers.as_ref(), config.normalized);
+                let keys = keys.finish(&data, trailers.as_ref(), &config);
+                let templated = keys.as_ref().filter(|_| config.template.is_some());
+                let unanswered =
+                    templated.map(|keys| Box::new(UnansweredRequest::new(keys.kind, parts.clone(), data.clone())));
                 let request = Request::from_parts(parts, CallBody::whole(data, trailers));
                 let Some(keys) = keys else { return Stage::Passing { call: ReadyCall::new(service, request) } };
                 let asking = Asking {
                     request: keys,
+                    unanswered,
                     tenant: request.extensions().get().cloned(),
                     classifier: config.classifier.clone().for_call(&request),
                     deadline: CallDeadline::earliest(request.extensions(), None),
@@ -232,21 +281,82 @@ impl<S: Service<Request<CallBody>>> Reading<S> {
 
 impl Asking {
     /// What the upstream's answer, or error, comes to.
-    fn settle<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
+    fn settle<B, E: Error + 'static>(&self, result: &Result<Response<B>, E>) -> Settled {
+        if !may_stand_in(&self.classifier.classify(&Outcome::of(result))) {
+            return Settled::Upstream;
+        }
+        if let Some(stored) = self.find() {
+            return Settled::Stored(stored);
+        }
+        if let Some((embedding, until)) = self.embed() {
+            return Settled::Embed { embedding, until };
+        }
+        self.fill_in().map_or(Settled::Upstream, Settled::Stored)
+    }
+
+    /// The upstream's answer, which is kept if it is one.
+    fn hand_on<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<BoxError> + 'static,
-        E: Error + 'static,
     {
-        let verdict = self.classifier.classify(&Outcome::of(&result));
-        if may_stand_in(&verdict) {
-            if let Some(stored) = self.find() {
-                return Ok(LastGoodBody::stored(stored));
-            }
-        }
         result.map(|response| {
-            let recorder = Recorder::of(&response, self.request, self.tenant.as_ref(), &self.store, &self.config);
+            let recorder =
+                Recorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
             response.map(|body| LastGoodBody::inner(body, recorder))
+        })
+    }
+
+    /// Asks what the last message means, where there is something to compare it with, and until when that may take.
+    fn embed(&self) -> Option<(Embedding, Instant)> {
+        let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
+        self.request.max_age?;
+        if !self.store.with(|answers| answers.has_scope(question.scope)) {
+            return None;
+        }
+        let now = clock::now();
+        let deadline =
+            self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
+        let limit = deadline.map_or(similar.timeout, |left| left.min(similar.timeout));
+        Some((similar.embed(question.text.clone()), now.checked_add(limit)?))
+    }
+
+    /// The answer to the most similar request, if one is similar enough and means the same as far as can be told.
+    fn find_similar(&self, vector: Option<Vec<f32>>) -> Option<Response<Bytes>> {
+        let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
+        let (vector, max_age, now) = (vector?, self.request.max_age?, clock::now());
+        let candidates = self.store.with(|answers| answers.candidates(question.scope, now));
+        let near =
+            candidates.into_iter().filter(|(_, stored)| stored.age(now) <= max_age).filter_map(|(meaning, stored)| {
+                let cosine = Similar::cosine(&meaning.vector, &vector).filter(|cosine| *cosine >= similar.threshold)?;
+                Some((cosine, meaning, stored))
+            });
+        let alike = near.filter(|(_, meaning, _)| Similar::agree(&meaning.text, &question.text));
+        let (cosine, _, stored) = alike.max_by(|(one, ..), (other, ..)| one.total_cmp(other))?;
+        self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Similar, age: stored.age(now) });
+        Some(stored.to_similar(cosine, now))
+    }
+
+    /// The operator's text.
+    fn fill_in(&self) -> Option<Response<Bytes>> {
+        let (template, unanswered) = self.config.template.as_ref().zip(self.unanswered.as_ref())?;
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let response = unanswered.answer(template, now.as_secs())?;
+        self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Template, age: Duration::ZERO });
+        Some(response)
+    }
+
+    /// Leaves nothing behind, for the stage that follows.
+    fn take(&mut self) -> Box<Self> {
+        Box::new(Self {
+            request: self.request.clone(),
+            unanswered: self.unanswered.take(),
+            tenant: self.tenant.take(),
+            classifier: self.classifier.clone(),
+            deadline: self.deadline.take(),
+            watch: Watch::No,
+            store: Arc::clone(&self.store),
+            config: Arc::clone(&self.config),
         })
     }
 
@@ -255,7 +365,7 @@ impl Asking {
         let deadline = self.deadline.as_ref().and_then(CallDeadline::get);
         if matches!(self.watch, Watch::Unknown) {
             self.watch = match deadline {
-                Some(deadline) if self.look(clock::now()).is_some() => {
+                Some(deadline) if self.look(clock::now()).is_some() || self.unanswered.is_some() => {
                     // A call that has little time keeps most of it.
                     let reserve = self.config.reserve.min(deadline.remaining() / 4);
                     Watch::Until { reserve, timeout: Timeout::default() }
@@ -268,7 +378,7 @@ impl Asking {
             return Poll::Pending;
         };
         ready!(timeout.poll_until(at, cx));
-        match self.find() {
+        match self.find().or_else(|| self.fill_in()) {
             Some(stored) => Poll::Ready(stored),
             None => {
                 self.watch = Watch::No;

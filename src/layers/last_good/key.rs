@@ -1,19 +1,23 @@
 //! What an answer is kept under.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::UPGRADE;
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use serde_json::Value;
 
 use super::config::Config;
 use crate::call::NoStore;
 use crate::policy::last_good::answers::Keys;
 use crate::policy::last_good::cache_control::Wishes;
 use crate::policy::last_good::normalize::normalize;
+use crate::policy::last_good::similar;
 use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::proto::dialect::Kind;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
+use crate::proto::output_format::{self, OutputFormat};
 use crate::proto::prompt::{self, LastMessage};
 
 /// A request whose body has still to be read.
@@ -25,17 +29,26 @@ pub(super) struct PendingKeys {
 }
 
 /// A request that was read: what is kept of it, and what it takes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct RequestKeys {
     pub(super) kind: Kind,
     pub(super) keys: Keys,
     pub(super) keep: bool,
     pub(super) max_age: Option<Duration>,
+    /// Where similar requests are looked for.
+    pub(super) question: Option<Arc<Question>>,
+}
+
+/// The last message of a request, and all else of it.
+pub(super) struct Question {
+    pub(super) scope: Fingerprint,
+    pub(super) text: String,
 }
 
 /// How a body was hashed.
 const EXACT: u8 = 0;
 const NORMALIZED: u8 = 1;
+const SCOPE: u8 = 2;
 
 // === impl PendingKeys ===
 
@@ -58,7 +71,7 @@ impl PendingKeys {
     }
 
     /// `None` for a request that the server keeps something of.
-    pub(super) fn finish(self, body: &[u8], trailers: Option<&HeaderMap>, normalized: bool) -> Option<RequestKeys> {
+    pub(super) fn finish(self, body: &[u8], trailers: Option<&HeaderMap>, config: &Config) -> Option<RequestKeys> {
         if prompt::has_server_state(self.kind, body) {
             return None;
         }
@@ -67,14 +80,33 @@ impl PendingKeys {
             scope.field(name.as_str().as_bytes());
             scope.field(value.as_bytes());
         }
-        let normal = LastMessage::of(self.kind, body).filter(|_| normalized).and_then(|message| {
-            let text = normalize(&message.text()?)?;
+        let wanted = config.normalized || config.similar.is_some();
+        let message = wanted.then(|| LastMessage::of(self.kind, body)).flatten();
+        let message = message.and_then(|message| Some((message.text()?, message)));
+        let hash = |fields: [&[u8]; 3], form| {
             let mut hash = scope.clone();
-            [message.before, text.as_bytes(), message.after].iter().for_each(|field| hash.field(field));
-            Some(hash.finish(NORMALIZED))
+            fields.iter().for_each(|field| hash.field(field));
+            hash.finish(form)
+        };
+        let normal = message.as_ref().filter(|_| config.normalized).and_then(|(text, message)| {
+            Some(hash([message.before, normalize(text)?.as_bytes(), message.after], NORMALIZED))
+        });
+        let question = config.similar.as_ref().zip(message).filter(|(_, (text, _))| similar::is_comparable(text));
+        let question = question.filter(|_| wants_text(self.kind, body)).map(|(similar, (text, message))| {
+            let scope = hash([message.before, similar.id().as_bytes(), message.after], SCOPE);
+            Arc::new(Question { scope, text })
         });
         scope.payload(body);
         let keys = Keys { tenant: self.tenant, exact: scope.finish(EXACT), normal };
-        Some(RequestKeys { kind: self.kind, keys, keep: self.wishes.keep, max_age: self.wishes.max_age })
+        let Wishes { keep, max_age } = self.wishes;
+        Some(RequestKeys { kind: self.kind, keys, keep, max_age, question })
     }
+}
+
+/// Whether the answer is to be a text, and no JSON and no call of a tool.
+pub(super) fn wants_text(kind: Kind, body: &[u8]) -> bool {
+    let body: Option<Value> = serde_json::from_slice(body).ok();
+    body.is_some_and(|body| {
+        OutputFormat::of(kind, &body) == OutputFormat::Text && !output_format::forces_tool(kind, &body)
+    })
 }

@@ -7,6 +7,8 @@ use tower_layer::Layer;
 
 use super::config::{AnswerStore, Config};
 use super::service::LastGood;
+use super::similar::Similar;
+use super::template::UnansweredRequest;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
@@ -82,6 +84,8 @@ use crate::policy::verdict::{Classifier, Classify};
 /// where there is none, the request's credentials; and what the setting [`tenant`](Self::tenant) adds to either. A request
 /// without any passes.
 ///
+/// *[Similar](Self::similar)*: opt-in, by an embedder, with guards, and labelled.
+///
 /// # What is kept
 ///
 /// Answers to a POST to a generation path of a dialect that [`proto::dialect`](crate::proto::dialect) knows: a 200 that is
@@ -118,7 +122,8 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # What happens when
 ///
-/// - *There is no earlier answer*: the upstream's answer, or error, is returned as it is.
+/// - *There is no earlier answer*: the operator's [template](Self::template) is returned; without one, the upstream's answer, or
+///   error, as it is.
 /// - *The answer breaks off after its first byte*: the caller gets the error; this layer has no part in it.
 /// - *An answer longer than [`max_answer`](Self::max_answer)* (1 MiB), or that has trailers or a content encoding: not kept.
 /// - *The caller leaves before the end*: not kept.
@@ -190,6 +195,42 @@ impl LastGoodLayer {
     #[must_use]
     pub fn normalized(self, normalized: bool) -> Self {
         self.with(|config| config.normalized = normalized)
+    }
+
+    /// Returns the answer to a request whose last message is similar, where there is none to the same request. Default: off.
+    ///
+    /// **A similar question may have another answer.** The answer is labelled: [`StaleKind::Similar`](crate::StaleKind), and the
+    /// header `x-buttress-similarity`, which a front end should show ("this is an earlier answer to a similar question"). All
+    /// else of the two requests is equal, `user` and `metadata` included, and so is what an answer
+    /// [hangs on](Similar::agree). Messages of 12 to 4,000 characters, one text of the user's; never where JSON or a call of a
+    /// tool is asked for.
+    ///
+    /// The embedder is asked when an answer has been kept, in the background, and when a call has failed; not before a
+    /// deadline, where there is no time. If it fails, there is no similar answer.
+    #[must_use]
+    pub fn similar(self, similar: Similar) -> Self {
+        self.with(|config| config.similar = Some(similar))
+    }
+
+    /// Returns a text of the operator's where nothing that was kept will do: "We are at our limit. Your question is not lost."
+    /// Default: none.
+    ///
+    /// It is sent as an answer of the dialect asked, as a stream where one was asked for, and marked as
+    /// [`StaleKind::Template`](crate::StaleKind). `None` leaves the failure as it is. Not to a request for JSON, or for a call of
+    /// a tool: a program reads that.
+    ///
+    /// ```
+    /// use tower_buttress::LastGoodLayer;
+    ///
+    /// let layer = LastGoodLayer::new().template(|request| match request.model().as_deref() {
+    ///     Some("support-bot") => Some("I cannot answer at the moment. Please write to support@example.com.".to_owned()),
+    ///     _ => None,
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn template(self, template: impl Fn(&UnansweredRequest) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.with(|config| config.template = Some(Arc::new(template)))
     }
 
     /// How long before its deadline a call is answered from memory; at most a quarter of the time that it has. Default: 250 ms.

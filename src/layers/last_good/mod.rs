@@ -2,14 +2,20 @@
 
 mod body;
 mod config;
+mod embeddings;
 mod future;
 mod key;
 mod layer;
 mod recorder;
 mod service;
+mod similar;
 mod stored;
+mod template;
 
 pub use self::body::LastGoodBody;
+pub use self::embeddings::OpenAiEmbeddings;
 pub use self::future::LastGoodFuture;
 pub use self::layer::LastGoodLayer;
 pub use self::service::LastGood;
+pub use self::similar::{Embedder, Embedding, Similar};
+pub use self::template::UnansweredRequest;

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::config::{AnswerStore, Config};
 use super::key::RequestKeys;
+use super::similar::Similar;
 use super::stored::Stored;
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyObserver, Outcome};
@@ -35,6 +36,7 @@ pub(super) struct Recorder {
     data: BytesMut,
     max: usize,
     reservation: Option<Reservation>,
+    similar: Option<Similar>,
 }
 
 /// What the body is.
@@ -79,6 +81,7 @@ impl Recorder {
             data: BytesMut::new(),
             max: config.max_answer,
             reservation: Some(config.memory.reserve(tenant)),
+            similar: config.similar.clone(),
         })
     }
 
@@ -130,6 +133,9 @@ impl Recorder {
         let stored = Stored { head: self.head.clone(), body, _reservation: reservation };
         let dropped = self.store.with(|answers| answers.insert(self.request.keys, stored, bytes, expires, now));
         drop(dropped);
+        if let (Some(similar), Some(question)) = (&self.similar, self.request.question.take()) {
+            similar.embed_kept(question, self.request.keys.exact, Arc::clone(&self.store));
+        }
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) struct Stored {
     pub(super) _reservation: Reservation,
 }
 
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const SIMILARITY: HeaderName = HeaderName::from_static("x-buttress-similarity");
 
 // === impl Stored ===
 
@@ -34,6 +35,15 @@ impl Stored {
         response.headers_mut().append(CACHE_STATUS, self.cache_status(kind, age.as_secs()));
         response.extensions_mut().insert(Stale::new(kind, age));
         response.extensions_mut().insert(ServedBy::new(NAME));
+        response
+    }
+
+    /// The same, for a request whose last message is similar.
+    pub(super) fn to_similar(&self, cosine: f32, now: Instant) -> Response<Bytes> {
+        let mut response = self.to_response(StaleKind::Similar, now);
+        if let Ok(cosine) = HeaderValue::try_from(format!("{cosine:.3}")) {
+            response.headers_mut().insert(SIMILARITY, cosine);
+        }
         response
     }
 

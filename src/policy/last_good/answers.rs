@@ -11,10 +11,12 @@ use crate::proto::fingerprint::Fingerprint;
 /// A tenant has a share. One that needs room takes it from itself, as long as it holds more than its fair part of what there
 /// is; else the oldest of all makes room.
 #[derive(Debug)]
-pub(crate) struct Answers<V> {
-    entries: HashMap<Fingerprint, Entry<V>>,
+pub(crate) struct Answers<V, M> {
+    entries: HashMap<Fingerprint, Entry<V, M>>,
     /// The exact key of the answer that was given last to a request of this normal form.
     normal: HashMap<Fingerprint, Fingerprint>,
+    /// The numbers of the answers to requests that differ in their last message only, where it is known what that means.
+    scopes: HashMap<Fingerprint, BTreeSet<u64>>,
     /// Oldest first.
     order: BTreeMap<u64, Fingerprint>,
     tenants: HashMap<Fingerprint, Holding>,
@@ -33,8 +35,10 @@ pub(crate) struct Keys {
 }
 
 #[derive(Debug)]
-struct Entry<V> {
+struct Entry<V, M> {
     value: Arc<V>,
+    /// What the last message of its request means, and within which scope.
+    meaning: Option<(Fingerprint, Arc<M>)>,
     keys: Keys,
     number: u64,
     bytes: usize,
@@ -52,16 +56,19 @@ struct Holding {
 const TENANT_SHARE: usize = 8;
 /// What an entry takes beside its value: its places in five maps.
 const OVERHEAD: usize = 512;
+/// Answers that are compared with one request.
+const MAX_CANDIDATES: usize = 1_024;
 /// Answers whose time is over and that are looked for at each insertion.
 const REAP_PER_INSERT: usize = 4;
 
 // === impl Answers ===
 
-impl<V> Answers<V> {
+impl<V, M> Answers<V, M> {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             entries: HashMap::new(),
             normal: HashMap::new(),
+            scopes: HashMap::new(),
             order: BTreeMap::new(),
             tenants: HashMap::new(),
             next: 0,
@@ -94,7 +101,7 @@ impl<V> Answers<V> {
         if let Some(normal) = keys.normal {
             self.normal.insert(normal, keys.exact);
         }
-        self.entries.insert(keys.exact, Entry { value: Arc::new(value), keys, number, bytes, expires });
+        self.entries.insert(keys.exact, Entry { value: Arc::new(value), meaning: None, keys, number, bytes, expires });
         dropped
     }
 
@@ -107,6 +114,36 @@ impl<V> Answers<V> {
     /// The answer to the last request of this normal form.
     pub(crate) fn normal(&self, key: Fingerprint, now: Instant) -> Option<Arc<V>> {
         self.exact(*self.normal.get(&key)?, now)
+    }
+
+    /// Notes what the last message of the request of an answer means, which takes `bytes`, for requests that differ in that
+    /// message only: those of one `scope`. Does nothing where the answer is gone, or where there is no room.
+    pub(crate) fn attach(&mut self, exact: Fingerprint, scope: Fingerprint, meaning: M, bytes: usize) {
+        let Some(entry) = self.entries.get_mut(&exact).filter(|entry| entry.meaning.is_none()) else { return };
+        let Some(holding) = self.tenants.get_mut(&entry.keys.tenant) else { return };
+        let fits = holding.bytes.saturating_add(bytes) <= self.limit / TENANT_SHARE
+            && self.bytes.saturating_add(bytes) <= self.limit;
+        if !fits {
+            return;
+        }
+        entry.bytes += bytes;
+        holding.bytes += bytes;
+        self.bytes += bytes;
+        entry.meaning = Some((scope, Arc::new(meaning)));
+        self.scopes.entry(scope).or_default().insert(entry.number);
+    }
+
+    /// Whether there is an answer of this scope.
+    pub(crate) fn has_scope(&self, scope: Fingerprint) -> bool {
+        self.scopes.contains_key(&scope)
+    }
+
+    /// The newest answers of a scope, with what their requests' last messages mean.
+    pub(crate) fn candidates(&self, scope: Fingerprint, now: Instant) -> Vec<(Arc<M>, Arc<V>)> {
+        let numbers = self.scopes.get(&scope).into_iter().flatten().rev().take(MAX_CANDIDATES);
+        let entries = numbers.filter_map(|number| self.entries.get(self.order.get(number)?));
+        let young = entries.filter(|entry| entry.expires > now);
+        young.filter_map(|entry| Some((Arc::clone(&entry.meaning.as_ref()?.1), Arc::clone(&entry.value)))).collect()
     }
 
     /// How many there are, and the bytes that they take.
@@ -153,6 +190,14 @@ impl<V> Answers<V> {
         if let Some(normal) = entry.keys.normal.filter(|normal| self.normal.get(normal) == Some(&key)) {
             self.normal.remove(&normal);
         }
+        if let Some((scope, _)) = entry.meaning {
+            if let Some(numbers) = self.scopes.get_mut(&scope) {
+                numbers.remove(&entry.number);
+                if numbers.is_empty() {
+                    self.scopes.remove(&scope);
+                }
+            }
+        }
         Some(entry.value)
     }
 }
@@ -179,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_found_until_its_time_is_over() {
-        let (mut answers, now) = (Answers::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         answers.insert(keys(1, 2, Some(3)), "a", KIB, later, now);
         assert_eq!(answers.exact(key(2), now).as_deref(), Some(&"a"));
@@ -193,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_last_answer_counts_and_the_last_of_a_normal_form() {
-        let (mut answers, now) = (Answers::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         for (exact, value) in [(2, "a"), (2, "b"), (5, "c")] {
             answers.insert(keys(1, exact, Some(3)), value, KIB, later, now);
@@ -204,8 +249,27 @@ mod tests {
     }
 
     #[test]
+    fn answers_of_a_scope_are_found_newest_first() {
+        let (mut answers, now) = (Answers::new(1024 * KIB), Instant::now());
+        for exact in [1, 2, 3] {
+            let expires = now + Duration::from_secs(u64::from(exact));
+            answers.insert(keys(1, exact, None), exact, KIB, expires, now);
+            answers.attach(key(exact), key(9), exact * 10, KIB);
+        }
+        answers.attach(key(7), key(9), 70, KIB);
+        let of = |scope, after| {
+            let found = answers.candidates(key(scope), now + Duration::from_secs(after));
+            found.into_iter().map(|(meaning, value)| (*meaning, *value)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(9, 0), [(30, 3), (20, 2), (10, 1)]);
+        assert_eq!(of(9, 1), [(30, 3), (20, 2)]);
+        assert_eq!(of(8, 0), []);
+        assert!(answers.has_scope(key(9)) && !answers.has_scope(key(8)));
+    }
+
+    #[test]
     fn one_tenant_does_not_push_out_another() {
-        let (mut answers, now) = (Answers::new(80 * KIB), Instant::now());
+        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         answers.insert(keys(1, 1, None), 1, KIB, later, now);
         for number in 2..200 {
@@ -223,12 +287,16 @@ mod tests {
         #[test]
         fn the_books_balance(steps in prop::collection::vec((0..5_u16, 0..40_u16, prop::option::of(0..10_u16), 0..9_000_usize, 0..30_u64), 0..200)) {
             let (limit, start) = (64 * KIB, Instant::now());
-            let mut answers = Answers::new(limit);
+            let mut answers = Answers::<u16, u16>::new(limit);
             for (step, (tenant, exact, normal, bytes, ttl)) in steps.into_iter().enumerate() {
                 let now = start + Duration::from_secs(step as u64);
                 // A request belongs to one tenant.
                 let keys = keys(tenant, tenant * 100 + exact, normal.map(|normal| 1_000 + tenant * 100 + normal));
                 answers.insert(keys, tenant, bytes, now + Duration::from_secs(ttl), now);
+                if let Some(scope) = keys.normal {
+                    answers.attach(keys.exact, scope, tenant, 700);
+                    prop_assert!(answers.candidates(scope, now).iter().all(|(meaning, value)| meaning == value));
+                }
                 let sum: usize = answers.entries.values().map(|entry| entry.bytes).sum();
                 prop_assert_eq!(sum, answers.bytes);
                 prop_assert!(sum <= limit);
@@ -238,6 +306,8 @@ mod tests {
                     prop_assert_eq!(of.map(|entry| entry.bytes).sum::<usize>(), holding.bytes);
                     prop_assert!(holding.bytes <= limit / TENANT_SHARE && holding.bytes > 0);
                 }
+                let scoped: usize = answers.scopes.values().map(BTreeSet::len).sum();
+                prop_assert_eq!(scoped, answers.entries.values().filter(|entry| entry.meaning.is_some()).count());
                 for exact in answers.normal.values() {
                     prop_assert!(answers.entries.contains_key(exact));
                 }

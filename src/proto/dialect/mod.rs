@@ -37,6 +37,8 @@
 
 #[cfg(feature = "llm")]
 mod answer;
+#[cfg(feature = "llm")]
+mod compose;
 mod end;
 #[cfg(feature = "llm")]
 mod event;
@@ -60,6 +62,8 @@ mod template;
 
 #[cfg(feature = "llm")]
 pub use self::answer::{Answer, AnswerReader};
+#[cfg(feature = "llm")]
+pub(crate) use self::compose::Composed;
 pub use self::end::End;
 #[cfg(feature = "llm")]
 pub use self::event::{Event, Framing};

@@ -3,8 +3,9 @@
 mod kept;
 mod scope;
 mod served;
+mod similar;
+mod template;
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use proptest::prelude::*;
 use tokio::net::TcpListener;
+use tower_buttress::Similar;
 
+use super::similar::{Alike, settle};
 use super::*;
 
 /// What makes an answer one's own.
@@ -26,7 +28,8 @@ struct Asked {
 }
 
 /// Questions of one line are one question.
-const QUESTIONS: [&[&str]; 6] = [
+const QUESTIONS: [&[&str]; 7] = [
+    &["It is 10 miles to Paris, is it?"],
     &["Is it 10 miles to Paris?", "is it 10 miles  to Paris", "Hi, is it 10 miles to Paris?"],
     &["Is it 100 miles to Paris?"],
     &["Is it not 10 miles to Paris?"],
@@ -138,6 +141,34 @@ proptest! {
             let stale = send(&service, other.request()).await.1;
             prop_assert_eq!(stale.is_some(), other.is_answered_by(&one), "{:?} after {:?}", other, one);
             prop_assert_eq!(stale == Some(StaleKind::Exact), one == other);
+            Ok(())
+        })?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// The same with an embedder that finds everything alike: only the question may differ, and no number, negation or name
+    /// in it.
+    #[test]
+    fn a_similar_answer_is_returned_within_its_scope_only((one, other) in neighbours()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let upstream = Upstream::new();
+            let service = LastGoodLayer::new().similar(Similar::new(Alike::default())).layer(upstream.service());
+            send(&service, one.request()).await;
+            settle().await;
+            upstream.set(status(503));
+            let stale = send(&service, other.request()).await.1;
+            if other.is_answered_by(&one) {
+                prop_assert!(matches!(stale, Some(StaleKind::Exact | StaleKind::Normalized)));
+            } else if other != (Asked { question: other.question, ..one.clone() }) || other.schema.is_some() {
+                prop_assert_eq!(stale, None, "{:?} after {:?}", other, one);
+            } else {
+                let agree = Similar::agree(one.question, other.question);
+                prop_assert_eq!(stale, agree.then_some(StaleKind::Similar), "{:?} after {:?}", other, one);
+            }
             Ok(())
         })?;
     }

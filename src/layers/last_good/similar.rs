@@ -1,0 +1,156 @@
+//! Answers to requests that mean the same, as far as a model can tell.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::config::AnswerStore;
+use super::key::Question;
+use crate::error::BoxError;
+use crate::policy::last_good::similar;
+use crate::proto::fingerprint::Fingerprint;
+
+/// Says what texts mean, as vectors: texts that mean the same have vectors that point the same way.
+///
+/// [`OpenAiEmbeddings`](crate::OpenAiEmbeddings) asks a service for them.
+///
+/// ```
+/// use tower_buttress::{Embedder, Embedding};
+///
+/// /// Tells texts apart by their length.
+/// struct Length;
+///
+/// impl Embedder for Length {
+///     fn id(&self) -> &str {
+///         "length"
+///     }
+///
+///     fn embed(&self, texts: Vec<String>) -> Embedding {
+///         let vectors = texts.iter().map(|text| vec![text.len() as f32, 1.0]).collect();
+///         Box::pin(async { Ok(vectors) })
+///     }
+/// }
+/// ```
+pub trait Embedder: Send + Sync {
+    /// Which model it is, of which version. Vectors of two models are never compared.
+    fn id(&self) -> &str;
+
+    /// A vector for each text, in their order.
+    fn embed(&self, texts: Vec<String>) -> Embedding;
+}
+
+/// The future of an [`Embedder`].
+pub type Embedding = Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>, BoxError>> + Send>>;
+
+/// How similar requests are found: for [`LastGoodLayer::similar`](crate::LastGoodLayer::similar).
+#[derive(Clone)]
+pub struct Similar {
+    embedder: Arc<dyn Embedder>,
+    pub(super) threshold: f32,
+    pub(super) timeout: Duration,
+    /// Embeddings of kept answers that are under way.
+    places: Arc<Semaphore>,
+}
+
+/// What the last message of a kept answer's request means.
+pub(super) struct Meaning {
+    pub(super) text: String,
+    pub(super) vector: Vec<f32>,
+}
+
+/// Kept answers that are embedded at once. Others are kept without.
+const PLACES: usize = 8;
+/// How long the embedding of a kept answer may take.
+const BACKGROUND: Duration = Duration::from_secs(30);
+
+// === impl Similar ===
+
+impl Similar {
+    /// Asks this embedder what messages mean.
+    #[must_use]
+    pub fn new(embedder: impl Embedder + 'static) -> Self {
+        Self {
+            embedder: Arc::new(embedder),
+            threshold: 0.95,
+            timeout: Duration::from_secs(2),
+            places: Arc::new(Semaphore::new(PLACES)),
+        }
+    }
+
+    /// The least cosine of two messages of which one's answer is the other's. Default: 0.95. Choose it with pairs of your own:
+    /// the example `similarity` prints what each threshold lets through.
+    #[must_use]
+    pub fn threshold(mut self, cosine: f32) -> Self {
+        // What is no number lets nothing through.
+        self.threshold = if cosine.is_nan() { f32::INFINITY } else { cosine };
+        self
+    }
+
+    /// How long a call that has failed waits for its embedding. Default: 2 s.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether what an answer hangs on is the same in both messages: numbers and their units, negations, quotations, names,
+    /// words that exclude one another (enable, disable), the order around words such as `from` and `to`, the script. Only then
+    /// is a message similar, however near the embedder finds it.
+    ///
+    /// ```
+    /// use tower_buttress::Similar;
+    ///
+    /// assert!(Similar::agree("What is the capital of France?", "Tell me the capital city of France"));
+    /// assert!(!Similar::agree("What is the capital of France?", "What is the capital of Spain?"));
+    /// assert!(!Similar::agree("Is it safe?", "Is it not safe?"));
+    /// assert!(!Similar::agree("from Paris to London", "from London to Paris"));
+    /// ```
+    #[must_use]
+    pub fn agree(one: &str, other: &str) -> bool {
+        similar::agree(one, other)
+    }
+
+    /// The cosine of two vectors; `None` where they cannot be compared.
+    #[must_use]
+    pub fn cosine(one: &[f32], other: &[f32]) -> Option<f32> {
+        similar::cosine(one, other)
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.embedder.id()
+    }
+
+    pub(super) fn embed(&self, text: String) -> Embedding {
+        self.embedder.embed(vec![text])
+    }
+
+    /// Embeds the request of a kept answer on a task of its own. Without a runtime, or with too many under way, it is kept
+    /// without.
+    pub(super) fn embed_kept(&self, question: Arc<Question>, exact: Fingerprint, store: Arc<AnswerStore>) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let embedding = self.embed(question.text.clone());
+        runtime.spawn(async move {
+            let _place = place;
+            let Ok(Ok(vectors)) = tokio::time::timeout(BACKGROUND, embedding).await else { return };
+            let Some(vector) = vectors.into_iter().next() else { return };
+            let text = question.text.clone();
+            let bytes = vector.len().saturating_mul(size_of::<f32>()).saturating_add(text.len());
+            store.with(|answers| answers.attach(exact, question.scope, Meaning { text, vector }, bytes));
+        });
+    }
+}
+
+impl fmt::Debug for Similar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Similar")
+            .field("embedder", &self.id())
+            .field("threshold", &self.threshold)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! In which form a request wants its answer.
+
+use serde_json::Value;
+
+use super::dialect::Kind;
+
+/// The form that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OutputFormat {
+    /// Any text.
+    Text,
+    /// Any JSON.
+    Json,
+    /// JSON that this schema describes.
+    Schema(Value),
+}
+
+// === impl OutputFormat ===
+
+impl OutputFormat {
+    /// What the request with this body asks for.
+    pub(crate) fn of(kind: Kind, body: &Value) -> Self {
+        let at = |path: &str| body.pointer(path).filter(|value| !value.is_null());
+        match kind {
+            Kind::OpenAiChat => Self::of_object(at("/response_format"), "/json_schema/schema"),
+            Kind::OpenAiResponses => Self::of_object(at("/text/format"), "/schema"),
+            Kind::Anthropic => Self::of_object(at("/output_config/format").or_else(|| at("/output_format")), "/schema"),
+            Kind::Cohere => match Self::of_object(at("/response_format"), "/json_schema") {
+                Self::Json => at("/response_format/schema").map_or(Self::Json, |schema| Self::Schema(schema.clone())),
+                other => other,
+            },
+            Kind::Ollama => match at("/format") {
+                Some(Value::String(_)) => Self::Json,
+                Some(schema) => Self::Schema(schema.clone()),
+                None => Self::Text,
+            },
+            Kind::Gemini => {
+                let config = at("/generationConfig").or_else(|| at("/generation_config"));
+                let of = |names: [&str; 2]| {
+                    let found = names.iter().find_map(|name| config?.get(name));
+                    found.filter(|value| !value.is_null())
+                };
+                // `responseSchema` is OpenAPI's dialect, with types in capitals: it is no JSON Schema.
+                match of(["responseJsonSchema", "response_json_schema"]) {
+                    Some(schema) => Self::Schema(schema.clone()),
+                    None if of(["responseSchema", "response_schema"]).is_some() => Self::Json,
+                    None => match of(["responseMimeType", "response_mime_type"]).and_then(Value::as_str) {
+                        Some("application/json") => Self::Json,
+                        _ => Self::Text,
+                    },
+                }
+            }
+        }
+    }
+
+    /// `{"type": "json_schema", ..}`, with the schema at `path`.
+    fn of_object(format: Option<&Value>, path: &str) -> Self {
+        let Some(format) = format else { return Self::Text };
+        match format.get("type").and_then(Value::as_str) {
+            None | Some("text") => Self::Text,
+            Some(_) => match format.pointer(path).filter(|schema| schema.is_object() || schema.is_boolean()) {
+                Some(schema) => Self::Schema(schema.clone()),
+                None => Self::Json,
+            },
+        }
+    }
+}
+
+/// Whether the answer has to be a call of a tool.
+pub(crate) fn forces_tool(kind: Kind, body: &Value) -> bool {
+    let choice = match kind {
+        Kind::Gemini => {
+            let mode = body.pointer("/toolConfig/functionCallingConfig/mode");
+            return mode.and_then(Value::as_str).is_some_and(|mode| mode.eq_ignore_ascii_case("any"));
+        }
+        _ => body.get("tool_choice"),
+    };
+    match choice {
+        None | Some(Value::Null) => false,
+        Some(Value::String(choice)) => !matches!(choice.as_str(), "auto" | "none"),
+        Some(choice) => !matches!(choice.get("type").and_then(Value::as_str), Some("auto" | "none")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_dialect_says_it_in_its_own_way() {
+        let schema = json!({ "type": "object" });
+        for (kind, body) in [
+            (
+                Kind::OpenAiChat,
+                json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "n", "schema": schema } } }),
+            ),
+            (
+                Kind::OpenAiResponses,
+                json!({ "text": { "format": { "type": "json_schema", "name": "n", "schema": schema } } }),
+            ),
+            (Kind::Anthropic, json!({ "output_config": { "format": { "type": "json_schema", "schema": schema } } })),
+            (Kind::Anthropic, json!({ "output_format": { "type": "json_schema", "schema": schema } })),
+            (
+                Kind::Gemini,
+                json!({ "generationConfig": { "responseMimeType": "application/json", "responseJsonSchema": schema } }),
+            ),
+            (Kind::Cohere, json!({ "response_format": { "type": "json_object", "json_schema": schema } })),
+            (Kind::Cohere, json!({ "response_format": { "type": "json_object", "schema": schema } })),
+            (Kind::Ollama, json!({ "format": schema })),
+        ] {
+            assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Schema(schema.clone()), "{body}");
+        }
+        for (kind, body) in [
+            (Kind::OpenAiChat, json!({ "response_format": { "type": "json_object" } })),
+            (Kind::OpenAiResponses, json!({ "text": { "format": { "type": "json_object" } } })),
+            (Kind::Gemini, json!({ "generationConfig": { "responseSchema": { "type": "OBJECT" } } })),
+            (Kind::Gemini, json!({ "generation_config": { "response_mime_type": "application/json" } })),
+            (Kind::Cohere, json!({ "response_format": { "type": "json_object" } })),
+            (Kind::Ollama, json!({ "format": "json" })),
+        ] {
+            assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Json, "{body}");
+        }
+        for (kind, body) in [
+            (Kind::OpenAiChat, json!({ "response_format": { "type": "text" } })),
+            (Kind::OpenAiChat, json!({ "response_format": null })),
+            (Kind::OpenAiResponses, json!({ "text": { "verbosity": "low" } })),
+            (Kind::Gemini, json!({ "generationConfig": { "temperature": 0 } })),
+            (Kind::Ollama, json!([])),
+        ] {
+            assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Text, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_forced_tool_is_seen() {
+        for forced in [json!("required"), json!({ "type": "function" }), json!({ "type": "any" }), json!("REQUIRED")] {
+            assert!(forces_tool(Kind::OpenAiChat, &json!({ "tool_choice": forced })), "{forced}");
+        }
+        for free in [json!(null), json!("auto"), json!("none"), json!({ "type": "auto" })] {
+            assert!(!forces_tool(Kind::OpenAiChat, &json!({ "tool_choice": free })), "{free}");
+        }
+        let gemini = json!({ "toolConfig": { "functionCallingConfig": { "mode": "ANY" } } });
+        assert!(forces_tool(Kind::Gemini, &gemini) && !forces_tool(Kind::Gemini, &json!({})));
+    }
+}
