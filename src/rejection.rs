@@ -47,6 +47,8 @@ pub struct Rejection {
     kind: RejectionKind,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
+    /// What else the response says in its head.
+    headers: Option<Arc<HeaderMap>>,
 }
 
 /// The reasons for which a layer refuses.
@@ -100,7 +102,7 @@ impl Rejection {
     /// A refusal of this kind.
     #[must_use]
     pub const fn new(kind: RejectionKind) -> Self {
-        Self { kind, retry_after: None, source: None }
+        Self { kind, retry_after: None, source: None, headers: None }
     }
 
     /// Tells the caller when to come back, as `Retry-After`, or `grpc-retry-pushback-ms` (and with the feature `tonic` as the
@@ -115,6 +117,12 @@ impl Rejection {
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// Adds fields to the head of the response.
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = Some(Arc::new(headers));
         self
     }
 
@@ -175,6 +183,9 @@ impl Rejection {
                     );
                 }
             }
+        }
+        if let Some(headers) = &self.headers {
+            response.headers_mut().extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
         response.extensions_mut().insert(self);
         response

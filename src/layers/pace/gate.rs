@@ -74,7 +74,7 @@ fn limited<B: Body>(
             let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
             Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage))
         }
-        Told::TooLong(wait) => Admission::Refuse(shared.refuse(wait)),
+        Told::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
         Told::Again(_) => Admission::Aside,
     }
 }

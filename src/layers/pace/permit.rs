@@ -10,7 +10,7 @@ use super::usage::{Usage, Used};
 use crate::admission::{End, Permit, Watch};
 use crate::policy::pace::{Demand, Grant};
 use crate::policy::verdict::{Health, Outcome};
-use crate::proto::rate_limit::{self, Policy, Unit, exhausted, quotas};
+use crate::proto::rate_limit::{exhausted, quotas};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 
@@ -33,6 +33,8 @@ enum State {
     /// There is no head.
     Asked,
     Served,
+    /// It was ended before its head: nobody knows how far the upstream had come.
+    Ended,
     /// The upstream used nothing: it refused, or was not asked.
     Refused,
 }
@@ -70,6 +72,7 @@ impl PacePermit {
             return self.key.settle(&reserved, &used, None, clock::now());
         }
         let Used { input, output, bytes } = usage.end();
+        let is_whole = is_whole && self.state != State::Ended;
         let known = input.zip(output).filter(|_| is_whole);
         // Bytes say how many tokens there were at most: each has one at least, and its event many more.
         let guess = if is_whole { reserved.output } else { reserved.output.min(bytes / 4) };
@@ -113,20 +116,23 @@ impl Permit for PacePermit {
                 }
             }
             // What did not get past us was not sent.
-            Some(RejectionKind::CircuitOpen | RejectionKind::QueueFull | RejectionKind::Paced) => {
+            Some(
+                RejectionKind::CircuitOpen
+                | RejectionKind::QueueFull
+                | RejectionKind::Paced
+                | RejectionKind::ConversationBusy,
+            ) => {
                 self.state = State::Refused;
                 self.key.give_back(&self.grant, false, clock::now);
                 // All of it is given back.
                 self.usage = None;
             }
-            Some(_) => {
-                self.state = State::Served;
+            Some(kind) => {
+                self.state = if kind == RejectionKind::Superseded { State::Ended } else { State::Served };
                 self.key.give_back(&self.grant, true, clock::now);
             }
         }
-        if self.shared.config.shows_limits() {
-            show_limits(&self.key, &self.shared, response.headers_mut());
-        }
+        self.shared.show_limits(&self.key, response.headers_mut());
         if let (true, Some(usage)) = (has_body, &mut self.usage) {
             usage.head(response);
         }
@@ -159,30 +165,4 @@ impl Permit for PacePermit {
             self.shared.count_in_flight(-1.0);
         }
     }
-}
-
-/// Says what the caller has left.
-fn show_limits(key: &Key, shared: &Shared, headers: &mut HeaderMap) {
-    key.with_buckets(clock::now(), |buckets, now, in_flight| {
-        let rates = buckets.iter().map(|bucket| {
-            let (name, unit) = match bucket.unit {
-                Unit::Requests => ("requests", None),
-                Unit::Tokens => ("tokens", Some("tokens")),
-                Unit::InputTokens => ("input-tokens", Some("tokens")),
-                Unit::OutputTokens => ("output-tokens", Some("tokens")),
-            };
-            let reset = std::time::Duration::from_micros(bucket.reset(now));
-            let (quota, remaining) = (bucket.size(), bucket.remaining(now));
-            Policy { name, unit, quota, window: Some(bucket.fills_in()), remaining, reset }
-        });
-        let at_once = shared.config.concurrency.map(|most| Policy {
-            name: "concurrency",
-            unit: Some("concurrent-requests"),
-            quota: most.into(),
-            window: None,
-            remaining: most.saturating_sub(in_flight).into(),
-            reset: std::time::Duration::ZERO,
-        });
-        rate_limit::write(rates.chain(at_once), headers);
-    });
 }

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use http::Request;
+use http::{HeaderMap, Request};
 
 use super::config::{Config, Role};
 use super::key::{Key, Standing};
@@ -13,6 +13,7 @@ use crate::admission::{Callers, gauge, gauge_add};
 use crate::call::Model;
 use crate::event::Event;
 use crate::policy::queue::Hashed;
+use crate::proto::rate_limit::{self, Policy, Unit};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 
@@ -99,10 +100,45 @@ impl Shared {
         keys.entry(hash).or_insert_with(|| Arc::new(Key::new(&self.config, self.epoch))).clone()
     }
 
-    pub(super) fn refuse(&self, wait: Duration) -> Rejection {
+    pub(super) fn refuse(&self, key: &Key, wait: Duration) -> Rejection {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::Paced });
         let wait = if wait.is_zero() { SOON } else { wait };
-        Rejection::new(RejectionKind::Paced).with_retry_after(wait)
+        let rejection = Rejection::new(RejectionKind::Paced).with_retry_after(wait);
+        if !self.config.shows_limits() {
+            return rejection;
+        }
+        let mut headers = HeaderMap::new();
+        self.show_limits(key, &mut headers);
+        rejection.with_headers(headers)
+    }
+
+    /// Says what the caller has left, where the limits are ours.
+    pub(super) fn show_limits(&self, key: &Key, headers: &mut HeaderMap) {
+        if !self.config.shows_limits() {
+            return;
+        }
+        key.with_buckets(clock::now(), |buckets, now, in_flight| {
+            let rates = buckets.iter().map(|bucket| {
+                let (name, unit) = match bucket.unit {
+                    Unit::Requests => ("requests", None),
+                    Unit::Tokens => ("tokens", Some("tokens")),
+                    Unit::InputTokens => ("input-tokens", Some("tokens")),
+                    Unit::OutputTokens => ("output-tokens", Some("tokens")),
+                };
+                let reset = Duration::from_micros(bucket.reset(now));
+                let (quota, remaining) = (bucket.size(), bucket.remaining(now));
+                Policy { name, unit, quota, window: Some(bucket.fills_in()), remaining, reset }
+            });
+            let at_once = self.config.concurrency.map(|most| Policy {
+                name: "concurrency",
+                unit: Some("concurrent-requests"),
+                quota: most.into(),
+                window: None,
+                remaining: most.saturating_sub(in_flight).into(),
+                reset: Duration::ZERO,
+            });
+            rate_limit::write(rates.chain(at_once), headers);
+        });
     }
 
     /// A key is paused for this long.

@@ -65,7 +65,7 @@ impl PaceWait {
                 self.shared.config.emitter.emit(&Event::Refused { kind });
                 Rejection::new(kind)
             }
-            wait => self.shared.refuse(wait.unwrap_or_default()),
+            wait => self.shared.refuse(&self.key, wait.unwrap_or_default()),
         }
     }
 }

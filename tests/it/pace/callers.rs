@@ -1,5 +1,7 @@
 //! Limits of our own, for each caller.
 
+use std::time::Duration;
+
 use tower::Layer;
 use tower_buttress::Rate;
 
@@ -19,6 +21,8 @@ async fn a_caller_that_has_used_its_share_is_refused_and_the_others_are_not() {
     }
     let refused = service.clone().oneshot(ask("leaked")).await.unwrap();
     assert_eq!((kind(&refused), retry_after(&refused)), (Some(RejectionKind::Paced), 20));
+    assert_eq!(refused.headers()["ratelimit-policy"], "\"requests\";q=3;w=60");
+    assert_eq!(refused.headers()["ratelimit"], "\"requests\";r=0;t=60");
     assert_eq!(service.clone().oneshot(ask("other")).await.unwrap().status(), 200);
     tokio::time::sleep(secs(20)).await;
     assert_eq!(service.clone().oneshot(ask("leaked")).await.unwrap().status(), 200);
@@ -36,6 +40,7 @@ async fn a_caller_has_so_many_calls_at_a_time() {
     let (first, second, third) = tokio::join!(call(), call(), call());
     let third = third.unwrap();
     assert_eq!((third.status().as_u16(), kind(&third)), (429, Some(RejectionKind::Paced)));
+    assert_eq!(third.headers()["ratelimit"], "\"concurrency\";r=0;t=0");
     assert_eq!(second.unwrap().headers()["ratelimit"], "\"concurrency\";r=0;t=0");
     // One whose body is unread is under way.
     assert_eq!(layer.stats().in_flight, 1);
@@ -89,4 +94,30 @@ async fn callers_without_end_share_what_room_there_is() {
     // A minute later all are as new, and make room.
     tokio::time::sleep(secs(61)).await;
     assert_eq!(service.clone().oneshot(ask("caller 999")).await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_upstream_says_of_its_own_limits_stays() {
+    let calls = Calls::new();
+    let theirs = [("x-ratelimit-remaining-requests", "4999"), ("x-ratelimit-reset-tokens", "9ms")];
+    let service =
+        PaceLayer::per_caller().requests(Rate::per_minute(3)).layer(upstream(&calls, move |_| answer(200, &theirs)));
+    let answer = service.oneshot(ask("a")).await.unwrap();
+    for (name, value) in theirs {
+        assert_eq!(answer.headers()[name], value);
+    }
+    assert_eq!(answer.headers()["ratelimit"], "\"requests\";r=2;t=20");
+}
+
+/// An upstream's limits are for us to keep, and say nothing about a caller.
+#[tokio::test(start_paused = true)]
+async fn limits_of_the_upstream_are_not_shown() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().requests(Rate::per_minute(1)).max_wait(Duration::ZERO);
+    let service = layer.layer(upstream(&calls, |_| answer(200, &[])));
+    for status in [200, 429] {
+        let answer = service.clone().oneshot(ask("a")).await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert!(!answer.headers().contains_key("ratelimit") && !answer.headers().contains_key("ratelimit-policy"));
+    }
 }
