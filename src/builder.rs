@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http::request::Parts;
 use tower::ServiceBuilder;
 use tower_layer::Stack;
@@ -14,9 +15,12 @@ use crate::layers::first_byte_timeout::FirstByteTimeoutLayer;
 use crate::layers::grpc_status::GrpcStatusLayer;
 use crate::layers::idle_body_timeout::IdleBodyTimeoutLayer;
 use crate::layers::inspect_request::InspectRequestLayer;
+use crate::layers::pace::PaceLayer;
+use crate::layers::queue::QueueLayer;
 use crate::layers::rejections_as_errors::RejectionsAsErrorsLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
+use crate::layers::supersede::SupersedeLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
@@ -72,6 +76,9 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Bounds the whole call and its body. See [`DeadlineLayer`].
     fn deadline(self, total: Duration) -> ServiceBuilder<Stack<DeadlineLayer, L>>;
 
+    /// Ends the older messages of a conversation, which `header` names, when a newer one comes. See [`SupersedeLayer`].
+    fn supersede(self, header: HeaderName) -> ServiceBuilder<Stack<SupersedeLayer, L>>;
+
     /// Makes one upstream call of requests that come twice. See [`DedupLayer`].
     fn dedup(self) -> ServiceBuilder<Stack<DedupLayer, L>>;
 
@@ -80,6 +87,12 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
 
     /// Makes another attempt when the upstream allows it. See [`RetryAfterBackoffLayer`].
     fn retry_after_backoff(self) -> ServiceBuilder<Stack<RetryAfterBackoffLayer, L>>;
+
+    /// Bounds how many calls are under way at a time, and has the others wait. See [`QueueLayer`].
+    fn queue(self, limit: u32) -> ServiceBuilder<Stack<QueueLayer, L>>;
+
+    /// Has calls wait after the upstream answered 429. See [`PaceLayer`].
+    fn pace(self) -> ServiceBuilder<Stack<PaceLayer, L>>;
 
     /// Answers at once for an upstream that has been failing. See [`CircuitBreakerLayer`].
     fn circuit_breaker(self) -> ServiceBuilder<Stack<CircuitBreakerLayer, L>>;
@@ -132,6 +145,10 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
         self.layer(DeadlineLayer::new(total))
     }
 
+    fn supersede(self, header: HeaderName) -> ServiceBuilder<Stack<SupersedeLayer, L>> {
+        self.layer(SupersedeLayer::by_header(header))
+    }
+
     fn dedup(self) -> ServiceBuilder<Stack<DedupLayer, L>> {
         self.layer(DedupLayer::new())
     }
@@ -142,6 +159,14 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
 
     fn retry_after_backoff(self) -> ServiceBuilder<Stack<RetryAfterBackoffLayer, L>> {
         self.layer(RetryAfterBackoffLayer::new())
+    }
+
+    fn queue(self, limit: u32) -> ServiceBuilder<Stack<QueueLayer, L>> {
+        self.layer(QueueLayer::new(limit))
+    }
+
+    fn pace(self) -> ServiceBuilder<Stack<PaceLayer, L>> {
+        self.layer(PaceLayer::new())
     }
 
     fn circuit_breaker(self) -> ServiceBuilder<Stack<CircuitBreakerLayer, L>> {

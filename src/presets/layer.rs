@@ -37,8 +37,8 @@ use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
-/// deadline, supersede (off), dedup, last good answers and resume (feature `llm`), fallback, retries, queue, pace, breaker, stream guard (feature `llm`),
-/// idle timeout, first-byte timeout.
+/// deadline, limits per caller (off), supersede (off), dedup, last good answers and resume (feature `llm`), fallback, retries,
+/// queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
@@ -58,6 +58,7 @@ pub struct ResilienceLayer {
     profile: TimeoutProfileLayer,
     heartbeat: SseHeartbeatLayer,
     deadline: DeadlineLayer,
+    callers: PaceLayer,
     supersede: SupersedeLayer,
     dedup: DedupLayer,
     #[cfg(feature = "llm")]
@@ -115,6 +116,7 @@ impl ResilienceLayer {
             profile: TimeoutProfileLayer::disabled(),
             heartbeat: SseHeartbeatLayer::disabled(),
             deadline: DeadlineLayer::new(limits.total),
+            callers: PaceLayer::disabled(),
             supersede: SupersedeLayer::disabled(),
             dedup: DedupLayer::disabled(),
             #[cfg(feature = "llm")]
@@ -176,6 +178,22 @@ impl ResilienceLayer {
     #[must_use]
     pub fn deadline(mut self, adjust: impl FnOnce(DeadlineLayer) -> DeadlineLayer) -> Self {
         self.deadline = adjust(self.deadline);
+        self
+    }
+
+    /// Adjusts the [`PaceLayer`] that limits what each caller may ask for, which is off. It stands outside of everything that
+    /// answers without the upstream, and counts those answers too:
+    ///
+    /// ```
+    /// use tower_buttress::{PaceLayer, Rate, TimeoutProfile, presets};
+    ///
+    /// let limits = PaceLayer::per_caller().requests(Rate::per_minute(120)).concurrency(8);
+    /// let stack = presets::llm_gateway(TimeoutProfile::DEEP).pace_per_caller(|_| limits);
+    /// # let _ = stack;
+    /// ```
+    #[must_use]
+    pub fn pace_per_caller(mut self, adjust: impl FnOnce(PaceLayer) -> PaceLayer) -> Self {
+        self.callers = adjust(self.callers);
         self
     }
 
@@ -359,6 +377,7 @@ impl ResilienceLayer {
             profile: self.profile,
             heartbeat: self.heartbeat.observer(observer.clone()),
             deadline: self.deadline.observer(observer.clone()),
+            callers: self.callers.observer(observer.clone()),
             supersede: self.supersede.observer(observer.clone()),
             dedup: self.dedup.observer(observer.clone()),
             #[cfg(feature = "llm")]
@@ -472,7 +491,8 @@ where
         };
         let dedup = self.dedup.clone().memory(self.memory.clone());
         let shared = dedup.layer(self.remembered(flight));
-        let bounded = self.deadline.layer(self.supersede.clone().memory(self.memory.clone()).layer(shared));
+        let newest = self.supersede.clone().memory(self.memory.clone()).layer(shared);
+        let bounded = self.deadline.layer(self.callers.layer(newest));
         let timed = self.profile.layer(self.heartbeat.layer(bounded));
         Resilience::new(self.inspect.clone().memory(self.memory.clone()).layer(self.grpc_status.layer(timed)))
     }

@@ -23,6 +23,7 @@ use crate::layers::grpc_status::{GrpcStatus, GrpcStatusBody};
 use crate::layers::inspect_request::InspectRequest;
 #[cfg(feature = "llm")]
 use crate::layers::last_good::{LastGood, LastGoodBody};
+use crate::layers::pace::{Pace, PaceBody};
 use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatBody};
 use crate::layers::supersede::{Supersede, SupersedeBody};
 use crate::layers::timeout_profile::TimeoutProfileService;
@@ -30,7 +31,7 @@ use crate::layers::timeout_profile::TimeoutProfileService;
 /// The layers outside of the upstreams.
 pub(super) type Outer<E> = InspectRequest<GrpcStatus<TimeoutProfileService<SseHeartbeat<Bounded<E>>>>>;
 
-type Bounded<E> = DeadlineService<Supersede<Dedup<Remembered<Upstream<E>>>>>;
+type Bounded<E> = DeadlineService<Pace<Supersede<Dedup<Remembered<Upstream<E>>>>>>;
 
 #[cfg(feature = "llm")]
 pub(super) type Remembered<S> = LastGood<S>;
@@ -98,7 +99,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResilienceBody {
         #[pin]
-        inner: GrpcStatusBody<SseHeartbeatBody<DeadlineBody<SupersedeBody<DedupBody<RememberedBody<ErasedBody>>>>>>,
+        inner: GrpcStatusBody<SseHeartbeatBody<DeadlineBody<PaceBody<SupersedeBody<DedupBody<RememberedBody<ErasedBody>>>>>>>,
     }
 }
 

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
-    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, Rejection, RejectionKind, ServedBy,
-    ServiceBuilderExt, TimeoutProfile,
+    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, PaceLayer, Rate, Rejection, RejectionKind,
+    ServedBy, ServiceBuilderExt, SupersedeLayer, TimeoutProfile, error,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -252,9 +252,12 @@ async fn by_name_on_a_builder_they_are_the_same_layers() {
         .timeout_profile(|_| None)
         .sse_heartbeat(secs(15))
         .deadline(secs(90))
+        .supersede(http::HeaderName::from_static("x-conversation-id"))
         .dedup()
         .fallback(backup)
         .retry_after_backoff()
+        .queue(8)
+        .pace()
         .circuit_breaker()
         .idle_body_timeout(secs(15))
         .first_byte_timeout(secs(20))
@@ -390,4 +393,39 @@ async fn a_429_pauses_the_calls_with_the_same_credential() {
     assert_eq!((first.unwrap().status(), second.unwrap().status()), (StatusCode::OK, StatusCode::OK));
     let calls = calls.lock().unwrap();
     assert_eq!((calls.len(), calls[1] >= secs(3)), (3, true), "{calls:?}");
+}
+
+/// They count what a caller asks for, whoever answers.
+#[tokio::test(start_paused = true)]
+async fn limits_per_caller_stand_outside_of_what_answers_without_the_upstream() {
+    let (upstream, calls) = upstream(&[200]);
+    let limits = PaceLayer::per_caller().requests(Rate::per_minute(2));
+    let service = presets::llm_gateway(TimeoutProfile::STANDARD).pace_per_caller(|_| limits).layer(upstream);
+    let (first, second) = tokio::join!(service.clone().oneshot(asked()), service.clone().oneshot(asked()));
+    assert_eq!(second.unwrap().headers()["ratelimit"], "\"requests\";r=0;t=59");
+    assert_eq!(first.unwrap().status(), 200);
+    let refused = service.oneshot(asked()).await.unwrap();
+    assert_eq!(Rejection::of(&refused).unwrap().kind(), RejectionKind::Paced);
+    assert_eq!((refused.headers()["ratelimit"].as_bytes(), calls.load(SeqCst)), (&b"\"requests\";r=0;t=59"[..], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_message_ends_the_older_one_and_its_call() {
+    let (upstream, calls) = upstream(&[200]);
+    let log = Arc::new(Log::default());
+    let conversations = SupersedeLayer::by_header("x-conversation-id".parse().unwrap());
+    let stack = presets::llm_gateway(TimeoutProfile::STANDARD).supersede(|_| conversations).observer(log.clone());
+    let service = stack.layer(upstream);
+    let say = |text: &'static str| {
+        let mut request = asked().map(|_| Full::from(text));
+        request.headers_mut().insert("x-conversation-id", HeaderValue::from_static("7"));
+        service.clone().oneshot(request)
+    };
+    let mut first = say("one").await.unwrap().into_body();
+    let second = say("two").await.unwrap();
+    assert!(error::find::<error::Superseded>(&first.frame().await.unwrap().unwrap_err()).is_some());
+    assert_eq!(second.into_body().collect().await.unwrap().to_bytes(), "data: a\n\n");
+    assert_eq!((say("one").await.unwrap().status().as_u16(), calls.load(SeqCst)), (410, 2));
+    let names = log.names();
+    assert_eq!(names, ["flight_abandoned: dedup", "superseded: supersede", "refused: superseded"]);
 }
