@@ -321,7 +321,8 @@ impl ResilienceLayer {
         self
     }
 
-    /// Adjusts the [`QueueLayer`], which is off. Each backup has places of its own with the same settings:
+    /// Adjusts the [`QueueLayer`], which is off. Each backup has places of its own with the same settings. Where it is on,
+    /// requests are [read](InspectRequestLayer::read_all) before they take a place:
     ///
     /// ```
     /// use tower_buttress::{QueueLayer, TimeoutProfile, presets};
@@ -494,6 +495,9 @@ where
         let newest = self.supersede.clone().memory(self.memory.clone()).layer(shared);
         let bounded = self.deadline.layer(self.callers.layer(newest));
         let timed = self.profile.layer(self.heartbeat.layer(bounded));
-        Resilience::new(self.inspect.clone().memory(self.memory.clone()).layer(self.grpc_status.layer(timed)))
+        let inspect = self.inspect.clone().memory(self.memory.clone());
+        // Who sends slowly is not to hold a place.
+        let inspect = if self.admission.queue.is_enabled() { inspect.read_all(true) } else { inspect };
+        Resilience::new(inspect.layer(self.grpc_status.layer(timed)))
     }
 }

@@ -204,3 +204,27 @@ fn its_body_is_sent_where_the_inner_one_is() {
     fn check<B: Body<Data = Bytes, Error = BoxError> + Send + Sync + Unpin>() {}
     check::<CallBody>();
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_requests_are_read_first_and_not_shown_where_that_is_wanted() {
+    let slow = || Script::new([Step::Data("a"), Step::Wait(secs(5)), Step::Data("b")]).unsized_();
+    let seen = Seen::default();
+    for (layer, read) in [
+        (seen.layer(), false),
+        (seen.layer().read_all(true), true),
+        (InspectRequestLayer::disabled().read_all(true), true),
+    ] {
+        let start = Instant::now();
+        let service = layer.layer(service_fn(echo));
+        let whole =
+            |content_type: &'static str| Request::post("/").header("content-type", content_type).body(slow()).unwrap();
+        let answer = service.clone().oneshot(whole("text/plain")).await.unwrap();
+        assert_eq!(start.elapsed(), if read { secs(5) } else { secs(0) });
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ab");
+        // What goes both ways is not.
+        let start = Instant::now();
+        service.oneshot(whole("application/grpc")).await.unwrap();
+        assert_eq!(start.elapsed(), secs(0));
+    }
+    assert_eq!(seen.bodies(), [""; 0]);
+}

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
-    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, PaceLayer, Rate, Rejection, RejectionKind,
-    ServedBy, ServiceBuilderExt, SupersedeLayer, TimeoutProfile, error,
+    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, PaceLayer, QueueLayer, Rate, Rejection,
+    RejectionKind, ServedBy, ServiceBuilderExt, SupersedeLayer, TimeoutProfile, error,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -428,4 +428,18 @@ async fn a_newer_message_ends_the_older_one_and_its_call() {
     assert_eq!((say("one").await.unwrap().status().as_u16(), calls.load(SeqCst)), (410, 2));
     let names = log.names();
     assert_eq!(names, ["flight_abandoned: dedup", "superseded: supersede", "refused: superseded"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_slow_upload_holds_no_place() {
+    let (upstream, calls) = upstream(&[200]);
+    let service = presets::http_client(TimeoutProfile::STANDARD).queue(|_| QueueLayer::new(1)).layer(upstream);
+    let slow = Script::new([Step::Data("a"), Step::Wait(secs(10)), Step::Data("b")]).unsized_();
+    let upload = tokio::spawn(service.clone().oneshot(Request::put("/").body(slow).unwrap()));
+    tokio::time::sleep(secs(1)).await;
+    let start = Instant::now();
+    let other = service.oneshot(Request::put("/").body(Full::<Bytes>::from("quick")).unwrap()).await.unwrap();
+    assert_eq!((other.status(), start.elapsed(), calls.load(SeqCst)), (StatusCode::OK, secs(1), 1));
+    drop(other);
+    assert_eq!(upload.await.unwrap().unwrap().status(), 200);
 }

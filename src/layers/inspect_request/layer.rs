@@ -110,6 +110,7 @@ impl InspectRequestLayer {
             enabled: true,
             inspect: Arc::new(inspect),
             filter: Arc::new(|head| is_json(&head.headers) && !head.headers.contains_key(CONTENT_ENCODING)),
+            read_all: false,
             max_body_bytes: 2 * 1024 * 1024,
             memory: Memory::default(),
             read_timeout: Duration::from_secs(30),
@@ -161,7 +162,8 @@ impl InspectRequestLayer {
         Self::new(|_, _| {}).enabled(false)
     }
 
-    /// Switches the layer on or off; its settings are kept. Default: on.
+    /// Switches the layer on or off; its settings are kept. Default: on. With [`read_all`](Self::read_all) a layer that is off
+    /// still reads.
     #[must_use]
     pub fn enabled(self, enabled: bool) -> Self {
         self.with(|config| config.enabled = enabled)
@@ -172,6 +174,24 @@ impl InspectRequestLayer {
     #[must_use]
     pub fn filter(self, filter: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.with(|config| config.filter = Arc::new(filter))
+    }
+
+    /// Whether other requests are read first, too, without being shown. Default: no.
+    ///
+    /// A caller that sends its request slowly then holds nothing that others wait for, such as a place in a
+    /// [`QueueLayer`](crate::QueueLayer) inside. gRPC calls and upgrades, which may go both ways, are not read, nor is more than
+    /// [`max_body_bytes`](Self::max_body_bytes) or for longer than the [`read_timeout`](Self::read_timeout). Where that is all
+    /// that is wanted:
+    ///
+    /// ```
+    /// use tower_buttress::InspectRequestLayer;
+    ///
+    /// let read_first = InspectRequestLayer::new(|_, _| {}).read_all(true);
+    /// # let _ = read_first;
+    /// ```
+    #[must_use]
+    pub fn read_all(self, read_all: bool) -> Self {
+        self.with(|config| config.read_all = read_all)
     }
 
     /// The longest body that is read, in bytes. Default: 2 MiB, which is also what retries keep.
@@ -209,6 +229,7 @@ impl<S> Layer<S> for InspectRequestLayer {
     type Service = InspectRequest<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        InspectRequest::new(inner, self.config.enabled.then(|| self.config.clone()))
+        let is_on = self.config.enabled || self.config.read_all;
+        InspectRequest::new(inner, is_on.then(|| self.config.clone()))
     }
 }

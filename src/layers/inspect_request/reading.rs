@@ -19,16 +19,18 @@ pub(super) struct Reading {
     /// Taken when the body has been read.
     head: Option<Parts>,
     body: Collect<CallBody>,
+    /// Whether it is shown when it is whole.
+    shown: bool,
     timeout: Timeout,
 }
 
 // === impl Reading ===
 
 impl Reading {
-    pub(super) fn new(config: Held<Config>, head: Parts, body: CallBody) -> Self {
+    pub(super) fn new(config: Held<Config>, head: Parts, body: CallBody, shown: bool) -> Self {
         let memory = config.memory.reserve(head.extensions.get::<Tenant>());
         let body = collect(body, config.max_body_bytes, memory);
-        Self { config, head: Some(head), body, timeout: Timeout::default() }
+        Self { config, head: Some(head), body, shown, timeout: Timeout::default() }
     }
 
     /// Reads on. The request to be sent, once the head is what it is to be.
@@ -41,7 +43,7 @@ impl Reading {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<CallBody> {
         Poll::Ready(match Pin::new(&mut self.body).poll(cx) {
             Poll::Ready(Ok(Collected::Whole { data, trailers })) => {
-                if let Some(head) = &mut self.head {
+                if let Some(head) = self.head.as_mut().filter(|_| self.shown) {
                     self.config.look(head, &data);
                 }
                 CallBody::whole(data, trailers)

@@ -62,13 +62,16 @@ where
         let request = request.map(CallBody::new);
         let Some(config) = &self.config else { return InspectRequestFuture::calling(self.inner.call(request)) };
         let (mut head, body) = request.into_parts();
-        if (config.filter)(&head) {
+        let shown = config.shows(&head);
+        if shown || config.reads(&head) {
             match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
-                Some(data) => config.look(&mut head, data),
+                Some(data) if shown => config.look(&mut head, data),
+                Some(_) => {}
                 None => {
                     // What it was ready for is not yet there.
                     drop(take_ready(&mut self.inner));
-                    return InspectRequestFuture::reading(Reading::new(config.hold(), head, body), self.inner.clone());
+                    let reading = Reading::new(config.hold(), head, body, shown);
+                    return InspectRequestFuture::reading(reading, self.inner.clone());
                 }
             }
         }

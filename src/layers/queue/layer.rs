@@ -72,6 +72,11 @@ use crate::policy::verdict::{Classifier, Classify};
 /// Inside retries, so that a call that waits to be tried again holds no place; outside
 /// [`PaceLayer`](crate::PaceLayer), the breaker and the limits of time, so that waiting in line is not taken for a slow upstream.
 ///
+/// A call takes its place when its head has come. Who sends a body slowly would hold it meanwhile, so requests are to be read
+/// before: by [`DedupLayer`](crate::DedupLayer), [`SupersedeLayer`](crate::SupersedeLayer), or an
+/// [`InspectRequestLayer`](crate::InspectRequestLayer) with [`read_all`](crate::InspectRequestLayer::read_all) outside. The
+/// [presets](crate::presets) do that where their queue is on.
+///
 /// The queue lives in the layer: all clones of one layer, and all services they make, share it.
 ///
 /// # What happens when
@@ -179,6 +184,10 @@ impl QueueLayer {
     #[must_use]
     pub fn separate(&self) -> Self {
         Self::with(self.shared.config.clone(), self.enabled)
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled
     }
 
     fn with(config: Config, enabled: bool) -> Self {
