@@ -80,7 +80,7 @@ async fn event_source_reads_a_stream_with_heartbeats() {
 }
 
 /// Opens the gateway's page, and reports what it shows in the end.
-const HARNESS: &str = r"<iframe id=page src='/?ask'></iframe><script>
+const HARNESS: &str = r"<iframe id=page src='/-/?ask'></iframe><script>
 const shown = id => page.contentDocument?.getElementById(id)?.textContent;
 const timer = setInterval(() => {
   if (shown('outcome') !== 'whole') return;
