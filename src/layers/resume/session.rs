@@ -15,7 +15,7 @@ use tower_service::Service;
 use super::config::{Config, NAME};
 use crate::body::ending::Ending;
 use crate::body::request::{CallBody, Resend};
-use crate::call::{NoRetry, PinTo, Reservation, Tenant};
+use crate::call::{NoRetry, Notice, Notices, PinTo, Reservation, Tenant};
 use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
 use crate::event::Event;
 use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Read, ResumedBy};
@@ -230,6 +230,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 
     fn wait<B>(&mut self, now: Instant, wait: Duration) -> Next<B> {
         self.held.set(0);
+        Notices::report(&self.kept.head().extensions, || Notice::Resume {});
         match now.checked_add(wait).filter(|_| !wait.is_zero()) {
             Some(at) => {
                 self.phase = Phase::Waiting(at, LazyTimer::default());

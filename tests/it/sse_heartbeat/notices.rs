@@ -179,3 +179,30 @@ async fn a_notice_is_no_sign_of_life_of_the_upstream() {
     assert_eq!(told[1], format!("+5s {RETRY}"));
     assert!(told[2].starts_with("+12s event: error\n"), "{told:?}");
 }
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_goes_on_behind_a_cut_says_so_between_its_events() {
+    let answers = Arc::<AtomicU32>::default();
+    let upstream = service_fn(move |_: Request<CallBody>| {
+        let first = answers.fetch_add(1, SeqCst) == 0;
+        async move {
+            tokio::time::sleep(secs(1)).await;
+            let steps = if first {
+                [Step::Data("id: 1\ndata: a\n\n"), Step::Fail("cut")]
+            } else {
+                [Step::Data("id: 2\ndata: b\n\n"), Step::Hang]
+            };
+            Ok::<_, std::io::Error>(events(Script::new(steps).unsized_()))
+        }
+    });
+    let layer = SseHeartbeatLayer::new(secs(100)).notices(|notice, _| Some(notice.name().to_owned()));
+    let service = ServiceBuilder::new().layer(layer).layer(tower_buttress::ResumeLayer::new()).service(upstream);
+    let mut body = service.oneshot(to("/events")).await.unwrap().into_body();
+    let mut text = String::new();
+    while !text.contains("data: b") {
+        text.push_str(std::str::from_utf8(body.frame().await.unwrap().unwrap().data_ref().unwrap()).unwrap());
+    }
+    let notice = ": notice {\"type\":\"resume\",\"message\":\"resume\"}\n";
+    assert_eq!(text, format!("id: 1\ndata: a\n\n{notice}id: 2\ndata: b\n\n"));
+}
