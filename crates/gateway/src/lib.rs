@@ -18,6 +18,7 @@ mod headers;
 mod inspect;
 mod load;
 mod local;
+mod notices;
 mod problem;
 pub mod provider;
 mod proxy;

@@ -20,9 +20,10 @@ use tower_buttress::{
 };
 
 use super::access::AnswerBody;
-use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Switch};
+use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Switch};
 use super::circuits::Circuits;
 use super::load;
+use super::notices;
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
 
 /// Where callers name their account.
@@ -133,6 +134,7 @@ fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLaye
     // Without heartbeats there are still errors to tell, and a limit to hold.
     let mut layer = SseHeartbeatLayer::new(args.heartbeat.0.unwrap_or(Duration::MAX))
         .frame(match args.heartbeat_frame {
+            Heartbeat::ByDialect => HeartbeatFrame::ByDialect,
             Heartbeat::Comment => HeartbeatFrame::Comment,
             Heartbeat::CommentNoBlank => HeartbeatFrame::CommentNoBlank,
             Heartbeat::Newline => HeartbeatFrame::BareNewline,
@@ -141,6 +143,10 @@ fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLaye
         .observer(observer.clone());
     if let Some(limit) = args.heartbeat_max_silence.0 {
         layer = layer.max_silence(limit);
+    }
+    let when = args.notices;
+    if when != Notices::Off {
+        layer = layer.notices(move |notice, headers| notices::text(when, notice, headers));
     }
     layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ArgAction::Set;
 use http::HeaderName;
 
-use super::values::{Concurrency, Ends, Header, Heartbeat, Limit, Pacing, RateLimit, Size, Switch, time};
+use super::values::{Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, RateLimit, Size, Switch, time};
 use super::{ATTEMPTS, BREAKER, DEDUP, LOAD, STREAMS, TIME};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -94,9 +94,11 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_HEARTBEAT", value_name = "TIME|off", default_value = "15s", help_heading = STREAMS)]
     pub(crate) heartbeat: Limit,
 
-    /// Form of heartbeats; choose one that the callers' parsers accept.
+    /// Form of heartbeats. `by-dialect`: what the clients of the request's API accept, before the head none where that is not
+    /// known; the others for every request.
     #[arg(
-        long, env = "GATEWAY_HEARTBEAT_FRAME", value_name = "FRAME", default_value = "comment", help_heading = STREAMS
+        long, env = "GATEWAY_HEARTBEAT_FRAME", value_name = "FRAME", default_value = "by-dialect",
+        help_heading = STREAMS
     )]
     pub(crate) heartbeat_frame: Heartbeat,
 
@@ -121,6 +123,11 @@ pub(crate) struct LayerArgs {
         help_heading = STREAMS
     )]
     pub(crate) error_events: bool,
+
+    /// Whether a stream tells its caller why it waits (a retry, a fallback, a queue). `header`: where the caller sends
+    /// `x-notices: on`.
+    #[arg(long, env = "GATEWAY_NOTICES", value_name = "WHEN", default_value = "off", help_heading = STREAMS)]
+    pub(crate) notices: Notices,
 
     /// Whether equal requests share one upstream call: the second gets the first one's answer.
     #[arg(long, env = "GATEWAY_DEDUP", value_name = "on|off", default_value = "on", help_heading = DEDUP)]

@@ -16,7 +16,7 @@ pub(crate) use self::fallbacks::Backup;
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::upstreams::UpstreamArgs;
-pub(crate) use self::values::{Concurrency, Ends, Heartbeat, NamedCredential, Pacing, Switch};
+pub(crate) use self::values::{Concurrency, Ends, Heartbeat, NamedCredential, Notices, Pacing, Switch};
 
 const TRUST: &str = "Upstreams and trust";
 const TIME: &str = "Limits of time";
@@ -132,7 +132,8 @@ mod tests {
         assert!(args.retry_non_idempotent);
         let times = [args.heartbeat, args.heartbeat_before_headers, args.heartbeat_max_silence];
         assert_eq!(times.map(|time| time.to_string()), ["15s", "15s", "off"]);
-        assert_eq!((args.heartbeat_frame, args.error_events), (Heartbeat::Comment, true));
+        assert_eq!((args.heartbeat_frame, args.error_events), (Heartbeat::ByDialect, true));
+        assert_eq!(args.notices, Notices::Off);
         assert_eq!((args.dedup, args.dedup_tenant_header), (Switch::On, None));
         assert_eq!([args.dedup_window, args.dedup_grace].map(|limit| limit.to_string()), ["1m", "5s"]);
         assert_eq!((args.breaker, args.breaker_failure_ratio), (Switch::On, 0.7));

@@ -21,12 +21,22 @@ pub(crate) enum Switch {
 /// What a heartbeat looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Heartbeat {
+    /// What the clients of the request's dialect accept.
+    ByDialect,
     /// A comment and a blank line.
     Comment,
     /// A comment.
     CommentNoBlank,
     /// A blank line.
     Newline,
+}
+
+/// Which callers are told why they wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Notices {
+    Off,
+    On,
+    Header,
 }
 
 /// What a stream is that ends without saying why.

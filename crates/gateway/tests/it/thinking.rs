@@ -40,7 +40,23 @@ async fn an_error_behind_a_stream_that_began_is_told_in_it() {
     let answer = ask(chat(gateway.addr, true, "head=200ms; status=429")).await;
     let (text, whole) = read(answer.into_body()).await;
     assert!(!whole, "never a clean end");
-    assert!(text.contains("event: error\n") && text.contains("rate_limit_error"), "{text}");
+    assert!(text.contains("event: error\n") && text.contains("\"code\":\"rate_limit_exceeded\""), "{text}");
+}
+
+#[tokio::test]
+async fn a_caller_that_wants_to_know_is_told_why_it_waits() {
+    for (option, header, told) in
+        [("off", "on", false), ("on", "", true), ("header", "on", true), ("header", "", false)]
+    {
+        let options = ["--notices", option, "--heartbeat-before-headers", "50ms", "--backoff-base", "200ms"];
+        let gateway = gateway(&options).await;
+        let mut request = chat(gateway.addr, true, "head=100ms; status=503; times=1; gap=0s");
+        request.headers_mut().insert("x-notices", header.parse().unwrap());
+        let (text, whole) = read(ask(request).await.into_body()).await;
+        assert!(whole && content(&text).len() > 20, "{text}");
+        let notice = r#""x_notice":{"type":"retry","message":"This takes longer. Trying again."}"#;
+        assert_eq!(text.contains(notice), told, "{option} {header}: {text}");
+    }
 }
 
 #[tokio::test]

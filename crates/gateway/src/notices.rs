@@ -1,0 +1,26 @@
+//! What callers are told while they wait.
+
+use http::HeaderMap;
+use tower_buttress::Notice;
+
+use super::args::Notices;
+
+/// The text of a notice, for callers that are to get it.
+pub(crate) fn text(notices: Notices, notice: &Notice, headers: &HeaderMap) -> Option<String> {
+    let wanted = match notices {
+        Notices::Off => false,
+        Notices::On => true,
+        Notices::Header => headers.get("x-notices").is_some_and(|value| value == "on"),
+    };
+    let text = match notice {
+        Notice::Queue { expected: Some(wait), .. } if wait.as_secs() > 0 => {
+            return wanted.then(|| format!("Waiting for a free place, about {} s.", wait.as_secs()));
+        }
+        Notice::Queue { .. } => "Waiting for a free place.",
+        Notice::Retry { .. } => "This takes longer. Trying again.",
+        Notice::Fallback { .. } => "This takes longer. Trying another upstream.",
+        Notice::Resume { .. } => "The connection broke. Asking for the rest.",
+        _ => return None,
+    };
+    wanted.then(|| text.to_owned())
+}
