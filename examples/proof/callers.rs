@@ -48,6 +48,10 @@ enum Outcome {
 const DOUBLE_CLICK: u32 = 20;
 /// How an answer of OpenAI's shape says that it is whole.
 const DONE: &[u8] = b"data: [DONE]";
+/// How it says that there was an error: SDKs raise it.
+const ERROR: &[u8] = b"data: {\"error\":";
+/// How its content begins; the first event has none.
+const CONTENT: &[u8] = b"\"delta\":{\"content\":";
 
 // === impl Load ===
 
@@ -111,9 +115,19 @@ async fn ask(client: Client, nth: u32, at: Instant) -> Outcome {
             Ok(Some(Ok(frame))) => text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
             Ok(Some(Err(_))) | Err(_) if text.is_empty() => return Outcome::Failed,
             Ok(Some(Err(_))) | Err(_) => return Outcome::Cut,
-            Ok(None) if text.windows(DONE.len()).any(|window| window == DONE) => return Outcome::Whole(at.elapsed()),
-            Ok(None) => return Outcome::TakenForWhole,
+            Ok(None) => return judge(&text, at),
         }
+    }
+}
+
+/// What a client with an SDK makes of a body that ended without an error.
+fn judge(text: &[u8], began: Instant) -> Outcome {
+    let find = |what: &[u8]| text.windows(what.len()).position(|window| window == what);
+    match find(ERROR) {
+        Some(at) if at <= find(CONTENT).unwrap_or(at) => Outcome::Failed,
+        Some(_) => Outcome::Cut,
+        None if find(DONE).is_some() => Outcome::Whole(began.elapsed()),
+        None => Outcome::TakenForWhole,
     }
 }
 

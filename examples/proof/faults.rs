@@ -49,11 +49,15 @@ enum Fault {
     SlowFirstByte,
     Stalled,
     CutOff,
+    ErrorFirst,
+    EndsEarly,
+    QuotaSpent,
+    PromptTooLong,
 }
 
 /// How many of a thousand arrivals meet which fault. Each arrival draws anew, so a retry can fail too; and for
 /// [`OUTAGE`], a third into the run, every connection is reset.
-const MIX: [(u32, Fault); 7] = [
+const MIX: [(u32, Fault); 9] = [
     // 429 with `Retry-After: 1`; whoever comes back earlier is refused again.
     (30, Fault::RateLimited),
     // 500, 502, 503 or 529.
@@ -68,6 +72,18 @@ const MIX: [(u32, Fault); 7] = [
     (10, Fault::Stalled),
     // A third of the answer, then a reset.
     (5, Fault::CutOff),
+    // A 200, whose first event after the role is an error.
+    (10, Fault::ErrorFirst),
+    // A third of the answer, then an end like that of a whole one, but for the reason and `[DONE]`.
+    (10, Fault::EndsEarly),
+];
+
+/// How many of a thousand calls the faulty provider answers with which refusal, however often they come.
+const REFUSED: [(u32, Fault); 2] = [
+    // 429 `insufficient_quota`: it looks like a rate limit, and does not pass.
+    (5, Fault::QuotaSpent),
+    // 400 `context_length_exceeded`: the backup is a larger model.
+    (5, Fault::PromptTooLong),
 ];
 
 /// What every caller names its call with.
@@ -148,22 +164,26 @@ impl Visits {
         if self.limited_until.is_some_and(|until| now < until) {
             return Fault::RateLimited;
         }
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut rng = fastrand::Rng::with_seed(rng.u64(..) ^ call.rotate_left(32) ^ u64::from(self.arrivals));
-        let mut drawn = rng.u32(..1000);
-        let fault = MIX.iter().find_map(|&(share, fault)| match drawn.checked_sub(share) {
-            None => Some(fault),
-            Some(rest) => {
-                drawn = rest;
-                None
-            }
-        });
-        let fault = fault.unwrap_or(Fault::None);
+        let seed = fastrand::Rng::with_seed(seed).u64(..) ^ call.rotate_left(32);
+        let refused = draw(&REFUSED, !seed);
+        let fault = refused.or_else(|| draw(&MIX, seed ^ u64::from(self.arrivals))).unwrap_or(Fault::None);
         if fault == Fault::RateLimited {
             self.limited_until = Some(now + Duration::from_secs(1));
         }
         fault
     }
+}
+
+/// One of these faults, or none, for this seed.
+fn draw(faults: &[(u32, Fault)], seed: u64) -> Option<Fault> {
+    let mut drawn = fastrand::Rng::with_seed(seed).u32(..1000);
+    faults.iter().find_map(|&(share, fault)| match drawn.checked_sub(share) {
+        None => Some(fault),
+        Some(rest) => {
+            drawn = rest;
+            None
+        }
+    })
 }
 
 // === impl Fault ===
@@ -184,10 +204,14 @@ impl Fault {
             Self::SlowFirstByte => "first-byte=3s;gap=10ms;chunks=18".to_owned(),
             Self::Stalled => format!("{healthy};stall-after=6"),
             Self::CutOff => format!("{healthy};reset-after=6"),
+            Self::ErrorFirst => format!("{healthy};code=overloaded;error-after=0"),
+            Self::EndsEarly => format!("{healthy};truncate-after=6"),
+            Self::QuotaSpent => "head=20ms;status=429;code=insufficient_quota".to_owned(),
+            Self::PromptTooLong => "head=20ms;status=400;code=context_length_exceeded".to_owned(),
         }
     }
 
     fn is_billed(self) -> bool {
-        matches!(self, Self::None | Self::SlowFirstByte | Self::Stalled | Self::CutOff)
+        matches!(self, Self::None | Self::SlowFirstByte | Self::Stalled | Self::CutOff | Self::EndsEarly)
     }
 }
