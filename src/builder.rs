@@ -26,8 +26,8 @@ use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Adds the layers of this crate to a [`ServiceBuilder`] by name, each with its defaults.
 ///
-/// A layer that needs more than its defaults is put in with [`ServiceBuilder::layer`]. Whoever wants all of them, in
-/// their order, takes one of the [`presets`](crate::presets).
+/// A layer that needs more than its defaults is put in with [`ServiceBuilder::layer`]. For all of them, in
+/// their order, take one of the [`presets`](crate::presets).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

@@ -81,7 +81,7 @@
 //!
 //! - **A proxy before a model provider**: see below. The crate `tower-buttress-gateway` is a whole one, with every layer from heartbeats
 //!   to the connect timeout, and an option for each; it also does what every proxy must (hop-by-hop headers, upgrades), and
-//!   bounds its socket writes, since a body that nobody polls cannot time out.
+//!   bounds its socket writes, since a body that is not polled cannot time out.
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
@@ -93,7 +93,7 @@
 //!   model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
 //! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
 //!
-//! The heart of a proxy, in axum:
+//! The core of a proxy, in axum:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_buttress::error::BoxError> {

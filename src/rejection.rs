@@ -5,7 +5,7 @@
 //! A layer that changes its service's error type cannot be put on a bare axum `Router`, and every trace, metric and
 //! retry around it must learn a new type. So a layer that must refuse answers with an ordinary response, and leaves a
 //! [`Rejection`] in its extensions, which tells "we gave up waiting" from "the upstream itself said 504".
-//! Whoever prefers a typed error puts [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer) outermost.
+//! For a typed error instead, put [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer) outermost.
 
 use std::error::Error;
 use std::fmt;

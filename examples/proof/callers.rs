@@ -44,7 +44,7 @@ enum Outcome {
     TakenForWhole,
 }
 
-/// One in so many calls is clicked twice.
+/// One in this number of calls is clicked twice.
 const DOUBLE_CLICK: u32 = 20;
 /// How an answer of OpenAI's shape says that it is whole.
 const DONE: &[u8] = b"data: [DONE]";

@@ -41,7 +41,7 @@ impl Row {
         }
     }
 
-    /// So many of all requests, in percent.
+    /// `count` of all requests, in percent.
     pub(crate) fn percent(&self, count: u32) -> f64 {
         100.0 * f64::from(count) / f64::from(self.requests.max(1))
     }

@@ -36,7 +36,7 @@ where
 
 /// Lets go of a result that holds nothing.
 ///
-/// A value that may need dropping is copied by whoever looks at it before handing it on (24 moves for a frame), unless
+/// A value that may need dropping is copied by code that looks at it before handing it on (24 moves for a frame), unless
 /// every other way out forgets it. Pending holds nothing, so nothing is leaked.
 #[inline(always)]
 pub(crate) fn discard_pending(polled: Polled) {

@@ -88,7 +88,7 @@ enum FrameKind {
 // === impl Observed ===
 
 impl<B: Body, W: BodyObserver> Observed<B, W> {
-    /// Without a watch, a body that nobody watches.
+    /// Without a watch, the body as it is.
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
         let whole = watch.is_some() && is_handed_on(&body);

@@ -37,7 +37,7 @@ pub enum Notice {
     Resume {},
 }
 
-/// In a request's extensions: where the layers below report to the reader of this very call. Whoever joins the call's answer
+/// In a request's extensions: where the layers below report to the reader of this very call. A caller that joins the call's answer
 /// has a request, and so a cell, of its own.
 ///
 /// A report is worth something while the caller waits: what comes when 8 others are unread pushes out the oldest.

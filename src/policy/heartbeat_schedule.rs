@@ -6,7 +6,7 @@ use super::idle::Idle;
 
 /// Measures two silences: that of the upstream, and that of what goes downstream, where heartbeats are no silence.
 ///
-/// Both begin when somebody waits, so that time in which nobody reads makes no heartbeats, and ends no stream.
+/// Both begin when the consumer waits, so that time in which it does not read makes no heartbeats, and ends no stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeartbeatSchedule {
     interval: Duration,
@@ -89,7 +89,7 @@ mod tests {
     fn beats_follow_each_other_and_the_upstream_starts_them_again() {
         let start = Instant::now();
         let mut schedule = HeartbeatSchedule::new(15 * S, None);
-        assert_eq!(schedule.due(true), None, "nobody waits");
+        assert_eq!(schedule.due(true), None, "no consumer waits");
         schedule.waiting(|| start);
         schedule.waiting(|| start + 5 * S);
         assert_eq!(schedule.due(true), Some((start + 15 * S, NextAction::Beat)));

@@ -58,7 +58,7 @@ impl Idle {
         self.since.is_some()
     }
 
-    /// When the wait will have lasted for `limit`; `None` if nobody waits, or that is beyond the clock's range.
+    /// When the wait will have lasted for `limit`; `None` if no consumer waits, or that is beyond the clock's range.
     pub(crate) fn until(&self, limit: Duration) -> Option<Instant> {
         self.since?.checked_add(limit.saturating_sub(self.waited))
     }

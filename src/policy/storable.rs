@@ -82,7 +82,7 @@ impl KeySource {
     /// Whether a stream of messages that ended so is kept: `None` where its end is not known.
     ///
     /// A caller's key stands for one execution, however the model ended it. Without a key, what a model refused or a filter
-    /// held back may be another answer the next time. Where the reason is not known, nobody can tell whether it is whole.
+    /// held back may be another answer the next time. Where the reason is not known, it may not be whole.
     pub(crate) fn keeps(self, end: Option<End>) -> bool {
         match (self, end) {
             (_, Some(End::Whole | End::Paused | End::Limit)) => true,

@@ -1,4 +1,4 @@
-//! The whole stack in one layer, in its order, for whoever does not want to remember it.
+//! The whole stack in one layer, in its order.
 //!
 //! A preset is a [`ResilienceLayer`]: every layer of it can be adjusted, replaced, or switched off, and none can end up in
 //! the wrong place.

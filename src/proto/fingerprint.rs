@@ -96,7 +96,7 @@ impl Fingerprinter {
 
     /// `form` tells apart payloads that were read in different ways.
     pub(crate) fn finish(mut self, form: u8) -> Fingerprint {
-        // Known only now. Whoever reads back the fields before it, and this from the end, knows where the payload is.
+        // Known only now. The fields before it and this length, read from the end, say where the payload is.
         self.hash.update(self.payload.to_le_bytes());
         self.hash.update([form]);
         Fingerprint(self.hash.finalize().into())

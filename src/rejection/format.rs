@@ -8,8 +8,8 @@ pub enum RejectionFormat {
     /// A status code and an RFC 9457 `application/problem+json` body.
     #[default]
     Http,
-    /// The same head, and no body: the answer to a `HEAD`. (Over HTTP/2 nobody takes a body off that should not be there, and
-    /// whoever gets one takes it for a broken stream.)
+    /// The same head, and no body: the answer to a `HEAD`. (HTTP/2 servers do not remove a body that should not be there, and
+    /// clients treat one as a broken stream.)
     Head,
     /// HTTP 200 and `grpc-status` in the head: gRPC's Trailers-Only form.
     Grpc,

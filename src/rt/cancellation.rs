@@ -3,7 +3,7 @@
 //! # Why does a layer inside have to know?
 //!
 //! A caller that goes away may come back: a browser tries again, and a layer that shares calls keeps the upstream going for
-//! it. A call that a newer message has replaced is wanted by nobody, and its upstream is to be dropped at once. Both look the
+//! it. A call that a newer message has replaced has no use any more, and its upstream is to be dropped at once. Both look the
 //! same from inside: the future or the body is dropped. So the layer that ends a call says so here first.
 
 use std::sync::Arc;

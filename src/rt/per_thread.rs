@@ -24,7 +24,7 @@ pub(crate) struct Held<T: ?Sized>(Arc<Line<T>>);
 #[repr(align(128))]
 struct Line<T: ?Sized>(Arc<T>);
 
-/// Beyond so many threads some share a count.
+/// With more threads than this some share a count.
 const MAX_LINES: usize = 64;
 
 // === impl PerThread ===

@@ -72,7 +72,7 @@ impl LazyTimer {
     #[cold]
     #[inline(never)]
     fn arm(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        // Tokio rounds up to its tick, and panics where there is no instant as late as that: nobody lives to see it.
+        // Tokio rounds up to its tick, and panics near the end of the clock's range: such an instant is treated as never.
         if at.checked_add(TICK).is_none() {
             return Poll::Pending;
         }
@@ -85,7 +85,7 @@ impl LazyTimer {
             if armed.sleep.deadline() > at {
                 armed.sleep.as_mut().reset(at);
             }
-            // Whoever waits here may have read on until its turn was over (tokio's budget of a task). A sleep that sees that
+            // The task that waits here may have used up tokio's budget by reading. A sleep that sees that
             // is pending without having told the timer whom to wake, and would not be asked again.
             if Pin::new(&mut unconstrained(armed.sleep.as_mut())).poll(cx).is_pending() {
                 armed.waker.clone_from(cx.waker());

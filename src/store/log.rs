@@ -69,7 +69,7 @@ impl ResponseLog {
         self.shared.state().broadcast.listeners()
     }
 
-    /// Whether the call failed, or was given up because nobody listened: the same request must be made anew.
+    /// Whether the call failed, or was given up because its last listener left: the same request must be made anew.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.shared.state().failure.is_some()
@@ -100,7 +100,7 @@ impl ResponseLog {
         self.shared.state().deadline = Some(deadline);
     }
 
-    /// Adds the task that keeps the call going while nobody listens.
+    /// Adds the task that keeps the call going while there is no listener.
     pub(crate) fn add_watcher(&self) -> ReaderId {
         self.shared.state().broadcast.watch()
     }
@@ -125,7 +125,7 @@ impl ResponseLog {
         drop(waker);
     }
 
-    /// Gives the call up: nobody can join any more. Returns `false`, and does nothing, where there is a listener.
+    /// Gives the call up: no caller can join any more. Returns `false`, and does nothing, where there is a listener.
     pub(crate) fn give_up(&self) -> bool {
         let mut state = self.shared.state();
         state.is_watched = false;

@@ -115,14 +115,14 @@ impl Recorder {
         self.shared.wake_readers();
     }
 
-    /// Writes the next part, and wakes nobody.
+    /// Writes the next part, and wakes no reader.
     ///
     /// A `reader` that has read everything before it is given the part back, and will not read it again.
     pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> Appended {
         let mut state = self.shared.state();
         let broadcast = &mut state.broadcast;
         let next = reader.filter(|&id| broadcast.is_at_tip(id));
-        // Without a recording, and with one listener, nobody else will ever read it.
+        // Without a recording, and with one listener, no other reader will ever come.
         let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
         let held = if is_shared { self.compactor.compact(&part) } else { part.clone() };
         broadcast.push(held, part.cost());
@@ -148,7 +148,7 @@ impl Recorder {
         self.shared.state().broadcast.set_storage_full(storage_full);
     }
 
-    /// Nobody else may join from now on, and what every listener has read is dropped.
+    /// No other caller may join from now on, and what every listener has read is dropped.
     pub fn stop_recording(&self) {
         self.shared.state().broadcast.stop_recording();
     }
@@ -173,7 +173,7 @@ impl Recorder {
         self.end(None);
     }
 
-    /// The call failed. Readers read the error behind what was written before; nobody can join any more.
+    /// The call failed. Readers read the error behind what was written before; no caller can join any more.
     pub fn fail(mut self, why: impl Into<BoxError>) {
         self.end(Some(SharedError::new(why)));
     }

@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) deadline: Option<SharedDeadline>,
     /// Of a recorder that waits for room.
     pub(super) recorder_waker: Option<Waker>,
-    /// A task keeps the call going while nobody listens.
+    /// A task keeps the call going while there is no listener.
     pub(super) is_watched: bool,
     /// How often the last listener left.
     pub(super) abandon_count: u64,

@@ -52,7 +52,7 @@ impl Open {
     /// Waits until it is time to come to an end.
     pub(crate) async fn ending(&mut self) {
         if self.0.wait_for(|ending| *ending).await.is_err() {
-            // Nobody is left who could tell.
+            // There is no sender left.
             std::future::pending::<()>().await;
         }
     }

@@ -149,7 +149,7 @@ fn via(headers: &mut HeaderMap, version: Version) {
 fn append(headers: &mut HeaderMap, name: HeaderName, member: &str) {
     let mut list = String::new();
     for value in headers.get_all(&name) {
-        // Whoever sent what is no text said nothing.
+        // A value that is not text is taken for an empty one.
         if let Ok(value) = value.to_str() {
             let _ = write!(list, "{value}, ");
         }

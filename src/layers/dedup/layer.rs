@@ -109,7 +109,7 @@ use crate::store::MemoryStore;
 ///   [`Rejection`](crate::Rejection). *In the body*: all of them get the error, where it broke off.
 /// - *The upstream panics*: the caller whose task polled it panics, the others are told that the call failed.
 /// - *An answer longer than [`max_response`](Self::max_response)* (1 MiB): those who read it go on together, at the pace of
-///   the slowest; nobody else can join. A caller that does not read for [`lag`](Self::lag) while another waits for it fails
+///   the slowest; no other caller can join. A caller that does not read for [`lag`](Self::lag) while another waits for it fails
 ///   with [`DedupLagged`](crate::error::DedupLagged). When all have left there is no grace. A key is held until the
 ///   answer has ended, and is free then.
 /// - *A caller that has far more time* than the upstream was told last (in a deadline header, whether this crate's layers write

@@ -96,7 +96,7 @@ impl Wait {
         until.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))
     }
 
-    /// While the upload has nothing to give, nobody is late; before this long, nobody can be.
+    /// While the upload has nothing to give, the upstream is not late; before this long, it cannot be.
     fn look_again(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let soonest = clock::now().checked_add(self.limit.max(TICK));
         soonest.map_or(Poll::Pending, |at| self.timeout.poll_until(at, cx))

@@ -10,7 +10,7 @@ use crate::event::{Observer, Observers};
 /// Ends a response body that has been silent for too long.
 ///
 /// Silence is time in which the consumer *waits for the upstream*: from the head to the first frame, and between
-/// frames. Time in which nobody reads does not count, so a slow reader never causes a timeout and never loses a frame
+/// frames. Time in which the consumer does not read does not count, so a slow reader never causes a timeout and never loses a frame
 /// that is there.
 ///
 /// # When to use it, and when not

@@ -25,7 +25,7 @@ use crate::proto::rate_limit::Unit;
 /// # When to use it, and when not
 ///
 /// For every upstream that limits rates and is called by more than one task: retries alone send every caller into the same
-/// limit again, and some providers answer that with a ban of minutes. For an upstream that bears only so many calls at a
+/// limit again, and some providers answer that with a ban of minutes. For an upstream that bears a limited number of calls at a
 /// time, use [`QueueLayer`](crate::QueueLayer). To limit your own callers, use [`per_caller`](Self::per_caller).
 ///
 /// # Example
@@ -43,7 +43,7 @@ use crate::proto::rate_limit::Unit;
 /// let upstream = service_fn(|_: Request<Full<Bytes>>| async {
 ///     Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from("hello")))
 /// });
-/// // Sixty a minute: one a second. Whoever would wait for more than two seconds is refused.
+/// // Sixty a minute: one a second. A call that would wait for more than two seconds is refused.
 /// let layer = PaceLayer::new().requests(Rate::per_minute(60)).max_wait(Duration::from_secs(2));
 /// let service = ServiceBuilder::new().layer(layer).service(upstream);
 ///
@@ -151,31 +151,31 @@ impl PaceLayer {
         Self::with(Config::new(Role::Upstream), false)
     }
 
-    /// At most so many requests. May be given more than once, a rate per second and one per day.
+    /// Limits requests to this rate. May be given more than once, a rate per second and one per day.
     #[must_use]
     pub fn requests(self, rate: Rate) -> Self {
         self.limit(Unit::Requests, rate)
     }
 
-    /// At most so many tokens, of prompts and answers together.
+    /// Limits tokens, of prompts and answers together, to this rate.
     #[must_use]
     pub fn tokens(self, rate: Rate) -> Self {
         self.limit(Unit::Tokens, rate)
     }
 
-    /// At most so many tokens of prompts.
+    /// Limits tokens of prompts to this rate.
     #[must_use]
     pub fn input_tokens(self, rate: Rate) -> Self {
         self.limit(Unit::InputTokens, rate)
     }
 
-    /// At most so many tokens of answers.
+    /// Limits tokens of answers to this rate.
     #[must_use]
     pub fn output_tokens(self, rate: Rate) -> Self {
         self.limit(Unit::OutputTokens, rate)
     }
 
-    /// At most so many calls at a time, to the end of their bodies. Default: any number.
+    /// Limits the calls at a time, to the end of their bodies. Default: any number.
     ///
     /// For one upstream, [`QueueLayer`](crate::QueueLayer) does more; this is one limit per key.
     #[must_use]

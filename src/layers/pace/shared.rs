@@ -91,7 +91,7 @@ impl Shared {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= self.config.max_keys && !keys.contains_key(&hash) {
             let now = clock::now();
-            // Nobody can come by one of them: that takes the lock.
+            // No call can reach one of them: that takes the lock.
             keys.retain(|_, key| Arc::strong_count(key) > 1 || !key.is_idle(now));
             if keys.len() >= self.config.max_keys {
                 return self.others.clone();

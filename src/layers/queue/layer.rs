@@ -18,7 +18,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # When to use it, and when not
 ///
-/// For an upstream that bears only so many calls at a time (a model on GPUs, a provider's limit of concurrent requests),
+/// For an upstream that bears a limited number of calls at a time (a model on GPUs, a provider's limit of concurrent requests),
 /// and to have calls wait here, fairly, and not there. For rates (requests or tokens a minute) use
 /// [`PaceLayer`](crate::PaceLayer). An upstream that scales by itself needs neither.
 ///
@@ -54,7 +54,7 @@ use crate::policy::verdict::{Classifier, Classify};
 ///
 /// # Who is served next
 ///
-/// - A call that comes while others wait goes to the line, even if a place has just become free: nobody is overtaken.
+/// - A call that comes while others wait goes to the line, even if a place has just become free: no call is overtaken.
 /// - [Tenants](crate::Tenant) take turns. Without a name, the credentials of a request say whose it is.
 /// - While others wait, no tenant is given more than half of the places.
 /// - A call whose reader has left data unread for a second counts as unread. While calls wait, those keep half of the
@@ -82,7 +82,7 @@ use crate::policy::verdict::{Classifier, Classify};
 /// # What happens when
 ///
 /// - *No place is free*: the call waits inside its future, and the service inside is asked whether it is ready when a place
-///   was given. Whoever waits for this service's readiness waits for the service inside only while places are free.
+///   was given. A caller that waits for this service's readiness waits for the service inside only while places are free.
 /// - *The line is full, or would take too long*: a 503 that carries a [`Rejection`](crate::Rejection) of kind
 ///   [`QueueFull`](crate::RejectionKind::QueueFull) (for gRPC callers `RESOURCE_EXHAUSTED`), with the time that a place
 ///   takes in `Retry-After`.

@@ -1,4 +1,4 @@
-//! Calls that wait for each other, fairly, for an upstream that bears only so many: see [`QueueLayer`].
+//! Calls that wait for each other, fairly, for an upstream with a limit: see [`QueueLayer`].
 
 mod config;
 mod gate;

@@ -87,7 +87,7 @@ struct Woken(Option<Waker>, Vec<Waker>);
 
 /// How long a reader may leave its data unread before it counts as one that does not read.
 const UNREAD: Duration = Duration::from_secs(1);
-/// Every so many calls, the time that a place is held is measured.
+/// The time that a place is held is measured once in this number of calls.
 const MEASURED: u32 = 8;
 
 // === impl Shared ===

@@ -17,7 +17,7 @@ use crate::policy::supersede::SupersedeMode;
 /// Ends what is under way for a conversation when its user sends another message.
 ///
 /// Who goes on typing, or presses "send" again with other words, does not want the first answer any more; its tokens are paid
-/// all the same. Browsers do not always close the connection of an answer that nobody looks at, and what stands between keeps
+/// all the same. Browsers do not always close the connection of an answer that is not shown any more, and what stands between keeps
 /// it. Here the newer message says so, whatever became of the older one's connection.
 ///
 /// # When to use it, and when not

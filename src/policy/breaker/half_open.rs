@@ -4,7 +4,7 @@
 //!
 //! A probe that a hung upstream does not answer says nothing for as long as its own limits of time allow, and an upstream
 //! that recovers meanwhile would not be found out before that. So a wave of probes does not hold the circuit: when its
-//! open time is over, the next wave may go, whatever became of the one before. Whoever brings an answer first decides.
+//! open time is over, the next wave may go, whatever became of the one before. The probe that is answered first decides.
 
 use std::time::{Duration, Instant};
 

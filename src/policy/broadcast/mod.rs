@@ -5,7 +5,7 @@
 //!
 //! A broadcast begins as a *recording*: every part is held, so that a reader that joins late reads everything from the
 //! first part on, and the whole can be replayed when it has ended. An answer that outgrows the limit goes on as a
-//! *window*: nobody can join any more, and a part is dropped once every listener has read it. While the window is full,
+//! *window*: no caller can join any more, and a part is dropped once every listener has read it. While the window is full,
 //! the upstream is not polled: the readers that want more wait for the slowest. After [`Limits::lag`] of that, the
 //! slowest are cut off.
 //!
@@ -262,7 +262,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
-    /// From here on it is a window: nobody can join any more, and there will be no replay.
+    /// From here on it is a window: no caller can join any more, and there will be no replay.
     pub(crate) fn stop_recording(&mut self) {
         if !self.is_recording() {
             return;

@@ -223,7 +223,7 @@ fn an_observer_that_listens_is_waited_for_and_counts() {
     assert_eq!(drain(&mut broadcast, observer), (1..=10).collect::<Vec<_>>());
     assert_eq!(broadcast.cost(), 0);
 
-    // When it no longer listens, nobody waits for it, and without a recording it cannot come back.
+    // When it no longer listens, no other listener waits for it, and without a recording it cannot come back.
     assert!(broadcast.set_listening(observer, false));
     broadcast.push(11, 1);
     drain(&mut broadcast, listener);

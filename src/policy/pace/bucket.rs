@@ -193,7 +193,7 @@ impl Spacing {
         spacing
     }
 
-    /// The time that so many units take, rounded up: never too fast.
+    /// The time that `units` take, rounded up: never too fast.
     fn cost(&self, units: u64) -> Micros {
         let cost = (u128::from(units) * u128::from(self.per)).div_ceil(u128::from(self.units.max(1)));
         u64::try_from(cost).unwrap_or(u64::MAX)

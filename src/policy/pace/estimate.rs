@@ -27,7 +27,7 @@ const DEVIATION_GAIN: u64 = 4;
 // === impl Estimate ===
 
 impl Estimate {
-    /// Tokens of a prompt of so many bytes.
+    /// Tokens of a prompt of `bytes` bytes.
     pub(crate) fn input(&self, bytes: u64) -> u64 {
         bytes.saturating_mul(256).div_ceil(self.bytes_per_token.max(1))
     }

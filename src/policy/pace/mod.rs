@@ -49,7 +49,7 @@ struct Tempo {
 const SECOND: Micros = 1_000_000;
 /// Calls that start again without a known rate leave at the rate at which calls were served before, within these bounds.
 const RESTART: (Micros, Micros) = (SECOND / 100, SECOND);
-/// One in so many calls that were served tells the pacer so.
+/// One in this number of served calls is reported to the pacer.
 pub(crate) const SAMPLE: u32 = 64;
 /// More dimensions than any provider limits.
 const BUCKETS: usize = 8;

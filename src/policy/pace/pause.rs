@@ -136,7 +136,7 @@ impl Pauses {
         is_new
     }
 
-    /// How long a call waits behind so many others.
+    /// How long a call waits behind the others.
     pub(crate) fn wait(&self, tenant: u64, ahead: u64, now: Micros) -> Micros {
         let own = self.tenants.get(&tenant).map_or(0, |pause| pause.wait(ahead, now));
         own.max(self.all.wait(ahead, now))
@@ -349,7 +349,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nobody waits for longer than the cap, whatever the upstream says.
+        /// No call waits for longer than the cap, whatever the upstream says.
         #[test]
         fn no_pause_outlasts_the_cap(
             refusals in proptest::collection::vec((0..4_u64, proptest::option::of(0..u64::MAX), 0..90 * SECOND), 1..60),

@@ -3,7 +3,7 @@
 //! # Why not one line?
 //!
 //! In one line, a tenant that sends a hundred calls makes everybody else wait for a hundred. Here each tenant has a line
-//! of its own, and one call is taken from each in turn: whoever sends one waits for one call of each of the others.
+//! of its own, and one call is taken from each in turn: a tenant that sends one call waits for one call of each of the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};

@@ -1,6 +1,6 @@
 //! Who of those that wait is served next, and by how many at a time.
 //!
-//! # Why is nobody overtaken?
+//! # Why is no call overtaken?
 //!
 //! A call that comes when somebody waits goes to the line, even if a place has just become free: the place is for the
 //! one whose turn it is. Otherwise, under load, a lucky newcomer is always faster than a waiter who must be woken, and
@@ -74,7 +74,7 @@ impl<W> Places<W> {
         Self { limit, max_queue, line: Line::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
     }
 
-    /// A place at once, where there is one that nobody waits for.
+    /// A place at once, where there is one that no call waits for.
     pub(crate) fn enter(&mut self, tenant: u64) -> Option<Grant> {
         (self.line.is_empty() && self.has_room()).then(|| self.take(tenant))
     }

@@ -220,7 +220,7 @@ fn rfc3339(seconds: u64) -> String {
     let (mut day, second) = (seconds / 86_400, seconds % 86_400);
     let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let mut year = 1970;
-    // Nobody's clock is beyond the year 9999.
+    // No clock is beyond the year 9999.
     while year < 9_999 && day >= 365 + u64::from(leap(year)) {
         day -= 365 + u64::from(leap(year));
         year += 1;

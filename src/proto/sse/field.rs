@@ -17,7 +17,7 @@ pub(in crate::proto) enum Line {
     Comment,
     /// A field that means nothing, to its end.
     Unknown,
-    /// In what may be the name of a field, so many bytes of which were seen.
+    /// In what may be the name of a field, with the number of its bytes that were seen.
     Name(Field, u8),
     /// Right behind the colon: one space is no part of the value.
     Colon(Field),

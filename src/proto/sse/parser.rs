@@ -115,7 +115,7 @@ impl Parser {
         }
     }
 
-    /// Keeps at most so many bytes of the data of an event, of its type, and of its id.
+    /// Keeps at most this number of bytes of the data of an event, of its type, and of its id.
     ///
     /// ```
     /// use tower_buttress::proto::sse::{Item, Parser};

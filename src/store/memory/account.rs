@@ -12,7 +12,7 @@ use crate::proto::fingerprint::Fingerprint;
 #[derive(Debug)]
 pub(super) struct Quota {
     max: Amount,
-    /// One tenant may take one of so many equal shares.
+    /// One tenant may take one of this number of equal shares.
     shares: AtomicU32,
     used: Usage,
 }

@@ -23,7 +23,7 @@ pub(super) struct Stored {
     pub(super) leases: AtomicU64,
 }
 
-/// One tenant may take one of so many equal shares, where the operator says nothing else.
+/// One tenant may take one of this number of equal shares, where the operator says nothing else.
 const SHARES: u32 = 8;
 
 /// How many of the answers that were forgotten while they were read are looked at where there is no room.
@@ -92,7 +92,7 @@ impl Stored {
         count
     }
 
-    /// Drops what nobody reads, and sets the rest aside until it is read.
+    /// Drops what has no reader, and sets the rest aside until it is read.
     pub(super) fn detach(&self, removed: impl IntoIterator<Item = Removed>) {
         for Removed { log, mut charge } in removed {
             // A call in flight has no bytes here: its lease has them.

@@ -13,7 +13,7 @@
 //! | `head=3s` | the head comes late |
 //! | `first-byte=3s` | the head comes at once, the first byte of the body late |
 //! | `gap=100ms` | the time between two chunks (40 ms unless told) |
-//! | `chunks=20`, `size=1000` | so many chunks of content; each padded to so many bytes |
+//! | `chunks=20`, `size=1000` | the number of chunks of content; the bytes that each is padded to |
 //! | `comments=1s` | the head, and then keep-alive comments and nothing else |
 //! | `stall-after=3` | silence after three chunks, the connection open |
 //! | `torn-after=3` | the same, in the middle of a line |

@@ -29,7 +29,7 @@ pub(crate) struct Script {
     pub(crate) comments: Option<Duration>,
     /// How the body ends before its time, and after how many pieces of content.
     pub(crate) ending: Option<(usize, Ending)>,
-    /// Only so many calls in a row go through this; the next one is healthy, and then it starts again.
+    /// This number of calls in a row go through it; the next one is healthy, and then it starts again.
     pub(crate) times: Option<u32>,
 }
 

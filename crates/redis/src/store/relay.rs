@@ -67,7 +67,7 @@ const CHUNK: usize = 64 * 1024;
 /// Those who hear nothing for this long are sent a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
-/// After so many messages that nobody heard, nobody reads it any more.
+/// After this number of messages without a subscriber, the relay ends.
 const UNHEARD: u32 = 2;
 
 // === impl Relay ===

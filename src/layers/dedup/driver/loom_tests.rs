@@ -1,4 +1,4 @@
-//! Every interleaving of a few listeners and an upstream: nobody is left waiting, and everybody hears everything.
+//! Every interleaving of a few listeners and an upstream: none is left waiting, and each hears everything.
 //!
 //! ```sh
 //! cargo test --release -p tower-buttress-loom --lib loom_
@@ -100,7 +100,7 @@ fn recording() -> Limits {
     Limits { bytes: 1 << 20, lag: Duration::MAX }
 }
 
-/// One part and 64 bytes: whoever is behind by one holds up the others.
+/// One part and 64 bytes: a listener that is behind by one holds up the others.
 fn window() -> Limits {
     Limits { bytes: 1, lag: Duration::MAX }
 }
@@ -252,7 +252,7 @@ fn loom_who_joins_while_the_last_one_leaves_is_heard_or_refused() {
         lock(&script).has_ended = true;
         let joins = thread::spawn(move || log.reader().map(hear_failing));
         drop(last);
-        // Nothing was said: it hears the end of all, or that there was nobody to hear it.
+        // Nothing was said: it hears the end of all, or that there was no listener.
         joins.join().unwrap();
         assert!(lock(&script).is_dropped);
     });
