@@ -22,5 +22,6 @@ pub(crate) mod retry;
 pub(crate) mod storable;
 pub(crate) mod supersede;
 pub(crate) mod timeout_profile;
+pub(crate) mod unattended;
 pub mod verdict;
 pub(crate) mod window;

@@ -40,6 +40,12 @@ pub(crate) fn in_uri(uri: &Uri) -> impl Iterator<Item = &str> + Clone {
     user(uri).into_iter().chain(query_values(uri).filter(|parameter| is_set(parameter)))
 }
 
+/// Whether the request names an account, in a header for that or in its URI.
+pub(crate) fn names_any(head: &Parts) -> bool {
+    let in_header = |name: &HeaderName| head.headers.get_all(name).iter().any(names_account);
+    HEADERS.iter().any(in_header) || in_uri(&head.uri).next().is_some()
+}
+
 /// Whether both requests carry the same credentials.
 pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
     let all = |name: &HeaderName, headers: &HeaderMap, of: &HeaderMap| {

@@ -13,6 +13,7 @@ pub mod idempotency_key;
 pub(crate) mod json_object;
 pub(crate) mod list;
 pub(crate) mod media_type;
+pub(crate) mod prefer;
 #[cfg(feature = "llm")]
 pub(crate) mod output_format;
 #[cfg(feature = "llm")]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use fastrand::Rng;
+use sha2::{Digest, Sha256};
 
 /// A sequence of random numbers that is shared by clones: each draw is another, on every clone and thread.
 #[derive(Clone, Debug)]
@@ -12,6 +13,12 @@ pub(crate) struct Entropy(Arc<AtomicU64>);
 
 /// Odd, so that 2^64 draws pass before a state comes again; the golden ratio, as in `SplitMix64`.
 const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Numbers that cannot be guessed, also by those who know others of them.
+pub(crate) struct Secrets {
+    seed: [u8; 32],
+    drawn: AtomicU64,
+}
 
 // === impl Entropy ===
 
@@ -34,6 +41,42 @@ impl Default for Entropy {
     }
 }
 
+// === impl Secrets ===
+
+impl Secrets {
+    /// 128 bits, as 32 hexadecimal digits.
+    pub(crate) fn token(&self) -> String {
+        self.draw().iter().take(16).fold(String::with_capacity(32), |mut token, byte| {
+            token.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')));
+            token
+        })
+    }
+
+    /// 64 bits.
+    pub(crate) fn number(&self) -> u64 {
+        self.draw().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    fn draw(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.seed);
+        hash.update(self.drawn.fetch_add(1, Relaxed).to_le_bytes());
+        hash.finalize().into()
+    }
+}
+
+impl Default for Secrets {
+    /// The standard library's hasher has a key of 128 bits from the operating system. What it makes of different numbers tells
+    /// nothing of that key, and together holds as much.
+    fn default() -> Self {
+        let mut hash = Sha256::new();
+        for number in 0..4_u64 {
+            hash.update(RandomState::new().hash_one(number).to_le_bytes());
+        }
+        Self { seed: hash.finalize().into(), drawn: AtomicU64::new(0) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -47,6 +90,14 @@ mod tests {
         let entropy = Entropy::seeded(7);
         let draws: HashSet<u64> = (0..1_000).map(|_| entropy.clone().rng().u64(..)).collect();
         assert_eq!(draws.len(), 1_000);
+    }
+
+    #[test]
+    fn no_token_comes_twice() {
+        let secrets = [Secrets::default(), Secrets::default()];
+        let tokens: HashSet<String> = secrets.iter().flat_map(|secrets| (0..500).map(|_| secrets.token())).collect();
+        assert_eq!(tokens.len(), 1_000);
+        assert!(tokens.iter().all(|token| token.len() == 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit())));
     }
 
     #[test]

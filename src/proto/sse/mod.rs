@@ -35,6 +35,7 @@
 
 #[cfg(feature = "llm")]
 mod blocks;
+mod event_ids;
 pub(super) mod field;
 pub(super) mod lines;
 mod parser;
@@ -42,6 +43,7 @@ mod scanner;
 
 #[cfg(feature = "llm")]
 pub(crate) use self::blocks::{Block, Blocks, without_bom};
+pub(crate) use self::event_ids::{EventId, EventIds};
 pub use self::lines::Ending;
 pub use self::parser::{Item, Message, Parser};
 pub use self::scanner::{Progress, Scanner};
