@@ -104,6 +104,10 @@ pub enum Event {
     },
     /// An upstream call was cancelled because its last client left.
     FlightAbandoned,
+    /// A caller came back to an answer, at the URL that it was given.
+    FlightResumed,
+    /// An upstream call was cancelled because a caller asked for that, at the URL of its answer.
+    FlightStopped,
     /// The upstreams gave no answer, and an earlier one was returned.
     #[non_exhaustive]
     StaleServed {
@@ -198,6 +202,8 @@ impl Event {
             Self::FlightJoined => "flight_joined",
             Self::Replayed { .. } => "replayed",
             Self::FlightAbandoned => "flight_abandoned",
+            Self::FlightResumed => "flight_resumed",
+            Self::FlightStopped => "flight_stopped",
             Self::StaleServed { .. } => "stale_served",
             Self::HeartbeatSent => "heartbeat_sent",
             Self::Paused { .. } => "paused",
@@ -224,7 +230,11 @@ impl Event {
             Self::FallbackUsed { .. } | Self::BackupFailed { .. } => "fallback",
             Self::CircuitChanged { change, .. } => change.to.as_str(),
             Self::CircuitWouldOpen { reason, .. } => reason.as_str(),
-            Self::FlightJoined | Self::Replayed { .. } | Self::FlightAbandoned => "dedup",
+            Self::FlightJoined
+            | Self::Replayed { .. }
+            | Self::FlightAbandoned
+            | Self::FlightResumed
+            | Self::FlightStopped => "dedup",
             Self::StaleServed { kind, .. } => kind.as_str(),
             Self::HeartbeatSent => "sse-heartbeat",
             Self::Paused { .. } => "pace",
@@ -261,6 +271,8 @@ impl fmt::Display for Event {
             Self::FlightJoined => f.write_str("dedup: joined a call already in flight"),
             Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
+            Self::FlightResumed => f.write_str("dedup: a client came back to its answer"),
+            Self::FlightStopped => f.write_str("dedup: upstream call cancelled, a client stopped it"),
             Self::StaleServed { kind, age } => write!(f, "last-good: returned an answer {age:?} old ({kind})"),
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
             Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),

@@ -226,7 +226,7 @@ pub use self::layers::circuit_breaker::{
 };
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
-pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlightPolicy};
+pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlightPolicy, Resumable};
 pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer};
 pub use self::layers::first_byte_timeout::{
     FirstByteEvent, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,

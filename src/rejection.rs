@@ -88,6 +88,11 @@ pub enum RejectionKind {
     /// call is bound gave no answer. The response has the status that the error would have had; 502, gRPC `UNAVAILABLE`, where it
     /// has none.
     UpstreamFailed,
+    /// There is no answer that this caller could come back to at this URL: there never was, its time is over, it was stopped, or
+    /// nothing of it is left but the error that ended it. 410, gRPC `NOT_FOUND`.
+    AnswerGone,
+    /// The `Last-Event-ID` is not one of this answer. 412, gRPC `FAILED_PRECONDITION`.
+    EventIdUnknown,
 }
 
 /// As many as a refusal has: room for them is made once.
@@ -267,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [RejectionKind; 15] = [
+    const KINDS: [RejectionKind; 17] = [
         RejectionKind::FirstByteTimeout,
         RejectionKind::DeadlineExceeded,
         RejectionKind::BodyFailed,
@@ -281,6 +286,8 @@ mod tests {
         RejectionKind::Paced,
         RejectionKind::QueueFull,
         RejectionKind::Superseded,
+        RejectionKind::AnswerGone,
+        RejectionKind::EventIdUnknown,
         RejectionKind::ConversationBusy,
         RejectionKind::UpstreamFailed,
     ];

@@ -41,7 +41,11 @@ pub(super) fn line(event: &Event) {
 
 fn level(event: &Event) -> Level {
     match event {
-        Event::HeartbeatSent | Event::Bypassed { .. } | Event::FlightJoined | Event::Replayed { .. } => Level::Debug,
+        Event::HeartbeatSent
+        | Event::Bypassed { .. }
+        | Event::FlightJoined
+        | Event::FlightResumed
+        | Event::Replayed { .. } => Level::Debug,
         Event::Refused { .. }
         | Event::BodyTimedOut { .. }
         | Event::ConnectElapsed { .. }

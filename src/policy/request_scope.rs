@@ -55,10 +55,8 @@ pub(crate) fn hash_tenant(parts: &Parts, own: Option<&NameTenant>, hash: &mut Fi
         let names = &credentials::HEADERS;
         hash.field(b"credentials");
         hash_headers(names, &parts.headers, hash);
-        let in_uri = credentials::in_uri(&parts.uri);
-        hash.list(in_uri.clone().map(str::as_bytes));
-        is_known = in_uri.count() > 0
-            || names.iter().any(|name| parts.headers.get_all(name).iter().any(credentials::names_account));
+        hash.list(credentials::in_uri(&parts.uri).map(str::as_bytes));
+        is_known = credentials::names_any(parts);
     }
     if let Some(tenant) = own {
         is_known = false;

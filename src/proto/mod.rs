@@ -13,9 +13,9 @@ pub mod idempotency_key;
 pub(crate) mod json_object;
 pub(crate) mod list;
 pub(crate) mod media_type;
-pub(crate) mod prefer;
 #[cfg(feature = "llm")]
 pub(crate) mod output_format;
+pub(crate) mod prefer;
 #[cfg(feature = "llm")]
 pub(crate) mod prompt;
 pub mod rate_limit;

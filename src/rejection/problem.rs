@@ -159,6 +159,17 @@ const CONVERSATION_BUSY: ProblemTemplate = wording!(
     "Another message of this conversation is being answered."
 );
 
+const ANSWER_GONE: ProblemTemplate =
+    wording!("answer-gone", GONE, "410", "Gone", 5, "There is no answer here, or no longer. Send the request again.");
+const EVENT_ID_UNKNOWN: ProblemTemplate = wording!(
+    "event-id-unknown",
+    PRECONDITION_FAILED,
+    "412",
+    "Precondition Failed",
+    9,
+    "The Last-Event-ID is not one of this answer."
+);
+
 // === impl ProblemTemplate ===
 
 impl ProblemTemplate {
@@ -179,6 +190,8 @@ impl ProblemTemplate {
             RejectionKind::Superseded => &SUPERSEDED,
             RejectionKind::ConversationBusy => &CONVERSATION_BUSY,
             RejectionKind::UpstreamFailed => &UPSTREAM_FAILED,
+            RejectionKind::AnswerGone => &ANSWER_GONE,
+            RejectionKind::EventIdUnknown => &EVENT_ID_UNKNOWN,
         }
     }
 }

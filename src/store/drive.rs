@@ -14,6 +14,9 @@ pub(crate) trait Drive: Send + Sync {
 
     /// The last listener has left. `cancellation`: says, now or later, that it left for good.
     fn on_abandoned(self: Arc<Self>, cancellation: Option<Cancellation>);
+
+    /// The call was ended from outside: the upstream is to be dropped.
+    fn on_stopped(&self);
 }
 
 /// What polling the upstream led to.

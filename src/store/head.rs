@@ -163,6 +163,12 @@ impl Head {
         response
     }
 
+    /// The head for a caller that comes back to the answer while it is in flight: what was for its first caller alone is not in
+    /// it.
+    pub(crate) fn to_returning<B>(&self, body: B) -> Response<B> {
+        self.stored().to_response(body)
+    }
+
     /// The head for a caller that reads the answer after its end.
     pub(crate) fn to_replay<B>(&self, body: B, now: Instant) -> Response<B> {
         let mut response = self.to_aged(body, now);

@@ -140,6 +140,55 @@ impl ResponseLog {
         true
     }
 
+    /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. The call's deadline is the
+    /// latest of its listeners'.
+    pub(crate) fn return_reader(&self, deadline: Option<Deadline>) -> Option<Reader> {
+        let id = self.shared.state().broadcast.join()?;
+        if let Some(shared) = self.deadline() {
+            shared.extend(deadline);
+        }
+        // The task that kept the call going is not needed any more.
+        self.shared.wake_readers();
+        Some(Reader::listener(self.shared.clone(), id))
+    }
+
+    /// Ends the call, whoever listens: they read an error. Returns `false`, and does nothing, where it has ended.
+    pub(crate) fn stop(&self) -> bool {
+        let mut state = self.shared.state();
+        if state.broadcast.has_ended() {
+            return false;
+        }
+        state.failure.get_or_insert_with(|| SharedError::new("the call was stopped by its caller"));
+        state.broadcast.stop_recording();
+        state.broadcast.finish();
+        let driver = state.driver.take();
+        drop(state);
+        if let Some(driver) = driver {
+            driver.on_stopped();
+        }
+        self.shared.wake_readers();
+        true
+    }
+
+    /// Whether no more will come.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.state().broadcast.has_ended()
+    }
+
+    /// A number of its own, for those who come back.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.shared.state().number
+    }
+
+    pub(crate) fn set_number(&self, number: u64) {
+        self.shared.state().number = Some(number);
+    }
+
+    /// What was recorded can be read when the call has failed, by those who [come back](Self::return_reader).
+    pub(crate) fn hold_when_failed(&self) {
+        self.shared.state().is_held_when_failed = true;
+    }
+
     pub(crate) fn is_recording(&self) -> bool {
         self.shared.state().broadcast.is_recording()
     }

@@ -155,6 +155,19 @@ impl Reader {
         Poll::Ready(found)
     }
 
+    /// The next part, where it was recorded already.
+    pub(crate) fn next_recorded(&mut self) -> Option<BodyPart> {
+        let mut state = self.shared.state();
+        let was_full = state.broadcast.is_full();
+        let read = state.broadcast.read(self.id);
+        let has_room_again = was_full && !state.broadcast.is_full();
+        drop(state);
+        if has_room_again {
+            self.shared.wake_readers();
+        }
+        if let Read::Part(part) = read { Some(part) } else { None }
+    }
+
     /// Whether it has read everything that will come.
     pub(crate) fn is_at_end(&self) -> bool {
         self.is_over || {

@@ -185,7 +185,9 @@ impl Recorder {
         let mut state = self.shared.state();
         if let Some(failure) = failure {
             state.failure.get_or_insert(failure);
-            state.broadcast.stop_recording();
+            if !state.is_held_when_failed {
+                state.broadcast.stop_recording();
+            }
         }
         state.broadcast.finish();
         // What is read from now on is a replay.

@@ -23,6 +23,10 @@ pub(super) struct State {
     pub(super) failure: Option<SharedError>,
     pub(super) driver: Option<Arc<dyn Drive>>,
     pub(super) deadline: Option<SharedDeadline>,
+    /// Tells it from other logs, where its readers come back.
+    pub(super) number: Option<u64>,
+    /// What was recorded is held when the call has failed.
+    pub(super) is_held_when_failed: bool,
     /// Of a recorder that waits for room.
     pub(super) recorder_waker: Option<Waker>,
     /// A task keeps the call going while there is no listener.
@@ -46,6 +50,8 @@ impl Shared {
             failure: None,
             driver: None,
             deadline: None,
+            number: None,
+            is_held_when_failed: false,
             recorder_waker: None,
             is_watched: false,
             abandon_count: 0,

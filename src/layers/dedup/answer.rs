@@ -1,5 +1,6 @@
 //! How a request gets its answer, once that is decided.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,34 +14,15 @@ use pin_project_lite::pin_project;
 use super::body::DedupBody;
 use super::config::Config;
 use super::driver::SharedCall;
+use super::offer::Offer;
+use super::returning::Returning;
+use super::role::DedupRole;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
 use crate::proto::grpc;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
-use crate::store::Reader;
-
-/// How a response of [`Dedup`](crate::Dedup) came about. In the response's extensions, unless the layer let the request
-/// pass or refused it.
-///
-/// ```
-/// use http::Response;
-/// use tower_buttress::DedupRole;
-///
-/// let mut response = Response::new(());
-/// response.extensions_mut().insert(DedupRole::Joined);
-/// assert_eq!(response.extensions().get(), Some(&DedupRole::Joined));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DedupRole {
-    /// By a call to the upstream that this request made, and others may have joined.
-    Leader,
-    /// By a call that another request had made, and that was in flight.
-    Joined,
-    /// By an answer that was kept.
-    Replayed,
-}
+use crate::store::{Head, Reader};
 
 /// Why a request with an `Idempotency-Key` passed as if it had none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +38,17 @@ pin_project! {
     #[project = AnswerProj]
     pub(super) enum Answer<C, B, E, L, R> {
         Passing { #[pin] call: C, key_ignored: Option<KeyIgnored>, on_accepted: Option<OnAccepted> },
-        Leading { reader: Option<Reader>, call: Arc<SharedCall<C, B, E, L>>, format: RejectionFormat, config: Arc<Config> },
+        Leading {
+            reader: Option<Reader>,
+            call: Arc<SharedCall<C, B, E, L>>,
+            offer: Option<Box<Offer>>,
+            format: RejectionFormat,
+            config: Arc<Config>,
+        },
         Following { following: Following<R> },
+        // At the URL of an answer.
+        Returning { returning: Box<Returning> },
+        Replying { response: Option<Response<()>> },
         Refused { rejection: Option<Rejection>, format: RejectionFormat },
     }
 }
@@ -71,6 +62,7 @@ pub(super) struct Following<R> {
     pub(super) role: DedupRole,
     pub(super) format: RejectionFormat,
     pub(super) config: Arc<Config>,
+    pub(super) offer: Option<Box<Offer>>,
     /// For a store that hands calls over: the request, until there is a head.
     pub(super) request: Option<Box<R>>,
 }
@@ -104,11 +96,17 @@ where
                 }
                 response
             }),
-            AnswerProj::Leading { reader, call, format, config } => {
+            AnswerProj::Leading { reader, call, offer, format, config } => {
                 let Some(reading) = reader else { return Poll::Pending };
-                match (ready!(reading.poll_head(cx)), reader.take()) {
+                let Poll::Ready(head) = reading.poll_head(cx) else {
+                    let response = ready!(poll_later(offer, cx));
+                    // Its last listener leaves the call.
+                    *reader = None;
+                    return Poll::Ready(Answered::Response(Ok(response)));
+                };
+                match (head, reader.take()) {
                     (Ok(head), Some(reader)) => {
-                        let mut response = head.to_response(DedupBody::shared(reader, &head));
+                        let mut response = live(&head, reader, offer.as_deref());
                         response.extensions_mut().insert(DedupRole::Leader);
                         Ok(response)
                     }
@@ -120,6 +118,11 @@ where
                 }
             }
             AnswerProj::Following { following } => return following.poll(cx),
+            AnswerProj::Returning { returning } => Ok(ready!(returning.poll(cx))),
+            AnswerProj::Replying { response } => {
+                let Some(response) = response.take() else { return Poll::Pending };
+                Ok(response.map(|()| DedupBody::empty()))
+            }
             AnswerProj::Refused { rejection, format } => {
                 let Some(rejection) = rejection.take() else { return Poll::Pending };
                 Ok(DedupBody::refuse(rejection, *format))
@@ -133,17 +136,21 @@ where
 impl<R> Following<R> {
     fn poll<B, E>(&mut self, cx: &mut Context<'_>) -> Poll<Answered<B, E, R>> {
         let Some(reading) = &mut self.reader else { return Poll::Pending };
-        let (head, reader) = (ready!(reading.poll_head(cx)), self.reader.take());
-        let response = match (head, reader) {
+        let Poll::Ready(head) = reading.poll_head(cx) else {
+            let response = ready!(poll_later(&mut self.offer, cx));
+            self.reader = None;
+            return Poll::Ready(Answered::Response(Ok(response)));
+        };
+        let response = match (head, self.reader.take()) {
             (Ok(head), Some(reader)) => {
-                let body = DedupBody::shared(reader, &head);
+                let offer = self.offer.as_deref();
                 let mut response = match self.role {
                     DedupRole::Replayed => {
                         let now = clock::now();
                         self.config.emitter.emit(&Event::Replayed { age: head.age(now) });
-                        head.to_replay(body, now)
+                        with_body(head.to_replay((), now), &head, reader, offer)
                     }
-                    _ => head.to_response(body),
+                    _ => live(&head, reader, offer),
                 };
                 response.extensions_mut().insert(self.role);
                 response
@@ -158,6 +165,28 @@ impl<R> Following<R> {
         };
         Poll::Ready(Answered::Response(Ok(response)))
     }
+}
+
+/// The answer of a call in flight.
+fn live<B>(head: &Head, reader: Reader, offer: Option<&Offer>) -> Response<DedupBody<B>> {
+    with_body(head.to_response(()), head, reader, offer)
+}
+
+/// `response` with a body; it says where it is, where its caller can come back to it.
+fn with_body<B>(
+    mut response: Response<()>,
+    head: &Head,
+    reader: Reader,
+    offer: Option<&Offer>,
+) -> Response<DedupBody<B>> {
+    let ids = offer.and_then(|offer| offer.add_to(response.headers_mut()));
+    response.map(|()| DedupBody::shared(reader, head, ids, VecDeque::new()))
+}
+
+/// There is no head yet. Ready when the caller is to be told where there will be one.
+fn poll_later<B>(offer: &mut Option<Box<Offer>>, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
+    let Some(offer) = offer else { return Poll::Pending };
+    offer.poll_later(cx).map(|response| response.map(|()| DedupBody::empty()))
 }
 
 /// Whether the upstream has answered, and with a success. Of a gRPC call that is known at its end only.

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use pin_project_lite::pin_project;
 use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
+use crate::proto::sse::EventIds;
 use crate::rejection::{Rejection, RejectionFormat};
 use crate::store::{BodyPart, Head, Reader};
 
@@ -38,7 +40,19 @@ struct SharedBody {
     /// `None`: the body has ended.
     reader: Option<Reader>,
     size: SizeHint,
+    /// Where its caller comes back, or may.
+    resumed: Option<Box<Resumed>>,
 }
+
+struct Resumed {
+    /// What was read of the body already.
+    rest: VecDeque<BodyPart>,
+    /// Gives ids to its events.
+    ids: Option<EventIds>,
+}
+
+/// As many frames of which nothing is handed on are read in one poll. Then others have their turn.
+const MAX_FRAMES: usize = 64;
 
 // === impl DedupBody ===
 
@@ -47,8 +61,17 @@ impl<B> DedupBody<B> {
         Self { kind: Kind::Own { body: ResponseBody::inner(body) } }
     }
 
-    pub(super) fn shared(reader: Reader, head: &Head) -> Self {
-        Self { kind: Kind::Shared { body: SharedBody { reader: Some(reader), size: *head.size() } } }
+    pub(super) fn empty() -> Self {
+        Self { kind: Kind::Own { body: ResponseBody::Over } }
+    }
+
+    /// `ids`: what writes the ids of events. `rest`: what `reader` has read of the body.
+    pub(super) fn shared(reader: Reader, head: &Head, ids: Option<EventIds>, rest: VecDeque<BodyPart>) -> Self {
+        // With ids in it, or without its beginning, it is longer or shorter than it was.
+        let size = if ids.is_some() { SizeHint::new() } else { *head.size() };
+        let is_resumed = ids.is_some() || !rest.is_empty();
+        let resumed = is_resumed.then(|| Box::new(Resumed { rest, ids }));
+        Self { kind: Kind::Shared { body: SharedBody { reader: Some(reader), size, resumed } } }
     }
 
     #[cold]
@@ -76,7 +99,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own { body } => body.is_end_stream(),
-            Kind::Shared { body } => body.reader.as_ref().is_none_or(Reader::is_at_end),
+            Kind::Shared { body } => !body.has_rest() && body.reader.as_ref().is_none_or(Reader::is_at_end),
         }
     }
 
@@ -93,14 +116,50 @@ where
 
 impl SharedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
-        let part = ready!(reader.poll_part(cx));
-        match &part {
-            Some(Ok(BodyPart::Data(data))) => self.size = less(&self.size, data.len() as u64),
-            Some(Ok(BodyPart::Trailers(_))) => {}
-            None | Some(Err(_)) => self.reader = None,
+        if self.resumed.is_some() {
+            return self.poll_resumed(cx);
+        }
+        let part = ready!(self.poll_part(cx));
+        if let Some(Ok(BodyPart::Data(data))) = &part {
+            self.size = less(&self.size, data.len() as u64);
         }
         Poll::Ready(part.map(|part| part.map(BodyPart::into_frame)))
+    }
+
+    fn has_rest(&self) -> bool {
+        self.resumed.as_ref().is_some_and(|resumed| !resumed.rest.is_empty())
+    }
+
+    #[cold]
+    fn poll_resumed(&mut self, cx: &mut Context<'_>) -> Polled {
+        for _ in 0..MAX_FRAMES {
+            let rest = self.resumed.as_mut().and_then(|resumed| resumed.rest.pop_front());
+            let mut part = match rest {
+                Some(part) => Some(Ok(part)),
+                None => ready!(self.poll_part(cx)),
+            };
+            let ids = self.resumed.as_mut().and_then(|resumed| resumed.ids.as_mut());
+            if let (Some(Ok(BodyPart::Data(data))), Some(ids)) = (&mut part, ids) {
+                *data = ids.write(data);
+                // It was a blank line that is not handed on.
+                if data.is_empty() {
+                    continue;
+                }
+            }
+            return Poll::Ready(part.map(|part| part.map(BodyPart::into_frame)));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    #[inline]
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPart, BoxError>>> {
+        let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
+        let part = ready!(reader.poll_part(cx));
+        if matches!(part, None | Some(Err(_))) {
+            self.reader = None;
+        }
+        Poll::Ready(part)
     }
 }
 

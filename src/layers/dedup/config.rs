@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::request::Parts;
 
+use super::answers::Answers;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::broadcast::Limits;
@@ -45,6 +46,8 @@ pub(super) struct Config {
     pub(super) max_body_bytes: usize,
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
+    /// `None`: nobody comes back.
+    pub(super) answers: Option<Arc<Answers>>,
     /// Of an answer.
     pub(super) limits: Limits,
     pub(super) emitter: Emitter,
@@ -82,6 +85,7 @@ impl Default for Config {
             max_body_bytes: 2 * 1024 * 1024,
             read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
+            answers: None,
             limits: Limits { bytes: 1024 * 1024, lag: Duration::from_secs(5) },
             emitter: Emitter::default(),
         }
@@ -104,6 +108,7 @@ impl fmt::Debug for Config {
             .field("max_body_bytes", &self.max_body_bytes)
             .field("read_timeout", &self.read_timeout)
             .field("limits", &self.limits)
+            .field("answers", &self.answers)
             .field("emitter", &self.emitter)
             .finish_non_exhaustive()
     }

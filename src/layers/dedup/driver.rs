@@ -13,6 +13,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
+use super::answers::UnattendedPlace;
 use super::config::Config;
 use super::grace::{GraceCall, GraceTask};
 use super::recorder::ResponseRecorder;
@@ -149,9 +150,21 @@ where
         std::mem::replace(&mut *lock(&self.slot), slot)
     }
 
-    /// Puts the call back. Returns whether another caller came in the meantime.
+    /// Puts the call back. Returns whether another caller came in the meantime. A call that was stopped meanwhile is dropped.
     fn put_back(&self, call: Pin<Box<UpstreamCall<F, B, L>>>, pending_at: Option<u64>) -> bool {
-        matches!(self.replace(Slot::Idle { call, pending_at }), Slot::Polling { has_missed: true })
+        let mut slot = lock(&self.slot);
+        if let Slot::Polling { has_missed } = *slot {
+            *slot = Slot::Idle { call, pending_at };
+            return has_missed;
+        }
+        drop(slot);
+        drop(call);
+        false
+    }
+
+    /// A place among the calls that nobody listens to, where its callers may come back.
+    fn leave_unattended(&self) -> Option<UnattendedPlace> {
+        self.config.answers.as_ref()?.leave_unattended(self.log.number()?)
     }
 
     /// Ends the call: first the upstream is dropped, then those who read are told.
@@ -238,14 +251,21 @@ where
     }
 
     fn on_abandoned(self: Arc<Self>, cancellation: Option<Cancellation>) {
-        let has_grace = self.config.finish_abandoned || !self.config.grace.is_zero();
-        let may_continue = has_grace && !cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
+        let is_cancelled = cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
+        let place = if is_cancelled { None } else { self.leave_unattended() };
+        let has_grace = place.is_some() || self.config.finish_abandoned || !self.config.grace.is_zero();
         match Handle::try_current() {
-            Ok(runtime) if may_continue && self.can_continue() => {
-                runtime.spawn(GraceTask::new(self, cancellation));
+            Ok(runtime) if has_grace && !is_cancelled && self.can_continue() => {
+                runtime.spawn(GraceTask::new(self, cancellation, place));
             }
             _ => self.give_up(),
         }
+    }
+
+    fn on_stopped(&self) {
+        // A caller that polls it at the moment finds that it is gone.
+        let call = self.replace(Slot::Gone);
+        drop(call);
     }
 }
 
@@ -265,9 +285,11 @@ where
         self.config.finish_abandoned || self.log.is_recording()
     }
 
-    fn grace_end(&self) -> Option<Instant> {
+    fn grace_end(&self, is_unattended: bool) -> Option<Instant> {
         let deadline = self.deadline.as_ref().and_then(SharedDeadline::latest).map(Deadline::instant);
-        let grace = (!self.config.finish_abandoned).then(|| clock::now().checked_add(self.config.grace)).flatten();
+        let window = self.config.answers.as_ref().filter(|_| is_unattended).map(|answers| answers.settings().window);
+        let grace = window.or((!self.config.finish_abandoned).then_some(self.config.grace));
+        let grace = grace.and_then(|grace| clock::now().checked_add(grace));
         [deadline, grace].into_iter().flatten().min()
     }
 

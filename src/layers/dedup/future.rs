@@ -71,7 +71,7 @@ where
         Self::answering(Answer::Refused { rejection: Some(rejection), format })
     }
 
-    fn answering(answer: AnswerOf<S, St, ResB>) -> Self {
+    pub(super) fn answering(answer: AnswerOf<S, St, ResB>) -> Self {
         Self { stage: Stage::Answering { answer } }
     }
 }

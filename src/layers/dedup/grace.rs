@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::answers::UnattendedPlace;
 use crate::body::frame_budget::FrameBudget;
 use crate::policy::broadcast::ReaderId;
 use crate::rt::cancellation::Cancellation;
@@ -18,6 +19,8 @@ use crate::store::{Drive, Driven, ResponseLog, Watched};
 pub(super) struct GraceTask {
     call: Arc<dyn GraceCall>,
     cancellation: Option<Cancellation>,
+    /// Its callers were told where to come back: the call goes on for longer.
+    place: Option<UnattendedPlace>,
     id: ReaderId,
     /// Which time of being abandoned `until` is for.
     abandon_count: Option<u64>,
@@ -34,8 +37,8 @@ pub(super) trait GraceCall: Drive {
     /// Whether there is any use in going on without a caller.
     fn can_continue(&self) -> bool;
 
-    /// When a call that is abandoned now is given up; `None`: never.
-    fn grace_end(&self) -> Option<Instant>;
+    /// When a call that is abandoned now is given up; `None`: never. `is_unattended`: its callers may come back.
+    fn grace_end(&self, is_unattended: bool) -> Option<Instant>;
 
     /// Gives the call up, unless it has a caller after all.
     fn give_up(&self);
@@ -44,9 +47,14 @@ pub(super) trait GraceCall: Drive {
 // === impl GraceTask ===
 
 impl GraceTask {
-    pub(super) fn new(call: Arc<dyn GraceCall>, cancellation: Option<Cancellation>) -> Self {
+    pub(super) fn new(
+        call: Arc<dyn GraceCall>,
+        cancellation: Option<Cancellation>,
+        place: Option<UnattendedPlace>,
+    ) -> Self {
         let id = call.log().add_watcher();
-        Self { call, cancellation, id, abandon_count: None, until: None, timeout: Timeout::default(), is_done: false }
+        let (abandon_count, until, timeout) = (None, None, Timeout::default());
+        Self { call, cancellation, place, id, abandon_count, until, timeout, is_done: false }
     }
 
     fn has_time_left(&mut self, cx: &mut Context<'_>) -> bool {
@@ -66,7 +74,7 @@ impl Future for GraceTask {
                 return Poll::Ready(());
             };
             if this.abandon_count.replace(abandon_count) != Some(abandon_count) {
-                this.until = this.call.grace_end();
+                this.until = this.call.grace_end(this.place.is_some());
             }
             let is_cancelled = this.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll(cx).is_ready());
             if is_cancelled || !this.call.can_continue() || this.until.is_some_and(|until| until <= clock::now()) {

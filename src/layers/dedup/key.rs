@@ -5,9 +5,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method};
 
 use super::config::Config;
-use crate::call::NoStore;
+use crate::call::{NoStore, Tenant};
 use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::policy::storable::KeySource;
+use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::{IdempotencyKey, InvalidKey};
 use crate::proto::list;
@@ -43,6 +44,8 @@ pub(super) struct RequestKey {
     pub(super) tenant: Fingerprint,
 }
 
+const PURPOSE: &str = "tower-buttress dedup";
+
 /// How a payload was hashed.
 const RAW: u8 = 0;
 const CANONICAL_JSON: u8 = 1;
@@ -59,7 +62,7 @@ impl DedupDecision {
         if is_unwanted || !is_unsafe(&parts.method) || is_upgrade(&parts.headers) {
             return Self::Bypass(None);
         }
-        let mut scope = Fingerprinter::new("tower-buttress dedup");
+        let mut scope = Fingerprinter::new(PURPOSE);
         if !hash_tenant(parts, config.tenant.as_deref(), &mut scope) {
             return Self::Bypass(Some("a request without a tenant"));
         }
@@ -86,6 +89,15 @@ impl DedupDecision {
             }
         }
     }
+}
+
+/// The tenant that a request names which comes back to an answer: `None` where it names none at all, as an `EventSource`, which
+/// cannot.
+pub(super) fn named_tenant(parts: &Parts, config: &Config) -> Option<Fingerprint> {
+    let mut scope = Fingerprinter::new(PURPOSE);
+    let is_known = hash_tenant(parts, config.tenant.as_deref(), &mut scope);
+    let is_named = is_known || parts.extensions.get::<Tenant>().is_some() || credentials::names_any(parts);
+    is_named.then(|| scope.finish(RAW))
 }
 
 /// Methods that may change something: only there does it matter whether a request is executed once or twice.

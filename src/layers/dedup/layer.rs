@@ -5,7 +5,9 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::answers::Answers;
 use super::config::{Config, InFlightPolicy};
+use super::resumable::Resumable;
 use super::service::Dedup;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
@@ -126,6 +128,7 @@ use crate::store::MemoryStore;
 /// - *A request with a key passes unrecognised*, for one of these reasons: its response says so in the header
 ///   `idempotency-key-ignored`: `store-full`, `body-too-large` or `body-too-slow`.
 /// - *Other methods without a key, upgrades, `Cache-Control: no-cache`, [`NoStore`](crate::NoStore)*: they pass untouched.
+/// - *Callers that were cut off*: they can come back, where that is [set](Self::resumable).
 /// - *Replays*: status, headers, frames and trailers as they came, without `Set-Cookie` and what belongs to a connection;
 ///   [`ServedBy`](crate::ServedBy) and [`Attempts`](crate::Attempts) are those of the call that was made;
 ///   `Idempotent-Replayed: true` and `Age` are added.
@@ -204,6 +207,85 @@ impl<St> DedupLayer<St> {
     #[must_use]
     pub fn stateless(self, stateless: impl Fn(&Parts, &[u8]) -> bool + Send + Sync + 'static) -> Self {
         self.with(|config| config.stateless = Some(Arc::new(stateless)))
+    }
+
+    /// Lets callers that were cut off come back to their answer, live or ended, and to answers that take long. Default: no.
+    ///
+    /// # What a caller does
+    ///
+    /// It sends its request with an `Idempotency-Key`. If the answer is an event stream, its head has a `Content-Location`, and
+    /// its events have ids. Cut off, the caller sends a `GET` to that URL with the `Last-Event-ID` that it has, or
+    /// `?last_event_id=`, and reads the rest: what was recorded meanwhile at once, then live. `examples/resumable.rs` has a
+    /// client in ten lines; a browser's `EventSource` at that URL does it by itself.
+    ///
+    /// | At that URL | Answer |
+    /// |---|---|
+    /// | `GET` | 200: the event stream behind that event; all of it without an id |
+    /// | `GET`, and nothing is left of a stream that has ended | 204: an `EventSource` stops |
+    /// | `GET`, with an id that is none of this stream's | 412, [`EventIdUnknown`](crate::RejectionKind::EventIdUnknown) |
+    /// | `GET`, and there is no such answer (any more), or nothing is left of it but its error | 410, [`AnswerGone`](crate::RejectionKind::AnswerGone) |
+    /// | `DELETE` | 204: the call is stopped, whoever reads it, and its answer is forgotten |
+    ///
+    /// **Nothing is asked of the upstream by coming back**, and nothing but what is at `<prefix>/<token>` is answered by this
+    /// layer: a `DELETE` of the upstream's own passes.
+    ///
+    /// # Who may read
+    ///
+    /// Who has the URL: its token is 128 random bits, of which only a hash is held, and an `EventSource` can send nothing else.
+    /// Each caller is given a token of its own. Where a request there has a credential, or the extension
+    /// [`Tenant`](crate::Tenant), it must be that of the same tenant; for any other the answer is not there. `Set-Cookie` is for
+    /// the first caller alone.
+    ///
+    /// # What happens when
+    ///
+    /// - *The last caller leaves*: the call goes on for the [`window`](Resumable::window) (5 minutes), or to its deadline, in
+    ///   place of the [`grace`](Self::grace). A tenant has 8 such calls at a time, all have 256
+    ///   ([`unattended`](Resumable::unattended)); beyond that leaving ends a call as without this setting.
+    /// - *The call ends*: what it answered can be read for the window, also where it broke off: then up to there, and its error.
+    /// - *The answer is longer than [`max_response`](Resumable::max_response)* (8 MiB), or there is no memory left for it: those
+    ///   who read it go on; to others it is gone.
+    /// - *The dialect does not bear ids* (Gemini's): there are none. A caller that comes back reads from the beginning.
+    /// - *The stream has ids of its own*: the caller gets ours, and the upstream never sees them.
+    /// - *Comments*: they stay, without a blank line behind them, of which clients that know an id make an empty event.
+    /// - *A `SseHeartbeatLayer` outside has begun before the head*: the caller is not told where its answer is.
+    /// - *Several processes*: an answer is at the process that gave it.
+    ///
+    /// # Answers later
+    ///
+    /// With [`respond_async`](Resumable::respond_async), a request that says `Prefer: respond-async, wait=10` (1 to 60 seconds; 1
+    /// where it says none) and has no answer by then gets a 202 with the URL in `Location`, a `Retry-After`, and
+    /// `Preference-Applied`. It needs no key. The answer will be there, whatever it is, for the window: a `GET` waits for it, or
+    /// with the same preference gets another 202. The preference is taken off what goes to the upstream.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// use std::convert::Infallible;
+    /// use std::time::Duration;
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_buttress::{DedupLayer, Resumable};
+    ///
+    /// let upstream = service_fn(|_: Request<_>| async {
+    ///     tokio::time::sleep(Duration::from_secs(30)).await;
+    ///     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("a long answer")))
+    /// });
+    /// let resumable = Resumable::at("/answers").respond_async(true);
+    /// let service = ServiceBuilder::new().layer(DedupLayer::new().resumable(resumable)).service(upstream);
+    ///
+    /// let ask = Request::post("/chat").header("authorization", "Bearer a").header("prefer", "respond-async, wait=5");
+    /// let response = service.clone().oneshot(ask.body(Full::<Bytes>::from("hello")).unwrap()).await.unwrap();
+    /// assert_eq!(response.status(), 202);
+    ///
+    /// let location = response.headers()["location"].to_str().unwrap();
+    /// let answer = service.oneshot(Request::get(location).body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+    /// assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "a long answer");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn resumable(self, resumable: Resumable) -> Self {
+        self.with(|config| config.answers = Some(Arc::new(Answers::new(resumable))))
     }
 
     /// How long a call goes on when its last caller has left. Default: 5 s, since browsers try again.

@@ -7,9 +7,12 @@
 //! - `request`: what becomes of a request, by what the store says; `answer`: how it gets its answer then.
 //! - `driver`: the call that several requests share, and who polls it; `grace`: the task that polls it when all have left;
 //!   `recorder`: what is recorded of its answer, and whether that is kept.
-//! - `body`: the response body. `config`: the settings as values.
+//! - `returning`: a caller that comes back to an answer, `offer`: where it was told that the answer is, `answers`: what can be
+//!   come back to.
+//! - `body`: the response body. `config` and `resumable`: the settings as values. `role`: how a response came about.
 
 mod answer;
+mod answers;
 mod body;
 mod config;
 mod driver;
@@ -17,14 +20,19 @@ mod future;
 mod grace;
 mod key;
 mod layer;
+mod offer;
 mod reading;
 mod recorder;
 mod request;
+mod resumable;
+mod returning;
+mod role;
 mod service;
 
-pub use self::answer::DedupRole;
 pub use self::body::DedupBody;
 pub use self::config::InFlightPolicy;
 pub use self::future::DedupFuture;
 pub use self::layer::DedupLayer;
+pub use self::resumable::Resumable;
+pub use self::role::DedupRole;
 pub use self::service::Dedup;

@@ -7,14 +7,19 @@ use http::Request;
 use http::request::Parts;
 
 use super::answer::KeyIgnored;
+use super::answers::ResumableRequest;
 use super::config::Config;
 use super::key::PendingKey;
+use super::offer;
 use super::request::ReadRequest;
 use crate::body::collect::{Collect, Collected, collect};
 use crate::body::request::CallBody;
 use crate::call::Tenant;
 use crate::error::BoxError;
 use crate::policy::storable::KeySource;
+use crate::proto::dialect::Kind;
+use crate::proto::prefer::Preferences;
+use crate::rejection::RejectionFormat;
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
 use crate::store::{ClaimRequest, Store};
@@ -77,13 +82,18 @@ impl<S, St: Store> Reading<S, St> {
                 let Self { service, store, config, key, parts, .. } = self;
                 let source = key.source;
                 let key = key.finish(&data, trailers.as_ref());
+                let resumable = resumable(&parts, source, &config);
+                let mut limits = config.limits;
+                if let Some((answers, _)) = config.answers.as_ref().zip(resumable) {
+                    limits.bytes = limits.bytes.max(answers.settings().max_response);
+                }
                 let claim = ClaimRequest {
                     key: key.key,
                     payload: key.payload,
                     tenant: key.tenant,
                     has_client_key: source == KeySource::ByKey,
                     now: clock::now(),
-                    limits: config.limits,
+                    limits,
                 };
                 let window = match &config.stateless {
                     _ if source == KeySource::ByKey => config.window,
@@ -91,7 +101,17 @@ impl<S, St: Store> Reading<S, St> {
                     _ => config.fingerprint_window.min(config.window),
                 };
                 let request = Request::from_parts(parts, CallBody::whole(data, trailers));
-                Read::Whole(ReadRequest { service, store, config, claim, source, window, request, claims: 0 })
+                Read::Whole(ReadRequest {
+                    service,
+                    store,
+                    config,
+                    claim,
+                    source,
+                    window,
+                    resumable,
+                    request,
+                    claims: 0,
+                })
             }
             ReadSoFar::Collected(Collected::TooLarge(body)) => {
                 self.config.bypassed("a request whose body is too long to be read first");
@@ -110,4 +130,18 @@ impl<S, St: Store> Reading<S, St> {
         let key_ignored = key_ignored.filter(|_| self.key.source == KeySource::ByKey);
         Read::Bypassed { service: self.service, request: Request::from_parts(self.parts, body), key_ignored }
     }
+}
+
+/// Whether the caller of this request may come back to its answer: it must have said that it may, by a key of its own or by
+/// preferring to be answered later. Any other that leaves has most likely lost interest, and the call would go on for nothing.
+fn resumable(parts: &Parts, source: KeySource, config: &Config) -> Option<ResumableRequest> {
+    let settings = config.answers.as_ref()?.settings();
+    if RejectionFormat::of(&parts.headers) != RejectionFormat::Http {
+        return None;
+    }
+    let preferences = if settings.respond_async { Preferences::of(&parts.headers) } else { Preferences::default() };
+    let wait = preferences.respond_async.then(|| offer::wait(preferences.wait));
+    // google-genai fails on ids.
+    let bears_ids = Kind::of_path(parts.uri.path()) != Some(Kind::Gemini);
+    (source == KeySource::ByKey || wait.is_some()).then_some(ResumableRequest { bears_ids, wait })
 }

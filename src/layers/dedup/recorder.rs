@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
+use super::answers::AnswerInFlight;
 use super::config::{Config, NAME};
 use crate::body::ending::Ending;
 use crate::call::{Reservation, Stale};
@@ -40,6 +41,8 @@ pub(super) struct ResponseRecorder<L> {
     has_unproven_end: bool,
     /// What a stream guard inside knows of its end.
     ending: Option<Ending>,
+    /// For those who come back.
+    answer: Option<AnswerInFlight>,
     config: Arc<Config>,
 }
 
@@ -52,6 +55,7 @@ impl<L: Lease> ResponseRecorder<L> {
         reservation: Reservation,
         source: KeySource,
         window: Duration,
+        answer: Option<AnswerInFlight>,
         config: Arc<Config>,
     ) -> Self {
         Self {
@@ -66,6 +70,7 @@ impl<L: Lease> ResponseRecorder<L> {
             owes_status: false,
             has_unproven_end: false,
             ending: None,
+            answer,
             config,
         }
     }
@@ -83,13 +88,18 @@ impl<L: Lease> ResponseRecorder<L> {
         self.has_unproven_end = storable::has_unproven_end(&head.headers);
         self.ending = head.extensions.get().cloned();
         let is_success = head.status.is_success() && self.storable != Storable::No;
+        // Before a reader is told of the head: it asks where the answer is.
+        let is_held = self.answer.as_ref().is_some_and(|answer| answer.on_head(head.status, &head.headers));
         self.recorder.head(Head::live(head, size, clock::now()));
         if is_success && !self.owes_status {
             self.accepted();
         }
         if self.storable == Storable::No {
-            // Those who wait for it read it. A caller that comes from now on makes another call.
-            self.recorder.stop_recording();
+            // Those who wait for it read it, and those who come back to it. A caller that comes with the same request from now
+            // on makes another call.
+            if !is_held {
+                self.recorder.stop_recording();
+            }
             self.release();
         }
         // The head may be all there is.
@@ -181,7 +191,11 @@ impl<L: Lease> ResponseRecorder<L> {
     /// Ends the call: `end` tells the readers. Where the answer was not kept, its key is free, and what slow readers make us
     /// hold still counts.
     fn end(self, end: impl FnOnce(Recorder)) {
-        let Self { recorder, lease, reservation, .. } = self;
+        let Self { recorder, lease, reservation, answer, .. } = self;
+        let reservation = match answer {
+            Some(answer) => answer.finish(reservation),
+            None => Some(reservation),
+        };
         if let Some(mut lease) = lease {
             lease.release();
             recorder.leave_charge((lease, reservation));

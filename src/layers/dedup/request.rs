@@ -8,14 +8,18 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::answer::{Answer, DedupRole, Following, KeyIgnored, OnAccepted};
+use super::answer::{Answer, Following, KeyIgnored, OnAccepted};
+use super::answers::{Answers, ResumableRequest};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
+use super::offer::Offer;
 use super::recorder::ResponseRecorder;
+use super::role::DedupRole;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::storable::KeySource;
+use crate::proto::prefer::Preferences;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
@@ -32,6 +36,8 @@ pub(super) struct ReadRequest<S, St> {
     pub(super) source: KeySource,
     /// How long its answer is kept, if it is.
     pub(super) window: Duration,
+    /// Whether callers may come back to its answer.
+    pub(super) resumable: Option<ResumableRequest>,
     pub(super) request: Request<CallBody>,
     /// How often it has claimed.
     pub(super) claims: u32,
@@ -54,6 +60,10 @@ const MAX_CLAIMS: u32 = 3;
 
 /// A caller that has more than twice the time that the upstream was told, and this much more, does not join.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+fn config_answers(config: &Config, resumable: Option<ResumableRequest>) -> Option<(&Arc<Answers>, ResumableRequest)> {
+    config.answers.as_ref().zip(resumable)
+}
 
 // === impl ReadRequest ===
 
@@ -111,11 +121,17 @@ where
             self.request.extensions_mut().insert(shared.clone());
             recorder.log().share_deadline(shared.clone());
         }
+        let answer = config_answers(&self.config, self.resumable)
+            .map(|(answers, resumable)| answers.open(&recorder.log(), self.claim.tenant, resumable));
+        let offer = self.offer(&recorder.log());
+        if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
+            Preferences::remove(self.request.headers_mut());
+        }
         let Self { service, request, config, source, window, .. } = self;
         let reservation = config.memory.reserve(request.extensions().get());
-        let recorder = ResponseRecorder::new(recorder, lease, reservation, source, window, config.clone());
+        let recorder = ResponseRecorder::new(recorder, lease, reservation, source, window, answer, config.clone());
         let call = SharedCall::launch(ReadyCall::new(service, request), recorder, shared, config.clone());
-        Answer::Leading { reader, call, format, config }
+        Answer::Leading { reader, call, offer, format, config }
     }
 
     fn follow(self, log: &ResponseLog, role: DedupRole) -> AnswerOf<S, St, ResB> {
@@ -133,10 +149,10 @@ where
         if role == DedupRole::Joined {
             self.config.emitter.emit(&Event::FlightJoined);
         }
-        let (format, config) = (self.format(), self.config.clone());
+        let (format, config, offer) = (self.format(), self.config.clone(), self.offer(log));
         let may_hand_over = St::HANDS_OVER && role == DedupRole::Joined && self.claims < MAX_CLAIMS;
         let request = may_hand_over.then(|| Box::new(self));
-        Answer::Following { following: Following { reader: Some(reader), role, format, config, request } }
+        Answer::Following { following: Following { reader: Some(reader), role, format, config, offer, request } }
     }
 
     /// The upstream of the call in flight was told, in a deadline header, of far less time than this caller has: it may give
@@ -153,6 +169,12 @@ where
         let (store, tenant) = (self.store.clone(), self.claim.tenant);
         let on_accepted: OnAccepted = Box::new(move || store.accepted(&tenant));
         self.pass("the store has no room for another request of this tenant", Some(on_accepted))
+    }
+
+    /// What its caller is told of where the answer is: nothing where the call is made elsewhere.
+    fn offer(&self, log: &ResponseLog) -> Option<Box<Offer>> {
+        let (answers, resumable) = config_answers(&self.config, self.resumable)?;
+        Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait)))
     }
 
     fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {

@@ -6,11 +6,13 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::answer::Answer;
 use super::body::DedupBody;
 use super::config::Config;
 use super::future::DedupFuture;
 use super::key::DedupDecision;
 use super::reading::Reading;
+use super::returning::{self, ComeBack};
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -75,6 +77,18 @@ where
             return DedupFuture::called(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();
+        let answers = self.config.answers.as_ref();
+        if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
+            let answer = match returning::come_back(&parts, token, answers, &self.config) {
+                ComeBack::Reply(response) => Answer::Replying { response: Some(response) },
+                ComeBack::Read(returning) => Answer::Returning { returning },
+                ComeBack::Refuse(kind) => {
+                    self.config.emitter.emit(&Event::Refused { kind });
+                    return DedupFuture::refused(Rejection::new(kind), RejectionFormat::of(&parts.headers));
+                }
+            };
+            return DedupFuture::answering(answer);
+        }
         match DedupDecision::of(&parts, &self.config) {
             DedupDecision::Bypass(reason) => {
                 if let Some(reason) = reason {

@@ -123,7 +123,9 @@ impl Standard {
             // These say something about the caller or about us, and nothing about the upstream, which was not asked.
             RejectionKind::IdempotencyKeyInvalid
             | RejectionKind::IdempotencyKeyRequired
-            | RejectionKind::IdempotencyKeyReused => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
+            | RejectionKind::IdempotencyKeyReused
+            | RejectionKind::AnswerGone
+            | RejectionKind::EventIdUnknown => Verdict::new(NextStep::GiveUp, Health::Ignored).not_executed(),
             RejectionKind::IdempotencyKeyInFlight | RejectionKind::DedupStoreFull => {
                 ours(retry, Health::Ignored).not_executed()
             }

@@ -9,6 +9,8 @@ mod keys;
 mod limits;
 mod readiness;
 mod replay;
+mod resumable;
+mod resumable_over_sockets;
 mod shared;
 mod tenants;
 

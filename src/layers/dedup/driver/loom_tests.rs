@@ -91,7 +91,7 @@ fn shared_call_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Script
     let call: Ready<Result<Response<Scripted>, Infallible>> = ready(Ok(Response::new(Scripted(script.clone()))));
     let reservation = config.memory.reserve(None);
     let recorder =
-        ResponseRecorder::new(recorder, NoLease, reservation, KeySource::ByKey, Duration::ZERO, config.clone());
+        ResponseRecorder::new(recorder, NoLease, reservation, KeySource::ByKey, Duration::ZERO, None, config.clone());
     SharedCall::launch(call, recorder, None, config);
     (readers, script, log)
 }

@@ -1,0 +1,93 @@
+//! What a caller is told of where its answer is.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::answers::{Answers, Issued};
+use crate::proto::sse::EventIds;
+use crate::rt::timeout::Timeout;
+
+/// Tells one caller where its answer is, with its head or, if it would rather not wait, before.
+pub(super) struct Offer {
+    answers: Arc<Answers>,
+    number: u64,
+    later: Option<Later>,
+}
+
+/// The caller does not wait for longer than this.
+#[derive(Debug)]
+pub(super) struct Later {
+    wait: Duration,
+    timeout: Timeout,
+}
+
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// How long a caller may wait that would rather not.
+const WAITS: std::ops::RangeInclusive<u64> = 1..=60;
+
+// === impl Offer ===
+
+impl Offer {
+    pub(super) fn new(answers: Arc<Answers>, number: u64, wait: Option<Duration>) -> Self {
+        Self { answers, number, later: wait.map(Later::new) }
+    }
+
+    /// There is a head: adds where the answer is. Returns what writes the ids of its events.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) -> Option<EventIds> {
+        let Issued { location, ids } = self.answers.issue_for_head(self.number)?;
+        headers.insert(CONTENT_LOCATION, location);
+        if ids.is_some() {
+            headers.remove(CONTENT_LENGTH);
+        }
+        ids
+    }
+
+    /// There is no head yet. Ready when the caller is to be sent away.
+    pub(super) fn poll_later(&mut self, cx: &mut Context<'_>) -> Poll<Response<()>> {
+        let Some(later) = &mut self.later else { return Poll::Pending };
+        let wait = ready!(later.poll(cx));
+        self.later = None;
+        // Without a place for it the preference is not applied: the caller waits.
+        match self.answers.issue_and_go_on(self.number) {
+            Some(Issued { location, .. }) => Poll::Ready(accepted(location, wait)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// The answer is not there yet, and will be at `location`.
+pub(super) fn accepted(location: HeaderValue, wait: Duration) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, location);
+    headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+    let applied = format!("respond-async, wait={}", wait.as_secs());
+    headers.extend(HeaderValue::from_str(&applied).ok().map(|applied| (PREFERENCE_APPLIED, applied)));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+// === impl Later ===
+
+impl Later {
+    pub(super) fn new(wait: Duration) -> Self {
+        Self { wait, timeout: Timeout::default() }
+    }
+
+    /// Ready when the caller has waited for as long as it would.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        self.timeout.poll_after(self.wait, cx).map(|()| self.wait)
+    }
+}
+
+/// How long a caller waits that said so, or said nothing.
+pub(super) fn wait(preferred: Option<Duration>) -> Duration {
+    let seconds = preferred.map_or(*WAITS.start(), |wait| wait.as_secs());
+    Duration::from_secs(seconds.clamp(*WAITS.start(), *WAITS.end()))
+}

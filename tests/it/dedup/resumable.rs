@@ -1,0 +1,492 @@
+//! Callers come back to their answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use tokio::time::sleep;
+use tower::ServiceExt;
+use tower_buttress::proto::sse::{Item, Parser};
+use tower_buttress::store::MemoryStore;
+use tower_buttress::{Dedup, DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
+
+use super::{Answer, Say, Stage, Upstream, dedup, next, post, post_key, role, send, settle, text, with_header};
+use crate::support::{Log, secs};
+
+type Service = Dedup<Upstream, MemoryStore>;
+
+fn layer() -> DedupLayer {
+    DedupLayer::new().resumable(Resumable::at("/answers"))
+}
+
+fn event_stream() -> Response<()> {
+    Response::builder().header("content-type", "text/event-stream").body(()).unwrap()
+}
+
+fn get(location: &str) -> Request<Full<Bytes>> {
+    Request::get(location).body(Full::default()).unwrap()
+}
+
+fn get_after(location: &str, id: &str) -> Request<Full<Bytes>> {
+    Request::get(location).header("last-event-id", id).body(Full::default()).unwrap()
+}
+
+fn delete(location: &str) -> Request<Full<Bytes>> {
+    Request::delete(location).body(Full::default()).unwrap()
+}
+
+async fn ask(service: &Service, request: Request<Full<Bytes>>) -> Answer {
+    service.clone().oneshot(request).await.unwrap()
+}
+
+fn location(answer: &Answer) -> String {
+    answer.headers()["content-location"].to_str().unwrap().to_owned()
+}
+
+fn kind(answer: &Answer) -> Option<RejectionKind> {
+    Rejection::of(answer).map(Rejection::kind)
+}
+
+/// A stream that has begun, and where its answer is.
+async fn begin(service: &Service, stage: &mut Stage, key: &'static str) -> (Answer, Say, String) {
+    let call = send(service, post_key(key, "hi")).await;
+    let say = stage.call().await.answer(event_stream());
+    let answer = call.await.unwrap().unwrap();
+    let location = location(&answer);
+    (answer, say, location)
+}
+
+/// The data of the events in `text`, and the last id.
+fn events(text: &str) -> (Vec<String>, String) {
+    let (mut parser, mut rest, mut events, mut last) = (Parser::new(), text.as_bytes(), Vec::new(), String::new());
+    while let Some(item) = parser.next(&mut rest) {
+        if let Item::Message(message) = item {
+            events.push(message.data.to_string());
+            last = message.last_event_id.to_string();
+        }
+    }
+    (events, last)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_was_cut_off_reads_the_rest_and_nothing_is_asked_again() {
+    let (service, mut stage) = dedup(&layer());
+    let (mut answer, say, location) = begin(&service, &mut stage, "k").await;
+    let token = location.strip_prefix("/answers/").unwrap();
+    assert!(token.len() == 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    say.data("data: one\n\ndata: tw");
+    let (read, id) = events(&next(&mut answer).await);
+    assert_eq!(read, ["one"]);
+
+    // It is cut off, for longer than the grace.
+    drop(answer);
+    sleep(secs(60)).await;
+    say.data("o\n\ndata: three\n\n");
+    let mut back = ask(&service, get_after(&location, &id)).await;
+    assert_eq!((back.status().as_u16(), role(&back)), (200, Some(DedupRole::Resumed)));
+    assert_eq!(back.headers()["cache-control"], "no-store");
+    let (read, id) = {
+        let first = next(&mut back).await;
+        let second = next(&mut back).await;
+        events(&format!("{first}{second}"))
+    };
+    assert_eq!(read, ["two", "three"]);
+    // Live, from here on.
+    say.data("data: four\n\n");
+    let (read, last) = events(&next(&mut back).await);
+    assert_eq!(read, ["four"]);
+    say.end();
+    assert_eq!(next(&mut back).await, "end");
+
+    // And when it has ended: by the header or the query, of which the header wins.
+    for request in [
+        get_after(&location, &id),
+        get(&format!("{location}?x=1&last_event_id={id}")),
+        get_after(&format!("{location}?last_event_id={last}"), &id),
+    ] {
+        let back = ask(&service, request).await;
+        assert_eq!(events(&text(back).await).0, ["four"]);
+    }
+    let back = ask(&service, get(&location)).await;
+    assert_eq!(events(&text(back).await).0, ["one", "two", "three", "four"]);
+    // An `EventSource` that connects again would do so for ever.
+    let back = ask(&service, get_after(&location, &last)).await;
+    assert_eq!((back.status().as_u16(), text(back).await.as_str()), (204, ""));
+    assert!(stage.is_quiet().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_streams_for_a_key_can_be_come_back_to() {
+    let (service, mut stage) = dedup(&layer());
+    let json = Response::builder().header("content-type", "application/json").body(()).unwrap();
+    let failed = Response::builder().status(500).header("content-type", "text/event-stream").body(()).unwrap();
+    for (request, head) in [
+        (post("hi"), event_stream()),
+        (post_key("json", "hi"), json),
+        (post_key("failed", "hi"), failed),
+        (with_header(post_key("grpc", "hi"), "content-type", "application/grpc"), event_stream()),
+    ] {
+        let call = send(&service, request).await;
+        let say = stage.call().await.answer(head);
+        let answer = call.await.unwrap().unwrap();
+        assert!(!answer.headers().contains_key("content-location"));
+        say.data("data: x\n\n");
+        say.end();
+        assert_eq!(text(answer).await, "data: x\n\n");
+    }
+    // Without the setting it is the upstream's URL.
+    let (service, mut stage) = dedup(&DedupLayer::new());
+    let call = send(&service, get("/answers/00000000000000000000000000000000")).await;
+    stage.call().await.ok_with("the upstream's own");
+    assert_eq!(text(call.await.unwrap().unwrap()).await, "the upstream's own");
+}
+
+/// google-genai fails on ids.
+#[tokio::test(start_paused = true)]
+async fn a_dialect_without_ids_is_read_again_from_the_beginning() {
+    let (service, mut stage) = dedup(&layer());
+    let mut request = post_key("k", "hi");
+    *request.uri_mut() = "/v1beta/models/gemini-3-pro:streamGenerateContent?alt=sse".parse().unwrap();
+    let call = send(&service, request).await;
+    let say = stage.call().await.answer(event_stream());
+    let mut answer = call.await.unwrap().unwrap();
+    let location = location(&answer);
+    say.data("data: one\r\n\r\n");
+    assert_eq!(next(&mut answer).await, "data: one\r\n\r\n");
+    drop(answer);
+    say.end();
+    let back = ask(&service, get(&location)).await;
+    assert_eq!(text(back).await, "data: one\r\n\r\n");
+    let back = ask(&service, get_after(&location, "0000000000000000.9")).await;
+    assert_eq!((back.status().as_u16(), kind(&back)), (412, Some(RejectionKind::EventIdUnknown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_none_of_the_stream_is_refused() {
+    let (service, mut stage) = dedup(&layer());
+    let (mut answer, say, location) = begin(&service, &mut stage, "k").await;
+    let (_other, other_say, other_location) = begin(&service, &mut stage, "other").await;
+    other_say.data("data: one\n\n");
+    say.data("data: one\n\ndata: two\n\n");
+    let (_, id) = events(&next(&mut answer).await);
+    let stream = id.split_once('.').unwrap().0;
+    for (url, id) in [
+        (&location, "7"),
+        (&location, "x"),
+        // Inside of an event, behind the end, and of another stream.
+        (&location, &format!("{stream}.5")),
+        (&location, &format!("{stream}.1000")),
+        (&location, &format!("{stream}.{}", u64::MAX)),
+        (&other_location, &id),
+    ] {
+        let back = ask(&service, get_after(url, id)).await;
+        assert_eq!((back.status().as_u16(), kind(&back)), (412, Some(RejectionKind::EventIdUnknown)), "{id}");
+    }
+    // An id that is empty is none.
+    let back = ask(&service, get_after(&location, "")).await;
+    assert_eq!(back.status(), 200);
+    assert!(stage.is_quiet().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_there_for_a_caller_without_the_token_or_of_another_tenant() {
+    let (service, mut stage) = dedup(&layer());
+    let (_answer, say, location) = begin(&service, &mut stage, "k").await;
+    say.data("data: one\n\n");
+    let wrong = format!("{}0", &location[..location.len() - 1]);
+    let wrong = if wrong == location { format!("{}1", &location[..location.len() - 1]) } else { wrong };
+    let mut other = get(&location);
+    other.extensions_mut().insert(Tenant::new("b"));
+    for request in [
+        get(&wrong),
+        with_header(get(&location), "authorization", "Bearer b"),
+        with_header(get(&location), "x-api-key", "a"),
+        get(&format!("{location}?key=b")),
+        other,
+    ] {
+        let back = ask(&service, request).await;
+        assert_eq!((back.status().as_u16(), kind(&back)), (410, Some(RejectionKind::AnswerGone)));
+    }
+    // Nor can they stop it.
+    let stop = ask(&service, with_header(delete(&location), "authorization", "Bearer b")).await;
+    assert_eq!(stop.status(), 204);
+    let mut back = ask(&service, with_header(get(&location), "authorization", "Bearer a")).await;
+    assert_eq!(events(&next(&mut back).await).0, ["one"]);
+    // What does not have the form of a token is the upstream's.
+    let upstreams = send(&service, get("/answers/mine")).await;
+    stage.call().await.ok_with("mine");
+    assert_eq!(text(upstreams.await.unwrap().unwrap()).await, "mine");
+    let put = Request::put(&location).body(Full::default()).unwrap();
+    let put = ask(&service, put).await;
+    assert_eq!((put.status().as_u16(), put.headers()["allow"].as_bytes()), (405, &b"GET, DELETE"[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_caller_has_a_token_of_its_own_and_none_is_shown() {
+    let log = Arc::new(Log::default());
+    let layer = layer().observer(log.clone());
+    let (service, mut stage) = dedup(&layer);
+    let (answer, say, location) = begin(&service, &mut stage, "k").await;
+    let joined = ask(&service, post_key("k", "hi")).await;
+    let other = self::location(&joined);
+    assert_ne!(location, other);
+    say.data("data: one\n\n");
+    for url in [&location, &other] {
+        let mut back = ask(&service, get(url)).await;
+        assert_eq!(events(&next(&mut back).await).0, ["one"]);
+    }
+    let shown = format!("{:?} {layer:?} {answer:?} {joined:?}", log.events());
+    for url in [location, other] {
+        assert!(!shown.contains(url.rsplit('/').next().unwrap()), "{shown}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_broke_off_never_looks_complete() {
+    let (service, mut stage) = dedup(&layer());
+    let (mut answer, say, location) = begin(&service, &mut stage, "k").await;
+    say.data("data: one\n\ndata: two\n\ndata: hal");
+    let all = next(&mut answer).await;
+    let (read, last) = events(&all);
+    assert_eq!(read, ["one", "two"]);
+    let first = all.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+    say.fail("reset");
+    assert!(next(&mut answer).await.contains("reset"));
+
+    let mut back = ask(&service, get_after(&location, &first)).await;
+    assert_eq!(events(&next(&mut back).await).0, ["two"]);
+    assert!(next(&mut back).await.contains("reset"));
+    // Half an event is nothing to come back for again and again.
+    let back = ask(&service, get_after(&location, &last)).await;
+    assert_eq!((back.status().as_u16(), kind(&back)), (410, Some(RejectionKind::AnswerGone)));
+    // The key is free.
+    let _again = send(&service, post_key("k", "hi")).await;
+    let _upstream = stage.call().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_stopped_by_a_delete_and_by_no_other() {
+    let (service, mut stage) = dedup(&layer());
+    let (mut answer, say, location) = begin(&service, &mut stage, "k").await;
+    say.data("data: one\n\n");
+    next(&mut answer).await;
+    assert_eq!(stage.alive(), 1);
+    // While a caller reads, and again.
+    for _ in 0..2 {
+        let stop = ask(&service, delete(&location)).await;
+        assert_eq!((stop.status().as_u16(), text(stop).await.as_str()), (204, ""));
+        settle().await;
+        assert_eq!(stage.alive(), 0);
+    }
+    assert!(next(&mut answer).await.starts_with("error: "));
+    assert_eq!(ask(&service, get(&location)).await.status(), 410);
+
+    // While none does.
+    let (answer, _say, location) = begin(&service, &mut stage, "k").await;
+    drop(answer);
+    settle().await;
+    assert_eq!(stage.alive(), 1);
+    ask(&service, delete(&location)).await;
+    settle().await;
+    assert_eq!(stage.alive(), 0);
+
+    // The upstream's own, with a key, passes.
+    let own =
+        Request::delete("/v1/responses/resp_1").header("authorization", "Bearer a").header("idempotency-key", "d");
+    let own = send(&service, own.body(Full::default()).unwrap()).await;
+    let call = stage.call().await;
+    assert_eq!((call.request.method(), call.request.uri().path()), (&Method::DELETE, "/v1/responses/resp_1"));
+    call.ok_with("deleted");
+    assert_eq!(text(own.await.unwrap().unwrap()).await, "deleted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_listeners_ends_with_the_window_and_so_does_its_answer() {
+    let resumable = Resumable::at("/answers").window(secs(60));
+    let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    let (answer, _say, location) = begin(&service, &mut stage, "left").await;
+    drop(answer);
+    sleep(secs(59)).await;
+    settle().await;
+    assert_eq!(stage.alive(), 1);
+    sleep(secs(2)).await;
+    settle().await;
+    assert_eq!(stage.alive(), 0);
+    assert_eq!(ask(&service, get(&location)).await.status(), 410);
+
+    let (answer, say, location) = begin(&service, &mut stage, "ended").await;
+    sleep(secs(100)).await;
+    say.data("data: one\n\n");
+    say.end();
+    text(answer).await;
+    sleep(secs(59)).await;
+    assert_eq!(ask(&service, get(&location)).await.status(), 200);
+    sleep(secs(1)).await;
+    assert_eq!(ask(&service, get(&location)).await.status(), 410);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_tenant_has_so_many_calls_without_listeners() {
+    let (service, mut stage) = dedup(&layer());
+    let mut says = Vec::new();
+    let mut locations = Vec::new();
+    for key in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+        let (answer, say, location) = begin(&service, &mut stage, key).await;
+        drop(answer);
+        says.push(say);
+        locations.push(location);
+    }
+    settle().await;
+    assert_eq!(stage.alive(), 9);
+    // The ninth goes on for the grace, as without the setting.
+    sleep(secs(6)).await;
+    settle().await;
+    assert_eq!(stage.alive(), 8);
+    assert_eq!(ask(&service, get(&locations[8])).await.status(), 410);
+
+    // A caller that comes back makes room, as does the end of a call.
+    let _back = ask(&service, get(&locations[0])).await;
+    says[1].end();
+    settle().await;
+    for key in ["10", "11"] {
+        let (answer, say, _) = begin(&service, &mut stage, key).await;
+        drop(answer);
+        says.push(say);
+    }
+    sleep(secs(6)).await;
+    settle().await;
+    assert_eq!(stage.alive(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_long_is_gone() {
+    let resumable = Resumable::at("/answers").max_response(1000);
+    let (service, mut stage) = dedup(&DedupLayer::new().max_response(100).resumable(resumable));
+    let (mut answer, say, location) = begin(&service, &mut stage, "k").await;
+    say.data(&format!("data: {}\n\n", "x".repeat(500)));
+    next(&mut answer).await;
+    assert_eq!(ask(&service, get(&location)).await.status(), 200);
+    say.data(&format!("data: {}\n\n", "y".repeat(500)));
+    assert!(next(&mut answer).await.contains('y'));
+    assert_eq!(ask(&service, get(&location)).await.status(), 410);
+    say.data("data: z\n\n");
+    assert!(next(&mut answer).await.contains('z'));
+}
+
+fn later(service: &Service) -> impl Future<Output = Answer> + use<> {
+    let service = service.clone();
+    async move { service.oneshot(with_header(post("hi"), "prefer", "respond-async, wait=10, x=y")).await.unwrap() }
+}
+
+fn respond_async() -> DedupLayer {
+    DedupLayer::new().resumable(Resumable::at("/answers").respond_async(true))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_would_rather_not_wait_is_answered_later() {
+    let (service, mut stage) = dedup(&respond_async());
+    let start = tokio::time::Instant::now();
+    let response = later(&service).await;
+    assert_eq!((response.status().as_u16(), start.elapsed()), (202, secs(10)));
+    let headers = response.headers();
+    assert_eq!(headers["retry-after"], "10");
+    assert_eq!(headers["preference-applied"], "respond-async, wait=10");
+    let location = headers["location"].to_str().unwrap().to_owned();
+    assert_eq!(text(response).await, "");
+
+    // It asks again: with the same preference it is told the same, without it waits.
+    sleep(secs(30)).await;
+    let again = ask(&service, with_header(get(&location), "prefer", "respond-async, wait=5")).await;
+    assert_eq!((again.status().as_u16(), again.headers()["location"].to_str().unwrap()), (202, &*location));
+    let waiting = send(&service, get(&location)).await;
+    let call = stage.call().await;
+    assert_eq!(call.request.headers()["prefer"], "x=y", "what is ours does not go on");
+    call.answer_with(
+        Response::builder().status(201).header("content-type", "application/json").body(()).unwrap(),
+        "{}",
+    );
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (201, "{}"));
+    let again = ask(&service, get(&location)).await;
+    assert_eq!((again.status().as_u16(), again.headers()["idempotent-replayed"].as_bytes()), (201, &b"true"[..]));
+    assert_eq!(text(again).await, "{}");
+    assert!(stage.is_quiet().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_later_may_be_a_live_stream_or_an_error() {
+    let (service, mut stage) = dedup(&respond_async());
+    let response = later(&service).await;
+    let location = response.headers()["location"].to_str().unwrap().to_owned();
+    let say = stage.call().await.answer(event_stream());
+    let mut answer = ask(&service, get(&location)).await;
+    say.data("data: one\n\n");
+    let (read, id) = events(&next(&mut answer).await);
+    assert_eq!(read, ["one"]);
+    drop(answer);
+    say.data("data: two\n\n");
+    say.end();
+    let answer = ask(&service, get_after(&location, &id)).await;
+    assert_eq!(events(&text(answer).await).0, ["two"]);
+
+    for failed in [503, 404] {
+        let response = later(&service).await;
+        let location = response.headers()["location"].to_str().unwrap().to_owned();
+        stage.call().await.answer_with(Response::builder().status(failed).body(()).unwrap(), "no");
+        for _ in 0..2 {
+            let answer = ask(&service, get(&location)).await;
+            assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (failed, "no"));
+        }
+    }
+    // And where there is none.
+    let response = later(&service).await;
+    let location = response.headers()["location"].to_str().unwrap().to_owned();
+    stage.call().await.fail("broken");
+    for _ in 0..2 {
+        let answer = ask(&service, get(&location)).await;
+        assert_eq!((answer.status().as_u16(), kind(&answer)), (502, Some(RejectionKind::SharedCallFailed)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_time_is_given_at_once() {
+    let (service, mut stage) = dedup(&respond_async());
+    let call = tokio::spawn(later(&service));
+    let upstream = stage.call().await;
+    sleep(secs(9)).await;
+    upstream.ok_with("here");
+    let answer = call.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(
+        ["location", "content-location", "preference-applied"].iter().all(|name| !answer.headers().contains_key(*name))
+    );
+    assert_eq!(text(answer).await, "here");
+    // And where it is not set, the preference is the upstream's.
+    let (service, mut stage) = dedup(&layer());
+    let call = tokio::spawn(later(&service));
+    let upstream = stage.call().await;
+    assert_eq!(upstream.request.headers()["prefer"], "respond-async, wait=10, x=y");
+    sleep(secs(60)).await;
+    upstream.ok_with("here");
+    assert_eq!(call.await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_place_for_it_a_caller_waits() {
+    let resumable = Resumable::at("/answers").respond_async(true).unattended(1, 100);
+    let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    let first = later(&service).await;
+    assert_eq!(first.status(), 202);
+    let _hanging = stage.call().await;
+    let second = service.clone().oneshot(with_header(post("another"), "prefer", "respond-async"));
+    let second = tokio::spawn(second);
+    let upstream = stage.call().await;
+    sleep(secs(100)).await;
+    upstream.ok_with("here");
+    assert_eq!(second.await.unwrap().unwrap().status(), 200);
+    // Stopped, its place is free.
+    ask(&service, delete(first.headers()["location"].to_str().unwrap())).await;
+    settle().await;
+    assert_eq!(later(&service).await.status(), 202);
+}
