@@ -75,6 +75,15 @@ pub struct ConnectElapsed {
     pub after: Duration,
 }
 
+/// The client took nothing of what was written to it, for longer than [`WriteTimeout`](crate::WriteTimeout) allows. It is in an
+/// [`io::Error`], where [`find`] finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteElapsed {
+    /// The time that was allowed.
+    pub after: Duration,
+}
+
 /// An earlier attempt kept reading the request body after a retry had taken it over, or the body failed.
 ///
 /// This ends the request that an earlier attempt is still sending. No caller sees it.
@@ -281,6 +290,24 @@ impl fmt::Display for ConnectElapsed {
 }
 
 impl Error for ConnectElapsed {}
+
+// === impl WriteElapsed ===
+
+impl WriteElapsed {
+    /// A client that took nothing for `after`.
+    #[must_use]
+    pub const fn new(after: Duration) -> Self {
+        Self { after }
+    }
+}
+
+impl fmt::Display for WriteElapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the client took nothing of what was sent to it for {:?}", self.after)
+    }
+}
+
+impl Error for WriteElapsed {}
 
 // === impl ReplayUnavailable ===
 

@@ -81,7 +81,7 @@
 //!
 //! - **A proxy before a model provider**: see below. The crate `tower-buttress-gateway` is a whole one, with every layer from heartbeats
 //!   to the connect timeout, and an option for each; it also does what every proxy must (hop-by-hop headers, upgrades), and
-//!   bounds its socket writes, since a body that is not polled cannot time out.
+//!   bounds its socket writes, since a body that is not polled cannot time out. On a server of your own [`WriteTimeout`] does that.
 //! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
@@ -278,6 +278,7 @@ pub use self::proto::resume::ResumeBy;
 pub use self::rejection::{Rejection, RejectionFormat, RejectionKind};
 pub use self::rt::deadline::{Deadline, DeadlineScope};
 pub use self::rt::retry_budget::RetryBudget;
+pub use self::rt::write_timeout::WriteTimeout;
 
 // The README's example compiles.
 #[cfg(doctest)]

@@ -10,3 +10,4 @@ pub(crate) mod retry_budget;
 pub(crate) mod sync;
 pub(crate) mod timeout;
 pub(crate) mod timer;
+pub(crate) mod write_timeout;

@@ -39,3 +39,4 @@ mod support;
 mod suspension;
 mod telemetry;
 mod verdicts;
+mod write_timeout;

@@ -24,7 +24,6 @@ pub mod provider;
 mod proxy;
 mod serve;
 mod signals;
-mod socket;
 mod stack;
 mod stream;
 mod telemetry;

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
+use tower_buttress::WriteTimeout;
 use tower_buttress::error::BoxError;
 
 use super::access::{Access, Followed};
@@ -30,7 +31,6 @@ use super::drain::{Drain, Open};
 use super::headers::Peer;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
-use super::socket::BoundedWrites;
 use super::stream::{BoundedStreams, TurnTaking};
 use super::unread::Sender;
 use super::{problem, telemetry};
@@ -150,7 +150,7 @@ where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let began = Arc::new(AtomicBool::new(false));
-        let socket = TokioIo::new(BoundedWrites::new(stream, self.write_timeout));
+        let socket = TokioIo::new(WriteTimeout::new(stream, self.write_timeout));
         let begins = began.clone();
         let service = service_fn(move |request| {
             begins.store(true, Ordering::Relaxed);
