@@ -13,6 +13,8 @@ mod dedup;
 mod dialect;
 mod fallback;
 mod first_byte_timeout;
+#[cfg(feature = "metrics")]
+mod gauges;
 mod grpc_status;
 mod idle_body_timeout;
 mod inspect_request;
