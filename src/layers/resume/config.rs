@@ -1,11 +1,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::Method;
 use http::request::Parts;
 
 use crate::call::Memory;
 use crate::event::Emitter;
 use crate::policy::backoff::Backoff;
+use crate::proto::dialect::Kind;
 use crate::proto::resume::{Recognised, ResumeBy};
 use crate::rt::entropy::Entropy;
 use crate::rt::retry_budget::RetryBudget;
@@ -18,6 +20,12 @@ pub(super) const NAME: &str = "resume";
 pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) choose: Option<Choose>,
+    /// Whether an answer may be made anew.
+    pub(super) restart: bool,
+    /// Whether another model may make it.
+    pub(super) other_model: bool,
+    /// Bytes of a text that are remembered for that.
+    pub(super) max_prefix: usize,
     /// Continuations in a row that may bring nothing.
     pub(super) attempts: u32,
     pub(super) backoff: Backoff,
@@ -41,6 +49,13 @@ impl Config {
     pub(super) fn recognise(&self, head: &Parts) -> Option<Recognised> {
         let chosen = self.choose.as_ref().and_then(|choose| (choose.0)(head));
         chosen.map(|by| Recognised { by, in_background: false }).or_else(|| Recognised::of(head))
+    }
+
+    /// Whether the answer to this request may be made anew.
+    pub(super) fn may_restart(&self, head: &Parts) -> bool {
+        let comparable =
+            || matches!(Kind::of_path(head.uri.path()), Some(Kind::OpenAiChat | Kind::Anthropic | Kind::Gemini));
+        self.restart && head.method == Method::POST && comparable()
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) struct Pending<S> {
     service: S,
     config: Arc<Config>,
     kept: Kept,
-    recognised: Recognised,
+    /// The server's cursor, if it has one.
+    recognised: Option<Recognised>,
 }
 
 // === impl Pending ===
@@ -51,14 +52,20 @@ impl<S> Pending<S> {
         service: S,
         config: &Arc<Config>,
         request: &mut Request<CallBody>,
-        recognised: Recognised,
+        recognised: Option<Recognised>,
+        restarts: bool,
     ) -> Option<Self> {
-        let kept = if recognised.by.resend {
-            Kept::Request(Box::new(Resend::keep(request, config.replay_limit, &config.memory)?))
-        } else {
-            Kept::Head(Box::new(head_of(request)))
-        };
-        Some(Self { service, config: Arc::clone(config), kept, recognised })
+        let resends = recognised.as_ref().is_some_and(|recognised| recognised.by.resend);
+        let mut kept = None;
+        if resends || restarts {
+            let resend = Resend::keep(request, config.replay_limit, &config.memory);
+            kept = resend.map(|resend| Kept::Request { resend: Box::new(resend), restarts });
+        }
+        // With a cursor that needs no body, the head alone will do.
+        if kept.is_none() && recognised.is_some() && !resends {
+            kept = Some(Kept::Head(Box::new(head_of(request))));
+        }
+        Some(Self { service, config: Arc::clone(config), kept: kept?, recognised })
     }
 }
 

@@ -137,6 +137,8 @@ const BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(5), jitter: Jitter::Equal };
 /// A prompt of some hundred thousand tokens; images are what goes beyond it.
 const REPLAY_LIMIT: usize = 2 * 1024 * 1024;
+/// A longer text is rarely said twice.
+const MAX_PREFIX: usize = 8 * 1024;
 
 // === impl ResumeLayer ===
 
@@ -148,6 +150,9 @@ impl ResumeLayer {
             config: Config {
                 enabled: true,
                 choose: None,
+                restart: false,
+                other_model: false,
+                max_prefix: MAX_PREFIX,
                 attempts: ATTEMPTS,
                 backoff: BACKOFF,
                 budget: RetryBudget::default(),
@@ -191,6 +196,29 @@ impl ResumeLayer {
     #[must_use]
     pub fn resume_by_request(mut self, choose: impl Fn(&Parts) -> Option<ResumeBy> + Send + Sync + 'static) -> Self {
         self.config.choose = Some(Choose(Arc::new(choose)));
+        self
+    }
+
+    /// Makes an answer anew where its server has no cursor, and goes on with the new one where that begins with what the caller
+    /// has: see [verified restart](#verified-restart). Default: off, since the answer is made, and billed, twice.
+    #[must_use]
+    pub fn verified_restart(mut self, restart: bool) -> Self {
+        self.config.restart = restart;
+        self
+    }
+
+    /// Whether another model may make the new answer, or another upstream: then the request goes the way of every other, to a
+    /// backup too, and the caller must have 200 characters that agree. Default: no, the same upstream and a model of the same name.
+    #[must_use]
+    pub fn other_model(mut self, other_model: bool) -> Self {
+        self.config.other_model = other_model;
+        self
+    }
+
+    /// The longest text, in bytes, of which a verified restart is made. Default: 8 KiB.
+    #[must_use]
+    pub fn max_prefix(mut self, bytes: usize) -> Self {
+        self.config.max_prefix = bytes;
         self
     }
 

@@ -56,10 +56,13 @@ impl<S> Resume<S> {
         let unwanted =
             head.extensions.get::<NoRetry>().is_some() || matches!(head.method, Method::HEAD | Method::CONNECT);
         let recognised = if unwanted { None } else { self.config.recognise(&head) };
+        let restarts = !unwanted && self.config.may_restart(&head);
         let mut request = Request::from_parts(head, body);
-        let Some(recognised) = recognised else { return (request, None) };
+        if recognised.is_none() && !restarts {
+            return (request, None);
+        }
         self.config.budget.deposit(clock::now);
-        let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised);
+        let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised, restarts);
         if pending.is_none() {
             let reason = "the request body is larger than the replay limit";
             self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });

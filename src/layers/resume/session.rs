@@ -19,6 +19,7 @@ use crate::call::{NoRetry, Notice, Notices, PinTo, Reservation, Tenant};
 use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
 use crate::event::Event;
 use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Read, ResumedBy};
+use crate::policy::verdict::NextStep;
 use crate::proto::dialect::Kind;
 use crate::proto::event_stream::EventStream;
 use crate::proto::resume::{Recognised, Rest, rest_of};
@@ -43,6 +44,8 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     phase: Phase<S>,
     /// A continuation is being read of which nothing has come that is new.
     is_unproven: bool,
+    /// How the stream goes on: once it was begun anew, in no other way.
+    by: ResumedBy,
     /// What is still to be handed on.
     out: VecDeque<Frame<Bytes>>,
 }
@@ -50,7 +53,11 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
 /// What the request for the rest is made of.
 pub(super) enum Kept {
     Head(Box<Parts>),
-    Request(Box<Resend>),
+    Request {
+        resend: Box<Resend>,
+        /// Whether the answer may be made anew.
+        restarts: bool,
+    },
 }
 
 /// What became of the stream.
@@ -95,25 +102,27 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         service: S,
         config: Arc<Config>,
         kept: Kept,
-        recognised: Recognised,
+        recognised: Option<Recognised>,
         response: &Response<B>,
     ) -> Self {
         let head = kept.head();
         let kind = Kind::of_path(head.uri.path());
         let held = config.memory.reserve(head.extensions.get::<Tenant>());
         let continuations = Continuations::new(config.attempts);
+        let remember = matches!(kept, Kept::Request { restarts: true, .. }).then_some(config.max_prefix);
         Self {
             service,
             config,
             kept,
             origin: PinTo::origin_of(response),
             ending: Ending::of(response).cloned(),
-            follower: Follower::new(recognised, kind),
+            follower: Follower::new(recognised, kind, remember),
             held,
             continuations,
             fault: Fault::None,
             phase: Phase::Reading,
             is_unproven: false,
+            by: ResumedBy::Cursor,
             out: VecDeque::new(),
         }
     }
@@ -157,7 +166,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.fault = Fault::Error(self.follower.truncated().into());
         }
         if std::mem::take(&mut self.is_unproven) {
-            self.config.emitter.emit(&Event::StreamResumed { by: ResumedBy::Cursor });
+            self.config.emitter.emit(&Event::StreamResumed { by: self.by });
         }
     }
 
@@ -216,9 +225,18 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
         let now = clock::now();
         let remaining = Deadline::remaining_for_attempt(&self.kept.head().extensions, now);
-        let cut = Cut { remaining, ..cut };
+        let mut cut = Cut { remaining, ..cut };
+        if self.by == ResumedBy::VerifiedRestart {
+            return self.give_up(NotResumed::RestartSpent);
+        }
         if self.follower.position().is_none() {
-            return self.give_up(NotResumed::NoCursor);
+            if !self.follower.is_comparable() {
+                let has_cursor = self.follower.by().is_some();
+                return self.give_up(if has_cursor { NotResumed::NoCursor } else { NotResumed::NotComparable });
+            }
+            self.by = ResumedBy::VerifiedRestart;
+            // What this upstream cannot serve another one may.
+            cut.told = cut.told.filter(|next| !(self.config.other_model && *next == NextStep::TryAnother));
         }
         match self.continuations.next(&cut, &self.config.backoff, &mut self.config.entropy.rng()) {
             Err(reason) => self.give_up(reason),
@@ -241,7 +259,11 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     fn ask<B>(&mut self, now: Instant) -> Next<B> {
-        let Some(request) = self.request(now) else { return self.give_up(NotResumed::NotRepeatable) };
+        let request = match self.by {
+            ResumedBy::Cursor => self.request(now),
+            ResumedBy::VerifiedRestart => self.same_request(now),
+        };
+        let Some(request) = request else { return self.give_up(NotResumed::NotRepeatable) };
         self.phase = Phase::Asking(Box::pin(ReadyCall::new(self.service.clone(), request)));
         Next::Stop
     }
@@ -253,14 +275,14 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         let mark = self.follower.position()?;
         let (mut head, body, whole) = match &self.kept {
             Kept::Head(head) => ((**head).clone(), CallBody::empty(), None),
-            Kept::Request(resend) if resend.take_over().is_repeatable() => {
+            Kept::Request { resend, .. } if resend.take_over().is_repeatable() => {
                 let (head, body) = resend.next(now).into_parts();
                 (head, body, resend.whole_body())
             }
-            Kept::Request(_) => return None,
+            Kept::Request { .. } => return None,
         };
         Deadline::refresh_headers(&mut head, now);
-        let rest = rest_of(&mut head, self.follower.by(), &mark, self.follower.id(), whole.as_ref())?;
+        let rest = rest_of(&mut head, self.follower.by()?, &mark, self.follower.id(), whole.as_ref())?;
         head.extensions.insert(self.origin.clone());
         // It is this layer that asks again: what is inside would only multiply that.
         head.extensions.insert(NoRetry);
@@ -272,14 +294,36 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         Some(Request::from_parts(head, body))
     }
 
+    /// The request for another answer: the same once more.
+    fn same_request(&self, now: Instant) -> Option<Request<CallBody>> {
+        let Kept::Request { resend, restarts: true } = &self.kept else { return None };
+        if !resend.take_over().is_repeatable() {
+            return None;
+        }
+        let mut request = resend.next(now);
+        if !self.config.other_model {
+            request.extensions_mut().insert(self.origin.clone());
+        }
+        Some(request)
+    }
+
     /// The request for the rest was answered.
     fn answered<B>(&mut self, response: Response<B>) -> Next<B> {
         let is_stream = response.status().is_success() && EventStream::of(response.headers()) == EventStream::Plain;
-        if is_stream && PinTo::origin_of(&response) == self.origin {
-            self.follower.begin_rest();
+        let is_foreign = PinTo::origin_of(&response) != self.origin;
+        let restarts = self.by == ResumedBy::VerifiedRestart;
+        if is_stream && (!is_foreign || restarts && self.config.other_model) {
+            if restarts {
+                self.follower.begin_restart(self.config.other_model, is_foreign);
+            } else {
+                self.follower.begin_rest();
+            }
             self.is_unproven = true;
             self.phase = Phase::Reading;
             return Next::Read(response.into_body());
+        }
+        if restarts {
+            return self.give_up(NotResumed::Refused);
         }
         if !is_transient(response.status()) {
             return self.give_up(NotResumed::Refused);
@@ -341,7 +385,7 @@ impl Kept {
     fn head(&self) -> &Parts {
         match self {
             Self::Head(head) => head,
-            Self::Request(resend) => resend.head(),
+            Self::Request { resend, .. } => resend.head(),
         }
     }
 }

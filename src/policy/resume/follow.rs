@@ -5,7 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::{Bytes, BytesMut};
 
 use super::NotResumed;
+use super::history::History;
 use super::order::Order;
+use super::restart::{Original, Restart, Said};
 use crate::error::StreamTruncated;
 use crate::proto::dialect::{End, Fact, Framing, Kind, Reader};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
@@ -14,7 +16,8 @@ use crate::proto::sse::{Block, Blocks, without_bom};
 /// What is known of a stream.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    by: ResumeBy,
+    /// The server's cursor, if it has one.
+    by: Option<ResumeBy>,
     /// Whether the answer has still to say that it is made in the background.
     in_background: bool,
     blocks: Blocks,
@@ -27,6 +30,10 @@ pub(crate) struct Follower {
     /// Bytes of whole blocks.
     bytes: u64,
     identity: Identity,
+    model: Option<String>,
+    /// What the caller has, as far as it can be compared with another answer.
+    history: Option<History>,
+    restart: Option<Box<Restart>>,
     /// The first event, as a hash.
     first: Option<u64>,
     /// The stream has told of an error.
@@ -77,11 +84,12 @@ const DONE: &[u8] = b"[DONE]";
 // === impl Follower ===
 
 impl Follower {
-    /// Follows a stream from its start. `kind`: what the request's path says of its dialect.
-    pub(crate) fn new(Recognised { by, in_background }: Recognised, kind: Option<Kind>) -> Self {
+    /// Follows a stream from its start. `kind`: what the request's path says of its dialect; `remember`: how many bytes of it
+    /// are remembered, if it may be made anew.
+    pub(crate) fn new(recognised: Option<Recognised>, kind: Option<Kind>, remember: Option<usize>) -> Self {
         Self {
-            by,
-            in_background,
+            in_background: recognised.as_ref().is_some_and(|recognised| recognised.in_background),
+            by: recognised.map(|recognised| recognised.by),
             blocks: Blocks::default(),
             held: BytesMut::new(),
             reader: Reader::new(kind, Framing::EventStream),
@@ -89,6 +97,9 @@ impl Follower {
             is_exact: false,
             bytes: 0,
             identity: Identity::default(),
+            model: None,
+            history: remember.map(History::new),
+            restart: None,
             first: None,
             failed: false,
             part: Part::Original,
@@ -98,6 +109,9 @@ impl Follower {
 
     /// Reads on. `hold` says whether as many bytes may be withheld.
     pub(crate) fn read(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
+        if self.restart.is_some() {
+            return self.read_restart(data, hold);
+        }
         let before = self.held.len();
         let mut rest = &data[..];
         if !self.blocks.next(&mut rest) {
@@ -169,6 +183,15 @@ impl Follower {
             }
         }
         self.bytes = self.bytes.saturating_add(raw.len() as u64);
+        let garbage = if self.history.is_some() { self.remember(raw, &block) } else { self.look(raw) };
+        if let Some(data) = &block.data {
+            self.identity.learn(self.reader.kind(), data);
+        }
+        if garbage && self.part != Part::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
+    }
+
+    /// Reads what a block says. Returns whether it is in the syntax of no dialect.
+    fn look(&mut self, raw: &[u8]) -> bool {
         let Self { reader, identity, failed, .. } = self;
         let mut garbage = false;
         reader.read(raw, |fact, _| match fact {
@@ -177,10 +200,23 @@ impl Follower {
             Fact::Unreadable => garbage = true,
             _ => {}
         });
-        if let Some(data) = &block.data {
-            identity.learn(reader.kind(), data);
+        garbage
+    }
+
+    /// The same, and remembers it.
+    fn remember(&mut self, raw: &[u8], block: &Block<'_>) -> bool {
+        let said = Said::read(&mut self.reader, raw, block);
+        if let Some((id, model)) = said.started {
+            self.identity.began(&id);
+            self.model = model;
         }
-        if garbage && self.part != Part::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
+        self.failed |= said.failed;
+        let history = self.history.as_mut();
+        let fits = history.is_some_and(|history| said.atoms.iter().all(|atom| history.push(atom)));
+        if said.opaque || said.garbage || !fits {
+            self.history = None;
+        }
+        said.garbage
     }
 
     /// Notes where the stream is. Returns `false` where it cannot be continued from anywhere.
@@ -201,7 +237,7 @@ impl Follower {
     }
 
     fn mark(&mut self, block: &Block<'_>) {
-        if let Some(mark) = self.by.cursor.read(block) {
+        if let Some(mark) = self.by.as_ref().and_then(|by| by.cursor.read(block)) {
             self.order.observe(mark);
             self.is_exact = true;
         }
@@ -209,7 +245,8 @@ impl Follower {
 
     /// Looks whether a block goes on behind the cursor. Returns whether the rest is known for one by now.
     fn rest(&mut self, raw: &[u8], block: &Block<'_>, begun: bool, verified: bool) -> Result<bool, NotResumed> {
-        let in_bytes = self.by.cursor == Cursor::Bytes;
+        let cursor = self.by.as_ref().map_or(&Cursor::Bytes, |by| &by.cursor);
+        let in_bytes = *cursor == Cursor::Bytes;
         if in_bytes && !begun && !block.begins_well {
             // It begins in the middle of a line.
             return Err(NotResumed::Contradicted);
@@ -219,7 +256,7 @@ impl Follower {
         if is_first || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
             return Err(NotResumed::Contradicted);
         }
-        match self.by.cursor.read(block) {
+        match cursor.read(block) {
             Some(mark) => {
                 self.order.follow(mark)?;
                 self.is_exact = true;
@@ -238,8 +275,8 @@ impl Follower {
     }
 
     /// How the server is asked for the rest.
-    pub(crate) fn by(&self) -> &ResumeBy {
-        &self.by
+    pub(crate) fn by(&self) -> Option<&ResumeBy> {
+        self.by.as_ref()
     }
 
     /// The id of the answer. Empty where it has none.
@@ -252,7 +289,7 @@ impl Follower {
         if self.failed || self.first.is_none() {
             return None;
         }
-        match self.by.cursor {
+        match self.by.as_ref()?.cursor {
             Cursor::Bytes => Some(Mark::of_bytes(self.bytes)),
             _ if self.is_exact => self.order.last().cloned(),
             _ => None,
@@ -266,6 +303,57 @@ impl Follower {
         self.part = Part::Rest { begun: false, verified: false };
     }
 
+    /// Whether another answer to the same request could be compared with what was handed on.
+    pub(crate) fn is_comparable(&self) -> bool {
+        let known = matches!(self.reader.kind(), Some(Kind::OpenAiChat | Kind::Anthropic | Kind::Gemini));
+        known && self.history.is_some() && !self.failed
+    }
+
+    /// What comes next is another answer to the same request: `other_model` if it may be that of another model, `is_foreign`
+    /// if it comes from another upstream. It takes the place of the first one.
+    pub(crate) fn begin_restart(&mut self, other_model: bool, is_foreign: bool) {
+        let (Some(kind), Some(had)) = (self.reader.kind(), self.history.take()) else { return };
+        let original = Original { id: self.identity.id().to_owned(), model: self.model.take() };
+        self.restart = Some(Box::new(Restart::new(kind, had, original, other_model, is_foreign)));
+        self.by = None;
+        self.begin_rest();
+        self.reader = Reader::of(kind, Framing::EventStream);
+    }
+
+    /// Reads on in another answer.
+    fn read_restart(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
+        let Some(mut restart) = self.restart.take() else { return Read::All };
+        let before = self.held.len();
+        let mut rest = &data[..];
+        let (mut start, mut ready) = (0, BytesMut::new());
+        let mut all = Bytes::new();
+        while self.blocks.next(&mut rest) {
+            if all.is_empty() {
+                all = self.join(data);
+                if let Part::Rest { begun: false, verified } = self.part {
+                    start = all.len() - without_bom(&all).len();
+                    self.part = Part::Rest { begun: true, verified };
+                }
+            }
+            let end = before + data.len() - rest.len();
+            match restart.block(&mut self.reader, &all.slice(start..end)) {
+                Ok(shown) => ready.extend_from_slice(&shown),
+                Err(reason) => return Read::Wrong(reason),
+            }
+            start = end;
+        }
+        let left = if all.is_empty() { &data[..] } else { all.get(start..).unwrap_or_default() };
+        self.held.extend_from_slice(left);
+        let is_complete = restart.is_complete();
+        self.progressed |= is_complete && !ready.is_empty();
+        self.restart = Some(restart);
+        match self.withhold(ready.freeze(), hold) {
+            // What is withheld cannot be let go before it is known whether it goes on with the first answer.
+            Read::Aside(..) if !is_complete => Read::Wrong(NotResumed::NotComparable),
+            read => read,
+        }
+    }
+
     /// Whether an event has come that is new, since this was last asked.
     pub(crate) fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progressed)
@@ -277,7 +365,8 @@ impl Follower {
         self.reader.end(|_, _| {});
         // A comment that is cut is nothing that is missing.
         let between = self.held.trim_ascii().is_empty() || self.held.starts_with(b":");
-        between && (self.failed || self.has_ended() || !self.reader.is_recognised())
+        let complete = self.restart.as_ref().is_none_or(|restart| restart.is_complete());
+        between && complete && (self.failed || self.has_ended() || !self.reader.is_recognised())
     }
 
     /// Whether the model has said how its answer ended, so that nothing is missing.
@@ -286,7 +375,8 @@ impl Follower {
     }
 
     pub(crate) fn ended(&self) -> Option<End> {
-        self.reader.ended()
+        let complete = self.restart.as_ref().is_none_or(|restart| restart.is_complete());
+        self.reader.ended().filter(|_| complete)
     }
 
     /// An error that says that it was cut here.

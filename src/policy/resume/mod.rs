@@ -5,7 +5,11 @@ mod continuations;
 #[cfg(feature = "llm")]
 mod follow;
 #[cfg(feature = "llm")]
+mod history;
+#[cfg(feature = "llm")]
 mod order;
+#[cfg(feature = "llm")]
+mod restart;
 
 #[cfg(feature = "llm")]
 pub(crate) use self::continuations::{Continuations, Cut};
@@ -20,6 +24,8 @@ use std::fmt;
 pub enum ResumedBy {
     /// By the server's own cursor: it is the same answer.
     Cursor,
+    /// By a second answer to the same request, which begins with what the caller had of the first.
+    VerifiedRestart,
 }
 
 /// Why a stream that broke was not continued, although there was a way to.
@@ -42,6 +48,15 @@ pub enum NotResumed {
     Contradicted,
     /// The request cannot be sent: its body was not kept, or the cursor cannot be written into it.
     NotRepeatable,
+    /// There is no cursor, and what the caller has cannot be compared with another answer: a call of a tool, what is no text,
+    /// several choices, or more than is remembered.
+    NotComparable,
+    /// The new answer does not begin with what the caller has.
+    Diverged,
+    /// The new answer is that of another model.
+    OtherModel,
+    /// The new answer broke too, and there is one for each call.
+    RestartSpent,
 }
 
 // === impl ResumedBy ===
@@ -52,6 +67,7 @@ impl ResumedBy {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cursor => "cursor",
+            Self::VerifiedRestart => "verified-restart",
         }
     }
 }
@@ -60,6 +76,7 @@ impl fmt::Display for ResumedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cursor => "by the server's cursor",
+            Self::VerifiedRestart => "by a new answer that begins alike",
         })
     }
 }
@@ -79,6 +96,10 @@ impl NotResumed {
             Self::Refused => "refused",
             Self::Contradicted => "contradicted",
             Self::NotRepeatable => "not-repeatable",
+            Self::NotComparable => "not-comparable",
+            Self::Diverged => "diverged",
+            Self::OtherModel => "other-model",
+            Self::RestartSpent => "restart-spent",
         }
     }
 }
@@ -94,6 +115,10 @@ impl fmt::Display for NotResumed {
             Self::Refused => "the upstream did not answer with the rest",
             Self::Contradicted => "what came is not the rest of the same answer",
             Self::NotRepeatable => "the request for the rest cannot be made",
+            Self::NotComparable => "what the caller has cannot be compared with another answer",
+            Self::Diverged => "the new answer does not begin with what the caller has",
+            Self::OtherModel => "the new answer is that of another model",
+            Self::RestartSpent => "the new answer broke too",
         })
     }
 }

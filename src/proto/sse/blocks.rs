@@ -19,6 +19,8 @@ pub(crate) struct Blocks {
 /// What stands in the bytes between two such places.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block<'a> {
+    /// The name of the event. Empty where it has none.
+    pub(crate) name: &'a [u8],
     /// The id that it sets. Empty where it clears the id.
     pub(crate) id: Option<&'a [u8]>,
     /// Its lines of data, joined by LF; `None` if it is no event.
@@ -76,6 +78,7 @@ impl<'a> Block<'a> {
             block.has_fields |= !matches!(kind, Ended::Blank | Ended::Comment);
             match kind {
                 Ended::Field(Field::Data) => block.push(value(line, b"data")),
+                Ended::Field(Field::Event) => block.name = value(line, b"event"),
                 Ended::Field(Field::Id) => {
                     let id = value(line, b"id");
                     if memchr(0, id).is_none() {
@@ -140,6 +143,7 @@ mod tests {
     #[test]
     fn a_block_tells_its_id_and_its_data() {
         let block = Block::parse(b"id: 7\nevent: x\ndata: a\ndata:b\n\n");
+        assert_eq!(block.name, b"x");
         assert_eq!((block.id, block.data.as_deref()), (Some(&b"7"[..]), Some(&b"a\nb"[..])));
         assert_eq!(Block::parse(b"id\ndata: a\n\n").id, Some(&b""[..]));
         assert_eq!(Block::parse(b"id: 1\0\ndata: a\n\n").id, None);

@@ -1,7 +1,6 @@
 //! Streams that break, and go on.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use crate::support::{Log, Script, Step};
 mod bounds;
 mod cursors;
 mod lies;
+mod restart;
 mod stack;
 
 /// What an upstream says, one answer after another, and what it was asked.

@@ -1,0 +1,256 @@
+//! What a caller has of an answer, and whether another answer begins with the same.
+//!
+//! An answer is taken for a sequence of texts, each on its channel, and of marks between them: a block begins, a choice has
+//! ended. Two answers that have the same sequence say the same, however they were cut into events. The text itself is not
+//! kept: a length and a hash prove as much.
+
+use sha2::{Digest, Sha256};
+
+use super::NotResumed;
+
+/// The sequence so far, as a length and a hash, with a checkpoint in each KiB.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    digest: Sha256,
+    /// Bytes of texts and marks.
+    length: usize,
+    /// Characters of texts.
+    characters: usize,
+    checkpoints: Vec<Checkpoint>,
+    channel: u8,
+    /// Its length may not be more.
+    most: usize,
+}
+
+/// A part of the sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Atom {
+    Text {
+        channel: u8,
+        text: String,
+    },
+    /// Anything else that two answers must have in common.
+    Mark(Vec<u8>),
+}
+
+/// Compares the sequence of a new answer with the one that a caller has.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    expected: History,
+    found: History,
+}
+
+/// How a part of a new answer lies to what the caller has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The caller has it.
+    Inside,
+    /// The caller has as many bytes of this text.
+    Across(usize),
+    /// It is new.
+    Behind,
+}
+
+type Checkpoint = [u8; 16];
+
+const STEP: usize = 1024;
+/// No byte of a text in UTF-8 is one of these.
+const MARK: u8 = 0xFF;
+const SWITCH: u8 = 0xFE;
+
+// === impl History ===
+
+impl History {
+    /// One that is given up beyond a length of `most` bytes.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { digest: Sha256::new(), length: 0, characters: 0, checkpoints: Vec::new(), channel: 0, most }
+    }
+
+    /// Adds a part. Returns `false` where it has become too long.
+    pub(crate) fn push(&mut self, atom: &Atom) -> bool {
+        match atom {
+            Atom::Text { text, .. } if text.is_empty() => {}
+            Atom::Text { channel, text } => {
+                if self.channel != *channel {
+                    self.channel = *channel;
+                    self.bytes(&[SWITCH, *channel]);
+                }
+                self.bytes(text.as_bytes());
+                self.characters = self.characters.saturating_add(text.chars().count());
+            }
+            Atom::Mark(mark) => {
+                self.bytes(&[MARK]);
+                self.bytes(mark);
+                self.channel = 0;
+            }
+        }
+        self.length <= self.most
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = STEP - self.length % STEP;
+            let (now, rest) = bytes.split_at(room.min(bytes.len()));
+            self.digest.update(now);
+            self.length = self.length.saturating_add(now.len());
+            bytes = rest;
+            // Beyond that nothing is compared.
+            if self.length % STEP == 0 && self.length <= self.most {
+                self.checkpoints.push(self.checkpoint());
+            }
+        }
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        let mut checkpoint = Checkpoint::default();
+        for (byte, hashed) in checkpoint.iter_mut().zip(self.digest.clone().finalize()) {
+            *byte = hashed;
+        }
+        checkpoint
+    }
+}
+
+// === impl Comparison ===
+
+impl Comparison {
+    /// What is read next is compared with this.
+    pub(crate) fn new(expected: History) -> Self {
+        let found = History::new(expected.length);
+        Self { expected, found }
+    }
+
+    /// Whether all that the caller has was found.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.found.length >= self.expected.length
+    }
+
+    /// How many characters the caller has.
+    pub(crate) fn characters(&self) -> usize {
+        self.expected.characters
+    }
+
+    /// The next part of the new answer.
+    pub(crate) fn next(&mut self, atom: &Atom) -> Result<Place, NotResumed> {
+        if self.is_complete() {
+            return Ok(Place::Behind);
+        }
+        let mut found = self.found.clone();
+        found.push(atom);
+        let beyond = found.length.saturating_sub(self.expected.length);
+        if beyond == 0 {
+            self.found = found;
+            self.check()?;
+            return Ok(Place::Inside);
+        }
+        // Only a text can begin in what the caller has and go on behind it, and only between two characters.
+        let Atom::Text { channel, text } = atom else { return Err(NotResumed::Diverged) };
+        let inside = text.len().checked_sub(beyond).filter(|inside| text.is_char_boundary(*inside) && *inside > 0);
+        let Some(inside) = inside else { return Err(NotResumed::Diverged) };
+        let before = text.get(..inside).unwrap_or_default();
+        self.found.push(&Atom::Text { channel: *channel, text: before.to_owned() });
+        self.check()?;
+        Ok(Place::Across(inside))
+    }
+
+    /// Whether what was found is what the caller has, as far as it goes.
+    fn check(&self) -> Result<(), NotResumed> {
+        let same = self.expected.checkpoints.starts_with(&self.found.checkpoints)
+            && (!self.is_complete()
+                || self.found.length == self.expected.length && self.found.checkpoint() == self.expected.checkpoint());
+        if same { Ok(()) } else { Err(NotResumed::Diverged) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(text: &str) -> Atom {
+        Atom::Text { channel: 1, text: text.to_owned() }
+    }
+
+    fn history(texts: &[&str]) -> History {
+        let mut history = History::new(64 * 1024);
+        texts.iter().for_each(|piece| assert!(history.push(&text(piece))));
+        history
+    }
+
+    #[test]
+    fn how_a_text_is_cut_makes_no_difference() {
+        let mut comparison = Comparison::new(history(&["The sea", " is", " calm"]));
+        assert_eq!(comparison.next(&text("The")), Ok(Place::Inside));
+        assert!(!comparison.is_complete());
+        assert_eq!(comparison.next(&text(" sea is calm tonight")), Ok(Place::Across(12)));
+        assert!(comparison.is_complete());
+        assert_eq!(comparison.next(&text(".")), Ok(Place::Behind));
+    }
+
+    #[test]
+    fn what_differs_is_seen_at_the_end_and_in_each_kibibyte() {
+        let mut comparison = Comparison::new(history(&["The sea is calm"]));
+        assert_eq!(comparison.next(&text("The sky is calm")), Err(NotResumed::Diverged));
+        let long = "x".repeat(10_000);
+        let mut comparison = Comparison::new(history(&[&long]));
+        assert_eq!(comparison.next(&text(&format!("y{}", "x".repeat(1_000)))), Ok(Place::Inside), "not known yet");
+        assert_eq!(comparison.next(&text(&"x".repeat(30))), Err(NotResumed::Diverged));
+    }
+
+    #[test]
+    fn channels_and_marks_count() {
+        let thought = Atom::Text { channel: 2, text: "a".to_owned() };
+        assert_eq!(Comparison::new(history(&["a"])).next(&thought), Err(NotResumed::Diverged));
+        let mark = Atom::Mark(vec![1]);
+        let mut marked = history(&["a"]);
+        marked.push(&mark);
+        let mut comparison = Comparison::new(marked.clone());
+        assert_eq!((comparison.next(&text("a")), comparison.next(&mark)), (Ok(Place::Inside), Ok(Place::Inside)));
+        assert!(comparison.is_complete());
+        let mut comparison = Comparison::new(marked);
+        assert_eq!(comparison.next(&text("ab")), Ok(Place::Inside), "it is as long");
+        assert!(comparison.next(&text("c")).is_err());
+        let mut comparison = Comparison::new(history(&["ab"]));
+        assert_eq!(
+            (comparison.next(&text("a")), comparison.next(&mark)),
+            (Ok(Place::Inside), Err(NotResumed::Diverged))
+        );
+    }
+
+    #[test]
+    fn nothing_is_compared_with_nothing() {
+        let comparison = Comparison::new(History::new(1024));
+        assert!(comparison.is_complete());
+    }
+
+    proptest! {
+        #[test]
+        fn a_new_answer_is_accepted_where_it_begins_with_what_the_caller_has(
+            answer in "[aé😀]{0,40}", had in 0..41_usize, other in any::<Option<(prop::sample::Index, char)>>(), size in 1..7_usize,
+        ) {
+            let characters: Vec<char> = answer.chars().collect();
+            let had: String = characters.iter().take(had).collect();
+            let mut new = characters.clone();
+            if let (Some((at, other)), false) = (other, new.is_empty()) {
+                let at = at.index(new.len());
+                new[at] = other;
+            }
+            let new: String = new.into_iter().collect();
+            let mut comparison = Comparison::new(history(&[&had]));
+            let mut held = had.clone();
+            let mut diverged = false;
+            for piece in new.chars().collect::<Vec<_>>().chunks(size) {
+                let piece: String = piece.iter().collect();
+                match comparison.next(&text(&piece)) {
+                    Ok(Place::Inside) => {}
+                    Ok(Place::Across(inside)) => held += &piece[inside..],
+                    Ok(Place::Behind) => held += &piece,
+                    Err(_) => { diverged = true; break; }
+                }
+            }
+            prop_assert_eq!(diverged || !comparison.is_complete(), !new.starts_with(&had));
+            let expected = if diverged || !comparison.is_complete() { had } else { new };
+            prop_assert_eq!(held, expected);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A second answer to the same request, of which nothing is handed on but what goes on behind the first one.
+//!
+//! # Why this is right
+//!
+//! Let P be what the caller has, and R the new answer. Where R begins with P, R is handed on without P: the caller then holds
+//! R, which is an answer of that model to that request. Nothing is asked of the model, least of all that it says the same twice.
+//! Where R differs from P anywhere, or ends before P does, nothing of R is handed on.
+//!
+//! What cannot be compared refuses: calls of tools (the caller may have made them), what is no text, several choices, and
+//! what refers to places in the text.
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::NotResumed;
+use super::history::{Atom, Comparison, History, Place};
+use crate::proto::dialect::{Channel, Fact, Kind, Reader};
+use crate::proto::resume::{cut_text, structure_of, with_id};
+use crate::proto::sse::Block;
+
+/// What one event says.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) atoms: Vec<Atom>,
+    /// There is something that cannot be compared.
+    pub(crate) opaque: bool,
+    /// The answer has begun, under this id, by this model.
+    pub(crate) started: Option<(String, Option<String>)>,
+    pub(crate) failed: bool,
+    pub(crate) garbage: bool,
+}
+
+/// What is known of the first answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Original {
+    pub(crate) id: String,
+    pub(crate) model: Option<String>,
+}
+
+/// The second answer.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    comparison: Comparison,
+    kind: Kind,
+    original: Original,
+    id: String,
+    /// Whether another model may go on with it.
+    other_model: bool,
+    /// It comes from another upstream.
+    is_foreign: bool,
+    model_checked: bool,
+}
+
+/// What of texts by another model has to agree: some sentences.
+const OTHER_MODEL_CHARACTERS: usize = 200;
+/// Members that refer to places in the text, or to what stands behind them.
+const BOUND_TO_TEXT: [&[u8]; 7] = [
+    b"\"logprobs\":",
+    b"\"logprobsResult\":",
+    b"\"citations\":",
+    b"\"search_results\":",
+    b"\"citationMetadata\":",
+    b"\"groundingMetadata\":",
+    b"\"urlContextMetadata\":",
+];
+
+// === impl Said ===
+
+impl Said {
+    /// Reads an event.
+    pub(crate) fn read(reader: &mut Reader, raw: &[u8], block: &Block<'_>) -> Self {
+        let mut said = Self::default();
+        let data = block.data.as_deref().unwrap_or_default();
+        said.opaque = is_bound_to_text(data);
+        let before = reader.kind();
+        said.atoms.extend(structure_of(before, block).map(Atom::Mark));
+        reader.read(raw, |fact, _| said.note(&fact));
+        if before.is_none() {
+            // The first event tells which dialect it is.
+            let structure = structure_of(reader.kind(), block).map(Atom::Mark);
+            said.atoms.splice(0..0, structure);
+        }
+        said
+    }
+
+    fn note(&mut self, fact: &Fact<'_>) {
+        match fact {
+            Fact::Delta { choice: 0, channel, text } if !text.is_empty() => {
+                let text = text.decode().into_owned();
+                // Half a surrogate pair is shown as this, and it is not known which half.
+                self.opaque |= text.contains('\u{FFFD}');
+                match channel {
+                    Channel::Text => self.atoms.push(Atom::Text { channel: 1, text }),
+                    Channel::Reasoning => self.atoms.push(Atom::Text { channel: 2, text }),
+                    Channel::Refusal => self.atoms.push(Atom::Text { channel: 3, text }),
+                    _ => self.opaque = true,
+                }
+            }
+            Fact::Delta { choice: 0, channel: Channel::Text | Channel::Reasoning | Channel::Refusal, .. } => {}
+            Fact::Delta { .. } => self.opaque = true,
+            Fact::ChoiceEnded { choice: 0, end } => self.atoms.push(Atom::Mark(end.as_str().as_bytes().to_vec())),
+            Fact::ChoiceEnded { .. } => self.opaque = true,
+            Fact::Started { id, model } => {
+                self.started = Some((id.unwrap_or_default().to_owned(), model.map(str::to_owned)));
+            }
+            Fact::Failed(_) => self.failed = true,
+            Fact::Unreadable => self.garbage = true,
+            _ => {}
+        }
+    }
+}
+
+fn is_bound_to_text(data: &[u8]) -> bool {
+    BOUND_TO_TEXT.iter().any(|key| {
+        memmem::find_iter(data, key).any(|at| {
+            let value = data.get(at + key.len()..).unwrap_or_default().trim_ascii_start();
+            !(value.starts_with(b"null") || value.starts_with(b"[]") || value.starts_with(b"{}"))
+        })
+    })
+}
+
+// === impl Restart ===
+
+impl Restart {
+    pub(crate) fn new(kind: Kind, had: History, original: Original, other_model: bool, is_foreign: bool) -> Self {
+        let comparison = Comparison::new(had);
+        Self { comparison, kind, original, id: String::new(), other_model, is_foreign, model_checked: false }
+    }
+
+    /// Reads one event of the new answer. Returns what of it is handed on.
+    pub(crate) fn block(&mut self, reader: &mut Reader, raw: &Bytes) -> Result<Bytes, NotResumed> {
+        let block = Block::parse(raw);
+        let said = Said::read(reader, raw, &block);
+        if !self.comparison.is_complete() {
+            if said.garbage || said.failed {
+                return Err(NotResumed::Diverged);
+            }
+            if said.opaque {
+                return Err(NotResumed::NotComparable);
+            }
+        }
+        if let Some((id, model)) = &said.started {
+            self.check_model(model.as_deref())?;
+            self.id.clone_from(id);
+        }
+        if said.atoms.is_empty() {
+            let shown = self.comparison.is_complete() && said.started.is_none() && self.model_checked;
+            return Ok(if shown || !block.has_fields { self.mapped(raw.clone()) } else { Bytes::new() });
+        }
+        if !self.model_checked {
+            return Err(NotResumed::OtherModel);
+        }
+        let was_complete = self.comparison.is_complete();
+        let places: Vec<Place> =
+            said.atoms.iter().map(|atom| self.comparison.next(atom)).collect::<Result<_, NotResumed>>()?;
+        if was_complete {
+            return Ok(self.mapped(raw.clone()));
+        }
+        if !self.comparison.is_complete() || places.iter().all(|place| *place == Place::Inside) {
+            return Ok(Bytes::new());
+        }
+        self.cut(&block, &said.atoms, &places)
+    }
+
+    /// The part of an event that the caller does not have.
+    fn cut(&self, block: &Block<'_>, atoms: &[Atom], places: &[Place]) -> Result<Bytes, NotResumed> {
+        // A text, and perhaps how its choice ended.
+        let (Some(Atom::Text { text, .. }), Some(place)) = (atoms.first(), places.first()) else {
+            return Err(NotResumed::NotComparable);
+        };
+        let behind = atoms.iter().zip(places).skip(1);
+        if behind.clone().any(|(atom, place)| *place != Place::Behind || !matches!(atom, Atom::Mark(_))) {
+            return Err(NotResumed::NotComparable);
+        }
+        let inside = match place {
+            Place::Across(inside) => *inside,
+            Place::Inside => text.len(),
+            Place::Behind => 0,
+        };
+        let cut = cut_text(self.kind, block, text, inside).ok_or(NotResumed::NotComparable)?;
+        Ok(self.mapped(cut.into()))
+    }
+
+    /// Under the id of the answer that the caller has.
+    fn mapped(&self, raw: Bytes) -> Bytes {
+        with_id(&raw, &self.id, &self.original.id).map_or(raw, Bytes::from)
+    }
+
+    fn check_model(&mut self, model: Option<&str>) -> Result<(), NotResumed> {
+        let same = !self.is_foreign && model.is_some() && model == self.original.model.as_deref();
+        let enough = self.other_model && self.comparison.characters() >= OTHER_MODEL_CHARACTERS;
+        self.model_checked = same || enough;
+        if self.model_checked { Ok(()) } else { Err(NotResumed::OtherModel) }
+    }
+
+    /// Whether all that the caller has was found in the new answer.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.comparison.is_complete()
+    }
+}
