@@ -3,6 +3,7 @@
 mod deadline;
 mod hints;
 mod repeats;
+mod resume;
 mod sse;
 
 /// Something that reads bytes from the network. It panics when a rule is broken.
@@ -18,4 +19,5 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "deadline", run: deadline::run, vocabulary: deadline::VOCABULARY },
     Target { name: "hints", run: hints::run, vocabulary: hints::VOCABULARY },
     Target { name: "repeats", run: repeats::run, vocabulary: repeats::VOCABULARY },
+    Target { name: "resume", run: resume::run, vocabulary: resume::VOCABULARY },
 ];

@@ -33,8 +33,7 @@ use crate::rt::retry_budget::RetryBudget;
 /// | others | [`resume_by`](Self::resume_by) | as a [`ResumeBy`](crate::ResumeBy) says |
 ///
 /// All others pass untouched. An answer in Responses that is not made in the background ends with its connection, and a chat
-/// completion has no cursor at all: what fails there before its first content is for
-/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
+/// completion has no cursor at all: for those there is the [verified restart](#verified-restart), which is off by default.
 ///
 /// # Example
 ///
@@ -84,11 +83,28 @@ use crate::rt::retry_budget::RetryBudget;
 /// | withhold the answer until it is whole, then retry freely | yes: nothing was sent | [`StreamGuardLayer::hold`](crate::StreamGuardLayer::hold) |
 /// | retry before the first content | yes | [`StreamGuardLayer`](crate::StreamGuardLayer) with retries |
 /// | the server's own cursor | yes, by the server's word, which is checked | this layer |
+/// | a new answer to the same request, where it begins with what the caller has | yes | [`verified_restart`](Self::verified_restart) |
 /// | the model goes on with its half answer as a prefill, or is told to | **no** | never |
 /// | another model's text behind the first one's | **no** | never |
 ///
 /// Why not by prefill? The text at the seam is cut into other tokens, hidden reasoning is gone, limits and schemas begin
 /// anew: what comes is plausible, and no answer that any model gave. Products that had it took it out again.
+///
+/// # Verified restart
+///
+/// With [`verified_restart`](Self::verified_restart) an answer without a cursor is made anew: the same request is sent once more, to
+/// the same upstream. Its answer is withheld while it repeats what the caller has, and what it says behind that is handed on. The
+/// caller then holds the second answer, whole: one that this model gave to this request. Where the second answer differs from
+/// the first anywhere, nothing of it is handed on. So nothing is asked of the model; how often it says the same twice decides
+/// only how often this helps. At `temperature: 0`, or with a `seed`, short texts mostly agree, and long ones mostly not.
+///
+/// - It is for the text (and the thoughts) of chat completions, Anthropic's Messages and Gemini's `generateContent`, up to
+///   [`max_prefix`](Self::max_prefix). What cannot be compared is not made anew: calls of tools, which the caller may have run;
+///   signatures, sounds and images; several choices; probabilities and citations; Responses.
+/// - The second answer takes the id of the first. Its start events are dropped, and an event that goes across the end of what the
+///   caller has is written anew with the rest of its text.
+/// - The model must have the same name. Another one, or another upstream, only with [`other_model`](Self::other_model).
+/// - One for each call. It is billed as a call of its own, and its usage is what the caller is told.
 ///
 /// # What happens when
 ///
@@ -105,6 +121,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// - *The first answer came from a backup*: the backup is asked for the rest, and no other. Host, credentials and query are
 ///   those of the first request.
 /// - *The last event has no cursor*: what follows would come twice, so that the body ends with its error.
+/// - *A verified restart is refused, differs, or breaks before it has come as far*: the body ends with the first error. Where it breaks
+///   behind that, with its own.
 /// - *The request carries [`NoRetry`](crate::NoRetry), or the answer is compressed*: it passes untouched.
 /// - *The caller drops the body*: so is what is inside, the request for the rest too.
 ///
@@ -125,7 +143,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// A request whose answer could be continued: a copy of its head, one allocation for the answer's state, and a count in the
 /// budget. Each event is looked through for its cursor. Of ids that are not numbers, 8 bytes are kept for each of at most 4,096
 /// events. All other calls cost a look at their path. A continuation is a request of its own, which bills nothing: the
-/// server has made the answer already.
+/// server has made the answer already. With verified restarts the request's body is kept, each event is hashed, and 16 bytes are
+/// kept for each KiB of text.
 #[derive(Clone, Debug)]
 pub struct ResumeLayer {
     config: Config,

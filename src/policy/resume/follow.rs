@@ -11,7 +11,7 @@ use super::restart::{Original, Restart, Said};
 use crate::error::StreamTruncated;
 use crate::proto::dialect::{End, Fact, Framing, Kind, Reader};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
-use crate::proto::sse::{Block, Blocks, without_bom};
+use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
 /// What is known of a stream.
 #[derive(Debug)]
@@ -113,10 +113,13 @@ impl Follower {
             return self.read_restart(data, hold);
         }
         let before = self.held.len();
+        // The LF of a CRLF whose CR has ended the last block.
+        let lf = usize::from(before == 0 && self.blocks.is_after_cr() && data.starts_with(b"\n"));
         let mut rest = &data[..];
         if !self.blocks.next(&mut rest) {
-            self.held.extend_from_slice(data);
-            return self.withhold(Bytes::new(), hold);
+            self.bytes = self.bytes.saturating_add(lf as u64);
+            self.held.extend_from_slice(data.get(lf..).unwrap_or_default());
+            return self.withhold(data.slice(..lf), hold);
         }
         let mut all = self.join(data);
         let skipped = match self.part {
@@ -125,7 +128,7 @@ impl Follower {
         };
         let mut start = skipped;
         loop {
-            let end = before + data.len() - rest.len();
+            let end = behind_lf(&all, before + data.len() - rest.len());
             match self.block(all.get(start..end).unwrap_or_default()) {
                 Ok(true) => {}
                 Ok(false) => return Read::Aside(all, Aside::NotResumable),
@@ -135,11 +138,6 @@ impl Follower {
             if !self.blocks.next(&mut rest) {
                 break;
             }
-        }
-        // The LF of a CRLF belongs to the block that its CR has ended.
-        if all.get(start..) == Some(b"\n") {
-            start = all.len();
-            self.bytes = self.bytes.saturating_add(1);
         }
         if start == all.len() && before == 0 && skipped == 0 {
             return Read::All;
@@ -335,7 +333,7 @@ impl Follower {
                     self.part = Part::Rest { begun: true, verified };
                 }
             }
-            let end = before + data.len() - rest.len();
+            let end = behind_lf(&all, before + data.len() - rest.len());
             match restart.block(&mut self.reader, &all.slice(start..end)) {
                 Ok(shown) => ready.extend_from_slice(&shown),
                 Err(reason) => return Read::Wrong(reason),

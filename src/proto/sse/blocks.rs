@@ -36,6 +36,11 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 // === impl Blocks ===
 
 impl Blocks {
+    /// The last byte was a CR: a LF that follows belongs to it.
+    pub(crate) fn is_after_cr(&self) -> bool {
+        self.lines.after_cr()
+    }
+
     /// Reads on to the next place at which the stream may be cut, and takes off `bytes` what lies before it. Returns `false`
     /// where there is none left in them: then all of them were read.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> bool {
@@ -55,6 +60,12 @@ impl Blocks {
         }
         false
     }
+}
+
+/// Where the LF ends that belongs to a CR before `at`, if it has come; else `at`.
+pub(crate) fn behind_lf(bytes: &[u8], at: usize) -> usize {
+    let ends_in_cr = at.checked_sub(1).and_then(|last| bytes.get(last)) == Some(&b'\r');
+    if ends_in_cr && bytes.get(at) == Some(&b'\n') { at + 1 } else { at }
 }
 
 /// Without the byte order mark that a stream may begin with.

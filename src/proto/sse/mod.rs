@@ -42,7 +42,7 @@ mod parser;
 mod scanner;
 
 #[cfg(feature = "llm")]
-pub(crate) use self::blocks::{Block, Blocks, without_bom};
+pub(crate) use self::blocks::{Block, Blocks, behind_lf, without_bom};
 pub(crate) use self::event_ids::{EventId, EventIds};
 pub use self::lines::Ending;
 pub use self::parser::{Item, Message, Parser};

@@ -147,3 +147,19 @@ async fn where_the_last_event_has_no_id_there_is_no_cursor() {
     assert_eq!((outcome.text, outcome.error.as_deref()), ([ONE, "data: more\n\n"].concat(), Some("cut")));
     assert_eq!(outcome.events, ["not_resumed: no-cursor"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn lines_that_end_in_crlf_stay_whole_at_the_seam() {
+    const A: &str = "id: 1\r\ndata: a\r\n\r\n";
+    const B: &str = "id: 2\r\ndata: b\r\n\r\n";
+    let cut_after_the_cr = A.split_at(A.len() - 1);
+    for first in [
+        vec![Data(A), Fail("cut")],
+        vec![Data(A), Data("id: 2\r\nda"), Fail("cut")],
+        vec![Data(cut_after_the_cr.0), Data(cut_after_the_cr.1), Fail("cut")],
+        vec![Data(cut_after_the_cr.0), Data("\nid: 2\r\n"), Fail("cut")],
+    ] {
+        let outcome = send(ResumeLayer::new(), events("/events"), [stream(first), stream([Data(B)])]).await;
+        assert_eq!((outcome.text, outcome.error), ([A, B].concat(), None));
+    }
+}

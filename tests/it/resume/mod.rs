@@ -19,6 +19,7 @@ mod bounds;
 mod cursors;
 mod lies;
 mod restart;
+mod sockets;
 mod stack;
 
 /// What an upstream says, one answer after another, and what it was asked.
