@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 use tower_buttress::error::BoxError;
+use tower_buttress::{ResumeBy, ResumeLayer};
 
 use super::faults::Upstreams;
 
@@ -32,12 +33,14 @@ pub(crate) enum Contestant {
     TowerHttp,
     Resilience,
     Buttress,
+    /// With the cursor that the provider has.
+    Resuming,
 }
 
 // === impl Contestant ===
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 4] = [Self::Bare, Self::TowerHttp, Self::Resilience, Self::Buttress];
+    pub(crate) const ALL: [Self; 5] = [Self::Bare, Self::TowerHttp, Self::Resilience, Self::Buttress, Self::Resuming];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -45,6 +48,7 @@ impl Contestant {
             Self::TowerHttp => "tower, tower-http",
             Self::Resilience => "tower-resilience",
             Self::Buttress => "tower-buttress",
+            Self::Resuming => "ours, by cursor",
         }
     }
 
@@ -54,7 +58,10 @@ impl Contestant {
             Self::Bare => Ok(bare::client(primary)),
             Self::TowerHttp => tower_http::client(primary),
             Self::Resilience => resilience::client(primary, backup),
-            Self::Buttress => buttress::client(primary, backup),
+            Self::Buttress => buttress::client(primary, backup, ResumeLayer::new()),
+            Self::Resuming => {
+                buttress::client(primary, backup, ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)))
+            }
         }
     }
 }

@@ -99,16 +99,16 @@ impl Upstreams {
         let first = Arc::new(OnceLock::new());
         let faulty = {
             let ledger = ledger.clone();
-            move |call| {
+            move |call, rest| {
                 let now = Instant::now();
                 let since = now.duration_since(*first.get_or_init(|| now));
                 let down = since >= outage_begins && since < outage_begins + OUTAGE;
-                ledger.visit(call, |visits| visits.fault(seed, call, down, now))
+                ledger.visit(call, rest, |visits| visits.fault(seed, call, down, now))
             }
         };
         let healthy = {
             let ledger = ledger.clone();
-            move |call| ledger.visit(call, |_| Fault::None)
+            move |call, rest| ledger.visit(call, rest, |_| Fault::None)
         };
         let primary = Provider::start_behind(|app| behind(app, seed, faulty)).await?.addr();
         let backup = Provider::start_behind(|app| behind(app, seed, healthy)).await?.addr();
@@ -117,10 +117,11 @@ impl Upstreams {
 }
 
 /// Puts the fault that is drawn for a call into the header that the simulated provider obeys.
-fn behind(app: Router, seed: u64, draw: impl Fn(u64) -> Fault + Clone + Send + Sync + 'static) -> Router {
+fn behind(app: Router, seed: u64, draw: impl Fn(u64, bool) -> Fault + Clone + Send + Sync + 'static) -> Router {
     app.layer(middleware::from_fn(move |mut request: Request, next: Next| {
         let call = request.headers().get(CALL).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
-        let script = draw(call).script(seed ^ call);
+        let rest = request.headers().contains_key("last-event-id");
+        let script = draw(call, rest).script(seed ^ call);
         request.headers_mut().insert(FAULT, HeaderValue::from_str(&script).unwrap_or(HeaderValue::from_static("")));
         next.run(request)
     }))
@@ -129,12 +130,13 @@ fn behind(app: Router, seed: u64, draw: impl Fn(u64) -> Fault + Clone + Send + S
 // === impl Ledger ===
 
 impl Ledger {
-    fn visit(&self, call: u64, draw: impl FnOnce(&mut Visits) -> Fault) -> Fault {
+    /// What is asked for may be the `rest` of an answer that was made, and charged for, before.
+    fn visit(&self, call: u64, rest: bool, draw: impl FnOnce(&mut Visits) -> Fault) -> Fault {
         let mut visits = self.lock();
         let visits = visits.entry(call).or_default();
         let fault = draw(visits);
         visits.arrivals += 1;
-        visits.billed += u32::from(fault.is_billed());
+        visits.billed += u32::from(fault.is_billed() && !rest);
         fault
     }
 
@@ -191,7 +193,7 @@ fn draw(faults: &[(u32, Fault)], seed: u64) -> Option<Fault> {
 impl Fault {
     /// In the words of the simulated provider. A healthy answer: the head after 40 ms, and 20 events in 200 ms.
     fn script(self, draw: u64) -> String {
-        let healthy = "head=40ms;gap=10ms;chunks=18";
+        let healthy = "head=40ms;gap=10ms;chunks=18;ids";
         match self {
             Self::None => healthy.to_owned(),
             Self::RateLimited => "status=429;retry-after=1".to_owned(),
@@ -201,7 +203,7 @@ impl Fault {
             }
             Self::Reset => "reset".to_owned(),
             Self::Silent => "silent".to_owned(),
-            Self::SlowFirstByte => "first-byte=3s;gap=10ms;chunks=18".to_owned(),
+            Self::SlowFirstByte => "first-byte=3s;gap=10ms;chunks=18;ids".to_owned(),
             Self::Stalled => format!("{healthy};stall-after=6"),
             Self::CutOff => format!("{healthy};reset-after=6"),
             Self::ErrorFirst => format!("{healthy};code=overloaded;error-after=0"),

@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 
 use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, TimeoutProfile, presets};
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, ResumeLayer, TimeoutProfile, presets};
 
 use super::super::scale::{BACKOFF, BACKOFF_MAX, FIRST_BYTE, IDLE, OPEN, OPEN_MAX, TOTAL};
 use super::{Client, boxed, upstream};
 
-pub(super) fn client(primary: SocketAddr, backup: SocketAddr) -> Result<Client, BoxError> {
+pub(super) fn client(primary: SocketAddr, backup: SocketAddr, resume: ResumeLayer) -> Result<Client, BoxError> {
     let breaker = CircuitBreakerLayer::new().configure(|config| config.open_duration(OPEN, OPEN_MAX));
     let stack =
         presets::llm_client(TimeoutProfile::UNLIMITED.with_first_byte(FIRST_BYTE).with_idle(IDLE).with_total(TOTAL))
             .dedup(|_| DedupLayer::new())
+            .resume(|_| resume)
             // Both are the same party here.
             .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
             .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))

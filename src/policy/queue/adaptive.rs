@@ -39,7 +39,7 @@ impl Adaptive {
         self.round
     }
 
-    /// A call was served while `in_flight` were under way. A limit that is not reached proves nothing about more.
+    /// A call was served while `under_way` calls were. A limit that is not reached proves nothing about more.
     pub(crate) fn served(&mut self, under_way: u32) {
         if u64::from(under_way) * ONE + ONE > self.limit {
             self.limit = (self.limit + (ONE * ONE / self.limit).max(1)).min(self.max);

@@ -20,6 +20,8 @@ pub(super) struct Speech {
     call: Call,
     text: Text,
     said: usize,
+    /// Where the answer goes on, where its caller had a part of it before.
+    start: usize,
 }
 
 enum Text {
@@ -35,8 +37,10 @@ const PIECE: usize = 32;
 // === impl Speech ===
 
 impl Speech {
-    pub(super) fn events(answer: Answer, script: Script, reset: Reset, call: Call) -> Self {
-        Self { script, reset, call, text: Text::Events(answer), said: 0 }
+    /// From behind the event with the id `after`, where events have ids.
+    pub(super) fn events(answer: Answer, after: Option<usize>, script: Script, reset: Reset, call: Call) -> Self {
+        let start = after.filter(|_| script.ids).map_or(0, |after| after.saturating_add(1));
+        Self { script, reset, call, text: Text::Events(answer), said: start, start }
     }
 
     pub(super) fn object(answer: &Answer, script: Script, reset: Reset, call: Call) -> Self {
@@ -45,7 +49,7 @@ impl Speech {
             None => vec![whole],
             Some((after, _)) => whole.chunks(PIECE).take(after).map(Bytes::copy_from_slice).collect(),
         };
-        Self { script, reset, call, text: Text::Object(pieces), said: 0 }
+        Self { script, reset, call, text: Text::Object(pieces), said: 0, start: 0 }
     }
 
     pub(super) fn into_body(self) -> Body {
@@ -93,8 +97,11 @@ impl Speech {
     }
 
     async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
-        let Some(frame) = self.frame() else { return self.end().await };
-        sleep(if self.said == 0 { self.script.first_byte } else { self.script.gap }).await;
+        let Some(mut frame) = self.frame() else { return self.end().await };
+        if self.script.ids {
+            frame = [format!("id: {}\n", self.said).as_bytes(), &frame].concat().into();
+        }
+        sleep(if self.said == self.start { self.script.first_byte } else { self.script.gap }).await;
         self.said += 1;
         // A caller that has read the last event may leave without waiting for the end of the body.
         if self.script.ending.is_none() && self.frame().is_none() {

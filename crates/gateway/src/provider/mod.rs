@@ -22,6 +22,7 @@
 //! | `close-after=3` | the connection is closed after three chunks, the body unfinished |
 //! | `truncate-after=3` | the body ends cleanly after three chunks, without `[DONE]` |
 //! | `error-after=3` | an error object in the stream after three chunks, with the code that `code` names |
+//! | `ids` | each event has an id, and the same request with `Last-Event-ID` is answered from the next one on |
 //! | `times=2` | two such calls, then a healthy one, and so on; `id=x` counts apart from other equal scripts |
 //!
 //! A chunk is an event with content; in an answer that is not streamed, 32 bytes of it.
@@ -154,6 +155,7 @@ async fn chat(
     let asked = Asked::parse(&body);
     let model = asked.as_ref().map_or("", |asked| &asked.model);
     let script = shared.script(&wanted(&headers, &uri, model));
+    let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { headers, body });
     let script = match script {
         Ok(script) => script,
@@ -173,7 +175,7 @@ async fn chat(
     }
     match asked {
         Err(wrong) => refuse(call, &script, StatusCode::BAD_REQUEST, wrong),
-        Ok(asked) => speak(asked, script, reset, call),
+        Ok(asked) => speak(asked, after, script, reset, call),
     }
 }
 
@@ -185,12 +187,15 @@ fn wanted(headers: &HeaderMap, uri: &Uri, model: &str) -> String {
     header.or_else(query).or_else(model).unwrap_or_default().to_owned()
 }
 
-fn speak(asked: Asked, script: Script, reset: Reset, call: Call) -> Response {
+fn speak(asked: Asked, after: Option<usize>, script: Script, reset: Reset, call: Call) -> Response {
     let stream = asked.stream;
     let number = call.number;
-    let answer = Answer::new(asked, number, script.chunks, script.size);
+    let answer = match script.ids {
+        false => Answer::new(asked, number, script.chunks, script.size),
+        true => Answer::kept(asked, script.chunks, script.size),
+    };
     let (content_type, speech) = if stream {
-        ("text/event-stream; charset=utf-8", Speech::events(answer, script, reset, call))
+        ("text/event-stream; charset=utf-8", Speech::events(answer, after, script, reset, call))
     } else {
         ("application/json", Speech::object(&answer, script, reset, call))
     };

@@ -29,6 +29,9 @@ pub(crate) struct Script {
     pub(crate) comments: Option<Duration>,
     /// How the body ends before its time, and after how many pieces of content.
     pub(crate) ending: Option<(usize, Ending)>,
+    /// Each event has an id, and an answer can be had from the one behind `Last-Event-ID`: the same words for the same
+    /// prompt.
+    pub(crate) ids: bool,
     /// This number of calls in a row go through it; the next one is healthy, and then it starts again.
     pub(crate) times: Option<u32>,
 }
@@ -66,7 +69,7 @@ pub(crate) struct BadScript(String);
 
 const KNOWN: &str = "status, code, retry-after, retry-after-ms, should-retry, silent, reset, head, first-byte, gap, \
                      chunks, size, comments, stall-after, torn-after, reset-after, close-after, truncate-after, \
-                     comments-after, error-after, times, id";
+                     comments-after, error-after, ids, times, id";
 
 // === impl Script ===
 
@@ -85,6 +88,7 @@ impl Default for Script {
             size: 0,
             comments: None,
             ending: None,
+            ids: false,
             times: None,
         }
     }
@@ -127,6 +131,7 @@ impl Script {
             "truncate-after" => self.ending = Some((number()?, Ending::Truncate)),
             "comments-after" => self.ending = Some((number()?, Ending::Comments)),
             "error-after" => self.ending = Some((number()?, Ending::Error)),
+            "ids" => self.ids = true,
             "times" => self.times = Some(value.parse().map_err(|_| bad())?),
             // Only there to tell two otherwise equal scripts, and so their counts, apart.
             "id" => {}
