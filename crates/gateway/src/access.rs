@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_buttress::Tenant;
 use tower_buttress::error::BoxError;
 
-use super::telemetry;
+use super::{answers, telemetry};
 
 /// The body of whatever is answered.
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -58,7 +58,7 @@ impl Access {
         Self {
             method: request.method().clone(),
             // Not the query: people put secrets there.
-            path: request.uri().path().to_owned(),
+            path: answers::logged(request.uri().path()),
             tenant: None,
             begun: Instant::now(),
             status: None,

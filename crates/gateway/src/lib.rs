@@ -9,6 +9,7 @@
 //! `forward` (the client).
 
 mod access;
+mod answers;
 mod args;
 mod callers;
 mod circuits;
@@ -44,8 +45,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tower_buttress::DeadlineHeader;
 
-use self::args::Backup;
 pub use self::args::{Args, Stop};
+use self::args::{Backup, Switch};
 use self::callers::{Callers, Pages};
 use self::circuits::Circuits;
 use self::drain::Drain;
@@ -192,7 +193,12 @@ impl Gateway {
         };
         let serving = Server {
             proxy: Proxy::new(stack, self.upstream, inspector, drain.clone()),
-            local: Local { circuits: self.circuits, events: self.events, drain: drain.clone() },
+            local: Local {
+                circuits: self.circuits,
+                events: self.events,
+                drain: drain.clone(),
+                has_answers: layers.resumable == Switch::On,
+            },
             callers: Arc::new(callers),
             shown,
             tls: self.server_tls,

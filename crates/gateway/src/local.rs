@@ -3,6 +3,7 @@
 use http::{Method, Request, Response, StatusCode};
 
 use super::access::AnswerBody;
+use super::answers;
 use super::circuits::Circuits;
 use super::drain::Drain;
 use super::events::Events;
@@ -18,6 +19,8 @@ pub(crate) struct Local {
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) drain: Drain,
+    /// Callers come back to their answers: those are behind the layers.
+    pub(crate) has_answers: bool,
 }
 
 /// Which of the pages a listener has.
@@ -33,7 +36,11 @@ pub(crate) enum Shown {
 impl Local {
     /// The answer, where it is the gateway's to give.
     pub(crate) fn answer<B>(&self, request: &Request<B>, shown: Shown) -> Option<Response<AnswerBody>> {
-        let page = request.uri().path().strip_prefix("/-/")?;
+        let path = request.uri().path();
+        let page = path.strip_prefix("/-/")?;
+        if self.has_answers && answers::is_one(path) {
+            return None;
+        }
         if !matches!(page, "healthz" | "readyz") && shown == Shown::Health {
             return Some(problem::no_such_page());
         }

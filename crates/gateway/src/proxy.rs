@@ -28,7 +28,7 @@ use super::{headers, problem, telemetry, tunnel};
 /// The number of attempts at the upstream that served the call, or failed to.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
 
-/// Whether an equal request had been made: `leader`, `joined` or `replayed`. Absent where that cannot be told.
+/// Whether an equal request had been made: `leader`, `joined`, `replayed`, or `resumed`. Absent where that cannot be told.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 
 /// Keeps the caller's SDK from repeating what the gateway has repeated already.
@@ -195,6 +195,7 @@ fn role(role: &DedupRole) -> Option<&'static str> {
         DedupRole::Leader => Some("leader"),
         DedupRole::Joined => Some("joined"),
         DedupRole::Replayed => Some("replayed"),
+        DedupRole::Resumed => Some("resumed"),
         _ => None,
     }
 }

@@ -20,6 +20,7 @@ use tower_buttress::{
 };
 
 use super::access::AnswerBody;
+use super::answers;
 use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Switch};
 use super::circuits::Circuits;
 use super::load;
@@ -168,9 +169,17 @@ fn dedup(args: &LayerArgs, has_keys: bool) -> DedupLayer {
     }
     let layer =
         DedupLayer::new().window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
+    let layer = match answers::resumable(args) {
+        Some(resumable) => layer.resumable(resumable),
+        None => layer,
+    };
     match args.dedup_tenant_header.clone() {
         Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
-        None if has_keys => layer.tenant(|head| Some(account(head, Vec::new()))),
+        // A caller that comes back without a key names nobody.
+        None if has_keys => layer.tenant(|head| {
+            let is_nobody = head.extensions.get::<Tenant>().is_none();
+            (!is_nobody).then(|| account(head, Vec::new()))
+        }),
         None => layer,
     }
 }

@@ -145,6 +145,23 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_DEDUP_GRACE", value_name = "TIME|off", default_value = "5s", help_heading = DEDUP)]
     pub(crate) dedup_grace: Limit,
 
+    /// Whether callers that were cut off come back: an event stream in answer to an `Idempotency-Key` says in
+    /// `Content-Location` where it is (`/-/answers/<token>`), and goes on when its caller has left. Who has the URL may read.
+    #[arg(long, env = "GATEWAY_RESUMABLE", value_name = "on|off", default_value = "off", help_heading = DEDUP)]
+    pub(crate) resumable: Switch,
+
+    /// How long a call goes on while no caller listens, and its answer can be read when it has ended.
+    #[arg(
+        long, env = "GATEWAY_RESUME_WINDOW", value_name = "TIME", default_value = "5m", value_parser = time,
+        help_heading = DEDUP
+    )]
+    pub(crate) resume_window: Duration,
+
+    /// Whether a request with `Prefer: respond-async, wait=10` that has no answer by then gets a 202 with the place where
+    /// it will be.
+    #[arg(long, env = "GATEWAY_RESPOND_ASYNC", value_name = "on|off", default_value = "off", help_heading = DEDUP)]
+    pub(crate) respond_async: Switch,
+
     /// Whether calls fail at once while the upstream keeps failing, or go to the fallback where there is one.
     #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on", help_heading = BREAKER)]
     pub(crate) breaker: Switch,
@@ -229,6 +246,12 @@ impl LayerArgs {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.guard == Switch::Off && self.hold.0.is_some() {
             return Err("--hold needs what reads the answers: --guard on".to_owned());
+        }
+        if self.dedup == Switch::Off && self.resumable == Switch::On {
+            return Err("--resumable needs what shares answers: --dedup on".to_owned());
+        }
+        if self.resumable == Switch::Off && self.respond_async == Switch::On {
+            return Err("--respond-async needs a place for the answers: --resumable on".to_owned());
         }
         Ok(())
     }

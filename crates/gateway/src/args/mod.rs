@@ -145,6 +145,8 @@ mod tests {
         assert_eq!(times.map(|time| time.to_string()), ["1m 50s", "1m 30s"]);
         assert_eq!((args.pace, args.concurrency), (Pacing::Pause, Concurrency::Off));
         assert_eq!((args.queue, args.queue_wait), (1024, Duration::from_secs(30)));
+        assert_eq!((args.resumable, args.respond_async), (Switch::Off, Switch::Off));
+        assert_eq!(args.resume_window, Duration::from_secs(300));
     }
 
     #[test]
@@ -216,6 +218,8 @@ mod tests {
     #[test]
     fn an_option_without_what_it_needs_is_told_in_one_line() {
         assert_eq!(line(&["--guard", "off", "--hold", "1MiB"]), "--hold needs what reads the answers: --guard on");
+        assert_eq!(line(&["--dedup", "off", "--resumable", "on"]), "--resumable needs what shares answers: --dedup on");
+        assert_eq!(line(&["--respond-async", "on"]), "--respond-async needs a place for the answers: --resumable on");
     }
 
     #[test]

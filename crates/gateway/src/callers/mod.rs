@@ -14,6 +14,7 @@ use http::{Request, Response};
 use tower_buttress::Authenticated;
 
 use super::access::AnswerBody;
+use super::answers;
 use super::headers::Peer;
 use super::problem;
 
@@ -47,6 +48,9 @@ impl Callers {
             }
             return None;
         };
+        if answers::needs_no_key(request.uri().path(), request.headers()) {
+            return None;
+        }
         let Some(tenant) = keys.take(request.headers_mut()) else { return Some(problem::unknown_caller()) };
         request.extensions_mut().insert(tenant);
         request.extensions_mut().insert(Authenticated);

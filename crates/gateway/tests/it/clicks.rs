@@ -39,7 +39,12 @@ async fn two_clicks_are_one_upstream_call_and_two_whole_streams() {
         assert_eq!(first, second);
         assert_eq!(gateway.provider().counts().calls, 1);
 
-        // What comes when the answer is over is no double click: a model that is asked again is to answer again.
+        // What comes when the answer has been over for two seconds is no double click: a model that is asked again is to
+        // answer again.
+        let third = soon(client.request(click(&gateway, SLOWLY, "alice"))).await.unwrap();
+        assert_eq!(role(&third), Some("replayed"));
+        assert_eq!(read(third.into_body()).await, (first, true));
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
         let third = soon(client.request(click(&gateway, SLOWLY, "alice"))).await.unwrap();
         assert_eq!(role(&third), Some("leader"));
         assert!(read(third.into_body()).await.1);

@@ -15,6 +15,7 @@ mod load;
 mod pages;
 #[cfg(unix)]
 mod process;
+mod resumable;
 mod stopping;
 #[allow(dead_code, clippy::collapsible_if, reason = "shared with the tests of crates for an older Rust")]
 #[path = "../../../../tests/it/support/mod.rs"]

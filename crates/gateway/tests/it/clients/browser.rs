@@ -1,7 +1,10 @@
 //! Chromium's `EventSource`, and the gateway's own page in it.
 
 use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,6 +12,8 @@ use axum::body::Body;
 use axum::response::Html;
 use axum::routing::{get, post};
 use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
 use tokio::sync::mpsc;
 
@@ -77,6 +82,108 @@ async fn event_source_reads_a_stream_with_heartbeats() {
     assert_eq!(report, r#"[["message","one",""],["delta","two\nlines",""],["message","three","7"]]"#);
     browser.kill().await.unwrap();
     let _ = std::fs::remove_dir_all(profile("events"));
+}
+
+/// Asks, leaves, and reads the answer with nothing but `EventSource`.
+const COMES_BACK: &str = r"<script>
+const read = [];
+let opened = 0;
+const headers = { 'authorization': 'Bearer page', 'idempotency-key': 'once' };
+fetch('/words', { method: 'POST', body: 'hello', headers }).then(response => {
+  response.body.cancel();
+  const source = new EventSource(response.headers.get('content-location'));
+  source.onopen = () => opened++;
+  source.onmessage = event => read.push(event.data);
+  source.addEventListener('over', () => {
+    source.close();
+    fetch('/report', { method: 'POST', body: JSON.stringify({ opened, text: read.join(' ') }) });
+  });
+});
+</script>";
+
+/// Passes connections on, and cuts those that read an answer again after so many bytes, so many times.
+async fn cutting(gateway: SocketAddr, bytes: usize, times: usize) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let left = Arc::new(AtomicUsize::new(times));
+    tokio::spawn(async move {
+        loop {
+            let (browser, _) = listener.accept().await.unwrap();
+            let gateway = TcpStream::connect(gateway).await.unwrap();
+            tokio::spawn(cut(browser, gateway, bytes, left.clone()));
+        }
+    });
+    addr
+}
+
+async fn cut(mut browser: TcpStream, mut gateway: TcpStream, bytes: usize, left: Arc<AtomicUsize>) {
+    let (mut asked, mut answered) = (vec![0; 16 * 1024], vec![0; 1024]);
+    let mut until = None;
+    loop {
+        tokio::select! {
+            read = browser.read(&mut asked) => {
+                let Ok(read @ 1..) = read else { return };
+                if asked.starts_with(b"GET /-/answers/") && left.load(SeqCst) > 0 {
+                    left.fetch_sub(1, SeqCst);
+                    until = Some(bytes);
+                }
+                gateway.write_all(&asked[..read]).await.unwrap();
+            }
+            read = gateway.read(&mut answered) => {
+                let Ok(read @ 1..) = read else { return };
+                let passed = until.map_or(read, |until| read.min(until));
+                if browser.write_all(&answered[..passed]).await.is_err() {
+                    return;
+                }
+                if let Some(until) = &mut until {
+                    *until -= passed;
+                    if *until == 0 {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn event_source_survives_three_cuts_and_holds_the_exact_text() {
+    const WORDS: usize = 60;
+    if python().is_none() {
+        return;
+    }
+    let (reported, mut reports) = mpsc::unbounded_channel();
+    let report = move |body: String| async move { reported.send(body).unwrap() };
+    let asked = Arc::<AtomicUsize>::default();
+    let counted = asked.clone();
+    let words = move || {
+        counted.fetch_add(1, SeqCst);
+        let words = stream::iter(0..=WORDS).then(|word| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let retry = if word % 5 == 0 { "retry: 50\n" } else { "" };
+            Ok::<_, Infallible>(match word {
+                WORDS => "event: over\ndata:\n\n".to_owned(),
+                _ => format!("{retry}data: word {word}\n\n: comment\n\n"),
+            })
+        });
+        async { ([("content-type", "text/event-stream")], Body::from_stream(words)) }
+    };
+    let router = Router::new()
+        .route("/page", get(|| async { Html(COMES_BACK) }))
+        .route("/words", post(words))
+        .route("/report", post(report));
+    let upstream = format!("http://{}", upstream(router).await);
+    let gateway = gateway(&["--upstream", &upstream, "--resumable", "on", "--heartbeat", "30ms"]).await;
+    // Behind the head, a few events each time.
+    let addr = cutting(gateway.addr, 1_000, 3).await;
+    let mut browser = chromium("cuts", &[&format!("http://{addr}/page")]);
+    let report = tokio::time::timeout(secs(60), reports.recv()).await.expect("the browser reports").unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let expected: Vec<String> = (0..WORDS).map(|word| format!("word {word}")).collect();
+    assert_eq!(report["text"], expected.join(" "));
+    assert_eq!((report["opened"].as_u64(), asked.load(SeqCst)), (Some(4), 1));
+    browser.kill().await.unwrap();
+    let _ = std::fs::remove_dir_all(profile("cuts"));
 }
 
 /// Opens the gateway's page, and reports what it shows in the end.

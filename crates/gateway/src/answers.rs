@@ -1,0 +1,55 @@
+//! Answers that callers come back to, at `/-/answers/<token>`.
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use tower_buttress::Resumable;
+
+use super::args::{LayerArgs, Switch};
+
+const PREFIX: &str = "/-/answers";
+const TOKEN_LENGTH: usize = 32;
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// How callers come back, where they may.
+pub(crate) fn resumable(args: &LayerArgs) -> Option<Resumable> {
+    let resumable = Resumable::at(PREFIX)
+        .window(args.resume_window)
+        // A quarter of the places: who has left keeps out nobody who waits.
+        .unattended(8, (args.queue / 4).max(1))
+        .respond_async(args.respond_async == Switch::On);
+    (args.resumable == Switch::On).then_some(resumable)
+}
+
+/// Whether this is the path of one.
+pub(crate) fn is_one(path: &str) -> bool {
+    let token = path.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('/'));
+    token.is_some_and(|token| token.len() == TOKEN_LENGTH && token.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Whether the token alone opens it: an `EventSource` can send no key. A key that is sent must be right.
+pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
+    is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
+}
+
+/// The path as it may be logged: who has the token may read.
+pub(crate) fn logged(path: &str) -> String {
+    if is_one(path) { format!("{PREFIX}/..") } else { path.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_token_is_one_and_it_is_not_logged() {
+        let path = "/-/answers/0123456789abcdef0123456789abcdef";
+        assert!(is_one(path));
+        assert_eq!(logged(path), "/-/answers/..");
+        for other in
+            ["/-/answers", "/-/answers/", "/-/answers/x", "/-/answers/0123456789abcdef0123456789abcdef/x", "/v1"]
+        {
+            assert!(!is_one(other));
+            assert_eq!(logged(other), other);
+        }
+    }
+}
