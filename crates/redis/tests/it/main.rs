@@ -3,5 +3,7 @@
 
 mod client;
 mod faults;
+mod model;
+mod processes;
 mod store;
 mod support;

@@ -100,6 +100,13 @@ impl Server {
         said.query_async(&mut connection).await
     }
 
+    /// Runs a script on a connection of its own.
+    pub(crate) async fn eval(&self, script: &str, arguments: &[&str]) -> redis::Value {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("EVAL").arg(script).arg(0).arg(arguments).query_async(&mut connection).await.unwrap()
+    }
+
     /// A number of `INFO`.
     pub(crate) async fn info(&self, name: &str) -> u64 {
         let text = match self.say("INFO ALL").await.unwrap() {

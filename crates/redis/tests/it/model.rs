@@ -1,0 +1,169 @@
+//! The model in memory answers as the scripts do on a real Redis, whatever is asked in whatever order: with answers that
+//! are lost and asked for again, messages that come twice, and time that passes in jumps.
+
+use std::cell::Cell;
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::{Builder, Runtime};
+use tower_buttress::store::Fingerprint;
+use tower_buttress_redis::backend::{
+    Backend, BackendError, ClaimArgs, Claimed, Flight, Heard, Outcome, Process, Subscription, Token,
+};
+use tower_buttress_redis::{Model, Redis};
+
+use crate::support::Server;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim { flight: usize, payload: u8, lease: Duration },
+    Renew { flight: usize, lease: Duration },
+    Outgrow { flight: usize },
+    Append { flight: usize, offset: u64, bytes: Vec<u8>, ttl: Duration },
+    Free { flight: usize },
+    Keep { flight: usize, window: Duration, length: u64 },
+    Read { flight: usize, offset: u64, max: usize },
+    Holder { key: u8 },
+    Jump(Duration),
+}
+
+/// Two keys, and of each the flights of three processes.
+const FLIGHTS: usize = 6;
+
+/// No sum of jumps is near a sum of these: what passes in real time meanwhile makes no difference.
+const TIMES: [Duration; 3] = [Duration::from_secs(50), Duration::from_secs(60), Duration::from_secs(100)];
+const JUMPS: [Duration; 2] = [Duration::from_secs(37), Duration::from_secs(70)];
+
+/// Lets time pass in Redis.
+const JUMP: &str = "
+for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
+  local ttl, jump = redis.call('PTTL', key), tonumber(ARGV[2])
+  if ttl >= 0 and ttl <= jump then redis.call('DEL', key) elseif ttl >= 0 then
+    redis.call('PEXPIRE', key, ttl - jump)
+    if redis.call('TYPE', key)['ok'] == 'hash' then redis.call('HINCRBY', key, 'b', -jump) end
+  end
+end";
+
+fn step() -> impl Strategy<Value = Step> {
+    let time = || prop::sample::select(&TIMES[..]);
+    let flight = || 0..FLIGHTS;
+    prop_oneof![
+        6 => (flight(), 0..2_u8, time()).prop_map(|(flight, payload, lease)| Step::Claim { flight, payload, lease }),
+        2 => (flight(), time()).prop_map(|(flight, lease)| Step::Renew { flight, lease }),
+        1 => flight().prop_map(|flight| Step::Outgrow { flight }),
+        6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time())
+            .prop_map(|(flight, offset, bytes, ttl)| Step::Append { flight, offset, bytes, ttl }),
+        1 => flight().prop_map(|flight| Step::Free { flight }),
+        3 => (flight(), time(), 0..8_u64).prop_map(|(flight, window, length)| Step::Keep { flight, window, length }),
+        2 => (flight(), 0..8_u64, 1..8_usize).prop_map(|(flight, offset, max)| Step::Read { flight, offset, max }),
+        1 => (0..2_u8).prop_map(|key| Step::Holder { key }),
+        1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
+    ]
+}
+
+/// The steps, some of which are taken twice.
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let twice = (step(), prop::bool::weighted(0.2)).prop_map(|(step, twice)| vec![step; 1 + usize::from(twice)]);
+    prop::collection::vec(twice, 1..40).prop_map(|steps| steps.into_iter().flatten().collect())
+}
+
+/// An engine, in a runtime with a clock of its own.
+struct Engine<B> {
+    runtime: Runtime,
+    backend: B,
+    flights: Vec<Flight>,
+    owners: [Process; 3],
+    heard: Subscription,
+}
+
+impl<B: Backend> Engine<B> {
+    fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
+        let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
+        Self { runtime, backend, flights, owners, heard }
+    }
+
+    fn answer<T: Debug>(&self, answer: impl Future<Output = Result<T, BackendError>>) -> String {
+        format!("{:?}", self.runtime.block_on(answer).unwrap())
+    }
+
+    fn take(&self, step: &Step) -> String {
+        let (backend, flight) = (&self.backend, |flight: usize| self.flights[flight]);
+        match step.clone() {
+            Step::Claim { flight: at, payload, lease } => {
+                let Flight { key, token } = flight(at);
+                let payload = Fingerprint::from_bytes([payload; 32]);
+                let args = ClaimArgs { key, payload, token, owner: self.owners[at % 3], lease };
+                match self.runtime.block_on(backend.claim(args)).unwrap() {
+                    Claimed::Lead => "lead".into(),
+                    Claimed::Taken { state, same_payload, token, owner, age, ttl } => {
+                        let flight = self.flights.iter().position(|flight| flight.token == token);
+                        let seconds = |time: Duration| (time.as_secs_f64() / 5.0).round();
+                        format!("{state:?} {same_payload} {flight:?} {owner:?} {} {}", seconds(age), seconds(ttl))
+                    }
+                }
+            }
+            Step::Renew { flight: at, lease } => self.answer(backend.renew(flight(at), lease)),
+            Step::Outgrow { flight: at } => self.answer(backend.outgrow(flight(at))),
+            Step::Append { flight: at, offset, bytes, ttl } => {
+                self.answer(backend.append(flight(at), offset, bytes.into(), ttl))
+            }
+            Step::Free { flight: at } => self.answer(backend.settle(flight(at), Outcome::Free)),
+            Step::Keep { flight: at, window, length } => {
+                self.answer(backend.settle(flight(at), Outcome::Keep { window, length }))
+            }
+            Step::Read { flight: at, offset, max } => self.answer(backend.read(flight(at), offset, max)),
+            Step::Holder { key } => {
+                let holder = self.runtime.block_on(backend.holder(Fingerprint::from_bytes([key; 32]))).unwrap();
+                let flight = |token| self.flights.iter().position(|flight| flight.token == token);
+                format!("{:?}", holder.map(flight))
+            }
+            Step::Jump(_) => "time passed".into(),
+        }
+    }
+
+    fn all_heard(&mut self) -> Vec<Bytes> {
+        let mut all = Vec::new();
+        while let Ok(Some(Heard::Message(message))) =
+            self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), self.heard.next()).await })
+        {
+            all.push(message);
+        }
+        all
+    }
+}
+
+#[test]
+fn the_model_answers_as_redis_does() {
+    let server = Server::start();
+    let mut runner = TestRunner::new(Config { cases: 150, failure_persistence: None, ..Config::default() });
+    let number = Cell::new(0);
+    let result = runner.run(&steps(), |steps| {
+        number.set(number.get() + 1);
+        let flights: Vec<Flight> = (0..FLIGHTS)
+            .map(|at| Flight { key: Fingerprint::from_bytes([u8::from(at >= 3); 32]), token: Token::random() })
+            .collect();
+        let owners = [Process::random(), Process::random(), Process::random()];
+        let paused = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let mut model = Engine::new(paused, Model::new(), flights.clone(), owners);
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let prefix = format!("model{}:", number.get());
+        let options = server.options().prefix(prefix.as_str()).patience(Duration::from_secs(10));
+        let mut real = Engine::new(runtime, Redis::new(options).unwrap(), flights, owners);
+        for step in &steps {
+            if let Step::Jump(time) = step {
+                model.runtime.block_on(tokio::time::advance(*time));
+                real.runtime.block_on(server.eval(JUMP, &[&prefix, &time.as_millis().to_string()]));
+            }
+            prop_assert_eq!(model.take(step), real.take(step), "{:?}", step);
+        }
+        prop_assert_eq!(model.all_heard(), real.all_heard());
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
