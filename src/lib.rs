@@ -224,6 +224,7 @@ pub use self::layers::circuit_breaker::{
     CircuitBreaker, CircuitBreakerBody, CircuitBreakerConfig, CircuitBreakerFuture, CircuitBreakerHandle,
     CircuitBreakerLayer, HealthProbeLayer, SlowCallBy,
 };
+pub use self::layers::circuit_breaker::{CircuitPeers, PeerCircuit, ProbeHold};
 pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
 pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlightPolicy, Resumable};
@@ -262,6 +263,7 @@ pub use self::layers::supersede::{
 };
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;
+pub use self::policy::breaker::peers::{PeerDecision, PeerReport};
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub use self::policy::pace::Rate;
 pub use self::policy::resume::{NotResumed, ResumedBy};

@@ -1,5 +1,6 @@
 //! The circuits that clones of a layer share, with the services they make.
 
+use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread::available_parallelism;
@@ -11,6 +12,7 @@ use super::circuit::Circuit;
 use super::config::CircuitBreakerConfig;
 use super::health::Prober;
 use super::notify::{SharedEmitter, StateNotifier};
+use super::peers::{CircuitPeers, PeerCircuit, SharedPeers};
 use super::permit::Permit;
 use super::registry::Registry;
 use crate::event::Emitter;
@@ -28,6 +30,7 @@ pub(super) struct BreakerSet {
     models: RwLock<KnownModels>,
     emitter: Arc<SharedEmitter>,
     prober: Arc<OnceLock<Prober>>,
+    peers: SharedPeers,
     /// Gone with the last clone of the layer and of its services: what works for them ends.
     alive: watch::Sender<()>,
 }
@@ -36,14 +39,15 @@ pub(super) struct BreakerSet {
 
 impl BreakerSet {
     pub(super) fn new(config: CircuitBreakerConfig) -> Self {
-        let (emitter, prober) = (Arc::default(), Arc::default());
+        let (emitter, prober, peers) = (Arc::default(), Arc::default(), SharedPeers::default());
         Self {
-            unkeyed: circuit(&config, None, &emitter, &prober),
+            unkeyed: circuit(&config, None, &emitter, &prober, &peers),
             keyed: Registry::new(config.max_keys),
             config: Mutex::new(config),
             models: RwLock::default(),
             emitter,
             prober,
+            peers,
             alive: watch::Sender::new(()),
         }
     }
@@ -51,11 +55,17 @@ impl BreakerSet {
     /// Leave to make a call under this key, or when to come back.
     pub(super) fn admit(&self, key: Option<&str>) -> Result<Permit, Option<Duration>> {
         match key {
-            Some(key) => match self.keyed.admit(key, |key| self.circuit(key), clock::now) {
-                Some(admission) => admission,
-                // No circuit could make room for it.
-                None => self.unkeyed.admit(clock::now),
-            },
+            Some(key) => {
+                let mut new = None;
+                let make = |key| new.insert(self.circuit(key)).clone();
+                let admission = self.keyed.admit(key, make, clock::now);
+                self.tell_peers(new);
+                match admission {
+                    Some(admission) => admission,
+                    // No circuit could make room for it.
+                    None => self.unkeyed.admit(clock::now),
+                }
+            }
             None => self.unkeyed.admit(clock::now),
         }
     }
@@ -84,7 +94,14 @@ impl BreakerSet {
     }
 
     pub(super) fn keyed(&self, key: &str) -> Arc<Circuit> {
-        self.keyed.get(key, |key| self.circuit(key))
+        let new = Cell::new(None);
+        let circuit = self.keyed.get(key, |key| {
+            let circuit = self.circuit(key);
+            new.set(Some(circuit.clone()));
+            circuit
+        });
+        self.tell_peers(new.into_inner());
+        circuit
     }
 
     pub(super) fn all_keyed(&self) -> Vec<Arc<Circuit>> {
@@ -116,8 +133,24 @@ impl BreakerSet {
         self.prober.get_or_init(|| prober(self.alive.subscribe()));
     }
 
+    /// Shares the circuits with other processes, unless they are already.
+    pub(super) fn share(&self, peers: impl CircuitPeers) {
+        if !self.peers.set(peers) {
+            return;
+        }
+        self.tell_peers(self.all_keyed().into_iter().chain([self.unkeyed.clone()]));
+    }
+
+    /// Called without a lock.
+    fn tell_peers(&self, new: impl IntoIterator<Item = Arc<Circuit>>) {
+        let Some(peers) = self.peers.get() else { return };
+        for circuit in new {
+            peers.on_new(PeerCircuit::new(Arc::downgrade(&circuit), circuit.notifier.key().cloned()));
+        }
+    }
+
     fn circuit(&self, key: Arc<str>) -> Arc<Circuit> {
-        circuit(&lock(&self.config), Some(key), &self.emitter, &self.prober)
+        circuit(&lock(&self.config), Some(key), &self.emitter, &self.prober, &self.peers)
     }
 }
 
@@ -126,10 +159,11 @@ fn circuit(
     key: Option<Arc<str>>,
     emitter: &Arc<SharedEmitter>,
     prober: &Arc<OnceLock<Prober>>,
+    peers: &SharedPeers,
 ) -> Arc<Circuit> {
     let now = clock::now();
     let machine = Breaker::new(config.settings.clone(), fastrand::u64(..), now);
-    let notifier = StateNotifier::new(key, emitter.clone(), machine.state(), Arc::downgrade(prober));
+    let notifier = StateNotifier::new(key, emitter.clone(), machine.state(), Arc::downgrade(prober), peers.clone());
     let circuit = Circuit::new(machine, threads(), notifier, now);
     set_limits(&circuit, config);
     circuit

@@ -12,6 +12,7 @@ use super::config::{CallConfig, CircuitBreakerConfig, Key};
 use super::gate::{BreakerGate, Shared};
 use super::handle::CircuitBreakerHandle;
 use super::health::HealthProbeLayer;
+use super::peers::CircuitPeers;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 
@@ -263,6 +264,20 @@ impl CircuitBreakerLayer {
         F: Fn(Option<&str>) -> Request<ReqB> + Send + Sync + 'static,
     {
         HealthProbeLayer::new(self, every, request)
+    }
+
+    /// Shares the circuits with other processes, of this layer, its clones, and the services they made. The first to be
+    /// given stays.
+    ///
+    /// What this process has seen itself comes first: an upstream that answers here is not given up because others say so.
+    /// See [`PeerCircuit::hear`](crate::PeerCircuit::hear) for the rule, and `FleetBreaker` in the crate
+    /// `tower-buttress-redis` for one over Redis.
+    #[must_use]
+    pub fn share(self, peers: impl CircuitPeers) -> Self {
+        if self.enabled {
+            self.set.share(peers);
+        }
+        self
     }
 
     /// The circuit of requests without a key: the only one, unless there is a [`key`](Self::key).

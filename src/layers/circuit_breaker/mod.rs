@@ -9,6 +9,7 @@
 //! | `permit.rs`, `shard.rs`, `circuit.rs` | leave to call, counters of a thread, the machine behind its lock |
 //! | `registry.rs`, `breaker_set.rs` | one circuit per key, and all that clones of a layer share |
 //! | `handle.rs`, `notify.rs`, `health.rs` | control by hand, events, health probes |
+//! | `peers.rs` | other processes |
 //!
 //! When a circuit opens, and how it closes again, is decided in [`policy::breaker`](crate::policy::breaker), by a machine
 //! that knows neither threads nor clocks. Here it is shared by threads.
@@ -38,6 +39,7 @@ mod handle;
 mod health;
 mod layer;
 mod notify;
+mod peers;
 mod permit;
 mod registry;
 mod shard;
@@ -50,6 +52,7 @@ pub use self::config::{CircuitBreakerConfig, SlowCallBy};
 pub use self::handle::CircuitBreakerHandle;
 pub use self::health::HealthProbeLayer;
 pub use self::layer::CircuitBreakerLayer;
+pub use self::peers::{CircuitPeers, PeerCircuit, ProbeHold};
 
 /// Refuses calls to an upstream that is failing. See [`CircuitBreakerLayer`].
 pub type CircuitBreaker<S> = Guarded<S, BreakerGate>;

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::circuit::Circuit;
 use super::health::Prober;
+use super::peers::{PeerCircuit, SharedPeers};
 use crate::event::{Emitter, Event};
 use crate::policy::breaker::BreakerEvent;
 use crate::policy::breaker::report::CircuitState;
@@ -21,6 +22,7 @@ pub(super) struct StateNotifier {
     told: AtomicU32,
     /// Belongs to the layer: a handle keeps no service alive.
     prober: Weak<OnceLock<Prober>>,
+    peers: SharedPeers,
 }
 
 /// The observer of all circuits of a layer, which may be set after they were made.
@@ -35,8 +37,9 @@ impl StateNotifier {
         emitter: Arc<SharedEmitter>,
         state: CircuitState,
         prober: Weak<OnceLock<Prober>>,
+        peers: SharedPeers,
     ) -> Self {
-        Self { key, emitter, state: watch::Sender::new(state), told: AtomicU32::new(0), prober }
+        Self { key, emitter, state: watch::Sender::new(state), told: AtomicU32::new(0), prober, peers }
     }
 
     pub(super) fn key(&self) -> Option<&Arc<str>> {
@@ -61,6 +64,9 @@ impl StateNotifier {
                     news
                 });
                 self.emitter.get().emit(&Event::CircuitChanged { key, change });
+                if let Some(peers) = self.peers.get() {
+                    peers.on_change(PeerCircuit::new(circuit.clone(), self.key.clone()), &change);
+                }
                 let prober = self.prober.upgrade();
                 if let (CircuitState::Open, Some(prober)) = (change.to, prober.as_ref().and_then(|prober| prober.get()))
                 {

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 
+use super::super::peers::SharedPeers;
 use super::*;
 use crate::policy::breaker::Caller;
 use crate::policy::breaker::report::CircuitState;
@@ -16,7 +17,7 @@ const SHARDS: usize = 4;
 const FAILED: CallResult = CallResult { health: Health::Failure, ..CallResult::SUCCESS };
 
 fn circuit(settings: Settings, start: Instant) -> Arc<Circuit> {
-    let notifier = StateNotifier::new(None, Arc::default(), CircuitState::Closed, Weak::new());
+    let notifier = StateNotifier::new(None, Arc::default(), CircuitState::Closed, Weak::new(), SharedPeers::default());
     Circuit::new(Breaker::new(settings, 0, start), SHARDS, notifier, start)
 }
 

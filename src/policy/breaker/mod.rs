@@ -6,6 +6,7 @@
 //! | `closed.rs` | counting calls, and the thresholds |
 //! | `run.rs` | failures in a row, and calls that were given up |
 //! | `half_open.rs` | probes |
+//! | `peers.rs` | what other processes say |
 //! | `manual.rs` | what an operator does by hand, and health probes |
 //! | `settings.rs`, `report.rs` | what goes in, and what comes out |
 //! | `model.rs`, `simulation.rs`, `tests.rs` | the machine written again as a list; callers and upstreams; one rule a test |
@@ -51,6 +52,7 @@ mod half_open;
 mod manual;
 #[cfg(test)]
 mod model;
+pub(crate) mod peers;
 pub(crate) mod report;
 mod run;
 pub(crate) mod settings;
@@ -92,6 +94,8 @@ pub(crate) struct Breaker {
     opened: u64,
     /// How often a health probe is sent, while one is: then no caller need be a probe.
     health_probed: Option<Duration>,
+    /// Another process may be testing the upstream: no caller is a probe.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -191,6 +195,9 @@ pub(crate) enum Refuses {
 /// wait for its first data, and still be expected to succeed: few models take longer.
 pub(crate) const QUIET: Duration = Duration::from_secs(5);
 
+/// How soon a caller should come back while another process tests the upstream.
+const HELD: Duration = Duration::from_secs(1);
+
 // === impl Breaker ===
 
 impl Breaker {
@@ -210,6 +217,7 @@ impl Breaker {
             unanswered: 0,
             opened: 0,
             health_probed: None,
+            is_held: false,
             settings,
         }
     }
@@ -221,6 +229,9 @@ impl Breaker {
             let left = open.until.saturating_duration_since(now);
             match self.health_probed {
                 Some(every) if left.is_zero() => return (Admission::Refused { retry_after: Some(every) }, None),
+                None if left.is_zero() && self.is_held => {
+                    return (Admission::Refused { retry_after: Some(HELD) }, None);
+                }
                 None if left.is_zero() => {}
                 _ => return (Admission::Refused { retry_after: Some(left) }, None),
             }

@@ -45,6 +45,8 @@ pub enum CircuitReason {
     HealthProbeSucceeded,
     /// It was done by hand.
     Manual,
+    /// Other processes found the upstream failing, or well again.
+    Peers,
 }
 
 /// The calls that were counted in one state.
@@ -139,6 +141,7 @@ impl CircuitReason {
             Self::ProbesSucceeded => "probes-succeeded",
             Self::HealthProbeSucceeded => "health-probe-succeeded",
             Self::Manual => "manual",
+            Self::Peers => "peers",
         }
     }
 }

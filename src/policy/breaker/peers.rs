@@ -1,0 +1,211 @@
+//! What other processes say about the same upstream, and what this one makes of it: the rule of evidence.
+//!
+//! # Why not simply open?
+//!
+//! One process whose own network is broken sees every upstream fail. If its word opened the circuits of all, one bad
+//! machine would take the fleet down. So what this process saw itself comes first, then what most of them say; and one
+//! other's word alone makes it suspicious: then the first failure of its own opens the circuit.
+
+use std::time::{Duration, Instant};
+
+use super::report::CircuitReason;
+use super::{Breaker, BreakerEvent, Open, State, saturating_add};
+
+/// What other processes say: an upstream fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerReport {
+    /// How many processes have found it failing, and still hold to that.
+    pub votes: u32,
+    /// How many processes there are.
+    pub active: u32,
+    /// How long their circuits are still open.
+    pub open_for: Duration,
+}
+
+/// What a circuit made of what other processes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerDecision {
+    /// Nothing: this process has had answers itself, tests the upstream at the moment, or was set by hand.
+    Ignored,
+    /// One failure will open it.
+    Suspicious,
+    /// It is open.
+    Opened,
+}
+
+/// As many successes, of which the last is no older than this, outweigh what others say.
+const VETO: u64 = 3;
+const VETO_FRESH: Duration = Duration::from_secs(10);
+
+// === impl PeerReport ===
+
+impl PeerReport {
+    /// A report.
+    #[must_use]
+    pub const fn new(votes: u32, active: u32, open_for: Duration) -> Self {
+        Self { votes, active, open_for }
+    }
+
+    /// Whether enough processes say so to be believed without evidence of one's own: half of them, and two.
+    fn is_quorum(self) -> bool {
+        self.votes >= self.active.div_ceil(2).max(2)
+    }
+}
+
+// === impl Breaker ===
+
+impl Breaker {
+    /// Other processes find the upstream failing.
+    pub(crate) fn hear_peers(&mut self, report: PeerReport, now: Instant) -> (PeerDecision, Option<BreakerEvent>) {
+        self.window.advance(now);
+        let until = saturating_add(now, report.open_for);
+        match &mut self.state {
+            State::Open(open) => {
+                // The longest open time holds for all: probes are counted for the fleet.
+                open.until = open.until.max(until);
+                return (PeerDecision::Opened, None);
+            }
+            State::Closed if !report.open_for.is_zero() => {}
+            _ => return (PeerDecision::Ignored, None),
+        }
+        if self.has_evidence_of_life(now) {
+            return (PeerDecision::Ignored, None);
+        }
+        if !report.is_quorum() {
+            self.probation = self.probation.max(Some(until));
+            return (PeerDecision::Suspicious, None);
+        }
+        let open = Open { until, probed_from: now, seen: self.stats() };
+        let event = self.change(State::Open(open), CircuitReason::Peers, Some(report.open_for));
+        (PeerDecision::Opened, Some(event))
+    }
+
+    /// Another process has had an answer to its probe.
+    pub(crate) fn close_for_peers(&mut self, now: Instant) -> Option<BreakerEvent> {
+        matches!(self.state, State::Open(_) | State::HalfOpen(_)).then(|| self.close(CircuitReason::Peers, now))
+    }
+
+    /// From now on no caller is a probe, until [`let_probe`](Self::let_probe): another process may be testing the
+    /// upstream.
+    pub(crate) fn hold_probes(&mut self) {
+        self.is_held = true;
+    }
+
+    pub(crate) fn let_probe(&mut self) {
+        self.is_held = false;
+    }
+
+    /// How many probes in a row got no answer.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
+    /// Other processes have had as many probes without an answer: open times double for all.
+    pub(crate) fn note_unanswered(&mut self, unanswered: u32) {
+        self.unanswered = self.unanswered.max(unanswered);
+    }
+
+    fn has_evidence_of_life(&self, now: Instant) -> bool {
+        let is_fresh = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < VETO_FRESH);
+        let tally = self.window.sum();
+        is_fresh && tally.calls.saturating_sub(tally.failures) >= VETO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::CircuitState;
+    use super::super::settings::Settings;
+    use super::super::{Admission, CallResult};
+    use super::*;
+
+    const OPEN: Duration = Duration::from_secs(15);
+
+    fn breaker(now: Instant) -> Breaker {
+        Breaker::new(Settings::default(), 1, now)
+    }
+
+    fn call(breaker: &mut Breaker, result: CallResult, now: Instant) -> Option<BreakerEvent> {
+        let (Admission::Granted(grant), event) = breaker.admit(now) else { panic!("refused") };
+        assert!(event.is_none_or(|event| matches!(event, BreakerEvent::Changed(_))));
+        breaker.settle(grant, result, 0, now).1
+    }
+
+    fn one_of(active: u32) -> PeerReport {
+        PeerReport::new(1, active, OPEN)
+    }
+
+    #[test]
+    fn the_word_of_one_makes_suspicious_and_one_failure_of_ones_own_opens() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        assert_eq!(breaker.hear_peers(one_of(2), now), (PeerDecision::Suspicious, None));
+        assert_eq!(breaker.state(), CircuitState::Closed);
+        call(&mut breaker, CallResult::UNANSWERED, now);
+        assert_eq!(breaker.state(), CircuitState::Open);
+    }
+
+    #[test]
+    fn a_success_ends_the_suspicion() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        breaker.hear_peers(one_of(8), now);
+        call(&mut breaker, CallResult::SUCCESS, now);
+        call(&mut breaker, CallResult::UNANSWERED, now);
+        assert_eq!(breaker.state(), CircuitState::Closed);
+    }
+
+    #[test]
+    fn half_of_the_processes_and_two_at_least_open() {
+        let now = Instant::now();
+        for (votes, active, opens) in
+            [(1, 1, false), (1, 2, false), (2, 2, true), (2, 4, true), (2, 5, false), (3, 5, true)]
+        {
+            let mut breaker = breaker(now);
+            let decision = breaker.hear_peers(PeerReport::new(votes, active, OPEN), now).0;
+            assert_eq!(decision == PeerDecision::Opened, opens, "{votes} of {active}");
+        }
+    }
+
+    #[test]
+    fn what_a_process_has_seen_itself_outweighs_what_others_say() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        for _ in 0..3 {
+            call(&mut breaker, CallResult::SUCCESS, now);
+        }
+        let all = PeerReport::new(8, 8, OPEN);
+        assert_eq!(breaker.hear_peers(all, now + Duration::from_secs(9)), (PeerDecision::Ignored, None));
+        assert_eq!(breaker.hear_peers(all, now + Duration::from_secs(11)).0, PeerDecision::Opened);
+    }
+
+    #[test]
+    fn the_longest_open_time_holds_and_a_report_of_none_opens_nothing() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        let all = |open_for| PeerReport::new(2, 2, open_for);
+        assert_eq!(breaker.hear_peers(all(Duration::ZERO), now).0, PeerDecision::Ignored);
+        breaker.hear_peers(all(OPEN), now);
+        breaker.hear_peers(all(OPEN * 2), now);
+        breaker.hear_peers(all(OPEN), now);
+        assert_eq!(breaker.snapshot(now).open_for, Some(OPEN * 2));
+    }
+
+    #[test]
+    fn while_probes_are_held_nobody_is_one_and_a_peer_can_close() {
+        let now = Instant::now();
+        let mut breaker = breaker(now);
+        breaker.hear_peers(PeerReport::new(2, 2, OPEN), now);
+        breaker.hold_probes();
+        let later = now + OPEN * 2;
+        assert!(matches!(breaker.admit(later), (Admission::Refused { retry_after: Some(_) }, None)));
+        breaker.let_probe();
+        assert!(matches!(breaker.admit(later).0, Admission::Granted(_)));
+        assert_eq!(breaker.state(), CircuitState::HalfOpen);
+        assert!(breaker.close_for_peers(later).is_some());
+        assert_eq!(breaker.state(), CircuitState::Closed);
+        assert!(breaker.close_for_peers(later).is_none());
+    }
+}
