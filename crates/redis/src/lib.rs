@@ -3,17 +3,21 @@
 //! With [`RedisStore`], [`DedupLayer`](tower_buttress::DedupLayer) knows the calls of all processes: a double click on two
 //! machines is one call to the upstream, its stream is read live on both, and an `Idempotency-Key` is known to all.
 //!
+//! With [`FleetBreaker`], the circuits of [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) are those of the fleet: what one
+//! process has found out costs the others one call or none, and one process at a time tests whether the upstream is well.
+//!
 //! ```
-//! use tower_buttress::DedupLayer;
-//! use tower_buttress_redis::{Redis, RedisOptions, RedisStore};
+//! use tower_buttress::{CircuitBreakerLayer, DedupLayer};
+//! use tower_buttress_redis::{FleetBreaker, Redis, RedisOptions, RedisStore};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
-//! let layer = DedupLayer::new().store(RedisStore::new(redis.clone()));
+//! let dedup = DedupLayer::new().store(RedisStore::new(redis.clone()));
+//! let breaker = CircuitBreakerLayer::new().key_by_model().share(FleetBreaker::new(redis.clone(), "models"));
 //!
 //! // Whether Redis can be reached, now and from now on. A service starts and goes on without it.
 //! assert!(redis.health().borrow().is_reached());
-//! # let _ = layer;
+//! # let _ = (dedup, breaker);
 //! # Ok(())
 //! # }
 //! ```
@@ -49,8 +53,10 @@
 //! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end. `Set-Cookie` is not stored | Three leases while it is shared, the window when kept |
 //! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer | |
+//! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
+//! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
-//! K is the digest of what names a request, T the lease, P the process. No key names a tenant, a URL or a credential. The
+//! K is the digest of what names a request, T the lease, P the process, C the digest of a circuit's name and key. No key names a tenant, a URL or a credential. The
 //! `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs at
 //! most a second call for what was in flight or kept.
 //!
@@ -65,6 +71,7 @@
 //! [tower-buttress]: tower_buttress
 
 pub mod backend;
+mod breaker;
 mod client;
 mod options;
 mod store;
@@ -72,6 +79,7 @@ mod store;
 #[cfg(any(test, feature = "model"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "model")))]
 pub use crate::backend::Model;
+pub use crate::breaker::FleetBreaker;
 pub use crate::client::{Health, Redis};
 pub use crate::options::{Outage, RedisOptions};
 pub use crate::store::{RedisLease, RedisStore};

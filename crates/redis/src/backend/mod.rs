@@ -1,9 +1,13 @@
 //! What the stores need of an engine: one method for each script, with the same arithmetic in Redis and in memory.
 
+mod circuits;
 #[cfg(any(test, feature = "model"))]
 mod model;
+#[cfg(any(test, feature = "model"))]
+mod model_circuits;
 mod names;
 mod redis;
+mod redis_circuits;
 
 use std::fmt;
 use std::future::Future;
@@ -12,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
+pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ProbeLease, ProbeVerdict, Votes};
 #[cfg(any(test, feature = "model"))]
 pub use self::model::Model;
 pub use self::names::{Process, Token, Want};

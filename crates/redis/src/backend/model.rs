@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
+use super::circuits::{CircuitGroup, CircuitId};
+use super::model_circuits::Fleet;
 use super::names::{Process, Token, Want, encode_want};
 use super::{
     Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
@@ -38,9 +40,10 @@ pub struct Model {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     flights: HashMap<Fingerprint, Expiring<Meta>>,
     logs: HashMap<Flight, Expiring<BytesMut>>,
+    pub(super) circuits: HashMap<CircuitId, Fleet>,
     channels: HashMap<Channel, Vec<Hearer>>,
     is_unreachable: bool,
     operations: u64,
@@ -61,9 +64,10 @@ struct Meta {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Channel {
+pub(super) enum Channel {
     Flight(Flight),
     Inbox(Process),
+    Circuits(CircuitGroup),
 }
 
 // === impl Model ===
@@ -92,6 +96,7 @@ impl Model {
         let mut state = self.lock();
         state.flights.clear();
         state.logs.clear();
+        state.circuits.clear();
         state.channels.values().flatten().for_each(|hearer| {
             hearer.tell(Heard::Gap);
         });
@@ -107,7 +112,7 @@ impl Model {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reach(&self) -> Result<MutexGuard<'_, State>, BackendError> {
+    pub(super) fn reach(&self) -> Result<MutexGuard<'_, State>, BackendError> {
         let mut state = self.lock();
         if state.is_unreachable {
             return Err(BackendError::Unreachable);
@@ -119,7 +124,7 @@ impl Model {
         Ok(state)
     }
 
-    fn subscribe(&self, channel: Channel) -> Result<Subscription, BackendError> {
+    pub(super) fn subscribe(&self, channel: Channel) -> Result<Subscription, BackendError> {
         let (hearer, subscription) = Subscription::new();
         self.reach()?.channels.entry(channel).or_default().push(hearer);
         Ok(subscription)
@@ -262,7 +267,7 @@ impl State {
         (meta.value.token == flight.token && meta.value.state != FlightState::Kept).then_some(meta)
     }
 
-    fn publish(&mut self, channel: Channel, message: &Bytes) -> u64 {
+    pub(super) fn publish(&mut self, channel: Channel, message: &Bytes) -> u64 {
         let Some(hearers) = self.channels.get_mut(&channel) else { return 0 };
         hearers.retain(|hearer| hearer.tell(Heard::Message(message.clone())));
         hearers.len() as u64

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
 use super::Flight;
+use super::circuits::{CircuitGroup, CircuitId, hex};
 
 /// Tells one lease from all others: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,6 +119,16 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
+    /// What the fleet says of a circuit: `v` votes, `a` processes that have it, `b` its state, `l` the lease of the probe.
+    pub(super) fn circuit(&self, circuit: CircuitId, what: char) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{}}}:{what}", self.prefix, circuit.hex()).into()
+    }
+
+    /// The channel of all circuits of a name.
+    pub(super) fn group(&self, group: CircuitGroup) -> Vec<u8> {
+        format!("{}:{VERSION}:b:{}", self.prefix, group.hex()).into()
+    }
+
     /// The channel of a process.
     pub(super) fn inbox(&self, process: &Process) -> Vec<u8> {
         format!("{}:{VERSION}:p:{}", self.prefix, hex(&process.0)).into()
@@ -131,8 +142,4 @@ fn random() -> [u8; 16] {
         half.copy_from_slice(&RandomState::new().hash_one(0).to_le_bytes());
     }
     bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -26,11 +26,11 @@ static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua"));
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Redis {
-    fn names(&self) -> Names<'_> {
+    pub(super) fn names(&self) -> Names<'_> {
         Names { prefix: self.prefix() }
     }
 
-    async fn subscribe(&self, channel: &[u8]) -> Result<Subscription, BackendError> {
+    pub(super) async fn subscribe(&self, channel: &[u8]) -> Result<Subscription, BackendError> {
         let subscribing = self.subscriptions().subscribe(channel);
         timeout(SUBSCRIBE_TIMEOUT, subscribing).await.ok().flatten().ok_or(BackendError::Unreachable)
     }
@@ -170,19 +170,19 @@ fn claimed(reply: &Value) -> Option<Claimed> {
     }
 }
 
-fn number(reply: &Value) -> Result<i64, BackendError> {
+pub(super) fn number(reply: &Value) -> Result<i64, BackendError> {
     match reply {
         Value::Int(number) => Ok(*number),
         _ => Err(unexpected()),
     }
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
 /// At least one: none would mean for ever, or now.
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MILLIS)
 }
 
@@ -190,6 +190,6 @@ fn millis(duration: Duration) -> u64 {
 const LONGEST_MILLIS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 #[cold]
-fn unexpected() -> BackendError {
+pub(super) fn unexpected() -> BackendError {
     BackendError::Refused("an answer of another form than that of the script".into())
 }

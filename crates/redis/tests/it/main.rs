@@ -1,6 +1,7 @@
 //! The crate against a real Redis, which each test starts for itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod breaker;
 mod client;
 mod faults;
 mod model;

@@ -12,7 +12,8 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::backend::{
-    Backend, BackendError, ClaimArgs, Claimed, Flight, Heard, Outcome, Process, Subscription, Token,
+    Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed, Flight, Heard,
+    Outcome, ProbeLease, ProbeVerdict, Process, Subscription, Token, Votes,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -28,6 +29,10 @@ enum Step {
     Keep { flight: usize, window: Duration, length: u64 },
     Read { flight: usize, offset: u64, max: usize },
     Holder { key: u8 },
+    Look { process: usize, active: Duration },
+    Vote { process: usize, open_for: Duration, active: Duration },
+    Probe { process: usize, lease: Duration },
+    Verdict { process: usize, verdict: ProbeVerdict, active: Duration },
     Jump(Duration),
 }
 
@@ -44,7 +49,13 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
   local ttl, jump = redis.call('PTTL', key), tonumber(ARGV[2])
   if ttl >= 0 and ttl <= jump then redis.call('DEL', key) elseif ttl >= 0 then
     redis.call('PEXPIRE', key, ttl - jump)
-    if redis.call('TYPE', key)['ok'] == 'hash' then redis.call('HINCRBY', key, 'b', -jump) end
+    local kind = redis.call('TYPE', key)['ok']
+    for _, field in ipairs({'b', 'u'}) do
+      if kind == 'hash' and redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -jump) end
+    end
+    if kind == 'zset' then
+      for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -jump, member) end
+    end
   end
 end";
 
@@ -61,7 +72,22 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (flight(), time(), 0..8_u64).prop_map(|(flight, window, length)| Step::Keep { flight, window, length }),
         2 => (flight(), 0..8_u64, 1..8_usize).prop_map(|(flight, offset, max)| Step::Read { flight, offset, max }),
         1 => (0..2_u8).prop_map(|key| Step::Holder { key }),
+        2 => (0..3_usize, time()).prop_map(|(process, active)| Step::Look { process, active }),
+        3 => (0..3_usize, time(), time())
+            .prop_map(|(process, open_for, active)| Step::Vote { process, open_for, active }),
+        3 => (0..3_usize, time()).prop_map(|(process, lease)| Step::Probe { process, lease }),
+        3 => (0..3_usize, verdict(), time())
+            .prop_map(|(process, verdict, active)| Step::Verdict { process, verdict, active }),
         1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
+    ]
+}
+
+fn verdict() -> impl Strategy<Value = ProbeVerdict> {
+    prop_oneof![
+        Just(ProbeVerdict::Well),
+        Just(ProbeVerdict::GivenBack),
+        (prop::sample::select(&TIMES[..]), 0..4_u32)
+            .prop_map(|(open_for, unanswered)| ProbeVerdict::Failed { open_for, unanswered }),
     ]
 }
 
@@ -78,12 +104,14 @@ struct Engine<B> {
     flights: Vec<Flight>,
     owners: [Process; 3],
     heard: Subscription,
+    news: Subscription,
 }
 
-impl<B: Backend> Engine<B> {
+impl<B: Backend + CircuitBackend> Engine<B> {
     fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
         let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
-        Self { runtime, backend, flights, owners, heard }
+        let news = runtime.block_on(backend.news(group())).unwrap();
+        Self { runtime, backend, flights, owners, heard, news }
     }
 
     fn answer<T: Debug>(&self, answer: impl Future<Output = Result<T, BackendError>>) -> String {
@@ -101,7 +129,6 @@ impl<B: Backend> Engine<B> {
                     Claimed::Lead => "lead".into(),
                     Claimed::Taken { state, same_payload, token, owner, age, ttl } => {
                         let flight = self.flights.iter().position(|flight| flight.token == token);
-                        let seconds = |time: Duration| (time.as_secs_f64() / 5.0).round();
                         format!("{state:?} {same_payload} {flight:?} {owner:?} {} {}", seconds(age), seconds(ttl))
                     }
                 }
@@ -121,8 +148,38 @@ impl<B: Backend> Engine<B> {
                 let flight = |token| self.flights.iter().position(|flight| flight.token == token);
                 format!("{:?}", holder.map(flight))
             }
+            Step::Look { process, active } => {
+                rounded(self.runtime.block_on(backend.look(circuit(), self.owners[process], active)).unwrap())
+            }
+            Step::Vote { process, open_for, active } => {
+                rounded(self.runtime.block_on(backend.vote(circuit(), self.owners[process], open_for, active)).unwrap())
+            }
+            Step::Probe { process, lease } => {
+                match self.runtime.block_on(backend.probe(circuit(), self.flights[process].token, lease)).unwrap() {
+                    ProbeLease::Wait(wait) => format!("wait {}", seconds(wait)),
+                    granted => format!("{granted:?}"),
+                }
+            }
+            Step::Verdict { process, verdict, active } => self.answer(backend.verdict(
+                circuit(),
+                self.flights[process].token,
+                self.owners[process],
+                verdict,
+                active,
+            )),
             Step::Jump(_) => "time passed".into(),
         }
+    }
+
+    fn all_news(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Ok(Some(Heard::Message(message))) =
+            self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), self.news.next()).await })
+        {
+            let news = CircuitNews::decode(group(), &message).unwrap();
+            all.push(format!("{:?} {:?} {:?}", news.circuit, news.process, news.votes.map(rounded)));
+        }
+        all
     }
 
     fn all_heard(&mut self) -> Vec<Bytes> {
@@ -134,6 +191,23 @@ impl<B: Backend> Engine<B> {
         }
         all
     }
+}
+
+fn group() -> CircuitGroup {
+    CircuitGroup::new("models")
+}
+
+fn circuit() -> CircuitId {
+    group().circuit(Some("host"))
+}
+
+/// As far as the time that passes meanwhile makes no difference.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() / 5.0).round()
+}
+
+fn rounded(Votes { open_for, votes, active, .. }: Votes) -> String {
+    format!("{} {votes} {active}", seconds(open_for))
 }
 
 #[test]
@@ -161,6 +235,7 @@ fn the_model_answers_as_redis_does() {
             prop_assert_eq!(model.take(step), real.take(step), "{:?}", step);
         }
         prop_assert_eq!(model.all_heard(), real.all_heard());
+        prop_assert_eq!(model.all_news(), real.all_news());
         Ok(())
     });
     if let Err(failure) = result {

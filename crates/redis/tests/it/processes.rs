@@ -100,9 +100,9 @@ async fn a_leader_that_is_killed_before_its_head_is_replaced() {
 #[tokio::test]
 async fn a_leader_that_is_killed_after_its_head_is_an_error_and_the_next_call_is_free() {
     let server = Server::start();
-    let other = OtherProcess::start(&server, "cut", 0 * MS);
+    let other = OtherProcess::start(&server, "cut", Duration::ZERO);
     until_claimed(&server, "cut").await;
-    let script = script(0 * MS);
+    let script = script(Duration::ZERO);
     let here = process(&server.url(), "cut", script);
     let caller = here.ask(Some("k"));
     tokio::time::sleep(500 * MS).await;

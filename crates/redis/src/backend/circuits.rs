@@ -1,0 +1,229 @@
+//! What the breakers of a fleet need of an engine.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{BackendError, Process, Subscription, Token};
+
+/// The engine of a [`FleetBreaker`](crate::FleetBreaker): one method for each script. Times are durations, counted by
+/// the engine's clock: those of the processes may differ.
+pub trait CircuitBackend: Clone + Send + Sync + 'static {
+    /// What the fleet says of a circuit. This process counts as one that has it, for `active`.
+    fn look(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        active: Duration,
+    ) -> impl Future<Output = Result<Votes, BackendError>> + Send;
+
+    /// This process finds the upstream failing, for `open_for`. The others hear of it.
+    fn vote(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        open_for: Duration,
+        active: Duration,
+    ) -> impl Future<Output = Result<Votes, BackendError>> + Send;
+
+    /// Asks to be the one that tests the upstream.
+    fn probe(
+        &self,
+        circuit: CircuitId,
+        token: Token,
+        lease: Duration,
+    ) -> impl Future<Output = Result<ProbeLease, BackendError>> + Send;
+
+    /// Says what came of it: a failure is a vote. `false`: the test is another's by now.
+    fn verdict(
+        &self,
+        circuit: CircuitId,
+        token: Token,
+        process: Process,
+        verdict: ProbeVerdict,
+        active: Duration,
+    ) -> impl Future<Output = Result<bool, BackendError>> + Send;
+
+    /// What is told of the circuits of this group from now on: see [`CircuitNews`].
+    fn news(&self, group: CircuitGroup) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
+}
+
+/// The circuits that share a name: those of one layer, in each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CircuitGroup([u8; 32]);
+
+/// One circuit of the fleet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CircuitId {
+    pub(super) group: CircuitGroup,
+    pub(super) id: [u8; 32],
+}
+
+/// What the fleet says of a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Votes {
+    /// How long it is open still.
+    pub open_for: Duration,
+    /// How many processes find the upstream failing.
+    pub votes: u32,
+    /// How many processes have the circuit.
+    pub active: u32,
+}
+
+/// Whether a process may test the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeLease {
+    /// It may.
+    Granted {
+        /// How many probes in a row got no answer.
+        unanswered: u32,
+    },
+    /// Another does, or it is too early.
+    Wait(Duration),
+}
+
+/// What came of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeVerdict {
+    /// The upstream is well.
+    Well,
+    /// It is not.
+    Failed {
+        /// How long the circuits stay open.
+        open_for: Duration,
+        /// How many probes in a row got no answer.
+        unanswered: u32,
+    },
+    /// There was no call to make it with.
+    GivenBack,
+}
+
+/// What is told of a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitNews {
+    /// The circuit.
+    pub circuit: CircuitId,
+    /// What the fleet says of it now; `None`: a probe found the upstream well.
+    pub votes: Option<Votes>,
+    /// Who says so.
+    pub process: Process,
+}
+
+/// What is known of a circuit that is closed is forgotten after this long.
+pub(super) const KEPT: Duration = Duration::from_secs(600);
+
+// === impl CircuitGroup ===
+
+impl CircuitGroup {
+    /// The circuits of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(Sha256::digest(name.as_bytes()).into())
+    }
+
+    /// The circuit of this key in it, or the one of calls without a key.
+    #[must_use]
+    pub fn circuit(self, key: Option<&str>) -> CircuitId {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update([u8::from(key.is_some())]);
+        hash.update(key.unwrap_or_default().as_bytes());
+        CircuitId { group: self, id: hash.finalize().into() }
+    }
+
+    pub(super) fn hex(self) -> String {
+        hex(&self.0)
+    }
+}
+
+// === impl CircuitId ===
+
+impl CircuitId {
+    pub(super) fn hex(self) -> String {
+        hex(&self.id)
+    }
+}
+
+impl fmt::Debug for CircuitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CircuitId({})", self.hex())
+    }
+}
+
+// === impl CircuitNews ===
+
+impl CircuitNews {
+    /// Reads what was heard in this group; `None`: it is no news.
+    #[must_use]
+    pub fn decode(group: CircuitGroup, message: &[u8]) -> Option<Self> {
+        let words: Vec<&str> = std::str::from_utf8(message).ok()?.split(' ').collect();
+        let [circuit, state, open_ms, votes, active, process] = words[..] else { return None };
+        let circuit = CircuitId { group, id: unhex(circuit)? };
+        let votes = match state {
+            "open" => Some(Votes {
+                open_for: Duration::from_millis(open_ms.parse().ok()?),
+                votes: votes.parse().ok()?,
+                active: active.parse().ok()?,
+            }),
+            "closed" => None,
+            _ => return None,
+        };
+        Some(Self { circuit, votes, process: Process::from_slice(&unhex::<16>(process)?)? })
+    }
+
+    /// As the scripts write it.
+    #[cfg(any(test, feature = "model"))]
+    pub(super) fn encode(self) -> bytes::Bytes {
+        let (circuit, process) = (self.circuit.hex(), hex(self.process.as_bytes()));
+        match self.votes {
+            Some(Votes { open_for, votes, active }) => {
+                format!("{circuit} open {} {votes} {active} {process}", open_for.as_millis()).into()
+            }
+            None => format!("{circuit} closed 0 0 0 {process}").into(),
+        }
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_are_read_as_they_are_written_and_nothing_else_is() {
+        let group = CircuitGroup::new("llm");
+        let votes = Votes { open_for: Duration::from_millis(1500), votes: 2, active: 3 };
+        for votes in [Some(votes), None] {
+            let news = CircuitNews { circuit: group.circuit(Some("host")), votes, process: Process::random() };
+            assert_eq!(CircuitNews::decode(group, &news.encode()), Some(news));
+        }
+        for none in ["", "a open 1 1 1 b", "\u{fe} open 1 1 1 b", "open", "a b c d e f g"] {
+            assert_eq!(CircuitNews::decode(group, none.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn circuits_are_told_apart_by_name_and_key() {
+        let (one, two) = (CircuitGroup::new("one"), CircuitGroup::new("two"));
+        assert_ne!(one.circuit(None), one.circuit(Some("")));
+        assert_ne!(one.circuit(Some("a")), one.circuit(Some("b")));
+        assert_ne!(one.circuit(Some("a")).hex(), two.circuit(Some("a")).hex());
+        assert_eq!(one.circuit(Some("a")), CircuitGroup::new("one").circuit(Some("a")));
+    }
+}

@@ -1,0 +1,143 @@
+//! The circuits of a fleet, in memory.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, KEPT, ProbeLease, ProbeVerdict, Votes};
+use super::model::{Channel, Model};
+use super::{BackendError, Process, Subscription, Token};
+
+/// What the fleet says of a circuit.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    votes: HashMap<Process, Instant>,
+    active: HashMap<Process, Instant>,
+    /// Until when it is open, how many probes got no answer, and when that is forgotten.
+    open: Option<Open>,
+    probe: Option<(Token, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    until: Instant,
+    unanswered: u32,
+    forgotten: Instant,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    fn forget(&mut self, now: Instant) {
+        self.votes.retain(|_, until| *until > now);
+        self.active.retain(|_, until| *until > now);
+        self.open = self.open.filter(|open| open.forgotten > now);
+        self.probe = self.probe.filter(|(_, until)| *until > now);
+    }
+
+    fn votes(&self, now: Instant) -> Votes {
+        let count = |voices: &HashMap<Process, Instant>| u32::try_from(voices.len()).unwrap_or(u32::MAX);
+        let open_for = self.open.map_or(Duration::ZERO, |open| open.until.saturating_duration_since(now));
+        Votes { open_for, votes: count(&self.votes), active: count(&self.active) }
+    }
+}
+
+impl CircuitBackend for Model {
+    async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        let fleet = state.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        prolong(&mut fleet.active, process, now + active);
+        Ok(fleet.votes(now))
+    }
+
+    async fn vote(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        open_for: Duration,
+        active: Duration,
+    ) -> Result<Votes, BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        let fleet = state.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        prolong(&mut fleet.votes, process, now + open_for.max(active));
+        prolong(&mut fleet.active, process, now + active);
+        let until = fleet.open.map_or(now, |open| open.until).max(now + open_for);
+        let forgotten = now + ((until - now) * 2).max(active);
+        let unanswered = fleet.open.map_or(0, |open| open.unanswered);
+        fleet.open = Some(Open { until, unanswered, forgotten });
+        let votes = fleet.votes(now);
+        let news = CircuitNews { circuit, votes: Some(votes), process };
+        state.publish(Channel::Circuits(circuit.group), &news.encode());
+        Ok(votes)
+    }
+
+    async fn probe(&self, circuit: CircuitId, token: Token, lease: Duration) -> Result<ProbeLease, BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        let fleet = state.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        if let Some(open) = fleet.open.filter(|open| open.until > now) {
+            return Ok(ProbeLease::Wait(open.until - now));
+        }
+        match fleet.probe {
+            Some((other, until)) if other != token => Ok(ProbeLease::Wait(until - now)),
+            held => {
+                fleet.probe = held.or(Some((token, now + lease)));
+                Ok(ProbeLease::Granted { unanswered: fleet.open.map_or(0, |open| open.unanswered) })
+            }
+        }
+    }
+
+    async fn verdict(
+        &self,
+        circuit: CircuitId,
+        token: Token,
+        process: Process,
+        verdict: ProbeVerdict,
+        active: Duration,
+    ) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        let fleet = state.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        if fleet.probe.is_none_or(|(other, _)| other != token) {
+            return Ok(false);
+        }
+        fleet.probe = None;
+        let votes = match verdict {
+            ProbeVerdict::GivenBack => return Ok(true),
+            ProbeVerdict::Well => {
+                fleet.open = None;
+                fleet.votes.clear();
+                None
+            }
+            ProbeVerdict::Failed { open_for, unanswered } => {
+                let forgotten = now + (open_for * 2).max(KEPT);
+                fleet.open = Some(Open { until: now + open_for, unanswered, forgotten });
+                let stands = now + open_for.max(active);
+                prolong(&mut fleet.votes, process, stands);
+                fleet.votes.values_mut().for_each(|until| *until = stands.max(*until));
+                prolong(&mut fleet.active, process, now + active);
+                Some(fleet.votes(now))
+            }
+        };
+        let news = CircuitNews { circuit, votes, process };
+        state.publish(Channel::Circuits(circuit.group), &news.encode());
+        Ok(true)
+    }
+
+    async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
+        self.subscribe(Channel::Circuits(group))
+    }
+}
+
+/// Counts a process until then, if it is not counted for longer.
+fn prolong(voices: &mut HashMap<Process, Instant>, process: Process, until: Instant) {
+    let counted = voices.entry(process).or_insert(until);
+    *counted = until.max(*counted);
+}

@@ -1,0 +1,100 @@
+//! The circuits of a fleet, on a Redis.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, KEPT, ProbeLease, ProbeVerdict, Votes, hex};
+use super::redis::{millis, number, unexpected, unsigned};
+use super::{BackendError, Process, Subscription, Token};
+use crate::client::Redis;
+use crate::client::script::Script;
+
+static LOOK: Script = Script::new(include_str!("../scripts/look.lua"));
+static VOTE: Script = Script::new(include_str!("../scripts/vote.lua"));
+static PROBE: Script = Script::new(include_str!("../scripts/probe.lua"));
+static VERDICT: Script = Script::new(include_str!("../scripts/verdict.lua"));
+
+impl CircuitBackend for Redis {
+    async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {
+        let names = self.names();
+        let keys = [names.circuit(circuit, 'v'), names.circuit(circuit, 'a'), names.circuit(circuit, 'b')];
+        let command = LOOK.keys(&[&keys[0], &keys[1], &keys[2]]).arg(hex(process.as_bytes())).arg(millis(active));
+        votes(&self.call(&command).await?)
+    }
+
+    async fn vote(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        open_for: Duration,
+        active: Duration,
+    ) -> Result<Votes, BackendError> {
+        let names = self.names();
+        let keys = [names.circuit(circuit, 'v'), names.circuit(circuit, 'a'), names.circuit(circuit, 'b')];
+        let command = VOTE
+            .keys(&[&keys[0], &keys[1], &keys[2], &names.group(circuit.group)])
+            .arg(hex(process.as_bytes()))
+            .arg(millis(open_for))
+            .arg(millis(active))
+            .arg(circuit.hex());
+        votes(&self.call(&command).await?)
+    }
+
+    async fn probe(&self, circuit: CircuitId, token: Token, lease: Duration) -> Result<ProbeLease, BackendError> {
+        let names = self.names();
+        let command = PROBE
+            .keys(&[&names.circuit(circuit, 'b'), &names.circuit(circuit, 'l')])
+            .arg(token.as_bytes().as_slice())
+            .arg(millis(lease));
+        match self.call(&command).await? {
+            Value::Array(reply) => match reply.as_slice() {
+                [Value::Int(1), Value::Int(unanswered)] => {
+                    Ok(ProbeLease::Granted { unanswered: u32::try_from(*unanswered).unwrap_or(0) })
+                }
+                [Value::Int(0), Value::Int(wait)] => Ok(ProbeLease::Wait(Duration::from_millis(unsigned(*wait)))),
+                _ => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn verdict(
+        &self,
+        circuit: CircuitId,
+        token: Token,
+        process: Process,
+        verdict: ProbeVerdict,
+        active: Duration,
+    ) -> Result<bool, BackendError> {
+        let names = self.names();
+        let (verdict, open_for, unanswered) = match verdict {
+            ProbeVerdict::Well => (1, Duration::ZERO, 0),
+            ProbeVerdict::Failed { open_for, unanswered } => (0, open_for, unanswered),
+            ProbeVerdict::GivenBack => (-1, Duration::ZERO, 0),
+        };
+        let keys = ['b', 'l', 'v', 'a'].map(|what| names.circuit(circuit, what));
+        let command = VERDICT
+            .keys(&[&keys[0], &keys[1], &keys[2], &keys[3], &names.group(circuit.group)])
+            .arg(token.as_bytes().as_slice())
+            .arg(verdict)
+            .arg(millis(open_for))
+            .arg(unanswered)
+            .arg(millis(KEPT))
+            .arg(circuit.hex())
+            .arg(hex(process.as_bytes()))
+            .arg(millis(active));
+        Ok(number(&self.call(&command).await?)? == 1)
+    }
+
+    async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
+        self.subscribe(&self.names().group(group)).await
+    }
+}
+
+fn votes(reply: &Value) -> Result<Votes, BackendError> {
+    let Value::Array(reply) = reply else { return Err(unexpected()) };
+    let [Value::Int(open), Value::Int(votes), Value::Int(active)] = reply.as_slice() else { return Err(unexpected()) };
+    let count = |number: &i64| u32::try_from(*number).unwrap_or(0);
+    Ok(Votes { open_for: Duration::from_millis(unsigned(*open)), votes: count(votes), active: count(active) })
+}

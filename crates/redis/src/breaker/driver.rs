@@ -1,0 +1,271 @@
+//! The task that tells the fleet of the circuits here, and the circuits of the fleet.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tower_buttress::{CircuitChange, PeerCircuit, PeerReport};
+
+use super::watched::{Meaning, Probe, Watched};
+use crate::backend::{
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, Heard, ProbeLease, ProbeVerdict, Process, Subscription,
+    Token, Votes,
+};
+
+/// What the layer says.
+pub(super) enum Order {
+    New(PeerCircuit),
+    Changed(PeerCircuit, CircuitChange),
+}
+
+pub(super) struct Driver<B> {
+    backend: B,
+    group: CircuitGroup,
+    process: Process,
+    circuits: HashMap<CircuitId, Watched>,
+    news: Option<Subscription>,
+    subscribe_at: Instant,
+}
+
+/// A process that is not heard of for this long has no say.
+const ACTIVE: Duration = Duration::from_secs(60);
+
+/// What was missed is asked for this often.
+const LOOK_CLOSED: Duration = Duration::from_secs(20);
+const LOOK_OPEN: Duration = Duration::from_secs(5);
+
+/// A probe that ends in nothing is another's after this long.
+const PROBE_LEASE: Duration = Duration::from_secs(60);
+
+/// A process without calls cannot probe: another may.
+const NO_CALL: Duration = Duration::from_secs(2);
+
+/// While another process tests the upstream, or there is no call to test it with.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// A circuit whose open time is over, and that no probe has closed, is open for this long where it was not known.
+const ABOUT_TO_TEST: Duration = Duration::from_secs(1);
+
+/// Between two attempts to subscribe.
+const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
+
+/// Nothing is due for a moment at least: a clock of Redis may be a little behind.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
+// === impl Driver ===
+
+impl<B: CircuitBackend> Driver<B> {
+    pub(super) fn spawn(backend: B, group: CircuitGroup, process: Process) -> mpsc::UnboundedSender<Order> {
+        let (sender, orders) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        let driver = Self { backend, group, process, circuits: HashMap::new(), news: None, subscribe_at: now };
+        tokio::spawn(driver.run(orders));
+        sender
+    }
+
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            if self.news.is_none() && self.subscribe_at <= Instant::now() {
+                self.news = self.backend.news(self.group).await.ok();
+                self.subscribe_at = Instant::now() + SUBSCRIBE_EVERY;
+                self.look_at_all();
+            }
+            let due = self.circuits.values().map(Watched::due).min();
+            let due = if self.news.is_none() { due.into_iter().chain([self.subscribe_at]).min() } else { due };
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::New(circuit)) => self.on_new(circuit).await,
+                    Some(Order::Changed(circuit, change)) => self.on_changed(circuit, &change).await,
+                    None => return,
+                },
+                heard = next(&mut self.news) => match heard {
+                    Some(Heard::Message(message)) => {
+                        if let Some(news) = CircuitNews::decode(self.group, &message) {
+                            self.on_news(news);
+                        }
+                    }
+                    Some(Heard::Gap) => self.look_at_all(),
+                    None => self.news = None,
+                },
+                () = until(due) => self.on_due().await,
+            }
+        }
+    }
+
+    fn watch(&mut self, circuit: PeerCircuit) -> CircuitId {
+        let id = self.group.circuit(circuit.key());
+        self.circuits.retain(|_, watched| watched.circuit.handle().is_some());
+        let look_at = Instant::now() + LOOK_CLOSED;
+        self.circuits.entry(id).or_insert(Watched { circuit, probe: Probe::None, look_at });
+        id
+    }
+
+    async fn on_new(&mut self, circuit: PeerCircuit) {
+        let id = self.watch(circuit);
+        self.look(id).await;
+    }
+
+    async fn on_changed(&mut self, circuit: PeerCircuit, change: &CircuitChange) {
+        let id = self.watch(circuit);
+        let Some(watched) = self.circuits.get_mut(&id) else { return };
+        watched.look_at = watched.look_at.min(Instant::now() + LOOK_OPEN);
+        match Meaning::of(change) {
+            Meaning::Opened(open_for) => {
+                let unanswered = watched.circuit.unanswered();
+                let lease = watched.lease();
+                watched.hold(open_for);
+                let failed = ProbeVerdict::Failed { open_for, unanswered };
+                let told = match lease {
+                    Some(lease) => self.backend.verdict(id, lease, self.process, failed, ACTIVE).await.unwrap_or(false),
+                    None => false,
+                };
+                if !told {
+                    let _ = self.backend.vote(id, self.process, open_for, ACTIVE).await;
+                }
+            }
+            Meaning::Followed(open_for) => watched.hold(open_for),
+            Meaning::Probes => {
+                if let Probe::Ours { give_back_at, .. } = &mut watched.probe {
+                    *give_back_at = None;
+                }
+            }
+            Meaning::Closed => {
+                let lease = watched.lease();
+                watched.probe = Probe::None;
+                if let Some(lease) = lease {
+                    let _ = self.backend.verdict(id, lease, self.process, ProbeVerdict::Well, ACTIVE).await;
+                }
+            }
+            Meaning::Ours => watched.probe = Probe::None,
+        }
+    }
+
+    fn on_news(&mut self, news: CircuitNews) {
+        let Some(watched) = self.circuits.get_mut(&news.circuit).filter(|_| news.process != self.process) else {
+            return;
+        };
+        match news.votes {
+            Some(votes) => watched.hear(votes),
+            None => watched.circuit.close(),
+        }
+    }
+
+    async fn on_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<CircuitId> =
+            self.circuits.iter().filter(|(_, watched)| watched.due() <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            if self.circuits.get(&id).is_some_and(|watched| watched.look_at <= now) {
+                self.look(id).await;
+            }
+            self.probe(id, now).await;
+        }
+    }
+
+    /// Asks for the lease of a probe that is due, or gives one back that is of no use.
+    async fn probe(&mut self, id: CircuitId, now: Instant) {
+        let Some(watched) = self.circuits.get_mut(&id) else { return };
+        match &watched.probe {
+            Probe::Held { ask_at, refused, .. } if *ask_at <= now => {
+                if refused.is_some_and(|refused| watched.refused() <= refused) {
+                    watched.ask_in(jittered(ASK_EVERY));
+                    return;
+                }
+            }
+            Probe::Ours { lease, give_back_at: Some(at) } if *at <= now => {
+                let lease = *lease;
+                watched.hold_until_called(jittered(NO_CALL));
+                let _ = self.backend.verdict(id, lease, self.process, ProbeVerdict::GivenBack, ACTIVE).await;
+                return;
+            }
+            _ => return,
+        }
+        let lease = Token::random();
+        let asked = self.backend.probe(id, lease, PROBE_LEASE).await;
+        let Some(watched) = self.circuits.get_mut(&id) else { return };
+        match asked {
+            Ok(ProbeLease::Granted { unanswered }) => {
+                watched.circuit.note_unanswered(unanswered);
+                // The hold ends: the next call is the probe.
+                watched.probe = Probe::Ours { lease, give_back_at: Some(now + NO_CALL) };
+            }
+            Ok(ProbeLease::Wait(wait)) => {
+                // Another tests it, or gives that up.
+                watched.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
+            }
+            // Each goes on by itself.
+            Err(_) => watched.probe = Probe::None,
+        }
+    }
+
+    /// Asks what the fleet says of a circuit.
+    async fn look(&mut self, id: CircuitId) {
+        let votes = self.backend.look(id, self.process, ACTIVE).await;
+        let Some(watched) = self.circuits.get_mut(&id) else { return };
+        let every = if watched.is_closed() { LOOK_CLOSED } else { LOOK_OPEN };
+        watched.look_at = Instant::now() + jittered(every);
+        match votes {
+            Ok(votes) if !votes.open_for.is_zero() => watched.hear(votes),
+            // The fleet is about to test it.
+            Ok(votes) if votes.votes > 0 && watched.is_closed() => {
+                watched.hear(Votes { open_for: ABOUT_TO_TEST, ..votes });
+            }
+            // Nobody finds it failing any more: this process has missed that it is well, or may test it itself.
+            Ok(votes) if votes.votes == 0 => watched.ask_now(),
+            _ => {}
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        let now = Instant::now();
+        self.circuits.values_mut().for_each(|watched| watched.look_at = now);
+    }
+}
+
+impl Watched {
+    fn hear(&mut self, votes: Votes) {
+        self.circuit.hear(PeerReport::new(votes.votes, votes.active, votes.open_for));
+        self.ask_in(jittered(votes.open_for));
+    }
+
+    fn ask_in(&mut self, wait: Duration) {
+        if let Probe::Held { ask_at, .. } = &mut self.probe {
+            *ask_at = Instant::now() + wait;
+        }
+    }
+
+    fn lease(&self) -> Option<Token> {
+        match self.probe {
+            Probe::Ours { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+
+    fn ask_now(&mut self) {
+        if let (Probe::Held { ask_at, .. }, Some(handle)) = (&mut self.probe, self.circuit.handle()) {
+            let left = handle.snapshot().open_for.unwrap_or_default();
+            *ask_at = (*ask_at).min(Instant::now() + left);
+        }
+    }
+}
+
+async fn next(news: &mut Option<Subscription>) -> Option<Heard> {
+    match news {
+        Some(news) => news.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A little more, so that a fleet does not ask as one.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + fastrand::f64() * 0.1)
+}

@@ -1,0 +1,101 @@
+//! One circuit of this process, as its driver sees it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower_buttress::{CircuitChange, CircuitReason, CircuitState, PeerCircuit, ProbeHold};
+
+use crate::backend::Token;
+
+pub(super) struct Watched {
+    pub(super) circuit: PeerCircuit,
+    pub(super) probe: Probe,
+    /// When the fleet is asked next what it says of the circuit.
+    pub(super) look_at: Instant,
+}
+
+/// Who tests the upstream.
+pub(super) enum Probe {
+    /// The circuit is not open, or goes on by itself.
+    None,
+    /// Nobody yet: the lease is asked for then.
+    Held {
+        _hold: ProbeHold,
+        ask_at: Instant,
+        /// It had no call to probe with the last time: it asks once more calls were refused than that.
+        refused: Option<u64>,
+    },
+    /// This process, under this lease. Where no call has come by then, it is given back.
+    Ours { lease: Token, give_back_at: Option<Instant> },
+}
+
+/// What a change of state here means to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The upstream fails, and calls are refused for so long.
+    Opened(Duration),
+    /// The circuit opened because the others say so.
+    Followed(Duration),
+    /// A call tests the upstream.
+    Probes,
+    /// It is well.
+    Closed,
+    /// Set by hand: it is this process's business.
+    Ours,
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// Holds probes back, and asks for their lease after `open_for`.
+    pub(super) fn hold(&mut self, open_for: Duration) {
+        self.hold_until(open_for, None);
+    }
+
+    /// This process had no call to probe with: it asks again once it has.
+    pub(super) fn hold_until_called(&mut self, at_least: Duration) {
+        let refused = self.refused();
+        self.hold_until(at_least, Some(refused));
+    }
+
+    fn hold_until(&mut self, wait: Duration, refused: Option<u64>) {
+        // The hold that was there ends first: it would end this one.
+        self.probe = Probe::None;
+        self.probe = Probe::Held { _hold: self.circuit.hold_probes(), ask_at: Instant::now() + wait, refused };
+    }
+
+    /// How many calls were refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.circuit.handle().map_or(0, |handle| handle.snapshot().refused)
+    }
+
+    /// When something is to be done next.
+    pub(super) fn due(&self) -> Instant {
+        let probe = match &self.probe {
+            Probe::None => None,
+            Probe::Held { ask_at, .. } => Some(*ask_at),
+            Probe::Ours { give_back_at, .. } => *give_back_at,
+        };
+        probe.map_or(self.look_at, |probe| probe.min(self.look_at))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.circuit.handle().is_none_or(|handle| handle.state() == CircuitState::Closed)
+    }
+}
+
+// === impl Meaning ===
+
+impl Meaning {
+    pub(super) fn of(change: &CircuitChange) -> Self {
+        let open_for = change.open_for.unwrap_or_default();
+        match (change.to, change.reason) {
+            (_, CircuitReason::Manual) => Self::Ours,
+            (CircuitState::Open, CircuitReason::Peers) => Self::Followed(open_for),
+            (CircuitState::Open, _) => Self::Opened(open_for),
+            (CircuitState::HalfOpen, _) => Self::Probes,
+            (CircuitState::Closed, _) => Self::Closed,
+            _ => Self::Ours,
+        }
+    }
+}
