@@ -100,10 +100,11 @@ async fn a_retry_is_told_to_a_stream_that_has_begun_in_the_form_of_its_dialect()
 #[tokio::test(start_paused = true)]
 async fn a_notice_begins_no_stream_and_is_told_while_the_one_that_began_is_silent() {
     const THINKS: &[Step] = &[Step::Wait(secs(3)), Step::Data("data: a\n\n")];
+    const BREAK: &[Step] = &[Step::Data("data: a\n\n"), Step::Wait(secs(3)), Step::Data("data: b\n\n")];
     for (steps, told) in [
         (THINKS, &[&format!("+0s {RETRY}") as &str, "+3s data: a\n\n", "+3s end"][..]),
-        // What has come is no reason to wait.
-        (A, &["+0s data: a\n\n", "+0s end"][..]),
+        // Once data has come, why one had to wait is no news.
+        (BREAK, &["+0s data: a\n\n", "+3s data: b\n\n", "+3s end"][..]),
     ] {
         let layer = layer().before_headers(Duration::MAX);
         let service = ServiceBuilder::new().layer(layer).layer(retry()).service(busy_at_first(steps));

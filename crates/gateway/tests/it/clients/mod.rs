@@ -1,5 +1,5 @@
-//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, and the Python SDKs of OpenAI, Anthropic and
-//! Google.
+//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, the SDKs of OpenAI, Anthropic and Google for
+//! Python and Node, and Vercel's.
 //!
 //! They are only run where `.ci/clients` has installed them, and says so in the environment; elsewhere each test says
 //! what it skipped.
@@ -26,7 +26,8 @@ use tokio::process::{Child, Command};
 use tower::{Layer, ServiceExt};
 use tower_buttress::presets::ResilienceLayer;
 
-/// The Python with the SDKs. Where it is set, the other programs are there too.
+/// The Python with the SDKs. Where it is set, the other programs are there too, and the packages for Node in the folder
+/// that `BUTTRESS_CLIENTS_NODE` names.
 const PYTHON: &str = "BUTTRESS_CLIENTS_PYTHON";
 
 /// The Python with the SDKs, or why there is nothing to test here.

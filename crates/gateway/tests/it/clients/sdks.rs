@@ -23,6 +23,17 @@ use super::{proxy, python, upstream};
 
 const HEARTBEATS: [&str; 4] = ["--heartbeat", "50ms", "--heartbeat-before-headers", "100ms"];
 
+/// Those of the Node packages that are tried.
+const NODE: [&str; 6] = ["openai", "anthropic", "gemini", "vercel-openai", "vercel-anthropic", "vercel-google"];
+
+/// What the script says with a Node package. `.ci/clients` installs them with the others.
+async fn say_in_node(sdk: &str, gateway: SocketAddr) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/stream.mjs");
+    let output = Command::new("node").args([script, sdk, &format!("http://{gateway}")]).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// What the script says.
 async fn say(python: &str, sdk: &str, gateway: SocketAddr) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/stream.py");
@@ -151,17 +162,23 @@ async fn the_sdks_pass_over_notices_and_heartbeats_of_their_dialect() {
     assert_eq!(say(&python, "openai-notices", gateway).await, "[a retry]Hello, world");
     assert_eq!(say(&python, "anthropic", gateway).await, "Hello, world");
     assert_eq!(say(&python, "gemini", gateway).await, "Hello, world");
+    for sdk in NODE {
+        assert_eq!(say_in_node(sdk, gateway).await, "Hello, world", "{sdk}");
+    }
 }
 
 #[tokio::test]
 async fn the_sdks_raise_what_ends_a_stream_of_their_dialect() {
     let Some(python) = python() else { return };
     let gateway = with_notices(model(true).await).await;
+    let check = |sdk: &str, said: &str| {
+        let told = said.contains("The upstream failed in the middle of the stream.");
+        assert!(said.starts_with("raised: ") && told, "{sdk}: {said}");
+    };
     for sdk in ["openai", "anthropic", "gemini"] {
-        let said = say(&python, &format!("{sdk}-error"), gateway).await;
-        assert!(
-            said.starts_with("raised: ") && said.contains("The upstream failed in the middle of the stream."),
-            "{sdk}: {said}"
-        );
+        check(sdk, &say(&python, &format!("{sdk}-error"), gateway).await);
+    }
+    for sdk in NODE {
+        check(sdk, &say_in_node(&format!("{sdk}-error"), gateway).await);
     }
 }
