@@ -141,6 +141,12 @@ mod last_good {
     }
 }
 
+#[cfg(feature = "llm")]
+contract! {
+    resume_elsewhere => tower_buttress::ResumeLayer::new().verified_restart(true);
+    resume_off => tower_buttress::ResumeLayer::disabled();
+}
+
 /// A service that is always down.
 #[derive(Clone)]
 struct Down;

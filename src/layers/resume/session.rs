@@ -272,17 +272,17 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     /// The request for what follows what was handed on.
     fn request(&self, now: Instant) -> Option<Request<CallBody>> {
-        let mark = self.follower.position()?;
+        let (mark, by) = (self.follower.position()?, self.follower.by()?);
         let (mut head, body, whole) = match &self.kept {
-            Kept::Head(head) => ((**head).clone(), CallBody::empty(), None),
+            kept if !by.resend => (kept.head().clone(), CallBody::empty(), None),
             Kept::Request { resend, .. } if resend.take_over().is_repeatable() => {
                 let (head, body) = resend.next(now).into_parts();
                 (head, body, resend.whole_body())
             }
-            Kept::Request { .. } => return None,
+            _ => return None,
         };
         Deadline::refresh_headers(&mut head, now);
-        let rest = rest_of(&mut head, self.follower.by()?, &mark, self.follower.id(), whole.as_ref())?;
+        let rest = rest_of(&mut head, by, &mark, self.follower.id(), whole.as_ref())?;
         head.extensions.insert(self.origin.clone());
         // It is this layer that asks again: what is inside would only multiply that.
         head.extensions.insert(NoRetry);

@@ -14,7 +14,6 @@ use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_back
 use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
 /// What is known of a stream.
-#[derive(Debug)]
 pub(crate) struct Follower {
     /// The server's cursor, if it has one.
     by: Option<ResumeBy>,
@@ -55,7 +54,6 @@ enum Part {
 }
 
 /// What is done with bytes that were read.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     /// They are handed on as they are.
     All,

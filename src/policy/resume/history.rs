@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::NotResumed;
 
 /// The sequence so far, as a length and a hash, with a checkpoint in each KiB.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct History {
     digest: Sha256,
     /// Bytes of texts and marks.
@@ -23,7 +23,7 @@ pub(crate) struct History {
 }
 
 /// A part of the sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Atom {
     Text {
         channel: u8,
@@ -34,7 +34,6 @@ pub(crate) enum Atom {
 }
 
 /// Compares the sequence of a new answer with the one that a caller has.
-#[derive(Debug)]
 pub(crate) struct Comparison {
     expected: History,
     found: History,

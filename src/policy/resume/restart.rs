@@ -19,7 +19,7 @@ use crate::proto::resume::{cut_text, structure_of, with_id};
 use crate::proto::sse::Block;
 
 /// What one event says.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Said {
     pub(crate) atoms: Vec<Atom>,
     /// There is something that cannot be compared.
@@ -31,14 +31,13 @@ pub(crate) struct Said {
 }
 
 /// What is known of the first answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Original {
     pub(crate) id: String,
     pub(crate) model: Option<String>,
 }
 
 /// The second answer.
-#[derive(Debug)]
 pub(crate) struct Restart {
     comparison: Comparison,
     kind: Kind,

@@ -119,6 +119,21 @@ async fn a_body_that_is_too_large_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cursor_that_travels_in_a_get_needs_no_body() {
+    const A: &str = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    const B: &str =
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    for limit in [3, 1000] {
+        let mut request = post("/v1/chat/completions", "four");
+        request.headers_mut().insert("x-conversation-id", "c".parse().unwrap());
+        let layer = ResumeLayer::new().replay_limit(limit).verified_restart(true);
+        let outcome = send(layer, request, [stream([Data(A), Fail("cut")]), stream([Data(B)])]).await;
+        assert_eq!((outcome.text, outcome.error), ([A, B].concat(), None));
+        assert_eq!((outcome.asked[1].method.as_str(), outcome.asked[1].body.as_str()), ("GET", ""));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_is_dropped_leaves_nothing_behind() {
     use std::convert::Infallible;
 

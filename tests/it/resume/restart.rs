@@ -257,7 +257,7 @@ async fn there_is_one_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_off_by_default_and_for_whoever_says_so() {
+async fn it_is_off_by_default_and_for_calls_that_say_so() {
     let first = CHAT.answer("The sea", 2);
     let outcome = ask(ResumeLayer::new(), CHAT, [cut(first.clone(), 3)]).await;
     assert_eq!((outcome.error.as_deref(), outcome.asked.len()), (Some("cut"), 1));
