@@ -172,7 +172,9 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 
     /// The stream has ended cleanly.
     pub(super) fn end<B>(&mut self, trailers: Option<Frame<Bytes>>) -> Next<B> {
-        let may_end = self.follower.may_end();
+        // The guard inside may let an answer end without a word of how it did.
+        let is_known = !self.follower.is_rest() && self.ending.as_ref().is_some_and(|ending| ending.get().is_some());
+        let may_end = self.follower.may_end() || is_known;
         let held = self.follower.take_held();
         if may_end {
             return self.finish(held, trailers);
@@ -185,9 +187,10 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 
     /// The stream broke off.
     pub(super) fn failed<B>(&mut self, err: BoxError) -> Next<B> {
-        if self.follower.has_ended() {
-            // What was looked for in the rest alone may be in the part before it.
-            if error::find::<StreamTruncated>(&err).is_some() {
+        if self.follower.is_over() {
+            // What the guard has missed in the rest alone came in the part before it.
+            let in_rest = self.follower.is_rest() && self.follower.has_ended();
+            if in_rest && error::find::<StreamTruncated>(&err).is_some() {
                 return self.finish(Bytes::new(), None);
             }
             self.phase = Phase::Over;

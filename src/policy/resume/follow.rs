@@ -361,8 +361,7 @@ impl Follower {
         self.reader.end(|_, _| {});
         // A comment that is cut is nothing that is missing.
         let between = self.held.trim_ascii().is_empty() || self.held.starts_with(b":");
-        let complete = self.restart.as_ref().is_none_or(|restart| restart.is_complete());
-        between && complete && (self.failed || self.has_ended() || !self.reader.is_recognised())
+        between && (self.failed || self.is_over() || !self.reader.is_recognised()) && self.has_what_was_had()
     }
 
     /// Whether the model has said how its answer ended, so that nothing is missing.
@@ -370,9 +369,23 @@ impl Follower {
         self.ended().is_some()
     }
 
+    /// Whether it has, or the stream was closed in the way of its dialect: some servers end whole answers without a reason.
+    pub(crate) fn is_over(&self) -> bool {
+        self.has_ended() || self.reader.is_closed() && self.has_what_was_had()
+    }
+
     pub(crate) fn ended(&self) -> Option<End> {
-        let complete = self.restart.as_ref().is_none_or(|restart| restart.is_complete());
-        self.reader.ended().filter(|_| complete)
+        self.reader.ended().filter(|_| self.has_what_was_had())
+    }
+
+    /// Whether another answer has come as far as the first one.
+    fn has_what_was_had(&self) -> bool {
+        self.restart.as_ref().is_none_or(|restart| restart.is_complete())
+    }
+
+    /// Whether what is read came after a cut.
+    pub(crate) fn is_rest(&self) -> bool {
+        self.part != Part::Original
     }
 
     /// An error that says that it was cut here.

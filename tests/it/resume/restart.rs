@@ -6,7 +6,7 @@ use http_body_util::Full;
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::proto::dialect::{Channel, End, Fact, Framing, Kind, Reader};
-use tower_buttress::{FallbackLayer, NoRetry, PinTo, ResumeLayer, StreamGuardLayer};
+use tower_buttress::{FallbackLayer, MissingEnd, NoRetry, PinTo, ResumeLayer, StreamGuardLayer};
 
 use super::{Answer, Outcome, Upstream, post, read, send, stream};
 use crate::support::Step::{self, Data, Fail};
@@ -326,6 +326,43 @@ async fn a_stream_that_ends_early_or_tells_of_an_overload_is_made_anew() {
         assert!(error.is_none(), "{error:?}");
         assert_eq!(heard(Kind::OpenAiChat, &heard_text), (text.to_owned(), Some(End::Whole)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_whole_is_not_made_anew() {
+    let done = "data: [DONE]\n\n";
+    let mut without_reason = CHAT.start();
+    without_reason.extend([CHAT.text("hello"), done.to_owned()]);
+    let whole_answer = CHAT.answer("hello", 2);
+    for events in [without_reason.clone(), whole_answer.clone()] {
+        let outcome = ask(restarting(), CHAT, [whole(events.clone())]).await;
+        assert_eq!((outcome.text, outcome.error, outcome.events), (events.concat(), None, vec![]));
+        // The connection breaks behind it.
+        let outcome = ask(restarting(), CHAT, [cut(events.clone(), 99)]).await;
+        assert_eq!((outcome.text, outcome.error.as_deref()), (events.concat(), Some("cut")));
+        assert!(outcome.events.is_empty());
+    }
+    // The guard says what may be missing.
+    for (guard, events) in [
+        (StreamGuardLayer::new(), &without_reason[..]),
+        (StreamGuardLayer::new().missing_end(MissingEnd::Allow), &without_reason[..2]),
+    ] {
+        let upstream = Upstream::new([whole(events.to_vec())]);
+        let service = ServiceBuilder::new()
+            .layer(restarting())
+            .layer(guard)
+            .service(service_fn(move |request| upstream.clone().answer(request)));
+        let (text, error) = read(service.oneshot(request()).await.unwrap()).await;
+        assert_eq!((text, error.map(|err| err.to_string())), (events.concat(), None));
+    }
+    // Here it says that it was cut; but the caller's client has stopped to listen.
+    let upstream = Upstream::new([whole(without_reason)]);
+    let service = ServiceBuilder::new()
+        .layer(restarting())
+        .layer(StreamGuardLayer::new().missing_end(MissingEnd::Error))
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let (_, error) = read(service.oneshot(request()).await.unwrap()).await;
+    assert!(tower_buttress::error::find::<tower_buttress::error::StreamTruncated>(&error.unwrap()).is_some());
 }
 
 fn models() -> impl Strategy<Value = Model> {
