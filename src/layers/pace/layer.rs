@@ -18,7 +18,8 @@ use crate::proto::rate_limit::Unit;
 /// never overrun.
 ///
 /// By default nothing is limited until the upstream answers 429. Then the calls with the same credential wait for as long as
-/// it says, and start again one interval apart, at the rate at which they were served before. With [`requests`](Self::requests)
+/// it says, and start again one interval apart, at the rate at which they were served before, and then faster as long as they
+/// are served. With [`requests`](Self::requests)
 /// and [`tokens`](Self::tokens) no call is sent that would overrun a limit, and with [`learn`](Self::learn) the limits are
 /// taken from the headers of the answers.
 ///

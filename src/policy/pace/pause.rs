@@ -71,6 +71,11 @@ const SECOND: Micros = 1_000_000;
 const FIRST: Micros = SECOND;
 /// A refusal takes no longer. A probe that has no head by then is being served.
 const PROBE: Micros = 2 * SECOND;
+/// Each call that is served makes those behind it this part of the interval faster, so that eleven double their rate.
+/// Otherwise a rate that was found too low would last for as long as calls wait.
+const SPEEDS_UP: Micros = 16;
+/// Calls that are spaced after a pause are not further apart.
+const SLOWEST: Micros = 4 * SECOND;
 /// Tenants that are paused on their own. More of them pause everybody.
 const TENANTS: usize = 256;
 
@@ -124,10 +129,14 @@ impl Pauses {
         });
     }
 
-    /// A call was served, which was sent then: what paused before is over. Returns whether that is new.
+    /// A call was served, which was sent then: what paused before is over, and calls may follow each other somewhat faster.
+    /// Returns whether that is new.
     pub(crate) fn passed(&mut self, tenant: u64, sent: Micros) -> bool {
         let mut is_new = false;
         self.each(tenant, |pause| {
+            if sent >= pause.until && pause.interval > 0 {
+                pause.interval = (pause.interval - pause.interval / SPEEDS_UP).max(1);
+            }
             if sent >= pause.until && (pause.failures > 0 || pause.probe != Probe::None) {
                 (pause.failures, pause.probe) = (0, Probe::None);
                 is_new = true;
@@ -148,7 +157,7 @@ impl Pauses {
         self.tenants.retain(|_, pause| now < pause.until.saturating_add(self.cap));
         if let Some(hint) = hint {
             let probe = if hint > self.cap { Probe::Due } else { Probe::None };
-            return self.all.extend(hint.min(self.cap), probe, interval, now);
+            return self.all.extend(hint.min(self.cap), probe, self.all.slowed(refusal).unwrap_or(interval), now);
         }
         let met_by_another = self.tenants.iter().any(|(other, pause)| *other != tenant && pause.failures > 0);
         let is_paused = self.all.until > now || self.all.probe != Probe::None;
@@ -227,7 +236,17 @@ impl Pause {
         }
         let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(cap);
         self.failures = self.failures.saturating_add(1);
-        self.extend(wait, Probe::Due, refusal.interval, now)
+        self.extend(wait, Probe::Due, self.slowed(refusal).unwrap_or(refusal.interval), now)
+    }
+
+    /// How far apart calls start again, if they were still spaced: where one that was sent since then is refused, twice as far.
+    fn slowed(&self, refusal: &Throttled) -> Option<Micros> {
+        if self.interval == 0 || refusal.interval == 0 {
+            return None;
+        }
+        // A probe was one call, however far apart the others are.
+        let was_too_fast = refusal.sent >= self.until && self.probe == Probe::None;
+        Some(if was_too_fast { self.interval.saturating_mul(2).min(SLOWEST) } else { self.interval })
     }
 }
 
@@ -332,11 +351,46 @@ mod tests {
             assert_eq!(pauses.look(BOB, n * SECOND), Admission::Free);
             pauses.send(BOB, n * SECOND);
             assert_eq!(pauses.look(BOB, n * SECOND), Admission::Wait(SECOND));
-            pauses.passed(BOB, n * SECOND);
         }
         // A second without a call: no line is left.
         pauses.send(BOB, 9 * SECOND);
         assert_eq!(pauses.look(BOB, 9 * SECOND), Admission::Free);
+    }
+
+    /// Sends all that may go, served at once, for this long. Returns how many those were.
+    fn served(pauses: &mut Pauses, from: Micros, time: Micros) -> u32 {
+        let mut served = 0;
+        for now in (from..from + time).step_by(1_000) {
+            if pauses.look(BOB, now) == Admission::Free {
+                pauses.send(BOB, now);
+                pauses.passed(BOB, now);
+                served += 1;
+            }
+        }
+        served
+    }
+
+    #[test]
+    fn calls_that_are_served_speed_up_those_behind_them() {
+        let mut pauses = pauses();
+        pauses.throttled(&Throttled { tenant: ANN, hint: Some(SECOND), sent: 0, interval: SECOND }, 0);
+        assert_eq!(served(&mut pauses, SECOND, 4 * SECOND), 5);
+        let later = served(&mut pauses, 5 * SECOND, 20 * SECOND);
+        assert!(later > 500, "{later}: it does not stay at one a second");
+
+        // One that was sent at that rate is refused; one that was on its way before says nothing new.
+        let now = 30 * SECOND;
+        let refusal = |sent| Throttled { tenant: ANN, hint: Some(SECOND), sent, interval: SECOND };
+        let mut pauses = self::pauses();
+        pauses.throttled(&refusal(0), 0);
+        pauses.throttled(&refusal(now), now);
+        assert_eq!(pauses.all.interval, 2 * SECOND);
+        pauses.throttled(&refusal(now), now + 1);
+        assert_eq!(pauses.all.interval, 2 * SECOND);
+        for n in 2..20 {
+            pauses.throttled(&refusal(n * now), n * now);
+        }
+        assert_eq!(pauses.all.interval, SLOWEST);
     }
 
     #[test]
