@@ -16,7 +16,8 @@ use tokio::runtime::Runtime;
 use tower::{Layer, Service, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    CallInfo, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, TimeoutProfile, presets,
+    CallInfo, DeadlineLayer, Event, FirstByteTimeoutLayer, IdleBodyTimeoutLayer, Observer, PaceLayer, QueueLayer,
+    SupersedeLayer, TimeoutProfile, presets,
 };
 
 const ROUNDS: usize = 5;
@@ -43,6 +44,11 @@ fn main() {
         case("Deadline", false, || DeadlineLayer::new(LIMIT).layer(answer())),
         case("IdleBodyTimeout", false, || IdleBodyTimeoutLayer::new(LIMIT).layer(answer())),
         case("FirstByteTimeout", false, || FirstByteTimeoutLayer::new(LIMIT).layer(answer())),
+        case("Pace", true, || PaceLayer::new().layer(answer())),
+        case("Queue", true, || QueueLayer::new(64).layer(answer())),
+        case("Supersede, no conversation", true, || {
+            SupersedeLayer::by_header(http::HeaderName::from_static("x-conversation-id")).layer(answer())
+        }),
         case("http_client", true, || presets::http_client(TimeoutProfile::STANDARD).layer(answer())),
         case("http_client, observed", true, || {
             presets::http_client(TimeoutProfile::STANDARD).observer(Arc::new(Deaf)).layer(answer())

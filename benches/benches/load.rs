@@ -1,0 +1,322 @@
+//! Pace, queue and supersede beside their peers: a call that nothing holds up, what a second thread is worth, and what
+//! ten thousand calls that wait take.
+//!
+//! Every call reads its response body to the end. The peers are done with a call when its head is there; ours when the body is
+//! over.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tokio::runtime::Runtime;
+use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
+use tower::{Layer, Service};
+use tower_buttress::{CallBody, PaceLayer, QueueLayer, Rate, SupersedeLayer, Tenant};
+use tower_buttress_benches::alloc::{self, Counting};
+use tower_buttress_benches::measure::{self, Case, CostOf};
+use tower_buttress_benches::table;
+use tower_resilience::bulkhead::BulkheadLayer;
+use tower_resilience::ratelimiter::RateLimiterLayer;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
+/// More than any run sends.
+const PLENTY: u32 = 1_000_000_000;
+const WAITERS: u32 = 10_000;
+
+fn main() {
+    measure::run(CASES, tables);
+}
+
+fn tables(runtime: &Runtime, cost: CostOf<'_>) {
+    println!(
+        "Costs over the bare service of this run, where a row begins with a plus. Goals: pace +80 ns, queue +60 ns,"
+    );
+    println!("supersede +100 ns, and no allocation.");
+
+    table::heading("A call that nothing holds up, its body read to the end");
+    let bare = cost("bare");
+    table::bare("bare", bare);
+    for title in [
+        "pace, until a 429",
+        "pace, with a rate",
+        "pace per caller, with a rate",
+        "governor, with a rate",
+        "tower RateLimit",
+        "tower-resilience RateLimiter",
+        "queue",
+        "tower ConcurrencyLimit",
+        "tower-resilience Bulkhead",
+        "supersede, no conversation",
+        "supersede, a message of 14 bytes",
+        "all three, off",
+    ] {
+        table::over(title, cost(title), bare, None);
+    }
+
+    println!("\nTwo threads, each with its own clone: calls a second, over those of one thread");
+    for (title, race) in RACES {
+        println!("{title:<52} {:>7.2} x", race(2) / race(1));
+    }
+
+    println!("\nBytes for each of {WAITERS} calls that wait, their requests included (goal: 5 MB in all, 524 each)");
+    for (title, bytes) in [("queue", waiting(runtime, queue_of_one())), ("pace", waiting(runtime, pace_of_one()))] {
+        println!("{title:<52} {bytes:>7}");
+    }
+}
+
+/// Calls a second of so many threads.
+type Race = fn(usize) -> f64;
+
+const RACES: &[(&str, Race)] = &[
+    ("bare", |threads| race(&Upstream, threads)),
+    ("pace, until a 429", |threads| race(&PaceLayer::new().layer(Upstream), threads)),
+    ("pace, with a rate", |threads| race(&paced().layer(Upstream), threads)),
+    ("governor, with a rate", |threads| race(&governed(), threads)),
+    ("tower-resilience RateLimiter", |threads| race(&limiter().layer(Upstream), threads)),
+    ("queue", |threads| race(&QueueLayer::new(64).layer(Upstream), threads)),
+    ("tower ConcurrencyLimit", |threads| race(&ConcurrencyLimitLayer::new(64).layer(Upstream), threads)),
+    ("tower-resilience Bulkhead", |threads| race(&bulkhead().layer(Upstream), threads)),
+    ("supersede, no conversation", |threads| race(&supersede().layer(Upstream), threads)),
+];
+
+const CASES: &[Case] = &[
+    Case { name: "bare", run: |n| calls(Upstream, ask, n) },
+    Case { name: "pace, until a 429", run: |n| calls(PaceLayer::new().layer(Upstream), ask, n) },
+    Case { name: "pace, with a rate", run: |n| calls(paced().layer(Upstream), ask, n) },
+    Case { name: "pace per caller, with a rate", run: |n| calls(per_caller().layer(Upstream), ask, n) },
+    Case { name: "governor, with a rate", run: |n| calls(governed(), ask, n) },
+    Case {
+        name: "tower RateLimit",
+        run: |n| calls(RateLimitLayer::new(PLENTY.into(), Duration::from_secs(1)).layer(Upstream), ask, n),
+    },
+    Case { name: "tower-resilience RateLimiter", run: |n| calls(limiter().layer(Upstream), ask, n) },
+    Case { name: "queue", run: |n| calls(QueueLayer::new(64).layer(Upstream), ask, n) },
+    Case { name: "tower ConcurrencyLimit", run: |n| calls(ConcurrencyLimitLayer::new(64).layer(Upstream), ask, n) },
+    Case { name: "tower-resilience Bulkhead", run: |n| calls(bulkhead().layer(Upstream), ask, n) },
+    Case { name: "supersede, no conversation", run: |n| calls(supersede().layer(Upstream), ask, n) },
+    Case { name: "supersede, a message of 14 bytes", run: |n| calls(supersede().layer(Upstream), message, n) },
+    Case {
+        name: "all three, off",
+        run: |n| {
+            let inner = QueueLayer::disabled().layer(PaceLayer::disabled().layer(Upstream));
+            calls(SupersedeLayer::disabled().layer(inner), ask, n);
+        },
+    },
+];
+
+// === the upstream, and what calls it ===
+
+/// Answers with a body of one frame.
+#[derive(Clone, Copy, Debug)]
+struct Upstream;
+
+#[derive(Debug)]
+struct Answer;
+
+impl Service<Request<CallBody>> for Upstream {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn call(&mut self, request: Request<CallBody>) -> Answer {
+        drop(black_box(request));
+        Answer
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Full<Bytes>>, Infallible>;
+
+    #[inline(never)]
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(Response::new(Full::new(Bytes::from_static(b"data: {\"delta\":\"token\"}\n\n")))))
+    }
+}
+
+/// Has no room, and never will.
+#[derive(Clone, Copy, Debug)]
+struct Silent;
+
+impl Service<Request<CallBody>> for Silent {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Pending<Result<Response<Full<Bytes>>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<CallBody>) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+fn ask() -> Request<CallBody> {
+    Request::new(CallBody::new(Full::new(Bytes::from_static(b"{\"model\":\"m\"}\n"))))
+}
+
+fn message() -> Request<CallBody> {
+    let mut request = ask();
+    *request.method_mut() = http::Method::POST;
+    request.headers_mut().insert(CONVERSATION, HeaderValue::from_static("7"));
+    request.extensions_mut().insert(Tenant::new("acme"));
+    request
+}
+
+/// Calls so many times.
+fn calls<S, B>(mut service: S, request: fn() -> Request<CallBody>, n: u64)
+where
+    S: Service<Request<CallBody>, Response = Response<B>>,
+    B: Body,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..n {
+        while service.poll_ready(&mut cx).is_pending() {}
+        if let Some(response) = finish(service.call(request())) {
+            let mut body = pin!(response.into_body());
+            while let Poll::Ready(Some(frame)) = black_box(body.as_mut().poll_frame(&mut cx)) {
+                drop(black_box(frame));
+            }
+        }
+    }
+}
+
+fn finish<F: Future<Output = Result<T, E>>, T, E>(future: F) -> Option<T> {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = poll(future.as_mut(), &mut cx) {
+            return output.ok();
+        }
+    }
+}
+
+/// The call that a runtime makes: not inlined into the loop that makes it.
+#[inline(never)]
+fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    future.poll(cx)
+}
+
+/// The best of some: whatever else runs on this machine only makes it slower.
+fn race<S, B>(service: &S, threads: usize) -> f64
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send,
+    B: Body,
+{
+    const CALLS: u64 = 100_000;
+    let runtime = tokio::runtime::Handle::current();
+    let run = || {
+        let start = Barrier::new(threads + 1);
+        let seconds = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..threads)
+                .map(|_| {
+                    let (service, start, runtime) = (service.clone(), &start, &runtime);
+                    scope.spawn(move || {
+                        let _entered = runtime.enter();
+                        start.wait();
+                        calls(service, ask, CALLS);
+                    })
+                })
+                .collect();
+            start.wait();
+            let began = Instant::now();
+            running.into_iter().for_each(|thread| thread.join().expect("no panic"));
+            began.elapsed().as_secs_f64()
+        });
+        (CALLS * threads as u64) as f64 / seconds
+    };
+    (0..15).map(|_| run()).fold(0.0, f64::max)
+}
+
+/// What a call takes that waits behind one that has no end: bytes that were asked for, and its future.
+fn waiting<S>(runtime: &Runtime, service: S) -> u64
+where
+    S: Service<Request<CallBody>> + Clone,
+{
+    let _entered = runtime.enter();
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut call = || {
+        let mut service = service.clone();
+        let _ = service.poll_ready(&mut cx);
+        let mut call = Box::pin(service.call(ask()));
+        assert!(call.as_mut().poll(&mut cx).is_pending());
+        call
+    };
+    let first = call();
+    let before = alloc::bytes();
+    let calls: Vec<_> = (0..WAITERS).map(|_| call()).collect();
+    let bytes = alloc::bytes() - before;
+    drop((calls, first));
+    bytes / u64::from(WAITERS)
+}
+
+// === the layers ===
+
+fn queue_of_one() -> impl Service<Request<CallBody>> + Clone {
+    QueueLayer::new(1).max_waiting(WAITERS).max_wait(Duration::from_secs(3600)).layer(Silent)
+}
+
+fn pace_of_one() -> impl Service<Request<CallBody>> + Clone {
+    PaceLayer::new().requests(Rate::per_minute(1)).max_wait(Duration::from_secs(86_400 * 365)).layer(Silent)
+}
+
+fn paced() -> PaceLayer {
+    PaceLayer::new().requests(Rate::per_second(PLENTY.into()).burst(PLENTY.into()))
+}
+
+fn per_caller() -> PaceLayer {
+    PaceLayer::per_caller().requests(Rate::per_second(PLENTY.into()))
+}
+
+fn supersede() -> SupersedeLayer {
+    SupersedeLayer::by_header(CONVERSATION)
+}
+
+fn limiter() -> RateLimiterLayer {
+    let limit = RateLimiterLayer::builder().limit_for_period(PLENTY as usize).refresh_period(Duration::from_secs(1));
+    limit.build().expect("a configuration")
+}
+
+fn bulkhead() -> BulkheadLayer {
+    BulkheadLayer::builder().max_concurrent_calls(64).build().expect("a configuration")
+}
+
+/// governor has no layer of its own for HTTP's answers: a check before the call is what it is used as.
+#[derive(Clone)]
+struct Governed(Arc<DefaultDirectRateLimiter>);
+
+fn governed() -> Governed {
+    Governed(Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::new(PLENTY).expect("not zero")))))
+}
+
+impl Service<Request<CallBody>> for Governed {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if self.0.check().is_ok() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn call(&mut self, request: Request<CallBody>) -> Answer {
+        Upstream.call(request)
+    }
+}
