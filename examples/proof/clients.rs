@@ -2,6 +2,7 @@
 
 mod bare;
 mod buttress;
+pub(crate) mod limited;
 mod resilience;
 mod tower_http;
 

@@ -88,7 +88,8 @@ const REFUSED: [(u32, Fault); 2] = [
 
 /// What every caller names its call with.
 pub(crate) const CALL: HeaderName = HeaderName::from_static("x-call");
-const FAULT: HeaderName = HeaderName::from_static("x-fault");
+/// What the simulated provider does with a request.
+pub(crate) const FAULT: HeaderName = HeaderName::from_static("x-fault");
 
 // === impl Upstreams ===
 

@@ -6,12 +6,13 @@
 //!
 //! All of them run at the same time, each with a provider and a backup of its own, which draw the same faults for the
 //! same call. Time is compressed: one second here is twenty. `faults` has the mix, `clients` who takes part, `callers`
-//! what is asked and how an answer is judged.
+//! what is asked and how an answer is judged. Then those who have limits of rates meet a provider that has one: `limited`.
 
 mod callers;
 mod chart;
 mod clients;
 mod faults;
+mod limited;
 mod report;
 mod scale;
 
@@ -72,6 +73,7 @@ async fn main() -> Result<(), BoxError> {
     }
 
     println!("\n{}", report::table(&rows));
+    println!("{}", limited::run().await?);
     chart::write(&args.chart, &rows)?;
     println!("The chart is in {}.", args.chart.display());
     Ok(())

@@ -20,3 +20,11 @@ pub(crate) const OPEN_MAX: Duration = Duration::from_secs(15);
 pub(crate) const SECOND_CLICK: Duration = Duration::from_millis(100);
 /// The provider has nothing for anybody for 40 s.
 pub(crate) const OUTAGE: Duration = Duration::from_millis(2_000);
+/// The provider with a rate limit allows so many requests in [`LIMIT_PER`]: 60 a minute.
+pub(crate) const LIMIT: u32 = 20;
+/// 20 s.
+pub(crate) const LIMIT_PER: Duration = Duration::from_secs(1);
+/// Who has too many requests refused within 20 s is banned.
+pub(crate) const REFUSALS_WITHIN: Duration = Duration::from_secs(1);
+/// For a minute.
+pub(crate) const BAN: Duration = Duration::from_secs(3);

@@ -19,15 +19,14 @@ use super::{Client, boxed, upstream};
 
 /// Two more attempts after an error, a 429 or a 5xx.
 #[derive(Clone, Debug)]
-struct Attempts {
+pub(super) struct Attempts {
     left: u32,
     backoff: ExponentialBackoff,
 }
 
 pub(super) fn client(primary: SocketAddr) -> Result<Client, BoxError> {
-    let backoff = ExponentialBackoffMaker::new(BACKOFF, BACKOFF_MAX, 1.0, HasherRng::default())?.make_backoff();
     let service = ServiceBuilder::new()
-        .layer(RetryLayer::new(Attempts { left: 2, backoff }))
+        .layer(RetryLayer::new(Attempts::new()?))
         .layer(TimeoutLayer::new(FIRST_BYTE))
         .layer(ResponseBodyTimeoutLayer::new(IDLE))
         .service(upstream(primary));
@@ -35,6 +34,13 @@ pub(super) fn client(primary: SocketAddr) -> Result<Client, BoxError> {
 }
 
 // === impl Attempts ===
+
+impl Attempts {
+    pub(super) fn new() -> Result<Self, BoxError> {
+        let backoff = ExponentialBackoffMaker::new(BACKOFF, BACKOFF_MAX, 1.0, HasherRng::default())?.make_backoff();
+        Ok(Self { left: 2, backoff })
+    }
+}
 
 impl<B, E> Policy<Request<Full<Bytes>>, Response<B>, E> for Attempts {
     type Future = tokio::time::Sleep;

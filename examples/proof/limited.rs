@@ -1,0 +1,146 @@
+//! A provider with a rate limit, and what comes of it for those who keep it and those who do not.
+//!
+//! It allows 60 requests a minute, 20 of them at once, and answers 429 with the time until the next one has room. Who has
+//! twenty requests refused within 20 s is banned for a minute. For a while, half as much again is asked for as it allows.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::middleware::{self, Next};
+use indicatif::ProgressBar;
+use tower_buttress::error::BoxError;
+use tower_buttress_gateway::Provider;
+
+use super::callers::{self, Load, Tally};
+use super::clients::limited::Contestant;
+use super::faults::FAULT;
+use super::scale::{BAN, LIMIT, LIMIT_PER, REFUSALS_WITHIN};
+
+/// Half as much again as is allowed, for 80 s.
+const LOAD: Load = Load { calls: 120, rate: 30 };
+/// So many refusals are a ban.
+const REFUSALS: usize = 20;
+
+/// The provider's limit, and what it did.
+#[derive(Debug)]
+struct Limit {
+    /// How many requests have room, and when that was.
+    room: f64,
+    at: Instant,
+    /// When requests were refused of late.
+    refused: Vec<Instant>,
+    banned_until: Option<Instant>,
+    refusals: usize,
+    bans: usize,
+}
+
+/// One contestant's result.
+struct Row {
+    contestant: Contestant,
+    tally: Tally,
+    refusals: usize,
+    bans: usize,
+}
+
+/// Runs all contestants at the same time, each with a provider of its own, and returns the table.
+pub(crate) async fn run() -> Result<String, BoxError> {
+    let mut runs = Vec::new();
+    for contestant in Contestant::ALL {
+        let limit = Arc::new(Mutex::new(Limit::new()));
+        let client = contestant.client(provider(limit.clone()).await?)?;
+        runs.push(tokio::spawn(async move {
+            let tally = callers::run(client, LOAD, &ProgressBar::hidden()).await;
+            let limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+            Row { contestant, tally, refusals: limit.refusals, bans: limit.bans }
+        }));
+    }
+    let mut rows = Vec::new();
+    for run in runs {
+        rows.push(run.await?);
+    }
+    Ok(table(rows))
+}
+
+async fn provider(limit: Arc<Mutex<Limit>>) -> io::Result<SocketAddr> {
+    let limited = middleware::from_fn(move |mut request: Request, next: Next| {
+        let script = limit.lock().unwrap_or_else(PoisonError::into_inner).script(Instant::now());
+        request.headers_mut().insert(FAULT, HeaderValue::from_str(&script).unwrap_or(HeaderValue::from_static("")));
+        next.run(request)
+    });
+    Ok(Provider::start_behind(|app| app.layer(limited)).await?.addr())
+}
+
+fn table(rows: Vec<Row>) -> String {
+    let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    let mut table = format!(
+        "| {:<28} | {:>9} | {:>9} | {:>9} | {:>9} | {:>9} |\n|{:-<30}|{}\n",
+        "a provider with a rate limit",
+        "failed",
+        "429s",
+        "bans",
+        "p50",
+        "p99",
+        "",
+        "----------:|".repeat(5)
+    );
+    for Row { contestant, tally, refusals, bans } in rows {
+        let mut whole = tally.whole;
+        whole.sort_unstable();
+        let at = |percent: usize| whole.get(whole.len() * percent / 100).copied().unwrap_or_default();
+        let failed = tally.failed + tally.cut + tally.taken_for_whole;
+        let failed = format!("{:.1} %", 100.0 * f64::from(failed) / f64::from(tally.requests.max(1)));
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            table,
+            "| {:<28} | {failed:>9} | {refusals:>9} | {bans:>9} | {:>9} | {:>9} |",
+            contestant.name(),
+            seconds(at(50)),
+            seconds(at(99))
+        );
+    }
+    table
+}
+
+// === impl Limit ===
+
+impl Limit {
+    fn new() -> Self {
+        let (refused, banned_until) = (Vec::new(), None);
+        Self { room: f64::from(LIMIT), at: Instant::now(), refused, banned_until, refusals: 0, bans: 0 }
+    }
+
+    /// What becomes of a request that comes now, in the words of the simulated provider.
+    fn script(&mut self, now: Instant) -> String {
+        if let Some(left) = self.banned_until.and_then(|until| until.checked_duration_since(now)) {
+            self.refusals += 1;
+            return refusal(left);
+        }
+        let rate = f64::from(LIMIT) / LIMIT_PER.as_secs_f64();
+        let come = now.duration_since(self.at).as_secs_f64() * rate;
+        self.room = (self.room + come).min(f64::from(LIMIT));
+        self.at = now;
+        if self.room >= 1.0 {
+            self.room -= 1.0;
+            return "head=40ms;gap=10ms;chunks=18".to_owned();
+        }
+        self.refusals += 1;
+        self.refused.retain(|refused| now.duration_since(*refused) < REFUSALS_WITHIN);
+        self.refused.push(now);
+        if self.refused.len() >= REFUSALS {
+            self.bans += 1;
+            self.refused.clear();
+            self.banned_until = Some(now + BAN);
+            return refusal(BAN);
+        }
+        refusal(Duration::from_secs_f64((1.0 - self.room) / rate))
+    }
+}
+
+fn refusal(wait: Duration) -> String {
+    format!("status=429;retry-after-ms={}", wait.as_millis() + 1)
+}
