@@ -244,7 +244,7 @@ pub use self::layers::last_good::{
     UnansweredRequest,
 };
 pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLayer};
-pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PaceStats, TokenEstimate};
+pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PacePeers, PaceStats, PeerLimit, TokenEstimate};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 #[cfg(feature = "llm")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 
+use super::peers::Peers;
 use crate::event::Emitter;
 use crate::policy::pace::{Bucket, Rate};
 use crate::policy::verdict::Classifier;
@@ -23,6 +24,7 @@ pub(super) struct Config {
     pub(super) max_keys: usize,
     pub(super) classifier: Classifier,
     pub(super) emitter: Emitter,
+    pub(super) peers: Option<Peers>,
     pub(super) name: &'static str,
 }
 
@@ -61,6 +63,7 @@ impl Config {
             max_keys: 1024,
             classifier: Classifier::default(),
             emitter: Emitter::default(),
+            peers: None,
             name: match role {
                 Role::Upstream => "pace",
                 Role::Callers => "pace-per-caller",

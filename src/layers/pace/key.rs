@@ -8,6 +8,7 @@ use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
 use crate::policy::pace::{Bucket, Demand, Grant, Pacer, SAMPLE, Turn};
 use crate::policy::queue::{Line, Ticket};
+use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
 use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
 
@@ -20,6 +21,8 @@ pub(super) struct Key {
     is_open: AtomicBool,
     served: AtomicU32,
     state: Mutex<State>,
+    /// What names it in every process, where it is shared.
+    id: Option<Fingerprint>,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ const MOST: usize = 10_000;
 // === impl Key ===
 
 impl Key {
-    pub(super) fn new(config: &Config, epoch: Instant) -> Self {
+    pub(super) fn new(config: &Config, epoch: Instant, id: Option<Fingerprint>) -> Self {
         let buckets = config.buckets();
         let is_open = buckets.is_empty() && config.concurrency.is_none();
         let state = State {
@@ -81,6 +84,7 @@ impl Key {
             is_open: AtomicBool::new(is_open),
             served: AtomicU32::new(0),
             state: Mutex::new(state),
+            id,
         }
     }
 
@@ -180,6 +184,19 @@ impl Key {
         self.is_open.store(false, Ordering::Relaxed);
         self.wake_leader(state, at);
         until.map(|until| Duration::from_micros(until.saturating_sub(at)))
+    }
+
+    /// Another process was told to wait for this long.
+    pub(super) fn pause(&self, wait: Duration, now: Instant) {
+        let at = self.micros(now);
+        let mut state = lock(&self.state);
+        state.pacer.pause(micros(wait), at);
+        self.is_open.store(false, Ordering::Relaxed);
+        self.wake_leader(state, at);
+    }
+
+    pub(super) fn id(&self) -> Option<Fingerprint> {
+        self.id
     }
 
     /// A call came to nothing: it was not sent, or nothing is known of it.

@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use super::Pace;
 use super::config::{Config, Key, Role};
 use super::gate::PaceGate;
+use super::peers::{PacePeers, Peers};
 use super::shared::{PaceStats, Shared};
 use crate::event::{Emitter, Observer};
 use crate::policy::pace::Rate;
@@ -254,6 +255,15 @@ impl PaceLayer {
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.change(|config| config.emitter = Emitter::to(observer))
+    }
+
+    /// Shares pauses with other processes: a 429 that says how long to wait, or that two tenants met, pauses the calls with
+    /// the same credential in all of them. Rates stay those of this process: give each its part of them.
+    ///
+    /// `FleetPauses` in the crate `tower-buttress-redis` does so over Redis.
+    #[must_use]
+    pub fn share(self, peers: Arc<dyn PacePeers>) -> Self {
+        self.change(|config| config.peers = config.is_upstream().then(|| Peers(peers)))
     }
 
     /// How many calls wait, and what is paused. A setter makes new limits: ask when all is set.

@@ -4,6 +4,7 @@ mod config;
 mod gate;
 mod key;
 mod layer;
+mod peers;
 mod permit;
 mod shared;
 mod tokens;
@@ -15,6 +16,7 @@ use self::permit::PacePermit;
 use crate::admission::{Guarded, GuardedBody, GuardedFuture};
 
 pub use self::layer::PaceLayer;
+pub use self::peers::{PacePeers, PeerLimit};
 pub use self::shared::PaceStats;
 pub use self::tokens::TokenEstimate;
 

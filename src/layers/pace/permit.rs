@@ -58,7 +58,7 @@ impl PacePermit {
         let hint = after.map(|after| after.wait(clock::wall()));
         let hint = hint.or_else(|| exhausted(&quotas(headers, clock::wall()))).filter(|hint| !hint.is_zero());
         if let Some(pause) = self.key.throttled(&self.grant, hint, clock::now()) {
-            self.shared.paused(pause);
+            self.shared.paused(&self.key, pause);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the calls through one layer share: its keys.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -9,10 +10,13 @@ use http::{HeaderMap, Request};
 
 use super::config::{Config, Role};
 use super::key::{Key, Standing};
+use super::peers::PeerLimit;
 use crate::admission::{Callers, gauge, gauge_add};
 use crate::call::Model;
 use crate::event::Event;
 use crate::policy::queue::Hashed;
+use crate::proto::credentials;
+use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::rate_limit::{self, Policy, Unit};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -49,25 +53,25 @@ const SOON: Duration = Duration::from_secs(1);
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let epoch = clock::now();
-        let others = Arc::new(Key::new(&config, epoch));
+        let others = Arc::new(Key::new(&config, epoch, None));
         Self { config, callers: Callers::default(), epoch, keys: RwLock::default(), others }
     }
 
     /// The limit that this request counts for.
     pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Arc<Key>) {
-        let (request, hash) = match &self.config.key {
+        let (request, key) = match &self.config.key {
             None => {
-                let hash = self.default_key(&request);
-                (request, hash)
+                let key = self.find(self.default_key(&request), || self.default_id(&request));
+                (request, key)
             }
-            Some(key) => {
+            Some(find) => {
                 let (parts, body) = request.into_parts();
-                let hash = self.callers.hash((key.0)(&parts).as_deref());
-                (Request::from_parts(parts, body), hash)
+                let name = (find.0)(&parts);
+                let key = self.find(self.callers.hash(name.as_deref()), || named_id(name.as_deref()));
+                drop(name);
+                (Request::from_parts(parts, body), key)
             }
         };
-        let key = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        let key = key.unwrap_or_else(|| self.insert(hash));
         (request, key)
     }
 
@@ -86,18 +90,49 @@ impl Shared {
         }
     }
 
+    #[inline]
+    fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> Arc<Key> {
+        let key = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        key.unwrap_or_else(|| {
+            // Other processes hash with other secrets.
+            let id = self.config.peers.as_ref().map(|_| id());
+            let (key, is_new) = self.insert(hash, id);
+            if let (true, Some(peers), Some(id)) = (is_new, &self.config.peers, id) {
+                peers.0.on_new(PeerLimit::new(&key, id));
+            }
+            key
+        })
+    }
+
+    /// What names the limit of this request in every process.
+    fn default_id<B>(&self, request: &Request<B>) -> Fingerprint {
+        let mut print = Fingerprinter::new("pace");
+        print.field(request.uri().authority().map_or("", http::uri::Authority::as_str).as_bytes());
+        for name in &credentials::HEADERS {
+            let values: Vec<_> = request.headers().get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+            print.list(values.into_iter());
+        }
+        if self.config.by_model {
+            print.field(Model::of(request).unwrap_or_default().as_bytes());
+        }
+        print.finish(0)
+    }
+
     #[cold]
-    fn insert(&self, hash: u64) -> Arc<Key> {
+    fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (Arc<Key>, bool) {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= self.config.max_keys && !keys.contains_key(&hash) {
             let now = clock::now();
             // No call can reach one of them: that takes the lock.
             keys.retain(|_, key| Arc::strong_count(key) > 1 || !key.is_idle(now));
             if keys.len() >= self.config.max_keys {
-                return self.others.clone();
+                return (self.others.clone(), false);
             }
         }
-        keys.entry(hash).or_insert_with(|| Arc::new(Key::new(&self.config, self.epoch))).clone()
+        match keys.entry(hash) {
+            Entry::Occupied(entry) => (entry.get().clone(), false),
+            Entry::Vacant(entry) => (entry.insert(Arc::new(Key::new(&self.config, self.epoch, id))).clone(), true),
+        }
     }
 
     pub(super) fn refuse(&self, key: &Key, wait: Duration) -> Rejection {
@@ -142,7 +177,10 @@ impl Shared {
     }
 
     /// A key is paused for this long.
-    pub(super) fn paused(&self, pause: Duration) {
+    pub(super) fn paused(&self, key: &Arc<Key>, pause: Duration) {
+        if let (Some(peers), Some(id)) = (&self.config.peers, key.id()) {
+            peers.0.on_pause(PeerLimit::new(key, id), pause);
+        }
         self.config.emitter.emit(&Event::Paused { wait: pause });
         gauge("tower_buttress_pace_paused_until_seconds", self.config.name, || {
             let until = clock::wall().checked_add(pause).and_then(|until| until.duration_since(UNIX_EPOCH).ok());
@@ -172,4 +210,11 @@ impl Shared {
         }
         stats
     }
+}
+
+/// What names a limit in every process that requests are said to count for.
+fn named_id(name: Option<&str>) -> Fingerprint {
+    let mut print = Fingerprinter::new("pace by name");
+    print.list(name.iter().map(|name| name.as_bytes()));
+    print.finish(0)
 }

@@ -98,14 +98,27 @@ impl Pacer {
         let Grant { tenant, demand, sent, .. } = *grant;
         // It was a request; its tokens were not used.
         self.settle(&demand, &Demand { requests: demand.requests, ..Demand::default() }, now);
-        // Those that all wait for one instant would else meet the next 429 together.
-        let is_spaced = self.buckets.iter().any(|bucket| bucket.unit == Unit::Requests);
-        let interval = if is_spaced { 0 } else { self.tempo.interval(now).clamp(RESTART.0, RESTART.1) };
+        let interval = self.restart_interval(now);
         let until = self.pauses.throttled(&Throttled { tenant, hint, sent, interval }, now)?;
         for bucket in &mut self.buckets {
             bucket.empty(&demand, until);
         }
         Some(until)
+    }
+
+    /// Another process, with the same limit, was told to wait for this long.
+    pub(crate) fn pause(&mut self, wait: Micros, now: Micros) {
+        let interval = self.restart_interval(now);
+        let Some(until) = self.pauses.pause(wait, interval, now) else { return };
+        for bucket in &mut self.buckets {
+            bucket.empty(&Demand { requests: 1, ..Demand::default() }, until);
+        }
+    }
+
+    /// Those that all wait for one instant would else meet the next 429 together.
+    fn restart_interval(&self, now: Micros) -> Micros {
+        let is_spaced = self.buckets.iter().any(|bucket| bucket.unit == Unit::Requests);
+        if is_spaced { 0 } else { self.tempo.interval(now).clamp(RESTART.0, RESTART.1) }
     }
 
     /// The call was not sent, or nothing is known of it.

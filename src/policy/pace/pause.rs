@@ -168,6 +168,12 @@ impl Pauses {
         None
     }
 
+    /// All calls wait for what another process was told. Returns until when, if that is new.
+    pub(crate) fn pause(&mut self, wait: Micros, interval: Micros, now: Micros) -> Option<Micros> {
+        let probe = if wait > self.cap { Probe::Due } else { self.all.probe };
+        self.all.extend(wait.min(self.cap), probe, interval, now)
+    }
+
     /// Until when all calls are paused; in the past if they are not.
     pub(crate) fn until(&self) -> Micros {
         self.all.until

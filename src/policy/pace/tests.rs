@@ -103,3 +103,19 @@ fn limits_are_learned_once_and_then_followed() {
     }
     assert_eq!(pacer.admit(ANN, call(0), 0), Turn::Wait(SECOND));
 }
+
+#[test]
+fn what_another_process_was_told_pauses_all_and_is_never_shortened() {
+    let mut pacer = pacer(&[(Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
+    let now = 100 * SECOND;
+    pacer.pause(20 * SECOND, now);
+    pacer.pause(5 * SECOND, now);
+    for tenant in [ANN, BOB] {
+        assert_eq!(pacer.admit(tenant, call(0), now), Turn::Wait(20 * SECOND));
+    }
+    // Longer than is believed: then one call finds out.
+    pacer.pause(CAP * 10, now);
+    assert_eq!(pacer.admit(ANN, call(0), now + CAP - 1), Turn::Wait(1));
+    go(&mut pacer, ANN, 0, now + CAP);
+    assert!(matches!(pacer.admit(BOB, call(0), now + CAP), Turn::Wait(_)));
+}
