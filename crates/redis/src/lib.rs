@@ -6,6 +6,8 @@
 //! With [`FleetBreaker`], the circuits of [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) are those of the fleet: what one
 //! process has found out costs the others one call or none, and one process at a time tests whether the upstream is well.
 //!
+//! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of them.
+//!
 //! ```
 //! use tower_buttress::{CircuitBreakerLayer, DedupLayer};
 //! use tower_buttress_redis::{FleetBreaker, Redis, RedisOptions, RedisStore};
@@ -54,9 +56,12 @@
 //! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer | |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
+//! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
+//! | `buttress:1:w` | Channel of the pauses | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
-//! K is the digest of what names a request, T the lease, P the process, C the digest of a circuit's name and key. No key names a tenant, a URL or a credential. The
+//! K is the digest of what names a request, T the lease, P the process, C the digest of a circuit's name and key, L that
+//! of host, credential and model. No key names a tenant, a URL or a credential. The
 //! `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs at
 //! most a second call for what was in flight or kept.
 //!
@@ -74,6 +79,7 @@ pub mod backend;
 mod breaker;
 mod client;
 mod options;
+mod pace;
 mod store;
 
 #[cfg(any(test, feature = "model"))]
@@ -82,4 +88,5 @@ pub use crate::backend::Model;
 pub use crate::breaker::FleetBreaker;
 pub use crate::client::{Health, Redis};
 pub use crate::options::{Outage, RedisOptions};
+pub use crate::pace::FleetPauses;
 pub use crate::store::{RedisLease, RedisStore};

@@ -6,6 +6,7 @@ mod model;
 #[cfg(any(test, feature = "model"))]
 mod model_circuits;
 mod names;
+mod pauses;
 mod redis;
 mod redis_circuits;
 
@@ -20,6 +21,7 @@ pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, P
 #[cfg(any(test, feature = "model"))]
 pub use self::model::Model;
 pub use self::names::{Process, Token, Want};
+pub use self::pauses::{PauseBackend, PauseNews};
 pub use crate::client::subscriptions::{Heard, Subscription};
 use crate::options::Outage;
 

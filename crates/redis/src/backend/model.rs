@@ -44,6 +44,7 @@ pub(super) struct State {
     flights: HashMap<Fingerprint, Expiring<Meta>>,
     logs: HashMap<Flight, Expiring<BytesMut>>,
     pub(super) circuits: HashMap<CircuitId, Fleet>,
+    pub(super) pauses: HashMap<Fingerprint, Instant>,
     channels: HashMap<Channel, Vec<Hearer>>,
     is_unreachable: bool,
     operations: u64,
@@ -68,6 +69,7 @@ pub(super) enum Channel {
     Flight(Flight),
     Inbox(Process),
     Circuits(CircuitGroup),
+    Pauses,
 }
 
 // === impl Model ===
@@ -97,6 +99,7 @@ impl Model {
         state.flights.clear();
         state.logs.clear();
         state.circuits.clear();
+        state.pauses.clear();
         state.channels.values().flatten().for_each(|hearer| {
             hearer.tell(Heard::Gap);
         });

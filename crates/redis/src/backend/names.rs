@@ -129,6 +129,16 @@ impl Names<'_> {
         format!("{}:{VERSION}:b:{}", self.prefix, group.hex()).into()
     }
 
+    /// That the calls of a limit are paused.
+    pub(super) fn pause(&self, limit: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{limit}}}:w", self.prefix).into()
+    }
+
+    /// The channel of all pauses.
+    pub(super) fn pauses(&self) -> Vec<u8> {
+        format!("{}:{VERSION}:w", self.prefix).into()
+    }
+
     /// The channel of a process.
     pub(super) fn inbox(&self, process: &Process) -> Vec<u8> {
         format!("{}:{VERSION}:p:{}", self.prefix, hex(&process.0)).into()

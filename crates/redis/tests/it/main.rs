@@ -5,6 +5,7 @@ mod breaker;
 mod client;
 mod faults;
 mod model;
+mod pace;
 mod processes;
 mod store;
 mod support;
