@@ -19,7 +19,7 @@ use std::time::Duration;
 pub use self::observer::Observer;
 pub(crate) use self::observer::{Emitter, Observers};
 
-use crate::call::StaleKind;
+use crate::call::{OutputFault, StaleKind};
 use crate::error::InvalidConfig;
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::resume::{NotResumed, ResumedBy};
@@ -156,6 +156,14 @@ pub enum Event {
         /// Why.
         reason: NotResumed,
     },
+    /// An answer is not in the form that the request asked for.
+    #[non_exhaustive]
+    OutputInvalid {
+        /// What is wrong with it.
+        fault: OutputFault,
+        /// Whether the model is asked again, with what is wrong.
+        asked_again: bool,
+    },
     /// A layer met something it cannot treat, and let it pass untouched.
     #[non_exhaustive]
     Bypassed {
@@ -213,6 +221,8 @@ impl Event {
             Self::StreamFailed { .. } => "stream_failed",
             Self::StreamResumed { .. } => "stream_resumed",
             Self::NotResumed { .. } => "not_resumed",
+            Self::OutputInvalid { asked_again: true, .. } => "output_asked_again",
+            Self::OutputInvalid { .. } => "output_invalid",
             Self::Bypassed { .. } => "bypassed",
             Self::BackendChanged { .. } => "backend_changed",
         }
@@ -242,6 +252,7 @@ impl Event {
             Self::ConcurrencyChanged { .. } => "queue",
             Self::Superseded => "supersede",
             Self::StreamFailed { fault } => fault.as_str(),
+            Self::OutputInvalid { fault, .. } => fault.as_str(),
             Self::StreamResumed { by } => by.as_str(),
             Self::NotResumed { reason } => reason.as_str(),
             Self::BackendChanged { reached: true, .. } => "reached",
@@ -282,6 +293,10 @@ impl fmt::Display for Event {
             Self::StreamFailed { fault } => write!(f, "stream-guard: {fault}"),
             Self::StreamResumed { by } => write!(f, "resume: continued {by}"),
             Self::NotResumed { reason } => write!(f, "resume: not continued: {reason}"),
+            Self::OutputInvalid { fault, asked_again } => {
+                let then = if *asked_again { "; asked again" } else { "" };
+                write!(f, "structured-output: {fault}{then}")
+            }
             Self::Bypassed { layer, reason } => write!(f, "{layer}: stepped aside: {reason}"),
             Self::BackendChanged { reached: true, .. } => f.write_str("backend: reached again"),
             Self::BackendChanged { reached: false, why } => write!(f, "backend: unreachable: {why}"),

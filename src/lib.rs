@@ -38,6 +38,7 @@
 //! | `LastGoodLayer` (feature `llm`) | nothing: keeps whole answers | an earlier answer in place of an error |
 //! | `ResumeLayer` (feature `llm`) | nothing: goes on with streams that broke | its callers hear one answer; it asks the upstream that began it |
 //! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
+//! | `StructuredOutputLayer` (feature `schema`) | nothing: checks answers that are to be JSON | asks again by calls of its own |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
 //! | [`PaceLayer`] | the rate of calls | each attempt counts, and what waits is not taken for a slow upstream |
@@ -215,8 +216,8 @@ pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
-    Attempt, Attempts, Authenticated, CallInfo, Memory, Model, NoFallback, NoRetry, NoStore, Notice, PinTo,
-    RetryReport, ServedBy, Stale, StaleKind, Tenant,
+    Attempt, Attempts, Authenticated, CallInfo, InvalidOutput, Memory, Model, NoFallback, NoRetry, NoStore, Notice,
+    OutputFault, PinTo, RetryReport, ServedBy, Stale, StaleKind, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
@@ -258,6 +259,11 @@ pub use self::layers::sse_heartbeat::{
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
 pub use self::layers::stream_guard::{MissingEnd, StreamGuard, StreamGuardBody, StreamGuardFuture, StreamGuardLayer};
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use self::layers::structured_output::{
+    OutputUsage, StructuredOutput, StructuredOutputBody, StructuredOutputFuture, StructuredOutputLayer,
+};
 pub use self::layers::supersede::{
     Supersede, SupersedeBody, SupersedeFuture, SupersedeHandle, SupersedeLayer, SupersedeStats,
 };
@@ -268,6 +274,9 @@ pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSna
 pub use self::policy::pace::Rate;
 pub use self::policy::resume::{NotResumed, ResumedBy};
 pub use self::policy::retry::NotRetried;
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use self::policy::structured::{InvalidSchema, OutputSchema};
 pub use self::policy::supersede::SupersedeMode;
 pub use self::policy::timeout_profile::TimeoutProfile;
 pub use self::policy::verdict;

@@ -3,6 +3,7 @@
 mod attempt;
 mod caller;
 mod info;
+mod invalid_output;
 mod memory;
 mod model;
 mod notice;
@@ -15,6 +16,7 @@ pub use self::attempt::{Attempt, Attempts};
 pub use self::caller::{Authenticated, Tenant};
 pub use self::info::CallInfo;
 pub(crate) use self::info::Entered;
+pub use self::invalid_output::{InvalidOutput, OutputFault};
 pub use self::memory::Memory;
 pub(crate) use self::memory::Reservation;
 pub use self::model::Model;

@@ -22,5 +22,7 @@ pub(crate) mod retry_after_backoff;
 pub(crate) mod sse_heartbeat;
 #[cfg(feature = "llm")]
 pub(crate) mod stream_guard;
+#[cfg(feature = "schema")]
+pub(crate) mod structured_output;
 pub(crate) mod supersede;
 pub(crate) mod timeout_profile;

@@ -20,6 +20,8 @@ pub(crate) mod request_scope;
 pub(crate) mod resume;
 pub(crate) mod retry;
 pub(crate) mod storable;
+#[cfg(feature = "schema")]
+pub(crate) mod structured;
 pub(crate) mod supersede;
 pub(crate) mod timeout_profile;
 pub(crate) mod unattended;

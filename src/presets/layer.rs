@@ -32,13 +32,16 @@ use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 #[cfg(feature = "llm")]
 use crate::layers::stream_guard::{StreamGuard, StreamGuardLayer};
+#[cfg(feature = "schema")]
+use crate::layers::structured_output::{StructuredOutput, StructuredOutputLayer};
 use crate::layers::supersede::SupersedeLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Every layer around one upstream, outermost first: inspection of the request, gRPC status, timeout profile, heartbeats,
-/// deadline, limits per caller (off), supersede (off), dedup, last good answers and resume (feature `llm`), fallback, retries,
-/// queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte timeout.
+/// deadline, limits per caller (off), supersede (off), dedup, last good answers and resume (feature `llm`), fallback,
+/// structured output (feature `schema`), retries, queue, pace, breaker, stream guard (feature `llm`), idle timeout, first-byte
+/// timeout.
 ///
 /// Made by one of the [presets](crate::presets). Each method but [`fallback`](Self::fallback) is given the layer as the
 /// preset has it, and returns what is to be there instead: the same one adjusted, another, or its `disabled()`.
@@ -67,6 +70,8 @@ pub struct ResilienceLayer {
     resume: ResumeLayer,
     fallbacks: Vec<Backup>,
     memory: Memory,
+    #[cfg(feature = "schema")]
+    structured: StructuredOutputLayer,
     retry: RetryAfterBackoffLayer,
     admission: Admission,
     #[cfg(feature = "llm")]
@@ -95,6 +100,11 @@ type Attempt<S> = Queue<Pace<CircuitBreaker<Guarded<IdleBodyTimeout<FirstByteTim
 
 /// The upstreams, and a backup for all of them.
 type WithBackup<E> = Fallback<Upstream<E>, Upstream<BoxedError>>;
+
+#[cfg(feature = "schema")]
+type Structured<S> = StructuredOutput<S>;
+#[cfg(not(feature = "schema"))]
+type Structured<S> = S;
 
 #[cfg(feature = "llm")]
 type Guarded<S> = StreamGuard<S>;
@@ -125,6 +135,8 @@ impl ResilienceLayer {
             resume: ResumeLayer::disabled(),
             fallbacks: Vec::new(),
             memory: Memory::default(),
+            #[cfg(feature = "schema")]
+            structured: StructuredOutputLayer::disabled(),
             retry: RetryAfterBackoffLayer::new(),
             admission: Admission {
                 queue: QueueLayer::disabled(),
@@ -275,6 +287,21 @@ impl ResilienceLayer {
         self
     }
 
+    /// Adjusts the [`StructuredOutputLayer`], which is off. It stands around each upstream.
+    ///
+    /// ```
+    /// use tower_buttress::{StructuredOutputLayer, TimeoutProfile, presets};
+    ///
+    /// let stack = presets::llm_client(TimeoutProfile::STANDARD).structured_output(|_| StructuredOutputLayer::new());
+    /// # let _ = stack;
+    /// ```
+    #[cfg(feature = "schema")]
+    #[must_use]
+    pub fn structured_output(mut self, adjust: impl FnOnce(StructuredOutputLayer) -> StructuredOutputLayer) -> Self {
+        self.structured = adjust(self.structured);
+        self
+    }
+
     /// Adjusts the [`RetryAfterBackoffLayer`].
     #[must_use]
     pub fn retry(mut self, adjust: impl FnOnce(RetryAfterBackoffLayer) -> RetryAfterBackoffLayer) -> Self {
@@ -387,6 +414,8 @@ impl ResilienceLayer {
             resume: self.resume.observer(observer.clone()),
             fallbacks: self.fallbacks.into_iter().map(tell).collect(),
             memory: self.memory,
+            #[cfg(feature = "schema")]
+            structured: self.structured.observer(observer.clone()),
             retry: self.retry.observer(observer.clone()),
             admission: self.admission.observer(&observer),
             #[cfg(feature = "llm")]
@@ -427,7 +456,10 @@ impl ResilienceLayer {
 
     /// Asks this backup where `upstreams` fail.
     fn with_backup<E>(&self, backup: &Backup, upstreams: Upstream<E>) -> WithBackup<E> {
-        let layer = backup.layer.clone().map_backup(|inner| Upstream::new(self.attempt(&backup.admission, inner)));
+        let layer = backup.layer.clone().map_backup(|inner| {
+            let attempt = self.attempt(&backup.admission, inner);
+            Upstream::new(self.structured(attempt))
+        });
         layer.memory(self.memory.clone()).layer(upstreams)
     }
 
@@ -438,6 +470,16 @@ impl ResilienceLayer {
 
     #[cfg(not(feature = "llm"))]
     fn remembered<S>(&self, inner: S) -> Remembered<S> {
+        inner
+    }
+
+    #[cfg(feature = "schema")]
+    fn structured<S>(&self, inner: S) -> Structured<S> {
+        self.structured.clone().memory(self.memory.clone()).layer(inner)
+    }
+
+    #[cfg(not(feature = "schema"))]
+    fn structured<S>(&self, inner: S) -> Structured<S> {
         inner
     }
 
@@ -480,7 +522,8 @@ where
     type Service = Resilience<S>;
 
     fn layer(&self, inner: S) -> Resilience<S> {
-        let primary = self.retry.clone().memory(self.memory.clone()).layer(self.attempt(&self.admission, inner));
+        let retry = self.retry.clone().memory(self.memory.clone());
+        let primary = self.structured(retry.layer(self.attempt(&self.admission, inner)));
         let flight = match self.fallbacks.split_last() {
             None => self.flight(primary),
             Some((last, others)) => {

@@ -1,11 +1,15 @@
 //! WIRE: bytes and headers to values and back. Knows no time but what it is given.
 
+#[cfg(feature = "schema")]
+pub(crate) mod answer_text;
 #[cfg(feature = "json")]
 pub mod canonical_json;
 pub mod credentials;
 pub mod deadline;
 pub mod dialect;
 pub(crate) mod event_stream;
+#[cfg(feature = "schema")]
+pub mod extract_json;
 pub(crate) mod fingerprint;
 pub mod grpc;
 pub(crate) mod http_date;

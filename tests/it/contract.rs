@@ -113,6 +113,18 @@ contract! {
     fallback_off => FallbackLayer::<Down>::disabled();
 }
 
+#[cfg(feature = "schema")]
+mod structured_output {
+    use tower_buttress::StructuredOutputLayer;
+
+    use super::*;
+
+    contract! {
+        steps_aside => StructuredOutputLayer::new();
+        off => StructuredOutputLayer::disabled();
+    }
+}
+
 #[cfg(feature = "llm")]
 mod last_good {
     use http::Method;

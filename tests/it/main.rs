@@ -36,6 +36,8 @@ mod sse;
 mod sse_heartbeat;
 #[cfg(feature = "llm")]
 mod stream_guard;
+#[cfg(feature = "schema")]
+mod structured_output;
 mod supersede;
 mod support;
 mod suspension;

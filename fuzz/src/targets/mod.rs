@@ -4,6 +4,7 @@ mod deadline;
 mod hints;
 mod repeats;
 mod resume;
+mod schema;
 mod sse;
 
 /// Something that reads bytes from the network. It panics when a rule is broken.
@@ -18,6 +19,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "sse", run: sse::run, vocabulary: sse::VOCABULARY },
     Target { name: "deadline", run: deadline::run, vocabulary: deadline::VOCABULARY },
     Target { name: "hints", run: hints::run, vocabulary: hints::VOCABULARY },
+    Target { name: "schema", run: schema::run, vocabulary: schema::VOCABULARY },
     Target { name: "repeats", run: repeats::run, vocabulary: repeats::VOCABULARY },
     Target { name: "resume", run: resume::run, vocabulary: resume::VOCABULARY },
 ];

@@ -13,7 +13,7 @@ use super::similar::Similar;
 use super::stored::Stored;
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyObserver, Outcome};
-use crate::call::{Reservation, Stale, Tenant};
+use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
 use crate::policy::last_good::cache_control;
 use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
 use crate::proto::event_stream::EventStream;
@@ -58,8 +58,9 @@ impl Recorder {
         config: &Config,
     ) -> Option<Self> {
         let (headers, extensions) = (response.headers(), response.extensions());
-        let ours = extensions.get::<Rejection>().is_some() || Stale::in_extensions(extensions).is_some();
-        if !request.keep || response.status() != StatusCode::OK || ours {
+        let unfit = extensions.get::<Rejection>().is_some() || Stale::in_extensions(extensions).is_some();
+        let unfit = unfit || InvalidOutput::in_extensions(extensions).is_some();
+        if !request.keep || response.status() != StatusCode::OK || unfit {
             return None;
         }
         let form = Form::of(request.kind, headers)?;

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use http::{HeaderMap, StatusCode};
 
 use super::{Classify, Health, Matter, NextStep, Outcome, Verdict, transport};
+use crate::call::InvalidOutput;
 use crate::error::{self, UpstreamError};
 use crate::proto::retry_after::{RetryAfter, retry_after, should_retry};
 use crate::rejection::{Rejection, RejectionKind};
@@ -15,6 +16,7 @@ use crate::rejection::{Rejection, RejectionKind};
 /// | Answer | Next step | Health | Matter |
 /// |---|---|---|---|
 /// | 1xx, 2xx, 3xx | Done | Success | |
+/// | an answer that is [not in its form](InvalidOutput) | `TryAnother` | Success | Request |
 /// | 429 | Retry | Throttled | Credential |
 /// | 408, 409, 425 | Retry | Ignored | Upstream |
 /// | 401, 402, 403, 407 (another credential or plan may do) | `TryAnother` | Success | Credential |
@@ -62,6 +64,8 @@ pub struct Standard {
 
 const RETRY: NextStep = NextStep::Retry { after: None };
 const DONE: Verdict = Verdict::new(NextStep::Done, Health::Success);
+/// The upstream works; a schema that no answer matches is a caller's to choose.
+const INVALID_OUTPUT: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Request);
 const REFUSED_CREDENTIAL: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Credential);
 
 /// The first row that holds the status counts.
@@ -140,7 +144,10 @@ impl Classify for Standard {
         match (outcome.status(), outcome.headers()) {
             (Some(status), Some(headers)) => match outcome.rejection() {
                 Some(rejection) => hinted(self.refused(rejection), headers),
-                None if status.as_u16() < 400 => DONE,
+                None if status.as_u16() < 400 => {
+                    let invalid = outcome.extensions().and_then(InvalidOutput::in_extensions);
+                    invalid.map_or(DONE, |_| INVALID_OUTPUT)
+                }
                 None => {
                     // What the body says, where a layer inside has read it.
                     let told = outcome.extensions().and_then(|extensions| extensions.get::<UpstreamError>());

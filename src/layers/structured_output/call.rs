@@ -1,0 +1,243 @@
+//! A call whose answer is checked, and asked for again where it is not in its form.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::response::Parts;
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::StructuredOutputBody;
+use super::config::Config;
+use super::examined::{Check, Examined, Form, LARGE, Verdict};
+use super::request::{Asked, correct_headers, kind_of};
+use crate::body::collect::{Collected, collect};
+use crate::body::erased::ErasedBody;
+use crate::body::request::CallBody;
+use crate::call::{InvalidOutput, OutputFault, Tenant};
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::policy::structured::Complaint;
+use crate::proto::dialect::Usage;
+use crate::rt::clock;
+use crate::rt::deadline::Deadline;
+use crate::rt::timeout::Timeout;
+
+/// In a response's extensions: what the answer has cost, with all calls that were made for it.
+///
+/// ```
+/// use http::Response;
+/// use tower_buttress::OutputUsage;
+///
+/// # fn bill(response: &Response<()>) {
+/// if let Some(OutputUsage { calls, usage, .. }) = response.extensions().get() {
+///     println!("{calls} calls, {} tokens of answers", usage.output.unwrap_or(0));
+/// }
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutputUsage {
+    /// The calls that were made.
+    pub calls: u32,
+    /// The tokens of all of them, as far as they were told.
+    pub usage: Usage,
+}
+
+/// An answer that was read.
+struct Answer {
+    head: Parts,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+/// What reading an answer led to.
+enum Read<B> {
+    Answer(Answer),
+    /// It is handed on, not looked at.
+    Pass(Response<StructuredOutputBody<B>>),
+}
+
+// === impl OutputUsage ===
+
+impl OutputUsage {
+    fn add(&mut self, usage: Option<Usage>) {
+        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (None, None) => None,
+            (one, other) => Some(one.unwrap_or(0).saturating_add(other.unwrap_or(0))),
+        };
+        let usage = usage.unwrap_or_default();
+        self.calls += 1;
+        self.usage = Usage::new(sum(self.usage.input, usage.input), sum(self.usage.output, usage.output));
+    }
+}
+
+/// Reads the request, makes the call, and asks again where its answer is not in the form that was asked for.
+pub(super) async fn run<S, B>(
+    mut service: S,
+    request: Request<CallBody>,
+    config: Arc<Config>,
+) -> Result<Response<StructuredOutputBody<B>>, S::Error>
+where
+    S: Service<Request<CallBody>, Response = Response<B>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let asked = match read_request(request, &config).await {
+        Ok(asked) => asked,
+        Err(request) => return Ok(send(&mut service, request).await?.map(StructuredOutputBody::inner)),
+    };
+    config.budget.deposit(clock::now);
+    let mut total = OutputUsage::default();
+    let mut request = asked.first();
+    // The last answer that was not in its form.
+    let mut invalid: Option<(Answer, OutputFault)> = None;
+    let mut reasks = 0;
+    loop {
+        let started = clock::now();
+        let response = match send(&mut service, request).await {
+            Ok(response) => response,
+            Err(err) => return invalid.map(|(answer, fault)| answer.marked(fault, total)).ok_or(err),
+        };
+        let Some(form) = Form::of(&response, &asked) else {
+            return Ok(match invalid {
+                // What was asked again has failed: the answer that there is counts.
+                Some((answer, fault)) if !response.status().is_success() => answer.marked(fault, total),
+                _ => response.map(StructuredOutputBody::inner),
+            });
+        };
+        let answer = match read_answer(response, form, &asked, &config).await {
+            Read::Answer(answer) => answer,
+            Read::Pass(response) => return Ok(response),
+        };
+        let Examined { usage, verdict } = look(Check::new(&asked, form, config.extract), &answer.data).await;
+        total.add(usage);
+        let (text, complaint) = match verdict {
+            Verdict::Return => return Ok(answer.respond(total)),
+            Verdict::Replace(data) => return Ok(answer.replaced(data).respond(total)),
+            Verdict::Invalid(text, complaint) => (text, complaint),
+        };
+        let fault = complaint.fault;
+        let again = next(&asked, &config, reasks, started, &text, &complaint);
+        config.emitter.emit(&Event::OutputInvalid { fault, asked_again: again.is_some() });
+        let Some(again) = again else { return Ok(answer.marked(fault, total)) };
+        (request, reasks, invalid) = (again, reasks + 1, Some((answer, fault)));
+    }
+}
+
+/// The request that asks again, if it is worth it.
+fn next(
+    asked: &Asked,
+    config: &Config,
+    reasks: u32,
+    started: Instant,
+    text: &str,
+    complaint: &Complaint,
+) -> Option<Request<CallBody>> {
+    // What was empty once more says nothing new.
+    let max = if complaint.fault == OutputFault::Empty { config.max_reasks.min(1) } else { config.max_reasks };
+    let now = clock::now();
+    let took = now.saturating_duration_since(started);
+    let in_time = Deadline::remaining_for_attempt(&asked.head.extensions, now).is_none_or(|left| left > took);
+    if reasks >= max || !in_time {
+        return None;
+    }
+    let request = asked.again(text, complaint)?;
+    config.budget.withdraw(now).then_some(request)
+}
+
+/// `Err`: the request passes.
+async fn read_request(request: Request<CallBody>, config: &Config) -> Result<Asked, Request<CallBody>> {
+    let (head, body) = request.into_parts();
+    let Some(kind) = kind_of(&head) else { return Err(Request::from_parts(head, body)) };
+    let mut reading = collect(body, config.max_body_bytes, config.memory.reserve(head.extensions.get::<Tenant>()));
+    let mut timeout = Timeout::default();
+    let read = poll_fn(|cx| match Pin::new(&mut reading).poll(cx) {
+        Poll::Ready(read) => Poll::Ready(Some(read)),
+        Poll::Pending => timeout.poll_after(config.read_timeout, cx).map(|()| None),
+    });
+    let body = match read.await {
+        Some(Ok(Collected::Whole { data, trailers: None })) => {
+            return Asked::new(kind, head, data, config).map_err(|(head, data)| Request::from_parts(head, data.into()));
+        }
+        Some(Ok(Collected::Whole { data, trailers })) => CallBody::whole(data, trailers),
+        Some(Ok(Collected::TooLarge(body))) => {
+            config.bypassed("a request whose body is too long to be read first");
+            CallBody::new(body)
+        }
+        // It fails at the upstream, as it would have without this layer.
+        Some(Err(why)) => CallBody::failed(why),
+        None => {
+            config.bypassed("a request whose body takes too long to come to be read first");
+            reading.give_up().map_or_else(CallBody::empty, CallBody::new)
+        }
+    };
+    Err(Request::from_parts(head, body))
+}
+
+async fn send<S: Service<Request<CallBody>>>(
+    service: &mut S,
+    request: Request<CallBody>,
+) -> Result<S::Response, S::Error> {
+    poll_fn(|cx| service.poll_ready(cx)).await?;
+    service.call(request).await
+}
+
+async fn read_answer<B>(response: Response<B>, form: Form, asked: &Asked, config: &Config) -> Read<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (head, body) = response.into_parts();
+    let max = if form == Form::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
+    let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
+    let body = match collect(ErasedBody::new(body), max, reservation).await {
+        Ok(Collected::Whole { data, trailers }) => return Read::Answer(Answer { head, data, trailers }),
+        Ok(Collected::TooLarge(body)) => {
+            config.bypassed("an answer that is too long to be looked at");
+            CallBody::new(body)
+        }
+        Err(why) => CallBody::failed(why),
+    };
+    Read::Pass(Response::from_parts(head, StructuredOutputBody::read(body)))
+}
+
+/// Looks at an answer: at a large one on a thread where it holds up nobody.
+async fn look(check: Check, data: &Bytes) -> Examined {
+    if data.len() <= LARGE {
+        return check.run(data);
+    }
+    let (apart, there) = (check.clone(), data.clone());
+    match tokio::task::spawn_blocking(move || apart.run(&there)).await {
+        Ok(examined) => examined,
+        // The runtime is shutting down.
+        Err(_) => check.run(data),
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn replaced(mut self, data: Vec<u8>) -> Self {
+        correct_headers(&mut self.head, data.len());
+        self.data = data.into();
+        self
+    }
+
+    fn respond<B>(mut self, total: OutputUsage) -> Response<StructuredOutputBody<B>> {
+        self.head.extensions.insert(total);
+        Response::from_parts(self.head, StructuredOutputBody::read(CallBody::whole(self.data, self.trailers)))
+    }
+
+    /// The answer as it is, marked as one that is not in its form.
+    fn marked<B>(self, fault: OutputFault, total: OutputUsage) -> Response<StructuredOutputBody<B>> {
+        let mut response = self.respond(total);
+        response.extensions_mut().insert(InvalidOutput::new(fault));
+        response
+    }
+}

@@ -1,0 +1,139 @@
+//! An answer that was read: what it says, and whether it has the form that was asked for.
+
+use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::request::Asked;
+use crate::policy::structured::{Complaint, Finding, OutputSchema, examine};
+use crate::proto::answer_text::{AnswerText, replaced, unquoted};
+use crate::proto::dialect::{AnswerReader, Channel, End, Fact, Framing, Kind, Reader, Usage};
+use crate::proto::event_stream::EventStream;
+use crate::proto::media_type;
+use crate::rejection::Rejection;
+
+/// In what form an answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Stream(Framing),
+}
+
+/// What an answer is checked by.
+#[derive(Clone)]
+pub(super) struct Check {
+    kind: Kind,
+    form: Form,
+    schema: Option<OutputSchema>,
+    extract: bool,
+}
+
+/// What is found of an answer.
+pub(super) struct Examined {
+    pub(super) usage: Option<Usage>,
+    pub(super) verdict: Verdict,
+}
+
+pub(super) enum Verdict {
+    /// It is returned as it is: it has the form that was asked for, or it is no attempt at it (a refusal, a filter, a limit, a
+    /// call of a tool).
+    Return,
+    /// It is returned with this body.
+    Replace(Vec<u8>),
+    /// This text is not what was asked for.
+    Invalid(String, Complaint),
+}
+
+/// Answers above that are looked at outside of the threads that other calls run on.
+pub(super) const LARGE: usize = 64 * 1024;
+
+// === impl Form ===
+
+impl Form {
+    /// `None` where the answer is not looked at.
+    pub(super) fn of<B>(response: &Response<B>, asked: &Asked) -> Option<Self> {
+        let headers = response.headers();
+        if response.status() != StatusCode::OK || Rejection::of(response).is_some() || is_encoded(headers) {
+            return None;
+        }
+        if EventStream::of(headers) == EventStream::Plain {
+            return asked.streams.then_some(Self::Stream(Framing::EventStream));
+        }
+        let essence = media_type::essence(headers);
+        if asked.kind == Kind::Ollama && asked.streams && essence.eq_ignore_ascii_case(b"application/x-ndjson") {
+            return Some(Self::Stream(Framing::Lines));
+        }
+        // Gemini streams JSON too: an array of it.
+        let is_array = asked.kind == Kind::Gemini && asked.streams;
+        let form = if is_array { Self::Stream(Framing::Array) } else { Self::Json };
+        media_type::is_json(headers).then_some(form)
+    }
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    !headers.get_all(CONTENT_ENCODING).iter().all(identity)
+}
+
+// === impl Check ===
+
+impl Check {
+    pub(super) fn new(asked: &Asked, form: Form, extract: bool) -> Self {
+        Self { kind: asked.kind, form, schema: asked.schema.clone(), extract }
+    }
+
+    pub(super) fn run(&self, body: &Bytes) -> Examined {
+        match self.form {
+            Form::Json => self.answer(body),
+            Form::Stream(framing) => self.stream(body, framing),
+        }
+    }
+
+    fn answer(&self, body: &[u8]) -> Examined {
+        let mut reader = AnswerReader::new();
+        reader.read(body);
+        let answer = reader.end(&mut *self.kind.dialect());
+        let whole = answer.fault.is_none() && answer.end == Some(End::Whole);
+        let verdict = match AnswerText::of(self.kind, body) {
+            _ if !whole => Verdict::Return,
+            AnswerText::One { before, raw, after } => match unquoted(raw) {
+                Some(text) => match examine(&text, self.schema.as_ref(), self.extract) {
+                    Finding::Valid => Verdict::Return,
+                    Finding::Extracted(json) => Verdict::Replace(replaced(before, &json, after)),
+                    Finding::Invalid(complaint) => Verdict::Invalid(text, complaint),
+                },
+                None => Verdict::Return,
+            },
+            AnswerText::Empty => self.text(String::new()),
+            AnswerText::Other => Verdict::Return,
+        };
+        Examined { usage: answer.usage, verdict }
+    }
+
+    /// The text of a stream cannot be replaced: it is what was asked for, or it is not.
+    fn stream(&self, body: &[u8], framing: Framing) -> Examined {
+        let mut reader = Reader::new(Some(self.kind), framing);
+        let (mut said, mut is_other, mut usage) = (String::new(), false, None::<Usage>);
+        let mut note = |fact: Fact<'_>| match fact {
+            Fact::Delta { choice: 0, channel: Channel::Text, text } => said += &text.decode(),
+            Fact::Delta { channel: Channel::Reasoning, .. } => {}
+            Fact::Delta { .. } => is_other = true,
+            Fact::Usage(told) => {
+                let before = usage.unwrap_or_default();
+                usage = Some(Usage::new(told.input.or(before.input), told.output.or(before.output)));
+            }
+            _ => {}
+        };
+        reader.read(body, |fact, _| note(fact));
+        reader.end(|fact, _| note(fact));
+        let verdict = if reader.ended() != Some(End::Whole) || is_other { Verdict::Return } else { self.text(said) };
+        Examined { usage, verdict }
+    }
+
+    fn text(&self, text: String) -> Verdict {
+        match examine(&text, self.schema.as_ref(), false) {
+            Finding::Valid | Finding::Extracted(_) => Verdict::Return,
+            Finding::Invalid(complaint) => Verdict::Invalid(text, complaint),
+        }
+    }
+}

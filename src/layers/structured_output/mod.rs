@@ -1,0 +1,16 @@
+//! Answers that parse, and have the form that was asked for.
+
+mod body;
+mod call;
+mod config;
+mod examined;
+mod future;
+mod layer;
+mod request;
+mod service;
+
+pub use self::body::StructuredOutputBody;
+pub use self::call::OutputUsage;
+pub use self::future::StructuredOutputFuture;
+pub use self::layer::StructuredOutputLayer;
+pub use self::service::StructuredOutput;

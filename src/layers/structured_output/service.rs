@@ -1,0 +1,80 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::body::StructuredOutputBody;
+use super::call;
+use super::config::Config;
+use super::future::StructuredOutputFuture;
+use super::request::kind_of;
+use crate::body::request::CallBody;
+use crate::error::BoxError;
+
+/// Checks that answers have the form that was asked for. See [`StructuredOutputLayer`](crate::StructuredOutputLayer).
+#[derive(Clone, Debug)]
+pub struct StructuredOutput<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+// === impl StructuredOutput ===
+
+impl<S> StructuredOutput<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, without this layer.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for StructuredOutput<S>
+where
+    S: Service<Request<CallBody>, Response = Response<ResB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    ReqB: Body<Data = Bytes> + Send + 'static,
+    ReqB::Error: Into<BoxError>,
+    ResB: Body<Data = Bytes> + Send + 'static,
+    ResB::Error: Into<BoxError> + 'static,
+{
+    type Response = Response<StructuredOutputBody<ResB>>;
+    type Error = S::Error;
+    type Future = StructuredOutputFuture<S, ResB>;
+
+    /// Always ready where the layer is on: the request is read before the inner service is waited for, in the future.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.config.enabled { Poll::Ready(Ok(())) } else { self.inner.poll_ready(cx) }
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let request = request.map(CallBody::new);
+        if !self.config.enabled {
+            return StructuredOutputFuture::called(self.inner.call(request));
+        }
+        let service = self.inner.clone();
+        let (head, body) = request.into_parts();
+        let is_checked = kind_of(&head).is_some();
+        let request = Request::from_parts(head, body);
+        if !is_checked {
+            return StructuredOutputFuture::passing(service, request);
+        }
+        StructuredOutputFuture::checked(Box::pin(call::run(service, request, Arc::clone(&self.config))))
+    }
+}

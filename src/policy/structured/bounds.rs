@@ -1,0 +1,181 @@
+//! What it may cost to check a value by a schema that a caller chose.
+//!
+//! # Why not any schema?
+//!
+//! A schema is a program. With references that lead to two others each, thirty lines of it take a thousand million steps for a
+//! single value; with a reference to itself it never ends. So references are followed within the schema only, one that leads
+//! back to where it stands is refused, and what a schema costs is counted before it is used: the number of its parts, each
+//! counted as often as references lead to it. A check takes at most that many steps for each part of a value.
+
+use serde_json::{Map, Value};
+
+/// The largest schema, as JSON, in bytes.
+pub(super) const MAX_BYTES: usize = 64 * 1024;
+/// How deep it may nest.
+const MAX_DEPTH: usize = 64;
+/// How many parts it may have, each counted as often as references lead to it.
+const MAX_PARTS: u64 = 10_000;
+/// Steps that a check may take: parts of the schema times bytes of the text.
+const MAX_STEPS: u64 = 1 << 28;
+
+/// Keywords under which schemas stand by names of their own, which are no keywords.
+const MAPS: [&str; 6] = ["properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"];
+
+/// Keywords by which a schema leads elsewhere than by a pointer into itself.
+const FOREIGN: [&str; 7] =
+    ["$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "$anchor", "$vocabulary", "definitionsRef"];
+
+/// Why a schema is not used.
+pub(super) type Refusal = &'static str;
+
+struct Count<'a> {
+    root: &'a Value,
+    /// The references that are being followed.
+    following: Vec<&'a str>,
+    parts: u64,
+}
+
+/// How many parts the schema has, each counted as often as references lead to it.
+pub(super) fn parts(schema: &Value) -> Result<u64, Refusal> {
+    let mut count = Count { root: schema, following: Vec::new(), parts: 0 };
+    count.value(schema, 0, 1)?;
+    Ok(count.parts)
+}
+
+/// Whether a text of this length may be checked by a schema of so many parts.
+pub(super) fn may_check(parts: u64, text: usize) -> bool {
+    parts.saturating_mul(text as u64) <= MAX_STEPS
+}
+
+impl<'a> Count<'a> {
+    /// Counts `value`, `times` over.
+    fn value(&mut self, value: &'a Value, depth: usize, times: u64) -> Result<(), Refusal> {
+        if depth > MAX_DEPTH {
+            return Err("it nests too deep");
+        }
+        self.add(times)?;
+        match value {
+            Value::Object(object) => self.object(object, depth, times),
+            Value::Array(items) => items.iter().try_for_each(|item| self.value(item, depth + 1, times)),
+            // A pattern is a program too.
+            Value::String(text) => self.add(times.saturating_mul(text.len() as u64 / 16)),
+            _ => Ok(()),
+        }
+    }
+
+    fn object(&mut self, object: &'a Map<String, Value>, depth: usize, times: u64) -> Result<(), Refusal> {
+        if FOREIGN.iter().any(|keyword| object.contains_key(*keyword)) {
+            return Err("it has references that are not followed");
+        }
+        if depth > 0 && object.get("$id").is_some_and(Value::is_string) {
+            return Err("a part of it has an address of its own");
+        }
+        // What is left over is found by looking at all else once more.
+        let again = ["unevaluatedProperties", "unevaluatedItems"].iter().any(|keyword| object.contains_key(*keyword));
+        let times = if again { times.saturating_mul(2) } else { times };
+        for (key, value) in object {
+            match (key.as_str(), value) {
+                ("$ref", Value::String(reference)) => self.follow(reference, depth, times)?,
+                // Values, not schemas: what is in them means nothing.
+                ("const" | "enum" | "default" | "examples" | "example", value) => {
+                    self.add(times.saturating_mul(size(value)))?
+                }
+                (key, Value::Object(map)) if MAPS.contains(&key) => {
+                    // A definition is compiled once; how often it is used is counted where references lead to it.
+                    let times = if key.ends_with("efs") || key == "definitions" { 1 } else { times };
+                    self.add(times)?;
+                    map.values().try_for_each(|schema| self.value(schema, depth + 1, times))?;
+                }
+                (_, value) => self.value(value, depth + 1, times)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, reference: &'a str, depth: usize, times: u64) -> Result<(), Refusal> {
+        let pointer = reference.strip_prefix('#').ok_or("it has references to elsewhere")?;
+        if self.following.contains(&reference) {
+            return Err("it has a reference that leads back to itself");
+        }
+        if pointer.contains('%') || !(pointer.is_empty() || pointer.starts_with('/')) {
+            return Err("it has references that are not followed");
+        }
+        let root = self.root;
+        let target = root.pointer(pointer).ok_or("it has a reference to nothing")?;
+        if pointer.is_empty() {
+            return Err("it has a reference that leads back to itself");
+        }
+        self.following.push(reference);
+        // How deep the definition nests is counted by itself.
+        self.add(1)?;
+        let counted = self.value(target, depth.saturating_add(1), times);
+        self.following.pop();
+        counted
+    }
+
+    fn add(&mut self, parts: u64) -> Result<(), Refusal> {
+        self.parts = self.parts.saturating_add(parts);
+        if self.parts > MAX_PARTS { Err("it has too many parts") } else { Ok(()) }
+    }
+}
+
+/// The number of values in a value.
+fn size(value: &Value) -> u64 {
+    match value {
+        Value::Array(items) => items.iter().map(size).fold(1, u64::saturating_add),
+        Value::Object(object) => object.values().map(size).fold(1, u64::saturating_add),
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn usual_schemas_are_counted() {
+        let schema = json!({
+            "$id": "https://example.com/x", "type": "object", "additionalProperties": false, "required": ["a", "b"],
+            "properties": { "a": { "$ref": "#/$defs/item" }, "b": { "type": "array", "items": { "$ref": "#/$defs/item" } } },
+            "$defs": { "item": { "type": "string", "enum": ["x", "y"] } },
+        });
+        let parts = parts(&schema).unwrap();
+        assert!((20..60).contains(&parts), "{parts}");
+        assert!(may_check(parts, 1024 * 1024));
+        assert!(!may_check(MAX_PARTS, 1024 * 1024));
+    }
+
+    #[test]
+    fn hostile_ones_are_refused() {
+        // Each definition uses the next one twice.
+        let mut definitions = Map::new();
+        for number in 0..60 {
+            let next = format!("#/$defs/d{}", number + 1);
+            definitions.insert(format!("d{number}"), json!({ "allOf": [{ "$ref": next }, { "$ref": next }] }));
+        }
+        definitions.insert("d60".into(), json!({ "type": "string" }));
+        let bomb = json!({ "$ref": "#/$defs/d0", "$defs": definitions });
+        let deep = (0..70).fold(json!({}), |inner, _| json!({ "properties": { "a": inner } }));
+        for schema in [
+            bomb,
+            deep,
+            json!({ "$ref": "#" }),
+            json!({ "$ref": "#/a", "a": { "$ref": "#/b" }, "b": { "$ref": "#/a" } }),
+            json!({ "properties": { "child": { "$ref": "#" } } }),
+            json!({ "$ref": "https://example.com/schema.json" }),
+            json!({ "$ref": "file:///etc/passwd" }),
+            json!({ "$ref": "other.json" }),
+            json!({ "$ref": "#/nothing" }),
+            json!({ "$ref": "#anchor", "x": { "$anchor": "anchor" } }),
+            json!({ "properties": { "a": { "$id": "http://x/", "$ref": "#/a" } } }),
+            json!({ "$dynamicRef": "#a" }),
+            json!({ "enum": vec![0; 20_000] }),
+            json!({ "properties": { "default": { "$ref": "#" } } }),
+            json!({ "properties": { "enum": { "properties": { "const": { "$ref": "http://x/" } } } } }),
+        ] {
+            assert!(parts(&schema).is_err(), "{schema}");
+        }
+    }
+}

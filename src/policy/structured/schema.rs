@@ -1,0 +1,181 @@
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use jsonschema::{PatternOptions, Validator};
+use serde_json::Value;
+
+use super::bounds;
+use super::{Finding, examine};
+use crate::call::OutputFault;
+use crate::proto::extract_json::Wanted;
+
+/// A JSON Schema that answers are checked by, compiled. In a request's extensions, or as a setting of
+/// [`StructuredOutputLayer`](crate::StructuredOutputLayer), it takes the place of the one that the request names.
+///
+/// Drafts 4 to 2020-12. Within bounds, so that a schema of a caller's costs no more than it should: 64 KiB, 64 levels deep,
+/// 10,000 parts, each counted as often as references lead to it; references into the schema itself only, and none that leads
+/// back to where it stands; regular expressions without look-around and back-references, which take linear time. `format` is
+/// not checked.
+///
+/// ```
+/// use serde_json::json;
+/// use tower_buttress::{OutputFault, OutputSchema};
+///
+/// let schema = OutputSchema::new(&json!({ "type": "object", "required": ["city"] })).unwrap();
+/// assert_eq!(schema.check(r#"{"city": "Paris"}"#).as_deref(), Ok(r#"{"city": "Paris"}"#));
+/// assert_eq!(schema.check(r#"It is {"city": "Paris",}."#).as_deref(), Ok(r#"{"city": "Paris"}"#));
+/// assert_eq!(schema.check(r#"{"town": "Paris"}"#), Err(OutputFault::Schema));
+/// assert_eq!(schema.check(r#"{"city": "Par"#), Err(OutputFault::Syntax));
+///
+/// assert!(OutputSchema::new(&json!({ "$ref": "https://example.com/schema.json" })).is_err());
+/// ```
+#[derive(Clone)]
+pub struct OutputSchema(Arc<Compiled>);
+
+struct Compiled {
+    validator: Validator,
+    wanted: Wanted,
+    parts: u64,
+}
+
+/// A schema that answers are not checked by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InvalidSchema {
+    reason: &'static str,
+}
+
+/// Errors that the model is told of.
+const MAX_ERRORS: usize = 5;
+/// The longest text of one of them, in bytes: it may have names of the schema's in it.
+const MAX_ERROR: usize = 300;
+/// What a compiled regular expression may take, in bytes.
+const REGEX_SIZE: usize = 256 * 1024;
+
+// === impl OutputSchema ===
+
+impl OutputSchema {
+    /// Compiles a schema.
+    ///
+    /// # Errors
+    ///
+    /// Returns an [`InvalidSchema`] where it is no schema, or is beyond the bounds.
+    pub fn new(schema: &Value) -> Result<Self, InvalidSchema> {
+        let refused = |reason| InvalidSchema { reason };
+        if schema.to_string().len() > bounds::MAX_BYTES {
+            return Err(refused("it is too large"));
+        }
+        let parts = bounds::parts(schema).map_err(refused)?;
+        let patterns = PatternOptions::regex().size_limit(REGEX_SIZE).dfa_size_limit(4 * REGEX_SIZE);
+        let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false).offline();
+        let validator = options.build(schema).map_err(|_| refused("it is no JSON Schema"))?;
+        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts })))
+    }
+
+    /// The JSON that `text` is, or has in it, where that is what the schema describes.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong with it.
+    pub fn check(&self, text: &str) -> Result<String, OutputFault> {
+        match examine(text, Some(self), true) {
+            Finding::Valid => Ok(text.trim().to_owned()),
+            Finding::Extracted(json) => Ok(json),
+            Finding::Invalid(complaint) => Err(complaint.fault),
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted {
+        self.0.wanted
+    }
+
+    /// What is wrong with a value: none for a value that it would take too long to check.
+    pub(super) fn errors(&self, json: &str) -> Vec<String> {
+        if !bounds::may_check(self.0.parts, json.len()) {
+            return Vec::new();
+        }
+        let Ok(value) = serde_json::from_str::<Value>(json) else { return vec!["it is no JSON".to_owned()] };
+        if self.0.validator.is_valid(&value) {
+            return Vec::new();
+        }
+        let errors = self.0.validator.iter_errors(&value).take(MAX_ERRORS);
+        errors.map(|error| shortened(format!("{}: {}", error.instance_path(), error.masked()))).collect()
+    }
+}
+
+/// The kind of value that a schema describes.
+fn wanted(schema: &Value) -> Wanted {
+    match schema.get("type").and_then(Value::as_str) {
+        Some("object") => Wanted::Object,
+        Some("array") => Wanted::Array,
+        _ if schema.get("properties").is_some() => Wanted::Object,
+        _ => Wanted::Either,
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_ERROR {
+        let end = (0..=MAX_ERROR).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+/// Without the schema, which is a caller's.
+impl fmt::Debug for OutputSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutputSchema").field("parts", &self.0.parts).finish_non_exhaustive()
+    }
+}
+
+// === impl InvalidSchema ===
+
+impl InvalidSchema {
+    pub(crate) const fn reason(self) -> &'static str {
+        self.reason
+    }
+}
+
+impl fmt::Display for InvalidSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a JSON Schema that is not used: {}", self.reason)
+    }
+}
+
+impl Error for InvalidSchema {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn regular_expressions_take_linear_time() {
+        let schema = OutputSchema::new(&json!({ "type": "string", "pattern": "^(a+)+$" })).unwrap();
+        let text = format!("\"{}!\"", "a".repeat(100_000));
+        assert_eq!(schema.check(&text), Err(OutputFault::Schema));
+        for refused in ["(?=a)b", "(a)\\1", "(a{1000}){1000}"] {
+            assert!(OutputSchema::new(&json!({ "pattern": refused })).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused() {
+        for schema in [json!({ "type": 7 }), json!([]), json!({ "$schema": "http://nowhere.invalid/x" })] {
+            assert!(OutputSchema::new(&schema).is_err(), "{schema}");
+        }
+        assert!(OutputSchema::new(&json!({ "description": "x".repeat(70_000) })).is_err());
+    }
+
+    #[test]
+    fn what_stands_in_the_answer_is_not_in_the_complaint() {
+        let schema =
+            OutputSchema::new(&json!({ "properties": { "a": { "type": "integer" }, "b": { "maxLength": 2 } } }))
+                .unwrap();
+        let errors = schema.errors(r#"{"a":"secret","b":"secret"}"#);
+        assert_eq!(errors.len(), 2);
+        assert!(errors.iter().all(|error| !error.contains("secret")), "{errors:?}");
+    }
+}

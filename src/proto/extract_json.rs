@@ -1,0 +1,394 @@
+//! The JSON in a text that a model wrote.
+//!
+//! Models that were asked for JSON write a sentence before it, put it into a fenced block, or leave a comma behind the last
+//! member. What was meant is then plain, and can be had without asking again. What is not plain is left alone: a text that was
+//! cut is never closed, since that invents data, and of two values neither is chosen, since the first may be a quotation of what
+//! a user wrote.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+/// Which value is looked for where a text has more in it than that value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wanted {
+    /// An object or an array.
+    #[default]
+    Either,
+    /// An object.
+    Object,
+    /// An array.
+    Array,
+}
+
+/// A value that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Extracted<'a> {
+    /// The value, which parses.
+    pub json: Cow<'a, str>,
+    /// Whether it is the text itself, but for the space around it.
+    pub is_whole: bool,
+}
+
+/// Longer texts are not searched.
+pub const MAX_TEXT: usize = 1024 * 1024;
+/// How often a search begins anew behind a bracket that nothing closes. Each costs one pass at most.
+const MAX_STARTS: usize = 16;
+/// What `serde_json` reads into a tree: enough for anything that is meant.
+const MAX_DEPTH: usize = 127;
+
+/// Finds the value that `text` is, or has in it: the whole text, else what stands in its only block that is fenced as JSON, else
+/// the only value of the wanted kind. A comma before a closing bracket goes, and raw control characters in strings are
+/// escaped. `None` where there is no such value, or more than one, and for texts above 1 MiB.
+///
+/// Takes time in proportion to the text. A value nests at most 127 levels deep.
+///
+/// ```
+/// use tower_buttress::proto::extract_json::{Wanted, extract};
+///
+/// let found = |text| extract(text, Wanted::Object).map(|found| found.json.into_owned());
+/// assert_eq!(found("{\"a\": 1}").as_deref(), Some("{\"a\": 1}"));
+/// assert_eq!(found("Here it is:\n```json\n{\"a\": 1}\n```\nAnything else?").as_deref(), Some("{\"a\": 1}"));
+/// assert_eq!(found("Sure! {\"a\": [1, 2,],}").as_deref(), Some("{\"a\": [1, 2]}"));
+///
+/// // Cut, or two of them:
+/// assert_eq!(found("{\"a\": 12"), None);
+/// assert_eq!(found("You said {\"a\": 1}, I say {\"a\": 2}."), None);
+/// ```
+#[must_use]
+pub fn extract(text: &str, wanted: Wanted) -> Option<Extracted<'_>> {
+    if text.len() > MAX_TEXT {
+        return None;
+    }
+    let trimmed = text.trim_matches(is_space).trim_start_matches('\u{FEFF}').trim_start_matches(is_space);
+    if is_json(trimmed) {
+        return Some(Extracted {
+            json: Cow::Borrowed(trimmed),
+            is_whole: trimmed.len() == text.trim_matches(is_space).len(),
+        });
+    }
+    let found = |json| Extracted { json, is_whole: false };
+    // A text that is one value but for a mistake.
+    if let Some(json) = (end_of_value(trimmed) == Some(trimmed.len())).then(|| mend(trimmed)).flatten() {
+        return Some(found(json));
+    }
+    match fenced(trimmed) {
+        Fenced::One(block) => return parsed(block.trim_matches(is_space)).map(found),
+        Fenced::Several => return None,
+        Fenced::None => {}
+    }
+    only_value(trimmed, wanted).map(found)
+}
+
+/// Blocks that are fenced as JSON.
+enum Fenced<'a> {
+    None,
+    One(&'a str),
+    Several,
+}
+
+fn fenced(text: &str) -> Fenced<'_> {
+    let mut found = Fenced::None;
+    let mut rest = text;
+    while let Some(at) = rest.find("```") {
+        let after = rest.get(at + 3..).unwrap_or_default();
+        let (info, body) = after.split_once('\n').unwrap_or((after, ""));
+        let Some(end) = body.find("```") else { break };
+        let (block, behind) = (body.get(..end).unwrap_or_default(), body.get(end + 3..).unwrap_or_default());
+        let info = info.trim();
+        let is_bare = info.is_empty() && block.trim_start().starts_with(['{', '[']);
+        if info.eq_ignore_ascii_case("json") || is_bare {
+            found = match found {
+                Fenced::None => Fenced::One(block),
+                _ => return Fenced::Several,
+            };
+        }
+        rest = behind;
+    }
+    found
+}
+
+/// The only value of this kind that stands in the text.
+fn only_value(text: &str, wanted: Wanted) -> Option<Cow<'_, str>> {
+    let opens: &[char] = match wanted {
+        Wanted::Either => &['{', '['],
+        Wanted::Object => &['{'],
+        Wanted::Array => &['['],
+    };
+    let mut found = None;
+    let (mut at, mut starts) = (0, 0);
+    while let Some(start) = text.get(at..).and_then(|rest| rest.find(['{', '['])) {
+        let rest = text.get(at + start..).unwrap_or_default();
+        let Some(length) = end_of_value(rest) else {
+            // Nothing closes it: it was no value, or the text was cut.
+            starts += 1;
+            if starts > MAX_STARTS {
+                return None;
+            }
+            at += start + 1;
+            continue;
+        };
+        let value = rest.get(..length).unwrap_or_default();
+        if value.starts_with(opens) {
+            if let Some(json) = parsed(value) {
+                if found.is_some() {
+                    return None;
+                }
+                found = Some(json);
+            }
+        }
+        at += start + length;
+    }
+    // Where something was left open, the last value may be a part of one that was cut.
+    found.filter(|_| starts == 0)
+}
+
+/// The length of the value that `text` begins with, by its brackets. `None` where they do not match, or nothing closes them.
+fn end_of_value(text: &str) -> Option<usize> {
+    let mut open = Vec::new();
+    let (mut in_string, mut escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' => open.push(b'}'),
+            b'[' => open.push(b']'),
+            b'}' | b']' => {
+                if open.pop() != Some(byte) {
+                    return None;
+                }
+                if open.is_empty() {
+                    return Some(at + 1);
+                }
+            }
+            _ if open.is_empty() => return None,
+            _ => {}
+        }
+        if open.len() > MAX_DEPTH {
+            return None;
+        }
+    }
+    None
+}
+
+fn parsed(value: &str) -> Option<Cow<'_, str>> {
+    if is_json(value) { Some(Cow::Borrowed(value)) } else { mend(value) }
+}
+
+/// Without commas before closing brackets, and with the control characters in strings escaped; `None` where that is not all
+/// that is wrong.
+fn mend(value: &str) -> Option<Cow<'_, str>> {
+    let mut mended = String::with_capacity(value.len() + 16);
+    let (mut in_string, mut escaped) = (false, false);
+    // Where in what was written a comma stands that has a value before it, and nothing but space behind it.
+    let mut comma = None;
+    let mut last = '{';
+    for c in value.chars() {
+        if in_string {
+            let control = c < ' ' && !escaped;
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => in_string = false,
+                _ => {}
+            }
+            match c {
+                '\n' if control => mended.push_str("\\n"),
+                '\r' if control => mended.push_str("\\r"),
+                '\t' if control => mended.push_str("\\t"),
+                c if control => mended.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => mended.push(c),
+            }
+            continue;
+        }
+        match c {
+            '}' | ']' => {
+                if let Some(at) = comma.take() {
+                    mended.remove(at);
+                }
+            }
+            ',' if !matches!(last, '{' | '[' | ',') => comma = Some(mended.len()),
+            c if is_space(c) => {}
+            _ => comma = None,
+        }
+        if !is_space(c) {
+            last = c;
+        }
+        in_string = c == '"';
+        mended.push(c);
+    }
+    is_json(&mended).then_some(Cow::Owned(mended))
+}
+
+fn is_json(text: &str) -> bool {
+    // The parser that builds nothing has no limit of its own.
+    is_shallow(text) && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+fn is_shallow(text: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return false;
+        }
+    }
+    true
+}
+
+const fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn of(text: &str) -> Option<String> {
+        extract(text, Wanted::Object).map(|found| found.json.into_owned())
+    }
+
+    #[test]
+    fn what_is_plain_is_found() {
+        for (text, json) in [
+            (r#"{"a":1}"#, r#"{"a":1}"#),
+            ("\n {\"a\":1}\n", r#"{"a":1}"#),
+            ("\u{FEFF}{\"a\":1}", r#"{"a":1}"#),
+            ("[1]", "[1]"),
+            ("\"text\"", "\"text\""),
+            ("```json\n{\"a\":1}\n```", r#"{"a":1}"#),
+            ("```\n{\"a\":1}\n```", r#"{"a":1}"#),
+            ("Use `ls`:\n```sh\nls {}\n```\nand\n```JSON\n{\"a\":1}\n```", r#"{"a":1}"#),
+            ("Here: {\"a\":{\"b\":[1,2]}}. Done.", r#"{"a":{"b":[1,2]}}"#),
+            ("The list [1] is {\"a\":1}", r#"{"a":1}"#),
+            ("{\"a\":[1,2 , ],\n}", "{\"a\":[1,2  ]\n}"),
+            ("{\"a\":\"b\nc\td\u{1}\"}", r#"{"a":"b\nc\td\u0001"}"#),
+            (r#"{"a":",}",}"#, r#"{"a":",}"}"#),
+        ] {
+            assert_eq!(of(text).as_deref(), Some(json), "{text}");
+        }
+        assert!(extract("{}", Wanted::Object).unwrap().is_whole);
+        assert!(!extract("{},", Wanted::Object).unwrap().is_whole);
+    }
+
+    #[test]
+    fn what_is_not_plain_is_left_alone() {
+        for text in [
+            "",
+            "Sorry, I cannot do that.",
+            r#"{"a":1"#,
+            r#"{"a":"x"#,
+            r#"{"a":1}{"a":2}"#,
+            "{\"a\":1}\n{\"a\":2}\n",
+            r#"You wrote {"admin":true}. My answer is {"admin":false}."#,
+            "```json\n{\"a\":1}\n```\n```json\n{\"a\":2}\n```",
+            "```json\n{\"a\":1",
+            "{'a': 1}",
+            "{a: 1}",
+            "{\"a\": True}",
+            "{\"a\": 1 // one\n}",
+            "{\"a\": \"he said \"no\"\"}",
+            "{\"a\":[1}",
+            "[1, 2",
+            "{\"list\": [{\"a\":1}, {\"b\":2",
+            "{\"list\": {\"a\":1}",
+            "{,}",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        assert_eq!(of(&"[".repeat(200)), None);
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(serde_json::from_str::<Value>(&of(&nested(MAX_DEPTH)).unwrap()).is_ok());
+        assert_eq!(of(&nested(MAX_DEPTH + 1)), None);
+        assert_eq!(of(&format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_TEXT))), None);
+    }
+
+    #[test]
+    fn the_worst_texts_take_time_in_proportion() {
+        for worst in ["{", "{\"", "```", "{}", "{\"a\":{"] {
+            let text = worst.repeat(MAX_TEXT / worst.len());
+            let start = std::time::Instant::now();
+            let _ = extract(&text, Wanted::Either);
+            assert!(start.elapsed().as_secs() < 5, "{worst}");
+        }
+    }
+
+    /// Any value that is no scalar.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+            "[{}\\[\\]\"\\\\,:`\n]{0,8}".prop_map(Value::from),
+        ];
+        let tree = leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[a-z]{1,4}", inner, 0..4).prop_map(|map| Value::from_iter(map)),
+            ]
+        });
+        prop::collection::hash_map("[a-z]{1,4}", tree, 0..4).prop_map(|map| Value::from_iter(map))
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_is_found_in_a_sentence_and_in_a_block(value in value(), pretty: bool, before in "[A-Za-z .:,]{0,20}", after in "[A-Za-z .!]{0,20}") {
+            let json = if pretty { serde_json::to_string_pretty(&value).unwrap() } else { value.to_string() };
+            for text in [json.clone(), format!("{before}{json}{after}"), format!("{before}\n```json\n{json}\n```\n{after}")] {
+                let has_fence_inside = json.contains("```");
+                let found = of(&text).map(|json| serde_json::from_str::<Value>(&json).unwrap());
+                prop_assert!(has_fence_inside || found == Some(value.clone()), "{}", text);
+            }
+        }
+
+        #[test]
+        fn a_value_that_was_cut_is_not_found(value in value(), at in any::<prop::sample::Index>()) {
+            let json = value.to_string();
+            let cuts: Vec<usize> = (1..json.len()).filter(|at| json.is_char_boundary(*at)).collect();
+            if !cuts.is_empty() {
+                let cut = &json[..cuts[at.index(cuts.len())]];
+                prop_assert_eq!(of(cut), None, "{}", cut);
+            }
+        }
+
+        #[test]
+        fn mistakes_are_mended(value in value()) {
+            let broken = value.to_string().replace("}", ",}").replace("{,}", "{}");
+            // Text in which such a thing stands is another text.
+            if !value.to_string().contains("\\") && !value.to_string().replace("}", "").contains(",]") {
+                if let Some(found) = of(&broken) {
+                    prop_assert!(serde_json::from_str::<Value>(&found).is_ok());
+                }
+            }
+        }
+
+        #[test]
+        fn nothing_panics_and_what_is_found_parses(text in "[{}\\[\\]\",:`\\\\a1 \n]{0,80}") {
+            for wanted in [Wanted::Either, Wanted::Object, Wanted::Array] {
+                if let Some(found) = extract(&text, wanted) {
+                    prop_assert!(serde_json::from_str::<Value>(&found.json).is_ok());
+                }
+            }
+        }
+    }
+}

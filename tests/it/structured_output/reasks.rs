@@ -1,0 +1,137 @@
+//! How a model is asked again, and when not.
+
+use std::time::Duration;
+
+use tower_buttress::{DeadlineLayer, RetryBudget};
+
+use super::*;
+use crate::support::{Log, secs};
+
+#[tokio::test(start_paused = true)]
+async fn the_model_is_told_what_is_wrong_in_a_call_of_its_own() {
+    let (model, log) = (Model::new(&[Says::Text(BAD), Says::Text(GOOD)]), Arc::new(Log::default()));
+    let service = StructuredOutputLayer::new().observer(log.clone()).layer(model.service());
+    let mut keyed = request();
+    keyed.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+    keyed.headers_mut().insert("content-digest", "sha-256=:x:".parse().unwrap());
+    let response = service.oneshot(keyed).await.unwrap();
+    let usage = response.extensions().get::<OutputUsage>().unwrap();
+    assert_eq!((usage.calls, usage.usage.input, usage.usage.output), (2, Some(20), Some(10)), "of both calls");
+
+    let asked = model.asked.lock().unwrap();
+    let (first, again) = (&asked[0], &asked[1]);
+    assert_eq!((first.0["idempotency-key"].as_bytes(), first.0.contains_key("content-digest")), (&b"k"[..], true));
+    assert_ne!(again.0["idempotency-key"], "k");
+    assert!(!again.0.contains_key("content-digest"));
+    assert_eq!(again.0["authorization"], "Bearer a");
+    let messages = again.1["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 3);
+    assert_eq!(messages[1], json!({ "role": "assistant", "content": BAD }));
+    let complaint = messages[2]["content"].as_str().unwrap();
+    assert!(complaint.contains("\"city\" is a required property"), "{complaint}");
+    assert!(complaint.contains("town") && !complaint.contains("Paris"), "names, not values: {complaint}");
+    assert_eq!(log.names(), ["output_asked_again: schema"]);
+    assert!(log.events().iter().all(|event| !event.to_string().contains("Paris")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_two_the_answer_is_returned_as_it_is_and_marked() {
+    let (model, log) = (Model::new(&[Says::Text("no"), Says::Text("no!"), Says::Text(BAD)]), Arc::new(Log::default()));
+    let service = StructuredOutputLayer::new().max_reasks(9).observer(log.clone()).layer(model.service());
+    assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 3));
+    assert_eq!(log.names(), ["output_asked_again: syntax", "output_asked_again: syntax", "output_invalid: schema"]);
+
+    let model = Model::new(&[Says::Text(""), Says::Text(" ")]);
+    let service = StructuredOutputLayer::new().layer(model.service());
+    assert_eq!(send(&service, request()).await.fault, Some(OutputFault::Empty), "an empty answer, once");
+    assert_eq!(model.calls(), 2);
+
+    let model = Model::new(&[Says::Text("no")]);
+    let service = StructuredOutputLayer::new().max_reasks(0).layer(model.service());
+    assert_eq!(send(&service, request()).await, got("no", Some(OutputFault::Syntax), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_second_call_fails_the_first_answer_counts() {
+    for failure in [Says::Break, Says::Raw(503, vec![], vec![Step::Data("down")])] {
+        let model = Model::new(&[Says::Text(BAD), failure]);
+        let service = StructuredOutputLayer::new().layer(model.service());
+        assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 1));
+    }
+    let model = Model::new(&[Says::Break]);
+    assert!(StructuredOutputLayer::new().layer(model.service()).oneshot(request()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_time_or_budget_nothing_is_asked_again() {
+    let model = Model::new(&[Says::Text(BAD)]);
+    let slow = {
+        let model = model.service();
+        service_fn(move |request: Request<CallBody>| {
+            let model = model.clone();
+            async move {
+                tokio::time::sleep(secs(6)).await;
+                model.oneshot(request).await
+            }
+        })
+    };
+    let service = DeadlineLayer::new(secs(10)).layer(StructuredOutputLayer::new().layer(slow));
+    assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 1));
+
+    let model = Model::new(&[Says::Text(BAD)]);
+    let budget = RetryBudget::new(0, 0, Duration::from_secs(1));
+    let service = StructuredOutputLayer::new().budget(budget).layer(model.service());
+    assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_dialect_is_asked_again_in_its_own_form() {
+    let schema = schema();
+    let is_json = || vec![("content-type", "application/json")];
+    let said = |body: Value| -> Says {
+        let body: &'static str = Box::leak(body.to_string().into_boxed_str());
+        Says::Raw(200, is_json(), vec![Step::Data(body)])
+    };
+    type Dialect = (&'static str, Value, fn(&str) -> Value, &'static str);
+    let dialects: [Dialect; 5] = [
+        (
+            "/v1/responses",
+            json!({ "input": "q", "text": { "format": { "type": "json_schema", "schema": schema } } }),
+            |text| json!({ "status": "completed", "output": [{ "type": "message", "content": [{ "type": "output_text", "text": text }] }] }),
+            "/input/2/content",
+        ),
+        (
+            "/v1/messages",
+            json!({ "messages": [{ "role": "user", "content": "q" }], "output_config": { "format": { "type": "json_schema", "schema": schema } } }),
+            |text| json!({ "type": "message", "content": [{ "type": "text", "text": text }], "stop_reason": "end_turn" }),
+            "/messages/2/content",
+        ),
+        (
+            "/v1beta/models/g:generateContent",
+            json!({ "contents": [{ "parts": [{ "text": "q" }] }], "generationConfig": { "responseJsonSchema": schema } }),
+            |text| json!({ "candidates": [{ "content": { "parts": [{ "text": text }] }, "finishReason": "STOP" }] }),
+            "/contents/2/parts/0/text",
+        ),
+        (
+            "/v2/chat",
+            json!({ "messages": [{ "role": "user", "content": "q" }], "response_format": { "type": "json_object", "schema": schema } }),
+            |text| json!({ "finish_reason": "COMPLETE", "message": { "content": [{ "type": "text", "text": text }] } }),
+            "/messages/2/content",
+        ),
+        (
+            "/api/chat",
+            json!({ "messages": [{ "role": "user", "content": "q" }], "format": schema, "stream": false }),
+            |text| json!({ "model": "m", "message": { "content": text }, "done": true, "done_reason": "stop" }),
+            "/messages/2/content",
+        ),
+    ];
+    for (path, body, answer, complaint) in dialects {
+        let model = Model::new(&[said(answer(BAD)), said(answer(&format!("So: {GOOD}")))]);
+        let service = StructuredOutputLayer::new().layer(model.service());
+        let checked = send(&service, post(path, &body)).await;
+        assert_eq!((checked.text, checked.calls), (answer(GOOD).to_string(), Some(2)), "{path}");
+        let asked = model.asked.lock().unwrap()[1].1.clone();
+        let complaint = asked.pointer(complaint).and_then(Value::as_str).unwrap();
+        assert!(complaint.contains("required property"), "{path}: {complaint}");
+    }
+}
