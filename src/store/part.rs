@@ -23,6 +23,9 @@ pub(super) const OVERHEAD: usize = 64;
 /// least 8 KiB in hyper and in h2), all of which a 50-byte event would keep alive.
 const COMPACT_BELOW: usize = 4096;
 
+/// Short data that is held for long is merged into blocks no longer than this.
+const LONGEST_BLOCK: usize = 16 * 1024;
+
 /// Copies short data into chunks. A chunk is no longer than what was copied before it, so that at most half of the memory
 /// is unused.
 #[derive(Debug, Default)]
@@ -69,6 +72,26 @@ impl fmt::Debug for BodyPart {
             Self::Trailers(trailers) => write!(f, "Trailers({})", trailers.len()),
         }
     }
+}
+
+/// Merges data into the block before it; `None`: they stay apart. Returns what the two cost then.
+pub(super) fn merge(block: &mut BodyPart, next: &BodyPart) -> Option<usize> {
+    let (BodyPart::Data(data), BodyPart::Data(next)) = (&mut *block, next) else { return None };
+    if next.len() >= COMPACT_BELOW || data.len().saturating_add(next.len()) > LONGEST_BLOCK {
+        return None;
+    }
+    // It is a block already, unless it shares a chunk with others, or a reader still has it.
+    let mut bytes = match std::mem::take(data).try_into_mut() {
+        Ok(bytes) => bytes,
+        Err(shared) => {
+            let mut bytes = BytesMut::with_capacity(shared.len().saturating_add(next.len()).max(COMPACT_BELOW));
+            bytes.extend_from_slice(&shared);
+            bytes
+        }
+    };
+    bytes.extend_from_slice(next);
+    *data = bytes.freeze();
+    Some(block.cost())
 }
 
 // === impl Compactor ===
@@ -141,6 +164,20 @@ mod tests {
         for (sent, held) in sent.into_iter().zip(held) {
             assert_eq!(held, BodyPart::Data(sent));
         }
+    }
+
+    #[test]
+    fn merged_parts_cost_little_more_than_their_bytes() {
+        let event = || Compactor::default().compact(&BodyPart::Data(Bytes::from_static(&[7; 50])));
+        let mut block = event();
+        for merged in 2..=300 {
+            let cost = merge(&mut block, &event());
+            assert_eq!(cost, Some(50 * merged + OVERHEAD));
+        }
+        assert_eq!(block, BodyPart::Data(Bytes::from(vec![7; 50 * 300])));
+        let long = BodyPart::Data(Bytes::from(vec![7; COMPACT_BELOW]));
+        assert_eq!(merge(&mut block, &long), None, "it is shared, and not copied");
+        assert_eq!(merge(&mut block, &BodyPart::Trailers(Arc::default())), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::head::Head;
 use super::log::ResponseLog;
-use super::part::{BodyPart, Compactor};
+use super::part::{BodyPart, Compactor, merge};
 use super::shared::Shared;
 use crate::error::{BoxError, SharedError};
 use crate::policy::broadcast::{Limits, ReaderId};
@@ -120,7 +120,11 @@ impl Recorder {
     /// A `reader` that has read everything before it is given the part back, and will not read it again.
     pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> Appended {
         let mut state = self.shared.state();
+        let is_held_for_long = state.number.is_some();
         let broadcast = &mut state.broadcast;
+        if is_held_for_long {
+            broadcast.merge_last(merge);
+        }
         let next = reader.filter(|&id| broadcast.is_at_tip(id));
         // Without a recording, and with one listener, no other reader will ever come.
         let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;

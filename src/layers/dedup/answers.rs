@@ -315,13 +315,15 @@ impl AnswerInFlight {
         }
         let now = clock::now();
         let expires = now.checked_add(self.answers.settings.window.min(LONGEST))?;
+        let is_recorded = self.log.is_recording();
         let mut table = self.answers.table();
         let Table { answers, unattended, expiring, .. } = &mut *table;
         let Some(kept) = answers.get_mut(&self.number) else { return reservation };
         if std::mem::take(&mut kept.has_place) {
             unattended.leave(&kept.tenant);
         }
-        if !kept.is_offered && kept.tokens.is_empty() {
+        // Nobody knows of it, or it has outgrown what is held.
+        if (!kept.is_offered && kept.tokens.is_empty()) || !is_recorded {
             let removed = table.remove(self.number);
             drop(table);
             drop(removed);

@@ -288,7 +288,7 @@ where
     fn grace_end(&self, is_unattended: bool) -> Option<Instant> {
         let deadline = self.deadline.as_ref().and_then(SharedDeadline::latest).map(Deadline::instant);
         let window = self.config.answers.as_ref().filter(|_| is_unattended).map(|answers| answers.settings().window);
-        let grace = window.or((!self.config.finish_abandoned).then_some(self.config.grace));
+        let grace = (!self.config.finish_abandoned).then_some(window.unwrap_or(self.config.grace));
         let grace = grace.and_then(|grace| clock::now().checked_add(grace));
         [deadline, grace].into_iter().flatten().min()
     }

@@ -39,6 +39,8 @@ pub(crate) struct Broadcast<P, A> {
     parts: VecDeque<HeldPart<P>>,
     /// The number of the first part that is held. Parts are numbered from the beginning.
     first: u64,
+    /// The number of the part that comes next.
+    tip: u64,
     /// The sum of the costs of the parts that are held.
     cost: usize,
     readers: Slab<Position<A>>,
@@ -64,6 +66,8 @@ enum Phase {
 #[derive(Debug)]
 struct HeldPart<P> {
     part: P,
+    /// Of the first, where it was merged of several.
+    number: u64,
     cost: usize,
     /// How many listeners have not read it. Counted in a window only.
     unread: usize,
@@ -118,6 +122,9 @@ pub(crate) enum Room {
     CutOff,
 }
 
+/// Among so many readers one is looked for that stands between two parts.
+const MAX_LOOKED_AT: usize = 8;
+
 // === impl Broadcast ===
 
 impl<P: Clone, A: Default> Broadcast<P, A> {
@@ -127,6 +134,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
             phase: Phase::Recording,
             parts: VecDeque::new(),
             first: 0,
+            tip: 0,
             cost: 0,
             readers: Slab::new(),
             listeners: 0,
@@ -215,6 +223,9 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
 
     pub(crate) fn read(&mut self, id: ReaderId) -> Read<P> {
         let (recording, ended) = (self.is_recording(), self.has_ended());
+        let Some(next) = self.readers.get(id.0).map(|reader| reader.next) else { return Read::Lost };
+        let index = self.index(next);
+        let behind = self.parts.get(index.saturating_add(1)).map_or(self.tip, |held| held.number);
         let Some(reader) = self.readers.get_mut(id.0) else { return Read::Lost };
         match reader.role {
             ReaderRole::Listener => {}
@@ -222,9 +233,8 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
             ReaderRole::Watcher => return if ended { Read::End } else { Read::Wait },
             ReaderRole::Observer | ReaderRole::CutOff => return Read::Lost,
         }
-        let index = usize::try_from(reader.next - self.first).unwrap_or(usize::MAX);
         let Some(held) = self.parts.get_mut(index) else { return if ended { Read::End } else { Read::Wait } };
-        reader.next += 1;
+        reader.next = behind;
         let part = held.part.clone();
         if !recording {
             held.unread -= 1;
@@ -240,8 +250,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
 
     /// Whether this reader has read everything that has come.
     pub(crate) fn is_at_tip(&self, id: ReaderId) -> bool {
-        let tip = self.first + self.parts.len() as u64;
-        self.readers.get(id.0).is_some_and(|reader| reader.role == ReaderRole::Listener && reader.next == tip)
+        self.readers.get(id.0).is_some_and(|reader| reader.role == ReaderRole::Listener && reader.next == self.tip)
     }
 
     /// Appends the next part. A recording that would outgrow its limit by it becomes a window.
@@ -256,9 +265,34 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
             self.cut_off();
         }
         self.cost = self.cost.saturating_add(cost);
-        self.parts.push_back(HeldPart { part, cost, unread: self.listeners });
+        self.parts.push_back(HeldPart { part, number: self.tip, cost, unread: self.listeners });
+        self.tip += 1;
         if !self.is_recording() {
             self.drop_read_parts();
+        }
+    }
+
+    /// Merges the last part of a recording into the one before it, so that it costs nothing but its bytes: unless a reader has
+    /// read the one and not the other, or `merge` does not. It returns what the two cost then.
+    pub(crate) fn merge_last(&mut self, merge: impl FnOnce(&mut P, &P) -> Option<usize>) {
+        if !self.is_recording() || self.parts.len() < 2 {
+            return;
+        }
+        let Some(last) = self.parts.pop_back() else { return };
+        let mut readers = self.readers.iter_mut(0).map(|(_, reader)| reader);
+        // Of many readers one is mostly there, and to look for it would cost more than the merging saves.
+        let is_between = readers.by_ref().take(MAX_LOOKED_AT).any(|reader| reader.next == last.number);
+        let has_more = readers.next().is_some();
+        let merged = match self.parts.back_mut() {
+            Some(before) if !is_between && !has_more => merge(&mut before.part, &last.part).map(|cost| (before, cost)),
+            _ => None,
+        };
+        match merged {
+            Some((before, cost)) => {
+                self.cost = self.cost.saturating_sub(before.cost).saturating_sub(last.cost).saturating_add(cost);
+                before.cost = cost;
+            }
+            None => self.parts.push_back(last),
         }
     }
 
@@ -272,7 +306,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         // one, for this part and all that follow.
         let mut begin = vec![0_usize; self.parts.len()];
         for (_, reader) in self.readers.iter_mut(0).filter(|(_, reader)| reader.role == ReaderRole::Listener) {
-            let read = usize::try_from(reader.next - self.first).unwrap_or(usize::MAX);
+            let read = index_of(&self.parts, self.first, reader.next);
             if let Some(from_here) = begin.get_mut(read) {
                 *from_here += 1;
             }
@@ -364,7 +398,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         while self.parts.front().is_some_and(|held| held.unread == 0) {
             if let Some(held) = self.parts.pop_front() {
                 self.cost = self.cost.saturating_sub(held.cost);
-                self.first += 1;
+                self.first = self.parts.front().map_or(self.tip, |held| held.number);
             }
         }
         // Half of the window must have been read before the slowest reader is given the full time again: one that makes
@@ -376,6 +410,16 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
     }
 
     fn index(&self, number: u64) -> usize {
-        usize::try_from(number.saturating_sub(self.first)).unwrap_or(usize::MAX)
+        index_of(&self.parts, self.first, number)
     }
+}
+
+/// Where the part with this number is, or would be. No reader is in the middle of one that was merged.
+fn index_of<P>(parts: &VecDeque<HeldPart<P>>, first: u64, number: u64) -> usize {
+    let direct = usize::try_from(number.saturating_sub(first)).unwrap_or(usize::MAX);
+    // Nothing was merged before it.
+    if parts.get(direct).is_some_and(|held| held.number == number) {
+        return direct;
+    }
+    parts.partition_point(|held| held.number < number)
 }

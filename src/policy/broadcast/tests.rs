@@ -471,3 +471,70 @@ proptest! {
         }
     }
 }
+
+#[derive(Clone, Debug)]
+enum MergeStep {
+    Join,
+    Leave(usize),
+    Read(usize),
+    Push,
+    StopRecording,
+}
+
+fn merge_step() -> impl Strategy<Value = MergeStep> {
+    prop_oneof![
+        1 => Just(MergeStep::Join),
+        1 => (0_usize..4).prop_map(MergeStep::Leave),
+        6 => (0_usize..4).prop_map(MergeStep::Read),
+        8 => Just(MergeStep::Push),
+        1 => Just(MergeStep::StopRecording),
+    ]
+}
+
+proptest! {
+    /// Merged or not, every reader hears everything once and in order, and what is held costs what its parts do.
+    #[test]
+    fn merged_parts_are_heard_once_and_in_order(steps in prop::collection::vec(merge_step(), 0..120)) {
+        let mut broadcast = Broadcast::<Vec<u64>, ()>::new(Limits { bytes: 1_000_000, lag: 5 * S });
+        let mut pushed = 0;
+        let mut readers: Vec<(ReaderId, u64)> = Vec::new();
+        for step in steps {
+            match step {
+                MergeStep::Join => readers.extend(broadcast.join().map(|id| (id, 0))),
+                MergeStep::Leave(index) if index < readers.len() => {
+                    broadcast.leave(readers.swap_remove(index).0);
+                }
+                MergeStep::Read(index) if index < readers.len() => {
+                    let (id, next) = &mut readers[index];
+                    match broadcast.read(*id) {
+                        Read::Part(parts) => for part in parts {
+                            prop_assert_eq!(part, *next);
+                            *next += 1;
+                        },
+                        read => {
+                            prop_assert_eq!(read, Read::Wait);
+                            prop_assert_eq!(*next, pushed);
+                        }
+                    }
+                }
+                MergeStep::Push => {
+                    broadcast.merge_last(|block, next| {
+                        (block.len() < 5).then(|| {
+                            block.extend(next);
+                            block.len() + 10
+                        })
+                    });
+                    broadcast.push(vec![pushed], 11);
+                    pushed += 1;
+                }
+                MergeStep::StopRecording => broadcast.stop_recording(),
+                _ => {}
+            }
+            let cost: usize = broadcast.parts.iter().map(|held| held.part.len() + 10).sum();
+            prop_assert_eq!(broadcast.cost(), cost);
+            for (id, next) in &readers {
+                prop_assert_eq!(broadcast.is_at_tip(*id), *next == pushed);
+            }
+        }
+    }
+}

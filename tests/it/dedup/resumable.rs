@@ -490,3 +490,21 @@ async fn where_there_is_no_place_for_it_a_caller_waits() {
     settle().await;
     assert_eq!(later(&service).await.status(), 202);
 }
+
+/// Tokens are short, and there are many of them: what a frame costs beside its bytes is not what an answer is too long by.
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_many_short_events_costs_its_bytes_only() {
+    let resumable = Resumable::at("/answers").max_response(64 * 1024);
+    let (service, mut stage) = dedup(&DedupLayer::new().max_response(1_000).resumable(resumable));
+    let (mut answer, say, location) = begin(&service, &mut stage, "k").await;
+    for word in 0..3_000 {
+        say.data(&format!("data: {word:04}\n\n"));
+        assert!(next(&mut answer).await.contains("data: "));
+    }
+    drop(answer);
+    say.end();
+    settle().await;
+    let all = text(ask(&service, get(&location)).await).await;
+    let expected: Vec<String> = (0..3_000).map(|word| format!("{word:04}")).collect();
+    assert_eq!(events(&all).0, expected);
+}
