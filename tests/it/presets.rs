@@ -193,7 +193,7 @@ async fn a_gateway_begins_a_stream_after_25_seconds_without_an_answer() {
         let start = Instant::now();
         let request = Request::post(path).header("content-type", "application/json").header("prefer", prefer);
         let body = Full::<Bytes>::from(format!("{{\"stream\":{stream}}}"));
-        let response = stack.layer(service.clone()).oneshot(request.body(body).unwrap()).await.unwrap();
+        let response = stack.layer(service).oneshot(request.body(body).unwrap()).await.unwrap();
         assert_eq!(start.elapsed(), secs(head_after), "{path} {stream} {prefer}");
         if head_after == 25 {
             assert_eq!(response.headers()["content-type"], "text/event-stream");

@@ -120,7 +120,7 @@ async fn model(breaks: bool) -> SocketAddr {
     let calls = Arc::new(AtomicU32::new(0));
     let answer = async move |request: axum::extract::Request| {
         let mut events = golden(request.uri().path());
-        if !breaks && calls.fetch_add(1, Relaxed) % 2 == 0 {
+        if !breaks && calls.fetch_add(1, Relaxed).is_multiple_of(2) {
             tokio::time::sleep(Duration::from_millis(300)).await;
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
