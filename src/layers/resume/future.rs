@@ -14,7 +14,8 @@ use tower_service::Service;
 
 use super::body::ResumeBody;
 use super::config::{Config, NAME};
-use super::session::{Kept, Session};
+use super::kept::Kept;
+use super::session::Session;
 use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
 use crate::event::Event;

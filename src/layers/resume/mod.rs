@@ -3,6 +3,7 @@
 mod body;
 mod config;
 mod future;
+mod kept;
 mod layer;
 mod service;
 mod session;

@@ -7,22 +7,22 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use tower_service::Service;
 
 use super::config::{Config, NAME};
+use super::kept::Kept;
 use crate::body::ending::Ending;
-use crate::body::request::{CallBody, Resend};
-use crate::call::{NoRetry, Notice, Notices, PinTo, Reservation, Tenant};
+use crate::body::request::CallBody;
+use crate::call::{Notice, Notices, PinTo, Reservation, Tenant};
 use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
 use crate::event::Event;
 use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Read, ResumedBy};
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::Kind;
 use crate::proto::event_stream::EventStream;
-use crate::proto::resume::{Recognised, Rest, rest_of};
+use crate::proto::resume::Recognised;
 use crate::proto::retry_after;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
@@ -48,16 +48,6 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     by: ResumedBy,
     /// What is still to be handed on.
     out: VecDeque<Frame<Bytes>>,
-}
-
-/// What the request for the rest is made of.
-pub(super) enum Kept {
-    Head(Box<Parts>),
-    Request {
-        resend: Box<Resend>,
-        /// Whether the answer may be made anew.
-        restarts: bool,
-    },
 }
 
 /// What became of the stream.
@@ -263,51 +253,15 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 
     fn ask<B>(&mut self, now: Instant) -> Next<B> {
         let request = match self.by {
-            ResumedBy::Cursor => self.request(now),
-            ResumedBy::VerifiedRestart => self.same_request(now),
+            ResumedBy::Cursor => self.kept.rest(&self.follower, &self.origin, now),
+            ResumedBy::VerifiedRestart => {
+                let origin = (!self.config.other_model).then_some(&self.origin);
+                self.kept.same(origin, now)
+            }
         };
         let Some(request) = request else { return self.give_up(NotResumed::NotRepeatable) };
         self.phase = Phase::Asking(Box::pin(ReadyCall::new(self.service.clone(), request)));
         Next::Stop
-    }
-}
-
-impl<S: Service<Request<CallBody>> + Clone> Session<S> {
-    /// The request for what follows what was handed on.
-    fn request(&self, now: Instant) -> Option<Request<CallBody>> {
-        let (mark, by) = (self.follower.position()?, self.follower.by()?);
-        let (mut head, body, whole) = match &self.kept {
-            kept if !by.resend => (kept.head().clone(), CallBody::empty(), None),
-            Kept::Request { resend, .. } if resend.take_over().is_repeatable() => {
-                let (head, body) = resend.next(now).into_parts();
-                (head, body, resend.whole_body())
-            }
-            _ => return None,
-        };
-        Deadline::refresh_headers(&mut head, now);
-        let rest = rest_of(&mut head, by, &mark, self.follower.id(), whole.as_ref())?;
-        head.extensions.insert(self.origin.clone());
-        // It is this layer that asks again: what is inside would only multiply that.
-        head.extensions.insert(NoRetry);
-        let body = match rest {
-            Rest::Nothing => CallBody::empty(),
-            Rest::Same => body,
-            Rest::Changed(changed) => changed.into(),
-        };
-        Some(Request::from_parts(head, body))
-    }
-
-    /// The request for another answer: the same once more.
-    fn same_request(&self, now: Instant) -> Option<Request<CallBody>> {
-        let Kept::Request { resend, restarts: true } = &self.kept else { return None };
-        if !resend.take_over().is_repeatable() {
-            return None;
-        }
-        let mut request = resend.next(now);
-        if !self.config.other_model {
-            request.extensions_mut().insert(self.origin.clone());
-        }
-        Some(request)
     }
 
     /// The request for the rest was answered.
@@ -380,15 +334,4 @@ where
 fn is_transient(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
-}
-
-// === impl Kept ===
-
-impl Kept {
-    fn head(&self) -> &Parts {
-        match self {
-            Self::Head(head) => head,
-            Self::Request { resend, .. } => resend.head(),
-        }
-    }
 }

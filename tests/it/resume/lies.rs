@@ -1,8 +1,9 @@
 //! Servers that do not keep to what they say: the caller gets the first fault, and no text that is not of its answer.
 
+use proptest::prelude::*;
 use tower_buttress::ResumeLayer;
 
-use super::{FOUR, ONE, THREE, TWO, events, post, send, stream};
+use super::{Answer, FOUR, ONE, THREE, TWO, events, post, send, stream};
 use crate::support::Step::{Data, Fail};
 
 #[tokio::test(start_paused = true)]
@@ -80,5 +81,38 @@ async fn bytes_from_another_place_are_seen() {
         let outcome =
             send(ResumeLayer::new(), request, [stream([Data(ROLE), Data(HELLO), Fail("cut")]), stream(rest)]).await;
         assert_eq!((outcome.text, outcome.error.as_deref()), ([ROLE, HELLO].concat(), Some("cut")), "{why}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever a server that numbers its events sends when it is asked for the rest.
+    #[test]
+    fn events_come_once_each_and_in_their_order(
+        first in 1..6_usize, rests in proptest::collection::vec(proptest::collection::vec(1..12_usize, 0..6), 1..5),
+        honest in any::<bool>(), size in 1..40_usize,
+    ) {
+        let answer = |ids: &[usize]| {
+            let text: &'static str = ids.iter().map(|id| format!("id: {id}\ndata: {id}\n\n")).collect::<String>().leak();
+            let pieces = text.as_bytes().chunks(size).map(|piece| Data(std::str::from_utf8(piece).unwrap()));
+            stream(pieces.chain([Fail("cut")]))
+        };
+        let mut next = first + 1;
+        let mut answers = vec![answer(&(1..=first).collect::<Vec<_>>())];
+        for rest in &rests {
+            let right: Vec<usize> = (next..next + rest.len()).collect();
+            next += rest.len();
+            answers.push(answer(if honest { &right } else { rest }));
+        }
+        answers.push(Answer::Status(404, ""));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let outcome = runtime.block_on(send(ResumeLayer::new(), events("/events"), answers));
+        let ids: Vec<usize> = outcome.text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse().ok()).collect();
+        let expected: Vec<usize> = (1..=ids.len()).collect();
+        prop_assert_eq!(&ids, &expected);
+        prop_assert!(ids.len() >= first && outcome.error.is_some());
+        let empty_in_a_row = rests.split(|rest| !rest.is_empty()).map(<[_]>::len).max().unwrap_or_default();
+        prop_assert!(!honest || empty_in_a_row >= 3 || ids.len() == next - 1, "an honest server is believed");
     }
 }
