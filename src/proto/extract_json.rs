@@ -344,10 +344,10 @@ mod tests {
         let tree = leaf.prop_recursive(4, 32, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::hash_map("[a-z]{1,4}", inner, 0..4).prop_map(|map| Value::from_iter(map)),
+                prop::collection::hash_map("[a-z]{1,4}", inner, 0..4).prop_map(Value::from_iter),
             ]
         });
-        prop::collection::hash_map("[a-z]{1,4}", tree, 0..4).prop_map(|map| Value::from_iter(map))
+        prop::collection::hash_map("[a-z]{1,4}", tree, 0..4).prop_map(Value::from_iter)
     }
 
     proptest! {

@@ -163,7 +163,10 @@ async fn read_request(request: Request<CallBody>, config: &Config) -> Result<Ask
     });
     let body = match read.await {
         Some(Ok(Collected::Whole { data, trailers: None })) => {
-            return Asked::new(kind, head, data, config).map_err(|(head, data)| Request::from_parts(head, data.into()));
+            return Asked::new(kind, head, data, config).map_err(|passed| {
+                let (head, data) = *passed;
+                Request::from_parts(head, data.into())
+            });
         }
         Some(Ok(Collected::Whole { data, trailers })) => CallBody::whole(data, trailers),
         Some(Ok(Collected::TooLarge(body))) => {

@@ -47,19 +47,19 @@ pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
 
 impl Asked {
     /// `Err`: the answer to this request is not checked.
-    pub(super) fn new(kind: Kind, head: Parts, body: Bytes, config: &Config) -> Result<Self, (Parts, Bytes)> {
+    pub(super) fn new(kind: Kind, head: Parts, body: Bytes, config: &Config) -> Result<Self, Box<(Parts, Bytes)>> {
         let given = head.extensions.get().or(config.schema.as_ref()).cloned();
         let value: Option<Value> = serde_json::from_slice(&body).ok();
-        let Some(value) = value.filter(Value::is_object) else { return Err((head, body)) };
+        let Some(value) = value.filter(Value::is_object) else { return Err(Box::new((head, body))) };
         let streams = prompt::asks_for_stream(kind, head.uri.path(), &body);
         let several = ["n", "num_generations"].iter().any(|name| value.get(*name).and_then(Value::as_u64) > Some(1))
             || value.pointer("/generationConfig/candidateCount").and_then(Value::as_u64) > Some(1);
         let is_other =
             output_format::forces_tool(kind, &value) || several || (streams && config.hold_streams.is_none());
         let schema = match (given, OutputFormat::of(kind, &value)) {
-            _ if is_other => return Err((head, body)),
+            _ if is_other => return Err(Box::new((head, body))),
             (Some(given), _) => Some(given),
-            (None, OutputFormat::Text) => return Err((head, body)),
+            (None, OutputFormat::Text) => return Err(Box::new((head, body))),
             (None, OutputFormat::Json) => None,
             (None, OutputFormat::Schema(schema)) => match config.compiled.get(&schema) {
                 Ok(schema) => Some(schema),

@@ -78,7 +78,7 @@ impl<'a> Count<'a> {
                 ("$ref", Value::String(reference)) => self.follow(reference, depth, times)?,
                 // Values, not schemas: what is in them means nothing.
                 ("const" | "enum" | "default" | "examples" | "example", value) => {
-                    self.add(times.saturating_mul(size(value)))?
+                    self.add(times.saturating_mul(size(value)))?;
                 }
                 (key, Value::Object(map)) if MAPS.contains(&key) => {
                     // A definition is compiled once; how often it is used is counted where references lead to it.

@@ -16,7 +16,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
-use tower_buttress::{CallBody, LastGood, LastGoodLayer, ServedBy, Stale, StaleKind};
+use tower_buttress::{CallBody, LastGoodLayer, ServedBy, Stale, StaleKind};
 
 use crate::support::{Script, Step};
 

@@ -39,7 +39,7 @@ async fn what_stands_in_a_sentence_takes_the_place_of_the_text() {
         let length = response.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(length, body.len());
-        assert_eq!(body, answer(GOOD).replace("\"index\":0", "\"index\":0"), "{said}");
+        assert_eq!(body, answer(GOOD), "{said}");
     }
     let model = Model::new(&[Says::Text("Sure: {\"city\":\"Paris\"}"), Says::Text(GOOD)]);
     let service = StructuredOutputLayer::new().extract(false).layer(model.service());
