@@ -99,7 +99,7 @@ const INTERVAL: Duration = Duration::from_secs(15);
 /// `body`, as the layer hands it on.
 fn through<B>(body: B) -> SseHeartbeatBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     beating(INTERVAL, body)
@@ -107,7 +107,7 @@ where
 
 fn beating<B>(interval: Duration, body: B) -> SseHeartbeatBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     let mut response = Response::new(body);

@@ -229,7 +229,7 @@ mod tests {
         ) {
             let characters: Vec<char> = answer.chars().collect();
             let had: String = characters.iter().take(had).collect();
-            let mut new = characters.clone();
+            let mut new = characters;
             if let (Some((at, other)), false) = (other, new.is_empty()) {
                 let at = at.index(new.len());
                 new[at] = other;
