@@ -36,7 +36,7 @@ use crate::error::WriteElapsed;
 /// use tower_buttress::WriteTimeout;
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0").await?;
-/// # let client = tokio::net::TcpStream::connect(listener.local_addr()?);
+/// # let client = tokio::spawn(tokio::net::TcpStream::connect(listener.local_addr()?));
 /// let (stream, _) = listener.accept().await?;
 /// let io = TokioIo::new(WriteTimeout::new(stream, Duration::from_secs(30)));
 /// tokio::spawn(async move {
@@ -45,7 +45,7 @@ use crate::error::WriteElapsed;
 ///     });
 ///     auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(io, answer).await
 /// });
-/// # drop(client.await?);
+/// # drop(client.await??);
 /// # Ok(())
 /// # }
 /// ```
