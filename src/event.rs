@@ -265,9 +265,9 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused { kind } => write!(f, "refused: {kind}"),
-            Self::BodyTimedOut { layer, after } => write!(f, "{layer}: body ended after {after:?}"),
-            Self::ConnectElapsed { after } => write!(f, "no connection within {after:?}"),
-            Self::RetryScheduled { attempt, wait } => write!(f, "attempt {attempt} in {wait:?}"),
+            Self::BodyTimedOut { layer, after } => write!(f, "{layer}: body ended after {}", Rounded(*after)),
+            Self::ConnectElapsed { after } => write!(f, "no connection within {}", Rounded(*after)),
+            Self::RetryScheduled { attempt, wait } => write!(f, "attempt {attempt} in {}", Rounded(*wait)),
             Self::NotRetried { reason } => write!(f, "not retried: {reason}"),
             Self::FallbackUsed { to } => write!(f, "fell back to {to}"),
             Self::BackupFailed { name } => write!(f, "backup {name} failed too"),
@@ -280,13 +280,15 @@ impl fmt::Display for Event {
                 stats.calls,
             ),
             Self::FlightJoined => f.write_str("dedup: joined a call already in flight"),
-            Self::Replayed { age } => write!(f, "dedup: replayed an answer {age:?} old"),
+            Self::Replayed { age } => write!(f, "dedup: replayed an answer {} old", Rounded(*age)),
             Self::FlightAbandoned => f.write_str("dedup: upstream call cancelled, no clients left"),
             Self::FlightResumed => f.write_str("dedup: a client came back to its answer"),
             Self::FlightStopped => f.write_str("dedup: upstream call cancelled, a client stopped it"),
-            Self::StaleServed { kind, age } => write!(f, "last-good: returned an answer {age:?} old ({kind})"),
+            Self::StaleServed { kind, age } => {
+                write!(f, "last-good: returned an answer {} old ({kind})", Rounded(*age))
+            }
             Self::HeartbeatSent => f.write_str("heartbeat sent"),
-            Self::Paused { wait } => write!(f, "pace: paused for {wait:?}"),
+            Self::Paused { wait } => write!(f, "pace: paused for {}", Rounded(*wait)),
             Self::Misconfigured { error } => error.fmt(f),
             Self::ConcurrencyChanged { limit } => write!(f, "queue: {limit} calls at a time"),
             Self::Superseded => f.write_str("supersede: an answer was ended"),
@@ -326,11 +328,47 @@ impl fmt::Display for StreamFault {
     }
 }
 
+/// A time for people: three digits say enough.
+struct Rounded(Duration);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(time) = *self;
+        let unit = match time.as_micros() {
+            0..10_000 => Duration::from_micros(1),
+            10_000..1_000_000 => Duration::from_millis(1),
+            1_000_000..60_000_000 => Duration::from_millis(100),
+            _ => Duration::from_secs(1),
+        };
+        let units = time.as_nanos().saturating_add(unit.as_nanos() / 2) / unit.as_nanos();
+        let rounded = u32::try_from(units).ok().and_then(|units| unit.checked_mul(units)).unwrap_or(time);
+        fmt::Debug::fmt(&rounded, f)
+    }
+}
+
 /// ` of <key>`, or nothing.
 struct Keyed<'a>(Option<&'a str>);
 
 impl fmt::Display for Keyed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |key| write!(f, " of {key}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded() {
+        let shown = |nanos| Rounded(Duration::from_nanos(nanos)).to_string();
+        assert_eq!(shown(1_234_567), "1.235ms");
+        assert_eq!(shown(123_456_789), "123ms");
+        assert_eq!(shown(1_234_567_891), "1.2s");
+        assert_eq!(shown(83_961_234_567), "84s");
+        assert_eq!([shown(0), shown(2_000_000_000), shown(500_000_000)], ["0ns", "2s", "500ms"]);
+        let event = Event::RetryScheduled { attempt: 2, wait: Duration::from_nanos(1_234_567_891) };
+        assert_eq!(event.to_string(), "attempt 2 in 1.2s");
+        assert_eq!(Rounded(Duration::MAX).to_string(), format!("{:?}", Duration::MAX));
     }
 }
