@@ -1,11 +1,15 @@
 //! How an answer ended, for layers outside of the one that reads it.
 
 use std::sync::Arc;
+#[cfg(feature = "llm")]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use http::Response;
 
 use crate::proto::dialect::End;
+#[cfg(feature = "llm")]
+use crate::proto::dialect::Usage;
 
 /// In the extensions of a response whose body [`StreamGuardLayer`](crate::StreamGuardLayer) reads: how the answer ended, once
 /// that is known. Of a stream it is known when its body has come to its end.
@@ -22,7 +26,17 @@ use crate::proto::dialect::End;
 /// # after_reading(&Response::new(()));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Ending(Arc<AtomicU8>);
+pub struct Ending(Arc<Told>);
+
+/// What an answer told of itself. Numbers are kept one higher: zero says that there is none.
+#[derive(Debug, Default)]
+struct Told {
+    end: AtomicU8,
+    #[cfg(feature = "llm")]
+    input: AtomicU64,
+    #[cfg(feature = "llm")]
+    output: AtomicU64,
+}
 
 const ENDS: [End; 6] = [End::Whole, End::Paused, End::Limit, End::Refused, End::Filtered, End::Unknown];
 
@@ -44,14 +58,33 @@ impl Ending {
     /// Sets it.
     pub fn set(&self, end: End) {
         let index = ENDS.iter().position(|known| *known == end).and_then(|index| u8::try_from(index + 1).ok());
-        self.0.store(index.unwrap_or(0), Ordering::Release);
+        self.0.end.store(index.unwrap_or(0), Ordering::Release);
     }
 
     /// How the answer ended: `None` if it has not ended, or broke off.
     #[must_use]
     pub fn get(&self) -> Option<End> {
-        let index = usize::from(self.0.load(Ordering::Acquire)).checked_sub(1)?;
+        let index = usize::from(self.0.end.load(Ordering::Acquire)).checked_sub(1)?;
         ENDS.get(index).copied()
+    }
+
+    /// The tokens that the answer says it took, as far as it was read: `None` where it has said nothing of them.
+    #[cfg(feature = "llm")]
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        let told = |number: &AtomicU64| number.load(Ordering::Relaxed).checked_sub(1);
+        let usage = Usage { input: told(&self.0.input), output: told(&self.0.output) };
+        (usage != Usage::default()).then_some(usage)
+    }
+
+    /// Some streams tell of the prompt first, and of the answer later.
+    #[cfg(feature = "llm")]
+    pub(crate) fn note_usage(&self, usage: Usage) {
+        for (number, told) in [(&self.0.input, usage.input), (&self.0.output, usage.output)] {
+            if let Some(told) = told {
+                number.store(told.saturating_add(1), Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -67,5 +100,16 @@ mod tests {
             ending.clone().set(end);
             assert_eq!(ending.get(), Some(end));
         }
+    }
+
+    #[cfg(feature = "llm")]
+    #[test]
+    fn tokens_are_those_that_were_told_last() {
+        let ending = Ending::new();
+        assert_eq!(ending.usage(), None);
+        ending.note_usage(Usage { input: Some(0), output: None });
+        ending.note_usage(Usage { input: None, output: Some(3) });
+        ending.note_usage(Usage { input: None, output: Some(7) });
+        assert_eq!(ending.usage(), Some(Usage { input: Some(0), output: Some(7) }));
     }
 }

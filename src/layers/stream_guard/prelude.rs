@@ -329,7 +329,9 @@ where
         if let Some(fault) = &answer.fault {
             return self.refuse_answer(fault);
         }
-        self.ending().set(answer.end.unwrap_or(End::Unknown));
+        let ending = self.ending();
+        ending.set(answer.end.unwrap_or(End::Unknown));
+        answer.usage.into_iter().for_each(|usage| ending.note_usage(usage));
         Decision::Release(Watch::Nothing)
     }
 

@@ -83,11 +83,12 @@ impl StreamState {
     /// Reads on, and says what may be handed on.
     #[inline]
     pub(super) fn read(&mut self, data: &Bytes) -> Readable {
-        let Self { reader, seen, failure, model, config, host, .. } = self;
+        let Self { reader, seen, failure, model, config, host, ending, .. } = self;
         let whole = reader.read(data, |fact, event| {
             seen.note(&fact);
             match fact {
                 Fact::Failed(fault) if failure.is_none() => *failure = Some(Failure::new(fault, event)),
+                Fact::Usage(usage) => ending.note_usage(usage),
                 Fact::Started { model: Some(name), .. } => *model = config.reasons.id(*host, Some(name)),
                 _ => {}
             }
@@ -124,11 +125,13 @@ impl StreamState {
     /// The stream has ended cleanly. Returns what is still to be handed on, or says that it was cut.
     pub(super) fn end(&mut self) -> Result<Bytes, StreamTruncated> {
         self.over = true;
-        let Self { reader, seen, failure, .. } = self;
+        let Self { reader, seen, failure, ending, .. } = self;
         reader.end(|fact, event| {
             seen.note(&fact);
-            if let (Fact::Failed(fault), None) = (fact, &failure) {
-                *failure = Some(Failure::new(fault, event));
+            match fact {
+                Fact::Failed(fault) if failure.is_none() => *failure = Some(Failure::new(fault, event)),
+                Fact::Usage(usage) => ending.note_usage(usage),
+                _ => {}
             }
         });
         let in_event = self.reader.in_event();

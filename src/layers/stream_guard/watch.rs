@@ -203,7 +203,9 @@ impl AnswerWatch {
             let error = StreamTruncated::new(self.dialect.kind(), 0);
             return Err(Fail { before: Bytes::new(), frame: Bytes::new(), error: error.into() });
         }
-        self.ending.set(self.dialect.answer(reader).end.unwrap_or(End::Unknown));
+        let answer = self.dialect.answer(reader);
+        self.ending.set(answer.end.unwrap_or(End::Unknown));
+        answer.usage.into_iter().for_each(|usage| self.ending.note_usage(usage));
         Ok(Bytes::new())
     }
 }
