@@ -15,7 +15,7 @@ use super::forwarding::serve;
 use super::{Running, gateway, soon};
 
 /// A variable that is there, and what the gateway finds in it.
-const OPERATOR: &str = "CARGO_PKG_NAME";
+pub(super) const OPERATOR: &str = "CARGO_PKG_NAME";
 const OPERATOR_SECRET: &str = env!("CARGO_PKG_NAME");
 
 /// A file with the keys of two tenants.
