@@ -5,14 +5,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use pin_project_lite::pin_project;
-use tower_buttress::Tenant;
 use tower_buttress::error::BoxError;
+use tower_buttress::proto::dialect::End;
+use tower_buttress::{Ending, Model, Tenant};
 
-use super::{answers, telemetry};
+use super::ids::{self, RequestId};
+use super::upstream::Asked;
+use super::{answers, problem, proxy, telemetry};
 
 /// The body of whatever is answered.
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -20,15 +23,28 @@ pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 /// A call from its head to the end of its answer. Dropped before, its client left.
 #[derive(Debug)]
 pub(crate) struct Access {
+    id: RequestId,
+    trace_id: Option<String>,
     method: Method,
     path: String,
     tenant: Option<Tenant>,
     begun: Instant,
-    status: Option<StatusCode>,
+    head: Head,
     first_byte: Option<Duration>,
     bytes: u64,
     outcome: &'static str,
     error: Option<String>,
+}
+
+/// What is known with the head of an answer.
+#[derive(Debug, Default)]
+struct Head {
+    status: Option<StatusCode>,
+    served_by: Option<HeaderValue>,
+    attempts: Option<HeaderValue>,
+    model: Option<Model>,
+    asked: Option<Asked>,
+    ending: Option<Ending>,
 }
 
 pin_project! {
@@ -53,15 +69,17 @@ pin_project! {
 // === impl Access ===
 
 impl Access {
-    pub(crate) fn begin<B>(request: &Request<B>) -> Self {
+    pub(crate) fn begin<B>(request: &Request<B>, id: RequestId) -> Self {
         metrics::gauge!("gateway_calls_in_flight").increment(1);
         Self {
+            id,
+            trace_id: ids::trace_id(request.headers()),
             method: request.method().clone(),
             // Not the query: people put secrets there.
             path: answers::logged(request.uri().path()),
             tenant: None,
             begun: Instant::now(),
-            status: None,
+            head: Head::default(),
             first_byte: None,
             bytes: 0,
             outcome: "client left",
@@ -74,9 +92,18 @@ impl Access {
         self.tenant = tenant.cloned();
     }
 
-    pub(crate) fn follow(mut self, status: StatusCode, body: AnswerBody) -> Followed {
-        self.status = Some(status);
-        Followed { body, access: Some(self) }
+    /// Follows the answer to its end.
+    pub(crate) fn follow(mut self, response: Response<AnswerBody>) -> Response<Followed> {
+        let (headers, extensions) = (response.headers(), response.extensions());
+        self.head = Head {
+            status: Some(response.status()),
+            served_by: headers.get(problem::SERVED_BY).cloned(),
+            attempts: headers.get(proxy::ATTEMPTS).cloned(),
+            model: extensions.get().cloned(),
+            asked: extensions.get().cloned(),
+            ending: extensions.get().cloned(),
+        };
+        response.map(|body| Followed { body, access: Some(self) })
     }
 
     fn frame(&mut self, frame: &Frame<Bytes>) {
@@ -101,25 +128,54 @@ impl Access {
     }
 }
 
+impl Head {
+    /// Of an answer that began before it was known, the attempts are counted to its end.
+    fn attempts(&self) -> Option<u32> {
+        let told = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
+        told.or_else(|| self.asked.as_ref().map(Asked::times)).filter(|attempts| *attempts > 0)
+    }
+
+    fn ending(&self) -> Option<&'static str> {
+        Some(match self.ending.as_ref()?.get()? {
+            End::Whole => "whole",
+            End::Limit => "limit",
+            End::Filtered => "filtered",
+            End::Refused => "refused",
+            End::Paused => "paused",
+            _ => "unknown",
+        })
+    }
+}
+
 impl Drop for Access {
     fn drop(&mut self) {
         let total = self.begun.elapsed();
-        let status = self.status.map_or_else(|| "-".to_owned(), |status| status.as_str().to_owned());
+        let Head { status, served_by, model, ending, .. } = &self.head;
+        let label = status.map_or_else(|| "-".to_owned(), |status| status.as_str().to_owned());
         metrics::gauge!("gateway_calls_in_flight").decrement(1);
         metrics::histogram!("gateway_call_seconds").record(total);
         if let Some(first_byte) = self.first_byte {
             metrics::histogram!("gateway_first_byte_seconds").record(first_byte);
         }
-        metrics::counter!("gateway_calls_total", "status" => status.clone(), "outcome" => self.outcome).increment(1);
+        metrics::counter!("gateway_calls_total", "status" => label, "outcome" => self.outcome).increment(1);
+        let usage = ending.as_ref().and_then(Ending::usage);
         tracing::info!(
+            id = self.id.as_str(),
+            trace_id = self.trace_id,
             method = %self.method,
             path = self.path,
             tenant = self.tenant.as_ref().map(Tenant::as_str),
-            status,
+            model = model.as_ref().map(Model::as_str),
+            status = status.map(|status| status.as_u16()),
             outcome = self.outcome,
+            ending = self.head.ending(),
             error = self.error,
+            attempts = self.head.attempts(),
+            served_by = served_by.as_ref().and_then(|name| name.to_str().ok()),
             bytes = self.bytes,
-            first_byte_ms = self.first_byte.map(millis),
+            input_tokens = usage.and_then(|usage| usage.input),
+            output_tokens = usage.and_then(|usage| usage.output),
+            first_data_ms = self.first_byte.map(millis),
             total_ms = millis(total),
             "call"
         );
@@ -175,7 +231,8 @@ mod tests {
     async fn outcome(taken: usize) -> &'static str {
         let frames = [Frame::data(Bytes::from_static(b"data")), Frame::trailers(HeaderMap::new())];
         let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync();
-        let mut followed = Access::begin(&Request::new(())).follow(StatusCode::OK, body);
+        let id = RequestId::assign(&mut HeaderMap::new());
+        let mut followed = Access::begin(&Request::new(()), id).follow(Response::new(body)).into_body();
         for _ in 0..taken {
             let _ = followed.frame().await;
         }

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tower_buttress::Event;
+use tower_buttress::{CallInfo, Event};
 
 use super::access::AnswerBody;
 use super::drain::Open;
@@ -33,11 +33,12 @@ impl Events {
         Self(broadcast::Sender::new(KEPT))
     }
 
-    pub(crate) fn tell(&self, event: &Event) {
+    pub(crate) fn tell(&self, event: &Event, call: Option<&CallInfo>) {
         if self.0.receiver_count() == 0 {
             return;
         }
-        let data = json!({"event": event.name(), "detail": event.detail(), "text": event.to_string()});
+        let id = call.map(CallInfo::id);
+        let data = json!({"event": event.name(), "detail": event.detail(), "text": event.to_string(), "call": id});
         // It fails where the last one has just left.
         let _ = self.0.send(format!("data: {data}\n\n").into());
     }

@@ -27,6 +27,8 @@ const LONGEST_MODEL: usize = 128;
 /// Reads requests, where there is any use in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspector {
+    /// Off, nothing is read.
+    pub(crate) is_on: bool,
     /// The longest a call may take. It begins here, where no layer has seen the request yet that could bound that.
     pub(crate) limit: Option<Duration>,
     /// Where callers say the same.
@@ -62,7 +64,7 @@ enum OrOther<T> {
 impl Inspector {
     /// Notes the model of a JSON request, and whether it says `"stream": true`. No other request is read.
     pub(crate) async fn inspect(&self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
-        if request.method() != Method::POST || !is_small_json(request.headers()) {
+        if !self.is_on || request.method() != Method::POST || !is_small_json(request.headers()) {
             return Ok(request.map(Either::Right));
         }
         let (mut parts, mut body) = request.into_parts();

@@ -16,6 +16,7 @@ mod circuits;
 mod drain;
 mod events;
 mod headers;
+mod ids;
 mod inspect;
 mod load;
 mod local;
@@ -85,7 +86,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
         Err(Stop::Wrong(line)) => return complain(&line),
     };
-    telemetry::log();
+    telemetry::log(args.server.log_format);
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let ended = runtime.block_on(answer(args));
@@ -177,6 +178,7 @@ impl Gateway {
         let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &observer);
         let Args { callers, layers, server, .. } = &self.args;
         let inspector = Inspector {
+            is_on: !server.plain,
             limit: layers.deadline.0,
             header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
         };
@@ -232,17 +234,25 @@ impl Gateway {
         if provider.is_none() {
             return limits;
         }
+        let (first_byte, idle) = (layers.first_byte_timeout, layers.idle_timeout);
+        let silent = match layers.begin_early() {
+            Some(early) if layers.first_byte_timeout.0.is_none_or(|limit| early < limit) => {
+                let early = humantime::format_duration(early);
+                format!("the stream begins after {early}, and an error event ends it after {first_byte}")
+            }
+            _ => format!("504 after {first_byte}"),
+        };
         format!(
             "{limits}\n\
              Stream an answer through it:\n\n  \
              curl -N {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
              -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
              Add a fault, and see what becomes of it:\n\n  \
-             -H 'x-fault: silent'           no answer at all: 504 after the first-byte timeout\n  \
-             -H 'x-fault: stall-after=5'    silence within the answer: cut off after the idle timeout\n  \
+             -H 'x-fault: silent'           no answer at all: {silent}\n  \
+             -H 'x-fault: stall-after=5'    silence within the answer: an error event after {idle}\n  \
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
              -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
-             -H 'x-deadline-ms: 1000'       your own deadline: the answer is cut off there\n\n\
+             -H 'x-deadline-ms: 500'        your own deadline: an error event ends the answer there\n\n\
              More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
         )
     }

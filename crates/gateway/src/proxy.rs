@@ -1,11 +1,12 @@
 //! From a client's request to an answer for it: what a gateway owes both sides, around the stack of layers.
 
 use std::error::Error;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::MAX_FORWARDS;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -13,7 +14,9 @@ use hyper::upgrade::{self, OnUpgrade};
 use tokio::sync::oneshot;
 use tower::{Service, ServiceExt};
 use tower_buttress::error::BoxError;
-use tower_buttress::{Attempts, DedupRole, HeadersSentEarly, Rejection, RejectionKind, RetryReport, ServedBy};
+use tower_buttress::{
+    Attempts, DedupRole, HeadersSentEarly, Model, Rejection, RejectionKind, RetryReport, ServedBy, Stale, StaleKind,
+};
 
 use super::access::AnswerBody;
 use super::drain::Drain;
@@ -26,13 +29,16 @@ use super::upstream::{Asked, Upstream};
 use super::{headers, problem, telemetry, tunnel};
 
 /// The number of attempts at the upstream that served the call, or failed to.
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
+pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
 
 /// Whether an equal request had been made: `leader`, `joined`, `replayed`, or `resumed`. Absent where that cannot be told.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 
 /// Keeps the caller's SDK from repeating what the gateway has repeated already.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// How long the upstream took to its head, and what the gateway added (queues, retries and waits for them, too).
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// What a request's body is when it goes through the stack.
 pub(crate) type RequestBody = Upload;
@@ -65,6 +71,7 @@ impl<S> Proxy<S> {
         S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
+        let begun = Instant::now();
         let sender = Sender::new(request.version(), request.headers());
         let (mut parts, body) = request.into_parts();
         if let Some(refusal) = self.refuse(&mut parts) {
@@ -86,8 +93,9 @@ impl<S> Proxy<S> {
             Err(Unread::Broken(error)) => return broken(&error),
         };
         let (parts, body) = request.into_parts();
+        let model = parts.extensions.get::<Model>().cloned();
         let (body, Watch { failure, mut rest }) = Upload::watched(body);
-        let response = tokio::select! {
+        let mut response = tokio::select! {
             biased;
             answer = self.stack.oneshot(Request::from_parts(parts, body)) => match answer {
                 Ok(response) => pass_on(response, upgrade, &self.drain, &attempts),
@@ -95,6 +103,11 @@ impl<S> Proxy<S> {
             },
             Ok(error) = failure => return broken(error.as_ref()),
         };
+        attempts.time(begun, response.headers_mut());
+        response.extensions_mut().insert(attempts.asked);
+        if let Some(model) = model {
+            response.extensions_mut().insert(model);
+        }
         match rest.try_recv() {
             Ok(body) => sender.answer(body, response).await,
             Err(oneshot::error::TryRecvError::Empty) => {
@@ -141,6 +154,21 @@ impl Made {
         response
     }
 
+    /// Says how long it took to this head.
+    fn time(&self, begun: Instant, headers: &mut HeaderMap) {
+        let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
+        let total = begun.elapsed();
+        let timing = match self.asked.took() {
+            Some(took) => {
+                format!("upstream;dur={:.1}, gateway;dur={:.1}", millis(took), millis(total.saturating_sub(took)))
+            }
+            None => format!("gateway;dur={:.1}", millis(total)),
+        };
+        if let Ok(timing) = HeaderValue::from_str(&timing) {
+            headers.append(SERVER_TIMING, timing);
+        }
+    }
+
     fn count(&self, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
         if self.asked.times() > 0 {
             response.headers_mut().insert(ATTEMPTS, HeaderValue::from(self.asked.times()));
@@ -169,7 +197,7 @@ where
     // What began before its answer does not know yet how that will come about.
     let early = response.extensions().get::<HeadersSentEarly>().is_some();
     let attempts = HeaderValue::from(Attempts::of(&response).0);
-    let served_by = ServedBy::of(&response).and_then(|name| HeaderValue::from_str(name).ok());
+    let served_by = served_by(&response);
     let rejection = Rejection::of(&response).cloned();
     let role = response.extensions().get().and_then(role);
     let (mut parts, body) = response.into_parts();
@@ -188,6 +216,16 @@ where
         tunnel::mark(response.headers_mut());
     }
     response
+}
+
+/// Who gave the answer, where that was not the upstream.
+fn served_by<B>(response: &Response<B>) -> Option<HeaderValue> {
+    match Stale::of(response).map(|stale| stale.kind) {
+        Some(StaleKind::Template) => Some(HeaderValue::from_static("template")),
+        Some(StaleKind::Similar) => Some(HeaderValue::from_static("similar")),
+        Some(_) => Some(HeaderValue::from_static("cache")),
+        None => ServedBy::of(response).and_then(|name| HeaderValue::from_str(name).ok()),
+    }
 }
 
 fn role(role: &DedupRole) -> Option<&'static str> {

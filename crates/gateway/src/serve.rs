@@ -29,6 +29,7 @@ use super::access::{Access, Followed};
 use super::callers::Callers;
 use super::drain::{Drain, Open};
 use super::headers::Peer;
+use super::ids::RequestId;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
 use super::stream::{BoundedStreams, TurnTaking};
@@ -195,7 +196,8 @@ where
             return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
         }
         let origin = request.headers().get(ORIGIN).cloned();
-        let mut access = Access::begin(&request);
+        let id = RequestId::assign(request.headers_mut());
+        let mut access = Access::begin(&request, id.clone());
         let mut response = match self.callers.admit(&mut request) {
             None => {
                 access.of_tenant(request.extensions().get());
@@ -204,8 +206,8 @@ where
             Some(response) => sender.refuse(request.into_body(), response).await,
         };
         self.callers.pages.share(origin.as_ref(), response.headers_mut());
-        let status = response.status();
-        response.map(|body| TurnTaking::new(access.follow(status, body)))
+        id.mark(response.headers_mut());
+        access.follow(response).map(TurnTaking::new)
     }
 }
 

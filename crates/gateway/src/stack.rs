@@ -15,17 +15,22 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
     CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
-    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, MissingEnd, Observer,
-    RetryAfterBackoffLayer, SseHeartbeatLayer, StreamGuardLayer, Tenant,
+    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, LastGoodLayer, MissingEnd, ObserveLayer,
+    Observer, ResumeLayer, RetryAfterBackoffLayer, SseHeartbeatLayer, StreamGuardLayer, SupersedeLayer, SupersedeMode,
+    Tenant,
 };
 
 use super::access::AnswerBody;
 use super::answers;
-use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Switch};
+use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
 use super::circuits::Circuits;
+use super::ids::X_REQUEST_ID;
 use super::load;
 use super::notices;
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
+
+/// How many messages of one conversation may wait.
+const ENQUEUED: u32 = 16;
 
 /// Where callers name their account.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -82,11 +87,16 @@ where
         let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
         boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(before))
     });
+    let resume = ResumeLayer::new().enabled(layers.resume == Resuming::Cursor).observer(observer.clone());
     ServiceBuilder::new()
+        .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
         .layer(heartbeat(layers, observer))
         .layer(deadline(layers).observer(observer.clone()))
         .layer(load::per_caller(callers).observer(observer.clone()))
+        .layer(supersede(layers).observer(observer.clone()))
         .layer(dedup(layers, callers.keys().is_some()).observer(observer.clone()))
+        .layer(last_good(layers).observer(observer.clone()))
+        .layer(resume)
         .service(chain)
 }
 
@@ -150,6 +160,24 @@ fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLaye
         layer = layer.notices(move |notice, headers| notices::text(when, notice, headers));
     }
     layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
+}
+
+fn supersede(args: &LayerArgs) -> SupersedeLayer {
+    let Some(header) = args.supersede_header.0.clone() else { return SupersedeLayer::disabled() };
+    SupersedeLayer::by_header(header).settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
+        Superseding::Interrupt => SupersedeMode::Interrupt,
+        Superseding::Reject => SupersedeMode::Reject,
+        Superseding::Enqueue => SupersedeMode::Enqueue { max: ENQUEUED },
+    })
+}
+
+fn last_good(args: &LayerArgs) -> LastGoodLayer {
+    if args.last_good == Switch::Off {
+        return LastGoodLayer::disabled();
+    }
+    let layer = LastGoodLayer::new().ttl(args.last_good_ttl);
+    let Some(texts) = args.last_good_template.clone() else { return layer };
+    layer.template(move |request| texts.text(request.model().as_deref()).map(str::to_owned))
 }
 
 fn deadline(args: &LayerArgs) -> DeadlineLayer {

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower_buttress::{CallInfo, Event, Observer};
 use tracing_subscriber::EnvFilter;
 
+use super::args::LogFormat;
 use super::events::Events;
 
 /// From an answer out of a cache to a long stream.
@@ -17,7 +18,7 @@ const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10
 /// How often the exporter folds what was measured into its buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Makes a log line and a figure of whatever the layers do.
+/// Shows what the layers do to those who look on. Log lines and figures of it are the layers' own.
 #[derive(Clone, Debug)]
 struct Reporter {
     events: Events,
@@ -26,15 +27,8 @@ struct Reporter {
 // === impl Reporter ===
 
 impl Observer for Reporter {
-    fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
-        self.events.tell(event);
-        // One of these every few seconds, for each stream that thinks, would bury all others.
-        if matches!(event, Event::HeartbeatSent) {
-            tracing::debug!(event = event.name(), "{event}");
-        } else {
-            tracing::warn!(event = event.name(), "{event}");
-        }
-        metrics::counter!("gateway_events_total", "event" => event.name(), "detail" => event.detail()).increment(1);
+    fn on_event(&self, event: &Event, call: Option<&CallInfo>) {
+        self.events.tell(event, call);
     }
 }
 
@@ -44,15 +38,14 @@ pub(crate) fn observer(events: &Events) -> Arc<dyn Observer> {
 }
 
 /// Writes log lines to stderr, as `RUST_LOG` has it.
-pub(crate) fn log() {
+pub(crate) fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // It fails where something else in the process has set one before; then that one writes.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
+    let _ = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
+    };
 }
 
 /// The figures of this process. The first call starts the counting.
@@ -67,7 +60,6 @@ pub(crate) fn prometheus() -> &'static PrometheusHandle {
         metrics::describe_counter!("gateway_calls_total", "Calls that are over, by status and how they ended");
         metrics::describe_histogram!("gateway_first_byte_seconds", "From a request's head to its answer's first byte");
         metrics::describe_histogram!("gateway_call_seconds", "From a request's head to its answer's last byte");
-        metrics::describe_counter!("gateway_events_total", "What the layers did");
         metrics::describe_gauge!("gateway_circuit_state", "The upstream's circuit: 0 closed, 1 half-open, 2 open");
         handle
     })

@@ -74,4 +74,10 @@ impl CallerArgs {
     pub(crate) fn keys(&self) -> Option<&Keys> {
         self.caller_keys_env.as_ref().or(self.caller_keys_file.as_ref())
     }
+
+    pub(super) fn lift_limits(&mut self) {
+        self.caller_requests = RateLimit(None);
+        self.caller_tokens = RateLimit(None);
+        self.caller_concurrency = Count(None);
+    }
 }

@@ -6,8 +6,11 @@ use std::time::Duration;
 use clap::ArgAction::Set;
 use http::HeaderName;
 
-use super::values::{Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, RateLimit, Size, Switch, time};
-use super::{ATTEMPTS, BREAKER, DEDUP, LOAD, STREAMS, TIME};
+use super::templates::Templates;
+use super::values::{
+    Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, RateLimit, Resuming, Size, Superseding, Switch, time,
+};
+use super::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, TIME};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LayerArgs {
@@ -90,6 +93,11 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_HOLD", value_name = "BYTES|off", default_value = "off", help_heading = STREAMS)]
     pub(crate) hold: Size,
 
+    /// How a stream that broke off goes on: `cursor`, where its server keeps the answer and says how far it has come
+    /// (OpenAI's Responses in the background, llama.cpp, events with an `id`).
+    #[arg(long, env = "GATEWAY_RESUME", value_name = "HOW", default_value = "cursor", help_heading = STREAMS)]
+    pub(crate) resume: Resuming,
+
     /// Silence of an event stream after which a heartbeat is sent, so that proxies keep the connection.
     #[arg(long, env = "GATEWAY_HEARTBEAT", value_name = "TIME|off", default_value = "15s", help_heading = STREAMS)]
     pub(crate) heartbeat: Limit,
@@ -161,6 +169,43 @@ pub(crate) struct LayerArgs {
     /// it will be.
     #[arg(long, env = "GATEWAY_RESPOND_ASYNC", value_name = "on|off", default_value = "off", help_heading = DEDUP)]
     pub(crate) respond_async: Switch,
+
+    /// Header that names the conversation of a request. A newer message of the same conversation then ends the older one.
+    #[arg(
+        long, env = "GATEWAY_SUPERSEDE_HEADER", value_name = "NAME|off", default_value = "off",
+        help_heading = CONVERSATIONS
+    )]
+    pub(crate) supersede_header: Header,
+
+    /// What becomes of a newer message: `interrupt` ends the older one (410), `reject` refuses the newer one (409), `enqueue`
+    /// has it wait.
+    #[arg(
+        long, env = "GATEWAY_SUPERSEDE", value_name = "HOW", default_value = "interrupt", help_heading = CONVERSATIONS
+    )]
+    pub(crate) supersede: Superseding,
+
+    /// Time for which a message waits for a newer one before it is sent.
+    #[arg(
+        long, env = "GATEWAY_SUPERSEDE_SETTLE", value_name = "TIME|off", default_value = "off",
+        help_heading = CONVERSATIONS
+    )]
+    pub(crate) supersede_settle: Limit,
+
+    /// Whether the last whole answer to the same request is returned, marked as old, when no upstream gives one.
+    #[arg(long, env = "GATEWAY_LAST_GOOD", value_name = "on|off", default_value = "off", help_heading = LAST_GOOD)]
+    pub(crate) last_good: Switch,
+
+    /// How old such an answer may be.
+    #[arg(
+        long, env = "GATEWAY_LAST_GOOD_TTL", value_name = "TIME", default_value = "1h", value_parser = time,
+        help_heading = LAST_GOOD
+    )]
+    pub(crate) last_good_ttl: Duration,
+
+    /// File with a JSON object of texts to answer with when there is no such answer either, by the model that was asked
+    /// for; `"*"` is any.
+    #[arg(long, env = "GATEWAY_LAST_GOOD_TEMPLATE", value_name = "FILE", help_heading = LAST_GOOD)]
+    pub(crate) last_good_template: Option<Templates>,
 
     /// Whether calls fail at once while the upstream keeps failing, or go to the fallback where there is one.
     #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on", help_heading = BREAKER)]
@@ -253,6 +298,41 @@ impl LayerArgs {
         if self.resumable == Switch::Off && self.respond_async == Switch::On {
             return Err("--respond-async needs a place for the answers: --resumable on".to_owned());
         }
+        if self.last_good == Switch::Off && self.last_good_template.is_some() {
+            return Err("--last-good-template needs --last-good on".to_owned());
+        }
+        if self.supersede_header.0.is_none() && self.supersede_settle.0.is_some() {
+            return Err("--supersede-settle needs --supersede-header, which names the conversation".to_owned());
+        }
         Ok(())
+    }
+
+    /// Switches everything off but the deadline.
+    pub(super) fn make_plain(&mut self) {
+        let off = Limit(None);
+        self.connect_timeout = off;
+        self.first_byte_timeout = off;
+        self.answer_timeout = off;
+        self.first_content_timeout = off;
+        self.idle_timeout = off;
+        self.attempts = NonZeroU32::MIN;
+        self.guard = Switch::Off;
+        self.hold = Size(None);
+        self.resume = Resuming::Off;
+        self.notices = Notices::Off;
+        self.heartbeat = off;
+        self.heartbeat_before_headers = off;
+        self.heartbeat_max_silence = off;
+        self.error_events = false;
+        self.dedup = Switch::Off;
+        self.resumable = Switch::Off;
+        self.respond_async = Switch::Off;
+        self.supersede_header = Header(None);
+        self.last_good = Switch::Off;
+        self.breaker = Switch::Off;
+        self.pace = Pacing::Off;
+        self.pace_requests = RateLimit(None);
+        self.pace_tokens = RateLimit(None);
+        self.concurrency = Concurrency::Off;
     }
 }

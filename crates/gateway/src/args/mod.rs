@@ -4,10 +4,12 @@ mod callers;
 mod fallbacks;
 mod layers;
 mod server;
+mod templates;
 mod upstreams;
 mod values;
 
 use std::ffi::OsString;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 
@@ -16,23 +18,33 @@ pub(crate) use self::fallbacks::Backup;
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::upstreams::UpstreamArgs;
-pub(crate) use self::values::{Concurrency, Ends, Heartbeat, NamedCredential, Notices, Pacing, Switch};
+pub(crate) use self::values::{
+    Concurrency, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, Resuming, Superseding, Switch,
+};
 
 const TRUST: &str = "Upstreams and trust";
 const TIME: &str = "Limits of time";
 const ATTEMPTS: &str = "Attempts";
 const STREAMS: &str = "Streams";
 const DEDUP: &str = "Duplicate requests";
+const CONVERSATIONS: &str = "Conversations";
+const LAST_GOOD: &str = "Last good answers";
 const BREAKER: &str = "Circuit breaker";
 const LOAD: &str = "Limits of load";
 const CALLERS: &str = "Callers";
 const SERVER: &str = "Server";
 
+/// With the commit that it was built from, where whoever built it said so in `GATEWAY_COMMIT`.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    option_env!("GATEWAY_COMMIT").map_or_else(|| version.to_owned(), |commit| format!("{version} ({commit})"))
+});
+
 /// A streaming reverse proxy for slow, flaky upstreams: timeouts, retries, fallback, dedup, heartbeats.
 ///
 /// Without --upstream it starts a simulated LLM provider inside the process and sends requests there.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "buttress-gateway", version)]
+#[command(name = "buttress-gateway", version = VERSION.as_str())]
 pub struct Args {
     #[command(flatten)]
     pub(crate) upstreams: UpstreamArgs,
@@ -70,6 +82,9 @@ impl Args {
         let mut args = Self::from_arg_matches_mut(&mut matches).map_err(|error| Stop::from(&error))?;
         args.upstreams.backups = pairs.backups(&args.upstreams).map_err(Stop::Wrong)?;
         args.layers.check().map_err(Stop::Wrong)?;
+        if args.server.plain {
+            args.make_plain();
+        }
         if args.upstreams.has_own_credential() && args.callers.keys().is_none() && !args.callers.trust_callers {
             return Err(Stop::Wrong(
                 "a credential of the gateway's own would serve callers that nobody has authenticated: name their keys \
@@ -78,6 +93,12 @@ impl Args {
             ));
         }
         Ok(args)
+    }
+
+    fn make_plain(&mut self) {
+        self.upstreams.backups.clear();
+        self.callers.lift_limits();
+        self.layers.make_plain();
     }
 }
 
@@ -220,6 +241,19 @@ mod tests {
         assert_eq!(line(&["--guard", "off", "--hold", "1MiB"]), "--hold needs what reads the answers: --guard on");
         assert_eq!(line(&["--dedup", "off", "--resumable", "on"]), "--resumable needs what shares answers: --dedup on");
         assert_eq!(line(&["--respond-async", "on"]), "--respond-async needs a place for the answers: --resumable on");
+        assert!(line(&["--supersede-settle", "300ms"]).starts_with("--supersede-settle needs --supersede-header"));
+        let file = "/nowhere/texts.json";
+        assert!(line(&["--last-good-template", file]).contains("cannot be read"));
+    }
+
+    #[test]
+    fn plain_leaves_nothing_but_the_deadline() {
+        let args = read(&["--plain", "--fallback", "http://h", "--hold", "1MiB", "--deadline", "9s"]).unwrap();
+        assert!(args.upstreams.backups.is_empty());
+        let LayerArgs { guard, dedup, breaker, pace, last_good, .. } = args.layers;
+        assert_eq!((guard, dedup, breaker, last_good), (Switch::Off, Switch::Off, Switch::Off, Switch::Off));
+        assert_eq!((pace, args.layers.attempts.get(), args.layers.hold), (Pacing::Off, 1, Size(None)));
+        assert_eq!((args.layers.idle_timeout, args.layers.deadline.to_string()), (Limit(None), "9s".to_owned()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::values::Limit;
+use super::values::{Limit, LogFormat};
 use super::{SERVER, TRUST};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -35,4 +35,13 @@ pub(crate) struct ServerArgs {
     /// Longest time for which open streams continue after SIGTERM or SIGINT.
     #[arg(long, env = "GATEWAY_DRAIN_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = SERVER)]
     pub(crate) drain_timeout: Limit,
+
+    /// Form of log lines, on stderr: one for each call, and one for what went wrong. `RUST_LOG` chooses what is logged.
+    #[arg(long, env = "GATEWAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = SERVER)]
+    pub(crate) log_format: LogFormat,
+
+    /// No layer but the deadline, whatever the other options say: to find out whether the gateway is at fault. Callers are
+    /// authenticated as ever; no fallback is asked.
+    #[arg(long, env = "GATEWAY_PLAIN", help_heading = SERVER)]
+    pub(crate) plain: bool,
 }

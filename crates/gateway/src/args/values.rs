@@ -55,6 +55,28 @@ pub(crate) enum Pacing {
     Off,
 }
 
+/// How a stream that broke off goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Resuming {
+    Off,
+    Cursor,
+}
+
+/// What becomes of a newer message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Superseding {
+    Interrupt,
+    Reject,
+    Enqueue,
+}
+
+/// What log lines look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
 /// How many calls are under way at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Concurrency {

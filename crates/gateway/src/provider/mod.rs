@@ -93,6 +93,7 @@ impl Provider {
         let app = Router::new()
             .route("/v1/chat/completions", post(chat))
             .route("/v1/models", get(models))
+            .route("/", get(root))
             .with_state(shared.clone());
         tokio::spawn(sockets::serve(listener, before(app), shared.counts.clone()));
         Ok(Self { addr, shared })
@@ -232,4 +233,12 @@ fn name_it(response: &mut Response<Body>, number: u64) {
 
 async fn models() -> impl IntoResponse {
     Json(json!({"object": "list", "data": [{"id": "sim", "object": "model", "created": 0, "owned_by": "simulated"}]}))
+}
+
+/// Shows the way to those who look what is here.
+async fn root() -> &'static str {
+    "This is a simulated model provider. Stream an answer:\n\n  \
+     curl -N \"$URL/v1/chat/completions\" -H 'content-type: application/json' \\\n    \
+     -d '{\"model\":\"sim\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n\n\
+     where URL is the address that you asked. The gateway before it has a page at /-/.\n"
 }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
@@ -41,9 +42,16 @@ pin_project! {
     }
 }
 
-/// In a request's extensions: how often the upstream was asked for it.
+/// In a request's extensions: how often upstreams were asked for it, and how long the last one took.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked(Arc<AtomicU32>);
+pub(crate) struct Asked(Arc<Attempts>);
+
+#[derive(Debug, Default)]
+struct Attempts {
+    times: AtomicU32,
+    /// From the request to the head of the answer that came last, in microseconds.
+    took: AtomicU64,
+}
 
 pin_project! {
     /// The future of [`Forward`].
@@ -53,6 +61,7 @@ pin_project! {
         lanes: Arc<Lanes<C>>,
         // An upload is not over before it was sent, and taken.
         occupied: Option<Arc<Occupied>>,
+        asked: Option<(Asked, Instant)>,
     }
 }
 
@@ -60,7 +69,22 @@ pin_project! {
 
 impl Asked {
     pub(crate) fn times(&self) -> u32 {
-        self.0.load(Relaxed)
+        self.0.times.load(Relaxed)
+    }
+
+    /// How long the upstream that answered last took to its head.
+    pub(crate) fn took(&self) -> Option<Duration> {
+        Some(self.0.took.load(Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
+    }
+
+    fn begin(&self) -> (Self, Instant) {
+        self.0.times.fetch_add(1, Relaxed);
+        (self.clone(), Instant::now())
+    }
+
+    fn answered(&self, began: Instant) {
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.0.took.store(micros.max(1), Relaxed);
     }
 }
 
@@ -89,9 +113,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Answering<C> {
         let (mut parts, body) = request.into_parts();
-        if let Some(asked) = parts.extensions.get::<Asked>() {
-            asked.0.fetch_add(1, Relaxed);
-        }
+        let asked = parts.extensions.get::<Asked>().map(Asked::begin);
         let body = body.map_err(Into::into).boxed_unsync();
         let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL);
         let upgrades = parts.headers.contains_key(UPGRADE);
@@ -103,7 +125,7 @@ where
         let occupied = occupied.map(Arc::new);
         let body = Outgoing { body, occupied: occupied.clone() };
         let call = client.request(Request::from_parts(parts, body));
-        Answering { call, lanes: self.lanes.clone(), occupied }
+        Answering { call, lanes: self.lanes.clone(), occupied, asked }
     }
 }
 
@@ -147,6 +169,9 @@ impl<C> Future for Answering<C> {
         let this = self.project();
         let mut response = ready!(this.call.poll(cx))?;
         *this.occupied = None;
+        if let Some((asked, began)) = this.asked {
+            asked.answered(*began);
+        }
         if response.version() == Version::HTTP_2 {
             this.lanes.is_multiplexed();
         }

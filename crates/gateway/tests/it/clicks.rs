@@ -12,6 +12,9 @@ use crate::support::secs;
 /// Twenty events, in two seconds.
 const SLOWLY: &str = "gap=100ms; chunks=20";
 
+/// The id that the upstream gave its answer. Each caller has another one of its own.
+const UPSTREAMS_ID: &str = "x-gateway-upstream-request-id";
+
 fn click(gateway: &Running, fault: &str, who: &'static str) -> Request<Outgoing> {
     let mut request = chat(gateway.addr, true, fault);
     request.headers_mut().insert("authorization", HeaderValue::from_static(who));
@@ -30,7 +33,7 @@ async fn two_clicks_are_one_upstream_call_and_two_whole_streams() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let second = soon(client.request(click(&gateway, SLOWLY, "alice"))).await.unwrap();
         assert_eq!((role(&first), role(&second)), (Some("leader"), Some("joined")));
-        assert_eq!(first.headers()["x-request-id"], second.headers()["x-request-id"]);
+        assert_eq!(first.headers()[UPSTREAMS_ID], second.headers()[UPSTREAMS_ID]);
 
         let ((first, first_whole), (second, second_whole)) =
             tokio::join!(read(first.into_body()), read(second.into_body()));

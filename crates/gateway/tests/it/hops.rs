@@ -27,7 +27,16 @@ async fn a_request_loses_what_was_meant_for_the_gateway() {
     let head = tells.recv().await.unwrap();
     assert_eq!(
         fields(&head),
-        ["host", "via", "x-deadline-ms", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-public"]
+        [
+            "host",
+            "via",
+            "x-deadline-ms",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-public",
+            "x-request-id"
+        ]
     );
     assert!(head.contains(&format!("host: {upstream}\r\n")));
     assert!(
@@ -47,10 +56,30 @@ async fn an_answer_loses_what_was_meant_for_the_gateway() {
     let answers = raw(gateway.addr, request).await;
     // The upstream's `close` ended its connection, not the client's: there are two answers.
     let (first, second) = answers.split_once("\r\n\r\nok").unwrap();
-    assert_eq!(fields(first), ["content-length", "date", "x-gateway-attempts", "x-gateway-served-by", "x-public"]);
+    assert_eq!(
+        fields(first),
+        [
+            "content-length",
+            "date",
+            "server-timing",
+            "x-gateway-attempts",
+            "x-gateway-served-by",
+            "x-public",
+            "x-request-id"
+        ]
+    );
     assert_eq!(
         fields(second),
-        ["connection", "content-length", "date", "x-gateway-attempts", "x-gateway-served-by", "x-public"]
+        [
+            "connection",
+            "content-length",
+            "date",
+            "server-timing",
+            "x-gateway-attempts",
+            "x-gateway-served-by",
+            "x-public",
+            "x-request-id"
+        ]
     );
 }
 

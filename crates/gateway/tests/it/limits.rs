@@ -158,7 +158,7 @@ async fn a_connection_that_does_not_come_about_is_a_502() {
     let request = http::Request::get(format!("http://{}/-/metrics", gateway.addr)).body(full("")).unwrap();
     let figures = read(ask(request).await.into_body()).await.0;
     assert!(
-        figures.contains("gateway_events_total{event=\"connect_elapsed\",detail=\"connect-timeout\"}"),
+        figures.contains("tower_buttress_events_total{event=\"connect_elapsed\",detail=\"connect-timeout\""),
         "{figures}"
     );
 }

@@ -7,11 +7,14 @@ mod breakers;
 mod clicks;
 mod client;
 mod clients;
+mod doors;
 mod forwarding;
 mod hops;
 mod leaving;
 mod limits;
 mod load;
+mod memory;
+mod observe;
 mod pages;
 #[cfg(unix)]
 mod process;

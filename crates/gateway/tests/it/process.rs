@@ -20,7 +20,11 @@ struct Program {
 
 impl Program {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        Self::start_with(command.stderr(Stdio::null()))
+    }
+
+    fn start_with(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         let addr = loop {
@@ -123,6 +127,143 @@ fn a_second_signal_does_not_wait() {
     program.signal("TERM");
     assert_eq!(program.child.wait().unwrap().code(), Some(1));
     let _ = stream.read_to_end(&mut Vec::new());
+}
+
+/// Everything that the program writes to stderr, once it has ended.
+fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> String {
+    let log = format!("{}/log-{:?}", env!("CARGO_TARGET_TMPDIR"), std::thread::current().id());
+    let file = std::fs::File::create(&log).unwrap();
+    let mut program = Program::start_with(command.stderr(file));
+    calls(program.addr);
+    program.signal("TERM");
+    program.child.wait().unwrap();
+    std::fs::read_to_string(log).unwrap()
+}
+
+/// Sends a request with these headers and this body, and returns all of the answer.
+fn send(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n{headers}\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+const HELLO: &str = r#"{"model":"sim","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"Hello"}]}"#;
+
+#[test]
+fn a_call_that_goes_well_is_one_line_and_no_warning() {
+    let log = log_of(&mut command("--listen 127.0.0.1:0"), |addr| {
+        assert!(send(addr, "/v1/chat/completions", "", HELLO).contains("data: [DONE]"));
+    });
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains(" call id=")).count(), 1, "{log}");
+}
+
+#[test]
+fn an_event_is_logged_once() {
+    let log = log_of(&mut command("--listen 127.0.0.1:0 --backoff-base 5ms"), |addr| {
+        let answer = send(addr, "/v1/chat/completions", "x-fault: status=503; times=1\r\nx-request-id: me\r\n", HELLO);
+        assert!(answer.contains("data: [DONE]"));
+    });
+    let told: Vec<_> = log.lines().filter(|line| line.contains("attempt 2 in")).collect();
+    assert!(told.len() == 1 && told[0].contains("INFO") && told[0].contains("id=\"me\""), "{log}");
+}
+
+#[test]
+fn an_access_line_in_json_says_what_became_of_a_call() {
+    let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let log = log_of(&mut command("--listen 127.0.0.1:0 --log-format json"), |addr| {
+        let headers = format!("x-fault: gap=0s; status=503; times=1\r\nx-request-id: me\r\n{parent}\r\n");
+        assert!(send(addr, "/v1/chat/completions?key=secret", &headers, HELLO).contains("data: [DONE]"));
+    });
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let calls: Vec<_> = lines.iter().filter(|line| line["message"] == "call").collect();
+    let [call] = calls[..] else { panic!("{log}") };
+    for (name, value) in [
+        ("id", "me".into()),
+        ("trace_id", "4bf92f3577b34da6a3ce929d0e0e4736".into()),
+        ("method", "POST".into()),
+        ("path", "/v1/chat/completions".into()),
+        ("model", "sim".into()),
+        ("status", serde_json::json!(200)),
+        ("outcome", "complete".into()),
+        ("ending", "whole".into()),
+        ("attempts", serde_json::json!(2)),
+        ("served_by", "upstream".into()),
+        ("input_tokens", serde_json::json!(1)),
+    ] {
+        assert_eq!(call[name], value, "{name}: {call}");
+    }
+    for name in ["bytes", "output_tokens", "total_ms"] {
+        assert!(call[name].as_u64().unwrap() > 0, "{name}: {call}");
+    }
+    assert!(call["first_data_ms"].is_u64(), "{call}");
+}
+
+#[test]
+fn no_secret_is_in_any_log_line_event_figure_or_page() {
+    let prompt = HELLO.replace("Hello", "secret-prompt");
+    let keys = format!("{}/secret-keys", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&keys, "acme:secret-key\n").unwrap();
+    let options = format!("--listen 127.0.0.1:0 --caller-keys-file {keys} --upstream-header x-api-key=TEST_CREDENTIAL");
+    let mut command = command(&options);
+    command.env("RUST_LOG", "trace").env("TEST_CREDENTIAL", "secret-credential");
+    command.args(["--last-good", "on", "--supersede-header", "x-chat", "--attempts", "2", "--backoff-base", "5ms"]);
+    command.args(["--fallback", "http://127.0.0.1:1", "--fallback-authorization-env", "TEST_CREDENTIAL"]);
+    let mut shown = String::new();
+    let log = log_of(&mut command, |addr| {
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+            stream
+        };
+        let mut events = get("/-/events");
+        events.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        let who = "authorization: Bearer secret-key\r\nx-goog-api-key: secret-other\r\ncookie: secret-cookie\r\nx-chat: secret-chat\r\n";
+        for fault in [
+            "gap=0s",
+            "status=500",
+            "status=401",
+            "reset",
+            "gap=0s; error-after=0; code=insufficient_quota",
+            "gap=0s; error-after=3",
+            "gap=0s; truncate-after=3",
+            "gap=1ms; close-after=3",
+        ] {
+            let headers = format!("{who}x-fault: {fault}\r\n");
+            let answer = send(addr, "/v1/chat/completions?key=secret-query", &headers, &prompt);
+            assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+            send(addr, "/v1/chat/completions", &headers, &prompt.replace("true", "false"));
+        }
+        assert!(send(addr, "/v1/chat/completions", "authorization: Bearer secret-wrong\r\n", &prompt).contains("401"));
+        for path in ["/-/metrics", "/-/breakers", "/-/", "/-/readyz"] {
+            get(path).read_to_string(&mut shown).unwrap();
+        }
+        let mut told = Vec::new();
+        let _ = events.read_to_end(&mut told);
+        shown.push_str(&String::from_utf8_lossy(&told));
+    });
+    assert!(log.lines().count() > 50 && log.contains("TRACE") && shown.contains("\"event\":\""), "{log}");
+    for (what, text) in [("log", &log), ("page", &shown)] {
+        // An answer of the simulated model has these words.
+        for secret in ["secret-", "simulated model: I think"] {
+            let line = text.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{what} shows {secret}");
+        }
+    }
+}
+
+#[test]
+fn the_version_may_name_the_commit() {
+    let version = String::from_utf8(command("--version").output().unwrap().stdout).unwrap();
+    assert!(version.starts_with(concat!("buttress-gateway ", env!("CARGO_PKG_VERSION"))), "{version}");
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! What tells calls apart: in answers, in log lines, and at the upstream.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The id of a call: the caller's, or one that was made.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(HeaderValue);
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id that the upstream gave its answer, to quote in a complaint.
+const X_UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-gateway-upstream-request-id");
+
+/// <https://www.w3.org/TR/trace-context/>
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+const LONGEST: usize = 128;
+
+// === impl RequestId ===
+
+impl RequestId {
+    /// Takes the id that the caller gave, if it can stand in a log line as it is, or else makes one, and puts it into the
+    /// request.
+    pub(crate) fn assign(headers: &mut HeaderMap) -> Self {
+        let mut given = headers.get_all(&X_REQUEST_ID).iter();
+        let (first, second) = (given.next(), given.next());
+        let id = first.filter(|id| second.is_none() && is_id(id.as_bytes())).cloned();
+        let id = id.unwrap_or_else(|| {
+            HeaderValue::from_str(&format!("{:016x}", fastrand::u64(..))).unwrap_or(HeaderValue::from_static("-"))
+        });
+        headers.insert(X_REQUEST_ID, id.clone());
+        Self(id)
+    }
+
+    /// Puts it into the answer.
+    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
+        if let Some(theirs) = headers.insert(X_REQUEST_ID, self.0.clone()).filter(|theirs| *theirs != self.0) {
+            headers.insert(X_UPSTREAM_REQUEST_ID, theirs);
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+fn is_id(id: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=LONGEST).contains(&id.len()) && id.iter().all(plain)
+}
+
+/// The trace that the request belongs to, where it says so: `00-<32 digits>-<16 digits>-<2 digits>`.
+pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let mut parts = parent.split('-');
+    let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let known = is_hex(version, 2) && version != "ff" && is_hex(trace, 32) && is_hex(span, 16);
+    (known && trace.bytes().any(|byte| byte != b'0')).then(|| trace.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assigned(given: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for id in given {
+            headers.append(X_REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
+        }
+        let id = RequestId::assign(&mut headers);
+        assert_eq!(headers.get_all(X_REQUEST_ID).iter().collect::<Vec<_>>(), [id.as_str()]);
+        id.as_str().to_owned()
+    }
+
+    #[test]
+    fn an_id_that_cannot_stand_in_a_log_line_is_replaced() {
+        let longest = "a".repeat(128);
+        for id in ["a", "A-1_b.2", &longest] {
+            assert_eq!(assigned(&[id]), id);
+        }
+        for given in [&[][..], &[""], &["a b"], &["a\tb"], &["a\"b"], &["\u{e9}"], &["a", "b"], &[&"a".repeat(129)]] {
+            let made = assigned(given);
+            assert!(made.len() == 16 && made != assigned(given), "{given:?}: {made}");
+        }
+    }
+
+    #[test]
+    fn a_trace_is_known_by_its_parent() {
+        let id =
+            |parent: &'static str| trace_id(&HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_static(parent))]));
+        let known = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(id("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").as_deref(), Some(known));
+        for other in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(id(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What is remembered of calls: conversations, last good answers, and where a stream broke off.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request as AxumRequest;
+use axum::response::IntoResponse;
+use axum::routing::any;
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
+
+use super::client::{Outgoing, ask, chat, content, full, read};
+use super::forwarding::serve;
+use super::{Running, gateway, soon};
+
+fn said(gateway: &Running, text: &str, fault: &str) -> Request<Outgoing> {
+    let body = serde_json::json!({"model": "sim", "stream": true, "messages": [{"role": "user", "content": text}]});
+    let mut request = chat(gateway.addr, true, fault).map(|_| full(body.to_string()));
+    request.headers_mut().insert("authorization", "Bearer alice".parse().unwrap());
+    request.headers_mut().insert("x-chat", "7".parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_newer_message_ends_the_older_one() {
+    let gateway = gateway(&["--supersede-header", "x-chat"]).await;
+    let older = ask(said(&gateway, "Where is", "gap=0s; stall-after=3")).await;
+    let newer = ask(said(&gateway, "Where is my order?", "gap=0s")).await;
+    let (events, whole) = soon(read(older.into_body())).await;
+    assert!(!whole && events.contains("superseded") && !events.contains("[DONE]"), "{events}");
+    assert!(read(newer.into_body()).await.0.ends_with("data: [DONE]\n\n"));
+    // The older message again, by an SDK that repeats it: it is over.
+    let again = ask(said(&gateway, "Where is", "gap=0s; stall-after=3")).await;
+    assert_eq!((again.status().as_u16(), &again.headers()["x-should-retry"]), (410, &"false".parse().unwrap()));
+    soon(gateway.provider().until(|counts| counts.abandoned == 1)).await;
+}
+
+#[tokio::test]
+async fn a_newer_message_can_be_refused_or_wait() {
+    let refusing = gateway(&["--supersede-header", "x-chat", "--supersede", "reject"]).await;
+    let older = ask(said(&refusing, "one", "gap=0s; stall-after=3")).await;
+    assert_eq!(ask(said(&refusing, "two", "")).await.status(), 409);
+    drop(older);
+
+    let waiting = gateway(&["--supersede-header", "x-chat", "--supersede", "enqueue"]).await;
+    let older = ask(said(&waiting, "one", "gap=20ms; chunks=15")).await;
+    let newer = tokio::spawn(ask(said(&waiting, "two", "gap=0s")));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(waiting.provider().counts().calls, 1);
+    assert!(read(older.into_body()).await.1);
+    assert!(read(soon(newer).await.unwrap().into_body()).await.1);
+    assert_eq!(waiting.provider().counts().calls, 2);
+}
+
+#[tokio::test]
+async fn without_the_header_messages_are_strangers() {
+    let gateway = gateway(&[]).await;
+    let older = ask(said(&gateway, "one", "gap=10ms; chunks=10")).await;
+    assert!(read(ask(said(&gateway, "two", "gap=0s")).await.into_body()).await.1);
+    assert!(read(older.into_body()).await.1);
+}
+
+#[tokio::test]
+async fn the_last_good_answer_stands_in_for_one_that_does_not_come() {
+    let path = format!("{}/templates.json", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&path, r#"{"*": "We are back soon."}"#).unwrap();
+    let options = ["--last-good", "on", "--last-good-template", &path, "--attempts", "1", "--dedup", "off"];
+    let gateway = gateway(&options).await;
+    let good = ask(said(&gateway, "Hello?", "gap=0s")).await;
+    assert_eq!(good.headers()["x-gateway-served-by"], "upstream");
+    let (good, _) = read(good.into_body()).await;
+
+    let stale = ask(said(&gateway, "hello", "status=503")).await;
+    assert_eq!((stale.status().as_u16(), &stale.headers()["x-gateway-served-by"]), (200, &"cache".parse().unwrap()));
+    assert!(stale.headers().contains_key("age") && stale.headers().contains_key("cache-status"));
+    assert_eq!(content(&read(stale.into_body()).await.0), content(&good));
+
+    let template = ask(said(&gateway, "Another question", "status=503")).await;
+    let served_by = template.headers()["x-gateway-served-by"].clone();
+    assert_eq!((template.status().as_u16(), served_by), (200, "template".parse().unwrap()));
+    assert_eq!(content(&read(template.into_body()).await.0), "We are back soon.");
+}
+
+#[tokio::test]
+async fn without_it_a_failure_is_a_failure() {
+    let gateway = gateway(&["--attempts", "1", "--dedup", "off"]).await;
+    assert!(read(ask(said(&gateway, "Hello", "gap=0s")).await.into_body()).await.1);
+    assert_eq!(ask(said(&gateway, "Hello", "status=503")).await.status(), 503);
+}
+
+/// A server whose events have ids: the first answer breaks off behind the first event.
+async fn events_that_break_off() -> String {
+    async fn answer(request: AxumRequest) -> impl IntoResponse {
+        let last = request.headers().get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+        let frames: Vec<Result<Frame<Bytes>, std::io::Error>> = match last.as_deref() {
+            None => {
+                vec![Ok(Frame::data("id: 1\ndata: hello\n\n".into())), Err(std::io::ErrorKind::ConnectionReset.into())]
+            }
+            _ => vec![Ok(Frame::data("id: 2\ndata: world\n\n".into()))],
+        };
+        let slowly = futures_util::StreamExt::then(futures_util::stream::iter(frames), |frame| async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            frame
+        });
+        ([("content-type", "text/event-stream")], Body::new(StreamBody::new(slowly)))
+    }
+    format!("http://{}", serve(Router::new().fallback(any(answer))).await)
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_its_server_has_the_rest() {
+    let upstream = events_that_break_off().await;
+    for (resume, whole) in [("cursor", true), ("off", false)] {
+        let gateway = gateway(&["--upstream", &upstream, "--resume", resume, "--error-events", "false"]).await;
+        let request = Request::get(format!("http://{}/events", gateway.addr)).header("accept", "text/event-stream");
+        let (events, ended) = read(ask(request.body(full("")).unwrap()).await.into_body()).await;
+        assert_eq!((events.contains("data: world"), ended), (whole, whole), "{resume}: {events}");
+    }
+}
