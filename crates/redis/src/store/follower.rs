@@ -270,7 +270,9 @@ impl LeaderWatch {
             Err(_) => {}
         }
         match asked {
-            Ok(_) => self.unreachable = None,
+            // The leader may come back a moment later than this process.
+            Ok(_) if self.unreachable.take().is_some() => self.gap = Some(now),
+            Ok(_) => {}
             Err(_) => _ = self.unreachable.get_or_insert(now),
         }
         if asked.is_err() {
@@ -356,5 +358,26 @@ fn head_of(head: HeadRecord, (age, found): (Duration, Instant)) -> Head {
     match served_by {
         Some(backup) => head.with_served_by(backup),
         None => head,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_an_outage_the_leader_has_time_to_come_back() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(10));
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut watch = LeaderWatch::new(start);
+        watch.gap = Some(start);
+        watch.on_asked(start, &Err(BackendError::Unreachable));
+        // Redis answers again, and the leader does not listen yet.
+        for ms in [5_000, 5_500, 6_000, 6_500] {
+            watch.on_asked(at(ms), &Ok(0));
+            assert!(!watch.is_gone(at(ms), lease), "{ms}");
+        }
+        watch.on_asked(at(7_000), &Ok(0));
+        assert!(watch.is_gone(at(7_000), lease));
     }
 }
