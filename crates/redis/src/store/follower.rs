@@ -135,8 +135,9 @@ impl<B: Backend> Follower<B> {
     }
 
     async fn follow(&mut self) -> Result<Ended, Damaged> {
-        // Before anything is read, so that nothing falls in between.
-        let Ok(mut pieces) = self.backend.listen(self.flight).await else { return Ok(Ended::LeaderGone) };
+        // Before anything is read, so that nothing falls in between. Without it, which says nothing of the leader, the log is
+        // read with each tick.
+        let mut pieces = self.backend.listen(self.flight).await.ok();
         self.ask().await;
         if let Some(ended) = self.catch_up().await? {
             return Ok(ended);
@@ -146,7 +147,7 @@ impl<B: Backend> Follower<B> {
         loop {
             let ended = tokio::select! {
                 biased;
-                heard = pieces.next() => self.on_heard(heard).await?,
+                heard = next(&mut pieces) => self.on_heard(heard).await?,
                 _ = tick.tick() => self.on_tick(&mut pieces).await?,
             };
             if let Some(ended) = ended {
@@ -212,12 +213,15 @@ impl<B: Backend> Follower<B> {
         self.watch.on_asked(now, &asked);
     }
 
-    async fn on_tick(&mut self, pieces: &mut Subscription) -> Result<Option<Ended>, Damaged> {
+    async fn on_tick(&mut self, pieces: &mut Option<Subscription>) -> Result<Option<Ended>, Damaged> {
         if self.watch.is_unread(self.feed.recorder.log().listeners()) {
             return Ok(Some(Ended::Unread));
         }
         if !self.watch.is_silent(Instant::now()) {
             return Ok(None);
+        }
+        if pieces.is_none() {
+            *pieces = self.backend.listen(self.flight).await.ok();
         }
         self.ask().await;
         if let Some(ended) = self.catch_up().await? {
@@ -229,7 +233,8 @@ impl<B: Backend> Follower<B> {
         match holder {
             Ok(Some(token)) if token != self.flight.token => {
                 // What it wrote last may have come before that.
-                if pieces.is_quiet() { Ok(Some(Ended::LeaderGone)) } else { Ok(None) }
+                let is_quiet = pieces.as_ref().is_none_or(Subscription::is_quiet);
+                if is_quiet { Ok(Some(Ended::LeaderGone)) } else { Ok(None) }
             }
             Ok(holder) => {
                 self.watch.on_holder(now, holder.is_some());
@@ -237,6 +242,14 @@ impl<B: Backend> Follower<B> {
             }
             Err(_) => Ok(self.watch.is_cut_off(now, self.feed.has_head).then_some(Ended::LeaderGone)),
         }
+    }
+}
+
+/// What is heard next; pending where nothing can be.
+async fn next(pieces: &mut Option<Subscription>) -> Option<Heard> {
+    match pieces {
+        Some(pieces) => pieces.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use tower_buttress::DedupRole;
 use tower_buttress_redis::{Model, RedisOptions, RedisStore};
 
 use crate::support::Server;
+use crate::support::deaf::Deaf;
 use crate::support::fleet::{Heard, Process, Script};
 
 const MS: Duration = Duration::from_millis(1);
@@ -202,4 +203,19 @@ async fn a_call_that_nobody_else_asks_for_is_written_once_at_its_end() {
     // What this process knows itself costs nothing.
     assert_eq!(process.ask(None).await.unwrap().role, Some(DedupRole::Replayed));
     assert_eq!(model.operations(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_cannot_subscribe_reads_the_answer_and_takes_no_lease_away() {
+    let model = Model::new();
+    let here = Process::with(RedisStore::new(model.clone()), Script::STREAM);
+    let there = Process::with(RedisStore::new(Deaf(model)), Script::STREAM);
+    let leader = here.ask(Some("k"));
+    tokio::time::sleep(10 * MS).await;
+    let follower = there.ask(Some("k"));
+    assert!(leader.await.unwrap().is_whole(Script::STREAM));
+    let follower = follower.await.unwrap();
+    assert!(follower.is_whole(Script::STREAM), "{:?}", follower.failure);
+    assert_eq!((here.calls(), there.calls()), (1, 0));
+    assert_eq!(here.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed), "it was kept");
 }

@@ -1,5 +1,6 @@
 //! A Redis of one's own, and what it takes to hurt it.
 
+pub(crate) mod deaf;
 pub(crate) mod fleet;
 
 use std::net::TcpListener;
