@@ -40,6 +40,8 @@ pub(crate) struct Follower {
     part: Part,
     /// An event has come that is new.
     progressed: bool,
+    /// The rest was closed by a marker.
+    is_closed: bool,
 }
 
 /// What is being read.
@@ -102,6 +104,7 @@ impl Follower {
             failed: false,
             part: Part::Original,
             progressed: false,
+            is_closed: false,
         }
     }
 
@@ -262,6 +265,7 @@ impl Follower {
                 None => Ok(verified),
                 Some(_) if in_bytes => Ok(true),
                 Some(data) if verified || data.trim_ascii() == DONE => {
+                    self.is_closed |= data.trim_ascii() == DONE;
                     self.is_exact = false;
                     Ok(verified)
                 }
@@ -361,7 +365,17 @@ impl Follower {
         self.reader.end(|_, _| {});
         // A comment that is cut is nothing that is missing.
         let between = self.held.trim_ascii().is_empty() || self.held.starts_with(b":");
-        between && (self.failed || self.is_over() || !self.reader.is_recognised()) && self.has_what_was_had()
+        let unknown = !self.reader.is_recognised() && self.has_rest();
+        between && (self.failed || self.is_over() || unknown) && self.has_what_was_had()
+    }
+
+    /// Whether anything of the rest has come, where one was asked for. Nothing is also what a server answers that has forgotten
+    /// the stream.
+    fn has_rest(&self) -> bool {
+        match self.part {
+            Part::Original => true,
+            Part::Rest { verified, .. } => verified || self.is_closed || self.restart.is_some(),
+        }
     }
 
     /// Whether the model has said how its answer ended, so that nothing is missing.

@@ -116,3 +116,18 @@ proptest! {
         prop_assert!(!honest || empty_in_a_row >= 3 || ids.len() == next - 1, "an honest server is believed");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_of_nothing_does_not_make_a_whole() {
+    for (why, nothing) in [("no byte", vec![]), ("a comment", vec![Data(": here\n\n")])] {
+        let broken = stream([Data(ONE), Data(TWO), Fail("cut")]);
+        let answers = std::iter::once(broken).chain(std::iter::repeat_n(stream(nothing), 3));
+        let outcome = send(ResumeLayer::new(), events("/events"), answers).await;
+        assert_eq!(outcome.text.replace(": here\n\n", ""), [ONE, TWO].concat(), "{why}");
+        assert_eq!(
+            outcome.error.as_deref(),
+            Some("cut"),
+            "{why}: a server that has forgotten the stream answers like that"
+        );
+    }
+}

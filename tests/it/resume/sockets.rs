@@ -58,7 +58,8 @@ fn responses() -> Vec<String> {
 }
 
 fn numbered() -> Vec<String> {
-    (1..=EVENTS).map(|n| format!("id: {n}\r\ndata: event {n}\r\n\r\n")).collect()
+    // As long as it takes to break three times within them.
+    (1..=EVENTS).map(|n| format!("id: {n}\r\ndata: event {n} of a long stream of events\r\n\r\n")).collect()
 }
 
 fn chat() -> Vec<String> {
