@@ -11,6 +11,7 @@
 
 use bytes::Bytes;
 use memchr::memmem;
+use serde_json::Value;
 
 use super::NotResumed;
 use super::history::{Atom, Comparison, History, Place};
@@ -63,6 +64,11 @@ const BOUND_TO_TEXT: [&[u8]; 7] = [
     b"\"urlContextMetadata\":",
 ];
 
+/// Members of a chat's delta that are compared, or say nothing of the answer. Servers add others, for what is thought in other
+/// words, and for what is signed.
+const COMPARED: [&str; 7] =
+    ["role", "content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"];
+
 // === impl Said ===
 
 impl Said {
@@ -79,6 +85,7 @@ impl Said {
             let structure = structure_of(reader.kind(), block).map(Atom::Mark);
             said.atoms.splice(0..0, structure);
         }
+        said.opaque |= reader.kind() == Some(Kind::OpenAiChat) && says_more(data);
         said
     }
 
@@ -116,6 +123,24 @@ fn is_bound_to_text(data: &[u8]) -> bool {
             !(value.starts_with(b"null") || value.starts_with(b"[]") || value.starts_with(b"{}"))
         })
     })
+}
+
+/// Whether a chunk of a chat says something that is not compared.
+fn says_more(data: &[u8]) -> bool {
+    let chunk: Value = serde_json::from_slice(data).unwrap_or_default();
+    let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
+    let deltas = choices.filter_map(|choice| choice.get("delta").or_else(|| choice.get("message"))?.as_object());
+    deltas.flatten().any(|(name, value)| !COMPARED.contains(&name.as_str()) && !is_nothing(value))
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
 }
 
 // === impl Restart ===

@@ -199,9 +199,15 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
     let logprobs = CHAT.text("x").replace("\"finish_reason\"", "\"logprobs\":{\"content\":[]},\"finish_reason\"");
     let half = CHAT.text("x").replace("\"x\"", "\"\\ud83d\"");
     let signature = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"signature_delta\",\"signature\":\"s\"}}\n\n";
-    for (model, event) in
-        [(CHAT, tool), (CHAT, second_choice), (CHAT, logprobs), (CHAT, half), (ANTHROPIC, signature.to_owned())]
-    {
+    let unknown = CHAT.chat("{\"content\":\"x\",\"thinking_blocks\":[{\"signature\":\"s\"}]}", "null");
+    for (model, event) in [
+        (CHAT, tool),
+        (CHAT, second_choice),
+        (CHAT, logprobs),
+        (CHAT, half),
+        (CHAT, unknown),
+        (ANTHROPIC, signature.to_owned()),
+    ] {
         let mut events = model.start();
         events.extend([model.text("hello"), event]);
         let outcome = ask(restarting(), model, [cut(events.clone(), 9)]).await;
