@@ -246,6 +246,7 @@ impl Task {
     fn note(&mut self, request: Request) -> Option<Change> {
         match request {
             Request::Subscribe { channel, number, hearer, done } => {
+                self.waiting.retain(|done| !done.is_closed());
                 self.waiting.push(done);
                 let hearers = self.channels.entry(channel.clone()).or_default();
                 hearers.insert(number, hearer);
@@ -284,4 +285,24 @@ async fn next(stream: &mut PubSubStream) -> Option<Msg> {
 /// Whether Redis confirms it, within the time that a connection may take.
 async fn confirmed<T>(answer: impl Future<Output = RedisResult<T>>) -> bool {
     matches!(timeout(CONNECT_TIMEOUT, answer).await, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_stopped_waiting_is_forgotten() {
+        let (_requests, receiver) = mpsc::unbounded_channel();
+        let client = Client::open("redis://127.0.0.1:1").unwrap();
+        let mut task = Task { client, requests: receiver, channels: HashMap::new(), waiting: Vec::new() };
+        // No connection can be had, and each gives up after a while.
+        for number in 0..100 {
+            let ((done, confirmed), (hearer, subscription)) = (oneshot::channel(), Subscription::new());
+            task.note(Request::Subscribe { channel: b"c".to_vec(), number, hearer, done });
+            drop((confirmed, subscription));
+            task.note(Request::Unsubscribe { channel: b"c".to_vec(), number });
+        }
+        assert!(task.waiting.len() <= 1 && task.channels.is_empty(), "{} wait", task.waiting.len());
+    }
 }
