@@ -59,7 +59,10 @@ impl ResponseLog {
     /// recording, it reads an error.
     #[must_use]
     pub fn observer(&self) -> Option<Reader> {
-        let id = self.shared.state().broadcast.observe()?;
+        let mut state = self.shared.state();
+        let id = state.broadcast.observe()?;
+        state.was_observed = true;
+        drop(state);
         Some(Reader::observer(self.shared.clone(), id))
     }
 
@@ -203,5 +206,33 @@ impl fmt::Debug for ResponseLog {
             .field("recording", &state.broadcast.is_recording())
             .field("ended", &state.broadcast.has_ended())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::super::{BodyPart, Recorder};
+    use super::*;
+    use crate::policy::broadcast::Limits;
+
+    #[test]
+    fn a_store_that_reads_twice_finds_the_same_parts() {
+        let (mut recorder, log) = Recorder::open(Limits { bytes: 1_000_000, lag: Duration::from_secs(1) });
+        log.set_number(1);
+        let mut write = |n: u8| recorder.part(BodyPart::Data(Bytes::from(vec![n; 10])));
+        let lengths = || {
+            let mut reader = log.observer().unwrap();
+            std::iter::from_fn(|| reader.next_recorded()).map(|part| part.cost()).collect::<Vec<_>>()
+        };
+        (0..5).for_each(&mut write);
+        let first = lengths();
+        assert!(first.len() < 5, "what was there before was merged");
+        (5..9).for_each(&mut write);
+        let second = lengths();
+        assert_eq!(second[..first.len()], first);
     }
 }

@@ -120,7 +120,7 @@ impl Recorder {
     /// A `reader` that has read everything before it is given the part back, and will not read it again.
     pub(crate) fn append(&mut self, part: BodyPart, reader: Option<ReaderId>) -> Appended {
         let mut state = self.shared.state();
-        let is_held_for_long = state.number.is_some();
+        let is_held_for_long = state.number.is_some() && !state.was_observed;
         let broadcast = &mut state.broadcast;
         if is_held_for_long {
             broadcast.merge_last(merge);

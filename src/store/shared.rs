@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) deadline: Option<SharedDeadline>,
     /// Tells it from other logs, where its readers come back.
     pub(super) number: Option<u64>,
+    /// A store has read along: it may read once more, and must find the same parts.
+    pub(super) was_observed: bool,
     /// What was recorded is held when the call has failed.
     pub(super) is_held_when_failed: bool,
     /// Of a recorder that waits for room.
@@ -51,6 +53,7 @@ impl Shared {
             driver: None,
             deadline: None,
             number: None,
+            was_observed: false,
             is_held_when_failed: false,
             recorder_waker: None,
             is_watched: false,
