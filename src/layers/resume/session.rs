@@ -218,7 +218,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
         let now = clock::now();
         let remaining = Deadline::remaining_for_attempt(&self.kept.head().extensions, now);
-        let mut cut = Cut { remaining, ..cut };
+        let retry_after = cut.retry_after.max(self.follower.reconnection_time());
+        let mut cut = Cut { remaining, retry_after, ..cut };
         if self.by == ResumedBy::VerifiedRestart {
             return self.give_up(NotResumed::RestartSpent);
         }

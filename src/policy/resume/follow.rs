@@ -1,6 +1,7 @@
 //! Follows a stream: what of it may be handed on, where it is, and whether what came after a cut is the rest of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -35,6 +36,8 @@ pub(crate) struct Follower {
     restart: Option<Box<Restart>>,
     /// The first event, as a hash.
     first: Option<u64>,
+    /// How long the server wants a client to wait that comes back.
+    reconnection_time: Option<Duration>,
     /// The stream has told of an error.
     failed: bool,
     part: Part,
@@ -101,6 +104,7 @@ impl Follower {
             history: remember.map(History::new),
             restart: None,
             first: None,
+            reconnection_time: None,
             failed: false,
             part: Part::Original,
             progressed: false,
@@ -182,6 +186,7 @@ impl Follower {
             }
         }
         self.bytes = self.bytes.saturating_add(raw.len() as u64);
+        self.reconnection_time = block.retry.map(Duration::from_millis).or(self.reconnection_time);
         let garbage = if self.history.is_some() { self.remember(raw, &block) } else { self.look(raw) };
         if let Some(data) = &block.data {
             self.identity.learn(self.reader.kind(), data);
@@ -277,6 +282,11 @@ impl Follower {
     /// How the server is asked for the rest.
     pub(crate) fn by(&self) -> Option<&ResumeBy> {
         self.by.as_ref()
+    }
+
+    /// How long the server wants a client to wait that comes back, where it said so.
+    pub(crate) fn reconnection_time(&self) -> Option<Duration> {
+        self.reconnection_time
     }
 
     /// The id of the answer. Empty where it has none.

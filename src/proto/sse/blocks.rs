@@ -25,6 +25,8 @@ pub(crate) struct Block<'a> {
     pub(crate) id: Option<&'a [u8]>,
     /// Its lines of data, joined by LF; `None` if it is no event.
     pub(crate) data: Option<Cow<'a, [u8]>>,
+    /// How many milliseconds a client that comes back is to wait.
+    pub(crate) retry: Option<u64>,
     /// Whether it has any field, even one that means nothing.
     pub(crate) has_fields: bool,
     /// Whether its first line is a comment or one of the standard's fields.
@@ -89,6 +91,7 @@ impl<'a> Block<'a> {
             block.has_fields |= !matches!(kind, Ended::Blank | Ended::Comment);
             match kind {
                 Ended::Field(Field::Data) => block.push(value(line, b"data")),
+                Ended::Field(Field::Retry) => block.retry = milliseconds(value(line, b"retry")).or(block.retry),
                 Ended::Field(Field::Event) => block.name = value(line, b"event"),
                 Ended::Field(Field::Id) => {
                     let id = value(line, b"id");
@@ -119,6 +122,12 @@ impl<'a> Block<'a> {
 fn value<'a>(line: &'a [u8], name: &[u8]) -> &'a [u8] {
     let value = line.get(name.len() + 1..).unwrap_or_default();
     value.strip_prefix(b" ").unwrap_or(value)
+}
+
+/// A number of nothing but digits.
+fn milliseconds(value: &[u8]) -> Option<u64> {
+    let digits = value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -159,6 +168,8 @@ mod tests {
         assert_eq!(Block::parse(b"id\ndata: a\n\n").id, Some(&b""[..]));
         assert_eq!(Block::parse(b"id: 1\0\ndata: a\n\n").id, None);
         assert_eq!(Block::parse(b"\xEF\xBB\xBFid: 1\r\n\r\n").id, Some(&b"1"[..]));
+        let retries = [&b"retry: 3000\n\n"[..], b"retry: 3s\n\n", b"retry:\n\n"].map(|block| Block::parse(block).retry);
+        assert_eq!(retries, [Some(3000), None, None]);
         let comment = Block::parse(b": ping\n");
         assert!(!comment.has_fields && comment.begins_well && comment.data.is_none());
         assert!(!Block::parse(b"oken\"}\n\n").begins_well);

@@ -54,6 +54,18 @@ async fn a_server_that_asks_for_a_moment_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_wait_that_the_stream_itself_asks_for_is_kept() {
+    for (retry, wait) in
+        [("retry: 3000\n\n", Some(secs(3))), ("retry: x\n\n", Some(secs(0))), ("retry: 60000\n\n", None)]
+    {
+        let first = stream([Data(retry), Data(ONE), Fail("cut")]);
+        let outcome = send(ResumeLayer::new(), events("/events"), [first, stream([Data(TWO)])]).await;
+        assert_eq!(outcome.error.is_none(), wait.is_some());
+        assert_eq!(outcome.asked.get(1).map(|asked| asked.at - outcome.asked[0].at), wait);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_budget_is_asked() {
     let layer = ResumeLayer::new().budget(RetryBudget::new(0, 0, secs(10)));
     let outcome = send(layer, events("/events"), [broken()]).await;
