@@ -216,7 +216,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::{BodyPart, Recorder};
-    use super::*;
     use crate::policy::broadcast::Limits;
 
     #[test]
