@@ -36,12 +36,15 @@ pub(crate) enum Contestant {
     Buttress,
     /// With the cursor that the provider has.
     Resuming,
+    /// Without it: the model says the same again to the same request, which is checked.
+    Restarting,
 }
 
 // === impl Contestant ===
 
 impl Contestant {
-    pub(crate) const ALL: [Self; 5] = [Self::Bare, Self::TowerHttp, Self::Resilience, Self::Buttress, Self::Resuming];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Bare, Self::TowerHttp, Self::Resilience, Self::Buttress, Self::Resuming, Self::Restarting];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -50,6 +53,7 @@ impl Contestant {
             Self::Resilience => "tower-resilience",
             Self::Buttress => "tower-buttress",
             Self::Resuming => "ours, by cursor",
+            Self::Restarting => "ours, restarting",
         }
     }
 
@@ -60,6 +64,7 @@ impl Contestant {
             Self::TowerHttp => tower_http::client(primary),
             Self::Resilience => resilience::client(primary, backup),
             Self::Buttress => buttress::client(primary, backup, ResumeLayer::new()),
+            Self::Restarting => buttress::client(primary, backup, ResumeLayer::new().verified_restart(true)),
             Self::Resuming => {
                 buttress::client(primary, backup, ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)))
             }

@@ -1,6 +1,7 @@
 //! The targets: one file and one line here for each.
 
 mod deadline;
+mod dialect;
 mod hints;
 mod repeats;
 mod resume;
@@ -22,4 +23,10 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "schema", run: schema::run, vocabulary: schema::VOCABULARY },
     Target { name: "repeats", run: repeats::run, vocabulary: repeats::VOCABULARY },
     Target { name: "resume", run: resume::run, vocabulary: resume::VOCABULARY },
+    Target { name: "openai-chat", run: dialect::open_ai_chat, vocabulary: dialect::VOCABULARY },
+    Target { name: "openai-responses", run: dialect::open_ai_responses, vocabulary: dialect::VOCABULARY },
+    Target { name: "anthropic", run: dialect::anthropic, vocabulary: dialect::VOCABULARY },
+    Target { name: "gemini", run: dialect::gemini, vocabulary: dialect::VOCABULARY },
+    Target { name: "cohere", run: dialect::cohere, vocabulary: dialect::VOCABULARY },
+    Target { name: "ollama", run: dialect::ollama, vocabulary: dialect::VOCABULARY },
 ];

@@ -1,0 +1,103 @@
+//! What the stream of an LLM API says: the same wherever it is cut, and nothing of a whole answer in one that is not.
+
+use tower_buttress::proto::dialect::{End, Kind, Reader};
+
+#[path = "../../../tests/it/dialect/golden.rs"]
+#[expect(dead_code, reason = "the tests look at more of a stream")]
+mod golden;
+
+use golden::{GOLDEN, Golden};
+
+pub(crate) const VOCABULARY: &[&[u8]] = &[
+    b"\n",
+    b"\r\n",
+    b"\n\n",
+    b": c\n\n",
+    b"data: ",
+    b"data: [DONE]\n\n",
+    b"data: {\"error\":{\"message\":\"m\",\"code\":\"overloaded\"}}\n\n",
+    b"event: error\n",
+    b"event: message_stop\n",
+    b"\"finish_reason\":\"stop\"",
+    b"\"stop_reason\":\"end_turn\"",
+    b"\"finishReason\":\"STOP\"",
+    b"\"done\":true",
+    b"{\"error\":\"m\"}\n",
+    b"\\u00",
+    b"\\ud83d",
+    b"\"",
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b"\xEF\xBB\xBF",
+    b"\xC3",
+    b"\0",
+    b"1e999",
+];
+
+/// What the first bytes of an input choose; the rest is what is written into the stream.
+const CHOICES: usize = 6;
+
+pub(crate) fn open_ai_chat(input: &[u8]) {
+    run(Kind::OpenAiChat, input);
+}
+
+pub(crate) fn open_ai_responses(input: &[u8]) {
+    run(Kind::OpenAiResponses, input);
+}
+
+pub(crate) fn anthropic(input: &[u8]) {
+    run(Kind::Anthropic, input);
+}
+
+pub(crate) fn gemini(input: &[u8]) {
+    run(Kind::Gemini, input);
+}
+
+pub(crate) fn cohere(input: &[u8]) {
+    run(Kind::Cohere, input);
+}
+
+pub(crate) fn ollama(input: &[u8]) {
+    run(Kind::Ollama, input);
+}
+
+fn run(kind: Kind, input: &[u8]) {
+    let streams: Vec<&Golden> = GOLDEN.iter().filter(|golden| golden.kind == kind).collect();
+    let (choices, written) = input.split_at(input.len().min(CHOICES));
+    let choice = |nth: usize| choices.get(nth).copied().map_or(0, usize::from);
+    let golden = streams[choice(0) % streams.len()];
+    let at = |nth: usize| (choice(nth) * 256 + choice(nth + 1)) % (golden.stream.len() + 1);
+    let cuts: Vec<usize> = choices.iter().map(|&byte| 1 + usize::from(byte)).collect();
+
+    // One that was cut has not ended.
+    let stream = golden.stream.as_bytes();
+    let cut = &stream[..at(1)];
+    let ends = golden.stream.find(golden.terminal).map_or(stream.len(), |found| found + golden.terminal.len());
+    let (facts, ended) = read(golden, cut, &cuts);
+    assert_eq!(ended.is_some(), cut.len() >= ends, "{}: {:?}", golden.name, String::from_utf8_lossy(cut));
+    assert_eq!((facts, ended), read(golden, cut, &[cut.len()]), "{}", golden.name);
+
+    // One with something else in it says the same however it comes.
+    let (from, until) = (at(1).min(at(3)), at(1).max(at(3)));
+    let removed = if choice(5) % 2 == 0 { until } else { from };
+    let changed = [&stream[..from], written, &stream[removed..]].concat();
+    assert_eq!(read(golden, &changed, &cuts), read(golden, &changed, &[changed.len()]), "{}", golden.name);
+}
+
+/// What the stream says, and how it has ended, read in pieces of these lengths.
+fn read(golden: &Golden, stream: &[u8], lengths: &[usize]) -> (Vec<String>, Option<End>) {
+    let mut reader = Reader::new(Some(golden.kind), golden.framing);
+    let mut facts = Vec::new();
+    let (mut rest, mut lengths) = (stream, lengths.iter().cycle());
+    while !rest.is_empty() {
+        let length = lengths.next().copied().unwrap_or(1).clamp(1, rest.len());
+        reader.read(&rest[..length], |fact, _| facts.push(format!("{fact:?}")));
+        rest = &rest[length..];
+    }
+    reader.end(|fact, _| facts.push(format!("{fact:?}")));
+    (facts, reader.ended())
+}
