@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, ResumeLayer, TimeoutProfile, presets};
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, PaceLayer, ResumeLayer, TimeoutProfile, presets};
 
 use super::super::scale::{BACKOFF, BACKOFF_MAX, FIRST_BYTE, IDLE, OPEN, OPEN_MAX, TOTAL};
 use super::{Client, boxed, upstream};
@@ -15,6 +15,8 @@ pub(super) fn client(primary: SocketAddr, backup: SocketAddr, resume: ResumeLaye
         presets::llm_client(TimeoutProfile::UNLIMITED.with_first_byte(FIRST_BYTE).with_idle(IDLE).with_total(TOTAL))
             .dedup(|_| DedupLayer::new())
             .resume(|_| resume)
+            // A 429 of this provider is one call's own. A pause for all of them would only send them to the backup.
+            .pace(|_| PaceLayer::disabled())
             // Both are the same party here.
             .fallback(FallbackLayer::new(upstream(backup)).forward_credentials(true))
             .retry(|retry| retry.backoff_base(BACKOFF).backoff_cap(BACKOFF_MAX))
