@@ -9,7 +9,7 @@ use tower_buttress::error::BoxError;
 
 use super::report::Row;
 
-const SIZE: (u32, u32) = (860, 300);
+const WIDTH: u32 = 860;
 const INK: RGBColor = RGBColor(0x22, 0x2b, 0x36);
 const FAINT: RGBColor = RGBColor(0x7a, 0x86, 0x94);
 const FAILED: RGBColor = RGBColor(0xd6, 0x45, 0x41);
@@ -21,13 +21,16 @@ const RIGHT: i32 = 640;
 const TOP: i32 = 92;
 const STEP: i32 = 46;
 const THICK: i32 = 24;
+/// Below the last bar.
+const BOTTOM: i32 = 24;
 
 /// Draws a bar for each row: what failed, what was cut, what was taken for whole.
 pub(crate) fn write(path: &Path, rows: &[Row]) -> Result<(), BoxError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    let height = (TOP + BOTTOM).saturating_add(STEP.saturating_mul(i32::try_from(rows.len())?));
+    let area = SVGBackend::new(path, (WIDTH, u32::try_from(height)?)).into_drawing_area();
     area.fill(&WHITE)?;
     let bad = |row: &Row| row.percent(row.failed + row.cut + row.taken_for_whole);
     let most = rows.iter().map(bad).fold(1.0, f64::max);
@@ -61,7 +64,7 @@ pub(crate) fn write(path: &Path, rows: &[Row]) -> Result<(), BoxError> {
     }
     let requests = rows.first().map_or(0, |row| row.requests);
     let about = format!("{requests} requests each to the same faulty provider; cargo run --release --example proof");
-    text(&area, &about, (24, SIZE.1 as i32 - 20), 12, &FAINT, HPos::Left)?;
+    text(&area, &about, (24, height - 20), 12, &FAINT, HPos::Left)?;
     area.present()?;
     Ok(())
 }
