@@ -87,7 +87,10 @@ where
         let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
         boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(before))
     });
-    let resume = ResumeLayer::new().enabled(layers.resume == Resuming::Cursor).observer(observer.clone());
+    let resume = ResumeLayer::new()
+        .enabled(layers.resume != Resuming::Off)
+        .verified_restart(layers.resume == Resuming::Verified)
+        .observer(observer.clone());
     ServiceBuilder::new()
         .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
         .layer(heartbeat(layers, observer))

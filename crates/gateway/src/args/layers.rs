@@ -94,7 +94,8 @@ pub(crate) struct LayerArgs {
     pub(crate) hold: Size,
 
     /// How a stream that broke off goes on: `cursor`, where its server keeps the answer and says how far it has come
-    /// (OpenAI's Responses in the background, llama.cpp, events with an `id`).
+    /// (OpenAI's Responses in the background, llama.cpp, events with an `id`); `verified`: where it does not, also by asking
+    /// once more, which is billed again, and goes on only where the new answer begins as the first one did.
     #[arg(long, env = "GATEWAY_RESUME", value_name = "HOW", default_value = "cursor", help_heading = STREAMS)]
     pub(crate) resume: Resuming,
 

@@ -60,6 +60,7 @@ pub(crate) enum Pacing {
 pub(crate) enum Resuming {
     Off,
     Cursor,
+    Verified,
 }
 
 /// What becomes of a newer message.

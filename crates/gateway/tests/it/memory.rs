@@ -120,3 +120,14 @@ async fn a_stream_goes_on_where_its_server_has_the_rest() {
         assert_eq!((events.contains("data: world"), ended), (whole, whole), "{resume}: {events}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_without_a_cursor_is_asked_for_once_more_if_that_is_wanted() {
+    for (resume, whole) in [("verified", true), ("cursor", false)] {
+        let gateway = gateway(&["--resume", resume, "--dedup", "off", "--error-events", "false"]).await;
+        let text = content(&read(ask(said(&gateway, "Hello", "gap=5ms")).await.into_body()).await.0);
+        let cut = said(&gateway, "Hello", "gap=5ms; reset-after=6; times=1");
+        let (events, ended) = read(ask(cut).await.into_body()).await;
+        assert_eq!((content(&events) == text, ended), (whole, whole), "{resume}: {events}");
+    }
+}
