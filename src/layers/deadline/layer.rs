@@ -70,7 +70,7 @@ use crate::rt::per_thread::PerThread;
 /// - *It passes during the body*: the inner body is dropped, and the body fails with
 ///   [`DeadlineExceeded`](crate::error::DeadlineExceeded). A frame that is ready after the deadline is not handed on,
 ///   or a fast upstream with a slow reader would never end; the end of the body, its trailers and its errors are.
-/// - *The body is not polled*: then it cannot end. Bound the writes of the socket as well, as the gateway example does.
+/// - *The body is not polled*: then it cannot end. Bound the writes of the socket as well, with a [`WriteTimeout`](crate::WriteTimeout).
 /// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
 /// - *An accepted header is malformed, or longer than any clock can count*: it is ignored, with an event.
 /// - *Empty bodies* (HEAD, 204, 304) *and upgrades*: the call has a deadline, what is upgraded has none.
