@@ -86,7 +86,7 @@ fn tables(_: &Runtime, cost: CostOf<'_>) {
     }
 }
 
-/// Calls a second of so many threads.
+/// Calls a second of `threads` threads together.
 type Race = fn(usize) -> f64;
 
 const RACES: &[(&str, Race)] = &[
@@ -175,7 +175,7 @@ impl Future for Answer {
     }
 }
 
-/// What can be called so many times.
+/// What can be called a number of times.
 trait Calls {
     fn one(&mut self, method: Method);
 }

@@ -248,7 +248,7 @@ fn median(mut run: impl FnMut()) -> f64 {
     took[took.len() / 2]
 }
 
-/// Bytes that were allocated until so many followers and the leader had heard all of it.
+/// Bytes that were allocated until this number of followers and the leader had read all of it.
 fn stream(runtime: &Runtime, followers: usize) -> u64 {
     let run = || {
         let service = live().layer(stalled(1024, true));

@@ -77,7 +77,7 @@ fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     }
 }
 
-/// Calls a second of so many threads.
+/// Calls a second of `threads` threads together.
 type Race = fn(usize) -> f64;
 
 const RACES: &[(&str, Race)] = &[
@@ -181,7 +181,7 @@ fn message() -> Request<CallBody> {
     request
 }
 
-/// Calls so many times.
+/// Calls a number of times.
 fn calls<S, B>(mut service: S, request: fn() -> Request<CallBody>, n: u64)
 where
     S: Service<Request<CallBody>, Response = Response<B>>,
@@ -215,7 +215,7 @@ fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output>
     future.poll(cx)
 }
 
-/// The best of some: whatever else runs on this machine only makes it slower.
+/// The best of a few runs: other work on the machine only makes one slower.
 fn race<S, B>(service: &S, threads: usize) -> f64
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send,

@@ -26,10 +26,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// The share of the bare service's scaling that a stack must keep.
 const GOAL: f64 = 0.9;
 
-/// Calls per second with so many threads.
+/// Calls per second by number of threads.
 type Run = Box<dyn Fn(&Runtime, usize) -> f64>;
 
-/// One service: its name, and calls per second with so many threads.
+/// One service: its name, and calls per second by number of threads.
 struct Case {
     name: &'static str,
     goal: bool,
@@ -98,7 +98,7 @@ where
         let (service, stop) = (service(), Arc::new(AtomicBool::new(false)));
         runtime.block_on(async {
             let tasks: Vec<_> = (0..threads).map(|_| tokio::spawn(call_until(service.clone(), stop.clone()))).collect();
-            // Not by the runtime, whose workers are all busy: nobody would look at its timers.
+            // Not by the runtime, whose workers are all busy: its timers would not be looked at.
             std::thread::sleep(TURN);
             stop.store(true, Relaxed);
             let mut rate = 0.0;

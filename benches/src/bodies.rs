@@ -52,7 +52,7 @@ impl<E> Body for Endless<E> {
     }
 }
 
-/// Reads so many frames. The poll may be inlined, as it is into the loop of a server, which is generic over its body.
+/// Reads a number of frames. The poll may be inlined, as it is into the loop of a server, which is generic over its body.
 #[inline(never)]
 pub fn read<B: Body>(body: B, frames: u64) {
     let mut body = pin!(body);

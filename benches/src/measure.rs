@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use crate::alloc;
 
-/// Something that can be done so many times.
+/// Something that can be done a number of times.
 pub struct Case {
     /// What it is called, here and on the command line of the counting run.
     pub name: &'static str,

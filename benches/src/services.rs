@@ -85,21 +85,21 @@ where
     response.into_body()
 }
 
-/// Calls so many times, with an empty body.
+/// Calls a number of times, with an empty body.
 pub fn call<S: Service<Request<Empty<Bytes>>>>(mut service: S, calls: u64) {
     for _ in 0..calls {
         drop(black_box(finish(service.call(Request::new(Empty::new())))));
     }
 }
 
-/// Calls so many times, with a body of one frame.
+/// Calls a number of times, with a body of one frame.
 pub fn upload<S: Service<Request<Full<Bytes>>>>(mut service: S, calls: u64) {
     for _ in 0..calls {
         drop(black_box(finish(service.call(Request::new(Full::new(Bytes::from_static(b"{\"stream\":true}")))))));
     }
 }
 
-/// Calls so many times, each with a request of its own.
+/// Calls a number of times, each with a request of its own.
 pub fn send<S: Service<R>, R>(mut service: S, request: impl Fn() -> R, calls: u64) {
     for _ in 0..calls {
         drop(black_box(finish(service.call(request()))));

@@ -12,7 +12,7 @@ pub fn bare(name: &str, cost: Cost) {
     row(name, cost.nanos, cost.allocations, cost.instructions, "");
 }
 
-/// Prints a cost over the bare one. `goal`: at most so many instructions.
+/// Prints a cost over the bare one. `goal`: the most instructions that it may have.
 pub fn over(name: &str, cost: Cost, bare: Cost, goal: Option<f64>) {
     let instructions = cost.instructions.zip(bare.instructions).map(|(cost, bare)| cost - bare);
     let verdict = match (goal, instructions) {

@@ -323,13 +323,11 @@ mod tests {
         assert_eq!(of(&format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_TEXT))), None);
     }
 
+    /// What they cost is in the bench `extract`.
     #[test]
-    fn the_worst_texts_take_time_in_proportion() {
+    fn there_is_nothing_in_the_worst_texts() {
         for worst in ["{", "{\"", "```", "{}", "{\"a\":{"] {
-            let text = worst.repeat(MAX_TEXT / worst.len());
-            let start = std::time::Instant::now();
-            let _ = extract(&text, Wanted::Either);
-            assert!(start.elapsed().as_secs() < 5, "{worst}");
+            assert_eq!(of(&worst.repeat(MAX_TEXT / worst.len())), None, "{worst}");
         }
     }
 

@@ -14,7 +14,7 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(crate) fn resumable(args: &LayerArgs) -> Option<Resumable> {
     let resumable = Resumable::at(PREFIX)
         .window(args.resume_window)
-        // A quarter of the places: who has left keeps out nobody who waits.
+        // A quarter of the places: calls whose callers have left keep out none that wait.
         .unattended(8, (args.queue / 4).max(1))
         .respond_async(args.respond_async == Switch::On);
     (args.resumable == Switch::On).then_some(resumable)

@@ -1,4 +1,4 @@
-//! What the layers do, as an event stream: for the page, and for whoever wants to look on.
+//! What the layers do, as an event stream: for the page and other viewers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -277,7 +277,7 @@ async fn listen(addr: &str) -> Result<(TcpListener, SocketAddr), String> {
 }
 
 fn say(text: &str) {
-    // Where nobody listens, it need not be said.
+    // Without a listener it need not be said.
     let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
 }
 

@@ -11,7 +11,7 @@ use super::headers::lists;
 use super::telemetry;
 
 /// The client's half of a tunnel to come, where it asks for one. Only WebSockets: an upgrade to `h2c` would let
-/// whoever asked speak to the upstream past everything the gateway is there for.
+/// the caller speak to the upstream past everything the gateway is there for.
 pub(crate) fn asked<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
     let asked = request.version() == Version::HTTP_11 && to_websocket(request.headers());
     asked.then(|| upgrade::on(request))

@@ -30,7 +30,7 @@ pub(crate) struct Upload {
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) failure: oneshot::Receiver<BoxError>,
-    /// What was not read, once nobody will.
+    /// What was not read, once it will not be.
     pub(crate) rest: oneshot::Receiver<Incoming>,
 }
 

@@ -34,7 +34,7 @@ const LOAD: &str = "Limits of load";
 const CALLERS: &str = "Callers";
 const SERVER: &str = "Server";
 
-/// With the commit that it was built from, where whoever built it said so in `GATEWAY_COMMIT`.
+/// With the commit that it was built from, where `GATEWAY_COMMIT` named it at build time.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let version = env!("CARGO_PKG_VERSION");
     option_env!("GATEWAY_COMMIT").map_or_else(|| version.to_owned(), |commit| format!("{version} ({commit})"))

@@ -1,4 +1,4 @@
-//! What the provider saw, for whoever wants to assert it.
+//! What the provider saw, for tests to assert.
 
 use tokio::sync::watch;
 

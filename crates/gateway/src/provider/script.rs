@@ -63,7 +63,7 @@ pub(crate) enum Ending {
     Error,
 }
 
-/// A script that nobody can follow.
+/// A script that cannot be followed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadScript(String);
 
