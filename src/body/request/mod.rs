@@ -3,6 +3,7 @@
 mod call_body;
 #[cfg(all(test, buttress_loom))]
 mod loom_tests;
+mod reading;
 mod recording;
 mod resend;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 mod upload;
 
 pub use self::call_body::CallBody;
+pub(crate) use self::reading::{RequestRead, RequestReading, Unread};
 pub(crate) use self::recording::ReadState;
 pub(crate) use self::resend::Resend;
 pub(crate) use self::upload::UploadWatch;

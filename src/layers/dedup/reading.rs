@@ -1,7 +1,7 @@
 //! A request whose body is being read.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::Request;
 use http::request::Parts;
@@ -12,16 +12,12 @@ use super::config::Config;
 use super::key::PendingKey;
 use super::offer;
 use super::request::ReadRequest;
-use crate::body::collect::{Collect, Collected, collect};
-use crate::body::request::CallBody;
-use crate::call::Tenant;
-use crate::error::BoxError;
+use crate::body::request::{CallBody, RequestRead, RequestReading, Unread};
 use crate::policy::storable::KeySource;
 use crate::proto::dialect::Kind;
 use crate::proto::prefer::Preferences;
 use crate::rejection::RejectionFormat;
 use crate::rt::clock;
-use crate::rt::timeout::Timeout;
 use crate::store::{ClaimRequest, Store};
 
 /// A request whose body is being read, and hashed while it is.
@@ -31,8 +27,7 @@ pub(super) struct Reading<S, St> {
     config: Arc<Config>,
     key: PendingKey,
     parts: Parts,
-    body: Collect<CallBody>,
-    timeout: Timeout,
+    body: RequestReading,
 }
 
 /// What reading a request led to.
@@ -41,13 +36,6 @@ pub(super) enum Read<S, St> {
     Whole(ReadRequest<S, St>),
     /// The request passes unrecognised.
     Bypassed { service: S, request: Request<CallBody>, key_ignored: Option<KeyIgnored> },
-}
-
-/// How far the body was read.
-pub(super) enum ReadSoFar {
-    Collected(Collected<CallBody>),
-    TooSlow(CallBody),
-    Failed(BoxError),
 }
 
 // === impl Reading ===
@@ -61,24 +49,18 @@ impl<S, St: Store> Reading<S, St> {
         parts: Parts,
         body: CallBody,
     ) -> Self {
-        let reservation = config.memory.reserve(parts.extensions.get::<Tenant>());
-        let body = collect(body, config.max_body_bytes, reservation);
-        Self { service, store, config, key, parts, body, timeout: Timeout::default() }
+        let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
+        Self { service, store, config, key, parts, body }
     }
 
-    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<ReadSoFar> {
-        match self.body.poll_tapped(cx, |data| self.key.read(data)) {
-            Poll::Ready(Ok(collected)) => return Poll::Ready(ReadSoFar::Collected(collected)),
-            Poll::Ready(Err(why)) => return Poll::Ready(ReadSoFar::Failed(why)),
-            Poll::Pending => {}
-        }
-        ready!(self.timeout.poll_after(self.config.read_timeout, cx));
-        self.body.give_up().map_or(Poll::Pending, |body| Poll::Ready(ReadSoFar::TooSlow(CallBody::new(body))))
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<RequestRead> {
+        self.body.poll(cx, |data| self.key.read(data))
     }
 
-    pub(super) fn finish(self, read: ReadSoFar) -> Read<S, St> {
+    pub(super) fn finish(self, read: RequestRead) -> Read<S, St> {
         match read {
-            ReadSoFar::Collected(Collected::Whole { data, trailers }) => {
+            RequestRead::Whole { data, trailers } => {
                 let Self { service, store, config, key, parts, .. } = self;
                 let source = key.source;
                 let key = key.finish(&data, trailers.as_ref());
@@ -113,16 +95,15 @@ impl<S, St: Store> Reading<S, St> {
                     claims: 0,
                 })
             }
-            ReadSoFar::Collected(Collected::TooLarge(body)) => {
-                self.config.bypassed("a request whose body is too long to be read first");
-                self.bypass(CallBody::new(body), Some(KeyIgnored::BodyTooLarge))
+            RequestRead::Unread(body, why) => {
+                self.config.bypassed(why.reason());
+                let ignored = match why {
+                    Unread::TooLong => KeyIgnored::BodyTooLarge,
+                    Unread::TooSlow => KeyIgnored::BodyTooSlow,
+                };
+                self.bypass(body, Some(ignored))
             }
-            ReadSoFar::TooSlow(body) => {
-                self.config.bypassed("a request whose body takes too long to come to be read first");
-                self.bypass(body, Some(KeyIgnored::BodyTooSlow))
-            }
-            // It fails at the upstream, as it would have without this layer.
-            ReadSoFar::Failed(why) => self.bypass(CallBody::failed(why), None),
+            RequestRead::Failed(body) => self.bypass(body, None),
         }
     }
 

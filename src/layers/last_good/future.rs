@@ -20,8 +20,7 @@ use super::recorder::Recorder;
 use super::similar::{Embedding, Similar};
 use super::stored::Stored;
 use super::template::UnansweredRequest;
-use crate::body::collect::{Collect, Collected, collect};
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, RequestRead, RequestReading};
 use crate::call::{StaleKind, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;
@@ -65,8 +64,7 @@ pub(super) struct Reading<S> {
     service: S,
     keys: PendingKeys,
     parts: Parts,
-    body: Collect<CallBody>,
-    timeout: Timeout,
+    body: RequestReading,
     store: Arc<AnswerStore>,
     config: Arc<Config>,
 }
@@ -145,8 +143,8 @@ where
         loop {
             let (result, next) = match stage.as_mut().project() {
                 StageProj::Reading { reading } => {
-                    let Some(body) = reading else { return Poll::Pending };
-                    let read = ready!(body.poll(cx));
+                    let Some(Reading { body, .. }) = reading.as_deref_mut() else { return Poll::Pending };
+                    let read = ready!(body.poll(cx, |_| {}));
                     match reading.take() {
                         Some(reading) => (None, (*reading).finish(read)),
                         None => return Poll::Pending,
@@ -222,27 +220,16 @@ impl<S> Reading<S> {
         config: Arc<Config>,
     ) -> Self {
         let (parts, body) = request.into_parts();
-        let reservation = config.memory.reserve(parts.extensions.get::<Tenant>());
-        let body = collect(body, config.max_body_bytes, reservation);
-        Self { service, keys, parts, body, timeout: Timeout::default(), store, config }
-    }
-
-    /// `None`: the body takes too long to come.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Collected<CallBody>, BoxError>>> {
-        if let Poll::Ready(read) = Pin::new(&mut self.body).poll(cx) {
-            return Poll::Ready(Some(read));
-        }
-        self.timeout.poll_after(self.config.read_timeout, cx).map(|()| None)
+        let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
+        Self { service, keys, parts, body, store, config }
     }
 }
 
 impl<S: Service<Request<CallBody>>> Reading<S> {
-    fn finish<R>(
-        mut self,
-        read: Option<Result<Collected<CallBody>, BoxError>>,
-    ) -> Stage<S, ReadyCall<S, Request<CallBody>>, R> {
+    fn finish<R>(self, read: RequestRead) -> Stage<S, ReadyCall<S, Request<CallBody>>, R> {
         let body = match read {
-            Some(Ok(Collected::Whole { data, trailers })) => {
+            RequestRead::Whole { data, trailers } => {
                 let Self { service, keys, parts, store, config, .. } = self;
                 let keys = keys.finish(&data, trailers.as_ref(), &config);
                 let templated = keys.as_ref().filter(|_| config.template.is_some());
@@ -262,16 +249,11 @@ impl<S: Service<Request<CallBody>>> Reading<S> {
                 };
                 return Stage::Calling { call: ReadyCall::new(service, request), asking: Box::new(asking) };
             }
-            Some(Ok(Collected::TooLarge(body))) => {
-                self.config.bypassed("a request whose body is too long to be read first");
-                CallBody::new(body)
+            RequestRead::Unread(body, why) => {
+                self.config.bypassed(why.reason());
+                body
             }
-            // It fails at the upstream, as it would have without this layer.
-            Some(Err(why)) => CallBody::failed(why),
-            None => {
-                self.config.bypassed("a request whose body takes too long to come to be read first");
-                self.body.give_up().map_or_else(CallBody::empty, CallBody::new)
-            }
+            RequestRead::Failed(body) => body,
         };
         Stage::Passing { call: ReadyCall::new(self.service, Request::from_parts(self.parts, body)) }
     }

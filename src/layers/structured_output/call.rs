@@ -1,9 +1,7 @@
 //! A call whose answer is checked, and asked for again where it is not in its form.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,7 +16,7 @@ use super::examined::{Check, Examined, Form, LARGE, Verdict};
 use super::request::{Asked, correct_headers, kind_of};
 use crate::body::collect::{Collected, collect};
 use crate::body::erased::ErasedBody;
-use crate::body::request::CallBody;
+use crate::body::request::{CallBody, RequestRead, RequestReading};
 use crate::call::{InvalidOutput, OutputFault, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;
@@ -26,7 +24,6 @@ use crate::policy::structured::Complaint;
 use crate::proto::dialect::Usage;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
-use crate::rt::timeout::Timeout;
 
 /// In a response's extensions: what the answer has cost, with all calls that were made for it.
 ///
@@ -155,30 +152,21 @@ fn next(
 async fn read_request(request: Request<CallBody>, config: &Config) -> Result<Asked, Request<CallBody>> {
     let (head, body) = request.into_parts();
     let Some(kind) = kind_of(&head) else { return Err(Request::from_parts(head, body)) };
-    let mut reading = collect(body, config.max_body_bytes, config.memory.reserve(head.extensions.get::<Tenant>()));
-    let mut timeout = Timeout::default();
-    let read = poll_fn(|cx| match Pin::new(&mut reading).poll(cx) {
-        Poll::Ready(read) => Poll::Ready(Some(read)),
-        Poll::Pending => timeout.poll_after(config.read_timeout, cx).map(|()| None),
-    });
-    let body = match read.await {
-        Some(Ok(Collected::Whole { data, trailers: None })) => {
+    let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
+    let mut reading = RequestReading::new(body, bytes, limit, &config.memory, &head.extensions);
+    let body = match poll_fn(|cx| reading.poll(cx, |_| {})).await {
+        RequestRead::Whole { data, trailers: None } => {
             return Asked::new(kind, head, data, config).map_err(|passed| {
                 let (head, data) = *passed;
                 Request::from_parts(head, data.into())
             });
         }
-        Some(Ok(Collected::Whole { data, trailers })) => CallBody::whole(data, trailers),
-        Some(Ok(Collected::TooLarge(body))) => {
-            config.bypassed("a request whose body is too long to be read first");
-            CallBody::new(body)
+        RequestRead::Whole { data, trailers } => CallBody::whole(data, trailers),
+        RequestRead::Unread(body, why) => {
+            config.bypassed(why.reason());
+            body
         }
-        // It fails at the upstream, as it would have without this layer.
-        Some(Err(why)) => CallBody::failed(why),
-        None => {
-            config.bypassed("a request whose body takes too long to come to be read first");
-            reading.give_up().map_or_else(CallBody::empty, CallBody::new)
-        }
+        RequestRead::Failed(body) => body,
     };
     Err(Request::from_parts(head, body))
 }

@@ -7,17 +7,13 @@ use http::request::Parts;
 use super::config::Config;
 use super::key::PendingMessage;
 use super::shared::Shared;
-use crate::body::collect::{Collect, Collected, collect};
-use crate::body::request::CallBody;
-use crate::call::Tenant;
-use crate::rt::timeout::Timeout;
+use crate::body::request::{CallBody, RequestRead, RequestReading};
 
 /// A message that is being read.
 pub(super) struct Reading {
     /// Taken when the body has been read.
     head: Option<(Parts, Arrived)>,
-    body: Collect<CallBody>,
-    timeout: Timeout,
+    body: RequestReading,
 }
 
 /// A message that has come, and where it belongs.
@@ -41,9 +37,9 @@ pub(super) struct Read {
 impl Reading {
     pub(super) fn new(parts: Parts, body: CallBody, arrives: Arrived) -> Self {
         let config = &arrives.config;
-        let memory = config.memory.reserve(parts.extensions.get::<Tenant>());
-        let body = collect(body, config.max_body_bytes, memory);
-        Self { head: Some((parts, arrives)), body, timeout: Timeout::default() }
+        let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
+        let body = RequestReading::new(body, bytes, limit, &config.memory, &parts.extensions);
+        Self { head: Some((parts, arrives)), body }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
@@ -55,20 +51,13 @@ impl Reading {
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<(CallBody, bool)> {
         let Some((_, Arrived { message, config, .. })) = &mut self.head else { return Poll::Pending };
-        Poll::Ready(match self.body.poll_tapped(cx, |data| message.read(data)) {
-            Poll::Ready(Ok(Collected::Whole { data, trailers })) => (CallBody::whole(data, trailers), true),
-            Poll::Ready(Ok(Collected::TooLarge(body))) => {
-                config.bypassed("a message that is too long to be read first");
-                (CallBody::new(body), false)
+        Poll::Ready(match ready!(self.body.poll(cx, |data| message.read(data))) {
+            RequestRead::Whole { data, trailers } => (CallBody::whole(data, trailers), true),
+            RequestRead::Unread(body, why) => {
+                config.bypassed(why.reason());
+                (body, false)
             }
-            // It fails at the upstream, as it would have without this layer.
-            Poll::Ready(Err(why)) => (CallBody::failed(why), false),
-            Poll::Pending => {
-                ready!(self.timeout.poll_after(config.read_timeout, cx));
-                let Some(body) = self.body.give_up() else { return Poll::Pending };
-                config.bypassed("a message that takes too long to come");
-                (CallBody::new(body), false)
-            }
+            RequestRead::Failed(body) => (body, false),
         })
     }
 }

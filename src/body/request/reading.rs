@@ -1,0 +1,76 @@
+//! Reading a request's body whole before the request goes on.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Extensions, HeaderMap};
+
+use super::CallBody;
+use crate::body::collect::{Collect, Collected, collect};
+use crate::call::{Memory, Tenant};
+use crate::rt::timeout::Timeout;
+
+/// A request's body that is read within a size, a time, and the memory of all calls.
+pub(crate) struct RequestReading {
+    body: Collect<CallBody>,
+    limit: Duration,
+    timeout: Timeout,
+}
+
+/// What reading came to.
+pub(crate) enum RequestRead {
+    Whole {
+        data: Bytes,
+        trailers: Option<HeaderMap>,
+    },
+    /// The body as it came. It goes on unread.
+    Unread(CallBody, Unread),
+    /// The body failed. It goes on, and fails at the upstream as it would have without the layer.
+    Failed(CallBody),
+}
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    TooLong,
+    TooSlow,
+}
+
+// === impl RequestReading ===
+
+impl RequestReading {
+    /// Reads at most `bytes` within `limit`.
+    pub(crate) fn new(body: CallBody, bytes: usize, limit: Duration, memory: &Memory, of: &Extensions) -> Self {
+        let body = collect(body, bytes, memory.reserve(of.get::<Tenant>()));
+        Self { body, limit, timeout: Timeout::default() }
+    }
+
+    /// Reads on, and shows each piece to `tap` as it comes. Pending for good once it was ready.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, tap: impl FnMut(&Bytes)) -> Poll<RequestRead> {
+        match self.body.poll_tapped(cx, tap) {
+            Poll::Ready(Ok(Collected::Whole { data, trailers })) => Poll::Ready(RequestRead::Whole { data, trailers }),
+            Poll::Ready(Ok(Collected::TooLarge(body))) => {
+                Poll::Ready(RequestRead::Unread(CallBody::new(body), Unread::TooLong))
+            }
+            Poll::Ready(Err(why)) => Poll::Ready(RequestRead::Failed(CallBody::failed(why))),
+            Poll::Pending => {
+                ready!(self.timeout.poll_after(self.limit, cx));
+                let Some(body) = self.body.give_up() else { return Poll::Pending };
+                Poll::Ready(RequestRead::Unread(CallBody::new(body), Unread::TooSlow))
+            }
+        }
+    }
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// For the event that tells of it.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::TooLong => "a request whose body is too long to be read first",
+            Self::TooSlow => "a request whose body takes too long to come to be read first",
+        }
+    }
+}
