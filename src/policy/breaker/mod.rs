@@ -336,9 +336,9 @@ impl Breaker {
         if counted.generation != self.generation || sample == was {
             return None;
         }
-        self.note_retry_after(result, now);
         match &mut self.state {
             State::Closed | State::MetricsOnly { .. } => {
+                self.note_retry_after(result, now);
                 self.window.advance(now);
                 self.window.recount(counted.slot, was, sample);
                 if sample.failed {
@@ -351,6 +351,7 @@ impl Breaker {
             }
             State::HalfOpen(half) if sample.is_bad() => {
                 half.note(sample);
+                self.note_retry_after(result, now);
                 Some(self.probe_failed(result.answered, now))
             }
             _ => None,

@@ -693,6 +693,20 @@ fn a_health_probe_closes_an_open_circuit_and_spares_the_callers() {
 }
 
 #[test]
+fn what_a_slow_health_probe_says_at_its_end_does_not_put_off_the_next_open_time() {
+    let mut circuit = Circuit::open();
+    let probe = circuit.health_probe().unwrap();
+    let (probe, event) = circuit.machine.settle(probe, SLOW, 0, circuit.now);
+    assert_eq!((event, circuit.state()), (None, CircuitState::Open));
+    assert_eq!(circuit.finish(probe, CallResult { retry_after: Some(60 * S), ..BAD }), None);
+
+    let open_for = circuit.open_for().unwrap();
+    let caller = circuit.pass(open_for).grant();
+    circuit.settle(caller, BAD);
+    assert_eq!(circuit.open_for(), Some(open_for), "as long as the first time, since the probe was answered");
+}
+
+#[test]
 fn no_health_probe_while_the_upstream_asked_for_time_or_somebody_opened_the_circuit() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(4, BAD);
