@@ -196,13 +196,17 @@ impl CounterShard {
         self.waiting.iter().map(recent).sum()
     }
 
-    /// Takes away what was counted, and the leave to count. Returns when the upstream was last heard, too.
+    /// Takes away what was counted, when the upstream was last heard, and the leave to count.
     pub(super) fn drain(&self) -> (u64, Option<Instant>) {
         let mut calls = 0;
         if self.packed.load(Ordering::Relaxed) != packed(NONE, 0) {
             (_, calls) = parts(self.packed.swap(packed(NONE, 0), Ordering::AcqRel));
         }
-        let heard = self.heard.load(Ordering::Relaxed);
+        let mut heard = self.heard.load(Ordering::Relaxed);
+        if heard != NEVER {
+            // Brought in once: what the machine has forgotten since must not come back.
+            heard = self.heard.swap(NEVER, Ordering::Relaxed);
+        }
         let heard = (heard != NEVER).then(|| self.epoch.checked_add(Duration::from_nanos(heard))).flatten();
         (calls.into(), heard)
     }

@@ -209,6 +209,18 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
 }
 
 #[test]
+fn what_was_heard_before_the_circuit_was_closed_by_hand_is_forgotten_with_the_rest() {
+    let start = Instant::now();
+    let circuit = circuit(Settings::default(), start);
+    circuit.shards[0].hear(Nanos::since(start, start));
+    circuit.with(|machine| ((), machine.close_by_hand(start)));
+    for _ in 0..5 {
+        circuit.call(FAILED, start);
+    }
+    assert!(!circuit.passes(), "five failures in a row, and no sign of life since");
+}
+
+#[test]
 fn calls_that_began_to_wait_in_the_last_seconds_are_counted_while_they_wait() {
     let start = Instant::now();
     let circuit = circuit(Settings::default(), start);
