@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::{ask, chat, content, full, http1, http2, raw, read};
@@ -118,10 +118,14 @@ async fn the_time_in_which_a_request_came_is_no_more_left() {
     let gateway = gateway(&["--deadline-reserve", "off"]).await;
     let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-                x-deadline-ms: 30000\r\ncontent-length: 15\r\n\r\n{";
+                x-deadline-ms: 30000\r\nexpect: 100-continue\r\ncontent-length: 15\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
+    // Said when the gateway begins to read, by which time the deadline stands.
+    let mut go_on = *b"HTTP/1.1 100 Continue\r\n\r\n";
+    soon(stream.read_exact(&mut go_on)).await.unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100 "));
     tokio::time::sleep(Duration::from_millis(50)).await;
-    stream.write_all(br#""stream":true}"#).await.unwrap();
+    stream.write_all(br#"{"stream":true}"#).await.unwrap();
     soon(gateway.provider().until(|counts| counts.calls == 1)).await;
     let left = gateway.provider().seen()[0].headers["x-deadline-ms"].to_str().unwrap().parse::<u64>().unwrap();
     assert!((20_000..=29_950).contains(&left), "{left}");
