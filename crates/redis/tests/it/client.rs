@@ -38,16 +38,18 @@ async fn a_redis_that_is_not_there_costs_next_to_nothing() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let events = Events::default();
     let options = RedisOptions::from_url(&format!("redis://127.0.0.1:{port}")).unwrap();
-    let redis = Redis::new(options.observer(Arc::new(events.clone()))).unwrap();
+    // Long, so that what was waited for is told from a busy machine.
+    let options = options.patience(Duration::from_secs(20)).observer(Arc::new(events.clone()));
+    let redis = Redis::new(options).unwrap();
     assert!(is_reached(&redis), "nothing is known yet");
     let (first, took) = claim(&redis, 1).await;
     assert_eq!(first, Err(BackendError::Unreachable));
-    assert!(took < 50 * MS, "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
     let begun = Instant::now();
     for _ in 0..1000 {
         assert_eq!(claim(&redis, 1).await.0, Err(BackendError::Unreachable));
     }
-    assert!(begun.elapsed() < 50 * MS, "a thousand took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "a thousand took {:?}", begun.elapsed());
     assert!(matches!(&*redis.health().borrow(), Health::Unreachable { .. }));
     assert_eq!(events.all().len(), 1, "{:?}", events.all());
 }
