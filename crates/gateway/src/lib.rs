@@ -26,6 +26,7 @@ pub mod provider;
 mod proxy;
 mod serve;
 mod signals;
+mod similar;
 mod stack;
 mod stream;
 mod telemetry;
@@ -128,7 +129,7 @@ impl Gateway {
         let wants_tls = |upstream: &Upstream| upstream.protocol() == Protocol::Https;
         let backups = args.upstreams.backups.iter().map(|backup| &backup.upstream);
         let tls = upstream::trust(
-            args.upstreams.upstream.iter().chain(backups).any(wants_tls),
+            args.upstreams.upstream.iter().chain(backups).chain(&args.layers.similar.embeddings).any(wants_tls),
             args.server.upstream_ca.as_deref(),
         )?;
         let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {

@@ -15,9 +15,9 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
     CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
-    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, LastGoodLayer, MissingEnd, ObserveLayer,
-    Observer, ResumeLayer, RetryAfterBackoffLayer, SseHeartbeatLayer, StreamGuardLayer, SupersedeLayer, SupersedeMode,
-    Tenant,
+    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput, LastGoodLayer,
+    MissingEnd, ObserveLayer, Observer, ResumeLayer, RetryAfterBackoffLayer, SseHeartbeatLayer, StreamGuardLayer,
+    StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
 use super::access::AnswerBody;
@@ -27,6 +27,7 @@ use super::circuits::Circuits;
 use super::ids::X_REQUEST_ID;
 use super::load;
 use super::notices;
+use super::similar;
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
 
 /// How many messages of one conversation may wait.
@@ -40,6 +41,9 @@ const CREDENTIALS: [HeaderName; 5] = [
     HeaderName::from_static("api-key"),
     HeaderName::from_static("x-goog-api-key"),
 ];
+
+/// On an answer that is not the JSON that was asked for, though the model was asked again.
+const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
 /// Everything between a request that is ready to go out and an answer that is ready to come back, outermost first.
 pub(crate) fn stack<B>(
@@ -67,8 +71,14 @@ where
         .layer(guard(layers).observer(observer.clone()))
         .layer(idle(layers).observer(observer.clone()))
         .layer(first_byte(layers).observer(observer.clone()));
+    let structured = structured(layers).observer(observer.clone());
+    let last_good = match similar::similar(layers, &connectors) {
+        Some(similar) => last_good(layers).similar(similar),
+        None => last_good(layers),
+    };
     let primary = ServiceBuilder::new()
         .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
+        .layer(&structured)
         .layer(retry(layers).observer(observer.clone()))
         .layer(queue.clone())
         .layer(pace.clone())
@@ -78,6 +88,7 @@ where
     let chain = upstreams.backups.iter().zip(circuits.backups()).fold(boxed(primary), |before, (backup, circuit)| {
         let service = ServiceBuilder::new()
             .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
+            .layer(&structured)
             .layer(queue.separate())
             .layer(pace.separate())
             .layer(circuit.clone())
@@ -98,7 +109,7 @@ where
         .layer(load::per_caller(callers).observer(observer.clone()))
         .layer(supersede(layers).observer(observer.clone()))
         .layer(dedup(layers, callers.keys().is_some()).observer(observer.clone()))
-        .layer(last_good(layers).observer(observer.clone()))
+        .layer(last_good.observer(observer.clone()))
         .layer(resume)
         .service(chain)
 }
@@ -111,8 +122,12 @@ where
     S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let service =
-        service.map_response(|response: Response<B>| response.map(|body| body.map_err(Into::into).boxed_unsync()));
+    let service = service.map_response(|mut response: Response<B>| {
+        if InvalidOutput::of(&response).is_some() {
+            response.headers_mut().insert(OUTPUT, HeaderValue::from_static("invalid"));
+        }
+        response.map(|body| body.map_err(Into::into).boxed_unsync())
+    });
     BoxCloneService::new(service.map_err(|error| BoxedError::new(error.into())))
 }
 
@@ -172,6 +187,17 @@ fn supersede(args: &LayerArgs) -> SupersedeLayer {
         Superseding::Reject => SupersedeMode::Reject,
         Superseding::Enqueue => SupersedeMode::Enqueue { max: ENQUEUED },
     })
+}
+
+fn structured(args: &LayerArgs) -> StructuredOutputLayer {
+    if args.structured == Switch::Off {
+        return StructuredOutputLayer::disabled();
+    }
+    let layer = StructuredOutputLayer::new().max_reasks(args.structured_reasks);
+    match args.hold.0 {
+        Some(bytes) => layer.hold_streams(bytes),
+        None => layer,
+    }
 }
 
 fn last_good(args: &LayerArgs) -> LastGoodLayer {

@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::ArgAction::Set;
 use http::HeaderName;
 
+use super::similar::{Ratio, SimilarArgs};
 use super::templates::Templates;
 use super::values::{
     Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, RateLimit, Resuming, Size, Superseding, Switch, time,
 };
-use super::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, TIME};
+use super::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LayerArgs {
@@ -192,6 +193,19 @@ pub(crate) struct LayerArgs {
     )]
     pub(crate) supersede_settle: Limit,
 
+    /// Whether answers to requests for JSON (`response_format` and its kin) are parsed and checked by the request's schema. A
+    /// value that stands in a sentence or a fence is taken out; where there is none, the model is asked again, then a
+    /// fallback. Streams only with --hold. An answer that is still wrong has `x-gateway-output: invalid`.
+    #[arg(long, env = "GATEWAY_STRUCTURED", value_name = "on|off", default_value = "off", help_heading = STRUCTURED)]
+    pub(crate) structured: Switch,
+
+    /// How often a model is asked again for JSON, with what was wrong: 0, 1 or 2. Each is billed.
+    #[arg(
+        long, env = "GATEWAY_STRUCTURED_REASKS", value_name = "N", default_value = "2",
+        value_parser = clap::value_parser!(u32).range(0..=2), help_heading = STRUCTURED
+    )]
+    pub(crate) structured_reasks: u32,
+
     /// Whether the last whole answer to the same request is returned, marked as old, when no upstream gives one.
     #[arg(long, env = "GATEWAY_LAST_GOOD", value_name = "on|off", default_value = "off", help_heading = LAST_GOOD)]
     pub(crate) last_good: Switch,
@@ -207,6 +221,9 @@ pub(crate) struct LayerArgs {
     /// for; `"*"` is any.
     #[arg(long, env = "GATEWAY_LAST_GOOD_TEMPLATE", value_name = "FILE", help_heading = LAST_GOOD)]
     pub(crate) last_good_template: Option<Templates>,
+
+    #[command(flatten)]
+    pub(crate) similar: SimilarArgs,
 
     /// Whether calls fail at once while the upstream keeps failing, or go to the fallback where there is one.
     #[arg(long, env = "GATEWAY_BREAKER", value_name = "on|off", default_value = "on", help_heading = BREAKER)]
@@ -302,6 +319,7 @@ impl LayerArgs {
         if self.last_good == Switch::Off && self.last_good_template.is_some() {
             return Err("--last-good-template needs --last-good on".to_owned());
         }
+        self.similar.check(self.last_good == Switch::On)?;
         if self.supersede_header.0.is_none() && self.supersede_settle.0.is_some() {
             return Err("--supersede-settle needs --supersede-header, which names the conversation".to_owned());
         }
@@ -329,7 +347,9 @@ impl LayerArgs {
         self.resumable = Switch::Off;
         self.respond_async = Switch::Off;
         self.supersede_header = Header(None);
+        self.structured = Switch::Off;
         self.last_good = Switch::Off;
+        self.similar.similar = Ratio(None);
         self.breaker = Switch::Off;
         self.pace = Pacing::Off;
         self.pace_requests = RateLimit(None);

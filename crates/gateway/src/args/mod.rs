@@ -4,6 +4,7 @@ mod callers;
 mod fallbacks;
 mod layers;
 mod server;
+mod similar;
 mod templates;
 mod upstreams;
 mod values;
@@ -17,6 +18,7 @@ pub(crate) use self::callers::CallerArgs;
 pub(crate) use self::fallbacks::Backup;
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
+pub(crate) use self::similar::SimilarArgs;
 pub(crate) use self::upstreams::UpstreamArgs;
 pub(crate) use self::values::{
     Concurrency, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, Resuming, Superseding, Switch,
@@ -28,6 +30,7 @@ const ATTEMPTS: &str = "Attempts";
 const STREAMS: &str = "Streams";
 const DEDUP: &str = "Duplicate requests";
 const CONVERSATIONS: &str = "Conversations";
+const STRUCTURED: &str = "JSON answers";
 const LAST_GOOD: &str = "Last good answers";
 const BREAKER: &str = "Circuit breaker";
 const LOAD: &str = "Limits of load";
@@ -85,7 +88,8 @@ impl Args {
         if args.server.plain {
             args.make_plain();
         }
-        if args.upstreams.has_own_credential() && args.callers.keys().is_none() && !args.callers.trust_callers {
+        let has_own_credential = args.upstreams.has_own_credential() || !args.layers.similar.credential().is_empty();
+        if has_own_credential && args.callers.keys().is_none() && !args.callers.trust_callers {
             return Err(Stop::Wrong(
                 "a credential of the gateway's own would serve callers that nobody has authenticated: name their keys \
                  with --caller-keys-env or --caller-keys-file, or say --trust-callers"

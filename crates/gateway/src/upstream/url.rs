@@ -48,6 +48,16 @@ impl Upstream {
             let slash = if asked.starts_with('/') { "" } else { "/" };
             PathAndQuery::try_from(format!("{}{slash}{asked}", self.prefix)).ok()?
         };
+        self.at(path)
+    }
+
+    /// The URL itself.
+    pub(crate) fn url(&self) -> Option<Uri> {
+        let path = if self.prefix.is_empty() { "/" } else { &self.prefix };
+        self.at(PathAndQuery::try_from(path).ok()?)
+    }
+
+    fn at(&self, path: PathAndQuery) -> Option<Uri> {
         let scheme = if self.protocol == Protocol::Https { Scheme::HTTPS } else { Scheme::HTTP };
         Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query(path).build().ok()
     }

@@ -1,0 +1,140 @@
+//! Answers to similar requests, and who compares the requests.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ArgAction::Append;
+
+use super::LAST_GOOD;
+use super::values::{Credential, NamedCredential};
+use crate::upstream::Upstream;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct SimilarArgs {
+    /// Return the last good answer to a similar request, too, marked as such: from this cosine of the two last messages on, as
+    /// 0.95. All else in the requests must be equal, and numbers, names and negations in the messages. Needs --embeddings.
+    #[arg(long, env = "GATEWAY_SIMILAR", value_name = "RATIO|off", default_value = "off", help_heading = LAST_GOOD)]
+    pub(crate) similar: Ratio,
+
+    /// URL that speaks as OpenAI's `/v1/embeddings` does. The last messages of calls are sent there.
+    #[arg(long, env = "GATEWAY_EMBEDDINGS", value_name = "URL", help_heading = LAST_GOOD)]
+    pub(crate) embeddings: Option<Upstream>,
+
+    /// Model of the embeddings.
+    #[arg(long, env = "GATEWAY_EMBEDDINGS_MODEL", value_name = "NAME", help_heading = LAST_GOOD)]
+    pub(crate) embeddings_model: Option<String>,
+
+    /// Environment variable with the `Authorization` of requests for embeddings. They never carry the caller's.
+    #[arg(
+        long, env = "GATEWAY_EMBEDDINGS_AUTHORIZATION_ENV", value_name = "VAR", requires = "embeddings",
+        help_heading = LAST_GOOD
+    )]
+    embeddings_authorization_env: Option<Credential>,
+
+    /// Header of requests for embeddings, and the environment variable with its value. May be repeated.
+    #[arg(
+        long, env = "GATEWAY_EMBEDDINGS_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
+        requires = "embeddings", help_heading = LAST_GOOD
+    )]
+    embeddings_header: Vec<NamedCredential>,
+}
+
+/// A number above 0, up to 1, or none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ratio(pub(crate) Option<f32>);
+
+// === impl SimilarArgs ===
+
+impl SimilarArgs {
+    /// What requests for embeddings carry.
+    pub(crate) fn credential(&self) -> Vec<NamedCredential> {
+        let authorization = self.embeddings_authorization_env.iter().map(Credential::named);
+        authorization.chain(self.embeddings_header.iter().cloned()).collect()
+    }
+
+    /// What cannot work together. The error is one line.
+    pub(super) fn check(&self, has_last_good: bool) -> Result<(), String> {
+        if self.similar.0.is_none() {
+            let unused = self.embeddings.is_some() || self.embeddings_model.is_some();
+            return if unused { Err("--embeddings is for --similar, which is off".to_owned()) } else { Ok(()) };
+        }
+        if !has_last_good {
+            return Err("--similar needs the answers that are kept: --last-good on".to_owned());
+        }
+        if self.embeddings.is_none() {
+            return Err("--similar needs what compares requests: --embeddings URL".to_owned());
+        }
+        if self.embeddings_model.is_none() {
+            return Err("--embeddings needs a model: --embeddings-model NAME".to_owned());
+        }
+        Ok(())
+    }
+}
+
+// === impl Ratio ===
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(None));
+        }
+        let ratio = text.parse::<f32>().ok().filter(|ratio| *ratio > 0.0 && *ratio <= 1.0);
+        ratio.map(|ratio| Self(Some(ratio))).ok_or_else(|| "not a number above 0, up to 1, and not off".to_owned())
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(ratio) => ratio.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::{Args, Stop};
+    use super::*;
+
+    fn read(args: &str) -> Result<Args, String> {
+        let args = ["gateway"].into_iter().chain(args.split_whitespace()).map(OsString::from);
+        Args::read(args).map_err(|stop| match stop {
+            Stop::Wrong(line) => line,
+            Stop::Told(text) => panic!("{text}"),
+        })
+    }
+
+    #[test]
+    fn what_is_missing_is_told_in_one_line() {
+        let url = "--embeddings http://e/v1/embeddings";
+        for (args, line) in [
+            ("--similar 0.9".to_owned(), "--similar needs the answers that are kept: --last-good on"),
+            ("--last-good on --similar 0.9".to_owned(), "--similar needs what compares requests: --embeddings URL"),
+            (format!("--last-good on --similar 0.9 {url}"), "--embeddings needs a model: --embeddings-model NAME"),
+            (format!("--last-good on {url}"), "--embeddings is for --similar, which is off"),
+        ] {
+            assert_eq!(read(&args).unwrap_err(), line, "{args}");
+        }
+        for wrong in ["0", "1.5", "-1", "NaN", "much"] {
+            let line = read(&format!("--similar={wrong}")).unwrap_err();
+            assert!(line.contains("not a number above 0, up to 1, and not off"), "{line}");
+        }
+        let whole = format!("--last-good on --similar 0.9 {url} --embeddings-model small");
+        assert_eq!(read(&whole).unwrap().layers.similar.similar, Ratio(Some(0.9)));
+    }
+
+    #[test]
+    fn a_credential_for_embeddings_is_the_operators() {
+        // A variable that is surely there.
+        let args = "--last-good on --similar 0.9 --embeddings http://e --embeddings-model small \
+                    --embeddings-header x-api-key=CARGO_PKG_NAME";
+        assert!(read(args).unwrap_err().contains("--trust-callers"));
+        let args = read(&format!("{args} --trust-callers")).unwrap();
+        assert_eq!(args.layers.similar.credential().len(), 1);
+    }
+}

@@ -1,0 +1,30 @@
+//! What compares requests, so that the answer to a similar one can stand in.
+
+use hyper_util::client::legacy::connect::Connect;
+use tower::Layer;
+use tower_buttress::{CircuitBreakerLayer, OpenAiEmbeddings, Similar};
+
+use super::args::{LayerArgs, SimilarArgs, Switch};
+use super::upstream::{Connectors, Forward};
+
+/// How similar requests are found; `None`: they are not.
+///
+/// The layer bounds each request for an embedding by itself. While the server of the embeddings keeps failing it is not
+/// asked.
+pub(crate) fn similar<C>(args: &LayerArgs, connectors: &Connectors<C>) -> Option<Similar>
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let SimilarArgs { similar, embeddings, embeddings_model, .. } = &args.similar;
+    let (threshold, upstream) = (similar.0?, embeddings.clone()?);
+    let breaker = if args.breaker == Switch::On { CircuitBreakerLayer::new() } else { CircuitBreakerLayer::disabled() };
+    let url = upstream.url()?;
+    let service = breaker.layer(Forward::new(connectors, upstream));
+    let embedder = OpenAiEmbeddings::new(service, url, embeddings_model.clone().unwrap_or_default());
+    let embedder = args
+        .similar
+        .credential()
+        .into_iter()
+        .fold(embedder, |embedder, header| embedder.header(header.name, header.value));
+    Some(Similar::new(embedder).threshold(threshold))
+}
