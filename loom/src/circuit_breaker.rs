@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use loom::thread;
 
-use super::circuit::Circuit;
+use super::circuit::{Circuit, Permit};
 use super::notify::StateNotifier;
-use super::permit::Permit;
 use crate::Checks;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
 use crate::policy::breaker::settings::Settings;
@@ -49,7 +48,7 @@ impl Subject {
         let start = Instant::now();
         let told = Arc::default();
         let machine = Breaker::new(settings, 0, start);
-        Self { circuit: Circuit::new(machine, 2, StateNotifier(Arc::clone(&told)), start), start, told }
+        Self { circuit: Circuit::new(machine, 2, StateNotifier(Arc::clone(&told)), None, start), start, told }
     }
 
     /// Open, with its open time over, and nobody there yet.

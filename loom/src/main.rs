@@ -27,6 +27,7 @@ fn main() {
 #[path = "../../src/policy"]
 mod policy {
     pub(crate) mod breaker;
+    pub(crate) mod instant;
     pub(crate) mod window;
 
     pub(crate) mod verdict {
@@ -78,13 +79,11 @@ mod layers {
         #[path = "../../../loom/src/circuit_breaker.rs"]
         pub(crate) mod checks;
         pub(crate) mod circuit;
-        pub(crate) mod permit;
-        pub(crate) mod shard;
+        pub(crate) mod counters;
 
         pub(crate) mod notify {
-            use std::sync::{Arc, Mutex, Weak};
+            use std::sync::{Arc, Mutex};
 
-            use super::circuit::Circuit;
             use crate::policy::breaker::BreakerEvent;
             use crate::policy::breaker::report::CircuitChange;
 
@@ -93,7 +92,7 @@ mod layers {
             pub(crate) struct StateNotifier(pub(crate) Arc<Mutex<Vec<CircuitChange>>>);
 
             impl StateNotifier {
-                pub(super) fn notify(&self, event: &BreakerEvent, _: &Weak<Circuit>) {
+                pub(super) fn notify(&self, event: &BreakerEvent) {
                     if let BreakerEvent::Changed(change) = event {
                         self.0.lock().unwrap().push(*change);
                     }

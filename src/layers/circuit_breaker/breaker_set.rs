@@ -2,21 +2,21 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::circuit::Circuit;
+use super::circuit::{Circuit, CircuitListener, Permit};
 use super::config::CircuitBreakerConfig;
 use super::health::Prober;
 use super::notify::{SharedEmitter, StateNotifier};
 use super::peers::{CircuitPeers, PeerCircuit, SharedPeers};
-use super::permit::Permit;
 use super::registry::Registry;
 use crate::event::Emitter;
 use crate::policy::breaker::Breaker;
+use crate::policy::breaker::report::{CircuitChange, CircuitState};
 use crate::policy::known_models::{KnownModels, ModelKey};
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
@@ -30,24 +30,41 @@ pub(super) struct BreakerSet {
     models: RwLock<KnownModels>,
     emitter: Arc<SharedEmitter>,
     prober: Arc<OnceLock<Prober>>,
-    peers: SharedPeers,
+    followers: Arc<Followers>,
     /// Gone with the last clone of the layer and of its services: what works for them ends.
     alive: watch::Sender<()>,
+}
+
+/// Who follows the changes of the circuits, for as long as one of them lives.
+#[derive(Debug)]
+struct Followers {
+    /// Belongs to the layer: a handle keeps no service alive.
+    prober: Weak<OnceLock<Prober>>,
+    peers: SharedPeers,
+}
+
+/// A model that the upstream has not served yet.
+#[derive(Debug)]
+pub(super) struct NewModel {
+    pub(super) set: Arc<BreakerSet>,
+    pub(super) host: Box<str>,
+    pub(super) model: Box<str>,
 }
 
 // === impl BreakerSet ===
 
 impl BreakerSet {
     pub(super) fn new(config: CircuitBreakerConfig) -> Self {
-        let (emitter, prober, peers) = (Arc::default(), Arc::default(), SharedPeers::default());
+        let (emitter, prober) = (Arc::default(), Arc::default());
+        let followers = Arc::new(Followers { prober: Arc::downgrade(&prober), peers: SharedPeers::default() });
         Self {
-            unkeyed: circuit(&config, None, &emitter, &prober, &peers),
+            unkeyed: circuit(&config, None, &emitter, &followers),
             keyed: Registry::new(config.max_keys),
             config: Mutex::new(config),
             models: RwLock::default(),
             emitter,
             prober,
-            peers,
+            followers,
             alive: watch::Sender::new(()),
         }
     }
@@ -135,7 +152,7 @@ impl BreakerSet {
 
     /// Shares the circuits with other processes, unless they are already.
     pub(super) fn share(&self, peers: impl CircuitPeers) {
-        if !self.peers.set(peers) {
+        if !self.followers.peers.set(peers) {
             return;
         }
         self.tell_peers(self.all_keyed().into_iter().chain([self.unkeyed.clone()]));
@@ -143,14 +160,38 @@ impl BreakerSet {
 
     /// Called without a lock.
     fn tell_peers(&self, new: impl IntoIterator<Item = Arc<Circuit>>) {
-        let Some(peers) = self.peers.get() else { return };
+        let Some(peers) = self.followers.peers.get() else { return };
         for circuit in new {
             peers.on_new(PeerCircuit::new(Arc::downgrade(&circuit), circuit.notifier.key().cloned()));
         }
     }
 
     fn circuit(&self, key: Arc<str>) -> Arc<Circuit> {
-        circuit(&lock(&self.config), Some(key), &self.emitter, &self.prober, &self.peers)
+        circuit(&lock(&self.config), Some(key), &self.emitter, &self.followers)
+    }
+}
+
+// === impl Followers ===
+
+impl CircuitListener for Followers {
+    fn on_change(&self, circuit: &Weak<Circuit>, change: &CircuitChange) {
+        if let Some(peers) = self.peers.get() {
+            let key = circuit.upgrade().and_then(|circuit| circuit.notifier.key().cloned());
+            peers.on_change(PeerCircuit::new(circuit.clone(), key), change);
+        }
+        let prober = self.prober.upgrade();
+        if let (CircuitState::Open, Some(prober)) = (change.to, prober.as_ref().and_then(|prober| prober.get())) {
+            prober.begin(circuit);
+        }
+    }
+}
+
+// === impl NewModel ===
+
+impl NewModel {
+    #[cold]
+    pub(super) fn learn(&self) {
+        self.set.learn(&self.host, &self.model);
     }
 }
 
@@ -158,20 +199,19 @@ fn circuit(
     config: &CircuitBreakerConfig,
     key: Option<Arc<str>>,
     emitter: &Arc<SharedEmitter>,
-    prober: &Arc<OnceLock<Prober>>,
-    peers: &SharedPeers,
+    followers: &Arc<Followers>,
 ) -> Arc<Circuit> {
     let now = clock::now();
     let machine = Breaker::new(config.settings.clone(), fastrand::u64(..), now);
-    let notifier = StateNotifier::new(key, emitter.clone(), machine.state(), Arc::downgrade(prober), peers.clone());
-    let circuit = Circuit::new(machine, threads(), notifier, now);
+    let notifier = StateNotifier::new(key, emitter.clone(), machine.state());
+    let circuit = Circuit::new(machine, threads(), notifier, Some(followers.clone()), now);
     set_limits(&circuit, config);
     circuit
 }
 
 fn set_limits(circuit: &Circuit, config: &CircuitBreakerConfig) {
     let (slow_after, whole_body, patience) = config.limits();
-    circuit.shards().iter().for_each(|shard| shard.limits().set(slow_after, whole_body, patience));
+    circuit.counters().for_each(|counters| counters.limits().set(slow_after, whole_body, patience));
 }
 
 /// How many threads run at once. Asking reads files.

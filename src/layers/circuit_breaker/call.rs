@@ -18,11 +18,11 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 
+use super::breaker_set::NewModel;
 use super::caller;
+use super::circuit::{CounterShard, Permit};
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
-use super::gate::NewModel;
-use super::permit::Permit;
-use super::shard::{CounterShard, Nanos};
+use super::counters::{Counters, Nanos};
 use crate::admission::{self, End, Watch};
 use crate::body::request::{CallBody, UploadWatch};
 use crate::policy::breaker::{CallResult, Caller, Counted};
@@ -89,8 +89,8 @@ impl Call {
     where
         B: Body + 'static,
     {
-        let shard = &permit.shard;
-        let started = if shard.limits().has_slow() { shard.nanos(clock::now()) } else { Nanos::NONE };
+        let counters = &permit.shard.counters;
+        let started = if counters.limits().has_slow() { counters.nanos(clock::now()) } else { Nanos::NONE };
         Self {
             phase: Phase::Waiting(permit),
             classifier: classifier.for_call(request),
@@ -117,11 +117,11 @@ impl Call {
         }
         let Phase::Waiting(Permit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
-        let waited = self.end_wait(&shard, now);
-        let slow = self.is_slow(&shard, now);
+        let waited = self.end_wait(&shard.counters, now);
+        let slow = self.is_slow(&shard.counters, now);
         let counted = shard.settle(grant, CallResult { slow, ..result }, waited, now);
         if result.health == Health::Success {
-            self.since = shard.nanos(now);
+            self.since = shard.counters.nanos(now);
             self.phase = Phase::Streaming(shard, counted);
         }
     }
@@ -131,39 +131,40 @@ impl Call {
     fn give_up(&mut self) {
         let Phase::Waiting(Permit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
-        self.end_wait(&shard, now);
-        let patience = shard.limits().patience(self.first_byte);
+        let counters = &shard.counters;
+        self.end_wait(counters, now);
+        let patience = counters.limits().patience(self.first_byte);
         // A newer message ended it, and not that it was slow.
         let is_cancelled = self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
-        match self.waited_for_upstream(&shard, now).filter(|waited| *waited >= patience && !is_cancelled) {
-            Some(waited) => shard.give_up(grant, self.caller, self.is_slow(&shard, now), waited, now),
+        match self.waited_for_upstream(counters, now).filter(|waited| *waited >= patience && !is_cancelled) {
+            Some(waited) => shard.give_up(grant, self.caller, self.is_slow(counters, now), waited, now),
             None if !grant.is_call() => shard.give_back(grant),
             None => {}
         }
     }
 
     /// How long the upstream has had the whole request; `None` if it has not, or that is not known.
-    fn waited_for_upstream(&self, shard: &CounterShard, now: Instant) -> Option<Duration> {
+    fn waited_for_upstream(&self, counters: &Counters, now: Instant) -> Option<Duration> {
         let since = match &self.upload {
             _ if self.since.is_none() => return None,
             Upload::AtOnce => self.since,
-            Upload::Watched(watch) => shard.nanos(watch.sent_since()?).max(self.since),
+            Upload::Watched(watch) => counters.nanos(watch.sent_since()?).max(self.since),
             Upload::Unknown => return None,
         };
-        Some(shard.nanos(now).elapsed_since(since).as_duration())
+        Some(counters.nanos(now).elapsed_since(since).as_duration())
     }
 
     /// How long it has waited for its first data.
-    fn end_wait(&self, shard: &CounterShard, now: Instant) -> Duration {
+    fn end_wait(&self, counters: &Counters, now: Instant) -> Duration {
         if self.since.is_none() {
             return Duration::ZERO;
         }
-        shard.end_wait(self.since);
-        shard.nanos(now).elapsed_since(self.since).as_duration()
+        counters.end_wait(self.since);
+        counters.nanos(now).elapsed_since(self.since).as_duration()
     }
 
-    fn is_slow(&self, shard: &CounterShard, now: Instant) -> bool {
-        !self.started.is_none() && shard.limits().is_slow(shard.nanos(now).elapsed_since(self.started))
+    fn is_slow(&self, counters: &Counters, now: Instant) -> bool {
+        !self.started.is_none() && counters.limits().is_slow(counters.nanos(now).elapsed_since(self.started))
     }
 
     /// The call is over with this result.
@@ -175,12 +176,12 @@ impl Call {
     /// The body is over, of a call that had succeeded.
     fn finish(&mut self, result: CallResult) {
         let Phase::Streaming(shard, counted) = mem::replace(&mut self.phase, Phase::Over) else { return };
-        let by_length = !self.started.is_none() && shard.limits().by_whole_body();
+        let by_length = !self.started.is_none() && shard.counters.limits().by_whole_body();
         if result == CallResult::SUCCESS && !by_length {
             return;
         }
         let now = clock::now();
-        let slow = if by_length { self.is_slow(&shard, now) } else { counted.slow };
+        let slow = if by_length { self.is_slow(&shard.counters, now) } else { counted.slow };
         shard.finish(counted, CallResult { slow, ..result }, now);
     }
 
@@ -202,8 +203,9 @@ impl admission::Permit for Call {
         if polled.is_pending() {
             self.pending = true;
             if let (Phase::Waiting(permit), true, true) = (&self.phase, self.sent, self.since.is_none()) {
-                self.since = permit.shard.nanos(clock::now());
-                permit.shard.begin_wait(self.since);
+                let counters = &permit.shard.counters;
+                self.since = counters.nanos(clock::now());
+                counters.begin_wait(self.since);
             }
         }
         polled
@@ -236,9 +238,10 @@ impl admission::Permit for Call {
             _ if is_empty => {}
             Phase::Waiting(_) => self.settle(CallResult::SUCCESS),
             Phase::Streaming(shard, _) if waited => {
-                let now = shard.nanos(clock::now());
+                let counters = &shard.counters;
+                let now = counters.nanos(clock::now());
                 if now.elapsed_since(self.since).as_duration() >= EVIDENCE {
-                    shard.hear(now);
+                    counters.hear(now);
                     self.since = now;
                 }
             }

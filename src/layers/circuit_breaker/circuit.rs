@@ -1,13 +1,14 @@
 //! The machine, shared by threads. What is in which place, and why, is told in [the module above](super).
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::counters::{Counters, NONE, Nanos};
 use super::notify::StateNotifier;
-use super::permit::Permit;
-use super::shard::{CounterShard, NONE, Nanos};
-use crate::policy::breaker::report::CircuitSnapshot;
-use crate::policy::breaker::{Admission, Breaker, BreakerEvent, CallResult, Counted, Grant, QUIET, Refuses};
+use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
+use crate::policy::breaker::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, QUIET, Refuses};
+use crate::policy::window::Slot;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, thread_number};
 
@@ -22,6 +23,31 @@ pub(super) struct Circuit {
     shards: Box<[Arc<CounterShard>]>,
     this: Weak<Circuit>,
     pub(super) notifier: StateNotifier,
+    listener: Option<Arc<dyn CircuitListener>>,
+}
+
+/// What is to happen when a circuit changes its state, besides that its observers and subscribers learn of it. Called without
+/// any lock.
+pub(super) trait CircuitListener: fmt::Debug + Send + Sync {
+    fn on_change(&self, circuit: &Weak<Circuit>, change: &CircuitChange);
+}
+
+/// Leave to make one call. Its holder, a `Call`, says exactly once what came of it.
+///
+/// It has a shard, not the circuit: a reference that all threads count is a counter that all threads write.
+#[derive(Debug)]
+pub(super) struct Permit {
+    pub(super) shard: Arc<CounterShard>,
+    pub(super) grant: Grant,
+}
+
+/// Where a few threads count, in two cache lines of their own: processors fetch them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct CounterShard {
+    pub(super) counters: Counters,
+    /// Once it is gone, nothing that is said of it matters any more.
+    circuit: Weak<Circuit>,
 }
 
 /// Longer than any process lives.
@@ -32,17 +58,25 @@ const MAX_SHARDS: usize = 16;
 // === impl Circuit ===
 
 impl Circuit {
-    pub(super) fn new(machine: Breaker, shards: usize, notifier: StateNotifier, epoch: Instant) -> Arc<Self> {
+    pub(super) fn new(
+        machine: Breaker,
+        shards: usize,
+        notifier: StateNotifier,
+        listener: Option<Arc<dyn CircuitListener>>,
+        epoch: Instant,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|circuit: &Weak<Self>| {
             let shards = shards.clamp(1, MAX_SHARDS).next_power_of_two();
+            let shard = || CounterShard { counters: Counters::new(epoch), circuit: circuit.clone() };
             let circuit = Self {
                 machine: Mutex::new(machine),
                 passing: AtomicU32::new(NONE),
                 refusing: AtomicU64::new(0),
                 epoch,
-                shards: (0..shards).map(|_| Arc::new(CounterShard::new(circuit.clone(), epoch))).collect(),
+                shards: (0..shards).map(|_| Arc::new(shard())).collect(),
                 this: circuit.clone(),
                 notifier,
+                listener,
             };
             circuit.publish(&lock(&circuit.machine));
             circuit
@@ -90,7 +124,7 @@ impl Circuit {
         match admission {
             Admission::Granted(grant) => Ok(Permit { shard: self.shard().clone(), grant }),
             Admission::Refused { retry_after } => {
-                self.shard().note_refusal();
+                self.shard().counters.note_refusal();
                 Err(retry_after)
             }
         }
@@ -108,13 +142,14 @@ impl Circuit {
         &self.shards[thread_number() & (self.shards.len() - 1)]
     }
 
-    pub(super) fn shards(&self) -> &[Arc<CounterShard>] {
-        &self.shards
+    /// The counters of all threads.
+    pub(super) fn counters(&self) -> impl Iterator<Item = &Counters> {
+        self.shards.iter().map(|shard| &shard.counters)
     }
 
     pub(super) fn snapshot(&self, now: Instant) -> CircuitSnapshot {
         let snapshot = self.with(|machine| (machine.snapshot(now), None));
-        let refused = self.shards.iter().map(|shard| shard.refused());
+        let refused = self.counters().map(Counters::refused);
         CircuitSnapshot { refused: refused.fold(0, u64::saturating_add), ..snapshot }
     }
 
@@ -129,13 +164,13 @@ impl Circuit {
             return 0;
         }
         let now = Nanos::since(self.epoch, now);
-        self.shards.iter().map(|shard| shard.waiting(now)).sum()
+        self.counters().map(|counters| counters.waiting(now)).sum()
     }
 
     /// A call of this shard has succeeded or failed, and could not be counted there.
     pub(super) fn settle(
         &self,
-        shard: &CounterShard,
+        counters: &Counters,
         grant: Grant,
         result: CallResult,
         waited: Duration,
@@ -145,7 +180,7 @@ impl Circuit {
         // The one that had the lock before may have been all there was to wait for. To drain the shards again would send
         // the next one here too, and so on for ever.
         if result == CallResult::SUCCESS && grant.is_call() {
-            if let Some(counted) = shard.count(grant.generation, now) {
+            if let Some(counted) = counters.count(grant.generation, now) {
                 return counted;
             }
         }
@@ -164,8 +199,8 @@ impl Circuit {
         mut machine: MutexGuard<'_, Breaker>,
         ask: impl FnOnce(&mut Breaker) -> (T, Option<BreakerEvent>),
     ) -> T {
-        for shard in &self.shards {
-            let (calls, heard) = shard.drain();
+        for counters in self.counters() {
+            let (calls, heard) = counters.drain();
             machine.absorb(calls);
             if let Some(heard) = heard {
                 machine.hear(heard);
@@ -175,7 +210,10 @@ impl Circuit {
         self.publish(&machine);
         drop(machine);
         if let Some(event) = event {
-            self.notifier.notify(&event, &self.this);
+            self.notifier.notify(&event);
+            if let (BreakerEvent::Changed(change), Some(listener)) = (&event, &self.listener) {
+                listener.on_change(&self.this, change);
+            }
         }
         answer
     }
@@ -196,7 +234,59 @@ impl Circuit {
         }
         if let Some(fast) = machine.fast() {
             let until = fast.until.map_or(FOREVER, |until| Nanos::since(self.epoch, until).0);
-            self.shards.iter().for_each(|shard| shard.resume(fast.generation, until, fast.slot));
+            self.counters().for_each(|counters| counters.resume(fast.generation, until, fast.slot));
+        }
+    }
+}
+
+// === impl CounterShard ===
+
+impl CounterShard {
+    /// A call, which waited for so long, has succeeded or failed. Returns where a success was counted.
+    #[inline]
+    pub(super) fn settle(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+        let counted = if result == CallResult::SUCCESS && grant.is_call() {
+            self.counters.count(grant.generation, now)
+        } else {
+            None
+        };
+        counted.unwrap_or_else(|| self.settle_slowly(grant, result, waited, now))
+    }
+
+    #[cold]
+    fn settle_slowly(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+        match self.circuit.upgrade() {
+            Some(circuit) => circuit.settle(&self.counters, grant, result, waited, now),
+            None => Counted { generation: NONE, slot: Slot::NONE, slow: false },
+        }
+    }
+
+    /// A call whose success was counted is over.
+    #[cold]
+    pub(super) fn finish(&self, counted: Counted, result: CallResult, now: Instant) {
+        if let Some(circuit) = self.circuit.upgrade() {
+            let waiting = circuit.waiting(Duration::ZERO, now);
+            circuit.with(|machine| ((), machine.finish(counted, result, waiting, now)));
+        }
+    }
+
+    /// A call was given up, after it had waited for too long.
+    #[cold]
+    pub(super) fn give_up(&self, grant: Grant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
+        if let Some(circuit) = self.circuit.upgrade() {
+            let waiting = circuit.waiting(waited, now);
+            circuit.with(|machine| ((), machine.give_up(grant, caller, slow, waiting, now)));
+        }
+    }
+
+    /// A probe says nothing.
+    #[cold]
+    pub(super) fn give_back(&self, probe: Grant) {
+        if let Some(circuit) = self.circuit.upgrade() {
+            circuit.with(|machine| {
+                machine.give_back(probe);
+                ((), None)
+            });
         }
     }
 }

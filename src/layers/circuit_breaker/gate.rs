@@ -7,7 +7,7 @@ use http::header::HOST;
 use http::uri::Authority;
 use http_body::Body;
 
-use super::breaker_set::BreakerSet;
+use super::breaker_set::{BreakerSet, NewModel};
 use super::call::Call;
 use super::circuit::Circuit;
 use super::classification::of_error;
@@ -26,14 +26,6 @@ pub struct BreakerGate(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) set: Arc<BreakerSet>,
     pub(super) calls: CallConfig,
-}
-
-/// A model that the upstream has not served yet.
-#[derive(Debug)]
-pub(super) struct NewModel {
-    set: Arc<BreakerSet>,
-    host: Box<str>,
-    model: Box<str>,
 }
 
 /// A breaker lets no call wait. There is no value of this type.
@@ -106,15 +98,6 @@ impl Wait for NoWait {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<Call, Rejection>> {
         match *self {}
-    }
-}
-
-// === impl NewModel ===
-
-impl NewModel {
-    #[cold]
-    pub(super) fn learn(&self) {
-        self.set.learn(&self.host, &self.model);
     }
 }
 

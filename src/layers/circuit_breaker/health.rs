@@ -18,26 +18,14 @@ use http::{Request, Response};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tower_layer::Layer;
 use tower_service::Service;
 
-use super::CircuitBreaker;
-use super::circuit::Circuit;
+use super::circuit::{Circuit, Permit};
 use super::classification::{of_error, of_head, of_trailers};
-use super::layer::CircuitBreakerLayer;
-use super::permit::Permit;
 use crate::error::BoxError;
 use crate::policy::breaker::CallResult;
 use crate::policy::verdict::{Classifier, Health};
 use crate::rt::clock;
-use crate::rt::sync::{Mutex, lock};
-
-/// A [`CircuitBreakerLayer`] with a health probe, made by [`CircuitBreakerLayer::health_probe`].
-pub struct HealthProbeLayer<F> {
-    layer: CircuitBreakerLayer,
-    every: Duration,
-    request: Arc<F>,
-}
 
 /// Sends health probes for the open circuits of a layer.
 pub(super) struct Prober {
@@ -48,77 +36,16 @@ pub(super) struct Prober {
 
 /// Sends the probe for a circuit of this key.
 type SendProbe = dyn Fn(Option<&str>) -> Probe + Send + Sync;
-type Probe = Pin<Box<dyn Future<Output = CallResult> + Send>>;
+pub(super) type Probe = Pin<Box<dyn Future<Output = CallResult> + Send>>;
 
-/// More would be a load, and none at all a task that never rests.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// So many frames may be ready one after the other before other tasks get their turn.
 const READY_FRAMES: u32 = 64;
 
 /// Makes callers probe again, should the task end before the circuit closes.
 struct HealthProbeGuard(Weak<Circuit>);
 
-// === impl HealthProbeLayer ===
-
-impl<F> HealthProbeLayer<F> {
-    pub(super) fn new(layer: CircuitBreakerLayer, every: Duration, request: F) -> Self {
-        Self { layer, every: every.max(SHORTEST_INTERVAL), request: Arc::new(request) }
-    }
-
-    /// The layer itself, for its handles.
-    #[must_use]
-    pub fn breaker(&self) -> &CircuitBreakerLayer {
-        &self.layer
-    }
-}
-
-impl<S, F, ReqB, ResB> Layer<S> for HealthProbeLayer<F>
-where
-    F: Fn(Option<&str>) -> Request<ReqB> + Send + Sync + 'static,
-    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
-    S::Error: std::error::Error + Send + 'static,
-    S::Future: Send,
-    ReqB: Send + 'static,
-    ResB: Body<Data = Bytes> + Send + 'static,
-    ResB::Error: Into<BoxError>,
-{
-    type Service = CircuitBreaker<S>;
-
-    fn layer(&self, inner: S) -> CircuitBreaker<S> {
-        if let Some((set, classifier)) = self.layer.probed() {
-            set.probe_with(|alive| {
-                let (service, request) = (Mutex::new(inner.clone()), self.request.clone());
-                let (classifier, timeouts) = (classifier.clone(), Arc::downgrade(set));
-                let send = move |key: Option<&str>| -> Probe {
-                    let service = lock(&service).clone();
-                    let timeout = timeouts.upgrade().map(|set| set.config().settings.probe_timeout);
-                    let probe = probe(service, request(key), classifier.clone());
-                    Box::pin(async move {
-                        let answered = tokio::time::timeout(timeout.unwrap_or_default(), probe).await;
-                        answered.unwrap_or(CallResult::UNANSWERED)
-                    })
-                };
-                Prober { every: self.every, send: Arc::new(send), alive }
-            });
-        }
-        self.layer.layer(inner)
-    }
-}
-
-impl<F> Clone for HealthProbeLayer<F> {
-    fn clone(&self) -> Self {
-        Self { layer: self.layer.clone(), every: self.every, request: self.request.clone() }
-    }
-}
-
-impl<F> fmt::Debug for HealthProbeLayer<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HealthProbeLayer").field("layer", &self.layer).field("every", &self.every).finish()
-    }
-}
-
 /// One probe, up to the first data of its answer: what a caller's probe has to show.
-async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, classifier: Classifier) -> CallResult
+pub(super) async fn probe<S, ReqB, ResB>(mut service: S, request: Request<ReqB>, classifier: Classifier) -> CallResult
 where
     S: Service<Request<ReqB>, Response = Response<ResB>>,
     S::Error: std::error::Error + 'static,
@@ -156,6 +83,14 @@ where
 // === impl Prober ===
 
 impl Prober {
+    pub(super) fn new(
+        every: Duration,
+        alive: watch::Receiver<()>,
+        send: impl Fn(Option<&str>) -> Probe + Send + Sync + 'static,
+    ) -> Self {
+        Self { every, send: Arc::new(send), alive }
+    }
+
     /// Begins to probe a circuit that has just opened, unless a task does already, or there is no runtime.
     pub(super) fn begin(&self, circuit: &Weak<Circuit>) {
         let (Ok(runtime), Some(open)) = (Handle::try_current(), circuit.upgrade()) else { return };
@@ -193,8 +128,9 @@ async fn run_health_probes(
         let start = clock::now();
         let Some(result) = while_alive(&mut alive, probe).await else { return };
         let now = clock::now();
-        let took = shard.nanos(now).elapsed_since(shard.nanos(start));
-        let slow = shard.limits().has_slow() && shard.limits().is_slow(took);
+        let counters = &shard.counters;
+        let took = counters.nanos(now).elapsed_since(counters.nanos(start));
+        let slow = counters.limits().has_slow() && counters.limits().is_slow(took);
         shard.settle(grant, CallResult { slow, ..result }, took.as_duration(), now);
     }
 }

@@ -1,18 +1,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::Request;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::CircuitBreaker;
 use super::breaker_set::BreakerSet;
 use super::config::{CallConfig, CircuitBreakerConfig, Key};
 use super::gate::{BreakerGate, Shared};
 use super::handle::CircuitBreakerHandle;
-use super::health::HealthProbeLayer;
 use super::peers::CircuitPeers;
+use super::service::CircuitBreaker;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 
@@ -239,31 +236,6 @@ impl CircuitBreakerLayer {
         self.calls.emitter = Emitter::to(observer);
         self.set.observe(self.calls.emitter.clone());
         self
-    }
-
-    /// While a circuit is open, sends this request through the inner service at this interval; a success closes the circuit,
-    /// and no caller is a probe. The closure is given the circuit's key. Off by default. The shortest interval is 100 ms.
-    ///
-    /// It is not sent while the upstream has asked for time, or the circuit was opened by hand. It is sent by a task, through
-    /// the service that the layer was first put around, which ends with the last clone of the layer and of its services.
-    /// Without a tokio runtime, callers probe.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use http::Request;
-    /// use tower_buttress::CircuitBreakerLayer;
-    ///
-    /// let layer = CircuitBreakerLayer::new().health_probe(Duration::from_secs(2), |_key| {
-    ///     Request::get("http://models.internal/health").body(axum::body::Body::empty()).unwrap()
-    /// });
-    /// assert!(format!("{layer:?}").contains("2s"));
-    /// ```
-    #[must_use]
-    pub fn health_probe<F, ReqB>(self, every: Duration, request: F) -> HealthProbeLayer<F>
-    where
-        F: Fn(Option<&str>) -> Request<ReqB> + Send + Sync + 'static,
-    {
-        HealthProbeLayer::new(self, every, request)
     }
 
     /// Shares the circuits with other processes, of this layer, its clones, and the services they made. The first to be

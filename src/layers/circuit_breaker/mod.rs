@@ -3,12 +3,12 @@
 //! | File | Holds |
 //! |---|---|
 //! | `config.rs` | the settings, as a plain value |
-//! | `layer.rs`, `gate.rs` | what every layer that admits calls has; service, future and body are [`admission`](crate::admission) |
+//! | `layer.rs`, `gate.rs`, `service.rs` | what every layer that admits calls has; service, future and body are [`admission`](crate::admission) |
 //! | `call.rs` | one call: what came of it, counted once |
 //! | `classification.rs`, `caller.rs` | what an answer says about the upstream; who makes a call |
-//! | `permit.rs`, `shard.rs`, `circuit.rs` | leave to call, counters of a thread, the machine behind its lock |
+//! | `counters.rs`, `circuit.rs` | what a thread counts; leave to call, and the machine behind its lock |
 //! | `registry.rs`, `breaker_set.rs` | one circuit per key, and all that clones of a layer share |
-//! | `handle.rs`, `notify.rs`, `health.rs` | control by hand, events, health probes |
+//! | `handle.rs`, `notify.rs`, `health.rs`, `health_layer.rs` | control by hand, events, health probes |
 //! | `peers.rs` | other processes |
 //!
 //! When a circuit opens, and how it closes again, is decided in [`policy::breaker`](crate::policy::breaker), by a machine
@@ -34,29 +34,20 @@ mod caller;
 mod circuit;
 mod classification;
 mod config;
+mod counters;
 mod gate;
 mod handle;
 mod health;
+mod health_layer;
 mod layer;
 mod notify;
 mod peers;
-mod permit;
 mod registry;
-mod shard;
-
-use self::call::Call;
-use self::gate::BreakerGate;
-use crate::admission::{Guarded, GuardedBody, GuardedFuture};
+mod service;
 
 pub use self::config::{CircuitBreakerConfig, SlowCallBy};
 pub use self::handle::CircuitBreakerHandle;
-pub use self::health::HealthProbeLayer;
+pub use self::health_layer::HealthProbeLayer;
 pub use self::layer::CircuitBreakerLayer;
 pub use self::peers::{CircuitPeers, PeerCircuit, ProbeHold};
-
-/// Refuses calls to an upstream that is failing. See [`CircuitBreakerLayer`].
-pub type CircuitBreaker<S> = Guarded<S, BreakerGate>;
-/// The future of [`CircuitBreaker`].
-pub type CircuitBreakerFuture<S, ReqB> = GuardedFuture<S, BreakerGate, ReqB>;
-/// The response body of [`CircuitBreaker`]: the call is counted by what becomes of it.
-pub type CircuitBreakerBody<B> = GuardedBody<B, Call>;
+pub use self::service::{CircuitBreaker, CircuitBreakerBody, CircuitBreakerFuture};

@@ -1,12 +1,9 @@
 //! How observers and subscribers learn of a change of state.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::circuit::Circuit;
-use super::health::Prober;
-use super::peers::{PeerCircuit, SharedPeers};
 use crate::event::{Emitter, Event};
 use crate::policy::breaker::BreakerEvent;
 use crate::policy::breaker::report::CircuitState;
@@ -20,9 +17,6 @@ pub(super) struct StateNotifier {
     state: watch::Sender<CircuitState>,
     /// The latest change that subscribers know of.
     told: AtomicU32,
-    /// Belongs to the layer: a handle keeps no service alive.
-    prober: Weak<OnceLock<Prober>>,
-    peers: SharedPeers,
 }
 
 /// The observer of all circuits of a layer, which may be set after they were made.
@@ -32,14 +26,8 @@ pub(super) struct SharedEmitter(Mutex<Emitter>);
 // === impl StateNotifier ===
 
 impl StateNotifier {
-    pub(super) fn new(
-        key: Option<Arc<str>>,
-        emitter: Arc<SharedEmitter>,
-        state: CircuitState,
-        prober: Weak<OnceLock<Prober>>,
-        peers: SharedPeers,
-    ) -> Self {
-        Self { key, emitter, state: watch::Sender::new(state), told: AtomicU32::new(0), prober, peers }
+    pub(super) fn new(key: Option<Arc<str>>, emitter: Arc<SharedEmitter>, state: CircuitState) -> Self {
+        Self { key, emitter, state: watch::Sender::new(state), told: AtomicU32::new(0) }
     }
 
     pub(super) fn key(&self) -> Option<&Arc<str>> {
@@ -51,7 +39,7 @@ impl StateNotifier {
     }
 
     #[cold]
-    pub(super) fn notify(&self, event: &BreakerEvent, circuit: &Weak<Circuit>) {
+    pub(super) fn notify(&self, event: &BreakerEvent) {
         let key = self.key.clone();
         match *event {
             BreakerEvent::Changed(change) => {
@@ -64,14 +52,6 @@ impl StateNotifier {
                     news
                 });
                 self.emitter.get().emit(&Event::CircuitChanged { key, change });
-                if let Some(peers) = self.peers.get() {
-                    peers.on_change(PeerCircuit::new(circuit.clone(), self.key.clone()), &change);
-                }
-                let prober = self.prober.upgrade();
-                if let (CircuitState::Open, Some(prober)) = (change.to, prober.as_ref().and_then(|prober| prober.get()))
-                {
-                    prober.begin(circuit);
-                }
             }
             BreakerEvent::Reached { reason, stats } => {
                 self.emitter.get().emit(&Event::CircuitWouldOpen { key, reason, stats });

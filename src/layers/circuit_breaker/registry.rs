@@ -14,8 +14,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use super::circuit::Circuit;
-use super::permit::Permit;
+use super::circuit::{Circuit, Permit};
 use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 
 #[derive(Debug)]

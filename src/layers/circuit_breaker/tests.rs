@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 
-use super::super::peers::SharedPeers;
 use super::*;
 use crate::policy::breaker::Caller;
 use crate::policy::breaker::report::CircuitState;
@@ -17,8 +16,8 @@ const SHARDS: usize = 4;
 const FAILED: CallResult = CallResult { health: Health::Failure, ..CallResult::SUCCESS };
 
 fn circuit(settings: Settings, start: Instant) -> Arc<Circuit> {
-    let notifier = StateNotifier::new(None, Arc::default(), CircuitState::Closed, Weak::new(), SharedPeers::default());
-    Circuit::new(Breaker::new(settings, 0, start), SHARDS, notifier, start)
+    let notifier = StateNotifier::new(None, Arc::default(), CircuitState::Closed);
+    Circuit::new(Breaker::new(settings, 0, start), SHARDS, notifier, None, start)
 }
 
 impl Circuit {
@@ -130,7 +129,7 @@ proptest! {
                 Step::Settle(..) | Step::Finish(..) | Step::GiveUp(_) => {}
                 Step::Hear(shard) => {
                     machine.hear(now);
-                    circuit.shards[shard].hear(Nanos::since(start, now));
+                    circuit.shards[shard].counters.hear(Nanos::since(start, now));
                 }
                 Step::Isolate => {
                     machine.isolate(now);
@@ -161,7 +160,7 @@ fn while_closed_a_call_that_succeeds_takes_no_lock() {
     let held = lock(&circuit.machine);
     for _ in 0..100 {
         circuit.call(CallResult::SUCCESS, start);
-        circuit.shards[0].hear(Nanos::since(start, start));
+        circuit.shards[0].counters.hear(Nanos::since(start, start));
     }
     drop(held);
     assert_eq!(circuit.snapshot(start).stats.calls, 100);
@@ -203,7 +202,7 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
     let start = Instant::now();
     let circuit = circuit(Settings::default(), start);
     let Permit { shard, grant } = circuit.admit(|| start).unwrap();
-    shard.fill(grant.generation);
+    shard.counters.fill(grant.generation);
     shard.settle(grant, CallResult::SUCCESS, Duration::ZERO, start);
     assert_eq!(circuit.snapshot(start).stats.calls, u64::from(u32::MAX) + 1);
 }
@@ -212,7 +211,7 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
 fn what_was_heard_before_the_circuit_was_closed_by_hand_is_forgotten_with_the_rest() {
     let start = Instant::now();
     let circuit = circuit(Settings::default(), start);
-    circuit.shards[0].hear(Nanos::since(start, start));
+    circuit.shards[0].counters.hear(Nanos::since(start, start));
     circuit.with(|machine| ((), machine.close_by_hand(start)));
     for _ in 0..5 {
         circuit.call(FAILED, start);
@@ -227,20 +226,20 @@ fn calls_that_began_to_wait_in_the_last_seconds_are_counted_while_they_wait() {
     let at = |millis: u64| start + Duration::from_millis(millis);
     let begin = |millis| {
         let since = Nanos::since(start, at(millis));
-        circuit.shards[usize::try_from(millis).unwrap() % SHARDS].begin_wait(since);
+        circuit.shards[usize::try_from(millis).unwrap() % SHARDS].counters.begin_wait(since);
         since
     };
     let waiting = |millis| circuit.waiting(Duration::ZERO, at(millis));
     let (first, second) = (begin(0), begin(900));
     begin(2_500);
     assert_eq!(waiting(2_500), 3);
-    circuit.shards[0].end_wait(first);
+    circuit.shards[0].counters.end_wait(first);
     assert_eq!(waiting(5_900), 2);
     assert_eq!(waiting(6_000), 1, "the second one is old");
     assert_eq!(circuit.waiting(QUIET, at(2_500)), 0, "a call that failed late has seen enough");
     // Eight seconds later its place is another's.
     begin(8_500);
-    circuit.shards[0].end_wait(second);
+    circuit.shards[0].counters.end_wait(second);
     assert_eq!(waiting(8_500), 1);
     // After eighteen hours a second has the same number again.
     assert_eq!(waiting(1_000 * (1 << 16) + 60_000), 0);
@@ -254,7 +253,7 @@ fn a_latecomer_does_not_take_a_subscriber_back() {
     let earlier = machine.isolate(start).unwrap();
     let later = machine.close_by_hand(start).unwrap();
     let state = circuit.notifier.subscribe();
-    circuit.notifier.notify(&later, &circuit.this);
-    circuit.notifier.notify(&earlier, &circuit.this);
+    circuit.notifier.notify(&later);
+    circuit.notifier.notify(&earlier);
     assert_eq!(*state.borrow(), CircuitState::Closed);
 }

@@ -1,20 +1,14 @@
-//! Where some of the threads count.
+//! What the calls of some of the threads are counted in, without a lock.
 
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::circuit::Circuit;
-use crate::policy::breaker::{CallResult, Caller, Counted, Grant, QUIET};
+use crate::policy::breaker::{Counted, QUIET};
 use crate::policy::window::Slot;
 use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// The successes of a few threads, in two cache lines of their own: processors fetch them in pairs.
-///
-/// Besides, what a call asks at its beginning: a reference to the circuit that all threads count would be a counter that
-/// all threads write.
+/// The successes of a few threads, and what a call asks at its beginning.
 #[derive(Debug)]
-#[repr(align(128))]
-pub(super) struct CounterShard {
+pub(super) struct Counters {
     /// The generation for which successes are counted here, or [`NONE`], above; how many there were, below.
     packed: AtomicU64,
     /// Until when that is so, in nanoseconds from the epoch; and where they are counted.
@@ -27,7 +21,6 @@ pub(super) struct CounterShard {
     waiting: [AtomicU32; SECONDS],
     limits: Limits,
     epoch: Instant,
-    circuit: Weak<Circuit>,
 }
 
 /// What makes a call slow, in nanoseconds; [`u64::MAX`] for never.
@@ -49,10 +42,10 @@ const NEVER: u64 = u64::MAX;
 /// The seconds of [`QUIET`], the present one, and some that the count of an old one is not taken for.
 const SECONDS: usize = 8;
 
-// === impl CounterShard ===
+// === impl Counters ===
 
-impl CounterShard {
-    pub(super) fn new(circuit: Weak<Circuit>, epoch: Instant) -> Self {
+impl Counters {
+    pub(super) fn new(epoch: Instant) -> Self {
         Self {
             packed: AtomicU64::new(packed(NONE, 0)),
             until: AtomicU64::new(0),
@@ -62,13 +55,7 @@ impl CounterShard {
             waiting: std::array::from_fn(|_| AtomicU32::new(0)),
             limits: Limits::default(),
             epoch,
-            circuit,
         }
-    }
-
-    /// The circuit, unless it is gone: then nothing that is said of it matters any more.
-    pub(super) fn circuit(&self) -> Option<Arc<Circuit>> {
-        self.circuit.upgrade()
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -86,14 +73,6 @@ impl CounterShard {
 
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
-    }
-
-    /// A call, which waited for so long, has succeeded or failed. Returns where a success was counted.
-    #[inline]
-    pub(super) fn settle(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
-        let counted =
-            if result == CallResult::SUCCESS && grant.is_call() { self.count(grant.generation, now) } else { None };
-        counted.unwrap_or_else(|| self.settle_slowly(grant, result, waited, now))
     }
 
     /// Counts a success here, if that is allowed.
@@ -119,43 +98,6 @@ impl CounterShard {
     /// Data of a stream under way has come.
     pub(super) fn hear(&self, now: Nanos) {
         self.heard.store(now.0, Ordering::Relaxed);
-    }
-
-    #[cold]
-    fn settle_slowly(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
-        match self.circuit() {
-            Some(circuit) => circuit.settle(self, grant, result, waited, now),
-            None => Counted { generation: NONE, slot: Slot::NONE, slow: false },
-        }
-    }
-
-    /// A call whose success was counted is over.
-    #[cold]
-    pub(super) fn finish(&self, counted: Counted, result: CallResult, now: Instant) {
-        if let Some(circuit) = self.circuit() {
-            let waiting = circuit.waiting(Duration::ZERO, now);
-            circuit.with(|machine| ((), machine.finish(counted, result, waiting, now)));
-        }
-    }
-
-    /// A call was given up, after it had waited for too long.
-    #[cold]
-    pub(super) fn give_up(&self, grant: Grant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
-        if let Some(circuit) = self.circuit() {
-            let waiting = circuit.waiting(waited, now);
-            circuit.with(|machine| ((), machine.give_up(grant, caller, slow, waiting, now)));
-        }
-    }
-
-    /// A probe says nothing.
-    #[cold]
-    pub(super) fn give_back(&self, probe: Grant) {
-        if let Some(circuit) = self.circuit() {
-            circuit.with(|machine| {
-                machine.give_back(probe);
-                ((), None)
-            });
-        }
     }
 
     /// A call begins to wait for its first data.
