@@ -66,6 +66,12 @@ impl OutputFormat {
     }
 }
 
+/// Whether the answer is to be a text, and no JSON and no call of a tool.
+pub(crate) fn wants_text(kind: Kind, body: &[u8]) -> bool {
+    let body: Option<Value> = serde_json::from_slice(body).ok();
+    body.is_some_and(|body| OutputFormat::of(kind, &body) == OutputFormat::Text && !forces_tool(kind, &body))
+}
+
 /// Whether the answer has to be a call of a tool.
 pub(crate) fn forces_tool(kind: Kind, body: &Value) -> bool {
     let choice = match kind {

@@ -1,23 +1,18 @@
-//! The settings, and what is kept.
+//! The settings.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::similar::{Meaning, Similar};
-use super::stored::Stored;
+use super::similar::Similar;
+use super::stored::NAME;
 use super::template::Template;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
-use crate::policy::last_good::answers::Answers;
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 use crate::policy::verdict::Classifier;
-use crate::rt::sync::lock;
-
-/// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
-pub(super) const NAME: &str = "last-good";
 
 #[derive(Clone)]
 pub(super) struct Config {
@@ -37,9 +32,6 @@ pub(super) struct Config {
     pub(super) classifier: Classifier,
     pub(super) emitter: Emitter,
 }
-
-/// What is kept for all services of a layer.
-pub(super) struct AnswerStore(Mutex<Answers<Stored, Meaning>>);
 
 /// Headers in which applications say for whom a request is, beside those that every fingerprint has.
 const SCOPE_HEADERS: [HeaderName; 4] = [
@@ -95,25 +87,5 @@ impl fmt::Debug for Config {
             .field("read_timeout", &self.read_timeout)
             .field("emitter", &self.emitter)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl AnswerStore ===
-
-impl AnswerStore {
-    pub(super) fn new(bytes: usize) -> Self {
-        Self(Mutex::new(Answers::new(bytes)))
-    }
-
-    /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
-    pub(super) fn with<R>(&self, with: impl FnOnce(&mut Answers<Stored, Meaning>) -> R) -> R {
-        with(&mut lock(&self.0))
-    }
-}
-
-impl fmt::Debug for AnswerStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (answers, bytes) = self.with(|answers| answers.size());
-        f.debug_struct("AnswerStore").field("answers", &answers).field("bytes", &bytes).finish()
     }
 }

@@ -14,11 +14,11 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::LastGoodBody;
-use super::config::{AnswerStore, Config};
+use super::config::Config;
 use super::key::{PendingKeys, RequestKeys};
 use super::recorder::Recorder;
 use super::similar::{Embedding, Similar};
-use super::stored::Stored;
+use super::stored::{AnswerStore, Stored};
 use super::template::UnansweredRequest;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
 use crate::call::{StaleKind, Tenant};

@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::header::UPGRADE;
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use serde_json::Value;
 
 use super::config::Config;
+use super::similar::Question;
 use crate::call::NoStore;
 use crate::policy::last_good::answers::Keys;
 use crate::policy::last_good::cache_control::Wishes;
@@ -17,7 +17,7 @@ use crate::policy::last_good::similar;
 use crate::policy::request_scope::{hash_headers, hash_target, hash_tenant};
 use crate::proto::dialect::Kind;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
-use crate::proto::output_format::{self, OutputFormat};
+use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
 
 /// A request whose body has still to be read.
@@ -37,12 +37,6 @@ pub(super) struct RequestKeys {
     pub(super) max_age: Option<Duration>,
     /// Where similar requests are looked for.
     pub(super) question: Option<Arc<Question>>,
-}
-
-/// The last message of a request, and all else of it.
-pub(super) struct Question {
-    pub(super) scope: Fingerprint,
-    pub(super) text: String,
 }
 
 /// How a body was hashed.
@@ -92,21 +86,14 @@ impl PendingKeys {
             Some(hash([message.before, normalize(text)?.as_bytes(), message.after], NORMALIZED))
         });
         let question = config.similar.as_ref().zip(message).filter(|(_, (text, _))| similar::is_comparable(text));
-        let question = question.filter(|_| wants_text(self.kind, body)).map(|(similar, (text, message))| {
-            let scope = hash([message.before, similar.id().as_bytes(), message.after], SCOPE);
-            Arc::new(Question { scope, text })
-        });
+        let question =
+            question.filter(|_| output_format::wants_text(self.kind, body)).map(|(similar, (text, message))| {
+                let scope = hash([message.before, similar.id().as_bytes(), message.after], SCOPE);
+                Arc::new(Question { scope, text })
+            });
         scope.payload(body);
         let keys = Keys { tenant: self.tenant, exact: scope.finish(EXACT), normal };
         let Wishes { keep, max_age } = self.wishes;
         Some(RequestKeys { kind: self.kind, keys, keep, max_age, question })
     }
-}
-
-/// Whether the answer is to be a text, and no JSON and no call of a tool.
-pub(super) fn wants_text(kind: Kind, body: &[u8]) -> bool {
-    let body: Option<Value> = serde_json::from_slice(body).ok();
-    body.is_some_and(|body| {
-        OutputFormat::of(kind, &body) == OutputFormat::Text && !output_format::forces_tool(kind, &body)
-    })
 }

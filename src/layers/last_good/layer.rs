@@ -5,9 +5,10 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::{AnswerStore, Config};
+use super::config::Config;
 use super::service::LastGood;
 use super::similar::Similar;
+use super::stored::AnswerStore;
 use super::template::UnansweredRequest;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};

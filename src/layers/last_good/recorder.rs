@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::config::{AnswerStore, Config};
+use super::config::Config;
 use super::key::RequestKeys;
 use super::similar::Similar;
-use super::stored::Stored;
+use super::stored::{AnswerStore, Stored};
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyObserver, Outcome};
 use crate::call::{InvalidOutput, Reservation, Stale, Tenant};

@@ -8,9 +8,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::LastGoodBody;
-use super::config::{AnswerStore, Config};
+use super::config::Config;
 use super::future::{LastGoodFuture, Reading};
 use super::key::PendingKeys;
+use super::stored::AnswerStore;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::config::AnswerStore;
-use super::key::Question;
+use super::stored::{AnswerStore, Meaning};
 use crate::error::BoxError;
 use crate::policy::last_good::similar;
 use crate::proto::fingerprint::Fingerprint;
@@ -56,10 +55,10 @@ pub struct Similar {
     places: Arc<Semaphore>,
 }
 
-/// What the last message of a kept answer's request means.
-pub(super) struct Meaning {
+/// The last message of a request, and all else of it.
+pub(super) struct Question {
+    pub(super) scope: Fingerprint,
     pub(super) text: String,
-    pub(super) vector: Vec<f32>,
 }
 
 /// Kept answers that are embedded at once. Others are kept without.

@@ -1,13 +1,16 @@
-//! An answer that is kept.
+//! The answers that are kept.
 
+use std::fmt;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 
-use super::config::NAME;
 use crate::call::{Reservation, ServedBy, Stale, StaleKind};
+use crate::policy::last_good::answers::Answers;
 use crate::policy::last_good::cache_control;
+use crate::rt::sync::lock;
 use crate::store::Head;
 
 /// A whole answer, and its share of the stack's memory.
@@ -17,6 +20,17 @@ pub(super) struct Stored {
     pub(super) _reservation: Reservation,
 }
 
+/// What the last message of a kept answer's request means.
+pub(super) struct Meaning {
+    pub(super) text: String,
+    pub(super) vector: Vec<f32>,
+}
+
+/// What is kept for all services of a layer.
+pub(super) struct AnswerStore(Mutex<Answers<Stored, Meaning>>);
+
+/// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
+pub(super) const NAME: &str = "last-good";
 pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SIMILARITY: HeaderName = HeaderName::from_static("x-buttress-similarity");
 
@@ -54,5 +68,25 @@ impl Stored {
         let sign = if ttl == 0 { "" } else { sign };
         let value = format!("buttress; hit; ttl={sign}{ttl}; detail=last-good-{kind}");
         HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("buttress; hit"))
+    }
+}
+
+// === impl AnswerStore ===
+
+impl AnswerStore {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Mutex::new(Answers::new(bytes)))
+    }
+
+    /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
+    pub(super) fn with<R>(&self, with: impl FnOnce(&mut Answers<Stored, Meaning>) -> R) -> R {
+        with(&mut lock(&self.0))
+    }
+}
+
+impl fmt::Debug for AnswerStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (answers, bytes) = self.with(|answers| answers.size());
+        f.debug_struct("AnswerStore").field("answers", &answers).field("bytes", &bytes).finish()
     }
 }

@@ -9,11 +9,10 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Response};
 
-use super::config::NAME;
-use super::key::wants_text;
-use super::stored::CACHE_STATUS;
+use super::stored::{CACHE_STATUS, NAME};
 use crate::call::{ServedBy, Stale, StaleKind};
 use crate::proto::dialect::{Composed, Kind};
+use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
 
 /// A request that no upstream has answered, and nothing that was kept: for
@@ -60,7 +59,7 @@ impl UnansweredRequest {
 
     /// The text that `template` has for it, as an answer of its dialect. None to a request for JSON, or for a call of a tool.
     pub(super) fn answer(&self, template: &Arc<Template>, created: u64) -> Option<Response<Bytes>> {
-        let text = wants_text(self.kind, &self.body).then(|| template(self))??;
+        let text = output_format::wants_text(self.kind, &self.body).then(|| template(self))??;
         let model = self.model().unwrap_or_default();
         let path = self.head.uri.path();
         let query = self.head.uri.query().unwrap_or_default();

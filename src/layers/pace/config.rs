@@ -1,14 +1,16 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 
+use super::key;
 use super::peers::Peers;
 use crate::event::Emitter;
 use crate::policy::pace::{Bucket, Rate};
 use crate::policy::verdict::Classifier;
+use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Unit;
 
 #[derive(Clone, Debug)]
@@ -71,8 +73,13 @@ impl Config {
         }
     }
 
+    /// The state of one key, with full buckets.
+    pub(super) fn new_key(&self, epoch: Instant, id: Option<Fingerprint>) -> key::Key {
+        key::Key::new(self.buckets(), self.concurrency, self.max_pause, epoch, id)
+    }
+
     /// Full buckets for one key. An upstream's calls are spaced; a caller may send at once what it may send at all.
-    pub(super) fn buckets(&self) -> Vec<Bucket> {
+    fn buckets(&self) -> Vec<Bucket> {
         let burst = |rate: Rate| match self.role {
             Role::Upstream => rate.or_burst(1),
             Role::Callers => rate.or_burst(rate.units()),

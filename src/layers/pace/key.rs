@@ -3,7 +3,6 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::config::Config;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
 use crate::policy::pace::{Bucket, Demand, Grant, Pacer, SAMPLE, Turn};
@@ -68,11 +67,16 @@ const MOST: usize = 10_000;
 // === impl Key ===
 
 impl Key {
-    pub(super) fn new(config: &Config, epoch: Instant, id: Option<Fingerprint>) -> Self {
-        let buckets = config.buckets();
-        let is_open = buckets.is_empty() && config.concurrency.is_none();
+    pub(super) fn new(
+        buckets: Vec<Bucket>,
+        concurrency: Option<u32>,
+        max_pause: Duration,
+        epoch: Instant,
+        id: Option<Fingerprint>,
+    ) -> Self {
+        let is_open = buckets.is_empty() && concurrency.is_none();
         let state = State {
-            pacer: Pacer::new(buckets, micros(config.max_pause)),
+            pacer: Pacer::new(buckets, micros(max_pause)),
             line: Line::new(),
             waiting: Demand::default(),
             in_flight: 0,
@@ -80,7 +84,7 @@ impl Key {
         };
         Self {
             epoch,
-            concurrency: config.concurrency,
+            concurrency,
             is_open: AtomicBool::new(is_open),
             served: AtomicU32::new(0),
             state: Mutex::new(state),

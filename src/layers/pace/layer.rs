@@ -5,10 +5,10 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::Pace;
 use super::config::{Config, Key, Role};
 use super::gate::PaceGate;
 use super::peers::{PacePeers, Peers};
+use super::service::Pace;
 use super::shared::{PaceStats, Shared};
 use crate::event::{Emitter, Observer};
 use crate::policy::pace::Rate;

@@ -6,23 +6,14 @@ mod key;
 mod layer;
 mod peers;
 mod permit;
+mod service;
 mod shared;
 mod tokens;
 mod usage;
 mod wait;
 
-use self::gate::PaceGate;
-use self::permit::PacePermit;
-use crate::admission::{Guarded, GuardedBody, GuardedFuture};
-
 pub use self::layer::PaceLayer;
 pub use self::peers::{PacePeers, PeerLimit};
+pub use self::service::{Pace, PaceBody, PaceFuture};
 pub use self::shared::PaceStats;
 pub use self::tokens::TokenEstimate;
-
-/// Sends calls no faster than a limit allows. See [`PaceLayer`].
-pub type Pace<S> = Guarded<S, PaceGate>;
-/// The future of [`Pace`].
-pub type PaceFuture<S, ReqB> = GuardedFuture<S, PaceGate, ReqB>;
-/// The response body of [`Pace`], from which the tokens that were used are read.
-pub type PaceBody<B> = GuardedBody<B, PacePermit>;

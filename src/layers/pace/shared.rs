@@ -53,7 +53,7 @@ const SOON: Duration = Duration::from_secs(1);
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let epoch = clock::now();
-        let others = Arc::new(Key::new(&config, epoch, None));
+        let others = Arc::new(config.new_key(epoch, None));
         Self { config, callers: Callers::default(), epoch, keys: RwLock::default(), others }
     }
 
@@ -131,7 +131,7 @@ impl Shared {
         }
         match keys.entry(hash) {
             Entry::Occupied(entry) => (entry.get().clone(), false),
-            Entry::Vacant(entry) => (entry.insert(Arc::new(Key::new(&self.config, self.epoch, id))).clone(), true),
+            Entry::Vacant(entry) => (entry.insert(Arc::new(self.config.new_key(self.epoch, id))).clone(), true),
         }
     }
 

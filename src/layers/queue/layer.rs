@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::Queue;
 use super::config::{Concurrency, Config, MOST};
 use super::gate::QueueGate;
+use super::service::Queue;
 use super::shared::{QueueStats, Shared};
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
