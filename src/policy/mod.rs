@@ -10,6 +10,7 @@ pub(crate) mod fault;
 pub(crate) mod grace;
 pub(crate) mod heartbeat_schedule;
 pub(crate) mod idle;
+pub(crate) mod instant;
 pub(crate) mod known_models;
 #[cfg(feature = "llm")]
 pub(crate) mod last_good;

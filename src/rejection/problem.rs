@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::RejectionKind;
+use super::kind::RejectionKind;
 
 /// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
 /// and rendering it must not cost more than it saves.

@@ -63,7 +63,7 @@ enum Kind {
     },
     /// Recorded while it is read, so that it can be sent again.
     Recorded {
-        recording: Arc<Recording>,
+        recording: Arc<Recording<CallBody>>,
         generation: u64,
     },
     Boxed(ErasedBody),
@@ -84,7 +84,7 @@ pub(super) enum Repeatable {
     },
     /// An outer layer records it: `true` if all of the body would be read from this generation.
     Recorded {
-        recording: Arc<Recording>,
+        recording: Arc<Recording<CallBody>>,
         generation: u64,
     },
     /// It has to be recorded.
@@ -129,7 +129,7 @@ impl CallBody {
     }
 
     /// A body that is read from a recording.
-    pub(super) fn recorded(recording: Arc<Recording>, generation: u64) -> Self {
+    pub(super) fn recorded(recording: Arc<Recording<CallBody>>, generation: u64) -> Self {
         Self::from_kind(Kind::Recorded { recording, generation })
     }
 

@@ -32,7 +32,7 @@ enum Source {
         data: Bytes,
         trailers: Option<Box<HeaderMap>>,
     },
-    Recorded(Arc<Recording>),
+    Recorded(Arc<Recording<CallBody>>),
 }
 
 // === impl Resend ===

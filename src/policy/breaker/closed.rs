@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::report::{CircuitChange, CircuitReason, CircuitState, CircuitStats};
-use super::{Breaker, BreakerEvent, CallResult, Open, QUIET, Refuses, State, saturating_add};
+use super::{Breaker, BreakerEvent, CallResult, Open, QUIET, Refuses, State};
+use crate::policy::instant::saturating_add;
 use crate::policy::verdict::Health;
 use crate::policy::window::Tally;
 

@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::settings::Settings;
+use crate::policy::instant::saturating_add;
 use crate::policy::window::{Sample, Tally};
 
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(super) enum ProbeAdmission {
 impl HalfOpen {
     /// The first wave, and how long it may take.
     pub(super) fn new(now: Instant, open_time: Duration) -> Self {
-        let next_wave = super::saturating_add(now, open_time);
+        let next_wave = saturating_add(now, open_time);
         Self {
             probes: Vec::new(),
             last_id: 0,
@@ -64,7 +65,7 @@ impl HalfOpen {
     pub(super) fn begin_wave(&mut self, now: Instant, open_time: Duration) {
         self.wave = self.wave.wrapping_add(1);
         self.wave_began = now;
-        self.next_wave = super::saturating_add(now, open_time);
+        self.next_wave = saturating_add(now, open_time);
     }
 
     pub(super) fn admit(&mut self, settings: &Settings, now: Instant) -> ProbeAdmission {

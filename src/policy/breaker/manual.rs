@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::report::{CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Breaker, BreakerEvent, Open, State, saturating_add};
+use super::{Breaker, BreakerEvent, Open, State};
+use crate::policy::instant::saturating_add;
 use crate::policy::window::Window;
 
 // === impl Breaker ===

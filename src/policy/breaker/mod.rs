@@ -524,10 +524,3 @@ fn sample(result: CallResult) -> Option<Sample> {
     };
     Some(Sample { failed, throttled, slow: result.slow })
 }
-
-/// The farthest instant that can be told where `now + time` cannot be.
-fn saturating_add(now: Instant, time: Duration) -> Instant {
-    // Thirty years: what tokio takes for "far in the future".
-    const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
-    now.checked_add(time).or_else(|| now.checked_add(FAR)).unwrap_or(now)
-}

@@ -9,7 +9,8 @@
 use std::time::{Duration, Instant};
 
 use super::report::CircuitReason;
-use super::{Breaker, BreakerEvent, Open, State, saturating_add};
+use super::{Breaker, BreakerEvent, Open, State};
+use crate::policy::instant::saturating_add;
 
 /// What other processes say: an upstream fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

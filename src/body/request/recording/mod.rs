@@ -26,7 +26,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use self::record::{Next, Phase, Record};
-use super::CallBody;
 use crate::body::boxed::Polled;
 use crate::call::Reservation;
 use crate::error::{BoxError, ReplayUnavailable};
@@ -34,13 +33,18 @@ use crate::rt::sync::{Mutex, MutexGuard, lock};
 
 mod record;
 
-pub(super) struct Recording {
+pub(super) struct Recording<B> {
     /// What the body said of its length before it was read.
     hint: SizeHint,
     /// Where a sender stops reading, if it is known.
     length: Option<u64>,
-    record: Mutex<Record>,
+    record: Mutex<Record<B>>,
 }
+
+/// A body that can be recorded.
+pub(super) trait Recordable: Body<Data = Bytes, Error = BoxError> + Unpin {}
+
+impl<B: Body<Data = Bytes, Error = BoxError> + Unpin> Recordable for B {}
 
 /// How much of the body the attempts have read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +62,10 @@ pub(crate) enum ReadState {
 }
 
 /// The body, while it is polled outside of the lock.
-struct BorrowedBody<'a> {
-    recording: &'a Recording,
+struct BorrowedBody<'a, B: Recordable> {
+    recording: &'a Recording<B>,
     generation: u64,
-    rest: Option<CallBody>,
+    rest: Option<B>,
 }
 
 // === impl ReadState ===
@@ -75,13 +79,13 @@ impl ReadState {
 
 // === impl Recording ===
 
-impl Recording {
-    pub(super) fn new(body: CallBody, hint: SizeHint, length: Option<u64>, limit: usize, held: Reservation) -> Self {
+impl<B: Recordable> Recording<B> {
+    pub(super) fn new(body: B, hint: SizeHint, length: Option<u64>, limit: usize, held: Reservation) -> Self {
         Self { hint, length, record: Mutex::new(Record::new(body, limit, held)) }
     }
 
     /// With what was read ahead of it.
-    pub(super) fn begun(first: Polled, body: CallBody, hint: SizeHint, limit: usize, held: Reservation) -> Self {
+    pub(super) fn begun(first: Polled, body: B, hint: SizeHint, limit: usize, held: Reservation) -> Self {
         let mut record = Record::new(body, limit, held);
         if record.add(&first, false) {
             record.rest = None;
@@ -130,9 +134,9 @@ impl Recording {
         self.state_of(&self.lock(), limit)
     }
 
-    fn state_of(&self, record: &Record, limit: usize) -> ReadState {
+    fn state_of(&self, record: &Record<B>, limit: usize) -> ReadState {
         // A sender of known length stops reading there, and may never see the end.
-        let complete = record.rest.as_ref().is_some_and(CallBody::is_end_stream)
+        let complete = record.rest.as_ref().is_some_and(B::is_end_stream)
             || self.length.is_some_and(|length| record.recorded() >= length);
         match record.phase {
             Phase::Failed => ReadState::Failed,
@@ -144,13 +148,13 @@ impl Recording {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Record> {
+    fn lock(&self) -> MutexGuard<'_, Record<B>> {
         // A body that panicked did so outside of the lock.
         lock(&self.record)
     }
 
     /// The next frame of this generation, and the body itself, once that is all that is left to read of it.
-    pub(super) fn poll_frame(&self, generation: u64, cx: &mut Context<'_>) -> (Polled, Option<CallBody>) {
+    pub(super) fn poll_frame(&self, generation: u64, cx: &mut Context<'_>) -> (Polled, Option<B>) {
         let mut record = self.lock();
         if record.generation != generation {
             return (unavailable(), None);
@@ -186,7 +190,7 @@ impl Recording {
         record.generation == generation
             && record.is_caught_up()
             && match record.phase {
-                Phase::Unread | Phase::Reading => record.rest.as_ref().is_some_and(CallBody::is_end_stream),
+                Phase::Unread | Phase::Reading => record.rest.as_ref().is_some_and(B::is_end_stream),
                 Phase::Ended => true,
                 Phase::Failed => false,
             }
@@ -207,7 +211,7 @@ impl Recording {
     }
 }
 
-impl fmt::Debug for Recording {
+impl<B> fmt::Debug for Recording<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recording").field("hint", &self.hint).finish_non_exhaustive()
     }
@@ -219,10 +223,10 @@ fn unavailable() -> Polled {
 
 // === impl BorrowedBody ===
 
-impl BorrowedBody<'_> {
+impl<B: Recordable> BorrowedBody<'_, B> {
     /// Polls the body, adds what came to the record, and gives the body back: to the record, or, where it records no
     /// longer, to the copy.
-    fn poll_frame(mut self, cx: &mut Context<'_>) -> (Polled, Option<CallBody>) {
+    fn poll_frame(mut self, cx: &mut Context<'_>) -> (Polled, Option<B>) {
         let mut polled = match &mut self.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
             None => Poll::Pending,
@@ -255,7 +259,7 @@ impl BorrowedBody<'_> {
     }
 }
 
-impl Drop for BorrowedBody<'_> {
+impl<B: Recordable> Drop for BorrowedBody<'_, B> {
     // The body panicked: it goes back as it is, and the copy that polls it next sees what it does then.
     fn drop(&mut self) {
         if let Some(rest) = self.rest.take() {

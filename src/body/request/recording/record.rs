@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
 use crate::body::boxed::Polled;
-use crate::body::request::CallBody;
 use crate::call::Reservation;
 use crate::error::BoxError;
 
@@ -18,10 +17,10 @@ use crate::error::BoxError;
 /// Only the latest copy counts: the current generation. All the positions below are its own, and a new generation begins
 /// at the first byte.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct Record<B> {
     pub(super) generation: u64,
     /// The body itself. Not here while a copy polls it, nor once it is over.
-    pub(super) rest: Option<CallBody>,
+    pub(super) rest: Option<B>,
     pub(super) phase: Phase,
     /// The reader of the current generation, if it waits.
     pub(super) waiting: Option<Waker>,
@@ -76,8 +75,8 @@ const SMALL: usize = 4 * 1024;
 
 // === impl Record ===
 
-impl Record {
-    pub(super) fn new(rest: CallBody, limit: usize, reservation: Reservation) -> Self {
+impl<B> Record<B> {
+    pub(super) fn new(rest: B, limit: usize, reservation: Reservation) -> Self {
         Self {
             generation: 0,
             rest: Some(rest),
