@@ -78,6 +78,7 @@
 pub mod backend;
 mod breaker;
 mod client;
+mod error;
 mod options;
 mod pace;
 mod store;

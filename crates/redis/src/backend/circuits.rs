@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::ids::hex;
 use super::{BackendError, Process, Subscription, Token};
 
 /// The engine of a [`FleetBreaker`](crate::FleetBreaker): one method for each script. Times are durations, counted by
@@ -184,10 +185,6 @@ impl CircuitNews {
             None => format!("{circuit} closed 0 0 0 {process}").into(),
         }
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

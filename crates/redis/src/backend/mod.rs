@@ -2,6 +2,9 @@
 
 mod circuits;
 #[cfg(any(test, feature = "model"))]
+mod fleet;
+mod ids;
+#[cfg(any(test, feature = "model"))]
 mod model;
 #[cfg(any(test, feature = "model"))]
 mod model_circuits;
@@ -10,7 +13,6 @@ mod pauses;
 mod redis;
 mod redis_circuits;
 
-use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -18,11 +20,13 @@ use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
 pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ProbeLease, ProbeVerdict, Votes};
+pub use self::ids::{Process, Token};
 #[cfg(any(test, feature = "model"))]
 pub use self::model::Model;
-pub use self::names::{Process, Token, Want};
+pub use self::names::Want;
 pub use self::pauses::{PauseBackend, PauseNews};
 pub use crate::client::subscriptions::{Heard, Subscription};
+pub use crate::error::BackendError;
 use crate::options::Outage;
 
 /// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a `Model`
@@ -175,16 +179,6 @@ pub enum Settled {
     NotWhole,
 }
 
-/// Why an operation had no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BackendError {
-    /// It cannot be reached, or did not answer in time. The operation may have been done.
-    Unreachable,
-    /// It was reached, and refused: it has no memory left, or no permission was given.
-    Refused(String),
-}
-
 /// What is heard of a flight: where the bytes begin in its log, and the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
@@ -217,16 +211,3 @@ impl Piece {
         offset.to_le_bytes()
     }
 }
-
-// === impl BackendError ===
-
-impl fmt::Display for BackendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable => f.write_str("the backend cannot be reached"),
-            Self::Refused(why) => write!(f, "the backend refused: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for BackendError {}

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
 use super::circuits::{CircuitGroup, CircuitId};
-use super::model_circuits::Fleet;
-use super::names::{Process, Token, Want, encode_want};
+use super::fleet::Fleet;
+use super::ids::{Process, Token};
+use super::names::{Want, encode_want};
 use super::{
     Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
     Subscription,

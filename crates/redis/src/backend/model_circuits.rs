@@ -6,42 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, KEPT, ProbeLease, ProbeVerdict, Votes};
+use super::fleet::Open;
 use super::model::{Channel, Model};
 use super::{BackendError, Process, Subscription, Token};
-
-/// What the fleet says of a circuit.
-#[derive(Debug, Default)]
-pub(super) struct Fleet {
-    votes: HashMap<Process, Instant>,
-    active: HashMap<Process, Instant>,
-    /// Until when it is open, how many probes got no answer, and when that is forgotten.
-    open: Option<Open>,
-    probe: Option<(Token, Instant)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Open {
-    until: Instant,
-    unanswered: u32,
-    forgotten: Instant,
-}
-
-// === impl Fleet ===
-
-impl Fleet {
-    fn forget(&mut self, now: Instant) {
-        self.votes.retain(|_, until| *until > now);
-        self.active.retain(|_, until| *until > now);
-        self.open = self.open.filter(|open| open.forgotten > now);
-        self.probe = self.probe.filter(|(_, until)| *until > now);
-    }
-
-    fn votes(&self, now: Instant) -> Votes {
-        let count = |voices: &HashMap<Process, Instant>| u32::try_from(voices.len()).unwrap_or(u32::MAX);
-        let open_for = self.open.map_or(Duration::ZERO, |open| open.until.saturating_duration_since(now));
-        Votes { open_for, votes: count(&self.votes), active: count(&self.active) }
-    }
-}
 
 impl CircuitBackend for Model {
     async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {

@@ -1,21 +1,11 @@
-//! What names a lease, a process, and their keys.
-
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+//! What the keys and channels in Redis are called.
 
 use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
 use super::Flight;
-use super::circuits::{CircuitGroup, CircuitId, hex};
-
-/// Tells one lease from all others: 16 random bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token([u8; 16]);
-
-/// Tells one process from all others: 16 random bytes, drawn when it began.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Process([u8; 16]);
+use super::circuits::{CircuitGroup, CircuitId};
+use super::ids::{Process, Token, hex};
 
 /// What a process is asked for: to share this flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,63 +17,6 @@ const VERSION: &str = "1";
 /// The names of what Redis holds. A key and its flights are in one slot of a cluster.
 pub(super) struct Names<'a> {
     pub(super) prefix: &'a str,
-}
-
-// === impl Token ===
-
-impl Token {
-    /// A new one.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(random())
-    }
-
-    /// One that was sent.
-    #[must_use]
-    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    // It lets its holder write to a flight.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
-    }
-}
-
-// === impl Process ===
-
-impl Process {
-    /// A new one.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(random())
-    }
-
-    /// One that was sent.
-    #[must_use]
-    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Process({})", hex(&self.0))
-    }
 }
 
 // === impl Want ===
@@ -141,15 +74,6 @@ impl Names<'_> {
 
     /// The channel of a process.
     pub(super) fn inbox(&self, process: &Process) -> Vec<u8> {
-        format!("{}:{VERSION}:p:{}", self.prefix, hex(&process.0)).into()
+        format!("{}:{VERSION}:p:{}", self.prefix, hex(process.as_bytes())).into()
     }
-}
-
-/// Two hashes with keys that the operating system drew.
-fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    for half in bytes.chunks_exact_mut(8) {
-        half.copy_from_slice(&RandomState::new().hash_one(0).to_le_bytes());
-    }
-    bytes
 }

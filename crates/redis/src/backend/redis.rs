@@ -7,7 +7,8 @@ use redis::Value;
 use tokio::time::timeout;
 use tower_buttress::store::Fingerprint;
 
-use super::names::{Names, Process, Token, Want, encode_want};
+use super::ids::{Process, Token};
+use super::names::{Names, Want, encode_want};
 use super::{
     Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
     Subscription,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, KEPT, ProbeLease, ProbeVerdict, Votes, hex};
+use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, KEPT, ProbeLease, ProbeVerdict, Votes};
+use super::ids::hex;
 use super::redis::{millis, number, unexpected, unsigned};
 use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;

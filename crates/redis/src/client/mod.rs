@@ -18,7 +18,7 @@ use self::gate::Gate;
 use self::link::{Line, Link};
 use self::script::Command;
 use self::subscriptions::Subscriptions;
-use crate::backend::BackendError;
+use crate::error::BackendError;
 use crate::options::{Outage, RedisOptions};
 
 /// A Redis or Valkey that the processes of a fleet share. Clones are the same Redis.

@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tower_buttress::store::{Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
 
+use super::inner::{Inner, Settings};
 use super::relay::{Relay, Shared};
 use super::settling::Undecided;
-use super::{Inner, Settings};
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, Outcome, Process, Settled, Token};
 
 /// What the task is told.

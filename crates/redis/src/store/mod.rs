@@ -1,6 +1,7 @@
 //! Calls that are in flight in any process of the fleet, and the answers that were given a moment ago.
 
 mod follower;
+mod inner;
 mod leader;
 mod lease;
 mod relay;
@@ -8,20 +9,19 @@ mod replay;
 mod settling;
 mod wire;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tower_buttress::Observer;
 use tower_buttress::error::{BoxError, LeaderGone};
 use tower_buttress::store::{Claim, ClaimRequest, MemoryLease, MemoryStore, Recorder, Store};
-use tower_buttress::{Event, Observer};
 
 use self::follower::Follower;
+use self::inner::{Inner, Settings};
 use self::leader::Leader;
 pub use self::lease::RedisLease;
 use self::replay::Replayed;
@@ -72,25 +72,6 @@ use crate::options::Outage;
 /// of this process.
 pub struct RedisStore<B = Redis> {
     inner: Arc<Inner<B>>,
-}
-
-struct Inner<B> {
-    backend: B,
-    /// What this process knows by itself: its calls in flight, and what it has kept lately.
-    memory: MemoryStore,
-    process: Process,
-    settings: Settings,
-    observer: Option<Arc<dyn Observer>>,
-    /// Where the tasks of the calls that are made here hear that another process wants the answer.
-    leaders: Mutex<HashMap<Token, mpsc::Sender<()>>>,
-    settling: Settling,
-    hears_wants: AtomicBool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    lease: Duration,
-    max_log: u64,
 }
 
 /// What was taken for a claim, until it is known what becomes of it.
@@ -268,14 +249,6 @@ impl<B: Backend> Inner<B> {
             Outage::Local => Ok(taken.lead(request)),
             Outage::Refuse => Err(why.into()),
         }
-    }
-
-    fn leaders(&self) -> MutexGuard<'_, HashMap<Token, mpsc::Sender<()>>> {
-        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bypassed(&self, reason: &'static str) {
-        Event::bypassed("redis-store", reason).emit(self.observer.as_deref());
     }
 
     /// From now on, hears what other processes ask this one for.

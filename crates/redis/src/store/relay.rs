@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 use tower_buttress::store::{Fingerprint, Reader, ResponseLog};
 
-use super::Settings;
+use super::inner::Settings;
 use super::wire::Encoder;
 use crate::backend::{Appended, Backend, BackendError, Flight};
 

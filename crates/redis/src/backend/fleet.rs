@@ -1,0 +1,41 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::circuits::Votes;
+use super::ids::{Process, Token};
+
+/// What the fleet says of a circuit.
+#[derive(Debug, Default)]
+pub(super) struct Fleet {
+    pub(super) votes: HashMap<Process, Instant>,
+    pub(super) active: HashMap<Process, Instant>,
+    /// Until when it is open, how many probes got no answer, and when that is forgotten.
+    pub(super) open: Option<Open>,
+    pub(super) probe: Option<(Token, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub(super) until: Instant,
+    pub(super) unanswered: u32,
+    pub(super) forgotten: Instant,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.votes.retain(|_, until| *until > now);
+        self.active.retain(|_, until| *until > now);
+        self.open = self.open.filter(|open| open.forgotten > now);
+        self.probe = self.probe.filter(|(_, until)| *until > now);
+    }
+
+    pub(super) fn votes(&self, now: Instant) -> Votes {
+        let count = |voices: &HashMap<Process, Instant>| u32::try_from(voices.len()).unwrap_or(u32::MAX);
+        let open_for = self.open.map_or(Duration::ZERO, |open| open.until.saturating_duration_since(now));
+        Votes { open_for, votes: count(&self.votes), active: count(&self.active) }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the clones of a store share, and the tasks of its calls.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tower_buttress::store::MemoryStore;
+use tower_buttress::{Event, Observer};
+
+use super::settling::Settling;
+use crate::backend::{Process, Token};
+
+pub(super) struct Inner<B> {
+    pub(super) backend: B,
+    /// What this process knows by itself: its calls in flight, and what it has kept lately.
+    pub(super) memory: MemoryStore,
+    pub(super) process: Process,
+    pub(super) settings: Settings,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    /// Where the tasks of the calls that are made here hear that another process wants the answer.
+    pub(super) leaders: Mutex<HashMap<Token, mpsc::Sender<()>>>,
+    pub(super) settling: Settling,
+    pub(super) hears_wants: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) lease: Duration,
+    pub(super) max_log: u64,
+}
+
+// === impl Inner ===
+
+impl<B> Inner<B> {
+    pub(super) fn leaders(&self) -> MutexGuard<'_, HashMap<Token, mpsc::Sender<()>>> {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn bypassed(&self, reason: &'static str) {
+        Event::bypassed("redis-store", reason).emit(self.observer.as_deref());
+    }
+}
