@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::combinators::UnsyncBoxBody;
 use pin_project_lite::pin_project;
 use tower_buttress::error::BoxError;
 use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Model, Tenant};
 
+use super::answer_body::AnswerBody;
 use super::ids::{self, RequestId};
 use super::upstream::Asked;
 use super::{answers, problem, proxy, telemetry};
-
-/// The body of whatever is answered.
-pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A call from its head to the end of its answer. Dropped before, its client left.
 #[derive(Debug)]

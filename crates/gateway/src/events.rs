@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tower_buttress::{CallInfo, Event};
 
-use super::access::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::drain::Open;
 
 /// Tells everybody who looks on.

@@ -9,6 +9,7 @@
 //! `forward` (the client).
 
 mod access;
+mod answer_body;
 mod answers;
 mod args;
 mod callers;

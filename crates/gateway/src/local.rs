@@ -2,7 +2,7 @@
 
 use http::{Method, Request, Response, StatusCode};
 
-use super::access::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::answers;
 use super::circuits::Circuits;
 use super::drain::Drain;

@@ -11,13 +11,19 @@ use serde_json::json;
 use tower_buttress::Rejection;
 use tower_buttress::error::{self, BoxError, ConnectElapsed, UpstreamError};
 
-use super::access::AnswerBody;
-use super::callers::Foreign;
+use super::answer_body::AnswerBody;
 
 /// Who gave the answer: `upstream`, a fallback's name, or `gateway`.
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
 
 const PROBLEM: &str = "application/problem+json";
+
+/// Why a page may not call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    Host,
+    Page,
+}
 
 /// A caller without a key of this gateway.
 pub(crate) fn unknown_caller() -> Response<AnswerBody> {

@@ -18,7 +18,7 @@ use tower_buttress::{
     Attempts, DedupRole, HeadersSentEarly, Model, Rejection, RejectionKind, RetryReport, ServedBy, Stale, StaleKind,
 };
 
-use super::access::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::drain::Drain;
 use super::headers::Peer;
 use super::inspect::{Inspector, Unread};

@@ -20,7 +20,7 @@ use tower_buttress::{
     StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
-use super::access::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::answers;
 use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
 use super::circuits::Circuits;

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::access::AnswerBody;
+use super::answer_body::AnswerBody;
 
 /// How much is read, and for how long, to keep a connection.
 const SMALL: u64 = 64 * 1024;

@@ -3,20 +3,7 @@
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::{NamedCredential, UpstreamArgs};
-use crate::upstream::Upstream;
-
-/// One fallback of the chain.
-#[derive(Clone, Debug)]
-pub(crate) struct Backup {
-    /// As answers name it: `fallback`, `fallback-2` and so on.
-    pub(crate) name: String,
-    pub(crate) upstream: Upstream,
-    /// The model that its requests name, in place of the caller's.
-    pub(crate) model: Option<String>,
-    /// What its requests carry; the caller's credentials are never among it.
-    pub(crate) credential: Vec<NamedCredential>,
-}
+use super::upstreams::{Backup, UpstreamArgs};
 
 /// For each value of an option, the place of its fallback in the chain.
 pub(super) struct Pairs {
@@ -69,15 +56,6 @@ impl Pairs {
             backups[place(*at, "--fallback-header")?].credential.push(credential.clone());
         }
         Ok(backups)
-    }
-}
-
-// === impl Backup ===
-
-impl Backup {
-    fn new(nth: usize, upstream: &Upstream) -> Self {
-        let name = if nth == 1 { "fallback".to_owned() } else { format!("fallback-{nth}") };
-        Self { name, upstream: upstream.clone(), model: None, credential: Vec::new() }
     }
 }
 

@@ -15,11 +15,10 @@ use std::sync::LazyLock;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub(crate) use self::callers::CallerArgs;
-pub(crate) use self::fallbacks::Backup;
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
-pub(crate) use self::upstreams::UpstreamArgs;
+pub(crate) use self::upstreams::{Backup, UpstreamArgs};
 pub(crate) use self::values::{
     Concurrency, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, Resuming, Superseding, Switch,
 };

@@ -3,7 +3,6 @@
 use clap::ArgAction::Append;
 
 use super::TRUST;
-use super::fallbacks::Backup;
 use super::values::{Credential, NamedCredential};
 use crate::upstream::Upstream;
 
@@ -75,5 +74,26 @@ impl UpstreamArgs {
     /// Whether some upstream is asked on the operator's account.
     pub(super) fn has_own_credential(&self) -> bool {
         !self.credential().is_empty() || self.backups.iter().any(|backup| !backup.credential.is_empty())
+    }
+}
+
+/// One fallback of the chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Backup {
+    /// As answers name it: `fallback`, `fallback-2` and so on.
+    pub(crate) name: String,
+    pub(crate) upstream: Upstream,
+    /// The model that its requests name, in place of the caller's.
+    pub(crate) model: Option<String>,
+    /// What its requests carry; the caller's credentials are never among it.
+    pub(crate) credential: Vec<NamedCredential>,
+}
+
+// === impl Backup ===
+
+impl Backup {
+    pub(super) fn new(nth: usize, upstream: &Upstream) -> Self {
+        let name = if nth == 1 { "fallback".to_owned() } else { format!("fallback-{nth}") };
+        Self { name, upstream: upstream.clone(), model: None, credential: Vec::new() }
     }
 }

@@ -6,14 +6,14 @@ mod pages;
 
 pub(crate) use self::keys::Keys;
 pub(crate) use self::networks::Network;
-pub(crate) use self::pages::{Foreign, Origin, Pages};
+pub(crate) use self::pages::{Origin, Pages};
 
 use std::net::IpAddr;
 
 use http::{Request, Response};
 use tower_buttress::Authenticated;
 
-use super::access::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::answers;
 use super::headers::Peer;
 use super::problem;

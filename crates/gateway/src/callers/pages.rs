@@ -17,8 +17,8 @@ use http::header::{
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::access::AnswerBody;
-use crate::problem;
+use crate::answer_body::AnswerBody;
+use crate::problem::{self, Foreign};
 
 /// Which pages may call, and under which names.
 #[derive(Clone, Debug, Default)]
@@ -32,13 +32,6 @@ pub(crate) struct Pages {
 /// A site as `Origin` names it, in lower case: `https://app.example:8443`. `*` is any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin(String);
-
-/// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Foreign {
-    Host,
-    Page,
-}
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 

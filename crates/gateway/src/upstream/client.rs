@@ -8,7 +8,7 @@ use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
-use super::forward::Outgoing;
+use super::outgoing::Outgoing;
 use super::url::{Protocol, Upstream};
 
 /// What connects to upstreams.

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{Request, Response, Version};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::Connect;
 use hyper_util::client::legacy::{Client, Error, ResponseFuture};
@@ -22,7 +21,8 @@ use tower::Service;
 use tower_buttress::error::BoxError;
 
 use super::client::{Connectors, client};
-use super::lanes::{Lanes, Occupied, SMALL};
+use super::lanes::{Lanes, SMALL};
+use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
 /// Sends requests to one upstream, whose address they have.
@@ -31,15 +31,6 @@ pub(crate) struct Forward<C> {
     lanes: Arc<Lanes<C>>,
     /// For connections that are to change to another protocol, which HTTP/2 cannot.
     upgrades: Client<C, Outgoing>,
-}
-
-pin_project! {
-    /// A request's body. Boxed, so that whatever a layer makes of one fits the clients.
-    pub(crate) struct Outgoing {
-        #[pin]
-        body: UnsyncBoxBody<Bytes, BoxError>,
-        occupied: Option<Arc<Occupied>>,
-    }
 }
 
 /// In a request's extensions: how often upstreams were asked for it, and how long the last one took.
@@ -138,25 +129,6 @@ impl<C: Clone> Clone for Forward<C> {
 impl<C> fmt::Debug for Forward<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forward").field("upstream", &self.upstream).finish_non_exhaustive()
-    }
-}
-
-// === impl Outgoing ===
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.project().body.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -12,7 +12,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 
 use super::client::client;
-use super::forward::Outgoing;
+use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
 /// Clients of one upstream, each with connections of its own.
@@ -26,9 +26,6 @@ struct Lane<C> {
     client: Client<C, Outgoing>,
     uploads: Arc<AtomicUsize>,
 }
-
-/// A large upload that is not over.
-pub(super) struct Occupied(Arc<AtomicUsize>);
 
 const LANES: usize = 16;
 
@@ -54,10 +51,7 @@ impl<C: Connect + Clone> Lanes<C> {
             if uploads < best.0 { (uploads, lane) } else { best }
         };
         let (_, lane) = others.iter().fold((first.uploads(), first), fewer);
-        let occupied = is_large.then(|| {
-            lane.uploads.fetch_add(1, Relaxed);
-            Occupied(lane.uploads.clone())
-        });
+        let occupied = is_large.then(|| Occupied::new(&lane.uploads));
         (&lane.client, occupied)
     }
 }
@@ -81,13 +75,5 @@ impl<C> fmt::Debug for Lanes<C> {
 impl<C> Lane<C> {
     fn uploads(&self) -> usize {
         self.uploads.load(Relaxed)
-    }
-}
-
-// === impl Occupied ===
-
-impl Drop for Occupied {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

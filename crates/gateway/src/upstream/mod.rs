@@ -4,6 +4,7 @@ mod client;
 mod entry;
 mod forward;
 mod lanes;
+mod outgoing;
 mod tls;
 mod url;
 
