@@ -1,0 +1,121 @@
+//! The house rules that a compiler does not hold: who may import whom.
+
+mod imports;
+
+use std::fs;
+use std::path::Path;
+
+use self::imports::Crate;
+
+/// For each module, the modules of ours that it may import. `error`, `event` and `rejection` are the vocabulary that
+/// everybody may use, but for `proto` and `call`, which import nothing of ours.
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
+    ("call", &["call"]),
+    ("proto", &["proto"]),
+    ("policy", &["call", "proto", "policy", "error", "rejection"]),
+    ("rt", &["call", "proto", "policy", "rt", "error", "event", "rejection"]),
+    ("body", &["call", "proto", "policy", "rt", "body", "error", "event", "rejection"]),
+    ("store", &["call", "proto", "policy", "rt", "body", "store", "error", "event", "rejection"]),
+    ("admission", &["call", "proto", "policy", "rt", "body", "admission", "error", "event", "rejection"]),
+    (
+        "layers",
+        &["call", "proto", "policy", "rt", "body", "store", "admission", "layers", "error", "event", "rejection"],
+    ),
+    (
+        "presets",
+        &["call", "proto", "policy", "rt", "body", "store", "layers", "presets", "error", "event", "rejection"],
+    ),
+];
+
+/// The same for `crates/redis`. Which of the adapters uses which is in their manifests.
+const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 5] = [
+    ("client", &["client", "error", "options"]),
+    ("backend", &["backend", "client", "error", "options"]),
+    ("store", &["store", "backend", "client", "error", "options"]),
+    ("breaker", &["breaker", "backend", "client", "error"]),
+    ("pace", &["pace", "backend", "client", "error"]),
+];
+
+/// The folders of sources that users compile.
+const SOURCES: [&str; 5] = ["src", "crates/redis/src", "crates/reqwest/src", "crates/tonic/src", "crates/gateway/src"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn holds_floors(sources: &str, may_import: &[(&str, &[&str])]) {
+    for (module, targets) in Crate::read(&root().join(sources)).imports() {
+        let Some((_, allowed)) =
+            may_import.iter().find(|(floor, _)| module.first().is_some_and(|first| first == floor))
+        else {
+            continue;
+        };
+        for target in targets {
+            assert!(
+                target.first().is_none_or(|floor| allowed.contains(&floor.as_str())),
+                "{} imports {}, and may import {allowed:?}",
+                module.join("::"),
+                target.join("::"),
+            );
+        }
+    }
+}
+
+#[test]
+fn modules_import_downwards_only() {
+    holds_floors("src", &MAY_IMPORT);
+    holds_floors("crates/redis/src", &MAY_IMPORT_IN_REDIS);
+}
+
+#[test]
+fn no_layer_reaches_another() {
+    for (module, targets) in Crate::read(&root().join("src")).imports() {
+        let ["layers", layer, ..] = module.iter().map(String::as_str).collect::<Vec<_>>()[..] else { continue };
+        for target in targets.iter().filter(|target| target[0] == "layers") {
+            assert_eq!(target[1], layer, "{} imports {}", module.join("::"), target.join("::"));
+        }
+    }
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    for sources in SOURCES {
+        let circles = Crate::read(&root().join(sources)).circles();
+        assert!(circles.is_empty(), "{sources}: {circles:?}");
+    }
+}
+
+#[test]
+fn crates_depend_on_the_root_and_no_other() {
+    let members = ["redis", "reqwest", "tonic", "gateway"].map(|name| format!("tower-buttress-{name}"));
+    for folder in ["", "crates/redis", "crates/reqwest", "crates/tonic"] {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        for member in &members {
+            let depends = manifest.lines().any(|line| line.starts_with(&format!("{member} =")));
+            assert!(!depends, "{folder}/Cargo.toml names {member}");
+        }
+    }
+}
+
+#[test]
+fn only_the_clock_reads_time() {
+    for (module, code) in Crate::read(&root().join("src")).code() {
+        let reads = code.contains("Instant::now()") || code.contains("SystemTime::now()");
+        assert!(!reads || module.join("::") == "rt::clock", "{} reads a clock", module.join("::"));
+    }
+}
+
+#[test]
+fn every_example_belongs_to_a_crate() {
+    // Only those that a manifest names are built, each with the dependencies of its crate.
+    let manifests: String = ["Cargo.toml", "crates/gateway/Cargo.toml", "crates/tonic/Cargo.toml"]
+        .map(|manifest| fs::read_to_string(root().join(manifest)).unwrap())
+        .concat();
+    for entry in fs::read_dir(root().join("examples")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            manifests.contains(&format!("[[example]]\nname = \"{name}\"\n")),
+            "no manifest names the example {name}"
+        );
+    }
+}
