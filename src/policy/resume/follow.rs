@@ -266,6 +266,7 @@ impl Follower {
                 self.is_exact = true;
                 Ok(true)
             }
+            None if cursor.is_unreadable(block) => Err(NotResumed::Contradicted),
             None => match data {
                 None => Ok(verified),
                 Some(_) if in_bytes => Ok(true),

@@ -157,7 +157,8 @@ impl Cursor {
     /// The cursor that an event sets. Of bytes there is none: they are counted.
     pub(crate) fn read(&self, block: &Block<'_>) -> Option<Mark> {
         match self {
-            Self::SseId => Mark::new(std::str::from_utf8(block.id?).ok()?.to_owned(), false),
+            // As a client would read it, and come back with it.
+            Self::SseId => Mark::new(String::from_utf8_lossy(block.id?).into_owned(), false),
             Self::Sequence => Mark::new(sequence(block.data.as_deref()?)?.to_string(), true),
             Self::Pointer(pointer) => {
                 let data: Value = serde_json::from_slice(block.data.as_deref()?).ok()?;
@@ -169,6 +170,11 @@ impl Cursor {
             }
             Self::Bytes => None,
         }
+    }
+
+    /// Whether the event has an id that is too long to be kept, so that a repetition would not be seen.
+    pub(crate) fn is_unreadable(&self, block: &Block<'_>) -> bool {
+        *self == Self::SseId && self.read(block).is_none() && block.id.is_some_and(|id| !id.is_empty())
     }
 }
 
@@ -252,6 +258,8 @@ mod tests {
         assert_eq!(read(&id, "id: a-7\ndata: x\n\n").as_deref(), Some("a-7"));
         assert_eq!(read(&id, "data: x\n\n"), None);
         assert_eq!(read(&id, "id:\ndata: x\n\n"), None, "there is nothing to come back with");
+        let broken = id.cursor.read(&Block::parse(b"id: \xCF7\ndata: x\n\n"));
+        assert_eq!(broken.map(|mark| mark.text).as_deref(), Some("\u{FFFD}7"), "which a client would repeat");
         let pointer = ResumeBy::json_pointer("/meta/seq");
         assert_eq!(read(&pointer, "data: {\"meta\":{\"seq\":12}}\n\n").as_deref(), Some("12"));
         assert_eq!(read(&pointer, "data: {\"meta\":{\"seq\":\"x\"}}\n\n").as_deref(), Some("x"));

@@ -8,11 +8,13 @@ use crate::support::Step::{Data, Fail};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_the_rest_is_not_handed_on() {
+    let long = format!("id: {}\ndata: three\n\n", "3".repeat(5000)).leak();
     for (why, rest) in [
         ("begins anew", vec![Data(ONE), Data(TWO), Data(THREE)]),
         ("the last event again", vec![Data(TWO), Data(THREE)]),
         ("a gap", vec![Data(FOUR)]),
         ("other ids", vec![Data("id: run2-3\ndata: three\n\n")]),
+        ("an id that cannot be kept", vec![Data(long)]),
         ("no ids", vec![Data("data: three\n\n")]),
         ("the beginning with the right id", vec![Data(": c\n\n"), Data(FOUR), Data(THREE)]),
     ] {
@@ -26,10 +28,13 @@ async fn what_is_not_the_rest_is_not_handed_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_behind_the_first_right_event_is_a_fault_too() {
-    let answers = [stream([Data(ONE), Data(TWO), Fail("cut")]), stream([Data(THREE), Data("id: 5\ndata: five\n\n")])];
-    let outcome = send(ResumeLayer::new(), events("/events"), answers).await;
-    assert_eq!((outcome.text, outcome.error.as_deref()), ([ONE, TWO, THREE].concat(), Some("cut")));
+async fn what_does_not_follow_behind_the_first_right_event_is_a_fault_too() {
+    let long = format!("id: {}\ndata: four\n\n", "4".repeat(5000)).leak();
+    for wrong in ["id: 5\ndata: five\n\n", long] {
+        let answers = [stream([Data(ONE), Data(TWO), Fail("cut")]), stream([Data(THREE), Data(wrong)])];
+        let outcome = send(ResumeLayer::new(), events("/events"), answers).await;
+        assert_eq!((outcome.text, outcome.error.as_deref()), ([ONE, TWO, THREE].concat(), Some("cut")));
+    }
 }
 
 #[tokio::test(start_paused = true)]
