@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::Empty;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{DeadlineLayer, ObserveLayer};
 
@@ -28,6 +28,8 @@ fn refuse(at: u64) {
 /// A call of the stack `chat` that is answered in full.
 #[cfg(feature = "metrics")]
 fn answer() {
+    use http_body_util::{BodyExt, Full};
+
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let service = ObserveLayer::new("chat").layer(service_fn(|_: Request<()>| async {

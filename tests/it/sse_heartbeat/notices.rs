@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
-use http_body_util::BodyExt;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
@@ -184,6 +183,8 @@ async fn a_notice_is_no_sign_of_life_of_the_upstream() {
 #[cfg(feature = "llm")]
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_goes_on_behind_a_cut_says_so_between_its_events() {
+    use http_body_util::BodyExt;
+
     let answers = Arc::<AtomicU32>::default();
     let upstream = service_fn(move |_: Request<CallBody>| {
         let first = answers.fetch_add(1, SeqCst) == 0;
