@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::log::ResponseLog;
 use super::recorder::Recorder;
+use crate::call::TenantHash;
 use crate::policy::broadcast::Limits;
 use crate::proto::fingerprint::Fingerprint;
 
@@ -35,6 +36,8 @@ pub struct ClaimRequest {
     pub(crate) key: Fingerprint,
     pub(crate) payload: Fingerprint,
     pub(crate) tenant: Fingerprint,
+    /// The tenant that was authenticated.
+    pub(crate) owner: Option<TenantHash>,
     pub(crate) has_client_key: bool,
     pub(crate) now: Instant,
     pub(crate) limits: Limits,

@@ -13,6 +13,7 @@ mod dedup;
 mod dialect;
 mod fallback;
 mod first_byte_timeout;
+mod forget;
 #[cfg(feature = "metrics")]
 mod gauges;
 mod grpc_status;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::resumable::Resumable;
-use crate::call::Reservation;
+use crate::call::{Reservation, TenantHash};
 use crate::policy::unattended::{Limits, Unattended};
 use crate::proto::event_stream::EventStream;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
@@ -37,6 +37,7 @@ struct Table {
 struct Kept {
     log: ResponseLog,
     tenant: Fingerprint,
+    owner: Option<TenantHash>,
     bears_ids: bool,
     /// It is an event stream: callers are told where.
     is_offered: bool,
@@ -67,6 +68,7 @@ pub(super) struct AnswerInFlight {
     number: u64,
     log: ResponseLog,
     tenant: Fingerprint,
+    owner: Option<TenantHash>,
     request: ResumableRequest,
     is_over: bool,
 }
@@ -131,13 +133,13 @@ impl Answers {
     pub(super) fn open(
         self: &Arc<Self>,
         log: &ResponseLog,
-        tenant: Fingerprint,
+        (tenant, owner): (Fingerprint, Option<TenantHash>),
         request: ResumableRequest,
     ) -> AnswerInFlight {
         let number = self.secrets.number();
         log.set_number(number);
         let (answers, log) = (self.clone(), log.clone());
-        let answer = AnswerInFlight { answers, number, log, tenant, request, is_over: false };
+        let answer = AnswerInFlight { answers, number, log, tenant, owner, request, is_over: false };
         if request.wait.is_some() {
             // Its caller may be sent away before there is a head.
             answer.register(false);
@@ -200,6 +202,16 @@ impl Answers {
     pub(super) fn remove(&self, number: u64) {
         let removed = self.table().remove(number);
         drop(removed);
+    }
+
+    /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
+    pub(super) fn forget(&self, owner: Option<TenantHash>) -> usize {
+        let mut table = self.table();
+        let is_theirs = |kept: &Kept| kept.ended.is_some() && owner.is_none_or(|owner| kept.owner == Some(owner));
+        let numbers: Vec<_> = table.answers.iter().filter(|(_, kept)| is_theirs(kept)).map(|(nth, _)| *nth).collect();
+        let forgotten: Vec<_> = numbers.into_iter().filter_map(|number| table.remove(number)).collect();
+        drop(table);
+        forgotten.len()
     }
 
     /// The last listener has left a call: a place, if it may go on without one.
@@ -292,6 +304,7 @@ impl AnswerInFlight {
         let kept = Kept {
             log: self.log.clone(),
             tenant: self.tenant,
+            owner: self.owner,
             bears_ids: self.request.bears_ids,
             is_offered,
             tokens: Vec::new(),

@@ -9,7 +9,7 @@ use super::answers::Answers;
 use super::config::{Config, InFlightPolicy};
 use super::resumable::Resumable;
 use super::service::Dedup;
-use crate::call::Memory;
+use crate::call::{Memory, Tenant, TenantHash};
 use crate::event::{Emitter, Observer};
 use crate::store::MemoryStore;
 
@@ -167,6 +167,30 @@ impl DedupLayer {
     #[must_use]
     pub fn disabled() -> Self {
         Self { store: MemoryStore::new(0, 0), config: Arc::new(Config { enabled: false, ..Config::default() }) }
+    }
+
+    /// Forgets the answers that are kept for a tenant that was [authenticated](Tenant), those that callers could come
+    /// back to among them. Returns how many there were.
+    ///
+    /// A call in flight goes on, and its answer is kept.
+    ///
+    /// ```
+    /// use tower_buttress::{DedupLayer, Tenant};
+    ///
+    /// let layer = DedupLayer::new();
+    /// assert_eq!(layer.forget(&Tenant::new("acme")), 0);
+    /// ```
+    pub fn forget(&self, tenant: &Tenant) -> usize {
+        self.store.forget(tenant) + self.forget_offered(Some(TenantHash::of(tenant)))
+    }
+
+    /// Forgets all answers that are kept, likewise.
+    pub fn forget_all(&self) -> usize {
+        self.store.forget_all() + self.forget_offered(None)
+    }
+
+    fn forget_offered(&self, owner: Option<TenantHash>) -> usize {
+        self.config.answers.as_ref().map_or(0, |answers| answers.forget(owner))
     }
 }
 

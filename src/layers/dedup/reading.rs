@@ -13,6 +13,7 @@ use super::key::PendingKey;
 use super::offer;
 use super::request::ReadRequest;
 use crate::body::request::{CallBody, RequestRead, RequestReading, Unread};
+use crate::call::TenantHash;
 use crate::policy::storable::KeySource;
 use crate::proto::dialect::Kind;
 use crate::proto::prefer::Preferences;
@@ -73,6 +74,7 @@ impl<S, St: Store> Reading<S, St> {
                     key: key.key,
                     payload: key.payload,
                     tenant: key.tenant,
+                    owner: TenantHash::in_extensions(&parts.extensions),
                     has_client_key: source == KeySource::ByKey,
                     now: clock::now(),
                     limits,

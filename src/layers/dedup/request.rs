@@ -121,8 +121,9 @@ where
             self.request.extensions_mut().insert(shared.clone());
             recorder.log().share_deadline(shared.clone());
         }
-        let answer = config_answers(&self.config, self.resumable)
-            .map(|(answers, resumable)| answers.open(&recorder.log(), self.claim.tenant, resumable));
+        let answer = config_answers(&self.config, self.resumable).map(|(answers, resumable)| {
+            answers.open(&recorder.log(), (self.claim.tenant, self.claim.owner), resumable)
+        });
         let offer = self.offer(&recorder.log());
         if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
             Preferences::remove(self.request.headers_mut());

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method};
 
 use super::config::Config;
 use super::similar::Question;
-use crate::call::NoStore;
+use crate::call::{NoStore, TenantHash};
 use crate::policy::last_good::answers::Keys;
 use crate::policy::last_good::cache_control::Wishes;
 use crate::policy::last_good::normalize::normalize;
@@ -24,6 +24,7 @@ use crate::proto::prompt::{self, LastMessage};
 pub(super) struct PendingKeys {
     pub(super) kind: Kind,
     tenant: Fingerprint,
+    owner: Option<TenantHash>,
     scope: Fingerprinter,
     pub(super) wishes: Wishes,
 }
@@ -61,7 +62,7 @@ impl PendingKeys {
         let tenant = scope.clone().finish(EXACT);
         hash_target(parts, &mut scope);
         hash_headers(&config.headers, &parts.headers, &mut scope);
-        Ok(Self { kind, tenant, scope, wishes })
+        Ok(Self { kind, tenant, owner: TenantHash::in_extensions(&parts.extensions), scope, wishes })
     }
 
     /// `None` for a request that the server keeps something of.
@@ -92,7 +93,7 @@ impl PendingKeys {
                 Arc::new(Question { scope, text })
             });
         scope.payload(body);
-        let keys = Keys { tenant: self.tenant, exact: scope.finish(EXACT), normal };
+        let keys = Keys { tenant: self.tenant, owner: self.owner, exact: scope.finish(EXACT), normal };
         let Wishes { keep, max_age } = self.wishes;
         Some(RequestKeys { kind: self.kind, keys, keep, max_age, question })
     }

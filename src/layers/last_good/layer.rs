@@ -10,7 +10,7 @@ use super::service::LastGood;
 use super::similar::Similar;
 use super::stored::AnswerStore;
 use super::template::UnansweredRequest;
-use crate::call::Memory;
+use crate::call::{Memory, Tenant, TenantHash};
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
 
@@ -170,6 +170,25 @@ impl LastGoodLayer {
     #[must_use]
     pub fn disabled() -> Self {
         Self { store: Arc::new(AnswerStore::new(0)), config: Arc::new(Config { enabled: false, ..Config::default() }) }
+    }
+
+    /// Forgets the answers that are kept for a tenant that was [authenticated](Tenant). Returns how many there were.
+    ///
+    /// A call in flight goes on, and its answer is kept.
+    ///
+    /// ```
+    /// use tower_buttress::{LastGoodLayer, Tenant};
+    ///
+    /// let layer = LastGoodLayer::new();
+    /// assert_eq!(layer.forget(&Tenant::new("acme")), 0);
+    /// ```
+    pub fn forget(&self, tenant: &Tenant) -> usize {
+        self.store.with(|answers| answers.forget(Some(TenantHash::of(tenant)))).len()
+    }
+
+    /// Forgets all answers that are kept, likewise.
+    pub fn forget_all(&self) -> usize {
+        self.store.with(|answers| answers.forget(None)).len()
     }
 
     /// How old an answer may become. Default: an hour.

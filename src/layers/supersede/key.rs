@@ -58,9 +58,18 @@ pub(super) fn conversation_of(parts: &Parts, config: &Config) -> Option<Fingerpr
 
 /// A conversation of a tenant that was authenticated.
 pub(super) fn named(of: &Tenant, conversation: &str) -> Option<Fingerprint> {
+    authenticated(of).map(|scope| within(scope, conversation.as_bytes()))
+}
+
+/// A tenant that was authenticated.
+pub(super) fn account(of: &Tenant) -> Option<Fingerprint> {
+    authenticated(of).map(|scope| scope.finish(0))
+}
+
+fn authenticated(of: &Tenant) -> Option<Fingerprinter> {
     let mut head = Request::new(()).into_parts().0;
     head.extensions.insert(of.clone());
-    tenant(&head).map(|scope| within(scope, conversation.as_bytes()))
+    tenant(&head)
 }
 
 fn within(mut scope: Fingerprinter, conversation: &[u8]) -> Fingerprint {

@@ -9,8 +9,9 @@ use tower_layer::Layer;
 use super::Supersede;
 use super::config::{Config, NameConversation};
 use super::handle::SupersedeHandle;
+use super::key;
 use super::shared::{MOST_IDLE, Shared, SupersedeStats};
-use crate::call::Memory;
+use crate::call::{Memory, Tenant};
 use crate::event::{Emitter, Observer};
 use crate::policy::supersede::SupersedeMode;
 
@@ -229,6 +230,25 @@ impl SupersedeLayer {
     #[must_use]
     pub fn handle(&self) -> SupersedeHandle {
         SupersedeHandle::new(self.config.clone(), self.shared.clone())
+    }
+
+    /// Forgets what is remembered of the conversations of a tenant that was [authenticated](Tenant): the messages that were
+    /// superseded. Returns of how many conversations. Messages under way go on.
+    ///
+    /// ```
+    /// use http::HeaderName;
+    /// use tower_buttress::{SupersedeLayer, Tenant};
+    ///
+    /// let layer = SupersedeLayer::by_header(HeaderName::from_static("x-conversation-id"));
+    /// assert_eq!(layer.forget(&Tenant::new("acme")), 0);
+    /// ```
+    pub fn forget(&self, tenant: &Tenant) -> usize {
+        key::account(tenant).map_or(0, |tenant| self.shared.forget(Some(tenant)))
+    }
+
+    /// Forgets what is remembered of all conversations, likewise.
+    pub fn forget_all(&self) -> usize {
+        self.shared.forget(None)
     }
 
     /// How many conversations are known, and how many calls are under way.

@@ -109,6 +109,11 @@ impl Shared {
         ends.len()
     }
 
+    /// Forgets what is remembered of a tenant's conversations, or of all. Returns of how many.
+    pub(super) fn forget(&self, tenant: Option<Fingerprint>) -> usize {
+        self.shards.iter().map(|shard| lock(shard).forget(tenant)).sum()
+    }
+
     pub(super) fn stats(&self) -> SupersedeStats {
         SupersedeStats {
             conversations: self.shards.iter().map(|shard| lock(shard).len()).sum(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::call::TenantHash;
 use crate::proto::fingerprint::Fingerprint;
 
 /// Answers of all tenants, within a number of bytes.
@@ -29,6 +30,8 @@ pub(crate) struct Answers<V, M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
     pub(crate) tenant: Fingerprint,
+    /// The tenant that was authenticated.
+    pub(crate) owner: Option<TenantHash>,
     pub(crate) exact: Fingerprint,
     /// Where the request has a normal form.
     pub(crate) normal: Option<Fingerprint>,
@@ -151,6 +154,13 @@ impl<V, M> Answers<V, M> {
         (self.entries.len(), self.bytes)
     }
 
+    /// Forgets the answers of this tenant, or of all. They are returned, to be dropped outside of a lock.
+    pub(crate) fn forget(&mut self, owner: Option<TenantHash>) -> Vec<Arc<V>> {
+        let is_theirs = |entry: &&Entry<V, M>| owner.is_none_or(|owner| entry.keys.owner == Some(owner));
+        let keys: Vec<_> = self.entries.values().filter(is_theirs).map(|entry| entry.keys.exact).collect();
+        keys.into_iter().filter_map(|key| self.remove(key)).collect()
+    }
+
     /// What makes room for `bytes` of this tenant, if something must.
     fn to_evict(&self, tenant: Fingerprint, bytes: usize, share: usize) -> Option<Fingerprint> {
         let holding = self.tenants.get(&tenant);
@@ -219,7 +229,7 @@ mod tests {
     }
 
     fn keys(tenant: u16, exact: u16, normal: Option<u16>) -> Keys {
-        Keys { tenant: key(tenant), exact: key(exact), normal: normal.map(key) }
+        Keys { tenant: key(tenant), owner: None, exact: key(exact), normal: normal.map(key) }
     }
 
     #[test]

@@ -196,6 +196,25 @@ impl<C: Clone> Conversations<C> {
         self.rest(*conversation, now);
     }
 
+    /// Forgets what was superseded of this tenant, or of all, and the conversations without a message under way. Returns how many
+    /// conversations that were.
+    pub(crate) fn forget(&mut self, tenant: Option<Fingerprint>) -> usize {
+        let (mut count, idle) = (0, &mut self.idle);
+        self.known.retain(|_, conversation| {
+            if tenant.is_some_and(|tenant| conversation.tenant != tenant) {
+                return true;
+            }
+            let is_live = conversation.is_live();
+            count += usize::from(!is_live || !conversation.superseded.is_empty());
+            conversation.superseded.clear();
+            if let Some(place) = conversation.idle.filter(|_| !is_live) {
+                idle.remove(place);
+            }
+            is_live
+        });
+        count
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.known.len()
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::account::{Charge, KeptIndex};
 use super::shards::lock;
+use crate::call::TenantHash;
 use crate::proto::fingerprint::Fingerprint;
 use crate::store::{Claim, ClaimRequest, ResponseLog};
 
@@ -19,6 +20,7 @@ pub(super) struct Entry {
     /// The number of the lease that made it.
     pub(super) lease: u64,
     payload: Fingerprint,
+    owner: Option<TenantHash>,
     log: ResponseLog,
     state: State,
     /// The entry itself, and, once it is kept, its bytes.
@@ -57,7 +59,8 @@ impl Entries {
     }
 
     pub(super) fn insert(&mut self, request: &ClaimRequest, lease: u64, log: ResponseLog, charge: Charge) {
-        let entry = Entry { lease, payload: request.payload, log, state: State::InFlight, charge };
+        let entry =
+            Entry { lease, payload: request.payload, owner: request.owner, log, state: State::InFlight, charge };
         self.by_key.insert(request.key, entry);
     }
 
@@ -99,6 +102,13 @@ impl Entries {
     /// Removes an answer, if it is still kept until then.
     pub(super) fn remove_kept(&mut self, expires: Instant, key: &Fingerprint) -> Option<Removed> {
         self.kept.contains(expires, *key).then(|| self.remove(key)).flatten()
+    }
+
+    /// Removes the answers that are kept for this tenant, or for all.
+    pub(super) fn forget(&mut self, owner: Option<TenantHash>) -> Vec<Removed> {
+        let is_theirs = |entry: &Entry| !entry.is_in_flight() && owner.is_none_or(|owner| entry.owner == Some(owner));
+        let keys: Vec<_> = self.by_key.iter().filter(|(_, entry)| is_theirs(entry)).map(|(key, _)| *key).collect();
+        keys.iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// The evictable answer that expires first.

@@ -17,6 +17,7 @@ use self::account::Amount;
 pub use self::lease::MemoryLease;
 use self::stored::Stored;
 use super::{Claim, ClaimRequest, Store};
+use crate::call::{Tenant, TenantHash};
 use crate::error::BoxError;
 use crate::proto::fingerprint::Fingerprint;
 
@@ -90,6 +91,18 @@ impl MemoryStore {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.stored.quota.used().bytes
+    }
+
+    /// Forgets the answers that are kept for a tenant that was [authenticated](Tenant). Returns how many there were.
+    ///
+    /// A call in flight goes on, and its answer is kept. It takes one look at each entry.
+    pub fn forget(&self, tenant: &Tenant) -> usize {
+        self.stored.forget(Some(TenantHash::of(tenant)))
+    }
+
+    /// Forgets all answers that are kept, likewise.
+    pub fn forget_all(&self) -> usize {
+        self.stored.forget(None)
     }
 
     /// Forgets what has expired at `now`. Claims do so too.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::account::{Account, Amount, Quota, Short, Tenants};
 use super::entries::{Entries, Removed};
 use super::shards::{SHARDS, lock, shard_of};
+use crate::call::TenantHash;
 use crate::proto::fingerprint::Fingerprint;
 
 #[derive(Debug)]
@@ -86,6 +87,17 @@ impl Stored {
         for shard in &self.shards {
             let mut removed = Vec::new();
             lock(shard).remove_expired(now, &mut removed);
+            count += removed.len();
+            self.detach(removed);
+        }
+        count
+    }
+
+    /// Removes the answers that are kept for this tenant, or for all. Returns how many there were.
+    pub(super) fn forget(&self, owner: Option<TenantHash>) -> usize {
+        let mut count = 0;
+        for shard in &self.shards {
+            let removed = lock(shard).forget(owner);
             count += removed.len();
             self.detach(removed);
         }

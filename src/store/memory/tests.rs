@@ -20,7 +20,15 @@ fn print(kind: &'static str, number: usize) -> Fingerprint {
 
 fn request(tenant: usize, key: usize, now: Instant) -> ClaimRequest {
     let (key, payload) = (print("key", key), print("payload", 0));
-    ClaimRequest { key, payload, tenant: print("tenant", tenant), has_client_key: true, now, limits: LIMITS }
+    ClaimRequest {
+        key,
+        payload,
+        tenant: print("tenant", tenant),
+        owner: None,
+        has_client_key: true,
+        now,
+        limits: LIMITS,
+    }
 }
 
 fn claim(store: &MemoryStore, tenant: usize, key: usize, now: Instant) -> Claim<MemoryLease> {

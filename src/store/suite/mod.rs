@@ -259,6 +259,7 @@ fn request(key: &str, payload: &str) -> ClaimRequest {
         key: print(key),
         payload: print(payload),
         tenant: print("tenant"),
+        owner: None,
         has_client_key: true,
         now: clock::now(),
         limits: LIMITS,
