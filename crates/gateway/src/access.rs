@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_buttress::error::BoxError;
 use tower_buttress::proto::dialect::End;
-use tower_buttress::{Ending, Model, Tenant};
+use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 
 use super::answer_body::AnswerBody;
 use super::ids::{self, RequestId};
@@ -42,6 +42,8 @@ struct Head {
     model: Option<Model>,
     asked: Option<Asked>,
     ending: Option<Ending>,
+    /// What all calls for a JSON answer have cost, where the model was asked again.
+    cost: Option<OutputUsage>,
 }
 
 pin_project! {
@@ -99,6 +101,7 @@ impl Access {
             model: extensions.get().cloned(),
             asked: extensions.get().cloned(),
             ending: extensions.get().cloned(),
+            cost: extensions.get().copied(),
         };
         response.map(|body| Followed { body, access: Some(self) })
     }
@@ -147,7 +150,7 @@ impl Head {
 impl Drop for Access {
     fn drop(&mut self) {
         let total = self.begun.elapsed();
-        let Head { status, served_by, model, ending, .. } = &self.head;
+        let Head { status, served_by, model, ending, cost, .. } = &self.head;
         let label = status.map_or_else(|| "-".to_owned(), |status| status.as_str().to_owned());
         metrics::gauge!("gateway_calls_in_flight").decrement(1);
         metrics::histogram!("gateway_call_seconds").record(total);
@@ -155,7 +158,7 @@ impl Drop for Access {
             metrics::histogram!("gateway_first_byte_seconds").record(first_byte);
         }
         metrics::counter!("gateway_calls_total", "status" => label, "outcome" => self.outcome).increment(1);
-        let usage = ending.as_ref().and_then(Ending::usage);
+        let usage = cost.map(|cost| cost.usage).or_else(|| ending.as_ref().and_then(Ending::usage));
         tracing::info!(
             id = self.id.as_str(),
             trace_id = self.trace_id,

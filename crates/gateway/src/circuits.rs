@@ -1,5 +1,6 @@
 //! The circuit breakers of the upstreams, made apart from the other layers: their circuits are shown.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub(crate) struct Circuits {
     /// The upstreams' names, the primary's first.
     names: Vec<String>,
 }
+
+const STATE: &str = "gateway_circuit_state";
+const STATE_HELP: &str = "The circuit of an upstream and model: 0 closed, 1 half-open, 2 open";
 
 // === impl Circuits ===
 
@@ -51,11 +55,13 @@ impl Circuits {
         all.peek().is_some() && all.all(|(_, circuit)| number(circuit.state()) > 1.0)
     }
 
-    pub(crate) fn measure(&self) {
+    /// Writes the state of each circuit as Prometheus reads it. It is not registered as the other figures are: a circuit that
+    /// is gone would stay among them for ever.
+    pub(crate) fn render(&self, figures: &mut String) {
+        let _ = write!(figures, "# HELP {STATE} {STATE_HELP}\n# TYPE {STATE} gauge\n");
         for (name, circuit) in self.all() {
-            let key = circuit.key().unwrap_or_default().to_owned();
-            metrics::gauge!("gateway_circuit_state", "upstream" => name.to_owned(), "key" => key)
-                .set(number(circuit.state()));
+            let key = escaped(circuit.key().unwrap_or_default());
+            let _ = writeln!(figures, "{STATE}{{upstream=\"{name}\",key=\"{key}\"}} {}", number(circuit.state()));
         }
     }
 
@@ -94,6 +100,11 @@ impl Circuits {
             circuits.into_iter().map(move |circuit| (name.as_str(), circuit))
         })
     }
+}
+
+/// A label's value (<https://prometheus.io/docs/instrumenting/exposition_formats/>): models are named by callers.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The more, the less passes.

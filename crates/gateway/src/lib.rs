@@ -19,6 +19,7 @@ mod events;
 mod headers;
 mod ids;
 mod inspect;
+mod kept;
 mod load;
 mod local;
 mod notices;
@@ -55,6 +56,7 @@ use self::circuits::Circuits;
 use self::drain::Drain;
 use self::events::Events;
 use self::inspect::Inspector;
+use self::kept::Kept;
 use self::local::{Local, Shown};
 pub use self::provider::Provider;
 use self::proxy::Proxy;
@@ -177,7 +179,8 @@ impl Gateway {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
         let observer = telemetry::observer(&self.events);
-        let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &observer);
+        let kept = Kept::default();
+        let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &kept, &observer);
         let Args { callers, layers, server, .. } = &self.args;
         let inspector = Inspector {
             is_on: !server.plain,
@@ -200,6 +203,7 @@ impl Gateway {
             local: Local {
                 circuits: self.circuits,
                 events: self.events,
+                kept,
                 drain: drain.clone(),
                 has_answers: layers.resumable == Switch::On,
             },

@@ -7,6 +7,7 @@ use super::answers;
 use super::circuits::Circuits;
 use super::drain::Drain;
 use super::events::Events;
+use super::kept::{Kept, Whose};
 use super::problem::{self, text};
 use super::telemetry;
 
@@ -18,6 +19,7 @@ const PAGE: &str = include_str!("page.html");
 pub(crate) struct Local {
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
+    pub(crate) kept: Kept,
     pub(crate) drain: Drain,
     /// Callers come back to their answers: those are behind the layers.
     pub(crate) has_answers: bool,
@@ -34,20 +36,25 @@ pub(crate) enum Shown {
 // === impl Local ===
 
 impl Local {
-    /// The answer, where it is the gateway's to give.
-    pub(crate) fn answer<B>(&self, request: &Request<B>, shown: Shown) -> Option<Response<AnswerBody>> {
+    /// Whether the answer is the gateway's to give.
+    pub(crate) fn has<B>(&self, request: &Request<B>) -> bool {
         let path = request.uri().path();
-        let page = path.strip_prefix("/-/")?;
-        if self.has_answers && answers::is_one(path) {
-            return None;
-        }
+        path.starts_with("/-/") && !(self.has_answers && answers::is_one(path))
+    }
+
+    /// The answer.
+    pub(crate) fn answer<B>(&self, request: &Request<B>, shown: Shown) -> Response<AnswerBody> {
+        let Some(page) = request.uri().path().strip_prefix("/-/") else { return problem::no_such_page() };
         if !matches!(page, "healthz" | "readyz") && shown == Shown::Health {
-            return Some(problem::no_such_page());
+            return problem::no_such_page();
+        }
+        if page == "forget" {
+            return self.forget(request);
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return Some(problem::only_get());
+            return problem::only("GET, HEAD", "The gateway's own pages can only be read.");
         }
-        Some(match page {
+        match page {
             "" => text("text/html; charset=utf-8", PAGE),
             "events" => self.events.stream(self.drain.open()),
             "healthz" => text("text/plain; charset=utf-8", "ok\n"),
@@ -56,7 +63,7 @@ impl Local {
             "metrics" => text("text/plain; version=0.0.4; charset=utf-8", self.metrics()),
             "breakers" => text("application/json", self.circuits.to_json().to_string()),
             _ => problem::no_such_page(),
-        })
+        }
     }
 
     /// Whether new calls should come here.
@@ -73,8 +80,20 @@ impl Local {
         response
     }
 
+    /// The one page that changes something.
+    fn forget<B>(&self, request: &Request<B>) -> Response<AnswerBody> {
+        if request.method() != Method::POST {
+            return problem::only("POST", "Something is forgotten by POST.");
+        }
+        match Whose::of(request.uri().query()) {
+            Some(whose) => text("application/json", self.kept.forget(&whose).to_string()),
+            None => problem::unknown_query(),
+        }
+    }
+
     fn metrics(&self) -> String {
-        self.circuits.measure();
-        telemetry::prometheus().render()
+        let mut figures = telemetry::prometheus().render();
+        self.circuits.render(&mut figures);
+        figures
     }
 }

@@ -90,11 +90,16 @@ pub(crate) fn no_such_page() -> Response<AnswerBody> {
 }
 
 /// A method that the gateway's own paths do not know.
-pub(crate) fn only_get() -> Response<AnswerBody> {
-    let detail = "The gateway's own pages can only be read.";
+pub(crate) fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> {
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
+}
+
+/// A query that names no tenant.
+pub(crate) fn unknown_query() -> Response<AnswerBody> {
+    let detail = "The query is none, or tenant=NAME. Nothing was forgotten.";
+    problem(StatusCode::BAD_REQUEST, "query-invalid", detail)
 }
 
 /// A reverse proxy is no tunnel.

@@ -33,8 +33,8 @@ use super::ids::RequestId;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
 use super::stream::{BoundedStreams, TurnTaking};
+use super::telemetry;
 use super::unread::Sender;
-use super::{problem, telemetry};
 
 /// Serves clients until it is told to stop.
 #[derive(Clone, Debug)]
@@ -186,12 +186,14 @@ where
 
     async fn answer(self, mut request: Request<Incoming>, peer: Peer, door: Door) -> Response<TurnTaking<Followed>> {
         let sender = Sender::new(request.version(), request.headers());
-        let own = match door {
-            Door::Main => self.local.answer(&request, self.shown),
-            Door::Admin => Some(self.local.answer(&request, Shown::All).unwrap_or_else(problem::no_such_page)),
+        let shown = match door {
+            Door::Main => self.shown,
+            Door::Admin => Shown::All,
         };
-        if let Some(response) = own {
-            let response = self.callers.admit_page(&request).unwrap_or(response);
+        if matches!(door, Door::Admin) || self.local.has(&request) {
+            // Before anything is done that a page of another site may have made a browser ask for.
+            let refused = self.callers.admit_page(&request);
+            let response = refused.unwrap_or_else(|| self.local.answer(&request, shown));
             let response = sender.refuse(request.into_body(), response).await;
             return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
         }

@@ -25,6 +25,7 @@ use super::answers;
 use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
 use super::circuits::Circuits;
 use super::ids::X_REQUEST_ID;
+use super::kept::Kept;
 use super::load;
 use super::notices;
 use super::similar;
@@ -51,6 +52,7 @@ pub(crate) fn stack<B>(
     upstream: Upstream,
     tls: &ClientConfig,
     circuits: &Circuits,
+    kept: &Kept,
     observer: &Arc<dyn Observer>,
 ) -> impl Service<
     Request<B>,
@@ -102,13 +104,17 @@ where
         .enabled(layers.resume != Resuming::Off)
         .verified_restart(layers.resume == Resuming::Verified)
         .observer(observer.clone());
+    let (supersede, dedup) = (supersede(layers), dedup(layers, callers.keys().is_some()));
+    kept.answers(&dedup);
+    kept.last_good(&last_good);
+    kept.conversations(&supersede);
     ServiceBuilder::new()
         .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
         .layer(heartbeat(layers, observer))
         .layer(deadline(layers).observer(observer.clone()))
         .layer(load::per_caller(callers).observer(observer.clone()))
-        .layer(supersede(layers).observer(observer.clone()))
-        .layer(dedup(layers, callers.keys().is_some()).observer(observer.clone()))
+        .layer(supersede.observer(observer.clone()))
+        .layer(dedup.observer(observer.clone()))
         .layer(last_good.observer(observer.clone()))
         .layer(resume)
         .service(chain)

@@ -15,6 +15,31 @@ use super::events::Events;
 /// From an answer out of a cache to a long stream.
 const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
+const COUNTERS: [(&str, &str); 2] = [
+    ("gateway_calls_total", "Calls that are over, by status and how they ended"),
+    ("tower_buttress_events_total", "What the layers did"),
+];
+
+const GAUGES: [(&str, &str); 10] = [
+    ("gateway_calls_in_flight", "Calls that are not over, their answers included"),
+    ("gateway_connections", "Connections of callers that are open"),
+    ("tower_buttress_pace_in_flight", "Calls that count against a limit of concurrency of the caller"),
+    ("tower_buttress_pace_paused_until_seconds", "Until when a rate limit is paused, in seconds since 1970"),
+    ("tower_buttress_pace_waiting", "Calls that wait for a rate limit"),
+    ("tower_buttress_queue_in_flight", "Calls that have a place at an upstream"),
+    ("tower_buttress_queue_limit", "Places at an upstream"),
+    ("tower_buttress_queue_waiting", "Calls that wait for a place at an upstream"),
+    ("tower_buttress_supersede_in_flight", "Calls of messages of conversations"),
+    ("tower_buttress_supersede_waiting", "Messages that wait for others of their conversation"),
+];
+
+const HISTOGRAMS: [(&str, &str); 4] = [
+    ("gateway_call_seconds", "From a request's head to its answer's last byte"),
+    ("gateway_first_byte_seconds", "From a request's head to its answer's first byte"),
+    ("tower_buttress_call_seconds", "Calls that reached the layers, to their end"),
+    ("tower_buttress_first_data_seconds", "Calls that reached the layers, to their first data"),
+];
+
 /// How often the exporter folds what was measured into its buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -55,12 +80,15 @@ pub(crate) fn prometheus() -> &'static PrometheusHandle {
         let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_default().build_recorder();
         let handle = recorder.handle();
         let _ = metrics::set_global_recorder(recorder);
-        metrics::describe_gauge!("gateway_connections", "Client connections that are open");
-        metrics::describe_gauge!("gateway_calls_in_flight", "Calls that are not over, their answers included");
-        metrics::describe_counter!("gateway_calls_total", "Calls that are over, by status and how they ended");
-        metrics::describe_histogram!("gateway_first_byte_seconds", "From a request's head to its answer's first byte");
-        metrics::describe_histogram!("gateway_call_seconds", "From a request's head to its answer's last byte");
-        metrics::describe_gauge!("gateway_circuit_state", "The upstream's circuit: 0 closed, 1 half-open, 2 open");
+        for (name, help) in COUNTERS {
+            metrics::describe_counter!(name, help);
+        }
+        for (name, help) in GAUGES {
+            metrics::describe_gauge!(name, help);
+        }
+        for (name, help) in HISTOGRAMS {
+            metrics::describe_histogram!(name, help);
+        }
         handle
     })
 }

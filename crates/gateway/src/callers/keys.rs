@@ -57,6 +57,12 @@ impl Keys {
     }
 }
 
+/// Whether a tenant may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_name)
+}
+
 /// What stands behind `Bearer`.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.trim_ascii().split_at_checked(7)?;
@@ -77,8 +83,7 @@ impl FromStr for Keys {
             // Never the line itself: it holds a key.
             let (name, key) = line.split_once(':').ok_or_else(|| format!("line {number} is not name:key"))?;
             let (name, key) = (name.trim(), key.trim());
-            let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is_name) {
+            if !is_name(name) {
                 return Err(format!("line {number}: a name has 1 to {LONGEST_NAME} letters, digits, dots, dashes"));
             }
             if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {

@@ -4,7 +4,7 @@ mod keys;
 mod networks;
 mod pages;
 
-pub(crate) use self::keys::Keys;
+pub(crate) use self::keys::{Keys, is_name};
 pub(crate) use self::networks::Network;
 pub(crate) use self::pages::{Origin, Pages};
 

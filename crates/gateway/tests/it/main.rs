@@ -9,6 +9,8 @@ mod clicks;
 mod client;
 mod clients;
 mod doors;
+mod figures;
+mod forgetting;
 mod forwarding;
 mod hops;
 mod leaving;

@@ -208,6 +208,56 @@ fn an_access_line_in_json_says_what_became_of_a_call() {
 }
 
 #[test]
+fn an_access_line_names_the_tenant_and_what_went_wrong() {
+    let keys = format!("{}/access-keys", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&keys, "acme:its-key\n").unwrap();
+    let options = "--listen 127.0.0.1:0 --log-format json --attempts 1 --error-events false --breaker off --dedup off";
+    let who = "authorization: Bearer its-key\r\n";
+    let log = log_of(command(options).args(["--caller-keys-file", &keys]), |addr| {
+        let plain = HELLO.replace("true", "false");
+        send(addr, "/v1/chat/completions", &format!("{who}x-request-id: whole\r\n"), &plain);
+        send(
+            addr,
+            "/v1/chat/completions",
+            &format!("{who}x-fault: gap=0s; reset-after=3\r\nx-request-id: cut\r\n"),
+            HELLO,
+        );
+        send(addr, "/v1/chat/completions", &format!("{who}x-fault: status=503\r\nx-request-id: down\r\n"), HELLO);
+        send(addr, "/v1/chat/completions", "x-request-id: stranger\r\n", HELLO);
+        let mut left = TcpStream::connect(addr).unwrap();
+        let fault = format!("{who}x-fault: gap=0s; stall-after=3\r\nx-request-id: left\r\n");
+        let length = HELLO.len();
+        write!(
+            left,
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{fault}content-length: {length}\r\n\r\n{HELLO}"
+        )
+        .unwrap();
+        let _ = left.read(&mut [0; 1024]).unwrap();
+    });
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let call = |id: &str| {
+        let found: Vec<_> = lines.iter().filter(|line| line["message"] == "call" && line["id"] == id).collect();
+        let [call] = found[..] else { panic!("{id}: {log}") };
+        call.clone()
+    };
+    let null = serde_json::Value::Null;
+    for (id, tenant, status, outcome, served_by) in [
+        ("whole", "acme".into(), 200, "complete", "upstream"),
+        ("cut", "acme".into(), 200, "failed", "upstream"),
+        ("down", "acme".into(), 503, "complete", "upstream"),
+        ("stranger", null.clone(), 401, "complete", "gateway"),
+        ("left", "acme".into(), 200, "client left", "upstream"),
+    ] {
+        let call = call(id);
+        let expected = (&tenant, &status.into(), &outcome.into(), &served_by.into());
+        assert_eq!((&call["tenant"], &call["status"], &call["outcome"], &call["served_by"]), expected, "{call}");
+    }
+    assert!(call("cut")["error"].is_string() && call("whole")["error"].is_null(), "{log}");
+    assert_eq!(call("cut")["ending"], null, "it has none");
+    assert!(call("stranger")["attempts"].is_null(), "no upstream was asked");
+}
+
+#[test]
 fn no_secret_is_in_any_log_line_event_figure_or_page() {
     let prompt = HELLO.replace("Hello", "secret-prompt");
     let keys = format!("{}/secret-keys", env!("CARGO_TARGET_TMPDIR"));

@@ -1,10 +1,11 @@
-//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, the SDKs of OpenAI, Anthropic and Google for
+//! Proxies and clients that are not ours, over sockets: nginx, haproxy, Chromium, Prometheus, the SDKs of OpenAI, Anthropic and Google for
 //! Python and Node, and Vercel's.
 //!
 //! They are only run where `.ci/clients` has installed them, and says so in the environment; elsewhere each test says
 //! what it skipped.
 
 mod browser;
+mod prometheus;
 mod proxies;
 mod sdks;
 

@@ -1,0 +1,100 @@
+//! What is kept of callers, and how it is forgotten.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use tower_buttress::{DedupLayer, LastGoodLayer, SupersedeLayer, Tenant};
+
+use super::callers;
+
+/// The layers that keep something.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<Vec<Place>>>);
+
+struct Place {
+    /// As answers name it.
+    name: &'static str,
+    forget: Box<Forget>,
+}
+
+/// Returns how many were forgotten: of a tenant, or of all.
+type Forget = dyn Fn(Option<&Tenant>) -> usize + Send;
+
+/// Whose is forgotten.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    All,
+    Of(Tenant),
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub(crate) fn answers(&self, layer: &DedupLayer) {
+        let layer = layer.clone();
+        self.add("answers", move |tenant| tenant.map_or_else(|| layer.forget_all(), |tenant| layer.forget(tenant)));
+    }
+
+    pub(crate) fn last_good(&self, layer: &LastGoodLayer) {
+        let layer = layer.clone();
+        self.add("last_good", move |tenant| tenant.map_or_else(|| layer.forget_all(), |tenant| layer.forget(tenant)));
+    }
+
+    pub(crate) fn conversations(&self, layer: &SupersedeLayer) {
+        let layer = layer.clone();
+        self.add("conversations", move |tenant| {
+            tenant.map_or_else(|| layer.forget_all(), |tenant| layer.forget(tenant))
+        });
+    }
+
+    /// Forgets it. Returns how many of what that were.
+    pub(crate) fn forget(&self, whose: &Whose) -> Value {
+        let tenant = match whose {
+            Whose::All => None,
+            Whose::Of(tenant) => Some(tenant),
+        };
+        let mut forgotten = BTreeMap::<_, usize>::new();
+        for place in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *forgotten.entry(place.name).or_default() += (place.forget)(tenant);
+        }
+        json!({ "forgotten": forgotten })
+    }
+
+    fn add(&self, name: &'static str, forget: impl Fn(Option<&Tenant>) -> usize + Send + 'static) {
+        let place = Place { name, forget: Box::new(forget) };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+// === impl Whose ===
+
+impl Whose {
+    /// `tenant=NAME`, or no query at all. `None`: what it says is not known, and nothing is forgotten.
+    pub(crate) fn of(query: Option<&str>) -> Option<Self> {
+        let Some(query) = query else { return Some(Self::All) };
+        let name = query.strip_prefix("tenant=")?;
+        callers::is_name(name).then(|| Self::Of(Tenant::new(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_is_not_known_forgets_nothing() {
+        assert_eq!(Whose::of(None), Some(Whose::All));
+        assert_eq!(Whose::of(Some("tenant=acme")), Some(Whose::Of(Tenant::new("acme"))));
+        for query in ["", "tenant", "tenant=", "tenant=a&tenant=b", "tennant=acme", "tenant=a%62", "all"] {
+            assert_eq!(Whose::of(Some(query)), None, "{query}");
+        }
+    }
+}
