@@ -1,6 +1,7 @@
 //! One line and a few figures per call, when its answer is over.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 
 use super::answer_body::AnswerBody;
+use super::calls::{Call, Calls, UnderWay};
 use super::ids::{self, RequestId};
 use super::upstream::Asked;
 use super::{answers, problem, proxy, telemetry};
@@ -20,6 +22,7 @@ use super::{answers, problem, proxy, telemetry};
 /// A call from its head to the end of its answer. Dropped before, its client left.
 #[derive(Debug)]
 pub(crate) struct Access {
+    under_way: UnderWay,
     id: RequestId,
     trace_id: Option<String>,
     method: Method,
@@ -68,9 +71,10 @@ pin_project! {
 // === impl Access ===
 
 impl Access {
-    pub(crate) fn begin<B>(request: &Request<B>, id: RequestId) -> Self {
+    pub(crate) fn begin<B>(request: &Request<B>, id: RequestId, calls: &Calls) -> Self {
         metrics::gauge!("gateway_calls_in_flight").increment(1);
         Self {
+            under_way: calls.begin(id.as_str()),
             id,
             trace_id: ids::trace_id(request.headers()),
             method: request.method().clone(),
@@ -88,7 +92,13 @@ impl Access {
 
     /// Notes whose call it is, once that is known.
     pub(crate) fn of_tenant(&mut self, tenant: Option<&Tenant>) {
+        self.under_way.call().of_tenant(tenant);
         self.tenant = tenant.cloned();
+    }
+
+    /// The call, as it is shown.
+    pub(crate) fn call(&self) -> Arc<Call> {
+        self.under_way.call().clone()
     }
 
     /// Follows the answer to its end.
@@ -110,6 +120,7 @@ impl Access {
         if let Some(data) = frame.data_ref() {
             self.first_byte.get_or_insert_with(|| self.begun.elapsed());
             self.bytes += data.len() as u64;
+            self.under_way.call().answered(data.len());
         } else if frame.is_trailers() {
             // Nor does a server ask again after these.
             self.complete();
@@ -232,7 +243,8 @@ mod tests {
         let frames = [Frame::data(Bytes::from_static(b"data")), Frame::trailers(HeaderMap::new())];
         let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync();
         let id = RequestId::assign(&mut HeaderMap::new());
-        let mut followed = Access::begin(&Request::new(()), id).follow(Response::new(body)).into_body();
+        let mut followed =
+            Access::begin(&Request::new(()), id, &Calls::default()).follow(Response::new(body)).into_body();
         for _ in 0..taken {
             let _ = followed.frame().await;
         }

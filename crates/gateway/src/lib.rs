@@ -13,6 +13,7 @@ mod answer_body;
 mod answers;
 mod args;
 mod callers;
+mod calls;
 mod circuits;
 mod drain;
 mod events;
@@ -23,6 +24,7 @@ mod kept;
 mod load;
 mod local;
 mod notices;
+mod page;
 mod problem;
 pub mod provider;
 mod proxy;
@@ -57,6 +59,7 @@ use self::drain::Drain;
 use self::events::Events;
 use self::inspect::Inspector;
 use self::kept::Kept;
+use self::load::Lanes;
 use self::local::{Local, Shown};
 pub use self::provider::Provider;
 use self::proxy::Proxy;
@@ -179,8 +182,9 @@ impl Gateway {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let drain = Drain::new();
         let observer = telemetry::observer(&self.events);
-        let kept = Kept::default();
-        let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &kept, &observer);
+        let (kept, lanes) = (Kept::default(), Lanes::default());
+        let stack =
+            stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &kept, &lanes, &observer);
         let Args { callers, layers, server, .. } = &self.args;
         let inspector = Inspector {
             is_on: !server.plain,
@@ -204,6 +208,10 @@ impl Gateway {
                 circuits: self.circuits,
                 events: self.events,
                 kept,
+                lanes,
+                answers_calls: self.admin.is_none(),
+                is_simulated: self.provider.is_some(),
+                respond_async: layers.respond_async == Switch::On,
                 drain: drain.clone(),
                 has_answers: layers.resumable == Switch::On,
             },

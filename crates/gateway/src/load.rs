@@ -1,12 +1,58 @@
 //! What bounds the load: of upstreams, and of each caller.
 
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
 use tower_buttress::{PaceLayer, QueueLayer};
 
 use super::args::{CallerArgs, Concurrency, LayerArgs, Pacing};
 
+/// How the upstreams and the callers fare, for the page.
+#[derive(Clone, Default)]
+pub(crate) struct Lanes(Arc<Mutex<Vec<Lane>>>);
+
+struct Lane {
+    name: String,
+    /// `None`: there is no limit.
+    queue: Option<QueueLayer>,
+    pace: PaceLayer,
+}
+
 /// What `auto` chooses from.
 const FEWEST: u32 = 2;
 const MOST: u32 = 1_000;
+
+// === impl Lanes ===
+
+impl Lanes {
+    pub(crate) fn add(&self, name: &str, queue: Option<&QueueLayer>, pace: &PaceLayer) {
+        let lane = Lane { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let lane = |Lane { name, queue, pace }: &Lane| {
+            let (places, pace) = (queue.as_ref().map(QueueLayer::stats), pace.stats());
+            let paused = pace.paused.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            json!({
+                "name": name,
+                "in_flight": places.map(|places| places.in_flight),
+                "limit": places.map(|places| places.limit),
+                "waiting": places.map(|places| places.waiting),
+                "pace_waiting": pace.waiting,
+                "paused_ms": paused,
+            })
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(lane).collect()
+    }
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").finish_non_exhaustive()
+    }
+}
 
 /// The places of one upstream.
 pub(crate) fn queue(args: &LayerArgs) -> QueueLayer {

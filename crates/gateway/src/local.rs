@@ -1,6 +1,7 @@
 //! The gateway's own pages, all under `/-/`. Every other path is the upstream's.
 
 use http::{Method, Request, Response, StatusCode};
+use serde_json::json;
 
 use super::answer_body::AnswerBody;
 use super::answers;
@@ -8,11 +9,10 @@ use super::circuits::Circuits;
 use super::drain::Drain;
 use super::events::Events;
 use super::kept::{Kept, Whose};
+use super::load::Lanes;
+use super::page;
 use super::problem::{self, text};
 use super::telemetry;
-
-/// Streams an answer and shows what happens to it, with plain browser means.
-const PAGE: &str = include_str!("page.html");
 
 /// The gateway's own pages.
 #[derive(Clone, Debug)]
@@ -20,6 +20,11 @@ pub(crate) struct Local {
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) kept: Kept,
+    pub(crate) lanes: Lanes,
+    /// The page is where calls are answered: it can make some.
+    pub(crate) answers_calls: bool,
+    pub(crate) is_simulated: bool,
+    pub(crate) respond_async: bool,
     pub(crate) drain: Drain,
     /// Callers come back to their answers: those are behind the layers.
     pub(crate) has_answers: bool,
@@ -55,15 +60,30 @@ impl Local {
             return problem::only("GET, HEAD", "The gateway's own pages can only be read.");
         }
         match page {
-            "" => text("text/html; charset=utf-8", PAGE),
+            "calls" => self.calls(),
             "events" => self.events.stream(self.drain.open()),
             "healthz" => text("text/plain; charset=utf-8", "ok\n"),
             "readyz" => self.readiness(),
             // https://prometheus.io/docs/instrumenting/exposition_formats/
             "metrics" => text("text/plain; version=0.0.4; charset=utf-8", self.metrics()),
             "breakers" => text("application/json", self.circuits.to_json().to_string()),
-            _ => problem::no_such_page(),
+            _ => page::file(page).unwrap_or_else(problem::no_such_page),
         }
+    }
+
+    /// What the page shows.
+    fn calls(&self) -> Response<AnswerBody> {
+        let (calls, others) = self.events.calls.to_json();
+        let shown = json!({
+            "calls": calls,
+            "others": others,
+            "circuits": self.circuits.to_json(),
+            "load": self.lanes.to_json(),
+            "answers_calls": self.answers_calls,
+            "simulated": self.is_simulated,
+            "respond_async": self.respond_async,
+        });
+        text("application/json", shown.to_string())
     }
 
     /// Whether new calls should come here.

@@ -1,6 +1,7 @@
 //! From a client's request to an answer for it: what a gateway owes both sides, around the stack of layers.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tower_buttress::{
 };
 
 use super::answer_body::AnswerBody;
+use super::calls::Call;
 use super::drain::Drain;
 use super::headers::Peer;
 use super::inspect::{Inspector, Unread};
@@ -94,6 +96,9 @@ impl<S> Proxy<S> {
         };
         let (parts, body) = request.into_parts();
         let model = parts.extensions.get::<Model>().cloned();
+        if let Some(call) = parts.extensions.get::<Arc<Call>>() {
+            call.read(model.as_ref(), &attempts.asked);
+        }
         let (body, Watch { failure, mut rest }) = Upload::watched(body);
         let mut response = tokio::select! {
             biased;

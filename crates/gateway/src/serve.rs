@@ -199,10 +199,11 @@ where
         }
         let origin = request.headers().get(ORIGIN).cloned();
         let id = RequestId::assign(request.headers_mut());
-        let mut access = Access::begin(&request, id.clone());
+        let mut access = Access::begin(&request, id.clone(), &self.local.events.calls);
         let mut response = match self.callers.admit(&mut request) {
             None => {
                 access.of_tenant(request.extensions().get());
+                request.extensions_mut().insert(access.call());
                 self.proxy.answer(request, peer).await
             }
             Some(response) => sender.refuse(request.into_body(), response).await,

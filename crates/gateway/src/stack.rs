@@ -22,11 +22,11 @@ use tower_buttress::{
 
 use super::answer_body::AnswerBody;
 use super::answers;
-use super::args::{Args, Backup, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
+use super::args::{Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
 use super::circuits::Circuits;
 use super::ids::X_REQUEST_ID;
 use super::kept::Kept;
-use super::load;
+use super::load::{self, Lanes};
 use super::notices;
 use super::similar;
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
@@ -53,6 +53,7 @@ pub(crate) fn stack<B>(
     tls: &ClientConfig,
     circuits: &Circuits,
     kept: &Kept,
+    lanes: &Lanes,
     observer: &Arc<dyn Observer>,
 ) -> impl Service<
     Request<B>,
@@ -69,6 +70,8 @@ where
     let connect = connect(layers).observer(observer.clone());
     let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
     let (queue, pace) = (load::queue(layers).observer(observer.clone()), load::pace(layers).observer(observer.clone()));
+    let has_places = layers.concurrency != Concurrency::Off;
+    lanes.add("upstream", has_places.then_some(&queue), &pace);
     let attempt = ServiceBuilder::new()
         .layer(guard(layers).observer(observer.clone()))
         .layer(idle(layers).observer(observer.clone()))
@@ -88,11 +91,13 @@ where
         .layer(&attempt)
         .service(Forward::new(&connectors, upstream));
     let chain = upstreams.backups.iter().zip(circuits.backups()).fold(boxed(primary), |before, (backup, circuit)| {
+        let (queue, pace) = (queue.separate(), pace.separate());
+        lanes.add(&backup.name, has_places.then_some(&queue), &pace);
         let service = ServiceBuilder::new()
             .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
             .layer(&structured)
-            .layer(queue.separate())
-            .layer(pace.separate())
+            .layer(queue)
+            .layer(pace)
             .layer(circuit.clone())
             .layer(&attempt)
             .service(Forward::new(&connectors, backup.upstream.clone()));
@@ -105,6 +110,8 @@ where
         .verified_restart(layers.resume == Resuming::Verified)
         .observer(observer.clone());
     let (supersede, dedup) = (supersede(layers), dedup(layers, callers.keys().is_some()));
+    let per_caller = load::per_caller(callers).observer(observer.clone());
+    lanes.add("callers", None, &per_caller);
     kept.answers(&dedup);
     kept.last_good(&last_good);
     kept.conversations(&supersede);
@@ -112,7 +119,7 @@ where
         .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
         .layer(heartbeat(layers, observer))
         .layer(deadline(layers).observer(observer.clone()))
-        .layer(load::per_caller(callers).observer(observer.clone()))
+        .layer(per_caller)
         .layer(supersede.observer(observer.clone()))
         .layer(dedup.observer(observer.clone()))
         .layer(last_good.observer(observer.clone()))

@@ -18,6 +18,7 @@ mod limits;
 mod load;
 mod memory;
 mod observe;
+mod page;
 mod pages;
 #[cfg(unix)]
 mod process;

@@ -45,11 +45,11 @@ const PIECES: [&str; 8] = [
     "event: over\ndata:\n\n",
 ];
 
-fn profile(name: &str) -> PathBuf {
+pub(super) fn profile(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("buttress-chromium-{name}-{}", std::process::id()))
 }
 
-fn chromium(name: &str, args: &[&str]) -> Child {
+pub(super) fn chromium(name: &str, args: &[&str]) -> Child {
     let profile = format!("--user-data-dir={}", profile(name).display());
     // Containers have neither what the sandbox needs nor much shared memory.
     let usual = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", &profile];

@@ -5,6 +5,7 @@
 //! what it skipped.
 
 mod browser;
+mod page;
 mod prometheus;
 mod proxies;
 mod sdks;

@@ -1,0 +1,206 @@
+//! The calls under way, for the page.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tower_buttress::{CallInfo, Event, Model, Tenant};
+
+use super::upstream::Asked;
+
+/// All calls under way. Some are shown, the others counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Calls(Arc<Registry>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    shown: Mutex<BTreeMap<u64, Arc<Call>>>,
+    numbers: AtomicU64,
+    all: AtomicUsize,
+}
+
+/// What is known of a call. In its request's extensions, so that it learns more on the way.
+#[derive(Debug)]
+pub(crate) struct Call {
+    id: Box<str>,
+    begun: Instant,
+    tenant: OnceLock<Tenant>,
+    model: OnceLock<Model>,
+    asked: OnceLock<Asked>,
+    has_joined: AtomicBool,
+    has_head: AtomicBool,
+    has_resumed: AtomicBool,
+    bytes: AtomicU64,
+    /// What its layers said last.
+    notice: Mutex<Option<String>>,
+}
+
+/// A call, for as long as it is under way.
+pub(crate) struct UnderWay {
+    calls: Calls,
+    number: u64,
+    call: Arc<Call>,
+}
+
+/// More are not shown: nobody reads them.
+const SHOWN: usize = 100;
+
+// === impl Calls ===
+
+impl Calls {
+    pub(crate) fn begin(&self, id: &str) -> UnderWay {
+        let number = self.0.numbers.fetch_add(1, Relaxed);
+        self.0.all.fetch_add(1, Relaxed);
+        let call = Arc::new(Call::new(id));
+        let mut shown = self.shown();
+        if shown.len() < SHOWN {
+            shown.insert(number, call.clone());
+        }
+        drop(shown);
+        UnderWay { calls: self.clone(), number, call }
+    }
+
+    /// Notes what a layer did for a call.
+    pub(crate) fn tell(&self, event: &Event, info: &CallInfo) {
+        if matches!(event, Event::HeartbeatSent) {
+            return;
+        }
+        let of = |call: &&Arc<Call>| *call.id == *info.id();
+        let found = self.shown().values().filter(of).cloned().collect::<Vec<_>>();
+        for call in found {
+            call.tell(event);
+        }
+    }
+
+    /// Those that are shown, the oldest first, and how many others there are.
+    pub(crate) fn to_json(&self) -> (Value, usize) {
+        let shown: Vec<_> = self.shown().values().cloned().collect();
+        let others = self.0.all.load(Relaxed).saturating_sub(shown.len());
+        (shown.iter().map(|call| call.to_json()).collect(), others)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    fn new(id: &str) -> Self {
+        Self {
+            id: id.into(),
+            begun: Instant::now(),
+            tenant: OnceLock::new(),
+            model: OnceLock::new(),
+            asked: OnceLock::new(),
+            has_joined: AtomicBool::new(false),
+            has_head: AtomicBool::new(false),
+            has_resumed: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            notice: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn of_tenant(&self, tenant: Option<&Tenant>) {
+        if let Some(tenant) = tenant {
+            let _ = self.tenant.set(tenant.clone());
+        }
+    }
+
+    /// Its request was read.
+    pub(crate) fn read(&self, model: Option<&Model>, asked: &Asked) {
+        if let Some(model) = model {
+            let _ = self.model.set(model.clone());
+        }
+        let _ = self.asked.set(asked.clone());
+    }
+
+    pub(crate) fn answered(&self, bytes: usize) {
+        self.has_head.store(true, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    fn tell(&self, event: &Event) {
+        match event {
+            Event::FlightJoined => self.has_joined.store(true, Relaxed),
+            Event::StreamResumed { .. } => self.has_resumed.store(true, Relaxed),
+            _ => {}
+        }
+        *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
+    }
+
+    /// `queued`: no upstream has been asked, `waiting`: for an upstream's answer, `streaming`: the answer comes, `resumed`: it
+    /// broke off, and its rest comes.
+    fn phase(&self) -> &'static str {
+        let attempts = self.attempts();
+        // A stream may have begun without its answer, with heartbeats.
+        let is_answered = attempts == 0 || self.asked.get().and_then(Asked::took).is_some();
+        if self.has_resumed.load(Relaxed) {
+            "resumed"
+        } else if self.has_head.load(Relaxed) && is_answered {
+            "streaming"
+        } else if attempts > 0 || self.has_joined.load(Relaxed) {
+            "waiting"
+        } else {
+            "queued"
+        }
+    }
+
+    fn attempts(&self) -> u32 {
+        self.asked.get().map_or(0, Asked::times)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "phase": self.phase(),
+            "ms": u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "model": self.model.get().map(Model::as_str),
+            "tenant": self.tenant.get().map(Tenant::as_str),
+            "attempts": self.attempts(),
+            "bytes": self.bytes.load(Relaxed),
+            "notice": *self.notice.lock().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+}
+
+// === impl UnderWay ===
+
+impl UnderWay {
+    pub(crate) fn call(&self) -> &Arc<Call> {
+        &self.call
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.calls.0.all.fetch_sub(1, Relaxed);
+        let removed = self.calls.shown().remove(&self.number);
+        drop(removed);
+    }
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.call.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_are_shown_and_all_are_counted() {
+        let calls = Calls::default();
+        let open: Vec<_> = (0..SHOWN + 7).map(|nth| calls.begin(&nth.to_string())).collect();
+        let (shown, others) = calls.to_json();
+        assert_eq!((shown.as_array().unwrap().len(), others), (SHOWN, 7));
+        drop(open);
+        assert_eq!(calls.to_json(), (json!([]), 0));
+    }
+}
