@@ -98,7 +98,7 @@ impl<B: CircuitBackend> Driver<B> {
         let id = self.group.circuit(circuit.key());
         self.circuits.retain(|_, watched| watched.circuit.handle().is_some());
         let look_at = Instant::now() + LOOK_CLOSED;
-        self.circuits.entry(id).or_insert(Watched { circuit, probe: Probe::None, look_at });
+        self.circuits.entry(id).or_insert(Watched { circuit, probe: Probe::None, look_at, owes_vote: false });
         id
     }
 
@@ -122,7 +122,7 @@ impl<B: CircuitBackend> Driver<B> {
                     None => false,
                 };
                 if !told {
-                    let _ = self.backend.vote(id, self.process, open_for, ACTIVE).await;
+                    self.vote(id, open_for).await;
                 }
             }
             Meaning::Followed(open_for) => watched.hold(open_for),
@@ -200,8 +200,26 @@ impl<B: CircuitBackend> Driver<B> {
         }
     }
 
+    async fn vote(&mut self, id: CircuitId, open_for: Duration) {
+        let is_lost = self.backend.vote(id, self.process, open_for, ACTIVE).await.is_err();
+        if let Some(watched) = self.circuits.get_mut(&id) {
+            watched.owes_vote = is_lost;
+        }
+    }
+
+    /// Votes again where the vote was lost, while it holds.
+    async fn make_up_for_vote(&mut self, id: CircuitId) {
+        let Some(watched) = self.circuits.get_mut(&id).filter(|watched| watched.owes_vote) else { return };
+        let left = watched.circuit.handle().and_then(|handle| handle.snapshot().open_for);
+        match left.filter(|left| !left.is_zero()) {
+            Some(left) => self.vote(id, left).await,
+            None => watched.owes_vote = false,
+        }
+    }
+
     /// Asks what the fleet says of a circuit.
     async fn look(&mut self, id: CircuitId) {
+        self.make_up_for_vote(id).await;
         let votes = self.backend.look(id, self.process, ACTIVE).await;
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         let every = if watched.is_closed() { LOOK_CLOSED } else { LOOK_OPEN };

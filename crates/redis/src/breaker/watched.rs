@@ -12,6 +12,8 @@ pub(super) struct Watched {
     pub(super) probe: Probe,
     /// When the fleet is asked next what it says of the circuit.
     pub(super) look_at: Instant,
+    /// Its vote was lost: the fleet does not know yet what this process found.
+    pub(super) owes_vote: bool,
 }
 
 /// Who tests the upstream.

@@ -212,7 +212,7 @@ async fn without_the_backend_each_goes_on_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_is_asked_for() {
+async fn votes_that_were_lost_in_an_outage_are_made_up_for() {
     let (model, upstream) = (Model::new(), down());
     let fleet = fleet(4, &model, &upstream);
     settle().await;
@@ -222,15 +222,8 @@ async fn what_was_missed_is_asked_for() {
     fleet[1].calls(5).await;
     model.set_reachable(true);
     settle().await;
-    assert_eq!(fleet[2].state(), CircuitState::Closed);
-    // Their probes fail, and this time it is heard.
-    let begun = tokio::time::Instant::now();
-    while fleet[2].state() == CircuitState::Closed {
-        fleet[0].call().await;
-        fleet[1].call().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(begun.elapsed() < OPEN * 8, "it is not heard");
-    }
+    // Their votes were lost, and are made up for.
+    assert_eq!(fleet[2].state(), CircuitState::Open);
 }
 
 #[tokio::test]
