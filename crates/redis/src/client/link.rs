@@ -88,14 +88,16 @@ impl Link {
         }
     }
 
-    /// The connection of this line is of no use any more.
-    pub(crate) fn give_up(&self, line: &Line) {
+    /// The connection of this line is of no use any more. Returns whether it was the one that there is.
+    pub(crate) fn give_up(&self, line: &Line) -> bool {
         if let (Source::Own { opener }, Line::Own { number, .. }) = (&self.source, line) {
             let mut slot = opener.slot();
-            if slot.number == *number {
+            if slot.number == *number && matches!(slot.connection, Connection::Open(_)) {
                 slot.connection = Connection::None;
+                return true;
             }
         }
+        false
     }
 
     /// Whatever connection there is, or is being opened, is of no use any more.

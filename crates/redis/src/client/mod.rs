@@ -154,6 +154,7 @@ impl Redis {
 
     fn on_failure(&self, shut: bool, why: &str) {
         if shut {
+            self.inner.subscriptions.check();
             self.inner.tell(Health::Unreachable { since: now(), why: why.into() });
             tokio::spawn(probe(Arc::downgrade(&self.inner)));
         }
@@ -228,8 +229,8 @@ impl Inner {
 
     async fn send_on(&self, command: &Command, line: &mut Line) -> RedisResult<Value> {
         let result = command.send(line).await;
-        if result.as_ref().is_err_and(is_outage) {
-            self.link.give_up(line);
+        if result.as_ref().is_err_and(is_outage) && self.link.give_up(line) {
+            self.subscriptions.check();
         }
         result
     }

@@ -50,8 +50,18 @@ pub(crate) struct Subscriptions {
 
 #[derive(Debug)]
 enum Request {
-    Subscribe { channel: Vec<u8>, number: u64, hearer: Hearer, done: oneshot::Sender<()> },
-    Unsubscribe { channel: Vec<u8>, number: u64 },
+    Subscribe {
+        channel: Vec<u8>,
+        number: u64,
+        hearer: Hearer,
+        done: oneshot::Sender<()>,
+    },
+    Unsubscribe {
+        channel: Vec<u8>,
+        number: u64,
+    },
+    /// The other connection is lost: is this one?
+    Check,
 }
 
 #[derive(Debug)]
@@ -108,9 +118,7 @@ impl Subscription {
         let heard = self.messages.recv().await;
         if self.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard }
     }
-}
 
-impl Subscription {
     /// Whether nothing waits to be heard.
     pub(crate) fn is_quiet(&self) -> bool {
         self.messages.is_empty() && !self.missed.load(Relaxed)
@@ -153,6 +161,13 @@ impl Subscriptions {
         confirmed.await.ok()?;
         Some(subscription)
     }
+
+    /// Finds out at once whether the connection is still there, rather than with its next ping.
+    pub(crate) fn check(&self) {
+        if let Some(requests) = self.requests.get() {
+            let _ = requests.send(Request::Check);
+        }
+    }
 }
 
 // === impl Unsubscribe ===
@@ -176,15 +191,18 @@ impl Task {
 
     async fn run(mut self) {
         let mut pause = RECONNECT_AFTER;
+        let mut is_first = true;
         loop {
             if let Some((sink, stream)) = self.connect().await {
                 pause = RECONNECT_AFTER;
+                // What was said while there was no connection was missed, too.
+                if !std::mem::take(&mut is_first) {
+                    self.tell_gap();
+                }
                 if let Ended::Closed = self.serve(sink, stream).await {
                     return;
                 }
-                self.channels.values().flat_map(HashMap::values).for_each(|hearer| {
-                    hearer.tell(Heard::Gap);
-                });
+                self.tell_gap();
             }
             // What is asked for meanwhile is subscribed to with the rest.
             let until = Instant::now() + pause;
@@ -224,6 +242,7 @@ impl Task {
                     None => return Ended::Lost,
                 },
                 request = self.requests.recv() => match request {
+                    Some(Request::Check) => confirmed(sink.ping::<redis::Value>()).await,
                     Some(request) => match self.note(request) {
                         Some(Change::Added(channel)) => confirmed(sink.subscribe(channel)).await,
                         Some(Change::Removed(channel)) => confirmed(sink.unsubscribe(channel)).await,
@@ -261,7 +280,15 @@ impl Task {
                 self.channels.remove(&channel);
                 Some(Change::Removed(channel))
             }
+            // There is none.
+            Request::Check => None,
         }
+    }
+
+    fn tell_gap(&self) {
+        self.channels.values().flat_map(HashMap::values).for_each(|hearer| {
+            hearer.tell(Heard::Gap);
+        });
     }
 
     fn hear(&self, message: &Msg) {
