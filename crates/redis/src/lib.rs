@@ -54,13 +54,14 @@
 //! | `buttress:1:{K}:m` | Who has the key: a digest of the request, the lease, the process | The lease (10 s) while in flight, the window of the layer when kept |
 //! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end. `Set-Cookie` is not stored | Three leases while it is shared, the window when kept |
 //! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
+//! | `buttress:1:{T}:u` | How many bytes of kept answers a tenant has, by when they expire | The longest window |
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer | |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
 //! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
 //! | `buttress:1:w` | Channel of the pauses | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
-//! K is the digest of what names a request, T the lease, P the process, C the digest of a circuit's name and key, L that
+//! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), P the process, C the digest of a circuit's name and key, L that
 //! of host, credential and model. No key names a tenant, a URL or a credential. The
 //! `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs at
 //! most a second call for what was in flight or kept.

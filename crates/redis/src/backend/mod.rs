@@ -57,6 +57,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Keeps the answer of a flight, or frees its key.
     fn settle(&self, flight: Flight, outcome: Outcome) -> impl Future<Output = Result<Settled, BackendError>> + Send;
 
+    /// Removes a kept answer that cannot be read. `false`: the key is another's, or its call is under way.
+    fn discard(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
+
     /// At most `max` bytes of the flight's log from `offset` on.
     fn read(&self, flight: Flight, offset: u64, max: usize)
     -> impl Future<Output = Result<Bytes, BackendError>> + Send;
@@ -165,6 +168,10 @@ pub enum Outcome {
         window: Duration,
         /// How long its log must be.
         length: u64,
+        /// On whose account it is kept.
+        tenant: Fingerprint,
+        /// How many bytes of kept answers this tenant may have.
+        tenant_bytes: u64,
     },
 }
 
@@ -177,6 +184,8 @@ pub enum Settled {
     Lost,
     /// The log is not whole.
     NotWhole,
+    /// The tenant has as much kept as it may have.
+    NoRoom,
 }
 
 /// What is heard of a flight: where the bytes begin in its log, and the bytes.

@@ -44,6 +44,8 @@ pub struct Model {
 pub(super) struct State {
     flights: HashMap<Fingerprint, Expiring<Meta>>,
     logs: HashMap<Flight, Expiring<BytesMut>>,
+    /// How many bytes of kept answers each tenant has, and until when.
+    kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, Fleet>,
     pub(super) pauses: HashMap<Fingerprint, Instant>,
     channels: HashMap<Channel, Vec<Hearer>>,
@@ -99,6 +101,7 @@ impl Model {
         let mut state = self.lock();
         state.flights.clear();
         state.logs.clear();
+        state.kept.clear();
         state.circuits.clear();
         state.pauses.clear();
         state.channels.values().flatten().for_each(|hearer| {
@@ -210,26 +213,44 @@ impl Backend for Model {
     async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
         let mut state = self.reach()?;
         let now = Instant::now();
-        let length = state.logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
-        let Some(meta) = state.flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
+        let State { flights, logs, kept, .. } = &mut *state;
+        let length = logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
+        let Some(meta) = flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
             return Ok(Settled::Lost);
         };
         match outcome {
             Outcome::Free if meta.value.state == FlightState::Kept => return Ok(Settled::Lost),
             Outcome::Keep { .. } if meta.value.state == FlightState::Kept => return Ok(Settled::Done),
             Outcome::Free => {
-                state.flights.remove(&flight.key);
+                flights.remove(&flight.key);
             }
             Outcome::Keep { length: whole, .. } if whole != length => return Ok(Settled::NotWhole),
-            Outcome::Keep { window, .. } => {
+            Outcome::Keep { window, tenant, tenant_bytes, .. } => {
+                let kept = kept.entry(tenant).or_default();
+                kept.retain(|(_, until)| *until > now);
+                if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length > tenant_bytes {
+                    return Ok(Settled::NoRoom);
+                }
+                kept.push((length, now + window));
                 meta.value.state = FlightState::Kept;
                 meta.until = now + window;
-                if let Some(log) = state.logs.get_mut(&flight) {
+                if let Some(log) = logs.get_mut(&flight) {
                     log.until = now + window;
                 }
             }
         }
         Ok(Settled::Done)
+    }
+
+    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let is_kept = |meta: &Expiring<Meta>| meta.value.token == flight.token && meta.value.state == FlightState::Kept;
+        let found = state.flights.get(&flight.key).is_some_and(is_kept);
+        if found {
+            state.flights.remove(&flight.key);
+            state.logs.remove(&flight);
+        }
+        Ok(found)
     }
 
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {

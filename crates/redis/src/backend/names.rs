@@ -47,6 +47,11 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:r:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
+    /// How many bytes of kept answers a tenant has, by when they expire.
+    pub(super) fn tenant(&self, tenant: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{tenant}}}:u", self.prefix).into()
+    }
+
     /// The channel of a flight.
     pub(super) fn channel(&self, flight: &Flight) -> Vec<u8> {
         format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()

@@ -21,6 +21,7 @@ static CLAIM: Script = Script::new(include_str!("../scripts/claim.lua"));
 static RENEW: Script = Script::new(include_str!("../scripts/renew.lua"));
 static OUTGROW: Script = Script::new(include_str!("../scripts/outgrow.lua"));
 static APPEND: Script = Script::new(include_str!("../scripts/append.lua"));
+static DISCARD: Script = Script::new(include_str!("../scripts/discard.lua"));
 static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua"));
 
 /// A subscription is made in the background of a call: it may take longer than what a caller waits for.
@@ -85,20 +86,30 @@ impl Backend for Redis {
 
     async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
         let names = self.names();
-        let (window, length) = match outcome {
-            Outcome::Free => (0, 0),
-            Outcome::Keep { window, length } => (millis(window), length),
+        let (window, length, tenant, tenant_bytes) = match outcome {
+            // The key of a tenant is not looked at.
+            Outcome::Free => (0, 0, flight.key, 0),
+            Outcome::Keep { window, length, tenant, tenant_bytes } => (millis(window), length, tenant, tenant_bytes),
         };
         let command = SETTLE
-            .keys(&[&names.meta(&flight.key), &names.log(&flight)])
+            .keys(&[&names.meta(&flight.key), &names.log(&flight), &names.tenant(&tenant)])
             .arg(flight.token.as_bytes().as_slice())
             .arg(window)
-            .arg(length);
+            .arg(length)
+            .arg(tenant_bytes);
         Ok(match number(&self.call(&command).await?)? {
             1 => Settled::Done,
             -1 => Settled::NotWhole,
+            -2 => Settled::NoRoom,
             _ => Settled::Lost,
         })
+    }
+
+    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
+        let names = self.names();
+        let keys = [names.meta(&flight.key), names.log(&flight)];
+        let command = DISCARD.keys(&[&keys[0], &keys[1]]).arg(flight.token.as_bytes().as_slice());
+        Ok(number(&self.call(&command).await?)? == 1)
     }
 
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {

@@ -29,6 +29,7 @@ pub(super) struct Inner<B> {
 pub(super) struct Settings {
     pub(super) lease: Duration,
     pub(super) max_log: u64,
+    pub(super) tenant_bytes: u64,
 }
 
 // === impl Inner ===

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tower_buttress::store::{Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
+use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
 
 use super::inner::{Inner, Settings};
 use super::relay::{Relay, Shared};
@@ -36,6 +36,7 @@ pub(super) struct Leader<B: Backend> {
     process: Process,
     flight: Flight,
     payload: Fingerprint,
+    tenant: Fingerprint,
     log: ResponseLog,
     relay: Relay,
     has_key: bool,
@@ -55,11 +56,12 @@ impl<B: Backend> Leader<B> {
     pub(super) fn spawn(
         store: &Arc<Inner<B>>,
         flight: Flight,
-        payload: Fingerprint,
+        request: &ClaimRequest,
         log: ResponseLog,
     ) -> mpsc::UnboundedSender<Order> {
         let (sender, orders) = mpsc::unbounded_channel();
         // Not held by the task: it must see that the lease is gone.
+        let (payload, tenant) = (*request.payload(), *request.tenant());
         let relay = Relay::new(flight, payload, log.clone(), store.settings);
         let leader = Self {
             backend: store.backend.clone(),
@@ -68,6 +70,7 @@ impl<B: Backend> Leader<B> {
             process: store.process,
             flight,
             payload,
+            tenant,
             log,
             relay,
             has_key: true,
@@ -182,11 +185,20 @@ impl<B: Backend> Leader<B> {
             Ok(Settled::Done) => memory.keep(Retention::new(retention.now(), retention.window())),
             // The key is another's, and so is the answer that belongs to it.
             Ok(Settled::Lost) => drop(memory),
-            Ok(Settled::NotWhole) | Err(_) => {
+            Ok(Settled::NotWhole | Settled::NoRoom) | Err(_) => {
                 memory.keep(retention);
                 let _ = self.backend.settle(self.flight, Outcome::Free).await;
-                self.bypassed("the backend could not keep an answer: this process does");
+                self.bypassed(match settled {
+                    Ok(Settled::NoRoom) => {
+                        "a tenant has as much kept in the backend as it may: this process keeps the rest"
+                    }
+                    _ => "the backend could not keep an answer: this process does",
+                });
             }
+        }
+        // Those who have not read its end elsewhere will not find it: it was too long, or was lost.
+        if !matches!(settled, Ok(Settled::Done)) {
+            let _ = self.backend.forsake(self.flight).await;
         }
     }
 
@@ -196,9 +208,11 @@ impl<B: Backend> Leader<B> {
             let length = self.relay.finish(&self.backend).await?;
             let passed = Instant::now().into_std().saturating_duration_since(retention.now());
             let window = retention.window().saturating_sub(passed);
-            settled = self.backend.settle(self.flight, Outcome::Keep { window, length }).await?;
+            let (tenant, tenant_bytes) = (self.tenant, self.settings.tenant_bytes);
+            let keep = Outcome::Keep { window, length, tenant, tenant_bytes };
+            settled = self.backend.settle(self.flight, keep).await?;
             match settled {
-                Settled::Done => break,
+                Settled::Done | Settled::NoRoom => break,
                 Settled::Lost => {
                     // Redis was restarted meanwhile: it has forgotten the lease, and perhaps the log.
                     self.renew().await;

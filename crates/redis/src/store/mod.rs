@@ -84,6 +84,9 @@ struct Taken<B: Backend> {
     is_asked: bool,
 }
 
+/// What the kept answers of one tenant may take in Redis.
+const TENANT_BYTES: u64 = 64 * 1024 * 1024;
+
 /// How often a claim frees what was left of an earlier one of this process.
 const MAX_CLAIMS: u32 = 3;
 
@@ -97,7 +100,8 @@ impl<B: Backend> RedisStore<B> {
     /// A store on this engine. All stores on the same Redis with the same prefix are one.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        let settings = Settings { lease: Duration::from_secs(10), max_log: 8 * 1024 * 1024 };
+        let settings =
+            Settings { lease: Duration::from_secs(10), max_log: 8 * 1024 * 1024, tenant_bytes: TENANT_BYTES };
         Self {
             inner: Arc::new(Inner {
                 backend,
@@ -131,6 +135,14 @@ impl<B: Backend> RedisStore<B> {
     #[must_use]
     pub fn max_log(self, bytes: u64) -> Self {
         self.with(|inner| inner.settings.max_log = bytes)
+    }
+
+    /// How much the kept answers of one tenant may take in Redis, in bytes. Default: 64 MiB; choose about an eighth of what
+    /// Redis has for answers. What goes beyond it is remembered by the process that made the call, within the share that the
+    /// tenant has of its [`memory`](Self::memory), and an event says so.
+    #[must_use]
+    pub fn tenant_bytes(self, bytes: u64) -> Self {
+        self.with(|inner| inner.settings.tenant_bytes = bytes)
     }
 
     /// Is told when an answer could not be shared or kept.
@@ -227,8 +239,11 @@ impl<B: Backend> Inner<B> {
                 FlightState::Kept => {
                     return match Replayed::read(&self.backend, there, *request.payload()).await {
                         Ok(Some(replayed)) => Ok(taken.replay(replayed, age, ttl)),
-                        // It was evicted, and its key is still there.
-                        Ok(None) => Ok(taken.lead(&request)),
+                        // It was evicted or damaged, and its key is still there.
+                        Ok(None) => match self.backend.discard(there).await {
+                            Ok(_) => continue,
+                            Err(why) => self.outage(taken, &request, why),
+                        },
                         Err(why) => self.outage(taken, &request, why),
                     };
                 }
@@ -297,7 +312,7 @@ impl<B: Backend> Taken<B> {
 
     fn lead(mut self, request: &ClaimRequest) -> Claim<RedisLease> {
         let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
-        let orders = Leader::spawn(&self.inner, self.flight, *request.payload(), recorder.log());
+        let orders = Leader::spawn(&self.inner, self.flight, request, recorder.log());
         let lease = RedisLease::new(memory, self.flight.key, orders, self.inner.settling.clone());
         Claim::Lead { lease, recorder }
     }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::Instant;
 use tower_buttress::store::{Fingerprint, Reader, ResponseLog};
 
@@ -20,6 +20,8 @@ pub(super) struct Relay {
     claimed: Instant,
     /// How much Redis has.
     written: u64,
+    /// How often Redis had less than that.
+    rewinds: u32,
     state: State,
 }
 
@@ -44,8 +46,8 @@ struct Writing {
     /// `out` holds the last of it.
     has_ended: bool,
     is_too_long: bool,
-    /// Redis could not be reached: `out` is sent again with the next tick.
-    is_waiting: bool,
+    /// Since when Redis cannot be reached: `out` is sent again with the next tick.
+    waiting: Option<Instant>,
     /// How often in a row nobody heard what was sent.
     unheard: u32,
     sent: Instant,
@@ -61,7 +63,7 @@ pub(super) enum Shared {
     Refused,
 }
 
-/// At most so much is sent at once, and one part more.
+/// At most this much is sent in one command, which has to be answered within the patience of the backend.
 const CHUNK: usize = 64 * 1024;
 
 /// Those who hear nothing for this long are sent a sign of life.
@@ -70,11 +72,17 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// After this number of messages without a subscriber, the relay ends.
 const UNHEARD: u32 = 2;
 
+/// Without Redis for this long, the relay ends: those who read it elsewhere have given up by then.
+const UNREACHABLE: Duration = Duration::from_secs(12);
+
+/// A Redis that loses what it was given more often than this takes no more of it.
+const MAX_REWINDS: u32 = 8;
+
 // === impl Relay ===
 
 impl Relay {
     pub(super) fn new(flight: Flight, payload: Fingerprint, log: ResponseLog, settings: Settings) -> Self {
-        Self { flight, payload, log, settings, claimed: Instant::now(), written: 0, state: State::Idle }
+        Self { flight, payload, log, settings, claimed: Instant::now(), written: 0, rewinds: 0, state: State::Idle }
     }
 
     pub(super) fn is_sharing(&self) -> bool {
@@ -119,7 +127,7 @@ impl Relay {
     pub(super) async fn gather(&mut self) {
         let (claimed, log) = (self.claimed, &self.log);
         match &mut self.state {
-            State::Writing(writing) if !writing.is_waiting => {
+            State::Writing(writing) if writing.waiting.is_none() => {
                 poll_fn(|cx| writing.poll_gather(cx, claimed, log)).await;
             }
             _ => std::future::pending().await,
@@ -140,7 +148,11 @@ impl Relay {
             Ok(()) => {}
             Err(BackendError::Unreachable) => {
                 if let State::Writing(writing) = &mut self.state {
-                    writing.is_waiting = true;
+                    let since = *writing.waiting.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= UNREACHABLE {
+                        self.state = State::Idle;
+                        return Shared::On;
+                    }
                     // Those who read it here do not wait for Redis.
                     if self.log.listeners() > 1 {
                         writing.reader.listen(false);
@@ -157,16 +169,16 @@ impl Relay {
 
     async fn append<B: Backend>(&mut self, backend: &B) -> Result<(), BackendError> {
         let State::Writing(writing) = &mut self.state else { return Ok(()) };
-        let bytes = writing.out.clone().freeze();
-        let length = bytes.len() as u64;
+        let bytes = Bytes::copy_from_slice(&writing.out[..writing.out.len().min(CHUNK)]);
+        let bytes_sent = bytes.len();
         match backend.append(self.flight, self.written, bytes, self.settings.lease * 3).await? {
             Appended::Written { receivers } => {
-                self.written += length;
-                writing.out.clear();
+                self.written += bytes_sent as u64;
+                writing.out.advance(bytes_sent);
                 writing.sent = Instant::now();
                 writing.unheard = if receivers == 0 { writing.unheard + 1 } else { 0 };
-                let is_lost = std::mem::take(&mut writing.is_waiting) && !writing.reader.listen(true);
-                if writing.has_ended {
+                let is_lost = writing.waiting.take().is_some() && !writing.reader.listen(true);
+                if writing.has_ended && writing.out.is_empty() {
                     self.state = State::Written;
                 } else if writing.unheard >= UNHEARD {
                     self.state = State::Idle;
@@ -176,6 +188,10 @@ impl Relay {
             }
             // Redis has lost it. It is all here, as long as it is recorded.
             Appended::Rewind { length } => {
+                self.rewinds += 1;
+                if self.rewinds > MAX_REWINDS {
+                    return Err(BackendError::Refused("what was written is lost again and again".into()));
+                }
                 self.written = length;
                 self.open(true);
             }
@@ -223,7 +239,7 @@ impl Writing {
             has_head: false,
             has_ended: false,
             is_too_long: false,
-            is_waiting: false,
+            waiting: None,
             unheard: 0,
             sent: Instant::now(),
         };

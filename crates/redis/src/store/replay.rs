@@ -7,7 +7,7 @@ use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Recorder, Retention
 
 use super::follower::{Fed, Feed};
 use super::settling::Undecided;
-use super::wire::Decoder;
+use super::wire::{Decoder, Record};
 use crate::backend::{Backend, BackendError, Flight};
 
 /// A kept answer, as far as it was read.
@@ -33,7 +33,7 @@ impl Replayed {
         let first = backend.read(flight, 0, CHUNK).await?;
         let mut decoder = Decoder::new(flight.key, payload);
         decoder.push(&first);
-        Ok(matches!(decoder.next(), Ok(Some(_))).then_some(Self { flight, payload, first }))
+        Ok(is_sound(decoder, first.len() < CHUNK).then_some(Self { flight, payload, first }))
     }
 
     /// Feeds a log with it. Where what was read is all of it, it is kept here too, and `undecided` until then.
@@ -62,14 +62,35 @@ impl Replayed {
                         }
                         return feed.recorder.finish();
                     }
-                    Ok(Fed::Failed) | Err(_) => return feed.recorder.fail("what was kept is no whole answer"),
+                    Ok(Fed::Failed) | Err(_) => {
+                        // The next claim makes the call.
+                        let _ = backend.discard(self.flight).await;
+                        return feed.recorder.fail("what was kept is no whole answer");
+                    }
                     Ok(Fed::More) => {}
                 }
                 bytes = match backend.read(self.flight, feed.read, CHUNK).await {
                     Ok(bytes) if !bytes.is_empty() => bytes,
-                    _ => return feed.recorder.fail("what was kept is not there any more"),
+                    Ok(_) => {
+                        let _ = backend.discard(self.flight).await;
+                        return feed.recorder.fail("what was kept is not there any more");
+                    }
+                    Err(_) => return feed.recorder.fail("what was kept is not there any more"),
                 };
             }
         });
+    }
+}
+
+/// Whether what was read begins an answer, and is one where it is all of it.
+fn is_sound(mut decoder: Decoder, is_all: bool) -> bool {
+    let mut has_head = false;
+    loop {
+        match decoder.next() {
+            Ok(Some(Record::End)) => return true,
+            Ok(Some(Record::Fail)) | Err(_) => return false,
+            Ok(Some(_)) => has_head = true,
+            Ok(None) => return has_head && !is_all,
+        }
     }
 }

@@ -219,3 +219,107 @@ async fn a_process_that_cannot_subscribe_reads_the_answer_and_takes_no_lease_awa
     assert_eq!((here.calls(), there.calls()), (1, 0));
     assert_eq!(here.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed), "it was kept");
 }
+
+/// The only key of this kind.
+async fn only_key(server: &Server, pattern: &str) -> String {
+    match server.say(&format!("KEYS {pattern}")).await.unwrap() {
+        redis::Value::Array(keys) => match keys.as_slice() {
+            [redis::Value::BulkString(key)] => String::from_utf8(key.clone()).unwrap(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_kept_answer_that_was_evicted_or_damaged_is_as_good_as_none() {
+    let server = Server::start();
+    for (number, harm) in ["DEL", "SETRANGE 70", "SETRANGE 200"].into_iter().enumerate() {
+        let prefix = format!("harmed{number}");
+        let options = server.options().prefix(prefix.as_str());
+        let (here, there) = two(&options, Script::SHORT);
+        assert!(here.ask(Some("k")).await.unwrap().is_whole(Script::SHORT));
+        tokio::time::sleep(50 * MS).await;
+        let log = only_key(&server, &format!("{prefix}:*:r:*")).await;
+        let mut words = harm.split(' ');
+        let (verb, place) = (words.next().unwrap(), words.next());
+        let command =
+            place.map_or(format!("{verb} {log}"), |place| format!("{verb} {log} {place} \u{7f}\u{7f}\u{7f}\u{7f}"));
+        server.say(&command).await.unwrap();
+        // It makes the call, and what it is answered is kept for all.
+        assert_eq!(there.ask(Some("k")).await.unwrap().role, Some(DedupRole::Leader), "{harm}");
+        tokio::time::sleep(50 * MS).await;
+        let third = Process::on(&options, Script::SHORT);
+        assert_eq!(third.ask(Some("k")).await.unwrap().role, Some(DedupRole::Replayed), "{harm}");
+        assert_eq!((here.calls(), there.calls(), third.calls()), (1, 1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_long_at_its_end_is_told_to_those_elsewhere_at_once() {
+    let (model, script) = (Model::new(), Script { parts: 1, size: 8_000, ..Script::SHORT });
+    let process = || Process::with(RedisStore::new(model.clone()).max_log(6_000), script);
+    let (here, there) = (process(), process());
+    let leader = here.ask(Some("k"));
+    tokio::time::sleep(100 * MS).await;
+    let asked = tokio::time::Instant::now();
+    let follower = there.ask(Some("k"));
+    assert!(leader.await.unwrap().is_whole(script));
+    let heard = follower.await.unwrap();
+    assert!(heard.is_right(script) && heard.failure.is_some(), "{heard:?}");
+    assert!(asked.elapsed() < 1_500 * MS, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_lost_at_its_end_is_told_to_those_elsewhere_at_once() {
+    // The tenant has no room: those who read it live have it all, and the next claim finds the key free.
+    let (model, script) = (Model::new(), Script { parts: 3, size: 400, every: 100 * MS, ..Script::SHORT });
+    let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(2_000), script);
+    let (here, there) = (process(), process());
+    assert!(here.ask(Some("first")).await.unwrap().is_whole(script));
+    let leader = here.ask(Some("second"));
+    tokio::time::sleep(50 * MS).await;
+    let follower = there.ask(Some("second"));
+    assert!(leader.await.unwrap().is_whole(script));
+    let follower = follower.await.unwrap();
+    assert!(follower.is_whole(script), "{:?}", follower.failure);
+    assert_eq!((here.calls(), there.calls()), (2, 0));
+    // The first is known everywhere, the second to the process that made the call.
+    assert_eq!(there.ask(Some("first")).await.unwrap().role, Some(DedupRole::Replayed));
+    assert_eq!(here.ask(Some("second")).await.unwrap().role, Some(DedupRole::Replayed));
+    assert_eq!(process().ask(Some("second")).await.unwrap().role, Some(DedupRole::Leader));
+}
+
+#[tokio::test]
+async fn a_large_part_is_written_in_pieces_that_each_have_the_patience() {
+    let server = Server::start();
+    let script = Script { parts: 2, size: 400_000, every: 600 * MS, has_length: true, ..Script::STREAM };
+    Pair::on(&server, script).await.are_whole(script).await;
+    let stat = match server.say("INFO commandstats").await.unwrap() {
+        redis::Value::VerbatimString { text, .. } | redis::Value::SimpleString(text) => text,
+        redis::Value::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
+        other => panic!("{other:?}"),
+    };
+    let calls =
+        stat.lines().find_map(|line| line.strip_prefix("cmdstat_setrange:calls=")?.split(',').next()?.parse().ok());
+    assert!(calls.is_some_and(|calls: u32| calls >= 800_000 / 65_536), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_of_a_call_ends_when_redis_is_gone_for_good() {
+    let model = Model::new();
+    let script = Script { parts: 20, every: 100 * MS, has_length: false, ..Script::STREAM };
+    let process = || Process::with(RedisStore::new(model.clone()), script);
+    let (here, there) = (process(), process());
+    let leader = here.ask(None);
+    tokio::time::sleep(200 * MS).await;
+    let follower = there.ask(None);
+    tokio::time::sleep(200 * MS).await;
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    model.set_reachable(false);
+    assert!(leader.await.unwrap().is_whole(script));
+    assert!(follower.await.unwrap().failure.is_some());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // The tasks that listen to the inboxes of the two processes.
+    assert!(alive() <= 2, "{} tasks", alive());
+}

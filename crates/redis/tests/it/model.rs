@@ -26,7 +26,8 @@ enum Step {
     Outgrow { flight: usize },
     Append { flight: usize, offset: u64, bytes: Vec<u8>, ttl: Duration },
     Free { flight: usize },
-    Keep { flight: usize, window: Duration, length: u64 },
+    Discard { flight: usize },
+    Keep { flight: usize, window: Duration, length: u64, tenant: u8 },
     Read { flight: usize, offset: u64, max: usize },
     Holder { key: u8 },
     Look { process: usize, active: Duration },
@@ -43,6 +44,9 @@ const FLIGHTS: usize = 6;
 const TIMES: [Duration; 3] = [Duration::from_secs(50), Duration::from_secs(60), Duration::from_secs(100)];
 const JUMPS: [Duration; 2] = [Duration::from_secs(37), Duration::from_secs(70)];
 
+/// Room for two short answers, or for a longer one.
+const TENANT_BYTES: u64 = 8;
+
 /// Lets time pass in Redis.
 const JUMP: &str = "
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
@@ -52,6 +56,12 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
     local kind = redis.call('TYPE', key)['ok']
     for _, field in ipairs({'b', 'u'}) do
       if kind == 'hash' and redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -jump) end
+    end
+    if kind == 'hash' and string.sub(key, -2) == ':u' then
+      local all = redis.call('HGETALL', key)
+      redis.call('DEL', key)
+      for i = 1, #all, 2 do redis.call('HSET', key, string.format('%.0f', all[i] - jump), all[i + 1]) end
+      redis.call('PEXPIRE', key, ttl - jump)
     end
     if kind == 'zset' then
       for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -jump, member) end
@@ -69,7 +79,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (flight(), 0..12_u64, prop::collection::vec(any::<u8>(), 0..6), time())
             .prop_map(|(flight, offset, bytes, ttl)| Step::Append { flight, offset, bytes, ttl }),
         1 => flight().prop_map(|flight| Step::Free { flight }),
-        3 => (flight(), time(), 0..8_u64).prop_map(|(flight, window, length)| Step::Keep { flight, window, length }),
+        1 => flight().prop_map(|flight| Step::Discard { flight }),
+        3 => (flight(), time(), 0..8_u64, 0..2_u8)
+            .prop_map(|(flight, window, length, tenant)| Step::Keep { flight, window, length, tenant }),
         2 => (flight(), 0..8_u64, 1..8_usize).prop_map(|(flight, offset, max)| Step::Read { flight, offset, max }),
         1 => (0..2_u8).prop_map(|key| Step::Holder { key }),
         2 => (0..3_usize, time()).prop_map(|(process, active)| Step::Look { process, active }),
@@ -139,8 +151,11 @@ impl<B: Backend + CircuitBackend> Engine<B> {
                 self.answer(backend.append(flight(at), offset, bytes.into(), ttl))
             }
             Step::Free { flight: at } => self.answer(backend.settle(flight(at), Outcome::Free)),
-            Step::Keep { flight: at, window, length } => {
-                self.answer(backend.settle(flight(at), Outcome::Keep { window, length }))
+            Step::Discard { flight: at } => self.answer(backend.discard(flight(at))),
+            Step::Keep { flight: at, window, length, tenant } => {
+                let tenant = Fingerprint::from_bytes([100 + tenant; 32]);
+                let keep = Outcome::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES };
+                self.answer(backend.settle(flight(at), keep))
             }
             Step::Read { flight: at, offset, max } => self.answer(backend.read(flight(at), offset, max)),
             Step::Holder { key } => {

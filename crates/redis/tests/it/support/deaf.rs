@@ -33,6 +33,10 @@ impl Backend for Deaf {
         self.0.settle(flight, outcome).await
     }
 
+    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
+        self.0.discard(flight).await
+    }
+
     async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {
         self.0.read(flight, offset, max).await
     }
