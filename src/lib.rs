@@ -92,7 +92,8 @@
 //!   every limit that is reached is a status. On a server, [`GrpcStatusLayer`] and [`DeadlineLayer`].
 //! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the
 //!   model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
-//! - **Other parties in a call**: each layer has an example of its own name, `cargo run --example dedup`.
+//! - **Other parties in a call**: each layer has an example of its own name, `cargo run -p examples --example dedup`; the example
+//!   `gateway` is the heart of a proxy with TLS to its upstream.
 //!
 //! The core of a proxy, in axum:
 //!

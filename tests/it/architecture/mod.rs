@@ -108,13 +108,14 @@ fn only_the_clock_reads_time() {
 #[test]
 fn every_example_belongs_to_a_crate() {
     // Only those that a manifest names are built, each with the dependencies of its crate.
-    let manifests: String = ["Cargo.toml", "crates/gateway/Cargo.toml", "crates/tonic/Cargo.toml"]
+    let manifests: String = ["examples/Cargo.toml", "crates/gateway/Cargo.toml"]
         .map(|manifest| fs::read_to_string(root().join(manifest)).unwrap())
         .concat();
     for entry in fs::read_dir(root().join("examples")).unwrap() {
-        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(
-            manifests.contains(&format!("[[example]]\nname = \"{name}\"\n")),
+            path.ends_with("Cargo.toml") || manifests.contains(&format!("[[example]]\nname = \"{name}\"\n")),
             "no manifest names the example {name}"
         );
     }

@@ -9,6 +9,7 @@ mod clicks;
 mod client;
 mod clients;
 mod doors;
+mod example;
 mod figures;
 mod forgetting;
 mod forwarding;
