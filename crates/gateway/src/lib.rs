@@ -91,8 +91,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             say(&text);
             return 0;
         }
-        Err(Stop::Wrong(line)) => return complain(&line),
+        Err(Stop::Wrong(lines)) => return complain(&lines),
+        Err(Stop::Unfit(lines)) => {
+            complain(&lines);
+            return 1;
+        }
     };
+    if args.server.check_config {
+        return match check(&args) {
+            Ok(()) => {
+                say("the configuration is fit\n");
+                0
+            }
+            Err(line) => {
+                complain(&line);
+                1
+            }
+        };
+    }
     telemetry::log(args.server.log_format);
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
@@ -104,6 +120,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
         Err(error) => complain(&format!("cannot start: {error}")),
     }
+}
+
+/// What only the start would find.
+fn check(args: &Args) -> Result<(), String> {
+    trust(args)?;
+    if let (Some(chain), Some(key)) = (&args.server.tls_cert, &args.server.tls_key) {
+        tls::server(chain, key)?;
+    }
+    Circuits::new(args, &telemetry::observer(&Events::new())).map_err(|error| format!("the breaker: {error}"))?;
+    Ok(())
 }
 
 /// Answers until it is told to stop.
@@ -131,13 +157,7 @@ impl Gateway {
         let events = Events::new();
         let circuits =
             Circuits::new(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
-        // Reading the system's roots takes a while.
-        let wants_tls = |upstream: &Upstream| upstream.protocol() == Protocol::Https;
-        let backups = args.upstreams.backups.iter().map(|backup| &backup.upstream);
-        let tls = upstream::trust(
-            args.upstreams.upstream.iter().chain(backups).chain(&args.layers.similar.embeddings).any(wants_tls),
-            args.server.upstream_ca.as_deref(),
-        )?;
+        let tls = trust(&args)?;
         let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
             (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
             _ => None,
@@ -283,6 +303,15 @@ fn fallbacks(backups: &[Backup]) -> String {
     }
 }
 
+/// Whose certificates upstreams may show.
+fn trust(args: &Args) -> Result<ClientConfig, String> {
+    let backups = args.upstreams.backups.iter().map(|backup| &backup.upstream);
+    let mut upstreams = args.upstreams.upstream.iter().chain(backups).chain(&args.layers.similar.embeddings);
+    // Reading the system's roots takes a while.
+    let wants_tls = upstreams.any(|upstream| upstream.protocol() == Protocol::Https);
+    upstream::trust(wants_tls, args.server.upstream_ca.as_deref())
+}
+
 async fn listen(addr: &str) -> Result<(TcpListener, SocketAddr), String> {
     let taken = |error: io::Error| format!("cannot listen on {addr}: {error}");
     let listener = TcpListener::bind(addr).await.map_err(taken)?;
@@ -295,8 +324,10 @@ fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
 }
 
-fn complain(line: &str) -> u8 {
-    let _ = writeln!(io::stderr(), "gateway: {line}");
+fn complain(lines: &str) -> u8 {
+    for line in lines.lines() {
+        let _ = writeln!(io::stderr(), "gateway: {line}");
+    }
     // As clap has it.
     2
 }

@@ -75,6 +75,15 @@ impl CallerArgs {
         self.caller_keys_env.as_ref().or(self.caller_keys_file.as_ref())
     }
 
+    pub(super) fn has_two_places_for_keys(&self) -> bool {
+        self.caller_keys_env.is_some() && self.caller_keys_file.is_some()
+    }
+
+    /// Where the file names the variable, and the command line another place.
+    pub(super) fn forget_keys_of_environment(&mut self) {
+        self.caller_keys_env = None;
+    }
+
     pub(super) fn lift_limits(&mut self) {
         self.caller_requests = RateLimit(None);
         self.caller_tokens = RateLimit(None);

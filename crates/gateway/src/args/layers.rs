@@ -9,12 +9,19 @@ use http::HeaderName;
 use super::similar::{Ratio, SimilarArgs};
 use super::templates::Templates;
 use super::values::{
-    Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, RateLimit, Resuming, Size, Superseding, Switch, time,
+    Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, Profile, RateLimit, Resuming, Size, Superseding,
+    Switch, time,
 };
 use super::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LayerArgs {
+    /// Limits of time for a class of models, where no option gives another: of the first byte, of whole answers, of silence,
+    /// and the deadline. `fast` 10s, 18s, 15s, 30s; `standard` 20s, 50s, 15s, 90s; `deep` 45s, 110s, 15s, 180s;
+    /// `extended-thinking` 90s, 200s, 180s, 300s.
+    #[arg(long, env = "GATEWAY_PROFILE", value_name = "CLASS", help_heading = TIME)]
+    pub(crate) profile: Option<Profile>,
+
     /// Longest time for a connection to the upstream to be established.
     #[arg(long, env = "GATEWAY_CONNECT_TIMEOUT", value_name = "TIME|off", default_value = "5s", help_heading = TIME)]
     pub(crate) connect_timeout: Limit,

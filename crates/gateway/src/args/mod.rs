@@ -1,8 +1,10 @@
-//! The command line, and the same from the environment.
+//! The command line, and the same from the environment and a configuration file.
 
 mod callers;
 mod fallbacks;
+mod file;
 mod layers;
+mod print;
 mod server;
 mod similar;
 mod templates;
@@ -10,11 +12,16 @@ mod upstreams;
 mod values;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::builder::Resettable;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
 pub(crate) use self::callers::CallerArgs;
+use self::fallbacks::Pairs;
+use self::file::{File, with_defaults};
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
@@ -22,6 +29,8 @@ pub(crate) use self::upstreams::{Backup, UpstreamArgs};
 pub(crate) use self::values::{
     Concurrency, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, Resuming, Superseding, Switch,
 };
+
+use self::values::Profile;
 
 const TRUST: &str = "Upstreams and trust";
 const TIME: &str = "Limits of time";
@@ -66,8 +75,10 @@ pub struct Args {
 pub enum Stop {
     /// The text that was asked for: help or the version.
     Told(String),
-    /// What is wrong, in one line.
+    /// What is wrong: one line, or as many as there are errors in the configuration file.
     Wrong(String),
+    /// The same, where only that was asked for.
+    Unfit(String),
 }
 
 // === impl Args ===
@@ -79,23 +90,71 @@ impl Args {
     ///
     /// [`Stop`]: there is something to print, and nothing to run.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
-        let mut matches = Self::command().try_get_matches_from(args).map_err(|error| Stop::from(&error))?;
-        let pairs = fallbacks::Pairs::of(&matches);
-        let mut args = Self::from_arg_matches_mut(&mut matches).map_err(|error| Stop::from(&error))?;
-        args.upstreams.backups = pairs.backups(&args.upstreams).map_err(Stop::Wrong)?;
-        args.layers.check().map_err(Stop::Wrong)?;
+        let words: Vec<OsString> = args.into_iter().collect();
+        let is_checked = words.iter().any(|word| word == "--check-config");
+        Self::read_words(&words).map_err(|stop| match stop {
+            Stop::Wrong(lines) if is_checked => Stop::Unfit(lines),
+            stop => stop,
+        })
+    }
+
+    fn read_words(words: &[OsString]) -> Result<Self, Stop> {
+        let bare = Self::command().mut_args(|arg| arg.env(Resettable::Reset));
+        let file = match config_file(words) {
+            Some(path) => File::read(&path, &bare)?,
+            None => File::default(),
+        };
+        let command = with_defaults(Self::command(), &file.settings);
+        let mut matches = matches(command, words)?;
+        if let Some(profile) = matches.get_one::<Profile>("profile") {
+            let command = with_defaults(Self::command(), &profile.settings());
+            matches = self::matches(with_defaults(command, &file.settings), words)?;
+        }
+        let mut args = Self::of(&matches)?;
+        if matches.value_source("fallback").is_none() && !file.fallbacks.is_empty() {
+            let words: Vec<_> = std::iter::once(bare.get_name().into()).chain(file.fallbacks).collect();
+            args.upstreams.backups = Self::of(&self::matches(bare.clone(), &words)?)?.upstreams.backups;
+        }
+        args.check()?;
+        if args.server.print_config {
+            let settings = print::settings(&bare, &matches);
+            return Err(Stop::Told(print::keys(&bare, &settings, &args.upstreams.backups)));
+        }
         if args.server.plain {
             args.make_plain();
         }
-        let has_own_credential = args.upstreams.has_own_credential() || !args.layers.similar.credential().is_empty();
-        if has_own_credential && args.callers.keys().is_none() && !args.callers.trust_callers {
+        Ok(args)
+    }
+
+    fn of(matches: &ArgMatches) -> Result<Self, Stop> {
+        let mut args = Self::from_arg_matches(matches).map_err(|error| Stop::from(&error))?;
+        args.upstreams.backups = Pairs::of(matches).backups(&args.upstreams).map_err(Stop::Wrong)?;
+        let named = |id| matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
+        match [named("caller_keys_env"), named("caller_keys_file")] {
+            [false, true] => args.callers.forget_keys_of_environment(),
+            [false, false] if args.callers.has_two_places_for_keys() => {
+                return Err(Stop::Wrong("caller_keys_env and caller_keys_file exclude each other".to_owned()));
+            }
+            _ => {}
+        }
+        Ok(args)
+    }
+
+    /// What cannot work together.
+    fn check(&self) -> Result<(), Stop> {
+        self.layers.check().map_err(Stop::Wrong)?;
+        if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
+            return Err(Stop::Wrong("--tls-cert and --tls-key need each other".to_owned()));
+        }
+        let has_own_credential = self.upstreams.has_own_credential() || !self.layers.similar.credential().is_empty();
+        if has_own_credential && self.callers.keys().is_none() && !self.callers.trust_callers {
             return Err(Stop::Wrong(
                 "a credential of the gateway's own would serve callers that nobody has authenticated: name their keys \
                  with --caller-keys-env or --caller-keys-file, or say --trust-callers"
                     .to_owned(),
             ));
         }
-        Ok(args)
+        Ok(())
     }
 
     fn make_plain(&mut self) {
@@ -113,11 +172,34 @@ impl From<&clap::Error> for Stop {
         if !error.use_stderr() {
             return Self::Told(text);
         }
-        // What follows the first paragraph is a hint to read the help.
-        let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
-        let line = lines.collect::<Vec<_>>().join(" ");
-        Self::Wrong(line.strip_prefix("error: ").unwrap_or(&line).to_owned())
+        Self::Wrong(one_line(error))
     }
+}
+
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    // What follows the first paragraph is a hint to read the help.
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+fn matches(command: Command, words: &[OsString]) -> Result<ArgMatches, Stop> {
+    command.try_get_matches_from(words).map_err(|error| Stop::from(&error))
+}
+
+/// The file that is to be read before the options are.
+fn config_file(words: &[OsString]) -> Option<PathBuf> {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            return words.next().map(PathBuf::from);
+        }
+        if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--config=")) {
+            return Some(path.into());
+        }
+    }
+    std::env::var_os("GATEWAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 #[cfg(test)]

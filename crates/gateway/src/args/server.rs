@@ -7,16 +7,28 @@ use super::{SERVER, TRUST};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
+    /// TOML file with options as keys (`idle_timeout = "20s"`). The command line and the environment win over it.
+    #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE", help_heading = SERVER)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Say what is wrong with the configuration, and do not start. Exits with 0 where nothing is, else with 1.
+    #[arg(long, help_heading = SERVER)]
+    pub(crate) check_config: bool,
+
+    /// Print the configuration that is in force, defaults included, as a configuration file, and do not start.
+    #[arg(long, help_heading = SERVER)]
+    pub(crate) print_config: bool,
+
     /// Address to listen on, for HTTP/1.1 and HTTP/2.
     #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = SERVER)]
     pub(crate) listen: String,
 
     /// PEM file with the gateway's certificate chain. With it, the listener speaks TLS only.
-    #[arg(long, env = "GATEWAY_TLS_CERT", value_name = "FILE", requires = "tls_key", help_heading = SERVER)]
+    #[arg(long, env = "GATEWAY_TLS_CERT", value_name = "FILE", help_heading = SERVER)]
     pub(crate) tls_cert: Option<PathBuf>,
 
     /// PEM file with the private key of that certificate.
-    #[arg(long, env = "GATEWAY_TLS_KEY", value_name = "FILE", requires = "tls_cert", help_heading = SERVER)]
+    #[arg(long, env = "GATEWAY_TLS_KEY", value_name = "FILE", help_heading = SERVER)]
     pub(crate) tls_key: Option<PathBuf>,
 
     /// Address of a second listener for the gateway's own pages under `/-/`. Without it they are on the first, and on an

@@ -104,7 +104,7 @@ mod tests {
     fn read(args: &str) -> Result<Args, String> {
         let args = ["gateway"].into_iter().chain(args.split_whitespace()).map(OsString::from);
         Args::read(args).map_err(|stop| match stop {
-            Stop::Wrong(line) => line,
+            Stop::Wrong(line) | Stop::Unfit(line) => line,
             Stop::Told(text) => panic!("{text}"),
         })
     }

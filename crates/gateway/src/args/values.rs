@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use http::{HeaderName, HeaderValue};
-use tower_buttress::Rate;
+use tower_buttress::{Rate, TimeoutProfile};
 
+use super::file::Setting;
 use crate::callers::Keys;
 
 /// Whether a layer is there.
@@ -78,6 +79,15 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The limits of time for a class of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    Fast,
+    Standard,
+    Deep,
+    ExtendedThinking,
+}
+
 /// How many calls are under way at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Concurrency {
@@ -106,15 +116,16 @@ pub(crate) struct Limit(pub(crate) Option<Duration>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header(pub(crate) Option<HeaderName>);
 
-/// The value of an `Authorization` header, from a variable of the environment. It is not shown.
+/// An `Authorization` header, its value from a variable of the environment.
 #[derive(Clone, Debug)]
-pub(crate) struct Credential(pub(crate) HeaderValue);
+pub(crate) struct Credential(NamedCredential);
 
-/// A header and its value, the latter from a variable of the environment.
+/// A header and its value, the latter from a variable of the environment. The value is not shown.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedCredential {
     pub(crate) name: HeaderName,
     pub(crate) value: HeaderValue,
+    variable: String,
 }
 
 pub(super) fn time(text: &str) -> Result<Duration, String> {
@@ -169,6 +180,30 @@ impl fmt::Display for Limit {
             Some(limit) => humantime::format_duration(limit).fmt(f),
             None => f.write_str("off"),
         }
+    }
+}
+
+// === impl Profile ===
+
+impl Profile {
+    /// What it says in the words of the options.
+    pub(super) fn settings(self) -> [Setting; 4] {
+        let limits = match self {
+            Self::Fast => TimeoutProfile::FAST,
+            Self::Standard => TimeoutProfile::STANDARD,
+            Self::Deep => TimeoutProfile::DEEP,
+            Self::ExtendedThinking => TimeoutProfile::EXTENDED_THINKING,
+        };
+        let setting = |id: &str, limit: Duration| Setting {
+            id: id.to_owned(),
+            values: vec![humantime::format_duration(limit).to_string()],
+        };
+        [
+            setting("first_byte_timeout", limits.first_byte),
+            setting("answer_timeout", limits.answer),
+            setting("idle_timeout", limits.idle),
+            setting("deadline", limits.total),
+        ]
     }
 }
 
@@ -244,18 +279,31 @@ impl FromStr for Credential {
     type Err = String;
 
     fn from_str(variable: &str) -> Result<Self, String> {
-        secret(variable).map(Self)
+        NamedCredential::new(http::header::AUTHORIZATION, variable).map(Self)
     }
 }
 
 impl Credential {
     /// As the header that it is.
     pub(crate) fn named(&self) -> NamedCredential {
-        NamedCredential { name: http::header::AUTHORIZATION, value: self.0.clone() }
+        self.0.clone()
     }
 }
 
 // === impl NamedCredential ===
+
+impl NamedCredential {
+    fn new(name: HeaderName, variable: &str) -> Result<Self, String> {
+        Ok(Self { name, value: secret(variable)?, variable: variable.to_owned() })
+    }
+}
+
+/// As the option has it: the header's name and the variable, not what the variable holds.
+impl fmt::Display for NamedCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.variable)
+    }
+}
 
 impl FromStr for NamedCredential {
     type Err = String;
@@ -263,7 +311,7 @@ impl FromStr for NamedCredential {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, variable) = text.split_once('=').ok_or("not NAME=VAR, a header and a variable")?;
         let name = name.parse().map_err(|_| "not a header's name".to_owned())?;
-        Ok(Self { name, value: secret(variable)? })
+        Self::new(name, variable)
     }
 }
 

@@ -8,6 +8,7 @@ mod breakers;
 mod clicks;
 mod client;
 mod clients;
+mod config;
 mod doors;
 mod example;
 mod figures;

@@ -105,6 +105,25 @@ fn options_come_from_the_environment_too() {
 }
 
 #[test]
+fn a_configuration_is_checked_without_a_start() {
+    let path = std::env::temp_dir().join(format!("buttress-check-{}.toml", std::process::id()));
+    let path = path.to_str().unwrap();
+    std::fs::write(path, "attempts = 0\nattemps = 1\n").unwrap();
+    let (code, lines) = complaint(&mut command(&format!("--config {path} --check-config")));
+    assert_eq!((code, lines.lines().count()), (1, 2), "{lines}");
+    assert!(lines.starts_with(&format!("gateway: {path}:1: attempts: invalid value '0' ")), "{lines}");
+
+    std::fs::write(path, "attempts = 2\n").unwrap();
+    let output = command(&format!("--config {path} --check-config")).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+
+    std::fs::write(path, "tls_cert = '/nowhere'\ntls_key = '/nowhere'\n").unwrap();
+    let (code, lines) = complaint(command("--check-config").env("GATEWAY_CONFIG", path));
+    assert_eq!((code, lines.lines().count()), (1, 1), "{lines}");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn sigterm_drains_open_streams_and_then_stops() {
     let mut program = Program::start(&mut command("--listen 127.0.0.1:0"));
     let mut stream = program.stream("gap=20ms; chunks=20");

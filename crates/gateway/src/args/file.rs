@@ -1,0 +1,212 @@
+//! The configuration file: the options of the command line, written as keys.
+//!
+//! No option is defined twice. A key is the name of an option with `_`, and its value is read by what reads the option's.
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::path::Path;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Stop, one_line};
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) settings: Vec<Setting>,
+    /// The fallbacks as the command line would name them: each option behind the fallback that it is for.
+    pub(super) fallbacks: Vec<OsString>,
+}
+
+/// One option, by its name with `_`, and its value or values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) id: String,
+    pub(super) values: Vec<String>,
+}
+
+/// Reads one file, and collects what is wrong with it.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    command: &'a Command,
+    wrong: Vec<String>,
+}
+
+/// What makes no sense in a file.
+const NO_KEYS: [&str; 6] = ["config", "check_config", "print_config", "help", "version", "fallback"];
+
+/// The keys of a fallback's table, and the options that they are.
+const FALLBACK: [(&str, &str); 4] = [
+    ("url", "fallback"),
+    ("model", "fallback_model"),
+    ("authorization_env", "fallback_authorization_env"),
+    ("header", "fallback_header"),
+];
+
+/// Whether an option can be a key.
+pub(super) fn is_key(id: &str) -> bool {
+    !NO_KEYS.contains(&id) && !id.starts_with("fallback_")
+}
+
+/// The command with values for what neither the command line nor the environment gives.
+pub(super) fn with_defaults(command: Command, settings: &[Setting]) -> Command {
+    settings.iter().fold(command, |command, setting| {
+        command.mut_arg(&setting.id, |arg| arg.default_values(setting.values.clone()))
+    })
+}
+
+// === impl File ===
+
+impl File {
+    /// Reads a file for a command whose options know no environment. Each error is one line that names the file, its line
+    /// and the key.
+    pub(super) fn read(path: &Path, command: &Command) -> Result<Self, Stop> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| Stop::Wrong(format!("{shown}: {error}")))?;
+        let mut reader = Reader { path, text: &text, command, wrong: Vec::new() };
+        let file = match DeTable::parse(&text) {
+            Ok(table) => reader.file(table.get_ref()),
+            Err(error) => {
+                reader.complain(error.span().unwrap_or_default(), None, error.message());
+                Self::default()
+            }
+        };
+        if reader.wrong.is_empty() { Ok(file) } else { Err(Stop::Wrong(reader.wrong.join("\n"))) }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader<'_> {
+    fn file(&mut self, table: &DeTable<'_>) -> File {
+        let mut file = File::default();
+        for (key, value) in in_order(table) {
+            match key.get_ref().as_ref() {
+                "fallback" => file.fallbacks = self.fallbacks(value),
+                _ => file.settings.extend(self.setting(key, value)),
+            }
+        }
+        file
+    }
+
+    /// An option.
+    fn setting(&mut self, key: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>) -> Option<Setting> {
+        let id = key.get_ref().as_ref();
+        let command = self.command;
+        let Some(arg) = command.get_arguments().find(|arg| arg.get_id() == id && is_key(id)) else {
+            self.complain(key.span(), Some(id), "there is no such key");
+            return None;
+        };
+        self.values(id, arg, value)
+    }
+
+    fn values(&mut self, key: &str, arg: &Arg, value: &Spanned<DeValue<'_>>) -> Option<Setting> {
+        let id = arg.get_id().to_string();
+        let values = match (arg.get_action(), value.get_ref()) {
+            (ArgAction::SetTrue, DeValue::Boolean(is_set)) => {
+                return is_set.then(|| Setting { id, values: vec!["true".to_owned()] });
+            }
+            (ArgAction::SetTrue, _) => {
+                self.complain(value.span(), Some(key), "not true or false");
+                return None;
+            }
+            (ArgAction::Append, DeValue::Array(values)) => values.iter().collect(),
+            _ => vec![value],
+        };
+        let mut texts = Vec::new();
+        for value in values {
+            let Some(text) = text(arg, value.get_ref()) else {
+                self.complain(value.span(), Some(key), &format!("not a value but {}", value.get_ref().type_str()));
+                return None;
+            };
+            if let Err(wrong) = self.check(arg, &text) {
+                self.complain(value.span(), Some(key), &wrong);
+                return None;
+            }
+            texts.push(text);
+        }
+        Some(Setting { id, values: texts })
+    }
+
+    /// Whether the option takes the value. Whether it needs another option is seen when all are known.
+    fn check(&self, arg: &Arg, value: &str) -> Result<(), String> {
+        let words = [self.command.get_name().to_owned(), word(arg, value)];
+        match self.command.clone().try_get_matches_from(words) {
+            Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => Err(one_line(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A list of URLs or of tables.
+    fn fallbacks(&mut self, value: &Spanned<DeValue<'_>>) -> Vec<OsString> {
+        let list = match value.get_ref() {
+            DeValue::Array(list) => list.iter().collect(),
+            _ => vec![value],
+        };
+        let mut words = Vec::new();
+        for fallback in list {
+            let mut given = Vec::new();
+            if let DeValue::Table(table) = fallback.get_ref() {
+                for (key, _) in in_order(table) {
+                    let name = key.get_ref().as_ref();
+                    if !FALLBACK.iter().any(|(known, _)| *known == name) {
+                        self.complain(key.span(), Some(&format!("fallback.{name}")), "there is no such key");
+                    }
+                }
+                given.extend(FALLBACK.iter().filter_map(|(key, id)| Some((*key, *id, table.get(*key)?))));
+                if !table.contains_key("url") {
+                    self.complain(fallback.span(), Some("fallback.url"), "a fallback needs one");
+                }
+            } else {
+                given.push(("url", "fallback", fallback));
+            }
+            let command = self.command;
+            for (key, id, value) in given {
+                let Some(arg) = command.get_arguments().find(|arg| arg.get_id() == id) else { continue };
+                let setting = self.values(&format!("fallback.{key}"), arg, value);
+                words.extend(
+                    setting.into_iter().flat_map(|setting| setting.values).map(|value| word(arg, &value).into()),
+                );
+            }
+        }
+        words
+    }
+
+    fn complain(&mut self, at: Range<usize>, key: Option<&str>, wrong: &str) {
+        let before = self.text.get(..at.start).unwrap_or(self.text);
+        let line = 1 + before.matches('\n').count();
+        let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+        let wrong = wrong.trim().replace('\n', " ");
+        self.wrong.push(format!("{}:{line}: {key}{wrong}", self.path.display()));
+    }
+}
+
+/// As it stands on the command line.
+fn word(arg: &Arg, value: &str) -> String {
+    format!("--{}={value}", arg.get_long().unwrap_or_default())
+}
+
+/// In the order of the file.
+fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<toml::de::DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+fn text(arg: &Arg, value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        DeValue::Boolean(is_on) => {
+            let is_switch = arg.get_possible_values().iter().any(|value| value.get_name() == "on");
+            let [on, off] = if is_switch { ["on", "off"] } else { ["true", "false"] };
+            Some(if *is_on { on } else { off }.to_owned())
+        }
+        _ => None,
+    }
+}

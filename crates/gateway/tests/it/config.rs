@@ -1,0 +1,151 @@
+//! The configuration file: what is read, what is refused, what is printed.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tower_buttress_gateway::{Args, Stop};
+
+/// A file, until it is dropped.
+struct Config(PathBuf);
+
+impl Config {
+    fn new(text: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("buttress-{}-{number}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    fn read(&self, options: &[&str]) -> Result<Args, Stop> {
+        let words = ["gateway", "--config", self.path()];
+        Args::read(words.iter().chain(options).map(Into::into))
+    }
+
+    fn printed(&self, options: &[&str]) -> String {
+        let options: Vec<_> = options.iter().copied().chain(["--print-config"]).collect();
+        match self.read(&options) {
+            Err(Stop::Told(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The complaints, without the file's name.
+    fn wrong(&self, options: &[&str]) -> Vec<String> {
+        match self.read(options) {
+            Err(Stop::Wrong(lines) | Stop::Unfit(lines)) => {
+                lines.lines().map(|line| line.replace(self.path(), "FILE")).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[track_caller]
+fn has(printed: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(printed.lines().any(|printed| printed == *line), "{line} is not in:\n{printed}");
+    }
+}
+
+#[test]
+fn keys_are_options_and_the_command_line_wins() {
+    let config = Config::new(
+        "upstream = \"http://a.example\"\nidle_timeout = \"20s\"\nattempts = 2\nguard = false\ntrust_callers = true\n\
+         allow_origin = [\"https://a.example\", \"https://b.example\"]\nbreaker_failure_ratio = 0.5\n",
+    );
+    let printed = config.printed(&["--idle-timeout", "7s"]);
+    has(
+        &printed,
+        &[
+            "upstream = \"http://a.example\"",
+            "idle_timeout = \"7s\"",
+            "attempts = 2",
+            "guard = \"off\"",
+            "trust_callers = true",
+            "allow_origin = [\"https://a.example\", \"https://b.example\"]",
+            "breaker_failure_ratio = \"0.5\"",
+            // What nobody has set.
+            "connect_timeout = \"5s\"",
+        ],
+    );
+}
+
+#[test]
+fn what_is_printed_reads_as_the_same() {
+    let config = Config::new(
+        "trust_callers = true\nprofile = \"deep\"\nfallback = [\n  \"http://a.example\",\n  \
+         { url = \"http://b.example\", model = \"small\", header = \"x-api-key=CARGO_PKG_NAME\" },\n]\n",
+    );
+    let printed = config.printed(&[]);
+    has(&printed, &["url = \"http://a.example\"", "model = \"small\"", "header = [\"x-api-key=CARGO_PKG_NAME\"]"]);
+    assert!(!printed.contains("tower-buttress-gateway"), "a credential:\n{printed}");
+    assert_eq!(Config::new(&printed).printed(&[]), printed);
+}
+
+#[test]
+fn a_profile_is_the_limits_that_nothing_else_sets() {
+    let config = Config::new("profile = \"extended-thinking\"\nidle_timeout = \"1m\"\n");
+    let printed = config.printed(&["--deadline", "10m"]);
+    let limits = [
+        "first_byte_timeout = \"1m 30s\"",
+        "answer_timeout = \"3m 20s\"",
+        "idle_timeout = \"1m\"",
+        "deadline = \"10m\"",
+    ];
+    has(&printed, &limits);
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    let config = Config::new(
+        "idle_timeout = \"soon\"\n\n# of none\nidle_timeouts = \"1s\"\ntrust_callers = \"yes\"\nupstream = [\"a\"]\n\
+         config = \"x.toml\"\n[[fallback]]\nmodel = \"m\"\nweigth = 3\n",
+    );
+    assert_eq!(
+        config.wrong(&[]),
+        [
+            "FILE:1: idle_timeout: invalid value 'soon' for '--idle-timeout <TIME|off>': not a time such as 30s, 50ms or \
+             2m, and not off",
+            "FILE:4: idle_timeouts: there is no such key",
+            "FILE:5: trust_callers: not true or false",
+            "FILE:6: upstream: not a value but array",
+            "FILE:7: config: there is no such key",
+            "FILE:10: fallback.weigth: there is no such key",
+            "FILE:8: fallback.url: a fallback needs one",
+        ]
+    );
+    let broken = Config::new("deadline = \"1s\"\ndeadline = \"2s\"\n").wrong(&[]);
+    assert!(broken.len() == 1 && broken[0].starts_with("FILE:2: "), "{broken:?}");
+}
+
+#[test]
+fn what_cannot_work_together_is_found_in_a_file_too() {
+    let half = Config::new("tls_cert = \"/nowhere\"\n").wrong(&[]);
+    assert_eq!(half, ["--tls-cert and --tls-key need each other"]);
+    let own = Config::new("upstream_header = \"x-api-key=CARGO_PKG_NAME\"\n").wrong(&[]);
+    assert!(own.len() == 1 && own[0].starts_with("a credential of the gateway's own would serve callers"), "{own:?}");
+}
+
+#[test]
+fn the_example_of_the_manual_is_read() {
+    let manual = include_str!("../../README.md");
+    let example = manual.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    // Variables and files of the example are not here.
+    let example = example.replace("UPSTREAM_AUTHORIZATION", "CARGO_PKG_NAME").replace("EU_KEY", "CARGO_PKG_NAME");
+    let example = example.replace("caller_keys_file = \"/etc/gateway/keys\"", "trust_callers = true");
+    let config = Config::new(&example);
+    let printed = config.printed(&[]);
+    assert!(config.read(&[]).is_ok(), "{printed}");
+    has(&printed, &["profile = \"deep\"", "idle_timeout = \"20s\""]);
+}
