@@ -1,5 +1,6 @@
 //! The targets: one file and one line here for each.
 
+mod answers;
 mod deadline;
 mod dialect;
 mod hints;
@@ -23,6 +24,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "schema", run: schema::run, vocabulary: schema::VOCABULARY },
     Target { name: "repeats", run: repeats::run, vocabulary: repeats::VOCABULARY },
     Target { name: "resume", run: resume::run, vocabulary: resume::VOCABULARY },
+    Target { name: "answers", run: answers::run, vocabulary: answers::VOCABULARY },
     Target { name: "openai-chat", run: dialect::open_ai_chat, vocabulary: dialect::VOCABULARY },
     Target { name: "openai-responses", run: dialect::open_ai_responses, vocabulary: dialect::VOCABULARY },
     Target { name: "anthropic", run: dialect::anthropic, vocabulary: dialect::VOCABULARY },
