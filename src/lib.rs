@@ -246,7 +246,10 @@ pub use self::layers::last_good::{
     UnansweredRequest,
 };
 pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLayer};
-pub use self::layers::pace::{Pace, PaceBody, PaceFuture, PaceLayer, PacePeers, PaceStats, PeerLimit, TokenEstimate};
+pub use self::layers::pace::{
+    Pace, PaceBody, PaceFuture, PaceLayer, PacePeers, PaceStats, PeerLimit, PeerReserving, PeerTurn, RateCost,
+    TokenEstimate,
+};
 pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
 #[cfg(feature = "llm")]

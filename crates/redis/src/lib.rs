@@ -6,7 +6,8 @@
 //! With [`FleetBreaker`], the circuits of [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) are those of the fleet: what one
 //! process has found out costs the others one call or none, and one process at a time tests whether the upstream is well.
 //!
-//! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of them.
+//! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of them. [`FleetPace`] shares rates too: 500 a
+//! minute are those of the fleet.
 //!
 //! ```
 //! use tower_buttress::{CircuitBreakerLayer, DedupLayer};
@@ -58,6 +59,8 @@
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer | |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
 //! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
+//! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
+//! | `buttress:1:n` | The processes that share rates | 15 s |
 //! | `buttress:1:w` | Channel of the pauses | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
@@ -90,5 +93,5 @@ pub use crate::backend::Model;
 pub use crate::breaker::FleetBreaker;
 pub use crate::client::{Health, Redis};
 pub use crate::options::{Outage, RedisOptions};
-pub use crate::pace::FleetPauses;
+pub use crate::pace::{FleetPace, FleetPauses};
 pub use crate::store::{RedisLease, RedisStore};

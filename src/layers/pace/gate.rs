@@ -3,6 +3,7 @@ use std::sync::Arc;
 use http::Request;
 use http_body::Body;
 
+use super::fleet::{Asking, Share};
 use super::key::Told;
 use super::permit::PacePermit;
 use super::shared::Shared;
@@ -40,7 +41,7 @@ impl Admit for PaceGate {
         let tenant = shared.callers.of(&request);
         if key.is_open() && !shared.config.counts_tokens() {
             let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
-            return (request, Admission::Pass(PacePermit::new(shared.clone(), key, grant, 0, None)));
+            return (request, Admission::Pass(PacePermit::new(shared.clone(), key, grant, 0, None, Share::default())));
         }
         let admission = limited(shared, key, tenant, &request);
         (request, admission)
@@ -68,12 +69,15 @@ fn limited<B: Body>(
         demand = key.demand(length, input, max_output);
         usage = Some(Usage::of(request.uri()));
     }
+    let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
+    if let Some(asking) = Asking::begin(shared.config.peers.as_ref(), &key, tenant, demand, patience, now) {
+        return Admission::Wait(PaceWait::asking(shared.clone(), key, asking, until, length, usage));
+    }
     match key.arrive(tenant, demand, now, patience) {
-        Told::Go(grant) => Admission::Pass(PacePermit::new(shared.clone(), key, grant, length, usage)),
-        Told::Waits(ticket) => {
-            let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
-            Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage))
+        Told::Go(grant) => {
+            Admission::Pass(PacePermit::new(shared.clone(), key, grant, length, usage, Share::default()))
         }
+        Told::Waits(ticket) => Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage)),
         Told::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
         Told::Again(_) => Admission::Aside,
     }

@@ -1,6 +1,7 @@
 //! Calls that wait until the upstream's rate limits have room for them: see [`PaceLayer`].
 
 mod config;
+mod fleet;
 mod gate;
 mod key;
 mod layer;
@@ -13,7 +14,7 @@ mod usage;
 mod wait;
 
 pub use self::layer::PaceLayer;
-pub use self::peers::{PacePeers, PeerLimit};
+pub use self::peers::{PacePeers, PeerLimit, PeerReserving, PeerTurn, RateCost};
 pub use self::service::{Pace, PaceBody, PaceFuture};
 pub use self::shared::PaceStats;
 pub use self::tokens::TokenEstimate;

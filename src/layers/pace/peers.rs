@@ -1,6 +1,8 @@
 //! How the limits of several processes learn of one another's pauses.
 
 use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -41,6 +43,56 @@ pub trait PacePeers: Send + Sync {
 
     /// An upstream told this process to wait, with all calls of this limit.
     fn on_pause(&self, limit: PeerLimit, pause: Duration);
+
+    /// Whether [`reserve`](Self::reserve) is asked before each call that a rate counts. Default: no.
+    fn shares_rates(&self) -> bool {
+        false
+    }
+
+    /// A call is to take `costs` from the rates of this limit, from all or from none, and can wait for `max_wait`. The future
+    /// must end within a fraction of a second: it is in the way of the call. If it is dropped, nothing is taken. Default:
+    /// [`PeerTurn::Alone`].
+    fn reserve(&self, limit: PeerLimit, costs: Vec<RateCost>, max_wait: Duration) -> PeerReserving {
+        let _ = (limit, costs, max_wait);
+        Box::pin(ready(PeerTurn::Alone { processes: 1 }))
+    }
+
+    /// A call that had taken `reserved` has used `used`, in the same order; nothing where it is empty. Default: that is lost.
+    fn settle(&self, limit: PeerLimit, reserved: Vec<RateCost>, used: Vec<RateCost>) {
+        let _ = (limit, reserved, used);
+    }
+}
+
+/// What [`PacePeers::reserve`] returns.
+pub type PeerReserving = Pin<Box<dyn Future<Output = PeerTurn> + Send>>;
+
+/// When a call may be sent, for all processes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerTurn {
+    /// In this time. What it takes is taken.
+    Go {
+        /// Zero: now.
+        wait: Duration,
+    },
+    /// Later than it can wait. Nothing is taken.
+    TooLong {
+        /// How long it would have to wait.
+        wait: Duration,
+    },
+    /// The others cannot be asked: this process has its part of the rates.
+    Alone {
+        /// How many processes there were when they could be asked last.
+        processes: u32,
+    },
+}
+
+/// What a call takes of one rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateCost {
+    name: String,
+    cost: Duration,
+    burst: Duration,
 }
 
 /// One limit of this process, for [`PacePeers`]. It does not keep the limit alive.
@@ -86,6 +138,32 @@ impl PeerLimit {
 impl fmt::Debug for PeerLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerLimit").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+// === impl RateCost ===
+
+impl RateCost {
+    pub(super) fn new(name: String, cost: Duration, burst: Duration) -> Self {
+        Self { name, cost, burst }
+    }
+
+    /// What names the rate among those of its limit, in every process: what it counts, and in how many microseconds.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The time in which the rate allows what the call takes.
+    #[must_use]
+    pub fn cost(&self) -> Duration {
+        self.cost
+    }
+
+    /// The time in which the rate allows what may be taken at once. A cost that is larger goes when nothing else is taken.
+    #[must_use]
+    pub fn burst(&self) -> Duration {
+        self.burst
     }
 }
 

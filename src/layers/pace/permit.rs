@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Body;
 
+use super::fleet::{Reserved, Share};
 use super::key::Key;
 use super::shared::Shared;
 use super::usage::{Usage, Used};
@@ -26,6 +27,7 @@ pub struct PacePermit {
     state: State,
     /// `None`: tokens are not counted.
     usage: Option<Box<Usage>>,
+    share: Share,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +44,17 @@ enum State {
 // === impl PacePermit ===
 
 impl PacePermit {
-    pub(super) fn new(shared: Arc<Shared>, key: Arc<Key>, grant: Grant, length: u64, usage: Option<Usage>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        key: Arc<Key>,
+        grant: Grant,
+        length: u64,
+        usage: Option<Usage>,
+        share: Share,
+    ) -> Self {
         shared.count_in_flight(1.0);
         let usage = usage.map(Box::new);
-        Self { shared, key, grant, length, was_sent: false, state: State::Asked, usage }
+        Self { shared, key, grant, length, was_sent: false, state: State::Asked, usage, share }
     }
 
     /// The upstream has too much. Its answer says until when, or else the limit of which nothing is left.
@@ -64,24 +73,31 @@ impl PacePermit {
 
     /// Takes back what was reserved beyond what was used.
     fn settle(&mut self, is_whole: bool) {
-        let Some(usage) = self.usage.take() else { return };
+        let shared = self.share.reserved.take();
+        let Some(usage) = self.usage.take() else {
+            // It was a request, whatever became of it.
+            return shared.into_iter().for_each(Reserved::keep);
+        };
+        let parts = self.share.processes;
         let reserved = self.grant.demand;
+        let asked = reserved.part(parts);
         if self.state == State::Refused {
             // A limit of requests counts those that failed, too.
-            let used = Demand { requests: reserved.requests, ..Demand::default() };
-            return self.key.settle(&reserved, &used, None, clock::now());
+            let used = Demand { requests: asked.requests, ..Demand::default() };
+            shared.into_iter().for_each(|shared| shared.settle(&used));
+            return self.key.settle(&reserved, &used.times(parts), None, clock::now());
         }
         let Used { input, output, bytes } = usage.end();
         let is_whole = is_whole && self.state != State::Ended;
         let known = input.zip(output).filter(|_| is_whole);
         // Bytes say how many tokens there were at most: each has one at least, and its event many more.
-        let guess = if is_whole { reserved.output } else { reserved.output.min(bytes / 4) };
-        let used = Demand {
-            requests: reserved.requests,
-            input: input.unwrap_or(reserved.input),
-            output: output.unwrap_or(guess),
-        };
-        self.key.settle(&reserved, &used, known.map(|_| self.length), clock::now());
+        let guess = if is_whole { asked.output } else { asked.output.min(bytes / 4) };
+        let used =
+            Demand { requests: asked.requests, input: input.unwrap_or(asked.input), output: output.unwrap_or(guess) };
+        shared.into_iter().for_each(|shared| shared.settle(&used));
+        // What a part of a rate takes says nothing of how long answers are.
+        let learned = known.filter(|_| parts == 1).map(|_| self.length);
+        self.key.settle(&reserved, &used.times(parts), learned, clock::now());
     }
 
     /// Whether the end of the body matters.
@@ -126,6 +142,7 @@ impl Permit for PacePermit {
                 self.key.give_back(&self.grant, false, clock::now);
                 // All of it is given back.
                 self.usage = None;
+                self.share.reserved = None;
             }
             Some(kind) => {
                 self.state = if kind == RejectionKind::Superseded { State::Ended } else { State::Served };
@@ -157,6 +174,7 @@ impl Permit for PacePermit {
             self.key.give_back(&self.grant, was_sent, clock::now);
             if !was_sent {
                 self.usage = None;
+                self.share.reserved = None;
             }
         }
         self.settle(matches!(end, End::Head | End::Complete));

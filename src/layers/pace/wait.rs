@@ -2,12 +2,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use super::fleet::{Asking, Share};
 use super::key::{Key, Told};
+use super::peers::PeerTurn;
 use super::permit::PacePermit;
 use super::shared::Shared;
 use super::usage::Usage;
 use crate::admission::Wait;
 use crate::event::Event;
+use crate::policy::pace::{Demand, Grant};
 use crate::policy::queue::Ticket;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -18,14 +21,32 @@ use crate::rt::timer::LazyTimer;
 pub struct PaceWait {
     shared: Arc<Shared>,
     key: Arc<Key>,
-    /// `None`: the wait is over.
-    ticket: Option<Ticket>,
+    stage: Stage,
     until: Option<Instant>,
     deadline_is_first: bool,
     timer: LazyTimer,
     length: u64,
     usage: Option<Usage>,
+    share: Share,
 }
+
+#[derive(Debug)]
+enum Stage {
+    /// The other processes are asked.
+    Asks(Box<Asking>),
+    /// Its turn among the calls of all processes comes then.
+    Turn {
+        at: Instant,
+        tenant: u64,
+        demand: Demand,
+    },
+    /// It waits in the line of this process.
+    Line(Ticket),
+    Over,
+}
+
+/// What is spaced by another clock comes so much too early for this one.
+const SLACK: Duration = Duration::from_millis(50);
 
 // === impl PaceWait ===
 
@@ -38,22 +59,50 @@ impl PaceWait {
         length: u64,
         usage: Option<Usage>,
     ) -> Self {
-        shared.count_waiting(1.0);
-        let (until, deadline_is_first) = until;
-        let timer = LazyTimer::default();
-        Self { shared, key, ticket: Some(ticket), until, deadline_is_first, timer, length, usage }
+        Self::at(Stage::Line(ticket), shared, key, until, length, usage)
     }
 
-    fn is_over(&mut self) {
-        self.ticket = None;
+    /// The other processes are asked first.
+    pub(super) fn asking(
+        shared: Arc<Shared>,
+        key: Arc<Key>,
+        asking: Asking,
+        until: (Option<Instant>, bool),
+        length: u64,
+        usage: Option<Usage>,
+    ) -> Self {
+        Self::at(Stage::Asks(Box::new(asking)), shared, key, until, length, usage)
+    }
+
+    fn at(
+        stage: Stage,
+        shared: Arc<Shared>,
+        key: Arc<Key>,
+        (until, deadline_is_first): (Option<Instant>, bool),
+        length: u64,
+        usage: Option<Usage>,
+    ) -> Self {
+        shared.count_waiting(1.0);
+        let (timer, share) = (LazyTimer::default(), Share::default());
+        Self { shared, key, stage, until, deadline_is_first, timer, length, usage, share }
+    }
+
+    fn is_over(&mut self) -> Stage {
         self.shared.count_waiting(-1.0);
+        std::mem::replace(&mut self.stage, Stage::Over)
     }
 
     fn give_up(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.is_over();
-            self.key.forget(ticket, clock::now());
+        if matches!(self.stage, Stage::Over) {
+            return;
         }
+        match self.is_over() {
+            Stage::Line(ticket) => self.key.forget(ticket, clock::now()),
+            Stage::Asks(asking) => asking.give_up(),
+            Stage::Turn { .. } | Stage::Over => {}
+        }
+        // What the others know of it is given back.
+        self.share = Share::default();
     }
 
     /// It was late, or was always to be.
@@ -68,6 +117,38 @@ impl PaceWait {
             wait => self.shared.refuse(&self.key, wait.unwrap_or_default()),
         }
     }
+
+    fn pass(&mut self, grant: Grant) -> PacePermit {
+        self.is_over();
+        let (shared, key) = (self.shared.clone(), self.key.clone());
+        let share = std::mem::take(&mut self.share);
+        PacePermit::new(shared, key, grant, self.length, self.usage.take(), share)
+    }
+
+    /// What the other processes say.
+    fn poll_asks(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        let Stage::Asks(asking) = &mut self.stage else { return Poll::Ready(Ok(())) };
+        let turn = match (asking.poll(cx), asking.until) {
+            (Poll::Ready(turn), _) => turn,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(until)) => {
+                ready!(self.timer.poll_until(until, cx));
+                PeerTurn::Alone { processes: 1 }
+            }
+        };
+        if let PeerTurn::TooLong { wait } = turn {
+            return Poll::Ready(Err(self.refuse(Some(wait))));
+        }
+        let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Over) else { return Poll::Pending };
+        let (tenant, demand, now) = (asking.tenant, asking.demand, clock::now());
+        self.share = asking.share(turn);
+        let at = match turn {
+            PeerTurn::Go { wait } => now.checked_add(wait).unwrap_or(now),
+            _ => now,
+        };
+        self.stage = Stage::Turn { at, tenant, demand: demand.times(self.share.processes) };
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Wait for PaceWait {
@@ -75,14 +156,34 @@ impl Wait for PaceWait {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<PacePermit, Rejection>> {
         loop {
-            let Some(ticket) = self.ticket else { return Poll::Pending };
+            let ticket = match self.stage {
+                Stage::Asks(_) => {
+                    if let Err(rejection) = ready!(self.poll_asks(cx)) {
+                        return Poll::Ready(Err(rejection));
+                    }
+                    continue;
+                }
+                Stage::Turn { at, tenant, demand } => {
+                    if at > clock::now() {
+                        ready!(self.timer.poll_until(at, cx));
+                    }
+                    let now = clock::now();
+                    self.until = self.until.max(now.checked_add(SLACK));
+                    let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
+                    match self.key.arrive(tenant, demand, now, patience) {
+                        Told::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
+                        Told::Waits(ticket) => self.stage = Stage::Line(ticket),
+                        Told::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
+                        Told::Again(_) => return Poll::Pending,
+                    }
+                    continue;
+                }
+                Stage::Line(ticket) => ticket,
+                Stage::Over => return Poll::Pending,
+            };
             let now = clock::now();
             let next = match self.key.ask(ticket, cx.waker(), now, self.until) {
-                Told::Go(grant) => {
-                    self.is_over();
-                    let (shared, key) = (self.shared.clone(), self.key.clone());
-                    return Poll::Ready(Ok(PacePermit::new(shared, key, grant, self.length, self.usage.take())));
-                }
+                Told::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                 Told::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                 Told::Again(next) => next,
                 Told::Waits(_) => None,

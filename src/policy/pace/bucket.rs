@@ -86,7 +86,8 @@ impl Bucket {
         Self { unit, source: Source::Configured, window: None, spacing: Spacing::new(rate), tat: 0 }
     }
 
-    fn cost(&self, demand: &Demand) -> Micros {
+    /// The time that `demand` takes of it.
+    pub(crate) fn cost(&self, demand: &Demand) -> Micros {
         self.spacing.cost(demand.of(self.unit))
     }
 
@@ -128,6 +129,16 @@ impl Bucket {
     /// How many units are left at `now`.
     pub(crate) fn remaining(&self, now: Micros) -> u64 {
         self.spacing.units_in(self.spacing.burst.saturating_sub(self.tat.saturating_sub(now)))
+    }
+
+    /// Whether its rate was set, and not learned.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.source == Source::Configured
+    }
+
+    /// The time in which its units are allowed.
+    pub(crate) fn per(&self) -> Micros {
+        self.spacing.per
     }
 
     /// How long until it is full.
@@ -215,6 +226,18 @@ impl Demand {
             Unit::InputTokens => self.input,
             Unit::OutputTokens => self.output,
         }
+    }
+
+    /// What it is to a process that has one of `parts` equal parts of a rate.
+    pub(crate) fn times(self, parts: u32) -> Self {
+        let times = |units: u64| units.saturating_mul(parts.max(1).into());
+        Self { requests: times(self.requests), input: times(self.input), output: times(self.output) }
+    }
+
+    /// What it is to the whole rate, where it was counted [times](Self::times) `parts`.
+    pub(crate) fn part(self, parts: u32) -> Self {
+        let part = |units: u64| units / u64::from(parts.max(1));
+        Self { requests: part(self.requests), input: part(self.input), output: part(self.output) }
     }
 
     pub(crate) fn and(self, other: Self) -> Self {

@@ -10,6 +10,7 @@ mod model;
 mod model_circuits;
 mod names;
 mod pauses;
+mod rates;
 mod redis;
 mod redis_circuits;
 
@@ -25,6 +26,7 @@ pub use self::ids::{Process, Token};
 pub use self::model::Model;
 pub use self::names::Want;
 pub use self::pauses::{PauseBackend, PauseNews};
+pub use self::rates::{RateBackend, RateTurn, TakenRate};
 pub use crate::client::subscriptions::{Heard, Subscription};
 pub use crate::error::BackendError;
 use crate::options::Outage;

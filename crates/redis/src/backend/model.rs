@@ -48,6 +48,8 @@ pub(super) struct State {
     kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, Fleet>,
     pub(super) pauses: HashMap<Fingerprint, Instant>,
+    pub(super) rates: HashMap<(Fingerprint, String), Instant>,
+    pub(super) processes: HashMap<Process, Instant>,
     channels: HashMap<Channel, Vec<Hearer>>,
     is_unreachable: bool,
     operations: u64,
@@ -104,6 +106,8 @@ impl Model {
         state.kept.clear();
         state.circuits.clear();
         state.pauses.clear();
+        state.rates.clear();
+        state.processes.clear();
         state.channels.values().flatten().for_each(|hearer| {
             hearer.tell(Heard::Gap);
         });

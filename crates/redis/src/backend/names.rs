@@ -72,6 +72,16 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{limit}}}:w", self.prefix).into()
     }
 
+    /// What is taken of a rate.
+    pub(super) fn rate(&self, limit: &Fingerprint, name: &str) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{limit}}}:t:{name}", self.prefix).into()
+    }
+
+    /// The processes that there are.
+    pub(super) fn processes(&self) -> Vec<u8> {
+        format!("{}:{VERSION}:n", self.prefix).into()
+    }
+
     /// The channel of all pauses.
     pub(super) fn pauses(&self) -> Vec<u8> {
         format!("{}:{VERSION}:w", self.prefix).into()

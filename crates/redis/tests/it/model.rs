@@ -13,7 +13,8 @@ use tokio::runtime::{Builder, Runtime};
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::backend::{
     Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed, Flight, Heard,
-    Outcome, ProbeLease, ProbeVerdict, Process, Subscription, Token, Votes,
+    Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, Subscription,
+    TakenRate, Token, Votes,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -34,8 +35,17 @@ enum Step {
     Vote { process: usize, open_for: Duration, active: Duration },
     Probe { process: usize, lease: Duration },
     Verdict { process: usize, verdict: ProbeVerdict, active: Duration },
+    Pause { wait: Duration },
+    Paused,
+    Reserve { costs: [Duration; 2], max_wait: Duration },
+    Refund { rate: usize, seconds: i64 },
+    Beat { process: usize, ttl: Duration },
     Jump(Duration),
 }
+
+/// The rates of a limit, and what may be taken of each at once.
+const RATES: [(&str, Duration); 2] =
+    [("requests-60", Duration::from_secs(100)), ("tokens-60", Duration::from_secs(200))];
 
 /// Two keys, and of each the flights of three processes.
 const FLIGHTS: usize = 6;
@@ -62,6 +72,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
       redis.call('DEL', key)
       for i = 1, #all, 2 do redis.call('HSET', key, string.format('%.0f', all[i] - jump), all[i + 1]) end
       redis.call('PEXPIRE', key, ttl - jump)
+    end
+    if kind == 'string' and string.find(key, ':t:', 1, true) then
+      redis.call('SET', key, string.format('%.0f', redis.call('GET', key) - jump * 1000), 'PX', ttl - jump)
     end
     if kind == 'zset' then
       for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -jump, member) end
@@ -90,9 +103,24 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..3_usize, time()).prop_map(|(process, lease)| Step::Probe { process, lease }),
         3 => (0..3_usize, verdict(), time())
             .prop_map(|(process, verdict, active)| Step::Verdict { process, verdict, active }),
+        1 => time().prop_map(|wait| Step::Pause { wait }),
+        1 => Just(Step::Paused),
+        4 => (cost(), cost(), prop::sample::select(&WAITS[..]))
+            .prop_map(|(one, two, max_wait)| Step::Reserve { costs: [one, two], max_wait }),
+        2 => (0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
+            .prop_map(|(rate, seconds)| Step::Refund { rate, seconds }),
+        1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
         1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
     ]
 }
+
+fn cost() -> impl Strategy<Value = Duration> {
+    prop::sample::select(&[0, 50, 100][..]).prop_map(Duration::from_secs)
+}
+
+/// No wait is near one of these.
+const WAITS: [Duration; 3] =
+    [Duration::from_millis(5_500), Duration::from_millis(95_500), Duration::from_secs(1_000_000)];
 
 fn verdict() -> impl Strategy<Value = ProbeVerdict> {
     prop_oneof![
@@ -119,7 +147,7 @@ struct Engine<B> {
     news: Subscription,
 }
 
-impl<B: Backend + CircuitBackend> Engine<B> {
+impl<B: Backend + CircuitBackend + PauseBackend + RateBackend> Engine<B> {
     fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
         let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
         let news = runtime.block_on(backend.news(group())).unwrap();
@@ -182,6 +210,31 @@ impl<B: Backend + CircuitBackend> Engine<B> {
                 verdict,
                 active,
             )),
+            Step::Pause { wait } => {
+                let limit = Fingerprint::from_bytes([200; 32]);
+                // Whether it was paused for as long is a matter of milliseconds.
+                self.runtime.block_on(backend.pause(PauseNews { limit, wait, process: self.owners[0] })).unwrap();
+                "paused".into()
+            }
+            Step::Paused => {
+                let limit = Fingerprint::from_bytes([200; 32]);
+                seconds(self.runtime.block_on(backend.paused(limit)).unwrap()).to_string()
+            }
+            Step::Reserve { costs, max_wait } => {
+                let limit = Fingerprint::from_bytes([200; 32]);
+                let cost =
+                    |(cost, (name, burst)): (Duration, (&str, Duration))| TakenRate { name: name.into(), cost, burst };
+                let costs = costs.into_iter().zip(RATES).map(cost).collect();
+                match self.runtime.block_on(backend.reserve(limit, costs, max_wait)).unwrap() {
+                    RateTurn::Taken(wait) => format!("taken {}", seconds(wait)),
+                    RateTurn::TooLong(wait) => format!("too long {}", seconds(wait)),
+                }
+            }
+            Step::Refund { rate, seconds } => {
+                let changes = vec![(RATES[rate].0.to_owned(), seconds * 1_000_000)];
+                self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), changes))
+            }
+            Step::Beat { process, ttl } => self.answer(backend.beat(self.owners[process], ttl)),
             Step::Jump(_) => "time passed".into(),
         }
     }

@@ -11,9 +11,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::PaceLayer;
-use tower_buttress_redis::backend::PauseBackend;
-use tower_buttress_redis::{FleetPauses, Model};
+use tower_buttress::{PaceLayer, Rate};
+use tower_buttress_redis::backend::{PauseBackend, RateBackend};
+use tower_buttress_redis::{FleetPace, FleetPauses, Model};
 
 use crate::support::Server;
 
@@ -49,6 +49,49 @@ fn process<B: PauseBackend>(backend: B, upstream: &Upstream) -> Process {
         }
     });
     BoxCloneSyncService::new(layer.layer(calls).map_response(|response: Response<_>| response.status()))
+}
+
+/// A process that shares a rate of ten a second.
+fn paced<B: PauseBackend + RateBackend>(backend: B, sent: &Sent) -> Process {
+    let fleet = FleetPace::new(backend).processes(4);
+    let layer = PaceLayer::new().requests(Rate::per_second(10)).share(Arc::new(fleet));
+    let sent = sent.clone();
+    let calls = service_fn(move |_: Request<_>| {
+        let sent = sent.clone();
+        async move {
+            sent.lock().await.push(Instant::now());
+            Ok::<_, Infallible>(Response::new(Body::new()))
+        }
+    });
+    BoxCloneSyncService::new(layer.layer(calls).map_response(|response: Response<_>| response.status()))
+}
+
+/// When calls reached the upstream.
+type Sent = Arc<Mutex<Vec<Instant>>>;
+
+/// Makes this number of calls at once in each process. Returns how many were answered.
+async fn burst(fleet: &[Process], each: usize) -> usize {
+    let calls: Vec<_> = fleet
+        .iter()
+        .flat_map(|process| std::iter::repeat_n(process, each))
+        .map(|process| {
+            let process = process.clone();
+            tokio::spawn(async move { call(&process, "a").await })
+        })
+        .collect();
+    let mut answered = 0;
+    for call in calls {
+        answered += usize::from(call.await.unwrap() == StatusCode::OK);
+    }
+    answered
+}
+
+/// How many calls there were in the second that had the most.
+async fn most_in_a_second(sent: &Sent) -> usize {
+    let mut sent = sent.lock().await.clone();
+    sent.sort();
+    let within = |from: &Instant| sent.iter().filter(|at| *at >= from && **at - *from < Duration::from_secs(1)).count();
+    sent.iter().map(within).max().unwrap_or(0)
 }
 
 async fn call(process: &Process, credential: &str) -> StatusCode {
@@ -140,4 +183,85 @@ async fn it_is_the_same_on_a_real_redis() {
     assert_eq!(call(&there, "a").await, StatusCode::OK);
     assert!(begun.elapsed() >= Duration::from_millis(1900), "{:?}", begun.elapsed());
     assert_eq!(upstream.refused.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_is_that_of_all_processes_together() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
+    let begun = Instant::now();
+    assert_eq!(burst(&fleet, 10).await, 40);
+    assert!(begun.elapsed() >= Duration::from_millis(3_900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(4_200), "{:?}", begun.elapsed());
+    assert!(most_in_a_second(&sent).await <= 11, "{}", most_in_a_second(&sent).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_an_outage_a_rate_is_divided_and_not_multiplied() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
+    assert_eq!(burst(&fleet, 1).await, 4);
+    // Each has said that it is there, and will have heard of the others.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    model.set_reachable(false);
+    sent.lock().await.clear();
+    let begun = Instant::now();
+    assert_eq!(burst(&fleet, 10).await, 40);
+    // Each has a quarter: 2.5 a second.
+    assert!(begun.elapsed() >= Duration::from_millis(3_600), "{:?}", begun.elapsed());
+    assert!(most_in_a_second(&sent).await <= 12, "{}", most_in_a_second(&sent).await);
+    // One that starts now takes what it was told for the number of processes.
+    let late = [paced(model.clone(), &sent)];
+    let begun = Instant::now();
+    assert_eq!(burst(&late, 6).await, 6);
+    assert!(begun.elapsed() >= Duration::from_millis(1_900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_leaves_gives_back_what_it_took() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let fleet: Vec<Process> = (0..2).map(|_| paced(model.clone(), &sent)).collect();
+    assert_eq!(call(&fleet[0], "a").await, StatusCode::OK);
+    let begun = Instant::now();
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let process = fleet[0].clone();
+            tokio::spawn(async move { call(&process, "a").await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(call(&fleet[1], "a").await, StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let fleet: Vec<Process> = (0..4).map(|_| paced(model.clone(), &sent)).collect();
+    assert_eq!(burst(&fleet, 1).await, 4);
+    settle().await;
+    // Another fleet's process with the same credential meets a 429.
+    let upstream = Upstream::default();
+    *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(5));
+    assert_eq!(call(&process(model.clone(), &upstream), "a").await, StatusCode::TOO_MANY_REQUESTS);
+    settle().await;
+    sent.lock().await.clear();
+    let begun = Instant::now();
+    assert_eq!(burst(&fleet, 5).await, 20);
+    let first = sent.lock().await.iter().min().copied().unwrap();
+    assert!(first - begun >= Duration::from_millis(4_900), "{:?}", first - begun);
+    assert!(most_in_a_second(&sent).await <= 11, "{}", most_in_a_second(&sent).await);
+}
+
+#[tokio::test]
+async fn rates_are_the_same_on_a_real_redis() {
+    let (server, sent) = (Server::start(), Sent::default());
+    let options = server.fresh();
+    let new = || paced(tower_buttress_redis::Redis::new(options.clone()).unwrap(), &sent);
+    let fleet: Vec<Process> = (0..3).map(|_| new()).collect();
+    let begun = Instant::now();
+    assert_eq!(burst(&fleet, 5).await, 15);
+    assert!(begun.elapsed() >= Duration::from_millis(1_350), "{:?}", begun.elapsed());
 }

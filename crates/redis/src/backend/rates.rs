@@ -1,0 +1,170 @@
+//! What the rates of a fleet need of an engine.
+
+use std::future::Future;
+use std::time::Duration;
+
+use redis::Value;
+use tower_buttress::store::Fingerprint;
+
+use super::ids::hex;
+use super::redis::{millis, number, unexpected, unsigned};
+use super::{BackendError, Process};
+use crate::client::Redis;
+use crate::client::script::Script;
+
+static RESERVE: Script = Script::new(include_str!("../scripts/reserve.lua"));
+static REFUND: Script = Script::new(include_str!("../scripts/refund.lua"));
+static BEAT: Script = Script::new(include_str!("../scripts/beat.lua"));
+
+/// The engine of [`FleetPace`](crate::FleetPace).
+///
+/// A rate is one number, the time at which nothing of it will be taken any more. What a call takes is added to it, in
+/// microseconds.
+pub trait RateBackend: Clone + Send + Sync + 'static {
+    /// Takes `costs` from the rates of a limit, from all or from none, for a call that can wait for `max_wait`. A call
+    /// that is sent later than another one takes its turn behind it, and all begin with the end of the limit's pause.
+    fn reserve(
+        &self,
+        limit: Fingerprint,
+        costs: Vec<TakenRate>,
+        max_wait: Duration,
+    ) -> impl Future<Output = Result<RateTurn, BackendError>> + Send;
+
+    /// Corrects what was taken, by this many microseconds for each rate.
+    fn refund(
+        &self,
+        limit: Fingerprint,
+        changes: Vec<(String, i64)>,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// This process is there, for as long as that. Returns how many are.
+    fn beat(&self, process: Process, ttl: Duration) -> impl Future<Output = Result<u32, BackendError>> + Send;
+}
+
+/// What a call takes of one rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenRate {
+    /// Names the rate within its limit.
+    pub name: String,
+    /// The time in which the rate allows that.
+    pub cost: Duration,
+    /// The time in which it allows what may be taken at once.
+    pub burst: Duration,
+}
+
+/// When a call may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateTurn {
+    /// In this time: all is taken.
+    Taken(Duration),
+    /// Later than it can wait: nothing is taken.
+    TooLong(Duration),
+}
+
+impl RateBackend for Redis {
+    async fn reserve(
+        &self,
+        limit: Fingerprint,
+        costs: Vec<TakenRate>,
+        max_wait: Duration,
+    ) -> Result<RateTurn, BackendError> {
+        let names = self.names();
+        let mut keys: Vec<Vec<u8>> = costs.iter().map(|cost| names.rate(&limit, &cost.name)).collect();
+        keys.push(names.pause(&limit));
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let mut command = RESERVE.keys(&keys).arg(micros(max_wait));
+        for TakenRate { cost, burst, .. } in &costs {
+            command = command.arg(micros(*cost)).arg(micros(*burst));
+        }
+        let reply = self.call(&command).await?;
+        let Value::Array(reply) = &reply else { return Err(unexpected()) };
+        let [Value::Int(taken), Value::Int(wait)] = reply.as_slice() else { return Err(unexpected()) };
+        let wait = Duration::from_micros(unsigned(*wait));
+        Ok(if *taken == 1 { RateTurn::Taken(wait) } else { RateTurn::TooLong(wait) })
+    }
+
+    async fn refund(&self, limit: Fingerprint, changes: Vec<(String, i64)>) -> Result<(), BackendError> {
+        let names = self.names();
+        let keys: Vec<Vec<u8>> = changes.iter().map(|(name, _)| names.rate(&limit, name)).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let mut command = REFUND.keys(&keys);
+        for (_, change) in &changes {
+            command = command.arg(*change);
+        }
+        self.call(&command).await.map(|_| ())
+    }
+
+    async fn beat(&self, process: Process, ttl: Duration) -> Result<u32, BackendError> {
+        let command = BEAT.keys(&[&self.names().processes()]).arg(hex(process.as_bytes())).arg(millis(ttl));
+        number(&self.call(&command).await?).map(|count| u32::try_from(count).unwrap_or(1))
+    }
+}
+
+/// What the numbers of Lua hold exactly beside the time of day.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS)
+}
+
+const LONGEST_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
+
+#[cfg(any(test, feature = "model"))]
+mod model {
+    use tokio::time::Instant;
+
+    use super::super::model::Model;
+    use super::*;
+
+    impl RateBackend for Model {
+        async fn reserve(
+            &self,
+            limit: Fingerprint,
+            costs: Vec<TakenRate>,
+            max_wait: Duration,
+        ) -> Result<RateTurn, BackendError> {
+            let mut state = self.reach()?;
+            let now = Instant::now();
+            let until = state.pauses.get(&limit).copied();
+            let stop = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+            let (mut tats, mut worst) = (Vec::new(), stop);
+            for TakenRate { name, cost, burst } in &costs {
+                let room = burst.saturating_sub(*cost);
+                let mut tat = state.rates.get(&(limit, name.clone())).copied().unwrap_or(now).max(now);
+                if !stop.is_zero() {
+                    tat = tat.max(now + stop + room);
+                }
+                if !cost.is_zero() {
+                    worst = worst.max(tat.saturating_duration_since(now).saturating_sub(room));
+                }
+                tats.push(tat);
+            }
+            if worst > max_wait {
+                return Ok(RateTurn::TooLong(worst));
+            }
+            for (TakenRate { name, cost, .. }, tat) in costs.into_iter().zip(tats) {
+                if !cost.is_zero() {
+                    state.rates.insert((limit, name), tat.max(now + worst) + cost);
+                }
+            }
+            Ok(RateTurn::Taken(worst))
+        }
+
+        async fn refund(&self, limit: Fingerprint, changes: Vec<(String, i64)>) -> Result<(), BackendError> {
+            let mut state = self.reach()?;
+            let now = Instant::now();
+            for (name, change) in changes {
+                let tat = state.rates.entry((limit, name)).or_insert(now);
+                let by = Duration::from_micros(change.unsigned_abs());
+                *tat = if change < 0 { (*tat).max(now).checked_sub(by).unwrap_or(now) } else { (*tat).max(now) + by };
+            }
+            Ok(())
+        }
+
+        async fn beat(&self, process: Process, ttl: Duration) -> Result<u32, BackendError> {
+            let mut state = self.reach()?;
+            let now = Instant::now();
+            state.processes.retain(|_, until| *until > now);
+            state.processes.insert(process, now + ttl);
+            Ok(u32::try_from(state.processes.len()).unwrap_or(u32::MAX))
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a call takes of rates that several processes share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::key::Key;
+use super::peers::{PeerLimit, PeerReserving, PeerTurn, Peers, RateCost};
+use crate::policy::pace::{Bucket, Demand};
+use crate::proto::rate_limit::Unit;
+use crate::rt::clock;
+
+/// A call that asks the others.
+pub(super) struct Asking {
+    pub(super) tenant: u64,
+    pub(super) demand: Demand,
+    reserved: Reserved,
+    turn: PeerReserving,
+    /// Longer than peers may take.
+    pub(super) until: Option<Instant>,
+}
+
+/// A call's part in what is shared.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) reserved: Option<Reserved>,
+    /// Of how many equal parts of the rates this process has one. 1: they are shared, or are its own.
+    pub(super) processes: u32,
+}
+
+/// What is taken for a call. Dropped, it is given back.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    peers: Peers,
+    limit: PeerLimit,
+    key: Arc<Key>,
+    costs: Vec<RateCost>,
+}
+
+/// Peers that take longer are asked no more in this call.
+const LONGEST: Duration = Duration::from_secs(1);
+
+// === impl Asking ===
+
+impl Asking {
+    /// `None`: the key has no rates, or they are this process's own.
+    pub(super) fn begin(
+        peers: Option<&Peers>,
+        key: &Arc<Key>,
+        tenant: u64,
+        demand: Demand,
+        patience: Duration,
+        now: Instant,
+    ) -> Option<Self> {
+        let peers = peers.filter(|peers| peers.0.shares_rates())?.clone();
+        let limit = PeerLimit::new(key, key.id()?);
+        let costs = costs(key, &demand);
+        if costs.is_empty() {
+            return None;
+        }
+        let turn = peers.0.reserve(limit.clone(), costs.clone(), patience);
+        let reserved = Reserved { peers, limit, key: key.clone(), costs };
+        Some(Self { tenant, demand, reserved, turn, until: now.checked_add(LONGEST) })
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PeerTurn> {
+        self.turn.as_mut().poll(cx)
+    }
+
+    /// What it asked for is taken, or is not.
+    pub(super) fn share(self, turn: PeerTurn) -> Share {
+        match turn {
+            PeerTurn::Go { .. } => Share { reserved: Some(self.reserved), processes: 1 },
+            PeerTurn::Alone { processes } => {
+                self.reserved.keep();
+                Share { reserved: None, processes: processes.max(1) }
+            }
+            PeerTurn::TooLong { .. } => {
+                self.reserved.keep();
+                Share::default()
+            }
+        }
+    }
+
+    /// Nothing is taken.
+    pub(super) fn give_up(self) {
+        self.reserved.keep();
+    }
+}
+
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").field("demand", &self.demand).finish_non_exhaustive()
+    }
+}
+
+// === impl Share ===
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { reserved: None, processes: 1 }
+    }
+}
+
+// === impl Reserved ===
+
+impl Reserved {
+    /// All of it was used.
+    pub(super) fn keep(mut self) {
+        self.costs = Vec::new();
+    }
+
+    /// This was used.
+    pub(super) fn settle(mut self, used: &Demand) {
+        let (reserved, used) = (std::mem::take(&mut self.costs), costs(&self.key, used));
+        if reserved != used {
+            self.peers.0.settle(self.limit.clone(), reserved, used);
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.costs.is_empty() {
+            self.peers.0.settle(self.limit.clone(), std::mem::take(&mut self.costs), Vec::new());
+        }
+    }
+}
+
+/// What `demand` takes of each rate that was set.
+fn costs(key: &Key, demand: &Demand) -> Vec<RateCost> {
+    key.with_buckets(clock::now(), |buckets, _, _| {
+        let cost = |bucket: &Bucket| {
+            RateCost::new(name(bucket), Duration::from_micros(bucket.cost(demand)), bucket.fills_in())
+        };
+        buckets.iter().filter(|bucket| bucket.is_configured()).map(cost).collect()
+    })
+}
+
+fn name(bucket: &Bucket) -> String {
+    let unit = match bucket.unit {
+        Unit::Requests => "requests",
+        Unit::Tokens => "tokens",
+        Unit::InputTokens => "input-tokens",
+        Unit::OutputTokens => "output-tokens",
+    };
+    format!("{unit}-{}", bucket.per())
+}
