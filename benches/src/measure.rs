@@ -32,7 +32,7 @@ pub type CostOf<'a> = &'a dyn Fn(&str) -> Cost;
 /// The flag under which the bench runs itself: `--count NAME N`.
 const COUNT: &str = "--count";
 /// Repetitions whose instructions are counted; the startup is counted too, and subtracted by a run of twice as many.
-const COUNTED: u64 = 2_000;
+const COUNTED: u64 = 500;
 
 /// Inside a runtime, prints what `tables` makes of the costs of `cases`. Where the command line asks for it, runs one case and
 /// nothing else.
@@ -86,7 +86,9 @@ impl Case {
         (count(2_000) - count(1_000)) as f64 / 1_000.0
     }
 
-    fn instructions(&self) -> Option<f64> {
+    /// The instructions of one repetition. `None` where valgrind is not installed.
+    #[must_use]
+    pub fn instructions(&self) -> Option<f64> {
         let (once, twice) = (self.count(COUNTED)?, self.count(2 * COUNTED)?);
         Some((twice - once) as f64 / COUNTED as f64)
     }
