@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -30,6 +30,8 @@ pub(crate) struct Call {
     tenant: OnceLock<Tenant>,
     model: OnceLock<Model>,
     asked: OnceLock<Asked>,
+    /// The attempts that are known to have failed.
+    failed: AtomicU32,
     has_joined: AtomicBool,
     has_head: AtomicBool,
     has_resumed: AtomicBool,
@@ -97,6 +99,7 @@ impl Call {
             tenant: OnceLock::new(),
             model: OnceLock::new(),
             asked: OnceLock::new(),
+            failed: AtomicU32::new(0),
             has_joined: AtomicBool::new(false),
             has_head: AtomicBool::new(false),
             has_resumed: AtomicBool::new(false),
@@ -127,6 +130,9 @@ impl Call {
     fn tell(&self, event: &Event) {
         match event {
             Event::FlightJoined => self.has_joined.store(true, Relaxed),
+            Event::RetryScheduled { .. } | Event::FallbackUsed { .. } | Event::BackupFailed { .. } => {
+                self.failed.store(self.attempts(), Relaxed);
+            }
             Event::StreamResumed { .. } => self.has_resumed.store(true, Relaxed),
             _ => {}
         }
@@ -138,7 +144,8 @@ impl Call {
     fn phase(&self) -> &'static str {
         let attempts = self.attempts();
         // A stream may have begun without its answer, with heartbeats.
-        let is_answered = attempts == 0 || self.asked.get().and_then(Asked::took).is_some();
+        let has_upstream = self.asked.get().and_then(Asked::took).is_some() && attempts > self.failed.load(Relaxed);
+        let is_answered = attempts == 0 || has_upstream;
         if self.has_resumed.load(Relaxed) {
             "resumed"
         } else if self.has_head.load(Relaxed) && is_answered {

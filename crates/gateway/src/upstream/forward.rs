@@ -40,7 +40,7 @@ pub(crate) struct Asked(Arc<Attempts>);
 #[derive(Debug, Default)]
 struct Attempts {
     times: AtomicU32,
-    /// From the request to the head of the answer that came last, in microseconds.
+    /// From the last request to its answer's head, in microseconds; 0 before that.
     took: AtomicU64,
 }
 
@@ -63,13 +63,14 @@ impl Asked {
         self.0.times.load(Relaxed)
     }
 
-    /// How long the upstream that answered last took to its head.
+    /// How long the upstream that was asked last took to its head, if it has answered.
     pub(crate) fn took(&self) -> Option<Duration> {
         Some(self.0.took.load(Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
     fn begin(&self) -> (Self, Instant) {
         self.0.times.fetch_add(1, Relaxed);
+        self.0.took.store(0, Relaxed);
         (self.clone(), Instant::now())
     }
 

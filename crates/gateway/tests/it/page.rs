@@ -76,6 +76,19 @@ async fn a_call_is_shown_with_its_phase_until_it_is_over() {
 }
 
 #[tokio::test]
+async fn heartbeats_and_an_attempt_that_failed_are_no_stream() {
+    let early = ["--heartbeat", "20ms", "--heartbeat-before-headers", "20ms", "--dedup", "off"];
+    let gateway = gateway(&early).await;
+    let answer = ask(call(&gateway, "again", "gap=0s; status=503; retry-after=1; times=1")).await;
+    let mut body = answer.into_body();
+    http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+    let shown = shown(&gateway).await["calls"][0].clone();
+    assert_eq!((&shown["phase"], &shown["attempts"]), (&"waiting".into(), &1.into()), "{shown}");
+    assert!(shown["bytes"].as_u64() > Some(0) && shown["notice"].as_str().unwrap().contains("attempt 2"), "{shown}");
+    assert!(read(body).await.0.ends_with("data: [DONE]\n\n"));
+}
+
+#[tokio::test]
 async fn a_stream_that_goes_on_after_a_break_is_resumed_and_its_notice_says_so() {
     let gateway = gateway(&["--resume", "verified", "--dedup", "off", "--backoff-base", "5ms"]).await;
     let cut = ask(call(&gateway, "cut", "gap=60ms; reset-after=4; times=1")).await;
