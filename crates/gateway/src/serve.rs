@@ -108,14 +108,30 @@ where
                 Err(error) => not_accepted(&error).await,
             }
         }
-        drop((listener, admin));
+        drop(listener);
         tracing::info!(open = self.drain.count(), "draining");
-        if self.drain.finish(self.drain_timeout).await {
-            tracing::info!("drained");
-        } else {
-            tracing::warn!(open = self.drain.count(), "stopped with connections open");
+        tokio::select! {
+            in_time = self.drain.finish(self.drain_timeout) => match in_time {
+                true => tracing::info!("drained"),
+                false => tracing::warn!(open = self.drain.count(), "stopped with connections open"),
+            },
+            () = self.clone().watched(builder, admin.as_ref()) => {}
         }
         upkeep.abort();
+    }
+
+    /// While it drains, those who watch are answered on: that it is not ready any more, and what is still open. Nothing waits for
+    /// their connections.
+    async fn watched(self, builder: Arc<auto::Builder<BoundedStreams>>, admin: Option<&TcpListener>) {
+        loop {
+            match accept(admin).await {
+                Ok((stream, peer)) => {
+                    let open = Drain::new().open();
+                    tokio::spawn(self.clone().connection(builder.clone(), stream, peer.ip(), Door::Admin, open));
+                }
+                Err(error) => not_accepted(&error).await,
+            }
+        }
     }
 
     async fn connection(

@@ -1,10 +1,11 @@
 //! The end: nothing new, and time for what is open.
 
+use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::client::{ask, chat, content, http1, http2, read};
+use super::client::{ask, chat, content, full, http1, http2, read};
 use super::{gateway, soon};
 
 #[tokio::test]
@@ -29,6 +30,30 @@ async fn open_streams_come_to_their_end_and_nothing_new_begins() {
         let (events, whole) = read(body).await;
         assert!(whole && events.ends_with("data: [DONE]\n\n"), "{}", content(&events));
     }
+    soon(gateway.served).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_it_drains_it_says_on_the_listener_of_its_own_that_it_is_not_ready() {
+    let gateway = gateway(&["--admin", "127.0.0.1:0"]).await;
+    let mut body = ask(chat(gateway.addr, true, "gap=50ms; chunks=30")).await.into_body();
+    soon(body.frame()).await.unwrap().unwrap();
+    let ready = || {
+        let request = Request::get(format!("http://{}/-/readyz", gateway.admin.unwrap()));
+        ask(request.body(full("")).unwrap())
+    };
+    assert_eq!(ready().await.status(), 200);
+    gateway.stop.send(()).unwrap();
+    let draining = soon(async {
+        loop {
+            let answer = ready().await;
+            if answer.status() == 503 {
+                break read(answer.into_body()).await.0;
+            }
+        }
+    });
+    assert_eq!(draining.await, "draining\n");
+    assert!(read(body).await.1);
     soon(gateway.served).await.unwrap();
 }
 
