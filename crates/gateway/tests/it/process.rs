@@ -330,6 +330,18 @@ fn no_secret_is_in_any_log_line_event_figure_or_page() {
 }
 
 #[test]
+fn every_option_is_in_a_group() {
+    let help = String::from_utf8(command("-h").output().unwrap().stdout).unwrap();
+    let (_, ungrouped) = help.split_once("\nOptions:\n").unwrap();
+    let (ungrouped, groups) = ungrouped.split_once("\n\n").unwrap();
+    let options: Vec<_> = ungrouped.split_whitespace().filter(|word| word.starts_with("--")).collect();
+    assert_eq!(options, ["--help", "--version"]);
+    for group in ["Upstreams and trust", "Callers", "Limits of time", "JSON answers", "Last good answers", "Server"] {
+        assert!(groups.contains(&format!("{group}:\n")), "{group}");
+    }
+}
+
+#[test]
 fn the_version_may_name_the_commit() {
     let version = String::from_utf8(command("--version").output().unwrap().stdout).unwrap();
     assert!(version.starts_with(concat!("buttress-gateway ", env!("CARGO_PKG_VERSION"))), "{version}");
