@@ -269,7 +269,8 @@ pub use self::layers::structured_output::{
     OutputUsage, StructuredOutput, StructuredOutputBody, StructuredOutputFuture, StructuredOutputLayer,
 };
 pub use self::layers::supersede::{
-    Supersede, SupersedeBody, SupersedeFuture, SupersedeHandle, SupersedeLayer, SupersedeStats,
+    PeerMessage, Supersede, SupersedeBody, SupersedeFuture, SupersedeHandle, SupersedeLayer, SupersedePeers,
+    SupersedeStats,
 };
 pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
 pub use self::policy::backoff::Jitter;

@@ -6,8 +6,10 @@
 //! With [`FleetBreaker`], the circuits of [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) are those of the fleet: what one
 //! process has found out costs the others one call or none, and one process at a time tests whether the upstream is well.
 //!
-//! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of them. [`FleetPace`] shares rates too: 500 a
-//! minute are those of the fleet.
+//! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of
+//! them. [`FleetPace`] shares rates too: 500 a minute are those of the fleet, and in an outage each process has its part.
+//!
+//! With [`FleetSupersede`], a newer message ends the older one of its conversation whichever process it came to.
 //!
 //! ```
 //! use tower_buttress::{CircuitBreakerLayer, DedupLayer};
@@ -62,12 +64,19 @@
 //! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
 //! | `buttress:1:n` | The processes that share rates | 15 s |
 //! | `buttress:1:w` | Channel of the pauses | |
+//! | `buttress:1:{V}:i`, `:s` | Of a conversation: the number and the digest of its newest message, and of 16 that it superseded | An hour; 10 minutes |
+//! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
-//! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), P the process, C the digest of a circuit's name and key, L that
-//! of host, credential and model. No key names a tenant, a URL or a credential. The
-//! `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs at
-//! most a second call for what was in flight or kept.
+//! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), P the process, C the digest of a
+//! circuit's name and key, L that of host, credential and model, V that of a conversation and its tenant. No key names a
+//! tenant, a URL or a credential.
+//!
+//! # Upgrades
+//!
+//! The `1` is the version of the format: processes with another version share nothing with these, so that an upgrade costs
+//! at most a second call for what was in flight or kept, and for its length a rate for each version. Keys of an older
+//! version expire by themselves.
 //!
 //! # Sizing
 //!
@@ -86,6 +95,7 @@ mod error;
 mod options;
 mod pace;
 mod store;
+mod supersede;
 
 #[cfg(any(test, feature = "model"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "model")))]
@@ -95,3 +105,4 @@ pub use crate::client::{Health, Redis};
 pub use crate::options::{Outage, RedisOptions};
 pub use crate::pace::{FleetPace, FleetPauses};
 pub use crate::store::{RedisLease, RedisStore};
+pub use crate::supersede::FleetSupersede;

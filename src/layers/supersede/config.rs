@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 
+use super::peers::Peers;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::supersede::SupersedeMode;
@@ -21,6 +22,7 @@ pub(super) struct Config {
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
     pub(super) emitter: Emitter,
+    pub(super) peers: Option<Peers>,
 }
 
 /// Hands on the name of the conversation, if there is one.
@@ -38,6 +40,7 @@ impl Config {
             read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
             emitter: Emitter::default(),
+            peers: None,
         }
     }
 

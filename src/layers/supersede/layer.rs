@@ -10,6 +10,7 @@ use super::Supersede;
 use super::config::{Config, NameConversation};
 use super::handle::SupersedeHandle;
 use super::key;
+use super::peers::{Peers, SupersedePeers};
 use super::shared::{MOST_IDLE, Shared, SupersedeStats};
 use crate::call::{Memory, Tenant};
 use crate::event::{Emitter, Observer};
@@ -224,6 +225,17 @@ impl SupersedeLayer {
     #[must_use]
     pub fn observer(self, observer: Arc<dyn Observer>) -> Self {
         self.change(|config| config.emitter = Emitter::to(observer))
+    }
+
+    /// Shares conversations with other processes: the newest message of a conversation is the newest in all of them. Only with
+    /// [`SupersedeMode::Interrupt`]; `settle` waits for the messages of this process. No call waits for the peers: an older
+    /// message that comes to another process later is ended a moment after it came. The [handle](Self::handle) ends the
+    /// calls of this process.
+    ///
+    /// `FleetSupersede` in the crate `tower-buttress-redis` does so over Redis.
+    #[must_use]
+    pub fn share(self, peers: Arc<dyn SupersedePeers>) -> Self {
+        self.change(|config| config.peers = Some(Peers(peers)))
     }
 
     /// Ends calls from outside. Take it when all is set.

@@ -5,7 +5,8 @@
 //! - `layer`: the settings; `handle`: ends calls from outside; `service`: what is a message; `future`: from reading it to its
 //!   answer.
 //! - `reading`: a message that is being read; `waiting`: one that waits for its turn; `body`: the response body.
-//! - `shared`: what all calls share; `key`: to which conversation a request belongs. `config`: the settings as values.
+//! - `shared`: what all calls share; `key`: to which conversation a request belongs. `config`: the settings as values;
+//!   `peers`: what other processes know of it.
 
 mod body;
 mod config;
@@ -13,6 +14,7 @@ mod future;
 mod handle;
 mod key;
 mod layer;
+mod peers;
 mod reading;
 mod service;
 mod shared;
@@ -22,5 +24,6 @@ pub use self::body::SupersedeBody;
 pub use self::future::SupersedeFuture;
 pub use self::handle::SupersedeHandle;
 pub use self::layer::SupersedeLayer;
+pub use self::peers::{PeerMessage, SupersedePeers};
 pub use self::service::Supersede;
 pub use self::shared::SupersedeStats;

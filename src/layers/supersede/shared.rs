@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use super::config::{Config, NAME};
 use super::key::PendingMessage;
+use super::peers::{PeerMessage, Peers, Superseding};
 use crate::admission::gauge_add;
-use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, Turn};
+use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, SupersedeMode, Turn};
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
@@ -42,6 +43,8 @@ pub(super) struct Call {
     cancellation: Cancellation,
     /// How it ends if nothing else is said.
     ended: Ended,
+    /// What other processes know of it.
+    told: Option<(Peers, PeerMessage)>,
 }
 
 /// Counts a call that waits.
@@ -95,7 +98,14 @@ impl Shared {
             Arrival::Enters(id) => {
                 self.in_flight.fetch_add(1, Ordering::Relaxed);
                 gauge_add("tower_buttress_supersede_in_flight", NAME, 1.0);
-                Ok(Call { shared: self.clone(), id, cancellation, ended: Ended::Unanswered })
+                let peers = config.peers.as_ref().filter(|_| message.mode == SupersedeMode::Interrupt);
+                let told = peers.map(|peers| {
+                    let this: Arc<dyn Superseding> = self.clone();
+                    let told = PeerMessage::new(Arc::downgrade(&this), message.conversation, arriving.payload);
+                    peers.0.on_message(told.clone());
+                    (peers.clone(), told)
+                });
+                Ok(Call { shared: self.clone(), id, cancellation, ended: Ended::Unanswered, told })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -133,6 +143,17 @@ impl Shared {
         // There are as many shards as that.
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
         act(&mut lock(shard), now)
+    }
+}
+
+impl Superseding for Shared {
+    fn supersede(&self, conversation: &Fingerprint, payload: &Fingerprint) {
+        let (mut ends, mut turns) = (Vec::new(), Vec::new());
+        self.with(conversation, |conversations, now| {
+            conversations.supersede_one(conversation, payload, now, &mut ends, &mut turns);
+        });
+        ends.iter().for_each(Cancellation::cancel);
+        turns.iter().for_each(Cancellation::wake);
     }
 }
 
@@ -182,6 +203,9 @@ impl Drop for Call {
             conversations.leave(self.id, self.ended, now, &mut turns);
         });
         turns.iter().for_each(Cancellation::wake);
+        if let Some((peers, told)) = self.told.take() {
+            peers.0.on_end(told, self.ended == Ended::Answered);
+        }
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         gauge_add("tower_buttress_supersede_in_flight", NAME, -1.0);
     }

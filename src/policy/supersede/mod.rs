@@ -215,6 +215,20 @@ impl<C: Clone> Conversations<C> {
         count
     }
 
+    /// A message was superseded in another process. Its calls are added to `ends`, and those whose turn it is then to `turns`.
+    pub(crate) fn supersede_one(
+        &mut self,
+        conversation: &Fingerprint,
+        payload: &Fingerprint,
+        now: Instant,
+        ends: &mut Vec<C>,
+        turns: &mut Vec<C>,
+    ) {
+        let Some(known) = self.known.get_mut(conversation) else { return };
+        known.supersede_one(payload, now, ends, turns);
+        self.rest(*conversation, now);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.known.len()
     }
@@ -309,6 +323,16 @@ impl<C: Clone> Conversation<C> {
         for message in std::mem::take(&mut self.messages) {
             self.remember(message.payload, now);
             ends.extend(message.calls.into_iter().map(|(_, call)| call).chain(message.left));
+        }
+    }
+
+    fn supersede_one(&mut self, payload: &Fingerprint, now: Instant, ends: &mut Vec<C>, turns: &mut Vec<C>) {
+        let Some(index) = self.messages.iter().position(|message| message.payload == *payload) else { return };
+        let Some(message) = self.messages.remove(index) else { return };
+        self.remember(message.payload, now);
+        ends.extend(message.calls.into_iter().map(|(_, call)| call).chain(message.left));
+        if let Some(next) = self.messages.front().filter(|_| index == 0) {
+            turns.extend(next.calls.iter().map(|(_, call)| call.clone()));
         }
     }
 

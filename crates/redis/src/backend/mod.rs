@@ -1,6 +1,7 @@
 //! What the stores need of an engine: one method for each script, with the same arithmetic in Redis and in memory.
 
 mod circuits;
+mod conversations;
 #[cfg(any(test, feature = "model"))]
 mod fleet;
 mod ids;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
 pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ProbeLease, ProbeVerdict, Votes};
+pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
 pub use self::ids::{Process, Token};
 #[cfg(any(test, feature = "model"))]
 pub use self::model::Model;

@@ -50,6 +50,7 @@ pub(super) struct State {
     pub(super) pauses: HashMap<Fingerprint, Instant>,
     pub(super) rates: HashMap<(Fingerprint, String), Instant>,
     pub(super) processes: HashMap<Process, Instant>,
+    pub(super) conversations: HashMap<Fingerprint, Conversation>,
     channels: HashMap<Channel, Vec<Hearer>>,
     is_unreachable: bool,
     operations: u64,
@@ -75,6 +76,23 @@ pub(super) enum Channel {
     Inbox(Process),
     Circuits(CircuitGroup),
     Pauses,
+    Conversations,
+}
+
+/// The newest message of a conversation, and those that were superseded.
+pub(super) struct Conversation {
+    pub(super) number: u64,
+    pub(super) newest: Option<Fingerprint>,
+    pub(super) superseded: Vec<(Fingerprint, Instant)>,
+    pub(super) until: Instant,
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { number: 0, newest: None, superseded: Vec::new(), until: now }
+    }
 }
 
 // === impl Model ===
@@ -108,6 +126,7 @@ impl Model {
         state.pauses.clear();
         state.rates.clear();
         state.processes.clear();
+        state.conversations.clear();
         state.channels.values().flatten().for_each(|hearer| {
             hearer.tell(Heard::Gap);
         });

@@ -82,6 +82,16 @@ impl Names<'_> {
         format!("{}:{VERSION}:n", self.prefix).into()
     }
 
+    /// Of a conversation: `i` its newest message, `s` those that were superseded.
+    pub(super) fn conversation(&self, conversation: &Fingerprint, what: char) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{conversation}}}:{what}", self.prefix).into()
+    }
+
+    /// The channel of all conversations.
+    pub(super) fn conversations(&self) -> Vec<u8> {
+        format!("{}:{VERSION}:s", self.prefix).into()
+    }
+
     /// The channel of all pauses.
     pub(super) fn pauses(&self) -> Vec<u8> {
         format!("{}:{VERSION}:w", self.prefix).into()

@@ -8,4 +8,5 @@ mod model;
 mod pace;
 mod processes;
 mod store;
+mod supersede;
 mod support;

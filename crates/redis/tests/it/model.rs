@@ -12,9 +12,9 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::backend::{
-    Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed, Flight, Heard,
-    Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, Subscription,
-    TakenRate, Token, Votes,
+    Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
+    ConversationBackend, Flight, Heard, Message, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
+    RateBackend, RateTurn, Subscription, TakenRate, Token, Votes,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -40,6 +40,9 @@ enum Step {
     Reserve { costs: [Duration; 2], max_wait: Duration },
     Refund { rate: usize, seconds: i64 },
     Beat { process: usize, ttl: Duration },
+    Say { conversation: u8, payload: u8 },
+    Answered { conversation: u8, payload: u8 },
+    Number { conversation: u8 },
     Jump(Duration),
 }
 
@@ -110,6 +113,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
             .prop_map(|(rate, seconds)| Step::Refund { rate, seconds }),
         1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
+        4 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Say { conversation, payload }),
+        2 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Answered { conversation, payload }),
+        1 => (0..2_u8).prop_map(|conversation| Step::Number { conversation }),
         1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
     ]
 }
@@ -147,7 +153,7 @@ struct Engine<B> {
     news: Subscription,
 }
 
-impl<B: Backend + CircuitBackend + PauseBackend + RateBackend> Engine<B> {
+impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBackend> Engine<B> {
     fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
         let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
         let news = runtime.block_on(backend.news(group())).unwrap();
@@ -235,6 +241,9 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend> Engine<B> {
                 self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), changes))
             }
             Step::Beat { process, ttl } => self.answer(backend.beat(self.owners[process], ttl)),
+            Step::Say { conversation, payload } => self.answer(backend.newest(message(conversation, payload))),
+            Step::Answered { conversation, payload } => self.answer(backend.answered(message(conversation, payload))),
+            Step::Number { conversation } => self.answer(backend.number(Fingerprint::from_bytes([conversation; 32]))),
             Step::Jump(_) => "time passed".into(),
         }
     }
@@ -259,6 +268,11 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend> Engine<B> {
         }
         all
     }
+}
+
+fn message(conversation: u8, payload: u8) -> Message {
+    let print = |byte| Fingerprint::from_bytes([byte; 32]);
+    Message { conversation: print(conversation), payload: print(payload) }
 }
 
 fn group() -> CircuitGroup {

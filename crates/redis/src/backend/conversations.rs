@@ -1,0 +1,207 @@
+//! What the conversations of a fleet need of an engine.
+
+use std::future::Future;
+use std::time::Duration;
+
+use redis::Value;
+use tower_buttress::store::Fingerprint;
+
+use super::redis::{millis, number, unexpected, unsigned};
+use super::{BackendError, Subscription};
+use crate::client::Redis;
+use crate::client::script::{Command, Script};
+
+static NEWEST: Script = Script::new(include_str!("../scripts/newest.lua"));
+static ANSWERED: Script = Script::new(include_str!("../scripts/answered.lua"));
+
+/// The engine of [`FleetSupersede`](crate::FleetSupersede).
+pub trait ConversationBackend: Clone + Send + Sync + 'static {
+    /// A message has come. One that is newer than all gets the next number of its conversation, and the others hear of it.
+    /// The one before it was superseded with that, unless it was [answered](Self::answered).
+    fn newest(&self, message: Message) -> impl Future<Output = Result<Newest, BackendError>> + Send;
+
+    /// A message has an answer that is not asked for again. `false`: another one is the newest.
+    fn answered(&self, message: Message) -> impl Future<Output = Result<bool, BackendError>> + Send;
+
+    /// The number of the newest message of a conversation; zero: none is known.
+    fn number(&self, conversation: Fingerprint) -> impl Future<Output = Result<u64, BackendError>> + Send;
+
+    /// What is told of conversations from now on: see [`ConversationNews`].
+    fn conversation_news(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
+}
+
+/// A message of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Message {
+    /// What names the conversation.
+    pub conversation: Fingerprint,
+    /// What the message says.
+    pub payload: Fingerprint,
+}
+
+/// Where a message stands in its conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// It is the newest, for the first time or again.
+    Number(u64),
+    /// A newer one has superseded it.
+    Superseded,
+}
+
+/// A conversation has a newer message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConversationNews {
+    /// The conversation.
+    pub conversation: Fingerprint,
+    /// The number of its newest message.
+    pub number: u64,
+    /// What that says.
+    pub payload: Fingerprint,
+}
+
+/// How long a superseded message is refused.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// How many of one conversation are.
+#[cfg(any(test, feature = "model"))]
+const MOST_REMEMBERED: usize = 16;
+
+/// How long a conversation without a message has a number.
+const KEPT: Duration = Duration::from_secs(3600);
+
+// === impl ConversationNews ===
+
+impl ConversationNews {
+    /// Reads what was heard; `None`: it is no news.
+    #[must_use]
+    pub fn decode(message: &[u8]) -> Option<Self> {
+        let (conversation, rest) = message.split_first_chunk::<32>()?;
+        let (payload, number) = rest.split_first_chunk::<32>()?;
+        let number = std::str::from_utf8(number).ok()?.parse().ok()?;
+        let (conversation, payload) = (Fingerprint::from_bytes(*conversation), Fingerprint::from_bytes(*payload));
+        Some(Self { conversation, number, payload })
+    }
+
+    /// As the script writes it.
+    #[cfg(any(test, feature = "model"))]
+    fn encode(self) -> bytes::Bytes {
+        let number = self.number.to_string();
+        [&self.conversation.as_bytes()[..], self.payload.as_bytes(), number.as_bytes()].concat().into()
+    }
+}
+
+impl ConversationBackend for Redis {
+    async fn newest(&self, message: Message) -> Result<Newest, BackendError> {
+        let Message { conversation, payload } = message;
+        let names = self.names();
+        let keys =
+            [names.conversation(&conversation, 'i'), names.conversation(&conversation, 's'), names.conversations()];
+        let command = NEWEST
+            .keys(&[&keys[0], &keys[1], &keys[2]])
+            .arg(payload.as_bytes().as_slice())
+            .arg(millis(REMEMBERED))
+            .arg(millis(KEPT))
+            .arg([*conversation.as_bytes(), *payload.as_bytes()].concat());
+        let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
+        match reply.as_slice() {
+            [_, Value::Int(2)] => Ok(Newest::Superseded),
+            [Value::Int(number), Value::Int(_)] => Ok(Newest::Number(unsigned(*number))),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn answered(&self, message: Message) -> Result<bool, BackendError> {
+        let key = self.names().conversation(&message.conversation, 'i');
+        let command = ANSWERED.keys(&[&key]).arg(message.payload.as_bytes().as_slice());
+        Ok(number(&self.call(&command).await?)? == 1)
+    }
+
+    async fn number(&self, conversation: Fingerprint) -> Result<u64, BackendError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.names().conversation(&conversation, 'i')).arg("n");
+        match self.call(&Command::Plain(command)).await? {
+            Value::Nil => Ok(0),
+            Value::BulkString(number) => {
+                std::str::from_utf8(&number).ok().and_then(|number| number.parse().ok()).ok_or_else(unexpected)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn conversation_news(&self) -> Result<Subscription, BackendError> {
+        self.subscribe(&self.names().conversations()).await
+    }
+}
+
+#[cfg(any(test, feature = "model"))]
+mod model {
+    use tokio::time::Instant;
+
+    use super::super::model::{Channel, Conversation, Model};
+    use super::*;
+
+    impl ConversationBackend for Model {
+        async fn newest(&self, message: Message) -> Result<Newest, BackendError> {
+            let Message { conversation, payload } = message;
+            let mut state = self.reach()?;
+            let now = Instant::now();
+            let known = state.conversations.entry(conversation).or_insert_with(|| Conversation::new(now));
+            if known.until <= now {
+                (known.number, known.newest) = (0, None);
+            }
+            if known.newest == Some(payload) {
+                known.until = now + KEPT;
+                return Ok(Newest::Number(known.number));
+            }
+            known.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
+            if known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
+                return Ok(Newest::Superseded);
+            }
+            known.superseded.extend(known.newest.map(|newest| (newest, now)));
+            let first = known.superseded.len().saturating_sub(MOST_REMEMBERED);
+            known.superseded.drain(..first);
+            known.number += 1;
+            (known.newest, known.until) = (Some(payload), now + KEPT);
+            let news = ConversationNews { conversation, number: known.number, payload };
+            state.publish(Channel::Conversations, &news.encode());
+            Ok(Newest::Number(news.number))
+        }
+
+        async fn answered(&self, message: Message) -> Result<bool, BackendError> {
+            let mut state = self.reach()?;
+            let known = state.conversations.get_mut(&message.conversation);
+            let known = known.filter(|known| known.until > Instant::now() && known.newest == Some(message.payload));
+            let found = known.is_some();
+            known.into_iter().for_each(|known| known.newest = None);
+            Ok(found)
+        }
+
+        async fn number(&self, conversation: Fingerprint) -> Result<u64, BackendError> {
+            let state = self.reach()?;
+            let known = state.conversations.get(&conversation).filter(|known| known.until > Instant::now());
+            Ok(known.map_or(0, |known| known.number))
+        }
+
+        async fn conversation_news(&self) -> Result<Subscription, BackendError> {
+            self.subscribe(Channel::Conversations)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_are_read_as_they_are_written_and_nothing_else_is() {
+        let news = ConversationNews {
+            conversation: Fingerprint::from_bytes([7; 32]),
+            number: 12,
+            payload: Fingerprint::from_bytes([8; 32]),
+        };
+        assert_eq!(ConversationNews::decode(&news.encode()), Some(news));
+        for none in [&b""[..], &[0; 64], &[0xff; 70]] {
+            assert_eq!(ConversationNews::decode(none), None);
+        }
+    }
+}

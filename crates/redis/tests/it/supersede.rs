@@ -1,0 +1,125 @@
+//! Messages of one conversation that come to several processes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::task::JoinHandle;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::{CallBody, SupersedeLayer};
+use tower_buttress_redis::backend::ConversationBackend;
+use tower_buttress_redis::{FleetSupersede, Model, Redis};
+
+use crate::support::Server;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// How long the upstream takes.
+const ANSWER: Duration = Duration::from_millis(600);
+
+#[derive(Clone)]
+struct Process {
+    service: BoxCloneSyncService<Request<Full<Bytes>>, StatusCode, Infallible>,
+    /// Calls that the upstream finished.
+    finished: Arc<AtomicUsize>,
+}
+
+impl Process {
+    fn on<B: ConversationBackend>(backend: B) -> Self {
+        let finished = Arc::new(AtomicUsize::new(0));
+        let done = finished.clone();
+        let upstream = service_fn(move |_: Request<CallBody>| {
+            let done = done.clone();
+            async move {
+                tokio::time::sleep(ANSWER).await;
+                done.fetch_add(1, SeqCst);
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("answer")))
+            }
+        });
+        let conversations = HeaderName::from_static("x-conversation-id");
+        let layer = SupersedeLayer::by_header(conversations).share(Arc::new(FleetSupersede::new(backend)));
+        let inner = layer.layer(upstream);
+        let service = service_fn(move |request: Request<Full<Bytes>>| {
+            let inner = inner.clone();
+            async move {
+                let response = inner.oneshot(request).await?;
+                let status = response.status();
+                let _ = response.into_body().collect().await;
+                Ok::<_, Infallible>(status)
+            }
+        });
+        Self { service: BoxCloneSyncService::new(service), finished }
+    }
+
+    fn say(&self, tenant: &str, words: &'static str) -> JoinHandle<StatusCode> {
+        let request = Request::post("http://upstream/v1/messages")
+            .header("authorization", tenant)
+            .header("x-conversation-id", "7")
+            .body(Full::from(words))
+            .unwrap();
+        let service = self.service.clone();
+        tokio::spawn(async move { service.oneshot(request).await.unwrap() })
+    }
+}
+
+async fn the_later_of_two_survives<B: ConversationBackend>(new: impl Fn() -> B) {
+    let (one, two) = (Process::on(new()), Process::on(new()));
+    // The channels are there.
+    for process in [&one, &two] {
+        assert_eq!(process.say("other", "hello").await.unwrap(), StatusCode::OK);
+    }
+    let older = one.say("ann", "first");
+    tokio::time::sleep(50 * MS).await;
+    let newer = two.say("ann", "second");
+    let stranger = one.say("bob", "first");
+    assert_eq!(older.await.unwrap(), StatusCode::GONE);
+    // A client that tries again by itself is refused, and ends nothing, whichever process it comes to.
+    assert_eq!(one.say("ann", "first").await.unwrap(), StatusCode::GONE);
+    assert_eq!(two.say("ann", "first").await.unwrap(), StatusCode::GONE);
+    assert_eq!(newer.await.unwrap(), StatusCode::OK);
+    assert_eq!(stranger.await.unwrap(), StatusCode::OK, "another tenant with the same name has another conversation");
+    assert_eq!((one.finished.load(SeqCst), two.finished.load(SeqCst)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_messages_on_two_machines_the_later_one_survives() {
+    let model = Model::new();
+    the_later_of_two_survives(|| model.clone()).await;
+}
+
+#[tokio::test]
+async fn it_is_the_same_on_a_real_redis() {
+    let server = Server::start();
+    let options = server.fresh();
+    the_later_of_two_survives(|| Redis::new(options.clone()).unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_words_on_two_machines_are_one_message() {
+    let model = Model::new();
+    let (one, two) = (Process::on(model.clone()), Process::on(model));
+    let first = one.say("ann", "hello");
+    tokio::time::sleep(50 * MS).await;
+    let again = two.say("ann", "hello");
+    assert_eq!((first.await.unwrap(), again.await.unwrap()), (StatusCode::OK, StatusCode::OK));
+    // It was answered: the same words are another message now, and one that was answered is not refused.
+    assert_eq!(two.say("ann", "other").await.unwrap(), StatusCode::OK);
+    assert_eq!(one.say("ann", "hello").await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_backend_each_process_knows_its_own_messages() {
+    let model = Model::new();
+    let (one, two) = (Process::on(model.clone()), Process::on(model.clone()));
+    model.set_reachable(false);
+    let (older, elsewhere) = (one.say("ann", "first"), two.say("ann", "elsewhere"));
+    tokio::time::sleep(50 * MS).await;
+    let newer = one.say("ann", "second");
+    assert_eq!(older.await.unwrap(), StatusCode::GONE);
+    assert_eq!((newer.await.unwrap(), elsewhere.await.unwrap()), (StatusCode::OK, StatusCode::OK));
+}
