@@ -101,6 +101,7 @@ mod supersede;
 #[cfg_attr(docsrs, doc(cfg(feature = "model")))]
 pub use crate::backend::Model;
 pub use crate::breaker::FleetBreaker;
+pub use crate::client::operation::{Operation, OperationResult};
 pub use crate::client::{Health, Redis};
 pub use crate::options::{Outage, RedisOptions};
 pub use crate::pace::{FleetPace, FleetPauses};

@@ -10,6 +10,7 @@ use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
 use tower_buttress::Observer;
 
 use crate::client::link::Commands;
+use crate::client::operation::{Operation, Watcher};
 
 /// How a [`Redis`](crate::Redis) is reached.
 ///
@@ -34,6 +35,7 @@ pub struct RedisOptions {
     pub(crate) patience: Duration,
     pub(crate) outage: Outage,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) watcher: Option<Watcher>,
 }
 
 /// What a call gets that needs an answer from Redis while Redis cannot be reached.
@@ -82,6 +84,7 @@ impl RedisOptions {
             patience: Duration::from_millis(100),
             outage: Outage::default(),
             observer: None,
+            watcher: None,
         }
     }
 
@@ -124,6 +127,26 @@ impl RedisOptions {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// Is told of every operation: what it was, what became of it and how long it took.
+    ///
+    /// It is called on the task that asked, and must return at once.
+    ///
+    /// ```
+    /// use tower_buttress_redis::RedisOptions;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let options = RedisOptions::from_url("redis://127.0.0.1:6379")?
+    ///     .on_operation(|operation| println!("{} {} in {:?}", operation.name, operation.result, operation.took));
+    /// # let _ = options;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_operation(mut self, watch: impl Fn(&Operation) + Send + Sync + 'static) -> Self {
+        self.watcher = Some(Watcher::new(watch));
         self
     }
 }

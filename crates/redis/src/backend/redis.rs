@@ -17,12 +17,12 @@ use crate::client::Redis;
 use crate::client::script::{Command, Script};
 use crate::options::Outage;
 
-static CLAIM: Script = Script::new(include_str!("../scripts/claim.lua"));
-static RENEW: Script = Script::new(include_str!("../scripts/renew.lua"));
-static OUTGROW: Script = Script::new(include_str!("../scripts/outgrow.lua"));
-static APPEND: Script = Script::new(include_str!("../scripts/append.lua"));
-static DISCARD: Script = Script::new(include_str!("../scripts/discard.lua"));
-static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua"));
+static CLAIM: Script = Script::new(include_str!("../scripts/claim.lua")).named("claim");
+static RENEW: Script = Script::new(include_str!("../scripts/renew.lua")).named("renew");
+static OUTGROW: Script = Script::new(include_str!("../scripts/outgrow.lua")).named("outgrow");
+static APPEND: Script = Script::new(include_str!("../scripts/append.lua")).named("append");
+static DISCARD: Script = Script::new(include_str!("../scripts/discard.lua")).named("discard");
+static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua")).named("settle");
 
 /// A subscription is made in the background of a call: it may take longer than what a caller waits for.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);

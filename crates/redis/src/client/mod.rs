@@ -2,6 +2,7 @@
 
 mod gate;
 pub(crate) mod link;
+pub(crate) mod operation;
 pub(crate) mod script;
 pub(crate) mod subscriptions;
 
@@ -16,6 +17,7 @@ use tower_buttress::{Event, Observer};
 
 use self::gate::Gate;
 use self::link::{Line, Link};
+use self::operation::{Operation, OperationResult, Watcher};
 use self::script::Command;
 use self::subscriptions::Subscriptions;
 use crate::error::BackendError;
@@ -76,6 +78,7 @@ struct Inner {
     gate: Mutex<Gate>,
     health: watch::Sender<Health>,
     observer: Option<Arc<dyn Observer>>,
+    watcher: Option<Watcher>,
     subscriptions: Subscriptions,
     prefix: Arc<str>,
     patience: Duration,
@@ -98,6 +101,7 @@ impl Redis {
             gate: Mutex::new(Gate::new()),
             health: watch::Sender::new(Health::Reached),
             observer: options.observer,
+            watcher: options.watcher,
             prefix: options.prefix,
             patience: options.patience,
             outage: options.outage,
@@ -109,6 +113,15 @@ impl Redis {
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.inner.health.subscribe()
+    }
+
+    /// Whether it answers now. Asks it, for as long as its patience lasts, and not at all while it is known to be
+    /// unreachable.
+    ///
+    /// A service that asks at its start has its connection open before the first call, and says at once where the
+    /// address is wrong.
+    pub async fn ping(&self) -> bool {
+        self.call(&Command::Plain(redis::cmd("PING"))).await.is_ok()
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -125,29 +138,38 @@ impl Redis {
 
     /// Asks Redis, for as long as its patience lasts.
     pub(crate) async fn call(&self, command: &Command) -> Result<Value, BackendError> {
+        let sent = now();
+        let (result, answer) = self.ask(command, sent).await;
+        if let Some(watcher) = &self.inner.watcher {
+            let took = now().saturating_duration_since(sent);
+            watcher.on_operation(&Operation { name: command.name(), result, took });
+        }
+        answer
+    }
+
+    async fn ask(&self, command: &Command, sent: Instant) -> (OperationResult, Result<Value, BackendError>) {
         let inner = &self.inner;
         if !inner.gate().is_open() {
-            return Err(BackendError::Unreachable);
+            return (OperationResult::Skipped, Err(BackendError::Unreachable));
         }
-        let sent = now();
         match timeout(inner.patience, inner.send(command)).await {
             Ok(Ok(value)) => {
                 inner.gate().answered(now());
-                Ok(value)
+                (OperationResult::Answered, Ok(value))
             }
             Ok(Err(why)) if is_outage(&why) => {
                 let shut = inner.gate().lost(now());
                 self.on_failure(shut, &describe(&why));
-                Err(BackendError::Unreachable)
+                (OperationResult::Lost, Err(BackendError::Unreachable))
             }
             Ok(Err(why)) => {
                 inner.gate().answered(now());
-                Err(BackendError::Refused(describe(&why)))
+                (OperationResult::Refused, Err(BackendError::Refused(describe(&why))))
             }
             Err(_) => {
                 let shut = inner.gate().timed_out(sent, now());
                 self.on_failure(shut, "no answer in time");
-                Err(BackendError::Unreachable)
+                (OperationResult::TimedOut, Err(BackendError::Unreachable))
             }
         }
     }

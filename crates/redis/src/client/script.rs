@@ -8,6 +8,7 @@ use super::link::Line;
 
 #[derive(Debug)]
 pub(crate) struct Script {
+    name: &'static str,
     code: &'static str,
     hash: OnceLock<String>,
 }
@@ -24,7 +25,13 @@ pub(crate) enum Command {
 
 impl Script {
     pub(crate) const fn new(code: &'static str) -> Self {
-        Self { code, hash: OnceLock::new() }
+        Self { name: "script", code, hash: OnceLock::new() }
+    }
+
+    /// What its calls are counted as.
+    pub(crate) const fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 
     /// A call with these keys (channels too), to which arguments can be added.
@@ -47,6 +54,22 @@ impl Command {
             Self::Plain(command) | Self::Script(_, command) => command.arg(arg),
         };
         self
+    }
+
+    /// What it is counted as: the name of the script, or that of the command.
+    pub(crate) fn name(&self) -> &'static str {
+        let command = match self {
+            Self::Script(script, _) => return script.name,
+            Self::Plain(command) => command,
+        };
+        match command.args_iter().next() {
+            Some(Arg::Simple(b"PUBLISH")) => "publish",
+            Some(Arg::Simple(b"GETRANGE")) => "getrange",
+            Some(Arg::Simple(b"HGET")) => "hget",
+            Some(Arg::Simple(b"PING")) => "ping",
+            Some(Arg::Simple(b"PTTL")) => "pttl",
+            _ => "other",
+        }
     }
 
     /// A script that Redis does not know is sent with `EVAL`, which every Redis and every proxy takes: `SCRIPT LOAD` is

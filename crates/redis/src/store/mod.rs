@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tower_buttress::Observer;
 use tower_buttress::error::{BoxError, LeaderGone};
-use tower_buttress::store::{Claim, ClaimRequest, MemoryLease, MemoryStore, Recorder, Store};
+use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, MemoryLease, MemoryStore, Recorder, Store};
 
 use self::follower::Follower;
 use self::inner::{Inner, Settings};
@@ -175,6 +175,10 @@ impl<B: Backend> Store for RedisStore<B> {
 
     fn claim(&self, request: ClaimRequest) -> Self::Claim {
         Box::pin(self.inner.clone().claim(request))
+    }
+
+    fn accepted(&self, tenant: &Fingerprint) {
+        self.inner.memory.accepted(tenant);
     }
 }
 
