@@ -11,6 +11,7 @@ use tower_buttress::{
 };
 
 use super::args::{Args, LayerArgs, Switch};
+use super::fleet::Fleet;
 
 /// One breaker for each upstream, with a circuit for each model.
 #[derive(Clone, Debug)]
@@ -25,17 +26,23 @@ pub(crate) struct Circuits {
 
 const STATE: &str = "gateway_circuit_state";
 const STATE_HELP: &str = "The circuit of an upstream and model: 0 closed, 1 half-open, 2 open";
+/// The name of the upstream that is no fallback.
+const PRIMARY: &str = "upstream";
 
 // === impl Circuits ===
 
 impl Circuits {
-    pub(crate) fn new(args: &Args, observer: &Arc<dyn Observer>) -> Result<Self, String> {
+    pub(crate) fn new(args: &Args, fleet: &Fleet, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let Args { upstreams, layers, .. } = args;
         Ok(Self {
             is_on: layers.breaker == Switch::On,
-            primary: breaker(layers, observer)?,
-            backups: upstreams.backups.iter().map(|_| breaker(layers, observer)).collect::<Result<_, _>>()?,
-            names: std::iter::once("upstream".to_owned())
+            primary: fleet.breaker(PRIMARY, breaker(layers, observer)?),
+            backups: upstreams
+                .backups
+                .iter()
+                .map(|backup| Ok(fleet.breaker(&backup.name, breaker(layers, observer)?)))
+                .collect::<Result<_, String>>()?,
+            names: std::iter::once(PRIMARY.to_owned())
                 .chain(upstreams.backups.iter().map(|backup| backup.name.clone()))
                 .collect(),
         })

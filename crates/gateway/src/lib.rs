@@ -17,6 +17,7 @@ mod calls;
 mod circuits;
 mod drain;
 mod events;
+mod fleet;
 mod headers;
 mod ids;
 mod inspect;
@@ -57,6 +58,7 @@ use self::callers::{Callers, Pages};
 use self::circuits::Circuits;
 use self::drain::Drain;
 use self::events::Events;
+use self::fleet::Fleet;
 use self::inspect::Inspector;
 use self::kept::Kept;
 use self::load::Lanes;
@@ -75,6 +77,7 @@ pub struct Gateway {
     addr: SocketAddr,
     upstream: Upstream,
     admin: Option<TcpListener>,
+    fleet: Fleet,
     circuits: Circuits,
     tls: ClientConfig,
     server_tls: Option<Arc<ServerConfig>>,
@@ -128,7 +131,9 @@ fn check(args: &Args) -> Result<(), String> {
     if let (Some(chain), Some(key)) = (&args.server.tls_cert, &args.server.tls_key) {
         tls::server(chain, key)?;
     }
-    Circuits::new(args, &telemetry::observer(&Events::new())).map_err(|error| format!("the breaker: {error}"))?;
+    let observer = telemetry::observer(&Events::new());
+    let fleet = Fleet::new(&args.fleet, &observer)?;
+    Circuits::new(args, &fleet, &observer).map_err(|error| format!("the breaker: {error}"))?;
     Ok(())
 }
 
@@ -155,8 +160,9 @@ impl Gateway {
     /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
     pub async fn new(args: Args) -> Result<Self, String> {
         let events = Events::new();
-        let circuits =
-            Circuits::new(&args, &telemetry::observer(&events)).map_err(|error| format!("the breaker: {error}"))?;
+        let observer = telemetry::observer(&events);
+        let fleet = Fleet::new(&args.fleet, &observer)?;
+        let circuits = Circuits::new(&args, &fleet, &observer).map_err(|error| format!("the breaker: {error}"))?;
         let tls = trust(&args)?;
         let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
             (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
@@ -177,7 +183,7 @@ impl Gateway {
         };
         // From here on everything is counted.
         telemetry::prometheus();
-        Ok(Self { args, listener, addr, admin, upstream, circuits, tls, server_tls, events, provider })
+        Ok(Self { args, listener, addr, admin, upstream, fleet, circuits, tls, server_tls, events, provider })
     }
 
     /// Where it listens.
@@ -203,8 +209,9 @@ impl Gateway {
         let drain = Drain::new();
         let observer = telemetry::observer(&self.events);
         let (kept, lanes) = (Kept::default(), Lanes::default());
-        let stack =
-            stack::stack(&self.args, self.upstream.clone(), &self.tls, &self.circuits, &kept, &lanes, &observer);
+        self.fleet.greet();
+        let shared = stack::Shared { fleet: &self.fleet, circuits: &self.circuits, kept: &kept, lanes: &lanes };
+        let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, shared, &observer);
         let Args { callers, layers, server, .. } = &self.args;
         let inspector = Inspector {
             is_on: !server.plain,
@@ -225,6 +232,7 @@ impl Gateway {
         let serving = Server {
             proxy: Proxy::new(stack, self.upstream, inspector, drain.clone()),
             local: Local {
+                fleet: self.fleet,
                 circuits: self.circuits,
                 events: self.events,
                 kept,
@@ -253,10 +261,11 @@ impl Gateway {
         let layers = &args.layers;
         let scheme = if self.server_tls.is_some() { "https" } else { "http" };
         let kind = if provider.is_some() { "a simulated provider on" } else { "the upstream" };
+        let shared = args.fleet.redis.as_ref().map_or_else(String::new, |url| format!("shared: through {url}\n"));
         let limits = format!(
             "gateway on {scheme}://{addr}, before {kind} {upstream}\n\
              limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
-             attempts: {}, then {}\n",
+             attempts: {}, then {}\n{shared}",
             layers.connect_timeout,
             layers.first_byte_timeout,
             layers.idle_timeout,

@@ -8,6 +8,7 @@ use super::answers;
 use super::circuits::Circuits;
 use super::drain::Drain;
 use super::events::Events;
+use super::fleet::Fleet;
 use super::kept::{Kept, Whose};
 use super::load::Lanes;
 use super::page;
@@ -17,6 +18,7 @@ use super::telemetry;
 /// The gateway's own pages.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
+    pub(crate) fleet: Fleet,
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) kept: Kept,
@@ -92,6 +94,8 @@ impl Local {
             "draining\n"
         } else if self.circuits.are_all_open() {
             "all circuits are open\n"
+        } else if self.fleet.is_missed() {
+            "Redis cannot be reached\n"
         } else {
             return text("text/plain; charset=utf-8", "ready\n");
         };
@@ -112,6 +116,7 @@ impl Local {
     }
 
     fn metrics(&self) -> String {
+        self.fleet.measure();
         let mut figures = telemetry::prometheus().render();
         self.circuits.render(&mut figures);
         figures

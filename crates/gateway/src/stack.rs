@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
+use tower_buttress::store::MemoryStore;
 use tower_buttress::{
     CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
     FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput, LastGoodLayer,
@@ -24,6 +25,7 @@ use super::answer_body::AnswerBody;
 use super::answers;
 use super::args::{Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
 use super::circuits::Circuits;
+use super::fleet::Fleet;
 use super::ids::X_REQUEST_ID;
 use super::kept::Kept;
 use super::load::{self, Lanes};
@@ -46,14 +48,21 @@ const CREDENTIALS: [HeaderName; 5] = [
 /// On an answer that is not the JSON that was asked for, though the model was asked again.
 const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
+/// What the layers share with the rest of the gateway, and with others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a> {
+    pub(crate) fleet: &'a Fleet,
+    pub(crate) circuits: &'a Circuits,
+    pub(crate) kept: &'a Kept,
+    pub(crate) lanes: &'a Lanes,
+}
+
 /// Everything between a request that is ready to go out and an answer that is ready to come back, outermost first.
 pub(crate) fn stack<B>(
     args: &Args,
     upstream: Upstream,
     tls: &ClientConfig,
-    circuits: &Circuits,
-    kept: &Kept,
-    lanes: &Lanes,
+    shared: Shared<'_>,
     observer: &Arc<dyn Observer>,
 ) -> impl Service<
     Request<B>,
@@ -67,9 +76,11 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
 {
     let Args { upstreams, callers, layers, .. } = args;
+    let Shared { fleet, circuits, kept, lanes } = shared;
     let connect = connect(layers).observer(observer.clone());
     let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
     let (queue, pace) = (load::queue(layers).observer(observer.clone()), load::pace(layers).observer(observer.clone()));
+    let pace = fleet.pace(pace);
     let has_places = layers.concurrency != Concurrency::Off;
     lanes.add("upstream", has_places.then_some(&queue), &pace);
     let attempt = ServiceBuilder::new()
@@ -109,7 +120,9 @@ where
         .enabled(layers.resume != Resuming::Off)
         .verified_restart(layers.resume == Resuming::Verified)
         .observer(observer.clone());
-    let (supersede, dedup) = (supersede(layers), dedup(layers, callers.keys().is_some()));
+    let memory = MemoryStore::default();
+    let dedup = dedup(layers, callers.keys().is_some()).store(memory.clone());
+    let supersede = supersede(layers);
     let per_caller = load::per_caller(callers).observer(observer.clone());
     lanes.add("callers", None, &per_caller);
     kept.answers(&dedup);
@@ -121,7 +134,7 @@ where
         .layer(deadline(layers).observer(observer.clone()))
         .layer(per_caller)
         .layer(supersede.observer(observer.clone()))
-        .layer(dedup.observer(observer.clone()))
+        .layer(fleet.dedup(dedup, memory, observer).observer(observer.clone()))
         .layer(last_good.observer(observer.clone()))
         .layer(resume)
         .service(chain)

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tower_buttress::{CallInfo, Event, Observer};
 use tracing_subscriber::EnvFilter;
 
@@ -15,14 +15,16 @@ use super::events::Events;
 /// From an answer out of a cache to a long stream.
 const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-const COUNTERS: [(&str, &str); 2] = [
+const COUNTERS: [(&str, &str); 3] = [
     ("gateway_calls_total", "Calls that are over, by status and how they ended"),
+    ("gateway_redis_operations_total", "Operations of Redis, by what became of them"),
     ("tower_buttress_events_total", "What the layers did"),
 ];
 
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 11] = [
     ("gateway_calls_in_flight", "Calls that are not over, their answers included"),
     ("gateway_connections", "Connections of callers that are open"),
+    ("gateway_redis_reached", "Whether Redis can be reached"),
     ("tower_buttress_pace_in_flight", "Calls that count against a limit of concurrency of the caller"),
     ("tower_buttress_pace_paused_until_seconds", "Until when a rate limit is paused, in seconds since 1970"),
     ("tower_buttress_pace_waiting", "Calls that wait for a rate limit"),
@@ -33,12 +35,17 @@ const GAUGES: [(&str, &str); 10] = [
     ("tower_buttress_supersede_waiting", "Messages that wait for others of their conversation"),
 ];
 
-const HISTOGRAMS: [(&str, &str); 4] = [
+const HISTOGRAMS: [(&str, &str); 5] = [
     ("gateway_call_seconds", "From a request's head to its answer's last byte"),
     ("gateway_first_byte_seconds", "From a request's head to its answer's first byte"),
+    (REDIS, "From an operation of Redis that was sent to its answer, or to the end of patience"),
     ("tower_buttress_call_seconds", "Calls that reached the layers, to their end"),
     ("tower_buttress_first_data_seconds", "Calls that reached the layers, to their first data"),
 ];
+
+/// An operation of Redis takes a fraction of a millisecond, and at most what a call may wait for it.
+const REDIS: &str = "gateway_redis_operation_seconds";
+const REDIS_BUCKETS: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1];
 
 /// How often the exporter folds what was measured into its buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -77,7 +84,10 @@ pub(crate) fn log(format: LogFormat) {
 pub(crate) fn prometheus() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
-        let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_default().build_recorder();
+        let buckets = PrometheusBuilder::new().set_buckets(&BUCKETS);
+        let buckets =
+            buckets.and_then(|all| all.set_buckets_for_metric(Matcher::Full(REDIS.to_owned()), &REDIS_BUCKETS));
+        let recorder = buckets.unwrap_or_default().build_recorder();
         let handle = recorder.handle();
         let _ = metrics::set_global_recorder(recorder);
         for (name, help) in COUNTERS {

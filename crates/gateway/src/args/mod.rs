@@ -3,6 +3,7 @@
 mod callers;
 mod fallbacks;
 mod file;
+mod fleet;
 mod layers;
 mod print;
 mod server;
@@ -22,6 +23,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 pub(crate) use self::callers::CallerArgs;
 use self::fallbacks::Pairs;
 use self::file::{File, with_defaults};
+pub(crate) use self::fleet::{FleetArgs, OnOutage};
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
@@ -42,6 +44,7 @@ const STRUCTURED: &str = "JSON answers";
 const LAST_GOOD: &str = "Last good answers";
 const BREAKER: &str = "Circuit breaker";
 const LOAD: &str = "Limits of load";
+const FLEET: &str = "Beyond one process";
 const CALLERS: &str = "Callers";
 const SERVER: &str = "Server";
 
@@ -65,6 +68,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) layers: LayerArgs,
+
+    #[command(flatten)]
+    pub(crate) fleet: FleetArgs,
 
     #[command(flatten)]
     pub(crate) server: ServerArgs,
@@ -143,6 +149,7 @@ impl Args {
     /// What cannot work together.
     fn check(&self) -> Result<(), Stop> {
         self.layers.check().map_err(Stop::Wrong)?;
+        self.fleet.options().map_err(Stop::Wrong)?;
         if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
             return Err(Stop::Wrong("--tls-cert and --tls-key need each other".to_owned()));
         }
@@ -161,6 +168,7 @@ impl Args {
         self.upstreams.backups.clear();
         self.callers.lift_limits();
         self.layers.make_plain();
+        self.fleet.redis = None;
     }
 }
 
@@ -223,7 +231,8 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_manual() {
-        let Args { server, upstreams, callers, layers: args } = read(&[]).unwrap();
+        let Args { server, upstreams, callers, layers: args, fleet } = read(&[]).unwrap();
+        assert!(fleet.redis.is_none());
         assert_eq!(server.listen, "127.0.0.1:8080");
         assert!(upstreams.upstream.is_none() && upstreams.backups.is_empty());
         let limits = [callers.caller_requests, callers.caller_tokens, args.pace_requests, args.pace_tokens];

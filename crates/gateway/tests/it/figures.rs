@@ -66,6 +66,9 @@ pub(super) async fn busy() -> Running {
         "off",
         "--backoff-base",
         "5ms",
+        // It is not there, which is measured, too.
+        "--redis",
+        "redis://127.0.0.1:1",
     ];
     let gateway = gateway(&options).await;
     for fault in ["gap=0s", "gap=50ms; chunks=3", "status=429; retry-after-ms=100; times=1"] {

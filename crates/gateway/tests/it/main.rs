@@ -12,6 +12,7 @@ mod config;
 mod doors;
 mod example;
 mod figures;
+mod fleet;
 mod forgetting;
 mod forwarding;
 mod hops;

@@ -1,0 +1,141 @@
+//! What gateways share through Redis.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tower_buttress_redis::RedisOptions;
+
+use super::FLEET;
+use super::values::time;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct FleetArgs {
+    /// Redis or Valkey through which gateways share double clicks, kept answers, circuits and the pauses after a 429, as
+    /// `redis://user:password@host:6379`; `rediss://` for TLS.
+    #[arg(long, env = "GATEWAY_REDIS", value_name = "URL", hide_env_values = true, help_heading = FLEET)]
+    pub(crate) redis: Option<RedisUrl>,
+
+    /// What its keys begin with. Gateways with different prefixes share nothing.
+    #[arg(
+        long, env = "GATEWAY_REDIS_PREFIX", value_name = "NAME", default_value = "buttress", requires = "redis",
+        help_heading = FLEET
+    )]
+    pub(crate) redis_prefix: String,
+
+    /// How long a call waits for it at most, once. While it is known to be unreachable, no call waits.
+    #[arg(
+        long, env = "GATEWAY_REDIS_PATIENCE", value_name = "TIME", default_value = "100ms", value_parser = time,
+        requires = "redis", help_heading = FLEET
+    )]
+    pub(crate) redis_patience: Duration,
+
+    /// What calls get while it cannot be reached. `local`: each gateway goes on with what it knows itself; `refuse`: a
+    /// request with an `Idempotency-Key` gets 503, since another gateway may have answered it, and `/-/readyz` too.
+    #[arg(
+        long, env = "GATEWAY_REDIS_OUTAGE", value_name = "HOW", default_value = "local", requires = "redis",
+        help_heading = FLEET
+    )]
+    pub(crate) redis_outage: OnOutage,
+}
+
+/// A URL whose password is shown nowhere.
+#[derive(Clone)]
+pub(crate) struct RedisUrl(String);
+
+/// What calls get while Redis cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnOutage {
+    Local,
+    Refuse,
+}
+
+// === impl FleetArgs ===
+
+impl FleetArgs {
+    /// How Redis is reached, where there is one. The error is one line.
+    pub(crate) fn options(&self) -> Result<Option<RedisOptions>, String> {
+        let Some(url) = &self.redis else { return Ok(None) };
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+        if self.redis_prefix.is_empty() || !self.redis_prefix.chars().all(is_plain) {
+            return Err("--redis-prefix: not letters, digits, and - _ . :".to_owned());
+        }
+        if url.0.contains("pass=") {
+            return Err("--redis: a password stands before the @ of the URL, and not in its query".to_owned());
+        }
+        let options = RedisOptions::from_url(&url.0)
+            .map_err(|_| format!("--redis {url}: not a URL such as redis://127.0.0.1:6379"))?;
+        Ok(Some(options.prefix(self.redis_prefix.as_str()).patience(self.redis_patience)))
+    }
+}
+
+// === impl RedisUrl ===
+
+impl FromStr for RedisUrl {
+    type Err = Infallible;
+
+    /// Looked into later: what is wrong with a value is told with the value, and this one has a password.
+    fn from_str(url: &str) -> Result<Self, Infallible> {
+        Ok(Self(url.to_owned()))
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.0.split_once('?').map_or(self.0.as_str(), |(url, _)| url);
+        let Some((credentials, host)) = url.rsplit_once('@') else { return f.write_str(url) };
+        // A user may be told, a password not. Where it cannot be seen which is which, neither is.
+        let (scheme, credentials) = credentials.split_once("://").unwrap_or(("redis", ""));
+        let user = credentials.split_once(':').map_or("", |(user, _)| user);
+        write!(f, "{scheme}://{user}:***@{host}")
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::{Args, Stop};
+
+    fn read(args: &str) -> Result<Args, String> {
+        let args = ["gateway"].into_iter().chain(args.split_whitespace()).map(OsString::from);
+        Args::read(args).map_err(|stop| match stop {
+            Stop::Wrong(line) | Stop::Told(line) | Stop::Unfit(line) => line,
+        })
+    }
+
+    #[test]
+    fn a_url_that_is_none_is_told_in_one_line_and_without_its_password() {
+        for (url, shown) in [
+            ("http://ann:secret@h:1", "http://ann:***@h:1"),
+            ("redis://ann:secret@h:1/secret", "redis://ann:***@h:1/secret"),
+            ("ann:secret@h", "redis://:***@h"),
+            ("redis://:se@cret@h:port", "redis://:***@h:port"),
+            ("redis://h:port?word=secret", "redis://h:port"),
+        ] {
+            let line = read(&format!("--redis {url}")).unwrap_err();
+            assert_eq!(line, format!("--redis {shown}: not a URL such as redis://127.0.0.1:6379"));
+        }
+        let args = read("--redis rediss://ann:secret@redis.internal:6380/2").unwrap();
+        assert!(!format!("{args:?}").contains("secret"));
+    }
+
+    #[test]
+    fn what_is_for_redis_needs_one() {
+        for option in ["--redis-prefix a", "--redis-patience 50ms", "--redis-outage refuse"] {
+            let line = read(option).unwrap_err();
+            assert_eq!(line, "the following required arguments were not provided: --redis <URL>", "{option}");
+        }
+        let line = read("--redis redis://h --redis-prefix {a}").unwrap_err();
+        assert_eq!(line, "--redis-prefix: not letters, digits, and - _ . :");
+        assert!(read("--redis redis://h --plain").unwrap().fleet.redis.is_none());
+    }
+}

@@ -1,0 +1,99 @@
+//! What this gateway shares with others, through Redis.
+
+mod store;
+
+use std::sync::Arc;
+
+use tower_buttress::store::MemoryStore;
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, Observer, PaceLayer};
+use tower_buttress_redis::{FleetBreaker, FleetPauses, Operation, OperationResult, Outage, Redis, RedisStore};
+
+pub(crate) use self::store::AnswerStore;
+use super::args::{FleetArgs, OnOutage};
+
+/// The other gateways, as this one knows them; none without Redis.
+#[derive(Clone, Debug)]
+pub(crate) struct Fleet {
+    redis: Option<Redis>,
+    outage: OnOutage,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Connects nothing yet: a Redis that is down stops no gateway. What is wrong is one line.
+    pub(crate) fn new(args: &FleetArgs, observer: &Arc<dyn Observer>) -> Result<Self, String> {
+        let outage = args.redis_outage;
+        let Some(options) = args.options()? else { return Ok(Self { redis: None, outage }) };
+        let options = options.observer(observer.clone()).on_operation(count).outage(match outage {
+            OnOutage::Local => Outage::Local,
+            OnOutage::Refuse => Outage::Refuse,
+        });
+        let redis = Redis::new(options).map_err(|error| format!("--redis: {}", error.category()))?;
+        Ok(Self { redis: Some(redis), outage })
+    }
+
+    /// Connects, so that the first call need not, and the log says early where Redis is not there.
+    pub(crate) fn greet(&self) {
+        if let Some(redis) = self.redis.clone() {
+            tokio::spawn(async move { redis.ping().await });
+        }
+    }
+
+    /// With the calls and answers of all; `memory` has those of this gateway.
+    pub(crate) fn dedup(
+        &self,
+        layer: DedupLayer,
+        memory: MemoryStore,
+        observer: &Arc<dyn Observer>,
+    ) -> DedupLayer<AnswerStore> {
+        match self.redis.clone() {
+            None => layer.store(AnswerStore::Own(memory)),
+            Some(redis) => {
+                let store = RedisStore::new(redis).memory(memory).observer(observer.clone());
+                // A key that others may have used is refused, where that is wanted, instead of forgotten.
+                layer.strict_keys(self.outage == OnOutage::Refuse).store(AnswerStore::Fleet(store))
+            }
+        }
+    }
+
+    /// With the circuits of all to the upstream of this name.
+    pub(crate) fn breaker(&self, upstream: &str, layer: CircuitBreakerLayer) -> CircuitBreakerLayer {
+        match self.redis.clone() {
+            Some(redis) => layer.share(FleetBreaker::new(redis, upstream)),
+            None => layer,
+        }
+    }
+
+    /// With the pauses of all.
+    pub(crate) fn pace(&self, layer: PaceLayer) -> PaceLayer {
+        match self.redis.clone() {
+            Some(redis) => layer.share(Arc::new(FleetPauses::new(redis))),
+            None => layer,
+        }
+    }
+
+    /// Whether calls are refused since Redis cannot be reached.
+    pub(crate) fn is_missed(&self) -> bool {
+        self.outage == OnOutage::Refuse && self.is_reached() == Some(false)
+    }
+
+    pub(crate) fn measure(&self) {
+        if let Some(is_reached) = self.is_reached() {
+            metrics::gauge!("gateway_redis_reached").set(f64::from(u8::from(is_reached)));
+        }
+    }
+
+    fn is_reached(&self) -> Option<bool> {
+        self.redis.as_ref().map(|redis| redis.health().borrow().is_reached())
+    }
+}
+
+fn count(operation: &Operation) {
+    let Operation { name, result, took, .. } = *operation;
+    metrics::counter!("gateway_redis_operations_total", "operation" => name, "result" => result.as_str()).increment(1);
+    // What was not sent says nothing about how fast Redis is.
+    if result != OperationResult::Skipped {
+        metrics::histogram!("gateway_redis_operation_seconds", "operation" => name).record(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,92 @@
+//! Where calls in flight and kept answers are known: in this process, or in the fleet.
+
+use std::future::Ready;
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, Map};
+use tower_buttress::error::BoxError;
+use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, Lease, MemoryLease, MemoryStore, Retention, Store};
+use tower_buttress_redis::{RedisLease, RedisStore};
+
+#[derive(Clone, Debug)]
+pub(crate) enum AnswerStore {
+    Own(MemoryStore),
+    Fleet(RedisStore),
+}
+
+#[derive(Debug)]
+pub(crate) enum AnswerLease {
+    Own(MemoryLease),
+    Fleet(RedisLease),
+}
+
+type Claimed<L> = Result<Claim<L>, BoxError>;
+/// The claim of another store, with its lease as one of these.
+type Mapped<F, L> = Map<F, fn(Claimed<L>) -> Claimed<AnswerLease>>;
+
+// === impl AnswerStore ===
+
+impl Store for AnswerStore {
+    type Lease = AnswerLease;
+    type Claim =
+        Either<Mapped<Ready<Claimed<MemoryLease>>, MemoryLease>, Mapped<<RedisStore as Store>::Claim, RedisLease>>;
+
+    const HANDS_OVER: bool = RedisStore::<tower_buttress_redis::Redis>::HANDS_OVER;
+
+    fn claim(&self, request: ClaimRequest) -> Self::Claim {
+        match self {
+            Self::Own(store) => Either::Left(store.claim(request).map(|claim| with(claim, AnswerLease::Own))),
+            Self::Fleet(store) => Either::Right(store.claim(request).map(|claim| with(claim, AnswerLease::Fleet))),
+        }
+    }
+
+    fn accepted(&self, tenant: &Fingerprint) {
+        match self {
+            Self::Own(store) => store.accepted(tenant),
+            Self::Fleet(store) => store.accepted(tenant),
+        }
+    }
+}
+
+fn with<L>(claim: Claimed<L>, lease_of: fn(L) -> AnswerLease) -> Claimed<AnswerLease> {
+    Ok(match claim? {
+        Claim::Lead { lease, recorder } => Claim::Lead { lease: lease_of(lease), recorder },
+        Claim::Follow(log) => Claim::Follow(log),
+        Claim::Replay(log) => Claim::Replay(log),
+        Claim::Mismatch => Claim::Mismatch,
+        Claim::Full { retry_after } => Claim::Full { retry_after },
+        _ => return Err("a claim that this gateway does not know".into()),
+    })
+}
+
+// === impl AnswerLease ===
+
+impl Lease for AnswerLease {
+    fn resize(&mut self, bytes: usize) -> bool {
+        match self {
+            Self::Own(lease) => lease.resize(bytes),
+            Self::Fleet(lease) => lease.resize(bytes),
+        }
+    }
+
+    fn accepted(&mut self) {
+        match self {
+            Self::Own(lease) => lease.accepted(),
+            Self::Fleet(lease) => lease.accepted(),
+        }
+    }
+
+    fn release(&mut self) {
+        match self {
+            Self::Own(lease) => lease.release(),
+            Self::Fleet(lease) => lease.release(),
+        }
+    }
+
+    fn keep(self, retention: Retention) {
+        match self {
+            Self::Own(lease) => lease.keep(retention),
+            Self::Fleet(lease) => lease.keep(retention),
+        }
+    }
+}
