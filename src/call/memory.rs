@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Tenant;
 
 /// A limit on what the layers of a stack hold for all calls together: request bodies that are recorded for another attempt,
-/// or read whole before they are sent, and what [`DedupLayer`](crate::DedupLayer) holds of the answers in flight.
+/// or read whole before they are sent, what [`DedupLayer`](crate::DedupLayer) holds of the answers in flight, and what
+/// `StreamGuardLayer` withholds of an answer.
 ///
 /// Each body has a limit of its own, but thousands of slow uploads at once are within that, each. When the memory is spent, a
-/// layer steps aside: the body passes as it comes, and cannot be sent again, inspected or recognised. No call fails for it.
+/// layer steps aside: the body passes as it comes, and cannot be sent again, inspected or recognised. No call
+/// fails for it, except an answer that `StreamGuardLayer::hold` may not hand on before it is whole.
 ///
 /// Clones share one count. The layers of a [preset](crate::presets) share one; of layers stacked by hand each has its own,
 /// unless they are given the same. Bodies that came whole are not counted, since they were in memory before the call, nor is

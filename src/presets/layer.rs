@@ -485,7 +485,7 @@ impl ResilienceLayer {
 
     #[cfg(feature = "llm")]
     fn guarded<S>(&self, inner: S) -> Guarded<S> {
-        self.guard.layer(inner)
+        self.guard.clone().memory(self.memory.clone()).layer(inner)
     }
 
     #[cfg(not(feature = "llm"))]

@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use super::watch::{Fail, Step, Watch};
 use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
+use crate::call::Reservation;
 use crate::error::BoxError;
 
 /// As many frames of which nothing could be handed on are read in one poll. Then others have their turn.
@@ -19,6 +20,8 @@ pin_project! {
     pub struct StreamGuardBody<B> {
         // What was read and is still to be handed on.
         held: VecDeque<Frame<Bytes>>,
+        // The memory that it takes.
+        reservation: Option<Reservation>,
         // What the body ends with behind that.
         error: Option<BoxError>,
         watch: Watch,
@@ -32,7 +35,7 @@ pin_project! {
 impl<B> StreamGuardBody<B> {
     /// What was read of a body, and the rest of it, in which something is looked for.
     pub(super) fn new(held: VecDeque<Frame<Bytes>>, watch: Watch, body: ResponseBody<B>) -> Self {
-        Self { held, error: None, watch, body }
+        Self { held, reservation: None, error: None, watch, body }
     }
 
     /// A body that is passed as it is.
@@ -42,7 +45,12 @@ impl<B> StreamGuardBody<B> {
 
     /// What was read of a body that has failed.
     pub(super) fn failed(held: VecDeque<Frame<Bytes>>, error: BoxError) -> Self {
-        Self { held, error: Some(error), watch: Watch::Nothing, body: ResponseBody::Over }
+        Self { held, reservation: None, error: Some(error), watch: Watch::Nothing, body: ResponseBody::Over }
+    }
+
+    /// What was read takes this memory until it was handed on.
+    pub(super) fn reserving(self, reservation: Reservation) -> Self {
+        Self { reservation: Some(reservation).filter(Reservation::is_counted), ..self }
     }
 }
 
@@ -56,6 +64,9 @@ where
     fn poll_held(self: Pin<&mut Self>) -> Polled {
         let this = self.project();
         let frame = this.held.pop_front().map(Ok);
+        if this.held.is_empty() {
+            *this.reservation = None;
+        }
         Poll::Ready(frame.or_else(|| this.error.take().map(Err)))
     }
 

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::call::Memory;
 use crate::event::Emitter;
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::{Answer, AnswerReader, Dialect, Framing, Kind, Reader};
@@ -39,6 +40,7 @@ pub(super) struct Config {
     pub(super) filtered: NextStep,
     pub(super) error_frames: bool,
     pub(super) reasons: Arc<Reasons>,
+    pub(super) memory: Memory,
     pub(super) emitter: Emitter,
 }
 

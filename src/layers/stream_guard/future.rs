@@ -17,6 +17,7 @@ use super::state::StreamState;
 use super::watch::{ContentLimit, StreamWatch, Watch};
 use crate::body::ending::Ending;
 use crate::body::response::ResponseBody;
+use crate::call::Tenant;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::proto::dialect::{Framing, Kind};
@@ -57,6 +58,7 @@ pub(super) struct Expected {
     /// Whether the request asks for something to be generated: what an answer to another one says, is its own business.
     pub(super) generates: bool,
     pub(super) host: u64,
+    pub(super) tenant: Option<Tenant>,
     /// The longest wait for the first data, where the request has one of its own.
     pub(super) first_byte: Option<Duration>,
 }
@@ -125,15 +127,19 @@ impl Expected {
                 self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
                 return Plan::HandOn(pass(response));
             }
-            Look::Error => return Plan::Withhold(Withheld::error(self.config, response)),
+            Look::Error => {
+                let held = self.config.memory.reserve(self.tenant.as_ref());
+                return Plan::Withhold(Withheld::error(self.config, held, response));
+            }
             Look::Answer => None,
             Look::Stream(framing) => Some(framing),
         };
         let ending = Ending::new();
         response.extensions_mut().insert(ending.clone());
-        let Self { config, dialect, generates, host, first_byte } = self;
+        let Self { config, dialect, generates, host, tenant, first_byte } = self;
+        let held = config.memory.reserve(tenant.as_ref());
         match (framing, dialect) {
-            (None, Some(dialect)) => Plan::Withhold(Withheld::answer(config, response, dialect, host)),
+            (None, Some(dialect)) => Plan::Withhold(Withheld::answer(config, held, response, dialect, host)),
             (framing, dialect) => {
                 let framing = framing.unwrap_or(Framing::EventStream);
                 let reader = Chosen::reader(dialect.as_ref(), framing);
@@ -141,7 +147,7 @@ impl Expected {
                 let after = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
                 let limit = ContentLimit::new(after, clock::now());
                 if generates && dialect.is_some() {
-                    return Plan::Withhold(Withheld::stream(config, response, state, limit));
+                    return Plan::Withhold(Withheld::stream(config, held, response, state, limit));
                 }
                 let watch = Watch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
                 Plan::HandOn(

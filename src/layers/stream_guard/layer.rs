@@ -5,6 +5,7 @@ use tower_layer::Layer;
 
 use super::config::{Chosen, Config, MissingEnd, Reasons};
 use super::service::StreamGuard;
+use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::{Dialect, Kind};
@@ -84,6 +85,9 @@ use crate::proto::dialect::{Dialect, Kind};
 ///
 /// - *The answer is compressed* although `Accept-Encoding: identity` was sent upstream, *or a binary event stream*: it passes
 ///   unread, with an [`Event::Bypassed`](crate::Event::Bypassed).
+/// - *The [memory](Self::memory) is spent*: what was withheld is handed on before it is known what it is, with an
+///   [`Event::Bypassed`](crate::Event::Bypassed), and the rest is guarded as it comes. With [`hold`](Self::hold) the stream is
+///   refused with a 502, since it may hand on whole answers only.
 /// - *An event stream is of no known dialect*: it passes; only one that ends inside of an event fails.
 /// - *A `HEAD`, another path, another method*: untouched, but for event streams.
 /// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
@@ -125,6 +129,7 @@ impl StreamGuardLayer {
                 filtered: NextStep::GiveUp,
                 error_frames: false,
                 reasons: Arc::<Reasons>::default(),
+                memory: Memory::default(),
                 emitter: Emitter::default(),
             },
         }
@@ -196,6 +201,13 @@ impl StreamGuardLayer {
     #[must_use]
     pub fn error_events(mut self, write: bool) -> Self {
         self.config.error_frames = write;
+        self
+    }
+
+    /// The memory in which what is withheld of all calls is counted together, until it is handed on. Default: 512 MiB of its own.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.config.memory = memory;
         self
     }
 

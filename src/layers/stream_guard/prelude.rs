@@ -13,12 +13,13 @@ use http::{Response, StatusCode};
 use http_body::{Body, Frame};
 
 use super::body::StreamGuardBody;
-use super::config::{Chosen, Config};
+use super::config::{Chosen, Config, NAME};
 use super::refusal;
 use super::state::{Readable, StreamState};
 use super::watch::{AnswerWatch, ContentLimit, StreamWatch, Watch};
 use crate::body::ending::Ending;
 use crate::body::response::ResponseBody;
+use crate::call::Reservation;
 use crate::error::{BoxError, StreamTruncated, UpstreamError};
 use crate::event::{Event, StreamFault};
 use crate::policy::verdict::{Health, Matter, NextStep, Verdict};
@@ -47,6 +48,8 @@ pub(super) struct Withheld<B> {
     body: ResponseBody<B>,
     held: VecDeque<Frame<Bytes>>,
     bytes: usize,
+    /// What is withheld, in the memory that all calls share.
+    reservation: Reservation,
     reading: Reading,
 }
 
@@ -86,25 +89,37 @@ impl<B> fmt::Debug for Withheld<B> {
 }
 
 impl<B> Withheld<B> {
-    pub(super) fn stream(config: Arc<Config>, response: Response<B>, state: StreamState, limit: ContentLimit) -> Self {
+    pub(super) fn stream(
+        config: Arc<Config>,
+        reservation: Reservation,
+        response: Response<B>,
+        state: StreamState,
+        limit: ContentLimit,
+    ) -> Self {
         let stream = Stream { state, limit, let_go: None, timer: LazyTimer::default() };
-        Self::new(config, response, Reading::Stream(Box::new(stream)))
+        Self::new(config, reservation, response, Reading::Stream(Box::new(stream)))
     }
 
-    pub(super) fn answer(config: Arc<Config>, response: Response<B>, dialect: Chosen, host: u64) -> Self {
-        Self::new(config, response, Reading::Answer(AnswerReader::new(), dialect, host))
+    pub(super) fn answer(
+        config: Arc<Config>,
+        reservation: Reservation,
+        response: Response<B>,
+        dialect: Chosen,
+        host: u64,
+    ) -> Self {
+        Self::new(config, reservation, response, Reading::Answer(AnswerReader::new(), dialect, host))
     }
 
-    pub(super) fn error(config: Arc<Config>, response: Response<B>) -> Self {
+    pub(super) fn error(config: Arc<Config>, reservation: Reservation, response: Response<B>) -> Self {
         let now = clock::now();
         let until = now.checked_add(MAX_ERROR_TIME).unwrap_or(now);
-        Self::new(config, response, Reading::Error(until, LazyTimer::default()))
+        Self::new(config, reservation, response, Reading::Error(until, LazyTimer::default()))
     }
 
-    fn new(config: Arc<Config>, response: Response<B>, reading: Reading) -> Self {
+    fn new(config: Arc<Config>, reservation: Reservation, response: Response<B>, reading: Reading) -> Self {
         let (head, body) = response.into_parts();
         let body = ResponseBody::inner(body);
-        Self { config, head: Some(head), body, held: VecDeque::new(), bytes: 0, reading }
+        Self { config, head: Some(head), body, held: VecDeque::new(), bytes: 0, reservation, reading }
     }
 
     fn hold(&mut self, frame: Frame<Bytes>) {
@@ -132,7 +147,7 @@ where
         for _ in 0..MAX_FRAMES_A_POLL {
             let decision = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => Some(ready!(self.poll_time(cx))),
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => self.data(frame),
+                Poll::Ready(Some(Ok(frame))) if frame.is_data() => self.data(frame).or_else(|| self.count()),
                 Poll::Ready(Some(Ok(trailers))) => Some(self.end(Some(trailers))),
                 Poll::Ready(None) => Some(self.end(None)),
                 Poll::Ready(Some(Err(err))) => Some(self.failed(err)),
@@ -150,11 +165,16 @@ where
         let head = self.head.take()?;
         let held = std::mem::take(&mut self.held);
         let body = std::mem::replace(&mut self.body, ResponseBody::Over);
+        let reservation = std::mem::replace(&mut self.reservation, self.config.memory.reserve(None));
         let refused =
             |refusal: Response<Bytes>| refusal.map(|text| StreamGuardBody::pass(ResponseBody::Refusal { text }));
         Some(match decision {
-            Decision::Release(watch) => Response::from_parts(head, StreamGuardBody::new(held, watch, body)),
-            Decision::Broken(err) => Response::from_parts(head, StreamGuardBody::failed(held, err)),
+            Decision::Release(watch) => {
+                Response::from_parts(head, StreamGuardBody::new(held, watch, body).reserving(reservation))
+            }
+            Decision::Broken(err) => {
+                Response::from_parts(head, StreamGuardBody::failed(held, err).reserving(reservation))
+            }
             Decision::Refuse(refusal) => {
                 self.config.emitter.emit(&Event::Refused { kind: RejectionKind::UpstreamFailed });
                 refused(refusal)
@@ -205,6 +225,24 @@ where
             }
             Reading::Over => None,
         }
+    }
+
+    /// Counts what is withheld by now. What there is no memory for is handed on, and refused by `hold`, which hands on nothing
+    /// but whole answers.
+    fn count(&mut self) -> Option<Decision> {
+        let (of_stream, partial) = match &self.reading {
+            Reading::Stream(stream) => (true, stream.state.withheld()),
+            Reading::Answer(..) | Reading::Error(..) | Reading::Over => (false, 0),
+        };
+        if self.reservation.set(self.bytes.saturating_add(partial)) {
+            return None;
+        }
+        if of_stream && self.config.hold.is_some() {
+            let why = "There is no memory left to hold the upstream's answer back.";
+            return Some(self.refuse_as("no_memory", why, NO_MEMORY));
+        }
+        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: "there is no memory left to withhold it" });
+        Some(self.release())
     }
 
     fn stream_data(&mut self, frame: Frame<Bytes>, readable: Readable) -> Option<Decision> {
@@ -411,4 +449,5 @@ where
 }
 
 const RETRY: Verdict = Verdict::new(NextStep::retry(None), Health::Failure).with_matter(Matter::Upstream);
+const NO_MEMORY: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored).with_matter(Matter::Ours);
 const ANOTHER: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Request);

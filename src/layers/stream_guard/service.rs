@@ -61,6 +61,7 @@ impl<S> StreamGuard<S> {
             host: self.config.reasons.host(host),
             first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
             generates: posted,
+            tenant: request.extensions().get().cloned(),
             dialect,
             config: Arc::clone(&self.config),
         })

@@ -16,6 +16,7 @@ mod answers;
 mod cuts;
 mod errors;
 mod guard;
+mod memory;
 mod prelude;
 mod stack;
 
