@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tower::ServiceExt;
 
+use super::answers::{Answers, DONE, Held, contains, find};
 use super::clients::Client;
 use super::faults::CALL;
 use super::scale::{SECOND_CLICK, TOTAL};
@@ -32,23 +33,26 @@ pub(crate) struct Tally {
     pub(crate) cut: u32,
     /// Data, and then an end like any other, although the answer is not whole.
     pub(crate) taken_for_whole: u32,
+    /// An answer that says it is whole, and is none that a provider gave.
+    pub(crate) mixed: u32,
+    /// Whole answers that have the bytes of the provider's.
+    pub(crate) unchanged: u32,
     /// How long each whole answer took.
     pub(crate) whole: Vec<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
-    Whole(Duration),
+    Whole { took: Duration, unchanged: bool },
     Failed,
     Cut,
     TakenForWhole,
+    Mixed,
 }
 
 /// One in this number of calls is clicked twice.
 const DOUBLE_CLICK: u32 = 20;
-/// How an answer of OpenAI's shape says that it is whole.
-const DONE: &[u8] = b"data: [DONE]";
-/// How it says that there was an error: SDKs raise it.
+/// How an answer of OpenAI's shape says that there was an error: SDKs raise it.
 const ERROR: &[u8] = b"data: {\"error\":";
 /// How its content begins; the first event has none.
 const CONTENT: &[u8] = b"\"delta\":{\"content\":";
@@ -72,7 +76,11 @@ impl Tally {
     fn add(&mut self, outcome: Outcome) {
         self.requests += 1;
         match outcome {
-            Outcome::Whole(took) => self.whole.push(took),
+            Outcome::Whole { took, unchanged } => {
+                self.unchanged += u32::from(unchanged);
+                self.whole.push(took);
+            }
+            Outcome::Mixed => self.mixed += 1,
             Outcome::Failed => self.failed += 1,
             Outcome::Cut => self.cut += 1,
             Outcome::TakenForWhole => self.taken_for_whole += 1,
@@ -80,14 +88,15 @@ impl Tally {
     }
 }
 
-pub(crate) async fn run(client: Client, load: Load, progress: &ProgressBar) -> Tally {
+/// Asks, and compares what comes with what the providers said.
+pub(crate) async fn run(client: Client, load: Load, answers: &Answers, progress: &ProgressBar) -> Tally {
     let start = Instant::now();
     let mut requests = JoinSet::new();
     for nth in 0..load.calls {
         let at = start + Duration::from_secs(1) * nth / load.rate;
-        requests.spawn(ask(client.clone(), nth, at));
+        requests.spawn(ask(client.clone(), nth, at, answers.clone()));
         if nth % DOUBLE_CLICK == 0 {
-            requests.spawn(ask(client.clone(), nth, at + SECOND_CLICK));
+            requests.spawn(ask(client.clone(), nth, at + SECOND_CLICK, answers.clone()));
         }
     }
     let mut tally = Tally::default();
@@ -95,13 +104,13 @@ pub(crate) async fn run(client: Client, load: Load, progress: &ProgressBar) -> T
         // A task that panicked has got no answer.
         tally.add(outcome.unwrap_or(Outcome::Failed));
         progress.set_position(tally.requests.into());
-        let bad = tally.failed + tally.cut + tally.taken_for_whole;
+        let bad = tally.failed + tally.cut + tally.taken_for_whole + tally.mixed;
         progress.set_message(format!("{bad} failed"));
     }
     tally
 }
 
-async fn ask(client: Client, nth: u32, at: Instant) -> Outcome {
+async fn ask(client: Client, nth: u32, at: Instant, answers: Answers) -> Outcome {
     sleep_until(at).await;
     let patience = at + TOTAL;
     let Ok(Ok(response)) = timeout_at(patience, client.oneshot(request(nth))).await else { return Outcome::Failed };
@@ -115,19 +124,21 @@ async fn ask(client: Client, nth: u32, at: Instant) -> Outcome {
             Ok(Some(Ok(frame))) => text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
             Ok(Some(Err(_))) | Err(_) if text.is_empty() => return Outcome::Failed,
             Ok(Some(Err(_))) | Err(_) => return Outcome::Cut,
-            Ok(None) => return judge(&text, at),
+            Ok(None) => return judge(&text, at.elapsed(), |text| answers.compare(nth.into(), text)),
         }
     }
 }
 
 /// What a client with an SDK makes of a body that ended without an error.
-fn judge(text: &[u8], began: Instant) -> Outcome {
-    let find = |what: &[u8]| text.windows(what.len()).position(|window| window == what);
-    match find(ERROR) {
-        Some(at) if at <= find(CONTENT).unwrap_or(at) => Outcome::Failed,
+fn judge(text: &[u8], took: Duration, compare: impl FnOnce(&[u8]) -> Held) -> Outcome {
+    match find(text, ERROR) {
+        Some(at) if at <= find(text, CONTENT).unwrap_or(at) => Outcome::Failed,
         Some(_) => Outcome::Cut,
-        None if find(DONE).is_some() => Outcome::Whole(began.elapsed()),
-        None => Outcome::TakenForWhole,
+        None if !contains(text, DONE) => Outcome::TakenForWhole,
+        None => match compare(text) {
+            Held::Mixed => Outcome::Mixed,
+            held => Outcome::Whole { took, unchanged: held == Held::Bytes },
+        },
     }
 }
 

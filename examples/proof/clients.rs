@@ -59,16 +59,15 @@ impl Contestant {
 
     pub(crate) fn client(self, upstreams: &Upstreams) -> Result<Client, BoxError> {
         let (primary, backup) = (upstreams.primary, upstreams.backup);
-        match self {
-            Self::Bare => Ok(bare::client(primary)),
-            Self::TowerHttp => tower_http::client(primary),
-            Self::Resilience => resilience::client(primary, backup),
-            Self::Buttress => buttress::client(primary, backup, ResumeLayer::new()),
-            Self::Restarting => buttress::client(primary, backup, ResumeLayer::new().verified_restart(true)),
-            Self::Resuming => {
-                buttress::client(primary, backup, ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)))
-            }
-        }
+        let resume = match self {
+            Self::Bare => return Ok(bare::client(primary)),
+            Self::TowerHttp => return tower_http::client(primary),
+            Self::Resilience => return resilience::client(primary, backup),
+            Self::Buttress => ResumeLayer::new(),
+            Self::Restarting => ResumeLayer::new().verified_restart(true),
+            Self::Resuming => ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)),
+        };
+        buttress::client(primary, backup, resume)
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 
 use tower_buttress_gateway::Provider;
 
+use super::answers::Answers;
 use super::callers::Load;
 use super::scale::OUTAGE;
 
@@ -22,6 +23,16 @@ pub(crate) struct Upstreams {
     pub(crate) primary: SocketAddr,
     pub(crate) backup: SocketAddr,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) answers: Answers,
+}
+
+/// What both providers answer with.
+#[derive(Clone, Debug)]
+struct Model {
+    seed: u64,
+    /// It says the same to the same call.
+    repeats: bool,
+    answers: Answers,
 }
 
 /// What the two were asked.
@@ -94,8 +105,10 @@ pub(crate) const FAULT: HeaderName = HeaderName::from_static("x-fault");
 // === impl Upstreams ===
 
 impl Upstreams {
-    pub(crate) async fn start(seed: u64, load: &Load) -> io::Result<Self> {
-        let ledger = Arc::new(Ledger::default());
+    /// A model that `repeats` itself says the same to the same call; others say something else each time.
+    pub(crate) async fn start(seed: u64, load: &Load, repeats: bool) -> io::Result<Self> {
+        let (ledger, answers) = (Arc::new(Ledger::default()), Answers::default());
+        let model = Model { seed, repeats, answers: answers.clone() };
         let outage_begins = load.duration() / 3;
         let first = Arc::new(OnceLock::new());
         let faulty = {
@@ -111,21 +124,29 @@ impl Upstreams {
             let ledger = ledger.clone();
             move |call, rest| ledger.visit(call, rest, |_| Fault::None)
         };
-        let primary = Provider::start_behind(|app| behind(app, seed, faulty)).await?.addr();
-        let backup = Provider::start_behind(|app| behind(app, seed, healthy)).await?.addr();
-        Ok(Self { primary, backup, ledger })
+        let backup = Provider::start_behind(|app| behind(app, model.clone(), healthy)).await?.addr();
+        let primary = Provider::start_behind(|app| behind(app, model, faulty)).await?.addr();
+        Ok(Self { primary, backup, ledger, answers })
     }
 }
 
-/// Puts the fault that is drawn for a call into the header that the simulated provider obeys.
-fn behind(app: Router, seed: u64, draw: impl Fn(u64, bool) -> Fault + Clone + Send + Sync + 'static) -> Router {
+/// Puts the fault that is drawn for a call into the header that the simulated provider obeys, and writes down the answer.
+fn behind(app: Router, model: Model, draw: impl Fn(u64, bool) -> Fault + Clone + Send + Sync + 'static) -> Router {
     app.layer(middleware::from_fn(move |mut request: Request, next: Next| {
-        let call = request.headers().get(CALL).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or_default();
-        let rest = request.headers().contains_key("last-event-id");
-        let script = draw(call, rest).script(seed ^ call);
+        let (model, headers) = (model.clone(), request.headers());
+        let call = call_of(headers);
+        let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let version = if model.repeats { 0 } else { model.answers.version(call, after.is_some()) };
+        let script = draw(call, after.is_some()).script(model.seed ^ call);
+        let script = format!("{script};first-word={version}");
         request.headers_mut().insert(FAULT, HeaderValue::from_str(&script).unwrap_or(HeaderValue::from_static("")));
-        next.run(request)
+        async move { model.answers.record(call, version, after.as_deref(), next.run(request).await) }
     }))
+}
+
+/// What its caller named it with.
+pub(crate) fn call_of(headers: &HeaderMap) -> u64 {
+    headers.get(CALL).and_then(|call| call.to_str().ok()?.parse().ok()).unwrap_or_default()
 }
 
 // === impl Ledger ===

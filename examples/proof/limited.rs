@@ -16,9 +16,10 @@ use indicatif::ProgressBar;
 use tower_buttress::error::BoxError;
 use tower_buttress_gateway::Provider;
 
+use super::answers::Answers;
 use super::callers::{self, Load, Tally};
 use super::clients::limited::Contestant;
-use super::faults::FAULT;
+use super::faults::{FAULT, call_of};
 use super::scale::{BAN, LIMIT, LIMIT_PER, REFUSALS_WITHIN};
 
 /// Half as much again as is allowed, for 80 s.
@@ -52,9 +53,10 @@ pub(crate) async fn run() -> Result<String, BoxError> {
     let mut runs = Vec::new();
     for contestant in Contestant::ALL {
         let limit = Arc::new(Mutex::new(Limit::new()));
-        let client = contestant.client(provider(limit.clone()).await?)?;
+        let answers = Answers::default();
+        let client = contestant.client(provider(limit.clone(), answers.clone()).await?)?;
         runs.push(tokio::spawn(async move {
-            let tally = callers::run(client, LOAD, &ProgressBar::hidden()).await;
+            let tally = callers::run(client, LOAD, &answers, &ProgressBar::hidden()).await;
             let limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
             Row { contestant, tally, refusals: limit.refusals, bans: limit.bans }
         }));
@@ -66,11 +68,12 @@ pub(crate) async fn run() -> Result<String, BoxError> {
     Ok(table(rows))
 }
 
-async fn provider(limit: Arc<Mutex<Limit>>) -> io::Result<SocketAddr> {
+async fn provider(limit: Arc<Mutex<Limit>>, answers: Answers) -> io::Result<SocketAddr> {
     let limited = middleware::from_fn(move |mut request: Request, next: Next| {
         let script = limit.lock().unwrap_or_else(PoisonError::into_inner).script(Instant::now());
         request.headers_mut().insert(FAULT, HeaderValue::from_str(&script).unwrap_or(HeaderValue::from_static("")));
-        next.run(request)
+        let (call, answers) = (call_of(request.headers()), answers.clone());
+        async move { answers.record(call, 0, None, next.run(request).await) }
     });
     Ok(Provider::start_behind(|app| app.layer(limited)).await?.addr())
 }
@@ -92,7 +95,7 @@ fn table(rows: Vec<Row>) -> String {
         let mut whole = tally.whole;
         whole.sort_unstable();
         let at = |percent: usize| whole.get(whole.len() * percent / 100).copied().unwrap_or_default();
-        let failed = tally.failed + tally.cut + tally.taken_for_whole;
+        let failed = tally.failed + tally.cut + tally.taken_for_whole + tally.mixed;
         let failed = format!("{:.1} %", 100.0 * f64::from(failed) / f64::from(tally.requests.max(1)));
         // Writing into a string cannot fail.
         let _ = writeln!(

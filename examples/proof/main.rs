@@ -6,8 +6,9 @@
 //!
 //! All of them run at the same time, each with a provider and a backup of its own, which draw the same faults for the
 //! same call. Time is compressed: one second here is twenty. `faults` has the mix, `clients` who takes part, `callers`
-//! what is asked and how an answer is judged. Then those who have limits of rates meet a provider that has one: `limited`.
+//! what is asked and how an answer is judged: against `answers`, where the providers' are written down. Then those who have limits of rates meet a provider that has one: `limited`.
 
+mod answers;
 mod callers;
 mod chart;
 mod clients;
@@ -57,12 +58,12 @@ async fn main() -> Result<(), BoxError> {
 
     let mut runs = Vec::new();
     for contestant in Contestant::ALL {
-        let upstreams = Upstreams::start(args.seed, &load).await?;
+        let upstreams = Upstreams::start(args.seed, &load, contestant == Contestant::Restarting).await?;
         let client = contestant.client(&upstreams)?;
         let bar = bars.add(ProgressBar::new(load.requests().into()).with_style(style.clone()));
         bar.set_prefix(contestant.name());
         runs.push(tokio::spawn(async move {
-            let tally = callers::run(client, load, &bar).await;
+            let tally = callers::run(client, load, &upstreams.answers, &bar).await;
             bar.finish();
             Row::new(contestant, &tally, &upstreams.ledger)
         }));
@@ -76,5 +77,6 @@ async fn main() -> Result<(), BoxError> {
     println!("{}", limited::run().await?);
     chart::write(&args.chart, &rows)?;
     println!("The chart is in {}.", args.chart.display());
+    rows.iter().try_for_each(Row::check)?;
     Ok(())
 }

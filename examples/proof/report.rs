@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use tower_buttress::error::BoxError;
+
 use super::callers::Tally;
 use super::clients::Contestant;
 use super::faults::Ledger;
@@ -15,6 +17,8 @@ pub(crate) struct Row {
     pub(crate) failed: u32,
     pub(crate) cut: u32,
     pub(crate) taken_for_whole: u32,
+    pub(crate) mixed: u32,
+    pub(crate) unchanged: u32,
     pub(crate) median: Duration,
     pub(crate) p99: Duration,
     pub(crate) per_answer: f64,
@@ -34,10 +38,23 @@ impl Row {
             failed: tally.failed,
             cut: tally.cut,
             taken_for_whole: tally.taken_for_whole,
+            mixed: tally.mixed,
+            unchanged: tally.unchanged,
             median: at(50),
             p99: at(99),
             per_answer: f64::from(ledger.arrivals()) / whole.len().max(1) as f64,
             billed_again: ledger.billed_again(),
+        }
+    }
+
+    /// The callers of our layers hold nothing that no provider said.
+    pub(crate) fn check(&self) -> Result<(), BoxError> {
+        let ours = matches!(self.contestant, Contestant::Buttress | Contestant::Resuming | Contestant::Restarting);
+        match self.mixed {
+            wrong @ 1.. if ours => {
+                Err(format!("{}: {wrong} texts are no single answer's", self.contestant.name()).into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -52,11 +69,13 @@ pub(crate) fn table(rows: &[Row]) -> String {
     let percent = |row: &Row, count| format!("{:.2} % ({count})", row.percent(count));
     let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
     type Figure<'a> = (&'static str, Box<dyn Fn(&Row) -> String + 'a>);
-    let figures: [Figure<'_>; 8] = [
+    let figures: [Figure<'_>; 10] = [
         ("", Box::new(|row| row.contestant.name().to_owned())),
         ("failed before the first data", Box::new(move |row| percent(row, row.failed))),
         ("cut later, with an error", Box::new(move |row| percent(row, row.cut))),
         ("truncated, taken for whole", Box::new(move |row| percent(row, row.taken_for_whole))),
+        ("no single answer's text", Box::new(move |row| percent(row, row.mixed))),
+        ("whole, with the bytes it had", Box::new(move |row| percent(row, row.unchanged))),
         ("whole answer, p50", Box::new(move |row| seconds(row.median))),
         ("whole answer, p99", Box::new(move |row| seconds(row.p99))),
         ("upstream calls per answer", Box::new(|row| format!("{:.2}", row.per_answer))),

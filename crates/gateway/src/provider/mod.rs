@@ -14,6 +14,7 @@
 //! | `first-byte=3s` | the head comes at once, the first byte of the body late |
 //! | `gap=100ms` | the time between two chunks (40 ms unless told) |
 //! | `chunks=20`, `size=1000` | the number of chunks of content; the bytes that each is padded to |
+//! | `first-word=3` | the content begins with its fourth word and comes back to the others: another answer to the same prompt |
 //! | `comments=1s` | the head, and then keep-alive comments and nothing else |
 //! | `stall-after=3` | silence after three chunks, the connection open |
 //! | `torn-after=3` | the same, in the middle of a line |
@@ -195,6 +196,7 @@ fn speak(asked: Asked, after: Option<usize>, script: Script, reset: Reset, call:
         false => Answer::new(asked, number, script.chunks, script.size),
         true => Answer::kept(asked, script.chunks, script.size),
     };
+    let answer = answer.rotated(script.first_word);
     let (content_type, speech) = if stream {
         ("text/event-stream; charset=utf-8", Speech::events(answer, after, script, reset, call))
     } else {

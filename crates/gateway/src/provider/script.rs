@@ -25,6 +25,8 @@ pub(crate) struct Script {
     pub(crate) chunks: Option<usize>,
     /// Pads each piece of content to this many bytes.
     pub(crate) size: usize,
+    /// The word that the content begins with, so that two answers to one prompt can differ.
+    pub(crate) first_word: usize,
     /// Comments at this interval, and never anything else.
     pub(crate) comments: Option<Duration>,
     /// How the body ends before its time, and after how many pieces of content.
@@ -68,7 +70,7 @@ pub(crate) enum Ending {
 pub(crate) struct BadScript(String);
 
 const KNOWN: &str = "status, code, retry-after, retry-after-ms, should-retry, silent, reset, head, first-byte, gap, \
-                     chunks, size, comments, stall-after, torn-after, reset-after, close-after, truncate-after, \
+                     chunks, size, first-word, comments, stall-after, torn-after, reset-after, close-after, truncate-after, \
                      comments-after, error-after, ids, times, id";
 
 // === impl Script ===
@@ -86,6 +88,7 @@ impl Default for Script {
             gap: Duration::from_millis(40),
             chunks: None,
             size: 0,
+            first_word: 0,
             comments: None,
             ending: None,
             ids: false,
@@ -123,6 +126,7 @@ impl Script {
             "gap" => self.gap = duration()?,
             "chunks" => self.chunks = Some(number()?),
             "size" => self.size = number()?,
+            "first-word" => self.first_word = number()?,
             "comments" => self.comments = Some(duration()?),
             "stall-after" => self.ending = Some((number()?, Ending::Stall)),
             "torn-after" => self.ending = Some((number()?, Ending::Torn)),

@@ -84,6 +84,13 @@ impl Answer {
         Self { created: 1_700_000_000, ..Self::new(asked, number, chunks, size) }
     }
 
+    /// The same words, beginning with the `nth`.
+    pub(crate) fn rotated(mut self, nth: usize) -> Self {
+        let nth = nth.checked_rem(self.words.len()).unwrap_or_default();
+        self.words.rotate_left(nth);
+        self
+    }
+
     /// The whole answer in one object.
     pub(crate) fn whole(&self) -> Bytes {
         let content = json!((0..self.pieces).map(|nth| self.content(nth)).collect::<String>());
