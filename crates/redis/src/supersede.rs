@@ -155,7 +155,10 @@ impl<B: ConversationBackend> Driver<B> {
         let live = self.live.entry(id).or_insert(Live { message, number: 0, calls: 0 });
         live.calls += 1;
         match newest {
-            Ok(Newest::Number(number)) => live.number = number,
+            Ok(Newest::Number { number, superseded }) => {
+                live.number = number;
+                superseded.iter().for_each(|payload| live.message.refuse(payload));
+            }
             Ok(Newest::Superseded) => live.message.supersede(),
             Err(_) => {}
         }

@@ -51,6 +51,8 @@ pub struct PeerMessage {
 /// The conversations of a layer.
 pub(super) trait Superseding: Send + Sync {
     fn supersede(&self, conversation: &Fingerprint, payload: &Fingerprint);
+
+    fn refuse(&self, conversation: &Fingerprint, payload: &Fingerprint);
 }
 
 /// The peers of a layer.
@@ -80,6 +82,14 @@ impl PeerMessage {
     pub fn supersede(&self) {
         if let Some(conversations) = self.conversations.upgrade() {
             conversations.supersede(&self.conversation, &self.payload);
+        }
+    }
+
+    /// In another process a message of this conversation said this, and was superseded. When it comes here it is refused, and
+    /// ends nothing.
+    pub fn refuse(&self, payload: &Fingerprint) {
+        if let Some(conversations) = self.conversations.upgrade() {
+            conversations.refuse(&self.conversation, payload);
         }
     }
 }

@@ -155,6 +155,10 @@ impl Superseding for Shared {
         ends.iter().for_each(Cancellation::cancel);
         turns.iter().for_each(Cancellation::wake);
     }
+
+    fn refuse(&self, conversation: &Fingerprint, payload: &Fingerprint) {
+        self.with(conversation, |conversations, now| conversations.refuse(conversation, *payload, now));
+    }
 }
 
 impl fmt::Debug for Shared {

@@ -229,6 +229,15 @@ impl<C: Clone> Conversations<C> {
         self.rest(*conversation, now);
     }
 
+    /// In a conversation that is known here, a message of another process was superseded.
+    pub(crate) fn refuse(&mut self, conversation: &Fingerprint, payload: Fingerprint, now: Instant) {
+        let Some(known) = self.known.get_mut(conversation) else { return };
+        let is_under_way = known.messages.iter().any(|message| message.payload == payload);
+        if !is_under_way && !known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
+            known.remember(payload, now);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.known.len()
     }

@@ -40,10 +40,15 @@ pub struct Message {
 }
 
 /// Where a message stands in its conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Newest {
     /// It is the newest, for the first time or again.
-    Number(u64),
+    Number {
+        /// Its number.
+        number: u64,
+        /// What the messages said that were superseded, in no order that means anything.
+        superseded: Vec<Fingerprint>,
+    },
     /// A newer one has superseded it.
     Superseded,
 }
@@ -68,6 +73,15 @@ const MOST_REMEMBERED: usize = 16;
 
 /// How long a conversation without a message has a number.
 const KEPT: Duration = Duration::from_secs(3600);
+
+// === impl Newest ===
+
+impl Newest {
+    fn number(number: u64, mut superseded: Vec<Fingerprint>) -> Self {
+        superseded.sort_by_key(|payload| *payload.as_bytes());
+        Self::Number { number, superseded }
+    }
+}
 
 // === impl ConversationNews ===
 
@@ -104,8 +118,14 @@ impl ConversationBackend for Redis {
             .arg([*conversation.as_bytes(), *payload.as_bytes()].concat());
         let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
         match reply.as_slice() {
-            [_, Value::Int(2)] => Ok(Newest::Superseded),
-            [Value::Int(number), Value::Int(_)] => Ok(Newest::Number(unsigned(*number))),
+            [_, Value::Int(2), ..] => Ok(Newest::Superseded),
+            [Value::Int(number), Value::Int(_), payloads @ ..] => {
+                let payload = |payload: &Value| match payload {
+                    Value::BulkString(payload) => payload.as_slice().try_into().ok().map(Fingerprint::from_bytes),
+                    _ => None,
+                };
+                Ok(Newest::number(unsigned(*number), payloads.iter().filter_map(payload).collect()))
+            }
             _ => Err(unexpected()),
         }
     }
@@ -149,11 +169,11 @@ mod model {
             if known.until <= now {
                 (known.number, known.newest) = (0, None);
             }
+            known.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
             if known.newest == Some(payload) {
                 known.until = now + KEPT;
-                return Ok(Newest::Number(known.number));
+                return Ok(Newest::number(known.number, known.payloads()));
             }
-            known.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
             if known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
                 return Ok(Newest::Superseded);
             }
@@ -162,9 +182,10 @@ mod model {
             known.superseded.drain(..first);
             known.number += 1;
             (known.newest, known.until) = (Some(payload), now + KEPT);
+            let newest = Newest::number(known.number, known.payloads());
             let news = ConversationNews { conversation, number: known.number, payload };
             state.publish(Channel::Conversations, &news.encode());
-            Ok(Newest::Number(news.number))
+            Ok(newest)
         }
 
         async fn answered(&self, message: Message) -> Result<bool, BackendError> {

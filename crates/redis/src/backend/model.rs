@@ -93,6 +93,10 @@ impl Conversation {
     pub(super) fn new(now: Instant) -> Self {
         Self { number: 0, newest: None, superseded: Vec::new(), until: now }
     }
+
+    pub(super) fn payloads(&self) -> Vec<Fingerprint> {
+        self.superseded.iter().map(|(payload, _)| *payload).collect()
+    }
 }
 
 // === impl Model ===
