@@ -83,7 +83,8 @@
 //! - **A proxy before a model provider**: see below. The crate `tower-buttress-gateway` is a whole one, with every layer from heartbeats
 //!   to the connect timeout, and an option for each; it also does what every proxy must (hop-by-hop headers, upgrades), and
 //!   bounds its socket writes, since a body that is not polled cannot time out. On a server of your own [`WriteTimeout`] does that.
-//! - **A client**: a [preset](presets), or [`ServiceBuilderExt`] for some of the layers by name.
+//! - **A client**: a [preset](presets), or a `ServiceBuilder` with some of the layers (`ServiceBuilderExt`
+//!   of the feature `tower` has them by name).
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
 //!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
 //! - **reqwest**: the crate `tower-buttress-reqwest` has a service that the layers go around, streaming in both directions;
@@ -198,6 +199,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::print_stdout)]
 
+#[cfg(feature = "tower")]
 mod builder;
 mod call;
 pub mod error;
@@ -215,6 +217,8 @@ pub mod store;
 
 pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
     Attempt, Attempts, Authenticated, CallInfo, InvalidOutput, Memory, Model, NoFallback, NoRetry, NoStore, Notice,

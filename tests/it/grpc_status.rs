@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::{self, IdleBodyElapsed};
-use tower_buttress::{GrpcStatusBody, GrpcStatusLayer, IdleBodyTimeoutBody, ServiceBuilderExt};
+use tower_buttress::{GrpcStatusBody, GrpcStatusLayer, IdleBodyTimeoutBody, IdleBodyTimeoutLayer};
 
 use crate::support::{Script, Step, secs, trace};
 
@@ -24,11 +24,12 @@ async fn through(
 ) -> GrpcStatusBody<IdleBodyTimeoutBody<Script>> {
     let script = Arc::new(Mutex::new(Some(script)));
     let content_type = content_type.to_owned();
-    let service = ServiceBuilder::new().layer(layer).idle_body_timeout(secs(5)).service(service_fn(move |_| {
-        let body = script.lock().unwrap().take().unwrap();
-        let response = Response::builder().header("content-type", &content_type).body(body).unwrap();
-        async move { Ok::<_, Infallible>(response) }
-    }));
+    let service =
+        ServiceBuilder::new().layer(layer).layer(IdleBodyTimeoutLayer::new(secs(5))).service(service_fn(move |_| {
+            let body = script.lock().unwrap().take().unwrap();
+            let response = Response::builder().header("content-type", &content_type).body(body).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        }));
     service.oneshot(Request::new(Empty::<Bytes>::new())).await.unwrap().into_body()
 }
 

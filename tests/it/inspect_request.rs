@@ -12,9 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
-use tower_buttress::{
-    CallBody, Event, ExpectsEventStream, InspectRequestLayer, Rejection, ServiceBuilderExt, TimeoutProfile, presets,
-};
+use tower_buttress::{CallBody, Event, ExpectsEventStream, InspectRequestLayer, Rejection, TimeoutProfile, presets};
 
 use crate::support::upstream::{Answer, Upstream};
 use crate::support::{Log, Script, Step, secs, trace, trailers};
@@ -47,12 +45,12 @@ impl Seen {
 async fn the_model_chooses_the_limits() {
     let silent = service_fn(|_| std::future::pending::<Result<Response<Script>, Infallible>>());
     let service = ServiceBuilder::new()
-        .inspect_request(|head, body| {
+        .layer(InspectRequestLayer::new(|head, body| {
             if let Ok(asked) = serde_json::from_slice::<serde_json::Value>(body) {
                 let profile = if asked["model"] == "deep" { TimeoutProfile::DEEP } else { TimeoutProfile::FAST };
                 head.extensions.insert(profile);
             }
-        })
+        }))
         .layer(presets::llm_client(TimeoutProfile::STANDARD))
         .service(silent);
     for (body, limit) in [(r#"{"model":"deep"}"#, 110), (r#"{"model":"quick"}"#, 18), ("no JSON", 50)] {

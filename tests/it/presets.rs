@@ -17,7 +17,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
     Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, PaceLayer, QueueLayer, Rate, Rejection,
-    RejectionKind, ServedBy, ServiceBuilderExt, SupersedeLayer, TimeoutProfile, error,
+    RejectionKind, ServedBy, SupersedeLayer, TimeoutProfile, error,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -243,8 +243,11 @@ fn a_stack_can_be_shared_and_shown() {
     let _ = presets::http_client(TimeoutProfile::FAST).fallback(FallbackLayer::new(service));
 }
 
+#[cfg(feature = "tower")]
 #[tokio::test(start_paused = true)]
 async fn by_name_on_a_builder_they_are_the_same_layers() {
+    use tower_buttress::ServiceBuilderExt;
+
     let (service, calls) = upstream(&[429, 200]);
     let (backup, _) = upstream(&[200]);
     let service = ServiceBuilder::new()
