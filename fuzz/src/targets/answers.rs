@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::proto::sse::{Item, Parser};
-use tower_buttress::{DedupLayer, Resumable};
+use tower_buttress::{DedupLayer, Resumable, Tenant};
 
 pub(crate) const VOCABULARY: &[&[u8]] = &[
     // Between the stream and the id that is made up.
@@ -92,7 +92,8 @@ where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes> + Unpin,
 {
-    let first = Request::post("/v1/runs").header("idempotency-key", "k").body(Full::from("{}"));
+    let first =
+        Request::post("/v1/runs").header("idempotency-key", "k").extension(Tenant::new("t")).body(Full::from("{}"));
     let Ok(response) = ask(service, first).await else { return };
     let location = response.headers().get("content-location").and_then(|at| at.to_str().ok()).map(str::to_owned);
     let Some(location) = location else { return };

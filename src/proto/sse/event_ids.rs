@@ -33,6 +33,8 @@ pub(crate) struct EventIds {
     border: u64,
     /// The last byte was the CR of a line that is dropped: a LF that follows is dropped too.
     drops_lf: bool,
+    /// Something was written: what comes next is not the beginning for the reader.
+    has_written: bool,
 }
 
 /// A change to the bytes that are read.
@@ -42,6 +44,9 @@ enum Edit {
     /// The byte at this place goes.
     Drop { at: usize },
 }
+
+/// What one begins with.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF";
 
 // === impl EventId ===
 
@@ -72,11 +77,25 @@ impl fmt::Display for EventId {
 impl EventIds {
     pub(crate) fn new(stream: u64) -> Self {
         let (lines, line) = (Lines::new(), Line::default());
-        Self { stream, lines, line, read: 0, in_event: false, border: 0, drops_lf: false }
+        Self { stream, lines, line, read: 0, in_event: false, border: 0, drops_lf: false, has_written: false }
     }
 
     /// The next bytes of the stream, with the ids of the events that end in them.
     pub(crate) fn write(&mut self, data: &Bytes) -> Bytes {
+        let is_its_own = self.read == 0 && data.starts_with(BYTE_ORDER_MARK);
+        let written = self.write_ids(data);
+        if self.has_written || written.is_empty() {
+            return written;
+        }
+        self.has_written = true;
+        if is_its_own || !written.starts_with(BYTE_ORDER_MARK) {
+            return written;
+        }
+        // In the middle of a stream it is a part of a name, at its beginning readers drop it: an empty comment comes before.
+        [b":\n", &written[..]].concat().into()
+    }
+
+    fn write_ids(&mut self, data: &Bytes) -> Bytes {
         let (mut out, mut copied) = (BytesMut::new(), 0);
         let stream = self.stream;
         self.scan(data, |edit| {
@@ -257,6 +276,7 @@ mod tests {
             1 => Just("id: theirs"),
             2 => Just(": comment"),
             1 => Just("\u{FEFF}"),
+            1 => Just("\u{FEFF}data: x"),
             6 => Just(""),
         ];
         let end = prop_oneof![Just("\n"), Just("\r\n"), Just("\r")];
