@@ -2,7 +2,7 @@
 
 use clap::ArgAction::Append;
 
-use super::CALLERS;
+use super::headings::CALLERS;
 use super::values::{Count, RateLimit, keys_in_file, keys_in_variable};
 use crate::callers::{Keys, Network, Origin};
 

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Stop, one_line};
+use super::stop::{Stop, one_line};
 
 /// What a file says.
 #[derive(Debug, Default)]

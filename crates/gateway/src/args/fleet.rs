@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tower_buttress_redis::RedisOptions;
 
-use super::FLEET;
+use super::headings::FLEET;
 use super::values::time;
 
 #[derive(Clone, Debug, clap::Args)]

@@ -6,13 +6,13 @@ use std::time::Duration;
 use clap::ArgAction::Set;
 use http::HeaderName;
 
+use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME};
 use super::similar::{Ratio, SimilarArgs};
 use super::templates::Templates;
 use super::values::{
     Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, Profile, RateLimit, Resuming, Size, Superseding,
     Switch, time,
 };
-use super::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LayerArgs {

@@ -4,10 +4,12 @@ mod callers;
 mod fallbacks;
 mod file;
 mod fleet;
+mod headings;
 mod layers;
 mod print;
 mod server;
 mod similar;
+mod stop;
 mod templates;
 mod upstreams;
 mod values;
@@ -27,26 +29,13 @@ pub(crate) use self::fleet::{FleetArgs, OnOutage};
 pub(crate) use self::layers::LayerArgs;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
+pub use self::stop::Stop;
 pub(crate) use self::upstreams::{Backup, UpstreamArgs};
 pub(crate) use self::values::{
     Concurrency, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, Resuming, Superseding, Switch,
 };
 
 use self::values::Profile;
-
-const TRUST: &str = "Upstreams and trust";
-const TIME: &str = "Limits of time";
-const ATTEMPTS: &str = "Attempts";
-const STREAMS: &str = "Streams";
-const DEDUP: &str = "Duplicate requests";
-const CONVERSATIONS: &str = "Conversations";
-const STRUCTURED: &str = "JSON answers";
-const LAST_GOOD: &str = "Last good answers";
-const BREAKER: &str = "Circuit breaker";
-const LOAD: &str = "Limits of load";
-const FLEET: &str = "Beyond one process";
-const CALLERS: &str = "Callers";
-const SERVER: &str = "Server";
 
 /// With the commit that it was built from, where `GATEWAY_COMMIT` named it at build time.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -74,17 +63,6 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-}
-
-/// What to print instead of starting.
-#[derive(Debug)]
-pub enum Stop {
-    /// The text that was asked for: help or the version.
-    Told(String),
-    /// What is wrong: one line, or as many as there are errors in the configuration file.
-    Wrong(String),
-    /// The same, where only that was asked for.
-    Unfit(String),
 }
 
 // === impl Args ===
@@ -170,26 +148,6 @@ impl Args {
         self.layers.make_plain();
         self.fleet.redis = None;
     }
-}
-
-// === impl Stop ===
-
-impl From<&clap::Error> for Stop {
-    fn from(error: &clap::Error) -> Self {
-        let text = error.to_string();
-        if !error.use_stderr() {
-            return Self::Told(text);
-        }
-        Self::Wrong(one_line(error))
-    }
-}
-
-fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    // What follows the first paragraph is a hint to read the help.
-    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
-    let line = lines.collect::<Vec<_>>().join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 fn matches(command: Command, words: &[OsString]) -> Result<ArgMatches, Stop> {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::headings::{SERVER, TRUST};
 use super::values::{Limit, LogFormat};
-use super::{SERVER, TRUST};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::ArgAction::Append;
 
-use super::LAST_GOOD;
+use super::headings::LAST_GOOD;
 use super::values::{Credential, NamedCredential};
 use crate::upstream::Upstream;
 

@@ -2,7 +2,7 @@
 
 use clap::ArgAction::Append;
 
-use super::TRUST;
+use super::headings::TRUST;
 use super::values::{Credential, NamedCredential};
 use crate::upstream::Upstream;
 
