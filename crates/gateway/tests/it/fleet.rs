@@ -1,6 +1,5 @@
 //! Two gateways that share a Redis, and what becomes of them without it.
 
-#[path = "../../../../examples/fleet/server.rs"]
 mod server;
 
 use std::net::SocketAddr;
