@@ -104,7 +104,8 @@ async fn every_end_of_the_attempts_says_so() {
     let full = format!("http://{full}");
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let closed = format!("http://{closed}");
-    let quick = ["--backoff-base", "5ms", "--first-byte-timeout", "100ms", "--connect-timeout", "100ms"];
+    // Far apart, so that it is known which of them ends the attempt.
+    let quick = ["--backoff-base", "5ms", "--first-byte-timeout", "1s", "--connect-timeout", "100ms"];
     for (upstream, fault, status, attempts) in [
         (None, "reset", 502, "3"),
         (Some(&closed), "", 502, "3"),
