@@ -39,6 +39,8 @@ enum State {
     Ended,
     /// The upstream used nothing: it refused, or was not asked.
     Refused,
+    /// The same, and the limit has been told.
+    Throttled,
 }
 
 // === impl PacePermit ===
@@ -64,6 +66,7 @@ impl PacePermit {
         if self.shared.config.max_pause.is_zero() {
             return self.key.give_back(&self.grant, true, clock::now);
         }
+        self.state = State::Throttled;
         let hint = after.map(|after| after.wait(clock::wall()));
         let hint = hint.or_else(|| exhausted(&quotas(headers, clock::wall()))).filter(|hint| !hint.is_zero());
         if let Some(pause) = self.key.throttled(&self.grant, hint, clock::now()) {
@@ -81,11 +84,14 @@ impl PacePermit {
         let parts = self.share.processes;
         let reserved = self.grant.demand;
         let asked = reserved.part(parts);
-        if self.state == State::Refused {
+        if matches!(self.state, State::Refused | State::Throttled) {
             // A limit of requests counts those that failed, too.
             let used = Demand { requests: asked.requests, ..Demand::default() };
             shared.into_iter().for_each(|shared| shared.settle(&used));
-            return self.key.settle(&reserved, &used.times(parts), None, clock::now());
+            if self.state == State::Refused {
+                self.key.settle(&reserved, &used.times(parts), None, clock::now());
+            }
+            return;
         }
         let Used { input, output, bytes } = usage.end();
         let is_whole = is_whole && self.state != State::Ended;

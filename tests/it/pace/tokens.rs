@@ -77,3 +77,20 @@ async fn without_an_estimate_the_length_of_the_body_is_one() {
     // Five hundred tokens each.
     assert_eq!(calls.times(), [0.0, 30.0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_429_did_not_use_is_given_back_once() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().tokens(Rate::per_minute(1_000).burst(1_000)).max_wait(secs(1_000));
+    let service = layer.layer(upstream(&calls, |call| match call {
+        1 => answer(429, &[("retry-after", "20")]),
+        _ => answer(200, &[]),
+    }));
+    for _ in 0..3 {
+        let estimate = TokenEstimate::new().input(600).max_output(0);
+        let answer = service.clone().oneshot(chat(estimate)).await.unwrap();
+        http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    }
+    // When the pause is over there is room for one of them, and for the next when a minute has brought as many tokens.
+    assert_eq!(calls.times(), [0.0, 20.0, 56.0]);
+}
