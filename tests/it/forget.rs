@@ -1,4 +1,4 @@
-//! What is kept of a tenant is forgotten when its operator says so, and nobody else's.
+//! What is kept of a tenant is forgotten when its operator says so, and what is kept of others is not.
 
 use std::convert::Infallible;
 use std::sync::Arc;

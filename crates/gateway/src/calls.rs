@@ -47,7 +47,7 @@ pub(crate) struct UnderWay {
     call: Arc<Call>,
 }
 
-/// More are not shown: nobody reads them.
+/// More are not shown: a reader could not follow them.
 const SHOWN: usize = 100;
 
 // === impl Calls ===

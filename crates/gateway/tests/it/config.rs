@@ -75,7 +75,7 @@ fn keys_are_options_and_the_command_line_wins() {
             "trust_callers = true",
             "allow_origin = [\"https://a.example\", \"https://b.example\"]",
             "breaker_failure_ratio = \"0.5\"",
-            // What nobody has set.
+            // What neither sets.
             "connect_timeout = \"5s\"",
         ],
     );

@@ -91,7 +91,7 @@ impl Tab {
         }
     }
 
-    /// Keeps a picture for whoever wants to look.
+    /// Keeps a picture for a reader of the test.
     async fn picture(&mut self, name: &str) {
         let size = self.get("document.documentElement.scrollHeight").await.as_f64().unwrap().min(4_000.0);
         let clip = json!({"x": 0, "y": 0, "width": 390, "height": size, "scale": 1});
