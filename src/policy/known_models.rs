@@ -102,4 +102,16 @@ mod tests {
         assert_eq!(known.key("host-0", Some("model-255")), ModelKey::Known("host-0 model-255".into()));
         assert_eq!(known.key("host-0", Some("model-256")), ModelKey::Known("host-0 other".into()));
     }
+    #[test]
+    fn a_million_invented_names_change_nothing() {
+        let mut known = KnownModels::default();
+        known.add_host("api");
+        known.learn("api", "m");
+        for n in 0..1_000_000 {
+            let key = known.key("api", Some(&format!("invented-{n}")));
+            assert!(matches!(key, ModelKey::Unknown(key) if &*key == "api other"));
+        }
+        assert_eq!(known.key("api", Some("m")), ModelKey::Known("api m".into()));
+        assert_eq!(known.hosts["api"].models.len(), 1);
+    }
 }
