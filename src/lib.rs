@@ -158,6 +158,27 @@
 //!
 //! Compression between the layer and the caller must flush each frame.
 //!
+//! # What a provider can do to you, and what you get
+//!
+//! With `presets::llm_client` or `presets::llm_gateway` and the feature `llm`, in the dialects of `proto::dialect`. *Content* is a
+//! piece of text, a thought or a call of a tool. A refusal is what retry, fallback and circuit breaker act on; an error of the
+//! body is what the caller reads behind what it has, and with `llm_gateway` the error event of its dialect comes before it.
+//!
+//! | What the provider does | Before the first content | Behind it |
+//! |---|---|---|
+//! | Ends the stream early, and cleanly | a 502 with `stream_truncated`, asked again | the body ends with an error; the answer counts as a failure and is not kept |
+//! | Breaks the connection | a 502, asked again | the stream goes on by the provider's cursor, where it has one; else the body ends with its error |
+//! | Sends an error inside of a 200 | the status that the error would have had, with the provider's own JSON and wait | the body ends with an error that carries the event; nothing behind it is handed on |
+//! | Says that a quota or credit is spent, with any status | the backup is asked, the provider not again | as any error |
+//! | Says that the prompt is too long | the backup is asked | as any error |
+//! | Sends JSON that is cut, or an error as JSON with a 200 | a refusal, of answers up to 256 KiB | above that, the body ends with an error |
+//! | Sends its head, and then nothing, or comments and pings only | a 504 after the limit of the first byte, or of the first content (90 s) | the body ends with an error after the idle limit, which comments do not put off |
+//! | Thinks for long behind a valid first event | the head and that event are handed on after 2 s | - |
+//! | Sends what is no event of its dialect | a 502 | the body ends with an error if the end is missing |
+//! | Stops at a limit, filters, or refuses | it is an answer, and passes; `Ending` says which | the same |
+//! | Compresses, though asked for `identity` | it passes unread, with an event that says so | the same |
+//! | Answers 429, and says when to come back in a header, its JSON, or the headers of its limits | this credential's calls wait that long, at most 60 s each time | - |
+//!
 //! # Beside other crates
 //!
 //! As of November 2026; `benches/README.md` has what each costs, the example `proof` what is left of a fault.
