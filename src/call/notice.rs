@@ -18,6 +18,12 @@ pub enum Notice {
         /// How long that will take, where it can be estimated.
         expected: Option<Duration>,
     },
+    /// The call waits in a [`PaceLayer`](crate::PaceLayer) until the limit has room for it.
+    #[non_exhaustive]
+    Pace {
+        /// How long that will take, where it can be estimated.
+        expected: Option<Duration>,
+    },
     /// An attempt failed, and another follows.
     #[non_exhaustive]
     Retry {
@@ -55,11 +61,12 @@ const MAX_UNREAD: usize = 8;
 // === impl Notice ===
 
 impl Notice {
-    /// A stable name: `"queue"`, `"retry"`, `"fallback"` or `"resume"`.
+    /// A stable name: `"queue"`, `"pace"`, `"retry"`, `"fallback"` or `"resume"`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Queue { .. } => "queue",
+            Self::Pace { .. } => "pace",
             Self::Retry { .. } => "retry",
             Self::Fallback { .. } => "fallback",
             Self::Resume {} => "resume",

@@ -17,6 +17,10 @@ pub(crate) fn text(notices: Notices, notice: &Notice, headers: &HeaderMap) -> Op
             return wanted.then(|| format!("Waiting for a free place, about {} s.", wait.as_secs()));
         }
         Notice::Queue { .. } => "Waiting for a free place.",
+        Notice::Pace { expected: Some(wait), .. } if wait.as_secs() > 0 => {
+            return wanted.then(|| format!("Waiting for the rate limit, about {} s.", wait.as_secs()));
+        }
+        Notice::Pace { .. } => "Waiting for the rate limit.",
         Notice::Retry { .. } => "This takes longer. Trying again.",
         Notice::Fallback { .. } => "This takes longer. Trying another upstream.",
         Notice::Resume { .. } => "The connection broke. Asking for the rest.",

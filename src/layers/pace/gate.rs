@@ -11,6 +11,7 @@ use super::tokens::TokenEstimate;
 use super::usage::Usage;
 use super::wait::PaceWait;
 use crate::admission::{Admission, Admit};
+use crate::call::{Notice, Notices};
 use crate::policy::pace::{Demand, Grant};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
@@ -77,7 +78,11 @@ fn limited<B: Body>(
         Told::Go(grant) => {
             Admission::Pass(PacePermit::new(shared.clone(), key, grant, length, usage, Share::default()))
         }
-        Told::Waits(ticket) => Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage)),
+        Told::Waits(ticket, wait) => {
+            let expected = (!wait.is_zero()).then_some(wait);
+            Notices::report(request.extensions(), || Notice::Pace { expected });
+            Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage))
+        }
         Told::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
         Told::Again(_) => Admission::Aside,
     }

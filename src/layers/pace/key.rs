@@ -45,8 +45,8 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) enum Told {
     Go(Grant),
-    /// It waits in the line.
-    Waits(Ticket),
+    /// It waits in the line, for about this long. Zero: for a call under way to end, at a time that is not known.
+    Waits(Ticket, Duration),
     /// It would have to wait for longer than it can.
     TooLong(Duration),
     /// Not now. Its turn may come at this time; without one, when it is woken.
@@ -120,7 +120,7 @@ impl Key {
             return Told::TooLong(wait);
         }
         state.waiting = state.waiting.and(demand);
-        Told::Waits(state.line.push(tenant, Waiter { tenant, demand, waker: None }))
+        Told::Waits(state.line.push(tenant, Waiter { tenant, demand, waker: None }), wait)
     }
 
     /// Whether one that waits may be sent; if not, whom to wake when that may have changed.

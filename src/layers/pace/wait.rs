@@ -172,7 +172,7 @@ impl Wait for PaceWait {
                     let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
                     match self.key.arrive(tenant, demand, now, patience) {
                         Told::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
-                        Told::Waits(ticket) => self.stage = Stage::Line(ticket),
+                        Told::Waits(ticket, _) => self.stage = Stage::Line(ticket),
                         Told::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                         Told::Again(_) => return Poll::Pending,
                     }
@@ -186,7 +186,7 @@ impl Wait for PaceWait {
                 Told::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                 Told::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                 Told::Again(next) => next,
-                Told::Waits(_) => None,
+                Told::Waits(..) => None,
             };
             if self.until.is_some_and(|until| until <= now) {
                 return Poll::Ready(Err(self.refuse(None)));

@@ -223,9 +223,10 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Tells the caller why it has to wait: `text` returns what is written into its stream when the call waits in a queue, is
-    /// retried, goes to a backup, or is continued after its stream broke off. It gets the [`Notice`] and the headers of the
-    /// request, by which it can choose a language, or callers that want notices; `None` is no notice. Default: none.
+    /// Tells the caller why it has to wait: `text` returns what is written into its stream when the call waits in a queue or for
+    /// a rate limit, is retried, goes to a backup, or is continued after its stream broke off. It gets the [`Notice`] and the
+    /// headers of the request, by which it can choose a language, or callers that want notices; `None` is no notice. Default:
+    /// none.
     ///
     /// The text is one line of at most 500 characters: control characters become spaces. It reaches programs, not people: a
     /// front end that knows the form shows it.

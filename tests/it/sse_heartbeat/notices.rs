@@ -10,7 +10,8 @@ use http::{HeaderValue, Request, Response};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    CallBody, DedupLayer, FallbackLayer, Notice, QueueLayer, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
+    CallBody, DedupLayer, FallbackLayer, Notice, PaceLayer, QueueLayer, Rate, RetryAfterBackoffLayer,
+    SseHeartbeatLayer, Tenant,
 };
 
 use super::{Asked, asked, events};
@@ -25,6 +26,7 @@ fn layer() -> SseHeartbeatLayer {
             Notice::Retry { wait, .. } => Some(format!("Again in {} s.", wait.as_secs())),
             Notice::Fallback { to, .. } => Some(format!("Now {to}.\nIt is faster.")),
             Notice::Queue { .. } => Some("Busy.".to_owned()),
+            Notice::Pace { expected, .. } => Some(format!("In {} s.", expected.unwrap_or_default().as_secs())),
             _ => None,
         }
     })
@@ -149,6 +151,19 @@ async fn a_backup_and_a_queue_are_told_too() {
         },);
     assert_eq!(first, ["+0s : keepalive\n\n", "+5s data: a\n\n", "+5s end"]);
     let notice = "+0s : notice {\"type\":\"queue\",\"message\":\"Busy.\"}\n\n";
+    assert_eq!(second, ["+0s : keepalive\n\n", notice, "+15s data: a\n\n", "+15s end"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_rate_limit_is_told_for_how_long() {
+    let pace = PaceLayer::new().requests(Rate::per_minute(3));
+    let answers =
+        service_fn(|_: Asked| async { Ok::<_, Infallible>(events(Script::new(A.iter().cloned()).unsized_())) });
+    let service = ServiceBuilder::new().layer(layer()).layer(pace).service(answers);
+    let first = text(service.clone().oneshot(to("/v1/responses")).await.unwrap()).await;
+    assert_eq!(first, ["+0s data: a\n\n", "+0s end"]);
+    let second = text(service.oneshot(to("/v1/responses")).await.unwrap()).await;
+    let notice = "+0s : notice {\"type\":\"pace\",\"message\":\"In 20 s.\"}\n\n";
     assert_eq!(second, ["+0s : keepalive\n\n", notice, "+15s data: a\n\n", "+15s end"]);
 }
 
