@@ -33,7 +33,7 @@ pub(crate) struct Tally {
     pub(crate) cut: u32,
     /// Data, and then an end like any other, although the answer is not whole.
     pub(crate) taken_for_whole: u32,
-    /// An answer that says it is whole, and is none that a provider gave.
+    /// An answer that ended as a whole one does, with a text that no provider gave.
     pub(crate) mixed: u32,
     /// Whole answers that have the bytes of the provider's.
     pub(crate) unchanged: u32,

@@ -98,7 +98,7 @@ pub(crate) fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> 
 
 /// A query that names no tenant.
 pub(crate) fn unknown_query() -> Response<AnswerBody> {
-    let detail = "The query is none, or tenant=NAME. Nothing was forgotten.";
+    let detail = "Send no query, to forget all, or tenant=NAME. Nothing was forgotten.";
     problem(StatusCode::BAD_REQUEST, "query-invalid", detail)
 }
 

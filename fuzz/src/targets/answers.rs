@@ -1,4 +1,5 @@
-//! Callers that come back to an answer: whatever stream it is, they read what they have not, and with any other id nothing.
+//! Callers that come back to an answer: behind the id of an event they read the events after it, of any stream. With an id that
+//! they made up they read no event that was not sent.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

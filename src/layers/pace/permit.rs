@@ -78,7 +78,7 @@ impl PacePermit {
     fn settle(&mut self, is_whole: bool) {
         let shared = self.share.reserved.take();
         let Some(usage) = self.usage.take() else {
-            // It was a request, whatever became of it.
+            // Where no tokens are counted it was one request, also when it failed.
             return shared.into_iter().for_each(Reserved::keep);
         };
         let parts = self.share.processes;

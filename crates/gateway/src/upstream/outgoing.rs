@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_buttress::error::BoxError;
 
 pin_project! {
-    /// A request's body. Boxed, so that whatever a layer makes of one fits the clients.
+    /// A request's body. Boxed, since layers change its type and the clients name one.
     pub(crate) struct Outgoing {
         #[pin]
         pub(super) body: UnsyncBoxBody<Bytes, BoxError>,

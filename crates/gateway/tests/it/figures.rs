@@ -118,6 +118,6 @@ async fn models_that_callers_name_are_no_labels_until_they_were_answered() {
     let keys: Vec<_> = text.lines().filter(|line| line.starts_with("gateway_circuit_state{")).collect();
     assert!(keys.iter().any(|line| line.contains("plain\"}")), "{keys:?}");
     assert!(!text.contains("never-answered"), "{keys:?}");
-    // A name with a line break is none; whatever stands there, no line is broken.
+    // The gateway takes no name with a line break. With any name that it takes, each line is a figure.
     assert!(keys.iter().all(|line| line.ends_with("} 0")), "{keys:?}");
 }

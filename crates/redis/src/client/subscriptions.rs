@@ -280,7 +280,7 @@ impl Task {
                 self.channels.remove(&channel);
                 Some(Change::Removed(channel))
             }
-            // There is none.
+            // The connection is only looked at: no channel changes.
             Request::Check => None,
         }
     }

@@ -162,7 +162,7 @@ async fn words_of_others_are_text_on_the_page() {
     }
     assert_eq!(tab.get("document.querySelectorAll('img, body script:not([src])').length").await, 0);
     assert_eq!(tab.get("typeof window.hit").await, "undefined");
-    // Whatever the page did wrong, its policy would stop it.
+    // The page's policy would stop a script even if the page put one in.
     let wrong = "try { document.body.innerHTML = '<img>'; 'done' } catch (error) { error.name }";
     assert_eq!(tab.get(wrong).await, "TypeError");
     tab.close().await;

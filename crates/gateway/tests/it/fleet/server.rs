@@ -21,7 +21,7 @@ impl Server {
     /// With these arguments beside the usual ones.
     pub(crate) fn start(arguments: &[&str]) -> io::Result<Self> {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        // Between the moment that a port is found and the moment that it is taken, somebody else may take it.
+        // Between the moment that a port is found and the moment that it is taken, another process may take it.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let mut server = Self { port, child: spawn(port, &arguments)?, arguments: arguments.clone() };

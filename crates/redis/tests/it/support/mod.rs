@@ -32,7 +32,7 @@ impl Server {
 
     /// With these arguments beside the usual ones.
     pub(crate) fn with(arguments: &[&'static str]) -> Self {
-        // Between the moment that a port is found and the moment that it is taken, somebody else may take it.
+        // Between the moment that a port is found and the moment that it is taken, another process may take it.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let mut server = Self { port, arguments: arguments.to_vec(), child: spawn(port, arguments) };
