@@ -236,6 +236,19 @@ pub mod proto;
 mod rt;
 pub mod store;
 
+// One module per layer, with its service, future and body.
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use self::layers::structured_output;
+pub use self::layers::{
+    any_error, circuit_breaker, connect_timeout, deadline, dedup, fallback, first_byte_timeout, grpc_status,
+    idle_body_timeout, inspect_request, observe, pace, queue, rejections_as_errors, retry_after_backoff, sse_heartbeat,
+    supersede, timeout_profile,
+};
+#[cfg(feature = "llm")]
+#[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
+pub use self::layers::{last_good, resume, stream_guard};
+
 pub use self::body::ending::Ending;
 pub use self::body::request::CallBody;
 #[cfg(feature = "tower")]
@@ -246,58 +259,41 @@ pub use self::call::{
     OutputFault, PinTo, RetryReport, ServedBy, Stale, StaleKind, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
-pub use self::layers::any_error::{AnyError, AnyErrorFuture, AnyErrorLayer};
+pub use self::layers::any_error::AnyErrorLayer;
 pub use self::layers::circuit_breaker::{
-    CircuitBreaker, CircuitBreakerBody, CircuitBreakerConfig, CircuitBreakerFuture, CircuitBreakerHandle,
-    CircuitBreakerLayer, HealthProbeLayer, SlowCallBy,
+    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitPeers, HealthProbeLayer, PeerCircuit,
+    ProbeHold, SlowCallBy,
 };
-pub use self::layers::circuit_breaker::{CircuitPeers, PeerCircuit, ProbeHold};
-pub use self::layers::connect_timeout::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
-pub use self::layers::deadline::{DeadlineBody, DeadlineFuture, DeadlineLayer, DeadlineService};
-pub use self::layers::dedup::{Dedup, DedupBody, DedupFuture, DedupLayer, DedupRole, InFlightPolicy, Resumable};
-pub use self::layers::fallback::{Fallback, FallbackBody, FallbackFuture, FallbackLayer};
-pub use self::layers::first_byte_timeout::{
-    FirstByteEvent, FirstByteTimeout, FirstByteTimeoutBody, FirstByteTimeoutFuture, FirstByteTimeoutLayer,
-};
-pub use self::layers::grpc_status::{GrpcStatus, GrpcStatusBody, GrpcStatusFuture, GrpcStatusLayer};
-pub use self::layers::idle_body_timeout::{
-    IdleActivity, IdleBodyTimeout, IdleBodyTimeoutBody, IdleBodyTimeoutFuture, IdleBodyTimeoutLayer,
-};
-pub use self::layers::inspect_request::{InspectRequest, InspectRequestFuture, InspectRequestLayer};
+pub use self::layers::connect_timeout::ConnectTimeoutLayer;
+pub use self::layers::deadline::DeadlineLayer;
+pub use self::layers::dedup::{DedupLayer, DedupRole, InFlightPolicy, Resumable};
+pub use self::layers::fallback::FallbackLayer;
+pub use self::layers::first_byte_timeout::{FirstByteEvent, FirstByteTimeoutLayer};
+pub use self::layers::grpc_status::GrpcStatusLayer;
+pub use self::layers::idle_body_timeout::{IdleActivity, IdleBodyTimeoutLayer};
+pub use self::layers::inspect_request::InspectRequestLayer;
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
-pub use self::layers::last_good::{
-    Embedder, Embedding, LastGood, LastGoodBody, LastGoodFuture, LastGoodLayer, OpenAiEmbeddings, Similar,
-    UnansweredRequest,
-};
-pub use self::layers::observe::{Observe, ObserveBody, ObserveFuture, ObserveLayer};
+pub use self::layers::last_good::{Embedder, Embedding, LastGoodLayer, OpenAiEmbeddings, Similar, UnansweredRequest};
+pub use self::layers::observe::ObserveLayer;
 pub use self::layers::pace::{
-    Pace, PaceBody, PaceFuture, PaceLayer, PacePeers, PaceStats, PeerLimit, PeerReserving, PeerTurn, RateCost,
-    TokenEstimate,
+    PaceLayer, PacePeers, PaceStats, PeerLimit, PeerReserving, PeerTurn, RateCost, TokenEstimate,
 };
-pub use self::layers::queue::{Queue, QueueBody, QueueFuture, QueueLayer, QueueStats};
-pub use self::layers::rejections_as_errors::{RejectionsAsErrors, RejectionsAsErrorsFuture, RejectionsAsErrorsLayer};
+pub use self::layers::queue::{QueueLayer, QueueStats};
+pub use self::layers::rejections_as_errors::RejectionsAsErrorsLayer;
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
-pub use self::layers::resume::{Resume, ResumeBody, ResumeFuture, ResumeLayer};
-pub use self::layers::retry_after_backoff::{RetryAfterBackoff, RetryAfterBackoffFuture, RetryAfterBackoffLayer};
-pub use self::layers::sse_heartbeat::{
-    CustomFrame, HeadersSentEarly, HeartbeatFrame, SseHeartbeat, SseHeartbeatBody, SseHeartbeatFuture,
-    SseHeartbeatLayer,
-};
+pub use self::layers::resume::ResumeLayer;
+pub use self::layers::retry_after_backoff::RetryAfterBackoffLayer;
+pub use self::layers::sse_heartbeat::{CustomFrame, HeadersSentEarly, HeartbeatFrame, SseHeartbeatLayer};
 #[cfg(feature = "llm")]
 #[cfg_attr(docsrs, doc(cfg(feature = "llm")))]
-pub use self::layers::stream_guard::{MissingEnd, StreamGuard, StreamGuardBody, StreamGuardFuture, StreamGuardLayer};
+pub use self::layers::stream_guard::{MissingEnd, StreamGuardLayer};
 #[cfg(feature = "schema")]
 #[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
-pub use self::layers::structured_output::{
-    OutputUsage, StructuredOutput, StructuredOutputBody, StructuredOutputFuture, StructuredOutputLayer,
-};
-pub use self::layers::supersede::{
-    PeerMessage, Supersede, SupersedeBody, SupersedeFuture, SupersedeHandle, SupersedeLayer, SupersedePeers,
-    SupersedeStats,
-};
-pub use self::layers::timeout_profile::{TimeoutProfileLayer, TimeoutProfileService};
+pub use self::layers::structured_output::{OutputUsage, StructuredOutputLayer};
+pub use self::layers::supersede::{PeerMessage, SupersedeHandle, SupersedeLayer, SupersedePeers, SupersedeStats};
+pub use self::layers::timeout_profile::TimeoutProfileLayer;
 pub use self::policy::backoff::Jitter;
 pub use self::policy::breaker::peers::{PeerDecision, PeerReport};
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};

@@ -12,8 +12,9 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
+use tower_buttress::fallback::Fallback;
 use tower_buttress::{
-    CircuitBreakerLayer, DeadlineLayer, DedupLayer, Fallback, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer,
+    CircuitBreakerLayer, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent, FirstByteTimeoutLayer,
     GrpcStatusLayer, IdleActivity, IdleBodyTimeoutLayer, InspectRequestLayer, PaceLayer, QueueLayer, Rate,
     RejectionsAsErrorsLayer, SseHeartbeatLayer,
 };

@@ -10,9 +10,10 @@ use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::deadline::DeadlineBody;
 use tower_buttress::error::{self, DeadlineExceeded};
 use tower_buttress::{
-    Deadline, DeadlineBody, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, Jitter, Rejection, RejectionKind,
+    Deadline, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, Jitter, Rejection, RejectionKind,
     RetryAfterBackoffLayer, TimeoutProfile,
 };
 

@@ -15,9 +15,10 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::first_byte_timeout::FirstByteTimeoutBody;
 use tower_buttress::{
-    CallBody, ExpectsEventStream, FirstByteEvent, FirstByteTimeoutBody, FirstByteTimeoutLayer, Rejection,
-    RejectionKind, RetryAfterBackoffLayer, TimeoutProfile,
+    CallBody, ExpectsEventStream, FirstByteEvent, FirstByteTimeoutLayer, Rejection, RejectionKind,
+    RetryAfterBackoffLayer, TimeoutProfile,
 };
 
 use crate::support::Step::{Data, Fail, Hang, Wait};

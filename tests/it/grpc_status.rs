@@ -8,7 +8,9 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::{self, IdleBodyElapsed};
-use tower_buttress::{GrpcStatusBody, GrpcStatusLayer, IdleBodyTimeoutBody, IdleBodyTimeoutLayer};
+use tower_buttress::grpc_status::GrpcStatusBody;
+use tower_buttress::idle_body_timeout::IdleBodyTimeoutBody;
+use tower_buttress::{GrpcStatusLayer, IdleBodyTimeoutLayer};
 
 use crate::support::{Script, Step, secs, trace};
 

@@ -10,7 +10,8 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::error::{self, BoxError, IdleBodyElapsed};
-use tower_buttress::{IdleActivity, IdleBodyTimeoutBody, IdleBodyTimeoutLayer, TimeoutProfile};
+use tower_buttress::idle_body_timeout::IdleBodyTimeoutBody;
+use tower_buttress::{IdleActivity, IdleBodyTimeoutLayer, TimeoutProfile};
 
 use crate::support::Step::{Data, Hang, Wait};
 use crate::support::{Log, Script, Step, secs, trace};

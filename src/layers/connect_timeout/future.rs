@@ -10,7 +10,7 @@ use crate::event::{Emitter, Event};
 use crate::rt::timeout::Timeout;
 
 pin_project! {
-    /// The future of [`ConnectTimeout`](crate::ConnectTimeout).
+    /// The future of [`ConnectTimeout`](crate::connect_timeout::ConnectTimeout).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct ConnectTimeoutFuture<F> {

@@ -15,7 +15,7 @@ use crate::event::Event;
 use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
-    /// The response body of [`DeadlineService`](crate::DeadlineService).
+    /// The response body of [`DeadlineService`](crate::deadline::DeadlineService).
     #[derive(Debug)]
     pub struct DeadlineBody<B> {
         #[pin]

@@ -14,7 +14,7 @@ use crate::event::{Emitter, Event};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
 pin_project! {
-    /// The future of [`DeadlineService`](crate::DeadlineService).
+    /// The future of [`DeadlineService`](crate::deadline::DeadlineService).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct DeadlineFuture<F> {

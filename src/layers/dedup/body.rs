@@ -16,7 +16,7 @@ use crate::rejection::{Rejection, RejectionFormat};
 use crate::store::{BodyPart, Head, Reader};
 
 pin_project! {
-    /// The response body of [`Dedup`](crate::Dedup).
+    /// The response body of [`Dedup`](crate::dedup::Dedup).
     #[derive(Debug)]
     pub struct DedupBody<B> {
         #[pin]

@@ -20,7 +20,7 @@ use crate::rt::ready::ReadyCall;
 use crate::store::Store;
 
 pin_project! {
-    /// The future of [`Dedup`](crate::Dedup).
+    /// The future of [`Dedup`](crate::dedup::Dedup).
     #[must_use = "futures do nothing unless polled"]
     pub struct DedupFuture<S, St, ResB>
     where

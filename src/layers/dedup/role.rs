@@ -1,4 +1,4 @@
-/// How a response of [`Dedup`](crate::Dedup) came about. In the response's extensions, unless the layer let the request
+/// How a response of [`Dedup`](crate::dedup::Dedup) came about. In the response's extensions, unless the layer let the request
 /// pass or refused it.
 ///
 /// ```

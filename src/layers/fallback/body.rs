@@ -12,7 +12,7 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
-    /// The response body of [`Fallback`](crate::Fallback): the primary's, or the backup's.
+    /// The response body of [`Fallback`](crate::fallback::Fallback): the primary's, or the backup's.
     #[derive(Debug)]
     pub struct FallbackBody<A, B> {
         #[pin]

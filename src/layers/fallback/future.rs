@@ -17,7 +17,7 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 
 pin_project! {
-    /// The future of [`Fallback`](crate::Fallback).
+    /// The future of [`Fallback`](crate::fallback::Fallback).
     #[must_use = "futures do nothing unless polled"]
     pub struct FallbackFuture<S, Bk>
     where

@@ -13,7 +13,7 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
-    /// The response body of [`FirstByteTimeout`](crate::FirstByteTimeout).
+    /// The response body of [`FirstByteTimeout`](crate::first_byte_timeout::FirstByteTimeout).
     #[derive(Debug)]
     pub struct FirstByteTimeoutBody<B> {
         #[pin]

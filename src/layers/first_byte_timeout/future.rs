@@ -14,7 +14,7 @@ use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionKind};
 
 pin_project! {
-    /// The future of [`FirstByteTimeout`](crate::FirstByteTimeout).
+    /// The future of [`FirstByteTimeout`](crate::first_byte_timeout::FirstByteTimeout).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct FirstByteTimeoutFuture<F, B> {

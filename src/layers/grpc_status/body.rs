@@ -13,7 +13,7 @@ use crate::proto::grpc::{GRPC_MESSAGE, GRPC_STATUS};
 use crate::rejection::RejectionKind;
 
 pin_project! {
-    /// The response body of [`GrpcStatus`](crate::GrpcStatus).
+    /// The response body of [`GrpcStatus`](crate::grpc_status::GrpcStatus).
     #[derive(Debug)]
     pub struct GrpcStatusBody<B> {
         #[pin]

@@ -12,7 +12,7 @@ use crate::error::BoxError;
 use crate::proto::grpc;
 
 pin_project! {
-    /// The future of [`GrpcStatus`](crate::GrpcStatus).
+    /// The future of [`GrpcStatus`](crate::grpc_status::GrpcStatus).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct GrpcStatusFuture<F> {

@@ -11,7 +11,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The response body of [`IdleBodyTimeout`](crate::IdleBodyTimeout).
+    /// The response body of [`IdleBodyTimeout`](crate::idle_body_timeout::IdleBodyTimeout).
     #[derive(Debug)]
     pub struct IdleBodyTimeoutBody<B> {
         #[pin]

@@ -16,7 +16,7 @@ use crate::event::{Emitter, Event};
 use crate::proto::event_stream::EventStream;
 
 pin_project! {
-    /// The future of [`IdleBodyTimeout`](crate::IdleBodyTimeout).
+    /// The future of [`IdleBodyTimeout`](crate::idle_body_timeout::IdleBodyTimeout).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct IdleBodyTimeoutFuture<F> {

@@ -11,7 +11,7 @@ use super::reading::Reading;
 use crate::body::request::CallBody;
 
 pin_project! {
-    /// The future of [`InspectRequest`](crate::InspectRequest).
+    /// The future of [`InspectRequest`](crate::inspect_request::InspectRequest).
     #[must_use = "futures do nothing unless polled"]
     pub struct InspectRequestFuture<S>
     where

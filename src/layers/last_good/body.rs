@@ -14,7 +14,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The response body of [`LastGood`](crate::LastGood): the upstream's, or that of an earlier answer.
+    /// The response body of [`LastGood`](crate::last_good::LastGood): the upstream's, or that of an earlier answer.
     pub struct LastGoodBody<B> {
         #[pin]
         body: Observed<ResponseBody<B>, Recorder>,

@@ -32,7 +32,7 @@ use crate::rt::ready::ReadyCall;
 use crate::rt::timeout::Timeout;
 
 pin_project! {
-    /// The future of [`LastGood`](crate::LastGood).
+    /// The future of [`LastGood`](crate::last_good::LastGood).
     #[must_use = "futures do nothing unless polled"]
     pub struct LastGoodFuture<S, B>
     where

@@ -9,7 +9,7 @@ use crate::error::BoxError;
 use crate::rejection::Rejection;
 
 pin_project! {
-    /// The future of [`RejectionsAsErrors`](crate::RejectionsAsErrors).
+    /// The future of [`RejectionsAsErrors`](crate::rejections_as_errors::RejectionsAsErrors).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct RejectionsAsErrorsFuture<F> {

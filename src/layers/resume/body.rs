@@ -16,7 +16,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The response body of [`Resume`](crate::Resume): the upstream's, and behind a break the rest of it.
+    /// The response body of [`Resume`](crate::resume::Resume): the upstream's, and behind a break the rest of it.
     pub struct ResumeBody<S, B>
     where
         S: Service<Request<CallBody>>,

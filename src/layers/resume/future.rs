@@ -23,7 +23,7 @@ use crate::proto::event_stream::EventStream;
 use crate::proto::resume::Recognised;
 
 pin_project! {
-    /// The future of [`Resume`](crate::Resume).
+    /// The future of [`Resume`](crate::resume::Resume).
     #[must_use = "futures do nothing unless polled"]
     pub struct ResumeFuture<S>
     where

@@ -17,7 +17,7 @@ use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
 pin_project! {
-    /// The future of [`RetryAfterBackoff`](crate::RetryAfterBackoff).
+    /// The future of [`RetryAfterBackoff`](crate::retry_after_backoff::RetryAfterBackoff).
     #[must_use = "futures do nothing unless polled"]
     pub struct RetryAfterBackoffFuture<S, ResB>
     where

@@ -13,7 +13,7 @@ use crate::policy::heartbeat_schedule::NextAction;
 use crate::rt::clock;
 
 pin_project! {
-    /// The response body of [`SseHeartbeat`](crate::SseHeartbeat).
+    /// The response body of [`SseHeartbeat`](crate::sse_heartbeat::SseHeartbeat).
     #[derive(Debug)]
     pub struct SseHeartbeatBody<B> {
         // Over, as long as there is no answer.

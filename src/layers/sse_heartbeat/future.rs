@@ -25,7 +25,7 @@ use crate::rt::timeout::Timeout;
 pub struct HeadersSentEarly;
 
 pin_project! {
-    /// The future of [`SseHeartbeat`](crate::SseHeartbeat).
+    /// The future of [`SseHeartbeat`](crate::sse_heartbeat::SseHeartbeat).
     #[must_use = "futures do nothing unless polled"]
     pub struct SseHeartbeatFuture<F> {
         #[pin]

@@ -16,7 +16,7 @@ use crate::error::BoxError;
 const MAX_FRAMES: usize = 64;
 
 pin_project! {
-    /// The response body of [`StreamGuard`](crate::StreamGuard).
+    /// The response body of [`StreamGuard`](crate::stream_guard::StreamGuard).
     pub struct StreamGuardBody<B> {
         // What was read and is still to be handed on.
         held: VecDeque<Frame<Bytes>>,

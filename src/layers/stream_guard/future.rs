@@ -27,7 +27,7 @@ use crate::rejection::Rejection;
 use crate::rt::clock;
 
 pin_project! {
-    /// The future of [`StreamGuard`](crate::StreamGuard).
+    /// The future of [`StreamGuard`](crate::stream_guard::StreamGuard).
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct StreamGuardFuture<F, B> {

@@ -12,7 +12,7 @@ use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The response body of [`StructuredOutput`](crate::StructuredOutput): the upstream's as it comes, or what was read of it.
+    /// The response body of [`StructuredOutput`](crate::structured_output::StructuredOutput): the upstream's as it comes, or what was read of it.
     pub struct StructuredOutputBody<B> {
         #[pin]
         kind: Kind<B>,

@@ -15,7 +15,7 @@ use crate::error::BoxError;
 use crate::rt::ready::ReadyCall;
 
 pin_project! {
-    /// The future of [`StructuredOutput`](crate::StructuredOutput).
+    /// The future of [`StructuredOutput`](crate::structured_output::StructuredOutput).
     #[must_use = "futures do nothing unless polled"]
     pub struct StructuredOutputFuture<S, B>
     where

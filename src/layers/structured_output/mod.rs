@@ -1,4 +1,4 @@
-//! Answers that parse, and have the form that was asked for.
+//! Answers that parse, and have the form that was asked for: see [`StructuredOutputLayer`].
 
 mod body;
 mod call;

@@ -19,7 +19,7 @@ use crate::rejection::{Rejection, RejectionFormat};
 use crate::rt::cancellation::Cancellation;
 
 pin_project! {
-    /// The response body of [`Supersede`](crate::Supersede): it fails when a newer message takes the place of its own.
+    /// The response body of [`Supersede`](crate::supersede::Supersede): it fails when a newer message takes the place of its own.
     pub struct SupersedeBody<B> {
         // `None`: it was superseded.
         #[pin]

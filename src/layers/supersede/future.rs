@@ -24,7 +24,7 @@ use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::ready::ReadyCall;
 
 pin_project! {
-    /// The future of [`Supersede`](crate::Supersede).
+    /// The future of [`Supersede`](crate::supersede::Supersede).
     #[must_use = "futures do nothing unless polled"]
     pub struct SupersedeFuture<S>
     where

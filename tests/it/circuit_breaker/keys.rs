@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
-use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState, Event, Model};
+use tower_buttress::circuit_breaker::CircuitBreaker;
+use tower_buttress::{CircuitBreakerLayer, CircuitState, Event, Model};
 
 use crate::support::upstream::{Answer, Upstream};
 use crate::support::{Log, Script, secs};

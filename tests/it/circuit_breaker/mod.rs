@@ -11,10 +11,8 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use tower::{Layer, Service, ServiceExt};
-use tower_buttress::{
-    CircuitBreaker, CircuitBreakerBody, CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, Rejection,
-    RejectionKind,
-};
+use tower_buttress::circuit_breaker::{CircuitBreaker, CircuitBreakerBody};
+use tower_buttress::{CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, Rejection, RejectionKind};
 
 use crate::support::upstream::{Answer, Upstream, request};
 use crate::support::{Log, Script, Step};

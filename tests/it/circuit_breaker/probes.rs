@@ -10,7 +10,8 @@ use http_body_util::BodyExt;
 use tokio::time::advance;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState};
+use tower_buttress::circuit_breaker::CircuitBreaker;
+use tower_buttress::{CircuitBreakerLayer, CircuitState};
 
 use super::{Rig, as_is, stream};
 use crate::support::upstream::{Answer, Upstream, request};

@@ -23,7 +23,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::{CircuitBreaker, CircuitBreakerLayer, CircuitState, Rejection};
+use tower_buttress::circuit_breaker::CircuitBreaker;
+use tower_buttress::{CircuitBreakerLayer, CircuitState, Rejection};
 
 /// Longer than any test.
 const MINUTE: Duration = Duration::from_secs(60);

@@ -29,9 +29,10 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{mpsc, oneshot};
 use tower::{Layer, Service, ServiceExt};
+use tower_buttress::dedup::{Dedup, DedupBody};
 use tower_buttress::error::BoxError;
 use tower_buttress::store::Store;
-use tower_buttress::{CallBody, Dedup, DedupBody, DedupLayer, DedupRole};
+use tower_buttress::{CallBody, DedupLayer, DedupRole};
 
 pub(crate) type RequestBody = CallBody;
 pub(crate) type Answer = Response<DedupBody<Live>>;

@@ -13,7 +13,7 @@ use tower_buttress::{Attempts, DedupLayer, DedupRole, Rejection, RejectionFormat
 use super::{Answer, Stage, dedup, next, post, post_key, role, send, text, with_header};
 use crate::support::{Log, secs, trailers};
 
-type Service = tower_buttress::Dedup<super::Upstream>;
+type Service = tower_buttress::dedup::Dedup<super::Upstream>;
 
 /// One call that is answered with this head and body, and read to its end.
 async fn answered(

@@ -7,9 +7,10 @@ use http::{Method, Request, Response};
 use http_body_util::Full;
 use tokio::time::sleep;
 use tower::ServiceExt;
+use tower_buttress::dedup::Dedup;
 use tower_buttress::proto::sse::{Item, Parser};
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{Dedup, DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
+use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
 
 use super::{Answer, Say, Stage, Upstream, dedup, next, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, secs};

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{Service, ServiceExt, service_fn};
-use tower_buttress::{Queue, QueueBody, QueueLayer, Rejection, RejectionKind, Tenant};
+use tower_buttress::queue::{Queue, QueueBody};
+use tower_buttress::{QueueLayer, Rejection, RejectionKind, Tenant};
 
 type Ask = Request<String>;
 type Answer = Response<Full<Bytes>>;

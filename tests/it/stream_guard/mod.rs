@@ -8,7 +8,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::error::{BoxError, UpstreamError};
-use tower_buttress::{Rejection, StreamGuardBody, StreamGuardLayer};
+use tower_buttress::stream_guard::StreamGuardBody;
+use tower_buttress::{Rejection, StreamGuardLayer};
 
 use crate::support::{Script, Step};
 

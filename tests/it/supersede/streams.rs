@@ -2,7 +2,8 @@ use std::io;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use tower_buttress::error::{self, Superseded};
-use tower_buttress::{CircuitBreakerLayer, CircuitState, SseHeartbeatLayer, SupersedeBody};
+use tower_buttress::supersede::SupersedeBody;
+use tower_buttress::{CircuitBreakerLayer, CircuitState, SseHeartbeatLayer};
 
 use super::*;
 use crate::support::{Script, Step, trace};

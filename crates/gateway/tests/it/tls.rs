@@ -27,11 +27,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tower::{Layer, ServiceExt};
+use tower_buttress::connect_timeout::ConnectTimeout;
 use tower_buttress::error::{self, ConnectElapsed};
 use tower_buttress::presets::{self, Resilience, ResilienceLayer};
-use tower_buttress::{
-    CallBody, ConnectTimeout, ConnectTimeoutLayer, DeadlineHeader, Event, NotRetried, TimeoutProfile,
-};
+use tower_buttress::{CallBody, ConnectTimeoutLayer, DeadlineHeader, Event, NotRetried, TimeoutProfile};
 
 use crate::support::{Alive, Log, secs, trailers};
 

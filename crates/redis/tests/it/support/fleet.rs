@@ -11,8 +11,9 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::dedup::DedupBody;
 use tower_buttress::error::BoxError;
-use tower_buttress::{CallBody, DedupBody, DedupLayer, DedupRole};
+use tower_buttress::{CallBody, DedupLayer, DedupRole};
 use tower_buttress_redis::backend::Backend;
 use tower_buttress_redis::{Redis, RedisOptions, RedisStore};
 
