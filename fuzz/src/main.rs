@@ -14,8 +14,11 @@
 mod mutate;
 mod targets;
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -57,8 +60,27 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
-    let survived = chosen.iter().all(|target| survives(target, seed, Duration::from_secs(args.seconds)));
+    let survived = all_survive(&chosen, seed, Duration::from_secs(args.seconds));
     if survived { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// As many targets at a time as there are cores. After a failure no other target is begun.
+fn all_survive(targets: &[&Target], seed: u64, time: Duration) -> bool {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        while !failed.load(Ordering::Relaxed) {
+            let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            if !survives(target, seed, time) {
+                failed.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(work);
+        }
+    });
+    !failed.into_inner()
 }
 
 fn survives(target: &Target, seed: u64, time: Duration) -> bool {

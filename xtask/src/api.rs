@@ -1,16 +1,22 @@
 //! The public API of each published library, one item a line, beside what is checked in.
 //!
-//! rustdoc's JSON is not stable, and `RUSTC_BOOTSTRAP` is how the stable toolchain gives it. A toolchain whose JSON has
-//! another format than [`FORMAT`] is told of, and not compared.
+//! rustdoc's JSON is not stable, and `RUSTC_BOOTSTRAP` is how the stable toolchain gives it. Only rustdoc may see that
+//! variable: build scripts ask for it, and cargo would build every dependency once more. So this program stands between
+//! cargo and rustdoc. A toolchain whose JSON has another format than [`FORMAT`] is told of, and not compared.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The format of rustdoc's JSON that the `public-api` crate of this package reads.
 const FORMAT: u64 = 57;
+
+/// Is set where cargo calls this program in the place of rustdoc.
+pub(crate) const AS_RUSTDOC: &str = "XTASK_AS_RUSTDOC";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -28,17 +34,7 @@ impl Library {
 
     /// One line an item, sorted. `None` where rustdoc's JSON is of another format.
     fn listing(&self) -> Result<Option<String>> {
-        let target = Path::new("target/api");
-        let status = Command::new("cargo")
-            .args(["rustdoc", "--quiet", "--lib", "--all-features", "--package", &self.name, "--target-dir"])
-            .arg(target)
-            .args(["--", "-Zunstable-options", "--output-format", "json", "--cap-lints", "allow"])
-            .env("RUSTC_BOOTSTRAP", "1")
-            .status()?;
-        if !status.success() {
-            return Err(format!("rustdoc failed for {}", self.name).into());
-        }
-        let json = target.join("doc").join(self.name.replace('-', "_")).with_extension("json");
+        let json = Path::new("target/doc").join(self.name.replace('-', "_")).with_extension("json");
         let head: serde_json::Value = serde_json::from_slice(&fs::read(&json)?)?;
         if head["format_version"].as_u64() != Some(FORMAT) {
             return Ok(None);
@@ -51,6 +47,24 @@ impl Library {
         let lines: BTreeSet<String> = api.items().map(ToString::to_string).collect();
         Ok(Some(lines.into_iter().map(|line| line + "\n").collect()))
     }
+}
+
+/// Passes cargo's arguments on to rustdoc, as a rustdoc that may use what is not stable.
+pub(crate) fn unstable_rustdoc(args: impl Iterator<Item = OsString>) -> Result<()> {
+    let status = Command::new("rustdoc").args(args).env("RUSTC_BOOTSTRAP", "1").status()?;
+    if status.success() { Ok(()) } else { Err("rustdoc failed".into()) }
+}
+
+/// Writes rustdoc's JSON of all libraries into `target/doc`.
+fn document() -> Result<()> {
+    // As `cargo doc --no-deps --all-features` builds them, whose dependencies CI has built by then.
+    let status = Command::new("cargo")
+        .args(["doc", "--quiet", "--no-deps", "--lib", "--all-features"])
+        .env("RUSTDOC", env::current_exe()?)
+        .env(AS_RUSTDOC, "1")
+        .env("RUSTDOCFLAGS", "-Zunstable-options --output-format json --cap-lints allow")
+        .status()?;
+    if status.success() { Ok(()) } else { Err("cargo doc failed".into()) }
 }
 
 fn libraries() -> Result<Vec<Library>> {
@@ -72,6 +86,7 @@ fn unsupported(library: &Library) {
 
 /// Fails where a listing is not what is checked in, and shows the lines that differ.
 pub(crate) fn check() -> Result<()> {
+    document()?;
     let mut differences = String::new();
     for library in libraries()? {
         let Some(now) = library.listing()? else {
@@ -94,6 +109,7 @@ pub(crate) fn check() -> Result<()> {
 
 /// Writes the listings anew.
 pub(crate) fn write() -> Result<()> {
+    document()?;
     fs::create_dir_all("api")?;
     for library in libraries()? {
         match library.listing()? {

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let checked: Result<(), Box<dyn Error>> = match args.as_slice() {
+        _ if std::env::var_os(api::AS_RUSTDOC).is_some() => api::unstable_rustdoc(std::env::args_os().skip(1)),
         ["api"] => api::check(),
         ["api", "--write"] => api::write(),
         _ => Err(USAGE.into()),
