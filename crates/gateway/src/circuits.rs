@@ -22,6 +22,8 @@ pub(crate) struct Circuits {
     backups: Vec<CircuitBreakerLayer>,
     /// The upstreams' names, the primary's first.
     names: Vec<String>,
+    /// Those of the routes, in order.
+    routes: Vec<Circuits>,
 }
 
 const STATE: &str = "gateway_circuit_state";
@@ -33,19 +35,37 @@ const PRIMARY: &str = "upstream";
 
 impl Circuits {
     pub(crate) fn new(args: &Args, fleet: &Fleet, observer: &Arc<dyn Observer>) -> Result<Self, String> {
+        let mut circuits = Self::of("", args, fleet, observer)?;
+        circuits.is_on &= args.has_default_route();
+        let routes = args.routes.iter();
+        circuits.routes = routes
+            .map(|route| Self::of(&format!("{}/", route.name), &route.args, fleet, observer))
+            .collect::<Result<_, _>>()?;
+        Ok(circuits)
+    }
+
+    /// Those of one route, their names behind its own.
+    fn of(route: &str, args: &Args, fleet: &Fleet, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let Args { upstreams, layers, .. } = args;
+        let named = |upstream: &str| format!("{route}{upstream}");
+        let own = |upstream: &str| Ok::<_, String>(fleet.breaker(&named(upstream), breaker(layers, observer)?));
+        let backups = upstreams.backups.iter().map(|backup| backup.name.as_str());
         Ok(Self {
             is_on: layers.breaker == Switch::On,
-            primary: fleet.breaker(PRIMARY, breaker(layers, observer)?),
-            backups: upstreams
-                .backups
-                .iter()
-                .map(|backup| Ok(fleet.breaker(&backup.name, breaker(layers, observer)?)))
-                .collect::<Result<_, String>>()?,
-            names: std::iter::once(PRIMARY.to_owned())
-                .chain(upstreams.backups.iter().map(|backup| backup.name.clone()))
-                .collect(),
+            primary: own(PRIMARY)?,
+            backups: backups.clone().map(own).collect::<Result<_, _>>()?,
+            names: std::iter::once(PRIMARY).chain(backups).map(named).collect(),
+            routes: Vec::new(),
         })
+    }
+
+    pub(crate) fn routes(&self) -> &[Self] {
+        &self.routes
+    }
+
+    /// The name of the upstream, or of one of its fallbacks.
+    pub(crate) fn name(&self, nth: usize) -> &str {
+        self.names.get(nth).map_or("", String::as_str)
     }
 
     pub(crate) fn primary(&self) -> &CircuitBreakerLayer {
@@ -97,6 +117,10 @@ impl Circuits {
     /// The circuits with the names of their upstreams. A breaker that is off has none; one that has seen no call yet shows
     /// the one that it has for calls without a key.
     fn all(&self) -> impl Iterator<Item = (&str, CircuitBreakerHandle)> {
+        std::iter::once(self).chain(&self.routes).flat_map(Self::own)
+    }
+
+    fn own(&self) -> impl Iterator<Item = (&str, CircuitBreakerHandle)> {
         let breakers = std::iter::once(&self.primary).chain(&self.backups).filter(|_| self.is_on);
         self.names.iter().zip(breakers).flat_map(|(name, breaker)| {
             let mut circuits = breaker.handles();

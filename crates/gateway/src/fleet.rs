@@ -15,6 +15,8 @@ use super::args::{FleetArgs, OnOutage};
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
     redis: Option<Redis>,
+    /// The pauses of all, by credential and host.
+    pauses: Option<Arc<FleetPauses>>,
     outage: OnOutage,
 }
 
@@ -24,13 +26,14 @@ impl Fleet {
     /// Connects nothing yet: a Redis that is down stops no gateway. What is wrong is one line.
     pub(crate) fn new(args: &FleetArgs, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let outage = args.redis_outage;
-        let Some(options) = args.options()? else { return Ok(Self { redis: None, outage }) };
+        let Some(options) = args.options()? else { return Ok(Self { redis: None, pauses: None, outage }) };
         let options = options.observer(observer.clone()).on_operation(count).outage(match outage {
             OnOutage::Local => Outage::Local,
             OnOutage::Refuse => Outage::Refuse,
         });
         let redis = Redis::new(options).map_err(|error| format!("--redis: {}", error.category()))?;
-        Ok(Self { redis: Some(redis), outage })
+        let pauses = Some(Arc::new(FleetPauses::new(redis.clone())));
+        Ok(Self { redis: Some(redis), pauses, outage })
     }
 
     /// Connects, so that the first call need not, and the log says early where Redis is not there.
@@ -67,8 +70,8 @@ impl Fleet {
 
     /// With the pauses of all.
     pub(crate) fn pace(&self, layer: PaceLayer) -> PaceLayer {
-        match self.redis.clone() {
-            Some(redis) => layer.share(Arc::new(FleetPauses::new(redis))),
+        match self.pauses.clone() {
+            Some(pauses) => layer.share(pauses),
             None => layer,
         }
     }

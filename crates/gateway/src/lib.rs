@@ -29,6 +29,7 @@ mod page;
 mod problem;
 pub mod provider;
 mod proxy;
+mod routes;
 mod serve;
 mod signals;
 mod similar;
@@ -53,7 +54,7 @@ use tokio::sync::oneshot;
 use tower_buttress::DeadlineHeader;
 
 pub use self::args::{Args, Stop};
-use self::args::{Backup, Switch};
+use self::args::{Backup, Calls, Switch};
 use self::callers::{Callers, Pages};
 use self::circuits::Circuits;
 use self::drain::Drain;
@@ -65,8 +66,10 @@ use self::load::Lanes;
 use self::local::{Local, Shown};
 pub use self::provider::Provider;
 use self::proxy::Proxy;
+use self::routes::{Routes, Served};
 use self::serve::Server;
 use self::signals::Signals;
+use self::stack::Shared;
 use self::upstream::{Protocol, Upstream};
 
 /// A gateway that listens, and does not answer yet.
@@ -75,7 +78,8 @@ pub struct Gateway {
     args: Args,
     listener: TcpListener,
     addr: SocketAddr,
-    upstream: Upstream,
+    /// For the calls of no route.
+    upstream: Option<Upstream>,
     admin: Option<TcpListener>,
     fleet: Fleet,
     circuits: Circuits,
@@ -174,11 +178,12 @@ impl Gateway {
             None => None,
         };
         let (upstream, provider) = match args.upstreams.upstream.clone() {
-            Some(upstream) => (upstream, None),
+            Some(upstream) => (Some(upstream), None),
+            None if !args.has_default_route() => (None, None),
             None => {
                 let unable = |error| format!("cannot start the simulated provider: {error}");
                 let provider = Provider::start().await.map_err(unable)?;
-                (Upstream::from(provider.addr()), Some(provider))
+                (Some(Upstream::from(provider.addr())), Some(provider))
             }
         };
         // From here on everything is counted.
@@ -210,12 +215,20 @@ impl Gateway {
         let observer = telemetry::observer(&self.events);
         let (kept, lanes) = (Kept::default(), Lanes::default());
         self.fleet.greet();
-        let shared = stack::Shared { fleet: &self.fleet, circuits: &self.circuits, kept: &kept, lanes: &lanes };
-        let stack = stack::stack(&self.args, self.upstream.clone(), &self.tls, shared, &observer);
+        let shared = Shared::new(&self.args, &self.fleet, &self.tls, &kept, &lanes, &observer);
+        let routes = self.args.routes.iter().zip(self.circuits.routes()).filter_map(|(route, circuits)| {
+            Some((route.calls.clone(), &route.args, route.args.upstreams.upstream.clone()?, circuits))
+        });
+        let rest = self.upstream.map(|upstream| (Calls::default(), &self.args, upstream, &self.circuits));
+        let served = routes.chain(rest).map(|(calls, args, upstream, circuits)| {
+            let stack = stack::stack(args, upstream.clone(), circuits, &shared);
+            Served { calls, upstream, stack }
+        });
+        let routes = Routes::new(served.collect());
         let Args { callers, layers, server, .. } = &self.args;
         let inspector = Inspector {
-            is_on: !server.plain,
-            limit: layers.deadline.0,
+            is_on: !server.plain || self.args.chooses_by_model(),
+            limit: self.args.longest_deadline(),
             header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
         };
         let shown = if self.admin.is_none() && self.addr.ip().to_canonical().is_loopback() {
@@ -230,7 +243,7 @@ impl Gateway {
             proxies: callers.trusted_proxies.clone(),
         };
         let serving = Server {
-            proxy: Proxy::new(stack, self.upstream, inspector, drain.clone()),
+            proxy: Proxy::new(routes, inspector, drain.clone()),
             local: Local {
                 fleet: self.fleet,
                 circuits: self.circuits,
@@ -260,10 +273,15 @@ impl Gateway {
         let Self { args, addr, upstream, provider, .. } = self;
         let layers = &args.layers;
         let scheme = if self.server_tls.is_some() { "https" } else { "http" };
-        let kind = if provider.is_some() { "a simulated provider on" } else { "the upstream" };
+        let before = match (upstream, args.routes.len()) {
+            (Some(upstream), _) if provider.is_some() => format!("a simulated provider on {upstream}"),
+            (Some(upstream), 0) => format!("the upstream {upstream}"),
+            (Some(upstream), routes) => format!("the upstream {upstream} and {routes} routes"),
+            (None, routes) => format!("{routes} routes"),
+        };
         let shared = args.fleet.redis.as_ref().map_or_else(String::new, |url| format!("shared: through {url}\n"));
         let limits = format!(
-            "gateway on {scheme}://{addr}, before {kind} {upstream}\n\
+            "gateway on {scheme}://{addr}, before {before}\n\
              limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
              attempts: {}, then {}\n{shared}",
             layers.connect_timeout,
@@ -314,8 +332,11 @@ fn fallbacks(backups: &[Backup]) -> String {
 
 /// Whose certificates upstreams may show.
 fn trust(args: &Args) -> Result<ClientConfig, String> {
-    let backups = args.upstreams.backups.iter().map(|backup| &backup.upstream);
-    let mut upstreams = args.upstreams.upstream.iter().chain(backups).chain(&args.layers.similar.embeddings);
+    let all = std::iter::once(args).chain(args.routes.iter().map(|route| &route.args));
+    let mut upstreams = all.flat_map(|Args { upstreams, layers, .. }| {
+        let backups = upstreams.backups.iter().map(|backup| &backup.upstream);
+        upstreams.upstream.iter().chain(backups).chain(&layers.similar.embeddings)
+    });
     // Reading the system's roots takes a while.
     let wants_tls = upstreams.any(|upstream| upstream.protocol() == Protocol::Https);
     upstream::trust(wants_tls, args.server.upstream_ca.as_deref())

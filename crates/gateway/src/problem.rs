@@ -84,6 +84,11 @@ pub(crate) fn no_such_place() -> Response<AnswerBody> {
     problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
 }
 
+/// A call that is among those of no route.
+pub(crate) fn no_route() -> Response<AnswerBody> {
+    problem(StatusCode::NOT_FOUND, "route-unknown", "No route of the gateway is for this path and model.")
+}
+
 /// A path below `/-/` that is none of the gateway's.
 pub(crate) fn no_such_page() -> Response<AnswerBody> {
     problem(StatusCode::NOT_FOUND, "not-found", "The gateway has no such page.")

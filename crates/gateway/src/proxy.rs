@@ -9,7 +9,7 @@ use http::header::MAX_FORWARDS;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 use tokio::sync::oneshot;
@@ -25,9 +25,10 @@ use super::drain::Drain;
 use super::headers::Peer;
 use super::inspect::{Inspector, Unread};
 use super::problem::SERVED_BY;
+use super::routes::{Place, Routes, Served};
 use super::unread::Sender;
 use super::upload::{Upload, Watch};
-use super::upstream::{Asked, Upstream};
+use super::upstream::Asked;
 use super::{headers, problem, telemetry, tunnel};
 
 /// The number of attempts at the upstream that served the call, or failed to.
@@ -45,11 +46,10 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// What a request's body is when it goes through the stack.
 pub(crate) type RequestBody = Upload;
 
-/// Passes requests through `stack`.
-#[derive(Clone, Debug)]
+/// Passes requests through the stacks of their routes.
+#[derive(Debug)]
 pub(crate) struct Proxy<S> {
-    stack: S,
-    upstream: Upstream,
+    routes: Routes<S>,
     inspector: Inspector,
     drain: Drain,
 }
@@ -63,9 +63,15 @@ struct Made {
 
 // === impl Proxy ===
 
+impl<S> Clone for Proxy<S> {
+    fn clone(&self) -> Self {
+        Self { routes: self.routes.clone(), inspector: self.inspector.clone(), drain: self.drain.clone() }
+    }
+}
+
 impl<S> Proxy<S> {
-    pub(crate) fn new(stack: S, upstream: Upstream, inspector: Inspector, drain: Drain) -> Self {
-        Self { stack, upstream, inspector, drain }
+    pub(crate) fn new(routes: Routes<S>, inspector: Inspector, drain: Drain) -> Self {
+        Self { routes, inspector, drain }
     }
 
     pub(crate) async fn answer<B>(self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -99,10 +105,19 @@ impl<S> Proxy<S> {
         if let Some(call) = parts.extensions.get::<Arc<Call>>() {
             call.read(model.as_ref(), &attempts.asked);
         }
+        let route = match self.route(&parts, model.as_ref()) {
+            Ok(route) => route,
+            Err(refusal) => {
+                return match body {
+                    Either::Right(body) => sender.refuse(body, refusal()).await,
+                    Either::Left(_) => refusal(),
+                };
+            }
+        };
         let (body, Watch { failure, mut rest }) = Upload::watched(body);
         let mut response = tokio::select! {
             biased;
-            answer = self.stack.oneshot(Request::from_parts(parts, body)) => match answer {
+            answer = route.stack.clone().oneshot(Request::from_parts(parts, body)) => match answer {
                 Ok(response) => pass_on(response, upgrade, &self.drain, &attempts),
                 Err(error) => attempts.failed(&error.into()),
             },
@@ -129,10 +144,22 @@ impl<S> Proxy<S> {
         if parts.method == Method::CONNECT {
             return Some(problem::no_tunnels());
         }
-        if self.upstream.locate(&parts.uri).is_none() {
-            return Some(problem::no_such_place());
+        match self.routes.by_head(parts.uri.path()) {
+            Place::Nowhere => return Some(problem::no_route()),
+            Place::At(route) if route.upstream.locate(&parts.uri).is_none() => return Some(problem::no_such_place()),
+            Place::At(_) | Place::Unsure => {}
         }
         is_last_hop(parts).then(|| problem::last_hop(&parts.method))
+    }
+
+    /// The route of a call, or what makes the answer where there is none.
+    fn route(&self, parts: &Parts, model: Option<&Model>) -> Result<&Served<S>, fn() -> Response<AnswerBody>> {
+        let path = parts.uri.path();
+        if let Place::At(route) = self.routes.by_head(path) {
+            return Ok(route);
+        }
+        let Some(route) = self.routes.find(path, model.map(Model::as_str)) else { return Err(problem::no_route) };
+        if route.upstream.locate(&parts.uri).is_some() { Ok(route) } else { Err(problem::no_such_place) }
     }
 }
 

@@ -10,22 +10,22 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use rustls::ClientConfig;
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{
     CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
     FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput, LastGoodLayer,
-    MissingEnd, ObserveLayer, Observer, ResumeLayer, RetryAfterBackoffLayer, SseHeartbeatLayer, StreamGuardLayer,
-    StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
+    MissingEnd, ObserveLayer, Observer, PaceLayer, ResumeLayer, RetryAfterBackoffLayer, SseHeartbeatLayer,
+    StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
 use super::answer_body::AnswerBody;
 use super::answers;
 use super::args::{Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
 use super::circuits::Circuits;
-use super::fleet::Fleet;
+use super::fleet::{AnswerStore, Fleet};
 use super::ids::X_REQUEST_ID;
 use super::kept::Kept;
 use super::load::{self, Lanes};
@@ -48,22 +48,53 @@ const CREDENTIALS: [HeaderName; 5] = [
 /// On an answer that is not the JSON that was asked for, though the model was asked again.
 const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
-/// What the layers share with the rest of the gateway, and with others.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shared<'a> {
-    pub(crate) fleet: &'a Fleet,
-    pub(crate) circuits: &'a Circuits,
-    pub(crate) kept: &'a Kept,
-    pub(crate) lanes: &'a Lanes,
+/// What the stacks of all routes share.
+pub(crate) struct Shared {
+    fleet: Fleet,
+    tls: ClientConfig,
+    observer: Arc<dyn Observer>,
+    kept: Kept,
+    lanes: Lanes,
+    /// A caller's limits hold for all that it asks for.
+    per_caller: PaceLayer,
+    /// Callers come back to their answers at a URL that says nothing of a route.
+    dedup: DedupLayer<AnswerStore>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new(
+        args: &Args,
+        fleet: &Fleet,
+        tls: &ClientConfig,
+        kept: &Kept,
+        lanes: &Lanes,
+        observer: &Arc<dyn Observer>,
+    ) -> Self {
+        let per_caller = load::per_caller(&args.callers).observer(observer.clone());
+        let memory = MemoryStore::default();
+        let dedup = dedup(&args.layers, args.callers.keys().is_some()).store(memory.clone());
+        lanes.add("callers", None, &per_caller);
+        kept.answers(&dedup);
+        Self {
+            fleet: fleet.clone(),
+            tls: tls.clone(),
+            observer: observer.clone(),
+            kept: kept.clone(),
+            lanes: lanes.clone(),
+            per_caller,
+            dedup: fleet.dedup(dedup, memory, observer).observer(observer.clone()),
+        }
+    }
 }
 
 /// Everything between a request that is ready to go out and an answer that is ready to come back, outermost first.
 pub(crate) fn stack<B>(
     args: &Args,
     upstream: Upstream,
-    tls: &ClientConfig,
-    shared: Shared<'_>,
-    observer: &Arc<dyn Observer>,
+    circuits: &Circuits,
+    shared: &Shared,
 ) -> impl Service<
     Request<B>,
     Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static>,
@@ -71,18 +102,19 @@ pub(crate) fn stack<B>(
     Future: Send,
 > + Clone
 + Send
++ Sync
 + 'static
 where
     B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
 {
-    let Args { upstreams, callers, layers, .. } = args;
-    let Shared { fleet, circuits, kept, lanes } = shared;
+    let Args { upstreams, layers, .. } = args;
+    let Shared { fleet, tls, observer, kept, lanes, per_caller, dedup } = shared;
     let connect = connect(layers).observer(observer.clone());
     let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
     let (queue, pace) = (load::queue(layers).observer(observer.clone()), load::pace(layers).observer(observer.clone()));
     let pace = fleet.pace(pace);
     let has_places = layers.concurrency != Concurrency::Off;
-    lanes.add("upstream", has_places.then_some(&queue), &pace);
+    lanes.add(circuits.name(0), has_places.then_some(&queue), &pace);
     let attempt = ServiceBuilder::new()
         .layer(guard(layers).observer(observer.clone()))
         .layer(idle(layers).observer(observer.clone()))
@@ -101,9 +133,10 @@ where
         .layer(circuits.primary().clone())
         .layer(&attempt)
         .service(Forward::new(&connectors, upstream));
-    let chain = upstreams.backups.iter().zip(circuits.backups()).fold(boxed(primary), |before, (backup, circuit)| {
+    let backups = (1..).zip(&upstreams.backups).zip(circuits.backups());
+    let chain = backups.fold(boxed(primary), |before, ((nth, backup), circuit)| {
         let (queue, pace) = (queue.separate(), pace.separate());
-        lanes.add(&backup.name, has_places.then_some(&queue), &pace);
+        lanes.add(circuits.name(nth), has_places.then_some(&queue), &pace);
         let service = ServiceBuilder::new()
             .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
             .layer(&structured)
@@ -120,32 +153,31 @@ where
         .enabled(layers.resume != Resuming::Off)
         .verified_restart(layers.resume == Resuming::Verified)
         .observer(observer.clone());
-    let memory = MemoryStore::default();
-    let dedup = dedup(layers, callers.keys().is_some()).store(memory.clone());
     let supersede = supersede(layers);
-    let per_caller = load::per_caller(callers).observer(observer.clone());
-    lanes.add("callers", None, &per_caller);
-    kept.answers(&dedup);
     kept.last_good(&last_good);
     kept.conversations(&supersede);
     ServiceBuilder::new()
         .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
         .layer(heartbeat(layers, observer))
         .layer(deadline(layers).observer(observer.clone()))
-        .layer(per_caller)
+        .layer(per_caller.clone())
         .layer(supersede.observer(observer.clone()))
-        .layer(fleet.dedup(dedup, memory, observer).observer(observer.clone()))
+        .layer(dedup.clone())
         .layer(last_good.observer(observer.clone()))
         .layer(resume)
         .service(chain)
 }
 
 /// The upstream and its fallbacks: one type for a chain of any length.
-type Upstreams = BoxCloneService<Request<CallBody>, Response<AnswerBody>, BoxedError>;
+type Upstreams = BoxCloneSyncService<Request<CallBody>, Response<AnswerBody>, BoxedError>;
 
 fn boxed<S, B>(service: S) -> Upstreams
 where
-    S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let service = service.map_response(|mut response: Response<B>| {
@@ -154,7 +186,7 @@ where
         }
         response.map(|body| body.map_err(Into::into).boxed_unsync())
     });
-    BoxCloneService::new(service.map_err(|error| BoxedError::new(error.into())))
+    BoxCloneSyncService::new(service.map_err(|error| BoxedError::new(error.into())))
 }
 
 fn fallback<S>(backup: &Backup, service: S) -> FallbackLayer<S> {

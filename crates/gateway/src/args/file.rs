@@ -12,12 +12,26 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::stop::{Stop, one_line};
+use super::{Calls, is_of_routes};
+use crate::callers;
 
 /// What a file says.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) settings: Vec<Setting>,
     /// The fallbacks as the command line would name them: each option behind the fallback that it is for.
+    pub(super) fallbacks: Vec<OsString>,
+    pub(super) routes: Vec<RouteTable>,
+}
+
+/// What a file says of one route.
+#[derive(Debug)]
+pub(super) struct RouteTable {
+    /// Where it stands, as errors name it.
+    pub(super) place: String,
+    pub(super) name: String,
+    pub(super) calls: Calls,
+    pub(super) settings: Vec<Setting>,
     pub(super) fallbacks: Vec<OsString>,
 }
 
@@ -87,10 +101,56 @@ impl Reader<'_> {
         for (key, value) in in_order(table) {
             match key.get_ref().as_ref() {
                 "fallback" => file.fallbacks = self.fallbacks(value),
+                "route" => file.routes = self.routes(key, value),
                 _ => file.settings.extend(self.setting(key, value)),
             }
         }
         file
+    }
+
+    fn routes(&mut self, key: &Spanned<impl AsRef<str>>, value: &Spanned<DeValue<'_>>) -> Vec<RouteTable> {
+        let mut routes = Vec::<RouteTable>::new();
+        for value in value.get_ref().as_array().into_iter().flatten() {
+            let Some(route) = self.route(value) else { continue };
+            if routes.iter().any(|other| !other.name.is_empty() && other.name == route.name) {
+                self.complain(value.span(), Some("route.name"), "another route has this name");
+            }
+            routes.push(route);
+        }
+        if !value.get_ref().is_array() {
+            self.complain(key.span(), Some("route"), "routes are tables: [[route]]");
+        }
+        routes
+    }
+
+    fn route(&mut self, value: &Spanned<DeValue<'_>>) -> Option<RouteTable> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.complain(value.span(), Some("route"), "not a table");
+            return None;
+        };
+        let (mut name, mut calls) = (String::new(), Calls { path: "/".to_owned(), model: None });
+        let (mut settings, mut fallbacks) = (Vec::new(), Vec::new());
+        for (key, value) in in_order(table) {
+            let id = key.get_ref().as_ref();
+            let text = value.get_ref().as_str().filter(|text| !text.is_empty());
+            match (id, text) {
+                ("name", Some(text)) if callers::is_name(text) => text.clone_into(&mut name),
+                ("path", Some(text)) if text.starts_with('/') => text.clone_into(&mut calls.path),
+                ("model", Some(text)) => calls.model = Some(text.to_owned()),
+                ("path", _) => self.complain(value.span(), Some("path"), "not the begin of a path such as /v1/"),
+                ("name" | "model", _) => self.complain(value.span(), Some(id), "not a name"),
+                ("fallback", _) => fallbacks = self.fallbacks(value),
+                _ if self.command.get_arguments().any(|arg| arg.get_id() == id && is_key(id) && !is_of_routes(arg)) => {
+                    self.complain(key.span(), Some(id), "this holds for all routes: it goes above the first one");
+                }
+                _ => settings.extend(self.setting(key, value)),
+            }
+        }
+        if !table.contains_key("name") {
+            self.complain(value.span(), Some("route.name"), "a route needs one: its state belongs to the name");
+        }
+        let place = format!("{}:{}: route {name}", self.path.display(), self.line(value.span().start));
+        Some(RouteTable { place, name, calls, settings, fallbacks })
     }
 
     /// An option.
@@ -176,9 +236,12 @@ impl Reader<'_> {
         words
     }
 
+    fn line(&self, at: usize) -> usize {
+        1 + self.text.get(..at).unwrap_or(self.text).matches('\n').count()
+    }
+
     fn complain(&mut self, at: Range<usize>, key: Option<&str>, wrong: &str) {
-        let before = self.text.get(..at.start).unwrap_or(self.text);
-        let line = 1 + before.matches('\n').count();
+        let line = self.line(at.start);
         let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
         let wrong = wrong.trim().replace('\n', " ");
         self.wrong.push(format!("{}:{line}: {key}{wrong}", self.path.display()));

@@ -1,12 +1,14 @@
 //! The command line, and the same from the environment and a configuration file.
 
 mod callers;
+mod calls;
 mod fallbacks;
 mod file;
 mod fleet;
 mod headings;
 mod layers;
 mod print;
+mod routes;
 mod server;
 mod similar;
 mod stop;
@@ -17,16 +19,20 @@ mod values;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
 pub(crate) use self::callers::CallerArgs;
+pub(crate) use self::calls::Calls;
+use self::calls::is_of_routes;
 use self::fallbacks::Pairs;
 use self::file::{File, with_defaults};
 pub(crate) use self::fleet::{FleetArgs, OnOutage};
 pub(crate) use self::layers::LayerArgs;
+pub(crate) use self::routes::Route;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
 pub use self::stop::Stop;
@@ -63,6 +69,10 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+
+    /// Only in the configuration file.
+    #[arg(skip)]
+    pub(crate) routes: Vec<Route>,
 }
 
 // === impl Args ===
@@ -100,9 +110,11 @@ impl Args {
             args.upstreams.backups = Self::of(&self::matches(bare.clone(), &words)?)?.upstreams.backups;
         }
         args.check()?;
+        let settings = print::settings(&bare, &matches);
+        args.routes = routes::routes(&args, &settings, file.routes)?;
         if args.server.print_config {
-            let settings = print::settings(&bare, &matches);
-            return Err(Stop::Told(print::keys(&bare, &settings, &args.upstreams.backups)));
+            let routes: String = args.routes.iter().map(|route| route.printed(&bare, &settings)).collect();
+            return Err(Stop::Told(print::keys(&bare, &settings, &args.upstreams.backups, "fallback") + &routes));
         }
         if args.server.plain {
             args.make_plain();
@@ -142,11 +154,29 @@ impl Args {
         Ok(())
     }
 
+    /// Whether calls of no route are answered.
+    pub(crate) fn has_default_route(&self) -> bool {
+        self.upstreams.upstream.is_some() || self.routes.is_empty()
+    }
+
+    /// Whether a route is for some models only.
+    pub(crate) fn chooses_by_model(&self) -> bool {
+        self.routes.iter().any(|route| route.calls.model.is_some())
+    }
+
+    /// The longest time that a call of any route may take; `None` where one of them has no limit.
+    pub(crate) fn longest_deadline(&self) -> Option<Duration> {
+        let own = self.has_default_route().then_some(self.layers.deadline.0);
+        let limits = self.routes.iter().map(|route| route.args.layers.deadline.0).chain(own);
+        limits.reduce(|one, other| Some(one?.max(other?))).flatten()
+    }
+
     fn make_plain(&mut self) {
         self.upstreams.backups.clear();
         self.callers.lift_limits();
         self.layers.make_plain();
         self.fleet.redis = None;
+        self.routes.iter_mut().for_each(|route| route.args.make_plain());
     }
 }
 
@@ -170,8 +200,6 @@ fn config_file(words: &[OsString]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::values::{Count, Header, Limit, RateLimit, Size};
     use super::*;
     use tower_buttress::Rate;
@@ -189,7 +217,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_manual() {
-        let Args { server, upstreams, callers, layers: args, fleet } = read(&[]).unwrap();
+        let Args { server, upstreams, callers, layers: args, fleet, .. } = read(&[]).unwrap();
         assert!(fleet.redis.is_none());
         assert_eq!(server.listen, "127.0.0.1:8080");
         assert!(upstreams.upstream.is_none() && upstreams.backups.is_empty());

@@ -17,8 +17,8 @@ pub(super) fn settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> 
     arguments.filter_map(setting).collect()
 }
 
-/// The options and the fallbacks as keys, what is secret masked.
-pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[Backup]) -> String {
+/// The options and the fallbacks (in tables of that name) as keys, what is secret masked.
+pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[Backup], table: &str) -> String {
     let mut text = String::new();
     for Setting { id, values } in settings {
         let is_list = command
@@ -30,7 +30,7 @@ pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[Backup]) 
         };
     }
     for backup in backups {
-        let _ = writeln!(text, "\n[[fallback]]\nurl = {}", quoted(&backup.upstream.to_string()));
+        let _ = writeln!(text, "\n[[{table}]]\nurl = {}", quoted(&backup.upstream.to_string()));
         if let Some(model) = &backup.model {
             let _ = writeln!(text, "model = {}", quoted(model));
         }
@@ -52,7 +52,7 @@ fn literal(value: &str) -> String {
 }
 
 /// A TOML string: JSON's escapes are among TOML's.
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     serde_json::Value::from(masked(value)).to_string()
 }
 

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tower_buttress_gateway::{Args, Stop};
 
 /// A file, until it is dropped.
-struct Config(PathBuf);
+pub(super) struct Config(PathBuf);
 
 impl Config {
-    fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("buttress-{}-{number}.toml", std::process::id()));
@@ -17,7 +17,7 @@ impl Config {
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 
@@ -137,10 +137,15 @@ fn what_cannot_work_together_is_found_in_a_file_too() {
     assert!(own.len() == 1 && own[0].starts_with("a credential of the gateway's own would serve callers"), "{own:?}");
 }
 
+/// An example of the manual.
+fn example(nth: usize) -> &'static str {
+    let manual = include_str!("../../README.md");
+    manual.split("```toml\n").nth(nth).and_then(|rest| rest.split("```").next()).unwrap()
+}
+
 #[test]
 fn the_example_of_the_manual_is_read() {
-    let manual = include_str!("../../README.md");
-    let example = manual.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let example = example(1);
     // Variables and files of the example are not here.
     let example = example.replace("UPSTREAM_AUTHORIZATION", "CARGO_PKG_NAME").replace("EU_KEY", "CARGO_PKG_NAME");
     let example = example.replace("caller_keys_file = \"/etc/gateway/keys\"", "trust_callers = true");
@@ -148,4 +153,55 @@ fn the_example_of_the_manual_is_read() {
     let printed = config.printed(&[]);
     assert!(config.read(&[]).is_ok(), "{printed}");
     has(&printed, &["profile = \"deep\"", "idle_timeout = \"20s\""]);
+}
+
+#[test]
+fn the_routes_of_the_manual_are_read_and_printed() {
+    let config = Config::new(example(2));
+    let printed = config.printed(&[]);
+    let routes = printed.split("[[route]]\n").skip(1).map(str::trim).collect::<Vec<_>>();
+    has(routes[0], &["name = \"thinking\"", "path = \"/v1/\"", "model = \"deep-*\"", "attempts = 2"]);
+    // The route's profile wins over what holds for all.
+    has(routes[0], &["idle_timeout = \"3m\"", "deadline = \"5m\""]);
+    assert!(!routes[0].contains("upstream ="), "inherited:\n{}", routes[0]);
+    has(routes[1], &["upstream = \"http://127.0.0.1:9000\"", "concurrency = 4", "[[route.fallback]]"]);
+    assert_eq!(Config::new(&printed).printed(&[]), printed);
+}
+
+#[test]
+fn another_upstream_gets_no_credential_of_this_one() {
+    let config = Config::new(
+        "upstream = \"http://a.example\"\nupstream_header = \"x-api-key=CARGO_PKG_NAME\"\ntrust_callers = true\n\
+         [[fallback]]\nurl = \"http://b.example\"\n[[route]]\nname = \"same\"\nattempts = 1\n\
+         [[route]]\nname = \"other\"\nupstream = \"http://c.example\"\n",
+    );
+    let shown = format!("{:?}", config.read(&[]).unwrap());
+    // For all calls, and in the route of the same upstream.
+    assert_eq!(shown.matches("variable: \"CARGO_PKG_NAME\"").count(), 2, "{shown}");
+    assert_eq!(shown.matches("b.example").count(), 2, "{shown}");
+}
+
+#[test]
+fn errors_of_routes_name_file_line_and_key() {
+    let config = Config::new(
+        "[[route]]\nname = \"a b\"\npath = \"v1\"\n[[route]]\nlisten = \"127.0.0.1:1\"\nidle = \"1s\"\n\
+         [[route]]\nname = \"c\"\n[[route]]\nname = \"c\"\nidle_timeout = 3\n",
+    );
+    assert_eq!(
+        config.wrong(&[]),
+        [
+            "FILE:2: name: not a name",
+            "FILE:3: path: not the begin of a path such as /v1/",
+            "FILE:5: listen: this holds for all routes: it goes above the first one",
+            "FILE:6: idle: there is no such key",
+            "FILE:4: route.name: a route needs one: its state belongs to the name",
+            "FILE:11: idle_timeout: invalid value '3' for '--idle-timeout <TIME|off>': not a time such as 30s, 50ms or 2m, \
+             and not off",
+            "FILE:9: route.name: another route has this name",
+        ]
+    );
+    let alone = Config::new("[[route]]\nname = \"c\"\n").wrong(&[]);
+    assert_eq!(alone, ["FILE:1: route c: upstream: this route has none, and there is none for all routes"]);
+    let pair = Config::new("[[route]]\nname = \"c\"\nupstream = \"http://h\"\nguard = false\nhold = 1\n").wrong(&[]);
+    assert_eq!(pair, ["FILE:1: route c: --hold needs what reads the answers: --guard on"]);
 }

@@ -26,6 +26,7 @@ mod pages;
 #[cfg(unix)]
 mod process;
 mod resumable;
+mod routes;
 mod stopping;
 #[allow(dead_code, clippy::collapsible_if, reason = "shared with the tests of crates for an older Rust")]
 #[path = "../../../../tests/it/support/mod.rs"]

@@ -1,0 +1,83 @@
+//! Which calls a route is for, and which options it may have for itself.
+
+use clap::Arg;
+
+use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME, TRUST};
+
+/// Which calls a route is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    /// What their paths begin with.
+    pub(crate) path: String,
+    /// The name of their model, `*` for any characters. `None`: any call.
+    pub(crate) model: Option<String>,
+}
+
+/// Headings of options that a route may have its own of.
+const OF_ROUTES: [&str; 9] = [TRUST, TIME, ATTEMPTS, STREAMS, CONVERSATIONS, STRUCTURED, LAST_GOOD, BREAKER, LOAD];
+
+/// What is read before the route is known, or shared by all.
+const OF_ALL: [&str; 3] = ["upstream_ca", "deadline_header", "deadline_reserve"];
+
+/// Whether a route may have this option for itself.
+pub(super) fn is_of_routes(arg: &Arg) -> bool {
+    arg.get_help_heading().is_some_and(|heading| OF_ROUTES.contains(&heading))
+        && !OF_ALL.contains(&arg.get_id().as_str())
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// Whether a call is among them.
+    pub(crate) fn have(&self, path: &str, model: Option<&str>) -> bool {
+        let has_model = |pattern: &String| model.is_some_and(|model| is_like(pattern, model));
+        path.starts_with(&self.path) && self.model.as_ref().is_none_or(has_model)
+    }
+}
+
+/// Whether `pattern`, in which `*` is any characters, stands for `text`.
+fn is_like(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        // The first place leaves the most for what follows.
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_any_characters() {
+        for (pattern, text) in [
+            ("gpt-4", "gpt-4"),
+            ("gpt-*", "gpt-4o"),
+            ("gpt-*", "gpt-"),
+            ("*", ""),
+            ("*-mini", "gpt-4-mini"),
+            ("a*b*c", "abbc"),
+            ("a**c", "abc"),
+        ] {
+            assert!(is_like(pattern, text), "{pattern}: {text}");
+        }
+        for (pattern, text) in
+            [("gpt-4", "gpt-4o"), ("gpt-*", "xgpt-4"), ("*-mini", "mini"), ("a*a", "a"), ("a*b*c", "acb")]
+        {
+            assert!(!is_like(pattern, text), "{pattern}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_known_by_path_and_model() {
+        let calls = |path: &str, model: Option<&str>| Calls { path: path.to_owned(), model: model.map(str::to_owned) };
+        assert!(calls("/v1/", None).have("/v1/chat", None));
+        assert!(!calls("/v1/", None).have("/v2/chat", Some("m")));
+        assert!(calls("/", Some("m*")).have("/v1/chat", Some("mini")));
+        assert!(!calls("/", Some("m*")).have("/v1/chat", None));
+    }
+}

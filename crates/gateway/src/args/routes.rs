@@ -1,0 +1,82 @@
+//! Routes: calls that are answered in a way of their own.
+
+use std::ffi::OsString;
+
+use clap::builder::Resettable;
+use clap::{Command, CommandFactory, ValueEnum};
+
+use super::file::{RouteTable, Setting, with_defaults};
+use super::print::{self, quoted};
+use super::values::Profile;
+use super::{Args, Calls, Stop};
+
+/// A route, and the options that hold for its calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) calls: Calls,
+    pub(crate) args: Args,
+    settings: Vec<Setting>,
+}
+
+/// Makes the routes of a file, on top of the options that hold for all.
+pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) -> Result<Vec<Route>, Stop> {
+    let bare = Args::command().mut_args(|arg| arg.env(Resettable::Reset));
+    let route = |table: RouteTable| {
+        let place = table.place.clone();
+        route(all, settings, table, bare.clone()).map_err(|stop| match stop {
+            Stop::Wrong(line) => Stop::Wrong(format!("{place}: {line}")),
+            stop => stop,
+        })
+    };
+    tables.into_iter().map(route).collect()
+}
+
+fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: Command) -> Result<Route, Stop> {
+    let RouteTable { name, calls, settings: own, fallbacks, .. } = table;
+    let has = |id: &str| own.iter().find(|setting| setting.id == id);
+    // Another upstream does not get the credential of this one.
+    let has_upstream = has("upstream").is_some();
+    let is_inherited = |setting: &&Setting| {
+        let is_credential = ["upstream_header", "upstream_authorization_env"].contains(&setting.id.as_str());
+        !(setting.id.starts_with("caller_keys") || has_upstream && is_credential)
+    };
+    let inherited: Vec<_> = settings.iter().filter(is_inherited).cloned().collect();
+    let program = OsString::from(bare.get_name());
+    let mut command = with_defaults(bare.clone(), &inherited);
+    let profile = has("profile").and_then(|profile| Profile::from_str(profile.values.first()?, true).ok());
+    if let Some(profile) = profile {
+        command = with_defaults(command, &profile.settings());
+    }
+    let matches = super::matches(with_defaults(command, &own), std::slice::from_ref(&program))?;
+    let mut args = Args::of(&matches)?;
+    let settings = print::settings(&bare, &matches);
+    args.upstreams.backups = if !fallbacks.is_empty() {
+        let words: Vec<_> = std::iter::once(program).chain(fallbacks).collect();
+        Args::of(&super::matches(bare, &words)?)?.upstreams.backups
+    } else if has_upstream {
+        Vec::new()
+    } else {
+        all.upstreams.backups.clone()
+    };
+    (args.callers, args.server) = (all.callers.clone(), all.server.clone());
+    if args.upstreams.upstream.is_none() {
+        return Err(Stop::Wrong("upstream: this route has none, and there is none for all routes".to_owned()));
+    }
+    args.check()?;
+    Ok(Route { name, calls, args, settings })
+}
+
+// === impl Route ===
+
+impl Route {
+    /// As a table of the configuration file: all that differs from what holds for all routes.
+    pub(super) fn printed(&self, command: &Command, all: &[Setting]) -> String {
+        let mut text = format!("\n[[route]]\nname = {}\npath = {}\n", quoted(&self.name), quoted(&self.calls.path));
+        if let Some(model) = &self.calls.model {
+            text.push_str(&format!("model = {}\n", quoted(model)));
+        }
+        let own: Vec<_> = self.settings.iter().filter(|setting| !all.contains(setting)).cloned().collect();
+        text + &print::keys(command, &own, &self.args.upstreams.backups, "route.fallback")
+    }
+}

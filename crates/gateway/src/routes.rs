@@ -1,0 +1,59 @@
+//! Which stack answers a call.
+
+use std::sync::Arc;
+
+use super::answers;
+use super::args::Calls;
+use super::upstream::Upstream;
+
+/// The routes, in their order: the first that a call is among.
+#[derive(Debug)]
+pub(crate) struct Routes<S>(Arc<[Served<S>]>);
+
+/// A route with its stack.
+#[derive(Debug)]
+pub(crate) struct Served<S> {
+    pub(crate) calls: Calls,
+    pub(crate) upstream: Upstream,
+    pub(crate) stack: S,
+}
+
+/// What a request's head says of its route.
+pub(crate) enum Place<'a, S> {
+    At(&'a Served<S>),
+    /// It depends on the model, which stands in the body.
+    Unsure,
+    Nowhere,
+}
+
+// === impl Routes ===
+
+impl<S> Routes<S> {
+    pub(crate) fn new(routes: Vec<Served<S>>) -> Self {
+        Self(routes.into())
+    }
+
+    /// The place of a call whose body was not read yet.
+    pub(crate) fn by_head(&self, path: &str) -> Place<'_, S> {
+        // All routes share the answers that callers come back to.
+        if answers::is_one(path) {
+            return self.0.first().map_or(Place::Nowhere, Place::At);
+        }
+        match self.0.iter().find(|route| path.starts_with(&route.calls.path)) {
+            Some(route) if route.calls.model.is_none() => Place::At(route),
+            Some(_) => Place::Unsure,
+            None => Place::Nowhere,
+        }
+    }
+
+    /// The route of a call whose model is known, where it has one.
+    pub(crate) fn find(&self, path: &str, model: Option<&str>) -> Option<&Served<S>> {
+        self.0.iter().find(|route| route.calls.have(path, model))
+    }
+}
+
+impl<S> Clone for Routes<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}

@@ -1,0 +1,91 @@
+//! Routes: which upstream answers which call.
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tower_buttress_gateway::Provider;
+
+use super::client::{ask, full, read};
+use super::config::Config;
+use super::{Running, gateway};
+
+async fn call(gateway: &Running, path: &str, model: &str) -> Response<Incoming> {
+    let body = json!({ "model": model, "stream": true, "messages": [{ "role": "user", "content": "Hello" }] });
+    let request = Request::post(format!("http://{}{path}", gateway.addr))
+        .header("content-type", "application/json")
+        .body(full(body.to_string()));
+    ask(request.unwrap()).await
+}
+
+async fn providers<const N: usize>() -> [(Provider, String); N] {
+    let mut providers = Vec::new();
+    for _ in 0..N {
+        let provider = Provider::start().await.unwrap();
+        let url = format!("http://{}", provider.addr());
+        providers.push((provider, url));
+    }
+    providers.try_into().unwrap()
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn the_first_route_that_a_call_is_among_answers_it() {
+    let [(rest, rest_url), (deep, deep_url), (other, other_url)] = providers::<3>().await;
+    let config = Config::new(&format!(
+        "upstream = \"{rest_url}\"\n\
+         [[route]]\nname = \"deep\"\npath = \"/v1/\"\nmodel = \"deep-*\"\nupstream = \"{deep_url}\"\n\
+         [[route]]\nname = \"other\"\npath = \"/v1/chat\"\nmodel = \"*p-2\"\nupstream = \"{other_url}\"\n",
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let calls = || [&rest, &deep, &other].map(|provider| provider.counts().calls);
+    for (model, expected) in [("deep-2", [0, 1, 0]), ("sleep-2", [0, 1, 1]), ("shallow", [1, 1, 1])] {
+        let answer = call(&gateway, CHAT, model).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{model}");
+        assert!(read(answer.into_body()).await.1);
+        assert_eq!(calls(), expected, "{model}");
+    }
+    // A call whose model is not known is among no route that asks for one.
+    let request = Request::get(format!("http://{}/v1/models", gateway.addr)).body(full(""));
+    assert_eq!(ask(request.unwrap()).await.status(), StatusCode::OK);
+    assert_eq!(calls(), [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_call_of_no_route_gets_404() {
+    let [(provider, url)] = providers::<1>().await;
+    let config = Config::new(&format!("[[route]]\nname = \"deep\"\nmodel = \"deep\"\nupstream = \"{url}\"\n"));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let answer = call(&gateway, CHAT, "shallow").await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(answer.headers()["x-gateway-served-by"], "gateway");
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    assert_eq!(provider.counts().calls, 0);
+    assert_eq!(call(&gateway, CHAT, "deep").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_route_has_its_own_fallback_attempts_and_circuits() {
+    let [(rest, rest_url), (own, own_url), (backup, backup_url)] = providers::<3>().await;
+    let config = Config::new(&format!(
+        "upstream = \"{rest_url}\"\nattempts = 2\nbackoff_base = \"5ms\"\n\
+         [[route]]\nname = \"small\"\nmodel = \"small*\"\nupstream = \"{own_url}\"\nattempts = 1\n\
+         [[route.fallback]]\nurl = \"{backup_url}\"\nmodel = \"tiny\"\n",
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    // The fault is in the model's name, which the fallback does not get.
+    let answer = call(&gateway, CHAT, "small:status=500").await;
+    assert_eq!(answer.headers()["x-gateway-served-by"], "fallback");
+    read(answer.into_body()).await;
+    assert_eq!([&rest, &own, &backup].map(|provider| provider.counts().calls), [0, 1, 1]);
+    let answer = call(&gateway, CHAT, "large:status=500").await;
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(rest.counts().calls, 2);
+    let request = Request::get(format!("http://{}/-/breakers", gateway.addr)).body(full(""));
+    let circuits: Value = serde_json::from_str(&read(ask(request.unwrap()).await.into_body()).await.0).unwrap();
+    let failures = |name: &str| -> u64 {
+        let own = circuits.as_array().unwrap().iter().filter(|circuit| circuit["name"] == name);
+        own.map(|circuit| circuit["failures"].as_u64().unwrap()).sum()
+    };
+    assert_eq!([failures("upstream"), failures("small/upstream"), failures("small/fallback")], [2, 1, 0]);
+}
