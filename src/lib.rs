@@ -22,6 +22,51 @@
 //! # let _ = client();
 //! ```
 //!
+//! # Getting started
+//!
+//! The crate is not published on crates.io yet; name a checkout:
+//!
+//! ```toml
+//! [dependencies]
+//! tower-buttress = { path = "../tower-buttress", features = ["hyper", "llm", "tracing"] }
+//! tower = "0.5"
+//! tokio = { version = "1", features = ["macros", "net", "rt-multi-thread"] }
+//! ```
+//!
+//! Start with the preset above, or with the layer that answers your question:
+//!
+//! | What you see | Layer |
+//! |---|---|
+//! | A call has no end, or its upstream works on when the caller has left | [`DeadlineLayer`] |
+//! | One timeout is too short for long answers and too long for dead upstreams | [`FirstByteTimeoutLayer`] and [`IdleBodyTimeoutLayer`] |
+//! | Load balancers close streams while the model thinks | [`SseHeartbeatLayer`] |
+//! | 429, 503 and broken connections that a second attempt would mend | [`RetryAfterBackoffLayer`] |
+//! | The upstream is down for minutes | [`CircuitBreakerLayer`], and [`FallbackLayer`] to another one |
+//! | Double clicks and clients that send again are billed twice | [`DedupLayer`] |
+//! | A stream that ends early is taken for whole, an error comes inside of a 200 | `StreamGuardLayer` |
+//! | The connection breaks in the middle of an answer | `ResumeLayer` to the upstream, [`DedupLayer::resumable`] to the callers |
+//! | More calls than the upstream bears, or one tenant takes all places | [`QueueLayer`] |
+//! | 429 after 429 | [`PaceLayer`] |
+//! | The user goes on typing while the last message is answered | [`SupersedeLayer`] |
+//! | All upstreams are down | `LastGoodLayer` |
+//! | Answers that are to be JSON do not parse | `StructuredOutputLayer` |
+//! | Log lines do not say which call they are about | [`ObserveLayer`] |
+//!
+//! # Crate features
+//!
+//! None is on by default, and the crate then depends on `bytes`, `http`, `http-body`, `sha2`, `tokio`, and little else.
+//!
+//! | Feature | Adds |
+//! |---|---|
+//! | `hyper` | looks into the errors of hyper and hyper-util: was the request sent, is the upstream to blame |
+//! | `llm` | `StreamGuardLayer`, `ResumeLayer`, `LastGoodLayer`, and what they read (`proto::dialect`); brings `serde_json` |
+//! | `schema` | `StructuredOutputLayer`; brings `jsonschema` |
+//! | `json` | `DedupLayer::json_canonical`: JSON is equal in any order of its members |
+//! | `tracing`, `metrics` | log lines, and figures, of each [`Event`] |
+//! | `tower` | `ServiceBuilderExt`: the layers by name on the `ServiceBuilder` of tower 0.5 |
+//! | `store-suite` | `store::suite`, which puts a [`Store`](store::Store) of your own to the test |
+//! | `reqwest`, `reqwest-middleware`, `tonic` | look into their errors; the crates `tower-buttress-reqwest` and `tower-buttress-tonic` turn them on |
+//!
 //! # The layers, outermost first
 //!
 //! | Layer | Bounds | Why there |
@@ -178,6 +223,84 @@
 //! | Stops at a limit, filters, or refuses | it is an answer, and passes; `Ending` says which | the same |
 //! | Compresses, though asked for `identity` | it passes unread, with an event that says so | the same |
 //! | Answers 429, and says when to come back in a header, its JSON, or the headers of its limits | this credential's calls wait that long, at most 60 s each time | - |
+//!
+//! # Coming from tower and tower-http
+//!
+//! | There | Here | What is different |
+//! |---|---|---|
+//! | `tower::timeout`, `tower_http::timeout::TimeoutLayer` | [`DeadlineLayer`] | bounds the body too, and travels in a header; a 504 in place of an error |
+//! | `tower_http`'s `ResponseBodyDeadlineLayer` | [`DeadlineLayer`] | counts from the start of the call |
+//! | `tower_http`'s `ResponseBodyTimeoutLayer` | [`IdleBodyTimeoutLayer`] | a slow reader does not count as a silent upstream; can count events in place of bytes |
+//! | `tower::retry` with a `Policy` | [`RetryAfterBackoffLayer`] | keeps the body of the request by itself, and knows which requests may be sent again |
+//! | `tower::limit::ConcurrencyLimitLayer` | [`QueueLayer`] | a place is held until the body's end; fair to tenants |
+//! | `tower::limit::RateLimitLayer` behind a `Buffer` | [`PaceLayer`] | is `Clone`, so that it needs no buffer |
+//! | `tower::load_shed` | [`QueueLayer::max_waiting`] with 0 | a 503 with `Retry-After` in place of an error |
+//! | axum's `HandleErrorLayer` around them | nothing | a refusal is a response already |
+//!
+//! `tower::hedge`, balancing and discovery stay what they are; the layers go around them or inside.
+//!
+//! # Testing a stack
+//!
+//! Every wait is on tokio's clock, so a test with paused time takes no time, and a refusal is a response that one can look at:
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use std::sync::atomic::{AtomicU32, Ordering};
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//!
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower_buttress::{Attempts, CallBody, CallInfo, Event, RetryAfterBackoffLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! // An upstream that is busy once. A service that is called again is cloned.
+//! let calls = Arc::new(AtomicU32::new(0));
+//! let upstream = service_fn(move |_: Request<CallBody>| {
+//!     let answer = Response::builder();
+//!     let answer = match calls.fetch_add(1, Ordering::Relaxed) {
+//!         0 => answer.status(503).header("retry-after", "7"),
+//!         _ => answer.status(200),
+//!     };
+//!     async move { Ok::<_, Infallible>(answer.body(Full::new(Bytes::from("hello"))).unwrap()) }
+//! });
+//!
+//! let events = Arc::new(Mutex::new(Vec::new()));
+//! let seen = Arc::clone(&events);
+//! let retry = RetryAfterBackoffLayer::new()
+//!     .observer(Arc::new(move |event: &Event, _: Option<&CallInfo>| seen.lock().unwrap().push(event.clone())));
+//! let stack = ServiceBuilder::new().layer(retry).service(upstream);
+//!
+//! let start = tokio::time::Instant::now();
+//! let answer = stack.oneshot(Request::get("http://upstream.test/").body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+//! assert_eq!((answer.status().as_u16(), Attempts::of(&answer)), (200, Attempts(2)));
+//! assert!(start.elapsed() >= Duration::from_secs(7));
+//! assert!(matches!(events.lock().unwrap()[..], [Event::RetryScheduled { attempt: 2, .. }]));
+//! # }
+//! ```
+//!
+//! # Events, logs and figures
+//!
+//! A layer that refuses, waits, gives up or steps aside tells of an [`Event`]; on the good path there is none. An [`Observer`],
+//! which may be a closure, is given to a layer or a preset with `observer(..)`. With the feature `tracing` an event is a log
+//! line, with the feature `metrics` these are recorded through the `metrics` facade; times are in seconds:
+//!
+//! | Name | Kind | Labels | Says |
+//! |---|---|---|---|
+//! | `tower_buttress_events_total` | counter | `event`, `detail`, `stack` | how often each [`Event`] happened |
+//! | `tower_buttress_first_data_seconds` | histogram | `stack` | how long callers waited for the first data |
+//! | `tower_buttress_call_seconds` | histogram | `stack`, `status`, `end` | how long calls took, with their bodies |
+//! | `tower_buttress_queue_in_flight`, `_queue_waiting`, `_queue_limit` | gauge | `layer` | the places of a [`QueueLayer`] |
+//! | `tower_buttress_pace_in_flight`, `_pace_waiting` | gauge | `layer` | the calls at a [`PaceLayer`] |
+//! | `tower_buttress_pace_paused_until_seconds` | gauge | `layer` | until when the last pause lasts, since 1970 |
+//! | `tower_buttress_supersede_in_flight`, `_supersede_waiting` | gauge | `layer` | the messages at a [`SupersedeLayer`] |
+//!
+//! `stack` is the name of the [`ObserveLayer`] around a call (without one there is no such label, and no histogram), `layer` the
+//! name that a layer was given. The number of label values is bounded by the program, never by its callers. [`Memory::used`] is
+//! for a gauge of your own.
 //!
 //! # Beside other crates
 //!
