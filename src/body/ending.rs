@@ -28,13 +28,22 @@ use crate::proto::dialect::Usage;
 #[derive(Clone, Debug, Default)]
 pub struct Ending(Arc<Told>);
 
-/// What an answer told of itself. Numbers are kept one higher: zero says that there is none.
+/// What an answer told of itself.
 #[derive(Debug, Default)]
 struct Told {
     end: AtomicU8,
     #[cfg(feature = "llm")]
-    input: AtomicU64,
+    usage: Tokens,
+    /// Of the answer that took its place, or whose place it took.
     #[cfg(feature = "llm")]
+    other: Tokens,
+}
+
+/// The tokens of one call. Numbers are kept one higher: zero says that there is none.
+#[cfg(feature = "llm")]
+#[derive(Debug, Default)]
+struct Tokens {
+    input: AtomicU64,
     output: AtomicU64,
 }
 
@@ -72,15 +81,56 @@ impl Ending {
     #[cfg(feature = "llm")]
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        let told = |number: &AtomicU64| number.load(Ordering::Relaxed).checked_sub(1);
-        let usage = Usage { input: told(&self.0.input), output: told(&self.0.output) };
-        (usage != Usage::default()).then_some(usage)
+        Some(self.0.usage.get()).filter(|usage| *usage != Usage::default())
+    }
+
+    /// The same with those of a second answer, where [`ResumeLayer`](crate::ResumeLayer) had one made because the first broke
+    /// off ([`verified_restart`](crate::ResumeLayer::verified_restart)): the upstream bills both, whichever of them the caller
+    /// has.
+    #[cfg(feature = "llm")]
+    #[must_use]
+    pub fn total_usage(&self) -> Option<Usage> {
+        let total = self.0.usage.get().plus(self.0.other.get());
+        Some(total).filter(|usage| *usage != Usage::default())
     }
 
     /// Some streams tell of the prompt first, and of the answer later.
     #[cfg(feature = "llm")]
     pub(crate) fn note_usage(&self, usage: Usage) {
-        for (number, told) in [(&self.0.input, usage.input), (&self.0.output, usage.output)] {
+        self.0.usage.note(usage);
+    }
+
+    /// The tokens of a second answer, of which nothing was handed on yet.
+    #[cfg(feature = "llm")]
+    pub(crate) fn note_other_usage(&self, usage: Usage) {
+        self.0.other.note(usage);
+    }
+
+    /// The second answer takes the place of the first one.
+    #[cfg(feature = "llm")]
+    pub(crate) fn swap_usage(&self) {
+        let (first, second) = (self.0.usage.take(), self.0.other.take());
+        self.0.usage.note(second);
+        self.0.other.note(first);
+    }
+}
+
+// === impl Tokens ===
+
+#[cfg(feature = "llm")]
+impl Tokens {
+    fn get(&self) -> Usage {
+        let told = |number: &AtomicU64| number.load(Ordering::Relaxed).checked_sub(1);
+        Usage::new(told(&self.input), told(&self.output))
+    }
+
+    fn take(&self) -> Usage {
+        let told = |number: &AtomicU64| number.swap(0, Ordering::Relaxed).checked_sub(1);
+        Usage::new(told(&self.input), told(&self.output))
+    }
+
+    fn note(&self, usage: Usage) {
+        for (number, told) in [(&self.input, usage.input), (&self.output, usage.output)] {
             if let Some(told) = told {
                 number.store(told.saturating_add(1), Ordering::Relaxed);
             }
@@ -111,5 +161,16 @@ mod tests {
         ending.note_usage(Usage { input: None, output: Some(3) });
         ending.note_usage(Usage { input: None, output: Some(7) });
         assert_eq!(ending.usage(), Some(Usage { input: Some(0), output: Some(7) }));
+    }
+    #[cfg(feature = "llm")]
+    #[test]
+    fn the_tokens_of_a_second_answer_are_billed_too() {
+        let tokens = |input, output| Some(Usage { input, output });
+        let ending = Ending::new();
+        ending.note_usage(Usage::new(Some(5), None));
+        ending.note_other_usage(Usage::new(Some(5), Some(9)));
+        assert_eq!((ending.usage(), ending.total_usage()), (tokens(Some(5), None), tokens(Some(10), Some(9))));
+        ending.swap_usage();
+        assert_eq!((ending.usage(), ending.total_usage()), (tokens(Some(5), Some(9)), tokens(Some(10), Some(9))));
     }
 }

@@ -169,7 +169,7 @@ impl Drop for Access {
             metrics::histogram!("gateway_first_byte_seconds").record(first_byte);
         }
         metrics::counter!("gateway_calls_total", "status" => label, "outcome" => self.outcome).increment(1);
-        let usage = cost.map(|cost| cost.usage).or_else(|| ending.as_ref().and_then(Ending::usage));
+        let usage = cost.map(|cost| cost.usage).or_else(|| ending.as_ref().and_then(Ending::total_usage));
         tracing::info!(
             id = self.id.as_str(),
             trace_id = self.trace_id,

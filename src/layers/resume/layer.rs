@@ -104,7 +104,9 @@ use crate::rt::retry_budget::RetryBudget;
 /// - The second answer takes the id of the first. Its start events are dropped, and an event that goes across the end of what the
 ///   caller has is written anew with the rest of its text.
 /// - The model must have the same name. Another one, or another upstream, only with [`other_model`](Self::other_model).
-/// - One for each call. It is billed as a call of its own, and its usage is what the caller is told.
+/// - One for each call. It is billed as a call of its own. The caller's stream has the usage of the second answer;
+///   [`Ending::total_usage`](crate::Ending::total_usage) has that of both, as far as they told it, where a
+///   [`StreamGuardLayer`](crate::StreamGuardLayer) stands inside.
 ///
 /// # What happens when
 ///

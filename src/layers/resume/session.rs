@@ -129,6 +129,10 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             Err(trailers) => return self.end(Some(trailers)),
         };
         let read = self.follower.read(&data, |bytes| self.held.set(bytes));
+        if let (Some(ending), Some(usage)) = (&self.ending, self.follower.take_usage()) {
+            let restarts = self.by == ResumedBy::VerifiedRestart && self.is_unproven;
+            if restarts { ending.note_other_usage(usage) } else { ending.note_usage(usage) }
+        }
         if self.follower.take_progress() {
             self.progressed();
         }
@@ -156,6 +160,9 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.fault = Fault::Error(self.follower.truncated().into());
         }
         if std::mem::take(&mut self.is_unproven) {
+            if let (Some(ending), ResumedBy::VerifiedRestart) = (&self.ending, self.by) {
+                ending.swap_usage();
+            }
             self.config.emitter.emit(&Event::StreamResumed { by: self.by });
         }
     }

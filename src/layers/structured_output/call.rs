@@ -64,13 +64,8 @@ enum Read<B> {
 
 impl OutputUsage {
     fn add(&mut self, usage: Option<Usage>) {
-        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
-            (None, None) => None,
-            (one, other) => Some(one.unwrap_or(0).saturating_add(other.unwrap_or(0))),
-        };
-        let usage = usage.unwrap_or_default();
         self.calls += 1;
-        self.usage = Usage::new(sum(self.usage.input, usage.input), sum(self.usage.output, usage.output));
+        self.usage = self.usage.plus(usage.unwrap_or_default());
     }
 }
 

@@ -10,7 +10,7 @@ use super::history::History;
 use super::order::Order;
 use super::restart::{Original, Restart, Said};
 use crate::error::StreamTruncated;
-use crate::proto::dialect::{End, Fact, Framing, Kind, Reader};
+use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
 use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
@@ -36,6 +36,8 @@ pub(crate) struct Follower {
     restart: Option<Box<Restart>>,
     /// The first event, as a hash.
     first: Option<u64>,
+    /// The tokens that what came after a cut has told of.
+    usage: Option<Usage>,
     /// How long the server wants a client to wait that comes back.
     reconnection_time: Option<Duration>,
     /// The stream has told of an error.
@@ -104,6 +106,7 @@ impl Follower {
             history: remember.map(History::new),
             restart: None,
             first: None,
+            usage: None,
             reconnection_time: None,
             failed: false,
             part: Part::Original,
@@ -196,10 +199,11 @@ impl Follower {
 
     /// Reads what a block says. Returns whether it is in the syntax of no dialect.
     fn look(&mut self, raw: &[u8]) -> bool {
-        let Self { reader, identity, failed, .. } = self;
+        let Self { reader, identity, failed, part, usage, .. } = self;
         let mut garbage = false;
         reader.read(raw, |fact, _| match fact {
             Fact::Started { id: Some(id), .. } => identity.began(id),
+            Fact::Usage(told) if *part != Part::Original => *usage = Some(usage.unwrap_or_default().updated(told)),
             Fact::Failed(_) => *failed = true,
             Fact::Unreadable => garbage = true,
             _ => {}
@@ -213,6 +217,9 @@ impl Follower {
         if let Some((id, model)) = said.started {
             self.identity.began(&id);
             self.model = model;
+        }
+        if self.part != Part::Original {
+            self.usage = said.usage.or(self.usage);
         }
         self.failed |= said.failed;
         let history = self.history.as_mut();
@@ -347,7 +354,7 @@ impl Follower {
                 }
             }
             let end = behind_lf(&all, before + data.len() - rest.len());
-            match restart.block(&mut self.reader, &all.slice(start..end)) {
+            match restart.block(&mut self.reader, &all.slice(start..end), &mut self.usage) {
                 Ok(shown) => ready.extend_from_slice(&shown),
                 Err(reason) => return Read::Wrong(reason),
             }
@@ -363,6 +370,11 @@ impl Follower {
             Read::Aside(..) if !is_complete => Read::Wrong(NotResumed::NotComparable),
             read => read,
         }
+    }
+
+    /// The tokens that what came after a cut has told of, since this was last asked.
+    pub(crate) fn take_usage(&mut self) -> Option<Usage> {
+        self.usage.take()
     }
 
     /// Whether an event has come that is new, since this was last asked.

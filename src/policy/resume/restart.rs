@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::NotResumed;
 use super::history::{Atom, Comparison, History, Place};
-use crate::proto::dialect::{Channel, Fact, Kind, Reader};
+use crate::proto::dialect::{Channel, Fact, Kind, Reader, Usage};
 use crate::proto::resume::{cut_text, structure_of, with_id};
 use crate::proto::sse::Block;
 
@@ -27,6 +27,8 @@ pub(crate) struct Said {
     pub(crate) opaque: bool,
     /// The answer has begun, under this id, by this model.
     pub(crate) started: Option<(String, Option<String>)>,
+    /// The tokens so far.
+    pub(crate) usage: Option<Usage>,
     pub(crate) failed: bool,
     pub(crate) garbage: bool,
 }
@@ -109,6 +111,7 @@ impl Said {
             Fact::Started { id, model } => {
                 self.started = Some((id.unwrap_or_default().to_owned(), model.map(str::to_owned)));
             }
+            Fact::Usage(usage) => self.usage = Some(self.usage.unwrap_or_default().updated(*usage)),
             Fact::Failed(_) => self.failed = true,
             Fact::Unreadable => self.garbage = true,
             _ => {}
@@ -151,10 +154,16 @@ impl Restart {
         Self { comparison, kind, original, id: String::new(), other_model, is_foreign, model_checked: false }
     }
 
-    /// Reads one event of the new answer. Returns what of it is handed on.
-    pub(crate) fn block(&mut self, reader: &mut Reader, raw: &Bytes) -> Result<Bytes, NotResumed> {
+    /// Reads one event of the new answer, and what it tells of its tokens. Returns what of it is handed on.
+    pub(crate) fn block(
+        &mut self,
+        reader: &mut Reader,
+        raw: &Bytes,
+        usage: &mut Option<Usage>,
+    ) -> Result<Bytes, NotResumed> {
         let block = Block::parse(raw);
         let said = Said::read(reader, raw, &block);
+        *usage = said.usage.or(*usage);
         if !self.comparison.is_complete() {
             if said.garbage || said.failed {
                 return Err(NotResumed::Diverged);

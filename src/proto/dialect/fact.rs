@@ -183,4 +183,19 @@ impl Usage {
     pub const fn new(input: Option<u64>, output: Option<u64>) -> Self {
         Self { input, output }
     }
+
+    /// These tokens and those of another call.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (None, None) => None,
+            (one, other) => Some(one.unwrap_or(0).saturating_add(other.unwrap_or(0))),
+        };
+        Self::new(sum(self.input, other.input), sum(self.output, other.output))
+    }
+
+    /// What was told later of the same call holds.
+    pub(crate) fn updated(self, later: Self) -> Self {
+        Self::new(later.input.or(self.input), later.output.or(self.output))
+    }
 }

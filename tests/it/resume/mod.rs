@@ -21,6 +21,7 @@ mod lies;
 mod restart;
 mod sockets;
 mod stack;
+mod usage;
 
 /// What an upstream says, one answer after another, and what it was asked.
 #[derive(Clone, Default)]

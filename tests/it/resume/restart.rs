@@ -11,7 +11,7 @@ use tower_buttress::{FallbackLayer, MissingEnd, NoRetry, PinTo, ResumeLayer, Str
 use super::{Answer, Outcome, Upstream, post, read, send, stream};
 use crate::support::Step::{self, Data, Fail};
 
-fn leak(text: String) -> &'static str {
+pub(super) fn leak(text: String) -> &'static str {
     text.leak()
 }
 
@@ -21,19 +21,19 @@ fn json(text: &str) -> String {
 
 /// How the events of an answer look in a dialect.
 #[derive(Clone, Copy, Debug)]
-struct Model {
+pub(super) struct Model {
     kind: Kind,
     /// Tells answers apart.
     id: &'static str,
     name: &'static str,
 }
 
-const CHAT: Model = Model { kind: Kind::OpenAiChat, id: "one", name: "m" };
-const ANTHROPIC: Model = Model { kind: Kind::Anthropic, ..CHAT };
+pub(super) const CHAT: Model = Model { kind: Kind::OpenAiChat, id: "one", name: "m" };
+pub(super) const ANTHROPIC: Model = Model { kind: Kind::Anthropic, ..CHAT };
 const GEMINI: Model = Model { kind: Kind::Gemini, ..CHAT };
 
 impl Model {
-    fn path(self) -> &'static str {
+    pub(super) fn path(self) -> &'static str {
         match self.kind {
             Kind::Anthropic => "/v1/messages",
             Kind::Gemini => "/v1beta/models/g:streamGenerateContent",
@@ -41,7 +41,7 @@ impl Model {
         }
     }
 
-    fn start(self) -> Vec<String> {
+    pub(super) fn start(self) -> Vec<String> {
         let Self { id, name, .. } = self;
         match self.kind {
             Kind::Anthropic => vec![
@@ -53,7 +53,7 @@ impl Model {
         }
     }
 
-    fn chat(self, delta: &str, reason: &str) -> String {
+    pub(super) fn chat(self, delta: &str, reason: &str) -> String {
         let Self { id, name, .. } = self;
         format!(
             "data: {{\"id\":\"{id}\",\"model\":\"{name}\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{reason}}}]}}\n\n"
@@ -68,7 +68,7 @@ impl Model {
         )
     }
 
-    fn text(self, text: &str) -> String {
+    pub(super) fn text(self, text: &str) -> String {
         match self.kind {
             Kind::Anthropic => format!(
                 "event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"text_delta\",\"text\":{}}}}}\n\n",
@@ -79,7 +79,7 @@ impl Model {
         }
     }
 
-    fn end(self) -> Vec<String> {
+    pub(super) fn end(self) -> Vec<String> {
         match self.kind {
             Kind::Anthropic => vec![
                 "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n".to_owned(),
@@ -93,13 +93,13 @@ impl Model {
     }
 
     /// The events of an answer that says this, so many characters at a time.
-    fn answer(self, text: &str, size: usize) -> Vec<String> {
+    pub(super) fn answer(self, text: &str, size: usize) -> Vec<String> {
         let characters: Vec<char> = text.chars().collect();
         let pieces = characters.chunks(size).map(|piece| self.text(&piece.iter().collect::<String>()));
         self.start().into_iter().chain(pieces).chain(self.end()).collect()
     }
 
-    fn with(self, id: &'static str) -> Self {
+    pub(super) fn with(self, id: &'static str) -> Self {
         Self { id, ..self }
     }
 }
@@ -109,20 +109,20 @@ fn steps(events: Vec<String>) -> Vec<Step> {
 }
 
 /// The first events, and then a break.
-fn cut(events: Vec<String>, after: usize) -> Answer {
+pub(super) fn cut(events: Vec<String>, after: usize) -> Answer {
     stream(steps(events).into_iter().take(after).chain([Fail("cut")]))
 }
 
-fn whole(events: Vec<String>) -> Answer {
+pub(super) fn whole(events: Vec<String>) -> Answer {
     stream(steps(events))
 }
 
-fn restarting() -> ResumeLayer {
+pub(super) fn restarting() -> ResumeLayer {
     ResumeLayer::new().verified_restart(true)
 }
 
 /// What a client makes of a stream: its text, and how it ended. It fails on what a client would.
-fn heard(kind: Kind, text: &str) -> (String, Option<End>) {
+pub(super) fn heard(kind: Kind, text: &str) -> (String, Option<End>) {
     let mut reader = Reader::of(kind, Framing::EventStream);
     let (mut said, mut open, mut started) = (String::new(), false, 0);
     let mut note = |fact: Fact<'_>, data: &[u8]| {
@@ -276,7 +276,7 @@ async fn it_is_off_by_default_and_for_calls_that_say_so() {
     assert_eq!((outcome.error.as_deref(), outcome.asked.len()), (Some("cut"), 1));
 }
 
-fn request() -> Request<Full<Bytes>> {
+pub(super) fn request() -> Request<Full<Bytes>> {
     post(CHAT.path(), "{}")
 }
 
