@@ -117,8 +117,10 @@ use crate::rt::retry_budget::RetryBudget;
 /// - *The rest is not the rest*: an event twice, a gap, other ids, another answer, or a beginning. Nothing of it is handed on,
 ///   and the body ends with the error that it had. (Where ids are not numbers, a gap cannot be seen: there the server's word
 ///   counts.)
-/// - *The request for the rest is refused*, or answered with something else: the same. After a 429, a 5xx or a lost connection
-///   it is asked again, after the wait that the server asks for, or half a second and more.
+/// - *The request for the rest is refused*, or answered with something else: the answer is made anew, where
+///   [`verified_restart`](Self::verified_restart) is on and can be right; else the same. After a 401, 402, 403 or 407 always the
+///   same. After a 429, a 5xx or a lost connection it is asked again, after the wait that the server asks for, or half a second
+///   and more.
 /// - *Three continuations in a row bring nothing* ([`attempts`](Self::attempts)), the [budget](Self::budget) is spent, or the
 ///   call's deadline does not leave the time: the same. An error that the stream itself tells of is heard once more at most.
 /// - *The first answer came from a backup*: the backup is asked for the rest, and no other. Host, credentials and query are
@@ -221,8 +223,8 @@ impl ResumeLayer {
         self
     }
 
-    /// Makes an answer anew where its server has no cursor, and goes on with the new one where that begins with what the caller
-    /// has: see [verified restart](#verified-restart). Default: off, since the answer is made, and billed, twice.
+    /// Makes an answer anew where its server has no cursor, or refuses it, and goes on with the new one where that begins with
+    /// what the caller has: see [verified restart](#verified-restart). Default: off, since the answer is made, and billed, twice.
     #[must_use]
     pub fn verified_restart(mut self, restart: bool) -> Self {
         self.config.restart = restart;

@@ -46,6 +46,8 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     is_unproven: bool,
     /// How the stream goes on: once it was begun anew, in no other way.
     by: ResumedBy,
+    /// The server does not give out what follows the cursor.
+    is_cursor_refused: bool,
     /// What is still to be handed on.
     out: VecDeque<Frame<Bytes>>,
 }
@@ -113,6 +115,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             phase: Phase::Reading,
             is_unproven: false,
             by: ResumedBy::Cursor,
+            is_cursor_refused: false,
             out: VecDeque::new(),
         }
     }
@@ -230,10 +233,13 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         if self.by == ResumedBy::VerifiedRestart {
             return self.give_up(NotResumed::RestartSpent);
         }
-        if self.follower.position().is_none() {
+        if self.is_cursor_refused || self.follower.position().is_none() {
             if !self.follower.is_comparable() {
-                let has_cursor = self.follower.by().is_some();
-                return self.give_up(if has_cursor { NotResumed::NoCursor } else { NotResumed::NotComparable });
+                return self.give_up(match self.follower.by() {
+                    _ if self.is_cursor_refused => NotResumed::Refused,
+                    Some(_) => NotResumed::NoCursor,
+                    None => NotResumed::NotComparable,
+                });
             }
             self.by = ResumedBy::VerifiedRestart;
             // What this upstream cannot serve another one may.
@@ -287,11 +293,13 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.phase = Phase::Reading;
             return Next::Read(response.into_body());
         }
-        if restarts {
+        if restarts || concerns_credential(response.status()) {
             return self.give_up(NotResumed::Refused);
         }
         if !is_transient(response.status()) {
-            return self.give_up(NotResumed::Refused);
+            // It has forgotten the answer, or never kept it: another one may begin alike.
+            self.is_cursor_refused = true;
+            return self.go_on(Cut::default());
         }
         let retry_after = retry_after::retry_after(response.headers()).map(|after| after.wait(clock::wall()));
         self.go_on(Cut { retry_after, ..Cut::default() })
@@ -342,4 +350,11 @@ where
 fn is_transient(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// Whether no request with this credential would be answered.
+fn concerns_credential(status: StatusCode) -> bool {
+    use StatusCode as S;
+
+    matches!(status, S::UNAUTHORIZED | S::PAYMENT_REQUIRED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED)
 }

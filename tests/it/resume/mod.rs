@@ -18,6 +18,7 @@ use crate::support::{Log, Script, Step};
 mod bounds;
 mod cursors;
 mod lies;
+mod refused_cursor;
 mod restart;
 mod sockets;
 mod stack;
