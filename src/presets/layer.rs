@@ -8,32 +8,32 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::service::{Remembered, Resilience};
+use super::service::Resilience;
 use super::upstream::Upstream;
 use crate::body::request::CallBody;
 use crate::call::Memory;
 use crate::error::{BoxError, BoxedError, InvalidConfig};
 use crate::event::{Emitter, Event, Observer};
-use crate::layers::circuit_breaker::{CircuitBreaker, CircuitBreakerLayer};
+use crate::layers::circuit_breaker::CircuitBreakerLayer;
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::dedup::DedupLayer;
-use crate::layers::fallback::{Fallback, FallbackLayer};
-use crate::layers::first_byte_timeout::{FirstByteTimeout, FirstByteTimeoutLayer};
+use crate::layers::fallback::FallbackLayer;
+use crate::layers::first_byte_timeout::FirstByteTimeoutLayer;
 use crate::layers::grpc_status::GrpcStatusLayer;
-use crate::layers::idle_body_timeout::{IdleBodyTimeout, IdleBodyTimeoutLayer};
+use crate::layers::idle_body_timeout::IdleBodyTimeoutLayer;
 use crate::layers::inspect_request::InspectRequestLayer;
 #[cfg(feature = "llm")]
 use crate::layers::last_good::LastGoodLayer;
-use crate::layers::pace::{Pace, PaceLayer};
-use crate::layers::queue::{Queue, QueueLayer};
+use crate::layers::pace::PaceLayer;
+use crate::layers::queue::QueueLayer;
 #[cfg(feature = "llm")]
 use crate::layers::resume::ResumeLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 #[cfg(feature = "llm")]
-use crate::layers::stream_guard::{StreamGuard, StreamGuardLayer};
+use crate::layers::stream_guard::StreamGuardLayer;
 #[cfg(feature = "schema")]
-use crate::layers::structured_output::{StructuredOutput, StructuredOutputLayer};
+use crate::layers::structured_output::StructuredOutputLayer;
 use crate::layers::supersede::SupersedeLayer;
 use crate::layers::timeout_profile::TimeoutProfileLayer;
 use crate::policy::timeout_profile::TimeoutProfile;
@@ -56,60 +56,44 @@ use crate::policy::timeout_profile::TimeoutProfile;
 pub struct ResilienceLayer {
     /// What is wrong with the limits of time.
     misconfigured: Option<InvalidConfig>,
-    inspect: InspectRequestLayer,
-    grpc_status: GrpcStatusLayer,
-    profile: TimeoutProfileLayer,
-    heartbeat: SseHeartbeatLayer,
-    deadline: DeadlineLayer,
-    callers: PaceLayer,
-    supersede: SupersedeLayer,
-    dedup: DedupLayer,
+    pub(super) inspect: InspectRequestLayer,
+    pub(super) grpc_status: GrpcStatusLayer,
+    pub(super) profile: TimeoutProfileLayer,
+    pub(super) heartbeat: SseHeartbeatLayer,
+    pub(super) deadline: DeadlineLayer,
+    pub(super) callers: PaceLayer,
+    pub(super) supersede: SupersedeLayer,
+    pub(super) dedup: DedupLayer,
     #[cfg(feature = "llm")]
-    last_good: LastGoodLayer,
+    pub(super) last_good: LastGoodLayer,
     #[cfg(feature = "llm")]
-    resume: ResumeLayer,
-    fallbacks: Vec<Backup>,
-    memory: Memory,
+    pub(super) resume: ResumeLayer,
+    pub(super) fallbacks: Vec<Backup>,
+    pub(super) memory: Memory,
     #[cfg(feature = "schema")]
-    structured: StructuredOutputLayer,
-    retry: RetryAfterBackoffLayer,
-    admission: Admission,
+    pub(super) structured: StructuredOutputLayer,
+    pub(super) retry: RetryAfterBackoffLayer,
+    pub(super) admission: Admission,
     #[cfg(feature = "llm")]
-    guard: StreamGuardLayer,
-    idle: IdleBodyTimeoutLayer,
-    first_byte: FirstByteTimeoutLayer,
+    pub(super) guard: StreamGuardLayer,
+    pub(super) idle: IdleBodyTimeoutLayer,
+    pub(super) first_byte: FirstByteTimeoutLayer,
 }
 
 /// A backup, and what is its own.
 #[derive(Clone, Debug)]
-struct Backup {
-    layer: FallbackLayer<Upstream<BoxedError>>,
-    admission: Admission,
+pub(super) struct Backup {
+    pub(super) layer: FallbackLayer<Upstream<BoxedError>>,
+    pub(super) admission: Admission,
 }
 
 /// What admits calls to one upstream.
 #[derive(Clone, Debug)]
-struct Admission {
-    queue: QueueLayer,
-    pace: PaceLayer,
-    breaker: CircuitBreakerLayer,
+pub(super) struct Admission {
+    pub(super) queue: QueueLayer,
+    pub(super) pace: PaceLayer,
+    pub(super) breaker: CircuitBreakerLayer,
 }
-
-/// What stands around each upstream, but for retries.
-type Attempt<S> = Queue<Pace<CircuitBreaker<Guarded<IdleBodyTimeout<FirstByteTimeout<S>>>>>>;
-
-/// The upstreams, and a backup for all of them.
-type WithBackup<E> = Fallback<Upstream<E>, Upstream<BoxedError>>;
-
-#[cfg(feature = "schema")]
-type Structured<S> = StructuredOutput<S>;
-#[cfg(not(feature = "schema"))]
-type Structured<S> = S;
-
-#[cfg(feature = "llm")]
-type Guarded<S> = StreamGuard<S>;
-#[cfg(not(feature = "llm"))]
-type Guarded<S> = S;
 
 // === impl ResilienceLayer ===
 
@@ -432,66 +416,6 @@ impl ResilienceLayer {
         self.memory = memory;
         self
     }
-
-    fn attempt<S>(&self, admission: &Admission, inner: S) -> Attempt<S> {
-        let Admission { queue, pace, breaker } = admission;
-        queue.layer(pace.layer(breaker.layer(self.guarded(self.idle.layer(self.first_byte.layer(inner))))))
-    }
-
-    /// Puts all upstreams together into a box, with what acts on the answer that they come to.
-    fn flight<S, B>(&self, upstreams: S) -> Upstream<S::Error>
-    where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
-        S::Error: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        #[cfg(feature = "llm")]
-        if self.resume.is_enabled() {
-            return Upstream::new(self.resume.clone().memory(self.memory.clone()).layer(upstreams));
-        }
-        Upstream::new(upstreams)
-    }
-
-    /// Asks this backup where `upstreams` fail.
-    fn with_backup<E>(&self, backup: &Backup, upstreams: Upstream<E>) -> WithBackup<E> {
-        let layer = backup.layer.clone().map_backup(|inner| {
-            let attempt = self.attempt(&backup.admission, inner);
-            Upstream::new(self.structured(attempt))
-        });
-        layer.memory(self.memory.clone()).layer(upstreams)
-    }
-
-    #[cfg(feature = "llm")]
-    fn remembered<S>(&self, inner: S) -> Remembered<S> {
-        self.last_good.clone().memory(self.memory.clone()).layer(inner)
-    }
-
-    #[cfg(not(feature = "llm"))]
-    fn remembered<S>(&self, inner: S) -> Remembered<S> {
-        inner
-    }
-
-    #[cfg(feature = "schema")]
-    fn structured<S>(&self, inner: S) -> Structured<S> {
-        self.structured.clone().memory(self.memory.clone()).layer(inner)
-    }
-
-    #[cfg(not(feature = "schema"))]
-    fn structured<S>(&self, inner: S) -> Structured<S> {
-        inner
-    }
-
-    #[cfg(feature = "llm")]
-    fn guarded<S>(&self, inner: S) -> Guarded<S> {
-        self.guard.clone().memory(self.memory.clone()).layer(inner)
-    }
-
-    #[cfg(not(feature = "llm"))]
-    fn guarded<S>(&self, inner: S) -> Guarded<S> {
-        inner
-    }
 }
 
 // === impl Admission ===
@@ -522,25 +446,6 @@ where
     type Service = Resilience<S>;
 
     fn layer(&self, inner: S) -> Resilience<S> {
-        let retry = self.retry.clone().memory(self.memory.clone());
-        let primary = self.structured(retry.layer(self.attempt(&self.admission, inner)));
-        let flight = match self.fallbacks.split_last() {
-            None => self.flight(primary),
-            Some((last, others)) => {
-                let upstreams = others.iter().fold(Upstream::new(primary), |upstreams, backup| {
-                    Upstream::new(self.with_backup(backup, upstreams))
-                });
-                self.flight(self.with_backup(last, upstreams))
-            }
-        };
-        let dedup = self.dedup.clone().memory(self.memory.clone());
-        let shared = dedup.layer(self.remembered(flight));
-        let newest = self.supersede.clone().memory(self.memory.clone()).layer(shared);
-        let bounded = self.deadline.layer(self.callers.layer(newest));
-        let timed = self.profile.layer(self.heartbeat.layer(bounded));
-        let inspect = self.inspect.clone().memory(self.memory.clone());
-        // Who sends slowly is not to hold a place.
-        let inspect = if self.admission.queue.is_enabled() { inspect.read_all(true) } else { inspect };
-        Resilience::new(inspect.layer(self.grpc_status.layer(timed)))
+        Resilience::new(self.outer(self.stack(inner)))
     }
 }

@@ -27,6 +27,7 @@
 
 mod layer;
 mod service;
+mod stack;
 mod upstream;
 
 pub use self::layer::ResilienceLayer;

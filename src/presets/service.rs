@@ -17,31 +17,11 @@ use crate::body::boxed::Polled;
 use crate::body::erased::ErasedBody;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
-use crate::layers::deadline::{DeadlineBody, DeadlineService};
-use crate::layers::dedup::{Dedup, DedupBody};
-use crate::layers::grpc_status::{GrpcStatus, GrpcStatusBody};
 use crate::layers::inspect_request::InspectRequest;
-#[cfg(feature = "llm")]
-use crate::layers::last_good::{LastGood, LastGoodBody};
-use crate::layers::pace::{Pace, PaceBody};
-use crate::layers::sse_heartbeat::{SseHeartbeat, SseHeartbeatBody};
-use crate::layers::supersede::{Supersede, SupersedeBody};
 use crate::layers::timeout_profile::TimeoutProfileService;
 
-/// The layers outside of the upstreams.
-pub(super) type Outer<E> = InspectRequest<GrpcStatus<TimeoutProfileService<SseHeartbeat<Bounded<E>>>>>;
-
-type Bounded<E> = DeadlineService<Pace<Supersede<Dedup<Remembered<Upstream<E>>>>>>;
-
-#[cfg(feature = "llm")]
-pub(super) type Remembered<S> = LastGood<S>;
-#[cfg(not(feature = "llm"))]
-pub(super) type Remembered<S> = S;
-
-#[cfg(feature = "llm")]
-type RememberedBody<B> = LastGoodBody<B>;
-#[cfg(not(feature = "llm"))]
-type RememberedBody<B> = B;
+/// The layers that have to do with the request alone, and the others in a box.
+pub(super) type Outer<E> = InspectRequest<TimeoutProfileService<Upstream<E>>>;
 
 type OuterFuture<E> = <Outer<E> as Service<Request<CallBody>>>::Future;
 
@@ -99,7 +79,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct ResilienceBody {
         #[pin]
-        inner: GrpcStatusBody<SseHeartbeatBody<DeadlineBody<PaceBody<SupersedeBody<DedupBody<RememberedBody<ErasedBody>>>>>>>,
+        inner: ErasedBody,
     }
 }
 

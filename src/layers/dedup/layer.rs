@@ -169,6 +169,10 @@ impl DedupLayer {
         Self { store: MemoryStore::new(0, 0), config: Arc::new(Config { enabled: false, ..Config::default() }) }
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Forgets the answers that are kept for a tenant that was [authenticated](Tenant), those that callers could come
     /// back to among them. Returns how many there were.
     ///

@@ -87,6 +87,10 @@ impl GrpcStatusLayer {
     pub const fn disabled() -> Self {
         Self { enabled: false }
     }
+
+    pub(crate) const fn is_enabled(&self) -> bool {
+        self.enabled
+    }
 }
 
 impl Default for GrpcStatusLayer {

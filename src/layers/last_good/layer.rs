@@ -172,6 +172,10 @@ impl LastGoodLayer {
         Self { store: Arc::new(AnswerStore::new(0)), config: Arc::new(Config { enabled: false, ..Config::default() }) }
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Forgets the answers that are kept for a tenant that was [authenticated](Tenant). Returns how many there were.
     ///
     /// A call in flight goes on, and its answer is kept.

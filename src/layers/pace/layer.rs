@@ -153,6 +153,10 @@ impl PaceLayer {
         Self::with(Config::new(Role::Upstream), false)
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// Limits requests to this rate. May be given more than once, a rate per second and one per day.
     #[must_use]
     pub fn requests(self, rate: Rate) -> Self {

@@ -117,6 +117,10 @@ impl SseHeartbeatLayer {
         Self { config: Config::disabled() }
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.interval.is_some()
+    }
+
     /// The bytes of a heartbeat. Default: [`HeartbeatFrame::ByDialect`].
     #[must_use]
     pub fn frame(mut self, frame: HeartbeatFrame) -> Self {

@@ -141,6 +141,10 @@ impl StreamGuardLayer {
         Self::new().enabled(false)
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Turns it on or off. Default: on.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {

@@ -139,6 +139,10 @@ impl StructuredOutputLayer {
         Self { config: Arc::new(Config { enabled: false, ..Config::default() }) }
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Checks the answers to all requests by this schema, whatever they ask for. One in a request's extensions wins. Default:
     /// none, the request's own counts.
     #[must_use]

@@ -182,6 +182,10 @@ impl SupersedeLayer {
         Self::with(Config::new(None))
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.conversation.is_some()
+    }
+
     /// What becomes of a message when another one comes. Default: [`SupersedeMode::Interrupt`].
     #[must_use]
     pub fn mode(self, mode: SupersedeMode) -> Self {
