@@ -15,6 +15,8 @@ pub(super) struct Keys {
 /// `8-4-4-4-12` hexadecimal digits.
 const LENGTH: usize = 36;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Where the digits of each byte stand.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 
 // === impl Keys ===
 
@@ -29,10 +31,9 @@ impl Keys {
 
 fn uuid(bits: u128) -> [u8; LENGTH] {
     let mut text = [b'-'; LENGTH];
-    let places = (0..LENGTH).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
-    for (place, shift) in places.zip((0..128).step_by(4).rev()) {
-        let digit = usize::try_from(bits >> shift & 0xf).unwrap_or_default();
-        text[place] = DIGITS[digit];
+    for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
+        text[place] = DIGITS[usize::from(byte >> 4)];
+        text[place + 1] = DIGITS[usize::from(byte & 0xf)];
     }
     text
 }
