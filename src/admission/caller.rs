@@ -18,10 +18,13 @@ impl Callers {
     /// The caller of this request. Those without a name and without credentials are one.
     #[inline]
     pub(crate) fn of<B>(&self, request: &Request<B>) -> u64 {
-        match Tenant::of(request) {
-            Some(name) => self.hashes.hash_one(name),
-            None => self.credentials(request),
-        }
+        self.with_credentials(request, || self.credentials(request))
+    }
+
+    /// The same, where the hash of the credentials may be known.
+    #[inline]
+    pub(crate) fn with_credentials<B>(&self, request: &Request<B>, credentials: impl FnOnce() -> u64) -> u64 {
+        Tenant::of(request).map_or_else(credentials, |name| self.hashes.hash_one(name))
     }
 
     /// A hash of a name that was chosen for a request, or of there being none.
@@ -37,10 +40,8 @@ impl Callers {
     #[inline]
     pub(crate) fn credentials<B>(&self, request: &Request<B>) -> u64 {
         let mut hasher = self.hashes.build_hasher();
-        for name in &credentials::HEADERS {
-            for value in request.headers().get_all(name) {
-                value.as_bytes().hash(&mut hasher);
-            }
+        for value in credentials::account_values(request.headers()) {
+            value.as_bytes().hash(&mut hasher);
         }
         hasher.finish()
     }

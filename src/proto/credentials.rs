@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 /// Where APIs take the key of an account.
-pub(crate) const HEADERS: [HeaderName; 4] = [
+pub(crate) static HEADERS: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("api-key"),
@@ -27,6 +27,18 @@ const SCHEMES: [&[u8]; 2] = [b"bearer", b"basic"];
 pub(crate) fn names_account(value: &HeaderValue) -> bool {
     let value = value.as_bytes().trim_ascii();
     !value.is_empty() && !SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme))
+}
+
+/// The values of [`HEADERS`], in that order. Each header that is there is looked at once, which costs less than to look for all
+/// that may be there: most requests have one of them.
+pub(crate) fn account_values(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
+    let mut present = [false; HEADERS.len()];
+    for name in headers.keys() {
+        if let Some(at) = HEADERS.iter().position(|known| known == name) {
+            present[at] = true;
+        }
+    }
+    HEADERS.iter().zip(present).filter(|(_, present)| *present).flat_map(|(name, _)| headers.get_all(name))
 }
 
 /// Whether the request carries any credential.

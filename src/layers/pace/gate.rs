@@ -38,8 +38,7 @@ impl Admit for PaceGate {
         B: Body + 'static,
     {
         let Self(shared) = self;
-        let (request, key) = shared.key(request);
-        let tenant = shared.callers.of(&request);
+        let (request, key, tenant) = shared.key(request);
         if key.is_open() && !shared.config.counts_tokens() {
             let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
             return (request, Admission::Pass(PacePermit::new(shared.clone(), key, grant, 0, None, Share::default())));

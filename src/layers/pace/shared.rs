@@ -57,37 +57,36 @@ impl Shared {
         Self { config, callers: Callers::default(), epoch, keys: RwLock::default(), others }
     }
 
-    /// The limit that this request counts for.
-    pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Arc<Key>) {
-        let (request, key) = match &self.config.key {
-            None => {
-                let key = self.find(self.default_key(&request), || self.default_id(&request));
-                (request, key)
-            }
-            Some(find) => {
-                let (parts, body) = request.into_parts();
-                let name = (find.0)(&parts);
-                let key = self.find(self.callers.hash(name.as_deref()), || named_id(name.as_deref()));
-                drop(name);
-                (Request::from_parts(parts, body), key)
-            }
+    /// The limit that this request counts for, and its caller.
+    pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Arc<Key>, u64) {
+        let Some(find) = &self.config.key else {
+            // Most callers are named by the same credentials as the limit.
+            let credentials = self.callers.credentials(&request);
+            let caller = self.callers.with_credentials(&request, || credentials);
+            let hash = match self.config.role {
+                Role::Callers => caller,
+                Role::Upstream => self.upstream_key(&request, credentials),
+            };
+            let key = self.find(hash, || self.default_id(&request));
+            return (request, key, caller);
         };
-        (request, key)
+        let (parts, body) = request.into_parts();
+        let name = (find.0)(&parts);
+        let key = self.find(self.callers.hash(name.as_deref()), || named_id(name.as_deref()));
+        drop(name);
+        let request = Request::from_parts(parts, body);
+        let caller = self.callers.of(&request);
+        (request, key, caller)
     }
 
-    fn default_key<B>(&self, request: &Request<B>) -> u64 {
-        match self.config.role {
-            Role::Callers => self.callers.of(request),
-            Role::Upstream => {
-                let mut hasher = self.callers.hasher();
-                request.uri().authority().map(http::uri::Authority::as_str).hash(&mut hasher);
-                self.callers.credentials(request).hash(&mut hasher);
-                if self.config.by_model {
-                    Model::of(request).hash(&mut hasher);
-                }
-                hasher.finish()
-            }
+    fn upstream_key<B>(&self, request: &Request<B>, credentials: u64) -> u64 {
+        let mut hasher = self.callers.hasher();
+        request.uri().authority().map(http::uri::Authority::as_str).hash(&mut hasher);
+        credentials.hash(&mut hasher);
+        if self.config.by_model {
+            Model::of(request).hash(&mut hasher);
         }
+        hasher.finish()
     }
 
     #[inline]
