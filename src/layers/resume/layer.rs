@@ -128,7 +128,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// - *The last event has no cursor*: what follows would come twice, so that the body ends with its error.
 /// - *A verified restart is refused, differs, or breaks before it has come as far*: the body ends with the first error. Where it breaks
 ///   behind that, with its own.
-/// - *The request carries [`NoRetry`](crate::NoRetry), or the answer is compressed*: it passes untouched.
+/// - *The request carries [`NoRetry`](crate::NoRetry)*: it passes untouched. So does an answer that is compressed although
+///   `Accept-Encoding: identity` was sent upstream.
 /// - *The caller drops the body*: so is what is inside, the request for the rest too.
 ///
 /// An [`Event::StreamResumed`](crate::Event::StreamResumed) tells of a stream that goes on, an

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -61,6 +62,8 @@ impl<S> Resume<S> {
         if recognised.is_none() && !restarts {
             return (request, None);
         }
+        // What is compressed cannot be followed.
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         self.config.budget.deposit(clock::now);
         let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised, restarts);
         if pending.is_none() {

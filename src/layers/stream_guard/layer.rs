@@ -83,8 +83,9 @@ use crate::proto::dialect::{Dialect, Kind};
 /// too long, or a wait that only the body names. They are handed on as they are, with an
 /// [`UpstreamError`](crate::error::UpstreamError) in their extensions.
 ///
-/// - *The answer is compressed* although `Accept-Encoding: identity` was sent upstream, *or a binary event stream*: it passes
-///   unread, with an [`Event::Bypassed`](crate::Event::Bypassed).
+/// - *The answer is compressed* although `Accept-Encoding: identity` was sent upstream (with all that this layer reads: a `POST` to a
+///   path of a known dialect, and what accepts an event stream), *or a binary event stream*: it passes unread, with an
+///   [`Event::Bypassed`](crate::Event::Bypassed).
 /// - *The [memory](Self::memory) is spent*: what was withheld is handed on before it is known what it is, with an
 ///   [`Event::Bypassed`](crate::Event::Bypassed), and the rest is guarded as it comes. With [`hold`](Self::hold) the stream is
 ///   refused with a 502, since it may hand on whole answers only.

@@ -12,6 +12,7 @@ use super::config::Config;
 use super::future::{Expected, StreamGuardFuture};
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
+use crate::proto::event_stream;
 
 /// Looks whether an answer is what it seems to be. See [`StreamGuardLayer`](crate::StreamGuardLayer).
 #[derive(Clone, Debug)]
@@ -51,8 +52,8 @@ impl<S> StreamGuard<S> {
         let posted = request.method() == Method::POST;
         let dialect =
             self.config.dialect.clone().or_else(|| posted.then(|| self.config.expect(request.uri().path())).flatten());
-        if posted && dialect.is_some() {
-            // What is compressed cannot be read.
+        // What is compressed cannot be read.
+        if posted && dialect.is_some() || event_stream::is_accepted(request.headers()) {
             request.headers_mut().insert(ACCEPT_ENCODING, IDENTITY);
         }
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());

@@ -14,6 +14,7 @@ use tower_buttress::{Rejection, StreamGuardLayer};
 use crate::support::{Script, Step};
 
 mod answers;
+mod compressed;
 mod cuts;
 mod errors;
 mod guard;

@@ -8,6 +8,7 @@ mod breakers;
 mod clicks;
 mod client;
 mod clients;
+mod compressed;
 mod config;
 mod doors;
 mod example;
