@@ -3,6 +3,7 @@
 use memchr::memchr;
 
 use super::json::{Position, Shortener};
+use crate::proto::sse::behind_lf;
 use crate::proto::sse::field::{Ended, Field, Line};
 use crate::proto::sse::lines::{Ending, Lines, Piece};
 
@@ -99,7 +100,7 @@ pub(super) struct Held {
 }
 
 /// An event that is no larger is looked at as it is.
-const MAX_WHOLE: usize = 64 * 1024;
+pub(super) const MAX_WHOLE: usize = 64 * 1024;
 /// The names of events are words.
 const MAX_NAME: usize = 128;
 
@@ -155,6 +156,15 @@ impl Framer {
         }
     }
 
+    /// How the lines of an event stream end that is between two events: those who know what comes next may read it.
+    #[inline]
+    pub(super) fn between_events(&self) -> Option<Ending> {
+        match self {
+            Self::EventStream(framer) => framer.is_at_rest().then(|| framer.lines.ending()),
+            Self::Lines(_) | Self::Array(_) => None,
+        }
+    }
+
     pub(super) const fn line_ending(&self) -> Ending {
         match self {
             Self::EventStream(framer) => framer.lines.ending(),
@@ -178,7 +188,7 @@ impl Framer {
 
 impl SseFramer {
     fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
-        let total = bytes.len();
+        let all = bytes;
         // Where the event that is being read begins.
         let mut start = 0;
         // An event that lies in one chunk, which is the usual case, is not copied. Of one that is cut, `self` has the part
@@ -189,7 +199,7 @@ impl SseFramer {
             if !piece.ended || !self.line.at_start() {
                 self.hold(name.take(), data.take());
                 if self.read_part(&piece, &mut |frame| found(frame, start)) {
-                    start = total - bytes.len();
+                    start = behind_lf(all, all.len() - bytes.len());
                 }
                 continue;
             }
@@ -224,11 +234,18 @@ impl SseFramer {
                 Ended::Field(Field::Id | Field::Retry) => {}
             }
             if self.is_between(ended) {
-                start = total - bytes.len();
+                start = behind_lf(all, all.len() - bytes.len());
             }
         }
         self.hold(name, data);
         start
+    }
+
+    /// Nothing is held of an event, nor of a line.
+    #[inline]
+    fn is_at_rest(&self) -> bool {
+        let between_lines = self.lines.mark_settled() && !self.lines.after_cr() && self.line.at_start();
+        between_lines && !self.fields && !self.has_data && self.name.is_empty() && self.stray.is_empty()
     }
 
     /// Whether a line that has ended so lies between events, or ends one.

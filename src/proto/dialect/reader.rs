@@ -166,10 +166,34 @@ impl Reader {
     /// Returns how many of the bytes belong to whole events. Where an event tells of an error, what it belongs to ends before
     /// that event.
     pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
+        let liked = self.read_alike(bytes, &mut facts);
+        match bytes.get(liked..) {
+            None | Some([]) => liked,
+            Some(rest) => liked + self.read_framed(rest, &mut facts),
+        }
+    }
+
+    /// Reads as many events as are like one that was parsed, without a look at their lines. Returns how many bytes those are.
+    #[inline]
+    fn read_alike(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
+        let Self { framer, events } = self;
+        let Some(ending) = framer.between_events().filter(|_| !events.failed) else { return 0 };
+        let mut read = 0;
+        while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
+            let Some((event, matched, length)) = events.templates.find_in(rest, ending) else { break };
+            events.sequence = matched.sequence.or(events.sequence);
+            matched.facts(|fact| facts(fact, &event));
+            read += length;
+        }
+        read
+    }
+
+    /// Cuts the bytes into events, and reads those.
+    fn read_framed(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
         let Self { framer, events } = self;
         let mut failed = events.failed.then_some(0);
         let whole = framer.read(bytes, &mut |frame, start| {
-            events.frame(&frame, &mut facts);
+            events.frame(&frame, facts);
             failed = failed.or_else(|| events.failed.then_some(start));
         });
         failed.unwrap_or(whole)

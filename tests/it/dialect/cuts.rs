@@ -53,6 +53,34 @@ fn what_is_recognised_by_likeness_says_what_a_parse_says() {
     }
 }
 
+/// An event with a piece of text, as it stands in JSON, under an id, at a time, of lines that end so.
+fn piece(kind: Kind, text: &str, id: u8, at: u32, ending: &str) -> String {
+    match kind {
+        Kind::OpenAiResponses => format!(
+            "event: response.output_text.delta{ending}data: {{\"type\":\"response.output_text.delta\",\"sequence_number\":{at},\
+             \"item_id\":\"msg_{id}\",\"output_index\":0,\"content_index\":0,\"delta\":\"{text}\"}}{ending}{ending}"
+        ),
+        Kind::Anthropic => format!(
+            "event: content_block_delta{ending}data: {{\"type\":\"content_block_delta\",\"index\":{},\
+             \"delta\":{{\"type\":\"text_delta\",\"text\":\"{text}\"}}}}{ending}{ending}",
+            id % 2
+        ),
+        Kind::Gemini => format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"{text}\"}}],\"role\":\"model\"}},\"index\":0}}],\
+             \"usageMetadata\":{{\"promptTokenCount\":7,\"candidatesTokenCount\":{at}}},\"responseId\":\"{id}\"}}{ending}{ending}"
+        ),
+        _ => format!(
+            "data: {{\"id\":\"c{id}\",\"created\":{at},\"model\":\"m\",\"choices\":[{{\"index\":0,\
+             \"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}{ending}{ending}"
+        ),
+    }
+}
+
+/// How many bytes of each chunk belong to whole events.
+fn whole<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<usize> {
+    chunks.into_iter().map(|chunk| reader.read(chunk, |_, _| ())).collect()
+}
+
 fn golden() -> impl Strategy<Value = &'static Golden> {
     (0..GOLDEN.len()).prop_map(|index| &GOLDEN[index])
 }
@@ -72,6 +100,42 @@ proptest! {
         }
         let cut = read(Reader::new(Some(golden.kind), golden.framing), chunks);
         prop_assert_eq!(cut.facts, at_once(golden.kind, golden.framing, golden.stream).facts);
+    }
+
+    /// Long streams, of events that differ in one thing and another, in chunks that hold some of them, one, or a part.
+    #[test]
+    fn events_that_are_alike_say_what_a_parse_says(
+        kind in prop_oneof![Just(Kind::OpenAiChat), Just(Kind::OpenAiResponses), Just(Kind::Anthropic), Just(Kind::Gemini)],
+        pieces in proptest::collection::vec(
+            ("[a-c\u{e9}]{0,3}(\\\\n|\\\\\"|\\\\u00e9|\\\\ud83d|\"|[a-z ]{0,40})?", 0..3_u8, 0..3_u32, 0..10_u8), 1..30,
+        ),
+        crlf in any::<bool>(),
+        per_chunk in 1..4_usize,
+        size in 1..400_usize,
+    ) {
+        let ending = if crlf { "\r\n" } else { "\n" };
+        let events: Vec<String> = pieces
+            .iter()
+            .map(|(text, id, at, form)| match form {
+                // Now and then one in another form.
+                0 => piece(kind, text, *id, *at, ending).replace("data: ", "data:"),
+                1 => format!(": alive{ending}{ending}{}", piece(kind, text, *id, *at, ending)),
+                2 => piece(kind, text, *id, *at, if crlf { "\n" } else { "\r\n" }),
+                3 => format!("id: {at}{ending}{}", piece(kind, text, *id, *at, ending)),
+                _ => piece(kind, text, *id, *at, ending),
+            })
+            .collect();
+        let chunks: Vec<String> = events.chunks(per_chunk).map(<[String]>::concat).collect();
+        let all = events.concat();
+        let parsed = || Reader::custom(Parsed(kind.dialect()), Framing::EventStream);
+        let alike = || Reader::of(kind, Framing::EventStream);
+        let facts = read(parsed(), [all.as_bytes()]).facts;
+        prop_assert_eq!(&read(alike(), [all.as_bytes()]).facts, &facts);
+        prop_assert_eq!(&read(alike(), chunks.iter().map(String::as_bytes)).facts, &facts);
+        prop_assert_eq!(&read(alike(), all.as_bytes().chunks(size)).facts, &facts);
+        let by_event = || chunks.iter().map(String::as_bytes);
+        prop_assert_eq!(whole(alike(), by_event()), whole(parsed(), by_event()));
+        prop_assert_eq!(whole(alike(), all.as_bytes().chunks(size)), whole(parsed(), all.as_bytes().chunks(size)));
     }
 
     /// Streams that were damaged: likeness and parse agree on those too, and nothing panics.
