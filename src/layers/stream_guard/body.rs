@@ -134,8 +134,12 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
+        if !matches!(self.watch, Watch::Nothing) {
+            // A server that has sent as many bytes as it was promised does not tell of an error behind them.
+            return SizeHint::default();
+        }
         let held = self.held.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
-        let held = held.fold(self.watch.withheld(), u64::saturating_add);
+        let held = held.fold(0, u64::saturating_add);
         let inner = self.body.size_hint();
         let mut hint = SizeHint::new();
         if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {

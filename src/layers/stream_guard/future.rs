@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -150,6 +150,7 @@ impl Expected {
                     return Plan::Withhold(Withheld::stream(config, held, response, state, limit));
                 }
                 let watch = Watch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
+                response.headers_mut().remove(CONTENT_LENGTH);
                 Plan::HandOn(
                     response.map(|body| StreamGuardBody::new(Default::default(), watch, ResponseBody::inner(body))),
                 )

@@ -67,7 +67,8 @@ use crate::proto::dialect::{Dialect, Kind};
 ///   [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer); where the head has gone out, the body ends with
 ///   [`FirstContentElapsed`](crate::error::FirstContentElapsed).
 ///
-/// *Behind it* bytes pass unchanged, whole events at a time (one above 64 KiB as it comes).
+/// *Behind it* bytes pass unchanged, whole events at a time (one above 64 KiB as it comes). A `Content-Length` does not: a server
+/// that has sent as many bytes could tell its client of no error behind them.
 ///
 /// - *An error event comes*: the body ends with an [`UpstreamError`](crate::error::UpstreamError) that carries it. Nothing behind
 ///   it is handed on.

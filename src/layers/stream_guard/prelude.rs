@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
 use http::response::Parts;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame};
@@ -162,7 +163,7 @@ where
     }
 
     fn carry_out(&mut self, decision: Decision) -> Option<Response<StreamGuardBody<B>>> {
-        let head = self.head.take()?;
+        let mut head = self.head.take()?;
         let held = std::mem::take(&mut self.held);
         let body = std::mem::replace(&mut self.body, ResponseBody::Over);
         let reservation = std::mem::replace(&mut self.reservation, self.config.memory.reserve(None));
@@ -170,6 +171,9 @@ where
             |refusal: Response<Bytes>| refusal.map(|text| StreamGuardBody::pass(ResponseBody::Refusal { text }));
         Some(match decision {
             Decision::Release(watch) => {
+                if !matches!(watch, Watch::Nothing) {
+                    head.headers.remove(CONTENT_LENGTH);
+                }
                 Response::from_parts(head, StreamGuardBody::new(held, watch, body).reserving(reservation))
             }
             Decision::Broken(err) => {

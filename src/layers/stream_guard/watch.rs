@@ -122,14 +122,6 @@ impl Watch {
         let Self::Stream(watch) = self else { return Poll::Pending };
         watch.limit.poll(cx).map(|error| watch.elapsed(error))
     }
-
-    /// How many bytes are withheld.
-    pub(super) fn withheld(&self) -> u64 {
-        match self {
-            Self::Stream(watch) => watch.state.withheld() as u64,
-            Self::Nothing | Self::Answer(_) => 0,
-        }
-    }
 }
 
 // === impl StreamWatch ===

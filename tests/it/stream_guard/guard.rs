@@ -1,6 +1,7 @@
 //! Behind the first content.
 
 use http::Method;
+use http_body::Body;
 use tower_buttress::error::{StreamTruncated, UpstreamError, find};
 use tower_buttress::proto::dialect::{Channel, Dialect, End, Event, Fact, Kind};
 use tower_buttress::{Ending, MissingEnd, StreamGuardLayer};
@@ -17,6 +18,19 @@ async fn a_whole_stream_passes_byte_for_byte() {
     let (text, error) = read(response).await;
     assert_eq!((text, error.is_none()), ([ROLE, HELLO, ": ping\n\n", STOP, DONE].concat(), true));
     assert_eq!(ending.get(), Some(End::Whole));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_length_that_was_promised_hides_no_error() {
+    let length = HELLO.len().to_string().leak();
+    let cut = || Answer::stream([Data(HELLO)]).header("content-length", length);
+    for (method, path) in [(Method::POST, CHAT), (Method::GET, "/events")] {
+        let response = ask(StreamGuardLayer::new(), method, path, cut()).await;
+        assert!(!response.headers().contains_key("content-length") && response.body().size_hint().upper().is_none());
+    }
+    // What was read to its end before keeps it.
+    let held = ask(StreamGuardLayer::new().missing_end(MissingEnd::Allow).hold(1024), Method::POST, CHAT, cut()).await;
+    assert_eq!(held.headers()["content-length"], *length);
 }
 
 #[tokio::test(start_paused = true)]
