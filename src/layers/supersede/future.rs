@@ -49,6 +49,8 @@ pin_project! {
     }
 }
 
+type Entered<S> = Stage<S, ReadyCall<S, Request<CallBody>>>;
+
 /// A message in its conversation.
 struct Message {
     call: Call,
@@ -79,12 +81,18 @@ where
 }
 
 /// A message that was read comes to its conversation.
-fn enter<S, C>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (Stage<S, C>, Option<Message>) {
+fn enter<S>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (Entered<S>, Option<Message>)
+where
+    S: Service<Request<CallBody>>,
+{
     let Arrived { message, order, config, shared } = arrived;
     let kind = match shared.arrive(&message, order, &config) {
         Ok(call) => {
             request.extensions_mut().insert(call.cancellation().clone());
-            let stage = Stage::Waiting { waiting: Waiting::default(), service, request };
+            let stage = match call.goes_at_once() {
+                true => Stage::Calling { call: ReadyCall::new(service, request) },
+                false => Stage::Waiting { waiting: Waiting::default(), service, request },
+            };
             return (stage, Some(Message { call, config }));
         }
         Err(Refusal::Superseded) => RejectionKind::Superseded,
@@ -168,7 +176,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    let Some(Message { call, config }) = message else { return response.map(SupersedeBody::untouched) };
+    let Some(Message { mut call, config }) = message else { return response.map(SupersedeBody::untouched) };
     if response.status().is_success() {
         call.served();
     }

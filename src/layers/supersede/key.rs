@@ -13,6 +13,7 @@ use crate::proto::idempotency_key::IdempotencyKey;
 use crate::rejection::RejectionFormat;
 
 /// What the layer does with a request, by its head.
+#[allow(clippy::large_enum_variant, reason = "most are messages, and it lives for a moment")]
 pub(super) enum Recognised {
     /// It lets it pass; with an event where there is a reason worth one.
     Passes(Option<&'static str>),
@@ -23,7 +24,8 @@ pub(super) enum Recognised {
 #[derive(Clone, Debug)]
 pub(super) struct PendingMessage {
     pub(super) conversation: Fingerprint,
-    pub(super) tenant: Fingerprint,
+    /// Its name is worked out where it is needed.
+    pub(super) tenant: Fingerprinter,
     pub(super) mode: SupersedeMode,
     payload: Fingerprinter,
 }
@@ -78,11 +80,11 @@ fn within(mut scope: Fingerprinter, conversation: &[u8]) -> Fingerprint {
 }
 
 /// The conversation and its tenant. `None`: the request names no conversation; `Some(None)`: it has no tenant.
-fn named_by(parts: &Parts, config: &Config) -> Option<Option<(Fingerprint, Fingerprint)>> {
+fn named_by(parts: &Parts, config: &Config) -> Option<Option<(Fingerprint, Fingerprinter)>> {
     let mut named = None;
     config.conversation.as_ref()?(parts, &mut |name| {
         if !name.is_empty() {
-            named = Some(tenant(parts).map(|scope| (within(scope.clone(), name), scope.finish(0))));
+            named = Some(tenant(parts).map(|scope| (within(scope.clone(), name), scope)));
         }
     });
     named

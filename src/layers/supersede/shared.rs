@@ -41,6 +41,10 @@ pub(super) struct Call {
     shared: Arc<Shared>,
     id: CallId,
     cancellation: Cancellation,
+    /// Whether it waited for nothing when it came.
+    goes_at_once: bool,
+    /// Whether the upstream has served it.
+    is_served: bool,
     /// How it ends if nothing else is said.
     ended: Ended,
     /// What other processes know of it.
@@ -82,7 +86,7 @@ impl Shared {
     ) -> Result<Call, Refusal> {
         let arriving = Arriving {
             conversation: message.conversation,
-            tenant: message.tenant,
+            tenant: &message.tenant,
             payload: message.payload(),
             order,
             mode: message.mode,
@@ -90,8 +94,9 @@ impl Shared {
         };
         let cancellation = Cancellation::new();
         let mut ends = Vec::new();
-        let arrival = self.with(&message.conversation, |conversations, now| {
-            conversations.arrive(&arriving, cancellation.clone(), now, &mut ends)
+        let (arrival, goes_at_once) = self.with(&message.conversation, |conversations, now| {
+            let arrival = conversations.arrive(&arriving, cancellation.clone(), now, &mut ends);
+            (arrival, matches!(arrival, Arrival::Enters(id) if conversations.turn(id, now) == Turn::Now))
         });
         ends.iter().for_each(Cancellation::cancel);
         match arrival {
@@ -105,7 +110,8 @@ impl Shared {
                     peers.0.on_message(told.clone());
                     (peers.clone(), told)
                 });
-                Ok(Call { shared: self.clone(), id, cancellation, ended: Ended::Unanswered, told })
+                let (shared, ended) = (self.clone(), Ended::Unanswered);
+                Ok(Call { shared, id, cancellation, goes_at_once, is_served: false, ended, told })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -179,6 +185,11 @@ impl Call {
         self.cancellation.poll(cx)
     }
 
+    /// Whether it had its turn when it came.
+    pub(super) fn goes_at_once(&self) -> bool {
+        self.goes_at_once
+    }
+
     pub(super) fn turn(&self) -> Turn {
         self.shared.with(&self.id.conversation(), |conversations, now| conversations.turn(self.id, now))
     }
@@ -190,8 +201,8 @@ impl Call {
     }
 
     /// The upstream has served it.
-    pub(super) fn served(&self) {
-        self.shared.with(&self.id.conversation(), |conversations, _| conversations.served(self.id));
+    pub(super) fn served(&mut self) {
+        self.is_served = true;
     }
 
     /// It has an answer that clients do not ask for again.
@@ -204,7 +215,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         let mut turns = Vec::new();
         self.shared.with(&self.id.conversation(), |conversations, now| {
-            conversations.leave(self.id, self.ended, now, &mut turns);
+            conversations.leave(self.id, self.ended, self.is_served, now, &mut turns);
         });
         turns.iter().for_each(Cancellation::wake);
         if let Some((peers, told)) = self.told.take() {

@@ -9,11 +9,12 @@
 
 mod idle;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::idle::Idle;
-use crate::proto::fingerprint::Fingerprint;
+use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 
 /// The conversations that have a message under way, or something to remember. `C` is the handle of a call.
 #[derive(Debug)]
@@ -26,7 +27,8 @@ pub(crate) struct Conversations<C> {
 
 #[derive(Debug)]
 struct Conversation<C> {
-    tenant: Fingerprint,
+    /// The name of its tenant is worked out when the conversation is remembered or forgotten, which few are.
+    tenant: Fingerprinter,
     /// Whether its tenant has had an answer: anybody can invent a name or a key.
     is_served: bool,
     /// The first is under way, or was, and has had no answer that is final. The others wait for it.
@@ -80,9 +82,9 @@ pub enum SupersedeMode {
 
 /// A message that comes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arriving {
+pub(crate) struct Arriving<'a> {
     pub(crate) conversation: Fingerprint,
-    pub(crate) tenant: Fingerprint,
+    pub(crate) tenant: &'a Fingerprinter,
     pub(crate) payload: Fingerprint,
     /// Where it stands in the order in which messages began to come: a long one may be complete after a later one.
     pub(crate) order: u64,
@@ -148,11 +150,12 @@ impl<C: Clone> Conversations<C> {
     }
 
     /// A message has come whole. Calls that end with that are added to `ends`.
-    pub(crate) fn arrive(&mut self, message: &Arriving, call: C, now: Instant, ends: &mut Vec<C>) -> Arrival {
+    pub(crate) fn arrive(&mut self, message: &Arriving<'_>, call: C, now: Instant, ends: &mut Vec<C>) -> Arrival {
         self.forget_expired(now);
         self.calls = self.calls.wrapping_add(1);
         let id = CallId { conversation: message.conversation, call: self.calls };
-        let conversation = self.known.entry(message.conversation).or_insert_with(|| Conversation::new(message.tenant));
+        let conversation =
+            self.known.entry(message.conversation).or_insert_with(|| Conversation::new(message.tenant.clone()));
         if let Err(refusal) = conversation.enter(message, (id.call, call), now, ends) {
             return Arrival::Refused(refusal);
         }
@@ -175,18 +178,24 @@ impl<C: Clone> Conversations<C> {
         }
     }
 
-    /// The upstream has served this call.
-    pub(crate) fn served(&mut self, id: CallId) {
-        if let Some(conversation) = self.known.get_mut(&id.conversation) {
+    /// A call is over, which the upstream has served or not. Calls whose turn it is with that are added to `turns`.
+    pub(crate) fn leave(&mut self, id: CallId, ended: Ended, is_served: bool, now: Instant, turns: &mut Vec<C>) {
+        let Entry::Occupied(mut known) = self.known.entry(id.conversation) else { return };
+        let conversation = known.get_mut();
+        if is_served && !conversation.is_served {
             conversation.is_served = true;
+            // From now on it is remembered on its tenant's own account.
+            if let Some(place) = conversation.idle.take() {
+                self.idle.remove(place);
+            }
         }
-    }
-
-    /// A call is over. Calls whose turn it is with that are added to `turns`.
-    pub(crate) fn leave(&mut self, id: CallId, ended: Ended, now: Instant, turns: &mut Vec<C>) {
-        let Some(conversation) = self.known.get_mut(&id.conversation) else { return };
         conversation.leave(id.call, ended, turns);
-        self.rest(id.conversation, now);
+        // What most calls leave behind.
+        if conversation.is_forgettable() && conversation.idle.is_none() {
+            known.remove();
+        } else {
+            self.rest(id.conversation, now);
+        }
     }
 
     /// Ends all messages of a conversation. Their calls are added to `ends`.
@@ -201,7 +210,7 @@ impl<C: Clone> Conversations<C> {
     pub(crate) fn forget(&mut self, tenant: Option<Fingerprint>) -> usize {
         let (mut count, idle) = (0, &mut self.idle);
         self.known.retain(|_, conversation| {
-            if tenant.is_some_and(|tenant| conversation.tenant != tenant) {
+            if tenant.is_some_and(|tenant| conversation.tenant() != tenant) {
                 return true;
             }
             let is_live = conversation.is_live();
@@ -248,13 +257,13 @@ impl<C: Clone> Conversations<C> {
         if conversation.is_live() {
             return;
         }
-        if conversation.messages.is_empty() && conversation.superseded.is_empty() {
+        if conversation.is_forgettable() {
             if let Some(place) = conversation.idle {
                 self.idle.remove(place);
             }
             self.known.remove(&name);
         } else if conversation.idle.is_none() {
-            let account = conversation.is_served.then_some(conversation.tenant);
+            let account = conversation.is_served.then(|| conversation.tenant());
             let (place, forgotten) = self.idle.add(name, account, now);
             conversation.idle = Some(place);
             if let Some(forgotten) = forgotten {
@@ -275,8 +284,16 @@ impl<C: Clone> Conversations<C> {
 // === impl Conversation ===
 
 impl<C: Clone> Conversation<C> {
-    fn new(tenant: Fingerprint) -> Self {
+    fn new(tenant: Fingerprinter) -> Self {
         Self { tenant, is_served: false, messages: VecDeque::new(), superseded: VecDeque::new(), newest: 0, idle: None }
+    }
+
+    fn tenant(&self) -> Fingerprint {
+        self.tenant.clone().finish(0)
+    }
+
+    fn is_forgettable(&self) -> bool {
+        self.messages.is_empty() && self.superseded.is_empty()
     }
 
     fn is_live(&self) -> bool {
@@ -292,7 +309,13 @@ impl<C: Clone> Conversation<C> {
         self.messages.iter().position(|message| message.calls.iter().any(|(id, _)| *id == call))
     }
 
-    fn enter(&mut self, message: &Arriving, call: (u64, C), now: Instant, ends: &mut Vec<C>) -> Result<(), Refusal> {
+    fn enter(
+        &mut self,
+        message: &Arriving<'_>,
+        call: (u64, C),
+        now: Instant,
+        ends: &mut Vec<C>,
+    ) -> Result<(), Refusal> {
         self.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
         if let Some(same) = self.messages.iter_mut().find(|known| known.payload == message.payload) {
             same.calls.push(call);

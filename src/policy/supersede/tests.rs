@@ -7,10 +7,14 @@ use crate::proto::fingerprint::Fingerprinter;
 
 const S: Duration = Duration::from_secs(1);
 
-fn named(name: &str) -> Fingerprint {
+fn tenant_of(name: &str) -> Fingerprinter {
     let mut print = Fingerprinter::new("test");
     print.field(name.as_bytes());
-    print.finish(0)
+    print
+}
+
+fn named(name: &str) -> Fingerprint {
+    tenant_of(name).finish(0)
 }
 
 /// Conversations whose calls are named by their messages.
@@ -43,7 +47,7 @@ impl Talk {
     ) -> (Result<CallId, Refusal>, Vec<&'static str>) {
         let message = Arriving {
             conversation: named(&format!("{tenant} {conversation}")),
-            tenant: named(tenant),
+            tenant: &tenant_of(tenant),
             payload: named(text),
             order,
             mode: self.mode,
@@ -67,8 +71,12 @@ impl Talk {
     }
 
     fn leave(&mut self, id: CallId, ended: Ended) -> Vec<&'static str> {
+        self.leave_served(id, ended, false)
+    }
+
+    fn leave_served(&mut self, id: CallId, ended: Ended, is_served: bool) -> Vec<&'static str> {
         let mut turns = Vec::new();
-        self.conversations.leave(id, ended, self.now, &mut turns);
+        self.conversations.leave(id, ended, is_served, self.now, &mut turns);
         turns
     }
 }
@@ -210,11 +218,7 @@ fn another_tenant_with_the_same_conversation_is_untouched() {
 fn flood(talk: &mut Talk, tenant: &str, conversations: std::ops::Range<u32>, served: bool) {
     for conversation in conversations {
         let (id, _) = talk.say_in(&conversation.to_string(), tenant, "one", 1);
-        let id = id.unwrap();
-        if served {
-            talk.conversations.served(id);
-        }
-        talk.leave(id, Ended::Unanswered);
+        talk.leave_served(id.unwrap(), Ended::Unanswered, served);
     }
 }
 
@@ -232,6 +236,17 @@ fn one_tenant_does_not_push_out_what_is_remembered_of_others() {
     // The newest are those that are remembered.
     assert_eq!(talk.say_in("99999", "u", "two", 2).1, ["one"]);
     assert_eq!(talk.say_in("0", "u", "two", 2).1, [""; 0]);
+}
+
+/// A call that was cancelled leaves after its conversation.
+#[test]
+fn a_conversation_is_on_its_tenants_account_once_a_call_was_served() {
+    let mut talk = Talk::new();
+    let id = talk.goes("one");
+    talk.conversations.cancel(&named("t a"), talk.now, &mut Vec::new());
+    assert_eq!([Some(named("t")), None].map(|account| talk.conversations.idle.of(account)), [0, 1]);
+    talk.leave_served(id, Ended::Unanswered, true);
+    assert_eq!([Some(named("t")), None].map(|account| talk.conversations.idle.of(account)), [1, 0]);
 }
 
 #[test]
@@ -312,7 +327,7 @@ proptest! {
                     calls += 1;
                     let message = Arriving {
                         conversation: named(NAMES[conversation]),
-                        tenant: named("t"),
+                        tenant: &tenant_of("t"),
                         payload: named(TEXTS[text]),
                         order: calls,
                         mode,
@@ -360,7 +375,7 @@ proptest! {
                     let Some(number) = numbers.get(which % numbers.len().max(1)) else { continue };
                     let seen = live.remove(number).unwrap();
                     let mut turns = Vec::new();
-                    conversations.leave(seen.id, ended, now, &mut turns);
+                    conversations.leave(seen.id, ended, false, now, &mut turns);
                     for turn in turns {
                         prop_assert_eq!(conversations.turn(live[&turn].id, now), Turn::Now);
                     }
@@ -388,7 +403,7 @@ proptest! {
             }
         }
         for seen in live.into_values() {
-            conversations.leave(seen.id, Ended::Unanswered, now, &mut Vec::new());
+            conversations.leave(seen.id, Ended::Unanswered, false, now, &mut Vec::new());
         }
         prop_assert_eq!(conversations.len(), conversations.idle.len());
     }
