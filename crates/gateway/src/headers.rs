@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, COOKIE, Entry, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version};
+use http_body::Body;
 
 /// Meant for one hop whether `Connection` names them or not (RFC 9110, 7.6.1, and for the last two 11.7). `Trailer`
 /// is not among them: it goes with the trailers, which are forwarded.
@@ -28,6 +30,14 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The trailers that reach a caller over HTTP/1.1 though the upstream did not announce them: hyper writes only those that
+/// `Trailer` names. gRPC's, and those of RFC 9530, RFC 9421, W3C's Server-Timing, and of the providers' SDKs.
+const KNOWN_TRAILERS: HeaderValue = HeaderValue::from_static(
+    "grpc-status, grpc-message, grpc-status-details-bin, content-digest, repr-digest, digest, content-md5, etag, signature, \
+     signature-input, server-timing, x-request-id, x-checksum, x-amz-checksum-crc32, x-amz-checksum-crc32c, \
+     x-amz-checksum-crc64nvme, x-amz-checksum-sha1, x-amz-checksum-sha256, x-amz-trailer-signature",
+);
 
 /// The name this gateway goes by in `Via`.
 const PSEUDONYM: &str = "tower-buttress";
@@ -88,6 +98,20 @@ fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue
         vacant.insert(host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(if peer.has_tls { "https" } else { "http" }));
+}
+
+/// Whether the client of this request reads trailers, and only those that were announced can be written to it.
+pub(crate) fn needs_announced_trailers(version: Version, headers: &HeaderMap) -> bool {
+    version == Version::HTTP_11 && accepts_trailers(headers)
+}
+
+/// Names the trailers that may follow this response, beside those that the upstream has named.
+pub(crate) fn announce_trailers<B: Body>(response: &mut Response<B>) {
+    // With a length there is no place for trailers.
+    let has_length = response.headers().contains_key(CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
+    if !has_length {
+        response.headers_mut().append(TRAILER, KNOWN_TRAILERS);
+    }
 }
 
 /// Makes an upstream's response one of ours.

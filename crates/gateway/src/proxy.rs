@@ -81,6 +81,7 @@ impl<S> Proxy<S> {
     {
         let begun = Instant::now();
         let sender = Sender::new(request.version(), request.headers());
+        let announces_trailers = headers::needs_announced_trailers(request.version(), request.headers());
         let (mut parts, body) = request.into_parts();
         if let Some(refusal) = self.refuse(&mut parts) {
             return sender.refuse(body, refusal).await;
@@ -123,6 +124,9 @@ impl<S> Proxy<S> {
             },
             Ok(error) = failure => return broken(error.as_ref()),
         };
+        if announces_trailers {
+            headers::announce_trailers(&mut response);
+        }
         attempts.time(begun, response.headers_mut());
         response.extensions_mut().insert(attempts.asked);
         if let Some(model) = model {

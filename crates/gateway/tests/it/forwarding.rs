@@ -106,6 +106,36 @@ async fn a_request_is_at_the_upstream_while_its_client_still_speaks() {
 }
 
 #[tokio::test]
+async fn unannounced_trailers_reach_http1_callers_who_asked_for_them() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\
+                          grpc-status: 0\r\nserver-timing: db;dur=1\r\nx-of-their-own: 1\r\n\r\n";
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", ANSWER).await;
+    let gateway = gateway_before(upstream).await;
+    let ask = |fields: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{fields}\r\n");
+        async move { raw(gateway.addr, &request).await }
+    };
+    for dedup in ["", "authorization: Bearer a\r\n"] {
+        let answer = ask(&format!("te: trailers\r\n{dedup}")).await;
+        // A name that cannot be known is not among them.
+        let end = "\r\n\r\n4\r\nbody\r\n0\r\ngrpc-status: 0\r\nserver-timing: db;dur=1\r\n\r\n";
+        assert!(answer.ends_with(end), "{answer}");
+        assert!(answer.contains("\r\ntrailer: grpc-status, "), "{answer}");
+    }
+    let unasked = ask("").await;
+    assert!(unasked.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n") && !unasked.contains("trailer"), "{unasked}");
+}
+
+#[tokio::test]
+async fn no_trailers_are_announced_where_none_can_follow() {
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let gateway = gateway_before(upstream).await;
+    let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nte: trailers\r\n\r\n";
+    let answer = raw(gateway.addr, request).await;
+    assert!(answer.ends_with("\r\n\r\nok") && !answer.contains("trailer"), "{answer}");
+}
+
+#[tokio::test]
 async fn trailers_arrive_in_both_directions() {
     /// Says in its own trailers which it got.
     async fn trailing(request: AxumRequest) -> AxumResponse {
