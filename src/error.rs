@@ -24,9 +24,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+pub(crate) use self::rounded::Rounded;
 pub use self::superseded::Superseded;
 pub use self::upstream::{FirstContentElapsed, StreamTruncated, UpstreamError};
 
+mod rounded;
 mod superseded;
 mod upstream;
 
@@ -213,7 +215,7 @@ impl IdleBodyElapsed {
 
 impl fmt::Display for IdleBodyElapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the upstream sent nothing for {:?}", self.after)
+        write!(f, "the upstream sent nothing for {}", Rounded(self.after))
     }
 }
 
@@ -231,7 +233,7 @@ impl DeadlineExceeded {
 
 impl fmt::Display for DeadlineExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the call was not over within its budget of {:?}", self.budget)
+        write!(f, "the call was not over within its budget of {}", Rounded(self.budget))
     }
 }
 
@@ -249,7 +251,7 @@ impl StreamSilent {
 
 impl fmt::Display for StreamSilent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the upstream sent nothing for {:?}, heartbeats or not", self.after)
+        write!(f, "the upstream sent nothing for {}, heartbeats or not", Rounded(self.after))
     }
 }
 
@@ -285,7 +287,7 @@ impl ConnectElapsed {
 
 impl fmt::Display for ConnectElapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no connection within {:?}", self.after)
+        write!(f, "no connection within {}", Rounded(self.after))
     }
 }
 
@@ -303,7 +305,7 @@ impl WriteElapsed {
 
 impl fmt::Display for WriteElapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the client took nothing of what was sent to it for {:?}", self.after)
+        write!(f, "the client took nothing of what was sent to it for {}", Rounded(self.after))
     }
 }
 
@@ -385,7 +387,7 @@ impl DedupLagged {
 
 impl fmt::Display for DedupLagged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this reader kept the others who hear the same answer waiting for {:?}", self.after)
+        write!(f, "this reader kept the others who hear the same answer waiting for {}", Rounded(self.after))
     }
 }
 

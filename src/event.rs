@@ -20,7 +20,7 @@ pub use self::observer::Observer;
 pub(crate) use self::observer::{Emitter, Observers};
 
 use crate::call::{OutputFault, StaleKind};
-use crate::error::InvalidConfig;
+use crate::error::{InvalidConfig, Rounded};
 use crate::policy::breaker::report::{CircuitChange, CircuitReason, CircuitStats};
 use crate::policy::resume::{NotResumed, ResumedBy};
 use crate::policy::retry::NotRetried;
@@ -328,24 +328,6 @@ impl fmt::Display for StreamFault {
     }
 }
 
-/// A time for people: three digits say enough.
-struct Rounded(Duration);
-
-impl fmt::Display for Rounded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(time) = *self;
-        let unit = match time.as_micros() {
-            0..10_000 => Duration::from_micros(1),
-            10_000..1_000_000 => Duration::from_millis(1),
-            1_000_000..60_000_000 => Duration::from_millis(100),
-            _ => Duration::from_secs(1),
-        };
-        let units = time.as_nanos().saturating_add(unit.as_nanos() / 2) / unit.as_nanos();
-        let rounded = u32::try_from(units).ok().and_then(|units| unit.checked_mul(units)).unwrap_or(time);
-        fmt::Debug::fmt(&rounded, f)
-    }
-}
-
 /// ` of <key>`, or nothing.
 struct Keyed<'a>(Option<&'a str>);
 
@@ -359,16 +341,51 @@ impl fmt::Display for Keyed<'_> {
 mod tests {
     use super::*;
 
+    use crate::policy::breaker::report::CircuitState;
+
+    /// For people who read the log, and for what greps it.
     #[test]
-    fn times_are_rounded() {
-        let shown = |nanos| Rounded(Duration::from_nanos(nanos)).to_string();
-        assert_eq!(shown(1_234_567), "1.235ms");
-        assert_eq!(shown(123_456_789), "123ms");
-        assert_eq!(shown(1_234_567_891), "1.2s");
-        assert_eq!(shown(83_961_234_567), "84s");
-        assert_eq!([shown(0), shown(2_000_000_000), shown(500_000_000)], ["0ns", "2s", "500ms"]);
-        let event = Event::RetryScheduled { attempt: 2, wait: Duration::from_nanos(1_234_567_891) };
-        assert_eq!(event.to_string(), "attempt 2 in 1.2s");
-        assert_eq!(Rounded(Duration::MAX).to_string(), format!("{:?}", Duration::MAX));
+    fn a_line_is_in_one_shape_and_its_times_are_rounded() {
+        let time = Duration::from_nanos(1_234_567_891);
+        let change = CircuitChange {
+            from: CircuitState::Closed,
+            to: CircuitState::Open,
+            reason: CircuitReason::ConsecutiveFailures,
+            stats: CircuitStats::default(),
+            open_for: Some(time),
+            generation: 1,
+        };
+        let timed = [
+            Event::BodyTimedOut { layer: "deadline", after: time },
+            Event::ConnectElapsed { after: time },
+            Event::RetryScheduled { attempt: 2, wait: time },
+            Event::CircuitChanged { key: Some("api".into()), change },
+            Event::Replayed { age: time },
+            Event::StaleServed { kind: StaleKind::Exact, age: time },
+            Event::Paused { wait: time },
+        ];
+        let others = [
+            Event::Refused { kind: RejectionKind::Paced },
+            Event::NotRetried { reason: NotRetried::Budget },
+            Event::FallbackUsed { to: "b".into() },
+            Event::BackupFailed { name: "b".into() },
+            Event::FlightJoined,
+            Event::FlightAbandoned,
+            Event::FlightResumed,
+            Event::FlightStopped,
+            Event::HeartbeatSent,
+            Event::ConcurrencyChanged { limit: 3 },
+            Event::Superseded,
+            Event::StreamFailed { fault: StreamFault::Truncated },
+            Event::Bypassed { layer: "dedup", reason: "a request without a length" },
+            Event::BackendChanged { reached: true, why: "".into() },
+            Event::BackendChanged { reached: false, why: "no answer".into() },
+        ];
+        for line in timed.iter().map(ToString::to_string) {
+            assert!(line.contains("1.2s"), "{line}");
+        }
+        for line in timed.iter().chain(&others).map(ToString::to_string) {
+            assert!(line.starts_with(|first: char| first.is_ascii_lowercase()) && !line.ends_with('.'), "{line}");
+        }
     }
 }

@@ -265,6 +265,24 @@ mod tests {
         }
     }
 
+    /// In JSON and in `grpc-message` as they stand.
+    #[test]
+    fn a_message_says_what_happened_and_what_to_do() {
+        for kind in KINDS {
+            let message = kind.message();
+            let Some((happened, to_do)) = message.strip_suffix('.').and_then(|text| text.split_once("; ")) else {
+                panic!("{message}");
+            };
+            assert!(happened.starts_with(|first: char| first.is_ascii_uppercase()), "{message}");
+            assert!(to_do.starts_with(|first: char| first.is_ascii_lowercase()), "{message}");
+            assert!(
+                !message.contains(['"', '\\', '%'])
+                    && message.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+            );
+            assert_eq!((message.matches("; ").count(), message.matches(". ").count()), (1, 0), "{message}");
+        }
+    }
+
     #[test]
     fn clients_are_told_where_trying_again_would_end_a_newer_message() {
         for kind in KINDS {

@@ -41,6 +41,13 @@ mod policy {
     }
 }
 
+#[path = "../../src/error"]
+mod error {
+    mod rounded;
+
+    pub(crate) use self::rounded::Rounded;
+}
+
 mod rt {
     pub(crate) mod clock {
         pub(crate) fn now() -> std::time::Instant {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::Rounded;
 use crate::policy::verdict::Verdict;
 use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::retry_after::RetryAfter;
@@ -204,14 +205,14 @@ impl FirstContentElapsed {
     /// The event that tells the caller of it, in a dialect; in Responses with the sequence number that comes next.
     #[must_use]
     pub fn frame(&self, kind: Option<Kind>, sequence: u64, ending: Ending) -> String {
-        let message = format!("The upstream sent nothing of its answer for {:?}.", self.after);
+        let message = format!("The upstream sent nothing of its answer for {}.", Rounded(self.after));
         StreamError::of_status(504).message(message).sequence(sequence).frame(kind, ending)
     }
 }
 
 impl fmt::Display for FirstContentElapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the upstream sent nothing of its answer for {:?}", self.after)
+        write!(f, "the upstream sent nothing of its answer for {}", Rounded(self.after))
     }
 }
 

@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::kind::RejectionKind;
 
 /// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
-/// and rendering it must not cost more than it saves.
+/// and rendering it must not cost more than it saves. A message says what happened and, behind a semicolon, what to do.
 pub(super) struct ProblemTemplate {
     pub(super) name: &'static str,
     pub(super) status: StatusCode,
@@ -47,15 +47,21 @@ macro_rules! wording {
 }
 
 // gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-const FIRST_BYTE_TIMEOUT: ProblemTemplate =
-    wording!("first-byte-timeout", GATEWAY_TIMEOUT, "504", "Gateway Timeout", 4, "The upstream sent no data in time.");
+const FIRST_BYTE_TIMEOUT: ProblemTemplate = wording!(
+    "first-byte-timeout",
+    GATEWAY_TIMEOUT,
+    "504",
+    "Gateway Timeout",
+    4,
+    "The upstream sent no data in time; try again."
+);
 const DEADLINE_EXCEEDED: ProblemTemplate = wording!(
     "deadline-exceeded",
     GATEWAY_TIMEOUT,
     "504",
     "Gateway Timeout",
     4,
-    "The deadline of this call has passed."
+    "The deadline of this call has passed; allow it more time."
 );
 const BODY_FAILED: ProblemTemplate = wording!(
     "body-failed",
@@ -63,7 +69,7 @@ const BODY_FAILED: ProblemTemplate = wording!(
     "502",
     "Bad Gateway",
     14,
-    "The upstream's answer broke off before its first data."
+    "The upstream's answer broke off before its first data; try again."
 );
 
 const CIRCUIT_OPEN: ProblemTemplate = wording!(
@@ -72,7 +78,7 @@ const CIRCUIT_OPEN: ProblemTemplate = wording!(
     "503",
     "Service Unavailable",
     14,
-    "The upstream is failing; requests to it are paused."
+    "The upstream is failing, and requests to it are paused; try again later."
 );
 
 const KEY_INVALID: ProblemTemplate = wording!(
@@ -81,7 +87,7 @@ const KEY_INVALID: ProblemTemplate = wording!(
     "400",
     "Bad Request",
     3,
-    "The Idempotency-Key must be one string of at most 255 characters, quoted or bare."
+    "The Idempotency-Key is not valid; send one string of at most 255 characters, quoted or bare."
 );
 const KEY_REQUIRED: ProblemTemplate = wording!(
     "idempotency-key-required",
@@ -89,7 +95,7 @@ const KEY_REQUIRED: ProblemTemplate = wording!(
     "400",
     "Bad Request",
     3,
-    "This request must have an Idempotency-Key."
+    "This request has no Idempotency-Key; send one with it."
 );
 const KEY_REUSED: ProblemTemplate = wording!(
     "idempotency-key-reused",
@@ -97,7 +103,7 @@ const KEY_REUSED: ProblemTemplate = wording!(
     "422",
     "Unprocessable Entity",
     3,
-    "This Idempotency-Key was used for a request with another payload."
+    "This Idempotency-Key was used for a request with another payload; send another key."
 );
 const KEY_IN_FLIGHT: ProblemTemplate = wording!(
     "idempotency-key-in-flight",
@@ -105,7 +111,7 @@ const KEY_IN_FLIGHT: ProblemTemplate = wording!(
     "409",
     "Conflict",
     10,
-    "A request with this Idempotency-Key is being answered."
+    "A request with this Idempotency-Key is being answered; try again later."
 );
 const DEDUP_STORE_FULL: ProblemTemplate = wording!(
     "dedup-store-full",
@@ -113,7 +119,7 @@ const DEDUP_STORE_FULL: ProblemTemplate = wording!(
     "503",
     "Service Unavailable",
     8,
-    "The idempotency store is full. Try again later."
+    "The idempotency store is full; try again later."
 );
 const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     "shared-call-failed",
@@ -121,7 +127,7 @@ const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     "502",
     "Bad Gateway",
     14,
-    "An identical request was already in progress and failed."
+    "An identical request was already in progress and failed; try again."
 );
 const UPSTREAM_FAILED: ProblemTemplate = wording!(
     "upstream-failed",
@@ -129,7 +135,7 @@ const UPSTREAM_FAILED: ProblemTemplate = wording!(
     "502",
     "Bad Gateway",
     14,
-    "The upstream gave no answer, or not a whole one."
+    "The upstream gave no answer, or not a whole one; try again."
 );
 
 const PACED: ProblemTemplate = wording!(
@@ -138,7 +144,7 @@ const PACED: ProblemTemplate = wording!(
     "429",
     "Too Many Requests",
     8,
-    "The rate limit leaves no room for this call at the moment. Try again later."
+    "The rate limit leaves no room for this call at the moment; try again later."
 );
 const QUEUE_FULL: ProblemTemplate = wording!(
     "queue-full",
@@ -146,28 +152,34 @@ const QUEUE_FULL: ProblemTemplate = wording!(
     "503",
     "Service Unavailable",
     8,
-    "Too many calls are waiting for the upstream. Try again later."
+    "Too many calls are waiting for the upstream; try again later."
 );
-const SUPERSEDED: ProblemTemplate =
-    wording!("superseded", GONE, "410", "Gone", 10, "A newer message of this conversation took the place of this one.");
+const SUPERSEDED: ProblemTemplate = wording!(
+    "superseded",
+    GONE,
+    "410",
+    "Gone",
+    10,
+    "A newer message of this conversation took the place of this one; do not send it again."
+);
 const CONVERSATION_BUSY: ProblemTemplate = wording!(
     "conversation-busy",
     CONFLICT,
     "409",
     "Conflict",
     10,
-    "Another message of this conversation is being answered."
+    "Another message of this conversation is being answered; wait for its end."
 );
 
 const ANSWER_GONE: ProblemTemplate =
-    wording!("answer-gone", GONE, "410", "Gone", 5, "There is no answer here, or no longer. Send the request again.");
+    wording!("answer-gone", GONE, "410", "Gone", 5, "There is no answer here, or no longer; send the request again.");
 const EVENT_ID_UNKNOWN: ProblemTemplate = wording!(
     "event-id-unknown",
     PRECONDITION_FAILED,
     "412",
     "Precondition Failed",
     9,
-    "The Last-Event-ID is not one of this answer."
+    "The Last-Event-ID is not one of this answer; ask without it."
 );
 
 // === impl ProblemTemplate ===

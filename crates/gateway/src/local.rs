@@ -59,7 +59,7 @@ impl Local {
             return self.forget(request);
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return problem::only("GET, HEAD", "The gateway's own pages can only be read.");
+            return problem::only_read();
         }
         match page {
             "calls" => self.calls(),
@@ -107,7 +107,7 @@ impl Local {
     /// The one page that changes something.
     fn forget<B>(&self, request: &Request<B>) -> Response<AnswerBody> {
         if request.method() != Method::POST {
-            return problem::only("POST", "Something is forgotten by POST.");
+            return problem::only_posted();
         }
         match Whose::of(request.uri().query()) {
             Some(whose) => text("application/json", self.kept.forget(&whose).to_string()),

@@ -1,4 +1,5 @@
-//! The gateway's own answers to what it cannot do, as RFC 9457 problems with the `error` member that SDKs look for.
+//! The gateway's own answers to what it cannot do, as RFC 9457 problems with the `error` member that SDKs look for. Their
+//! detail says what happened and, behind a semicolon, what to do: as a layer's refusal does.
 
 use std::error::Error as _;
 
@@ -27,7 +28,7 @@ pub(crate) enum Foreign {
 
 /// A caller without a key of this gateway.
 pub(crate) fn unknown_caller() -> Response<AnswerBody> {
-    let detail = "A key of this gateway is needed, in Authorization (Bearer) or x-api-key.";
+    let detail = "The caller is not known here; send a key of this gateway, in Authorization (Bearer) or x-api-key.";
     let mut response = problem(StatusCode::UNAUTHORIZED, "invalid-api-key", detail);
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
@@ -53,34 +54,38 @@ pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
 pub(crate) fn bad_gateway(error: &BoxError) -> Response<AnswerBody> {
     let unreachable = error::find::<legacy::Error>(error.as_ref()).is_some_and(legacy::Error::is_connect);
     let (kind, detail) = if error::find::<ConnectElapsed>(error.as_ref()).is_some() {
-        ("connect-timeout", "No connection to the upstream came about in time.")
+        ("connect-timeout", "No connection to the upstream came about in time; try again later.")
     } else if unreachable {
-        ("upstream-unreachable", "The upstream cannot be reached.")
+        ("upstream-unreachable", "The upstream cannot be reached; try again later.")
     } else {
-        ("connection-lost", "The upstream broke the connection off before it answered.")
+        ("connection-lost", "The upstream broke the connection off before it answered; try again.")
     };
     problem(StatusCode::BAD_GATEWAY, kind, detail)
 }
 
 /// An upstream that changes to a protocol it was not asked for.
 pub(crate) fn wrong_protocol() -> Response<AnswerBody> {
-    let detail = "The upstream changed to a protocol that it was not asked for.";
+    let detail = "The upstream changed to a protocol that it was not asked for; ask for another one.";
     problem(StatusCode::BAD_GATEWAY, "wrong-protocol", detail)
 }
 
 /// A request whose body did not come to its end.
 pub(crate) fn broken_request() -> Response<AnswerBody> {
-    problem(StatusCode::BAD_REQUEST, "request-incomplete", "The body of this request broke off.")
+    problem(StatusCode::BAD_REQUEST, "request-incomplete", "The body of this request broke off; send it again.")
 }
 
 /// A request whose body did not come in time.
 pub(crate) fn late_request() -> Response<AnswerBody> {
-    problem(StatusCode::REQUEST_TIMEOUT, "request-timeout", "The body of this request did not come in time.")
+    problem(
+        StatusCode::REQUEST_TIMEOUT,
+        "request-timeout",
+        "The body of this request did not come in time; send it again.",
+    )
 }
 
 /// A path that cannot be one of the upstream's.
 pub(crate) fn no_such_place() -> Response<AnswerBody> {
-    let detail = "The path of this request is too long, or leads out of what is served here.";
+    let detail = "The path of this request is too long, or leads out of what is served here; send another one.";
     problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
 }
 
@@ -91,11 +96,24 @@ pub(crate) fn no_route() -> Response<AnswerBody> {
 
 /// A path below `/-/` that is none of the gateway's.
 pub(crate) fn no_such_page() -> Response<AnswerBody> {
-    problem(StatusCode::NOT_FOUND, "not-found", "The gateway has no such page.")
+    problem(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        "The gateway has no such page; those that it has are listed in its README.",
+    )
 }
 
-/// A method that the gateway's own paths do not know.
-pub(crate) fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> {
+/// A method that a page which is read does not know.
+pub(crate) fn only_read() -> Response<AnswerBody> {
+    only("GET, HEAD", "This page can only be read; use GET.")
+}
+
+/// A method that a page which changes something does not know.
+pub(crate) fn only_posted() -> Response<AnswerBody> {
+    only("POST", "This page changes something; use POST.")
+}
+
+fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> {
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
@@ -103,21 +121,28 @@ pub(crate) fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> 
 
 /// A query that names no tenant.
 pub(crate) fn unknown_query() -> Response<AnswerBody> {
-    let detail = "Send no query, to forget all, or tenant=NAME. Nothing was forgotten.";
+    let detail = "The query says not whose answers to forget; send tenant=NAME, or none to forget those of all.";
     problem(StatusCode::BAD_REQUEST, "query-invalid", detail)
 }
 
 /// A reverse proxy is no tunnel.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
-    problem(StatusCode::NOT_IMPLEMENTED, "method-not-implemented", "This gateway opens no tunnels.")
+    problem(
+        StatusCode::NOT_IMPLEMENTED,
+        "method-not-implemented",
+        "This gateway opens no tunnels; send the request itself.",
+    )
 }
 
 /// The answer to a request that was to go no further than here (`Max-Forwards: 0`).
 pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
     if method == Method::TRACE {
         // A browser may have been made to send it: its headers are not shown.
-        let mut response =
-            problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This gateway answers no TRACE.");
+        let mut response = problem(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "This gateway answers no TRACE; use another method.",
+        );
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         return response;
     }
@@ -181,4 +206,41 @@ pub(crate) fn text(content_type: &'static str, text: impl Into<Bytes>) -> Respon
     let mut response = Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed_unsync());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_says_what_happened_and_what_to_do() {
+        let connect = ConnectElapsed::new(std::time::Duration::from_secs(1));
+        let refusals = [
+            unknown_caller(),
+            foreign(Foreign::Host),
+            foreign(Foreign::Page),
+            bad_gateway(&connect.into()),
+            bad_gateway(&"broken".into()),
+            wrong_protocol(),
+            broken_request(),
+            late_request(),
+            no_such_place(),
+            no_such_page(),
+            only_read(),
+            only_posted(),
+            unknown_query(),
+            no_tunnels(),
+            last_hop(&Method::TRACE),
+        ];
+        for refusal in refusals {
+            let body = refusal.into_body().collect().await.unwrap().to_bytes();
+            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let detail = problem["detail"].as_str().unwrap();
+            assert_eq!(problem["error"]["message"], detail);
+            let (happened, to_do) = detail.strip_suffix('.').and_then(|text| text.split_once("; ")).expect(detail);
+            assert!(happened.starts_with(|first: char| first.is_ascii_uppercase()), "{detail}");
+            assert!(to_do.starts_with(|first: char| first.is_ascii_lowercase()), "{detail}");
+            assert_eq!((detail.matches("; ").count(), detail.matches(". ").count()), (1, 0), "{detail}");
+        }
+    }
 }

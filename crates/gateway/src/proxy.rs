@@ -172,7 +172,7 @@ impl<S> Proxy<S> {
 impl Made {
     /// The answer where no upstream gave one.
     fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
-        tracing::warn!("No answer from the upstream: {}.", telemetry::chain(error.as_ref()));
+        tracing::warn!("no answer from the upstream: {}", telemetry::chain(error.as_ref()));
         let mut response = self.count(problem::bad_gateway(error));
         if self.report.is_final() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -215,7 +215,7 @@ impl Made {
 
 /// A client that does not send all of its request has left; the upstream is not at fault.
 fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
-    tracing::debug!("A request broke off: {}.", telemetry::chain(error));
+    tracing::debug!("a request broke off: {}", telemetry::chain(error));
     problem::broken_request()
 }
 

@@ -152,7 +152,7 @@ where
         peer.has_tls = true;
         match tokio::time::timeout(FIRST_REQUEST, TlsAcceptor::from(tls).accept(stream)).await {
             Ok(Ok(stream)) => self.speak(builder, stream, peer, door, open).await,
-            Ok(Err(error)) => tracing::debug!(peer = %address, "TLS: {error}."),
+            Ok(Err(error)) => tracing::debug!(peer = %address, "no TLS with a client: {error}"),
             Err(_) => {}
         }
     }
@@ -197,7 +197,7 @@ where
         };
         gauge.decrement(1);
         if let Err(error) = closed {
-            tracing::debug!(peer = %peer.address, "A connection ended: {}.", telemetry::chain(error.as_ref()));
+            tracing::debug!(peer = %peer.address, "a connection ended: {}", telemetry::chain(error.as_ref()));
         }
     }
 
@@ -250,7 +250,7 @@ async fn not_accepted(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     // The client was gone before it was accepted; that is its business.
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-        tracing::error!("Cannot accept connections: {error}.");
+        tracing::error!("cannot accept connections: {error}");
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::error::{
-    self, BoxError, DeadlineExceeded, FirstContentElapsed, IdleBodyElapsed, StreamSilent, StreamTruncated, Superseded,
-    UnexpectedResponse, UpstreamError,
+    self, BoxError, DeadlineExceeded, FirstContentElapsed, IdleBodyElapsed, Rounded, StreamSilent, StreamTruncated,
+    Superseded, UnexpectedResponse, UpstreamError,
 };
 use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::sse::Ending;
@@ -58,10 +58,10 @@ fn describe(err: &BoxError) -> StreamError<'_> {
     }
     let silent = error::find::<StreamSilent>(err).map(|err| err.after);
     if let Some(after) = silent.or_else(|| error::find::<IdleBodyElapsed>(err).map(|err| err.after)) {
-        return StreamError::of_status(504).message(format!("The upstream sent nothing for {after:?}."));
+        return StreamError::of_status(504).message(format!("The upstream sent nothing for {}.", Rounded(after)));
     }
     if let Some(err) = error::find::<DeadlineExceeded>(err) {
-        let message = format!("The call did not end within its time limit of {:?}.", err.budget);
+        let message = format!("The call did not end within its time limit of {}.", Rounded(err.budget));
         return StreamError::of_status(504).message(message);
     }
     StreamError::of_status(502)

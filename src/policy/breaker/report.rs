@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::Rounded;
 use crate::policy::window::Tally;
 
 /// What a circuit does with the next call.
@@ -186,7 +187,7 @@ impl fmt::Display for CircuitChange {
         let Self { from, to, reason, stats, open_for, .. } = self;
         write!(f, "{from} -> {to} ({reason}): {} of {} calls failed", stats.failures, stats.calls)?;
         match open_for {
-            Some(time) => write!(f, ", open for {time:?}"),
+            Some(time) => write!(f, ", open for {}", Rounded(*time)),
             None => Ok(()),
         }
     }

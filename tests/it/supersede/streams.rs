@@ -96,7 +96,7 @@ async fn told(path: &'static str) -> Vec<String> {
     trace(response.into_body()).await
 }
 
-const MESSAGE: &str = "A newer message of this conversation took the place of this one.";
+const MESSAGE: &str = "A newer message of this conversation took the place of this one; do not send it again.";
 
 #[tokio::test(start_paused = true)]
 async fn clients_are_told_in_their_dialect() {

@@ -251,7 +251,7 @@ async fn an_upstream_that_is_not_there_is_a_502_that_tells_nothing_of_it() {
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     assert_eq!(answer.headers()["x-gateway-served-by"], "gateway");
     let problem: serde_json::Value = serde_json::from_str(&read(answer.into_body()).await.0).unwrap();
-    let detail = "The upstream cannot be reached.";
+    let detail = "The upstream cannot be reached; try again later.";
     let error = serde_json::json!({"message": detail, "type": "api_error", "code": "upstream_unreachable"});
     assert_eq!(
         problem,

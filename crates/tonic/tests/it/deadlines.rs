@@ -67,7 +67,10 @@ async fn a_caller_that_has_waited_long_enough_is_told_so() {
     let mut request = Request::new(check());
     request.set_timeout(SOON);
     let status = caller.check(request).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "The deadline of this call has passed."));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::DeadlineExceeded, "The deadline of this call has passed; allow it more time.")
+    );
     upstream.works_on(0).await;
 }
 

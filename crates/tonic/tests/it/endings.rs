@@ -100,7 +100,10 @@ async fn a_request_may_bring_its_own_limits() {
         .extensions_mut()
         .insert(TimeoutProfile::UNLIMITED.with_first_byte(SOON).with_idle(secs(60)).with_total(secs(60)));
     let status = client(&stack(), upstream.serve().await).check(request).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, "The upstream sent no data in time."));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::DeadlineExceeded, "The upstream sent no data in time; try again.")
+    );
 }
 
 #[tokio::test]
