@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 fn command(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buttress-gateway"));
@@ -35,6 +36,15 @@ impl Program {
             }
         };
         Self { child, out, addr }
+    }
+
+    /// The rest of what it prints at its start.
+    fn welcome(&mut self) -> String {
+        let mut welcome = String::new();
+        while !welcome.contains("/-/metrics") {
+            assert_ne!(self.out.read_line(&mut welcome).unwrap(), 0);
+        }
+        welcome
     }
 
     fn signal(&self, name: &str) {
@@ -294,7 +304,7 @@ fn no_secret_is_in_any_log_line_event_figure_or_page() {
             stream
         };
         let mut events = get("/-/events");
-        events.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        events.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let who = "authorization: Bearer secret-key\r\nx-goog-api-key: secret-other\r\ncookie: secret-cookie\r\nx-chat: secret-chat\r\n";
         for fault in [
             "gap=0s",
@@ -350,10 +360,120 @@ fn the_version_may_name_the_commit() {
 #[test]
 fn the_welcome_has_a_line_that_works() {
     let mut program = Program::start(&mut command("--listen 127.0.0.1:0"));
-    let mut welcome = String::new();
-    while !welcome.contains("/-/metrics") {
-        assert_ne!(program.out.read_line(&mut welcome).unwrap(), 0);
-    }
+    let welcome = program.welcome();
     assert!(welcome.contains(&format!("curl -N http://{}/v1/chat/completions ", program.addr)), "{welcome}");
     assert!(welcome.contains(r#"-d '{"model":"sim","stream":true,"#), "{welcome}");
+}
+
+/// Whether this answer of HTTP/1.1 is an event stream that ends with an error, after this many pieces of content at least.
+fn ends_with_an_error(answer: &str, pieces: usize) -> bool {
+    let last = answer.rfind("data: ").map_or("", |at| &answer[at..]);
+    let is_stream = answer.starts_with("HTTP/1.1 200 ") && answer.matches("\"content\":").count() >= pieces;
+    is_stream && last.starts_with("data: {\"type\":\"error\",\"error\":{") && !answer.contains("[DONE]")
+}
+
+/// Whether it is a whole event stream, given after this many attempts.
+fn is_whole(answer: &str, attempts: u32) -> bool {
+    let made = answer.contains(&format!("x-gateway-attempts: {attempts}\r\n"));
+    made && answer.starts_with("HTTP/1.1 200 ") && answer.contains("data: [DONE]\n\n")
+}
+
+type Expected = (&'static str, &'static str, fn(&str, Duration) -> bool);
+
+#[test]
+fn the_printed_call_and_its_faults_do_what_the_text_says() {
+    const MS: Duration = Duration::from_millis(1);
+    const FAULTS: [Expected; 5] = [
+        ("x-fault: silent", "no answer at all: 504 after 1s 500ms", |answer, took| {
+            answer.starts_with("HTTP/1.1 504 ") && took >= 1_500 * MS
+        }),
+        ("x-fault: stall-after=5", "silence within the answer: an error event after 700ms", |answer, took| {
+            ends_with_an_error(answer, 5) && took >= 700 * MS
+        }),
+        ("x-fault: reset; times=1", "the connection is reset, once: the second attempt answers", |answer, _| {
+            is_whole(answer, 2)
+        }),
+        (
+            "x-fault: status=429; retry-after=2; times=1",
+            "the second attempt comes after 2 s, and not before",
+            |answer, took| is_whole(answer, 2) && took >= 2_000 * MS,
+        ),
+        ("x-deadline-ms: 500", "your own deadline: an error event ends the answer there", |answer, took| {
+            ends_with_an_error(answer, 1) && took >= 500 * MS
+        }),
+    ];
+    let mut program =
+        Program::start(&mut command("--listen 127.0.0.1:0 --first-byte-timeout 1500ms --idle-timeout 700ms"));
+    let (addr, welcome) = (program.addr, program.welcome());
+    let (_, body) = welcome.split_once("-d '").unwrap();
+    let (body, _) = body.split_once('\'').unwrap();
+    let ask = |header: &str| {
+        let began = Instant::now();
+        (send(addr, "/v1/chat/completions", header, body), began.elapsed())
+    };
+    let (answer, _) = ask("");
+    assert!(is_whole(&answer, 1), "{answer}");
+    let mut printed = welcome.lines().filter_map(|line| line.strip_prefix("  -H '")?.split_once('\''));
+    for (header, text, holds) in FAULTS {
+        assert_eq!(printed.next().map(|(header, text)| (header, text.trim_start())), Some((header, text)));
+        let (answer, took) = ask(&format!("{header}\r\n"));
+        assert!(holds(&answer, took), "{header}, after {took:?}: {answer}");
+    }
+    assert_eq!(printed.next(), None);
+}
+
+/// Where the stream begins before its answer, which the text says too.
+#[test]
+fn the_printed_silence_ends_with_an_error_event_where_the_stream_begins_early() {
+    let options = "--listen 127.0.0.1:0 --first-byte-timeout 1500ms --heartbeat-before-headers 200ms";
+    let mut program = Program::start(&mut command(options));
+    let welcome = program.welcome();
+    let text = "no answer at all: the stream begins after 200ms, and an error event ends it after 1s 500ms\n";
+    assert!(welcome.contains(text), "{welcome}");
+    let answer = send(program.addr, "/v1/chat/completions", "x-fault: silent\r\n", HELLO);
+    assert!(ends_with_an_error(&answer, 0), "{answer}");
+}
+
+#[test]
+fn the_root_shows_the_way() {
+    let program = Program::start(&mut command("--listen 127.0.0.1:0"));
+    let mut stream = TcpStream::connect(program.addr).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("curl -N \"$URL/v1/chat/completions\""), "{answer}");
+    assert!(answer.contains("-d '{\"model\":\"sim\",") && answer.contains("/-/"), "{answer}");
+}
+
+/// The lines of the gateway and those of the layers: what happened, in lower case and without a full stop, and times with
+/// as many digits as a person reads.
+#[test]
+fn log_lines_read_alike() {
+    let mut command = command("--listen 127.0.0.1:0 --log-format json --attempts 2 --backoff-base 5ms");
+    command.env("RUST_LOG", "info,tower_buttress=debug,tower_buttress_gateway=debug");
+    let log = log_of(&mut command, |addr| {
+        for fault in
+            ["reset", "status=503", "status=429; retry-after=1", "gap=1ms; close-after=3", "gap=1ms; error-after=3"]
+        {
+            for _ in 0..3 {
+                send(addr, "/v1/chat/completions", &format!("x-fault: {fault}\r\n"), HELLO);
+            }
+        }
+        let mut half = TcpStream::connect(addr).unwrap();
+        half.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nhalf")
+            .unwrap();
+        half.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = half.read_to_end(&mut Vec::new());
+    });
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let messages: Vec<_> = lines.iter().filter_map(|line| line["message"].as_str()).collect();
+    for wanted in ["no answer from the upstream: ", "refused: ", "circuit", "attempt 2 in ", "a request broke off: "] {
+        assert!(messages.iter().any(|message| message.starts_with(wanted)), "{wanted}: {log}");
+    }
+    for message in messages {
+        assert!(message.starts_with(|first: char| first.is_ascii_lowercase()) && !message.ends_with('.'), "{message}");
+        let has_long_number =
+            message.split('.').skip(1).any(|rest| rest.bytes().take_while(u8::is_ascii_digit).count() > 3);
+        assert!(!has_long_number, "{message}");
+    }
 }
