@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -180,5 +180,62 @@ async fn the_sdks_raise_what_ends_a_stream_of_their_dialect() {
     }
     for sdk in NODE {
         check(sdk, &say_in_node(&format!("{sdk}-error"), gateway).await);
+    }
+}
+
+/// What a model of a conversation was asked.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+/// A model that is busy at one message, streams without end at another, thinks for ever at a third, and answers the newest
+/// for four seconds: longer than the SDKs wait before they try again.
+async fn talkative(asked: Asked) -> SocketAddr {
+    let answer = async move |request: axum::extract::Request| {
+        let path = request.uri().path().to_owned();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8_lossy(&body);
+        let messages = ["busy", "streams", "thinks", "newest"];
+        let message = messages.into_iter().find(|message| body.contains(message)).unwrap();
+        asked.lock().unwrap().push(message.to_owned());
+        match message {
+            "busy" => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+            "thinks" => std::future::pending().await,
+            _ => {}
+        }
+        let golden = golden(&path);
+        // Its text over and over, or once and slowly.
+        let (middle, pause) = match message {
+            "streams" => (vec![golden[golden.len() / 2].clone(); 100], Duration::from_millis(100)),
+            _ => (vec![], Duration::from_secs(4) / u32::try_from(golden.len()).unwrap()),
+        };
+        let (first, last) = golden.split_at(golden.len() / 2);
+        let events = [first, &middle, last].concat();
+        let events = stream::iter(events).then(move |event| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Infallible>(event)
+        });
+        ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
+    };
+    upstream(Router::new().fallback(answer)).await
+}
+
+/// The first has met a 503, and its SDK tries again when the last one is being answered: it must not end that.
+#[tokio::test]
+async fn of_a_conversation_exactly_the_newest_message_survives_the_retries_of_the_sdks() {
+    let Some(python) = python() else { return };
+    let asked = Asked::default();
+    let model = format!("http://{}", talkative(asked.clone()).await);
+    let gateway = gateway(&["--supersede-header", "x-chat", "--attempts", "1", "--upstream", &model]).await;
+    let url = format!("http://{}", gateway.addr);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/");
+    let tries = ["openai", "anthropic"].map(|sdk| (&*python, "superseded.py", sdk));
+    let in_node = ["openai", "anthropic", "vercel-openai", "vercel-anthropic"];
+    for (program, script, sdk) in tries.into_iter().chain(in_node.map(|sdk| ("node", "superseded.mjs", sdk))) {
+        let output = Command::new(program).args([&format!("{folder}{script}"), sdk, &url]).output().await.unwrap();
+        let failed = String::from_utf8_lossy(&output.stderr);
+        let said: Vec<String> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{sdk}: {failed}"));
+        assert_eq!(said, ["raised", "raised", "raised", "Hello, world"], "{script} {sdk}");
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        let newest = asked.iter().position(|message| message == "newest");
+        assert_eq!(newest, Some(asked.len() - 1), "{script} {sdk}: nothing reached the model after it: {asked:?}");
     }
 }
