@@ -1,11 +1,13 @@
 //! One circuit per key.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::BodyExt;
-use tower::{Layer, ServiceExt};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::circuit_breaker::CircuitBreaker;
 use tower_buttress::{CircuitBreakerLayer, CircuitState, Event, Model};
 
@@ -209,6 +211,34 @@ async fn invented_model_names_change_nothing() {
     }
     assert_eq!(layer.handles().len(), 2);
     assert_eq!(ask(&service, "real").await, 503, "it is still open");
+}
+
+/// Twenty thousand of them, all of which the upstream serves: the policy's own test has a million.
+#[tokio::test(start_paused = true)]
+async fn names_that_are_served_take_a_bounded_number_of_circuits_and_nothing_from_the_others() {
+    let layer = CircuitBreakerLayer::new().key_by_model();
+    let upstream =
+        service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) });
+    let mut service = layer.layer(upstream);
+    let mut ask = async |model: &str| {
+        let request = Request::builder().uri("http://api/v1/chat").extension(Model::new(model)).body(Empty::new());
+        let ready = ServiceExt::<Request<Empty<Bytes>>>::ready(&mut service).await.unwrap();
+        ready.call(request.unwrap()).await.unwrap().status().as_u16()
+    };
+    // A name is known from its first answer on, and has a circuit of its own from its next call on.
+    for _ in 0..2 {
+        assert_eq!((ask("well").await, ask("down").await), (200, 200));
+    }
+    layer.handle_for("api down").isolate();
+    for n in 0..20_000 {
+        let name = format!("invented-{n}");
+        assert_eq!((ask(&name).await, ask(&name).await), (200, 200));
+    }
+    // 256 of the host, and the one of all others.
+    assert_eq!(layer.handles().len(), 257);
+    assert_eq!((ask("well").await, ask("down").await), (200, 503));
+    assert_eq!(layer.handle_for("api down").state(), CircuitState::Isolated);
+    assert_eq!(layer.handle_for("api well").snapshot().stats.failures, 0);
 }
 
 #[tokio::test(start_paused = true)]

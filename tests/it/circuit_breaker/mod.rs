@@ -4,6 +4,7 @@ mod health;
 mod keys;
 mod outcomes;
 mod probes;
+mod simulation;
 mod sockets;
 
 use std::io;
