@@ -13,7 +13,7 @@ mod report;
 mod stale;
 
 pub use self::attempt::{Attempt, Attempts};
-pub(crate) use self::caller::TenantHash;
+pub use self::caller::TenantHash;
 pub use self::caller::{Authenticated, Tenant};
 pub use self::info::CallInfo;
 pub(crate) use self::info::Entered;

@@ -73,6 +73,12 @@ impl ClaimRequest {
         &self.tenant
     }
 
+    /// The tenant that was authenticated, by which what is kept is forgotten. `None`: none was.
+    #[must_use]
+    pub fn owner(&self) -> Option<TenantHash> {
+        self.owner
+    }
+
     /// Whether its caller gave it an `Idempotency-Key`.
     #[must_use]
     pub fn has_client_key(&self) -> bool {

@@ -38,6 +38,7 @@
 
 mod claim;
 mod drive;
+mod elsewhere;
 mod head;
 mod log;
 mod memory;
@@ -49,14 +50,17 @@ mod shared;
 pub mod suite;
 
 use std::future::Future;
+use std::sync::Arc;
 
 pub use self::claim::{Claim, ClaimRequest, Retention};
+pub use self::elsewhere::{AnswerFuture, AnswerOffer, AnswerOffers, OfferedAnswer, SharedAnswers};
 pub use self::head::Head;
 pub use self::log::ResponseLog;
 pub use self::memory::{MemoryLease, MemoryStore};
 pub use self::part::BodyPart;
 pub use self::reader::Reader;
 pub use self::recorder::Recorder;
+pub use crate::call::TenantHash;
 pub use crate::proto::fingerprint::Fingerprint;
 
 pub(crate) use self::drive::{Drive, Driven, Watched};
@@ -180,6 +184,11 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// The upstream has answered a call of this tenant with a 2xx that it had no room for, and that holds no lease:
     /// [`Lease::accepted`] without one. Default: nothing.
     fn accepted(&self, _tenant: &Fingerprint) {}
+
+    /// The answers of other processes that callers come back to. Default: none, an answer is at the process that gave it.
+    fn answers(&self) -> Option<Arc<dyn SharedAnswers>> {
+        None
+    }
 }
 
 /// What a leading call holds while it is in flight; after [`release`](Self::release), until its recording is dropped.
@@ -203,4 +212,9 @@ pub trait Lease: Send + 'static {
 
     /// The answer has ended, and is whole: it is to be replayed.
     fn keep(self, retention: Retention);
+
+    /// What tells other processes where the answer is, when callers may come back to it. Default: nothing does.
+    fn offers(&self) -> Option<Arc<dyn AnswerOffers>> {
+        None
+    }
 }

@@ -142,6 +142,16 @@ impl Recorder {
         appended
     }
 
+    /// What follows comes live: all that was recorded elsewhere, when this log was opened, is written.
+    pub fn caught_up(&self) {
+        let mut state = self.shared.state();
+        let was_behind = std::mem::take(&mut state.is_behind);
+        drop(state);
+        if was_behind {
+            self.shared.wake_readers();
+        }
+    }
+
     /// The head's share of what is held.
     pub(crate) fn head_cost(&self) -> usize {
         self.head_cost

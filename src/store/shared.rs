@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) was_observed: bool,
     /// What was recorded is held when the call has failed.
     pub(super) is_held_when_failed: bool,
+    /// A store feeds it, and has not yet written what was recorded where the call is made.
+    pub(super) is_behind: bool,
     /// Of a recorder that waits for room.
     pub(super) recorder_waker: Option<Waker>,
     /// A task keeps the call going while there is no listener.
@@ -55,6 +57,7 @@ impl Shared {
             number: None,
             was_observed: false,
             is_held_when_failed: false,
+            is_behind: false,
             recorder_waker: None,
             is_watched: false,
             abandon_count: 0,

@@ -1,7 +1,8 @@
 //! [tower-buttress] for a fleet: what the processes of a service share through Redis or Valkey.
 //!
 //! With [`RedisStore`], [`DedupLayer`](tower_buttress::DedupLayer) knows the calls of all processes: a double click on two
-//! machines is one call to the upstream, its stream is read live on both, and an `Idempotency-Key` is known to all.
+//! machines is one call to the upstream, its stream is read live on both, and an `Idempotency-Key` is known to all. Answers that
+//! are [resumable](tower_buttress::DedupLayer::resumable) are had from any process, by their token.
 //!
 //! With [`FleetBreaker`], the circuits of [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) are those of the fleet: what one
 //! process has found out costs the others one call or none, and one process at a time tests whether the upstream is well.
@@ -58,7 +59,8 @@
 //! | `buttress:1:{K}:r:T` | The answer: head, data, trailers, end. `Set-Cookie` is not stored | Three leases while it is shared, the window when kept |
 //! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
 //! | `buttress:1:{T}:u` | How many bytes of kept answers a tenant has, by when they expire | The longest window |
-//! | `buttress:1:p:P` | Channel on which a process is asked to share an answer | |
+//! | `buttress:1:p:P` | Channel on which a process is asked to share an answer, or to stop a call | |
+//! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer, anew while it is under way |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
 //! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
 //! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
@@ -68,7 +70,7 @@
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
-//! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), P the process, C the digest of a
+//! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), H the digest of a token, P the process, C the digest of a
 //! circuit's name and key, L that of host, credential and model, V that of a conversation and its tenant. No key names a
 //! tenant, a URL or a credential.
 //!

@@ -15,7 +15,7 @@ use super::body::DedupBody;
 use super::config::Config;
 use super::driver::SharedCall;
 use super::offer::Offer;
-use super::returning::Returning;
+use super::returning::ComeBack;
 use super::role::DedupRole;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
@@ -47,8 +47,7 @@ pin_project! {
         },
         Following { following: Following<R> },
         // At the URL of an answer.
-        Returning { returning: Box<Returning> },
-        Replying { response: Option<Response<()>> },
+        Returning { back: ComeBack },
         Refused { rejection: Option<Rejection>, format: RejectionFormat },
     }
 }
@@ -118,11 +117,7 @@ where
                 }
             }
             AnswerProj::Following { following } => return following.poll(cx),
-            AnswerProj::Returning { returning } => Ok(ready!(returning.poll(cx))),
-            AnswerProj::Replying { response } => {
-                let Some(response) = response.take() else { return Poll::Pending };
-                Ok(response.map(|()| DedupBody::empty()))
-            }
+            AnswerProj::Returning { back } => Ok(ready!(back.poll(cx))),
             AnswerProj::Refused { rejection, format } => {
                 let Some(rejection) = rejection.take() else { return Poll::Pending };
                 Ok(DedupBody::refuse(rejection, *format))

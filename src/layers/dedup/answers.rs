@@ -9,13 +9,14 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::resumable::Resumable;
 use crate::call::{Reservation, TenantHash};
+use crate::event::{Emitter, Event};
 use crate::policy::unattended::{Limits, Unattended};
 use crate::proto::event_stream::EventStream;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::sse::EventIds;
 use crate::rt::clock;
 use crate::rt::entropy::Secrets;
-use crate::store::ResponseLog;
+use crate::store::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 
 /// All of them.
 pub(super) struct Answers {
@@ -42,6 +43,8 @@ struct Kept {
     /// It is an event stream: callers are told where.
     is_offered: bool,
     tokens: Vec<Fingerprint>,
+    /// Tells other processes where it is.
+    offers: Option<Arc<dyn AnswerOffers>>,
     /// A place among the calls that nobody listens to is held for it.
     has_place: bool,
     ended: Option<Ended>,
@@ -70,6 +73,7 @@ pub(super) struct AnswerInFlight {
     tenant: Fingerprint,
     owner: Option<TenantHash>,
     request: ResumableRequest,
+    offers: Option<Arc<dyn AnswerOffers>>,
     is_over: bool,
 }
 
@@ -91,6 +95,7 @@ pub(super) struct Found {
     pub(super) number: u64,
     pub(super) log: ResponseLog,
     pub(super) tenant: Fingerprint,
+    pub(super) bears_ids: bool,
 }
 
 /// So many answers are held, whatever their size: small ones are not counted in the memory.
@@ -135,11 +140,12 @@ impl Answers {
         log: &ResponseLog,
         (tenant, owner): (Fingerprint, Option<TenantHash>),
         request: ResumableRequest,
+        offers: Option<Arc<dyn AnswerOffers>>,
     ) -> AnswerInFlight {
         let number = self.secrets.number();
         log.set_number(number);
         let (answers, log) = (self.clone(), log.clone());
-        let answer = AnswerInFlight { answers, number, log, tenant, owner, request, is_over: false };
+        let answer = AnswerInFlight { answers, number, log, tenant, owner, request, offers, is_over: false };
         if request.wait.is_some() {
             // Its caller may be sent away before there is a head.
             answer.register(false);
@@ -148,7 +154,7 @@ impl Answers {
     }
 
     /// Gives out a token for an answer: `None` where it cannot be come back to.
-    pub(super) fn issue(&self, number: u64) -> Option<Issued> {
+    fn issue(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
         let token = self.secrets.token();
         let mut table = self.table();
         let Table { tokens, answers, .. } = &mut *table;
@@ -157,20 +163,31 @@ impl Answers {
         kept.tokens.push(hash);
         tokens.insert(hash, number);
         let ids = kept.ids(number);
+        let offered =
+            kept.offers.clone().map(|offers| (offers, OfferedAnswer::new(number, kept.tenant, kept.bears_ids)));
         drop(table);
+        if let Some((offers, answer)) = offered {
+            let (answers, emitter) = (Arc::downgrade(self), emitter.clone());
+            let on_stop = move || {
+                if let Some(answers) = answers.upgrade() {
+                    answers.stop(number, &emitter);
+                }
+            };
+            offers.offer(AnswerOffer::new(hash, answer, self.settings.window, Arc::new(on_stop)));
+        }
         let mut location = HeaderValue::from_str(&format!("{}/{token}", self.settings.prefix())).ok()?;
         location.set_sensitive(true);
         Some(Issued { location, ids })
     }
 
     /// The same, once there is a head: for event streams.
-    pub(super) fn issue_for_head(&self, number: u64) -> Option<Issued> {
+    pub(super) fn issue_for_head(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
         let is_offered = self.table().answers.get(&number).is_some_and(|kept| kept.is_offered);
-        is_offered.then(|| self.issue(number)).flatten()
+        is_offered.then(|| self.issue(number, emitter)).flatten()
     }
 
     /// The same, where the caller is to be sent away: the call goes on when it leaves.
-    pub(super) fn issue_and_go_on(&self, number: u64) -> Option<Issued> {
+    pub(super) fn issue_and_go_on(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
         let mut table = self.table();
         let Table { answers, unattended, .. } = &mut *table;
         let kept = answers.get_mut(&number).filter(|kept| kept.ended.is_none())?;
@@ -179,7 +196,7 @@ impl Answers {
         }
         let has_place = kept.has_place;
         drop(table);
-        has_place.then(|| self.issue(number)).flatten()
+        has_place.then(|| self.issue(number, emitter)).flatten()
     }
 
     /// The answer that this token was given out for.
@@ -188,20 +205,18 @@ impl Answers {
         table.remove_expired(now, &mut expired);
         let number = *table.tokens.get(&hash(token))?;
         let kept = table.answers.get(&number)?;
-        let (log, tenant) = (kept.log.clone(), kept.tenant);
+        let (log, tenant, bears_ids) = (kept.log.clone(), kept.tenant, kept.bears_ids);
         drop(table);
-        Some(Found { number, log, tenant })
+        Some(Found { number, log, tenant, bears_ids })
     }
 
-    /// What writes the ids of the events of an answer, once there is a head: `None` where they bear none.
-    pub(super) fn ids(&self, number: u64) -> Option<EventIds> {
-        self.table().answers.get(&number)?.ids(number)
-    }
-
-    /// Nobody can come back to this answer any more.
-    pub(super) fn remove(&self, number: u64) {
-        let removed = self.table().remove(number);
-        drop(removed);
+    /// Ends the call, if it has not ended, and nobody can come back to this answer any more.
+    pub(super) fn stop(&self, number: u64, emitter: &Emitter) {
+        let Some(removed) = self.table().remove(number) else { return };
+        removed.withdraw();
+        if removed.log.stop() {
+            emitter.emit(&Event::FlightStopped);
+        }
     }
 
     /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
@@ -211,6 +226,7 @@ impl Answers {
         let numbers: Vec<_> = table.answers.iter().filter(|(_, kept)| is_theirs(kept)).map(|(nth, _)| *nth).collect();
         let forgotten: Vec<_> = numbers.into_iter().filter_map(|number| table.remove(number)).collect();
         drop(table);
+        forgotten.iter().for_each(Kept::withdraw);
         forgotten.len()
     }
 
@@ -235,7 +251,8 @@ impl fmt::Debug for Answers {
     }
 }
 
-fn hash(token: &str) -> Fingerprint {
+/// What is held of a token, here and elsewhere.
+pub(super) fn hash(token: &str) -> Fingerprint {
     let mut hash = Fingerprinter::new("tower-buttress answer");
     hash.field(token.as_bytes());
     hash.finish(0)
@@ -277,6 +294,17 @@ impl Kept {
     fn ids(&self, number: u64) -> Option<EventIds> {
         (self.bears_ids && self.is_offered).then(|| EventIds::new(number))
     }
+
+    fn withdraw(&self) {
+        if let Some(offers) = &self.offers {
+            offers.withdraw();
+        }
+    }
+}
+
+/// Whether a caller of an answer with this head is told where it is.
+pub(super) fn is_offered(status: StatusCode, headers: &HeaderMap) -> bool {
+    status.is_success() && EventStream::of(headers) == EventStream::Plain
 }
 
 // === impl AnswerInFlight ===
@@ -284,7 +312,7 @@ impl Kept {
 impl AnswerInFlight {
     /// There is a head. Returns whether the answer is held for those who come back, whatever it says.
     pub(super) fn on_head(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let is_offered = status.is_success() && EventStream::of(headers) == EventStream::Plain;
+        let is_offered = is_offered(status, headers);
         (is_offered || self.request.wait.is_some()) && self.register(is_offered)
     }
 
@@ -308,6 +336,7 @@ impl AnswerInFlight {
             bears_ids: self.request.bears_ids,
             is_offered,
             tokens: Vec::new(),
+            offers: self.offers.clone(),
             has_place: false,
             ended: None,
         };
@@ -339,11 +368,16 @@ impl AnswerInFlight {
         if (!kept.is_offered && kept.tokens.is_empty()) || !is_recorded {
             let removed = table.remove(self.number);
             drop(table);
-            drop(removed);
+            if let Some(removed) = removed {
+                removed.withdraw();
+            }
             return reservation;
         }
         kept.ended = Some(Ended { expires, _reservation: reservation });
         expiring.insert((expires, self.number));
+        if let Some(offers) = &kept.offers {
+            offers.ended();
+        }
         None
     }
 }

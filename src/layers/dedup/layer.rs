@@ -276,7 +276,10 @@ impl<St> DedupLayer<St> {
     /// - *The stream has ids of its own*: the caller gets ours, and the upstream never sees them.
     /// - *Comments*: they stay, without a blank line behind them, of which clients that know an id make an empty event.
     /// - *A `SseHeartbeatLayer` outside has begun before the head*: the caller is not told where its answer is.
-    /// - *Several processes*: an answer is at the process that gave it.
+    /// - *Several processes*: with a [store](Self::store) that shares answers, such as `RedisStore` of the crate
+    ///   `tower-buttress-redis`, all of this holds at any of them, for as long as the process that makes the call lives. Without
+    ///   one, an answer is at the process that gave it. Whose request joins the call of another process is told no URL: it joins
+    ///   again with the same request.
     ///
     /// # Answers later
     ///

@@ -8,6 +8,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::answers::{Answers, Issued};
+use crate::event::Emitter;
 use crate::proto::sse::EventIds;
 use crate::rt::timeout::Timeout;
 
@@ -16,6 +17,7 @@ pub(super) struct Offer {
     answers: Arc<Answers>,
     number: u64,
     later: Option<Later>,
+    emitter: Emitter,
 }
 
 /// The caller does not wait for longer than this.
@@ -33,13 +35,13 @@ const WAITS: std::ops::RangeInclusive<u64> = 1..=60;
 // === impl Offer ===
 
 impl Offer {
-    pub(super) fn new(answers: Arc<Answers>, number: u64, wait: Option<Duration>) -> Self {
-        Self { answers, number, later: wait.map(Later::new) }
+    pub(super) fn new(answers: Arc<Answers>, number: u64, wait: Option<Duration>, emitter: Emitter) -> Self {
+        Self { answers, number, later: wait.map(Later::new), emitter }
     }
 
     /// There is a head: adds where the answer is. Returns what writes the ids of its events.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) -> Option<EventIds> {
-        let Issued { location, ids } = self.answers.issue_for_head(self.number)?;
+        let Issued { location, ids } = self.answers.issue_for_head(self.number, &self.emitter)?;
         headers.insert(CONTENT_LOCATION, location);
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);
@@ -53,7 +55,7 @@ impl Offer {
         let wait = ready!(later.poll(cx));
         self.later = None;
         // Without a place for it the preference is not applied: the caller waits.
-        match self.answers.issue_and_go_on(self.number) {
+        match self.answers.issue_and_go_on(self.number, &self.emitter) {
             Some(Issued { location, .. }) => Poll::Ready(accepted(location, wait)),
             None => Poll::Pending,
         }

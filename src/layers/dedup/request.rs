@@ -25,7 +25,7 @@ use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, PropagatedHeaders, SharedDeadline};
 use crate::rt::ready::ReadyCall;
-use crate::store::{Claim, ClaimRequest, Recorder, ResponseLog, Store};
+use crate::store::{Claim, ClaimRequest, Lease, Recorder, ResponseLog, Store};
 
 /// A request that was read, and all it takes to send it.
 pub(super) struct ReadRequest<S, St> {
@@ -122,7 +122,7 @@ where
             recorder.log().share_deadline(shared.clone());
         }
         let answer = config_answers(&self.config, self.resumable).map(|(answers, resumable)| {
-            answers.open(&recorder.log(), (self.claim.tenant, self.claim.owner), resumable)
+            answers.open(&recorder.log(), (self.claim.tenant, self.claim.owner), resumable, lease.offers())
         });
         let offer = self.offer(&recorder.log());
         if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
@@ -175,7 +175,7 @@ where
     /// What its caller is told of where the answer is: nothing where the call is made elsewhere.
     fn offer(&self, log: &ResponseLog) -> Option<Box<Offer>> {
         let (answers, resumable) = config_answers(&self.config, self.resumable)?;
-        Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait)))
+        Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait, self.config.emitter.clone())))
     }
 
     fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {

@@ -3,30 +3,37 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 
-use super::answers::{Answers, Found};
+use super::answers::{self, Answers, Found};
 use super::body::DedupBody;
 use super::config::Config;
 use super::key;
 use super::offer::{self, Later};
 use super::role::DedupRole;
+use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
+use crate::policy::broadcast::Limits;
+use crate::proto::fingerprint::Fingerprint;
 use crate::proto::prefer::Preferences;
 use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
-use crate::store::{BodyPart, Head, Reader, ResponseLog};
+use crate::store::{AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, ResponseLog, SharedAnswers, Store};
 
 /// What becomes of a request at the URL of an answer.
 pub(super) enum ComeBack {
     Reply(Response<()>),
-    Refuse(RejectionKind),
+    Refuse(Rejection, RejectionFormat),
     Read(Box<Returning>),
+    /// It is not here: perhaps another process has it.
+    Seek(AnswerFuture<Self>),
+    Over,
 }
 
 /// A caller that came back, until it has its head.
@@ -34,11 +41,11 @@ pub(super) struct Returning {
     log: ResponseLog,
     reader: Option<Reader>,
     number: u64,
+    bears_ids: bool,
     head: Option<Arc<Head>>,
     /// The last event that it has; `None`: it reads from the beginning.
     after: Option<EventId>,
     ids: Option<EventIds>,
-    answers: Arc<Answers>,
     skipped: Skipped,
     later: Option<(Later, HeaderValue)>,
     format: RejectionFormat,
@@ -51,7 +58,7 @@ struct Skipped {
     is_done: bool,
     /// What was read behind that.
     rest: VecDeque<BodyPart>,
-    /// Looks for an event in it, where the answer has ended.
+    /// Looks for an event in it, where the answer has ended, or may have.
     probe: Option<EventIds>,
 }
 
@@ -61,61 +68,144 @@ const LAST_EVENT_ID_PARAMETER: &str = "last_event_id=";
 /// As many bytes are passed over in one poll. Then others have their turn.
 const BYTES_PER_POLL: usize = 256 * 1024;
 
+/// What is held of an answer that another process has, for one caller.
+const HELD_FROM_ELSEWHERE: usize = 256 * 1024;
+
+/// When to ask again for an answer that another process may have, and nobody can say.
+const SOON: Duration = Duration::from_secs(1);
+
 /// A caller comes back with `token`.
-pub(super) fn come_back(parts: &Parts, token: &str, answers: &Arc<Answers>, config: &Arc<Config>) -> ComeBack {
-    // Who has the token may read. Where a credential comes with it, it must be that of the same tenant.
-    let tenant = key::named_tenant(parts, config);
-    let found = answers.find(token, clock::now()).filter(|found| tenant.is_none_or(|tenant| tenant == found.tenant));
-    match (&parts.method, found) {
-        (&Method::DELETE, found) => {
-            if let Some(Found { number, log, .. }) = found {
-                answers.remove(number);
-                if log.stop() {
-                    config.emitter.emit(&Event::FlightStopped);
-                }
+pub(super) fn come_back<St: Store>(
+    parts: Parts,
+    token: &str,
+    answers: &Arc<Answers>,
+    config: &Arc<Config>,
+    store: &St,
+) -> ComeBack {
+    if !matches!(parts.method, Method::GET | Method::DELETE) {
+        let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, DELETE"));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        return ComeBack::Reply(response);
+    }
+    let found = answers.find(token, clock::now());
+    if found.is_none() {
+        if let Some(shared) = store.answers() {
+            return ComeBack::Seek(Box::pin(seek(parts, answers::hash(token), shared, config.clone())));
+        }
+    }
+    let found = found.filter(|found| may_read(&parts, found.tenant, config));
+    match found {
+        found if parts.method == Method::DELETE => {
+            if let Some(found) = found {
+                answers.stop(found.number, &config.emitter);
             }
             ComeBack::Reply(status(StatusCode::NO_CONTENT))
         }
-        (&Method::GET, None) => ComeBack::Refuse(RejectionKind::AnswerGone),
-        (&Method::GET, Some(found)) => read(parts, found, answers, config),
-        _ => {
-            let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, DELETE"));
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-            ComeBack::Reply(response)
+        None => refuse(&parts, RejectionKind::AnswerGone, config),
+        Some(Found { number, log, tenant, bears_ids }) => {
+            let answer = OfferedAnswer { number, tenant, bears_ids };
+            match last_event(&parts, answer) {
+                Ok(after) => read(&parts, answer, log, after, config),
+                Err(kind) => refuse(&parts, kind, config),
+            }
         }
     }
 }
 
-fn read(parts: &Parts, found: Found, answers: &Arc<Answers>, config: &Arc<Config>) -> ComeBack {
-    let after = match last_event_id(&parts.headers, &parts.uri) {
-        None => None,
-        Some(id) => match EventId::parse(id) {
-            Some(id) if id.stream == found.number => Some(id),
-            _ => return ComeBack::Refuse(RejectionKind::EventIdUnknown),
-        },
+/// The same, for an answer that another process may have.
+async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, config: Arc<Config>) -> ComeBack {
+    let found = match shared.find(token).await {
+        Ok(found) => found.filter(|answer| may_read(&parts, answer.tenant, &config)),
+        Err(why) => return unknown(&parts, why, &config),
     };
+    if parts.method == Method::DELETE {
+        return match found {
+            Some(_) => match shared.stop(token).await {
+                Ok(()) => ComeBack::Reply(status(StatusCode::NO_CONTENT)),
+                Err(why) => unknown(&parts, why, &config),
+            },
+            None => ComeBack::Reply(status(StatusCode::NO_CONTENT)),
+        };
+    }
+    let Some(answer) = found else { return refuse(&parts, RejectionKind::AnswerGone, &config) };
+    let after = match last_event(&parts, answer) {
+        Ok(after) => after,
+        Err(kind) => return refuse(&parts, kind, &config),
+    };
+    let mut charge = config.memory.reserve(parts.extensions.get());
+    if !charge.grow(HELD_FROM_ELSEWHERE) {
+        return refuse(&parts, RejectionKind::AnswerGone, &config);
+    }
+    let limits = Limits { bytes: HELD_FROM_ELSEWHERE, lag: config.limits.lag };
+    let (recorder, log) = ResponseLog::open_behind(limits, charge);
+    // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
+    let back = read(&parts, answer, log, after, &config);
+    recorder.stop_recording();
+    shared.feed(token, recorder);
+    back
+}
+
+/// Who has the token may read. Where a credential comes with it, it must be that of the same tenant.
+fn may_read(parts: &Parts, tenant: Fingerprint, config: &Config) -> bool {
+    key::named_tenant(parts, config).is_none_or(|named| named == tenant)
+}
+
+/// The last event that the caller has.
+fn last_event(parts: &Parts, answer: OfferedAnswer) -> Result<Option<EventId>, RejectionKind> {
+    match last_event_id(&parts.headers, &parts.uri) {
+        None => Ok(None),
+        Some(id) => match EventId::parse(id) {
+            Some(id) if id.stream == answer.number => Ok(Some(id)),
+            _ => Err(RejectionKind::EventIdUnknown),
+        },
+    }
+}
+
+fn read(
+    parts: &Parts,
+    answer: OfferedAnswer,
+    log: ResponseLog,
+    after: Option<EventId>,
+    config: &Arc<Config>,
+) -> ComeBack {
     let deadline = [Deadline::of(&parts.extensions), Deadline::current()].into_iter().flatten().min();
-    let Some(reader) = found.log.return_reader(deadline) else {
-        return ComeBack::Refuse(RejectionKind::AnswerGone);
+    let Some(reader) = log.return_reader(deadline) else {
+        return refuse(parts, RejectionKind::AnswerGone, config);
     };
     config.emitter.emit(&Event::FlightResumed);
     let preferences = Preferences::of(&parts.headers);
-    let may_wait = answers.settings().respond_async && (preferences.respond_async || preferences.wait.is_some());
+    let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
+    let may_wait = respond_async && (preferences.respond_async || preferences.wait.is_some());
     let location = HeaderValue::from_str(parts.uri.path()).ok().filter(|_| may_wait);
     ComeBack::Read(Box::new(Returning {
-        log: found.log,
+        log,
         reader: Some(reader),
-        number: found.number,
+        number: answer.number,
+        bears_ids: answer.bears_ids,
         head: None,
         after: after.filter(|id| id.offset > 0),
         ids: None,
-        answers: answers.clone(),
         skipped: Skipped::default(),
         later: location.map(|location| (Later::new(offer::wait(preferences.wait)), location)),
         format: RejectionFormat::of(&parts.headers),
         config: config.clone(),
     }))
+}
+
+#[cold]
+fn refuse(parts: &Parts, kind: RejectionKind, config: &Config) -> ComeBack {
+    config.emitter.emit(&Event::Refused { kind });
+    ComeBack::Refuse(Rejection::new(kind), RejectionFormat::of(&parts.headers))
+}
+
+/// Whether there is such an answer cannot be said.
+#[cold]
+fn unknown(parts: &Parts, why: BoxError, config: &Config) -> ComeBack {
+    let kind = RejectionKind::SharedCallFailed;
+    config.emitter.emit(&Event::Refused { kind });
+    let rejection = Rejection::new(kind).with_retry_after(SOON).with_source(why);
+    ComeBack::Refuse(rejection, RejectionFormat::of(&parts.headers))
 }
 
 /// The header wins: an `EventSource` that connects again sends it, to the URL that it was made with.
@@ -132,17 +222,42 @@ fn status(status: StatusCode) -> Response<()> {
     response
 }
 
+// === impl ComeBack ===
+
+impl ComeBack {
+    pub(super) fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
+        loop {
+            if let Self::Seek(seeking) = self {
+                *self = ready!(seeking.as_mut().poll(cx));
+                continue;
+            }
+            if let Self::Read(returning) = self {
+                return returning.poll(cx);
+            }
+            return match std::mem::replace(self, Self::Over) {
+                Self::Reply(response) => Poll::Ready(response.map(|()| DedupBody::empty())),
+                Self::Refuse(rejection, format) => Poll::Ready(DedupBody::refuse(rejection, format)),
+                Self::Read(_) | Self::Seek(_) | Self::Over => Poll::Pending,
+            };
+        }
+    }
+}
+
 // === impl Returning ===
 
 impl Returning {
-    pub(super) fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
+    fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
         let Some(reader) = &mut self.reader else { return Poll::Pending };
         let head = match &self.head {
             Some(head) => head.clone(),
             None => match reader.poll_head(cx) {
                 Poll::Ready(Ok(head)) => {
-                    self.ids = self.answers.ids(self.number);
+                    let has_ids = self.bears_ids && answers::is_offered(head.status(), head.headers());
+                    self.ids = has_ids.then(|| EventIds::new(self.number));
                     self.head.insert(head).clone()
+                }
+                Poll::Ready(Err(why)) if error::find::<LeaderGone>(&why).is_some() => {
+                    return Poll::Ready(self.refuse(Rejection::new(RejectionKind::AnswerGone)));
                 }
                 Poll::Ready(Err(why)) => {
                     let rejection = Rejection::new(RejectionKind::SharedCallFailed).with_source(why);
@@ -195,7 +310,17 @@ impl Returning {
             if skipped.is_done && skipped.probe.is_none() {
                 return Poll::Ready(Ok(true));
             }
-            match reader.next_recorded() {
+            let part = match reader.next_recorded() {
+                // What another process has recorded is still on its way.
+                None if self.log.is_behind() => match ready!(reader.poll_part(cx)) {
+                    Some(Err(why)) if error::find::<LeaderGone>(&why).is_some() => {
+                        return Poll::Ready(Err(RejectionKind::AnswerGone));
+                    }
+                    part => part.and_then(Result::ok),
+                },
+                part => part,
+            };
+            match part {
                 Some(BodyPart::Data(data)) => {
                     read += data.len().max(64);
                     if let Some(probe) = &mut skipped.probe {
@@ -206,7 +331,7 @@ impl Returning {
                             return Poll::Ready(Err(RejectionKind::EventIdUnknown));
                         }
                         skipped.is_done = true;
-                        if self.log.has_ended() {
+                        if self.log.has_ended() || self.log.is_behind() {
                             let mut probe = ids.clone();
                             probe.pass(&rest);
                             skipped.probe = Some(probe);
@@ -215,14 +340,15 @@ impl Returning {
                             skipped.rest.push_back(BodyPart::Data(rest));
                         }
                     }
+                    if skipped.probe.as_ref().is_some_and(|probe| probe.last_border() > after.offset) {
+                        return Poll::Ready(Ok(true));
+                    }
                 }
                 Some(trailers) if skipped.is_done => skipped.rest.push_back(trailers),
                 // It is said to have more than there is.
                 Some(_) | None if !skipped.is_done => return Poll::Ready(Err(RejectionKind::EventIdUnknown)),
-                _ => {
-                    let has_more = skipped.probe.as_ref().is_some_and(|probe| probe.last_border() > after.offset);
-                    return Poll::Ready(Ok(has_more));
-                }
+                // It has ended without another event, or goes on.
+                _ => return Poll::Ready(Ok(!self.log.has_ended())),
             }
         }
         cx.waker().wake_by_ref();

@@ -12,7 +12,7 @@ use super::config::Config;
 use super::future::DedupFuture;
 use super::key::DedupDecision;
 use super::reading::Reading;
-use super::returning::{self, ComeBack};
+use super::returning;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -79,15 +79,9 @@ where
         let (parts, body) = request.into_parts();
         let answers = self.config.answers.as_ref();
         if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
-            let answer = match returning::come_back(&parts, token, answers, &self.config) {
-                ComeBack::Reply(response) => Answer::Replying { response: Some(response) },
-                ComeBack::Read(returning) => Answer::Returning { returning },
-                ComeBack::Refuse(kind) => {
-                    self.config.emitter.emit(&Event::Refused { kind });
-                    return DedupFuture::refused(Rejection::new(kind), RejectionFormat::of(&parts.headers));
-                }
-            };
-            return DedupFuture::answering(answer);
+            let token = token.to_owned();
+            let back = returning::come_back(parts, &token, answers, &self.config, &self.store);
+            return DedupFuture::answering(Answer::Returning { back });
         }
         match DedupDecision::of(&parts, &self.config) {
             DedupDecision::Bypass(reason) => {

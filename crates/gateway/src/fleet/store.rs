@@ -1,11 +1,14 @@
 //! Where calls in flight and kept answers are known: in this process, or in the fleet.
 
 use std::future::Ready;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, Map};
 use tower_buttress::error::BoxError;
-use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, Lease, MemoryLease, MemoryStore, Retention, Store};
+use tower_buttress::store::{
+    AnswerOffers, Claim, ClaimRequest, Fingerprint, Lease, MemoryLease, MemoryStore, Retention, SharedAnswers, Store,
+};
 use tower_buttress_redis::{RedisLease, RedisStore};
 
 #[derive(Clone, Debug)]
@@ -44,6 +47,13 @@ impl Store for AnswerStore {
         match self {
             Self::Own(store) => store.accepted(tenant),
             Self::Fleet(store) => store.accepted(tenant),
+        }
+    }
+
+    fn answers(&self) -> Option<Arc<dyn SharedAnswers>> {
+        match self {
+            Self::Own(store) => store.answers(),
+            Self::Fleet(store) => store.answers(),
         }
     }
 }
@@ -87,6 +97,13 @@ impl Lease for AnswerLease {
         match self {
             Self::Own(lease) => lease.keep(retention),
             Self::Fleet(lease) => lease.keep(retention),
+        }
+    }
+
+    fn offers(&self) -> Option<Arc<dyn AnswerOffers>> {
+        match self {
+            Self::Own(lease) => lease.offers(),
+            Self::Fleet(lease) => lease.offers(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -113,6 +114,47 @@ async fn a_key_that_one_gateway_answered_is_replayed_by_the_other() {
     assert_eq!(provider.counts().calls, 1);
 
     assert_eq!(role(&ask(keyed(&stranger, "k")).await), Some("leader"));
+}
+
+#[tokio::test]
+async fn a_caller_that_was_cut_off_at_one_gateway_comes_back_to_the_other() {
+    let (redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
+    let one = member(&provider, &redis.url(), &["--resumable", "on"]).await;
+    let other = member(&provider, &redis.url(), &["--resumable", "on"]).await;
+    let mut question = click(&one, SLOWLY);
+    question.headers_mut().insert("idempotency-key", HeaderValue::from_static("k"));
+    let mut answer = ask(question).await;
+    let location = answer.headers()["content-location"].to_str().unwrap().to_owned();
+    let mut first = String::new();
+    while content(&first).is_empty() {
+        let frame = answer.frame().await.unwrap().unwrap();
+        first += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
+    }
+    drop(answer);
+    let at = |gateway: &Running, method: &str, id: Option<&str>| {
+        let request = Request::builder().method(method).uri(format!("http://{}{location}", gateway.addr));
+        let request = id.into_iter().fold(request, |request, id| request.header("last-event-id", id));
+        request.body(full("")).unwrap()
+    };
+    let last_id =
+        |text: &str| text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+    until_metric(&one, r#"gateway_redis_operations_total{operation="offer",result="answered"} "#).await;
+    let again = ask(at(&other, "GET", Some(&last_id(&first)))).await;
+    assert_eq!((again.status().as_u16(), role(&again)), (200, Some("resumed")));
+    let (rest, whole) = read(again.into_body()).await;
+    assert!(whole && rest.contains("[DONE]"));
+    let (all, _) = read(ask(at(&other, "GET", None)).await.into_body()).await;
+    assert_eq!(content(&first) + &content(&rest), content(&all));
+    assert_eq!(ask(at(&other, "GET", Some(&last_id(&rest)))).await.status(), 204);
+    assert_eq!(ask(at(&other, "GET", Some("0123456789abcdef.7"))).await.status(), 412);
+    assert_eq!(provider.counts().calls, 1);
+    assert_eq!(ask(at(&other, "DELETE", None)).await.status(), 204);
+    assert_eq!(ask(at(&other, "GET", None)).await.status(), 410);
+    let begun = Instant::now();
+    while ask(at(&one, "GET", None)).await.status() != 410 {
+        assert!(begun.elapsed() < secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

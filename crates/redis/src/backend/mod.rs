@@ -10,6 +10,7 @@ mod model;
 #[cfg(any(test, feature = "model"))]
 mod model_circuits;
 mod names;
+mod offers;
 mod pauses;
 mod rates;
 mod redis;
@@ -19,7 +20,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tower_buttress::store::Fingerprint;
+use tower_buttress::store::{Fingerprint, TenantHash};
 
 pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ProbeLease, ProbeVerdict, Votes};
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
@@ -27,6 +28,7 @@ pub use self::ids::{Process, Token};
 #[cfg(any(test, feature = "model"))]
 pub use self::model::Model;
 pub use self::names::Want;
+pub use self::offers::{Ask, Offered};
 pub use self::pauses::{PauseBackend, PauseNews};
 pub use self::rates::{RateBackend, RateTurn, TakenRate};
 pub use crate::client::subscriptions::{Heard, Subscription};
@@ -82,6 +84,37 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// What this process is asked for from now on.
     fn inbox(&self, process: Process) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
+
+    /// Tells those who listen to a flight that they have all of its log, up to this place. Default: they are not told.
+    fn mark(&self, _flight: Flight, _length: u64) -> impl Future<Output = Result<u64, BackendError>> + Send {
+        async { Ok(0) }
+    }
+
+    /// Says for `ttl` where the answer of a token is. Default: answers are where they were given.
+    fn offer(
+        &self,
+        _token: Fingerprint,
+        _offered: Offered,
+        _owner: Option<TenantHash>,
+        _ttl: Duration,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Where the answer of a token is. Default: nowhere.
+    fn offered(&self, _token: Fingerprint) -> impl Future<Output = Result<Option<Offered>, BackendError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// The answer of a token is nowhere any more. Default: nothing.
+    fn withdraw(&self, _token: Fingerprint) -> impl Future<Output = Result<(), BackendError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Asks a process for an answer that callers come back to. Returns how many heard that. Default: none.
+    fn ask(&self, _process: Process, _ask: Ask) -> impl Future<Output = Result<u64, BackendError>> + Send {
+        async { Ok(0) }
+    }
 
     /// What a call gets while the engine cannot be reached. Default: [`Outage::Local`].
     fn outage(&self) -> Outage {
@@ -204,10 +237,16 @@ pub enum Piece {
     },
     /// The flight is shared no longer.
     Forsaken,
+    /// What comes from now on is new: all that there was is in the log, which is this long.
+    CaughtUp {
+        /// How long the log is.
+        length: u64,
+    },
 }
 
-/// The header of a piece that says so: no log is this long.
+/// Headers of pieces that are not bytes: no log is this long.
 const FORSAKEN: u64 = u64::MAX;
+const CAUGHT_UP: u64 = u64::MAX - 1;
 
 // === impl Piece ===
 
@@ -217,10 +256,18 @@ impl Piece {
     pub fn decode(mut message: Bytes) -> Option<Self> {
         let offset = u64::from_le_bytes(*message.first_chunk()?);
         let bytes = message.split_off(8);
-        Some(if offset == FORSAKEN { Self::Forsaken } else { Self::Bytes { offset, bytes } })
+        Some(match offset {
+            FORSAKEN => Self::Forsaken,
+            CAUGHT_UP => Self::CaughtUp { length: u64::from_le_bytes(*bytes.first_chunk()?) },
+            offset => Self::Bytes { offset, bytes },
+        })
     }
 
     fn header(offset: u64) -> [u8; 8] {
         offset.to_le_bytes()
+    }
+
+    fn caught_up(length: u64) -> Bytes {
+        [CAUGHT_UP.to_le_bytes(), length.to_le_bytes()].concat().into()
     }
 }

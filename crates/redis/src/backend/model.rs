@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
-use tower_buttress::store::Fingerprint;
+use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::circuits::{CircuitGroup, CircuitId};
 use super::fleet::Fleet;
 use super::ids::{Process, Token};
 use super::names::{Want, encode_want};
 use super::{
-    Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
-    Subscription,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
+    Settled, Subscription,
 };
 use crate::client::subscriptions::{Heard, Hearer};
 
@@ -46,6 +46,7 @@ pub(super) struct State {
     logs: HashMap<Flight, Expiring<BytesMut>>,
     /// How many bytes of kept answers each tenant has, and until when.
     kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
+    offers: HashMap<Fingerprint, Expiring<(Offered, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, Fleet>,
     pub(super) pauses: HashMap<Fingerprint, Instant>,
     pub(super) rates: HashMap<(Fingerprint, String), Instant>,
@@ -126,6 +127,7 @@ impl Model {
         state.flights.clear();
         state.logs.clear();
         state.kept.clear();
+        state.offers.clear();
         state.circuits.clear();
         state.pauses.clear();
         state.rates.clear();
@@ -155,6 +157,7 @@ impl Model {
         let now = Instant::now();
         state.flights.retain(|_, meta| meta.until > now);
         state.logs.retain(|_, log| log.until > now);
+        state.offers.retain(|_, offer| offer.until > now);
         Ok(state)
     }
 
@@ -231,7 +234,7 @@ impl Backend for Model {
             log.value[at..end].copy_from_slice(&bytes);
         }
         if let Some(log) = state.logs.get_mut(&flight) {
-            log.until = until;
+            log.until = log.until.max(until);
         }
         let message = [&Piece::header(offset)[..], &bytes].concat().into();
         Ok(Appended::Written { receivers: state.publish(Channel::Flight(flight), &message) })
@@ -299,6 +302,40 @@ impl Backend for Model {
     async fn forsake(&self, flight: Flight) -> Result<u64, BackendError> {
         let message = Bytes::copy_from_slice(&Piece::header(FORSAKEN));
         Ok(self.reach()?.publish(Channel::Flight(flight), &message))
+    }
+
+    async fn mark(&self, flight: Flight, length: u64) -> Result<u64, BackendError> {
+        Ok(self.reach()?.publish(Channel::Flight(flight), &Piece::caught_up(length)))
+    }
+
+    async fn offer(
+        &self,
+        token: Fingerprint,
+        offered: Offered,
+        _: Option<TenantHash>,
+        ttl: Duration,
+    ) -> Result<(), BackendError> {
+        let mut state = self.reach()?;
+        let now = Instant::now();
+        state.offers.insert(token, Expiring { value: (offered, now), until: now + ttl });
+        Ok(())
+    }
+
+    async fn offered(&self, token: Fingerprint) -> Result<Option<Offered>, BackendError> {
+        let state = self.reach()?;
+        Ok(state.offers.get(&token).map(|offer| {
+            let (offered, told) = offer.value;
+            Offered { age: offered.age + told.elapsed(), ..offered }
+        }))
+    }
+
+    async fn withdraw(&self, token: Fingerprint) -> Result<(), BackendError> {
+        self.reach()?.offers.remove(&token);
+        Ok(())
+    }
+
+    async fn ask(&self, process: Process, ask: Ask) -> Result<u64, BackendError> {
+        Ok(self.reach()?.publish(Channel::Inbox(process), &ask.encode()))
     }
 
     async fn listen(&self, flight: Flight) -> Result<Subscription, BackendError> {

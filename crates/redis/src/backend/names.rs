@@ -47,6 +47,11 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:r:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
+    /// Where the answer is that a caller was given this token for.
+    pub(super) fn offer(&self, token: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{token}}}:h", self.prefix).into()
+    }
+
     /// How many bytes of kept answers a tenant has, by when they expire.
     pub(super) fn tenant(&self, tenant: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{tenant}}}:u", self.prefix).into()

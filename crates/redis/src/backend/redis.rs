@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::Value;
 use tokio::time::timeout;
-use tower_buttress::store::Fingerprint;
+use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::ids::{Process, Token};
 use super::names::{Names, Want, encode_want};
 use super::{
-    Appended, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Outcome, Piece, Settled,
-    Subscription,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
+    Settled, Subscription,
 };
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
@@ -22,6 +22,8 @@ static RENEW: Script = Script::new(include_str!("../scripts/renew.lua")).named("
 static OUTGROW: Script = Script::new(include_str!("../scripts/outgrow.lua")).named("outgrow");
 static APPEND: Script = Script::new(include_str!("../scripts/append.lua")).named("append");
 static DISCARD: Script = Script::new(include_str!("../scripts/discard.lua")).named("discard");
+static OFFER: Script = Script::new(include_str!("../scripts/offer.lua")).named("offer");
+static OFFERED: Script = Script::new(include_str!("../scripts/offered.lua")).named("offered");
 static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua")).named("settle");
 
 /// A subscription is made in the background of a call: it may take longer than what a caller waits for.
@@ -147,6 +149,49 @@ impl Backend for Redis {
 
     async fn inbox(&self, process: Process) -> Result<Subscription, BackendError> {
         self.subscribe(&self.names().inbox(&process)).await
+    }
+
+    async fn mark(&self, flight: Flight, length: u64) -> Result<u64, BackendError> {
+        self.publish(&self.names().channel(&flight), &Piece::caught_up(length)).await
+    }
+
+    async fn offer(
+        &self,
+        token: Fingerprint,
+        offered: Offered,
+        owner: Option<TenantHash>,
+        ttl: Duration,
+    ) -> Result<(), BackendError> {
+        let command = OFFER
+            .keys(&[&self.names().offer(&token)])
+            .arg(offered.encode())
+            .arg(u64::try_from(offered.age.as_millis()).unwrap_or(u64::MAX))
+            .arg(millis(ttl))
+            .arg(owner.map_or(0, TenantHash::get));
+        self.call(&command).await.map(drop)
+    }
+
+    async fn offered(&self, token: Fingerprint) -> Result<Option<Offered>, BackendError> {
+        let reply = self.call(&OFFERED.keys(&[&self.names().offer(&token)])).await?;
+        match &reply {
+            Value::Array(reply) => Ok(match reply.as_slice() {
+                [Value::BulkString(bytes), Value::Int(age)] => {
+                    Offered::decode(bytes, Duration::from_millis(unsigned(*age)))
+                }
+                _ => None,
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn withdraw(&self, token: Fingerprint) -> Result<(), BackendError> {
+        let mut command = redis::cmd("DEL");
+        command.arg(self.names().offer(&token));
+        self.call(&Command::Plain(command)).await.map(drop)
+    }
+
+    async fn ask(&self, process: Process, ask: Ask) -> Result<u64, BackendError> {
+        self.publish(&self.names().inbox(&process), &ask.encode()).await
     }
 
     fn outage(&self) -> Outage {

@@ -3,5 +3,6 @@
 local len = redis.call('STRLEN', KEYS[1])
 if len < tonumber(ARGV[1]) then return {-1, len} end
 if #ARGV[2] > 0 then redis.call('SETRANGE', KEYS[1], ARGV[1], ARGV[2]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+-- Never for less than it has: it may be kept.
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return {redis.call('PUBLISH', KEYS[2], ARGV[4] .. ARGV[2]), len}

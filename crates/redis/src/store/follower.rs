@@ -8,13 +8,15 @@ use tower_buttress::error::LeaderGone;
 use tower_buttress::store::{BodyPart, Fingerprint, Head, Lease, MemoryLease, Recorder};
 
 use super::wire::{Damaged, Decoder, HeadRecord, Record};
-use crate::backend::{Backend, BackendError, Flight, Heard, Outcome, Piece, Process, Subscription, Want};
+use crate::backend::{Ask, Backend, BackendError, Flight, Heard, Offered, Outcome, Piece, Process, Subscription, Want};
 
 pub(super) struct Follower<B> {
     backend: B,
     flight: Flight,
     owner: Process,
     lease: Duration,
+    /// A caller came back to the answer: whose its key is does not matter.
+    is_return: bool,
     /// How old the flight was when it was found, and when that was.
     age: (Duration, Instant),
     feed: Feed,
@@ -109,7 +111,18 @@ impl<B: Backend> Follower<B> {
     ) {
         let now = Instant::now();
         let feed = Feed::new(recorder, Some(memory), Decoder::new(flight.key, payload));
-        let follower = Self { backend, flight, owner, lease, age: (age, now), feed, watch: LeaderWatch::new(now) };
+        let watch = LeaderWatch::new(now);
+        let follower = Self { backend, flight, owner, lease, is_return: false, age: (age, now), feed, watch };
+        tokio::spawn(follower.run());
+    }
+
+    /// Feeds the log of a caller that came back to an answer.
+    pub(super) fn return_to(backend: B, offered: Offered, recorder: Recorder, lease: Duration) {
+        let now = Instant::now();
+        let Offered { flight, payload, owner, age, .. } = offered;
+        let feed = Feed::new(recorder, None, Decoder::new(flight.key, payload));
+        let watch = LeaderWatch::new(now);
+        let follower = Self { backend, flight, owner, lease, is_return: true, age: (age, now), feed, watch };
         tokio::spawn(follower.run());
     }
 
@@ -118,8 +131,8 @@ impl<B: Backend> Follower<B> {
             Ok(ended) => ended,
             Err(Damaged) => Ended::Damaged,
         };
-        let Self { backend, flight, feed, .. } = self;
-        if matches!(ended, Ended::LeaderGone) {
+        let Self { backend, flight, feed, is_return, .. } = self;
+        if matches!(ended, Ended::LeaderGone) && !is_return {
             // Only where it is still that leader's.
             let _ = backend.settle(flight, Outcome::Free).await;
         }
@@ -164,6 +177,16 @@ impl<B: Backend> Follower<B> {
                     self.on_bytes(offset, &bytes).await
                 }
                 Some(Piece::Forsaken) => Ok(Some(Ended::Forsaken)),
+                Some(Piece::CaughtUp { length }) => {
+                    self.watch.on_heard();
+                    let ended = if length > self.feed.read { self.catch_up().await? } else { None };
+                    if self.feed.read >= length {
+                        self.feed.recorder.caught_up();
+                    } else if ended.is_none() {
+                        self.ask().await;
+                    }
+                    Ok(ended)
+                }
                 None => Err(Damaged),
             },
             Some(Heard::Gap) => {
@@ -199,6 +222,9 @@ impl<B: Backend> Follower<B> {
                 // The next message, or the next tick, brings it back here.
                 return Ok(None);
             };
+            if !bytes.is_empty() {
+                self.watch.heard = Instant::now();
+            }
             let ended = self.take(&bytes).await?;
             if ended.is_some() || bytes.len() < CHUNK {
                 return Ok(ended);
@@ -209,7 +235,11 @@ impl<B: Backend> Follower<B> {
     /// Asks the leader to share the answer.
     async fn ask(&mut self) {
         let now = Instant::now();
-        let asked = self.backend.want(self.owner, Want(self.flight)).await;
+        let asked = if self.is_return {
+            self.backend.ask(self.owner, Ask::Return(self.flight)).await
+        } else {
+            self.backend.want(self.owner, Want(self.flight)).await
+        };
         self.watch.on_asked(now, &asked);
     }
 
@@ -226,6 +256,17 @@ impl<B: Backend> Follower<B> {
         self.ask().await;
         if let Some(ended) = self.catch_up().await? {
             return Ok(Some(ended));
+        }
+        if self.is_return {
+            if pieces.is_none() {
+                // Nothing can be heard here: what was read is what there was.
+                self.feed.recorder.caught_up();
+            }
+            let now = Instant::now();
+            let is_gone = self.watch.is_gone(now, self.lease)
+                || self.watch.is_mute(now, self.lease)
+                || self.watch.is_cut_off(now, self.feed.has_head);
+            return Ok(is_gone.then_some(Ended::LeaderGone));
         }
         // A leader that is suspended has an inbox, and no lease any more.
         let holder = self.backend.holder(self.flight.key).await;
@@ -315,6 +356,11 @@ impl LeaderWatch {
         let keyless = since(self.keyless).is_some_and(|keyless| keyless >= lease / 2);
         let absent = since(self.absent).is_some_and(|absent| absent >= ABSENCE);
         has_returned && (keyless || absent)
+    }
+
+    /// Whether the leader has given no sign of life for as long as a lease: it is suspended.
+    fn is_mute(&self, now: Instant, lease: Duration) -> bool {
+        self.unreachable.is_none() && now.saturating_duration_since(self.heard) >= lease
     }
 
     fn is_cut_off(&self, now: Instant, has_head: bool) -> bool {

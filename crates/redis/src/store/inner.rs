@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{Event, Observer};
 
+use super::leader::Order;
 use super::settling::Settling;
 use crate::backend::{Process, Token};
 
@@ -19,10 +20,18 @@ pub(super) struct Inner<B> {
     pub(super) process: Process,
     pub(super) settings: Settings,
     pub(super) observer: Option<Arc<dyn Observer>>,
-    /// Where the tasks of the calls that are made here hear that another process wants the answer.
-    pub(super) leaders: Mutex<HashMap<Token, mpsc::Sender<()>>>,
+    /// The tasks of the calls that are made here, and of answers that callers come back to.
+    pub(super) leaders: Mutex<HashMap<Token, Reachable>>,
     pub(super) settling: Settling,
     pub(super) hears_wants: AtomicBool,
+}
+
+/// How the task of a call is reached.
+#[derive(Debug)]
+pub(super) struct Reachable {
+    /// Another process wants the answer.
+    pub(super) wants: mpsc::Sender<()>,
+    pub(super) orders: mpsc::WeakUnboundedSender<Order>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +44,7 @@ pub(super) struct Settings {
 // === impl Inner ===
 
 impl<B> Inner<B> {
-    pub(super) fn leaders(&self) -> MutexGuard<'_, HashMap<Token, mpsc::Sender<()>>> {
+    pub(super) fn leaders(&self) -> MutexGuard<'_, HashMap<Token, Reachable>> {
         self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,10 +4,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tower_buttress::store::{AnswerOffer, ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
 
-use super::inner::{Inner, Settings};
+use super::inner::{Inner, Reachable, Settings};
+use super::offers::{Call, Offers};
 use super::relay::{Relay, Shared};
 use super::settling::Undecided;
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, Outcome, Process, Settled, Token};
@@ -19,6 +20,16 @@ pub(super) enum Order {
     Free,
     /// The answer has ended, and is whole.
     Keep(Box<Keep>),
+    /// The lease is gone.
+    Over,
+    /// Callers may come back to the answer.
+    Offer(Box<AnswerOffer>),
+    /// The answer has ended, and callers may come back to it for a while.
+    Ended,
+    /// They may not any more.
+    Withdraw,
+    /// A caller of another process ends the call.
+    Stop,
 }
 
 #[derive(Debug)]
@@ -39,6 +50,8 @@ pub(super) struct Leader<B: Backend> {
     tenant: Fingerprint,
     log: ResponseLog,
     relay: Relay,
+    offers: Offers,
+    claimed: Instant,
     has_key: bool,
     /// Another process has the key, or has had it.
     is_lost: bool,
@@ -73,11 +86,13 @@ impl<B: Backend> Leader<B> {
             tenant,
             log,
             relay,
+            offers: Offers::new(request.owner()),
+            claimed: Instant::now(),
             has_key: true,
             is_lost: false,
         };
         let (wants, registered) = mpsc::channel(1);
-        store.leaders().insert(flight.token, wants);
+        store.leaders().insert(flight.token, Reachable { wants, orders: sender.downgrade() });
         let registration = Registration { store: Arc::downgrade(store), token: flight.token };
         tokio::spawn(async move {
             leader.run(orders, registered).await;
@@ -92,11 +107,11 @@ impl<B: Backend> Leader<B> {
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tick = interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut has_lease = true;
-        while has_lease || self.relay.is_sharing() {
+        let (mut has_lease, mut has_orders) = (true, true);
+        while has_lease || self.offers.is_open() || self.relay.is_sharing() {
             let order = tokio::select! {
                 biased;
-                order = orders.recv(), if has_lease => order,
+                order = orders.recv(), if has_orders => order,
                 Some(()) = wants.recv() => {
                     if !self.relay.begin() {
                         self.outgrown().await;
@@ -104,6 +119,11 @@ impl<B: Backend> Leader<B> {
                     continue;
                 }
                 _ = renew.tick(), if self.has_key => { self.renew().await; continue }
+                () = sleep_until(self.offers.due()), if self.offers.is_open() => {
+                    let call = self.call();
+                    self.offers.on_due(&self.backend, call).await;
+                    continue;
+                }
                 () = self.relay.gather(), if self.relay.is_sharing() => { self.share().await; continue }
                 _ = tick.tick(), if self.relay.is_sharing() => { self.share().await; continue }
             };
@@ -113,14 +133,38 @@ impl<B: Backend> Leader<B> {
                     let Keep { memory, retention, undecided } = *keep;
                     self.keep(memory, retention).await;
                     drop(undecided);
-                    return;
-                }
-                None => {
                     has_lease = false;
+                    // What is kept is not freed.
+                    self.has_key = false;
+                    if !self.offers.is_open() {
+                        return;
+                    }
+                }
+                Some(Order::Over) => {
+                    has_lease = false;
+                    self.free().await;
+                }
+                Some(Order::Offer(offer)) => {
+                    let call = self.call();
+                    self.offers.add(*offer, &self.backend, call).await;
+                }
+                Some(Order::Ended) => {
+                    let call = self.call();
+                    self.offers.ended(&self.backend, call).await;
+                }
+                Some(Order::Withdraw) => self.offers.withdraw(&self.backend).await,
+                Some(Order::Stop) => self.offers.stop(),
+                None => {
+                    (has_lease, has_orders) = (false, false);
+                    self.offers.close();
                     self.free().await;
                 }
             }
         }
+    }
+
+    fn call(&self) -> Call {
+        Call { flight: self.flight, payload: self.payload, process: self.process, claimed: self.claimed }
     }
 
     async fn renew(&mut self) {
@@ -178,7 +222,7 @@ impl<B: Backend> Leader<B> {
     }
 
     /// Writes all of it, and makes it a replay for every process.
-    async fn keep(mut self, memory: MemoryLease, retention: Retention) {
+    async fn keep(&mut self, memory: MemoryLease, retention: Retention) {
         let settled = if self.is_lost { Ok(Settled::Lost) } else { self.settle(&retention).await };
         match settled {
             // What is in Redis may be forgotten here to make room.

@@ -1,9 +1,11 @@
 use std::fmt;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Retention};
+use tower_buttress::store::{AnswerOffers, Fingerprint, Lease, MemoryLease, Retention};
 
 use super::leader::{Keep, Order};
+use super::offers::LeaseOffers;
 use super::settling::Settling;
 
 /// The lease of a [`RedisStore`](crate::RedisStore).
@@ -54,6 +56,16 @@ impl Lease for RedisLease {
         if let Err(mpsc::error::SendError(Order::Keep(keep))) = self.orders.send(order) {
             keep.memory.keep(keep.retention);
         }
+    }
+
+    fn offers(&self) -> Option<Arc<dyn AnswerOffers>> {
+        Some(Arc::new(LeaseOffers(self.orders.clone())))
+    }
+}
+
+impl Drop for RedisLease {
+    fn drop(&mut self) {
+        let _ = self.orders.send(Order::Over);
     }
 }
 

@@ -4,6 +4,7 @@ mod follower;
 mod inner;
 mod leader;
 mod lease;
+mod offers;
 mod relay;
 mod replay;
 mod settling;
@@ -18,16 +19,19 @@ use std::time::Duration;
 
 use tower_buttress::Observer;
 use tower_buttress::error::{BoxError, LeaderGone};
-use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, MemoryLease, MemoryStore, Recorder, Store};
+use tower_buttress::store::{
+    Claim, ClaimRequest, Fingerprint, MemoryLease, MemoryStore, Recorder, SharedAnswers, Store,
+};
 
 use self::follower::Follower;
 use self::inner::{Inner, Settings};
-use self::leader::Leader;
+use self::leader::{Leader, Order};
 pub use self::lease::RedisLease;
+use self::offers::AnswersElsewhere;
 use self::replay::Replayed;
 use self::settling::Settling;
 use crate::backend::{
-    Backend, BackendError, ClaimArgs, Claimed, Flight, FlightState, Heard, Outcome, Process, Token, Want,
+    Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, FlightState, Heard, Outcome, Process, Token, Want,
 };
 use crate::client::Redis;
 use crate::options::Outage;
@@ -61,6 +65,9 @@ use crate::options::Outage;
 /// - *Redis cannot be reached*: a claim waits for [`patience`](crate::RedisOptions::patience) once, and from then on for
 ///   nothing; each process goes on with what it knows itself ([`Outage::Local`]). What is under way goes on for the
 ///   callers of its own process. Those who read it elsewhere wait for Redis for 10 s, and then get an error.
+/// - *A caller comes back to an answer* that another process has ([`resumable`](tower_buttress::DedupLayer::resumable)): that
+///   process shares it as above, in flight or ended, for as long as it lives. Where it is gone, what was kept for the key
+///   is read to its end, and anything else is gone.
 /// - *Redis has no memory left*: the answer is not shared, and not kept there; an event says so.
 ///
 /// What the processes promise each other, and what not, is in the [crate's documentation](crate#what-is-promised).
@@ -180,6 +187,10 @@ impl<B: Backend> Store for RedisStore<B> {
     fn accepted(&self, tenant: &Fingerprint) {
         self.inner.memory.accepted(tenant);
     }
+
+    fn answers(&self) -> Option<Arc<dyn SharedAnswers>> {
+        Some(Arc::new(AnswersElsewhere(self.inner.clone())))
+    }
 }
 
 impl<B> Clone for RedisStore<B> {
@@ -278,6 +289,37 @@ impl<B: Backend> Inner<B> {
     }
 }
 
+impl<B: Backend> Inner<B> {
+    /// Another process wants the answer to a call. Returns whether it is here.
+    fn share(&self, flight: Flight) -> bool {
+        let leaders = self.leaders();
+        let leader = leaders.get(&flight.token);
+        if let Some(leader) = leader {
+            // One that waits to be seen says as much as two.
+            let _ = leader.wants.try_send(());
+        }
+        leader.is_some()
+    }
+
+    /// A caller came back to an answer, in another process.
+    fn on_ask(&self, ask: Ask) {
+        match ask {
+            Ask::Return(flight) => {
+                if !self.share(flight) {
+                    let backend = self.backend.clone();
+                    tokio::spawn(async move { backend.forsake(flight).await });
+                }
+            }
+            Ask::Stop(flight) => {
+                let orders = self.leaders().get(&flight.token).and_then(|leader| leader.orders.upgrade());
+                if let Some(orders) = orders {
+                    let _ = orders.send(Order::Stop);
+                }
+            }
+        }
+    }
+}
+
 async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
     let mut pause = INBOX_RETRY;
     loop {
@@ -297,10 +339,10 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
             let Some(store) = store.upgrade() else { return };
             // What was missed is asked for again.
             let Heard::Message(message) = heard else { continue };
-            let Some(Want(flight)) = Want::decode(&message) else { continue };
-            if let Some(wants) = store.leaders().get(&flight.token) {
-                // One that waits to be seen says as much as two.
-                let _ = wants.try_send(());
+            if let Some(Want(flight)) = Want::decode(&message) {
+                store.share(flight);
+            } else if let Some(ask) = Ask::decode(&message) {
+                store.on_ask(ask);
             }
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct Relay {
     written: u64,
     /// How often Redis had less than that.
     rewinds: u32,
+    /// Somebody elsewhere waits to be told that it has all that there was.
+    owes_mark: bool,
     state: State,
 }
 
@@ -43,6 +45,8 @@ struct Writing {
     /// Bytes of `out`, and of what comes, that Redis has already.
     skip: u64,
     has_head: bool,
+    /// `out` ends with the last that was recorded.
+    is_at_tip: bool,
     /// `out` holds the last of it.
     has_ended: bool,
     is_too_long: bool,
@@ -82,20 +86,39 @@ const MAX_REWINDS: u32 = 8;
 
 impl Relay {
     pub(super) fn new(flight: Flight, payload: Fingerprint, log: ResponseLog, settings: Settings) -> Self {
-        Self { flight, payload, log, settings, claimed: Instant::now(), written: 0, rewinds: 0, state: State::Idle }
+        Self {
+            flight,
+            payload,
+            log,
+            settings,
+            claimed: Instant::now(),
+            written: 0,
+            rewinds: 0,
+            owes_mark: false,
+            state: State::Idle,
+        }
     }
 
     pub(super) fn is_sharing(&self) -> bool {
-        matches!(self.state, State::Writing(_))
+        match self.state {
+            State::Writing(_) => true,
+            // Redis may have forgotten it meanwhile.
+            State::Written => self.owes_mark,
+            State::Idle | State::Outgrown => false,
+        }
     }
 
     /// Somebody elsewhere reads it. Returns whether it can be had.
     pub(super) fn begin(&mut self) -> bool {
+        self.owes_mark = true;
         match &mut self.state {
             State::Writing(writing) => writing.unheard = 0,
             State::Written => {}
             State::Outgrown => return false,
-            State::Idle => self.open(true),
+            State::Idle => {
+                self.rewinds = 0;
+                self.open(true);
+            }
         }
         !matches!(self.state, State::Outgrown)
     }
@@ -127,6 +150,14 @@ impl Relay {
     pub(super) async fn gather(&mut self) {
         let (claimed, log) = (self.claimed, &self.log);
         match &mut self.state {
+            State::Written if self.owes_mark => {}
+            State::Writing(writing) if writing.waiting.is_none() && self.owes_mark => {
+                poll_fn(|cx| {
+                    let _ = writing.poll_gather(cx, claimed, log);
+                    Poll::Ready(())
+                })
+                .await;
+            }
             State::Writing(writing) if writing.waiting.is_none() => {
                 poll_fn(|cx| writing.poll_gather(cx, claimed, log)).await;
             }
@@ -136,16 +167,30 @@ impl Relay {
 
     /// Sends what was gathered, or a sign of life.
     pub(super) async fn send<B: Backend>(&mut self, backend: &B) -> Shared {
+        if matches!(self.state, State::Written) && self.owes_mark {
+            self.look_again(backend).await;
+        }
+        let owes_mark = self.owes_mark;
         let State::Writing(writing) = &mut self.state else { return Shared::On };
         if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
             self.state = State::Outgrown;
             return Shared::Outgrown;
         }
-        if writing.out.is_empty() && !writing.has_ended && writing.sent.elapsed() < SIGN_OF_LIFE {
+        // Who is owed a mark must be able to read what came before it: Redis may have forgotten it meanwhile.
+        if writing.out.is_empty() && !writing.has_ended && !owes_mark && writing.sent.elapsed() < SIGN_OF_LIFE {
             return Shared::On;
         }
         match self.append(backend).await {
-            Ok(()) => {}
+            Ok(()) => {
+                let is_at_tip = match &self.state {
+                    State::Writing(writing) => writing.is_at_tip && writing.out.is_empty(),
+                    State::Written => true,
+                    State::Idle | State::Outgrown => false,
+                };
+                if self.owes_mark && is_at_tip {
+                    self.mark(backend).await;
+                }
+            }
             Err(BackendError::Unreachable) => {
                 if let State::Writing(writing) = &mut self.state {
                     let since = *writing.waiting.get_or_insert_with(Instant::now);
@@ -165,6 +210,25 @@ impl Relay {
             }
         }
         if matches!(self.state, State::Outgrown) { Shared::Outgrown } else { Shared::On }
+    }
+
+    /// Says that what comes from now on is new.
+    async fn mark<B: Backend>(&mut self, backend: &B) {
+        // Where it is lost, it is asked for again.
+        self.owes_mark = false;
+        let _ = backend.mark(self.flight, self.written).await;
+    }
+
+    /// All of it was written, perhaps long ago: is it there?
+    async fn look_again<B: Backend>(&mut self, backend: &B) {
+        match backend.append(self.flight, self.written, Bytes::new(), self.settings.lease * 3).await {
+            Ok(Appended::Rewind { length }) => {
+                (self.written, self.rewinds) = (length, 0);
+                self.open(true);
+            }
+            Ok(Appended::Written { .. }) => self.mark(backend).await,
+            Err(_) => self.owes_mark = false,
+        }
     }
 
     async fn append<B: Backend>(&mut self, backend: &B) -> Result<(), BackendError> {
@@ -237,6 +301,7 @@ impl Writing {
             out,
             skip,
             has_head: false,
+            is_at_tip: false,
             has_ended: false,
             is_too_long: false,
             waiting: None,
@@ -254,9 +319,11 @@ impl Writing {
     }
 
     fn poll_gather(&mut self, cx: &mut Context<'_>, claimed: Instant, log: &ResponseLog) -> Poll<()> {
+        self.is_at_tip = self.has_ended;
         while self.out.len() < CHUNK && !self.has_ended && !self.is_too_long {
             let read = self.poll_record(cx, claimed, log);
             self.skip_written();
+            self.is_at_tip = read.is_pending() || self.has_ended;
             if read.is_pending() {
                 // Only what is not empty is worth sending.
                 return if self.out.is_empty() { Poll::Pending } else { Poll::Ready(()) };

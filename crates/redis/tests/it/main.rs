@@ -7,6 +7,7 @@ mod faults;
 mod model;
 mod pace;
 mod processes;
+mod resumable;
 mod store;
 mod supersede;
 mod support;

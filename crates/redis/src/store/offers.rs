@@ -1,0 +1,179 @@
+//! Where the answer to a call is, for callers that come back to it in another process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tower_buttress::error::{BoxError, LeaderGone};
+use tower_buttress::store::{
+    AnswerFuture, AnswerOffer, AnswerOffers, Fingerprint, OfferedAnswer, Recorder, SharedAnswers, TenantHash,
+};
+
+use super::follower::Follower;
+use super::inner::Inner;
+use super::leader::Order;
+use crate::backend::{Ask, Backend, Flight, Offered, Process};
+
+/// What the layer says of one answer.
+pub(super) struct LeaseOffers(pub(super) mpsc::UnboundedSender<Order>);
+
+/// The answers that other processes have.
+pub(super) struct AnswersElsewhere<B>(pub(super) Arc<Inner<B>>);
+
+/// The tokens of an answer, as the task of its call tells Redis of them.
+pub(super) struct Offers {
+    offers: Vec<AnswerOffer>,
+    owner: Option<TenantHash>,
+    /// All are told again then: Redis may have forgotten them, and forgets them after a while.
+    tell_at: Instant,
+    /// The answer has ended, and is read for so long.
+    ends: Option<Instant>,
+}
+
+/// What Redis could not be told is told again after this long.
+const RETRY: Duration = Duration::from_secs(3);
+
+// === impl LeaseOffers ===
+
+impl AnswerOffers for LeaseOffers {
+    fn offer(&self, offer: AnswerOffer) {
+        let _ = self.0.send(Order::Offer(Box::new(offer)));
+    }
+
+    fn ended(&self) {
+        let _ = self.0.send(Order::Ended);
+    }
+
+    fn withdraw(&self) {
+        let _ = self.0.send(Order::Withdraw);
+    }
+}
+
+// === impl Offers ===
+
+impl Offers {
+    pub(super) fn new(owner: Option<TenantHash>) -> Self {
+        Self { offers: Vec::new(), owner, tell_at: Instant::now(), ends: None }
+    }
+
+    /// Whether callers may come back.
+    pub(super) fn is_open(&self) -> bool {
+        !self.offers.is_empty()
+    }
+
+    /// When something is to be done.
+    pub(super) fn due(&self) -> Instant {
+        self.ends.map_or(self.tell_at, |ends| ends.min(self.tell_at))
+    }
+
+    pub(super) async fn add<B: Backend>(&mut self, offer: AnswerOffer, backend: &B, call: Call) {
+        let window = offer.window;
+        self.offers.push(offer);
+        let is_told = match self.offers.last() {
+            Some(offer) => self.tell(offer, backend, call).await,
+            None => true,
+        };
+        let again = Instant::now() + if is_told { window / 3 } else { RETRY };
+        self.tell_at = if self.offers.len() == 1 { again } else { self.tell_at.min(again) };
+    }
+
+    pub(super) async fn ended<B: Backend>(&mut self, backend: &B, call: Call) {
+        let Some(window) = self.offers.iter().map(|offer| offer.window).max() else { return };
+        self.ends = Some(Instant::now() + window);
+        self.tell_all(backend, call).await;
+    }
+
+    /// The time of [`due`](Self::due) has come.
+    pub(super) async fn on_due<B: Backend>(&mut self, backend: &B, call: Call) {
+        if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+            self.offers.clear();
+        } else {
+            self.tell_all(backend, call).await;
+        }
+    }
+
+    /// Callers come back no more, where they can be told.
+    pub(super) async fn withdraw<B: Backend>(&mut self, backend: &B) {
+        for offer in self.offers.drain(..) {
+            let _ = backend.withdraw(offer.token).await;
+        }
+    }
+
+    /// Redis forgets them by itself.
+    pub(super) fn close(&mut self) {
+        self.offers.clear();
+    }
+
+    /// A caller elsewhere has said so.
+    pub(super) fn stop(&self) {
+        if let Some(offer) = self.offers.first() {
+            (offer.on_stop)();
+        }
+    }
+
+    async fn tell_all<B: Backend>(&mut self, backend: &B, call: Call) {
+        let (mut is_told, mut every) = (true, RETRY);
+        for offer in &self.offers {
+            every = every.max(offer.window / 3);
+            is_told &= self.tell(offer, backend, call).await;
+        }
+        self.tell_at = Instant::now() + if is_told { every } else { RETRY };
+    }
+
+    /// Returns whether Redis knows it.
+    async fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: &B, call: Call) -> bool {
+        let now = Instant::now();
+        let ttl = self.ends.map_or(offer.window, |ends| ends.saturating_duration_since(now));
+        let Call { flight, payload, process, claimed } = call;
+        let age = now.saturating_duration_since(claimed);
+        let offered = Offered { flight, payload, owner: process, answer: offer.answer, age };
+        backend.offer(offer.token, offered, self.owner, ttl).await.is_ok()
+    }
+}
+
+/// The call of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) flight: Flight,
+    pub(super) payload: Fingerprint,
+    pub(super) process: Process,
+    pub(super) claimed: Instant,
+}
+
+// === impl AnswersElsewhere ===
+
+impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
+    fn find(&self, token: Fingerprint) -> AnswerFuture<Result<Option<OfferedAnswer>, BoxError>> {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let offered = inner.backend.offered(token).await?;
+            // What this process has forgotten is on its way out.
+            Ok(offered.filter(|offered| offered.owner != inner.process).map(|offered| offered.answer))
+        })
+    }
+
+    fn feed(&self, token: Fingerprint, recorder: Recorder) {
+        let inner = self.0.clone();
+        tokio::spawn(async move {
+            match inner.backend.offered(token).await {
+                Ok(Some(offered)) => {
+                    Follower::return_to(inner.backend.clone(), offered, recorder, inner.settings.lease);
+                }
+                Ok(None) | Err(_) => recorder.fail(LeaderGone::new()),
+            }
+        });
+    }
+
+    fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>> {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            if let Some(offered) = inner.backend.offered(token).await? {
+                inner.backend.ask(offered.owner, Ask::Stop(offered.flight)).await?;
+                // Its process withdraws all tokens of the answer. Where it is gone, this one leads nowhere all the same.
+                inner.backend.withdraw(token).await?;
+            }
+            Ok(())
+        })
+    }
+}

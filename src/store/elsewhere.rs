@@ -1,0 +1,107 @@
+//! Answers that callers come back to, where several processes share a store.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Recorder;
+use crate::error::BoxError;
+use crate::proto::fingerprint::Fingerprint;
+
+/// An answer that callers come back to ([`DedupLayer::resumable`](crate::DedupLayer::resumable)), as other processes must
+/// know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OfferedAnswer {
+    /// Tells the ids of its events from those of other streams.
+    pub number: u64,
+    /// On whose account the call is made.
+    pub tenant: Fingerprint,
+    /// Whether its events may be given ids.
+    pub bears_ids: bool,
+}
+
+/// What is told when a caller is given a token for an answer.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct AnswerOffer {
+    /// The hash of the token. The token itself is the caller's.
+    pub token: Fingerprint,
+    /// The answer.
+    pub answer: OfferedAnswer,
+    /// How long it can be read after its end.
+    pub window: Duration,
+    /// Ends the call and forgets the answer: to be called when a caller says so to another process.
+    pub on_stop: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Tells the other processes where the answer to one call is: see [`Lease::offers`](super::Lease::offers). It is kept for as
+/// long as the answer can be read here.
+///
+/// All methods return at once.
+pub trait AnswerOffers: Send + Sync + 'static {
+    /// A caller was given a token.
+    fn offer(&self, offer: AnswerOffer);
+
+    /// The answer has ended: from now on it can be read for the window of its offers.
+    fn ended(&self);
+
+    /// The answer is forgotten: its tokens lead nowhere from now on.
+    fn withdraw(&self);
+}
+
+/// The answers that other processes have offered: see [`Store::answers`](super::Store::answers). Tokens are given by their
+/// hashes.
+pub trait SharedAnswers: Send + Sync + 'static {
+    /// The answer of this token; `None`: there is none, or there is none any more.
+    fn find(&self, token: Fingerprint) -> AnswerFuture<Result<Option<OfferedAnswer>, BoxError>>;
+
+    /// Feeds a log with the answer of this token from its first part on: what its process has recorded, then, after
+    /// [`Recorder::caught_up`], what comes. Nothing is asked of an upstream. Where its process is gone, the log
+    /// [fails](Recorder::fail) with [`LeaderGone`](crate::error::LeaderGone).
+    ///
+    /// It returns at once. While the log has a listener, it counts as one of the call's.
+    fn feed(&self, token: Fingerprint, recorder: Recorder);
+
+    /// Ends the call, wherever it is made, and forgets the answer. Ready when the token leads nowhere.
+    fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>>;
+}
+
+/// What the methods of [`SharedAnswers`] return.
+pub type AnswerFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+// === impl OfferedAnswer ===
+
+impl OfferedAnswer {
+    /// An answer with this number, of this tenant.
+    #[must_use]
+    pub fn new(number: u64, tenant: Fingerprint, bears_ids: bool) -> Self {
+        Self { number, tenant, bears_ids }
+    }
+}
+
+// === impl AnswerOffer ===
+
+impl AnswerOffer {
+    /// A token, by its hash, for this answer.
+    #[must_use]
+    pub fn new(
+        token: Fingerprint,
+        answer: OfferedAnswer,
+        window: Duration,
+        on_stop: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        Self { token, answer, window, on_stop }
+    }
+}
+
+impl fmt::Debug for AnswerOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnswerOffer")
+            .field("answer", &self.answer)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}
