@@ -67,6 +67,11 @@ impl Answers {
         })
     }
 
+    /// How many answers were begun.
+    pub(crate) fn begun(&self) -> usize {
+        self.lock().values().map(Vec::len).sum()
+    }
+
     fn say(&self, call: u64, nth: usize, data: &Bytes) {
         if let Some(said) = self.lock().get_mut(&call).and_then(|answers| answers.get_mut(nth)) {
             said.bytes.extend_from_slice(data);

@@ -142,7 +142,7 @@ fn judge(text: &[u8], took: Duration, compare: impl FnOnce(&[u8]) -> Held) -> Ou
     }
 }
 
-fn request(nth: u32) -> Request<Full<Bytes>> {
+pub(crate) fn request(nth: u32) -> Request<Full<Bytes>> {
     let body = format!(r#"{{"model":"sim","stream":true,"messages":[{{"role":"user","content":"question {nth}"}}]}}"#);
     let mut request = Request::new(Full::from(body));
     *request.method_mut() = http::Method::POST;

@@ -3,6 +3,7 @@
 mod bare;
 mod buttress;
 pub(crate) mod limited;
+pub(crate) mod outage;
 mod resilience;
 mod tower_http;
 
@@ -21,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 use tower_buttress::error::BoxError;
-use tower_buttress::{ResumeBy, ResumeLayer};
+use tower_buttress::{DedupLayer, LastGoodLayer, ResumeBy, ResumeLayer};
 
 use super::faults::Upstreams;
 
@@ -67,7 +68,7 @@ impl Contestant {
             Self::Restarting => ResumeLayer::new().verified_restart(true),
             Self::Resuming => ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)),
         };
-        buttress::client(primary, backup, resume)
+        buttress::client(primary, backup, DedupLayer::new(), resume, LastGoodLayer::disabled())
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! All of them run at the same time, each with a provider and a backup of its own, which draw the same faults for the
 //! same call. Time is compressed: one second here is twenty. `faults` has the mix, `clients` who takes part, `callers`
-//! what is asked and how an answer is judged: against `answers`, where the providers' are written down. Then those who have limits of rates meet a provider that has one: `limited`.
+//! what is asked and how an answer is judged: against `answers`, where the providers' are written down. Then those who have
+//! limits of rates meet a provider that has one: `limited`. Last, nothing answers for a while: `outage`.
 
 mod answers;
 mod callers;
@@ -14,6 +15,7 @@ mod chart;
 mod clients;
 mod faults;
 mod limited;
+mod outage;
 mod report;
 mod scale;
 
@@ -75,6 +77,7 @@ async fn main() -> Result<(), BoxError> {
 
     println!("\n{}", report::table(&rows));
     println!("{}", limited::run().await?);
+    println!("{}", outage::run().await?);
     chart::write(&args.chart, &rows)?;
     println!("The chart is in {}.", args.chart.display());
     rows.iter().try_for_each(Row::check)?;

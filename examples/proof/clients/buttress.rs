@@ -4,16 +4,25 @@ use std::net::SocketAddr;
 
 use tower::ServiceBuilder;
 use tower_buttress::error::BoxError;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, FallbackLayer, PaceLayer, ResumeLayer, TimeoutProfile, presets};
+use tower_buttress::{
+    CircuitBreakerLayer, DedupLayer, FallbackLayer, LastGoodLayer, PaceLayer, ResumeLayer, TimeoutProfile, presets,
+};
 
 use super::super::scale::{BACKOFF, BACKOFF_MAX, FIRST_BYTE, IDLE, OPEN, OPEN_MAX, TOTAL};
 use super::{Client, boxed, upstream};
 
-pub(super) fn client(primary: SocketAddr, backup: SocketAddr, resume: ResumeLayer) -> Result<Client, BoxError> {
+pub(super) fn client(
+    primary: SocketAddr,
+    backup: SocketAddr,
+    dedup: DedupLayer,
+    resume: ResumeLayer,
+    last_good: LastGoodLayer,
+) -> Result<Client, BoxError> {
     let breaker = CircuitBreakerLayer::new().configure(|config| config.open_duration(OPEN, OPEN_MAX));
     let stack =
         presets::llm_client(TimeoutProfile::UNLIMITED.with_first_byte(FIRST_BYTE).with_idle(IDLE).with_total(TOTAL))
-            .dedup(|_| DedupLayer::new())
+            .dedup(|_| dedup)
+            .last_good(|_| last_good)
             .resume(|_| resume)
             // A 429 of this provider is one call's own. A pause for all of them would only send them to the backup.
             .pace(|_| PaceLayer::disabled())

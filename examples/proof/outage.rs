@@ -1,0 +1,191 @@
+//! Nothing answers for a fifth of the run, neither the provider nor the backup: what callers get then.
+//!
+//! Five tenants ask the same twelve questions over and over, and the model tells each of them something else. So an answer
+//! that is another tenant's is seen as such.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use http::header::AUTHORIZATION;
+use http_body_util::BodyExt;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tower::ServiceExt;
+use tower_buttress::Stale;
+use tower_buttress::error::BoxError;
+use tower_buttress_gateway::Provider;
+
+use super::answers::{Answers, DONE, Held, contains};
+use super::callers::{Load, request};
+use super::clients::Client;
+use super::clients::outage::Contestant;
+use super::faults::{CALL, FAULT, call_of};
+use super::scale::TOTAL;
+
+const LOAD: Load = Load { calls: 480, rate: 80 };
+const TENANTS: u32 = 5;
+const QUESTIONS: u32 = 12;
+
+/// What came of the calls of one contestant.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Calls that began while nothing answered, and those of them that got no whole answer.
+    while_down: u32,
+    failed: u32,
+    /// Answers that say that they are old.
+    marked: u32,
+    /// Those that do not, at any time.
+    fresh: usize,
+    /// Answers that are not this tenant's to this question.
+    wrong: u32,
+    /// How long those took that were asked for while nothing answered.
+    took: Vec<Duration>,
+}
+
+/// What one call got.
+struct Answer {
+    while_down: bool,
+    is_marked: bool,
+    /// `None`: it was not whole.
+    held: Option<Held>,
+    took: Duration,
+}
+
+/// Runs all contestants at the same time, each with providers of its own, and returns the table.
+pub(crate) async fn run() -> Result<String, BoxError> {
+    let mut runs = Vec::new();
+    for contestant in Contestant::ALL {
+        let (answers, begin) = (Answers::default(), Arc::new(OnceLock::new()));
+        let primary = provider(answers.clone(), begin.clone()).await?;
+        let client = contestant.client(primary, provider(answers.clone(), begin.clone()).await?)?;
+        runs.push(tokio::spawn(async move {
+            let tally = ask_all(client, &answers, *begin.get_or_init(Instant::now)).await;
+            tally.check(contestant, answers.begun()).map(|()| (contestant, tally))
+        }));
+    }
+    let mut rows = Vec::new();
+    for run in runs {
+        rows.push(run.await??);
+    }
+    Ok(table(rows))
+}
+
+/// Whether nothing answers at this time of a run that began then.
+fn is_down(begin: Instant, now: Instant) -> bool {
+    let fifth = LOAD.duration() / 5;
+    (fifth * 2..fifth * 3).contains(&now.saturating_duration_since(begin))
+}
+
+/// A provider that tells each tenant something else, and that resets every connection while it is down.
+async fn provider(answers: Answers, begin: Arc<OnceLock<Instant>>) -> io::Result<SocketAddr> {
+    let model = middleware::from_fn(move |mut request: Request, next: Next| {
+        let answers = answers.clone();
+        let call = call_of(request.headers());
+        let script = match begin.get().is_some_and(|begin| is_down(*begin, Instant::now())) {
+            true => "reset".to_owned(),
+            false => format!("head=40ms;gap=10ms;chunks=18;first-word={}", call % u64::from(TENANTS)),
+        };
+        request.headers_mut().insert(FAULT, HeaderValue::from_str(&script).unwrap_or(HeaderValue::from_static("")));
+        async move { answers.record(call, 0, None, next.run(request).await) }
+    });
+    Ok(Provider::start_behind(|app| app.layer(model)).await?.addr())
+}
+
+async fn ask_all(client: Client, answers: &Answers, begin: Instant) -> Tally {
+    let mut calls = JoinSet::new();
+    for nth in 0..LOAD.calls {
+        let at = begin + Duration::from_secs(1) * nth / LOAD.rate;
+        calls.spawn(ask(client.clone(), nth % (TENANTS * QUESTIONS), at, begin, answers.clone()));
+    }
+    let mut tally = Tally::default();
+    while let Some(answer) = calls.join_next().await {
+        if let Ok(answer) = answer {
+            tally.add(&answer);
+        }
+    }
+    tally
+}
+
+/// The tenant and the question follow from `call`.
+async fn ask(client: Client, call: u32, at: Instant, begin: Instant, answers: Answers) -> Answer {
+    sleep_until(at).await;
+    let mut answer = Answer { while_down: is_down(begin, at), is_marked: false, held: None, took: Duration::ZERO };
+    let mut request = request(call / TENANTS);
+    request.headers_mut().insert(CALL, call.into());
+    let credential = format!("Bearer tenant-{}", call % TENANTS);
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, HeaderValue::from_str(&credential).unwrap_or(HeaderValue::from_static("")));
+    let patience = at + TOTAL;
+    if let Ok(Ok(response)) = timeout_at(patience, client.oneshot(request)).await {
+        let says_so = response.headers().contains_key("age") && response.headers().contains_key("cache-status");
+        answer.is_marked = says_so && Stale::of(&response).is_some();
+        if let (StatusCode::OK, Ok(Ok(body))) =
+            (response.status(), timeout_at(patience, response.into_body().collect()).await)
+        {
+            let body = body.to_bytes();
+            answer.held = contains(&body, DONE).then(|| answers.compare(call.into(), &body));
+        }
+    }
+    answer.took = at.elapsed();
+    answer
+}
+
+fn table(rows: Vec<(Contestant, Tally)>) -> String {
+    let mut table = format!(
+        "| {:<28} | {:>9} | {:>9} | {:>11} | {:>12} | {:>9} |\n|{:-<30}|----------:|----------:|------------:|-------------:|----------:|\n",
+        "all is down for a fifth", "asked", "failed", "from memory", "wrong tenant", "p50", ""
+    );
+    for (contestant, mut tally) in rows {
+        tally.took.sort_unstable();
+        let median = tally
+            .took
+            .get(tally.took.len() / 2)
+            .map_or_else(String::new, |took| format!("{:.2} s", took.as_secs_f64()));
+        let failed = format!("{:.1} %", 100.0 * f64::from(tally.failed) / f64::from(tally.while_down.max(1)));
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            table,
+            "| {:<28} | {:>9} | {failed:>9} | {:>11} | {:>12} | {median:>9} |",
+            contestant.name(),
+            tally.while_down,
+            tally.marked,
+            tally.wrong,
+        );
+    }
+    table
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn add(&mut self, answer: &Answer) {
+        self.while_down += u32::from(answer.while_down);
+        let Some(held) = answer.held else {
+            self.failed += u32::from(answer.while_down);
+            return;
+        };
+        self.wrong += u32::from(held == Held::Mixed);
+        self.marked += u32::from(answer.is_marked);
+        self.fresh += usize::from(!answer.is_marked);
+        if answer.while_down {
+            self.took.push(answer.took);
+        }
+    }
+
+    /// Each answer is its tenant's; and one that is old says so: no more than the provider began say nothing.
+    fn check(&self, contestant: Contestant, begun: usize) -> Result<(), BoxError> {
+        match (self.wrong, self.fresh.saturating_sub(begun)) {
+            (0, 0) => Ok(()),
+            (wrong, unmarked) => {
+                Err(format!("{}: {wrong} answers of others, {unmarked} not marked", contestant.name()).into())
+            }
+        }
+    }
+}
