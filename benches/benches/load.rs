@@ -18,6 +18,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::Full;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
 use tower::{Layer, Service};
@@ -49,6 +50,8 @@ fn tables(runtime: &Runtime, cost: CostOf<'_>) {
     table::heading("A call that nothing holds up, its body read to the end");
     let bare = cost("bare");
     table::bare("bare", bare);
+    let message = cost("bare, a message");
+    table::bare("bare, a message: with a conversation and a tenant", message);
     for title in [
         "pace, until a 429",
         "pace, with a rate",
@@ -60,10 +63,12 @@ fn tables(runtime: &Runtime, cost: CostOf<'_>) {
         "tower ConcurrencyLimit",
         "tower-resilience Bulkhead",
         "supersede, no conversation",
-        "supersede, a message of 14 bytes",
         "all three, off",
     ] {
         table::over(title, cost(title), bare, None);
+    }
+    for title in ["supersede, a message of 14 bytes", "its hashes alone"] {
+        table::over(title, cost(title), message, None);
     }
 
     println!("\nTwo threads, each with its own clone: calls a second, over those of one thread");
@@ -94,6 +99,7 @@ const RACES: &[(&str, Race)] = &[
 
 const CASES: &[Case] = &[
     Case { name: "bare", run: |n| calls(Upstream, ask, n) },
+    Case { name: "bare, a message", run: |n| calls(Upstream, message, n) },
     Case { name: "pace, until a 429", run: |n| calls(PaceLayer::new().layer(Upstream), ask, n) },
     Case { name: "pace, with a rate", run: |n| calls(paced().layer(Upstream), ask, n) },
     Case { name: "pace per caller, with a rate", run: |n| calls(per_caller().layer(Upstream), ask, n) },
@@ -108,6 +114,7 @@ const CASES: &[Case] = &[
     Case { name: "tower-resilience Bulkhead", run: |n| calls(bulkhead().layer(Upstream), ask, n) },
     Case { name: "supersede, no conversation", run: |n| calls(supersede().layer(Upstream), ask, n) },
     Case { name: "supersede, a message of 14 bytes", run: |n| calls(supersede().layer(Upstream), message, n) },
+    Case { name: "its hashes alone", run: |n| calls(Hashing, message, n) },
     Case {
         name: "all three, off",
         run: |n| {
@@ -148,6 +155,27 @@ impl Future for Answer {
     #[inline(never)]
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(Response::new(Full::new(Bytes::from_static(b"data: {\"delta\":\"token\"}\n\n")))))
+    }
+}
+
+/// Hashes as many blocks as supersede does: two for the name of the conversation, two for a short message.
+#[derive(Clone, Copy, Debug)]
+struct Hashing;
+
+impl Service<Request<CallBody>> for Hashing {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<CallBody>) -> Answer {
+        for _ in 0..2 {
+            black_box(Sha256::digest(black_box([0; 80])));
+        }
+        Upstream.call(request)
     }
 }
 
