@@ -11,8 +11,8 @@ use super::{BackendError, Subscription};
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
 
-static NEWEST: Script = Script::new(include_str!("../scripts/newest.lua"));
-static ANSWERED: Script = Script::new(include_str!("../scripts/answered.lua"));
+static NEWEST: Script = Script::new("newest", include_str!("../scripts/newest.lua"));
+static ANSWERED: Script = Script::new("answered", include_str!("../scripts/answered.lua"));
 
 /// The engine of [`FleetSupersede`](crate::FleetSupersede).
 pub trait ConversationBackend: Clone + Send + Sync + 'static {

@@ -12,7 +12,7 @@ use super::{BackendError, Process, Subscription};
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
 
-static PAUSE: Script = Script::new(include_str!("../scripts/pause.lua")).named("pause");
+static PAUSE: Script = Script::new("pause", include_str!("../scripts/pause.lua"));
 
 /// The engine of [`FleetPauses`](crate::FleetPauses).
 pub trait PauseBackend: Clone + Send + Sync + 'static {

@@ -12,9 +12,9 @@ use super::{BackendError, Process};
 use crate::client::Redis;
 use crate::client::script::Script;
 
-static RESERVE: Script = Script::new(include_str!("../scripts/reserve.lua"));
-static REFUND: Script = Script::new(include_str!("../scripts/refund.lua"));
-static BEAT: Script = Script::new(include_str!("../scripts/beat.lua"));
+static RESERVE: Script = Script::new("reserve", include_str!("../scripts/reserve.lua"));
+static REFUND: Script = Script::new("refund", include_str!("../scripts/refund.lua"));
+static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
 
 /// The engine of [`FleetPace`](crate::FleetPace).
 ///

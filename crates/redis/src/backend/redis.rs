@@ -17,14 +17,14 @@ use crate::client::Redis;
 use crate::client::script::{Command, Script};
 use crate::options::Outage;
 
-static CLAIM: Script = Script::new(include_str!("../scripts/claim.lua")).named("claim");
-static RENEW: Script = Script::new(include_str!("../scripts/renew.lua")).named("renew");
-static OUTGROW: Script = Script::new(include_str!("../scripts/outgrow.lua")).named("outgrow");
-static APPEND: Script = Script::new(include_str!("../scripts/append.lua")).named("append");
-static DISCARD: Script = Script::new(include_str!("../scripts/discard.lua")).named("discard");
-static OFFER: Script = Script::new(include_str!("../scripts/offer.lua")).named("offer");
-static OFFERED: Script = Script::new(include_str!("../scripts/offered.lua")).named("offered");
-static SETTLE: Script = Script::new(include_str!("../scripts/settle.lua")).named("settle");
+static CLAIM: Script = Script::new("claim", include_str!("../scripts/claim.lua"));
+static RENEW: Script = Script::new("renew", include_str!("../scripts/renew.lua"));
+static OUTGROW: Script = Script::new("outgrow", include_str!("../scripts/outgrow.lua"));
+static APPEND: Script = Script::new("append", include_str!("../scripts/append.lua"));
+static DISCARD: Script = Script::new("discard", include_str!("../scripts/discard.lua"));
+static OFFER: Script = Script::new("offer", include_str!("../scripts/offer.lua"));
+static OFFERED: Script = Script::new("offered", include_str!("../scripts/offered.lua"));
+static SETTLE: Script = Script::new("settle", include_str!("../scripts/settle.lua"));
 
 /// A subscription is made in the background of a call: it may take longer than what a caller waits for.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -11,10 +11,10 @@ use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;
 use crate::client::script::Script;
 
-static LOOK: Script = Script::new(include_str!("../scripts/look.lua")).named("look");
-static VOTE: Script = Script::new(include_str!("../scripts/vote.lua")).named("vote");
-static PROBE: Script = Script::new(include_str!("../scripts/probe.lua")).named("probe");
-static VERDICT: Script = Script::new(include_str!("../scripts/verdict.lua")).named("verdict");
+static LOOK: Script = Script::new("look", include_str!("../scripts/look.lua"));
+static VOTE: Script = Script::new("vote", include_str!("../scripts/vote.lua"));
+static PROBE: Script = Script::new("probe", include_str!("../scripts/probe.lua"));
+static VERDICT: Script = Script::new("verdict", include_str!("../scripts/verdict.lua"));
 
 impl CircuitBackend for Redis {
     async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {

@@ -24,14 +24,9 @@ pub(crate) enum Command {
 // === impl Script ===
 
 impl Script {
-    pub(crate) const fn new(code: &'static str) -> Self {
-        Self { name: "script", code, hash: OnceLock::new() }
-    }
-
-    /// What its calls are counted as.
-    pub(crate) const fn named(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
+    /// `name`: what its calls are counted as.
+    pub(crate) const fn new(name: &'static str, code: &'static str) -> Self {
+        Self { name, code, hash: OnceLock::new() }
     }
 
     /// A call with these keys (channels too), to which arguments can be added.
