@@ -1,79 +1,27 @@
-//! The circuit breakers of the upstreams, made apart from the other layers: their circuits are shown.
+//! The circuits of the upstreams: how their breakers are set, and how they are shown.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_buttress::{
-    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, CircuitWindow, Observer,
-    TimeoutProfile,
+    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, CircuitWindow, TimeoutProfile,
 };
 
-use super::args::{Args, LayerArgs, Switch};
-use super::fleet::Fleet;
+use super::args::{LayerArgs, Switch};
 
-/// One breaker for each upstream, with a circuit for each model.
-#[derive(Clone, Debug)]
-pub(crate) struct Circuits {
-    is_on: bool,
-    primary: CircuitBreakerLayer,
-    /// One for each fallback, in order.
-    backups: Vec<CircuitBreakerLayer>,
-    /// The upstreams' names, the primary's first.
-    names: Vec<String>,
-    /// Those of the routes, in order.
-    routes: Vec<Circuits>,
-}
+/// The breakers that are on, each with the name of its upstream and a circuit for each model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Circuits(Vec<(String, CircuitBreakerLayer)>);
 
 const STATE: &str = "gateway_circuit_state";
 const STATE_HELP: &str = "The circuit of an upstream and model: 0 closed, 1 half-open, 2 open";
-/// The name of the upstream that is no fallback.
-const PRIMARY: &str = "upstream";
 
 // === impl Circuits ===
 
 impl Circuits {
-    pub(crate) fn new(args: &Args, fleet: &Fleet, observer: &Arc<dyn Observer>) -> Result<Self, String> {
-        let mut circuits = Self::of("", args, fleet, observer)?;
-        circuits.is_on &= args.has_default_route();
-        let routes = args.routes.iter();
-        circuits.routes = routes
-            .map(|route| Self::of(&format!("{}/", route.name), &route.args, fleet, observer))
-            .collect::<Result<_, _>>()?;
-        Ok(circuits)
-    }
-
-    /// Those of one route, their names behind its own.
-    fn of(route: &str, args: &Args, fleet: &Fleet, observer: &Arc<dyn Observer>) -> Result<Self, String> {
-        let Args { upstreams, layers, .. } = args;
-        let named = |upstream: &str| format!("{route}{upstream}");
-        let own = |upstream: &str| Ok::<_, String>(fleet.breaker(&named(upstream), breaker(layers, observer)?));
-        let backups = upstreams.backups.iter().map(|backup| backup.name.as_str());
-        Ok(Self {
-            is_on: layers.breaker == Switch::On,
-            primary: own(PRIMARY)?,
-            backups: backups.clone().map(own).collect::<Result<_, _>>()?,
-            names: std::iter::once(PRIMARY).chain(backups).map(named).collect(),
-            routes: Vec::new(),
-        })
-    }
-
-    pub(crate) fn routes(&self) -> &[Self] {
-        &self.routes
-    }
-
-    /// The name of the upstream, or of one of its fallbacks.
-    pub(crate) fn name(&self, nth: usize) -> &str {
-        self.names.get(nth).map_or("", String::as_str)
-    }
-
-    pub(crate) fn primary(&self) -> &CircuitBreakerLayer {
-        &self.primary
-    }
-
-    pub(crate) fn backups(&self) -> &[CircuitBreakerLayer] {
-        &self.backups
+    pub(crate) fn add(&mut self, name: &str, breaker: &CircuitBreakerLayer) {
+        self.0.push((name.to_owned(), breaker.clone()));
     }
 
     /// Whether no upstream is asked at present.
@@ -114,15 +62,10 @@ impl Circuits {
         self.all().map(circuit).collect()
     }
 
-    /// The circuits with the names of their upstreams. A breaker that is off has none; one that has seen no call yet shows
-    /// the one that it has for calls without a key.
+    /// The circuits with the names of their upstreams. A breaker that has seen no call yet shows the one that it has for calls
+    /// without a key.
     fn all(&self) -> impl Iterator<Item = (&str, CircuitBreakerHandle)> {
-        std::iter::once(self).chain(&self.routes).flat_map(Self::own)
-    }
-
-    fn own(&self) -> impl Iterator<Item = (&str, CircuitBreakerHandle)> {
-        let breakers = std::iter::once(&self.primary).chain(&self.backups).filter(|_| self.is_on);
-        self.names.iter().zip(breakers).flat_map(|(name, breaker)| {
+        self.0.iter().flat_map(|(name, breaker)| {
             let mut circuits = breaker.handles();
             if circuits.is_empty() {
                 circuits.push(breaker.handle());
@@ -147,18 +90,19 @@ fn number(state: CircuitState) -> f64 {
     }
 }
 
-fn breaker(args: &LayerArgs, observer: &Arc<dyn Observer>) -> Result<CircuitBreakerLayer, String> {
+/// How the breakers of a route are set; `None`: there are none. The error is one line.
+pub(crate) fn config(args: &LayerArgs) -> Result<Option<CircuitBreakerConfig>, String> {
     if args.breaker == Switch::Off {
-        return Ok(CircuitBreakerLayer::disabled());
+        return Ok(None);
     }
     if !(args.breaker_failure_ratio > 0.0 && args.breaker_failure_ratio <= 1.0) {
-        return Err("the failure ratio must lie above 0 and at or below 1".to_owned());
+        return Err("the breaker: the failure ratio must lie above 0 and at or below 1".to_owned());
     }
     if args.breaker_open.is_zero() || args.breaker_open > args.breaker_open_max {
-        return Err("the open time must be more than zero, and not longer than the longest".to_owned());
+        return Err("the breaker: the open time must be more than zero, and not longer than the longest".to_owned());
     }
     if args.breaker_window < Duration::from_millis(10) {
-        return Err("the window must be at least 10 ms".to_owned());
+        return Err("the breaker: the window must be at least 10 ms".to_owned());
     }
     let mut config = CircuitBreakerConfig::new()
         .window(CircuitWindow::Time(args.breaker_window))
@@ -172,5 +116,5 @@ fn breaker(args: &LayerArgs, observer: &Arc<dyn Observer>) -> Result<CircuitBrea
         let probe_timeout = patience.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
         config = config.first_byte(first_byte).probe_timeout(probe_timeout);
     }
-    Ok(CircuitBreakerLayer::with_config(config).key_by_model().observer(observer.clone()))
+    Ok(Some(config))
 }

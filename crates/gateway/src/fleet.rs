@@ -43,20 +43,20 @@ impl Fleet {
         }
     }
 
-    /// With the calls and answers of all; `memory` has those of this gateway.
-    pub(crate) fn dedup(
-        &self,
-        layer: DedupLayer,
-        memory: MemoryStore,
-        observer: &Arc<dyn Observer>,
-    ) -> DedupLayer<AnswerStore> {
+    /// Where the calls and answers of all are known; `memory` has those of this gateway.
+    pub(crate) fn store(&self, memory: MemoryStore, observer: &Arc<dyn Observer>) -> AnswerStore {
         match self.redis.clone() {
-            None => layer.store(AnswerStore::Own(memory)),
-            Some(redis) => {
-                let store = RedisStore::new(redis).memory(memory).observer(observer.clone());
-                // A key that others may have used is refused, where that is wanted, instead of forgotten.
-                layer.strict_keys(self.outage == OnOutage::Refuse).store(AnswerStore::Fleet(store))
-            }
+            None => AnswerStore::Own(memory),
+            Some(redis) => AnswerStore::Fleet(RedisStore::new(redis).memory(memory).observer(observer.clone())),
+        }
+    }
+
+    /// With that store.
+    pub(crate) fn dedup(&self, layer: DedupLayer, store: AnswerStore) -> DedupLayer<AnswerStore> {
+        match store {
+            AnswerStore::Own(_) => layer.store(store),
+            // A key that others may have used is refused, where that is wanted, instead of forgotten.
+            AnswerStore::Fleet(_) => layer.strict_keys(self.outage == OnOutage::Refuse).store(store),
         }
     }
 

@@ -19,6 +19,7 @@ mod drain;
 mod events;
 mod fleet;
 mod headers;
+mod house;
 mod ids;
 mod inspect;
 mod kept;
@@ -29,11 +30,13 @@ mod page;
 mod problem;
 pub mod provider;
 mod proxy;
+mod reading;
 mod routes;
 mod serve;
 mod signals;
 mod similar;
 mod stack;
+mod state;
 mod stream;
 mod telemetry;
 mod tls;
@@ -48,47 +51,45 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tower_buttress::DeadlineHeader;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::args::{Args, Stop};
-use self::args::{Backup, Calls, Switch};
-use self::callers::{Callers, Pages};
-use self::circuits::Circuits;
+use self::args::{Backup, ServerArgs};
 use self::drain::Drain;
 use self::events::Events;
 use self::fleet::Fleet;
-use self::inspect::Inspector;
-use self::kept::Kept;
-use self::load::Lanes;
-use self::local::{Local, Shown};
+use self::house::House;
+use self::local::Shown;
 pub use self::provider::Provider;
-use self::proxy::Proxy;
-use self::routes::{Routes, Served};
+use self::reading::Reading;
 use self::serve::Server;
-use self::signals::Signals;
-use self::stack::Shared;
-use self::upstream::{Protocol, Upstream};
+use self::signals::{Hangups, Signals};
+use self::upstream::Upstream;
 
 /// A gateway that listens, and does not answer yet.
 #[derive(Debug)]
 pub struct Gateway {
-    args: Args,
     listener: TcpListener,
     addr: SocketAddr,
-    /// For the calls of no route.
-    upstream: Option<Upstream>,
     admin: Option<TcpListener>,
     fleet: Fleet,
-    circuits: Circuits,
-    tls: ClientConfig,
-    server_tls: Option<Arc<ServerConfig>>,
     events: Events,
+    reading: Reading,
+    /// For the calls of no route.
+    upstream: Option<Upstream>,
     /// The simulated one, where there is no other.
     provider: Option<Provider>,
+    reload: Reload,
+    reloads: mpsc::Receiver<Wish>,
 }
+
+/// Has a gateway read its configuration again.
+#[derive(Clone, Debug)]
+pub struct Reload(mpsc::Sender<Wish>);
+
+/// Somebody who waits for the configuration to be read again, and what is wrong with it.
+type Wish = oneshot::Sender<Result<(), String>>;
 
 /// The whole program, up to its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
@@ -131,21 +132,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// What only the start would find.
 fn check(args: &Args) -> Result<(), String> {
-    trust(args)?;
-    if let (Some(chain), Some(key)) = (&args.server.tls_cert, &args.server.tls_key) {
-        tls::server(chain, key)?;
-    }
-    let observer = telemetry::observer(&Events::new());
-    let fleet = Fleet::new(&args.fleet, &observer)?;
-    Circuits::new(args, &fleet, &observer).map_err(|error| format!("the breaker: {error}"))?;
-    Ok(())
+    Fleet::new(&args.fleet, &telemetry::observer(&Events::new()))?;
+    Reading::new(args.clone()).map(drop)
 }
 
 /// Answers until it is told to stop.
 async fn answer(args: Args) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let mut hangups = Hangups::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let gateway = Gateway::new(args).await?;
     say(&gateway.welcome());
+    let reload = gateway.reload();
+    tokio::spawn(async move {
+        loop {
+            hangups.next().await;
+            // What is wrong is in the log.
+            let _ = reload.now().await;
+        }
+    });
     let (stop, stopped) = oneshot::channel();
     tokio::spawn(async move {
         signals.next().await;
@@ -158,37 +162,43 @@ async fn answer(args: Args) -> Result<(), String> {
     Ok(())
 }
 
+// === impl Reload ===
+
+impl Reload {
+    /// Has the gateway read its configuration file and the callers' keys again, and waits until they are in force: for the calls
+    /// that begin then.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, a line for each error: then nothing has changed. So it is where the gateway has stopped.
+    pub async fn now(&self) -> Result<(), String> {
+        let stopped = || "the gateway has stopped".to_owned();
+        let (wish, done) = oneshot::channel();
+        self.0.send(wish).await.map_err(|_| stopped())?;
+        done.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
 // === impl Gateway ===
 
 impl Gateway {
     /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
     pub async fn new(args: Args) -> Result<Self, String> {
         let events = Events::new();
-        let observer = telemetry::observer(&events);
-        let fleet = Fleet::new(&args.fleet, &observer)?;
-        let circuits = Circuits::new(&args, &fleet, &observer).map_err(|error| format!("the breaker: {error}"))?;
-        let tls = trust(&args)?;
-        let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
-            (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
-            _ => None,
-        };
-        let (listener, addr) = listen(&args.server.listen).await?;
-        let admin = match &args.server.admin {
+        let fleet = Fleet::new(&args.fleet, &telemetry::observer(&events))?;
+        let reading = Reading::new(args)?;
+        let (listener, addr) = listen(&reading.args.server.listen).await?;
+        let admin = match &reading.args.server.admin {
             Some(addr) => Some(listen(addr).await?.0),
             None => None,
         };
-        let (upstream, provider) = match args.upstreams.upstream.clone() {
-            Some(upstream) => (Some(upstream), None),
-            None if !args.has_default_route() => (None, None),
-            None => {
-                let unable = |error| format!("cannot start the simulated provider: {error}");
-                let provider = Provider::start().await.map_err(unable)?;
-                (Some(Upstream::from(provider.addr())), Some(provider))
-            }
-        };
+        let mut provider = None;
+        let upstream = reading.upstream(&mut provider).await?;
         // From here on everything is counted.
         telemetry::prometheus();
-        Ok(Self { args, listener, addr, admin, upstream, fleet, circuits, tls, server_tls, events, provider })
+        let (reload, reloads) = mpsc::channel(1);
+        let reload = Reload(reload);
+        Ok(Self { listener, addr, admin, fleet, events, reading, upstream, provider, reload, reloads })
     }
 
     /// Where it listens.
@@ -209,70 +219,58 @@ impl Gateway {
         self.provider.as_ref()
     }
 
+    /// Has it read its configuration again, as SIGHUP does.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
+    }
+
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self { listener, addr, admin, fleet, events, reading, upstream, mut provider, mut reloads, .. } = self;
         let drain = Drain::new();
-        let observer = telemetry::observer(&self.events);
-        let (kept, lanes) = (Kept::default(), Lanes::default());
-        self.fleet.greet();
-        let shared = Shared::new(&self.args, &self.fleet, &self.tls, &kept, &lanes, &observer);
-        let routes = self.args.routes.iter().zip(self.circuits.routes()).filter_map(|(route, circuits)| {
-            Some((route.calls.clone(), &route.args, route.args.upstreams.upstream.clone()?, circuits))
-        });
-        let rest = self.upstream.map(|upstream| (Calls::default(), &self.args, upstream, &self.circuits));
-        let served = routes.chain(rest).map(|(calls, args, upstream, circuits)| {
-            let stack = stack::stack(args, upstream.clone(), circuits, &shared);
-            Served { calls, upstream, stack }
-        });
-        let routes = Routes::new(served.collect());
-        let Args { callers, layers, server, .. } = &self.args;
-        let inspector = Inspector {
-            is_on: !server.plain || self.args.chooses_by_model(),
-            limit: self.args.longest_deadline(),
-            header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
+        let is_alone = admin.is_none();
+        let shown = if is_alone && addr.ip().to_canonical().is_loopback() { Shown::All } else { Shown::Health };
+        fleet.greet();
+        let mut house = House::new(fleet, events, drain.clone(), shown, is_alone);
+        let (live, current) = watch::channel(Arc::new(house.open(&reading, upstream)));
+        let args = reading.args;
+        let ServerArgs { write_timeout, drain_timeout, .. } = &args.server;
+        let server = Server { live: current, drain, write_timeout: write_timeout.0, drain_timeout: drain_timeout.0 };
+        let follow = async {
+            while let Some(wish) = reloads.recv().await {
+                let read = async {
+                    let reading = Reading::again(&args).await?;
+                    let upstream = reading.upstream(&mut provider).await?;
+                    Ok::<_, String>((reading, upstream))
+                };
+                let done = read.await.map(|(reading, upstream)| {
+                    let before = live.borrow().clone();
+                    let mut next = house.open(&reading, upstream);
+                    next.callers.succeed(&before.callers);
+                    let next = Arc::new(next);
+                    live.send_replace(next.clone());
+                    before.callers.remove_all_but(&next.callers);
+                    args.only_at_start(&reading.args)
+                });
+                telemetry::reloaded(&done);
+                let _ = wish.send(done.map(drop));
+            }
+            std::future::pending::<()>().await;
         };
-        let shown = if self.admin.is_none() && self.addr.ip().to_canonical().is_loopback() {
-            Shown::All
-        } else {
-            Shown::Health
-        };
-        let callers = Callers {
-            trusted: callers.trust_callers,
-            keys: callers.keys().cloned(),
-            pages: Pages { origins: callers.allow_origin.clone(), hosts: callers.host.clone() },
-            proxies: callers.trusted_proxies.clone(),
-        };
-        let serving = Server {
-            proxy: Proxy::new(routes, inspector, drain.clone()),
-            local: Local {
-                fleet: self.fleet,
-                circuits: self.circuits,
-                events: self.events,
-                kept,
-                lanes,
-                answers_calls: self.admin.is_none(),
-                is_simulated: self.provider.is_some(),
-                respond_async: layers.respond_async == Switch::On,
-                drain: drain.clone(),
-                has_answers: layers.resumable == Switch::On,
-            },
-            callers: Arc::new(callers),
-            shown,
-            tls: self.server_tls,
-            drain,
-            write_timeout: server.write_timeout.0,
-            drain_timeout: server.drain_timeout.0,
-        };
-        serving.serve(self.listener, self.admin, stop).await;
-        if let Some(provider) = self.provider {
+        tokio::select! {
+            () = server.serve(listener, admin, stop) => {}
+            () = follow => {}
+        }
+        if let Some(provider) = provider {
             tracing::info!("the simulated provider saw {:?}", provider.counts());
         }
     }
 
     fn welcome(&self) -> String {
-        let Self { args, addr, upstream, provider, .. } = self;
+        let Self { reading: Reading { args, server_tls, .. }, addr, upstream, provider, .. } = self;
         let layers = &args.layers;
-        let scheme = if self.server_tls.is_some() { "https" } else { "http" };
+        let scheme = if server_tls.is_some() { "https" } else { "http" };
         let before = match (upstream, args.routes.len()) {
             (Some(upstream), _) if provider.is_some() => format!("a simulated provider on {upstream}"),
             (Some(upstream), 0) => format!("the upstream {upstream}"),
@@ -328,18 +326,6 @@ fn fallbacks(backups: &[Backup]) -> String {
             format!("the fallbacks {}", urls.join(", "))
         }
     }
-}
-
-/// Whose certificates upstreams may show.
-fn trust(args: &Args) -> Result<ClientConfig, String> {
-    let all = std::iter::once(args).chain(args.routes.iter().map(|route| &route.args));
-    let mut upstreams = all.flat_map(|Args { upstreams, layers, .. }| {
-        let backups = upstreams.backups.iter().map(|backup| &backup.upstream);
-        upstreams.upstream.iter().chain(backups).chain(&layers.similar.embeddings)
-    });
-    // Reading the system's roots takes a while.
-    let wants_tls = upstreams.any(|upstream| upstream.protocol() == Protocol::Https);
-    upstream::trust(wants_tls, args.server.upstream_ca.as_deref())
 }
 
 async fn listen(addr: &str) -> Result<(TcpListener, SocketAddr), String> {

@@ -34,6 +34,11 @@ pub(crate) fn unknown_caller() -> Response<AnswerBody> {
     response
 }
 
+/// A caller whose key was removed while its call waited.
+pub(crate) fn removed_key() -> Response<AnswerBody> {
+    problem(StatusCode::UNAUTHORIZED, "invalid-api-key", "The key of this call is no key of this gateway any more.")
+}
+
 /// A page of another site.
 pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
     match why {

@@ -26,6 +26,7 @@ use super::headers::Peer;
 use super::inspect::{Inspector, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{Place, Routes, Served};
+use super::telemetry::Seldom;
 use super::unread::Sender;
 use super::upload::{Upload, Watch};
 use super::upstream::Asked;
@@ -63,18 +64,12 @@ struct Made {
 
 // === impl Proxy ===
 
-impl<S> Clone for Proxy<S> {
-    fn clone(&self) -> Self {
-        Self { routes: self.routes.clone(), inspector: self.inspector.clone(), drain: self.drain.clone() }
-    }
-}
-
 impl<S> Proxy<S> {
     pub(crate) fn new(routes: Routes<S>, inspector: Inspector, drain: Drain) -> Self {
         Self { routes, inspector, drain }
     }
 
-    pub(crate) async fn answer<B>(self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
+    pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -172,7 +167,10 @@ impl<S> Proxy<S> {
 impl Made {
     /// The answer where no upstream gave one.
     fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
-        tracing::warn!("no answer from the upstream: {}", telemetry::chain(error.as_ref()));
+        static WARNINGS: Seldom = Seldom::new();
+        if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
+            tracing::warn!(left_out, "no answer from the upstream: {}", telemetry::chain(error.as_ref()));
+        }
         let mut response = self.count(problem::bad_gateway(error));
         if self.report.is_final() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -1,14 +1,12 @@
 //! Which stack answers a call.
 
-use std::sync::Arc;
-
 use super::answers;
 use super::args::Calls;
 use super::upstream::Upstream;
 
 /// The routes, in their order: the first that a call is among.
 #[derive(Debug)]
-pub(crate) struct Routes<S>(Arc<[Served<S>]>);
+pub(crate) struct Routes<S>(Vec<Served<S>>);
 
 /// A route with its stack.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ pub(crate) enum Place<'a, S> {
 
 impl<S> Routes<S> {
     pub(crate) fn new(routes: Vec<Served<S>>) -> Self {
-        Self(routes.into())
+        Self(routes)
     }
 
     /// The place of a call whose body was not read yet.
@@ -49,11 +47,5 @@ impl<S> Routes<S> {
     /// The route of a call whose model is known, where it has one.
     pub(crate) fn find(&self, path: &str, model: Option<&str>) -> Option<&Served<S>> {
         self.0.iter().find(|route| route.calls.have(path, model))
-    }
-}
-
-impl<S> Clone for Routes<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
     }
 }

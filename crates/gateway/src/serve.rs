@@ -20,6 +20,7 @@ use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 use tower_buttress::WriteTimeout;
@@ -28,7 +29,6 @@ use tower_buttress::error::BoxError;
 use super::access::{Access, Followed};
 use super::callers::Callers;
 use super::drain::{Drain, Open};
-use super::headers::Peer;
 use super::ids::RequestId;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
@@ -37,18 +37,25 @@ use super::telemetry;
 use super::unread::Sender;
 
 /// Serves clients until it is told to stop.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Server<S> {
+    /// What is in force. It changes when the configuration is read again.
+    pub(crate) live: watch::Receiver<Arc<Live<S>>>,
+    pub(crate) drain: Drain,
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) drain_timeout: Option<Duration>,
+}
+
+/// What answers calls, as the configuration has it. A call keeps the one that it began with.
+#[derive(Debug)]
+pub(crate) struct Live<S> {
     pub(crate) proxy: Proxy<S>,
     pub(crate) local: Local,
-    pub(crate) callers: Arc<Callers>,
+    pub(crate) callers: Callers,
     /// The gateway's own pages that the main listener has.
     pub(crate) shown: Shown,
     /// `None`: the main listener speaks no TLS.
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    pub(crate) drain: Drain,
-    pub(crate) write_timeout: Option<Duration>,
-    pub(crate) drain_timeout: Option<Duration>,
 }
 
 /// A connection that has asked for nothing by then is closed. hyper bounds the head of each HTTP/1.1 request by the
@@ -145,26 +152,20 @@ where
     ) {
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
-        let mut peer = self.callers.peer(address);
-        let Some(tls) = self.tls.clone().filter(|_| matches!(door, Door::Main)) else {
-            return self.speak(builder, stream, peer, door, open).await;
+        let came = Came { address, door, has_tls: false };
+        let tls = self.live.borrow().tls.clone();
+        let Some(tls) = tls.filter(|_| matches!(door, Door::Main)) else {
+            return self.speak(builder, stream, came, open).await;
         };
-        peer.has_tls = true;
         match tokio::time::timeout(FIRST_REQUEST, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(builder, stream, peer, door, open).await,
+            Ok(Ok(stream)) => self.speak(builder, stream, Came { has_tls: true, ..came }, open).await,
             Ok(Err(error)) => tracing::debug!(peer = %address, "no TLS with a client: {error}"),
             Err(_) => {}
         }
     }
 
-    async fn speak<T>(
-        self,
-        builder: Arc<auto::Builder<BoundedStreams>>,
-        stream: T,
-        peer: Peer,
-        door: Door,
-        mut open: Open,
-    ) where
+    async fn speak<T>(self, builder: Arc<auto::Builder<BoundedStreams>>, stream: T, came: Came, mut open: Open)
+    where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let began = Arc::new(AtomicBool::new(false));
@@ -172,8 +173,8 @@ where
         let begins = began.clone();
         let service = service_fn(move |request| {
             begins.store(true, Ordering::Relaxed);
-            let server = self.clone();
-            async move { Ok::<_, Infallible>(server.answer(request, peer, door).await) }
+            let live = self.live.borrow().clone();
+            async move { Ok::<_, Infallible>(live.answer(request, came).await) }
         });
         let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
         let mut first_request = pin!(tokio::time::sleep(FIRST_REQUEST));
@@ -197,17 +198,31 @@ where
         };
         gauge.decrement(1);
         if let Err(error) = closed {
-            tracing::debug!(peer = %peer.address, "a connection ended: {}", telemetry::chain(error.as_ref()));
+            tracing::debug!(peer = %came.address, "a connection ended: {}", telemetry::chain(error.as_ref()));
         }
     }
+}
 
-    async fn answer(self, mut request: Request<Incoming>, peer: Peer, door: Door) -> Response<TurnTaking<Followed>> {
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Self { live: self.live.clone(), drain: self.drain.clone(), ..*self }
+    }
+}
+
+// === impl Live ===
+
+impl<S, B> Live<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<TurnTaking<Followed>> {
         let sender = Sender::new(request.version(), request.headers());
-        let shown = match door {
+        let shown = match came.door {
             Door::Main => self.shown,
             Door::Admin => Shown::All,
         };
-        if matches!(door, Door::Admin) || self.local.has(&request) {
+        if matches!(came.door, Door::Admin) || self.local.has(&request) {
             // Before anything is done that a page of another site may have made a browser ask for.
             let refused = self.callers.admit_page(&request);
             let response = refused.unwrap_or_else(|| self.local.answer(&request, shown));
@@ -221,7 +236,7 @@ where
             None => {
                 access.of_tenant(request.extensions().get());
                 request.extensions_mut().insert(access.call());
-                self.proxy.answer(request, peer).await
+                self.proxy.answer(request, self.callers.peer(came.address, came.has_tls)).await
             }
             Some(response) => sender.refuse(request.into_body(), response).await,
         };
@@ -231,7 +246,15 @@ where
     }
 }
 
-/// Where a connection came in.
+/// A client's connection.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    address: IpAddr,
+    door: Door,
+    has_tls: bool,
+}
+
+/// Where it came in.
 #[derive(Clone, Copy, Debug)]
 enum Door {
     Main,

@@ -1,4 +1,4 @@
-//! When to stop.
+//! When to stop, and when to read the configuration again.
 
 use std::io;
 
@@ -12,9 +12,17 @@ pub(crate) struct Signals {
     interrupt: Signal,
 }
 
+/// SIGHUP: the configuration is to be read again.
+#[cfg(unix)]
+pub(crate) struct Hangups(Signal);
+
 /// Only a terminal can ask for an end here.
 #[cfg(not(unix))]
 pub(crate) struct Signals;
+
+/// There is no such signal here.
+#[cfg(not(unix))]
+pub(crate) struct Hangups;
 
 // === impl Signals ===
 
@@ -29,6 +37,31 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+// === impl Hangups ===
+
+#[cfg(unix)]
+impl Hangups {
+    pub(crate) fn new() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    pub(crate) async fn next(&mut self) {
+        // A stream of signals has no end.
+        let _ = self.0.recv().await;
+    }
+}
+
+#[cfg(not(unix))]
+impl Hangups {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    pub(crate) async fn next(&mut self) {
+        std::future::pending().await
     }
 }
 

@@ -13,25 +13,29 @@ use rustls::ClientConfig;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
-use tower_buttress::store::MemoryStore;
 use tower_buttress::{
-    CallBody, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer, FirstByteEvent,
-    FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput, LastGoodLayer,
-    MissingEnd, ObserveLayer, Observer, PaceLayer, ResumeLayer, RetryAfterBackoffLayer, SseHeartbeatLayer,
-    StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
+    CallBody, CircuitBreakerLayer, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer,
+    FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput,
+    LastGoodLayer, MissingEnd, ObserveLayer, Observer, PaceLayer, ResumeLayer, RetryAfterBackoffLayer,
+    SseHeartbeatLayer, StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
 use super::answer_body::AnswerBody;
-use super::answers;
 use super::args::{Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
+use super::callers::RemovedKeyLayer;
 use super::circuits::Circuits;
-use super::fleet::{AnswerStore, Fleet};
+use super::fleet::AnswerStore;
 use super::ids::X_REQUEST_ID;
 use super::kept::Kept;
-use super::load::{self, Lanes};
+use super::load::Lanes;
 use super::notices;
+use super::reading::Plan;
 use super::similar;
+use super::state::{Guards, RouteState, States};
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
+
+/// The name of an upstream that is no fallback.
+const PRIMARY: &str = "upstream";
 
 /// How many messages of one conversation may wait.
 const ENQUEUED: u32 = 16;
@@ -50,7 +54,6 @@ const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
 /// What the stacks of all routes share.
 pub(crate) struct Shared {
-    fleet: Fleet,
     tls: ClientConfig,
     observer: Arc<dyn Observer>,
     kept: Kept,
@@ -66,83 +69,86 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         args: &Args,
-        fleet: &Fleet,
+        states: &mut States,
         tls: &ClientConfig,
         kept: &Kept,
         lanes: &Lanes,
         observer: &Arc<dyn Observer>,
     ) -> Self {
-        let per_caller = load::per_caller(&args.callers).observer(observer.clone());
-        let memory = MemoryStore::default();
-        let dedup = dedup(&args.layers, args.callers.keys().is_some()).store(memory.clone());
-        lanes.add("callers", None, &per_caller);
-        kept.answers(&dedup);
+        let per_caller = states.callers(&args.callers);
+        let dedup = dedup(&args.layers, args.callers.keys().is_some(), states);
+        kept.answers(&states.dedup(&args.layers));
         Self {
-            fleet: fleet.clone(),
             tls: tls.clone(),
             observer: observer.clone(),
             kept: kept.clone(),
             lanes: lanes.clone(),
             per_caller,
-            dedup: fleet.dedup(dedup, memory, observer).observer(observer.clone()),
+            dedup: states.shared(dedup),
         }
     }
 }
 
 /// Everything between a request that is ready to go out and an answer that is ready to come back, outermost first.
 pub(crate) fn stack<B>(
-    args: &Args,
-    upstream: Upstream,
-    circuits: &Circuits,
+    plan: &Plan<'_>,
+    state: &mut RouteState,
+    circuits: &mut Circuits,
     shared: &Shared,
 ) -> impl Service<
     Request<B>,
-    Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static>,
+    Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static + use<B>>,
     Error: Into<BoxError>,
     Future: Send,
-> + Clone
+>
++ Clone
 + Send
 + Sync
 + 'static
++ use<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
 {
-    let Args { upstreams, layers, .. } = args;
-    let Shared { fleet, tls, observer, kept, lanes, per_caller, dedup } = shared;
+    let Plan { args: Args { upstreams, layers, .. }, upstream, breaker, .. } = plan;
+    let Shared { tls, observer, kept, lanes, per_caller, dedup } = shared;
     let connect = connect(layers).observer(observer.clone());
     let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
-    let (queue, pace) = (load::queue(layers).observer(observer.clone()), load::pace(layers).observer(observer.clone()));
-    let pace = fleet.pace(pace);
-    let has_places = layers.concurrency != Concurrency::Off;
-    lanes.add(circuits.name(0), has_places.then_some(&queue), &pace);
+    let mut guards = |name: &str, url: &Upstream| {
+        let Guards { name, breaker, queue, pace } = state.upstream(name, url, layers, breaker.clone());
+        lanes.add(&name, (layers.concurrency != Concurrency::Off).then_some(&queue), &pace);
+        if let Some(breaker) = &breaker {
+            circuits.add(&name, breaker);
+        }
+        (queue, pace, breaker.unwrap_or_else(CircuitBreakerLayer::disabled))
+    };
+    let (queue, pace, breaker) = guards(PRIMARY, upstream);
+    let backups: Vec<_> =
+        upstreams.backups.iter().map(|backup| (backup, guards(&backup.name, &backup.upstream))).collect();
     let attempt = ServiceBuilder::new()
-        .layer(guard(layers).observer(observer.clone()))
+        .layer(guard(layers, state.guard.clone()).observer(observer.clone()))
         .layer(idle(layers).observer(observer.clone()))
         .layer(first_byte(layers).observer(observer.clone()));
     let structured = structured(layers).observer(observer.clone());
     let last_good = match similar::similar(layers, &connectors) {
-        Some(similar) => last_good(layers).similar(similar),
-        None => last_good(layers),
+        Some(similar) => last_good(layers, &state.last_good).similar(similar),
+        None => last_good(layers, &state.last_good),
     };
     let primary = ServiceBuilder::new()
         .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
         .layer(&structured)
-        .layer(retry(layers).observer(observer.clone()))
-        .layer(queue.clone())
-        .layer(pace.clone())
-        .layer(circuits.primary().clone())
+        .layer(retry(layers).budget(state.budget.clone()).observer(observer.clone()))
+        .layer(queue)
+        .layer(pace)
+        .layer(breaker)
         .layer(&attempt)
-        .service(Forward::new(&connectors, upstream));
-    let backups = (1..).zip(&upstreams.backups).zip(circuits.backups());
-    let chain = backups.fold(boxed(primary), |before, ((nth, backup), circuit)| {
-        let (queue, pace) = (queue.separate(), pace.separate());
-        lanes.add(circuits.name(nth), has_places.then_some(&queue), &pace);
+        .service(Forward::new(&connectors, upstream.clone()));
+    let chain = backups.into_iter().fold(boxed(primary), |before, (backup, (queue, pace, breaker))| {
         let service = ServiceBuilder::new()
             .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
             .layer(&structured)
             .layer(queue)
             .layer(pace)
-            .layer(circuit.clone())
+            .layer(breaker)
             .layer(&attempt)
             .service(Forward::new(&connectors, backup.upstream.clone()));
         // A fallback that takes no credential is on nobody's account.
@@ -153,12 +159,13 @@ where
         .enabled(layers.resume != Resuming::Off)
         .verified_restart(layers.resume == Resuming::Verified)
         .observer(observer.clone());
-    let supersede = supersede(layers);
-    kept.last_good(&last_good);
+    let supersede = supersede(layers, state);
+    kept.last_good(&state.last_good);
     kept.conversations(&supersede);
     ServiceBuilder::new()
         .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
         .layer(heartbeat(layers, observer))
+        .layer(RemovedKeyLayer)
         .layer(deadline(layers).observer(observer.clone()))
         .layer(per_caller.clone())
         .layer(supersede.observer(observer.clone()))
@@ -238,9 +245,9 @@ fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLaye
     layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
 }
 
-fn supersede(args: &LayerArgs) -> SupersedeLayer {
-    let Some(header) = args.supersede_header.0.clone() else { return SupersedeLayer::disabled() };
-    SupersedeLayer::by_header(header).settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
+fn supersede(args: &LayerArgs, state: &mut RouteState) -> SupersedeLayer {
+    let layer = state.conversations(args.supersede_header.0.as_ref());
+    layer.settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
         Superseding::Interrupt => SupersedeMode::Interrupt,
         Superseding::Reject => SupersedeMode::Reject,
         Superseding::Enqueue => SupersedeMode::Enqueue { max: ENQUEUED },
@@ -258,11 +265,11 @@ fn structured(args: &LayerArgs) -> StructuredOutputLayer {
     }
 }
 
-fn last_good(args: &LayerArgs) -> LastGoodLayer {
+fn last_good(args: &LayerArgs, kept: &LastGoodLayer) -> LastGoodLayer {
     if args.last_good == Switch::Off {
         return LastGoodLayer::disabled();
     }
-    let layer = LastGoodLayer::new().ttl(args.last_good_ttl);
+    let layer = kept.clone().ttl(args.last_good_ttl);
     let Some(texts) = args.last_good_template.clone() else { return layer };
     layer.template(move |request| texts.text(request.model().as_deref()).map(str::to_owned))
 }
@@ -278,16 +285,12 @@ fn deadline(args: &LayerArgs) -> DeadlineLayer {
         .reserve(args.deadline_reserve.0.unwrap_or_default())
 }
 
-fn dedup(args: &LayerArgs, has_keys: bool) -> DedupLayer {
+fn dedup(args: &LayerArgs, has_keys: bool, states: &mut States) -> DedupLayer {
     if args.dedup == Switch::Off {
         return DedupLayer::disabled();
     }
-    let layer =
-        DedupLayer::new().window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
-    let layer = match answers::resumable(args) {
-        Some(resumable) => layer.resumable(resumable),
-        None => layer,
-    };
+    let layer = states.dedup(args);
+    let layer = layer.window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
         Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
         // A caller that comes back without a key names nobody.
@@ -325,8 +328,8 @@ fn tenant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
 }
 
 /// What is wrong with an answer is told to the caller by the heartbeats outside, when nothing could mend it.
-fn guard(args: &LayerArgs) -> StreamGuardLayer {
-    let layer = StreamGuardLayer::new()
+fn guard(args: &LayerArgs, known: StreamGuardLayer) -> StreamGuardLayer {
+    let layer = known
         .enabled(args.guard == Switch::On)
         .missing_end(match args.missing_end {
             Ends::Auto => MissingEnd::Auto,

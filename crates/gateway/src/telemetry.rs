@@ -2,8 +2,8 @@
 
 use std::error::Error;
 use std::io::IsTerminal;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tower_buttress::{CallInfo, Event, Observer};
@@ -56,11 +56,37 @@ struct Reporter {
     events: Events,
 }
 
+/// Warnings of one kind, of which one a second is a line: an upstream that is down does not fill the disk.
+#[derive(Debug)]
+pub(crate) struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+/// Between two of them.
+const PAUSE: Duration = Duration::from_secs(1);
+
 // === impl Reporter ===
 
 impl Observer for Reporter {
     fn on_event(&self, event: &Event, call: Option<&CallInfo>) {
         self.events.tell(event, call);
+    }
+}
+
+// === impl Seldom ===
+
+impl Seldom {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new((None, 0)))
+    }
+
+    /// If this one is to be a line: how many were left out since the last one.
+    pub(crate) fn one_more(&self, now: Instant) -> Option<u64> {
+        let (last, left_out) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
+            *left_out = left_out.saturating_add(1);
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(left_out))
     }
 }
 
@@ -122,4 +148,33 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     line
+}
+
+/// Tells what became of a configuration that was read again: which options wait for a new start, or what is wrong with it.
+pub(crate) fn reloaded(done: &Result<Vec<&'static str>, String>) {
+    match done {
+        Ok(waiting) => {
+            tracing::info!("The configuration was read again.");
+            for name in waiting {
+                tracing::warn!("The new value of {name} waits for a new start.");
+            }
+        }
+        Err(lines) => {
+            for line in lines.lines() {
+                tracing::error!("The configuration stays as it was. {line}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_one_kind_come_once_a_second_and_say_how_many_were_left_out() {
+        let (seldom, start) = (Seldom::new(), Instant::now());
+        let at = [0, 1, 999, 1_000, 1_001, 5_000].map(|millis| seldom.one_more(start + Duration::from_millis(millis)));
+        assert_eq!(at, [Some(0), None, None, Some(2), None, Some(1)]);
+    }
 }

@@ -42,7 +42,7 @@ pub(crate) struct FleetArgs {
 }
 
 /// A URL whose password is shown nowhere.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RedisUrl(String);
 
 /// What calls get while Redis cannot be reached.
@@ -68,6 +68,17 @@ impl FleetArgs {
         let options = RedisOptions::from_url(&url.0)
             .map_err(|_| format!("--redis {url}: not a URL such as redis://127.0.0.1:6379"))?;
         Ok(Some(options.prefix(self.redis_prefix.as_str()).patience(self.redis_patience)))
+    }
+
+    /// The options whose values in `new` wait for a new start.
+    pub(super) fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("redis", self.redis != new.redis),
+            ("redis_prefix", self.redis_prefix != new.redis_prefix),
+            ("redis_patience", self.redis_patience != new.redis_patience),
+            ("redis_outage", self.redis_outage != new.redis_outage),
+        ];
+        changed.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
     }
 }
 

@@ -17,6 +17,7 @@ mod upstreams;
 mod values;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -38,7 +39,8 @@ pub(crate) use self::similar::SimilarArgs;
 pub use self::stop::Stop;
 pub(crate) use self::upstreams::{Backup, UpstreamArgs};
 pub(crate) use self::values::{
-    Concurrency, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, Resuming, Superseding, Switch,
+    Concurrency, Count, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, RateLimit, Resuming, Superseding,
+    Switch,
 };
 
 use self::values::Profile;
@@ -73,6 +75,22 @@ pub struct Args {
     /// Only in the configuration file.
     #[arg(skip)]
     pub(crate) routes: Vec<Route>,
+
+    /// The command line that they were read from.
+    #[arg(skip)]
+    words: Words,
+}
+
+/// A command line, which may hold a password.
+#[derive(Clone, Default)]
+struct Words(Vec<OsString>);
+
+// === impl Words ===
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Words").finish_non_exhaustive()
+    }
 }
 
 // === impl Args ===
@@ -86,10 +104,26 @@ impl Args {
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
         let words: Vec<OsString> = args.into_iter().collect();
         let is_checked = words.iter().any(|word| word == "--check-config");
-        Self::read_words(&words).map_err(|stop| match stop {
-            Stop::Wrong(lines) if is_checked => Stop::Unfit(lines),
-            stop => stop,
-        })
+        match Self::read_words(&words) {
+            Ok(args) => Ok(Self { words: Words(words), ..args }),
+            Err(Stop::Wrong(lines)) if is_checked => Err(Stop::Unfit(lines)),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Reads the same command line and what it names once more: the configuration file, the callers' keys.
+    pub(crate) fn read_again(&self) -> Result<Self, Stop> {
+        Self::read(self.words.0.iter().cloned())
+    }
+
+    /// The options whose values in `new` wait for a new start.
+    pub(crate) fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
+        let mut changed = self.server.only_at_start(&new.server);
+        // Without layers nothing is shared.
+        if !new.server.plain {
+            changed.extend(self.fleet.only_at_start(&new.fleet));
+        }
+        changed
     }
 
     fn read_words(words: &[OsString]) -> Result<Self, Stop> {
@@ -200,7 +234,7 @@ fn config_file(words: &[OsString]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::values::{Count, Header, Limit, RateLimit, Size};
+    use super::values::{Header, Limit, Size};
     use super::*;
     use tower_buttress::Rate;
 

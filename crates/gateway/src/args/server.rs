@@ -57,3 +57,19 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "GATEWAY_PLAIN", help_heading = SERVER)]
     pub(crate) plain: bool,
 }
+
+// === impl ServerArgs ===
+
+impl ServerArgs {
+    /// The options whose values in `new` wait for a new start.
+    pub(super) fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("listen", self.listen != new.listen),
+            ("admin", self.admin != new.admin),
+            ("log_format", self.log_format != new.log_format),
+            ("write_timeout", self.write_timeout != new.write_timeout),
+            ("drain_timeout", self.drain_timeout != new.drain_timeout),
+        ];
+        changed.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
+    }
+}

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 use tower_buttress::Tenant;
 
 /// Keys, each with the tenant it belongs to.
@@ -16,10 +17,13 @@ use tower_buttress::Tenant;
 #[derive(Clone)]
 pub(crate) struct Keys(Vec<Key>);
 
+/// One key.
 #[derive(Clone)]
-struct Key {
+pub(crate) struct Key {
     digest: [u8; 32],
-    tenant: Tenant,
+    pub(crate) tenant: Tenant,
+    /// Cancelled when it is no key any more.
+    pub(crate) removal: CancellationToken,
 }
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -30,30 +34,59 @@ const LONGEST_NAME: usize = 64;
 // === impl Keys ===
 
 impl Keys {
-    /// The tenant whose key stands in `Authorization` or `x-api-key`. Each header that carries a key is removed: it is for
+    /// The key that stands in `Authorization` or `x-api-key`. Each header that carries a key is removed: it is for
     /// the gateway, and the upstream must not see it.
-    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Option<Tenant> {
+    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Option<Key> {
         let mut found = None;
         for name in [AUTHORIZATION, X_API_KEY] {
             let presented = headers.get_all(&name).iter().filter_map(|value| {
                 let value = value.as_bytes();
                 if name == AUTHORIZATION { bearer(value) } else { Some(value.trim_ascii()) }
             });
-            let tenant = presented.fold(None, |known, key| self.find(key).or(known)).cloned();
-            if tenant.is_some() {
+            let key = presented.fold(None, |known, key| self.find(key).or(known)).cloned();
+            if key.is_some() {
                 headers.remove(&name);
-                found = found.or(tenant);
+                found = found.or(key);
             }
         }
         found
     }
 
-    fn find(&self, presented: &[u8]) -> Option<&Tenant> {
+    /// Takes the place of `old`: a key that both have goes on.
+    pub(crate) fn succeed(&mut self, old: &Self) {
+        for key in &mut self.0 {
+            if let Some(same) = old.0.iter().find(|old| old.is(key)) {
+                key.removal = same.removal.clone();
+            }
+        }
+    }
+
+    /// Ends the waiting calls of the keys that are not among `new`.
+    pub(crate) fn remove_all_but(&self, new: &Self) {
+        let removed = self.0.iter().filter(|key| !new.0.iter().any(|new| new.is(key)));
+        removed.for_each(|key| key.removal.cancel());
+    }
+
+    fn find(&self, presented: &[u8]) -> Option<&Key> {
         let digest: [u8; 32] = Sha256::digest(presented).into();
         self.0.iter().fold(None, |found, key| {
             let difference = key.digest.iter().zip(&digest).fold(0, |all, (a, b)| all | (a ^ b));
-            if black_box(difference) == 0 { Some(&key.tenant) } else { found }
+            if black_box(difference) == 0 { Some(key) } else { found }
         })
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    fn is(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.tenant == other.tenant
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("tenant", &self.tenant).finish_non_exhaustive()
     }
 }
 
@@ -93,7 +126,7 @@ impl FromStr for Keys {
             if keys.iter().any(|key| key.digest == digest) {
                 return Err(format!("line {number} has the key of another line"));
             }
-            keys.push(Key { digest, tenant: Tenant::new(name) });
+            keys.push(Key { digest, tenant: Tenant::new(name), removal: CancellationToken::new() });
         }
         if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(Self(keys)) }
     }
@@ -114,8 +147,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        let tenant = keys.parse::<Keys>().unwrap().take(&mut map);
-        (tenant.map(|tenant| tenant.to_string()), map.keys().map(ToString::to_string).collect())
+        let key = keys.parse::<Keys>().unwrap().take(&mut map);
+        (key.map(|key| key.tenant.to_string()), map.keys().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -165,5 +198,19 @@ mod tests {
             assert!(error.starts_with(wrong) && !error.contains("secret") && !error.contains('\n'), "{error}");
         }
         assert_eq!(format!("{:?}", "a:secret".parse::<Keys>().unwrap()), r#"["a"]"#);
+    }
+
+    #[test]
+    fn a_key_is_removed_where_its_line_or_its_name_is() {
+        let read = |text: &str| text.parse::<Keys>().unwrap();
+        let old = read("a:k1\nb:k2\nc:k3\n");
+        let mut new = read("# another order\nc:k3\nz:k1\nd:k4\n");
+        new.succeed(&old);
+        old.remove_all_but(&new);
+        let removed = |keys: &Keys| keys.0.iter().map(|key| key.removal.is_cancelled()).collect::<Vec<_>>();
+        assert_eq!((removed(&old), removed(&new)), (vec![true, true, false], vec![false; 3]));
+        // The one that stayed is known to those who were admitted before.
+        new.remove_all_but(&read("d:k4\n"));
+        assert_eq!(removed(&old), [true; 3]);
     }
 }

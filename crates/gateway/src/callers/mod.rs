@@ -3,10 +3,12 @@
 mod keys;
 mod networks;
 mod pages;
+mod removed;
 
 pub(crate) use self::keys::{Keys, is_name};
 pub(crate) use self::networks::Network;
 pub(crate) use self::pages::{Origin, Pages};
+pub(crate) use self::removed::{KeyRemoval, RemovedKeyLayer};
 
 use std::net::IpAddr;
 
@@ -51,15 +53,30 @@ impl Callers {
         if answers::needs_no_key(request.uri().path(), request.headers()) {
             return None;
         }
-        let Some(tenant) = keys.take(request.headers_mut()) else { return Some(problem::unknown_caller()) };
-        request.extensions_mut().insert(tenant);
+        let Some(key) = keys.take(request.headers_mut()) else { return Some(problem::unknown_caller()) };
+        request.extensions_mut().insert(key.tenant);
+        request.extensions_mut().insert(KeyRemoval(key.removal));
         request.extensions_mut().insert(Authenticated);
         None
     }
 
-    pub(crate) fn peer(&self, address: IpAddr) -> Peer {
+    pub(crate) fn peer(&self, address: IpAddr, has_tls: bool) -> Peer {
         let is_trusted_proxy = self.proxies.iter().any(|network| network.contains(address));
-        Peer { address, is_trusted_proxy, has_tls: false }
+        Peer { address, is_trusted_proxy, has_tls }
+    }
+
+    /// Takes the place of `old`.
+    pub(crate) fn succeed(&mut self, old: &Self) {
+        if let (Some(keys), Some(old)) = (&mut self.keys, &old.keys) {
+            keys.succeed(old);
+        }
+    }
+
+    /// Ends the waiting calls of those who may not call any more.
+    pub(crate) fn remove_all_but(&self, new: &Self) {
+        if let (Some(keys), Some(new)) = (&self.keys, &new.keys) {
+            keys.remove_all_but(new);
+        }
     }
 
     /// Checks where a request comes from that brings no key: the gateway's own paths, and all without caller keys.

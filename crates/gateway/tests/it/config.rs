@@ -21,6 +21,10 @@ impl Config {
         self.0.to_str().unwrap()
     }
 
+    pub(super) fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).unwrap();
+    }
+
     fn read(&self, options: &[&str]) -> Result<Args, Stop> {
         let words = ["gateway", "--config", self.path()];
         Args::read(words.iter().chain(options).map(Into::into))

@@ -26,6 +26,8 @@ mod page;
 mod pages;
 #[cfg(unix)]
 mod process;
+#[cfg(unix)]
+mod reload;
 mod resumable;
 mod routes;
 mod stopping;
@@ -47,7 +49,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::support::secs;
-use tower_buttress_gateway::{Args, Gateway, Provider};
+use tower_buttress_gateway::{Args, Gateway, Provider, Reload};
 
 /// The same as the real thing, until it is dropped.
 struct Running {
@@ -55,6 +57,7 @@ struct Running {
     admin: Option<SocketAddr>,
     /// The simulated one, where no other upstream was named.
     provider: Option<Provider>,
+    reload: Reload,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
 }
@@ -64,9 +67,10 @@ async fn gateway(options: &[&str]) -> Running {
     let args = ["gateway"].iter().chain(listen).chain(options).map(OsString::from);
     let gateway = Gateway::new(Args::read(args).unwrap()).await.unwrap();
     let (addr, admin, provider) = (gateway.addr(), gateway.admin_addr(), gateway.provider().cloned());
+    let reload = gateway.reload();
     let (stop, stopped) = oneshot::channel::<()>();
     let served = tokio::spawn(gateway.run(async { drop(stopped.await) }));
-    Running { addr, admin, provider, stop, served }
+    Running { addr, admin, provider, reload, stop, served }
 }
 
 async fn gateway_before(upstream: SocketAddr) -> Running {

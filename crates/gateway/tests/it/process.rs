@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-fn command(args: &str) -> Command {
+pub(super) fn command(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buttress-gateway"));
     command.args(args.split_whitespace());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -13,10 +13,10 @@ fn command(args: &str) -> Command {
 }
 
 /// A program that runs, and is killed with its test.
-struct Program {
+pub(super) struct Program {
     child: Child,
     out: BufReader<ChildStdout>,
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
 }
 
 impl Program {
@@ -24,7 +24,7 @@ impl Program {
         Self::start_with(command.stderr(Stdio::null()))
     }
 
-    fn start_with(command: &mut Command) -> Self {
+    pub(super) fn start_with(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -47,7 +47,7 @@ impl Program {
         welcome
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }

@@ -1,0 +1,96 @@
+//! A caller's key that is removed while its call waits.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Either;
+use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::{Layer, Service};
+use tower_buttress::ServedBy;
+
+use crate::answer_body::AnswerBody;
+use crate::problem;
+
+/// In a request's extensions: cancelled when the key of its caller is no key any more.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRemoval(pub(super) CancellationToken);
+
+/// Ends a call that has no answer yet when its key is removed. An answer that has begun goes on to its end.
+///
+/// Inside the heartbeats: a stream that began without its answer ends with an error event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RemovedKeyLayer;
+
+/// The service of [`RemovedKeyLayer`].
+#[derive(Clone, Debug)]
+pub(crate) struct RemovedKey<S> {
+    inner: S,
+}
+
+pin_project! {
+    /// The future of [`RemovedKey`].
+    pub(crate) struct Waiting<F> {
+        #[pin]
+        call: F,
+        #[pin]
+        removal: Option<WaitForCancellationFutureOwned>,
+    }
+}
+
+// === impl RemovedKeyLayer ===
+
+impl<S> Layer<S> for RemovedKeyLayer {
+    type Service = RemovedKey<S>;
+
+    fn layer(&self, inner: S) -> RemovedKey<S> {
+        RemovedKey { inner }
+    }
+}
+
+// === impl RemovedKey ===
+
+impl<S, A, B> Service<Request<A>> for RemovedKey<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    B: Body<Data = Bytes>,
+{
+    type Response = Response<Either<B, AnswerBody>>;
+    type Error = S::Error;
+    type Future = Waiting<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let removal = request.extensions().get().map(|KeyRemoval(token)| token.clone().cancelled_owned());
+        Waiting { call: self.inner.call(request), removal }
+    }
+}
+
+// === impl Waiting ===
+
+impl<F, B, E> Future for Waiting<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Response<Either<B, AnswerBody>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(answer) = this.call.poll(cx)? {
+            return Poll::Ready(Ok(answer.map(Either::Left)));
+        }
+        let Some(removal) = this.removal.as_pin_mut() else { return Poll::Pending };
+        ready!(removal.poll(cx));
+        let mut answer = problem::removed_key().map(Either::Right);
+        answer.extensions_mut().insert(ServedBy::new("gateway"));
+        Poll::Ready(Ok(answer))
+    }
+}

@@ -1,0 +1,112 @@
+//! From a configuration to what is in force.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+use tower_buttress::error::BoxError;
+use tower_buttress::{DeadlineHeader, Observer};
+
+use super::args::Switch;
+use super::callers::{Callers, Pages};
+use super::circuits::Circuits;
+use super::drain::Drain;
+use super::events::Events;
+use super::fleet::Fleet;
+use super::inspect::Inspector;
+use super::kept::Kept;
+use super::load::Lanes;
+use super::local::{Local, Shown};
+use super::proxy::{Proxy, RequestBody};
+use super::reading::Reading;
+use super::routes::{Routes, Served};
+use super::serve::Live;
+use super::stack::{self, Shared};
+use super::state::States;
+use super::telemetry;
+use super::upstream::Upstream;
+
+/// What stays while configurations come and go.
+pub(crate) struct House {
+    states: States,
+    fleet: Fleet,
+    events: Events,
+    observer: Arc<dyn Observer>,
+    drain: Drain,
+    shown: Shown,
+    /// There is no other listener for the gateway's own pages.
+    is_alone: bool,
+}
+
+// === impl House ===
+
+impl House {
+    pub(crate) fn new(fleet: Fleet, events: Events, drain: Drain, shown: Shown, is_alone: bool) -> Self {
+        let observer = telemetry::observer(&events);
+        Self { states: States::new(&fleet, &observer), fleet, events, observer, drain, shown, is_alone }
+    }
+
+    /// Makes what answers calls, before the state that there is. `upstream` has the calls of no route.
+    pub(crate) fn open(
+        &mut self,
+        reading: &Reading,
+        upstream: Option<Upstream>,
+    ) -> Live<
+        impl Service<
+            Request<RequestBody>,
+            Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static + use<>>,
+            Error: Into<BoxError>,
+            Future: Send,
+        >
+        + Clone
+        + Send
+        + Sync
+        + 'static
+        + use<>,
+    > {
+        let Reading { args, tls, server_tls, .. } = reading;
+        let is_simulated = upstream.is_some() && args.upstreams.upstream.is_none();
+        let (kept, lanes, mut circuits) = (Kept::default(), Lanes::default(), Circuits::default());
+        let shared = Shared::new(args, &mut self.states, tls, &kept, &lanes, &self.observer);
+        let (mut routes, mut states) = (Vec::new(), Vec::new());
+        for plan in reading.plans(upstream) {
+            let mut state = self.states.take(plan.name);
+            let stack = stack::stack(&plan, &mut state, &mut circuits, &shared);
+            states.push((plan.name.to_owned(), state));
+            routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack });
+        }
+        self.states.put(states);
+        lanes.add("callers", None, &self.states.callers(&args.callers));
+        let (callers, layers, server) = (&args.callers, &args.layers, &args.server);
+        let inspector = Inspector {
+            is_on: !server.plain || args.chooses_by_model(),
+            limit: args.longest_deadline(),
+            header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
+        };
+        Live {
+            proxy: Proxy::new(Routes::new(routes), inspector, self.drain.clone()),
+            local: Local {
+                fleet: self.fleet.clone(),
+                circuits,
+                events: self.events.clone(),
+                kept,
+                lanes,
+                answers_calls: self.is_alone,
+                is_simulated,
+                respond_async: layers.respond_async == Switch::On,
+                drain: self.drain.clone(),
+                has_answers: layers.resumable == Switch::On,
+            },
+            callers: Callers {
+                trusted: callers.trust_callers,
+                keys: callers.keys().cloned(),
+                pages: Pages { origins: callers.allow_origin.clone(), hosts: callers.host.clone() },
+                proxies: callers.trusted_proxies.clone(),
+            },
+            shown: self.shown,
+            tls: server_tls.clone(),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! One reading of the configuration, and of the files that it names.
+
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ServerConfig};
+use tower_buttress::CircuitBreakerConfig;
+
+use super::args::{Args, Calls, Stop};
+use super::provider::Provider;
+use super::upstream::{self, Protocol, Upstream};
+use super::{circuits, tls};
+
+/// A configuration that is fit to be served.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) args: Args,
+    /// How upstreams are trusted.
+    pub(crate) tls: ClientConfig,
+    pub(crate) server_tls: Option<Arc<ServerConfig>>,
+    /// How the breakers of the routes are set, those of the calls of no route last.
+    breakers: Vec<Option<CircuitBreakerConfig>>,
+}
+
+/// A route of it, with all that its stack is made of.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// Empty for the calls of no route.
+    pub(crate) name: &'a str,
+    pub(crate) calls: Calls,
+    pub(crate) args: &'a Args,
+    pub(crate) upstream: Upstream,
+    pub(crate) breaker: Option<CircuitBreakerConfig>,
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Reads the files that the options name. What is wrong is one line.
+    pub(crate) fn new(args: Args) -> Result<Self, String> {
+        let tls = trust(&args)?;
+        let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
+            (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
+            _ => None,
+        };
+        let breakers = of_all(&args).map(|args| circuits::config(&args.layers)).collect::<Result<_, _>>()?;
+        Ok(Self { args, tls, server_tls, breakers })
+    }
+
+    /// The same once more. What is wrong is as many lines as there are errors.
+    pub(crate) async fn again(args: &Args) -> Result<Self, String> {
+        let args = args.clone();
+        let read = move || match args.read_again() {
+            Ok(args) => Self::new(args),
+            Err(Stop::Wrong(lines) | Stop::Unfit(lines) | Stop::Told(lines)) => Err(lines),
+        };
+        // Files, and the roots of the system, take a while.
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Where the calls of no route go; `None`: nowhere. A simulated provider is started where no upstream is named.
+    pub(crate) async fn upstream(&self, provider: &mut Option<Provider>) -> Result<Option<Upstream>, String> {
+        if let Some(upstream) = &self.args.upstreams.upstream {
+            return Ok(Some(upstream.clone()));
+        }
+        if !self.args.has_default_route() {
+            return Ok(None);
+        }
+        let addr = match provider {
+            Some(provider) => provider.addr(),
+            None => {
+                let unable = |error| format!("cannot start the simulated provider: {error}");
+                provider.insert(Provider::start().await.map_err(unable)?).addr()
+            }
+        };
+        Ok(Some(Upstream::from(addr)))
+    }
+
+    /// The routes in their order, and the calls of no route, which go to `rest`, at the end.
+    pub(crate) fn plans(&self, rest: Option<Upstream>) -> Vec<Plan<'_>> {
+        let routes = self.args.routes.iter().map(|route| {
+            (route.name.as_str(), route.calls.clone(), &route.args, route.args.upstreams.upstream.clone())
+        });
+        let all = routes.chain([("", Calls::default(), &self.args, rest)]).zip(&self.breakers);
+        let plan = |((name, calls, args, upstream), breaker): ((_, _, _, Option<Upstream>), &Option<_>)| {
+            Some(Plan { name, calls, args, upstream: upstream?, breaker: breaker.clone() })
+        };
+        all.filter_map(plan).collect()
+    }
+}
+
+/// The options of each route, and of the calls of no route.
+fn of_all(args: &Args) -> impl Iterator<Item = &Args> {
+    args.routes.iter().map(|route| &route.args).chain([args])
+}
+
+/// Whose certificates upstreams may show.
+fn trust(args: &Args) -> Result<ClientConfig, String> {
+    let mut upstreams = of_all(args).flat_map(|Args { upstreams, layers, .. }| {
+        let backups = upstreams.backups.iter().map(|backup| &backup.upstream);
+        upstreams.upstream.iter().chain(backups).chain(&layers.similar.embeddings)
+    });
+    // Reading the system's roots takes a while.
+    let wants_tls = upstreams.any(|upstream| upstream.protocol() == Protocol::Https);
+    upstream::trust(wants_tls, args.server.upstream_ca.as_deref())
+}

@@ -1,0 +1,187 @@
+//! What outlives a reading of the configuration: circuits, pauses, places, kept answers and conversations. It belongs to the
+//! name of its route.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use tower_buttress::store::MemoryStore;
+use tower_buttress::{
+    CircuitBreakerConfig, CircuitBreakerLayer, DedupLayer, LastGoodLayer, Observer, PaceLayer, QueueLayer, RetryBudget,
+    StreamGuardLayer, SupersedeLayer,
+};
+
+use super::answers;
+use super::args::{CallerArgs, Concurrency, Count, LayerArgs, Pacing, RateLimit, Switch};
+use super::fleet::{AnswerStore, Fleet};
+use super::load;
+use super::upstream::Upstream;
+
+/// What is remembered, of all routes.
+pub(crate) struct States {
+    fleet: Fleet,
+    observer: Arc<dyn Observer>,
+    callers: Held<(RateLimit, RateLimit, Count), PaceLayer>,
+    memory: MemoryStore,
+    store: AnswerStore,
+    dedup: Held<(Switch, Duration, u32, Switch), DedupLayer>,
+    routes: HashMap<String, RouteState>,
+}
+
+/// What is remembered of one route.
+pub(crate) struct RouteState {
+    fleet: Fleet,
+    observer: Arc<dyn Observer>,
+    /// What its upstreams' names begin with.
+    prefix: String,
+    pub(crate) guard: StreamGuardLayer,
+    pub(crate) budget: RetryBudget,
+    pub(crate) last_good: LastGoodLayer,
+    conversations: Held<Option<HeaderName>, SupersedeLayer>,
+    upstreams: HashMap<String, UpstreamState>,
+    /// Those of the configuration before this one.
+    old: HashMap<String, UpstreamState>,
+}
+
+/// What is remembered of one upstream of a route.
+struct UpstreamState {
+    url: Upstream,
+    breaker: Option<CircuitBreakerLayer>,
+    queue: Held<(Concurrency, u32, Duration), QueueLayer>,
+    pace: Held<(Pacing, RateLimit, RateLimit), PaceLayer>,
+}
+
+/// The layers of one upstream that remember something.
+#[derive(Clone, Debug)]
+pub(crate) struct Guards {
+    /// As figures and pages name it, its route before it.
+    pub(crate) name: String,
+    pub(crate) breaker: Option<CircuitBreakerLayer>,
+    pub(crate) queue: QueueLayer,
+    pub(crate) pace: PaceLayer,
+}
+
+/// A layer whose state goes with its settings: with others it begins anew.
+struct Held<K, L>(Option<(K, L)>);
+
+// === impl States ===
+
+impl States {
+    pub(crate) fn new(fleet: &Fleet, observer: &Arc<dyn Observer>) -> Self {
+        let memory = MemoryStore::default();
+        Self {
+            store: fleet.store(memory.clone(), observer),
+            fleet: fleet.clone(),
+            observer: observer.clone(),
+            callers: Held::default(),
+            memory,
+            dedup: Held::default(),
+            routes: HashMap::new(),
+        }
+    }
+
+    /// The limits of each caller.
+    pub(crate) fn callers(&mut self, args: &CallerArgs) -> PaceLayer {
+        let limits = (args.caller_requests, args.caller_tokens, args.caller_concurrency);
+        self.callers.with(limits, || load::per_caller(args).observer(self.observer.clone()))
+    }
+
+    /// The answers that callers come back to, and those that are kept in this process.
+    pub(crate) fn dedup(&mut self, args: &LayerArgs) -> DedupLayer {
+        let settings = (args.resumable, args.resume_window, args.queue, args.respond_async);
+        let layer = self.dedup.with(settings, || match answers::resumable(args) {
+            Some(resumable) => DedupLayer::new().resumable(resumable),
+            None => DedupLayer::new(),
+        });
+        layer.store(self.memory.clone())
+    }
+
+    /// The same where calls and answers of others are known, too.
+    pub(crate) fn shared(&self, dedup: DedupLayer) -> DedupLayer<AnswerStore> {
+        self.fleet.dedup(dedup, self.store.clone()).observer(self.observer.clone())
+    }
+
+    /// Takes out what is remembered of a route. [`put`](Self::put) it back when its stack is made.
+    pub(crate) fn take(&mut self, route: &str) -> RouteState {
+        let mut state = self.routes.remove(route).unwrap_or_else(|| RouteState {
+            fleet: self.fleet.clone(),
+            observer: self.observer.clone(),
+            prefix: if route.is_empty() { String::new() } else { format!("{route}/") },
+            guard: StreamGuardLayer::new(),
+            budget: RetryBudget::default(),
+            last_good: LastGoodLayer::new(),
+            conversations: Held::default(),
+            upstreams: HashMap::new(),
+            old: HashMap::new(),
+        });
+        state.old = std::mem::take(&mut state.upstreams);
+        state
+    }
+
+    /// Remembers these routes, and forgets all others.
+    pub(crate) fn put(&mut self, routes: Vec<(String, RouteState)>) {
+        self.routes = routes.into_iter().collect();
+        self.routes.values_mut().for_each(|route| route.old.clear());
+    }
+}
+
+// === impl RouteState ===
+
+impl RouteState {
+    /// The layers of the upstream of this name. Those of another URL are of another upstream.
+    pub(crate) fn upstream(
+        &mut self,
+        name: &str,
+        url: &Upstream,
+        args: &LayerArgs,
+        breaker: Option<CircuitBreakerConfig>,
+    ) -> Guards {
+        let (fleet, observer, prefixed) = (&self.fleet, &self.observer, format!("{}{name}", self.prefix));
+        let mut state = self.old.remove(name).filter(|state| state.url == *url).unwrap_or_else(|| UpstreamState {
+            url: url.clone(),
+            breaker: None,
+            queue: Held::default(),
+            pace: Held::default(),
+        });
+        let breaker = breaker.map(|config| {
+            let make =
+                || fleet.breaker(&prefixed, CircuitBreakerLayer::new().key_by_model().observer(observer.clone()));
+            // A circuit that is open stays so, whatever opens it from now on.
+            state.breaker.get_or_insert_with(make).clone().configure(|_| config)
+        });
+        let queue = state
+            .queue
+            .with((args.concurrency, args.queue, args.queue_wait), || load::queue(args).observer(observer.clone()));
+        let pace = state.pace.with((args.pace, args.pace_requests, args.pace_tokens), || {
+            fleet.pace(load::pace(args).observer(observer.clone()))
+        });
+        self.upstreams.insert(name.to_owned(), state);
+        Guards { name: prefixed, breaker, queue, pace }
+    }
+
+    /// What is known of the conversations that this header names.
+    pub(crate) fn conversations(&mut self, header: Option<&HeaderName>) -> SupersedeLayer {
+        self.conversations.with(header.cloned(), || match header {
+            Some(header) => SupersedeLayer::by_header(header.clone()),
+            None => SupersedeLayer::disabled(),
+        })
+    }
+}
+
+// === impl Held ===
+
+impl<K: PartialEq, L: Clone> Held<K, L> {
+    fn with(&mut self, settings: K, make: impl FnOnce() -> L) -> L {
+        let held = self.0.take().filter(|(held, _)| *held == settings).map(|(_, layer)| layer);
+        let layer = held.unwrap_or_else(make);
+        self.0 = Some((settings, layer.clone()));
+        layer
+    }
+}
+
+impl<K, L> Default for Held<K, L> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
