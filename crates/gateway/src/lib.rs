@@ -44,6 +44,7 @@ mod tunnel;
 mod unread;
 mod upload;
 mod upstream;
+mod weights;
 
 use std::ffi::OsString;
 use std::future::Future;

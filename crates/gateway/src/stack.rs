@@ -1,5 +1,6 @@
 //! The layers, in their order. This is the only place that knows it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use super::reading::Plan;
 use super::similar;
 use super::state::{Guards, RouteState, States};
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
+use super::weights::Weighted;
 
 /// The name of an upstream that is no fallback.
 const PRIMARY: &str = "upstream";
@@ -142,7 +144,7 @@ where
         .layer(breaker)
         .layer(&attempt)
         .service(Forward::new(&connectors, upstream.clone()));
-    let chain = backups.into_iter().fold(boxed(primary), |before, (backup, (queue, pace, breaker))| {
+    let backups = backups.into_iter().map(|(backup, (queue, pace, breaker))| {
         let service = ServiceBuilder::new()
             .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
             .layer(&structured)
@@ -153,8 +155,10 @@ where
             .service(Forward::new(&connectors, backup.upstream.clone()));
         // A fallback that takes no credential is on nobody's account.
         let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
-        boxed(fallback(backup, service).own_credentials(own).observer(observer.clone()).layer(before))
+        let layer = fallback(backup, boxed(service)).own_credentials(own).observer(observer.clone());
+        (backup.weight, layer)
     });
+    let chain = chain(boxed(primary), &backups.collect::<Vec<_>>());
     let resume = ResumeLayer::new()
         .enabled(layers.resume != Resuming::Off)
         .verified_restart(layers.resume == Resuming::Verified)
@@ -178,6 +182,23 @@ where
 /// The upstream and its fallbacks: one type for a chain of any length.
 type Upstreams = BoxCloneSyncService<Request<CallBody>, Response<AnswerBody>, BoxedError>;
 
+/// The upstream, and behind it its fallbacks: in their order, or, where they have weights, first one that is chosen by its
+/// weight for each call, and then the others in their order.
+fn chain(primary: Upstreams, backups: &[(Option<NonZeroU32>, FallbackLayer<Upstreams>)]) -> Upstreams {
+    let ask = |before: Upstreams, (_, layer): &(_, FallbackLayer<Upstreams>)| boxed(layer.layer(before));
+    let led_by = |nth: usize| {
+        let (before, rest) = backups.split_at(nth);
+        let (first, after) = rest.split_first()?;
+        let others = before.iter().chain(after);
+        Some((first.0?, others.fold(ask(primary.clone(), first), ask)))
+    };
+    let mut weighted: Vec<_> = (0..backups.len()).filter_map(led_by).collect();
+    match weighted.pop() {
+        Some(last) => boxed(Weighted::new(weighted, last)),
+        None => backups.iter().fold(primary, ask),
+    }
+}
+
 fn boxed<S, B>(service: S) -> Upstreams
 where
     S: Service<Request<CallBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
@@ -196,7 +217,7 @@ where
     BoxCloneSyncService::new(service.map_err(|error| BoxedError::new(error.into())))
 }
 
-fn fallback<S>(backup: &Backup, service: S) -> FallbackLayer<S> {
+fn fallback(backup: &Backup, service: Upstreams) -> FallbackLayer<Upstreams> {
     let layer = FallbackLayer::new(service).name(backup.name.clone());
     let Some(model) = backup.model.clone() else { return layer };
     layer.rewrite(move |request| request.map(|body| with_model(body, &model)))

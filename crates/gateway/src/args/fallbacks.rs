@@ -8,6 +8,7 @@ use super::upstreams::{Backup, UpstreamArgs};
 /// For each value of an option, the place of its fallback in the chain.
 pub(super) struct Pairs {
     models: Vec<Option<usize>>,
+    weights: Vec<Option<usize>>,
     authorizations: Vec<Option<usize>>,
     headers: Vec<Option<usize>>,
 }
@@ -31,6 +32,7 @@ impl Pairs {
         };
         Self {
             models: places("fallback_model"),
+            weights: places("fallback_weight"),
             authorizations: places("fallback_authorization_env"),
             headers: places("fallback_header"),
         }
@@ -47,6 +49,16 @@ impl Pairs {
             if backup.model.replace(model.clone()).is_some() {
                 return Err(format!("two of --fallback-model are for {}", backup.upstream));
             }
+        }
+        for (weight, at) in args.fallback_weight.iter().zip(&self.weights) {
+            let backup = &mut backups[place(*at, "--fallback-weight")?];
+            if backup.weight.replace(*weight).is_some() {
+                return Err(format!("two of --fallback-weight are for {}", backup.upstream));
+            }
+        }
+        let (weighted, others): (Vec<_>, Vec<_>) = backups.iter().partition(|backup| backup.weight.is_some());
+        if let ([_, ..], [other, ..]) = (weighted.as_slice(), others.as_slice()) {
+            return Err(format!("--fallback-weight: all fallbacks have one or none, and {} has none", other.upstream));
         }
         for (credential, at) in args.fallback_authorization_env.iter().zip(&self.authorizations) {
             let backup = &mut backups[place(*at, "--fallback-authorization-env")?];
@@ -101,6 +113,8 @@ mod tests {
     fn an_option_without_a_fallback_is_told_in_one_line() {
         let before = read("--fallback-model small --fallback http://a --fallback http://b").unwrap_err();
         assert_eq!(before, "--fallback-model belongs to no --fallback: it goes behind the one that it is for");
+        let unfair = read("--fallback http://a --fallback-weight 1 --fallback http://b").unwrap_err();
+        assert_eq!(unfair, "--fallback-weight: all fallbacks have one or none, and http://b has none");
         let twice = read("--fallback http://a --fallback-model x --fallback-model y").unwrap_err();
         assert_eq!(twice, "two of --fallback-model are for http://a");
     }

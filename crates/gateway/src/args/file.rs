@@ -54,9 +54,10 @@ struct Reader<'a> {
 const NO_KEYS: [&str; 6] = ["config", "check_config", "print_config", "help", "version", "fallback"];
 
 /// The keys of a fallback's table, and the options that they are.
-const FALLBACK: [(&str, &str); 4] = [
+const FALLBACK: [(&str, &str); 5] = [
     ("url", "fallback"),
     ("model", "fallback_model"),
+    ("weight", "fallback_weight"),
     ("authorization_env", "fallback_authorization_env"),
     ("header", "fallback_header"),
 ];

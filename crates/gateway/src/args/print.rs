@@ -34,6 +34,9 @@ pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[Backup], 
         if let Some(model) = &backup.model {
             let _ = writeln!(text, "model = {}", quoted(model));
         }
+        if let Some(weight) = backup.weight {
+            let _ = writeln!(text, "weight = {weight}");
+        }
         if !backup.credential.is_empty() {
             let headers: Vec<_> = backup.credential.iter().map(ToString::to_string).collect();
             let _ = writeln!(text, "header = [{}]", list(&headers));

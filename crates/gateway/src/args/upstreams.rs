@@ -1,5 +1,7 @@
 //! The upstreams, and on whose account they are asked.
 
+use std::num::NonZeroU32;
+
 use clap::ArgAction::Append;
 
 use super::headings::TRUST;
@@ -41,6 +43,14 @@ pub(crate) struct UpstreamArgs {
         requires = "fallback", help_heading = TRUST
     )]
     pub(super) fallback_model: Vec<String>,
+
+    /// How often the --fallback before this option is the first to be asked, compared with the weights of the others, which
+    /// follow in their order. Either all fallbacks have one or none.
+    #[arg(
+        long, env = "GATEWAY_FALLBACK_WEIGHT", value_name = "N", action = Append, value_delimiter = ',',
+        requires = "fallback", help_heading = TRUST
+    )]
+    pub(super) fallback_weight: Vec<NonZeroU32>,
 
     /// Environment variable with the `Authorization` of requests to the --fallback before this option.
     #[arg(
@@ -85,6 +95,8 @@ pub(crate) struct Backup {
     pub(crate) upstream: Upstream,
     /// The model that its requests name, in place of the caller's.
     pub(crate) model: Option<String>,
+    /// How often it is the first of all fallbacks; `None`: they are asked in their order.
+    pub(crate) weight: Option<NonZeroU32>,
     /// What its requests carry; the caller's credentials are never among it.
     pub(crate) credential: Vec<NamedCredential>,
 }
@@ -94,6 +106,6 @@ pub(crate) struct Backup {
 impl Backup {
     pub(super) fn new(nth: usize, upstream: &Upstream) -> Self {
         let name = if nth == 1 { "fallback".to_owned() } else { format!("fallback-{nth}") };
-        Self { name, upstream: upstream.clone(), model: None, credential: Vec::new() }
+        Self { name, upstream: upstream.clone(), model: None, weight: None, credential: Vec::new() }
     }
 }

@@ -89,3 +89,25 @@ async fn a_route_has_its_own_fallback_attempts_and_circuits() {
     };
     assert_eq!([failures("upstream"), failures("small/upstream"), failures("small/fallback")], [2, 1, 0]);
 }
+
+#[tokio::test]
+async fn fallbacks_with_weights_are_asked_first_as_often_as_those_say() {
+    let [(one, one_url), (other, other_url)] = providers::<2>().await;
+    let config = Config::new(&format!(
+        "upstream = \"http://127.0.0.1:1\"\nattempts = 1\nbreaker = false\ndedup = false\n\
+         [[fallback]]\nurl = \"{one_url}\"\nweight = 1\n[[fallback]]\nurl = \"{other_url}\"\nweight = 9\n",
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    for _ in 0..60 {
+        let answer = call(&gateway, CHAT, "sim:gap=0s").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        read(answer.into_body()).await;
+    }
+    let [rarely, often] = [&one, &other].map(|provider| provider.counts().calls);
+    // By chance alone, once in a million runs.
+    assert!(rarely + often == 60 && rarely < 24, "{rarely} {often}");
+    // The other one is asked where the first cannot answer.
+    let faulty = call(&gateway, CHAT, "sim:status=500").await;
+    assert_eq!(faulty.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!([&one, &other].map(|provider| provider.counts().calls), [rarely + 1, often + 1]);
+}
