@@ -4,10 +4,9 @@ use std::task::Waker;
 
 use super::drive::{Drive, Watched};
 use super::reader::Reader;
-use super::recorder::Recorder;
 use super::shared::Shared;
 use crate::error::SharedError;
-use crate::policy::broadcast::{Limits, ReaderId};
+use crate::policy::broadcast::ReaderId;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 
 /// The answer to one call: a head, parts, and an end, written by one [`Recorder`](super::Recorder) and read by any number of [`Reader`]s.
@@ -191,17 +190,6 @@ impl ResponseLog {
     /// What was recorded can be read when the call has failed, by those who [come back](Self::return_reader).
     pub(crate) fn hold_when_failed(&self) {
         self.shared.state().is_held_when_failed = true;
-    }
-
-    /// It is fed with an answer that is elsewhere, for one caller who came back to it. What is held for that caller is
-    /// `charge`'s.
-    pub(crate) fn open_behind(limits: Limits, charge: impl Send + 'static) -> (Recorder, Self) {
-        let (recorder, log) = Recorder::open(limits);
-        let mut state = log.shared.state();
-        state.is_behind = true;
-        state.charge = Some(Box::new(charge));
-        drop(state);
-        (recorder, log)
     }
 
     /// Whether there may be more to come of what was recorded elsewhere. Where it has ended, its readers know.

@@ -142,6 +142,17 @@ impl Recorder {
         appended
     }
 
+    /// It is fed with an answer that is elsewhere, for one caller who came back to it. What is held for that caller is
+    /// `charge`'s.
+    pub(crate) fn open_behind(limits: Limits, charge: impl Send + 'static) -> (Self, ResponseLog) {
+        let (recorder, log) = Self::open(limits);
+        let mut state = recorder.shared.state();
+        state.is_behind = true;
+        state.charge = Some(Box::new(charge));
+        drop(state);
+        (recorder, log)
+    }
+
     /// What follows comes live: all that was recorded elsewhere, when this log was opened, is written.
     pub fn caught_up(&self) {
         let mut state = self.shared.state();

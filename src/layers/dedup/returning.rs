@@ -24,7 +24,7 @@ use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
-use crate::store::{AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, ResponseLog, SharedAnswers, Store};
+use crate::store::{AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, Recorder, ResponseLog, SharedAnswers, Store};
 
 /// What becomes of a request at the URL of an answer.
 pub(super) enum ComeBack {
@@ -138,7 +138,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
         return refuse(&parts, RejectionKind::AnswerGone, &config);
     }
     let limits = Limits { bytes: HELD_FROM_ELSEWHERE, lag: config.limits.lag };
-    let (recorder, log) = ResponseLog::open_behind(limits, charge);
+    let (recorder, log) = Recorder::open_behind(limits, charge);
     // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
     let back = read(&parts, answer, log, after, &config);
     recorder.stop_recording();
