@@ -51,6 +51,7 @@ fn what_was_not_sent_is_given_back_and_a_429_used_no_tokens() {
     let mut pacer =
         pacer(&[(Unit::Requests, Rate::per_minute(60)), (Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
     let grant = go(&mut pacer, ANN, 1000, 0);
+    assert!(!pacer.is_idle(0));
     assert!(matches!(pacer.admit(ANN, call(1000), 0), Turn::Wait(_)));
     pacer.give_back(&grant, false, 0);
     assert!(pacer.is_idle(0));
@@ -105,11 +106,32 @@ fn limits_are_learned_once_and_then_followed() {
 }
 
 #[test]
+fn an_upstream_teaches_a_bounded_number_of_limits() {
+    let mut pacer = pacer(&[]);
+    for window in 1..=100 {
+        let quota = Quota {
+            unit: Unit::Requests,
+            window: Some(Duration::from_secs(60 * window)),
+            limit: Some(60),
+            remaining: Some(30),
+            reset: Some(crate::proto::rate_limit::Reset {
+                after: Duration::from_secs(30),
+                resolution: Duration::from_millis(1),
+            }),
+        };
+        pacer.observe(&[quota], true, 0);
+    }
+    assert_eq!(pacer.buckets().len(), BUCKETS);
+}
+
+#[test]
 fn what_another_process_was_told_pauses_all_and_is_never_shortened() {
     let mut pacer = pacer(&[(Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
     let now = 100 * SECOND;
     pacer.pause(20 * SECOND, now);
     pacer.pause(5 * SECOND, now);
+    assert_eq!(pacer.paused_until(), now + 20 * SECOND);
+    assert!(!pacer.is_idle(now));
     for tenant in [ANN, BOB] {
         assert_eq!(pacer.admit(tenant, call(0), now), Turn::Wait(20 * SECOND));
     }
