@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName};
 
 #[cfg(feature = "tonic")]
@@ -87,11 +88,14 @@ pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
 /// name of an encoding.
 pub(crate) fn framing(headers: &HeaderMap) -> Option<Framing> {
     const PREFIX: &[u8] = b"application/grpc";
-    let (prefix, variant) = media_type::essence(headers).split_at_checked(PREFIX.len())?;
-    match variant {
-        _ if !prefix.eq_ignore_ascii_case(PREFIX) => None,
+    // Most answers are something else, and known by that before the type is taken apart.
+    let start = headers.get(CONTENT_TYPE)?.as_bytes().trim_ascii_start().get(..PREFIX.len())?;
+    if !start.eq_ignore_ascii_case(PREFIX) {
+        return None;
+    }
+    match media_type::essence(headers).get(PREFIX.len()..)? {
         [] | [b'+', ..] => Some(Framing::Trailers),
-        _ if variant.get(..4).is_some_and(|web| web.eq_ignore_ascii_case(b"-web")) => Some(Framing::Web),
+        variant if variant.get(..4).is_some_and(|web| web.eq_ignore_ascii_case(b"-web")) => Some(Framing::Web),
         _ => None,
     }
 }

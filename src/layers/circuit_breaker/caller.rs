@@ -4,7 +4,7 @@ use http::Request;
 
 use crate::call::Tenant;
 use crate::policy::breaker::Caller;
-use crate::proto::credentials;
+use crate::proto::credentials::HEADERS;
 
 /// Who makes this request: its tenant, or else the account that its credentials name.
 #[inline]
@@ -12,7 +12,7 @@ pub(super) fn of<B>(request: &Request<B>) -> Caller {
     if let Some(tenant) = Tenant::of(request) {
         return Caller::Tenant(fingerprint(tenant.as_bytes()));
     }
-    let credential = credentials::account_values(request.headers()).next();
+    let credential = HEADERS.iter().find_map(|name| request.headers().get(name));
     credential.map_or(Caller::Anonymous, |value| Caller::Tenant(fingerprint(value.as_bytes())))
 }
 
