@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::stop::{Stop, one_line};
 use super::{Calls, is_of_routes};
-use crate::callers;
+use crate::callers::is_name;
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ impl Reader<'_> {
             let id = key.get_ref().as_ref();
             let text = value.get_ref().as_str().filter(|text| !text.is_empty());
             match (id, text) {
-                ("name", Some(text)) if callers::is_name(text) => text.clone_into(&mut name),
+                ("name", Some(text)) if is_name(text) => text.clone_into(&mut name),
                 ("path", Some(text)) if text.starts_with('/') => text.clone_into(&mut calls.path),
                 ("model", Some(text)) => calls.model = Some(text.to_owned()),
                 ("path", _) => self.complain(value.span(), Some("path"), "not the begin of a path such as /v1/"),

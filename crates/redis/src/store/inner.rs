@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{Event, Observer};
 
-use super::leader::Order;
+use super::orders::Order;
 use super::settling::Settling;
 use crate::backend::{Process, Token};
 

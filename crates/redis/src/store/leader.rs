@@ -5,40 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
-use tower_buttress::store::{AnswerOffer, ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
+use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
 
 use super::inner::{Inner, Reachable, Settings};
 use super::offers::{Call, Offers};
+use super::orders::{Keep, Order};
 use super::relay::{Relay, Shared};
-use super::settling::Undecided;
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, Outcome, Process, Settled, Token};
-
-/// What the task is told.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// The key is free: the answer will not be kept.
-    Free,
-    /// The answer has ended, and is whole.
-    Keep(Box<Keep>),
-    /// The lease is gone.
-    Over,
-    /// Callers may come back to the answer.
-    Offer(Box<AnswerOffer>),
-    /// The answer has ended, and callers may come back to it for a while.
-    Ended,
-    /// They may not any more.
-    Withdraw,
-    /// A caller of another process ends the call.
-    Stop,
-}
-
-#[derive(Debug)]
-pub(super) struct Keep {
-    pub(super) memory: MemoryLease,
-    pub(super) retention: Retention,
-    /// Until it is known what becomes of it.
-    pub(super) undecided: Undecided,
-}
 
 pub(super) struct Leader<B: Backend> {
     backend: B,

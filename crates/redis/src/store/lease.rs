@@ -4,8 +4,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tower_buttress::store::{AnswerOffers, Fingerprint, Lease, MemoryLease, Retention};
 
-use super::leader::{Keep, Order};
 use super::offers::LeaseOffers;
+use super::orders::{Keep, Order};
 use super::settling::Settling;
 
 /// The lease of a [`RedisStore`](crate::RedisStore).

@@ -5,6 +5,7 @@ mod inner;
 mod leader;
 mod lease;
 mod offers;
+mod orders;
 mod relay;
 mod replay;
 mod settling;
@@ -25,9 +26,10 @@ use tower_buttress::store::{
 
 use self::follower::Follower;
 use self::inner::{Inner, Settings};
-use self::leader::{Leader, Order};
+use self::leader::Leader;
 pub use self::lease::RedisLease;
 use self::offers::AnswersElsewhere;
+use self::orders::Order;
 use self::replay::Replayed;
 use self::settling::Settling;
 use crate::backend::{

@@ -12,7 +12,7 @@ use tower_buttress::store::{
 
 use super::follower::Follower;
 use super::inner::Inner;
-use super::leader::Order;
+use super::orders::Order;
 use crate::backend::{Ask, Backend, Flight, Offered, Process};
 
 /// What the layer says of one answer.
