@@ -28,15 +28,18 @@ pub(crate) enum Foreign {
 
 /// A caller without a key of this gateway.
 pub(crate) fn unknown_caller() -> Response<AnswerBody> {
-    let detail = "The caller is not known here; send a key of this gateway, in Authorization (Bearer) or x-api-key.";
-    let mut response = problem(StatusCode::UNAUTHORIZED, "invalid-api-key", detail);
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
+    invalid_key("The caller is not known here; send a key of this gateway, in Authorization (Bearer) or x-api-key.")
 }
 
 /// A caller whose key was removed while its call waited.
 pub(crate) fn removed_key() -> Response<AnswerBody> {
-    problem(StatusCode::UNAUTHORIZED, "invalid-api-key", "The key of this call is no key of this gateway any more.")
+    invalid_key("The key of this call was removed from this gateway; ask its operator for another one.")
+}
+
+fn invalid_key(detail: &'static str) -> Response<AnswerBody> {
+    let mut response = problem(StatusCode::UNAUTHORIZED, "invalid-api-key", detail);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 /// A page of another site.

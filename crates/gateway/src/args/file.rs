@@ -11,8 +11,8 @@ use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::calls::{Calls, is_of_routes};
 use super::stop::{Stop, one_line};
-use super::{Calls, is_of_routes};
 use crate::callers::is_name;
 
 /// What a file says.

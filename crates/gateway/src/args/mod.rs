@@ -28,7 +28,6 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
 pub(crate) use self::callers::CallerArgs;
 pub(crate) use self::calls::Calls;
-use self::calls::is_of_routes;
 use self::fallbacks::Pairs;
 use self::file::{File, with_defaults};
 pub(crate) use self::fleet::{FleetArgs, OnOutage};

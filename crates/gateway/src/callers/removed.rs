@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -84,11 +84,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Poll::Ready(answer) = this.call.poll(cx)? {
-            return Poll::Ready(Ok(answer.map(Either::Left)));
+        // First: a key that is gone begins no call, and gets no answer that is there already.
+        if this.removal.as_pin_mut().is_none_or(|removal| removal.poll(cx).is_pending()) {
+            return this.call.poll(cx).map_ok(|answer| answer.map(Either::Left));
         }
-        let Some(removal) = this.removal.as_pin_mut() else { return Poll::Pending };
-        ready!(removal.poll(cx));
         let mut answer = problem::removed_key().map(Either::Right);
         answer.extensions_mut().insert(ServedBy::new("gateway"));
         Poll::Ready(Ok(answer))
