@@ -173,7 +173,8 @@ impl Answers {
                     answers.stop(number, &emitter);
                 }
             };
-            offers.offer(AnswerOffer::new(hash, answer, self.settings.window, Arc::new(on_stop)));
+            let window = self.settings.window.min(LONGEST);
+            offers.offer(AnswerOffer::new(hash, answer, window, Arc::new(on_stop)));
         }
         let mut location = HeaderValue::from_str(&format!("{}/{token}", self.settings.prefix())).ok()?;
         location.set_sensitive(true);

@@ -124,7 +124,8 @@ impl Offers {
     /// Returns whether Redis knows it.
     async fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: &B, call: Call) -> bool {
         let now = Instant::now();
-        let ttl = self.ends.map_or(offer.window, |ends| ends.saturating_duration_since(now));
+        // While the call lasts it outlives the next time that it is told.
+        let ttl = self.ends.map_or(offer.window.max(RETRY * 3), |ends| ends.saturating_duration_since(now));
         let Call { flight, payload, process, claimed } = call;
         let age = now.saturating_duration_since(claimed);
         let offered = Offered { flight, payload, owner: process, answer: offer.answer, age };
@@ -160,7 +161,8 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
                 Ok(Some(offered)) => {
                     Follower::return_to(inner.backend.clone(), offered, recorder, inner.settings.lease);
                 }
-                Ok(None) | Err(_) => recorder.fail(LeaderGone::new()),
+                Ok(None) => recorder.fail(LeaderGone::new()),
+                Err(why) => recorder.fail(why),
             }
         });
     }
