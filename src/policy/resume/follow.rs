@@ -203,7 +203,7 @@ impl Follower {
         let mut garbage = false;
         reader.read(raw, |fact, _| match fact {
             Fact::Started { id: Some(id), .. } => identity.began(id),
-            Fact::Usage(told) if *part != Part::Original => *usage = Some(usage.unwrap_or_default().updated(told)),
+            Fact::Usage(told) if *part != Part::Original => Usage::note(usage, told),
             Fact::Failed(_) => *failed = true,
             Fact::Unreadable => garbage = true,
             _ => {}
@@ -218,8 +218,8 @@ impl Follower {
             self.identity.began(&id);
             self.model = model;
         }
-        if self.part != Part::Original {
-            self.usage = said.usage.or(self.usage);
+        if let Some(told) = said.usage.filter(|_| self.part != Part::Original) {
+            Usage::note(&mut self.usage, told);
         }
         self.failed |= said.failed;
         let history = self.history.as_mut();

@@ -111,7 +111,7 @@ impl Said {
             Fact::Started { id, model } => {
                 self.started = Some((id.unwrap_or_default().to_owned(), model.map(str::to_owned)));
             }
-            Fact::Usage(usage) => self.usage = Some(self.usage.unwrap_or_default().updated(*usage)),
+            Fact::Usage(usage) => Usage::note(&mut self.usage, *usage),
             Fact::Failed(_) => self.failed = true,
             Fact::Unreadable => self.garbage = true,
             _ => {}
@@ -163,7 +163,9 @@ impl Restart {
     ) -> Result<Bytes, NotResumed> {
         let block = Block::parse(raw);
         let said = Said::read(reader, raw, &block);
-        *usage = said.usage.or(*usage);
+        if let Some(told) = said.usage {
+            Usage::note(usage, told);
+        }
         if !self.comparison.is_complete() {
             if said.garbage || said.failed {
                 return Err(NotResumed::Diverged);

@@ -198,4 +198,9 @@ impl Usage {
     pub(crate) fn updated(self, later: Self) -> Self {
         Self::new(later.input.or(self.input), later.output.or(self.output))
     }
+
+    /// The same, where nothing may have been told yet.
+    pub(crate) fn note(told: &mut Option<Self>, later: Self) {
+        *told = Some(told.unwrap_or_default().updated(later));
+    }
 }

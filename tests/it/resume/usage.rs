@@ -58,6 +58,14 @@ async fn of_an_answer_that_was_made_anew_both_are_billed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_in_one_frame_is_billed_too() {
+    let (first, second) = (message("The sea is calm", 1, 9), message("The sea is calm", 2, 12));
+    let second = stream([Data(leak(second.concat()))]);
+    let told = costs(restarting(), post(ANTHROPIC.path(), "{}"), [cut(&first[..4]), second]).await;
+    assert_eq!(told, (tokens(7, 12), tokens(14, 13), true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_one_that_was_not_right_too() {
     let (first, second) = (message("The sea is calm", 1, 9), message("The sky", 2, 12));
     let told = costs(restarting(), post(ANTHROPIC.path(), "{}"), [cut(&first[..4]), whole(second)]).await;
