@@ -117,10 +117,10 @@ use crate::rt::retry_budget::RetryBudget;
 /// - *The rest is not the rest*: an event twice, a gap, other ids, another answer, or a beginning. Nothing of it is handed on,
 ///   and the body ends with the error that it had. (Where ids are not numbers, a gap cannot be seen: there the server's word
 ///   counts.)
-/// - *The request for the rest is refused*, or answered with something else: the answer is made anew, where
-///   [`verified_restart`](Self::verified_restart) is on and can be right; else the same. After a 401, 402, 403 or 407 always the
-///   same. After a 429, a 5xx or a lost connection it is asked again, after the wait that the server asks for, or half a second
-///   and more.
+/// - *The request for the rest is refused* with a 4xx: the answer is made anew, where [`verified_restart`](Self::verified_restart) is
+///   on and can be right; else the body ends with the error that it had, as it always does after a 401, 402, 403 or 407, and where
+///   the answer is a success and no stream. After a 408, 425, 429, a 5xx or a lost connection it is asked again, after the wait that
+///   the server asks for, or half a second and more.
 /// - *Three continuations in a row bring nothing* ([`attempts`](Self::attempts)), the [budget](Self::budget) is spent, or the
 ///   call's deadline does not leave the time: the same. An error that the stream itself tells of is heard once more at most.
 /// - *The first answer came from a backup*: the backup is asked for the rest, and no other. Host, credentials and query are

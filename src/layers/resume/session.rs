@@ -293,7 +293,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.phase = Phase::Reading;
             return Next::Read(response.into_body());
         }
-        if restarts || concerns_credential(response.status()) {
+        if restarts || !(is_transient(response.status()) || refuses_cursor(response.status())) {
             return self.give_up(NotResumed::Refused);
         }
         if !is_transient(response.status()) {
@@ -352,9 +352,12 @@ fn is_transient(status: StatusCode) -> bool {
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
 }
 
-/// Whether no request with this credential would be answered.
-fn concerns_credential(status: StatusCode) -> bool {
+/// Whether it says that it has nothing behind this cursor, and no more than that: a credential that is refused would be for another
+/// answer too, and a success that is no stream says that there is nothing to come (204), or is no answer to the question.
+fn refuses_cursor(status: StatusCode) -> bool {
     use StatusCode as S;
 
-    matches!(status, S::UNAUTHORIZED | S::PAYMENT_REQUIRED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED)
+    let concerns_credential =
+        matches!(status, S::UNAUTHORIZED | S::PAYMENT_REQUIRED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED);
+    status.is_client_error() && !concerns_credential
 }
