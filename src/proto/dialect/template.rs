@@ -2,8 +2,9 @@
 //!
 //! Almost all events of a stream are alike: the same members in the same order, with another piece of text. One of them was
 //! parsed; the next are compared with it, byte for byte outside of the values that may differ, and where they lie whole in a chunk,
-//! they are not even cut into lines before. That costs a tenth of a parse, allocates nothing, and cannot misread: what does not
-//! match to the byte is parsed.
+//! they are not even cut into lines before. That costs a tenth of a parse, and allocates nothing: what does not match to the byte
+//! is parsed. So that it reads what a parser reads, nothing is learned of an event in which the text stands twice, or a number that
+//! counts, or whose keys are written with escapes: which of them a parser took cannot be seen.
 //!
 //! A value that may differ, and does not (an id, a time), is compared with what stands around it, at once. The first event in
 //! which it differs is parsed.
@@ -127,7 +128,7 @@ impl Templates {
     /// Learns an event that said nothing but this piece of text, and perhaps what it has cost.
     #[cold]
     pub(super) fn learn(&mut self, kind: Kind, event: &Event<'_>, said: &Delta, usage: Option<Usage>) {
-        let Some(mut form) = Form::of(kind, event) else { return };
+        let Some(mut form) = Form::of(kind, event, said) else { return };
         let like = self.known.iter().position(|known| known.is_like(event, said, usage, &form));
         if let Some(known) = like.and_then(|at| self.known.get(at)) {
             form.compare(&known.form);
@@ -153,7 +154,7 @@ impl Templates {
 // === impl Form ===
 
 impl Form {
-    fn of(kind: Kind, event: &Event<'_>) -> Option<Self> {
+    fn of(kind: Kind, event: &Event<'_>, said: &Delta) -> Option<Self> {
         // Data of several lines lies otherwise in the stream.
         let is_one_line = memchr2(b'\n', b'\r', event.data).is_none();
         if event.shortened || event.misplaced || event.data.len() > MAX_EVENT || !is_one_line {
@@ -162,17 +163,28 @@ impl Form {
         let mut form = Self { text: Vec::with_capacity(event.data.len()), values: Vec::new() };
         let mut rest = event.data;
         let mut role = Role::Literal;
+        let (mut counters, mut texts): (Vec<&[u8]>, u32) = (Vec::new(), 0);
         while let Some((&first, behind)) = rest.split_first() {
             let length = match first {
                 b'"' => {
                     let inside = string(behind)?;
                     let after = behind.get(inside + 1..)?;
                     if after.trim_ascii_start().first() == Some(&b':') {
-                        role = kind.role(behind.get(..inside)?);
+                        let key = behind.get(..inside)?;
+                        role = kind.role(key);
+                        let counts = matches!(role, Role::Input | Role::Output | Role::Sequence);
+                        if key.contains(&b'\\') || counts && counters.contains(&key) {
+                            return None;
+                        }
+                        if counts {
+                            counters.push(key);
+                        }
                         inside + 2
                     } else {
+                        let value = behind.get(..inside)?;
+                        texts += u32::from(Text::escaped(value).decode() == said.text);
                         form.text.push(b'"');
-                        form.value(role, behind.get(..inside)?, true);
+                        form.value(role, value, true);
                         form.text.push(b'"');
                         rest = after;
                         continue;
@@ -195,8 +207,8 @@ impl Form {
             form.text.extend_from_slice(taken);
             rest = behind;
         }
-        let texts = form.values.iter().filter(|value| value.hole.role == Role::Text).count();
-        (texts == 1 && form.values.len() <= MAX_HOLES).then_some(form)
+        let places = form.values.iter().filter(|value| value.hole.role == Role::Text).count();
+        (texts == 1 && places == 1 && form.values.len() <= MAX_HOLES).then_some(form)
     }
 
     /// Leaves a value out, or keeps it where it must be the same.

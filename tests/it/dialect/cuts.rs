@@ -85,6 +85,29 @@ fn golden() -> impl Strategy<Value = &'static Golden> {
     (0..GOLDEN.len()).prop_map(|index| &GOLDEN[index])
 }
 
+/// An upstream that writes a thing twice, so that a comparison cannot see which of both a parser takes.
+#[test]
+fn what_stands_twice_is_what_a_parser_takes() {
+    let chat = |delta: &str, more: &str| {
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{{delta}}},\"finish_reason\":null}}]{more}}}\n\n")
+    };
+    let texts = |first: &str| chat(&format!("\"content\":\"{first}\",\"con\\u0074ent\":\"A\""), "");
+    let decoy = |text: &str| chat("\"refusal\":\"A\"", &format!(",\"content\":\"{text}\""));
+    let usage = |first: u32, text: &str| {
+        let usage = format!(",\"usage\":{{\"completion_tokens\":{first},\"completion_tokens\":7}}");
+        chat(&format!("\"content\":\"{text}\""), &usage)
+    };
+    for events in [
+        ["A", "A", "B"].map(texts),
+        ["A", "A", "B"].map(decoy),
+        [(0, "a"), (0, "b"), (3, "c")].map(|(n, t)| usage(n, t)),
+    ] {
+        let all = events.concat();
+        let parsed = read(Reader::custom(Parsed(Kind::OpenAiChat.dialect()), Framing::EventStream), [all.as_bytes()]);
+        assert_eq!(at_once(Kind::OpenAiChat, Framing::EventStream, &all).facts, parsed.facts, "{all}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_cut_gives_the_same_facts(golden in golden(), sizes in proptest::collection::vec(1..200_usize, 1..9)) {
