@@ -1,6 +1,14 @@
 //! What a 4xx or 5xx says.
 
+use std::net::Ipv4Addr;
+
+use axum::Router;
+use bytes::Bytes;
 use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tower_buttress::StreamGuardLayer;
 use tower_buttress::error::UpstreamError;
@@ -73,4 +81,22 @@ async fn others_are_not_read() {
         let response = ask(StreamGuardLayer::new(), method, CHAT, answer).await;
         assert!(response.extensions().get::<UpstreamError>().is_none());
     }
+}
+
+#[tokio::test]
+async fn one_that_breaks_off_is_not_whole_to_a_client() {
+    let app = Router::new().fallback(async || {
+        let cut = Answer::of(400, "application/json", [Data("{\"error\":{\"mess"), Fail("reset")]);
+        post(CHAT, cut).await.map(axum::body::Body::new)
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, app).into_future());
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    // hyper may not even have sent the head when it meets the error.
+    let is_whole = match client.get(url.parse().unwrap()).await {
+        Ok(answer) => answer.into_body().collect().await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!is_whole, "the connection is broken as the upstream's was");
 }
