@@ -85,7 +85,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// A message that nobody has sent yet.
+    /// A message that was not sent before.
     pub(crate) fn message(&self) -> u32 {
         self.messages.fetch_add(1, Relaxed)
     }

@@ -88,7 +88,7 @@ pub(crate) fn times([alone, shared]: &[Times; 2], Outages { frozen, dead }: &Out
     table
 }
 
-/// What must hold, whatever the machine has to do beside this.
+/// What must hold on a busy machine too.
 pub(crate) fn check(alone: &Figures, shared: &Figures) -> Result<(), BoxError> {
     if shared.per_click > 1.2 {
         return Err(format!("{:.2} upstream calls for a double click", shared.per_click).into());

@@ -89,7 +89,7 @@ pub struct Gateway {
 #[derive(Clone, Debug)]
 pub struct Reload(mpsc::Sender<Wish>);
 
-/// Somebody who waits for the configuration to be read again, and what is wrong with it.
+/// Takes what is wrong with the configuration, once it has been read again.
 type Wish = oneshot::Sender<Result<(), String>>;
 
 /// The whole program, up to its exit code.

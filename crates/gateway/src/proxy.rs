@@ -151,7 +151,7 @@ impl<S> Proxy<S> {
         is_last_hop(parts).then(|| problem::last_hop(&parts.method))
     }
 
-    /// The route of a call, or what makes the answer where there is none.
+    /// The route of a call. `Err`: it has none, and this makes the answer.
     fn route(&self, parts: &Parts, model: Option<&Model>) -> Result<&Served<S>, fn() -> Response<AnswerBody>> {
         let path = parts.uri.path();
         if let Place::At(route) = self.routes.by_head(path) {

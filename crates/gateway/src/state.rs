@@ -147,7 +147,7 @@ impl RouteState {
         let breaker = breaker.map(|config| {
             let make =
                 || fleet.breaker(&prefixed, CircuitBreakerLayer::new().key_by_model().observer(observer.clone()));
-            // A circuit that is open stays so, whatever opens it from now on.
+            // A circuit that is open stays so, also where the new settings would not have opened it.
             state.breaker.get_or_insert_with(make).clone().configure(|_| config)
         });
         let queue = state

@@ -211,7 +211,7 @@ impl Answers {
         Some(Found { number, log, tenant, bears_ids })
     }
 
-    /// Ends the call, if it has not ended, and nobody can come back to this answer any more.
+    /// Ends the call, if it has not ended. No caller can come back to this answer any more.
     pub(super) fn stop(&self, number: u64, emitter: &Emitter) {
         let Some(removed) = self.table().remove(number) else { return };
         removed.withdraw();

@@ -71,7 +71,7 @@ const BYTES_PER_POLL: usize = 256 * 1024;
 /// What is held of an answer that another process has, for one caller.
 const HELD_FROM_ELSEWHERE: usize = 256 * 1024;
 
-/// When to ask again for an answer that another process may have, and nobody can say.
+/// When to ask again for an answer that another process may have, while the store cannot be asked.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A caller comes back with `token`.

@@ -51,7 +51,7 @@ async fn upstream() -> Router {
         .layer(CompressionLayer::new().compress_when(always))
 }
 
-/// One that compresses whatever the client takes.
+/// One that compresses although the client does not accept it.
 async fn stubborn() -> Router {
     upstream().await.layer(MapRequestLayer::new(|mut request: Asked| {
         request.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));
@@ -107,7 +107,7 @@ async fn ask(stack: &ResilienceLayer, addr: SocketAddr, method: Method, path: &s
 #[tokio::test]
 async fn it_is_asked_not_to_and_all_is_read() {
     let addr = serve(upstream().await).await;
-    // It does compress where nobody asks it not to.
+    // It does compress where it is not asked for `identity`.
     let plain = presets::llm_client(TimeoutProfile::STANDARD).guard(|guard| guard.enabled(false));
     let plain = plain.resume(|resume| resume.enabled(false));
     assert!(ask(&plain, addr, Method::POST, CHAT, "whole").await.is_compressed());

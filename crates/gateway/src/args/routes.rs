@@ -61,7 +61,7 @@ fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: Command) -> 
     };
     (args.callers, args.server) = (all.callers.clone(), all.server.clone());
     if args.upstreams.upstream.is_none() {
-        return Err(Stop::Wrong("upstream: this route has none, and there is none for all routes".to_owned()));
+        return Err(Stop::Wrong("upstream: this route has none; set it here, or for all routes".to_owned()));
     }
     args.check()?;
     Ok(Route { name, calls, args, settings })

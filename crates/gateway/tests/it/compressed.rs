@@ -25,7 +25,7 @@ fn upstream() -> Router {
     Router::new().route("/v1/chat/completions", post(cut)).layer(CompressionLayer::new().compress_when(always))
 }
 
-/// One that compresses whatever the client takes.
+/// One that compresses although the client does not accept it.
 fn stubborn() -> Router {
     upstream().layer(MapRequestLayer::new(|mut request: Asked| {
         request.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));

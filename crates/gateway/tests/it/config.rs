@@ -205,7 +205,7 @@ fn errors_of_routes_name_file_line_and_key() {
         ]
     );
     let alone = Config::new("[[route]]\nname = \"c\"\n").wrong(&[]);
-    assert_eq!(alone, ["FILE:1: route c: upstream: this route has none, and there is none for all routes"]);
+    assert_eq!(alone, ["FILE:1: route c: upstream: this route has none; set it here, or for all routes"]);
     let pair = Config::new("[[route]]\nname = \"c\"\nupstream = \"http://h\"\nguard = false\nhold = 1\n").wrong(&[]);
     assert_eq!(pair, ["FILE:1: route c: --hold needs what reads the answers: --guard on"]);
 }

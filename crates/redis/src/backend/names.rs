@@ -22,7 +22,7 @@ pub(super) struct Names<'a> {
 // === impl Want ===
 
 impl Want {
-    /// Reads what was sent; `None`: it is none.
+    /// Reads what was sent. `None`: it is no such message.
     #[must_use]
     pub fn decode(message: &[u8]) -> Option<Self> {
         let (key, token) = message.split_first_chunk::<32>()?;

@@ -69,7 +69,7 @@ impl Offered {
 // === impl Ask ===
 
 impl Ask {
-    /// Reads what was sent; `None`: it is none.
+    /// Reads what was sent. `None`: it is no such message.
     #[must_use]
     pub fn decode(mut message: &[u8]) -> Option<Self> {
         let key = fingerprint(&mut message)?;

@@ -22,7 +22,7 @@ pub(super) struct Relay {
     written: u64,
     /// How often Redis had less than that.
     rewinds: u32,
-    /// Somebody elsewhere waits to be told that it has all that there was.
+    /// A caller at another process waits to be told that it has all that was recorded.
     owes_mark: bool,
     state: State,
 }

@@ -140,7 +140,7 @@ async fn cut_off_and_back(mut here: Process, there: Process, after_the_end: bool
     say(&mut body, "data: one\n\ndata: tw").await;
     let id = events(&mut answer, &["one"]).await;
     drop(answer);
-    // Longer than the grace, which is none.
+    // The grace is zero here, and this is longer.
     sleep(200 * MS).await;
     say(&mut body, "o\n\ndata: three\n\n").await;
     let mut back = there.get(&location, Some(&id)).await;
