@@ -111,6 +111,15 @@ fn a_profile_is_the_limits_that_nothing_else_sets() {
 }
 
 #[test]
+fn errors_show_no_credential() {
+    let config = Config::new("upstream = \"ftp://u:s3cret@host\"\nupstream_header = [\"x-api-key=sk-s3cret\"]\n");
+    let wrong = config.wrong(&[]);
+    assert!(wrong.len() == 2 && wrong[0].starts_with("FILE:1: upstream: invalid value '***' for "), "{wrong:?}");
+    assert!(wrong[1].starts_with("FILE:2: upstream_header: "), "{wrong:?}");
+    assert!(!wrong.concat().contains("s3cret"), "{wrong:?}");
+}
+
+#[test]
 fn errors_name_file_line_and_key() {
     let config = Config::new(
         "idle_timeout = \"soon\"\n\n# of none\nidle_timeouts = \"1s\"\ntrust_callers = \"yes\"\nupstream = [\"a\"]\n\
