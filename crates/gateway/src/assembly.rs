@@ -29,7 +29,7 @@ use super::telemetry;
 use super::upstream::Upstream;
 
 /// What stays while configurations come and go.
-pub(crate) struct House {
+pub(crate) struct Assembly {
     states: States,
     fleet: Fleet,
     events: Events,
@@ -40,9 +40,9 @@ pub(crate) struct House {
     is_alone: bool,
 }
 
-// === impl House ===
+// === impl Assembly ===
 
-impl House {
+impl Assembly {
     pub(crate) fn new(fleet: Fleet, events: Events, drain: Drain, shown: Shown, is_alone: bool) -> Self {
         let observer = telemetry::observer(&events);
         Self { states: States::new(&fleet, &observer), fleet, events, observer, drain, shown, is_alone }

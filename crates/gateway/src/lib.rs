@@ -12,6 +12,7 @@ mod access;
 mod answer_body;
 mod answers;
 mod args;
+mod assembly;
 mod callers;
 mod calls;
 mod circuits;
@@ -19,7 +20,6 @@ mod drain;
 mod events;
 mod fleet;
 mod headers;
-mod house;
 mod ids;
 mod inspect;
 mod kept;
@@ -57,10 +57,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::args::{Args, Stop};
 use self::args::{Backup, ServerArgs};
+use self::assembly::Assembly;
 use self::drain::Drain;
 use self::events::Events;
 use self::fleet::Fleet;
-use self::house::House;
 use self::local::Shown;
 pub use self::provider::Provider;
 use self::reading::Reading;
@@ -82,15 +82,15 @@ pub struct Gateway {
     /// The simulated one, where there is no other.
     provider: Option<Provider>,
     reload: Reload,
-    reloads: mpsc::Receiver<Wish>,
+    reloads: mpsc::Receiver<ReloadRequest>,
 }
 
 /// Has a gateway read its configuration again.
 #[derive(Clone, Debug)]
-pub struct Reload(mpsc::Sender<Wish>);
+pub struct Reload(mpsc::Sender<ReloadRequest>);
 
 /// Takes what is wrong with the configuration, once it has been read again.
-type Wish = oneshot::Sender<Result<(), String>>;
+type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
 /// The whole program, up to its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
@@ -233,8 +233,8 @@ impl Gateway {
         let is_alone = admin.is_none();
         let shown = if is_alone && addr.ip().to_canonical().is_loopback() { Shown::All } else { Shown::Health };
         fleet.greet();
-        let mut house = House::new(fleet, events, drain.clone(), shown, is_alone);
-        let (live, current) = watch::channel(Arc::new(house.open(&reading, upstream)));
+        let mut assembly = Assembly::new(fleet, events, drain.clone(), shown, is_alone);
+        let (live, current) = watch::channel(Arc::new(assembly.open(&reading, upstream)));
         let args = reading.args;
         let ServerArgs { write_timeout, drain_timeout, .. } = &args.server;
         let server = Server { live: current, drain, write_timeout: write_timeout.0, drain_timeout: drain_timeout.0 };
@@ -247,7 +247,7 @@ impl Gateway {
                 };
                 let done = read.await.map(|(reading, upstream)| {
                     let before = live.borrow().clone();
-                    let mut next = house.open(&reading, upstream);
+                    let mut next = assembly.open(&reading, upstream);
                     next.callers.succeed(&before.callers);
                     let next = Arc::new(next);
                     live.send_replace(next.clone());
