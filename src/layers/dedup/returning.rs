@@ -310,13 +310,18 @@ impl Returning {
             if skipped.is_done && skipped.probe.is_none() {
                 return Poll::Ready(Ok(true));
             }
+            // Before it is read: what comes meanwhile, and then ends it, was not read.
+            let (mut has_ended, is_behind) = (self.log.has_ended(), self.log.is_behind());
             let part = match reader.next_recorded() {
                 // What another process has recorded is still on its way.
-                None if self.log.is_behind() => match ready!(reader.poll_part(cx)) {
+                None if is_behind => match ready!(reader.poll_part(cx)) {
                     Some(Err(why)) if error::find::<LeaderGone>(&why).is_some() => {
                         return Poll::Ready(Err(RejectionKind::AnswerGone));
                     }
-                    part => part.and_then(Result::ok),
+                    part => {
+                        has_ended = self.log.has_ended();
+                        part.and_then(Result::ok)
+                    }
                 },
                 part => part,
             };
@@ -348,7 +353,7 @@ impl Returning {
                 // It is said to have more than there is.
                 Some(_) | None if !skipped.is_done => return Poll::Ready(Err(RejectionKind::EventIdUnknown)),
                 // It has ended without another event, or goes on.
-                _ => return Poll::Ready(Ok(!self.log.has_ended())),
+                _ => return Poll::Ready(Ok(!has_ended)),
             }
         }
         cx.waker().wake_by_ref();
