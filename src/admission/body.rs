@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::held::Held;
+use super::held::HeldPermit;
 use super::{End, Permit};
 use crate::body::boxed::Polled;
 use crate::body::observed::{BodyObserver, Observed, Outcome};
@@ -23,7 +23,7 @@ pin_project! {
 }
 
 /// Holds the permit until the body is over.
-struct Watching<P: Permit>(Held<P>);
+struct Watching<P: Permit>(HeldPermit<P>);
 
 // === impl GuardedBody ===
 
@@ -34,7 +34,7 @@ where
     P: Permit,
 {
     #[inline]
-    pub(super) fn new(body: ResponseBody<B>, permit: Held<P>) -> Self {
+    pub(super) fn new(body: ResponseBody<B>, permit: HeldPermit<P>) -> Self {
         let watching = if permit.is_empty() { None } else { Some(Watching(permit)) };
         Self { body: Observed::new(body, watching) }
     }

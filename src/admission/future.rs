@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::GuardedBody;
-use super::held::Held;
+use super::held::HeldPermit;
 use super::{Admit, End, Permit, Wait, Watch};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
@@ -25,7 +25,7 @@ pin_project! {
         A: Admit,
     {
         // Dropped first: what the permit knows of the call is what was when its caller left.
-        permit: Held<A::Permit>,
+        permit: HeldPermit<A::Permit>,
         #[pin]
         stage: Stage<S, S::Future, A::Wait, ReqB>,
         // The answer to such a request is its head, or what comes after it is a tunnel.
@@ -61,21 +61,21 @@ where
 {
     /// A call that has begun.
     #[inline]
-    pub(super) fn calling(call: S::Future, permit: Held<A::Permit>, asks_for_head: bool) -> Self {
+    pub(super) fn calling(call: S::Future, permit: HeldPermit<A::Permit>, asks_for_head: bool) -> Self {
         Self { stage: Stage::Calling { call }, permit, asks_for_head }
     }
 
     /// A call that begins when this service, which was not polled ready yet, is ready.
-    pub(super) fn readying(service: S, request: Request<ReqB>, permit: Held<A::Permit>) -> Self {
+    pub(super) fn readying(service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
         Self::parked(None, service, request, permit)
     }
 
     /// A call that begins when the wait is over, and then this service is ready.
     pub(super) fn waiting(wait: A::Wait, service: S, request: Request<ReqB>) -> Self {
-        Self::parked(Some(wait), service, request, Held::new(None))
+        Self::parked(Some(wait), service, request, HeldPermit::new(None))
     }
 
-    fn parked(wait: Option<A::Wait>, service: S, request: Request<ReqB>, permit: Held<A::Permit>) -> Self {
+    fn parked(wait: Option<A::Wait>, service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
         let asks_for_head = asks_for_head(&request);
         let parked = Box::new(Parked { wait, service, request: Some(request) });
         Self { stage: Stage::Parked { parked }, permit, asks_for_head }
@@ -84,7 +84,7 @@ where
     #[cold]
     pub(super) fn refused(rejection: Rejection, request: &Request<ReqB>) -> Self {
         let stage = Stage::Refused { rejection: Some(rejection), wire: RejectionFormat::of_request(request) };
-        Self { stage, permit: Held::new(None), asks_for_head: false }
+        Self { stage, permit: HeldPermit::new(None), asks_for_head: false }
     }
 }
 
@@ -109,7 +109,7 @@ where
                         Poll::Ready(Ok(response)) => watch(response, this.permit, *this.asks_for_head),
                         Poll::Ready(Err(err)) => {
                             this.permit.end(End::Failed(err));
-                            Held::new(None)
+                            HeldPermit::new(None)
                         }
                         Poll::Pending => return Poll::Pending,
                     };
@@ -122,7 +122,7 @@ where
                         let granted = ready!(waiting.poll(cx));
                         *wait = None;
                         match granted {
-                            Ok(permit) => *this.permit = Held::new(Some(permit)),
+                            Ok(permit) => *this.permit = HeldPermit::new(Some(permit)),
                             Err(rejection) => {
                                 let wire = request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
                                 return Poll::Ready(Ok(refuse(rejection, wire)));
@@ -156,9 +156,13 @@ pub(super) fn asks_for_head<B>(request: &Request<B>) -> bool {
 
 /// The head is here. What sees the body end, where that matters still.
 #[inline]
-fn watch<B: Body, P: Permit>(response: &mut Response<B>, held: &mut Held<P>, asks_for_head: bool) -> Held<P> {
+fn watch<B: Body, P: Permit>(
+    response: &mut Response<B>,
+    held: &mut HeldPermit<P>,
+    asks_for_head: bool,
+) -> HeldPermit<P> {
     use StatusCode as Is;
-    let Some(permit) = held.get_mut() else { return Held::new(None) };
+    let Some(permit) = held.get_mut() else { return HeldPermit::new(None) };
     let has_body = !asks_for_head
         && !matches!(
             response.status(),
@@ -179,7 +183,7 @@ where
     B::Error: Into<BoxError> + 'static,
     P: Permit,
 {
-    ResponseBody::refuse(rejection, wire).map(|body| GuardedBody::new(body, Held::new(None)))
+    ResponseBody::refuse(rejection, wire).map(|body| GuardedBody::new(body, HeldPermit::new(None)))
 }
 
 impl<S, A, ReqB> fmt::Debug for GuardedFuture<S, A, ReqB>

@@ -5,14 +5,14 @@ use super::{End, Permit};
 
 /// A permit that is told once how its call ended, whatever happens. Empty: it was told, or there was none.
 #[derive(Debug)]
-pub(super) struct Held<P: Permit>(Option<P>);
+pub(super) struct HeldPermit<P: Permit>(Option<P>);
 
 /// Says that the call panicked, unless it is forgotten.
-struct Unwinding<'a, P: Permit>(&'a mut Held<P>);
+struct Unwinding<'a, P: Permit>(&'a mut HeldPermit<P>);
 
-// === impl Held ===
+// === impl HeldPermit ===
 
-impl<P: Permit> Held<P> {
+impl<P: Permit> HeldPermit<P> {
     #[inline]
     pub(super) fn new(permit: Option<P>) -> Self {
         Self(permit)
@@ -66,7 +66,7 @@ impl<P: Permit> Held<P> {
     }
 }
 
-impl<P: Permit> Drop for Held<P> {
+impl<P: Permit> Drop for HeldPermit<P> {
     #[inline]
     fn drop(&mut self) {
         self.end(End::Dropped);

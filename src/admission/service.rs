@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::body::GuardedBody;
 use super::future::{GuardedFuture, asks_for_head};
-use super::held::Held;
+use super::held::HeldPermit;
 use super::{Admission, Admit};
 use crate::error::BoxError;
 use crate::rt::ready::take_ready;
@@ -86,7 +86,7 @@ where
     #[inline]
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let Some(gate) = &self.gate else {
-            return GuardedFuture::calling(self.inner.call(request), Held::new(None), false);
+            return GuardedFuture::calling(self.inner.call(request), HeldPermit::new(None), false);
         };
         let readiness = mem::replace(&mut self.readiness, Readiness::Unasked);
         let (request, admission) = gate.admit(request);
@@ -102,7 +102,7 @@ where
                 return GuardedFuture::refused(rejection, &request);
             }
         };
-        let mut permit = Held::new(permit);
+        let mut permit = HeldPermit::new(permit);
         if readiness == Readiness::Ready {
             let asks_for_head = asks_for_head(&request);
             let call = permit.call(|| self.inner.call(request));

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use super::frame_budget::FrameBudget;
-use super::prefixed::{Held, PrefixedBody};
+use super::prefixed::{PrefixedBody, ReadAhead};
 use crate::call::Reservation;
 
 /// A body that was read, or the part that was, with the rest behind it.
@@ -31,7 +31,7 @@ pub(crate) fn collect<B>(body: B, limit: usize, reservation: Reservation) -> Col
         body: Some(body),
         reservation: Some(reservation),
         refused: false,
-        held: Held::default(),
+        held: ReadAhead::default(),
         short: BytesMut::new(),
         limit,
     }
@@ -40,7 +40,7 @@ pub(crate) fn collect<B>(body: B, limit: usize, reservation: Reservation) -> Col
 #[must_use = "futures do nothing unless polled"]
 pub(crate) struct Collect<B> {
     body: Option<B>,
-    held: Held,
+    held: ReadAhead,
     /// What came in short frames after what is held.
     short: BytesMut,
     limit: usize,
@@ -128,7 +128,7 @@ impl<B: Body<Data = Bytes> + Unpin> Collect<B> {
         }
     }
 
-    fn take_held(&mut self) -> Held {
+    fn take_held(&mut self) -> ReadAhead {
         self.hold_short();
         std::mem::take(&mut self.held)
     }
@@ -142,7 +142,7 @@ impl<B: Body<Data = Bytes> + Unpin> Future for Collect<B> {
     }
 }
 
-fn whole<B>(held: Held, reservation: Option<Reservation>) -> Collected<B> {
+fn whole<B>(held: ReadAhead, reservation: Option<Reservation>) -> Collected<B> {
     let bytes = held.bytes();
     let mut only = Bytes::new();
     let mut joined = BytesMut::new();

@@ -26,11 +26,11 @@ use crate::proto::dialect::Usage;
 /// # after_reading(&Response::new(()));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Ending(Arc<Told>);
+pub struct Ending(Arc<Figures>);
 
 /// What an answer told of itself.
 #[derive(Debug, Default)]
-struct Told {
+struct Figures {
     end: AtomicU8,
     #[cfg(feature = "llm")]
     usage: Tokens,

@@ -26,15 +26,15 @@ pin_project! {
 
 /// Frames that were read ahead of their consumer.
 #[derive(Default)]
-pub(crate) struct Held {
+pub(crate) struct ReadAhead {
     first: Option<Bytes>,
     rest: VecDeque<Frame<Bytes>>,
     bytes: usize,
 }
 
-// === impl Held ===
+// === impl ReadAhead ===
 
-impl Held {
+impl ReadAhead {
     pub(crate) fn push(&mut self, frame: Frame<Bytes>) {
         self.bytes = self.bytes.saturating_add(frame.data_ref().map_or(0, Bytes::len));
         if self.first.is_none() && self.rest.is_empty() {
@@ -69,9 +69,9 @@ impl Held {
 }
 
 /// How much is held, never what.
-impl fmt::Debug for Held {
+impl fmt::Debug for ReadAhead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("ReadAhead").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 

@@ -48,10 +48,10 @@ pub enum Notice {
 ///
 /// A report is worth something while the caller waits: what comes when 8 others are unread pushes out the oldest.
 #[derive(Clone, Default)]
-pub(crate) struct Notices(Arc<Mutex<Unread>>);
+pub(crate) struct Notices(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
-struct Unread {
+struct Waiting {
     notices: VecDeque<Notice>,
     reader: Option<Waker>,
 }
@@ -113,7 +113,7 @@ impl Notices {
         self.lock().notices.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Unread> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Event;
 use crate::call::CallInfo;
-use crate::rt::per_thread::{Held, PerThread};
+use crate::rt::per_thread::{PerThread, ThreadArc};
 
 /// Receives the events of the layers it was given to.
 ///
@@ -44,7 +44,7 @@ pub(crate) struct Observers(Option<PerThread<dyn Observer>>);
 
 /// The same, as one call, circuit or shared answer holds it.
 #[derive(Clone, Default)]
-pub(crate) struct Emitter(Option<Held<dyn Observer>>);
+pub(crate) struct Emitter(Option<ThreadArc<dyn Observer>>);
 
 impl<F> Observer for F
 where

@@ -12,7 +12,7 @@ use http::request::Parts;
 use pin_project_lite::pin_project;
 
 use super::clock;
-use super::per_thread::Held;
+use super::per_thread::ThreadArc;
 use super::sync::{Mutex, lock};
 use crate::proto::deadline::DeadlineHeader;
 
@@ -84,7 +84,7 @@ pub(crate) enum CallDeadline {
 /// upstream the time that has passed since.
 #[derive(Clone, Debug)]
 pub(crate) struct PropagatedHeaders {
-    pub(crate) headers: Held<[DeadlineHeader]>,
+    pub(crate) headers: ThreadArc<[DeadlineHeader]>,
     /// Is kept back of what is written.
     pub(crate) reserve: Duration,
     /// With less than this left, reserve included, the request is not worth sending.

@@ -15,10 +15,10 @@ use std::thread::available_parallelism;
 use super::sync::thread_number;
 
 /// What a layer and its services have: cloning it counts for all threads together.
-pub(crate) struct PerThread<T: ?Sized>(Arc<[Held<T>]>);
+pub(crate) struct PerThread<T: ?Sized>(Arc<[ThreadArc<T>]>);
 
 /// What a call has.
-pub(crate) struct Held<T: ?Sized>(Arc<Line<T>>);
+pub(crate) struct ThreadArc<T: ?Sized>(Arc<Line<T>>);
 
 /// Two cache lines, since processors fetch them in pairs.
 #[repr(align(128))]
@@ -31,17 +31,17 @@ const MAX_LINES: usize = 64;
 
 impl<T: ?Sized> PerThread<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        Self(iter::repeat_n(value, lines()).map(|value| Held(Arc::new(Line(value)))).collect())
+        Self(iter::repeat_n(value, lines()).map(|value| ThreadArc(Arc::new(Line(value)))).collect())
     }
 
     /// The value, for a call that this thread makes.
     #[inline]
-    pub(crate) fn hold(&self) -> Held<T> {
+    pub(crate) fn hold(&self) -> ThreadArc<T> {
         self.line().clone()
     }
 
     #[inline]
-    fn line(&self) -> &Held<T> {
+    fn line(&self) -> &ThreadArc<T> {
         // Made with at least one.
         &self.0[thread_number() % self.0.len()]
     }
@@ -74,16 +74,16 @@ fn lines() -> usize {
     *LINES.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_LINES))
 }
 
-// === impl Held ===
+// === impl ThreadArc ===
 
-impl<T: ?Sized> Clone for Held<T> {
+impl<T: ?Sized> Clone for ThreadArc<T> {
     #[inline]
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T: ?Sized> Deref for Held<T> {
+impl<T: ?Sized> Deref for ThreadArc<T> {
     type Target = T;
 
     #[inline]
@@ -92,7 +92,7 @@ impl<T: ?Sized> Deref for Held<T> {
     }
 }
 
-impl<T: ?Sized + fmt::Debug> fmt::Debug for Held<T> {
+impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArc<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }

@@ -52,13 +52,13 @@ pub enum SlowCallBy {
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallConfig {
     pub(super) classifier: Classifier,
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<KeyBy>,
     pub(super) emitter: Emitter,
 }
 
 /// Finds the key of a call.
 #[derive(Clone)]
-pub(super) enum Key {
+pub(super) enum KeyBy {
     By(Arc<FindKey>),
     HostAndModel,
 }
@@ -236,10 +236,10 @@ fn clamp_ratio(ratio: f64) -> f64 {
     if ratio.is_nan() { 1.0 } else { ratio.clamp(LEAST_RATIO, 1.0) }
 }
 
-// === impl Key ===
+// === impl KeyBy ===
 
-impl fmt::Debug for Key {
+impl fmt::Debug for KeyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key")
+        f.write_str("KeyBy")
     }
 }

@@ -11,7 +11,7 @@ use super::breaker_set::{BreakerSet, NewModel};
 use super::call::Call;
 use super::circuit::Circuit;
 use super::classification::of_error;
-use super::config::{CallConfig, Key};
+use super::config::{CallConfig, KeyBy};
 use crate::admission::{Admission, Admit, Wait};
 use crate::call::Model;
 use crate::event::Event;
@@ -60,13 +60,13 @@ impl Admit for BreakerGate {
         let mut learns = None;
         let admission = match &calls.key {
             None => set.unkeyed().admit(clock::now),
-            Some(Key::By(find)) => {
+            Some(KeyBy::By(find)) => {
                 let (parts, body) = request.into_parts();
                 let admission = set.admit(find(&parts).as_deref());
                 request = Request::from_parts(parts, body);
                 admission
             }
-            Some(Key::HostAndModel) => {
+            Some(KeyBy::HostAndModel) => {
                 let (host, model) = (host(&request), Model::of(&request));
                 let (key, unknown) = host.map_or((None, false), |host| set.model_key(host, model));
                 if let (Some(host), Some(model), true) = (host, model, unknown) {

@@ -35,8 +35,8 @@ pub(super) struct Prober {
 }
 
 /// Sends the probe for a circuit of this key.
-type SendProbe = dyn Fn(Option<&str>) -> Probe + Send + Sync;
-pub(super) type Probe = Pin<Box<dyn Future<Output = CallResult> + Send>>;
+type SendProbe = dyn Fn(Option<&str>) -> ProbeCall + Send + Sync;
+pub(super) type ProbeCall = Pin<Box<dyn Future<Output = CallResult> + Send>>;
 
 /// So many frames may be ready one after the other before other tasks get their turn.
 const READY_FRAMES: u32 = 64;
@@ -86,7 +86,7 @@ impl Prober {
     pub(super) fn new(
         every: Duration,
         alive: watch::Receiver<()>,
-        send: impl Fn(Option<&str>) -> Probe + Send + Sync + 'static,
+        send: impl Fn(Option<&str>) -> ProbeCall + Send + Sync + 'static,
     ) -> Self {
         Self { every, send: Arc::new(send), alive }
     }

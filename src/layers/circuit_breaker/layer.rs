@@ -5,7 +5,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::breaker_set::BreakerSet;
-use super::config::{CallConfig, CircuitBreakerConfig, Key};
+use super::config::{CallConfig, CircuitBreakerConfig, KeyBy};
 use super::gate::{BreakerGate, Shared};
 use super::handle::CircuitBreakerHandle;
 use super::peers::CircuitPeers;
@@ -208,7 +208,7 @@ impl CircuitBreakerLayer {
     where
         F: Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync + 'static,
     {
-        self.calls.key = Some(Key::By(Arc::new(key)));
+        self.calls.key = Some(KeyBy::By(Arc::new(key)));
         self
     }
 
@@ -226,7 +226,7 @@ impl CircuitBreakerLayer {
     /// ```
     #[must_use]
     pub fn key_by_model(mut self) -> Self {
-        self.calls.key = Some(Key::HostAndModel);
+        self.calls.key = Some(KeyBy::HostAndModel);
         self
     }
 

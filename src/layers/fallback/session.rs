@@ -14,10 +14,10 @@ use crate::policy::fallback::Trust;
 use crate::policy::verdict::{Matter, NextStep, Outcome, RequestView};
 use crate::proto::credentials;
 use crate::rt::clock;
-use crate::rt::per_thread::Held;
+use crate::rt::per_thread::ThreadArc;
 
 pub(super) struct Session<Bk> {
-    config: Held<Config<Bk>>,
+    config: ThreadArc<Config<Bk>>,
     resend: Resend,
     pub(super) reason: Reason,
 }
@@ -36,11 +36,11 @@ const ANOTHER_CREDENTIAL: &str = "the backup has another credential, and the cal
 // === impl Session ===
 
 impl<Bk> Session<Bk> {
-    pub(super) fn new(config: Held<Config<Bk>>, resend: Resend) -> Self {
+    pub(super) fn new(config: ThreadArc<Config<Bk>>, resend: Resend) -> Self {
         Self { config, resend, reason: Reason::Failed(Matter::Upstream) }
     }
 
-    pub(super) fn pinned(config: Held<Config<Bk>>, resend: Resend) -> Self {
+    pub(super) fn pinned(config: ThreadArc<Config<Bk>>, resend: Resend) -> Self {
         Self { config, resend, reason: Reason::Pinned }
     }
 

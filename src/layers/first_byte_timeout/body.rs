@@ -7,7 +7,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
-use crate::body::prefixed::{Held, PrefixedBody};
+use crate::body::prefixed::{PrefixedBody, ReadAhead};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
@@ -25,17 +25,17 @@ pin_project! {
 
 impl<B> FirstByteTimeoutBody<B> {
     /// What was withheld, then the rest.
-    pub(super) fn resume(held: Held, rest: ResponseBody<B>) -> Self {
+    pub(super) fn resume(held: ReadAhead, rest: ResponseBody<B>) -> Self {
         Self { body: held.before(rest) }
     }
 
     #[cold]
     pub(super) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
-        ResponseBody::refuse(rejection, format).map(|body| Self::resume(Held::default(), body))
+        ResponseBody::refuse(rejection, format).map(|body| Self::resume(ReadAhead::default(), body))
     }
 
     pub(super) fn pass(response: Response<B>) -> Response<Self> {
-        response.map(|body| Self::resume(Held::default(), ResponseBody::inner(body)))
+        response.map(|body| Self::resume(ReadAhead::default(), ResponseBody::inner(body)))
     }
 }
 

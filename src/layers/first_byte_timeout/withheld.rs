@@ -7,7 +7,7 @@ use http_body::{Body, Frame};
 
 use super::body::FirstByteTimeoutBody;
 use crate::body::frame_budget::FrameBudget;
-use crate::body::prefixed::Held;
+use crate::body::prefixed::ReadAhead;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::policy::verdict::EarlyTrailers;
@@ -18,7 +18,7 @@ use crate::proto::sse::Scanner;
 pub(super) struct Withheld<B> {
     /// Taken when it is handed on.
     response: Option<Response<ResponseBody<B>>>,
-    held: Held,
+    held: ReadAhead,
     first: First,
 }
 
@@ -47,7 +47,7 @@ where
     B::Error: Into<BoxError> + 'static,
 {
     pub(super) fn new(response: Response<B>, first: First) -> Self {
-        Self { response: Some(response.map(ResponseBody::inner)), held: Held::default(), first }
+        Self { response: Some(response.map(ResponseBody::inner)), held: ReadAhead::default(), first }
     }
 
     /// The response, once what it waits for has come, or its body has ended without; the body's error if it fails.

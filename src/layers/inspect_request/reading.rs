@@ -6,11 +6,11 @@ use http::request::Parts;
 use super::config::{Config, NAME};
 use crate::body::request::{CallBody, RequestRead, RequestReading};
 use crate::event::Event;
-use crate::rt::per_thread::Held;
+use crate::rt::per_thread::ThreadArc;
 
 /// A request that is being read.
 pub(super) struct Reading {
-    config: Held<Config>,
+    config: ThreadArc<Config>,
     /// Taken when the body has been read.
     head: Option<Parts>,
     body: RequestReading,
@@ -21,7 +21,7 @@ pub(super) struct Reading {
 // === impl Reading ===
 
 impl Reading {
-    pub(super) fn new(config: Held<Config>, head: Parts, body: CallBody, shown: bool) -> Self {
+    pub(super) fn new(config: ThreadArc<Config>, head: Parts, body: CallBody, shown: bool) -> Self {
         let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
         let body = RequestReading::new(body, bytes, limit, &config.memory, &head.extensions);
         Self { config, head: Some(head), body, shown }

@@ -26,7 +26,7 @@ use crate::store::Head;
 pub(super) struct Recorder {
     store: Arc<AnswerStore>,
     request: RequestKeys,
-    form: Form,
+    form: BodyKind,
     head: Head,
     lifetime: Duration,
     /// Where a layer inside follows the answer: how it ended.
@@ -41,7 +41,7 @@ pub(super) struct Recorder {
 
 /// What the body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum BodyKind {
     Stream(Framing),
     Json,
 }
@@ -63,8 +63,8 @@ impl Recorder {
         if !request.keep || response.status() != StatusCode::OK || unfit {
             return None;
         }
-        let form = Form::of(request.kind, headers)?;
-        let is_stream = form == Form::Stream(Framing::EventStream);
+        let form = BodyKind::of(request.kind, headers)?;
+        let is_stream = form == BodyKind::Stream(Framing::EventStream);
         let lifetime = cache_control::lifetime(headers, config.ttl, is_stream)?;
         let missing = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if missing.is_some_and(|length| length > config.max_answer as u64) {
@@ -98,7 +98,7 @@ impl Recorder {
         }
         match (&self.ending, self.form) {
             (Some(ending), _) => ending.get() == Some(End::Whole),
-            (None, Form::Stream(framing)) => {
+            (None, BodyKind::Stream(framing)) => {
                 let framing = if self.is_array() { Framing::Array } else { framing };
                 let mut reader = Reader::new(Some(self.request.kind), framing);
                 reader.read(&self.data, |_, _| {});
@@ -106,7 +106,7 @@ impl Recorder {
                 reader.end(|_, _| {});
                 !inside && reader.ended() == Some(End::Whole)
             }
-            (None, Form::Json) => {
+            (None, BodyKind::Json) => {
                 let mut reader = AnswerReader::new();
                 reader.read(&self.data);
                 let is_cut = reader.is_cut();
@@ -122,8 +122,8 @@ impl Recorder {
     }
 
     fn keep(&mut self) {
-        if self.is_array() && self.form == Form::Json {
-            self.form = Form::Stream(Framing::Array);
+        if self.is_array() && self.form == BodyKind::Json {
+            self.form = BodyKind::Stream(Framing::Array);
         }
         let Some(reservation) = self.reservation.take().filter(|_| self.is_whole()) else { return };
         let now = clock::now();
@@ -170,9 +170,9 @@ impl BodyObserver for Recorder {
     }
 }
 
-// === impl Form ===
+// === impl BodyKind ===
 
-impl Form {
+impl BodyKind {
     fn of(kind: Kind, headers: &HeaderMap) -> Option<Self> {
         let identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
         if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {

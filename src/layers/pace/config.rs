@@ -21,7 +21,7 @@ pub(super) struct Config {
     pub(super) learn: bool,
     pub(super) max_pause: Duration,
     pub(super) max_wait: Duration,
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<KeyBy>,
     pub(super) by_model: bool,
     pub(super) max_keys: usize,
     pub(super) classifier: Classifier,
@@ -41,7 +41,7 @@ pub(super) enum Role {
 
 /// Names the limit that a request counts for.
 #[derive(Clone)]
-pub(super) struct Key(pub(super) Arc<KeyFn>);
+pub(super) struct KeyBy(pub(super) Arc<KeyFn>);
 
 type KeyFn = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
 
@@ -74,8 +74,8 @@ impl Config {
     }
 
     /// The state of one key, with full buckets.
-    pub(super) fn new_key(&self, epoch: Instant, id: Option<Fingerprint>) -> key::Key {
-        key::Key::new(self.buckets(), self.concurrency, self.max_pause, epoch, id)
+    pub(super) fn new_key(&self, epoch: Instant, id: Option<Fingerprint>) -> key::Limit {
+        key::Limit::new(self.buckets(), self.concurrency, self.max_pause, epoch, id)
     }
 
     /// Full buckets for one key. An upstream's calls are spaced; a caller may send at once what it may send at all.
@@ -107,8 +107,8 @@ impl Config {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for KeyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key")
+        f.write_str("KeyBy")
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::key::Key;
+use super::key::Limit;
 use super::peers::{PeerLimit, PeerReserving, PeerTurn, Peers, RateCost};
 use crate::policy::pace::{Bucket, Demand};
 use crate::proto::rate_limit::Unit;
@@ -34,7 +34,7 @@ pub(super) struct Share {
 pub(super) struct Reserved {
     peers: Peers,
     limit: PeerLimit,
-    key: Arc<Key>,
+    key: Arc<Limit>,
     costs: Vec<RateCost>,
 }
 
@@ -47,7 +47,7 @@ impl Asking {
     /// `None`: the key has no rates, or they are this process's own.
     pub(super) fn begin(
         peers: Option<&Peers>,
-        key: &Arc<Key>,
+        key: &Arc<Limit>,
         tenant: u64,
         demand: Demand,
         patience: Duration,
@@ -129,7 +129,7 @@ impl Drop for Reserved {
 }
 
 /// What `demand` takes of each rate that was set.
-fn costs(key: &Key, demand: &Demand) -> Vec<RateCost> {
+fn costs(key: &Limit, demand: &Demand) -> Vec<RateCost> {
     key.with_buckets(clock::now(), |buckets, _, _| {
         let cost = |bucket: &Bucket| {
             RateCost::new(name(bucket), Duration::from_micros(bucket.cost(demand)), bucket.fills_in())

@@ -4,7 +4,7 @@ use http::Request;
 use http_body::Body;
 
 use super::fleet::{Asking, Share};
-use super::key::Told;
+use super::key::Decision;
 use super::permit::PacePermit;
 use super::shared::Shared;
 use super::tokens::TokenEstimate;
@@ -51,7 +51,7 @@ impl Admit for PaceGate {
 #[inline(never)]
 fn limited<B: Body>(
     shared: &Arc<Shared>,
-    key: Arc<super::key::Key>,
+    key: Arc<super::key::Limit>,
     tenant: u64,
     request: &Request<B>,
 ) -> Admission<PacePermit, PaceWait> {
@@ -74,15 +74,15 @@ fn limited<B: Body>(
         return Admission::Wait(PaceWait::asking(shared.clone(), key, asking, until, length, usage));
     }
     match key.arrive(tenant, demand, now, patience) {
-        Told::Go(grant) => {
+        Decision::Go(grant) => {
             Admission::Pass(PacePermit::new(shared.clone(), key, grant, length, usage, Share::default()))
         }
-        Told::Waits(ticket, wait) => {
+        Decision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
             Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage))
         }
-        Told::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
-        Told::Again(_) => Admission::Aside,
+        Decision::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
+        Decision::Again(_) => Admission::Aside,
     }
 }

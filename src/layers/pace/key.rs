@@ -13,7 +13,7 @@ use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
 
 /// What the calls of one key share.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct Limit {
     epoch: Instant,
     concurrency: Option<u32>,
     /// Whether every call may be sent until the upstream refuses one: then the lock is not needed.
@@ -43,7 +43,7 @@ struct Waiter {
 
 /// What became of a call that came, or asks again.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum Decision {
     Go(Grant),
     /// It waits in the line, for about this long. Zero: for a call under way to end, at a time that is not known.
     Waits(Ticket, Duration),
@@ -64,9 +64,9 @@ pub(super) struct Standing {
 /// Those who wait for one key. What they hold is theirs, but a line without end is no use to them.
 const MOST: usize = 10_000;
 
-// === impl Key ===
+// === impl Limit ===
 
-impl Key {
+impl Limit {
     pub(super) fn new(
         buckets: Vec<Bucket>,
         concurrency: Option<u32>,
@@ -104,37 +104,37 @@ impl Key {
     }
 
     /// A call comes that can wait until `patience` has passed.
-    pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> Told {
+    pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> Decision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         if !state.somebody_may_go(at) {
             if let Some(grant) = state.admit(tenant, demand, self.concurrency, at) {
                 self.changed(&mut state, at);
-                return Told::Go(grant);
+                return Decision::Go(grant);
             }
         }
         let ahead = state.ahead(tenant);
         let wait = Duration::from_micros(state.pacer.wait(tenant, &ahead, &demand, at));
         // A place among the calls under way becomes free at a time that is not known.
         if wait > patience || patience.is_zero() || state.line.len() >= MOST {
-            return Told::TooLong(wait);
+            return Decision::TooLong(wait);
         }
         state.waiting = state.waiting.and(demand);
-        Told::Waits(state.line.push(tenant, Waiter { tenant, demand, waker: None }), wait)
+        Decision::Waits(state.line.push(tenant, Waiter { tenant, demand, waker: None }), wait)
     }
 
     /// Whether one that waits may be sent; if not, whom to wake when that may have changed.
-    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> Told {
+    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> Decision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
-        let Some((tenant, demand)) = state.waiter(ticket) else { return Told::TooLong(Duration::ZERO) };
+        let Some((tenant, demand)) = state.waiter(ticket) else { return Decision::TooLong(Duration::ZERO) };
         let is_leader = state.leader(at) == Some(ticket);
         if is_leader {
             if let Some(grant) = state.admit(tenant, demand, self.concurrency, at) {
                 state.line.serve(ticket);
                 state.forget(ticket);
                 self.wake_leader(state, at);
-                return Told::Go(grant);
+                return Decision::Go(grant);
             }
         }
         if let Some(waiter) = state.line.get_mut(ticket) {
@@ -145,15 +145,15 @@ impl Key {
         }
         let own = state.pacer.is_paused_alone(tenant, at) && state.line.is_first_of_tenant(ticket);
         if !is_leader && !own {
-            return Told::Again(None);
+            return Decision::Again(None);
         }
         let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
         let next = now.checked_add(wait);
         match (next, until) {
-            (Some(next), Some(until)) if next > until => Told::TooLong(wait),
+            (Some(next), Some(until)) if next > until => Decision::TooLong(wait),
             // It is a call under way that has to end first.
-            _ if wait.is_zero() => Told::Again(None),
-            _ => Told::Again(next),
+            _ if wait.is_zero() => Decision::Again(None),
+            _ => Decision::Again(next),
         }
     }
 

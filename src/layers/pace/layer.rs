@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::{Config, Key, Role};
+use super::config::{Config, KeyBy, Role};
 use super::gate::PaceGate;
 use super::peers::{PacePeers, Peers};
 use super::service::Pace;
@@ -227,7 +227,7 @@ impl PaceLayer {
     where
         F: Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync + 'static,
     {
-        self.change(|config| config.key = Some(Key(Arc::new(key))))
+        self.change(|config| config.key = Some(KeyBy(Arc::new(key))))
     }
 
     /// Limits each [model](crate::Model) by itself, beside credential and host, as providers do. Callers who name models can

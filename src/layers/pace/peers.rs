@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::key::Key;
+use super::key::Limit;
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::clock;
 
@@ -98,7 +98,7 @@ pub struct RateCost {
 /// One limit of this process, for [`PacePeers`]. It does not keep the limit alive.
 #[derive(Clone)]
 pub struct PeerLimit {
-    key: Weak<Key>,
+    key: Weak<Limit>,
     id: Fingerprint,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct Peers(pub(super) Arc<dyn PacePeers>);
 // === impl PeerLimit ===
 
 impl PeerLimit {
-    pub(super) fn new(key: &Arc<Key>, id: Fingerprint) -> Self {
+    pub(super) fn new(key: &Arc<Limit>, id: Fingerprint) -> Self {
         Self { key: Arc::downgrade(key), id }
     }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, Response};
 use http_body::Body;
 
 use super::fleet::{Reserved, Share};
-use super::key::Key;
+use super::key::Limit;
 use super::shared::Shared;
 use super::usage::{Usage, Used};
 use crate::admission::{End, Permit, Watch};
@@ -19,7 +19,7 @@ use crate::rt::clock;
 #[derive(Debug)]
 pub struct PacePermit {
     shared: Arc<Shared>,
-    key: Arc<Key>,
+    key: Arc<Limit>,
     grant: Grant,
     /// The length of the request, where it was known.
     length: u64,
@@ -48,7 +48,7 @@ enum State {
 impl PacePermit {
     pub(super) fn new(
         shared: Arc<Shared>,
-        key: Arc<Key>,
+        key: Arc<Limit>,
         grant: Grant,
         length: u64,
         usage: Option<Usage>,

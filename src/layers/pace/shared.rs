@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use http::{HeaderMap, Request};
 
 use super::config::{Config, Role};
-use super::key::{Key, Standing};
+use super::key::{Limit, Standing};
 use super::peers::PeerLimit;
 use crate::admission::{Callers, gauge, gauge_add};
 use crate::call::Model;
@@ -26,9 +26,9 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) callers: Callers,
     epoch: Instant,
-    keys: RwLock<HashMap<u64, Arc<Key>, Hashed>>,
+    keys: RwLock<HashMap<u64, Arc<Limit>, Hashed>>,
     /// Of the requests for whose key there is no room.
-    others: Arc<Key>,
+    others: Arc<Limit>,
 }
 
 /// How a [`PaceLayer`](crate::PaceLayer) is doing, over all its keys.
@@ -58,7 +58,7 @@ impl Shared {
     }
 
     /// The limit that this request counts for, and its caller.
-    pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Arc<Key>, u64) {
+    pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Arc<Limit>, u64) {
         let Some(find) = &self.config.key else {
             // Most callers are named by the same credentials as the limit.
             let credentials = self.callers.credentials(&request);
@@ -90,7 +90,7 @@ impl Shared {
     }
 
     #[inline]
-    fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> Arc<Key> {
+    fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> Arc<Limit> {
         let key = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
         key.unwrap_or_else(|| {
             // Other processes hash with other secrets.
@@ -118,7 +118,7 @@ impl Shared {
     }
 
     #[cold]
-    fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (Arc<Key>, bool) {
+    fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (Arc<Limit>, bool) {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= self.config.max_keys && !keys.contains_key(&hash) {
             let now = clock::now();
@@ -134,7 +134,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn refuse(&self, key: &Key, wait: Duration) -> Rejection {
+    pub(super) fn refuse(&self, key: &Limit, wait: Duration) -> Rejection {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::Paced });
         let wait = if wait.is_zero() { SOON } else { wait };
         let rejection = Rejection::new(RejectionKind::Paced).with_retry_after(wait);
@@ -147,7 +147,7 @@ impl Shared {
     }
 
     /// Says what the caller has left, where the limits are ours.
-    pub(super) fn show_limits(&self, key: &Key, headers: &mut HeaderMap) {
+    pub(super) fn show_limits(&self, key: &Limit, headers: &mut HeaderMap) {
         if !self.config.shows_limits() {
             return;
         }
@@ -176,7 +176,7 @@ impl Shared {
     }
 
     /// A key is paused for this long.
-    pub(super) fn paused(&self, key: &Arc<Key>, pause: Duration) {
+    pub(super) fn paused(&self, key: &Arc<Limit>, pause: Duration) {
         if let (Some(peers), Some(id)) = (&self.config.peers, key.id()) {
             peers.0.on_pause(PeerLimit::new(key, id), pause);
         }

@@ -3,7 +3,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::fleet::{Asking, Share};
-use super::key::{Key, Told};
+use super::key::{Decision, Limit};
 use super::peers::PeerTurn;
 use super::permit::PacePermit;
 use super::shared::Shared;
@@ -20,7 +20,7 @@ use crate::rt::timer::LazyTimer;
 #[derive(Debug)]
 pub struct PaceWait {
     shared: Arc<Shared>,
-    key: Arc<Key>,
+    key: Arc<Limit>,
     stage: Stage,
     until: Option<Instant>,
     deadline_is_first: bool,
@@ -53,7 +53,7 @@ const SLACK: Duration = Duration::from_millis(50);
 impl PaceWait {
     pub(super) fn new(
         shared: Arc<Shared>,
-        key: Arc<Key>,
+        key: Arc<Limit>,
         ticket: Ticket,
         until: (Option<Instant>, bool),
         length: u64,
@@ -65,7 +65,7 @@ impl PaceWait {
     /// The other processes are asked first.
     pub(super) fn asking(
         shared: Arc<Shared>,
-        key: Arc<Key>,
+        key: Arc<Limit>,
         asking: Asking,
         until: (Option<Instant>, bool),
         length: u64,
@@ -77,7 +77,7 @@ impl PaceWait {
     fn at(
         stage: Stage,
         shared: Arc<Shared>,
-        key: Arc<Key>,
+        key: Arc<Limit>,
         (until, deadline_is_first): (Option<Instant>, bool),
         length: u64,
         usage: Option<Usage>,
@@ -171,10 +171,10 @@ impl Wait for PaceWait {
                     self.until = self.until.max(now.checked_add(SLACK));
                     let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
                     match self.key.arrive(tenant, demand, now, patience) {
-                        Told::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
-                        Told::Waits(ticket, _) => self.stage = Stage::Line(ticket),
-                        Told::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
-                        Told::Again(_) => return Poll::Pending,
+                        Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
+                        Decision::Waits(ticket, _) => self.stage = Stage::Line(ticket),
+                        Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
+                        Decision::Again(_) => return Poll::Pending,
                     }
                     continue;
                 }
@@ -183,10 +183,10 @@ impl Wait for PaceWait {
             };
             let now = clock::now();
             let next = match self.key.ask(ticket, cx.waker(), now, self.until) {
-                Told::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
-                Told::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
-                Told::Again(next) => next,
-                Told::Waits(..) => None,
+                Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
+                Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
+                Decision::Again(next) => next,
+                Decision::Waits(..) => None,
             };
             if self.until.is_some_and(|until| until <= now) {
                 return Poll::Ready(Err(self.refuse(None)));

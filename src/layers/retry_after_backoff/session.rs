@@ -15,12 +15,12 @@ use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
 use crate::proto::grpc::{self, Pushback};
 use crate::proto::retry_after;
 use crate::rt::clock;
-use crate::rt::per_thread::Held;
+use crate::rt::per_thread::ThreadArc;
 
 pub(super) struct Session<S> {
     /// Not ready: each attempt but the first asks it.
     pub(super) service: S,
-    config: Held<Config>,
+    config: ThreadArc<Config>,
     resend: Resend,
     /// When the call began, where that matters.
     started: Option<Instant>,
@@ -44,7 +44,7 @@ fn forbids_retry(headers: &HeaderMap) -> bool {
 // === impl Session ===
 
 impl<S> Session<S> {
-    pub(super) fn new(service: S, config: Held<Config>, resend: Resend) -> Self {
+    pub(super) fn new(service: S, config: ThreadArc<Config>, resend: Resend) -> Self {
         let started = config.policy.max_elapsed.map(|_| clock::now());
         let session = Self { service, config, resend, started, attempt: 1, waited: Duration::ZERO };
         session.report(false);

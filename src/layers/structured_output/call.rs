@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::body::StructuredOutputBody;
 use super::config::Config;
-use super::examined::{Check, Examined, Form, LARGE, Verdict};
+use super::examined::{AnswerForm, Check, Examined, LARGE, Verdict};
 use super::request::{Asked, correct_headers, kind_of};
 use crate::body::collect::{Collected, collect};
 use crate::body::erased::ErasedBody;
@@ -96,7 +96,7 @@ where
             Ok(response) => response,
             Err(err) => return invalid.map(|(answer, fault)| answer.marked(fault, total)).ok_or(err),
         };
-        let Some(form) = Form::of(&response, &asked) else {
+        let Some(form) = AnswerForm::of(&response, &asked) else {
             return Ok(match invalid {
                 // What was asked again has failed: the answer that there is counts.
                 Some((answer, fault)) if !response.status().is_success() => answer.marked(fault, total),
@@ -174,13 +174,14 @@ async fn send<S: Service<Request<CallBody>>>(
     service.call(request).await
 }
 
-async fn read_answer<B>(response: Response<B>, form: Form, asked: &Asked, config: &Config) -> Read<B>
+async fn read_answer<B>(response: Response<B>, form: AnswerForm, asked: &Asked, config: &Config) -> Read<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let (head, body) = response.into_parts();
-    let max = if form == Form::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
+    let max =
+        if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
     let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
     let body = match collect(ErasedBody::new(body), max, reservation).await {
         Ok(Collected::Whole { data, trailers }) => return Read::Answer(Answer { head, data, trailers }),

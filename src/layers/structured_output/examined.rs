@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 
 /// In what form an answer comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum AnswerForm {
     Json,
     Stream(Framing),
 }
@@ -23,7 +23,7 @@ pub(super) enum Form {
 #[derive(Clone)]
 pub(super) struct Check {
     kind: Kind,
-    form: Form,
+    form: AnswerForm,
     schema: Option<OutputSchema>,
     extract: bool,
 }
@@ -47,9 +47,9 @@ pub(super) enum Verdict {
 /// Answers above that are looked at outside of the threads that other calls run on.
 pub(super) const LARGE: usize = 64 * 1024;
 
-// === impl Form ===
+// === impl AnswerForm ===
 
-impl Form {
+impl AnswerForm {
     /// `None` where the answer is not looked at.
     pub(super) fn of<B>(response: &Response<B>, asked: &Asked) -> Option<Self> {
         let headers = response.headers();
@@ -78,14 +78,14 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 // === impl Check ===
 
 impl Check {
-    pub(super) fn new(asked: &Asked, form: Form, extract: bool) -> Self {
+    pub(super) fn new(asked: &Asked, form: AnswerForm, extract: bool) -> Self {
         Self { kind: asked.kind, form, schema: asked.schema.clone(), extract }
     }
 
     pub(super) fn run(&self, body: &Bytes) -> Examined {
         match self.form {
-            Form::Json => self.answer(body),
-            Form::Stream(framing) => self.stream(body, framing),
+            AnswerForm::Json => self.answer(body),
+            AnswerForm::Stream(framing) => self.stream(body, framing),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::rejection::RejectionFormat;
 
 /// What the layer does with a request, by its head.
 #[allow(clippy::large_enum_variant, reason = "most are messages, and it lives for a moment")]
-pub(super) enum Recognised {
+pub(super) enum Recognition {
     /// It lets it pass; with an event where there is a reason worth one.
     Passes(Option<&'static str>),
     Message(PendingMessage),
@@ -30,9 +30,9 @@ pub(super) struct PendingMessage {
     payload: Fingerprinter,
 }
 
-// === impl Recognised ===
+// === impl Recognition ===
 
-impl Recognised {
+impl Recognition {
     pub(super) fn of(parts: &Parts, config: &Config) -> Self {
         let mode = parts.extensions.get().copied().unwrap_or(config.mode);
         // A gRPC call may be a conversation itself, whose request ends when its answer does: it cannot be read first.

@@ -9,7 +9,7 @@ use tower_service::Service;
 use super::body::SupersedeBody;
 use super::config::Config;
 use super::future::SupersedeFuture;
-use super::key::Recognised;
+use super::key::Recognition;
 use super::reading::{Arrived, Reading};
 use super::shared::Shared;
 use crate::body::request::CallBody;
@@ -72,9 +72,9 @@ where
         }
         let (service, config) = (self.inner.clone(), self.config.clone());
         let (parts, body) = request.into_parts();
-        let mut message = match Recognised::of(&parts, &config) {
-            Recognised::Message(message) => message,
-            Recognised::Passes(reason) => {
+        let mut message = match Recognition::of(&parts, &config) {
+            Recognition::Message(message) => message,
+            Recognition::Passes(reason) => {
                 if let Some(reason) = reason {
                     config.bypassed(reason);
                 }

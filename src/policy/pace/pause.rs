@@ -38,7 +38,7 @@ struct Pause {
     until: Micros,
     /// Those without a hint that came one upon the other.
     failures: u32,
-    probe: Probe,
+    probe: Restart,
     /// How far apart the calls that waited start again, until a call finds no other before it, and when the next may.
     interval: Micros,
     next: Micros,
@@ -46,7 +46,7 @@ struct Pause {
 
 /// How calls start again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Probe {
+enum Restart {
     /// At the time that the upstream named.
     #[default]
     None,
@@ -61,7 +61,7 @@ enum Probe {
 pub(crate) enum Admission {
     Free,
     /// To find out whether the pause is over, for the tenant or for all.
-    Probe,
+    Restart,
     /// Not before this long has passed.
     Wait(Micros),
 }
@@ -92,7 +92,7 @@ impl Pauses {
         match (self.all.look(now), own) {
             (Admission::Wait(one), Admission::Wait(other)) => Admission::Wait(one.max(other)),
             (Admission::Wait(wait), _) | (_, Admission::Wait(wait)) => Admission::Wait(wait),
-            (Admission::Probe, _) | (_, Admission::Probe) => Admission::Probe,
+            (Admission::Restart, _) | (_, Admission::Restart) => Admission::Restart,
             (Admission::Free, Admission::Free) => Admission::Free,
         }
     }
@@ -106,8 +106,8 @@ impl Pauses {
     pub(crate) fn send(&mut self, tenant: u64, now: Micros) -> bool {
         let mut is_probe = false;
         self.each(tenant, |pause| {
-            if pause.look(now) == Admission::Probe {
-                pause.probe = Probe::Sent(now);
+            if pause.look(now) == Admission::Restart {
+                pause.probe = Restart::Sent(now);
                 is_probe = true;
             }
             if now >= pause.next.saturating_add(pause.interval) {
@@ -123,8 +123,8 @@ impl Pauses {
     /// A probe was given up before it said anything.
     pub(crate) fn give_back(&mut self, tenant: u64) {
         self.each(tenant, |pause| {
-            if let Probe::Sent(_) = pause.probe {
-                pause.probe = Probe::Due;
+            if let Restart::Sent(_) = pause.probe {
+                pause.probe = Restart::Due;
             }
         });
     }
@@ -137,8 +137,8 @@ impl Pauses {
             if sent >= pause.until && pause.interval > 0 {
                 pause.interval = (pause.interval - pause.interval / SPEEDS_UP).max(1);
             }
-            if sent >= pause.until && (pause.failures > 0 || pause.probe != Probe::None) {
-                (pause.failures, pause.probe) = (0, Probe::None);
+            if sent >= pause.until && (pause.failures > 0 || pause.probe != Restart::None) {
+                (pause.failures, pause.probe) = (0, Restart::None);
                 is_new = true;
             }
         });
@@ -156,11 +156,11 @@ impl Pauses {
         let Throttled { tenant, hint, interval, .. } = *refusal;
         self.tenants.retain(|_, pause| now < pause.until.saturating_add(self.cap));
         if let Some(hint) = hint {
-            let probe = if hint > self.cap { Probe::Due } else { Probe::None };
+            let probe = if hint > self.cap { Restart::Due } else { Restart::None };
             return self.all.extend(hint.min(self.cap), probe, self.all.slowed(refusal).unwrap_or(interval), now);
         }
         let met_by_another = self.tenants.iter().any(|(other, pause)| *other != tenant && pause.failures > 0);
-        let is_paused = self.all.until > now || self.all.probe != Probe::None;
+        let is_paused = self.all.until > now || self.all.probe != Restart::None;
         if is_paused || met_by_another || self.tenants.len() >= TENANTS {
             return self.all.back_off(refusal, self.cap, now);
         }
@@ -170,7 +170,7 @@ impl Pauses {
 
     /// All calls wait for what another process was told. Returns until when, if that is new.
     pub(crate) fn pause(&mut self, wait: Micros, interval: Micros, now: Micros) -> Option<Micros> {
-        let probe = if wait > self.cap { Probe::Due } else { self.all.probe };
+        let probe = if wait > self.cap { Restart::Due } else { self.all.probe };
         self.all.extend(wait.min(self.cap), probe, interval, now)
     }
 
@@ -206,17 +206,17 @@ impl Pause {
             return Admission::Wait(next - now);
         }
         match self.probe {
-            Probe::None => Admission::Free,
-            Probe::Due => Admission::Probe,
-            Probe::Sent(at) if now < at.saturating_add(PROBE) => Admission::Wait(at.saturating_add(PROBE) - now),
-            Probe::Sent(_) => Admission::Free,
+            Restart::None => Admission::Free,
+            Restart::Due => Admission::Restart,
+            Restart::Sent(at) if now < at.saturating_add(PROBE) => Admission::Wait(at.saturating_add(PROBE) - now),
+            Restart::Sent(_) => Admission::Free,
         }
     }
 
     /// Whether a call would find no trace of it.
     fn is_over(&self, now: Micros) -> bool {
         let is_spaced = self.interval > 0 && now < self.next.saturating_add(self.interval);
-        self.failures == 0 && self.probe == Probe::None && now >= self.until && !is_spaced
+        self.failures == 0 && self.probe == Restart::None && now >= self.until && !is_spaced
     }
 
     fn wait(&self, ahead: u64, now: Micros) -> Micros {
@@ -226,7 +226,7 @@ impl Pause {
     }
 
     /// Until `wait` has passed, or later if it was later.
-    fn extend(&mut self, wait: Micros, probe: Probe, interval: Micros, now: Micros) -> Option<Micros> {
+    fn extend(&mut self, wait: Micros, probe: Restart, interval: Micros, now: Micros) -> Option<Micros> {
         let until = now.saturating_add(wait);
         if until <= self.until {
             return None;
@@ -242,7 +242,7 @@ impl Pause {
         }
         let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(cap);
         self.failures = self.failures.saturating_add(1);
-        self.extend(wait, Probe::Due, self.slowed(refusal).unwrap_or(refusal.interval), now)
+        self.extend(wait, Restart::Due, self.slowed(refusal).unwrap_or(refusal.interval), now)
     }
 
     /// How far apart calls start again, if they were still spaced: where one that was sent since then is refused, twice as far.
@@ -251,7 +251,7 @@ impl Pause {
             return None;
         }
         // A probe was one call, however far apart the others are.
-        let was_too_fast = refusal.sent >= self.until && self.probe == Probe::None;
+        let was_too_fast = refusal.sent >= self.until && self.probe == Restart::None;
         Some(if was_too_fast { self.interval.saturating_mul(2).min(SLOWEST) } else { self.interval })
     }
 }
@@ -293,7 +293,7 @@ mod tests {
         let mut pauses = pauses();
         hint(&mut pauses, 86_400 * SECOND, 0);
         assert_eq!(pauses.look(BOB, 0), Admission::Wait(CAP));
-        assert_eq!(pauses.look(BOB, CAP), Admission::Probe);
+        assert_eq!(pauses.look(BOB, CAP), Admission::Restart);
         pauses.send(BOB, CAP);
         assert_eq!(pauses.look(ANN, CAP), Admission::Wait(PROBE));
         // Refused again.
@@ -308,10 +308,10 @@ mod tests {
     fn a_probe_that_is_dropped_is_followed_by_another_and_one_without_a_refusal_is_being_served() {
         let mut pauses = pauses();
         no_hint(&mut pauses, ANN, 0);
-        assert_eq!(pauses.look(ANN, SECOND), Admission::Probe);
+        assert_eq!(pauses.look(ANN, SECOND), Admission::Restart);
         pauses.send(ANN, SECOND);
         pauses.give_back(ANN);
-        assert_eq!(pauses.look(ANN, SECOND), Admission::Probe);
+        assert_eq!(pauses.look(ANN, SECOND), Admission::Restart);
         pauses.send(ANN, SECOND);
         assert_eq!(pauses.look(ANN, SECOND + PROBE), Admission::Free);
     }

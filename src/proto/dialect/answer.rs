@@ -1,7 +1,7 @@
 //! Reads the body of an answer that is no stream.
 
 use super::end::End;
-use super::event::{Event, Held};
+use super::event::{Event, PartialEvent};
 use super::fact::{Fact, Usage};
 use super::fault::Fault;
 use super::json::Position;
@@ -28,7 +28,7 @@ pub struct AnswerReader {
     /// The first byte that is no white space.
     first: Option<u8>,
     position: Position,
-    body: Held,
+    body: PartialEvent,
 }
 
 /// What an answer says.

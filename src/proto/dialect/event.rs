@@ -48,7 +48,7 @@ pub(super) enum Frame<'a> {
 #[derive(Debug)]
 pub(super) enum Framer {
     EventStream(Box<SseFramer>),
-    Lines(Held),
+    Lines(PartialEvent),
     Array(ArrayFramer),
 }
 
@@ -58,14 +58,14 @@ pub(super) struct SseFramer {
     line: Line,
     /// The event so far, as far as it came in earlier chunks.
     name: Vec<u8>,
-    data: Held,
+    data: PartialEvent,
     has_data: bool,
     /// The line that is cut, where it is no data.
     cut: Vec<u8>,
     /// The line that is cut is data, and has been begun in `data`.
     cut_data: bool,
     /// Lines that are no field, and may be a JSON object.
-    stray: Held,
+    stray: PartialEvent,
     stray_position: Position,
     /// A field has come since the last blank line.
     fields: bool,
@@ -75,7 +75,7 @@ pub(super) struct SseFramer {
 pub(super) struct ArrayFramer {
     state: Array,
     position: Position,
-    element: Held,
+    element: PartialEvent,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ enum Array {
 
 /// Bytes of an event that is not complete, bounded.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct PartialEvent {
     raw: Vec<u8>,
     /// In place of `raw`, once that became too large.
     short: Option<Box<Shortener>>,
@@ -132,7 +132,7 @@ impl Framer {
     pub(super) fn new(framing: Framing) -> Self {
         match framing {
             Framing::EventStream => Self::EventStream(Box::default()),
-            Framing::Lines => Self::Lines(Held::default()),
+            Framing::Lines => Self::Lines(PartialEvent::default()),
             Framing::Array => Self::Array(ArrayFramer::default()),
         }
     }
@@ -366,9 +366,9 @@ fn event<'a>(name: &'a str, data: Option<&'a [u8]>, shortened: bool, misplaced: 
     data.map_or(Frame::TooLarge, |data| Frame::Event(Event { name, data, shortened, misplaced }))
 }
 
-// === impl Held ===
+// === impl PartialEvent ===
 
-impl Held {
+impl PartialEvent {
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if let Some(short) = &mut self.short {
             short.push(bytes);
@@ -402,7 +402,7 @@ impl Held {
 
 // === impl Framing::Lines ===
 
-fn read_lines(held: &mut Held, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
+fn read_lines(held: &mut PartialEvent, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
     let mut start = 0;
     while let Some(end) = bytes.get(start..).and_then(|rest| memchr(b'\n', rest)) {
         let line = bytes.get(start..start + end).unwrap_or_default();

@@ -14,14 +14,14 @@ use crate::proto::sse::Ending;
 /// last content. None of them raises an error or a text because of it.
 #[derive(Debug)]
 pub(crate) struct NoticeWriter {
-    form: Form,
+    form: NoticeForm,
     /// The members of the first chunk of a Chat stream, as they are written.
     chunk: Option<Chunk>,
     is_over: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum NoticeForm {
     /// An empty chunk of a chat completion.
     ChatChunk,
     /// Anthropic's `ping`.
@@ -49,10 +49,10 @@ impl NoticeWriter {
     pub(crate) fn of_path(path: &str) -> Self {
         let form = match Kind::of_path(path) {
             // Not the older text completions, whose choices have other members.
-            Some(Kind::OpenAiChat) if path.contains("/chat/") => Form::ChatChunk,
-            Some(Kind::Anthropic) => Form::Ping,
-            Some(Kind::Gemini) => Form::Usage,
-            _ => Form::Comment,
+            Some(Kind::OpenAiChat) if path.contains("/chat/") => NoticeForm::ChatChunk,
+            Some(Kind::Anthropic) => NoticeForm::Ping,
+            Some(Kind::Gemini) => NoticeForm::Usage,
+            _ => NoticeForm::Comment,
         };
         Self { form, chunk: None, is_over: false }
     }
@@ -60,7 +60,7 @@ impl NoticeWriter {
     /// Reads data of the stream.
     pub(crate) fn read(&mut self, data: &[u8]) {
         self.is_over = self.is_over || self.form.may_end_in(data);
-        if self.form == Form::ChatChunk && self.chunk.is_none() {
+        if self.form == NoticeForm::ChatChunk && self.chunk.is_none() {
             self.chunk = Chunk::in_event(data);
         }
     }
@@ -74,17 +74,17 @@ impl NoticeWriter {
         let end = ending.as_str();
         let notice = format!("{{\"type\":{},\"message\":{}}}", Quoted(type_name), Quoted(message));
         let text = match (self.form, &self.chunk) {
-            (Form::ChatChunk, Some(Chunk { id, model, created })) => {
+            (NoticeForm::ChatChunk, Some(Chunk { id, model, created })) => {
                 format!("data: {}{end}{end}", chat_chunk(id, model, created, &notice))
             }
-            (Form::ChatChunk, None) => {
+            (NoticeForm::ChatChunk, None) => {
                 format!("data: {}{end}{end}", chat_chunk("\"chatcmpl-notice\"", "\"\"", "0", &notice))
             }
-            (Form::Ping, _) => {
+            (NoticeForm::Ping, _) => {
                 format!("event: ping{end}data: {{\"type\":\"ping\",\"x_notice\":{notice}}}{end}{end}")
             }
-            (Form::Usage, _) => format!("data: {{\"usageMetadata\":{{}},\"x_notice\":{notice}}}{end}{end}"),
-            (Form::Comment, _) => format!(": notice {notice}{end}{}", if id_seen { "" } else { end }),
+            (NoticeForm::Usage, _) => format!("data: {{\"usageMetadata\":{{}},\"x_notice\":{notice}}}{end}{end}"),
+            (NoticeForm::Comment, _) => format!(": notice {notice}{end}{}", if id_seen { "" } else { end }),
         };
         Some(text.into())
     }
@@ -97,9 +97,9 @@ fn chat_chunk(id: &str, model: &str, created: &str, notice: &str) -> String {
     )
 }
 
-// === impl Form ===
+// === impl NoticeForm ===
 
-impl Form {
+impl NoticeForm {
     /// Whether the last event of a stream, or the reason why its answer has ended, may be in `data`. A text that looks like it
     /// does no harm: it only ends the notices early.
     fn may_end_in(self, data: &[u8]) -> bool {
