@@ -155,8 +155,6 @@ impl ConversationBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use tokio::time::Instant;
-
     use super::super::model::{Channel, Conversation, Model};
     use super::*;
 
@@ -164,7 +162,7 @@ mod model {
         async fn newest(&self, message: Message) -> Result<Newest, BackendError> {
             let Message { conversation, payload } = message;
             let mut state = self.reach()?;
-            let now = Instant::now();
+            let now = state.now();
             let known = state.conversations.entry(conversation).or_insert_with(|| Conversation::new(now));
             if known.until <= now {
                 (known.number, known.newest) = (0, None);
@@ -190,8 +188,9 @@ mod model {
 
         async fn answered(&self, message: Message) -> Result<bool, BackendError> {
             let mut state = self.reach()?;
+            let now = state.now();
             let known = state.conversations.get_mut(&message.conversation);
-            let known = known.filter(|known| known.until > Instant::now() && known.newest == Some(message.payload));
+            let known = known.filter(|known| known.until > now && known.newest == Some(message.payload));
             let found = known.is_some();
             known.into_iter().for_each(|known| known.newest = None);
             Ok(found)
@@ -199,7 +198,7 @@ mod model {
 
         async fn number(&self, conversation: Fingerprint) -> Result<u64, BackendError> {
             let state = self.reach()?;
-            let known = state.conversations.get(&conversation).filter(|known| known.until > Instant::now());
+            let known = state.conversations.get(&conversation).filter(|known| known.until > state.now());
             Ok(known.map_or(0, |known| known.number))
         }
 

@@ -7,7 +7,7 @@ use super::circuits::Votes;
 use super::ids::{Process, Token};
 
 /// What the fleet says of a circuit.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Fleet {
     pub(super) votes: HashMap<Process, Instant>,
     pub(super) active: HashMap<Process, Instant>,

@@ -26,7 +26,7 @@ pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, P
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
 pub use self::ids::{Process, Token};
 #[cfg(any(test, feature = "model"))]
-pub use self::model::Model;
+pub use self::model::{Checkpoint, Model};
 pub use self::names::Want;
 pub use self::offers::{Ask, Offered};
 pub use self::pauses::{PauseBackend, PauseNews};

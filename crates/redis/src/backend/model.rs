@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use super::{
 };
 use crate::client::subscriptions::{Heard, Hearer};
 
-/// What Redis does, in memory and by tokio's clock: for tests of a fleet within one process. Clones are the same engine.
+/// What Redis does, in memory and by tokio's clock: for tests of a fleet within one process. Clones are the same engine, and
+/// one connection to it.
 ///
 /// A property test holds it equal to the scripts on a real Redis.
 ///
@@ -38,9 +40,19 @@ use crate::client::subscriptions::{Heard, Hearer};
 #[derive(Clone, Default)]
 pub struct Model {
     state: Arc<Mutex<State>>,
+    connection: Arc<Connection>,
 }
 
-#[derive(Default)]
+/// What a [`Model`] held at a moment: what a replica holds that is behind.
+#[derive(Clone)]
+pub struct Checkpoint(State);
+
+#[derive(Debug, Default)]
+struct Connection {
+    is_cut: AtomicBool,
+}
+
+#[derive(Clone, Default)]
 pub(super) struct State {
     flights: HashMap<Fingerprint, Expiring<Meta>>,
     logs: HashMap<Flight, Expiring<BytesMut>>,
@@ -52,11 +64,14 @@ pub(super) struct State {
     pub(super) rates: HashMap<(Fingerprint, String), Instant>,
     pub(super) processes: HashMap<Process, Instant>,
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
-    channels: HashMap<Channel, Vec<Hearer>>,
+    channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
     is_unreachable: bool,
     operations: u64,
+    /// How far its clock is ahead of those of the processes.
+    ahead: Duration,
 }
 
+#[derive(Clone)]
 struct Expiring<T> {
     value: T,
     until: Instant,
@@ -81,6 +96,7 @@ pub(super) enum Channel {
 }
 
 /// The newest message of a conversation, and those that were superseded.
+#[derive(Clone)]
 pub(super) struct Conversation {
     pub(super) number: u64,
     pub(super) newest: Option<Fingerprint>,
@@ -115,10 +131,54 @@ impl Model {
         let mut state = self.lock();
         if state.is_unreachable == reachable {
             state.is_unreachable = !reachable;
-            state.channels.values().flatten().for_each(|hearer| {
+            state.tell_gap();
+        }
+    }
+
+    /// Another connection to the same engine, for a process of its own: see [`set_connected`](Self::set_connected).
+    #[must_use]
+    pub fn connection(&self) -> Self {
+        Self { state: self.state.clone(), connection: Arc::default() }
+    }
+
+    /// Whether the engine can be reached over this connection. While it cannot, no operation has an effect, nothing is
+    /// heard, and those who are told something do not count this process; what is heard later begins with a gap.
+    pub fn set_connected(&self, connected: bool) {
+        let state = self.lock();
+        if self.connection.is_cut.swap(!connected, Relaxed) == connected {
+            let hearers = state.channels.values().flatten();
+            hearers.filter(|(_, connection)| Arc::ptr_eq(connection, &self.connection)).for_each(|(hearer, _)| {
                 hearer.tell(Heard::Gap);
             });
         }
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint(self.lock().clone())
+    }
+
+    /// Loses what was written since, as a failover to a replica that was behind. Those who listen hear a gap.
+    pub fn fail_over(&self, replica: Checkpoint) {
+        let mut state = self.lock();
+        let State { channels, is_unreachable, operations, ahead, .. } = std::mem::take(&mut *state);
+        *state = State { channels, is_unreachable, operations, ahead, ..replica.0 };
+        state.tell_gap();
+    }
+
+    /// Sets its clock forward: what it holds for a time is held for less.
+    pub fn jump(&self, forward: Duration) {
+        self.lock().ahead += forward;
+    }
+
+    /// How many flights and logs it holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let state = self.lock();
+        let now = state.now();
+        let flights = state.flights.values().filter(|meta| meta.until > now).count();
+        flights + state.logs.values().filter(|log| log.until > now).count()
     }
 
     /// Forgets everything, as a Redis that was restarted. Those who listen hear a gap.
@@ -133,9 +193,7 @@ impl Model {
         state.rates.clear();
         state.processes.clear();
         state.conversations.clear();
-        state.channels.values().flatten().for_each(|hearer| {
-            hearer.tell(Heard::Gap);
-        });
+        state.tell_gap();
     }
 
     /// How many operations there have been.
@@ -150,11 +208,11 @@ impl Model {
 
     pub(super) fn reach(&self) -> Result<MutexGuard<'_, State>, BackendError> {
         let mut state = self.lock();
-        if state.is_unreachable {
+        if state.is_unreachable || self.connection.is_cut.load(Relaxed) {
             return Err(BackendError::Unreachable);
         }
         state.operations += 1;
-        let now = Instant::now();
+        let now = state.now();
         state.flights.retain(|_, meta| meta.until > now);
         state.logs.retain(|_, log| log.until > now);
         state.offers.retain(|_, offer| offer.until > now);
@@ -163,7 +221,7 @@ impl Model {
 
     pub(super) fn subscribe(&self, channel: Channel) -> Result<Subscription, BackendError> {
         let (hearer, subscription) = Subscription::new();
-        self.reach()?.channels.entry(channel).or_default().push(hearer);
+        self.reach()?.channels.entry(channel).or_default().push((hearer, self.connection.clone()));
         Ok(subscription)
     }
 }
@@ -178,10 +236,16 @@ impl fmt::Debug for Model {
     }
 }
 
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint").finish_non_exhaustive()
+    }
+}
+
 impl Backend for Model {
     async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         let Some(Expiring { value: meta, until }) = state.flights.get(&claim.key) else {
             let ClaimArgs { key, payload, token, owner, lease } = claim;
             let meta = Meta { payload, token, state: FlightState::InFlight, owner, begun: now };
@@ -206,8 +270,9 @@ impl Backend for Model {
 
     async fn renew(&self, flight: Flight, lease: Duration) -> Result<bool, BackendError> {
         let mut state = self.reach()?;
+        let until = state.now() + lease;
         let Some(meta) = state.open(&flight) else { return Ok(false) };
-        meta.until = Instant::now() + lease;
+        meta.until = until;
         Ok(true)
     }
 
@@ -224,7 +289,7 @@ impl Backend for Model {
         let Some(at) = usize::try_from(offset).ok().filter(|at| *at <= length) else {
             return Ok(Appended::Rewind { length: length as u64 });
         };
-        let until = Instant::now() + ttl;
+        let until = state.now() + ttl;
         if !bytes.is_empty() {
             let log = state.logs.entry(flight).or_insert_with(|| Expiring { value: BytesMut::new(), until });
             let end = at + bytes.len();
@@ -242,7 +307,7 @@ impl Backend for Model {
 
     async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         let State { flights, logs, kept, .. } = &mut *state;
         let length = logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
         let Some(meta) = flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
@@ -316,7 +381,7 @@ impl Backend for Model {
         ttl: Duration,
     ) -> Result<(), BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         state.offers.insert(token, Expiring { value: (offered, now), until: now + ttl });
         Ok(())
     }
@@ -325,7 +390,7 @@ impl Backend for Model {
         let state = self.reach()?;
         Ok(state.offers.get(&token).map(|offer| {
             let (offered, told) = offer.value;
-            Offered { age: offered.age + told.elapsed(), ..offered }
+            Offered { age: offered.age + state.now().saturating_duration_since(told), ..offered }
         }))
     }
 
@@ -350,6 +415,16 @@ impl Backend for Model {
 // === impl State ===
 
 impl State {
+    pub(super) fn now(&self) -> Instant {
+        Instant::now() + self.ahead
+    }
+
+    fn tell_gap(&self) {
+        self.channels.values().flatten().for_each(|(hearer, _)| {
+            hearer.tell(Heard::Gap);
+        });
+    }
+
     /// The flight, while its lease holds and its answer is not kept.
     fn open(&mut self, flight: &Flight) -> Option<&mut Expiring<Meta>> {
         let meta = self.flights.get_mut(&flight.key)?;
@@ -358,7 +433,8 @@ impl State {
 
     pub(super) fn publish(&mut self, channel: Channel, message: &Bytes) -> u64 {
         let Some(hearers) = self.channels.get_mut(&channel) else { return 0 };
-        hearers.retain(|hearer| hearer.tell(Heard::Message(message.clone())));
-        hearers.len() as u64
+        hearers.retain(|(hearer, _)| hearer.is_heard());
+        let reached = hearers.iter().filter(|(_, connection)| !connection.is_cut.load(Relaxed));
+        reached.filter(|(hearer, _)| hearer.tell(Heard::Message(message.clone()))).count() as u64
     }
 }

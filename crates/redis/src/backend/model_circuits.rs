@@ -13,7 +13,7 @@ use super::{BackendError, Process, Subscription, Token};
 impl CircuitBackend for Model {
     async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
         prolong(&mut fleet.active, process, now + active);
@@ -28,7 +28,7 @@ impl CircuitBackend for Model {
         active: Duration,
     ) -> Result<Votes, BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
         prolong(&mut fleet.votes, process, now + open_for.max(active));
@@ -45,7 +45,7 @@ impl CircuitBackend for Model {
 
     async fn probe(&self, circuit: CircuitId, token: Token, lease: Duration) -> Result<ProbeLease, BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
         if let Some(open) = fleet.open.filter(|open| open.until > now) {
@@ -69,7 +69,7 @@ impl CircuitBackend for Model {
         active: Duration,
     ) -> Result<bool, BackendError> {
         let mut state = self.reach()?;
-        let now = Instant::now();
+        let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
         if fleet.probe.is_none_or(|(other, _)| other != token) {

@@ -85,15 +85,13 @@ impl PauseBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use tokio::time::Instant;
-
     use super::super::model::{Channel, Model};
     use super::*;
 
     impl PauseBackend for Model {
         async fn pause(&self, pause: PauseNews) -> Result<bool, BackendError> {
             let mut state = self.reach()?;
-            let until = Instant::now() + pause.wait;
+            let until = state.now() + pause.wait;
             if state.pauses.get(&pause.limit).is_some_and(|paused| *paused >= until) {
                 return Ok(false);
             }
@@ -105,7 +103,7 @@ mod model {
         async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
             let state = self.reach()?;
             let until = state.pauses.get(&limit).copied();
-            Ok(until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now())))
+            Ok(until.map_or(Duration::ZERO, |until| until.saturating_duration_since(state.now())))
         }
 
         async fn pause_news(&self) -> Result<Subscription, BackendError> {

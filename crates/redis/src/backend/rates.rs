@@ -109,8 +109,6 @@ const LONGEST_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use tokio::time::Instant;
-
     use super::super::model::Model;
     use super::*;
 
@@ -122,7 +120,7 @@ mod model {
             max_wait: Duration,
         ) -> Result<RateTurn, BackendError> {
             let mut state = self.reach()?;
-            let now = Instant::now();
+            let now = state.now();
             let until = state.pauses.get(&limit).copied();
             let stop = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
             let (mut tats, mut worst) = (Vec::new(), stop);
@@ -150,7 +148,7 @@ mod model {
 
         async fn refund(&self, limit: Fingerprint, changes: Vec<(String, i64)>) -> Result<(), BackendError> {
             let mut state = self.reach()?;
-            let now = Instant::now();
+            let now = state.now();
             for (name, change) in changes {
                 let tat = state.rates.entry((limit, name)).or_insert(now);
                 let by = Duration::from_micros(change.unsigned_abs());
@@ -161,7 +159,7 @@ mod model {
 
         async fn beat(&self, process: Process, ttl: Duration) -> Result<u32, BackendError> {
             let mut state = self.reach()?;
-            let now = Instant::now();
+            let now = state.now();
             state.processes.retain(|_, until| *until > now);
             state.processes.insert(process, now + ttl);
             Ok(u32::try_from(state.processes.len()).unwrap_or(u32::MAX))

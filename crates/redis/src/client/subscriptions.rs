@@ -128,6 +128,12 @@ impl Subscription {
 // === impl Hearer ===
 
 impl Hearer {
+    /// Whether there is still a subscription.
+    #[cfg(any(test, feature = "model"))]
+    pub(crate) fn is_heard(&self) -> bool {
+        !self.messages.is_closed()
+    }
+
     /// Returns whether anybody hears it.
     pub(crate) fn tell(&self, heard: Heard) -> bool {
         match self.messages.try_send(heard) {

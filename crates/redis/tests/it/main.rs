@@ -8,6 +8,7 @@ mod model;
 mod pace;
 mod processes;
 mod resumable;
+mod simulation;
 mod store;
 mod supersede;
 mod support;
