@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 #[derive(Debug)]
 pub struct Subscription {
     messages: mpsc::Receiver<Heard>,
-    missed: Arc<AtomicBool>,
+    queue: Arc<Queue>,
     /// Tells the connection that nobody hears any more.
     _guard: Option<Unsubscribe>,
 }
@@ -37,7 +37,16 @@ pub enum Heard {
 #[derive(Clone, Debug)]
 pub(crate) struct Hearer {
     messages: mpsc::Sender<Heard>,
-    missed: Arc<AtomicBool>,
+    queue: Arc<Queue>,
+}
+
+/// What both halves know.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Messages were missed since the last one was read.
+    missed: AtomicBool,
+    /// How much waits to be read.
+    bytes: AtomicUsize,
 }
 
 /// The connection, which is opened with the first subscription.
@@ -88,8 +97,11 @@ enum Ended {
     Closed,
 }
 
-/// Messages that wait to be read.
+/// So many messages wait to be read.
 const QUEUE: usize = 64;
+
+/// And as many bytes. The first message waits, however long it is.
+const QUEUE_BYTES: usize = 256 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -105,8 +117,8 @@ impl Subscription {
     /// A subscription, and what feeds it.
     pub(crate) fn new() -> (Hearer, Self) {
         let (sender, messages) = mpsc::channel(QUEUE);
-        let missed = Arc::new(AtomicBool::new(false));
-        (Hearer { messages: sender, missed: missed.clone() }, Self { messages, missed, _guard: None })
+        let queue = Arc::<Queue>::default();
+        (Hearer { messages: sender, queue: queue.clone() }, Self { messages, queue, _guard: None })
     }
 
     /// What is heard next; `None`: nothing any more.
@@ -116,12 +128,15 @@ impl Subscription {
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Heard> {
         let heard = self.messages.recv().await;
-        if self.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard }
+        if let Some(heard) = &heard {
+            self.queue.bytes.fetch_sub(heard.len(), Relaxed);
+        }
+        if self.queue.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard }
     }
 
     /// Whether nothing waits to be heard.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.messages.is_empty() && !self.missed.load(Relaxed)
+        self.messages.is_empty() && !self.queue.missed.load(Relaxed)
     }
 }
 
@@ -136,13 +151,35 @@ impl Hearer {
 
     /// Returns whether anybody hears it.
     pub(crate) fn tell(&self, heard: Heard) -> bool {
-        match self.messages.try_send(heard) {
+        let bytes = heard.len();
+        // Counted before it can be read.
+        let waiting = self.queue.bytes.fetch_add(bytes, Relaxed);
+        let told = if waiting > 0 && waiting.saturating_add(bytes) > QUEUE_BYTES {
+            Err(mpsc::error::TrySendError::Full(heard))
+        } else {
+            self.messages.try_send(heard)
+        };
+        if told.is_err() {
+            self.queue.bytes.fetch_sub(bytes, Relaxed);
+        }
+        match told {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.missed.store(true, Relaxed);
+                self.queue.missed.store(true, Relaxed);
                 true
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+// === impl Heard ===
+
+impl Heard {
+    fn len(&self) -> usize {
+        match self {
+            Self::Message(message) => message.len(),
+            Self::Gap => 0,
         }
     }
 }
