@@ -171,7 +171,12 @@ impl Relay {
             self.look_again(backend).await;
         }
         let owes_mark = self.owes_mark;
-        let State::Writing(writing) = &mut self.state else { return Shared::On };
+        let writing = match &mut self.state {
+            State::Writing(writing) => writing,
+            // What Redis has lost cannot be written again.
+            State::Outgrown => return Shared::Outgrown,
+            State::Idle | State::Written => return Shared::On,
+        };
         if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
             self.state = State::Outgrown;
             return Shared::Outgrown;
