@@ -140,7 +140,10 @@ pub struct DedupLagged {
 /// callers in other processes with it. Where they have no head yet, they claim again, and one of them makes the call anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LeaderGone {}
+pub struct LeaderGone {
+    /// It cannot be reached from here. It may be there, and be reached a moment later.
+    pub is_unreachable: bool,
+}
 
 /// The error of a call that several listen to ([`DedupLayer`](crate::DedupLayer)), for one of them.
 ///
@@ -363,13 +366,22 @@ impl LeaderGone {
     /// A call whose process is gone.
     #[must_use]
     pub const fn new() -> Self {
-        Self {}
+        Self { is_unreachable: false }
+    }
+
+    /// A call whose process cannot be reached from here.
+    #[must_use]
+    pub const fn unreachable() -> Self {
+        Self { is_unreachable: true }
     }
 }
 
 impl fmt::Display for LeaderGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the process that made the shared call is gone")
+        f.write_str(match self.is_unreachable {
+            true => "the process that made the shared call cannot be reached",
+            false => "the process that made the shared call is gone",
+        })
     }
 }
 

@@ -18,7 +18,8 @@ pub enum RejectionKind {
     IdempotencyKeyReused,
     /// The `Idempotency-Key` is being answered, and this caller cannot hear it. 409, gRPC `ABORTED`.
     IdempotencyKeyInFlight,
-    /// No more keys can be kept, and this caller asked for one to be. 503, gRPC `RESOURCE_EXHAUSTED`.
+    /// No more keys can be kept, and this caller asked for one to be; or no more can be held for callers of this tenant that
+    /// come back to an answer which another process has. 503, gRPC `RESOURCE_EXHAUSTED`.
     DedupStoreFull,
     /// The call that this caller had joined came to nothing before its head. 502, gRPC `UNAVAILABLE`.
     SharedCallFailed,

@@ -60,12 +60,15 @@ pub trait SharedAnswers: Send + Sync + 'static {
 
     /// Feeds a log with the answer of this token from its first part on: what its process has recorded, then, after
     /// [`Recorder::caught_up`], what comes. Nothing is asked of an upstream. Where its process is gone, the log
-    /// [fails](Recorder::fail) with [`LeaderGone`](crate::error::LeaderGone).
+    /// [fails](Recorder::fail) with [`LeaderGone`](crate::error::LeaderGone); where that says
+    /// [`is_unreachable`](crate::error::LeaderGone::is_unreachable), the caller is told to come back.
     ///
-    /// It returns at once. While the log has a listener, it counts as one of the call's.
+    /// It returns at once. While the log has a listener, it counts as one of the call's; when it has none any more, it is
+    /// fed no longer. What is received and not yet written is at most 384 KiB.
     fn feed(&self, token: Fingerprint, recorder: Recorder);
 
-    /// Ends the call, wherever it is made, and forgets the answer. Ready when the token leads nowhere.
+    /// Ends the call, wherever it is made, and forgets the answer. Ready when the token leads nowhere, or when its process
+    /// did not say so in time, which is an error: the caller is told to come back.
     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>>;
 }
 

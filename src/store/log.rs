@@ -197,6 +197,13 @@ impl ResponseLog {
         self.shared.state().is_behind
     }
 
+    /// `charge` counts what was read of it, and is held by its last listener.
+    pub(crate) fn add_charge(&self, charge: impl Send + 'static) {
+        let mut state = self.shared.state();
+        let before = state.charge.take();
+        state.charge = Some(Box::new((before, charge)));
+    }
+
     pub(crate) fn is_recording(&self) -> bool {
         self.shared.state().broadcast.is_recording()
     }

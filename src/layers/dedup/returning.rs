@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
@@ -15,6 +16,7 @@ use super::config::Config;
 use super::key;
 use super::offer::{self, Later};
 use super::role::DedupRole;
+use crate::call::{Reservation, Tenant};
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
 use crate::policy::broadcast::Limits;
@@ -47,6 +49,8 @@ pub(super) struct Returning {
     after: Option<EventId>,
     ids: Option<EventIds>,
     skipped: Skipped,
+    /// Counts what is held behind what was passed over; `None`: the log holds it anyway.
+    rest_charge: Option<Reservation>,
     later: Option<(Later, HeaderValue)>,
     format: RejectionFormat,
     config: Arc<Config>,
@@ -68,10 +72,14 @@ const LAST_EVENT_ID_PARAMETER: &str = "last_event_id=";
 /// As many bytes are passed over in one poll. Then others have their turn.
 const BYTES_PER_POLL: usize = 256 * 1024;
 
-/// What is held of an answer that another process has, for one caller.
-const HELD_FROM_ELSEWHERE: usize = 256 * 1024;
+/// What is counted for one caller of an answer that another process has: what its log holds, and what the store has received
+/// and not yet written.
+const HELD_FROM_ELSEWHERE: usize = 512 * 1024;
 
-/// When to ask again for an answer that another process may have, while the store cannot be asked.
+/// As long as the log holds less than this, another part of up to 64 KiB may come.
+const LOG_FROM_ELSEWHERE: usize = 64 * 1024;
+
+/// When to come back where it cannot be said yet whether there is such an answer, or no caller more has room.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A caller comes back with `token`.
@@ -106,7 +114,7 @@ pub(super) fn come_back<St: Store>(
         Some(Found { number, log, tenant, bears_ids }) => {
             let answer = OfferedAnswer { number, tenant, bears_ids };
             match last_event(&parts, answer) {
-                Ok(after) => read(&parts, answer, log, after, config),
+                Ok(after) => read(&parts, answer, log, None, after, config),
                 Err(kind) => refuse(&parts, kind, config),
             }
         }
@@ -133,14 +141,16 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
         Ok(after) => after,
         Err(kind) => return refuse(&parts, kind, &config),
     };
-    let mut charge = config.memory.reserve(parts.extensions.get());
+    // A caller that has only the token takes of what the answer's tenant may hold, and of nothing else.
+    let tenant = parts.extensions.get().cloned().unwrap_or_else(|| Tenant::new(answer.tenant.to_string()));
+    let mut charge = config.memory.reserve(Some(&tenant));
     if !charge.grow(HELD_FROM_ELSEWHERE) {
-        return refuse(&parts, RejectionKind::AnswerGone, &config);
+        return refuse(&parts, RejectionKind::DedupStoreFull, &config);
     }
-    let limits = Limits { bytes: HELD_FROM_ELSEWHERE, lag: config.limits.lag };
+    let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
     let (recorder, log) = Recorder::open_behind(limits, charge);
     // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
-    let back = read(&parts, answer, log, after, &config);
+    let back = read(&parts, answer, log, Some(config.memory.reserve(Some(&tenant))), after, &config);
     recorder.stop_recording();
     shared.feed(token, recorder);
     back
@@ -166,6 +176,7 @@ fn read(
     parts: &Parts,
     answer: OfferedAnswer,
     log: ResponseLog,
+    rest_charge: Option<Reservation>,
     after: Option<EventId>,
     config: &Arc<Config>,
 ) -> ComeBack {
@@ -187,6 +198,7 @@ fn read(
         after: after.filter(|id| id.offset > 0),
         ids: None,
         skipped: Skipped::default(),
+        rest_charge,
         later: location.map(|location| (Later::new(offer::wait(preferences.wait)), location)),
         format: RejectionFormat::of(&parts.headers),
         config: config.clone(),
@@ -196,7 +208,24 @@ fn read(
 #[cold]
 fn refuse(parts: &Parts, kind: RejectionKind, config: &Config) -> ComeBack {
     config.emitter.emit(&Event::Refused { kind });
-    ComeBack::Refuse(Rejection::new(kind), RejectionFormat::of(&parts.headers))
+    ComeBack::Refuse(rejection(kind), RejectionFormat::of(&parts.headers))
+}
+
+/// Where the answer may be had a moment later, it says so.
+fn rejection(kind: RejectionKind) -> Rejection {
+    let rejection = Rejection::new(kind);
+    match kind {
+        RejectionKind::AnswerGone | RejectionKind::EventIdUnknown => rejection,
+        _ => rejection.with_retry_after(SOON),
+    }
+}
+
+/// Why an answer that another process has cannot be had here; `None`: its call has failed.
+fn not_had(why: &BoxError) -> Option<RejectionKind> {
+    error::find::<LeaderGone>(why).map(|gone| match gone.is_unreachable {
+        true => RejectionKind::SharedCallFailed,
+        false => RejectionKind::AnswerGone,
+    })
 }
 
 /// Whether there is such an answer cannot be said.
@@ -204,8 +233,7 @@ fn refuse(parts: &Parts, kind: RejectionKind, config: &Config) -> ComeBack {
 fn unknown(parts: &Parts, why: BoxError, config: &Config) -> ComeBack {
     let kind = RejectionKind::SharedCallFailed;
     config.emitter.emit(&Event::Refused { kind });
-    let rejection = Rejection::new(kind).with_retry_after(SOON).with_source(why);
-    ComeBack::Refuse(rejection, RejectionFormat::of(&parts.headers))
+    ComeBack::Refuse(rejection(kind).with_source(why), RejectionFormat::of(&parts.headers))
 }
 
 /// The header wins: an `EventSource` that connects again sends it, to the URL that it was made with.
@@ -256,11 +284,11 @@ impl Returning {
                     self.ids = has_ids.then(|| EventIds::new(self.number));
                     self.head.insert(head).clone()
                 }
-                Poll::Ready(Err(why)) if error::find::<LeaderGone>(&why).is_some() => {
-                    return Poll::Ready(self.refuse(Rejection::new(RejectionKind::AnswerGone)));
-                }
                 Poll::Ready(Err(why)) => {
-                    let rejection = Rejection::new(RejectionKind::SharedCallFailed).with_source(why);
+                    let rejection = match not_had(&why) {
+                        Some(kind) => rejection(kind),
+                        None => Rejection::new(RejectionKind::SharedCallFailed).with_source(why),
+                    };
                     return Poll::Ready(self.refuse(rejection));
                 }
                 Poll::Pending => {
@@ -276,14 +304,14 @@ impl Returning {
             match ready!(self.poll_skip(after, cx)) {
                 Ok(true) => {}
                 Ok(false) if self.log.has_failed() => {
-                    return Poll::Ready(self.refuse(Rejection::new(RejectionKind::AnswerGone)));
+                    return Poll::Ready(self.refuse(rejection(RejectionKind::AnswerGone)));
                 }
                 // Everything was read: an `EventSource` that hears this does not connect again.
                 Ok(false) => {
                     self.reader = None;
                     return Poll::Ready(status(StatusCode::NO_CONTENT).map(|()| DedupBody::empty()));
                 }
-                Err(kind) => return Poll::Ready(self.refuse(Rejection::new(kind))),
+                Err(kind) => return Poll::Ready(self.refuse(rejection(kind))),
             }
         }
         let Some(reader) = self.reader.take() else { return Poll::Pending };
@@ -297,12 +325,15 @@ impl Returning {
         }
         response.extensions_mut().insert(DedupRole::Resumed);
         let rest = std::mem::take(&mut self.skipped.rest);
+        if let Some(charge) = self.rest_charge.take().filter(|_| !rest.is_empty()) {
+            self.log.add_charge(charge);
+        }
         Poll::Ready(response.map(|()| DedupBody::shared(reader, &head, ids, rest)))
     }
 
     /// Passes over what the caller has. Returns whether there is more, or may be.
     fn poll_skip(&mut self, after: EventId, cx: &mut Context<'_>) -> Poll<Result<bool, RejectionKind>> {
-        let Self { reader: Some(reader), ids: Some(ids), skipped, .. } = self else {
+        let Self { reader: Some(reader), ids: Some(ids), skipped, rest_charge, .. } = self else {
             return Poll::Ready(Err(RejectionKind::EventIdUnknown));
         };
         let mut read = 0;
@@ -314,15 +345,14 @@ impl Returning {
             let (mut has_ended, is_behind) = (self.log.has_ended(), self.log.is_behind());
             let part = match reader.next_recorded() {
                 // What another process has recorded is still on its way.
-                None if is_behind => match ready!(reader.poll_part(cx)) {
-                    Some(Err(why)) if error::find::<LeaderGone>(&why).is_some() => {
-                        return Poll::Ready(Err(RejectionKind::AnswerGone));
+                None if is_behind => {
+                    let part = ready!(reader.poll_part(cx)).transpose();
+                    if let Some(kind) = part.as_ref().err().and_then(not_had) {
+                        return Poll::Ready(Err(kind));
                     }
-                    part => {
-                        has_ended = self.log.has_ended();
-                        part.and_then(Result::ok)
-                    }
-                },
+                    has_ended = self.log.has_ended();
+                    part.ok().flatten()
+                }
                 part => part,
             };
             match part {
@@ -330,7 +360,7 @@ impl Returning {
                     read += data.len().max(64);
                     if let Some(probe) = &mut skipped.probe {
                         probe.pass(&data);
-                        skipped.rest.push_back(BodyPart::Data(data));
+                        skipped.hold(data, rest_charge)?;
                     } else if let Some(rest) = ids.skip(&data, after.offset) {
                         if !ids.is_at_border() {
                             return Poll::Ready(Err(RejectionKind::EventIdUnknown));
@@ -342,7 +372,7 @@ impl Returning {
                             skipped.probe = Some(probe);
                         }
                         if !rest.is_empty() {
-                            skipped.rest.push_back(BodyPart::Data(rest));
+                            skipped.hold(rest, rest_charge)?;
                         }
                     }
                     if skipped.probe.as_ref().is_some_and(|probe| probe.last_border() > after.offset) {
@@ -364,5 +394,17 @@ impl Returning {
         self.reader = None;
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
         DedupBody::refuse(rejection, self.format)
+    }
+}
+
+// === impl Skipped ===
+
+impl Skipped {
+    fn hold(&mut self, data: Bytes, charge: &mut Option<Reservation>) -> Result<(), RejectionKind> {
+        if charge.as_mut().is_some_and(|charge| !charge.grow(data.len())) {
+            return Err(RejectionKind::DedupStoreFull);
+        }
+        self.rest.push_back(BodyPart::Data(data));
+        Ok(())
     }
 }

@@ -53,8 +53,10 @@ enum Ended {
     LeaderGone,
     /// The leader is there, and does not share the answer any longer.
     Forsaken,
-    /// Nobody here reads it.
+    /// No caller here reads it.
     Unread,
+    /// It cannot be heard of the leader: nothing is known of it.
+    CutOff,
 }
 
 /// What is known of the process that makes the call.
@@ -63,8 +65,10 @@ struct LeaderWatch {
     heard: Instant,
     has_been_heard: bool,
     asked: Instant,
-    /// Since when nobody has answered to the name of its process.
+    /// Since when no process has had its inbox.
     absent: Option<Instant>,
+    /// A process whose inbox no one has had for this long is gone.
+    absence: Duration,
     /// Since when the key has been nobody's.
     keyless: Option<Instant>,
     unreachable: Option<Instant>,
@@ -82,8 +86,12 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// Until the first word: the message that asked for it may have been lost.
 const FIRST_SILENCE: Duration = Duration::from_millis(500);
 
-/// A process whose inbox nobody has had for this long is gone.
+/// A process whose inbox no one has had for this long is gone: another makes the call, and its callers wait for that.
 const ABSENCE: Duration = Duration::from_secs(1);
+
+/// The same for a caller that came back: no other process can make this call. A process that has lost its connection takes up to
+/// 2 s until it tries again, and a second for that.
+const ABSENCE_OF_ANSWER: Duration = Duration::from_secs(5);
 
 /// After a restart of Redis, everybody has this long to come back.
 const RETURN: Duration = Duration::from_secs(2);
@@ -92,8 +100,8 @@ const RETURN: Duration = Duration::from_secs(2);
 const UNREACHABLE_BEFORE_HEAD: Duration = Duration::from_secs(1);
 const UNREACHABLE_AFTER_HEAD: Duration = Duration::from_secs(10);
 
-/// As much is read at once.
-const CHUNK: usize = 256 * 1024;
+/// As much is read at once. With what of a record was there before it is what a follower holds beside its log.
+const CHUNK: usize = 64 * 1024;
 
 // === impl Follower ===
 
@@ -111,7 +119,7 @@ impl<B: Backend> Follower<B> {
     ) {
         let now = Instant::now();
         let feed = Feed::new(recorder, Some(memory), Decoder::new(flight.key, payload));
-        let watch = LeaderWatch::new(now);
+        let watch = LeaderWatch::new(now, ABSENCE);
         let follower = Self { backend, flight, owner, lease, is_return: false, age: (age, now), feed, watch };
         tokio::spawn(follower.run());
     }
@@ -121,7 +129,7 @@ impl<B: Backend> Follower<B> {
         let now = Instant::now();
         let Offered { flight, payload, owner, age, .. } = offered;
         let feed = Feed::new(recorder, None, Decoder::new(flight.key, payload));
-        let watch = LeaderWatch::new(now);
+        let watch = LeaderWatch::new(now, ABSENCE_OF_ANSWER);
         let follower = Self { backend, flight, owner, lease, is_return: true, age: (age, now), feed, watch };
         tokio::spawn(follower.run());
     }
@@ -142,7 +150,9 @@ impl<B: Backend> Follower<B> {
         match ended {
             Ended::Whole => recorder.finish(),
             Ended::Failed => recorder.fail("the call failed in the process that made it"),
+            Ended::Damaged if is_return => recorder.fail(LeaderGone::new()),
             Ended::Damaged => recorder.fail("what the backend holds is no whole answer to this request"),
+            Ended::CutOff => recorder.fail(LeaderGone::unreachable()),
             Ended::LeaderGone | Ended::Forsaken | Ended::Unread => recorder.fail(LeaderGone::new()),
         }
     }
@@ -151,6 +161,9 @@ impl<B: Backend> Follower<B> {
         // Before anything is read, so that nothing falls in between. Without it, which says nothing of the leader, the log is
         // read with each tick.
         let mut pieces = self.backend.listen(self.flight).await.ok();
+        if self.is_left() {
+            return Ok(Ended::Unread);
+        }
         self.ask().await;
         if let Some(ended) = self.catch_up().await? {
             return Ok(ended);
@@ -218,6 +231,9 @@ impl<B: Backend> Follower<B> {
     /// Reads what is in the log.
     async fn catch_up(&mut self) -> Result<Option<Ended>, Damaged> {
         loop {
+            if self.is_left() {
+                return Ok(Some(Ended::Unread));
+            }
             let Ok(bytes) = self.backend.read(self.flight, self.feed.read, CHUNK).await else {
                 // The next message, or the next tick, brings it back here.
                 return Ok(None);
@@ -232,6 +248,11 @@ impl<B: Backend> Follower<B> {
         }
     }
 
+    /// Whether the caller who came back is gone. No other reads this log, now or later.
+    fn is_left(&self) -> bool {
+        self.is_return && self.feed.recorder.log().listeners() == 0
+    }
+
     /// Asks the leader to share the answer.
     async fn ask(&mut self) {
         let now = Instant::now();
@@ -244,7 +265,7 @@ impl<B: Backend> Follower<B> {
     }
 
     async fn on_tick(&mut self, pieces: &mut Option<Subscription>) -> Result<Option<Ended>, Damaged> {
-        if self.watch.is_unread(self.feed.recorder.log().listeners()) {
+        if self.is_left() || self.watch.is_unread(self.feed.recorder.log().listeners()) {
             return Ok(Some(Ended::Unread));
         }
         if !self.watch.is_silent(Instant::now()) {
@@ -258,15 +279,12 @@ impl<B: Backend> Follower<B> {
             return Ok(Some(ended));
         }
         if self.is_return {
-            if pieces.is_none() {
-                // Nothing can be heard here: what was read is what there was.
-                self.feed.recorder.caught_up();
-            }
             let now = Instant::now();
-            let is_gone = self.watch.is_gone(now, self.lease)
-                || self.watch.is_mute(now, self.lease)
-                || self.watch.is_cut_off(now, self.feed.has_head);
-            return Ok(is_gone.then_some(Ended::LeaderGone));
+            let is_mute = self.watch.is_mute(now, self.lease);
+            // Where nothing can be heard here, its silence says nothing.
+            let is_cut_off = self.watch.is_cut_off(now, self.feed.has_head) || is_mute && pieces.is_none();
+            let is_gone = self.watch.is_gone(now, self.lease) || is_mute;
+            return Ok(if is_cut_off { Some(Ended::CutOff) } else { is_gone.then_some(Ended::LeaderGone) });
         }
         // A leader that is suspended has an inbox, and no lease any more.
         let holder = self.backend.holder(self.flight.key).await;
@@ -281,7 +299,7 @@ impl<B: Backend> Follower<B> {
                 self.watch.on_holder(now, holder.is_some());
                 Ok(self.watch.is_gone(now, self.lease).then_some(Ended::LeaderGone))
             }
-            Err(_) => Ok(self.watch.is_cut_off(now, self.feed.has_head).then_some(Ended::LeaderGone)),
+            Err(_) => Ok(self.watch.is_cut_off(now, self.feed.has_head).then_some(Ended::CutOff)),
         }
     }
 }
@@ -297,12 +315,13 @@ async fn next(pieces: &mut Option<Subscription>) -> Option<Heard> {
 // === impl LeaderWatch ===
 
 impl LeaderWatch {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, absence: Duration) -> Self {
         Self {
             heard: now,
             has_been_heard: false,
             asked: now,
             absent: None,
+            absence,
             keyless: None,
             unreachable: None,
             gap: None,
@@ -354,7 +373,7 @@ impl LeaderWatch {
         let has_returned = since(self.gap).is_none_or(|gap| gap >= RETURN);
         // A leader that lives claims a key that was forgotten again when it renews its lease.
         let keyless = since(self.keyless).is_some_and(|keyless| keyless >= lease / 2);
-        let absent = since(self.absent).is_some_and(|absent| absent >= ABSENCE);
+        let absent = since(self.absent).is_some_and(|absent| absent >= self.absence);
         has_returned && (keyless || absent)
     }
 
@@ -428,7 +447,7 @@ mod tests {
     fn after_an_outage_the_leader_has_time_to_come_back() {
         let (start, lease) = (Instant::now(), Duration::from_secs(10));
         let at = |ms| start + Duration::from_millis(ms);
-        let mut watch = LeaderWatch::new(start);
+        let mut watch = LeaderWatch::new(start, ABSENCE);
         watch.gap = Some(start);
         watch.on_asked(start, &Err(BackendError::Unreachable));
         // Redis answers again, and the leader does not listen yet.
@@ -438,5 +457,18 @@ mod tests {
         }
         watch.on_asked(at(7_000), &Ok(0));
         assert!(watch.is_gone(at(7_000), lease));
+    }
+
+    #[test]
+    fn a_process_that_connects_again_is_not_gone_for_those_who_come_back() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(10));
+        for (absence, gone_after) in [(ABSENCE, 1_000), (ABSENCE_OF_ANSWER, 5_000)] {
+            let mut watch = LeaderWatch::new(start, absence);
+            for ms in (0..10_000).step_by(500) {
+                let now = start + Duration::from_millis(ms);
+                watch.on_asked(now, &Ok(0));
+                assert_eq!(watch.is_gone(now, lease), ms >= gone_after, "{ms}");
+            }
+        }
     }
 }
