@@ -60,7 +60,7 @@
 //! | `buttress:1:{K}:c:T` | Channel of an answer that is read live elsewhere | |
 //! | `buttress:1:{T}:u` | How many bytes of kept answers a tenant has, by when they expire | The longest window |
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer, or to stop a call | |
-//! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer, anew while it is under way |
+//! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer (5 minutes), anew while it is under way; told again after a restart of Redis. Some 400 bytes each: at most 16 for an answer, and as many answers as the layer holds (16,384 in a process, 2,048 of one tenant) |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
 //! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
 //! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |

@@ -80,8 +80,9 @@ impl<B: Backend> Leader<B> {
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tick = interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut has_lease, mut has_orders) = (true, true);
-        while has_lease || self.offers.is_open() || self.relay.is_sharing() {
+        // As long as the layer holds the lease, or an answer that callers may come back to.
+        let mut has_orders = true;
+        while has_orders || self.offers.is_open() || self.relay.is_sharing() {
             let order = tokio::select! {
                 biased;
                 order = orders.recv(), if has_orders => order,
@@ -106,17 +107,10 @@ impl<B: Backend> Leader<B> {
                     let Keep { memory, retention, undecided } = *keep;
                     self.keep(memory, retention).await;
                     drop(undecided);
-                    has_lease = false;
                     // What is kept is not freed.
                     self.has_key = false;
-                    if !self.offers.is_open() {
-                        return;
-                    }
                 }
-                Some(Order::Over) => {
-                    has_lease = false;
-                    self.free().await;
-                }
+                Some(Order::Over) => self.free().await,
                 Some(Order::Offer(offer)) => {
                     let call = self.call();
                     self.offers.add(*offer, &self.backend, call).await;
@@ -126,9 +120,10 @@ impl<B: Backend> Leader<B> {
                     self.offers.ended(&self.backend, call).await;
                 }
                 Some(Order::Withdraw) => self.offers.withdraw(&self.backend).await,
+                Some(Order::OfferAgain) => self.offers.tell_soon(),
                 Some(Order::Stop) => self.offers.stop(),
                 None => {
-                    (has_lease, has_orders) = (false, false);
+                    has_orders = false;
                     self.offers.close();
                     self.free().await;
                 }
@@ -155,6 +150,7 @@ impl<B: Backend> Leader<B> {
         if let Ok(Claimed::Taken { .. }) = self.backend.claim(claim).await {
             self.is_lost = true;
         }
+        self.offers.tell_soon();
     }
 
     async fn free(&mut self) {

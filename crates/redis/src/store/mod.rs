@@ -68,8 +68,11 @@ use crate::options::Outage;
 ///   nothing; each process goes on with what it knows itself ([`Outage::Local`]). What is under way goes on for the
 ///   callers of its own process. Those who read it elsewhere wait for Redis for 10 s, and then get an error.
 /// - *A caller comes back to an answer* that another process has ([`resumable`](tower_buttress::DedupLayer::resumable)): that
-///   process shares it as above, in flight or ended, for as long as it lives. Where it is gone, what was kept for the key
-///   is read to its end, and anything else is gone.
+///   process shares it as above, in flight or ended, for as long as it lives. Where it is gone for 5 s, what was kept for the
+///   key is read to its end, and anything else is gone (410). Where Redis cannot be asked, or this process cannot hold
+///   another such reader (half a MiB each, a quarter of the layer's memory for one tenant), the caller is told to come back
+///   a second later. A `DELETE` is a success when the process that makes the call has heard of it; where that is not so
+///   within 1.5 s, it is to be sent again.
 /// - *Redis has no memory left*: the answer is not shared, and not kept there; an event says so.
 ///
 /// What the processes promise each other, and what not, is in the [crate's documentation](crate#what-is-promised).
@@ -303,6 +306,15 @@ impl<B: Backend> Inner<B> {
         leader.is_some()
     }
 
+    /// Redis may have forgotten where answers are.
+    fn offer_again(&self) {
+        for leader in self.leaders().values() {
+            if let Some(orders) = leader.orders.upgrade() {
+                let _ = orders.send(Order::OfferAgain);
+            }
+        }
+    }
+
     /// A caller came back to an answer, in another process.
     fn on_ask(&self, ask: Ask) {
         match ask {
@@ -339,8 +351,11 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
         pause = INBOX_RETRY;
         while let Some(heard) = inbox.next().await {
             let Some(store) = store.upgrade() else { return };
-            // What was missed is asked for again.
-            let Heard::Message(message) = heard else { continue };
+            let Heard::Message(message) = heard else {
+                // What was missed is asked for again. Redis may have been restarted.
+                store.offer_again();
+                continue;
+            };
             if let Some(Want(flight)) = Want::decode(&message) {
                 store.share(flight);
             } else if let Some(ask) = Ask::decode(&message) {

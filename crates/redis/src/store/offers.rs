@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tower_buttress::error::{BoxError, LeaderGone};
 use tower_buttress::store::{
     AnswerFuture, AnswerOffer, AnswerOffers, Fingerprint, OfferedAnswer, Recorder, SharedAnswers, TenantHash,
@@ -27,12 +27,27 @@ pub(super) struct Offers {
     owner: Option<TenantHash>,
     /// All are told again then: Redis may have forgotten them, and forgets them after a while.
     tell_at: Instant,
-    /// The answer has ended, and is read for so long.
-    ends: Option<Instant>,
+    /// When the answer has ended.
+    ended: Option<Instant>,
+    /// Tokens that lead nowhere any more, and of which Redis could not be told that. Until then it has forgotten them.
+    withdrawn: Vec<(Fingerprint, Instant)>,
 }
 
 /// What Redis could not be told is told again after this long.
 const RETRY: Duration = Duration::from_secs(3);
+
+/// After a restart of Redis its processes tell it of their answers within this long, not all at once.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// How long is waited, each time, until the process of an answer has withdrawn it.
+const STOP_WAITS: [Duration; 6] = [
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(75),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
 
 // === impl LeaseOffers ===
 
@@ -54,17 +69,22 @@ impl AnswerOffers for LeaseOffers {
 
 impl Offers {
     pub(super) fn new(owner: Option<TenantHash>) -> Self {
-        Self { offers: Vec::new(), owner, tell_at: Instant::now(), ends: None }
+        Self { offers: Vec::new(), owner, tell_at: Instant::now(), ended: None, withdrawn: Vec::new() }
     }
 
-    /// Whether callers may come back.
+    /// Whether Redis is to be told of something when it is [due](Self::due).
     pub(super) fn is_open(&self) -> bool {
-        !self.offers.is_empty()
+        !self.offers.is_empty() || !self.withdrawn.is_empty()
     }
 
-    /// When something is to be done.
     pub(super) fn due(&self) -> Instant {
-        self.ends.map_or(self.tell_at, |ends| ends.min(self.tell_at))
+        self.ends().map_or(self.tell_at, |ends| ends.min(self.tell_at))
+    }
+
+    /// Until when the answer is read, where it has ended and is read at all.
+    fn ends(&self) -> Option<Instant> {
+        let window = self.offers.iter().map(|offer| offer.window).max()?;
+        Some(self.ended? + window)
     }
 
     pub(super) async fn add<B: Backend>(&mut self, offer: AnswerOffer, backend: &B, call: Call) {
@@ -79,24 +99,40 @@ impl Offers {
     }
 
     pub(super) async fn ended<B: Backend>(&mut self, backend: &B, call: Call) {
-        let Some(window) = self.offers.iter().map(|offer| offer.window).max() else { return };
-        self.ends = Some(Instant::now() + window);
+        self.ended = Some(Instant::now());
         self.tell_all(backend, call).await;
     }
 
     /// The time of [`due`](Self::due) has come.
     pub(super) async fn on_due<B: Backend>(&mut self, backend: &B, call: Call) {
-        if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+        if self.ends().is_some_and(|ends| ends <= Instant::now()) {
             self.offers.clear();
-        } else {
-            self.tell_all(backend, call).await;
         }
+        self.tell_all(backend, call).await;
+        self.withdraw_again(backend).await;
     }
 
-    /// Callers come back no more, where they can be told.
+    /// Redis may have forgotten all of it.
+    pub(super) fn tell_soon(&mut self) {
+        self.tell_at = self.tell_at.min(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
+    }
+
+    /// Callers come back no more.
     pub(super) async fn withdraw<B: Backend>(&mut self, backend: &B) {
-        for offer in self.offers.drain(..) {
-            let _ = backend.withdraw(offer.token).await;
+        let now = Instant::now();
+        self.withdrawn.extend(self.offers.drain(..).map(|offer| (offer.token, now + offer.window.max(RETRY * 3))));
+        self.withdraw_again(backend).await;
+    }
+
+    async fn withdraw_again<B: Backend>(&mut self, backend: &B) {
+        let now = Instant::now();
+        self.withdrawn.retain(|(_, forgotten)| *forgotten > now);
+        while let Some((token, _)) = self.withdrawn.last() {
+            if backend.withdraw(*token).await.is_err() {
+                self.tell_at = Instant::now() + RETRY;
+                return;
+            }
+            self.withdrawn.pop();
         }
     }
 
@@ -125,7 +161,13 @@ impl Offers {
     async fn tell<B: Backend>(&self, offer: &AnswerOffer, backend: &B, call: Call) -> bool {
         let now = Instant::now();
         // While the call lasts it outlives the next time that it is told.
-        let ttl = self.ends.map_or(offer.window.max(RETRY * 3), |ends| ends.saturating_duration_since(now));
+        let ttl = match self.ended {
+            Some(ended) => (ended + offer.window).saturating_duration_since(now),
+            None => offer.window.max(RETRY * 3),
+        };
+        if ttl.is_zero() {
+            return true;
+        }
         let Call { flight, payload, process, claimed } = call;
         let age = now.saturating_duration_since(claimed);
         let offered = Offered { flight, payload, owner: process, answer: offer.answer, age };
@@ -162,7 +204,7 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
                     Follower::return_to(inner.backend.clone(), offered, recorder, inner.settings.lease);
                 }
                 Ok(None) => recorder.fail(LeaderGone::new()),
-                Err(why) => recorder.fail(why),
+                Err(_) => recorder.fail(LeaderGone::unreachable()),
             }
         });
     }
@@ -170,12 +212,16 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>> {
         let inner = self.0.clone();
         Box::pin(async move {
-            if let Some(offered) = inner.backend.offered(token).await? {
+            // Its process withdraws all tokens of the answer when it has heard that, and a message may be lost.
+            for wait in STOP_WAITS {
+                let Some(offered) = inner.backend.offered(token).await? else { return Ok(()) };
                 inner.backend.ask(offered.owner, Ask::Stop(offered.flight)).await?;
-                // Its process withdraws all tokens of the answer. Where it is gone, this one leads nowhere all the same.
-                inner.backend.withdraw(token).await?;
+                sleep(wait).await;
             }
-            Ok(())
+            match inner.backend.offered(token).await? {
+                Some(_) => Err("the process that makes the call does not answer".into()),
+                None => Ok(()),
+            }
         })
     }
 }

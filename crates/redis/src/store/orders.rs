@@ -18,6 +18,8 @@ pub(super) enum Order {
     Ended,
     /// They may not any more.
     Withdraw,
+    /// Redis may have forgotten that they may.
+    OfferAgain,
     /// A caller of another process ends the call.
     Stop,
 }

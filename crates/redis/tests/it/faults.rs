@@ -7,7 +7,7 @@ use tower_buttress::DedupRole;
 use tower_buttress_redis::{Model, RedisOptions, RedisStore};
 
 use crate::support::Server;
-use crate::support::deaf::Deaf;
+use crate::support::faulty::Faulty;
 use crate::support::fleet::{Heard, Process, Script};
 
 const MS: Duration = Duration::from_millis(1);
@@ -209,7 +209,7 @@ async fn a_call_that_nobody_else_asks_for_is_written_once_at_its_end() {
 async fn a_process_that_cannot_subscribe_reads_the_answer_and_takes_no_lease_away() {
     let model = Model::new();
     let here = Process::with(RedisStore::new(model.clone()), Script::STREAM);
-    let there = Process::with(RedisStore::new(Deaf(model)), Script::STREAM);
+    let there = Process::with(RedisStore::new(Faulty::new(model, false, 0)), Script::STREAM);
     let leader = here.ask(Some("k"));
     tokio::time::sleep(10 * MS).await;
     let follower = there.ask(Some("k"));

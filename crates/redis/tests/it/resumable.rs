@@ -1,6 +1,7 @@
 //! Callers come back to their answer in another process than the one that makes the call.
 
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -15,11 +16,13 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::dedup::DedupBody;
 use tower_buttress::error::BoxError;
-use tower_buttress::{CallBody, DedupLayer, DedupRole, Resumable};
+use tower_buttress::store::{AnswerOffer, Claim, ClaimRequest, Fingerprint, Lease, OfferedAnswer, Recorder, Store};
+use tower_buttress::{CallBody, DedupLayer, DedupRole, Memory, Resumable};
 use tower_buttress_redis::backend::Backend;
-use tower_buttress_redis::{Model, Redis, RedisStore};
+use tower_buttress_redis::{Model, Redis, RedisLease, RedisStore};
 
 use crate::support::Server;
+use crate::support::faulty::Faulty;
 
 const MS: Duration = Duration::from_millis(1);
 const SECS: Duration = Duration::from_secs(1);
@@ -40,8 +43,13 @@ impl Process {
 
     /// The head comes after this long.
     fn with<B: Backend>(backend: B, head_after: Duration) -> Self {
+        Self::with_memory(backend, head_after, Memory::default())
+    }
+
+    fn with_memory<B: Backend>(backend: B, head_after: Duration, memory: Memory) -> Self {
         let resumable = Resumable::at("/answers").respond_async(true);
-        let layer = DedupLayer::new().store(RedisStore::new(backend)).grace(Duration::ZERO).resumable(resumable);
+        let layer = DedupLayer::new().store(RedisStore::new(backend)).grace(Duration::ZERO);
+        let layer = layer.resumable(resumable).memory(memory);
         let calls = Arc::new(AtomicUsize::new(0));
         let (told, bodies) = mpsc::unbounded_channel();
         let counter = calls.clone();
@@ -65,8 +73,12 @@ impl Process {
 
     /// A call that has begun, and where its answer is.
     async fn begin(&mut self) -> (Answer, Sender<Bytes, BoxError>, String) {
+        self.begin_for("caller").await
+    }
+
+    async fn begin_for(&mut self, caller: &str) -> (Answer, Sender<Bytes, BoxError>, String) {
         let request = Request::post("http://upstream/v1/chat/completions")
-            .header("authorization", "Bearer caller")
+            .header("authorization", format!("Bearer {caller}"))
             .header("idempotency-key", "k");
         let answer = self.send(request.body(Full::from("hello")).unwrap()).await;
         let body = self.bodies.recv().await.unwrap();
@@ -363,4 +375,243 @@ async fn without_redis_an_answer_is_where_it_was_given() {
     assert_eq!(here.status(&location, None).await, 200);
     model.set_reachable(true);
     assert_eq!(there.status(&location, None).await, 200);
+}
+
+/// Whether it is to be asked again a second later.
+fn comes_later(answer: &Answer, status: u16) -> bool {
+    answer.status() == status && answer.headers().get("retry-after").is_some_and(|after| after == "1")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_with_nothing_but_the_token_takes_of_the_share_of_the_answers_tenant() {
+    let model = Model::new();
+    let mut here = Process::on(model.clone());
+    let there = Process::with_memory(model, Duration::ZERO, Memory::new(8 * 1024 * 1024));
+    let (_one, mut body, location) = here.begin_for("one").await;
+    let (_other, _other_body, other_location) = here.begin_for("other").await;
+    say(&mut body, "data: one\n\n").await;
+    // A quarter of what there is, half a MiB each.
+    let mut reading = Vec::new();
+    for _ in 0..4 {
+        let mut back = there.get(&location, None).await;
+        assert_eq!(back.status(), 200);
+        events(&mut back, &["one"]).await;
+        reading.push(back);
+    }
+    assert!(comes_later(&there.get(&location, None).await, 503));
+    assert_eq!(there.status(&other_location, None).await, 200, "another tenant's answer is read");
+    // Who leaves makes room.
+    reading.pop();
+    sleep(SECS).await;
+    assert_eq!(there.status(&location, None).await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_behind_what_a_caller_has_is_counted() {
+    let model = Model::new();
+    let mut here = Process::on(model.clone());
+    let there = |bytes| Process::with_memory(model.clone(), Duration::ZERO, Memory::new(bytes));
+    let (mut answer, mut body, location) = here.begin().await;
+    say(&mut body, "data: one\n\n").await;
+    let id = events(&mut answer, &["one"]).await;
+    let reading = tokio::spawn(rest(answer));
+    // No event ends in it.
+    for _ in 0..32 {
+        say(&mut body, &"x".repeat(64 * 1024)).await;
+    }
+    drop(body);
+    assert!(reading.await.unwrap().1);
+    assert!(comes_later(&there(4 * 1024 * 1024).get(&location, Some(&id)).await, 503));
+    assert_eq!(there(16 * 1024 * 1024).status(&location, Some(&id)).await, 204);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_hangs_up_costs_no_more_of_redis() {
+    let model = Model::new();
+    let (mut here, there) = (Process::on(model.clone()), Process::on(model.clone()));
+    let (answer, mut body, location) = here.begin().await;
+    let reading = tokio::spawn(rest(answer));
+    for _ in 0..500 {
+        say(&mut body, &format!("data: {}\n\n", "x".repeat(8_000))).await;
+    }
+    drop(body);
+    assert!(reading.await.unwrap().1);
+    // All of it is in Redis from here on.
+    assert!(rest(there.get(&location, None).await).await.1);
+    let before = model.operations();
+    let back = there.get(&location, None).await;
+    assert_eq!(back.status(), 200);
+    drop(back);
+    sleep(5 * SECS).await;
+    let spent = model.operations() - before;
+    assert!(spent < 15, "{spent} operations");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_read_now_is_to_be_asked_for_again() {
+    let model = Model::new();
+    let (mut here, there) = (Process::with(model.clone(), 60 * SECS), Process::on(model.clone()));
+    let request = Request::post("http://upstream/v1/chat/completions")
+        .header("authorization", "Bearer caller")
+        .header("prefer", "respond-async, wait=2");
+    let answer = here.send(request.body(Full::from("hello")).unwrap()).await;
+    let location = answer.headers()["location"].to_str().unwrap().to_owned();
+    sleep(20 * MS).await;
+    let outage = async {
+        sleep(100 * MS).await;
+        model.set_reachable(false);
+    };
+    let (back, ()) = tokio::join!(there.get(&location, None), outage);
+    assert!(comes_later(&back, 502), "{back:?}");
+    model.set_reachable(true);
+    let writing = async {
+        say(&mut here.bodies.recv().await.unwrap(), "data: late\n\n").await;
+    };
+    let (back, ()) = tokio::join!(there.get(&location, None), writing);
+    assert_eq!(back.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redis_that_was_restarted_is_told_of_the_answers_at_once() {
+    let model = Model::new();
+    let (mut here, there) = (Process::on(model.clone()), Process::on(model.clone()));
+    let (mut answer, mut body, location) = here.begin().await;
+    say(&mut body, "data: one\n\n").await;
+    events(&mut answer, &["one"]).await;
+    model.restart();
+    sleep(2 * SECS).await;
+    assert_eq!(there.status(&location, None).await, 200);
+    drop(body);
+    assert!(rest(answer).await.1);
+    // It has ended, and no lease of it is renewed.
+    sleep(20 * SECS).await;
+    model.restart();
+    sleep(2 * SECS).await;
+    let (text, whole) = rest(there.get(&location, None).await).await;
+    assert!(whole && text.contains("data: one\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_real_redis_that_was_restarted_is_told_of_the_answers_at_once() {
+    let mut server = Server::start();
+    let process = || Process::on(server.redis());
+    let (mut here, there) = (process(), process());
+    let (mut answer, mut body, location) = here.begin().await;
+    say(&mut body, "data: one\n\n").await;
+    events(&mut answer, &["one"]).await;
+    server.kill();
+    server.start_again();
+    let found = async {
+        while there.status(&location, None).await != 200 {
+            sleep(50 * MS).await;
+        }
+    };
+    // Well before the lease is renewed, and the answer told again.
+    timeout(8 * SECS, found).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_nothing_of_an_answer_does_not_take_its_beginning_for_all_of_it() {
+    let model = Model::new();
+    let faulty = Faulty::new(model.clone(), false, 3);
+    let (mut here, there) = (Process::on(model), Process::on(faulty.clone()));
+    let (mut answer, mut body, location) = here.begin().await;
+    say(&mut body, "data: one\n\n").await;
+    let id = events(&mut answer, &["one"]).await;
+    let hearing = async {
+        sleep(3 * SECS).await;
+        faulty.hears.store(true, SeqCst);
+    };
+    let (back, ()) = tokio::join!(there.get(&location, Some(&id)), hearing);
+    assert_eq!(back.status(), 200);
+    // Who never hears anything cannot say that there is no more.
+    let deaf = Process::on(Faulty::new(faulty.model, false, 0));
+    assert!(comes_later(&deaf.get(&location, Some(&id)).await, 502));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_is_not_heard_is_said_again_or_is_no_success() {
+    let model = Model::new();
+    let (mut here, there) = (Process::on(model.clone()), Process::on(Faulty::new(model.clone(), true, 2)));
+    let (_answer, mut body, location) = here.begin().await;
+    assert_eq!(there.delete(&location).await, 204);
+    assert!(body.send_data("data: two\n\n".into()).await.is_err(), "its upstream is dropped");
+    let lost = Process::on(Faulty::new(model, true, 1000));
+    let (_answer, mut body, location) = here.begin().await;
+    let request = Request::delete(&location).body(Full::default()).unwrap();
+    assert!(comes_later(&lost.send(request).await, 502));
+    say(&mut body, "data: one\n\n").await;
+    assert_eq!(there.delete(&location).await, 204, "the token still leads there");
+    assert!(body.send_data("data: two\n\n".into()).await.is_err());
+}
+
+/// Gives the request of a claim to the test.
+#[derive(Clone)]
+struct Caught(mpsc::UnboundedSender<ClaimRequest>);
+
+impl Store for Caught {
+    type Lease = RedisLease;
+    type Claim = Ready<Result<Claim<RedisLease>, BoxError>>;
+
+    fn claim(&self, request: ClaimRequest) -> Self::Claim {
+        self.0.send(request).unwrap();
+        ready(Ok(Claim::Full { retry_after: None }))
+    }
+}
+
+/// A call of a process, as the layer holds it, and the store of another.
+async fn flight(model: &Model) -> (RedisLease, Recorder, RedisStore<Model>) {
+    let (here, there) = (RedisStore::new(model.clone()), RedisStore::new(model.clone()));
+    let (sender, mut requests) = mpsc::unbounded_channel();
+    let upstream =
+        service_fn(async |_: Request<CallBody>| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())));
+    let service = DedupLayer::new().store(Caught(sender)).layer(upstream);
+    let request = Request::post("/").header("authorization", "Bearer caller").body(Full::<Bytes>::default());
+    service.oneshot(request.unwrap()).await.unwrap();
+    match here.claim(requests.recv().await.unwrap()).await.unwrap() {
+        Claim::Lead { lease, recorder } => (lease, recorder, there),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn offer(token: u8) -> AnswerOffer {
+    let print = |byte| Fingerprint::from_bytes([byte; 32]);
+    AnswerOffer::new(print(token), OfferedAnswer::new(7, print(3), true), 300 * SECS, Arc::new(|| ()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_given_out_after_the_end_is_known_everywhere() {
+    let model = Model::new();
+    let (lease, recorder, there) = flight(&model).await;
+    let offers = lease.offers().unwrap();
+    recorder.finish();
+    offers.ended();
+    drop(lease);
+    sleep(10 * SECS).await;
+    offers.offer(offer(9));
+    sleep(SECS).await;
+    let found = || there.answers().unwrap().find(Fingerprint::from_bytes([9; 32]));
+    assert_eq!(found().await.unwrap().map(|answer| answer.number), Some(7));
+    // As long as the answer is read, counted from its end.
+    sleep(290 * SECS).await;
+    assert!(found().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_withdrawn_is_withdrawn_later() {
+    let model = Model::new();
+    let (lease, recorder, there) = flight(&model).await;
+    let offers = lease.offers().unwrap();
+    offers.offer(offer(9));
+    sleep(SECS).await;
+    model.set_reachable(false);
+    offers.withdraw();
+    recorder.finish();
+    drop((lease, offers));
+    sleep(20 * SECS).await;
+    let found = || there.answers().unwrap().find(Fingerprint::from_bytes([9; 32]));
+    assert!(found().await.is_err());
+    model.set_reachable(true);
+    sleep(4 * SECS).await;
+    assert!(found().await.unwrap().is_none());
 }

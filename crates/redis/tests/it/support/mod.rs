@@ -1,6 +1,6 @@
 //! A Redis of one's own, and what it takes to hurt it.
 
-pub(crate) mod deaf;
+pub(crate) mod faulty;
 pub(crate) mod fleet;
 
 use std::net::TcpListener;
