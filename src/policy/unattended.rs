@@ -27,6 +27,11 @@ impl<T: Eq + Hash + Copy> Unattended<T> {
         Self { limits, total: 0, by_tenant: HashMap::new() }
     }
 
+    /// Sets other limits. What goes on already goes on.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// A call of this tenant is left by its last listener. Returns whether it may go on; then it must [leave](Self::leave).
     pub(crate) fn enter(&mut self, tenant: T) -> bool {
         let count = self.by_tenant.get(&tenant).copied().unwrap_or(0);
@@ -66,5 +71,15 @@ mod tests {
             unattended.leave(&tenant);
         }
         assert!(unattended.by_tenant.is_empty() && unattended.total == 0);
+    }
+
+    #[test]
+    fn other_limits_hold_for_those_that_come() {
+        let mut unattended = Unattended::new(Limits { per_tenant: 2, total: 2 });
+        assert!(unattended.enter('a') && unattended.enter('a'));
+        unattended.set_limits(Limits { per_tenant: 1, total: 3 });
+        assert!(!unattended.enter('a') && unattended.enter('b'));
+        unattended.leave(&'a');
+        assert!(!unattended.enter('a'), "one goes on");
     }
 }

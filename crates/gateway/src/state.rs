@@ -25,7 +25,7 @@ pub(crate) struct States {
     callers: Held<(RateLimit, RateLimit, Count), PaceLayer>,
     memory: MemoryStore,
     store: AnswerStore,
-    dedup: Held<(Switch, Duration, u32, Switch), DedupLayer>,
+    dedup: Held<Switch, DedupLayer>,
     routes: HashMap<String, RouteState>,
 }
 
@@ -89,11 +89,12 @@ impl States {
 
     /// The answers that callers come back to, and those that are kept in this process.
     pub(crate) fn dedup(&mut self, args: &LayerArgs) -> DedupLayer {
-        let settings = (args.resumable, args.resume_window, args.queue, args.respond_async);
-        let layer = self.dedup.with(settings, || match answers::resumable(args) {
-            Some(resumable) => DedupLayer::new().resumable(resumable),
-            None => DedupLayer::new(),
-        });
+        let with = |layer: DedupLayer| match answers::resumable(args) {
+            Some(resumable) => layer.resumable(resumable),
+            None => layer,
+        };
+        // What was there before is there under the new settings, too.
+        let layer = with(self.dedup.with(args.resumable, || with(DedupLayer::new())));
         layer.store(self.memory.clone())
     }
 

@@ -18,9 +18,14 @@ use crate::rt::clock;
 use crate::rt::entropy::Secrets;
 use crate::store::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 
-/// All of them.
+/// All of them, with the settings of those that are given out from here on.
 pub(super) struct Answers {
     settings: Resumable,
+    held: Arc<Held>,
+}
+
+/// What layers with different settings share.
+struct Held {
     secrets: Secrets,
     table: Mutex<Table>,
 }
@@ -111,15 +116,21 @@ const TOKEN_LENGTH: usize = 32;
 
 impl Answers {
     pub(super) fn new(settings: Resumable) -> Self {
-        let limits = Limits { per_tenant: settings.per_tenant, total: settings.total };
         let table = Table {
             tokens: HashMap::new(),
             answers: HashMap::new(),
             expiring: BTreeSet::new(),
             tenants: HashMap::new(),
-            unattended: Unattended::new(limits),
+            unattended: Unattended::new(limits(&settings)),
         };
-        Self { settings, secrets: Secrets::default(), table: Mutex::new(table) }
+        let held = Held { secrets: Secrets::default(), table: Mutex::new(table) };
+        Self { settings, held: Arc::new(held) }
+    }
+
+    /// The same answers with other settings. The limits are those of the last ones.
+    pub(super) fn configured(&self, settings: Resumable) -> Self {
+        self.table().unattended.set_limits(limits(&settings));
+        Self { settings, held: self.held.clone() }
     }
 
     pub(super) fn settings(&self) -> &Resumable {
@@ -142,7 +153,7 @@ impl Answers {
         request: ResumableRequest,
         offers: Option<Arc<dyn AnswerOffers>>,
     ) -> AnswerInFlight {
-        let number = self.secrets.number();
+        let number = self.held.secrets.number();
         log.set_number(number);
         let (answers, log) = (self.clone(), log.clone());
         let answer = AnswerInFlight { answers, number, log, tenant, owner, request, offers, is_over: false };
@@ -155,7 +166,7 @@ impl Answers {
 
     /// Gives out a token for an answer: `None` where it cannot be come back to.
     fn issue(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
-        let token = self.secrets.token();
+        let token = self.held.secrets.token();
         let mut table = self.table();
         let Table { tokens, answers, .. } = &mut *table;
         let kept = answers.get_mut(&number).filter(|kept| kept.tokens.len() < MAX_TOKENS)?;
@@ -167,10 +178,10 @@ impl Answers {
             kept.offers.clone().map(|offers| (offers, OfferedAnswer::new(number, kept.tenant, kept.bears_ids)));
         drop(table);
         if let Some((offers, answer)) = offered {
-            let (answers, emitter) = (Arc::downgrade(self), emitter.clone());
+            let (held, emitter) = (Arc::downgrade(&self.held), emitter.clone());
             let on_stop = move || {
-                if let Some(answers) = answers.upgrade() {
-                    answers.stop(number, &emitter);
+                if let Some(held) = held.upgrade() {
+                    held.stop(number, &emitter);
                 }
             };
             let window = self.settings.window.min(LONGEST);
@@ -213,11 +224,7 @@ impl Answers {
 
     /// Ends the call, if it has not ended. No caller can come back to this answer any more.
     pub(super) fn stop(&self, number: u64, emitter: &Emitter) {
-        let Some(removed) = self.table().remove(number) else { return };
-        removed.withdraw();
-        if removed.log.stop() {
-            emitter.emit(&Event::FlightStopped);
-        }
+        self.held.stop(number, emitter);
     }
 
     /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
@@ -240,9 +247,8 @@ impl Answers {
         has_place.then(|| UnattendedPlace { answers: self.clone(), tenant: kept.tenant })
     }
 
-    /// Nothing panics under this lock.
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.table()
     }
 }
 
@@ -250,6 +256,27 @@ impl fmt::Debug for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answers").field("held", &self.table().answers.len()).finish_non_exhaustive()
     }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn stop(&self, number: u64, emitter: &Emitter) {
+        let Some(removed) = self.table().remove(number) else { return };
+        removed.withdraw();
+        if removed.log.stop() {
+            emitter.emit(&Event::FlightStopped);
+        }
+    }
+
+    /// Nothing panics under this lock.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn limits(settings: &Resumable) -> Limits {
+    Limits { per_tenant: settings.per_tenant, total: settings.total }
 }
 
 /// What is held of a token, here and elsewhere.

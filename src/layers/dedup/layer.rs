@@ -314,9 +314,20 @@ impl<St> DedupLayer<St> {
     /// assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "a long answer");
     /// # }
     /// ```
+    ///
+    /// # Set again
+    ///
+    /// On a layer that has it already, other settings hold for the calls that come: the answers that are there stay, each for the
+    /// window that it was given, and clones of both layers find them.
     #[must_use]
     pub fn resumable(self, resumable: Resumable) -> Self {
-        self.with(|config| config.answers = Some(Arc::new(Answers::new(resumable))))
+        self.with(|config| {
+            let answers = match &config.answers {
+                Some(answers) => answers.configured(resumable),
+                None => Answers::new(resumable),
+            };
+            config.answers = Some(Arc::new(answers));
+        })
     }
 
     /// How long a call goes on when its last caller has left. Default: 5 s, since browsers try again.
