@@ -45,6 +45,7 @@ mod unread;
 mod upload;
 mod upstream;
 mod weights;
+mod whole;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -236,12 +237,14 @@ impl Gateway {
         let mut assembly = Assembly::new(fleet, events, drain.clone(), shown, is_alone);
         let (live, current) = watch::channel(Arc::new(assembly.open(&reading, upstream)));
         let args = reading.args;
+        let mut in_force = args.clone();
         let ServerArgs { write_timeout, drain_timeout, .. } = &args.server;
         let server = Server { live: current, drain, write_timeout: write_timeout.0, drain_timeout: drain_timeout.0 };
         let follow = async {
             while let Some(wish) = reloads.recv().await {
                 let read = async {
                     let reading = Reading::again(&args).await?;
+                    reading.args.check_follows(&in_force)?;
                     let upstream = reading.upstream(&mut provider).await?;
                     Ok::<_, String>((reading, upstream))
                 };
@@ -252,7 +255,9 @@ impl Gateway {
                     let next = Arc::new(next);
                     live.send_replace(next.clone());
                     before.callers.remove_all_but(&next.callers);
-                    args.only_at_start(&reading.args)
+                    let waiting = args.only_at_start(&reading.args);
+                    in_force = reading.args;
+                    waiting
                 });
                 telemetry::reloaded(&done);
                 let _ = wish.send(done.map(drop));

@@ -75,6 +75,19 @@ impl CallerArgs {
         self.caller_keys_env.as_ref().or(self.caller_keys_file.as_ref())
     }
 
+    /// Whether these can take the place of `before` without a new start. To have no keys any more lets anyone call.
+    pub(super) fn check_follows(&self, before: &Self) -> Result<(), String> {
+        if self.keys().is_none() && before.keys().is_some() {
+            return Err("there are no caller keys any more; to serve callers without keys, start anew".to_owned());
+        }
+        match (&self.caller_keys_file, &before.caller_keys_file) {
+            (Some(keys), Some(before)) => {
+                keys.check_follows(before).map_err(|wrong| format!("caller_keys_file: {wrong}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn has_two_places_for_keys(&self) -> bool {
         self.caller_keys_env.is_some() && self.caller_keys_file.is_some()
     }

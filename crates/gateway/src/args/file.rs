@@ -15,6 +15,7 @@ use super::calls::{Calls, is_of_routes};
 use super::headings::{CALLERS, TRUST};
 use super::stop::{Stop, one_line};
 use crate::callers::is_name;
+use crate::whole::FileText;
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -23,6 +24,7 @@ pub(super) struct File {
     /// The fallbacks as the command line would name them: each option behind the fallback that it is for.
     pub(super) fallbacks: Vec<OsString>,
     pub(super) routes: Vec<RouteTable>,
+    pub(super) text: FileText,
 }
 
 /// What a file says of one route.
@@ -85,7 +87,7 @@ impl File {
         let text = std::fs::read_to_string(path).map_err(|error| Stop::Wrong(format!("{shown}: {error}")))?;
         let mut reader = Reader { path, text: &text, command, wrong: Vec::new() };
         let file = match DeTable::parse(&text) {
-            Ok(table) => reader.file(table.get_ref()),
+            Ok(table) => File { text: FileText::new(&text), ..reader.file(table.get_ref()) },
             Err(error) => {
                 reader.complain(error.span().unwrap_or_default(), None, error.message());
                 Self::default()
@@ -100,6 +102,9 @@ impl File {
 impl Reader<'_> {
     fn file(&mut self, table: &DeTable<'_>) -> File {
         let mut file = File::default();
+        if table.is_empty() {
+            self.complain(0..0, None, "there is no key in it; is the file whole?");
+        }
         for (key, value) in in_order(table) {
             match key.get_ref().as_ref() {
                 "fallback" => file.fallbacks = self.fallbacks(value),

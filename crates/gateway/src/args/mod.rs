@@ -43,6 +43,7 @@ pub(crate) use self::values::{
 };
 
 use self::values::Profile;
+use crate::whole::FileText;
 
 /// With the commit that it was built from, where `GATEWAY_COMMIT` named it at build time.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -74,6 +75,10 @@ pub struct Args {
     /// Only in the configuration file.
     #[arg(skip)]
     pub(crate) routes: Vec<Route>,
+
+    /// What the configuration file says.
+    #[arg(skip)]
+    text: FileText,
 
     /// The command line that they were read from.
     #[arg(skip)]
@@ -115,6 +120,15 @@ impl Args {
         Self::read(self.words.0.iter().cloned())
     }
 
+    /// Whether this can take the place of `before` without a new start: a file that was cut off cannot.
+    pub(crate) fn check_follows(&self, before: &Self) -> Result<(), String> {
+        self.text.check(&before.text).map_err(|wrong| match &self.server.config {
+            Some(path) => format!("{}: {wrong}", path.display()),
+            None => wrong.to_owned(),
+        })?;
+        self.callers.check_follows(&before.callers)
+    }
+
     /// The options whose values in `new` wait for a new start.
     pub(crate) fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
         let mut changed = self.server.only_at_start(&new.server);
@@ -143,6 +157,7 @@ impl Args {
             args.upstreams.backups = Self::of(&self::matches(bare.clone(), &words)?)?.upstreams.backups;
         }
         args.check()?;
+        args.text = file.text;
         let settings = print::settings(&bare, &matches);
         args.routes = routes::routes(&args, &settings, file.routes)?;
         if args.server.print_config {

@@ -10,12 +10,18 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tower_buttress::Tenant;
 
+use crate::whole::FileEnd;
+
 /// Keys, each with the tenant it belongs to.
 ///
 /// Only digests are kept. A presented key is compared with all of them, each to its last byte, so that the time it takes
 /// tells nothing about any key.
 #[derive(Clone)]
-pub(crate) struct Keys(Vec<Key>);
+pub(crate) struct Keys {
+    keys: Vec<Key>,
+    /// Of the text that they were read from.
+    end: FileEnd,
+}
 
 /// One key.
 #[derive(Clone)]
@@ -54,22 +60,27 @@ impl Keys {
 
     /// Takes the place of `old`: a key that both have goes on.
     pub(crate) fn succeed(&mut self, old: &Self) {
-        for key in &mut self.0 {
-            if let Some(same) = old.0.iter().find(|old| old.is(key)) {
+        for key in &mut self.keys {
+            if let Some(same) = old.keys.iter().find(|old| old.is(key)) {
                 key.removal = same.removal.clone();
             }
         }
     }
 
+    /// Whether the text of these is whole, as far as the one of `before` tells.
+    pub(crate) fn check_follows(&self, before: &Self) -> Result<(), &'static str> {
+        self.end.check(before.end)
+    }
+
     /// Ends the waiting calls of the keys that are not among `new`.
     pub(crate) fn remove_all_but(&self, new: &Self) {
-        let removed = self.0.iter().filter(|key| !new.0.iter().any(|new| new.is(key)));
+        let removed = self.keys.iter().filter(|key| !new.keys.iter().any(|new| new.is(key)));
         removed.for_each(|key| key.removal.cancel());
     }
 
     fn find(&self, presented: &[u8]) -> Option<&Key> {
         let digest: [u8; 32] = Sha256::digest(presented).into();
-        self.0.iter().fold(None, |found, key| {
+        self.keys.iter().fold(None, |found, key| {
             let difference = key.digest.iter().zip(&digest).fold(0, |all, (a, b)| all | (a ^ b));
             if black_box(difference) == 0 { Some(key) } else { found }
         })
@@ -128,13 +139,17 @@ impl FromStr for Keys {
             }
             keys.push(Key { digest, tenant: Tenant::new(name), removal: CancellationToken::new() });
         }
-        if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(Self(keys)) }
+        if keys.is_empty() {
+            Err("there is no key in it".to_owned())
+        } else {
+            Ok(Self { keys, end: FileEnd::of(text) })
+        }
     }
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| key.tenant.as_str())).finish()
+        f.debug_list().entries(self.keys.iter().map(|key| key.tenant.as_str())).finish()
     }
 }
 
@@ -207,7 +222,7 @@ mod tests {
         let mut new = read("# another order\nc:k3\nz:k1\nd:k4\n");
         new.succeed(&old);
         old.remove_all_but(&new);
-        let removed = |keys: &Keys| keys.0.iter().map(|key| key.removal.is_cancelled()).collect::<Vec<_>>();
+        let removed = |keys: &Keys| keys.keys.iter().map(|key| key.removal.is_cancelled()).collect::<Vec<_>>();
         assert_eq!((removed(&old), removed(&new)), (vec![true, true, false], vec![false; 3]));
         // The one that stayed is known to those who were admitted before.
         new.remove_all_but(&read("d:k4\n"));
