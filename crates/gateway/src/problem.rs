@@ -11,6 +11,7 @@ use hyper_util::client::legacy;
 use serde_json::json;
 use tower_buttress::Rejection;
 use tower_buttress::error::{self, BoxError, ConnectElapsed, UpstreamError};
+use tower_buttress::verdict::{Health, NextStep, Verdict};
 
 use super::answer_body::AnswerBody;
 
@@ -33,7 +34,12 @@ pub(crate) fn unknown_caller() -> Response<AnswerBody> {
 
 /// A caller whose key was removed while its call waited.
 pub(crate) fn removed_key() -> Response<AnswerBody> {
-    invalid_key("The key of this call was removed from this gateway; ask its operator for another one.")
+    let detail = "The key of this call was removed from this gateway; ask its operator for another one.";
+    let mut response = invalid_key(detail);
+    // What the heartbeats say in an error event, where they have begun the stream.
+    let told = UpstreamError::new(StatusCode::UNAUTHORIZED, Verdict::new(NextStep::GiveUp, Health::Success));
+    response.extensions_mut().insert(told.with_message(detail));
+    response
 }
 
 fn invalid_key(detail: &'static str) -> Response<AnswerBody> {
