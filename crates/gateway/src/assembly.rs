@@ -23,7 +23,7 @@ use super::proxy::{Proxy, RequestBody};
 use super::reading::Reading;
 use super::routes::{Routes, Served};
 use super::serve::Live;
-use super::stack::{self, Shared};
+use super::stack::{Shared, Stack};
 use super::state::States;
 use super::telemetry;
 use super::upstream::Upstream;
@@ -73,7 +73,7 @@ impl Assembly {
         let (mut routes, mut states) = (Vec::new(), Vec::new());
         for plan in reading.plans(upstream) {
             let mut state = self.states.take(plan.name);
-            let stack = stack::stack(&plan, &mut state, &mut circuits, &shared);
+            let stack = Stack::new(&plan, &mut state, &mut circuits, &shared).service(&shared);
             states.push((plan.name.to_owned(), state));
             routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack });
         }
@@ -86,7 +86,11 @@ impl Assembly {
             header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
         };
         Live {
-            proxy: Proxy::new(Routes::new(routes), inspector, self.drain.clone()),
+            proxy: Proxy::new(
+                Routes::new(routes, Stack::of_answers(args, &shared).service(&shared)),
+                inspector,
+                self.drain.clone(),
+            ),
             local: Local {
                 fleet: self.fleet.clone(),
                 circuits,

@@ -25,7 +25,7 @@ use super::drain::Drain;
 use super::headers::Peer;
 use super::inspect::{Inspector, Unread};
 use super::problem::SERVED_BY;
-use super::routes::{Place, Routes, Served};
+use super::routes::{Place, Routes};
 use super::telemetry::Seldom;
 use super::unread::Sender;
 use super::upload::{Upload, Watch};
@@ -101,8 +101,8 @@ impl<S> Proxy<S> {
         if let Some(call) = parts.extensions.get::<Arc<Call>>() {
             call.read(model.as_ref(), &attempts.asked);
         }
-        let route = match self.route(&parts, model.as_ref()) {
-            Ok(route) => route,
+        let stack = match self.stack(&parts, model.as_ref()) {
+            Ok(stack) => stack.clone(),
             Err(refusal) => {
                 return match body {
                     Either::Right(body) => sender.refuse(body, refusal()).await,
@@ -113,7 +113,7 @@ impl<S> Proxy<S> {
         let (body, Watch { failure, mut rest }) = Upload::watched(body);
         let mut response = tokio::select! {
             biased;
-            answer = route.stack.clone().oneshot(Request::from_parts(parts, body)) => match answer {
+            answer = stack.oneshot(Request::from_parts(parts, body)) => match answer {
                 Ok(response) => pass_on(response, upgrade, &self.drain, &attempts),
                 Err(error) => attempts.failed(&error.into()),
             },
@@ -146,19 +146,21 @@ impl<S> Proxy<S> {
         match self.routes.by_head(parts.uri.path()) {
             Place::Nowhere => return Some(problem::no_route()),
             Place::At(route) if route.upstream.locate(&parts.uri).is_none() => return Some(problem::no_such_place()),
-            Place::At(_) | Place::Unsure => {}
+            Place::At(_) | Place::Answers(_) | Place::Unsure => {}
         }
         is_last_hop(parts).then(|| problem::last_hop(&parts.method))
     }
 
-    /// The route of a call. `Err`: it has none, and this makes the answer.
-    fn route(&self, parts: &Parts, model: Option<&Model>) -> Result<&Served<S>, fn() -> Response<AnswerBody>> {
+    /// What answers a call. `Err`: nothing does, and this makes the refusal.
+    fn stack(&self, parts: &Parts, model: Option<&Model>) -> Result<&S, fn() -> Response<AnswerBody>> {
         let path = parts.uri.path();
-        if let Place::At(route) = self.routes.by_head(path) {
-            return Ok(route);
+        match self.routes.by_head(path) {
+            Place::At(route) => return Ok(&route.stack),
+            Place::Answers(stack) => return Ok(stack),
+            Place::Unsure | Place::Nowhere => {}
         }
         let Some(route) = self.routes.find(path, model.map(Model::as_str)) else { return Err(problem::no_route) };
-        if route.upstream.locate(&parts.uri).is_some() { Ok(route) } else { Err(problem::no_such_place) }
+        if route.upstream.locate(&parts.uri).is_some() { Ok(&route.stack) } else { Err(problem::no_such_place) }
     }
 }
 

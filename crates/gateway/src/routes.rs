@@ -6,7 +6,11 @@ use super::upstream::Upstream;
 
 /// The routes, in their order: the first that a call is among.
 #[derive(Debug)]
-pub(crate) struct Routes<S>(Vec<Served<S>>);
+pub(crate) struct Routes<S> {
+    routes: Vec<Served<S>>,
+    /// What callers come back to, whichever route it came from.
+    answers: S,
+}
 
 /// A route with its stack.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Served<S> {
 /// What a request's head says of its route.
 pub(crate) enum Place<'a, S> {
     At(&'a Served<S>),
+    /// At an answer that callers come back to.
+    Answers(&'a S),
     /// It depends on the model, which stands in the body.
     Unsure,
     Nowhere,
@@ -27,17 +33,16 @@ pub(crate) enum Place<'a, S> {
 // === impl Routes ===
 
 impl<S> Routes<S> {
-    pub(crate) fn new(routes: Vec<Served<S>>) -> Self {
-        Self(routes)
+    pub(crate) fn new(routes: Vec<Served<S>>, answers: S) -> Self {
+        Self { routes, answers }
     }
 
     /// The place of a call whose body was not read yet.
     pub(crate) fn by_head(&self, path: &str) -> Place<'_, S> {
-        // All routes share the answers that callers come back to.
         if answers::is_one(path) {
-            return self.0.first().map_or(Place::Nowhere, Place::At);
+            return Place::Answers(&self.answers);
         }
-        match self.0.iter().find(|route| path.starts_with(&route.calls.path)) {
+        match self.routes.iter().find(|route| path.starts_with(&route.calls.path)) {
             Some(route) if route.calls.model.is_none() => Place::At(route),
             Some(_) => Place::Unsure,
             None => Place::Nowhere,
@@ -46,6 +51,6 @@ impl<S> Routes<S> {
 
     /// The route of a call whose model is known, where it has one.
     pub(crate) fn find(&self, path: &str, model: Option<&str>) -> Option<&Served<S>> {
-        self.0.iter().find(|route| route.calls.have(path, model))
+        self.routes.iter().find(|route| route.calls.have(path, model))
     }
 }

@@ -30,6 +30,7 @@ use super::ids::X_REQUEST_ID;
 use super::kept::Kept;
 use super::load::Lanes;
 use super::notices;
+use super::problem;
 use super::reading::Plan;
 use super::similar;
 use super::state::{Guards, RouteState, States};
@@ -91,92 +92,125 @@ impl Shared {
     }
 }
 
-/// Everything between a request that is ready to go out and an answer that is ready to come back, outermost first.
-pub(crate) fn stack<B>(
-    plan: &Plan<'_>,
-    state: &mut RouteState,
-    circuits: &mut Circuits,
-    shared: &Shared,
-) -> impl Service<
-    Request<B>,
-    Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static + use<B>>,
-    Error: Into<BoxError>,
-    Future: Send,
->
-+ Clone
-+ Send
-+ Sync
-+ 'static
-+ use<B>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
-{
-    let Plan { args: Args { upstreams, layers, .. }, upstream, breaker, .. } = plan;
-    let Shared { tls, observer, kept, lanes, per_caller, dedup } = shared;
-    let connect = connect(layers).observer(observer.clone());
-    let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
-    let mut guards = |name: &str, url: &Upstream| {
-        let Guards { name, breaker, queue, pace } = state.upstream(name, url, layers, breaker.clone());
-        lanes.add(&name, (layers.concurrency != Concurrency::Off).then_some(&queue), &pace);
-        if let Some(breaker) = &breaker {
-            circuits.add(&name, breaker);
-        }
-        (queue, pace, breaker.unwrap_or_else(CircuitBreakerLayer::disabled))
-    };
-    let (queue, pace, breaker) = guards(PRIMARY, upstream);
-    let backups: Vec<_> =
-        upstreams.backups.iter().map(|backup| (backup, guards(&backup.name, &backup.upstream))).collect();
-    let attempt = ServiceBuilder::new()
-        .layer(guard(layers, state.guard.clone()).observer(observer.clone()))
-        .layer(idle(layers).observer(observer.clone()))
-        .layer(first_byte(layers).observer(observer.clone()));
-    let structured = structured(layers).observer(observer.clone());
-    let last_good = match similar::similar(layers, &connectors) {
-        Some(similar) => last_good(layers, &state.last_good).similar(similar),
-        None => last_good(layers, &state.last_good),
-    };
-    let primary = ServiceBuilder::new()
-        .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
-        .layer(&structured)
-        .layer(retry(layers).budget(state.budget.clone()).observer(observer.clone()))
-        .layer(queue)
-        .layer(pace)
-        .layer(breaker)
-        .layer(&attempt)
-        .service(Forward::new(&connectors, upstream.clone()));
-    let backups = backups.into_iter().map(|(backup, (queue, pace, breaker))| {
-        let service = ServiceBuilder::new()
-            .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
+/// Everything between a request that is ready to go out and an answer that is ready to come back.
+pub(crate) struct Stack {
+    heartbeat: SseHeartbeatLayer,
+    deadline: DeadlineLayer,
+    supersede: SupersedeLayer,
+    last_good: LastGoodLayer,
+    resume: ResumeLayer,
+    upstreams: Upstreams,
+}
+
+// === impl Stack ===
+
+impl Stack {
+    /// That of a route.
+    pub(crate) fn new(plan: &Plan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
+        let Plan { args: Args { upstreams, layers, .. }, upstream, breaker, .. } = plan;
+        let Shared { tls, observer, kept, lanes, .. } = shared;
+        let connect = connect(layers).observer(observer.clone());
+        let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
+        let mut guards = |name: &str, url: &Upstream| {
+            let Guards { name, breaker, queue, pace } = state.upstream(name, url, layers, breaker.clone());
+            lanes.add(&name, (layers.concurrency != Concurrency::Off).then_some(&queue), &pace);
+            if let Some(breaker) = &breaker {
+                circuits.add(&name, breaker);
+            }
+            (queue, pace, breaker.unwrap_or_else(CircuitBreakerLayer::disabled))
+        };
+        let (queue, pace, breaker) = guards(PRIMARY, upstream);
+        let backups: Vec<_> =
+            upstreams.backups.iter().map(|backup| (backup, guards(&backup.name, &backup.upstream))).collect();
+        let attempt = ServiceBuilder::new()
+            .layer(guard(layers, state.guard.clone()).observer(observer.clone()))
+            .layer(idle(layers).observer(observer.clone()))
+            .layer(first_byte(layers).observer(observer.clone()));
+        let structured = structured(layers).observer(observer.clone());
+        let last_good = match similar::similar(layers, &connectors) {
+            Some(similar) => last_good(layers, &state.last_good).similar(similar),
+            None => last_good(layers, &state.last_good),
+        };
+        let primary = ServiceBuilder::new()
+            .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
             .layer(&structured)
+            .layer(retry(layers).budget(state.budget.clone()).observer(observer.clone()))
             .layer(queue)
             .layer(pace)
             .layer(breaker)
             .layer(&attempt)
-            .service(Forward::new(&connectors, backup.upstream.clone()));
-        // A fallback that takes no credential is on nobody's account.
-        let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
-        let layer = fallback(backup, boxed(service)).own_credentials(own).observer(observer.clone());
-        (backup.weight, layer)
-    });
-    let chain = chain(boxed(primary), &backups.collect::<Vec<_>>());
-    let resume = ResumeLayer::new()
-        .enabled(layers.resume != Resuming::Off)
-        .verified_restart(layers.resume == Resuming::Verified)
-        .observer(observer.clone());
-    let supersede = supersede(layers, state);
-    kept.last_good(&state.last_good);
-    kept.conversations(&supersede);
-    ServiceBuilder::new()
-        .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
-        .layer(heartbeat(layers, observer))
-        .layer(RemovedKeyLayer)
-        .layer(deadline(layers).observer(observer.clone()))
-        .layer(per_caller.clone())
-        .layer(supersede.observer(observer.clone()))
-        .layer(dedup.clone())
-        .layer(last_good.observer(observer.clone()))
-        .layer(resume)
-        .service(chain)
+            .service(Forward::new(&connectors, upstream.clone()));
+        let backups = backups.into_iter().map(|(backup, (queue, pace, breaker))| {
+            let service = ServiceBuilder::new()
+                .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
+                .layer(&structured)
+                .layer(queue)
+                .layer(pace)
+                .layer(breaker)
+                .layer(&attempt)
+                .service(Forward::new(&connectors, backup.upstream.clone()));
+            // A fallback that takes no credential is on nobody's account.
+            let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
+            let layer = fallback(backup, boxed(service)).own_credentials(own).observer(observer.clone());
+            (backup.weight, layer)
+        });
+        let chain = chain(boxed(primary), &backups.collect::<Vec<_>>());
+        let resume = ResumeLayer::new()
+            .enabled(layers.resume != Resuming::Off)
+            .verified_restart(layers.resume == Resuming::Verified)
+            .observer(observer.clone());
+        let supersede = supersede(layers, state);
+        kept.last_good(&state.last_good);
+        kept.conversations(&supersede);
+        let (heartbeat, deadline) = (heartbeat(layers, observer), deadline(layers, layers.deadline.0));
+        Self { heartbeat, deadline, supersede, last_good, resume, upstreams: chain }
+    }
+
+    /// That of callers that come back to an answer, whichever route it came from. No limit of a route holds for them: the call
+    /// that they read has its own.
+    pub(crate) fn of_answers(args: &Args, shared: &Shared) -> Self {
+        Self {
+            heartbeat: heartbeat(&args.layers, &shared.observer),
+            deadline: deadline(&args.layers, None),
+            supersede: SupersedeLayer::disabled(),
+            last_good: LastGoodLayer::disabled(),
+            resume: ResumeLayer::disabled(),
+            // Nothing is asked of an upstream by coming back.
+            upstreams: boxed(tower::service_fn(|_| async { Ok::<_, BoxError>(problem::no_such_page()) })),
+        }
+    }
+
+    /// Puts it together, outermost first.
+    pub(crate) fn service<B>(
+        self,
+        shared: &Shared,
+    ) -> impl Service<
+        Request<B>,
+        Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static + use<B>>,
+        Error: Into<BoxError>,
+        Future: Send,
+    >
+    + Clone
+    + Send
+    + Sync
+    + 'static
+    + use<B>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
+    {
+        let Shared { observer, per_caller, dedup, .. } = shared;
+        ServiceBuilder::new()
+            .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
+            .layer(self.heartbeat)
+            .layer(RemovedKeyLayer)
+            .layer(self.deadline.observer(observer.clone()))
+            .layer(per_caller.clone())
+            .layer(self.supersede.observer(observer.clone()))
+            .layer(dedup.clone())
+            .layer(self.last_good.observer(observer.clone()))
+            .layer(self.resume)
+            .service(self.upstreams)
+    }
 }
 
 /// The upstream and its fallbacks: one type for a chain of any length.
@@ -295,12 +329,12 @@ fn last_good(args: &LayerArgs, kept: &LastGoodLayer) -> LastGoodLayer {
     layer.template(move |request| texts.text(request.model().as_deref()).map(str::to_owned))
 }
 
-fn deadline(args: &LayerArgs) -> DeadlineLayer {
+fn deadline(args: &LayerArgs, limit: Option<Duration>) -> DeadlineLayer {
     let Some(header) = args.deadline_header.0.clone().map(DeadlineHeader::millis) else {
-        return args.deadline.0.map_or_else(DeadlineLayer::disabled, DeadlineLayer::new);
+        return limit.map_or_else(DeadlineLayer::disabled, DeadlineLayer::new);
     };
     // Without a limit of our own, the callers' still hold.
-    DeadlineLayer::new(args.deadline.0.unwrap_or(Duration::MAX))
+    DeadlineLayer::new(limit.unwrap_or(Duration::MAX))
         .accept(header.clone())
         .propagate(header)
         .reserve(args.deadline_reserve.0.unwrap_or_default())
