@@ -1,7 +1,8 @@
 //! What a JSON request says about the call: its model, and whether it wants an event stream, though its `Accept` may not
 //! say so.
 
-use std::borrow::Cow;
+mod members;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,10 +10,10 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use tokio::time::timeout;
 use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Model};
+
+use self::members::Members;
 
 /// A request's body: read already, or not.
 pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
@@ -42,22 +43,9 @@ pub(crate) enum Unread {
     Late(Incoming),
 }
 
-/// The two members of interest. The prompt beside them is skipped, not kept.
-#[derive(Debug, Default, Deserialize)]
-struct Members<'a> {
-    #[serde(borrow, default)]
-    model: Option<OrOther<Cow<'a, str>>>,
-    #[serde(default)]
-    stream: Option<OrOther<bool>>,
-}
-
-/// A value that may be of another type than the one that says something.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OrOther<T> {
-    Known(T),
-    Other(IgnoredAny),
-}
+/// In a request's extensions: parsers read different models in it, or some read one where others read none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnclearModel;
 
 // === impl Inspector ===
 
@@ -78,14 +66,17 @@ impl Inspector {
         let Ok(collected) = timeout(patience, (&mut body).collect()).await else { return Err(Unread::Late(body)) };
         // A length was given, and so there were no trailers.
         let data = collected.map_err(Unread::Broken)?.to_bytes();
-        let members: Members<'_> = serde_json::from_slice(&data).unwrap_or_default();
-        if let Some(OrOther::Known(true)) = members.stream {
+        let members = Members::of(&data);
+        if members.stream {
             parts.extensions.insert(ExpectsEventStream);
         }
-        if let Some(OrOther::Known(name)) = members.model
+        if let Some(name) = members.model
             && is_name(&name)
         {
-            parts.extensions.insert(Model::new(name.into_owned()));
+            parts.extensions.insert(Model::new(name));
+        }
+        if members.is_unclear {
+            parts.extensions.insert(UnclearModel);
         }
         Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
     }
@@ -100,33 +91,4 @@ fn is_small_json(headers: &HeaderMap) -> bool {
 
 fn is_name(text: &str) -> bool {
     (1..=LONGEST_MODEL).contains(&text.len()) && !text.chars().any(char::is_control)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &str) -> (Option<String>, bool) {
-        let members: Members<'_> = serde_json::from_str(json).unwrap_or_default();
-        let known = |member| if let Some(OrOther::Known(known)) = member { Some(known) } else { None };
-        let model = members.model.and_then(|model| if let OrOther::Known(name) = model { Some(name) } else { None });
-        (model.map(Cow::into_owned), known(members.stream).unwrap_or_default())
-    }
-
-    #[test]
-    fn model_and_stream_are_found_wherever_they_stand() {
-        assert_eq!(read(r#"{"model":"m","stream":true}"#), (Some("m".to_owned()), true));
-        let nested =
-            r#"{"messages":[{"model":"not","stream":false}],"stream":true,"x":{"stream":1},"model":"a\u0062"}"#;
-        assert_eq!(read(nested), (Some("ab".to_owned()), true));
-    }
-
-    #[test]
-    fn what_is_of_another_type_says_nothing() {
-        assert_eq!(read(r#"{"model":7,"stream":"true"}"#), (None, false));
-        assert_eq!(read(r#"{"model":null,"stream":null}"#), (None, false));
-        for none in ["[]", "", "{", r#""model""#, "{}"] {
-            assert_eq!(read(none), (None, false), "{none}");
-        }
-    }
 }

@@ -27,6 +27,7 @@ mod load;
 mod local;
 mod notices;
 mod page;
+mod paths;
 mod problem;
 pub mod provider;
 mod proxy;

@@ -103,6 +103,19 @@ pub(crate) fn no_such_place() -> Response<AnswerBody> {
     problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
 }
 
+/// A path that upstreams read in different ways, and that is another route's in one of them.
+pub(crate) fn ambiguous_path() -> Response<AnswerBody> {
+    let detail = "Servers read the path of this request in different ways; send it without double slashes, dots between \
+                  slashes, semicolons and encoded letters.";
+    problem(StatusCode::BAD_REQUEST, "path-ambiguous", detail)
+}
+
+/// A body of which parsers read different models, where the route depends on the model.
+pub(crate) fn unclear_model() -> Response<AnswerBody> {
+    let detail = "Parsers read different models in the body of this request, or none; send JSON with one member model.";
+    problem(StatusCode::BAD_REQUEST, "model-unclear", detail)
+}
+
 /// A call that is among those of no route.
 pub(crate) fn no_route() -> Response<AnswerBody> {
     problem(StatusCode::NOT_FOUND, "route-unknown", "No route of the gateway is for this path and model.")
@@ -239,6 +252,8 @@ mod tests {
             broken_request(),
             late_request(),
             no_such_place(),
+            ambiguous_path(),
+            unclear_model(),
             no_such_page(),
             only_read(),
             only_posted(),

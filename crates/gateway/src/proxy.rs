@@ -23,7 +23,7 @@ use super::answer_body::AnswerBody;
 use super::calls::Call;
 use super::drain::Drain;
 use super::headers::Peer;
-use super::inspect::{Inspector, Unread};
+use super::inspect::{Inspector, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{Place, Routes};
 use super::telemetry::Seldom;
@@ -145,6 +145,7 @@ impl<S> Proxy<S> {
         }
         match self.routes.by_head(parts.uri.path()) {
             Place::Nowhere => return Some(problem::no_route()),
+            Place::Ambiguous => return Some(problem::ambiguous_path()),
             Place::At(route) if route.upstream.locate(&parts.uri).is_none() => return Some(problem::no_such_place()),
             Place::At(_) | Place::Answers(_) | Place::Unsure => {}
         }
@@ -157,7 +158,9 @@ impl<S> Proxy<S> {
         match self.routes.by_head(path) {
             Place::At(route) => return Ok(&route.stack),
             Place::Answers(stack) => return Ok(stack),
-            Place::Unsure | Place::Nowhere => {}
+            // Which limits hold is not for the caller to choose.
+            Place::Unsure if parts.extensions.get::<UnclearModel>().is_some() => return Err(problem::unclear_model),
+            Place::Unsure | Place::Ambiguous | Place::Nowhere => {}
         }
         let Some(route) = self.routes.find(path, model.map(Model::as_str)) else { return Err(problem::no_route) };
         if route.upstream.locate(&parts.uri).is_some() { Ok(&route.stack) } else { Err(problem::no_such_place) }

@@ -2,6 +2,7 @@
 
 use super::answers;
 use super::args::Calls;
+use super::paths;
 use super::upstream::Upstream;
 
 /// The routes, in their order: the first that a call is among.
@@ -10,6 +11,8 @@ pub(crate) struct Routes<S> {
     routes: Vec<Served<S>>,
     /// What callers come back to, whichever route it came from.
     answers: S,
+    /// Not all paths are those of the same routes.
+    has_paths: bool,
 }
 
 /// A route with its stack.
@@ -27,6 +30,8 @@ pub(crate) enum Place<'a, S> {
     Answers(&'a S),
     /// It depends on the model, which stands in the body.
     Unsure,
+    /// Upstreams may read its path as one of another route's.
+    Ambiguous,
     Nowhere,
 }
 
@@ -34,13 +39,17 @@ pub(crate) enum Place<'a, S> {
 
 impl<S> Routes<S> {
     pub(crate) fn new(routes: Vec<Served<S>>, answers: S) -> Self {
-        Self { routes, answers }
+        let has_paths = routes.iter().any(|route| route.calls.path.len() > 1);
+        Self { routes, answers, has_paths }
     }
 
     /// The place of a call whose body was not read yet.
     pub(crate) fn by_head(&self, path: &str) -> Place<'_, S> {
         if answers::is_one(path) {
             return Place::Answers(&self.answers);
+        }
+        if self.has_paths && paths::is_ambiguous(path, &self.routes.iter().map(|route| &*route.calls.path)) {
+            return Place::Ambiguous;
         }
         match self.routes.iter().find(|route| path.starts_with(&route.calls.path)) {
             Some(route) if route.calls.model.is_none() => Place::At(route),

@@ -141,6 +141,97 @@ async fn a_faulty_file_changes_nothing() {
     assert_eq!(gateway.provider().counts().calls, 1);
 }
 
+#[tokio::test]
+async fn a_file_that_was_cut_off_changes_nothing() {
+    let provider = Provider::start().await.unwrap();
+    let text = format!(
+        "# the night\nupstream = \"http://{}\"\n\n[[route]]\nname = \"own\"\npath = \"/v1/\"\nattempts = 1\nbreaker = false\n",
+        provider.addr()
+    );
+    let config = Config::new(&text);
+    let gateway = gateway(&["--config", config.path()]).await;
+    for end in 0..text.len() {
+        config.write(&text[..end]);
+        gateway.reload.now().await.expect_err(&text[..end]);
+    }
+    // One attempt: the route is there.
+    ask(chat(gateway.addr, false, "status=500")).await;
+    assert_eq!(provider.counts().calls, 1);
+    config.write("# all of it was taken out\n");
+    let wrong = gateway.reload.now().await.unwrap_err();
+    assert!(wrong.ends_with(":1: there is no key in it; is the file whole?"), "{wrong}");
+    // What is meant is done.
+    config.write(&format!("{}# no routes\n", &text[..text.find("[[").unwrap()]));
+    gateway.reload.now().await.unwrap();
+}
+
+#[tokio::test]
+async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
+    let keys = KeysFile::new("cut", "acme:one\nacme:another\n");
+    let written = format!("idle_timeout = \"20s\"\ncaller_keys_file = \"{}\"\n", keys.path());
+    let config = Config::new(&written);
+    let gateway = gateway(&["--config", config.path(), "--dedup", "off"]).await;
+    let call = async |key: Option<&str>| {
+        let mut request = chat(gateway.addr, false, "");
+        if let Some(key) = key {
+            request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        }
+        ask(request).await.status().as_u16()
+    };
+    // Without its last line, anyone could call; without the end of it, one could whose key was never given out.
+    config.write("idle_timeout = \"21s\"\n");
+    let wrong = gateway.reload.now().await.unwrap_err();
+    assert_eq!(wrong, "there are no caller keys any more; to serve callers without keys, start anew");
+    config.write(&written);
+    std::fs::write(&keys.0, "acme:one\nacme:ano").unwrap();
+    let wrong = gateway.reload.now().await.unwrap_err();
+    assert!(wrong.starts_with("caller_keys_file: the last line ended with a line break"), "{wrong}");
+    assert_eq!([call(None).await, call(Some("ano")).await, call(Some("another")).await], [401, 401, 200]);
+    std::fs::write(&keys.0, "acme:one\n").unwrap();
+    gateway.reload.now().await.unwrap();
+    assert_eq!([call(Some("one")).await, call(Some("another")).await], [200, 401]);
+}
+
+#[tokio::test]
+async fn answers_to_come_back_to_stay_when_their_settings_change() {
+    let provider = Provider::start().await.unwrap();
+    let written = |settings: &str| format!("upstream = \"http://{}\"\nresumable = true\n{settings}\n", provider.addr());
+    let config = Config::new(&written(""));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let begin = async |key: &'static str, fault: &str| {
+        let mut request = chat(gateway.addr, true, fault);
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        request.headers_mut().insert("authorization", "Bearer a".parse().unwrap());
+        let answer = ask(request).await;
+        (header(&answer, "content-location").to_owned(), answer)
+    };
+    let at = |location: &str, method: &str| {
+        let uri = format!("http://{}{location}", gateway.addr);
+        Request::builder().method(method).uri(uri).body(full("")).unwrap()
+    };
+    let (over, answer) = begin("over", "").await;
+    let over = (over, read(answer.into_body()).await);
+    let (live, answer) = begin("live", "gap=50ms; chunks=60").await;
+    for settings in
+        ["queue = 64", "resume_window = \"1m\"", "respond_async = true", "queue = 8\nresume_window = \"2m\""]
+    {
+        config.write(&written(settings));
+        gateway.reload.now().await.unwrap();
+        let again = ask(at(&over.0, "GET")).await;
+        assert_eq!(again.status(), StatusCode::OK, "{settings}");
+        assert_eq!(read(again.into_body()).await, over.1, "{settings}");
+    }
+    let (came_back, stayed) = tokio::join!(read(ask(at(&live, "GET")).await.into_body()), read(answer.into_body()));
+    assert!(came_back == stayed && stayed.1, "{came_back:?}");
+    // They can be stopped, too.
+    let (stopped, answer) = begin("stopped", "gap=50ms; chunks=600").await;
+    config.write(&written("queue = 16"));
+    gateway.reload.now().await.unwrap();
+    assert_eq!(ask(at(&stopped, "DELETE")).await.status(), StatusCode::NO_CONTENT);
+    assert!(!read(answer.into_body()).await.1);
+    assert_eq!(ask(at(&stopped, "GET")).await.status(), StatusCode::GONE);
+}
+
 /// Keys of callers, until they are dropped.
 struct KeysFile(PathBuf);
 
@@ -187,6 +278,10 @@ async fn a_key_that_is_removed_ends_its_waiting_calls() {
     assert!(read(ended.into_body()).await.0.contains("invalid-api-key"));
     let (events, _) = read(early.into_body()).await;
     assert!(events.contains("authentication_error"), "{events}");
+    assert!(
+        events.contains("The key of this call was removed from this gateway") && !events.contains("pstream"),
+        "{events}"
+    );
     assert!(began.elapsed() < secs(3), "{:?}", began.elapsed());
     // What has begun goes on, as do the calls of other keys of the same tenant.
     let (events, whole) = read(streams.into_body()).await;

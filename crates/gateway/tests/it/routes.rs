@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tower_buttress_gateway::Provider;
 
-use super::client::{ask, full, read};
+use super::client::{ask, full, raw, read};
 use super::config::Config;
 use super::{Running, gateway};
 
@@ -49,6 +49,91 @@ async fn the_first_route_that_a_call_is_among_answers_it() {
     let request = Request::get(format!("http://{}/v1/models", gateway.addr)).body(full(""));
     assert_eq!(ask(request.unwrap()).await.status(), StatusCode::OK);
     assert_eq!(calls(), [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_path_leads_around_a_route() {
+    let [(rest, rest_url), (own, own_url)] = providers::<2>().await;
+    let config = Config::new(&format!(
+        "upstream = \"{rest_url}\"\n[[route]]\nname = \"own\"\npath = \"/v1/\"\nupstream = \"{own_url}\"\n"
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    for path in [
+        "//v1/chat/completions",
+        "/./v1/chat/completions",
+        "/x/../v1/chat/completions",
+        "/%2e/v1/chat/completions",
+        "/x/..;/v1/chat/completions",
+        "/x/%2e%2e/v1/chat/completions",
+        "/%76%31/chat/completions",
+        "/V1/chat/completions",
+        "/v1/../chat",
+    ] {
+        let answer =
+            raw(gateway.addr, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("path-ambiguous"), "{path}: {answer}");
+    }
+    assert_eq!([rest.counts().calls, own.counts().calls], [0, 0]);
+    // What leads nowhere else goes on as it came.
+    for path in ["/v1/models/org%2Fmodel", "/v1/./x", "/v2//x;y"] {
+        let answer =
+            raw(gateway.addr, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 ") && !answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_which_parsers_read_different_models_is_refused_where_the_route_depends_on_it() {
+    let [(rest, rest_url), (own, own_url)] = providers::<2>().await;
+    let config = Config::new(&format!(
+        "upstream = \"{rest_url}\"\n[[route]]\nname = \"own\"\nmodel = \"deep\"\npath = \"/v1/\"\nupstream = \"{own_url}\"\n"
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let send = async |path: &str, body: &'static str| {
+        let request =
+            Request::post(format!("http://{}{path}", gateway.addr)).header("content-type", "application/json");
+        let answer = ask(request.body(full(body)).unwrap()).await;
+        (answer.status().as_u16(), read(answer.into_body()).await.0)
+    };
+    for body in [
+        r#"{"model":"deep","model":"sim"}"#,
+        r#"{"model":"sim","model":"deep"}"#,
+        r#"{"Model":"deep"}"#,
+        r#"{"model":"sim","MODEL":"deep"}"#,
+        r#"{"model":"deep"} x"#,
+    ] {
+        let (status, problem) = send(CHAT, body).await;
+        assert!(status == 400 && problem.contains("model-unclear"), "{body}: {status} {problem}");
+    }
+    assert_eq!([rest.counts().calls, own.counts().calls], [0, 0]);
+    // Where the model chooses nothing, the upstream judges.
+    let (status, problem) = send("/v2/chat/completions", r#"{"model":"sim","model":"deep"}"#).await;
+    assert!(status != 400 || !problem.contains("model-unclear"), "{status} {problem}");
+}
+
+#[tokio::test]
+async fn coming_back_is_bound_by_no_routes_deadline() {
+    let [(_provider, url)] = providers::<1>().await;
+    let config = Config::new(&format!(
+        "upstream = \"{url}\"\nresumable = true\ndeadline = \"1s\"\n\
+         [[route]]\nname = \"quick\"\nmodel = \"quick\"\ndeadline = \"200ms\"\n\
+         [[route]]\nname = \"slow\"\nmodel = \"slow*\"\ndeadline = \"30s\"\n"
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let body = json!({ "model": "slow:gap=100ms; chunks=25", "stream": true, "messages": [{ "role": "user", "content": "Hello" }] });
+    let request = Request::post(format!("http://{}{CHAT}", gateway.addr))
+        .header("content-type", "application/json")
+        .header("authorization", "Bearer a")
+        .header("idempotency-key", "k")
+        .body(full(body.to_string()));
+    let answer = ask(request.unwrap()).await;
+    assert!(answer.headers().contains_key("content-location"), "{answer:?}");
+    let location = answer.headers()["content-location"].to_str().unwrap().to_owned();
+    let again = Request::get(format!("http://{}{location}", gateway.addr)).body(full("")).unwrap();
+    let (came_back, stayed) =
+        tokio::join!(async { read(ask(again).await.into_body()).await }, read(answer.into_body()));
+    assert!(stayed.1 && stayed.0.contains("[DONE]"), "{stayed:?}");
+    assert_eq!(came_back, stayed);
 }
 
 #[tokio::test]

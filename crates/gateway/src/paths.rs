@@ -1,0 +1,200 @@
+//! How servers read a path.
+//!
+//! What a route is for is said by what paths begin with, and upstreams do not agree on that: some merge slashes, take steps up and
+//! down, decode first, cut parameters off, or do not tell `/V1` from `/v1`. The bytes are passed on as they came; a call whose
+//! readings would lie on different routes is not.
+
+/// A longer path is not read in every way: that would cost more than its request.
+const LONGEST: usize = 4 * 1024;
+
+/// One way to read a path.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// How many times `%2e` is decoded: some servers do it behind a proxy that has done it.
+    decodes: u8,
+    /// A backslash is a slash, as on Windows.
+    turns_backslashes: bool,
+    /// A segment ends at `;`, as in servlets, or at a byte 0.
+    cuts_parameters: bool,
+    merges_slashes: bool,
+    takes_steps: bool,
+}
+
+/// Whether a server that reads `path` in any way finds it to begin with one of `prefixes`, and another server does not.
+pub(crate) fn is_ambiguous<'a>(path: &str, prefixes: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
+    let begins = |path: &[u8], prefix: &str| path.get(..prefix.len()).is_some_and(|start| start == prefix.as_bytes());
+    let folded = |path: &[u8], prefix: &str| {
+        path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    let literal = path.as_bytes();
+    if prefixes.clone().any(|prefix| begins(literal, prefix) != folded(literal, prefix)) {
+        return true;
+    }
+    if !is_read_differently(path) {
+        return false;
+    }
+    // Each way finds the same as the letters do.
+    let agrees = |read: &[u8]| prefixes.clone().all(|prefix| begins(literal, prefix) == folded(read, prefix));
+    prefixes.clone().any(|prefix| prefix.len() > 1)
+        && (path.len() > LONGEST || !manners().all(|manner| agrees(&manner.read(literal))))
+}
+
+/// Whether there is anything in it that not all servers read as it stands.
+fn is_read_differently(path: &str) -> bool {
+    path.contains(['%', '\\', ';']) || path.contains("//") || path.contains("/.")
+}
+
+fn manners() -> impl Iterator<Item = Manner> {
+    (0..3).flat_map(|decodes| {
+        (0..16_u8).map(move |bits| Manner {
+            decodes,
+            turns_backslashes: bits & 1 != 0,
+            cuts_parameters: bits & 2 != 0,
+            merges_slashes: bits & 4 != 0,
+            takes_steps: bits & 8 != 0,
+        })
+    })
+}
+
+// === impl Manner ===
+
+impl Manner {
+    fn read(self, path: &[u8]) -> Vec<u8> {
+        let mut path = (0..self.decodes).fold(path.to_vec(), |path, _| decoded(&path));
+        if self.turns_backslashes {
+            path.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
+        }
+        let mut segments = Vec::<&[u8]>::new();
+        for segment in path.split(|&byte| byte == b'/').skip(1) {
+            let cut = segment.iter().position(|&byte| self.cuts_parameters && matches!(byte, b';' | 0));
+            match &segment[..cut.unwrap_or(segment.len())] {
+                b"" if self.merges_slashes => {}
+                b"." if self.takes_steps => {}
+                b".." if self.takes_steps => drop(segments.pop()),
+                segment => segments.push(segment),
+            }
+        }
+        let mut read = Vec::with_capacity(path.len());
+        for segment in segments {
+            read.push(b'/');
+            read.extend_from_slice(segment);
+        }
+        // Where the last step leads to is a folder, and a prefix may end with its slash.
+        read.push(b'/');
+        read
+    }
+}
+
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut decoded, mut rest) = (Vec::with_capacity(path.len()), path);
+    while let [first, after @ ..] = rest {
+        match (first, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(high << 4 | low);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ambiguous(path: &str, prefixes: &[&str]) -> bool {
+        is_ambiguous(path, &prefixes.iter().copied())
+    }
+
+    #[test]
+    fn a_path_that_some_servers_read_as_another_routes_is_found() {
+        for path in [
+            "//v1/chat",
+            "/./v1/chat",
+            "/x/../v1/chat",
+            "/x/%2e%2E/v1/chat",
+            "/x%2f..%2Fv1/chat",
+            "/x/..;a=b/v1/chat",
+            "/;x/v1/chat",
+            "/x/..%00/v1/chat",
+            "/x\\..\\v1/chat",
+            "/%76%31/chat",
+            "/%2576%2531/chat",
+            "/%252e/v1/chat",
+            "/x/..//v1/chat",
+            "/x//../v1/chat",
+            "/V1/chat",
+            "/%561/chat",
+            "/v1;x/chat",
+            "/v1/../chat",
+            "/v1/..%2f..%2f/x",
+            "/v1//../../x",
+        ] {
+            assert!(ambiguous(path, &["/v1/"]), "{path}");
+        }
+        assert!(ambiguous(&format!("/v1/{}", "%41".repeat(2_000)), &["/v1/"]), "too long to be read in every way");
+        assert!(ambiguous("/a/../b/x", &["/a/", "/b/"]));
+    }
+
+    #[test]
+    fn what_all_servers_read_as_one_routes_is_not() {
+        for path in [
+            "/v1/chat",
+            "/v2/chat",
+            "/",
+            "*",
+            "",
+            "/v1/models/org%2Fmodel",
+            "/v1/models/a;b",
+            "/v1/x/../chat",
+            "/v1/x//y",
+            "/v1/./x",
+            "/x//y",
+            "/models/a%20b",
+            "/v1/%2525",
+            "/v1/100%",
+            "/x/..v1/",
+        ] {
+            assert!(!ambiguous(path, &["/v1/"]), "{path}");
+        }
+        // Where all paths are one route's, nothing can be stepped around.
+        for path in ["//v1/../x", "/%2e%2e/x", "/V1"] {
+            assert!(!ambiguous(path, &["/"]) && !ambiguous(path, &["", "/"]), "{path}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_read_one_after_the_other_is_found_too() {
+        // All paths of up to five pieces: if one reading begins with the prefix and the letters do not, or the other way round, it
+        // is ambiguous.
+        let pieces = ["/", "v1", "..", ".", ";", "%2f", "%2e", "x"];
+        let mut paths = vec![String::from("/")];
+        for _ in 0..4 {
+            paths = paths.iter().flat_map(|path| pieces.iter().map(move |piece| format!("{path}{piece}"))).collect();
+            for path in &paths {
+                let (literal, usual) = (path.starts_with("/v1/"), usual(path).starts_with("/v1/"));
+                assert!(literal == usual || ambiguous(path, &["/v1/"]), "{path}");
+            }
+        }
+    }
+
+    /// What nginx makes of it: decoded, slashes merged, steps taken.
+    fn usual(path: &str) -> String {
+        let mut segments = Vec::new();
+        let decoded = path.replace("%2f", "/").replace("%2e", ".");
+        for segment in decoded.split('/') {
+            match segment {
+                "" | "." => {}
+                ".." => drop(segments.pop()),
+                segment => segments.push(segment),
+            }
+        }
+        let end = if ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end)) { "/" } else { "" };
+        format!("/{}{end}", segments.join("/"))
+    }
+}
