@@ -78,7 +78,8 @@ impl PeerCircuit {
 
     /// Other processes find the upstream failing. Returns what the circuit makes of it:
     ///
-    /// 1. nothing, where this process had three successes of which the last is not older than 10 s;
+    /// 1. nothing, where this process had three successes of which the last is not older than 10 s, and no two calls in a
+    ///    row have failed since;
     /// 2. it opens for as long as theirs are open, where half of the processes say so, and two at least;
     /// 3. else one failure opens it, for as long as theirs are open, unless a call succeeds before.
     pub fn hear(&self, report: PeerReport) -> PeerDecision {

@@ -39,6 +39,8 @@ pub enum PeerDecision {
 /// As many successes, of which the last is no older than this, outweigh what others say.
 const VETO: u64 = 3;
 const VETO_FRESH: Duration = Duration::from_secs(10);
+/// Unless as many calls in a row have failed since: one may fail at an upstream that is well.
+const CONTRADICTED: u32 = 2;
 
 // === impl PeerReport ===
 
@@ -110,8 +112,10 @@ impl Breaker {
 
     fn has_evidence_of_life(&self, now: Instant) -> bool {
         let is_fresh = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < VETO_FRESH);
+        let silence = now.saturating_duration_since(self.heard.unwrap_or(self.since));
+        let is_contradicted = self.streak.run().length(silence) >= CONTRADICTED;
         let tally = self.window.sum();
-        is_fresh && tally.calls.saturating_sub(tally.failures) >= VETO
+        is_fresh && !is_contradicted && tally.calls.saturating_sub(tally.failures) >= VETO
     }
 }
 
@@ -180,6 +184,34 @@ mod tests {
         let all = PeerReport::new(8, 8, OPEN);
         assert_eq!(breaker.hear_peers(all, now + Duration::from_secs(9)), (PeerDecision::Ignored, None));
         assert_eq!(breaker.hear_peers(all, now + Duration::from_secs(11)).0, PeerDecision::Opened);
+    }
+
+    #[test]
+    fn what_failed_here_since_the_last_success_agrees_with_what_others_say() {
+        let now = Instant::now();
+        let soon = now + Duration::from_secs(2);
+        let after = |failures: usize| {
+            let mut breaker = breaker(now);
+            for _ in 0..8 {
+                call(&mut breaker, CallResult::SUCCESS, now);
+            }
+            for _ in 0..failures {
+                call(&mut breaker, CallResult::UNANSWERED, now);
+            }
+            breaker
+        };
+        let all = PeerReport::new(8, 8, OPEN);
+        // One failure may be chance.
+        assert_eq!(after(1).hear_peers(all, soon).0, PeerDecision::Ignored);
+        assert_eq!(after(2).hear_peers(all, soon).0, PeerDecision::Opened);
+        assert_eq!(after(1).hear_peers(one_of(8), soon).0, PeerDecision::Ignored);
+        let mut suspicious = after(2);
+        assert_eq!(suspicious.hear_peers(one_of(8), soon).0, PeerDecision::Suspicious);
+        call(&mut suspicious, CallResult::UNANSWERED, soon);
+        assert_eq!(suspicious.state(), CircuitState::Open);
+        let mut served = after(2);
+        call(&mut served, CallResult::SUCCESS, soon);
+        assert_eq!(served.hear_peers(all, soon).0, PeerDecision::Ignored);
     }
 
     #[test]
