@@ -7,6 +7,7 @@ pub mod canonical_json;
 pub mod credentials;
 pub mod deadline;
 pub mod dialect;
+pub(crate) mod digests;
 pub(crate) mod event_stream;
 #[cfg(feature = "schema")]
 pub mod extract_json;

@@ -302,9 +302,11 @@ async fn a_rewrite_changes_the_whole_request() {
         let mut request = request("POST", body);
         request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer primary"));
         request.headers_mut().insert("content-length", 5.into());
+        request.headers_mut().insert("content-digest", HeaderValue::from_static("sha-256=:hello:"));
         let response = layer.layer(Upstream::new([answer])).oneshot(request).await.unwrap();
         assert!(is(&response, 200));
         let seen = &backup.seen()[0];
+        assert!(!seen.headers.contains_key("content-digest"), "it is that of other bytes");
         assert_eq!(seen.uri, "http://backup/v2");
         assert_eq!(seen.data, "good morning");
         assert_eq!(seen.length, Some(12));

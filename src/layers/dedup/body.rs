@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use pin_project_lite::pin_project;
 use crate::body::boxed::Polled;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
+use crate::proto::digests;
 use crate::proto::sse::EventIds;
 use crate::rejection::{Rejection, RejectionFormat};
 use crate::store::{BodyPart, Head, Reader};
@@ -139,12 +141,16 @@ impl SharedBody {
                 None => ready!(self.poll_part(cx)),
             };
             let ids = self.resumed.as_mut().and_then(|resumed| resumed.ids.as_mut());
-            if let (Some(Ok(BodyPart::Data(data))), Some(ids)) = (&mut part, ids) {
-                *data = ids.write(data);
-                // It was a blank line that is not handed on.
-                if data.is_empty() {
-                    continue;
+            match (&mut part, ids) {
+                (Some(Ok(BodyPart::Data(data))), Some(ids)) => {
+                    *data = ids.write(data);
+                    // It was a blank line that is not handed on.
+                    if data.is_empty() {
+                        continue;
+                    }
                 }
+                (Some(Ok(BodyPart::Trailers(trailers))), Some(_)) => digests::remove(Arc::make_mut(trailers)),
+                _ => {}
             }
             return Poll::Ready(part.map(|part| part.map(BodyPart::into_frame)));
         }

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::answers::{Answers, Issued};
 use crate::event::Emitter;
+use crate::proto::digests;
 use crate::proto::sse::EventIds;
 use crate::rt::timeout::Timeout;
 
@@ -45,6 +46,7 @@ impl Offer {
         headers.insert(CONTENT_LOCATION, location);
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);
+            digests::remove(headers);
         }
         ids
     }

@@ -20,6 +20,7 @@ use crate::call::{Reservation, Tenant};
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
 use crate::policy::broadcast::Limits;
+use crate::proto::digests;
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::prefer::Preferences;
 use crate::proto::sse::{EventId, EventIds};
@@ -322,6 +323,7 @@ impl Returning {
         let ids = self.ids.take();
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);
+            digests::remove(headers);
         }
         response.extensions_mut().insert(DedupRole::Resumed);
         let rest = std::mem::take(&mut self.skipped.rest);

@@ -12,7 +12,7 @@ use crate::call::{Authenticated, Notice, Notices, ServedBy};
 use crate::event::Event;
 use crate::policy::fallback::Trust;
 use crate::policy::verdict::{Matter, NextStep, Outcome, RequestView};
-use crate::proto::credentials;
+use crate::proto::{credentials, digests};
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 
@@ -112,7 +112,10 @@ impl<Bk> Session<Bk> {
             (Some(rewrite), Some(data)) => {
                 let before = data.len();
                 let mut request = (rewrite.0)(Request::from_parts(head, data));
-                // The length that the caller gave is not that of what is sent now.
+                // What the caller said of its bytes need not be true of what is sent now. The rewrite may say it anew.
+                digests::remove(&mut head.headers);
+                let mut request = (rewrite.0)(Request::from_parts(head, data));
+                // Nor is the length that the caller gave.
                 if request.body().len() != before && request.headers().contains_key(CONTENT_LENGTH) {
                     let length = HeaderValue::from(request.body().len());
                     request.headers_mut().insert(CONTENT_LENGTH, length);

@@ -19,6 +19,7 @@ use super::session::Session;
 use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::proto::digests;
 use crate::proto::event_stream::EventStream;
 use crate::proto::resume::Recognised;
 
@@ -115,6 +116,7 @@ where
         }
         // The rest may come in other bytes than the server would have sent.
         response.headers_mut().remove(CONTENT_LENGTH);
+        digests::remove(response.headers_mut());
         let Pending { service, config, kept, recognised } = *pending;
         let session = Session::new(service, config, kept, recognised, &response);
         Poll::Ready(Ok(response.map(|body| ResumeBody::following(body, session))))

@@ -21,6 +21,7 @@ use crate::event::Event;
 use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Read, ResumedBy};
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::Kind;
+use crate::proto::digests;
 use crate::proto::event_stream::EventStream;
 use crate::proto::resume::Recognised;
 use crate::proto::retry_after;
@@ -129,7 +130,13 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     pub(super) fn frame<B>(&mut self, frame: Frame<Bytes>) -> Next<B> {
         let data = match frame.into_data() {
             Ok(data) => data,
-            Err(trailers) => return self.end(Some(trailers)),
+            Err(mut trailers) => {
+                // They are about the rest alone, and not about what the caller reads.
+                if let Some(trailers) = trailers.trailers_mut().filter(|_| self.follower.is_rest()) {
+                    digests::remove(trailers);
+                }
+                return self.end(Some(trailers));
+            }
         };
         let read = self.follower.read(&data, |bytes| self.held.set(bytes));
         if let (Some(ending), Some(usage)) = (&self.ending, self.follower.take_usage()) {

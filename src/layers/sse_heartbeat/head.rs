@@ -1,23 +1,16 @@
 //! Which responses the layer treats, and how it corrects their heads.
 
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, ETAG};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use crate::proto::dialect::Kind;
+use crate::proto::digests;
 use crate::proto::event_stream::EventStream;
 use crate::proto::media_type;
 
 /// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// The headers that depend on the exact bytes of the body: RFC 9530 and its predecessors.
-const DIGESTS: [HeaderName; 4] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-md5"),
-];
 
 /// How a response is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +80,6 @@ pub(super) fn adapt(headers: &mut HeaderMap) {
 
 /// Removes the fields that are wrong once bytes were added, from the head or from trailers.
 pub(super) fn forget_bytes(headers: &mut HeaderMap) {
-    for name in DIGESTS.iter().chain([&ETAG, &ACCEPT_RANGES]) {
-        headers.remove(name);
-    }
+    digests::remove(headers);
+    headers.remove(ACCEPT_RANGES);
 }

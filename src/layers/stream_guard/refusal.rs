@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER, TRAILER, TRANSFER_ENCODING,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRAILER, TRANSFER_ENCODING,
 };
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -13,6 +13,7 @@ use super::state::{Failure, StreamState};
 use crate::error::{StreamTruncated, UpstreamError};
 use crate::policy::fault::judge;
 use crate::proto::dialect::{Fault, Framing, Kind, StreamError};
+use crate::proto::digests;
 use crate::proto::sse::Ending;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -141,9 +142,10 @@ fn refuse(head: Parts, status: StatusCode, rejection: Rejection, body: Bytes) ->
     *response.status_mut() = status;
     let length = response.body().len();
     let headers = response.headers_mut();
-    for name in [CONTENT_ENCODING, TRANSFER_ENCODING, TRAILER, ETAG, CACHE_CONTROL] {
+    for name in [CONTENT_ENCODING, TRANSFER_ENCODING, TRAILER, CACHE_CONTROL] {
         headers.remove(name);
     }
+    digests::remove(headers);
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     if let (Some(wait), false) = (rejection.retry_after(), headers.contains_key(RETRY_AFTER)) {

@@ -22,6 +22,7 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::structured::Complaint;
 use crate::proto::dialect::Usage;
+use crate::proto::digests;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 
@@ -212,6 +213,7 @@ async fn look(check: Check, data: &Bytes) -> Examined {
 impl Answer {
     fn replaced(mut self, data: Vec<u8>) -> Self {
         correct_headers(&mut self.head, data.len());
+        self.trailers.iter_mut().for_each(digests::remove);
         self.data = data.into();
         self
     }

@@ -11,6 +11,7 @@ use crate::body::request::CallBody;
 use crate::policy::structured::{Complaint, OutputSchema};
 use crate::proto::answer_text;
 use crate::proto::dialect::Kind;
+use crate::proto::digests;
 use crate::proto::output_format::{self, OutputFormat};
 use crate::proto::prompt;
 use crate::rt::clock;
@@ -27,13 +28,6 @@ pub(super) struct Asked {
 }
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Of a body that is sent no more.
-const DIGESTS: [HeaderName; 4] = [
-    HeaderName::from_static("content-md5"),
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-];
 
 /// The dialect of a request whose body is worth reading.
 pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
@@ -87,7 +81,7 @@ impl Asked {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         headers.remove(TRANSFER_ENCODING);
-        DIGESTS.iter().for_each(|name| drop(headers.remove(name)));
+        digests::remove(headers);
         if headers.contains_key(IDEMPOTENCY_KEY) {
             let key = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
             headers.insert(IDEMPOTENCY_KEY, HeaderValue::try_from(key).ok()?);
@@ -98,8 +92,7 @@ impl Asked {
 
 /// Takes off what no longer holds of an answer whose body was changed, and corrects its length.
 pub(super) fn correct_headers(head: &mut http::response::Parts, length: usize) {
-    DIGESTS.iter().for_each(|name| drop(head.headers.remove(name)));
-    head.headers.remove(http::header::ETAG);
+    digests::remove(&mut head.headers);
     if head.headers.contains_key(CONTENT_LENGTH) {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

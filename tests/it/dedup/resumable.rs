@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_buttress::dedup::Dedup;
@@ -13,7 +13,7 @@ use tower_buttress::store::MemoryStore;
 use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
 
 use super::{Answer, Say, Stage, Upstream, dedup, next, post, post_key, role, send, settle, text, with_header};
-use crate::support::{Log, secs};
+use crate::support::{Log, secs, trailers};
 
 type Service = Dedup<Upstream, MemoryStore>;
 
@@ -115,6 +115,30 @@ async fn a_caller_that_was_cut_off_reads_the_rest_and_nothing_is_asked_again() {
     let back = ask(&service, get_after(&location, &last)).await;
     assert_eq!((back.status().as_u16(), text(back).await.as_str()), (204, ""));
     assert!(stage.is_quiet().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn digests_of_what_has_no_ids_yet_are_not_handed_on() {
+    let (service, mut stage) = dedup(&layer());
+    let head = || Response::builder().header("content-type", "text/event-stream").header("repr-digest", "sha-256=:x:");
+    for (request, changed) in [(post_key("k", "hi"), true), (post("hi"), false)] {
+        let call = send(&service, request).await;
+        let say = stage.call().await.answer(head().body(()).unwrap());
+        say.data("data: one\n\n");
+        say.trailers(trailers());
+        say.end();
+        let answer = call.await.unwrap().unwrap();
+        let location = changed.then(|| location(&answer));
+        let mut answers = vec![answer];
+        if let Some(location) = location {
+            answers.push(ask(&service, get(&location)).await);
+        }
+        for answer in answers {
+            assert_eq!(answer.headers().contains_key("repr-digest"), !changed);
+            let read = answer.into_body().collect().await.unwrap();
+            assert_eq!(read.trailers().unwrap().contains_key("x-checksum"), !changed);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

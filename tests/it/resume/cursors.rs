@@ -1,11 +1,16 @@
 //! Each server's own cursor.
 
-use http::Request;
-use http_body_util::Full;
-use tower_buttress::{PinTo, ResumeBy, ResumeLayer};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::{CallBody, PinTo, ResumeBy, ResumeLayer};
 
 use super::{FOUR, ONE, THREE, TWO, events, post, send, stream};
-use crate::support::Step::{Data, Fail};
+use crate::support::Script;
+use crate::support::Step::{Data, Fail, Trailers};
 
 const RESPONSES: &str = "/v1/responses";
 
@@ -31,6 +36,26 @@ async fn an_event_stream_goes_on_behind_its_last_id() {
     );
     assert_eq!(rest.headers["authorization"], "Bearer caller");
     assert_eq!((rest.pin.as_ref(), rest.no_retry), (Some(&PinTo::primary()), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn digests_of_one_of_its_parts_are_not_handed_on() {
+    for (parts, checksum) in [
+        (vec![vec![Data(ONE), Trailers]], true),
+        // It is the checksum of the rest.
+        (vec![vec![Data(ONE), Fail("cut")], vec![Data(TWO), Trailers]], false),
+    ] {
+        let parts = Arc::new(Mutex::new(parts.into_iter()));
+        let upstream = service_fn(move |_: Request<CallBody>| {
+            let body = Script::new(parts.lock().unwrap().next().unwrap()).unsized_();
+            let head = Response::builder().header("content-type", "text/event-stream").header("repr-digest", "x");
+            async { Ok::<_, Infallible>(head.body(body).unwrap()) }
+        });
+        let response = ResumeLayer::new().layer(upstream).oneshot(events("/events")).await.unwrap();
+        assert!(!response.headers().contains_key("repr-digest"), "of other bytes, if it breaks");
+        let read = response.into_body().collect().await.unwrap();
+        assert_eq!(read.trailers().unwrap().contains_key("x-checksum"), checksum);
+    }
 }
 
 #[tokio::test(start_paused = true)]

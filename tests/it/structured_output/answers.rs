@@ -41,6 +41,15 @@ async fn what_stands_in_a_sentence_takes_the_place_of_the_text() {
         assert_eq!(length, body.len());
         assert_eq!(body, answer(GOOD), "{said}");
     }
+    // What was said of its bytes, before and after them, is said no more.
+    let said: &'static str = Box::leak(answer("{\"city\":\"Paris\",}").into_boxed_str());
+    let headers = vec![("content-type", "application/json"), ("signature", "sig=:x:"), ("digest", "sha-256=x")];
+    let model = Model::new(&[Says::Raw(200, headers, vec![Step::Data(said), Step::Trailers])]);
+    let response = StructuredOutputLayer::new().layer(model.service()).oneshot(request()).await.unwrap();
+    assert!(!response.headers().contains_key("signature") && !response.headers().contains_key("digest"));
+    let read = response.into_body().collect().await.unwrap();
+    assert!(!read.trailers().is_some_and(|trailers| trailers.contains_key("x-checksum")));
+    assert_eq!(read.to_bytes(), answer(GOOD));
     let model = Model::new(&[Says::Text("Sure: {\"city\":\"Paris\"}"), Says::Text(GOOD)]);
     let service = StructuredOutputLayer::new().extract(false).layer(model.service());
     assert_eq!(send(&service, request()).await, got(GOOD, None, 2), "asked again where nothing may be changed");
