@@ -316,6 +316,21 @@ async fn a_rewrite_changes_the_whole_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_takes_too_long_to_come_is_not_rewritten() {
+    for (takes, served) in [(9, true), (11, false)] {
+        let log = Arc::new(Log::default());
+        let layer = FallbackLayer::new(Upstream::new([ok()])).rewrite(|request| request).read_timeout(secs(10));
+        let body = [Step::Data("hel"), Step::Wait(secs(takes)), Step::Data("lo")];
+        let service = layer.observer(log.clone()).layer(Upstream::new([Answer::status(503).early()]));
+        let start = Instant::now();
+        let response = service.oneshot(request("POST", body)).await.unwrap();
+        assert_eq!((ServedBy::of(&response).is_some(), is(&response, 503)), (served, !served));
+        assert_eq!(start.elapsed(), secs(takes.min(10)));
+        assert_eq!(log.names(), [if served { "fallback_used: fallback" } else { "bypassed: fallback" }]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_without_a_body_can_be_rewritten_too() {
     let backup = Upstream::new([ok()]);
     let layer = FallbackLayer::new(backup.clone()).rewrite(|mut request| {

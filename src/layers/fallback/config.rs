@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -16,6 +17,7 @@ pub(super) struct Config<Bk> {
     pub(super) forward_credentials: bool,
     pub(super) own_credentials: bool,
     pub(super) replay_limit: usize,
+    pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
     pub(super) classifier: Classifier,
     pub(super) emitter: Emitter,
@@ -40,6 +42,7 @@ impl<Bk> Config<Bk> {
             forward_credentials: false,
             own_credentials: false,
             replay_limit: REPLAY_LIMIT,
+            read_timeout: Duration::from_secs(30),
             memory: Memory::default(),
             classifier: Classifier::default(),
             emitter: Emitter::default(),
@@ -66,6 +69,7 @@ impl<Bk> Config<Bk> {
             forward_credentials: self.forward_credentials,
             own_credentials: self.own_credentials,
             replay_limit: self.replay_limit,
+            read_timeout: self.read_timeout,
             memory: self.memory.clone(),
             classifier: self.classifier.clone(),
             emitter: self.emitter.clone(),
@@ -88,6 +92,7 @@ impl<Bk> fmt::Debug for Config<Bk> {
             .field("forward_credentials", &self.forward_credentials)
             .field("own_credentials", &self.own_credentials)
             .field("replay_limit", &self.replay_limit)
+            .field("read_timeout", &self.read_timeout)
             .field("observer", &self.emitter)
             .finish_non_exhaustive()
     }

@@ -15,6 +15,7 @@ use super::session::{Reason, Session};
 use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::timeout::Timeout;
 
 pin_project! {
     /// The future of [`Fallback`](crate::fallback::Fallback).
@@ -37,12 +38,17 @@ pin_project! {
     enum Stage<F, Bk, G> {
         Primary { #[pin] call: F },
         // The part of the request that was not read yet, for the rewrite.
-        Read { body: CallBody },
+        Read { reading: Box<Reading> },
         // For the backup.
         Ready { backup: Bk },
         Backup { #[pin] call: G },
         Over,
     }
+}
+
+struct Reading {
+    body: CallBody,
+    timeout: Timeout,
 }
 
 /// What is returned if the backup does no better.
@@ -136,8 +142,8 @@ where
 {
     loop {
         let next = match stage.as_mut().project() {
-            StageProj::Read { body } => {
-                if ready!(poll_whole(body, session, cx)) {
+            StageProj::Read { reading } => {
+                if ready!(poll_whole(reading, session, cx)) {
                     Stage::to(session.backup())
                 } else {
                     Stage::Over
@@ -159,13 +165,18 @@ where
     }
 }
 
-/// Whether the body came to its end within the limit. It is recorded as it is read.
-fn poll_whole<Bk>(body: &mut CallBody, session: &Session<Bk>, cx: &mut Context<'_>) -> Poll<bool> {
+/// Whether the body came to its end within the limits of size and time. It is recorded as it is read.
+fn poll_whole<Bk>(reading: &mut Reading, session: &Session<Bk>, cx: &mut Context<'_>) -> Poll<bool> {
     for _ in 0..MAX_READY_FRAMES {
-        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            None => return Poll::Ready(true),
-            Some(_) if session.can_resend(Resend::state) => {}
-            Some(_) => return Poll::Ready(false),
+        match Pin::new(&mut reading.body).poll_frame(cx) {
+            Poll::Ready(None) => return Poll::Ready(true),
+            Poll::Ready(Some(_)) if session.can_resend(Resend::state) => {}
+            Poll::Ready(Some(_)) => return Poll::Ready(false),
+            Poll::Pending => {
+                ready!(reading.timeout.poll_after(session.read_timeout(), cx));
+                session.bypass("the request body took too long");
+                return Poll::Ready(false);
+            }
         }
     }
     cx.waker().wake_by_ref();
@@ -177,7 +188,7 @@ fn poll_whole<Bk>(body: &mut CallBody, session: &Session<Bk>, cx: &mut Context<'
 impl<F, Bk: Clone, G> Stage<F, Bk, G> {
     fn for_backup(session: &Session<Bk>) -> Self {
         match session.to_rewrite() {
-            Some(body) => Self::Read { body },
+            Some(body) => Self::Read { reading: Box::new(Reading { body, timeout: Timeout::default() }) },
             None => Self::to(session.backup()),
         }
     }

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -109,6 +110,8 @@ use crate::rt::per_thread::PerThread;
 ///   that answer would come may be gone.)
 /// - *The request body is larger than [`replay_limit`](Self::replay_limit)*: it streams on untouched, and there is no
 ///   fallback.
+/// - *The request is to be [rewritten](Self::rewrite), and the rest of its body takes longer than
+///   [`read_timeout`](Self::read_timeout)*: there is no fallback.
 /// - *The deadline of the call has passed, or the request carries [`NoFallback`](crate::NoFallback)*: there is no fallback.
 /// - *The request is [pinned](crate::PinTo)*: only that upstream is asked. If the backup it is pinned to gives no answer,
 ///   the caller gets a 502, [`UpstreamFailed`](crate::RejectionKind::UpstreamFailed).
@@ -200,6 +203,14 @@ impl<Bk> FallbackLayer<Bk> {
     #[must_use]
     pub fn replay_limit(mut self, bytes: usize) -> Self {
         self.config.replay_limit = bytes;
+        self
+    }
+
+    /// How long a request that is to be [rewritten](Self::rewrite) may take to come to its end, from when the primary has
+    /// failed. Then the primary's answer is returned. Default: 30 s.
+    #[must_use]
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.config.read_timeout = timeout;
         self
     }
 

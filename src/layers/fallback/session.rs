@@ -1,6 +1,7 @@
 //! One call: what it takes to make it at the backup.
 
 use std::error::Error;
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -111,7 +112,6 @@ impl<Bk> Session<Bk> {
         let request = match (&self.config.rewrite, self.resend.whole_body()) {
             (Some(rewrite), Some(data)) => {
                 let before = data.len();
-                let mut request = (rewrite.0)(Request::from_parts(head, data));
                 // What the caller said of its bytes need not be true of what is sent now. The rewrite may say it anew.
                 digests::remove(&mut head.headers);
                 let mut request = (rewrite.0)(Request::from_parts(head, data));
@@ -171,7 +171,12 @@ impl<Bk> Session<Bk> {
         RequestView::new(&head.method, &head.uri, &head.extensions)
     }
 
-    fn bypass(&self, reason: &'static str) {
+    /// How long the request may take to come, where it is to be rewritten.
+    pub(super) fn read_timeout(&self) -> Duration {
+        self.config.read_timeout
+    }
+
+    pub(super) fn bypass(&self, reason: &'static str) {
         self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
     }
 }
