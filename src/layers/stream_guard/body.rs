@@ -134,7 +134,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.error.is_some() || !matches!(self.watch, Watch::Nothing) {
+        if self.error.is_some() || self.watch.hides_length() {
             // A server that has sent as many bytes as it was promised does not tell of an error behind them.
             return SizeHint::default();
         }

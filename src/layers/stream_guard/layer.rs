@@ -78,7 +78,8 @@ use crate::proto::dialect::{Dialect, Kind};
 ///   in the response's extensions, tells.
 ///
 /// *Answers that are no stream*, JSON to a `POST` to a path of a known dialect, are withheld up to 256 KiB. One that is cut, or
-/// that is an error inside of a 200, becomes a refusal as above.
+/// that is an error inside of a 200, becomes a refusal as above. A larger one is handed on as it comes; where its length is
+/// known, it keeps it, and it is judged before the frame that completes it is handed on.
 ///
 /// *4xx and 5xx* are read, up to 64 KiB of JSON and for 1 s, so that the layers outside act on a quota that is spent, a prompt that is
 /// too long, or a wait that only the body names. They are handed on as they are, with an

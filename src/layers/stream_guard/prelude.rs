@@ -171,7 +171,7 @@ where
             |refusal: Response<Bytes>| refusal.map(|text| StreamGuardBody::pass(ResponseBody::Refusal { text }));
         Some(match decision {
             Decision::Release(watch) => {
-                if !matches!(watch, Watch::Nothing) {
+                if watch.hides_length() {
                     head.headers.remove(CONTENT_LENGTH);
                 }
                 Response::from_parts(head, StreamGuardBody::new(held, watch, body).reserving(reservation))
@@ -313,13 +313,17 @@ where
 
     /// Hands on what was withheld, and watches the rest.
     fn release(&mut self) -> Decision {
+        let left = self.body.size_hint().exact();
+        if left == Some(0) && matches!(self.reading, Reading::Answer(..)) {
+            return self.end_answer();
+        }
         Decision::Release(match std::mem::replace(&mut self.reading, Reading::Over) {
             Reading::Stream(stream) => {
                 let Stream { state, limit, .. } = *stream;
                 Watch::Stream(Box::new(StreamWatch { state, limit }))
             }
             Reading::Answer(reader, dialect, _) => {
-                Watch::Answer(Box::new(AnswerWatch { reader, dialect, ending: self.ending() }))
+                Watch::Answer(Box::new(AnswerWatch { reader, dialect, ending: self.ending(), left }))
             }
             Reading::Error(..) | Reading::Over => Watch::Nothing,
         })

@@ -37,6 +37,8 @@ pub(super) struct AnswerWatch {
     pub(super) reader: AnswerReader,
     pub(super) dialect: Chosen,
     pub(super) ending: Ending,
+    /// How much is still to come, where that is known.
+    pub(super) left: Option<u64>,
 }
 
 /// How long the first content may take.
@@ -89,7 +91,8 @@ impl Watch {
             },
             Self::Answer(watch) => {
                 watch.reader.read(data);
-                Step::Give(frame)
+                watch.left = watch.left.map(|left| left.saturating_sub(data.len() as u64));
+                if watch.left == Some(0) { self.last(frame) } else { Step::Give(frame) }
             }
         }
     }
@@ -105,6 +108,29 @@ impl Watch {
         match ended {
             Ok(rest) => Step::Last((!rest.is_empty()).then(|| Frame::data(rest)), trailers),
             Err(fail) => Step::Fail(fail),
+        }
+    }
+
+    /// The answer is complete with this frame: a server that has sent as many bytes as it was promised does not tell of an error
+    /// behind them.
+    #[cold]
+    fn last(&mut self, frame: Frame<Bytes>) -> Step {
+        let Self::Answer(watch) = self else { return Step::Give(frame) };
+        match watch.end() {
+            Ok(_) => {
+                *self = Self::Nothing;
+                Step::Give(frame)
+            }
+            Err(fail) => Step::Fail(fail),
+        }
+    }
+
+    /// Whether the length of the body is not to be told, since its end may turn out to be another one than it looks.
+    pub(super) fn hides_length(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Stream(_) => true,
+            Self::Answer(watch) => watch.left.is_none(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Answers that are no stream.
 
 use http::Method;
+use http_body::Body;
+use http_body_util::BodyExt;
 use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Rejection, RejectionKind, StreamGuardLayer};
 
@@ -66,6 +68,42 @@ async fn a_large_answer_streams_on_and_is_judged_at_its_end() {
     assert_eq!(ending.get(), Some(End::Limit));
     let cut = post(CHAT, Answer::of(200, "application/json", [Data(head), Data(long)])).await;
     assert!(read(cut).await.1.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_keeps_its_length_and_is_judged_before_its_last_byte() {
+    let long: &'static str = "x".repeat(300_000).leak();
+    let head = r#"{"choices":[{"index":0,"message":{"content":""#;
+    let tail = r#""},"finish_reason":"stop"}]}"#;
+    for (last, whole) in [(tail, true), (&tail[..tail.len() - 1], false)] {
+        let length: &'static str = (head.len() + long.len() + last.len()).to_string().leak();
+        let answer = Answer::of(200, "application/json", [Data(head), Data(long), Wait(secs(9)), Data(last)]);
+        let answer = answer.header("content-length", length).sized();
+        let response = post(CHAT, answer).await;
+        assert_eq!((response.headers()["content-length"].to_str().unwrap(), response.status().as_u16()), (length, 200));
+        let ending = Ending::of(&response).unwrap().clone();
+        let mut body = response.into_body();
+        assert_eq!(body.size_hint().exact(), length.parse().ok());
+        let (mut read, mut error) = (0, None);
+        // As a server: it reads nothing behind the last byte.
+        while body.size_hint().exact() != Some(0) && error.is_none() {
+            match body.frame().await.unwrap() {
+                Ok(frame) => read += frame.into_data().unwrap().len(),
+                Err(err) => error = Some(err),
+            }
+        }
+        assert_eq!((error.is_none(), read == length.parse::<usize>().unwrap()), (whole, whole));
+        assert_eq!(ending.get(), whole.then_some(End::Whole));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_has_no_digest_of_what_it_stands_for() {
+    let error = r#"{"error":{"code":502,"message":"Provider returned error"}}"#;
+    let answer = Answer::json(200, error).header("content-digest", "sha-256=:x:").header("x-request-id", "1");
+    let response = post(CHAT, answer).await;
+    assert!(response.status() == 502 && response.headers()["x-request-id"] == "1");
+    assert!(!response.headers().contains_key("content-digest"));
 }
 
 #[tokio::test(start_paused = true)]

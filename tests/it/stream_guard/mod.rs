@@ -38,6 +38,7 @@ struct Answer {
     content_type: &'static str,
     headers: Vec<(&'static str, &'static str)>,
     steps: Vec<Step>,
+    sized: bool,
 }
 
 impl Answer {
@@ -50,7 +51,7 @@ impl Answer {
     }
 
     fn of(status: u16, content_type: &'static str, steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { status, content_type, headers: Vec::new(), steps: steps.into_iter().collect() }
+        Self { status, content_type, headers: Vec::new(), steps: steps.into_iter().collect(), sized: false }
     }
 
     fn header(mut self, name: &'static str, value: &'static str) -> Self {
@@ -58,10 +59,16 @@ impl Answer {
         self
     }
 
+    /// Its length is known.
+    fn sized(self) -> Self {
+        Self { sized: true, ..self }
+    }
+
     fn response(&self) -> Response<Script> {
         let response = Response::builder().status(self.status).header("content-type", self.content_type);
         let response = self.headers.iter().fold(response, |response, (name, value)| response.header(*name, *value));
-        response.body(Script::new(self.steps.clone()).unsized_()).unwrap()
+        let body = Script::new(self.steps.clone());
+        response.body(if self.sized { body } else { body.unsized_() }).unwrap()
     }
 }
 
