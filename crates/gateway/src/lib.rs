@@ -36,6 +36,7 @@ mod routes;
 mod serve;
 mod signals;
 mod similar;
+mod socket;
 mod stack;
 mod state;
 mod stream;

@@ -32,6 +32,7 @@ use super::drain::{Drain, Open};
 use super::ids::RequestId;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
+use super::socket::{Reset, Socket};
 use super::stream::{BoundedStreams, TurnTaking};
 use super::telemetry;
 use super::unread::Sender;
@@ -152,27 +153,36 @@ where
     ) {
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
+        let reset = Reset::default();
+        let stream = Socket::new(stream, reset.clone());
         let came = Came { address, door, has_tls: false };
         let tls = self.live.borrow().tls.clone();
         let Some(tls) = tls.filter(|_| matches!(door, Door::Main)) else {
-            return self.speak(builder, stream, came, open).await;
+            return self.speak(builder, stream, came, reset, open).await;
         };
         match tokio::time::timeout(FIRST_REQUEST, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(builder, stream, Came { has_tls: true, ..came }, open).await,
+            Ok(Ok(stream)) => self.speak(builder, stream, Came { has_tls: true, ..came }, reset, open).await,
             Ok(Err(error)) => tracing::debug!(peer = %address, "no TLS with a client: {error}"),
             Err(_) => {}
         }
     }
 
-    async fn speak<T>(self, builder: Arc<auto::Builder<BoundedStreams>>, stream: T, came: Came, mut open: Open)
-    where
+    async fn speak<T>(
+        self,
+        builder: Arc<auto::Builder<BoundedStreams>>,
+        stream: T,
+        came: Came,
+        reset: Reset,
+        mut open: Open,
+    ) where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let began = Arc::new(AtomicBool::new(false));
         let socket = TokioIo::new(WriteTimeout::new(stream, self.write_timeout));
-        let begins = began.clone();
-        let service = service_fn(move |request| {
+        let (begins, resets) = (began.clone(), reset.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
             begins.store(true, Ordering::Relaxed);
+            resets.note(request.version());
             let live = self.live.borrow().clone();
             async move { Ok::<_, Infallible>(live.answer(request, came).await) }
         });
@@ -199,6 +209,7 @@ where
         gauge.decrement(1);
         if let Err(error) = closed {
             tracing::debug!(peer = %came.address, "a connection ended: {}", telemetry::chain(error.as_ref()));
+            reset.failed(&error).await;
         }
     }
 }

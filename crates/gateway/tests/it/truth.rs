@@ -1,12 +1,15 @@
 //! Answers that are not what they seem: streams that end early, and errors inside a 200.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::client::{ask, chat, content, read};
-use super::{Running, gateway};
+use super::{Running, gateway, soon};
 use crate::support::secs;
 
 /// The answer to a stream that was asked for: status, who served it, the body, and whether that came to its end.
@@ -104,4 +107,54 @@ async fn an_answer_that_is_no_stream_may_take_longer_than_a_first_byte() {
     assert_eq!(ask(chat(gateway.addr, true, "head=500ms")).await.status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(ask(chat(gateway.addr, false, "head=1h")).await.status(), StatusCode::GATEWAY_TIMEOUT);
     gateway.abandoned(2).await;
+}
+
+/// An upstream that breaks off within the JSON of an answer, of which a caller has something by then.
+async fn cut_within_an_answer(fields: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"hello\"}]}") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{fields}\r\n\r\n");
+            let text = "x".repeat(700_000);
+            let begun = format!(r#"{{"choices":[{{"index":0,"message":{{"content":"{text}"#);
+            let begun = match fields.contains("chunked") {
+                true => format!("{:x}\r\n{begun}\r\n", begun.len()),
+                false => begun,
+            };
+            stream.write_all((head + &begun).as_bytes()).await.unwrap();
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole_to_an_http_1_0_caller() {
+    for fields in ["content-length: 900000", "transfer-encoding: chunked"] {
+        for options in [&[][..], &["--guard", "off"]] {
+            let upstream = format!("http://{}", cut_within_an_answer(fields).await);
+            let gateway = gateway(&[&["--upstream", &upstream, "--attempts", "1"], options].concat()).await;
+            let body = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
+            let request = format!(
+                "POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let ended = soon(stream.read_to_end(&mut answer)).await;
+            let answer = String::from_utf8_lossy(&answer);
+            // It is fewer bytes than the head says, or the connection is reset: what HTTP/1.0 has to say that it broke.
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let is_short = length.is_some_and(|length| body.len() < length.parse().unwrap());
+            assert!(is_short || ended.is_err(), "{fields} {options:?}: {head}");
+            assert_eq!(length.is_some(), fields.starts_with("content-length"), "{fields} {options:?}: {head}");
+        }
+    }
 }

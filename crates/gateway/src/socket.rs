@@ -1,0 +1,104 @@
+//! A caller's connection, which is reset where an answer broke off and the caller has no other way to know.
+//!
+//! Over HTTP/1.0 an answer without a length ends with its connection, whether it is whole or not. A connection that was reset
+//! did not end.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Version;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tower_buttress::error::BoxError;
+
+/// A connection that is reset, not closed, where that was wanted.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: TcpStream,
+    reset: Reset,
+}
+
+/// Whether a connection is to be reset.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reset {
+    /// Its caller speaks HTTP/1.0.
+    is_old: Arc<AtomicBool>,
+    is_wanted: Arc<AtomicBool>,
+}
+
+/// A reset overtakes what the system has not delivered yet.
+const DELIVERED: Duration = Duration::from_millis(500);
+
+// === impl Reset ===
+
+impl Reset {
+    /// A request has come.
+    pub(crate) fn note(&self, version: Version) {
+        if version < Version::HTTP_11 {
+            self.is_old.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection has failed. Comes back when it may be dropped.
+    pub(crate) async fn failed(&self, error: &BoxError) {
+        // An answer that broke off, and not the connection or the request.
+        let broke_off = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user);
+        if broke_off && self.is_old.load(Ordering::Relaxed) {
+            self.is_wanted.store(true, Ordering::Relaxed);
+            tokio::time::sleep(DELIVERED).await;
+        }
+    }
+}
+
+// === impl Socket ===
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream, reset: Reset) -> Self {
+        Self { stream, reset }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.reset.is_wanted.load(Ordering::Relaxed) {
+            // With no time to linger, close(2) sends a reset.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
