@@ -47,10 +47,10 @@ impl Head {
     /// The head of an answer that was received at `received_at`. What must not be stored of it is removed.
     #[must_use]
     pub fn new(status: StatusCode, version: Version, headers: HeaderMap, received_at: Instant) -> Self {
-        let size = content_length(&headers).map_or_else(SizeHint::new, SizeHint::with_exact);
-        let extensions = Extensions::new();
+        let (size, extensions) = (SizeHint::new(), Extensions::new());
         let mut head = Self { status, version, headers, extensions, size, received_at, age_then: Duration::ZERO };
         head.strip();
+        head.size = content_length(&head.headers).map_or_else(SizeHint::new, SizeHint::with_exact);
         head
     }
 
@@ -191,6 +191,10 @@ impl Head {
     }
 
     fn strip(&mut self) {
+        // RFC 9112, 6.3: where both are there, the length is wrong.
+        if self.headers.contains_key(TRANSFER_ENCODING) {
+            self.headers.remove(CONTENT_LENGTH);
+        }
         // What `Connection` names belongs to the connection as well.
         let named: HashSet<HeaderName> = self
             .headers
@@ -328,8 +332,12 @@ mod tests {
 
     #[test]
     fn its_length_is_what_the_headers_say() {
-        let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static("12"))]);
-        assert_eq!(Head::new(StatusCode::OK, Version::HTTP_11, headers, Instant::now()).size().exact(), Some(12));
+        let mut headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static("12"))]);
+        let head = |headers| Head::new(StatusCode::OK, Version::HTTP_11, headers, Instant::now());
+        assert_eq!(head(headers.clone()).size().exact(), Some(12));
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        let chunked = head(headers);
+        assert!(chunked.size().exact().is_none() && chunked.headers().is_empty());
     }
 
     #[test]

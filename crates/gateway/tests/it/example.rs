@@ -17,6 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 
+use super::client::{raw, raw_upstream};
 use super::tls::{HTTP1, HTTP2, Party};
 
 #[tokio::test]
@@ -48,6 +49,18 @@ async fn a_call_goes_over_tls_and_what_is_about_one_connection_stays_on_it() {
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "/v1/models?limit=5 hello false");
     }
+}
+
+#[tokio::test]
+async fn a_length_beside_chunks_is_not_believed() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n\
+                  b\r\nhello world\r\n0\r\n\r\n";
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", answer).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(gateway::serve(listener, format!("http://{upstream}"), Party::new().client()));
+    let answer = raw(address, "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("\r\nhello world\r\n0\r\n\r\n") && !answer.contains("content-length"), "{answer}");
 }
 
 #[tokio::test]
