@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
-    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, PaceLayer, QueueLayer, Rate, Rejection,
+    Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, Model, PaceLayer, QueueLayer, Rate, Rejection,
     RejectionKind, ServedBy, SupersedeLayer, TimeoutProfile, error,
 };
 
@@ -27,6 +27,9 @@ type Asked = Request<Full<Bytes>>;
 fn asked() -> Asked {
     Request::post("/v1/chat").header("authorization", "Bearer a").body(Full::from("hello")).unwrap()
 }
+
+const PRESETS: [fn(TimeoutProfile) -> ResilienceLayer; 3] =
+    [presets::http_client, presets::llm_client, presets::llm_gateway];
 
 /// Answers each call with the next status, and then with the last again; counts the calls.
 fn upstream<B>(
@@ -117,6 +120,42 @@ async fn all_services_of_a_stack_share_one_breaker() {
     let refused = stack.layer(service).oneshot(asked()).await.unwrap();
     assert_eq!(Rejection::of(&refused).unwrap().kind(), RejectionKind::CircuitOpen);
     assert_eq!(calls.load(SeqCst), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_host_and_each_model_has_a_circuit_of_its_own() {
+    let call = |host: &str, model: &str| {
+        let request = Request::post(format!("http://{host}/v1/chat")).extension(Model::new(model));
+        request.body(Full::<Bytes>::from("hello")).unwrap()
+    };
+    for preset in PRESETS {
+        let stack = preset(TimeoutProfile::FAST).retry(|_| tower_buttress::RetryAfterBackoffLayer::disabled());
+        let upstream = |request: Request<CallBody>| async move {
+            let is_down = request.headers().contains_key("x-down");
+            Ok::<_, Infallible>(
+                Response::builder().status(if is_down { 500 } else { 200 }).body(Script::new([])).unwrap(),
+            )
+        };
+        let service = stack.layer(service_fn(upstream));
+        let status = async |request: Asked| {
+            let response = service.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let _ = response.into_body().collect().await;
+            status
+        };
+        for (host, model) in [("h", "down"), ("h", "well"), ("other", "down")] {
+            assert_eq!(status(call(host, model)).await, 200);
+        }
+        tokio::time::sleep(secs(6)).await;
+        for _ in 0..5 {
+            let mut request = call("h", "down");
+            request.headers_mut().insert("x-down", HeaderValue::from_static("1"));
+            assert_eq!(status(request).await, 500);
+        }
+        let ends =
+            [status(call("h", "down")).await, status(call("h", "well")).await, status(call("other", "down")).await];
+        assert_eq!(ends, [503, 200, 200]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,9 +12,12 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_buttress::{
     CallBody, CallInfo, CircuitBreakerLayer, DeadlineLayer, DedupLayer, Event, FallbackLayer, FirstByteEvent,
-    FirstByteTimeoutLayer, IdleBodyTimeoutLayer, InspectRequestLayer, Observer, RetryAfterBackoffLayer,
-    SseHeartbeatLayer, SupersedeLayer, TimeoutProfile, presets,
+    FirstByteTimeoutLayer, GrpcStatusLayer, IdleBodyTimeoutLayer, InspectRequestLayer, ObserveLayer, Observer,
+    PaceLayer, QueueLayer, RejectionsAsErrorsLayer, Resumable, RetryAfterBackoffLayer, SseHeartbeatLayer,
+    SupersedeLayer, TimeoutProfile, TimeoutProfileLayer, presets,
 };
+#[cfg(feature = "llm")]
+use tower_buttress::{LastGoodLayer, ResumeLayer, StreamGuardLayer};
 
 use crate::support::secs;
 
@@ -27,16 +30,12 @@ type Opaque = UnsyncBoxBody<Bytes, Infallible>;
 
 fn asked() -> Request<Opaque> {
     Request::post("/v1/chat/completions")
-        .header("authorization", sensitive())
+        // Not marked as sensitive: servers do not mark it.
+        .header("authorization", CREDENTIAL)
+        .header("idempotency-key", "k")
         .header("content-type", "application/json")
         .body(Full::from(format!(r#"{{"model":"m","stream":true,"input":"{PROMPT}"}}"#)).boxed_unsync())
         .unwrap()
-}
-
-fn sensitive() -> http::HeaderValue {
-    let mut value = http::HeaderValue::from_static(CREDENTIAL);
-    value.set_sensitive(true);
-    value
 }
 
 /// An event stream that goes on after its first event.
@@ -106,7 +105,7 @@ impl<B: std::fmt::Debug + Send + 'static> Service<Request<B>> for Provider {
     }
 
     fn call(&mut self, request: Request<B>) -> Answering {
-        shows_nothing("the request below", &format!("{request:?}"));
+        shows_nothing("the request below", &format!("{:?} {:?}", request.extensions(), request.body()));
         Answering { pending: true }
     }
 }
@@ -141,13 +140,31 @@ async fn no_layer_shows_what_passes_through_it() {
     look("fallback", FallbackLayer::new(Provider)).await;
     look("breaker", CircuitBreakerLayer::new()).await;
     look("dedup", DedupLayer::new()).await;
+    look("resumable", DedupLayer::new().resumable(Resumable::at("/answers"))).await;
+    look("queue", QueueLayer::new(4)).await;
+    look("pace", PaceLayer::new()).await;
+    look("profile", TimeoutProfileLayer::new(|_| Some(TimeoutProfile::FAST))).await;
+    look("grpc", GrpcStatusLayer::new()).await;
+    look("observe", ObserveLayer::new("stack")).await;
+    look("errors", RejectionsAsErrorsLayer::new()).await;
+}
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn nor_do_those_that_read_what_models_say() {
+    look("guard", StreamGuardLayer::new()).await;
+    look("guard, holding", StreamGuardLayer::new().hold(1_024)).await;
+    look("resume", ResumeLayer::new().verified_restart(true)).await;
+    look("last good", LastGoodLayer::new()).await;
+    #[cfg(feature = "schema")]
+    look("structured output", tower_buttress::StructuredOutputLayer::new()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_event_tells_what_passes_through_a_stack() {
     let notes = Arc::new(Notes::default());
     let fails = service_fn(|request: Request<CallBody>| async move {
-        shows_nothing("the request below", &format!("{request:?}"));
+        shows_nothing("the request below", &format!("{:?} {:?}", request.extensions(), request.body()));
         Ok::<_, Infallible>(Response::builder().status(500).body(Full::<Bytes>::from(ANSWER)).unwrap())
     });
     let stack = presets::llm_gateway(TimeoutProfile::FAST).fallback(FallbackLayer::new(fails)).observer(notes.clone());

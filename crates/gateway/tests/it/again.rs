@@ -106,17 +106,21 @@ async fn every_end_of_the_attempts_says_so() {
     let closed = format!("http://{closed}");
     // Far apart, so that it is known which of them ends the attempt.
     let quick = ["--backoff-base", "5ms", "--first-byte-timeout", "1s", "--connect-timeout", "100ms"];
-    for (upstream, fault, status, attempts) in [
-        (None, "reset", 502, "3"),
-        (Some(&closed), "", 502, "3"),
+    for (upstream, fault, status, attempts, served_by) in [
+        (None, "reset", 502, "3", "gateway"),
+        (Some(&closed), "", 502, "3", "gateway"),
         // Another attempt at the same upstream would not help.
-        (None, "silent", 504, "1"),
-        (Some(&full), "", 502, "1"),
+        (None, "silent", 504, "1", "gateway"),
+        (Some(&full), "", 502, "1", "gateway"),
+        (None, "status=500", 500, "3", "upstream"),
+        // What a stream said before its content.
+        (None, "error-after=0", 500, "3", "upstream"),
+        (None, "truncate-after=0", 502, "3", "gateway"),
     ] {
         let upstream: Vec<&str> = upstream.into_iter().flat_map(|url| ["--upstream", url]).collect();
         let gateway = gateway(&[&upstream[..], &quick].concat()).await;
         let answer = ask_for(&gateway, fault).await;
-        assert_eq!(told(&answer), (status, attempts, "gateway"), "{fault}");
+        assert_eq!(told(&answer), (status, attempts, served_by), "{fault}");
         assert_eq!(answer.headers()["x-should-retry"], "false", "{fault}");
     }
     let gateway = gateway(&["--deadline", "100ms"]).await;

@@ -40,6 +40,28 @@ async fn an_upstream_that_keeps_failing_is_asked_no_more() {
 }
 
 #[tokio::test]
+async fn a_model_that_is_down_does_not_take_the_others_with_it() {
+    let ratio = ["--breaker-min-calls", "4", "--breaker-failure-ratio", "0.5", "--dedup", "off"];
+    let gateway = gateway(&[&["--attempts", "1"], &ratio[..]].concat()).await;
+    let status = async |model: &str, fault: &str| {
+        let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+        let mut request = chat(gateway.addr, false, fault);
+        *request.body_mut() = full(body.to_string());
+        let answer = ask(request).await;
+        let status = answer.status().as_u16();
+        read(answer.into_body()).await;
+        status
+    };
+    // A name is known from its first answer on.
+    assert_eq!((status("down", "").await, status("well", "").await), (200, 200));
+    assert_eq!((status("down", "").await, status("well", "").await), (200, 200));
+    for _ in 0..3 {
+        assert_eq!(status("down", "status=500").await, 500);
+    }
+    assert_eq!((status("down", "").await, status("well", "").await), (503, 200));
+}
+
+#[tokio::test]
 async fn one_call_finds_out_that_it_is_back() {
     let gateway = gateway(&["--attempts", "1", "--breaker-consecutive", "1", "--breaker-open", "50ms"]).await;
     assert_eq!(status(&gateway, "status=500").await, 500);

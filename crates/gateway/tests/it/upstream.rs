@@ -201,6 +201,32 @@ async fn trailers_of_an_http2_upstream_arrive() {
     assert_eq!(answer.trailers().unwrap()["x-sum"], "42");
 }
 
+#[tokio::test]
+async fn trailers_of_an_http2_upstream_reach_http1_callers_who_asked_for_them() {
+    // HTTP/2 announces no trailers, and hyper writes only those to HTTP/1.1 that were announced.
+    let trailing = |_: AxumRequest| async {
+        let fields = [("grpc-status", "0"), ("server-timing", "db;dur=1"), ("x-of-their-own", "1")];
+        let fields = fields.map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()));
+        let trailers = Frame::trailers(HeaderMap::from_iter(fields));
+        let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"body"))), Ok(trailers)];
+        AxumResponse::new(axum::body::Body::new(StreamBody::new(stream::iter(frames))))
+    };
+    let upstream = h2c(Router::new().route("/", any(trailing))).await;
+    let gateway = gateway(&["--upstream", &format!("h2c://{upstream}")]).await;
+    for dedup in ["", "authorization: Bearer a\r\n"] {
+        let ask = async |te: &str| {
+            let request = format!("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{te}{dedup}\r\n");
+            raw(gateway.addr, &request).await
+        };
+        let answer = ask("te: trailers\r\n").await;
+        // A name that cannot be known is not among them.
+        let end = "\r\n\r\n4\r\nbody\r\n0\r\ngrpc-status: 0\r\nserver-timing: db;dur=1\r\n\r\n";
+        assert!(answer.ends_with(end) && answer.contains("\r\ntrailer: grpc-status, "), "{answer}");
+        let unasked = ask("").await;
+        assert!(unasked.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n") && !unasked.contains("trailer"), "{unasked}");
+    }
+}
+
 /// In a network of its own: an upstream, a gateway before it, and a kept connection whose packets no longer arrive. The
 /// address that the gateway had for it leads nowhere; for new connections it has another one.
 #[cfg(target_os = "linux")]
