@@ -47,7 +47,7 @@ impl Silence {
     /// The upstream sent this frame.
     pub(super) fn judge(&mut self, frame: &Frame<Bytes>) {
         let alive = match (&mut self.scanner, frame.data_ref()) {
-            (Some(scanner), Some(data)) => scanner.scan(data).fields,
+            (Some(scanner), Some(data)) => scanner.finds_fields(data),
             _ => true,
         };
         if alive {

@@ -111,6 +111,12 @@ impl Lines {
         self.mark == 3
     }
 
+    /// Behind a line that a LF alone has ended: what comes begins a line.
+    #[inline]
+    pub(in crate::proto) fn is_between_lines(&self) -> bool {
+        self.mark_settled() && !self.cr && self.ending == Ending::Lf
+    }
+
     pub(in crate::proto) const fn after_cr(&self) -> bool {
         self.cr
     }

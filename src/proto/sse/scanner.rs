@@ -2,7 +2,7 @@
 
 use super::field::{Ended, Field, Line};
 use super::lines::{Ending, Lines, Piece};
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// Knows at every byte of an event stream where in it that byte is.
 ///
@@ -87,7 +87,31 @@ impl Scanner {
     /// assert_eq!((progress.events, progress.fields), (0, false));
     /// ```
     #[inline]
-    pub fn scan(&mut self, mut bytes: &[u8]) -> Progress {
+    pub fn scan(&mut self, bytes: &[u8]) -> Progress {
+        if self.is_between_events() && is_event(bytes) {
+            return Progress { events: 1, blocks: 1, fields: true };
+        }
+        self.scan_lines(bytes)
+    }
+
+    /// Reads the next bytes of the stream too, and tells only whether a part of a field was among them.
+    ///
+    /// Of whole events it looks at both ends: where nothing else is to be known, no byte is looked at twice in a stack. Ids are
+    /// not followed.
+    #[inline]
+    pub(crate) fn finds_fields(&mut self, bytes: &[u8]) -> bool {
+        // A line that begins otherwise is a field, and behind two line feeds a stream is between two events.
+        let whole = matches!(bytes, [first, .., b'\n', b'\n'] if !matches!(first, b':' | b'\n' | b'\r'));
+        whole && self.is_between_events() || self.scan_lines(bytes).fields
+    }
+
+    /// Where events are alone in their chunks, as most are, all of them begin here.
+    #[inline]
+    fn is_between_events(&self) -> bool {
+        self.lines.is_between_lines() && self.line.at_start() && self.seen & !ANY_ID == 0
+    }
+
+    fn scan_lines(&mut self, mut bytes: &[u8]) -> Progress {
         let mut progress = Progress::default();
         while let Some(piece) = self.lines.next(&mut bytes) {
             let Some(ended) = self.read(&piece) else {
@@ -236,6 +260,17 @@ impl Scanner {
     }
 }
 
+/// Whether these are the lines of one event, with at most a type before its one line of data.
+#[inline]
+fn is_event(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    if rest.starts_with(b"event:") {
+        let Some(end) = memchr2(b'\n', b'\r', rest).filter(|end| rest[*end] == b'\n') else { return false };
+        rest = &rest[end + 1..];
+    }
+    rest.starts_with(b"data:") && memchr2(b'\n', b'\r', rest).is_some_and(|end| rest[end..] == *b"\n\n")
+}
+
 // === impl Progress ===
 
 impl Progress {
@@ -257,6 +292,10 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn after(stream: &str) -> Scanner {
@@ -371,6 +410,34 @@ mod tests {
         assert!(!scanner.block_is_safe() && !scanner.comment_is_safe());
         scanner.scan(b"\xBF");
         assert!(scanner.at_line_start() && !scanner.bom_is_possible() && scanner.block_is_safe());
+    }
+
+    #[test]
+    fn an_event_that_is_alone_in_its_chunk_is_read_as_any() {
+        for event in
+            ["data: a\n\n", "data:\n\n", "event: a\ndata: b\n\n", "event: a\n\n", "data: a\r\n\n", "data: a\n\r"]
+        {
+            for before in ["\n", "data: 0\n\n", "id: 1\n\n", "data: 0\n", "data: 0\n\r", "data: 0\r\n\r\n"] {
+                let (mut whole, mut lines) = (after(before), after(before));
+                assert_eq!(whole.scan(event.as_bytes()), lines.scan_lines(event.as_bytes()), "{before:?} {event:?}");
+                assert_eq!(whole, lines, "{before:?} {event:?}");
+            }
+        }
+    }
+
+    proptest! {
+        /// What is skipped between the ends of whole events changes nothing that is found behind it.
+        #[test]
+        fn fields_are_found_as_by_reading_each_line(
+            chunks in vec(select(&["data: a", "\n", "\n\n", "\r", "\r\n", ": c", "id: 1\n", "x\n\n", "data: a\n\n",
+                ": c\n\n", "\n\n\n", "event: a\ndata: b\n\n", "data: a\r\n\n", "data: a\n\n: c\n\ndata: b\n\n"][..]), 0..24),
+        ) {
+            let (mut skimmed, mut read) = (Scanner::new(), Scanner::new());
+            for chunk in chunks {
+                prop_assert_eq!(skimmed.finds_fields(chunk.as_bytes()), read.scan_lines(chunk.as_bytes()).fields);
+            }
+            prop_assert_eq!(Scanner { seen: 0, ..skimmed }, Scanner { seen: 0, ..read });
+        }
     }
 
     #[test]
