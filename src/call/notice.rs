@@ -85,7 +85,12 @@ impl Notices {
         }
     }
 
-    fn push(&self, notice: Notice) {
+    /// The cell of the call with these extensions, for a report that comes later.
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().cloned()
+    }
+
+    pub(crate) fn push(&self, notice: Notice) {
         let mut unread = self.lock();
         if unread.notices.len() == MAX_UNREAD {
             unread.notices.pop_front();

@@ -71,7 +71,8 @@ fn limited<B: Body>(
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if let Some(asking) = Asking::begin(shared.config.peers.as_ref(), &key, tenant, demand, patience, now) {
-        return Admission::Wait(PaceWait::asking(shared.clone(), key, asking, until, length, usage));
+        let notices = Notices::of(request.extensions());
+        return Admission::Wait(PaceWait::asking(shared.clone(), key, asking, until, length, usage, notices));
     }
     match key.arrive(tenant, demand, now, patience) {
         Decision::Go(grant) => {

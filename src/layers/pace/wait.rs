@@ -9,6 +9,7 @@ use super::permit::PacePermit;
 use super::shared::Shared;
 use super::usage::Usage;
 use crate::admission::Wait;
+use crate::call::{Notice, Notices};
 use crate::event::Event;
 use crate::policy::pace::{Demand, Grant};
 use crate::policy::queue::Ticket;
@@ -28,6 +29,8 @@ pub struct PaceWait {
     length: u64,
     usage: Option<Usage>,
     share: Share,
+    /// Who is told that it waits, where that is not known from the beginning.
+    notices: Option<Notices>,
 }
 
 #[derive(Debug)]
@@ -70,8 +73,11 @@ impl PaceWait {
         until: (Option<Instant>, bool),
         length: u64,
         usage: Option<Usage>,
+        notices: Option<Notices>,
     ) -> Self {
-        Self::at(Stage::Asks(Box::new(asking)), shared, key, until, length, usage)
+        let mut wait = Self::at(Stage::Asks(Box::new(asking)), shared, key, until, length, usage);
+        wait.notices = notices;
+        wait
     }
 
     fn at(
@@ -84,7 +90,14 @@ impl PaceWait {
     ) -> Self {
         shared.count_waiting(1.0);
         let (timer, share) = (LazyTimer::default(), Share::default());
-        Self { shared, key, stage, until, deadline_is_first, timer, length, usage, share }
+        Self { shared, key, stage, until, deadline_is_first, timer, length, usage, share, notices: None }
+    }
+
+    /// Tells the call's reader that it waits, once.
+    fn report(&mut self, wait: Duration) {
+        if let Some(notices) = self.notices.take() {
+            notices.push(Notice::Pace { expected: (!wait.is_zero()).then_some(wait) });
+        }
     }
 
     fn is_over(&mut self) -> Stage {
@@ -142,10 +155,11 @@ impl PaceWait {
         let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Over) else { return Poll::Pending };
         let (tenant, demand, now) = (asking.tenant, asking.demand, clock::now());
         self.share = asking.share(turn);
-        let at = match turn {
-            PeerTurn::Go { wait } => now.checked_add(wait).unwrap_or(now),
-            _ => now,
-        };
+        let wait = if let PeerTurn::Go { wait } = turn { wait } else { Duration::ZERO };
+        if !wait.is_zero() {
+            self.report(wait);
+        }
+        let at = now.checked_add(wait).unwrap_or(now);
         self.stage = Stage::Turn { at, tenant, demand: demand.times(self.share.processes) };
         Poll::Ready(Ok(()))
     }
@@ -172,7 +186,10 @@ impl Wait for PaceWait {
                     let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
                     match self.key.arrive(tenant, demand, now, patience) {
                         Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
-                        Decision::Waits(ticket, _) => self.stage = Stage::Line(ticket),
+                        Decision::Waits(ticket, wait) => {
+                            self.report(wait);
+                            self.stage = Stage::Line(ticket);
+                        }
                         Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                         Decision::Again(_) => return Poll::Pending,
                     }

@@ -10,8 +10,8 @@ use http::{HeaderValue, Request, Response};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    CallBody, DedupLayer, FallbackLayer, Notice, PaceLayer, QueueLayer, Rate, RetryAfterBackoffLayer,
-    SseHeartbeatLayer, Tenant,
+    CallBody, DedupLayer, FallbackLayer, Notice, PaceLayer, PacePeers, PeerLimit, PeerReserving, PeerTurn, QueueLayer,
+    Rate, RateCost, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
 };
 
 use super::{Asked, asked, events};
@@ -165,6 +165,34 @@ async fn a_call_that_waits_for_a_rate_limit_is_told_for_how_long() {
     let second = text(service.oneshot(to("/v1/responses")).await.unwrap()).await;
     let notice = "+0s : notice {\"type\":\"pace\",\"message\":\"In 20 s.\"}\n\n";
     assert_eq!(second, ["+0s : keepalive\n\n", notice, "+15s data: a\n\n", "+15s end"]);
+}
+
+/// Says to each call that its turn comes in 20 s.
+struct Busy;
+
+impl PacePeers for Busy {
+    fn on_new(&self, _: PeerLimit) {}
+
+    fn on_pause(&self, _: PeerLimit, _: Duration) {}
+
+    fn shares_rates(&self) -> bool {
+        true
+    }
+
+    fn reserve(&self, _: PeerLimit, _: Vec<RateCost>, _: Duration) -> PeerReserving {
+        Box::pin(std::future::ready(PeerTurn::Go { wait: secs(20) }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_its_turn_among_those_of_a_fleet_is_told_for_how_long() {
+    let pace = PaceLayer::new().requests(Rate::per_minute(3)).share(Arc::new(Busy));
+    let answers =
+        service_fn(|_: Asked| async { Ok::<_, Infallible>(events(Script::new(A.iter().cloned()).unsized_())) });
+    let service = ServiceBuilder::new().layer(layer()).layer(pace).service(answers);
+    let told = text(service.oneshot(to("/v1/responses")).await.unwrap()).await;
+    let notice = "+0s : notice {\"type\":\"pace\",\"message\":\"In 20 s.\"}\n\n";
+    assert_eq!(told, ["+0s : keepalive\n\n", notice, "+15s data: a\n\n", "+15s end"]);
 }
 
 #[tokio::test(start_paused = true)]
