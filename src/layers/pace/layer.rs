@@ -264,12 +264,15 @@ impl PaceLayer {
     /// Shares pauses with other processes: a 429 that says how long to wait, or that two tenants met, pauses the calls with
     /// the same credential in all of them. Where the peers share rates too, a call takes its turn among those of all processes
     /// before it is sent, and while they cannot be asked each process has its part of the rates. Else rates are those of this
-    /// process: give each its part of them. Nothing is shared by [`per_caller`](Self::per_caller).
+    /// process: give each its part of them.
+    ///
+    /// [`per_caller`](Self::per_caller) shares the rates of a caller, and never a pause; how many calls it has under way at a
+    /// time is a matter of each process. What is left of a rate that is shared is not known here: answers do not say it.
     ///
     /// `FleetPauses` and `FleetPace` in the crate `tower-buttress-redis` do so over Redis.
     #[must_use]
     pub fn share(self, peers: Arc<dyn PacePeers>) -> Self {
-        self.change(|config| config.peers = config.is_upstream().then(|| Peers(peers)))
+        self.change(|config| config.peers = Some(Peers(peers)))
     }
 
     /// How many calls wait, and what is paused. A setter makes new limits: ask when all is set.

@@ -12,7 +12,7 @@ use super::config::{Config, Role};
 use super::key::{Limit, Standing};
 use super::peers::PeerLimit;
 use crate::admission::{Callers, gauge, gauge_add};
-use crate::call::Model;
+use crate::call::{Model, Tenant};
 use crate::event::Event;
 use crate::policy::queue::Hashed;
 use crate::proto::credentials;
@@ -105,8 +105,18 @@ impl Shared {
 
     /// What names the limit of this request in every process.
     fn default_id<B>(&self, request: &Request<B>) -> Fingerprint {
-        let mut print = Fingerprinter::new("pace");
-        print.field(request.uri().authority().map_or("", http::uri::Authority::as_str).as_bytes());
+        let mut print;
+        if self.config.role == Role::Callers {
+            // One limit for all that a caller asks for, of whichever host.
+            print = Fingerprinter::new("pace per caller");
+            if let Some(tenant) = Tenant::of(request) {
+                print.field(tenant.as_bytes());
+                return print.finish(1);
+            }
+        } else {
+            print = Fingerprinter::new("pace");
+            print.field(request.uri().authority().map_or("", http::uri::Authority::as_str).as_bytes());
+        }
         for name in &credentials::HEADERS {
             let values: Vec<_> = request.headers().get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
             print.list(values.into_iter());
@@ -151,8 +161,9 @@ impl Shared {
         if !self.config.shows_limits() {
             return;
         }
+        let is_shared = self.config.peers.as_ref().is_some_and(|peers| peers.0.shares_rates());
         key.with_buckets(clock::now(), |buckets, now, in_flight| {
-            let rates = buckets.iter().map(|bucket| {
+            let rates = buckets.iter().filter(|_| !is_shared).map(|bucket| {
                 let (name, unit) = match bucket.unit {
                     Unit::Requests => ("requests", None),
                     Unit::Tokens => ("tokens", Some("tokens")),

@@ -11,9 +11,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::{PaceLayer, Rate};
+use tower_buttress::{PaceLayer, Rate, Tenant};
 use tower_buttress_redis::backend::{PauseBackend, RateBackend};
-use tower_buttress_redis::{FleetPace, FleetPauses, Model};
+use tower_buttress_redis::{FleetPace, FleetPauses, Model, Redis};
 
 use crate::support::Server;
 
@@ -64,6 +64,44 @@ fn paced<B: PauseBackend + RateBackend>(backend: B, sent: &Sent) -> Process {
         }
     });
     BoxCloneSyncService::new(layer.layer(calls).map_response(|response: Response<_>| response.status()))
+}
+
+/// A process that shares what each caller may ask for: three requests a minute.
+fn per_caller<B: PauseBackend + RateBackend>(backend: B) -> Process {
+    let layer = PaceLayer::per_caller().requests(Rate::per_minute(3)).share(Arc::new(FleetPace::new(backend)));
+    let calls = service_fn(async |_: Request<_>| Ok::<_, Infallible>(Response::new(Body::new())));
+    BoxCloneSyncService::new(layer.layer(calls).map_response(|response: Response<_>| response.status()))
+}
+
+async fn a_callers_requests_count_in_all_processes<B: PauseBackend + RateBackend>(new: impl Fn() -> B) {
+    let fleet = [per_caller(new()), per_caller(new())];
+    let mut statuses = Vec::new();
+    for at in [0, 1, 0, 1, 0] {
+        statuses.push(call(&fleet[at], "a").await.as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    assert_eq!(call(&fleet[0], "b").await, 200, "another caller has a rate of its own");
+    // A caller that is known by its name is one caller, whatever its credentials and the host that it asks for.
+    let mut statuses = Vec::new();
+    for (at, host) in [(0, "a"), (1, "b"), (0, "c"), (1, "d")] {
+        let request = Request::get(format!("http://{host}/")).header("authorization", host).extension(Tenant::new("t"));
+        let call = fleet[at].clone().oneshot(request.body(Body::new()).unwrap());
+        statuses.push(call.await.unwrap().as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_of_a_caller_is_that_of_all_processes_together() {
+    let model = Model::new();
+    a_callers_requests_count_in_all_processes(|| model.clone()).await;
+}
+
+#[tokio::test]
+async fn the_rate_of_a_caller_is_the_same_on_a_real_redis() {
+    let server = Server::start();
+    let options = server.fresh();
+    a_callers_requests_count_in_all_processes(|| Redis::new(options.clone()).unwrap()).await;
 }
 
 /// When calls reached the upstream.
@@ -172,7 +210,7 @@ async fn without_the_backend_each_process_meets_its_own() {
 async fn it_is_the_same_on_a_real_redis() {
     let (server, upstream) = (Server::start(), Upstream::default());
     let options = server.fresh();
-    let new = || process(tower_buttress_redis::Redis::new(options.clone()).unwrap(), &upstream);
+    let new = || process(Redis::new(options.clone()).unwrap(), &upstream);
     let (here, there) = (new(), new());
     assert_eq!((call(&here, "a").await, call(&there, "a").await), (StatusCode::OK, StatusCode::OK));
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -259,7 +297,7 @@ async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
 async fn rates_are_the_same_on_a_real_redis() {
     let (server, sent) = (Server::start(), Sent::default());
     let options = server.fresh();
-    let new = || paced(tower_buttress_redis::Redis::new(options.clone()).unwrap(), &sent);
+    let new = || paced(Redis::new(options.clone()).unwrap(), &sent);
     let fleet: Vec<Process> = (0..3).map(|_| new()).collect();
     let begun = Instant::now();
     assert_eq!(burst(&fleet, 5).await, 15);
