@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -50,6 +51,7 @@ use crate::client::Redis;
 /// bytes or so.
 pub struct FleetSupersede<B = Redis> {
     backend: B,
+    name: String,
     orders: OnceLock<mpsc::UnboundedSender<Order>>,
 }
 
@@ -61,6 +63,7 @@ enum Order {
 
 struct Driver<B> {
     backend: B,
+    name: String,
     live: HashMap<Message, Live>,
     news: Option<Subscription>,
     subscribe_at: Instant,
@@ -83,7 +86,15 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     /// The conversations on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, orders: OnceLock::new() }
+        Self { backend, name: String::new(), orders: OnceLock::new() }
+    }
+
+    /// Tells these conversations from those of layers with another name: on the same Redis, all that have the same name are
+    /// one. Default: no name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
     }
 
     /// Without a runtime nothing is shared.
@@ -93,8 +104,8 @@ impl<B: ConversationBackend> FleetSupersede<B> {
         }
         let orders = self.orders.get_or_init(|| {
             let (sender, orders) = mpsc::unbounded_channel();
-            let (backend, subscribe_at) = (self.backend.clone(), Instant::now());
-            let driver = Driver { backend, live: HashMap::new(), news: None, subscribe_at };
+            let (backend, name, subscribe_at) = (self.backend.clone(), self.name.clone(), Instant::now());
+            let driver = Driver { backend, name, live: HashMap::new(), news: None, subscribe_at };
             tokio::spawn(driver.run(orders));
             sender
         });
@@ -150,7 +161,7 @@ impl<B: ConversationBackend> Driver<B> {
     }
 
     async fn on_came(&mut self, message: PeerMessage) {
-        let id = id(&message);
+        let id = self.id(&message);
         let newest = self.backend.newest(id).await;
         let live = self.live.entry(id).or_insert(Live { message, number: 0, calls: 0 });
         live.calls += 1;
@@ -165,7 +176,7 @@ impl<B: ConversationBackend> Driver<B> {
     }
 
     async fn on_ended(&mut self, message: &PeerMessage, is_answered: bool) {
-        let id = id(message);
+        let id = self.id(message);
         if let Some(live) = self.live.get_mut(&id) {
             live.calls = live.calls.saturating_sub(1);
             if live.calls == 0 {
@@ -175,6 +186,15 @@ impl<B: ConversationBackend> Driver<B> {
         if is_answered {
             let _ = self.backend.answered(id).await;
         }
+    }
+
+    fn id(&self, message: &PeerMessage) -> Message {
+        let mut conversation = *message.conversation();
+        if !self.name.is_empty() {
+            let named = Sha256::new().chain_update(conversation.as_bytes()).chain_update(&self.name);
+            conversation = Fingerprint::from_bytes(named.finalize().into());
+        }
+        Message { conversation, payload: *message.payload() }
     }
 
     /// The newest message of a conversation has this number, and says that, where it is known.
@@ -194,10 +214,6 @@ impl<B: ConversationBackend> Driver<B> {
             }
         }
     }
-}
-
-fn id(message: &PeerMessage) -> Message {
-    Message { conversation: *message.conversation(), payload: *message.payload() }
 }
 
 async fn next(news: &mut Option<Subscription>) -> Option<Heard> {

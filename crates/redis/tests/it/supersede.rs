@@ -31,6 +31,10 @@ struct Process {
 
 impl Process {
     fn on<B: ConversationBackend>(backend: B) -> Self {
+        Self::with(FleetSupersede::new(backend))
+    }
+
+    fn with<B: ConversationBackend>(peers: FleetSupersede<B>) -> Self {
         let finished = Arc::new(AtomicUsize::new(0));
         let done = finished.clone();
         let upstream = service_fn(move |_: Request<CallBody>| {
@@ -42,7 +46,7 @@ impl Process {
             }
         });
         let conversations = HeaderName::from_static("x-conversation-id");
-        let layer = SupersedeLayer::by_header(conversations).share(Arc::new(FleetSupersede::new(backend)));
+        let layer = SupersedeLayer::by_header(conversations).share(Arc::new(peers));
         let inner = layer.layer(upstream);
         let service = service_fn(move |request: Request<Full<Bytes>>| {
             let inner = inner.clone();
@@ -97,6 +101,21 @@ async fn it_is_the_same_on_a_real_redis() {
     let server = Server::start();
     let options = server.fresh();
     the_later_of_two_survives(|| Redis::new(options.clone()).unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_with_other_names_have_other_conversations() {
+    let model = Model::new();
+    let process = |name: &str| Process::with(FleetSupersede::new(model.clone()).named(name));
+    let (one, two, other) = (process("chat"), process("chat"), process("mail"));
+    let older = one.say("ann", "first");
+    tokio::time::sleep(50 * MS).await;
+    let stranger = other.say("ann", "second");
+    tokio::time::sleep(50 * MS).await;
+    assert!(!older.is_finished());
+    let newer = two.say("ann", "third");
+    assert_eq!(older.await.unwrap(), StatusCode::GONE);
+    assert_eq!((stranger.await.unwrap(), newer.await.unwrap()), (StatusCode::OK, StatusCode::OK));
 }
 
 #[tokio::test(start_paused = true)]
