@@ -5,8 +5,10 @@ mod store;
 use std::sync::Arc;
 
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, Observer, PaceLayer};
-use tower_buttress_redis::{FleetBreaker, FleetPauses, Operation, OperationResult, Outage, Redis, RedisStore};
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, Observer, PaceLayer, SupersedeLayer};
+use tower_buttress_redis::{
+    FleetBreaker, FleetPace, FleetSupersede, Operation, OperationResult, Outage, Redis, RedisStore,
+};
 
 pub(crate) use self::store::AnswerStore;
 use super::args::{FleetArgs, OnOutage};
@@ -15,8 +17,8 @@ use super::args::{FleetArgs, OnOutage};
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
     redis: Option<Redis>,
-    /// The pauses of all, by credential and host.
-    pauses: Option<Arc<FleetPauses>>,
+    /// The pauses and rates of all, by credential and host, and the rates of callers.
+    pace: Option<Arc<FleetPace>>,
     outage: OnOutage,
 }
 
@@ -26,14 +28,14 @@ impl Fleet {
     /// Connects nothing yet: a Redis that is down stops no gateway. What is wrong is one line.
     pub(crate) fn new(args: &FleetArgs, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let outage = args.redis_outage;
-        let Some(options) = args.options()? else { return Ok(Self { redis: None, pauses: None, outage }) };
+        let Some(options) = args.options()? else { return Ok(Self { redis: None, pace: None, outage }) };
         let options = options.observer(observer.clone()).on_operation(count).outage(match outage {
             OnOutage::Local => Outage::Local,
             OnOutage::Refuse => Outage::Refuse,
         });
         let redis = Redis::new(options).map_err(|error| format!("--redis: {}", error.category()))?;
-        let pauses = Some(Arc::new(FleetPauses::new(redis.clone())));
-        Ok(Self { redis: Some(redis), pauses, outage })
+        let pace = Some(Arc::new(FleetPace::new(redis.clone())));
+        Ok(Self { redis: Some(redis), pace, outage })
     }
 
     /// Connects, so that the first call need not, and the log says early where Redis is not there.
@@ -68,10 +70,18 @@ impl Fleet {
         }
     }
 
-    /// With the pauses of all.
+    /// With the pauses and the rates of all.
     pub(crate) fn pace(&self, layer: PaceLayer) -> PaceLayer {
-        match self.pauses.clone() {
-            Some(pauses) => layer.share(pauses),
+        match self.pace.clone() {
+            Some(pace) => layer.share(pace),
+            None => layer,
+        }
+    }
+
+    /// With the conversations of all, on the route of this name.
+    pub(crate) fn supersede(&self, route: &str, layer: SupersedeLayer) -> SupersedeLayer {
+        match self.redis.clone() {
+            Some(redis) => layer.share(Arc::new(FleetSupersede::new(redis).named(route))),
             None => layer,
         }
     }

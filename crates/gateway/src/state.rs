@@ -84,7 +84,7 @@ impl States {
     /// The limits of each caller.
     pub(crate) fn callers(&mut self, args: &CallerArgs) -> PaceLayer {
         let limits = (args.caller_requests, args.caller_tokens, args.caller_concurrency);
-        self.callers.with(limits, || load::per_caller(args).observer(self.observer.clone()))
+        self.callers.with(limits, || self.fleet.pace(load::per_caller(args).observer(self.observer.clone())))
     }
 
     /// The answers that callers come back to, and those that are kept in this process.
@@ -164,7 +164,7 @@ impl RouteState {
     /// What is known of the conversations that this header names.
     pub(crate) fn conversations(&mut self, header: Option<&HeaderName>) -> SupersedeLayer {
         self.conversations.with(header.cloned(), || match header {
-            Some(header) => SupersedeLayer::by_header(header.clone()),
+            Some(header) => self.fleet.supersede(&self.prefix, SupersedeLayer::by_header(header.clone())),
             None => SupersedeLayer::disabled(),
         })
     }

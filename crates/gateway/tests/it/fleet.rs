@@ -199,6 +199,54 @@ async fn a_429_that_one_gateway_met_pauses_the_other() {
     assert!(begun.elapsed() >= Duration::from_millis(1_900), "it came after {:?}", begun.elapsed());
 }
 
+#[tokio::test]
+async fn a_callers_rate_is_that_of_both_gateways() {
+    let (redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
+    let options = ["--caller-requests", "3/60s", "--dedup", "off"];
+    let one = member(&provider, &redis.url(), &options).await;
+    let other = member(&provider, &redis.url(), &options).await;
+    let mut statuses = Vec::new();
+    for gateway in [&one, &other, &one, &other, &one] {
+        statuses.push(timed(click(gateway, "gap=1ms; chunks=1")).await.1.as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    // Another caller has a rate of its own.
+    let mut request = click(&other, "gap=1ms; chunks=1");
+    request.headers_mut().insert("authorization", HeaderValue::from_static("bob"));
+    assert_eq!(timed(request).await.1, 200);
+    until_metric(&one, r#"gateway_redis_operations_total{operation="reserve",result="answered"} "#).await;
+}
+
+#[tokio::test]
+async fn a_newer_message_at_one_gateway_ends_the_older_one_at_the_other() {
+    let (redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
+    let options = ["--supersede-header", "x-conversation", "--dedup", "off"];
+    let one = member(&provider, &redis.url(), &options).await;
+    let other = member(&provider, &redis.url(), &options).await;
+    let message = |gateway: &Running, words: &str, fault: &str| {
+        let body =
+            serde_json::json!({"model": "sim", "stream": true, "messages": [{"role": "user", "content": words}]});
+        Request::post(format!("http://{}/v1/chat/completions", gateway.addr))
+            .header("content-type", "application/json")
+            .header("authorization", "alice")
+            .header("x-conversation", "7")
+            .header("x-fault", fault)
+            .body(full(body.to_string()))
+            .unwrap()
+    };
+    // Each has subscribed when it has been told of a message.
+    for (gateway, words) in [(&one, "a"), (&other, "b")] {
+        assert!(read(ask(message(gateway, words, "gap=1ms; chunks=1")).await.into_body()).await.1);
+    }
+    let older = ask(message(&one, "c", "gap=100ms; chunks=100")).await;
+    let begun = Instant::now();
+    let newer = ask(message(&other, "d", SLOWLY)).await;
+    let ((older, whole), (newer, newer_whole)) = tokio::join!(read(older.into_body()), read(newer.into_body()));
+    assert!(!whole && !older.contains("[DONE]"), "{older}");
+    assert!(newer_whole && newer.contains("[DONE]"), "{newer}");
+    assert!(begun.elapsed() < secs(8), "it was read to its end");
+}
+
 /// How long a call through this gateway takes, and what it was answered.
 async fn timed(request: Request<Outgoing>) -> (Duration, StatusCode) {
     let begun = Instant::now();
