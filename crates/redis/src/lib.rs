@@ -66,6 +66,7 @@
 //! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
 //! | `buttress:1:n` | The processes that share rates | 15 s |
 //! | `buttress:1:w` | Channel of the pauses | |
+//! | `buttress:1:f` | Channel on which processes are told what to forget: the name of a tenant | |
 //! | `buttress:1:{V}:i`, `:s` | Of a conversation: the number and the digest of its newest message, and of 16 that it superseded | An hour; 10 minutes |
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
@@ -73,6 +74,9 @@
 //! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), H the digest of a token, P the process, C the digest of a
 //! circuit's name and key, L that of host, credential and model, V that of a conversation and its tenant. No key names a
 //! tenant, a URL or a credential.
+//!
+//! Kept answers and the tokens of answers carry a hash of the name of the tenant that was authenticated, so that
+//! [`Redis::forget`] finds them.
 //!
 //! # Upgrades
 //!
@@ -94,6 +98,7 @@ pub mod backend;
 mod breaker;
 mod client;
 mod error;
+mod forget;
 mod options;
 mod pace;
 mod store;
@@ -105,6 +110,7 @@ pub use crate::backend::Model;
 pub use crate::breaker::FleetBreaker;
 pub use crate::client::operation::{Operation, OperationResult};
 pub use crate::client::{Health, Redis};
+pub use crate::forget::ForgetListener;
 pub use crate::options::{Outage, RedisOptions};
 pub use crate::pace::{FleetPace, FleetPauses};
 pub use crate::store::{RedisLease, RedisStore};

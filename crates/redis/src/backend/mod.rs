@@ -5,6 +5,7 @@ mod conversations;
 #[cfg(any(test, feature = "model"))]
 mod fleet;
 mod ids;
+mod kept;
 #[cfg(any(test, feature = "model"))]
 mod model;
 #[cfg(any(test, feature = "model"))]
@@ -209,6 +210,8 @@ pub enum Outcome {
         tenant: Fingerprint,
         /// How many bytes of kept answers this tenant may have.
         tenant_bytes: u64,
+        /// The tenant that was authenticated, by which it is forgotten.
+        owner: Option<TenantHash>,
     },
 }
 

@@ -34,6 +34,12 @@ pub(crate) fn encode_want(want: Want) -> Bytes {
     [&want.0.key.as_bytes()[..], want.0.token.as_bytes()].concat().into()
 }
 
+/// The log of a flight, by the name of its [`meta`](Names::meta).
+pub(super) fn log_of(meta: &[u8], token: Token) -> Option<Vec<u8>> {
+    let flight = meta.strip_suffix(b"m")?;
+    Some([flight, b"r:", hex(token.as_bytes()).as_bytes()].concat())
+}
+
 // === impl Names ===
 
 impl Names<'_> {
@@ -50,6 +56,23 @@ impl Names<'_> {
     /// Where the answer is that a caller was given this token for.
     pub(super) fn offer(&self, token: &Fingerprint) -> Vec<u8> {
         format!("{}:{VERSION}:{{{token}}}:h", self.prefix).into()
+    }
+
+    /// What is kept of callers: answers, and where those are that callers come back to. As a pattern.
+    pub(super) fn kept(&self) -> String {
+        let mut prefix = String::new();
+        for letter in self.prefix.chars() {
+            if matches!(letter, '*' | '?' | '[' | ']' | '\\' | '^') {
+                prefix.push('\\');
+            }
+            prefix.push(letter);
+        }
+        format!("{prefix}:{VERSION}:{{*}}:[mh]")
+    }
+
+    /// The channel on which processes are told to forget.
+    pub(super) fn forgotten(&self) -> Vec<u8> {
+        format!("{}:{VERSION}:f", self.prefix).into()
     }
 
     /// How many bytes of kept answers a tenant has, by when they expire.

@@ -21,6 +21,8 @@ pub struct Offered {
     pub answer: OfferedAnswer,
     /// How long ago the call was claimed.
     pub age: Duration,
+    /// Whether the answer has ended.
+    pub has_ended: bool,
 }
 
 /// What the process that has an answer is asked for by another.
@@ -36,6 +38,7 @@ const RETURN: u8 = b'r';
 const STOP: u8 = b's';
 
 const HAS_IDS: u8 = 1;
+const HAS_ENDED: u8 = 2;
 
 // === impl Offered ===
 
@@ -49,7 +52,8 @@ impl Offered {
         bytes.put_slice(self.owner.as_bytes());
         bytes.put_slice(self.answer.tenant.as_bytes());
         bytes.put_u64_le(self.answer.number);
-        bytes.put_u8(u8::from(self.answer.bears_ids) * HAS_IDS);
+        let (ids, end) = (u8::from(self.answer.bears_ids) * HAS_IDS, u8::from(self.has_ended) * HAS_ENDED);
+        bytes.put_u8(ids | end);
         bytes
     }
 
@@ -60,9 +64,11 @@ impl Offered {
         let owner = Process::from_slice(take(&mut bytes, 16)?)?;
         let tenant = fingerprint(&mut bytes)?;
         let number = bytes.try_get_u64_le().ok()?;
-        let bears_ids = bytes.try_get_u8().ok()? & HAS_IDS != 0;
+        let flags = bytes.try_get_u8().ok()?;
+        let (bears_ids, has_ended) = (flags & HAS_IDS != 0, flags & HAS_ENDED != 0);
         let answer = OfferedAnswer::new(number, tenant, bears_ids);
-        bytes.is_empty().then_some(Self { flight: Flight { key, token }, payload, owner, answer, age })
+        let flight = Flight { key, token };
+        bytes.is_empty().then_some(Self { flight, payload, owner, answer, age, has_ended })
     }
 }
 
@@ -111,7 +117,7 @@ mod tests {
         for bears_ids in [true, false] {
             let answer = OfferedAnswer::new(u64::MAX - 1, fingerprint(3), bears_ids);
             let (payload, owner, age) = (fingerprint(2), Process::random(), Duration::from_millis(7));
-            let offered = Offered { flight, payload, owner, answer, age };
+            let offered = Offered { flight, payload, owner, answer, age, has_ended: !bears_ids };
             let mut bytes = offered.encode();
             assert_eq!(Offered::decode(&bytes, age), Some(offered));
             assert_eq!(Offered::decode(&bytes[1..], age), None);

@@ -88,17 +88,20 @@ impl Backend for Redis {
 
     async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
         let names = self.names();
-        let (window, length, tenant, tenant_bytes) = match outcome {
+        let (window, length, tenant, tenant_bytes, owner) = match outcome {
             // The key of a tenant is not looked at.
-            Outcome::Free => (0, 0, flight.key, 0),
-            Outcome::Keep { window, length, tenant, tenant_bytes } => (millis(window), length, tenant, tenant_bytes),
+            Outcome::Free => (0, 0, flight.key, 0, None),
+            Outcome::Keep { window, length, tenant, tenant_bytes, owner } => {
+                (millis(window), length, tenant, tenant_bytes, owner)
+            }
         };
         let command = SETTLE
             .keys(&[&names.meta(&flight.key), &names.log(&flight), &names.tenant(&tenant)])
             .arg(flight.token.as_bytes().as_slice())
             .arg(window)
             .arg(length)
-            .arg(tenant_bytes);
+            .arg(tenant_bytes)
+            .arg(owner.map_or(0, TenantHash::get));
         Ok(match number(&self.call(&command).await?)? {
             1 => Settled::Done,
             -1 => Settled::NotWhole,
@@ -167,7 +170,8 @@ impl Backend for Redis {
             .arg(offered.encode())
             .arg(u64::try_from(offered.age.as_millis()).unwrap_or(u64::MAX))
             .arg(millis(ttl))
-            .arg(owner.map_or(0, TenantHash::get));
+            .arg(owner.map_or(0, TenantHash::get))
+            .arg(if offered.has_ended { "e" } else { "f" });
         self.call(&command).await.map(drop)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
-use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention};
+use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention, TenantHash};
 
 use super::inner::{Inner, Reachable, Settings};
 use super::offers::{Call, Offers};
@@ -21,6 +21,7 @@ pub(super) struct Leader<B: Backend> {
     flight: Flight,
     payload: Fingerprint,
     tenant: Fingerprint,
+    owner: Option<TenantHash>,
     log: ResponseLog,
     relay: Relay,
     offers: Offers,
@@ -57,6 +58,7 @@ impl<B: Backend> Leader<B> {
             flight,
             payload,
             tenant,
+            owner: request.owner(),
             log,
             relay,
             offers: Offers::new(request.owner()),
@@ -221,8 +223,8 @@ impl<B: Backend> Leader<B> {
             let length = self.relay.finish(&self.backend).await?;
             let passed = Instant::now().into_std().saturating_duration_since(retention.now());
             let window = retention.window().saturating_sub(passed);
-            let (tenant, tenant_bytes) = (self.tenant, self.settings.tenant_bytes);
-            let keep = Outcome::Keep { window, length, tenant, tenant_bytes };
+            let (tenant, tenant_bytes, owner) = (self.tenant, self.settings.tenant_bytes, self.owner);
+            let keep = Outcome::Keep { window, length, tenant, tenant_bytes, owner };
             settled = self.backend.settle(self.flight, keep).await?;
             match settled {
                 Settled::Done | Settled::NoRoom => break,

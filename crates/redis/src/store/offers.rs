@@ -170,7 +170,8 @@ impl Offers {
         }
         let Call { flight, payload, process, claimed } = call;
         let age = now.saturating_duration_since(claimed);
-        let offered = Offered { flight, payload, owner: process, answer: offer.answer, age };
+        let has_ended = self.ended.is_some();
+        let offered = Offered { flight, payload, owner: process, answer: offer.answer, age, has_ended };
         backend.offer(offer.token, offered, self.owner, ttl).await.is_ok()
     }
 }

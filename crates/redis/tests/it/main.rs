@@ -4,6 +4,7 @@
 mod breaker;
 mod client;
 mod faults;
+mod forget;
 mod model;
 mod pace;
 mod processes;

@@ -188,7 +188,7 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
             Step::Discard { flight: at } => self.answer(backend.discard(flight(at))),
             Step::Keep { flight: at, window, length, tenant } => {
                 let tenant = Fingerprint::from_bytes([100 + tenant; 32]);
-                let keep = Outcome::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES };
+                let keep = Outcome::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES, owner: None };
                 self.answer(backend.settle(flight(at), keep))
             }
             Step::Read { flight: at, offset, max } => self.answer(backend.read(flight(at), offset, max)),

@@ -1,0 +1,77 @@
+//! What a process forgets when another is told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tower_buttress::Tenant;
+
+use crate::client::Redis;
+use crate::client::subscriptions::Heard;
+
+/// Hears what other processes are told to forget: see [`Redis::on_forget`]. Its last clone dropped, it does so no more.
+#[derive(Clone, Debug)]
+#[must_use = "dropped, it hears nothing"]
+pub struct ForgetListener {
+    _task: Option<Arc<Task>>,
+}
+
+#[derive(Debug)]
+struct Task(AbortHandle);
+
+/// The first wait after Redis could not be subscribed to.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_AT_MOST: Duration = Duration::from_secs(5);
+
+impl Redis {
+    /// Calls `forget` when [`Redis::forget`] is called in any process, this one too: with a tenant, or with `None` for all. It is
+    /// to forget what this process has itself, and to return at once. What is said while Redis cannot be reached is not
+    /// heard. Outside of a tokio runtime nothing is.
+    ///
+    /// ```
+    /// use tower_buttress::DedupLayer;
+    /// use tower_buttress_redis::{Redis, RedisOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
+    /// let layer = DedupLayer::new();
+    /// let own = layer.clone();
+    /// let listener = redis.on_forget(move |tenant| {
+    ///     tenant.map_or_else(|| own.forget_all(), |tenant| own.forget(tenant));
+    /// });
+    /// # let _ = listener;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_forget(&self, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) -> ForgetListener {
+        let task = |runtime: Handle| Arc::new(Task(runtime.spawn(hear(self.clone(), forget)).abort_handle()));
+        ForgetListener { _task: Handle::try_current().ok().map(task) }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn hear(redis: Redis, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) {
+    let mut pause = RETRY;
+    loop {
+        let Ok(mut forgotten) = redis.forgotten().await else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_AT_MOST);
+            continue;
+        };
+        pause = RETRY;
+        while let Some(heard) = forgotten.next().await {
+            let Heard::Message(tenant) = heard else { continue };
+            match std::str::from_utf8(&tenant) {
+                Ok("") => forget(None),
+                Ok(tenant) => forget(Some(&Tenant::new(tenant))),
+                Err(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+-- KEYS m and h   ARGV owner (0: all)      {place, token or nothing, ..}: of those that are gone
+local gone = {}
+for place, key in ipairs(KEYS) do
+  local v = redis.call('HMGET', key, 'w', 's', 't')
+  local is_theirs = v[1] and (ARGV[1] == '0' or v[1] == ARGV[1])
+  -- A call under way goes on.
+  if is_theirs and v[2] ~= 'f' and v[2] ~= 'x' then
+    redis.call('DEL', key)
+    gone[#gone + 1] = place
+    gone[#gone + 1] = v[3] or ''
+  end
+end
+return gone
