@@ -92,6 +92,7 @@ impl Assembly {
                 self.drain.clone(),
             ),
             local: Local {
+                _forgetting: self.fleet.on_forget(&kept),
                 fleet: self.fleet.clone(),
                 circuits,
                 events: self.events.clone(),

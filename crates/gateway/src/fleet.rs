@@ -5,13 +5,15 @@ mod store;
 use std::sync::Arc;
 
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, Observer, PaceLayer, SupersedeLayer};
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, Observer, PaceLayer, SupersedeLayer, Tenant};
+use tower_buttress_redis::backend::BackendError;
 use tower_buttress_redis::{
-    FleetBreaker, FleetPace, FleetSupersede, Operation, OperationResult, Outage, Redis, RedisStore,
+    FleetBreaker, FleetPace, FleetSupersede, ForgetListener, Operation, OperationResult, Outage, Redis, RedisStore,
 };
 
 pub(crate) use self::store::AnswerStore;
 use super::args::{FleetArgs, OnOutage};
+use super::kept::Kept;
 
 /// The other gateways, as this one knows them; none without Redis.
 #[derive(Clone, Debug)]
@@ -84,6 +86,21 @@ impl Fleet {
             Some(redis) => layer.share(Arc::new(FleetSupersede::new(redis).named(route))),
             None => layer,
         }
+    }
+
+    /// Forgets what Redis has, and has the other gateways forget what they have. Returns how many keys there were; `Err`:
+    /// Redis cannot be reached. `None`: there is no Redis.
+    pub(crate) async fn forget(&self, tenant: Option<&Tenant>) -> Option<Result<u64, BackendError>> {
+        Some(self.redis.as_ref()?.forget(tenant).await)
+    }
+
+    /// Has this gateway forget what another was told to.
+    pub(crate) fn on_forget(&self, kept: &Kept) -> Option<ForgetListener> {
+        let kept = kept.clone();
+        let forget = move |tenant: Option<&Tenant>| {
+            kept.forget(tenant);
+        };
+        Some(self.redis.as_ref()?.on_forget(forget))
     }
 
     /// Whether calls are refused since Redis cannot be reached.

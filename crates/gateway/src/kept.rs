@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
 use tower_buttress::{DedupLayer, LastGoodLayer, SupersedeLayer, Tenant};
 
 use super::callers;
@@ -49,17 +48,13 @@ impl Kept {
         });
     }
 
-    /// Forgets it. Returns how many of what that were.
-    pub(crate) fn forget(&self, whose: &Whose) -> Value {
-        let tenant = match whose {
-            Whose::All => None,
-            Whose::Of(tenant) => Some(tenant),
-        };
+    /// Forgets what is kept of a tenant, or of all. Returns how many of what that were.
+    pub(crate) fn forget(&self, tenant: Option<&Tenant>) -> BTreeMap<&'static str, usize> {
         let mut forgotten = BTreeMap::<_, usize>::new();
         for place in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             *forgotten.entry(place.name).or_default() += (place.forget)(tenant);
         }
-        json!({ "forgotten": forgotten })
+        forgotten
     }
 
     fn add(&self, name: &'static str, forget: impl Fn(Option<&Tenant>) -> usize + Send + 'static) {
@@ -77,6 +72,13 @@ impl fmt::Debug for Kept {
 // === impl Whose ===
 
 impl Whose {
+    pub(crate) fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::All => None,
+            Self::Of(tenant) => Some(tenant),
+        }
+    }
+
     /// `tenant=NAME`, or no query at all. `None`: what it says is not known, and nothing is forgotten.
     pub(crate) fn of(query: Option<&str>) -> Option<Self> {
         let Some(query) = query else { return Some(Self::All) };

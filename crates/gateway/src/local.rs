@@ -2,6 +2,7 @@
 
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
+use tower_buttress_redis::ForgetListener;
 
 use super::answer_body::AnswerBody;
 use super::answers;
@@ -22,6 +23,8 @@ pub(crate) struct Local {
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) kept: Kept,
+    /// Forgets what another gateway was told to.
+    pub(crate) _forgetting: Option<ForgetListener>,
     pub(crate) lanes: Lanes,
     /// The page is where calls are answered: it can make some.
     pub(crate) answers_calls: bool,
@@ -56,7 +59,10 @@ impl Local {
             return problem::no_such_page();
         }
         if page == "forget" {
-            return self.forget(request);
+            return match request.method() {
+                &Method::POST => problem::unknown_query(),
+                _ => problem::only_posted(),
+            };
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return problem::only_read();
@@ -104,15 +110,26 @@ impl Local {
         response
     }
 
-    /// The one page that changes something.
-    fn forget<B>(&self, request: &Request<B>) -> Response<AnswerBody> {
-        if request.method() != Method::POST {
-            return problem::only_posted();
+    /// What is to be forgotten, where the request is for the one page that changes something.
+    pub(crate) fn to_forget<B>(&self, request: &Request<B>, shown: Shown) -> Option<Whose> {
+        let is_it = request.uri().path() == "/-/forget" && request.method() == Method::POST && shown == Shown::All;
+        if is_it { Whose::of(request.uri().query()) } else { None }
+    }
+
+    /// Forgets it, here and in the fleet.
+    pub(crate) async fn forget(&self, whose: &Whose) -> Response<AnswerBody> {
+        let mut forgotten = json!(self.kept.forget(whose.tenant()));
+        let in_redis = self.fleet.forget(whose.tenant()).await;
+        let is_missed = in_redis.as_ref().is_some_and(Result::is_err);
+        if let Some(in_redis) = in_redis {
+            forgotten["redis"] = json!(in_redis.ok());
         }
-        match Whose::of(request.uri().query()) {
-            Some(whose) => text("application/json", self.kept.forget(&whose).to_string()),
-            None => problem::unknown_query(),
+        let mut response = text("application/json", json!({ "forgotten": forgotten }).to_string());
+        if is_missed {
+            // It is to be asked again.
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
+        response
     }
 
     fn metrics(&self) -> String {

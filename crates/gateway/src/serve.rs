@@ -236,7 +236,12 @@ where
         if matches!(came.door, Door::Admin) || self.local.has(&request) {
             // Before anything is done that a page of another site may have made a browser ask for.
             let refused = self.callers.admit_page(&request);
-            let response = refused.unwrap_or_else(|| self.local.answer(&request, shown));
+            let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
+            let response = match (refused, whose) {
+                (Some(refused), _) => refused,
+                (None, Some(whose)) => self.local.forget(&whose).await,
+                (None, None) => self.local.answer(&request, shown),
+            };
             let response = sender.refuse(request.into_body(), response).await;
             return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
         }

@@ -247,6 +247,38 @@ async fn a_newer_message_at_one_gateway_ends_the_older_one_at_the_other() {
     assert!(begun.elapsed() < secs(8), "it was read to its end");
 }
 
+#[tokio::test]
+async fn what_one_gateway_is_told_to_forget_all_forget() {
+    let (mut redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
+    let one = member(&provider, &redis.url(), &[]).await;
+    let other = member(&provider, &redis.url(), &[]).await;
+    let becomes = async |gateway: &Running, wanted: &str| {
+        let begun = Instant::now();
+        loop {
+            let answer = ask(keyed(gateway, "k")).await;
+            let role = role(&answer).map(str::to_owned);
+            read(answer.into_body()).await;
+            if role.as_deref() == Some(wanted) {
+                break;
+            }
+            assert!(begun.elapsed() < secs(5), "{role:?}");
+        }
+    };
+    let forget = async || {
+        let request = Request::post(format!("http://{}/-/forget", one.addr)).body(full("")).unwrap();
+        let answer = ask(request).await;
+        let status = answer.status().as_u16();
+        (status, serde_json::from_str::<Value>(&read(answer.into_body()).await.0).unwrap()["forgotten"]["redis"].take())
+    };
+    becomes(&one, "leader").await;
+    becomes(&other, "replayed").await;
+    assert_eq!(forget().await, (200, 1.into()));
+    becomes(&other, "leader").await;
+    // What is still there is to be forgotten later.
+    redis.kill().unwrap();
+    assert_eq!(forget().await, (503, Value::Null));
+}
+
 /// How long a call through this gateway takes, and what it was answered.
 async fn timed(request: Request<Outgoing>) -> (Duration, StatusCode) {
     let begun = Instant::now();
