@@ -379,7 +379,7 @@ pub use self::body::request::CallBody;
 pub use self::builder::ServiceBuilderExt;
 pub use self::call::{
     Attempt, Attempts, Authenticated, CallInfo, InvalidOutput, Memory, Model, NoFallback, NoRetry, NoStore, Notice,
-    OutputFault, PinTo, RetryReport, ServedBy, Stale, StaleKind, Tenant,
+    OutputFault, PinTo, Reservation, RetryReport, ServedBy, Stale, StaleKind, Tenant,
 };
 pub use self::event::{Event, Observer, StreamFault};
 pub use self::layers::any_error::AnyErrorLayer;

@@ -49,12 +49,6 @@ pub(crate) struct Collect<B> {
     refused: bool,
 }
 
-/// Data with the memory that is reserved for it.
-struct Reserved {
-    data: Bytes,
-    _reservation: Reservation,
-}
-
 /// A frame that is shorter than this is joined with its neighbours.
 const SHORT: usize = 1024;
 
@@ -158,17 +152,11 @@ fn whole<B>(held: ReadAhead, reservation: Option<Reservation>) -> Collected<B> {
         }
     }
     let data = if joined.is_empty() { only } else { joined.freeze() };
-    let data = match reservation.filter(Reservation::is_counted) {
-        Some(reservation) => Bytes::from_owner(Reserved { data, _reservation: reservation }),
+    let data = match reservation {
+        Some(reservation) => reservation.keep(data),
         None => data,
     };
     Collected::Whole { data, trailers }
-}
-
-impl AsRef<[u8]> for Reserved {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 use super::Tenant;
 
 /// A limit on what the layers of a stack hold for all calls together: request bodies that are recorded for another attempt,
@@ -42,13 +44,38 @@ struct Shared {
 }
 
 /// A part of a [`Memory`], given back when it is dropped.
-pub(crate) struct Reservation {
+///
+/// For a service of your own that holds something for calls, as the layers of this crate do:
+///
+/// ```
+/// use bytes::Bytes;
+/// use tower_buttress::Memory;
+///
+/// let memory = Memory::new(1024 * 1024);
+/// let mut reservation = memory.reserve(None);
+/// assert!(reservation.grow(600 * 1024));
+/// assert!(!reservation.grow(600 * 1024), "there is no room for it: let it pass unread");
+///
+/// let body = reservation.keep(Bytes::from(vec![0; 600 * 1024]));
+/// let copy = body.clone();
+/// drop(body);
+/// assert_eq!(memory.used(), 600 * 1024);
+/// drop(copy);
+/// assert_eq!(memory.used(), 0);
+/// ```
+pub struct Reservation {
     memory: Memory,
     tenant: Option<Tenant>,
     /// What is held, counted or not.
     held: usize,
     /// What of it is counted.
     counted: usize,
+}
+
+/// Data with the memory that is reserved for it.
+struct Reserved {
+    data: Bytes,
+    _reservation: Reservation,
 }
 
 /// What a call without a large body holds anyway.
@@ -80,7 +107,8 @@ impl Memory {
     }
 
     /// Nothing yet, for a call of `tenant` where that is known.
-    pub(crate) fn reserve(&self, tenant: Option<&Tenant>) -> Reservation {
+    #[must_use]
+    pub fn reserve(&self, tenant: Option<&Tenant>) -> Reservation {
         Reservation { memory: self.clone(), tenant: tenant.cloned(), held: 0, counted: 0 }
     }
 
@@ -135,8 +163,9 @@ impl fmt::Debug for Memory {
 // === impl Reservation ===
 
 impl Reservation {
-    /// Adds `bytes` to what is held; returns `false`, and adds nothing, where that is more than there is.
-    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+    /// Adds `bytes` to what is held; returns `false`, and adds nothing, where that is more than there is. Less than 4 KiB in
+    /// all are not counted.
+    pub fn grow(&mut self, bytes: usize) -> bool {
         let held = self.held.saturating_add(bytes);
         let counted = if held > UNCOUNTED { held } else { 0 };
         let more = counted.saturating_sub(self.counted);
@@ -167,8 +196,20 @@ impl Reservation {
 }
 
 impl Reservation {
+    /// Counts what is reserved until the last copy of `data` is dropped.
+    #[must_use]
+    pub fn keep(self, data: Bytes) -> Bytes {
+        if self.is_counted() { Bytes::from_owner(Reserved { data, _reservation: self }) } else { data }
+    }
+
     pub(crate) fn is_counted(&self) -> bool {
         self.counted > 0
+    }
+}
+
+impl AsRef<[u8]> for Reserved {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tower::{Layer, ServiceExt, service_fn};
@@ -28,7 +28,13 @@ fn slow_upload() -> CallBody {
 
 #[tokio::test(start_paused = true)]
 async fn five_thousand_slow_uploads_stay_within_the_memory() {
-    let memory = Memory::new(64 * MIB);
+    // To be sent again; and to be recognised, inspected and sent again.
+    within_the_memory(presets::http_client(TimeoutProfile::STANDARD), Method::PUT, 5_000, 64 * MIB).await;
+    within_the_memory(presets::llm_gateway(TimeoutProfile::STANDARD), Method::POST, 250, 16 * MIB).await;
+}
+
+async fn within_the_memory(preset: presets::ResilienceLayer, method: Method, uploads: usize, limit: usize) {
+    let memory = Memory::new(limit);
     let (most, whole) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let upstream = {
         let (memory, most, whole) = (memory.clone(), most.clone(), whole.clone());
@@ -45,13 +51,18 @@ async fn five_thousand_slow_uploads_stay_within_the_memory() {
             }
         })
     };
-    let service = presets::http_client(TimeoutProfile::STANDARD).memory(memory.clone()).layer(upstream);
-    let calls = (0..5_000).map(|_| service.clone().oneshot(Request::put("/").body(slow_upload()).unwrap()));
+    let service = preset.memory(memory.clone()).layer(upstream);
+    let calls = (0..uploads).map(|nth| {
+        let request = Request::builder().method(method.clone()).uri("/v1/chat/completions");
+        let request =
+            request.header("content-type", "application/json").header("authorization", format!("Bearer {nth}"));
+        service.clone().oneshot(request.body(slow_upload()).unwrap())
+    });
     let answers = join_all(calls).await;
     assert!(answers.into_iter().all(|answer| answer.unwrap().status() == 200));
-    assert_eq!(whole.load(SeqCst), 5_000, "each passed whole, recorded or not");
+    assert_eq!(whole.load(SeqCst), uploads, "each passed whole, recorded or not");
     let most = most.load(SeqCst);
-    assert!((32 * MIB..=64 * MIB).contains(&most), "{} MiB were held", most / MIB);
+    assert!((limit / 2..=limit).contains(&most), "{} MiB were held", most / MIB);
     assert_eq!(memory.used(), 0);
 }
 

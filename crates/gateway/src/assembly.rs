@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 use tower_buttress::error::BoxError;
-use tower_buttress::{DeadlineHeader, Observer};
+use tower_buttress::{DeadlineHeader, Memory, Observer};
 
 use super::args::Switch;
 use super::callers::{Callers, Pages};
@@ -43,9 +43,16 @@ pub(crate) struct Assembly {
 // === impl Assembly ===
 
 impl Assembly {
-    pub(crate) fn new(fleet: Fleet, events: Events, drain: Drain, shown: Shown, is_alone: bool) -> Self {
+    pub(crate) fn new(
+        fleet: Fleet,
+        events: Events,
+        memory: Memory,
+        drain: Drain,
+        shown: Shown,
+        is_alone: bool,
+    ) -> Self {
         let observer = telemetry::observer(&events);
-        Self { states: States::new(&fleet, &observer), fleet, events, observer, drain, shown, is_alone }
+        Self { states: States::new(&fleet, memory, &observer), fleet, events, observer, drain, shown, is_alone }
     }
 
     /// Makes what answers calls, before the state that there is. `upstream` has the calls of no route.
@@ -84,6 +91,7 @@ impl Assembly {
             is_on: !server.plain || args.chooses_by_model(),
             limit: args.longest_deadline(),
             header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
+            memory: self.states.memory().clone(),
         };
         Live {
             proxy: Proxy::new(
@@ -94,6 +102,7 @@ impl Assembly {
             local: Local {
                 _forgetting: self.fleet.on_forget(&kept),
                 fleet: self.fleet.clone(),
+                memory: self.states.memory().clone(),
                 circuits,
                 events: self.events.clone(),
                 kept,

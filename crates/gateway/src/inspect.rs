@@ -5,18 +5,20 @@ mod members;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use tokio::time::timeout;
-use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Model};
+use tokio::time::timeout_at;
+use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Memory, Model, Reservation, Tenant};
 
 use self::members::Members;
+use super::begun::Begun;
 
-/// A request's body: read already, or not.
-pub(crate) type MaybeRead = Either<Full<Bytes>, Incoming>;
+/// A request's body: read already, or not, or not all of it.
+pub(crate) type MaybeRead = Either<Full<Bytes>, Begun>;
 
 /// As much as the layers keep for another attempt. A longer body is passed on as it comes.
 const LIMIT: u64 = 2 * 1024 * 1024;
@@ -34,6 +36,8 @@ pub(crate) struct Inspector {
     pub(crate) limit: Option<Duration>,
     /// Where callers say the same.
     pub(crate) header: Option<DeadlineHeader>,
+    /// What was read of all calls is counted in it. When it is spent, requests are not read.
+    pub(crate) memory: Memory,
 }
 
 /// Why a request was not read.
@@ -47,15 +51,26 @@ pub(crate) enum Unread {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnclearModel;
 
+/// In a request's extensions: there was no memory to read it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoMemory;
+
+/// What reading a request came to.
+enum Read {
+    Whole(Bytes),
+    /// There was no memory for more.
+    Begun(Begun),
+}
+
 // === impl Inspector ===
 
 impl Inspector {
     /// Notes the model of a JSON request, and whether it says `"stream": true`. No other request is read.
     pub(crate) async fn inspect(&self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
         if !self.is_on || request.method() != Method::POST || !is_small_json(request.headers()) {
-            return Ok(request.map(Either::Right));
+            return Ok(request.map(|body| Either::Right(Begun::unread(body))));
         }
-        let (mut parts, mut body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let theirs = self.header.as_ref().and_then(|header| header.read(&parts.headers).ok().flatten());
         let limit = self.limit.into_iter().chain(theirs).min();
         let mut patience = READ_TIMEOUT;
@@ -63,9 +78,14 @@ impl Inspector {
             parts.extensions.insert(deadline);
             patience = patience.min(deadline.instant().saturating_duration_since(Instant::now()));
         }
-        let Ok(collected) = timeout(patience, (&mut body).collect()).await else { return Err(Unread::Late(body)) };
-        // A length was given, and so there were no trailers.
-        let data = collected.map_err(Unread::Broken)?.to_bytes();
+        let reservation = self.memory.reserve(parts.extensions.get::<Tenant>());
+        let data = match read(body, patience, reservation).await? {
+            Read::Whole(data) => data,
+            Read::Begun(body) => {
+                parts.extensions.insert(NoMemory);
+                return Ok(Request::from_parts(parts, Either::Right(body)));
+            }
+        };
         let members = Members::of(&data);
         if members.stream {
             parts.extensions.insert(ExpectsEventStream);
@@ -80,6 +100,34 @@ impl Inspector {
         }
         Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
     }
+}
+
+/// Reads a body whose length is known to be small.
+async fn read(mut body: Incoming, patience: Duration, mut reservation: Reservation) -> Result<Read, Unread> {
+    let until = tokio::time::Instant::now() + patience;
+    let length = usize::try_from(body.size_hint().lower()).unwrap_or_default();
+    // A body that comes at once is not copied.
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    let mut may_read = true;
+    while may_read {
+        let Ok(frame) = timeout_at(until, body.frame()).await else { return Err(Unread::Late(body)) };
+        let Some(frame) = frame else { break };
+        // A length was given, and so there are no trailers.
+        let data = frame.map_err(Unread::Broken)?.into_data().unwrap_or_default();
+        may_read = reservation.grow(data.len());
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.reserve(length);
+            rest.extend_from_slice(&std::mem::take(&mut first));
+        }
+        rest.extend_from_slice(&data);
+    }
+    let data = if rest.is_empty() { first } else { rest.freeze() };
+    let data = reservation.keep(data);
+    Ok(if may_read { Read::Whole(data) } else { Read::Begun(Begun::new(data, body)) })
 }
 
 fn is_small_json(headers: &HeaderMap) -> bool {

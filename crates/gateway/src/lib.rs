@@ -13,6 +13,7 @@ mod answer_body;
 mod answers;
 mod args;
 mod assembly;
+mod begun;
 mod callers;
 mod calls;
 mod circuits;
@@ -57,6 +58,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tower_buttress::Memory;
 
 pub use self::args::{Args, Stop};
 use self::args::{Backup, ServerArgs};
@@ -236,7 +238,8 @@ impl Gateway {
         let is_alone = admin.is_none();
         let shown = if is_alone && addr.ip().to_canonical().is_loopback() { Shown::All } else { Shown::Health };
         fleet.greet();
-        let mut assembly = Assembly::new(fleet, events, drain.clone(), shown, is_alone);
+        let memory = Memory::new(reading.args.server.memory.0.unwrap_or(usize::MAX));
+        let mut assembly = Assembly::new(fleet, events, memory, drain.clone(), shown, is_alone);
         let (live, current) = watch::channel(Arc::new(assembly.open(&reading, upstream)));
         let args = reading.args;
         let mut in_force = args.clone();

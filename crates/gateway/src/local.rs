@@ -1,7 +1,10 @@
 //! The gateway's own pages, all under `/-/`. Every other path is the upstream's.
 
+use std::fmt::Write as _;
+
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
+use tower_buttress::Memory;
 use tower_buttress_redis::ForgetListener;
 
 use super::answer_body::AnswerBody;
@@ -20,6 +23,8 @@ use super::telemetry;
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) fleet: Fleet,
+    /// What is held for calls under way.
+    pub(crate) memory: Memory,
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) kept: Kept,
@@ -34,6 +39,8 @@ pub(crate) struct Local {
     /// Callers come back to their answers: those are behind the layers.
     pub(crate) has_answers: bool,
 }
+
+const MEMORY: &str = "gateway_memory_bytes";
 
 /// Which of the pages a listener has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +143,9 @@ impl Local {
         self.fleet.measure();
         let mut figures = telemetry::prometheus().render();
         self.circuits.render(&mut figures);
+        // Not the exporter's, which has those of the whole process.
+        let _ = writeln!(figures, "# HELP {MEMORY} What is held for calls under way\n# TYPE {MEMORY} gauge");
+        let _ = writeln!(figures, "{MEMORY} {}", self.memory.used());
         figures
     }
 }

@@ -4,7 +4,7 @@
 use std::error::Error as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy;
@@ -114,6 +114,14 @@ pub(crate) fn ambiguous_path() -> Response<AnswerBody> {
 pub(crate) fn unclear_model() -> Response<AnswerBody> {
     let detail = "Parsers read different models in the body of this request, or none; send JSON with one member model.";
     problem(StatusCode::BAD_REQUEST, "model-unclear", detail)
+}
+
+/// A request that could not be read, where the route depends on the model.
+pub(crate) fn no_memory() -> Response<AnswerBody> {
+    let detail = "The gateway holds as many requests as it may, and cannot read this one; send it again.";
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "no-memory", detail);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// A call that is among those of no route.
@@ -254,6 +262,7 @@ mod tests {
             no_such_place(),
             ambiguous_path(),
             unclear_model(),
+            no_memory(),
             no_such_page(),
             only_read(),
             only_posted(),

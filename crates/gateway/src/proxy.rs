@@ -23,7 +23,7 @@ use super::answer_body::AnswerBody;
 use super::calls::Call;
 use super::drain::Drain;
 use super::headers::Peer;
-use super::inspect::{Inspector, UnclearModel, Unread};
+use super::inspect::{Inspector, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{Place, Routes};
 use super::telemetry::Seldom;
@@ -105,7 +105,7 @@ impl<S> Proxy<S> {
             Ok(stack) => stack.clone(),
             Err(refusal) => {
                 return match body {
-                    Either::Right(body) => sender.refuse(body, refusal()).await,
+                    Either::Right(body) => sender.refuse(body.into_rest(), refusal()).await,
                     Either::Left(_) => refusal(),
                 };
             }
@@ -160,6 +160,7 @@ impl<S> Proxy<S> {
             Place::Answers(stack) => return Ok(stack),
             // Which limits hold is not for the caller to choose.
             Place::Unsure if parts.extensions.get::<UnclearModel>().is_some() => return Err(problem::unclear_model),
+            Place::Unsure if parts.extensions.get::<NoMemory>().is_some() => return Err(problem::no_memory),
             Place::Unsure | Place::Ambiguous | Place::Nowhere => {}
         }
         let Some(route) = self.routes.find(path, model.map(Model::as_str)) else { return Err(problem::no_route) };

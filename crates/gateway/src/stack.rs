@@ -17,7 +17,7 @@ use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
     CallBody, CircuitBreakerLayer, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer,
     FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput,
-    LastGoodLayer, MissingEnd, ObserveLayer, Observer, PaceLayer, ResumeLayer, RetryAfterBackoffLayer,
+    LastGoodLayer, Memory, MissingEnd, ObserveLayer, Observer, PaceLayer, ResumeLayer, RetryAfterBackoffLayer,
     SseHeartbeatLayer, StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
@@ -63,6 +63,7 @@ pub(crate) struct Shared {
     lanes: Lanes,
     /// A caller's limits hold for all that it asks for.
     per_caller: PaceLayer,
+    memory: Memory,
     /// Callers come back to their answers at a URL that says nothing of a route.
     dedup: DedupLayer<AnswerStore>,
 }
@@ -87,6 +88,7 @@ impl Shared {
             kept: kept.clone(),
             lanes: lanes.clone(),
             per_caller,
+            memory: states.memory().clone(),
             dedup: states.shared(dedup),
         }
     }
@@ -108,7 +110,7 @@ impl Stack {
     /// That of a route.
     pub(crate) fn new(plan: &Plan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
         let Plan { args: Args { upstreams, layers, .. }, upstream, breaker, .. } = plan;
-        let Shared { tls, observer, kept, lanes, .. } = shared;
+        let Shared { tls, observer, kept, lanes, memory, .. } = shared;
         let connect = connect(layers).observer(observer.clone());
         let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
         let mut guards = |name: &str, url: &Upstream| {
@@ -126,7 +128,7 @@ impl Stack {
             .layer(guard(layers, state.guard.clone()).observer(observer.clone()))
             .layer(idle(layers).observer(observer.clone()))
             .layer(first_byte(layers).observer(observer.clone()));
-        let structured = structured(layers).observer(observer.clone());
+        let structured = structured(layers).memory(memory.clone()).observer(observer.clone());
         let last_good = match similar::similar(layers, &connectors) {
             Some(similar) => last_good(layers, &state.last_good).similar(similar),
             None => last_good(layers, &state.last_good),
@@ -134,7 +136,7 @@ impl Stack {
         let primary = ServiceBuilder::new()
             .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
             .layer(&structured)
-            .layer(retry(layers).budget(state.budget.clone()).observer(observer.clone()))
+            .layer(retry(layers).budget(state.budget.clone()).memory(memory.clone()).observer(observer.clone()))
             .layer(queue)
             .layer(pace)
             .layer(breaker)
@@ -151,13 +153,14 @@ impl Stack {
                 .service(Forward::new(&connectors, backup.upstream.clone()));
             // A fallback that takes no credential is on nobody's account.
             let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
-            let layer = fallback(backup, boxed(service)).own_credentials(own).observer(observer.clone());
-            (backup.weight, layer)
+            let layer = fallback(backup, boxed(service)).own_credentials(own).memory(memory.clone());
+            (backup.weight, layer.observer(observer.clone()))
         });
         let chain = chain(boxed(primary), &backups.collect::<Vec<_>>());
         let resume = ResumeLayer::new()
             .enabled(layers.resume != Resuming::Off)
             .verified_restart(layers.resume == Resuming::Verified)
+            .memory(memory.clone())
             .observer(observer.clone());
         let supersede = supersede(layers, state);
         kept.last_good(&state.last_good);

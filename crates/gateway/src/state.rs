@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::HeaderName;
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{
-    CircuitBreakerConfig, CircuitBreakerLayer, DedupLayer, LastGoodLayer, Observer, PaceLayer, QueueLayer, RetryBudget,
-    StreamGuardLayer, SupersedeLayer,
+    CircuitBreakerConfig, CircuitBreakerLayer, DedupLayer, LastGoodLayer, Memory, Observer, PaceLayer, QueueLayer,
+    RetryBudget, StreamGuardLayer, SupersedeLayer,
 };
 
 use super::answers;
@@ -23,7 +23,9 @@ pub(crate) struct States {
     fleet: Fleet,
     observer: Arc<dyn Observer>,
     callers: Held<(RateLimit, RateLimit, Count), PaceLayer>,
-    memory: MemoryStore,
+    /// What is held for calls under way, those of all routes.
+    memory: Memory,
+    kept: MemoryStore,
     store: AnswerStore,
     dedup: Held<Switch, DedupLayer>,
     routes: HashMap<String, RouteState>,
@@ -33,6 +35,7 @@ pub(crate) struct States {
 pub(crate) struct RouteState {
     fleet: Fleet,
     observer: Arc<dyn Observer>,
+    memory: Memory,
     /// What its upstreams' names begin with.
     prefix: String,
     pub(crate) guard: StreamGuardLayer,
@@ -68,14 +71,15 @@ struct Held<K, L>(Option<(K, L)>);
 // === impl States ===
 
 impl States {
-    pub(crate) fn new(fleet: &Fleet, observer: &Arc<dyn Observer>) -> Self {
-        let memory = MemoryStore::default();
+    pub(crate) fn new(fleet: &Fleet, memory: Memory, observer: &Arc<dyn Observer>) -> Self {
+        let kept = MemoryStore::default();
         Self {
-            store: fleet.store(memory.clone(), observer),
+            store: fleet.store(kept.clone(), observer),
             fleet: fleet.clone(),
             observer: observer.clone(),
             callers: Held::default(),
             memory,
+            kept,
             dedup: Held::default(),
             routes: HashMap::new(),
         }
@@ -87,6 +91,11 @@ impl States {
         self.callers.with(limits, || self.fleet.pace(load::per_caller(args).observer(self.observer.clone())))
     }
 
+    /// In which all layers of all routes count what they hold for calls under way.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// The answers that callers come back to, and those that are kept in this process.
     pub(crate) fn dedup(&mut self, args: &LayerArgs) -> DedupLayer {
         let with = |layer: DedupLayer| match answers::resumable(args) {
@@ -94,8 +103,8 @@ impl States {
             None => layer,
         };
         // What was there before is there under the new settings, too.
-        let layer = with(self.dedup.with(args.resumable, || with(DedupLayer::new())));
-        layer.store(self.memory.clone())
+        let layer = with(self.dedup.with(args.resumable, || with(DedupLayer::new().memory(self.memory.clone()))));
+        layer.store(self.kept.clone())
     }
 
     /// The same where calls and answers of others are known, too.
@@ -109,9 +118,10 @@ impl States {
             fleet: self.fleet.clone(),
             observer: self.observer.clone(),
             prefix: if route.is_empty() { String::new() } else { format!("{route}/") },
-            guard: StreamGuardLayer::new(),
+            guard: StreamGuardLayer::new().memory(self.memory.clone()),
             budget: RetryBudget::default(),
-            last_good: LastGoodLayer::new(),
+            last_good: LastGoodLayer::new().memory(self.memory.clone()),
+            memory: self.memory.clone(),
             conversations: Held::default(),
             upstreams: HashMap::new(),
             old: HashMap::new(),
@@ -164,7 +174,10 @@ impl RouteState {
     /// What is known of the conversations that this header names.
     pub(crate) fn conversations(&mut self, header: Option<&HeaderName>) -> SupersedeLayer {
         self.conversations.with(header.cloned(), || match header {
-            Some(header) => self.fleet.supersede(&self.prefix, SupersedeLayer::by_header(header.clone())),
+            Some(header) => {
+                let layer = SupersedeLayer::by_header(header.clone()).memory(self.memory.clone());
+                self.fleet.supersede(&self.prefix, layer)
+            }
             None => SupersedeLayer::disabled(),
         })
     }

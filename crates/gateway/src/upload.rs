@@ -83,9 +83,9 @@ impl Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let (Some(rest), Some(Either::Right(body))) = (self.rest.take(), self.body.take())
-            && !body.is_end_stream()
-        {
+        let (Some(rest), Some(Either::Right(body))) = (self.rest.take(), self.body.take()) else { return };
+        let body = body.into_rest();
+        if !body.is_end_stream() {
             let _ = rest.send(body);
         }
     }

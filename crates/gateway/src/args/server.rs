@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{SERVER, TRUST};
-use super::values::{Limit, LogFormat};
+use super::values::{Limit, LogFormat, Size};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
@@ -48,6 +48,11 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "GATEWAY_DRAIN_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = SERVER)]
     pub(crate) drain_timeout: Limit,
 
+    /// What is held for calls under way, of all callers together: requests that may have to be sent again, and answers that are
+    /// read. When it is spent, requests and answers pass as they come. A tenant may hold a quarter of it.
+    #[arg(long, env = "GATEWAY_MEMORY", value_name = "BYTES|off", default_value = "512MiB", help_heading = SERVER)]
+    pub(crate) memory: Size,
+
     /// Form of log lines, on stderr: one for each call, and one for what went wrong. `RUST_LOG` chooses what is logged.
     #[arg(long, env = "GATEWAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = SERVER)]
     pub(crate) log_format: LogFormat,
@@ -69,6 +74,7 @@ impl ServerArgs {
             ("log_format", self.log_format != new.log_format),
             ("write_timeout", self.write_timeout != new.write_timeout),
             ("drain_timeout", self.drain_timeout != new.drain_timeout),
+            ("memory", self.memory != new.memory),
         ];
         changed.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
     }

@@ -39,6 +39,7 @@ mod tls;
 mod trust;
 mod truth;
 mod unread;
+mod uploads;
 mod upstream;
 
 use std::ffi::OsString;

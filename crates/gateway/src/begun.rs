@@ -1,0 +1,58 @@
+//! A request's body of which a part may have been read.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// What was read, and then the rest.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    read: Bytes,
+    rest: Incoming,
+}
+
+// === impl Begun ===
+
+impl Begun {
+    pub(crate) fn unread(body: Incoming) -> Self {
+        Self::new(Bytes::new(), body)
+    }
+
+    pub(crate) fn new(read: Bytes, rest: Incoming) -> Self {
+        Self { read, rest }
+    }
+
+    /// What its connection still has of it.
+    pub(crate) fn into_rest(self) -> Incoming {
+        self.rest
+    }
+}
+
+impl Body for Begun {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.rest).poll_frame(cx);
+        }
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (read, rest) = (self.read.len() as u64, self.rest.size_hint());
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
+            hint.set_upper(upper);
+        }
+        hint.set_lower(rest.lower().saturating_add(read).min(hint.upper().unwrap_or(u64::MAX)));
+        hint
+    }
+}

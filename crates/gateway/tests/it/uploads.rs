@@ -1,0 +1,94 @@
+//! What is held of requests, of all callers together.
+
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::client::{ask, full, read};
+use super::{Running, gateway, soon};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+async fn held(gateway: &Running) -> usize {
+    let request = Request::get(format!("http://{}/-/metrics", gateway.addr)).body(full("")).unwrap();
+    let figures = read(ask(request).await.into_body()).await.0;
+    figures.lines().find_map(|line| line.strip_prefix("gateway_memory_bytes ")).unwrap().parse().unwrap()
+}
+
+/// A request of a MiB, its head and half of its body, and the rest.
+fn halves(model: &str) -> (String, String) {
+    let text = "x".repeat(MIB);
+    let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let (half, rest) = body.split_at(body.len() / 2);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    (head + half, rest.to_owned())
+}
+
+/// Sends the first half of so many requests, and then the second halves; returns the answers' heads, and the most that was held.
+async fn upload(gateway: &Running, calls: usize) -> (Vec<String>, usize) {
+    let (half, rest) = halves("sim");
+    let mut streams = Vec::new();
+    for _ in 0..calls {
+        let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+        soon(stream.write_all(half.as_bytes())).await.unwrap();
+        streams.push(stream);
+    }
+    let most = soon(async {
+        let (mut most, mut before) = (0, 0);
+        // Until all is read that will be.
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            let now = held(gateway).await;
+            most = most.max(now);
+            if now > 0 && now == before {
+                return most;
+            }
+            before = now;
+        }
+    })
+    .await;
+    let mut answers = Vec::new();
+    for mut stream in streams {
+        soon(stream.write_all(rest.as_bytes())).await.unwrap();
+        let mut answer = Vec::new();
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
+        answers.push(String::from_utf8_lossy(&answer).split("\r\n\r\n").next().unwrap().to_owned());
+    }
+    (answers, most)
+}
+
+#[tokio::test]
+async fn what_is_held_of_slow_uploads_is_bounded_and_each_is_served() {
+    let gateway = gateway(&["--memory", "4MiB", "--dedup", "off"]).await;
+    let (answers, most) = upload(&gateway, 24).await;
+    assert!((2 * MIB..=4 * MIB).contains(&most), "{} KiB were held", most / KIB);
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    soon(async {
+        while held(&gateway).await > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_the_route_depends_on_the_model_what_cannot_be_read_is_refused() {
+    let path = format!("{}/memory.toml", env!("CARGO_TARGET_TMPDIR"));
+    let route = "name = \"sims\"\npath = \"/v1/\"\nmodel = \"sim*\"\nupstream = \"http://127.0.0.1:1\"\nattempts = 1\n";
+    std::fs::write(&path, format!("memory = \"64KiB\"\n[[route]]\n{route}")).unwrap();
+    let gateway = gateway(&["--config", &path]).await;
+    let (half, rest) = halves("sim");
+    let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+    soon(stream.write_all(format!("{half}{rest}").as_bytes())).await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no_memory"), "{answer}");
+    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+}
