@@ -91,3 +91,36 @@ async fn of_a_request_that_a_backup_is_to_have() {
     let mut service = FallbackLayer::new(service_fn(fails)).rewrite(|request| request).layer(service_fn(fails));
     body.check(service.call(body.post()));
 }
+
+/// A stream of events, asked for by `request`.
+#[cfg(feature = "llm")]
+fn guarded(
+    answer: &Empties,
+    request: Request<Empty<Bytes>>,
+) -> impl Future<Output = Result<Response<tower_buttress::stream_guard::StreamGuardBody<Empties>>, Infallible>> + use<>
+{
+    let answer = answer.clone();
+    let upstream = service_fn(move |_: Request<Empty<Bytes>>| {
+        let response = Response::builder().header("content-type", "text/event-stream").body(answer.clone()).unwrap();
+        async { Ok::<_, Infallible>(response) }
+    });
+    tower_buttress::StreamGuardLayer::new().layer(upstream).call(request)
+}
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn while_a_stream_is_withheld() {
+    let body = Empties::default();
+    body.check(guarded(&body, Request::post("/v1/chat/completions").body(Empty::new()).unwrap()));
+}
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn of_a_stream_that_is_guarded() {
+    use http_body_util::BodyExt;
+
+    let body = Empties::default();
+    let response = guarded(&body, Request::get("/events").body(Empty::new()).unwrap()).await.unwrap();
+    let mut answer = response.into_body();
+    body.check(answer.frame());
+}

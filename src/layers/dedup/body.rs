@@ -10,6 +10,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::body::boxed::Polled;
+use crate::body::frame_budget::FrameBudget;
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::proto::digests;
@@ -52,9 +53,6 @@ struct Resumed {
     /// Gives ids to its events.
     ids: Option<EventIds>,
 }
-
-/// As many frames of which nothing is handed on are read in one poll. Then others have their turn.
-const MAX_FRAMES: usize = 64;
 
 // === impl DedupBody ===
 
@@ -134,7 +132,8 @@ impl SharedBody {
 
     #[cold]
     fn poll_resumed(&mut self, cx: &mut Context<'_>) -> Polled {
-        for _ in 0..MAX_FRAMES {
+        let mut budget = FrameBudget::new();
+        while budget.may_read(cx) {
             let rest = self.resumed.as_mut().and_then(|resumed| resumed.rest.pop_front());
             let mut part = match rest {
                 Some(part) => Some(Ok(part)),
@@ -154,7 +153,6 @@ impl SharedBody {
             }
             return Poll::Ready(part.map(|part| part.map(BodyPart::into_frame)));
         }
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 

@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::body::FallbackBody;
 use super::session::{Reason, Session};
+use crate::body::frame_budget::FrameBudget;
 use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
@@ -58,9 +59,6 @@ enum Otherwise<R> {
     /// A refusal: the primary was not to be asked.
     Refusal(RejectionFormat),
 }
-
-/// Frames that are read in one poll: a body that is always ready must not keep its thread.
-const MAX_READY_FRAMES: usize = 64;
 
 // === impl FallbackFuture ===
 
@@ -167,7 +165,8 @@ where
 
 /// Whether the body came to its end within the limits of size and time. It is recorded as it is read.
 fn poll_whole<Bk>(reading: &mut Reading, session: &Session<Bk>, cx: &mut Context<'_>) -> Poll<bool> {
-    for _ in 0..MAX_READY_FRAMES {
+    let mut budget = FrameBudget::new();
+    while budget.may_read(cx) {
         match Pin::new(&mut reading.body).poll_frame(cx) {
             Poll::Ready(None) => return Poll::Ready(true),
             Poll::Ready(Some(_)) if session.can_resend(Resend::state) => {}
@@ -179,7 +178,6 @@ fn poll_whole<Bk>(reading: &mut Reading, session: &Session<Bk>, cx: &mut Context
             }
         }
     }
-    cx.waker().wake_by_ref();
     Poll::Pending
 }
 

@@ -8,12 +8,10 @@ use pin_project_lite::pin_project;
 
 use super::watch::{Fail, Step, Watch};
 use crate::body::boxed::Polled;
+use crate::body::frame_budget::FrameBudget;
 use crate::body::response::ResponseBody;
 use crate::call::Reservation;
 use crate::error::BoxError;
-
-/// As many frames of which nothing could be handed on are read in one poll. Then others have their turn.
-const MAX_FRAMES: usize = 64;
 
 pin_project! {
     /// The response body of [`StreamGuard`](crate::stream_guard::StreamGuard).
@@ -71,7 +69,8 @@ where
     }
 
     fn poll_watched(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        for _ in 0..MAX_FRAMES {
+        let mut budget = FrameBudget::new();
+        while budget.may_read(cx) {
             let this = self.as_mut().project();
             let step = match this.body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => this.watch.frame(frame),
@@ -92,7 +91,6 @@ where
                 }
             }
         }
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 

@@ -19,6 +19,7 @@ use super::refusal;
 use super::state::{Readable, StreamState};
 use super::watch::{AnswerWatch, ContentLimit, StreamWatch, Watch};
 use crate::body::ending::Ending;
+use crate::body::frame_budget::FrameBudget;
 use crate::body::response::ResponseBody;
 use crate::call::Reservation;
 use crate::error::{BoxError, StreamTruncated, UpstreamError};
@@ -34,8 +35,6 @@ const MAX_WITHHELD: usize = 256 * 1024;
 const MAX_EVENTS: usize = 64;
 /// A frame costs more than the byte that it may carry.
 const MAX_FRAMES: usize = 1_024;
-/// Frames read in one poll. Then others have their turn.
-const MAX_FRAMES_A_POLL: usize = 64;
 /// How long a stream that has begun is withheld: its reader is waiting for the answer's id.
 const LET_GO: Duration = Duration::from_secs(2);
 /// What is read of an error, and for how long.
@@ -145,7 +144,8 @@ where
     B::Error: Into<BoxError> + 'static,
 {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Response<StreamGuardBody<B>>> {
-        for _ in 0..MAX_FRAMES_A_POLL {
+        let mut budget = FrameBudget::new();
+        while budget.may_read(cx) {
             let decision = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => Some(ready!(self.poll_time(cx))),
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => self.data(frame).or_else(|| self.count()),
@@ -158,7 +158,6 @@ where
                 return self.carry_out(decision).map_or(Poll::Pending, Poll::Ready);
             }
         }
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
