@@ -14,7 +14,7 @@ use crate::body::ending::Ending;
 use crate::error::{BoxError, FirstContentElapsed, StreamTruncated};
 use crate::event::{Event, StreamFault};
 use crate::proto::dialect::{AnswerReader, End};
-use crate::rt::timer::LazyTimer;
+use crate::rt::timeout::Timeout;
 
 /// What is looked for.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub(super) struct ContentLimit {
     after: Duration,
     /// `None`: there is no limit, or it has come.
     at: Option<Instant>,
-    timer: LazyTimer,
+    timeout: Timeout,
 }
 
 /// What is to be done with what was read.
@@ -233,12 +233,12 @@ impl AnswerWatch {
 impl ContentLimit {
     pub(super) fn new(after: Option<Duration>, now: Instant) -> Self {
         let after = after.unwrap_or(Duration::MAX);
-        Self { after, at: now.checked_add(after), timer: LazyTimer::default() }
+        Self { after, at: now.checked_add(after), timeout: Timeout::default() }
     }
 
     /// No limit.
     pub(super) fn none() -> Self {
-        Self { after: Duration::MAX, at: None, timer: LazyTimer::default() }
+        Self { after: Duration::MAX, at: None, timeout: Timeout::default() }
     }
 
     /// There is nothing to wait for once content or the end of a choice has come.
@@ -252,6 +252,6 @@ impl ContentLimit {
     /// Ready when the limit has passed. Asked only while nothing comes.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<FirstContentElapsed> {
         let Some(at) = self.at else { return Poll::Pending };
-        self.timer.poll_until(at, cx).map(|()| FirstContentElapsed::new(self.after))
+        self.timeout.poll_until(at, cx).map(|()| FirstContentElapsed::new(self.after))
     }
 }

@@ -1,6 +1,7 @@
 //! Before the first content.
 
 use http::Method;
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tower_buttress::error::{FirstContentElapsed, StreamTruncated, find};
 use tower_buttress::{Rejection, RejectionKind, StreamGuardLayer, TimeoutProfile};
@@ -131,6 +132,27 @@ async fn the_limit_holds_behind_the_head_too() {
     let (_, error) = read(response).await;
     assert_eq!(find::<FirstContentElapsed>(&error.unwrap()).unwrap().after, secs(90));
     assert_eq!(at.elapsed(), secs(90));
+}
+
+/// Its timers have passed when it goes on, and are seen before its sockets are.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_suspended_does_not_lose_the_content_that_came_meanwhile() {
+    let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\"}}\n\n";
+    let text = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n";
+    for (came_after, arrives) in [(400, true), (600, false)] {
+        let came = [Wait(secs(200)), Wait(std::time::Duration::from_millis(came_after))];
+        let mut call = Box::pin(chat([Data(": ping\n\n")].into_iter().chain(came.clone()).chain([Data(HELLO)])));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        tokio::time::advance(secs(200)).await;
+        assert_eq!(call.await.status() == 200, arrives);
+
+        let steps = [Data(start)].into_iter().chain(came).chain([Data(text)]);
+        let mut body = post("/v1/messages", Answer::stream(steps)).await.into_body();
+        body.frame().await.unwrap().unwrap();
+        assert!(futures_util::poll!(Box::pin(body.frame())).is_pending());
+        tokio::time::advance(secs(198)).await;
+        assert_eq!(body.frame().await.unwrap().is_ok(), arrives);
+    }
 }
 
 #[tokio::test(start_paused = true)]
