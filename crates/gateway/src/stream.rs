@@ -17,7 +17,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A turn whose end is found as late as this is put off once: the process was suspended, and what the client said meanwhile is
+/// still in its socket.
+const LATE: Duration = Duration::from_millis(100);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Counts the turns of one stream: even while the upstream is waited for, odd while the client is.
 type Turns = Arc<AtomicU64>;
@@ -40,6 +45,8 @@ pin_project! {
         limit: Duration,
         timer: Option<Pin<Box<Sleep>>>,
         timed: u64,
+        // Its end was found late in this turn, and put off.
+        put_off: bool,
     }
 }
 
@@ -65,7 +72,7 @@ where
         };
         let turns = Turns::default();
         let stream = TURNS.scope(turns.clone(), stream);
-        tokio::spawn(Bounded { stream, turns, limit, timer: None, timed: 0 });
+        tokio::spawn(Bounded { stream, turns, limit, timer: None, timed: 0, put_off: false });
     }
 }
 
@@ -86,8 +93,14 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
         let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(*this.limit)));
         if std::mem::replace(this.timed, turn) != turn {
             timer.set(sleep(*this.limit));
+            *this.put_off = false;
         }
-        let elapsed = timer.as_mut().poll(cx);
+        let mut elapsed = timer.as_mut().poll(cx);
+        let now = Instant::now();
+        if elapsed.is_ready() && now - timer.deadline() > LATE && !std::mem::replace(this.put_off, true) {
+            timer.as_mut().reset(now + GRACE);
+            elapsed = timer.as_mut().poll(cx);
+        }
         if elapsed.is_ready() {
             tracing::info!("a client took nothing of its stream, which is reset");
         }

@@ -158,6 +158,48 @@ fn a_second_signal_does_not_wait() {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
+/// What its client said meanwhile waits in the socket, and its timers have passed.
+#[tokio::test]
+async fn a_process_that_was_stopped_resets_no_stream_whose_client_reads() {
+    use http_body_util::BodyExt;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let mut command = command("--listen 127.0.0.1:0 --write-timeout 1s");
+    let program = Program::start(&mut command);
+    let socket = tokio::net::TcpStream::connect(program.addr).await.unwrap();
+    let (mut client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(65_535)
+        .handshake(TokioIo::new(socket))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let endless = super::client::chat(program.addr, true, "gap=0s; chunks=10000000; size=1000");
+    let mut stream = super::soon(client.send_request(endless)).await.unwrap().into_body();
+    // Its window is full, and the gateway waits for it to read.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    program.signal("STOP");
+    while let Ok(frame) = tokio::time::timeout(Duration::from_millis(200), stream.frame()).await {
+        frame.unwrap().unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    program.signal("CONT");
+    let mut read = 0;
+    while read < 1_000_000 {
+        let frame = super::soon(stream.frame()).await.unwrap().expect("it was reset");
+        read += frame.into_data().map_or(0, |data| data.len());
+    }
+}
+
+#[test]
+fn callers_keys_may_be_in_the_environment() {
+    let mut command = command("--listen 127.0.0.1:0 --caller-keys-env THE_KEYS");
+    let program = Program::start(command.env("THE_KEYS", "acme:its-key"));
+    for (key, status) in [("its-key", "200"), ("another", "401")] {
+        let answer = send(program.addr, "/v1/chat/completions", &format!("authorization: Bearer {key}\r\n"), HELLO);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
 /// Everything that the program writes to stderr, once it has ended.
 fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> String {
     let log = format!("{}/log-{:?}", env!("CARGO_TARGET_TMPDIR"), std::thread::current().id());
