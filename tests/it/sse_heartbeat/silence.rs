@@ -29,6 +29,17 @@ async fn a_heartbeat_follows_each_interval_of_silence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_interval_is_too_short() {
+    let silence = std::time::Duration::from_millis(10);
+    let script = Script::new([Step::Data("data: a\n\n"), Step::Wait(silence), Step::Data("data: b\n\n")]).unsized_();
+    let layer = SseHeartbeatLayer::new(std::time::Duration::ZERO).before_headers(std::time::Duration::ZERO);
+    let response = through(layer, asked(), events(script)).await;
+    let all = response.into_body().collect().await.unwrap().to_bytes();
+    let beats = std::str::from_utf8(&all).unwrap().matches(": keepalive").count();
+    assert!((1..=10).contains(&beats), "{beats} in ten milliseconds");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_goes_on_gets_none() {
     let steps = (0..10).flat_map(|_| [Step::Wait(secs(14)), Step::Data("data: a\n\n")]);
     let response = through(layer(), asked(), events(Script::new(steps).unsized_())).await;

@@ -109,6 +109,20 @@ async fn an_answer_that_is_no_stream_may_take_longer_than_a_first_byte() {
     gateway.abandoned(2).await;
 }
 
+#[tokio::test]
+async fn a_json_call_that_hangs_reaches_its_fallback() {
+    let (fallback, seen) = super::again::backup(StatusCode::OK).await;
+    let limits = ["--first-byte-timeout", "10s", "--answer-timeout", "300ms", "--fallback", &fallback];
+    let gateway = gateway(&limits).await;
+    let answer = ask(chat(gateway.addr, false, "head=1h")).await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-gateway-served-by"]),
+        (200, &"fallback".parse().unwrap())
+    );
+    assert_eq!(seen.lock().unwrap().len(), 1);
+    gateway.abandoned(1).await;
+}
+
 /// An upstream that breaks off within the JSON of an answer, of which a caller has something by then.
 async fn cut_within_an_answer(fields: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
