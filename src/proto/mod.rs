@@ -28,3 +28,4 @@ pub mod rate_limit;
 pub(crate) mod resume;
 pub mod retry_after;
 pub mod sse;
+pub mod trace_context;

@@ -33,6 +33,8 @@ mod resume;
 mod retries_over_sockets;
 mod retry_after_backoff;
 mod secrets;
+#[cfg(feature = "tracing")]
+mod spans;
 mod sse;
 mod sse_heartbeat;
 #[cfg(feature = "llm")]

@@ -1,14 +1,27 @@
-//! A call under way, and what is told of it at its end.
+//! A call or an attempt under way, and what is told of it at its end.
 
-use http::StatusCode;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use std::time::Instant;
 
-use crate::call::{CallInfo, Entered};
+use http::{Extensions, StatusCode};
 
-/// From the request to the end of the answer's body, or until the call is dropped.
+#[cfg(feature = "tracing")]
+use super::trace::CallSpan;
+use super::trace::Place;
+use crate::call::{Attempt, CallInfo, Entered};
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use crate::rt::clock;
+
+/// From the request to the end of the answer's body, or until it is dropped.
 pub(super) struct ObservedCall {
     info: Option<CallInfo>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
+    /// One of the call's attempts, and not all of it.
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    is_attempt: bool,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    began: Instant,
     status: Option<StatusCode>,
     has_data: bool,
     end: End,
@@ -28,11 +41,38 @@ pub(super) enum End {
 // === impl ObservedCall ===
 
 impl ObservedCall {
-    pub(super) fn new(info: CallInfo) -> Self {
+    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
+    pub(super) fn new(info: CallInfo, place: Option<Place>, extensions: &mut Extensions) -> Self {
+        #[cfg(feature = "tracing")]
+        let span = call_span(&info, place);
+        #[cfg(feature = "tracing")]
+        if !span.is_disabled() {
+            extensions.insert(CallSpan(span.clone()));
+        }
         Self {
             #[cfg(feature = "tracing")]
-            span: span(&info),
+            span,
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            is_attempt: false,
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            began: info.started(),
             info: Some(info),
+            status: None,
+            has_data: false,
+            end: End::Cancelled,
+        }
+    }
+
+    #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
+    pub(super) fn attempt(upstream: &str, attempt: Attempt, place: Option<Place>, extensions: &Extensions) -> Self {
+        Self {
+            #[cfg(feature = "tracing")]
+            span: attempt_span(upstream, attempt, place, extensions),
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            is_attempt: true,
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            began: clock::now(),
+            info: CallInfo::in_extensions(extensions).cloned().or_else(CallInfo::current),
             status: None,
             has_data: false,
             end: End::Cancelled,
@@ -69,10 +109,28 @@ impl ObservedCall {
         self.end = end;
     }
 
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    fn elapsed(&self) -> std::time::Duration {
+        clock::now().saturating_duration_since(self.began)
+    }
+
+    #[cfg(feature = "tracing")]
+    fn tell(&self) {
+        let (status, end) = (self.status.map(|status| status.as_u16()), self.end.as_str());
+        let elapsed_ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let _span = self.span.enter();
+        if self.is_attempt {
+            tracing::debug!(status, end, elapsed_ms, "attempt ended");
+        } else if let Some(info) = &self.info {
+            let (attempts, model) = (info.attempt(), info.model());
+            tracing::debug!(status, end, attempts, model, elapsed_ms, "call ended");
+        }
+    }
+
     #[cfg(feature = "metrics")]
     fn measure(&self, name: &'static str, end: Option<End>) {
-        let Some(info) = &self.info else { return };
-        let seconds = elapsed(info).as_secs_f64();
+        let Some(info) = self.info.as_ref().filter(|_| !self.is_attempt) else { return };
+        let seconds = self.elapsed().as_secs_f64();
         let stack = info.stack().to_owned();
         let Some(end) = end else {
             return metrics::histogram!(name, "stack" => stack).record(seconds);
@@ -89,36 +147,54 @@ impl ObservedCall {
 impl Drop for ObservedCall {
     fn drop(&mut self) {
         #[cfg(feature = "tracing")]
-        if let Some(info) = &self.info {
-            let (status, elapsed) = (self.status.map(|status| status.as_u16()), elapsed(info));
-            let _span = self.span.enter();
-            tracing::debug!(
-                status,
-                end = self.end.as_str(),
-                attempts = info.attempt(),
-                model = info.model(),
-                elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-                "call ended"
-            );
-        }
+        self.tell();
         self.measure("tower_buttress_call_seconds", Some(self.end));
     }
 }
 
-#[cfg(any(feature = "metrics", feature = "tracing"))]
-fn elapsed(info: &CallInfo) -> std::time::Duration {
-    crate::rt::clock::now().saturating_duration_since(info.started())
-}
-
 #[cfg(feature = "tracing")]
-fn span(info: &CallInfo) -> tracing::Span {
-    tracing::info_span!(
+fn call_span(info: &CallInfo, place: Option<Place>) -> tracing::Span {
+    let span = tracing::info_span!(
         "call",
         id = info.id(),
         stack = info.stack(),
         method = info.method().as_str(),
-        host = info.host()
-    )
+        host = info.host(),
+        trace_id = tracing::field::Empty,
+        span_id = tracing::field::Empty,
+        parent_id = tracing::field::Empty,
+    );
+    in_trace(span, place)
+}
+
+/// Inside that of the call, also where another task makes the attempt.
+#[cfg(feature = "tracing")]
+fn attempt_span(
+    upstream: &str,
+    Attempt(attempt): Attempt,
+    place: Option<Place>,
+    extensions: &Extensions,
+) -> tracing::Span {
+    let _call = extensions.get().map(|CallSpan(span)| span.enter());
+    let span = tracing::info_span!(
+        "attempt",
+        upstream,
+        attempt,
+        trace_id = tracing::field::Empty,
+        span_id = tracing::field::Empty,
+        parent_id = tracing::field::Empty,
+    );
+    in_trace(span, place)
+}
+
+#[cfg(feature = "tracing")]
+fn in_trace(span: tracing::Span, place: Option<Place>) -> tracing::Span {
+    if let Some(Place { own, parent }) = place {
+        span.record("trace_id", own.trace_id());
+        span.record("span_id", own.span_id());
+        span.record("parent_id", parent.span_id());
+    }
+    span
 }
 
 #[cfg(feature = "metrics")]

@@ -7,18 +7,28 @@ use http::{HeaderName, Request};
 use crate::call::CallInfo;
 use crate::rt::clock;
 
+/// What is observed.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub(super) enum Config {
+    /// Calls of a stack.
+    Calls(Calls),
+    /// Attempts at the upstream of this name.
+    Attempts(Arc<str>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Calls {
     pub(super) stack: Arc<str>,
     pub(super) request_id: Option<HeaderName>,
+    pub(super) trace_context: bool,
 }
 
 /// The bytes of an id that goes into log lines as it is.
 const MAX_ID: usize = 128;
 
-// === impl Config ===
+// === impl Calls ===
 
-impl Config {
+impl Calls {
     pub(super) fn info<B>(&self, request: &Request<B>) -> CallInfo {
         let id = self.id(request).unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)).into());
         CallInfo::new(id, self.stack.clone(), request.method().clone(), host(request), clock::now())
@@ -45,7 +55,8 @@ mod tests {
     use super::*;
 
     fn id(value: &str) -> String {
-        let config = Config { stack: "s".into(), request_id: Some(HeaderName::from_static("x-request-id")) };
+        let request_id = Some(HeaderName::from_static("x-request-id"));
+        let config = Calls { stack: "s".into(), request_id, trace_context: false };
         let request = Request::builder().header("x-request-id", value).body(()).unwrap();
         config.info(&request).id().to_owned()
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use tower_layer::Layer;
 
-use super::config::Config;
+use super::config::{Calls, Config};
 use super::service::Observe;
 
 /// Gives each call an identity, with which all layers inside tell of it, and tells how the call ended.
@@ -55,6 +55,13 @@ use super::service::Observe;
 ///   answer's body, and `tower_buttress_call_seconds` (by `stack`, `status`: `2xx` .., and `end`: `complete`, `failed` or
 ///   `cancelled`), from the request to the end of the body.
 ///
+/// # Attempts
+///
+/// A layer made by [`attempts`](Self::attempts) stands inside the retries, around one upstream or its client. With the feature
+/// `tracing` it opens a span `attempt` (INFO) inside that of the call, with `upstream` and the `attempt`'s number, and at its end tells
+/// one line (DEBUG) with the status, how it ended and how long it took. Events of the layers inside are told within it, and of the
+/// call that makes the attempt, also where another caller's task drives it, or none.
+///
 /// # Place in the stack
 ///
 /// Outermost. Where one stack stands within another, each names itself, and the inner one takes the id of the outer one.
@@ -63,7 +70,8 @@ use super::service::Observe;
 ///
 /// - *Callers share one upstream call* ([`DedupLayer`](crate::DedupLayer)): an event of it is told of that caller whose task
 ///   found it.
-/// - *A layer works on a task of its own*, after its caller has left: its events are told without a call.
+/// - *A layer works on a task of its own*, after its caller has left: its events are told without a call, but for those of
+///   [attempts](Self#attempts).
 ///
 /// # Cancel safety
 ///
@@ -76,7 +84,7 @@ use super::service::Observe;
 /// # Cost
 ///
 /// Two allocations a call, an entry in the request's extensions, and a look at the clock at the start, the first data and the end. A
-/// frame costs two moves of a pointer.
+/// frame costs two moves of a pointer. An attempt costs a look at the clock at both ends, and no allocation but those of its trace.
 #[derive(Clone, Debug)]
 pub struct ObserveLayer {
     config: Option<Config>,
@@ -88,7 +96,14 @@ impl ObserveLayer {
     /// Names the stack: in events, spans, and as the label `stack` of figures.
     #[must_use]
     pub fn new(stack: impl Into<Arc<str>>) -> Self {
-        Self { config: Some(Config { stack: stack.into(), request_id: None }) }
+        let stack = stack.into();
+        Self { config: Some(Config::Calls(Calls { stack, request_id: None, trace_context: false })) }
+    }
+
+    /// Opens a span for each attempt at an upstream, by this name: see [above](Self#attempts).
+    #[must_use]
+    pub fn attempts(upstream: impl Into<Arc<str>>) -> Self {
+        Self { config: Some(Config::Attempts(upstream.into())) }
     }
 
     /// A layer of the same type that passes everything through.
@@ -103,8 +118,22 @@ impl ObserveLayer {
     /// their own calls. Without it, and where the header has nothing of the kind, an id is 16 random hexadecimal digits.
     #[must_use]
     pub fn request_id(mut self, header: HeaderName) -> Self {
-        if let Some(config) = &mut self.config {
-            config.request_id = Some(header);
+        if let Some(Config::Calls(calls)) = &mut self.config {
+            calls.request_id = Some(header);
+        }
+        self
+    }
+
+    /// Makes each attempt a span of the caller's trace, where its request has a `traceparent` (W3C Trace Context): it goes on with
+    /// the id of the attempt. Default: no, it passes as it came.
+    ///
+    /// It needs [`attempts`](Self::attempts) inside. The spans have the fields `trace_id`, `span_id` and `parent_id` then; what
+    /// collects them must send them where the traces are gathered, or the upstream's spans have a parent that is not there.
+    /// `tracestate` is left as it is.
+    #[must_use]
+    pub fn trace_context(mut self, continued: bool) -> Self {
+        if let Some(Config::Calls(calls)) = &mut self.config {
+            calls.trace_context = continued;
         }
         self
     }

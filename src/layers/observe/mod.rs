@@ -6,6 +6,7 @@ mod config;
 mod future;
 mod layer;
 mod service;
+mod trace;
 
 pub use self::body::ObserveBody;
 pub use self::future::ObserveFuture;

@@ -8,6 +8,8 @@ use super::body::ObserveBody;
 use super::call::ObservedCall;
 use super::config::Config;
 use super::future::ObserveFuture;
+use super::trace::Trace;
+use crate::call::Attempt;
 
 /// Says which call it is that the layers inside tell of. See [`ObserveLayer`](crate::ObserveLayer).
 #[derive(Clone, Debug)]
@@ -56,10 +58,19 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(config) = &self.config else { return ObserveFuture::new(self.inner.call(request), None) };
-        let info = config.info(&request);
-        request.extensions_mut().insert(info.clone());
-        let mut call = ObservedCall::new(info);
+        let mut call = match &self.config {
+            None => return ObserveFuture::new(self.inner.call(request), None),
+            Some(Config::Calls(calls)) => {
+                let info = calls.info(&request);
+                request.extensions_mut().insert(info.clone());
+                let place = if calls.trace_context { Trace::begin(&mut request) } else { None };
+                ObservedCall::new(info, place, request.extensions_mut())
+            }
+            Some(Config::Attempts(upstream)) => {
+                let place = Trace::attempt(&mut request);
+                ObservedCall::attempt(upstream, Attempt::of(&request), place, request.extensions())
+            }
+        };
         let inner = call.within(|| self.inner.call(request));
         ObserveFuture::new(inner, Some(call))
     }

@@ -1,0 +1,45 @@
+//! What travels in a request's extensions from the call to its attempts.
+
+use http::Request;
+
+use crate::proto::trace_context::TraceContext;
+
+/// Where a call is in the trace of its caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trace(TraceContext);
+
+/// The span of a call: attempts are inside of it, whichever task makes them.
+#[cfg(feature = "tracing")]
+#[derive(Clone, Debug)]
+pub(super) struct CallSpan(pub(super) tracing::Span);
+
+/// A span of a trace, and the one that it is in.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "spans tell of it"))]
+pub(super) struct Place {
+    pub(super) own: TraceContext,
+    pub(super) parent: TraceContext,
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// Begins a call's span inside of its caller's.
+    pub(super) fn begin<B>(request: &mut Request<B>) -> Option<Place> {
+        let place = inside(TraceContext::of(request.headers())?);
+        request.extensions_mut().insert(Self(place.own));
+        Some(place)
+    }
+
+    /// Begins an attempt's span inside of its call's, and names it to the upstream.
+    pub(super) fn attempt<B>(request: &mut Request<B>) -> Option<Place> {
+        let Self(call) = request.extensions().get().copied()?;
+        let place = inside(call);
+        place.own.mark(request.headers_mut());
+        Some(place)
+    }
+}
+
+fn inside(parent: TraceContext) -> Place {
+    Place { own: parent.child(fastrand::u64(..)), parent }
+}
