@@ -22,7 +22,9 @@ use tower_buttress::{
 };
 
 use super::answer_body::AnswerBody;
-use super::args::{Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch};
+use super::args::{
+    Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch, Trace,
+};
 use super::callers::RemovedKeyLayer;
 use super::circuits::Circuits;
 use super::fleet::AnswerStore;
@@ -64,6 +66,8 @@ pub(crate) struct Shared {
     /// A caller's limits hold for all that it asks for.
     per_caller: PaceLayer,
     memory: Memory,
+    /// Each attempt is a span of its caller's trace.
+    continues_traces: bool,
     /// Callers come back to their answers at a URL that says nothing of a route.
     dedup: DedupLayer<AnswerStore>,
 }
@@ -89,6 +93,7 @@ impl Shared {
             lanes: lanes.clone(),
             per_caller,
             memory: states.memory().clone(),
+            continues_traces: args.server.trace == Trace::Attempts,
             dedup: states.shared(dedup),
         }
     }
@@ -137,6 +142,7 @@ impl Stack {
             .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
             .layer(&structured)
             .layer(retry(layers).budget(state.budget.clone()).memory(memory.clone()).observer(observer.clone()))
+            .layer(ObserveLayer::attempts(PRIMARY))
             .layer(queue)
             .layer(pace)
             .layer(breaker)
@@ -146,6 +152,7 @@ impl Stack {
             let service = ServiceBuilder::new()
                 .layer(EntryLayer::new(backup.upstream.clone(), backup.credential.clone()))
                 .layer(&structured)
+                .layer(ObserveLayer::attempts(backup.name.clone()))
                 .layer(queue)
                 .layer(pace)
                 .layer(breaker)
@@ -203,7 +210,7 @@ impl Stack {
     {
         let Shared { observer, per_caller, dedup, .. } = shared;
         ServiceBuilder::new()
-            .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID))
+            .layer(ObserveLayer::new("gateway").request_id(X_REQUEST_ID).trace_context(shared.continues_traces))
             .layer(self.heartbeat)
             .layer(RemovedKeyLayer)
             .layer(self.deadline.observer(observer.clone()))

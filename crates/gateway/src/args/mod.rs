@@ -39,7 +39,7 @@ pub use self::stop::Stop;
 pub(crate) use self::upstreams::{Backup, UpstreamArgs};
 pub(crate) use self::values::{
     Concurrency, Count, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, RateLimit, Resuming, Superseding,
-    Switch,
+    Switch, Trace,
 };
 
 use self::values::Profile;

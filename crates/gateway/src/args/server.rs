@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{SERVER, TRUST};
-use super::values::{Limit, LogFormat, Size};
+use super::values::{Limit, LogFormat, Size, Trace};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
@@ -56,6 +56,11 @@ pub(crate) struct ServerArgs {
     /// Form of log lines, on stderr: one for each call, and one for what went wrong. `RUST_LOG` chooses what is logged.
     #[arg(long, env = "GATEWAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = SERVER)]
     pub(crate) log_format: LogFormat,
+
+    /// What the upstream gets where a caller sends `traceparent` (W3C Trace Context). `pass`: the same. `attempts`: each attempt is a
+    /// span of its own, whose id is at the upstream and in the log lines; those must come to where the traces are gathered.
+    #[arg(long, env = "GATEWAY_TRACE", value_name = "pass|attempts", default_value = "pass", help_heading = SERVER)]
+    pub(crate) trace: Trace,
 
     /// No layer but the deadline, whatever the other options say: to find out whether the gateway is at fault. Callers are
     /// authenticated as ever; no fallback is asked.

@@ -79,6 +79,15 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// What becomes of the traces of callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Trace {
+    /// They pass as they came.
+    Pass,
+    /// Each attempt is a span of them.
+    Attempts,
+}
+
 /// The limits of time for a class of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tower_buttress_gateway::Provider;
+
 pub(super) fn command(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_buttress-gateway"));
     command.args(args.split_whitespace());
@@ -276,6 +278,37 @@ fn an_access_line_in_json_says_what_became_of_a_call() {
         assert!(call[name].as_u64().unwrap() > 0, "{name}: {call}");
     }
     assert!(call["first_data_ms"].is_u64(), "{call}");
+}
+
+#[test]
+fn each_attempt_is_a_span_of_its_callers_trace_where_that_is_wanted() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let provider = runtime.block_on(Provider::start()).unwrap();
+    let upstream = format!("http://{}", provider.addr());
+    let parent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut command = command("--listen 127.0.0.1:0 --log-format json --backoff-base 5ms --trace attempts");
+    command.args(["--upstream", &upstream]).env("RUST_LOG", "debug");
+    let log = log_of(&mut command, |addr| {
+        let headers = format!("x-fault: gap=0s; status=503; times=1\r\nx-request-id: me\r\n{parent}\r\n");
+        assert!(send(addr, "/v1/chat/completions", &headers, HELLO).contains("data: [DONE]"));
+    });
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ended = |what: &str| lines.iter().filter(|line| line["message"] == what).cloned().collect::<Vec<_>>();
+    let (calls, attempts) = (ended("call ended"), ended("attempt ended"));
+    assert_eq!((calls.len(), attempts.len()), (1, 2), "{log}");
+    let call = &calls[0]["span"];
+    assert_eq!(
+        (&call["name"], &call["id"], &call["parent_id"]),
+        (&"call".into(), &"me".into(), &"00f067aa0ba902b7".into())
+    );
+    for (nth, (attempt, seen)) in attempts.iter().zip(provider.seen()).enumerate() {
+        let span = &attempt["span"];
+        assert_eq!((&span["upstream"], &span["attempt"]), (&"upstream".into(), &(nth + 1).into()), "{attempt}");
+        assert_eq!(span["parent_id"], call["span_id"], "{attempt}");
+        let expected = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{}-01", span["span_id"].as_str().unwrap());
+        assert_eq!(seen.headers["traceparent"], expected, "{attempt}");
+    }
+    assert_eq!((&attempts[0]["status"], &attempts[1]["status"]), (&503.into(), &200.into()));
 }
 
 #[test]
