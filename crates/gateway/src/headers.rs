@@ -8,7 +8,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, Version};
 use http_body::Body;
 
 /// Meant for one hop whether `Connection` names them or not (RFC 9110, 7.6.1, and for the last two 11.7). `Trailer`
@@ -70,8 +70,11 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
         Some(authority) => authority.as_str().rsplit('@').next().and_then(|host| HeaderValue::from_str(host).ok()),
         None => headers.get(HOST).cloned(),
     };
-    // The client writes the one that fits the upstream.
+    // The client writes the one that fits the upstream. To the layers a request is the same by whichever name of the gateway.
     headers.remove(HOST);
+    if let Some(path) = parts.uri.path_and_query().filter(|_| parts.uri.authority().is_some()) {
+        parts.uri = Uri::from(path.clone());
+    }
     forward_address(headers, peer, host);
     via(headers, parts.version);
     parts.version = Version::HTTP_11;
