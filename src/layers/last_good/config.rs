@@ -13,6 +13,7 @@ use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::request_scope::{FINGERPRINT_HEADERS, NameTenant};
 use crate::policy::verdict::Classifier;
+use crate::store::SharedLastGood;
 
 #[derive(Clone)]
 pub(super) struct Config {
@@ -22,6 +23,7 @@ pub(super) struct Config {
     pub(super) normalized: bool,
     pub(super) similar: Option<Similar>,
     pub(super) template: Option<Arc<Template>>,
+    pub(super) peers: Option<Arc<dyn SharedLastGood>>,
     pub(super) ttl: Duration,
     /// How long before its deadline a call is answered from memory.
     pub(super) reserve: Duration,
@@ -60,6 +62,7 @@ impl Default for Config {
             normalized: true,
             similar: None,
             template: None,
+            peers: None,
             ttl: Duration::from_secs(60 * 60),
             reserve: Duration::from_millis(250),
             max_answer: 1024 * 1024,
@@ -80,6 +83,7 @@ impl fmt::Debug for Config {
             .field("normalized", &self.normalized)
             .field("similar", &self.similar)
             .field("template", &self.template.is_some())
+            .field("is_shared", &self.peers.is_some())
             .field("ttl", &self.ttl)
             .field("reserve", &self.reserve)
             .field("max_answer", &self.max_answer)

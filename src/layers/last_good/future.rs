@@ -30,6 +30,7 @@ use crate::rt::clock;
 use crate::rt::deadline::CallDeadline;
 use crate::rt::ready::ReadyCall;
 use crate::rt::timeout::Timeout;
+use crate::store::{AnswerFuture, LastGoodAnswer};
 
 pin_project! {
     /// The future of [`LastGood`](crate::last_good::LastGood).
@@ -50,6 +51,8 @@ pin_project! {
         // The layer has nothing to do with it.
         Passing { #[pin] call: C },
         Calling { #[pin] call: C, asking: Box<Asking> },
+        // The call has failed, and the other processes are asked.
+        Recalling { recalling: Recalling, until: Instant, timeout: Timeout, asking: Box<Asking>, otherwise: Option<R> },
         // The call has failed, and it is looked for an answer to a similar request.
         Embedding { embedding: Embedding, until: Instant, timeout: Timeout, asking: Box<Asking>, otherwise: Option<R> },
         Over,
@@ -87,12 +90,23 @@ enum Settled {
     /// What the upstream said.
     Upstream,
     Stored(Response<Bytes>),
+    /// Until then, the other processes are asked.
+    Recall {
+        recalling: Recalling,
+        until: Instant,
+    },
     /// Until then, it is looked for an answer to a similar request.
     Embed {
         embedding: Embedding,
         until: Instant,
     },
 }
+
+/// What other processes have.
+type Recalling = AnswerFuture<Option<LastGoodAnswer>>;
+
+/// A caller that is about to read an error waits no longer for the other processes.
+const RECALL: Duration = Duration::from_millis(500);
 
 /// Whether the deadline is watched.
 enum Watch {
@@ -158,6 +172,11 @@ where
                     Poll::Ready(result) => match asking.settle(&result) {
                         Settled::Upstream => (Some(asking.hand_on(result)), Stage::Over),
                         Settled::Stored(response) => (Some(Ok(LastGoodBody::stored(response))), Stage::Over),
+                        Settled::Recall { recalling, until } => {
+                            let (asking, otherwise) = (asking.take(), Some(result));
+                            let timeout = Timeout::default();
+                            (None, Stage::Recalling { recalling, until, timeout, asking, otherwise })
+                        }
                         Settled::Embed { embedding, until } => {
                             let (asking, otherwise) = (asking.take(), Some(result));
                             let timeout = Timeout::default();
@@ -166,6 +185,26 @@ where
                     },
                     Poll::Pending => (Some(Ok(LastGoodBody::stored(ready!(asking.poll_deadline(cx))))), Stage::Over),
                 },
+                StageProj::Recalling { recalling, until, timeout, asking, otherwise } => {
+                    let answer = match recalling.as_mut().poll(cx) {
+                        Poll::Ready(answer) => answer,
+                        Poll::Pending => {
+                            ready!(timeout.poll_until(*until, cx));
+                            None
+                        }
+                    };
+                    let found = answer.and_then(|answer| asking.recalled(answer));
+                    let Some(result) = otherwise.take() else { return Poll::Pending };
+                    match found.map_or_else(|| asking.settle_otherwise(), Settled::Stored) {
+                        Settled::Stored(response) => (Some(Ok(LastGoodBody::stored(response))), Stage::Over),
+                        Settled::Embed { embedding, until } => {
+                            let (asking, timeout) = (asking.take(), Timeout::default());
+                            let otherwise = Some(result);
+                            (None, Stage::Embedding { embedding, until, timeout, asking, otherwise })
+                        }
+                        Settled::Upstream | Settled::Recall { .. } => (Some(asking.hand_on(result)), Stage::Over),
+                    }
+                }
                 StageProj::Embedding { embedding, until, timeout, asking, otherwise } => {
                     let vectors = match embedding.as_mut().poll(cx) {
                         Poll::Ready(vectors) => vectors.ok(),
@@ -203,6 +242,7 @@ where
             Stage::Reading { .. } => "LastGoodFuture::Reading",
             Stage::Passing { .. } => "LastGoodFuture::Passing",
             Stage::Calling { .. } => "LastGoodFuture::Calling",
+            Stage::Recalling { .. } => "LastGoodFuture::Recalling",
             Stage::Embedding { .. } => "LastGoodFuture::Embedding",
             Stage::Over => "LastGoodFuture::Over",
         })
@@ -270,6 +310,25 @@ impl Asking {
         if let Some(stored) = self.find() {
             return Settled::Stored(stored);
         }
+        self.recall().unwrap_or_else(|| self.settle_otherwise())
+    }
+
+    /// Asks the other processes, where there are any and the caller takes an earlier answer.
+    fn recall(&self) -> Option<Settled> {
+        let peers = self.config.peers.as_ref().filter(|_| self.request.max_age.is_some())?;
+        let until = self.by(RECALL)?;
+        Some(Settled::Recall { recalling: peers.find(self.request.shared()), until })
+    }
+
+    /// After so long, or half of what is left to the deadline.
+    fn by(&self, limit: Duration) -> Option<Instant> {
+        let now = clock::now();
+        let left = self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
+        now.checked_add(left.map_or(limit, |left| left.min(limit)))
+    }
+
+    /// Without an answer to the same request.
+    fn settle_otherwise(&self) -> Settled {
         if let Some((embedding, until)) = self.embed() {
             return Settled::Embed { embedding, until };
         }
@@ -289,6 +348,19 @@ impl Asking {
         })
     }
 
+    /// An answer that another process has kept, if it is young enough.
+    fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
+        let now = clock::now();
+        let kind = if answer.is_exact { StaleKind::Exact } else { StaleKind::Normalized };
+        let stored = Stored { head: answer.head, body: answer.body, _reservation: None };
+        let age = stored.age(now);
+        if age > self.request.max_age? || stored.body.len() > self.config.max_answer {
+            return None;
+        }
+        self.config.emitter.emit(&Event::StaleServed { kind, age });
+        Some(stored.to_response(kind, now))
+    }
+
     /// Asks what the last message means, where there is something to compare it with, and until when that may take.
     fn embed(&self) -> Option<(Embedding, Instant)> {
         let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
@@ -296,11 +368,7 @@ impl Asking {
         if !self.store.with(|answers| answers.has_scope(question.scope)) {
             return None;
         }
-        let now = clock::now();
-        let deadline =
-            self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
-        let limit = deadline.map_or(similar.timeout, |left| left.min(similar.timeout));
-        Some((similar.embed(question.text.clone()), now.checked_add(limit)?))
+        Some((similar.embed(question.text.clone()), self.by(similar.timeout)?))
     }
 
     /// The answer to the most similar request, if one is similar enough and means the same as far as can be told.

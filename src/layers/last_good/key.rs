@@ -19,6 +19,7 @@ use crate::proto::dialect::Kind;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::output_format;
 use crate::proto::prompt::{self, LastMessage};
+use crate::store::LastGoodKeys;
 
 /// A request whose body has still to be read.
 pub(super) struct PendingKeys {
@@ -38,6 +39,14 @@ pub(super) struct RequestKeys {
     pub(super) max_age: Option<Duration>,
     /// Where similar requests are looked for.
     pub(super) question: Option<Arc<Question>>,
+}
+
+impl RequestKeys {
+    /// As other processes know them.
+    pub(super) fn shared(&self) -> LastGoodKeys {
+        let Keys { tenant, owner, exact, normal } = self.keys;
+        LastGoodKeys::new(tenant, owner, exact, normal)
+    }
 }
 
 /// How a body was hashed.

@@ -13,6 +13,7 @@ use super::template::UnansweredRequest;
 use crate::call::{Memory, Tenant, TenantHash};
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
+use crate::store::SharedLastGood;
 
 /// Returns the last whole answer to the same request when the upstreams give none.
 ///
@@ -199,6 +200,17 @@ impl LastGoodLayer {
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         self.with(|config| config.ttl = ttl)
+    }
+
+    /// Shares the answers with other processes: one that this process does not have is asked for, when a call has failed,
+    /// before a [similar](Self::similar) one or the [template](Self::template). That takes at most half a second, and half of
+    /// what is left to the deadline. Shortly before a deadline only what this process has is returned. Where the others cannot
+    /// be asked, it is as without this setting. Each answer that is kept is sent to them, behind the call.
+    ///
+    /// `FleetLastGood` in the crate `tower-buttress-redis` does so over Redis.
+    #[must_use]
+    pub fn share(self, peers: Arc<dyn SharedLastGood>) -> Self {
+        self.with(|config| config.peers = Some(peers))
     }
 
     /// How many bytes all answers may take; one tenant's an eighth of them. Default: 64 MiB. What was kept before is

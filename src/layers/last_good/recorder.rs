@@ -20,7 +20,7 @@ use crate::proto::event_stream::EventStream;
 use crate::proto::media_type;
 use crate::rejection::Rejection;
 use crate::rt::clock;
-use crate::store::Head;
+use crate::store::{Head, LastGoodAnswer, SharedLastGood};
 
 /// Records an answer, and keeps it at its end.
 pub(super) struct Recorder {
@@ -37,6 +37,7 @@ pub(super) struct Recorder {
     max: usize,
     reservation: Option<Reservation>,
     similar: Option<Similar>,
+    peers: Option<Arc<dyn SharedLastGood>>,
 }
 
 /// What the body is.
@@ -83,6 +84,7 @@ impl Recorder {
             max: config.max_answer,
             reservation: Some(config.memory.reserve(tenant)),
             similar: config.similar.clone(),
+            peers: config.peers.clone(),
         })
     }
 
@@ -131,7 +133,11 @@ impl Recorder {
         let Some(expires) = now.checked_add(left).filter(|expires| *expires > now) else { return };
         let body: Bytes = std::mem::take(&mut self.data).freeze();
         let bytes = body.len().saturating_add(self.head.cost());
-        let stored = Stored { head: self.head.clone(), body, _reservation: reservation };
+        if let Some(peers) = &self.peers {
+            let head = self.head.stored().into_owned();
+            peers.keep(self.request.shared(), LastGoodAnswer::new(head, body.clone()), left);
+        }
+        let stored = Stored { head: self.head.clone(), body, _reservation: Some(reservation) };
         let dropped = self.store.with(|answers| answers.insert(self.request.keys, stored, bytes, expires, now));
         drop(dropped);
         if let (Some(similar), Some(question)) = (&self.similar, self.request.question.take()) {

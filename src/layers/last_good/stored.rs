@@ -17,7 +17,8 @@ use crate::store::Head;
 pub(super) struct Stored {
     pub(super) head: Head,
     pub(super) body: Bytes,
-    pub(super) _reservation: Reservation,
+    /// None of one that is not kept here: its caller reads it, as it reads what an upstream sends.
+    pub(super) _reservation: Option<Reservation>,
 }
 
 /// What the last message of a kept answer's request means.

@@ -3,6 +3,7 @@
 mod kept;
 mod scope;
 mod served;
+mod shared;
 mod similar;
 mod template;
 
