@@ -10,6 +10,8 @@
 //! With [`FleetPauses`], a 429 that one process met pauses the calls of [`PaceLayer`](tower_buttress::PaceLayer) in all of
 //! them. [`FleetPace`] shares rates too: 500 a minute are those of the fleet, and in an outage each process has its part.
 //!
+//! With [`FleetLastGood`], an answer that one process was given stands in for the upstream in all of them (`LastGoodLayer`).
+//!
 //! With [`FleetSupersede`], a newer message ends the older one of its conversation whichever process it came to.
 //!
 //! ```
@@ -62,6 +64,9 @@
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer, or to stop a call | |
 //! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer (5 minutes), anew while it is under way; told again after a restart of Redis. Some 400 bytes each: at most 16 for an answer, and as many answers as the layer holds (16,384 in a process, 2,048 of one tenant) |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
+//! | `buttress:1:{K}:g` | A last good answer: head, data, end. `Set-Cookie` is not stored | The `ttl` of the layer (an hour) |
+//! | `buttress:1:{K}:n` | Of a request without its last message's spelling: the digest of the request that was answered last | Likewise |
+//! | `buttress:1:{T}:y` | How many bytes of last good answers a tenant has, by when they expire | Likewise |
 //! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
 //! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
 //! | `buttress:1:n` | The processes that share rates | 15 s |
@@ -71,11 +76,11 @@
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!
-//! K is the digest of what names a request, T the lease (of `u`, the digest of a tenant), H the digest of a token, P the process, C the digest of a
+//! K is the digest of what names a request, T the lease (of `u` and `y`, the digest of a tenant), H the digest of a token, P the process, C the digest of a
 //! circuit's name and key, L that of host, credential and model, V that of a conversation and its tenant. No key names a
 //! tenant, a URL or a credential.
 //!
-//! Kept answers and the tokens of answers carry a hash of the name of the tenant that was authenticated, so that
+//! Kept answers, last good ones and the tokens of answers carry a hash of the name of the tenant that was authenticated, so that
 //! [`Redis::forget`] finds them.
 //!
 //! # Upgrades
@@ -90,7 +95,8 @@
 //! core did 23,000 claims per second. A kept answer takes its bytes and some 500 more until its window ends: 100 answers
 //! per second of 4 KiB each, kept for an hour, are 1.7 GB, so choose the layer's windows with that in mind. A live stream
 //! costs one write per part, only while another process reads it, and at most 8 MiB
-//! ([`max_log`](RedisStore::max_log)).
+//! ([`max_log`](RedisStore::max_log)). With [`FleetLastGood`] each whole answer is written into Redis: 100 answers per second of
+//! 4 KiB each, all different, are 1.5 GB in an hour.
 //!
 //! [tower-buttress]: tower_buttress
 
@@ -113,5 +119,5 @@ pub use crate::client::{Health, Redis};
 pub use crate::forget::ForgetListener;
 pub use crate::options::{Outage, RedisOptions};
 pub use crate::pace::{FleetPace, FleetPauses};
-pub use crate::store::{RedisLease, RedisStore};
+pub use crate::store::{FleetLastGood, RedisLease, RedisStore};
 pub use crate::supersede::FleetSupersede;

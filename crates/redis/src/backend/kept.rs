@@ -16,12 +16,12 @@ static FORGET: Script = Script::new("forget", include_str!("../scripts/forget.lu
 const STEP: u32 = 500;
 
 impl Redis {
-    /// Forgets what is kept in Redis of a tenant that was [authenticated](Tenant), or of all: answers, and where answers are
-    /// that callers come back to. The [other processes](Self::on_forget) are told to forget what they have. Returns how many
+    /// Forgets what is kept in Redis of a tenant that was [authenticated](Tenant), or of all: answers, last good answers, and
+    /// where answers are that callers come back to. The [other processes](Self::on_forget) are told to forget what they have. Returns how many
     /// keys there were.
     ///
     /// Calls under way go on. Each key of Redis is looked at once, some hundred at a time. What a tenant's answers took of
-    /// its [`tenant_bytes`](crate::RedisStore::tenant_bytes) is free at the end of their windows. The digests of a
+    /// its `tenant_bytes` is free at the end of their windows. The digests of a
     /// conversation's messages stay to their end.
     ///
     /// ```no_run

@@ -6,6 +6,7 @@ mod conversations;
 mod fleet;
 mod ids;
 mod kept;
+mod last_good;
 #[cfg(any(test, feature = "model"))]
 mod model;
 #[cfg(any(test, feature = "model"))]

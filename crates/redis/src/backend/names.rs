@@ -58,7 +58,22 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{token}}}:h", self.prefix).into()
     }
 
-    /// What is kept of callers: answers, and where those are that callers come back to. As a pattern.
+    /// A last good answer.
+    pub(super) fn last_good(&self, exact: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{exact}}}:g", self.prefix).into()
+    }
+
+    /// Of which request the last good answer of a normal form is.
+    pub(super) fn last_normal(&self, normal: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{normal}}}:n", self.prefix).into()
+    }
+
+    /// How many bytes of last good answers a tenant has, by when they expire.
+    pub(super) fn last_good_of(&self, tenant: &Fingerprint) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{tenant}}}:y", self.prefix).into()
+    }
+
+    /// What is kept of callers: answers, last good ones, and where those are that callers come back to. As a pattern.
     pub(super) fn kept(&self) -> String {
         let mut prefix = String::new();
         for letter in self.prefix.chars() {
@@ -67,7 +82,7 @@ impl Names<'_> {
             }
             prefix.push(letter);
         }
-        format!("{prefix}:{VERSION}:{{*}}:[mh]")
+        format!("{prefix}:{VERSION}:{{*}}:[mgh]")
     }
 
     /// The channel on which processes are told to forget.

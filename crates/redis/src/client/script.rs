@@ -60,6 +60,7 @@ impl Command {
         match command.args_iter().next() {
             Some(Arg::Simple(b"PUBLISH")) => "publish",
             Some(Arg::Simple(b"DEL")) => "del",
+            Some(Arg::Simple(b"GET")) => "get",
             Some(Arg::Simple(b"GETRANGE")) => "getrange",
             Some(Arg::Simple(b"HGET")) => "hget",
             Some(Arg::Simple(b"PING")) => "ping",

@@ -1,4 +1,4 @@
--- KEYS m and h   ARGV owner (0: all)      {place, token or nothing, ..}: of those that are gone
+-- KEYS m, g and h   ARGV owner (0: all)      {place, token or nothing, ..}: of those that are gone
 local gone = {}
 for place, key in ipairs(KEYS) do
   local v = redis.call('HMGET', key, 'w', 's', 't')

@@ -2,6 +2,7 @@
 
 mod follower;
 mod inner;
+mod last_good;
 mod leader;
 mod lease;
 mod offers;
@@ -26,6 +27,7 @@ use tower_buttress::store::{
 
 use self::follower::Follower;
 use self::inner::{Inner, Settings};
+pub use self::last_good::FleetLastGood;
 use self::leader::Leader;
 pub use self::lease::RedisLease;
 use self::offers::AnswersElsewhere;

@@ -5,6 +5,7 @@ mod breaker;
 mod client;
 mod faults;
 mod forget;
+mod last_good;
 mod model;
 mod pace;
 mod processes;

@@ -1,0 +1,156 @@
+//! The last good answers of a fleet.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::runtime::Handle;
+use tower_buttress::store::{AnswerFuture, BodyPart, Fingerprint, Head, LastGoodAnswer, LastGoodKeys, SharedLastGood};
+
+use super::wire::{Decoder, Encoder, HeadRecord, Record};
+use crate::backend::BackendError;
+use crate::client::Redis;
+
+/// Shares the answers of a `LastGoodLayer` with other processes: one that any of them was given is returned by all when the
+/// upstream fails, also by a process that has just started.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_buttress::store::SharedLastGood;
+/// use tower_buttress_redis::{FleetLastGood, Redis, RedisOptions};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
+/// // `LastGoodLayer::new().share(peers)`
+/// let peers: Arc<dyn SharedLastGood> = Arc::new(FleetLastGood::new(redis));
+/// # let _ = peers;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What happens when
+///
+/// - *An answer is kept*: it is written into Redis behind the call, for the `ttl` of the layer. It takes the place of an earlier
+///   one to the same request.
+/// - *A call fails, and this process has no answer*: Redis is asked, for the very request and then for its normal form.
+/// - *A tenant has its share* ([`tenant_bytes`](Self::tenant_bytes)): further answers are kept by the process that was given
+///   them only, until some have expired.
+/// - *Redis cannot be reached*: nothing waits for it, and each process has what it was given itself.
+/// - *What is in Redis is damaged, or another tenant's*: it is no answer.
+///
+/// # Cost
+///
+/// A script behind each call whose answer is kept, with the answer in it. Where a call has failed, one to three round trips,
+/// each within the [`patience`](crate::RedisOptions::patience).
+#[derive(Clone)]
+pub struct FleetLastGood {
+    redis: Redis,
+    tenant_bytes: u64,
+}
+
+/// What the last good answers of one tenant may take in Redis.
+const TENANT_BYTES: u64 = 64 * 1024 * 1024;
+
+// === impl FleetLastGood ===
+
+impl FleetLastGood {
+    /// The answers in this Redis.
+    #[must_use]
+    pub fn new(redis: Redis) -> Self {
+        Self { redis, tenant_bytes: TENANT_BYTES }
+    }
+
+    /// How much the last good answers of one tenant may take in Redis, in bytes. Default: 64 MiB.
+    #[must_use]
+    pub fn tenant_bytes(mut self, bytes: u64) -> Self {
+        self.tenant_bytes = bytes;
+        self
+    }
+}
+
+impl SharedLastGood for FleetLastGood {
+    fn keep(&self, keys: LastGoodKeys, answer: LastGoodAnswer, ttl: Duration) {
+        // Without a runtime nothing is shared.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let Self { redis, tenant_bytes } = self.clone();
+        runtime.spawn(async move {
+            let age = answer.head.age(now());
+            if let Some(bytes) = encode(&keys, &answer) {
+                let _ = redis.remember(&keys, &bytes, age, ttl, tenant_bytes).await;
+            }
+        });
+    }
+
+    fn find(&self, keys: LastGoodKeys) -> AnswerFuture<Option<LastGoodAnswer>> {
+        let redis = self.redis.clone();
+        Box::pin(async move { find(&redis, &keys).await.ok().flatten() })
+    }
+}
+
+impl fmt::Debug for FleetLastGood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetLastGood").field("tenant_bytes", &self.tenant_bytes).finish_non_exhaustive()
+    }
+}
+
+async fn find(redis: &Redis, keys: &LastGoodKeys) -> Result<Option<LastGoodAnswer>, BackendError> {
+    if let Some((bytes, age)) = redis.recall(&keys.exact).await? {
+        return Ok(decode(&keys.exact, &keys.tenant, &bytes, age));
+    }
+    let Some(normal) = keys.normal else { return Ok(None) };
+    let Some(exact) = redis.last_of(&normal).await? else { return Ok(None) };
+    let found = redis.recall(&exact).await?;
+    Ok(found.and_then(|(bytes, age)| decode(&exact, &keys.tenant, &bytes, age)).map(|answer| answer.exact(false)))
+}
+
+/// `None`: its head is too long.
+fn encode(keys: &LastGoodKeys, answer: &LastGoodAnswer) -> Option<BytesMut> {
+    let mut out = BytesMut::with_capacity(answer.body.len() + 1024);
+    let mut encoder = Encoder::begin(&keys.exact, &keys.tenant, &mut out);
+    let is_short = encoder.head(&answer.head, Duration::ZERO, &mut out);
+    encoder.part(&BodyPart::Data(answer.body.clone()), &mut out);
+    encoder.end(&mut out);
+    is_short.then_some(out)
+}
+
+/// `None`: it is no whole answer of this tenant to this request.
+fn decode(exact: &Fingerprint, tenant: &Fingerprint, bytes: &[u8], age: Duration) -> Option<LastGoodAnswer> {
+    let mut decoder = Decoder::new(*exact, *tenant);
+    decoder.push(bytes);
+    let Ok(Some(Record::Head(HeadRecord { status, version, headers, .. }))) = decoder.next() else { return None };
+    let mut body = BytesMut::with_capacity(bytes.len());
+    loop {
+        match decoder.next() {
+            Ok(Some(Record::Part(BodyPart::Data(data)))) => body.extend_from_slice(&data),
+            Ok(Some(Record::End)) => break,
+            _ => return None,
+        }
+    }
+    let head = Head::new(status, version, headers, now()).with_age(age);
+    Some(LastGoodAnswer::new(head, body.freeze()))
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode, Version};
+
+    use super::*;
+
+    #[test]
+    fn what_is_cut_or_another_tenants_is_no_answer() {
+        let print = |byte| Fingerprint::from_bytes([byte; 32]);
+        let keys = LastGoodKeys::new(print(1), None, print(2), None);
+        let head = Head::new(StatusCode::OK, Version::HTTP_11, HeaderMap::new(), now());
+        let answer = LastGoodAnswer::new(head, vec![7; 200_000].into());
+        let bytes = encode(&keys, &answer).unwrap();
+        let read = |exact, tenant, bytes: &[u8]| decode(&print(exact), &print(tenant), bytes, Duration::from_secs(9));
+        let whole = read(2, 1, &bytes).unwrap();
+        assert_eq!((whole.body, whole.head.age(now()).as_secs()), (answer.body, 9));
+        assert!(read(2, 3, &bytes).is_none() && read(3, 1, &bytes).is_none());
+        assert!([0, 3, 100, bytes.len() - 1].iter().all(|cut| read(2, 1, &bytes[..*cut]).is_none()));
+    }
+}
