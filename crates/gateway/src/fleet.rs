@@ -5,10 +5,11 @@ mod store;
 use std::sync::Arc;
 
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, Observer, PaceLayer, SupersedeLayer, Tenant};
+use tower_buttress::{CircuitBreakerLayer, DedupLayer, LastGoodLayer, Observer, PaceLayer, SupersedeLayer, Tenant};
 use tower_buttress_redis::backend::BackendError;
 use tower_buttress_redis::{
-    FleetBreaker, FleetPace, FleetSupersede, ForgetListener, Operation, OperationResult, Outage, Redis, RedisStore,
+    FleetBreaker, FleetLastGood, FleetPace, FleetSupersede, ForgetListener, Operation, OperationResult, Outage, Redis,
+    RedisStore,
 };
 
 pub(crate) use self::store::AnswerStore;
@@ -84,6 +85,14 @@ impl Fleet {
     pub(crate) fn supersede(&self, route: &str, layer: SupersedeLayer) -> SupersedeLayer {
         match self.redis.clone() {
             Some(redis) => layer.share(Arc::new(FleetSupersede::new(redis).named(route))),
+            None => layer,
+        }
+    }
+
+    /// With the last good answers of all.
+    pub(crate) fn last_good(&self, layer: LastGoodLayer) -> LastGoodLayer {
+        match self.redis.clone() {
+            Some(redis) => layer.share(Arc::new(FleetLastGood::new(redis))),
             None => layer,
         }
     }

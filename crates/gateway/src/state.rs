@@ -120,7 +120,7 @@ impl States {
             prefix: if route.is_empty() { String::new() } else { format!("{route}/") },
             guard: StreamGuardLayer::new().memory(self.memory.clone()),
             budget: RetryBudget::default(),
-            last_good: LastGoodLayer::new().memory(self.memory.clone()),
+            last_good: self.fleet.last_good(LastGoodLayer::new().memory(self.memory.clone())),
             memory: self.memory.clone(),
             conversations: Held::default(),
             upstreams: HashMap::new(),

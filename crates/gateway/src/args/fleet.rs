@@ -13,8 +13,8 @@ use super::values::time;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct FleetArgs {
-    /// Redis or Valkey through which gateways share double clicks, kept answers, circuits, rates, the pauses after a 429 and
-    /// superseded messages, as `redis://user:password@host:6379`; `rediss://` for TLS.
+    /// Redis or Valkey through which gateways share double clicks, kept answers, circuits, rates, the pauses after a 429,
+    /// superseded messages and last good answers, as `redis://user:password@host:6379`; `rediss://` for TLS.
     #[arg(long, env = "GATEWAY_REDIS", value_name = "URL", hide_env_values = true, help_heading = FLEET)]
     pub(crate) redis: Option<RedisUrl>,
 

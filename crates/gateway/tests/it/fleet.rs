@@ -248,6 +248,20 @@ async fn a_newer_message_at_one_gateway_ends_the_older_one_at_the_other() {
 }
 
 #[tokio::test]
+async fn the_last_good_answer_of_one_gateway_stands_in_at_the_other() {
+    let (redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
+    let options = ["--last-good", "on", "--attempts", "1", "--dedup", "off"];
+    let one = member(&provider, &redis.url(), &options).await;
+    let other = member(&provider, &redis.url(), &options).await;
+    let (good, whole) = read(ask(click(&one, "gap=1ms; chunks=3")).await.into_body()).await;
+    assert!(whole);
+    until_metric(&one, r#"gateway_redis_operations_total{operation="remember",result="answered"} "#).await;
+    let stale = ask(click(&other, "status=503")).await;
+    assert_eq!((stale.status().as_u16(), &stale.headers()["x-gateway-served-by"]), (200, &"cache".parse().unwrap()));
+    assert_eq!(content(&read(stale.into_body()).await.0), content(&good));
+}
+
+#[tokio::test]
 async fn what_one_gateway_is_told_to_forget_all_forget() {
     let (mut redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
     let one = member(&provider, &redis.url(), &[]).await;
