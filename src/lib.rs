@@ -418,6 +418,7 @@ pub use self::layers::structured_output::{OutputUsage, StructuredOutputLayer};
 pub use self::layers::supersede::{PeerMessage, SupersedeHandle, SupersedeLayer, SupersedePeers, SupersedeStats};
 pub use self::layers::timeout_profile::TimeoutProfileLayer;
 pub use self::policy::backoff::Jitter;
+pub use self::policy::breaker::order::{CircuitOrder, UnknownOrder};
 pub use self::policy::breaker::peers::{PeerDecision, PeerReport};
 pub use self::policy::breaker::report::{CircuitChange, CircuitReason, CircuitSnapshot, CircuitState, CircuitStats};
 pub use self::policy::pace::Rate;

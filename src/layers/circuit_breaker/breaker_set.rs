@@ -16,6 +16,7 @@ use super::peers::{CircuitPeers, PeerCircuit, SharedPeers};
 use super::registry::Registry;
 use crate::event::Emitter;
 use crate::policy::breaker::Breaker;
+use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
 use crate::policy::known_models::{KnownModels, ModelKey};
 use crate::rt::clock;
@@ -182,6 +183,13 @@ impl CircuitListener for Followers {
         let prober = self.prober.upgrade();
         if let (CircuitState::Open, Some(prober)) = (change.to, prober.as_ref().and_then(|prober| prober.get())) {
             prober.begin(circuit);
+        }
+    }
+
+    fn on_order(&self, circuit: &Weak<Circuit>, order: CircuitOrder) {
+        if let Some(peers) = self.peers.get() {
+            let key = circuit.upgrade().and_then(|circuit| circuit.notifier.key().cloned());
+            peers.on_order(PeerCircuit::new(circuit.clone(), key), order);
         }
     }
 }

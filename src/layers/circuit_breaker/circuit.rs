@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::counters::{Counters, NONE, Nanos};
 use super::notify::StateNotifier;
+use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
 use crate::policy::breaker::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, QUIET, Refuses};
 use crate::policy::window::Slot;
@@ -30,6 +31,9 @@ pub(super) struct Circuit {
 /// any lock.
 pub(super) trait CircuitListener: fmt::Debug + Send + Sync {
     fn on_change(&self, circuit: &Weak<Circuit>, change: &CircuitChange);
+
+    /// An order is for every process.
+    fn on_order(&self, circuit: &Weak<Circuit>, order: CircuitOrder);
 }
 
 /// Leave to make one call. Its holder, a `Call`, says exactly once what came of it.
@@ -216,6 +220,12 @@ impl Circuit {
             }
         }
         answer
+    }
+
+    pub(super) fn order_everywhere(&self, order: CircuitOrder) {
+        if let Some(listener) = &self.listener {
+            listener.on_order(&self.this, order);
+        }
     }
 
     fn publish(&self, machine: &Breaker) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::circuit::Circuit;
+use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitSnapshot, CircuitState};
 use crate::rt::clock;
 
@@ -94,5 +95,35 @@ impl CircuitBreakerHandle {
     pub fn disable(&self) {
         let now = clock::now();
         self.circuit.with(|machine| ((), machine.disable(now)));
+    }
+
+    /// Carries out an order here, at once, and in every other process that [shares](crate::CircuitBreakerLayer::share) the
+    /// circuit, also one that starts later. Of two orders that of the later time counts. What the other methods do is this
+    /// process's own, and holds until the next order.
+    ///
+    /// Peers that cannot be asked at the moment are told later. Without peers, or with some that know no orders, it is
+    /// carried out here.
+    ///
+    /// ```
+    /// use tower_buttress::{CircuitBreakerLayer, CircuitOrder, CircuitState};
+    ///
+    /// let breaker = CircuitBreakerLayer::new();
+    /// breaker.handle().order_everywhere(CircuitOrder::Isolate);
+    /// assert_eq!(breaker.handle().state(), CircuitState::Isolated);
+    /// breaker.handle().order_everywhere(CircuitOrder::Close);
+    /// assert_eq!(breaker.handle().state(), CircuitState::Closed);
+    /// ```
+    pub fn order_everywhere(&self, order: CircuitOrder) {
+        self.obey(order);
+        self.circuit.order_everywhere(order);
+    }
+
+    pub(super) fn obey(&self, order: CircuitOrder) {
+        match order {
+            CircuitOrder::Isolate => self.isolate(),
+            CircuitOrder::Disable => self.disable(),
+            CircuitOrder::MetricsOnly => self.metrics_only(),
+            CircuitOrder::Close => self.close(),
+        }
     }
 }

@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::circuit::Circuit;
 use super::handle::CircuitBreakerHandle;
+use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::peers::{PeerDecision, PeerReport};
 use crate::policy::breaker::report::CircuitChange;
 use crate::rt::clock;
 
 /// Shares the circuits of a layer with other processes: see [`CircuitBreakerLayer::share`](crate::CircuitBreakerLayer::share).
 ///
-/// Both methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
+/// Its methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
 /// their own. The crate `tower-buttress-redis` has one over Redis.
 ///
 /// ```
@@ -40,6 +41,12 @@ pub trait CircuitPeers: Send + Sync + 'static {
 
     /// A circuit has changed its state.
     fn on_change(&self, circuit: PeerCircuit, change: &CircuitChange);
+
+    /// An operator has given an order to this circuit, for every process: it is carried out here, and the others are to
+    /// [obey](PeerCircuit::obey) it. Default: it is this process's.
+    fn on_order(&self, circuit: PeerCircuit, order: CircuitOrder) {
+        let _ = (circuit, order);
+    }
 }
 
 /// One circuit of this process, for [`CircuitPeers`]. It does not keep the circuit alive.
@@ -93,6 +100,13 @@ impl PeerCircuit {
         let now = clock::now();
         if let Some(circuit) = self.circuit.upgrade() {
             circuit.with(|machine| ((), machine.close_for_peers(now)));
+        }
+    }
+
+    /// An operator has given an order to this circuit in another process.
+    pub fn obey(&self, order: CircuitOrder) {
+        if let Some(handle) = self.handle() {
+            handle.obey(order);
         }
     }
 

@@ -52,6 +52,7 @@ mod half_open;
 mod manual;
 #[cfg(test)]
 mod model;
+pub(crate) mod order;
 pub(crate) mod peers;
 pub(crate) mod report;
 mod run;

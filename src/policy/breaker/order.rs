@@ -1,0 +1,71 @@
+//! What an operator says of a circuit.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An operator's order to a circuit, for every process that shares it: see
+/// [`CircuitBreakerHandle::order_everywhere`](crate::CircuitBreakerHandle::order_everywhere).
+///
+/// ```
+/// use tower_buttress::CircuitOrder;
+///
+/// assert_eq!("isolate".parse(), Ok(CircuitOrder::Isolate));
+/// assert_eq!(CircuitOrder::MetricsOnly.to_string(), "metrics-only");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CircuitOrder {
+    /// Every call is refused, until [`Close`](Self::Close).
+    Isolate,
+    /// Every call passes, and nothing is counted, until [`Close`](Self::Close).
+    Disable,
+    /// Every call passes, and all are counted, until [`Close`](Self::Close).
+    MetricsOnly,
+    /// The circuit is closed, whatever its state, and what it has counted is forgotten. This ends the other orders.
+    Close,
+}
+
+/// This is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnknownOrder {}
+
+// === impl CircuitOrder ===
+
+impl CircuitOrder {
+    /// A stable name: `"isolate"`, `"disable"`, `"metrics-only"` or `"close"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Isolate => "isolate",
+            Self::Disable => "disable",
+            Self::MetricsOnly => "metrics-only",
+            Self::Close => "close",
+        }
+    }
+}
+
+impl fmt::Display for CircuitOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for CircuitOrder {
+    type Err = UnknownOrder;
+
+    fn from_str(name: &str) -> Result<Self, UnknownOrder> {
+        let all = [Self::Isolate, Self::Disable, Self::MetricsOnly, Self::Close];
+        all.into_iter().find(|order| order.as_str() == name).ok_or(UnknownOrder {})
+    }
+}
+
+// === impl UnknownOrder ===
+
+impl fmt::Display for UnknownOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not isolate, disable, metrics-only or close")
+    }
+}
+
+impl std::error::Error for UnknownOrder {}
