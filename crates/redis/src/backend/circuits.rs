@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tower_buttress::CircuitOrder;
 
 use super::ids::hex;
 use super::{BackendError, Process, Subscription, Token};
@@ -47,7 +48,25 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// What is told of the circuits of this group from now on: see [`CircuitNews`].
+    /// An operator's order, for all processes. Without a number it is a new one; with the number that it was given it counts
+    /// where there is none with a higher one. Returns what holds. Default: orders are each process's own.
+    fn order(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: CircuitOrder,
+        number: Option<u64>,
+    ) -> impl Future<Output = Result<NumberedOrder, BackendError>> + Send {
+        let _ = (circuit, process);
+        async move { Ok(NumberedOrder { number: number.unwrap_or(0), order }) }
+    }
+
+    /// The order that holds for this circuit. Default: none.
+    fn ordered(&self, _circuit: CircuitId) -> impl Future<Output = Result<Option<NumberedOrder>, BackendError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// What is told of the circuits of this group from now on: see [`CircuitNews`] and [`OrderNews`].
     fn news(&self, group: CircuitGroup) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
 }
 
@@ -111,6 +130,29 @@ pub struct CircuitNews {
     /// Who says so.
     pub process: Process,
 }
+
+/// An order to a circuit. Of two, that with the higher number is the later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumberedOrder {
+    /// Its number.
+    pub number: u64,
+    /// What is to be done.
+    pub order: CircuitOrder,
+}
+
+/// An order that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderNews {
+    /// The circuit.
+    pub circuit: CircuitId,
+    /// The order.
+    pub order: NumberedOrder,
+    /// Where it was given.
+    pub process: Process,
+}
+
+/// An order that no process asks for is forgotten after this long.
+pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is known of a circuit that is closed is forgotten after this long.
 pub(super) const KEPT: Duration = Duration::from_secs(600);
@@ -187,6 +229,27 @@ impl CircuitNews {
     }
 }
 
+// === impl OrderNews ===
+
+impl OrderNews {
+    /// Reads what was heard in this group; `None`: it is no order.
+    #[must_use]
+    pub fn decode(group: CircuitGroup, message: &[u8]) -> Option<Self> {
+        let words: Vec<&str> = std::str::from_utf8(message).ok()?.split(' ').collect();
+        let [circuit, "order", number, order, process] = words[..] else { return None };
+        let circuit = CircuitId { group, id: unhex(circuit)? };
+        let order = NumberedOrder { number: number.parse().ok()?, order: order.parse().ok()? };
+        Some(Self { circuit, order, process: Process::from_slice(&unhex::<16>(process)?)? })
+    }
+
+    /// As the script writes it.
+    #[cfg(any(test, feature = "model"))]
+    pub(super) fn encode(self) -> bytes::Bytes {
+        let Self { circuit, order: NumberedOrder { number, order }, process } = self;
+        format!("{} order {number} {order} {}", circuit.hex(), hex(process.as_bytes())).into()
+    }
+}
+
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     if text.len() != 2 * N || !text.is_ascii() {
@@ -210,6 +273,10 @@ mod tests {
             let news = CircuitNews { circuit: group.circuit(Some("host")), votes, process: Process::random() };
             assert_eq!(CircuitNews::decode(group, &news.encode()), Some(news));
         }
+        let order = NumberedOrder { number: 1_700_000_000_000, order: CircuitOrder::MetricsOnly };
+        let news = OrderNews { circuit: group.circuit(None), order, process: Process::random() };
+        assert_eq!(OrderNews::decode(group, &news.encode()), Some(news));
+        assert_eq!(CircuitNews::decode(group, &news.encode()), None);
         for none in ["", "a open 1 1 1 b", "\u{fe} open 1 1 1 b", "open", "a b c d e f g"] {
             assert_eq!(CircuitNews::decode(group, none.as_bytes()), None);
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuits::Votes;
+use super::circuits::{NumberedOrder, Votes};
 use super::ids::{Process, Token};
 
 /// What the fleet says of a circuit.
@@ -14,6 +14,8 @@ pub(super) struct Fleet {
     /// Until when it is open, how many probes got no answer, and when that is forgotten.
     pub(super) open: Option<Open>,
     pub(super) probe: Option<(Token, Instant)>,
+    /// An operator's order, and until when it is kept.
+    pub(super) order: Option<(NumberedOrder, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,7 @@ impl Fleet {
         self.active.retain(|_, until| *until > now);
         self.open = self.open.filter(|open| open.forgotten > now);
         self.probe = self.probe.filter(|(_, until)| *until > now);
+        self.order = self.order.filter(|(_, until)| *until > now);
     }
 
     pub(super) fn votes(&self, now: Instant) -> Votes {

@@ -24,7 +24,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tower_buttress::store::{Fingerprint, TenantHash};
 
-pub use self::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ProbeLease, ProbeVerdict, Votes};
+pub use self::circuits::{
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, NumberedOrder, OrderNews, ProbeLease, ProbeVerdict, Votes,
+};
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
 pub use self::ids::{Process, Token};
 #[cfg(any(test, feature = "model"))]

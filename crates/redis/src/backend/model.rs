@@ -60,6 +60,8 @@ pub(super) struct State {
     kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     offers: HashMap<Fingerprint, Expiring<(Offered, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, Fleet>,
+    /// The last number of an order to a circuit: no restart takes that back.
+    pub(super) last_order: u64,
     pub(super) pauses: HashMap<Fingerprint, Instant>,
     pub(super) rates: HashMap<(Fingerprint, String), Instant>,
     pub(super) processes: HashMap<Process, Instant>,

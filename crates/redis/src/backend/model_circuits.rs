@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tower_buttress::CircuitOrder;
 
-use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, CircuitNews, KEPT, ProbeLease, ProbeVerdict, Votes};
+use super::circuits::{
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, KEPT, NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease,
+    ProbeVerdict, Votes,
+};
 use super::fleet::Open;
 use super::model::{Channel, Model};
 use super::{BackendError, Process, Subscription, Token};
@@ -96,6 +100,41 @@ impl CircuitBackend for Model {
         let news = CircuitNews { circuit, votes, process };
         state.publish(Channel::Circuits(circuit.group), &news.encode());
         Ok(true)
+    }
+
+    async fn order(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: CircuitOrder,
+        number: Option<u64>,
+    ) -> Result<NumberedOrder, BackendError> {
+        let mut state = self.reach()?;
+        let now = state.now();
+        let next = state.last_order + 1;
+        let fleet = state.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        let number = match (number, fleet.order) {
+            (Some(number), Some((held, _))) if number <= held.number => return Ok(held),
+            (Some(number), _) => number,
+            (None, held) => held.map_or(0, |(held, _)| held.number + 1).max(next),
+        };
+        let order = NumberedOrder { number, order };
+        fleet.order = Some((order, now + ORDER_KEPT));
+        state.last_order = number.max(state.last_order);
+        state.publish(Channel::Circuits(circuit.group), &OrderNews { circuit, order, process }.encode());
+        Ok(order)
+    }
+
+    async fn ordered(&self, circuit: CircuitId) -> Result<Option<NumberedOrder>, BackendError> {
+        let mut state = self.reach()?;
+        let now = state.now();
+        let fleet = state.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        Ok(fleet.order.as_mut().map(|(order, until)| {
+            *until = now + ORDER_KEPT;
+            *order
+        }))
     }
 
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {

@@ -100,7 +100,8 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
-    /// What the fleet says of a circuit: `v` votes, `a` processes that have it, `b` its state, `l` the lease of the probe.
+    /// What the fleet says of a circuit: `v` votes, `a` processes that have it, `b` its state, `l` the lease of the probe, `o` an
+    /// operator's order.
     pub(super) fn circuit(&self, circuit: CircuitId, what: char) -> Vec<u8> {
         format!("{}:{VERSION}:{{{}}}:{what}", self.prefix, circuit.hex()).into()
     }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use redis::Value;
+use tower_buttress::CircuitOrder;
 
-use super::circuits::{CircuitBackend, CircuitGroup, CircuitId, KEPT, ProbeLease, ProbeVerdict, Votes};
+use super::circuits::{
+    CircuitBackend, CircuitGroup, CircuitId, KEPT, NumberedOrder, ORDER_KEPT, ProbeLease, ProbeVerdict, Votes,
+};
 use super::ids::hex;
 use super::redis::{millis, number, unexpected, unsigned};
 use super::{BackendError, Process, Subscription, Token};
@@ -14,6 +17,8 @@ use crate::client::script::Script;
 static LOOK: Script = Script::new("look", include_str!("../scripts/look.lua"));
 static VOTE: Script = Script::new("vote", include_str!("../scripts/vote.lua"));
 static PROBE: Script = Script::new("probe", include_str!("../scripts/probe.lua"));
+static ORDER: Script = Script::new("order", include_str!("../scripts/order.lua"));
+static ORDERED: Script = Script::new("ordered", include_str!("../scripts/ordered.lua"));
 static VERDICT: Script = Script::new("verdict", include_str!("../scripts/verdict.lua"));
 
 impl CircuitBackend for Redis {
@@ -88,8 +93,42 @@ impl CircuitBackend for Redis {
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
+    async fn order(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: CircuitOrder,
+        number: Option<u64>,
+    ) -> Result<NumberedOrder, BackendError> {
+        let names = self.names();
+        let command = ORDER
+            .keys(&[&names.circuit(circuit, 'o'), &names.group(circuit.group)])
+            .arg(order.as_str())
+            .arg(number.unwrap_or(0))
+            .arg(millis(ORDER_KEPT))
+            .arg(circuit.hex())
+            .arg(hex(process.as_bytes()));
+        numbered(&self.call(&command).await?)?.ok_or_else(unexpected)
+    }
+
+    async fn ordered(&self, circuit: CircuitId) -> Result<Option<NumberedOrder>, BackendError> {
+        numbered(&self.call(&ORDERED.keys(&[&self.names().circuit(circuit, 'o')]).arg(millis(ORDER_KEPT))).await?)
+    }
+
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
         self.subscribe(&self.names().group(group)).await
+    }
+}
+
+fn numbered(reply: &Value) -> Result<Option<NumberedOrder>, BackendError> {
+    let Value::Array(reply) = reply else { return Err(unexpected()) };
+    match reply.as_slice() {
+        [] => Ok(None),
+        [Value::Int(number), Value::BulkString(order)] => {
+            let order = std::str::from_utf8(order).ok().and_then(|order| order.parse().ok()).ok_or_else(unexpected)?;
+            Ok(Some(NumberedOrder { number: unsigned(*number), order }))
+        }
+        _ => Err(unexpected()),
     }
 }
 

@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tower_buttress::{CircuitChange, PeerCircuit, PeerReport};
+use tower_buttress::{CircuitChange, CircuitOrder, PeerCircuit, PeerReport};
 
 use super::watched::{Meaning, Probe, Watched};
 use crate::backend::{
-    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, Heard, ProbeLease, ProbeVerdict, Process, Subscription,
-    Token, Votes,
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, Heard, OrderNews, ProbeLease, ProbeVerdict, Process,
+    Subscription, Token, Votes,
 };
 
 /// What the layer says.
 pub(super) enum Order {
     New(PeerCircuit),
     Changed(PeerCircuit, CircuitChange),
+    /// An operator's, for all processes.
+    Everywhere(PeerCircuit, CircuitOrder),
 }
 
 pub(super) struct Driver<B> {
@@ -78,12 +80,15 @@ impl<B: CircuitBackend> Driver<B> {
                 order = orders.recv() => match order {
                     Some(Order::New(circuit)) => self.on_new(circuit).await,
                     Some(Order::Changed(circuit, change)) => self.on_changed(circuit, &change).await,
+                    Some(Order::Everywhere(circuit, order)) => self.on_order(circuit, order).await,
                     None => return,
                 },
                 heard = next(&mut self.news) => match heard {
                     Some(Heard::Message(message)) => {
                         if let Some(news) = CircuitNews::decode(self.group, &message) {
                             self.on_news(news);
+                        } else if let Some(news) = OrderNews::decode(self.group, &message) {
+                            self.on_order_news(news);
                         }
                     }
                     Some(Heard::Gap) => self.look_at_all(),
@@ -98,7 +103,14 @@ impl<B: CircuitBackend> Driver<B> {
         let id = self.group.circuit(circuit.key());
         self.circuits.retain(|_, watched| watched.circuit.handle().is_some());
         let look_at = Instant::now() + LOOK_CLOSED;
-        self.circuits.entry(id).or_insert(Watched { circuit, probe: Probe::None, look_at, owes_vote: false });
+        self.circuits.entry(id).or_insert_with(|| Watched {
+            circuit,
+            probe: Probe::None,
+            look_at,
+            owes_vote: false,
+            order: None,
+            owes_order: None,
+        });
         id
     }
 
@@ -149,6 +161,51 @@ impl<B: CircuitBackend> Driver<B> {
         match news.votes {
             Some(votes) => watched.hear(votes),
             None => watched.circuit.close(),
+        }
+    }
+
+    async fn on_order(&mut self, circuit: PeerCircuit, order: CircuitOrder) {
+        let id = self.watch(circuit);
+        if let Some(watched) = self.circuits.get_mut(&id) {
+            watched.owes_order = Some(order);
+        }
+        self.tell_order(id).await;
+    }
+
+    /// Also of those that this process has given: another may have been given before it came to Redis.
+    fn on_order_news(&mut self, news: OrderNews) {
+        if let Some(watched) = self.circuits.get_mut(&news.circuit) {
+            watched.obey(news.order);
+        }
+    }
+
+    async fn tell_order(&mut self, id: CircuitId) {
+        let Some(order) = self.circuits.get(&id).and_then(|watched| watched.owes_order) else { return };
+        let told = self.backend.order(id, self.process, order, None).await;
+        let Some(watched) = self.circuits.get_mut(&id) else { return };
+        match told {
+            Ok(order) => {
+                watched.owes_order = None;
+                watched.obey(order);
+            }
+            Err(_) => watched.look_at = watched.look_at.min(Instant::now() + LOOK_OPEN),
+        }
+    }
+
+    /// Asks for the order that holds. One that Redis has forgotten is told again.
+    async fn look_for_order(&mut self, id: CircuitId) {
+        self.tell_order(id).await;
+        let Ok(held) = self.backend.ordered(id).await else { return };
+        let Some(watched) = self.circuits.get_mut(&id) else { return };
+        match (held, watched.order) {
+            (Some(held), _) if watched.obey(held) => {}
+            (held, Some(own)) if held.is_none_or(|held| held.number < own.number) => {
+                let told = self.backend.order(id, self.process, own.order, Some(own.number)).await;
+                if let (Ok(held), Some(watched)) = (told, self.circuits.get_mut(&id)) {
+                    watched.obey(held);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -220,6 +277,7 @@ impl<B: CircuitBackend> Driver<B> {
     /// Asks what the fleet says of a circuit.
     async fn look(&mut self, id: CircuitId) {
         self.make_up_for_vote(id).await;
+        self.look_for_order(id).await;
         let votes = self.backend.look(id, self.process, ACTIVE).await;
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         let every = if watched.is_closed() { LOOK_CLOSED } else { LOOK_OPEN };

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tower_buttress::{CircuitChange, CircuitPeers, PeerCircuit};
+use tower_buttress::{CircuitChange, CircuitOrder, CircuitPeers, PeerCircuit};
 
 use self::driver::{Driver, Order};
 use crate::backend::{CircuitBackend, CircuitGroup, Process};
@@ -42,14 +42,18 @@ use crate::client::Redis;
 /// - *The probe succeeds*: the circuits of all close. For 10 s, one failure opens them again.
 /// - *A process starts*: it asks once for each circuit that it uses first, and learns of one that is open.
 /// - *Redis cannot be reached*: each process goes on by itself, as without sharing, and probes by itself.
-/// - *A circuit is set by hand, or closed by a health probe*: that is this process's.
+/// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)): it is carried
+///   out in every process within milliseconds, by one that missed it with its next look, and by one that starts with its
+///   first. It holds until the next order; where Redis was restarted empty, a process that obeys it tells it again. What no
+///   process asks for is forgotten after a day.
+/// - *A circuit is set by hand otherwise, or closed by a health probe*: that is this process's.
 ///
 /// Processes that count calls differently (other windows, other thresholds) can share their circuits: what is shared are
 /// findings. Their keys must mean the same.
 ///
 /// # Cost
 ///
-/// A script for a circuit that is used first, that opens, and that is tested; and one for each circuit every 20 s, every 5 s
+/// A script for a circuit that is used first, that opens, and that is tested; and two for each circuit every 20 s, every 5 s
 /// while it is not closed.
 pub struct FleetBreaker<B = Redis> {
     backend: B,
@@ -80,6 +84,10 @@ impl<B: CircuitBackend> FleetBreaker<B> {
 impl<B: CircuitBackend> CircuitPeers for FleetBreaker<B> {
     fn on_new(&self, circuit: PeerCircuit) {
         self.order(Order::New(circuit));
+    }
+
+    fn on_order(&self, circuit: PeerCircuit, order: CircuitOrder) {
+        self.order(Order::Everywhere(circuit, order));
     }
 
     fn on_change(&self, circuit: PeerCircuit, change: &CircuitChange) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_buttress::{CircuitChange, CircuitReason, CircuitState, PeerCircuit, ProbeHold};
+use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, ProbeHold};
 
-use crate::backend::Token;
+use crate::backend::{NumberedOrder, Token};
 
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
@@ -14,6 +14,10 @@ pub(super) struct Watched {
     pub(super) look_at: Instant,
     /// Its vote was lost: the fleet does not know yet what this process found.
     pub(super) owes_vote: bool,
+    /// The operator's order that it obeys.
+    pub(super) order: Option<NumberedOrder>,
+    /// One that was given here, and that the fleet does not know yet.
+    pub(super) owes_order: Option<CircuitOrder>,
 }
 
 /// Who tests the upstream.
@@ -42,7 +46,7 @@ pub(super) enum Meaning {
     Probes,
     /// It is well.
     Closed,
-    /// Set by hand: it is this process's business.
+    /// Set by hand. What is for the whole fleet is told by itself.
     Ours,
 }
 
@@ -79,6 +83,16 @@ impl Watched {
             Probe::Ours { give_back_at, .. } => *give_back_at,
         };
         probe.map_or(self.look_at, |probe| probe.min(self.look_at))
+    }
+
+    /// Obeys an order of the fleet that is later than the last one. Returns whether it is.
+    pub(super) fn obey(&mut self, order: NumberedOrder) -> bool {
+        let is_later = self.order.is_none_or(|last| last.number < order.number);
+        if is_later {
+            self.order = Some(order);
+            self.circuit.obey(order.order);
+        }
+        is_later
     }
 
     pub(super) fn is_closed(&self) -> bool {

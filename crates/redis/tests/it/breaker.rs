@@ -9,9 +9,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitState};
-use tower_buttress_redis::backend::CircuitBackend;
-use tower_buttress_redis::{FleetBreaker, Model};
+use tower_buttress::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitOrder, CircuitState};
+use tower_buttress_redis::backend::{CircuitBackend, CircuitGroup, NumberedOrder, Process as ProcessId};
+use tower_buttress_redis::{FleetBreaker, Model, Redis};
 
 use crate::support::{Server, until};
 
@@ -231,7 +231,7 @@ async fn it_is_the_same_on_a_real_redis() {
     let (server, upstream) = (Server::start(), down());
     let options = server.fresh();
     let short = || CircuitBreakerConfig::new().open_duration(Duration::from_millis(500), Duration::from_secs(1));
-    let new = || with(short(), tower_buttress_redis::Redis::new(options.clone()).unwrap(), &upstream);
+    let new = || with(short(), Redis::new(options.clone()).unwrap(), &upstream);
     let fleet: Vec<Process> = (0..3).map(|_| new()).collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
     fleet[0].calls(5).await;
@@ -248,4 +248,112 @@ async fn it_is_the_same_on_a_real_redis() {
         assert!(begun.elapsed() < Duration::from_secs(20), "they do not close");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn orders_reach_every_process<B: CircuitBackend>(new: impl Fn() -> B) {
+    let upstream = Upstream::default();
+    let process = || process(new(), &upstream);
+    let fleet = [process(), process(), process()];
+    let all_are = async |state: CircuitState| {
+        let begun = std::time::Instant::now();
+        while fleet.iter().any(|process| process.state() != state) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "not all are {state}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    all_are(CircuitState::Isolated).await;
+    assert_eq!(fleet[2].call().await, 503);
+    // One that starts obeys, too.
+    let new = process();
+    let begun = std::time::Instant::now();
+    while new.state() != CircuitState::Isolated {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not told");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Any process can end it.
+    fleet[1].circuit.order_everywhere(CircuitOrder::Close);
+    all_are(CircuitState::Closed).await;
+    assert_eq!(fleet[0].call().await, 200);
+    fleet[2].circuit.order_everywhere(CircuitOrder::Disable);
+    all_are(CircuitState::Disabled).await;
+    // What is set otherwise is one process's, and the order is not carried out again.
+    fleet[0].circuit.close();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((fleet[0].state(), fleet[1].state()), (CircuitState::Closed, CircuitState::Disabled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_order_reaches_every_process() {
+    let model = Model::new();
+    orders_reach_every_process(|| model.clone()).await;
+}
+
+#[tokio::test]
+async fn an_operators_order_reaches_every_process_over_a_real_redis() {
+    let server = Server::start();
+    let options = server.fresh();
+    orders_reach_every_process(|| Redis::new(options.clone()).unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_outlives_outages_and_restarts_of_the_backend() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let fleet = fleet(3, &model, &upstream);
+    settle().await;
+    // Given while the backend is away, it is told later.
+    model.set_reachable(false);
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    settle().await;
+    assert_eq!((fleet[0].state(), fleet[1].state()), (CircuitState::Isolated, CircuitState::Closed));
+    model.set_reachable(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(fleet.iter().all(|process| process.state() == CircuitState::Isolated));
+    // The backend has forgotten it: those who obey it do not, and tell it to one that starts.
+    model.restart();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let new = process(model.clone(), &upstream);
+    settle().await;
+    assert!(fleet.iter().chain([&new]).all(|process| process.state() == CircuitState::Isolated));
+    // The latest order counts, whichever is told first.
+    fleet[1].circuit.order_everywhere(CircuitOrder::MetricsOnly);
+    fleet[2].circuit.order_everywhere(CircuitOrder::Close);
+    settle().await;
+    let states: Vec<_> = fleet.iter().chain([&new]).map(Process::state).collect();
+    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+    // It holds for days.
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+    }
+    assert!(fleet.iter().all(|process| process.state() == CircuitState::Isolated));
+    let late = process(model, &upstream);
+    settle().await;
+    assert_eq!(late.state(), CircuitState::Isolated);
+}
+
+async fn later_orders_count<B: CircuitBackend>(backend: B) {
+    let (circuit, process) = (CircuitGroup::new("models").circuit(None), ProcessId::random());
+    let order = async |order, number| backend.order(circuit, process, order, number).await.unwrap();
+    assert_eq!(backend.ordered(circuit).await.unwrap(), None);
+    let first = order(CircuitOrder::Isolate, None).await;
+    let second = order(CircuitOrder::Close, None).await;
+    assert!(second.number > first.number && second.order == CircuitOrder::Close);
+    assert_eq!(backend.ordered(circuit).await.unwrap(), Some(second));
+    // One that is told again does not undo a later one, and one with a higher number is not known yet.
+    assert_eq!(order(CircuitOrder::Isolate, Some(first.number)).await, second);
+    assert_eq!(order(CircuitOrder::Close, Some(second.number)).await, second);
+    let third = NumberedOrder { number: second.number + 5, order: CircuitOrder::Disable };
+    assert_eq!(order(third.order, Some(third.number)).await, third);
+    assert_eq!(backend.ordered(circuit).await.unwrap(), Some(third));
+    assert!(order(CircuitOrder::Close, None).await.number > third.number);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_are_numbered_in_the_model_as_in_redis() {
+    later_orders_count(Model::new()).await;
+    tokio::time::resume();
+    let server = Server::start();
+    later_orders_count(server.redis()).await;
 }
