@@ -1,20 +1,25 @@
 //! Many streams at once: what the processor spends on streams whose frames are far apart.
 //!
 //! 20,000 streams with a frame every 100 ms under a limit of 1.5 s have the timers and wake-ups of 200,000 streams with
-//! a frame a second under a limit of 15 s, in a tenth of the time.
+//! a frame a second under a limit of 15 s, in a tenth of the time. The presets have 50,000 streams with a frame a second, each
+//! an event of a chat completion: there it is memory that costs.
 
-use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
 use std::hint::black_box;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::task::LocalSet;
-use tower_buttress::IdleBodyTimeoutLayer;
+use tower::{Layer, Service};
+use tower_buttress::{CallBody, IdleBodyTimeoutLayer, TimeoutProfile, presets};
 use tower_buttress_benches::bodies::BoxError;
 use tower_buttress_benches::services::through;
 use tower_http::timeout::TimeoutBody;
@@ -25,6 +30,14 @@ const LIMIT: Duration = Duration::from_millis(1500);
 const ROUNDS: u32 = 40;
 /// Interleaved, since the machine is not ours alone.
 const TRIES: u32 = 4;
+
+const CHATS: usize = 50_000;
+const SECOND: Duration = Duration::from_secs(1);
+const CHAT_ROUNDS: u32 = 4;
+const CHAT_TRIES: u32 = 2;
+/// An event of a chat completion.
+const TOKEN: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1764201600,\
+    \"model\":\"model-large\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" token\"},\"finish_reason\":null}]}\n\n";
 
 fn main() {
     println!(
@@ -39,11 +52,29 @@ fn main() {
     for (name, cost) in ["bare", "IdleBodyTimeout (goal: 1.3)", "tower-http TimeoutBody"].into_iter().zip(best) {
         println!("{name:<28} {:>8.0} ms  {:.2} x bare", cost * 1e3, cost / best[0]);
     }
+    chats();
+}
+
+fn chats() {
+    println!(
+        "\nThe same of {CHATS} chat completions with a frame every {SECOND:?}, {CHAT_ROUNDS} frames each; best of {CHAT_TRIES}"
+    );
+    let profile = TimeoutProfile::STANDARD;
+    let mut best = [f64::INFINITY; 4];
+    for _ in 0..CHAT_TRIES {
+        best[0] = best[0].min(spent_on_chats(|upstream| upstream));
+        best[1] = best[1].min(spent_on_chats(|upstream| presets::http_client(profile).layer(upstream)));
+        best[2] = best[2].min(spent_on_chats(|upstream| presets::llm_client(profile).layer(upstream)));
+        best[3] = best[3].min(spent_on_chats(|upstream| presets::llm_gateway(profile).layer(upstream)));
+    }
+    for (name, cost) in ["bare", "http_client", "llm_client", "llm_gateway (goal: 1.5)"].into_iter().zip(best) {
+        println!("{name:<28} {:>8.0} ms  {:.2} x bare", cost * 1e3, cost / best[0]);
+    }
 }
 
 /// A stream that gets a frame when its source says so.
 #[derive(Clone, Default)]
-struct Source(Rc<RefCell<Slot>>);
+struct Source(Arc<Mutex<Slot>>);
 
 #[derive(Default)]
 struct Slot {
@@ -53,7 +84,7 @@ struct Slot {
 
 impl Source {
     fn send(&self) {
-        let mut slot = self.0.borrow_mut();
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slot.frame = true;
         let reader = slot.reader.take();
         drop(slot);
@@ -68,9 +99,9 @@ impl Body for Source {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut slot = self.0.borrow_mut();
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut slot.frame) {
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"data: token\n\n")))));
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(TOKEN)))));
         }
         slot.reader = Some(cx.waker().clone());
         Poll::Pending
@@ -79,25 +110,85 @@ impl Body for Source {
 
 /// Seconds of processor time, without setting up.
 fn spent<B: Body<Data = Bytes> + 'static>(wrap: impl Fn(Source) -> B) -> f64 {
+    on_streams(STREAMS, PERIOD, ROUNDS, |source| {
+        let mut body = Box::pin(wrap(source));
+        async move { while black_box(body.frame().await).is_some() {} }
+    })
+}
+
+/// The same, of answers that come through a stack.
+fn spent_on_chats<S, B>(stack: impl Fn(Upstream) -> S) -> f64
+where
+    S: Service<Request<CallBody>, Response = Response<B>, Error = Infallible> + 'static,
+    S::Future: 'static,
+    B: Body<Data = Bytes> + 'static,
+{
+    let (mut service, mut calls) = (stack(Upstream), 0);
+    on_streams(CHATS, SECOND, CHAT_ROUNDS, |source| {
+        calls += 1;
+        let call = service.call(question(calls, source));
+        async move {
+            let Ok(response) = call.await;
+            let mut body = Box::pin(response.into_body());
+            while black_box(body.frame().await).is_some() {}
+        }
+    })
+}
+
+/// Sends each of these streams, which `reader` makes a task of, a frame in each period. The first ones are not counted.
+fn on_streams<R>(streams: usize, period: Duration, rounds: u32, mut reader: impl FnMut(Source) -> R) -> f64
+where
+    R: Future<Output = ()> + 'static,
+{
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        let sources: Vec<Source> = (0..STREAMS).map(|_| Source::default()).collect();
+        let sources: Vec<Source> = (0..streams).map(|_| Source::default()).collect();
         for source in &sources {
-            let mut body = Box::pin(wrap(source.clone()));
-            tokio::task::spawn_local(async move { while black_box(body.frame().await).is_some() {} });
+            tokio::task::spawn_local(reader(source.clone()));
         }
-        let mut ticks = tokio::time::interval(PERIOD);
+        let mut ticks = tokio::time::interval(period);
         for _ in 0..3 {
-            ticks.tick().await;
-        }
-        let before = processor_time();
-        for _ in 0..ROUNDS {
             ticks.tick().await;
             sources.iter().for_each(Source::send);
         }
         ticks.tick().await;
+        let before = processor_time();
+        for _ in 0..rounds {
+            sources.iter().for_each(Source::send);
+            ticks.tick().await;
+        }
         processor_time() - before
     })
+}
+
+/// Answers with the stream that stands in the request.
+#[derive(Clone, Copy)]
+struct Upstream;
+
+impl Service<Request<CallBody>> for Upstream {
+    type Response = Response<Source>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Source>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
+        let mut response = Response::new(request.extensions_mut().remove().expect("a stream"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        ready(Ok(response))
+    }
+}
+
+/// No two are alike, nor their callers.
+fn question(number: u32, source: Source) -> Request<CallBody> {
+    Request::post("http://upstream/v1/chat/completions")
+        .header("authorization", format!("Bearer sk-{number}"))
+        .header("content-type", "application/json")
+        .extension(source)
+        .body(format!("{{\"model\":\"m\",\"stream\":true,\"user\":\"{number}\"}}").into())
+        .expect("a request")
 }
 
 /// What this thread has spent, in seconds, as Linux accounts for it.
