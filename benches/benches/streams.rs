@@ -2,14 +2,15 @@
 //!
 //! 20,000 streams with a frame every 100 ms under a limit of 1.5 s have the timers and wake-ups of 200,000 streams with
 //! a frame a second under a limit of 15 s, in a tenth of the time. The presets have 50,000 streams with a frame a second, each
-//! an event of a chat completion: there it is memory that costs.
+//! an event of a chat completion and each by a timer of its own: there it is memory that costs.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::{self, Future, Ready};
 use std::hint::black_box;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::task::LocalSet;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 use tower_buttress::{CallBody, IdleBodyTimeoutLayer, TimeoutProfile, presets};
 use tower_buttress_benches::bodies::BoxError;
@@ -31,7 +33,7 @@ const ROUNDS: u32 = 40;
 /// Interleaved, since the machine is not ours alone.
 const TRIES: u32 = 4;
 
-const CHATS: usize = 50_000;
+const CHATS: u32 = 50_000;
 const SECOND: Duration = Duration::from_secs(1);
 const CHAT_ROUNDS: u32 = 4;
 const CHAT_TRIES: u32 = 2;
@@ -40,6 +42,11 @@ const TOKEN: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.c
     \"model\":\"model-large\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" token\"},\"finish_reason\":null}]}\n\n";
 
 fn main() {
+    limits();
+    chats();
+}
+
+fn limits() {
     println!(
         "Processor time of {STREAMS} streams with a frame every {PERIOD:?}, {ROUNDS} frames each; best of {TRIES}"
     );
@@ -52,7 +59,6 @@ fn main() {
     for (name, cost) in ["bare", "IdleBodyTimeout (goal: 1.3)", "tower-http TimeoutBody"].into_iter().zip(best) {
         println!("{name:<28} {:>8.0} ms  {:.2} x bare", cost * 1e3, cost / best[0]);
     }
-    chats();
 }
 
 fn chats() {
@@ -74,7 +80,7 @@ fn chats() {
 
 /// A stream that gets a frame when its source says so.
 #[derive(Clone, Default)]
-struct Source(Arc<Mutex<Slot>>);
+struct Source(Rc<RefCell<Slot>>);
 
 #[derive(Default)]
 struct Slot {
@@ -84,7 +90,7 @@ struct Slot {
 
 impl Source {
     fn send(&self) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.borrow_mut();
         slot.frame = true;
         let reader = slot.reader.take();
         drop(slot);
@@ -99,9 +105,9 @@ impl Body for Source {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.borrow_mut();
         if std::mem::take(&mut slot.frame) {
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(TOKEN)))));
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"data: token\n\n")))));
         }
         slot.reader = Some(cx.waker().clone());
         Poll::Pending
@@ -110,9 +116,23 @@ impl Body for Source {
 
 /// Seconds of processor time, without setting up.
 fn spent<B: Body<Data = Bytes> + 'static>(wrap: impl Fn(Source) -> B) -> f64 {
-    on_streams(STREAMS, PERIOD, ROUNDS, |source| {
-        let mut body = Box::pin(wrap(source));
-        async move { while black_box(body.frame().await).is_some() {} }
+    on_runtime(async {
+        let sources: Vec<Source> = (0..STREAMS).map(|_| Source::default()).collect();
+        for source in &sources {
+            let mut body = Box::pin(wrap(source.clone()));
+            tokio::task::spawn_local(async move { while black_box(body.frame().await).is_some() {} });
+        }
+        let mut ticks = tokio::time::interval(PERIOD);
+        for _ in 0..3 {
+            ticks.tick().await;
+        }
+        let before = processor_time();
+        for _ in 0..ROUNDS {
+            ticks.tick().await;
+            sources.iter().for_each(Source::send);
+        }
+        ticks.tick().await;
+        processor_time() - before
     })
 }
 
@@ -123,70 +143,77 @@ where
     S::Future: 'static,
     B: Body<Data = Bytes> + 'static,
 {
-    let (mut service, mut calls) = (stack(Upstream), 0);
-    on_streams(CHATS, SECOND, CHAT_ROUNDS, |source| {
-        calls += 1;
-        let call = service.call(question(calls, source));
-        async move {
-            let Ok(response) = call.await;
-            let mut body = Box::pin(response.into_body());
-            while black_box(body.frame().await).is_some() {}
+    on_runtime(async {
+        let mut service = stack(Upstream);
+        for number in 0..CHATS {
+            let call = service.call(question(number));
+            tokio::task::spawn_local(async move {
+                let Ok(response) = call.await;
+                let mut body = Box::pin(response.into_body());
+                while black_box(body.frame().await).is_some() {}
+            });
         }
-    })
-}
-
-/// Sends each of these streams, which `reader` makes a task of, a frame in each period. The first ones are not counted.
-fn on_streams<R>(streams: usize, period: Duration, rounds: u32, mut reader: impl FnMut(Source) -> R) -> f64
-where
-    R: Future<Output = ()> + 'static,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    LocalSet::new().block_on(&runtime, async {
-        let sources: Vec<Source> = (0..streams).map(|_| Source::default()).collect();
-        for source in &sources {
-            tokio::task::spawn_local(reader(source.clone()));
-        }
-        let mut ticks = tokio::time::interval(period);
-        for _ in 0..3 {
-            ticks.tick().await;
-            sources.iter().for_each(Source::send);
-        }
-        ticks.tick().await;
+        // All have begun, and the first frames, of which each is looked at, are over.
+        tokio::time::sleep(3 * SECOND).await;
         let before = processor_time();
-        for _ in 0..rounds {
-            sources.iter().for_each(Source::send);
-            ticks.tick().await;
-        }
+        tokio::time::sleep(CHAT_ROUNDS * SECOND).await;
         processor_time() - before
     })
 }
 
-/// Answers with the stream that stands in the request.
+fn on_runtime<T>(run: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, run)
+}
+
+/// A model that says a word a second.
+struct Words {
+    next: Pin<Box<Sleep>>,
+}
+
+impl Body for Words {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        ready!(self.next.as_mut().poll(cx));
+        let at = self.next.deadline() + SECOND;
+        self.next.as_mut().reset(at);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(TOKEN)))))
+    }
+}
+
+/// Answers with a stream of words, of which each begins at a time of its own.
 #[derive(Clone, Copy)]
 struct Upstream;
 
 impl Service<Request<CallBody>> for Upstream {
-    type Response = Response<Source>;
+    type Response = Response<Words>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<Source>, Infallible>>;
+    type Future = Ready<Result<Response<Words>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<CallBody>) -> Self::Future {
-        let mut response = Response::new(request.extensions_mut().remove().expect("a stream"));
+    fn call(&mut self, request: Request<CallBody>) -> Self::Future {
+        let Number(number) = request.extensions().get().expect("a number");
+        let first = Instant::now() + SECOND.mul_f64(f64::from(*number) / f64::from(CHATS));
+        let mut response = Response::new(Words { next: Box::pin(sleep_until(first)) });
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        ready(Ok(response))
+        future::ready(Ok(response))
     }
 }
 
+#[derive(Clone, Copy)]
+struct Number(u32);
+
 /// No two are alike, nor their callers.
-fn question(number: u32, source: Source) -> Request<CallBody> {
+fn question(number: u32) -> Request<CallBody> {
     Request::post("http://upstream/v1/chat/completions")
         .header("authorization", format!("Bearer sk-{number}"))
         .header("content-type", "application/json")
-        .extension(source)
+        .extension(Number(number))
         .body(format!("{{\"model\":\"m\",\"stream\":true,\"user\":\"{number}\"}}").into())
         .expect("a request")
 }
