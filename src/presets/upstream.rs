@@ -14,13 +14,14 @@ use tower_service::Service;
 use crate::body::erased::ErasedBody;
 use crate::body::request::CallBody;
 use crate::error::{BoxError, BoxedError};
+use crate::rt::per_thread::PerThread;
 
 /// A service whose type is hidden, so that a stack around it has a name, and so that what nests it stays within the
 /// compiler's recursion limit.
 ///
 /// Clones share the service. Each call is made on a clone of its own, which is waited for inside the call: this costs one
 /// allocation for the clone and its call together, and one for the response's body.
-pub(super) struct Upstream<E>(Arc<dyn Call<E>>);
+pub(super) struct Upstream<E>(PerThread<dyn Call<E>>);
 
 type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>> + Send>>;
 
@@ -45,7 +46,7 @@ impl<E> Upstream<E> {
         B::Error: Into<BoxError>,
         E: Send + 'static,
     {
-        Self(Arc::new(OwnError(service)))
+        Self(PerThread::new(Arc::new(OwnError(service))))
     }
 }
 
@@ -58,7 +59,7 @@ impl Upstream<BoxedError> {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Arc::new(AnyError(service)))
+        Self(PerThread::new(Arc::new(AnyError(service))))
     }
 }
 

@@ -1,28 +1,44 @@
-//! A shared value that calls hold on to, with a count of its holders for each thread.
+//! What all threads share and none writes for the others: a value with a count of its holders for each thread, and a value
+//! that is read by all and seldom written.
 //!
-//! # Why not an `Arc`?
+//! # Why not an `Arc`, and a lock?
 //!
-//! Its count is one word that all threads write to: cloned once per call, it costs two threads more than they gain by being two.
-//! Here each thread has a count of its own, on a cache line of its own.
+//! The count of an `Arc` is one word that all threads write to, as is the state of a lock: cloned or read once per call, it costs
+//! two threads more than they gain by being two. Here each thread has a count, or a lock, on a cache line of its own.
 
 use std::fmt;
-use std::iter;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::thread::available_parallelism;
 
 use super::sync::thread_number;
 
-/// What a layer and its services have: cloning it counts for all threads together.
-pub(crate) struct PerThread<T: ?Sized>(Arc<[ThreadArc<T>]>);
+/// What a layer and its services have.
+pub(crate) struct PerThread<T: ?Sized> {
+    own: ThreadArc<T>,
+    /// Keeps the lines of all threads. Clones have none, and find them as long as the first one is there; after that, a
+    /// thread without a line uses another's.
+    _all: Option<Arc<[ThreadArc<T>]>>,
+}
 
 /// What a call has.
 pub(crate) struct ThreadArc<T: ?Sized>(Arc<Line<T>>);
 
 /// Two cache lines, since processors fetch them in pairs.
 #[repr(align(128))]
-struct Line<T: ?Sized>(Arc<T>);
+struct Line<T: ?Sized> {
+    value: Arc<T>,
+    number: usize,
+    /// Those of all threads, this one among them.
+    all: OnceLock<Arc<[Weak<Line<T>>]>>,
+}
+
+/// What is read by all threads, each through a lock of its own, and changed under all of them.
+pub(crate) struct ReadMostly<T>(Box<[Padded<RwLock<T>>]>);
+
+#[repr(align(128))]
+struct Padded<T>(T);
 
 /// With more threads than this some share a count.
 const MAX_LINES: usize = 64;
@@ -31,25 +47,27 @@ const MAX_LINES: usize = 64;
 
 impl<T: ?Sized> PerThread<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        Self(iter::repeat_n(value, lines()).map(|value| ThreadArc(Arc::new(Line(value)))).collect())
+        let line = move |number| Line { value: value.clone(), number, all: OnceLock::new() };
+        let all: Arc<[_]> = (0..lines()).map(|number| ThreadArc(Arc::new(line(number)))).collect();
+        let known: Arc<[_]> = all.iter().map(|line| Arc::downgrade(&line.0)).collect();
+        for line in all.iter() {
+            line.0.all.get_or_init(|| known.clone());
+        }
+        // Made with at least one.
+        Self { own: all[this_line(all.len())].clone(), _all: Some(all) }
     }
 
     /// The value, for a call that this thread makes.
     #[inline]
     pub(crate) fn hold(&self) -> ThreadArc<T> {
-        self.line().clone()
-    }
-
-    #[inline]
-    fn line(&self) -> &ThreadArc<T> {
-        // Made with at least one.
-        &self.0[thread_number() % self.0.len()]
+        self.own.here()
     }
 }
 
 impl<T: ?Sized> Clone for PerThread<T> {
+    #[inline]
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { own: self.own.here(), _all: None }
     }
 }
 
@@ -58,7 +76,7 @@ impl<T: ?Sized> Deref for PerThread<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        self.line()
+        &self.own
     }
 }
 
@@ -71,10 +89,30 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for PerThread<T> {
 /// How many threads run at once. Asking the system reads files.
 fn lines() -> usize {
     static LINES: OnceLock<usize> = OnceLock::new();
-    *LINES.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_LINES))
+    *LINES.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_LINES).next_power_of_two())
+}
+
+/// Which of so many lines, a power of two, is this thread's.
+#[inline]
+fn this_line(lines: usize) -> usize {
+    thread_number() & lines.saturating_sub(1)
 }
 
 // === impl ThreadArc ===
+
+impl<T: ?Sized> ThreadArc<T> {
+    /// The same value, counted for this thread.
+    #[inline]
+    fn here(&self) -> Self {
+        let line = &*self.0;
+        let all = line.all.get().map_or(&[][..], |all| &**all);
+        let here = this_line(all.len());
+        if here == line.number {
+            return self.clone();
+        }
+        all.get(here).and_then(Weak::upgrade).map_or_else(|| self.clone(), Self)
+    }
+}
 
 impl<T: ?Sized> Clone for ThreadArc<T> {
     #[inline]
@@ -88,7 +126,7 @@ impl<T: ?Sized> Deref for ThreadArc<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.0.0
+        &self.0.value
     }
 }
 
@@ -98,19 +136,88 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArc<T> {
     }
 }
 
+// === impl ReadMostly ===
+
+impl<T> ReadMostly<T> {
+    /// `make` makes one for each thread: they are equal, and share nothing that is written to when they are read.
+    pub(crate) fn new(make: impl Fn() -> T) -> Self {
+        Self((0..lines()).map(|_| Padded(RwLock::new(make()))).collect())
+    }
+
+    /// The value as this thread sees it. While it is held, nothing changes it.
+    #[inline]
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0[this_line(self.0.len())].0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many values there are: one for each thread that can run.
+    pub(crate) fn copies(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Changes the value of each thread alike, while none reads. Returns what the last change did.
+    pub(crate) fn write<R>(&self, mut change: impl FnMut(&mut T) -> R) -> Option<R> {
+        let mut all: Vec<_> = self.0.iter().map(|one| one.0.write().unwrap_or_else(PoisonError::into_inner)).collect();
+        all.iter_mut().map(|one| change(one)).last()
+    }
+}
+
+impl<T: Default> Default for ReadMostly<T> {
+    fn default() -> Self {
+        Self::new(T::default)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for ReadMostly<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
+
+    fn on_other_thread<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| scope.spawn(run).join().unwrap())
+    }
 
     #[test]
     fn it_is_one_value_which_lives_as_long_as_it_is_held() {
         let value = Arc::new(5);
         let shared = PerThread::new(value.clone());
-        let held = std::thread::scope(|scope| scope.spawn(|| shared.hold()).join().unwrap());
+        let held = on_other_thread(|| shared.hold());
         assert_eq!((*held, *shared, *shared.clone()), (5, 5, 5));
         drop(shared);
         assert!(Arc::strong_count(&value) > 1);
         drop(held);
         assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn a_clone_outlives_the_first_one() {
+        let value = Arc::new(5);
+        let shared = PerThread::new(value.clone());
+        let clone = on_other_thread(|| shared.clone());
+        drop(shared);
+        let held: Vec<_> = (0..2 * lines()).map(|_| on_other_thread(|| (clone.hold(), clone.clone()))).collect();
+        drop(clone);
+        assert!(held.iter().all(|(held, clone)| (**held, **clone) == (5, 5)));
+        drop(held);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn every_thread_reads_what_was_written() {
+        let words = ReadMostly::new(Vec::new);
+        for word in ["a", "b"] {
+            words.write(|words| words.push(word));
+        }
+        assert_eq!(words.write(|words| words.len()), Some(2));
+        for _ in 0..2 * lines() {
+            on_other_thread(|| assert_eq!(*words.read(), ["a", "b"]));
+        }
     }
 }

@@ -17,10 +17,11 @@ use crate::call::Model;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
+use crate::rt::per_thread::PerThread;
 
 /// What the services of one layer share.
 #[derive(Clone, Debug)]
-pub struct BreakerGate(pub(super) Arc<Shared>);
+pub struct BreakerGate(pub(super) PerThread<Shared>);
 
 #[derive(Debug)]
 pub(super) struct Shared {

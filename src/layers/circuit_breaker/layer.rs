@@ -12,6 +12,7 @@ use super::peers::CircuitPeers;
 use super::service::CircuitBreaker;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::per_thread::PerThread;
 
 /// Refuses calls, with a 503 at once, to an upstream that is failing, and lets one call find out when it is back.
 ///
@@ -292,7 +293,8 @@ impl<S> Layer<S> for CircuitBreakerLayer {
     type Service = CircuitBreaker<S>;
 
     fn layer(&self, inner: S) -> CircuitBreaker<S> {
-        let gate = || BreakerGate(Arc::new(Shared { set: self.set.clone(), calls: self.calls.clone() }));
+        let gate =
+            || BreakerGate(PerThread::new(Arc::new(Shared { set: self.set.clone(), calls: self.calls.clone() })));
         CircuitBreaker::new(inner, self.enabled.then(gate))
     }
 }

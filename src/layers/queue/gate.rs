@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use http::Request;
 
 use super::permit::QueuePermit;
@@ -9,10 +7,11 @@ use crate::admission::{Admission, Admit};
 use crate::call::{Notice, Notices};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
+use crate::rt::per_thread::PerThread;
 
 /// What the services of one layer share.
 #[derive(Clone, Debug)]
-pub struct QueueGate(pub(super) Arc<Shared>);
+pub struct QueueGate(pub(super) PerThread<Shared>);
 
 // === impl QueueGate ===
 
@@ -38,12 +37,12 @@ impl Admit for QueueGate {
             (now, left.map_or(max_wait, |left| left.min(max_wait)))
         });
         let admission = match arrived {
-            Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.clone(), place)),
+            Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), place)),
             Arrived::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             Arrived::Waits(ticket) => {
                 Notices::report(request.extensions(), || Notice::Queue { expected: shared.expected_wait(tenant) });
                 let (until, deadline_is_first) = times.map_or((None, false), |(now, left)| until(now, max_wait, left));
-                Admission::Wait(QueueWait::new(shared.clone(), tenant, ticket, until, deadline_is_first))
+                Admission::Wait(QueueWait::new(shared.hold(), tenant, ticket, until, deadline_is_first))
             }
         };
         (request, admission)

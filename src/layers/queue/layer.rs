@@ -9,6 +9,7 @@ use super::service::Queue;
 use super::shared::{QueueStats, Shared};
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
+use crate::rt::per_thread::PerThread;
 
 /// Bounds how many calls are under way at a time. The others wait, and none of them waits for one caller.
 ///
@@ -105,7 +106,7 @@ use crate::policy::verdict::{Classifier, Classify};
 /// call that waits is boxed.
 #[derive(Clone, Debug)]
 pub struct QueueLayer {
-    shared: Arc<Shared>,
+    shared: PerThread<Shared>,
     enabled: bool,
 }
 
@@ -191,7 +192,7 @@ impl QueueLayer {
     }
 
     fn with(config: Config, enabled: bool) -> Self {
-        Self { shared: Arc::new(Shared::new(config)), enabled }
+        Self { shared: PerThread::new(Arc::new(Shared::new(config))), enabled }
     }
 
     fn change(self, change: impl FnOnce(&mut Config)) -> Self {

@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Response;
@@ -10,12 +9,13 @@ use crate::policy::queue::Load;
 use crate::policy::verdict::{Health, Outcome};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
+use crate::rt::per_thread::ThreadArc;
 use crate::rt::sync::{AtomicU32, Ordering};
 
 /// A place, held until the call is over.
 #[derive(Debug)]
 pub struct QueuePermit {
-    shared: Arc<Shared>,
+    shared: ThreadArc<Shared>,
     place: Place,
     load: Load,
     /// Odd while it is the reader's turn.
@@ -25,7 +25,7 @@ pub struct QueuePermit {
 // === impl QueuePermit ===
 
 impl QueuePermit {
-    pub(super) fn new(shared: Arc<Shared>, place: Place) -> Self {
+    pub(super) fn new(shared: ThreadArc<Shared>, place: Place) -> Self {
         Self { shared, place, load: Load::Unknown, turn: 0 }
     }
 

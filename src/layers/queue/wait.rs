@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -9,12 +8,13 @@ use crate::event::Event;
 use crate::policy::queue::Ticket;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
+use crate::rt::per_thread::ThreadArc;
 use crate::rt::timer::LazyTimer;
 
 /// A wait for a place. Dropping it ends the wait; a place that it was given and did not take goes to the next.
 #[derive(Debug)]
 pub struct QueueWait {
-    shared: Arc<Shared>,
+    shared: ThreadArc<Shared>,
     tenant: u64,
     /// `None`: the wait is over.
     ticket: Option<Ticket>,
@@ -28,7 +28,7 @@ pub struct QueueWait {
 
 impl QueueWait {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
         until: Option<Instant>,

@@ -70,18 +70,18 @@ where
         if self.config.conversation.is_none() {
             return SupersedeFuture::passing(ReadyCall::called(self.inner.call(request)));
         }
-        let (service, config) = (self.inner.clone(), self.config.clone());
+        let service = self.inner.clone();
         let (parts, body) = request.into_parts();
-        let mut message = match Recognition::of(&parts, &config) {
+        let mut message = match Recognition::of(&parts, &self.config) {
             Recognition::Message(message) => message,
             Recognition::Passes(reason) => {
                 if let Some(reason) = reason {
-                    config.bypassed(reason);
+                    self.config.bypassed(reason);
                 }
                 return SupersedeFuture::passing(ReadyCall::new(service, Request::from_parts(parts, body)));
             }
         };
-        let shared = self.shared.clone();
+        let (config, shared) = (self.config.clone(), self.shared.clone());
         let order = shared.next_order();
         match body.in_memory().filter(|data| data.len() <= config.max_body_bytes) {
             Some(data) => {
