@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
 use crate::policy::known_models::{KnownModels, ModelKey};
 use crate::rt::clock;
+use crate::rt::per_thread::ReadMostly;
 use crate::rt::sync::{Mutex, lock};
 
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct BreakerSet {
     /// Of the calls without a key.
     unkeyed: Arc<Circuit>,
     keyed: Registry,
-    models: RwLock<KnownModels>,
+    models: ReadMostly<KnownModels>,
     emitter: Arc<SharedEmitter>,
     prober: Arc<OnceLock<Prober>>,
     followers: Arc<Followers>,
@@ -62,7 +63,7 @@ impl BreakerSet {
             unkeyed: circuit(&config, None, &emitter, &followers),
             keyed: Registry::new(config.max_keys),
             config: Mutex::new(config),
-            models: RwLock::default(),
+            models: ReadMostly::default(),
             emitter,
             prober,
             followers,
@@ -90,11 +91,11 @@ impl BreakerSet {
 
     /// The key of calls to this host and model, and whether the model is to be [learned](Self::learn) when it is served.
     pub(super) fn model_key(&self, host: &str, model: Option<&str>) -> (Option<Arc<str>>, bool) {
-        let found = self.models.read().unwrap_or_else(PoisonError::into_inner).key(host, model);
+        let found = self.models.read().key(host, model);
         match found {
             ModelKey::Known(key) => (Some(key), false),
             ModelKey::Unknown(key) => (Some(key), true),
-            ModelKey::NewHost if self.models.write().unwrap_or_else(PoisonError::into_inner).add_host(host) => {
+            ModelKey::NewHost if self.models.write(|models| models.add_host(host)).is_some_and(|added| added) => {
                 self.model_key(host, model)
             }
             ModelKey::NewHost => (None, false),
@@ -103,7 +104,7 @@ impl BreakerSet {
 
     #[cold]
     pub(super) fn learn(&self, host: &str, model: &str) {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).learn(host, model);
+        self.models.write(|models| models.learn(host, model));
     }
 
     #[inline]

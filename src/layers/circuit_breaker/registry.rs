@@ -1,26 +1,21 @@
 //! One circuit per key, and not too many of them.
 //!
-//! # Why segments?
-//!
-//! A map behind one lock is one lock for all calls. Each of these has a sixteenth of the keys, and is written only when
-//! a key is new. Stamps, drawn from one counter, say which circuit was used last; a circuit that is the latest already draws
-//! none, so that a single busy key writes nothing.
+//! Each thread finds them through a map of its own, which is written only when a key is new. Stamps, drawn from one counter, say
+//! which circuit was used last; a circuit that is the latest already draws none, so that a single busy key writes nothing.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use super::circuit::{Circuit, Permit};
+use crate::rt::per_thread::ReadMostly;
 use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 
 #[derive(Debug)]
 pub(super) struct Registry {
-    segments: [RwLock<Segment>; SEGMENTS],
-    hasher: RandomState,
+    entries: ReadMostly<HashMap<Arc<str>, Arc<Entry>>>,
     capacity: AtomicUsize,
     /// The stamp of the circuit that was used last.
     latest: AtomicU64,
@@ -28,23 +23,18 @@ pub(super) struct Registry {
     count: Mutex<usize>,
 }
 
-type Segment = HashMap<Arc<str>, Entry>;
-
 #[derive(Debug)]
 struct Entry {
     circuit: Arc<Circuit>,
     used: AtomicU64,
 }
 
-const SEGMENTS: usize = 16;
-
 // === impl Registry ===
 
 impl Registry {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
         Self {
-            segments: Default::default(),
-            hasher: RandomState::new(),
+            entries: ReadMostly::default(),
             capacity: AtomicUsize::new(capacity.get()),
             latest: AtomicU64::new(0),
             count: Mutex::new(0),
@@ -60,8 +50,8 @@ impl Registry {
         now: impl FnOnce() -> Instant,
     ) -> Option<Result<Permit, Option<Duration>>> {
         let circuit = {
-            let segment = read(self.segment(key));
-            let entry = segment.get(key);
+            let entries = self.entries.read();
+            let entry = entries.get(key);
             if let Some(entry) = entry {
                 self.touch(entry);
                 if let Some(permit) = entry.circuit.pass() {
@@ -87,13 +77,12 @@ impl Registry {
 
     /// All there are, in no order.
     pub(super) fn all(&self) -> Vec<Arc<Circuit>> {
-        let circuits = |segment| read(segment).values().map(|entry| entry.circuit.clone()).collect::<Vec<_>>();
-        self.segments.iter().flat_map(circuits).collect()
+        self.entries.read().values().map(|entry| entry.circuit.clone()).collect()
     }
 
     fn find(&self, key: &str) -> Option<Arc<Circuit>> {
-        let segment = read(self.segment(key));
-        let entry = segment.get(key)?;
+        let entries = self.entries.read();
+        let entry = entries.get(key)?;
         self.touch(entry);
         Some(entry.circuit.clone())
     }
@@ -115,8 +104,8 @@ impl Registry {
         *count = count.saturating_add(1);
         let key: Arc<str> = key.into();
         let circuit = make(key.clone());
-        let used = AtomicU64::new(self.stamp());
-        write(self.segment(&key)).insert(key, Entry { circuit: circuit.clone(), used });
+        let entry = Arc::new(Entry { circuit: circuit.clone(), used: AtomicU64::new(self.stamp()) });
+        self.entries.write(|entries| entries.insert(key.clone(), entry.clone()));
         Some(circuit)
     }
 
@@ -124,27 +113,20 @@ impl Registry {
     /// look at all of them, at a price that only new keys pay.
     fn evict(&self) -> bool {
         let oldest = self.oldest(|entry| !entry.is_pinned());
-        oldest.is_some_and(|key| write(self.segment(&key)).remove(&key).is_some())
+        oldest.is_some_and(|key| self.entries.write(|entries| entries.remove(&key)).flatten().is_some())
     }
 
     /// The key of the circuit that has not been used for longest, of those that may go.
     fn oldest(&self, may_go: impl Fn(&Entry) -> bool) -> Option<Arc<str>> {
         let mut oldest: Option<(u64, Arc<str>)> = None;
-        for segment in &self.segments {
-            for (key, entry) in read(segment).iter() {
-                let used = entry.used.load(Ordering::Relaxed);
-                // Asked last, and thus seldom: it takes a lock.
-                if oldest.as_ref().is_none_or(|(least, _)| used < *least) && may_go(entry) {
-                    oldest = Some((used, key.clone()));
-                }
+        for (key, entry) in self.entries.read().iter() {
+            let used = entry.used.load(Ordering::Relaxed);
+            // Asked last, and thus seldom: it takes a lock.
+            if oldest.as_ref().is_none_or(|(least, _)| used < *least) && may_go(entry) {
+                oldest = Some((used, key.clone()));
             }
         }
         oldest.map(|(_, key)| key)
-    }
-
-    fn segment(&self, key: &str) -> &RwLock<Segment> {
-        let hash = self.hasher.hash_one(key);
-        &self.segments[usize::try_from(hash % SEGMENTS as u64).unwrap_or_default()]
     }
 
     #[inline]
@@ -166,12 +148,4 @@ impl Entry {
     fn is_pinned(&self) -> bool {
         Arc::strong_count(&self.circuit) > 1 || self.circuit.is_pinned()
     }
-}
-
-fn read(segment: &RwLock<Segment>) -> RwLockReadGuard<'_, Segment> {
-    segment.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write(segment: &RwLock<Segment>) -> RwLockWriteGuard<'_, Segment> {
-    segment.write().unwrap_or_else(PoisonError::into_inner)
 }
