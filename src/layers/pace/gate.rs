@@ -4,9 +4,9 @@ use http::Request;
 use http_body::Body;
 
 use super::fleet::{Asking, Share};
-use super::key::Decision;
+use super::key::{Decision, Limit};
 use super::permit::PacePermit;
-use super::shared::Shared;
+use super::shared::{Key, Shared};
 use super::tokens::TokenEstimate;
 use super::usage::Usage;
 use super::wait::PaceWait;
@@ -15,10 +15,11 @@ use crate::call::{Notice, Notices};
 use crate::policy::pace::{Demand, Grant};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
+use crate::rt::per_thread::PerThread;
 
 /// What the services of one layer share.
 #[derive(Clone, Debug)]
-pub struct PaceGate(pub(super) Arc<Shared>);
+pub struct PaceGate(pub(super) PerThread<Shared>);
 
 // === impl PaceGate ===
 
@@ -39,19 +40,23 @@ impl Admit for PaceGate {
     {
         let Self(shared) = self;
         let (request, key, tenant) = shared.key(request);
-        if key.is_open() && !shared.config.counts_tokens() {
-            let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
-            return (request, Admission::Pass(PacePermit::new(shared.clone(), key, grant, 0, None, Share::default())));
-        }
-        let admission = limited(shared, key, tenant, &request);
+        let admission = match key {
+            Key::Held(limit) if shared.config.counts_tokens() || !limit.is_open() => {
+                limited(shared, limit, tenant, &request)
+            }
+            key => {
+                let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
+                Admission::Pass(PacePermit::new(shared.hold(), key, grant, 0, None, Share::default()))
+            }
+        };
         (request, admission)
     }
 }
 
 #[inline(never)]
 fn limited<B: Body>(
-    shared: &Arc<Shared>,
-    key: Arc<super::key::Limit>,
+    shared: &PerThread<Shared>,
+    key: Arc<Limit>,
     tenant: u64,
     request: &Request<B>,
 ) -> Admission<PacePermit, PaceWait> {
@@ -72,16 +77,16 @@ fn limited<B: Body>(
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if let Some(asking) = Asking::begin(shared.config.peers.as_ref(), &key, tenant, demand, patience, now) {
         let notices = Notices::of(request.extensions());
-        return Admission::Wait(PaceWait::asking(shared.clone(), key, asking, until, length, usage, notices));
+        return Admission::Wait(PaceWait::asking(shared.hold(), key, asking, until, length, usage, notices));
     }
     match key.arrive(tenant, demand, now, patience) {
         Decision::Go(grant) => {
-            Admission::Pass(PacePermit::new(shared.clone(), key, grant, length, usage, Share::default()))
+            Admission::Pass(PacePermit::new(shared.hold(), Key::Held(key), grant, length, usage, Share::default()))
         }
         Decision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
-            Admission::Wait(PaceWait::new(shared.clone(), key, ticket, until, length, usage))
+            Admission::Wait(PaceWait::new(shared.hold(), key, ticket, until, length, usage))
         }
         Decision::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
         Decision::Again(_) => Admission::Aside,

@@ -3,13 +3,14 @@
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
-use crate::policy::pace::{Bucket, Demand, Grant, Pacer, SAMPLE, Turn};
+use crate::policy::pace::{Bucket, Demand, Grant, Pacer, Turn};
 use crate::policy::queue::{Line, Ticket};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
-use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
+use crate::rt::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
 
 /// What the calls of one key share.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(super) struct Limit {
     concurrency: Option<u32>,
     /// Whether every call may be sent until the upstream refuses one: then the lock is not needed.
     is_open: AtomicBool,
-    served: AtomicU32,
+    served: Tally,
     state: Mutex<State>,
     /// What names it in every process, where it is shared.
     id: Option<Fingerprint>,
@@ -86,7 +87,7 @@ impl Limit {
             epoch,
             concurrency,
             is_open: AtomicBool::new(is_open),
-            served: AtomicU32::new(0),
+            served: Tally::default(),
             state: Mutex::new(state),
             id,
         }
@@ -164,17 +165,23 @@ impl Limit {
         self.wake_leader(state, self.micros(now));
     }
 
-    /// A call was answered, and was no refusal.
-    pub(super) fn served(&self, grant: &Grant, now: impl Fn() -> Instant) {
-        let is_sample = self.served.fetch_add(1, Ordering::Relaxed) % SAMPLE == SAMPLE - 1;
-        if self.is_open() && !is_sample {
-            return;
-        }
-        let at = self.micros(now());
+    /// Counts a call that was answered, and was no refusal. Returns whether it is one that the pacer takes the time of.
+    #[inline]
+    pub(super) fn count(&self) -> bool {
+        self.served.count()
+    }
+
+    /// As many calls as a sample were answered since the last time.
+    #[cold]
+    pub(super) fn sampled(&self, grant: &Grant, now: Instant) {
+        lock(&self.state).pacer.sample(self.micros(now));
+        self.served(grant, now);
+    }
+
+    /// A call was answered, while not all may be sent.
+    pub(super) fn served(&self, grant: &Grant, now: Instant) {
+        let at = self.micros(now);
         let mut state = lock(&self.state);
-        if is_sample {
-            state.pacer.sample(at);
-        }
         if state.pacer.served(grant) {
             self.wake_leader(state, at);
         }

@@ -14,6 +14,7 @@ use crate::event::{Emitter, Observer};
 use crate::policy::pace::Rate;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::proto::rate_limit::Unit;
+use crate::rt::per_thread::PerThread;
 
 /// Keeps calls within the rate limits of an upstream: a 429 pauses all calls that it speaks of, and rates that are known are
 /// never overrun.
@@ -113,7 +114,7 @@ use crate::proto::rate_limit::Unit;
 /// locks; with limits of tokens the body is read as it goes by. A call that waits is boxed.
 #[derive(Clone, Debug)]
 pub struct PaceLayer {
-    shared: Arc<Shared>,
+    shared: PerThread<Shared>,
     enabled: bool,
 }
 
@@ -292,7 +293,7 @@ impl PaceLayer {
     }
 
     fn with(config: Config, enabled: bool) -> Self {
-        Self { shared: Arc::new(Shared::new(config)), enabled }
+        Self { shared: PerThread::new(Arc::new(Shared::new(config))), enabled }
     }
 
     fn change(self, change: impl FnOnce(&mut Config)) -> Self {

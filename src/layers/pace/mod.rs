@@ -9,6 +9,7 @@ mod peers;
 mod permit;
 mod service;
 mod shared;
+mod tally;
 mod tokens;
 mod usage;
 mod wait;

@@ -6,7 +6,7 @@ use http_body::Body;
 
 use super::fleet::{Reserved, Share};
 use super::key::Limit;
-use super::shared::Shared;
+use super::shared::{Key, Shared};
 use super::usage::{Usage, Used};
 use crate::admission::{End, Permit, Watch};
 use crate::policy::pace::{Demand, Grant};
@@ -14,12 +14,13 @@ use crate::policy::verdict::{Health, Outcome};
 use crate::proto::rate_limit::{exhausted, quotas};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
+use crate::rt::per_thread::ThreadArc;
 
 /// What a call has taken of a limit, until it is known what it used.
 #[derive(Debug)]
 pub struct PacePermit {
-    shared: Arc<Shared>,
-    key: Arc<Limit>,
+    shared: ThreadArc<Shared>,
+    key: Key,
     grant: Grant,
     /// The length of the request, where it was known.
     length: u64,
@@ -47,8 +48,8 @@ enum State {
 
 impl PacePermit {
     pub(super) fn new(
-        shared: Arc<Shared>,
-        key: Arc<Limit>,
+        shared: ThreadArc<Shared>,
+        key: Key,
         grant: Grant,
         length: u64,
         usage: Option<Usage>,
@@ -64,13 +65,14 @@ impl PacePermit {
     fn throttled(&mut self, headers: &HeaderMap, after: Option<crate::proto::retry_after::RetryAfter>) {
         self.state = State::Refused;
         if self.shared.config.max_pause.is_zero() {
-            return self.key.give_back(&self.grant, true, clock::now);
+            return self.limit().give_back(&self.grant, true, clock::now);
         }
         self.state = State::Throttled;
         let hint = after.map(|after| after.wait(clock::wall()));
         let hint = hint.or_else(|| exhausted(&quotas(headers, clock::wall()))).filter(|hint| !hint.is_zero());
-        if let Some(pause) = self.key.throttled(&self.grant, hint, clock::now()) {
-            self.shared.paused(&self.key, pause);
+        let limit = self.limit();
+        if let Some(pause) = limit.throttled(&self.grant, hint, clock::now()) {
+            self.shared.paused(&limit, pause);
         }
     }
 
@@ -89,7 +91,7 @@ impl PacePermit {
             let used = Demand { requests: asked.requests, ..Demand::default() };
             shared.into_iter().for_each(|shared| shared.settle(&used));
             if self.state == State::Refused {
-                self.key.settle(&reserved, &used.times(parts), None, clock::now());
+                self.limit().settle(&reserved, &used.times(parts), None, clock::now());
             }
             return;
         }
@@ -103,7 +105,11 @@ impl PacePermit {
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.
         let learned = known.filter(|_| parts == 1).map(|_| self.length);
-        self.key.settle(&reserved, &used.times(parts), learned, clock::now());
+        self.limit().settle(&reserved, &used.times(parts), learned, clock::now());
+    }
+
+    fn limit(&self) -> Arc<Limit> {
+        self.shared.limit(&self.key)
     }
 
     /// Whether the end of the body matters.
@@ -127,12 +133,12 @@ impl Permit for PacePermit {
                 let verdict = config.classifier.classify(&Outcome::head(response));
                 if config.reads_limits() {
                     let quotas = quotas(response.headers(), clock::wall());
-                    self.key.observe(&quotas, config.learn, clock::now());
+                    self.limit().observe(&quotas, config.learn, clock::now());
                 }
                 if verdict.health == Health::Throttled && config.is_upstream() {
                     self.throttled(response.headers(), verdict.retry_after());
                 } else {
-                    self.key.served(&self.grant, clock::now);
+                    self.shared.served(&self.key, &self.grant);
                     let is_error = response.status().is_client_error() || response.status().is_server_error();
                     self.state = if is_error { State::Refused } else { State::Served };
                 }
@@ -145,17 +151,19 @@ impl Permit for PacePermit {
                 | RejectionKind::ConversationBusy,
             ) => {
                 self.state = State::Refused;
-                self.key.give_back(&self.grant, false, clock::now);
+                self.limit().give_back(&self.grant, false, clock::now);
                 // All of it is given back.
                 self.usage = None;
                 self.share.reserved = None;
             }
             Some(kind) => {
                 self.state = if kind == RejectionKind::Superseded { State::Ended } else { State::Served };
-                self.key.give_back(&self.grant, true, clock::now);
+                self.limit().give_back(&self.grant, true, clock::now);
             }
         }
-        self.shared.show_limits(&self.key, response.headers_mut());
+        if self.shared.config.shows_limits() {
+            self.shared.show_limits(&self.limit(), response.headers_mut());
+        }
         if let (true, Some(usage)) = (has_body, &mut self.usage) {
             usage.head(response);
         }
@@ -177,7 +185,7 @@ impl Permit for PacePermit {
                 }
                 _ => self.was_sent,
             };
-            self.key.give_back(&self.grant, was_sent, clock::now);
+            self.limit().give_back(&self.grant, was_sent, clock::now);
             if !was_sent {
                 self.usage = None;
                 self.share.reserved = None;
@@ -185,7 +193,7 @@ impl Permit for PacePermit {
         }
         self.settle(matches!(end, End::Head | End::Complete));
         if self.shared.config.concurrency.is_some() {
-            self.key.leave(clock::now());
+            self.limit().leave(clock::now());
             self.shared.count_in_flight(-1.0);
         }
     }

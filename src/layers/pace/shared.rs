@@ -1,9 +1,8 @@
 //! What the calls through one layer share: its keys.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use http::{HeaderMap, Request};
@@ -14,21 +13,32 @@ use super::peers::PeerLimit;
 use crate::admission::{Callers, gauge, gauge_add};
 use crate::call::{Model, Tenant};
 use crate::event::Event;
+use crate::policy::pace::Grant;
 use crate::policy::queue::Hashed;
 use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::rate_limit::{self, Policy, Unit};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
+use crate::rt::per_thread::ReadMostly;
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) callers: Callers,
     epoch: Instant,
-    keys: RwLock<HashMap<u64, Arc<Limit>, Hashed>>,
+    keys: ReadMostly<HashMap<u64, Arc<Limit>, Hashed>>,
     /// Of the requests for whose key there is no room.
     others: Arc<Limit>,
+}
+
+/// The limit that a call counts for.
+#[derive(Debug)]
+pub(super) enum Key {
+    /// Under this hash. It let the call pass, so that most calls need no more of it: a reference is a count that all threads
+    /// would write to.
+    Open(u64),
+    Held(Arc<Limit>),
 }
 
 /// How a [`PaceLayer`](crate::PaceLayer) is doing, over all its keys.
@@ -54,11 +64,11 @@ impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let epoch = clock::now();
         let others = Arc::new(config.new_key(epoch, None));
-        Self { config, callers: Callers::default(), epoch, keys: RwLock::default(), others }
+        Self { config, callers: Callers::default(), epoch, keys: ReadMostly::default(), others }
     }
 
     /// The limit that this request counts for, and its caller.
-    pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Arc<Limit>, u64) {
+    pub(super) fn key<B>(&self, request: Request<B>) -> (Request<B>, Key, u64) {
         let Some(find) = &self.config.key else {
             // Most callers are named by the same credentials as the limit.
             let credentials = self.callers.credentials(&request);
@@ -90,17 +100,47 @@ impl Shared {
     }
 
     #[inline]
-    fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> Arc<Limit> {
-        let key = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        key.unwrap_or_else(|| {
-            // Other processes hash with other secrets.
-            let id = self.config.peers.as_ref().map(|_| id());
-            let (key, is_new) = self.insert(hash, id);
-            if let (true, Some(peers), Some(id)) = (is_new, &self.config.peers, id) {
-                peers.0.on_new(PeerLimit::new(&key, id));
+    fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> Key {
+        if let Some(limit) = self.keys.read().get(&hash) {
+            // Peers are told by its name of what a call meets: it must not be forgotten before.
+            let is_needed = self.config.peers.is_some() || !limit.is_open();
+            return if is_needed { Key::Held(limit.clone()) } else { Key::Open(hash) };
+        }
+        // Other processes hash with other secrets.
+        let id = self.config.peers.as_ref().map(|_| id());
+        let (limit, is_new) = self.insert(hash, id);
+        if let (true, Some(peers), Some(id)) = (is_new, &self.config.peers, id) {
+            peers.0.on_new(PeerLimit::new(&limit, id));
+        }
+        Key::Held(limit)
+    }
+
+    /// The limit of a call that has begun. If it was forgotten meanwhile, it is made anew.
+    pub(super) fn limit(&self, key: &Key) -> Arc<Limit> {
+        match key {
+            Key::Held(limit) => limit.clone(),
+            Key::Open(hash) => {
+                let found = self.keys.read().get(hash).cloned();
+                found.unwrap_or_else(|| self.insert(*hash, None).0)
             }
-            key
-        })
+        }
+    }
+
+    /// A call was answered, and was no refusal.
+    #[inline]
+    pub(super) fn served(&self, key: &Key, grant: &Grant) {
+        if let Key::Open(hash) = key {
+            if self.keys.read().get(hash).is_none_or(|limit| limit.is_open() && !limit.count()) {
+                return;
+            }
+            return self.limit(key).sampled(grant, clock::now());
+        }
+        let limit = self.limit(key);
+        if limit.count() {
+            limit.sampled(grant, clock::now());
+        } else if !limit.is_open() {
+            limit.served(grant, clock::now());
+        }
     }
 
     /// What names the limit of this request in every process.
@@ -129,19 +169,25 @@ impl Shared {
 
     #[cold]
     fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (Arc<Limit>, bool) {
-        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        if keys.len() >= self.config.max_keys && !keys.contains_key(&hash) {
-            let now = clock::now();
-            // No call can reach one of them: that takes the lock.
-            keys.retain(|_, key| Arc::strong_count(key) > 1 || !key.is_idle(now));
-            if keys.len() >= self.config.max_keys {
-                return (self.others.clone(), false);
+        let (most, copies, now) = (self.config.max_keys, self.keys.copies(), clock::now());
+        // What is decided for the first thread holds for all.
+        let (mut idle, mut new) = (None, None);
+        let found = self.keys.write(|keys| {
+            if keys.len() >= most && !keys.contains_key(&hash) {
+                // No call can reach one of them: that takes a lock.
+                let is_idle = |limit: &Arc<Limit>| Arc::strong_count(limit) <= copies && limit.is_idle(now);
+                let all = || keys.iter().filter(|(_, limit)| is_idle(limit)).map(|(hash, _)| *hash).collect::<Vec<_>>();
+                for hash in idle.get_or_insert_with(all) {
+                    keys.remove(hash);
+                }
+                if keys.len() >= most {
+                    return None;
+                }
             }
-        }
-        match keys.entry(hash) {
-            Entry::Occupied(entry) => (entry.get().clone(), false),
-            Entry::Vacant(entry) => (entry.insert(Arc::new(self.config.new_key(self.epoch, id))).clone(), true),
-        }
+            let limit = || Arc::new(self.config.new_key(self.epoch, id));
+            Some(keys.entry(hash).or_insert_with(|| new.get_or_insert_with(limit).clone()).clone())
+        });
+        (found.flatten().unwrap_or_else(|| self.others.clone()), new.is_some())
     }
 
     pub(super) fn refuse(&self, key: &Limit, wait: Duration) -> Rejection {
@@ -210,7 +256,7 @@ impl Shared {
 
     pub(super) fn stats(&self) -> PaceStats {
         let now = clock::now();
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys.read();
         let all = keys.values().chain([&self.others]).map(|key| key.standing(now));
         let mut stats = PaceStats { keys: keys.len(), ..PaceStats::default() };
         for Standing { waiting, in_flight, paused } in all {

@@ -6,7 +6,7 @@ use super::fleet::{Asking, Share};
 use super::key::{Decision, Limit};
 use super::peers::PeerTurn;
 use super::permit::PacePermit;
-use super::shared::Shared;
+use super::shared::{Key, Shared};
 use super::usage::Usage;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
@@ -15,12 +15,13 @@ use crate::policy::pace::{Demand, Grant};
 use crate::policy::queue::Ticket;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
+use crate::rt::per_thread::ThreadArc;
 use crate::rt::timer::LazyTimer;
 
 /// A wait for room in a limit. Dropping it ends the wait without a trace.
 #[derive(Debug)]
 pub struct PaceWait {
-    shared: Arc<Shared>,
+    shared: ThreadArc<Shared>,
     key: Arc<Limit>,
     stage: Stage,
     until: Option<Instant>,
@@ -55,7 +56,7 @@ const SLACK: Duration = Duration::from_millis(50);
 
 impl PaceWait {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: ThreadArc<Shared>,
         key: Arc<Limit>,
         ticket: Ticket,
         until: (Option<Instant>, bool),
@@ -67,7 +68,7 @@ impl PaceWait {
 
     /// The other processes are asked first.
     pub(super) fn asking(
-        shared: Arc<Shared>,
+        shared: ThreadArc<Shared>,
         key: Arc<Limit>,
         asking: Asking,
         until: (Option<Instant>, bool),
@@ -82,7 +83,7 @@ impl PaceWait {
 
     fn at(
         stage: Stage,
-        shared: Arc<Shared>,
+        shared: ThreadArc<Shared>,
         key: Arc<Limit>,
         (until, deadline_is_first): (Option<Instant>, bool),
         length: u64,
@@ -135,7 +136,7 @@ impl PaceWait {
         self.is_over();
         let (shared, key) = (self.shared.clone(), self.key.clone());
         let share = std::mem::take(&mut self.share);
-        PacePermit::new(shared, key, grant, self.length, self.usage.take(), share)
+        PacePermit::new(shared, Key::Held(key), grant, self.length, self.usage.take(), share)
     }
 
     /// What the other processes say.

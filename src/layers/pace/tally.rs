@@ -1,0 +1,62 @@
+//! Counts answers, by eights: each thread a few for itself, and all of them together in one place.
+
+use std::iter;
+
+use crate::policy::pace::SAMPLE;
+use crate::rt::sync::{AtomicU32, Ordering, thread_number};
+
+/// Tells every [`SAMPLE`]th answer.
+#[derive(Debug)]
+pub(super) struct Tally {
+    threads: Box<[Line]>,
+    eights: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line(AtomicU32);
+
+/// Threads beyond this share a count, for there is a tally for each key.
+const LINES: usize = 8;
+const PART: u32 = 8;
+
+// === impl Tally ===
+
+impl Tally {
+    /// Counts one. Returns whether it completes a sample.
+    #[inline]
+    pub(super) fn count(&self) -> bool {
+        let Line(own) = &self.threads[thread_number() % LINES];
+        let is_part = own.fetch_add(1, Ordering::Relaxed) % PART == PART - 1;
+        is_part && self.eights.fetch_add(1, Ordering::Relaxed) % (SAMPLE / PART) == SAMPLE / PART - 1
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { threads: iter::repeat_with(Line::default).take(LINES).collect(), eights: AtomicU32::new(0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_of_a_sample_is_told() {
+        let tally = Tally::default();
+        let told: Vec<_> = (1..=3 * SAMPLE).filter(|_| tally.count()).collect();
+        assert_eq!(told, [SAMPLE, 2 * SAMPLE, 3 * SAMPLE]);
+    }
+
+    #[test]
+    fn threads_are_counted_together() {
+        let tally = Tally::default();
+        let count = || (0..40 * SAMPLE).filter(|_| tally.count()).count();
+        let told: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(told, 4 * 40);
+    }
+}
