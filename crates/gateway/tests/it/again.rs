@@ -201,6 +201,21 @@ async fn the_operators_credential_does_not_serve_a_caller_whose_own_was_refused(
 }
 
 #[tokio::test]
+async fn a_replay_says_who_served_it() {
+    let (url, seen) = backup(StatusCode::OK).await;
+    let gateway = gateway(&["--fallback", &url, "--attempts", "2", "--backoff-base", "5ms"]).await;
+    for role in ["leader", "replayed"] {
+        let mut request = with_credentials(&gateway, "status=500");
+        request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+        let answer = ask(request).await;
+        assert_eq!(told(&answer), (200, "1", "fallback"), "{role}");
+        assert_eq!(answer.headers()["x-gateway-dedup"], role);
+        assert!(read(answer.into_body()).await.1);
+    }
+    assert_eq!((gateway.provider().counts().calls, seen.lock().unwrap().len()), (2, 1));
+}
+
+#[tokio::test]
 async fn attempts_come_before_the_fallback() {
     let (url, seen) = backup(StatusCode::OK).await;
     let gateway = gateway(&["--fallback", &url, "--backoff-base", "5ms"]).await;

@@ -124,7 +124,7 @@ async fn a_json_call_that_hangs_reaches_its_fallback() {
 }
 
 /// An upstream that breaks off within the JSON of an answer, of which a caller has something by then.
-async fn cut_within_an_answer(fields: &'static str) -> SocketAddr {
+pub(super) async fn cut_within_an_answer(fields: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -213,15 +213,19 @@ async fn trailers_of_an_http2_upstream_reach_http1_callers_who_asked_for_them() 
     };
     let upstream = h2c(Router::new().route("/", any(trailing))).await;
     let gateway = gateway(&["--upstream", &format!("h2c://{upstream}")]).await;
-    for dedup in ["", "authorization: Bearer a\r\n"] {
+    // What is shared, and then what is replayed, too.
+    let key = "content-length: 0\r\nauthorization: Bearer a\r\nidempotency-key: k\r\n";
+    for (method, dedup, role) in [("GET", "", None), ("POST", key, Some("leader")), ("POST", key, Some("replayed"))] {
         let ask = async |te: &str| {
-            let request = format!("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{te}{dedup}\r\n");
-            raw(gateway.addr, &request).await
+            let head = format!("{method} / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{te}{dedup}\r\n");
+            raw(gateway.addr, &head).await
         };
         let answer = ask("te: trailers\r\n").await;
         // A name that cannot be known is not among them.
         let end = "\r\n\r\n4\r\nbody\r\n0\r\ngrpc-status: 0\r\nserver-timing: db;dur=1\r\n\r\n";
         assert!(answer.ends_with(end) && answer.contains("\r\ntrailer: grpc-status, "), "{answer}");
+        let said = answer.lines().find_map(|line| line.strip_prefix("x-gateway-dedup: "));
+        assert_eq!(said, role);
         let unasked = ask("").await;
         assert!(unasked.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n") && !unasked.contains("trailer"), "{unasked}");
     }

@@ -60,18 +60,38 @@ async fn nginx_keeps_a_thinking_stream() {
     if python().is_none() {
         return;
     }
-    check("nginx", async |gateway, folder| nginx(gateway, folder, 2).await).await;
+    check("nginx", async |gateway, folder| nginx(gateway, folder, 2, "1.1").await).await;
+}
+
+/// nginx asks its upstreams over HTTP/1.0 where it is not told otherwise: an answer without a length ends with its connection.
+#[tokio::test]
+async fn nginx_passes_on_that_an_answer_broke_off() {
+    if python().is_none() {
+        return;
+    }
+    let model = format!("http://{}", super::super::truth::cut_within_an_answer("transfer-encoding: chunked").await);
+    let gateway = gateway(&["--upstream", &model, "--attempts", "1"]).await;
+    let folder = std::env::temp_dir().join(format!("buttress-cut-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (_nginx, addr) = nginx(gateway.addr, folder.clone(), 60, "1.0").await;
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
+    let request = http::Request::post(format!("http://{addr}/v1/chat/completions"))
+        .header("content-type", "application/json")
+        .body(super::super::client::full(body));
+    let (status, text, whole) = called(request.unwrap()).await;
+    assert!(status == 200 && text.len() > 300_000 && !whole, "{status}, {} bytes, whole: {whole}", text.len());
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// Starts nginx in front of `upstream`, with a `proxy_read_timeout` in seconds.
-async fn nginx(upstream: SocketAddr, folder: PathBuf, read_timeout: u32) -> (Child, SocketAddr) {
+async fn nginx(upstream: SocketAddr, folder: PathBuf, read_timeout: u32, version: &str) -> (Child, SocketAddr) {
     let (port, folder) = (free_port().await, folder.to_str().unwrap().to_owned());
     let config = format!(
         "pid {folder}/pid; error_log stderr; daemon off; master_process off;\n\
          events {{ worker_connections 64; }}\n\
          http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n\
          fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n\
-         server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://{upstream}; proxy_http_version 1.1;\n\
+         server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://{upstream}; proxy_http_version {version};\n\
          proxy_read_timeout {read_timeout}s; }} }} }}\n"
     );
     let path = format!("{folder}/nginx.conf");
@@ -111,7 +131,7 @@ async fn nginx_keeps_a_stream_of_the_preset_that_begins_before_there_is_an_answe
     ] {
         let folder = std::env::temp_dir().join(format!("buttress-preset-{}-{survives}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let (_nginx, addr) = nginx(proxy(&stack, model).await, folder.clone(), 3).await;
+        let (_nginx, addr) = nginx(proxy(&stack, model).await, folder.clone(), 3, "1.1").await;
         let call = |path: &str| {
             let (mut head, body) = chat(addr, true, "").into_parts();
             head.uri = format!("http://{addr}/{path}/v1/chat/completions").parse().unwrap();
