@@ -115,6 +115,8 @@
 //! | [`FirstByteTimeoutLayer`] | any, [`CallBody`] | response body `Unpin` |
 //! | [`InspectRequestLayer`], [`SupersedeLayer`] | any, [`CallBody`] | `Clone` |
 //! | [`RetryAfterBackoffLayer`], `LastGoodLayer` | any, [`CallBody`] | `Clone`; `Error: std::error::Error` |
+//! | `ResumeLayer` | any, [`CallBody`] | `Clone` |
+//! | `StructuredOutputLayer` | any, [`CallBody`] | `Clone`; service, future, error and body `Send` |
 //! | [`FallbackLayer`] | any, [`CallBody`] | `Error: std::error::Error`; the backup `Clone`, with any error |
 //! | [`DedupLayer`] | any, [`CallBody`] | `Clone`; service, future, error and body `Send` |
 //! | a [preset](presets) | any, [`CallBody`] | `Clone + Send + Sync`; future `Send`; `Error: std::error::Error`; body `Send + Unpin` |
