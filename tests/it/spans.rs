@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,6 +50,10 @@ impl Visit for Fields<'_> {
 
 impl Spans {
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        // Where there is only one, an event that is met first on a thread without it is taken for one that nobody wants, on all
+        // threads.
+        static ANOTHER: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing::Dispatch::new(Registry::default()));
+        LazyLock::force(&ANOTHER);
         tracing::subscriber::set_default(Registry::default().with(self.clone()))
     }
 
