@@ -52,7 +52,9 @@ pub(crate) async fn serve(listener: TcpListener, origin: String, trust: ClientCo
     let tls = HttpsConnectorBuilder::new().with_tls_config(trust).https_or_http().enable_all_versions();
     // For TCP and TLS together.
     let connector = ConnectTimeoutLayer::new(Duration::from_secs(5)).layer(tls.wrap_connector(tcp));
-    let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+    // Providers send many limits, and hyper's default is 100 fields.
+    let client =
+        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).http1_max_headers(256).build(connector);
 
     // Deadlines, retries, a circuit for each model, duplicate requests, whole streams, heartbeats, in their order.
     let upstream = presets::llm_gateway(TimeoutProfile::STANDARD).layer(client);

@@ -64,6 +64,18 @@ async fn a_length_beside_chunks_is_not_believed() {
 }
 
 #[tokio::test]
+async fn an_answer_may_have_250_fields() {
+    let fields: String = (0..249).map(|nth| format!("x-field-{nth}: {nth}\r\n")).collect();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{fields}\r\n");
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", answer.leak()).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(gateway::serve(listener, format!("http://{upstream}"), Party::new().client()));
+    let answer = raw(address, "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("x-field-248: 248\r\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn an_upstream_without_a_trusted_certificate_is_a_502() {
     let (trusted, stranger) = (Party::new(), Party::new());
     let origin = format!("https://{}", stranger.serve(HTTP1, Router::new()).await);
