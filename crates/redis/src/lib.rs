@@ -104,6 +104,7 @@
 pub mod backend;
 mod breaker;
 mod client;
+mod driver;
 mod error;
 mod forget;
 mod options;

@@ -2,18 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::OnceLock;
-use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PeerMessage, SupersedePeers};
 
-use crate::backend::{ConversationBackend, ConversationNews, Heard, Message, Newest, Subscription};
+use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest, Subscription};
 use crate::client::Redis;
+use crate::driver::{Driver, Orders};
 
 /// Shares the conversations of a [`SupersedeLayer`](tower_buttress::SupersedeLayer) with those of other processes: the
 /// newest message of a conversation is the newest in all of them, whichever machine it came to.
@@ -52,7 +49,7 @@ use crate::client::Redis;
 pub struct FleetSupersede<B = Redis> {
     backend: B,
     name: String,
-    orders: OnceLock<mpsc::UnboundedSender<Order>>,
+    orders: Orders<Order>,
 }
 
 /// What a layer says.
@@ -61,12 +58,10 @@ enum Order {
     Ended(PeerMessage, bool),
 }
 
-struct Driver<B> {
+struct Messages<B> {
     backend: B,
     name: String,
     live: HashMap<Message, Live>,
-    news: Option<Subscription>,
-    subscribe_at: Instant,
 }
 
 /// A message that is under way here.
@@ -77,16 +72,13 @@ struct Live {
     calls: u32,
 }
 
-/// Between two attempts to subscribe.
-const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
-
 // === impl FleetSupersede ===
 
 impl<B: ConversationBackend> FleetSupersede<B> {
     /// The conversations on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, name: String::new(), orders: OnceLock::new() }
+        Self { backend, name: String::new(), orders: Orders::new() }
     }
 
     /// Tells these conversations from those of layers with another name: on the same Redis, all that have the same name are
@@ -97,19 +89,9 @@ impl<B: ConversationBackend> FleetSupersede<B> {
         self
     }
 
-    /// Without a runtime nothing is shared.
     fn order(&self, order: Order) {
-        if Handle::try_current().is_err() {
-            return;
-        }
-        let orders = self.orders.get_or_init(|| {
-            let (sender, orders) = mpsc::unbounded_channel();
-            let (backend, name, subscribe_at) = (self.backend.clone(), self.name.clone(), Instant::now());
-            let driver = Driver { backend, name, live: HashMap::new(), news: None, subscribe_at };
-            tokio::spawn(driver.run(orders));
-            sender
-        });
-        let _ = orders.send(order);
+        let (backend, name) = (self.backend.clone(), self.name.clone());
+        self.orders.tell(order, || Messages { backend, name, live: HashMap::new() });
     }
 }
 
@@ -129,37 +111,38 @@ impl<B> fmt::Debug for FleetSupersede<B> {
     }
 }
 
-// === impl Driver ===
+// === impl Messages ===
 
-impl<B: ConversationBackend> Driver<B> {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        loop {
-            if self.news.is_none() && self.subscribe_at <= Instant::now() {
-                self.news = self.backend.conversation_news().await.ok();
-                self.subscribe_at = Instant::now() + SUBSCRIBE_EVERY;
-                self.look_at_all().await;
-            }
-            tokio::select! {
-                biased;
-                order = orders.recv() => match order {
-                    Some(Order::Came(message)) => self.on_came(message).await,
-                    Some(Order::Ended(message, is_answered)) => self.on_ended(&message, is_answered).await,
-                    None => return,
-                },
-                heard = next(&mut self.news) => match heard {
-                    Some(Heard::Message(message)) => {
-                        if let Some(news) = ConversationNews::decode(&message) {
-                            self.on_number(&news.conversation, news.number, Some(&news.payload));
-                        }
-                    }
-                    Some(Heard::Gap) => self.look_at_all().await,
-                    None => self.news = None,
-                },
-                () = tokio::time::sleep_until(self.subscribe_at), if self.news.is_none() => {}
-            }
+impl<B: ConversationBackend> Driver for Messages<B> {
+    type Order = Order;
+
+    async fn subscribe(&self) -> Result<Subscription, BackendError> {
+        self.backend.conversation_news().await
+    }
+
+    async fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Came(message) => self.on_came(message).await,
+            Order::Ended(message, is_answered) => self.on_ended(&message, is_answered).await,
         }
     }
 
+    fn on_message(&mut self, message: Bytes) {
+        if let Some(news) = ConversationNews::decode(&message) {
+            self.on_number(&news.conversation, news.number, Some(&news.payload));
+        }
+    }
+
+    async fn on_gap(&mut self) {
+        for id in self.live.keys() {
+            if let Ok(number) = self.backend.number(id.conversation).await {
+                self.on_number(&id.conversation, number, None);
+            }
+        }
+    }
+}
+
+impl<B: ConversationBackend> Messages<B> {
     async fn on_came(&mut self, message: PeerMessage) {
         let id = self.id(&message);
         let newest = self.backend.newest(id).await;
@@ -205,20 +188,5 @@ impl<B: ConversationBackend> Driver<B> {
             id.conversation == *conversation && is_older && payload != Some(&id.payload)
         };
         self.live.iter().filter(older).for_each(|(_, live)| live.message.supersede());
-    }
-
-    async fn look_at_all(&self) {
-        for id in self.live.keys() {
-            if let Ok(number) = self.backend.number(id.conversation).await {
-                self.on_number(&id.conversation, number, None);
-            }
-        }
-    }
-}
-
-async fn next(news: &mut Option<Subscription>) -> Option<Heard> {
-    match news {
-        Some(news) => news.next().await,
-        None => std::future::pending().await,
     }
 }

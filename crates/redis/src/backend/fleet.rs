@@ -3,8 +3,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuits::{NumberedOrder, Votes};
-use super::ids::{Process, Token};
+use super::{NumberedOrder, Process, Token, Votes};
 
 /// What the fleet says of a circuit.
 #[derive(Clone, Debug, Default)]

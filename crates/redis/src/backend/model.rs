@@ -12,11 +12,10 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::circuits::{CircuitGroup, CircuitId};
 use super::fleet::Fleet;
-use super::ids::{Process, Token};
 use super::names::{Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
-    Settled, Subscription,
+    Process, Settled, Subscription, Token,
 };
 use crate::client::subscriptions::{Heard, Hearer};
 

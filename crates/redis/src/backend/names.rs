@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
-use super::Flight;
 use super::circuits::{CircuitGroup, CircuitId};
-use super::ids::{Process, Token, hex};
+use super::ids::hex;
+use super::{Flight, Process, Token};
 
 /// What a process is asked for: to share this flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use tower_buttress::store::{Fingerprint, OfferedAnswer};
 
-use super::Flight;
-use super::ids::{Process, Token};
+use super::{Flight, Process, Token};
 
 /// An answer to which callers come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

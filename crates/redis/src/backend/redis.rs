@@ -7,11 +7,10 @@ use redis::Value;
 use tokio::time::timeout;
 use tower_buttress::store::{Fingerprint, TenantHash};
 
-use super::ids::{Process, Token};
 use super::names::{Names, Want, encode_want};
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
-    Settled, Subscription,
+    Process, Settled, Subscription, Token,
 };
 use crate::client::Redis;
 use crate::client::script::{Command, Script};

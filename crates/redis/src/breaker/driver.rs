@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, PeerCircuit, PeerReport};
 
 use super::watched::{Meaning, Probe, Watched};
 use crate::backend::{
-    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, Heard, OrderNews, ProbeLease, ProbeVerdict, Process,
+    BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, OrderNews, ProbeLease, ProbeVerdict, Process,
     Subscription, Token, Votes,
 };
+use crate::driver::Driver;
 
 /// What the layer says.
 pub(super) enum Order {
@@ -21,13 +22,11 @@ pub(super) enum Order {
     Everywhere(PeerCircuit, CircuitOrder),
 }
 
-pub(super) struct Driver<B> {
+pub(super) struct Circuits<B> {
     backend: B,
     group: CircuitGroup,
     process: Process,
     circuits: HashMap<CircuitId, Watched>,
-    news: Option<Subscription>,
-    subscribe_at: Instant,
 }
 
 /// A process that is not heard of for this long has no say.
@@ -49,54 +48,59 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A circuit whose open time is over, and that no probe has closed, is open for this long where it was not known.
 const ABOUT_TO_TEST: Duration = Duration::from_secs(1);
 
-/// Between two attempts to subscribe.
-const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
-
 /// Nothing is due for a moment at least: a clock of Redis may be a little behind.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
-// === impl Driver ===
+// === impl Circuits ===
 
-impl<B: CircuitBackend> Driver<B> {
-    pub(super) fn spawn(backend: B, group: CircuitGroup, process: Process) -> mpsc::UnboundedSender<Order> {
-        let (sender, orders) = mpsc::unbounded_channel();
-        let now = Instant::now();
-        let driver = Self { backend, group, process, circuits: HashMap::new(), news: None, subscribe_at: now };
-        tokio::spawn(driver.run(orders));
-        sender
+impl<B: CircuitBackend> Driver for Circuits<B> {
+    type Order = Order;
+
+    async fn subscribe(&self) -> Result<Subscription, BackendError> {
+        self.backend.news(self.group).await
     }
 
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        loop {
-            if self.news.is_none() && self.subscribe_at <= Instant::now() {
-                self.news = self.backend.news(self.group).await.ok();
-                self.subscribe_at = Instant::now() + SUBSCRIBE_EVERY;
-                self.look_at_all();
-            }
-            let due = self.circuits.values().map(Watched::due).min();
-            let due = if self.news.is_none() { due.into_iter().chain([self.subscribe_at]).min() } else { due };
-            tokio::select! {
-                biased;
-                order = orders.recv() => match order {
-                    Some(Order::New(circuit)) => self.on_new(circuit).await,
-                    Some(Order::Changed(circuit, change)) => self.on_changed(circuit, &change).await,
-                    Some(Order::Everywhere(circuit, order)) => self.on_order(circuit, order).await,
-                    None => return,
-                },
-                heard = next(&mut self.news) => match heard {
-                    Some(Heard::Message(message)) => {
-                        if let Some(news) = CircuitNews::decode(self.group, &message) {
-                            self.on_news(news);
-                        } else if let Some(news) = OrderNews::decode(self.group, &message) {
-                            self.on_order_news(news);
-                        }
-                    }
-                    Some(Heard::Gap) => self.look_at_all(),
-                    None => self.news = None,
-                },
-                () = until(due) => self.on_due().await,
-            }
+    async fn on_order(&mut self, order: Order) {
+        match order {
+            Order::New(circuit) => self.on_new(circuit).await,
+            Order::Changed(circuit, change) => self.on_changed(circuit, &change).await,
+            Order::Everywhere(circuit, order) => self.on_operator(circuit, order).await,
         }
+    }
+
+    fn on_message(&mut self, message: Bytes) {
+        if let Some(news) = CircuitNews::decode(self.group, &message) {
+            self.on_news(news);
+        } else if let Some(news) = OrderNews::decode(self.group, &message) {
+            self.on_order_news(news);
+        }
+    }
+
+    async fn on_gap(&mut self) {
+        let now = Instant::now();
+        self.circuits.values_mut().for_each(|watched| watched.look_at = now);
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.circuits.values().map(Watched::due).min()
+    }
+
+    async fn on_due(&mut self) {
+        let now = Instant::now();
+        let due: Vec<CircuitId> =
+            self.circuits.iter().filter(|(_, watched)| watched.due() <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            if self.circuits.get(&id).is_some_and(|watched| watched.look_at <= now) {
+                self.look(id).await;
+            }
+            self.probe(id, now).await;
+        }
+    }
+}
+
+impl<B: CircuitBackend> Circuits<B> {
+    pub(super) fn new(backend: B, group: CircuitGroup, process: Process) -> Self {
+        Self { backend, group, process, circuits: HashMap::new() }
     }
 
     fn watch(&mut self, circuit: PeerCircuit) -> CircuitId {
@@ -164,7 +168,7 @@ impl<B: CircuitBackend> Driver<B> {
         }
     }
 
-    async fn on_order(&mut self, circuit: PeerCircuit, order: CircuitOrder) {
+    async fn on_operator(&mut self, circuit: PeerCircuit, order: CircuitOrder) {
         let id = self.watch(circuit);
         if let Some(watched) = self.circuits.get_mut(&id) {
             watched.owes_order = Some(order);
@@ -206,18 +210,6 @@ impl<B: CircuitBackend> Driver<B> {
                 }
             }
             _ => {}
-        }
-    }
-
-    async fn on_due(&mut self) {
-        let now = Instant::now();
-        let due: Vec<CircuitId> =
-            self.circuits.iter().filter(|(_, watched)| watched.due() <= now).map(|(id, _)| *id).collect();
-        for id in due {
-            if self.circuits.get(&id).is_some_and(|watched| watched.look_at <= now) {
-                self.look(id).await;
-            }
-            self.probe(id, now).await;
         }
     }
 
@@ -293,11 +285,6 @@ impl<B: CircuitBackend> Driver<B> {
             _ => {}
         }
     }
-
-    fn look_at_all(&mut self) {
-        let now = Instant::now();
-        self.circuits.values_mut().for_each(|watched| watched.look_at = now);
-    }
 }
 
 impl Watched {
@@ -324,20 +311,6 @@ impl Watched {
             let left = handle.snapshot().open_for.unwrap_or_default();
             *ask_at = (*ask_at).min(Instant::now() + left);
         }
-    }
-}
-
-async fn next(news: &mut Option<Subscription>) -> Option<Heard> {
-    match news {
-        Some(news) => news.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -4,15 +4,13 @@ mod driver;
 mod watched;
 
 use std::fmt;
-use std::sync::OnceLock;
 
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitPeers, PeerCircuit};
 
-use self::driver::{Driver, Order};
+use self::driver::{Circuits, Order};
 use crate::backend::{CircuitBackend, CircuitGroup, Process};
 use crate::client::Redis;
+use crate::driver::Orders;
 
 /// Shares the circuits of a [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) with those of other processes: what
 /// one has found out need not be found out by all, and one process at a time tests whether the upstream is well again.
@@ -59,7 +57,7 @@ pub struct FleetBreaker<B = Redis> {
     backend: B,
     group: CircuitGroup,
     process: Process,
-    orders: OnceLock<mpsc::UnboundedSender<Order>>,
+    orders: Orders<Order>,
 }
 
 // === impl FleetBreaker ===
@@ -68,16 +66,11 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     /// The circuits of this name: those of the same layer in each process.
     #[must_use]
     pub fn new(backend: B, name: &str) -> Self {
-        Self { backend, group: CircuitGroup::new(name), process: Process::random(), orders: OnceLock::new() }
+        Self { backend, group: CircuitGroup::new(name), process: Process::random(), orders: Orders::new() }
     }
 
-    /// Without a runtime nothing is shared.
     fn order(&self, order: Order) {
-        if Handle::try_current().is_err() {
-            return;
-        }
-        let orders = self.orders.get_or_init(|| Driver::spawn(self.backend.clone(), self.group, self.process));
-        let _ = orders.send(order);
+        self.orders.tell(order, || Circuits::new(self.backend.clone(), self.group, self.process));
     }
 }
 

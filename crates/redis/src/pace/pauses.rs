@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PacePeers, PeerLimit};
 
-use crate::backend::{Heard, PauseBackend, PauseNews, Process, Subscription};
+use crate::backend::{BackendError, PauseBackend, PauseNews, Process, Subscription};
 use crate::client::Redis;
+use crate::driver::{Driver, Orders};
 
 /// Shares the pauses of a [`PaceLayer`](tower_buttress::PaceLayer) with those of other processes: a 429 that one process
 /// met keeps all others from meeting it.
@@ -45,7 +43,7 @@ use crate::client::Redis;
 pub struct FleetPauses<B = Redis> {
     backend: B,
     process: Process,
-    orders: OnceLock<mpsc::UnboundedSender<Order>>,
+    orders: Orders<Order>,
 }
 
 /// What a layer says.
@@ -54,16 +52,11 @@ enum Order {
     Paused(PeerLimit, Duration),
 }
 
-struct Driver<B> {
+struct Limits<B> {
     backend: B,
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
-    news: Option<Subscription>,
-    subscribe_at: Instant,
 }
-
-/// Between two attempts to subscribe.
-const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
 
 // === impl FleetPauses ===
 
@@ -71,23 +64,12 @@ impl<B: PauseBackend> FleetPauses<B> {
     /// The pauses on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, process: Process::random(), orders: OnceLock::new() }
+        Self { backend, process: Process::random(), orders: Orders::new() }
     }
 
-    /// Without a runtime nothing is shared.
     fn order(&self, order: Order) {
-        if Handle::try_current().is_err() {
-            return;
-        }
-        let orders = self.orders.get_or_init(|| {
-            let (sender, orders) = mpsc::unbounded_channel();
-            let (backend, process) = (self.backend.clone(), self.process);
-            let subscribe_at = Instant::now();
-            let driver = Driver { backend, process, limits: HashMap::new(), news: None, subscribe_at };
-            tokio::spawn(driver.run(orders));
-            sender
-        });
-        let _ = orders.send(order);
+        let (backend, process) = (self.backend.clone(), self.process);
+        self.orders.tell(order, || Limits { backend, process, limits: HashMap::new() });
     }
 }
 
@@ -107,37 +89,36 @@ impl<B> fmt::Debug for FleetPauses<B> {
     }
 }
 
-// === impl Driver ===
+// === impl Limits ===
 
-impl<B: PauseBackend> Driver<B> {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        loop {
-            if self.news.is_none() && self.subscribe_at <= Instant::now() {
-                self.news = self.backend.pause_news().await.ok();
-                self.subscribe_at = Instant::now() + SUBSCRIBE_EVERY;
-                self.look_at_all().await;
-            }
-            tokio::select! {
-                biased;
-                order = orders.recv() => match order {
-                    Some(Order::New(limit)) => self.on_new(limit).await,
-                    Some(Order::Paused(limit, pause)) => self.on_paused(&limit, pause).await,
-                    None => return,
-                },
-                heard = next(&mut self.news) => match heard {
-                    Some(Heard::Message(message)) => {
-                        if let Some(news) = PauseNews::decode(message).filter(|news| news.process != self.process) {
-                            self.pause(&news.limit, news.wait);
-                        }
-                    }
-                    Some(Heard::Gap) => self.look_at_all().await,
-                    None => self.news = None,
-                },
-                () = tokio::time::sleep_until(self.subscribe_at), if self.news.is_none() => {}
-            }
+impl<B: PauseBackend> Driver for Limits<B> {
+    type Order = Order;
+
+    async fn subscribe(&self) -> Result<Subscription, BackendError> {
+        self.backend.pause_news().await
+    }
+
+    async fn on_order(&mut self, order: Order) {
+        match order {
+            Order::New(limit) => self.on_new(limit).await,
+            Order::Paused(limit, pause) => self.on_paused(&limit, pause).await,
         }
     }
 
+    fn on_message(&mut self, message: Bytes) {
+        if let Some(news) = PauseNews::decode(message).filter(|news| news.process != self.process) {
+            self.pause(&news.limit, news.wait);
+        }
+    }
+
+    async fn on_gap(&mut self) {
+        for id in self.limits.keys() {
+            self.look(*id).await;
+        }
+    }
+}
+
+impl<B: PauseBackend> Limits<B> {
     async fn on_new(&mut self, limit: PeerLimit) {
         self.limits.retain(|_, limits| {
             limits.retain(PeerLimit::is_alive);
@@ -161,22 +142,9 @@ impl<B: PauseBackend> Driver<B> {
         }
     }
 
-    async fn look_at_all(&self) {
-        for id in self.limits.keys() {
-            self.look(*id).await;
-        }
-    }
-
     fn pause(&self, id: &Fingerprint, wait: Duration) {
         if !wait.is_zero() {
             self.limits.get(id).into_iter().flatten().for_each(|limit| limit.pause(wait));
         }
-    }
-}
-
-async fn next(news: &mut Option<Subscription>) -> Option<Heard> {
-    match news {
-        Some(news) => news.next().await,
-        None => std::future::pending().await,
     }
 }
