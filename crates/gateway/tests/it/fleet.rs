@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use self::server::Server;
 use super::client::{Outgoing, ask, chat, content, full, read};
-use super::{Running, gateway, soon};
+use super::{Running, gateway, process, soon};
 use crate::support::secs;
 use tower_buttress_gateway::{Args, Gateway, Provider};
 
@@ -370,6 +370,31 @@ async fn refuse_refuses_what_another_gateway_may_have_answered() {
     redis.kill().unwrap();
     nobody_waits(&gateway, secs(1)).await;
     assert_eq!(timed(keyed(&gateway, "e")).await.1, 503);
+}
+
+/// The program: what its operator reads of it.
+#[test]
+fn an_outage_of_redis_is_one_warning() {
+    let mut redis = Server::start(&[]).unwrap();
+    let url = redis.url();
+    let log = process::log_of(&mut process::command(&format!("--listen 127.0.0.1:0 --redis {url}")), |addr| {
+        let chat = || process::send(addr, "/v1/chat/completions", "x-fault: gap=1ms; chunks=1\r\n", process::HELLO);
+        assert!(chat().contains("data: [DONE]"));
+        redis.kill().unwrap();
+        // Redis is asked again and again meanwhile, by calls and in the background.
+        let begun = Instant::now();
+        while begun.elapsed() < secs(3) {
+            assert!(chat().contains("data: [DONE]"));
+        }
+        redis.start_again().unwrap();
+        while !std::fs::read_to_string(process::log_file()).unwrap().contains("reached again") {
+            assert!(begun.elapsed() < secs(20), "it is not found again");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(chat().contains("data: [DONE]"));
+    });
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(matches!(warnings[..], [line] if line.contains("backend: unreachable")), "{warnings:#?}");
 }
 
 #[tokio::test]

@@ -202,9 +202,14 @@ fn callers_keys_may_be_in_the_environment() {
     }
 }
 
+/// Where the program of this test writes to stderr.
+pub(super) fn log_file() -> String {
+    format!("{}/log-{:?}", env!("CARGO_TARGET_TMPDIR"), std::thread::current().id())
+}
+
 /// Everything that the program writes to stderr, once it has ended.
-fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> String {
-    let log = format!("{}/log-{:?}", env!("CARGO_TARGET_TMPDIR"), std::thread::current().id());
+pub(super) fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> String {
+    let log = log_file();
     let file = std::fs::File::create(&log).unwrap();
     let mut program = Program::start_with(command.stderr(file));
     calls(program.addr);
@@ -214,7 +219,7 @@ fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> String {
 }
 
 /// Sends a request with these headers and this body, and returns all of the answer.
-fn send(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
+pub(super) fn send(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     write!(
         stream,
@@ -228,7 +233,7 @@ fn send(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
     answer
 }
 
-const HELLO: &str = r#"{"model":"sim","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"Hello"}]}"#;
+pub(super) const HELLO: &str = r#"{"model":"sim","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"Hello"}]}"#;
 
 #[test]
 fn a_call_that_goes_well_is_one_line_and_no_warning() {
