@@ -38,6 +38,8 @@
 //! | No caller reads another tenant's answer | Always: the key contains the tenant, the log repeats key and payload, and both are compared | |
 //! | What is truncated never looks whole | Always: a log ends with the number of its records and bytes; anything else is an error | |
 //! | What is replayed is whole | Always: an answer is kept only under the lease of the process that made the call, and only at its full length | |
+//! | A resumable answer is had from any process | Its process lives, and Redis is reached. After a restart of Redis, a second or so later | What can be had later is said so (502 or 503 with `Retry-After`); 410 only where its process is gone |
+//! | What was forgotten stays forgotten | Every process is connected when [`Redis::forget`] is called | A process without Redis keeps what it has in memory, until its window ends |
 //! | An `Idempotency-Key` is remembered for its window | Redis loses nothing (no failover, no eviction, no restart without persistence) and is reached | What this process knows itself ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
 //! | Redis costs no caller more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | |
 //!

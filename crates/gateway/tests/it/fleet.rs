@@ -426,6 +426,8 @@ async fn a_user_with_few_rights_is_enough() {
     assert_eq!(role(&second), Some("joined"));
     assert_eq!(read(first.into_body()).await, read(second.into_body()).await);
     until_metric(&other, "gateway_redis_reached 1").await;
+    let forget = Request::post(format!("http://{}/-/forget", one.addr)).body(full("")).unwrap();
+    assert_eq!(ask(forget).await.status(), 200);
 
     let wrong = member(&provider, &url("guess"), &[]).await;
     until_metric(&wrong, "gateway_redis_reached 0").await;
