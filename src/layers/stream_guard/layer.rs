@@ -79,7 +79,7 @@ use crate::proto::dialect::{Dialect, Kind};
 ///
 /// *Answers that are no stream*, JSON to a `POST` to a path of a known dialect, are withheld up to 256 KiB. One that is cut, or
 /// that is an error inside of a 200, becomes a refusal as above. A larger one is handed on as it comes; where its length is
-/// known, it keeps it, and it is judged before the frame that completes it is handed on.
+/// known, it keeps it, and it is judged before the frame that completes it is handed on. What is wrong with it ends its body.
 ///
 /// *4xx and 5xx* are read, up to 64 KiB of JSON and for 1 s, so that the layers outside act on a quota that is spent, a prompt that is
 /// too long, or a wait that only the body names. They are handed on as they are, with an
@@ -178,8 +178,8 @@ impl StreamGuardLayer {
         self
     }
 
-    /// Hands on whole answers only: streams are withheld to their end, so that everything that is wrong with them can still be
-    /// retried. One that is larger than `max_bytes` is refused with a 502. Default: off.
+    /// Hands on whole answers only: they are withheld to their end, so that everything that is wrong with them can still be
+    /// retried. One that is larger than `max_bytes` (and, where it is no stream, than 256 KiB) is refused with a 502. Default: off.
     #[must_use]
     pub fn hold(mut self, max_bytes: usize) -> Self {
         self.config.hold = Some(max_bytes);

@@ -219,8 +219,10 @@ where
                 if is_array {
                     return self.turn_to_array();
                 }
-                let full = self.is_full(MAX_WITHHELD);
-                full.then(|| self.release())
+                match self.config.hold {
+                    Some(max) => self.beyond(max.max(MAX_WITHHELD), self.bytes),
+                    None => self.is_full(MAX_WITHHELD).then(|| self.release()),
+                }
             }
             Reading::Error(..) => {
                 self.hold(frame);
@@ -233,14 +235,15 @@ where
     /// Counts what is withheld by now. What there is no memory for is handed on, and refused by `hold`, which hands on nothing
     /// but whole answers.
     fn count(&mut self) -> Option<Decision> {
-        let (of_stream, partial) = match &self.reading {
+        let (of_answer, partial) = match &self.reading {
             Reading::Stream(stream) => (true, stream.state.withheld()),
-            Reading::Answer(..) | Reading::Error(..) | Reading::Over => (false, 0),
+            Reading::Answer(..) => (true, 0),
+            Reading::Error(..) | Reading::Over => (false, 0),
         };
         if self.reservation.set(self.bytes.saturating_add(partial)) {
             return None;
         }
-        if of_stream && self.config.hold.is_some() {
+        if of_answer && self.config.hold.is_some() {
             let why = "There is no memory left to hold the upstream's answer back.";
             return Some(self.refuse_as("no_memory", why, NO_MEMORY));
         }
@@ -272,9 +275,7 @@ where
             ));
         }
         if let Some(max) = self.config.hold {
-            let full = withheld > max || self.held.len() >= max.max(MAX_FRAMES);
-            let why = "The upstream's answer is larger than what may be held back.";
-            return full.then(|| self.refuse_as("answer_too_large", why, ANOTHER));
+            return self.beyond(max, withheld);
         }
         let enough = seen.content || seen.reason || seen.events > MAX_EVENTS;
         if enough || withheld > MAX_WITHHELD || self.held.len() >= MAX_FRAMES {
@@ -284,6 +285,13 @@ where
             stream.let_go = clock::now().checked_add(LET_GO);
         }
         None
+    }
+
+    /// Refuses an answer that is larger than what may be held back.
+    fn beyond(&mut self, max: usize, withheld: usize) -> Option<Decision> {
+        let full = withheld > max || self.held.len() >= max.max(MAX_FRAMES);
+        let why = "The upstream's answer is larger than what may be held back.";
+        full.then(|| self.refuse_as("answer_too_large", why, ANOTHER))
     }
 
     /// It is not one JSON value but a stream of them.
@@ -322,7 +330,8 @@ where
                 Watch::Stream(Box::new(StreamWatch { state, limit }))
             }
             Reading::Answer(reader, dialect, _) => {
-                Watch::Answer(Box::new(AnswerWatch { reader, dialect, ending: self.ending(), left }))
+                let (config, ending) = (Arc::clone(&self.config), self.ending());
+                Watch::Answer(Box::new(AnswerWatch { config, reader, dialect, ending, left }))
             }
             Reading::Error(..) | Reading::Over => Watch::Nothing,
         })
@@ -436,7 +445,11 @@ where
 
     /// A refusal for a reason that the upstream has not named.
     fn refuse_as(&mut self, code: &'static str, message: &'static str, verdict: Verdict) -> Decision {
-        let kind = if let Reading::Stream(stream) = &self.reading { stream.state.kind() } else { None };
+        let kind = match &self.reading {
+            Reading::Stream(stream) => stream.state.kind(),
+            Reading::Answer(_, dialect, _) => dialect.kind(),
+            Reading::Error(..) | Reading::Over => None,
+        };
         let body = StreamError::of_status(502).code(code).message(message).body(kind);
         let error = UpstreamError::new(StatusCode::BAD_GATEWAY, verdict).with_names(Some(code), None);
         self.refuse(|head| refusal::of_error(head, error.with_message(message), body.into()))

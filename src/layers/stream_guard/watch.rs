@@ -1,5 +1,6 @@
 //! What is looked for in a body that is being handed on.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ pub(super) struct StreamWatch {
 /// A JSON answer that is too large to be withheld.
 #[derive(Debug)]
 pub(super) struct AnswerWatch {
+    pub(super) config: Arc<Config>,
     pub(super) reader: AnswerReader,
     pub(super) dialect: Chosen,
     pub(super) ending: Ending,
@@ -218,13 +220,22 @@ impl AnswerWatch {
     fn end(&mut self) -> Result<Bytes, Fail> {
         let reader = std::mem::take(&mut self.reader);
         if reader.is_cut() {
-            let error = StreamTruncated::new(self.dialect.kind(), 0);
-            return Err(Fail { before: Bytes::new(), frame: Bytes::new(), error: error.into() });
+            return Err(self.fail(StreamFault::Truncated, StreamTruncated::new(self.dialect.kind(), 0).into()));
         }
         let answer = self.dialect.answer(reader);
+        if let Some(fault) = &answer.fault {
+            let error = refusal::judged(Some(fault), None, &HeaderMap::new(), &self.config);
+            return Err(self.fail(StreamFault::UpstreamError, error.into()));
+        }
         self.ending.set(answer.end.unwrap_or(End::Unknown));
         answer.usage.into_iter().for_each(|usage| self.ending.note_usage(usage));
         Ok(Bytes::new())
+    }
+
+    /// There is no place for an event in it.
+    fn fail(&self, fault: StreamFault, error: BoxError) -> Fail {
+        self.config.emitter.emit(&Event::StreamFailed { fault });
+        Fail { before: Bytes::new(), frame: Bytes::new(), error }
     }
 }
 

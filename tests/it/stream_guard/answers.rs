@@ -3,11 +3,12 @@
 use http::Method;
 use http_body::Body;
 use http_body_util::BodyExt;
+use tower_buttress::error::{UpstreamError, find};
 use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Rejection, RejectionKind, StreamGuardLayer};
 
 use super::{Answer, CHAT, ask, post, read, told};
-use crate::support::Step::{Data, Fail, Wait};
+use crate::support::Step::{self, Data, Fail, Wait};
 use crate::support::secs;
 
 const WHOLE: &str = r#"{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"stop"}],"error":null}"#;
@@ -98,12 +99,48 @@ async fn a_large_answer_keeps_its_length_and_is_judged_before_its_last_byte() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_answer_that_is_an_error_does_not_end_cleanly() {
+    let long: &str = "x".repeat(300_000).leak();
+    let head = r#"{"output":[{"type":"message","content":[{"type":"output_text","text":""#;
+    for (tail, fails) in [
+        (r#""}]}],"status":"failed","error":{"code":"server_error","message":"x"}}"#, true),
+        (r#""}]}],"status":"completed","error":null}"#, false),
+    ] {
+        let answer = Answer::of(200, "application/json", [Data(head), Data(long), Data(tail)]);
+        let response = post("/v1/responses", answer).await;
+        let ending = Ending::of(&response).unwrap().clone();
+        let (text, error) = read(response).await;
+        assert_eq!((text, error.is_some()), ([head, long, tail].concat(), fails));
+        assert_eq!(ending.get(), (!fails).then_some(End::Whole));
+        assert!(error.is_none_or(|error| find::<UpstreamError>(&error).unwrap().code() == Some("server_error")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_has_no_digest_of_what_it_stands_for() {
     let error = r#"{"error":{"code":502,"message":"Provider returned error"}}"#;
     let answer = Answer::json(200, error).header("content-digest", "sha-256=:x:").header("x-request-id", "1");
     let response = post(CHAT, answer).await;
     assert!(response.status() == 502 && response.headers()["x-request-id"] == "1");
     assert!(!response.headers().contains_key("content-digest"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_whole_or_refused() {
+    let long: &str = "x".repeat(300_000).leak();
+    let (head, tail) = (r#"{"choices":[{"index":0,"message":{"content":""#, r#""},"finish_reason":"stop"}]}"#);
+    let hold = |max, steps: Vec<Step>| {
+        let layer = StreamGuardLayer::new().hold(max);
+        ask(layer, Method::POST, CHAT, Answer::of(200, "application/json", steps))
+    };
+    let whole = || vec![Data(head), Data(long), Wait(secs(9)), Data(tail)];
+    let response = hold(400_000, whole()).await;
+    assert_eq!(Ending::of(&response).unwrap().get(), Some(End::Whole));
+    assert_eq!(read(response).await.0, [head, long, tail].concat());
+    assert_eq!(hold(400_000, vec![Data(head), Data(long)]).await.status(), 502);
+    let failed = hold(400_000, vec![Data(head), Data(long), Fail("reset")]).await;
+    assert_eq!(Rejection::of(&failed).unwrap().kind(), RejectionKind::BodyFailed);
+    assert_eq!(told(&hold(270_000, whole()).await), Some((502, "answer_too_large".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +185,7 @@ async fn an_array_of_gemini_streams() {
 async fn lines_of_ollama_are_a_stream() {
     let line = "{\"model\":\"m\",\"message\":{\"content\":\"a\"},\"done\":false}\n";
     let done = "{\"model\":\"m\",\"message\":{\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\"}\n";
-    let lines = |steps: Vec<crate::support::Step>| post("/api/chat", Answer::of(200, "application/x-ndjson", steps));
+    let lines = |steps: Vec<Step>| post("/api/chat", Answer::of(200, "application/x-ndjson", steps));
     assert!(read(lines(vec![Data(line), Data(done)]).await).await.1.is_none());
     assert!(read(lines(vec![Data(line)]).await).await.1.is_some());
     let (text, error) = read(lines(vec![Data(line), Data("{\"error\":\"runner stopped\"}\n")]).await).await;

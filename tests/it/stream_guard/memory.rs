@@ -74,6 +74,9 @@ async fn when_it_is_spent_nothing_is_held() {
     assert_eq!(told(&refused), Some((502, "no_memory".to_owned())));
     drop(refused);
     assert_eq!(memory.used(), 0);
+    let body = Box::leak(format!("{{\"choices\": [], \"x\": \"{}\"}}", "-".repeat(8 * KIB)).into_boxed_str());
+    let refused = ask(hold(Memory::new(8 * KIB)), Method::POST, CHAT, Answer::json(200, body)).await;
+    assert_eq!(told(&refused), Some((502, "no_memory".to_owned())));
     let response = ask(hold(Memory::new(64 * KIB)), Method::POST, CHAT, Answer::stream(stream())).await;
     assert!(read(response).await.0.ends_with(DONE));
 }
