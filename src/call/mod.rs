@@ -22,6 +22,8 @@ pub use self::memory::{Memory, Reservation};
 pub use self::model::Model;
 pub use self::notice::Notice;
 pub(crate) use self::notice::Notices;
+#[cfg(feature = "llm")]
+pub(crate) use self::options::AsksForRest;
 pub use self::options::{NoFallback, NoRetry, NoStore};
 pub use self::origin::{PinTo, ServedBy};
 pub use self::report::RetryReport;

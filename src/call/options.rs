@@ -38,3 +38,8 @@ pub struct NoFallback;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoStore;
+
+/// In a request's extensions: it asks for the rest of an answer, of which a caller has the beginning.
+#[cfg(feature = "llm")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AsksForRest;

@@ -6,7 +6,7 @@ use http::Request;
 use http::request::Parts;
 
 use crate::body::request::{CallBody, Resend};
-use crate::call::{NoRetry, PinTo};
+use crate::call::{AsksForRest, NoRetry, PinTo};
 use crate::policy::resume::Follower;
 use crate::proto::resume::{Rest, rest_of};
 use crate::rt::deadline::Deadline;
@@ -47,6 +47,7 @@ impl Kept {
         head.extensions.insert(origin.clone());
         // It is this layer that asks again: what is inside would only multiply that.
         head.extensions.insert(NoRetry);
+        head.extensions.insert(AsksForRest);
         let body = match rest {
             Rest::Nothing => CallBody::empty(),
             Rest::Same => body,

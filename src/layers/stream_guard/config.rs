@@ -72,6 +72,16 @@ impl Config {
     pub(super) fn expect(&self, path: &str) -> Option<Chosen> {
         self.dialect.clone().or_else(|| Kind::of_path(path).map(Chosen::Known))
     }
+
+    /// Whether a stream that its dialect's marker has closed is taken for over, though the model has not said how its answer
+    /// ended; `has_reason`: how one of several did.
+    pub(super) fn believes_marker(&self, has_reason: bool, model: ModelId) -> bool {
+        match self.missing_end {
+            MissingEnd::Error => false,
+            MissingEnd::Auto => !(has_reason || self.reasons.was_given_by(model)),
+            MissingEnd::Allow => true,
+        }
+    }
 }
 
 // === impl Chosen ===

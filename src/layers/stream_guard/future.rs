@@ -57,6 +57,8 @@ pub(super) struct Expected {
     pub(super) dialect: Option<Chosen>,
     /// Whether the request asks for something to be generated: what an answer to another one says, is its own business.
     pub(super) generates: bool,
+    /// Whether it asks for the rest of an answer: its content, and how it ended, may have come before.
+    pub(super) asks_for_rest: bool,
     pub(super) host: u64,
     pub(super) tenant: Option<Tenant>,
     /// The longest wait for the first data, where the request has one of its own.
@@ -136,7 +138,7 @@ impl Expected {
         };
         let ending = Ending::new();
         response.extensions_mut().insert(ending.clone());
-        let Self { config, dialect, generates, host, tenant, first_byte } = self;
+        let Self { config, dialect, generates, asks_for_rest, host, tenant, first_byte } = self;
         let held = config.memory.reserve(tenant.as_ref());
         match (framing, dialect) {
             (None, Some(dialect)) => Plan::Withhold(Withheld::answer(config, held, response, dialect, host)),
@@ -146,7 +148,9 @@ impl Expected {
                 let state = StreamState::new(Arc::clone(&config), reader, framing, host, ending);
                 let after = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
                 let limit = ContentLimit::new(after, clock::now());
-                if generates && dialect.is_some() {
+                // The rest of an answer may be nothing but its end.
+                if generates && dialect.is_some() && !asks_for_rest {
+                    let state = state.withholding_markers();
                     return Plan::Withhold(Withheld::stream(config, held, response, state, limit));
                 }
                 let watch = Watch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));

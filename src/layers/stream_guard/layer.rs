@@ -73,7 +73,8 @@ use crate::proto::dialect::{Dialect, Kind};
 /// - *An error event comes*: the body ends with an [`UpstreamError`](crate::error::UpstreamError) that carries it. Nothing behind
 ///   it is handed on.
 /// - *The stream ends, and the model has not said how its answer ended, or inside of an event*: the body ends with
-///   [`StreamTruncated`](crate::error::StreamTruncated). See [`missing_end`](Self::missing_end).
+///   [`StreamTruncated`](crate::error::StreamTruncated). See [`missing_end`](Self::missing_end). A closing marker (`[DONE]`) that
+///   comes before is not handed on, since clients read no further than that.
 /// - *The model says that it ended at a limit, was filtered or refused*: that is the truth, and passes. [`Ending`](crate::Ending),
 ///   in the response's extensions, tells.
 ///
@@ -92,6 +93,7 @@ use crate::proto::dialect::{Dialect, Kind};
 ///   [`Event::Bypassed`](crate::Event::Bypassed), and the rest is guarded as it comes. With [`hold`](Self::hold) the stream is
 ///   refused with a 502, since it may hand on whole answers only.
 /// - *An event stream is of no known dialect*: it passes; only one that ends inside of an event fails.
+/// - *The rest of an answer*, for which a [`ResumeLayer`](crate::ResumeLayer) outside asks: nothing of it is withheld.
 /// - *A `HEAD`, another path, another method*: untouched, but for event streams.
 /// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
 ///

@@ -267,6 +267,10 @@ where
         if stream.state.failure().is_some() {
             return Some(self.refuse_failure());
         }
+        if stream.state.is_unproven() {
+            let truncated = stream.state.truncated();
+            return Some(self.refuse_truncated(truncated));
+        }
         if seen.garbage && !seen.content {
             return Some(self.refuse_as(
                 "invalid_stream",

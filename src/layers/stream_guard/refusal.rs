@@ -84,7 +84,11 @@ fn is_raised(kind: Option<Kind>, failure: &Failure) -> bool {
     match kind {
         // Vercel's provider ignores an error beside choices.
         Some(Kind::OpenAiChat) => has_object && !data.contains_key("choices"),
-        Some(Kind::OpenAiResponses) => has_object && failure.name == "error",
+        // Vercel's validates each event.
+        Some(Kind::OpenAiResponses) => {
+            let is_numbered = data.get("sequence_number").is_some_and(Value::is_u64);
+            has_object && is_numbered && failure.name == "error"
+        }
         Some(Kind::Anthropic) => has_object && failure.name == "error",
         // Its Python client looks for nothing but this.
         Some(Kind::Gemini) => failure.data.starts_with(b"{\"error\":"),

@@ -10,6 +10,7 @@ use tower_service::Service;
 use super::body::StreamGuardBody;
 use super::config::Config;
 use super::future::{Expected, StreamGuardFuture};
+use crate::call::AsksForRest;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::proto::event_stream;
@@ -62,6 +63,7 @@ impl<S> StreamGuard<S> {
             host: self.config.reasons.host(host),
             first_byte: request.extensions().get().map(|profile: &TimeoutProfile| profile.first_byte),
             generates: posted,
+            asks_for_rest: request.extensions().get::<AsksForRest>().is_some(),
             tenant: request.extensions().get().cloned(),
             dialect,
             config: Arc::clone(&self.config),

@@ -25,6 +25,10 @@ pub(super) struct StreamState {
     loose: bool,
     seen: Seen,
     failure: Option<Failure>,
+    /// Whether a closing marker is withheld that proves nothing.
+    withholds_markers: bool,
+    /// One was.
+    unproven: bool,
     /// The stream has come to its end, or broke off.
     over: bool,
 }
@@ -38,6 +42,8 @@ pub(super) struct Seen {
     pub(super) content: bool,
     /// The model said how it ended, or how one of several choices did.
     pub(super) reason: bool,
+    /// All of it has ended.
+    ended: bool,
     /// It is not in the syntax of its dialect.
     pub(super) garbage: bool,
     /// Things said, but for signs of life.
@@ -63,6 +69,8 @@ pub(super) struct Failure {
 
 /// An event that is larger is not withheld until it is whole.
 const MAX_PARTIAL: usize = 64 * 1024;
+/// Closes a stream in several dialects. What has not ended by then was cut.
+const DONE: &[u8] = b"[DONE]";
 
 // === impl StreamState ===
 
@@ -74,24 +82,48 @@ impl fmt::Debug for StreamState {
 
 impl StreamState {
     pub(super) fn new(config: Arc<Config>, reader: Reader, framing: Framing, host: u64, ending: Ending) -> Self {
-        let model = config.reasons.id(host, None);
-        let (partial, seen) = (BytesMut::new(), Seen::default());
-        let (loose, failure, over) = (false, None, false);
-        Self { config, reader, framing, host, model, ending, partial, loose, seen, failure, over }
+        Self {
+            model: config.reasons.id(host, None),
+            config,
+            reader,
+            framing,
+            host,
+            ending,
+            partial: BytesMut::new(),
+            loose: false,
+            seen: Seen::default(),
+            failure: None,
+            withholds_markers: false,
+            unproven: false,
+            over: false,
+        }
+    }
+
+    /// Withholds a closing marker that proves nothing: clients read no further than that, and would take the answer for whole.
+    pub(super) fn withholding_markers(self) -> Self {
+        Self { withholds_markers: true, ..self }
     }
 
     /// Reads on, and says what may be handed on.
     #[inline]
     pub(super) fn read(&mut self, data: &Bytes) -> Readable {
-        let Self { reader, seen, failure, model, config, host, ending, .. } = self;
-        let whole = reader.read(data, |fact, event| {
+        let Self { reader, seen, failure, model, config, host, ending, withholds_markers, unproven, .. } = self;
+        // How the answer ended may be in what was not read.
+        let mut judges_markers = *withholds_markers && !reader.has_unread();
+        let whole = reader.read_until(data, |fact, event| {
             seen.note(&fact);
             match fact {
                 Fact::Failed(fault) if failure.is_none() => *failure = Some(Failure::new(fault, event)),
                 Fact::Usage(usage) => ending.note_usage(usage),
                 Fact::Started { model: Some(name), .. } => *model = config.reasons.id(*host, Some(name)),
+                Fact::Marker => *unproven |= judges_markers && !config.believes_marker(seen.reason, *model),
+                Fact::Other if event.data.is_empty() => judges_markers = false,
+                Fact::Other if event.data.trim_ascii() == DONE => {
+                    *unproven |= judges_markers && !seen.ended && config.missing_end != MissingEnd::Allow;
+                }
                 _ => {}
             }
+            *unproven
         });
         let all = whole == data.len() && self.partial.is_empty() && !self.loose && !data.is_empty();
         if all { Readable::All } else { Readable::Part(self.cut(data.clone(), whole)) }
@@ -107,8 +139,8 @@ impl StreamState {
             self.partial.extend_from_slice(&data);
             return ready;
         }
-        if self.failure.is_some() {
-            // The event that tells of the error began in what is withheld.
+        if self.failure.is_some() || self.unproven {
+            // The event that tells of the error, or closes the stream, began in what is withheld.
             return Bytes::new();
         }
         if self.loose {
@@ -155,10 +187,15 @@ impl StreamState {
     fn may_lack_its_end(&self, in_event: bool) -> bool {
         let allowed = match self.config.missing_end {
             MissingEnd::Error => false,
-            MissingEnd::Auto => self.reader.is_closed() && !self.config.reasons.was_given_by(self.model),
+            MissingEnd::Auto => self.reader.is_closed() && self.config.believes_marker(self.seen.reason, self.model),
             MissingEnd::Allow => true,
         };
         !in_event && (allowed || self.reader.has_unread())
+    }
+
+    /// Whether the stream was closed by a marker that proves nothing. Nothing of it is handed on from there.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.unproven
     }
 
     pub(super) fn truncated(&self) -> StreamTruncated {
@@ -234,7 +271,8 @@ impl Seen {
                 self.content |= !text.is_empty() || matches!(channel, Channel::Opaque | Channel::ToolCall { .. });
             }
             Fact::Started { .. } => self.started = true,
-            Fact::ChoiceEnded { .. } | Fact::Ended(_) => self.reason = true,
+            Fact::ChoiceEnded { .. } => self.reason = true,
+            Fact::Ended(_) => (self.reason, self.ended) = (true, true),
             Fact::Unreadable => self.garbage = true,
             Fact::KeepAlive => return,
             _ => {}

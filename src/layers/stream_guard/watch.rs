@@ -162,6 +162,9 @@ impl StreamWatch {
         if self.state.failure().is_some() {
             return Step::Fail(Fail { before: part, ..self.failed() });
         }
+        if self.state.is_unproven() {
+            return Step::Fail(Fail { before: part, ..self.truncated(self.state.truncated()) });
+        }
         if part.is_empty() { Step::More } else { Step::Give(Frame::data(part)) }
     }
 

@@ -166,7 +166,18 @@ impl Reader {
     /// Returns how many of the bytes belong to whole events. Where an event tells of an error, what it belongs to ends before
     /// that event.
     pub fn read(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
-        let liked = self.read_alike(bytes, &mut facts);
+        self.read_until(bytes, |fact, event| {
+            facts(fact, event);
+            false
+        })
+    }
+
+    /// The same. The first event of which `facts` returns `true` is treated as one that tells of an error.
+    pub(crate) fn read_until(&mut self, bytes: &[u8], mut facts: impl FnMut(Fact<'_>, &Event<'_>) -> bool) -> usize {
+        let liked = self.read_alike(bytes, &mut |fact, event| {
+            // What is recognised by likeness says a piece of text.
+            let _ = facts(fact, event);
+        });
         match bytes.get(liked..) {
             None | Some([]) => liked,
             Some(rest) => liked + self.read_framed(rest, &mut facts),
@@ -189,11 +200,13 @@ impl Reader {
     }
 
     /// Cuts the bytes into events, and reads those.
-    fn read_framed(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) -> usize {
+    fn read_framed(&mut self, bytes: &[u8], facts: &mut impl FnMut(Fact<'_>, &Event<'_>) -> bool) -> usize {
         let Self { framer, events } = self;
         let mut failed = events.failed.then_some(0);
         let whole = framer.read(bytes, &mut |frame, start| {
-            events.frame(&frame, facts);
+            let mut refused = false;
+            events.frame(&frame, &mut |fact, event| refused |= facts(fact, event));
+            events.failed |= refused;
             failed = failed.or_else(|| events.failed.then_some(start));
         });
         failed.unwrap_or(whole)

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::{
-    Ending, FallbackLayer, IdleActivity, IdleBodyTimeoutLayer, PinTo, ResumeLayer, SseHeartbeatLayer, StreamGuardLayer,
-    TimeoutProfile, presets, proto::dialect::End,
+    Ending, FallbackLayer, IdleActivity, IdleBodyTimeoutLayer, MissingEnd, PinTo, ResumeBy, ResumeLayer,
+    SseHeartbeatLayer, StreamGuardLayer, TimeoutProfile, presets, proto::dialect::End,
 };
 
 use super::{Answer, ONE, THREE, TWO, Upstream, events, post, read, stream};
@@ -97,6 +97,19 @@ async fn the_guard_tells_what_is_cut_and_the_ending_is_that_of_the_whole() {
     let (text, error) = read(response).await;
     assert_eq!((text, error.map(|err| err.to_string())), ([CREATED, HELLO, WORLD, COMPLETED].concat(), None));
     assert_eq!(ending.get(), Some(End::Whole));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_an_answer_may_be_its_marker_alone() {
+    const A: &str = "id: 1\ndata: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+    let upstream = Upstream::new([stream([Data(A), Fail("cut")]), stream([Data(DONE)])]);
+    let service = ServiceBuilder::new()
+        .layer(ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)))
+        .layer(StreamGuardLayer::new().missing_end(MissingEnd::Error))
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let (text, error) = read(service.oneshot(post("/v1/chat/completions", "{}")).await.unwrap()).await;
+    assert_eq!((text, error.map(|err| err.to_string())), ([A, DONE].concat(), None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,6 +141,52 @@ async fn a_marker_is_enough_until_the_model_has_given_a_reason() {
     assert!(read(ask(vec![Data(other), Data(DONE)]).await).await.1.is_none(), "another model has not");
 }
 
+/// Clients read no further than a marker, and take for whole what came before it.
+#[tokio::test(start_paused = true)]
+async fn a_marker_that_proves_nothing_is_not_handed_on() {
+    let other: &str = HELLO.replace("\"index\":0", "\"index\":1").leak();
+    let created = "data: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"r\"}}\n\n";
+    let delta = "data: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"delta\":\"a\"}\n\n";
+    let cohere =
+        "data: {\"type\":\"content-delta\",\"index\":0,\"delta\":{\"message\":{\"content\":{\"text\":\"a\"}}}}\n\n";
+    let message =
+        "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n";
+    let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    let line = "{\"model\":\"m\",\"message\":{\"content\":\"a\"},\"done\":false}\n";
+    let error = MissingEnd::Error;
+    for (path, missing_end, said, marker) in [
+        (CHAT, error, &[HELLO][..], DONE),
+        // Another choice has a reason; and dialects whose end is no marker.
+        (CHAT, MissingEnd::Auto, &[HELLO, other, STOP], DONE),
+        ("/v1/responses", MissingEnd::Auto, &[created, delta], DONE),
+        ("/v2/chat", MissingEnd::Auto, &[cohere], DONE),
+        ("/v1/messages", error, &[message], stop),
+        ("/api/chat", error, &[line], "{\"model\":\"m\",\"done\":true}\n"),
+    ] {
+        let said = said.concat();
+        let all: &str = [&said, marker, marker].concat().leak();
+        let (half, rest) = all.split_at(said.len() + 7);
+        for steps in [vec![Data(&all[..said.len()]), Data(marker), Hang], vec![Data(all)], vec![Data(half), Data(rest)]]
+        {
+            let content_type = if path == "/api/chat" { "application/x-ndjson" } else { "text/event-stream" };
+            let answer = || Answer::of(200, content_type, steps.clone());
+            let layer = StreamGuardLayer::new().missing_end(missing_end);
+            let response = ask(layer.clone(), Method::POST, path, answer()).await;
+            let ending = Ending::of(&response).cloned();
+            if response.status() == 200 {
+                let (text, error) = read(response).await;
+                assert_eq!(text, said, "{path}");
+                assert!(find::<StreamTruncated>(&error.unwrap()).is_some(), "{path}");
+            } else {
+                // It came with the first content.
+                assert_eq!((response.status().as_u16(), steps.len()), (502, 1), "{path}");
+            }
+            assert_eq!(ending.and_then(|ending| ending.get()), None);
+            assert_eq!(ask(layer.hold(10_000), Method::POST, path, answer()).await.status(), 502);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_missing_end_is_an_error_or_allowed() {
     let error = StreamGuardLayer::new().missing_end(MissingEnd::Error);
