@@ -63,14 +63,20 @@ impl<S> Resume<S> {
             return (request, None);
         }
         // What is compressed cannot be followed.
-        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        self.config.budget.deposit(clock::now);
+        let accepted = request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let pending = Pending::new(self.inner.clone(), &self.config, &mut request, recognised, restarts);
-        if pending.is_none() {
-            let reason = "the request body is larger than the replay limit";
-            self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        if pending.is_some() {
+            self.config.budget.deposit(clock::now);
+            return (request, pending);
         }
-        (request, pending)
+        let reason = "the request body is larger than the replay limit";
+        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+        // It is not followed.
+        match accepted {
+            Some(accepted) => request.headers_mut().insert(ACCEPT_ENCODING, accepted),
+            None => request.headers_mut().remove(ACCEPT_ENCODING),
+        };
+        (request, None)
     }
 }
 

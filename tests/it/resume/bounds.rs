@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
+use http::header::ACCEPT_ENCODING;
 use http_body_util::Full;
 use tower_buttress::{Deadline, Memory, NoRetry, ResumeBy, ResumeLayer, RetryBudget};
 
@@ -125,9 +126,19 @@ async fn where_there_is_no_memory_the_stream_passes() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_too_large_is_not_kept() {
     let layer = || ResumeLayer::new().replay_limit(3).resume_by(ResumeBy::sse_id().resend(true));
-    let outcome = send(layer(), post("/generate", "four"), [stream([Data(ONE), Fail("cut")])]).await;
-    assert_eq!((outcome.error.as_deref(), &outcome.events[..]), (Some("cut"), &["bypassed: resume".to_owned()][..]));
-    assert_eq!(outcome.asked[0].body, "four");
+    for accepted in [Some("gzip, br"), None] {
+        let mut request = post("/generate", "four");
+        request.headers_mut().extend(accepted.map(|accepted| (ACCEPT_ENCODING, accepted.parse().unwrap())));
+        let outcome = send(layer(), request, [stream([Data(ONE), Fail("cut")])]).await;
+        assert_eq!(
+            (outcome.error.as_deref(), &outcome.events[..]),
+            (Some("cut"), &["bypassed: resume".to_owned()][..])
+        );
+        assert_eq!(outcome.asked[0].body, "four");
+        // It is not read: it may be compressed.
+        let asked = outcome.asked[0].headers.get(ACCEPT_ENCODING);
+        assert_eq!(asked.map(|asked| asked.to_str().unwrap()), accepted);
+    }
 }
 
 #[tokio::test(start_paused = true)]
