@@ -57,6 +57,8 @@ struct Template {
     choice: u32,
     channel: Channel,
     has_usage: bool,
+    /// Data of several lines lies otherwise in an event stream than in an event.
+    is_one_line: bool,
     form: Form,
     /// What stands before, between and behind the values that differ.
     text: Vec<u8>,
@@ -155,9 +157,7 @@ impl Templates {
 
 impl Form {
     fn of(kind: Kind, event: &Event<'_>, said: &Delta) -> Option<Self> {
-        // Data of several lines lies otherwise in the stream.
-        let is_one_line = memchr2(b'\n', b'\r', event.data).is_none();
-        if event.shortened || event.misplaced || event.data.len() > MAX_EVENT || !is_one_line {
+        if event.shortened || event.misplaced || event.data.len() > MAX_EVENT {
             return None;
         }
         let mut form = Self { text: Vec::with_capacity(event.data.len()), values: Vec::new() };
@@ -184,7 +184,7 @@ impl Form {
                         let value = behind.get(..inside)?;
                         texts += u32::from(Text::escaped(value).decode() == said.text);
                         form.text.push(b'"');
-                        form.value(role, value, true);
+                        form.value(role, value, true)?;
                         form.text.push(b'"');
                         rest = after;
                         continue;
@@ -192,7 +192,7 @@ impl Form {
                 }
                 b'0'..=b'9' => {
                     let length = digits(rest)?;
-                    form.value(role, rest.get(..length)?, false);
+                    form.value(role, rest.get(..length)?, false)?;
                     rest = rest.get(length..)?;
                     continue;
                 }
@@ -208,17 +208,20 @@ impl Form {
             rest = behind;
         }
         let places = form.values.iter().filter(|value| value.hole.role == Role::Text).count();
-        (texts == 1 && places == 1 && form.values.len() <= MAX_HOLES).then_some(form)
+        (texts == 1 && places == 1).then_some(form)
     }
 
-    /// Leaves a value out, or keeps it where it must be the same.
-    fn value(&mut self, role: Role, value: &[u8], is_string: bool) {
+    /// Leaves a value out, or keeps it where it must be the same. `None`: there are too many of them.
+    fn value(&mut self, role: Role, value: &[u8], is_string: bool) -> Option<()> {
         if role == Role::Literal {
             self.text.extend_from_slice(value);
-        } else {
+        } else if self.values.len() < MAX_HOLES {
             let hole = Hole { at: self.text.len(), role, is_string };
             self.values.push(Value { hole, seen: value.to_vec(), differs: role != Role::Any });
+        } else {
+            return None;
         }
+        Some(())
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -251,7 +254,8 @@ impl Template {
         text.extend_from_slice(form.text.get(from..).unwrap_or_default());
         let name = event.name.to_owned();
         let Delta { choice, channel, .. } = *said;
-        Self { name, choice, channel, has_usage, form, text, holes }
+        let is_one_line = memchr2(b'\n', b'\r', event.data).is_none();
+        Self { name, choice, channel, has_usage, is_one_line, form, text, holes }
     }
 
     /// Whether this is one of an event that has the same form, and says as much.
@@ -270,6 +274,9 @@ impl Template {
 
     #[inline]
     fn begins<'a: 'b, 'b>(&'b self, bytes: &'a [u8], ending: Ending) -> Option<(Event<'b>, Matched<'a>, usize)> {
+        if !self.is_one_line {
+            return None;
+        }
         let mut from_data = bytes;
         if !self.name.is_empty() {
             let name = bytes.strip_prefix(b"event: ")?.strip_prefix(self.name.as_bytes())?;
@@ -368,6 +375,52 @@ impl<'a> Matched<'a> {
         }
         if let Some(usage) = self.usage {
             facts(Fact::Usage(usage));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learned(kind: Kind, data: &str, text: &str) -> Templates {
+        let mut templates = Templates::default();
+        let said = Delta { choice: 0, channel: Channel::Text, text: text.to_owned() };
+        templates.learn(kind, &Event::new("", data.as_bytes()), &said, None);
+        templates
+    }
+
+    /// As Google's servers write the elements of an array.
+    fn element(text: &str) -> String {
+        format!(
+            "{{\n  \"candidates\": [\n    {{\n      \"content\": {{\n        \"parts\": [\n          {{\n            \"text\": \"{text}\"\n          }}\n\
+             \x20       ],\n        \"role\": \"model\"\n      }},\n      \"index\": 0\n    }}\n  ],\n  \"modelVersion\": \"gemini-3\"\n}}"
+        )
+    }
+
+    #[test]
+    fn an_event_of_several_lines_is_recognised_and_not_taken_for_lines_of_a_stream() {
+        let templates = learned(Kind::Gemini, &element("Hel"), "Hel");
+        let next = element("lo");
+        let found = templates.find(&Event::new("", next.as_bytes())).unwrap();
+        assert_eq!(found.text, b"lo");
+        let stream = format!("data: {next}\n\n");
+        assert!(templates.find_in(stream.as_bytes(), Ending::Lf).is_none());
+        let templates = learned(Kind::Gemini, &element("Hel").replace('\n', ""), "Hel");
+        let stream = stream.replacen('\n', "", next.matches('\n').count());
+        assert!(templates.find_in(stream.as_bytes(), Ending::Lf).is_some());
+    }
+
+    #[test]
+    fn of_an_event_with_many_values_nothing_is_learned() {
+        let event = |text: &str, ids: usize| {
+            let ids: String = (0..ids).map(|id| format!(",\"id\":\"{id}\"")).collect();
+            format!("{{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]{ids}}}")
+        };
+        for (ids, is_learned) in [(MAX_HOLES - 1, true), (MAX_HOLES, false)] {
+            let templates = learned(Kind::OpenAiChat, &event("Hel", ids), "Hel");
+            let next = event("lo", ids);
+            assert_eq!(templates.find(&Event::new("", next.as_bytes())).is_some(), is_learned, "{ids}");
         }
     }
 }

@@ -161,6 +161,22 @@ proptest! {
         prop_assert_eq!(whole(alike(), all.as_bytes().chunks(size)), whole(parsed(), all.as_bytes().chunks(size)));
     }
 
+    /// The same for elements of an array, each on several lines.
+    #[test]
+    fn elements_that_are_alike_say_what_a_parse_says(
+        pieces in proptest::collection::vec(("[a-c\u{e9}]{0,3}(\\\\n|\\\\\"|\"|[a-z ]{0,40})?", 0..3_u8, 0..3_u32), 1..20),
+        size in 1..400_usize,
+    ) {
+        let element = |(text, id, at): &(String, u8, u32)| {
+            let event = piece(Kind::Gemini, text, *id, *at, "");
+            event.trim_start_matches("data: ").replace(":{", ": {\n  ").replace("},", "},\n  ")
+        };
+        let all = format!("[{}\n]", pieces.iter().map(element).collect::<Vec<_>>().join(",\r\n"));
+        let facts = read(Reader::custom(Parsed(Kind::Gemini.dialect()), Framing::Array), [all.as_bytes()]).facts;
+        prop_assert_eq!(&read(Reader::of(Kind::Gemini, Framing::Array), [all.as_bytes()]).facts, &facts);
+        prop_assert_eq!(&read(Reader::of(Kind::Gemini, Framing::Array), all.as_bytes().chunks(size)).facts, &facts);
+    }
+
     /// Streams that were damaged: likeness and parse agree on those too, and nothing panics.
     #[test]
     fn what_is_damaged_says_the_same_however_it_is_read(
