@@ -176,15 +176,17 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    let Some(Message { mut call, config }) = message else { return response.map(SupersedeBody::untouched) };
+    let Some(Message { call, config }) = message else { return response.map(SupersedeBody::untouched) };
+    let (is_final, is_over) = (!is_retried(&response), response.body().is_end_stream());
+    if is_over && is_final {
+        // Nothing is remembered of it.
+        call.answered();
+        return response.map(SupersedeBody::untouched);
+    }
     if response.status().is_success() {
         call.served();
     }
-    let is_final = !is_retried(&response);
-    if response.body().is_end_stream() {
-        if is_final {
-            call.answered();
-        }
+    if is_over {
         return response.map(SupersedeBody::untouched);
     }
     response.map(|body| SupersedeBody::watched(body, call, is_final, config))

@@ -1,13 +1,17 @@
 //! To which conversation a request belongs, and how it is recognised when it comes again.
 
+use std::hash::{Hash, Hasher};
+
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 
 use super::config::Config;
+use crate::admission::Callers;
 use crate::call::Tenant;
 use crate::policy::request_scope::hash_tenant;
 use crate::policy::supersede::SupersedeMode;
+use crate::proto::credentials;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::idempotency_key::IdempotencyKey;
 use crate::rejection::RejectionFormat;
@@ -24,8 +28,8 @@ pub(super) enum Recognition {
 #[derive(Clone, Debug)]
 pub(super) struct PendingMessage {
     pub(super) conversation: Fingerprint,
-    /// Its name is worked out where it is needed.
-    pub(super) tenant: Fingerprinter,
+    /// A hash of it.
+    pub(super) tenant: u64,
     pub(super) mode: SupersedeMode,
     payload: Fingerprinter,
 }
@@ -33,7 +37,7 @@ pub(super) struct PendingMessage {
 // === impl Recognition ===
 
 impl Recognition {
-    pub(super) fn of(parts: &Parts, config: &Config) -> Self {
+    pub(super) fn of(parts: &Parts, config: &Config, callers: &Callers) -> Self {
         let mode = parts.extensions.get().copied().unwrap_or(config.mode);
         // A gRPC call may be a conversation itself, whose request ends when its answer does: it cannot be read first.
         let is_message = mode != SupersedeMode::Off
@@ -45,7 +49,8 @@ impl Recognition {
         match named_by(parts, config) {
             None => Self::Passes(None),
             Some(None) => Self::Passes(Some("a message without a tenant")),
-            Some(Some((conversation, tenant))) => {
+            Some(Some(conversation)) => {
+                let tenant = account(parts, callers);
                 Self::Message(PendingMessage { conversation, tenant, mode, payload: payload(parts) })
             }
         }
@@ -54,24 +59,32 @@ impl Recognition {
 
 /// The conversation that a request with this head belongs to, whatever else it asks for.
 pub(super) fn conversation_of(parts: &Parts, config: &Config) -> Option<Fingerprint> {
-    let (conversation, _) = named_by(parts, config)??;
-    Some(conversation)
+    named_by(parts, config)?
 }
 
 /// A conversation of a tenant that was authenticated.
 pub(super) fn named(of: &Tenant, conversation: &str) -> Option<Fingerprint> {
-    authenticated(of).map(|scope| within(scope, conversation.as_bytes()))
-}
-
-/// A tenant that was authenticated.
-pub(super) fn account(of: &Tenant) -> Option<Fingerprint> {
-    authenticated(of).map(|scope| scope.finish(0))
-}
-
-fn authenticated(of: &Tenant) -> Option<Fingerprinter> {
     let mut head = Request::new(()).into_parts().0;
     head.extensions.insert(of.clone());
-    tenant(&head)
+    tenant(&head).map(|scope| within(scope, conversation.as_bytes()))
+}
+
+/// The account of a tenant that was authenticated.
+pub(super) fn account_of(tenant: &Tenant, callers: &Callers) -> u64 {
+    let mut account = callers.hasher();
+    tenant.as_str().hash(&mut account);
+    account.finish()
+}
+
+/// The account that a request is made on: a hash of its tenant, or of its credentials.
+fn account(parts: &Parts, callers: &Callers) -> u64 {
+    if let Some(tenant) = parts.extensions.get::<Tenant>().filter(|tenant| !tenant.as_str().is_empty()) {
+        return account_of(tenant, callers);
+    }
+    let mut account = callers.hasher();
+    credentials::account_values(&parts.headers).for_each(|value| value.as_bytes().hash(&mut account));
+    credentials::in_uri(&parts.uri).for_each(|value| value.hash(&mut account));
+    account.finish()
 }
 
 fn within(mut scope: Fingerprinter, conversation: &[u8]) -> Fingerprint {
@@ -79,12 +92,12 @@ fn within(mut scope: Fingerprinter, conversation: &[u8]) -> Fingerprint {
     scope.finish(0)
 }
 
-/// The conversation and its tenant. `None`: the request names no conversation; `Some(None)`: it has no tenant.
-fn named_by(parts: &Parts, config: &Config) -> Option<Option<(Fingerprint, Fingerprinter)>> {
+/// The conversation. `None`: the request names none; `Some(None)`: it has no tenant.
+fn named_by(parts: &Parts, config: &Config) -> Option<Option<Fingerprint>> {
     let mut named = None;
     config.conversation.as_ref()?(parts, &mut |name| {
         if !name.is_empty() {
-            named = Some(tenant(parts).map(|scope| (within(scope.clone(), name), scope)));
+            named = Some(tenant(parts).map(|scope| within(scope, name)));
         }
     });
     named

@@ -259,7 +259,7 @@ impl SupersedeLayer {
     /// assert_eq!(layer.forget(&Tenant::new("acme")), 0);
     /// ```
     pub fn forget(&self, tenant: &Tenant) -> usize {
-        key::account(tenant).map_or(0, |tenant| self.shared.forget(Some(tenant)))
+        self.shared.forget(Some(key::account_of(tenant, self.shared.callers())))
     }
 
     /// Forgets what is remembered of all conversations, likewise.

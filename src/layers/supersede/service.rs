@@ -72,7 +72,7 @@ where
         }
         let service = self.inner.clone();
         let (parts, body) = request.into_parts();
-        let mut message = match Recognition::of(&parts, &self.config) {
+        let mut message = match Recognition::of(&parts, &self.config, self.shared.callers()) {
             Recognition::Message(message) => message,
             Recognition::Passes(reason) => {
                 if let Some(reason) = reason {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::config::{Config, NAME};
 use super::key::PendingMessage;
 use super::peers::{PeerMessage, Peers, Superseding};
-use crate::admission::gauge_add;
+use crate::admission::{Callers, gauge_add};
 use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, SupersedeMode, Turn};
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::cancellation::Cancellation;
@@ -22,6 +22,7 @@ pub(super) struct Shared {
     order: AtomicU64,
     in_flight: AtomicU64,
     waiting: AtomicU64,
+    callers: Callers,
 }
 
 /// How a [`SupersedeLayer`](crate::SupersedeLayer) is doing.
@@ -43,8 +44,6 @@ pub(super) struct Call {
     cancellation: Cancellation,
     /// Whether it waited for nothing when it came.
     goes_at_once: bool,
-    /// Whether the upstream has served it.
-    is_served: bool,
     /// How it ends if nothing else is said.
     ended: Ended,
     /// What other processes know of it.
@@ -69,7 +68,13 @@ impl Shared {
             order: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            callers: Callers::default(),
         }
+    }
+
+    /// Tells tenants apart.
+    pub(super) fn callers(&self) -> &Callers {
+        &self.callers
     }
 
     /// Where a message that begins to come now stands in the order of all.
@@ -86,7 +91,7 @@ impl Shared {
     ) -> Result<Call, Refusal> {
         let arriving = Arriving {
             conversation: message.conversation,
-            tenant: &message.tenant,
+            tenant: message.tenant,
             payload: message.payload(),
             order,
             mode: message.mode,
@@ -111,7 +116,7 @@ impl Shared {
                     (peers.clone(), told)
                 });
                 let (shared, ended) = (self.clone(), Ended::Unanswered);
-                Ok(Call { shared, id, cancellation, goes_at_once, is_served: false, ended, told })
+                Ok(Call { shared, id, cancellation, goes_at_once, ended, told })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -126,7 +131,7 @@ impl Shared {
     }
 
     /// Forgets what is remembered of a tenant's conversations, or of all. Returns of how many.
-    pub(super) fn forget(&self, tenant: Option<Fingerprint>) -> usize {
+    pub(super) fn forget(&self, tenant: Option<u64>) -> usize {
         self.shards.iter().map(|shard| lock(shard).forget(tenant)).sum()
     }
 
@@ -201,8 +206,8 @@ impl Call {
     }
 
     /// The upstream has served it.
-    pub(super) fn served(&mut self) {
-        self.is_served = true;
+    pub(super) fn served(&self) {
+        self.shared.with(&self.id.conversation(), |conversations, now| conversations.served(self.id, now));
     }
 
     /// It has an answer that clients do not ask for again.
@@ -215,7 +220,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         let mut turns = Vec::new();
         self.shared.with(&self.id.conversation(), |conversations, now| {
-            conversations.leave(self.id, self.ended, self.is_served, now, &mut turns);
+            conversations.leave(self.id, self.ended, now, &mut turns);
         });
         turns.iter().for_each(Cancellation::wake);
         if let Some((peers, told)) = self.told.take() {

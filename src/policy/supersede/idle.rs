@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::proto::fingerprint::Fingerprint;
 
-/// On whose account a conversation is remembered; `None`: on one that all share whose tenant has had no answer yet, since
+/// On whose account a conversation is remembered, as a hash; `None`: on one that all share whose tenant has had no answer yet, since
 /// anybody can invent tenants.
-pub(super) type Account = Option<Fingerprint>;
+pub(super) type Account = Option<u64>;
 
 /// The conversations without a message under way, in the order in which they came to be that.
 #[derive(Debug)]

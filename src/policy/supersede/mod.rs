@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::idle::Idle;
-use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
+use crate::proto::fingerprint::Fingerprint;
 
 /// The conversations that have a message under way, or something to remember. `C` is the handle of a call.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(crate) struct Conversations<C> {
 
 #[derive(Debug)]
 struct Conversation<C> {
-    /// The name of its tenant is worked out when the conversation is remembered or forgotten, which few are.
-    tenant: Fingerprinter,
+    /// A hash of its tenant.
+    tenant: u64,
     /// Whether its tenant has had an answer: anybody can invent a name or a key.
     is_served: bool,
     /// The first is under way, or was, and has had no answer that is final. The others wait for it.
@@ -82,9 +82,10 @@ pub enum SupersedeMode {
 
 /// A message that comes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arriving<'a> {
+pub(crate) struct Arriving {
     pub(crate) conversation: Fingerprint,
-    pub(crate) tenant: &'a Fingerprinter,
+    /// A hash of its tenant, with a key that nobody else has.
+    pub(crate) tenant: u64,
     pub(crate) payload: Fingerprint,
     /// Where it stands in the order in which messages began to come: a long one may be complete after a later one.
     pub(crate) order: u64,
@@ -150,12 +151,11 @@ impl<C: Clone> Conversations<C> {
     }
 
     /// A message has come whole. Calls that end with that are added to `ends`.
-    pub(crate) fn arrive(&mut self, message: &Arriving<'_>, call: C, now: Instant, ends: &mut Vec<C>) -> Arrival {
+    pub(crate) fn arrive(&mut self, message: &Arriving, call: C, now: Instant, ends: &mut Vec<C>) -> Arrival {
         self.forget_expired(now);
         self.calls = self.calls.wrapping_add(1);
         let id = CallId { conversation: message.conversation, call: self.calls };
-        let conversation =
-            self.known.entry(message.conversation).or_insert_with(|| Conversation::new(message.tenant.clone()));
+        let conversation = self.known.entry(message.conversation).or_insert_with(|| Conversation::new(message.tenant));
         if let Err(refusal) = conversation.enter(message, (id.call, call), now, ends) {
             return Arrival::Refused(refusal);
         }
@@ -178,17 +178,22 @@ impl<C: Clone> Conversations<C> {
         }
     }
 
-    /// A call is over, which the upstream has served or not. Calls whose turn it is with that are added to `turns`.
-    pub(crate) fn leave(&mut self, id: CallId, ended: Ended, is_served: bool, now: Instant, turns: &mut Vec<C>) {
+    /// The upstream has served a call. From now on its conversation is remembered on its tenant's own account.
+    pub(crate) fn served(&mut self, id: CallId, now: Instant) {
+        let Some(conversation) = self.known.get_mut(&id.conversation) else { return };
+        if std::mem::replace(&mut conversation.is_served, true) {
+            return;
+        }
+        if let Some(place) = conversation.idle.take() {
+            self.idle.remove(place);
+            self.rest(id.conversation, now);
+        }
+    }
+
+    /// A call is over. Calls whose turn it is with that are added to `turns`.
+    pub(crate) fn leave(&mut self, id: CallId, ended: Ended, now: Instant, turns: &mut Vec<C>) {
         let Entry::Occupied(mut known) = self.known.entry(id.conversation) else { return };
         let conversation = known.get_mut();
-        if is_served && !conversation.is_served {
-            conversation.is_served = true;
-            // From now on it is remembered on its tenant's own account.
-            if let Some(place) = conversation.idle.take() {
-                self.idle.remove(place);
-            }
-        }
         conversation.leave(id.call, ended, turns);
         // What most calls leave behind.
         if conversation.is_forgettable() && conversation.idle.is_none() {
@@ -207,10 +212,10 @@ impl<C: Clone> Conversations<C> {
 
     /// Forgets what was superseded of this tenant, or of all, and the conversations without a message under way. Returns how many
     /// conversations that were.
-    pub(crate) fn forget(&mut self, tenant: Option<Fingerprint>) -> usize {
+    pub(crate) fn forget(&mut self, tenant: Option<u64>) -> usize {
         let (mut count, idle) = (0, &mut self.idle);
         self.known.retain(|_, conversation| {
-            if tenant.is_some_and(|tenant| conversation.tenant() != tenant) {
+            if tenant.is_some_and(|tenant| conversation.tenant != tenant) {
                 return true;
             }
             let is_live = conversation.is_live();
@@ -263,7 +268,7 @@ impl<C: Clone> Conversations<C> {
             }
             self.known.remove(&name);
         } else if conversation.idle.is_none() {
-            let account = conversation.is_served.then(|| conversation.tenant());
+            let account = conversation.is_served.then_some(conversation.tenant);
             let (place, forgotten) = self.idle.add(name, account, now);
             conversation.idle = Some(place);
             if let Some(forgotten) = forgotten {
@@ -284,12 +289,8 @@ impl<C: Clone> Conversations<C> {
 // === impl Conversation ===
 
 impl<C: Clone> Conversation<C> {
-    fn new(tenant: Fingerprinter) -> Self {
+    fn new(tenant: u64) -> Self {
         Self { tenant, is_served: false, messages: VecDeque::new(), superseded: VecDeque::new(), newest: 0, idle: None }
-    }
-
-    fn tenant(&self) -> Fingerprint {
-        self.tenant.clone().finish(0)
     }
 
     fn is_forgettable(&self) -> bool {
@@ -309,13 +310,7 @@ impl<C: Clone> Conversation<C> {
         self.messages.iter().position(|message| message.calls.iter().any(|(id, _)| *id == call))
     }
 
-    fn enter(
-        &mut self,
-        message: &Arriving<'_>,
-        call: (u64, C),
-        now: Instant,
-        ends: &mut Vec<C>,
-    ) -> Result<(), Refusal> {
+    fn enter(&mut self, message: &Arriving, call: (u64, C), now: Instant, ends: &mut Vec<C>) -> Result<(), Refusal> {
         self.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
         if let Some(same) = self.messages.iter_mut().find(|known| known.payload == message.payload) {
             same.calls.push(call);

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proptest::prelude::*;
 
@@ -7,14 +8,16 @@ use crate::proto::fingerprint::Fingerprinter;
 
 const S: Duration = Duration::from_secs(1);
 
-fn tenant_of(name: &str) -> Fingerprinter {
-    let mut print = Fingerprinter::new("test");
-    print.field(name.as_bytes());
-    print
+fn tenant_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn named(name: &str) -> Fingerprint {
-    tenant_of(name).finish(0)
+    let mut print = Fingerprinter::new("test");
+    print.field(name.as_bytes());
+    print.finish(0)
 }
 
 /// Conversations whose calls are named by their messages.
@@ -47,7 +50,7 @@ impl Talk {
     ) -> (Result<CallId, Refusal>, Vec<&'static str>) {
         let message = Arriving {
             conversation: named(&format!("{tenant} {conversation}")),
-            tenant: &tenant_of(tenant),
+            tenant: tenant_of(tenant),
             payload: named(text),
             order,
             mode: self.mode,
@@ -70,14 +73,19 @@ impl Talk {
         self.conversations.turn(id, self.now)
     }
 
-    fn leave(&mut self, id: CallId, ended: Ended) -> Vec<&'static str> {
-        self.leave_served(id, ended, false)
+    fn served(&mut self, id: CallId) {
+        self.conversations.served(id, self.now);
     }
 
-    fn leave_served(&mut self, id: CallId, ended: Ended, is_served: bool) -> Vec<&'static str> {
+    fn leave(&mut self, id: CallId, ended: Ended) -> Vec<&'static str> {
         let mut turns = Vec::new();
-        self.conversations.leave(id, ended, is_served, self.now, &mut turns);
+        self.conversations.leave(id, ended, self.now, &mut turns);
         turns
+    }
+
+    /// How many conversations are remembered on the account of the tenant `t`, and on that of strangers.
+    fn accounts(&self) -> [usize; 2] {
+        [Some(tenant_of("t")), None].map(|account| self.conversations.idle.of(account))
     }
 }
 
@@ -218,7 +226,11 @@ fn another_tenant_with_the_same_conversation_is_untouched() {
 fn flood(talk: &mut Talk, tenant: &str, conversations: std::ops::Range<u32>, served: bool) {
     for conversation in conversations {
         let (id, _) = talk.say_in(&conversation.to_string(), tenant, "one", 1);
-        talk.leave_served(id.unwrap(), Ended::Unanswered, served);
+        let id = id.unwrap();
+        if served {
+            talk.served(id);
+        }
+        talk.leave(id, Ended::Unanswered);
     }
 }
 
@@ -231,7 +243,7 @@ fn one_tenant_does_not_push_out_what_is_remembered_of_others() {
         flood(&mut talk, &format!("stranger {stranger}"), 0..3, false);
     }
     let idle = &talk.conversations.idle;
-    assert_eq!([Some("t"), Some("u"), None].map(|name| idle.of(name.map(named))), [10, 100, 100]);
+    assert_eq!([Some("t"), Some("u"), None].map(|name| idle.of(name.map(tenant_of))), [10, 100, 100]);
     assert_eq!((talk.conversations.len(), idle.len()), (210, 210));
     // The newest are those that are remembered.
     assert_eq!(talk.say_in("99999", "u", "two", 2).1, ["one"]);
@@ -244,9 +256,24 @@ fn a_conversation_is_on_its_tenants_account_once_a_call_was_served() {
     let mut talk = Talk::new();
     let id = talk.goes("one");
     talk.conversations.cancel(&named("t a"), talk.now, &mut Vec::new());
-    assert_eq!([Some(named("t")), None].map(|account| talk.conversations.idle.of(account)), [0, 1]);
-    talk.leave_served(id, Ended::Unanswered, true);
-    assert_eq!([Some(named("t")), None].map(|account| talk.conversations.idle.of(account)), [1, 0]);
+    assert_eq!(talk.accounts(), [0, 1]);
+    talk.served(id);
+    assert_eq!(talk.accounts(), [1, 0]);
+    talk.leave(id, Ended::Unanswered);
+    assert_eq!(talk.accounts(), [1, 0]);
+}
+
+/// Its caller has the head, and does not read.
+#[test]
+fn a_conversation_whose_served_call_was_superseded_is_on_its_tenants_account() {
+    let mut talk = Talk::new();
+    let first = talk.goes("one");
+    talk.served(first);
+    let second = talk.say("two").0.unwrap();
+    talk.leave(second, Ended::Unanswered);
+    assert_eq!(talk.accounts(), [1, 0]);
+    talk.leave(first, Ended::Unanswered);
+    assert_eq!(talk.accounts(), [1, 0]);
 }
 
 #[test]
@@ -327,7 +354,7 @@ proptest! {
                     calls += 1;
                     let message = Arriving {
                         conversation: named(NAMES[conversation]),
-                        tenant: &tenant_of("t"),
+                        tenant: tenant_of("t"),
                         payload: named(TEXTS[text]),
                         order: calls,
                         mode,
@@ -375,7 +402,7 @@ proptest! {
                     let Some(number) = numbers.get(which % numbers.len().max(1)) else { continue };
                     let seen = live.remove(number).unwrap();
                     let mut turns = Vec::new();
-                    conversations.leave(seen.id, ended, false, now, &mut turns);
+                    conversations.leave(seen.id, ended, now, &mut turns);
                     for turn in turns {
                         prop_assert_eq!(conversations.turn(live[&turn].id, now), Turn::Now);
                     }
@@ -403,7 +430,7 @@ proptest! {
             }
         }
         for seen in live.into_values() {
-            conversations.leave(seen.id, Ended::Unanswered, false, now, &mut Vec::new());
+            conversations.leave(seen.id, Ended::Unanswered, now, &mut Vec::new());
         }
         prop_assert_eq!(conversations.len(), conversations.idle.len());
     }

@@ -216,3 +216,19 @@ async fn conversations_that_were_answered_are_forgotten() {
     }
     assert_eq!(callers.layer.stats().conversations, 0);
 }
+
+/// Strangers push out what is remembered of each other, and not of one that was served, though it has not read its answer.
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_of_a_caller_that_was_served_is_on_its_own_account() {
+    let upstream = Upstream::default();
+    let callers = Callers::new(layer().max_remembered(128), &upstream);
+    let service = callers.layer.layer(service_fn(move |request| upstream.clone().answer(request)));
+    let unread = service.oneshot(message("one")).await.unwrap();
+    assert_eq!(callers.say("fail").await.await.unwrap(), (500, None));
+    for stranger in 0..1_000 {
+        let call = callers.send(message_of(&format!("stranger {stranger}"), "fail")).await;
+        assert_eq!(call.await.unwrap(), (500, None));
+    }
+    assert_eq!(callers.say("one").await.await.unwrap(), SUPERSEDED);
+    drop(unread);
+}
