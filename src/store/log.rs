@@ -144,10 +144,10 @@ impl ResponseLog {
     }
 
     /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. The call's deadline is the
-    /// latest of its listeners'.
+    /// latest of its listeners'; one that comes back without a deadline of its own changes nothing about it.
     pub(crate) fn return_reader(&self, deadline: Option<Deadline>) -> Option<Reader> {
         let id = self.shared.state().broadcast.join()?;
-        if let Some(shared) = self.deadline() {
+        if let (Some(shared), Some(_)) = (self.deadline(), deadline) {
             shared.extend(deadline);
         }
         // The task that kept the call going is not needed any more.

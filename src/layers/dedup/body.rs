@@ -9,6 +9,7 @@ use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::call_limit::CallLimit;
 use crate::body::boxed::Polled;
 use crate::body::frame_budget::FrameBudget;
 use crate::body::response::ResponseBody;
@@ -47,11 +48,14 @@ struct SharedBody {
     resumed: Option<Box<Resumed>>,
 }
 
+#[derive(Default)]
 struct Resumed {
     /// What was read of the body already.
     rest: VecDeque<BodyPart>,
     /// Gives ids to its events.
     ids: Option<EventIds>,
+    /// The time that the call has, where its caller has none of its own.
+    limit: Option<CallLimit>,
 }
 
 // === impl DedupBody ===
@@ -70,8 +74,16 @@ impl<B> DedupBody<B> {
         // With ids in it, or without its beginning, it is longer or shorter than it was.
         let size = if ids.is_some() { SizeHint::new() } else { *head.size() };
         let is_resumed = ids.is_some() || !rest.is_empty();
-        let resumed = is_resumed.then(|| Box::new(Resumed { rest, ids }));
+        let resumed = is_resumed.then(|| Box::new(Resumed { rest, ids, limit: None }));
         Self { kind: Kind::Shared { body: SharedBody { reader: Some(reader), size, resumed } } }
+    }
+
+    /// Ends with an error when the call's time has passed.
+    pub(super) fn limited(mut self, limit: Option<CallLimit>) -> Self {
+        if let (Kind::Shared { body }, true) = (&mut self.kind, limit.is_some()) {
+            body.resumed.get_or_insert_default().limit = limit;
+        }
+        self
     }
 
     #[cold]
@@ -137,8 +149,11 @@ impl SharedBody {
             let rest = self.resumed.as_mut().and_then(|resumed| resumed.rest.pop_front());
             let mut part = match rest {
                 Some(part) => Some(Ok(part)),
-                None => ready!(self.poll_part(cx)),
+                None => ready!(self.poll_limited(cx)),
             };
+            if let Some(Ok(BodyPart::Data(data))) = &part {
+                self.size = less(&self.size, data.len() as u64);
+            }
             let ids = self.resumed.as_mut().and_then(|resumed| resumed.ids.as_mut());
             match (&mut part, ids) {
                 (Some(Ok(BodyPart::Data(data))), Some(ids)) => {
@@ -154,6 +169,19 @@ impl SharedBody {
             return Poll::Ready(part.map(|part| part.map(BodyPart::into_frame)));
         }
         Poll::Pending
+    }
+
+    fn poll_limited(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPart, BoxError>>> {
+        let polled = self.poll_part(cx);
+        let Some(limit) = self.resumed.as_mut().and_then(|resumed| resumed.limit.as_mut()) else { return polled };
+        let passed = match &polled {
+            Poll::Pending => Some(ready!(limit.poll(cx))),
+            Poll::Ready(Some(Ok(_))) => limit.has_passed(cx),
+            Poll::Ready(_) => None,
+        };
+        let Some(passed) = passed else { return polled };
+        self.reader = None;
+        Poll::Ready(Some(Err(passed.into())))
     }
 
     #[inline]

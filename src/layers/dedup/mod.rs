@@ -14,6 +14,7 @@
 mod answer;
 mod answers;
 mod body;
+mod call_limit;
 mod config;
 mod driver;
 mod future;

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri
 
 use super::answers::{self, Answers, Found};
 use super::body::DedupBody;
+use super::call_limit::CallLimit;
 use super::config::Config;
 use super::key;
 use super::offer::{self, Later};
@@ -52,6 +53,8 @@ pub(super) struct Returning {
     skipped: Skipped,
     /// Counts what is held behind what was passed over; `None`: the log holds it anyway.
     rest_charge: Option<Reservation>,
+    /// The time that the call has, where the caller has none of its own.
+    limit: Option<CallLimit>,
     later: Option<(Later, HeaderValue)>,
     format: RejectionFormat,
     config: Arc<Config>,
@@ -185,6 +188,7 @@ fn read(
     let Some(reader) = log.return_reader(deadline) else {
         return refuse(parts, RejectionKind::AnswerGone, config);
     };
+    let limit = if deadline.is_none() { CallLimit::of(&log) } else { None };
     config.emitter.emit(&Event::FlightResumed);
     let preferences = Preferences::of(&parts.headers);
     let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
@@ -200,6 +204,7 @@ fn read(
         ids: None,
         skipped: Skipped::default(),
         rest_charge,
+        limit,
         later: location.map(|location| (Later::new(offer::wait(preferences.wait)), location)),
         format: RejectionFormat::of(&parts.headers),
         config: config.clone(),
@@ -292,13 +297,7 @@ impl Returning {
                     };
                     return Poll::Ready(self.refuse(rejection));
                 }
-                Poll::Pending => {
-                    let Some((later, location)) = &mut self.later else { return Poll::Pending };
-                    let wait = ready!(later.poll(cx));
-                    let response = offer::accepted(location.clone(), wait);
-                    self.reader = None;
-                    return Poll::Ready(response.map(|()| DedupBody::empty()));
-                }
+                Poll::Pending => return self.poll_wait(cx),
             },
         };
         if let Some(after) = self.after {
@@ -330,7 +329,22 @@ impl Returning {
         if let Some(charge) = self.rest_charge.take().filter(|_| !rest.is_empty()) {
             self.log.add_charge(charge);
         }
-        Poll::Ready(response.map(|()| DedupBody::shared(reader, &head, ids, rest)))
+        let limit = self.limit.take();
+        Poll::Ready(response.map(|()| DedupBody::shared(reader, &head, ids, rest).limited(limit)))
+    }
+
+    /// There is no head yet.
+    fn poll_wait<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
+        if let Some((later, location)) = &mut self.later {
+            if let Poll::Ready(wait) = later.poll(cx) {
+                let response = offer::accepted(location.clone(), wait);
+                self.reader = None;
+                return Poll::Ready(response.map(|()| DedupBody::empty()));
+            }
+        }
+        let Some(limit) = &mut self.limit else { return Poll::Pending };
+        let _ = ready!(limit.poll(cx));
+        Poll::Ready(self.refuse(Rejection::new(RejectionKind::DeadlineExceeded)))
     }
 
     /// Passes over what the caller has. Returns whether there is more, or may be.

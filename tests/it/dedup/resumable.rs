@@ -10,7 +10,7 @@ use tower::ServiceExt;
 use tower_buttress::dedup::Dedup;
 use tower_buttress::proto::sse::{Item, Parser};
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
+use tower_buttress::{Deadline, DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
 
 use super::{Answer, Say, Stage, Upstream, dedup, next, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, secs, trailers};
@@ -349,6 +349,61 @@ async fn a_call_without_listeners_ends_with_the_window_and_so_does_its_answer() 
     assert_eq!(ask(&service, get(&location)).await.status(), 200);
     sleep(secs(1)).await;
     assert_eq!(ask(&service, get(&location)).await.status(), 410);
+}
+
+/// A caller that comes back keeps a call going for as long as the call has, or for as long as itself has.
+#[tokio::test(start_paused = true)]
+async fn coming_back_does_not_put_off_the_deadline_of_the_call() {
+    let (service, mut stage) = dedup(&layer());
+    for (own, ends) in [(None, 100), (Some(50), 100), (Some(150), 150)] {
+        let start = tokio::time::Instant::now();
+        let mut request = post_key("k", "hi");
+        request.extensions_mut().insert(Deadline::after(secs(100)).unwrap());
+        let call = send(&service, request).await;
+        let say = stage.call().await.answer(event_stream());
+        let answer = call.await.unwrap().unwrap();
+        let location = location(&answer);
+        drop(answer);
+        sleep(secs(20)).await;
+        let mut again = get(&location);
+        if let Some(own) = own {
+            again.extensions_mut().insert(Deadline::after(secs(own - 20)).unwrap());
+        }
+        let mut back = ask(&service, again).await;
+        say.data("data: one\n\n");
+        assert_eq!(events(&next(&mut back).await).0, ["one"]);
+        if own.is_none() {
+            let ended = next(&mut back).await;
+            assert!(ended.starts_with("error: the call was not over within its budget of 80s"), "{ended}");
+            assert_eq!(start.elapsed(), secs(100));
+        } else {
+            // A `DeadlineLayer` would end it.
+            drop(back);
+        }
+        let left = secs(ends).saturating_sub(start.elapsed());
+        sleep(left.saturating_sub(secs(1))).await;
+        settle().await;
+        assert_eq!(stage.alive(), usize::from(own.is_some()), "{own:?}");
+        sleep(secs(2)).await;
+        settle().await;
+        assert_eq!(stage.alive(), 0, "{own:?}");
+    }
+    // Of one that has ended in time all can be read.
+    let mut request = post_key("k", "hi");
+    request.extensions_mut().insert(Deadline::after(secs(100)).unwrap());
+    let call = send(&service, request).await;
+    let say = stage.call().await.answer(event_stream());
+    let answer = call.await.unwrap().unwrap();
+    let location = location(&answer);
+    drop(answer);
+    let back = ask(&service, get(&location)).await;
+    say.data("data: one\n\n");
+    say.end();
+    settle().await;
+    sleep(secs(110)).await;
+    for back in [back, ask(&service, get(&location)).await] {
+        assert_eq!(events(&text(back).await).0, ["one"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

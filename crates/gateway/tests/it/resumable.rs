@@ -107,6 +107,22 @@ async fn an_answer_later_is_where_the_caller_was_told() {
     assert_eq!(gateway.provider().counts().calls, 2);
 }
 
+/// The first caller has left; one that comes back, which has no limit of its own, does not keep the call going for ever.
+#[tokio::test]
+async fn coming_back_does_not_put_off_the_deadline_of_the_call() {
+    let gateway = gateway(&["--resumable", "on", "--deadline", "1s"]).await;
+    let endless = "gap=20ms; chunks=1000000";
+    let question = with(chat(gateway.addr, true, endless), &[("authorization", "Bearer a"), ("idempotency-key", "k")]);
+    let answer = ask(question).await;
+    let location = header(&answer, "content-location").to_owned();
+    drop(answer);
+    let back = ask(at(&gateway, &location, "GET")).await;
+    assert_eq!(back.status(), 200);
+    let (events, whole) = super::soon(read(back.into_body())).await;
+    assert!(!whole && events.contains("timeout_error"), "{events}");
+    gateway.abandoned(1).await;
+}
+
 #[tokio::test]
 async fn without_the_option_there_is_no_such_page() {
     let gateway = gateway(&[]).await;
