@@ -29,6 +29,37 @@ async fn a_caller_that_has_used_its_share_is_refused_and_the_others_are_not() {
     assert_eq!(calls.times().len(), 5);
 }
 
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_has_used_its_tokens_is_refused_and_the_others_are_not() {
+    let calls = Calls::new();
+    let layer = PaceLayer::per_caller().requests(Rate::per_minute(60)).tokens(Rate::per_minute(1_000));
+    let service = layer.layer(upstream(&calls, |_| {
+        let mut answer = answer(200, &[("content-type", "application/json")]);
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":100,"completion_tokens":900}}"#;
+        *answer.body_mut() = Full::from(usage);
+        answer
+    }));
+    let chat = |tenant: &str| {
+        let mut request = ask(tenant);
+        *request.uri_mut() = "http://provider/v1/chat/completions".parse().unwrap();
+        request.extensions_mut().insert(tower_buttress::TokenEstimate::new().input(100).max_output(0));
+        service.clone().oneshot(request)
+    };
+    let answer = chat("leaked").await.unwrap();
+    let policy = answer.headers()["ratelimit-policy"].to_str().unwrap();
+    assert!(policy.contains("\"tokens\";q=1000;w=60"), "{policy}");
+    // It has said less than it used.
+    http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    let refused = chat("leaked").await.unwrap();
+    assert_eq!((kind(&refused), retry_after(&refused)), (Some(RejectionKind::Paced), 6));
+    assert_eq!(chat("other").await.unwrap().status(), 200);
+    tokio::time::sleep(secs(6)).await;
+    assert_eq!(chat("leaked").await.unwrap().status(), 200);
+    // What was refused took none of its requests.
+    assert_eq!(calls.times(), [0.0, 0.0, 6.0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_has_so_many_calls_at_a_time() {
     let layer = PaceLayer::per_caller().concurrency(2);

@@ -152,6 +152,31 @@ async fn what_is_no_429_or_the_requests_own_matter_pauses_nothing() {
     assert_eq!(calls.times(), [0.0; 4]);
 }
 
+/// As OpenAI says so: no wait helps a request that asks for more than the limit itself, nor an account that has nothing left.
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_429_that_no_wait_helps_pauses_nothing() {
+    const TOO_LARGE: &str = r#"{"error":{"message":"Request too large for gpt-5 on tokens per min (TPM): Limit 10, Requested 12. Try again in 9s.","code":"rate_limit_exceeded"}}"#;
+    const SPENT: &str = r#"{"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}"#;
+    const LIMITED: &str =
+        r#"{"error":{"message":"Rate limit reached. Try again in 9s.","code":"rate_limit_exceeded"}}"#;
+    let calls = Calls::new();
+    let says = [TOO_LARGE, SPENT, LIMITED, "{}"];
+    let upstream = upstream(&calls, move |call| {
+        let mut answer = answer(if call < 4 { 429 } else { 200 }, &[("content-type", "application/json")]);
+        *answer.body_mut() = Full::from(says[call - 1]);
+        answer
+    });
+    let service = PaceLayer::new().layer(tower_buttress::StreamGuardLayer::new().layer(upstream));
+    for _ in says {
+        let mut request = ask("a");
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = "http://provider/v1/chat/completions".parse().unwrap();
+        service.clone().oneshot(request).await.unwrap();
+    }
+    assert_eq!(calls.times(), [0.0, 0.0, 0.0, 9.0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn keys_do_not_wait_for_each_other() {
     let layer = PaceLayer::new();

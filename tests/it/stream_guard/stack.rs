@@ -7,12 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_buttress::{Attempts, CircuitBreakerLayer, CircuitState, RetryAfterBackoffLayer, StreamGuardLayer};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_buttress::{
+    Attempts, CircuitBreakerLayer, CircuitState, FallbackLayer, RetryAfterBackoffLayer, ServedBy, StreamGuardLayer,
+};
 
 use super::{Answer, CHAT, DONE, HELLO, OVERLOADED, ROLE, STOP};
-use crate::support::Step;
-use crate::support::Step::Data;
+use crate::support::Step::{self, Data, Wait};
+use crate::support::secs;
+
+/// A chunk that says nothing.
+const PING: &str = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[]}\n\n";
 
 fn request() -> Request<Full<Bytes>> {
     Request::post(CHAT).body(Full::from("{}")).unwrap()
@@ -37,6 +42,62 @@ async fn what_fails_before_content_is_retried() {
         assert_eq!(Attempts::of(&response), Attempts(2));
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, [ROLE, HELLO, STOP, DONE].concat());
+    }
+}
+
+/// Asks an upstream that answers so, with a backup beside it. Returns whether the backup was asked.
+async fn reaches_the_backup(own_credentials: bool, answer: fn() -> Answer) -> bool {
+    let backup = service_fn(|_: Request<tower_buttress::CallBody>| async {
+        Ok::<_, Infallible>(Answer::stream([Data(HELLO), Data(STOP), Data(DONE)]).response())
+    });
+    let fallback = FallbackLayer::new(StreamGuardLayer::new().layer(backup)).own_credentials(own_credentials);
+    let primary = service_fn(move |_: Request<tower_buttress::CallBody>| {
+        let response = answer().response();
+        async { Ok::<_, Infallible>(response) }
+    });
+    let service = ServiceBuilder::new().layer(fallback).layer(StreamGuardLayer::new()).service(primary);
+    let response = service.oneshot(request()).await.unwrap();
+    let is_backup = ServedBy::of(&response).is_some();
+    assert_eq!(is_backup, response.status() == 200);
+    is_backup
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_before_content_goes_to_the_backup() {
+    const QUOTA: &str = "data: {\"error\":{\"message\":\"x\",\"code\":\"insufficient_quota\"}}\n\n";
+    const LONG: &str = r#"{"error":{"message":"x","type":"invalid_request_error","code":"context_length_exceeded"}}"#;
+    const WRONG: &str = r#"{"error":{"message":"x","type":"invalid_request_error","code":null}}"#;
+    for (own_credentials, goes, answer) in [
+        (false, true, (|| Answer::stream([Data(ROLE), Data(OVERLOADED)])) as fn() -> Answer),
+        (false, true, || Answer::stream([Data(ROLE)])),
+        (false, true, || Answer::json(200, "{\"error\":{\"code\":502,\"message\":\"x\"}}")),
+        // What a caller's credential, or its request, brings about is paid by the operator only where that was said.
+        (false, false, || Answer::stream([Data(ROLE), Data(QUOTA)])),
+        (true, true, || Answer::stream([Data(ROLE), Data(QUOTA)])),
+        (false, false, || Answer::json(400, LONG)),
+        (true, true, || Answer::json(400, LONG)),
+        (true, false, || Answer::json(400, WRONG)),
+    ] {
+        assert_eq!(reaches_the_backup(own_credentials, answer).await, goes);
+    }
+}
+
+/// Its reader has the answer's id, and the pings of the model, which are no sign that it is stuck.
+#[tokio::test(start_paused = true)]
+async fn a_model_may_think_for_a_minute_behind_its_start() {
+    use tower_buttress::{TimeoutProfile, presets};
+
+    for preset in [presets::llm_client, presets::llm_gateway] {
+        let upstream = service_fn(move |_: Request<_>| async move {
+            let thinks = (0..6).flat_map(|_| [Wait(secs(10)), Data(PING)]);
+            let said = [Data(HELLO), Data(STOP), Data(DONE)];
+            Ok::<_, Infallible>(Answer::stream([Data(ROLE)].into_iter().chain(thinks).chain(said)).response())
+        });
+        let service = preset(TimeoutProfile::STANDARD).layer(upstream);
+        let response = service.oneshot(request()).await.unwrap();
+        assert_eq!((response.status().as_u16(), Attempts::of(&response)), (200, Attempts(1)));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.ends_with([HELLO, STOP, DONE].concat().as_bytes()));
     }
 }
 
@@ -99,7 +160,7 @@ async fn a_gateway_tells_its_caller_in_the_dialect_and_then_breaks_off() {
             let steps = steps.clone();
             async move { Ok::<_, Infallible>(Answer::stream(steps).response()) }
         });
-        let service = tower::Layer::layer(&presets::llm_gateway(TimeoutProfile::STANDARD), upstream);
+        let service = presets::llm_gateway(TimeoutProfile::STANDARD).layer(upstream);
         let mut body = service.oneshot(request()).await.unwrap().into_body();
         let mut text = String::new();
         let error = loop {
