@@ -1,4 +1,4 @@
-//! Chromium's `EventSource`, and the gateway's own page in it.
+//! Chromium's `EventSource`, the `fetch` of Node, and the gateway's own page in a browser.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,11 +10,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Html;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::super::gateway;
@@ -101,8 +101,8 @@ fetch('/words', { method: 'POST', body: 'hello', headers }).then(response => {
 });
 </script>";
 
-/// Passes connections on, and cuts those that read an answer again after so many bytes, so many times.
-async fn cutting(gateway: SocketAddr, bytes: usize, times: usize) -> SocketAddr {
+/// Passes connections on, and cuts those whose request begins so after as many bytes of the answer, so many times.
+async fn cutting(gateway: SocketAddr, begins: &'static str, bytes: usize, times: usize) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let left = Arc::new(AtomicUsize::new(times));
@@ -110,20 +110,26 @@ async fn cutting(gateway: SocketAddr, bytes: usize, times: usize) -> SocketAddr 
         loop {
             let (browser, _) = listener.accept().await.unwrap();
             let gateway = TcpStream::connect(gateway).await.unwrap();
-            tokio::spawn(cut(browser, gateway, bytes, left.clone()));
+            tokio::spawn(cut(browser, gateway, begins, bytes, left.clone()));
         }
     });
     addr
 }
 
-async fn cut(mut browser: TcpStream, mut gateway: TcpStream, bytes: usize, left: Arc<AtomicUsize>) {
+async fn cut(
+    mut browser: TcpStream,
+    mut gateway: TcpStream,
+    begins: &'static str,
+    bytes: usize,
+    left: Arc<AtomicUsize>,
+) {
     let (mut asked, mut answered) = (vec![0; 16 * 1024], vec![0; 1024]);
     let mut until = None;
     loop {
         tokio::select! {
             read = browser.read(&mut asked) => {
                 let Ok(read @ 1..) = read else { return };
-                if asked.starts_with(b"GET /-/answers/") && left.load(SeqCst) > 0 {
+                if asked.starts_with(begins.as_bytes()) && left.load(SeqCst) > 0 {
                     left.fetch_sub(1, SeqCst);
                     until = Some(bytes);
                 }
@@ -146,18 +152,18 @@ async fn cut(mut browser: TcpStream, mut gateway: TcpStream, bytes: usize, left:
     }
 }
 
-#[tokio::test]
-async fn event_source_survives_three_cuts_and_holds_the_exact_text() {
-    const WORDS: usize = 60;
-    if python().is_none() {
-        return;
-    }
-    let (reported, mut reports) = mpsc::unbounded_channel();
-    let report = move |body: String| async move { reported.send(body).unwrap() };
-    let asked = Arc::<AtomicUsize>::default();
-    let counted = asked.clone();
-    let words = move || {
-        counted.fetch_add(1, SeqCst);
+const WORDS: usize = 60;
+
+/// What a client is to hold in the end.
+fn text() -> String {
+    (0..WORDS).map(|word| format!("word {word}")).collect::<Vec<_>>().join(" ")
+}
+
+/// A model that says all words, and counts how often it is asked.
+fn words(asked: &Arc<AtomicUsize>) -> MethodRouter {
+    let asked = asked.clone();
+    post(move || {
+        asked.fetch_add(1, SeqCst);
         let words = stream::iter(0..=WORDS).then(|word| async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let retry = if word % 5 == 0 { "retry: 50\n" } else { "" };
@@ -167,20 +173,47 @@ async fn event_source_survives_three_cuts_and_holds_the_exact_text() {
             })
         });
         async { ([("content-type", "text/event-stream")], Body::from_stream(words)) }
-    };
+    })
+}
+
+#[tokio::test]
+async fn a_loop_around_fetch_survives_three_cuts_and_holds_the_exact_text() {
+    if python().is_none() {
+        return;
+    }
+    let asked = Arc::<AtomicUsize>::default();
+    let upstream = format!("http://{}", upstream(Router::new().route("/words", words(&asked))).await);
+    let gateway = gateway(&["--upstream", &upstream, "--resumable", "on", "--heartbeat", "30ms"]).await;
+    let addr = cutting(gateway.addr, "", 1_000, 3).await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/clients/loop.mjs");
+    let mut node = Command::new("node");
+    let output = node.args([script, &format!("http://{addr}")]).kill_on_drop(true).output();
+    let output = tokio::time::timeout(secs(60), output).await.expect("it comes to its end").unwrap();
+    let failed = String::from_utf8_lossy(&output.stderr);
+    let read: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{failed}"));
+    assert_eq!((&read["text"], &read["answered"], asked.load(SeqCst)), (&text().into(), &4.into(), 1));
+}
+
+#[tokio::test]
+async fn event_source_survives_three_cuts_and_holds_the_exact_text() {
+    if python().is_none() {
+        return;
+    }
+    let (reported, mut reports) = mpsc::unbounded_channel();
+    let report = move |body: String| async move { reported.send(body).unwrap() };
+    let asked = Arc::<AtomicUsize>::default();
     let router = Router::new()
         .route("/page", get(|| async { Html(COMES_BACK) }))
-        .route("/words", post(words))
+        .route("/words", words(&asked))
         .route("/report", post(report));
     let upstream = format!("http://{}", upstream(router).await);
     let gateway = gateway(&["--upstream", &upstream, "--resumable", "on", "--heartbeat", "30ms"]).await;
     // Behind the head, a few events each time.
-    let addr = cutting(gateway.addr, 1_000, 3).await;
+    let addr = cutting(gateway.addr, "GET /-/answers/", 1_000, 3).await;
     let mut browser = chromium("cuts", &[&format!("http://{addr}/page")]);
     let report = tokio::time::timeout(secs(60), reports.recv()).await.expect("the browser reports").unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let expected: Vec<String> = (0..WORDS).map(|word| format!("word {word}")).collect();
-    assert_eq!(report["text"], expected.join(" "));
+    assert_eq!(report["text"], text());
     assert_eq!((report["opened"].as_u64(), asked.load(SeqCst)), (Some(4), 1));
     browser.kill().await.unwrap();
     let _ = std::fs::remove_dir_all(profile("cuts"));

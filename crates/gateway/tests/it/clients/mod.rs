@@ -9,6 +9,7 @@ mod page;
 mod prometheus;
 mod proxies;
 mod sdks;
+mod truth;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
