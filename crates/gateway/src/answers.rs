@@ -4,7 +4,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use tower_buttress::Resumable;
 
-use super::args::{LayerArgs, Switch};
+use super::args::{Concurrency, LayerArgs, Switch};
 
 const PREFIX: &str = "/-/answers";
 const TOKEN_LENGTH: usize = 32;
@@ -12,10 +12,11 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How callers come back, where they may.
 pub(crate) fn resumable(args: &LayerArgs) -> Option<Resumable> {
+    // Calls whose callers have left keep out none that wait.
+    let places = if let Concurrency::Fixed(places) = args.concurrency { places.get() } else { args.queue };
     let resumable = Resumable::at(PREFIX)
         .window(args.resume_window)
-        // A quarter of the places: calls whose callers have left keep out none that wait.
-        .unattended(8, (args.queue / 4).max(1))
+        .unattended(8, (places / 4).max(1))
         .respond_async(args.respond_async == Switch::On);
     (args.resumable == Switch::On).then_some(resumable)
 }

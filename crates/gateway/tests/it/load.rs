@@ -82,6 +82,62 @@ fn kind_of(answer: &Response<Incoming>) -> &str {
 }
 
 #[tokio::test]
+async fn tokens_of_ones_own_are_never_overrun() {
+    let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--pace-tokens", "100/1h"]).await;
+    // Its usage says that it took more than there are.
+    assert!(read(ask(of(&gateway, "one", false, "chunks=200")).await.into_body()).await.1);
+    let refused = ask(of(&gateway, "one", false, "")).await;
+    assert_eq!(told(&refused), (429, "gateway"));
+    assert_eq!(kind(refused).await, "paced");
+    assert_eq!(ask(of(&gateway, "two", false, "")).await.status(), StatusCode::OK, "limits are those of a credential");
+    assert_eq!(gateway.provider().counts().calls, 2);
+}
+
+/// Six hundred requests a minute, of which none is left.
+async fn says_its_limits() -> ([(&'static str, &'static str); 3], &'static str) {
+    let limits = [
+        ("x-ratelimit-limit-requests", "600"),
+        ("x-ratelimit-remaining-requests", "0"),
+        ("x-ratelimit-reset-requests", "60.0s"),
+    ];
+    (limits, "{}")
+}
+
+#[tokio::test]
+async fn an_upstreams_limits_are_learned_where_that_is_wanted() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(says_its_limits)).into_future());
+    for (pace, learns) in [("learn", true), ("pause", false)] {
+        let options = ["--upstream", &upstream, "--attempts", "1", "--dedup", "off", "--pace", pace];
+        let gateway = gateway(&options).await;
+        assert_eq!(ask(of(&gateway, "one", false, "")).await.status(), StatusCode::OK);
+        let asked = Instant::now();
+        let answers = join_all((0..4).map(|_| ask(of(&gateway, "one", false, "")))).await;
+        assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
+        // A tenth of a second for each.
+        assert_eq!(asked.elapsed() >= Duration::from_millis(350), learns, "{:?}", asked.elapsed());
+    }
+}
+
+/// Calls whose callers may come back keep out none that wait.
+#[tokio::test]
+async fn a_quarter_of_the_places_is_for_calls_without_callers() {
+    let options = ["--resumable", "on", "--dedup-grace", "100ms", "--concurrency", "8", "--attempts", "1"];
+    let gateway = gateway(&options).await;
+    for key in ["a", "b", "c", "d"] {
+        let mut request = of(&gateway, key, true, "gap=0s; stall-after=1");
+        request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+        let answer = ask(request).await;
+        assert!(answer.headers().contains_key("content-location"));
+        drop(answer);
+    }
+    gateway.abandoned_of(2, 2).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(gateway.provider().counts().open, 2);
+}
+
+#[tokio::test]
 async fn no_more_calls_are_under_way_than_there_are_places() {
     let options = ["--attempts", "1", "--dedup", "off", "--concurrency", "1", "--queue", "1"];
     let gateway = gateway(&options).await;

@@ -85,7 +85,12 @@ impl Running {
 
     /// The upstream side of a call that was given up is closed, and soon.
     async fn abandoned(&self, calls: u64) {
-        soon(self.provider().until(|counts| counts.abandoned == calls && counts.open == 0)).await;
+        self.abandoned_of(calls, 0).await;
+    }
+
+    /// The same, while so many others go on.
+    async fn abandoned_of(&self, calls: u64, open: u64) {
+        soon(self.provider().until(|counts| counts.abandoned == calls && counts.open == open)).await;
     }
 }
 

@@ -56,6 +56,19 @@ async fn a_newer_message_can_be_refused_or_wait() {
 }
 
 #[tokio::test]
+async fn messages_soon_after_each_other_are_one_call() {
+    let gateway = gateway(&["--supersede-header", "x-chat", "--supersede-settle", "500ms"]).await;
+    let older: Vec<_> = ["h", "he", "hel"].map(|text| tokio::spawn(ask(said(&gateway, text, "")))).into();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let newest = ask(said(&gateway, "hello", "gap=0s")).await;
+    assert!(read(newest.into_body()).await.1);
+    for older in older {
+        assert_eq!(soon(older).await.unwrap().status(), 410);
+    }
+    assert_eq!(gateway.provider().counts().calls, 1);
+}
+
+#[tokio::test]
 async fn without_the_header_messages_are_strangers() {
     let gateway = gateway(&[]).await;
     let older = ask(said(&gateway, "one", "gap=10ms; chunks=10")).await;

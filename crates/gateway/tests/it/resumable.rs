@@ -107,6 +107,18 @@ async fn an_answer_later_is_where_the_caller_was_told() {
     assert_eq!(gateway.provider().counts().calls, 2);
 }
 
+#[tokio::test]
+async fn an_answer_is_kept_for_the_window() {
+    let gateway = gateway(&["--resumable", "on", "--resume-window", "1s"]).await;
+    let question = with(chat(gateway.addr, true, "gap=0s"), &[("authorization", "Bearer a"), ("idempotency-key", "k")]);
+    let answer = ask(question).await;
+    let location = header(&answer, "content-location").to_owned();
+    assert!(read(answer.into_body()).await.1);
+    assert_eq!(ask(at(&gateway, &location, "GET")).await.status(), 200);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(ask(at(&gateway, &location, "GET")).await.status(), 410);
+}
+
 /// The first caller has left; one that comes back, which has no limit of its own, does not keep the call going for ever.
 #[tokio::test]
 async fn coming_back_does_not_put_off_the_deadline_of_the_call() {
