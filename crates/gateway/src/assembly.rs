@@ -89,6 +89,7 @@ impl Assembly {
         let (callers, layers, server) = (&args.callers, &args.layers, &args.server);
         let inspector = Inspector {
             is_on: !server.plain || args.chooses_by_model(),
+            chooses_by_model: args.chooses_by_model(),
             limit: args.longest_deadline(),
             header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
             memory: self.states.memory().clone(),

@@ -32,6 +32,8 @@ const LONGEST_MODEL: usize = 128;
 pub(crate) struct Inspector {
     /// Off, nothing is read.
     pub(crate) is_on: bool,
+    /// The route depends on the model: what is JSON is read also where it is called something else.
+    pub(crate) chooses_by_model: bool,
     /// The longest a call may take. It begins here, where no layer has seen the request yet that could bound that.
     pub(crate) limit: Option<Duration>,
     /// Where callers say the same.
@@ -65,9 +67,11 @@ enum Read {
 // === impl Inspector ===
 
 impl Inspector {
-    /// Notes the model of a JSON request, and whether it says `"stream": true`. No other request is read.
+    /// Notes the model of a JSON request, and whether it says `"stream": true`.
     pub(crate) async fn inspect(&self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
-        if !self.is_on || request.method() != Method::POST || !is_small_json(request.headers()) {
+        let is_json = is_json(request.headers());
+        let may_say = (is_json || self.chooses_by_model) && is_small(request.headers());
+        if !self.is_on || request.method() != Method::POST || !may_say {
             return Ok(request.map(|body| Either::Right(Begun::unread(body))));
         }
         let (mut parts, body) = request.into_parts();
@@ -95,7 +99,9 @@ impl Inspector {
         {
             parts.extensions.insert(Model::new(name));
         }
-        if members.is_unclear {
+        // Uploads of another kind, which some endpoints take, do not begin so.
+        let looks_like_json = is_json || data.trim_ascii_start().starts_with(b"{");
+        if members.is_unclear && looks_like_json {
             parts.extensions.insert(UnclearModel);
         }
         Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
@@ -130,11 +136,15 @@ async fn read(mut body: Incoming, patience: Duration, mut reservation: Reservati
     Ok(if may_read { Read::Whole(data) } else { Read::Begun(Begun::new(data, body)) })
 }
 
-fn is_small_json(headers: &HeaderMap) -> bool {
+fn is_small(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length <= LIMIT)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
     let essence = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let essence = essence.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-    length.is_some_and(|length| length <= LIMIT) && essence.eq_ignore_ascii_case(b"application/json")
+    essence.eq_ignore_ascii_case(b"application/json")
 }
 
 fn is_name(text: &str) -> bool {

@@ -106,6 +106,19 @@ async fn a_body_of_which_parsers_read_different_models_is_refused_where_the_rout
         assert!(status == 400 && problem.contains("model-unclear"), "{body}: {status} {problem}");
     }
     assert_eq!([rest.counts().calls, own.counts().calls], [0, 0]);
+    // By whatever name JSON comes: there are upstreams that do not look at it.
+    let send_as = async |content_type: &'static str, body: &'static str| {
+        let request = Request::post(format!("http://{}{CHAT}", gateway.addr)).header("content-type", content_type);
+        ask(request.body(full(body)).unwrap()).await.status().as_u16()
+    };
+    let deep = r#"{"model":"deep","messages":[{"role":"user","content":"Hello"}]}"#;
+    assert_eq!(send_as("text/plain", deep).await, 200);
+    assert_eq!([rest.counts().calls, own.counts().calls], [0, 1]);
+    assert_eq!(send_as("text/plain", r#" {"model":"deep"} x"#).await, 400);
+    assert_eq!([rest.counts().calls, own.counts().calls], [0, 1]);
+    let form = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ndeep\r\n--b--\r\n";
+    send_as("multipart/form-data; boundary=b", form).await;
+    assert_eq!([rest.counts().calls, own.counts().calls], [1, 1], "an upload is of no model");
     // Where the model chooses nothing, the upstream judges.
     let (status, problem) = send("/v2/chat/completions", r#"{"model":"sim","model":"deep"}"#).await;
     assert!(status != 400 || !problem.contains("model-unclear"), "{status} {problem}");
