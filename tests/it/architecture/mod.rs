@@ -28,12 +28,14 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 ];
 
 /// The same for `crates/redis`. Which of the adapters uses which is in their manifests.
-const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 5] = [
+const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 7] = [
     ("client", &["client", "error", "options"]),
     ("backend", &["backend", "client", "error", "options"]),
     ("store", &["store", "backend", "client", "error", "options"]),
-    ("breaker", &["breaker", "backend", "client", "error"]),
-    ("pace", &["pace", "backend", "client", "error"]),
+    ("driver", &["backend"]),
+    ("breaker", &["breaker", "driver", "backend", "client", "error"]),
+    ("pace", &["pace", "driver", "backend", "client", "error"]),
+    ("supersede", &["driver", "backend", "client"]),
 ];
 
 /// The folders of sources that users compile.
