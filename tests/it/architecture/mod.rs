@@ -32,10 +32,10 @@ const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 7] = [
     ("client", &["client", "error", "options"]),
     ("backend", &["backend", "client", "error", "options"]),
     ("store", &["store", "backend", "client", "error", "options"]),
-    ("driver", &["backend"]),
+    ("driver", &["backend", "client", "error"]),
     ("breaker", &["breaker", "driver", "backend", "client", "error"]),
     ("pace", &["pace", "driver", "backend", "client", "error"]),
-    ("supersede", &["driver", "backend", "client"]),
+    ("supersede", &["driver", "backend", "client", "error"]),
 ];
 
 /// The folders of sources that users compile.
