@@ -13,8 +13,6 @@ use crate::rt::clock;
 
 /// A call that asks the others.
 pub(super) struct Asking {
-    pub(super) tenant: u64,
-    pub(super) demand: Demand,
     reserved: Reserved,
     turn: PeerReserving,
     /// Longer than peers may take.
@@ -44,24 +42,21 @@ const LONGEST: Duration = Duration::from_secs(1);
 // === impl Asking ===
 
 impl Asking {
-    /// `None`: the key has no rates, or they are this process's own.
+    /// All calls are paused for another `pause`. `None`: the key is this process's own.
     pub(super) fn begin(
         peers: Option<&Peers>,
         key: &Arc<Limit>,
-        tenant: u64,
-        demand: Demand,
+        demand: &Demand,
+        pause: Duration,
         patience: Duration,
         now: Instant,
     ) -> Option<Self> {
-        let peers = peers.filter(|peers| peers.0.shares_rates())?.clone();
+        let peers = peers?.clone();
         let limit = PeerLimit::new(key, key.id()?);
-        let costs = costs(key, &demand);
-        if costs.is_empty() {
-            return None;
-        }
-        let turn = peers.0.reserve(limit.clone(), costs.clone(), patience);
+        let costs = costs(key, demand);
+        let turn = peers.0.reserve(limit.clone(), costs.clone(), pause, patience);
         let reserved = Reserved { peers, limit, key: key.clone(), costs };
-        Some(Self { tenant, demand, reserved, turn, until: now.checked_add(LONGEST) })
+        Some(Self { reserved, turn, until: now.checked_add(LONGEST) })
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PeerTurn> {
@@ -91,7 +86,7 @@ impl Asking {
 
 impl fmt::Debug for Asking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asking").field("demand", &self.demand).finish_non_exhaustive()
+        f.debug_struct("Asking").field("reserved", &self.reserved).finish_non_exhaustive()
     }
 }
 

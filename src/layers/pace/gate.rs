@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::Request;
 use http_body::Body;
 
-use super::fleet::{Asking, Share};
+use super::fleet::Share;
 use super::key::{Decision, Limit};
 use super::permit::PacePermit;
 use super::shared::{Key, Shared};
@@ -75,9 +75,9 @@ fn limited<B: Body>(
         usage = Some(Usage::of(request.uri()));
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
-    if let Some(asking) = Asking::begin(shared.config.peers.as_ref(), &key, tenant, demand, patience, now) {
-        let notices = Notices::of(request.extensions());
-        return Admission::Wait(PaceWait::asking(shared.hold(), key, asking, until, length, usage, notices));
+    if shared.shares_rates(&key) {
+        let (call, notices) = ((tenant, demand), Notices::of(request.extensions()));
+        return Admission::Wait(PaceWait::for_a_turn(shared.hold(), key, call, until, length, usage, notices));
     }
     match key.arrive(tenant, demand, now, patience) {
         Decision::Go(grant) => {

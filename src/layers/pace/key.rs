@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
-use crate::policy::pace::{Bucket, Demand, Grant, Pacer, Turn};
+use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, Turn};
 use crate::policy::queue::{Line, Ticket};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
@@ -204,6 +204,12 @@ impl Limit {
         state.pacer.pause(micros(wait), at);
         self.is_open.store(false, Ordering::Relaxed);
         self.wake_leader(state, at);
+    }
+
+    /// What holds a call of `tenant`, whatever the rates allow.
+    pub(super) fn hold(&self, tenant: u64, now: Instant) -> Hold {
+        let at = self.micros(now);
+        lock(&self.state).pacer.hold(tenant, at)
     }
 
     pub(super) fn id(&self) -> Option<Fingerprint> {

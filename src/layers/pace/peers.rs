@@ -49,11 +49,12 @@ pub trait PacePeers: Send + Sync {
         false
     }
 
-    /// A call is to take `costs` from the rates of this limit, from all or from none, and can wait for `max_wait`. The future
-    /// must end within a fraction of a second: it is in the way of the call. If it is dropped, nothing is taken. Default:
-    /// [`PeerTurn::Alone`].
-    fn reserve(&self, limit: PeerLimit, costs: Vec<RateCost>, max_wait: Duration) -> PeerReserving {
-        let _ = (limit, costs, max_wait);
+    /// A call is to take `costs` from the rates of this limit, from all or from none, and can wait for `max_wait`. This process
+    /// knows that the calls of the limit are paused for another `pause` (zero: they are not): the turn is not before its end.
+    /// The future must end within a fraction of a second: it is in the way of the call. If it is dropped, nothing is taken.
+    /// Default: [`PeerTurn::Alone`].
+    fn reserve(&self, limit: PeerLimit, costs: Vec<RateCost>, pause: Duration, max_wait: Duration) -> PeerReserving {
+        let _ = (limit, costs, pause, max_wait);
         Box::pin(ready(PeerTurn::Alone { processes: 1 }))
     }
 

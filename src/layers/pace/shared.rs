@@ -190,6 +190,12 @@ impl Shared {
         (found.flatten().unwrap_or_else(|| self.others.clone()), new.is_some())
     }
 
+    /// Whether calls of this key take their turns among those of other processes.
+    pub(super) fn shares_rates(&self, key: &Limit) -> bool {
+        let peers = self.config.peers.as_ref();
+        !self.config.rates.is_empty() && key.id().is_some() && peers.is_some_and(|peers| peers.0.shares_rates())
+    }
+
     pub(super) fn refuse(&self, key: &Limit, wait: Duration) -> Rejection {
         self.config.emitter.emit(&Event::Refused { kind: RejectionKind::Paced });
         let wait = if wait.is_zero() { SOON } else { wait };

@@ -11,7 +11,8 @@ use super::usage::Usage;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
 use crate::event::Event;
-use crate::policy::pace::{Demand, Grant};
+use crate::policy::micros::Micros;
+use crate::policy::pace::{Demand, Grant, Hold};
 use crate::policy::queue::Ticket;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -29,6 +30,8 @@ pub struct PaceWait {
     timer: LazyTimer,
     length: u64,
     usage: Option<Usage>,
+    tenant: u64,
+    demand: Demand,
     share: Share,
     /// Who is told that it waits, where that is not known from the beginning.
     notices: Option<Notices>,
@@ -36,14 +39,12 @@ pub struct PaceWait {
 
 #[derive(Debug)]
 enum Stage {
+    /// The other processes are asked then.
+    Held(Instant),
     /// The other processes are asked.
     Asks(Box<Asking>),
     /// Its turn among the calls of all processes comes then.
-    Turn {
-        at: Instant,
-        tenant: u64,
-        demand: Demand,
-    },
+    Turn(Instant),
     /// It waits in the line of this process.
     Line(Ticket),
     Over,
@@ -51,6 +52,7 @@ enum Stage {
 
 /// What is spaced by another clock comes so much too early for this one.
 const SLACK: Duration = Duration::from_millis(50);
+const SLACK_MICROS: Micros = 50_000;
 
 // === impl PaceWait ===
 
@@ -63,20 +65,21 @@ impl PaceWait {
         length: u64,
         usage: Option<Usage>,
     ) -> Self {
-        Self::at(Stage::Line(ticket), shared, key, until, length, usage)
+        let nothing = (0, Demand::default());
+        Self::at(Stage::Line(ticket), shared, key, nothing, until, length, usage)
     }
 
-    /// The other processes are asked first.
-    pub(super) fn asking(
+    /// A call of this tenant, which takes this, has its turn among those of all processes.
+    pub(super) fn for_a_turn(
         shared: ThreadArc<Shared>,
         key: Arc<Limit>,
-        asking: Asking,
+        call: (u64, Demand),
         until: (Option<Instant>, bool),
         length: u64,
         usage: Option<Usage>,
         notices: Option<Notices>,
     ) -> Self {
-        let mut wait = Self::at(Stage::Asks(Box::new(asking)), shared, key, until, length, usage);
+        let mut wait = Self::at(Stage::Held(clock::now()), shared, key, call, until, length, usage);
         wait.notices = notices;
         wait
     }
@@ -85,13 +88,15 @@ impl PaceWait {
         stage: Stage,
         shared: ThreadArc<Shared>,
         key: Arc<Limit>,
+        (tenant, demand): (u64, Demand),
         (until, deadline_is_first): (Option<Instant>, bool),
         length: u64,
         usage: Option<Usage>,
     ) -> Self {
         shared.count_waiting(1.0);
         let (timer, share) = (LazyTimer::default(), Share::default());
-        Self { shared, key, stage, until, deadline_is_first, timer, length, usage, share, notices: None }
+        let notices = None;
+        Self { shared, key, stage, until, deadline_is_first, timer, length, usage, tenant, demand, share, notices }
     }
 
     /// Tells the call's reader that it waits, once.
@@ -113,7 +118,7 @@ impl PaceWait {
         match self.is_over() {
             Stage::Line(ticket) => self.key.forget(ticket, clock::now()),
             Stage::Asks(asking) => asking.give_up(),
-            Stage::Turn { .. } | Stage::Over => {}
+            Stage::Held(_) | Stage::Turn(_) | Stage::Over => {}
         }
         // What the others know of it is given back.
         self.share = Share::default();
@@ -139,6 +144,44 @@ impl PaceWait {
         PacePermit::new(shared, Key::Held(key), grant, self.length, self.usage.take(), share)
     }
 
+    /// Asks the other processes, where nothing keeps it from being sent but what all wait for.
+    fn ask(&mut self) -> Result<(), Rejection> {
+        let now = clock::now();
+        let pause = match self.key.hold(self.tenant, now) {
+            Hold::None => Duration::ZERO,
+            Hold::All(pause) => Duration::from_micros(pause),
+            Hold::Own(wait) => {
+                let wait = Duration::from_micros(wait);
+                let next = now.checked_add(wait).filter(|next| self.until.is_none_or(|until| *next <= until));
+                let Some(next) = next else { return Err(self.refuse(Some(wait))) };
+                self.report(wait);
+                self.stage = Stage::Held(next);
+                return Ok(());
+            }
+        };
+        let patience = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+        let peers = self.shared.config.peers.as_ref();
+        let asking = Asking::begin(peers, &self.key, &self.demand, pause, patience, now);
+        self.stage = asking.map_or(Stage::Turn(now), |asking| Stage::Asks(Box::new(asking)));
+        Ok(())
+    }
+
+    /// Whether its turn fell into a pause: it takes another one, behind it. What the first had taken is not given back, since
+    /// the turns behind that one are taken: calls that it was given to would come together with theirs.
+    fn loses_its_turn(&mut self, now: Instant) -> bool {
+        let Some(reserved) = self.share.reserved.take() else { return false };
+        match self.key.hold(self.tenant, now) {
+            Hold::All(wait) | Hold::Own(wait) if wait > SLACK_MICROS => {
+                reserved.keep();
+                true
+            }
+            _ => {
+                self.share.reserved = Some(reserved);
+                false
+            }
+        }
+    }
+
     /// What the other processes say.
     fn poll_asks(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
         let Stage::Asks(asking) = &mut self.stage else { return Poll::Ready(Ok(())) };
@@ -154,14 +197,13 @@ impl PaceWait {
             return Poll::Ready(Err(self.refuse(Some(wait))));
         }
         let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Over) else { return Poll::Pending };
-        let (tenant, demand, now) = (asking.tenant, asking.demand, clock::now());
+        let now = clock::now();
         self.share = asking.share(turn);
         let wait = if let PeerTurn::Go { wait } = turn { wait } else { Duration::ZERO };
         if !wait.is_zero() {
             self.report(wait);
         }
-        let at = now.checked_add(wait).unwrap_or(now);
-        self.stage = Stage::Turn { at, tenant, demand: demand.times(self.share.processes) };
+        self.stage = Stage::Turn(now.checked_add(wait).unwrap_or(now));
         Poll::Ready(Ok(()))
     }
 }
@@ -172,20 +214,32 @@ impl Wait for PaceWait {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<PacePermit, Rejection>> {
         loop {
             let ticket = match self.stage {
+                Stage::Held(until) => {
+                    if until > clock::now() {
+                        ready!(self.timer.poll_until(until, cx));
+                    }
+                    self.ask()?;
+                    continue;
+                }
                 Stage::Asks(_) => {
                     if let Err(rejection) = ready!(self.poll_asks(cx)) {
                         return Poll::Ready(Err(rejection));
                     }
                     continue;
                 }
-                Stage::Turn { at, tenant, demand } => {
+                Stage::Turn(at) => {
                     if at > clock::now() {
                         ready!(self.timer.poll_until(at, cx));
                     }
                     let now = clock::now();
+                    if self.loses_its_turn(now) {
+                        self.ask()?;
+                        continue;
+                    }
                     self.until = self.until.max(now.checked_add(SLACK));
                     let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
-                    match self.key.arrive(tenant, demand, now, patience) {
+                    let demand = self.demand.times(self.share.processes);
+                    match self.key.arrive(self.tenant, demand, now, patience) {
                         Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                         Decision::Waits(ticket, wait) => {
                             self.report(wait);
@@ -200,6 +254,11 @@ impl Wait for PaceWait {
                 Stage::Over => return Poll::Pending,
             };
             let now = clock::now();
+            if self.loses_its_turn(now) {
+                self.key.forget(ticket, now);
+                self.ask()?;
+                continue;
+            }
             let next = match self.key.ask(ticket, cx.waker(), now, self.until) {
                 Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                 Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),

@@ -9,6 +9,7 @@ mod pause;
 mod rate;
 
 pub(crate) use self::bucket::{Bucket, Demand};
+pub(crate) use self::pause::Hold;
 use self::pause::{Admission, Pauses, Throttled};
 pub use self::rate::Rate;
 use super::micros::Micros;
@@ -169,6 +170,11 @@ impl Pacer {
     /// Whether every call may be sent until the upstream refuses one.
     pub(crate) fn is_open(&mut self, now: Micros) -> bool {
         self.buckets.is_empty() && self.pauses.forget(now)
+    }
+
+    /// What holds a call of `tenant`, whatever the buckets have.
+    pub(crate) fn hold(&self, tenant: u64, now: Micros) -> Hold {
+        self.pauses.hold(tenant, now)
     }
 
     /// Whether a tenant waits for something that others do not wait for.

@@ -66,11 +66,23 @@ pub(crate) enum Admission {
     Wait(Micros),
 }
 
+/// What keeps a call from being sent, whatever the rates allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    None,
+    /// All calls are paused, for this long.
+    All(Micros),
+    /// This call is, or another one finds out whether a pause is over: to be asked again in this long.
+    Own(Micros),
+}
+
 const SECOND: Micros = 1_000_000;
 /// The first wait without a hint, as the SDKs of the providers have it.
 const FIRST: Micros = SECOND;
 /// A refusal takes no longer. A probe that has no head by then is being served.
 const PROBE: Micros = 2 * SECOND;
+/// Those that are held by a probe, and are not in a line, look again in this.
+const PROBE_STEP: Micros = SECOND / 10;
 /// Each call that is served makes those behind it this part of the interval faster, so that eleven double their rate.
 /// Otherwise a rate that was found too low would last for as long as calls wait.
 const SPEEDS_UP: Micros = 16;
@@ -94,6 +106,18 @@ impl Pauses {
             (Admission::Wait(wait), _) | (_, Admission::Wait(wait)) => Admission::Wait(wait),
             (Admission::Restart, _) | (_, Admission::Restart) => Admission::Restart,
             (Admission::Free, Admission::Free) => Admission::Free,
+        }
+    }
+
+    /// What holds a call of `tenant`. The distance between calls that start again does not.
+    pub(crate) fn hold(&self, tenant: u64, now: Micros) -> Hold {
+        if now < self.all.until {
+            return Hold::All(self.all.until - now);
+        }
+        let own = self.tenants.get(&tenant).map_or(0, |pause| pause.hold(now));
+        match own.max(self.all.hold(now)) {
+            0 => Hold::None,
+            wait => Hold::Own(wait),
         }
     }
 
@@ -210,6 +234,14 @@ impl Pause {
             Restart::Due => Admission::Restart,
             Restart::Sent(at) if now < at.saturating_add(PROBE) => Admission::Wait(at.saturating_add(PROBE) - now),
             Restart::Sent(_) => Admission::Free,
+        }
+    }
+
+    fn hold(&self, now: Micros) -> Micros {
+        match self.probe {
+            _ if now < self.until => self.until - now,
+            Restart::Sent(at) => at.saturating_add(PROBE).saturating_sub(now).min(PROBE_STEP),
+            Restart::None | Restart::Due => 0,
         }
     }
 
@@ -330,6 +362,24 @@ mod tests {
         let now = 18 * CAP + SECOND;
         assert_eq!(no_hint(&mut pauses, BOB, now), Some(now + SECOND));
         assert_eq!(pauses.look(3, now), Admission::Wait(SECOND));
+    }
+
+    #[test]
+    fn what_holds_a_call_is_all_of_them_or_its_own() {
+        let mut pauses = pauses();
+        no_hint(&mut pauses, ANN, 0);
+        assert_eq!(pauses.hold(ANN, 0), Hold::Own(SECOND));
+        assert_eq!(pauses.hold(BOB, 0), Hold::None);
+        // One finds out, and the others look again before it must have an answer.
+        assert_eq!(pauses.hold(ANN, SECOND), Hold::None);
+        pauses.send(ANN, SECOND);
+        assert_eq!(pauses.hold(ANN, SECOND), Hold::Own(PROBE_STEP));
+        assert_eq!(pauses.hold(ANN, SECOND + PROBE - 1), Hold::Own(1));
+        assert_eq!(pauses.hold(ANN, SECOND + PROBE), Hold::None);
+        hint(&mut pauses, 5 * SECOND, 2 * SECOND);
+        for tenant in [ANN, BOB] {
+            assert_eq!(pauses.hold(tenant, 3 * SECOND), Hold::All(4 * SECOND));
+        }
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl PacePeers for Busy {
         true
     }
 
-    fn reserve(&self, _: PeerLimit, _: Vec<RateCost>, _: Duration) -> PeerReserving {
+    fn reserve(&self, _: PeerLimit, _: Vec<RateCost>, _: Duration, _: Duration) -> PeerReserving {
         Box::pin(std::future::ready(PeerTurn::Go { wait: secs(20) }))
     }
 }

@@ -22,11 +22,13 @@ static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
 /// microseconds.
 pub trait RateBackend: Clone + Send + Sync + 'static {
     /// Takes `costs` from the rates of a limit, from all or from none, for a call that can wait for `max_wait`. A call
-    /// that is sent later than another one takes its turn behind it, and all begin with the end of the limit's pause.
+    /// that is sent later than another one takes its turn behind it, and all begin with the end of the limit's pause; and
+    /// not before `pause` has passed, which is as much of it as the process knows.
     fn reserve(
         &self,
         limit: Fingerprint,
         costs: Vec<TakenRate>,
+        pause: Duration,
         max_wait: Duration,
     ) -> impl Future<Output = Result<RateTurn, BackendError>> + Send;
 
@@ -66,13 +68,14 @@ impl RateBackend for Redis {
         &self,
         limit: Fingerprint,
         costs: Vec<TakenRate>,
+        pause: Duration,
         max_wait: Duration,
     ) -> Result<RateTurn, BackendError> {
         let names = self.names();
         let mut keys: Vec<Vec<u8>> = costs.iter().map(|cost| names.rate(&limit, &cost.name)).collect();
         keys.push(names.pause(&limit));
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let mut command = RESERVE.keys(&keys).arg(micros(max_wait));
+        let mut command = RESERVE.keys(&keys).arg(micros(max_wait)).arg(micros(pause));
         for TakenRate { cost, burst, .. } in &costs {
             command = command.arg(micros(*cost)).arg(micros(*burst));
         }
@@ -117,12 +120,13 @@ mod model {
             &self,
             limit: Fingerprint,
             costs: Vec<TakenRate>,
+            pause: Duration,
             max_wait: Duration,
         ) -> Result<RateTurn, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
             let until = state.pauses.get(&limit).copied();
-            let stop = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+            let stop = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)).max(pause);
             let (mut tats, mut worst) = (Vec::new(), stop);
             for TakenRate { name, cost, burst } in &costs {
                 let room = burst.saturating_sub(*cost);

@@ -36,7 +36,8 @@ use crate::client::Redis;
 ///   when it is sent. Calls are sent in the order in which they asked, whichever process they are of. One that would
 ///   have to wait for longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused.
 /// - *It has used less than was reserved, or more, or was not sent*: that is corrected, behind it.
-/// - *An upstream answers 429*: as with [`FleetPauses`]. Calls start again one interval of the rate apart, in the fleet.
+/// - *An upstream answers 429*: as with [`FleetPauses`]. Calls start again one interval of the rate apart, in the fleet. Those
+///   whose turns fall into the pause take other ones, behind it.
 /// - *Redis cannot be reached*: each process has its part of every rate. How many processes there are is known from the
 ///   last time that Redis was reached: each says every 5 s that it is there. Until then it is
 ///   [`processes`](Self::processes).
@@ -105,7 +106,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
         Handle::try_current().is_ok()
     }
 
-    fn reserve(&self, limit: PeerLimit, costs: Vec<RateCost>, max_wait: Duration) -> PeerReserving {
+    fn reserve(&self, limit: PeerLimit, costs: Vec<RateCost>, pause: Duration, max_wait: Duration) -> PeerReserving {
         let fleet = self.fleet.clone();
         let id = *limit.id();
         Box::pin(async move {
@@ -114,7 +115,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
             // A call that is dropped while it asks may have taken something: that is given back.
             tokio::spawn(async move {
                 let taken = costs.iter().map(taken).collect();
-                let turn = asked.backend.reserve(id, taken, max_wait).await;
+                let turn = asked.backend.reserve(id, taken, pause, max_wait).await;
                 let is_taken = matches!(turn, Ok(RateTurn::Taken(_)));
                 if told.send(turn).is_err() && is_taken {
                     let _ = asked.backend.refund(id, changes(&costs, &[])).await;

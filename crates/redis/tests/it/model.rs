@@ -37,7 +37,7 @@ enum Step {
     Verdict { process: usize, verdict: ProbeVerdict, active: Duration },
     Pause { wait: Duration },
     Paused,
-    Reserve { costs: [Duration; 2], max_wait: Duration },
+    Reserve { costs: [Duration; 2], pause: Duration, max_wait: Duration },
     Refund { rate: usize, seconds: i64 },
     Beat { process: usize, ttl: Duration },
     Say { conversation: u8, payload: u8 },
@@ -108,8 +108,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(process, verdict, active)| Step::Verdict { process, verdict, active }),
         1 => time().prop_map(|wait| Step::Pause { wait }),
         1 => Just(Step::Paused),
-        4 => (cost(), cost(), prop::sample::select(&WAITS[..]))
-            .prop_map(|(one, two, max_wait)| Step::Reserve { costs: [one, two], max_wait }),
+        4 => (cost(), cost(), cost(), prop::sample::select(&WAITS[..]))
+            .prop_map(|(one, two, pause, max_wait)| Step::Reserve { costs: [one, two], pause, max_wait }),
         2 => (0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
             .prop_map(|(rate, seconds)| Step::Refund { rate, seconds }),
         1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
@@ -226,12 +226,12 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
                 let limit = Fingerprint::from_bytes([200; 32]);
                 seconds(self.runtime.block_on(backend.paused(limit)).unwrap()).to_string()
             }
-            Step::Reserve { costs, max_wait } => {
+            Step::Reserve { costs, pause, max_wait } => {
                 let limit = Fingerprint::from_bytes([200; 32]);
                 let cost =
                     |(cost, (name, burst)): (Duration, (&str, Duration))| TakenRate { name: name.into(), cost, burst };
                 let costs = costs.into_iter().zip(RATES).map(cost).collect();
-                match self.runtime.block_on(backend.reserve(limit, costs, max_wait)).unwrap() {
+                match self.runtime.block_on(backend.reserve(limit, costs, pause, max_wait)).unwrap() {
                     RateTurn::Taken(wait) => format!("taken {}", seconds(wait)),
                     RateTurn::TooLong(wait) => format!("too long {}", seconds(wait)),
                 }

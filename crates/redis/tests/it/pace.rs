@@ -293,6 +293,42 @@ async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
     assert!(most_in_a_second(&sent).await <= 11, "{}", most_in_a_second(&sent).await);
 }
 
+/// Calls that have their turns when another process meets a 429, which pauses all for 2 s.
+async fn calls_wait_when_a_pause_begins<B: PauseBackend + RateBackend>(backend: B) {
+    let (upstream, sent) = (Upstream::default(), Sent::default());
+    let fleet: Vec<Process> = (0..3).map(|_| paced(backend.clone(), &sent)).collect();
+    assert_eq!(burst(&fleet, 1).await, 3);
+    // Their turns are in the next 1.2 s.
+    let waiting = tokio::spawn(async move { burst(&fleet, 4).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    *upstream.refuses_until.lock().await = Some(begun + Duration::from_millis(1_999));
+    assert_eq!(call(&process(backend, &upstream), "a").await, StatusCode::TOO_MANY_REQUESTS);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = sent.lock().await.len();
+    assert_eq!(waiting.await.unwrap(), 12);
+    let after = sent.lock().await[before..].to_vec();
+    assert!(after.len() >= 6, "{}", after.len());
+    let first = after.iter().min().copied().unwrap() - begun;
+    assert!(first >= Duration::from_millis(1_990), "{first:?}");
+    let took = after.iter().max().copied().unwrap() - begun - first;
+    // The rate allows ten a second.
+    let least = Duration::from_millis(100) * u32::try_from(after.len() - 1).unwrap();
+    assert!(took + Duration::from_millis(60) >= least, "{} in {took:?}", after.len());
+    assert!(took <= 2 * least, "{} in {took:?}", after.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_whose_turns_fall_into_a_pause_come_behind_it_at_the_rate_of_the_fleet() {
+    calls_wait_when_a_pause_begins(Model::new()).await;
+}
+
+#[tokio::test]
+async fn turns_in_a_pause_are_the_same_on_a_real_redis() {
+    let server = Server::start();
+    calls_wait_when_a_pause_begins(server.redis()).await;
+}
+
 #[tokio::test]
 async fn rates_are_the_same_on_a_real_redis() {
     let (server, sent) = (Server::start(), Sent::default());

@@ -13,6 +13,7 @@ mod conversations;
 mod history;
 mod nemesis;
 mod network;
+mod rates;
 
 use std::ops::Range;
 use std::time::Duration;

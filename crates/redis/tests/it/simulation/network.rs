@@ -307,11 +307,12 @@ impl RateBackend for Way {
         &self,
         limit: Fingerprint,
         costs: Vec<TakenRate>,
+        pause: Duration,
         max_wait: Duration,
     ) -> Result<RateTurn, BackendError> {
         let reserve = |model: Model| {
             let costs = costs.clone();
-            async move { model.reserve(limit, costs, max_wait).await }
+            async move { model.reserve(limit, costs, pause, max_wait).await }
         };
         self.run("reserve", reserve).await
     }
