@@ -10,11 +10,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
-use tower_buttress::store::Fingerprint;
+use tower_buttress::store::{Fingerprint, OfferedAnswer};
 use tower_buttress_redis::backend::{
-    Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
-    ConversationBackend, Flight, Heard, Message, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
-    RateBackend, RateTurn, Subscription, TakenRate, Token, Votes,
+    Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
+    ConversationBackend, Flight, Heard, Message, Offered, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
+    Process, RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -31,6 +31,13 @@ enum Step {
     Keep { flight: usize, window: Duration, length: u64, tenant: u8 },
     Read { flight: usize, offset: u64, max: usize },
     Holder { key: u8 },
+    Want { process: usize, flight: usize },
+    Forsake { flight: usize },
+    Mark { flight: usize, length: u64 },
+    Offer { token: u8, flight: usize, number: u64, bears_ids: bool, age: Duration, ttl: Duration },
+    Offered { token: u8 },
+    Withdraw { token: u8 },
+    Ask { process: usize, flight: usize, stops: bool },
     Look { process: usize, active: Duration },
     Vote { process: usize, open_for: Duration, active: Duration },
     Probe { process: usize, lease: Duration },
@@ -56,6 +63,9 @@ const FLIGHTS: usize = 6;
 /// No sum of jumps is near a sum of these: what passes in real time meanwhile makes no difference.
 const TIMES: [Duration; 3] = [Duration::from_secs(50), Duration::from_secs(60), Duration::from_secs(100)];
 const JUMPS: [Duration; 2] = [Duration::from_secs(37), Duration::from_secs(70)];
+
+/// How long ago a call was claimed whose answer is offered.
+const AGES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(20), Duration::from_secs(600)];
 
 /// Room for two short answers, or for a longer one.
 const TENANT_BYTES: u64 = 8;
@@ -100,6 +110,16 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(flight, window, length, tenant)| Step::Keep { flight, window, length, tenant }),
         2 => (flight(), 0..8_u64, 1..8_usize).prop_map(|(flight, offset, max)| Step::Read { flight, offset, max }),
         1 => (0..2_u8).prop_map(|key| Step::Holder { key }),
+        1 => (0..3_usize, flight()).prop_map(|(process, flight)| Step::Want { process, flight }),
+        1 => flight().prop_map(|flight| Step::Forsake { flight }),
+        1 => (flight(), 0..8_u64).prop_map(|(flight, length)| Step::Mark { flight, length }),
+        3 => (0..3_u8, flight(), any::<u64>(), any::<bool>(), prop::sample::select(&AGES[..]), time()).prop_map(
+            |(token, flight, number, bears_ids, age, ttl)| Step::Offer { token, flight, number, bears_ids, age, ttl }
+        ),
+        3 => (0..3_u8).prop_map(|token| Step::Offered { token }),
+        1 => (0..3_u8).prop_map(|token| Step::Withdraw { token }),
+        1 => (0..3_usize, flight(), any::<bool>())
+            .prop_map(|(process, flight, stops)| Step::Ask { process, flight, stops }),
         2 => (0..3_usize, time()).prop_map(|(process, active)| Step::Look { process, active }),
         3 => (0..3_usize, time(), time())
             .prop_map(|(process, open_for, active)| Step::Vote { process, open_for, active }),
@@ -150,14 +170,16 @@ struct Engine<B> {
     flights: Vec<Flight>,
     owners: [Process; 3],
     heard: Subscription,
+    inbox: Subscription,
     news: Subscription,
 }
 
 impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBackend> Engine<B> {
     fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
         let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
+        let inbox = runtime.block_on(backend.inbox(owners[0])).unwrap();
         let news = runtime.block_on(backend.news(group())).unwrap();
-        Self { runtime, backend, flights, owners, heard, news }
+        Self { runtime, backend, flights, owners, heard, inbox, news }
     }
 
     fn answer<T: Debug>(&self, answer: impl Future<Output = Result<T, BackendError>>) -> String {
@@ -196,6 +218,30 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
                 let holder = self.runtime.block_on(backend.holder(Fingerprint::from_bytes([key; 32]))).unwrap();
                 let flight = |token| self.flights.iter().position(|flight| flight.token == token);
                 format!("{:?}", holder.map(flight))
+            }
+            Step::Want { process, flight: at } => self.answer(backend.want(self.owners[process], Want(flight(at)))),
+            Step::Forsake { flight: at } => self.answer(backend.forsake(flight(at))),
+            Step::Mark { flight: at, length } => self.answer(backend.mark(flight(at), length)),
+            Step::Offer { token, flight: at, number, bears_ids, age, ttl } => {
+                let (answer, has_ended) = (OfferedAnswer::new(number, print(30), bears_ids), number % 3 == 0);
+                let offered = Offered {
+                    flight: flight(at),
+                    payload: print(31),
+                    owner: self.owners[at % 3],
+                    answer,
+                    age,
+                    has_ended,
+                };
+                self.answer(backend.offer(print(token), offered, None, ttl))
+            }
+            Step::Offered { token } => match self.runtime.block_on(backend.offered(print(token))).unwrap() {
+                Some(offered) => format!("{:?} {}", Offered { age: Duration::ZERO, ..offered }, seconds(offered.age)),
+                None => "nowhere".into(),
+            },
+            Step::Withdraw { token } => self.answer(backend.withdraw(print(token))),
+            Step::Ask { process, flight: at, stops } => {
+                let ask = if stops { Ask::Stop } else { Ask::Return };
+                self.answer(backend.ask(self.owners[process], ask(flight(at))))
             }
             Step::Look { process, active } => {
                 rounded(self.runtime.block_on(backend.look(circuit(), self.owners[process], active)).unwrap())
@@ -259,19 +305,26 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
         all
     }
 
-    fn all_heard(&mut self) -> Vec<Bytes> {
-        let mut all = Vec::new();
-        while let Ok(Some(Heard::Message(message))) =
-            self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), self.heard.next()).await })
-        {
-            all.push(message);
-        }
-        all
+    /// What was heard of the first flight, and in the inbox of the first process.
+    fn all_heard(&mut self) -> [Vec<Bytes>; 2] {
+        let Self { runtime, heard, inbox, .. } = self;
+        [heard, inbox].map(|heard| {
+            let mut all = Vec::new();
+            while let Ok(Some(Heard::Message(message))) =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), heard.next()).await })
+            {
+                all.push(message);
+            }
+            all
+        })
     }
 }
 
+fn print(byte: u8) -> Fingerprint {
+    Fingerprint::from_bytes([byte; 32])
+}
+
 fn message(conversation: u8, payload: u8) -> Message {
-    let print = |byte| Fingerprint::from_bytes([byte; 32]);
     Message { conversation: print(conversation), payload: print(payload) }
 }
 
