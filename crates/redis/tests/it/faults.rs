@@ -1,6 +1,8 @@
 //! What becomes of calls that two processes share when Redis, or one of them, fails in the middle. Each fault ends in a
 //! right answer or in an error, and never in half an answer that looks whole.
 
+mod invariants;
+
 use std::time::{Duration, Instant};
 
 use tower_buttress::DedupRole;
@@ -9,6 +11,7 @@ use tower_buttress_redis::{Model, RedisOptions, RedisStore};
 use crate::support::Server;
 use crate::support::faulty::Faulty;
 use crate::support::fleet::{Heard, Process, Script};
+use crate::support::replicated::Replicated;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -22,7 +25,11 @@ struct Pair {
 
 impl Pair {
     async fn on(server: &Server, script: Script) -> Self {
-        let (here, there) = two(&server.fresh(), script);
+        Self::with(&server.fresh(), script).await
+    }
+
+    async fn with(options: &RedisOptions, script: Script) -> Self {
+        let (here, there) = two(options, script);
         let leader = here.ask(None);
         tokio::time::sleep(300 * MS).await;
         let follower = there.ask(None);
@@ -72,6 +79,42 @@ async fn redis_is_restarted_empty() {
     server.start_again();
     let (leader, _) = pair.are_whole(Script::STREAM).await;
     assert!(leader.longest_wait < 200 * MS, "a caller of the process that makes the call waited for Redis");
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_in_mid_stream_and_has_lost_what_was_written() {
+    let mut redis = Replicated::start().await;
+    let pair = Pair::with(&redis.options(), Script::STREAM).await;
+    redis.lag();
+    tokio::time::sleep(300 * MS).await;
+    redis.fail_over().await;
+    let (leader, _) = pair.are_whole(Script::STREAM).await;
+    assert!(leader.longest_wait < 200 * MS, "a caller of the process that makes the call waited for Redis");
+}
+
+#[tokio::test]
+async fn an_answer_that_a_failover_lost_is_asked_for_once_more_and_kept() {
+    let mut redis = Replicated::start().await;
+    // The first connection is made in time on a busy machine, too.
+    let options = redis.options().patience(5_000 * MS);
+    let (here, there) = two(&options, Script::SHORT);
+    assert!(here.ask(Some("known")).await.unwrap().is_whole(Script::SHORT));
+    tokio::time::sleep(200 * MS).await;
+    redis.lag();
+    assert!(here.ask(Some("lost")).await.unwrap().is_whole(Script::SHORT));
+    tokio::time::sleep(50 * MS).await;
+    assert_eq!(there.ask(Some("lost")).await.unwrap().role, Some(DedupRole::Replayed));
+    redis.fail_over().await;
+    // Those who read it know it themselves; one that was restarted does not.
+    let restarted = Process::on(&options, Script::SHORT);
+    assert_eq!(restarted.ask(Some("known")).await.unwrap().role, Some(DedupRole::Replayed));
+    let again = restarted.ask(Some("lost")).await.unwrap();
+    assert!(again.is_whole(Script::SHORT));
+    assert_eq!(again.role, Some(DedupRole::Leader));
+    tokio::time::sleep(50 * MS).await;
+    let next = Process::on(&options, Script::SHORT);
+    assert_eq!(next.ask(Some("lost")).await.unwrap().role, Some(DedupRole::Replayed));
+    assert_eq!((here.calls(), there.calls(), restarted.calls(), next.calls()), (2, 0, 1, 0));
 }
 
 #[tokio::test]
@@ -295,11 +338,7 @@ async fn a_large_part_is_written_in_pieces_that_each_have_the_patience() {
     let server = Server::start();
     let script = Script { parts: 2, size: 400_000, every: 600 * MS, has_length: true, ..Script::STREAM };
     Pair::on(&server, script).await.are_whole(script).await;
-    let stat = match server.say("INFO commandstats").await.unwrap() {
-        redis::Value::VerbatimString { text, .. } | redis::Value::SimpleString(text) => text,
-        redis::Value::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
-        other => panic!("{other:?}"),
-    };
+    let stat = server.all_info().await;
     let calls =
         stat.lines().find_map(|line| line.strip_prefix("cmdstat_setrange:calls=")?.split(',').next()?.parse().ok());
     assert!(calls.is_some_and(|calls: u32| calls >= 800_000 / 65_536), "{calls:?}");

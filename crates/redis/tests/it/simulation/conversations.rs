@@ -40,8 +40,8 @@ struct Message {
     conversation: usize,
     came: Instant,
     ended: Instant,
-    /// It was answered, and not superseded.
-    survived: bool,
+    /// It was answered, and not superseded. `None`: its process crashed.
+    survived: Option<bool>,
 }
 
 fn process(way: &Way, history: &History, rng: &Arc<Mutex<Rng>>, in_flight: &Arc<()>) -> Service {
@@ -97,23 +97,22 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
                     .body(Full::from(format!("message {number}")))
                     .unwrap();
                 history.say(format!("process {process}: message {number} of conversation {conversation}"));
-                let survived = timeout(ENDS_WITHIN, service.oneshot(request)).await.ok()?.unwrap();
-                history.say(format!("process {process}: message {number} survived: {survived}"));
-                let message = Message { conversation, came, ended: Instant::now(), survived };
-                (!way.has_crashed()).then_some((message, is_last))
+                let survived = timeout(ENDS_WITHIN, service.oneshot(request)).await.ok().map(Result::unwrap);
+                history.say(format!("process {process}: message {number} survived: {survived:?}"));
+                if survived.is_none() && !way.has_crashed() {
+                    history.broken("a message is neither answered nor superseded".into());
+                }
+                let survived = survived.filter(|_| !way.has_crashed());
+                Some((Message { conversation, came, ended: Instant::now(), survived }, is_last))
             })
         })
         .collect();
     let mut all = Vec::new();
     for message in said {
-        match message.await.unwrap() {
-            Some(message) => all.push(message),
-            None if ways.iter().any(Way::has_crashed) => {}
-            None => history.broken("a message is neither answered nor superseded".into()),
-        }
+        all.extend(message.await.unwrap());
     }
     for (message, is_last) in &all {
-        if *is_last && !message.survived {
+        if *is_last && message.survived == Some(false) {
             history.broken(format!("(7) the newest message was superseded: {message:?}"));
         }
         check(message, &all, &history);
@@ -131,13 +130,13 @@ fn check(message: &Message, all: &[(Message, bool)], history: &History) {
     let newer = others.clone().filter(|other| other.came > message.came + TOLD_WITHIN);
     for other in newer {
         let is_calm = history.is_calm(message.came.checked_sub(FELT_FOR).unwrap_or(message.came), message.ended);
-        if message.survived && other.came + TOLD_WITHIN < message.ended && is_calm {
+        if message.survived == Some(true) && other.came + TOLD_WITHIN < message.ended && is_calm {
             history.broken(format!("(7) {message:?} was answered after a newer one: {other:?}"));
         }
     }
     let could_be_newer = |other: &Message| other.came + PATIENCE >= message.came && other.came <= message.ended;
     let is_alone = others.filter(|other| could_be_newer(other)).count() == 1;
-    if !message.survived
+    if message.survived == Some(false)
         && is_alone
         && history.is_calm(message.came.checked_sub(FELT_FOR).unwrap_or(message.came), message.ended)
     {

@@ -2,6 +2,8 @@
 
 pub(crate) mod faulty;
 pub(crate) mod fleet;
+pub(crate) mod proxy;
+pub(crate) mod replicated;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -110,12 +112,15 @@ impl Server {
 
     /// A number of `INFO`.
     pub(crate) async fn info(&self, name: &str) -> u64 {
-        let text = match self.say("INFO ALL").await.unwrap() {
+        number(&self.all_info().await, name)
+    }
+
+    pub(crate) async fn all_info(&self) -> String {
+        match self.say("INFO ALL").await.unwrap() {
             redis::Value::VerbatimString { text, .. } | redis::Value::SimpleString(text) => text,
             redis::Value::BulkString(text) => String::from_utf8_lossy(&text).into_owned(),
             other => panic!("no INFO: {other:?}"),
-        };
-        number(&text, name)
+        }
     }
 
     fn is_up(&mut self) -> bool {
