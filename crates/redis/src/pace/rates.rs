@@ -35,7 +35,8 @@ use crate::client::Redis;
 /// - *A call is made that a rate counts*: one script takes what it needs from all of its rates, or from none, and says
 ///   when it is sent. Calls are sent in the order in which they asked, whichever process they are of. One that would
 ///   have to wait for longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused.
-/// - *It has used less than was reserved, or more, or was not sent*: that is corrected, behind it.
+/// - *It has used less than was reserved, or more, or was not sent*: that is corrected, behind it. What a caller gives back
+///   that goes away while it waits is for calls that come then: they may be sent together with those that waited behind it.
 /// - *An upstream answers 429*: as with [`FleetPauses`]. Calls start again one interval of the rate apart, in the fleet. Those
 ///   whose turns fall into the pause take other ones, behind it.
 /// - *Redis cannot be reached*: each process has its part of every rate. How many processes there are is known from the
