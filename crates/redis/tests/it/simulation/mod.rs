@@ -14,6 +14,7 @@ mod history;
 mod nemesis;
 mod network;
 mod rates;
+mod returns;
 
 use std::ops::Range;
 use std::time::Duration;
