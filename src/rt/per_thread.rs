@@ -1,5 +1,5 @@
-//! What all threads share and none writes for the others: a value with a count of its holders for each thread, and a value
-//! that is read by all and seldom written.
+//! Values that all threads share without a word that all of them write to: one with a count of its holders for each thread,
+//! and one that is read by all and seldom written.
 //!
 //! # Why not an `Arc`, and a lock?
 //!
@@ -30,6 +30,8 @@ pub(crate) struct ThreadArc<T: ?Sized>(Arc<Line<T>>);
 struct Line<T: ?Sized> {
     value: Arc<T>,
     number: usize,
+    /// How many lines there are, a power of two, less one.
+    mask: usize,
     /// Those of all threads, this one among them.
     all: OnceLock<Arc<[Weak<Line<T>>]>>,
 }
@@ -42,19 +44,28 @@ struct Padded<T>(T);
 
 /// With more threads than this some share a count.
 const MAX_LINES: usize = 64;
+/// The same for what is copied for each thread, which takes more room.
+const MAX_COPIES: usize = 16;
 
 // === impl PerThread ===
 
 impl<T: ?Sized> PerThread<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        let line = move |number| Line { value: value.clone(), number, all: OnceLock::new() };
-        let all: Arc<[_]> = (0..lines()).map(|number| ThreadArc(Arc::new(line(number)))).collect();
+        let mask = lines().saturating_sub(1);
+        let line = move |number| Line { value: value.clone(), number, mask, all: OnceLock::new() };
+        let all: Arc<[_]> = (0..=mask).map(|number| ThreadArc(Arc::new(line(number)))).collect();
         let known: Arc<[_]> = all.iter().map(|line| Arc::downgrade(&line.0)).collect();
         for line in all.iter() {
             line.0.all.get_or_init(|| known.clone());
         }
         // Made with at least one.
-        Self { own: all[this_line(all.len())].clone(), _all: Some(all) }
+        Self { own: all[thread_number() & mask].clone(), _all: Some(all) }
+    }
+
+    /// For a service that a layer makes: clones of it find the lines of all threads as long as it is there, though the layer
+    /// may be gone.
+    pub(crate) fn for_service(&self) -> Self {
+        Self { own: self.own.here(), _all: self._all.clone() }
     }
 
     /// The value, for a call that this thread makes.
@@ -92,25 +103,20 @@ fn lines() -> usize {
     *LINES.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_LINES).next_power_of_two())
 }
 
-/// Which of so many lines, a power of two, is this thread's.
-#[inline]
-fn this_line(lines: usize) -> usize {
-    thread_number() & lines.saturating_sub(1)
-}
-
 // === impl ThreadArc ===
 
 impl<T: ?Sized> ThreadArc<T> {
     /// The same value, counted for this thread.
     #[inline]
     fn here(&self) -> Self {
-        let line = &*self.0;
-        let all = line.all.get().map_or(&[][..], |all| &**all);
-        let here = this_line(all.len());
-        if here == line.number {
-            return self.clone();
-        }
-        all.get(here).and_then(Weak::upgrade).map_or_else(|| self.clone(), Self)
+        let here = thread_number() & self.0.mask;
+        if here == self.0.number { self.clone() } else { self.at(here) }
+    }
+
+    #[inline(never)]
+    fn at(&self, line: usize) -> Self {
+        let found = self.0.all.get().and_then(|all| all.get(line)?.upgrade());
+        found.map_or_else(|| self.clone(), Self)
     }
 }
 
@@ -141,16 +147,16 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArc<T> {
 impl<T> ReadMostly<T> {
     /// `make` makes one for each thread: they are equal, and share nothing that is written to when they are read.
     pub(crate) fn new(make: impl Fn() -> T) -> Self {
-        Self((0..lines()).map(|_| Padded(RwLock::new(make()))).collect())
+        Self((0..lines().min(MAX_COPIES)).map(|_| Padded(RwLock::new(make()))).collect())
     }
 
     /// The value as this thread sees it. While it is held, nothing changes it.
     #[inline]
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0[this_line(self.0.len())].0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0[thread_number() & self.0.len().saturating_sub(1)].0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many values there are: one for each thread that can run.
+    /// How many values there are: one for each thread that can run, and at most 16.
     pub(crate) fn copies(&self) -> usize {
         self.0.len()
     }
@@ -176,6 +182,7 @@ impl<T: fmt::Debug> fmt::Debug for ReadMostly<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::thread;
 
     use super::*;
@@ -207,6 +214,23 @@ mod tests {
         assert!(held.iter().all(|(held, clone)| (**held, **clone) == (5, 5)));
         drop(held);
         assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    /// Which line a thread counts on.
+    fn line(held: &ThreadArc<i32>) -> *const Line<i32> {
+        Arc::as_ptr(&held.0)
+    }
+
+    #[test]
+    fn threads_count_on_lines_of_their_own() {
+        if lines() == 1 {
+            return;
+        }
+        let layer = PerThread::new(Arc::new(5));
+        let service = layer.for_service();
+        drop(layer);
+        let lines: HashSet<_> = (0..2 * lines()).map(|_| on_other_thread(|| line(&service.hold()) as usize)).collect();
+        assert_eq!(lines.len(), super::lines());
     }
 
     #[test]

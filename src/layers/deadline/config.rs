@@ -22,6 +22,12 @@ pub(super) struct Config {
 // === impl Config ===
 
 impl Config {
+    /// For a service that a layer with this configuration makes.
+    pub(super) fn for_service(&self) -> Self {
+        let of = |headers: &Option<PerThread<_>>| headers.as_ref().map(PerThread::for_service);
+        Self { accept: of(&self.accept), propagate: of(&self.propagate), ..self.clone() }
+    }
+
     pub(super) fn accepted(&self) -> &[DeadlineHeader] {
         self.accept.as_deref().unwrap_or_default()
     }

@@ -176,6 +176,6 @@ impl<S> Layer<S> for DeadlineLayer {
     type Service = DeadlineService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        DeadlineService::new(inner, self.config.clone())
+        DeadlineService::new(inner, self.config.for_service())
     }
 }

@@ -230,6 +230,6 @@ impl<S> Layer<S> for InspectRequestLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         let is_on = self.config.enabled || self.config.read_all;
-        InspectRequest::new(inner, is_on.then(|| self.config.clone()))
+        InspectRequest::new(inner, is_on.then(|| self.config.for_service()))
     }
 }

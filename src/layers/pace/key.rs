@@ -19,7 +19,7 @@ pub(super) struct Limit {
     concurrency: Option<u32>,
     /// Whether every call may be sent until the upstream refuses one: then the lock is not needed.
     is_open: AtomicBool,
-    served: Tally,
+    tally: Tally,
     state: Mutex<State>,
     /// What names it in every process, where it is shared.
     id: Option<Fingerprint>,
@@ -87,7 +87,7 @@ impl Limit {
             epoch,
             concurrency,
             is_open: AtomicBool::new(is_open),
-            served: Tally::default(),
+            tally: Tally::default(),
             state: Mutex::new(state),
             id,
         }
@@ -165,23 +165,18 @@ impl Limit {
         self.wake_leader(state, self.micros(now));
     }
 
-    /// Counts a call that was answered, and was no refusal. Returns whether it is one that the pacer takes the time of.
     #[inline]
-    pub(super) fn count(&self) -> bool {
-        self.served.count()
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
-    /// As many calls as a sample were answered since the last time.
-    #[cold]
-    pub(super) fn sampled(&self, grant: &Grant, now: Instant) {
-        lock(&self.state).pacer.sample(self.micros(now));
-        self.served(grant, now);
-    }
-
-    /// A call was answered, while not all may be sent.
-    pub(super) fn served(&self, grant: &Grant, now: Instant) {
+    /// A call was answered, and was no refusal; `is_sample`: it completes a sample.
+    pub(super) fn served(&self, grant: &Grant, is_sample: bool, now: Instant) {
         let at = self.micros(now);
         let mut state = lock(&self.state);
+        if is_sample {
+            state.pacer.sample(at);
+        }
         if state.pacer.served(grant) {
             self.wake_leader(state, at);
         }
@@ -275,6 +270,9 @@ impl Limit {
 
     /// Whether it knows nothing that matters, and may be forgotten by who holds the only reference to it.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
+        if self.tally.under_way() > 0 {
+            return false;
+        }
         let mut state = lock(&self.state);
         state.in_flight == 0 && state.line.is_empty() && state.pacer.is_idle(self.micros(now))
     }

@@ -313,6 +313,6 @@ impl<S> Layer<S> for PaceLayer {
     type Service = Pace<S>;
 
     fn layer(&self, inner: S) -> Pace<S> {
-        Pace::new(inner, self.enabled.then(|| PaceGate(self.shared.clone())))
+        Pace::new(inner, self.enabled.then(|| PaceGate(self.shared.for_service())))
     }
 }

@@ -192,6 +192,7 @@ impl Permit for PacePermit {
             }
         }
         self.settle(matches!(end, End::Head | End::Complete));
+        self.shared.leave(&self.key);
         if self.shared.config.concurrency.is_some() {
             self.limit().leave(clock::now());
             self.shared.count_in_flight(-1.0);

@@ -27,16 +27,17 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) callers: Callers,
     epoch: Instant,
-    keys: ReadMostly<HashMap<u64, Arc<Limit>, Hashed>>,
+    keys: ReadMostly<Keys>,
     /// Of the requests for whose key there is no room.
     others: Arc<Limit>,
 }
 
+type Keys = HashMap<u64, Arc<Limit>, Hashed>;
+
 /// The limit that a call counts for.
 #[derive(Debug)]
 pub(super) enum Key {
-    /// Under this hash. It let the call pass, so that most calls need no more of it: a reference is a count that all threads
-    /// would write to.
+    /// The limit was open. The call keeps its hash alone: a reference would be a count that all threads write to.
     Open(u64),
     Held(Arc<Limit>),
 }
@@ -102,9 +103,11 @@ impl Shared {
     #[inline]
     fn find(&self, hash: u64, id: impl FnOnce() -> Fingerprint) -> Key {
         if let Some(limit) = self.keys.read().get(&hash) {
-            // Peers are told by its name of what a call meets: it must not be forgotten before.
-            let is_needed = self.config.peers.is_some() || !limit.is_open();
-            return if is_needed { Key::Held(limit.clone()) } else { Key::Open(hash) };
+            if limit.is_open() && !self.config.counts_tokens() {
+                limit.tally().enter();
+                return Key::Open(hash);
+            }
+            return Key::Held(limit.clone());
         }
         // Other processes hash with other secrets.
         let id = self.config.peers.as_ref().map(|_| id());
@@ -115,31 +118,37 @@ impl Shared {
         Key::Held(limit)
     }
 
-    /// The limit of a call that has begun. If it was forgotten meanwhile, it is made anew.
+    /// The limit of a call that is under way. It is not forgotten before the call [leaves](Self::leave).
     pub(super) fn limit(&self, key: &Key) -> Arc<Limit> {
         match key {
             Key::Held(limit) => limit.clone(),
-            Key::Open(hash) => {
-                let found = self.keys.read().get(hash).cloned();
-                found.unwrap_or_else(|| self.insert(*hash, None).0)
-            }
+            Key::Open(hash) => self.keys.read().get(hash).unwrap_or(&self.others).clone(),
         }
     }
 
     /// A call was answered, and was no refusal.
     #[inline]
     pub(super) fn served(&self, key: &Key, grant: &Grant) {
-        if let Key::Open(hash) = key {
-            if self.keys.read().get(hash).is_none_or(|limit| limit.is_open() && !limit.count()) {
-                return;
-            }
-            return self.limit(key).sampled(grant, clock::now());
+        let concerns = |limit: &Arc<Limit>| {
+            let is_sample = limit.tally().count();
+            (is_sample || !limit.is_open()).then(|| (limit.clone(), is_sample))
+        };
+        let concerned = match key {
+            Key::Held(limit) => concerns(limit),
+            Key::Open(hash) => self.keys.read().get(hash).and_then(concerns),
+        };
+        if let Some((limit, is_sample)) = concerned {
+            limit.served(grant, is_sample, clock::now());
         }
-        let limit = self.limit(key);
-        if limit.count() {
-            limit.sampled(grant, clock::now());
-        } else if !limit.is_open() {
-            limit.served(grant, clock::now());
+    }
+
+    /// A call is over.
+    #[inline]
+    pub(super) fn leave(&self, key: &Key) {
+        if let Key::Open(hash) = key {
+            if let Some(limit) = self.keys.read().get(hash) {
+                limit.tally().leave();
+            }
         }
     }
 
@@ -170,19 +179,25 @@ impl Shared {
     #[cold]
     fn insert(&self, hash: u64, id: Option<Fingerprint>) -> (Arc<Limit>, bool) {
         let (most, copies, now) = (self.config.max_keys, self.keys.copies(), clock::now());
+        // No call can come to one of them while all threads are kept from reading.
+        let is_idle = |limit: &Arc<Limit>| Arc::strong_count(limit) <= copies && limit.is_idle(now);
+        let is_full = |keys: &Keys| keys.len() >= most && !keys.contains_key(&hash);
+        let keys = self.keys.read();
+        if is_full(&keys) && !keys.values().any(is_idle) {
+            return (self.others.clone(), false);
+        }
+        drop(keys);
         // What is decided for the first thread holds for all.
         let (mut idle, mut new) = (None, None);
         let found = self.keys.write(|keys| {
-            if keys.len() >= most && !keys.contains_key(&hash) {
-                // No call can reach one of them: that takes a lock.
-                let is_idle = |limit: &Arc<Limit>| Arc::strong_count(limit) <= copies && limit.is_idle(now);
+            if is_full(keys) {
                 let all = || keys.iter().filter(|(_, limit)| is_idle(limit)).map(|(hash, _)| *hash).collect::<Vec<_>>();
                 for hash in idle.get_or_insert_with(all) {
                     keys.remove(hash);
                 }
-                if keys.len() >= most {
-                    return None;
-                }
+            }
+            if is_full(keys) {
+                return None;
             }
             let limit = || Arc::new(self.config.new_key(self.epoch, id));
             Some(keys.entry(hash).or_insert_with(|| new.get_or_insert_with(limit).clone()).clone())

@@ -206,6 +206,6 @@ impl<S> Layer<S> for QueueLayer {
     type Service = Queue<S>;
 
     fn layer(&self, inner: S) -> Queue<S> {
-        Queue::new(inner, self.enabled.then(|| QueueGate(self.shared.clone())))
+        Queue::new(inner, self.enabled.then(|| QueueGate(self.shared.for_service())))
     }
 }

@@ -1,5 +1,8 @@
 //! What a 429 does to the calls that come after it.
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use tower::Layer;
 use tower_buttress::Deadline;
@@ -206,4 +209,63 @@ async fn one_that_is_off_pauses_nothing() {
         assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
     }
     assert_eq!(calls.times(), [0.0; 6]);
+}
+
+/// Else its 429 would pause all that have no limit of their own.
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_not_forgotten_while_one_of_its_calls_is_under_way() {
+    let layer = PaceLayer::new().max_keys(2).key(|parts| Some(Cow::Borrowed(parts.uri.path())));
+    let service = layer.layer(service_fn(|request: Ask| async move {
+        match request.uri().path() {
+            "/slow" => tokio::time::sleep(Duration::from_secs(60)).await,
+            "/throttled" => tokio::time::sleep(Duration::from_secs(1)).await,
+            _ => {}
+        }
+        let is_throttled = request.uri().query() == Some("429");
+        Ok::<_, Infallible>(if is_throttled { answer(429, &[("retry-after", "30")]) } else { answer(200, &[]) })
+    }));
+    let call = |uri: &'static str| {
+        let request = Request::get(format!("http://upstream{uri}")).body(String::new()).unwrap();
+        tokio::spawn(service.clone().oneshot(request))
+    };
+    call("/throttled").await.unwrap().unwrap();
+    let _slow = call("/slow");
+    let throttled = call("/throttled?429");
+    tokio::task::yield_now().await;
+    // There is no room for another.
+    call("/new").await.unwrap().unwrap();
+    assert_eq!(throttled.await.unwrap().unwrap().status(), 429);
+    let (before, paused) = (Instant::now(), call("/throttled"));
+    call("/other").await.unwrap().unwrap();
+    assert_eq!(before.elapsed(), Duration::ZERO, "another limit is paused");
+    paused.await.unwrap().unwrap();
+    assert!(before.elapsed() >= Duration::from_secs(30), "the limit is not paused");
+}
+
+/// Else each of them would pass for a sample of many, and the callers would start again a hundred times as fast.
+#[tokio::test(start_paused = true)]
+async fn answers_that_come_after_a_429_are_counted_one_by_one() {
+    let calls = Calls::new();
+    let seen = calls.clone();
+    let service = PaceLayer::new().layer(service_fn(move |request: Ask| {
+        seen.begin(&request);
+        let call = u32::try_from(seen.0.lock().unwrap().len()).unwrap();
+        async move {
+            if (2..22).contains(&call) {
+                tokio::time::sleep(Duration::from_millis(50) * call).await;
+            }
+            let is_throttled = matches!(call, 2 | 23);
+            Ok::<_, Infallible>(if is_throttled { answer(429, &[("retry-after", "1")]) } else { answer(200, &[]) })
+        }
+    }));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    join_all((0..20).map(|_| service.clone().oneshot(ask("a")))).await;
+    tokio::time::sleep(secs(5)).await;
+    service.clone().oneshot(ask("a")).await.unwrap();
+    tokio::time::sleep(secs(20)).await;
+    assert_eq!(service.clone().oneshot(ask("a")).await.unwrap().status(), 429);
+    join_all((0..3).map(|_| service.clone().oneshot(ask("a")))).await;
+    let times = calls.times();
+    assert_eq!(times.len(), 26);
+    assert!(times[24] - times[23] >= 0.9, "{:?}", &times[22..]);
 }
