@@ -171,14 +171,13 @@ fn poll_whole<Bk>(reading: &mut Reading, session: &Session<Bk>, cx: &mut Context
             Poll::Ready(None) => return Poll::Ready(true),
             Poll::Ready(Some(_)) if session.can_resend(Resend::state) => {}
             Poll::Ready(Some(_)) => return Poll::Ready(false),
-            Poll::Pending => {
-                ready!(reading.timeout.poll_after(session.read_timeout(), cx));
-                session.bypass("the request body took too long");
-                return Poll::Ready(false);
-            }
+            Poll::Pending => break,
         }
     }
-    Poll::Pending
+    // Also where there is always more of it.
+    ready!(reading.timeout.poll_after(session.read_timeout(), cx));
+    session.bypass("the request body took too long");
+    Poll::Ready(false)
 }
 
 // === impl Stage ===

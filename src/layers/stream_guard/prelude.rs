@@ -147,7 +147,7 @@ where
         let mut budget = FrameBudget::new();
         while budget.may_read(cx) {
             let decision = match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => Some(ready!(self.poll_time(cx))),
+                Poll::Pending => break,
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => self.data(frame).or_else(|| self.count()),
                 Poll::Ready(Some(Ok(trailers))) => Some(self.end(Some(trailers))),
                 Poll::Ready(None) => Some(self.end(None)),
@@ -158,7 +158,9 @@ where
                 return self.carry_out(decision).map_or(Poll::Pending, Poll::Ready);
             }
         }
-        Poll::Pending
+        // Also where there is always more of it.
+        let decision = ready!(self.poll_time(cx));
+        self.carry_out(decision).map_or(Poll::Pending, Poll::Ready)
     }
 
     fn carry_out(&mut self, decision: Decision) -> Option<Response<StreamGuardBody<B>>> {

@@ -113,7 +113,8 @@ impl Breaker {
     fn has_evidence_of_life(&self, now: Instant) -> bool {
         let is_fresh = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < VETO_FRESH);
         let silence = now.saturating_duration_since(self.heard.unwrap_or(self.since));
-        let is_contradicted = self.streak.run().length(silence) >= CONTRADICTED;
+        let run = self.streak.run();
+        let is_contradicted = run.length(silence) >= CONTRADICTED && run.lasted(now) <= silence;
         let tally = self.window.sum();
         is_fresh && !is_contradicted && tally.calls.saturating_sub(tally.failures) >= VETO
     }
