@@ -100,7 +100,10 @@ async fn find(redis: &Redis, keys: &LastGoodKeys) -> Result<Option<LastGoodAnswe
     let Some(normal) = keys.normal else { return Ok(None) };
     let Some(exact) = redis.last_of(&normal).await? else { return Ok(None) };
     let found = redis.recall(&exact).await?;
-    Ok(found.and_then(|(bytes, age)| decode(&exact, &keys.tenant, &bytes, age)).map(|answer| answer.exact(false)))
+    // It may have been kept since it was first looked for.
+    Ok(found
+        .and_then(|(bytes, age)| decode(&exact, &keys.tenant, &bytes, age))
+        .map(|answer| answer.exact(exact == keys.exact)))
 }
 
 /// `None`: its head is too long.
