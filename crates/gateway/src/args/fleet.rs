@@ -25,7 +25,7 @@ pub(crate) struct FleetArgs {
     )]
     pub(crate) redis_prefix: String,
 
-    /// How long a call waits for it at most, once. While it is known to be unreachable, no call waits.
+    /// How long a call waits for each of its operations at most. While it is known to be unreachable, no call waits.
     #[arg(
         long, env = "GATEWAY_REDIS_PATIENCE", value_name = "TIME", default_value = "100ms", value_parser = time,
         requires = "redis", help_heading = FLEET

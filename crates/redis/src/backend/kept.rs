@@ -34,6 +34,8 @@ impl Redis {
     /// # }
     /// ```
     ///
+    /// A tenant without a name has nothing: nothing is forgotten.
+    ///
     /// # Errors
     ///
     /// Redis cannot be reached: some of it, or all, is still there.
@@ -42,6 +44,9 @@ impl Redis {
     ///
     /// Dropping the future leaves what was not looked at.
     pub async fn forget(&self, tenant: Option<&Tenant>) -> Result<u64, BackendError> {
+        if tenant.is_some_and(|tenant| tenant.as_str().is_empty()) {
+            return Ok(0);
+        }
         // First: no process is to write again what is looked at below.
         let mut tell = redis::cmd("PUBLISH");
         tell.arg(self.names().forgotten()).arg(tenant.map_or("", Tenant::as_str));
