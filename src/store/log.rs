@@ -143,13 +143,10 @@ impl ResponseLog {
         true
     }
 
-    /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. The call's deadline is the
-    /// latest of its listeners'; one that comes back without a deadline of its own changes nothing about it.
-    pub(crate) fn return_reader(&self, deadline: Option<Deadline>) -> Option<Reader> {
+    /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. It changes nothing about
+    /// the call's deadline: who has a token may read, and keep nothing going.
+    pub(crate) fn return_reader(&self) -> Option<Reader> {
         let id = self.shared.state().broadcast.join()?;
-        if let (Some(shared), Some(_)) = (self.deadline(), deadline) {
-            shared.extend(deadline);
-        }
         // The task that kept the call going is not needed any more.
         self.shared.wake_readers();
         Some(Reader::listener(self.shared.clone(), id))

@@ -269,7 +269,7 @@ impl<St> DedupLayer<St> {
     /// - *The last caller leaves*: the call goes on for the [`window`](Resumable::window) (5 minutes), or to its deadline, in
     ///   place of the [`grace`](Self::grace). A tenant has 8 such calls at a time, all have 256
     ///   ([`unattended`](Resumable::unattended)); beyond that leaving ends a call as without this setting.
-    /// - *A caller comes back without a deadline of its own*: it reads until that of the call, which it does not put off.
+    /// - *A caller comes back*: it reads until the deadline of the call, which it does not put off, whatever its own is.
     /// - *The call ends*: what it answered can be read for the window, also where it broke off: then up to there, and its error.
     /// - *The answer is longer than [`max_response`](Resumable::max_response)* (8 MiB), or there is no memory left for it: those
     ///   who read it go on; to others it is gone.

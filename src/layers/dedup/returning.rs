@@ -27,7 +27,6 @@ use crate::proto::prefer::Preferences;
 use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
-use crate::rt::deadline::Deadline;
 use crate::store::{AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, Recorder, ResponseLog, SharedAnswers, Store};
 
 /// What becomes of a request at the URL of an answer.
@@ -184,16 +183,18 @@ fn read(
     after: Option<EventId>,
     config: &Arc<Config>,
 ) -> ComeBack {
-    let deadline = [Deadline::of(&parts.extensions), Deadline::current()].into_iter().flatten().min();
-    let Some(reader) = log.return_reader(deadline) else {
+    let Some(reader) = log.return_reader() else {
         return refuse(parts, RejectionKind::AnswerGone, config);
     };
-    let limit = if deadline.is_none() { CallLimit::of(&log) } else { None };
+    let limit = CallLimit::of(&log);
     config.emitter.emit(&Event::FlightResumed);
     let preferences = Preferences::of(&parts.headers);
     let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
     let may_wait = respond_async && (preferences.respond_async || preferences.wait.is_some());
-    let location = HeaderValue::from_str(parts.uri.path()).ok().filter(|_| may_wait);
+    let location = HeaderValue::from_str(parts.uri.path()).ok().filter(|_| may_wait).map(|mut location| {
+        location.set_sensitive(true);
+        location
+    });
     ComeBack::Read(Box::new(Returning {
         log,
         reader: Some(reader),
