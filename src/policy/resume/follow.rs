@@ -176,6 +176,7 @@ impl Follower {
     /// Reads one block. Returns `false` where the stream turns out to be none that can be continued.
     fn block(&mut self, raw: &[u8]) -> Result<bool, NotResumed> {
         let block = Block::parse(raw);
+        let is_unproved = matches!(self.part, Part::Rest { verified: false, .. });
         match self.part {
             Part::Original => {
                 if !self.original(raw, &block) {
@@ -194,7 +195,9 @@ impl Follower {
         if let Some(data) = &block.data {
             self.identity.learn(self.reader.kind(), data);
         }
-        if garbage && self.part != Part::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
+        // A marker alone is also what a server answers that has forgotten the stream: nothing proves that nothing is missing.
+        let is_wrong = garbage || is_unproved && is_marker(&block) && self.reader.ended().is_none();
+        if is_wrong && self.part != Part::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
     }
 
     /// Reads what a block says. Returns whether it is in the syntax of no dialect.
@@ -263,6 +266,7 @@ impl Follower {
             return Err(NotResumed::Contradicted);
         }
         let data = block.data.as_deref();
+        let is_marker = is_marker(block);
         let is_first = data.is_some() && !verified && self.first == Some(hash(raw));
         if is_first || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
             return Err(NotResumed::Contradicted);
@@ -277,8 +281,8 @@ impl Follower {
             None => match data {
                 None => Ok(verified),
                 Some(_) if in_bytes => Ok(true),
-                Some(data) if verified || data.trim_ascii() == DONE => {
-                    self.is_closed |= data.trim_ascii() == DONE;
+                Some(_) if verified || is_marker => {
+                    self.is_closed |= is_marker;
                     self.is_exact = false;
                     Ok(verified)
                 }
@@ -440,4 +444,8 @@ fn hash(raw: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     raw.hash(&mut hasher);
     hasher.finish()
+}
+
+fn is_marker(block: &Block<'_>) -> bool {
+    block.data.as_deref().is_some_and(|data| data.trim_ascii() == DONE)
 }

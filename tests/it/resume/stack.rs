@@ -146,3 +146,19 @@ async fn the_presets_for_models_go_on() {
     let request = http::Request::post("/v1/responses").body(Full::<bytes::Bytes>::from("{\"stream\":true}")).unwrap();
     assert!(service.oneshot(request).await.unwrap().into_body().collect().await.is_err());
 }
+
+/// A server that has forgotten the stream answers so, too.
+#[tokio::test(start_paused = true)]
+async fn a_marker_alone_does_not_make_a_cut_answer_whole() {
+    const A: &str =
+        "id: 1\ndata: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    const UNKNOWN: &str = "id: 1\ndata: a\n\n";
+    for (path, first) in [("/v1/chat/completions", A), ("/unknown", UNKNOWN)] {
+        let upstream = Upstream::new([stream([Data(first), Fail("cut")]), stream([Data("data: [DONE]\n\n")])]);
+        let service = ServiceBuilder::new()
+            .layer(ResumeLayer::new().resume_by(ResumeBy::sse_id().resend(true)))
+            .service(service_fn(move |request| upstream.clone().answer(request)));
+        let (text, error) = read(service.oneshot(post(path, "{}")).await.unwrap()).await;
+        assert_eq!((text, error.map(|err| err.to_string())), (first.to_owned(), Some("cut".to_owned())), "{path}");
+    }
+}
