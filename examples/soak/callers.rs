@@ -105,7 +105,7 @@ impl Desk {
         };
         if done.is_err() {
             self.totals.add(Count::Refused);
-            // Nobody asks again at once, for ever.
+            // A caller that is refused waits before it asks again.
             sleep(self.gap).await;
         }
     }

@@ -158,7 +158,7 @@ impl Stack {
                 .layer(breaker)
                 .layer(&attempt)
                 .service(Forward::new(&connectors, backup.upstream.clone()));
-            // A fallback that takes no credential is on nobody's account.
+            // No account pays for a fallback that takes no credential.
             let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
             let layer = fallback(backup, boxed(service)).own_credentials(own).memory(memory.clone());
             (backup.weight, layer.observer(observer.clone()))

@@ -84,7 +84,7 @@ pub enum SupersedeMode {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arriving {
     pub(crate) conversation: Fingerprint,
-    /// A hash of its tenant, with a key that nobody else has.
+    /// A hash of its tenant, with a key that is drawn anew in each process.
     pub(crate) tenant: u64,
     pub(crate) payload: Fingerprint,
     /// Where it stands in the order in which messages began to come: a long one may be complete after a later one.

@@ -67,7 +67,7 @@ fn mend_surrogates(text: &[u8]) -> Option<Vec<u8>> {
     Some(mended)
 }
 
-/// The number in an escape `\uXXXX` that `text` begins with.
+/// The UTF-16 code unit of the escape (a backslash, `u` and four hexadecimal digits) at the start of `text`.
 pub(super) fn utf16_unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0_u16, |unit, digit| {

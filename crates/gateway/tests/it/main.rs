@@ -88,7 +88,7 @@ impl Running {
         self.abandoned_of(calls, 0).await;
     }
 
-    /// The same, while so many others go on.
+    /// The same, while this number of other calls go on.
     async fn abandoned_of(&self, calls: u64, open: u64) {
         soon(self.provider().until(|counts| counts.abandoned == calls && counts.open == open)).await;
     }

@@ -29,7 +29,8 @@ fn halves(model: &str) -> (String, String) {
     (head + half, rest.to_owned())
 }
 
-/// Sends the first half of so many requests, and then the second halves; returns the answers' heads, and the most that was held.
+/// Sends the first halves of this number of requests, and then the second halves. Returns the heads of the answers, and the most
+/// bytes that were held at a time.
 async fn upload(gateway: &Running, calls: usize) -> (Vec<String>, usize) {
     let (half, rest) = halves("sim");
     let mut streams = Vec::new();

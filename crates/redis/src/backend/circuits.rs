@@ -48,8 +48,8 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// An operator's order, for all processes. Without a number it is a new one; with the number that it was given it counts
-    /// where there is none with a higher one. Returns what holds. Default: orders are each process's own.
+    /// An operator's order, for all processes. Without a number it is a new one; with the number that it was given it is
+    /// taken only where no order with a higher number is known. Returns the order that holds. Default: orders are each process's own.
     fn order(
         &self,
         circuit: CircuitId,

@@ -12,7 +12,7 @@ use crate::client::script::{Command, Script};
 
 static FORGET: Script = Script::new("forget", include_str!("../scripts/forget.lua"));
 
-/// So many keys are looked at in one step.
+/// How many keys are looked at in one step.
 const STEP: u32 = 500;
 
 impl Redis {

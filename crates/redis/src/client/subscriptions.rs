@@ -97,7 +97,7 @@ enum Ended {
     Closed,
 }
 
-/// So many messages wait to be read.
+/// How many messages may wait to be read.
 const QUEUE: usize = 64;
 
 /// And as many bytes. The first message waits, however long it is.

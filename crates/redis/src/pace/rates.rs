@@ -45,8 +45,8 @@ use crate::client::Redis;
 /// - *Redis forgets the rates* (it was restarted): they are full again.
 ///
 /// The rates of a caller ([`PaceLayer::per_caller`](tower_buttress::PaceLayer::per_caller)) are those of all processes, too, by
-/// its tenant or, where there is none, its credentials. A layer without rates of its own shares pauses only, and limits that are [learned](tower_buttress::PaceLayer::learn)
-/// stay this process's.
+/// its tenant or, where there is none, its credentials. A layer without rates shares its pauses only. Limits that are
+/// [learned](tower_buttress::PaceLayer::learn) are those of each process.
 ///
 /// # Cost
 ///

@@ -112,7 +112,7 @@ async fn what_is_kept_of_a_tenant_is_forgotten_by_all_processes() {
         assert_eq!(one.role(tenant).await, DedupRole::Leader);
         two.until(tenant, DedupRole::Replayed).await;
     }
-    // Nobody's name is not everybody's.
+    // An empty name is not the name of all.
     assert_eq!(two.redis.forget(Some(&Tenant::new(""))).await.unwrap(), 0);
     assert_eq!(two.redis.forget(Some(&Tenant::new("acme"))).await.unwrap(), 1);
     assert_eq!(count(&server, "a*:r:*").await, 2, "its own is gone, and no other");

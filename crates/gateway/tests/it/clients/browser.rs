@@ -101,7 +101,7 @@ fetch('/words', { method: 'POST', body: 'hello', headers }).then(response => {
 });
 </script>";
 
-/// Passes connections on, and cuts those whose request begins so after as many bytes of the answer, so many times.
+/// Passes connections on. The first `times` of them whose request begins with `begins` are cut after `bytes` bytes of the answer.
 async fn cutting(gateway: SocketAddr, begins: &'static str, bytes: usize, times: usize) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();

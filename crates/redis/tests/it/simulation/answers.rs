@@ -306,7 +306,7 @@ async fn caller(
         heard.is_whole,
         heard.has_left
     ));
-    // What a process hears that has crashed, nobody hears.
+    // A crashed process has no callers left that could read.
     (!way.has_crashed()).then_some(heard)
 }
 

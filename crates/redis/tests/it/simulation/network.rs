@@ -162,7 +162,7 @@ impl Way {
             Ok(answer) => answer,
             Err(_) => {
                 if !self.has_crashed() && fate == Fate::Done {
-                    // The engine is away: nobody waits for it for some time.
+                    // The engine is away: for some time no call waits for it.
                     *shut_until.lock().unwrap() = Some(Instant::now() + SHUT);
                     history.fault(SHUT, format!("process {process} asks nothing for a while"));
                 }

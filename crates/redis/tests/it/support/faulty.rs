@@ -17,7 +17,7 @@ use tower_buttress_redis::backend::{
 pub(crate) struct Faulty {
     pub(crate) model: Model,
     pub(crate) hears: Arc<AtomicBool>,
-    /// So many, from now on.
+    /// How many more questions to an owner are lost.
     pub(crate) lost_asks: Arc<AtomicUsize>,
 }
 
