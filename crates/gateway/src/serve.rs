@@ -154,7 +154,7 @@ where
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
         let reset = Reset::default();
-        let stream = Socket::new(stream, reset.clone());
+        let stream = Socket::new(stream, reset.on_drop.clone());
         let came = Came { address, door, has_tls: false };
         let tls = self.live.borrow().tls.clone();
         let Some(tls) = tls.filter(|_| matches!(door, Door::Main)) else {

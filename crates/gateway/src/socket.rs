@@ -1,4 +1,4 @@
-//! A caller's connection, which is reset where an answer broke off and the caller has no other way to know.
+//! A connection that can be reset, as a caller's is where an answer broke off and the caller has no other way to know.
 //!
 //! Over HTTP/1.0 an answer without a length ends with its connection, whether it is whole or not. A connection that was reset
 //! did not end.
@@ -15,19 +15,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_buttress::error::BoxError;
 
-/// A connection that is reset, not closed, where that was wanted.
+/// A connection that is reset, not closed, where that was [wanted](ResetOnDrop::want).
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
-    reset: Reset,
+    reset: ResetOnDrop,
 }
 
-/// Whether a connection is to be reset.
+/// Whether a connection is to be reset when it is dropped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ResetOnDrop(Arc<AtomicBool>);
+
+/// Whether a caller's connection is to be reset.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reset {
     /// Its caller speaks HTTP/1.0.
     is_old: Arc<AtomicBool>,
-    is_wanted: Arc<AtomicBool>,
+    pub(crate) on_drop: ResetOnDrop,
 }
 
 /// A reset overtakes what the system has not delivered yet.
@@ -48,23 +52,31 @@ impl Reset {
         // An answer that broke off, and not the connection or the request.
         let broke_off = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user);
         if broke_off && self.is_old.load(Ordering::Relaxed) {
-            self.is_wanted.store(true, Ordering::Relaxed);
+            self.on_drop.want();
             tokio::time::sleep(DELIVERED).await;
         }
+    }
+}
+
+// === impl ResetOnDrop ===
+
+impl ResetOnDrop {
+    pub(crate) fn want(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
 // === impl Socket ===
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, reset: Reset) -> Self {
+    pub(crate) fn new(stream: TcpStream, reset: ResetOnDrop) -> Self {
         Self { stream, reset }
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.reset.is_wanted.load(Ordering::Relaxed) {
+        if self.reset.0.load(Ordering::Relaxed) {
             // With no time to linger, close(2) sends a reset.
             let _ = self.stream.set_zero_linger();
         }
