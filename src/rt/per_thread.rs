@@ -1,5 +1,5 @@
 //! Values that all threads share without a word that all of them write to: one with a count of its holders for each thread,
-//! and one that is read by all and seldom written.
+//! one that is read by all and seldom written, and one that is summed up when it is asked for.
 //!
 //! # Why not an `Arc`, and a lock?
 //!
@@ -7,6 +7,7 @@
 //! two threads more than they gain by being two. Here each thread has a count, or a lock, on a cache line of its own.
 
 use std::fmt;
+use std::iter;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
@@ -36,9 +37,13 @@ struct Line<T: ?Sized> {
     all: OnceLock<Arc<[Weak<Line<T>>]>>,
 }
 
-/// What is read by all threads, each through a lock of its own, and changed under all of them.
-pub(crate) struct ReadMostly<T>(Box<[Padded<RwLock<T>>]>);
+/// A value for each thread, so that none writes where another reads.
+pub(crate) struct Slots<T>(Box<[Padded<T>]>);
 
+/// What is read by all threads, each through a lock of its own, and changed under all of them.
+pub(crate) struct ReadMostly<T>(Slots<RwLock<T>>);
+
+/// Two cache lines, too.
 #[repr(align(128))]
 struct Padded<T>(T);
 
@@ -142,28 +147,53 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArc<T> {
     }
 }
 
+// === impl Slots ===
+
+impl<T> Slots<T> {
+    /// One for each thread that can run, and no more than `most`, a power of two: further threads share them.
+    pub(crate) fn new(most: usize, make: impl FnMut() -> T) -> Self {
+        Self(iter::repeat_with(make).map(Padded).take(lines().min(most).max(1)).collect())
+    }
+
+    /// The value of this thread.
+    #[inline]
+    pub(crate) fn own(&self) -> &T {
+        &self.0[thread_number() & self.0.len().saturating_sub(1)].0
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|Padded(value)| value)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Slots<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 // === impl ReadMostly ===
 
 impl<T> ReadMostly<T> {
     /// `make` makes one for each thread: they are equal, and share nothing that is written to when they are read.
     pub(crate) fn new(make: impl Fn() -> T) -> Self {
-        Self((0..lines().min(MAX_COPIES)).map(|_| Padded(RwLock::new(make()))).collect())
+        Self(Slots::new(MAX_COPIES, || RwLock::new(make())))
     }
 
     /// The value as this thread sees it. While it is held, nothing changes it.
     #[inline]
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0[thread_number() & self.0.len().saturating_sub(1)].0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.own().read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many values there are: one for each thread that can run, and at most 16.
     pub(crate) fn copies(&self) -> usize {
-        self.0.len()
+        self.0.0.len()
     }
 
     /// Changes the value of each thread alike, while none reads. Returns what the last change did.
     pub(crate) fn write<R>(&self, mut change: impl FnMut(&mut T) -> R) -> Option<R> {
-        let mut all: Vec<_> = self.0.iter().map(|one| one.0.write().unwrap_or_else(PoisonError::into_inner)).collect();
+        let mut all: Vec<_> = self.0.iter().map(|one| one.write().unwrap_or_else(PoisonError::into_inner)).collect();
         all.iter_mut().map(|one| change(one)).last()
     }
 }

@@ -5,10 +5,11 @@
 //! also holds the withdrawals, so that of two threads that see one token left only one gets it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::per_thread::Slots;
 use crate::policy::budget::{Budget, Ring, SlotCount, index};
 
 /// How many retries the layers that share it may make: a ratio of their calls, and a minimum rate where calls are few.
@@ -37,24 +38,13 @@ struct Shared {
     budget: Budget,
     /// The first instant seen, from which slots are counted.
     origin: OnceLock<Instant>,
-    deposits: [Shard; SHARDS],
+    /// [`SlotCount`]s.
+    deposits: Slots<Ring<AtomicU64>>,
     withdrawals: Mutex<Ring<SlotCount>>,
 }
 
-/// [`SlotCount`]s, on cache lines of their own.
-#[derive(Default)]
-#[repr(align(128))]
-struct Shard(Ring<AtomicU64>);
-
 /// Enough for the threads of a runtime to spread over; a withdrawal reads all of them.
-const SHARDS: usize = 8;
-
-thread_local! {
-    static SHARD: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Relaxed) % SHARDS
-    };
-}
+const SLOTS: usize = 8;
 
 // === impl RetryBudget ===
 
@@ -68,7 +58,7 @@ impl RetryBudget {
             shared: Some(Arc::new(Shared {
                 budget: Budget::new(percent, min_per_second, window),
                 origin: OnceLock::new(),
-                deposits: std::array::from_fn(|_| Shard::default()),
+                deposits: Slots::new(SLOTS, Ring::default),
                 withdrawals: Mutex::default(),
             })),
         }
@@ -117,8 +107,7 @@ impl Shared {
     #[inline]
     fn deposit(&self, now: Instant) {
         let slot = self.slot_at(now);
-        let Shard(shard) = SHARD.with(|shard| &self.deposits[*shard % SHARDS]);
-        let cell = &shard[index(slot)];
+        let cell = &self.deposits.own()[index(slot)];
         let mut seen = SlotCount(cell.load(Relaxed));
         loop {
             if seen.slot() == slot {
@@ -140,7 +129,7 @@ impl Shared {
     fn withdraw(&self, now: Instant) -> bool {
         let slot = self.slot_at(now);
         let mut withdrawals = self.withdrawals.lock().unwrap_or_else(PoisonError::into_inner);
-        let deposits = self.deposits.iter().flat_map(|shard| &shard.0).map(|cell| SlotCount(cell.load(Relaxed)));
+        let deposits = self.deposits.iter().flatten().map(|cell| SlotCount(cell.load(Relaxed)));
         self.budget.withdraw(deposits, &mut withdrawals, slot)
     }
 

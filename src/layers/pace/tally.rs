@@ -1,28 +1,26 @@
 //! Counts the calls of a limit that all may pass, each thread in a place of its own.
 
-use std::iter;
-
 use crate::policy::pace::SAMPLE;
-use crate::rt::sync::{AtomicU32, Ordering, thread_number};
+use crate::rt::per_thread::Slots;
+use crate::rt::sync::{AtomicU32, Ordering};
 
 /// How many calls are under way, and every [`SAMPLE`]th answer.
 #[derive(Debug)]
 pub(super) struct Tally {
-    threads: Box<[Line]>,
+    threads: Slots<Counts>,
     /// Eights of answers, of all threads together.
     eights: AtomicU32,
 }
 
 #[derive(Debug, Default)]
-#[repr(align(64))]
-struct Line {
+struct Counts {
     answered: AtomicU32,
     /// Those that began on this thread, less those that ended on it: the sum over all threads is their number.
     under_way: AtomicU32,
 }
 
 /// Threads beyond this share a place, for there is a tally for each key.
-const LINES: usize = 8;
+const SLOTS: usize = 8;
 const PART: u32 = 8;
 
 // === impl Tally ===
@@ -30,35 +28,30 @@ const PART: u32 = 8;
 impl Tally {
     #[inline]
     pub(super) fn enter(&self) {
-        self.own().under_way.fetch_add(1, Ordering::Relaxed);
+        self.threads.own().under_way.fetch_add(1, Ordering::Relaxed);
     }
 
     #[inline]
     pub(super) fn leave(&self) {
-        self.own().under_way.fetch_sub(1, Ordering::Relaxed);
+        self.threads.own().under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many have entered and not left. Exact where none enters or leaves meanwhile.
     pub(super) fn under_way(&self) -> u32 {
-        self.threads.iter().map(|line| line.under_way.load(Ordering::Relaxed)).fold(0, u32::wrapping_add)
+        self.threads.iter().map(|counts| counts.under_way.load(Ordering::Relaxed)).fold(0, u32::wrapping_add)
     }
 
     /// Counts an answer. Returns whether it completes a sample.
     #[inline]
     pub(super) fn count(&self) -> bool {
-        let is_part = self.own().answered.fetch_add(1, Ordering::Relaxed) % PART == PART - 1;
+        let is_part = self.threads.own().answered.fetch_add(1, Ordering::Relaxed) % PART == PART - 1;
         is_part && self.eights.fetch_add(1, Ordering::Relaxed) % (SAMPLE / PART) == SAMPLE / PART - 1
-    }
-
-    #[inline]
-    fn own(&self) -> &Line {
-        &self.threads[thread_number() % LINES]
     }
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { threads: iter::repeat_with(Line::default).take(LINES).collect(), eights: AtomicU32::new(0) }
+        Self { threads: Slots::new(SLOTS, Counts::default), eights: AtomicU32::new(0) }
     }
 }
 
