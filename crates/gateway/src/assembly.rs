@@ -78,8 +78,10 @@ impl Assembly {
         let (kept, lanes, mut circuits) = (Kept::default(), Lanes::default(), Circuits::default());
         let shared = Shared::new(args, &mut self.states, tls, &kept, &lanes, &self.observer);
         let (mut routes, mut states) = (Vec::new(), Vec::new());
-        for plan in reading.plans(upstream) {
-            let mut state = self.states.take(plan.name);
+        let plans = reading.plans(upstream);
+        let count = plans.len();
+        for plan in plans {
+            let mut state = self.states.take(plan.name, count);
             let stack = Stack::new(&plan, &mut state, &mut circuits, &shared).service(&shared);
             states.push((plan.name.to_owned(), state));
             routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack });

@@ -18,6 +18,9 @@ use super::fleet::{AnswerStore, Fleet};
 use super::load;
 use super::upstream::Upstream;
 
+/// The most bytes that last good answers take, those of all routes.
+const LAST_GOOD: usize = 64 * 1024 * 1024;
+
 /// What is remembered, of all routes.
 pub(crate) struct States {
     fleet: Fleet,
@@ -112,15 +115,17 @@ impl States {
         self.fleet.dedup(dedup, self.store.clone()).observer(self.observer.clone())
     }
 
-    /// Takes out what is remembered of a route. [`put`](Self::put) it back when its stack is made.
-    pub(crate) fn take(&mut self, route: &str) -> RouteState {
+    /// Takes out what is remembered of a route, one of this number. [`put`](Self::put) it back when its stack is made.
+    pub(crate) fn take(&mut self, route: &str, routes: usize) -> RouteState {
+        // What is kept is in the memory for calls under way, and must leave them most of it.
+        let last_good = LAST_GOOD.min(self.memory.limit() / 8) / routes.max(1);
         let mut state = self.routes.remove(route).unwrap_or_else(|| RouteState {
             fleet: self.fleet.clone(),
             observer: self.observer.clone(),
             prefix: if route.is_empty() { String::new() } else { format!("{route}/") },
             guard: StreamGuardLayer::new().memory(self.memory.clone()),
             budget: RetryBudget::default(),
-            last_good: self.fleet.last_good(LastGoodLayer::new().memory(self.memory.clone())),
+            last_good: self.fleet.last_good(LastGoodLayer::new().memory(self.memory.clone()).capacity(last_good)),
             memory: self.memory.clone(),
             conversations: Held::default(),
             upstreams: HashMap::new(),

@@ -14,6 +14,7 @@ use http_body_util::StreamBody;
 
 use super::client::{Outgoing, ask, chat, content, full, read};
 use super::forwarding::serve;
+use super::uploads::held;
 use super::{Running, gateway, soon};
 
 fn said(gateway: &Running, text: &str, fault: &str) -> Request<Outgoing> {
@@ -95,6 +96,21 @@ async fn the_last_good_answer_stands_in_for_one_that_does_not_come() {
     let served_by = template.headers()["x-gateway-served-by"].clone();
     assert_eq!((template.status().as_u16(), served_by), (200, "template".parse().unwrap()));
     assert_eq!(content(&read(template.into_body()).await.0), "We are back soon.");
+}
+
+/// Else calls are refused for want of memory though none is under way.
+#[tokio::test]
+async fn last_good_answers_leave_most_of_the_memory_to_calls() {
+    const MEMORY: usize = 4 * 1024 * 1024;
+    let memory = MEMORY.to_string();
+    let gateway = gateway(&["--last-good", "on", "--memory", &memory, "--dedup", "off"]).await;
+    for caller in 0..60 {
+        let mut request = said(&gateway, &format!("Question {caller}"), "gap=0s; chunks=200");
+        request.headers_mut().insert("authorization", format!("Bearer {caller}").parse().unwrap());
+        assert!(read(ask(request).await.into_body()).await.1);
+    }
+    let kept = held(&gateway).await;
+    assert!(kept > 0 && kept <= MEMORY / 8, "{kept}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{Running, gateway, soon};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-async fn held(gateway: &Running) -> usize {
+pub(super) async fn held(gateway: &Running) -> usize {
     let request = Request::get(format!("http://{}/-/metrics", gateway.addr)).body(full("")).unwrap();
     let figures = read(ask(request).await.into_body()).await.0;
     figures.lines().find_map(|line| line.strip_prefix("gateway_memory_bytes ")).unwrap().parse().unwrap()
