@@ -54,7 +54,7 @@ struct Resumed {
     rest: VecDeque<BodyPart>,
     /// Gives ids to its events.
     ids: Option<EventIds>,
-    /// The time that the call has, where its caller has none of its own.
+    /// The time that the call has.
     limit: Option<CallLimit>,
 }
 

@@ -7,8 +7,8 @@ use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::timeout::Timeout;
 use crate::store::ResponseLog;
 
-/// The time that a call has, for a caller that came back to it without a deadline of its own: it does not keep the call going
-/// beyond that.
+/// The time that a call has, for a caller that came back to it: it does not keep the call going beyond that, whatever its own
+/// deadline is.
 pub(super) struct CallLimit {
     log: ResponseLog,
     at: Instant,

@@ -52,7 +52,7 @@ pub(super) struct Returning {
     skipped: Skipped,
     /// Counts what is held behind what was passed over; `None`: the log holds it anyway.
     rest_charge: Option<Reservation>,
-    /// The time that the call has, where the caller has none of its own.
+    /// The time that the call has.
     limit: Option<CallLimit>,
     later: Option<(Later, HeaderValue)>,
     format: RejectionFormat,

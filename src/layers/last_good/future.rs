@@ -320,7 +320,7 @@ impl Asking {
         Some(Settled::Recall { recalling: peers.find(self.request.shared()), until })
     }
 
-    /// After so long, or half of what is left to the deadline.
+    /// When `limit` has passed, or half of what is left to the deadline.
     fn by(&self, limit: Duration) -> Option<Instant> {
         let now = clock::now();
         let left = self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);

@@ -1,4 +1,4 @@
-//! A call or an attempt under way, and what is told of it at its end.
+//! A call or an attempt under way, and what is reported at its end.
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use std::time::Instant;
