@@ -7,6 +7,7 @@ pub(crate) mod entropy;
 pub(crate) mod per_thread;
 pub(crate) mod ready;
 pub(crate) mod retry_budget;
+pub(crate) mod settings;
 pub(crate) mod sync;
 pub(crate) mod timeout;
 pub(crate) mod timer;

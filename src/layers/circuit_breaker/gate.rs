@@ -23,7 +23,7 @@ use crate::rt::per_thread::PerThread;
 #[derive(Clone, Debug)]
 pub struct BreakerGate(pub(super) PerThread<Shared>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) set: Arc<BreakerSet>,
     pub(super) calls: CallConfig,

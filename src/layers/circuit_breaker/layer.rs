@@ -12,7 +12,7 @@ use super::peers::CircuitPeers;
 use super::service::CircuitBreaker;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
-use crate::rt::per_thread::PerThread;
+use crate::rt::settings::Settings;
 
 /// Refuses calls, with a 503 at once, to an upstream that is failing, and lets one call find out when it is back.
 ///
@@ -128,8 +128,7 @@ use crate::rt::per_thread::PerThread;
 /// one reading of the clock, and the response. With [keys](Self::key) add the look-up. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct CircuitBreakerLayer {
-    set: Arc<BreakerSet>,
-    calls: CallConfig,
+    shared: Settings<Shared>,
     enabled: bool,
 }
 
@@ -145,7 +144,8 @@ impl CircuitBreakerLayer {
     /// A breaker with these settings.
     #[must_use]
     pub fn with_config(config: CircuitBreakerConfig) -> Self {
-        Self { set: Arc::new(BreakerSet::new(config)), calls: CallConfig::default(), enabled: true }
+        let set = Arc::new(BreakerSet::new(config));
+        Self { shared: Settings::new(Shared { set, calls: CallConfig::default() }), enabled: true }
     }
 
     /// A layer of the same type that passes everything through.
@@ -156,9 +156,10 @@ impl CircuitBreakerLayer {
 
     /// A breaker with the same settings, and circuits of its own.
     pub(crate) fn separate(&self) -> Self {
-        let set = BreakerSet::new(self.config());
-        set.observe(self.calls.emitter.clone());
-        Self { set: Arc::new(set), calls: self.calls.clone(), enabled: self.enabled }
+        let mut layer = self.clone();
+        layer.shared.set = Arc::new(BreakerSet::new(self.config()));
+        layer.shared.set.observe(self.shared.calls.emitter.clone());
+        layer
     }
 
     /// Changes the settings, of this layer, its clones, and the services they made. What was counted stays, unless the
@@ -175,7 +176,7 @@ impl CircuitBreakerLayer {
     /// ```
     #[must_use]
     pub fn configure(self, change: impl FnOnce(CircuitBreakerConfig) -> CircuitBreakerConfig) -> Self {
-        self.set.configure(change);
+        self.shared.set.configure(change);
         self
     }
 
@@ -183,7 +184,7 @@ impl CircuitBreakerLayer {
     /// [`Standard`](crate::verdict::Standard).
     #[must_use]
     pub fn classifier(mut self, classifier: impl Classify + 'static) -> Self {
-        self.calls.classifier = Classifier::new(classifier);
+        self.shared.calls.classifier = Classifier::new(classifier);
         self
     }
 
@@ -209,7 +210,7 @@ impl CircuitBreakerLayer {
     where
         F: Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync + 'static,
     {
-        self.calls.key = Some(KeyBy::By(Arc::new(key)));
+        self.shared.calls.key = Some(KeyBy::By(Arc::new(key)));
         self
     }
 
@@ -227,15 +228,15 @@ impl CircuitBreakerLayer {
     /// ```
     #[must_use]
     pub fn key_by_model(mut self) -> Self {
-        self.calls.key = Some(KeyBy::HostAndModel);
+        self.shared.calls.key = Some(KeyBy::HostAndModel);
         self
     }
 
     /// Reports every change of state, of all clones of this layer, and every refusal to `observer`.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.calls.emitter = Emitter::to(observer);
-        self.set.observe(self.calls.emitter.clone());
+        self.shared.calls.emitter = Emitter::to(observer);
+        self.shared.set.observe(self.shared.calls.emitter.clone());
         self
     }
 
@@ -248,7 +249,7 @@ impl CircuitBreakerLayer {
     #[must_use]
     pub fn share(self, peers: impl CircuitPeers) -> Self {
         if self.enabled {
-            self.set.share(peers);
+            self.shared.set.share(peers);
         }
         self
     }
@@ -256,30 +257,30 @@ impl CircuitBreakerLayer {
     /// The circuit of requests without a key: the only one, unless there is a [`key`](Self::key).
     #[must_use]
     pub fn handle(&self) -> CircuitBreakerHandle {
-        CircuitBreakerHandle::new(self.set.unkeyed().clone())
+        CircuitBreakerHandle::new(self.shared.set.unkeyed().clone())
     }
 
     /// The circuit of this key, which is made if there is none.
     #[must_use]
     pub fn handle_for(&self, key: &str) -> CircuitBreakerHandle {
-        CircuitBreakerHandle::new(self.set.keyed(key))
+        CircuitBreakerHandle::new(self.shared.set.keyed(key))
     }
 
     /// The circuits of all keys, in no order.
     #[must_use]
     pub fn handles(&self) -> Vec<CircuitBreakerHandle> {
-        self.set.all_keyed().into_iter().map(CircuitBreakerHandle::new).collect()
+        self.shared.set.all_keyed().into_iter().map(CircuitBreakerHandle::new).collect()
     }
 
     /// The settings as they are.
     #[must_use]
     pub fn config(&self) -> CircuitBreakerConfig {
-        self.set.config()
+        self.shared.set.config()
     }
 
     /// What health probes need; `None`: the layer is off.
     pub(super) fn probed(&self) -> Option<(&Arc<BreakerSet>, &Classifier)> {
-        self.enabled.then_some((&self.set, &self.calls.classifier))
+        self.enabled.then_some((&self.shared.set, &self.shared.calls.classifier))
     }
 }
 
@@ -293,8 +294,6 @@ impl<S> Layer<S> for CircuitBreakerLayer {
     type Service = CircuitBreaker<S>;
 
     fn layer(&self, inner: S) -> CircuitBreaker<S> {
-        let gate =
-            || BreakerGate(PerThread::new(Arc::new(Shared { set: self.set.clone(), calls: self.calls.clone() })));
-        CircuitBreaker::new(inner, self.enabled.then(gate))
+        CircuitBreaker::new(inner, self.enabled.then(|| BreakerGate(self.shared.for_service())))
     }
 }

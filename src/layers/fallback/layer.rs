@@ -11,7 +11,7 @@ use super::service::Fallback;
 use crate::call::Memory;
 use crate::event::{Emitter, Observer};
 use crate::policy::verdict::{Classifier, Classify};
-use crate::rt::per_thread::PerThread;
+use crate::rt::settings::Settings;
 
 /// Asks a backup what the primary cannot answer: another upstream, another model, another credential.
 ///
@@ -135,7 +135,7 @@ use crate::rt::per_thread::PerThread;
 /// A call that the primary serves: a copy of the request's head, and one allocation for a body that streams. Figures:
 /// `benches/README.md`.
 pub struct FallbackLayer<Bk> {
-    config: Config<Bk>,
+    config: Settings<Config<Bk>>,
 }
 
 // === impl FallbackLayer ===
@@ -159,11 +159,11 @@ impl<Bk> FallbackLayer<Bk> {
         Bk: Clone,
     {
         let backup = self.config.backup().map(|backup| Arc::new(Mutex::new(map(backup))));
-        FallbackLayer { config: self.config.with_backup(backup) }
+        FallbackLayer { config: Settings::new(self.config.with_backup(backup)) }
     }
 
     fn with(backup: Option<Bk>) -> Self {
-        Self { config: Config::new(backup) }
+        Self { config: Settings::new(Config::new(backup)) }
     }
 
     /// The backup's name, for [`ServedBy`](crate::ServedBy), [`PinTo`](crate::PinTo) and events. Default: `backup`.
@@ -246,7 +246,7 @@ impl<S, Bk> Layer<S> for FallbackLayer<Bk> {
     type Service = Fallback<S, Bk>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Fallback::new(inner, PerThread::new(Arc::new(self.config.clone())))
+        Fallback::new(inner, self.config.for_service())
     }
 }
 

@@ -12,7 +12,7 @@ use super::service::InspectRequest;
 use crate::call::Memory;
 use crate::event::{Observer, Observers};
 use crate::proto::media_type::is_json;
-use crate::rt::per_thread::PerThread;
+use crate::rt::settings::Settings;
 
 /// Reads a request before it is sent, so that its head can be changed by what its body says.
 ///
@@ -97,7 +97,7 @@ use crate::rt::per_thread::PerThread;
 /// caller who is still sending. A body of one frame is not copied. A timer, where the body does not come at once.
 #[derive(Clone, Debug)]
 pub struct InspectRequestLayer {
-    config: PerThread<Config>,
+    config: Settings<Config>,
 }
 
 // === impl InspectRequestLayer ===
@@ -116,7 +116,7 @@ impl InspectRequestLayer {
             read_timeout: Duration::from_secs(30),
             observers: Observers::default(),
         };
-        Self { config: PerThread::new(Arc::new(config)) }
+        Self { config: Settings::new(config) }
     }
 
     /// Marks requests whose answers will be streams with [`ExpectsEventStream`](crate::ExpectsEventStream): those that say
@@ -218,10 +218,9 @@ impl InspectRequestLayer {
         self.with(|config| config.observers = Observers::to(observer))
     }
 
-    fn with(self, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::clone(&self.config);
-        change(&mut config);
-        Self { config: PerThread::new(Arc::new(config)) }
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
     }
 }
 

@@ -12,8 +12,8 @@ use crate::event::{Emitter, Observer};
 use crate::policy::backoff::Jitter;
 use crate::policy::verdict::{Classifier, Classify};
 use crate::rt::entropy::Entropy;
-use crate::rt::per_thread::PerThread;
 use crate::rt::retry_budget::RetryBudget;
+use crate::rt::settings::Settings;
 
 /// Makes another attempt when the upstream allows it, and no earlier than it asked.
 ///
@@ -117,7 +117,7 @@ use crate::rt::retry_budget::RetryBudget;
 /// the budget. A generated key is two random numbers and one allocation. Figures: `benches/README.md`.
 #[derive(Clone, Debug)]
 pub struct RetryAfterBackoffLayer {
-    config: Config,
+    config: Settings<Config>,
 }
 
 // === impl RetryAfterBackoffLayer ===
@@ -126,7 +126,7 @@ impl RetryAfterBackoffLayer {
     /// Three attempts, at most 60 s for a hint, 2 MiB of request body, and a [`RetryBudget`] of its own.
     #[must_use]
     pub fn new() -> Self {
-        Self { config: Config::default() }
+        Self { config: Settings::new(Config::default()) }
     }
 
     /// For calls to model providers: with [`retry_non_idempotent`](Self::retry_non_idempotent), since a generation that is
@@ -285,6 +285,6 @@ impl<S> Layer<S> for RetryAfterBackoffLayer {
     type Service = RetryAfterBackoff<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RetryAfterBackoff::new(inner, PerThread::new(Arc::new(self.config.clone())))
+        RetryAfterBackoff::new(inner, self.config.for_service())
     }
 }

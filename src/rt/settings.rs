@@ -1,0 +1,72 @@
+//! What a layer is set up with, and what all its services share of it.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
+
+use super::per_thread::PerThread;
+
+/// The settings of a layer. Each change makes them anew for the services that are made from then on.
+///
+/// Counts for each thread are made for the first service, and not for each: a reqwest middleware makes one for each call.
+pub(crate) struct Settings<T> {
+    value: T,
+    shared: OnceLock<PerThread<T>>,
+}
+
+// === impl Settings ===
+
+impl<T: Clone> Settings<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self { value, shared: OnceLock::new() }
+    }
+
+    /// For a service that the layer makes.
+    pub(crate) fn for_service(&self) -> PerThread<T> {
+        self.shared.get_or_init(|| PerThread::new(Arc::new(self.value.clone()))).for_service()
+    }
+}
+
+impl<T: Clone> Clone for Settings<T> {
+    fn clone(&self) -> Self {
+        let shared = self.shared.get().map(PerThread::for_service);
+        Self { value: self.value.clone(), shared: shared.map_or_else(OnceLock::new, OnceLock::from) }
+    }
+}
+
+impl<T> Deref for Settings<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Settings<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.shared.take();
+        &mut self.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Settings<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_share_what_the_layer_is_set_up_with() {
+        let value = Arc::new(());
+        let mut settings = Settings::new(Some(value.clone()));
+        let services: Vec<_> = (0..10).map(|_| settings.for_service()).collect();
+        assert_eq!(Arc::strong_count(&value), 3);
+        *settings = None;
+        assert!(settings.for_service().is_none());
+        assert!(services.iter().all(|service| service.is_some()));
+    }
+}
