@@ -138,7 +138,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 return self.end(Some(trailers));
             }
         };
-        let read = self.follower.read(&data, |bytes| self.held.set(bytes));
+        let in_fault = self.fault.held();
+        let read = self.follower.read(&data, |bytes| self.held.set(bytes.saturating_add(in_fault)));
         if let (Some(ending), Some(usage)) = (&self.ending, self.follower.take_usage()) {
             let restarts = self.by == ResumedBy::VerifiedRestart && self.is_unproven;
             if restarts { ending.note_other_usage(usage) } else { ending.note_usage(usage) }
@@ -209,6 +210,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             retry_after: told.and_then(|(_, after)| after).map(|after| after.wait(clock::wall())),
             remaining: None,
         };
+        // Half an event is nothing that the caller gets.
+        drop(self.follower.take_held());
         if !self.is_unproven {
             self.fault = Fault::Error(err);
         }
@@ -261,7 +264,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     fn wait<B>(&mut self, now: Instant, wait: Duration) -> Next<B> {
-        self.held.set(0);
+        self.held.set(self.fault.held());
         Notices::report(&self.kept.head().extensions, || Notice::Resume {});
         match now.checked_add(wait).filter(|_| !wait.is_zero()) {
             Some(at) => {
@@ -322,6 +325,18 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 self.fault = fault;
                 self.over(Bytes::new(), None)
             }
+        }
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// Bytes that are withheld until it is known whether the stream goes on.
+    fn held(&self) -> usize {
+        match self {
+            Self::End(rest, _) => rest.len(),
+            Self::None | Self::Error(_) => 0,
         }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use http::Request;
 use http::header::ACCEPT_ENCODING;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{Deadline, Memory, NoRetry, ResumeBy, ResumeLayer, RetryBudget};
 
-use super::{Answer, MS, ONE, THREE, TWO, events, post, send, stream};
+use super::{Answer, MS, ONE, THREE, TWO, Upstream, events, post, send, stream};
 use crate::support::Step::{Data, Fail, Wait};
 use crate::support::secs;
 
@@ -123,6 +124,33 @@ async fn where_there_is_no_memory_the_stream_passes() {
     assert_eq!((&outcome.events[..], memory.used()), (&["bypassed: resume".to_owned()][..], 0));
 }
 
+/// Half an event stands behind what was handed on, and the caller gets it if the stream does not go on.
+#[tokio::test(start_paused = true)]
+async fn what_is_withheld_counts_while_the_rest_is_asked_for() {
+    let half: &'static str = format!("id: 2\ndata: {}", "x".repeat(20_000)).leak();
+    for (first, waits) in
+        [(stream([Data(ONE), Data(half)]), true), (stream([Data(ONE), Data(half), Fail("cut")]), false)]
+    {
+        let memory = Memory::new(64 * 1024);
+        let answers =
+            [first, Answer::Lost, stream([Wait(secs(10)), Data("id: 2\ndata: two"), Wait(secs(10)), Fail("x")])];
+        let upstream = Upstream::new(answers.into_iter().chain([Answer::Status(404, "gone")]));
+        let service = ResumeLayer::new()
+            .memory(memory.clone())
+            .layer(service_fn(move |request| upstream.clone().answer(request)));
+        let mut body = service.oneshot(events("/events")).await.unwrap().into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), ONE);
+        for _ in 0..3 {
+            let next = tokio::time::timeout(secs(4), body.frame()).await;
+            assert!(next.is_err(), "it is not known yet");
+            assert_eq!(memory.used() >= 20_000, waits, "{}", memory.used());
+        }
+        let rest = tokio::time::timeout(secs(60), body.collect()).await.unwrap();
+        assert_eq!(rest.map(|rest| rest.to_bytes().len()).ok(), waits.then_some(half.len()));
+        assert_eq!(memory.used(), 0);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_too_large_is_not_kept() {
     let layer = || ResumeLayer::new().replay_limit(3).resume_by(ResumeBy::sse_id().resend(true));
@@ -159,9 +187,6 @@ async fn a_cursor_that_travels_in_a_get_needs_no_body() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_dropped_leaves_nothing_behind() {
     use std::convert::Infallible;
-
-    use http_body_util::BodyExt;
-    use tower::{Layer, ServiceExt, service_fn};
 
     use crate::support::Script;
 
