@@ -57,7 +57,8 @@ impl ResilienceLayer {
             stack = Upstream::new(self.deadline.layer(stack));
         }
         if self.heartbeat.is_enabled() {
-            stack = Upstream::new(self.heartbeat.layer(stack));
+            let heartbeat = self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async());
+            stack = Upstream::new(heartbeat.layer(stack));
         }
         // It could as well stand outside of the timeout profile: that one changes no answer, and this one no request.
         if self.grpc_status.is_enabled() {

@@ -17,7 +17,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::presets::{self, ResilienceLayer};
 use tower_buttress::{
     Attempts, CallBody, CircuitState, DedupRole, Event, FallbackLayer, Model, PaceLayer, QueueLayer, Rate, Rejection,
-    RejectionKind, ServedBy, SupersedeLayer, TimeoutProfile, error,
+    RejectionKind, Resumable, ServedBy, SupersedeLayer, TimeoutProfile, error,
 };
 
 use crate::support::{Log, Script, Step, secs};
@@ -222,16 +222,21 @@ async fn a_gateway_begins_a_stream_after_25_seconds_without_an_answer() {
         response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
         Ok::<_, Infallible>(response)
     });
-    let stack = presets::llm_gateway(TimeoutProfile::DEEP);
-    for (path, stream, prefer, head_after) in [
-        ("/v1/chat/completions", true, "", 25),
-        ("/v1/chat/completions", true, "respond-async", 28),
-        ("/v1/chat/completions", false, "", 28),
-        ("/events", true, "", 28),
+    let later = Resumable::at("/answers").respond_async(true);
+    let waits = presets::llm_gateway(TimeoutProfile::DEEP);
+    let sends_away = presets::llm_gateway(TimeoutProfile::DEEP).dedup(|dedup| dedup.resumable(later));
+    for (stack, path, stream, prefer, head_after) in [
+        (&waits, "/v1/chat/completions", true, "", 25),
+        // Nothing in the stack answers later: the caller waits as any other.
+        (&waits, "/v1/chat/completions", true, "respond-async", 25),
+        (&sends_away, "/v1/chat/completions", true, "respond-async, wait=26", 26),
+        (&waits, "/v1/chat/completions", false, "", 28),
+        (&waits, "/events", true, "", 28),
     ] {
         let start = Instant::now();
         let request = Request::post(path).header("content-type", "application/json").header("prefer", prefer);
-        let body = Full::<Bytes>::from(format!("{{\"stream\":{stream}}}"));
+        let request = request.header("authorization", "Bearer a");
+        let body = Full::<Bytes>::from(format!("{{\"stream\":{stream},\"user\":\"{path} {prefer}\"}}"));
         let response = stack.layer(service).oneshot(request.body(body).unwrap()).await.unwrap();
         assert_eq!(start.elapsed(), secs(head_after), "{path} {stream} {prefer}");
         if head_after == 25 {

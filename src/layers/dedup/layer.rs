@@ -465,6 +465,12 @@ impl<St> DedupLayer<St> {
         self.with(|config| config.emitter = Emitter::to(observer))
     }
 
+    /// Whether a request that prefers to be answered later may get a 202.
+    pub(crate) fn applies_respond_async(&self) -> bool {
+        let answers = self.config.answers.as_ref().filter(|_| self.config.enabled);
+        answers.is_some_and(|answers| answers.settings().respond_async)
+    }
+
     fn with(mut self, set: impl FnOnce(&mut Config)) -> Self {
         set(Arc::make_mut(&mut self.config));
         self

@@ -26,6 +26,8 @@ pub(super) struct Config {
     pub(super) max_silence: Option<Duration>,
     /// `None`: never.
     pub(super) before_headers: Option<Duration>,
+    /// Whether `Prefer: respond-async` may be answered by a 202; `None`: nothing was said of it.
+    pub(super) respond_async: Option<bool>,
     pub(super) frame: HeartbeatFrame,
     pub(super) error_events: bool,
     /// `None`: there are no notices.
@@ -53,6 +55,7 @@ impl Config {
             interval: None,
             max_silence: None,
             before_headers: None,
+            respond_async: None,
             frame: HeartbeatFrame::default(),
             error_events: false,
             notices: None,
@@ -87,7 +90,7 @@ impl CallConfig {
         let after = self.layer.before_headers.filter(|_| self.layer.interval.is_some() && !self.no_transform)?;
         let begins = self.layer.frame.before_headers(self.kind)
             && expects_event_stream(self.kind, request)
-            && !prefers_async(request.headers());
+            && !(self.layer.respond_async.unwrap_or(true) && prefers_async(request.headers()));
         begins.then_some(after)
     }
 

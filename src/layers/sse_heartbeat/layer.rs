@@ -157,6 +157,21 @@ impl SseHeartbeatLayer {
         self
     }
 
+    /// Whether a request with `Prefer: respond-async` may be answered with a 202, by a
+    /// [`DedupLayer`](crate::DedupLayer::resumable) inside or by the upstream, and so is not
+    /// [begun early](Self::before_headers). Default: yes; in a [preset](crate::presets), where its `DedupLayer` applies it.
+    #[must_use]
+    pub fn respond_async(mut self, applied: bool) -> Self {
+        self.config.respond_async = Some(applied);
+        self
+    }
+
+    /// The same, where nothing was said of it.
+    pub(crate) fn or_respond_async(mut self, applied: bool) -> Self {
+        self.config.respond_async.get_or_insert(applied);
+        self
+    }
+
     /// Begins the stream when there has been no answer for `after` (at least 1 ms; [`Duration::MAX`] is never): the layer
     /// sends `200`, `text/event-stream` and a heartbeat, and goes on with heartbeats until the answer is there. The
     /// response then carries [`HeadersSentEarly`](crate::HeadersSentEarly). Default: never.
@@ -179,7 +194,7 @@ impl SseHeartbeatLayer {
     ///
     /// - for a dialect whose clients accept no heartbeat, nor for a path that belongs to no dialect, unless a
     ///   [`frame`](Self::frame) is set;
-    /// - with `Prefer: respond-async`, for the answer to that is a 202;
+    /// - with `Prefer: respond-async`, for the answer to that is a 202, unless that is [off](Self::respond_async);
     /// - with `Cache-Control: no-transform`, nor for HEAD.
     ///
     /// The layer removes `Accept-Encoding` from these requests: a compressed answer could not follow.

@@ -137,6 +137,10 @@ async fn a_caller_that_prefers_an_answer_later_gets_no_stream_now() {
         request.headers_mut().insert("prefer", HeaderValue::from_static(prefer));
         assert_eq!(begun(layer(), request).await.0, after, "{prefer}");
     }
+    // Where nothing inside answers later, the caller waits, and wants heartbeats as any other.
+    let mut request = expecting();
+    request.headers_mut().insert("prefer", HeaderValue::from_static("respond-async"));
+    assert_eq!(begun(layer().respond_async(false), request).await.0, 10);
 }
 
 #[tokio::test(start_paused = true)]
