@@ -15,7 +15,6 @@ pub(crate) struct Limits {
 /// The calls that go on at the moment, by tenant.
 #[derive(Debug)]
 pub(crate) struct Unattended<T> {
-    limits: Limits,
     total: u32,
     by_tenant: HashMap<T, u32>,
 }
@@ -23,19 +22,11 @@ pub(crate) struct Unattended<T> {
 // === impl Unattended ===
 
 impl<T: Eq + Hash + Copy> Unattended<T> {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, total: 0, by_tenant: HashMap::new() }
-    }
-
-    /// Sets other limits. What goes on already goes on.
-    pub(crate) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-
-    /// A call of this tenant is left by its last listener. Returns whether it may go on; then it must [leave](Self::leave).
-    pub(crate) fn enter(&mut self, tenant: T) -> bool {
+    /// A call of this tenant is left by its last listener. Returns whether it may go on; then it must [leave](Self::leave). Other
+    /// limits than before hold for those that come: what goes on already goes on.
+    pub(crate) fn enter(&mut self, tenant: T, limits: Limits) -> bool {
         let count = self.by_tenant.get(&tenant).copied().unwrap_or(0);
-        let may = count < self.limits.per_tenant && self.total < self.limits.total;
+        let may = count < limits.per_tenant && self.total < limits.total;
         if may {
             self.by_tenant.insert(tenant, count + 1);
             self.total += 1;
@@ -54,19 +45,25 @@ impl<T: Eq + Hash + Copy> Unattended<T> {
     }
 }
 
+impl<T> Default for Unattended<T> {
+    fn default() -> Self {
+        Self { total: 0, by_tenant: HashMap::new() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn one_tenant_has_a_share_and_all_have_a_limit() {
-        let mut unattended = Unattended::new(Limits { per_tenant: 2, total: 3 });
-        assert!(unattended.enter('a') && unattended.enter('a'));
-        assert!(!unattended.enter('a'), "its share is spent");
-        assert!(unattended.enter('b'));
-        assert!(!unattended.enter('b'), "all are spent");
+        let (mut unattended, limits) = (Unattended::default(), Limits { per_tenant: 2, total: 3 });
+        assert!(unattended.enter('a', limits) && unattended.enter('a', limits));
+        assert!(!unattended.enter('a', limits), "its share is spent");
+        assert!(unattended.enter('b', limits));
+        assert!(!unattended.enter('b', limits), "all are spent");
         unattended.leave(&'a');
-        assert!(unattended.enter('b'));
+        assert!(unattended.enter('b', limits));
         for tenant in ['a', 'b', 'b', 'c'] {
             unattended.leave(&tenant);
         }
@@ -75,11 +72,11 @@ mod tests {
 
     #[test]
     fn other_limits_hold_for_those_that_come() {
-        let mut unattended = Unattended::new(Limits { per_tenant: 2, total: 2 });
-        assert!(unattended.enter('a') && unattended.enter('a'));
-        unattended.set_limits(Limits { per_tenant: 1, total: 3 });
-        assert!(!unattended.enter('a') && unattended.enter('b'));
+        let (mut unattended, before) = (Unattended::default(), Limits { per_tenant: 2, total: 2 });
+        assert!(unattended.enter('a', before) && unattended.enter('a', before));
+        let limits = Limits { per_tenant: 1, total: 3 };
+        assert!(!unattended.enter('a', limits) && unattended.enter('b', limits));
         unattended.leave(&'a');
-        assert!(!unattended.enter('a'), "one goes on");
+        assert!(!unattended.enter('a', limits), "one goes on");
     }
 }

@@ -1,64 +1,27 @@
 //! The answers that callers come back to, each by the tokens that were given out for it.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use tokio::runtime::Handle;
 
+use super::held::{End, HeldAnswers, Kept, Table};
 use super::resumable::Resumable;
+use super::sweeper::Sweeper;
 use crate::call::{Reservation, TenantHash};
-use crate::event::{Emitter, Event};
-use crate::policy::unattended::{Limits, Unattended};
+use crate::event::Emitter;
 use crate::proto::event_stream::EventStream;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::sse::EventIds;
 use crate::rt::clock;
-use crate::rt::entropy::Secrets;
 use crate::store::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 
 /// All of them, with the settings of those that are given out from here on.
 pub(super) struct Answers {
     settings: Resumable,
-    held: Arc<Held>,
-}
-
-/// What layers with different settings share.
-struct Held {
-    secrets: Secrets,
-    table: Mutex<Table>,
-}
-
-struct Table {
-    /// By the hash of the token: who reads this memory cannot come back to anything.
-    tokens: HashMap<Fingerprint, u64>,
-    answers: HashMap<u64, Kept>,
-    expiring: BTreeSet<(Instant, u64)>,
-    tenants: HashMap<Fingerprint, usize>,
-    unattended: Unattended<Fingerprint>,
-}
-
-/// One answer, in flight or ended.
-struct Kept {
-    log: ResponseLog,
-    tenant: Fingerprint,
-    owner: Option<TenantHash>,
-    bears_ids: bool,
-    /// It is an event stream: callers are told where.
-    is_offered: bool,
-    tokens: Vec<Fingerprint>,
-    /// Tells other processes where it is.
-    offers: Option<Arc<dyn AnswerOffers>>,
-    /// A place among the calls that nobody listens to is held for it.
-    has_place: bool,
-    ended: Option<Ended>,
-}
-
-struct Ended {
-    expires: Instant,
-    /// Counts what is held.
-    _reservation: Option<Reservation>,
+    held: Arc<HeldAnswers>,
 }
 
 /// What is known of an answer before it comes.
@@ -82,10 +45,11 @@ pub(super) struct AnswerInFlight {
     is_over: bool,
 }
 
-/// A place among the calls that nobody listens to.
+/// A place among the calls that go on without a listener, for as long as none listens.
 pub(super) struct UnattendedPlace {
     answers: Arc<Answers>,
-    tenant: Fingerprint,
+    /// `None`: the place is the call's own, to its end.
+    of: Option<Fingerprint>,
 }
 
 /// Where an answer is.
@@ -103,11 +67,7 @@ pub(super) struct Found {
     pub(super) bears_ids: bool,
 }
 
-/// So many answers are held, whatever their size: small ones are not counted in the memory.
-const MAX_ANSWERS: usize = 16 * 1024;
-/// The part of them that one tenant may have.
-const TENANT_SHARE: usize = 8;
-/// So many callers of one answer are given a token.
+/// The most callers of one answer that are given a token: the docs of `DedupLayer::resumable` say so.
 const MAX_TOKENS: usize = 16;
 /// 128 bits, in hexadecimal digits.
 const TOKEN_LENGTH: usize = 32;
@@ -116,20 +76,11 @@ const TOKEN_LENGTH: usize = 32;
 
 impl Answers {
     pub(super) fn new(settings: Resumable) -> Self {
-        let table = Table {
-            tokens: HashMap::new(),
-            answers: HashMap::new(),
-            expiring: BTreeSet::new(),
-            tenants: HashMap::new(),
-            unattended: Unattended::new(limits(&settings)),
-        };
-        let held = Held { secrets: Secrets::default(), table: Mutex::new(table) };
-        Self { settings, held: Arc::new(held) }
+        Self { settings, held: Arc::new(HeldAnswers::new()) }
     }
 
-    /// The same answers with other settings. The limits are those of the last ones.
+    /// The same answers with other settings.
     pub(super) fn configured(&self, settings: Resumable) -> Self {
-        self.table().unattended.set_limits(limits(&settings));
         Self { settings, held: self.held.clone() }
     }
 
@@ -199,27 +150,18 @@ impl Answers {
     }
 
     /// The same, where the caller is to be sent away: the call goes on when it leaves.
-    pub(super) fn issue_and_go_on(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
-        let mut table = self.table();
-        let Table { answers, unattended, .. } = &mut *table;
-        let kept = answers.get_mut(&number).filter(|kept| kept.ended.is_none())?;
-        if !kept.has_place {
-            kept.has_place = unattended.enter(kept.tenant);
-        }
-        let has_place = kept.has_place;
-        drop(table);
-        has_place.then(|| self.issue(number, emitter)).flatten()
+    pub(super) fn promise(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
+        let limits = self.settings.unattended_limits();
+        let may_go_on = self.table().promise(number, limits);
+        may_go_on.then(|| self.issue(number, emitter)).flatten()
     }
 
     /// The answer that this token was given out for.
     pub(super) fn find(&self, token: &str, now: Instant) -> Option<Found> {
-        let (mut table, mut expired) = (self.table(), Vec::new());
-        table.remove_expired(now, &mut expired);
+        let table = self.table();
         let number = *table.tokens.get(&hash(token))?;
-        let kept = table.answers.get(&number)?;
-        let (log, tenant, bears_ids) = (kept.log.clone(), kept.tenant, kept.bears_ids);
-        drop(table);
-        Some(Found { number, log, tenant, bears_ids })
+        let kept = table.get(number, now)?;
+        Some(Found { number, log: kept.log.clone(), tenant: kept.tenant, bears_ids: kept.bears_ids })
     }
 
     /// Ends the call, if it has not ended. No caller can come back to this answer any more.
@@ -230,7 +172,7 @@ impl Answers {
     /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
     pub(super) fn forget(&self, owner: Option<TenantHash>) -> usize {
         let mut table = self.table();
-        let is_theirs = |kept: &Kept| kept.ended.is_some() && owner.is_none_or(|owner| kept.owner == Some(owner));
+        let is_theirs = |kept: &Kept| kept.has_ended() && owner.is_none_or(|owner| kept.owner == Some(owner));
         let numbers: Vec<_> = table.answers.iter().filter(|(_, kept)| is_theirs(kept)).map(|(nth, _)| *nth).collect();
         let forgotten: Vec<_> = numbers.into_iter().filter_map(|number| table.remove(number)).collect();
         drop(table);
@@ -240,11 +182,22 @@ impl Answers {
 
     /// The last listener has left a call: a place, if it may go on without one.
     pub(super) fn leave_unattended(self: &Arc<Self>, number: u64) -> Option<UnattendedPlace> {
+        let limits = self.settings.unattended_limits();
         let mut table = self.table();
         let Table { answers, unattended, .. } = &mut *table;
-        let kept = answers.get_mut(&number).filter(|kept| kept.ended.is_none() && !kept.tokens.is_empty())?;
-        let has_place = std::mem::take(&mut kept.has_place) || unattended.enter(kept.tenant);
-        has_place.then(|| UnattendedPlace { answers: self.clone(), tenant: kept.tenant })
+        let kept = answers.get(&number).filter(|kept| !kept.has_ended() && !kept.tokens.is_empty())?;
+        let (tenant, has_own) = (kept.tenant, kept.is_promised);
+        let may_go_on = has_own || unattended.enter(tenant, limits);
+        may_go_on.then(|| UnattendedPlace { answers: self.clone(), of: (!has_own).then_some(tenant) })
+    }
+
+    /// The first of them expires then.
+    fn sweep_from(&self, expires: Option<Instant>) {
+        let sweeper = Sweeper::new(&self.held, expires.unwrap_or_else(clock::now));
+        // Without a runtime, what has expired is dropped when others come.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(sweeper);
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -258,76 +211,11 @@ impl fmt::Debug for Answers {
     }
 }
 
-// === impl Held ===
-
-impl Held {
-    fn stop(&self, number: u64, emitter: &Emitter) {
-        let Some(removed) = self.table().remove(number) else { return };
-        removed.withdraw();
-        if removed.log.stop() {
-            emitter.emit(&Event::FlightStopped);
-        }
-    }
-
-    /// Nothing panics under this lock.
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn limits(settings: &Resumable) -> Limits {
-    Limits { per_tenant: settings.per_tenant, total: settings.total }
-}
-
 /// What is held of a token, here and elsewhere.
 pub(super) fn hash(token: &str) -> Fingerprint {
     let mut hash = Fingerprinter::new("tower-buttress answer");
     hash.field(token.as_bytes());
     hash.finish(0)
-}
-
-// === impl Table ===
-
-impl Table {
-    fn remove_expired(&mut self, now: Instant, removed: &mut Vec<Kept>) {
-        while let Some((_, number)) = self.expiring.first().copied().filter(|(expires, _)| *expires <= now) {
-            removed.extend(self.remove(number));
-        }
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Kept> {
-        let kept = self.answers.remove(&number)?;
-        for token in &kept.tokens {
-            self.tokens.remove(token);
-        }
-        if kept.has_place {
-            self.unattended.leave(&kept.tenant);
-        }
-        if let Some(ended) = &kept.ended {
-            self.expiring.remove(&(ended.expires, number));
-        }
-        if let Some(count) = self.tenants.get_mut(&kept.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.tenants.remove(&kept.tenant);
-            }
-        }
-        Some(kept)
-    }
-}
-
-// === impl Kept ===
-
-impl Kept {
-    fn ids(&self, number: u64) -> Option<EventIds> {
-        (self.bears_ids && self.is_offered).then(|| EventIds::new(number))
-    }
-
-    fn withdraw(&self) {
-        if let Some(offers) = &self.offers {
-            offers.withdraw();
-        }
-    }
 }
 
 /// Whether a caller of an answer with this head is told where it is.
@@ -345,33 +233,22 @@ impl AnswerInFlight {
     }
 
     fn register(&self, is_offered: bool) -> bool {
-        let mut expired = Vec::new();
         let mut table = self.answers.table();
-        table.remove_expired(clock::now(), &mut expired);
         if let Some(kept) = table.answers.get_mut(&self.number) {
             kept.is_offered |= is_offered;
             return true;
         }
-        let of_tenant = table.tenants.get(&self.tenant).copied().unwrap_or(0);
-        if table.answers.len() >= MAX_ANSWERS || of_tenant >= MAX_ANSWERS / TENANT_SHARE {
-            return false;
-        }
-        table.tenants.insert(self.tenant, of_tenant + 1);
-        let kept = Kept {
-            log: self.log.clone(),
-            tenant: self.tenant,
-            owner: self.owner,
-            bears_ids: self.request.bears_ids,
-            is_offered,
-            tokens: Vec::new(),
-            offers: self.offers.clone(),
-            has_place: false,
-            ended: None,
-        };
-        table.answers.insert(self.number, kept);
+        let expired = table.remove_expired(clock::now());
+        let mut kept = Kept::new(self.log.clone(), self.tenant, self.owner);
+        (kept.bears_ids, kept.is_offered) = (self.request.bears_ids, is_offered);
+        kept.offers.clone_from(&self.offers);
+        let is_held = table.insert(self.number, kept);
         drop(table);
-        self.log.hold_when_failed();
-        true
+        drop(expired);
+        if is_held {
+            self.log.hold_when_failed();
+        }
+        is_held
     }
 
     /// The answer has ended. Returns `reservation` where it is not held any longer.
@@ -383,30 +260,21 @@ impl AnswerInFlight {
         if std::mem::replace(&mut self.is_over, true) {
             return reservation;
         }
-        let now = clock::now();
-        let expires = now.checked_add(self.answers.settings.window.min(LONGEST))?;
+        let expires = clock::now().checked_add(self.answers.settings.window.min(LONGEST));
         let is_recorded = self.log.is_recording();
-        let mut table = self.answers.table();
-        let Table { answers, unattended, expiring, .. } = &mut *table;
-        let Some(kept) = answers.get_mut(&self.number) else { return reservation };
-        if std::mem::take(&mut kept.has_place) {
-            unattended.leave(&kept.tenant);
-        }
-        // Nobody knows of it, or it has outgrown what is held.
-        if (!kept.is_offered && kept.tokens.is_empty()) || !is_recorded {
-            let removed = table.remove(self.number);
-            drop(table);
-            if let Some(removed) = removed {
-                removed.withdraw();
+        let end = self.answers.table().end(self.number, (expires, is_recorded), reservation);
+        match end {
+            End::Held { needs_sweeper } => {
+                if needs_sweeper {
+                    self.answers.sweep_from(expires);
+                }
+                None
             }
-            return reservation;
+            End::Dropped(removed, reservation) => {
+                removed.iter().for_each(Kept::withdraw);
+                reservation
+            }
         }
-        kept.ended = Some(Ended { expires, _reservation: reservation });
-        expiring.insert((expires, self.number));
-        if let Some(offers) = &kept.offers {
-            offers.ended();
-        }
-        None
     }
 }
 
@@ -425,6 +293,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Drop for UnattendedPlace {
     fn drop(&mut self) {
-        self.answers.table().unattended.leave(&self.tenant);
+        if let Some(tenant) = &self.of {
+            self.answers.table().unattended.leave(tenant);
+        }
     }
 }

@@ -243,8 +243,8 @@ impl<St> DedupLayer<St> {
     ///
     /// It sends its request with an `Idempotency-Key`. If the answer is an event stream, its head has a `Content-Location`, and
     /// its events have ids. Cut off, the caller sends a `GET` to that URL with the `Last-Event-ID` that it has, or
-    /// `?last_event_id=`, and reads the rest: what was recorded meanwhile at once, then live. `examples/resumable.rs` has a
-    /// client in ten lines; a browser's `EventSource` at that URL does it by itself.
+    /// `?last_event_id=`, and reads the rest: what was recorded meanwhile at once, then live. `examples/resumable.mjs` is a
+    /// client of ten lines around `fetch`, `examples/resumable.rs` one in Rust; a browser's `EventSource` at that URL does it by itself.
     ///
     /// | At that URL | Answer |
     /// |---|---|
@@ -252,6 +252,7 @@ impl<St> DedupLayer<St> {
     /// | `GET`, and nothing is left of a stream that has ended | 204: an `EventSource` stops |
     /// | `GET`, with an id that is none of this stream's | 412, [`EventIdUnknown`](crate::RejectionKind::EventIdUnknown) |
     /// | `GET`, and there is no such answer (any more), or nothing is left of it but its error | 410, [`AnswerGone`](crate::RejectionKind::AnswerGone) |
+    /// | `HEAD` | the head of that; `Range` and conditions are not applied |
     /// | `DELETE` | 204: the call is stopped, whoever reads it, and its answer is forgotten |
     ///
     /// **Nothing is asked of the upstream by coming back**, and nothing but what is at `<prefix>/<token>` is answered by this
@@ -260,7 +261,8 @@ impl<St> DedupLayer<St> {
     /// # Who may read
     ///
     /// Who has the URL: its token is 128 random bits, of which only a hash is held, and an `EventSource` can send nothing else.
-    /// Each caller is given a token of its own. Where a request there has a credential, or the extension
+    /// Each caller is given a token of its own, up to 16 callers of one answer: those who join later read it, and are told no URL.
+    /// Where a request there has a credential, or the extension
     /// [`Tenant`](crate::Tenant), it must be that of the same tenant; for any other the answer is not there. `Set-Cookie` is for
     /// the first caller alone.
     ///
@@ -268,11 +270,16 @@ impl<St> DedupLayer<St> {
     ///
     /// - *The last caller leaves*: the call goes on for the [`window`](Resumable::window) (5 minutes), or to its deadline, in
     ///   place of the [`grace`](Self::grace). A tenant has 8 such calls at a time, all have 256
-    ///   ([`unattended`](Resumable::unattended)); beyond that leaving ends a call as without this setting.
+    ///   ([`unattended`](Resumable::unattended), or a [limit that moves](Resumable::unattended_total)); beyond that leaving ends
+    ///   a call as without this setting.
+    /// - *A call was promised by a 202*: it has one of these places to its end. Callers that look for its answer, and leave again,
+    ///   do not cost it that, and each has it go on for another window.
     /// - *A caller comes back*: it reads until the deadline of the call, which it does not put off, whatever its own is.
     /// - *The call ends*: what it answered can be read for the window, also where it broke off: then up to there, and its error.
     /// - *The answer is longer than [`max_response`](Resumable::max_response)* (8 MiB), or there is no memory left for it: those
     ///   who read it go on; to others it is gone.
+    /// - *A tenant has 2,048 answers that can be come back to, or all have 16,384*: the next is an answer like any other, without a
+    ///   `Content-Location`, until the window of one has passed.
     /// - *The dialect does not bear ids* (Gemini's): there are none. A caller that comes back reads from the beginning.
     /// - *The stream has ids of its own*: the caller gets ours, and the upstream never sees them.
     /// - *Comments*: they stay, without a blank line behind them, of which clients that know an id make an empty event.

@@ -8,7 +8,7 @@
 // - `driver`: the call that several requests share, and who polls it; `grace`: the task that polls it when all have left;
 //   `recorder`: what is recorded of its answer, and whether that is kept.
 // - `returning`: a caller that comes back to an answer, `offer`: where it was told that the answer is, `answers`: what can be
-//   come back to.
+//   come back to, `held`: until when, `sweeper`: the task that drops what has expired.
 // - `body`: the response body. `config` and `resumable`: the settings as values. `role`: how a response came about.
 
 mod answer;
@@ -19,6 +19,7 @@ mod config;
 mod driver;
 mod future;
 mod grace;
+mod held;
 mod key;
 mod layer;
 mod offer;
@@ -29,6 +30,7 @@ mod resumable;
 mod returning;
 mod role;
 mod service;
+mod sweeper;
 
 pub use self::body::DedupBody;
 pub use self::config::InFlightPolicy;

@@ -57,7 +57,7 @@ impl Offer {
         let wait = ready!(later.poll(cx));
         self.later = None;
         // Without a place for it the preference is not applied: the caller waits.
-        match self.answers.issue_and_go_on(self.number, &self.emitter) {
+        match self.answers.promise(self.number, &self.emitter) {
             Some(Issued { location, .. }) => Poll::Ready(accepted(location, wait)),
             None => Poll::Pending,
         }

@@ -1,6 +1,10 @@
 //! The settings of answers that callers come back to.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::policy::unattended::Limits;
 
 /// How callers come back to an answer: see [`DedupLayer::resumable`](crate::DedupLayer::resumable).
 ///
@@ -17,9 +21,16 @@ pub struct Resumable {
     prefix: String,
     pub(super) window: Duration,
     pub(super) max_response: usize,
-    pub(super) per_tenant: u32,
-    pub(super) total: u32,
+    per_tenant: u32,
+    total: Total,
     pub(super) respond_async: bool,
+}
+
+/// How many calls go on in all while no caller listens.
+#[derive(Clone)]
+enum Total {
+    Fixed(u32),
+    Now(Arc<dyn Fn() -> u32 + Send + Sync>),
 }
 
 // === impl Resumable ===
@@ -37,7 +48,7 @@ impl Resumable {
             window: Duration::from_secs(5 * 60),
             max_response: 8 * 1024 * 1024,
             per_tenant: 8,
-            total: 256,
+            total: Total::Fixed(256),
             respond_async: false,
         }
     }
@@ -61,10 +72,31 @@ impl Resumable {
     /// How many calls go on at a time while no caller listens: of one tenant, and in all. Beyond that, a call that its last
     /// caller leaves is kept for the [`grace`](crate::DedupLayer::grace) only, and `respond-async` is not applied. Default: 8
     /// and 256.
+    ///
+    /// A call whose caller was answered with a 202 has its place to its end: callers that look for its answer and leave again
+    /// do not cost it that.
     #[must_use]
     pub fn unattended(mut self, per_tenant: u32, total: u32) -> Self {
         self.per_tenant = per_tenant;
-        self.total = total;
+        self.total = Total::Fixed(total);
+        self
+    }
+
+    /// How many calls go on in all while no caller listens, where that limit moves: `total` is asked when a caller leaves. What
+    /// goes on already goes on.
+    ///
+    /// ```
+    /// use tower_buttress::{DedupLayer, QueueLayer, Resumable};
+    ///
+    /// // Calls without a caller have a quarter of the upstream's places.
+    /// let queue = QueueLayer::auto(4, 400);
+    /// let places = queue.clone();
+    /// let resumable = Resumable::at("/answers").unattended_total(move || places.stats().limit / 4);
+    /// # let _ = (DedupLayer::new().resumable(resumable), queue);
+    /// ```
+    #[must_use]
+    pub fn unattended_total(mut self, total: impl Fn() -> u32 + Send + Sync + 'static) -> Self {
+        self.total = Total::Now(Arc::new(total));
         self
     }
 
@@ -75,9 +107,29 @@ impl Resumable {
         self
     }
 
+    /// How many calls may go on at the moment while no caller listens.
+    pub(super) fn unattended_limits(&self) -> Limits {
+        let total = match &self.total {
+            Total::Fixed(total) => *total,
+            Total::Now(total) => total(),
+        };
+        Limits { per_tenant: self.per_tenant, total }
+    }
+
     /// Begins with a slash, and does not end with one, unless it is the root.
     pub(super) fn prefix(&self) -> &str {
         if self.prefix == "/" { "" } else { &self.prefix }
+    }
+}
+
+// === impl Total ===
+
+impl fmt::Debug for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(total) => total.fmt(f),
+            Self::Now(_) => f.write_str("Now"),
+        }
     }
 }
 

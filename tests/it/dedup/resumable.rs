@@ -1,6 +1,7 @@
 //! Callers come back to their answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -10,47 +11,47 @@ use tower::ServiceExt;
 use tower_buttress::dedup::Dedup;
 use tower_buttress::proto::sse::{Item, Parser};
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{Deadline, DedupLayer, DedupRole, Rejection, RejectionKind, Resumable, Tenant};
+use tower_buttress::{Deadline, DedupLayer, DedupRole, Memory, Rejection, RejectionKind, Resumable, Tenant};
 
 use super::{Answer, Say, Stage, Upstream, dedup, next, post, post_key, role, send, settle, text, with_header};
 use crate::support::{Log, secs, trailers};
 
 type Service = Dedup<Upstream, MemoryStore>;
 
-fn layer() -> DedupLayer {
+pub(super) fn layer() -> DedupLayer {
     DedupLayer::new().resumable(Resumable::at("/answers"))
 }
 
-fn event_stream() -> Response<()> {
+pub(super) fn event_stream() -> Response<()> {
     Response::builder().header("content-type", "text/event-stream").body(()).unwrap()
 }
 
-fn get(location: &str) -> Request<Full<Bytes>> {
+pub(super) fn get(location: &str) -> Request<Full<Bytes>> {
     Request::get(location).body(Full::default()).unwrap()
 }
 
-fn get_after(location: &str, id: &str) -> Request<Full<Bytes>> {
+pub(super) fn get_after(location: &str, id: &str) -> Request<Full<Bytes>> {
     Request::get(location).header("last-event-id", id).body(Full::default()).unwrap()
 }
 
-fn delete(location: &str) -> Request<Full<Bytes>> {
+pub(super) fn delete(location: &str) -> Request<Full<Bytes>> {
     Request::delete(location).body(Full::default()).unwrap()
 }
 
-async fn ask(service: &Service, request: Request<Full<Bytes>>) -> Answer {
+pub(super) async fn ask(service: &Service, request: Request<Full<Bytes>>) -> Answer {
     service.clone().oneshot(request).await.unwrap()
 }
 
-fn location(answer: &Answer) -> String {
+pub(super) fn location(answer: &Answer) -> String {
     answer.headers()["content-location"].to_str().unwrap().to_owned()
 }
 
-fn kind(answer: &Answer) -> Option<RejectionKind> {
+pub(super) fn kind(answer: &Answer) -> Option<RejectionKind> {
     Rejection::of(answer).map(Rejection::kind)
 }
 
 /// A stream that has begun, and where its answer is.
-async fn begin(service: &Service, stage: &mut Stage, key: &'static str) -> (Answer, Say, String) {
+pub(super) async fn begin(service: &Service, stage: &mut Stage, key: &'static str) -> (Answer, Say, String) {
     let call = send(service, post_key(key, "hi")).await;
     let say = stage.call().await.answer(event_stream());
     let answer = call.await.unwrap().unwrap();
@@ -59,7 +60,7 @@ async fn begin(service: &Service, stage: &mut Stage, key: &'static str) -> (Answ
 }
 
 /// The data of the events in `text`, and the last id.
-fn events(text: &str) -> (Vec<String>, String) {
+pub(super) fn events(text: &str) -> (Vec<String>, String) {
     let (mut parser, mut rest, mut events, mut last) = (Parser::new(), text.as_bytes(), Vec::new(), String::new());
     while let Some(item) = parser.next(&mut rest) {
         if let Item::Message(message) = item {
@@ -244,7 +245,7 @@ async fn nothing_is_there_for_a_caller_without_the_token_or_of_another_tenant() 
     assert_eq!(text(upstreams.await.unwrap().unwrap()).await, "mine");
     let put = Request::put(&location).body(Full::default()).unwrap();
     let put = ask(&service, put).await;
-    assert_eq!((put.status().as_u16(), put.headers()["allow"].as_bytes()), (405, &b"GET, DELETE"[..]));
+    assert_eq!((put.status().as_u16(), put.headers()["allow"].as_bytes()), (405, &b"GET, HEAD, DELETE"[..]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -559,6 +560,100 @@ async fn where_there_is_no_place_for_it_a_caller_waits() {
     ask(&service, delete(first.headers()["location"].to_str().unwrap())).await;
     settle().await;
     assert_eq!(later(&service).await.status(), 202);
+}
+
+/// A caller that looks for its answer, and leaves again, leaves the call as it was.
+#[tokio::test(start_paused = true)]
+async fn a_promised_answer_keeps_its_place_whoever_looks_for_it() {
+    let resumable = Resumable::at("/answers").respond_async(true).unattended(1, 100);
+    let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    let location = later(&service).await.headers()["location"].to_str().unwrap().to_owned();
+    let upstream = stage.call().await;
+    for poll in 0..3 {
+        let looking = send(&service, get(&location)).await;
+        // Meanwhile another call is left by its caller: there is no place for it.
+        let (other, _say, _) = begin(&service, &mut stage, ["a", "b", "c"][poll]).await;
+        drop(other);
+        looking.abort();
+        sleep(secs(10)).await;
+        settle().await;
+        assert_eq!(stage.alive(), 1, "{poll}: the promised one goes on");
+    }
+    upstream.ok_with("here");
+    settle().await;
+    assert_eq!(text(ask(&service, get(&location)).await).await, "here");
+    // Its place is free.
+    let (other, _say, location) = begin(&service, &mut stage, "d").await;
+    drop(other);
+    sleep(secs(10)).await;
+    settle().await;
+    assert_eq!((stage.alive(), ask(&service, get(&location)).await.status().as_u16()), (1, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_many_calls_go_on_without_listeners_may_change_at_any_time() {
+    let places = Arc::new(AtomicU32::new(1));
+    let now = places.clone();
+    let resumable = Resumable::at("/answers").unattended_total(move || now.load(Relaxed));
+    let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    let mut says = Vec::new();
+    for (key, total, alive) in [("1", 1, 1), ("2", 1, 1), ("3", 2, 2), ("4", 0, 2)] {
+        places.store(total, Relaxed);
+        let (answer, say, _) = begin(&service, &mut stage, key).await;
+        drop(answer);
+        says.push(say);
+        sleep(secs(10)).await;
+        settle().await;
+        assert_eq!(stage.alive(), alive, "{key}");
+    }
+}
+
+/// Without a caller that comes: what is held counts for all calls.
+#[tokio::test(start_paused = true)]
+async fn the_memory_of_an_answer_is_given_back_when_its_window_has_passed() {
+    let memory = Memory::new(1024 * 1024);
+    let resumable = Resumable::at("/answers").window(secs(60));
+    let (service, mut stage) = dedup(&DedupLayer::new().memory(memory.clone()).resumable(resumable));
+    let mut locations = Vec::new();
+    for key in ["1", "2", "3"] {
+        let (answer, say, location) = begin(&service, &mut stage, key).await;
+        say.data(&format!("data: {}\n\n", "x".repeat(20_000)));
+        say.end();
+        text(answer).await;
+        locations.push(location);
+        sleep(secs(10)).await;
+    }
+    let of_three = memory.used();
+    assert!(of_three >= 60_000, "{of_three}");
+    for (wait, left) in [(29, 3), (3, 2), (10, 1), (10, 0)] {
+        sleep(secs(wait)).await;
+        assert_eq!(memory.used(), of_three / 3 * left, "{left}");
+    }
+    // And again.
+    let (answer, say, _) = begin(&service, &mut stage, "4").await;
+    say.data(&format!("data: {}\n\n", "x".repeat(20_000)));
+    say.end();
+    text(answer).await;
+    assert_eq!(memory.used(), of_three / 3);
+    sleep(secs(62)).await;
+    assert_eq!(memory.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_sixteen_callers_of_an_answer_are_told_where_it_is() {
+    let (service, mut stage) = dedup(&layer());
+    let (_first, say, _) = begin(&service, &mut stage, "k").await;
+    let mut callers = Vec::new();
+    for nth in 2..=18 {
+        let joined = ask(&service, post_key("k", "hi")).await;
+        assert_eq!(joined.headers().contains_key("content-location"), nth <= 16, "{nth}");
+        callers.push(joined);
+    }
+    say.data("data: one\n\n");
+    for (caller, is_told) in callers.iter_mut().zip((2..).map(|nth| nth <= 16)) {
+        let read = next(caller).await;
+        assert_eq!((events(&read).0, read.contains("id: ")), (vec!["one".to_owned()], is_told));
+    }
 }
 
 /// Tokens are short, and there are many of them: what a frame costs beside its bytes is not what an answer is too long by.

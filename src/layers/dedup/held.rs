@@ -1,0 +1,246 @@
+//! The answers that are held for those who come back, and until when.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::call::{Reservation, TenantHash};
+use crate::event::{Emitter, Event};
+use crate::policy::unattended::{Limits, Unattended};
+use crate::proto::fingerprint::Fingerprint;
+use crate::proto::sse::EventIds;
+use crate::rt::entropy::Secrets;
+use crate::store::{AnswerOffers, ResponseLog};
+
+/// What layers with different settings share.
+pub(super) struct HeldAnswers {
+    pub(super) secrets: Secrets,
+    table: Mutex<Table>,
+}
+
+pub(super) struct Table {
+    /// By the hash of the token: who reads this memory cannot come back to anything.
+    pub(super) tokens: HashMap<Fingerprint, u64>,
+    pub(super) answers: HashMap<u64, Kept>,
+    pub(super) unattended: Unattended<Fingerprint>,
+    expiring: BTreeSet<(Instant, u64)>,
+    tenants: HashMap<Fingerprint, usize>,
+    /// A task drops what has expired.
+    is_swept: bool,
+}
+
+/// One answer, in flight or ended.
+pub(super) struct Kept {
+    pub(super) log: ResponseLog,
+    pub(super) tenant: Fingerprint,
+    pub(super) owner: Option<TenantHash>,
+    pub(super) bears_ids: bool,
+    /// It is an event stream: callers are told where.
+    pub(super) is_offered: bool,
+    pub(super) tokens: Vec<Fingerprint>,
+    /// Tells other processes where it is.
+    pub(super) offers: Option<Arc<dyn AnswerOffers>>,
+    /// A caller was sent away, and told that the answer will be here: the call has a place among the calls without a listener
+    /// to its end, whoever listens in between.
+    pub(super) is_promised: bool,
+    ended: Option<Ended>,
+}
+
+struct Ended {
+    expires: Instant,
+    /// Counts what is held.
+    _reservation: Option<Reservation>,
+}
+
+/// What becomes of an answer that has ended.
+pub(super) enum End {
+    /// It is held. `needs_sweeper`: by no task that would drop it.
+    Held { needs_sweeper: bool },
+    /// It is held no longer, and counted no longer.
+    Dropped(Option<Kept>, Option<Reservation>),
+}
+
+/// The most answers that are held, whatever their size: small ones are not counted in the memory.
+const MAX_ANSWERS: usize = 16 * 1024;
+/// The part of them that one tenant may have.
+const TENANT_SHARE: usize = 8;
+/// The most that are dropped under one lock.
+const SWEPT_AT_ONCE: usize = 64;
+/// What has expired is dropped once in this time.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The window of those that end later may be shorter than that of the next one to expire.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+// === impl HeldAnswers ===
+
+impl HeldAnswers {
+    pub(super) fn new() -> Self {
+        let table = Table {
+            tokens: HashMap::new(),
+            answers: HashMap::new(),
+            unattended: Unattended::default(),
+            expiring: BTreeSet::new(),
+            tenants: HashMap::new(),
+            is_swept: false,
+        };
+        Self { secrets: Secrets::default(), table: Mutex::new(table) }
+    }
+
+    /// Nothing panics under this lock.
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the call, if it has not ended. No caller can come back to this answer any more.
+    pub(super) fn stop(&self, number: u64, emitter: &Emitter) {
+        let Some(removed) = self.table().remove(number) else { return };
+        removed.withdraw();
+        if removed.log.stop() {
+            emitter.emit(&Event::FlightStopped);
+        }
+    }
+
+    /// Drops a bounded number of those that have expired. Returns when to do so again; `None`: none is left that will expire.
+    pub(super) fn sweep(&self, now: Instant) -> Option<Instant> {
+        let mut table = self.table();
+        let expired = table.remove_expired(now);
+        let next = match table.expiring.first() {
+            Some((expires, _)) if *expires <= now => Some(now),
+            Some((expires, _)) => {
+                let soonest = now.checked_add(SWEEP_EVERY).unwrap_or(now);
+                let latest = now.checked_add(LONGEST_REST).unwrap_or(soonest);
+                Some((*expires).max(soonest).min(latest))
+            }
+            None => None,
+        };
+        table.is_swept = next.is_some();
+        drop(table);
+        drop(expired);
+        next
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// The answer of this number, unless it has expired.
+    pub(super) fn get(&self, number: u64, now: Instant) -> Option<&Kept> {
+        self.answers.get(&number).filter(|kept| kept.ended.as_ref().is_none_or(|ended| now < ended.expires))
+    }
+
+    /// Holds an answer. Returns `false` where there are too many.
+    pub(super) fn insert(&mut self, number: u64, kept: Kept) -> bool {
+        let of_tenant = self.tenants.get(&kept.tenant).copied().unwrap_or(0);
+        if self.answers.len() >= MAX_ANSWERS || of_tenant >= MAX_ANSWERS / TENANT_SHARE {
+            return false;
+        }
+        self.tenants.insert(kept.tenant, of_tenant + 1);
+        self.answers.insert(number, kept);
+        true
+    }
+
+    /// Removes a bounded number of those that have expired. They are to be dropped without the lock.
+    #[must_use = "they are dropped without the lock"]
+    pub(super) fn remove_expired(&mut self, now: Instant) -> Vec<Kept> {
+        let mut removed = Vec::new();
+        while removed.len() < SWEPT_AT_ONCE {
+            let Some((_, number)) = self.expiring.first().copied().filter(|(expires, _)| *expires <= now) else {
+                break;
+            };
+            match self.remove(number) {
+                Some(kept) => removed.push(kept),
+                None => drop(self.expiring.pop_first()),
+            }
+        }
+        removed
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> Option<Kept> {
+        let kept = self.answers.remove(&number)?;
+        for token in &kept.tokens {
+            self.tokens.remove(token);
+        }
+        if kept.is_promised && kept.ended.is_none() {
+            self.unattended.leave(&kept.tenant);
+        }
+        if let Some(ended) = &kept.ended {
+            self.expiring.remove(&(ended.expires, number));
+        }
+        if let Some(count) = self.tenants.get_mut(&kept.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.tenants.remove(&kept.tenant);
+            }
+        }
+        Some(kept)
+    }
+
+    /// A caller is to be sent away: the call goes on when it leaves, and whenever another has left. Returns whether it may.
+    pub(super) fn promise(&mut self, number: u64, limits: Limits) -> bool {
+        let Self { answers, unattended, .. } = self;
+        let Some(kept) = answers.get_mut(&number).filter(|kept| kept.ended.is_none()) else { return false };
+        kept.is_promised = kept.is_promised || unattended.enter(kept.tenant, limits);
+        kept.is_promised
+    }
+
+    /// The answer has ended. It is held until `expires`, where callers know of it and it `is_recorded`.
+    pub(super) fn end(
+        &mut self,
+        number: u64,
+        (expires, is_recorded): (Option<Instant>, bool),
+        reservation: Option<Reservation>,
+    ) -> End {
+        let Self { answers, unattended, expiring, .. } = self;
+        let Some(kept) = answers.get_mut(&number) else { return End::Dropped(None, reservation) };
+        let is_known = kept.is_offered || !kept.tokens.is_empty();
+        let Some(expires) = expires.filter(|_| is_known && is_recorded) else {
+            return End::Dropped(self.remove(number), reservation);
+        };
+        if kept.is_promised {
+            unattended.leave(&kept.tenant);
+        }
+        kept.ended = Some(Ended { expires, _reservation: reservation });
+        expiring.insert((expires, number));
+        if let Some(offers) = &kept.offers {
+            offers.ended();
+        }
+        End::Held { needs_sweeper: !std::mem::replace(&mut self.is_swept, true) }
+    }
+
+    /// No task drops what has expired any more.
+    pub(super) fn lost_sweeper(&mut self) {
+        self.is_swept = false;
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub(super) fn new(log: ResponseLog, tenant: Fingerprint, owner: Option<TenantHash>) -> Self {
+        Self {
+            log,
+            tenant,
+            owner,
+            bears_ids: false,
+            is_offered: false,
+            tokens: Vec::new(),
+            offers: None,
+            is_promised: false,
+            ended: None,
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    pub(super) fn ids(&self, number: u64) -> Option<EventIds> {
+        (self.bears_ids && self.is_offered).then(|| EventIds::new(number))
+    }
+
+    pub(super) fn withdraw(&self) {
+        if let Some(offers) = &self.offers {
+            offers.withdraw();
+        }
+    }
+}
