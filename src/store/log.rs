@@ -18,6 +18,10 @@ pub struct ResponseLog {
     shared: Arc<Shared>,
 }
 
+/// A caller has ended the call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopped;
+
 // === impl ResponseLog ===
 
 impl ResponseLog {
@@ -158,7 +162,7 @@ impl ResponseLog {
         if state.broadcast.has_ended() {
             return false;
         }
-        state.failure.get_or_insert_with(|| SharedError::new("the call was stopped by its caller"));
+        state.failure.get_or_insert_with(|| SharedError::new(Stopped));
         state.broadcast.stop_recording();
         state.broadcast.finish();
         let driver = state.driver.take();
@@ -217,6 +221,16 @@ impl fmt::Debug for ResponseLog {
             .finish_non_exhaustive()
     }
 }
+
+// === impl Stopped ===
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the call was stopped by its caller")
+    }
+}
+
+impl std::error::Error for Stopped {}
 
 #[cfg(test)]
 mod tests {

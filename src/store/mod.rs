@@ -66,6 +66,7 @@ pub use crate::call::TenantHash;
 pub use crate::proto::fingerprint::Fingerprint;
 
 pub(crate) use self::drive::{Drive, Driven, Watched};
+pub(crate) use self::log::Stopped;
 pub(crate) use self::recorder::Appended;
 
 use crate::error::BoxError;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 
@@ -27,7 +27,9 @@ use crate::proto::prefer::Preferences;
 use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::clock;
-use crate::store::{AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, Recorder, ResponseLog, SharedAnswers, Store};
+use crate::store::{
+    AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, Recorder, ResponseLog, SharedAnswers, Stopped, Store,
+};
 
 /// What becomes of a request at the URL of an answer.
 pub(super) enum ComeBack {
@@ -45,6 +47,8 @@ pub(super) struct Returning {
     reader: Option<Reader>,
     number: u64,
     bears_ids: bool,
+    /// The caller wants the head only.
+    is_head: bool,
     head: Option<Arc<Head>>,
     /// The last event that it has; `None`: it reads from the beginning.
     after: Option<EventId>,
@@ -93,9 +97,9 @@ pub(super) fn come_back<St: Store>(
     config: &Arc<Config>,
     store: &St,
 ) -> ComeBack {
-    if !matches!(parts.method, Method::GET | Method::DELETE) {
+    if !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE) {
         let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, DELETE"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, DELETE"));
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         return ComeBack::Reply(response);
     }
@@ -200,6 +204,7 @@ fn read(
         reader: Some(reader),
         number: answer.number,
         bears_ids: answer.bears_ids,
+        is_head: parts.method == Method::HEAD,
         head: None,
         after: after.filter(|id| id.offset > 0),
         ids: None,
@@ -227,8 +232,11 @@ fn rejection(kind: RejectionKind) -> Rejection {
     }
 }
 
-/// Why an answer that another process has cannot be had here; `None`: its call has failed.
+/// Why an answer that was stopped, or that another process has, cannot be had here; `None`: its call has failed.
 fn not_had(why: &BoxError) -> Option<RejectionKind> {
+    if error::find::<Stopped>(why).is_some() {
+        return Some(RejectionKind::AnswerGone);
+    }
     error::find::<LeaderGone>(why).map(|gone| match gone.is_unreachable {
         true => RejectionKind::SharedCallFailed,
         false => RejectionKind::AnswerGone,
@@ -323,9 +331,14 @@ impl Returning {
         let ids = self.ids.take();
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);
+            // The upstream's place for it: here it is at the URL that the caller has.
+            headers.remove(CONTENT_LOCATION);
             digests::remove(headers);
         }
         response.extensions_mut().insert(DedupRole::Resumed);
+        if self.is_head {
+            return Poll::Ready(response.map(|()| DedupBody::empty()));
+        }
         let rest = std::mem::take(&mut self.skipped.rest);
         if let Some(charge) = self.rest_charge.take().filter(|_| !rest.is_empty()) {
             self.log.add_charge(charge);

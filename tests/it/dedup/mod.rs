@@ -1,5 +1,6 @@
 //! One call to the upstream for all who ask the same.
 
+mod coming_back;
 mod deadlines;
 mod fairness;
 mod flight;
