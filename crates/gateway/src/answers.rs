@@ -5,19 +5,28 @@ use http::{HeaderMap, HeaderName};
 use tower_buttress::Resumable;
 
 use super::args::{Concurrency, LayerArgs, Switch};
+use super::load::Lanes;
 
 const PREFIX: &str = "/-/answers";
+/// The most calls of a tenant that go on without a caller.
+const PER_TENANT: u32 = 8;
+/// The most of all tenants, where upstreams have no places that they could take.
+const UNLIMITED: u32 = 256;
 const TOKEN_LENGTH: usize = 32;
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How callers come back, where they may.
-pub(crate) fn resumable(args: &LayerArgs) -> Option<Resumable> {
-    // Calls whose callers have left keep out none that wait.
-    let places = if let Concurrency::Fixed(places) = args.concurrency { places.get() } else { args.queue };
+pub(crate) fn resumable(args: &LayerArgs, lanes: &Lanes) -> Option<Resumable> {
     let resumable = Resumable::at(PREFIX)
         .window(args.resume_window)
-        .unattended(8, (places / 4).max(1))
-        .respond_async(args.respond_async == Switch::On);
+        .respond_async(args.respond_async == Switch::On)
+        .unattended(PER_TENANT, UNLIMITED);
+    let lanes = lanes.clone();
+    // Calls whose callers have left keep out none that wait.
+    let resumable = match args.concurrency {
+        Concurrency::Off => resumable,
+        _ => resumable.unattended_total(move || lanes.quarter().unwrap_or(UNLIMITED)),
+    };
     (args.resumable == Switch::On).then_some(resumable)
 }
 
@@ -34,9 +43,11 @@ pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
     is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
 }
 
-/// The path as it may be logged: who has the token may read.
+/// The path as it may be logged: who has the token may read. One that is spelled otherwise leads nowhere, and shows the token
+/// all the same.
 pub(crate) fn logged(path: &str) -> String {
-    if is_one(path) { format!("{PREFIX}/..") } else { path.to_owned() }
+    let is_below = path.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('/'));
+    if is_below { format!("{PREFIX}/..") } else { path.to_owned() }
 }
 
 #[cfg(test)]
@@ -49,16 +60,17 @@ mod tests {
         assert!(is_one(path));
         assert_eq!(logged(path), "/-/answers/..");
         // Dedup takes none with capital letters for a token: it would go to the upstream, without a key of this gateway.
-        for other in [
-            "/-/answers",
-            "/-/answers/",
-            "/-/answers/x",
-            "/-/answers/0123456789ABCDEF0123456789ABCDEF",
-            "/-/answers/0123456789abcdef0123456789abcdef/x",
-            "/v1",
+        for (other, shown) in [
+            ("/-/answers", "/-/answers"),
+            ("/-/answers/x", "/-/answers/.."),
+            ("/-/answers/0123456789ABCDEF0123456789ABCDEF", "/-/answers/.."),
+            ("/-/answers/%30123456789abcdef0123456789abcdef", "/-/answers/.."),
+            ("/-/answers/0123456789abcdef0123456789abcdef/x", "/-/answers/.."),
+            ("/-/answers0123456789abcdef0123456789abcdef", "/-/answers0123456789abcdef0123456789abcdef"),
+            ("/v1", "/v1"),
         ] {
             assert!(!is_one(other));
-            assert_eq!(logged(other), other);
+            assert_eq!(logged(other), shown);
         }
     }
 }

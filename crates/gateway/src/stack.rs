@@ -84,8 +84,8 @@ impl Shared {
         observer: &Arc<dyn Observer>,
     ) -> Self {
         let per_caller = states.callers(&args.callers);
-        let dedup = dedup(&args.layers, args.callers.keys().is_some(), states);
-        kept.answers(&states.dedup(&args.layers));
+        let dedup = dedup(args, states, lanes);
+        kept.answers(&states.dedup(&args.layers, lanes));
         Self {
             tls: tls.clone(),
             observer: observer.clone(),
@@ -299,6 +299,7 @@ fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLaye
             Heartbeat::Newline => HeartbeatFrame::BareNewline,
         })
         .error_events(args.error_events)
+        .respond_async(args.respond_async == Switch::On)
         .observer(observer.clone());
     if let Some(limit) = args.heartbeat_max_silence.0 {
         layer = layer.max_silence(limit);
@@ -350,16 +351,16 @@ fn deadline(args: &LayerArgs, limit: Option<Duration>) -> DeadlineLayer {
         .reserve(args.deadline_reserve.0.unwrap_or_default())
 }
 
-fn dedup(args: &LayerArgs, has_keys: bool, states: &mut States) -> DedupLayer {
+fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut States, lanes: &Lanes) -> DedupLayer {
     if args.dedup == Switch::Off {
         return DedupLayer::disabled();
     }
-    let layer = states.dedup(args);
+    let layer = states.dedup(args, lanes);
     let layer = layer.window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
         Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
         // A caller that comes back without a key names nobody.
-        None if has_keys => layer.tenant(|head| {
+        None if callers.keys().is_some() => layer.tenant(|head| {
             let is_nobody = head.extensions.get::<Tenant>().is_none();
             (!is_nobody).then(|| account(head, Vec::new()))
         }),

@@ -167,7 +167,8 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_RESUMABLE", value_name = "on|off", default_value = "off", help_heading = DEDUP)]
     pub(crate) resumable: Switch,
 
-    /// How long a call goes on while no caller listens, and its answer can be read when it has ended.
+    /// How long a call goes on while no caller listens, and its answer can be read when it has ended. At most 8
+    /// calls of a tenant go on so, and of all a quarter of the places of `--concurrency`, but one at least.
     #[arg(
         long, env = "GATEWAY_RESUME_WINDOW", value_name = "TIME", default_value = "5m", value_parser = time,
         help_heading = DEDUP

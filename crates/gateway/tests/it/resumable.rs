@@ -107,6 +107,22 @@ async fn an_answer_later_is_where_the_caller_was_told() {
     assert_eq!(gateway.provider().counts().calls, 2);
 }
 
+/// Without the option no answer comes later: the caller waits, and wants heartbeats as any other.
+#[tokio::test]
+async fn a_caller_that_prefers_an_answer_later_has_heartbeats_where_there_is_none() {
+    let early = ["--heartbeat-before-headers", "100ms", "--resumable", "on"];
+    for (respond_async, status) in [("off", 200), ("on", 202)] {
+        let gateway = gateway(&[&early[..], &["--respond-async", respond_async]].concat()).await;
+        let prefers = [("authorization", "Bearer a"), ("prefer", "respond-async, wait=1")];
+        let response = ask(with(chat(gateway.addr, true, "head=3s"), &prefers)).await;
+        assert_eq!(response.status(), status);
+        if status == 200 {
+            let (events, whole) = read(response.into_body()).await;
+            assert!(whole && events.starts_with(": keepalive"), "{events}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_is_kept_for_the_window() {
     let gateway = gateway(&["--resumable", "on", "--resume-window", "1s"]).await;
