@@ -1,0 +1,44 @@
+// Reads an answer to its end however often the connection is cut, with nothing but `fetch`: this is all that
+// `DedupLayer::resumable` (in the gateway: `--resumable on`) asks of a client. The model is asked once.
+//
+//   API_KEY=.. node examples/resumable.mjs http://127.0.0.1:8080/v1/chat/completions '{"model":"m","stream":true,"messages":[]}'
+
+/** All events of the answer to `request`, each once. It is sent again if no answer came: it must have an `Idempotency-Key`. */
+async function* resumable(url, request) {
+  for (let place = '', id = '', failed = 0; ; failed++) {
+    try {
+      const response = await fetch(new URL(place, url), place ? { headers: { 'last-event-id': id } } : request);
+      if (response.status === 204) return; // Nothing is left to read.
+      place ||= response.headers.get('content-location');
+      if (!response.ok || !place) throw Object.assign(new Error(`no answer: ${response.status}`), { isFinal: true });
+      for await (const event of events(response.body)) {
+        [id, failed] = [event.id ?? id, 0];
+        yield event;
+      }
+    } catch (error) {
+      if (error.isFinal || failed === 9) throw error; // Else it was cut off, and what has not come is still there.
+    }
+    await new Promise(wait => setTimeout(wait, 100 * failed));
+  }
+}
+
+async function* events(body) {
+  let rest = '';
+  for await (const piece of body.pipeThrough(new TextDecoderStream())) {
+    const blocks = (rest + piece).split(/\r?\n\r?\n/);
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split(/\r?\n/);
+      const all = field => lines.filter(line => line.startsWith(field)).map(line => line.slice(field.length).replace(/^ /, ''));
+      if (all('data:').length) yield { id: all('id:').at(-1), data: all('data:').join('\n') };
+    }
+  }
+}
+
+const [url, body] = process.argv.slice(2);
+const headers = {
+  authorization: `Bearer ${process.env.API_KEY}`,
+  'content-type': 'application/json',
+  'idempotency-key': crypto.randomUUID(),
+};
+for await (const { data } of resumable(url, { method: 'POST', headers, body })) console.log(data);
