@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::{BodyExt, Full};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::proto::trace_context::TraceContext;
 use tower_buttress::{
     CallBody, CallInfo, DedupLayer, Event, FirstByteTimeoutLayer, ObserveLayer, RetryAfterBackoffLayer,
@@ -128,6 +128,17 @@ async fn second_attempt_answers(trace_context: bool, request: Request<CallBody>)
     Arc::try_unwrap(seen).unwrap_or_default().into_inner().unwrap()
 }
 
+/// The request as a stack that passes the trace on hands it to the service inside.
+async fn begun_around(request: Request<CallBody>) -> Request<CallBody> {
+    let (send, receive) = std::sync::mpsc::channel();
+    let inner = service_fn(move |request: Request<CallBody>| {
+        send.send(request).unwrap();
+        std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    });
+    ObserveLayer::new("around").trace_context(true).layer(inner).oneshot(request).await.unwrap();
+    receive.recv().unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_attempt_is_a_span_in_that_of_its_call() {
     let spans = Spans::default();
@@ -174,6 +185,8 @@ async fn the_upstream_goes_on_with_the_trace_at_the_attempt() {
 async fn a_trace_that_is_none_of_ours_passes_as_it_came() {
     let seen = second_attempt_answers(false, request(&[KEY, ("traceparent", CALLER)])).await;
     assert!(seen.iter().all(|headers| headers["traceparent"] == CALLER), "it is off");
+    let seen = second_attempt_answers(false, begun_around(request(&[KEY, ("traceparent", CALLER)])).await).await;
+    assert!(seen.iter().all(|headers| headers["traceparent"] == CALLER), "it is off here, and on around it");
     let seen = second_attempt_answers(true, request(&[KEY, ("traceparent", "malformed")])).await;
     assert!(seen.iter().all(|headers| headers["traceparent"] == "malformed"));
     let seen = second_attempt_answers(true, request(&[KEY])).await;

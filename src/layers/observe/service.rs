@@ -63,7 +63,7 @@ where
             Some(Config::Calls(calls)) => {
                 let info = calls.info(&request);
                 request.extensions_mut().insert(info.clone());
-                let place = if calls.trace_context { Trace::begin(&mut request) } else { None };
+                let place = Trace::begin(&mut request, calls.trace_context);
                 ObservedCall::new(info, place, request.extensions_mut())
             }
             Some(Config::Attempts(upstream)) => {

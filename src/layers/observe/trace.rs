@@ -24,8 +24,13 @@ pub(super) struct Place {
 // === impl Trace ===
 
 impl Trace {
-    /// Begins a call's span inside of its caller's.
-    pub(super) fn begin<B>(request: &mut Request<B>) -> Option<Place> {
+    /// Begins a call's span inside of its caller's, where that is asked for.
+    pub(super) fn begin<B>(request: &mut Request<B>, asked: bool) -> Option<Place> {
+        // A stack around this one may have begun one, which attempts of this one would name to the upstream.
+        request.extensions_mut().remove::<Self>();
+        if !asked {
+            return None;
+        }
         let place = inside(TraceContext::of(request.headers())?);
         request.extensions_mut().insert(Self(place.own));
         Some(place)
