@@ -5,18 +5,32 @@ use http::{HeaderMap, HeaderName};
 
 /// Removes them, from the head or the trailers of a body that is another by now.
 pub(crate) fn remove(headers: &mut HeaderMap) {
+    take(headers);
+}
+
+/// Removes them, and returns what there was.
+pub(crate) fn take(headers: &mut HeaderMap) -> HeaderMap {
     // There are none as a rule: then this is one pass, without a lookup for each.
-    if headers.keys().any(is_digest) {
-        remove_all(headers);
-    }
+    if headers.keys().any(is_digest) { take_all(headers) } else { HeaderMap::new() }
 }
 
 #[cold]
-fn remove_all(headers: &mut HeaderMap) {
-    let digests: Vec<HeaderName> = headers.keys().filter(|name| is_digest(name)).cloned().collect();
-    for name in digests {
+fn take_all(headers: &mut HeaderMap) -> HeaderMap {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_digest(name)).cloned().collect();
+    let mut taken = HeaderMap::new();
+    for name in names {
+        taken.extend(headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())));
         headers.remove(name);
     }
+    taken
+}
+
+/// Puts back what was taken, for a body that has not changed. A field that was set since stays as it is.
+pub(crate) fn restore(headers: &mut HeaderMap, mut taken: HeaderMap) {
+    for name in headers.keys() {
+        taken.remove(name);
+    }
+    headers.extend(taken);
 }
 
 fn is_digest(name: &HeaderName) -> bool {
@@ -34,6 +48,8 @@ fn is_digest(name: &HeaderName) -> bool {
             | "x-checksum"
             | "x-goog-hash"
     ) || name.starts_with("x-amz-checksum-")
+        // Amazon's, Google's, Azure's and Oracle's signatures have the hash of the body in a field of this name.
+        || name.ends_with("content-sha256")
 }
 
 #[cfg(test)]
@@ -52,9 +68,11 @@ mod tests {
             "signature",
             "signature-input",
             "x-amz-checksum-crc64nvme",
+            "x-amz-content-sha256",
             "x-amz-trailer-signature",
             "x-checksum",
             "x-goog-hash",
+            "x-ms-content-sha256",
         ];
         let stays = ["content-type", "grpc-status", "server-timing", "x-request-id", "want-content-digest"];
         let names = goes.iter().chain(&stays).map(|name| HeaderName::from_static(name));
@@ -66,5 +84,19 @@ mod tests {
         let mut stays = stays.to_vec();
         stays.sort_unstable();
         assert_eq!(left, stays);
+    }
+
+    #[test]
+    fn what_was_taken_is_put_back_unless_it_was_set_anew() {
+        let header = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let mut headers = HeaderMap::from_iter([header("digest", "a"), header("accept", "x"), header("etag", "e")]);
+        headers.append("digest", HeaderValue::from_static("b"));
+        let taken = take(&mut headers);
+        assert_eq!((headers.len(), taken.len()), (1, 3));
+        headers.insert("etag", HeaderValue::from_static("new"));
+        restore(&mut headers, taken);
+        assert_eq!(headers["etag"], "new");
+        assert_eq!(headers.get_all("digest").iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(headers.len(), 4);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::Instant;
@@ -312,6 +312,30 @@ async fn a_rewrite_changes_the_whole_request() {
         assert_eq!(seen.length, Some(12));
         assert_eq!(seen.headers["content-length"], "12");
         assert_eq!(seen.headers["authorization"], "Bearer backup");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_says_of_its_body_is_kept_where_a_rewrite_leaves_the_body_alone() {
+    let (same, other) = (Upstream::new([ok()]), Upstream::new([ok()]));
+    let head_only = |mut request: Request<Bytes>| {
+        *request.uri_mut() = Uri::from_static("http://backup/v2");
+        request
+    };
+    let body_too = |request: Request<Bytes>| request.map(|_| Bytes::from_static(b"hullo"));
+    for layer in
+        [FallbackLayer::new(same.clone()).rewrite(head_only), FallbackLayer::new(other.clone()).rewrite(body_too)]
+    {
+        let mut request = request("POST", [Step::Data("hello")]);
+        for name in ["content-digest", "content-md5", "x-amz-content-sha256"] {
+            request.headers_mut().insert(name, HeaderValue::from_static("of hello"));
+        }
+        let response = layer.layer(Upstream::new([Answer::status(503)])).oneshot(request).await.unwrap();
+        assert!(is(&response, 200));
+    }
+    for name in ["content-digest", "content-md5", "x-amz-content-sha256"] {
+        assert_eq!(same.seen()[0].headers[name], "of hello");
+        assert!(!other.seen()[0].headers.contains_key(name), "{name} is of other bytes");
     }
 }
 

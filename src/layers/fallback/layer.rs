@@ -174,7 +174,8 @@ impl<Bk> FallbackLayer<Bk> {
     }
 
     /// Changes the request for the backup: its model, parameters, credentials. The body is read whole for it, from the
-    /// caller too if the primary did not; its `Content-Length` is put right afterwards.
+    /// caller too if the primary did not; its `Content-Length` is put right afterwards. The digests and signatures of the
+    /// caller's body are kept where the body is the same afterwards.
     #[must_use]
     pub fn rewrite(mut self, rewrite: impl Fn(Request<Bytes>) -> Request<Bytes> + Send + Sync + 'static) -> Self {
         self.config.rewrite = Some(Rewrite(Arc::new(rewrite)));

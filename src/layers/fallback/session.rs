@@ -111,14 +111,16 @@ impl<Bk> Session<Bk> {
         }
         let request = match (&self.config.rewrite, self.resend.whole_body()) {
             (Some(rewrite), Some(data)) => {
-                let before = data.len();
-                // What the caller said of its bytes need not be true of what is sent now. The rewrite may say it anew.
-                digests::remove(&mut head.headers);
+                let before = data.clone();
+                // What the caller said of its bytes holds only if the rewrite leaves them as they are. It may say it anew.
+                let digests = digests::take(&mut head.headers);
                 let mut request = (rewrite.0)(Request::from_parts(head, data));
-                // Nor is the length that the caller gave.
-                if request.body().len() != before && request.headers().contains_key(CONTENT_LENGTH) {
-                    let length = HeaderValue::from(request.body().len());
-                    request.headers_mut().insert(CONTENT_LENGTH, length);
+                let length = request.body().len();
+                if *request.body() == before {
+                    digests::restore(request.headers_mut(), digests);
+                }
+                if length != before.len() && request.headers().contains_key(CONTENT_LENGTH) {
+                    request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
                 }
                 request.headers_mut().remove(TRANSFER_ENCODING);
                 let (head, body) = request.into_parts();
