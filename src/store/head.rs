@@ -91,6 +91,11 @@ impl Head {
         now.saturating_duration_since(self.received_at).saturating_add(self.age_then)
     }
 
+    /// How old the answer is at `now`, by all that is known: [`age`](Self::age), and what its `Age` header said.
+    pub(crate) fn full_age(&self, now: Instant) -> Duration {
+        self.age(now).saturating_add(age_header(&self.headers))
+    }
+
     /// The backup that gave the answer, if one did.
     #[must_use]
     pub fn served_by(&self) -> Option<&ServedBy> {
@@ -179,9 +184,7 @@ impl Head {
     /// The stored head, with the age of the answer.
     pub(crate) fn to_aged<B>(&self, body: B, now: Instant) -> Response<B> {
         let mut response = self.stored().to_response(body);
-        let headers = response.headers_mut();
-        let age = self.age(now).saturating_add(age_header(headers));
-        headers.insert(AGE, HeaderValue::from(age.as_secs()));
+        response.headers_mut().insert(AGE, HeaderValue::from(self.full_age(now).as_secs()));
         response
     }
 

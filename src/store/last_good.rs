@@ -1,7 +1,7 @@
 //! The last good answers, where several processes share them.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ use crate::proto::fingerprint::Fingerprint;
 /// ```
 /// use std::collections::HashMap;
 /// use std::sync::Mutex;
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 /// use tower_buttress::store::{AnswerFuture, Fingerprint, LastGoodAnswer, LastGoodKeys, SharedLastGood};
 ///
 /// /// For layers of one process.
@@ -29,9 +29,10 @@ use crate::proto::fingerprint::Fingerprint;
 ///         self.0.lock().unwrap().insert(keys.exact, answer);
 ///     }
 ///
-///     fn find(&self, keys: LastGoodKeys) -> AnswerFuture<Option<LastGoodAnswer>> {
+///     fn find(&self, keys: LastGoodKeys, max_age: Duration) -> AnswerFuture<Option<LastGoodAnswer>> {
 ///         let answer = self.0.lock().unwrap().get(&keys.exact).cloned();
-///         Box::pin(std::future::ready(answer))
+///         let young = answer.filter(|answer| answer.age(Instant::now()) <= max_age);
+///         Box::pin(std::future::ready(young))
 ///     }
 /// }
 ///
@@ -42,8 +43,9 @@ pub trait SharedLastGood: Send + Sync + 'static {
     /// An answer was kept here, for `ttl`. It takes the place of an earlier one to the same request.
     fn keep(&self, keys: LastGoodKeys, answer: LastGoodAnswer, ttl: Duration);
 
-    /// The last answer to this request, or to one of the same normal form.
-    fn find(&self, keys: LastGoodKeys) -> AnswerFuture<Option<LastGoodAnswer>>;
+    /// The last answer to this request, or to one of the same normal form, that is not [older](LastGoodAnswer::age) than
+    /// `max_age`.
+    fn find(&self, keys: LastGoodKeys, max_age: Duration) -> AnswerFuture<Option<LastGoodAnswer>>;
 }
 
 /// What a last good answer is kept under.
@@ -94,6 +96,12 @@ impl LastGoodAnswer {
     #[must_use]
     pub fn new(head: Head, body: Bytes) -> Self {
         Self { head, body, is_exact: true }
+    }
+
+    /// How old it is at `now`, by all that is known: what its `Age` header said included.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        self.head.full_age(now)
     }
 
     /// The same, where it was given to another request of the same normal form.

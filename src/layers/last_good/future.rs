@@ -315,9 +315,9 @@ impl Asking {
 
     /// Asks the other processes, where there are any and the caller takes an earlier answer.
     fn recall(&self) -> Option<Settled> {
-        let peers = self.config.peers.as_ref().filter(|_| self.request.max_age.is_some())?;
+        let (peers, max_age) = self.config.peers.as_ref().zip(self.request.max_age)?;
         let until = self.by(RECALL)?;
-        Some(Settled::Recall { recalling: peers.find(self.request.shared()), until })
+        Some(Settled::Recall { recalling: peers.find(self.request.shared(), max_age), until })
     }
 
     /// When `limit` has passed, or half of what is left to the deadline.
@@ -452,7 +452,7 @@ impl Asking {
         self.store.with(|answers| {
             let exact = answers.exact(keys.exact, now).filter(young).map(|stored| (stored, StaleKind::Exact));
             exact.or_else(|| {
-                let stored = answers.normal(keys.normal?, now).filter(young)?;
+                let stored = answers.normal(keys.normal?, now, young)?;
                 Some((stored, StaleKind::Normalized))
             })
         })

@@ -40,7 +40,7 @@ const SIMILARITY: HeaderName = HeaderName::from_static("x-buttress-similarity");
 impl Stored {
     /// How old the answer is, by all that is known.
     pub(super) fn age(&self, now: Instant) -> Duration {
-        self.head.age(now).saturating_add(cache_control::age(self.head.headers()))
+        self.head.full_age(now)
     }
 
     /// The answer for a request that has none.

@@ -14,8 +14,8 @@ use crate::proto::fingerprint::Fingerprint;
 #[derive(Debug)]
 pub(crate) struct Answers<V, M> {
     entries: HashMap<Fingerprint, Entry<V, M>>,
-    /// The exact key of the answer that was given last to a request of this normal form.
-    normal: HashMap<Fingerprint, Fingerprint>,
+    /// The numbers of the answers to requests of this normal form.
+    normal: HashMap<Fingerprint, BTreeSet<u64>>,
     /// The numbers of the answers to requests that differ in their last message only, where it is known what that means.
     scopes: HashMap<Fingerprint, BTreeSet<u64>>,
     /// Oldest first.
@@ -59,7 +59,7 @@ struct Holding {
 const TENANT_SHARE: usize = 8;
 /// What an entry takes beside its value: its places in five maps.
 const OVERHEAD: usize = 512;
-/// Answers that are compared with one request.
+/// Answers that are compared with one request, or looked at for one of its normal form.
 const MAX_CANDIDATES: usize = 1_024;
 /// Answers whose time is over and that are looked for at each insertion.
 const REAP_PER_INSERT: usize = 4;
@@ -102,7 +102,7 @@ impl<V, M> Answers<V, M> {
         holding.bytes += bytes;
         holding.order.insert(number);
         if let Some(normal) = keys.normal {
-            self.normal.insert(normal, keys.exact);
+            self.normal.entry(normal).or_default().insert(number);
         }
         self.entries.insert(keys.exact, Entry { value: Arc::new(value), meaning: None, keys, number, bytes, expires });
         dropped
@@ -114,9 +114,16 @@ impl<V, M> Answers<V, M> {
         Some(Arc::clone(&entry.value))
     }
 
-    /// The answer to the last request of this normal form.
-    pub(crate) fn normal(&self, key: Fingerprint, now: Instant) -> Option<Arc<V>> {
-        self.exact(*self.normal.get(&key)?, now)
+    /// The newest answer to a request of this normal form that will do.
+    pub(crate) fn normal(&self, key: Fingerprint, now: Instant, will_do: impl Fn(&Arc<V>) -> bool) -> Option<Arc<V>> {
+        self.newest(self.normal.get(&key)?, now).map(|entry| Arc::clone(&entry.value)).find(will_do)
+    }
+
+    /// The entries with these numbers whose time is not over, newest first.
+    fn newest<'a>(&'a self, numbers: &'a BTreeSet<u64>, now: Instant) -> impl Iterator<Item = &'a Entry<V, M>> {
+        let entries = numbers.iter().rev().take(MAX_CANDIDATES);
+        let entries = entries.filter_map(|number| self.entries.get(self.order.get(number)?));
+        entries.filter(move |entry| entry.expires > now)
     }
 
     /// Notes what the last message of the request of an answer means, which takes `bytes`, for requests that differ in that
@@ -143,10 +150,9 @@ impl<V, M> Answers<V, M> {
 
     /// The newest answers of a scope, with what their requests' last messages mean.
     pub(crate) fn candidates(&self, scope: Fingerprint, now: Instant) -> Vec<(Arc<M>, Arc<V>)> {
-        let numbers = self.scopes.get(&scope).into_iter().flatten().rev().take(MAX_CANDIDATES);
-        let entries = numbers.filter_map(|number| self.entries.get(self.order.get(number)?));
-        let young = entries.filter(|entry| entry.expires > now);
-        young.filter_map(|entry| Some((Arc::clone(&entry.meaning.as_ref()?.1), Arc::clone(&entry.value)))).collect()
+        let Some(numbers) = self.scopes.get(&scope) else { return Vec::new() };
+        let meant = |entry: &Entry<V, M>| Some((Arc::clone(&entry.meaning.as_ref()?.1), Arc::clone(&entry.value)));
+        self.newest(numbers, now).filter_map(meant).collect()
     }
 
     /// How many there are, and the bytes that they take.
@@ -197,18 +203,22 @@ impl<V, M> Answers<V, M> {
                 self.tenants.remove(&entry.keys.tenant);
             }
         }
-        if let Some(normal) = entry.keys.normal.filter(|normal| self.normal.get(normal) == Some(&key)) {
-            self.normal.remove(&normal);
+        if let Some(normal) = entry.keys.normal {
+            remove_number(&mut self.normal, normal, entry.number);
         }
         if let Some((scope, _)) = entry.meaning {
-            if let Some(numbers) = self.scopes.get_mut(&scope) {
-                numbers.remove(&entry.number);
-                if numbers.is_empty() {
-                    self.scopes.remove(&scope);
-                }
-            }
+            remove_number(&mut self.scopes, scope, entry.number);
         }
         Some(entry.value)
+    }
+}
+
+fn remove_number(index: &mut HashMap<Fingerprint, BTreeSet<u64>>, key: Fingerprint, number: u64) {
+    if let Some(numbers) = index.get_mut(&key) {
+        numbers.remove(&number);
+        if numbers.is_empty() {
+            index.remove(&key);
+        }
     }
 }
 
@@ -238,8 +248,8 @@ mod tests {
         let later = now + Duration::from_secs(10);
         answers.insert(keys(1, 2, Some(3)), "a", KIB, later, now);
         assert_eq!(answers.exact(key(2), now).as_deref(), Some(&"a"));
-        assert_eq!(answers.normal(key(3), now).as_deref(), Some(&"a"));
-        assert_eq!((answers.exact(key(3), now), answers.normal(key(2), now)), (None, None));
+        assert_eq!(answers.normal(key(3), now, |_| true).as_deref(), Some(&"a"));
+        assert_eq!((answers.exact(key(3), now), answers.normal(key(2), now, |_| true)), (None, None));
         assert_eq!(answers.exact(key(2), later), None);
         // The next one clears away what is over.
         answers.insert(keys(1, 4, None), "b", KIB, later + Duration::from_secs(1), later);
@@ -254,8 +264,23 @@ mod tests {
             answers.insert(keys(1, exact, Some(3)), value, KIB, later, now);
         }
         assert_eq!(answers.exact(key(2), now).as_deref(), Some(&"b"));
-        assert_eq!(answers.normal(key(3), now).as_deref(), Some(&"c"));
+        assert_eq!(answers.normal(key(3), now, |_| true).as_deref(), Some(&"c"));
         assert_eq!(answers.size(), (2, 2 * (KIB + OVERHEAD)));
+    }
+
+    #[test]
+    fn an_answer_that_will_not_do_hides_no_other_of_its_normal_form() {
+        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
+        for (exact, value, seconds) in [(2, "lasts", 100), (4, "does not last", 1), (5, "is not wanted", 100)] {
+            answers.insert(keys(1, exact, Some(3)), value, KIB, now + Duration::from_secs(seconds), now);
+        }
+        let later = now + Duration::from_secs(10);
+        let wanted = |value: &Arc<&str>| **value != "is not wanted";
+        assert_eq!(answers.normal(key(3), later, wanted).as_deref(), Some(&"lasts"));
+        // Nor does one that was pushed out.
+        answers.remove(key(5));
+        answers.remove(key(4));
+        assert_eq!(answers.normal(key(3), later, |_| true).as_deref(), Some(&"lasts"));
     }
 
     #[test]
@@ -318,9 +343,8 @@ mod tests {
                 }
                 let scoped: usize = answers.scopes.values().map(BTreeSet::len).sum();
                 prop_assert_eq!(scoped, answers.entries.values().filter(|entry| entry.meaning.is_some()).count());
-                for exact in answers.normal.values() {
-                    prop_assert!(answers.entries.contains_key(exact));
-                }
+                let normal: usize = answers.normal.values().map(BTreeSet::len).sum();
+                prop_assert_eq!(normal, answers.entries.values().filter(|entry| entry.keys.normal.is_some()).count());
             }
         }
     }

@@ -198,6 +198,34 @@ async fn cache_control_is_obeyed_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_old_hides_no_younger_one_in_another_spelling() {
+    let upstream = Upstream::new();
+    let service = LastGoodLayer::new().layer(upstream.service());
+    let spelled = QUESTION.replace("What is the capital of France?", "what is the capital of france");
+    let brief = Does::Answer(
+        200,
+        vec![("content-type", "application/json"), ("cache-control", "stale-if-error=5")],
+        vec![Step::Data(WHOLE)],
+    );
+    send(&service, ask(QUESTION)).await;
+    tokio::time::advance(secs(60)).await;
+    send(&service, ask(&spelled)).await;
+    tokio::time::advance(secs(10)).await;
+    upstream.set(status(503));
+    let mut fresh = ask(QUESTION);
+    fresh.headers_mut().insert("cache-control", "max-age=30".parse().unwrap());
+    assert_eq!(send(&service, fresh).await.1, Some(StaleKind::Normalized), "10 s old, the exact one 70");
+
+    // Nor does one whose time is over hide an older one that may be kept for longer.
+    upstream.set(brief);
+    send(&service, ask(&spelled.replace("france", "france!"))).await;
+    tokio::time::advance(secs(6)).await;
+    upstream.set(status(503));
+    let third = QUESTION.replace("What is", "what is ");
+    assert_eq!(send(&service, ask(&third)).await.1, Some(StaleKind::Normalized));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_kept_counts_in_the_stacks_memory() {
     let (upstream, memory) = (Upstream::new(), Memory::new(1024 * 1024));
     let text: &'static str = Box::leak(WHOLE.replace("Paris", &"a".repeat(10_000)).into_boxed_str());

@@ -25,12 +25,13 @@ impl SharedLastGood for Place {
         self.answers.lock().unwrap().insert(keys.exact, (keys, answer, ttl));
     }
 
-    fn find(&self, keys: LastGoodKeys) -> AnswerFuture<Option<LastGoodAnswer>> {
+    fn find(&self, keys: LastGoodKeys, max_age: Duration) -> AnswerFuture<Option<LastGoodAnswer>> {
         self.asked.fetch_add(1, SeqCst);
         if self.hangs.load(SeqCst) {
             return Box::pin(pending());
         }
-        let answers = self.answers.lock().unwrap();
+        let mut answers = self.answers.lock().unwrap().clone();
+        answers.retain(|_, (_, answer, _)| answer.age(Instant::now().into_std()) <= max_age);
         let of_another = || {
             let mut all = answers.values();
             all.find(|(other, ..)| keys.normal.is_some() && other.normal == keys.normal)

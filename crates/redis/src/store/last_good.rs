@@ -81,9 +81,9 @@ impl SharedLastGood for FleetLastGood {
         });
     }
 
-    fn find(&self, keys: LastGoodKeys) -> AnswerFuture<Option<LastGoodAnswer>> {
+    fn find(&self, keys: LastGoodKeys, max_age: Duration) -> AnswerFuture<Option<LastGoodAnswer>> {
         let redis = self.redis.clone();
-        Box::pin(async move { find(&redis, &keys).await.ok().flatten() })
+        Box::pin(async move { find(&redis, &keys, max_age).await.ok().flatten() })
     }
 }
 
@@ -93,17 +93,21 @@ impl fmt::Debug for FleetLastGood {
     }
 }
 
-async fn find(redis: &Redis, keys: &LastGoodKeys) -> Result<Option<LastGoodAnswer>, BackendError> {
-    if let Some((bytes, age)) = redis.recall(&keys.exact).await? {
-        return Ok(decode(&keys.exact, &keys.tenant, &bytes, age));
+async fn find(redis: &Redis, keys: &LastGoodKeys, max_age: Duration) -> Result<Option<LastGoodAnswer>, BackendError> {
+    let young = |answer: &LastGoodAnswer| answer.age(now()) <= max_age;
+    let recall = async |exact: &Fingerprint| {
+        let found = redis.recall(exact).await?;
+        let answer = found.and_then(|(bytes, age)| decode(exact, &keys.tenant, &bytes, age));
+        Ok::<_, BackendError>(answer.filter(young))
+    };
+    if let Some(answer) = recall(&keys.exact).await? {
+        return Ok(Some(answer));
     }
+    // An answer that is too old hides no younger one to the same question in another spelling.
     let Some(normal) = keys.normal else { return Ok(None) };
     let Some(exact) = redis.last_of(&normal).await? else { return Ok(None) };
-    let found = redis.recall(&exact).await?;
     // It may have been kept since it was first looked for.
-    Ok(found
-        .and_then(|(bytes, age)| decode(&exact, &keys.tenant, &bytes, age))
-        .map(|answer| answer.exact(exact == keys.exact)))
+    Ok(recall(&exact).await?.map(|answer| answer.exact(exact == keys.exact)))
 }
 
 /// `None`: its head is too long.

@@ -47,6 +47,10 @@ impl Process {
                     r#"{{"choices":[{{"index":0,"message":{{"content":"{content}"}},"finish_reason":"stop"}}]}}"#
                 );
                 let answer = Response::builder().header("content-type", "application/json").header("set-cookie", "a=b");
+                let answer = match request.headers().get("x-age") {
+                    Some(age) => answer.header("age", age),
+                    None => answer,
+                };
                 let status = if is_down.load(SeqCst) { 503 } else { 200 };
                 Ok::<_, Infallible>(answer.status(status).body(Full::from(body)).unwrap())
             }
@@ -61,8 +65,20 @@ impl Process {
         question: &str,
         length: usize,
     ) -> (StatusCode, Option<StaleKind>, HeaderMap, Bytes) {
+        self.ask_with(tenant, question, &[("x-length", &length.to_string())]).await
+    }
+
+    async fn ask_with(
+        &self,
+        tenant: &str,
+        question: &str,
+        headers: &[(&str, &str)],
+    ) -> (StatusCode, Option<StaleKind>, HeaderMap, Bytes) {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{question}"}}]}}"#);
-        let request = Request::post("/v1/chat/completions").header("x-length", length).extension(Tenant::new(tenant));
+        let mut request = Request::post("/v1/chat/completions").extension(Tenant::new(tenant));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let answer = self.service.clone().oneshot(request.body(Full::from(body)).unwrap()).await.unwrap();
         let stale = Stale::of(&answer).map(|stale| stale.kind);
         let (head, body) = answer.into_parts();
@@ -110,6 +126,25 @@ async fn an_answer_of_one_process_stands_in_at_another() {
     for question in ["Where is Paris?", "where is paris"] {
         assert_eq!(new.ask("acme", question, 5).await.0, 503);
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_old_hides_no_younger_one_in_another_spelling() {
+    let server = Server::start();
+    let options = server.fresh().patience(PATIENCE);
+    let (one, two) = (Process::new(&options), Process::new(&options));
+    two.fail();
+    one.ask_with("acme", "Where is Paris?", &[("x-age", "100")]).await;
+    two.until_stale("acme", "Where is Paris?").await;
+    one.ask("acme", "where is paris", 5).await;
+    // Until the second one is there, the first stands in for it.
+    while two.until_stale("acme", "where is paris").await != StaleKind::Exact {}
+    let ask = async |max_age| {
+        let answer = two.ask_with("acme", "Where is Paris?", &[("cache-control", max_age)]).await;
+        (answer.0.as_u16(), answer.1)
+    };
+    assert_eq!(ask("max-age=200").await, (200, Some(StaleKind::Exact)));
+    assert_eq!(ask("max-age=50").await, (200, Some(StaleKind::Normalized)));
 }
 
 #[tokio::test]
