@@ -63,10 +63,10 @@ fn trim_end(text: &mut String) {
     }
 }
 
-/// Without a greeting and the comma behind it.
+/// Without a greeting and the comma behind it. With a single word behind it, it may be a title: "Hey, Jude".
 fn trim_greeting(text: &mut String) {
     let rest = GREETINGS.iter().find_map(|greeting| text.strip_prefix(greeting)?.strip_prefix([',', '!']));
-    if let Some(rest) = rest.map(str::trim_start).filter(|rest| !rest.is_empty()) {
+    if let Some(rest) = rest.map(str::trim_start).filter(|rest| rest.contains(' ')) {
         *text = rest.to_owned();
     }
 }
@@ -127,6 +127,7 @@ mod tests {
             ("Paris to London", "London to Paris"),
             ("Turn off the light", "Turn on the light"),
             ("Hello Kitty toys", "kitty toys"),
+            ("Hey, Jude", "Jude"),
             ("iPhone", "iphone"),
             ("Explain A1", "explain a1"),
             ("well, it's", "well its"),
