@@ -96,8 +96,9 @@ impl Similar {
         self
     }
 
-    /// Whether what an answer hangs on is the same in both messages: numbers and their units, negations, quotations, names,
-    /// words that exclude one another (enable, disable), the order around words such as `from` and `to`, the script. Only then
+    /// Whether what an answer hangs on is the same in both messages: every word in its place, in any case and language, but for
+    /// English ones that only put a question (`please`, `what is`, `tell me`, `the best way to`); the signs between them; what is
+    /// quoted; what is in capitals. So numbers, units, negations and names are the same, however they are written. Only then
     /// is a message similar, however near the embedder finds it.
     ///
     /// ```
