@@ -72,10 +72,11 @@ where
         cx: &mut Context<'_>,
     ) -> Polled {
         loop {
+            let owes_beat = !state.added && state.may_beat();
             match &mut state.mode {
                 Mode::Over => return body.poll_frame(cx),
                 Mode::Last(last) => return last.poll(cx),
-                Mode::Pending(_) if !state.added => return state.beat(),
+                Mode::Pending(_) if owes_beat => return state.beat(),
                 Mode::Pending(pending) => match pending.0.poll(cx) {
                     Poll::Pending => return Self::poll_silence(body, state, cx),
                     Poll::Ready(Ok(answer)) => {

@@ -41,6 +41,8 @@ pub(super) struct CallConfig {
     pub(super) layer: Config,
     /// The dialect of the request's path.
     pub(super) kind: Option<Kind>,
+    /// The answer is to be Ollama's JSON lines.
+    pub(super) json_lines: bool,
     /// The caller forbids changes to the body.
     pub(super) no_transform: bool,
     /// `None`: the caller is told of nothing.
@@ -73,25 +75,32 @@ impl CallConfig {
             layer.interval = None;
         }
         if layer.interval.is_none() {
-            return Self { layer, kind: None, no_transform: false, notices: None };
+            return Self { layer, kind: None, json_lines: false, no_transform: false, notices: None };
         }
         if let Some(frame) = request.extensions().get::<HeartbeatFrame>() {
             layer.frame = frame.clone();
         }
         let kind = Kind::of_path(request.uri().path());
+        let json_lines = kind == Some(Kind::Ollama)
+            && event_stream::is_marked(request.extensions())
+            && !event_stream::is_accepted(request.headers());
         let no_transform = head::no_transform(request.headers());
         let text = layer.notices.as_ref().filter(|_| !no_transform);
         let notices = text.map(|text| Box::new(CallNotices::of(text, request)));
-        Self { layer, kind, no_transform, notices }
+        Self { layer, kind, json_lines, no_transform, notices }
     }
 
     /// After what time the stream of this request begins without its answer; `None`: never.
     pub(super) fn begins_after<B>(&self, request: &Request<B>) -> Option<Duration> {
         let after = self.layer.before_headers.filter(|_| self.layer.interval.is_some() && !self.no_transform)?;
-        let begins = self.layer.frame.before_headers(self.kind)
-            && expects_event_stream(self.kind, request)
-            && !(self.layer.respond_async.unwrap_or(true) && prefers_async(request.headers()));
-        begins.then_some(after)
+        let begins = if self.json_lines {
+            // There are no heartbeats for them: only a notice can come before the answer.
+            self.notices.is_some()
+        } else {
+            self.layer.frame.before_headers(self.kind) && expects_event_stream(self.kind, request)
+        };
+        let is_accepted = self.layer.respond_async.unwrap_or(true) && prefers_async(request.headers());
+        (begins && !is_accepted).then_some(after)
     }
 
     /// The dialect of an event stream in answer to this call. Ollama's own API sends none: it is another one then, under the

@@ -53,7 +53,7 @@ fn describe(err: &BoxError) -> StreamError<'_> {
     }
     if let Some(answer) = error::find::<UnexpectedResponse>(err) {
         let status = answer.status.as_u16();
-        let message = format!("The upstream answered {status} where an event stream was expected.");
+        let message = format!("The upstream answered {status} where a stream was expected.");
         return of_status(answer.status).message(message);
     }
     let silent = error::find::<StreamSilent>(err).map(|err| err.after);

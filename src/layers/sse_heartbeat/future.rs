@@ -97,9 +97,10 @@ where
     F: Future<Output = Result<Response<B>, E>> + Send + 'static,
     E: Into<BoxError>,
 {
-    let state = HeartbeatState::of_pending(PendingAnswer::new(call), config);
+    let content_type = if config.json_lines { "application/x-ndjson" } else { "text/event-stream" };
+    let state = HeartbeatState::of_pending(PendingAnswer::new(call, config.json_lines), config);
     let mut response = Response::new(SseHeartbeatBody::pending(state));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     head::adapt(response.headers_mut());
     response.extensions_mut().insert(HeadersSentEarly);
     response
@@ -116,9 +117,9 @@ fn treat<B: Body>(mut response: Response<B>, config: CallConfig) -> Response<Sse
             let state = HeartbeatState::of_stream(config, &response);
             return response.map(|body| SseHeartbeatBody::with(body, state));
         }
-        Answer::JsonLines if config.layer.error_events && !config.no_transform => {
+        Answer::JsonLines if (config.layer.error_events || config.notices.is_some()) && !config.no_transform => {
             head::forget_bytes(response.headers_mut());
-            return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(&config)));
+            return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(config)));
         }
         Answer::Untouched(reason) => reason,
         Answer::JsonLines | Answer::Other => return response.map(SseHeartbeatBody::untouched),

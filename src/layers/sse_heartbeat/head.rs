@@ -12,6 +12,9 @@ use crate::proto::media_type;
 /// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// What Ollama sends.
+const JSON_LINES: &[u8] = b"application/x-ndjson";
+
 /// How a response is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -50,15 +53,20 @@ impl Answer {
     }
 }
 
-/// Whether this is the head of an event stream that can follow heartbeats, whatever else it says.
-pub(super) fn is_event_stream(status: StatusCode, headers: &HeaderMap) -> bool {
+/// Whether this is the head of a stream that can follow heartbeats, or notices between JSON lines, whatever else it says.
+pub(super) fn is_stream(status: StatusCode, headers: &HeaderMap, json_lines: bool) -> bool {
     let bodiless = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
-    status.is_success() && !bodiless.contains(&status) && EventStream::of(headers) == EventStream::Plain
+    let is_plain = if json_lines {
+        media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES) && !headers.contains_key(CONTENT_ENCODING)
+    } else {
+        EventStream::of(headers) == EventStream::Plain
+    };
+    status.is_success() && !bodiless.contains(&status) && is_plain
 }
 
 /// Whether this is a stream of JSON lines to which a line can be added.
 fn is_json_lines(headers: &HeaderMap) -> bool {
-    media_type::essence(headers).eq_ignore_ascii_case(b"application/x-ndjson")
+    media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES)
         && ![CONTENT_LENGTH, CONTENT_ENCODING].iter().any(|name| headers.contains_key(name))
         && !no_transform(headers)
 }

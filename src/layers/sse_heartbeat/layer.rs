@@ -193,7 +193,8 @@ impl SseHeartbeatLayer {
     /// extensions, or by a path of Google's APIs (Gemini only with `alt=sse` or such an `Accept`). Not
     ///
     /// - for a dialect whose clients accept no heartbeat, nor for a path that belongs to no dialect, unless a
-    ///   [`frame`](Self::frame) is set;
+    ///   [`frame`](Self::frame) is set. Ollama's JSON lines (`application/x-ndjson`, to requests that carry `ExpectsEventStream`)
+    ///   begin all the same where there may be [`notices`](Self::notices), without heartbeats;
     /// - with `Prefer: respond-async`, for the answer to that is a 202, unless that is [off](Self::respond_async);
     /// - with `Cache-Control: no-transform`, nor for HEAD.
     ///
@@ -255,8 +256,8 @@ impl SseHeartbeatLayer {
     /// | Chat completions | a chunk with an empty `delta`, and `"x_notice":{"type":"retry","message":".."}` |
     /// | Anthropic | `event: ping`, with `x_notice` in its data |
     /// | Gemini | a chunk without candidates, with `x_notice` |
+    /// | Ollama's JSON lines | a line with an empty message, and `x_notice` |
     /// | others | a comment: `: notice {"type":"retry","message":".."}` |
-    /// | Ollama's JSON lines | none |
     ///
     /// The official clients pass over each of these. A notice is sent only while the upstream is silent and between events,
     /// and none once the answer may have ended. Before there is an answer it is sent only where the stream has begun

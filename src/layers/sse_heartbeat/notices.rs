@@ -54,6 +54,11 @@ impl CallNotices {
         Self { cell, text: text.clone(), headers: request.headers().clone(), writer }
     }
 
+    /// For a stream of events, whatever the path is.
+    pub(super) fn in_event_stream(self) -> Self {
+        Self { writer: self.writer.in_event_stream(), ..self }
+    }
+
     /// The upstream has sent something: the wait of which was told is over.
     pub(super) fn on_data(&mut self, data: &[u8]) {
         self.writer.read(data);

@@ -14,7 +14,11 @@ use crate::rejection::Rejection;
 ///
 /// It is `Sync` whatever is inside, as a body has to be for some servers and clients. Polling takes no lock, since it has
 /// the call to itself.
-pub(super) struct PendingAnswer<B>(Mutex<Call<B>>);
+pub(super) struct PendingAnswer<B> {
+    call: Mutex<Call<B>>,
+    /// The head announced JSON lines, and not an event stream.
+    json_lines: bool,
+}
 
 type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
@@ -24,23 +28,24 @@ struct Boxing<F>(Pin<Box<F>>);
 // === impl PendingAnswer ===
 
 impl<B> PendingAnswer<B> {
-    pub(super) fn new<F, E>(call: Pin<Box<F>>) -> Self
+    pub(super) fn new<F, E>(call: Pin<Box<F>>, json_lines: bool) -> Self
     where
         F: Future<Output = Result<Response<B>, E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        Self(Mutex::new(Box::pin(Boxing(call))))
+        Self { call: Mutex::new(Box::pin(Boxing(call))), json_lines }
     }
 
-    /// The answer, if it can follow a head that announced an event stream.
+    /// The answer, if it can follow the head that was sent.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<B>, BoxError>> {
-        let call = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        call.as_mut().poll(cx).map(|answer| answer.and_then(judge))
+        let call = self.call.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let json_lines = self.json_lines;
+        call.as_mut().poll(cx).map(|answer| answer.and_then(|answer| judge(answer, json_lines)))
     }
 }
 
-fn judge<B>(response: Response<B>) -> Result<Response<B>, BoxError> {
-    if head::is_event_stream(response.status(), response.headers()) {
+fn judge<B>(response: Response<B>, json_lines: bool) -> Result<Response<B>, BoxError> {
+    if head::is_stream(response.status(), response.headers(), json_lines) {
         return Ok(response);
     }
     Err(match (Rejection::of(&response), response.extensions().get::<UpstreamError>()) {

@@ -63,20 +63,25 @@ impl<B> HeartbeatState<B> {
     /// For an event stream that has begun.
     pub(super) fn of_stream(config: CallConfig, answer: &Response<B>) -> Self {
         let state = Self::new(&config, config.frame(answer.extensions()), config.kind_of_event_stream());
-        Self { notices: config.notices, ..state }
+        Self { notices: config.notices.map(in_event_stream), ..state }
     }
 
     /// For a stream of JSON lines.
-    pub(super) fn of_json_lines(config: &CallConfig) -> Self {
-        Self::new(config, None, config.kind)
+    pub(super) fn of_json_lines(config: CallConfig) -> Self {
+        let state = Self::new(&config, None, config.kind);
+        Self { notices: config.notices, ..state }
     }
 
-    /// For an event stream that begins before there is an answer.
+    /// For a stream that begins before there is an answer.
     pub(super) fn of_pending(call: PendingAnswer<B>, mut config: CallConfig) -> Self {
-        let frame = config.frame(&Extensions::new());
-        let state = Self::new(&config, frame, config.kind_of_event_stream());
+        let (state, notices) = if config.json_lines {
+            (Self::new(&config, None, config.kind), config.notices.take())
+        } else {
+            let frame = config.frame(&Extensions::new());
+            let notices = config.notices.take().map(in_event_stream);
+            (Self::new(&config, frame, config.kind_of_event_stream()), notices)
+        };
         // The status can no longer say that something went wrong.
-        let notices = config.notices.take();
         Self { error_events: true, notices, mode: Mode::Pending(Box::new((call, config))), ..state }
     }
 
@@ -134,7 +139,8 @@ impl<B> HeartbeatState<B> {
     #[cold]
     pub(super) fn answered(&mut self, answer: &Response<B>) {
         if let Mode::Pending(pending) = &self.mode {
-            self.frame = pending.1.frame(answer.extensions());
+            let config = &pending.1;
+            self.frame = if config.json_lines { None } else { config.frame(answer.extensions()) };
         }
         self.schedule.heard();
         // Heartbeats have gone out.
@@ -205,7 +211,10 @@ impl<B> HeartbeatState<B> {
     /// The next notice, while the upstream is silent. To the upstream's limits and to what is heard of it, it is nothing.
     #[inline]
     pub(super) fn notice(&mut self, cx: &Context<'_>) -> Option<Polled> {
-        let notices = self.notices.as_ref().filter(|_| HeartbeatFrame::Comment.may_be_at(&self.scanner))?;
+        // Between JSON lines is where a comment may be between the lines of an event.
+        let frame =
+            if self.kind == Some(Kind::Ollama) { HeartbeatFrame::CommentNoBlank } else { HeartbeatFrame::Comment };
+        let notices = self.notices.as_ref().filter(|_| frame.may_be_at(&self.scanner))?;
         let bytes = notices.next(&self.scanner, cx)?;
         Some(self.insert(bytes))
     }
@@ -235,4 +244,8 @@ impl<B> HeartbeatState<B> {
         self.on_unusual(&mut ended);
         ended
     }
+}
+
+fn in_event_stream(notices: Box<CallNotices>) -> Box<CallNotices> {
+    Box::new(notices.in_event_stream())
 }

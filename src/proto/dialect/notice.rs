@@ -8,7 +8,7 @@ use super::stream_error::Quoted;
 use crate::proto::json_object;
 use crate::proto::sse::Ending;
 
-/// Writes notices into one event stream.
+/// Writes notices into one stream.
 ///
 /// Each form was tried with the official clients in November 2026: before the first event, between events, and behind the
 /// last content. None of them raises an error or a text because of it.
@@ -17,6 +17,8 @@ pub(crate) struct NoticeWriter {
     form: NoticeForm,
     /// The members of the first chunk of a Chat stream, as they are written.
     chunk: Option<Chunk>,
+    /// The model that the first line of Ollama's names, as it is written.
+    model: Option<String>,
     is_over: bool,
 }
 
@@ -30,6 +32,10 @@ enum NoticeForm {
     Usage,
     /// A comment, with the same JSON.
     Comment,
+    /// A line of Ollama's with an empty message.
+    MessageLine,
+    /// A line of Ollama's `/api/generate` with an empty text.
+    ResponseLine,
 }
 
 #[derive(Debug)]
@@ -52,9 +58,19 @@ impl NoticeWriter {
             Some(Kind::OpenAiChat) if path.contains("/chat/") => NoticeForm::ChatChunk,
             Some(Kind::Anthropic) => NoticeForm::Ping,
             Some(Kind::Gemini) => NoticeForm::Usage,
+            Some(Kind::Ollama) if path.trim_end_matches('/').ends_with("/generate") => NoticeForm::ResponseLine,
+            Some(Kind::Ollama) => NoticeForm::MessageLine,
             _ => NoticeForm::Comment,
         };
-        Self { form, chunk: None, is_over: false }
+        Self { form, chunk: None, model: None, is_over: false }
+    }
+
+    /// For a stream of events, also where the path is one of Ollama's, which sends JSON lines.
+    pub(crate) fn in_event_stream(mut self) -> Self {
+        if self.form.is_line() {
+            self.form = NoticeForm::Comment;
+        }
+        self
     }
 
     /// Reads data of the stream.
@@ -62,6 +78,10 @@ impl NoticeWriter {
         self.is_over = self.is_over || self.form.may_end_in(data);
         if self.form == NoticeForm::ChatChunk && self.chunk.is_none() {
             self.chunk = Chunk::in_event(data);
+        }
+        if self.form.is_line() && self.model.is_none() {
+            let found = json_object::members(data).find(|(key, _)| *key == b"model");
+            self.model = found.and_then(|(_, value)| short_line(value)).map(str::to_owned);
         }
     }
 
@@ -72,6 +92,7 @@ impl NoticeWriter {
             return None;
         }
         let end = ending.as_str();
+        let model = self.model.as_deref().unwrap_or("\"\"");
         let notice = format!("{{\"type\":{},\"message\":{}}}", Quoted(type_name), Quoted(message));
         let text = match (self.form, &self.chunk) {
             (NoticeForm::ChatChunk, Some(Chunk { id, model, created })) => {
@@ -85,6 +106,13 @@ impl NoticeWriter {
             }
             (NoticeForm::Usage, _) => format!("data: {{\"usageMetadata\":{{}},\"x_notice\":{notice}}}{end}{end}"),
             (NoticeForm::Comment, _) => format!(": notice {notice}{end}{}", if id_seen { "" } else { end }),
+            (NoticeForm::MessageLine, _) => {
+                let message = "{\"role\":\"assistant\",\"content\":\"\"}";
+                format!("{{\"model\":{model},\"message\":{message},\"done\":false,\"x_notice\":{notice}}}\n")
+            }
+            (NoticeForm::ResponseLine, _) => {
+                format!("{{\"model\":{model},\"response\":\"\",\"done\":false,\"x_notice\":{notice}}}\n")
+            }
         };
         Some(text.into())
     }
@@ -100,6 +128,10 @@ fn chat_chunk(id: &str, model: &str, created: &str, notice: &str) -> String {
 // === impl NoticeForm ===
 
 impl NoticeForm {
+    fn is_line(self) -> bool {
+        matches!(self, Self::MessageLine | Self::ResponseLine)
+    }
+
     /// Whether the last event of a stream, or the reason why its answer has ended, may be in `data`. A text that looks like it
     /// does no harm: it only ends the notices early.
     fn may_end_in(self, data: &[u8]) -> bool {
@@ -109,6 +141,9 @@ impl NoticeForm {
             Self::Usage => &[b"\"finishReason\""],
             Self::Comment => {
                 &[b"response.completed", b"response.failed", b"response.incomplete", b"message-end", b"[DONE]"]
+            }
+            Self::MessageLine | Self::ResponseLine => {
+                &[b"\"done\":true", b"\"done\": true", b"\"error\":\"", b"\"error\": \""]
             }
         };
         ends.iter().any(|end| memmem::find(data, end).is_some())
@@ -129,14 +164,15 @@ impl Chunk {
                 b"created" => &mut created,
                 _ => continue,
             };
-            *member = std::str::from_utf8(value).ok().filter(|value| value.len() <= MAX_VALUE && is_one_line(value));
+            *member = short_line(value);
         }
         Some(Self { id: id?.to_owned(), model: model?.to_owned(), created: created?.to_owned() })
     }
 }
 
-fn is_one_line(value: &str) -> bool {
-    !value.contains(['\r', '\n'])
+/// A value that may be written once more.
+fn short_line(value: &[u8]) -> Option<&str> {
+    std::str::from_utf8(value).ok().filter(|value| value.len() <= MAX_VALUE && !value.contains(['\r', '\n']))
 }
 
 #[cfg(test)]
@@ -211,6 +247,29 @@ mod tests {
             assert!(writer.write("retry", "a", false, Ending::Lf).is_some(), "{path}");
             writer.read(end.as_bytes());
             assert!(writer.write("retry", "a", false, Ending::Lf).is_none(), "{path}: {end}");
+        }
+    }
+
+    #[test]
+    fn ollamas_lines_have_notices_that_are_lines_of_the_same_model() {
+        for (path, key, empty) in [
+            ("/api/chat", "message", json!({"role": "assistant", "content": ""})),
+            ("/api/generate", "response", json!("")),
+        ] {
+            let mut writer = NoticeWriter::of_path(path);
+            let line = |writer: &NoticeWriter| -> Value {
+                let line = written(writer);
+                assert_eq!(line.find('\n'), Some(line.len() - 1), "{line:?}");
+                serde_json::from_str(&line).unwrap()
+            };
+            assert_eq!(line(&writer), json!({"model": "", key: empty, "done": false, "x_notice": notice()}));
+            writer.read(br#"{"model":"llama \"3\"","done":false}"#);
+            writer.read(br#"{"model":"other","done":false}"#);
+            assert_eq!(line(&writer)["model"], "llama \"3\"");
+            writer.read(br#"{"model":"m","done":true,"done_reason":"stop"}"#);
+            assert!(writer.write("retry", "a", false, Ending::Lf).is_none());
+            let events = NoticeWriter::of_path(path).in_event_stream();
+            assert!(written(&events).starts_with(": notice {"), "another API under the same path");
         }
     }
 

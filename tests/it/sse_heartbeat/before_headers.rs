@@ -177,7 +177,7 @@ async fn any_other_answer_is_an_error_and_no_clean_end() {
     assert_eq!(
         event,
         "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"code\":null,\"message\":\"The \
-         upstream answered 429 where an event stream was expected.\"}}\n\n"
+         upstream answered 429 where a stream was expected.\"}}\n\n"
     );
     assert_eq!(error::find::<UnexpectedResponse>(&err).unwrap().status, 429);
 

@@ -10,8 +10,8 @@ use http::{HeaderValue, Request, Response};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    CallBody, DedupLayer, FallbackLayer, Notice, PaceLayer, PacePeers, PeerLimit, PeerReserving, PeerTurn, QueueLayer,
-    Rate, RateCost, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
+    CallBody, DedupLayer, ExpectsEventStream, FallbackLayer, HeadersSentEarly, Notice, PaceLayer, PacePeers, PeerLimit,
+    PeerReserving, PeerTurn, QueueLayer, Rate, RateCost, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
 };
 
 use super::{Asked, asked, events};
@@ -114,6 +114,51 @@ async fn a_notice_begins_no_stream_and_is_told_while_the_one_that_began_is_silen
         assert_eq!(start.elapsed(), secs(20));
         assert_eq!(text(response).await, told);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ollamas_lines_have_notices_for_which_they_begin_without_heartbeats() {
+    const FIRST: &str = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n";
+    const LAST: &str = "{\"model\":\"m\",\"done\":true}\n";
+    const LINES: &[Step] = &[Step::Wait(secs(3)), Step::Data(FIRST), Step::Wait(secs(200)), Step::Data(LAST)];
+    const NOTICE: &str = "{\"model\":\"\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":false,\
+                          \"x_notice\":{\"type\":\"retry\",\"message\":\"Again in 0 s.\"}}\n";
+    let upstream = || {
+        ServiceExt::<Request<CallBody>>::map_response(busy_at_first(LINES), |mut response: Response<Script>| {
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/x-ndjson"));
+            response
+        })
+    };
+    let ask = |streams: bool| {
+        let mut request = asked();
+        *request.uri_mut() = http::Uri::from_static("/api/chat");
+        if streams {
+            request.extensions_mut().insert(ExpectsEventStream);
+        }
+        request
+    };
+    let service = ServiceBuilder::new().layer(layer()).layer(retry());
+    let response = service.clone().service(upstream()).oneshot(ask(true)).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    assert!(response.extensions().get::<HeadersSentEarly>().is_some());
+    let told = text(response).await;
+    let expected = [format!("+5s {NOTICE}"), format!("+18s {FIRST}"), format!("+218s {LAST}"), "+218s end".to_owned()];
+    assert_eq!(told, expected);
+
+    // Where it is not known that lines are wanted, the head waits for the answer's.
+    let response = service.clone().service(upstream()).oneshot(ask(false)).await.unwrap();
+    assert!(response.extensions().get::<HeadersSentEarly>().is_none());
+    assert_eq!(text(response).await[..2], [format!("+0s {NOTICE}"), format!("+3s {FIRST}")]);
+
+    // What fails once the head was sent is told in a line, which Ollama's clients raise.
+    let refused = service_fn(|_: Request<CallBody>| async {
+        tokio::time::sleep(secs(10)).await;
+        let response = Response::builder().status(400).body(Script::new([Step::Data("no")]).unsized_());
+        Ok::<_, Infallible>(response.unwrap())
+    });
+    let told = text(service.service(refused).oneshot(ask(true)).await.unwrap()).await;
+    assert_eq!(told[0], "+5s {\"error\":\"The upstream answered 400 where a stream was expected.\"}\n");
+    assert!(told[1].starts_with("+5.05s error"), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

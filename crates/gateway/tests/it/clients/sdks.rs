@@ -24,7 +24,8 @@ use super::{proxy, python, upstream};
 const HEARTBEATS: [&str; 4] = ["--heartbeat", "50ms", "--heartbeat-before-headers", "100ms"];
 
 /// Those of the Node packages that are tried.
-const NODE: [&str; 6] = ["openai", "anthropic", "gemini", "vercel-openai", "vercel-anthropic", "vercel-google"];
+const NODE: [&str; 7] =
+    ["openai", "anthropic", "gemini", "ollama", "vercel-openai", "vercel-anthropic", "vercel-google"];
 
 /// What the script says with a Node package. `.ci/clients` installs them with the others.
 async fn say_in_node(sdk: &str, gateway: SocketAddr) -> String {
@@ -105,11 +106,18 @@ const CANDIDATES: [&str; 2] = [
     r#"{"candidates":[{"content":{"role":"model","parts":[{"text":"world"}]},"finishReason":"STOP","index":0}],"modelVersion":"sim"}"#,
 ];
 
+const LINES: [&str; 3] = [
+    r#"{"model":"sim","created_at":"2026-11-27T12:00:00Z","message":{"role":"assistant","content":"Hello, "},"response":"Hello, ","done":false}"#,
+    r#"{"model":"sim","created_at":"2026-11-27T12:00:00Z","message":{"role":"assistant","content":"world"},"response":"world","done":false}"#,
+    r#"{"model":"sim","created_at":"2026-11-27T12:00:01Z","message":{"role":"assistant","content":""},"response":"","done":true,"done_reason":"stop"}"#,
+];
+
 /// The events of each dialect.
 fn golden(path: &str) -> Vec<String> {
     let data = |data: &&str| format!("data: {data}\n\n");
     match path {
         "/v1/messages" => MESSAGE.iter().map(|(event, data)| format!("event: {event}\ndata: {data}\n\n")).collect(),
+        "/api/chat" | "/api/generate" => LINES.iter().map(|line| format!("{line}\n")).collect(),
         "/v1/chat/completions" => CHUNKS.iter().map(data).chain(["data: [DONE]\n\n".to_owned()]).collect(),
         _ => CANDIDATES.iter().map(data).collect(),
     }
@@ -120,20 +128,22 @@ async fn model(breaks: bool) -> SocketAddr {
     let calls = Arc::new(AtomicU32::new(0));
     let answer = async move |request: axum::extract::Request| {
         let mut events = golden(request.uri().path());
+        let is_lines = request.uri().path().starts_with("/api/");
+        let content_type = if is_lines { "application/x-ndjson" } else { "text/event-stream" };
         if !breaks && calls.fetch_add(1, Relaxed).is_multiple_of(2) {
             tokio::time::sleep(Duration::from_millis(300)).await;
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
         let failure = breaks.then(|| {
-            events.truncate(events.len().min(3));
+            events.truncate(if is_lines { 2 } else { 3 });
             Err("broken")
         });
         let events = stream::iter(events.into_iter().map(Ok).chain(failure)).then(|event| async move {
             tokio::time::sleep(Duration::from_millis(100)).await;
             event
         });
-        ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
+        ([("content-type", content_type)], Body::from_stream(events)).into_response()
     };
     upstream(Router::new().fallback(answer)).await
 }
@@ -162,8 +172,14 @@ async fn the_sdks_pass_over_notices_and_heartbeats_of_their_dialect() {
     assert_eq!(say(&python, "openai-notices", gateway).await, "[a retry]Hello, world");
     assert_eq!(say(&python, "anthropic", gateway).await, "Hello, world");
     assert_eq!(say(&python, "gemini", gateway).await, "Hello, world");
+    // Ollama's are asked for a message and for a completion.
+    assert_eq!(say(&python, "ollama", gateway).await, "Hello, worldHello, world");
     for sdk in NODE {
-        assert_eq!(say_in_node(sdk, gateway).await, "Hello, world", "{sdk}");
+        let said = match sdk {
+            "ollama" => "[a retry]Hello, world[a retry]Hello, world",
+            _ => "Hello, world",
+        };
+        assert_eq!(say_in_node(sdk, gateway).await, said, "{sdk}");
     }
 }
 
@@ -175,7 +191,7 @@ async fn the_sdks_raise_what_ends_a_stream_of_their_dialect() {
         let told = said.contains("The upstream failed in the middle of the stream.");
         assert!(said.starts_with("raised: ") && told, "{sdk}: {said}");
     };
-    for sdk in ["openai", "anthropic", "gemini"] {
+    for sdk in ["openai", "anthropic", "gemini", "ollama"] {
         check(sdk, &say(&python, &format!("{sdk}-error"), gateway).await);
     }
     for sdk in NODE {

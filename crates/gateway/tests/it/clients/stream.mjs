@@ -32,6 +32,17 @@ async function* gemini() {
   for await (const chunk of stream) yield chunk.text ?? '';
 }
 
+async function* ollama() {
+  const { Ollama } = require('ollama');
+  const client = new Ollama({ host: url });
+  // It hands on what it does not know, to programs that look for it.
+  const notice = (part) => (part.x_notice ? `[${part.x_notice.message}]` : '');
+  const chat = await client.chat({ model: 'sim', messages, stream: true });
+  for await (const part of chat) yield notice(part) + part.message.content;
+  const completion = await client.generate({ model: 'sim', prompt: 'Hello', stream: true });
+  for await (const part of completion) yield notice(part) + part.response;
+}
+
 async function* vercel(model) {
   const { streamText } = require('ai');
   const { fullStream } = streamText({ model, prompt: 'Hello', maxRetries: 0, onError() {} });
@@ -45,6 +56,7 @@ const sdks = {
   openai,
   anthropic,
   gemini,
+  ollama,
   'vercel-openai': () => vercel(require('@ai-sdk/openai').createOpenAI({ baseURL: `${url}/v1`, apiKey: 'none' }).chat('sim')),
   'vercel-anthropic': () =>
     vercel(require('@ai-sdk/anthropic').createAnthropic({ baseURL: `${url}/v1`, apiKey: 'none' })('sim')),

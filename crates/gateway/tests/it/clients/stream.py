@@ -56,3 +56,16 @@ elif name == "anthropic":
     with client.messages.stream(model="sim", max_tokens=10, messages=question) as stream:
         for text in stream.text_stream:
             print(text, end="")
+elif name.startswith("ollama"):
+    from ollama import Client, ResponseError
+
+    try:
+        for part in Client(host=url).chat(model="sim", messages=question, stream=True):
+            # The notice is none of the members that the client knows; the text of its line is empty.
+            if name == "ollama":
+                print(part.message.content or "", end="")
+        for part in Client(host=url).generate(model="sim", prompt="Hello", stream=True):
+            if name == "ollama":
+                print(part.response or "", end="")
+    except ResponseError as error:
+        print(f"raised: {error}")
