@@ -41,7 +41,7 @@ use crate::rt::deadline::Deadline;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutputUsage {
-    /// The calls that were made.
+    /// The calls that were answered.
     pub calls: u32,
     /// The tokens of all of them, as far as they were told.
     pub usage: Usage,
@@ -67,6 +67,15 @@ impl OutputUsage {
     fn add(&mut self, usage: Option<Usage>) {
         self.calls += 1;
         self.usage = self.usage.plus(usage.unwrap_or_default());
+    }
+
+    /// An answer that is handed on unread, with what the calls before it have cost, if there were any.
+    fn on_unread<B>(mut self, mut response: Response<B>) -> Response<B> {
+        if self.calls > 0 {
+            self.add(None);
+            response.extensions_mut().insert(self);
+        }
+        response
     }
 }
 
@@ -101,12 +110,12 @@ where
             return Ok(match invalid {
                 // What was asked again has failed: the answer that there is counts.
                 Some((answer, fault)) if !response.status().is_success() => answer.marked(fault, total),
-                _ => response.map(StructuredOutputBody::inner),
+                _ => total.on_unread(response.map(StructuredOutputBody::inner)),
             });
         };
         let answer = match read_answer(response, form, &asked, &config).await {
             Read::Answer(answer) => answer,
-            Read::Pass(response) => return Ok(response),
+            Read::Pass(response) => return Ok(total.on_unread(response)),
         };
         let Examined { usage, verdict } = look(Check::new(&asked, form, config.extract), &answer.data).await;
         total.add(usage);
@@ -152,10 +161,13 @@ async fn read_request(request: Request<CallBody>, config: &Config) -> Result<Ask
     let mut reading = RequestReading::new(body, bytes, limit, &config.memory, &head.extensions);
     let body = match poll_fn(|cx| reading.poll(cx, |_| {})).await {
         RequestRead::Whole { data, trailers: None } => {
-            return Asked::new(kind, head, data, config).map_err(|passed| {
-                let (head, data) = *passed;
-                Request::from_parts(head, data.into())
-            });
+            return match Asked::new(kind, head, data, config) {
+                Ok(asked) => Ok(asked.compiled(config).await),
+                Err(passed) => {
+                    let (head, data) = *passed;
+                    Err(Request::from_parts(head, data.into()))
+                }
+            };
         }
         RequestRead::Whole { data, trailers } => CallBody::whole(data, trailers),
         RequestRead::Unread(body, why) => {

@@ -42,10 +42,14 @@ struct Recent {
     schemas: HashMap<Fingerprint, Result<OutputSchema, InvalidSchema>>,
     /// Oldest first.
     order: VecDeque<Fingerprint>,
+    /// What they take together.
+    bytes: usize,
 }
 
 /// Applications have few schemas.
 const MAX_SCHEMAS: usize = 128;
+/// What they may take together, compiled.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 // === impl Config ===
 
@@ -96,24 +100,89 @@ impl fmt::Debug for Config {
 // === impl CompiledSchemas ===
 
 impl CompiledSchemas {
-    /// The schema, compiled now or before.
-    pub(super) fn get(&self, schema: &Value) -> Result<OutputSchema, InvalidSchema> {
+    /// The schema, compiled before or now, on a thread for blocking work.
+    pub(super) async fn get(self: &Arc<Self>, schema: Value) -> Result<OutputSchema, InvalidSchema> {
         let mut hash = Fingerprinter::new("tower-buttress schema");
         hash.payload(schema.to_string().as_bytes());
         let key = hash.finish(0);
-        if let Some(known) = lock(&self.0).schemas.get(&key) {
-            return known.clone();
+        let known = lock(&self.0).schemas.get(&key).cloned();
+        if let Some(known) = known {
+            return known;
         }
-        // Outside of the lock: it may take a while, and two may do it at once.
+        let schema = Arc::new(schema);
+        let (this, there) = (Arc::clone(self), Arc::clone(&schema));
+        match tokio::task::spawn_blocking(move || this.compile(key, &there)).await {
+            Ok(compiled) => compiled,
+            // The runtime is shutting down.
+            Err(_) => self.compile(key, &schema),
+        }
+    }
+
+    /// Outside of the lock: it may take a while, and two may do it at once.
+    fn compile(&self, key: Fingerprint, schema: &Value) -> Result<OutputSchema, InvalidSchema> {
         let compiled = OutputSchema::new(schema);
-        let mut recent = lock(&self.0);
-        if recent.schemas.insert(key, compiled.clone()).is_none() {
-            recent.order.push_back(key);
-        }
-        let dropped = if recent.order.len() > MAX_SCHEMAS { recent.order.pop_front() } else { None };
-        let dropped = dropped.and_then(|key| recent.schemas.remove(&key));
-        drop(recent);
+        let dropped = lock(&self.0).insert(key, compiled.clone());
         drop(dropped);
         compiled
+    }
+}
+
+// === impl Recent ===
+
+impl Recent {
+    /// Returns what made room, to be dropped outside of the lock.
+    fn insert(
+        &mut self,
+        key: Fingerprint,
+        schema: Result<OutputSchema, InvalidSchema>,
+    ) -> Vec<Result<OutputSchema, InvalidSchema>> {
+        self.bytes = self.bytes.saturating_add(bytes(&schema));
+        let mut dropped: Vec<_> = self.schemas.insert(key, schema).into_iter().collect();
+        if dropped.is_empty() {
+            self.order.push_back(key);
+        }
+        // The newest stays, however large it is.
+        while self.order.len() > 1 && (self.order.len() > MAX_SCHEMAS || self.bytes > MAX_BYTES) {
+            dropped.extend(self.order.pop_front().and_then(|key| self.schemas.remove(&key)));
+            self.bytes -= dropped.last().map_or(0, bytes);
+        }
+        dropped
+    }
+}
+
+fn bytes(schema: &Result<OutputSchema, InvalidSchema>) -> usize {
+    schema.as_ref().map_or(0, OutputSchema::bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn schemas_that_are_kept_compiled_are_few_and_not_large() {
+        let compiled = Arc::new(CompiledSchemas::default());
+        let of = |number: usize, properties: usize| {
+            let properties: serde_json::Map<_, _> =
+                (0..properties).map(|property| (format!("p{property}"), json!({ "type": "string" }))).collect();
+            json!({ "title": number.to_string(), "properties": properties })
+        };
+        for number in 0..200 {
+            compiled.get(of(number, 1)).await.unwrap();
+            compiled.get(of(number, 1)).await.unwrap();
+        }
+        let kept = |compiled: &CompiledSchemas| {
+            let recent = lock(&compiled.0);
+            (recent.schemas.len(), recent.order.len())
+        };
+        assert_eq!(kept(&compiled), (MAX_SCHEMAS, MAX_SCHEMAS));
+        for number in 0..20 {
+            compiled.get(of(number, 2_000)).await.unwrap();
+        }
+        let recent = lock(&compiled.0);
+        assert!(recent.bytes <= MAX_BYTES && recent.schemas.len() < 20, "{} bytes", recent.bytes);
+        assert_eq!(recent.bytes, recent.schemas.values().map(bytes).sum::<usize>());
+        assert_eq!(recent.order.len(), recent.schemas.len());
     }
 }

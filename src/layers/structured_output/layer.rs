@@ -88,7 +88,8 @@ use crate::rt::retry_budget::RetryBudget;
 ///
 /// A schema is checked before it is used: at most 64 KiB, 64 levels deep, 10,000 parts (each counted as often as references lead
 /// to it), references into itself only and none in a circle, regular expressions that take linear time. One that is beyond that
-/// is not used, with an event: the answer then has to be JSON, and no more. The last 128 stay compiled.
+/// is not used, with an event: the answer then has to be JSON, and no more. It is compiled on a thread for blocking work; the last
+/// 128 stay compiled, in 32 MiB.
 ///
 /// # Place in the stack
 ///
@@ -102,7 +103,9 @@ use crate::rt::retry_budget::RetryBudget;
 /// - *Less time is left than the last call took*, or the budget is spent: nothing is asked again.
 /// - *An answer longer than [`max_answer`](Self::max_answer)* (1 MiB): it passes unread, with an event.
 /// - *An answer longer than 64 KiB*: it is looked at on a thread for blocking work.
-/// - *An answer breaks off*: its body fails, where it broke off.
+/// - *An answer breaks off*: its body fails, and nothing of it is handed on.
+/// - *An answer is long, and its schema is large* (a million of its bytes times the schema's parts): the model is told that it is
+///   wrong, and not where.
 /// - *A request body longer than [`max_body_bytes`](Self::max_body_bytes)* (2 MiB), or that takes longer to come than
 ///   [`read_timeout`](Self::read_timeout) (30 s): it passes, with an event.
 /// - *The older completions, Ollama's `/api/generate`*: they are checked, and not asked again: they have no place for an answer.

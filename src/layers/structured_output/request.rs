@@ -24,6 +24,8 @@ pub(super) struct Asked {
     pub(super) body: Bytes,
     /// `None`: any JSON will do.
     pub(super) schema: Option<OutputSchema>,
+    /// The schema that the request names, as long as it is not compiled.
+    named: Option<Value>,
     pub(super) streams: bool,
 }
 
@@ -50,20 +52,25 @@ impl Asked {
             || value.pointer("/generationConfig/candidateCount").and_then(Value::as_u64) > Some(1);
         let is_other =
             output_format::forces_tool(kind, &value) || several || (streams && config.hold_streams.is_none());
-        let schema = match (given, OutputFormat::of(kind, &value)) {
+        let (schema, named) = match (given, OutputFormat::of(kind, &value)) {
             _ if is_other => return Err(Box::new((head, body))),
-            (Some(given), _) => Some(given),
+            (Some(given), _) => (Some(given), None),
             (None, OutputFormat::Text) => return Err(Box::new((head, body))),
-            (None, OutputFormat::Json) => None,
-            (None, OutputFormat::Schema(schema)) => match config.compiled.get(&schema) {
-                Ok(schema) => Some(schema),
-                Err(why) => {
-                    config.bypassed(why.reason());
-                    None
-                }
-            },
+            (None, OutputFormat::Json) => (None, None),
+            (None, OutputFormat::Schema(schema)) => (None, Some(schema)),
         };
-        Ok(Self { kind, head, body, schema, streams })
+        Ok(Self { kind, head, body, schema, named, streams })
+    }
+
+    /// The same, with the schema that the request names compiled.
+    pub(super) async fn compiled(mut self, config: &Config) -> Self {
+        if let Some(schema) = self.named.take() {
+            match config.compiled.get(schema).await {
+                Ok(schema) => self.schema = Some(schema),
+                Err(why) => config.bypassed(why.reason()),
+            }
+        }
+        self
     }
 
     /// The request as it came.

@@ -17,6 +17,8 @@ const MAX_DEPTH: usize = 64;
 const MAX_PARTS: u64 = 10_000;
 /// Steps that a check may take: parts of the schema times bytes of the text.
 const MAX_STEPS: u64 = 1 << 28;
+/// Likewise, where errors are listed. There is one for four steps at most, of some hundred bytes.
+const MAX_LISTED: u64 = 1 << 20;
 
 /// Keywords under which schemas stand by names of their own, which are no keywords.
 const MAPS: [&str; 6] = ["properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"];
@@ -28,23 +30,36 @@ const FOREIGN: [&str; 7] =
 /// Why a schema is not used.
 pub(super) type Refusal = &'static str;
 
+/// What a schema has, each counted as often as references lead to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) parts: u64,
+    /// Regular expressions.
+    pub(super) patterns: u64,
+}
+
 struct Count<'a> {
     root: &'a Value,
     /// The references that are being followed.
     following: Vec<&'a str>,
-    parts: u64,
+    size: Size,
 }
 
-/// How many parts the schema has, each counted as often as references lead to it.
-pub(super) fn parts(schema: &Value) -> Result<u64, Refusal> {
-    let mut count = Count { root: schema, following: Vec::new(), parts: 0 };
+/// How large the schema is.
+pub(super) fn size_of(schema: &Value) -> Result<Size, Refusal> {
+    let mut count = Count { root: schema, following: Vec::new(), size: Size::default() };
     count.value(schema, 0, 1)?;
-    Ok(count.parts)
+    Ok(count.size)
 }
 
 /// Whether a text of this length may be checked by a schema of so many parts.
 pub(super) fn may_check(parts: u64, text: usize) -> bool {
     parts.saturating_mul(text as u64) <= MAX_STEPS
+}
+
+/// Whether it may be said where such a text is wrong: the validator makes a list of all errors before it returns the first.
+pub(super) fn may_list_errors(parts: u64, text: usize) -> bool {
+    parts.saturating_mul(text as u64) <= MAX_LISTED
 }
 
 impl<'a> Count<'a> {
@@ -67,7 +82,8 @@ impl<'a> Count<'a> {
         if FOREIGN.iter().any(|keyword| object.contains_key(*keyword)) {
             return Err("it has references that are not followed");
         }
-        if depth > 0 && object.get("$id").is_some_and(Value::is_string) {
+        // `id` is draft 4's. From such a part on, references would mean something else than what is counted.
+        if depth > 0 && ["$id", "id"].iter().any(|name| object.get(*name).is_some_and(Value::is_string)) {
             return Err("a part of it has an address of its own");
         }
         // What is left over is found by looking at all else once more.
@@ -81,12 +97,18 @@ impl<'a> Count<'a> {
                     self.add(times.saturating_mul(size(value)))?;
                 }
                 (key, Value::Object(map)) if MAPS.contains(&key) => {
+                    if key == "patternProperties" {
+                        self.size.patterns = self.size.patterns.saturating_add(map.len() as u64);
+                    }
                     // A definition is compiled once; how often it is used is counted where references lead to it.
                     let times = if key.ends_with("efs") || key == "definitions" { 1 } else { times };
                     self.add(times)?;
                     map.values().try_for_each(|schema| self.value(schema, depth + 1, times))?;
                 }
-                (_, value) => self.value(value, depth + 1, times)?,
+                (key, value) => {
+                    self.size.patterns += u64::from(key == "pattern" && value.is_string());
+                    self.value(value, depth + 1, times)?;
+                }
             }
         }
         Ok(())
@@ -114,8 +136,8 @@ impl<'a> Count<'a> {
     }
 
     fn add(&mut self, parts: u64) -> Result<(), Refusal> {
-        self.parts = self.parts.saturating_add(parts);
-        if self.parts > MAX_PARTS { Err("it has too many parts") } else { Ok(()) }
+        self.size.parts = self.size.parts.saturating_add(parts);
+        if self.size.parts > MAX_PARTS { Err("it has too many parts") } else { Ok(()) }
     }
 }
 
@@ -141,8 +163,9 @@ mod tests {
             "properties": { "a": { "$ref": "#/$defs/item" }, "b": { "type": "array", "items": { "$ref": "#/$defs/item" } } },
             "$defs": { "item": { "type": "string", "enum": ["x", "y"] } },
         });
-        let parts = parts(&schema).unwrap();
+        let Size { parts, patterns } = size_of(&schema).unwrap();
         assert!((20..60).contains(&parts), "{parts}");
+        assert_eq!(patterns, 0);
         assert!(may_check(parts, 1024 * 1024));
         assert!(!may_check(MAX_PARTS, 1024 * 1024));
     }
@@ -175,7 +198,29 @@ mod tests {
             json!({ "properties": { "default": { "$ref": "#" } } }),
             json!({ "properties": { "enum": { "properties": { "const": { "$ref": "http://x/" } } } } }),
         ] {
-            assert!(parts(&schema).is_err(), "{schema}");
+            assert!(size_of(&schema).is_err(), "{schema}");
         }
+    }
+
+    #[test]
+    fn patterns_are_counted_as_often_as_they_are_compiled() {
+        let id = json!({ "type": "string", "pattern": "^[a-z]+$" });
+        let schema = json!({
+            "properties": { "a": { "$ref": "#/$defs/id" }, "b": { "$ref": "#/$defs/id" }, "pattern": { "type": "string" } },
+            "patternProperties": { "^x": {}, "^y": {} }, "$defs": { "id": id },
+        });
+        assert_eq!(size_of(&schema).unwrap().patterns, 5, "two uses and the definition, and two of properties");
+    }
+
+    #[test]
+    fn an_address_of_draft_4_does_not_hide_what_references_mean() {
+        let inner = json!({ "id": "http://x/", "allOf": [{ "$ref": "#/definitions/a" }], "definitions": { "a": {} } });
+        for schema in [
+            json!({ "$schema": "http://json-schema.org/draft-04/schema#", "properties": { "a": inner }, "definitions": { "a": {} } }),
+            json!({ "properties": { "a": inner }, "definitions": { "a": {} } }),
+        ] {
+            assert!(size_of(&schema).is_err(), "{schema}");
+        }
+        assert!(size_of(&json!({ "id": "http://x/", "properties": { "id": { "type": "string" } } })).is_ok());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-use super::bounds;
+use super::bounds::{self, Size};
 use super::{Finding, examine};
 use crate::call::OutputFault;
 use crate::proto::extract_json::Wanted;
@@ -15,8 +15,8 @@ use crate::proto::extract_json::Wanted;
 ///
 /// Drafts 4 to 2020-12. Within bounds, so that a schema of a caller's costs no more than it should: 64 KiB, 64 levels deep,
 /// 10,000 parts, each counted as often as references lead to it; references into the schema itself only, and none that leads
-/// back to where it stands; regular expressions without look-around and back-references, which take linear time. `format` is
-/// not checked.
+/// back to where it stands; regular expressions without look-around and back-references, which take linear time, and 4 MiB
+/// together. `format` is not checked.
 ///
 /// ```
 /// use serde_json::json;
@@ -37,6 +37,7 @@ struct Compiled {
     validator: Validator,
     wanted: Wanted,
     parts: u64,
+    bytes: usize,
 }
 
 /// A schema that answers are not checked by.
@@ -52,6 +53,10 @@ const MAX_ERRORS: usize = 5;
 const MAX_ERROR: usize = 300;
 /// What a compiled regular expression may take, in bytes.
 const REGEX_SIZE: usize = 256 * 1024;
+/// What all of a schema's may take together, where each takes as much as it may.
+const ALL_REGEXES: usize = 4 * 1024 * 1024;
+/// What a part of a schema takes once it is compiled, about.
+const PART_SIZE: usize = 512;
 
 // === impl OutputSchema ===
 
@@ -66,11 +71,15 @@ impl OutputSchema {
         if schema.to_string().len() > bounds::MAX_BYTES {
             return Err(refused("it is too large"));
         }
-        let parts = bounds::parts(schema).map_err(refused)?;
-        let patterns = PatternOptions::regex().size_limit(REGEX_SIZE).dfa_size_limit(4 * REGEX_SIZE);
+        let Size { parts, patterns } = bounds::size_of(schema).map_err(refused)?;
+        let patterns = usize::try_from(patterns).unwrap_or(usize::MAX);
+        let regex = REGEX_SIZE.min(ALL_REGEXES / patterns.max(1));
+        let bytes = usize::try_from(parts).unwrap_or(usize::MAX).saturating_mul(PART_SIZE);
+        let bytes = bytes.saturating_add(patterns.saturating_mul(regex));
+        let patterns = PatternOptions::regex().size_limit(regex).dfa_size_limit(4 * regex);
         let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false).offline();
         let validator = options.build(schema).map_err(|_| refused("it is no JSON Schema"))?;
-        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts })))
+        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts, bytes })))
     }
 
     /// The JSON that `text` is, or has in it, where that is what the schema describes.
@@ -86,6 +95,11 @@ impl OutputSchema {
         }
     }
 
+    /// What it takes at most, compiled, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
     pub(super) fn wanted(&self) -> Wanted {
         self.0.wanted
     }
@@ -98,6 +112,9 @@ impl OutputSchema {
         let Ok(value) = serde_json::from_str::<Value>(json) else { return vec!["it is no JSON".to_owned()] };
         if self.0.validator.is_valid(&value) {
             return Vec::new();
+        }
+        if !bounds::may_list_errors(self.0.parts, json.len()) {
+            return vec!["it is too long to say where".to_owned()];
         }
         let errors = self.0.validator.iter_errors(&value).take(MAX_ERRORS);
         errors.map(|error| shortened(format!("{}: {}", error.instance_path(), error.masked()))).collect()
@@ -159,6 +176,28 @@ mod tests {
         for refused in ["(?=a)b", "(a)\\1", "(a{1000}){1000}"] {
             assert!(OutputSchema::new(&json!({ "pattern": refused })).is_err(), "{refused}");
         }
+    }
+
+    #[test]
+    fn many_regular_expressions_take_no_more_than_a_few() {
+        let with = |count: usize, pattern: &str| {
+            let properties: serde_json::Map<_, _> =
+                (0..count).map(|number| (number.to_string(), json!({ "pattern": pattern }))).collect();
+            OutputSchema::new(&json!({ "properties": properties }))
+        };
+        let large = "\\p{L}{5}";
+        assert!(with(10, large).is_ok() && with(600, "^\\d{4}-\\d{2}-\\d{2}$").is_ok());
+        assert!(with(300, large).is_err(), "each is allowed, but not all of them");
+    }
+
+    #[test]
+    fn a_thousand_errors_are_not_listed() {
+        let all: Vec<_> = (0..100).map(|_| json!({ "type": "string" })).collect();
+        let schema = OutputSchema::new(&json!({ "items": { "allOf": all } })).unwrap();
+        assert_eq!(schema.errors("[1,2]").len(), MAX_ERRORS);
+        let long = format!("[{}1]", "1,".repeat(50_000));
+        assert_eq!(schema.errors(&long), ["it is too long to say where"]);
+        assert_eq!(schema.errors(&long.replace('1', "\"\"")), [""; 0]);
     }
 
     #[test]

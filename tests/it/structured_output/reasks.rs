@@ -58,6 +58,17 @@ async fn where_the_second_call_fails_the_first_answer_counts() {
         let service = StructuredOutputLayer::new().layer(model.service());
         assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 1));
     }
+    // What the first call has cost is told also where the answer to the second one is not looked at.
+    let long: &'static str = Box::leak(answer(&"x".repeat(2_000)).into_boxed_str());
+    for (kind, body) in [("text/plain", "what?"), ("application/json", long)] {
+        let model =
+            Model::new(&[Says::Text(BAD), Says::Raw(200, vec![("content-type", kind)], vec![Step::Data(body)])]);
+        let service = StructuredOutputLayer::new().max_answer(1_000).layer(model.service());
+        let response = service.oneshot(request()).await.unwrap();
+        let usage = response.extensions().get::<OutputUsage>().unwrap();
+        assert_eq!((usage.calls, usage.usage.input, usage.usage.output), (2, Some(10), Some(5)), "{kind}");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
+    }
     let model = Model::new(&[Says::Break]);
     assert!(StructuredOutputLayer::new().layer(model.service()).oneshot(request()).await.is_err());
 }
@@ -97,39 +108,41 @@ async fn each_dialect_is_asked_again_in_its_own_form() {
         (
             "/v1/responses",
             json!({ "input": "q", "text": { "format": { "type": "json_schema", "schema": schema } } }),
-            |text| json!({ "status": "completed", "output": [{ "type": "message", "content": [{ "type": "output_text", "text": text }] }] }),
+            |text| json!({ "status": "completed", "usage": { "input_tokens": 10, "output_tokens": 5 }, "output": [{ "type": "message", "content": [{ "type": "output_text", "text": text }] }] }),
             "/input/2/content",
         ),
         (
             "/v1/messages",
             json!({ "messages": [{ "role": "user", "content": "q" }], "output_config": { "format": { "type": "json_schema", "schema": schema } } }),
-            |text| json!({ "type": "message", "content": [{ "type": "text", "text": text }], "stop_reason": "end_turn" }),
+            |text| json!({ "type": "message", "usage": { "input_tokens": 10, "output_tokens": 5 }, "content": [{ "type": "text", "text": text }], "stop_reason": "end_turn" }),
             "/messages/2/content",
         ),
         (
             "/v1beta/models/g:generateContent",
             json!({ "contents": [{ "parts": [{ "text": "q" }] }], "generationConfig": { "responseJsonSchema": schema } }),
-            |text| json!({ "candidates": [{ "content": { "parts": [{ "text": text }] }, "finishReason": "STOP" }] }),
+            |text| json!({ "candidates": [{ "content": { "parts": [{ "text": text }] }, "finishReason": "STOP" }], "usageMetadata": { "promptTokenCount": 10, "candidatesTokenCount": 3, "thoughtsTokenCount": 2 } }),
             "/contents/2/parts/0/text",
         ),
         (
             "/v2/chat",
             json!({ "messages": [{ "role": "user", "content": "q" }], "response_format": { "type": "json_object", "schema": schema } }),
-            |text| json!({ "finish_reason": "COMPLETE", "message": { "content": [{ "type": "text", "text": text }] } }),
+            |text| json!({ "finish_reason": "COMPLETE", "usage": { "tokens": { "input_tokens": 10, "output_tokens": 5 } }, "message": { "content": [{ "type": "text", "text": text }] } }),
             "/messages/2/content",
         ),
         (
             "/api/chat",
             json!({ "messages": [{ "role": "user", "content": "q" }], "format": schema, "stream": false }),
-            |text| json!({ "model": "m", "message": { "content": text }, "done": true, "done_reason": "stop" }),
+            |text| json!({ "model": "m", "message": { "content": text }, "done": true, "done_reason": "stop", "prompt_eval_count": 10, "eval_count": 5 }),
             "/messages/2/content",
         ),
     ];
     for (path, body, answer, complaint) in dialects {
         let model = Model::new(&[said(answer(BAD)), said(answer(&format!("So: {GOOD}")))]);
         let service = StructuredOutputLayer::new().layer(model.service());
-        let checked = send(&service, post(path, &body)).await;
-        assert_eq!((checked.text, checked.calls), (answer(GOOD).to_string(), Some(2)), "{path}");
+        let response = service.oneshot(post(path, &body)).await.unwrap();
+        let usage = *response.extensions().get::<OutputUsage>().unwrap();
+        assert_eq!((usage.calls, usage.usage.input, usage.usage.output), (2, Some(20), Some(10)), "{path}");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), answer(GOOD).to_string(), "{path}");
         let asked = model.asked.lock().unwrap()[1].1.clone();
         let complaint = asked.pointer(complaint).and_then(Value::as_str).unwrap();
         assert!(complaint.contains("required property"), "{path}: {complaint}");
