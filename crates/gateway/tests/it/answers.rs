@@ -68,6 +68,13 @@ async fn text(answer: http::Response<hyper::body::Incoming>) -> String {
     answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
 }
 
+/// Whether this event was counted, by what it tells.
+async fn is_counted(gateway: std::net::SocketAddr, event: &str, detail: &str) -> bool {
+    let figures = ask(Request::get(format!("http://{gateway}/-/metrics")).body(full("")).unwrap()).await;
+    let (event, detail) = (format!("event=\"{event}\""), format!("detail=\"{detail}\""));
+    read(figures.into_body()).await.0.lines().any(|line| line.contains(&event) && line.contains(&detail))
+}
+
 #[tokio::test]
 async fn a_model_that_gives_no_json_is_asked_again() {
     let (model, url) = Model::start(&[r#"{"born": "in 1815"}"#, "Here it is:\n```json\n{\"born\": 1815}\n```"]).await;
@@ -78,6 +85,8 @@ async fn a_model_that_gives_no_json_is_asked_again() {
     assert_eq!(model.calls(), 2);
     let asked = model.asked.lock().await.clone();
     assert_eq!(asked["messages"].as_array().unwrap().len(), 3, "with its answer and what is wrong with it: {asked}");
+    assert!(is_counted(checking.addr, "output_asked_again", "schema").await);
+    assert!(!is_counted(checking.addr, "output_invalid", "schema").await);
 
     let (model, url) = Model::start(&[r#"{"born": "in 1815"}"#]).await;
     let passing = gateway(&["--upstream", &url]).await;
@@ -168,6 +177,10 @@ async fn the_answer_to_a_similar_request_stands_in_and_says_so() {
     assert_eq!(similar.headers()["x-gateway-served-by"], "similar");
     assert_eq!(text(similar).await, good);
     assert_eq!(say("What is the capital of Spain?", "status=503").await.status(), 503);
+    assert_eq!(text(say("What is the capital of France?", "status=503").await).await, good);
+    for (kind, counted) in [("similar", true), ("exact", true), ("template", false)] {
+        assert_eq!(is_counted(gateway.addr, "stale_served", kind).await, counted, "{kind}");
+    }
 
     let seen = seen.lock().await;
     for (headers, request) in &*seen {
