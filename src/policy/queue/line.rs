@@ -7,14 +7,18 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU64;
+
+use super::chunks::Chunks;
 
 /// Waiters of type `T`, each of a tenant. What is done for each of them takes a time that does not depend on how
 /// many there are.
 #[derive(Debug)]
 pub(crate) struct Line<T> {
-    places: Vec<Place<T>>,
-    /// Places that are free.
-    free: Vec<usize>,
+    places: Chunks<Place<T>>,
+    /// The first of those that are free, each of which names the next as the one behind it.
+    free: u32,
+    taken: usize,
     tenants: HashMap<u64, Lane, Hashed>,
     /// Tenants in the order in which they are served. One whose lane is empty stays until it comes first.
     ring: VecDeque<u64>,
@@ -26,28 +30,32 @@ pub(crate) struct Line<T> {
 /// Says which waiter is meant. Of one that is gone it means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    place: usize,
-    serial: u64,
+    serial: NonZeroU64,
+    place: u32,
 }
 
 #[derive(Debug)]
 struct Place<T> {
-    serial: u64,
-    waiter: Option<T>,
+    /// `None`: it is free.
+    serial: Option<NonZeroU64>,
     tenant: u64,
+    waiter: Option<T>,
     /// Whether it is in its tenant's lane, and between which others.
     is_waiting: bool,
-    before: Option<usize>,
-    behind: Option<usize>,
+    before: u32,
+    behind: u32,
 }
 
 /// The waiters of one tenant.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
-    first: Option<usize>,
-    last: Option<usize>,
+    first: u32,
+    last: u32,
     len: usize,
 }
+
+/// No place.
+const NONE: u32 = u32::MAX;
 
 /// For keys that are hashes already.
 pub(crate) type Hashed = BuildHasherDefault<Identity>;
@@ -60,8 +68,9 @@ pub(crate) struct Identity(u64);
 impl<T> Line<T> {
     pub(crate) fn new() -> Self {
         Self {
-            places: Vec::new(),
-            free: Vec::new(),
+            places: Chunks::new(),
+            free: NONE,
+            taken: 0,
             tenants: HashMap::default(),
             ring: VecDeque::new(),
             waiting: 0,
@@ -81,30 +90,38 @@ impl<T> Line<T> {
     /// Goes to the end of the lane of its tenant.
     pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
         self.serial = self.serial.wrapping_add(1);
-        let serial = self.serial;
-        let mut place = Place { serial, waiter: Some(waiter), tenant, is_waiting: true, before: None, behind: None };
+        let serial = NonZeroU64::new(self.serial).unwrap_or(NonZeroU64::MIN);
         if !self.tenants.contains_key(&tenant) {
             self.drop_all_empty_lanes();
             self.ring.push_back(tenant);
         }
         let lane = self.tenants.entry(tenant).or_default();
-        place.before = lane.last;
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => self.places.len(),
-        };
-        match lane.last.and_then(|last| self.places.get_mut(last)) {
-            Some(last) => last.behind = Some(index),
-            None => lane.first = Some(index),
-        }
-        lane.last = Some(index);
-        lane.len += 1;
-        self.waiting += 1;
-        match self.places.get_mut(index) {
-            Some(free) => *free = place,
+        let before = lane.last;
+        let place =
+            Place { serial: Some(serial), tenant, waiter: Some(waiter), is_waiting: true, before, behind: NONE };
+        let index = match self.places.get_mut(self.free) {
+            Some(free) => {
+                let next = free.behind;
+                *free = place;
+                std::mem::replace(&mut self.free, next)
+            }
             None => self.places.push(place),
+        };
+        lane.last = index;
+        lane.len += 1;
+        match self.places.get_mut(before) {
+            Some(before) => before.behind = index,
+            None => lane.first = index,
         }
-        Ticket { place: index, serial }
+        self.waiting += 1;
+        self.taken += 1;
+        Ticket { serial, place: index }
+    }
+
+    /// The tenant of the waiter of this ticket.
+    pub(crate) fn tenant(&self, ticket: Ticket) -> Option<u64> {
+        let place = self.places.get(ticket.place).filter(|place| place.serial == Some(ticket.serial));
+        place.map(|place| place.tenant)
     }
 
     /// The waiter of this ticket, whether or not it waits still.
@@ -115,16 +132,15 @@ impl<T> Line<T> {
     /// Whose turn it is, and its tenant: the first waiter of the first tenant that may go.
     pub(crate) fn first(&mut self, may_go: impl Fn(&Self, u64) -> bool) -> Option<(Ticket, u64)> {
         self.drop_empty_lanes();
-        let mut lanes = self.ring.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first?)));
-        let (tenant, place) = lanes.find(|(tenant, _)| may_go(self, *tenant))?;
-        let serial = self.places.get(place)?.serial;
-        Some((Ticket { place, serial }, tenant))
+        let mut lanes = self.ring.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first)));
+        let (tenant, place) = lanes.find(|(tenant, first)| *first != NONE && may_go(self, *tenant))?;
+        Some((self.ticket(place)?, tenant))
     }
 
     /// Whether it is the first of its tenant.
     pub(crate) fn is_first_of_tenant(&self, ticket: Ticket) -> bool {
-        let place = self.places.get(ticket.place).filter(|place| place.serial == ticket.serial && place.is_waiting);
-        place.is_some_and(|place| place.before.is_none())
+        let is_it = |place: &&Place<T>| place.serial == Some(ticket.serial) && place.is_waiting;
+        self.places.get(ticket.place).filter(is_it).is_some_and(|place| place.before == NONE)
     }
 
     /// Ends a wait that was in vain. The waiter stays until it is [removed](Self::remove).
@@ -148,13 +164,15 @@ impl<T> Line<T> {
     /// A waiter goes, whether or not it waits still.
     pub(crate) fn remove(&mut self, ticket: Ticket) -> Option<T> {
         self.unlink(ticket);
+        let free = self.free;
         let place = self.place(ticket)?;
         let waiter = place.waiter.take();
-        place.serial = 0;
-        self.free.push(ticket.place);
-        if self.free.len() == self.places.len() {
+        (place.serial, place.behind) = (None, free);
+        self.free = ticket.place;
+        self.taken -= 1;
+        if self.taken == 0 {
             // Whatever it took when many waited is given back.
-            (self.places, self.free) = (Vec::new(), Vec::new());
+            (self.places, self.free) = (Chunks::new(), NONE);
             self.drop_empty_lanes();
         }
         waiter
@@ -173,9 +191,7 @@ impl<T> Line<T> {
     /// The last waiter of the tenant of which most wait, and how many those are. Looks at all tenants.
     pub(crate) fn last_of_longest(&self) -> Option<(Ticket, usize)> {
         let lane = self.tenants.values().max_by_key(|lane| lane.len)?;
-        let place = lane.last?;
-        let serial = self.places.get(place)?.serial;
-        Some((Ticket { place, serial }, lane.len))
+        Some((self.ticket(lane.last)?, lane.len))
     }
 
     /// How many would be served before one that comes now.
@@ -186,24 +202,29 @@ impl<T> Line<T> {
     }
 
     fn place(&mut self, ticket: Ticket) -> Option<&mut Place<T>> {
-        self.places.get_mut(ticket.place).filter(|place| place.serial == ticket.serial)
+        self.places.get_mut(ticket.place).filter(|place| place.serial == Some(ticket.serial))
+    }
+
+    fn ticket(&self, place: u32) -> Option<Ticket> {
+        Some(Ticket { serial: self.places.get(place)?.serial?, place })
     }
 
     fn unlink(&mut self, ticket: Ticket) {
         let Some(place) = self.place(ticket).filter(|place| place.is_waiting) else { return };
         place.is_waiting = false;
-        let (tenant, before, behind) = (place.tenant, place.before.take(), place.behind.take());
-        if let Some(before) = before.and_then(|before| self.places.get_mut(before)) {
+        let (tenant, before, behind) = (place.tenant, place.before, place.behind);
+        (place.before, place.behind) = (NONE, NONE);
+        if let Some(before) = self.places.get_mut(before) {
             before.behind = behind;
         }
-        if let Some(behind) = behind.and_then(|behind| self.places.get_mut(behind)) {
+        if let Some(behind) = self.places.get_mut(behind) {
             behind.before = before;
         }
         if let Some(lane) = self.tenants.get_mut(&tenant) {
-            if before.is_none() {
+            if before == NONE {
                 lane.first = behind;
             }
-            if behind.is_none() {
+            if behind == NONE {
                 lane.last = before;
             }
             lane.len -= 1;
@@ -228,6 +249,14 @@ impl<T> Line<T> {
             self.tenants.remove(&tenant);
             self.ring.pop_front();
         }
+    }
+}
+
+// === impl Lane ===
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { first: NONE, last: NONE, len: 0 }
     }
 }
 

@@ -7,6 +7,7 @@
 //! some wait for ever.
 
 mod adaptive;
+mod chunks;
 mod line;
 
 use std::collections::HashMap;
@@ -79,6 +80,16 @@ impl<W> Places<W> {
         (self.line.is_empty() && self.has_room()).then(|| self.take(tenant))
     }
 
+    /// A call holds a place that it took without asking, while there was room: from now on it counts among those here.
+    pub(crate) fn count(&mut self, tenant: u64) {
+        self.take(tenant);
+    }
+
+    /// Whether a call waits, or all places are held by calls that count.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.line.is_empty() || !self.has_room()
+    }
+
     /// How long one that comes now would wait; `None` where nothing is known of how long places are held.
     pub(crate) fn expected_wait(&self, tenant: u64) -> Option<Micros> {
         let ahead = u64::try_from(self.line.ahead(tenant)).unwrap_or(u64::MAX).saturating_add(1);
@@ -149,12 +160,17 @@ impl<W> Places<W> {
         }
         self.in_use = self.in_use.saturating_sub(1);
         if let Some(hold) = hold {
-            self.hold = match self.hold {
-                0 => hold.max(1),
-                mean if hold >= mean => mean + (hold - mean) / GAIN,
-                mean => mean - (mean - hold) / GAIN,
-            };
+            self.held_for(hold);
         }
+    }
+
+    /// A place was held for this long.
+    pub(crate) fn held_for(&mut self, hold: Micros) {
+        self.hold = match self.hold {
+            0 => hold.max(1),
+            mean if hold >= mean => mean + (hold - mean) / GAIN,
+            mean => mean - (mean - hold) / GAIN,
+        };
     }
 
     /// So many holders have not read for a while what they were sent. Half of the places are theirs; what they hold
@@ -170,6 +186,7 @@ impl<W> Places<W> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn in_use(&self) -> u32 {
         self.in_use
     }
@@ -190,6 +207,15 @@ impl<W> Places<W> {
             Limit::Adaptive(limit) => limit.round(),
         };
         Grant { tenant, round }
+    }
+}
+
+// === impl Grant ===
+
+impl Grant {
+    /// Of a place that is [counted](Places::count) when it is given back, under a limit that does not change.
+    pub(crate) const fn uncounted(tenant: u64) -> Self {
+        Self { tenant, round: 0 }
     }
 }
 

@@ -19,6 +19,20 @@ fn waits(places: &mut Places<u32>, tenant: u64) -> Ticket {
 }
 
 #[test]
+fn one_that_came_without_asking_counts_when_it_is_counted() {
+    let mut places = fixed(2);
+    places.count(1);
+    assert!(!places.is_full());
+    places.count(1);
+    assert!(places.is_full() && places.enter(2).is_none());
+    let (first, second) = (waits(&mut places, 1), waits(&mut places, 2));
+    places.leave(Grant::uncounted(1), Load::Unknown, None);
+    let (next, _) = places.next().unwrap();
+    assert_eq!(next, second, "tenant 1 has half of the places");
+    assert!(first != second);
+}
+
+#[test]
 fn a_newcomer_does_not_overtake_one_that_waits() {
     let mut places = fixed(1);
     let grant = places.enter(1).unwrap();
