@@ -1,4 +1,4 @@
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use http::Request;
 
@@ -7,9 +7,11 @@ use crate::proto::credentials;
 
 /// Tells callers apart: by the [`Tenant`] that authentication named, or else by a hash of their credentials. No caller
 /// can choose a hash, since its key is drawn anew in each process.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Callers {
     hashes: RandomState,
+    /// The one without credentials.
+    nobody: u64,
 }
 
 // === impl Callers ===
@@ -39,10 +41,19 @@ impl Callers {
     /// The account that the credentials of this request name.
     #[inline]
     pub(crate) fn credentials<B>(&self, request: &Request<B>) -> u64 {
-        let mut hasher = self.hashes.build_hasher();
-        for value in credentials::account_values(request.headers()) {
-            value.as_bytes().hash(&mut hasher);
+        if request.headers().is_empty() {
+            return self.nobody;
         }
+        let mut hasher = self.hashes.build_hasher();
+        credentials::hash_account(request.headers(), &mut hasher);
         hasher.finish()
+    }
+}
+
+impl Default for Callers {
+    fn default() -> Self {
+        let hashes = RandomState::new();
+        let nobody = hashes.build_hasher().finish();
+        Self { hashes, nobody }
     }
 }

@@ -3,6 +3,8 @@
 //! They stand in headers, in the user part of the URI, and, with some APIs (Gemini's documented form is `?key=`), in the
 //! query. A value that was marked [sensitive](HeaderValue::set_sensitive) is one too, whatever its header is called.
 
+use std::hash::{Hash, Hasher};
+
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
@@ -29,16 +31,15 @@ pub(crate) fn names_account(value: &HeaderValue) -> bool {
     !value.is_empty() && !SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme))
 }
 
-/// The values of [`HEADERS`], in that order. Each header that is there is looked at once, which costs less than to look for all
-/// that may be there: most requests have one of them.
-pub(crate) fn account_values(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
-    let mut present = [false; HEADERS.len()];
-    for name in headers.keys() {
-        if let Some(at) = HEADERS.iter().position(|known| known == name) {
-            present[at] = true;
-        }
+/// Hashes the values of [`HEADERS`], in that order. Each field that is there is looked at once, which costs less than to look for
+/// all that may be there: most requests have one of them.
+pub(crate) fn hash_account(headers: &HeaderMap, hasher: &mut impl Hasher) {
+    let mut found = headers.iter().filter(|(name, _)| HEADERS.contains(name)).map(|(_, value)| value);
+    match (found.next(), found.next()) {
+        (None, _) => {}
+        (Some(value), None) => value.as_bytes().hash(hasher),
+        _ => HEADERS.iter().flat_map(|name| headers.get_all(name)).for_each(|value| value.as_bytes().hash(hasher)),
     }
-    HEADERS.iter().zip(present).filter(|(_, present)| *present).flat_map(|(name, _)| headers.get_all(name))
 }
 
 /// Whether the request carries any credential.

@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -21,7 +21,6 @@ use crate::event::Event;
 use crate::policy::supersede::Refusal;
 use crate::proto::retry_after::should_retry;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
-use crate::rt::ready::ReadyCall;
 
 pin_project! {
     /// The future of [`Supersede`](crate::supersede::Supersede).
@@ -31,7 +30,7 @@ pin_project! {
         S: Service<Request<CallBody>>,
     {
         #[pin]
-        stage: Stage<S, ReadyCall<S, Request<CallBody>>>,
+        stage: Stage<S, S::Future, S::Error>,
         // `None`: it is no message, or its call is over.
         message: Option<Message>,
     }
@@ -40,16 +39,24 @@ pin_project! {
 pin_project! {
     #[project = StageProj]
     #[project_replace = StageOwned]
-    enum Stage<S, C> {
+    enum Stage<S, F, E> {
         Reading { reading: Box<Reading>, service: S },
-        Waiting { waiting: Waiting, service: S, request: Request<CallBody> },
-        Calling { #[pin] call: C },
+        Waiting { waiting: Box<Waiting>, parked: Box<Parked<S>> },
+        Readying { parked: Box<Parked<S>> },
+        Calling { #[pin] call: F },
         Refused { kind: RejectionKind },
+        Failed { err: Box<E> },
         Over,
     }
 }
 
-type Entered<S> = Stage<S, ReadyCall<S, Request<CallBody>>>;
+type StageOf<S> = Stage<S, <S as Service<Request<CallBody>>>::Future, <S as Service<Request<CallBody>>>::Error>;
+
+/// A call that was not made yet. Boxed, so that every other future is not as large as a request.
+struct Parked<S> {
+    service: S,
+    request: Request<CallBody>,
+}
 
 /// A message in its conversation.
 struct Message {
@@ -63,9 +70,14 @@ impl<S> SupersedeFuture<S>
 where
     S: Service<Request<CallBody>>,
 {
-    /// A request that passes.
-    pub(super) fn passing(call: ReadyCall<S, Request<CallBody>>) -> Self {
+    /// A request that passes, where this layer is off.
+    pub(super) fn calling(call: S::Future) -> Self {
         Self { stage: Stage::Calling { call }, message: None }
+    }
+
+    /// A request that passes.
+    pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
+        Self { stage: begin(service, request), message: None }
     }
 
     /// A message whose body has still to come.
@@ -80,8 +92,20 @@ where
     }
 }
 
+/// Makes the call, where the service is ready. One that is not is asked again by the call's task.
+fn begin<S>(mut service: S, request: Request<CallBody>) -> StageOf<S>
+where
+    S: Service<Request<CallBody>>,
+{
+    match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(())) => Stage::Calling { call: service.call(request) },
+        Poll::Ready(Err(err)) => Stage::Failed { err: Box::new(err) },
+        Poll::Pending => Stage::Readying { parked: Box::new(Parked { service, request }) },
+    }
+}
+
 /// A message that was read comes to its conversation.
-fn enter<S>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (Entered<S>, Option<Message>)
+fn enter<S>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (StageOf<S>, Option<Message>)
 where
     S: Service<Request<CallBody>>,
 {
@@ -90,8 +114,8 @@ where
         Ok(call) => {
             request.extensions_mut().insert(call.cancellation().clone());
             let stage = match call.goes_at_once() {
-                true => Stage::Calling { call: ReadyCall::new(service, request) },
-                false => Stage::Waiting { waiting: Waiting::default(), service, request },
+                true => begin(service, request),
+                false => Stage::Waiting { waiting: Box::default(), parked: Box::new(Parked { service, request }) },
             };
             return (stage, Some(Message { call, config }));
         }
@@ -128,7 +152,7 @@ where
                     };
                     let (next, message) = match arrived {
                         Some(arrived) => enter(service, request, arrived),
-                        None => (Stage::Calling { call: ReadyCall::new(service, request) }, None),
+                        None => (begin(service, request), None),
                     };
                     *this.message = message;
                     this.stage.set(next);
@@ -142,11 +166,25 @@ where
                         }
                         ready!(waiting.poll(call, cx));
                     }
-                    let StageOwned::Waiting { service, request, .. } = this.stage.as_mut().project_replace(Stage::Over)
-                    else {
+                    let StageOwned::Waiting { parked, .. } = this.stage.as_mut().project_replace(Stage::Over) else {
                         return Poll::Pending;
                     };
-                    this.stage.set(Stage::Calling { call: ReadyCall::new(service, request) });
+                    this.stage.set(Stage::Readying { parked });
+                }
+                StageProj::Readying { parked } => {
+                    let ready = match parked.service.poll_ready(cx) {
+                        Poll::Ready(ready) => ready,
+                        Poll::Pending => match this.message.as_ref() {
+                            Some(message) if message.call.poll_cancelled(cx).is_ready() => continue,
+                            _ => return Poll::Pending,
+                        },
+                    };
+                    let StageOwned::Readying { parked } = this.stage.as_mut().project_replace(Stage::Over) else {
+                        return Poll::Pending;
+                    };
+                    ready?;
+                    let Parked { mut service, request } = *parked;
+                    this.stage.set(Stage::Calling { call: service.call(request) });
                 }
                 StageProj::Calling { call } => {
                     let answered = match call.poll(cx) {
@@ -163,6 +201,13 @@ where
                     let kind = *kind;
                     this.stage.set(Stage::Over);
                     return Poll::Ready(Ok(SupersedeBody::refuse(Rejection::new(kind), RejectionFormat::Http)));
+                }
+                StageProj::Failed { .. } => {
+                    let StageOwned::Failed { err } = this.stage.as_mut().project_replace(Stage::Over) else {
+                        return Poll::Pending;
+                    };
+                    *this.message = None;
+                    return Poll::Ready(Err(*err));
                 }
                 StageProj::Over => return Poll::Pending,
             }
@@ -210,8 +255,10 @@ where
         f.write_str(match &self.stage {
             Stage::Reading { .. } => "SupersedeFuture::Reading",
             Stage::Waiting { .. } => "SupersedeFuture::Waiting",
+            Stage::Readying { .. } => "SupersedeFuture::Readying",
             Stage::Calling { .. } => "SupersedeFuture::Calling",
             Stage::Refused { .. } => "SupersedeFuture::Refused",
+            Stage::Failed { .. } => "SupersedeFuture::Failed",
             Stage::Over => "SupersedeFuture::Over",
         })
     }

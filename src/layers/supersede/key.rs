@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{Extensions, HeaderValue, Method, Request};
 
 use super::config::Config;
 use crate::admission::Callers;
@@ -34,18 +34,24 @@ pub(super) struct PendingMessage {
     payload: Fingerprinter,
 }
 
+/// Whether a request may be a message, if it names a conversation.
+pub(super) fn is_message<B>(request: &Request<B>, config: &Config) -> bool {
+    // A gRPC call may be a conversation itself, whose request ends when its answer does: it cannot be read first.
+    *request.method() == Method::POST
+        && RejectionFormat::of(request.headers()) == RejectionFormat::Http
+        && mode(request.extensions(), config) != SupersedeMode::Off
+}
+
+fn mode(extensions: &Extensions, config: &Config) -> SupersedeMode {
+    extensions.get().copied().unwrap_or(config.mode)
+}
+
 // === impl Recognition ===
 
 impl Recognition {
+    /// Of one that [may be a message](is_message).
     pub(super) fn of(parts: &Parts, config: &Config, callers: &Callers) -> Self {
-        let mode = parts.extensions.get().copied().unwrap_or(config.mode);
-        // A gRPC call may be a conversation itself, whose request ends when its answer does: it cannot be read first.
-        let is_message = mode != SupersedeMode::Off
-            && parts.method == Method::POST
-            && RejectionFormat::of(&parts.headers) == RejectionFormat::Http;
-        if !is_message {
-            return Self::Passes(None);
-        }
+        let mode = mode(&parts.extensions, config);
         match named_by(parts, config) {
             None => Self::Passes(None),
             Some(None) => Self::Passes(Some("a message without a tenant")),
@@ -82,7 +88,7 @@ fn account(parts: &Parts, callers: &Callers) -> u64 {
         return account_of(tenant, callers);
     }
     let mut account = callers.hasher();
-    credentials::account_values(&parts.headers).for_each(|value| value.as_bytes().hash(&mut account));
+    credentials::hash_account(&parts.headers, &mut account);
     credentials::in_uri(&parts.uri).for_each(|value| value.hash(&mut account));
     account.finish()
 }

@@ -130,7 +130,8 @@ use crate::policy::supersede::SupersedeMode;
 /// # Cost
 ///
 /// For a request that names no conversation: the look at its head, and a clone of the service inside. For a message: two
-/// SHA-256, one of them of its body; an allocation for its place and one for its handle; four short locks.
+/// SHA-256, one of them of its body; an allocation for its place and one for its handle; three short locks, and one
+/// reading of the clock.
 #[derive(Clone, Debug)]
 pub struct SupersedeLayer {
     config: Arc<Config>,

@@ -9,12 +9,11 @@ use tower_service::Service;
 use super::body::SupersedeBody;
 use super::config::Config;
 use super::future::SupersedeFuture;
-use super::key::Recognition;
+use super::key::{Recognition, is_message};
 use super::reading::{Arrived, Reading};
 use super::shared::Shared;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
-use crate::rt::ready::ReadyCall;
 
 /// Ends the older messages of a conversation when a newer one comes. See [`SupersedeLayer`](crate::SupersedeLayer).
 #[derive(Clone, Debug)]
@@ -68,9 +67,12 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let request = request.map(CallBody::new);
         if self.config.conversation.is_none() {
-            return SupersedeFuture::passing(ReadyCall::called(self.inner.call(request)));
+            return SupersedeFuture::calling(self.inner.call(request));
         }
         let service = self.inner.clone();
+        if !is_message(&request, &self.config) {
+            return SupersedeFuture::passing(service, request);
+        }
         let (parts, body) = request.into_parts();
         let mut message = match Recognition::of(&parts, &self.config, self.shared.callers()) {
             Recognition::Message(message) => message,
@@ -78,7 +80,7 @@ where
                 if let Some(reason) = reason {
                     self.config.bypassed(reason);
                 }
-                return SupersedeFuture::passing(ReadyCall::new(service, Request::from_parts(parts, body)));
+                return SupersedeFuture::passing(service, Request::from_parts(parts, body));
             }
         };
         let (config, shared) = (self.config.clone(), self.shared.clone());

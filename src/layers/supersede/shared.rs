@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use super::config::{Config, NAME};
 use super::key::PendingMessage;
@@ -99,7 +98,8 @@ impl Shared {
         };
         let cancellation = Cancellation::new();
         let mut ends = Vec::new();
-        let (arrival, goes_at_once) = self.with(&message.conversation, |conversations, now| {
+        let now = clock::now();
+        let (arrival, goes_at_once) = self.with(&message.conversation, |conversations| {
             let arrival = conversations.arrive(&arriving, cancellation.clone(), now, &mut ends);
             (arrival, matches!(arrival, Arrival::Enters(id) if conversations.turn(id, now) == Turn::Now))
         });
@@ -125,7 +125,7 @@ impl Shared {
     /// Ends the calls of a conversation. Returns how many there were.
     pub(super) fn cancel(&self, conversation: &Fingerprint) -> usize {
         let mut ends = Vec::new();
-        self.with(conversation, |conversations, now| conversations.cancel(conversation, now, &mut ends));
+        self.with(conversation, |conversations| conversations.cancel(conversation, clock::now(), &mut ends));
         ends.iter().for_each(Cancellation::cancel);
         ends.len()
     }
@@ -143,32 +143,27 @@ impl Shared {
         }
     }
 
-    fn with<T>(
-        &self,
-        conversation: &Fingerprint,
-        act: impl FnOnce(&mut Conversations<Cancellation>, Instant) -> T,
-    ) -> T {
-        let now = clock::now();
+    fn with<T>(&self, conversation: &Fingerprint, act: impl FnOnce(&mut Conversations<Cancellation>) -> T) -> T {
         let [.., last] = conversation.as_bytes();
         let index = usize::from(*last) % SHARDS;
         // There are as many shards as that.
         let shard = self.shards.get(index).unwrap_or(&self.shards[0]);
-        act(&mut lock(shard), now)
+        act(&mut lock(shard))
     }
 }
 
 impl Superseding for Shared {
     fn supersede(&self, conversation: &Fingerprint, payload: &Fingerprint) {
         let (mut ends, mut turns) = (Vec::new(), Vec::new());
-        self.with(conversation, |conversations, now| {
-            conversations.supersede_one(conversation, payload, now, &mut ends, &mut turns);
+        self.with(conversation, |conversations| {
+            conversations.supersede_one(conversation, payload, clock::now(), &mut ends, &mut turns);
         });
         ends.iter().for_each(Cancellation::cancel);
         turns.iter().for_each(Cancellation::wake);
     }
 
     fn refuse(&self, conversation: &Fingerprint, payload: &Fingerprint) {
-        self.with(conversation, |conversations, now| conversations.refuse(conversation, *payload, now));
+        self.with(conversation, |conversations| conversations.refuse(conversation, *payload, clock::now()));
     }
 }
 
@@ -196,7 +191,7 @@ impl Call {
     }
 
     pub(super) fn turn(&self) -> Turn {
-        self.shared.with(&self.id.conversation(), |conversations, now| conversations.turn(self.id, now))
+        self.shared.with(&self.id.conversation(), |conversations| conversations.turn(self.id, clock::now()))
     }
 
     pub(super) fn waits(&self) -> Waits {
@@ -207,7 +202,11 @@ impl Call {
 
     /// The upstream has served it.
     pub(super) fn served(&self) {
-        self.shared.with(&self.id.conversation(), |conversations, now| conversations.served(self.id, now));
+        self.shared.with(&self.id.conversation(), |conversations| {
+            if conversations.served(self.id) {
+                conversations.rest(self.id.conversation(), clock::now());
+            }
+        });
     }
 
     /// It has an answer that clients do not ask for again.
@@ -219,8 +218,10 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let mut turns = Vec::new();
-        self.shared.with(&self.id.conversation(), |conversations, now| {
-            conversations.leave(self.id, self.ended, now, &mut turns);
+        self.shared.with(&self.id.conversation(), |conversations| {
+            if conversations.leave(self.id, self.ended, &mut turns) {
+                conversations.rest(self.id.conversation(), clock::now());
+            }
         });
         turns.iter().for_each(Cancellation::wake);
         if let Some((peers, told)) = self.told.take() {

@@ -74,12 +74,16 @@ impl Talk {
     }
 
     fn served(&mut self, id: CallId) {
-        self.conversations.served(id, self.now);
+        if self.conversations.served(id) {
+            self.conversations.rest(id.conversation(), self.now);
+        }
     }
 
     fn leave(&mut self, id: CallId, ended: Ended) -> Vec<&'static str> {
         let mut turns = Vec::new();
-        self.conversations.leave(id, ended, self.now, &mut turns);
+        if self.conversations.leave(id, ended, &mut turns) {
+            self.conversations.rest(id.conversation(), self.now);
+        }
         turns
     }
 
@@ -402,7 +406,9 @@ proptest! {
                     let Some(number) = numbers.get(which % numbers.len().max(1)) else { continue };
                     let seen = live.remove(number).unwrap();
                     let mut turns = Vec::new();
-                    conversations.leave(seen.id, ended, now, &mut turns);
+                    if conversations.leave(seen.id, ended, &mut turns) {
+                        conversations.rest(seen.id.conversation(), now);
+                    }
                     for turn in turns {
                         prop_assert_eq!(conversations.turn(live[&turn].id, now), Turn::Now);
                     }
@@ -430,7 +436,9 @@ proptest! {
             }
         }
         for seen in live.into_values() {
-            conversations.leave(seen.id, Ended::Unanswered, now, &mut Vec::new());
+            if conversations.leave(seen.id, Ended::Unanswered, &mut Vec::new()) {
+                conversations.rest(seen.id.conversation(), now);
+            }
         }
         prop_assert_eq!(conversations.len(), conversations.idle.len());
     }
