@@ -24,10 +24,8 @@ pin_project! {
         S: Service<Request<ReqB>>,
         A: Admit,
     {
-        // Dropped first: what the permit knows of the call is what was when its caller left.
-        permit: HeldPermit<A::Permit>,
         #[pin]
-        stage: Stage<S, S::Future, A::Wait, ReqB>,
+        stage: Stage<S, S::Future, S::Error, A, ReqB>,
         // The answer to such a request is its head, or what comes after it is a tunnel.
         asks_for_head: bool,
     }
@@ -35,18 +33,26 @@ pin_project! {
 
 pin_project! {
     #[project = StageProj]
-    enum Stage<S, F, W, ReqB> {
-        Parked { parked: Box<Parked<S, W, ReqB>> },
-        Calling { #[pin] call: F },
+    enum Stage<S, F, E, A: Admit, ReqB> {
+        Parked { parked: Box<Parked<S, A, ReqB>> },
+        Calling {
+            // Dropped first: what the permit knows of the call is what was when its caller left.
+            permit: HeldPermit<A::Permit>,
+            #[pin]
+            call: F,
+        },
         Refused { rejection: Option<Rejection>, wire: RejectionFormat },
+        Failed { err: Option<Box<E>> },
     }
 }
 
 /// A call that waits, or whose service was not ready when it was admitted. Boxed, so that every other future is not as
 /// large as a request.
-struct Parked<S, W, ReqB> {
+struct Parked<S, A: Admit, ReqB> {
+    /// Dropped first, too.
+    permit: HeldPermit<A::Permit>,
     /// `None`: it was admitted.
-    wait: Option<W>,
+    wait: Option<A::Wait>,
     service: S,
     /// Taken when it is sent.
     request: Option<Request<ReqB>>,
@@ -62,7 +68,7 @@ where
     /// A call that has begun.
     #[inline]
     pub(super) fn calling(call: S::Future, permit: HeldPermit<A::Permit>, asks_for_head: bool) -> Self {
-        Self { stage: Stage::Calling { call }, permit, asks_for_head }
+        Self { stage: Stage::Calling { permit, call }, asks_for_head }
     }
 
     /// A call that begins when this service, which was not polled ready yet, is ready.
@@ -77,14 +83,24 @@ where
 
     fn parked(wait: Option<A::Wait>, service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
         let asks_for_head = asks_for_head(&request);
-        let parked = Box::new(Parked { wait, service, request: Some(request) });
-        Self { stage: Stage::Parked { parked }, permit, asks_for_head }
+        let parked = Box::new(Parked { permit, wait, service, request: Some(request) });
+        Self { stage: Stage::Parked { parked }, asks_for_head }
     }
 
     #[cold]
     pub(super) fn refused(rejection: Rejection, request: &Request<ReqB>) -> Self {
         let stage = Stage::Refused { rejection: Some(rejection), wire: RejectionFormat::of_request(request) };
-        Self { stage, permit: HeldPermit::new(None), asks_for_head: false }
+        Self { stage, asks_for_head: false }
+    }
+
+    /// The service was not ready, and will not be.
+    #[cold]
+    pub(super) fn failed(err: S::Error, mut permit: HeldPermit<A::Permit>) -> Self
+    where
+        S::Error: std::error::Error + 'static,
+    {
+        permit.end(End::Failed(&err));
+        Self { stage: Stage::Failed { err: Some(Box::new(err)) }, asks_for_head: false }
     }
 }
 
@@ -103,12 +119,12 @@ where
         let mut this = self.project();
         loop {
             match this.stage.as_mut().project() {
-                StageProj::Calling { call } => {
-                    let mut polled = this.permit.poll(cx, |cx| call.poll(cx));
+                StageProj::Calling { permit: held, call } => {
+                    let mut polled = held.poll(cx, |cx| call.poll(cx));
                     let permit = match &mut polled {
-                        Poll::Ready(Ok(response)) => watch(response, this.permit, *this.asks_for_head),
+                        Poll::Ready(Ok(response)) => watch(response, held, *this.asks_for_head),
                         Poll::Ready(Err(err)) => {
-                            this.permit.end(End::Failed(err));
+                            held.end(End::Failed(err));
                             HeldPermit::new(None)
                         }
                         Poll::Pending => return Poll::Pending,
@@ -117,31 +133,36 @@ where
                         .map_ok(|response| response.map(|body| GuardedBody::new(ResponseBody::inner(body), permit)));
                 }
                 StageProj::Parked { parked } => {
-                    let Parked { wait, service, request } = &mut **parked;
+                    let Parked { permit, wait, service, request } = &mut **parked;
                     if let Some(waiting) = wait {
                         let granted = ready!(waiting.poll(cx));
                         *wait = None;
                         match granted {
-                            Ok(permit) => *this.permit = HeldPermit::new(Some(permit)),
+                            Ok(granted) => *permit = HeldPermit::new(Some(granted)),
                             Err(rejection) => {
                                 let wire = request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
                                 return Poll::Ready(Ok(refuse(rejection, wire)));
                             }
                         }
                     }
-                    if let Err(err) = ready!(this.permit.poll(cx, |cx| service.poll_ready(cx))) {
-                        this.permit.end(End::Failed(&err));
+                    if let Err(err) = ready!(permit.poll(cx, |cx| service.poll_ready(cx))) {
+                        permit.end(End::Failed(&err));
                         return Poll::Ready(Err(err));
                     }
                     // Sent before, and that panicked: nothing will come.
                     let Some(request) = request.take() else { return Poll::Pending };
-                    let call = this.permit.call(|| service.call(request));
-                    this.stage.set(Stage::Calling { call });
+                    let call = permit.call(|| service.call(request));
+                    let permit = permit.take();
+                    this.stage.set(Stage::Calling { permit, call });
                 }
+                // Polled once more after it was ready: nothing will come.
                 StageProj::Refused { rejection, wire } => {
-                    // Polled once more after it was ready: nothing will come.
                     let Some(rejection) = rejection.take() else { return Poll::Pending };
                     return Poll::Ready(Ok(refuse(rejection, *wire)));
+                }
+                StageProj::Failed { err } => {
+                    let Some(err) = err.take() else { return Poll::Pending };
+                    return Poll::Ready(Err(*err));
                 }
             }
         }
@@ -197,6 +218,7 @@ where
             Stage::Parked { .. } => "readying",
             Stage::Calling { .. } => "calling",
             Stage::Refused { .. } => "refused",
+            Stage::Failed { .. } => "failed",
         };
         f.debug_struct("GuardedFuture").field("stage", &stage).finish_non_exhaustive()
     }

@@ -11,9 +11,11 @@ mod held;
 mod service;
 
 use std::error::Error;
+use std::mem;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 
@@ -38,8 +40,8 @@ pub trait Admit: Clone + Send + Sync {
     /// The inner service failed while it was asked.
     fn not_ready(&self, _err: &(dyn Error + 'static)) {}
 
-    /// Decides on a call. The request comes back as it was.
-    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<Self::Permit, Self::Wait>)
+    /// Decides on a call.
+    fn admit<B>(&self, request: &mut Request<B>) -> Admission<Self::Permit, Self::Wait>
     where
         B: Body + 'static;
 }
@@ -125,6 +127,22 @@ pub enum End<'a> {
     Dropped,
     /// The inner service or its body panicked.
     Panicked,
+}
+
+/// Shows the head of a request, which is whole again afterwards, to a setting that is a closure.
+pub(crate) fn with_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&Parts) -> T) -> T {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let mut swap = |parts: &mut Parts| {
+        mem::swap(&mut parts.method, request.method_mut());
+        mem::swap(&mut parts.uri, request.uri_mut());
+        mem::swap(&mut parts.version, request.version_mut());
+        mem::swap(&mut parts.headers, request.headers_mut());
+        mem::swap(&mut parts.extensions, request.extensions_mut());
+    };
+    swap(&mut parts);
+    let seen = look(&parts);
+    swap(&mut parts);
+    seen
 }
 
 /// Shows a number to the feature `metrics`.

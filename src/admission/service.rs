@@ -1,6 +1,6 @@
 use std::fmt;
 use std::mem;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -84,13 +84,12 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let Some(gate) = &self.gate else {
             return GuardedFuture::calling(self.inner.call(request), HeldPermit::new(None), false);
         };
         let readiness = mem::replace(&mut self.readiness, Readiness::Unasked);
-        let (request, admission) = gate.admit(request);
-        let permit = match admission {
+        let permit = match gate.admit(&mut request) {
             Admission::Pass(permit) => Some(permit),
             Admission::Aside => None,
             Admission::Wait(wait) => {
@@ -103,13 +102,18 @@ where
             }
         };
         let mut permit = HeldPermit::new(permit);
-        if readiness == Readiness::Ready {
-            let asks_for_head = asks_for_head(&request);
-            let call = permit.call(|| self.inner.call(request));
-            return GuardedFuture::calling(call, permit, asks_for_head);
+        if readiness != Readiness::Ready {
+            // Most are ready, and then the call need not wait in a box. One that is not is asked again by the call's task.
+            match permit.poll(&mut Context::from_waker(Waker::noop()), |cx| self.inner.poll_ready(cx)) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(err)) => return GuardedFuture::failed(err, permit),
+                // The one that was asked: a call must not wait for a place that its own service holds.
+                Poll::Pending => return GuardedFuture::readying(take_ready(&mut self.inner), request, permit),
+            }
         }
-        // The one that was asked, if it was: a call must not wait for a place that its own service holds.
-        GuardedFuture::readying(take_ready(&mut self.inner), request, permit)
+        let asks_for_head = asks_for_head(&request);
+        let call = permit.call(|| self.inner.call(request));
+        GuardedFuture::calling(call, permit, asks_for_head)
     }
 }
 

@@ -23,6 +23,9 @@ pub(crate) struct PerThread<T: ?Sized> {
     _all: Option<Arc<[ThreadArc<T>]>>,
 }
 
+/// The same for a value in a table of which each thread has a copy: without a line of its own.
+pub(crate) struct ThreadArcs<T: ?Sized>(Arc<[ThreadArc<T>]>);
+
 /// What a call has.
 pub(crate) struct ThreadArc<T: ?Sized>(Arc<Line<T>>);
 
@@ -56,9 +59,8 @@ const MAX_COPIES: usize = 16;
 
 impl<T: ?Sized> PerThread<T> {
     pub(crate) fn new(value: Arc<T>) -> Self {
-        let mask = lines().saturating_sub(1);
-        let line = move |number| Line { value: value.clone(), number, mask, all: OnceLock::new() };
-        let all: Arc<[_]> = (0..=mask).map(|number| ThreadArc(Arc::new(line(number)))).collect();
+        let ThreadArcs(all) = ThreadArcs::new(value, MAX_LINES);
+        let mask = all.len().saturating_sub(1);
         let known: Arc<[_]> = all.iter().map(|line| Arc::downgrade(&line.0)).collect();
         for line in all.iter() {
             line.0.all.get_or_init(|| known.clone());
@@ -108,6 +110,49 @@ fn lines() -> usize {
     *LINES.get_or_init(|| available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_LINES).next_power_of_two())
 }
 
+// === impl ThreadArcs ===
+
+impl<T: ?Sized> ThreadArcs<T> {
+    /// With a count for each thread that can run, and no more than `most`, a power of two.
+    pub(crate) fn new(value: Arc<T>, most: usize) -> Self {
+        let mask = lines().min(most).saturating_sub(1);
+        let line = move |number| Line { value: value.clone(), number, mask, all: OnceLock::new() };
+        Self((0..=mask).map(|number| ThreadArc(Arc::new(line(number)))).collect())
+    }
+
+    /// The value, for a call that this thread makes.
+    #[inline]
+    pub(crate) fn hold(&self) -> ThreadArc<T> {
+        self.0[thread_number() & self.0.len().saturating_sub(1)].clone()
+    }
+
+    /// Whether a call has it, or something else that is not in a table. It says nothing of what comes to the tables meanwhile.
+    pub(crate) fn is_held(&self) -> bool {
+        let is_counted = |line: &ThreadArc<T>| Arc::strong_count(&line.0) > 1;
+        self.0.iter().any(is_counted) || Arc::strong_count(self.0[0].value()) > self.0.len()
+    }
+}
+
+impl<T: ?Sized> Clone for ThreadArcs<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: ?Sized> Deref for ThreadArcs<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0[0]
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArcs<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 // === impl ThreadArc ===
 
 impl<T: ?Sized> ThreadArc<T> {
@@ -116,6 +161,11 @@ impl<T: ?Sized> ThreadArc<T> {
     fn here(&self) -> Self {
         let here = thread_number() & self.0.mask;
         if here == self.0.number { self.clone() } else { self.at(here) }
+    }
+
+    /// The value itself, counted for no thread.
+    pub(crate) fn value(&self) -> &Arc<T> {
+        &self.0.value
     }
 
     #[inline(never)]
@@ -184,11 +234,6 @@ impl<T> ReadMostly<T> {
     #[inline]
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.own().read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many values there are: one for each thread that can run, and at most 16.
-    pub(crate) fn copies(&self) -> usize {
-        self.0.0.len()
     }
 
     /// Changes the value of each thread alike, while none reads. Returns what the last change did.
@@ -261,6 +306,24 @@ mod tests {
         drop(layer);
         let lines: HashSet<_> = (0..2 * lines()).map(|_| on_other_thread(|| line(&service.hold()) as usize)).collect();
         assert_eq!(lines.len(), super::lines());
+    }
+
+    #[test]
+    fn one_in_a_table_knows_whether_a_call_has_it() {
+        let shared = ThreadArcs::new(Arc::new(5), 2);
+        let copy = shared.clone();
+        assert!(!shared.is_held(), "copies are in tables");
+        let held = on_other_thread(|| copy.hold());
+        assert_eq!((*held, shared.is_held()), (5, true));
+        let clone = held.clone();
+        drop(held);
+        assert!(shared.is_held());
+        drop(clone);
+        assert!(!shared.is_held());
+        let value = shared.hold().value().clone();
+        assert!(shared.is_held());
+        drop(value);
+        assert!(!shared.is_held());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::call::Call;
 use super::circuit::Circuit;
 use super::classification::of_error;
 use super::config::{CallConfig, KeyBy};
-use crate::admission::{Admission, Admit, Wait};
+use crate::admission::{Admission, Admit, Wait, with_head};
 use crate::call::Model;
 use crate::event::Event;
 use crate::rejection::{Rejection, RejectionKind};
@@ -53,7 +53,7 @@ impl Admit for BreakerGate {
     }
 
     #[inline]
-    fn admit<B>(&self, mut request: Request<B>) -> (Request<B>, Admission<Call, NoWait>)
+    fn admit<B>(&self, request: &mut Request<B>) -> Admission<Call, NoWait>
     where
         B: Body + 'static,
     {
@@ -61,14 +61,9 @@ impl Admit for BreakerGate {
         let mut learns = None;
         let admission = match &calls.key {
             None => set.unkeyed().admit(clock::now),
-            Some(KeyBy::By(find)) => {
-                let (parts, body) = request.into_parts();
-                let admission = set.admit(find(&parts).as_deref());
-                request = Request::from_parts(parts, body);
-                admission
-            }
+            Some(KeyBy::By(find)) => with_head(request, |head| set.admit(find(head).as_deref())),
             Some(KeyBy::HostAndModel) => {
-                let (host, model) = (host(&request), Model::of(&request));
+                let (host, model) = (host(request), Model::of(request));
                 let (key, unknown) = host.map_or((None, false), |host| set.model_key(host, model));
                 if let (Some(host), Some(model), true) = (host, model, unknown) {
                     learns = Some(Box::new(NewModel { set: set.clone(), host: host.into(), model: model.into() }));
@@ -77,10 +72,7 @@ impl Admit for BreakerGate {
             }
         };
         match admission {
-            Ok(permit) => {
-                let call = Call::new(permit, calls.classifier.clone(), &mut request, learns);
-                (request, Admission::Pass(call))
-            }
+            Ok(permit) => Admission::Pass(Call::new(permit, calls.classifier.clone(), request, learns)),
             Err(retry_after) => {
                 calls.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
                 let rejection = Rejection::new(RejectionKind::CircuitOpen);
@@ -88,7 +80,7 @@ impl Admit for BreakerGate {
                     Some(wait) => rejection.with_retry_after(wait),
                     None => rejection,
                 };
-                (request, Admission::Refuse(rejection))
+                Admission::Refuse(rejection)
             }
         }
     }

@@ -1,16 +1,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::request::Parts;
 
-use super::key;
 use super::peers::Peers;
 use crate::event::Emitter;
 use crate::policy::pace::{Bucket, Rate};
 use crate::policy::verdict::Classifier;
-use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Unit;
 
 #[derive(Clone, Debug)]
@@ -43,7 +41,7 @@ pub(super) enum Role {
 #[derive(Clone)]
 pub(super) struct KeyBy(pub(super) Arc<KeyFn>);
 
-type KeyFn = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
+pub(super) type KeyFn = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
 
 // === impl Config ===
 
@@ -73,13 +71,8 @@ impl Config {
         }
     }
 
-    /// The state of one key, with full buckets.
-    pub(super) fn new_key(&self, epoch: Instant, id: Option<Fingerprint>) -> key::Limit {
-        key::Limit::new(self.buckets(), self.concurrency, self.max_pause, epoch, id)
-    }
-
     /// Full buckets for one key. An upstream's calls are spaced; a caller may send at once what it may send at all.
-    fn buckets(&self) -> Vec<Bucket> {
+    pub(super) fn buckets(&self) -> Vec<Bucket> {
         let burst = |rate: Rate| match self.role {
             Role::Upstream => rate.or_burst(1),
             Role::Callers => rate.or_burst(rate.units()),

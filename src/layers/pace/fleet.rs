@@ -1,15 +1,16 @@
 //! What a call takes of rates that several processes share.
 
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::key::Limit;
 use super::peers::{PeerLimit, PeerReserving, PeerTurn, Peers, RateCost};
+use super::report::peer_limit;
 use crate::policy::pace::{Bucket, Demand};
 use crate::proto::rate_limit::Unit;
 use crate::rt::clock;
+use crate::rt::per_thread::ThreadArc;
 
 /// A call that asks the others.
 pub(super) struct Asking {
@@ -22,7 +23,7 @@ pub(super) struct Asking {
 /// A call's part in what is shared.
 #[derive(Debug)]
 pub(super) struct Share {
-    pub(super) reserved: Option<Reserved>,
+    pub(super) reserved: Option<Box<Reserved>>,
     /// Of how many equal parts of the rates this process has one. 1: they are shared, or are its own.
     pub(super) processes: u32,
 }
@@ -32,7 +33,7 @@ pub(super) struct Share {
 pub(super) struct Reserved {
     peers: Peers,
     limit: PeerLimit,
-    key: Arc<Limit>,
+    key: ThreadArc<Limit>,
     costs: Vec<RateCost>,
 }
 
@@ -44,15 +45,14 @@ const LONGEST: Duration = Duration::from_secs(1);
 impl Asking {
     /// All calls are paused for another `pause`. `None`: the key is this process's own.
     pub(super) fn begin(
-        peers: Option<&Peers>,
-        key: &Arc<Limit>,
+        key: &ThreadArc<Limit>,
         demand: &Demand,
         pause: Duration,
         patience: Duration,
         now: Instant,
     ) -> Option<Self> {
-        let peers = peers?.clone();
-        let limit = PeerLimit::new(key, key.id()?);
+        let peers = key.config().peers.clone()?;
+        let limit = peer_limit(key)?;
         let costs = costs(key, demand);
         let turn = peers.0.reserve(limit.clone(), costs.clone(), pause, patience);
         let reserved = Reserved { peers, limit, key: key.clone(), costs };
@@ -66,7 +66,7 @@ impl Asking {
     /// What it asked for is taken, or is not.
     pub(super) fn share(self, turn: PeerTurn) -> Share {
         match turn {
-            PeerTurn::Go { .. } => Share { reserved: Some(self.reserved), processes: 1 },
+            PeerTurn::Go { .. } => Share { reserved: Some(Box::new(self.reserved)), processes: 1 },
             PeerTurn::Alone { processes } => {
                 self.reserved.keep();
                 Share { reserved: None, processes: processes.max(1) }

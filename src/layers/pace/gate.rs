@@ -1,21 +1,19 @@
-use std::sync::Arc;
-
 use http::Request;
 use http_body::Body;
 
 use super::fleet::Share;
 use super::key::{Decision, Limit};
 use super::permit::PacePermit;
-use super::shared::{Key, Shared};
+use super::shared::Shared;
 use super::tokens::TokenEstimate;
 use super::usage::Usage;
-use super::wait::PaceWait;
+use super::wait::{PaceWait, PeersTurn};
 use crate::admission::{Admission, Admit};
 use crate::call::{Notice, Notices};
 use crate::policy::pace::{Demand, Grant};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
-use crate::rt::per_thread::PerThread;
+use crate::rt::per_thread::{PerThread, ThreadArc};
 
 /// What the services of one layer share.
 #[derive(Clone, Debug)]
@@ -34,61 +32,48 @@ impl Admit for PaceGate {
     }
 
     #[inline]
-    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<PacePermit, PaceWait>)
+    fn admit<B>(&self, request: &mut Request<B>) -> Admission<PacePermit, PaceWait>
     where
         B: Body + 'static,
     {
-        let Self(shared) = self;
-        let (request, key, tenant) = shared.key(request);
-        let admission = match key {
-            Key::Held(limit) if shared.config.counts_tokens() || !limit.is_open() => {
-                limited(shared, limit, tenant, &request)
-            }
-            key => {
-                let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
-                Admission::Pass(PacePermit::new(shared.hold(), key, grant, 0, None, Share::default()))
-            }
-        };
-        (request, admission)
+        let (limit, tenant) = self.0.limit(request);
+        if limit.config().counts_tokens() || !limit.is_open() {
+            return limited(limit, tenant, request);
+        }
+        let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
+        Admission::Pass(PacePermit::new(limit, grant, 0, None, Share::default()))
     }
 }
 
 #[inline(never)]
-fn limited<B: Body>(
-    shared: &PerThread<Shared>,
-    key: Arc<Limit>,
-    tenant: u64,
-    request: &Request<B>,
-) -> Admission<PacePermit, PaceWait> {
+fn limited<B: Body>(limit: ThreadArc<Limit>, tenant: u64, request: &Request<B>) -> Admission<PacePermit, PaceWait> {
     let now = clock::now();
-    let max_wait = shared.config.max_wait;
+    let max_wait = limit.config().max_wait;
     let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
     let patience = left.map_or(max_wait, |left| left.min(max_wait));
 
     let mut length = 0;
     let mut usage = None;
     let mut demand = Demand { requests: 1, ..Demand::default() };
-    if shared.config.counts_tokens() {
+    if limit.config().counts_tokens() {
         length = request.body().size_hint().lower();
         let TokenEstimate { input, max_output } = TokenEstimate::of(request.extensions());
-        demand = key.demand(length, input, max_output);
-        usage = Some(Usage::of(request.uri()));
+        demand = limit.demand(length, input, max_output);
+        usage = Some(Box::new(Usage::of(request.uri())));
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
-    if shared.shares_rates(&key) {
-        let (call, notices) = ((tenant, demand), Notices::of(request.extensions()));
-        return Admission::Wait(PaceWait::for_a_turn(shared.hold(), key, call, until, length, usage, notices));
+    if limit.shares_rates() {
+        let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()) };
+        return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, length, usage));
     }
-    match key.arrive(tenant, demand, now, patience) {
-        Decision::Go(grant) => {
-            Admission::Pass(PacePermit::new(shared.hold(), Key::Held(key), grant, length, usage, Share::default()))
-        }
+    match limit.arrive(tenant, demand, now, patience) {
+        Decision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, length, usage, Share::default())),
         Decision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
-            Admission::Wait(PaceWait::new(shared.hold(), key, ticket, until, length, usage))
+            Admission::Wait(PaceWait::new(limit, ticket, until, length, usage))
         }
-        Decision::TooLong(wait) => Admission::Refuse(shared.refuse(&key, wait)),
+        Decision::TooLong(wait) => Admission::Refuse(limit.refuse(wait)),
         Decision::Again(_) => Admission::Aside,
     }
 }

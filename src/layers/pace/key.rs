@@ -1,8 +1,11 @@
 //! One limit, and those who wait for it.
 
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::config::Config;
+use super::peers::Pausing;
 use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
@@ -10,15 +13,18 @@ use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, Turn};
 use crate::policy::queue::{Line, Ticket};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
+use crate::rt::clock;
 use crate::rt::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
 
 /// What the calls of one key share.
 #[derive(Debug)]
 pub(super) struct Limit {
+    config: Arc<Config>,
     epoch: Instant,
-    concurrency: Option<u32>,
     /// Whether every call may be sent until the upstream refuses one: then the lock is not needed.
     is_open: AtomicBool,
+    /// Whether a call that is served changes nothing.
+    is_calm: AtomicBool,
     tally: Tally,
     state: Mutex<State>,
     /// What names it in every process, where it is shared.
@@ -37,7 +43,6 @@ struct State {
 
 #[derive(Debug)]
 struct Waiter {
-    tenant: u64,
     demand: Demand,
     waker: Option<Waker>,
 }
@@ -68,29 +73,30 @@ const MOST: usize = 10_000;
 // === impl Limit ===
 
 impl Limit {
-    pub(super) fn new(
-        buckets: Vec<Bucket>,
-        concurrency: Option<u32>,
-        max_pause: Duration,
-        epoch: Instant,
-        id: Option<Fingerprint>,
-    ) -> Self {
-        let is_open = buckets.is_empty() && concurrency.is_none();
+    /// With full buckets.
+    pub(super) fn new(config: Arc<Config>, epoch: Instant, id: Option<Fingerprint>) -> Self {
+        let buckets = config.buckets();
+        let is_open = buckets.is_empty() && config.concurrency.is_none();
         let state = State {
-            pacer: Pacer::new(buckets, micros(max_pause)),
+            pacer: Pacer::new(buckets, micros(config.max_pause)),
             line: Line::new(),
             waiting: Demand::default(),
             in_flight: 0,
             estimate: Estimate::default(),
         };
         Self {
+            config,
             epoch,
-            concurrency,
             is_open: AtomicBool::new(is_open),
+            is_calm: AtomicBool::new(true),
             tally: Tally::default(),
             state: Mutex::new(state),
             id,
         }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -109,7 +115,7 @@ impl Limit {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         if !state.somebody_may_go(at) {
-            if let Some(grant) = state.admit(tenant, demand, self.concurrency, at) {
+            if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 self.changed(&mut state, at);
                 return Decision::Go(grant);
             }
@@ -121,7 +127,7 @@ impl Limit {
             return Decision::TooLong(wait);
         }
         state.waiting = state.waiting.and(demand);
-        Decision::Waits(state.line.push(tenant, Waiter { tenant, demand, waker: None }), wait)
+        Decision::Waits(state.line.push(tenant, Waiter { demand, waker: None }), wait)
     }
 
     /// Whether one that waits may be sent; if not, whom to wake when that may have changed.
@@ -131,7 +137,7 @@ impl Limit {
         let Some((tenant, demand)) = state.waiter(ticket) else { return Decision::TooLong(Duration::ZERO) };
         let is_leader = state.leader(at) == Some(ticket);
         if is_leader {
-            if let Some(grant) = state.admit(tenant, demand, self.concurrency, at) {
+            if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 state.line.serve(ticket);
                 state.forget(ticket);
                 self.wake_leader(state, at);
@@ -165,13 +171,17 @@ impl Limit {
         self.wake_leader(state, self.micros(now));
     }
 
+    /// A call was answered, and was no refusal.
     #[inline]
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(super) fn served(&self, grant: &Grant) {
+        let is_sample = self.tally.count();
+        if is_sample || !self.is_calm.load(Ordering::Relaxed) {
+            self.note_served(grant, is_sample, clock::now());
+        }
     }
 
-    /// A call was answered, and was no refusal; `is_sample`: it completes a sample.
-    pub(super) fn served(&self, grant: &Grant, is_sample: bool, now: Instant) {
+    /// `is_sample`: it completes a sample.
+    fn note_served(&self, grant: &Grant, is_sample: bool, now: Instant) {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         if is_sample {
@@ -190,15 +200,6 @@ impl Limit {
         self.is_open.store(false, Ordering::Relaxed);
         self.wake_leader(state, at);
         until.map(|until| Duration::from_micros(until.saturating_sub(at)))
-    }
-
-    /// Another process was told to wait for this long.
-    pub(super) fn pause(&self, wait: Duration, now: Instant) {
-        let at = self.micros(now);
-        let mut state = lock(&self.state);
-        state.pacer.pause(micros(wait), at);
-        self.is_open.store(false, Ordering::Relaxed);
-        self.wake_leader(state, at);
     }
 
     /// What holds a call of `tenant`, whatever the rates allow.
@@ -268,11 +269,8 @@ impl Limit {
         show(state.pacer.buckets(), self.micros(now), state.in_flight)
     }
 
-    /// Whether it knows nothing that matters, and may be forgotten by who holds the only reference to it.
+    /// Whether it knows nothing that matters, and may be forgotten where no call has it.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        if self.tally.under_way() > 0 {
-            return false;
-        }
         let mut state = lock(&self.state);
         state.in_flight == 0 && state.line.is_empty() && state.pacer.is_idle(self.micros(now))
     }
@@ -283,9 +281,12 @@ impl Limit {
     }
 
     fn changed(&self, state: &mut State, at: Micros) {
-        let is_open = self.concurrency.is_none() && state.line.is_empty() && state.pacer.is_open(at);
-        if is_open != self.is_open() {
-            self.is_open.store(is_open, Ordering::Relaxed);
+        let is_open = self.config.concurrency.is_none() && state.line.is_empty() && state.pacer.is_open(at);
+        let is_calm = state.pacer.is_calm();
+        for (flag, is) in [(&self.is_open, is_open), (&self.is_calm, is_calm)] {
+            if flag.load(Ordering::Relaxed) != is {
+                flag.store(is, Ordering::Relaxed);
+            }
         }
     }
 
@@ -298,6 +299,17 @@ impl Limit {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+impl Pausing for Limit {
+    /// Another process was told to wait for this long.
+    fn pause(&self, wait: Duration) {
+        let at = self.micros(clock::now());
+        let mut state = lock(&self.state);
+        state.pacer.pause(micros(wait), at);
+        self.is_open.store(false, Ordering::Relaxed);
+        self.wake_leader(state, at);
     }
 }
 
@@ -336,7 +348,8 @@ impl State {
     }
 
     fn waiter(&mut self, ticket: Ticket) -> Option<(u64, Demand)> {
-        self.line.get_mut(ticket).map(|waiter| (waiter.tenant, waiter.demand))
+        let tenant = self.line.tenant(ticket)?;
+        self.line.get_mut(ticket).map(|waiter| (tenant, waiter.demand))
     }
 
     fn forget(&mut self, ticket: Ticket) {

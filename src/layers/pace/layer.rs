@@ -110,8 +110,9 @@ use crate::rt::per_thread::PerThread;
 ///
 /// # Cost
 ///
-/// While nothing is limited: a hash of the credentials, a look-up, and no lock of its own or allocation. With limits two short
-/// locks; with limits of tokens the body is read as it goes by. A call that waits is boxed.
+/// While nothing is limited: a hash of the credentials, a look-up, and no lock that threads share, clock or allocation. With limits of
+/// requests one short lock and one reading of the clock; with limits of tokens another lock, and the body is read as it goes by. A call
+/// that waits is boxed.
 #[derive(Clone, Debug)]
 pub struct PaceLayer {
     shared: PerThread<Shared>,
@@ -289,7 +290,7 @@ impl PaceLayer {
     /// A layer with the same settings, and limits of its own.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self::with(self.shared.config.clone(), self.enabled)
+        Self::with(Config::clone(&self.shared.config), self.enabled)
     }
 
     fn with(config: Config, enabled: bool) -> Self {
@@ -297,7 +298,7 @@ impl PaceLayer {
     }
 
     fn change(self, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = self.shared.config.clone();
+        let mut config = Config::clone(&self.shared.config);
         change(&mut config);
         Self::with(config, self.enabled)
     }

@@ -7,6 +7,7 @@ mod key;
 mod layer;
 mod peers;
 mod permit;
+mod report;
 mod service;
 mod shared;
 mod tally;

@@ -6,9 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::key::Limit;
 use crate::proto::fingerprint::Fingerprint;
-use crate::rt::clock;
 
 /// Shares pauses with other processes: see [`PaceLayer::share`](crate::PaceLayer::share).
 ///
@@ -99,8 +97,13 @@ pub struct RateCost {
 /// One limit of this process, for [`PacePeers`]. It does not keep the limit alive.
 #[derive(Clone)]
 pub struct PeerLimit {
-    key: Weak<Limit>,
+    key: Weak<dyn Pausing>,
     id: Fingerprint,
+}
+
+/// A limit that others can pause.
+pub(super) trait Pausing: Send + Sync {
+    fn pause(&self, pause: Duration);
 }
 
 /// The peers of a layer.
@@ -110,8 +113,8 @@ pub(super) struct Peers(pub(super) Arc<dyn PacePeers>);
 // === impl PeerLimit ===
 
 impl PeerLimit {
-    pub(super) fn new(key: &Arc<Limit>, id: Fingerprint) -> Self {
-        Self { key: Arc::downgrade(key), id }
+    pub(super) fn new(key: Weak<dyn Pausing>, id: Fingerprint) -> Self {
+        Self { key, id }
     }
 
     /// What names the limit in every process: a digest of host, credential and, where each has its own, model; or of what
@@ -131,7 +134,7 @@ impl PeerLimit {
     /// [`max_pause`](crate::PaceLayer::max_pause), and start again one interval apart. A pause is never shortened.
     pub fn pause(&self, pause: Duration) {
         if let Some(key) = self.key.upgrade() {
-            key.pause(pause, clock::now());
+            key.pause(pause);
         }
     }
 }

@@ -1,12 +1,10 @@
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Body;
 
-use super::fleet::{Reserved, Share};
+use super::fleet::Share;
 use super::key::Limit;
-use super::shared::{Key, Shared};
+use super::report::paused;
 use super::usage::{Usage, Used};
 use crate::admission::{End, Permit, Watch};
 use crate::policy::pace::{Demand, Grant};
@@ -19,8 +17,7 @@ use crate::rt::per_thread::ThreadArc;
 /// What a call has taken of a limit, until it is known what it used.
 #[derive(Debug)]
 pub struct PacePermit {
-    shared: ThreadArc<Shared>,
-    key: Key,
+    limit: ThreadArc<Limit>,
     grant: Grant,
     /// The length of the request, where it was known.
     length: u64,
@@ -47,32 +44,30 @@ enum State {
 // === impl PacePermit ===
 
 impl PacePermit {
+    #[inline]
     pub(super) fn new(
-        shared: ThreadArc<Shared>,
-        key: Key,
+        limit: ThreadArc<Limit>,
         grant: Grant,
         length: u64,
-        usage: Option<Usage>,
+        usage: Option<Box<Usage>>,
         share: Share,
     ) -> Self {
-        shared.count_in_flight(1.0);
-        let usage = usage.map(Box::new);
-        Self { shared, key, grant, length, was_sent: false, state: State::Asked, usage, share }
+        limit.count_in_flight(1.0);
+        Self { limit, grant, length, was_sent: false, state: State::Asked, usage, share }
     }
 
     /// The upstream has too much. Its answer says until when, or else the limit of which nothing is left.
     #[cold]
     fn throttled(&mut self, headers: &HeaderMap, after: Option<crate::proto::retry_after::RetryAfter>) {
         self.state = State::Refused;
-        if self.shared.config.max_pause.is_zero() {
-            return self.limit().give_back(&self.grant, true, clock::now);
+        if self.limit.config().max_pause.is_zero() {
+            return self.limit.give_back(&self.grant, true, clock::now);
         }
         self.state = State::Throttled;
         let hint = after.map(|after| after.wait(clock::wall()));
         let hint = hint.or_else(|| exhausted(&quotas(headers, clock::wall()))).filter(|hint| !hint.is_zero());
-        let limit = self.limit();
-        if let Some(pause) = limit.throttled(&self.grant, hint, clock::now()) {
-            self.shared.paused(&limit, pause);
+        if let Some(pause) = self.limit.throttled(&self.grant, hint, clock::now()) {
+            paused(&self.limit, pause);
         }
     }
 
@@ -81,7 +76,7 @@ impl PacePermit {
         let shared = self.share.reserved.take();
         let Some(usage) = self.usage.take() else {
             // Where no tokens are counted it was one request, also when it failed.
-            return shared.into_iter().for_each(Reserved::keep);
+            return shared.into_iter().for_each(|reserved| reserved.keep());
         };
         let parts = self.share.processes;
         let reserved = self.grant.demand;
@@ -91,7 +86,7 @@ impl PacePermit {
             let used = Demand { requests: asked.requests, ..Demand::default() };
             shared.into_iter().for_each(|shared| shared.settle(&used));
             if self.state == State::Refused {
-                self.limit().settle(&reserved, &used.times(parts), None, clock::now());
+                self.limit.settle(&reserved, &used.times(parts), None, clock::now());
             }
             return;
         }
@@ -105,16 +100,12 @@ impl PacePermit {
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.
         let learned = known.filter(|_| parts == 1).map(|_| self.length);
-        self.limit().settle(&reserved, &used.times(parts), learned, clock::now());
-    }
-
-    fn limit(&self) -> Arc<Limit> {
-        self.shared.limit(&self.key)
+        self.limit.settle(&reserved, &used.times(parts), learned, clock::now());
     }
 
     /// Whether the end of the body matters.
     fn is_held(&self) -> bool {
-        self.usage.is_some() || self.shared.config.concurrency.is_some()
+        self.usage.is_some() || self.limit.config().concurrency.is_some()
     }
 }
 
@@ -127,18 +118,18 @@ impl Permit for PacePermit {
     }
 
     fn head<B: Body>(&mut self, response: &mut Response<B>, has_body: bool) -> Watch {
-        let config = &self.shared.config;
+        let config = self.limit.config();
         match Rejection::of(response).map(Rejection::kind) {
             None => {
                 let verdict = config.classifier.classify(&Outcome::head(response));
-                if config.reads_limits() {
+                if config.reads_limits() && !response.headers().is_empty() {
                     let quotas = quotas(response.headers(), clock::wall());
-                    self.limit().observe(&quotas, config.learn, clock::now());
+                    self.limit.observe(&quotas, config.learn, clock::now());
                 }
                 if verdict.health == Health::Throttled && config.is_upstream() {
                     self.throttled(response.headers(), verdict.retry_after());
                 } else {
-                    self.shared.served(&self.key, &self.grant);
+                    self.limit.served(&self.grant);
                     let is_error = response.status().is_client_error() || response.status().is_server_error();
                     self.state = if is_error { State::Refused } else { State::Served };
                 }
@@ -151,18 +142,18 @@ impl Permit for PacePermit {
                 | RejectionKind::ConversationBusy,
             ) => {
                 self.state = State::Refused;
-                self.limit().give_back(&self.grant, false, clock::now);
+                self.limit.give_back(&self.grant, false, clock::now);
                 // All of it is given back.
                 self.usage = None;
                 self.share.reserved = None;
             }
             Some(kind) => {
                 self.state = if kind == RejectionKind::Superseded { State::Ended } else { State::Served };
-                self.limit().give_back(&self.grant, true, clock::now);
+                self.limit.give_back(&self.grant, true, clock::now);
             }
         }
-        if self.shared.config.shows_limits() {
-            self.shared.show_limits(&self.limit(), response.headers_mut());
+        if self.limit.config().shows_limits() {
+            self.limit.show_limits(response.headers_mut());
         }
         if let (true, Some(usage)) = (has_body, &mut self.usage) {
             usage.head(response);
@@ -181,21 +172,20 @@ impl Permit for PacePermit {
         if self.state == State::Asked {
             let was_sent = match end {
                 End::Failed(err) => {
-                    !self.shared.config.classifier.classify(&Outcome::failure(err)).not_executed && self.was_sent
+                    !self.limit.config().classifier.classify(&Outcome::failure(err)).not_executed && self.was_sent
                 }
                 _ => self.was_sent,
             };
-            self.limit().give_back(&self.grant, was_sent, clock::now);
+            self.limit.give_back(&self.grant, was_sent, clock::now);
             if !was_sent {
                 self.usage = None;
                 self.share.reserved = None;
             }
         }
         self.settle(matches!(end, End::Head | End::Complete));
-        self.shared.leave(&self.key);
-        if self.shared.config.concurrency.is_some() {
-            self.limit().leave(clock::now());
-            self.shared.count_in_flight(-1.0);
+        if self.limit.config().concurrency.is_some() {
+            self.limit.leave(clock::now());
+            self.limit.count_in_flight(-1.0);
         }
     }
 }

@@ -1,4 +1,3 @@
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -6,7 +5,6 @@ use super::fleet::{Asking, Share};
 use super::key::{Decision, Limit};
 use super::peers::PeerTurn;
 use super::permit::PacePermit;
-use super::shared::{Key, Shared};
 use super::usage::Usage;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
@@ -22,19 +20,25 @@ use crate::rt::timer::LazyTimer;
 /// A wait for room in a limit. Dropping it ends the wait without a trace.
 #[derive(Debug)]
 pub struct PaceWait {
-    shared: ThreadArc<Shared>,
-    key: Arc<Limit>,
+    limit: ThreadArc<Limit>,
     stage: Stage,
     until: Option<Instant>,
     deadline_is_first: bool,
     timer: LazyTimer,
     length: u64,
-    usage: Option<Usage>,
-    tenant: u64,
-    demand: Demand,
+    usage: Option<Box<Usage>>,
+    /// Where calls take their turns among those of other processes.
+    turn: Option<Box<PeersTurn>>,
     share: Share,
-    /// Who is told that it waits, where that is not known from the beginning.
-    notices: Option<Notices>,
+}
+
+/// A call that takes its turn among those of all processes.
+#[derive(Debug)]
+pub(super) struct PeersTurn {
+    pub(super) tenant: u64,
+    pub(super) demand: Demand,
+    /// Who is told that it waits.
+    pub(super) notices: Option<Notices>,
 }
 
 #[derive(Debug)]
@@ -58,56 +62,52 @@ const SLACK_MICROS: Micros = 50_000;
 
 impl PaceWait {
     pub(super) fn new(
-        shared: ThreadArc<Shared>,
-        key: Arc<Limit>,
+        limit: ThreadArc<Limit>,
         ticket: Ticket,
         until: (Option<Instant>, bool),
         length: u64,
-        usage: Option<Usage>,
+        usage: Option<Box<Usage>>,
     ) -> Self {
-        let nothing = (0, Demand::default());
-        Self::at(Stage::Line(ticket), shared, key, nothing, until, length, usage)
+        Self::at(Stage::Line(ticket), limit, None, until, length, usage)
     }
 
-    /// A call of this tenant, which takes this, has its turn among those of all processes.
     pub(super) fn for_a_turn(
-        shared: ThreadArc<Shared>,
-        key: Arc<Limit>,
-        call: (u64, Demand),
+        limit: ThreadArc<Limit>,
+        turn: PeersTurn,
         until: (Option<Instant>, bool),
         length: u64,
-        usage: Option<Usage>,
-        notices: Option<Notices>,
+        usage: Option<Box<Usage>>,
     ) -> Self {
-        let mut wait = Self::at(Stage::Held(clock::now()), shared, key, call, until, length, usage);
-        wait.notices = notices;
-        wait
+        Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, length, usage)
     }
 
     fn at(
         stage: Stage,
-        shared: ThreadArc<Shared>,
-        key: Arc<Limit>,
-        (tenant, demand): (u64, Demand),
+        limit: ThreadArc<Limit>,
+        turn: Option<Box<PeersTurn>>,
         (until, deadline_is_first): (Option<Instant>, bool),
         length: u64,
-        usage: Option<Usage>,
+        usage: Option<Box<Usage>>,
     ) -> Self {
-        shared.count_waiting(1.0);
+        limit.count_waiting(1.0);
         let (timer, share) = (LazyTimer::default(), Share::default());
-        let notices = None;
-        Self { shared, key, stage, until, deadline_is_first, timer, length, usage, tenant, demand, share, notices }
+        Self { limit, stage, until, deadline_is_first, timer, length, usage, turn, share }
+    }
+
+    /// Its tenant, and what it takes.
+    fn call(&self) -> (u64, Demand) {
+        self.turn.as_ref().map_or_else(Default::default, |turn| (turn.tenant, turn.demand))
     }
 
     /// Tells the call's reader that it waits, once.
     fn report(&mut self, wait: Duration) {
-        if let Some(notices) = self.notices.take() {
+        if let Some(notices) = self.turn.as_mut().and_then(|turn| turn.notices.take()) {
             notices.push(Notice::Pace { expected: (!wait.is_zero()).then_some(wait) });
         }
     }
 
     fn is_over(&mut self) -> Stage {
-        self.shared.count_waiting(-1.0);
+        self.limit.count_waiting(-1.0);
         std::mem::replace(&mut self.stage, Stage::Over)
     }
 
@@ -116,7 +116,7 @@ impl PaceWait {
             return;
         }
         match self.is_over() {
-            Stage::Line(ticket) => self.key.forget(ticket, clock::now()),
+            Stage::Line(ticket) => self.limit.forget(ticket, clock::now()),
             Stage::Asks(asking) => asking.give_up(),
             Stage::Held(_) | Stage::Turn(_) | Stage::Over => {}
         }
@@ -130,24 +130,24 @@ impl PaceWait {
         match wait {
             None if self.deadline_is_first => {
                 let kind = RejectionKind::DeadlineExceeded;
-                self.shared.config.emitter.emit(&Event::Refused { kind });
+                self.limit.config().emitter.emit(&Event::Refused { kind });
                 Rejection::new(kind)
             }
-            wait => self.shared.refuse(&self.key, wait.unwrap_or_default()),
+            wait => self.limit.refuse(wait.unwrap_or_default()),
         }
     }
 
     fn pass(&mut self, grant: Grant) -> PacePermit {
         self.is_over();
-        let (shared, key) = (self.shared.clone(), self.key.clone());
         let share = std::mem::take(&mut self.share);
-        PacePermit::new(shared, Key::Held(key), grant, self.length, self.usage.take(), share)
+        PacePermit::new(self.limit.clone(), grant, self.length, self.usage.take(), share)
     }
 
     /// Asks the other processes, where nothing keeps it from being sent but what all wait for.
     fn ask(&mut self) -> Result<(), Rejection> {
         let now = clock::now();
-        let pause = match self.key.hold(self.tenant, now) {
+        let (tenant, demand) = self.call();
+        let pause = match self.limit.hold(tenant, now) {
             Hold::None => Duration::ZERO,
             Hold::All(pause) => Duration::from_micros(pause),
             Hold::Own(wait) => {
@@ -160,8 +160,7 @@ impl PaceWait {
             }
         };
         let patience = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
-        let peers = self.shared.config.peers.as_ref();
-        let asking = Asking::begin(peers, &self.key, &self.demand, pause, patience, now);
+        let asking = Asking::begin(&self.limit, &demand, pause, patience, now);
         self.stage = asking.map_or(Stage::Turn(now), |asking| Stage::Asks(Box::new(asking)));
         Ok(())
     }
@@ -170,7 +169,7 @@ impl PaceWait {
     /// the turns behind that one are taken: calls that it was given to would come together with theirs.
     fn loses_its_turn(&mut self, now: Instant) -> bool {
         let Some(reserved) = self.share.reserved.take() else { return false };
-        match self.key.hold(self.tenant, now) {
+        match self.limit.hold(self.call().0, now) {
             Hold::All(wait) | Hold::Own(wait) if wait > SLACK_MICROS => {
                 reserved.keep();
                 true
@@ -238,8 +237,8 @@ impl Wait for PaceWait {
                     }
                     self.until = self.until.max(now.checked_add(SLACK));
                     let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
-                    let demand = self.demand.times(self.share.processes);
-                    match self.key.arrive(self.tenant, demand, now, patience) {
+                    let (tenant, demand) = self.call();
+                    match self.limit.arrive(tenant, demand.times(self.share.processes), now, patience) {
                         Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                         Decision::Waits(ticket, wait) => {
                             self.report(wait);
@@ -255,11 +254,11 @@ impl Wait for PaceWait {
             };
             let now = clock::now();
             if self.loses_its_turn(now) {
-                self.key.forget(ticket, now);
+                self.limit.forget(ticket, now);
                 self.ask()?;
                 continue;
             }
-            let next = match self.key.ask(ticket, cx.waker(), now, self.until) {
+            let next = match self.limit.ask(ticket, cx.waker(), now, self.until) {
                 Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),
                 Decision::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
                 Decision::Again(next) => next,

@@ -25,9 +25,9 @@ impl Admit for QueueGate {
     }
 
     #[inline]
-    fn admit<B>(&self, request: Request<B>) -> (Request<B>, Admission<QueuePermit, QueueWait>) {
+    fn admit<B>(&self, request: &mut Request<B>) -> Admission<QueuePermit, QueueWait> {
         let Self(shared) = self;
-        let tenant = shared.callers.of(&request);
+        let tenant = shared.callers.of(request);
         let max_wait = shared.config.max_wait;
         let mut times = None;
         let arrived = shared.arrive(tenant, || {
@@ -36,7 +36,7 @@ impl Admit for QueueGate {
             times = Some((now, left));
             (now, left.map_or(max_wait, |left| left.min(max_wait)))
         });
-        let admission = match arrived {
+        match arrived {
             Arrived::Place(place) => Admission::Pass(QueuePermit::new(shared.hold(), place)),
             Arrived::Full { expected } => Admission::Refuse(shared.refuse(expected)),
             Arrived::Waits(ticket) => {
@@ -44,7 +44,6 @@ impl Admit for QueueGate {
                 let (until, deadline_is_first) = times.map_or((None, false), |(now, left)| until(now, max_wait, left));
                 Admission::Wait(QueueWait::new(shared.hold(), tenant, ticket, until, deadline_is_first))
             }
-        };
-        (request, admission)
+        }
     }
 }

@@ -88,6 +88,11 @@ impl Pacer {
         self.pauses.passed(grant.tenant, grant.sent)
     }
 
+    /// Whether [`served`](Self::served) would change nothing, whichever call was.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.pauses.is_calm()
+    }
+
     /// As many calls as a [`SAMPLE`] were served since this was last called.
     pub(crate) fn sample(&mut self, now: Micros) {
         let apart = |sampled| now.saturating_sub(sampled) / u64::from(SAMPLE);

@@ -169,6 +169,11 @@ impl Pauses {
         is_new
     }
 
+    /// Whether a call that is served changes nothing.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.tenants.is_empty() && self.all.interval == 0 && self.all.failures == 0 && self.all.probe == Restart::None
+    }
+
     /// How long a call waits behind the others.
     pub(crate) fn wait(&self, tenant: u64, ahead: u64, now: Micros) -> Micros {
         let own = self.tenants.get(&tenant).map_or(0, |pause| pause.wait(ahead, now));

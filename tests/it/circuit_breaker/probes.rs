@@ -76,7 +76,7 @@ async fn a_cancelled_probe_frees_its_place() {
     let until_never = || vec![Answer::never(), Answer::status(200)];
 
     // Before it was polled.
-    let rig = due(as_is, vec![Answer::status(200)]).await;
+    let rig = due(as_is, vec![Answer::status(200), Answer::status(200)]).await;
     drop(rig.begin().await);
     assert_eq!(rig.call().await, "200 said");
 
