@@ -102,8 +102,9 @@ use crate::rt::per_thread::PerThread;
 ///
 /// # Cost
 ///
-/// Where a place is free: two short locks, a hash of the tenant, and no allocation. A
-/// call that waits is boxed.
+/// Where a place is free: a hash of the tenant, a compare-exchange to take the place and one to give it back, and no allocation.
+/// Threads take places of their own, so they do not wait for each other. A call that finds no place takes a lock, as do, from then on,
+/// those that hold one; it is boxed. With [`auto`](Self::auto) each call takes the lock twice.
 #[derive(Clone, Debug)]
 pub struct QueueLayer {
     shared: PerThread<Shared>,

@@ -6,6 +6,7 @@ mod layer;
 mod permit;
 mod service;
 mod shared;
+mod slots;
 mod wait;
 
 pub use self::layer::QueueLayer;

@@ -38,6 +38,19 @@ impl QueuePermit {
         }
     }
 
+    /// What a head says of how much the upstream bears.
+    fn load_of<B>(&self, response: &Response<B>) -> Load {
+        let refused = Rejection::of(response).map(Rejection::kind);
+        let status = response.status().as_u16();
+        match self.shared.config.classifier.classify(&Outcome::head(response)).health {
+            _ if refused == Some(RejectionKind::FirstByteTimeout) => Load::Lost,
+            Health::Throttled => Load::Lost,
+            Health::Failure if refused.is_none() && matches!(status, 503 | 529) => Load::Lost,
+            Health::Success => Load::Served,
+            _ => Load::Unknown,
+        }
+    }
+
     #[inline]
     fn leave_to_reader(&mut self) {
         self.set_turn(self.turn.wrapping_add(1) | 1);
@@ -55,15 +68,9 @@ impl Permit for QueuePermit {
 
     #[inline]
     fn head<B: Body>(&mut self, response: &mut Response<B>, _has_body: bool) -> Watch {
-        let refused = Rejection::of(response).map(Rejection::kind);
-        let status = response.status().as_u16();
-        self.load = match self.shared.config.classifier.classify(&Outcome::head(response)).health {
-            _ if refused == Some(RejectionKind::FirstByteTimeout) => Load::Lost,
-            Health::Throttled => Load::Lost,
-            Health::Failure if refused.is_none() && matches!(status, 503 | 529) => Load::Lost,
-            Health::Success => Load::Served,
-            _ => Load::Unknown,
-        };
+        if self.shared.counts_losses() {
+            self.load = self.load_of(response);
+        }
         self.leave_to_reader();
         Watch::Body
     }
@@ -74,6 +81,9 @@ impl Permit for QueuePermit {
     }
 
     fn end(self, end: End<'_>) {
+        if !self.shared.counts_losses() {
+            return self.shared.leave(&self.place, Load::Unknown, clock::now);
+        }
         let load = match end {
             End::Head | End::Complete => self.load,
             // What was lost is known from the head; whether the rest of it would have been served is not.

@@ -4,8 +4,9 @@ use std::fmt;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::config::Config;
-use crate::admission::{Callers, gauge};
+use super::config::{Concurrency, Config};
+use super::slots::{Slots, Taken, shortened};
+use crate::admission::{Callers, gauge, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
 use crate::policy::micros::micros;
@@ -17,19 +18,19 @@ use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) callers: Callers,
+    slots: Slots,
     state: Mutex<State>,
     /// Whether a call that came now would have to wait. A hint, for those who do not want the lock.
     is_full: AtomicBool,
-    /// Of each call under way, how often its body changed between its upstream's turn and its reader's: odd, its
-    /// reader's.
-    turns: Box<[AtomicU32]>,
     entropy: Entropy,
 }
 
 struct State {
     places: Places<Waiter>,
-    /// Entries of `turns` that belong to no call.
-    free: Vec<u32>,
+    /// Places that no call has, and none may take without the lock.
+    vacant: Vec<u32>,
+    /// The same beyond the limit: for calls that are given a place while others are passed over.
+    spare: Vec<u32>,
     /// What was there when it was last looked at.
     seen: Box<[u32]>,
     /// Who looks, and when next.
@@ -49,7 +50,7 @@ pub(super) enum Waiter {
 #[derive(Debug)]
 pub(super) struct Place {
     grant: Grant,
-    turn: u32,
+    slot: u32,
     /// When it was taken, for one in a few calls: the mean of those is as good.
     since: Option<Instant>,
 }
@@ -87,20 +88,25 @@ struct Woken(Option<Waker>, Vec<Waker>);
 
 /// How long a reader may leave its data unread before it counts as one that does not read.
 const UNREAD: Duration = Duration::from_secs(1);
-/// The time that a place is held is measured once in this number of calls.
+/// The time that a place is held is measured once in this number of calls while some wait, and of each place
 const MEASURED: u32 = 8;
+/// once in this number while none does.
+const MEASURED_IDLE: u32 = 64;
 
 // === impl Shared ===
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
+        let most = config.limit.most();
+        // What is found out is counted with each call, which takes the lock.
+        let are_free = matches!(config.limit, Concurrency::Fixed(_));
         // Places that are passed over make room for as many again.
-        let calls = config.limit.most().saturating_mul(2);
-        let length = usize::try_from(calls).unwrap_or_default();
+        let slots = Slots::new(most, are_free);
         let state = State {
             places: Places::new(config.limit.limit(), config.max_waiting),
-            free: (0..calls).rev().collect(),
-            seen: vec![0; length].into(),
+            vacant: if are_free { Vec::new() } else { (0..most).rev().collect() },
+            spare: (most..slots.len()).rev().collect(),
+            seen: slots.turns().map(|_| 0).collect(),
             sweeper: None,
             sweep: None,
             granted: 0,
@@ -108,33 +114,55 @@ impl Shared {
         Self {
             config,
             callers: Callers::default(),
+            slots,
             state: Mutex::new(state),
             is_full: AtomicBool::new(false),
-            turns: (0..length).map(|_| AtomicU32::new(0)).collect(),
             entropy: Entropy::default(),
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.is_full.load(Ordering::Relaxed)
+        self.is_full.load(Ordering::Relaxed) || (self.is_fixed() && self.slots.are_near_taken())
     }
 
     /// A call comes that can wait until `patience` has passed.
+    #[inline]
     pub(super) fn arrive(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
+        let tenant = shortened(tenant);
+        let taken = if self.is_fixed() { self.slots.take(tenant) } else { None };
+        match taken {
+            Some(taken) => Arrived::Place(self.taken(tenant, &taken)),
+            None => self.arrive_late(tenant, now),
+        }
+    }
+
+    /// There may be no place.
+    #[inline(never)]
+    fn arrive_late(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
         let mut state = lock(&self.state);
-        if let Some(place) = state.enter(tenant, &self.turns) {
+        if let Some(taken) = state.take_last(tenant, self.is_fixed(), &self.slots) {
             self.changed(&state);
+            drop(state);
+            return Arrived::Place(self.taken(tenant, &taken));
+        }
+        if let Some(place) = state.enter(tenant, &self.slots) {
+            self.changed(&state);
+            self.show_entered();
             return Arrived::Place(place);
         }
         let (now, patience) = now();
         let expected = state.places.expected_wait(tenant).map(Duration::from_micros);
         if expected.is_some_and(|expected| expected > patience) {
+            self.changed(&state);
             return Arrived::Full { expected };
         }
         let mut woken = Woken::default();
         let ticket = match state.places.wait(tenant, Waiter::Waiting(None)) {
             Arrival::Waits(ticket) => ticket,
-            Arrival::Full(_) => return Arrived::Full { expected },
+            Arrival::Full(_) => {
+                self.changed(&state);
+                return Arrived::Full { expected };
+            }
             Arrival::InPlaceOf { evicted, ticket } => {
                 if let Some(waiter) = state.places.waiter(evicted) {
                     woken.push(std::mem::replace(waiter, Waiter::Evicted).waker());
@@ -143,12 +171,31 @@ impl Shared {
             }
         };
         if state.sweep.is_none() {
-            state.begin_sweeps(&self.turns, now);
+            state.begin_sweeps(&self.slots, now);
         }
         self.changed(&state);
         drop(state);
         woken.wake();
         Arrived::Waits(ticket)
+    }
+
+    /// Whether calls take places without the lock.
+    #[inline]
+    fn is_fixed(&self) -> bool {
+        matches!(self.config.limit, Concurrency::Fixed(_))
+    }
+
+    /// Whether what becomes of a call changes the limit.
+    #[inline]
+    pub(super) fn counts_losses(&self) -> bool {
+        !self.is_fixed()
+    }
+
+    #[inline]
+    fn taken(&self, tenant: u64, taken: &Taken) -> Place {
+        self.show_entered();
+        let since = (taken.uses % MEASURED_IDLE == 0).then(crate::rt::clock::now);
+        Place { grant: Grant::uncounted(tenant), slot: taken.slot, since }
     }
 
     /// Whether the wait is over; if not, whom to wake when it is.
@@ -182,7 +229,8 @@ impl Shared {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
         if let Some(place) = state.forget(ticket, &mut woken) {
-            state.leave(&place, Load::Unknown, None, &self.turns);
+            self.show_left();
+            state.leave(&place, Load::Unknown, None, &self.slots);
         }
         self.pass_on(&mut state, &mut woken);
         drop(state);
@@ -190,12 +238,23 @@ impl Shared {
     }
 
     /// A call is over.
+    #[inline]
     pub(super) fn leave(&self, place: &Place, load: Load, now: impl FnOnce() -> Instant) {
+        self.show_left();
         let hold = place.since.map(|since| now().saturating_duration_since(since));
+        if !self.is_fixed() || !self.slots.give_back(place.slot, place.grant.tenant) {
+            self.leave_counted(place, load, hold);
+        } else if let Some(hold) = hold {
+            lock(&self.state).places.held_for(micros(hold));
+        }
+    }
+
+    #[inline(never)]
+    fn leave_counted(&self, place: &Place, load: Load, hold: Option<Duration>) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
         let before = state.places.limit();
-        state.leave(place, load, hold, &self.turns);
+        state.leave(place, load, hold, &self.slots);
         let limit = state.places.limit();
         self.pass_on(&mut state, &mut woken);
         drop(state);
@@ -210,7 +269,7 @@ impl Shared {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
         if state.sweep.is_some_and(|due| due <= now) {
-            let unread = state.look(&self.turns);
+            let unread = state.look(&self.slots);
             state.places.pass_over(unread);
             state.sweep = now.checked_add(UNREAD);
             self.pass_on(&mut state, &mut woken);
@@ -220,12 +279,13 @@ impl Shared {
     }
 
     pub(super) fn turn(&self, place: &Place) -> Option<&AtomicU32> {
-        index(&self.turns, place.turn)
+        self.slots.turn(place.slot)
     }
 
     pub(super) fn stats(&self) -> QueueStats {
         let state = lock(&self.state);
-        QueueStats { limit: state.places.limit(), in_flight: state.places.in_use(), waiting: state.places.waiting() }
+        let in_flight = u32::try_from(self.slots.held()).unwrap_or(u32::MAX);
+        QueueStats { limit: state.places.limit(), in_flight, waiting: state.places.waiting() }
     }
 
     /// A refusal, with the wait that a place takes, a little longer at random so that not all come back at once.
@@ -237,33 +297,46 @@ impl Shared {
     }
 
     pub(super) fn expected_wait(&self, tenant: u64) -> Option<Duration> {
-        lock(&self.state).places.expected_wait(tenant).map(Duration::from_micros)
+        lock(&self.state).places.expected_wait(shortened(tenant)).map(Duration::from_micros)
     }
 
     /// Gives free places to those whose turn it is.
     fn pass_on(&self, state: &mut State, woken: &mut Woken) {
         while let Some((ticket, grant)) = state.places.next() {
-            let place = state.place(grant, &self.turns);
+            let place = state.place(grant, &self.slots);
+            self.show_entered();
             if let Some(waiter) = state.places.waiter(ticket) {
                 woken.push(std::mem::replace(waiter, Waiter::Granted(place)).waker());
             }
         }
         if state.places.waiting() == 0 {
             state.end_sweeps();
+            if self.is_fixed() {
+                state.free_places(&self.slots);
+            }
         }
         self.changed(state);
     }
 
     fn changed(&self, state: &State) {
-        let is_full = state.places.waiting() > 0 || state.places.in_use() >= state.places.limit();
+        let is_full = state.places.is_full();
         if self.is_full.load(Ordering::Relaxed) != is_full {
             self.is_full.store(is_full, Ordering::Relaxed);
         }
-        gauge("tower_buttress_queue_in_flight", self.config.name, || f64::from(state.places.in_use()));
         gauge("tower_buttress_queue_limit", self.config.name, || f64::from(state.places.limit()));
         gauge("tower_buttress_queue_waiting", self.config.name, || {
             u32::try_from(state.places.waiting()).map_or(f64::INFINITY, f64::from)
         });
+    }
+
+    #[inline]
+    fn show_entered(&self) {
+        gauge_add("tower_buttress_queue_in_flight", self.config.name, 1.0);
+    }
+
+    #[inline]
+    fn show_left(&self) {
+        gauge_add("tower_buttress_queue_in_flight", self.config.name, -1.0);
     }
 }
 
@@ -276,27 +349,45 @@ impl fmt::Debug for Shared {
 // === impl State ===
 
 impl State {
-    fn enter(&mut self, tenant: u64, turns: &[AtomicU32]) -> Option<Place> {
+    /// A place that has become free since this call looked, when none waits. Otherwise all calls under way count from now on.
+    fn take_last(&mut self, tenant: u64, is_fixed: bool, slots: &Slots) -> Option<Taken> {
+        let Self { places, .. } = self;
+        if !is_fixed || places.is_full() {
+            return None;
+        }
+        slots.take_any(tenant).or_else(|| slots.count(tenant, |holder| places.count(holder)))
+    }
+
+    fn enter(&mut self, tenant: u64, slots: &Slots) -> Option<Place> {
         let grant = self.places.enter(tenant)?;
-        Some(self.place(grant, turns))
+        Some(self.place(grant, slots))
     }
 
     /// It is the upstream's turn first.
-    fn place(&mut self, grant: Grant, turns: &[AtomicU32]) -> Place {
-        let turn = self.free.pop().unwrap_or(u32::MAX);
-        if let Some(turn) = index(turns, turn) {
-            turn.store(0, Ordering::Relaxed);
-        }
+    fn place(&mut self, grant: Grant, slots: &Slots) -> Place {
+        let slot = self.vacant.pop().or_else(|| self.spare.pop()).unwrap_or(u32::MAX);
+        slots.assign(slot, grant.tenant);
         self.granted = self.granted.wrapping_add(1);
         let since = (self.granted % MEASURED == 1).then(crate::rt::clock::now);
-        Place { grant, turn, since }
+        Place { grant, slot, since }
     }
 
-    fn leave(&mut self, place: &Place, load: Load, hold: Option<Duration>, turns: &[AtomicU32]) {
+    fn leave(&mut self, place: &Place, load: Load, hold: Option<Duration>, slots: &Slots) {
         self.places.leave(place.grant, load, hold.map(micros));
-        if let Some(turn) = index(turns, place.turn) {
-            turn.store(0, Ordering::Relaxed);
-            self.free.push(place.turn);
+        slots.vacate(place.slot);
+        if slots.is_place(place.slot) {
+            self.vacant.push(place.slot);
+        } else if place.slot < slots.len() {
+            self.spare.push(place.slot);
+        }
+    }
+
+    /// None waits: those that come may take what is vacant, as far as there are not as many calls beyond the limit.
+    fn free_places(&mut self, slots: &Slots) {
+        let beyond = usize::try_from(slots.spares()).unwrap_or(usize::MAX).saturating_sub(self.spare.len());
+        while self.vacant.len() > beyond {
+            let Some(slot) = self.vacant.pop() else { return };
+            slots.free(slot);
         }
     }
 
@@ -315,8 +406,8 @@ impl State {
         }
     }
 
-    fn begin_sweeps(&mut self, turns: &[AtomicU32], now: Instant) {
-        self.look(turns);
+    fn begin_sweeps(&mut self, slots: &Slots, now: Instant) {
+        self.look(slots);
         self.sweep = now.checked_add(UNREAD);
     }
 
@@ -327,9 +418,9 @@ impl State {
     }
 
     /// How many calls have been their reader's turn since this was last asked.
-    fn look(&mut self, turns: &[AtomicU32]) -> u32 {
+    fn look(&mut self, slots: &Slots) -> u32 {
         let mut unread = 0;
-        for (turn, seen) in turns.iter().zip(&mut self.seen) {
+        for (turn, seen) in slots.turns().zip(&mut self.seen) {
             let turn = turn.load(Ordering::Relaxed);
             let is_unread = turn % 2 == 1 && turn == *seen;
             unread += u32::from(is_unread);
@@ -363,10 +454,6 @@ impl Woken {
     fn wake(self) {
         self.0.into_iter().chain(self.1).for_each(Waker::wake);
     }
-}
-
-fn index(turns: &[AtomicU32], turn: u32) -> Option<&AtomicU32> {
-    turns.get(usize::try_from(turn).ok()?)
 }
 
 #[cfg(all(test, buttress_loom))]

@@ -229,3 +229,43 @@ async fn one_that_is_off_bounds_nothing() {
     futures_util::future::join_all(calls).await;
     assert_eq!(busy.most(), 50);
 }
+
+/// Places are taken without a lock while none waits, and by turns when some do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_many_threads_no_more_calls_are_under_way_than_there_are_places() {
+    let busy = Busy::default();
+    let upstream = {
+        let busy = busy.clone();
+        service_fn(move |_: Ask| {
+            let call = busy.begin();
+            async move {
+                tokio::task::yield_now().await;
+                drop(call);
+                Ok::<_, Infallible>(Response::new(Full::from("done")))
+            }
+        })
+    };
+    let layer = QueueLayer::new(3);
+    let service = layer.layer(upstream);
+    let callers: Vec<_> = (0..12)
+        .map(|caller: u32| {
+            let service = service.clone();
+            tokio::spawn(async move {
+                for call in 0..200 {
+                    if (caller + call) % 7 == 0 {
+                        // It goes away before it has come far.
+                        let leaves = tokio::time::timeout(Duration::ZERO, service.clone().oneshot(ask("leaves")));
+                        drop(leaves.await);
+                    } else {
+                        assert_eq!(whole(service.clone(), ask(&format!("{}", caller % 4))).await, 200);
+                    }
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(busy.most() <= 3, "{}", busy.most());
+    assert_eq!((layer.stats().in_flight, layer.stats().waiting), (0, 0));
+}

@@ -1,0 +1,312 @@
+//! The places of a queue, which calls take without its lock while none waits.
+//!
+//! # Why not a count of free places?
+//!
+//! All threads would write to it, and it does not say whose calls are under way, which matters as soon as one waits. Here each
+//! place is a word of its own, which names the tenant that has it. A call takes a free one by a compare-exchange, and begins to look
+//! where its thread found one last, so that threads do not meet.
+//!
+//! A call that finds none free has to wait, and then the lock decides who is next. So it *counts* those under way: each of their
+//! places is marked, and who holds a marked place gives it back under the lock. No call takes a place that is marked, which is how
+//! those that wait are not overtaken.
+
+use std::sync::atomic::AtomicU32 as Hint;
+
+use crate::rt::per_thread;
+use crate::rt::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// All places, and as many more for those that are given while others are passed over.
+pub(super) struct Slots {
+    all: Box<[Slot]>,
+    /// How many places there are.
+    places: u32,
+    /// Where each thread looks first.
+    hints: per_thread::Slots<Hint>,
+}
+
+struct Slot {
+    holder: AtomicU64,
+    /// How often the body of its call changed between its upstream's turn and its reader's: odd, its reader's.
+    turn: AtomicU32,
+    /// How many calls took it without the lock.
+    uses: AtomicU32,
+}
+
+/// What a call has that took a place by itself.
+pub(super) struct Taken {
+    pub(super) slot: u32,
+    /// How many had taken this place before.
+    pub(super) uses: u32,
+}
+
+/// Of a holder: besides these bits it is the tenant.
+const HELD: u64 = 1;
+/// It is given back under the lock, or was.
+const COUNTED: u64 = 2;
+/// Nobody has it, and nobody may take it without the lock.
+const VACANT: u64 = COUNTED;
+const FREE: u64 = 0;
+/// A call looks at as many places before it takes the lock to look at all.
+const NEAR: u32 = 16;
+/// Where the tenant begins.
+const TENANT: u32 = 2;
+/// As many threads have a hint of their own.
+const THREADS: usize = 64;
+
+/// What a hash of a tenant is shortened to.
+pub(super) const fn shortened(tenant: u64) -> u64 {
+    tenant >> TENANT
+}
+
+// === impl Slots ===
+
+impl Slots {
+    /// `are_free`: calls may take these places by themselves.
+    pub(super) fn new(places: u32, are_free: bool) -> Self {
+        let holder = |slot: u32| if are_free && slot < places { FREE } else { VACANT };
+        let slot =
+            |slot| Slot { holder: AtomicU64::new(holder(slot)), turn: AtomicU32::new(0), uses: AtomicU32::new(0) };
+        let all: Box<[Slot]> = (0..places.saturating_mul(2)).map(slot).collect();
+        let hints = per_thread::Slots::new(THREADS, Hint::default);
+        let threads = u32::try_from(hints.iter().count()).unwrap_or(1).max(1);
+        // Each thread has a part of the places to begin with.
+        for (number, hint) in (0_u32..).zip(hints.iter()) {
+            let first = u64::from(places) * u64::from(number) / u64::from(threads);
+            hint.store(u32::try_from(first).unwrap_or(0), Ordering::Relaxed);
+        }
+        Self { all, places, hints }
+    }
+
+    /// Whether this is one of the places of the limit.
+    pub(super) fn is_place(&self, slot: u32) -> bool {
+        slot < self.places
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.all.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How many there are beyond the places of the limit.
+    pub(super) fn spares(&self) -> u32 {
+        self.len() - self.places
+    }
+
+    /// Takes a free place that is near.
+    #[inline]
+    pub(super) fn take(&self, tenant: u64) -> Option<Taken> {
+        let hint = self.hints.own();
+        let first = hint.load(Ordering::Relaxed);
+        for at in 0..NEAR.min(self.places) {
+            let slot = self.nth(first, at);
+            if let Some(taken) = self.take_one(slot, tenant) {
+                if at > 0 {
+                    hint.store(slot, Ordering::Relaxed);
+                }
+                return Some(taken);
+            }
+        }
+        None
+    }
+
+    /// Takes any free place.
+    pub(super) fn take_any(&self, tenant: u64) -> Option<Taken> {
+        let first = self.hints.own().load(Ordering::Relaxed);
+        (0..self.places).find_map(|at| self.take_one(self.nth(first, at), tenant))
+    }
+
+    /// Whether none of those that are near is free.
+    pub(super) fn are_near_taken(&self) -> bool {
+        let first = self.hints.own().load(Ordering::Relaxed);
+        let is_free = |at| self.holder(self.nth(first, at)).is_some_and(|holder| holder == FREE);
+        !(0..NEAR.min(self.places)).any(is_free)
+    }
+
+    /// Marks all places of those under way, and hands their tenants on; ends at a place that has become free, and takes it.
+    /// Under the lock.
+    pub(super) fn count(&self, tenant: u64, mut counted: impl FnMut(u64)) -> Option<Taken> {
+        for slot in 0..self.places {
+            let Some(this) = self.get(slot) else { continue };
+            loop {
+                let holder = this.holder.load(Ordering::Relaxed);
+                if holder & COUNTED != 0 {
+                    break;
+                }
+                if holder == FREE {
+                    match self.take_one(slot, tenant) {
+                        None => continue,
+                        taken => return taken,
+                    }
+                }
+                if this.replace(holder, holder | COUNTED) {
+                    counted(holder >> TENANT);
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives back a place that was taken without the lock. `false`: it is marked, and to be given back under the lock.
+    #[inline]
+    pub(super) fn give_back(&self, slot: u32, tenant: u64) -> bool {
+        let Some(this) = self.get(slot) else { return false };
+        let holder = word(tenant);
+        if this.holder.load(Ordering::Relaxed) != holder {
+            return false;
+        }
+        // Nobody else writes there until it is free.
+        this.turn.store(0, Ordering::Relaxed);
+        let is_free = this.replace(holder, FREE);
+        if is_free {
+            self.hints.own().store(slot, Ordering::Relaxed);
+        }
+        is_free
+    }
+
+    /// A call is given a place that was vacant. Under the lock.
+    pub(super) fn assign(&self, slot: u32, tenant: u64) {
+        if let Some(slot) = self.get(slot) {
+            slot.holder.store(word(tenant) | COUNTED, Ordering::Relaxed);
+        }
+    }
+
+    /// The call that had a marked place is over. Under the lock.
+    pub(super) fn vacate(&self, slot: u32) {
+        if let Some(slot) = self.get(slot) {
+            slot.turn.store(0, Ordering::Relaxed);
+            slot.holder.store(VACANT, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls may take a vacant place by themselves. Under the lock.
+    pub(super) fn free(&self, slot: u32) {
+        if let Some(slot) = self.get(slot) {
+            slot.holder.store(FREE, Ordering::Release);
+        }
+    }
+
+    pub(super) fn turn(&self, slot: u32) -> Option<&AtomicU32> {
+        self.get(slot).map(|slot| &slot.turn)
+    }
+
+    pub(super) fn turns(&self) -> impl Iterator<Item = &AtomicU32> {
+        self.all.iter().map(|slot| &slot.turn)
+    }
+
+    /// How many calls have a place.
+    pub(super) fn held(&self) -> usize {
+        self.all.iter().filter(|slot| slot.holder.load(Ordering::Relaxed) & HELD != 0).count()
+    }
+
+    #[inline]
+    fn take_one(&self, slot: u32, tenant: u64) -> Option<Taken> {
+        let this = self.get(slot)?;
+        if this.holder.load(Ordering::Relaxed) != FREE || !this.replace(FREE, word(tenant)) {
+            return None;
+        }
+        // Only who has the place writes there.
+        let uses = this.uses.load(Ordering::Relaxed);
+        this.uses.store(uses.wrapping_add(1), Ordering::Relaxed);
+        Some(Taken { slot, uses })
+    }
+
+    /// The places in a ring.
+    #[inline]
+    fn nth(&self, first: u32, at: u32) -> u32 {
+        let slot = first.wrapping_add(at);
+        if slot >= self.places { slot.wrapping_sub(self.places) } else { slot }
+    }
+
+    #[inline]
+    fn get(&self, slot: u32) -> Option<&Slot> {
+        self.all.get(usize::try_from(slot).ok()?)
+    }
+
+    fn holder(&self, slot: u32) -> Option<u64> {
+        self.get(slot).map(|slot| slot.holder.load(Ordering::Relaxed))
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    #[inline]
+    fn replace(&self, before: u64, after: u64) -> bool {
+        self.holder.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[inline]
+const fn word(tenant: u64) -> u64 {
+    tenant << TENANT | HELD
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use std::sync::atomic::AtomicU32 as Count;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn as_many_calls_have_a_place_as_there_are() {
+        let slots = Slots::new(40, true);
+        let taken: Vec<_> = (0..40).map(|tenant| (tenant, slots.take_any(tenant).unwrap().slot)).collect();
+        assert!(slots.take_any(7).is_none());
+        assert_eq!(slots.held(), 40);
+        for (tenant, slot) in taken {
+            assert!(slots.give_back(slot, tenant));
+        }
+        assert_eq!(slots.held(), 0);
+    }
+
+    #[test]
+    fn one_that_is_counted_is_neither_given_back_nor_taken_without_the_lock() {
+        let slots = Slots::new(2, true);
+        let places = [1, 2].map(|tenant| slots.take_any(tenant).unwrap().slot);
+        let mut counted = Vec::new();
+        assert!(slots.count(3, |tenant| counted.push(tenant)).is_none());
+        counted.sort_unstable();
+        assert_eq!(counted, [1, 2]);
+        assert!(!slots.give_back(places[0], 1));
+        slots.vacate(places[0]);
+        assert!(slots.take_any(3).is_none());
+        slots.free(places[0]);
+        assert_eq!(slots.take_any(3).unwrap().slot, places[0]);
+        // The next call that finds none counts this one, and not the other once more.
+        let mut counted = Vec::new();
+        assert!(slots.count(4, |tenant| counted.push(tenant)).is_none());
+        assert_eq!(counted, [3]);
+    }
+
+    #[test]
+    fn counting_ends_at_a_place_that_is_free() {
+        let slots = Slots::new(3, true);
+        let first = slots.take_any(1).unwrap().slot;
+        let last = slots.take_any(2).unwrap().slot;
+        let taken = slots.count(5, |_| ()).unwrap().slot;
+        assert!(taken != first && taken != last);
+        assert_eq!(slots.held(), 3);
+    }
+
+    #[test]
+    fn threads_take_each_place_once() {
+        let (slots, under_way, most) = (Slots::new(3, true), Count::new(0), Count::new(0));
+        thread::scope(|scope| {
+            for tenant in 0..4 {
+                let (slots, under_way, most) = (&slots, &under_way, &most);
+                scope.spawn(move || {
+                    for _ in 0..2_000 {
+                        let Some(taken) = slots.take(tenant) else { continue };
+                        most.fetch_max(under_way.fetch_add(1, SeqCst) + 1, SeqCst);
+                        under_way.fetch_sub(1, SeqCst);
+                        assert!(slots.give_back(taken.slot, tenant));
+                    }
+                });
+            }
+        });
+        assert!(most.load(SeqCst) <= 3);
+        assert_eq!(slots.held(), 0);
+    }
+}
