@@ -50,14 +50,16 @@ impl HeartbeatSchedule {
         self.silent.interrupted(now);
     }
 
-    /// Nothing has come. The clock is asked only when a wait begins.
+    /// Nothing has come. The clock is asked only when a wait begins: returns what it said.
     #[inline]
-    pub(crate) fn waiting(&mut self, now: impl FnOnce() -> Instant) {
-        if self.quiet.is_none() || !self.silent.is_waiting() {
-            let now = now();
-            self.quiet.get_or_insert(now);
-            self.silent.waiting(|| now);
+    pub(crate) fn waiting(&mut self, now: impl FnOnce() -> Instant) -> Option<Instant> {
+        if self.quiet.is_some() && self.silent.is_waiting() {
+            return None;
         }
+        let now = now();
+        self.quiet.get_or_insert(now);
+        self.silent.waiting(|| now);
+        Some(now)
     }
 
     /// What comes next, and when; `None` if that is never. Where both come at once, the end does.

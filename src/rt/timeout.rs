@@ -6,7 +6,7 @@
 //! cut whose data is there. So where the end of a wait is found late by more than a task ever takes to run, it is put off once,
 //! for long enough to read a socket (see [`grace`]). What comes by then is handed on, since a result that is ready beats a timer.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use super::clock;
@@ -18,6 +18,22 @@ use crate::policy::grace::grace;
 pub(crate) struct Timeout {
     timer: LazyTimer,
     grace: Option<Box<Grace>>,
+}
+
+/// A [`Timeout`] of a stream, of which there may be many. It remembers what its timer was armed for: the timer's own memory is then
+/// in no cache, and an owner that has just read the clock need not look at it.
+#[derive(Debug, Default)]
+pub(crate) struct StreamTimeout {
+    timeout: Timeout,
+    runs: Option<Running>,
+}
+
+/// A timer that has not fired before `until`.
+#[derive(Debug)]
+struct Running {
+    until: Instant,
+    /// Whom it wakes.
+    waker: Waker,
 }
 
 /// The end of a wait was found late.
@@ -57,18 +73,6 @@ impl Timeout {
         clock::now() >= at && self.poll_until(at, cx).is_ready()
     }
 
-    /// See [`LazyTimer::will_wake`].
-    #[inline]
-    pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
-        self.timer.will_wake(cx)
-    }
-
-    /// See [`LazyTimer::is_running`].
-    #[inline]
-    pub(crate) fn is_running(&self) -> bool {
-        self.timer.is_running()
-    }
-
     /// The end of the wait has come, or the grace after it has begun.
     #[cold]
     #[inline(never)]
@@ -85,6 +89,76 @@ impl Timeout {
         };
         self.grace = Some(Box::new(Grace { missed: at, until }));
         self.timer.poll_until(until, cx)
+    }
+}
+
+// === impl StreamTimeout ===
+
+impl StreamTimeout {
+    /// See [`Timeout::poll_until`].
+    pub(crate) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.timeout.poll_until(at, cx);
+        self.note(cx);
+        polled
+    }
+
+    /// The same for an owner that has just read the clock.
+    #[inline]
+    pub(crate) fn poll_until_from(&mut self, now: Instant, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let runs = self.runs.as_ref().is_some_and(|running| running.until <= at && running.will_wake(now, cx));
+        if runs { Poll::Pending } else { self.poll_until(at, cx) }
+    }
+
+    /// See [`Timeout::has_passed`].
+    pub(crate) fn has_passed(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+        let passed = self.timeout.has_passed(at, cx);
+        self.note(cx);
+        passed
+    }
+
+    /// See [`LazyTimer::will_wake`].
+    #[inline]
+    pub(crate) fn will_wake(&self, cx: &Context<'_>) -> bool {
+        self.timeout.timer.will_wake(cx)
+    }
+
+    /// The same for an owner that has just read the clock.
+    #[inline]
+    pub(crate) fn will_wake_from(&self, now: Instant, cx: &Context<'_>) -> bool {
+        self.runs.as_ref().is_some_and(|running| running.will_wake(now, cx))
+    }
+
+    /// See [`LazyTimer::is_running`].
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.timeout.timer.is_running()
+    }
+
+    /// Whether it is known until when it runs.
+    #[inline]
+    pub(crate) fn is_known(&self) -> bool {
+        self.runs.is_some()
+    }
+
+    fn note(&mut self, cx: &Context<'_>) {
+        let timer = &self.timeout.timer;
+        let until = timer.armed_until().filter(|_| timer.will_wake(cx));
+        match (&mut self.runs, until) {
+            (Some(running), Some(until)) => {
+                running.until = until;
+                running.waker.clone_from(cx.waker());
+            }
+            (runs, until) => *runs = until.map(|until| Running { until, waker: cx.waker().clone() }),
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    #[inline]
+    fn will_wake(&self, now: Instant, cx: &Context<'_>) -> bool {
+        now < self.until && self.waker.will_wake(cx.waker())
     }
 }
 
@@ -166,6 +240,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stream_that_knows_the_time_waits_as_any_other() {
+        let (start, mut timeout) = (clock::now(), StreamTimeout::default());
+        let poll =
+            |timeout: &mut StreamTimeout, at, cx: &mut Context<'_>| timeout.poll_until_from(clock::now(), at, cx);
+        assert!(poll_fn(|cx| Poll::Ready(poll(&mut timeout, start + 3 * S, cx))).await.is_pending());
+        tokio::time::advance(S).await;
+        // It is polled again, waits for longer, and is woken at the end of that.
+        poll_fn(|cx| {
+            assert!(timeout.will_wake_from(clock::now(), cx) || clock::now() >= start + 3 * S);
+            poll(&mut timeout, start + 5 * S, cx)
+        })
+        .await;
+        assert_eq!(clock::now() - start, 5 * S);
+        // An end that is found late is put off, for those too.
+        let at = clock::now() + S;
+        assert!(poll_fn(|cx| Poll::Ready(poll(&mut timeout, at, cx))).await.is_pending());
+        tokio::time::advance(2 * S).await;
+        poll_fn(|cx| poll(&mut timeout, at, cx)).await;
+        assert_eq!(clock::now() - at, 1_050 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_another_task_takes_over_wakes_that() {
+        let (start, mut timeout) = (clock::now(), StreamTimeout::default());
+        assert!(poll_fn(|cx| Poll::Ready(timeout.poll_until(start + S, cx))).await.is_pending());
+        assert!(poll_fn(|cx| Poll::Ready(timeout.will_wake_from(start, cx))).await);
+        let other = tokio::spawn(async move {
+            assert!(!poll_fn(|cx| Poll::Ready(timeout.will_wake_from(start, cx))).await);
+            poll_fn(|cx| timeout.poll_until_from(clock::now(), start + S, cx)).await;
+        });
+        other.await.unwrap();
+        assert_eq!(clock::now() - start, S);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_does_not_wait_arms_nothing_before_the_end() {
         for jumps in [[(S / 2, false), (S / 2, true)], [(2 * S, false), (50 * MS, true)]] {
             let mut timeout = Timeout::default();
@@ -173,7 +282,7 @@ mod tests {
             for (jump, passed) in jumps {
                 tokio::time::advance(jump).await;
                 assert_eq!(poll_fn(|cx| Poll::Ready(timeout.has_passed(at, cx))).await, passed, "{jump:?}");
-                assert!(clock::now() > at || !timeout.is_running());
+                assert!(clock::now() > at || !timeout.timer.is_running());
             }
         }
     }

@@ -56,7 +56,7 @@ where
     /// Ready with an error, once the deadline has passed.
     #[inline]
     fn poll_passed(body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
-        ready!(limit.poll_passed(cx));
+        ready!(limit.poll_frame_passed(cx));
         Self::exceeded(body, limit)
     }
 

@@ -2,8 +2,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::event::Emitter;
+use crate::rt::clock;
 use crate::rt::deadline::{CallDeadline, Deadline, Entered};
-use crate::rt::timeout::Timeout;
+use crate::rt::timeout::StreamTimeout;
 
 /// The deadline of one call, and what it takes to keep it: first the future has it, then the body.
 #[derive(Debug)]
@@ -11,9 +12,11 @@ pub(super) struct Limit {
     deadline: CallDeadline,
     /// What the call had when it began.
     pub(super) total: Duration,
-    timeout: Timeout,
+    timeout: StreamTimeout,
     /// How many ready frames have looked at the clock.
     looks: u8,
+    /// The caller waits for a frame: the next one is handed on, since a result that is ready beats a timer.
+    is_awaited: bool,
     pub(super) emitter: Emitter,
 }
 
@@ -25,7 +28,7 @@ const LOOKS: u8 = 8;
 
 impl Limit {
     pub(super) fn new(deadline: CallDeadline, total: Duration, emitter: Emitter) -> Self {
-        Self { deadline, total, timeout: Timeout::default(), looks: 0, emitter }
+        Self { deadline, total, timeout: StreamTimeout::default(), looks: 0, is_awaited: false, emitter }
     }
 
     /// Makes it the current deadline of the task until the guard is dropped.
@@ -34,19 +37,28 @@ impl Limit {
         Deadline::enter_any(self.deadline.get())
     }
 
-    /// Whether a timer runs, so that a frame that is ready need not look at the clock.
+    /// Whether a frame that is ready need not look at the clock: it was waited for, or a timer runs.
     #[inline]
-    pub(super) fn is_timed(&self) -> bool {
-        self.timeout.is_running()
+    pub(super) fn is_timed(&mut self) -> bool {
+        std::mem::take(&mut self.is_awaited) || self.timeout.is_running()
     }
 
     /// Ready once the deadline has passed, for an owner that waits.
     #[inline]
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.deadline.get() {
-            Some(deadline) => self.timeout.poll_until(deadline.instant(), cx),
-            None => Poll::Pending,
+        let Some(at) = self.deadline.get().map(Deadline::instant) else { return Poll::Pending };
+        if self.timeout.is_known() {
+            self.timeout.poll_until_from(clock::now(), at, cx)
+        } else {
+            self.timeout.poll_until(at, cx)
         }
+    }
+
+    /// The same for an owner that waits for a frame.
+    #[inline]
+    pub(super) fn poll_frame_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.is_awaited = true;
+        self.poll_passed(cx)
     }
 
     /// Whether the deadline has passed, for an owner that has a frame to hand on.

@@ -10,7 +10,7 @@ use crate::event::{Emitter, Event};
 use crate::policy::idle::Idle;
 use crate::proto::sse::Scanner;
 use crate::rt::clock;
-use crate::rt::timeout::Timeout;
+use crate::rt::timeout::StreamTimeout;
 
 /// How long a body has been silent, and for how long it may be.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Silence {
     /// `None`: for ever, since the layer is off.
     limit: Option<Duration>,
     idle: Idle,
-    timeout: Timeout,
+    timeout: StreamTimeout,
     /// Where only events count.
     scanner: Option<Scanner>,
     emitter: Emitter,
@@ -29,7 +29,7 @@ pub(super) struct Silence {
 impl Silence {
     pub(super) fn new(limit: Option<Duration>, activity: IdleActivity, emitter: Emitter) -> Self {
         let scanner = (activity == IdleActivity::SseEvents).then(Scanner::new);
-        Self { limit, idle: Idle::default(), timeout: Timeout::default(), scanner, emitter }
+        Self { limit, idle: Idle::default(), timeout: StreamTimeout::default(), scanner, emitter }
     }
 
     /// Whether it takes a look into a frame to see a sign of life.
@@ -61,9 +61,15 @@ impl Silence {
     #[inline]
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
-        self.idle.waiting(clock::now);
         // The instant only ever moves away: a timer that runs fires soon enough.
-        if self.timeout.will_wake(cx) { Poll::Pending } else { self.poll_timer(limit, cx) }
+        let runs = if self.idle.is_waiting() {
+            self.timeout.will_wake(cx)
+        } else {
+            let now = clock::now();
+            self.idle.waiting(|| now);
+            self.timeout.will_wake_from(now, cx)
+        };
+        if runs { Poll::Pending } else { self.poll_timer(limit, cx) }
     }
 
     #[cold]

@@ -45,9 +45,12 @@ impl<B> SseHeartbeatBody<B> {
         if let Some(notice) = state.notice(cx) {
             return notice;
         }
-        state.schedule.waiting(clock::now);
+        let now = state.schedule.waiting(clock::now);
         let Some((at, due)) = state.schedule.due(state.may_beat()) else { return Poll::Pending };
-        ready!(state.timeout.poll_until(at, cx));
+        ready!(match now {
+            Some(now) => state.timeout.poll_until_from(now, at, cx),
+            None => state.timeout.poll_until(at, cx),
+        });
         match due {
             NextAction::Beat => state.beat(),
             NextAction::End => {

@@ -21,14 +21,14 @@ use crate::policy::heartbeat_schedule::HeartbeatSchedule;
 use crate::proto::dialect::Kind;
 use crate::proto::sse::Scanner;
 use crate::rt::clock;
-use crate::rt::timeout::Timeout;
+use crate::rt::timeout::StreamTimeout;
 
 /// Keeps one event stream alive.
 #[derive(Debug)]
 pub(super) struct HeartbeatState<B> {
     pub(super) scanner: Scanner,
     pub(super) schedule: HeartbeatSchedule,
-    pub(super) timeout: Timeout,
+    pub(super) timeout: StreamTimeout,
     pub(super) mode: Mode<B>,
     /// Whether anything was inserted. If not, a stream that begins early owes its first heartbeat, with which proxies pass the
     /// head on.
@@ -91,7 +91,7 @@ impl<B> HeartbeatState<B> {
             scanner: Scanner::new(),
             // A layer that is off makes no state.
             schedule: HeartbeatSchedule::new(layer.interval.unwrap_or(Duration::MAX), layer.max_silence),
-            timeout: Timeout::default(),
+            timeout: StreamTimeout::default(),
             mode: Mode::Follow,
             added: false,
             frame,
