@@ -129,8 +129,11 @@ impl Recorder {
         // Without a recording, and with one listener, no other reader will ever come.
         let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
         let held = if is_shared { self.compactor.compact(&part) } else { part.clone() };
-        broadcast.push(held, part.cost());
-        let read = next.map(|reader| (state.broadcast.read(reader), state.take_waker(reader)));
+        match next {
+            Some(reader) => broadcast.push_read(reader, held, part.cost()),
+            None => broadcast.push(held, part.cost()),
+        }
+        let waker = next.and_then(|reader| state.take_waker(reader));
         let appended = Appended {
             part: next.map(|_| part),
             must_wake: state.has_waiting_reader(),
@@ -138,7 +141,7 @@ impl Recorder {
             cost: self.head_cost.saturating_add(state.broadcast.cost()),
         };
         drop(state);
-        drop(read);
+        drop(waker);
         appended
     }
 

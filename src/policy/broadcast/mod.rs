@@ -272,6 +272,26 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
+    /// Appends the next part, which the listener `id` has read with all that came before: see [`is_at_tip`](Self::is_at_tip).
+    pub(crate) fn push_read(&mut self, id: ReaderId, part: P, cost: usize) {
+        if self.listeners > 1 || self.is_recording() {
+            self.push(part, cost);
+            let is_counted = !self.is_recording();
+            if let Some(held) = self.parts.back_mut().filter(|_| is_counted) {
+                held.unread -= 1;
+                self.drop_read_parts();
+            }
+        } else {
+            // It is held for no other listener, and neither is any before it.
+            self.tip += 1;
+            self.first = self.tip;
+        }
+        let tip = self.tip;
+        if let Some(reader) = self.readers.get_mut(id.0) {
+            reader.next = tip;
+        }
+    }
+
     /// Merges the last part of a recording into the one before it, so that it costs nothing but its bytes: unless a reader has
     /// read the one and not the other, or `merge` does not. It returns what the two cost then.
     pub(crate) fn merge_last(&mut self, merge: impl FnOnce(&mut P, &P) -> Option<usize>) {
@@ -409,8 +429,10 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
         }
     }
 
+    #[inline]
     fn index(&self, number: u64) -> usize {
-        index_of(&self.parts, self.first, number)
+        // Most readers have read all there is.
+        if number == self.tip { self.parts.len() } else { index_of(&self.parts, self.first, number) }
     }
 }
 
