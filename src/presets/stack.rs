@@ -4,7 +4,8 @@
 //!
 //! A layer that is off, and is in the type all the same, moves each request, future and response once more, and is asked for every
 //! frame. So a layer that a preset may have off stands around a box, and only where it is on. The layers of an attempt that every
-//! preset has on are one type.
+//! preset has on are one type, and so are those around them that the presets have on when they are made: each box more is memory
+//! of its own for every stream, which is in no cache where there are many of them.
 
 use std::error::Error;
 
@@ -19,6 +20,7 @@ use super::service::Outer;
 use super::upstream::Upstream;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
+use crate::layers::deadline::DeadlineLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
 
 impl ResilienceLayer {
@@ -39,13 +41,69 @@ impl ResilienceLayer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let mut stack = self.flight(inner);
+        let retry = self.retry.clone().memory(self.memory.clone());
+        if self.is_one_upstream_with_a_deadline() {
+            let attempts = self.attempts(inner, &self.admission, Some(&retry), Some(&self.deadline));
+            return self.outside_of_deadline(attempts);
+        }
+        let primary = self.upstream(inner, &self.admission, Some(&retry));
+        let upstreams = self.fallbacks.iter().fold(primary, |upstreams, backup| self.with_backup(backup, upstreams));
+        #[cfg(feature = "llm")]
+        if self.resume.is_enabled() {
+            return self.around(self.resume.clone().memory(self.memory.clone()).layer(upstreams), Upstream::new);
+        }
+        self.around(upstreams, |upstreams| upstreams)
+    }
+
+    /// Whether the deadline stands around the attempts at the only upstream.
+    fn is_one_upstream_with_a_deadline(&self) -> bool {
+        #[cfg(feature = "llm")]
+        if self.resume.is_enabled() {
+            return false;
+        }
+        #[cfg(feature = "schema")]
+        if self.structured.is_enabled() {
+            return false;
+        }
+        self.deadline.is_enabled() && self.fallbacks.is_empty() && !self.dedup.is_enabled() && !self.has_extras()
+    }
+
+    /// Whether one of the layers is on that no preset has on when it is made, and that stand between deadline and upstreams.
+    fn has_extras(&self) -> bool {
+        #[cfg(feature = "llm")]
+        if self.last_good.is_enabled() {
+            return true;
+        }
+        self.supersede.is_enabled() || self.callers.is_enabled()
+    }
+
+    /// What acts on the answer that the upstreams come to.
+    fn around<S, B>(&self, upstreams: S, boxed: impl FnOnce(S) -> Upstream<S::Error>) -> Upstream<S::Error>
+    where
+        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Error + Send + Sync + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let dedup = self.dedup.clone().memory(self.memory.clone());
+        if self.deadline.is_enabled() && !self.has_extras() {
+            match (self.dedup.is_enabled(), self.heartbeat.is_enabled()) {
+                (true, true) => {
+                    let stack = self.heartbeat.layer(self.deadline.layer(dedup.layer(upstreams)));
+                    return self.with_grpc_status(Upstream::new(stack));
+                }
+                (false, _) => return self.outside_of_deadline(Upstream::new(self.deadline.layer(upstreams))),
+                (true, false) => {}
+            }
+        }
+        let mut stack = boxed(upstreams);
         #[cfg(feature = "llm")]
         if self.last_good.is_enabled() {
             stack = Upstream::new(self.last_good.clone().memory(self.memory.clone()).layer(stack));
         }
         if self.dedup.is_enabled() {
-            stack = Upstream::new(self.dedup.clone().memory(self.memory.clone()).layer(stack));
+            stack = Upstream::new(dedup.layer(stack));
         }
         if self.supersede.is_enabled() {
             stack = Upstream::new(self.supersede.clone().memory(self.memory.clone()).layer(stack));
@@ -56,34 +114,26 @@ impl ResilienceLayer {
         if self.deadline.is_enabled() {
             stack = Upstream::new(self.deadline.layer(stack));
         }
+        self.outside_of_deadline(stack)
+    }
+
+    fn outside_of_deadline<E>(&self, mut stack: Upstream<E>) -> Upstream<E>
+    where
+        E: Error + Send + Sync + 'static,
+    {
         if self.heartbeat.is_enabled() {
             let heartbeat = self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async());
             stack = Upstream::new(heartbeat.layer(stack));
         }
-        // It could as well stand outside of the timeout profile: that one changes no answer, and this one no request.
-        if self.grpc_status.is_enabled() {
-            stack = Upstream::new(self.grpc_status.layer(stack));
-        }
-        stack
+        self.with_grpc_status(stack)
     }
 
-    /// The upstreams, and what acts on the answer that they come to.
-    fn flight<S, B>(&self, inner: S) -> Upstream<S::Error>
+    /// It could as well stand outside of the timeout profile: that one changes no answer, and this one no request.
+    fn with_grpc_status<E>(&self, stack: Upstream<E>) -> Upstream<E>
     where
-        S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
-        S::Future: Send,
-        S::Error: Error + Send + Sync + 'static,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
+        E: Error + Send + Sync + 'static,
     {
-        let retry = self.retry.clone().memory(self.memory.clone());
-        let primary = self.upstream(inner, &self.admission, Some(&retry));
-        let upstreams = self.fallbacks.iter().fold(primary, |upstreams, backup| self.with_backup(backup, upstreams));
-        #[cfg(feature = "llm")]
-        if self.resume.is_enabled() {
-            return Upstream::new(self.resume.clone().memory(self.memory.clone()).layer(upstreams));
-        }
-        upstreams
+        if self.grpc_status.is_enabled() { Upstream::new(self.grpc_status.layer(stack)) } else { stack }
     }
 
     /// Asks this backup where `upstreams` fail.
@@ -109,7 +159,7 @@ impl ResilienceLayer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let attempts = self.attempts(inner, admission, retry);
+        let attempts = self.attempts(inner, admission, retry, None);
         #[cfg(feature = "schema")]
         if self.structured.is_enabled() {
             return Upstream::new(self.structured.clone().memory(self.memory.clone()).layer(attempts));
@@ -117,12 +167,13 @@ impl ResilienceLayer {
         attempts
     }
 
-    /// The attempts at one upstream.
+    /// The attempts at one upstream, within `deadline`.
     fn attempts<S, B>(
         &self,
         inner: S,
         admission: &Admission,
         retry: Option<&RetryAfterBackoffLayer>,
+        deadline: Option<&DeadlineLayer>,
     ) -> Upstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -134,14 +185,19 @@ impl ResilienceLayer {
         let timed = self.idle.layer(self.first_byte.layer(inner));
         #[cfg(feature = "llm")]
         if self.guard.is_enabled() {
-            return admission.attempts(self.guard.clone().memory(self.memory.clone()).layer(timed), retry);
+            return admission.attempts(self.guard.clone().memory(self.memory.clone()).layer(timed), retry, deadline);
         }
-        admission.attempts(timed, retry)
+        admission.attempts(timed, retry, deadline)
     }
 }
 
 impl Admission {
-    fn attempts<S, B>(&self, inner: S, retry: Option<&RetryAfterBackoffLayer>) -> Upstream<S::Error>
+    fn attempts<S, B>(
+        &self,
+        inner: S,
+        retry: Option<&RetryAfterBackoffLayer>,
+        deadline: Option<&DeadlineLayer>,
+    ) -> Upstream<S::Error>
     where
         S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send,
@@ -151,16 +207,23 @@ impl Admission {
     {
         let Self { queue, pace, breaker } = self;
         let admitted = pace.layer(breaker.layer(inner));
-        match retry {
-            Some(retry) if !queue.is_enabled() => Upstream::new(retry.layer(admitted)),
-            None if !queue.is_enabled() => Upstream::new(admitted),
-            retry => {
+        let attempts = match (retry, deadline) {
+            (Some(retry), Some(deadline)) if !queue.is_enabled() => {
+                return Upstream::new(deadline.layer(retry.layer(admitted)));
+            }
+            (Some(retry), _) if !queue.is_enabled() => Upstream::new(retry.layer(admitted)),
+            (None, _) if !queue.is_enabled() => Upstream::new(admitted),
+            (retry, _) => {
                 let queued = queue.layer(Upstream::new(admitted));
                 match retry {
                     Some(retry) => Upstream::new(retry.layer(queued)),
                     None => Upstream::new(queued),
                 }
             }
+        };
+        match deadline {
+            Some(deadline) => Upstream::new(deadline.layer(attempts)),
+            None => attempts,
         }
     }
 }
