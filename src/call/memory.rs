@@ -73,7 +73,7 @@ pub struct Reservation {
 }
 
 /// Data with the memory that is reserved for it.
-struct Reserved {
+struct ReservedBytes {
     data: Bytes,
     _reservation: Reservation,
 }
@@ -199,7 +199,7 @@ impl Reservation {
     /// Counts what is reserved until the last copy of `data` is dropped.
     #[must_use]
     pub fn keep(self, data: Bytes) -> Bytes {
-        if self.is_counted() { Bytes::from_owner(Reserved { data, _reservation: self }) } else { data }
+        if self.is_counted() { Bytes::from_owner(ReservedBytes { data, _reservation: self }) } else { data }
     }
 
     pub(crate) fn is_counted(&self) -> bool {
@@ -207,7 +207,7 @@ impl Reservation {
     }
 }
 
-impl AsRef<[u8]> for Reserved {
+impl AsRef<[u8]> for ReservedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }

@@ -48,10 +48,10 @@ pub enum Notice {
 ///
 /// A report is worth something while the caller waits: what comes when 8 others are unread pushes out the oldest.
 #[derive(Clone, Default)]
-pub(crate) struct Notices(Arc<Mutex<Waiting>>);
+pub(crate) struct Notices(Arc<Mutex<PendingNotices>>);
 
 #[derive(Default)]
-struct Waiting {
+struct PendingNotices {
     notices: VecDeque<Notice>,
     reader: Option<Waker>,
 }
@@ -118,7 +118,7 @@ impl Notices {
         self.lock().notices.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, PendingNotices> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ use super::Rounded;
 use crate::policy::verdict::Verdict;
 use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::retry_after::RetryAfter;
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 
 /// An error that the upstream told of in the body of its answer: in that of a 4xx or 5xx, in that of a 200, or in the middle of
 /// a stream.
@@ -167,7 +167,7 @@ impl StreamTruncated {
 
     /// The event that tells the caller of it.
     #[must_use]
-    pub fn frame(&self, ending: Ending) -> String {
+    pub fn frame(&self, ending: LineEnding) -> String {
         self.described().frame(self.kind, ending)
     }
 
@@ -204,7 +204,7 @@ impl FirstContentElapsed {
 
     /// The event that tells the caller of it, in a dialect; in Responses with the sequence number that comes next.
     #[must_use]
-    pub fn frame(&self, kind: Option<Kind>, sequence: u64, ending: Ending) -> String {
+    pub fn frame(&self, kind: Option<Kind>, sequence: u64, ending: LineEnding) -> String {
         let message = format!("The upstream sent nothing of its answer for {}.", Rounded(self.after));
         StreamError::of_status(504).message(message).sequence(sequence).frame(kind, ending)
     }

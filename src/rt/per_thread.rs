@@ -27,17 +27,17 @@ pub(crate) struct PerThread<T: ?Sized> {
 pub(crate) struct ThreadArcs<T: ?Sized>(Arc<[ThreadArc<T>]>);
 
 /// What a call has.
-pub(crate) struct ThreadArc<T: ?Sized>(Arc<Line<T>>);
+pub(crate) struct ThreadArc<T: ?Sized>(Arc<CacheLine<T>>);
 
 /// Two cache lines, since processors fetch them in pairs.
 #[repr(align(128))]
-struct Line<T: ?Sized> {
+struct CacheLine<T: ?Sized> {
     value: Arc<T>,
     number: usize,
     /// How many lines there are, a power of two, less one.
     mask: usize,
     /// Those of all threads, this one among them.
-    all: OnceLock<Arc<[Weak<Line<T>>]>>,
+    all: OnceLock<Arc<[Weak<CacheLine<T>>]>>,
 }
 
 /// A value for each thread, so that none writes where another reads.
@@ -116,7 +116,7 @@ impl<T: ?Sized> ThreadArcs<T> {
     /// With a count for each thread that can run, and no more than `most`, a power of two.
     pub(crate) fn new(value: Arc<T>, most: usize) -> Self {
         let mask = lines().min(most).saturating_sub(1);
-        let line = move |number| Line { value: value.clone(), number, mask, all: OnceLock::new() };
+        let line = move |number| CacheLine { value: value.clone(), number, mask, all: OnceLock::new() };
         Self((0..=mask).map(|number| ThreadArc(Arc::new(line(number)))).collect())
     }
 
@@ -292,7 +292,7 @@ mod tests {
     }
 
     /// Which line a thread counts on.
-    fn line(held: &ThreadArc<i32>) -> *const Line<i32> {
+    fn line(held: &ThreadArc<i32>) -> *const CacheLine<i32> {
         Arc::as_ptr(&held.0)
     }
 

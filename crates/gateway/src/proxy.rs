@@ -28,7 +28,7 @@ use super::problem::SERVED_BY;
 use super::routes::{Place, Routes};
 use super::telemetry::Seldom;
 use super::unread::Sender;
-use super::upload::{Upload, Watch};
+use super::upload::{Upload, UploadWatch};
 use super::upstream::Asked;
 use super::{headers, problem, telemetry, tunnel};
 
@@ -110,7 +110,7 @@ impl<S> Proxy<S> {
                 };
             }
         };
-        let (body, Watch { failure, mut rest }) = Upload::watched(body);
+        let (body, UploadWatch { failure, mut rest }) = Upload::watched(body);
         let mut response = tokio::select! {
             biased;
             answer = stack.oneshot(Request::from_parts(parts, body)) => match answer {

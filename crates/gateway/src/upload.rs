@@ -28,7 +28,7 @@ pub(crate) struct Upload {
 
 /// What becomes of an upload.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct UploadWatch {
     pub(crate) failure: oneshot::Receiver<BoxError>,
     /// What was not read, once it will not be.
     pub(crate) rest: oneshot::Receiver<Incoming>,
@@ -37,11 +37,11 @@ pub(crate) struct Watch {
 // === impl Upload ===
 
 impl Upload {
-    pub(crate) fn watched(body: MaybeRead) -> (Self, Watch) {
+    pub(crate) fn watched(body: MaybeRead) -> (Self, UploadWatch) {
         let (failure, fails) = oneshot::channel();
         let (rest, rests) = oneshot::channel();
         let upload = Self { body: Some(body), failure: Some(failure), rest: Some(rest), has_failed: false };
-        (upload, Watch { failure: fails, rest: rests })
+        (upload, UploadWatch { failure: fails, rest: rests })
     }
 }
 

@@ -80,7 +80,7 @@ struct Asking {
     tenant: Option<Tenant>,
     classifier: Classifier,
     deadline: Option<CallDeadline>,
-    watch: Watch,
+    watch: DeadlineWatch,
     store: Arc<AnswerStore>,
     config: Arc<Config>,
 }
@@ -109,7 +109,7 @@ type Recalling = AnswerFuture<Option<LastGoodAnswer>>;
 const RECALL: Duration = Duration::from_millis(500);
 
 /// Whether the deadline is watched.
-enum Watch {
+enum DeadlineWatch {
     /// Not known yet: nothing had to be waited for.
     Unknown,
     /// There is an answer for it: so long before the deadline it is returned.
@@ -283,7 +283,7 @@ impl<S: Service<Request<CallBody>>> Reading<S> {
                     tenant: request.extensions().get().cloned(),
                     classifier: config.classifier.clone().for_call(&request),
                     deadline: CallDeadline::earliest(request.extensions(), None),
-                    watch: Watch::Unknown,
+                    watch: DeadlineWatch::Unknown,
                     store,
                     config,
                 };
@@ -404,7 +404,7 @@ impl Asking {
             tenant: self.tenant.take(),
             classifier: self.classifier.clone(),
             deadline: self.deadline.take(),
-            watch: Watch::No,
+            watch: DeadlineWatch::No,
             store: Arc::clone(&self.store),
             config: Arc::clone(&self.config),
         })
@@ -413,17 +413,17 @@ impl Asking {
     /// Ready, with an earlier answer, shortly before the deadline.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
         let deadline = self.deadline.as_ref().and_then(CallDeadline::get);
-        if matches!(self.watch, Watch::Unknown) {
+        if matches!(self.watch, DeadlineWatch::Unknown) {
             self.watch = match deadline {
                 Some(deadline) if self.look(clock::now()).is_some() || self.unanswered.is_some() => {
                     // A call that has little time keeps most of it.
                     let reserve = self.config.reserve.min(deadline.remaining() / 4);
-                    Watch::Until { reserve, timeout: Timeout::default() }
+                    DeadlineWatch::Until { reserve, timeout: Timeout::default() }
                 }
-                _ => Watch::No,
+                _ => DeadlineWatch::No,
             };
         }
-        let Watch::Until { reserve, timeout } = &mut self.watch else { return Poll::Pending };
+        let DeadlineWatch::Until { reserve, timeout } = &mut self.watch else { return Poll::Pending };
         let Some(at) = deadline.and_then(|deadline| deadline.instant().checked_sub(*reserve)) else {
             return Poll::Pending;
         };
@@ -431,7 +431,7 @@ impl Asking {
         match self.find().or_else(|| self.fill_in()) {
             Some(stored) => Poll::Ready(stored),
             None => {
-                self.watch = Watch::No;
+                self.watch = DeadlineWatch::No;
                 Poll::Pending
             }
         }

@@ -16,18 +16,18 @@ pin_project! {
     /// The response body of [`Observe`](super::Observe).
     pub struct ObserveBody<B> {
         #[pin]
-        body: Observed<B, Watch>,
+        body: Observed<B, CallWatch>,
     }
 }
 
 /// The call, until its body is over.
-struct Watch(ObservedCall);
+struct CallWatch(ObservedCall);
 
 // === impl ObserveBody ===
 
 impl<B: Body> ObserveBody<B> {
     pub(super) fn new(body: B, call: Option<ObservedCall>) -> Self {
-        Self { body: Observed::new(body, call.map(Watch)) }
+        Self { body: Observed::new(body, call.map(CallWatch)) }
     }
 }
 
@@ -59,9 +59,9 @@ impl<B> fmt::Debug for ObserveBody<B> {
     }
 }
 
-// === impl Watch ===
+// === impl CallWatch ===
 
-impl BodyObserver for Watch {
+impl BodyObserver for CallWatch {
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
         self.0.within(|| poll(cx))

@@ -10,7 +10,7 @@ use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
 use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, Turn};
-use crate::policy::queue::{Line, Ticket};
+use crate::policy::queue::{FairQueue, Ticket};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
 use crate::rt::clock;
@@ -34,7 +34,7 @@ pub(super) struct Limit {
 #[derive(Debug)]
 struct State {
     pacer: Pacer,
-    line: Line<Waiter>,
+    line: FairQueue<Waiter>,
     /// What all that wait take.
     waiting: Demand,
     in_flight: u32,
@@ -79,7 +79,7 @@ impl Limit {
         let is_open = buckets.is_empty() && config.concurrency.is_none();
         let state = State {
             pacer: Pacer::new(buckets, micros(config.max_pause)),
-            line: Line::new(),
+            line: FairQueue::new(),
             waiting: Demand::default(),
             in_flight: 0,
             estimate: Estimate::default(),

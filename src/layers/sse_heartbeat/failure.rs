@@ -8,7 +8,7 @@ use crate::error::{
     Superseded, UnexpectedResponse, UpstreamError,
 };
 use crate::proto::dialect::{Kind, StreamError};
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 use crate::rejection::{Rejection, RejectionKind};
 
 /// The event for `err`, in the form that the clients of the dialect raise. `sequence` is the next `sequence_number` of a
@@ -16,7 +16,7 @@ use crate::rejection::{Rejection, RejectionKind};
 ///
 /// It names the limits and refusals of this crate, and what the upstream said to its caller. Other errors of the upstream
 /// are not described: their text may be meant for the operator only.
-pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: Ending) -> Bytes {
+pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: LineEnding) -> Bytes {
     // The stream guard has rendered the event already: it knows the dialect from the stream itself.
     if let Some(told) = error::find::<UpstreamError>(err).filter(|told| !told.frame().is_empty()) {
         return told.frame().clone();
@@ -84,7 +84,7 @@ mod tests {
     /// The event that a Gemini client gets, in which the status shows, and the one that an Anthropic client gets.
     fn told(err: impl Into<BoxError>) -> [String; 2] {
         let err = err.into();
-        let told = |kind| String::from_utf8(event(&err, Some(kind), 7, Ending::Lf).to_vec()).unwrap();
+        let told = |kind| String::from_utf8(event(&err, Some(kind), 7, LineEnding::Lf).to_vec()).unwrap();
         [told(Kind::Gemini), told(Kind::Anthropic)]
     }
 
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_event_of_responses_has_its_place_in_the_sequence() {
-        let event = event(&"broken".into(), Some(Kind::OpenAiResponses), 7, Ending::CrLf);
+        let event = event(&"broken".into(), Some(Kind::OpenAiResponses), 7, LineEnding::CrLf);
         assert!(event.starts_with(b"event: error\r\ndata: {\"type\":\"error\",\"sequence_number\":7,"), "{event:?}");
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::InvalidConfig;
 use crate::proto::dialect::{KeepAlive, Kind};
-use crate::proto::sse::{Ending, Scanner};
+use crate::proto::sse::{LineEnding, Scanner};
 
 /// The bytes of a heartbeat. In the extensions of a request or a response, it sets the frame of that call.
 ///
@@ -115,15 +115,15 @@ impl HeartbeatFrame {
         let bytes = match self {
             Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
             Self::ByDialect | Self::Comment if !id_seen => match ending {
-                Ending::Lf => ": keepalive\n\n",
-                Ending::CrLf => ": keepalive\r\n\r\n",
-                Ending::Cr => ": keepalive\r\r",
+                LineEnding::Lf => ": keepalive\n\n",
+                LineEnding::CrLf => ": keepalive\r\n\r\n",
+                LineEnding::Cr => ": keepalive\r\r",
             },
             Self::BareNewline if !id_seen => ending.as_str(),
             _ => match ending {
-                Ending::Lf => ": keepalive\n",
-                Ending::CrLf => ": keepalive\r\n",
-                Ending::Cr => ": keepalive\r",
+                LineEnding::Lf => ": keepalive\n",
+                LineEnding::CrLf => ": keepalive\r\n",
+                LineEnding::Cr => ": keepalive\r",
             },
         };
         Bytes::from_static(bytes.as_bytes())
@@ -147,24 +147,29 @@ impl CustomFrame {
         if lines.iter().all(|line| line.is_empty()) {
             return invalid("there is no comment in it");
         }
-        let of = |ending: Ending| {
+        let of = |ending: LineEnding| {
             let whole = lines.iter().flat_map(|line| [line, ending.as_str()]);
             let comments = lines.iter().filter(|line| !line.is_empty()).flat_map(|line| [line, ending.as_str()]);
             [whole.collect::<String>().into(), comments.collect::<String>().into()]
         };
         let has_blank = lines.contains(&"");
-        Ok(Self(Arc::new(Rendered { has_blank, lf: of(Ending::Lf), crlf: of(Ending::CrLf), cr: of(Ending::Cr) })))
+        Ok(Self(Arc::new(Rendered {
+            has_blank,
+            lf: of(LineEnding::Lf),
+            crlf: of(LineEnding::CrLf),
+            cr: of(LineEnding::Cr),
+        })))
     }
 }
 
 // === impl Rendered ===
 
 impl Rendered {
-    fn of(&self, ending: Ending) -> &[Bytes; 2] {
+    fn of(&self, ending: LineEnding) -> &[Bytes; 2] {
         match ending {
-            Ending::Lf => &self.lf,
-            Ending::CrLf => &self.crlf,
-            Ending::Cr => &self.cr,
+            LineEnding::Lf => &self.lf,
+            LineEnding::CrLf => &self.crlf,
+            LineEnding::Cr => &self.cr,
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::watch::{Fail, Step, Watch};
+use super::watch::{BodyWatch, Fail, Step};
 use crate::body::boxed::Polled;
 use crate::body::frame_budget::FrameBudget;
 use crate::body::response::ResponseBody;
@@ -22,7 +22,7 @@ pin_project! {
         reservation: Option<Reservation>,
         // What the body ends with behind that.
         error: Option<BoxError>,
-        watch: Watch,
+        watch: BodyWatch,
         #[pin]
         body: ResponseBody<B>,
     }
@@ -32,18 +32,18 @@ pin_project! {
 
 impl<B> StreamGuardBody<B> {
     /// What was read of a body, and the rest of it, in which something is looked for.
-    pub(super) fn new(held: VecDeque<Frame<Bytes>>, watch: Watch, body: ResponseBody<B>) -> Self {
+    pub(super) fn new(held: VecDeque<Frame<Bytes>>, watch: BodyWatch, body: ResponseBody<B>) -> Self {
         Self { held, reservation: None, error: None, watch, body }
     }
 
     /// A body that is passed as it is.
     pub(super) fn pass(body: ResponseBody<B>) -> Self {
-        Self::new(VecDeque::new(), Watch::Nothing, body)
+        Self::new(VecDeque::new(), BodyWatch::Nothing, body)
     }
 
     /// What was read of a body that has failed.
     pub(super) fn failed(held: VecDeque<Frame<Bytes>>, error: BoxError) -> Self {
-        Self { held, reservation: None, error: Some(error), watch: Watch::Nothing, body: ResponseBody::Over }
+        Self { held, reservation: None, error: Some(error), watch: BodyWatch::Nothing, body: ResponseBody::Over }
     }
 
     /// What was read takes this memory until it was handed on.
@@ -98,7 +98,7 @@ where
     #[cold]
     fn finish(mut self: Pin<&mut Self>, held: impl Iterator<Item = Frame<Bytes>>, error: Option<BoxError>) -> Polled {
         let mut this = self.as_mut().project();
-        *this.watch = Watch::Nothing;
+        *this.watch = BodyWatch::Nothing;
         this.body.as_mut().give_up();
         this.held.extend(held);
         *this.error = error;
@@ -120,14 +120,14 @@ where
             return self.poll_held();
         }
         match self.watch {
-            Watch::Nothing => self.project().body.poll_frame(cx),
-            Watch::Stream(_) | Watch::Answer(_) => self.poll_watched(cx),
+            BodyWatch::Nothing => self.project().body.poll_frame(cx),
+            BodyWatch::Stream(_) | BodyWatch::Answer(_) => self.poll_watched(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         // What is watched is known to be whole only once it was read to its end.
-        let settled = matches!(self.watch, Watch::Nothing) && self.error.is_none();
+        let settled = matches!(self.watch, BodyWatch::Nothing) && self.error.is_none();
         settled && self.held.is_empty() && self.body.is_end_stream()
     }
 

@@ -14,7 +14,7 @@ use super::body::StreamGuardBody;
 use super::config::{Chosen, Config, NAME};
 use super::prelude::Withheld;
 use super::state::StreamState;
-use super::watch::{ContentLimit, StreamWatch, Watch};
+use super::watch::{BodyWatch, ContentLimit, StreamWatch};
 use crate::body::ending::Ending;
 use crate::body::response::ResponseBody;
 use crate::call::Tenant;
@@ -153,7 +153,7 @@ impl Expected {
                     let state = state.withholding_markers();
                     return Plan::Withhold(Withheld::stream(config, held, response, state, limit));
                 }
-                let watch = Watch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
+                let watch = BodyWatch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
                 response.headers_mut().remove(CONTENT_LENGTH);
                 Plan::HandOn(
                     response.map(|body| StreamGuardBody::new(Default::default(), watch, ResponseBody::inner(body))),

@@ -17,7 +17,7 @@ use super::body::StreamGuardBody;
 use super::config::{Chosen, Config, NAME};
 use super::refusal;
 use super::state::{Readable, StreamState};
-use super::watch::{AnswerWatch, ContentLimit, StreamWatch, Watch};
+use super::watch::{AnswerWatch, BodyWatch, ContentLimit, StreamWatch};
 use crate::body::ending::Ending;
 use crate::body::frame_budget::FrameBudget;
 use crate::body::response::ResponseBody;
@@ -71,7 +71,7 @@ struct Stream {
 /// What is done with a response that was withheld.
 enum Decision {
     /// It is handed on, and this is looked for in what follows.
-    Release(Watch),
+    Release(BodyWatch),
     /// The same for one whose body has failed.
     Broken(BoxError),
     /// This is said in its place.
@@ -201,7 +201,9 @@ where
                 }
                 stream.limit.poll(cx).map(|_| Decision::Reject(Rejection::new(RejectionKind::FirstByteTimeout)))
             }
-            Reading::Error(until, timer) => timer.poll_until(*until, cx).map(|()| Decision::Release(Watch::Nothing)),
+            Reading::Error(until, timer) => {
+                timer.poll_until(*until, cx).map(|()| Decision::Release(BodyWatch::Nothing))
+            }
             Reading::Answer(..) | Reading::Over => Poll::Pending,
         }
     }
@@ -228,7 +230,7 @@ where
             }
             Reading::Error(..) => {
                 self.hold(frame);
-                self.is_full(MAX_ERROR).then_some(Decision::Release(Watch::Nothing))
+                self.is_full(MAX_ERROR).then_some(Decision::Release(BodyWatch::Nothing))
             }
             Reading::Over => None,
         }
@@ -333,13 +335,13 @@ where
         Decision::Release(match std::mem::replace(&mut self.reading, Reading::Over) {
             Reading::Stream(stream) => {
                 let Stream { state, limit, .. } = *stream;
-                Watch::Stream(Box::new(StreamWatch { state, limit }))
+                BodyWatch::Stream(Box::new(StreamWatch { state, limit }))
             }
             Reading::Answer(reader, dialect, _) => {
                 let (config, ending) = (Arc::clone(&self.config), self.ending());
-                Watch::Answer(Box::new(AnswerWatch { config, reader, dialect, ending, left }))
+                BodyWatch::Answer(Box::new(AnswerWatch { config, reader, dialect, ending, left }))
             }
-            Reading::Error(..) | Reading::Over => Watch::Nothing,
+            Reading::Error(..) | Reading::Over => BodyWatch::Nothing,
         })
     }
 
@@ -350,16 +352,16 @@ where
             Reading::Answer(..) => self.end_answer(),
             Reading::Error(..) => {
                 self.read_error();
-                Decision::Release(Watch::Nothing)
+                Decision::Release(BodyWatch::Nothing)
             }
-            Reading::Over => Decision::Release(Watch::Nothing),
+            Reading::Over => Decision::Release(BodyWatch::Nothing),
         };
         self.held.extend(trailers);
         decision
     }
 
     fn end_stream(&mut self) -> Decision {
-        let Reading::Stream(stream) = &mut self.reading else { return Decision::Release(Watch::Nothing) };
+        let Reading::Stream(stream) = &mut self.reading else { return Decision::Release(BodyWatch::Nothing) };
         let ended = stream.state.end();
         let (seen, recognised) = (stream.state.seen(), stream.state.is_recognised());
         let truncated = stream.state.truncated();
@@ -371,7 +373,7 @@ where
             Ok(_) if recognised && !(seen.content || seen.reason) => self.refuse_truncated(truncated),
             Ok(rest) => {
                 self.hold(Frame::data(rest));
-                Decision::Release(Watch::Nothing)
+                Decision::Release(BodyWatch::Nothing)
             }
             Err(truncated) => self.refuse_truncated(truncated),
         }
@@ -379,7 +381,7 @@ where
 
     fn end_answer(&mut self) -> Decision {
         let Reading::Answer(reader, dialect, _) = std::mem::replace(&mut self.reading, Reading::Over) else {
-            return Decision::Release(Watch::Nothing);
+            return Decision::Release(BodyWatch::Nothing);
         };
         let kind = dialect.kind();
         if reader.is_cut() || reader.first().is_none() {
@@ -392,7 +394,7 @@ where
         let ending = self.ending();
         ending.set(answer.end.unwrap_or(End::Unknown));
         answer.usage.into_iter().for_each(|usage| ending.note_usage(usage));
-        Decision::Release(Watch::Nothing)
+        Decision::Release(BodyWatch::Nothing)
     }
 
     /// Notes in the extensions of a 4xx or 5xx what its body says.
@@ -427,9 +429,9 @@ where
 
     fn refuse_failure(&mut self) -> Decision {
         let (Reading::Stream(stream), Some(head)) = (&self.reading, &mut self.head) else {
-            return Decision::Release(Watch::Nothing);
+            return Decision::Release(BodyWatch::Nothing);
         };
-        let Some(failure) = stream.state.failure() else { return Decision::Release(Watch::Nothing) };
+        let Some(failure) = stream.state.failure() else { return Decision::Release(BodyWatch::Nothing) };
         let error = refusal::stream_error(&stream.state, failure, &head.headers);
         let body = refusal::body_of(failure, stream.state.kind(), &error);
         self.fault(StreamFault::UpstreamError);
@@ -437,7 +439,7 @@ where
     }
 
     fn refuse_answer(&mut self, fault: &Fault) -> Decision {
-        let Some(head) = &self.head else { return Decision::Release(Watch::Nothing) };
+        let Some(head) = &self.head else { return Decision::Release(BodyWatch::Nothing) };
         let error = refusal::judged(Some(fault), None, &head.headers, &self.config);
         let body = self.joined();
         self.fault(StreamFault::UpstreamError);
@@ -465,7 +467,7 @@ where
         // The head goes into the refusal, and an empty one stands in its place.
         match self.head.replace(Response::new(()).into_parts().0) {
             Some(head) => Decision::Refuse(refuse(head)),
-            None => Decision::Release(Watch::Nothing),
+            None => Decision::Release(BodyWatch::Nothing),
         }
     }
 

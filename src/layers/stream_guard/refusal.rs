@@ -14,7 +14,7 @@ use crate::error::{StreamTruncated, UpstreamError};
 use crate::policy::fault::judge;
 use crate::proto::dialect::{Fault, Framing, Kind, StreamError};
 use crate::proto::digests;
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 
@@ -47,7 +47,7 @@ pub(super) fn judged(
 }
 
 /// The event that tells the caller: the upstream's own where the dialect's clients raise it, else one in the form that they do.
-fn frame(kind: Option<Kind>, failure: &Failure, error: &UpstreamError, sequence: u64, ending: Ending) -> String {
+fn frame(kind: Option<Kind>, failure: &Failure, error: &UpstreamError, sequence: u64, ending: LineEnding) -> String {
     let own = own_event(failure, kind, ending);
     if is_raised(kind, failure) {
         return own;
@@ -98,7 +98,7 @@ fn is_raised(kind: Option<Kind>, failure: &Failure) -> bool {
     }
 }
 
-fn own_event(failure: &Failure, kind: Option<Kind>, ending: Ending) -> String {
+fn own_event(failure: &Failure, kind: Option<Kind>, ending: LineEnding) -> String {
     let data = String::from_utf8_lossy(&failure.data);
     if kind == Some(Kind::Ollama) {
         return format!("{data}\n");

@@ -235,7 +235,7 @@ impl StreamState {
         self.reader.next_sequence()
     }
 
-    pub(super) fn line_ending(&self) -> sse::Ending {
+    pub(super) fn line_ending(&self) -> sse::LineEnding {
         self.reader.line_ending()
     }
 

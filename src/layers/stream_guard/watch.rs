@@ -19,7 +19,7 @@ use crate::rt::timeout::Timeout;
 
 /// What is looked for.
 #[derive(Debug)]
-pub(super) enum Watch {
+pub(super) enum BodyWatch {
     Nothing,
     Stream(Box<StreamWatch>),
     Answer(Box<AnswerWatch>),
@@ -75,9 +75,9 @@ pub(super) struct Fail {
     pub(super) error: BoxError,
 }
 
-// === impl Watch ===
+// === impl BodyWatch ===
 
-impl Watch {
+impl BodyWatch {
     /// A frame has come.
     #[inline]
     pub(super) fn frame(&mut self, frame: Frame<Bytes>) -> Step {

@@ -8,13 +8,13 @@
 
 mod adaptive;
 mod chunks;
-mod line;
+mod fair_queue;
 
 use std::collections::HashMap;
 
 pub(crate) use self::adaptive::Adaptive;
-pub(crate) use self::line::Hashed;
-pub(crate) use self::line::{Line, Ticket};
+pub(crate) use self::fair_queue::Hashed;
+pub(crate) use self::fair_queue::{FairQueue, Ticket};
 use super::micros::Micros;
 
 /// Places for calls under way, and those who wait for one, of type `W`.
@@ -22,7 +22,7 @@ use super::micros::Micros;
 pub(crate) struct Places<W> {
     limit: Limit,
     max_queue: usize,
-    line: Line<W>,
+    line: FairQueue<W>,
     /// How many places each tenant holds.
     held: HashMap<u64, u32, Hashed>,
     in_use: u32,
@@ -72,7 +72,7 @@ const GAIN: u64 = 8;
 
 impl<W> Places<W> {
     pub(crate) fn new(limit: Limit, max_queue: usize) -> Self {
-        Self { limit, max_queue, line: Line::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
+        Self { limit, max_queue, line: FairQueue::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
     }
 
     /// A place at once, where there is one that no call waits for.

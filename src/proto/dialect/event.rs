@@ -4,8 +4,8 @@ use memchr::memchr;
 
 use super::json::{Position, Shortener};
 use crate::proto::sse::behind_lf;
-use crate::proto::sse::field::{Ended, Field, Line};
-use crate::proto::sse::lines::{Ending, Lines, Piece};
+use crate::proto::sse::field::{Ended, Field, LineState};
+use crate::proto::sse::lines::{LineEnding, Lines, Piece};
 
 /// How events are put on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ pub(super) enum Framer {
 #[derive(Debug, Default)]
 pub(super) struct SseFramer {
     lines: Lines,
-    line: Line,
+    line: LineState,
     /// The event so far, as far as it came in earlier chunks.
     name: Vec<u8>,
     data: PartialEvent,
@@ -158,17 +158,17 @@ impl Framer {
 
     /// How the lines of an event stream end that is between two events: those who know what comes next may read it.
     #[inline]
-    pub(super) fn between_events(&self) -> Option<Ending> {
+    pub(super) fn between_events(&self) -> Option<LineEnding> {
         match self {
             Self::EventStream(framer) => framer.is_at_rest().then(|| framer.lines.ending()),
             Self::Lines(_) | Self::Array(_) => None,
         }
     }
 
-    pub(super) const fn line_ending(&self) -> Ending {
+    pub(super) const fn line_ending(&self) -> LineEnding {
         match self {
             Self::EventStream(framer) => framer.lines.ending(),
-            Self::Lines(_) | Self::Array(_) => Ending::Lf,
+            Self::Lines(_) | Self::Array(_) => LineEnding::Lf,
         }
     }
 

@@ -22,13 +22,13 @@
 //!
 //! ```
 //! use tower_buttress::proto::dialect::{KeepAlive, Kind, StreamError};
-//! use tower_buttress::proto::sse::Ending;
+//! use tower_buttress::proto::sse::LineEnding;
 //!
 //! let kind = Kind::of_path("/v1beta/models/gemini-3-pro:streamGenerateContent");
 //! assert_eq!(kind, Some(Kind::Gemini));
 //! assert_eq!(Kind::Gemini.keep_alive(), KeepAlive::BareNewline);
 //!
-//! let frame = StreamError::of_status(503).message("The upstream is overloaded.").frame(kind, Ending::Lf);
+//! let frame = StreamError::of_status(503).message("The upstream is overloaded.").frame(kind, LineEnding::Lf);
 //! assert_eq!(
 //!     frame,
 //!     "data: {\"error\":{\"code\":503,\"message\":\"The upstream is overloaded.\",\"status\":\"UNAVAILABLE\"}}\n\n",

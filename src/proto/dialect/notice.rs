@@ -6,7 +6,7 @@ use memchr::memmem;
 use super::kind::Kind;
 use super::stream_error::Quoted;
 use crate::proto::json_object;
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 
 /// Writes notices into one stream.
 ///
@@ -87,7 +87,7 @@ impl NoticeWriter {
 
     /// The notice, unless the last event may have been sent. Without a blank line behind a comment, where the stream has set an
     /// `id`.
-    pub(crate) fn write(&self, type_name: &str, message: &str, id_seen: bool, ending: Ending) -> Option<Bytes> {
+    pub(crate) fn write(&self, type_name: &str, message: &str, id_seen: bool, ending: LineEnding) -> Option<Bytes> {
         if self.is_over {
             return None;
         }
@@ -183,7 +183,7 @@ mod tests {
     use crate::proto::sse::{Item, Parser};
 
     fn written(writer: &NoticeWriter) -> String {
-        let bytes = writer.write("fallback", "a \"word\"\nof us", false, Ending::Lf).unwrap();
+        let bytes = writer.write("fallback", "a \"word\"\nof us", false, LineEnding::Lf).unwrap();
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
@@ -244,9 +244,9 @@ mod tests {
         ] {
             let mut writer = NoticeWriter::of_path(path);
             writer.read(br#"data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}],"stop_reason":null}"#);
-            assert!(writer.write("retry", "a", false, Ending::Lf).is_some(), "{path}");
+            assert!(writer.write("retry", "a", false, LineEnding::Lf).is_some(), "{path}");
             writer.read(end.as_bytes());
-            assert!(writer.write("retry", "a", false, Ending::Lf).is_none(), "{path}: {end}");
+            assert!(writer.write("retry", "a", false, LineEnding::Lf).is_none(), "{path}: {end}");
         }
     }
 
@@ -267,7 +267,7 @@ mod tests {
             writer.read(br#"{"model":"other","done":false}"#);
             assert_eq!(line(&writer)["model"], "llama \"3\"");
             writer.read(br#"{"model":"m","done":true,"done_reason":"stop"}"#);
-            assert!(writer.write("retry", "a", false, Ending::Lf).is_none());
+            assert!(writer.write("retry", "a", false, LineEnding::Lf).is_none());
             let events = NoticeWriter::of_path(path).in_event_stream();
             assert!(written(&events).starts_with(": notice {"), "another API under the same path");
         }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_comment_behind_an_id_has_no_blank_line() {
-        let comment = NoticeWriter::of_path("/v1/responses").write("retry", "a", true, Ending::CrLf).unwrap();
+        let comment = NoticeWriter::of_path("/v1/responses").write("retry", "a", true, LineEnding::CrLf).unwrap();
         assert_eq!(comment, ": notice {\"type\":\"retry\",\"message\":\"a\"}\r\n");
     }
 }

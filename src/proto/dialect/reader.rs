@@ -9,7 +9,7 @@ use super::event::{Event, Frame, Framer, Framing};
 use super::fact::{Fact, Usage};
 use super::kind::Kind;
 use super::template::{Delta, Templates};
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 
 /// A dialect: what its events say. It is pure: it keeps what it needs of earlier events, and knows no time.
 ///
@@ -257,7 +257,7 @@ impl Reader {
 
     /// How the lines of the stream end.
     #[must_use]
-    pub const fn line_ending(&self) -> Ending {
+    pub const fn line_ending(&self) -> LineEnding {
         self.framer.line_ending()
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use super::kind::Kind;
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 
 /// An error inside a stream, to be written in the form that a dialect's official clients raise.
 ///
@@ -25,11 +25,11 @@ use crate::proto::sse::Ending;
 ///
 /// ```
 /// use tower_buttress::proto::dialect::{Kind, StreamError};
-/// use tower_buttress::proto::sse::Ending;
+/// use tower_buttress::proto::sse::LineEnding;
 ///
 /// let error = StreamError::of_status(504).message("The upstream sent nothing for 30 s.");
 /// assert_eq!(
-///     error.frame(Some(Kind::Anthropic), Ending::Lf),
+///     error.frame(Some(Kind::Anthropic), LineEnding::Lf),
 ///     "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"timeout_error\",\"code\":null,\
 ///      \"message\":\"The upstream sent nothing for 30 s.\"}}\n\n",
 /// );
@@ -92,7 +92,7 @@ impl<'a> StreamError<'a> {
 
     /// The event for a dialect (`None`: one that is not known), with the line ending of the stream.
     #[must_use]
-    pub fn frame(&self, kind: Option<Kind>, ending: Ending) -> String {
+    pub fn frame(&self, kind: Option<Kind>, ending: LineEnding) -> String {
         let end = ending.as_str();
         match kind {
             Some(Kind::Gemini) => format!("data: {}{end}{end}", self.gemini()),
@@ -256,10 +256,10 @@ mod tests {
 
     #[test]
     fn each_dialect_has_its_own_form() {
-        let frame = |kind| event(&error().frame(Some(kind), Ending::CrLf));
+        let frame = |kind| event(&error().frame(Some(kind), LineEnding::CrLf));
         let object = json!({"type": "api_error", "code": "stream_truncated", "message": "cut", "param": null});
         assert_eq!(frame(Kind::OpenAiChat), ("error".to_owned(), json!({"type": "error", "error": object})));
-        assert_eq!(event(&error().frame(None, Ending::Lf)), frame(Kind::OpenAiChat));
+        assert_eq!(event(&error().frame(None, LineEnding::Lf)), frame(Kind::OpenAiChat));
         let responses = json!({
             "type": "error", "sequence_number": 7, "code": "stream_truncated", "message": "cut", "param": null,
             "error": object,
@@ -271,19 +271,19 @@ mod tests {
         assert_eq!(frame(Kind::Gemini), ("message".to_owned(), gemini));
         let cohere = json!({"type": "message-end", "delta": {"finish_reason": "ERROR", "error": "cut"}});
         assert_eq!(frame(Kind::Cohere), ("message-end".to_owned(), cohere));
-        assert_eq!(error().frame(Some(Kind::Ollama), Ending::Lf), "{\"error\":\"cut\"}\n");
+        assert_eq!(error().frame(Some(Kind::Ollama), LineEnding::Lf), "{\"error\":\"cut\"}\n");
     }
 
     #[test]
     fn gemini_has_error_as_its_first_key() {
-        assert!(error().frame(Some(Kind::Gemini), Ending::Lf).starts_with("data: {\"error\":"));
+        assert!(error().frame(Some(Kind::Gemini), LineEnding::Lf).starts_with("data: {\"error\":"));
     }
 
     #[test]
     fn whatever_the_message_is_the_event_is_one() {
         let message = "a \"quote\", a \\, \r\n\n data: {}\0 \u{1f} \u{2028} ü";
         for kind in KINDS {
-            let frame = error().message(message).type_name("a\"b").code("c\nd").frame(kind, Ending::Lf);
+            let frame = error().message(message).type_name("a\"b").code("c\nd").frame(kind, LineEnding::Lf);
             let data = match kind {
                 Some(Kind::Ollama) => serde_json::from_str(frame.trim_end_matches('\n')).unwrap(),
                 _ => event(&frame).1,

@@ -15,7 +15,7 @@ use super::event::{Event, MAX_WHOLE};
 use super::fact::{Channel, Fact, Text, Usage};
 use super::json::utf16_unit;
 use super::kind::Kind;
-use crate::proto::sse::Ending;
+use crate::proto::sse::LineEnding;
 
 /// What the value of a key is to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Templates {
     pub(super) fn find_in<'a: 'b, 'b>(
         &'b self,
         bytes: &'a [u8],
-        ending: Ending,
+        ending: LineEnding,
     ) -> Option<(Event<'b>, Matched<'a>, usize)> {
         self.known.iter().find_map(|template| template.begins(bytes, ending))
     }
@@ -273,7 +273,7 @@ impl Template {
     }
 
     #[inline]
-    fn begins<'a: 'b, 'b>(&'b self, bytes: &'a [u8], ending: Ending) -> Option<(Event<'b>, Matched<'a>, usize)> {
+    fn begins<'a: 'b, 'b>(&'b self, bytes: &'a [u8], ending: LineEnding) -> Option<(Event<'b>, Matched<'a>, usize)> {
         if !self.is_one_line {
             return None;
         }
@@ -285,9 +285,9 @@ impl Template {
         from_data = from_data.strip_prefix(b"data: ")?;
         let (matched, behind) = self.take(from_data)?;
         let blank = match ending {
-            Ending::Lf => behind.strip_prefix(b"\n\n"),
-            Ending::CrLf => behind.strip_prefix(b"\r\n\r\n"),
-            Ending::Cr => None,
+            LineEnding::Lf => behind.strip_prefix(b"\n\n"),
+            LineEnding::CrLf => behind.strip_prefix(b"\r\n\r\n"),
+            LineEnding::Cr => None,
         };
         let length = bytes.len() - blank?.len();
         let data = from_data.get(..from_data.len() - behind.len()).filter(|data| data.len() <= MAX_WHOLE)?;
@@ -405,10 +405,10 @@ mod tests {
         let found = templates.find(&Event::new("", next.as_bytes())).unwrap();
         assert_eq!(found.text, b"lo");
         let stream = format!("data: {next}\n\n");
-        assert!(templates.find_in(stream.as_bytes(), Ending::Lf).is_none());
+        assert!(templates.find_in(stream.as_bytes(), LineEnding::Lf).is_none());
         let templates = learned(Kind::Gemini, &element("Hel").replace('\n', ""), "Hel");
         let stream = stream.replacen('\n', "", next.matches('\n').count());
-        assert!(templates.find_in(stream.as_bytes(), Ending::Lf).is_some());
+        assert!(templates.find_in(stream.as_bytes(), LineEnding::Lf).is_some());
     }
 
     #[test]

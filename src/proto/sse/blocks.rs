@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::field::{Ended, Field, Line};
+use super::field::{Ended, Field, LineState};
 use super::lines::Lines;
 
 /// Finds where a stream may be cut without cutting an event: behind each event, and behind each comment between two events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blocks {
     lines: Lines,
-    line: Line,
+    line: LineState,
     /// A field has come since the last blank line.
     fields: bool,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use super::field::{Ended, Line};
+use super::field::{Ended, LineState};
 use super::lines::{Lines, Piece};
 
 /// The id of an event: which stream it is of, and how many bytes of that stream come before the next event.
@@ -24,7 +24,7 @@ pub(crate) struct EventId {
 pub(crate) struct EventIds {
     stream: u64,
     lines: Lines,
-    line: Line,
+    line: LineState,
     /// How many bytes were read.
     read: u64,
     /// A field has ended since the last blank line.
@@ -76,7 +76,7 @@ impl fmt::Display for EventId {
 
 impl EventIds {
     pub(crate) fn new(stream: u64) -> Self {
-        let (lines, line) = (Lines::new(), Line::default());
+        let (lines, line) = (Lines::new(), LineState::default());
         Self { stream, lines, line, read: 0, in_event: false, border: 0, drops_lf: false, has_written: false }
     }
 

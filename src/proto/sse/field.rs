@@ -11,7 +11,7 @@ pub(in crate::proto) enum Field {
 
 /// How far a line was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::proto) enum Line {
+pub(in crate::proto) enum LineState {
     #[default]
     Start,
     Comment,
@@ -36,7 +36,7 @@ pub(in crate::proto) enum Ended {
 // === impl Ended ===
 
 impl Ended {
-    /// A line of which nothing was cut off: the same as [`Line`] finds, at a fraction of its cost.
+    /// A line of which nothing was cut off: the same as [`LineState`] finds, at a fraction of its cost.
     #[inline]
     pub(in crate::proto) fn whole(line: &[u8]) -> Self {
         match line {
@@ -75,10 +75,10 @@ impl Field {
     }
 }
 
-// === impl Line ===
+// === impl LineState ===
 
-impl Line {
-    /// Reads on. Returns what of `content` belongs to the value of [`Line::value_of`].
+impl LineState {
+    /// Reads on. Returns what of `content` belongs to the value of [`LineState::value_of`].
     pub(in crate::proto) fn read<'a>(&mut self, content: &'a [u8]) -> &'a [u8] {
         let Some(&first) = content.first() else { return &[] };
         match *self {
@@ -156,10 +156,10 @@ mod tests {
     /// Reads a line at once, and byte by byte.
     #[track_caller]
     fn check(line: &str, ended: Ended, value: &str) {
-        let mut whole = Line::default();
+        let mut whole = LineState::default();
         assert_eq!(whole.read(line.as_bytes()), value.as_bytes());
 
-        let mut cut = Line::default();
+        let mut cut = LineState::default();
         let mut read = Vec::new();
         for byte in line.as_bytes().chunks(1) {
             read.extend_from_slice(cut.read(byte));

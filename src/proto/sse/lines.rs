@@ -7,7 +7,7 @@ const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// How a stream ends its lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Ending {
+pub enum LineEnding {
     /// `\n`. Also what is assumed before the first line has ended.
     #[default]
     Lf,
@@ -24,7 +24,7 @@ pub(in crate::proto) struct Lines {
     mark: u8,
     /// The last byte was a CR: its line has ended, and a LF that follows belongs to it.
     cr: bool,
-    ending: Ending,
+    ending: LineEnding,
 }
 
 /// A part of a line.
@@ -35,15 +35,15 @@ pub(in crate::proto) struct Piece<'a> {
     pub(in crate::proto) ended: bool,
 }
 
-// === impl Ending ===
+// === impl LineEnding ===
 
-impl Ending {
+impl LineEnding {
     /// The bytes of this line ending.
     ///
     /// ```
-    /// use tower_buttress::proto::sse::Ending;
+    /// use tower_buttress::proto::sse::LineEnding;
     ///
-    /// assert_eq!(Ending::CrLf.as_str(), "\r\n");
+    /// assert_eq!(LineEnding::CrLf.as_str(), "\r\n");
     /// ```
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -59,7 +59,7 @@ impl Ending {
 
 impl Lines {
     pub(in crate::proto) const fn new() -> Self {
-        Self { mark: 0, cr: false, ending: Ending::Lf }
+        Self { mark: 0, cr: false, ending: LineEnding::Lf }
     }
 
     /// Takes the next piece of a line off `input`; `None` when `input` is used up.
@@ -77,12 +77,12 @@ impl Lines {
         if self.cr {
             self.cr = false;
             if first == b'\n' {
-                self.ending = Ending::CrLf;
+                self.ending = LineEnding::CrLf;
                 rest = &rest[1..];
                 *input = rest;
                 first = *rest.first()?;
             } else {
-                self.ending = Ending::Cr;
+                self.ending = LineEnding::Cr;
             }
         }
         // Every event ends in a blank line: no need to call the search for it.
@@ -94,7 +94,7 @@ impl Lines {
         if rest[end] == b'\r' {
             self.cr = true;
         } else {
-            self.ending = Ending::Lf;
+            self.ending = LineEnding::Lf;
         }
         *input = &rest[end + 1..];
         Some(Piece { content: &rest[..end], ended: true })
@@ -114,14 +114,14 @@ impl Lines {
     /// Behind a line that a LF alone has ended: what comes begins a line.
     #[inline]
     pub(in crate::proto) fn is_between_lines(&self) -> bool {
-        self.mark_settled() && !self.cr && self.ending == Ending::Lf
+        self.mark_settled() && !self.cr && self.ending == LineEnding::Lf
     }
 
     pub(in crate::proto) const fn after_cr(&self) -> bool {
         self.cr
     }
 
-    pub(in crate::proto) const fn ending(&self) -> Ending {
+    pub(in crate::proto) const fn ending(&self) -> LineEnding {
         self.ending
     }
 }
@@ -146,7 +146,7 @@ mod tests {
 
     /// Reads the chunks; ended lines are followed by a `|`.
     #[track_caller]
-    fn check(chunks: &[&str], lines: &str, ending: Ending) {
+    fn check(chunks: &[&str], lines: &str, ending: LineEnding) {
         let mut splitter = Lines::default();
         let mut read = String::new();
         for chunk in chunks {
@@ -163,31 +163,31 @@ mod tests {
 
     #[test]
     fn each_ending_ends_a_line() {
-        check(&["a\nb\n\n"], "a|b||", Ending::Lf);
-        check(&["a\r\nb\r\n\r\n"], "a|b||", Ending::CrLf);
-        check(&["a\rb\r\rc"], "a|b||c", Ending::Cr);
+        check(&["a\nb\n\n"], "a|b||", LineEnding::Lf);
+        check(&["a\r\nb\r\n\r\n"], "a|b||", LineEnding::CrLf);
+        check(&["a\rb\r\rc"], "a|b||c", LineEnding::Cr);
     }
 
     #[test]
     fn endings_may_be_mixed() {
-        check(&["a\r\n\n\rb\n\r\nc"], "a|||b||c", Ending::CrLf);
+        check(&["a\r\n\n\rb\n\r\nc"], "a|||b||c", LineEnding::CrLf);
     }
 
     #[test]
     fn a_cr_at_the_end_of_a_chunk_ends_the_line_at_once() {
-        check(&["a\r"], "a|", Ending::Lf);
+        check(&["a\r"], "a|", LineEnding::Lf);
     }
 
     #[test]
     fn a_crlf_cut_in_two_is_one_ending() {
-        check(&["a\r", "\nb"], "a|b", Ending::CrLf);
-        check(&["a\r", "", "\n", "\n"], "a||", Ending::Lf);
+        check(&["a\r", "\nb"], "a|b", LineEnding::CrLf);
+        check(&["a\r", "", "\n", "\n"], "a||", LineEnding::Lf);
     }
 
     #[test]
     fn what_the_stream_uses_is_known_only_after_the_byte_behind_a_cr() {
-        check(&["a\r\n", "b\r"], "a|b|", Ending::CrLf);
-        check(&["a\r\n", "b\r", "c"], "a|b|c", Ending::Cr);
+        check(&["a\r\n", "b\r"], "a|b|", LineEnding::CrLf);
+        check(&["a\r\n", "b\r", "c"], "a|b|c", LineEnding::Cr);
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
             }
             assert_eq!(read, "a\u{FEFF}b".as_bytes(), "cut at {cut}");
         }
-        check(&["\u{FEFF}\u{FEFF}a\n"], "\u{FEFF}a|", Ending::Lf);
+        check(&["\u{FEFF}\u{FEFF}a\n"], "\u{FEFF}a|", LineEnding::Lf);
     }
 
     #[test]

@@ -44,6 +44,6 @@ mod scanner;
 #[cfg(feature = "llm")]
 pub(crate) use self::blocks::{Block, Blocks, behind_lf, without_bom};
 pub(crate) use self::event_ids::{EventId, EventIds};
-pub use self::lines::Ending;
+pub use self::lines::LineEnding;
 pub use self::parser::{Item, Message, Parser};
 pub use self::scanner::{Progress, Scanner};

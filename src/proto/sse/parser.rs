@@ -1,6 +1,6 @@
 //! Reads the events of a stream.
 
-use super::field::{Ended, Field, Line};
+use super::field::{Ended, Field, LineState};
 use super::lines::Lines;
 use memchr::memchr;
 use std::borrow::Cow;
@@ -31,7 +31,7 @@ const DEFAULT_LIMIT: usize = 8 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Parser {
     lines: Lines,
-    line: Line,
+    line: LineState,
     limit: usize,
     /// The value of the `event` or `id` line being read.
     value: Value,
@@ -101,7 +101,7 @@ impl Parser {
     pub const fn new() -> Self {
         Self {
             lines: Lines::new(),
-            line: Line::Start,
+            line: LineState::Start,
             limit: DEFAULT_LIMIT,
             value: Value { bytes: Vec::new(), has_nul: false, too_long: false },
             retry: Digits::Empty,

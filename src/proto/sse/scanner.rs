@@ -1,7 +1,7 @@
 //! Follows a stream without holding a byte of it.
 
-use super::field::{Ended, Field, Line};
-use super::lines::{Ending, Lines, Piece};
+use super::field::{Ended, Field, LineState};
+use super::lines::{LineEnding, Lines, Piece};
 use memchr::{memchr, memchr2};
 
 /// Knows at every byte of an event stream where in it that byte is.
@@ -33,7 +33,7 @@ use memchr::{memchr, memchr2};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scanner {
     lines: Lines,
-    line: Line,
+    line: LineState,
     /// What lines have ended since the last blank line, and some more: see the constants.
     seen: u8,
 }
@@ -154,7 +154,7 @@ impl Scanner {
     #[cold]
     fn read_part(&mut self, piece: &Piece<'_>) -> Option<Ended> {
         let value = self.line.read(piece.content);
-        if self.line == Line::Value(Field::Id) {
+        if self.line == LineState::Value(Field::Id) {
             self.look_for_nul(value);
         }
         piece.ended.then(|| self.line.end())
@@ -193,7 +193,7 @@ impl Scanner {
     pub fn comment_is_safe(&self) -> bool {
         self.lines.mark_settled()
             && self.line.at_start()
-            && (!self.lines.after_cr() || self.lines.ending() == Ending::Cr)
+            && (!self.lines.after_cr() || self.lines.ending() == LineEnding::Cr)
     }
 
     /// Not a byte was read yet.
@@ -255,7 +255,7 @@ impl Scanner {
 
     /// How the stream ended the last line of which that is known.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub fn ending(&self) -> LineEnding {
         self.lines.ending()
     }
 }

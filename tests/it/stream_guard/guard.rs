@@ -39,7 +39,7 @@ async fn a_clean_end_without_a_reason_is_an_error() {
     let ending = Ending::of(&response).unwrap().clone();
     let (text, error) = read(response).await;
     assert_eq!(text, HELLO);
-    let frame = find::<StreamTruncated>(&error.unwrap()).unwrap().frame(tower_buttress::proto::sse::Ending::Lf);
+    let frame = find::<StreamTruncated>(&error.unwrap()).unwrap().frame(tower_buttress::proto::sse::LineEnding::Lf);
     assert!(frame.starts_with("event: error\n") && frame.contains("\"code\":\"stream_truncated\""), "{frame}");
     assert_eq!(ending.get(), None);
 }

@@ -34,7 +34,7 @@ pub(crate) struct RemovedKey<S> {
 
 pin_project! {
     /// The future of [`RemovedKey`].
-    pub(crate) struct Waiting<F> {
+    pub(crate) struct RemovedKeyFuture<F> {
         #[pin]
         call: F,
         #[pin]
@@ -61,7 +61,7 @@ where
 {
     type Response = Response<Either<B, AnswerBody>>;
     type Error = S::Error;
-    type Future = Waiting<S::Future>;
+    type Future = RemovedKeyFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -69,13 +69,13 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let removal = request.extensions().get().map(|KeyRemoval(token)| token.clone().cancelled_owned());
-        Waiting { call: self.inner.call(request), removal }
+        RemovedKeyFuture { call: self.inner.call(request), removal }
     }
 }
 
-// === impl Waiting ===
+// === impl RemovedKeyFuture ===
 
-impl<F, B, E> Future for Waiting<F>
+impl<F, B, E> Future for RemovedKeyFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body<Data = Bytes>,

@@ -9,7 +9,7 @@ use futures_util::stream::{self, Stream};
 use tokio::time::sleep;
 
 use super::call::Call;
-use super::script::{Ending, Script};
+use super::script::{Interruption, Script};
 use super::sockets::Reset;
 use super::wire::{self, Answer};
 
@@ -83,8 +83,8 @@ impl Speech {
         }
         match self.script.ending {
             None => Some(answer.closing()),
-            Some((_, Ending::Torn)) => Some(answer.opening().slice(..20)),
-            Some((_, Ending::Error)) => {
+            Some((_, Interruption::Torn)) => Some(answer.opening().slice(..20)),
+            Some((_, Interruption::Error)) => {
                 let message = "The server had an error while processing your request.";
                 Some(wire::error_event(&wire::error(
                     StatusCode::INTERNAL_SERVER_ERROR,
@@ -116,17 +116,17 @@ impl Speech {
         sleep(self.script.gap).await;
         tokio::task::yield_now().await;
         match ending {
-            Ending::Comments => Some((Ok(COMMENT), self)),
-            Ending::Stall | Ending::Torn => std::future::pending().await,
-            Ending::Reset => {
+            Interruption::Comments => Some((Ok(COMMENT), self)),
+            Interruption::Stall | Interruption::Torn => std::future::pending().await,
+            Interruption::Reset => {
                 self.call.finish();
                 self.reset.now().await
             }
-            Ending::Close => {
+            Interruption::Close => {
                 self.call.finish();
                 Some((Err(io::ErrorKind::ConnectionAborted.into()), self))
             }
-            Ending::Truncate | Ending::Error => {
+            Interruption::Truncate | Interruption::Error => {
                 self.call.finish();
                 None
             }

@@ -30,7 +30,7 @@ pub(crate) struct Script {
     /// Comments at this interval, and never anything else.
     pub(crate) comments: Option<Duration>,
     /// How the body ends before its time, and after how many pieces of content.
-    pub(crate) ending: Option<(usize, Ending)>,
+    pub(crate) ending: Option<(usize, Interruption)>,
     /// Each event has an id, and an answer can be had from the one behind `Last-Event-ID`: the same words for the same
     /// prompt.
     pub(crate) ids: bool,
@@ -48,7 +48,7 @@ pub(crate) enum Opening {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum Interruption {
     /// Silence, with the connection open.
     Stall,
     /// The same, in the middle of a line.
@@ -128,13 +128,13 @@ impl Script {
             "size" => self.size = number()?,
             "first-word" => self.first_word = number()?,
             "comments" => self.comments = Some(duration()?),
-            "stall-after" => self.ending = Some((number()?, Ending::Stall)),
-            "torn-after" => self.ending = Some((number()?, Ending::Torn)),
-            "reset-after" => self.ending = Some((number()?, Ending::Reset)),
-            "close-after" => self.ending = Some((number()?, Ending::Close)),
-            "truncate-after" => self.ending = Some((number()?, Ending::Truncate)),
-            "comments-after" => self.ending = Some((number()?, Ending::Comments)),
-            "error-after" => self.ending = Some((number()?, Ending::Error)),
+            "stall-after" => self.ending = Some((number()?, Interruption::Stall)),
+            "torn-after" => self.ending = Some((number()?, Interruption::Torn)),
+            "reset-after" => self.ending = Some((number()?, Interruption::Reset)),
+            "close-after" => self.ending = Some((number()?, Interruption::Close)),
+            "truncate-after" => self.ending = Some((number()?, Interruption::Truncate)),
+            "comments-after" => self.ending = Some((number()?, Interruption::Comments)),
+            "error-after" => self.ending = Some((number()?, Interruption::Error)),
             "ids" => self.ids = true,
             "times" => self.times = Some(value.parse().map_err(|_| bad())?),
             // Only there to tell two otherwise equal scripts, and so their counts, apart.
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(script.retry_after.unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(script.times, Some(2));
         assert_eq!(Script::parse(" ; ").unwrap(), Script::default());
-        assert_eq!(Script::parse("stall-after=3").unwrap().ending, Some((3, Ending::Stall)));
+        assert_eq!(Script::parse("stall-after=3").unwrap().ending, Some((3, Interruption::Stall)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::chunks::Chunks;
 /// Waiters of type `T`, each of a tenant. What is done for each of them takes a time that does not depend on how
 /// many there are.
 #[derive(Debug)]
-pub(crate) struct Line<T> {
+pub(crate) struct FairQueue<T> {
     places: Chunks<Place<T>>,
     /// The first of those that are free, each of which names the next as the one behind it.
     free: u32,
@@ -63,9 +63,9 @@ pub(crate) type Hashed = BuildHasherDefault<Identity>;
 #[derive(Debug, Default)]
 pub(crate) struct Identity(u64);
 
-// === impl Line ===
+// === impl FairQueue ===
 
-impl<T> Line<T> {
+impl<T> FairQueue<T> {
     pub(crate) fn new() -> Self {
         Self {
             places: Chunks::new(),
@@ -284,11 +284,11 @@ mod tests {
 
     use super::*;
 
-    fn any_tenant<T>(_: &Line<T>, _: u64) -> bool {
+    fn any_tenant<T>(_: &FairQueue<T>, _: u64) -> bool {
         true
     }
 
-    fn served(line: &mut Line<&'static str>) -> Vec<&'static str> {
+    fn served(line: &mut FairQueue<&'static str>) -> Vec<&'static str> {
         std::iter::from_fn(|| {
             let (ticket, _) = line.first(any_tenant)?;
             line.serve(ticket);
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn one_call_of_each_tenant_in_turn() {
-        let mut line = Line::new();
+        let mut line = FairQueue::new();
         for waiter in ["a1", "a2", "a3"] {
             line.push(1, waiter);
         }
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn one_that_leaves_is_not_served_and_holds_up_nobody() {
-        let mut line = Line::new();
+        let mut line = FairQueue::new();
         let tickets = ["a1", "a2", "a3"].map(|waiter| line.push(1, waiter));
         let other = line.push(2, "b1");
         assert_eq!(line.remove(tickets[1]), Some("a2"));
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_tenant_that_may_not_go_is_passed_over() {
-        let mut line = Line::new();
+        let mut line = FairQueue::new();
         line.push(1, "a1");
         line.push(2, "b1");
         let (ticket, tenant) = line.first(|_, tenant| tenant != 1).unwrap();
@@ -357,7 +357,7 @@ mod tests {
         /// The same as a list of lists.
         #[test]
         fn it_is_round_robin(steps in steps()) {
-            let mut line = Line::new();
+            let mut line = FairQueue::new();
             let mut model: VecDeque<(u64, VecDeque<u32>)> = VecDeque::new();
             let mut tickets: Vec<(Ticket, u64, u32)> = Vec::new();
             for (number, step) in (0..).zip(steps) {
