@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -15,22 +15,15 @@ use tower_service::Service;
 
 use super::body::LastGoodBody;
 use super::config::Config;
-use super::key::{PendingKeys, RequestKeys};
-use super::recorder::Recorder;
-use super::similar::{Embedding, Similar};
-use super::stored::{AnswerStore, Stored};
+use super::key::PendingKeys;
+use super::similar::Embedding;
+use super::stand_in::{Recalling, Settled, StandIn};
+use super::stored::AnswerStore;
 use super::template::UnansweredRequest;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
-use crate::call::{StaleKind, Tenant};
 use crate::error::BoxError;
-use crate::event::Event;
-use crate::policy::last_good::may_stand_in;
-use crate::policy::verdict::{Classifier, Outcome};
-use crate::rt::clock;
-use crate::rt::deadline::CallDeadline;
 use crate::rt::ready::ReadyCall;
 use crate::rt::timeout::Timeout;
-use crate::store::{AnswerFuture, LastGoodAnswer};
 
 pin_project! {
     /// The future of [`LastGood`](crate::last_good::LastGood).
@@ -50,17 +43,20 @@ pin_project! {
         Reading { reading: Option<Box<Reading<S>>> },
         // The layer has nothing to do with it.
         Passing { #[pin] call: C },
-        Calling { #[pin] call: C, asking: Box<Asking> },
+        Calling { #[pin] call: C, stand_in: Box<StandIn> },
         // The call has failed, and the other processes are asked.
-        Recalling { recalling: Recalling, until: Instant, timeout: Timeout, asking: Box<Asking>, otherwise: Option<R> },
-        // The call has failed, and it is looked for an answer to a similar request.
-        Embedding { embedding: Embedding, until: Instant, timeout: Timeout, asking: Box<Asking>, otherwise: Option<R> },
+        Recalling { recalling: Recalling, until: Instant, timeout: Timeout, stand_in: Box<StandIn>, otherwise: Option<R> },
+        // The call has failed, and an answer to a similar request is looked for.
+        Embedding { embedding: Embedding, until: Instant, timeout: Timeout, stand_in: Box<StandIn>, otherwise: Option<R> },
         Over,
     }
 }
 
 type StageOf<S, B> =
     Stage<S, ReadyCall<S, Request<CallBody>>, Result<Response<B>, <S as Service<Request<CallBody>>>::Error>>;
+
+/// What the future returns, if it is over, and the stage that follows.
+type Step<S, C, B, E> = (Option<Result<Response<LastGoodBody<B>>, E>>, Stage<S, C, Result<Response<B>, E>>);
 
 /// A request whose body is being read.
 pub(super) struct Reading<S> {
@@ -70,52 +66,6 @@ pub(super) struct Reading<S> {
     body: RequestReading,
     store: Arc<AnswerStore>,
     config: Arc<Config>,
-}
-
-/// A call that is under way, and what it takes to answer it from memory.
-struct Asking {
-    request: RequestKeys,
-    /// Where there is a template.
-    unanswered: Option<Box<UnansweredRequest>>,
-    tenant: Option<Tenant>,
-    classifier: Classifier,
-    deadline: Option<CallDeadline>,
-    watch: DeadlineWatch,
-    store: Arc<AnswerStore>,
-    config: Arc<Config>,
-}
-
-/// What is returned.
-enum Settled {
-    /// What the upstream said.
-    Upstream,
-    Stored(Response<Bytes>),
-    /// Until then, the other processes are asked.
-    Recall {
-        recalling: Recalling,
-        until: Instant,
-    },
-    /// Until then, it is looked for an answer to a similar request.
-    Embed {
-        embedding: Embedding,
-        until: Instant,
-    },
-}
-
-/// What other processes have.
-type Recalling = AnswerFuture<Option<LastGoodAnswer>>;
-
-/// A caller that is about to read an error waits no longer for the other processes.
-const RECALL: Duration = Duration::from_millis(500);
-
-/// Whether the deadline is watched.
-enum DeadlineWatch {
-    /// Not known yet: nothing had to be waited for.
-    Unknown,
-    /// There is an answer for it: so long before the deadline it is returned.
-    Until { reserve: Duration, timeout: Timeout },
-    /// There is no answer, or no deadline.
-    No,
 }
 
 // === impl LastGoodFuture ===
@@ -168,54 +118,21 @@ where
                     let result = ready!(call.poll(cx));
                     (Some(result.map(|response| response.map(|body| LastGoodBody::inner(body, None)))), Stage::Over)
                 }
-                StageProj::Calling { call, asking } => match call.poll(cx) {
-                    Poll::Ready(result) => match asking.settle(&result) {
-                        Settled::Upstream => (Some(asking.hand_on(result)), Stage::Over),
-                        Settled::Stored(response) => (Some(Ok(LastGoodBody::stored(response))), Stage::Over),
-                        Settled::Recall { recalling, until } => {
-                            let (asking, otherwise) = (asking.take(), Some(result));
-                            let timeout = Timeout::default();
-                            (None, Stage::Recalling { recalling, until, timeout, asking, otherwise })
-                        }
-                        Settled::Embed { embedding, until } => {
-                            let (asking, otherwise) = (asking.take(), Some(result));
-                            let timeout = Timeout::default();
-                            (None, Stage::Embedding { embedding, until, timeout, asking, otherwise })
-                        }
-                    },
-                    Poll::Pending => (Some(Ok(LastGoodBody::stored(ready!(asking.poll_deadline(cx))))), Stage::Over),
+                StageProj::Calling { call, stand_in } => match call.poll(cx) {
+                    Poll::Ready(result) => stand_in.settle(&result).next(stand_in, result),
+                    Poll::Pending => (Some(Ok(LastGoodBody::stored(ready!(stand_in.poll_deadline(cx))))), Stage::Over),
                 },
-                StageProj::Recalling { recalling, until, timeout, asking, otherwise } => {
-                    let answer = match recalling.as_mut().poll(cx) {
-                        Poll::Ready(answer) => answer,
-                        Poll::Pending => {
-                            ready!(timeout.poll_until(*until, cx));
-                            None
-                        }
-                    };
-                    let found = answer.and_then(|answer| asking.recalled(answer));
+                StageProj::Recalling { recalling, until, timeout, stand_in, otherwise } => {
+                    let answer = ready!(poll_until(recalling.as_mut(), timeout, *until, cx)).flatten();
+                    let found = answer.and_then(|answer| stand_in.recalled(answer));
                     let Some(result) = otherwise.take() else { return Poll::Pending };
-                    match found.map_or_else(|| asking.settle_otherwise(), Settled::Stored) {
-                        Settled::Stored(response) => (Some(Ok(LastGoodBody::stored(response))), Stage::Over),
-                        Settled::Embed { embedding, until } => {
-                            let (asking, timeout) = (asking.take(), Timeout::default());
-                            let otherwise = Some(result);
-                            (None, Stage::Embedding { embedding, until, timeout, asking, otherwise })
-                        }
-                        Settled::Upstream | Settled::Recall { .. } => (Some(asking.hand_on(result)), Stage::Over),
-                    }
+                    found.map_or_else(|| stand_in.settle_otherwise(), Settled::Stored).next(stand_in, result)
                 }
-                StageProj::Embedding { embedding, until, timeout, asking, otherwise } => {
-                    let vectors = match embedding.as_mut().poll(cx) {
-                        Poll::Ready(vectors) => vectors.ok(),
-                        Poll::Pending => {
-                            ready!(timeout.poll_until(*until, cx));
-                            None
-                        }
-                    };
-                    let found = asking.find_similar(vectors.and_then(|vectors| vectors.into_iter().next()));
+                StageProj::Embedding { embedding, until, timeout, stand_in, otherwise } => {
+                    let vectors = ready!(poll_until(embedding.as_mut(), timeout, *until, cx)).and_then(Result::ok);
+                    let found = stand_in.find_similar(vectors.and_then(|vectors| vectors.into_iter().next()));
                     let Some(result) = otherwise.take() else { return Poll::Pending };
-                    let result = match found.or_else(|| asking.fill_in()) {
+                    let result = match found.or_else(|| stand_in.fill_in()) {
                         Some(response) => Ok(LastGoodBody::stored(response)),
                         None => result.map(|response| response.map(|body| LastGoodBody::inner(body, None))),
                     };
@@ -277,17 +194,8 @@ impl<S: Service<Request<CallBody>>> Reading<S> {
                     templated.map(|keys| Box::new(UnansweredRequest::new(keys.kind, parts.clone(), data.clone())));
                 let request = Request::from_parts(parts, CallBody::whole(data, trailers));
                 let Some(keys) = keys else { return Stage::Passing { call: ReadyCall::new(service, request) } };
-                let asking = Asking {
-                    request: keys,
-                    unanswered,
-                    tenant: request.extensions().get().cloned(),
-                    classifier: config.classifier.clone().for_call(&request),
-                    deadline: CallDeadline::earliest(request.extensions(), None),
-                    watch: DeadlineWatch::Unknown,
-                    store,
-                    config,
-                };
-                return Stage::Calling { call: ReadyCall::new(service, request), asking: Box::new(asking) };
+                let stand_in = Box::new(StandIn::new(keys, unanswered, &request, store, config));
+                return Stage::Calling { call: ReadyCall::new(service, request), stand_in };
             }
             RequestRead::Unread(body, why) => {
                 self.config.bypassed(why.reason());
@@ -299,162 +207,40 @@ impl<S: Service<Request<CallBody>>> Reading<S> {
     }
 }
 
-// === impl Asking ===
+// === impl Settled ===
 
-impl Asking {
-    /// What the upstream's answer, or error, comes to.
-    fn settle<B, E: Error + 'static>(&self, result: &Result<Response<B>, E>) -> Settled {
-        if !may_stand_in(&self.classifier.classify(&Outcome::of(result))) {
-            return Settled::Upstream;
-        }
-        if let Some(stored) = self.find() {
-            return Settled::Stored(stored);
-        }
-        self.recall().unwrap_or_else(|| self.settle_otherwise())
-    }
-
-    /// Asks the other processes, where there are any and the caller takes an earlier answer.
-    fn recall(&self) -> Option<Settled> {
-        let (peers, max_age) = self.config.peers.as_ref().zip(self.request.max_age)?;
-        let until = self.by(RECALL)?;
-        Some(Settled::Recall { recalling: peers.find(self.request.shared(), max_age), until })
-    }
-
-    /// When `limit` has passed, or half of what is left to the deadline.
-    fn by(&self, limit: Duration) -> Option<Instant> {
-        let now = clock::now();
-        let left = self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
-        now.checked_add(left.map_or(limit, |left| left.min(limit)))
-    }
-
-    /// Without an answer to the same request.
-    fn settle_otherwise(&self) -> Settled {
-        if let Some((embedding, until)) = self.embed() {
-            return Settled::Embed { embedding, until };
-        }
-        self.fill_in().map_or(Settled::Upstream, Settled::Stored)
-    }
-
-    /// The upstream's answer, which is kept if it is one.
-    fn hand_on<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
+impl Settled {
+    /// The answer, or what to wait for while the upstream's is kept back.
+    fn next<S, C, B, E>(self, stand_in: &mut StandIn, result: Result<Response<B>, E>) -> Step<S, C, B, E>
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<BoxError> + 'static,
     {
-        result.map(|response| {
-            let recorder =
-                Recorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
-            response.map(|body| LastGoodBody::inner(body, recorder))
-        })
-    }
-
-    /// An answer that another process has kept, if it is young enough.
-    fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
-        let now = clock::now();
-        let kind = if answer.is_exact { StaleKind::Exact } else { StaleKind::Normalized };
-        let stored = Stored { head: answer.head, body: answer.body, _reservation: None };
-        let age = stored.age(now);
-        if age > self.request.max_age? || stored.body.len() > self.config.max_answer {
-            return None;
-        }
-        self.config.emitter.emit(&Event::StaleServed { kind, age });
-        Some(stored.to_response(kind, now))
-    }
-
-    /// Asks what the last message means, where there is something to compare it with, and until when that may take.
-    fn embed(&self) -> Option<(Embedding, Instant)> {
-        let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
-        self.request.max_age?;
-        if !self.store.with(|answers| answers.has_scope(question.scope)) {
-            return None;
-        }
-        Some((similar.embed(question.text.clone()), self.by(similar.timeout)?))
-    }
-
-    /// The answer to the most similar request, if one is similar enough and means the same as far as can be told.
-    fn find_similar(&self, vector: Option<Vec<f32>>) -> Option<Response<Bytes>> {
-        let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
-        let (vector, max_age, now) = (vector?, self.request.max_age?, clock::now());
-        let candidates = self.store.with(|answers| answers.candidates(question.scope, now));
-        let near =
-            candidates.into_iter().filter(|(_, stored)| stored.age(now) <= max_age).filter_map(|(meaning, stored)| {
-                let cosine = Similar::cosine(&meaning.vector, &vector).filter(|cosine| *cosine >= similar.threshold)?;
-                Some((cosine, meaning, stored))
-            });
-        let alike = near.filter(|(_, meaning, _)| Similar::agree(&meaning.text, &question.text));
-        let (cosine, _, stored) = alike.max_by(|(one, ..), (other, ..)| one.total_cmp(other))?;
-        self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Similar, age: stored.age(now) });
-        Some(stored.to_similar(cosine, now))
-    }
-
-    /// The operator's text.
-    fn fill_in(&self) -> Option<Response<Bytes>> {
-        let (template, unanswered) = self.config.template.as_ref().zip(self.unanswered.as_ref())?;
-        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let response = unanswered.answer(template, now.as_secs())?;
-        self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Template, age: Duration::ZERO });
-        Some(response)
-    }
-
-    /// Leaves nothing behind, for the stage that follows.
-    fn take(&mut self) -> Box<Self> {
-        Box::new(Self {
-            request: self.request.clone(),
-            unanswered: self.unanswered.take(),
-            tenant: self.tenant.take(),
-            classifier: self.classifier.clone(),
-            deadline: self.deadline.take(),
-            watch: DeadlineWatch::No,
-            store: Arc::clone(&self.store),
-            config: Arc::clone(&self.config),
-        })
-    }
-
-    /// Ready, with an earlier answer, shortly before the deadline.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
-        let deadline = self.deadline.as_ref().and_then(CallDeadline::get);
-        if matches!(self.watch, DeadlineWatch::Unknown) {
-            self.watch = match deadline {
-                Some(deadline) if self.look(clock::now()).is_some() || self.unanswered.is_some() => {
-                    // A call that has little time keeps most of it.
-                    let reserve = self.config.reserve.min(deadline.remaining() / 4);
-                    DeadlineWatch::Until { reserve, timeout: Timeout::default() }
-                }
-                _ => DeadlineWatch::No,
-            };
-        }
-        let DeadlineWatch::Until { reserve, timeout } = &mut self.watch else { return Poll::Pending };
-        let Some(at) = deadline.and_then(|deadline| deadline.instant().checked_sub(*reserve)) else {
-            return Poll::Pending;
-        };
-        ready!(timeout.poll_until(at, cx));
-        match self.find().or_else(|| self.fill_in()) {
-            Some(stored) => Poll::Ready(stored),
-            None => {
-                self.watch = DeadlineWatch::No;
-                Poll::Pending
+        let timeout = Timeout::default();
+        match self {
+            Self::Upstream => (Some(stand_in.hand_on(result)), Stage::Over),
+            Self::Stored(response) => (Some(Ok(LastGoodBody::stored(response))), Stage::Over),
+            Self::Recall { recalling, until } => {
+                let (stand_in, otherwise) = (stand_in.take(), Some(result));
+                (None, Stage::Recalling { recalling, until, timeout, stand_in, otherwise })
+            }
+            Self::Embed { embedding, until } => {
+                let (stand_in, otherwise) = (stand_in.take(), Some(result));
+                (None, Stage::Embedding { embedding, until, timeout, stand_in, otherwise })
             }
         }
     }
+}
 
-    /// An earlier answer, with the event that tells of it.
-    fn find(&self) -> Option<Response<Bytes>> {
-        let now = clock::now();
-        let (stored, kind) = self.look(now)?;
-        self.config.emitter.emit(&Event::StaleServed { kind, age: stored.age(now) });
-        Some(stored.to_response(kind, now))
-    }
-
-    fn look(&self, now: Instant) -> Option<(Arc<Stored>, StaleKind)> {
-        let max_age = self.request.max_age?;
-        let keys = &self.request.keys;
-        let young = |stored: &Arc<Stored>| stored.age(now) <= max_age;
-        self.store.with(|answers| {
-            let exact = answers.exact(keys.exact, now).filter(young).map(|stored| (stored, StaleKind::Exact));
-            exact.or_else(|| {
-                let stored = answers.normal(keys.normal?, now, young)?;
-                Some((stored, StaleKind::Normalized))
-            })
-        })
+/// What the future returns, or `None` once `until` is over.
+fn poll_until<T>(
+    future: Pin<&mut (dyn Future<Output = T> + Send)>,
+    timeout: &mut Timeout,
+    until: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<Option<T>> {
+    match future.poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => timeout.poll_until(until, cx).map(|()| None),
     }
 }

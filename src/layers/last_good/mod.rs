@@ -9,6 +9,7 @@ mod layer;
 mod recorder;
 mod service;
 mod similar;
+mod stand_in;
 mod stored;
 mod template;
 

@@ -1,0 +1,253 @@
+//! What stands in for an answer that did not come.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+
+use super::body::LastGoodBody;
+use super::config::Config;
+use super::key::RequestKeys;
+use super::recorder::Recorder;
+use super::similar::{Embedding, Similar};
+use super::stored::{AnswerStore, Stored};
+use super::template::UnansweredRequest;
+use crate::body::request::CallBody;
+use crate::call::{StaleKind, Tenant};
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::policy::last_good::may_stand_in;
+use crate::policy::verdict::{Classifier, Outcome};
+use crate::rt::clock;
+use crate::rt::deadline::CallDeadline;
+use crate::rt::timeout::Timeout;
+use crate::store::{AnswerFuture, LastGoodAnswer};
+
+/// What it takes to answer a call that is under way from memory, if it fails.
+pub(super) struct StandIn {
+    request: RequestKeys,
+    /// Where there is a template.
+    unanswered: Option<Box<UnansweredRequest>>,
+    tenant: Option<Tenant>,
+    classifier: Classifier,
+    deadline: Option<CallDeadline>,
+    watch: DeadlineWatch,
+    store: Arc<AnswerStore>,
+    config: Arc<Config>,
+}
+
+/// What a caller is answered with.
+pub(super) enum Settled {
+    /// What the upstream said.
+    Upstream,
+    Stored(Response<Bytes>),
+    /// Until then, the other processes are asked.
+    Recall {
+        recalling: Recalling,
+        until: Instant,
+    },
+    /// Until then, it is looked for an answer to a similar request.
+    Embed {
+        embedding: Embedding,
+        until: Instant,
+    },
+}
+
+/// The question to the other processes.
+pub(super) type Recalling = AnswerFuture<Option<LastGoodAnswer>>;
+
+/// Whether the deadline is watched.
+enum DeadlineWatch {
+    /// Not known yet: nothing had to be waited for.
+    Unknown,
+    /// There is an answer for it: so long before the deadline it is returned.
+    Until { reserve: Duration, timeout: Timeout },
+    /// There is no answer, or no deadline.
+    No,
+}
+
+/// A caller that is about to read an error waits no longer for the other processes.
+const RECALL: Duration = Duration::from_millis(500);
+
+// === impl StandIn ===
+
+impl StandIn {
+    pub(super) fn new(
+        request: RequestKeys,
+        unanswered: Option<Box<UnansweredRequest>>,
+        upstream: &Request<CallBody>,
+        store: Arc<AnswerStore>,
+        config: Arc<Config>,
+    ) -> Self {
+        Self {
+            request,
+            unanswered,
+            tenant: upstream.extensions().get().cloned(),
+            classifier: config.classifier.clone().for_call(upstream),
+            deadline: CallDeadline::earliest(upstream.extensions(), None),
+            watch: DeadlineWatch::Unknown,
+            store,
+            config,
+        }
+    }
+
+    /// What the upstream's answer, or error, comes to.
+    pub(super) fn settle<B, E: Error + 'static>(&self, result: &Result<Response<B>, E>) -> Settled {
+        if !may_stand_in(&self.classifier.classify(&Outcome::of(result))) {
+            return Settled::Upstream;
+        }
+        if let Some(stored) = self.find() {
+            return Settled::Stored(stored);
+        }
+        self.recall().unwrap_or_else(|| self.settle_otherwise())
+    }
+
+    /// Asks the other processes, where there are any and the caller takes an earlier answer.
+    fn recall(&self) -> Option<Settled> {
+        let (peers, max_age) = self.config.peers.as_ref().zip(self.request.max_age)?;
+        let until = self.by(RECALL)?;
+        Some(Settled::Recall { recalling: peers.find(self.request.shared(), max_age), until })
+    }
+
+    /// When `limit` has passed, or half of what is left to the deadline.
+    fn by(&self, limit: Duration) -> Option<Instant> {
+        let now = clock::now();
+        let left = self.deadline.as_ref().and_then(CallDeadline::get).map(|deadline| deadline.remaining_at(now) / 2);
+        now.checked_add(left.map_or(limit, |left| left.min(limit)))
+    }
+
+    /// Without an answer to the same request.
+    pub(super) fn settle_otherwise(&self) -> Settled {
+        if let Some((embedding, until)) = self.embed() {
+            return Settled::Embed { embedding, until };
+        }
+        self.fill_in().map_or(Settled::Upstream, Settled::Stored)
+    }
+
+    /// The upstream's answer, which is kept if it is one.
+    pub(super) fn hand_on<B, E>(&self, result: Result<Response<B>, E>) -> Result<Response<LastGoodBody<B>>, E>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<BoxError> + 'static,
+    {
+        result.map(|response| {
+            let recorder =
+                Recorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
+            response.map(|body| LastGoodBody::inner(body, recorder))
+        })
+    }
+
+    /// An answer that another process has kept, if it is young enough.
+    pub(super) fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
+        let now = clock::now();
+        let kind = if answer.is_exact { StaleKind::Exact } else { StaleKind::Normalized };
+        let stored = Stored { head: answer.head, body: answer.body, _reservation: None };
+        let age = stored.age(now);
+        if age > self.request.max_age? || stored.body.len() > self.config.max_answer {
+            return None;
+        }
+        self.config.emitter.emit(&Event::StaleServed { kind, age });
+        Some(stored.to_response(kind, now))
+    }
+
+    /// Asks what the last message means, where there is something to compare it with, and until when that may take.
+    fn embed(&self) -> Option<(Embedding, Instant)> {
+        let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
+        self.request.max_age?;
+        if !self.store.with(|answers| answers.has_scope(question.scope)) {
+            return None;
+        }
+        Some((similar.embed(question.text.clone()), self.by(similar.timeout)?))
+    }
+
+    /// The answer to the most similar request, if one is similar enough and means the same as far as can be told.
+    pub(super) fn find_similar(&self, vector: Option<Vec<f32>>) -> Option<Response<Bytes>> {
+        let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
+        let (vector, max_age, now) = (vector?, self.request.max_age?, clock::now());
+        let candidates = self.store.with(|answers| answers.candidates(question.scope, now));
+        let near =
+            candidates.into_iter().filter(|(_, stored)| stored.age(now) <= max_age).filter_map(|(meaning, stored)| {
+                let cosine = Similar::cosine(&meaning.vector, &vector).filter(|cosine| *cosine >= similar.threshold)?;
+                Some((cosine, meaning, stored))
+            });
+        let alike = near.filter(|(_, meaning, _)| Similar::agree(&meaning.text, &question.text));
+        let (cosine, _, stored) = alike.max_by(|(one, ..), (other, ..)| one.total_cmp(other))?;
+        self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Similar, age: stored.age(now) });
+        Some(stored.to_similar(cosine, now))
+    }
+
+    /// The operator's text.
+    pub(super) fn fill_in(&self) -> Option<Response<Bytes>> {
+        let (template, unanswered) = self.config.template.as_ref().zip(self.unanswered.as_ref())?;
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let response = unanswered.answer(template, now.as_secs())?;
+        self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Template, age: Duration::ZERO });
+        Some(response)
+    }
+
+    /// Leaves nothing behind, for the stage that follows.
+    pub(super) fn take(&mut self) -> Box<Self> {
+        Box::new(Self {
+            request: self.request.clone(),
+            unanswered: self.unanswered.take(),
+            tenant: self.tenant.take(),
+            classifier: self.classifier.clone(),
+            deadline: self.deadline.take(),
+            watch: DeadlineWatch::No,
+            store: Arc::clone(&self.store),
+            config: Arc::clone(&self.config),
+        })
+    }
+
+    /// Ready, with an earlier answer, shortly before the deadline.
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Response<Bytes>> {
+        let deadline = self.deadline.as_ref().and_then(CallDeadline::get);
+        if matches!(self.watch, DeadlineWatch::Unknown) {
+            self.watch = match deadline {
+                Some(deadline) if self.look(clock::now()).is_some() || self.unanswered.is_some() => {
+                    // A call that has little time keeps most of it.
+                    let reserve = self.config.reserve.min(deadline.remaining() / 4);
+                    DeadlineWatch::Until { reserve, timeout: Timeout::default() }
+                }
+                _ => DeadlineWatch::No,
+            };
+        }
+        let DeadlineWatch::Until { reserve, timeout } = &mut self.watch else { return Poll::Pending };
+        let Some(at) = deadline.and_then(|deadline| deadline.instant().checked_sub(*reserve)) else {
+            return Poll::Pending;
+        };
+        ready!(timeout.poll_until(at, cx));
+        match self.find().or_else(|| self.fill_in()) {
+            Some(stored) => Poll::Ready(stored),
+            None => {
+                self.watch = DeadlineWatch::No;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// An earlier answer, with the event that tells of it.
+    fn find(&self) -> Option<Response<Bytes>> {
+        let now = clock::now();
+        let (stored, kind) = self.look(now)?;
+        self.config.emitter.emit(&Event::StaleServed { kind, age: stored.age(now) });
+        Some(stored.to_response(kind, now))
+    }
+
+    fn look(&self, now: Instant) -> Option<(Arc<Stored>, StaleKind)> {
+        let max_age = self.request.max_age?;
+        let keys = &self.request.keys;
+        let young = |stored: &Arc<Stored>| stored.age(now) <= max_age;
+        self.store.with(|answers| {
+            let exact = answers.exact(keys.exact, now).filter(young).map(|stored| (stored, StaleKind::Exact));
+            exact.or_else(|| {
+                let stored = answers.normal(keys.normal?, now, young)?;
+                Some((stored, StaleKind::Normalized))
+            })
+        })
+    }
+}
