@@ -1,0 +1,190 @@
+//! What is known of an answer by what has come of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+use super::super::config::{Chosen, NAME};
+use super::super::state::{Readable, StreamState};
+use super::super::watch::{BodyWatch, ContentLimit};
+use super::refuse::{ANOTHER, NO_MEMORY, RETRY};
+use super::{Decision, LET_GO, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, Reading, Stream, Withheld};
+use crate::error::{BoxError, StreamTruncated};
+use crate::event::Event;
+use crate::proto::dialect::{End, Framing, Kind};
+use crate::rt::clock;
+use crate::rt::timer::LazyTimer;
+
+// === impl Withheld ===
+
+impl<B> Withheld<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    pub(super) fn data(&mut self, frame: Frame<Bytes>) -> Option<Decision> {
+        match &mut self.reading {
+            Reading::Stream(stream) => {
+                let readable = frame.data_ref().map(|data| stream.state.read(data));
+                self.stream_data(frame, readable?)
+            }
+            Reading::Answer(reader, dialect, _) => {
+                if let Some(data) = frame.data_ref() {
+                    reader.read(data);
+                }
+                let is_array = reader.first() == Some(b'[') && dialect.kind() == Some(Kind::Gemini);
+                self.hold(frame);
+                if is_array {
+                    return self.turn_to_array();
+                }
+                match self.config.hold {
+                    Some(max) => self.beyond(max.max(MAX_WITHHELD), self.bytes),
+                    None => self.is_full(MAX_WITHHELD).then(|| self.release()),
+                }
+            }
+            Reading::Error(..) => {
+                self.hold(frame);
+                self.is_full(MAX_ERROR).then_some(Decision::Release(BodyWatch::Nothing))
+            }
+            Reading::Over => None,
+        }
+    }
+
+    /// Counts what is withheld by now. What there is no memory for is handed on, and refused by `hold`, which hands on nothing
+    /// but whole answers.
+    pub(super) fn count(&mut self) -> Option<Decision> {
+        let (of_answer, partial) = match &self.reading {
+            Reading::Stream(stream) => (true, stream.state.withheld()),
+            Reading::Answer(..) => (true, 0),
+            Reading::Error(..) | Reading::Over => (false, 0),
+        };
+        if self.reservation.set(self.bytes.saturating_add(partial)) {
+            return None;
+        }
+        if of_answer && self.config.hold.is_some() {
+            let why = "There is no memory left to hold the upstream's answer back.";
+            return Some(self.refuse_as("no_memory", why, NO_MEMORY));
+        }
+        self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason: "there is no memory left to withhold it" });
+        Some(self.release())
+    }
+
+    fn stream_data(&mut self, frame: Frame<Bytes>, readable: Readable) -> Option<Decision> {
+        match readable {
+            Readable::All => self.hold(frame),
+            Readable::Part(part) => self.hold(Frame::data(part)),
+        }
+        self.judge_stream()
+    }
+
+    /// What is known of a stream by now.
+    fn judge_stream(&mut self) -> Option<Decision> {
+        let Reading::Stream(stream) = &mut self.reading else { return None };
+        let (seen, withheld) = (stream.state.seen(), self.bytes + stream.state.withheld());
+        stream.limit.settle(seen);
+        if stream.state.failure().is_some() {
+            return Some(self.refuse_failure());
+        }
+        if stream.state.is_unproven() {
+            let truncated = stream.state.truncated();
+            return Some(self.refuse_truncated(truncated));
+        }
+        if seen.garbage && !seen.content {
+            return Some(self.refuse_as(
+                "invalid_stream",
+                "The upstream's answer is not in the format of its API.",
+                RETRY,
+            ));
+        }
+        if let Some(max) = self.config.hold {
+            return self.beyond(max, withheld);
+        }
+        let enough = seen.content || seen.reason || seen.events > MAX_EVENTS;
+        if enough || withheld > MAX_WITHHELD || self.held.len() >= MAX_FRAMES {
+            return Some(self.release());
+        }
+        if seen.started && stream.let_go.is_none() {
+            stream.let_go = clock::now().checked_add(LET_GO);
+        }
+        None
+    }
+
+    /// Refuses an answer that is larger than what may be held back.
+    fn beyond(&mut self, max: usize, withheld: usize) -> Option<Decision> {
+        let full = withheld > max || self.held.len() >= max.max(MAX_FRAMES);
+        let why = "The upstream's answer is larger than what may be held back.";
+        full.then(|| self.refuse_as("answer_too_large", why, ANOTHER))
+    }
+
+    /// It is not one JSON value but a stream of them.
+    fn turn_to_array(&mut self) -> Option<Decision> {
+        let Reading::Answer(_, dialect, host) = std::mem::replace(&mut self.reading, Reading::Over) else {
+            return None;
+        };
+        let ending = self.ending();
+        let reader = Chosen::reader(Some(&dialect), Framing::Array);
+        let state = StreamState::new(Arc::clone(&self.config), reader, Framing::Array, host, ending);
+        let limit = ContentLimit::new(self.config.first_content, clock::now());
+        self.reading = Reading::Stream(Box::new(Stream { state, limit, let_go: None, timer: LazyTimer::default() }));
+        self.bytes = 0;
+        for frame in std::mem::take(&mut self.held) {
+            if let Some(decision) = self.data(frame) {
+                return Some(decision);
+            }
+        }
+        None
+    }
+
+    /// The body is over, or has come to its trailers.
+    pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Decision {
+        let decision = match &mut self.reading {
+            Reading::Stream(_) => self.end_stream(),
+            Reading::Answer(..) => self.end_answer(),
+            Reading::Error(..) => {
+                self.read_error();
+                Decision::Release(BodyWatch::Nothing)
+            }
+            Reading::Over => Decision::Release(BodyWatch::Nothing),
+        };
+        self.held.extend(trailers);
+        decision
+    }
+
+    fn end_stream(&mut self) -> Decision {
+        let Reading::Stream(stream) = &mut self.reading else { return Decision::Release(BodyWatch::Nothing) };
+        let ended = stream.state.end();
+        let (seen, recognised) = (stream.state.seen(), stream.state.is_recognised());
+        let truncated = stream.state.truncated();
+        if stream.state.failure().is_some() {
+            return self.refuse_failure();
+        }
+        match ended {
+            // A marker alone is no answer.
+            Ok(_) if recognised && !(seen.content || seen.reason) => self.refuse_truncated(truncated),
+            Ok(rest) => {
+                self.hold(Frame::data(rest));
+                Decision::Release(BodyWatch::Nothing)
+            }
+            Err(truncated) => self.refuse_truncated(truncated),
+        }
+    }
+
+    pub(super) fn end_answer(&mut self) -> Decision {
+        let Reading::Answer(reader, dialect, _) = std::mem::replace(&mut self.reading, Reading::Over) else {
+            return Decision::Release(BodyWatch::Nothing);
+        };
+        let kind = dialect.kind();
+        if reader.is_cut() || reader.first().is_none() {
+            return self.refuse_truncated(StreamTruncated::new(kind, 0));
+        }
+        let answer = dialect.answer(reader);
+        if let Some(fault) = &answer.fault {
+            return self.refuse_answer(fault);
+        }
+        let ending = self.ending();
+        ending.set(answer.end.unwrap_or(End::Unknown));
+        answer.usage.into_iter().for_each(|usage| ending.note_usage(usage));
+        Decision::Release(BodyWatch::Nothing)
+    }
+}

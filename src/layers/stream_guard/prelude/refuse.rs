@@ -1,0 +1,105 @@
+//! What is said in the place of an answer that is none.
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http::{Response, StatusCode};
+use http_body::{Body, Frame};
+
+use super::super::refusal;
+use super::super::watch::BodyWatch;
+use super::{Decision, Reading, Withheld};
+use crate::error::{BoxError, StreamTruncated, UpstreamError};
+use crate::event::{Event, StreamFault};
+use crate::policy::verdict::{Health, Matter, NextStep, Verdict};
+use crate::proto::dialect::{Fault, StreamError};
+use crate::rejection::{Rejection, RejectionKind};
+
+pub(super) const RETRY: Verdict = Verdict::new(NextStep::retry(None), Health::Failure).with_matter(Matter::Upstream);
+pub(super) const NO_MEMORY: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored).with_matter(Matter::Ours);
+pub(super) const ANOTHER: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Request);
+
+// === impl Withheld ===
+
+impl<B> Withheld<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError> + 'static,
+{
+    /// Notes in the extensions of a 4xx or 5xx what its body says.
+    pub(super) fn read_error(&mut self) {
+        let body = self.joined();
+        let (Some(head), Some(fault)) = (&mut self.head, Fault::of_body(&body)) else { return };
+        let error = refusal::judged(Some(&fault), Some(head.status), &head.headers, &self.config);
+        head.extensions.insert(error);
+    }
+
+    fn joined(&self) -> Bytes {
+        let mut pieces = self.held.iter().filter_map(Frame::data_ref);
+        match (pieces.next(), self.held.len()) {
+            (Some(only), 1) => only.clone(),
+            (first, _) => {
+                let mut joined = BytesMut::with_capacity(self.bytes);
+                first.into_iter().chain(pieces).for_each(|piece| joined.extend_from_slice(piece));
+                joined.freeze()
+            }
+        }
+    }
+
+    pub(super) fn failed(&mut self, err: BoxError) -> Decision {
+        match self.reading {
+            // It is an answer of its own, whatever became of its body.
+            Reading::Error(..) | Reading::Over => Decision::Broken(err),
+            Reading::Stream(_) | Reading::Answer(..) => {
+                Decision::Reject(Rejection::new(RejectionKind::BodyFailed).with_source(err))
+            }
+        }
+    }
+
+    pub(super) fn refuse_failure(&mut self) -> Decision {
+        let (Reading::Stream(stream), Some(head)) = (&self.reading, &mut self.head) else {
+            return Decision::Release(BodyWatch::Nothing);
+        };
+        let Some(failure) = stream.state.failure() else { return Decision::Release(BodyWatch::Nothing) };
+        let error = refusal::stream_error(&stream.state, failure, &head.headers);
+        let body = refusal::body_of(failure, stream.state.kind(), &error);
+        self.fault(StreamFault::UpstreamError);
+        self.refuse(|head| refusal::of_error(head, error, body))
+    }
+
+    pub(super) fn refuse_answer(&mut self, fault: &Fault) -> Decision {
+        let Some(head) = &self.head else { return Decision::Release(BodyWatch::Nothing) };
+        let error = refusal::judged(Some(fault), None, &head.headers, &self.config);
+        let body = self.joined();
+        self.fault(StreamFault::UpstreamError);
+        self.refuse(|head| refusal::of_error(head, error, body))
+    }
+
+    pub(super) fn refuse_truncated(&mut self, truncated: StreamTruncated) -> Decision {
+        self.fault(StreamFault::Truncated);
+        self.refuse(|head| refusal::of_truncated(head, truncated))
+    }
+
+    /// A refusal for a reason that the upstream has not named.
+    pub(super) fn refuse_as(&mut self, code: &'static str, message: &'static str, verdict: Verdict) -> Decision {
+        let kind = match &self.reading {
+            Reading::Stream(stream) => stream.state.kind(),
+            Reading::Answer(_, dialect, _) => dialect.kind(),
+            Reading::Error(..) | Reading::Over => None,
+        };
+        let body = StreamError::of_status(502).code(code).message(message).body(kind);
+        let error = UpstreamError::new(StatusCode::BAD_GATEWAY, verdict).with_names(Some(code), None);
+        self.refuse(|head| refusal::of_error(head, error.with_message(message), body.into()))
+    }
+
+    fn refuse(&mut self, refuse: impl FnOnce(Parts) -> Response<Bytes>) -> Decision {
+        // The head goes into the refusal, and an empty one stands in its place.
+        match self.head.replace(Response::new(()).into_parts().0) {
+            Some(head) => Decision::Refuse(refuse(head)),
+            None => Decision::Release(BodyWatch::Nothing),
+        }
+    }
+
+    fn fault(&self, fault: StreamFault) {
+        self.config.emitter.emit(&Event::StreamFailed { fault });
+    }
+}
