@@ -345,6 +345,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::print_stdout)]
 
+#[cfg(test)]
+extern crate self as tower_buttress;
+
 #[cfg(feature = "tower")]
 mod builder;
 mod call;

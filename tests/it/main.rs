@@ -9,8 +9,6 @@ mod connect_timeout;
 mod contract;
 mod deadline;
 mod dedup;
-#[cfg(feature = "llm")]
-mod dialect;
 mod fallback;
 mod first_byte_timeout;
 mod forget;
@@ -35,7 +33,6 @@ mod retry_after_backoff;
 mod secrets;
 #[cfg(feature = "tracing")]
 mod spans;
-mod sse;
 mod sse_heartbeat;
 #[cfg(feature = "llm")]
 mod stream_guard;
@@ -47,3 +44,13 @@ mod suspension;
 mod telemetry;
 mod verdicts;
 mod write_timeout;
+
+#[cfg(feature = "llm")]
+#[path = "../../src/proto/dialect/tests/golden.rs"]
+#[allow(dead_code, reason = "what the tests of the readers look at")]
+mod golden;
+#[path = "../../src/proto/sse/tests/model.rs"]
+#[allow(dead_code, reason = "what the tests of the parser look at")]
+mod sse_model;
+#[path = "../../src/proto/sse/tests/streams.rs"]
+mod sse_streams;

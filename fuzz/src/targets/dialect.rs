@@ -2,7 +2,7 @@
 
 use tower_buttress::proto::dialect::{End, Framing, Kind, Reader};
 
-#[path = "../../../tests/it/dialect/golden.rs"]
+#[path = "../../../src/proto/dialect/tests/golden.rs"]
 #[expect(dead_code, reason = "the tests look at more of a stream")]
 mod golden;
 

@@ -1,8 +1,8 @@
 //! The scanner and the parser of event streams, against the rules and the model that the tests hold them to.
 
-#[path = "../../../tests/it/sse/model.rs"]
+#[path = "../../../src/proto/sse/tests/model.rs"]
 mod model;
-#[path = "../../../tests/it/sse/rules.rs"]
+#[path = "../../../src/proto/sse/tests/rules.rs"]
 mod rules;
 
 pub(crate) const VOCABULARY: &[&[u8]] = &[

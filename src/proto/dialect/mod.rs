@@ -59,6 +59,9 @@ mod reader;
 mod stream_error;
 #[cfg(feature = "llm")]
 mod template;
+#[cfg(test)]
+#[cfg(feature = "llm")]
+mod tests;
 
 #[cfg(feature = "llm")]
 pub use self::answer::{Answer, AnswerReader};

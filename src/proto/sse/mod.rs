@@ -40,6 +40,8 @@ pub(super) mod field;
 pub(super) mod lines;
 mod parser;
 mod scanner;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "llm")]
 pub(crate) use self::blocks::{Block, Blocks, behind_lf, without_bom};

@@ -12,8 +12,8 @@ use proptest::sample::select;
 use tower_buttress::{HeartbeatFrame, SseHeartbeatLayer};
 
 use super::{Pieces, asked, events, through};
-use crate::sse::model::{Reading, may_be_bom};
-use crate::sse::stream as any_stream;
+use crate::sse_model::{Reading, may_be_bom};
+use crate::sse_streams::stream as any_stream;
 use crate::support::secs;
 
 /// `stream`, cut, each piece after so many seconds, as it comes out of the layer.

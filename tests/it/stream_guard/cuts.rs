@@ -5,7 +5,7 @@ use tower_buttress::proto::dialect::Framing;
 use tower_buttress::{Ending, MissingEnd, StreamGuardLayer};
 
 use super::{Answer, ask, read};
-use crate::dialect::golden::{GOLDEN, Golden};
+use crate::golden::{GOLDEN, Golden};
 use crate::support::Step;
 
 fn answer(golden: &Golden, steps: Vec<Step>) -> Answer {

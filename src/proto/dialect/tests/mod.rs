@@ -1,10 +1,9 @@
 //! What streams of LLM APIs say, wherever they are cut.
 
-use tower_buttress::proto::dialect::{Channel, Dialect, End, Fact, Framing, Kind, Reader};
-
-pub(crate) mod golden;
+use crate::proto::dialect::{Channel, Dialect, End, Fact, Framing, Kind, Reader};
 
 mod cuts;
+mod golden;
 mod traps;
 
 /// What a stream in these chunks says that ends behind them.
@@ -48,7 +47,7 @@ fn at_once(kind: Kind, framing: Framing, stream: &str) -> Read {
 struct Parsed(Box<dyn Dialect>);
 
 impl Dialect for Parsed {
-    fn event(&mut self, event: &tower_buttress::proto::dialect::Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
+    fn event(&mut self, event: &crate::proto::dialect::Event<'_>, facts: &mut dyn FnMut(Fact<'_>)) {
         self.0.event(event, facts);
     }
 

@@ -1,7 +1,7 @@
 //! Whole streams, cut at every byte.
 
+use crate::proto::dialect::{Framing, Kind, Reader};
 use proptest::prelude::*;
-use tower_buttress::proto::dialect::{Framing, Kind, Reader};
 
 use super::golden::{GOLDEN, Golden};
 use super::{Parsed, at_once, read};

@@ -1,6 +1,6 @@
 //! What providers send that is easily taken for something else.
 
-use tower_buttress::proto::dialect::{AnswerReader, End, Framing, Kind};
+use crate::proto::dialect::{AnswerReader, End, Framing, Kind};
 
 use super::{Read, at_once};
 

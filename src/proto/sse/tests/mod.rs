@@ -1,65 +1,14 @@
 //! Event streams: the scanner and the parser against a model, on every cut.
 
-pub(crate) mod model;
+mod model;
 mod rules;
+mod streams;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::select;
-use tower_buttress::proto::sse::{Item, Parser};
 
-/// Pieces of which unpleasant streams are made.
-const PIECES: &[&[u8]] = &[
-    b"\n",
-    b"\r",
-    b"\r\n",
-    b"\n\n",
-    b":",
-    b" ",
-    b"\0",
-    b"\xEF\xBB\xBF",
-    b"\xEF",
-    b"\xBB",
-    b"\xBF",
-    b"\xC3",
-    b"\xA9",
-    b"data",
-    b"event",
-    b"id",
-    b"retry",
-    b"d",
-    b"ata",
-    b"data:",
-    b"data: ",
-    b"event: ",
-    b"id: ",
-    b"retry: ",
-    b"0",
-    b"7",
-    b"+1",
-    b"99999999999999999999",
-    b"x",
-    b"message",
-    b": c",
-    b"data: a\n",
-    b"data: b\r\n",
-    b"data: c\r",
-    b"id: 1\n",
-    b"id: \0\n",
-    b"event: e\n",
-    b"retry: 10\n",
-    b"data: a\n\n",
-    b"data: b\r\n\r\n",
-    b"data: c\r\r",
-    b": c\n\n",
-];
-
-pub(crate) fn stream() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        8 => vec(select(PIECES), 0..24).prop_map(|pieces| pieces.concat()),
-        1 => vec(any::<u8>(), 0..64),
-    ]
-}
+use self::streams::stream;
+use super::{Item, Parser};
 
 fn text() -> impl Strategy<Value = String> {
     stream().prop_map(|stream| String::from_utf8_lossy(&stream).into_owned())

@@ -63,8 +63,8 @@ pub(super) fn the_parser_reads_what_the_model_reads(stream: &[u8], cuts: &[u16],
                     last_event_id: message.last_event_id.into_owned(),
                 },
                 Item::Retry(after) => Output::Retry(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-                Item::TooLarge => Output::TooLarge,
-                _ => unreachable!(),
+                // Too large: there is no other.
+                _ => Output::TooLarge,
             });
         }
         assert!(slice.is_empty(), "all is read");
