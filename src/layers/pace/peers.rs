@@ -92,6 +92,7 @@ pub struct RateCost {
     name: String,
     cost: Duration,
     burst: Duration,
+    level: Duration,
 }
 
 /// One limit of this process, for [`PacePeers`]. It does not keep the limit alive.
@@ -149,7 +150,11 @@ impl fmt::Debug for PeerLimit {
 
 impl RateCost {
     pub(super) fn new(name: String, cost: Duration, burst: Duration) -> Self {
-        Self { name, cost, burst }
+        Self { name, cost, burst, level: Duration::ZERO }
+    }
+
+    pub(super) fn with_level(self, level: Duration) -> Self {
+        Self { level, ..self }
     }
 
     /// What names the rate among those of its limit, in every process: what it counts, and in how many microseconds.
@@ -168,6 +173,13 @@ impl RateCost {
     #[must_use]
     pub fn burst(&self) -> Duration {
         self.burst
+    }
+
+    /// The time in which the rate allows what is taken of it at least, as far as this process knows: from its own calls, and
+    /// from what answers said of the limit. Zero where a call says what it used.
+    #[must_use]
+    pub fn level(&self) -> Duration {
+        self.level
     }
 }
 
