@@ -5,7 +5,9 @@ mod store;
 use std::sync::Arc;
 
 use tower_buttress::store::MemoryStore;
-use tower_buttress::{CircuitBreakerLayer, DedupLayer, LastGoodLayer, Observer, PaceLayer, SupersedeLayer, Tenant};
+use tower_buttress::{
+    CircuitBreakerLayer, DedupLayer, LastGoodLayer, Memory, Observer, PaceLayer, SupersedeLayer, Tenant,
+};
 use tower_buttress_redis::backend::BackendError;
 use tower_buttress_redis::{
     FleetBreaker, FleetLastGood, FleetPace, FleetSupersede, ForgetListener, Operation, OperationResult, Outage, Redis,
@@ -89,10 +91,10 @@ impl Fleet {
         }
     }
 
-    /// With the last good answers of all.
-    pub(crate) fn last_good(&self, layer: LastGoodLayer) -> LastGoodLayer {
+    /// With the last good answers of all. Those on their way to Redis count in `memory`.
+    pub(crate) fn last_good(&self, layer: LastGoodLayer, memory: &Memory) -> LastGoodLayer {
         match self.redis.clone() {
-            Some(redis) => layer.share(Arc::new(FleetLastGood::new(redis))),
+            Some(redis) => layer.share(Arc::new(FleetLastGood::new(redis).memory(memory.clone()))),
             None => layer,
         }
     }

@@ -125,7 +125,9 @@ impl States {
             prefix: if route.is_empty() { String::new() } else { format!("{route}/") },
             guard: StreamGuardLayer::new().memory(self.memory.clone()),
             budget: RetryBudget::default(),
-            last_good: self.fleet.last_good(LastGoodLayer::new().memory(self.memory.clone()).capacity(last_good)),
+            last_good: self
+                .fleet
+                .last_good(LastGoodLayer::new().memory(self.memory.clone()).capacity(last_good), &self.memory),
             memory: self.memory.clone(),
             conversations: Held::default(),
             upstreams: HashMap::new(),

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tower_buttress::Tenant;
 
+use crate::backend::ForgetBackend;
 use crate::client::Redis;
 use crate::client::subscriptions::Heard;
 
@@ -45,8 +46,15 @@ impl Redis {
     /// # }
     /// ```
     pub fn on_forget(&self, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) -> ForgetListener {
-        let task = |runtime: Handle| Arc::new(Task(runtime.spawn(hear(self.clone(), forget)).abort_handle()));
-        ForgetListener { _task: Handle::try_current().ok().map(task) }
+        ForgetListener::new(self.clone(), forget)
+    }
+}
+
+impl ForgetListener {
+    /// The same on any engine.
+    pub fn new<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) -> Self {
+        let task = |runtime: Handle| Arc::new(Task(runtime.spawn(hear(backend, forget)).abort_handle()));
+        Self { _task: Handle::try_current().ok().map(task) }
     }
 }
 
@@ -56,10 +64,10 @@ impl Drop for Task {
     }
 }
 
-async fn hear(redis: Redis, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) {
+async fn hear<B: ForgetBackend>(backend: B, forget: impl Fn(Option<&Tenant>) + Send + Sync + 'static) {
     let mut pause = RETRY;
     loop {
-        let Ok(mut forgotten) = redis.forgotten().await else {
+        let Ok(mut forgotten) = backend.forgotten().await else {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_AT_MOST);
             continue;

@@ -41,7 +41,7 @@
 //! | A resumable answer is had from any process | Its process lives, and Redis is reached. After a restart of Redis, a second or so later | What can be had later is said so (502 or 503 with `Retry-After`); 410 only where its process is gone |
 //! | What was forgotten stays forgotten | Every process is connected when [`Redis::forget`] is called | A process without Redis keeps what it has in memory, until its window ends |
 //! | An `Idempotency-Key` is remembered for its window | Redis loses nothing (no failover, no eviction, no restart without persistence) and is reached | What this process knows itself ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
-//! | A Redis that does not answer costs a caller no more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | One that is slow, and answers within it, takes up to that for each operation of a call: its claim, its turn in a rate, a last good answer |
+//! | A Redis that does not answer costs a caller no more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | One that is slow, and answers within it, takes up to that for each thing that a call needs of it: its claim, however many operations that is, its turn in a rate, a last good answer (three operations at most) |
 //!
 //! Redis replicates asynchronously: a failover loses the last writes. What was in flight goes on for the callers of its
 //! own process, and claims its key anew.
@@ -66,16 +66,17 @@
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer, or to stop a call | |
 //! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer (5 minutes), anew while it is under way; told again after a restart of Redis. Some 400 bytes each: at most 16 for an answer, and as many answers as the layer holds (16,384 in a process, 2,048 of one tenant) |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
-//! | `buttress:1:{C}:o` | An operator's order to a circuit, and its number | A day, anew while a process has the circuit |
+//! | `buttress:1:{C}:o` | An operator's order to a circuit, and its number, which is the time at which it was given | A day, anew while a process has the circuit |
 //! | `buttress:1:{K}:g` | A last good answer: head, data, end. `Set-Cookie` is not stored | The `ttl` of the layer (an hour) |
 //! | `buttress:1:{K}:n` | Of a request without its last message's spelling: the digest of the request that was answered last | Likewise |
 //! | `buttress:1:{T}:y` | How many bytes of last good answers a tenant has, by when they expire | Likewise |
 //! | `buttress:1:{L}:w` | That the calls of a credential to a host are paused | The pause, 60 s at most |
 //! | `buttress:1:{L}:t:R` | What is taken of the rate R of a limit | Until it is full |
+//! | `buttress:1:{L}:d:Q` | That the request Q to take of rates, or to give back, was carried out: it is not carried out twice | `patience` and a second. Some 120 bytes each |
 //! | `buttress:1:n` | The processes that share rates | 15 s |
 //! | `buttress:1:w` | Channel of the pauses | |
 //! | `buttress:1:f` | Channel on which processes are told what to forget: the name of a tenant | |
-//! | `buttress:1:{V}:i`, `:s` | Of a conversation: the number and the digest of its newest message, and of 16 that it superseded | An hour; 10 minutes |
+//! | `buttress:1:{V}:i`, `:s` | Of a conversation: the number and the digest of its newest message and when it came, and the digests of 16 that it superseded | An hour; 10 minutes |
 //! | `buttress:1:s` | Channel of the conversations | |
 //! | `buttress:1:b:N` | Channel of the circuits of one name | |
 //!

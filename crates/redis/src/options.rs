@@ -55,6 +55,9 @@ const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How long one operation may take, unless an application says otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
+
 // === impl RedisOptions ===
 
 impl RedisOptions {
@@ -81,7 +84,7 @@ impl RedisOptions {
             info: client.get_connection_info().clone().set_tcp_settings(tcp),
             commands: None,
             prefix: "buttress".into(),
-            patience: Duration::from_millis(100),
+            patience: PATIENCE,
             outage: Outage::default(),
             observer: None,
             watcher: None,

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use tower_buttress::CircuitOrder;
 
 use super::ids::hex;
@@ -48,21 +49,33 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// An operator's order, for all processes. Without a number it is a new one; with the number that it was given it is
-    /// taken only where no order with a higher number is known. Returns the order that holds. Default: orders are each process's own.
+    /// An operator's order, for all processes. Returns the order that holds: this one, unless one that was given later is
+    /// known. Default: orders are each process's own.
     fn order(
         &self,
         circuit: CircuitId,
         process: Process,
-        order: CircuitOrder,
-        number: Option<u64>,
-    ) -> impl Future<Output = Result<NumberedOrder, BackendError>> + Send {
+        order: GivenOrder,
+    ) -> impl Future<Output = Result<HeldOrder, BackendError>> + Send {
         let _ = (circuit, process);
-        async move { Ok(NumberedOrder { number: number.unwrap_or(0), order }) }
+        let held = HeldOrder { order: NumberedOrder { number: 0, order: order.order }, age: order.given.elapsed() };
+        async move { Ok(held) }
+    }
+
+    /// An order that the engine may have forgotten. It is taken where no order with a higher number is known. Returns the
+    /// order that holds. Default: that one.
+    fn order_again(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: NumberedOrder,
+    ) -> impl Future<Output = Result<HeldOrder, BackendError>> + Send {
+        let _ = (circuit, process);
+        async move { Ok(HeldOrder { order, age: Duration::ZERO }) }
     }
 
     /// The order that holds for this circuit. Default: none.
-    fn ordered(&self, _circuit: CircuitId) -> impl Future<Output = Result<Option<NumberedOrder>, BackendError>> + Send {
+    fn ordered(&self, _circuit: CircuitId) -> impl Future<Output = Result<Option<HeldOrder>, BackendError>> + Send {
         async { Ok(None) }
     }
 
@@ -140,6 +153,27 @@ pub struct NumberedOrder {
     pub order: CircuitOrder,
 }
 
+/// An order that an operator gives.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenOrder {
+    /// What is to be done.
+    pub order: CircuitOrder,
+    /// When it was given.
+    pub given: Instant,
+    /// The number of the order that its process obeyed then; zero: of none. This one comes behind it, whatever the clock of
+    /// the engine says.
+    pub known: u64,
+}
+
+/// The order that holds for a circuit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldOrder {
+    /// The order.
+    pub order: NumberedOrder,
+    /// How long ago it was given.
+    pub age: Duration,
+}
+
 /// An order that was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderNews {
@@ -147,12 +181,18 @@ pub struct OrderNews {
     pub circuit: CircuitId,
     /// The order.
     pub order: NumberedOrder,
+    /// How long ago it was given.
+    pub age: Duration,
     /// Where it was given.
     pub process: Process,
 }
 
 /// An order that no process asks for is forgotten after this long.
 pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is told this long after it happened at most happens when it is told: of what is told later, that which happened later
+/// counts.
+pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What is known of a circuit that is closed is forgotten after this long.
 pub(super) const KEPT: Duration = Duration::from_secs(600);
@@ -236,17 +276,18 @@ impl OrderNews {
     #[must_use]
     pub fn decode(group: CircuitGroup, message: &[u8]) -> Option<Self> {
         let words: Vec<&str> = std::str::from_utf8(message).ok()?.split(' ').collect();
-        let [circuit, "order", number, order, process] = words[..] else { return None };
+        let [circuit, "order", number, order, age_ms, process] = words[..] else { return None };
         let circuit = CircuitId { group, id: unhex(circuit)? };
         let order = NumberedOrder { number: number.parse().ok()?, order: order.parse().ok()? };
-        Some(Self { circuit, order, process: Process::from_slice(&unhex::<16>(process)?)? })
+        let age = Duration::from_millis(age_ms.parse().ok()?);
+        Some(Self { circuit, order, age, process: Process::from_slice(&unhex::<16>(process)?)? })
     }
 
     /// As the script writes it.
     #[cfg(any(test, feature = "model"))]
     pub(super) fn encode(self) -> bytes::Bytes {
-        let Self { circuit, order: NumberedOrder { number, order }, process } = self;
-        format!("{} order {number} {order} {}", circuit.hex(), hex(process.as_bytes())).into()
+        let Self { circuit, order: NumberedOrder { number, order }, age, process } = self;
+        format!("{} order {number} {order} {} {}", circuit.hex(), age.as_millis(), hex(process.as_bytes())).into()
     }
 }
 
@@ -274,7 +315,8 @@ mod tests {
             assert_eq!(CircuitNews::decode(group, &news.encode()), Some(news));
         }
         let order = NumberedOrder { number: 1_700_000_000_000, order: CircuitOrder::MetricsOnly };
-        let news = OrderNews { circuit: group.circuit(None), order, process: Process::random() };
+        let age = Duration::from_millis(70);
+        let news = OrderNews { circuit: group.circuit(None), order, age, process: Process::random() };
         assert_eq!(OrderNews::decode(group, &news.encode()), Some(news));
         assert_eq!(CircuitNews::decode(group, &news.encode()), None);
         for none in ["", "a open 1 1 1 b", "\u{fe} open 1 1 1 b", "open", "a b c d e f g"] {

@@ -4,27 +4,27 @@ use std::future::Future;
 use std::time::Duration;
 
 use redis::Value;
+use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
-use super::redis::{millis, number, unexpected, unsigned};
+use super::circuits::AT_ONCE;
+use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use super::{BackendError, Subscription};
 use crate::client::Redis;
-use crate::client::script::{Command, Script};
+use crate::client::script::Script;
 
 static NEWEST: Script = Script::new("newest", include_str!("../scripts/newest.lua"));
 static ANSWERED: Script = Script::new("answered", include_str!("../scripts/answered.lua"));
 
 /// The engine of [`FleetSupersede`](crate::FleetSupersede).
 pub trait ConversationBackend: Clone + Send + Sync + 'static {
-    /// A message has come. One that is newer than all gets the next number of its conversation, and the others hear of it.
-    /// The one before it was superseded with that, unless it was [answered](Self::answered).
-    fn newest(&self, message: Message) -> impl Future<Output = Result<Newest, BackendError>> + Send;
+    /// A message has come, at that time. One that is newer than all gets the next number of its conversation, and the others
+    /// hear of it. The one before it was superseded with that, unless it was [answered](Self::answered). One that came more
+    /// than a tenth of a second ago, and before the newest, is superseded.
+    fn newest(&self, message: Message, came: Instant) -> impl Future<Output = Result<Newest, BackendError>> + Send;
 
     /// A message has an answer that is not asked for again. `false`: another one is the newest.
     fn answered(&self, message: Message) -> impl Future<Output = Result<bool, BackendError>> + Send;
-
-    /// The number of the newest message of a conversation; zero: none is known.
-    fn number(&self, conversation: Fingerprint) -> impl Future<Output = Result<u64, BackendError>> + Send;
 
     /// What is told of conversations from now on: see [`ConversationNews`].
     fn conversation_news(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
@@ -69,7 +69,7 @@ pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// How many of one conversation are.
 #[cfg(any(test, feature = "model"))]
-const MOST_REMEMBERED: usize = 16;
+pub(super) const MOST_REMEMBERED: usize = 16;
 
 /// How long a conversation without a message has a number.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -105,28 +105,13 @@ impl ConversationNews {
 }
 
 impl ConversationBackend for Redis {
-    async fn newest(&self, message: Message) -> Result<Newest, BackendError> {
-        let Message { conversation, payload } = message;
-        let names = self.names();
-        let keys =
-            [names.conversation(&conversation, 'i'), names.conversation(&conversation, 's'), names.conversations()];
-        let command = NEWEST
-            .keys(&[&keys[0], &keys[1], &keys[2]])
-            .arg(payload.as_bytes().as_slice())
-            .arg(millis(REMEMBERED))
-            .arg(millis(KEPT))
-            .arg([*conversation.as_bytes(), *payload.as_bytes()].concat());
-        let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
-        match reply.as_slice() {
-            [_, Value::Int(2), ..] => Ok(Newest::Superseded),
-            [Value::Int(number), Value::Int(_), payloads @ ..] => {
-                let payload = |payload: &Value| match payload {
-                    Value::BulkString(payload) => payload.as_slice().try_into().ok().map(Fingerprint::from_bytes),
-                    _ => None,
-                };
-                Ok(Newest::number(unsigned(*number), payloads.iter().filter_map(payload).collect()))
-            }
-            _ => Err(unexpected()),
+    async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
+        // By the clock of Redis: a command that it carries out late, when it was frozen, tells of what was then.
+        let at = self.clock_at(came);
+        match self.send_newest(message, came, at).await? {
+            // Redis has another clock meanwhile, perhaps: what it is told now is carried out now.
+            None if at.is_some() => Ok(self.send_newest(message, came, None).await?.unwrap_or(Newest::Superseded)),
+            newest => Ok(newest.unwrap_or(Newest::Superseded)),
         }
     }
 
@@ -136,20 +121,48 @@ impl ConversationBackend for Redis {
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
-    async fn number(&self, conversation: Fingerprint) -> Result<u64, BackendError> {
-        let mut command = redis::cmd("HGET");
-        command.arg(self.names().conversation(&conversation, 'i')).arg("n");
-        match self.call(&Command::Plain(command)).await? {
-            Value::Nil => Ok(0),
-            Value::BulkString(number) => {
-                std::str::from_utf8(&number).ok().and_then(|number| number.parse().ok()).ok_or_else(unexpected)
-            }
-            _ => Err(unexpected()),
-        }
-    }
-
     async fn conversation_news(&self) -> Result<Subscription, BackendError> {
         self.subscribe(&self.names().conversations()).await
+    }
+}
+
+impl Redis {
+    /// `at`: when the message came, by the clock of Redis; `None`: as long ago as it is now. `None` is returned for a message
+    /// that came before the newest, by `at`, and of which nothing is noted.
+    async fn send_newest(
+        &self,
+        message: Message,
+        came: Instant,
+        at: Option<u64>,
+    ) -> Result<Option<Newest>, BackendError> {
+        let Message { conversation, payload } = message;
+        let names = self.names();
+        let keys =
+            [names.conversation(&conversation, 'i'), names.conversation(&conversation, 's'), names.conversations()];
+        let command = NEWEST
+            .keys(&[&keys[0], &keys[1], &keys[2]])
+            .arg(payload.as_bytes().as_slice())
+            .arg(millis(REMEMBERED))
+            .arg(millis(KEPT))
+            .arg([*conversation.as_bytes(), *payload.as_bytes()].concat())
+            .arg(at.unwrap_or(0))
+            .arg(whole_millis(came.elapsed()))
+            .arg(whole_millis(AT_ONCE));
+        let sent = Instant::now();
+        let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
+        let [Value::Int(number), Value::Int(what), Value::Int(now), payloads @ ..] = reply.as_slice() else {
+            return Err(unexpected());
+        };
+        self.note_clock(unsigned(*now), sent);
+        let payload = |payload: &Value| match payload {
+            Value::BulkString(payload) => payload.as_slice().try_into().ok().map(Fingerprint::from_bytes),
+            _ => None,
+        };
+        Ok(match what {
+            2 => Some(Newest::Superseded),
+            3 => None,
+            _ => Some(Newest::number(unsigned(*number), payloads.iter().filter_map(payload).collect())),
+        })
     }
 }
 
@@ -159,13 +172,14 @@ mod model {
     use super::*;
 
     impl ConversationBackend for Model {
-        async fn newest(&self, message: Message) -> Result<Newest, BackendError> {
+        async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
             let Message { conversation, payload } = message;
             let mut state = self.reach()?;
-            let now = state.now();
+            let (now, millis, age) = (state.now(), state.millis(), came.elapsed());
+            let came = if age <= AT_ONCE { now } else { now.checked_sub(age).unwrap_or(now) };
             let known = state.conversations.entry(conversation).or_insert_with(|| Conversation::new(now));
             if known.until <= now {
-                (known.number, known.newest) = (0, None);
+                *known = Conversation { superseded: std::mem::take(&mut known.superseded), ..Conversation::new(now) };
             }
             known.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
             if known.newest == Some(payload) {
@@ -175,11 +189,15 @@ mod model {
             if known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
                 return Ok(Newest::Superseded);
             }
-            known.superseded.extend(known.newest.map(|newest| (newest, now)));
-            let first = known.superseded.len().saturating_sub(MOST_REMEMBERED);
-            known.superseded.drain(..first);
-            known.number += 1;
-            (known.newest, known.until) = (Some(payload), now + KEPT);
+            if known.came.is_some_and(|newest| newest > came) {
+                known.supersede(payload, now);
+                return Ok(Newest::Superseded);
+            }
+            if let Some(newest) = known.newest {
+                known.supersede(newest, now);
+            }
+            known.number = millis.max(known.number + 1);
+            (known.newest, known.came, known.until) = (Some(payload), Some(came), now + KEPT);
             let newest = Newest::number(known.number, known.payloads());
             let news = ConversationNews { conversation, number: known.number, payload };
             state.publish(Channel::Conversations, &news.encode());
@@ -194,12 +212,6 @@ mod model {
             let found = known.is_some();
             known.into_iter().for_each(|known| known.newest = None);
             Ok(found)
-        }
-
-        async fn number(&self, conversation: Fingerprint) -> Result<u64, BackendError> {
-            let state = self.reach()?;
-            let known = state.conversations.get(&conversation).filter(|known| known.until > state.now());
-            Ok(known.map_or(0, |known| known.number))
         }
 
         async fn conversation_news(&self) -> Result<Subscription, BackendError> {

@@ -1,5 +1,6 @@
-//! The last good answers in Redis.
+//! What the last good answers of a fleet need of an engine.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,30 +8,53 @@ use redis::Value;
 use tower_buttress::store::{Fingerprint, LastGoodKeys, TenantHash};
 
 use super::BackendError;
-use super::redis::{millis, number, unexpected, unsigned};
+use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
 
 static REMEMBER: Script = Script::new("remember", include_str!("../scripts/remember.lua"));
 static RECALL: Script = Script::new("recall", include_str!("../scripts/recall.lua"));
 
-impl Redis {
-    /// Keeps an answer. Returns whether the tenant has room for it.
-    pub(crate) async fn remember(
+/// The engine of [`FleetLastGood`](crate::FleetLastGood).
+pub trait LastGoodBackend: Clone + Send + Sync + 'static {
+    /// Keeps an answer, in the place of an earlier one to the same request. Returns whether its tenant has room for it.
+    fn remember(&self, answer: KeptAnswer) -> impl Future<Output = Result<bool, BackendError>> + Send;
+
+    /// An answer that was kept, and its age.
+    fn recall(
         &self,
-        keys: &LastGoodKeys,
-        answer: &[u8],
-        age: Duration,
-        ttl: Duration,
-        tenant_bytes: u64,
-    ) -> Result<bool, BackendError> {
+        exact: Fingerprint,
+    ) -> impl Future<Output = Result<Option<(Bytes, Duration)>, BackendError>> + Send;
+
+    /// What names the request whose answer was the last of this normal form.
+    fn last_of(&self, normal: Fingerprint) -> impl Future<Output = Result<Option<Fingerprint>, BackendError>> + Send;
+}
+
+/// A last good answer to be kept.
+#[derive(Clone, Debug)]
+pub struct KeptAnswer {
+    /// What it is kept under.
+    pub keys: LastGoodKeys,
+    /// All of it.
+    pub bytes: Bytes,
+    /// How old it is.
+    pub age: Duration,
+    /// For how long it is kept.
+    pub ttl: Duration,
+    /// How many bytes of last good answers its tenant may have.
+    pub tenant_bytes: u64,
+}
+
+impl LastGoodBackend for Redis {
+    async fn remember(&self, answer: KeptAnswer) -> Result<bool, BackendError> {
+        let KeptAnswer { keys, bytes, age, ttl, tenant_bytes } = answer;
         let names = self.names();
         let exact = names.last_good(&keys.exact);
         let normal = keys.normal.map_or_else(|| exact.clone(), |normal| names.last_normal(&normal));
         let command = REMEMBER
             .keys(&[&exact, &normal, &names.last_good_of(&keys.tenant)])
-            .arg(answer)
-            .arg(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+            .arg(&bytes[..])
+            .arg(whole_millis(age))
             .arg(millis(ttl))
             .arg(tenant_bytes)
             .arg(keys.exact.as_bytes().as_slice())
@@ -38,9 +62,8 @@ impl Redis {
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
-    /// An answer that was kept, and its age.
-    pub(crate) async fn recall(&self, exact: &Fingerprint) -> Result<Option<(Bytes, Duration)>, BackendError> {
-        let Value::Array(reply) = self.call(&RECALL.keys(&[&self.names().last_good(exact)])).await? else {
+    async fn recall(&self, exact: Fingerprint) -> Result<Option<(Bytes, Duration)>, BackendError> {
+        let Value::Array(reply) = self.call(&RECALL.keys(&[&self.names().last_good(&exact)])).await? else {
             return Err(unexpected());
         };
         Ok(match <[Value; 2]>::try_from(reply) {
@@ -51,14 +74,56 @@ impl Redis {
         })
     }
 
-    /// What names the request whose answer was the last of this normal form.
-    pub(crate) async fn last_of(&self, normal: &Fingerprint) -> Result<Option<Fingerprint>, BackendError> {
+    async fn last_of(&self, normal: Fingerprint) -> Result<Option<Fingerprint>, BackendError> {
         let mut command = redis::cmd("GET");
-        command.arg(self.names().last_normal(normal));
+        command.arg(self.names().last_normal(&normal));
         match self.call(&Command::Plain(command)).await? {
             Value::BulkString(exact) => Ok(exact.try_into().ok().map(Fingerprint::from_bytes)),
             Value::Nil => Ok(None),
             _ => Err(unexpected()),
+        }
+    }
+}
+
+#[cfg(any(test, feature = "model"))]
+mod model {
+    use super::super::model::{Expiring, Model, StaleAnswer};
+    use super::*;
+
+    impl LastGoodBackend for Model {
+        async fn remember(&self, answer: KeptAnswer) -> Result<bool, BackendError> {
+            let KeptAnswer { keys, bytes, age, ttl, tenant_bytes } = answer;
+            let mut state = self.reach()?;
+            let (now, until) = (state.now(), state.now() + ttl);
+            let length = bytes.len() as u64;
+            let old = state.answers.get(&keys.exact).map(|old| (old.value.bytes.len() as u64, old.until));
+            let kept = state.answered.entry(keys.tenant).or_default();
+            kept.retain(|(_, until)| *until > now);
+            let old = old.and_then(|old| kept.iter().position(|kept| *kept == old));
+            let freed = old.map_or(0, |old| kept[old].0);
+            if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() - freed + length > tenant_bytes {
+                return Ok(false);
+            }
+            old.map(|old| kept.swap_remove(old));
+            kept.push((length, until));
+            let value = StaleAnswer { bytes, age, since: now, owner: keys.owner };
+            state.answers.insert(keys.exact, Expiring { value, until });
+            if let Some(normal) = keys.normal {
+                state.normal.insert(normal, Expiring { value: keys.exact, until });
+            }
+            Ok(true)
+        }
+
+        async fn recall(&self, exact: Fingerprint) -> Result<Option<(Bytes, Duration)>, BackendError> {
+            let state = self.reach()?;
+            let now = state.now();
+            Ok(state.answers.get(&exact).map(|Expiring { value, .. }| {
+                (value.bytes.clone(), value.age + now.saturating_duration_since(value.since))
+            }))
+        }
+
+        async fn last_of(&self, normal: Fingerprint) -> Result<Option<Fingerprint>, BackendError> {
+            Ok(self.reach()?.normal.get(&normal).map(|exact| exact.value))
         }
     }
 }

@@ -25,10 +25,13 @@ use bytes::Bytes;
 use tower_buttress::store::{Fingerprint, TenantHash};
 
 pub use self::circuits::{
-    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, NumberedOrder, OrderNews, ProbeLease, ProbeVerdict, Votes,
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, NumberedOrder, OrderNews, ProbeLease,
+    ProbeVerdict, Votes,
 };
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
 pub use self::ids::{Process, Token};
+pub use self::kept::{ForgetBackend, Forgotten};
+pub use self::last_good::{KeptAnswer, LastGoodBackend};
 #[cfg(any(test, feature = "model"))]
 pub use self::model::{Checkpoint, Model};
 pub use self::names::Want;
@@ -37,7 +40,7 @@ pub use self::pauses::{PauseBackend, PauseNews};
 pub use self::rates::{RateBackend, RateTurn, TakenRate};
 pub use crate::client::subscriptions::{Heard, Subscription};
 pub use crate::error::BackendError;
-use crate::options::Outage;
+use crate::options::{Outage, PATIENCE};
 
 /// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a `Model`
 /// in memory.
@@ -118,6 +121,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Asks a process for an answer that callers come back to. Returns how many heard that. Default: none.
     fn ask(&self, _process: Process, _ask: Ask) -> impl Future<Output = Result<u64, BackendError>> + Send {
         async { Ok(0) }
+    }
+
+    /// How long one operation may take. A claim, which may take several, takes no longer. Default: 100 ms.
+    fn patience(&self) -> Duration {
+        PATIENCE
     }
 
     /// What a call gets while the engine cannot be reached. Default: [`Outage::Local`].

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::circuits::{CircuitGroup, CircuitId};
+use super::conversations::MOST_REMEMBERED;
 use super::fleet::Fleet;
 use super::names::{Want, encode_want};
+use super::redis::whole_millis;
 use super::{
     Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
     Process, Settled, Subscription, Token,
@@ -57,12 +59,16 @@ pub(super) struct State {
     logs: HashMap<Flight, Expiring<BytesMut>>,
     /// How many bytes of kept answers each tenant has, and until when.
     kept: HashMap<Fingerprint, Vec<(u64, Instant)>>,
-    offers: HashMap<Fingerprint, Expiring<(Offered, Instant)>>,
+    offers: HashMap<Fingerprint, Expiring<Offer>>,
+    /// Last good answers, those of a normal form, and how many bytes of them each tenant has, and until when.
+    pub(super) answers: HashMap<Fingerprint, Expiring<StaleAnswer>>,
+    pub(super) normal: HashMap<Fingerprint, Expiring<Fingerprint>>,
+    pub(super) answered: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, Fleet>,
-    /// The last number of an order to a circuit: no restart takes that back.
-    pub(super) last_order: u64,
     pub(super) pauses: HashMap<Fingerprint, Instant>,
     pub(super) rates: HashMap<(Fingerprint, String), Instant>,
+    /// Until when a call was to wait that took its turn, and until when that is known.
+    pub(super) requests: HashMap<Token, (Instant, Instant)>,
     pub(super) processes: HashMap<Process, Instant>,
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
     channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
@@ -70,12 +76,34 @@ pub(super) struct State {
     operations: u64,
     /// How far its clock is ahead of those of the processes.
     ahead: Duration,
+    /// From when on it counts the milliseconds.
+    epoch: Epoch,
+}
+
+#[derive(Clone, Copy)]
+struct Epoch(Instant);
+
+#[derive(Clone)]
+pub(super) struct Expiring<T> {
+    pub(super) value: T,
+    pub(super) until: Instant,
 }
 
 #[derive(Clone)]
-struct Expiring<T> {
-    value: T,
-    until: Instant,
+struct Offer {
+    offered: Offered,
+    told: Instant,
+    owner: Option<TenantHash>,
+}
+
+/// A last good answer.
+#[derive(Clone)]
+pub(super) struct StaleAnswer {
+    pub(super) bytes: Bytes,
+    /// How old it was, and as of when.
+    pub(super) age: Duration,
+    pub(super) since: Instant,
+    pub(super) owner: Option<TenantHash>,
 }
 
 #[derive(Clone, Copy)]
@@ -85,6 +113,8 @@ struct Meta {
     state: FlightState,
     owner: Process,
     begun: Instant,
+    /// Of a kept one.
+    tenant: Option<TenantHash>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +124,7 @@ pub(super) enum Channel {
     Circuits(CircuitGroup),
     Pauses,
     Conversations,
+    Forgotten,
 }
 
 /// The newest message of a conversation, and those that were superseded.
@@ -101,15 +132,26 @@ pub(super) enum Channel {
 pub(super) struct Conversation {
     pub(super) number: u64,
     pub(super) newest: Option<Fingerprint>,
+    /// When the newest came.
+    pub(super) came: Option<Instant>,
     pub(super) superseded: Vec<(Fingerprint, Instant)>,
     pub(super) until: Instant,
 }
+
+/// What its clock shows when it begins.
+const DAYS: u64 = 10 * 24 * 60 * 60 * 1000;
 
 // === impl Conversation ===
 
 impl Conversation {
     pub(super) fn new(now: Instant) -> Self {
-        Self { number: 0, newest: None, superseded: Vec::new(), until: now }
+        Self { number: 0, newest: None, came: None, superseded: Vec::new(), until: now }
+    }
+
+    pub(super) fn supersede(&mut self, payload: Fingerprint, now: Instant) {
+        self.superseded.push((payload, now));
+        let first = self.superseded.len().saturating_sub(MOST_REMEMBERED);
+        self.superseded.drain(..first);
     }
 
     pub(super) fn payloads(&self) -> Vec<Fingerprint> {
@@ -173,13 +215,14 @@ impl Model {
         self.lock().ahead += forward;
     }
 
-    /// How many flights and logs it holds.
+    /// How many flights, logs and last good answers it holds.
     #[must_use]
     pub fn held(&self) -> usize {
         let state = self.lock();
         let now = state.now();
         let flights = state.flights.values().filter(|meta| meta.until > now).count();
-        flights + state.logs.values().filter(|log| log.until > now).count()
+        let answers = state.answers.values().filter(|answer| answer.until > now).count();
+        flights + answers + state.logs.values().filter(|log| log.until > now).count()
     }
 
     /// Forgets everything, as a Redis that was restarted. Those who listen hear a gap.
@@ -189,9 +232,13 @@ impl Model {
         state.logs.clear();
         state.kept.clear();
         state.offers.clear();
+        state.answers.clear();
+        state.normal.clear();
+        state.answered.clear();
         state.circuits.clear();
         state.pauses.clear();
         state.rates.clear();
+        state.requests.clear();
         state.processes.clear();
         state.conversations.clear();
         state.tell_gap();
@@ -217,6 +264,8 @@ impl Model {
         state.flights.retain(|_, meta| meta.until > now);
         state.logs.retain(|_, log| log.until > now);
         state.offers.retain(|_, offer| offer.until > now);
+        state.answers.retain(|_, answer| answer.until > now);
+        state.normal.retain(|_, exact| exact.until > now);
         Ok(state)
     }
 
@@ -249,7 +298,7 @@ impl Backend for Model {
         let now = state.now();
         let Some(Expiring { value: meta, until }) = state.flights.get(&claim.key) else {
             let ClaimArgs { key, payload, token, owner, lease } = claim;
-            let meta = Meta { payload, token, state: FlightState::InFlight, owner, begun: now };
+            let meta = Meta { payload, token, state: FlightState::InFlight, owner, begun: now, tenant: None };
             state.flights.insert(key, Expiring { value: meta, until: now + lease });
             return Ok(Claimed::Lead);
         };
@@ -321,7 +370,7 @@ impl Backend for Model {
                 flights.remove(&flight.key);
             }
             Outcome::Keep { length: whole, .. } if whole != length => return Ok(Settled::NotWhole),
-            Outcome::Keep { window, tenant, tenant_bytes, .. } => {
+            Outcome::Keep { window, tenant, tenant_bytes, owner, .. } => {
                 let kept = kept.entry(tenant).or_default();
                 kept.retain(|(_, until)| *until > now);
                 if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length > tenant_bytes {
@@ -329,6 +378,7 @@ impl Backend for Model {
                 }
                 kept.push((length, now + window));
                 meta.value.state = FlightState::Kept;
+                meta.value.tenant = owner;
                 meta.until = now + window;
                 if let Some(log) = logs.get_mut(&flight) {
                     log.until = now + window;
@@ -378,19 +428,19 @@ impl Backend for Model {
         &self,
         token: Fingerprint,
         offered: Offered,
-        _: Option<TenantHash>,
+        owner: Option<TenantHash>,
         ttl: Duration,
     ) -> Result<(), BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
-        state.offers.insert(token, Expiring { value: (offered, now), until: now + ttl });
+        state.offers.insert(token, Expiring { value: Offer { offered, told: now, owner }, until: now + ttl });
         Ok(())
     }
 
     async fn offered(&self, token: Fingerprint) -> Result<Option<Offered>, BackendError> {
         let state = self.reach()?;
         Ok(state.offers.get(&token).map(|offer| {
-            let (offered, told) = offer.value;
+            let Offer { offered, told, .. } = offer.value;
             Offered { age: offered.age + state.now().saturating_duration_since(told), ..offered }
         }))
     }
@@ -413,11 +463,41 @@ impl Backend for Model {
     }
 }
 
+// === impl Epoch ===
+
+impl Default for Epoch {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
 // === impl State ===
 
 impl State {
     pub(super) fn now(&self) -> Instant {
         Instant::now() + self.ahead
+    }
+
+    /// The time of its clock, as far as numbers are made of it: a day and more.
+    pub(super) fn millis(&self) -> u64 {
+        whole_millis(self.now().saturating_duration_since(self.epoch.0)) + DAYS
+    }
+
+    /// Forgets what is kept of an owner, or of all. Returns how many keys those were.
+    pub(super) fn forget(&mut self, owner: Option<TenantHash>) -> u64 {
+        let is_theirs = |theirs: Option<TenantHash>| owner.is_none() || theirs == owner;
+        let before = self.flights.len() + self.answers.len() + self.offers.len();
+        let State { flights, logs, answers, offers, .. } = self;
+        flights.retain(|key, Expiring { value, .. }| {
+            let stays = value.state != FlightState::Kept || !is_theirs(value.tenant);
+            if !stays {
+                logs.remove(&Flight { key: *key, token: value.token });
+            }
+            stays
+        });
+        answers.retain(|_, answer| !is_theirs(answer.value.owner));
+        offers.retain(|_, offer| !offer.value.offered.has_ended || !is_theirs(offer.value.owner));
+        (before - self.flights.len() - self.answers.len() - self.offers.len()) as u64
     }
 
     fn tell_gap(&self) {

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_buttress::CircuitOrder;
 
 use super::circuits::{
-    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, KEPT, NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease,
-    ProbeVerdict, Votes,
+    AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, NumberedOrder,
+    ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
 use super::fleet::Open;
-use super::model::{Channel, Model};
+use super::model::{Channel, Model, State};
+use super::redis::whole_millis;
 use super::{BackendError, Process, Subscription, Token};
 
 impl CircuitBackend for Model {
@@ -102,43 +102,63 @@ impl CircuitBackend for Model {
         Ok(true)
     }
 
-    async fn order(
+    async fn order(&self, circuit: CircuitId, process: Process, order: GivenOrder) -> Result<HeldOrder, BackendError> {
+        let GivenOrder { order, given, known } = order;
+        let mut state = self.reach()?;
+        let (now, age) = (state.millis(), whole_millis(given.elapsed()));
+        let held = state.order(circuit).map_or(0, |(held, _)| held.number);
+        let mut number = now.saturating_sub(age).max(known + 1);
+        if age <= whole_millis(AT_ONCE) {
+            number = number.max(now).max(held + 1);
+        }
+        Ok(state.hold(circuit, process, NumberedOrder { number, order }))
+    }
+
+    async fn order_again(
         &self,
         circuit: CircuitId,
         process: Process,
-        order: CircuitOrder,
-        number: Option<u64>,
-    ) -> Result<NumberedOrder, BackendError> {
-        let mut state = self.reach()?;
-        let now = state.now();
-        let next = state.last_order + 1;
-        let fleet = state.circuits.entry(circuit).or_default();
-        fleet.forget(now);
-        let number = match (number, fleet.order) {
-            (Some(number), Some((held, _))) if number <= held.number => return Ok(held),
-            (Some(number), _) => number,
-            (None, held) => held.map_or(0, |(held, _)| held.number + 1).max(next),
-        };
-        let order = NumberedOrder { number, order };
-        fleet.order = Some((order, now + ORDER_KEPT));
-        state.last_order = number.max(state.last_order);
-        state.publish(Channel::Circuits(circuit.group), &OrderNews { circuit, order, process }.encode());
-        Ok(order)
+        order: NumberedOrder,
+    ) -> Result<HeldOrder, BackendError> {
+        Ok(self.reach()?.hold(circuit, process, order))
     }
 
-    async fn ordered(&self, circuit: CircuitId) -> Result<Option<NumberedOrder>, BackendError> {
+    async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
         let mut state = self.reach()?;
-        let now = state.now();
-        let fleet = state.circuits.entry(circuit).or_default();
-        fleet.forget(now);
-        Ok(fleet.order.as_mut().map(|(order, until)| {
+        let (now, millis) = (state.now(), state.millis());
+        Ok(state.order(circuit).map(|(order, until)| {
             *until = now + ORDER_KEPT;
-            *order
+            HeldOrder { order: *order, age: Duration::from_millis(millis.saturating_sub(order.number)) }
         }))
     }
 
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
         self.subscribe(Channel::Circuits(group))
+    }
+}
+
+impl State {
+    /// The order that holds, and until when it is kept.
+    fn order(&mut self, circuit: CircuitId) -> Option<&mut (NumberedOrder, Instant)> {
+        let now = self.now();
+        let fleet = self.circuits.entry(circuit).or_default();
+        fleet.forget(now);
+        fleet.order.as_mut()
+    }
+
+    /// Takes an order, unless there is one with a higher number. Returns the one that holds.
+    fn hold(&mut self, circuit: CircuitId, process: Process, order: NumberedOrder) -> HeldOrder {
+        let (until, millis) = (self.now() + ORDER_KEPT, self.millis());
+        let held_since =
+            |order: NumberedOrder| HeldOrder { order, age: Duration::from_millis(millis.saturating_sub(order.number)) };
+        if let Some((held, _)) = self.order(circuit).filter(|(held, _)| order.number <= held.number) {
+            return held_since(*held);
+        }
+        self.circuits.entry(circuit).or_default().order = Some((order, until));
+        let held = held_since(order);
+        let news = OrderNews { circuit, order, age: held.age, process };
+        self.publish(Channel::Circuits(circuit.group), &news.encode());
+        held
     }
 }
 

@@ -121,6 +121,11 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{limit}}}:t:{name}", self.prefix).into()
     }
 
+    /// That a request to take or give back was done.
+    pub(super) fn request(&self, limit: &Fingerprint, request: Token) -> Vec<u8> {
+        format!("{}:{VERSION}:{{{limit}}}:d:{}", self.prefix, hex(request.as_bytes())).into()
+    }
+
     /// The processes that there are.
     pub(super) fn processes(&self) -> Vec<u8> {
         format!("{}:{VERSION}:n", self.prefix).into()

@@ -8,7 +8,7 @@ use tower_buttress::store::Fingerprint;
 
 use super::ids::hex;
 use super::redis::{millis, number, unexpected, unsigned};
-use super::{BackendError, Process};
+use super::{BackendError, Process, Token};
 use crate::client::Redis;
 use crate::client::script::Script;
 
@@ -23,19 +23,22 @@ static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
 pub trait RateBackend: Clone + Send + Sync + 'static {
     /// Takes `costs` from the rates of a limit, from all or from none, for a call that can wait for `max_wait`. A call
     /// that is sent later than another one takes its turn behind it, and all begin with the end of the limit's pause; and
-    /// not before `pause` has passed, which is as much of it as the process knows.
+    /// not before `pause` has passed, which is as much of it as the process knows. What was taken under a `request` is not
+    /// taken again when it is asked for once more.
     fn reserve(
         &self,
         limit: Fingerprint,
+        request: Token,
         costs: Vec<TakenRate>,
         pause: Duration,
         max_wait: Duration,
     ) -> impl Future<Output = Result<RateTurn, BackendError>> + Send;
 
-    /// Corrects what was taken, by this many microseconds for each rate.
+    /// Corrects what was taken, by this many microseconds for each rate; once for each `request`.
     fn refund(
         &self,
         limit: Fingerprint,
+        request: Token,
         changes: Vec<(String, i64)>,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
@@ -52,6 +55,8 @@ pub struct TakenRate {
     pub cost: Duration,
     /// The time in which it allows what may be taken at once.
     pub burst: Duration,
+    /// The time in which it allows what its process knows to be taken: more may be, and not less.
+    pub level: Duration,
 }
 
 /// When a call may be sent.
@@ -67,17 +72,18 @@ impl RateBackend for Redis {
     async fn reserve(
         &self,
         limit: Fingerprint,
+        request: Token,
         costs: Vec<TakenRate>,
         pause: Duration,
         max_wait: Duration,
     ) -> Result<RateTurn, BackendError> {
         let names = self.names();
         let mut keys: Vec<Vec<u8>> = costs.iter().map(|cost| names.rate(&limit, &cost.name)).collect();
-        keys.push(names.pause(&limit));
+        keys.extend([names.pause(&limit), names.request(&limit, request)]);
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let mut command = RESERVE.keys(&keys).arg(micros(max_wait)).arg(micros(pause));
-        for TakenRate { cost, burst, .. } in &costs {
-            command = command.arg(micros(*cost)).arg(micros(*burst));
+        let mut command = RESERVE.keys(&keys).arg(micros(max_wait)).arg(micros(pause)).arg(millis(self.remembered()));
+        for TakenRate { cost, burst, level, .. } in &costs {
+            command = command.arg(micros(*cost)).arg(micros(*burst)).arg(micros(*level));
         }
         let reply = self.call(&command).await?;
         let Value::Array(reply) = &reply else { return Err(unexpected()) };
@@ -86,11 +92,17 @@ impl RateBackend for Redis {
         Ok(if *taken == 1 { RateTurn::Taken(wait) } else { RateTurn::TooLong(wait) })
     }
 
-    async fn refund(&self, limit: Fingerprint, changes: Vec<(String, i64)>) -> Result<(), BackendError> {
+    async fn refund(
+        &self,
+        limit: Fingerprint,
+        request: Token,
+        changes: Vec<(String, i64)>,
+    ) -> Result<(), BackendError> {
         let names = self.names();
-        let keys: Vec<Vec<u8>> = changes.iter().map(|(name, _)| names.rate(&limit, name)).collect();
+        let mut keys: Vec<Vec<u8>> = changes.iter().map(|(name, _)| names.rate(&limit, name)).collect();
+        keys.push(names.request(&limit, request));
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let mut command = REFUND.keys(&keys);
+        let mut command = REFUND.keys(&keys).arg(millis(self.remembered()));
         for (_, change) in &changes {
             command = command.arg(*change);
         }
@@ -103,6 +115,15 @@ impl RateBackend for Redis {
     }
 }
 
+impl Redis {
+    /// For how long a request is known to have been done: it is sent twice within the patience of one operation.
+    fn remembered(&self) -> Duration {
+        self.patience().saturating_add(DONE_FOR)
+    }
+}
+
+const DONE_FOR: Duration = Duration::from_secs(1);
+
 /// What the numbers of Lua hold exactly beside the time of day.
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS)
@@ -114,23 +135,32 @@ const LONGEST_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
 mod model {
     use super::super::model::Model;
     use super::*;
+    use crate::options::PATIENCE;
+
+    const REMEMBERED: Duration = PATIENCE.saturating_add(DONE_FOR);
 
     impl RateBackend for Model {
         async fn reserve(
             &self,
             limit: Fingerprint,
+            request: Token,
             costs: Vec<TakenRate>,
             pause: Duration,
             max_wait: Duration,
         ) -> Result<RateTurn, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
+            state.requests.retain(|_, (_, until)| *until > now);
+            if let Some((at, _)) = state.requests.get(&request) {
+                return Ok(RateTurn::Taken(at.saturating_duration_since(now)));
+            }
             let until = state.pauses.get(&limit).copied();
             let stop = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)).max(pause);
             let (mut tats, mut worst) = (Vec::new(), stop);
-            for TakenRate { name, cost, burst } in &costs {
+            for TakenRate { name, cost, burst, level } in &costs {
                 let room = burst.saturating_sub(*cost);
-                let mut tat = state.rates.get(&(limit, name.clone())).copied().unwrap_or(now).max(now);
+                let taken = state.rates.get(&(limit, name.clone())).copied();
+                let mut tat = taken.unwrap_or(now).max(now + *level);
                 if !stop.is_zero() {
                     tat = tat.max(now + stop + room);
                 }
@@ -147,12 +177,22 @@ mod model {
                     state.rates.insert((limit, name), tat.max(now + worst) + cost);
                 }
             }
+            state.requests.insert(request, (now + worst, now + REMEMBERED));
             Ok(RateTurn::Taken(worst))
         }
 
-        async fn refund(&self, limit: Fingerprint, changes: Vec<(String, i64)>) -> Result<(), BackendError> {
+        async fn refund(
+            &self,
+            limit: Fingerprint,
+            request: Token,
+            changes: Vec<(String, i64)>,
+        ) -> Result<(), BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
+            state.requests.retain(|_, (_, until)| *until > now);
+            if state.requests.insert(request, (now, now + REMEMBERED)).is_some() {
+                return Ok(());
+            }
             for (name, change) in changes {
                 let tat = state.rates.entry((limit, name)).or_insert(now);
                 let by = Duration::from_micros(change.unsigned_abs());

@@ -167,7 +167,7 @@ impl Backend for Redis {
         let command = OFFER
             .keys(&[&self.names().offer(&token)])
             .arg(offered.encode())
-            .arg(u64::try_from(offered.age.as_millis()).unwrap_or(u64::MAX))
+            .arg(whole_millis(offered.age))
             .arg(millis(ttl))
             .arg(owner.map_or(0, TenantHash::get))
             .arg(if offered.has_ended { "e" } else { "f" });
@@ -195,6 +195,10 @@ impl Backend for Redis {
 
     async fn ask(&self, process: Process, ask: Ask) -> Result<u64, BackendError> {
         self.publish(&self.names().inbox(&process), &ask.encode()).await
+    }
+
+    fn patience(&self) -> Duration {
+        Redis::patience(self)
     }
 
     fn outage(&self) -> Outage {
@@ -244,6 +248,11 @@ pub(super) fn unsigned(number: i64) -> u64 {
 /// At least one: none would mean for ever, or now.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_MILLIS)
+}
+
+/// None where it is none.
+pub(super) fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MILLIS)
 }
 
 /// A hundred years: what Redis can add to its clock.

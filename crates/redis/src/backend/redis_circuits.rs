@@ -6,10 +6,11 @@ use redis::Value;
 use tower_buttress::CircuitOrder;
 
 use super::circuits::{
-    CircuitBackend, CircuitGroup, CircuitId, KEPT, NumberedOrder, ORDER_KEPT, ProbeLease, ProbeVerdict, Votes,
+    AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, GivenOrder, HeldOrder, KEPT, NumberedOrder, ORDER_KEPT,
+    ProbeLease, ProbeVerdict, Votes,
 };
 use super::ids::hex;
-use super::redis::{millis, number, unexpected, unsigned};
+use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;
 use crate::client::script::Script;
@@ -93,26 +94,21 @@ impl CircuitBackend for Redis {
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
-    async fn order(
+    async fn order(&self, circuit: CircuitId, process: Process, order: GivenOrder) -> Result<HeldOrder, BackendError> {
+        self.send_order(circuit, process, order.order, 0, order.given.elapsed(), order.known).await
+    }
+
+    async fn order_again(
         &self,
         circuit: CircuitId,
         process: Process,
-        order: CircuitOrder,
-        number: Option<u64>,
-    ) -> Result<NumberedOrder, BackendError> {
-        let names = self.names();
-        let command = ORDER
-            .keys(&[&names.circuit(circuit, 'o'), &names.group(circuit.group)])
-            .arg(order.as_str())
-            .arg(number.unwrap_or(0))
-            .arg(millis(ORDER_KEPT))
-            .arg(circuit.hex())
-            .arg(hex(process.as_bytes()));
-        numbered(&self.call(&command).await?)?.ok_or_else(unexpected)
+        order: NumberedOrder,
+    ) -> Result<HeldOrder, BackendError> {
+        self.send_order(circuit, process, order.order, order.number, Duration::ZERO, 0).await
     }
 
-    async fn ordered(&self, circuit: CircuitId) -> Result<Option<NumberedOrder>, BackendError> {
-        numbered(&self.call(&ORDERED.keys(&[&self.names().circuit(circuit, 'o')]).arg(millis(ORDER_KEPT))).await?)
+    async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
+        held(&self.call(&ORDERED.keys(&[&self.names().circuit(circuit, 'o')]).arg(millis(ORDER_KEPT))).await?)
     }
 
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
@@ -120,13 +116,39 @@ impl CircuitBackend for Redis {
     }
 }
 
-fn numbered(reply: &Value) -> Result<Option<NumberedOrder>, BackendError> {
+impl Redis {
+    async fn send_order(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: CircuitOrder,
+        number: u64,
+        age: Duration,
+        known: u64,
+    ) -> Result<HeldOrder, BackendError> {
+        let names = self.names();
+        let command = ORDER
+            .keys(&[&names.circuit(circuit, 'o'), &names.group(circuit.group)])
+            .arg(order.as_str())
+            .arg(number)
+            .arg(millis(ORDER_KEPT))
+            .arg(circuit.hex())
+            .arg(hex(process.as_bytes()))
+            .arg(whole_millis(age))
+            .arg(whole_millis(AT_ONCE))
+            .arg(known);
+        held(&self.call(&command).await?)?.ok_or_else(unexpected)
+    }
+}
+
+fn held(reply: &Value) -> Result<Option<HeldOrder>, BackendError> {
     let Value::Array(reply) = reply else { return Err(unexpected()) };
     match reply.as_slice() {
         [] => Ok(None),
-        [Value::Int(number), Value::BulkString(order)] => {
+        [Value::Int(number), Value::BulkString(order), Value::Int(age)] => {
             let order = std::str::from_utf8(order).ok().and_then(|order| order.parse().ok()).ok_or_else(unexpected)?;
-            Ok(Some(NumberedOrder { number: unsigned(*number), order }))
+            let order = NumberedOrder { number: unsigned(*number), order };
+            Ok(Some(HeldOrder { order, age: Duration::from_millis(unsigned(*age)) }))
         }
         _ => Err(unexpected()),
     }

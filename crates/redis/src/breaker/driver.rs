@@ -9,17 +9,17 @@ use tower_buttress::{CircuitChange, CircuitOrder, PeerCircuit, PeerReport};
 
 use super::watched::{Meaning, Probe, Watched};
 use crate::backend::{
-    BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, OrderNews, ProbeLease, ProbeVerdict, Process,
-    Subscription, Token, Votes,
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, OrderNews, ProbeLease, ProbeVerdict,
+    Process, Token, Votes,
 };
-use crate::driver::Driver;
+use crate::driver::{Driver, Subscribing};
 
 /// What the layer says.
 pub(super) enum Order {
     New(PeerCircuit),
     Changed(PeerCircuit, CircuitChange),
     /// An operator's, for all processes.
-    Everywhere(PeerCircuit, CircuitOrder),
+    Everywhere(PeerCircuit, CircuitOrder, Instant),
 }
 
 pub(super) struct Circuits<B> {
@@ -56,15 +56,16 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 impl<B: CircuitBackend> Driver for Circuits<B> {
     type Order = Order;
 
-    async fn subscribe(&self) -> Result<Subscription, BackendError> {
-        self.backend.news(self.group).await
+    fn subscribe(&self) -> Subscribing {
+        let (backend, group) = (self.backend.clone(), self.group);
+        Box::pin(async move { backend.news(group).await })
     }
 
     async fn on_order(&mut self, order: Order) {
         match order {
             Order::New(circuit) => self.on_new(circuit).await,
             Order::Changed(circuit, change) => self.on_changed(circuit, &change).await,
-            Order::Everywhere(circuit, order) => self.on_operator(circuit, order).await,
+            Order::Everywhere(circuit, order, given) => self.on_operator(circuit, order, given).await,
         }
     }
 
@@ -112,6 +113,7 @@ impl<B: CircuitBackend> Circuits<B> {
             probe: Probe::None,
             look_at,
             owes_vote: false,
+            opened: None,
             order: None,
             owes_order: None,
         });
@@ -129,6 +131,7 @@ impl<B: CircuitBackend> Circuits<B> {
         watched.look_at = watched.look_at.min(Instant::now() + LOOK_OPEN);
         match Meaning::of(change) {
             Meaning::Opened(open_for) => {
+                watched.note_opened();
                 let unanswered = watched.circuit.unanswered();
                 let lease = watched.lease();
                 watched.hold(open_for);
@@ -141,7 +144,10 @@ impl<B: CircuitBackend> Circuits<B> {
                     self.vote(id, open_for).await;
                 }
             }
-            Meaning::Followed(open_for) => watched.hold(open_for),
+            Meaning::Followed(open_for) => {
+                watched.note_opened();
+                watched.hold(open_for);
+            }
             Meaning::Probes => {
                 if let Probe::Ours { give_back_at, .. } = &mut watched.probe {
                     *give_back_at = None;
@@ -168,10 +174,11 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    async fn on_operator(&mut self, circuit: PeerCircuit, order: CircuitOrder) {
+    async fn on_operator(&mut self, circuit: PeerCircuit, order: CircuitOrder, given: Instant) {
         let id = self.watch(circuit);
         if let Some(watched) = self.circuits.get_mut(&id) {
-            watched.owes_order = Some(order);
+            let known = watched.order.map_or(0, |order| order.number);
+            watched.owes_order = Some(GivenOrder { order, given, known });
         }
         self.tell_order(id).await;
     }
@@ -179,37 +186,35 @@ impl<B: CircuitBackend> Circuits<B> {
     /// Also of those that this process has given: another may have been given before it came to Redis.
     fn on_order_news(&mut self, news: OrderNews) {
         if let Some(watched) = self.circuits.get_mut(&news.circuit) {
-            watched.obey(news.order);
+            watched.obey(news.order, news.age);
         }
     }
 
     async fn tell_order(&mut self, id: CircuitId) {
         let Some(order) = self.circuits.get(&id).and_then(|watched| watched.owes_order) else { return };
-        let told = self.backend.order(id, self.process, order, None).await;
+        let told = self.backend.order(id, self.process, order).await;
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         match told {
-            Ok(order) => {
+            Ok(held) => {
                 watched.owes_order = None;
-                watched.obey(order);
+                watched.obey(held.order, held.age);
             }
             Err(_) => watched.look_at = watched.look_at.min(Instant::now() + LOOK_OPEN),
         }
     }
 
-    /// Asks for the order that holds. One that Redis has forgotten is told again.
-    async fn look_for_order(&mut self, id: CircuitId) {
-        self.tell_order(id).await;
-        let Ok(held) = self.backend.ordered(id).await else { return };
+    /// Obeys the order that holds. One that Redis has forgotten is told again.
+    async fn on_held_order(&mut self, id: CircuitId, held: Option<HeldOrder>) {
         let Some(watched) = self.circuits.get_mut(&id) else { return };
-        match (held, watched.order) {
-            (Some(held), _) if watched.obey(held) => {}
-            (held, Some(own)) if held.is_none_or(|held| held.number < own.number) => {
-                let told = self.backend.order(id, self.process, own.order, Some(own.number)).await;
-                if let (Ok(held), Some(watched)) = (told, self.circuits.get_mut(&id)) {
-                    watched.obey(held);
-                }
+        if held.is_some_and(|held| watched.obey(held.order, held.age)) {
+            return;
+        }
+        let Some(own) = watched.order else { return };
+        if held.is_none_or(|held| held.order.number < own.number) {
+            let told = self.backend.order_again(id, self.process, own).await;
+            if let (Ok(held), Some(watched)) = (told, self.circuits.get_mut(&id)) {
+                watched.obey(held.order, held.age);
             }
-            _ => {}
         }
     }
 
@@ -269,19 +274,27 @@ impl<B: CircuitBackend> Circuits<B> {
     /// Asks what the fleet says of a circuit.
     async fn look(&mut self, id: CircuitId) {
         self.make_up_for_vote(id).await;
-        self.look_for_order(id).await;
-        let votes = self.backend.look(id, self.process, ACTIVE).await;
+        self.tell_order(id).await;
+        // At once: what is open is known after one round trip.
+        let (votes, held) = tokio::join!(self.backend.look(id, self.process, ACTIVE), self.backend.ordered(id));
+        self.on_votes(id, votes.ok());
+        if let Ok(held) = held {
+            self.on_held_order(id, held).await;
+        }
+    }
+
+    fn on_votes(&mut self, id: CircuitId, votes: Option<Votes>) {
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         let every = if watched.is_closed() { LOOK_CLOSED } else { LOOK_OPEN };
         watched.look_at = Instant::now() + jittered(every);
         match votes {
-            Ok(votes) if !votes.open_for.is_zero() => watched.hear(votes),
+            Some(votes) if !votes.open_for.is_zero() => watched.hear(votes),
             // The fleet is about to test it.
-            Ok(votes) if votes.votes > 0 && watched.is_closed() => {
+            Some(votes) if votes.votes > 0 && watched.is_closed() => {
                 watched.hear(Votes { open_for: ABOUT_TO_TEST, ..votes });
             }
             // Nobody finds it failing any more: this process has missed that it is well, or may test it itself.
-            Ok(votes) if votes.votes == 0 => watched.ask_now(),
+            Some(votes) if votes.votes == 0 => watched.ask_now(),
             _ => {}
         }
     }

@@ -5,6 +5,7 @@ mod watched;
 
 use std::fmt;
 
+use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitPeers, PeerCircuit};
 
 use self::driver::{Circuits, Order};
@@ -43,7 +44,8 @@ use crate::driver::Orders;
 /// - *An operator gives an order* ([`order_everywhere`](tower_buttress::CircuitBreakerHandle::order_everywhere)): it is carried
 ///   out in every process within milliseconds, by one that missed it with its next look, and by one that starts with its
 ///   first. It holds until the next order; where Redis was restarted empty, a process that obeys it tells it again. What no
-///   process asks for is forgotten after a day.
+///   process asks for is forgotten after a day. Of two orders that counts which was given later, also where Redis could not
+///   be told of it at once. A circuit that has opened since it was to close stays open.
 /// - *A circuit is set by hand otherwise, or closed by a health probe*: that is this process's.
 ///
 /// Processes that count calls differently (other windows, other thresholds) can share their circuits: what is shared are
@@ -70,7 +72,8 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     }
 
     fn order(&self, order: Order) {
-        self.orders.tell(order, || Circuits::new(self.backend.clone(), self.group, self.process));
+        // What is not told now is found out with the next look.
+        let _ = self.orders.tell(order, || Circuits::new(self.backend.clone(), self.group, self.process));
     }
 }
 
@@ -80,7 +83,7 @@ impl<B: CircuitBackend> CircuitPeers for FleetBreaker<B> {
     }
 
     fn on_order(&self, circuit: PeerCircuit, order: CircuitOrder) {
-        self.order(Order::Everywhere(circuit, order));
+        self.order(Order::Everywhere(circuit, order, Instant::now()));
     }
 
     fn on_change(&self, circuit: PeerCircuit, change: &CircuitChange) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, ProbeHold};
 
-use crate::backend::{NumberedOrder, Token};
+use crate::backend::{GivenOrder, NumberedOrder, Token};
 
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
@@ -14,10 +14,12 @@ pub(super) struct Watched {
     pub(super) look_at: Instant,
     /// Its vote was lost: the fleet does not know yet what this process found.
     pub(super) owes_vote: bool,
+    /// When it opened last, as far as this task was told, and how often it had.
+    pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
     pub(super) order: Option<NumberedOrder>,
     /// One that was given here, and that the fleet does not know yet.
-    pub(super) owes_order: Option<CircuitOrder>,
+    pub(super) owes_order: Option<GivenOrder>,
 }
 
 /// Who tests the upstream.
@@ -85,14 +87,32 @@ impl Watched {
         probe.map_or(self.look_at, |probe| probe.min(self.look_at))
     }
 
-    /// Obeys an order of the fleet that is later than the last one. Returns whether it is.
-    pub(super) fn obey(&mut self, order: NumberedOrder) -> bool {
+    /// Obeys an order of the fleet that is later than the last one, and was given `age` ago. Returns whether it is.
+    pub(super) fn obey(&mut self, order: NumberedOrder, age: Duration) -> bool {
         let is_later = self.order.is_none_or(|last| last.number < order.number);
         if is_later {
             self.order = Some(order);
-            self.circuit.obey(order.order);
+            if !self.is_outdated(order.order, age) {
+                self.circuit.obey(order.order);
+            }
         }
         is_later
+    }
+
+    /// Whether what calls found since then says otherwise: a circuit was to close, and has opened after that.
+    fn is_outdated(&self, order: CircuitOrder, age: Duration) -> bool {
+        let Some(handle) = self.circuit.handle().filter(|_| order == CircuitOrder::Close) else { return false };
+        let snapshot = handle.snapshot();
+        let is_open = matches!(snapshot.state, CircuitState::Open | CircuitState::HalfOpen);
+        // What this task was not told of has just happened.
+        let opened_before = self.opened.is_some_and(|(at, times)| times == snapshot.opened && at.elapsed() >= age);
+        is_open && !opened_before
+    }
+
+    /// The circuit has opened.
+    pub(super) fn note_opened(&mut self) {
+        let times = self.circuit.handle().map_or(0, |handle| handle.snapshot().opened);
+        self.opened = Some((Instant::now(), times));
     }
 
     pub(super) fn is_closed(&self) -> bool {

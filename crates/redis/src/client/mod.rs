@@ -1,5 +1,6 @@
 //! One Redis: two connections, a bound on every wait, and a gate that shuts in an outage.
 
+mod clock;
 mod gate;
 pub(crate) mod link;
 pub(crate) mod operation;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tower_buttress::{Event, Observer};
 
+use self::clock::Clock;
 use self::gate::Gate;
 use self::link::{Line, Link};
 use self::operation::{Operation, OperationResult, Watcher};
@@ -80,6 +82,7 @@ struct Inner {
     observer: Option<Arc<dyn Observer>>,
     watcher: Option<Watcher>,
     subscriptions: Subscriptions,
+    clock: Clock,
     prefix: Arc<str>,
     patience: Duration,
     outage: Outage,
@@ -98,6 +101,7 @@ impl Redis {
         let inner = Inner {
             subscriptions: Subscriptions::new(client.clone()),
             link: Link::new(client, options.commands),
+            clock: Clock::default(),
             gate: Mutex::new(Gate::new()),
             health: watch::Sender::new(Health::Reached),
             observer: options.observer,
@@ -128,12 +132,26 @@ impl Redis {
         &self.inner.prefix
     }
 
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.patience
+    }
+
     pub(crate) fn outage(&self) -> Outage {
         self.inner.outage
     }
 
     pub(crate) fn subscriptions(&self) -> &Subscriptions {
         &self.inner.subscriptions
+    }
+
+    /// What the clock of Redis showed at that time, in milliseconds; `None`: that is not known.
+    pub(crate) fn clock_at(&self, at: tokio::time::Instant) -> Option<u64> {
+        self.inner.clock.at(at)
+    }
+
+    /// Its clock showed this in the answer to what was sent then.
+    pub(crate) fn note_clock(&self, millis: u64, sent: tokio::time::Instant) {
+        self.inner.clock.note(millis, sent);
     }
 
     /// Asks Redis, for as long as its patience lasts.

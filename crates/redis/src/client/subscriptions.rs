@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,8 +106,10 @@ const QUEUE_BYTES: usize = 256 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection that is silent is asked for a sign of life this often.
-const PING_EVERY: Duration = Duration::from_secs(2);
+/// The connection is asked for a sign of life this often: one whose peer is gone without a word is replaced within a second,
+/// before other processes take this one for gone.
+const PING_EVERY: Duration = Duration::from_millis(500);
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 const RECONNECT_AFTER_AT_MOST: Duration = Duration::from_secs(2);
@@ -127,11 +130,15 @@ impl Subscription {
     ///
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Heard> {
-        let heard = self.messages.recv().await;
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Heard>> {
+        let heard = ready!(self.messages.poll_recv(cx));
         if let Some(heard) = &heard {
             self.queue.bytes.fetch_sub(heard.len(), Relaxed);
         }
-        if self.queue.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard }
+        Poll::Ready(if self.queue.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard })
     }
 
     /// Whether nothing waits to be heard.
@@ -285,15 +292,15 @@ impl Task {
                     None => return Ended::Lost,
                 },
                 request = self.requests.recv() => match request {
-                    Some(Request::Check) => confirmed(sink.ping::<redis::Value>()).await,
+                    Some(Request::Check) => confirmed(PING_TIMEOUT, sink.ping::<redis::Value>()).await,
                     Some(request) => match self.note(request) {
-                        Some(Change::Added(channel)) => confirmed(sink.subscribe(channel)).await,
-                        Some(Change::Removed(channel)) => confirmed(sink.unsubscribe(channel)).await,
+                        Some(Change::Added(channel)) => confirmed(CONNECT_TIMEOUT, sink.subscribe(channel)).await,
+                        Some(Change::Removed(channel)) => confirmed(CONNECT_TIMEOUT, sink.unsubscribe(channel)).await,
                         None => true,
                     },
                     None => return Ended::Closed,
                 },
-                _ = ping.tick() => confirmed(sink.ping::<redis::Value>()).await,
+                _ = ping.tick() => confirmed(PING_TIMEOUT, sink.ping::<redis::Value>()).await,
             };
             if !done {
                 return Ended::Lost;
@@ -352,9 +359,9 @@ async fn next(stream: &mut PubSubStream) -> Option<Msg> {
     poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
 }
 
-/// Whether Redis confirms it, within the time that a connection may take.
-async fn confirmed<T>(answer: impl Future<Output = RedisResult<T>>) -> bool {
-    matches!(timeout(CONNECT_TIMEOUT, answer).await, Ok(Ok(_)))
+/// Whether Redis confirms it in time.
+async fn confirmed<T>(limit: Duration, answer: impl Future<Output = RedisResult<T>>) -> bool {
+    matches!(timeout(limit, answer).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PacePeers, PeerLimit};
 
-use crate::backend::{BackendError, PauseBackend, PauseNews, Process, Subscription};
+use crate::backend::{PauseBackend, PauseNews, Process};
 use crate::client::Redis;
-use crate::driver::{Driver, Orders};
+use crate::driver::{Driver, Orders, Subscribing};
 
 /// Shares the pauses of a [`PaceLayer`](tower_buttress::PaceLayer) with those of other processes: a 429 that one process
 /// met keeps all others from meeting it.
@@ -69,7 +69,8 @@ impl<B: PauseBackend> FleetPauses<B> {
 
     fn order(&self, order: Order) {
         let (backend, process) = (self.backend.clone(), self.process);
-        self.orders.tell(order, || Limits { backend, process, limits: HashMap::new() });
+        // What is not told is learned of as in an outage: from the upstream.
+        let _ = self.orders.tell(order, || Limits { backend, process, limits: HashMap::new() });
     }
 }
 
@@ -94,8 +95,9 @@ impl<B> fmt::Debug for FleetPauses<B> {
 impl<B: PauseBackend> Driver for Limits<B> {
     type Order = Order;
 
-    async fn subscribe(&self) -> Result<Subscription, BackendError> {
-        self.backend.pause_news().await
+    fn subscribe(&self) -> Subscribing {
+        let backend = self.backend.clone();
+        Box::pin(async move { backend.pause_news().await })
     }
 
     async fn on_order(&mut self, order: Order) {

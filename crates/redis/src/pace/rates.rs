@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tower_buttress::{PacePeers, PeerLimit, PeerReserving, PeerTurn, RateCost};
 
 use super::pauses::FleetPauses;
-use crate::backend::{PauseBackend, Process, RateBackend, RateTurn, TakenRate};
+use crate::backend::{PauseBackend, Process, RateBackend, RateTurn, TakenRate, Token};
 use crate::client::Redis;
 
 /// Shares the pauses and the rates of a [`PaceLayer`](tower_buttress::PaceLayer) with those of other processes: a rate
@@ -42,7 +42,9 @@ use crate::client::Redis;
 /// - *Redis cannot be reached*: each process has its part of every rate. How many processes there are is known from the
 ///   last time that Redis was reached: each says every 5 s that it is there. Until then it is
 ///   [`processes`](Self::processes).
-/// - *Redis forgets the rates* (it was restarted): they are full again.
+/// - *An answer says that less is left of a rate* (other clients use it, too): all processes know with the next call of the
+///   one that was told.
+/// - *Redis forgets the rates* (it was restarted): each process tells with its next call what it knows itself.
 ///
 /// The rates of a caller ([`PaceLayer::per_caller`](tower_buttress::PaceLayer::per_caller)) are those of all processes, too, by
 /// its tenant or, where there is none, its credentials. A layer without rates shares its pauses only. Limits that are
@@ -116,10 +118,10 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
             // A call that is dropped while it asks may have taken something: that is given back.
             tokio::spawn(async move {
                 let taken = costs.iter().map(taken).collect();
-                let turn = asked.backend.reserve(id, taken, pause, max_wait).await;
+                let turn = asked.backend.reserve(id, Token::random(), taken, pause, max_wait).await;
                 let is_taken = matches!(turn, Ok(RateTurn::Taken(_)));
                 if told.send(turn).is_err() && is_taken {
-                    let _ = asked.backend.refund(id, changes(&costs, &[])).await;
+                    let _ = asked.backend.refund(id, Token::random(), changes(&costs, &[])).await;
                 }
             });
             match turn.await {
@@ -135,7 +137,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
         let changes = changes(&reserved, &used);
         if !changes.is_empty() {
             let fleet = self.fleet.clone();
-            runtime.spawn(async move { fleet.backend.refund(*limit.id(), changes).await });
+            runtime.spawn(async move { fleet.backend.refund(*limit.id(), Token::random(), changes).await });
         }
     }
 }
@@ -161,7 +163,7 @@ async fn beat<B: RateBackend>(fleet: Weak<Fleet<B>>) {
 }
 
 fn taken(cost: &RateCost) -> TakenRate {
-    TakenRate { name: cost.name().into(), cost: cost.cost(), burst: cost.burst() }
+    TakenRate { name: cost.name().into(), cost: cost.cost(), burst: cost.burst(), level: cost.level() }
 }
 
 /// What each rate takes more than was reserved, or less.

@@ -1,13 +1,11 @@
--- KEYS m, g and h   ARGV owner (0: all)      {place, token or nothing, ..}: of those that are gone
-local gone = {}
-for place, key in ipairs(KEYS) do
+-- KEYS m, g and h   ARGV owner (0: all), then of each key: token or nothing      how many are gone
+local count = 0
+for at, key in ipairs(KEYS) do
   local v = redis.call('HMGET', key, 'w', 's', 't')
   local is_theirs = v[1] and (ARGV[1] == '0' or v[1] == ARGV[1])
-  -- A call under way goes on.
-  if is_theirs and v[2] ~= 'f' and v[2] ~= 'x' then
-    redis.call('DEL', key)
-    gone[#gone + 1] = place
-    gone[#gone + 1] = v[3] or ''
+  -- What has taken its place meanwhile is not looked at here.
+  if is_theirs and v[2] ~= 'f' and v[2] ~= 'x' and (v[3] or '') == ARGV[at + 1] then
+    count = count + redis.call('UNLINK', key)
   end
 end
-return gone
+return count

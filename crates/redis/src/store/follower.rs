@@ -87,7 +87,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const FIRST_SILENCE: Duration = Duration::from_millis(500);
 
 /// A process whose inbox no one has had for this long is gone: another makes the call, and its callers wait for that.
-const ABSENCE: Duration = Duration::from_secs(1);
+/// One that lives knows within a second that its connection is of no use (`PING_EVERY`, `PING_TIMEOUT`), and has another then.
+const ABSENCE: Duration = Duration::from_millis(1_500);
 
 /// The same for a caller that came back: no other process can make this call. A process that has lost its connection takes up to
 /// 2 s until it tries again, and a second for that.
@@ -189,7 +190,8 @@ impl<B: Backend> Follower<B> {
                     self.watch.on_heard();
                     self.on_bytes(offset, &bytes).await
                 }
-                Some(Piece::Forsaken) => Ok(Some(Ended::Forsaken)),
+                // All of it may be there.
+                Some(Piece::Forsaken) => Ok(self.catch_up().await?.or(Some(Ended::Forsaken))),
                 Some(Piece::CaughtUp { length }) => {
                     self.watch.on_heard();
                     let ended = if length > self.feed.read { self.catch_up().await? } else { None };
@@ -462,7 +464,7 @@ mod tests {
     #[test]
     fn a_process_that_connects_again_is_not_gone_for_those_who_come_back() {
         let (start, lease) = (Instant::now(), Duration::from_secs(10));
-        for (absence, gone_after) in [(ABSENCE, 1_000), (ABSENCE_OF_ANSWER, 5_000)] {
+        for (absence, gone_after) in [(ABSENCE, 1_500), (ABSENCE_OF_ANSWER, 5_000)] {
             let mut watch = LeaderWatch::new(start, absence);
             for ms in (0..10_000).step_by(500) {
                 let now = start + Duration::from_millis(ms);

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::runtime::Handle;
+use tower_buttress::Memory;
 use tower_buttress::store::{AnswerFuture, BodyPart, Fingerprint, Head, LastGoodAnswer, LastGoodKeys, SharedLastGood};
 
 use super::wire::{Decoder, Encoder, HeadRecord, Record};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, KeptAnswer, LastGoodBackend};
 use crate::client::Redis;
 
 /// Shares the answers of a `LastGoodLayer` with other processes: one that any of them was given is returned by all when the
@@ -32,7 +33,8 @@ use crate::client::Redis;
 ///
 /// - *An answer is kept*: it is written into Redis behind the call, for the `ttl` of the layer. It takes the place of an earlier
 ///   one to the same request.
-/// - *A call fails, and this process has no answer*: Redis is asked, for the very request and then for its normal form.
+/// - *A call fails, and this process has no answer*: Redis is asked, for the very request and then for its normal form; what is
+///   too old for the caller is no answer.
 /// - *A tenant has its share* ([`tenant_bytes`](Self::tenant_bytes)): further answers are kept by the process that was given
 ///   them only, until some have expired.
 /// - *Redis cannot be reached*: nothing waits for it, and each process has what it was given itself.
@@ -43,21 +45,36 @@ use crate::client::Redis;
 /// A script behind each call whose answer is kept, with the answer in it. Where a call has failed, one to three round trips,
 /// each within the [`patience`](crate::RedisOptions::patience).
 #[derive(Clone)]
-pub struct FleetLastGood {
-    redis: Redis,
+pub struct FleetLastGood<B = Redis> {
+    backend: B,
     tenant_bytes: u64,
+    memory: Memory,
 }
 
 /// What the last good answers of one tenant may take in Redis.
 const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// What may be on its way to Redis, unless it counts with what else a stack holds.
+const ON_THEIR_WAY: usize = 32 * 1024 * 1024;
+
+/// What an answer has beside its body.
+const HEAD: usize = 1024;
+
 // === impl FleetLastGood ===
 
-impl FleetLastGood {
-    /// The answers in this Redis.
+impl<B: LastGoodBackend> FleetLastGood<B> {
+    /// The answers on this engine.
     #[must_use]
-    pub fn new(redis: Redis) -> Self {
-        Self { redis, tenant_bytes: TENANT_BYTES }
+    pub fn new(backend: B) -> Self {
+        Self { backend, tenant_bytes: TENANT_BYTES, memory: Memory::new(ON_THEIR_WAY) }
+    }
+
+    /// The memory in which answers count while they are on their way to Redis. Where there is no room for one, it is kept by this
+    /// process alone. Default: 32 MiB of its own.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// How much the last good answers of one tenant may take in Redis, in bytes. Default: 64 MiB.
@@ -68,46 +85,57 @@ impl FleetLastGood {
     }
 }
 
-impl SharedLastGood for FleetLastGood {
+impl<B: LastGoodBackend> SharedLastGood for FleetLastGood<B> {
     fn keep(&self, keys: LastGoodKeys, answer: LastGoodAnswer, ttl: Duration) {
         // Without a runtime nothing is shared.
         let Ok(runtime) = Handle::try_current() else { return };
-        let Self { redis, tenant_bytes } = self.clone();
+        let Self { backend, tenant_bytes, memory } = self.clone();
+        // The body, and what is written of it.
+        let mut reservation = memory.reserve(None);
+        if !reservation.grow(2 * answer.body.len() + HEAD) {
+            return;
+        }
         runtime.spawn(async move {
             let age = answer.head.age(now());
             if let Some(bytes) = encode(&keys, &answer) {
-                let _ = redis.remember(&keys, &bytes, age, ttl, tenant_bytes).await;
+                let answer = KeptAnswer { keys, bytes: bytes.freeze(), age, ttl, tenant_bytes };
+                let _ = backend.remember(answer).await;
             }
+            drop(reservation);
         });
     }
 
     fn find(&self, keys: LastGoodKeys, max_age: Duration) -> AnswerFuture<Option<LastGoodAnswer>> {
-        let redis = self.redis.clone();
-        Box::pin(async move { find(&redis, &keys, max_age).await.ok().flatten() })
+        let backend = self.backend.clone();
+        Box::pin(async move { find(&backend, &keys, max_age).await.ok().flatten() })
     }
 }
 
-impl fmt::Debug for FleetLastGood {
+impl<B> fmt::Debug for FleetLastGood<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FleetLastGood").field("tenant_bytes", &self.tenant_bytes).finish_non_exhaustive()
     }
 }
 
-async fn find(redis: &Redis, keys: &LastGoodKeys, max_age: Duration) -> Result<Option<LastGoodAnswer>, BackendError> {
+async fn find<B: LastGoodBackend>(
+    backend: &B,
+    keys: &LastGoodKeys,
+    max_age: Duration,
+) -> Result<Option<LastGoodAnswer>, BackendError> {
     let young = |answer: &LastGoodAnswer| answer.age(now()) <= max_age;
-    let recall = async |exact: &Fingerprint| {
-        let found = redis.recall(exact).await?;
-        let answer = found.and_then(|(bytes, age)| decode(exact, &keys.tenant, &bytes, age));
+    let recall = async |exact: Fingerprint| {
+        let found = backend.recall(exact).await?;
+        let answer = found.and_then(|(bytes, age)| decode(&exact, &keys.tenant, &bytes, age));
         Ok::<_, BackendError>(answer.filter(young))
     };
-    if let Some(answer) = recall(&keys.exact).await? {
+    if let Some(answer) = recall(keys.exact).await? {
         return Ok(Some(answer));
     }
     // An answer that is too old hides no younger one to the same question in another spelling.
     let Some(normal) = keys.normal else { return Ok(None) };
-    let Some(exact) = redis.last_of(&normal).await? else { return Ok(None) };
+    let Some(exact) = backend.last_of(normal).await? else { return Ok(None) };
     // It may have been kept since it was first looked for.
-    Ok(recall(&exact).await?.map(|answer| answer.exact(exact == keys.exact)))
+    Ok(recall(exact).await?.map(|answer| answer.exact(exact == keys.exact)))
 }
 
 /// `None`: its head is too long.
@@ -143,9 +171,11 @@ fn now() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::{HeaderMap, StatusCode, Version};
 
     use super::*;
+    use crate::backend::Model;
 
     #[test]
     fn what_is_cut_or_another_tenants_is_no_answer() {
@@ -159,5 +189,30 @@ mod tests {
         assert_eq!((whole.body, whole.head.age(now()).as_secs()), (answer.body, 9));
         assert!(read(2, 3, &bytes).is_none() && read(3, 1, &bytes).is_none());
         assert!([0, 3, 100, bytes.len() - 1].iter().all(|cut| read(2, 1, &bytes[..*cut]).is_none()));
+    }
+
+    fn print(byte: u8) -> Fingerprint {
+        Fingerprint::from_bytes([byte; 32])
+    }
+
+    fn answer(body: impl Into<Bytes>) -> LastGoodAnswer {
+        let head = Head::new(StatusCode::OK, Version::HTTP_11, HeaderMap::new(), now());
+        LastGoodAnswer::new(head, body.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_on_their_way_count() {
+        let memory = Memory::new(20_000);
+        let fleet = FleetLastGood::new(Model::new()).memory(memory.clone());
+        let keys = |exact| LastGoodKeys::new(print(1), None, print(exact), None);
+        let long = || answer(vec![7; 8_000]);
+        fleet.keep(keys(2), long(), Duration::from_secs(60));
+        assert!(memory.used() > 16_000);
+        // There is no room for another at the same time.
+        fleet.keep(keys(3), long(), Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(memory.used(), 0);
+        let max_age = Duration::from_secs(60);
+        assert!(fleet.find(keys(2), max_age).await.is_some() && fleet.find(keys(3), max_age).await.is_none());
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, ResponseLog, Retention, TenantHash};
 
 use super::inner::{Inner, Reachable, Settings};
@@ -12,6 +12,14 @@ use super::offers::{Call, Offers};
 use super::orders::{Keep, Order};
 use super::relay::{Relay, Shared};
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, Outcome, Process, Settled, Token};
+
+/// How the task of a call is reached. Dropped, it is not reached any more.
+pub(super) struct Mailbox<B: Backend> {
+    sender: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    wants: mpsc::Receiver<()>,
+    registration: Registration<B>,
+}
 
 pub(super) struct Leader<B: Backend> {
     backend: B,
@@ -27,6 +35,8 @@ pub(super) struct Leader<B: Backend> {
     offers: Offers,
     claimed: Instant,
     has_key: bool,
+    /// It is over, and the backend could not be told.
+    owes_free: bool,
     /// Another process has the key, or has had it.
     is_lost: bool,
 }
@@ -37,6 +47,20 @@ const MAX_WRITES: u32 = 3;
 /// How often a relay looks that has nothing to send.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How long after each other it is tried to free a key, where the backend could not be told.
+const FREE_AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
+
+// === impl Mailbox ===
+
+impl<B: Backend> Mailbox<B> {
+    pub(super) fn open(store: &Arc<Inner<B>>, token: Token) -> Self {
+        let (sender, orders) = mpsc::unbounded_channel();
+        let (wanted, wants) = mpsc::channel(1);
+        store.leaders().insert(token, Reachable { wants: wanted, orders: sender.downgrade() });
+        Self { sender, orders, wants, registration: Registration { store: Arc::downgrade(store), token } }
+    }
+}
+
 // === impl Leader ===
 
 impl<B: Backend> Leader<B> {
@@ -45,8 +69,9 @@ impl<B: Backend> Leader<B> {
         flight: Flight,
         request: &ClaimRequest,
         log: ResponseLog,
+        mailbox: Mailbox<B>,
     ) -> mpsc::UnboundedSender<Order> {
-        let (sender, orders) = mpsc::unbounded_channel();
+        let Mailbox { sender, orders, wants, registration } = mailbox;
         // Not held by the task: it must see that the lease is gone.
         let (payload, tenant) = (*request.payload(), *request.tenant());
         let relay = Relay::new(flight, payload, log.clone(), store.settings);
@@ -64,19 +89,23 @@ impl<B: Backend> Leader<B> {
             offers: Offers::new(request.owner()),
             claimed: Instant::now(),
             has_key: true,
+            owes_free: false,
             is_lost: false,
         };
-        let (wants, registered) = mpsc::channel(1);
-        store.leaders().insert(flight.token, Reachable { wants, orders: sender.downgrade() });
-        let registration = Registration { store: Arc::downgrade(store), token: flight.token };
         tokio::spawn(async move {
-            leader.run(orders, registered).await;
+            let backend = leader.backend.clone();
+            let owes_free = leader.run(orders, wants).await;
+            // Those who ask from now on are told that it is not here.
             drop(registration);
+            if owes_free {
+                free_again(&backend, flight).await;
+            }
         });
         sender
     }
 
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut wants: mpsc::Receiver<()>) {
+    /// Returns whether the key is still to be freed.
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut wants: mpsc::Receiver<()>) -> bool {
         let every = self.settings.lease / 3;
         let mut renew = interval_at(Instant::now() + every, every);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -131,6 +160,7 @@ impl<B: Backend> Leader<B> {
                 }
             }
         }
+        self.owes_free
     }
 
     fn call(&self) -> Call {
@@ -157,8 +187,8 @@ impl<B: Backend> Leader<B> {
 
     async fn free(&mut self) {
         if std::mem::replace(&mut self.has_key, false) && !self.is_lost {
-            // Where it cannot be told, the lease ends by itself.
-            let _ = self.backend.settle(self.flight, Outcome::Free).await;
+            // Where it cannot be told at all, the lease ends by itself.
+            self.owes_free = self.backend.settle(self.flight, Outcome::Free).await.is_err();
         }
     }
 
@@ -202,7 +232,7 @@ impl<B: Backend> Leader<B> {
             Ok(Settled::Lost) => drop(memory),
             Ok(Settled::NotWhole | Settled::NoRoom) | Err(_) => {
                 memory.keep(retention);
-                let _ = self.backend.settle(self.flight, Outcome::Free).await;
+                self.owes_free = self.backend.settle(self.flight, Outcome::Free).await.is_err();
                 self.bypassed(match settled {
                     Ok(Settled::NoRoom) => {
                         "a tenant has as much kept in the backend as it may: this process keeps the rest"
@@ -240,6 +270,16 @@ impl<B: Backend> Leader<B> {
             self.relay.rewind();
         }
         Ok(settled)
+    }
+}
+
+/// Only where it is still this flight's, and its answer is not kept.
+async fn free_again<B: Backend>(backend: &B, flight: Flight) {
+    for wait in FREE_AGAIN {
+        sleep(wait).await;
+        if backend.settle(flight, Outcome::Free).await.is_ok() {
+            return;
+        }
     }
 }
 

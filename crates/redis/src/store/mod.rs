@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tower_buttress::Observer;
 use tower_buttress::error::{BoxError, LeaderGone};
 use tower_buttress::store::{
@@ -28,7 +29,7 @@ use tower_buttress::store::{
 use self::follower::Follower;
 use self::inner::{Inner, Settings};
 pub use self::last_good::FleetLastGood;
-use self::leader::Leader;
+use self::leader::{Leader, Mailbox};
 pub use self::lease::RedisLease;
 use self::offers::AnswersElsewhere;
 use self::orders::Order;
@@ -62,8 +63,10 @@ use crate::options::Outage;
 /// - *Another process asks for it meanwhile*: the process that makes the call writes what it has into Redis, and each part
 ///   as it comes. The other reads it from the first part on, within a millisecond or so. Its caller counts as a listener.
 /// - *The answer was kept*: every process replays it, with its age.
-/// - *The process that makes the call dies before the head*: the others notice within a second or two, and one of them
+/// - *The process that makes the call dies before the head*: the others notice within two seconds or so, and one of them
 ///   makes the call. One that is only suspended holds its lease for 10 s.
+/// - *A process is asked for a call that it has no more* (that its key is free was lost on its way to Redis): it frees the key and
+///   says so at once, and the one that asked makes the call.
 /// - *It dies after the head*: those who read the answer elsewhere get an error. What is truncated never looks whole.
 /// - *A process has lost its lease* (it was suspended for longer): its callers read its answer, and it is not kept.
 /// - *Redis cannot be reached*: a claim waits for [`patience`](crate::RedisOptions::patience) once, and from then on for
@@ -94,8 +97,23 @@ struct Taken<B: Backend> {
     flight: Flight,
     memory: Option<MemoryLease>,
     recorder: Option<Recorder>,
+    /// From before the key is claimed: another process may ask for the answer as soon as it is.
+    mailbox: Option<Mailbox<B>>,
     /// The backend may have given the lease.
     is_asked: bool,
+}
+
+/// What the backend says of a claim.
+enum Decision {
+    Lead,
+    Mismatch,
+    /// This flight is under way in another process, since then.
+    Follow(Flight, Process, Duration),
+    /// It is under way, and nobody can join it.
+    Outgrown,
+    /// It is kept: how old it is, and for how long it is.
+    Replay(Replayed, Duration, Duration),
+    Outage(BackendError),
 }
 
 /// What the kept answers of one tenant may take in Redis.
@@ -103,6 +121,10 @@ const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How often a claim frees what was left of an earlier one of this process.
 const MAX_CLAIMS: u32 = 3;
+
+/// A claim that takes several operations ends this long behind the patience of one: by then a backend that does not answer is
+/// known not to.
+const DECISION_GRACE: Duration = Duration::from_millis(10);
 
 /// The first wait after an inbox could not be had.
 const INBOX_RETRY: Duration = Duration::from_millis(100);
@@ -221,7 +243,7 @@ impl<B> fmt::Debug for RedisStore<B> {
 impl<B: Backend> Inner<B> {
     async fn claim(self: Arc<Self>, request: ClaimRequest) -> Result<Claim<RedisLease>, BoxError> {
         // Whether it is kept is decided elsewhere, at this moment.
-        self.settling.wait(request.key()).await;
+        self.settling.wait(request.key(), self.backend.patience()).await;
         let (memory, recorder) = match self.memory.claim(request).await? {
             Claim::Lead { lease, recorder } => (lease, recorder),
             Claim::Follow(log) => return Ok(Claim::Follow(log)),
@@ -232,46 +254,59 @@ impl<B: Backend> Inner<B> {
         };
         self.hear_wants();
         let flight = Flight { key: *request.key(), token: Token::random() };
-        let taken =
-            Taken { inner: self.clone(), flight, memory: Some(memory), recorder: Some(recorder), is_asked: true };
-        let args = ClaimArgs {
-            key: flight.key,
-            payload: *request.payload(),
-            token: flight.token,
-            owner: self.process,
-            lease: self.settings.lease,
+        let mailbox = Some(Mailbox::open(&self, flight.token));
+        let taken = Taken {
+            inner: self.clone(),
+            flight,
+            memory: Some(memory),
+            recorder: Some(recorder),
+            mailbox,
+            is_asked: true,
         };
+        let limit = self.backend.patience() + DECISION_GRACE;
+        let decision = timeout(limit, self.decide(flight, *request.payload())).await;
+        Ok(match decision.unwrap_or(Decision::Outage(BackendError::Unreachable)) {
+            Decision::Lead => taken.lead(&request),
+            Decision::Mismatch => Claim::Mismatch,
+            Decision::Follow(there, owner, age) => taken.follow(&request, there, owner, age),
+            Decision::Outgrown => taken.refuse_to_join(),
+            Decision::Replay(replayed, age, ttl) => taken.replay(replayed, age, ttl),
+            Decision::Outage(why) => return self.outage(taken, &request, why),
+        })
+    }
+
+    /// Asks the backend whose the key is.
+    async fn decide(&self, flight: Flight, payload: Fingerprint) -> Decision {
+        let Flight { key, token } = flight;
+        let args = ClaimArgs { key, payload, token, owner: self.process, lease: self.settings.lease };
         for _ in 0..MAX_CLAIMS {
             let claimed = match self.backend.claim(args).await {
                 Ok(claimed) => claimed,
-                Err(why) => return self.outage(taken, &request, why),
+                Err(why) => return Decision::Outage(why),
             };
-            let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else {
-                return Ok(taken.lead(&request));
-            };
+            let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else { return Decision::Lead };
             let there = Flight { token, ..flight };
             match state {
                 // No call of this process has the key: what is there was released, and is on its way out.
                 FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
                     let _ = self.backend.settle(there, Outcome::Free).await;
                 }
-                _ if !same_payload => return Ok(Claim::Mismatch),
-                FlightState::InFlight => return Ok(taken.follow(&request, there, owner, age)),
-                FlightState::Outgrown => return Ok(taken.refuse_to_join()),
-                FlightState::Kept => {
-                    return match Replayed::read(&self.backend, there, *request.payload()).await {
-                        Ok(Some(replayed)) => Ok(taken.replay(replayed, age, ttl)),
-                        // It was evicted or damaged, and its key is still there.
-                        Ok(None) => match self.backend.discard(there).await {
-                            Ok(_) => continue,
-                            Err(why) => self.outage(taken, &request, why),
-                        },
-                        Err(why) => self.outage(taken, &request, why),
-                    };
-                }
+                _ if !same_payload => return Decision::Mismatch,
+                FlightState::InFlight => return Decision::Follow(there, owner, age),
+                FlightState::Outgrown => return Decision::Outgrown,
+                FlightState::Kept => match Replayed::read(&self.backend, there, payload).await {
+                    Ok(Some(replayed)) => return Decision::Replay(replayed, age, ttl),
+                    // It was evicted or damaged, and its key is still there.
+                    Ok(None) => {
+                        if let Err(why) = self.backend.discard(there).await {
+                            return Decision::Outage(why);
+                        }
+                    }
+                    Err(why) => return Decision::Outage(why),
+                },
             }
         }
-        self.outage(taken, &request, BackendError::Unreachable)
+        Decision::Outage(BackendError::Unreachable)
     }
 
     /// The backend cannot say.
@@ -317,6 +352,20 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// Another process wants the answer to a call of this one.
+    fn on_want(&self, flight: Flight) {
+        if self.share(flight) {
+            return;
+        }
+        // The call is over, and nobody could be told: its key is freed, unless the answer is kept, and those who wait for it
+        // ask anew.
+        let backend = self.backend.clone();
+        tokio::spawn(async move {
+            let _ = backend.settle(flight, Outcome::Free).await;
+            let _ = backend.forsake(flight).await;
+        });
+    }
+
     /// A caller came back to an answer, in another process.
     fn on_ask(&self, ask: Ask) {
         match ask {
@@ -359,7 +408,7 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
                 continue;
             };
             if let Some(Want(flight)) = Want::decode(&message) {
-                store.share(flight);
+                store.on_want(flight);
             } else if let Some(ask) = Ask::decode(&message) {
                 store.on_ask(ask);
             }
@@ -376,8 +425,10 @@ impl<B: Backend> Taken<B> {
     }
 
     fn lead(mut self, request: &ClaimRequest) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
-        let orders = Leader::spawn(&self.inner, self.flight, request, recorder.log());
+        let (Some((memory, recorder)), Some(mailbox)) = (self.parts(), self.mailbox.take()) else {
+            return Claim::Full { retry_after: None };
+        };
+        let orders = Leader::spawn(&self.inner, self.flight, request, recorder.log(), mailbox);
         let lease = RedisLease::new(memory, self.flight.key, orders, self.inner.settling.clone());
         Claim::Lead { lease, recorder }
     }

@@ -21,9 +21,6 @@ pub(super) struct Undecided {
     decided: watch::Sender<()>,
 }
 
-/// A claim that waited that long joins the call instead, which has ended.
-const LONGEST: Duration = Duration::from_secs(1);
-
 // === impl Settling ===
 
 impl Settling {
@@ -33,10 +30,11 @@ impl Settling {
         Undecided { settling: self.clone(), key, decided }
     }
 
-    pub(super) async fn wait(&self, key: &Fingerprint) {
+    /// A claim that waited for as long as that joins the call instead, which has ended.
+    pub(super) async fn wait(&self, key: &Fingerprint, at_most: Duration) {
         let waiting = self.keys().get(key).cloned();
         if let Some(mut waiting) = waiting {
-            let _ = tokio::time::timeout(LONGEST, async { while waiting.changed().await.is_ok() {} }).await;
+            let _ = tokio::time::timeout(at_most, async { while waiting.changed().await.is_ok() {} }).await;
         }
     }
 

@@ -1,16 +1,21 @@
 //! Conversations that the processes of a fleet share.
 
-use std::collections::HashMap;
-use std::fmt;
+mod driver;
+mod live;
 
-use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PeerMessage, SupersedePeers};
 
-use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest, Subscription};
+use self::driver::{Changed, Messages};
+use self::live::LiveMessages;
+use crate::backend::{ConversationBackend, Message};
 use crate::client::Redis;
-use crate::driver::{Driver, Orders};
+use crate::driver::{Orders, Untold};
 
 /// Shares the conversations of a [`SupersedeLayer`](tower_buttress::SupersedeLayer) with those of other processes: the
 /// newest message of a conversation is the newest in all of them, whichever machine it came to.
@@ -33,14 +38,16 @@ use crate::driver::{Driver, Orders};
 /// # What happens when
 ///
 /// - *A message comes*: it is sent at once, and gets its number in the conversation meanwhile. The order is that in which
-///   messages came to Redis.
+///   messages came to Redis; of those that Redis was told later than a tenth of a second after they came, that in which they
+///   came to their processes.
 /// - *A newer one comes to another process*: its calls end here, within milliseconds, as if it had come here.
 /// - *The same payload comes to another process*: it is another attempt at the same message, and ends nothing.
 /// - *A superseded one comes again, to any process*, within ten minutes: it is ended as soon as Redis has said so, and ends
 ///   nothing. Sixteen are remembered of each conversation, and none that was answered.
-/// - *Messages of Redis were missed*: the numbers of the conversations that are under way are asked for.
-/// - *Redis cannot be reached*: each process knows the order of its own messages. A message that came meanwhile has no
-///   number, and is superseded by the next one that has.
+/// - *Messages of Redis were missed*: it is asked again about each message that is under way.
+/// - *Redis cannot be reached, or is slow*: each process knows the order of its own messages. A message that came meanwhile
+///   gets its number once Redis answers, as of when it came. One conversation does not wait for another; 64 are asked for at
+///   the same time, and the others after them.
 ///
 /// # Cost
 ///
@@ -49,27 +56,8 @@ use crate::driver::{Driver, Orders};
 pub struct FleetSupersede<B = Redis> {
     backend: B,
     name: String,
-    orders: Orders<Order>,
-}
-
-/// What a layer says.
-enum Order {
-    Came(PeerMessage),
-    Ended(PeerMessage, bool),
-}
-
-struct Messages<B> {
-    backend: B,
-    name: String,
-    live: HashMap<Message, Live>,
-}
-
-/// A message that is under way here.
-struct Live {
-    message: PeerMessage,
-    /// Zero: Redis did not say.
-    number: u64,
-    calls: u32,
+    live: Arc<LiveMessages>,
+    orders: Orders<Changed>,
 }
 
 // === impl FleetSupersede ===
@@ -78,7 +66,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     /// The conversations on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, name: String::new(), orders: Orders::new() }
+        Self { backend, name: String::new(), live: Arc::default(), orders: Orders::new() }
     }
 
     /// Tells these conversations from those of layers with another name: on the same Redis, all that have the same name are
@@ -87,88 +75,6 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
-    }
-
-    fn order(&self, order: Order) {
-        let (backend, name) = (self.backend.clone(), self.name.clone());
-        self.orders.tell(order, || Messages { backend, name, live: HashMap::new() });
-    }
-}
-
-impl<B: ConversationBackend> SupersedePeers for FleetSupersede<B> {
-    fn on_message(&self, message: PeerMessage) {
-        self.order(Order::Came(message));
-    }
-
-    fn on_end(&self, message: PeerMessage, is_answered: bool) {
-        self.order(Order::Ended(message, is_answered));
-    }
-}
-
-impl<B> fmt::Debug for FleetSupersede<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FleetSupersede").finish_non_exhaustive()
-    }
-}
-
-// === impl Messages ===
-
-impl<B: ConversationBackend> Driver for Messages<B> {
-    type Order = Order;
-
-    async fn subscribe(&self) -> Result<Subscription, BackendError> {
-        self.backend.conversation_news().await
-    }
-
-    async fn on_order(&mut self, order: Order) {
-        match order {
-            Order::Came(message) => self.on_came(message).await,
-            Order::Ended(message, is_answered) => self.on_ended(&message, is_answered).await,
-        }
-    }
-
-    fn on_message(&mut self, message: Bytes) {
-        if let Some(news) = ConversationNews::decode(&message) {
-            self.on_number(&news.conversation, news.number, Some(&news.payload));
-        }
-    }
-
-    async fn on_gap(&mut self) {
-        for id in self.live.keys() {
-            if let Ok(number) = self.backend.number(id.conversation).await {
-                self.on_number(&id.conversation, number, None);
-            }
-        }
-    }
-}
-
-impl<B: ConversationBackend> Messages<B> {
-    async fn on_came(&mut self, message: PeerMessage) {
-        let id = self.id(&message);
-        let newest = self.backend.newest(id).await;
-        let live = self.live.entry(id).or_insert(Live { message, number: 0, calls: 0 });
-        live.calls += 1;
-        match newest {
-            Ok(Newest::Number { number, superseded }) => {
-                live.number = number;
-                superseded.iter().for_each(|payload| live.message.refuse(payload));
-            }
-            Ok(Newest::Superseded) => live.message.supersede(),
-            Err(_) => {}
-        }
-    }
-
-    async fn on_ended(&mut self, message: &PeerMessage, is_answered: bool) {
-        let id = self.id(message);
-        if let Some(live) = self.live.get_mut(&id) {
-            live.calls = live.calls.saturating_sub(1);
-            if live.calls == 0 {
-                self.live.remove(&id);
-            }
-        }
-        if is_answered {
-            let _ = self.backend.answered(id).await;
-        }
     }
 
     fn id(&self, message: &PeerMessage) -> Message {
@@ -180,13 +86,35 @@ impl<B: ConversationBackend> Messages<B> {
         Message { conversation, payload: *message.payload() }
     }
 
-    /// The newest message of a conversation has this number, and says that, where it is known.
-    fn on_number(&self, conversation: &Fingerprint, number: u64, payload: Option<&Fingerprint>) {
-        let older = |(id, live): &(&Message, &Live)| {
-            // Of one without a number it is not known that it is older: its own may have been lost on its way.
-            let is_older = if payload.is_some() { live.number < number } else { (1..number).contains(&live.number) };
-            id.conversation == *conversation && is_older && payload != Some(&id.payload)
-        };
-        self.live.iter().filter(older).for_each(|(_, live)| live.message.supersede());
+    fn changed(&self, id: Message) {
+        let driver = || Messages::new(self.backend.clone(), self.live.clone());
+        match self.orders.tell(Changed(id.conversation), driver) {
+            Ok(()) => {}
+            Err(Untold::Busy) => self.live.look_at_all(),
+            // What nobody asks for is not to be remembered.
+            Err(Untold::NoTask) => self.live.forget(&id),
+        }
+    }
+}
+
+impl<B: ConversationBackend> SupersedePeers for FleetSupersede<B> {
+    fn on_message(&self, message: PeerMessage) {
+        if Handle::try_current().is_ok() {
+            let id = self.id(&message);
+            self.live.came(id, message);
+            self.changed(id);
+        }
+    }
+
+    fn on_end(&self, message: PeerMessage, is_answered: bool) {
+        let id = self.id(&message);
+        self.live.ended(&id, is_answered);
+        self.changed(id);
+    }
+}
+
+impl<B> fmt::Debug for FleetSupersede<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetSupersede").finish_non_exhaustive()
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
+use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitOrder, CircuitState};
-use tower_buttress_redis::backend::{CircuitBackend, CircuitGroup, NumberedOrder, Process as ProcessId};
+use tower_buttress_redis::backend::{CircuitBackend, CircuitGroup, GivenOrder, NumberedOrder, Process as ProcessId};
 use tower_buttress_redis::{FleetBreaker, Model, Redis};
 
+use crate::support::slow::Slow;
 use crate::support::{Server, until};
 
 type Body = Empty<bytes::Bytes>;
@@ -140,7 +142,7 @@ async fn one_process_at_a_time_tests_the_upstream_and_all_close_with_it() {
     settle().await;
     let before = upstream.calls.load(SeqCst);
     // All have calls to make, all the time, for three open times and the jitter of the last.
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     while begun.elapsed() < OPEN * 4 {
         for process in &fleet {
             process.call().await;
@@ -171,7 +173,7 @@ async fn a_process_without_calls_lets_another_test_the_upstream() {
     fleet[1].calls(1).await;
     upstream.is_down.store(false, SeqCst);
     // Only the second has calls to make.
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     while fleet[1].state() != CircuitState::Closed {
         fleet[1].call().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -194,6 +196,32 @@ async fn a_process_that_starts_learns_of_open_circuits_before_its_first_call() {
     assert_eq!(new.state(), CircuitState::Open);
     assert_eq!(new.call().await, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(upstream.calls.load(SeqCst), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_learns_of_an_open_circuit_in_one_round_trip() {
+    let (model, upstream) = (Model::new(), down());
+    let old = fleet(2, &model, &upstream);
+    settle().await;
+    old[0].calls(5).await;
+    old[1].calls(1).await;
+    settle().await;
+    let takes = Duration::from_millis(40);
+    let new = process(Slow { model, takes, subscribes_in: takes }, &upstream);
+    tokio::time::sleep(takes + Duration::from_millis(2)).await;
+    assert_eq!(new.state(), CircuitState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vote_does_not_wait_for_a_subscription() {
+    let (model, upstream) = (Model::new(), down());
+    let slow = Slow { model: model.clone(), takes: Duration::ZERO, subscribes_in: Duration::from_secs(2) };
+    let process = process(slow, &upstream);
+    process.calls(5).await;
+    settle().await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let votes = model.look(circuit, ProcessId::random(), Duration::from_secs(1)).await.unwrap();
+    assert_eq!((process.state(), votes.votes), (CircuitState::Open, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,21 +361,84 @@ async fn an_order_outlives_outages_and_restarts_of_the_backend() {
     assert_eq!(late.state(), CircuitState::Isolated);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_order_that_could_not_be_told_does_not_undo_a_later_one() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let cut_off = model.connection();
+    let fleet = [process(cut_off.clone(), &upstream), process(model.clone(), &upstream), process(model, &upstream)];
+    settle().await;
+    cut_off.set_connected(false);
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fleet[1].circuit.order_everywhere(CircuitOrder::Disable);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cut_off.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let states = fleet.each_ref().map(Process::state);
+    assert_eq!(states, [CircuitState::Disabled; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_opened_after_it_was_to_close_stays_open() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let cut_off = model.connection();
+    let fleet = [process(model.clone(), &upstream), process(cut_off.clone(), &upstream)];
+    settle().await;
+    cut_off.set_connected(false);
+    fleet[0].circuit.order_everywhere(CircuitOrder::Close);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    upstream.is_down.store(true, SeqCst);
+    fleet[1].calls(5).await;
+    assert_eq!(fleet[1].state(), CircuitState::Open);
+    // It hears of the order now.
+    cut_off.set_connected(true);
+    settle().await;
+    assert_eq!(fleet[1].state(), CircuitState::Open);
+    // What was isolated before is closed, however late it is heard of.
+    fleet[1].circuit.order_everywhere(CircuitOrder::Isolate);
+    settle().await;
+    cut_off.set_connected(false);
+    fleet[0].circuit.order_everywhere(CircuitOrder::Close);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    cut_off.set_connected(true);
+    settle().await;
+    assert_eq!(fleet[1].state(), CircuitState::Closed);
+}
+
 async fn later_orders_count<B: CircuitBackend>(backend: B) {
     let (circuit, process) = (CircuitGroup::new("models").circuit(None), ProcessId::random());
-    let order = async |order, number| backend.order(circuit, process, order, number).await.unwrap();
-    assert_eq!(backend.ordered(circuit).await.unwrap(), None);
-    let first = order(CircuitOrder::Isolate, None).await;
-    let second = order(CircuitOrder::Close, None).await;
+    let give = async |order, seconds, known| {
+        let given = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        backend.order(circuit, process, GivenOrder { order, given, known }).await.unwrap().order
+    };
+    let again = async |order| backend.order_again(circuit, process, order).await.unwrap().order;
+    let held = async || backend.ordered(circuit).await.unwrap().map(|held| held.order);
+    assert_eq!(held().await, None);
+    let first = give(CircuitOrder::Isolate, 0, 0).await;
+    let second = give(CircuitOrder::Close, 0, 0).await;
     assert!(second.number > first.number && second.order == CircuitOrder::Close);
-    assert_eq!(backend.ordered(circuit).await.unwrap(), Some(second));
+    assert_eq!(held().await, Some(second));
     // One that is told again does not undo a later one, and one with a higher number is not known yet.
-    assert_eq!(order(CircuitOrder::Isolate, Some(first.number)).await, second);
-    assert_eq!(order(CircuitOrder::Close, Some(second.number)).await, second);
-    let third = NumberedOrder { number: second.number + 5, order: CircuitOrder::Disable };
-    assert_eq!(order(third.order, Some(third.number)).await, third);
-    assert_eq!(backend.ordered(circuit).await.unwrap(), Some(third));
-    assert!(order(CircuitOrder::Close, None).await.number > third.number);
+    assert_eq!((again(first).await, again(second).await), (second, second));
+    let third = NumberedOrder { number: second.number + 5_000, order: CircuitOrder::Disable };
+    assert_eq!(again(third).await, third);
+    assert_eq!(held().await, Some(third));
+    let fourth = give(CircuitOrder::Close, 0, 0).await;
+    assert!(fourth.number > third.number);
+    // One that was given before that, and is told only now, does not undo it; one that was given later does.
+    assert_eq!(give(CircuitOrder::Isolate, 20, 0).await, fourth);
+    assert_eq!(give(CircuitOrder::Isolate, 20, fourth.number).await.order, CircuitOrder::Isolate);
+    // Where it is told first, it holds, and is as old as it is.
+    let circuit = CircuitGroup::new("models").circuit(Some("other"));
+    let given = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
+    let order = GivenOrder { order: CircuitOrder::Close, given, known: 0 };
+    let late = backend.order(circuit, process, order).await.unwrap();
+    assert_eq!((late.order.order, late.age.as_secs()), (CircuitOrder::Close, 20));
+    assert_eq!(backend.ordered(circuit).await.unwrap().unwrap().age.as_secs(), 20);
+    // The clock of the engine is behind, and it has forgotten all: the order comes behind that which is obeyed.
+    let known = late.order.number + 1_000_000;
+    let order = GivenOrder { order: CircuitOrder::Isolate, given: Instant::now(), known };
+    assert_eq!(backend.order(circuit, process, order).await.unwrap().order.number, known + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,12 +5,14 @@ mod invariants;
 
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tower_buttress::DedupRole;
 use tower_buttress_redis::{Model, RedisOptions, RedisStore};
 
 use crate::support::Server;
 use crate::support::faulty::Faulty;
 use crate::support::fleet::{Heard, Process, Script};
+use crate::support::proxy::Proxy;
 use crate::support::replicated::Replicated;
 
 const MS: Duration = Duration::from_millis(1);
@@ -361,4 +363,85 @@ async fn the_task_of_a_call_ends_when_redis_is_gone_for_good() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     // The tasks that listen to the inboxes of the two processes.
     assert!(alive() <= 2, "{} tasks", alive());
+}
+
+/// An answer that is not kept: its key is to be freed.
+const FAILED: Script = Script { parts: 1, status: StatusCode::INTERNAL_SERVER_ERROR, ..Script::SHORT };
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_has_a_call_no_more_says_so_at_once() {
+    let model = Model::new();
+    let here = Process::with(RedisStore::new(Faulty::losing_frees(model.clone(), 1)), FAILED);
+    let there = Process::with(RedisStore::new(model.clone()), Script::SHORT);
+    // That its key is free was lost on its way to Redis.
+    assert_eq!(here.ask(Some("k")).await.unwrap().status, FAILED.status);
+    tokio::time::sleep(10 * MS).await;
+    assert_eq!(model.held(), 1);
+    let asked = tokio::time::Instant::now();
+    let heard = there.ask(Some("k")).await.unwrap();
+    assert!(heard.is_whole(Script::SHORT), "{heard:?}");
+    assert!(asked.elapsed() < Script::SHORT.head_after + 100 * MS, "{:?}", asked.elapsed());
+    assert_eq!((here.calls(), there.calls()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_could_not_be_freed_is_freed_a_moment_later() {
+    let model = Model::new();
+    let here = Process::with(RedisStore::new(Faulty::losing_frees(model.clone(), 2)), FAILED);
+    assert_eq!(here.ask(Some("k")).await.unwrap().status, FAILED.status);
+    tokio::time::sleep(10 * MS).await;
+    assert_eq!(model.held(), 1);
+    tokio::time::sleep(3_000 * MS).await;
+    assert_eq!(model.held(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_takes_several_operations_waits_no_longer_than_for_one() {
+    let model = Model::new();
+    let slow = Faulty { takes: 90 * MS, ..Faulty::losing_frees(model, 100) };
+    let process = Process::with(RedisStore::new(slow), FAILED);
+    assert_eq!(process.ask(Some("k")).await.unwrap().status, FAILED.status);
+    tokio::time::sleep(1_000 * MS).await;
+    // Its own key is still there, and is to be freed first.
+    let asked = tokio::time::Instant::now();
+    assert_eq!(process.ask(Some("k")).await.unwrap().status, FAILED.status);
+    assert_eq!(process.calls(), 2);
+    assert!(asked.elapsed() < FAILED.head_after + 150 * MS, "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_leader_whose_subscription_is_half_open_makes_the_only_call() {
+    let server = Server::start();
+    let way = Proxy::to(server.port()).await;
+    let script = Script { head_after: 4_000 * MS, ..Script::SHORT };
+    let leaders = RedisOptions::from_url(&format!("redis://127.0.0.1:{}", way.port())).unwrap();
+    let (here, there) = (Process::on(&leaders, script), Process::on(&server.options(), script));
+    let leader = here.ask(Some("k"));
+    tokio::time::sleep(300 * MS).await;
+    // Redis does not know its inbox any more, and the leader does not know that.
+    way.hide_ends();
+    server.say("CLIENT KILL TYPE pubsub").await.unwrap();
+    let follower = there.ask(Some("k"));
+    assert!(leader.await.unwrap().is_whole(script));
+    let follower = follower.await.unwrap();
+    assert!(follower.is_whole(script), "{follower:?}");
+    assert_eq!((here.calls(), there.calls()), (1, 0));
+}
+
+/// The answer is not kept, and its key is freed while Redis takes no writes.
+#[tokio::test]
+async fn who_follows_a_call_that_ended_while_redis_took_no_writes_is_answered_soon_after() {
+    let server = Server::start();
+    let options = server.fresh();
+    let script = Script { head_after: 700 * MS, ..FAILED };
+    let (here, there) = (Process::on(&options, script), Process::on(&options, Script::SHORT));
+    let leader = here.ask(Some("k"));
+    tokio::time::sleep(200 * MS).await;
+    let asked = Instant::now();
+    let follower = there.ask(Some("k"));
+    tokio::time::sleep(300 * MS).await;
+    server.say("CLIENT PAUSE 600 WRITE").await.unwrap();
+    assert_eq!(leader.await.unwrap().status, script.status);
+    let heard = follower.await.unwrap();
+    assert!(asked.elapsed() < 2_500 * MS, "{:?} {heard:?}", asked.elapsed());
 }

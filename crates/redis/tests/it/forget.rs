@@ -15,9 +15,10 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::dedup::DedupBody;
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{CallBody, DedupLayer, DedupRole, Resumable, Tenant};
-use tower_buttress_redis::{ForgetListener, Redis, RedisStore};
+use tower_buttress_redis::{ForgetListener, Redis, RedisOptions, RedisStore};
 
 use crate::support::Server;
+use crate::support::proxy::Proxy;
 
 type Answer = Response<DedupBody<Either<Full<Bytes>, Silent>>>;
 
@@ -161,4 +162,43 @@ async fn thousands_of_keys_are_looked_at() {
     server.eval(fill, &["buttress"]).await;
     assert_eq!(redis.forget(None).await.unwrap(), 2000);
     assert_eq!(count(&server, "buttress:*").await, 1000);
+}
+
+/// Kept answers as they are in Redis, without the layer that wrote them.
+const KEPT: &str = "for n = 1, 40 do
+    local name = 'buttress:1:{' .. n .. '}:'
+    redis.call('HSET', name .. 'm', 't', string.rep('t', 16), 's', 'k', 'w', n)
+    redis.call('SET', name .. 'r:' .. string.rep('74', 16), 'answer')
+end";
+
+#[tokio::test]
+async fn an_answer_that_was_lost_leaves_nothing() {
+    let server = Server::start();
+    let way = Proxy::to(server.port()).await;
+    let options = RedisOptions::from_url(&format!("redis://127.0.0.1:{}", way.port())).unwrap();
+    let redis = Redis::new(options.patience(PATIENCE)).unwrap();
+    assert!(redis.ping().await);
+    for lost in 0..6 {
+        server.eval(KEPT, &[]).await;
+        way.lose_an_answer_after(lost);
+        redis.forget(None).await.unwrap();
+        assert_eq!(count(&server, "buttress:*").await, 0, "answer {lost} was lost");
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_be_forgotten_is_forgotten_when_redis_is_back() {
+    let server = Server::start();
+    let redis = server.redis();
+    assert!(redis.ping().await);
+    server.eval(KEPT, &[]).await;
+    server.freeze();
+    let forgetting = tokio::spawn({
+        let redis = redis.clone();
+        async move { redis.forget(None).await }
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    server.thaw();
+    assert!(forgetting.await.unwrap().is_ok());
+    assert_eq!(count(&server, "buttress:*").await, 0);
 }

@@ -197,3 +197,19 @@ async fn what_is_damaged_in_redis_is_no_answer() {
     server.eval(cut, &[]).await;
     assert_eq!(two.ask("acme", "first", 5).await.0, 503);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_damaged_does_not_hide_one_to_another_spelling() {
+    let server = Server::start();
+    let options = server.fresh().patience(PATIENCE);
+    let (one, two) = (Process::new(&options), Process::new(&options));
+    one.ask("acme", "Where is Paris?", 500).await;
+    two.fail();
+    two.until_stale("acme", "Where is Paris?").await;
+    let cut = "for _, key in ipairs(redis.call('KEYS', '*:g')) do redis.call('HSET', key, 'v', 'cut') end";
+    server.eval(cut, &[]).await;
+    assert_eq!(two.ask("acme", "Where is Paris?", 5).await.0, 503);
+    one.ask("acme", "where is paris", 500).await;
+    assert_eq!(two.until_stale("acme", "where is paris").await, StaleKind::Exact);
+    assert_eq!(two.ask("acme", "Where is Paris?", 5).await.1, Some(StaleKind::Normalized));
+}

@@ -10,11 +10,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
-use tower_buttress::store::{Fingerprint, OfferedAnswer};
+use tokio::time::Instant;
+use tower_buttress::store::{Fingerprint, LastGoodKeys, OfferedAnswer, TenantHash};
+use tower_buttress::{CircuitOrder, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
-    ConversationBackend, Flight, Heard, Message, Offered, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
-    Process, RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
+    ConversationBackend, Flight, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer, LastGoodBackend, Message,
+    Newest, NumberedOrder, Offered, OrderNews, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
+    RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
 };
 use tower_buttress_redis::{Model, Redis};
 
@@ -44,12 +47,18 @@ enum Step {
     Verdict { process: usize, verdict: ProbeVerdict, active: Duration },
     Pause { wait: Duration },
     Paused,
-    Reserve { costs: [Duration; 2], pause: Duration, max_wait: Duration },
-    Refund { rate: usize, seconds: i64 },
+    Reserve { request: u128, costs: [Duration; 2], level: Duration, pause: Duration, max_wait: Duration },
+    Refund { request: u128, rate: usize, seconds: i64 },
     Beat { process: usize, ttl: Duration },
-    Say { conversation: u8, payload: u8 },
+    Say { conversation: u8, payload: u8, is_late: bool, late: Duration },
     Answered { conversation: u8, payload: u8 },
-    Number { conversation: u8 },
+    Order { process: usize, order: CircuitOrder, is_late: bool, late: Duration, knows: bool },
+    OrderAgain { process: usize },
+    Ordered,
+    Remember { exact: u8, normal: Option<u8>, tenant: u8, length: usize, age: Duration, ttl: Duration },
+    Recall { exact: u8 },
+    LastOf { normal: u8 },
+    Forget { tenant: Option<u8> },
     Jump(Duration),
 }
 
@@ -67,6 +76,12 @@ const JUMPS: [Duration; 2] = [Duration::from_secs(37), Duration::from_secs(70)];
 /// How long ago a call was claimed whose answer is offered.
 const AGES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(20), Duration::from_secs(600)];
 
+/// How many things are told late, each by another time: by less than a jump, and not near to any sum of these.
+const LATE: u64 = 12;
+
+const ORDERS: [CircuitOrder; 4] =
+    [CircuitOrder::Isolate, CircuitOrder::Disable, CircuitOrder::MetricsOnly, CircuitOrder::Close];
+
 /// Room for two short answers, or for a longer one.
 const TENANT_BYTES: u64 = 8;
 
@@ -80,7 +95,9 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
     for _, field in ipairs({'b', 'u'}) do
       if kind == 'hash' and redis.call('HEXISTS', key, field) == 1 then redis.call('HINCRBY', key, field, -jump) end
     end
-    if kind == 'hash' and string.sub(key, -2) == ':u' then
+    if kind == 'hash' and string.sub(key, -2) == ':o' then redis.call('HINCRBY', key, 'n', -jump) end
+    if kind == 'hash' and string.sub(key, -2) == ':g' then redis.call('HINCRBY', key, 'e', -jump) end
+    if kind == 'hash' and (string.sub(key, -2) == ':u' or string.sub(key, -2) == ':y') then
       local all = redis.call('HGETALL', key)
       redis.call('DEL', key)
       for i = 1, #all, 2 do redis.call('HSET', key, string.format('%.0f', all[i] - jump), all[i + 1]) end
@@ -128,14 +145,31 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(process, verdict, active)| Step::Verdict { process, verdict, active }),
         1 => time().prop_map(|wait| Step::Pause { wait }),
         1 => Just(Step::Paused),
-        4 => (cost(), cost(), cost(), prop::sample::select(&WAITS[..]))
-            .prop_map(|(one, two, pause, max_wait)| Step::Reserve { costs: [one, two], pause, max_wait }),
-        2 => (0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
-            .prop_map(|(rate, seconds)| Step::Refund { rate, seconds }),
+        4 => (any::<u128>(), cost(), cost(), cost(), cost(), prop::sample::select(&WAITS[..])).prop_map(
+            |(request, one, two, level, pause, max_wait)| Step::Reserve { request, costs: [one, two], level, pause, max_wait }
+        ),
+        2 => (any::<u128>(), 0..2_usize, prop::sample::select(&[-100_i64, -50, 50][..]))
+            .prop_map(|(request, rate, seconds)| Step::Refund { request, rate, seconds }),
         1 => (0..3_usize, time()).prop_map(|(process, ttl)| Step::Beat { process, ttl }),
-        4 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Say { conversation, payload }),
+        4 => (0..2_u8, 0..4_u8, any::<bool>())
+            .prop_map(|(conversation, payload, is_late)| Step::Say { conversation, payload, is_late, late: Duration::ZERO }),
         2 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Answered { conversation, payload }),
-        1 => (0..2_u8).prop_map(|conversation| Step::Number { conversation }),
+        3 => (0..3_usize, prop::sample::select(&ORDERS[..]), any::<bool>(), any::<bool>())
+            .prop_map(|(process, order, is_late, knows)| Step::Order {
+                process,
+                order,
+                is_late,
+                late: Duration::ZERO,
+                knows
+            }),
+        1 => (0..3_usize).prop_map(|process| Step::OrderAgain { process }),
+        2 => Just(Step::Ordered),
+        4 => (0..3_u8, prop::option::of(0..2_u8), 0..2_u8, 0..6_usize, prop::sample::select(&AGES[..]), time()).prop_map(
+            |(exact, normal, tenant, length, age, ttl)| Step::Remember { exact, normal, tenant, length, age, ttl }
+        ),
+        2 => (0..3_u8).prop_map(|exact| Step::Recall { exact }),
+        2 => (0..2_u8).prop_map(|normal| Step::LastOf { normal }),
+        1 => prop::option::of(0..2_u8).prop_map(|tenant| Step::Forget { tenant }),
         1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
     ]
 }
@@ -160,7 +194,17 @@ fn verdict() -> impl Strategy<Value = ProbeVerdict> {
 /// The steps, some of which are taken twice.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let twice = (step(), prop::bool::weighted(0.2)).prop_map(|(step, twice)| vec![step; 1 + usize::from(twice)]);
-    prop::collection::vec(twice, 1..40).prop_map(|steps| steps.into_iter().flatten().collect())
+    (prop::collection::vec(twice, 1..40), 0..LATE).prop_map(|(steps, first)| {
+        let mut steps: Vec<Step> = steps.into_iter().flatten().collect();
+        let lates = steps.iter_mut().filter_map(|step| match step {
+            Step::Say { is_late: true, late, .. } | Step::Order { is_late: true, late, .. } => Some(late),
+            _ => None,
+        });
+        for (late, number) in lates.zip(0..LATE) {
+            *late = Duration::from_secs(10 + 2 * ((first + 5 * number) % LATE));
+        }
+        steps
+    })
 }
 
 /// An engine, in a runtime with a clock of its own.
@@ -172,22 +216,40 @@ struct Engine<B> {
     heard: Subscription,
     inbox: Subscription,
     news: Subscription,
+    /// The numbers that messages of each conversation were given.
+    numbers: [Vec<u64>; 2],
+    /// The orders that held.
+    orders: Vec<NumberedOrder>,
 }
 
-impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBackend> Engine<B> {
+impl<B> Engine<B>
+where
+    B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBackend + LastGoodBackend + ForgetBackend,
+{
     fn new(runtime: Runtime, backend: B, flights: Vec<Flight>, owners: [Process; 3]) -> Self {
         let heard = runtime.block_on(backend.listen(flights[0])).unwrap();
         let inbox = runtime.block_on(backend.inbox(owners[0])).unwrap();
         let news = runtime.block_on(backend.news(group())).unwrap();
-        Self { runtime, backend, flights, owners, heard, inbox, news }
+        Self { runtime, backend, flights, owners, heard, inbox, news, numbers: Default::default(), orders: Vec::new() }
+    }
+
+    /// As far as the clocks of two engines make no difference.
+    fn held(&mut self, held: Option<HeldOrder>) -> String {
+        let Some(HeldOrder { order, .. }) = held else { return "none".into() };
+        if !self.orders.contains(&order) {
+            self.orders.push(order);
+        }
+        let mut known: Vec<u64> = self.orders.iter().map(|order| order.number).collect();
+        format!("{:?} {}", order.order, rank(&mut known, order.number))
     }
 
     fn answer<T: Debug>(&self, answer: impl Future<Output = Result<T, BackendError>>) -> String {
         format!("{:?}", self.runtime.block_on(answer).unwrap())
     }
 
-    fn take(&self, step: &Step) -> String {
-        let (backend, flight) = (&self.backend, |flight: usize| self.flights[flight]);
+    fn take(&mut self, step: &Step) -> String {
+        let (backend, flights) = (self.backend.clone(), self.flights.clone());
+        let flight = |flight: usize| flights[flight];
         match step.clone() {
             Step::Claim { flight: at, payload, lease } => {
                 let Flight { key, token } = flight(at);
@@ -209,8 +271,9 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
             Step::Free { flight: at } => self.answer(backend.settle(flight(at), Outcome::Free)),
             Step::Discard { flight: at } => self.answer(backend.discard(flight(at))),
             Step::Keep { flight: at, window, length, tenant } => {
+                let owner = Some(TenantHash::of(&named(tenant)));
                 let tenant = Fingerprint::from_bytes([100 + tenant; 32]);
-                let keep = Outcome::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES, owner: None };
+                let keep = Outcome::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES, owner };
                 self.answer(backend.settle(flight(at), keep))
             }
             Step::Read { flight: at, offset, max } => self.answer(backend.read(flight(at), offset, max)),
@@ -232,7 +295,8 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
                     age,
                     has_ended,
                 };
-                self.answer(backend.offer(print(token), offered, None, ttl))
+                let owner = (number % 2 == 0).then(|| TenantHash::of(&named(token % 2)));
+                self.answer(backend.offer(print(token), offered, owner, ttl))
             }
             Step::Offered { token } => match self.runtime.block_on(backend.offered(print(token))).unwrap() {
                 Some(offered) => format!("{:?} {}", Offered { age: Duration::ZERO, ..offered }, seconds(offered.age)),
@@ -272,24 +336,69 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
                 let limit = Fingerprint::from_bytes([200; 32]);
                 seconds(self.runtime.block_on(backend.paused(limit)).unwrap()).to_string()
             }
-            Step::Reserve { costs, pause, max_wait } => {
+            Step::Reserve { request, costs, level, pause, max_wait } => {
+                let request = token(request);
                 let limit = Fingerprint::from_bytes([200; 32]);
-                let cost =
-                    |(cost, (name, burst)): (Duration, (&str, Duration))| TakenRate { name: name.into(), cost, burst };
+                let cost = |(cost, (name, burst)): (Duration, (&str, Duration))| TakenRate {
+                    name: name.into(),
+                    cost,
+                    burst,
+                    level,
+                };
                 let costs = costs.into_iter().zip(RATES).map(cost).collect();
-                match self.runtime.block_on(backend.reserve(limit, costs, pause, max_wait)).unwrap() {
+                match self.runtime.block_on(backend.reserve(limit, request, costs, pause, max_wait)).unwrap() {
                     RateTurn::Taken(wait) => format!("taken {}", seconds(wait)),
                     RateTurn::TooLong(wait) => format!("too long {}", seconds(wait)),
                 }
             }
-            Step::Refund { rate, seconds } => {
+            Step::Refund { request, rate, seconds } => {
                 let changes = vec![(RATES[rate].0.to_owned(), seconds * 1_000_000)];
-                self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), changes))
+                self.answer(backend.refund(Fingerprint::from_bytes([200; 32]), token(request), changes))
             }
             Step::Beat { process, ttl } => self.answer(backend.beat(self.owners[process], ttl)),
-            Step::Say { conversation, payload } => self.answer(backend.newest(message(conversation, payload))),
+            Step::Say { conversation, payload, late, .. } => {
+                let newest = self.runtime.block_on(async {
+                    let came = Instant::now().checked_sub(late).unwrap();
+                    backend.newest(message(conversation, payload), came).await
+                });
+                match newest.unwrap() {
+                    Newest::Number { number, superseded } => {
+                        let rank = rank(&mut self.numbers[usize::from(conversation)], number);
+                        format!("number {rank} {superseded:?}")
+                    }
+                    Newest::Superseded => "superseded".into(),
+                }
+            }
             Step::Answered { conversation, payload } => self.answer(backend.answered(message(conversation, payload))),
-            Step::Number { conversation } => self.answer(backend.number(Fingerprint::from_bytes([conversation; 32]))),
+            Step::Order { process, order, late, knows, .. } => {
+                let known = if knows { self.orders.last().map_or(0, |order| order.number) } else { 0 };
+                let held = self.runtime.block_on(async {
+                    let given = Instant::now().checked_sub(late).unwrap();
+                    backend.order(circuit(), self.owners[process], GivenOrder { order, given, known }).await
+                });
+                self.held(Some(held.unwrap()))
+            }
+            Step::OrderAgain { process } => {
+                let Some(order) = self.orders.get(self.orders.len() / 2).copied() else { return "none".into() };
+                let held = self.runtime.block_on(backend.order_again(circuit(), self.owners[process], order));
+                self.held(Some(held.unwrap()))
+            }
+            Step::Ordered => {
+                let held = self.runtime.block_on(backend.ordered(circuit())).unwrap();
+                self.held(held)
+            }
+            Step::Remember { exact, normal, tenant, length, age, ttl } => {
+                let owner = Some(TenantHash::of(&named(tenant)));
+                let keys = LastGoodKeys::new(print(100 + tenant), owner, print(40 + exact), normal.map(print));
+                let bytes = vec![exact; length].into();
+                self.answer(backend.remember(KeptAnswer { keys, bytes, age, ttl, tenant_bytes: TENANT_BYTES }))
+            }
+            Step::Recall { exact } => match self.runtime.block_on(backend.recall(print(40 + exact))).unwrap() {
+                Some((bytes, age)) => format!("{bytes:?} {}", seconds(age)),
+                None => "nothing".into(),
+            },
+            Step::LastOf { normal } => self.answer(backend.last_of(print(normal))),
+            Step::Forget { tenant } => self.answer(backend.forget_kept(tenant.map(named).as_ref())),
             Step::Jump(_) => "time passed".into(),
         }
     }
@@ -299,8 +408,13 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
         while let Ok(Some(Heard::Message(message))) =
             self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(5), self.news.next()).await })
         {
-            let news = CircuitNews::decode(group(), &message).unwrap();
-            all.push(format!("{:?} {:?} {:?}", news.circuit, news.process, news.votes.map(rounded)));
+            all.push(match CircuitNews::decode(group(), &message) {
+                Some(news) => format!("{:?} {:?} {:?}", news.circuit, news.process, news.votes.map(rounded)),
+                None => {
+                    let OrderNews { order, process, age, .. } = OrderNews::decode(group(), &message).unwrap();
+                    format!("{:?} {process:?} {}", order.order, seconds(age))
+                }
+            });
         }
         all
     }
@@ -320,8 +434,24 @@ impl<B: Backend + CircuitBackend + PauseBackend + RateBackend + ConversationBack
     }
 }
 
+/// How many of the numbers that were seen are lower.
+fn rank(numbers: &mut Vec<u64>, number: u64) -> usize {
+    if !numbers.contains(&number) {
+        numbers.push(number);
+    }
+    numbers.iter().filter(|other| **other < number).count()
+}
+
 fn print(byte: u8) -> Fingerprint {
     Fingerprint::from_bytes([byte; 32])
+}
+
+fn named(tenant: u8) -> Tenant {
+    Tenant::new(format!("tenant {tenant}"))
+}
+
+fn token(bytes: u128) -> Token {
+    Token::from_slice(&bytes.to_le_bytes()).unwrap()
 }
 
 fn message(conversation: u8, payload: u8) -> Message {
@@ -366,6 +496,8 @@ fn the_model_answers_as_redis_does() {
             if let Step::Jump(time) = step {
                 model.runtime.block_on(tokio::time::advance(*time));
                 real.runtime.block_on(server.eval(JUMP, &[&prefix, &time.as_millis().to_string()]));
+                let millis = u64::try_from(time.as_millis()).unwrap();
+                real.orders.iter_mut().for_each(|order| order.number -= millis);
             }
             prop_assert_eq!(model.take(step), real.take(step), "{:?}", step);
         }

@@ -11,11 +11,13 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::store::Fingerprint;
 use tower_buttress::{PaceLayer, Rate, Tenant};
-use tower_buttress_redis::backend::{PauseBackend, RateBackend};
-use tower_buttress_redis::{FleetPace, FleetPauses, Model, Redis};
+use tower_buttress_redis::backend::{PauseBackend, RateBackend, RateTurn, TakenRate, Token};
+use tower_buttress_redis::{FleetPace, FleetPauses, Model, Redis, RedisOptions};
 
 use crate::support::Server;
+use crate::support::proxy::Proxy;
 
 type Body = Empty<bytes::Bytes>;
 
@@ -293,6 +295,41 @@ async fn after_a_pause_the_fleet_starts_again_one_interval_apart() {
     assert!(most_in_a_second(&sent).await <= 11, "{}", most_in_a_second(&sent).await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_an_answer_says_is_left_of_a_rate_is_known_to_all() {
+    let model = Model::new();
+    let (sent, used) = (Sent::default(), Arc::new(AtomicUsize::new(0)));
+    // Others use the credential, too: of sixty a minute one is left when the first answer comes.
+    let process = || {
+        let layer = PaceLayer::new()
+            .requests(Rate::per_minute(60).burst(60))
+            .max_wait(Duration::from_secs(1))
+            .share(Arc::new(FleetPace::new(model.clone())));
+        let (sent, used) = (sent.clone(), used.clone());
+        let calls = service_fn(move |_: Request<_>| {
+            let (sent, used) = (sent.clone(), used.clone());
+            async move {
+                sent.lock().await.push(Instant::now());
+                let left = 1_usize.saturating_sub(used.fetch_add(1, SeqCst));
+                let response = Response::builder()
+                    .header("x-ratelimit-limit-requests", "60")
+                    .header("x-ratelimit-remaining-requests", left)
+                    .header("x-ratelimit-reset-requests", "59s");
+                Ok::<_, Infallible>(response.body(Body::new()).unwrap())
+            }
+        });
+        BoxCloneSyncService::new(layer.layer(calls).map_response(|response: Response<_>| response.status()))
+    };
+    let (here, there): (Process, Process) = (process(), process());
+    assert_eq!(call(&here, "a").await, StatusCode::OK);
+    assert_eq!(call(&here, "a").await, StatusCode::OK);
+    // It tells with its next call that nothing is left, and waits for it.
+    assert_eq!(call(&here, "a").await, StatusCode::OK);
+    assert_eq!(call(&there, "a").await, StatusCode::OK);
+    assert!(most_in_a_second(&sent).await <= 3, "{}", most_in_a_second(&sent).await);
+    assert_eq!(burst(&[there], 5).await, 1);
+}
+
 /// Calls that have their turns when another process meets a 429, which pauses all for 2 s.
 async fn calls_wait_when_a_pause_begins<B: PauseBackend + RateBackend>(backend: B) {
     let (upstream, sent) = (Upstream::default(), Sent::default());
@@ -338,4 +375,27 @@ async fn rates_are_the_same_on_a_real_redis() {
     let begun = Instant::now();
     assert_eq!(burst(&fleet, 5).await, 15);
     assert!(begun.elapsed() >= Duration::from_millis(1_350), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_not_paid_for_twice() {
+    let server = Server::start();
+    let way = Proxy::to(server.port()).await;
+    let options = RedisOptions::from_url(&format!("redis://127.0.0.1:{}", way.port())).unwrap();
+    let redis = Redis::new(options.patience(Duration::from_secs(10))).unwrap();
+    let (limit, seconds) = (Fingerprint::from_bytes([7; 32]), Duration::from_secs);
+    let take = async || {
+        let cost = TakenRate { name: "requests-60".into(), cost: seconds(50), burst: seconds(100), level: seconds(0) };
+        redis.reserve(limit, Token::random(), vec![cost], Duration::ZERO, seconds(1_000)).await.unwrap()
+    };
+    assert_eq!(take().await, RateTurn::Taken(Duration::ZERO));
+    way.lose_an_answer();
+    assert_eq!(take().await, RateTurn::Taken(Duration::ZERO));
+    let RateTurn::Taken(wait) = take().await else { panic!("it is taken") };
+    assert_eq!((wait + Duration::from_millis(500)).as_secs(), 50, "{wait:?}");
+    // What is given back is given back once.
+    way.lose_an_answer();
+    redis.refund(limit, Token::random(), vec![("requests-60".into(), -50_000_000)]).await.unwrap();
+    let RateTurn::Taken(wait) = take().await else { panic!("it is taken") };
+    assert_eq!((wait + Duration::from_millis(500)).as_secs(), 50, "{wait:?}");
 }

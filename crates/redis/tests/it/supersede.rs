@@ -16,6 +16,7 @@ use tower_buttress_redis::backend::ConversationBackend;
 use tower_buttress_redis::{FleetSupersede, Model, Redis};
 
 use crate::support::Server;
+use crate::support::slow::Slow;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -35,12 +36,16 @@ impl Process {
     }
 
     fn with<B: ConversationBackend>(peers: FleetSupersede<B>) -> Self {
+        Self::taking(ANSWER, peers)
+    }
+
+    fn taking<B: ConversationBackend>(answer: Duration, peers: FleetSupersede<B>) -> Self {
         let finished = Arc::new(AtomicUsize::new(0));
         let done = finished.clone();
         let upstream = service_fn(move |_: Request<CallBody>| {
             let done = done.clone();
             async move {
-                tokio::time::sleep(ANSWER).await;
+                tokio::time::sleep(answer).await;
                 done.fetch_add(1, SeqCst);
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("answer")))
             }
@@ -61,9 +66,13 @@ impl Process {
     }
 
     fn say(&self, tenant: &str, words: &'static str) -> JoinHandle<StatusCode> {
+        self.say_in("7", tenant, words)
+    }
+
+    fn say_in(&self, conversation: &str, tenant: &str, words: &'static str) -> JoinHandle<StatusCode> {
         let request = Request::post("http://upstream/v1/messages")
             .header("authorization", tenant)
-            .header("x-conversation-id", "7")
+            .header("x-conversation-id", conversation)
             .body(Full::from(words))
             .unwrap();
         let service = self.service.clone();
@@ -141,4 +150,69 @@ async fn without_the_backend_each_process_knows_its_own_messages() {
     let newer = one.say("ann", "second");
     assert_eq!(older.await.unwrap(), StatusCode::GONE);
     assert_eq!((newer.await.unwrap(), elsewhere.await.unwrap()), (StatusCode::OK, StatusCode::OK));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_conversation_does_not_wait_for_the_others() {
+    let model = Model::new();
+    let slow = Slow { model: model.clone(), takes: 90 * MS, subscribes_in: 90 * MS };
+    let (one, two) = (Process::taking(5_000 * MS, FleetSupersede::new(slow)), Process::on(model));
+    let older = two.say("ann", "first");
+    let others: Vec<_> = (0..60).map(|number| one.say_in(&number.to_string(), "bob", "hello")).collect();
+    tokio::time::sleep(MS).await;
+    let newer = one.say("ann", "second");
+    tokio::time::sleep(2 * 90 * MS).await;
+    assert!(older.is_finished(), "it is not told");
+    assert_eq!(older.await.unwrap(), StatusCode::GONE);
+    assert_eq!(newer.await.unwrap(), StatusCode::OK);
+    for other in others {
+        assert_eq!(other.await.unwrap(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_came_while_redis_was_away_are_numbered_as_they_came() {
+    let model = Model::new();
+    let (one, two) = (model.connection(), model.connection());
+    let process = |way: &Model| Process::taking(5_000 * MS, FleetSupersede::new(way.clone()));
+    let (one_calls, two_calls) = (process(&one), process(&two));
+    one.set_connected(false);
+    let older = one_calls.say("ann", "first");
+    tokio::time::sleep(300 * MS).await;
+    let newer = two_calls.say("ann", "second");
+    tokio::time::sleep(300 * MS).await;
+    // It is told now, and is no newer for that.
+    one.set_connected(true);
+    tokio::time::sleep(1_000 * MS).await;
+    assert!(older.is_finished() && !newer.is_finished());
+    assert_eq!((older.await.unwrap(), newer.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
+    // And the other way round: one that could not be told is the newest all the same.
+    two.set_connected(false);
+    let older = one_calls.say("ann", "third");
+    tokio::time::sleep(300 * MS).await;
+    let newer = two_calls.say("ann", "fourth");
+    tokio::time::sleep(300 * MS).await;
+    two.set_connected(true);
+    assert_eq!((older.await.unwrap(), newer.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
+}
+
+#[tokio::test]
+async fn a_redis_that_was_frozen_ends_the_older_of_two_messages() {
+    let server = Server::start();
+    let options = server.fresh();
+    let process = || Process::taking(4_000 * MS, FleetSupersede::new(Redis::new(options.clone()).unwrap()));
+    let (one, two) = (process(), process());
+    for process in [&one, &two] {
+        process.say("other", "hello").await.unwrap();
+    }
+    for (first, second) in [(&one, &two), (&two, &one)] {
+        server.freeze();
+        let older = first.say("ann", "first");
+        tokio::time::sleep(300 * MS).await;
+        let newer = second.say("ann", "second");
+        tokio::time::sleep(300 * MS).await;
+        // What was sent to it is carried out now, in whichever order it reads it.
+        server.thaw();
+        assert_eq!((older.await.unwrap(), newer.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
+    }
 }

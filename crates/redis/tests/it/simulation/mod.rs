@@ -13,8 +13,10 @@ mod conversations;
 mod history;
 mod nemesis;
 mod network;
+mod orders;
 mod rates;
 mod returns;
+mod stale;
 
 use std::ops::Range;
 use std::time::Duration;

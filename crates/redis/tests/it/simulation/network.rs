@@ -12,8 +12,9 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, ClaimArgs, Claimed,
-    ConversationBackend, Flight, Message, Newest, Offered, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
-    Process, RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
+    ConversationBackend, Flight, ForgetBackend, Forgotten, GivenOrder, HeldOrder, KeptAnswer, LastGoodBackend, Message,
+    Newest, NumberedOrder, Offered, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend,
+    RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
 };
 
 use super::history::History;
@@ -283,6 +284,23 @@ impl CircuitBackend for Way {
         self.run("verdict", verdict).await
     }
 
+    async fn order(&self, circuit: CircuitId, process: Process, order: GivenOrder) -> Result<HeldOrder, BackendError> {
+        self.run("order", |model| async move { model.order(circuit, process, order).await }).await
+    }
+
+    async fn order_again(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: NumberedOrder,
+    ) -> Result<HeldOrder, BackendError> {
+        self.run("order again", |model| async move { model.order_again(circuit, process, order).await }).await
+    }
+
+    async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
+        self.run("ordered", |model| async move { model.ordered(circuit).await }).await
+    }
+
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
         self.run("news", |model| async move { model.news(group).await }).await
     }
@@ -306,21 +324,27 @@ impl RateBackend for Way {
     async fn reserve(
         &self,
         limit: Fingerprint,
+        request: Token,
         costs: Vec<TakenRate>,
         pause: Duration,
         max_wait: Duration,
     ) -> Result<RateTurn, BackendError> {
         let reserve = |model: Model| {
             let costs = costs.clone();
-            async move { model.reserve(limit, costs, pause, max_wait).await }
+            async move { model.reserve(limit, request, costs, pause, max_wait).await }
         };
         self.run("reserve", reserve).await
     }
 
-    async fn refund(&self, limit: Fingerprint, changes: Vec<(String, i64)>) -> Result<(), BackendError> {
+    async fn refund(
+        &self,
+        limit: Fingerprint,
+        request: Token,
+        changes: Vec<(String, i64)>,
+    ) -> Result<(), BackendError> {
         let refund = |model: Model| {
             let changes = changes.clone();
-            async move { model.refund(limit, changes).await }
+            async move { model.refund(limit, request, changes).await }
         };
         self.run("refund", refund).await
     }
@@ -331,19 +355,55 @@ impl RateBackend for Way {
 }
 
 impl ConversationBackend for Way {
-    async fn newest(&self, message: Message) -> Result<Newest, BackendError> {
-        self.run("newest", |model| async move { model.newest(message).await }).await
+    async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
+        self.run("newest", |model| async move { model.newest(message, came).await }).await
     }
 
     async fn answered(&self, message: Message) -> Result<bool, BackendError> {
         self.run("answered", |model| async move { model.answered(message).await }).await
     }
 
-    async fn number(&self, conversation: Fingerprint) -> Result<u64, BackendError> {
-        self.run("number", |model| async move { model.number(conversation).await }).await
-    }
-
     async fn conversation_news(&self) -> Result<Subscription, BackendError> {
         self.run("conversation news", |model| async move { model.conversation_news().await }).await
+    }
+}
+
+impl LastGoodBackend for Way {
+    async fn remember(&self, answer: KeptAnswer) -> Result<bool, BackendError> {
+        let remember = |model: Model| {
+            let answer = answer.clone();
+            async move { model.remember(answer).await }
+        };
+        self.run("remember", remember).await
+    }
+
+    async fn recall(&self, exact: Fingerprint) -> Result<Option<(Bytes, Duration)>, BackendError> {
+        self.run("recall", |model| async move { model.recall(exact).await }).await
+    }
+
+    async fn last_of(&self, normal: Fingerprint) -> Result<Option<Fingerprint>, BackendError> {
+        self.run("last of", |model| async move { model.last_of(normal).await }).await
+    }
+}
+
+impl ForgetBackend for Way {
+    async fn tell_to_forget(&self, tenant: &str) -> Result<u64, BackendError> {
+        let tell = |model: Model| {
+            let tenant = tenant.to_owned();
+            async move { model.tell_to_forget(&tenant).await }
+        };
+        self.run("tell to forget", tell).await
+    }
+
+    async fn forget_some(&self, owner: Option<TenantHash>, place: Vec<u8>) -> Result<Forgotten, BackendError> {
+        let forget = |model: Model| {
+            let place = place.clone();
+            async move { model.forget_some(owner, place).await }
+        };
+        self.run("forget", forget).await
+    }
+
+    async fn forgotten(&self) -> Result<Subscription, BackendError> {
+        self.run("forgotten", |model| async move { model.forgotten().await }).await
     }
 }

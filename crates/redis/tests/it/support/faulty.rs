@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::sleep;
 use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
@@ -19,16 +20,27 @@ pub(crate) struct Faulty {
     pub(crate) hears: Arc<AtomicBool>,
     /// How many more questions to an owner are lost.
     pub(crate) lost_asks: Arc<AtomicUsize>,
+    /// How many more keys are not freed.
+    pub(crate) lost_frees: Arc<AtomicUsize>,
+    /// What an operation takes on which a claim waits.
+    pub(crate) takes: Duration,
 }
 
 impl Faulty {
     pub(crate) fn new(model: Model, hears: bool, lost_asks: usize) -> Self {
-        Self { model, hears: Arc::new(hears.into()), lost_asks: Arc::new(lost_asks.into()) }
+        let (hears, lost_asks) = (Arc::new(hears.into()), Arc::new(lost_asks.into()));
+        Self { model, hears, lost_asks, lost_frees: Arc::default(), takes: Duration::ZERO }
+    }
+
+    /// One that cannot free this many keys.
+    pub(crate) fn losing_frees(model: Model, lost_frees: usize) -> Self {
+        Self { lost_frees: Arc::new(lost_frees.into()), ..Self::new(model, true, 0) }
     }
 }
 
 impl Backend for Faulty {
     async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
+        sleep(self.takes).await;
         self.model.claim(claim).await
     }
 
@@ -45,6 +57,11 @@ impl Backend for Faulty {
     }
 
     async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+        sleep(self.takes).await;
+        let is_lost = |left: &AtomicUsize| left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+        if outcome == Outcome::Free && is_lost(&self.lost_frees) {
+            return Err(BackendError::Unreachable);
+        }
         self.model.settle(flight, outcome).await
     }
 

@@ -35,6 +35,7 @@ pub(crate) struct Script {
     pub(crate) every: Duration,
     /// It says how long it is, so that it can be kept.
     pub(crate) has_length: bool,
+    pub(crate) status: StatusCode,
 }
 
 /// What a caller read.
@@ -113,11 +114,23 @@ impl Process {
 
 impl Script {
     /// 100 parts in 2 s.
-    pub(crate) const STREAM: Self =
-        Self { head_after: Duration::ZERO, parts: 100, size: 200, every: Duration::from_millis(20), has_length: false };
+    pub(crate) const STREAM: Self = Self {
+        head_after: Duration::ZERO,
+        parts: 100,
+        size: 200,
+        every: Duration::from_millis(20),
+        has_length: false,
+        status: StatusCode::OK,
+    };
 
-    pub(crate) const SHORT: Self =
-        Self { head_after: Duration::from_millis(300), parts: 3, size: 20, every: Duration::ZERO, has_length: true };
+    pub(crate) const SHORT: Self = Self {
+        head_after: Duration::from_millis(300),
+        parts: 3,
+        size: 20,
+        every: Duration::ZERO,
+        has_length: true,
+        status: StatusCode::OK,
+    };
 
     /// The whole answer.
     pub(crate) fn text(self) -> Vec<u8> {
@@ -142,6 +155,7 @@ impl Script {
             }
         });
         let mut response = Response::new(body);
+        *response.status_mut() = self.status;
         response.headers_mut().insert("content-type", "text/plain".parse().unwrap());
         if self.has_length {
             let length = self.parts * self.size;

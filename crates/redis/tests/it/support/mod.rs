@@ -4,6 +4,7 @@ pub(crate) mod faulty;
 pub(crate) mod fleet;
 pub(crate) mod proxy;
 pub(crate) mod replicated;
+pub(crate) mod slow;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

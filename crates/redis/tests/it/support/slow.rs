@@ -1,0 +1,96 @@
+//! A process whose Redis takes its time.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tower_buttress_redis::Model;
+use tower_buttress_redis::backend::{
+    BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, GivenOrder, HeldOrder, Message, Newest,
+    NumberedOrder, ProbeLease, ProbeVerdict, Process, Subscription, Token, Votes,
+};
+
+#[derive(Clone)]
+pub(crate) struct Slow {
+    pub(crate) model: Model,
+    /// What each operation takes.
+    pub(crate) takes: Duration,
+    /// What a subscription does.
+    pub(crate) subscribes_in: Duration,
+}
+
+impl CircuitBackend for Slow {
+    async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {
+        sleep(self.takes).await;
+        self.model.look(circuit, process, active).await
+    }
+
+    async fn vote(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        open_for: Duration,
+        active: Duration,
+    ) -> Result<Votes, BackendError> {
+        sleep(self.takes).await;
+        self.model.vote(circuit, process, open_for, active).await
+    }
+
+    async fn probe(&self, circuit: CircuitId, token: Token, lease: Duration) -> Result<ProbeLease, BackendError> {
+        sleep(self.takes).await;
+        self.model.probe(circuit, token, lease).await
+    }
+
+    async fn verdict(
+        &self,
+        circuit: CircuitId,
+        token: Token,
+        process: Process,
+        verdict: ProbeVerdict,
+        active: Duration,
+    ) -> Result<bool, BackendError> {
+        sleep(self.takes).await;
+        self.model.verdict(circuit, token, process, verdict, active).await
+    }
+
+    async fn order(&self, circuit: CircuitId, process: Process, order: GivenOrder) -> Result<HeldOrder, BackendError> {
+        sleep(self.takes).await;
+        self.model.order(circuit, process, order).await
+    }
+
+    async fn order_again(
+        &self,
+        circuit: CircuitId,
+        process: Process,
+        order: NumberedOrder,
+    ) -> Result<HeldOrder, BackendError> {
+        sleep(self.takes).await;
+        self.model.order_again(circuit, process, order).await
+    }
+
+    async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
+        sleep(self.takes).await;
+        self.model.ordered(circuit).await
+    }
+
+    async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
+        sleep(self.subscribes_in).await;
+        self.model.news(group).await
+    }
+}
+
+impl ConversationBackend for Slow {
+    async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
+        sleep(self.takes).await;
+        self.model.newest(message, came).await
+    }
+
+    async fn answered(&self, message: Message) -> Result<bool, BackendError> {
+        sleep(self.takes).await;
+        self.model.answered(message).await
+    }
+
+    async fn conversation_news(&self) -> Result<Subscription, BackendError> {
+        sleep(self.subscribes_in).await;
+        self.model.conversation_news().await
+    }
+}
