@@ -70,6 +70,9 @@ enum DeadlineWatch {
     No,
 }
 
+/// Questions that are compared word by word with one: the nearest.
+const MAX_COMPARED: usize = 64;
+
 /// A caller that is about to read an error waits no longer for the other processes.
 const RECALL: Duration = Duration::from_millis(500);
 
@@ -169,13 +172,15 @@ impl StandIn {
         let (similar, question) = self.config.similar.as_ref().zip(self.request.question.as_ref())?;
         let (vector, max_age, now) = (vector?, self.request.max_age?, clock::now());
         let candidates = self.store.with(|answers| answers.candidates(question.scope, now));
-        let near =
-            candidates.into_iter().filter(|(_, stored)| stored.age(now) <= max_age).filter_map(|(meaning, stored)| {
-                let cosine = Similar::cosine(&meaning.vector, &vector).filter(|cosine| *cosine >= similar.threshold)?;
-                Some((cosine, meaning, stored))
-            });
-        let alike = near.filter(|(_, meaning, _)| Similar::agree(&meaning.text, &question.text));
-        let (cosine, _, stored) = alike.max_by(|(one, ..), (other, ..)| one.total_cmp(other))?;
+        let young = candidates.into_iter().filter(|(_, stored)| stored.age(now) <= max_age);
+        let near = young.filter_map(|(meaning, stored)| {
+            let cosine = Similar::cosine(&meaning.vector, &vector).filter(|cosine| *cosine >= similar.threshold)?;
+            Some((cosine, meaning, stored))
+        });
+        let mut near: Vec<_> = near.collect();
+        near.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
+        let mut nearest = near.into_iter().take(MAX_COMPARED);
+        let (cosine, _, stored) = nearest.find(|(_, meaning, _)| Similar::agree(&meaning.text, &question.text))?;
         self.config.emitter.emit(&Event::StaleServed { kind: StaleKind::Similar, age: stored.age(now) });
         Some(stored.to_similar(cosine, now))
     }

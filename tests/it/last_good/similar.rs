@@ -98,6 +98,38 @@ async fn what_is_not_near_enough_or_means_something_else_is_not_similar() {
     assert_eq!(send(&service, ask(json)).await.1, Some(StaleKind::Exact));
 }
 
+/// Finds texts of one length alike.
+struct ByLength;
+
+impl Embedder for ByLength {
+    fn id(&self) -> &str {
+        "length"
+    }
+
+    fn embed(&self, texts: Vec<String>) -> Embedding {
+        let vectors = texts.iter().map(|text| vec![1.0, text.len() as f32 / 100.0]).collect();
+        Box::pin(async { Ok(vectors) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_the_nearest_that_means_the_same_is_returned() {
+    let upstream = Upstream::new();
+    let service = LastGoodLayer::new().similar(Similar::new(ByLength)).layer(upstream.service());
+    for (kept, answer) in [
+        (KEPT, CUT_AT_LIMIT.replace("length", "stop")),
+        ("Please tell me what is the capital of France", WHOLE.to_owned()),
+        ("Would you tell me the capital of Spain?", WHOLE.replace("Paris", "Madrid")),
+    ] {
+        upstream.set(json(Box::leak(answer.into_boxed_str())));
+        send(&service, question(kept)).await;
+    }
+    settle().await;
+    upstream.set(status(503));
+    let got = send(&service, question("Could you tell me the capital of France?")).await;
+    assert_eq!(got, (200, Some(StaleKind::Similar), WHOLE.to_owned()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_an_embedding_the_failure_is_returned() {
     let (upstream, embedder) = (Upstream::new(), Alike::default());
