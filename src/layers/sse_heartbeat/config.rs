@@ -99,8 +99,8 @@ impl CallConfig {
         } else {
             self.layer.frame.before_headers(self.kind) && expects_event_stream(self.kind, request)
         };
-        let is_accepted = self.layer.respond_async.unwrap_or(true) && prefers_async(request.headers());
-        (begins && !is_accepted).then_some(after)
+        let comes_later = self.layer.respond_async.unwrap_or(true) && prefers_async(request.headers());
+        (begins && !comes_later).then_some(after)
     }
 
     /// The dialect of an event stream in answer to this call. Ollama's own API sends none: it is another one then, under the
