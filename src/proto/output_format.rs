@@ -30,6 +30,8 @@ impl OutputFormat {
                 other => other,
             },
             Kind::Ollama => match at("/format") {
+                // Clients send an empty one where none was set.
+                Some(Value::String(format)) if format.is_empty() => Self::Text,
                 Some(Value::String(_)) => Self::Json,
                 Some(schema) => Self::Schema(schema.clone()),
                 None => Self::Text,
@@ -70,6 +72,17 @@ impl OutputFormat {
 pub(crate) fn wants_text(kind: Kind, body: &[u8]) -> bool {
     let body: Option<Value> = serde_json::from_slice(body).ok();
     body.is_some_and(|body| OutputFormat::of(kind, &body) == OutputFormat::Text && !forces_tool(kind, &body))
+}
+
+/// Whether the answer goes on behind words that the caller has put into the model's mouth: it is not whole by itself.
+pub(crate) fn continues_answer(kind: Kind, body: &Value) -> bool {
+    let (turns, role) = match kind {
+        Kind::Gemini => ("contents", "model"),
+        Kind::OpenAiResponses => ("input", "assistant"),
+        _ => ("messages", "assistant"),
+    };
+    let last = body.get(turns).and_then(Value::as_array).and_then(|turns| turns.last());
+    last.and_then(|turn| turn.get("role")).is_some_and(|found| found == role)
 }
 
 /// Whether the answer has to be a call of a tool.
@@ -133,9 +146,23 @@ mod tests {
             (Kind::OpenAiChat, json!({ "response_format": null })),
             (Kind::OpenAiResponses, json!({ "text": { "verbosity": "low" } })),
             (Kind::Gemini, json!({ "generationConfig": { "temperature": 0 } })),
+            (Kind::Ollama, json!({ "format": "" })),
             (Kind::Ollama, json!([])),
         ] {
             assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Text, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_begun_for_the_model_is_seen() {
+        let turns = |role: &str| json!([{ "role": "user" }, { "role": role }]);
+        assert!(continues_answer(Kind::Anthropic, &json!({ "messages": turns("assistant") })));
+        assert!(continues_answer(Kind::OpenAiResponses, &json!({ "input": turns("assistant") })));
+        assert!(continues_answer(Kind::Gemini, &json!({ "contents": turns("model") })));
+        for body in
+            [json!({ "messages": turns("user") }), json!({ "messages": [] }), json!({ "messages": "assistant" })]
+        {
+            assert!(!continues_answer(Kind::OpenAiChat, &body), "{body}");
         }
     }
 

@@ -50,8 +50,10 @@ impl Asked {
         let streams = prompt::asks_for_stream(kind, head.uri.path(), &body);
         let several = ["n", "num_generations"].iter().any(|name| value.get(*name).and_then(Value::as_u64) > Some(1))
             || value.pointer("/generationConfig/candidateCount").and_then(Value::as_u64) > Some(1);
-        let is_other =
-            output_format::forces_tool(kind, &value) || several || (streams && config.hold_streams.is_none());
+        let is_other = output_format::forces_tool(kind, &value)
+            || output_format::continues_answer(kind, &value)
+            || several
+            || (streams && config.hold_streams.is_none());
         let (schema, named) = match (given, OutputFormat::of(kind, &value)) {
             _ if is_other => return Err(Box::new((head, body))),
             (Some(given), _) => (Some(given), None),

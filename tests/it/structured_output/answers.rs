@@ -99,6 +99,17 @@ async fn answers_that_are_no_attempt_at_json_pass() {
                 &json!({ "tool_choice": "required", "response_format": { "type": "json_object" } }),
             ),
         ),
+        // What follows behind a "{" that the caller wrote is no JSON by itself.
+        (
+            text(),
+            post(
+                "/v1/chat/completions",
+                &json!({
+                    "messages": [{ "role": "user", "content": "Which?" }, { "role": "assistant", "content": "{" }],
+                    "response_format": { "type": "json_object" },
+                }),
+            ),
+        ),
         (Says::Raw(503, vec![], vec![Step::Data("Paris")]), request()),
         (Says::Raw(200, vec![("content-type", "text/plain")], vec![Step::Data("Paris")]), request()),
         (
