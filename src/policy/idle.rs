@@ -104,4 +104,15 @@ mod tests {
         idle.waiting(|| start);
         assert_eq!(idle.until(Duration::ZERO), Some(start));
     }
+
+    #[test]
+    fn a_wait_has_begun_or_not() {
+        let start = Instant::now();
+        let mut idle = Idle::default();
+        assert!(!idle.is_waiting());
+        idle.waiting(|| start);
+        assert!(idle.is_waiting());
+        idle.interrupted(start + S);
+        assert!(!idle.is_waiting());
+    }
 }

@@ -94,3 +94,93 @@ pub(crate) fn hash_headers(names: &[HeaderName], headers: &HeaderMap, hash: &mut
     // No header has this name: the list ends here.
     hash.field(b"");
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http::request::Builder;
+
+    use super::*;
+    use crate::proto::fingerprint::Fingerprint;
+
+    fn parts(request: Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn of(add: impl FnOnce(&mut Fingerprinter)) -> Fingerprint {
+        let mut hash = Fingerprinter::new("test");
+        add(&mut hash);
+        hash.finish(0)
+    }
+
+    fn tenant(parts: &Parts, own: Option<&NameTenant>) -> (bool, Fingerprint) {
+        let mut known = false;
+        let hash = of(|hash| known = hash_tenant(parts, own, hash));
+        (known, hash)
+    }
+
+    #[test]
+    fn a_tenant_is_known_by_its_name_or_its_credentials() {
+        let nobody = parts(Request::get("/"));
+        let key = parts(Request::get("/").header("authorization", "Bearer a"));
+        let other = parts(Request::get("/").header("authorization", "Bearer b"));
+        let in_query = parts(Request::get("/?key=a"));
+        let mut named = parts(Request::get("/").header("authorization", "Bearer a"));
+        named.extensions.insert(Tenant::new("t"));
+        let mut renamed = parts(Request::get("/").header("authorization", "Bearer b"));
+        renamed.extensions.insert(Tenant::new("t"));
+        assert!(!tenant(&nobody, None).0);
+        for (one, is_known) in [(&key, true), (&other, true), (&in_query, true), (&named, true)] {
+            assert_eq!(tenant(one, None).0, is_known);
+        }
+        let hashes = [&nobody, &key, &other, &in_query, &named].map(|parts| tenant(parts, None).1);
+        for (nth, hash) in hashes.iter().enumerate() {
+            assert_eq!(hashes.iter().position(|other| other == hash), Some(nth), "each is another");
+        }
+        assert_eq!(tenant(&named, None).1, tenant(&renamed, None).1, "the name alone counts");
+        let mut unnamed = parts(Request::get("/").header("authorization", "Bearer a"));
+        unnamed.extensions.insert(Tenant::new(""));
+        assert_eq!(tenant(&unnamed, None), tenant(&key, None), "an empty name is none");
+    }
+
+    #[test]
+    fn the_operators_own_name_is_added() {
+        let key = parts(Request::get("/").header("authorization", "Bearer a").header("x-team", "red"));
+        let team = |parts: &Parts, name: &mut dyn FnMut(&[u8])| {
+            name(parts.headers.get("x-team").map_or(&[][..], HeaderValue::as_bytes));
+        };
+        let blue = parts(Request::get("/").header("authorization", "Bearer a").header("x-team", "blue"));
+        let (known, hash) = tenant(&key, Some(&team));
+        assert!(known && hash != tenant(&key, None).1 && hash != tenant(&blue, Some(&team)).1);
+        assert!(!tenant(&parts(Request::get("/").header("authorization", "Bearer a")), Some(&team)).0, "no name");
+        let silent = |_: &Parts, _: &mut dyn FnMut(&[u8])| {};
+        assert!(!tenant(&key, Some(&silent)).0);
+    }
+
+    #[test]
+    fn a_target_is_method_host_path_and_query() {
+        let target = |request: Builder| of(|hash| hash_target(&parts(request), hash));
+        let one = target(Request::get("http://a/p?q"));
+        assert_eq!(one, target(Request::get("/p?q").header("host", "a")), "the host may stand in a header");
+        for other in [
+            Request::post("http://a/p?q"),
+            Request::get("http://b/p?q"),
+            Request::get("http://a/o?q"),
+            Request::get("http://a/p?r"),
+            Request::get("http://a/p"),
+            Request::get("/p?q"),
+        ] {
+            assert_ne!(one, target(other));
+        }
+    }
+
+    #[test]
+    fn headers_count_with_all_their_lines() {
+        let headers = |request: Builder| of(|hash| hash_headers(&FINGERPRINT_HEADERS, &parts(request).headers, hash));
+        let one = headers(Request::get("/").header("accept", "a"));
+        assert_ne!(one, headers(Request::get("/")));
+        assert_ne!(one, headers(Request::get("/").header("accept", "a").header("accept", "a")));
+        assert_ne!(one, headers(Request::get("/").header("accept-language", "a")));
+        assert_eq!(one, headers(Request::get("/").header("accept", "a").header("x-other", "b")));
+    }
+}

@@ -429,4 +429,36 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn reasons_have_stable_names() {
+        for (reason, name) in [
+            (NotRetried::AttemptsSpent, "attempts-spent"),
+            (NotRetried::Forbidden, "forbidden"),
+            (NotRetried::OtherUpstreamNeeded, "other-upstream-needed"),
+            (NotRetried::NotIdempotent, "not-idempotent"),
+            (NotRetried::BodyCutShort, "body-cut-short"),
+            (NotRetried::BodyTooLarge, "body-too-large"),
+            (NotRetried::BodyFailed, "body-failed"),
+            (NotRetried::RetryAfterTooLong, "retry-after-too-long"),
+            (NotRetried::Deadline, "deadline"),
+            (NotRetried::MaxElapsed, "max-elapsed"),
+            (NotRetried::Budget, "budget"),
+        ] {
+            assert_eq!((reason.as_str(), reason.to_string().as_str()), (name, name));
+        }
+    }
+
+    #[test]
+    fn an_answer_after_a_retry_is_final_and_the_first_is_not() {
+        let given_up = Verdict::new(NextStep::GiveUp, Health::Success);
+        for (attempt, is_final) in [(1, false), (2, true)] {
+            let result = AttemptResult { verdict: given_up, attempt, ..failed() };
+            assert_eq!(result.is_final(Decision::Return), is_final, "{attempt}");
+            assert!(!result.is_final(Decision::Retry(S)));
+        }
+        let asked = |seconds| AttemptResult { retry_after: Some(seconds * S), ..failed() };
+        assert!(!asked(120).is_final(refused(NotRetried::RetryAfterTooLong)), "as long as an SDK waits");
+        assert!(asked(121).is_final(refused(NotRetried::RetryAfterTooLong)));
+    }
 }

@@ -250,3 +250,82 @@ impl fmt::Debug for Classifier {
         f.write_str("Classifier")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Response, StatusCode};
+
+    use super::*;
+
+    /// Retries what was asked at `/again`, if it looks at requests at all.
+    struct ByPath {
+        looks: bool,
+    }
+
+    impl Classify for ByPath {
+        fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
+            match outcome.request() {
+                Some(request) if request.uri.path() == "/again" => Verdict::new(NextStep::retry(None), Health::Failure),
+                Some(_) => Verdict::new(NextStep::TryAnother, Health::Success),
+                None => Verdict::new(NextStep::GiveUp, Health::Success),
+            }
+        }
+
+        fn needs_request(&self) -> bool {
+            self.looks
+        }
+    }
+
+    fn next(classifier: &Classifier) -> NextStep {
+        classifier.classify(&Outcome::head(&Response::new(()))).next
+    }
+
+    #[test]
+    fn a_classifier_sees_the_request_if_it_looks_at_it() {
+        let request = Request::get("/again").body(()).unwrap();
+        let classifier = Classifier::new(ByPath { looks: true });
+        assert_eq!(next(&classifier), NextStep::GiveUp);
+        assert_eq!(next(&classifier.for_call(&request)), NextStep::retry(None));
+        assert_eq!(next(&Classifier::new(ByPath { looks: false }).for_call(&request)), NextStep::GiveUp);
+        let shared: Arc<dyn Classify> = Arc::new(ByPath { looks: false });
+        assert!(!shared.needs_request());
+        assert_eq!(next(&Classifier::new(shared).for_call(&request)), NextStep::GiveUp);
+        let shared: Arc<dyn Classify> = Arc::new(ByPath { looks: true });
+        assert_eq!(next(&Classifier::new(shared).for_call(&request)), NextStep::retry(None));
+    }
+
+    #[test]
+    fn a_closure_is_a_classifier() {
+        let classifier = Classifier::new(|outcome: &Outcome<'_>| match outcome.status() {
+            Some(StatusCode::OK) => Verdict::new(NextStep::TryAnother, Health::Failure),
+            _ => Verdict::new(NextStep::GiveUp, Health::Failure),
+        });
+        assert_eq!(next(&classifier), NextStep::TryAnother);
+        let looks = |_: &Outcome<'_>| Verdict::new(NextStep::Done, Health::Success);
+        assert!(looks.needs_request() && !classifier.is_standard());
+    }
+
+    #[test]
+    fn without_another_the_standard_decides() {
+        let classifier = Classifier::default();
+        assert!(classifier.is_standard());
+        assert_eq!(next(&classifier), NextStep::Done);
+        assert!(classifier.for_call(&Request::new(())).is_standard());
+        assert_eq!(format!("{:?}", Classifier::default()), "Classifier");
+    }
+
+    #[test]
+    fn a_verdict_says_whose_matter_it_is() {
+        let matter = |health| Verdict::new(NextStep::Done, health).matter;
+        assert_eq!(matter(Health::Failure), Matter::Upstream);
+        assert_eq!(matter(Health::Throttled), Matter::Credential);
+        assert_eq!((matter(Health::Success), matter(Health::Ignored)), (Matter::Request, Matter::Request));
+        let verdict = Verdict::new(NextStep::GiveUp, Health::Failure);
+        assert!(!verdict.not_executed && verdict.not_executed().not_executed);
+        assert_eq!(verdict.with_next(NextStep::Done).next, NextStep::Done);
+        assert_eq!(verdict.with_matter(Matter::Ours).matter, Matter::Ours);
+        let after = RetryAfter::from(std::time::Duration::from_secs(3));
+        assert_eq!(verdict.retry_after(), None);
+        assert_eq!(verdict.with_next(NextStep::retry(Some(after))).retry_after(), Some(after));
+    }
+}

@@ -290,3 +290,145 @@ impl CallWindow {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+    const BAD: Sample = Sample { failed: true, throttled: false, slow: false };
+    const GOOD: Sample = Sample { failed: false, throttled: false, slow: false };
+
+    fn time(seconds: u64) -> (Window, Instant) {
+        let now = Instant::now();
+        (Window::new(CircuitWindow::Time(Duration::from_secs(seconds)), now), now)
+    }
+
+    fn last(size: u16) -> (Window, Instant) {
+        let now = Instant::now();
+        (Window::new(CircuitWindow::Calls(NonZeroU16::new(size).unwrap()), now), now)
+    }
+
+    fn counted(window: &Window) -> (u64, u64) {
+        let Tally { calls, failures, .. } = window.sum();
+        (calls, failures)
+    }
+
+    #[test]
+    fn each_kind_of_call_is_counted_for_itself() {
+        for (mut window, _) in [time(10), last(10)] {
+            window.push(GOOD);
+            window.push(BAD);
+            window.push(Sample { throttled: true, ..BAD });
+            window.push(Sample { slow: true, ..GOOD });
+            assert_eq!(window.sum(), Tally { calls: 4, failures: 2, throttled: 1, slow: 1 });
+            window.push_successes(3);
+            assert_eq!(window.sum(), Tally { calls: 7, failures: 2, throttled: 1, slow: 1 });
+            window.clear(Instant::now());
+            assert_eq!(window.sum(), Tally::default());
+        }
+        assert!(BAD.is_bad() && Sample { slow: true, ..GOOD }.is_bad() && !GOOD.is_bad());
+    }
+
+    #[test]
+    fn a_bucket_is_forgotten_after_ten_of_them() {
+        let (mut window, now) = time(10);
+        assert_eq!((window.slot(), window.fresh_until()), (Slot(0), Some(now + S)));
+        window.push(BAD);
+        window.advance(now + S - Duration::from_nanos(1));
+        assert_eq!(window.slot(), Slot(0));
+        window.advance(now + S);
+        assert_eq!((window.slot(), window.fresh_until()), (Slot(1), Some(now + 2 * S)));
+        window.push(GOOD);
+        // On the grid, however late.
+        window.advance(now + S * 11 / 2);
+        assert_eq!((window.slot(), window.fresh_until()), (Slot(5), Some(now + 6 * S)));
+        window.advance(now + 10 * S - Duration::from_nanos(1));
+        assert_eq!(counted(&window), (2, 1));
+        window.advance(now + 10 * S);
+        assert_eq!(counted(&window), (1, 0));
+        window.advance(now + 11 * S);
+        assert_eq!(counted(&window), (0, 0));
+        // A thread that read the clock before.
+        window.advance(now);
+        assert_eq!(window.slot(), Slot(11));
+        window.push(BAD);
+        window.advance(now + 1_000 * S);
+        assert_eq!((counted(&window), window.slot()), ((0, 0), Slot(1_000)));
+    }
+
+    #[test]
+    fn a_success_is_taken_back_from_its_bucket_while_that_is_remembered() {
+        let (mut window, now) = time(10);
+        window.push_successes(2);
+        let slot = window.slot();
+        window.advance(now + 9 * S);
+        window.recount(slot, GOOD, BAD);
+        assert_eq!(counted(&window), (2, 1));
+        window.advance(now + 10 * S);
+        assert_eq!(counted(&window), (1, 1), "it was counted anew when it failed");
+        window.recount(slot, GOOD, BAD);
+        assert_eq!(counted(&window), (2, 2), "there is nothing to take back");
+        let (mut window, _) = time(10);
+        window.push(BAD);
+        window.recount(Slot(0), GOOD, BAD);
+        assert_eq!(counted(&window), (2, 2), "a failure is not taken back for a success");
+        let (mut window, now) = time(10);
+        window.push(GOOD);
+        window.clear(now);
+        window.push(GOOD);
+        window.recount(Slot(0), GOOD, BAD);
+        assert_eq!(counted(&window), (2, 1), "what was before it was cleared is not found");
+    }
+
+    #[test]
+    fn of_the_last_calls_the_oldest_leaves() {
+        let (mut window, now) = last(3);
+        assert_eq!((window.slot(), window.fresh_until()), (Slot(0), None));
+        window.push(BAD);
+        window.push(Sample { slow: true, throttled: true, failed: true });
+        window.push(GOOD);
+        assert_eq!((counted(&window), window.slot()), ((3, 2), Slot(3)));
+        window.push(GOOD);
+        assert_eq!(window.sum(), Tally { calls: 3, failures: 1, throttled: 1, slow: 1 });
+        window.advance(now + 1_000 * S);
+        window.push(GOOD);
+        assert_eq!(window.sum(), Tally { calls: 3, ..Tally::default() });
+        window.push(BAD);
+        window.push_successes(2);
+        assert_eq!((counted(&window), window.slot()), ((3, 1), Slot(8)));
+        window.push_successes(100);
+        assert_eq!((counted(&window), window.slot()), ((3, 0), Slot(108)), "all have a number");
+    }
+
+    #[test]
+    fn of_the_last_calls_one_is_recounted_in_its_place() {
+        let (mut window, _) = last(3);
+        let first = window.slot();
+        window.push(GOOD);
+        let second = window.slot();
+        window.push(BAD);
+        window.push(GOOD);
+        window.recount(second, GOOD, BAD);
+        assert_eq!((counted(&window), window.slot()), ((3, 2), Slot(3)), "the next one of its batch");
+        window.recount(first, GOOD, BAD);
+        assert_eq!(counted(&window), (3, 3));
+        window.recount(first, GOOD, BAD);
+        assert_eq!((counted(&window), window.slot()), ((3, 3), Slot(4)), "there is no such call, and it is a new one");
+        let (mut window, _) = last(2);
+        window.push(GOOD);
+        window.push(GOOD);
+        window.push(GOOD);
+        window.recount(Slot(0), GOOD, BAD);
+        assert_eq!((counted(&window), window.slot()), ((2, 1), Slot(4)), "its place is forgotten");
+        window.recount(Slot(1), GOOD, BAD);
+        assert_eq!(counted(&window), (2, 2));
+    }
+
+    #[test]
+    fn nanoseconds_are_a_duration() {
+        for time in [Duration::ZERO, Duration::new(0, 999_999_999), S, Duration::new(7, 1), Duration::MAX] {
+            assert_eq!(nanos(time.as_nanos()), time);
+        }
+    }
+}

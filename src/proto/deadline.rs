@@ -326,4 +326,18 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_malformed_header_is_called_so() {
+        assert_eq!(Malformed(()).to_string(), "malformed deadline header");
+    }
+
+    #[test]
+    fn what_was_written_is_told() {
+        let (header, mut headers) = (DeadlineHeader::millis(HeaderName::from_static("x-left")), HeaderMap::new());
+        assert!(header.write(Duration::from_millis(7), &mut headers));
+        assert_eq!(headers["x-left"], "7");
+        assert!(!header.write(Duration::from_micros(999), &mut headers));
+        assert_eq!(headers["x-left"], "7", "nothing was written");
+    }
 }

@@ -375,4 +375,42 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_block_is_fenced_as_json_by_its_name_or_its_bracket() {
+        let of = |text| match fenced(text) {
+            Fenced::None => "none".to_owned(),
+            Fenced::One(block) => format!("one {}", block.trim()),
+            Fenced::Several => "several".to_owned(),
+        };
+        assert_eq!(of("```json\nx\n```"), "one x");
+        assert_eq!(of("```JSON \n{}\n```"), "one {}");
+        assert_eq!(of("a ```\n [1]\n``` b"), "one [1]");
+        for text in ["```\nx\n```", "```python\n{}\n```", "```json\n{}", "json {}", ""] {
+            assert_eq!(of(text), "none", "{text}");
+        }
+        assert_eq!(of("```\nx\n``` ```json\n{}\n```"), "one {}", "the first is another language's");
+        assert_eq!(of("```json\n{}\n``` and ```\n[]\n```"), "several");
+    }
+
+    #[test]
+    fn a_value_ends_where_its_bracket_closes() {
+        for (text, end) in [
+            ("{}x", Some(2)),
+            ("[{}, 1]", Some(7)),
+            ("{\"}\"} ", Some(5)),
+            ("{\"\\\"}\"}", Some(7)),
+            ("{\"\\\\\"}]", Some(6)),
+            ("{]", None),
+            ("x{}", None),
+            ("}", None),
+            ("{", None),
+            ("{\"}", None),
+        ] {
+            assert_eq!(end_of_value(text), end, "{text}");
+        }
+        let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(end_of_value(&deep(MAX_DEPTH)), Some(2 * MAX_DEPTH));
+        assert_eq!(end_of_value(&deep(MAX_DEPTH + 1)), None);
+    }
 }

@@ -188,4 +188,23 @@ mod tests {
             prop_assert_eq!(a == b, print(&a) == print(&b));
         }
     }
+
+    #[test]
+    fn it_is_shown_in_hexadecimal_digits() {
+        let mut bytes = [0; 32];
+        (bytes[0], bytes[31]) = (0xAB, 0x01);
+        let fingerprint = Fingerprint::from_bytes(bytes);
+        let expected = format!("ab{}01", "00".repeat(30));
+        assert_eq!(
+            (fingerprint.to_string(), format!("{fingerprint:?}")),
+            (expected.clone(), format!("Fingerprint({expected})"))
+        );
+        assert_eq!(fingerprint.as_bytes(), &bytes);
+        let hash = |fingerprint: Fingerprint| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            fingerprint.hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_ne!(hash(fingerprint), hash(Fingerprint::from_bytes([0; 32])));
+    }
 }

@@ -236,4 +236,39 @@ mod tests {
             prop_assert_eq!(Civil::of(at), date.at);
         }
     }
+
+    #[test]
+    fn a_month_has_its_days() {
+        for (year, month, days) in [
+            (2023, 2, 28),
+            (2024, 2, 29),
+            (1900, 2, 28),
+            (2000, 2, 29),
+            (2100, 2, 28),
+            (2023, 1, 31),
+            (2023, 4, 30),
+            (2023, 6, 30),
+            (2023, 9, 30),
+            (2023, 11, 30),
+            (2023, 12, 31),
+        ] {
+            assert_eq!(days_in(year, month), days, "{year}-{month}");
+        }
+    }
+
+    #[test]
+    fn the_last_day_of_each_month_is_counted_back() {
+        let mut days = 0_u64;
+        for year in 1970..2405 {
+            for month in 1..=12_u8 {
+                let last = days + u64::from(days_in(year, month)) - 1;
+                let civil = Civil::of(UNIX_EPOCH + Duration::from_secs(last * 86_400 + 86_399));
+                assert_eq!(
+                    (civil.year, civil.month, civil.day, civil.second),
+                    (year, month, days_in(year, month), 86_399)
+                );
+                days = last + 1;
+            }
+        }
+    }
 }

@@ -253,4 +253,16 @@ mod tests {
             prop_assert_eq!(parse(&key).unwrap(), parse(&format!("\"{key}\"")).unwrap());
         }
     }
+
+    #[test]
+    fn what_is_wrong_with_a_key_is_told() {
+        for (wrong, text) in [
+            (InvalidKey::Repeated, "more than one Idempotency-Key"),
+            (InvalidKey::Empty, "the Idempotency-Key is empty"),
+            (InvalidKey::TooLong, "the Idempotency-Key is longer than 255 characters"),
+            (InvalidKey::Malformed, "the Idempotency-Key is neither a quoted string nor one bare word"),
+        ] {
+            assert_eq!(wrong.to_string(), text);
+        }
+    }
 }

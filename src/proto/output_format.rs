@@ -177,4 +177,27 @@ mod tests {
         let gemini = json!({ "toolConfig": { "functionCallingConfig": { "mode": "ANY" } } });
         assert!(forces_tool(Kind::Gemini, &gemini) && !forces_tool(Kind::Gemini, &json!({})));
     }
+    #[test]
+    fn a_text_is_wanted_where_neither_json_nor_a_tool_is() {
+        for (body, wants) in [
+            (json!({}), true),
+            (json!({ "tool_choice": "auto" }), true),
+            (json!({ "tool_choice": "required" }), false),
+            (json!({ "response_format": { "type": "json_object" } }), false),
+            (json!({ "response_format": { "type": "json_object" }, "tool_choice": "required" }), false),
+        ] {
+            assert_eq!(wants_text(Kind::OpenAiChat, body.to_string().as_bytes()), wants, "{body}");
+        }
+        assert!(!wants_text(Kind::OpenAiChat, b"{"), "it cannot be read");
+    }
+
+    #[test]
+    fn a_schema_may_be_a_boolean_and_nothing_else_that_is_no_object() {
+        let format =
+            |schema| json!({ "response_format": { "type": "json_schema", "json_schema": { "schema": schema } } });
+        assert_eq!(OutputFormat::of(Kind::OpenAiChat, &format(json!(true))), OutputFormat::Schema(json!(true)));
+        for none in [json!(null), json!("x"), json!([])] {
+            assert_eq!(OutputFormat::of(Kind::OpenAiChat, &format(none)), OutputFormat::Json);
+        }
+    }
 }

@@ -504,4 +504,162 @@ mod tests {
             prop_assert_eq!(reset_of(&text), Some((expected, ms(1))));
         }
     }
+
+    #[test]
+    fn a_date_must_be_one() {
+        for text in [
+            "2026-00-01T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "2026-01-32T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:60:00Z",
+            "2026-01-01T00:00:61Z",
+            "1969-01-01T00:00:00Z",
+            "12026-01-01T00:00:00Z",
+            "2026-01-01-01T00:00:00Z",
+            "2026-01T00:00:00Z",
+            "2026-01-01T00:00Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00Zx",
+            "2026-01-01T00:00:00+0100",
+            "2026-01-01T00:00:00.xZ",
+        ] {
+            assert_eq!(rfc3339(text), None, "{text}");
+        }
+        let seconds = |text| rfc3339(text).map(|(unix, _)| unix.as_secs());
+        assert_eq!(seconds("1970-01-01t00:00:60z"), Some(60), "a leap second is the one after it");
+        assert_eq!(seconds("1970-12-31T23:59:59Z"), Some(365 * 86_400 - 1));
+        assert_eq!(seconds("1970-01-01T10:00:00+02:30"), Some(7 * 3600 + 1800));
+        assert_eq!(seconds("1970-01-01T10:00:00-02:30"), Some(12 * 3600 + 1800));
+        assert_eq!(seconds("1970-01-01T00:00:00+01:00"), Some(0), "not before 1970");
+        assert_eq!(
+            rfc3339("1970-01-01T00:00:01.123456789123Z").unwrap(),
+            (Duration::new(1, 123_456_789), Duration::from_nanos(1))
+        );
+    }
+
+    #[test]
+    fn numbers_are_decimals_and_their_last_digit_is_their_resolution() {
+        let nanos = Duration::from_nanos;
+        for (text, unit, value, resolution) in [
+            ("7", SECOND, nanos(7_000_000_000), SECOND),
+            ("0.5", MINUTE, nanos(30_000_000_000), 6 * SECOND),
+            ("1.25", MILLISECOND, nanos(1_250_000), nanos(10_000)),
+            ("0.123456789987", SECOND, nanos(123_456_789), nanos(1)),
+        ] {
+            assert_eq!(decimal(text, unit), Some((value, resolution)), "{text}");
+        }
+        for text in ["", ".", "1.", ".5", "1.2.3", "-1", "1e3"] {
+            assert_eq!(decimal(text, SECOND), None, "{text}");
+        }
+        assert_eq!(integer("99999999999999999999999"), Some(u64::MAX));
+    }
+
+    #[test]
+    fn each_unit_of_go_is_read() {
+        for (text, after, resolution) in [
+            ("3ns", Duration::from_nanos(3), Duration::from_nanos(1)),
+            ("3us", Duration::from_micros(3), Duration::from_micros(1)),
+            ("3µs", Duration::from_micros(3), Duration::from_micros(1)),
+            ("3ms", ms(3), ms(1)),
+            ("3s", 3 * SECOND, SECOND),
+            ("3m", 3 * MINUTE, SECOND),
+            ("3h", 180 * MINUTE, SECOND),
+            ("3d", 3 * DAY, SECOND),
+            ("1m3ms", MINUTE + ms(3), ms(1)),
+        ] {
+            assert_eq!(go_duration(text), Some((after, resolution)), "{text}");
+        }
+        assert_eq!((go_duration(""), go_duration("3"), go_duration("3x"), go_duration("s")), (None, None, None, None));
+    }
+
+    #[test]
+    fn an_instant_is_told_from_a_duration_by_its_size() {
+        let after = |text| reset_of(text).map(|(after, _)| after);
+        assert_eq!(after("1000000000"), Some(Duration::from_secs(1_000_000_000)));
+        assert_eq!(after("1000000001"), Some(Duration::ZERO), "in 2001");
+        assert_eq!(after("1000000000000"), Some(Duration::from_secs(1_000_000_000_000 - NOW_UNIX)), "in seconds");
+        assert_eq!(after("1000000000001"), Some(Duration::ZERO), "in milliseconds");
+        assert_eq!(after("1795694401.5"), Some(ms(1_500)));
+    }
+
+    #[test]
+    fn the_names_of_limits_are_read() {
+        let day = Some(DAY);
+        for (name, part, unit, window) in [
+            ("x-ratelimit-limit-requests", Part::Limit, Unit::Requests, None),
+            ("x-ratelimit-remaining", Part::Remaining, Unit::Requests, None),
+            ("ratelimit-reset", Part::Reset, Unit::Requests, None),
+            ("ratelimitbysize-remaining", Part::Remaining, Unit::Requests, None),
+            ("x-ratelimit-limit-tokens-minute", Part::Limit, Unit::Tokens, Some(MINUTE)),
+            ("x-ratelimit-limit-tokens-day", Part::Limit, Unit::Tokens, day),
+            ("anthropic-ratelimit-output-tokens-reset", Part::Reset, Unit::OutputTokens, None),
+            ("anthropic-ratelimit-requests-limit", Part::Limit, Unit::Requests, None),
+        ] {
+            let read = field(name).unwrap();
+            assert_eq!((read.0 as u8, read.1, read.2), (part as u8, unit, window), "{name}");
+        }
+        for name in [
+            "x-ratelimit-limit-images",
+            "x-ratelimit-used",
+            "anthropic-ratelimit-limit",
+            "anthropic-ratelimit-x-limit",
+            "date",
+        ] {
+            assert!(field(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_two_lines_the_first_counts_and_of_many_limits_some() {
+        let quotas = read(&[
+            ("x-ratelimit-limit-requests", "5"),
+            ("x-ratelimit-limit-requests", "6"),
+            ("x-ratelimit-remaining-requests", "1"),
+            ("x-ratelimit-remaining-requests", "2"),
+            ("x-ratelimit-reset-requests", "3s"),
+            ("x-ratelimit-reset-requests", "4s"),
+        ]);
+        let reset = Some(Reset { after: 3 * SECOND, resolution: SECOND });
+        assert_eq!(quotas, [Quota { unit: Unit::Requests, window: None, limit: Some(5), remaining: Some(1), reset }]);
+        let many: Vec<String> = (0..40).map(|n| format!("\"{n}\";q=1;w={n}")).collect();
+        let limits: Vec<String> = (0..40).map(|n| format!("\"{n}\";r=1;t=1")).collect();
+        let quotas = read(&[("ratelimit-policy", &many.join(",")), ("ratelimit", &limits.join(","))]);
+        assert_eq!(quotas.len(), MOST);
+    }
+
+    #[test]
+    fn a_policy_of_another_unit_is_no_limit_of_requests() {
+        let quotas = read(&[
+            ("ratelimit-policy", "\"t\";q=9;qu=\"tokens\", \"b\";q=8;qu=\"bytes\""),
+            ("ratelimit", "\"t\";r=3;t=1, \"b\";r=0;t=1, \"u\";r=4;t=2"),
+        ]);
+        let told: Vec<_> = quotas.iter().map(|quota| (quota.unit, quota.limit, quota.remaining)).collect();
+        assert_eq!(told, [(Unit::Tokens, Some(9), Some(3)), (Unit::Requests, None, Some(4))]);
+    }
+
+    #[test]
+    fn days_are_counted_as_in_a_calendar() {
+        let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let mut days = 0;
+        for year in 1970..2500 {
+            let february = if is_leap(year) { 29 } else { 28 };
+            for (month, length) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
+                assert_eq!(days_since_1970(year, month, 1), days, "{year}-{month}");
+                assert_eq!(days_since_1970(year, month, length), days + length - 1, "{year}-{month}-{length}");
+                days += length;
+            }
+        }
+    }
+
+    #[test]
+    fn a_separator_in_quotes_is_none() {
+        let of = |text| pieces(text, ',').collect::<Vec<_>>();
+        assert_eq!(of("a,\"b,c\",d"), ["a", "\"b,c\"", "d"]);
+        assert_eq!(of("\"a\",b"), ["\"a\"", "b"]);
+        assert_eq!(of(""), [""]);
+        let named = |line| members(line).collect::<Vec<_>>();
+        assert_eq!(named("\"a;b\";r=1, c"), [("a;b", ";r=1"), ("c", "")]);
+        assert_eq!((parameter(";r=1; t=\"2\"", "t"), parameter(";r=1", "t")), (Some("2"), None));
+    }
 }

@@ -156,4 +156,17 @@ mod tests {
             let _ = TraceContext::parse(&line);
         }
     }
+
+    #[test]
+    fn its_numbers_are_shown_in_hexadecimal_digits() {
+        let context = TraceContext::parse(KNOWN.as_bytes()).unwrap();
+        assert_eq!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(context.span_id(), "00f067aa0ba902b7");
+        let child = context.child(0x10);
+        assert_eq!((child.trace_id(), child.span_id().as_str()), (context.trace_id(), "0000000000000010"));
+        assert_eq!(context.child(0).span_id(), "0000000000000001");
+        let mut headers = HeaderMap::new();
+        child.mark(&mut headers);
+        assert_eq!(headers["traceparent"], "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000010-01");
+    }
 }

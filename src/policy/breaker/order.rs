@@ -69,3 +69,22 @@ impl fmt::Display for UnknownOrder {
 }
 
 impl std::error::Error for UnknownOrder {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_it_is_written() {
+        for (order, name) in [
+            (CircuitOrder::Isolate, "isolate"),
+            (CircuitOrder::Disable, "disable"),
+            (CircuitOrder::MetricsOnly, "metrics-only"),
+            (CircuitOrder::Close, "close"),
+        ] {
+            assert_eq!((order.as_str(), order.to_string().as_str(), name.parse()), (name, name, Ok(order)));
+        }
+        let unknown = "open".parse::<CircuitOrder>().unwrap_err();
+        assert_eq!(unknown.to_string(), "not isolate, disable, metrics-only or close");
+    }
+}

@@ -192,3 +192,58 @@ impl fmt::Display for CircuitChange {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_stable() {
+        let states = [
+            (CircuitState::Closed, "closed"),
+            (CircuitState::Open, "open"),
+            (CircuitState::HalfOpen, "half-open"),
+            (CircuitState::Isolated, "isolated"),
+            (CircuitState::MetricsOnly, "metrics-only"),
+            (CircuitState::Disabled, "disabled"),
+        ];
+        for (state, name) in states {
+            assert_eq!((state.as_str(), state.to_string().as_str()), (name, name));
+        }
+        let reasons = [
+            (CircuitReason::ConsecutiveFailures, "consecutive-failures"),
+            (CircuitReason::FailureRatio, "failure-ratio"),
+            (CircuitReason::SlowRatio, "slow-ratio"),
+            (CircuitReason::FailedAfterClosing, "failed-after-closing"),
+            (CircuitReason::ProbeFailed, "probe-failed"),
+            (CircuitReason::OpenTimeOver, "open-time-over"),
+            (CircuitReason::ProbesSucceeded, "probes-succeeded"),
+            (CircuitReason::HealthProbeSucceeded, "health-probe-succeeded"),
+            (CircuitReason::Manual, "manual"),
+            (CircuitReason::Peers, "peers"),
+        ];
+        for (reason, name) in reasons {
+            assert_eq!((reason.as_str(), reason.to_string().as_str()), (name, name));
+        }
+    }
+
+    #[test]
+    fn ratios_are_those_of_all_calls() {
+        let stats = CircuitStats::new(Tally { calls: 8, failures: 2, throttled: 1, slow: 4 }, 3);
+        assert_eq!((stats.failure_ratio(), stats.slow_ratio()), (Some(0.25), Some(0.5)));
+        assert_eq!((stats.calls, stats.failures, stats.throttled, stats.slow, stats.consecutive), (8, 2, 1, 4, 3));
+        let none = CircuitStats::default();
+        assert_eq!((none.failure_ratio(), none.slow_ratio()), (None, None));
+    }
+
+    #[test]
+    fn a_change_is_told_in_one_line() {
+        let stats = CircuitStats::new(Tally { calls: 8, failures: 2, throttled: 0, slow: 0 }, 2);
+        let (from, to, reason) = (CircuitState::Closed, CircuitState::Open, CircuitReason::FailureRatio);
+        let open_for = Some(Duration::from_secs(5));
+        let change = CircuitChange { from, to, reason, stats, open_for, generation: 2 };
+        assert_eq!(change.to_string(), "closed -> open (failure-ratio): 2 of 8 calls failed, open for 5s");
+        let change = CircuitChange { open_for: None, ..change };
+        assert_eq!(change.to_string(), "closed -> open (failure-ratio): 2 of 8 calls failed");
+    }
+}

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::report::{CircuitChange, CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, Role};
+use super::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, Refuses, Role};
 use crate::policy::verdict::Health;
-use crate::policy::window::CircuitWindow;
+use crate::policy::window::{CircuitWindow, Slot};
 
 const S: Duration = Duration::from_secs(1);
 const GOOD: CallResult = CallResult::SUCCESS;
@@ -717,4 +717,174 @@ fn no_health_probe_while_the_upstream_asked_for_time_or_somebody_opened_the_circ
     assert_eq!(circuit.settle(probe, GOOD), None, "it was sent before");
     assert_eq!(circuit.health_probe(), None);
     assert!(circuit.pass(10 * S).health_probe().is_some());
+}
+
+#[test]
+fn while_health_probes_are_sent_the_open_time_that_is_left_is_told_and_then_their_interval() {
+    let mut circuit = Circuit::open();
+    assert!(circuit.machine.begin_health(2 * S));
+    assert_eq!(circuit.pass(S).admit(), refused(4 * S), "the open time is not over");
+    assert_eq!(circuit.pass(4 * S).admit(), refused(2 * S));
+    assert!(!circuit.machine.end_health_unless_open(), "it is open");
+    circuit.machine.end_health();
+    circuit.grant();
+    assert!(circuit.machine.end_health_unless_open());
+    assert!(!circuit.machine.begin_health(S), "it is half-open");
+}
+
+#[test]
+fn who_may_not_probe_comes_back_after_a_second() {
+    let mut circuit = Circuit::open();
+    circuit.machine.is_held = true;
+    assert_eq!(circuit.pass(4 * S).admit(), refused(S), "what is left");
+    assert_eq!(circuit.pass(S).admit(), refused(S), "another process tests the upstream");
+    assert_eq!(circuit.pass(S).admit(), refused(S));
+    circuit.machine.is_held = false;
+    circuit.grant();
+}
+
+#[test]
+fn what_passes_and_what_is_refused_is_known_without_asking() {
+    let mut circuit = Circuit::new(|_| {});
+    assert!(circuit.machine.passes() && circuit.machine.refuses().is_none() && !circuit.machine.is_pinned());
+    circuit.calls(5, BAD);
+    assert!(!circuit.machine.passes() && circuit.machine.is_pinned());
+    assert_eq!(circuit.machine.refuses(), Some(Refuses::Until(circuit.now + 5 * S)));
+    assert_eq!((circuit.machine.snapshot(circuit.now).opened, circuit.open_for()), (1, Some(5 * S)));
+    circuit.pass(5 * S).grant();
+    assert!(!circuit.machine.passes() && circuit.machine.refuses().is_none() && circuit.machine.is_pinned());
+    assert_eq!((circuit.machine.snapshot(circuit.now).probes, circuit.open_for()), (1, None));
+    circuit.machine.isolate(circuit.now);
+    assert_eq!((circuit.machine.refuses(), circuit.open_for()), (Some(Refuses::Always), None));
+    assert!(!circuit.machine.passes() && circuit.machine.is_pinned());
+    circuit.machine.disable(circuit.now);
+    assert!(circuit.machine.passes() && circuit.machine.refuses().is_none() && circuit.machine.is_pinned());
+    circuit.machine.only_count(circuit.now);
+    assert!(circuit.machine.passes() && circuit.machine.is_pinned(), "by hand");
+    let mut counts = Circuit::new(|s| s.metrics_only = true);
+    assert!(counts.machine.passes() && !counts.machine.is_pinned(), "as it was set");
+    assert_eq!(counts.machine.snapshot(counts.now).probes, 0);
+}
+
+#[test]
+fn successes_are_counted_elsewhere_where_none_can_open_the_circuit() {
+    let mut circuit = Circuit::new(|_| {});
+    let generation = circuit.machine.generation();
+    let fast = circuit.machine.fast().unwrap();
+    assert_eq!((fast.generation, fast.until, fast.slot), (generation, Some(circuit.now + 6 * S), Slot(0)));
+    circuit.calls(3, BAD);
+    circuit.calls(1, GOOD);
+    circuit.calls(1, BAD);
+    assert!(circuit.machine.fast().is_some(), "four of ten are less than half");
+    circuit.calls(1, BAD);
+    assert!(circuit.machine.fast().is_none(), "a success more may be the tenth call, of which half failed");
+    circuit.machine.absorb(0);
+    assert_eq!(circuit.seen(), (6, 5));
+    circuit.machine.absorb(5);
+    assert_eq!(circuit.seen(), (11, 5));
+    assert!(circuit.machine.fast().is_some());
+    circuit.machine.disable(circuit.now);
+    let fast = circuit.machine.fast().unwrap();
+    assert_eq!((fast.generation, fast.until, fast.slot), (circuit.machine.generation(), None, Slot::NONE));
+    assert_ne!(circuit.machine.generation(), generation);
+    circuit.machine.isolate(circuit.now);
+    assert!(circuit.machine.fast().is_none());
+}
+
+#[test]
+fn successes_that_were_counted_elsewhere_end_a_run_and_the_probation() {
+    let mut circuit = Circuit::new(|_| {});
+    circuit.calls(4, BAD);
+    circuit.machine.absorb(1);
+    circuit.calls(4, BAD);
+    assert_eq!(circuit.state(), CircuitState::Closed);
+    let mut circuit = Circuit::open();
+    circuit.pass(5 * S).calls(1, GOOD);
+    circuit.machine.absorb(1);
+    circuit.calls(1, BAD);
+    assert_eq!(circuit.state(), CircuitState::Closed, "a success ended the probation");
+}
+
+#[test]
+fn what_was_heard_before_counting_began_is_no_sign_of_life() {
+    let mut circuit = Circuit::new(|_| {});
+    circuit.pass(60 * S);
+    circuit.machine.close_by_hand(circuit.now);
+    circuit.pass(5 * S);
+    circuit.machine.hear(circuit.now - 6 * S);
+    circuit.calls(5, BAD);
+    assert_eq!(circuit.state(), CircuitState::Open);
+    let mut circuit = Circuit::new(|_| {});
+    circuit.pass(5 * S);
+    circuit.machine.hear(circuit.now);
+    circuit.machine.hear(circuit.now - S);
+    circuit.calls(5, BAD);
+    assert_eq!(circuit.state(), CircuitState::Closed, "the latest sign counts");
+}
+
+#[test]
+fn a_probe_that_is_given_back_frees_its_place_in_its_own_wave_only() {
+    let mut circuit = Circuit::open();
+    let probe = circuit.pass(5 * S).grant();
+    assert!(matches!(circuit.admit(), Admission::Refused { .. }));
+    circuit.machine.give_back(Grant { generation: probe.generation + 1, ..probe });
+    assert!(matches!(circuit.admit(), Admission::Refused { .. }), "of another generation");
+    circuit.machine.give_back(Grant { role: Role::Call, ..probe });
+    assert!(matches!(circuit.admit(), Admission::Refused { .. }), "no probe");
+    circuit.machine.give_back(probe);
+    circuit.grant();
+    assert!(Grant::call(7).is_call() && !probe.is_call());
+    assert_eq!(Grant::call(7).generation, 7);
+}
+
+#[test]
+fn a_probe_whose_caller_leaves_after_a_long_wait_opens_again() {
+    let mut circuit = Circuit::open();
+    let probe = circuit.pass(5 * S).grant();
+    let gone = circuit.machine.give_up(probe, Caller::Anonymous, false, 0, circuit.now);
+    assert!(matches!(gone, Some(BreakerEvent::Changed(change)) if change.reason == CircuitReason::ProbeFailed));
+    assert_eq!(circuit.open_for(), Some(10 * S), "it got no answer");
+    assert_eq!(circuit.machine.give_up(probe, Caller::Anonymous, false, 0, circuit.now), None);
+    let mut circuit = Circuit::open();
+    let probe = circuit.pass(5 * S).grant();
+    assert_eq!(circuit.machine.give_up(Grant::call(probe.generation), Caller::Anonymous, false, 0, circuit.now), None);
+    assert_eq!(circuit.state(), CircuitState::HalfOpen);
+}
+
+#[test]
+fn new_settings_keep_what_was_counted_unless_the_window_is_another() {
+    let mut circuit = Circuit::new(|_| {});
+    circuit.calls(2, BAD);
+    let generation = circuit.machine.generation();
+    let settings = Settings { jitter: 0.0, min_calls: some(10), failure_ratio: 0.5, ..Settings::default() };
+    assert_eq!(circuit.machine.configure(Settings { open: 9 * S, ..settings }, circuit.now), None);
+    assert_eq!((circuit.seen(), circuit.machine.generation()), ((2, 2), generation));
+    let window = CircuitWindow::Calls(NonZeroU16::MIN);
+    assert_eq!(circuit.machine.configure(Settings { window, ..settings }, circuit.now), None);
+    assert_eq!(circuit.seen(), (0, 0));
+    assert_ne!(circuit.machine.generation(), generation);
+    let counts = Settings { window, metrics_only: true, ..settings };
+    assert!(circuit.machine.configure(counts.clone(), circuit.now).is_some());
+    assert_eq!(circuit.state(), CircuitState::MetricsOnly);
+    assert_eq!(circuit.machine.configure(counts, circuit.now), None, "it does so already");
+    assert!(circuit.machine.configure(Settings { window, ..settings }, circuit.now).is_some());
+    assert_eq!(circuit.state(), CircuitState::Closed);
+}
+
+#[test]
+fn jitter_lengthens_the_open_time_and_at_the_maximum_shortens_it() {
+    let settings = Settings { jitter: 0.5, open: 4 * S, open_max: 16 * S, ..Settings::default() };
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut range = |unanswered| {
+        let times: Vec<Duration> = (0..500).map(|_| settings.open_time(unanswered, &mut rng)).collect();
+        let (least, most) = (times.iter().min().copied().unwrap(), times.iter().max().copied().unwrap());
+        (least.as_millis() / 250, most.as_millis().div_ceil(250))
+    };
+    assert_eq!(range(0), (16, 24), "4 s to 6 s");
+    assert_eq!(range(1), (32, 48), "8 s to 12 s");
+    assert_eq!(range(2), (42, 64), "two thirds of 16 s to 16 s");
+    assert_eq!(range(40), (42, 64));
+    let none = Settings { jitter: 0.0, ..settings };
+    assert_eq!(none.open_time(1, &mut rng), 8 * S);
+    assert_eq!(none.successes(), 1);
 }

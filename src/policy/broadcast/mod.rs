@@ -295,7 +295,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
     /// Merges the last part of a recording into the one before it, so that it costs nothing but its bytes: unless a reader has
     /// read the one and not the other, or `merge` does not. It returns what the two cost then.
     pub(crate) fn merge_last(&mut self, merge: impl FnOnce(&mut P, &P) -> Option<usize>) {
-        if !self.is_recording() || self.parts.len() < 2 {
+        if !self.is_recording() {
             return;
         }
         let Some(last) = self.parts.pop_back() else { return };

@@ -33,6 +33,44 @@ fn a_late_reader_hears_everything() {
 }
 
 #[test]
+fn a_reader_is_at_the_end_when_it_has_read_all_and_no_more_comes() {
+    let mut broadcast = broadcast(1);
+    let id = broadcast.join().unwrap();
+    assert!(!broadcast.is_at_tip(id) && !broadcast.is_at_end(id));
+    assert_eq!(drain(&mut broadcast, id), [0]);
+    assert!(broadcast.is_at_tip(id) && !broadcast.is_at_end(id), "more may come");
+    broadcast.push(1, 1);
+    broadcast.finish();
+    assert!(!broadcast.is_at_tip(id) && !broadcast.is_at_end(id), "there is more");
+    assert_eq!(drain(&mut broadcast, id), [1]);
+    assert!(broadcast.is_at_end(id));
+}
+
+#[test]
+fn only_the_parts_of_a_recording_are_merged_and_a_single_one_stays() {
+    let sum = |one: &mut u64, other: &u64| {
+        *one += other;
+        Some(1)
+    };
+    let mut single = broadcast(1);
+    assert_eq!(single.lag(), LIMITS.lag);
+    single.merge_last(sum);
+    let id = single.join().unwrap();
+    assert_eq!((drain(&mut single, id), single.cost()), (vec![0], 1));
+    let mut recording = broadcast(3);
+    recording.merge_last(sum);
+    assert_eq!(recording.cost(), 2);
+    let id = recording.join().unwrap();
+    assert_eq!(drain(&mut recording, id), [0, 3]);
+    let mut window = broadcast(0);
+    let id = window.join().unwrap();
+    window.stop_recording();
+    (1..4).for_each(|part| window.push(part, 1));
+    window.merge_last(sum);
+    assert_eq!((window.cost(), drain(&mut window, id)), (3, vec![1, 2, 3]));
+}
+
+#[test]
 fn what_outgrows_the_recording_goes_on_for_those_who_are_there() {
     let mut broadcast = broadcast(10);
     let (early, late) = (broadcast.join().unwrap(), broadcast.join().unwrap());

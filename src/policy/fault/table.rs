@@ -248,3 +248,82 @@ impl Class {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_status_and_a_class() {
+        for (name, status, class) in [
+            ("overloaded_error", 529, Class::Overloaded),
+            ("UNAVAILABLE", 503, Class::Overloaded),
+            ("insufficient_quota", 429, Class::Spent),
+            ("payment_required", 402, Class::Spent),
+            ("rate_limit_exceeded", 429, Class::Throttled),
+            ("timeout_error", 504, Class::Failed),
+            ("server_error", 500, Class::Failed),
+            ("context_length_exceeded", 400, Class::TooLarge),
+            ("request_too_large", 413, Class::TooLarge),
+            ("model_not_found", 404, Class::Refused),
+            ("unsupported_value", 400, Class::Unsupported),
+            ("invalid_api_key", 401, Class::Refused),
+            ("permission_error", 403, Class::Refused),
+            ("content_filter", 400, Class::Policy),
+            ("invalid_request_error", 400, Class::Invalid),
+            ("ABORTED", 409, Class::Conflict),
+            ("network_error", 502, Class::Failed),
+            ("linked_organization_disabled", 429, Class::Spent),
+            ("GenerateRequestsPerDayPerProject", 429, Class::Spent),
+            ("cmek_key_unavailable", 503, Class::Dependency),
+        ] {
+            let row = of_name(name).unwrap();
+            assert_eq!((row.status, row.class), (status, class), "{name}");
+            assert_eq!(row.is_general(), class == Class::Invalid, "{name}");
+        }
+        for name in ["", "cmek_key_missing", "key_unavailable", "a_linked_organization_", "tokens"] {
+            assert!(of_name(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_class_says_what_to_do() {
+        let told = |class: Class| {
+            let Verdict { next, health, matter, not_executed } = class.verdict();
+            (next, health, matter, not_executed)
+        };
+        let retry = NextStep::retry(None);
+        let failed = (retry, Health::Failure, Matter::Upstream, false);
+        assert_eq!((told(Class::Overloaded), told(Class::Failed)), (failed, failed));
+        assert_eq!(told(Class::Throttled), (retry, Health::Throttled, Matter::Credential, true));
+        let credential = (NextStep::TryAnother, Health::Success, Matter::Credential, true);
+        assert_eq!((told(Class::Spent), told(Class::Refused)), (credential, credential));
+        let request = (NextStep::TryAnother, Health::Success, Matter::Request, true);
+        assert_eq!((told(Class::TooLarge), told(Class::Unsupported)), (request, request));
+        let given_up = (NextStep::GiveUp, Health::Success, Matter::Request, false);
+        assert_eq!((told(Class::Policy), told(Class::Invalid)), (given_up, given_up));
+        assert_eq!(told(Class::Conflict), (retry, Health::Ignored, Matter::Upstream, false));
+        assert_eq!(told(Class::Dependency), (retry, Health::Ignored, Matter::Credential, false));
+    }
+
+    #[test]
+    fn a_message_counts_where_its_name_says_little() {
+        let of =
+            |message, general, throttled| of_message(message, general, throttled).map(|row| (row.status, row.class));
+        let (spent, large) = (Some((429, Class::Spent)), Some((400, Class::TooLarge)));
+        assert_eq!(of("Your credit balance is TOO low", true, false), spent);
+        assert_eq!(of("Your credit balance is too low", false, true), None);
+        assert_eq!(of("Prompt is too long", true, false), large);
+        assert_eq!((of("prompt is too long", false, false), of("prompt is too long", false, true)), (None, None));
+        assert_eq!(of("Request too large", false, true), Some((413, Class::TooLarge)));
+        assert_eq!(of("request too large", true, false), None);
+        assert_eq!(of("quota, limit: 0", false, true), spent);
+        assert_eq!(of("quota, limit: 0, model: x", false, true), spent);
+        assert_eq!(of("limit: 0", true, false), None);
+        for more in ["limit: 05", "limit: 0.5", "limit: 10"] {
+            assert_eq!(of(more, false, true), None, "{more}");
+        }
+        assert_eq!(of("limit: 0.5, limit: 0", true, true), spent, "one of several");
+        assert_eq!(of("anything", true, true), None);
+    }
+}

@@ -348,4 +348,42 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_share_may_be_used_up_and_a_single_answer_may_take_it() {
+        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
+        let later = now + Duration::from_secs(10);
+        for number in 0..10 {
+            answers.insert(keys(1, number, None), number, KIB - OVERHEAD, later, now);
+        }
+        assert_eq!(answers.size(), (10, 10 * KIB));
+        answers.insert(keys(1, 10, None), 10, KIB - OVERHEAD, later, now);
+        assert_eq!(answers.size(), (10, 10 * KIB));
+        assert!(answers.exact(key(0), now).is_none());
+        answers.insert(keys(2, 100, None), 100, 10 * KIB - OVERHEAD, later, now);
+        assert!(answers.exact(key(100), now).is_some());
+        let refused = answers.insert(keys(3, 200, None), 200, 10 * KIB - OVERHEAD + 1, later, now);
+        assert_eq!(*refused[0], 200);
+    }
+
+    #[test]
+    fn in_a_full_memory_a_tenant_beyond_a_fair_part_makes_room_itself() {
+        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
+        let later = now + Duration::from_secs(10);
+        let mut insert = |tenant: u16, number: u16| {
+            answers.insert(keys(tenant, 100 * tenant + number, None), number, KIB - OVERHEAD, later, now);
+            (answers.exact(key(100), now).is_some(), answers.exact(key(800), now).is_some(), answers.size().0)
+        };
+        for number in 0..10 {
+            for tenant in 1..8 {
+                insert(tenant, number);
+            }
+        }
+        for number in 0..9 {
+            insert(8, number);
+        }
+        assert_eq!(insert(9, 0), (true, true, 80), "full");
+        assert_eq!(insert(8, 9), (true, false, 80), "it has more than a ninth, and its own oldest goes");
+        assert_eq!(insert(9, 1), (false, false, 80), "one that has less pushes out the oldest of all");
+    }
 }

@@ -553,4 +553,38 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_cosine_does_not_depend_on_lengths() {
+        assert_eq!(cosine(&[3.0, 4.0], &[3.0, 4.0]), Some(1.0));
+        assert_eq!(cosine(&[3.0, 4.0], &[6.0, 8.0]), Some(1.0));
+        assert_eq!(cosine(&[3.0, 4.0], &[-3.0, -4.0]), Some(-1.0));
+        assert_eq!(cosine(&[3.0, 4.0], &[4.0, 3.0]), Some(0.96));
+    }
+
+    #[test]
+    fn capitals_are_more_than_one() {
+        let capitals = |text: &str| words(text).first().is_some_and(Word::is_capitals);
+        assert!(capitals("US") && capitals("U-2S"));
+        assert!(!capitals("Us") && !capitals("U") && !capitals("U2") && !capitals("us") && !capitals("22"));
+    }
+
+    #[test]
+    fn scripts_are_told_apart() {
+        let of = |c| format!("{:?}", Script::of(c));
+        for (c, name) in [
+            ('a', "Latin"),
+            ('é', "Latin"),
+            ('ế', "Latin"),
+            ('λ', "Greek"),
+            ('ж', "Cyrillic"),
+            ('ع', "Arabic"),
+            ('か', "Han"),
+            ('漢', "Han"),
+            ('한', "Other"),
+            ('1', "Other"),
+        ] {
+            assert_eq!(of(c), name, "{c}");
+        }
+    }
 }

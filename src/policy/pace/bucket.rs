@@ -357,6 +357,100 @@ mod tests {
         assert_eq!(reserve(&mut buckets, &call(0), 20 * SECOND), Err(SECOND));
     }
 
+    #[test]
+    fn what_a_bucket_says_of_itself() {
+        let mut bucket = tokens(Rate::per_minute(60).burst(10));
+        assert!(bucket.is_configured());
+        assert_eq!((bucket.per(), bucket.size(), bucket.interval()), (60 * SECOND, 10, SECOND));
+        assert_eq!(bucket.fills_in(), Duration::from_secs(10));
+        assert_eq!((bucket.full_at(), bucket.reset(5 * SECOND), bucket.remaining(5 * SECOND)), (0, 0, 10));
+        assert_eq!(reserve(std::slice::from_mut(&mut bucket), &call(4), 5 * SECOND), Ok(()));
+        assert_eq!(
+            (bucket.full_at(), bucket.reset(5 * SECOND), bucket.remaining(5 * SECOND)),
+            (9 * SECOND, 4 * SECOND, 6)
+        );
+        assert_eq!(bucket.remaining(6 * SECOND), 7);
+        assert_eq!(bucket.cost(&call(3)), 3 * SECOND);
+        assert_eq!(wait(&[bucket], &call(4), &call(3), 5 * SECOND), SECOND, "eight are taken, and seven may be");
+        assert_eq!(wait(&[bucket], &call(4), &Demand::default(), 5 * SECOND), 0, "nothing is asked for");
+        assert!(!learned(&quota(60, 30, 30_000 * MS, MS), 0).unwrap().is_configured());
+    }
+
+    #[test]
+    fn an_answer_speaks_of_the_bucket_of_its_unit_and_window() {
+        let minute = quota(60, 30, 30_000 * MS, MS);
+        let day = Quota { window: Some(Duration::from_secs(86_400)), ..minute };
+        let other = Quota { unit: Unit::Requests, ..minute };
+        let own = tokens(Rate::per_minute(60));
+        assert!(own.is_told_of_by(&minute) && own.is_told_of_by(&day) && !own.is_told_of_by(&other));
+        let learned = learned(&minute, 0).unwrap();
+        assert!(learned.is_told_of_by(&minute) && !learned.is_told_of_by(&day) && !learned.is_told_of_by(&other));
+    }
+
+    #[test]
+    fn a_rate_is_learned_anew_only_where_it_is_another() {
+        let first = quota(100, 50, 30_000 * MS, MS);
+        let mut bucket = learned(&first, 0).unwrap();
+        assert_eq!((bucket.size(), bucket.per()), (100, 60 * SECOND));
+        bucket.observe(&quota(110, 60, 30_000 * MS, MS), 0);
+        assert_eq!((bucket.size(), bucket.per()), (100, 60 * SECOND), "the same rate of a tenth more");
+        let mut bucket = learned(&first, 0).unwrap();
+        bucket.observe(&quota(200, 100, 60_000 * MS, MS), 0);
+        assert_eq!((bucket.size(), bucket.per()), (200, 120 * SECOND), "the same rate of twice as many");
+        let mut bucket = learned(&first, 0).unwrap();
+        bucket.observe(&quota(100, 50, 33_000 * MS, MS), 0);
+        assert_eq!(bucket.per(), 60 * SECOND, "a tenth slower");
+        bucket.observe(&quota(100, 50, 39_000 * MS, MS), 0);
+        assert_eq!(bucket.per(), 78 * SECOND, "three tenths slower");
+        let mut own = tokens(Rate::per_minute(60));
+        own.observe(&first, 0);
+        assert_eq!(own.per(), 60 * SECOND);
+    }
+
+    #[test]
+    fn what_says_too_little_teaches_nothing() {
+        let whole = quota(100, 50, 30_000 * MS, MS);
+        for quota in [
+            Quota { limit: None, ..whole },
+            Quota { remaining: None, ..whole },
+            Quota { reset: None, ..whole },
+            Quota { remaining: Some(100), ..whole },
+            Quota { remaining: Some(101), ..whole },
+            quota(100, 50, 19 * MS, MS),
+        ] {
+            assert_eq!(learned(&quota, 0), None, "{quota:?}");
+        }
+        assert!(learned(&quota(100, 50, 20 * MS, MS), 0).is_some());
+        let named = Quota { window: Some(Duration::from_secs(1)), ..whole };
+        assert_eq!(learned(&named, 0).unwrap().per(), SECOND);
+    }
+
+    #[test]
+    fn demands_are_counted_for_parts_of_a_rate() {
+        let demand = Demand { requests: 2, input: 10, output: 7 };
+        assert_eq!(demand.times(3), Demand { requests: 6, input: 30, output: 21 });
+        assert_eq!((demand.times(0), demand.times(3).part(3), demand.part(0)), (demand, demand, demand));
+        let one = Demand { requests: 1, input: 2, output: 9 };
+        assert_eq!(demand.and(one), Demand { requests: 3, input: 12, output: 16 });
+        assert_eq!(demand.without(one), Demand { requests: 1, input: 8, output: 0 });
+        let of = |unit| demand.of(unit);
+        assert_eq!(
+            [of(Unit::Requests), of(Unit::Tokens), of(Unit::InputTokens), of(Unit::OutputTokens)],
+            [2, 17, 10, 7]
+        );
+    }
+
+    #[test]
+    fn a_settlement_gives_back_or_takes_more() {
+        let mut bucket = tokens(Rate::per_minute(60).burst(100));
+        bucket.settle(&call(10), &call(30), 0);
+        assert_eq!(bucket.full_at(), 20 * SECOND);
+        bucket.settle(&call(15), &call(5), SECOND);
+        assert_eq!(bucket.full_at(), 10 * SECOND);
+        bucket.settle(&call(0), &call(5), 20 * SECOND);
+        assert_eq!(bucket.full_at(), 25 * SECOND, "from now on");
+    }
+
     /// What the script does in a shared store, in the numbers of Lua.
     #[allow(clippy::cast_precision_loss)]
     fn script(tats: &mut [f64], costs: &[(f64, f64)], now: f64) -> Option<f64> {

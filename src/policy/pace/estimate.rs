@@ -92,4 +92,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn an_answer_that_does_not_say_what_it_used_teaches_nothing() {
+        let new = Estimate::default();
+        for (bytes, input, output) in [(0, 0, 0), (100, 0, 0), (0, 100, 0)] {
+            let mut estimate = Estimate::default();
+            estimate.learn(bytes, input, output);
+            assert_eq!((estimate.input(1_000), estimate.output(None)), (new.input(1_000), new.output(None)));
+        }
+        let mut estimate = Estimate::default();
+        (0..200).for_each(|_| estimate.learn(2_000, 1_000, 10));
+        assert_eq!(estimate.input(2_000), 1_000);
+        assert!(estimate.output(None) < new.output(None));
+        assert_eq!(estimate.output(Some(3)), 3);
+    }
 }

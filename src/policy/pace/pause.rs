@@ -482,4 +482,65 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn when_a_pause_is_over_a_tenant_without_a_hint_waits_alone() {
+        let mut pauses = pauses();
+        hint(&mut pauses, 20 * SECOND, 0);
+        assert_eq!(no_hint(&mut pauses, BOB, 20 * SECOND), None);
+        assert_eq!((pauses.look(ANN, 20 * SECOND), pauses.until()), (Admission::Free, 20 * SECOND));
+        assert!(pauses.is_paused_alone(BOB, 20 * SECOND) && !pauses.is_paused_alone(ANN, 20 * SECOND));
+    }
+
+    #[test]
+    fn a_call_behind_others_waits_for_their_intervals() {
+        let mut pauses = pauses();
+        assert_eq!(pauses.wait(ANN, 3, 0), 0, "nothing is spaced");
+        pauses.throttled(&Throttled { tenant: ANN, hint: Some(10 * SECOND), sent: 0, interval: SECOND }, 0);
+        assert_eq!(
+            (pauses.wait(ANN, 0, 0), pauses.wait(BOB, 3, 0), pauses.wait(ANN, 0, 4 * SECOND)),
+            (10 * SECOND, 13 * SECOND, 6 * SECOND)
+        );
+        assert_eq!(pauses.look(ANN, 10 * SECOND), Admission::Free);
+        pauses.send(ANN, 10 * SECOND);
+        assert_eq!(pauses.look(BOB, 10 * SECOND), Admission::Wait(SECOND));
+        assert_eq!((pauses.wait(BOB, 0, 10 * SECOND), pauses.wait(BOB, 2, 10 * SECOND)), (SECOND, 3 * SECOND));
+        pauses.send(BOB, 11 * SECOND);
+        assert_eq!(pauses.look(ANN, 11 * SECOND), Admission::Wait(SECOND));
+        // An interval later than it may go, a call finds none that it could be too close to.
+        pauses.send(ANN, 13 * SECOND - 1);
+        assert_eq!(pauses.look(ANN, 13 * SECOND - 1), Admission::Wait(SECOND));
+        pauses.send(ANN, 15 * SECOND - 1);
+        assert_eq!(pauses.look(ANN, 15 * SECOND - 1), Admission::Free);
+        assert_eq!(pauses.wait(ANN, 5, 15 * SECOND), 0);
+    }
+
+    #[test]
+    fn of_many_tenants_without_a_hint_one_more_pauses_all() {
+        let mut pauses = pauses();
+        for tenant in 0..TENANTS as u64 {
+            pauses.tenants.insert(tenant, Pause { until: CAP, ..Pause::default() });
+        }
+        assert_eq!(no_hint(&mut pauses, 1_000, 0), Some(SECOND));
+        let mut pauses = Pauses::new(CAP);
+        for tenant in 1..TENANTS as u64 {
+            pauses.tenants.insert(tenant, Pause { until: CAP, ..Pause::default() });
+        }
+        assert_eq!(no_hint(&mut pauses, 1_000, 0), None);
+        assert!(pauses.is_paused_alone(1_000, 0));
+    }
+
+    #[test]
+    fn what_paused_is_forgotten_when_it_leaves_no_trace() {
+        let mut pauses = pauses();
+        hint(&mut pauses, SECOND, 0);
+        assert!(!pauses.forget(SECOND - 1));
+        assert!(pauses.forget(SECOND) && pauses.until() == 0);
+        no_hint(&mut pauses, ANN, 0);
+        assert!(!pauses.forget(100 * SECOND), "it failed, and nothing was served since");
+        pauses.send(ANN, SECOND);
+        assert!(pauses.passed(ANN, SECOND) && !pauses.passed(ANN, SECOND));
+        assert!(pauses.forget(SECOND));
+        assert_eq!(pauses.tenants.len(), 0);
+    }
 }

@@ -73,3 +73,20 @@ impl Rate {
         self.burst.unwrap_or(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_that_was_set_stays() {
+        let rate = Rate::per_minute(60);
+        assert_eq!((rate.at_once(), rate.or_burst(5).at_once(), rate.burst(2).or_burst(5).at_once()), (1, 5, 2));
+        assert_eq!((rate.or_burst(0).at_once(), rate.burst(0).at_once()), (1, 1));
+        assert_eq!((Rate::per_second(3).units(), Rate::per_second(3).per()), (3, Duration::from_secs(1)));
+        let least = Rate::new(0, Duration::ZERO);
+        assert_eq!((least.units(), least.per()), (1, MICROSECOND));
+        assert_eq!(Rate::new(7, MICROSECOND).per(), MICROSECOND);
+        assert_eq!(rate.or_burst(5).units(), 60);
+    }
+}

@@ -104,4 +104,31 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn only_a_limit_that_is_reached_grows() {
+        let mut limit = Adaptive::new(1, 11, 10);
+        let before = limit;
+        (0..100).for_each(|_| limit.served(9));
+        assert_eq!(limit, before);
+        (0..11).for_each(|_| limit.served(10));
+        assert_eq!(limit.limit(), 11);
+        (0..100).for_each(|_| limit.served(11));
+        assert_eq!(limit.limit(), 11, "the maximum");
+        assert_eq!(
+            (Adaptive::new(0, 0, 9).limit(), Adaptive::new(3, 8, 1).limit(), Adaptive::new(3, 8, 9).limit()),
+            (1, 3, 8)
+        );
+    }
+
+    #[test]
+    fn it_shrinks_once_a_round_down_to_the_minimum() {
+        let mut limit = Adaptive::new(2, 100, 10);
+        limit.lost(limit.round());
+        assert_eq!((limit.limit(), limit.round()), (7, 1));
+        limit.lost(0);
+        assert_eq!(limit.limit(), 7, "it began before");
+        (0..9).for_each(|_| limit.lost(limit.round()));
+        assert_eq!((limit.limit(), limit.round()), (2, 10));
+    }
 }

@@ -398,4 +398,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_key_that_is_a_hash_is_its_own_hash() {
+        let mut hasher = Identity::default();
+        hasher.write_u64(7);
+        assert_eq!(hasher.finish(), 7);
+        hasher.write_u64(0);
+        hasher.write(&[1, 2]);
+        assert_eq!(hasher.finish(), 0x0102);
+    }
 }

@@ -113,6 +113,73 @@ fn readers_that_do_not_read_keep_half_of_the_places() {
     assert_eq!(places.in_use(), 20);
 }
 
+#[test]
+fn the_first_waiter_is_the_one_whose_turn_it_is() {
+    let mut places = fixed(1);
+    assert!(places.first().is_none());
+    let grant = places.enter(1).unwrap();
+    assert!(matches!(places.wait(1, 7), Arrival::Waits(_)));
+    assert!(matches!(places.wait(2, 8), Arrival::Waits(_)));
+    assert_eq!(places.first(), Some(&mut 7));
+    places.leave(grant, Load::Unknown, None);
+    let (ticket, grant) = places.next().unwrap();
+    assert_eq!((places.waiter(ticket), grant.tenant), (Some(&mut 7), 1));
+    assert_eq!(places.forget(ticket), Some(7));
+    assert_eq!((places.forget(ticket), places.waiter(ticket)), (None, None));
+    assert_eq!(places.first(), Some(&mut 8));
+    assert_eq!(places.waiting(), 1);
+}
+
+#[test]
+fn the_mean_hold_moves_by_an_eighth() {
+    let mut places = fixed(1);
+    let mut hold = |hold| {
+        let grant = places.enter(1).unwrap();
+        places.leave(grant, Load::Unknown, Some(hold));
+        places.expected_wait(1)
+    };
+    assert_eq!(hold(800), Some(800));
+    assert_eq!(hold(1_600), Some(900));
+    assert_eq!(hold(100), Some(800));
+    assert_eq!(hold(800), Some(800));
+    let mut places = fixed(1);
+    let grant = places.enter(1).unwrap();
+    places.leave(grant, Load::Unknown, Some(0));
+    assert_eq!(places.expected_wait(1), Some(1), "a hold of nothing is one");
+}
+
+#[test]
+fn half_of_an_odd_number_of_places_is_the_larger_half() {
+    let mut places = fixed(3);
+    let held: Vec<Grant> = (0..3).map(|_| places.enter(1).unwrap()).collect();
+    let mine = waits(&mut places, 1);
+    let theirs = waits(&mut places, 2);
+    places.leave(held[0], Load::Unknown, None);
+    assert_eq!(places.next().unwrap().0, theirs, "it holds two of three");
+    places.leave(held[1], Load::Unknown, None);
+    assert_eq!(places.next().unwrap().0, mine);
+    assert_eq!((places.in_use(), places.limit()), (3, 3));
+}
+
+#[test]
+fn an_adaptive_limit_learns_from_what_is_served_and_lost() {
+    let mut places: Places<u32> = Places::new(Limit::Adaptive(Adaptive::new(1, 100, 10)), 8);
+    let held: Vec<Grant> = (0..10).map(|_| places.enter(1).unwrap()).collect();
+    assert!(places.enter(1).is_none());
+    places.leave(held[0], Load::Unknown, None);
+    assert_eq!(places.limit(), 10);
+    places.leave(held[1], Load::Lost, None);
+    places.leave(held[2], Load::Lost, None);
+    assert_eq!(places.limit(), 7, "once for those that were under way together");
+    for grant in &held[3..] {
+        places.leave(*grant, Load::Served, None);
+    }
+    assert_eq!((places.limit(), places.in_use()), (7, 0), "one round of successes at the limit is less than one more");
+    let later = places.enter(1).unwrap();
+    places.leave(later, Load::Lost, None);
+    assert_eq!(places.limit(), 4);
+}
+
 /// Calls of each tenant arrive every so often and take a second; the longest wait of each but the first.
 fn longest_wait(first_every: Micros) -> Micros {
     let mut places: Places<u32> = Places::new(Limit::Fixed(10), 1_000_000);

@@ -449,3 +449,6 @@ fn hash(raw: &[u8]) -> u64 {
 fn is_marker(block: &Block<'_>) -> bool {
     block.data.as_deref().is_some_and(|data| data.trim_ascii() == DONE)
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,3 +122,35 @@ impl fmt::Display for NotResumed {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_stable() {
+        for (by, name, text) in [
+            (ResumedBy::Cursor, "cursor", "by the server's cursor"),
+            (ResumedBy::VerifiedRestart, "verified-restart", "by a new answer that begins alike"),
+        ] {
+            assert_eq!((by.as_str(), by.to_string().as_str()), (name, text));
+        }
+        for (why, name, text) in [
+            (NotResumed::NoCursor, "no-cursor", "at a cursor"),
+            (NotResumed::UpstreamFailed, "upstream-failed", "the answer failed"),
+            (NotResumed::NoProgress, "no-progress", "brought nothing"),
+            (NotResumed::Budget, "budget", "is spent"),
+            (NotResumed::Deadline, "deadline", "does not leave the time"),
+            (NotResumed::Refused, "refused", "with the rest"),
+            (NotResumed::Contradicted, "contradicted", "of the same answer"),
+            (NotResumed::NotRepeatable, "not-repeatable", "cannot be made"),
+            (NotResumed::NotComparable, "not-comparable", "cannot be compared"),
+            (NotResumed::Diverged, "diverged", "does not begin with"),
+            (NotResumed::OtherModel, "other-model", "another model"),
+            (NotResumed::RestartSpent, "restart-spent", "broke too"),
+        ] {
+            assert_eq!(why.as_str(), name);
+            assert!(why.to_string().contains(text), "{why}");
+        }
+    }
+}

@@ -223,4 +223,44 @@ mod tests {
         }
         assert!(size_of(&json!({ "id": "http://x/", "properties": { "id": { "type": "string" } } })).is_ok());
     }
+
+    fn parts(schema: &Value) -> Result<u64, Refusal> {
+        size_of(schema).map(|size| size.parts)
+    }
+
+    #[test]
+    fn each_part_is_counted_as_often_as_it_is_looked_at() {
+        for (schema, expected) in [
+            (json!(true), 1),
+            (json!({ "type": "string" }), 2),
+            (json!([1, 2, 3]), 4),
+            (json!({ "pattern": "x".repeat(15) }), 2),
+            (json!({ "pattern": "x".repeat(16) }), 3),
+            (json!({ "pattern": "x".repeat(160) }), 12),
+            (json!({ "enum": [1, 2] }), 4),
+            (json!({ "properties": { "a": {}, "b": {} } }), 4),
+            (json!({ "unevaluatedProperties": true }), 3),
+            (json!({ "unevaluatedItems": true, "properties": { "a": {} } }), 7),
+            (json!({ "$defs": { "a": {} } }), 3),
+            (json!({ "$defs": { "a": {} }, "$ref": "#/$defs/a" }), 5),
+        ] {
+            assert_eq!(parts(&schema), Ok(expected), "{schema}");
+        }
+    }
+
+    #[test]
+    fn a_schema_nests_to_the_limit_and_may_name_itself_at_the_top() {
+        let nested = |depth| (0..depth).fold(json!({}), |inner, _| json!({ "items": inner }));
+        assert!(parts(&nested(64)).is_ok() && parts(&nested(65)).is_err());
+        assert!(parts(&json!({ "$id": "http://x/" })).is_ok());
+        assert!(parts(&json!({ "items": { "$id": 1 } })).is_ok(), "no address");
+        assert!(parts(&json!({ "items": { "$id": "http://x/" } })).is_err());
+        assert!(parts(&json!({ "a~b": 1, "$ref": "#/a%7Eb" })).is_err(), "not followed");
+    }
+
+    #[test]
+    fn a_check_takes_so_many_steps() {
+        assert!(may_check(1 << 14, 1 << 14) && !may_check(1 << 14, (1 << 14) + 1));
+        assert!(!may_check(u64::MAX, 2) && may_check(u64::MAX, 0));
+    }
 }

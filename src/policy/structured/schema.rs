@@ -217,4 +217,22 @@ mod tests {
         assert_eq!(errors.len(), 2);
         assert!(errors.iter().all(|error| !error.contains("secret")), "{errors:?}");
     }
+
+    #[test]
+    fn what_is_wrong_with_a_schema_is_told_and_its_text_is_not() {
+        let refused = OutputSchema::new(&serde_json::json!({ "$ref": "secret" })).unwrap_err();
+        assert_eq!(refused.reason(), "it has references to elsewhere");
+        assert_eq!(refused.to_string(), "a JSON Schema that is not used: it has references to elsewhere");
+        let schema = OutputSchema::new(&serde_json::json!({ "const": "secret" })).unwrap();
+        assert_eq!(format!("{schema:?}"), "OutputSchema { parts: 2, .. }");
+    }
+
+    #[test]
+    fn the_kind_of_value_is_read_from_the_schema() {
+        let wanted = |schema| OutputSchema::new(&schema).unwrap().wanted();
+        assert_eq!(wanted(serde_json::json!({ "type": "object" })), Wanted::Object);
+        assert_eq!(wanted(serde_json::json!({ "properties": {} })), Wanted::Object);
+        assert_eq!(wanted(serde_json::json!({ "type": "array", "properties": {} })), Wanted::Array);
+        assert_eq!(wanted(serde_json::json!({ "type": "string" })), Wanted::Either);
+    }
 }

@@ -443,3 +443,58 @@ proptest! {
         prop_assert_eq!(conversations.len(), conversations.idle.len());
     }
 }
+
+#[test]
+fn what_another_process_superseded_is_refused_here() {
+    let mut talk = Talk::new();
+    let conversation = named("t a");
+    talk.conversations.refuse(&conversation, named("one"), talk.now);
+    assert_eq!(talk.conversations.len(), 0, "nothing is known of that conversation here");
+    assert!(talk.say("one").0.is_ok());
+    talk.conversations.refuse(&conversation, named("one"), talk.now);
+    assert!(talk.conversations.known[&conversation].superseded.is_empty(), "it is under way here");
+    for _ in 0..2 {
+        talk.conversations.refuse(&conversation, named("two"), talk.now);
+        assert_eq!(talk.conversations.known[&conversation].superseded.len(), 1);
+    }
+    assert_eq!(talk.say("two").0, Err(Refusal::Superseded));
+}
+
+#[test]
+fn modes_have_stable_names() {
+    let modes =
+        [SupersedeMode::Interrupt, SupersedeMode::Reject, SupersedeMode::Enqueue { max: 1 }, SupersedeMode::Off];
+    assert_eq!(modes.map(SupersedeMode::as_str), ["interrupt", "reject", "enqueue", "off"]);
+}
+
+#[test]
+fn a_message_that_is_superseded_elsewhere_ends_and_the_next_one_goes_on() {
+    let mut talk = Talk::new();
+    talk.mode = SupersedeMode::Enqueue { max: 9 };
+    let conversation = named("t a");
+    for text in ["one", "two", "three"] {
+        assert!(talk.say(text).0.is_ok());
+    }
+    let mut supersede = |text: &str| {
+        let (mut ends, mut turns) = (Vec::new(), Vec::new());
+        talk.conversations.supersede_one(&conversation, &named(text), talk.now, &mut ends, &mut turns);
+        (ends, turns)
+    };
+    assert_eq!(supersede("nothing"), (vec![], vec![]));
+    assert_eq!(supersede("two"), (vec!["two"], vec![]), "it waited");
+    assert_eq!(supersede("one"), (vec!["one"], vec!["three"]));
+}
+
+#[test]
+fn what_is_forgotten_of_a_tenant_is_what_rests() {
+    let mut talk = Talk::new();
+    assert!(talk.say_in("a", "t", "one", 1).0.is_ok());
+    let rests = talk.say_in("b", "t", "one", 2).0.unwrap();
+    talk.leave(rests, Ended::Answered);
+    let others = talk.say_in("c", "u", "one", 3).0.unwrap();
+    talk.leave(others, Ended::Answered);
+    let known = talk.conversations.len();
+    let count = talk.conversations.forget(Some(tenant_of("t")));
+    assert_eq!(talk.conversations.len(), known - count, "those that rest");
+    assert!(talk.conversations.known.contains_key(&named("t a")), "it has a message under way");
+}

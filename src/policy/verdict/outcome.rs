@@ -242,4 +242,15 @@ mod tests {
         let shown = format!("{:?}", Outcome::head(&response).with_request(RequestView::of(&request)));
         assert!(!shown.contains("secret") && shown.contains("/v1"), "{shown}");
     }
+
+    #[test]
+    fn debug_says_what_it_is() {
+        let err = std::io::Error::other("broken");
+        assert!(format!("{:?}", Outcome::failure(&err)).contains("broken"));
+        assert!(format!("{:?}", Outcome::end(&HeaderMap::new())).contains("\"trailers\""));
+        assert!(format!("{:?}", Outcome::end_without_trailers()).contains("end without trailers"));
+        let request = Request::post("http://a/v1").body(()).unwrap();
+        let view = format!("{:?}", RequestView::of(&request));
+        assert!(view.contains("POST") && view.contains("/v1"), "{view}");
+    }
 }

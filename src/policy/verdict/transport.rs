@@ -103,3 +103,42 @@ fn of_hyper(err: &(dyn Error + 'static)) -> Option<Verdict> {
 fn was_abandoned(err: &hyper::Error) -> bool {
     err.source().is_some_and(|why| why.to_string() == "runtime dropped the dispatch task")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+
+    use super::*;
+    use crate::error::BoxError;
+
+    fn of(err: impl Into<BoxError>) -> Verdict {
+        let err = error::BoxedError::new(err.into());
+        classify(&err)
+    }
+
+    #[test]
+    fn a_refused_connection_has_carried_nothing() {
+        assert_eq!(of(io::Error::from(io::ErrorKind::ConnectionRefused)), UNSENT);
+        assert_eq!(of(io::Error::from(io::ErrorKind::ConnectionReset)), BROKEN);
+        assert_eq!(of("anything"), BROKEN);
+        let wrapped = io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert_eq!(of(wrapped), UNSENT, "also as a source");
+    }
+
+    #[test]
+    fn errors_of_this_crate_say_what_they_mean() {
+        assert_eq!(of(ConnectElapsed::new(Duration::from_secs(1))), UNREACHABLE);
+        assert_eq!(of(DeadlineExceeded::new(Duration::from_secs(1))), TOO_LATE);
+        let told = UpstreamError::new(StatusCode::BAD_GATEWAY, CALLERS);
+        assert_eq!(of(told), CALLERS);
+    }
+
+    #[cfg(feature = "hyper")]
+    #[test]
+    fn a_stream_is_reset_by_its_sender_where_its_body_failed() {
+        assert_eq!(of(h2::Error::from(h2::Reason::REFUSED_STREAM)), BROKEN, "told by no peer");
+        assert_eq!(of(h2::Error::from(h2::Reason::CANCEL)), BROKEN);
+    }
+}

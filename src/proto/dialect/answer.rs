@@ -100,3 +100,38 @@ impl AnswerReader {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::dialect::Kind;
+
+    fn read(pieces: &[&str]) -> AnswerReader {
+        let mut reader = AnswerReader::new();
+        pieces.iter().for_each(|piece| reader.read(piece.as_bytes()));
+        reader
+    }
+
+    #[test]
+    fn only_json_can_be_cut() {
+        assert!(read(&["{\"a\":"]).is_cut() && read(&[" \n", "[", "1"]).is_cut() && read(&["{\"a\":\"}"]).is_cut());
+        assert!(!read(&["{\"a\":", "1}"]).is_cut() && !read(&["[]"]).is_cut());
+        for text in ["", "  ", "it's [", "\"a", "null"] {
+            assert!(!read(&[text]).is_cut() && !read(&[text]).is_json(), "{text}");
+        }
+        assert_eq!((read(&[" \n", " [1"]).first(), read(&["{", "["]).first()), (Some(b'['), Some(b'{')));
+        assert_eq!(read(&["  "]).first(), None);
+    }
+
+    #[test]
+    fn an_answer_says_how_it_ended_and_what_it_cost() {
+        let end = |text: &str| read(&[text]).end(&mut *Kind::OpenAiChat.dialect());
+        let whole = end(
+            r#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
+        );
+        assert_eq!((whole.end, whole.fault, whole.usage), (Some(End::Limit), None, Some(Usage::new(Some(3), Some(4)))));
+        let failed = end(r#"{"error":{"message":"no","code":500}}"#);
+        assert_eq!((failed.end, failed.fault.unwrap().message()), (None, "no"));
+        assert_eq!(end("no answer"), Answer::default());
+    }
+}

@@ -37,3 +37,14 @@ impl End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_stable() {
+        let all = [End::Whole, End::Paused, End::Limit, End::Refused, End::Filtered, End::Unknown];
+        assert_eq!(all.map(End::as_str), ["whole", "paused", "limit", "refused", "filtered", "unknown"]);
+    }
+}

@@ -204,3 +204,44 @@ impl Usage {
         *told = Some(told.unwrap_or_default().updated(later));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_add_up_and_the_later_number_counts() {
+        let (one, other) = (Usage::new(Some(3), None), Usage::new(Some(4), Some(5)));
+        assert_eq!(one.plus(other), Usage::new(Some(7), Some(5)));
+        assert_eq!(one.plus(one), Usage::new(Some(6), None));
+        assert_eq!(Usage::default().plus(other), other);
+        assert_eq!(Usage::new(Some(u64::MAX), None).plus(one).input, Some(u64::MAX));
+        assert_eq!(other.updated(one), Usage::new(Some(3), Some(5)));
+        let mut told = None;
+        Usage::note(&mut told, one);
+        assert_eq!(told, Some(one));
+        Usage::note(&mut told, Usage::new(None, Some(9)));
+        assert_eq!(told, Some(Usage::new(Some(3), Some(9))));
+    }
+
+    #[test]
+    fn a_text_is_shown_only_when_it_is_asked_for() {
+        let Fact::Delta { text, .. } = Fact::delta(0, Channel::Text, "secret") else { panic!() };
+        assert!(!text.is_empty());
+        assert_eq!((text.decode().as_ref(), format!("{text:?}").as_str()), ("secret", "Text(..)"));
+        let escaped = Text::escaped(br"a\n");
+        assert!(!escaped.is_empty() && Text::escaped(b"").is_empty());
+        assert_eq!(escaped.decode(), "a\n");
+        let Fact::Delta { choice: 3, channel: Channel::Opaque, text } = Fact::opaque(3) else { panic!() };
+        assert!(text.is_empty());
+        assert_eq!((text.decode().as_ref(), format!("{text:?}").as_str()), ("", "Text(empty)"));
+    }
+
+    #[test]
+    fn only_a_delta_is_content() {
+        assert!(Fact::opaque(0).is_content());
+        assert!(!Fact::Marker.is_content() && !Fact::choice_ended(0, End::Whole).is_content());
+        assert_eq!(Channel::tool_call(2), Channel::ToolCall { index: 2 });
+        let Fact::Started { id: Some("i"), model: None } = Fact::started(Some("i"), None) else { panic!() };
+    }
+}

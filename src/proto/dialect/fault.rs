@@ -342,4 +342,10 @@ mod tests {
         assert_eq!(fault.code(), None);
         assert!(!format!("{fault:?}").contains('ü'));
     }
+
+    #[test]
+    fn debug_shows_its_names_and_no_message() {
+        let shown = format!("{:?}", fault(r#"{"error":{"message":"secret","type":"t","code":"c"}}"#));
+        assert!(shown.contains("\"t\"") && shown.contains("\"c\"") && !shown.contains("secret"), "{shown}");
+    }
 }

@@ -149,4 +149,11 @@ mod tests {
             assert_eq!(Kind::of_path(path), None, "{path}");
         }
     }
+
+    #[test]
+    fn names_are_stable() {
+        let all = [Kind::OpenAiChat, Kind::OpenAiResponses, Kind::Anthropic, Kind::Gemini, Kind::Cohere, Kind::Ollama];
+        let names = ["openai-chat", "openai-responses", "anthropic", "gemini", "cohere", "ollama"];
+        assert_eq!(all.map(Kind::as_str), names);
+    }
 }

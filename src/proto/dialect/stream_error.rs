@@ -309,4 +309,37 @@ mod tests {
     fn its_message_is_not_in_its_debug_output() {
         assert!(!format!("{:?}", error().message("a prompt")).contains("prompt"));
     }
+
+    #[test]
+    fn each_status_has_the_names_of_its_provider() {
+        for (status, anthropic, google) in [
+            (400, "invalid_request_error", "INVALID_ARGUMENT"),
+            (401, "authentication_error", "UNAUTHENTICATED"),
+            (402, "billing_error", "INVALID_ARGUMENT"),
+            (403, "permission_error", "PERMISSION_DENIED"),
+            (404, "not_found_error", "NOT_FOUND"),
+            (409, "invalid_request_error", "ABORTED"),
+            (410, "invalid_request_error", "ABORTED"),
+            (413, "request_too_large", "INVALID_ARGUMENT"),
+            (429, "rate_limit_error", "RESOURCE_EXHAUSTED"),
+            (499, "invalid_request_error", "INVALID_ARGUMENT"),
+            (500, "api_error", "INTERNAL"),
+            (501, "api_error", "UNIMPLEMENTED"),
+            (502, "api_error", "UNAVAILABLE"),
+            (503, "overloaded_error", "UNAVAILABLE"),
+            (504, "timeout_error", "DEADLINE_EXCEEDED"),
+            (529, "overloaded_error", "UNAVAILABLE"),
+            (599, "api_error", "INTERNAL"),
+        ] {
+            assert_eq!((type_of_status(status), google_status(status)), (anthropic, google), "{status}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_message() {
+        let error = StreamError::of_status(503).message("secret").code("c").type_name("t");
+        let shown = format!("{error:?}");
+        assert!(shown.contains("503") && shown.contains("\"c\"") && shown.contains("\"t\""), "{shown}");
+        assert!(!shown.contains("secret"), "{shown}");
+    }
 }

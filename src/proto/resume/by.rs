@@ -300,4 +300,18 @@ mod tests {
         let llama = Request::post("/v1/chat/completions").header("x-conversation-id", "c1");
         assert_eq!(of(llama), Some((Cursor::Bytes, false)));
     }
+
+    #[test]
+    fn a_get_is_for_a_stream_only_where_it_says_so() {
+        let of = |request: http::request::Builder| Recognised::of(&request.body(()).unwrap().into_parts().0);
+        assert!(of(Request::get("/events")).is_none(), "it says nothing");
+        assert!(of(Request::get("/events").header("accept", "application/json")).is_none());
+        assert!(of(Request::get("/events").header("accept", "text/event-stream")).is_some());
+        assert!(of(Request::post("/events").header("accept", "text/event-stream")).is_none());
+        let background = of(Request::post("/v1/responses")).unwrap();
+        assert!(background.in_background && background.by.cursor == Cursor::Sequence);
+        assert!(!of(Request::get("/v1/responses/r?stream=true")).unwrap().in_background);
+        assert!(of(Request::get("/v1/responses/r?stream=false")).is_none());
+        assert!(of(Request::get("/v1/others/r?stream=true")).is_none());
+    }
 }

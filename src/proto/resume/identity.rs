@@ -107,4 +107,32 @@ mod tests {
         assert_eq!(in_background(data), Some(true));
         assert_eq!(in_background(br#"{"type":"response.created","response":{"id":"r"}}"#), None);
     }
+
+    #[test]
+    fn each_dialect_names_its_answer_in_a_place_of_its_own() {
+        for (kind, same, other) in [
+            (Kind::Gemini, r#"{"responseId":"a"}"#, r#"{"responseId":"b"}"#),
+            (Kind::Anthropic, r#"{"message":{"id":"a"}}"#, r#"{"message":{"id":"b"}}"#),
+            (Kind::OpenAiResponses, r#"{"response":{"id":"a"}}"#, r#"{"response":{"id":"b"}}"#),
+            (Kind::OpenAiChat, r#"{"id":"a"}"#, r#"{"id":"b"}"#),
+        ] {
+            let mut identity = Identity::default();
+            assert!(identity.fits(Some(kind), other.as_bytes()), "it has no id yet");
+            identity.began("a");
+            identity.began("b");
+            assert_eq!(identity.id(), "a", "the first counts");
+            assert!(
+                identity.fits(Some(kind), same.as_bytes()) && !identity.fits(Some(kind), other.as_bytes()),
+                "{kind:?}"
+            );
+        }
+        let mut cohere = Identity::default();
+        cohere.began("a");
+        assert!(cohere.fits(Some(Kind::Cohere), br#"{"id":"b"}"#));
+        let mut long = Identity::default();
+        long.began(&"x".repeat(MAX_ID + 1));
+        assert_eq!(long.id(), "");
+        long.began(&"x".repeat(MAX_ID));
+        assert_eq!(long.id().len(), MAX_ID);
+    }
 }

@@ -124,4 +124,17 @@ mod tests {
         assert_eq!(with_id(event, "", "c1"), None);
         assert_eq!(with_id(event, "c2", "a\"b"), None);
     }
+
+    #[test]
+    fn an_id_is_changed_only_where_both_are_plain_and_not_the_same() {
+        let changed =
+            |from, to| with_id(br#"{"id":"a","other":"a"}"#, from, to).map(|raw| String::from_utf8(raw).unwrap());
+        assert_eq!(changed("a", "b").as_deref(), Some(r#"{"id":"b","other":"a"}"#));
+        for (from, to) in [("a", "a"), ("", "b"), ("a", ""), ("a", "b\""), ("a", "b\\"), ("a", "é"), ("c", "b")] {
+            assert_eq!(changed(from, to), None, "{from} {to}");
+        }
+        assert_eq!(with_id(br#"{"x":"a"}"#, "a", "b"), None, "it is no id");
+        let gemini = with_id(br#"{"responseId" : "a"}"#, "a", "b").unwrap();
+        assert_eq!(gemini, br#"{"responseId" : "b"}"#);
+    }
 }

@@ -344,4 +344,10 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn an_id_is_written_as_stream_and_offset() {
+        let id = EventId { stream: 0xAB, offset: 12 };
+        assert_eq!(id.to_string(), "00000000000000ab.12");
+    }
 }
