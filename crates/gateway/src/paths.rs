@@ -5,7 +5,7 @@
 //! readings would lie on different routes is not.
 
 /// A longer path is not read in every way: that would cost more than its request.
-const LONGEST: usize = 4 * 1024;
+const LONGEST: usize = 2 * 1024;
 
 /// One way to read a path.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +14,9 @@ struct Manner {
     decodes: u8,
     /// A backslash is a slash, as on Windows.
     turns_backslashes: bool,
-    /// A segment ends at `;`, as in servlets, or at a byte 0.
+    /// A segment ends at the `;` that stands in it as it came, and the rest is decoded: so Tomcat does.
+    cuts_first: bool,
+    /// A segment ends at `;` once it is decoded, as in other servlets, or at a byte 0.
     cuts_parameters: bool,
     merges_slashes: bool,
     takes_steps: bool,
@@ -46,12 +48,13 @@ fn is_read_differently(path: &str) -> bool {
 
 fn manners() -> impl Iterator<Item = Manner> {
     (0..3).flat_map(|decodes| {
-        (0..16_u8).map(move |bits| Manner {
+        (0..32_u8).map(move |bits| Manner {
             decodes,
             turns_backslashes: bits & 1 != 0,
             cuts_parameters: bits & 2 != 0,
             merges_slashes: bits & 4 != 0,
             takes_steps: bits & 8 != 0,
+            cuts_first: bits & 16 != 0,
         })
     })
 }
@@ -60,7 +63,8 @@ fn manners() -> impl Iterator<Item = Manner> {
 
 impl Manner {
     fn read(self, path: &[u8]) -> Vec<u8> {
-        let mut path = (0..self.decodes).fold(path.to_vec(), |path, _| decoded(&path));
+        let path = if self.cuts_first { without_parameters(path) } else { path.to_vec() };
+        let mut path = (0..self.decodes).fold(path, |path, _| decoded(&path));
         if self.turns_backslashes {
             path.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
         }
@@ -83,6 +87,16 @@ impl Manner {
         read.push(b'/');
         read
     }
+}
+
+/// Without what stands between a `;` and the end of its segment.
+fn without_parameters(path: &[u8]) -> Vec<u8> {
+    let mut is_cut = false;
+    let stays = |byte: &&u8| {
+        is_cut = **byte != b'/' && (is_cut || **byte == b';');
+        !is_cut
+    };
+    path.iter().filter(stays).copied().collect()
 }
 
 fn decoded(path: &[u8]) -> Vec<u8> {
@@ -134,6 +148,10 @@ mod tests {
             "/v1/../chat",
             "/v1/..%2f..%2f/x",
             "/v1//../../x",
+            // Tomcat cuts what stands behind `;`, and decodes the rest.
+            "/;%2f..%2fx/%76%31/chat",
+            "/x/%2e%2e;%2fy/v1/chat",
+            "/v1/%2e%2e;%2fv1/x",
         ] {
             assert!(ambiguous(path, &["/v1/"]), "{path}");
         }
@@ -177,10 +195,18 @@ mod tests {
         for _ in 0..4 {
             paths = paths.iter().flat_map(|path| pieces.iter().map(move |piece| format!("{path}{piece}"))).collect();
             for path in &paths {
-                let (literal, usual) = (path.starts_with("/v1/"), usual(path).starts_with("/v1/"));
-                assert!(literal == usual || ambiguous(path, &["/v1/"]), "{path}");
+                let literal = path.starts_with("/v1/");
+                for read in [usual(path), tomcat(path)] {
+                    assert!(literal == read.starts_with("/v1/") || ambiguous(path, &["/v1/"]), "{path}");
+                }
             }
         }
+    }
+
+    /// What Tomcat makes of it where it lets `%2f` through: parameters cut, then the same.
+    fn tomcat(path: &str) -> String {
+        let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+        usual(&segments.collect::<Vec<_>>().join("/"))
     }
 
     /// What nginx makes of it: decoded, slashes merged, steps taken.
