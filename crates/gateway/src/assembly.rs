@@ -23,6 +23,7 @@ use super::proxy::{Proxy, RequestBody};
 use super::reading::Reading;
 use super::routes::{Routes, Served};
 use super::serve::Live;
+use super::spare::Spares;
 use super::stack::{Shared, Stack};
 use super::state::States;
 use super::telemetry;
@@ -84,21 +85,20 @@ impl Assembly {
             let mut state = self.states.take(plan.name, count);
             let stack = Stack::new(&plan, &mut state, &mut circuits, &shared).service(&shared);
             states.push((plan.name.to_owned(), state));
-            routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack });
+            routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack: Spares::new(stack) });
         }
         self.states.put(states);
         lanes.add("callers", None, &self.states.callers(&args.callers));
         let (callers, layers, server) = (&args.callers, &args.layers, &args.server);
         let inspector = Inspector {
-            is_on: !server.plain || args.chooses_by_model(),
-            chooses_by_model: args.chooses_by_model(),
+            is_on: !server.plain,
             limit: args.longest_deadline(),
             header: layers.deadline_header.0.clone().map(DeadlineHeader::millis),
             memory: self.states.memory().clone(),
         };
         Live {
             proxy: Proxy::new(
-                Routes::new(routes, Stack::of_answers(args, &shared).service(&shared)),
+                Routes::new(routes, Spares::new(Stack::of_answers(args, &shared).service(&shared))),
                 inspector,
                 self.drain.clone(),
             ),

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -12,6 +13,8 @@ use hyper::body::Incoming;
 pub(crate) struct Begun {
     read: Bytes,
     rest: Incoming,
+    /// Those of a body that was read to its end.
+    trailers: Option<HeaderMap>,
 }
 
 // === impl Begun ===
@@ -22,7 +25,11 @@ impl Begun {
     }
 
     pub(crate) fn new(read: Bytes, rest: Incoming) -> Self {
-        Self { read, rest }
+        Self { read, rest, trailers: None }
+    }
+
+    pub(crate) fn with_trailers(self, trailers: HeaderMap) -> Self {
+        Self { trailers: Some(trailers), ..self }
     }
 
     /// What its connection still has of it.
@@ -36,14 +43,17 @@ impl Body for Begun {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.rest).poll_frame(cx);
+        if !self.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));
         }
-        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))))
+        match self.trailers.take() {
+            Some(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.is_end_stream()
+        self.read.is_empty() && self.trailers.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

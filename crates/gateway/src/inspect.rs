@@ -1,27 +1,37 @@
 //! What a JSON request says about the call: its model, and whether it wants an event stream, though its `Accept` may not
 //! say so.
 
+mod gathered;
 mod members;
 
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
-use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Memory, Model, Reservation, Tenant};
+use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Memory, Model, Reservation};
 
+use self::gathered::Gathered;
 use self::members::Members;
+use super::account::holder;
 use super::begun::Begun;
+use super::grace;
 
-/// A request's body: read already, or not, or not all of it.
-pub(crate) type MaybeRead = Either<Full<Bytes>, Begun>;
+/// A request's body: in memory, or not all of it.
+#[derive(Debug)]
+pub(crate) enum MaybeRead {
+    Whole(Bytes),
+    Begun(Begun),
+}
 
-/// As much as the layers keep for another attempt. A longer body is passed on as it comes.
-const LIMIT: u64 = 2 * 1024 * 1024;
+/// As much as the layers keep for another attempt. A longer body is passed on as it comes, where its route does not depend on it.
+const LIMIT: usize = 2 * 1024 * 1024;
+/// As much as is read where the route depends on it.
+const LONGEST: usize = 32 * 1024 * 1024;
 /// How long reading may take where no deadline is nearer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// No provider has a longer name, and it appears in logs and figures.
@@ -30,10 +40,8 @@ const LONGEST_MODEL: usize = 128;
 /// Reads requests, where there is any use in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspector {
-    /// Off, nothing is read.
+    /// Off, nothing is read but what the route depends on.
     pub(crate) is_on: bool,
-    /// The route depends on the model: what is JSON is read also where it is called something else.
-    pub(crate) chooses_by_model: bool,
     /// The longest a call may take. It begins here, where no layer has seen the request yet that could bound that.
     pub(crate) limit: Option<Duration>,
     /// Where callers say the same.
@@ -47,6 +55,8 @@ pub(crate) struct Inspector {
 pub(crate) enum Unread {
     Broken(hyper::Error),
     Late(Incoming),
+    /// Its route depends on what stands in it, and that is more than is read.
+    TooLong(Incoming),
 }
 
 /// In a request's extensions: parsers read different models in it, or some read one where others read none.
@@ -59,22 +69,41 @@ pub(crate) struct NoMemory;
 
 /// What reading a request came to.
 enum Read {
-    Whole(Bytes),
+    Whole(MaybeRead, Bytes),
+    /// It is no JSON, whatever its type says.
+    NoJson(Begun),
     /// There was no memory for more.
-    Begun(Begun),
+    NoMemory(Begun),
+}
+
+/// How far a body is read.
+struct Bounds {
+    longest: usize,
+    /// What does not begin like JSON is not read.
+    only_json: bool,
+    until: tokio::time::Instant,
 }
 
 // === impl Inspector ===
 
 impl Inspector {
-    /// Notes the model of a JSON request, and whether it says `"stream": true`.
-    pub(crate) async fn inspect(&self, request: Request<Incoming>) -> Result<Request<MaybeRead>, Unread> {
+    /// Notes the model of a JSON request, and whether it says `"stream": true`. Where the route `depends` on the model, JSON is
+    /// read in whichever form it comes.
+    pub(crate) async fn inspect(
+        &self,
+        request: Request<Incoming>,
+        depends: bool,
+    ) -> Result<Request<MaybeRead>, Unread> {
         let is_json = is_json(request.headers());
-        let may_say = (is_json || self.chooses_by_model) && is_small(request.headers());
-        if !self.is_on || request.method() != Method::POST || !may_say {
-            return Ok(request.map(|body| Either::Right(Begun::unread(body))));
+        let may_say = depends || (self.is_on && is_json && is_small(request.headers()));
+        if request.method() != Method::POST || !may_say {
+            return Ok(request.map(unread));
         }
         let (mut parts, body) = request.into_parts();
+        if depends && is_encoded(&parts.headers) {
+            parts.extensions.insert(UnclearModel);
+            return Ok(Request::from_parts(parts, unread(body)));
+        }
         let theirs = self.header.as_ref().and_then(|header| header.read(&parts.headers).ok().flatten());
         let limit = self.limit.into_iter().chain(theirs).min();
         let mut patience = READ_TIMEOUT;
@@ -82,12 +111,17 @@ impl Inspector {
             parts.extensions.insert(deadline);
             patience = patience.min(deadline.instant().saturating_duration_since(Instant::now()));
         }
-        let reservation = self.memory.reserve(parts.extensions.get::<Tenant>());
-        let data = match read(body, patience, reservation).await? {
-            Read::Whole(data) => data,
-            Read::Begun(body) => {
+        let bounds = Bounds {
+            longest: if depends { LONGEST } else { LIMIT },
+            only_json: depends && !is_json,
+            until: tokio::time::Instant::now() + patience,
+        };
+        let (body, data) = match read(body, bounds, self.memory.reserve(Some(&holder(&parts)))).await? {
+            Read::Whole(body, data) => (body, data),
+            Read::NoJson(body) => return Ok(Request::from_parts(parts, MaybeRead::Begun(body))),
+            Read::NoMemory(body) => {
                 parts.extensions.insert(NoMemory);
-                return Ok(Request::from_parts(parts, Either::Right(body)));
+                return Ok(Request::from_parts(parts, MaybeRead::Begun(body)));
             }
         };
         let members = Members::of(&data);
@@ -100,45 +134,69 @@ impl Inspector {
             parts.extensions.insert(Model::new(name));
         }
         // Uploads of another kind, which some endpoints take, do not begin so.
-        let looks_like_json = is_json || data.trim_ascii_start().starts_with(b"{");
-        if members.is_unclear && looks_like_json {
+        if members.is_unclear && (is_json || begins_like_json(&data)) {
             parts.extensions.insert(UnclearModel);
         }
-        Ok(Request::from_parts(parts, Either::Left(Full::new(data))))
+        Ok(Request::from_parts(parts, body))
     }
 }
 
-/// Reads a body whose length is known to be small.
-async fn read(mut body: Incoming, patience: Duration, mut reservation: Reservation) -> Result<Read, Unread> {
-    let until = tokio::time::Instant::now() + patience;
-    let length = usize::try_from(body.size_hint().lower()).unwrap_or_default();
-    // A body that comes at once is not copied.
-    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-    let mut may_read = true;
-    while may_read {
-        let Ok(frame) = timeout_at(until, body.frame()).await else { return Err(Unread::Late(body)) };
-        let Some(frame) = frame else { break };
-        // A length was given, and so there are no trailers.
-        let data = frame.map_err(Unread::Broken)?.into_data().unwrap_or_default();
-        may_read = reservation.grow(data.len());
-        if first.is_empty() && rest.is_empty() {
-            first = data;
-            continue;
+async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> Result<Read, Unread> {
+    let Bounds { longest, mut only_json, mut until } = bounds;
+    let (mut gathered, mut is_put_off) = (Gathered::new(reservation), false);
+    loop {
+        let frame = match timeout_at(until, body.frame()).await {
+            Ok(frame) => frame.transpose().map_err(Unread::Broken)?,
+            Err(_) => match grace::put_off(until).filter(|_| !is_put_off) {
+                Some(later) => {
+                    (until, is_put_off) = (later, true);
+                    continue;
+                }
+                None => return Err(Unread::Late(body)),
+            },
+        };
+        let is_over = frame.is_none();
+        let trailers = match frame.map(http_body::Frame::into_data) {
+            Some(Ok(data)) => {
+                let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+                let expected = expected.saturating_add(gathered.as_slice().len()).saturating_add(data.len());
+                if !gathered.add(data, expected) {
+                    return Ok(Read::NoMemory(Begun::new(gathered.into_bytes(), body)));
+                }
+                None
+            }
+            Some(Err(frame)) => frame.into_trailers().ok(),
+            None => None,
+        };
+        if only_json && (is_over || without_space(gathered.as_slice()).len() >= LONGEST_MARK) {
+            if !begins_like_json(gathered.as_slice()) {
+                return Ok(Read::NoJson(Begun::new(gathered.into_bytes(), body)));
+            }
+            only_json = false;
         }
-        if rest.is_empty() {
-            rest.reserve(length);
-            rest.extend_from_slice(&std::mem::take(&mut first));
+        if is_over || trailers.is_some() {
+            let data = gathered.into_bytes();
+            let read = match trailers {
+                Some(trailers) => MaybeRead::Begun(Begun::new(data.clone(), body).with_trailers(trailers)),
+                None => MaybeRead::Whole(data.clone()),
+            };
+            return Ok(Read::Whole(read, data));
         }
-        rest.extend_from_slice(&data);
+        // What is no JSON may be of any length.
+        let to_come = if only_json { 0 } else { body.size_hint().lower() };
+        if to_come.saturating_add(gathered.as_slice().len() as u64) > longest as u64 {
+            return Err(Unread::TooLong(body));
+        }
     }
-    let data = if rest.is_empty() { first } else { rest.freeze() };
-    let data = reservation.keep(data);
-    Ok(if may_read { Read::Whole(data) } else { Read::Begun(Begun::new(data, body)) })
+}
+
+fn unread(body: Incoming) -> MaybeRead {
+    MaybeRead::Begun(Begun::unread(body))
 }
 
 fn is_small(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    length.is_some_and(|length| length <= LIMIT)
+    length.is_some_and(|length| length <= LIMIT as u64)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -147,6 +205,85 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case(b"application/json")
 }
 
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// What an object may begin with, behind space: some parsers read UTF-16 and UTF-32, too.
+const MARKS: [&[u8]; 4] = [b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
+const LONGEST_MARK: usize = 3;
+
+fn begins_like_json(data: &[u8]) -> bool {
+    let start = without_space(data);
+    MARKS.iter().any(|mark| start.starts_with(mark))
+}
+
+/// Behind its first spaces, of however many bytes each is.
+fn without_space(data: &[u8]) -> &[u8] {
+    let is_space = |byte: &u8| *byte == 0 || byte.is_ascii_whitespace();
+    let start = data.iter().position(|byte| !is_space(byte)).unwrap_or(data.len());
+    data.get(start..).unwrap_or_default()
+}
+
 fn is_name(text: &str) -> bool {
     (1..=LONGEST_MODEL).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::Response;
+    use http_body_util::Empty;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_while_the_process_was_suspended_is_read() {
+        let inspector = Inspector { is_on: true, limit: None, header: None, memory: Memory::default() };
+        let service = service_fn(move |request| {
+            let inspector = inspector.clone();
+            async move {
+                let status = if inspector.inspect(request, false).await.is_ok() { 200 } else { 408 };
+                Ok::<_, Infallible>(Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap())
+            }
+        });
+        let (mut client, server) = tokio::io::duplex(1024 * 1024);
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+        let body = format!(r#"{{"model":"sim","prompt":"{}"}}"#, "x".repeat(500 * 1024));
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        client.write_all(format!("{head}{}", &body[..100]).as_bytes()).await.unwrap();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        // Nobody runs until both are there: the rest, and the end of the time for it.
+        client.write_all(&body.as_bytes()[100..]).await.unwrap();
+        tokio::time::advance(READ_TIMEOUT + Duration::from_secs(1)).await;
+        let mut answer = vec![0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), "HTTP/1.1 200");
+    }
+
+    #[test]
+    fn json_is_known_by_its_first_letter_in_every_encoding() {
+        for json in ["{", " \r\n\t{\"", "\u{feff}{"] {
+            assert!(begins_like_json(json.as_bytes()), "{json:?}");
+            let (mut little, mut big) = (Vec::new(), Vec::new());
+            for unit in json.encode_utf16() {
+                little.extend_from_slice(&unit.to_le_bytes());
+                big.extend_from_slice(&unit.to_be_bytes());
+            }
+            assert!(begins_like_json(&little) && begins_like_json(&big), "{json:?} in UTF-16");
+        }
+        for other in [b"--boundary".as_slice(), b"model=deep", b"RIFF", b"\0\0\0\x18ftyp", b"[1]", b""] {
+            assert!(!begins_like_json(other), "{other:?}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! `forward` (the client).
 
 mod access;
+mod account;
 mod answer_body;
 mod answers;
 mod args;
@@ -20,6 +21,7 @@ mod circuits;
 mod drain;
 mod events;
 mod fleet;
+mod grace;
 mod headers;
 mod ids;
 mod inspect;
@@ -38,6 +40,7 @@ mod serve;
 mod signals;
 mod similar;
 mod socket;
+mod spare;
 mod stack;
 mod state;
 mod stream;

@@ -124,6 +124,12 @@ pub(crate) fn no_memory() -> Response<AnswerBody> {
     response
 }
 
+/// A request that is more than is read, where the route depends on the model.
+pub(crate) fn too_long_to_read() -> Response<AnswerBody> {
+    let detail = "The model of this request cannot be looked for in so long a body; send at most 32 MiB.";
+    problem(StatusCode::PAYLOAD_TOO_LARGE, "request-too-large", detail)
+}
+
 /// A call that is among those of no route.
 pub(crate) fn no_route() -> Response<AnswerBody> {
     problem(StatusCode::NOT_FOUND, "route-unknown", "No route of the gateway is for this path and model.")

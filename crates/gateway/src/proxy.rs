@@ -5,27 +5,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use http::header::MAX_FORWARDS;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Either};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 use tokio::sync::oneshot;
-use tower::{Service, ServiceExt};
+use tower::Service;
 use tower_buttress::error::BoxError;
 use tower_buttress::{
-    Attempts, DedupRole, HeadersSentEarly, Model, Rejection, RejectionKind, RetryReport, ServedBy, Stale, StaleKind,
+    Attempts, CallBody, DedupRole, HeadersSentEarly, Model, Rejection, RejectionKind, RetryReport, ServedBy, Stale,
+    StaleKind,
 };
 
 use super::answer_body::AnswerBody;
 use super::calls::Call;
 use super::drain::Drain;
 use super::headers::Peer;
-use super::inspect::{Inspector, NoMemory, UnclearModel, Unread};
+use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{Place, Routes};
+use super::spare::Spares;
 use super::telemetry::Seldom;
 use super::unread::Sender;
 use super::upload::{Upload, UploadWatch};
@@ -45,7 +48,7 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// What a request's body is when it goes through the stack.
-pub(crate) type RequestBody = Upload;
+pub(crate) type RequestBody = CallBody;
 
 /// Passes requests through the stacks of their routes.
 #[derive(Debug)]
@@ -78,9 +81,10 @@ impl<S> Proxy<S> {
         let sender = Sender::new(request.version(), request.headers());
         let announces_trailers = headers::needs_announced_trailers(request.version(), request.headers());
         let (mut parts, body) = request.into_parts();
-        if let Some(refusal) = self.refuse(&mut parts) {
-            return sender.refuse(body, refusal).await;
-        }
+        let place = match self.place(&mut parts) {
+            Ok(place) => place,
+            Err(refusal) => return sender.refuse(body, *refusal).await,
+        };
         let mut request = Request::from_parts(parts, body);
         let upgrade = tunnel::asked(&mut request);
         let (mut parts, body) = request.into_parts();
@@ -91,9 +95,11 @@ impl<S> Proxy<S> {
         let attempts = Made::default();
         parts.extensions.insert(attempts.asked.clone());
         parts.extensions.insert(attempts.report.clone());
-        let request = match self.inspector.inspect(Request::from_parts(parts, body)).await {
+        let depends = matches!(place, Place::Unsure);
+        let request = match self.inspector.inspect(Request::from_parts(parts, body), depends).await {
             Ok(request) => request,
             Err(Unread::Late(body)) => return sender.answer(body, problem::late_request()).await,
+            Err(Unread::TooLong(body)) => return sender.answer(body, problem::too_long_to_read()).await,
             Err(Unread::Broken(error)) => return broken(&error),
         };
         let (parts, body) = request.into_parts();
@@ -101,23 +107,25 @@ impl<S> Proxy<S> {
         if let Some(call) = parts.extensions.get::<Arc<Call>>() {
             call.read(model.as_ref(), &attempts.asked);
         }
-        let stack = match self.stack(&parts, model.as_ref()) {
-            Ok(stack) => stack.clone(),
+        let stack = match self.stack(&place, &parts, model.as_ref()) {
+            Ok(stack) => stack,
             Err(refusal) => {
                 return match body {
-                    Either::Right(body) => sender.refuse(body.into_rest(), refusal()).await,
-                    Either::Left(_) => refusal(),
+                    MaybeRead::Begun(body) => sender.refuse(body.into_rest(), refusal()).await,
+                    MaybeRead::Whole(_) => refusal(),
                 };
             }
         };
-        let (body, UploadWatch { failure, mut rest }) = Upload::watched(body);
+        let (body, watch) = watched(body);
+        let (failure, mut rest) = watch.map(|UploadWatch { failure, rest }| (failure, rest)).unzip();
+        let failure = OptionFuture::from(failure);
         let mut response = tokio::select! {
             biased;
-            answer = stack.oneshot(Request::from_parts(parts, body)) => match answer {
+            answer = stack.call(Request::from_parts(parts, body)) => match answer {
                 Ok(response) => pass_on(response, upgrade, &self.drain, &attempts),
                 Err(error) => attempts.failed(&error.into()),
             },
-            Ok(error) = failure => return broken(error.as_ref()),
+            Some(Ok(error)) = failure => return broken(error.as_ref()),
         };
         if announces_trailers {
             headers::announce_trailers(&mut response);
@@ -127,35 +135,40 @@ impl<S> Proxy<S> {
         if let Some(model) = model {
             response.extensions_mut().insert(model);
         }
-        match rest.try_recv() {
-            Ok(body) => sender.answer(body, response).await,
-            Err(oneshot::error::TryRecvError::Empty) => {
-                sender.later(rest);
+        match rest.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(body)) => sender.answer(body, response).await,
+            Some(Err(oneshot::error::TryRecvError::Empty)) => {
+                rest.into_iter().for_each(|rest| sender.later(rest));
                 response
             }
-            Err(oneshot::error::TryRecvError::Closed) => response,
+            Some(Err(oneshot::error::TryRecvError::Closed)) | None => response,
         }
     }
 
-    /// The answer to a request that goes no further than here. In the stack it would be a fault of the upstream: tried
-    /// again, and counted by its breaker.
-    fn refuse(&self, parts: &mut Parts) -> Option<Response<AnswerBody>> {
+    /// Where a request goes, by its head. `Err`: the answer to one that goes no further than here. In the stack it would be a fault
+    /// of the upstream: tried again, and counted by its breaker.
+    fn place(&self, parts: &mut Parts) -> Result<Place<'_, S>, Box<Response<AnswerBody>>> {
         if parts.method == Method::CONNECT {
-            return Some(problem::no_tunnels());
+            return Err(problem::no_tunnels().into());
         }
-        match self.routes.by_head(parts.uri.path()) {
-            Place::Nowhere => return Some(problem::no_route()),
-            Place::Ambiguous => return Some(problem::ambiguous_path()),
-            Place::At(route) if route.upstream.locate(&parts.uri).is_none() => return Some(problem::no_such_place()),
+        let place = self.routes.by_head(parts.uri.path());
+        match &place {
+            Place::Nowhere => return Err(problem::no_route().into()),
+            Place::Ambiguous => return Err(problem::ambiguous_path().into()),
+            Place::At(route) if !route.upstream.has_place(&parts.uri) => return Err(problem::no_such_place().into()),
             Place::At(_) | Place::Answers(_) | Place::Unsure => {}
         }
-        is_last_hop(parts).then(|| problem::last_hop(&parts.method))
+        if is_last_hop(parts) { Err(problem::last_hop(&parts.method).into()) } else { Ok(place) }
     }
 
     /// What answers a call. `Err`: nothing does, and this makes the refusal.
-    fn stack(&self, parts: &Parts, model: Option<&Model>) -> Result<&S, fn() -> Response<AnswerBody>> {
-        let path = parts.uri.path();
-        match self.routes.by_head(path) {
+    fn stack<'a>(
+        &'a self,
+        place: &Place<'a, S>,
+        parts: &Parts,
+        model: Option<&Model>,
+    ) -> Result<&'a Spares<S>, fn() -> Response<AnswerBody>> {
+        match *place {
             Place::At(route) => return Ok(&route.stack),
             Place::Answers(stack) => return Ok(stack),
             // Which limits hold is not for the caller to choose.
@@ -163,8 +176,21 @@ impl<S> Proxy<S> {
             Place::Unsure if parts.extensions.get::<NoMemory>().is_some() => return Err(problem::no_memory),
             Place::Unsure | Place::Ambiguous | Place::Nowhere => {}
         }
-        let Some(route) = self.routes.find(path, model.map(Model::as_str)) else { return Err(problem::no_route) };
-        if route.upstream.locate(&parts.uri).is_some() { Ok(&route.stack) } else { Err(problem::no_such_place) }
+        let found = self.routes.find(parts.uri.path(), model.map(Model::as_str));
+        let Some(route) = found else { return Err(problem::no_route) };
+        if route.upstream.has_place(&parts.uri) { Ok(&route.stack) } else { Err(problem::no_such_place) }
+    }
+}
+
+/// A request's body for the stack; and, where it is not in memory yet, what becomes of it.
+fn watched(body: MaybeRead) -> (CallBody, Option<UploadWatch>) {
+    match body {
+        MaybeRead::Whole(data) => (CallBody::from(data), None),
+        MaybeRead::Begun(body) if body.is_end_stream() => (CallBody::empty(), None),
+        MaybeRead::Begun(body) => {
+            let (upload, watch) = Upload::watched(body);
+            (CallBody::new(upload), Some(watch))
+        }
     }
 }
 

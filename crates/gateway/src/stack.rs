@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -21,6 +19,7 @@ use tower_buttress::{
     SseHeartbeatLayer, StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
+use super::account::account;
 use super::answer_body::AnswerBody;
 use super::args::{
     Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch, Trace,
@@ -44,15 +43,6 @@ const PRIMARY: &str = "upstream";
 
 /// How many messages of one conversation may wait.
 const ENQUEUED: u32 = 16;
-
-/// Where callers name their account.
-const CREDENTIALS: [HeaderName; 5] = [
-    AUTHORIZATION,
-    COOKIE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-];
 
 /// On an answer that is not the JSON that was asked for, though the model was asked again.
 const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
@@ -366,23 +356,6 @@ fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut States, lanes: 
         }),
         None => layer,
     }
-}
-
-/// Whoever can write a header is not thereby somebody else: the account is always part of who asks.
-fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
-    let mut add = |part: &[u8]| {
-        tenant.extend_from_slice(&part.len().to_be_bytes());
-        tenant.extend_from_slice(part);
-    };
-    if let Some(tenant) = head.extensions.get::<Tenant>() {
-        add(tenant.as_str().as_bytes());
-    }
-    for name in CREDENTIALS {
-        for value in head.headers.get_all(&name) {
-            add(value.as_bytes());
-        }
-    }
-    tenant
 }
 
 /// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.

@@ -9,18 +9,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Either;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tower_buttress::error::BoxError;
 
-use super::inspect::MaybeRead;
+use super::begun::Begun;
 
 /// A body that reports to the proxy, while the proxy listens.
 #[derive(Debug)]
 pub(crate) struct Upload {
     /// `None` once it was dropped.
-    body: Option<MaybeRead>,
+    body: Option<Begun>,
     failure: Option<oneshot::Sender<BoxError>>,
     rest: Option<oneshot::Sender<Incoming>>,
     has_failed: bool,
@@ -37,7 +36,7 @@ pub(crate) struct UploadWatch {
 // === impl Upload ===
 
 impl Upload {
-    pub(crate) fn watched(body: MaybeRead) -> (Self, UploadWatch) {
+    pub(crate) fn watched(body: Begun) -> (Self, UploadWatch) {
         let (failure, fails) = oneshot::channel();
         let (rest, rests) = oneshot::channel();
         let upload = Self { body: Some(body), failure: Some(failure), rest: Some(rest), has_failed: false };
@@ -59,7 +58,8 @@ impl Body for Upload {
         if let Poll::Ready(None) = polled {
             self.rest = None;
         }
-        let Poll::Ready(Some(Err(error))) = polled else { return polled };
+        let Poll::Ready(Some(Err(error))) = polled else { return polled.map_err(Into::into) };
+        let error = BoxError::from(error);
         self.rest = None;
         let Some(failure) = self.failure.take() else { return Poll::Ready(Some(Err(error))) };
         match failure.send(error) {
@@ -83,7 +83,7 @@ impl Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let (Some(rest), Some(Either::Right(body))) = (self.rest.take(), self.body.take()) else { return };
+        let (Some(rest), Some(body)) = (self.rest.take(), self.body.take()) else { return };
         let body = body.into_rest();
         if !body.is_end_stream() {
             let _ = rest.send(body);

@@ -207,11 +207,6 @@ impl Args {
         self.upstreams.upstream.is_some() || self.routes.is_empty()
     }
 
-    /// Whether a route is for some models only.
-    pub(crate) fn chooses_by_model(&self) -> bool {
-        self.routes.iter().any(|route| route.calls.model.is_some())
-    }
-
     /// The longest time that a call of any route may take; `None` where one of them has no limit.
     pub(crate) fn longest_deadline(&self) -> Option<Duration> {
         let own = self.has_default_route().then_some(self.layers.deadline.0);

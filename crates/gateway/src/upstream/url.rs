@@ -51,6 +51,11 @@ impl Upstream {
         self.at(path)
     }
 
+    /// Whether [`locate`](Self::locate) finds a place.
+    pub(crate) fn has_place(&self, uri: &Uri) -> bool {
+        self.prefix.is_empty() || self.locate(uri).is_some()
+    }
+
     /// The URL itself.
     pub(crate) fn url(&self) -> Option<Uri> {
         let path = if self.prefix.is_empty() { "/" } else { &self.prefix };
@@ -162,6 +167,7 @@ mod tests {
         ];
         for asked in climbing {
             assert_eq!(upstream.locate(&asked.parse().unwrap()), None, "{asked}");
+            assert!(!upstream.has_place(&asked.parse().unwrap()), "{asked}");
             assert_eq!(located("http://up", asked), format!("http://up{asked}"), "there is nothing to leave");
         }
         for asked in ["/...", "/..a", "/a..", "/a?b=/../c", "/./a", "/a%2Fb", "/%2e"] {

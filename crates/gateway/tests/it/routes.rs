@@ -1,12 +1,20 @@
 //! Routes: which upstream answers which call.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use axum::Router;
+use axum::body::Body;
 use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tower_buttress_gateway::Provider;
 
-use super::client::{ask, full, raw, read};
+use super::client::{Outgoing, ask, full, raw, read};
 use super::config::Config;
+use super::forwarding::serve;
 use super::{Running, gateway};
 
 async fn call(gateway: &Running, path: &str, model: &str) -> Response<Incoming> {
@@ -122,6 +130,68 @@ async fn a_body_of_which_parsers_read_different_models_is_refused_where_the_rout
     // Where the model chooses nothing, the upstream judges.
     let (status, problem) = send("/v2/chat/completions", r#"{"model":"sim","model":"deep"}"#).await;
     assert!(status != 400 || !problem.contains("model-unclear"), "{status} {problem}");
+}
+
+#[tokio::test]
+async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
+    // Upstreams that take requests of any length.
+    let counts = [(); 2].map(|()| Arc::<AtomicU32>::default());
+    let upstream = |count: Arc<AtomicU32>| {
+        let answer = async move |body: Body| {
+            count.fetch_add(u32::from(body.collect().await.is_ok()), Relaxed);
+            "taken"
+        };
+        serve(Router::new().fallback(answer))
+    };
+    let (rest, own) = (upstream(counts[0].clone()).await, upstream(counts[1].clone()).await);
+    let config = Config::new(&format!(
+        "upstream = \"http://{rest}\"\n[[route]]\nname = \"own\"\nmodel = \"deep\"\nupstream = \"http://{own}\"\n"
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let calls = || counts.each_ref().map(|count| count.load(Relaxed));
+    let send = async |headers: &[(&str, &str)], body: Outgoing| {
+        let mut request = Request::post(format!("http://{}{CHAT}", gateway.addr));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = ask(request.body(body).unwrap()).await;
+        (answer.status().as_u16(), read(answer.into_body()).await.0)
+    };
+    let json = [("content-type", "application/json")];
+    let deep = |length: usize| {
+        let padding = " ".repeat(length);
+        format!(r#"{{"messages":[{{"role":"user","content":"Hello"}}]{padding},"model":"deep"}}"#)
+    };
+    let chunked = |body: String| {
+        let chunks: Vec<_> =
+            body.as_bytes().chunks(1_000).map(|chunk| Ok(Frame::data(chunk.to_vec().into()))).collect();
+        StreamBody::new(futures_util::stream::iter(chunks)).boxed_unsync()
+    };
+    const MIB: usize = 1024 * 1024;
+    assert_eq!(send(&json, chunked(deep(0))).await.0, 200);
+    assert_eq!(calls(), [0, 1], "in chunks");
+    assert_eq!(send(&[("content-type", "text/plain")], chunked(deep(10_000))).await.0, 200);
+    assert_eq!(calls(), [0, 2], "in chunks, by another name");
+    assert_eq!(send(&json, full(deep(3 * MIB))).await.0, 200);
+    assert_eq!(calls(), [0, 3], "long");
+    for (headers, body) in [
+        (vec![json[0], ("content-encoding", "gzip")], full("not looked into")),
+        (vec![], full(deep(0).encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>())),
+    ] {
+        let (status, problem) = send(&headers, body).await;
+        assert!(status == 400 && problem.contains("model_unclear"), "{headers:?}: {status} {problem}");
+    }
+    for body in [full(deep(32 * MIB)), chunked(deep(32 * MIB))] {
+        let (status, problem) = send(&json, body).await;
+        assert!(status == 413 && problem.contains("request_too_large"), "{status} {problem}");
+    }
+    assert_eq!(calls(), [0, 3]);
+    // What is no JSON is of no model, however long it is.
+    let file = || "x".repeat(3 * MIB);
+    for body in [full(file()), chunked(file())] {
+        send(&[("content-type", "application/octet-stream")], body).await;
+    }
+    assert_eq!(calls(), [2, 3]);
 }
 
 #[tokio::test]

@@ -1,0 +1,61 @@
+//! Whose call it is, where no key of the gateway says so.
+
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE};
+use http::request::Parts;
+use sha2::{Digest, Sha256};
+use tower_buttress::Tenant;
+
+/// Where callers name their account.
+const CREDENTIALS: [HeaderName; 5] = [
+    AUTHORIZATION,
+    COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
+/// Whoever can write a header is not thereby somebody else: the account is always part of who asks.
+pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
+    let mut add = |part: &[u8]| {
+        tenant.extend_from_slice(&part.len().to_be_bytes());
+        tenant.extend_from_slice(part);
+    };
+    if let Some(tenant) = head.extensions.get::<Tenant>() {
+        add(tenant.as_str().as_bytes());
+    }
+    for name in CREDENTIALS {
+        for value in head.headers.get_all(&name) {
+            add(value.as_bytes());
+        }
+    }
+    tenant
+}
+
+/// Whose share of the memory a call takes: its tenant's, or that of its credentials. Calls without either have one together.
+pub(crate) fn holder(head: &Parts) -> Tenant {
+    if let Some(tenant) = head.extensions.get::<Tenant>() {
+        return tenant.clone();
+    }
+    let digest = Sha256::digest(account(head, Vec::new()));
+    let name = digest.iter().take(16).fold(String::from("credentials "), |name, byte| format!("{name}{byte:02x}"));
+    Tenant::new(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_credential_has_a_share_of_its_own_and_calls_without_one_have_one_together() {
+        let of = |name: &str, value: &str| {
+            let (parts, ()) = http::Request::get("/").header(name, value).body(()).unwrap().into_parts();
+            holder(&parts)
+        };
+        let alice = of("authorization", "Bearer alice");
+        assert_eq!(alice, of("authorization", "Bearer alice"));
+        assert!(alice != of("authorization", "Bearer bob") && alice != of("x-api-key", "Bearer alice-2"));
+        assert!(!format!("{alice:?}").contains("Bearer"));
+        assert_eq!(of("accept", "a"), of("accept", "b"));
+    }
+}
