@@ -57,13 +57,13 @@ pub(crate) struct Restart {
 const OTHER_MODEL_CHARACTERS: usize = 200;
 /// Members that refer to places in the text, or to what stands behind them.
 const BOUND_TO_TEXT: [&[u8]; 7] = [
-    b"\"logprobs\":",
-    b"\"logprobsResult\":",
-    b"\"citations\":",
-    b"\"search_results\":",
-    b"\"citationMetadata\":",
-    b"\"groundingMetadata\":",
-    b"\"urlContextMetadata\":",
+    b"\"logprobs\"",
+    b"\"logprobsResult\"",
+    b"\"citations\"",
+    b"\"search_results\"",
+    b"\"citationMetadata\"",
+    b"\"groundingMetadata\"",
+    b"\"urlContextMetadata\"",
 ];
 
 /// Members of a chat's delta that are compared, or say nothing of the answer. Servers add others, for what is thought in other
@@ -122,8 +122,9 @@ impl Said {
 fn is_bound_to_text(data: &[u8]) -> bool {
     BOUND_TO_TEXT.iter().any(|key| {
         memmem::find_iter(data, key).any(|at| {
-            let value = data.get(at + key.len()..).unwrap_or_default().trim_ascii_start();
-            !(value.starts_with(b"null") || value.starts_with(b"[]") || value.starts_with(b"{}"))
+            let behind = data.get(at + key.len()..).unwrap_or_default().trim_ascii_start();
+            let value = behind.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+            value.is_some_and(|value| ![&b"null"[..], b"[]", b"{}"].iter().any(|nothing| value.starts_with(nothing)))
         })
     })
 }

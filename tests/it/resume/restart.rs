@@ -227,6 +227,10 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
         .chat("{\"tool_calls\":[{\"index\":0,\"id\":\"t\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]}", "null");
     let second_choice = CHAT.text("x").replace("\"index\":0", "\"index\":1");
     let logprobs = CHAT.text("x").replace("\"finish_reason\"", "\"logprobs\":{\"content\":[]},\"finish_reason\"");
+    let spaced = logprobs.replace("\"logprobs\":", "\"logprobs\" : ");
+    let anthropic_tool = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"tool_use\",\"id\":\"t\",\"name\":\"f\",\"input\":{}}}\n\n";
+    let gemini_tool = GEMINI.text("x").replace("{\"text\":\"x\"}", "{\"functionCall\":{\"name\":\"f\",\"args\":{}}}");
+    assert!(spaced.contains("\"logprobs\" : ") && gemini_tool.contains("functionCall"));
     let half = CHAT.text("x").replace("\"x\"", "\"\\ud83d\"");
     let signature = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"signature_delta\",\"signature\":\"s\"}}\n\n";
     let cited = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"citations_delta\",\"citation\":{\"cited_text\":\"x\"}}}\n\n";
@@ -240,12 +244,15 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
         (CHAT, tool),
         (CHAT, second_choice),
         (CHAT, logprobs),
+        (CHAT, spaced),
         (CHAT, half),
         (CHAT, unknown),
         (CHAT, annotated),
         (ANTHROPIC, signature.to_owned()),
         (ANTHROPIC, cited.to_owned()),
+        (ANTHROPIC, anthropic_tool.to_owned()),
         (GEMINI, grounded),
+        (GEMINI, gemini_tool),
     ] {
         let mut events = model.start();
         events.extend([model.text("hello"), event]);
