@@ -15,18 +15,25 @@ use super::sync::{AtomicBool, Mutex, Ordering, lock};
 #[derive(Clone, Debug)]
 pub(crate) struct Cancellation(Arc<State>);
 
+/// In the extensions of an answer: its call goes on when that is over, and can still be ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GoesOn;
+
 #[derive(Debug)]
 struct State {
     is_cancelled: AtomicBool,
     /// Of the one that polled last: the call, or what keeps its upstream going when the call is gone.
     waker: Mutex<Option<Waker>>,
+    /// Of the caller that came back to the answer, and polled last.
+    returned: Mutex<Option<Waker>>,
 }
 
 // === impl Cancellation ===
 
 impl Cancellation {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(State { is_cancelled: AtomicBool::new(false), waker: Mutex::new(None) }))
+        let (waker, returned) = (Mutex::new(None), Mutex::new(None));
+        Self(Arc::new(State { is_cancelled: AtomicBool::new(false), waker, returned }))
     }
 
     /// Ends the call.
@@ -37,9 +44,11 @@ impl Cancellation {
 
     /// Wakes the one that polled last, so that it looks at what else it waits for.
     pub(crate) fn wake(&self) {
-        let waker = lock(&self.0.waker).take();
-        if let Some(waker) = waker {
-            waker.wake();
+        for waker in [&self.0.waker, &self.0.returned] {
+            let waker = lock(waker).take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
     }
 
@@ -51,11 +60,22 @@ impl Cancellation {
     /// Ready when the call is to end. Only the one that polled last is woken.
     #[inline]
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_with(&self.0.waker, cx)
+    }
+
+    /// The same for a caller that came back to the answer, and takes the waker of no other. Of several, too, only the last is
+    /// woken: the others find out with the next event.
+    pub(crate) fn poll_returned(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_with(&self.0.returned, cx)
+    }
+
+    #[inline]
+    fn poll_with(&self, waker: &Mutex<Option<Waker>>, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_cancelled() {
             return Poll::Ready(());
         }
         let replaced = {
-            let mut waker = lock(&self.0.waker);
+            let mut waker = lock(waker);
             match &mut *waker {
                 Some(known) if known.will_wake(cx.waker()) => None,
                 other => other.replace(cx.waker().clone()),

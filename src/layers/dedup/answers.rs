@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use super::held::{End, HeldAnswers, Kept, Table};
+use super::held::{End, HeldAnswers, Kept, Table, Token};
 use super::resumable::Resumable;
 use super::sweeper::Sweeper;
 use crate::call::{Reservation, TenantHash};
@@ -15,6 +15,7 @@ use crate::event::Emitter;
 use crate::proto::event_stream::EventStream;
 use crate::proto::fingerprint::{Fingerprint, Fingerprinter};
 use crate::proto::sse::EventIds;
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::store::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 
@@ -65,6 +66,14 @@ pub(super) struct Found {
     pub(super) log: ResponseLog,
     pub(super) tenant: Fingerprint,
     pub(super) bears_ids: bool,
+    /// Says whether a newer message has taken the place of its caller's.
+    pub(super) cancellation: Option<Cancellation>,
+}
+
+/// A caller that is told where its answer is.
+pub(super) struct ToldCaller {
+    pub(super) cancellation: Option<Cancellation>,
+    pub(super) emitter: Emitter,
 }
 
 /// The most callers of one answer that are given a token: the docs of `DedupLayer::resumable` say so.
@@ -116,20 +125,20 @@ impl Answers {
     }
 
     /// Gives out a token for an answer: `None` where it cannot be come back to.
-    fn issue(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
+    fn issue(self: &Arc<Self>, number: u64, caller: &ToldCaller) -> Option<Issued> {
         let token = self.held.secrets.token();
         let mut table = self.table();
         let Table { tokens, answers, .. } = &mut *table;
         let kept = answers.get_mut(&number).filter(|kept| kept.tokens.len() < MAX_TOKENS)?;
         let hash = hash(&token);
         kept.tokens.push(hash);
-        tokens.insert(hash, number);
+        tokens.insert(hash, Token { number, cancellation: caller.cancellation.clone() });
         let ids = kept.ids(number);
         let offered =
             kept.offers.clone().map(|offers| (offers, OfferedAnswer::new(number, kept.tenant, kept.bears_ids)));
         drop(table);
         if let Some((offers, answer)) = offered {
-            let (held, emitter) = (Arc::downgrade(&self.held), emitter.clone());
+            let (held, emitter) = (Arc::downgrade(&self.held), caller.emitter.clone());
             let on_stop = move || {
                 if let Some(held) = held.upgrade() {
                     held.stop(number, &emitter);
@@ -144,24 +153,24 @@ impl Answers {
     }
 
     /// The same, once there is a head: for event streams.
-    pub(super) fn issue_for_head(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
+    pub(super) fn issue_for_head(self: &Arc<Self>, number: u64, caller: &ToldCaller) -> Option<Issued> {
         let is_offered = self.table().answers.get(&number).is_some_and(|kept| kept.is_offered);
-        is_offered.then(|| self.issue(number, emitter)).flatten()
+        is_offered.then(|| self.issue(number, caller)).flatten()
     }
 
     /// The same, where the caller is to be sent away: the call goes on when it leaves.
-    pub(super) fn promise(self: &Arc<Self>, number: u64, emitter: &Emitter) -> Option<Issued> {
+    pub(super) fn promise(self: &Arc<Self>, number: u64, caller: &ToldCaller) -> Option<Issued> {
         let limits = self.settings.unattended_limits();
         let may_go_on = self.table().promise(number, limits);
-        may_go_on.then(|| self.issue(number, emitter)).flatten()
+        may_go_on.then(|| self.issue(number, caller)).flatten()
     }
 
     /// The answer that this token was given out for.
     pub(super) fn find(&self, token: &str, now: Instant) -> Option<Found> {
         let table = self.table();
-        let number = *table.tokens.get(&hash(token))?;
-        let kept = table.get(number, now)?;
-        Some(Found { number, log: kept.log.clone(), tenant: kept.tenant, bears_ids: kept.bears_ids })
+        let (token, kept) = table.get(&hash(token), now)?;
+        let (number, cancellation) = (token.number, token.cancellation.clone());
+        Some(Found { number, log: kept.log.clone(), tenant: kept.tenant, bears_ids: kept.bears_ids, cancellation })
     }
 
     /// Ends the call, if it has not ended. No caller can come back to this answer any more.

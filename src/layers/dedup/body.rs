@@ -54,7 +54,7 @@ struct Resumed {
     rest: VecDeque<BodyPart>,
     /// Gives ids to its events.
     ids: Option<EventIds>,
-    /// The time that the call has.
+    /// When the call ends for this caller.
     limit: Option<CallLimit>,
 }
 
@@ -78,7 +78,7 @@ impl<B> DedupBody<B> {
         Self { kind: Kind::Shared { body: SharedBody { reader: Some(reader), size, resumed } } }
     }
 
-    /// Ends with an error when the call's time has passed.
+    /// Ends with an error when the call does, for its caller.
     pub(super) fn limited(mut self, limit: Option<CallLimit>) -> Self {
         if let (Kind::Shared { body }, true) = (&mut self.kind, limit.is_some()) {
             body.resumed.get_or_insert_default().limit = limit;

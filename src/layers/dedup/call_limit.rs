@@ -1,45 +1,81 @@
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::error::DeadlineExceeded;
+use crate::error::{BoxError, DeadlineExceeded, Superseded};
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::timeout::Timeout;
 use crate::store::ResponseLog;
 
-/// The time that a call has, for a caller that came back to it: it does not keep the call going beyond that, whatever its own
-/// deadline is.
+/// What ends a call in flight for a caller that came back to it. It does not keep the call going beyond the call's own
+/// deadline, whatever its own is, nor when a newer message has taken the place of the one that it read the answer to.
 pub(super) struct CallLimit {
     log: ResponseLog,
+    deadline: Option<Latest>,
+    cancellation: Option<Cancellation>,
+    timeout: Timeout,
+}
+
+/// The deadline of the call.
+#[derive(Clone, Copy)]
+struct Latest {
     at: Instant,
     /// How long that was when the caller came.
     left: Duration,
-    timeout: Timeout,
+}
+
+/// Why a call has ended for a caller.
+pub(super) enum LimitReached {
+    Late(DeadlineExceeded),
+    Superseded,
 }
 
 // === impl CallLimit ===
 
 impl CallLimit {
-    /// `None`: the call has ended, or all the time that it needs.
-    pub(super) fn of(log: &ResponseLog) -> Option<Self> {
-        let at = log.deadline().as_ref().and_then(SharedDeadline::latest).map(Deadline::instant)?;
-        let left = at.saturating_duration_since(clock::now());
-        let this = Self { log: log.clone(), at, left, timeout: Timeout::default() };
-        (!log.has_ended()).then_some(this)
+    /// `None`: the call has ended, or nothing ends it.
+    pub(super) fn of(log: &ResponseLog, cancellation: Option<Cancellation>) -> Option<Self> {
+        let at = log.deadline().as_ref().and_then(SharedDeadline::latest).map(Deadline::instant);
+        let deadline = at.map(|at| Latest { at, left: at.saturating_duration_since(clock::now()) });
+        let is_bound = deadline.is_some() || cancellation.is_some();
+        let this = Self { log: log.clone(), deadline, cancellation, timeout: Timeout::default() };
+        (is_bound && !log.has_ended()).then_some(this)
     }
 
-    /// Ready when the time has passed, and the call goes on.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DeadlineExceeded> {
+    /// Ready when the call ends for this caller, and goes on.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LimitReached> {
         if self.log.has_ended() {
             return Poll::Pending;
         }
-        ready!(self.timeout.poll_until(self.at, cx));
-        Poll::Ready(DeadlineExceeded::new(self.left))
+        if self.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll_returned(cx).is_ready()) {
+            return Poll::Ready(LimitReached::Superseded);
+        }
+        let Some(Latest { at, left }) = self.deadline else { return Poll::Pending };
+        ready!(self.timeout.poll_until(at, cx));
+        Poll::Ready(LimitReached::Late(DeadlineExceeded::new(left)))
     }
 
     /// The same for a caller that has something to read, and does not wait.
-    pub(super) fn has_passed(&mut self, cx: &mut Context<'_>) -> Option<DeadlineExceeded> {
-        let passed = !self.log.has_ended() && self.timeout.has_passed(self.at, cx);
-        passed.then(|| DeadlineExceeded::new(self.left))
+    pub(super) fn has_passed(&mut self, cx: &mut Context<'_>) -> Option<LimitReached> {
+        if self.log.has_ended() {
+            return None;
+        }
+        if self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled) {
+            return Some(LimitReached::Superseded);
+        }
+        let Latest { at, left } = self.deadline?;
+        self.timeout.has_passed(at, cx).then(|| LimitReached::Late(DeadlineExceeded::new(left)))
+    }
+}
+
+// === impl LimitReached ===
+
+impl From<LimitReached> for BoxError {
+    fn from(ended: LimitReached) -> Self {
+        match ended {
+            LimitReached::Late(deadline) => deadline.into(),
+            LimitReached::Superseded => Superseded::new().into(),
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::event::{Emitter, Event};
 use crate::policy::unattended::{Limits, Unattended};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::sse::EventIds;
+use crate::rt::cancellation::Cancellation;
 use crate::rt::entropy::Secrets;
 use crate::store::{AnswerOffers, ResponseLog};
 
@@ -20,13 +21,21 @@ pub(super) struct HeldAnswers {
 
 pub(super) struct Table {
     /// By the hash of the token: who reads this memory cannot come back to anything.
-    pub(super) tokens: HashMap<Fingerprint, u64>,
+    pub(super) tokens: HashMap<Fingerprint, Token>,
     pub(super) answers: HashMap<u64, Kept>,
     pub(super) unattended: Unattended<Fingerprint>,
     expiring: BTreeSet<(Instant, u64)>,
     tenants: HashMap<Fingerprint, usize>,
     /// A task drops what has expired.
     is_swept: bool,
+}
+
+/// What a token leads to.
+pub(super) struct Token {
+    /// Of the answer.
+    pub(super) number: u64,
+    /// Says whether a newer message has taken the place of its caller's.
+    pub(super) cancellation: Option<Cancellation>,
 }
 
 /// One answer, in flight or ended.
@@ -123,9 +132,15 @@ impl HeldAnswers {
 // === impl Table ===
 
 impl Table {
-    /// The answer of this number, unless it has expired.
-    pub(super) fn get(&self, number: u64, now: Instant) -> Option<&Kept> {
-        self.answers.get(&number).filter(|kept| kept.ended.as_ref().is_none_or(|ended| now < ended.expires))
+    /// What a token leads to, unless it has expired, or is a call in flight that a newer message has ended for this caller.
+    pub(super) fn get(&self, token: &Fingerprint, now: Instant) -> Option<(&Token, &Kept)> {
+        let token = self.tokens.get(token)?;
+        let kept = self.answers.get(&token.number)?;
+        let is_there = match &kept.ended {
+            Some(ended) => now < ended.expires,
+            None => !token.cancellation.as_ref().is_some_and(Cancellation::is_cancelled),
+        };
+        is_there.then_some((token, kept))
     }
 
     /// Holds an answer. Returns `false` where there are too many.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::answers::{Answers, Issued};
-use crate::event::Emitter;
+use super::answers::{Answers, Issued, ToldCaller};
 use crate::proto::digests;
 use crate::proto::sse::EventIds;
+use crate::rt::cancellation::GoesOn;
 use crate::rt::timeout::Timeout;
 
 /// Tells one caller where its answer is, with its head or, if it would rather not wait, before.
@@ -18,7 +18,7 @@ pub(super) struct Offer {
     answers: Arc<Answers>,
     number: u64,
     later: Option<Later>,
-    emitter: Emitter,
+    caller: ToldCaller,
 }
 
 /// The caller does not wait for longer than this.
@@ -36,13 +36,13 @@ const WAITS: std::ops::RangeInclusive<u64> = 1..=60;
 // === impl Offer ===
 
 impl Offer {
-    pub(super) fn new(answers: Arc<Answers>, number: u64, wait: Option<Duration>, emitter: Emitter) -> Self {
-        Self { answers, number, later: wait.map(Later::new), emitter }
+    pub(super) fn new(answers: Arc<Answers>, number: u64, wait: Option<Duration>, caller: ToldCaller) -> Self {
+        Self { answers, number, later: wait.map(Later::new), caller }
     }
 
     /// There is a head: adds where the answer is. Returns what writes the ids of its events.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) -> Option<EventIds> {
-        let Issued { location, ids } = self.answers.issue_for_head(self.number, &self.emitter)?;
+        let Issued { location, ids } = self.answers.issue_for_head(self.number, &self.caller)?;
         headers.insert(CONTENT_LOCATION, location);
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);
@@ -57,7 +57,7 @@ impl Offer {
         let wait = ready!(later.poll(cx));
         self.later = None;
         // Without a place for it the preference is not applied: the caller waits.
-        match self.answers.promise(self.number, &self.emitter) {
+        match self.answers.promise(self.number, &self.caller) {
             Some(Issued { location, .. }) => Poll::Ready(accepted(location, wait)),
             None => Poll::Pending,
         }
@@ -68,6 +68,7 @@ impl Offer {
 pub(super) fn accepted(location: HeaderValue, wait: Duration) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::ACCEPTED;
+    response.extensions_mut().insert(GoesOn);
     let headers = response.headers_mut();
     headers.insert(LOCATION, location);
     headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));

@@ -9,7 +9,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::answer::{Answer, Following, KeyIgnored, OnAccepted};
-use super::answers::{Answers, ResumableRequest};
+use super::answers::{Answers, ResumableRequest, ToldCaller};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
 use super::offer::Offer;
@@ -175,7 +175,8 @@ where
     /// What its caller is told of where the answer is: nothing where the call is made elsewhere.
     fn offer(&self, log: &ResponseLog) -> Option<Box<Offer>> {
         let (answers, resumable) = config_answers(&self.config, self.resumable)?;
-        Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait, self.config.emitter.clone())))
+        let caller = ToldCaller { cancellation: self.cancellation(), emitter: self.config.emitter.clone() };
+        Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait, caller)))
     }
 
     fn bypass(self, reason: &'static str) -> AnswerOf<S, St, ResB> {

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri
 
 use super::answers::{self, Answers, Found};
 use super::body::DedupBody;
-use super::call_limit::CallLimit;
+use super::call_limit::{CallLimit, LimitReached};
 use super::config::Config;
 use super::key;
 use super::offer::{self, Later};
@@ -26,6 +26,7 @@ use crate::proto::fingerprint::Fingerprint;
 use crate::proto::prefer::Preferences;
 use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::store::{
     AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, Recorder, ResponseLog, SharedAnswers, Stopped, Store,
@@ -56,7 +57,7 @@ pub(super) struct Returning {
     skipped: Skipped,
     /// Counts what is held behind what was passed over; `None`: the log holds it anyway.
     rest_charge: Option<Reservation>,
-    /// The time that the call has.
+    /// When the call ends for this caller.
     limit: Option<CallLimit>,
     later: Option<(Later, HeaderValue)>,
     format: RejectionFormat,
@@ -118,10 +119,10 @@ pub(super) fn come_back<St: Store>(
             ComeBack::Reply(status(StatusCode::NO_CONTENT))
         }
         None => refuse(&parts, RejectionKind::AnswerGone, config),
-        Some(Found { number, log, tenant, bears_ids }) => {
+        Some(Found { number, log, tenant, bears_ids, cancellation }) => {
             let answer = OfferedAnswer { number, tenant, bears_ids };
             match last_event(&parts, answer) {
-                Ok(after) => read(&parts, answer, log, None, after, config),
+                Ok(after) => read(&parts, answer, (log, cancellation), None, after, config),
                 Err(kind) => refuse(&parts, kind, config),
             }
         }
@@ -157,7 +158,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
     let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
     let (recorder, log) = Recorder::open_behind(limits, charge);
     // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
-    let back = read(&parts, answer, log, Some(config.memory.reserve(Some(&tenant))), after, &config);
+    let back = read(&parts, answer, (log, None), Some(config.memory.reserve(Some(&tenant))), after, &config);
     recorder.stop_recording();
     shared.feed(token, recorder);
     back
@@ -182,7 +183,7 @@ fn last_event(parts: &Parts, answer: OfferedAnswer) -> Result<Option<EventId>, R
 fn read(
     parts: &Parts,
     answer: OfferedAnswer,
-    log: ResponseLog,
+    (log, cancellation): (ResponseLog, Option<Cancellation>),
     rest_charge: Option<Reservation>,
     after: Option<EventId>,
     config: &Arc<Config>,
@@ -190,7 +191,8 @@ fn read(
     let Some(reader) = log.return_reader() else {
         return refuse(parts, RejectionKind::AnswerGone, config);
     };
-    let limit = CallLimit::of(&log);
+    let reader = reader.cancelled_by(cancellation.clone());
+    let limit = CallLimit::of(&log, cancellation);
     config.emitter.emit(&Event::FlightResumed);
     let preferences = Preferences::of(&parts.headers);
     let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
@@ -357,8 +359,11 @@ impl Returning {
             }
         }
         let Some(limit) = &mut self.limit else { return Poll::Pending };
-        let _ = ready!(limit.poll(cx));
-        Poll::Ready(self.refuse(Rejection::new(RejectionKind::DeadlineExceeded)))
+        let kind = match ready!(limit.poll(cx)) {
+            LimitReached::Late(_) => RejectionKind::DeadlineExceeded,
+            LimitReached::Superseded => RejectionKind::Superseded,
+        };
+        Poll::Ready(self.refuse(Rejection::new(kind)))
     }
 
     /// Passes over what the caller has. Returns whether there is more, or may be.

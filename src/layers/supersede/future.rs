@@ -21,6 +21,7 @@ use crate::event::Event;
 use crate::policy::supersede::Refusal;
 use crate::proto::retry_after::should_retry;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::cancellation::GoesOn;
 
 pin_project! {
     /// The future of [`Supersede`](crate::supersede::Supersede).
@@ -222,13 +223,15 @@ where
     B::Error: Into<BoxError> + 'static,
 {
     let Some(Message { call, config }) = message else { return response.map(SupersedeBody::untouched) };
-    let (is_final, is_over) = (!is_retried(&response), response.body().is_end_stream());
+    // An answer that comes later, and elsewhere: until then a newer message takes its place.
+    let goes_on = response.extensions().get::<GoesOn>().is_some();
+    let (is_final, is_over) = (!goes_on && !is_retried(&response), response.body().is_end_stream());
     if is_over && is_final {
         // Nothing is remembered of it.
         call.answered();
         return response.map(SupersedeBody::untouched);
     }
-    if response.status().is_success() {
+    if response.status().is_success() && !goes_on {
         call.served();
     }
     if is_over {

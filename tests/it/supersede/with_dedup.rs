@@ -1,6 +1,6 @@
 //! A call that is ended on purpose, and one whose caller may come back.
 
-use tower_buttress::{DedupLayer, Event};
+use tower_buttress::{DedupLayer, Event, Resumable};
 
 use super::*;
 
@@ -19,12 +19,31 @@ impl Stack {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> JoinHandle<Became> {
+        let call = self.call(request);
+        let call = tokio::spawn(async move { call.await.0 });
+        tokio::time::sleep(MILLIS).await;
+        call
+    }
+
+    /// What became of it, and where its answer will be.
+    fn call(&self, request: Request<Full<Bytes>>) -> impl Future<Output = (Became, Option<String>)> + use<> {
         let upstream = self.upstream.clone();
         let flight = self.dedup.layer(service_fn(move |request| upstream.clone().answer(request)));
         let service = self.layer.layer(flight);
-        let call = tokio::spawn(async move { became(&service.oneshot(request).await.unwrap()) });
-        tokio::time::sleep(MILLIS).await;
-        call
+        async move {
+            let response = service.oneshot(request).await.unwrap();
+            let location = response.headers().get("location").map(|location| location.to_str().unwrap().to_owned());
+            (became(&response), location)
+        }
+    }
+
+    /// Asks for an answer later. Returns where it will be.
+    async fn later(&self, text: &str) -> String {
+        let mut request = message(text);
+        request.headers_mut().insert("prefer", "respond-async".parse().unwrap());
+        let (became, location) = self.call(request).await;
+        assert_eq!(became, (202, None));
+        location.unwrap()
     }
 
     /// Whether the first call is still with the upstream.
@@ -91,6 +110,34 @@ async fn others_who_hear_the_same_call_hear_it_to_its_end() {
     assert_eq!(first.await.unwrap(), SUPERSEDED);
     assert_eq!((other.await.unwrap(), second.await.unwrap()), (ANSWERED, ANSWERED));
     assert_eq!(stack.upstream.calls(), ["one", "two"]);
+}
+
+fn at(location: &str) -> Request<Full<Bytes>> {
+    Request::get(location).body(Full::default()).unwrap()
+}
+
+/// Its caller has a 202, and the call goes on.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_answered_later_is_superseded_until_then() {
+    let mut stack = Stack::new();
+    stack.dedup = stack.dedup.resumable(Resumable::at("/answers").respond_async(true));
+    let location = stack.later("one").await;
+    // Nor does a caller that waits for it keep it going, or read it.
+    for waits in [false, true] {
+        let waiting = if waits { Some(stack.send(at(&stack.later("again").await)).await) } else { None };
+        let second = stack.send(message(if waits { "three" } else { "two" })).await;
+        stack.goes_on(1).await;
+        if let Some(waiting) = waiting {
+            assert_eq!(waiting.await.unwrap(), SUPERSEDED);
+        }
+        assert_eq!(second.await.unwrap(), ANSWERED);
+    }
+    assert_eq!(stack.call(at(&location)).await.0.0, 410);
+    // One that was answered before stays.
+    let location = stack.later("four").await;
+    assert_eq!(stack.call(at(&location)).await.0, ANSWERED);
+    assert_eq!(stack.send(message("five")).await.await.unwrap(), ANSWERED);
+    assert_eq!(stack.call(at(&location)).await.0, ANSWERED);
 }
 
 #[tokio::test(start_paused = true)]
