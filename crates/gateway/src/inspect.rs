@@ -158,9 +158,9 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
         let is_over = frame.is_none();
         let trailers = match frame.map(http_body::Frame::into_data) {
             Some(Ok(data)) => {
-                let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-                let expected = expected.saturating_add(gathered.as_slice().len()).saturating_add(data.len());
-                if !gathered.add(data, expected) {
+                // Of a body in chunks it is not known how long it will be.
+                let left = body.size_hint().exact().and_then(|left| usize::try_from(left).ok());
+                if !gathered.add(data, left.unwrap_or(longest)) {
                     return Ok(Read::NoMemory(Begun::new(gathered.into_bytes(), body)));
                 }
                 None
