@@ -35,7 +35,7 @@ const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 7] = [
     ("driver", &["backend", "client", "error"]),
     ("breaker", &["breaker", "driver", "backend", "client", "error"]),
     ("pace", &["pace", "driver", "backend", "client", "error"]),
-    ("supersede", &["driver", "backend", "client", "error"]),
+    ("supersede", &["supersede", "driver", "backend", "client", "error"]),
 ];
 
 /// The folders of sources that users compile.
