@@ -207,6 +207,9 @@ impl<S> Layer<S> for QueueLayer {
     type Service = Queue<S>;
 
     fn layer(&self, inner: S) -> Queue<S> {
+        if self.enabled {
+            self.shared.show_places();
+        }
         Queue::new(inner, self.enabled.then(|| QueueGate(self.shared.for_service())))
     }
 }

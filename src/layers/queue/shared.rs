@@ -318,6 +318,11 @@ impl Shared {
         self.changed(state);
     }
 
+    /// How many places there are is told before a call has to wait for one.
+    pub(super) fn show_places(&self) {
+        self.changed(&lock(&self.state));
+    }
+
     fn changed(&self, state: &State) {
         let is_full = state.places.is_full();
         if self.is_full.load(Ordering::Relaxed) != is_full {
