@@ -37,7 +37,8 @@ use crate::client::Redis;
 ///   too old for the caller is no answer.
 /// - *A tenant has its share* ([`tenant_bytes`](Self::tenant_bytes)): further answers are kept by the process that was given
 ///   them only, until some have expired.
-/// - *Redis cannot be reached*: nothing waits for it, and each process has what it was given itself.
+/// - *Redis cannot be reached*: nothing waits for it, and each process has what it was given itself. An answer that a frozen Redis
+///   takes when it goes on is taken for that much younger than it is.
 /// - *What is in Redis is damaged, or another tenant's*: it is no answer.
 ///
 /// # Cost

@@ -323,11 +323,11 @@ async fn what_an_answer_says_is_left_of_a_rate_is_known_to_all() {
     let (here, there): (Process, Process) = (process(), process());
     assert_eq!(call(&here, "a").await, StatusCode::OK);
     assert_eq!(call(&here, "a").await, StatusCode::OK);
-    // It tells with its next call that nothing is left, and waits for it.
+    // It tells with its next call that nothing is left, and waits for it. The other process does so with its first.
     assert_eq!(call(&here, "a").await, StatusCode::OK);
+    let begun = Instant::now();
     assert_eq!(call(&there, "a").await, StatusCode::OK);
-    assert!(most_in_a_second(&sent).await <= 3, "{}", most_in_a_second(&sent).await);
-    assert_eq!(burst(&[there], 5).await, 1);
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
 /// Calls that have their turns when another process meets a 429, which pauses all for 2 s.
