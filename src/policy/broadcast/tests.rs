@@ -367,7 +367,15 @@ proptest! {
                     }
                 }
                 Step::Push(cost) if !broadcast.has_ended() && !broadcast.is_full() => {
-                    broadcast.push(pushed, cost);
+                    // As often as not for a reader that has read all there is.
+                    let at_tip = readers.iter_mut().find(|(id, _)| pushed % 2 == 0 && broadcast.is_at_tip(*id));
+                    match at_tip {
+                        Some((id, next)) => {
+                            broadcast.push_read(*id, pushed, cost);
+                            *next = Some(pushed + 1);
+                        }
+                        None => broadcast.push(pushed, cost),
+                    }
                     costs.push(cost);
                     pushed += 1;
                 }
@@ -562,7 +570,14 @@ proptest! {
                             block.len() + 10
                         })
                     });
-                    broadcast.push(vec![pushed], 11);
+                    let at_tip = readers.iter_mut().find(|(id, _)| pushed % 2 == 0 && broadcast.is_at_tip(*id));
+                    match at_tip {
+                        Some((id, next)) => {
+                            broadcast.push_read(*id, vec![pushed], 11);
+                            *next = pushed + 1;
+                        }
+                        None => broadcast.push(vec![pushed], 11),
+                    }
                     pushed += 1;
                 }
                 MergeStep::StopRecording => broadcast.stop_recording(),
