@@ -32,6 +32,7 @@ pub struct Ending(Arc<Figures>);
 #[derive(Debug, Default)]
 struct Figures {
     end: AtomicU8,
+    ids: AtomicU8,
     #[cfg(feature = "llm")]
     usage: Tokens,
     /// Of the answer that took its place, or whose place it took.
@@ -46,6 +47,12 @@ struct Tokens {
     input: AtomicU64,
     output: AtomicU64,
 }
+
+/// Of the ids that events have: nobody looks for them, none was found, or there may be some.
+const UNKNOWN: u8 = 0;
+#[cfg(feature = "llm")]
+const NO_IDS: u8 = 1;
+const MAY_HAVE_IDS: u8 = 2;
 
 const ENDS: [End; 6] = [End::Whole, End::Paused, End::Limit, End::Refused, End::Filtered, End::Unknown];
 
@@ -75,6 +82,26 @@ impl Ending {
     pub fn get(&self) -> Option<End> {
         let index = usize::from(self.0.end.load(Ordering::Acquire)).checked_sub(1)?;
         ENDS.get(index).copied()
+    }
+
+    /// Whose maker looks for the ids of the stream's events, and tells of them before they are handed on.
+    #[cfg(feature = "llm")]
+    pub(crate) fn following_ids(self) -> Self {
+        self.0.ids.store(NO_IDS, Ordering::Relaxed);
+        self
+    }
+
+    /// An event has an id, or nobody looks for more of them.
+    pub(crate) fn note_ids(&self) {
+        if self.0.ids.load(Ordering::Relaxed) != UNKNOWN {
+            self.0.ids.store(MAY_HAVE_IDS, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an event of the stream may have had an id. `None` where nobody looks for them.
+    pub(crate) fn may_have_ids(&self) -> Option<bool> {
+        let ids = self.0.ids.load(Ordering::Relaxed);
+        (ids != UNKNOWN).then_some(ids == MAY_HAVE_IDS)
     }
 
     /// The tokens that the answer says it took, as far as it was read: `None` where it has said nothing of them.
@@ -150,6 +177,19 @@ mod tests {
             ending.clone().set(end);
             assert_eq!(ending.get(), Some(end));
         }
+    }
+
+    #[cfg(feature = "llm")]
+    #[test]
+    fn ids_are_known_of_where_they_are_looked_for() {
+        let ending = Ending::new();
+        ending.note_ids();
+        assert_eq!(ending.may_have_ids(), None);
+        let ending = ending.following_ids();
+        assert_eq!(ending.may_have_ids(), Some(false));
+        let other = ending.clone();
+        ending.note_ids();
+        assert_eq!(other.may_have_ids(), Some(true));
     }
 
     #[cfg(feature = "llm")]

@@ -8,6 +8,7 @@ use http::header::{AGE, CONNECTION, CONTENT_LENGTH, SET_COOKIE, TE, TRANSFER_ENC
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use http_body::SizeHint;
 
+use crate::body::ending::Ending;
 use crate::call::{Attempts, ServedBy};
 
 /// The head of an answer that may be read by several callers. Its `Debug` shows status and names of headers, and never
@@ -150,6 +151,13 @@ impl Head {
             }
         }
         Self { headers, extensions: self.extensions.clone(), ..*self }
+    }
+
+    /// The events of its stream are given ids, which those outside do not look for where a layer inside does.
+    pub(crate) fn note_ids(&self) {
+        if let Some(ending) = self.extensions.get::<Ending>() {
+            ending.note_ids();
+        }
     }
 
     /// How much it adds to what is held.

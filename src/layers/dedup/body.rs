@@ -73,6 +73,9 @@ impl<B> DedupBody<B> {
     pub(super) fn shared(reader: Reader, head: &Head, ids: Option<EventIds>, rest: VecDeque<BodyPart>) -> Self {
         // With ids in it, or without its beginning, it is longer or shorter than it was.
         let size = if ids.is_some() { SizeHint::new() } else { *head.size() };
+        if ids.is_some() {
+            head.note_ids();
+        }
         let is_resumed = ids.is_some() || !rest.is_empty();
         let resumed = is_resumed.then(|| Box::new(Resumed { rest, ids, limit: None }));
         Self { kind: Kind::Shared { body: SharedBody { reader: Some(reader), size, resumed } } }

@@ -234,8 +234,11 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         Next::Stop
     }
 
-    /// Asks for the rest, or gives up.
+    /// Asks for the rest, or gives up. Of the ids in that, the guard of the first answer does not know.
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
+        if let Some(ending) = &self.ending {
+            ending.note_ids();
+        }
         let now = clock::now();
         let remaining = Deadline::remaining_for_attempt(&self.kept.head().extensions, now);
         let retry_after = cut.retry_after.max(self.follower.reconnection_time());

@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::place::Place;
 use crate::error::InvalidConfig;
 use crate::proto::dialect::{KeepAlive, Kind};
-use crate::proto::sse::{LineEnding, Scanner};
+use crate::proto::sse::LineEnding;
 
 /// The bytes of a heartbeat. In the extensions of a request or a response, it sets the frame of that call.
 ///
@@ -90,10 +91,11 @@ impl HeartbeatFrame {
 
     /// Whether one may be inserted where the stream is.
     #[inline]
-    pub(super) fn may_be_at(&self, scanner: &Scanner) -> bool {
+    pub(super) fn may_be_at(&self, place: Place<'_>) -> bool {
+        let scanner = place.scanner;
         // A frame that loses its blank line once an id was seen stays outside of events.
         let safe = if self.has_blank() {
-            scanner.block_is_safe() && (!scanner.id_seen() || scanner.comment_is_safe())
+            scanner.block_is_safe() && (scanner.comment_is_safe() || !place.has_ids())
         } else {
             scanner.comment_is_safe()
         };
@@ -110,8 +112,8 @@ impl HeartbeatFrame {
     }
 
     /// The bytes of a heartbeat for where the stream is.
-    pub(super) fn render(&self, scanner: &Scanner) -> Bytes {
-        let (ending, id_seen) = (scanner.ending(), scanner.id_seen());
+    pub(super) fn render(&self, place: Place<'_>) -> Bytes {
+        let (ending, id_seen) = (place.scanner.ending(), place.has_ids());
         let bytes = match self {
             Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
             Self::ByDialect | Self::Comment if !id_seen => match ending {
@@ -177,11 +179,13 @@ impl Rendered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::sse::Scanner;
 
     fn at(frame: &HeartbeatFrame, stream: &str) -> Option<Bytes> {
         let mut scanner = Scanner::new();
         scanner.scan(stream.as_bytes());
-        frame.may_be_at(&scanner).then(|| frame.render(&scanner))
+        let place = Place { scanner: &scanner, ids: None };
+        frame.may_be_at(place).then(|| frame.render(place))
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod head;
 mod layer;
 mod notices;
 mod pending;
+mod place;
 mod service;
 mod state;
 

@@ -7,9 +7,9 @@ use std::task::Context;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 
+use super::place::Place;
 use crate::call::{Notice, Notices};
 use crate::proto::dialect::NoticeWriter;
-use crate::proto::sse::Scanner;
 
 /// The operator's texts.
 #[derive(Clone)]
@@ -66,11 +66,11 @@ impl CallNotices {
     }
 
     /// The next notice, for a stream that may take a block where it is.
-    pub(super) fn next(&self, scanner: &Scanner, cx: &Context<'_>) -> Option<Bytes> {
+    pub(super) fn next(&self, place: Place<'_>, cx: &Context<'_>) -> Option<Bytes> {
         while let Some(notice) = self.cell.next(cx) {
             let text = (self.text.0)(&notice, &self.headers).map(one_line).filter(|text| !text.is_empty());
             if let Some(text) = text {
-                return self.writer.write(notice.name(), &text, scanner.id_seen(), scanner.ending());
+                return self.writer.write(notice.name(), &text, place.has_ids(), place.scanner.ending());
             }
         }
         None

@@ -14,7 +14,9 @@ use super::frame::HeartbeatFrame;
 use super::head;
 use super::notices::CallNotices;
 use super::pending::PendingAnswer;
+use super::place::{self, Place};
 use crate::body::boxed::Polled;
+use crate::body::ending::Ending;
 use crate::error::{BoxError, StreamSilent};
 use crate::event::{Emitter, Event};
 use crate::policy::heartbeat_schedule::HeartbeatSchedule;
@@ -27,6 +29,8 @@ use crate::rt::timeout::StreamTimeout;
 #[derive(Debug)]
 pub(super) struct HeartbeatState<B> {
     pub(super) scanner: Scanner,
+    /// Of a layer inside that looks for ids.
+    ids: Option<Ending>,
     pub(super) schedule: HeartbeatSchedule,
     pub(super) timeout: StreamTimeout,
     pub(super) mode: Mode<B>,
@@ -63,7 +67,7 @@ impl<B> HeartbeatState<B> {
     /// For an event stream that has begun.
     pub(super) fn of_stream(config: CallConfig, answer: &Response<B>) -> Self {
         let state = Self::new(&config, config.frame(answer.extensions()), config.kind_of_event_stream());
-        Self { notices: config.notices.map(in_event_stream), ..state }
+        Self { notices: config.notices.map(in_event_stream), ids: place::followed(Ending::of(answer)), ..state }
     }
 
     /// For a stream of JSON lines.
@@ -89,6 +93,7 @@ impl<B> HeartbeatState<B> {
         let layer = &config.layer;
         Self {
             scanner: Scanner::new(),
+            ids: None,
             // A layer that is off makes no state.
             schedule: HeartbeatSchedule::new(layer.interval.unwrap_or(Duration::MAX), layer.max_silence),
             timeout: StreamTimeout::default(),
@@ -106,13 +111,22 @@ impl<B> HeartbeatState<B> {
     /// Whether a heartbeat may be inserted where the stream is.
     #[inline]
     pub(super) fn may_beat(&self) -> bool {
-        self.frame.as_ref().is_some_and(|frame| frame.may_be_at(&self.scanner))
+        self.frame.as_ref().is_some_and(|frame| frame.may_be_at(self.place()))
+    }
+
+    #[inline]
+    fn place(&self) -> Place<'_> {
+        Place { scanner: &self.scanner, ids: self.ids.as_ref() }
     }
 
     #[inline]
     pub(super) fn follow(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
-            self.scanner.scan(data);
+            if self.ids.is_some() || self.scanner.id_seen() {
+                self.scanner.skim(data);
+            } else {
+                self.scanner.scan(data);
+            }
             if self.kind == Some(Kind::OpenAiResponses) {
                 self.count(data);
             }
@@ -142,6 +156,7 @@ impl<B> HeartbeatState<B> {
             let config = &pending.1;
             self.frame = if config.json_lines { None } else { config.frame(answer.extensions()) };
         }
+        self.ids = place::followed(Ending::of(answer));
         self.schedule.heard();
         // Heartbeats have gone out.
         self.mode = Mode::BomPending(BomStripper::default());
@@ -203,7 +218,7 @@ impl<B> HeartbeatState<B> {
 
     #[cold]
     pub(super) fn beat(&mut self) -> Polled {
-        let bytes = self.frame.as_ref().map(|frame| frame.render(&self.scanner)).unwrap_or_default();
+        let bytes = self.frame.as_ref().map(|frame| frame.render(self.place())).unwrap_or_default();
         self.emitter.emit(&Event::HeartbeatSent);
         self.insert(bytes)
     }
@@ -214,8 +229,8 @@ impl<B> HeartbeatState<B> {
         // Between JSON lines is where a comment may be between the lines of an event.
         let frame =
             if self.kind == Some(Kind::Ollama) { HeartbeatFrame::CommentNoBlank } else { HeartbeatFrame::Comment };
-        let notices = self.notices.as_ref().filter(|_| frame.may_be_at(&self.scanner))?;
-        let bytes = notices.next(&self.scanner, cx)?;
+        let notices = self.notices.as_ref().filter(|_| frame.may_be_at(self.place()))?;
+        let bytes = notices.next(self.place(), cx)?;
         Some(self.insert(bytes))
     }
 

@@ -136,7 +136,7 @@ impl Expected {
             Look::Answer => None,
             Look::Stream(framing) => Some(framing),
         };
-        let ending = Ending::new();
+        let ending = Ending::new().following_ids();
         response.extensions_mut().insert(ending.clone());
         let Self { config, dialect, generates, asks_for_rest, host, tenant, first_byte } = self;
         let held = config.memory.reserve(tenant.as_ref());

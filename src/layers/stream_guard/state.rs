@@ -125,6 +125,9 @@ impl StreamState {
             }
             *unproven
         });
+        if reader.has_ids() {
+            ending.note_ids();
+        }
         let all = whole == data.len() && self.partial.is_empty() && !self.loose && !data.is_empty();
         if all { Readable::All } else { Readable::Part(self.cut(data.clone(), whole)) }
     }

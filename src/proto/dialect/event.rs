@@ -69,6 +69,8 @@ pub(super) struct SseFramer {
     stray_position: Position,
     /// A field has come since the last blank line.
     fields: bool,
+    /// A line sets an id.
+    ids: bool,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +167,15 @@ impl Framer {
         }
     }
 
+    /// Whether a line of an event stream sets an id.
+    #[inline]
+    pub(super) const fn has_ids(&self) -> bool {
+        match self {
+            Self::EventStream(framer) => framer.ids,
+            Self::Lines(_) | Self::Array(_) => false,
+        }
+    }
+
     pub(super) const fn line_ending(&self) -> LineEnding {
         match self {
             Self::EventStream(framer) => framer.lines.ending(),
@@ -231,7 +242,8 @@ impl SseFramer {
                 }
                 Ended::Comment => found(Frame::KeepAlive, start),
                 Ended::Unknown => self.read_stray(line, &mut |frame| found(frame, start)),
-                Ended::Field(Field::Id | Field::Retry) => {}
+                Ended::Field(Field::Id) => self.ids = true,
+                Ended::Field(Field::Retry) => {}
             }
             if self.is_between(ended) {
                 start = behind_lf(all, all.len() - bytes.len());
@@ -293,6 +305,7 @@ impl SseFramer {
                 self.read_stray(&line, found);
                 self.cut = line;
             }
+            Ended::Field(Field::Id) => self.ids = true,
             Ended::Field(_) => {}
         }
         self.is_between(ended)

@@ -261,6 +261,11 @@ impl Reader {
         self.framer.line_ending()
     }
 
+    /// Whether an event has set an id, valid or not.
+    pub(crate) const fn has_ids(&self) -> bool {
+        self.framer.has_ids()
+    }
+
     /// The `sequence_number` that comes next, in Responses.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {

@@ -117,6 +117,12 @@ impl Lines {
         self.mark_settled() && !self.cr && self.ending == LineEnding::Lf
     }
 
+    /// A line has ended so, and no more than that is known of what has come.
+    #[inline]
+    pub(in crate::proto) fn rest(&mut self, ending: LineEnding) {
+        (self.cr, self.ending) = (false, ending);
+    }
+
     pub(in crate::proto) const fn after_cr(&self) -> bool {
         self.cr
     }

@@ -105,6 +105,26 @@ impl Scanner {
         whole && self.is_between_events() || self.scan_lines(bytes).fields
     }
 
+    /// Reads the next bytes of the stream too, where neither its events are to be counted nor its ids to be followed: only where in
+    /// the stream its reader is.
+    ///
+    /// Of bytes that end in an empty line it looks at the last ones, since what came before makes no difference then.
+    #[inline(never)]
+    pub(crate) fn skim(&mut self, bytes: &[u8]) {
+        let ending = match bytes {
+            [.., b'\n', b'\n'] => Some(LineEnding::Lf),
+            [.., b'\r', b'\n', b'\r', b'\n'] => Some(LineEnding::CrLf),
+            _ => None,
+        };
+        let Some(ending) = ending.filter(|_| self.lines.mark_settled()) else {
+            self.scan_lines(bytes);
+            return;
+        };
+        self.lines.rest(ending);
+        self.line = LineState::default();
+        self.seen &= ANY_ID;
+    }
+
     /// Where events are alone in their chunks, as most are, all of them begin here.
     #[inline]
     fn is_between_events(&self) -> bool {
@@ -437,6 +457,23 @@ mod tests {
                 prop_assert_eq!(skimmed.finds_fields(chunk.as_bytes()), read.scan_lines(chunk.as_bytes()).fields);
             }
             prop_assert_eq!(Scanner { seen: 0, ..skimmed }, Scanner { seen: 0, ..read });
+        }
+    }
+
+    proptest! {
+        /// Where a stream is does not depend on what came before an empty line, however the stream is cut.
+        #[test]
+        fn it_is_known_where_a_stream_is_as_by_reading_each_line(
+            chunks in vec(select(&["\u{FEFF}", "data: a", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "\n\r\n", ": c", "id: 1\n", "x\n\n",
+                "data: a\n\n", ": c\n\n", "\n\n\n", "\n\r", "data: a\r\n\r\n", "data: a\r\n\n", "data: a\n: c\n", "\r\r"][..]), 0..24),
+        ) {
+            let (mut skimmed, mut read) = (Scanner::new(), Scanner::new());
+            for chunk in chunks {
+                skimmed.skim(chunk.as_bytes());
+                read.scan_lines(chunk.as_bytes());
+                prop_assert_eq!(Scanner { seen: skimmed.seen & !ANY_ID, ..skimmed.clone() }, Scanner { seen: read.seen & !ANY_ID, ..read.clone() });
+                prop_assert_eq!(skimmed.at_stream_start(), read.at_stream_start());
+            }
         }
     }
 

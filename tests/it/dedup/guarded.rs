@@ -2,9 +2,10 @@
 
 use http::Response;
 use tower::ServiceBuilder;
-use tower_buttress::{DedupLayer, DedupRole, StreamGuardLayer};
+use tower_buttress::{DedupLayer, DedupRole, Resumable, SseHeartbeatLayer, StreamGuardLayer};
 
 use super::{post, post_key, role, upstream};
+use crate::support::secs;
 
 const HELLO: &str =
     "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
@@ -107,4 +108,27 @@ async fn an_encoded_stream_cannot_be_read_and_is_not_kept() {
     let mut head = event_stream();
     head.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
     assert!(!is_kept(true, head, &["\u{1f}\u{8b}"], false).await);
+}
+
+/// Heartbeats outside learn of the ids that events are given for those who come back.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_given_ids_has_heartbeats_without_blank_lines() {
+    let resumable = DedupLayer::new().resumable(Resumable::at("/answers"));
+    for (layer, beat) in [(DedupLayer::new(), ": keepalive\n\n"), (resumable, ": keepalive\n")] {
+        let (upstream, mut stage) = upstream();
+        let service = ServiceBuilder::new()
+            .layer(SseHeartbeatLayer::new(secs(15)))
+            .layer(layer)
+            .layer(StreamGuardLayer::new())
+            .service(upstream);
+        let mut request = post_key("k", "{}");
+        *request.uri_mut() = "/v1/chat/completions".parse().unwrap();
+        let call = tokio::spawn(tower::ServiceExt::oneshot(service, request));
+        let say = stage.call().await.answer(event_stream());
+        say.data(HELLO);
+        let mut body = call.await.unwrap().unwrap().into_body();
+        http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), beat);
+    }
 }

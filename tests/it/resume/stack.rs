@@ -99,6 +99,21 @@ async fn the_guard_tells_what_is_cut_and_the_ending_is_that_of_the_whole() {
     assert_eq!(ending.get(), Some(End::Whole));
 }
 
+/// The guard of the first answer does not see whether the rest has ids.
+#[tokio::test(start_paused = true)]
+async fn heartbeats_within_the_rest_take_no_place_for_granted() {
+    let rest = stream([Data(WORLD), Wait(secs(20)), Data(COMPLETED)]);
+    let upstream = Upstream::new([stream([Data(CREATED), Data(HELLO), Wait(secs(20))]), rest]);
+    let service = ServiceBuilder::new()
+        .layer(SseHeartbeatLayer::new(secs(15)))
+        .layer(ResumeLayer::new())
+        .layer(StreamGuardLayer::new())
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let trace = trace(service.oneshot(post("/v1/responses", "{}")).await.unwrap().into_body()).await;
+    let beats: Vec<&String> = trace.iter().filter(|event| event.contains("keepalive")).collect();
+    assert_eq!(beats, ["+15s : keepalive\n\n", "+35s : keepalive\n"], "{trace:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_an_answer_may_be_its_marker_alone() {
     const A: &str = "id: 1\ndata: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n";

@@ -9,12 +9,13 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::{
-    Attempts, CircuitBreakerLayer, CircuitState, FallbackLayer, RetryAfterBackoffLayer, ServedBy, StreamGuardLayer,
+    Attempts, CircuitBreakerLayer, CircuitState, FallbackLayer, RetryAfterBackoffLayer, ServedBy, SseHeartbeatLayer,
+    StreamGuardLayer,
 };
 
 use super::{Answer, CHAT, DONE, HELLO, OVERLOADED, ROLE, STOP};
 use crate::support::Step::{self, Data, Wait};
-use crate::support::secs;
+use crate::support::{secs, trace};
 
 /// A chunk that says nothing.
 const PING: &str = "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[]}\n\n";
@@ -172,5 +173,32 @@ async fn a_gateway_tells_its_caller_in_the_dialect_and_then_breaks_off() {
         };
         assert!(text.starts_with(HELLO) && text.contains(told) && !text.contains("[DONE]"), "{text}");
         assert!(error.is_some());
+    }
+}
+
+/// Heartbeats outside do not read again what the guard has read.
+#[tokio::test(start_paused = true)]
+async fn heartbeats_learn_of_the_guard_that_a_stream_has_ids() {
+    const WITH_ID: &str =
+        "id: 7\ndata: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
+    let (begun, rest) = WITH_ID.split_at(3);
+    for (events, beat) in [
+        (vec![Data(HELLO)], "+15s : keepalive\n\n"),
+        (vec![Data(HELLO), Data("id: 7\n\n")], "+15s : keepalive\n"),
+        (vec![Data(WITH_ID)], "+15s : keepalive\n"),
+        (vec![Data(HELLO), Data(begun), Data(rest)], "+15s : keepalive\n"),
+    ] {
+        let steps: Vec<Step> = events.into_iter().chain([Wait(secs(20)), Data(DONE)]).collect();
+        let upstream = service_fn(move |_: Request<Full<Bytes>>| {
+            let response = Answer::stream(steps.clone()).response();
+            async { Ok::<_, Infallible>(response) }
+        });
+        let service = ServiceBuilder::new()
+            .layer(SseHeartbeatLayer::new(secs(15)))
+            .layer(StreamGuardLayer::new())
+            .service(upstream);
+        let trace = trace(service.oneshot(request()).await.unwrap().into_body()).await;
+        assert!(trace.iter().any(|event| event == beat), "{trace:?}");
+        assert_eq!(trace.iter().filter(|event| event.contains("keepalive")).count(), 1);
     }
 }

@@ -1,0 +1,26 @@
+//! Where in an event stream its reader is.
+
+use crate::body::ending::Ending;
+use crate::proto::sse::Scanner;
+
+/// What has gone by of a stream into which something is to be inserted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) scanner: &'a Scanner,
+    /// Of a layer inside that looks for ids: then `scanner` does not.
+    pub(super) ids: Option<&'a Ending>,
+}
+
+// === impl Place ===
+
+impl Place<'_> {
+    /// Whether the stream has set an id, or may have.
+    pub(super) fn has_ids(self) -> bool {
+        self.scanner.id_seen() || self.ids.is_some_and(|ids| ids.may_have_ids() != Some(false))
+    }
+}
+
+/// The one of an answer in which a layer inside looks for ids.
+pub(super) fn followed(answer: Option<&Ending>) -> Option<Ending> {
+    answer.filter(|ending| ending.may_have_ids().is_some()).cloned()
+}
