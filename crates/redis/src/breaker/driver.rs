@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, PeerCircuit, PeerReport};
 
-use super::watched::{Meaning, Probe, Watched};
+use super::watched::{LOOK_OWED, Meaning, Probe, Watched};
 use crate::backend::{
     CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, OrderNews, ProbeLease, ProbeVerdict,
     Process, Token, Votes,
@@ -113,6 +113,7 @@ impl<B: CircuitBackend> Circuits<B> {
             probe: Probe::None,
             look_at,
             owes_vote: false,
+            owes_verdict: None,
             opened: None,
             order: None,
             owes_order: None,
@@ -132,12 +133,16 @@ impl<B: CircuitBackend> Circuits<B> {
         match Meaning::of(change) {
             Meaning::Opened(open_for) => {
                 watched.note_opened();
+                // Calls have found since then that the upstream is not well.
+                if let Some((_, owed)) = &mut watched.owes_verdict {
+                    *owed = ProbeVerdict::GivenBack;
+                }
                 let unanswered = watched.circuit.unanswered();
                 let lease = watched.lease();
                 watched.hold(open_for);
                 let failed = ProbeVerdict::Failed { open_for, unanswered };
                 let told = match lease {
-                    Some(lease) => self.backend.verdict(id, lease, self.process, failed, ACTIVE).await.unwrap_or(false),
+                    Some(lease) => self.tell_verdict(id, lease, failed).await,
                     None => false,
                 };
                 if !told {
@@ -157,7 +162,7 @@ impl<B: CircuitBackend> Circuits<B> {
                 let lease = watched.lease();
                 watched.probe = Probe::None;
                 if let Some(lease) = lease {
-                    let _ = self.backend.verdict(id, lease, self.process, ProbeVerdict::Well, ACTIVE).await;
+                    self.tell_verdict(id, lease, ProbeVerdict::Well).await;
                 }
             }
             Meaning::Ours => watched.probe = Probe::None,
@@ -231,7 +236,7 @@ impl<B: CircuitBackend> Circuits<B> {
             Probe::Ours { lease, give_back_at: Some(at) } if *at <= now => {
                 let lease = *lease;
                 watched.hold_until_called(jittered(NO_CALL));
-                let _ = self.backend.verdict(id, lease, self.process, ProbeVerdict::GivenBack, ACTIVE).await;
+                self.tell_verdict(id, lease, ProbeVerdict::GivenBack).await;
                 return;
             }
             _ => return,
@@ -254,6 +259,23 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
+    /// Says what came of a probe; where that is lost, again later. Returns whether it is known, and counts.
+    async fn tell_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
+        let told = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
+        let Some(watched) = self.circuits.get_mut(&id) else { return false };
+        match told {
+            // The lease has ended, with this or before it.
+            Ok(counts) => {
+                watched.owes_verdict = None;
+                counts
+            }
+            Err(_) => {
+                watched.owe_verdict(lease, verdict);
+                false
+            }
+        }
+    }
+
     async fn vote(&mut self, id: CircuitId, open_for: Duration) {
         let is_lost = self.backend.vote(id, self.process, open_for, ACTIVE).await.is_err();
         if let Some(watched) = self.circuits.get_mut(&id) {
@@ -273,6 +295,9 @@ impl<B: CircuitBackend> Circuits<B> {
 
     /// Asks what the fleet says of a circuit.
     async fn look(&mut self, id: CircuitId) {
+        if let Some((lease, verdict)) = self.circuits.get(&id).and_then(|watched| watched.owes_verdict) {
+            self.tell_verdict(id, lease, verdict).await;
+        }
         self.make_up_for_vote(id).await;
         self.tell_order(id).await;
         // At once: what is open is known after one round trip.
@@ -286,7 +311,8 @@ impl<B: CircuitBackend> Circuits<B> {
     fn on_votes(&mut self, id: CircuitId, votes: Option<Votes>) {
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         let every = if watched.is_closed() { LOOK_CLOSED } else { LOOK_OPEN };
-        watched.look_at = Instant::now() + jittered(every);
+        let wait = if watched.owes_verdict.is_some() { LOOK_OWED } else { jittered(every) };
+        watched.look_at = Instant::now() + wait;
         match votes {
             Some(votes) if !votes.open_for.is_zero() => watched.hear(votes),
             // The fleet is about to test it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, ProbeHold};
 
-use crate::backend::{GivenOrder, NumberedOrder, Token};
+use crate::backend::{GivenOrder, NumberedOrder, ProbeVerdict, Token};
 
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
@@ -14,6 +14,8 @@ pub(super) struct Watched {
     pub(super) look_at: Instant,
     /// Its vote was lost: the fleet does not know yet what this process found.
     pub(super) owes_vote: bool,
+    /// What came of a probe under this lease was lost: until it is told, no other process may probe.
+    pub(super) owes_verdict: Option<(Token, ProbeVerdict)>,
     /// When it opened last, as far as this task was told, and how often it had.
     pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
@@ -51,6 +53,9 @@ pub(super) enum Meaning {
     /// Set by hand. What is for the whole fleet is told by itself.
     Ours,
 }
+
+/// A verdict that was lost is told again this often.
+pub(super) const LOOK_OWED: Duration = Duration::from_millis(500);
 
 // === impl Watched ===
 
@@ -107,6 +112,13 @@ impl Watched {
         // What this task was not told of has just happened.
         let opened_before = self.opened.is_some_and(|(at, times)| times == snapshot.opened && at.elapsed() >= age);
         is_open && !opened_before
+    }
+
+    /// What came of a probe was lost. It is told again soon: a failure as a vote, so that only its lease is given back then.
+    pub(super) fn owe_verdict(&mut self, lease: Token, verdict: ProbeVerdict) {
+        let owed = if verdict == ProbeVerdict::Well { ProbeVerdict::Well } else { ProbeVerdict::GivenBack };
+        self.owes_verdict = Some((lease, owed));
+        self.look_at = self.look_at.min(Instant::now() + LOOK_OWED);
     }
 
     /// The circuit has opened.

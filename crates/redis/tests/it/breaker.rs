@@ -254,6 +254,64 @@ async fn votes_that_were_lost_in_an_outage_are_made_up_for() {
     assert_eq!(fleet[2].state(), CircuitState::Open);
 }
 
+/// Two processes whose circuits are open, and of which the first is cut off while its probe is under way. It is back 200 ms
+/// after that.
+async fn cut_off_while_it_probes(upstream: &Upstream, is_well: bool) -> [Process; 2] {
+    let model = Model::new();
+    let cut_off = model.connection();
+    let fleet = [process(cut_off.clone(), upstream), process(model, upstream)];
+    settle().await;
+    fleet[0].calls(5).await;
+    fleet[1].calls(1).await;
+    upstream.is_down.store(!is_well, SeqCst);
+    let begun = Instant::now();
+    loop {
+        let before = upstream.calls.load(SeqCst);
+        let probes = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let probes = upstream.calls.load(SeqCst) > before;
+            cut_off.set_connected(!probes);
+            probes
+        };
+        if tokio::join!(fleet[0].call(), probes).1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < OPEN * 4, "it is not tested");
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cut_off.set_connected(true);
+    fleet
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_that_could_not_be_told_closes_all_circuits_when_it_can() {
+    let upstream = down();
+    let fleet = cut_off_while_it_probes(&upstream, true).await;
+    assert_eq!((fleet[0].state(), fleet[1].state()), (CircuitState::Closed, CircuitState::Open));
+    let begun = Instant::now();
+    while fleet[1].state() != CircuitState::Closed {
+        settle().await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "it is not told");
+    }
+    assert_eq!(fleet[0].state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_could_not_be_told_leaves_the_next_test_to_another() {
+    let upstream = down();
+    let fleet = cut_off_while_it_probes(&upstream, false).await;
+    assert_eq!((fleet[0].state(), fleet[1].state()), (CircuitState::Open, CircuitState::Open));
+    upstream.is_down.store(false, SeqCst);
+    // Only the second has calls to make.
+    let begun = Instant::now();
+    while fleet[1].state() != CircuitState::Closed {
+        fleet[1].call().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < OPEN * 5, "it may not be tested");
+    }
+}
+
 #[tokio::test]
 async fn it_is_the_same_on_a_real_redis() {
     let (server, upstream) = (Server::start(), down());
