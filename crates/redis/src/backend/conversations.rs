@@ -23,7 +23,9 @@ pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// than a tenth of a second ago, and before the newest, is superseded.
     fn newest(&self, message: Message, came: Instant) -> impl Future<Output = Result<Newest, BackendError>> + Send;
 
-    /// A message has an answer that is not asked for again. `false`: another one is the newest.
+    /// A message has an answer that is not asked for again: a newer one does not supersede it. It is under way again where
+    /// [`newest`](Self::newest) is told of it, as with another call of it. `false`: another one is the newest, or that is
+    /// known.
     fn answered(&self, message: Message) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
     /// What is told of conversations from now on: see [`ConversationNews`].
@@ -182,22 +184,24 @@ mod model {
                 *known = Conversation { superseded: std::mem::take(&mut known.superseded), ..Conversation::new(now) };
             }
             known.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
-            if known.newest == Some(payload) {
-                known.until = now + KEPT;
+            let is_older = known.came.is_some_and(|newest| newest > came);
+            if known.newest == Some(payload) && (is_older || !known.is_answered) {
+                (known.is_answered, known.until) = (false, now + KEPT);
                 return Ok(Newest::number(known.number, known.payloads()));
             }
             if known.superseded.iter().any(|(superseded, _)| *superseded == payload) {
                 return Ok(Newest::Superseded);
             }
-            if known.came.is_some_and(|newest| newest > came) {
+            if is_older {
                 known.supersede(payload, now);
                 return Ok(Newest::Superseded);
             }
-            if let Some(newest) = known.newest {
+            if let Some(newest) = known.newest.filter(|_| !known.is_answered) {
                 known.supersede(newest, now);
             }
             known.number = millis.max(known.number + 1);
-            (known.newest, known.came, known.until) = (Some(payload), Some(came), now + KEPT);
+            (known.newest, known.is_answered) = (Some(payload), false);
+            (known.came, known.until) = (Some(came), now + KEPT);
             let newest = Newest::number(known.number, known.payloads());
             let news = ConversationNews { conversation, number: known.number, payload };
             state.publish(Channel::Conversations, &news.encode());
@@ -208,9 +212,12 @@ mod model {
             let mut state = self.reach()?;
             let now = state.now();
             let known = state.conversations.get_mut(&message.conversation);
-            let known = known.filter(|known| known.until > now && known.newest == Some(message.payload));
+            let is_newest = |known: &&mut Conversation| {
+                known.until > now && known.newest == Some(message.payload) && !known.is_answered
+            };
+            let known = known.filter(is_newest);
             let found = known.is_some();
-            known.into_iter().for_each(|known| known.newest = None);
+            known.into_iter().for_each(|known| known.is_answered = true);
             Ok(found)
         }
 

@@ -132,6 +132,8 @@ pub(super) enum Channel {
 pub(super) struct Conversation {
     pub(super) number: u64,
     pub(super) newest: Option<Fingerprint>,
+    /// The newest was, and is not superseded by the next one.
+    pub(super) is_answered: bool,
     /// When the newest came.
     pub(super) came: Option<Instant>,
     pub(super) superseded: Vec<(Fingerprint, Instant)>,
@@ -145,7 +147,7 @@ const DAYS: u64 = 10 * 24 * 60 * 60 * 1000;
 
 impl Conversation {
     pub(super) fn new(now: Instant) -> Self {
-        Self { number: 0, newest: None, came: None, superseded: Vec::new(), until: now }
+        Self { number: 0, newest: None, is_answered: false, came: None, superseded: Vec::new(), until: now }
     }
 
     pub(super) fn supersede(&mut self, payload: Fingerprint, now: Instant) {

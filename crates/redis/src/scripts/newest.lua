@@ -15,27 +15,30 @@ local function supersede(payload)
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[2])
-local v = redis.call('HMGET', KEYS[1], 'n', 'f', 'b')
+local v = redis.call('HMGET', KEYS[1], 'n', 'f', 'b', 'a')
 local last = tonumber(v[1] or 0)
-if v[2] == ARGV[1] then
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  return answer(last, 1)
-end
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {last, 2, now} end
 local came, is_told = tonumber(ARGV[5]), ARGV[5] ~= '0'
 if not is_told then came = now - ARGV[6] end
 -- It is told at once.
 if now - came <= tonumber(ARGV[7]) then came = now end
-if came < tonumber(v[3] or 0) then
+local is_older = came < tonumber(v[3] or 0)
+-- Where it was answered, another call of it is under way; one that came later makes another message of it.
+if v[2] == ARGV[1] and (is_older or not v[4]) then
+  redis.call('HDEL', KEYS[1], 'a')
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return answer(last, 1)
+end
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return {last, 2, now} end
+if is_older then
   if is_told then return {last, 3, now} end
   supersede(ARGV[1])
   return {last, 2, now}
 end
--- One that was answered is not there any more.
-if v[2] then supersede(v[2]) end
+if v[2] and not v[4] then supersede(v[2]) end
 -- Numbers go on where Redis has forgotten the last one.
 local number = string.format('%.0f', math.max(now, last + 1))
 redis.call('HSET', KEYS[1], 'n', number, 'f', ARGV[1], 'b', string.format('%.0f', came))
+redis.call('HDEL', KEYS[1], 'a')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', KEYS[3], ARGV[4] .. number)
 return answer(tonumber(number), 0)

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_buttress::store::Fingerprint;
 use tower_buttress::{CallBody, SupersedeLayer};
-use tower_buttress_redis::backend::ConversationBackend;
+use tower_buttress_redis::backend::{ConversationBackend, Message, Newest};
 use tower_buttress_redis::{FleetSupersede, Model, Redis};
 
 use crate::support::Server;
@@ -138,6 +140,49 @@ async fn the_same_words_on_two_machines_are_one_message() {
     // It was answered: the same words are another message now, and one that was answered is not refused.
     assert_eq!(two.say("ann", "other").await.unwrap(), StatusCode::OK);
     assert_eq!(one.say("ann", "hello").await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_words_are_one_message_still_when_one_of_their_calls_was_answered() {
+    let slow = Slow { model: Model::new(), takes: 50 * MS, subscribes_in: 50 * MS };
+    let process = Process::taking(900 * MS, FleetSupersede::new(slow));
+    let first = process.say("ann", "hello");
+    tokio::time::sleep(500 * MS).await;
+    let second = process.say("ann", "hello");
+    tokio::time::sleep(700 * MS).await;
+    assert!(first.is_finished() && !second.is_finished());
+    let third = process.say("ann", "hello");
+    for call in [first, second, third] {
+        assert_eq!(call.await.unwrap(), StatusCode::OK);
+    }
+}
+
+async fn an_answered_message_is_not_older_than_itself<B: ConversationBackend>(backend: B) {
+    let print = |byte| Fingerprint::from_bytes([byte; 32]);
+    let hello = Message { conversation: print(1), payload: print(2) };
+    let other = Message { payload: print(3), ..hello };
+    let came = Instant::now();
+    let is_superseded = async |message, came| backend.newest(message, came).await.unwrap() == Newest::Superseded;
+    tokio::time::sleep(20 * MS).await;
+    assert!(!is_superseded(hello, came).await);
+    assert!(backend.answered(hello).await.unwrap());
+    assert!(!backend.answered(hello).await.unwrap(), "it was, already");
+    tokio::time::sleep(200 * MS).await;
+    // Another call of it, that is under way.
+    assert!(!is_superseded(hello, came).await);
+    assert!(backend.answered(hello).await.unwrap());
+    // A newer one does not supersede what was answered: it may be said again.
+    assert!(!is_superseded(other, Instant::now()).await);
+    assert!(!is_superseded(hello, Instant::now()).await);
+    assert!(is_superseded(other, Instant::now()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answered_messages_are_known_in_the_model_as_in_redis() {
+    an_answered_message_is_not_older_than_itself(Model::new()).await;
+    tokio::time::resume();
+    let server = Server::start();
+    an_answered_message_is_not_older_than_itself(server.redis()).await;
 }
 
 #[tokio::test(start_paused = true)]
