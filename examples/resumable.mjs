@@ -1,16 +1,21 @@
 // Reads an answer to its end however often the connection is cut, with nothing but `fetch`: this is all that
-// `DedupLayer::resumable` (in the gateway: `--resumable on`) asks of a client. The model is asked once.
+// `DedupLayer::resumable` (in the gateway: `--resumable on`) asks of a client. The model is asked once, and again only
+// where the first request was answered with a 5xx.
 //
 //   API_KEY=.. node examples/resumable.mjs http://127.0.0.1:8080/v1/chat/completions '{"model":"m","stream":true,"messages":[]}'
 
-/** All events of the answer to `request`, each once. It is sent again if no answer came: it must have an `Idempotency-Key`. */
+/** All events of the answer to `request`, each once. It is sent again after a 5xx or none: it needs an `Idempotency-Key`. */
 async function* resumable(url, request) {
   for (let place = '', id = '', failed = 0; ; failed++) {
+    let retryAfter = 0;
     try {
       const response = await fetch(new URL(place, url), place ? { headers: { 'last-event-id': id } } : request);
       if (response.status === 204) return; // Nothing is left to read.
-      place ||= response.headers.get('content-location');
-      if (!response.ok || !place) throw Object.assign(new Error(`no answer: ${response.status}`), { isFinal: true });
+      if (response.ok) place ||= response.headers.get('content-location');
+      if (!response.ok || !place) {
+        retryAfter = Number(response.headers.get('retry-after')) || 0;
+        throw Object.assign(new Error(`no answer: ${response.status}`), { isFinal: response.status < 500 });
+      }
       for await (const event of events(response.body)) {
         [id, failed] = [event.id ?? id, 0];
         yield event;
@@ -18,7 +23,7 @@ async function* resumable(url, request) {
     } catch (error) {
       if (error.isFinal || failed === 9) throw error; // Else it was cut off, and what has not come is still there.
     }
-    await new Promise(wait => setTimeout(wait, 100 * failed));
+    await new Promise(wait => setTimeout(wait, Math.max(100 * failed, 1000 * retryAfter)));
   }
 }
 

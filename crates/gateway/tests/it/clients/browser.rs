@@ -3,15 +3,16 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Html;
 use axum::routing::{MethodRouter, get, post};
 use futures_util::{StreamExt, stream};
+use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -200,6 +201,38 @@ async fn a_loop_around_fetch_survives_three_cuts_and_holds_the_exact_text() {
     let read = String::from_utf8(output.stdout).unwrap();
     assert_eq!(read.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "), text());
     assert_eq!((cuts_left.load(SeqCst), asked.load(SeqCst)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_loop_around_fetch_comes_back_again_after_a_503_when_it_is_told_to() {
+    if python().is_none() {
+        return;
+    }
+    let came_back = Arc::<Mutex<Vec<Instant>>>::default();
+    let times = came_back.clone();
+    let rest = move || {
+        let mut times = times.lock().unwrap();
+        times.push(Instant::now());
+        let response = Response::builder().header("content-type", "text/event-stream");
+        let response = match times.len() {
+            1 => response.status(503).header("retry-after", "1").body(Body::empty()),
+            2 => response.body(Body::from("id: 2\ndata: b\n\n")),
+            _ => response.status(204).body(Body::empty()),
+        };
+        async { response.unwrap() }
+    };
+    let begun = [("content-type", "text/event-stream"), ("content-location", "/rest")];
+    let router = Router::new()
+        .route("/words", post(move || async move { (begun, "id: 1\ndata: a\n\n") }))
+        .route("/rest", get(rest));
+    let url = format!("http://{}/words", upstream(router).await);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/resumable.mjs");
+    let output = Command::new("node").args([script, &url, "hello"]).kill_on_drop(true).output();
+    let output = tokio::time::timeout(secs(60), output).await.expect("it comes to its end").unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "a\nb\n");
+    let times = came_back.lock().unwrap();
+    assert!(times.len() == 3 && times[1] - times[0] >= Duration::from_millis(950), "{times:?}");
 }
 
 #[tokio::test]
