@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout_at;
 use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Memory, Model, Reservation};
 
@@ -144,8 +145,15 @@ impl Inspector {
 async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> Result<Read, Unread> {
     let Bounds { longest, mut only_json, mut until } = bounds;
     let (mut gathered, mut is_put_off) = (Gathered::new(reservation), false);
+    // How many of its first bytes are known to be space.
+    let mut spaces = 0;
     loop {
-        let frame = match timeout_at(until, body.frame()).await {
+        // Without a budget, a body whose next frame is always there would hold its worker, and the time for it would not end.
+        let next = async {
+            consume_budget().await;
+            body.frame().await
+        };
+        let frame = match timeout_at(until, next).await {
             Ok(frame) => frame.transpose().map_err(Unread::Broken)?,
             Err(_) => match grace::put_off(until).filter(|_| !is_put_off) {
                 Some(later) => {
@@ -168,11 +176,15 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
             Some(Err(frame)) => frame.into_trailers().ok(),
             None => None,
         };
-        if only_json && (is_over || without_space(gathered.as_slice()).len() >= LONGEST_MARK) {
-            if !begins_like_json(gathered.as_slice()) {
-                return Ok(Read::NoJson(Begun::new(gathered.into_bytes(), body)));
+        if only_json {
+            let start = without_space(gathered.as_slice().get(spaces..).unwrap_or_default());
+            spaces = gathered.as_slice().len() - start.len();
+            if is_over || start.len() >= LONGEST_MARK {
+                if !begins_like_json(start) {
+                    return Ok(Read::NoJson(Begun::new(gathered.into_bytes(), body)));
+                }
+                only_json = false;
             }
-            only_json = false;
         }
         if is_over || trailers.is_some() {
             let data = gathered.into_bytes();
