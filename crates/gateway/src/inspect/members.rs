@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::LONGEST_MODEL;
 
 /// What they say.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,16 +25,18 @@ enum Name {
     Other,
 }
 
-/// A value that may be of another type than the one that says something.
-#[derive(Debug, serde::Deserialize)]
-#[serde(untagged)]
-enum OrOther<T> {
-    Known(T),
-    Other(IgnoredAny),
+/// The value of a member. No more of it is kept than says something: a request may have a list of millions in that place.
+#[derive(Debug)]
+enum Value {
+    /// Of no more than [`LONGEST_MODEL`] bytes.
+    Text(String),
+    Bool(bool),
+    Other,
 }
 
 struct MembersVisitor;
 struct NameVisitor;
+struct ValueVisitor;
 
 // === impl Members ===
 
@@ -66,9 +70,12 @@ impl<'de> Visitor<'de> for MembersVisitor {
             match name {
                 Name::Model => {
                     models = models.saturating_add(1);
-                    members.model = known(map.next_value()?);
+                    members.model = match map.next_value()? {
+                        Value::Text(name) => Some(name),
+                        Value::Bool(_) | Value::Other => None,
+                    };
                 }
-                Name::Stream => members.stream = known(map.next_value()?).unwrap_or_default(),
+                Name::Stream => members.stream = matches!(map.next_value()?, Value::Bool(true)),
                 Name::LikeModel => {
                     members.is_unclear = true;
                     map.next_value::<IgnoredAny>()?;
@@ -78,13 +85,6 @@ impl<'de> Visitor<'de> for MembersVisitor {
         }
         members.is_unclear |= models > 1;
         Ok(members)
-    }
-}
-
-fn known<T>(value: OrOther<T>) -> Option<T> {
-    match value {
-        OrOther::Known(value) => Some(value),
-        OrOther::Other(_) => None,
     }
 }
 
@@ -113,6 +113,56 @@ impl Visitor<'_> for NameVisitor {
     }
 }
 
+// === impl Value ===
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(if text.len() <= LONGEST_MODEL { Value::Text(text.to_owned()) } else { Value::Other })
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Other)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,8 +186,23 @@ mod tests {
     fn what_is_of_another_type_says_nothing() {
         assert_eq!(read(r#"{"model":7,"stream":"true"}"#), (None, false));
         assert_eq!(read(r#"{"model":null,"stream":null}"#), (None, false));
+        assert_eq!(read(r#"{"model":{"model":"m"},"stream":[true]}"#), (None, false));
+        assert_eq!(read(r#"{"model":-7.5,"stream":-1}"#), (None, false));
+        assert_eq!(read(r#"{"model":true,"stream":true}"#), (None, true));
         for none in ["[]", r#"["m",true]"#, r#""model""#, "{}", "7"] {
             assert_eq!(read(none), (None, false), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_long_or_deep_is_no_name_and_hides_nothing_behind_it() {
+        let longest = "m".repeat(LONGEST_MODEL);
+        assert_eq!(read(&format!(r#"{{"model":"{longest}"}}"#)), (Some(longest.clone()), false));
+        assert_eq!(read(&format!(r#"{{"model":"{longest}m","stream":true}}"#)), (None, true));
+        for list in [format!("[{}0]", "0,".repeat(512 * 1024)), "[".repeat(100) + &"]".repeat(100)] {
+            assert_eq!(read(&format!(r#"{{"model":{list},"stream":true}}"#)), (None, true));
+            assert!(Members::of(format!(r#"{{"model":{list},"model":"m"}}"#).as_bytes()).is_unclear);
+            assert!(Members::of(format!(r#"{{"model":{list}"#).as_bytes()).is_unclear);
         }
     }
 
