@@ -22,6 +22,7 @@ use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::layers::deadline::DeadlineLayer;
 use crate::layers::retry_after_backoff::RetryAfterBackoffLayer;
+use crate::layers::sse_heartbeat::SseHeartbeatLayer;
 
 impl ResilienceLayer {
     /// The layers that have to do with the request alone, around all others.
@@ -90,7 +91,7 @@ impl ResilienceLayer {
         if self.deadline.is_enabled() && !self.has_extras() {
             match (self.dedup.is_enabled(), self.heartbeat.is_enabled()) {
                 (true, true) => {
-                    let stack = self.heartbeat.layer(self.deadline.layer(dedup.layer(upstreams)));
+                    let stack = self.heartbeats().layer(self.deadline.layer(dedup.layer(upstreams)));
                     return self.with_grpc_status(Upstream::new(stack));
                 }
                 (false, _) => return self.outside_of_deadline(Upstream::new(self.deadline.layer(upstreams))),
@@ -117,13 +118,17 @@ impl ResilienceLayer {
         self.outside_of_deadline(stack)
     }
 
+    /// They know whether answers are had later.
+    fn heartbeats(&self) -> SseHeartbeatLayer {
+        self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async())
+    }
+
     fn outside_of_deadline<E>(&self, mut stack: Upstream<E>) -> Upstream<E>
     where
         E: Error + Send + Sync + 'static,
     {
         if self.heartbeat.is_enabled() {
-            let heartbeat = self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async());
-            stack = Upstream::new(heartbeat.layer(stack));
+            stack = Upstream::new(self.heartbeats().layer(stack));
         }
         self.with_grpc_status(stack)
     }
