@@ -22,6 +22,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Whether a call that came now would have to wait. A hint, for those who do not want the lock.
     is_full: AtomicBool,
+    /// Whether its gauges have been told of.
+    are_shown: AtomicBool,
     entropy: Entropy,
 }
 
@@ -117,6 +119,7 @@ impl Shared {
             slots,
             state: Mutex::new(state),
             is_full: AtomicBool::new(false),
+            are_shown: AtomicBool::new(false),
             entropy: Entropy::default(),
         }
     }
@@ -283,8 +286,9 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> QueueStats {
-        let state = lock(&self.state);
+        // Of many places, without the lock.
         let in_flight = u32::try_from(self.slots.held()).unwrap_or(u32::MAX);
+        let state = lock(&self.state);
         QueueStats { limit: state.places.limit(), in_flight, waiting: state.places.waiting() }
     }
 
@@ -320,7 +324,9 @@ impl Shared {
 
     /// How many places there are is told before a call has to wait for one.
     pub(super) fn show_places(&self) {
-        self.changed(&lock(&self.state));
+        if cfg!(feature = "metrics") && !self.are_shown.swap(true, Ordering::Relaxed) {
+            self.changed(&lock(&self.state));
+        }
     }
 
     fn changed(&self, state: &State) {
@@ -380,6 +386,10 @@ impl State {
     fn leave(&mut self, place: &Place, load: Load, hold: Option<Duration>, slots: &Slots) {
         self.places.leave(place.grant, load, hold.map(micros));
         slots.vacate(place.slot);
+        // The next call here has not been looked at.
+        if let Some(seen) = usize::try_from(place.slot).ok().and_then(|slot| self.seen.get_mut(slot)) {
+            *seen = 0;
+        }
         if slots.is_place(place.slot) {
             self.vacant.push(place.slot);
         } else if place.slot < slots.len() {

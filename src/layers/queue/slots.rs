@@ -110,8 +110,11 @@ impl Slots {
 
     /// Takes any free place.
     pub(super) fn take_any(&self, tenant: u64) -> Option<Taken> {
-        let first = self.hints.own().load(Ordering::Relaxed);
-        (0..self.places).find_map(|at| self.take_one(self.nth(first, at), tenant))
+        let hint = self.hints.own();
+        let first = hint.load(Ordering::Relaxed);
+        let taken = (0..self.places).find_map(|at| self.take_one(self.nth(first, at), tenant))?;
+        hint.store(taken.slot, Ordering::Relaxed);
+        Some(taken)
     }
 
     /// Whether none of those that are near is free.
@@ -278,6 +281,18 @@ mod tests {
         let mut counted = Vec::new();
         assert!(slots.count(4, |tenant| counted.push(tenant)).is_none());
         assert_eq!(counted, [3]);
+    }
+
+    #[test]
+    fn a_thread_goes_on_looking_where_it_found_a_place_far_away() {
+        let slots = Slots::new(64, true);
+        let first = slots.hints.own().load(Ordering::Relaxed);
+        for at in 0..=NEAR {
+            slots.take_one(slots.nth(first, at), 1).unwrap();
+        }
+        assert!(slots.are_near_taken() && slots.take(2).is_none());
+        assert!(slots.take_any(2).is_some());
+        assert!(!slots.are_near_taken() && slots.take(2).is_some());
     }
 
     #[test]
