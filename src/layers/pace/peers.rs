@@ -10,7 +10,7 @@ use crate::proto::fingerprint::Fingerprint;
 
 /// Shares pauses with other processes: see [`PaceLayer::share`](crate::PaceLayer::share).
 ///
-/// Both methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
+/// Its methods are called on tasks that make calls: they must return at once, and leave what takes time to a task of
 /// their own. The crate `tower-buttress-redis` has one over Redis.
 ///
 /// ```

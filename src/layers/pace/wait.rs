@@ -235,8 +235,8 @@ impl Wait for PaceWait {
                         self.ask()?;
                         continue;
                     }
-                    self.until = self.until.max(now.checked_add(SLACK));
-                    let patience = self.until.map_or(SLACK, |until| until.saturating_duration_since(now));
+                    self.until = self.until.map(|until| until.max(now.checked_add(SLACK).unwrap_or(until)));
+                    let patience = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
                     let (tenant, demand) = self.call();
                     match self.limit.arrive(tenant, demand.times(self.share.processes), now, patience) {
                         Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),

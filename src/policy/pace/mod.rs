@@ -174,7 +174,7 @@ impl Pacer {
 
     /// Whether every call may be sent until the upstream refuses one.
     pub(crate) fn is_open(&mut self, now: Micros) -> bool {
-        self.buckets.is_empty() && self.pauses.forget(now)
+        self.pauses.forget(now) && self.buckets.is_empty()
     }
 
     /// What holds a call of `tenant`, whatever the buckets have.
