@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use super::held::{End, HeldAnswers, Kept, Table, Token};
+use super::held::{End, HeldAnswers, Kept, LONGEST_REST, MAX_TOKENS, Table, Token};
 use super::resumable::Resumable;
 use super::sweeper::Sweeper;
 use crate::call::{Reservation, TenantHash};
@@ -76,8 +76,6 @@ pub(super) struct ToldCaller {
     pub(super) emitter: Emitter,
 }
 
-/// The most callers of one answer that are given a token: the docs of `DedupLayer::resumable` say so.
-const MAX_TOKENS: usize = 16;
 /// 128 bits, in hexadecimal digits.
 const TOKEN_LENGTH: usize = 32;
 
@@ -202,7 +200,10 @@ impl Answers {
 
     /// The first of them expires then.
     fn sweep_from(&self, expires: Option<Instant>) {
-        let sweeper = Sweeper::new(&self.held, expires.unwrap_or_else(clock::now));
+        let now = clock::now();
+        // The window of those that end meanwhile may be shorter.
+        let latest = now.checked_add(LONGEST_REST).unwrap_or(now);
+        let sweeper = Sweeper::new(&self.held, expires.map_or(now, |expires| expires.min(latest)));
         // Without a runtime, what has expired is dropped when others come.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(sweeper);

@@ -69,6 +69,8 @@ pub(super) enum End {
     Dropped(Option<Kept>, Option<Reservation>),
 }
 
+/// The most callers of one answer that are given a token: the docs of `DedupLayer::resumable` say so.
+pub(super) const MAX_TOKENS: usize = 16;
 /// The most answers that are held, whatever their size: small ones are not counted in the memory.
 const MAX_ANSWERS: usize = 16 * 1024;
 /// The part of them that one tenant may have.
@@ -78,7 +80,7 @@ const SWEPT_AT_ONCE: usize = 64;
 /// What has expired is dropped once in this time.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The window of those that end later may be shorter than that of the next one to expire.
-const LONGEST_REST: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_REST: Duration = Duration::from_secs(60);
 
 // === impl HeldAnswers ===
 
@@ -193,7 +195,9 @@ impl Table {
     /// A caller is to be sent away: the call goes on when it leaves, and whenever another has left. Returns whether it may.
     pub(super) fn promise(&mut self, number: u64, limits: Limits) -> bool {
         let Self { answers, unattended, .. } = self;
-        let Some(kept) = answers.get_mut(&number).filter(|kept| kept.ended.is_none()) else { return false };
+        // Where no further caller is given a token, none is sent away.
+        let may_be_told = |kept: &&mut Kept| kept.ended.is_none() && kept.tokens.len() < MAX_TOKENS;
+        let Some(kept) = answers.get_mut(&number).filter(may_be_told) else { return false };
         kept.is_promised = kept.is_promised || unattended.enter(kept.tenant, limits);
         kept.is_promised
     }
