@@ -59,6 +59,8 @@ enum Read<B> {
     Answer(Answer),
     /// It is handed on, not looked at.
     Pass(Response<StructuredOutputBody<B>>),
+    /// It broke off, and fails where it did.
+    Broken(Response<StructuredOutputBody<B>>),
 }
 
 // === impl OutputUsage ===
@@ -116,6 +118,12 @@ where
         let answer = match read_answer(response, form, &asked, &config).await {
             Read::Answer(answer) => answer,
             Read::Pass(response) => return Ok(total.on_unread(response)),
+            Read::Broken(response) => {
+                return Ok(match invalid {
+                    Some((answer, fault)) => answer.marked(fault, total),
+                    None => total.on_unread(response),
+                });
+            }
         };
         let Examined { usage, verdict } = look(Check::new(&asked, form, config.extract), &answer.data).await;
         total.add(usage);
@@ -196,15 +204,15 @@ where
     let max =
         if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
     let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
-    let body = match collect(ErasedBody::new(body), max, reservation).await {
+    let (body, read): (_, fn(_) -> _) = match collect(ErasedBody::new(body), max, reservation).await {
         Ok(Collected::Whole { data, trailers }) => return Read::Answer(Answer { head, data, trailers }),
         Ok(Collected::TooLarge(body)) => {
             config.bypassed("an answer that is too long to be looked at");
-            CallBody::new(body)
+            (CallBody::new(body), Read::Pass)
         }
-        Err(why) => CallBody::failed(why),
+        Err(why) => (CallBody::failed(why), Read::Broken),
     };
-    Read::Pass(Response::from_parts(head, StructuredOutputBody::read(body)))
+    read(Response::from_parts(head, StructuredOutputBody::read(body)))
 }
 
 /// Looks at an answer: at a large one on a thread where it holds up nobody.

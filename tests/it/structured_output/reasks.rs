@@ -53,7 +53,9 @@ async fn after_two_the_answer_is_returned_as_it_is_and_marked() {
 
 #[tokio::test(start_paused = true)]
 async fn where_the_second_call_fails_the_first_answer_counts() {
-    for failure in [Says::Break, Says::Raw(503, vec![], vec![Step::Data("down")])] {
+    let cut = vec![Step::Data("{\"choices\""), Step::Fail("cut")];
+    let breaks_off = Says::Raw(200, vec![("content-type", "application/json")], cut);
+    for failure in [Says::Break, Says::Raw(503, vec![], vec![Step::Data("down")]), breaks_off] {
         let model = Model::new(&[Says::Text(BAD), failure]);
         let service = StructuredOutputLayer::new().layer(model.service());
         assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 1));
