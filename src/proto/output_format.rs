@@ -75,6 +75,7 @@ pub(crate) fn wants_text(kind: Kind, body: &[u8]) -> bool {
 }
 
 /// Whether the answer goes on behind words that the caller has put into the model's mouth: it is not whole by itself.
+#[cfg(any(feature = "schema", test))]
 pub(crate) fn continues_answer(kind: Kind, body: &Value) -> bool {
     let (turns, role) = match kind {
         Kind::Gemini => ("contents", "model"),
