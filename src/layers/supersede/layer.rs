@@ -98,6 +98,8 @@ use crate::policy::supersede::SupersedeMode;
 ///   caller before is ended too.
 /// - *It has failed, and its client waits before it tries again*: the next attempt gets the 410.
 /// - *It was answered*: with 2xx, or a status that clients do not try again after: nothing.
+/// - *It was answered with a 202, and its answer comes later* ([`resumable`](crate::DedupLayer::resumable)): its call is ended, and it
+///   counts as not answered, also when the answer has been read. With `Reject` and `Enqueue` such a message is not under way.
 ///
 /// With [`Reject`](SupersedeMode::Reject) the newer one gets a 409
 /// ([`ConversationBusy`](crate::RejectionKind::ConversationBusy), with `x-should-retry: false`) while another is under way. With
