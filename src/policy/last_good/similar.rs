@@ -15,6 +15,8 @@
 
 use std::collections::BTreeSet;
 
+use super::relations;
+
 /// Shorter messages say too little by themselves, longer ones too much.
 const CHARS: std::ops::RangeInclusive<usize> = 12..=4_000;
 
@@ -205,12 +207,13 @@ pub(crate) fn is_comparable(text: &str) -> bool {
 }
 
 /// Whether what an answer hangs on is the same in both: the words that count, in their order, the signs between them, what is
-/// quoted, what is written in capitals, the script.
+/// quoted, what is written in capitals, the script, and nothing that says who does what to whom in another way.
 pub(crate) fn agree(one: &str, other: &str) -> bool {
     let (words, others) = (words(one), words(other));
     Facts::of(one, &words) == Facts::of(other, &others)
         && names_are_in(&words, &others)
         && names_are_in(&others, &words)
+        && relations::agree(words.iter().map(|word| &*word.lower), others.iter().map(|word| &*word.lower))
 }
 
 /// The cosine of two vectors: `None` where they cannot be compared.
@@ -403,6 +406,8 @@ mod tests {
             ("Who wrote this book?", "When was this book written, and who wrote it?"),
             ("What is file.txt good for?", "What is file.csv good for?"),
             ("сколько стоит билет", "skolko stoit bilet"),
+            ("Write a letter to Anna about Ben", "Write a letter about Anna to Ben"),
+            ("How can I help you?", "How can you help me?"),
         ] {
             assert!(!agree(one, other), "{one:?} and {other:?}");
             assert!(!agree(other, one), "{other:?} and {one:?}");
