@@ -24,7 +24,7 @@ struct State {
     is_cancelled: AtomicBool,
     /// Of the one that polled last: the call, or what keeps its upstream going when the call is gone.
     waker: Mutex<Option<Waker>>,
-    /// Of the caller that came back to the answer, and polled last.
+    /// Of the callers that came back to the answer.
     returned: Mutex<Option<Waker>>,
 }
 
@@ -63,8 +63,7 @@ impl Cancellation {
         self.poll_with(&self.0.waker, cx)
     }
 
-    /// The same for a caller that came back to the answer, and takes the waker of no other. Of several, too, only the last is
-    /// woken: the others find out with the next event.
+    /// The same for callers that came back to the answer, and take the waker of no other: theirs is one that wakes all of them.
     pub(crate) fn poll_returned(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_with(&self.0.returned, cx)
     }

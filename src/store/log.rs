@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
-use std::task::Waker;
+use std::sync::{Arc, Weak};
+use std::task::{Wake, Waker};
 
 use super::drive::{Drive, Watched};
 use super::reader::Reader;
@@ -17,6 +17,8 @@ use crate::rt::deadline::{Deadline, SharedDeadline};
 pub struct ResponseLog {
     shared: Arc<Shared>,
 }
+
+struct ReadersWaker(Weak<Shared>);
 
 /// A caller has ended the call.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,11 @@ impl ResponseLog {
     /// Wakes all readers that wait.
     pub(crate) fn wake_readers(&self) {
         self.shared.wake_readers();
+    }
+
+    /// Wakes all readers, as long as there is the log.
+    pub(crate) fn readers_waker(&self) -> Waker {
+        Waker::from(Arc::new(ReadersWaker(Arc::downgrade(&self.shared))))
     }
 
     /// From now on, readers that have read everything poll the upstream through `driver`.
@@ -207,6 +214,14 @@ impl ResponseLog {
 
     pub(crate) fn is_recording(&self) -> bool {
         self.shared.state().broadcast.is_recording()
+    }
+}
+
+impl Wake for ReadersWaker {
+    fn wake(self: Arc<Self>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.wake_readers();
+        }
     }
 }
 

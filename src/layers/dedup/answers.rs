@@ -198,6 +198,11 @@ impl Answers {
         may_go_on.then(|| UnattendedPlace { answers: self.clone(), of: (!has_own).then_some(tenant) })
     }
 
+    /// See [`Table::awaited`].
+    pub(super) fn awaited(&self, number: u64) -> Option<Option<Cancellation>> {
+        self.table().awaited(number)
+    }
+
     /// The first of them expires then.
     fn sweep_from(&self, expires: Option<Instant>) {
         let now = clock::now();

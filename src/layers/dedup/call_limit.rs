@@ -1,4 +1,4 @@
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use crate::error::{BoxError, DeadlineExceeded, Superseded};
@@ -14,6 +14,8 @@ pub(super) struct CallLimit {
     log: ResponseLog,
     deadline: Option<Latest>,
     cancellation: Option<Cancellation>,
+    /// Wakes all who read the answer: who polls this one has left its waker there before.
+    readers: Waker,
     timeout: Timeout,
 }
 
@@ -39,7 +41,8 @@ impl CallLimit {
         let at = log.deadline().as_ref().and_then(SharedDeadline::latest).map(Deadline::instant);
         let deadline = at.map(|at| Latest { at, left: at.saturating_duration_since(clock::now()) });
         let is_bound = deadline.is_some() || cancellation.is_some();
-        let this = Self { log: log.clone(), deadline, cancellation, timeout: Timeout::default() };
+        let readers = log.readers_waker();
+        let this = Self { log: log.clone(), deadline, cancellation, readers, timeout: Timeout::default() };
         (is_bound && !log.has_ended()).then_some(this)
     }
 
@@ -48,7 +51,8 @@ impl CallLimit {
         if self.log.has_ended() {
             return Poll::Pending;
         }
-        if self.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll_returned(cx).is_ready()) {
+        let readers = &mut Context::from_waker(&self.readers);
+        if self.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll_returned(readers).is_ready()) {
             return Poll::Ready(LimitReached::Superseded);
         }
         let Some(Latest { at, left }) = self.deadline else { return Poll::Pending };

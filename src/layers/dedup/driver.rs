@@ -250,8 +250,11 @@ where
         }
     }
 
-    fn on_abandoned(self: Arc<Self>, cancellation: Option<Cancellation>) {
-        let is_cancelled = cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
+    fn on_abandoned(self: Arc<Self>, mut cancellation: Option<Cancellation>) {
+        let mut is_cancelled = cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
+        if let Some(another) = self.awaited().filter(|_| is_cancelled) {
+            (cancellation, is_cancelled) = (another, false);
+        }
         let place = if is_cancelled { None } else { self.leave_unattended() };
         let has_grace = place.is_some() || self.config.finish_abandoned || !self.config.grace.is_zero();
         match Handle::try_current() {
@@ -279,6 +282,10 @@ where
 {
     fn log(&self) -> &ResponseLog {
         &self.log
+    }
+
+    fn awaited(&self) -> Option<Option<Cancellation>> {
+        self.config.answers.as_ref()?.awaited(self.log.number()?)
     }
 
     fn can_continue(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::store::{Drive, Driven, ResponseLog, Watched};
 /// The task that keeps a call going while it has no caller: browsers try again.
 ///
 /// It ends when there is a caller again, when the call has ended, or, giving the call up, at the end of the grace or
-/// of the call's deadline, or when a layer outside ends the call of the caller that left last.
+/// of the call's deadline, or when a layer outside has ended the calls of all callers that may come back.
 pub(super) struct GraceTask {
     call: Arc<dyn GraceCall>,
     cancellation: Option<Cancellation>,
@@ -33,6 +33,9 @@ pub(super) struct GraceTask {
 /// A call that can be kept going.
 pub(super) trait GraceCall: Drive {
     fn log(&self) -> &ResponseLog;
+
+    /// Where a caller may come back whose message none has taken the place of: what says so when one does.
+    fn awaited(&self) -> Option<Option<Cancellation>>;
 
     /// Whether there is any use in going on without a caller.
     fn can_continue(&self) -> bool;
@@ -57,6 +60,15 @@ impl GraceTask {
         Self { call, cancellation, place, id, abandon_count, until, timeout, is_done: false }
     }
 
+    /// Whether no caller that may come back has any use for the answer.
+    fn is_cancelled(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll(cx).is_ready()) {
+            let Some(another) = self.call.awaited() else { return true };
+            self.cancellation = another;
+        }
+        false
+    }
+
     fn has_time_left(&mut self, cx: &mut Context<'_>) -> bool {
         self.until.is_none_or(|until| self.timeout.poll_until(until, cx).is_pending())
     }
@@ -76,8 +88,10 @@ impl Future for GraceTask {
             if this.abandon_count.replace(abandon_count) != Some(abandon_count) {
                 this.until = this.call.grace_end(this.place.is_some());
             }
-            let is_cancelled = this.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll(cx).is_ready());
-            if is_cancelled || !this.call.can_continue() || this.until.is_some_and(|until| until <= clock::now()) {
+            if this.is_cancelled(cx)
+                || !this.call.can_continue()
+                || this.until.is_some_and(|until| until <= clock::now())
+            {
                 return Poll::Ready(());
             }
             match this.call.drive(None) {

@@ -145,6 +145,16 @@ impl Table {
         is_there.then_some((token, kept))
     }
 
+    /// Where a call in flight is awaited by a caller whose message none has taken the place of: what says so when one does.
+    pub(super) fn awaited(&self, number: u64) -> Option<Option<Cancellation>> {
+        let kept = self.answers.get(&number).filter(|kept| kept.ended.is_none())?;
+        let cancellations =
+            kept.tokens.iter().filter_map(|token| self.tokens.get(token)).map(|token| &token.cancellation);
+        let is_awaited = |by: &&Option<Cancellation>| !by.as_ref().is_some_and(Cancellation::is_cancelled);
+        let mut cancellations = cancellations.filter(is_awaited);
+        cancellations.next().cloned()
+    }
+
     /// Holds an answer. Returns `false` where there are too many.
     pub(super) fn insert(&mut self, number: u64, kept: Kept) -> bool {
         let of_tenant = self.tenants.get(&kept.tenant).copied().unwrap_or(0);

@@ -276,9 +276,8 @@ impl<St> DedupLayer<St> {
     ///   do not cost it that, and each has it go on for another window.
     /// - *A caller comes back*: it reads until the deadline of the call, which it does not put off, whatever its own is.
     /// - *A newer message takes the place of its own* (a [`SupersedeLayer`](crate::SupersedeLayer) outside), also behind a 202:
-    ///   the call ends for it, and wholly where no caller with a message of another conversation listens. An answer that has
-    ///   ended can still be read. Of several readers at one URL the last to have read ends at once, the others with the next
-    ///   event; one that reads at another process hears the answer to its end.
+    ///   the call ends for it, and wholly where no caller with a message of another conversation listens, or may come back. An answer that has
+    ///   ended can still be read. One that reads at another process hears the answer to its end.
     /// - *The call ends*: what it answered can be read for the window, also where it broke off: then up to there, and its error.
     /// - *The answer is longer than [`max_response`](Resumable::max_response)* (8 MiB), or there is no memory left for it: those
     ///   who read it go on; to others it is gone.

@@ -39,7 +39,10 @@ impl Stack {
 
     /// Asks for an answer later. Returns where it will be.
     async fn later(&self, text: &str) -> String {
-        let mut request = message(text);
+        self.answered_later(message(text)).await
+    }
+
+    async fn answered_later(&self, mut request: Request<Full<Bytes>>) -> String {
         request.headers_mut().insert("prefer", "respond-async".parse().unwrap());
         let (became, location) = self.call(request).await;
         assert_eq!(became, (202, None));
@@ -98,14 +101,18 @@ async fn attempts_at_one_message_share_a_call_and_end_together() {
     assert_eq!(stack.upstream.calls(), ["one", "two"]);
 }
 
+fn elsewhere(text: &str) -> Request<Full<Bytes>> {
+    let mut request = message(text);
+    request.headers_mut().insert(HEADER, "8".parse().unwrap());
+    request
+}
+
 /// The same words in two conversations are one call to the upstream.
 #[tokio::test(start_paused = true)]
 async fn others_who_hear_the_same_call_hear_it_to_its_end() {
     let stack = Stack::new();
-    let mut elsewhere = message("one");
-    elsewhere.headers_mut().insert(HEADER, "8".parse().unwrap());
     let first = stack.send(message("one")).await;
-    let other = stack.send(elsewhere).await;
+    let other = stack.send(elsewhere("one")).await;
     let second = stack.send(message("two")).await;
     assert_eq!(first.await.unwrap(), SUPERSEDED);
     assert_eq!((other.await.unwrap(), second.await.unwrap()), (ANSWERED, ANSWERED));
@@ -138,6 +145,41 @@ async fn a_message_that_is_answered_later_is_superseded_until_then() {
     assert_eq!(stack.call(at(&location)).await.0, ANSWERED);
     assert_eq!(stack.send(message("five")).await.await.unwrap(), ANSWERED);
     assert_eq!(stack.call(at(&location)).await.0, ANSWERED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_that_wait_for_it_all_are_told() {
+    let mut stack = Stack::new();
+    stack.dedup = stack.dedup.resumable(Resumable::at("/answers").respond_async(true));
+    let location = stack.later("one").await;
+    let waiting = [stack.send(at(&location)).await, stack.send(at(&location)).await];
+    stack.send(at(&location)).await.abort();
+    let second = stack.send(message("two")).await;
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap(), SUPERSEDED);
+    }
+    stack.goes_on(1).await;
+    assert_eq!(second.await.unwrap(), ANSWERED);
+}
+
+/// Of two callers that were sent away, the one whose message is the newest of its conversation.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_promised_in_another_conversation_comes() {
+    for (newer, other) in [(message("two"), 1), (elsewhere("two"), 0)] {
+        let mut stack = Stack::new();
+        stack.dedup = stack.dedup.resumable(Resumable::at("/answers").respond_async(true));
+        let locations = [stack.later("one").await, stack.answered_later(elsewhere("one")).await];
+        stack.send(newer).await.abort();
+        stack.goes_on(2).await;
+        assert_eq!(stack.call(at(&locations[other])).await.0, ANSWERED);
+        assert_eq!(stack.upstream.calls(), ["one", "two"]);
+    }
+    let mut stack = Stack::new();
+    stack.dedup = stack.dedup.resumable(Resumable::at("/answers").respond_async(true));
+    let (_here, _there) = (stack.later("one").await, stack.answered_later(elsewhere("one")).await);
+    stack.send(message("two")).await.abort();
+    stack.send(elsewhere("two")).await.abort();
+    stack.goes_on(1).await;
 }
 
 #[tokio::test(start_paused = true)]
