@@ -234,9 +234,11 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         Next::Stop
     }
 
-    /// Asks for the rest, or gives up. Of the ids in that, the guard of the first answer does not know.
+    /// Asks for the rest, or gives up. Of the ids in that, the guard of the first answer does not know; Gemini has none, and its
+    /// clients take no heartbeats but those of streams without.
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
-        if let Some(ending) = &self.ending {
+        let bears_no_ids = Kind::of_path(self.kept.head().uri.path()) == Some(Kind::Gemini);
+        if let Some(ending) = self.ending.as_ref().filter(|_| !bears_no_ids) {
             ending.note_ids();
         }
         let now = clock::now();

@@ -114,6 +114,23 @@ async fn heartbeats_within_the_rest_take_no_place_for_granted() {
     assert_eq!(beats, ["+15s : keepalive\n\n", "+35s : keepalive\n"], "{trace:?}");
 }
 
+/// A comment would break Gemini's clients.
+#[tokio::test(start_paused = true)]
+async fn heartbeats_within_the_rest_are_those_of_its_dialect() {
+    const HEL: &str = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hel\"}],\"role\":\"model\"},\"index\":0}],\"modelVersion\":\"m\",\"responseId\":\"r\"}\n\n";
+    const LO: &str = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"lo\"}],\"role\":\"model\"},\"finishReason\":\"STOP\",\"index\":0}],\"modelVersion\":\"m\",\"responseId\":\"r\"}\n\n";
+    let upstream = Upstream::new([stream([Data(HEL), Fail("cut")]), stream([Wait(secs(20)), Data(HEL), Data(LO)])]);
+    let service = ServiceBuilder::new()
+        .layer(SseHeartbeatLayer::new(secs(15)))
+        .layer(ResumeLayer::new().verified_restart(true))
+        .layer(StreamGuardLayer::new())
+        .service(service_fn(move |request| upstream.clone().answer(request)));
+    let request = post("/v1beta/models/g:streamGenerateContent?alt=sse", "{}");
+    let trace = trace(service.oneshot(request).await.unwrap().into_body()).await;
+    assert!(trace.iter().any(|event| event == "+15s \n"), "{trace:?}");
+    assert!(!trace.iter().any(|event| event.contains("s :")), "{trace:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_an_answer_may_be_its_marker_alone() {
     const A: &str = "id: 1\ndata: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n";
