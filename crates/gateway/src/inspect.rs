@@ -17,7 +17,7 @@ use tokio::time::timeout_at;
 use tower_buttress::{Deadline, DeadlineHeader, ExpectsEventStream, Memory, Model, Reservation};
 
 use self::gathered::Gathered;
-use self::members::Members;
+use self::members::{LONGEST_MODEL, Members};
 use super::account::holder;
 use super::begun::Begun;
 use super::grace;
@@ -35,8 +35,6 @@ const LIMIT: usize = 2 * 1024 * 1024;
 const LONGEST: usize = 32 * 1024 * 1024;
 /// How long reading may take where no deadline is nearer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// No provider has a longer name, and it appears in logs and figures.
-const LONGEST_MODEL: usize = 128;
 
 /// Reads requests, where there is any use in it.
 #[derive(Clone, Debug)]

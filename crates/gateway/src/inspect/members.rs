@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::LONGEST_MODEL;
-
 /// What they say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Members {
@@ -37,6 +35,9 @@ enum Value {
 struct MembersVisitor;
 struct NameVisitor;
 struct ValueVisitor;
+
+/// No provider has a longer name, and it appears in logs and figures.
+pub(super) const LONGEST_MODEL: usize = 128;
 
 // === impl Members ===
 
