@@ -5,7 +5,8 @@
 //! A wrong answer is worse than none. So only plain sentences are treated, and only what never carries a meaning is dropped:
 //! how wide a space is, a capital letter, the mark at the end, a greeting, a "please". The order of the words stays, and so
 //! does everything that numbers, names and negations are made of. A word in capitals is a name (`US`, `WHO`), not another
-//! spelling (`us`, `who`). What may be code, a quotation or a list (line breaks, quotes, brackets, signs) is left alone, and
+//! spelling (`us`, `who`). What may be code, a quotation, a list or what is asked about (line breaks, quotes, brackets, signs, what
+//! stands behind a colon) is left alone, and
 //! so is compatibility decomposition: to NFKC, 10² is 102.
 
 /// Longer messages are left alone.
@@ -19,7 +20,7 @@ const POLITE: [&str; 3] = ["please", "thanks", "thank you"];
 pub(crate) fn normalize(text: &str) -> Option<String> {
     let plain = |c: char| c.is_alphanumeric() || c == ' ' || c == '\t' || PLAIN.contains(c);
     let text = text.trim();
-    if text.is_empty() || text.chars().nth(MAX_CHARS).is_some() || !text.chars().all(plain) || has_quotes(text) {
+    if text.is_empty() || text.chars().nth(MAX_CHARS).is_some() || !text.chars().all(plain) || may_quote(text) {
         return None;
     }
     let mut words = Vec::new();
@@ -33,13 +34,20 @@ pub(crate) fn normalize(text: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// An apostrophe that is not between letters may be a quotation mark.
-fn has_quotes(text: &str) -> bool {
+/// An apostrophe that is not between letters may be a quotation mark. Behind a colon that is not in a time of day stands what is
+/// asked about, in which each letter counts.
+fn may_quote(text: &str) -> bool {
     let mut before = ' ';
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
-        let inside = before.is_alphabetic() && chars.peek().is_some_and(|after| after.is_alphabetic());
-        if matches!(c, '\'' | '’') && !inside {
+        let after = chars.peek().copied().unwrap_or(' ');
+        let is_within = |kind: fn(char) -> bool| kind(before) && kind(after);
+        let quotes = match c {
+            '\'' | '’' => !is_within(char::is_alphabetic),
+            ':' => !is_within(char::is_numeric),
+            _ => false,
+        };
+        if quotes {
             return true;
         }
         before = c;
@@ -108,6 +116,7 @@ mod tests {
             ("Hello! Tell me a joke. Thanks!", "Hello, tell me a joke. thanks"),
             ("Explain it to me, thank you", "explain it to me"),
             ("Don't stop", "don't stop"),
+            ("Wake me at 10:30, please", "wake me at 10:30"),
         ] {
             assert!(same(one, other), "{one:?} and {other:?}: {:?}, {:?}", normalize(one), normalize(other));
         }
@@ -149,6 +158,8 @@ mod tests {
             "#1",
             "a@b",
             "path/To",
+            "Is this spelled right: paris",
+            "Translate to French: good morning, thanks",
             "",
             " ",
         ] {
