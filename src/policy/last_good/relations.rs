@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What the next word is to the sentence.
 const ROLES: &[&str] = &["about", "as", "at", "for", "of", "to"];
-const ARTICLES: &[&str] = &["a", "an", "the"];
+/// What may stand between that and the word.
+const DETERMINERS: &[&str] =
+    &["a", "an", "the", "my", "your", "his", "her", "our", "their", "this", "that", "these", "those"];
 const SPEAKERS: &[&str] = &["i", "i'd", "i'm", "i've", "me", "us", "we"];
 const LISTENERS: &[&str] = &["you"];
 
@@ -25,6 +27,12 @@ pub(super) fn agree<'a>(one: impl Iterator<Item = &'a str>, other: impl Iterator
     have_equal_roles && (one.persons == other.persons || !(one.has_both_persons() && other.has_both_persons()))
 }
 
+/// Whether a word says what others are to one another.
+#[cfg(test)]
+pub(super) fn is_said_by(word: &str) -> bool {
+    [ROLES, SPEAKERS, LISTENERS].iter().any(|words| words.contains(&word))
+}
+
 // === impl Relations ===
 
 impl<'a> Relations<'a> {
@@ -38,7 +46,7 @@ impl<'a> Relations<'a> {
             }
             if ROLES.contains(&word) {
                 role = Some(word);
-            } else if !ARTICLES.contains(&word) {
+            } else if !DETERMINERS.contains(&word) {
                 if let Some(role) = role.take().filter(|_| !is_person) {
                     relations.roles.entry(word).or_default().insert(role);
                 }
@@ -61,6 +69,7 @@ mod tests {
     #[test]
     fn words_that_change_their_roles_contradict() {
         assert!(!agree("write a letter to anna about ben", "write a letter about anna to ben"));
+        assert!(!agree("write to my boss about my wife", "write about my boss to my wife"));
         assert!(!agree("a present for the cat", "a present of the cat"));
         assert!(!agree("how can i help you", "how can you help me"));
     }
