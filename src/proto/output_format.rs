@@ -13,6 +13,8 @@ pub(crate) enum OutputFormat {
     Json,
     /// JSON that this schema describes.
     Schema(Value),
+    /// One that only the server knows to check: a grammar, a regular expression.
+    Other,
 }
 
 // === impl OutputFormat ===
@@ -60,10 +62,13 @@ impl OutputFormat {
         let Some(format) = format else { return Self::Text };
         match format.get("type").and_then(Value::as_str) {
             None | Some("text") => Self::Text,
-            Some(_) => match format.pointer(path).filter(|schema| schema.is_object() || schema.is_boolean()) {
-                Some(schema) => Self::Schema(schema.clone()),
-                None => Self::Json,
-            },
+            Some("json_object" | "json_schema" | "json") => {
+                match format.pointer(path).filter(|schema| schema.is_object() || schema.is_boolean()) {
+                    Some(schema) => Self::Schema(schema.clone()),
+                    None => Self::Json,
+                }
+            }
+            Some(_) => Self::Other,
         }
     }
 }
@@ -152,6 +157,9 @@ mod tests {
         ] {
             assert_eq!(OutputFormat::of(kind, &body), OutputFormat::Text, "{body}");
         }
+        let grammar = json!({ "response_format": { "type": "grammar", "grammar": "root ::= \"yes\"" } });
+        assert_eq!(OutputFormat::of(Kind::OpenAiChat, &grammar), OutputFormat::Other);
+        assert!(!wants_text(Kind::OpenAiChat, grammar.to_string().as_bytes()));
     }
 
     #[test]

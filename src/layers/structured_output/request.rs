@@ -57,7 +57,7 @@ impl Asked {
         let (schema, named) = match (given, OutputFormat::of(kind, &value)) {
             _ if is_other => return Err(Box::new((head, body))),
             (Some(given), _) => (Some(given), None),
-            (None, OutputFormat::Text) => return Err(Box::new((head, body))),
+            (None, OutputFormat::Text | OutputFormat::Other) => return Err(Box::new((head, body))),
             (None, OutputFormat::Json) => (None, None),
             (None, OutputFormat::Schema(schema)) => (None, Some(schema)),
         };
