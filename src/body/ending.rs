@@ -48,7 +48,7 @@ struct Tokens {
     output: AtomicU64,
 }
 
-/// Of the ids that events have: nobody looks for them, none was found, or there may be some.
+/// Of the ids that events have: no layer looks for them, none was found, or there may be some.
 const UNKNOWN: u8 = 0;
 #[cfg(feature = "llm")]
 const NO_IDS: u8 = 1;
@@ -91,14 +91,14 @@ impl Ending {
         self
     }
 
-    /// An event has an id, or nobody looks for more of them.
+    /// An event has an id, or no layer looks for more of them.
     pub(crate) fn note_ids(&self) {
         if self.0.ids.load(Ordering::Relaxed) != UNKNOWN {
             self.0.ids.store(MAY_HAVE_IDS, Ordering::Relaxed);
         }
     }
 
-    /// Whether an event of the stream may have had an id. `None` where nobody looks for them.
+    /// Whether an event of the stream may have had an id. `None` where no layer looks for them.
     pub(crate) fn may_have_ids(&self) -> Option<bool> {
         let ids = self.0.ids.load(Ordering::Relaxed);
         (ids != UNKNOWN).then_some(ids == MAY_HAVE_IDS)

@@ -15,7 +15,7 @@ const CREDENTIALS: [HeaderName; 5] = [
     HeaderName::from_static("x-goog-api-key"),
 ];
 
-/// Whoever can write a header is not thereby somebody else: the account is always part of who asks.
+/// A caller that writes a header does not become another by it: the account is always part of who asks.
 pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
     let mut add = |part: &[u8]| {
         tenant.extend_from_slice(&part.len().to_be_bytes());

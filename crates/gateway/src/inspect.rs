@@ -69,7 +69,7 @@ pub(crate) struct NoMemory;
 /// What reading a request came to.
 enum Read {
     Whole(MaybeRead, Bytes),
-    /// It is no JSON, whatever its type says.
+    /// The body is no JSON, though its content type may say so.
     NoJson(Begun),
     /// There was no memory for more.
     NoMemory(Begun),
@@ -273,7 +273,7 @@ mod tests {
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
-        // Nobody runs until both are there: the rest, and the end of the time for it.
+        // The read is polled only when both are ready: the rest of the body, and the end of the time for it.
         client.write_all(&body.as_bytes()[100..]).await.unwrap();
         tokio::time::advance(READ_TIMEOUT + Duration::from_secs(1)).await;
         let mut answer = vec![0; 12];

@@ -50,7 +50,7 @@ pub(super) struct Kept {
     /// Tells other processes where it is.
     pub(super) offers: Option<Arc<dyn AnswerOffers>>,
     /// A caller was sent away, and told that the answer will be here: the call has a place among the calls without a listener
-    /// to its end, whoever listens in between.
+    /// to its end, also while callers listen and leave.
     pub(super) is_promised: bool,
     ended: Option<Ended>,
 }

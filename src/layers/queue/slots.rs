@@ -43,7 +43,7 @@ pub(super) struct Taken {
 const HELD: u64 = 1;
 /// It is given back under the lock, or was.
 const COUNTED: u64 = 2;
-/// Nobody has it, and nobody may take it without the lock.
+/// No call has it, and none may take it without the lock.
 const VACANT: u64 = COUNTED;
 const FREE: u64 = 0;
 /// A call looks at as many places before it takes the lock to look at all.
@@ -157,7 +157,7 @@ impl Slots {
         if this.holder.load(Ordering::Relaxed) != holder {
             return false;
         }
-        // Nobody else writes there until it is free.
+        // No other call writes there until it is free.
         this.turn.store(0, Ordering::Relaxed);
         let is_free = this.replace(holder, FREE);
         if is_free {

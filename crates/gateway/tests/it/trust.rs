@@ -179,7 +179,7 @@ async fn a_header_that_names_a_tenant_does_not_stand_for_a_credential() {
         async { ask(request).await.headers()["x-gateway-dedup"].to_str().unwrap().to_owned() }
     };
     assert_eq!((role("u", "valid").await, role("u", "valid").await), ("leader".to_owned(), "replayed".to_owned()));
-    // Whoever can write the header does not hear what was answered to a key that is not theirs.
+    // A caller that writes the header does not hear what was answered to another's key.
     assert_eq!((role("u", "forged").await, role("v", "valid").await), ("leader".to_owned(), "leader".to_owned()));
 }
 

@@ -160,8 +160,8 @@ pub struct GivenOrder {
     pub order: CircuitOrder,
     /// When it was given.
     pub given: Instant,
-    /// The number of the order that its process obeyed then; zero: of none. This one comes behind it, whatever the clock of
-    /// the engine says.
+    /// The number of the order that its process obeyed then; 0 where it obeyed none. This order comes behind that one, also
+    /// when the clock of the engine has gone back.
     pub known: u64,
 }
 

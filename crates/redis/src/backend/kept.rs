@@ -141,7 +141,7 @@ impl Redis {
         let (owner, mut count) = (owner.map_or(0, TenantHash::get), 0);
         let names: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let Value::Array(theirs) = self.call(&KEPT.keys(&names).arg(owner)).await? else { return Err(unexpected()) };
-        // The answers first: without what names them nobody finds them any more, and with it they are found to be gone.
+        // The answers first: a name without its answer is found to be gone, an answer without its name is never found, and stays.
         let (mut logs, mut has_logs, mut tokens) = (redis::cmd("UNLINK"), false, Vec::new());
         for pair in theirs.chunks_exact(2) {
             let [Value::Int(place), Value::BulkString(token)] = pair else { return Err(unexpected()) };

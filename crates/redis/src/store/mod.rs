@@ -109,7 +109,7 @@ enum Decision {
     Mismatch,
     /// This flight is under way in another process, since then.
     Follow(Flight, Process, Duration),
-    /// It is under way, and nobody can join it.
+    /// The answer is under way, and no other call can join it.
     Outgrown,
     /// It is kept: how old it is, and for how long it is.
     Replay(Replayed, Duration, Duration),
@@ -357,7 +357,7 @@ impl<B: Backend> Inner<B> {
         if self.share(flight) {
             return;
         }
-        // The call is over, and nobody could be told: its key is freed, unless the answer is kept, and those who wait for it
+        // The call is over, and Redis could not be told: its key is freed, unless the answer is kept, and those who wait for it
         // ask anew.
         let backend = self.backend.clone();
         tokio::spawn(async move {
@@ -449,7 +449,7 @@ impl<B: Backend> Taken<B> {
         Claim::Replay(log)
     }
 
-    /// The answer is under way, and nobody can join it.
+    /// The answer is under way, and no other call can join it.
     fn refuse_to_join(mut self) -> Claim<RedisLease> {
         let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
         drop(memory);

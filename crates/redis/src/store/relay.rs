@@ -28,7 +28,7 @@ pub(super) struct Relay {
 }
 
 enum State {
-    /// Nobody elsewhere reads it.
+    /// No other process reads it.
     Idle,
     Writing(Box<Writing>),
     /// All of it is written.

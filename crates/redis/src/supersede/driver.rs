@@ -29,7 +29,7 @@ pub(super) struct Messages<B> {
     ask_again_at: Option<Instant>,
 }
 
-/// So many conversations are asked for at the same time.
+/// The most conversations that are asked for at the same time.
 const MOST_ASKED: usize = 64;
 
 /// Redis did not answer, or is not asked for a while.

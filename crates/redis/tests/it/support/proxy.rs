@@ -18,7 +18,7 @@ struct Route {
     is_held: bool,
     /// Clients do not learn of it when the server closes a connection.
     hides_ends: bool,
-    /// An answer is lost, and the connection with it, when so many others have passed.
+    /// An answer is lost, and the connection with it, when this number of others has passed.
     loses_after: Option<u32>,
 }
 
@@ -66,7 +66,7 @@ impl Proxy {
         self.lose_an_answer_after(0);
     }
 
-    /// The same, when so many others have passed.
+    /// The same, when this number of others has passed.
     pub(crate) fn lose_an_answer_after(&self, others: u32) {
         self.route.send_modify(|route| route.loses_after = Some(others));
     }
