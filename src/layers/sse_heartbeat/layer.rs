@@ -94,7 +94,8 @@ use crate::event::{Emitter, Observer};
 /// # Cost
 ///
 /// A frame that is ready: one pass of the [`Scanner`](crate::proto::sse::Scanner) over its bytes, or a look at its end where a
-/// `StreamGuardLayer` inside has read them; no clock, no timer, no allocation, no copy. A frame that must be waited for: one reading of the clock. The first wait of a body allocates its
+/// `StreamGuardLayer` inside has read them; no clock, no timer, no allocation, no copy. A frame that must be waited for: one
+/// reading of the clock. The first wait of a body allocates its
 /// timer, which moves only when it fires, or when its instant comes nearer. A heartbeat allocates nothing. With
 /// `before_headers`, one allocation for each call that may begin early.
 #[derive(Clone, Debug)]

@@ -91,7 +91,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
         match self.orders.tell(Changed(id.conversation), driver) {
             Ok(()) => {}
             Err(Untold::Busy) => self.live.look_at_all(),
-            // A conversation without a call is not to be remembered.
+            // There is no task to ask for it: nothing is to be remembered.
             Err(Untold::NoTask) => self.live.forget(&id),
         }
     }
