@@ -35,6 +35,9 @@ const LIMIT: usize = 2 * 1024 * 1024;
 const LONGEST: usize = 32 * 1024 * 1024;
 /// How long reading may take where no deadline is nearer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// What an object may begin with, behind space: some parsers read UTF-16 and UTF-32, too.
+const MARKS: [&[u8]; 4] = [b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
+const LONGEST_MARK: usize = 3;
 
 /// Reads requests, where there is any use in it.
 #[derive(Clone, Debug)]
@@ -87,15 +90,17 @@ struct Bounds {
 
 impl Inspector {
     /// Notes the model of a JSON request, and whether it says `"stream": true`. Where the route `depends` on the model, JSON is
-    /// read in whichever form it comes.
+    /// read in whichever form it comes, and with whichever method.
     pub(crate) async fn inspect(
         &self,
         request: Request<Incoming>,
         depends: bool,
     ) -> Result<Request<MaybeRead>, Unread> {
         let is_json = is_json(request.headers());
-        let may_say = depends || (self.is_on && is_json && is_small(request.headers()));
-        if request.method() != Method::POST || !may_say {
+        let is_post = request.method() == Method::POST;
+        let has_body = request.method() != Method::CONNECT && !request.body().is_end_stream();
+        let may_say = (depends && has_body) || (self.is_on && is_post && is_json && is_small(request.headers()));
+        if !may_say {
             return Ok(request.map(unread));
         }
         let (mut parts, body) = request.into_parts();
@@ -124,7 +129,7 @@ impl Inspector {
             }
         };
         let members = Members::of(&data);
-        if members.stream {
+        if members.stream && is_post {
             parts.extensions.insert(ExpectsEventStream);
         }
         if let Some(name) = members.model
@@ -219,16 +224,12 @@ fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// What an object may begin with, behind space: some parsers read UTF-16 and UTF-32, too.
-const MARKS: [&[u8]; 4] = [b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
-const LONGEST_MARK: usize = 3;
-
 fn begins_like_json(data: &[u8]) -> bool {
     let start = without_space(data);
     MARKS.iter().any(|mark| start.starts_with(mark))
 }
 
-/// Behind its first spaces, of however many bytes each is.
+/// Without leading white space. A zero byte counts as white space, for UTF-16 and UTF-32.
 fn without_space(data: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| *byte == 0 || byte.is_ascii_whitespace();
     let start = data.iter().position(|byte| !is_space(byte)).unwrap_or(data.len());

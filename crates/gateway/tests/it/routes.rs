@@ -149,14 +149,15 @@ async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
     ));
     let gateway = gateway(&["--config", config.path()]).await;
     let calls = || counts.each_ref().map(|count| count.load(Relaxed));
-    let send = async |headers: &[(&str, &str)], body: Outgoing| {
-        let mut request = Request::post(format!("http://{}{CHAT}", gateway.addr));
+    let send_by = async |method: &str, headers: &[(&str, &str)], body: Outgoing| {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{CHAT}", gateway.addr));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let answer = ask(request.body(body).unwrap()).await;
         (answer.status().as_u16(), read(answer.into_body()).await.0)
     };
+    let send = async |headers: &[(&str, &str)], body: Outgoing| send_by("POST", headers, body).await;
     let json = [("content-type", "application/json")];
     let deep = |length: usize| {
         let padding = " ".repeat(length);
@@ -178,6 +179,10 @@ async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
     assert_eq!(calls(), [0, 3], "behind much space");
     assert_eq!(send(&json, full(deep(3 * MIB))).await.0, 200);
     assert_eq!(calls(), [0, 4], "long");
+    for method in ["PUT", "PATCH", "GET"] {
+        assert_eq!(send_by(method, &json, full(deep(0))).await.0, 200);
+    }
+    assert_eq!(calls(), [0, 7], "by another method");
     for (headers, body) in [
         (vec![json[0], ("content-encoding", "gzip")], full("not looked into")),
         (vec![], full(deep(0).encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>())),
@@ -189,13 +194,13 @@ async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
         let (status, problem) = send(&json, body).await;
         assert!(status == 413 && problem.contains("request_too_large"), "{status} {problem}");
     }
-    assert_eq!(calls(), [0, 4]);
+    assert_eq!(calls(), [0, 7]);
     // What is no JSON is of no model, however long it is.
     let file = || "x".repeat(3 * MIB);
     for body in [full(file()), chunked(file())] {
         send(&[("content-type", "application/octet-stream")], body).await;
     }
-    assert_eq!(calls(), [2, 4]);
+    assert_eq!(calls(), [2, 7]);
 }
 
 #[tokio::test]
