@@ -4,7 +4,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use tower_buttress::Resumable;
 
-use super::args::{Concurrency, LayerArgs, Switch};
+use super::args::{LayerArgs, Switch};
 use super::load::Lanes;
 
 const PREFIX: &str = "/-/answers";
@@ -17,16 +17,13 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How callers come back, where they may.
 pub(crate) fn resumable(args: &LayerArgs, lanes: &Lanes) -> Option<Resumable> {
+    let lanes = lanes.clone();
     let resumable = Resumable::at(PREFIX)
         .window(args.resume_window)
         .respond_async(args.respond_async == Switch::On)
-        .unattended(PER_TENANT, UNLIMITED);
-    let lanes = lanes.clone();
-    // Calls whose callers have left keep out none that wait.
-    let resumable = match args.concurrency {
-        Concurrency::Off => resumable,
-        _ => resumable.unattended_total(move || lanes.quarter().unwrap_or(UNLIMITED)),
-    };
+        .unattended(PER_TENANT, UNLIMITED)
+        // So that calls whose callers have left keep no other call waiting.
+        .unattended_total(move || lanes.quarter().unwrap_or(UNLIMITED));
     (args.resumable == Switch::On).then_some(resumable)
 }
 
@@ -43,8 +40,8 @@ pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
     is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
 }
 
-/// The path as it may be logged: who has the token may read. One that is spelled otherwise leads nowhere, and shows the token
-/// all the same.
+/// The path as it may be logged, without the token: it is all that a reader needs. A path that is spelled otherwise leads nowhere,
+/// but may show the token too.
 pub(crate) fn logged(path: &str) -> String {
     let is_below = path.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('/'));
     if is_below { format!("{PREFIX}/..") } else { path.to_owned() }

@@ -31,12 +31,13 @@ impl Lanes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
     }
 
-    /// A quarter of the places of every upstream that has calls at the moment, and at least one; `None`: there is no limit.
+    /// A quarter of the places of the upstream with the fewest, of those that have calls now, or of all while none has; at least
+    /// one. `None`: no upstream has a limit.
     pub(crate) fn quarter(&self) -> Option<u32> {
         let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let places: Vec<_> = lanes.iter().filter_map(|lane| lane.queue.as_ref().map(QueueLayer::stats)).collect();
         drop(lanes);
-        // Where no call is, none is kept out, and `auto` has found out nothing.
+        // An idle upstream keeps no call waiting, and `auto` has learned nothing of it.
         let is_busy = places.iter().any(|places| places.in_flight > 0);
         let asked = places.iter().filter(|places| places.in_flight > 0 || !is_busy);
         asked.map(|places| (places.limit / 4).max(1)).min()
