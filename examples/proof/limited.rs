@@ -24,7 +24,7 @@ use super::scale::{BAN, LIMIT, LIMIT_PER, REFUSALS_WITHIN};
 
 /// Half as much again as is allowed, for 80 s.
 const LOAD: Load = Load { calls: 120, rate: 30 };
-/// So many refusals are a ban.
+/// The number of refusals that is a ban.
 const REFUSALS: usize = 20;
 
 /// The provider's limit, and what it did.

@@ -78,7 +78,7 @@ enum Tls {
 }
 
 fn main() -> Result<(), BoxError> {
-    if let Some(done) = proxies::is_one() {
+    if let Some(done) = proxies::run_if_proxy() {
         return done;
     }
     let args = Args::parse();

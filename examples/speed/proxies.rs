@@ -37,8 +37,8 @@ const PROXY: &str = "BUTTRESS_SPEED_PROXY";
 
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
-/// What this process is to be, where it was started as a proxy, until it ends.
-pub(crate) fn is_one() -> Option<Result<(), BoxError>> {
+/// Runs this process as a proxy until it ends, where it was started as one; `None`: it was not.
+pub(crate) fn run_if_proxy() -> Option<Result<(), BoxError>> {
     let kind = std::env::var(PROXY).ok()?;
     let args = std::env::args_os();
     if kind == "gateway" {

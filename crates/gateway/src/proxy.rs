@@ -117,7 +117,7 @@ impl<S> Proxy<S> {
             }
         };
         let (body, watch) = watched(body);
-        let (failure, mut rest) = watch.map(|UploadWatch { failure, rest }| (failure, rest)).unzip();
+        let (failure, rest) = watch.map(|UploadWatch { failure, rest }| (failure, rest)).unzip();
         let failure = OptionFuture::from(failure);
         let mut response = tokio::select! {
             biased;
@@ -135,13 +135,14 @@ impl<S> Proxy<S> {
         if let Some(model) = model {
             response.extensions_mut().insert(model);
         }
-        match rest.as_mut().map(oneshot::Receiver::try_recv) {
-            Some(Ok(body)) => sender.answer(body, response).await,
-            Some(Err(oneshot::error::TryRecvError::Empty)) => {
-                rest.into_iter().for_each(|rest| sender.later(rest));
+        let Some(mut rest) = rest else { return response };
+        match rest.try_recv() {
+            Ok(body) => sender.answer(body, response).await,
+            Err(oneshot::error::TryRecvError::Empty) => {
+                sender.later(rest);
                 response
             }
-            Some(Err(oneshot::error::TryRecvError::Closed)) | None => response,
+            Err(oneshot::error::TryRecvError::Closed) => response,
         }
     }
 

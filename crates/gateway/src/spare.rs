@@ -1,4 +1,4 @@
-//! Services that calls take turns with.
+//! Keeps idle clones of a service, so that a call need not clone the whole stack.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use http::Request;
 use tower::{Service, ServiceExt};
 
-/// A service, and clones of it that no call waits with. A clone of a whole stack costs as much as a small call.
+/// A service, and idle clones of it. A call takes a clone, calls it once it is ready, and gives it back before it awaits the
+/// answer. Cloning a whole stack costs as much as a small call.
 pub(crate) struct Spares<S> {
     service: S,
     spares: Mutex<Vec<S>>,
 }
 
-/// More are dropped. As many as may wait to be called at a time, on a machine with many processors.
+/// The most idle clones that are kept; further ones are dropped.
 const MOST: usize = 64;
 
 // === impl Spares ===
@@ -22,7 +23,7 @@ impl<S: Clone> Spares<S> {
         Self { service, spares: Mutex::default() }
     }
 
-    /// Calls it once it is ready. Another call has its clone while this one waits for its answer.
+    /// Calls a clone once it is ready, and gives it back before it awaits the answer.
     pub(crate) async fn call<B>(&self, request: Request<B>) -> Result<S::Response, S::Error>
     where
         S: Service<Request<B>>,

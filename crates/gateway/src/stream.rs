@@ -19,10 +19,7 @@ use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A turn whose end is found as late as this is put off once: the process was suspended, and what the client said meanwhile is
-/// still in its socket.
-const LATE: Duration = Duration::from_millis(100);
-const GRACE: Duration = Duration::from_millis(500);
+use super::grace::{LATE, LONG_GRACE};
 
 /// Counts the turns of one stream: even while the upstream is waited for, odd while the client is.
 type Turns = Arc<AtomicU64>;
@@ -98,7 +95,7 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
         let mut elapsed = timer.as_mut().poll(cx);
         let now = Instant::now();
         if elapsed.is_ready() && now - timer.deadline() > LATE && !std::mem::replace(this.put_off, true) {
-            timer.as_mut().reset(now + GRACE);
+            timer.as_mut().reset(now + LONG_GRACE);
             elapsed = timer.as_mut().poll(cx);
         }
         if elapsed.is_ready() {

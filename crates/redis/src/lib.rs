@@ -41,7 +41,7 @@
 //! | A resumable answer is had from any process | Its process lives, and Redis is reached. After a restart of Redis, a second or so later | What can be had later is said so (502 or 503 with `Retry-After`); 410 only where its process is gone |
 //! | What was forgotten stays forgotten | Every process is connected when [`Redis::forget`] is called | A process without Redis keeps what it has in memory, until its window ends |
 //! | An `Idempotency-Key` is remembered for its window | Redis loses nothing (no failover, no eviction, no restart without persistence) and is reached | What this process knows itself ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
-//! | A Redis that does not answer costs a caller no more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | One that is slow, and answers within it, takes up to that for each thing that a call needs of it: its claim, however many operations that is, its turn in a rate, a last good answer (three operations at most) |
+//! | A Redis that does not answer costs a caller no more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | One that is slow, and answers within it, takes up to that for each thing that a call needs of it: its claim, however many operations that is (twice that, behind a call of this process that is just being settled), its turn in a rate, a last good answer (three operations at most) |
 //!
 //! Redis replicates asynchronously: a failover loses the last writes. What was in flight goes on for the callers of its
 //! own process, and claims its key anew.

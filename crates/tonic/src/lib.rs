@@ -1,6 +1,6 @@
 //! [tonic]'s channels and servers under the layers of this crate.
 //!
-//! The layers work with gRPC as with any HTTP: refusals are statuses for whoever asks in gRPC, [`verdict::Grpc`] reads the
+//! The layers work with gRPC as with any HTTP: refusals are statuses for callers that speak gRPC, [`verdict::Grpc`] reads the
 //! status of an answer, and [`DeadlineHeader::grpc`] the deadline of a call. Only tonic's types want something: its
 //! `Channel` takes requests with tonic's own boxed body, while a layer that repeats, times or shares a request hands on
 //! a body of its own. [`ChannelLayer`] goes between, innermost.

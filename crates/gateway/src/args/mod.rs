@@ -194,7 +194,7 @@ impl Args {
         let has_own_credential = self.upstreams.has_own_credential() || !self.layers.similar.credential().is_empty();
         if has_own_credential && self.callers.keys().is_none() && !self.callers.trust_callers {
             return Err(Stop::Wrong(
-                "a credential of the gateway's own would serve callers that nobody has authenticated: name their keys \
+                "a credential of the gateway's own would serve callers that are not authenticated: name their keys \
                  with --caller-keys-env or --caller-keys-file, or say --trust-callers"
                     .to_owned(),
             ));

@@ -190,8 +190,8 @@ pub struct OrderNews {
 /// An order that no process asks for is forgotten after this long.
 pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is told this long after it happened at most happens when it is told: of what is told later, that which happened later
-/// counts.
+/// An order or a message that reaches the engine within this time counts from its arrival; one that reaches it later counts
+/// from when it was given.
 pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What is known of a circuit that is closed is forgotten after this long.

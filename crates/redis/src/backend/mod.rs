@@ -123,7 +123,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
         async { Ok(0) }
     }
 
-    /// How long one operation may take. A claim, which may take several, takes no longer. Default: 100 ms.
+    /// How long one operation may take. All operations of a claim together take about as long; a claim behind a call of this
+    /// process that is just being settled first waits for that, at most as long. Default: 100 ms.
     fn patience(&self) -> Duration {
         PATIENCE
     }

@@ -140,8 +140,8 @@ pub(super) struct Conversation {
     pub(super) until: Instant,
 }
 
-/// What its clock shows when it begins.
-const DAYS: u64 = 10 * 24 * 60 * 60 * 1000;
+/// What its clock shows at `epoch`: ten days, so that orders and messages may be older than the model.
+const EPOCH_MILLIS: u64 = 10 * 24 * 60 * 60 * 1000;
 
 // === impl Conversation ===
 
@@ -480,9 +480,9 @@ impl State {
         Instant::now() + self.ahead
     }
 
-    /// The time of its clock, as far as numbers are made of it: a day and more.
+    /// What its clock shows, in milliseconds.
     pub(super) fn millis(&self) -> u64 {
-        whole_millis(self.now().saturating_duration_since(self.epoch.0)) + DAYS
+        whole_millis(self.now().saturating_duration_since(self.epoch.0)) + EPOCH_MILLIS
     }
 
     /// Forgets what is kept of an owner, or of all. Returns how many keys those were.

@@ -319,7 +319,7 @@ impl<B: CircuitBackend> Circuits<B> {
             Some(votes) if votes.votes > 0 && watched.is_closed() => {
                 watched.hear(Votes { open_for: ABOUT_TO_TEST, ..votes });
             }
-            // Nobody finds it failing any more: this process has missed that it is well, or may test it itself.
+            // No process finds it failing any more: this one has missed that it is well, or may test it itself.
             Some(votes) if votes.votes == 0 => watched.ask_now(),
             _ => {}
         }

@@ -72,7 +72,7 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     }
 
     fn order(&self, order: Order) {
-        // What is not told now is found out with the next look.
+        // What is lost where thousands wait: a vote is told again with the next look, an operator's order has to be given again.
         let _ = self.orders.tell(order, || Circuits::new(self.backend.clone(), self.group, self.process));
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Watched {
     pub(super) owes_vote: bool,
     /// What came of a probe under this lease was lost: until it is told, no other process may probe.
     pub(super) owes_verdict: Option<(Token, ProbeVerdict)>,
-    /// When it opened last, as far as this task was told, and how often it had.
+    /// When it last opened, and how often it had opened by then, as far as this task was told.
     pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
     pub(super) order: Option<NumberedOrder>,
@@ -104,12 +104,12 @@ impl Watched {
         is_later
     }
 
-    /// Whether what calls found since then says otherwise: a circuit was to close, and has opened after that.
+    /// Whether the order is a `Close`, and the circuit has opened since it was given.
     fn is_outdated(&self, order: CircuitOrder, age: Duration) -> bool {
         let Some(handle) = self.circuit.handle().filter(|_| order == CircuitOrder::Close) else { return false };
         let snapshot = handle.snapshot();
         let is_open = matches!(snapshot.state, CircuitState::Open | CircuitState::HalfOpen);
-        // What this task was not told of has just happened.
+        // An opening that this task was not told of yet is newer than the order.
         let opened_before = self.opened.is_some_and(|(at, times)| times == snapshot.opened && at.elapsed() >= age);
         is_open && !opened_before
     }

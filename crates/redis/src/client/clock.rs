@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What it showed when.
+/// The last reading: the time here, and what the clock of Redis showed then, in milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Clock(Mutex<Option<(Instant, u64)>>);
 
-/// An answer that took longer says too little.
+/// A reply that took longer does not fix the time closely enough.
 const SURE: Duration = Duration::from_millis(50);
 
 // === impl Clock ===
 
 impl Clock {
-    /// Redis answered by now what it was asked for at `sent`, and showed this many milliseconds.
+    /// Notes a reply: it was asked for at `sent`, has come now, and showed this many milliseconds.
     pub(crate) fn note(&self, millis: u64, sent: Instant) {
         let took = sent.elapsed();
         if took <= SURE {

@@ -6,7 +6,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local v = redis.call('HMGET', KEYS[1], 'n', 'w')
 local held, number = tonumber(v[1] or 0), tonumber(ARGV[2])
 if number == 0 then
-  -- It comes behind what its process obeyed, also where the clock does not.
+  -- Higher than the order that its process obeyed, also where this clock has gone back.
   number = math.max(now - ARGV[6], ARGV[8] + 1)
   -- It was told at once.
   if tonumber(ARGV[6]) <= tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end

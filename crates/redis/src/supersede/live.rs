@@ -149,16 +149,11 @@ impl LiveMessages {
         older.collect()
     }
 
-    /// Redis is asked again for all messages without a number; with `numbered`, for those that have one, too. Returns whether
-    /// there are any.
-    pub(super) fn ask_again(&self, numbered: bool) -> bool {
-        let mut any = false;
+    /// Redis is asked again for all messages without a number; with `numbered`, also for those that have one.
+    pub(super) fn ask_again(&self, numbered: bool) {
         for live in self.lock().values_mut().flat_map(|known| &mut known.messages) {
-            if live.calls > 0 && (numbered || live.number == 0) {
-                (live.is_unasked, any) = (true, true);
-            }
+            live.is_unasked |= live.calls > 0 && (numbered || live.number == 0);
         }
-        any
     }
 }
 
