@@ -69,26 +69,26 @@
 //!
 //! # The layers, outermost first
 //!
-//! | Layer | Bounds | Why there |
+//! | Layer | Does, or bounds | Why there |
 //! |---|---|---|
-//! | [`ObserveLayer`] | nothing: says which call events are about | sees all that happens |
-//! | [`RejectionsAsErrorsLayer`] | nothing: makes refusals typed errors | last to touch the answer |
-//! | [`InspectRequestLayer`] | nothing: shows the request's body to a closure | what it decides holds for all below |
-//! | [`GrpcStatusLayer`] | nothing: writes the status of gRPC streams | sees what no layer will act on |
-//! | [`TimeoutProfileLayer`] | nothing: chooses the limits of a request | they hold for all below |
+//! | [`ObserveLayer`] | says which call events are about | sees all that happens |
+//! | [`RejectionsAsErrorsLayer`] | makes refusals typed errors | last to touch the answer |
+//! | [`InspectRequestLayer`] | shows the request's body to a closure | what it decides holds for all below |
+//! | [`GrpcStatusLayer`] | writes the status of gRPC streams | sees what no layer will act on |
+//! | [`TimeoutProfileLayer`] | chooses the limits of a request | they hold for all below |
 //! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
 //! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
-//! | [`SupersedeLayer`] | nothing: ends the older messages of a conversation | sees the call of each caller |
-//! | [`DedupLayer`] | nothing: shares calls | one flight, whatever happens below |
-//! | `LastGoodLayer` (feature `llm`) | nothing: keeps whole answers | an earlier answer in place of an error |
-//! | `ResumeLayer` (feature `llm`) | nothing: goes on with streams that broke | its callers hear one answer; it asks the upstream that began it |
-//! | [`FallbackLayer`] | nothing: asks a backup | sees the final outcome of the primary |
-//! | `StructuredOutputLayer` (feature `schema`) | nothing: checks answers that are to be JSON | asks again by calls of its own |
+//! | [`SupersedeLayer`] | ends the older messages of a conversation | sees the call of each caller |
+//! | [`DedupLayer`] | shares calls | one flight, whatever happens below |
+//! | `LastGoodLayer` (feature `llm`) | keeps whole answers | an earlier answer in place of an error |
+//! | `ResumeLayer` (feature `llm`) | goes on with streams that broke | its callers hear one answer; it asks the upstream that began it |
+//! | [`FallbackLayer`] | asks a backup | sees the final outcome of the primary |
+//! | `StructuredOutputLayer` (feature `schema`) | checks answers that are to be JSON | asks again by calls of its own |
 //! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
 //! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
 //! | [`PaceLayer`] | the rate of calls | each attempt counts, and what waits is not taken for a slow upstream |
-//! | [`CircuitBreakerLayer`] | nothing: refuses at once | sees each attempt, and the timeouts below |
-//! | `StreamGuardLayer` (feature `llm`) | nothing: finds what is cut, and errors inside a 200 | the layers outside act on what it finds |
+//! | [`CircuitBreakerLayer`] | refuses at once | sees each attempt, and the timeouts below |
+//! | `StreamGuardLayer` (feature `llm`) | finds what is cut, and errors inside a 200 | the layers outside act on what it finds |
 //! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |

@@ -15,7 +15,7 @@ use crate::error::WriteElapsed;
 ///
 /// # When to use it, and when not
 ///
-/// On the sockets of every server that streams. A body that nobody polls cannot time out, and nobody polls it while its client
+/// On the sockets of every server that streams. A body that is not polled cannot time out, and none is polled while its client
 /// takes nothing of what was written: the layers of this crate, which are in the body, do not see such a client, and what the
 /// call holds (a place in a queue, a connection to the upstream) it holds for ever. One HTTP/2 stream that its client does not
 /// read, on a connection that it does, is not seen here.

@@ -167,7 +167,7 @@ impl StructuredOutputLayer {
         self.with(|config| config.max_reasks = max.min(2))
     }
 
-    /// Holds streams of up to so many bytes until they are whole, and checks them too. Their text is never replaced: a value in
+    /// Holds streams of up to this many bytes until they are whole, and checks them too. Their text is never replaced: a value in
     /// a sentence is asked for again. Default: streams pass.
     ///
     /// Their callers see nothing meanwhile: an [`SseHeartbeatLayer`](crate::SseHeartbeatLayer) outside keeps the connection.
