@@ -128,10 +128,10 @@ impl Recorder {
         let next = reader.filter(|&id| broadcast.is_at_tip(id));
         // Without a recording, and with one listener, no other reader will ever come.
         let is_shared = broadcast.is_recording() || broadcast.listeners() > 1;
-        let held = if is_shared { self.compactor.compact(&part) } else { part.clone() };
+        let mut hold = || if is_shared { self.compactor.compact(&part) } else { part.clone() };
         match next {
-            Some(reader) => broadcast.push_read(reader, held, part.cost()),
-            None => broadcast.push(held, part.cost()),
+            Some(reader) => broadcast.push_read(reader, hold, part.cost()),
+            None => broadcast.push(hold(), part.cost()),
         }
         let waker = next.and_then(|reader| state.take_waker(reader));
         let appended = Appended {

@@ -273,9 +273,10 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
     }
 
     /// Appends the next part, which the listener `id` has read with all that came before: see [`is_at_tip`](Self::is_at_tip).
-    pub(crate) fn push_read(&mut self, id: ReaderId, part: P, cost: usize) {
+    /// It is made where it is held for others.
+    pub(crate) fn push_read(&mut self, id: ReaderId, part: impl FnOnce() -> P, cost: usize) {
         if self.listeners > 1 || self.is_recording() {
-            self.push(part, cost);
+            self.push(part(), cost);
             let is_counted = !self.is_recording();
             if let Some(held) = self.parts.back_mut().filter(|_| is_counted) {
                 held.unread -= 1;

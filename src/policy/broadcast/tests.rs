@@ -371,7 +371,7 @@ proptest! {
                     let at_tip = readers.iter_mut().find(|(id, _)| pushed % 2 == 0 && broadcast.is_at_tip(*id));
                     match at_tip {
                         Some((id, next)) => {
-                            broadcast.push_read(*id, pushed, cost);
+                            broadcast.push_read(*id, || pushed, cost);
                             *next = Some(pushed + 1);
                         }
                         None => broadcast.push(pushed, cost),
@@ -573,7 +573,7 @@ proptest! {
                     let at_tip = readers.iter_mut().find(|(id, _)| pushed % 2 == 0 && broadcast.is_at_tip(*id));
                     match at_tip {
                         Some((id, next)) => {
-                            broadcast.push_read(*id, vec![pushed], 11);
+                            broadcast.push_read(*id, || vec![pushed], 11);
                             *next = pushed + 1;
                         }
                         None => broadcast.push(vec![pushed], 11),
