@@ -203,9 +203,7 @@ impl Call {
     /// The upstream has served it.
     pub(super) fn served(&self) {
         self.shared.with(&self.id.conversation(), |conversations| {
-            if conversations.served(self.id) {
-                conversations.rest(self.id.conversation(), clock::now());
-            }
+            conversations.served(self.id, clock::now);
         });
     }
 
@@ -219,9 +217,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         let mut turns = Vec::new();
         self.shared.with(&self.id.conversation(), |conversations| {
-            if conversations.leave(self.id, self.ended, &mut turns) {
-                conversations.rest(self.id.conversation(), clock::now());
-            }
+            conversations.leave(self.id, self.ended, clock::now, &mut turns);
         });
         turns.iter().for_each(Cancellation::wake);
         if let Some((peers, told)) = self.told.take() {

@@ -178,30 +178,30 @@ impl<C: Clone> Conversations<C> {
         }
     }
 
-    /// The upstream has served a call. From now on its conversation is remembered on its tenant's own account. Returns whether
-    /// it is to [rest](Self::rest).
-    pub(crate) fn served(&mut self, id: CallId) -> bool {
-        let Some(conversation) = self.known.get_mut(&id.conversation) else { return false };
+    /// The upstream has served a call. From now on its conversation is remembered on its tenant's own account. The clock is
+    /// read where that is needed.
+    pub(crate) fn served(&mut self, id: CallId, now: impl FnOnce() -> Instant) {
+        let Some(conversation) = self.known.get_mut(&id.conversation) else { return };
         if std::mem::replace(&mut conversation.is_served, true) {
-            return false;
+            return;
         }
-        let Some(place) = conversation.idle.take() else { return false };
-        self.idle.remove(place);
-        true
+        if let Some(place) = conversation.idle.take() {
+            self.idle.remove(place);
+            self.rest(id.conversation, now());
+        }
     }
 
-    /// A call is over. Calls whose turn it is with that are added to `turns`. Returns whether its conversation is to
-    /// [rest](Self::rest).
-    pub(crate) fn leave(&mut self, id: CallId, ended: Ended, turns: &mut Vec<C>) -> bool {
-        let Entry::Occupied(mut known) = self.known.entry(id.conversation) else { return false };
+    /// A call is over. Calls whose turn it is with that are added to `turns`. The clock is read where that is needed.
+    pub(crate) fn leave(&mut self, id: CallId, ended: Ended, now: impl FnOnce() -> Instant, turns: &mut Vec<C>) {
+        let Entry::Occupied(mut known) = self.known.entry(id.conversation) else { return };
         let conversation = known.get_mut();
         conversation.leave(id.call, ended, turns);
         if conversation.is_forgettable() && conversation.idle.is_none() {
             // What most calls leave behind.
             known.remove();
-            return false;
+        } else if !conversation.is_live() {
+            self.rest(id.conversation, now());
         }
-        !conversation.is_live()
     }
 
     /// Ends all messages of a conversation. Their calls are added to `ends`.
@@ -258,7 +258,7 @@ impl<C: Clone> Conversations<C> {
     }
 
     /// Where no message of a conversation is under way any more, it is remembered if there is something to remember.
-    pub(crate) fn rest(&mut self, name: Fingerprint, now: Instant) {
+    fn rest(&mut self, name: Fingerprint, now: Instant) {
         let Some(conversation) = self.known.get_mut(&name) else { return };
         if conversation.is_live() {
             return;

@@ -74,16 +74,12 @@ impl Talk {
     }
 
     fn served(&mut self, id: CallId) {
-        if self.conversations.served(id) {
-            self.conversations.rest(id.conversation(), self.now);
-        }
+        self.conversations.served(id, || self.now);
     }
 
     fn leave(&mut self, id: CallId, ended: Ended) -> Vec<&'static str> {
         let mut turns = Vec::new();
-        if self.conversations.leave(id, ended, &mut turns) {
-            self.conversations.rest(id.conversation(), self.now);
-        }
+        self.conversations.leave(id, ended, || self.now, &mut turns);
         turns
     }
 
@@ -406,9 +402,7 @@ proptest! {
                     let Some(number) = numbers.get(which % numbers.len().max(1)) else { continue };
                     let seen = live.remove(number).unwrap();
                     let mut turns = Vec::new();
-                    if conversations.leave(seen.id, ended, &mut turns) {
-                        conversations.rest(seen.id.conversation(), now);
-                    }
+                    conversations.leave(seen.id, ended, || now, &mut turns);
                     for turn in turns {
                         prop_assert_eq!(conversations.turn(live[&turn].id, now), Turn::Now);
                     }
@@ -436,9 +430,7 @@ proptest! {
             }
         }
         for seen in live.into_values() {
-            if conversations.leave(seen.id, Ended::Unanswered, &mut Vec::new()) {
-                conversations.rest(seen.id.conversation(), now);
-            }
+            conversations.leave(seen.id, Ended::Unanswered, || now, &mut Vec::new());
         }
         prop_assert_eq!(conversations.len(), conversations.idle.len());
     }
