@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use super::held::{End, HeldAnswers, Kept, LONGEST_REST, MAX_TOKENS, Table, Token};
+use super::held::{AfterEnd, HeldAnswers, Kept, LONGEST_REST, MAX_TOKENS, Table, Token};
 use super::resumable::Resumable;
 use super::sweeper::Sweeper;
 use crate::call::{Reservation, TenantHash};
@@ -204,11 +204,11 @@ impl Answers {
     }
 
     /// The first of them expires then.
-    fn sweep_from(&self, expires: Option<Instant>) {
+    fn sweep_from(&self, expires: Instant) {
         let now = clock::now();
         // The window of those that end meanwhile may be shorter.
         let latest = now.checked_add(LONGEST_REST).unwrap_or(now);
-        let sweeper = Sweeper::new(&self.held, expires.map_or(now, |expires| expires.min(latest)));
+        let sweeper = Sweeper::new(&self.held, expires.min(latest));
         // Without a runtime, what has expired is dropped when others come.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(sweeper);
@@ -276,16 +276,14 @@ impl AnswerInFlight {
             return reservation;
         }
         let expires = clock::now().checked_add(self.answers.settings.window.min(LONGEST));
-        let is_recorded = self.log.is_recording();
-        let end = self.answers.table().end(self.number, (expires, is_recorded), reservation);
-        match end {
-            End::Held { needs_sweeper } => {
-                if needs_sweeper {
-                    self.answers.sweep_from(expires);
-                }
+        let expires = expires.filter(|_| self.log.is_recording());
+        let after = self.answers.table().end(self.number, expires, reservation);
+        match after {
+            AfterEnd::Held { sweep_from } => {
+                sweep_from.into_iter().for_each(|expires| self.answers.sweep_from(expires));
                 None
             }
-            End::Dropped(removed, reservation) => {
+            AfterEnd::Dropped(removed, reservation) => {
                 removed.iter().for_each(Kept::withdraw);
                 reservation
             }

@@ -13,9 +13,8 @@ use crate::store::ResponseLog;
 pub(super) struct CallLimit {
     log: ResponseLog,
     deadline: Option<Latest>,
-    cancellation: Option<Cancellation>,
-    /// Wakes all who read the answer: who polls this one has left its waker there before.
-    readers: Waker,
+    /// With a waker that wakes every reader of the log. The caller registers as a reader before it polls this limit.
+    cancellation: Option<(Cancellation, Waker)>,
     timeout: Timeout,
 }
 
@@ -38,12 +37,14 @@ pub(super) enum LimitReached {
 impl CallLimit {
     /// `None`: the call has ended, or nothing ends it.
     pub(super) fn of(log: &ResponseLog, cancellation: Option<Cancellation>) -> Option<Self> {
+        if log.has_ended() {
+            return None;
+        }
         let at = log.deadline().as_ref().and_then(SharedDeadline::latest).map(Deadline::instant);
         let deadline = at.map(|at| Latest { at, left: at.saturating_duration_since(clock::now()) });
+        let cancellation = cancellation.map(|cancellation| (cancellation, log.readers_waker()));
         let is_bound = deadline.is_some() || cancellation.is_some();
-        let readers = log.readers_waker();
-        let this = Self { log: log.clone(), deadline, cancellation, readers, timeout: Timeout::default() };
-        (is_bound && !log.has_ended()).then_some(this)
+        is_bound.then(|| Self { log: log.clone(), deadline, cancellation, timeout: Timeout::default() })
     }
 
     /// Ready when the call ends for this caller, and goes on.
@@ -51,9 +52,10 @@ impl CallLimit {
         if self.log.has_ended() {
             return Poll::Pending;
         }
-        let readers = &mut Context::from_waker(&self.readers);
-        if self.cancellation.as_ref().is_some_and(|cancellation| cancellation.poll_returned(readers).is_ready()) {
-            return Poll::Ready(LimitReached::Superseded);
+        if let Some((cancellation, readers)) = &self.cancellation {
+            if cancellation.poll_returned(&mut Context::from_waker(readers)).is_ready() {
+                return Poll::Ready(LimitReached::Superseded);
+            }
         }
         let Some(Latest { at, left }) = self.deadline else { return Poll::Pending };
         ready!(self.timeout.poll_until(at, cx));
@@ -65,7 +67,7 @@ impl CallLimit {
         if self.log.has_ended() {
             return None;
         }
-        if self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled) {
+        if self.cancellation.as_ref().is_some_and(|(cancellation, _)| cancellation.is_cancelled()) {
             return Some(LimitReached::Superseded);
         }
         let Latest { at, left } = self.deadline?;

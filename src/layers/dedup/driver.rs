@@ -252,7 +252,8 @@ where
 
     fn on_abandoned(self: Arc<Self>, mut cancellation: Option<Cancellation>) {
         let mut is_cancelled = cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
-        if let Some(another) = self.awaited().filter(|_| is_cancelled) {
+        let another = if is_cancelled { self.awaited() } else { None };
+        if let Some(another) = another {
             (cancellation, is_cancelled) = (another, false);
         }
         let place = if is_cancelled { None } else { self.leave_unattended() };

@@ -34,7 +34,8 @@ pub(super) struct GraceTask {
 pub(super) trait GraceCall: Drive {
     fn log(&self) -> &ResponseLog;
 
-    /// Where a caller may come back whose message none has taken the place of: what says so when one does.
+    /// A caller that may come back to a call in flight, and whose message was not superseded: its cancellation, or `Some(None)`
+    /// where it has none. `None`: there is no such caller.
     fn awaited(&self) -> Option<Option<Cancellation>>;
 
     /// Whether there is any use in going on without a caller.

@@ -62,9 +62,9 @@ struct Ended {
 }
 
 /// What becomes of an answer that has ended.
-pub(super) enum End {
-    /// It is held. `needs_sweeper`: by no task that would drop it.
-    Held { needs_sweeper: bool },
+pub(super) enum AfterEnd {
+    /// It is held. `sweep_from`: no sweeper runs, and one is needed from then on.
+    Held { sweep_from: Option<Instant> },
     /// It is held no longer, and counted no longer.
     Dropped(Option<Kept>, Option<Reservation>),
 }
@@ -79,7 +79,7 @@ const TENANT_SHARE: usize = 8;
 const SWEPT_AT_ONCE: usize = 64;
 /// What has expired is dropped once in this time.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// The window of those that end later may be shorter than that of the next one to expire.
+/// The longest that the sweeper sleeps: an answer that ends meanwhile may have a shorter window, and expire before the others.
 pub(super) const LONGEST_REST: Duration = Duration::from_secs(60);
 
 // === impl HeldAnswers ===
@@ -145,7 +145,8 @@ impl Table {
         is_there.then_some((token, kept))
     }
 
-    /// Where a call in flight is awaited by a caller whose message none has taken the place of: what says so when one does.
+    /// A caller that may come back to a call in flight, and whose message was not superseded: its cancellation, or `Some(None)`
+    /// where it has none. `None`: there is no such caller.
     pub(super) fn awaited(&self, number: u64) -> Option<Option<Cancellation>> {
         let kept = self.answers.get(&number).filter(|kept| kept.ended.is_none())?;
         let cancellations =
@@ -212,18 +213,13 @@ impl Table {
         kept.is_promised
     }
 
-    /// The answer has ended. It is held until `expires`, where callers know of it and it `is_recorded`.
-    pub(super) fn end(
-        &mut self,
-        number: u64,
-        (expires, is_recorded): (Option<Instant>, bool),
-        reservation: Option<Reservation>,
-    ) -> End {
+    /// The answer has ended. It is held until `expires` where callers know of it. `None`: it was not recorded.
+    pub(super) fn end(&mut self, number: u64, expires: Option<Instant>, reservation: Option<Reservation>) -> AfterEnd {
         let Self { answers, unattended, expiring, .. } = self;
-        let Some(kept) = answers.get_mut(&number) else { return End::Dropped(None, reservation) };
+        let Some(kept) = answers.get_mut(&number) else { return AfterEnd::Dropped(None, reservation) };
         let is_known = kept.is_offered || !kept.tokens.is_empty();
-        let Some(expires) = expires.filter(|_| is_known && is_recorded) else {
-            return End::Dropped(self.remove(number), reservation);
+        let Some(expires) = expires.filter(|_| is_known) else {
+            return AfterEnd::Dropped(self.remove(number), reservation);
         };
         if kept.is_promised {
             unattended.leave(&kept.tenant);
@@ -233,7 +229,7 @@ impl Table {
         if let Some(offers) = &kept.offers {
             offers.ended();
         }
-        End::Held { needs_sweeper: !std::mem::replace(&mut self.is_swept, true) }
+        AfterEnd::Held { sweep_from: (!std::mem::replace(&mut self.is_swept, true)).then_some(expires) }
     }
 
     /// No task drops what has expired any more.

@@ -252,8 +252,8 @@ impl<St> DedupLayer<St> {
     /// | `GET`, and nothing is left of a stream that has ended | 204: an `EventSource` stops |
     /// | `GET`, with an id that is none of this stream's | 412, [`EventIdUnknown`](crate::RejectionKind::EventIdUnknown) |
     /// | `GET`, and there is no such answer (any more), or nothing is left of it but its error | 410, [`AnswerGone`](crate::RejectionKind::AnswerGone) |
-    /// | `HEAD` | the head of that; `Range` and conditions are not applied |
-    /// | `DELETE` | 204: the call is stopped, also for its other readers, and its answer is forgotten |
+    /// | `HEAD` | the head that a `GET` returns; `Range` and conditions are not applied |
+    /// | `DELETE` | 204: the call is stopped for all its readers, and its answer is forgotten |
     ///
     /// **Nothing is asked of the upstream by coming back**, and nothing but what is at `<prefix>/<token>` is answered by this
     /// layer: a `DELETE` of the upstream's own passes.
