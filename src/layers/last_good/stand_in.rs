@@ -50,7 +50,7 @@ pub(super) enum Settled {
         recalling: Recalling,
         until: Instant,
     },
-    /// Until then, it is looked for an answer to a similar request.
+    /// An answer to a similar request is looked for, until then.
     Embed {
         embedding: Embedding,
         until: Instant,
@@ -64,13 +64,13 @@ pub(super) type Recalling = AnswerFuture<Option<LastGoodAnswer>>;
 enum DeadlineWatch {
     /// Not known yet: nothing had to be waited for.
     Unknown,
-    /// There is an answer for it: so long before the deadline it is returned.
+    /// An answer is held: it is returned `reserve` before the deadline.
     Until { reserve: Duration, timeout: Timeout },
     /// There is no answer, or no deadline.
     No,
 }
 
-/// Questions that are compared word by word with one: the nearest.
+/// The most questions that are compared word by word with the caller's; the nearest ones.
 const MAX_COMPARED: usize = 64;
 
 /// A caller that is about to read an error waits no longer for the other processes.

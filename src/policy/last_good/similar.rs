@@ -294,13 +294,16 @@ impl Facts {
         let mut counts = false;
         for word in words {
             counts |= word.is_capitals() || word.is_name();
-            let word = word.lower.strip_suffix("n't").map_or(word.lower.as_str(), |_| "not");
+            // "don't" is "do", which may be missing, and "not". "didn't" says more, as "did" does.
+            let stem = word.lower.strip_suffix("n't").map(|stem| if stem == "ca" { "can" } else { stem });
+            let is_not = stem.is_some_and(|stem| is_in(COMMON, stem));
+            let word = if is_not { "not" } else { word.lower.as_str() };
             if !counts && word == ANYWHERE {
                 facts.has_anywhere = true;
             } else if counts || !is_in(COMMON, word) {
                 facts.content.push(word.to_owned());
             }
-            counts = NEGATIONS.contains(&word) || word.contains(char::is_numeric);
+            counts = stem.is_some() || NEGATIONS.contains(&word) || word.contains(char::is_numeric);
         }
         facts
     }
@@ -408,6 +411,8 @@ mod tests {
             ("What is the meaning of work?", "What is the meaning of help?"),
             ("Who directed the film Us?", "Who directed the film for us?"),
             ("Is hepatitis A dangerous?", "Is a hepatitis dangerous?"),
+            ("Why didn't the build run?", "Why doesn't the build run?"),
+            ("Who isn't the president of it?", "Who wasn't the president of it?"),
             ("Do all cats like some dogs?", "Do some cats like all dogs?"),
             ("Can only adults see children?", "Can adults see only children?"),
             ("Anna goes if Ben stays", "If Anna goes, Ben stays"),
