@@ -204,18 +204,19 @@ where
     let max =
         if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
     let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
-    let (body, read): (_, fn(_) -> _) = match collect(ErasedBody::new(body), max, reservation).await {
+    let (body, is_broken) = match collect(ErasedBody::new(body), max, reservation).await {
         Ok(Collected::Whole { data, trailers }) => return Read::Answer(Answer { head, data, trailers }),
         Ok(Collected::TooLarge(body)) => {
             config.bypassed("an answer that is too long to be looked at");
-            (CallBody::new(body), Read::Pass)
+            (CallBody::new(body), false)
         }
-        Err(why) => (CallBody::failed(why), Read::Broken),
+        Err(why) => (CallBody::failed(why), true),
     };
-    read(Response::from_parts(head, StructuredOutputBody::read(body)))
+    let response = Response::from_parts(head, StructuredOutputBody::read(body));
+    if is_broken { Read::Broken(response) } else { Read::Pass(response) }
 }
 
-/// Looks at an answer: at a large one on a thread where it holds up nobody.
+/// Checks an answer; a large one on a thread for blocking work.
 async fn look(check: Check, data: &Bytes) -> Examined {
     if data.len() <= LARGE {
         return check.run(data);

@@ -141,10 +141,12 @@ impl Recent {
         if dropped.is_empty() {
             self.order.push_back(key);
         }
+        self.bytes -= dropped.first().map_or(0, bytes);
         // The newest stays, however large it is.
         while self.order.len() > 1 && (self.order.len() > MAX_SCHEMAS || self.bytes > MAX_BYTES) {
-            dropped.extend(self.order.pop_front().and_then(|key| self.schemas.remove(&key)));
-            self.bytes -= dropped.last().map_or(0, bytes);
+            let Some(oldest) = self.order.pop_front().and_then(|key| self.schemas.remove(&key)) else { continue };
+            self.bytes -= bytes(&oldest);
+            dropped.push(oldest);
         }
         dropped
     }
