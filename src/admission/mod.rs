@@ -129,7 +129,7 @@ pub enum End<'a> {
     Panicked,
 }
 
-/// Shows the head of a request, which is whole again afterwards, to a setting that is a closure.
+/// Lends the head of a request to `look`, and puts it back.
 pub(crate) fn with_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&Parts) -> T) -> T {
     let (mut parts, ()) = Request::new(()).into_parts();
     let mut swap = |parts: &mut Parts| {

@@ -48,7 +48,7 @@ struct Tokens {
     output: AtomicU64,
 }
 
-/// Of the ids that events have: no layer looks for them, none was found, or there may be some.
+/// Whether the stream's events have ids: no layer looks for them (`UNKNOWN`), none was found (`NO_IDS`), or there may be some.
 const UNKNOWN: u8 = 0;
 #[cfg(feature = "llm")]
 const NO_IDS: u8 = 1;
@@ -84,7 +84,7 @@ impl Ending {
         ENDS.get(index).copied()
     }
 
-    /// Whose maker looks for the ids of the stream's events, and tells of them before they are handed on.
+    /// For a layer that looks for ids, and calls [`note_ids`](Self::note_ids) before it hands on an event with one.
     #[cfg(feature = "llm")]
     pub(crate) fn following_ids(self) -> Self {
         self.0.ids.store(NO_IDS, Ordering::Relaxed);

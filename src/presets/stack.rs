@@ -212,18 +212,17 @@ impl Admission {
     {
         let Self { queue, pace, breaker } = self;
         let admitted = pace.layer(breaker.layer(inner));
-        let attempts = match (retry, deadline) {
-            (Some(retry), Some(deadline)) if !queue.is_enabled() => {
-                return Upstream::new(deadline.layer(retry.layer(admitted)));
+        let attempts = if queue.is_enabled() {
+            let queued = queue.layer(Upstream::new(admitted));
+            match retry {
+                Some(retry) => Upstream::new(retry.layer(queued)),
+                None => Upstream::new(queued),
             }
-            (Some(retry), _) if !queue.is_enabled() => Upstream::new(retry.layer(admitted)),
-            (None, _) if !queue.is_enabled() => Upstream::new(admitted),
-            (retry, _) => {
-                let queued = queue.layer(Upstream::new(admitted));
-                match retry {
-                    Some(retry) => Upstream::new(retry.layer(queued)),
-                    None => Upstream::new(queued),
-                }
+        } else {
+            match (retry, deadline) {
+                (Some(retry), Some(deadline)) => return Upstream::new(deadline.layer(retry.layer(admitted))),
+                (Some(retry), None) => Upstream::new(retry.layer(admitted)),
+                (None, _) => Upstream::new(admitted),
             }
         };
         match deadline {

@@ -41,10 +41,10 @@ struct CacheLine<T: ?Sized> {
 }
 
 /// A value for each thread, so that none writes where another reads.
-pub(crate) struct Slots<T>(Box<[Padded<T>]>);
+pub(crate) struct Striped<T>(Box<[Padded<T>]>);
 
 /// What is read by all threads, each through a lock of its own, and changed under all of them.
-pub(crate) struct ReadMostly<T>(Slots<RwLock<T>>);
+pub(crate) struct ReadMostly<T>(Striped<RwLock<T>>);
 
 /// Two cache lines, too.
 #[repr(align(128))]
@@ -197,9 +197,9 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for ThreadArc<T> {
     }
 }
 
-// === impl Slots ===
+// === impl Striped ===
 
-impl<T> Slots<T> {
+impl<T> Striped<T> {
     /// One for each thread that can run, and no more than `most`, a power of two: further threads share them.
     pub(crate) fn new(most: usize, make: impl FnMut() -> T) -> Self {
         Self(iter::repeat_with(make).map(Padded).take(lines().min(most).max(1)).collect())
@@ -216,7 +216,7 @@ impl<T> Slots<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Slots<T> {
+impl<T: fmt::Debug> fmt::Debug for Striped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
@@ -227,7 +227,7 @@ impl<T: fmt::Debug> fmt::Debug for Slots<T> {
 impl<T> ReadMostly<T> {
     /// `make` makes one for each thread: they are equal, and share nothing that is written to when they are read.
     pub(crate) fn new(make: impl Fn() -> T) -> Self {
-        Self(Slots::new(MAX_COPIES, || RwLock::new(make())))
+        Self(Striped::new(MAX_COPIES, || RwLock::new(make())))
     }
 
     /// The value as this thread sees it. While it is held, nothing changes it.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::per_thread::Slots;
+use super::per_thread::Striped;
 use crate::policy::budget::{Budget, Ring, SlotCount, index};
 
 /// How many retries the layers that share it may make: a ratio of their calls, and a minimum rate where calls are few.
@@ -39,12 +39,12 @@ struct Shared {
     /// The first instant seen, from which slots are counted.
     origin: OnceLock<Instant>,
     /// [`SlotCount`]s.
-    deposits: Slots<Ring<AtomicU64>>,
+    deposits: Striped<Ring<AtomicU64>>,
     withdrawals: Mutex<Ring<SlotCount>>,
 }
 
 /// Enough for the threads of a runtime to spread over; a withdrawal reads all of them.
-const SLOTS: usize = 8;
+const STRIPES: usize = 8;
 
 // === impl RetryBudget ===
 
@@ -58,7 +58,7 @@ impl RetryBudget {
             shared: Some(Arc::new(Shared {
                 budget: Budget::new(percent, min_per_second, window),
                 origin: OnceLock::new(),
-                deposits: Slots::new(SLOTS, Ring::default),
+                deposits: Striped::new(STRIPES, Ring::default),
                 withdrawals: Mutex::default(),
             })),
         }

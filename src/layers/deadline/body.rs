@@ -81,7 +81,7 @@ where
         let mut this = self.project();
         let Some(limit) = this.limit.as_mut() else { return this.body.poll_frame(cx) };
         let _entered = limit.enter();
-        if !limit.is_timed() {
+        if !limit.take_skips_clock() {
             return Self::poll_untimed(this.body, limit, cx);
         }
         let polled = this.body.as_mut().poll_frame(cx);

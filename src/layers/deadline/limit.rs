@@ -39,7 +39,7 @@ impl Limit {
 
     /// Whether a frame that is ready need not look at the clock: it was waited for, or a timer runs.
     #[inline]
-    pub(super) fn is_timed(&mut self) -> bool {
+    pub(super) fn take_skips_clock(&mut self) -> bool {
         std::mem::take(&mut self.is_awaited) || self.timeout.is_running()
     }
 

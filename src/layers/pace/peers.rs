@@ -176,7 +176,7 @@ impl RateCost {
     }
 
     /// The time in which the rate allows what is taken of it at least, as far as this process knows: from its own calls, and
-    /// from what answers said of the limit. Zero where a call says what it used.
+    /// from what answers said of the limit. Zero in the costs that are settled.
     #[must_use]
     pub fn level(&self) -> Duration {
         self.level

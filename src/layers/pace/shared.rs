@@ -10,7 +10,7 @@ use http::Request;
 use super::config::{Config, KeyFn, Role};
 use super::key::{Limit, Standing};
 use super::report::peer_limit;
-use super::tally::SLOTS;
+use super::tally::STRIPES;
 use crate::admission::{Callers, with_head};
 use crate::call::{Model, Tenant};
 use crate::policy::queue::Hashed;
@@ -50,7 +50,7 @@ pub struct PaceStats {
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let (config, epoch) = (Arc::new(config), clock::now());
-        let others = ThreadArcs::new(Arc::new(Limit::new(config.clone(), epoch, None)), SLOTS);
+        let others = ThreadArcs::new(Arc::new(Limit::new(config.clone(), epoch, None)), STRIPES);
         Self { config, callers: Callers::default(), epoch, keys: ReadMostly::default(), others }
     }
 
@@ -153,7 +153,7 @@ impl Shared {
             if is_full(keys) {
                 return None;
             }
-            let limit = || ThreadArcs::new(Arc::new(Limit::new(self.config.clone(), self.epoch, id)), SLOTS);
+            let limit = || ThreadArcs::new(Arc::new(Limit::new(self.config.clone(), self.epoch, id)), STRIPES);
             Some(keys.entry(hash).or_insert_with(|| new.get_or_insert_with(limit).clone()).hold())
         });
         (found.flatten().unwrap_or_else(|| self.others.hold()), new.is_some())

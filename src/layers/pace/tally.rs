@@ -1,19 +1,19 @@
 //! Counts the answers of a limit, each thread in a place of its own.
 
 use crate::policy::pace::SAMPLE;
-use crate::rt::per_thread::Slots;
+use crate::rt::per_thread::Striped;
 use crate::rt::sync::{AtomicU32, Ordering};
 
 /// Every [`SAMPLE`]th answer.
 #[derive(Debug)]
 pub(super) struct Tally {
-    threads: Slots<AtomicU32>,
+    threads: Striped<AtomicU32>,
     /// Eights of answers, of all threads together.
     eights: AtomicU32,
 }
 
 /// Threads beyond this share a place, for there is a tally for each key.
-pub(super) const SLOTS: usize = 8;
+pub(super) const STRIPES: usize = 8;
 const PART: u32 = 8;
 
 // === impl Tally ===
@@ -29,7 +29,7 @@ impl Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { threads: Slots::new(SLOTS, AtomicU32::default), eights: AtomicU32::new(0) }
+        Self { threads: Striped::new(STRIPES, AtomicU32::default), eights: AtomicU32::new(0) }
     }
 }
 

@@ -90,9 +90,9 @@ struct Woken(Option<Waker>, Vec<Waker>);
 
 /// How long a reader may leave its data unread before it counts as one that does not read.
 const UNREAD: Duration = Duration::from_secs(1);
-/// The time that a place is held is measured once in this number of calls while some wait, and of each place
+/// While calls wait, the hold time is measured for one call in this number.
 const MEASURED: u32 = 8;
-/// once in this number while none does.
+/// While none waits, for one use in this number of each place.
 const MEASURED_IDLE: u32 = 64;
 
 // === impl Shared ===

@@ -21,7 +21,7 @@ pub(super) struct Slots {
     /// How many places there are.
     places: u32,
     /// Where each thread looks first.
-    hints: per_thread::Slots<Hint>,
+    hints: per_thread::Striped<Hint>,
 }
 
 struct Slot {
@@ -67,7 +67,7 @@ impl Slots {
         let slot =
             |slot| Slot { holder: AtomicU64::new(holder(slot)), turn: AtomicU32::new(0), uses: AtomicU32::new(0) };
         let all: Box<[Slot]> = (0..places.saturating_mul(2)).map(slot).collect();
-        let hints = per_thread::Slots::new(THREADS, Hint::default);
+        let hints = per_thread::Striped::new(THREADS, Hint::default);
         let threads = u32::try_from(hints.iter().count()).unwrap_or(1).max(1);
         // Each thread has a part of the places to begin with.
         for (number, hint) in (0_u32..).zip(hints.iter()) {
@@ -120,7 +120,8 @@ impl Slots {
     /// Whether none of those that are near is free.
     pub(super) fn are_near_taken(&self) -> bool {
         let first = self.hints.own().load(Ordering::Relaxed);
-        let is_free = |at| self.holder(self.nth(first, at)).is_some_and(|holder| holder == FREE);
+        let is_free =
+            |at| self.get(self.nth(first, at)).is_some_and(|slot| slot.holder.load(Ordering::Relaxed) == FREE);
         !(0..NEAR.min(self.places)).any(is_free)
     }
 
@@ -223,10 +224,6 @@ impl Slots {
     #[inline]
     fn get(&self, slot: u32) -> Option<&Slot> {
         self.all.get(usize::try_from(slot).ok()?)
-    }
-
-    fn holder(&self, slot: u32) -> Option<u64> {
-        self.get(slot).map(|slot| slot.holder.load(Ordering::Relaxed))
     }
 }
 

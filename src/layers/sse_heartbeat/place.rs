@@ -20,7 +20,7 @@ impl Place<'_> {
     }
 }
 
-/// The one of an answer in which a layer inside looks for ids.
+/// The [`Ending`] of an answer, where a layer inside looks for ids in its stream.
 pub(super) fn followed(answer: Option<&Ending>) -> Option<Ending> {
     answer.filter(|ending| ending.may_have_ids().is_some()).cloned()
 }

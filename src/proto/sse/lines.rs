@@ -117,9 +117,9 @@ impl Lines {
         self.mark_settled() && !self.cr && self.ending == LineEnding::Lf
     }
 
-    /// A line has ended so, and no more than that is known of what has come.
+    /// The last byte that was read ended a line, in this way.
     #[inline]
-    pub(in crate::proto) fn rest(&mut self, ending: LineEnding) {
+    pub(in crate::proto) fn line_ended(&mut self, ending: LineEnding) {
         (self.cr, self.ending) = (false, ending);
     }
 

@@ -105,8 +105,7 @@ impl Scanner {
         whole && self.is_between_events() || self.scan_lines(bytes).fields
     }
 
-    /// Reads the next bytes of the stream too, where neither its events are to be counted nor its ids to be followed: only where in
-    /// the stream its reader is.
+    /// Reads on like [`scan`](Self::scan), for a caller that needs neither events nor ids, only the place in the stream.
     ///
     /// Of bytes that end in an empty line it looks at the last ones, since what came before makes no difference then.
     #[inline(never)]
@@ -120,7 +119,7 @@ impl Scanner {
             self.scan_lines(bytes);
             return;
         };
-        self.lines.rest(ending);
+        self.lines.line_ended(ending);
         self.line = LineState::default();
         self.seen &= ANY_ID;
     }
