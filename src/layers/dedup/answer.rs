@@ -35,8 +35,8 @@ pub(super) enum KeyIgnored {
 pin_project! {
     /// The request passes, makes a shared call, follows one, or is refused. `C`: a call to the inner service. `R`: what it takes
     /// to claim again.
-    #[project = AnswerProj]
-    pub(super) enum Answer<C, B, E, L, R> {
+    #[project = CallAnswerProj]
+    pub(super) enum CallAnswer<C, B, E, L, R> {
         Passing { #[pin] call: C, key_ignored: Option<KeyIgnored>, on_accepted: Option<OnAccepted> },
         Leading {
             reader: Option<Reader>,
@@ -66,7 +66,7 @@ pub(super) struct Following<R> {
     pub(super) request: Option<Box<R>>,
 }
 
-/// What an [`Answer`] led to.
+/// What an [`CallAnswer`] led to.
 pub(super) enum Answered<B, E, R> {
     Response(Result<Response<DedupBody<B>>, E>),
     /// The process that made the call is gone, and there was no head: another must make it.
@@ -77,7 +77,7 @@ const KEY_IGNORED: HeaderName = HeaderName::from_static("idempotency-key-ignored
 
 // === impl Answer ===
 
-impl<C, B, E, L, R> Answer<C, B, E, L, R>
+impl<C, B, E, L, R> CallAnswer<C, B, E, L, R>
 where
     C: Future<Output = Result<Response<B>, E>>,
     B: Body<Data = Bytes> + 'static,
@@ -85,7 +85,7 @@ where
 {
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered<B, E, R>> {
         Poll::Ready(Answered::Response(match self.project() {
-            AnswerProj::Passing { call, key_ignored, on_accepted } => ready!(call.poll(cx)).map(|response| {
+            CallAnswerProj::Passing { call, key_ignored, on_accepted } => ready!(call.poll(cx)).map(|response| {
                 if let Some(on_accepted) = on_accepted.take().filter(|_| knows_caller(&response)) {
                     on_accepted();
                 }
@@ -95,7 +95,7 @@ where
                 }
                 response
             }),
-            AnswerProj::Leading { reader, call, offer, format, config } => {
+            CallAnswerProj::Leading { reader, call, offer, format, config } => {
                 let Some(reading) = reader else { return Poll::Pending };
                 let Poll::Ready(head) = reading.poll_head(cx) else {
                     let response = ready!(poll_later(offer, cx));
@@ -116,9 +116,9 @@ where
                     (Ok(_), None) => return Poll::Pending,
                 }
             }
-            AnswerProj::Following { following } => return following.poll(cx),
-            AnswerProj::Returning { back } => Ok(ready!(back.poll(cx))),
-            AnswerProj::Refused { rejection, format } => {
+            CallAnswerProj::Following { following } => return following.poll(cx),
+            CallAnswerProj::Returning { back } => Ok(ready!(back.poll(cx))),
+            CallAnswerProj::Refused { rejection, format } => {
                 let Some(rejection) = rejection.take() else { return Poll::Pending };
                 Ok(DedupBody::refuse(rejection, *format))
             }

@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::answer::{Answer, Answered};
+use super::answer::{Answered, CallAnswer};
 use super::body::DedupBody;
 use super::reading::{Read, Reading};
 use super::request::{AnswerOf, ReadRequest};
@@ -50,12 +50,12 @@ where
 {
     /// The inner service was called.
     pub(super) fn called(call: S::Future) -> Self {
-        Self::answering(Answer::Passing { call: ReadyCall::called(call), key_ignored: None, on_accepted: None })
+        Self::answering(CallAnswer::Passing { call: ReadyCall::called(call), key_ignored: None, on_accepted: None })
     }
 
     /// The request passes.
     pub(super) fn passing(service: S, request: Request<CallBody>) -> Self {
-        Self::answering(Answer::Passing {
+        Self::answering(CallAnswer::Passing {
             call: ReadyCall::new(service, request),
             key_ignored: None,
             on_accepted: None,
@@ -68,7 +68,7 @@ where
 
     #[cold]
     pub(super) fn refused(rejection: Rejection, format: RejectionFormat) -> Self {
-        Self::answering(Answer::Refused { rejection: Some(rejection), format })
+        Self::answering(CallAnswer::Refused { rejection: Some(rejection), format })
     }
 
     pub(super) fn answering(answer: AnswerOf<S, St, ResB>) -> Self {
@@ -99,7 +99,7 @@ where
                         Read::Whole(request) => Stage::claiming(request),
                         Read::Bypassed { service, request, key_ignored } => {
                             let call = ReadyCall::new(service, request);
-                            Stage::Answering { answer: Answer::Passing { call, key_ignored, on_accepted: None } }
+                            Stage::Answering { answer: CallAnswer::Passing { call, key_ignored, on_accepted: None } }
                         }
                     }
                 }

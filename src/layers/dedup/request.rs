@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::answer::{Answer, Following, KeyIgnored, OnAccepted};
+use super::answer::{CallAnswer, Following, KeyIgnored, OnAccepted};
 use super::answers::{Answers, ResumableRequest, ToldCaller};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
@@ -44,7 +44,7 @@ pub(super) struct ReadRequest<S, St> {
 }
 
 /// How a request that was read gets its answer.
-pub(super) type AnswerOf<S, St, ResB> = Answer<
+pub(super) type AnswerOf<S, St, ResB> = CallAnswer<
     ReadyCall<S, Request<CallBody>>,
     ResB,
     <S as Service<Request<CallBody>>>::Error,
@@ -132,7 +132,7 @@ where
         let reservation = config.memory.reserve(request.extensions().get());
         let recorder = ResponseRecorder::new(recorder, lease, reservation, source, window, answer, config.clone());
         let call = SharedCall::launch(ReadyCall::new(service, request), recorder, shared, config.clone());
-        Answer::Leading { reader, call, offer, format, config }
+        CallAnswer::Leading { reader, call, offer, format, config }
     }
 
     fn follow(self, log: &ResponseLog, role: DedupRole) -> AnswerOf<S, St, ResB> {
@@ -153,7 +153,7 @@ where
         let (format, config, offer) = (self.format(), self.config.clone(), self.offer(log));
         let may_hand_over = St::HANDS_OVER && role == DedupRole::Joined && self.claims < MAX_CLAIMS;
         let request = may_hand_over.then(|| Box::new(self));
-        Answer::Following { following: Following { reader: Some(reader), role, format, config, offer, request } }
+        CallAnswer::Following { following: Following { reader: Some(reader), role, format, config, offer, request } }
     }
 
     /// The upstream of the call in flight was told, in a deadline header, of far less time than this caller has: it may give
@@ -186,13 +186,13 @@ where
     fn pass(self, reason: &'static str, on_accepted: Option<OnAccepted>) -> AnswerOf<S, St, ResB> {
         self.config.bypassed(reason);
         let key_ignored = self.has_key().then_some(KeyIgnored::StoreFull);
-        Answer::Passing { call: ReadyCall::new(self.service, self.request), key_ignored, on_accepted }
+        CallAnswer::Passing { call: ReadyCall::new(self.service, self.request), key_ignored, on_accepted }
     }
 
     #[cold]
     fn refuse(self, rejection: Rejection) -> AnswerOf<S, St, ResB> {
         self.config.emitter.emit(&Event::Refused { kind: rejection.kind() });
-        Answer::Refused { rejection: Some(rejection), format: self.format() }
+        CallAnswer::Refused { rejection: Some(rejection), format: self.format() }
     }
 
     fn format(&self) -> RejectionFormat {

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::answer::Answer;
+use super::answer::CallAnswer;
 use super::body::DedupBody;
 use super::config::Config;
 use super::future::DedupFuture;
@@ -81,7 +81,7 @@ where
         if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
             let token = token.to_owned();
             let back = returning::come_back(parts, &token, answers, &self.config, &self.store);
-            return DedupFuture::answering(Answer::Returning { back });
+            return DedupFuture::answering(CallAnswer::Returning { back });
         }
         match DedupDecision::of(&parts, &self.config) {
             DedupDecision::Bypass(reason) => {

@@ -77,7 +77,7 @@ pub(super) enum Arrived {
 }
 
 /// What a waiter is told.
-pub(super) enum Answer {
+pub(super) enum WaitState {
     Place(Place),
     Full,
     /// It is to look at the readers at this time, where it has been made the one who does.
@@ -202,7 +202,7 @@ impl Shared {
     }
 
     /// Whether the wait is over; if not, whom to wake when it is.
-    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker) -> Answer {
+    pub(super) fn ask(&self, ticket: Ticket, waker: &Waker) -> WaitState {
         let mut state = lock(&self.state);
         match state.places.waiter(ticket) {
             Some(Waiter::Waiting(waiting)) => {
@@ -211,20 +211,20 @@ impl Shared {
                     None => *waiting = Some(waker.clone()),
                 }
                 let sweeps = *state.sweeper.get_or_insert(ticket) == ticket;
-                return Answer::Wait(if sweeps { state.sweep } else { None });
+                return WaitState::Wait(if sweeps { state.sweep } else { None });
             }
             Some(Waiter::Granted(_)) => {}
             Some(Waiter::Evicted) | None => {
                 drop(state);
                 self.forget(ticket);
-                return Answer::Full;
+                return WaitState::Full;
             }
         }
         let mut woken = Woken::default();
         let place = state.forget(ticket, &mut woken);
         drop(state);
         woken.wake();
-        place.map_or(Answer::Full, Answer::Place)
+        place.map_or(WaitState::Full, WaitState::Place)
     }
 
     /// A waiter goes. What it was given and did not take goes to the next.

@@ -2,7 +2,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::permit::QueuePermit;
-use super::shared::{Answer, Shared};
+use super::shared::{Shared, WaitState};
 use crate::admission::Wait;
 use crate::event::Event;
 use crate::policy::queue::Ticket;
@@ -62,16 +62,16 @@ impl Wait for QueueWait {
         let Some(ticket) = self.ticket else { return Poll::Pending };
         loop {
             let sweep = match self.shared.ask(ticket, cx.waker()) {
-                Answer::Place(place) => {
+                WaitState::Place(place) => {
                     self.ticket = None;
                     return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place)));
                 }
-                Answer::Full => {
+                WaitState::Full => {
                     self.ticket = None;
                     let expected = self.shared.expected_wait(self.tenant);
                     return Poll::Ready(Err(self.shared.refuse(expected)));
                 }
-                Answer::Wait(sweep) => sweep,
+                WaitState::Wait(sweep) => sweep,
             };
             let Some(next) = self.until.into_iter().chain(sweep).min() else { return Poll::Pending };
             ready!(self.timer.poll_until(next, cx));

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 
 use super::body::SseHeartbeatBody;
 use super::config::{CallConfig, NAME};
-use super::head::{self, Answer};
+use super::head::{self, AnswerKind};
 use super::pending::PendingAnswer;
 use super::state::HeartbeatState;
 use crate::error::BoxError;
@@ -110,19 +110,19 @@ fn treat<B: Body>(mut response: Response<B>, config: CallConfig) -> Response<Sse
     if config.layer.interval.is_none() {
         return response.map(SseHeartbeatBody::untouched);
     }
-    let reason = match Answer::of(&response, config.kind) {
-        Answer::EventStream if config.no_transform => "the caller forbids changes",
-        Answer::EventStream => {
+    let reason = match AnswerKind::of(&response, config.kind) {
+        AnswerKind::EventStream if config.no_transform => "the caller forbids changes",
+        AnswerKind::EventStream => {
             head::adapt(response.headers_mut());
             let state = HeartbeatState::of_stream(config, &response);
             return response.map(|body| SseHeartbeatBody::with(body, state));
         }
-        Answer::JsonLines if (config.layer.error_events || config.notices.is_some()) && !config.no_transform => {
+        AnswerKind::JsonLines if (config.layer.error_events || config.notices.is_some()) && !config.no_transform => {
             head::forget_bytes(response.headers_mut());
             return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(config)));
         }
-        Answer::Untouched(reason) => reason,
-        Answer::JsonLines | Answer::Other => return response.map(SseHeartbeatBody::untouched),
+        AnswerKind::Untouched(reason) => reason,
+        AnswerKind::JsonLines | AnswerKind::Other => return response.map(SseHeartbeatBody::untouched),
     };
     config.layer.emitter.emit(&Event::Bypassed { layer: NAME, reason });
     response.map(SseHeartbeatBody::untouched)

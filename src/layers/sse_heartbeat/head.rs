@@ -17,7 +17,7 @@ const JSON_LINES: &[u8] = b"application/x-ndjson";
 
 /// How a response is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum AnswerKind {
     EventStream,
     /// A line of JSON per event, as Ollama sends: no heartbeats, but it may end with an error.
     JsonLines,
@@ -29,7 +29,7 @@ pub(super) enum Answer {
 
 // === impl Answer ===
 
-impl Answer {
+impl AnswerKind {
     pub(super) fn of<B: Body>(response: &Response<B>, kind: Option<Kind>) -> Self {
         let status = response.status();
         let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);

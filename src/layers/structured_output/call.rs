@@ -48,7 +48,7 @@ pub struct OutputUsage {
 }
 
 /// An answer that was read.
-struct Answer {
+struct CollectedAnswer {
     head: Parts,
     data: Bytes,
     trailers: Option<HeaderMap>,
@@ -56,7 +56,7 @@ struct Answer {
 
 /// What reading an answer led to.
 enum Read<B> {
-    Answer(Answer),
+    Answer(CollectedAnswer),
     /// It is handed on, not looked at.
     Pass(Response<StructuredOutputBody<B>>),
     /// It broke off, and fails where it did.
@@ -100,7 +100,7 @@ where
     let mut total = OutputUsage::default();
     let mut request = asked.first();
     // The last answer that was not in its form.
-    let mut invalid: Option<(Answer, OutputFault)> = None;
+    let mut invalid: Option<(CollectedAnswer, OutputFault)> = None;
     let mut reasks = 0;
     loop {
         let started = clock::now();
@@ -205,7 +205,7 @@ where
         if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
     let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
     let (body, is_broken) = match collect(ErasedBody::new(body), max, reservation).await {
-        Ok(Collected::Whole { data, trailers }) => return Read::Answer(Answer { head, data, trailers }),
+        Ok(Collected::Whole { data, trailers }) => return Read::Answer(CollectedAnswer { head, data, trailers }),
         Ok(Collected::TooLarge(body)) => {
             config.bypassed("an answer that is too long to be looked at");
             (CallBody::new(body), false)
@@ -231,7 +231,7 @@ async fn look(check: Check, data: &Bytes) -> Examined {
 
 // === impl Answer ===
 
-impl Answer {
+impl CollectedAnswer {
     fn replaced(mut self, data: Vec<u8>) -> Self {
         correct_headers(&mut self.head, data.len());
         self.trailers.iter_mut().for_each(digests::remove);

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::call::Call;
 use super::script::{Interruption, Script};
 use super::sockets::Reset;
-use super::wire::{self, Answer};
+use super::wire::{self, GeneratedAnswer};
 
 /// What is said, one after the other, and how it ends.
 pub(super) struct Speech {
@@ -25,7 +25,7 @@ pub(super) struct Speech {
 }
 
 enum Text {
-    Events(Answer),
+    Events(GeneratedAnswer),
     Object(Vec<Bytes>),
 }
 
@@ -38,12 +38,18 @@ const PIECE: usize = 32;
 
 impl Speech {
     /// From behind the event with the id `after`, where events have ids.
-    pub(super) fn events(answer: Answer, after: Option<usize>, script: Script, reset: Reset, call: Call) -> Self {
+    pub(super) fn events(
+        answer: GeneratedAnswer,
+        after: Option<usize>,
+        script: Script,
+        reset: Reset,
+        call: Call,
+    ) -> Self {
         let start = after.filter(|_| script.ids).map_or(0, |after| after.saturating_add(1));
         Self { script, reset, call, text: Text::Events(answer), said: start, start }
     }
 
-    pub(super) fn object(answer: &Answer, script: Script, reset: Reset, call: Call) -> Self {
+    pub(super) fn object(answer: &GeneratedAnswer, script: Script, reset: Reset, call: Call) -> Self {
         let whole = answer.whole();
         let pieces = match script.ending {
             None => vec![whole],

@@ -54,7 +54,7 @@ use self::call::Call;
 pub use self::call::{Counts, Seen};
 use self::script::{BadScript, Opening, Script};
 use self::sockets::Reset;
-use self::wire::{Answer, Asked};
+use self::wire::{Asked, GeneratedAnswer};
 
 /// A provider that runs until its runtime ends.
 #[derive(Clone, Debug)]
@@ -193,8 +193,8 @@ fn speak(asked: Asked, after: Option<usize>, script: Script, reset: Reset, call:
     let stream = asked.stream;
     let number = call.number;
     let answer = match script.ids {
-        false => Answer::new(asked, number, script.chunks, script.size),
-        true => Answer::kept(asked, script.chunks, script.size),
+        false => GeneratedAnswer::new(asked, number, script.chunks, script.size),
+        true => GeneratedAnswer::kept(asked, script.chunks, script.size),
     };
     let answer = answer.rotated(script.first_word);
     let (content_type, speech) = if stream {

@@ -17,7 +17,7 @@ pub(crate) struct Asked {
 
 /// One answer, ready to be said at once or piece by piece.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct GeneratedAnswer {
     id: String,
     created: u64,
     model: String,
@@ -56,7 +56,7 @@ impl Asked {
 
 // === impl Answer ===
 
-impl Answer {
+impl GeneratedAnswer {
     pub(crate) fn new(asked: Asked, call: u64, chunks: Option<usize>, size: usize) -> Self {
         let prompt_tokens = asked.prompt.split_whitespace().count();
         let text = format!(

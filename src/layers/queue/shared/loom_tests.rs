@@ -32,9 +32,9 @@ fn call(shared: &Shared, tenant: u64) {
     let place = match shared.arrive(tenant, || (clock::now(), PATIENCE)) {
         Arrived::Place(place) => place,
         Arrived::Waits(ticket) => block_on(poll_fn(|cx| match shared.ask(ticket, cx.waker()) {
-            Answer::Place(place) => Poll::Ready(place),
-            Answer::Wait(_) => Poll::Pending,
-            Answer::Full => panic!("there is room in the line"),
+            WaitState::Place(place) => Poll::Ready(place),
+            WaitState::Wait(_) => Poll::Pending,
+            WaitState::Full => panic!("there is room in the line"),
         })),
         Arrived::Full { .. } => panic!("there is room in the line"),
     };
