@@ -52,10 +52,10 @@ pub(super) struct Kept {
     /// A caller was sent away, and told that the answer will be here: the call has a place among the calls without a listener
     /// to its end, also while callers listen and leave.
     pub(super) is_promised: bool,
-    ended: Option<Ended>,
+    ended: Option<Expiry>,
 }
 
-struct Ended {
+struct Expiry {
     expires: Instant,
     /// Counts what is held.
     _reservation: Option<Reservation>,
@@ -224,7 +224,7 @@ impl Table {
         if kept.is_promised {
             unattended.leave(&kept.tenant);
         }
-        kept.ended = Some(Ended { expires, _reservation: reservation });
+        kept.ended = Some(Expiry { expires, _reservation: reservation });
         expiring.insert((expires, number));
         if let Some(offers) = &kept.offers {
             offers.ended();

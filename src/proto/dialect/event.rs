@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::json::{Position, Shortener};
 use crate::proto::sse::behind_lf;
-use crate::proto::sse::field::{Ended, Field, LineState};
+use crate::proto::sse::field::{Field, LineKind, LineState};
 use crate::proto::sse::lines::{LineEnding, Lines, Piece};
 
 /// How events are put on the wire.
@@ -215,9 +215,9 @@ impl SseFramer {
                 continue;
             }
             let line = piece.content;
-            let ended = Ended::whole(line);
+            let ended = LineKind::whole(line);
             match ended {
-                Ended::Field(Field::Data) => {
+                LineKind::Field(Field::Data) => {
                     if self.has_data || data.is_some() {
                         self.hold(None, data.take());
                         self.hold(None, Some(value(line, b"data")));
@@ -225,8 +225,8 @@ impl SseFramer {
                         data = Some(value(line, b"data"));
                     }
                 }
-                Ended::Field(Field::Event) => name = Some(event_name(line)),
-                Ended::Blank => {
+                LineKind::Field(Field::Event) => name = Some(event_name(line)),
+                LineKind::Blank => {
                     match data.take() {
                         Some(data) if !self.has_data && data.len() <= MAX_WHOLE => {
                             let name = name.unwrap_or(&self.name);
@@ -240,10 +240,10 @@ impl SseFramer {
                     }
                     name = None;
                 }
-                Ended::Comment => found(Frame::KeepAlive, start),
-                Ended::Unknown => self.read_stray(line, &mut |frame| found(frame, start)),
-                Ended::Field(Field::Id) => self.ids = true,
-                Ended::Field(Field::Retry) => {}
+                LineKind::Comment => found(Frame::KeepAlive, start),
+                LineKind::Unknown => self.read_stray(line, &mut |frame| found(frame, start)),
+                LineKind::Field(Field::Id) => self.ids = true,
+                LineKind::Field(Field::Retry) => {}
             }
             if self.is_between(ended) {
                 start = behind_lf(all, all.len() - bytes.len());
@@ -262,11 +262,11 @@ impl SseFramer {
 
     /// Whether a line that has ended so lies between events, or ends one.
     #[inline]
-    fn is_between(&mut self, ended: Ended) -> bool {
+    fn is_between(&mut self, ended: LineKind) -> bool {
         match ended {
-            Ended::Blank => self.fields = false,
-            Ended::Comment => {}
-            Ended::Unknown | Ended::Field(_) => self.fields = true,
+            LineKind::Blank => self.fields = false,
+            LineKind::Comment => {}
+            LineKind::Unknown | LineKind::Field(_) => self.fields = true,
         }
         !self.fields
     }
@@ -292,21 +292,21 @@ impl SseFramer {
         }
         let ended = self.line.end();
         match ended {
-            Ended::Field(Field::Data) if !self.cut_data => self.begin_data_line(),
-            Ended::Field(Field::Event) => {
+            LineKind::Field(Field::Data) if !self.cut_data => self.begin_data_line(),
+            LineKind::Field(Field::Event) => {
                 let line = std::mem::take(&mut self.cut);
                 self.hold(Some(event_name(&line)), None);
                 self.cut = line;
             }
-            Ended::Blank => self.dispatch(found),
-            Ended::Comment => found(Frame::KeepAlive),
-            Ended::Unknown => {
+            LineKind::Blank => self.dispatch(found),
+            LineKind::Comment => found(Frame::KeepAlive),
+            LineKind::Unknown => {
                 let line = std::mem::take(&mut self.cut);
                 self.read_stray(&line, found);
                 self.cut = line;
             }
-            Ended::Field(Field::Id) => self.ids = true,
-            Ended::Field(_) => {}
+            LineKind::Field(Field::Id) => self.ids = true,
+            LineKind::Field(_) => {}
         }
         self.is_between(ended)
     }

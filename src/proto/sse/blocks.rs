@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::field::{Ended, Field, LineState};
+use super::field::{Field, LineKind, LineState};
 use super::lines::Lines;
 
 /// Finds where a stream may be cut without cutting an event: behind each event, and behind each comment between two events.
@@ -52,9 +52,9 @@ impl Blocks {
                 continue;
             }
             match self.line.end() {
-                Ended::Blank => self.fields = false,
-                Ended::Comment => {}
-                Ended::Unknown | Ended::Field(_) => self.fields = true,
+                LineKind::Blank => self.fields = false,
+                LineKind::Comment => {}
+                LineKind::Unknown | LineKind::Field(_) => self.fields = true,
             }
             if !self.fields {
                 return true;
@@ -84,16 +84,16 @@ impl<'a> Block<'a> {
         let (mut lines, mut rest, mut first) = (Lines::new(), bytes, true);
         while let Some(piece) = lines.next(&mut rest) {
             let line = piece.content;
-            let kind = Ended::whole(line);
+            let kind = LineKind::whole(line);
             if std::mem::take(&mut first) {
-                block.begins_well = !matches!(kind, Ended::Unknown);
+                block.begins_well = !matches!(kind, LineKind::Unknown);
             }
-            block.has_fields |= !matches!(kind, Ended::Blank | Ended::Comment);
+            block.has_fields |= !matches!(kind, LineKind::Blank | LineKind::Comment);
             match kind {
-                Ended::Field(Field::Data) => block.push(value(line, b"data")),
-                Ended::Field(Field::Retry) => block.retry = milliseconds(value(line, b"retry")).or(block.retry),
-                Ended::Field(Field::Event) => block.name = value(line, b"event"),
-                Ended::Field(Field::Id) => {
+                LineKind::Field(Field::Data) => block.push(value(line, b"data")),
+                LineKind::Field(Field::Retry) => block.retry = milliseconds(value(line, b"retry")).or(block.retry),
+                LineKind::Field(Field::Event) => block.name = value(line, b"event"),
+                LineKind::Field(Field::Id) => {
                     let id = value(line, b"id");
                     if memchr(0, id).is_none() {
                         block.id = Some(id);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use super::field::{Ended, LineState};
+use super::field::{LineKind, LineState};
 use super::lines::{Lines, Piece};
 
 /// The id of an event: which stream it is of, and how many bytes of that stream come before the next event.
@@ -158,12 +158,12 @@ impl EventIds {
         while let Some(piece) = self.lines.next(&mut rest) {
             let after = data.len() - rest.len();
             match self.read_piece(&piece) {
-                Some(Ended::Blank) if self.in_event => {
+                Some(LineKind::Blank) if self.in_event => {
                     self.in_event = false;
                     self.border = self.read + after as u64;
                     edit(Edit::Insert { at: after - 1, offset: self.border });
                 }
-                Some(Ended::Blank) => {
+                Some(LineKind::Blank) => {
                     edit(Edit::Drop { at: after - 1 });
                     if data.get(after - 1) == Some(&b'\r') {
                         match data.get(after) {
@@ -173,17 +173,17 @@ impl EventIds {
                         }
                     }
                 }
-                Some(Ended::Comment) | None => {}
-                Some(Ended::Field(_) | Ended::Unknown) => self.in_event = true,
+                Some(LineKind::Comment) | None => {}
+                Some(LineKind::Field(_) | LineKind::Unknown) => self.in_event = true,
             }
         }
         self.read += data.len() as u64;
     }
 
     /// What the line is that has ended, if one has.
-    fn read_piece(&mut self, piece: &Piece<'_>) -> Option<Ended> {
+    fn read_piece(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
         if piece.ended && self.line.at_start() {
-            return Some(Ended::whole(piece.content));
+            return Some(LineKind::whole(piece.content));
         }
         self.line.read(piece.content);
         piece.ended.then(|| self.line.end())

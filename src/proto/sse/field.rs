@@ -26,7 +26,7 @@ pub(in crate::proto) enum LineState {
 
 /// What a line turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proto) enum Ended {
+pub(in crate::proto) enum LineKind {
     Blank,
     Comment,
     Unknown,
@@ -35,7 +35,7 @@ pub(in crate::proto) enum Ended {
 
 // === impl Ended ===
 
-impl Ended {
+impl LineKind {
     /// A line of which nothing was cut off: the same as [`LineState`] finds, at a fraction of its cost.
     #[inline]
     pub(in crate::proto) fn whole(line: &[u8]) -> Self {
@@ -118,13 +118,13 @@ impl LineState {
     }
 
     /// The line has ended; another one starts.
-    pub(in crate::proto) fn end(&mut self) -> Ended {
+    pub(in crate::proto) fn end(&mut self) -> LineKind {
         match std::mem::take(self) {
-            Self::Start => Ended::Blank,
-            Self::Comment => Ended::Comment,
-            Self::Colon(field) | Self::Value(field) => Ended::Field(field),
-            Self::Name(field, seen) if usize::from(seen) == field.name().len() => Ended::Field(field),
-            Self::Name(..) | Self::Unknown => Ended::Unknown,
+            Self::Start => LineKind::Blank,
+            Self::Comment => LineKind::Comment,
+            Self::Colon(field) | Self::Value(field) => LineKind::Field(field),
+            Self::Name(field, seen) if usize::from(seen) == field.name().len() => LineKind::Field(field),
+            Self::Name(..) | Self::Unknown => LineKind::Unknown,
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
 
     /// Reads a line at once, and byte by byte.
     #[track_caller]
-    fn check(line: &str, ended: Ended, value: &str) {
+    fn check(line: &str, ended: LineKind, value: &str) {
         let mut whole = LineState::default();
         assert_eq!(whole.read(line.as_bytes()), value.as_bytes());
 
@@ -166,42 +166,42 @@ mod tests {
         }
         assert_eq!(read, value.as_bytes());
         assert_eq!(cut.end(), ended);
-        assert_eq!(Ended::whole(line.as_bytes()), ended);
+        assert_eq!(LineKind::whole(line.as_bytes()), ended);
         assert_eq!(whole.end(), ended);
     }
 
     #[test]
     fn a_line_is_blank_a_comment_or_a_field() {
-        check("", Ended::Blank, "");
-        check(":", Ended::Comment, "");
-        check(":data: x", Ended::Comment, "");
-        check("data: x", Ended::Field(Field::Data), "x");
-        check("event: x", Ended::Field(Field::Event), "x");
-        check("id: x", Ended::Field(Field::Id), "x");
-        check("retry: x", Ended::Field(Field::Retry), "x");
+        check("", LineKind::Blank, "");
+        check(":", LineKind::Comment, "");
+        check(":data: x", LineKind::Comment, "");
+        check("data: x", LineKind::Field(Field::Data), "x");
+        check("event: x", LineKind::Field(Field::Event), "x");
+        check("id: x", LineKind::Field(Field::Id), "x");
+        check("retry: x", LineKind::Field(Field::Retry), "x");
     }
 
     #[test]
     fn only_one_space_behind_the_first_colon_is_dropped() {
-        check("data:x", Ended::Field(Field::Data), "x");
-        check("data:  x ", Ended::Field(Field::Data), " x ");
-        check("data:\tx", Ended::Field(Field::Data), "\tx");
-        check("data: : x", Ended::Field(Field::Data), ": x");
-        check("data::x", Ended::Field(Field::Data), ":x");
-        check("data: ", Ended::Field(Field::Data), "");
-        check("data:", Ended::Field(Field::Data), "");
+        check("data:x", LineKind::Field(Field::Data), "x");
+        check("data:  x ", LineKind::Field(Field::Data), " x ");
+        check("data:\tx", LineKind::Field(Field::Data), "\tx");
+        check("data: : x", LineKind::Field(Field::Data), ": x");
+        check("data::x", LineKind::Field(Field::Data), ":x");
+        check("data: ", LineKind::Field(Field::Data), "");
+        check("data:", LineKind::Field(Field::Data), "");
     }
 
     #[test]
     fn a_name_without_a_colon_is_a_field_without_a_value() {
-        check("data", Ended::Field(Field::Data), "");
-        check("id", Ended::Field(Field::Id), "");
+        check("data", LineKind::Field(Field::Data), "");
+        check("id", LineKind::Field(Field::Id), "");
     }
 
     #[test]
     fn names_are_compared_literally() {
         for line in ["dat", "dat: x", "dataa: x", "data : x", " data: x", "Data: x", "ida", "r", "x", "\0", "d:ata"] {
-            check(line, Ended::Unknown, "");
+            check(line, LineKind::Unknown, "");
         }
     }
 }

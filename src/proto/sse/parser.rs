@@ -1,6 +1,6 @@
 //! Reads the events of a stream.
 
-use super::field::{Ended, Field, LineState};
+use super::field::{Field, LineKind, LineState};
 use super::lines::Lines;
 use memchr::memchr;
 use std::borrow::Cow;
@@ -145,7 +145,7 @@ impl Parser {
                 continue;
             }
             match self.line.end() {
-                Ended::Blank => {
+                LineKind::Blank => {
                     self.commit_id();
                     if self.too_large {
                         self.forget_event();
@@ -157,22 +157,22 @@ impl Parser {
                     }
                     self.forget_event();
                 }
-                Ended::Field(Field::Retry) => {
+                LineKind::Field(Field::Retry) => {
                     if let Digits::Number(milliseconds) = std::mem::take(&mut self.retry) {
                         return Some(Item::Retry(Duration::from_millis(milliseconds)));
                     }
                 }
-                Ended::Field(Field::Data) => self.end_data_line(),
-                Ended::Field(Field::Event) => {
+                LineKind::Field(Field::Data) => self.end_data_line(),
+                LineKind::Field(Field::Event) => {
                     std::mem::swap(&mut self.event_type, &mut self.value.bytes);
                     self.too_large |= self.value.too_long;
                     self.value.clear();
                 }
-                Ended::Field(Field::Id) => {
+                LineKind::Field(Field::Id) => {
                     self.end_id_line();
                     self.value.clear();
                 }
-                Ended::Comment | Ended::Unknown => {}
+                LineKind::Comment | LineKind::Unknown => {}
             }
         }
         None

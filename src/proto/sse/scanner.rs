@@ -1,6 +1,6 @@
 //! Follows a stream without holding a byte of it.
 
-use super::field::{Ended, Field, LineState};
+use super::field::{Field, LineKind, LineState};
 use super::lines::{LineEnding, Lines, Piece};
 use memchr::{memchr, memchr2};
 
@@ -138,18 +138,18 @@ impl Scanner {
                 continue;
             };
             match ended {
-                Ended::Blank => {
+                LineKind::Blank => {
                     progress.events += usize::from(self.has(DATA));
                     progress.blocks += usize::from(self.has(FIELD));
                     self.seen &= ANY_ID;
                     continue;
                 }
-                Ended::Comment => continue,
-                Ended::Field(Field::Data) => self.seen |= FIELD | DATA,
-                Ended::Field(Field::Event) => self.seen |= FIELD | EVENT_TYPE,
-                Ended::Field(Field::Id) if self.has(NUL) => self.seen = (self.seen & !NUL) | FIELD,
-                Ended::Field(Field::Id) => self.seen |= FIELD | ID | ANY_ID,
-                Ended::Field(Field::Retry) | Ended::Unknown => self.seen |= FIELD,
+                LineKind::Comment => continue,
+                LineKind::Field(Field::Data) => self.seen |= FIELD | DATA,
+                LineKind::Field(Field::Event) => self.seen |= FIELD | EVENT_TYPE,
+                LineKind::Field(Field::Id) if self.has(NUL) => self.seen = (self.seen & !NUL) | FIELD,
+                LineKind::Field(Field::Id) => self.seen |= FIELD | ID | ANY_ID,
+                LineKind::Field(Field::Retry) | LineKind::Unknown => self.seen |= FIELD,
             }
             progress.fields = true;
         }
@@ -158,12 +158,12 @@ impl Scanner {
 
     /// What the line is that has ended, if one has.
     #[inline]
-    fn read(&mut self, piece: &Piece<'_>) -> Option<Ended> {
+    fn read(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
         if !piece.ended || !self.line.at_start() {
             return self.read_part(piece);
         }
-        let ended = Ended::whole(piece.content);
-        if ended == Ended::Field(Field::Id) {
+        let ended = LineKind::whole(piece.content);
+        if ended == LineKind::Field(Field::Id) {
             self.look_for_nul(piece.content);
         }
         Some(ended)
@@ -171,7 +171,7 @@ impl Scanner {
 
     /// The same for a line that is cut.
     #[cold]
-    fn read_part(&mut self, piece: &Piece<'_>) -> Option<Ended> {
+    fn read_part(&mut self, piece: &Piece<'_>) -> Option<LineKind> {
         let value = self.line.read(piece.content);
         if self.line == LineState::Value(Field::Id) {
             self.look_for_nul(value);
