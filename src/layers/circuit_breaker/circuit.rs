@@ -8,7 +8,9 @@ use super::counters::{Counters, NONE, Nanos};
 use super::notify::StateNotifier;
 use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
-use crate::policy::breaker::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, QUIET, Refuses};
+use crate::policy::breaker::{
+    Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, QUIET, Refuses,
+};
 use crate::policy::window::Slot;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, lock, thread_number};
@@ -42,7 +44,7 @@ pub(super) trait CircuitListener: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Permit {
     pub(super) shard: Arc<CounterShard>,
-    pub(super) grant: Grant,
+    pub(super) grant: CallGrant,
 }
 
 /// Where a few threads count, in two cache lines of their own: processors fetch them in pairs.
@@ -92,7 +94,7 @@ impl Circuit {
     pub(super) fn pass(&self) -> Option<Permit> {
         match self.passing.load(Ordering::Acquire) {
             NONE => None,
-            generation => Some(Permit { shard: self.shard().clone(), grant: Grant::call(generation) }),
+            generation => Some(Permit { shard: self.shard().clone(), grant: CallGrant::call(generation) }),
         }
     }
 
@@ -175,7 +177,7 @@ impl Circuit {
     pub(super) fn settle(
         &self,
         counters: &Counters,
-        grant: Grant,
+        grant: CallGrant,
         result: CallResult,
         waited: Duration,
         now: Instant,
@@ -254,7 +256,7 @@ impl Circuit {
 impl CounterShard {
     /// A call, which waited for so long, has succeeded or failed. Returns where a success was counted.
     #[inline]
-    pub(super) fn settle(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+    pub(super) fn settle(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
         let counted = if result == CallResult::SUCCESS && grant.is_call() {
             self.counters.count(grant.generation, now)
         } else {
@@ -264,7 +266,7 @@ impl CounterShard {
     }
 
     #[cold]
-    fn settle_slowly(&self, grant: Grant, result: CallResult, waited: Duration, now: Instant) -> Counted {
+    fn settle_slowly(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
         match self.circuit.upgrade() {
             Some(circuit) => circuit.settle(&self.counters, grant, result, waited, now),
             None => Counted { generation: NONE, slot: Slot::NONE, slow: false },
@@ -282,7 +284,7 @@ impl CounterShard {
 
     /// A call was given up, after it had waited for too long.
     #[cold]
-    pub(super) fn give_up(&self, grant: Grant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
+    pub(super) fn give_up(&self, grant: CallGrant, caller: Caller, slow: bool, waited: Duration, now: Instant) {
         if let Some(circuit) = self.circuit.upgrade() {
             let waiting = circuit.waiting(waited, now);
             circuit.with(|machine| ((), machine.give_up(grant, caller, slow, waiting, now)));
@@ -291,7 +293,7 @@ impl CounterShard {
 
     /// A probe says nothing.
     #[cold]
-    pub(super) fn give_back(&self, probe: Grant) {
+    pub(super) fn give_back(&self, probe: CallGrant) {
         if let Some(circuit) = self.circuit.upgrade() {
             circuit.with(|machine| {
                 machine.give_back(probe);

@@ -10,7 +10,7 @@ use crate::admission::{Callers, gauge, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
 use crate::policy::micros::micros;
-use crate::policy::queue::{Arrival, Grant, Load, Places, Ticket};
+use crate::policy::queue::{Arrival, Load, PlaceGrant, Places, Ticket};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::entropy::Entropy;
 use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
@@ -51,7 +51,7 @@ pub(super) enum Waiter {
 /// A place, held by one call. Given back with [`Shared::leave`].
 #[derive(Debug)]
 pub(super) struct Place {
-    grant: Grant,
+    grant: PlaceGrant,
     slot: u32,
     /// When it was taken, for one in a few calls: the mean of those is as good.
     since: Option<Instant>,
@@ -198,7 +198,7 @@ impl Shared {
     fn taken(&self, tenant: u64, taken: &Taken) -> Place {
         self.show_entered();
         let since = (taken.uses % MEASURED_IDLE == 0).then(crate::rt::clock::now);
-        Place { grant: Grant::uncounted(tenant), slot: taken.slot, since }
+        Place { grant: PlaceGrant::uncounted(tenant), slot: taken.slot, since }
     }
 
     /// Whether the wait is over; if not, whom to wake when it is.
@@ -375,7 +375,7 @@ impl State {
     }
 
     /// It is the upstream's turn first.
-    fn place(&mut self, grant: Grant, slots: &Slots) -> Place {
+    fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> Place {
         let slot = self.vacant.pop().or_else(|| self.spare.pop()).unwrap_or(u32::MAX);
         slots.assign(slot, grant.tenant);
         self.granted = self.granted.wrapping_add(1);

@@ -124,7 +124,7 @@ struct Open {
 
 /// Leave to make one call, as plain data. Its holder says exactly once how the call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub(crate) struct CallGrant {
     pub(crate) generation: u32,
     pub(crate) role: Role,
 }
@@ -142,7 +142,7 @@ pub(crate) enum Role {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    Granted(Grant),
+    Granted(CallGrant),
     Refused { retry_after: Option<Duration> },
 }
 
@@ -265,10 +265,10 @@ impl Breaker {
     }
 
     /// May a health probe be sent? Not while the upstream has asked for time, or the circuit was opened by hand.
-    pub(crate) fn admit_health(&self, now: Instant) -> Option<Grant> {
+    pub(crate) fn admit_health(&self, now: Instant) -> Option<CallGrant> {
         match &self.state {
             State::Open(open) if now >= open.probed_from => {
-                Some(Grant { generation: self.generation, role: Role::Health })
+                Some(CallGrant { generation: self.generation, role: Role::Health })
             }
             _ => None,
         }
@@ -278,7 +278,7 @@ impl Breaker {
     /// was counted; of a probe, under which generation the rest of its body counts.
     pub(crate) fn settle(
         &mut self,
-        grant: Grant,
+        grant: CallGrant,
         result: CallResult,
         waiting: u64,
         now: Instant,
@@ -363,7 +363,7 @@ impl Breaker {
     /// should.
     pub(crate) fn give_up(
         &mut self,
-        grant: Grant,
+        grant: CallGrant,
         caller: Caller,
         slow: bool,
         waiting: u64,
@@ -393,7 +393,7 @@ impl Breaker {
     }
 
     /// A probe has nothing to say.
-    pub(crate) fn give_back(&mut self, probe: Grant) {
+    pub(crate) fn give_back(&mut self, probe: CallGrant) {
         if let (State::HalfOpen(half), Role::Probe { id }) = (&mut self.state, probe.role) {
             if probe.generation == self.generation {
                 half.remove(id);
@@ -480,13 +480,13 @@ impl Breaker {
     }
 
     fn granted(&self, role: Role) -> Admission {
-        Admission::Granted(Grant { generation: self.generation, role })
+        Admission::Granted(CallGrant { generation: self.generation, role })
     }
 }
 
 // === impl Grant ===
 
-impl Grant {
+impl CallGrant {
     pub(crate) const fn call(generation: u32) -> Self {
         Self { generation, role: Role::Call }
     }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::report::{CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, Role};
+use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, Role};
 use crate::policy::verdict::Health;
 use crate::policy::window::{CircuitWindow, Slot};
 
@@ -236,7 +236,7 @@ impl Model {
         let Mode::HalfOpen { probes, given, waves, .. } = &mut self.state else {
             let admission = match self.state {
                 Mode::Isolated { .. } => Admission::Refused { retry_after: None },
-                _ => Admission::Granted(Grant { generation, role: Role::Call }),
+                _ => Admission::Granted(CallGrant { generation, role: Role::Call }),
             };
             return (admission, told);
         };
@@ -252,11 +252,11 @@ impl Model {
         }
         *given += 1;
         probes.push(Probe { id: *given, wave: waves.len(), began: now });
-        (Admission::Granted(Grant { generation, role: Role::Probe { id: *given } }), told)
+        (Admission::Granted(CallGrant { generation, role: Role::Probe { id: *given } }), told)
     }
 
     /// Takes a probe off the list: `None` if there is none, false if a later wave is on its way.
-    fn remove(&mut self, grant: Grant) -> Option<bool> {
+    fn remove(&mut self, grant: CallGrant) -> Option<bool> {
         let Mode::HalfOpen { probes, waves, .. } = &mut self.state else { return None };
         let place = probes.iter().position(|probe| grant.role == Role::Probe { id: probe.id })?;
         let probe = probes.remove(place);
@@ -279,7 +279,7 @@ impl Model {
     /// Where a success was counted, by its place in the list, and what is told.
     fn settle(
         &mut self,
-        grant: Grant,
+        grant: CallGrant,
         result: CallResult,
         waiting: u64,
         now: Instant,
@@ -386,7 +386,7 @@ impl Model {
         }
     }
 
-    fn give_up(&mut self, grant: Grant, caller: Caller, slow: bool, waiting: u64, now: Instant) -> Option<Told> {
+    fn give_up(&mut self, grant: CallGrant, caller: Caller, slow: bool, waiting: u64, now: Instant) -> Option<Told> {
         if grant.generation != self.generation {
             return None;
         }
@@ -565,7 +565,7 @@ proptest! {
         let mut now = Instant::now();
         let mut machine = Breaker::new(settings.clone(), 0, now);
         let mut model = Model::new(settings, now);
-        let mut out: Vec<Grant> = vec![];
+        let mut out: Vec<CallGrant> = vec![];
         let mut counted: Vec<(Counted, Option<usize>)> = vec![];
         for step in steps {
             let (event, expected) = match step {
@@ -665,7 +665,7 @@ proptest! {
         // Of the last N calls, a late one does not know which it was.
         let by_time = matches!(settings.window, CircuitWindow::Time(_));
         let mut late = 0;
-        let mut out: Vec<Grant> = vec![];
+        let mut out: Vec<CallGrant> = vec![];
         let mut counted: Vec<(Counted, Counted)> = vec![];
         for step in steps {
             if let Step::Pass(time) = step {
@@ -760,7 +760,7 @@ proptest! {
         let start = Instant::now() + Duration::from_secs(86_400);
         let settings = Settings { open_max: Duration::MAX, jitter: 1.0, ..settings };
         let mut machine = Breaker::new(settings, 7, start);
-        let mut out: Vec<Grant> = vec![];
+        let mut out: Vec<CallGrant> = vec![];
         let mut counted: Vec<Counted> = vec![];
         let mut now = start;
         for (step, backwards, huge) in steps {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::report::CircuitState;
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, QUIET};
+use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, QUIET};
 use crate::policy::verdict::Health;
 
 const S: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ enum Step {
 
 struct Call {
     client: usize,
-    grant: Grant,
+    grant: CallGrant,
     began: Duration,
     /// When its first data came, and where it was counted.
     streams: Option<(Duration, Counted)>,
@@ -185,7 +185,7 @@ impl World {
         }
     }
 
-    fn call(&mut self, client: usize, grant: Grant) {
+    fn call(&mut self, client: usize, grant: CallGrant) {
         let call = self.calls.len();
         self.calls.push(Call { client, grant, began: self.now, streams: None, over: false });
         self.recent.push_back(call);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::report::{CircuitChange, CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallResult, Caller, Counted, Grant, Refuses, Role};
+use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, Refuses, Role};
 use crate::policy::verdict::Health;
 use crate::policy::window::{CircuitWindow, Slot};
 
@@ -48,14 +48,14 @@ impl Circuit {
         self.machine.admit(self.now).0
     }
 
-    fn grant(&mut self) -> Grant {
+    fn grant(&mut self) -> CallGrant {
         match self.admit() {
             Admission::Granted(grant) => grant,
             refused @ Admission::Refused { .. } => panic!("{refused:?}"),
         }
     }
 
-    fn settle(&mut self, grant: Grant, ended: CallResult) -> Option<BreakerEvent> {
+    fn settle(&mut self, grant: CallGrant, ended: CallResult) -> Option<BreakerEvent> {
         self.machine.settle(grant, ended, 0, self.now).1
     }
 
@@ -97,7 +97,7 @@ impl Circuit {
         self.machine.state()
     }
 
-    fn health_probe(&mut self) -> Option<Grant> {
+    fn health_probe(&mut self) -> Option<CallGrant> {
         self.machine.admit_health(self.now)
     }
 
@@ -827,14 +827,14 @@ fn a_probe_that_is_given_back_frees_its_place_in_its_own_wave_only() {
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
     assert!(matches!(circuit.admit(), Admission::Refused { .. }));
-    circuit.machine.give_back(Grant { generation: probe.generation + 1, ..probe });
+    circuit.machine.give_back(CallGrant { generation: probe.generation + 1, ..probe });
     assert!(matches!(circuit.admit(), Admission::Refused { .. }), "of another generation");
-    circuit.machine.give_back(Grant { role: Role::Call, ..probe });
+    circuit.machine.give_back(CallGrant { role: Role::Call, ..probe });
     assert!(matches!(circuit.admit(), Admission::Refused { .. }), "no probe");
     circuit.machine.give_back(probe);
     circuit.grant();
-    assert!(Grant::call(7).is_call() && !probe.is_call());
-    assert_eq!(Grant::call(7).generation, 7);
+    assert!(CallGrant::call(7).is_call() && !probe.is_call());
+    assert_eq!(CallGrant::call(7).generation, 7);
 }
 
 #[test]
@@ -847,7 +847,10 @@ fn a_probe_whose_caller_leaves_after_a_long_wait_opens_again() {
     assert_eq!(circuit.machine.give_up(probe, Caller::Anonymous, false, 0, circuit.now), None);
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
-    assert_eq!(circuit.machine.give_up(Grant::call(probe.generation), Caller::Anonymous, false, 0, circuit.now), None);
+    assert_eq!(
+        circuit.machine.give_up(CallGrant::call(probe.generation), Caller::Anonymous, false, 0, circuit.now),
+        None
+    );
     assert_eq!(circuit.state(), CircuitState::HalfOpen);
 }
 

@@ -40,7 +40,7 @@ pub(crate) enum Limit {
 
 /// A place for one call. It is given back with [`Places::leave`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub(crate) struct PlaceGrant {
     pub(crate) tenant: u64,
     round: u32,
 }
@@ -76,7 +76,7 @@ impl<W> Places<W> {
     }
 
     /// A place at once, where there is one that no call waits for.
-    pub(crate) fn enter(&mut self, tenant: u64) -> Option<Grant> {
+    pub(crate) fn enter(&mut self, tenant: u64) -> Option<PlaceGrant> {
         (self.line.is_empty() && self.has_room()).then(|| self.take(tenant))
     }
 
@@ -112,7 +112,7 @@ impl<W> Places<W> {
 
     /// Gives a free place to the one whose turn it is. To be called until it returns `None`, after a place was given back
     /// and after a waiter has gone.
-    pub(crate) fn next(&mut self) -> Option<(Ticket, Grant)> {
+    pub(crate) fn next(&mut self) -> Option<(Ticket, PlaceGrant)> {
         if self.line.is_empty() || !self.has_room() {
             return None;
         }
@@ -144,7 +144,7 @@ impl<W> Places<W> {
     }
 
     /// A place is given back; `hold`: how long it was held, where that was measured.
-    pub(crate) fn leave(&mut self, grant: Grant, load: Load, hold: Option<Micros>) {
+    pub(crate) fn leave(&mut self, grant: PlaceGrant, load: Load, hold: Option<Micros>) {
         if let Limit::Adaptive(limit) = &mut self.limit {
             match load {
                 Load::Served => limit.served(self.in_use),
@@ -199,20 +199,20 @@ impl<W> Places<W> {
         self.in_use.saturating_sub(self.passed_over) < self.limit()
     }
 
-    fn take(&mut self, tenant: u64) -> Grant {
+    fn take(&mut self, tenant: u64) -> PlaceGrant {
         self.in_use += 1;
         *self.held.entry(tenant).or_default() += 1;
         let round = match &self.limit {
             Limit::Fixed(_) => 0,
             Limit::Adaptive(limit) => limit.round(),
         };
-        Grant { tenant, round }
+        PlaceGrant { tenant, round }
     }
 }
 
 // === impl Grant ===
 
-impl Grant {
+impl PlaceGrant {
     /// Of a place that is [counted](Places::count) when it is given back, under a limit that does not change.
     pub(crate) const fn uncounted(tenant: u64) -> Self {
         Self { tenant, round: 0 }

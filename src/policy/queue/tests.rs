@@ -26,7 +26,7 @@ fn one_that_came_without_asking_counts_when_it_is_counted() {
     places.count(1);
     assert!(places.is_full() && places.enter(2).is_none());
     let (first, second) = (waits(&mut places, 1), waits(&mut places, 2));
-    places.leave(Grant::uncounted(1), Load::Unknown, None);
+    places.leave(PlaceGrant::uncounted(1), Load::Unknown, None);
     let (next, _) = places.next().unwrap();
     assert_eq!(next, second, "tenant 1 has half of the places");
     assert!(first != second);
@@ -46,7 +46,7 @@ fn a_newcomer_does_not_overtake_one_that_waits() {
 #[test]
 fn a_tenant_has_half_of_the_places_while_others_wait() {
     let mut places = fixed(4);
-    let held: Vec<Grant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
+    let held: Vec<PlaceGrant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
     let mine = waits(&mut places, 1);
     let theirs = [waits(&mut places, 2), waits(&mut places, 2), waits(&mut places, 3)];
     // It was first in the line, but holds three.
@@ -62,7 +62,7 @@ fn a_tenant_has_half_of_the_places_while_others_wait() {
 #[test]
 fn a_tenant_alone_may_have_all() {
     let mut places = fixed(4);
-    let held: Vec<Grant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
+    let held: Vec<PlaceGrant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
     let ticket = waits(&mut places, 1);
     places.leave(held[0], Load::Unknown, None);
     assert_eq!(places.next().unwrap().0, ticket);
@@ -151,7 +151,7 @@ fn the_mean_hold_moves_by_an_eighth() {
 #[test]
 fn half_of_an_odd_number_of_places_is_the_larger_half() {
     let mut places = fixed(3);
-    let held: Vec<Grant> = (0..3).map(|_| places.enter(1).unwrap()).collect();
+    let held: Vec<PlaceGrant> = (0..3).map(|_| places.enter(1).unwrap()).collect();
     let mine = waits(&mut places, 1);
     let theirs = waits(&mut places, 2);
     places.leave(held[0], Load::Unknown, None);
@@ -164,7 +164,7 @@ fn half_of_an_odd_number_of_places_is_the_larger_half() {
 #[test]
 fn an_adaptive_limit_learns_from_what_is_served_and_lost() {
     let mut places: Places<u32> = Places::new(Limit::Adaptive(Adaptive::new(1, 100, 10)), 8);
-    let held: Vec<Grant> = (0..10).map(|_| places.enter(1).unwrap()).collect();
+    let held: Vec<PlaceGrant> = (0..10).map(|_| places.enter(1).unwrap()).collect();
     assert!(places.enter(1).is_none());
     places.leave(held[0], Load::Unknown, None);
     assert_eq!(places.limit(), 10);
@@ -196,7 +196,7 @@ fn longest_wait(first_every: Micros) -> Micros {
         }
         if end == Some(now) {
             let Reverse((_, tenant, round)) = ends.pop().unwrap();
-            places.leave(Grant { tenant, round }, Load::Served, Some(SECOND));
+            places.leave(PlaceGrant { tenant, round }, Load::Served, Some(SECOND));
         } else {
             let Reverse((_, tenant)) = arrivals.pop().unwrap();
             arrivals.push(Reverse((now + if tenant == 0 { first_every } else { SECOND }, tenant)));
@@ -251,7 +251,7 @@ proptest! {
     fn places_are_neither_lost_nor_idle(adaptive in any::<bool>(), limit in 1..8_u32, steps in steps()) {
         let limit = if adaptive { Limit::Adaptive(Adaptive::new(1, 8, limit)) } else { Limit::Fixed(limit) };
         let mut places: Places<()> = Places::new(limit, 16);
-        let (mut held, mut waiting): (Vec<Grant>, Vec<Ticket>) = Default::default();
+        let (mut held, mut waiting): (Vec<PlaceGrant>, Vec<Ticket>) = Default::default();
         for step in steps {
             match step {
                 Step::Arrive(tenant) => match places.enter(tenant) {
