@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use super::held::{AfterEnd, HeldAnswers, Kept, LONGEST_REST, MAX_TOKENS, Table, Token};
+use super::held::{AfterEnd, HeldAnswer, HeldAnswers, LONGEST_REST, MAX_TOKENS, Table, Token};
 use super::resumable::Resumable;
 use super::sweeper::Sweeper;
 use crate::call::{Reservation, TenantHash};
@@ -179,11 +179,11 @@ impl Answers {
     /// Forgets the answers of this tenant that have ended, or of all. Returns how many there were.
     pub(super) fn forget(&self, owner: Option<TenantHash>) -> usize {
         let mut table = self.table();
-        let is_theirs = |kept: &Kept| kept.has_ended() && owner.is_none_or(|owner| kept.owner == Some(owner));
+        let is_theirs = |kept: &HeldAnswer| kept.has_ended() && owner.is_none_or(|owner| kept.owner == Some(owner));
         let numbers: Vec<_> = table.answers.iter().filter(|(_, kept)| is_theirs(kept)).map(|(nth, _)| *nth).collect();
         let forgotten: Vec<_> = numbers.into_iter().filter_map(|number| table.remove(number)).collect();
         drop(table);
-        forgotten.iter().for_each(Kept::withdraw);
+        forgotten.iter().for_each(HeldAnswer::withdraw);
         forgotten.len()
     }
 
@@ -254,7 +254,7 @@ impl AnswerInFlight {
             return true;
         }
         let expired = table.remove_expired(clock::now());
-        let mut kept = Kept::new(self.log.clone(), self.tenant, self.owner);
+        let mut kept = HeldAnswer::new(self.log.clone(), self.tenant, self.owner);
         (kept.bears_ids, kept.is_offered) = (self.request.bears_ids, is_offered);
         kept.offers.clone_from(&self.offers);
         let is_held = table.insert(self.number, kept);
@@ -284,7 +284,7 @@ impl AnswerInFlight {
                 None
             }
             AfterEnd::Dropped(removed, reservation) => {
-                removed.iter().for_each(Kept::withdraw);
+                removed.iter().for_each(HeldAnswer::withdraw);
                 reservation
             }
         }

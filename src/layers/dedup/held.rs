@@ -22,7 +22,7 @@ pub(super) struct HeldAnswers {
 pub(super) struct Table {
     /// By the hash of the token: who reads this memory cannot come back to anything.
     pub(super) tokens: HashMap<Fingerprint, Token>,
-    pub(super) answers: HashMap<u64, Kept>,
+    pub(super) answers: HashMap<u64, HeldAnswer>,
     pub(super) unattended: Unattended<Fingerprint>,
     expiring: BTreeSet<(Instant, u64)>,
     tenants: HashMap<Fingerprint, usize>,
@@ -39,7 +39,7 @@ pub(super) struct Token {
 }
 
 /// One answer, in flight or ended.
-pub(super) struct Kept {
+pub(super) struct HeldAnswer {
     pub(super) log: ResponseLog,
     pub(super) tenant: Fingerprint,
     pub(super) owner: Option<TenantHash>,
@@ -66,7 +66,7 @@ pub(super) enum AfterEnd {
     /// It is held. `sweep_from`: no sweeper runs, and one is needed from then on.
     Held { sweep_from: Option<Instant> },
     /// It is held no longer, and counted no longer.
-    Dropped(Option<Kept>, Option<Reservation>),
+    Dropped(Option<HeldAnswer>, Option<Reservation>),
 }
 
 /// The most callers of one answer that are given a token: the docs of `DedupLayer::resumable` say so.
@@ -135,7 +135,7 @@ impl HeldAnswers {
 
 impl Table {
     /// What a token leads to, unless it has expired, or is a call in flight that a newer message has ended for this caller.
-    pub(super) fn get(&self, token: &Fingerprint, now: Instant) -> Option<(&Token, &Kept)> {
+    pub(super) fn get(&self, token: &Fingerprint, now: Instant) -> Option<(&Token, &HeldAnswer)> {
         let token = self.tokens.get(token)?;
         let kept = self.answers.get(&token.number)?;
         let is_there = match &kept.ended {
@@ -157,7 +157,7 @@ impl Table {
     }
 
     /// Holds an answer. Returns `false` where there are too many.
-    pub(super) fn insert(&mut self, number: u64, kept: Kept) -> bool {
+    pub(super) fn insert(&mut self, number: u64, kept: HeldAnswer) -> bool {
         let of_tenant = self.tenants.get(&kept.tenant).copied().unwrap_or(0);
         if self.answers.len() >= MAX_ANSWERS || of_tenant >= MAX_ANSWERS / TENANT_SHARE {
             return false;
@@ -169,7 +169,7 @@ impl Table {
 
     /// Removes a bounded number of those that have expired. They are to be dropped without the lock.
     #[must_use = "they are dropped without the lock"]
-    pub(super) fn remove_expired(&mut self, now: Instant) -> Vec<Kept> {
+    pub(super) fn remove_expired(&mut self, now: Instant) -> Vec<HeldAnswer> {
         let mut removed = Vec::new();
         while removed.len() < SWEPT_AT_ONCE {
             let Some((_, number)) = self.expiring.first().copied().filter(|(expires, _)| *expires <= now) else {
@@ -183,7 +183,7 @@ impl Table {
         removed
     }
 
-    pub(super) fn remove(&mut self, number: u64) -> Option<Kept> {
+    pub(super) fn remove(&mut self, number: u64) -> Option<HeldAnswer> {
         let kept = self.answers.remove(&number)?;
         for token in &kept.tokens {
             self.tokens.remove(token);
@@ -207,7 +207,7 @@ impl Table {
     pub(super) fn promise(&mut self, number: u64, limits: Limits) -> bool {
         let Self { answers, unattended, .. } = self;
         // Where no further caller is given a token, none is sent away.
-        let may_be_told = |kept: &&mut Kept| kept.ended.is_none() && kept.tokens.len() < MAX_TOKENS;
+        let may_be_told = |kept: &&mut HeldAnswer| kept.ended.is_none() && kept.tokens.len() < MAX_TOKENS;
         let Some(kept) = answers.get_mut(&number).filter(may_be_told) else { return false };
         kept.is_promised = kept.is_promised || unattended.enter(kept.tenant, limits);
         kept.is_promised
@@ -240,7 +240,7 @@ impl Table {
 
 // === impl Kept ===
 
-impl Kept {
+impl HeldAnswer {
     pub(super) fn new(log: ResponseLog, tenant: Fingerprint, owner: Option<TenantHash>) -> Self {
         Self {
             log,

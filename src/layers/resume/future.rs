@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use super::body::ResumeBody;
 use super::config::{Config, NAME};
-use super::kept::Kept;
+use super::kept::ResumeSource;
 use super::session::Session;
 use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
@@ -41,7 +41,7 @@ pin_project! {
 pub(super) struct Pending<S> {
     service: S,
     config: Arc<Config>,
-    kept: Kept,
+    kept: ResumeSource,
     /// The server's cursor, if it has one.
     recognised: Option<Recognised>,
 }
@@ -61,11 +61,11 @@ impl<S> Pending<S> {
         let mut kept = None;
         if resends || restarts {
             let resend = Resend::keep(request, config.replay_limit, &config.memory);
-            kept = resend.map(|resend| Kept::Request { resend: Box::new(resend), restarts });
+            kept = resend.map(|resend| ResumeSource::Request { resend: Box::new(resend), restarts });
         }
         // With a cursor that needs no body, the head alone will do.
         if kept.is_none() && recognised.is_some() && !resends {
-            kept = Some(Kept::Head(Box::new(head_of(request))));
+            kept = Some(ResumeSource::Head(Box::new(head_of(request))));
         }
         Some(Self { service, config: Arc::clone(config), kept: kept?, recognised })
     }

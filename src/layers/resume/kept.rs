@@ -12,7 +12,7 @@ use crate::proto::resume::{Rest, rest_of};
 use crate::rt::deadline::Deadline;
 
 /// What the request for the rest is made of.
-pub(super) enum Kept {
+pub(super) enum ResumeSource {
     Head(Box<Parts>),
     Request {
         resend: Box<Resend>,
@@ -23,7 +23,7 @@ pub(super) enum Kept {
 
 // === impl Kept ===
 
-impl Kept {
+impl ResumeSource {
     pub(super) fn head(&self) -> &Parts {
         match self {
             Self::Head(head) => head,

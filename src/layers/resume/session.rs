@@ -12,7 +12,7 @@ use http_body::Frame;
 use tower_service::Service;
 
 use super::config::{Config, NAME};
-use super::kept::Kept;
+use super::kept::ResumeSource;
 use crate::body::ending::Ending;
 use crate::body::request::CallBody;
 use crate::call::{Notice, Notices, PinTo, Reservation, Tenant};
@@ -33,7 +33,7 @@ use crate::rt::timer::LazyTimer;
 pub(super) struct Session<S: Service<Request<CallBody>>> {
     service: S,
     config: Arc<Config>,
-    kept: Kept,
+    kept: ResumeSource,
     /// Where the stream came from: only there it can go on.
     origin: PinTo,
     ending: Option<Ending>,
@@ -94,7 +94,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     pub(super) fn new<B>(
         service: S,
         config: Arc<Config>,
-        kept: Kept,
+        kept: ResumeSource,
         recognised: Option<Recognised>,
         response: &Response<B>,
     ) -> Self {
@@ -102,7 +102,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         let kind = Kind::of_path(head.uri.path());
         let held = config.memory.reserve(head.extensions.get::<Tenant>());
         let continuations = Continuations::new(config.attempts);
-        let remember = matches!(kept, Kept::Request { restarts: true, .. }).then_some(config.max_prefix);
+        let remember = matches!(kept, ResumeSource::Request { restarts: true, .. }).then_some(config.max_prefix);
         Self {
             service,
             config,
