@@ -10,9 +10,9 @@ use super::args::{CallerArgs, Concurrency, LayerArgs, Pacing};
 
 /// How the upstreams and the callers fare, for the page.
 #[derive(Clone, Default)]
-pub(crate) struct Lanes(Arc<Mutex<Vec<Lane>>>);
+pub(crate) struct Lanes(Arc<Mutex<Vec<UpstreamLoad>>>);
 
-struct Lane {
+struct UpstreamLoad {
     name: String,
     /// `None`: there is no limit.
     queue: Option<QueueLayer>,
@@ -27,7 +27,7 @@ const MOST: u32 = 1_000;
 
 impl Lanes {
     pub(crate) fn add(&self, name: &str, queue: Option<&QueueLayer>, pace: &PaceLayer) {
-        let lane = Lane { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
+        let lane = UpstreamLoad { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
     }
 
@@ -44,7 +44,7 @@ impl Lanes {
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let lane = |Lane { name, queue, pace }: &Lane| {
+        let lane = |UpstreamLoad { name, queue, pace }: &UpstreamLoad| {
             let (places, pace) = (queue.as_ref().map(QueueLayer::stats), pace.stats());
             let paused = pace.paused.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             json!({

@@ -19,7 +19,7 @@ pub(crate) struct FairQueue<T> {
     /// The first of those that are free, each of which names the next as the one behind it.
     free: u32,
     taken: usize,
-    tenants: HashMap<u64, Lane, Hashed>,
+    tenants: HashMap<u64, TenantLine, Hashed>,
     /// Tenants in the order in which they are served. One whose lane is empty stays until it comes first.
     ring: VecDeque<u64>,
     waiting: usize,
@@ -48,7 +48,7 @@ struct Place<T> {
 
 /// The waiters of one tenant.
 #[derive(Debug)]
-struct Lane {
+struct TenantLine {
     first: u32,
     last: u32,
     len: usize,
@@ -254,7 +254,7 @@ impl<T> FairQueue<T> {
 
 // === impl Lane ===
 
-impl Default for Lane {
+impl Default for TenantLine {
     fn default() -> Self {
         Self { first: NONE, last: NONE, len: 0 }
     }
