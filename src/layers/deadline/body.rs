@@ -7,7 +7,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::config::NAME;
-use super::limit::Limit;
+use super::limit::DeadlineLimit;
 use crate::body::boxed::{self, Polled};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, DeadlineExceeded};
@@ -20,14 +20,14 @@ pin_project! {
     pub struct DeadlineBody<B> {
         #[pin]
         body: ResponseBody<B>,
-        limit: Option<Limit>,
+        limit: Option<DeadlineLimit>,
     }
 }
 
 // === impl DeadlineBody ===
 
 impl<B> DeadlineBody<B> {
-    pub(super) fn limited(response: Response<B>, limit: Option<Limit>) -> Response<Self> {
+    pub(super) fn limited(response: Response<B>, limit: Option<DeadlineLimit>) -> Response<Self> {
         response.map(|body| Self { body: ResponseBody::inner(body), limit })
     }
 
@@ -43,7 +43,7 @@ where
 {
     /// Where no timer runs. A frame that is ready looks at the clock: a fast upstream with a slow reader is never pending.
     #[inline(never)]
-    fn poll_untimed(mut body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
+    fn poll_untimed(mut body: Pin<&mut ResponseBody<B>>, limit: &mut DeadlineLimit, cx: &mut Context<'_>) -> Polled {
         let polled = body.as_mut().poll_frame(cx);
         match &polled {
             Poll::Pending => Self::poll_passed(body, limit, cx),
@@ -55,13 +55,13 @@ where
 
     /// Ready with an error, once the deadline has passed.
     #[inline]
-    fn poll_passed(body: Pin<&mut ResponseBody<B>>, limit: &mut Limit, cx: &mut Context<'_>) -> Polled {
+    fn poll_passed(body: Pin<&mut ResponseBody<B>>, limit: &mut DeadlineLimit, cx: &mut Context<'_>) -> Polled {
         ready!(limit.poll_frame_passed(cx));
         Self::exceeded(body, limit)
     }
 
     #[cold]
-    fn exceeded(body: Pin<&mut ResponseBody<B>>, limit: &Limit) -> Polled {
+    fn exceeded(body: Pin<&mut ResponseBody<B>>, limit: &DeadlineLimit) -> Polled {
         body.give_up();
         limit.emitter.emit(&Event::BodyTimedOut { layer: NAME, after: limit.total });
         Poll::Ready(Some(Err(DeadlineExceeded::new(limit.total).into())))

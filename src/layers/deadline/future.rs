@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::DeadlineBody;
-use super::limit::Limit;
+use super::limit::DeadlineLimit;
 use crate::error::BoxError;
 use crate::event::{Emitter, Event};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
@@ -21,7 +21,7 @@ pin_project! {
         // `None`: refused, and dropped.
         #[pin]
         call: Option<F>,
-        limit: Option<Limit>,
+        limit: Option<DeadlineLimit>,
         format: RejectionFormat,
     }
 }
@@ -33,7 +33,7 @@ impl<F> DeadlineFuture<F> {
         Self { call: Some(call), limit: None, format: RejectionFormat::Http }
     }
 
-    pub(super) fn limited(call: F, limit: Limit, format: RejectionFormat) -> Self {
+    pub(super) fn limited(call: F, limit: DeadlineLimit, format: RejectionFormat) -> Self {
         Self { call: Some(call), limit: Some(limit), format }
     }
 

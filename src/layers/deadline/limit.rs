@@ -8,7 +8,7 @@ use crate::rt::timeout::StreamTimeout;
 
 /// The deadline of one call, and what it takes to keep it: first the future has it, then the body.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(super) struct DeadlineLimit {
     deadline: CallDeadline,
     /// What the call had when it began.
     pub(super) total: Duration,
@@ -26,7 +26,7 @@ const LOOKS: u8 = 8;
 
 // === impl Limit ===
 
-impl Limit {
+impl DeadlineLimit {
     pub(super) fn new(deadline: CallDeadline, total: Duration, emitter: Emitter) -> Self {
         Self { deadline, total, timeout: StreamTimeout::default(), looks: 0, is_awaited: false, emitter }
     }

@@ -9,7 +9,7 @@ use super::body::DeadlineBody;
 use super::budget::Budget;
 use super::config::Config;
 use super::future::DeadlineFuture;
-use super::limit::Limit;
+use super::limit::DeadlineLimit;
 use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
 use crate::rt::clock;
@@ -69,7 +69,7 @@ where
             Budget::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
             Budget::Spent => DeadlineFuture::spent(format, &self.config.observers.emitter()),
             Budget::Until { deadline, total } => {
-                let limit = Limit::new(deadline, total, self.config.observers.emitter());
+                let limit = DeadlineLimit::new(deadline, total, self.config.observers.emitter());
                 let call = {
                     let _entered = limit.enter();
                     self.inner.call(request)

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::event::Emitter;
-use crate::policy::queue::{Adaptive, Limit};
+use crate::policy::queue::{Adaptive, ConcurrencyLimit};
 use crate::policy::verdict::Classifier;
 
 #[derive(Clone, Debug)]
@@ -28,10 +28,10 @@ const START: u32 = 10;
 // === impl Concurrency ===
 
 impl Concurrency {
-    pub(super) fn limit(self) -> Limit {
+    pub(super) fn limit(self) -> ConcurrencyLimit {
         match self {
-            Self::Fixed(limit) => Limit::Fixed(limit),
-            Self::Auto { min, max } => Limit::Adaptive(Adaptive::new(min, max, START)),
+            Self::Fixed(limit) => ConcurrencyLimit::Fixed(limit),
+            Self::Auto { min, max } => ConcurrencyLimit::Adaptive(Adaptive::new(min, max, START)),
         }
     }
 

@@ -20,7 +20,7 @@ use super::micros::Micros;
 /// Places for calls under way, and those who wait for one, of type `W`.
 #[derive(Debug)]
 pub(crate) struct Places<W> {
-    limit: Limit,
+    limit: ConcurrencyLimit,
     max_queue: usize,
     line: FairQueue<W>,
     /// How many places each tenant holds.
@@ -33,7 +33,7 @@ pub(crate) struct Places<W> {
 }
 
 #[derive(Debug)]
-pub(crate) enum Limit {
+pub(crate) enum ConcurrencyLimit {
     Fixed(u32),
     Adaptive(Adaptive),
 }
@@ -71,7 +71,7 @@ const GAIN: u64 = 8;
 // === impl Places ===
 
 impl<W> Places<W> {
-    pub(crate) fn new(limit: Limit, max_queue: usize) -> Self {
+    pub(crate) fn new(limit: ConcurrencyLimit, max_queue: usize) -> Self {
         Self { limit, max_queue, line: FairQueue::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
     }
 
@@ -145,7 +145,7 @@ impl<W> Places<W> {
 
     /// A place is given back; `hold`: how long it was held, where that was measured.
     pub(crate) fn leave(&mut self, grant: PlaceGrant, load: Load, hold: Option<Micros>) {
-        if let Limit::Adaptive(limit) = &mut self.limit {
+        if let ConcurrencyLimit::Adaptive(limit) = &mut self.limit {
             match load {
                 Load::Served => limit.served(self.in_use),
                 Load::Lost => limit.lost(grant.round),
@@ -181,8 +181,8 @@ impl<W> Places<W> {
 
     pub(crate) fn limit(&self) -> u32 {
         match &self.limit {
-            Limit::Fixed(limit) => *limit,
-            Limit::Adaptive(limit) => limit.limit(),
+            ConcurrencyLimit::Fixed(limit) => *limit,
+            ConcurrencyLimit::Adaptive(limit) => limit.limit(),
         }
     }
 
@@ -203,8 +203,8 @@ impl<W> Places<W> {
         self.in_use += 1;
         *self.held.entry(tenant).or_default() += 1;
         let round = match &self.limit {
-            Limit::Fixed(_) => 0,
-            Limit::Adaptive(limit) => limit.round(),
+            ConcurrencyLimit::Fixed(_) => 0,
+            ConcurrencyLimit::Adaptive(limit) => limit.round(),
         };
         PlaceGrant { tenant, round }
     }

@@ -8,7 +8,7 @@ use super::*;
 const SECOND: Micros = 1_000_000;
 
 fn fixed(limit: u32) -> Places<u32> {
-    Places::new(Limit::Fixed(limit), 1024)
+    Places::new(ConcurrencyLimit::Fixed(limit), 1024)
 }
 
 fn waits(places: &mut Places<u32>, tenant: u64) -> Ticket {
@@ -84,7 +84,7 @@ fn the_wait_that_is_told_is_that_of_the_own_lane() {
 
 #[test]
 fn a_full_line_makes_room_for_a_tenant_that_has_less_of_it() {
-    let mut places = Places::new(Limit::Fixed(1), 3);
+    let mut places = Places::new(ConcurrencyLimit::Fixed(1), 3);
     places.enter(1).unwrap();
     let tickets: Vec<Ticket> = (0..3).map(|_| waits(&mut places, 1)).collect();
     assert!(matches!(places.wait(1, 0), Arrival::Full(_)));
@@ -163,7 +163,7 @@ fn half_of_an_odd_number_of_places_is_the_larger_half() {
 
 #[test]
 fn an_adaptive_limit_learns_from_what_is_served_and_lost() {
-    let mut places: Places<u32> = Places::new(Limit::Adaptive(Adaptive::new(1, 100, 10)), 8);
+    let mut places: Places<u32> = Places::new(ConcurrencyLimit::Adaptive(Adaptive::new(1, 100, 10)), 8);
     let held: Vec<PlaceGrant> = (0..10).map(|_| places.enter(1).unwrap()).collect();
     assert!(places.enter(1).is_none());
     places.leave(held[0], Load::Unknown, None);
@@ -182,7 +182,7 @@ fn an_adaptive_limit_learns_from_what_is_served_and_lost() {
 
 /// Calls of each tenant arrive every so often and take a second; the longest wait of each but the first.
 fn longest_wait(first_every: Micros) -> Micros {
-    let mut places: Places<u32> = Places::new(Limit::Fixed(10), 1_000_000);
+    let mut places: Places<u32> = Places::new(ConcurrencyLimit::Fixed(10), 1_000_000);
     let mut arrivals: BinaryHeap<Reverse<(Micros, u64)>> = (0..10).map(|tenant| Reverse((0, tenant))).collect();
     let mut ends: BinaryHeap<Reverse<(Micros, u64, u32)>> = BinaryHeap::new();
     let mut since: HashMap<u32, (u64, Micros)> = HashMap::new();
@@ -249,7 +249,7 @@ proptest! {
     /// Whatever happens: no place is lost or given twice, and none is free while somebody waits.
     #[test]
     fn places_are_neither_lost_nor_idle(adaptive in any::<bool>(), limit in 1..8_u32, steps in steps()) {
-        let limit = if adaptive { Limit::Adaptive(Adaptive::new(1, 8, limit)) } else { Limit::Fixed(limit) };
+        let limit = if adaptive { ConcurrencyLimit::Adaptive(Adaptive::new(1, 8, limit)) } else { ConcurrencyLimit::Fixed(limit) };
         let mut places: Places<()> = Places::new(limit, 16);
         let (mut held, mut waiting): (Vec<PlaceGrant>, Vec<Ticket>) = Default::default();
         for step in steps {

@@ -10,8 +10,8 @@ use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, 
 use super::similar::{Ratio, SimilarArgs};
 use super::templates::Templates;
 use super::values::{
-    Concurrency, Ends, Header, Heartbeat, Limit, Notices, Pacing, Profile, RateLimit, Resuming, Size, Superseding,
-    Switch, time,
+    Concurrency, Ends, Header, Heartbeat, Notices, Pacing, Profile, RateLimit, Resuming, Size, Superseding, Switch,
+    TimeLimit, time,
 };
 
 #[derive(Clone, Debug, clap::Args)]
@@ -24,32 +24,32 @@ pub(crate) struct LayerArgs {
 
     /// Longest time for a connection to the upstream to be established.
     #[arg(long, env = "GATEWAY_CONNECT_TIMEOUT", value_name = "TIME|off", default_value = "5s", help_heading = TIME)]
-    pub(crate) connect_timeout: Limit,
+    pub(crate) connect_timeout: TimeLimit,
 
     /// Longest wait, once the upstream has the request, for the first byte of its answer's body; of an event stream, for
     /// the first event that is no comment.
     #[arg(
         long, env = "GATEWAY_FIRST_BYTE_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = TIME
     )]
-    pub(crate) first_byte_timeout: Limit,
+    pub(crate) first_byte_timeout: TimeLimit,
 
     /// The same for answers that are not streams, and come whole when the model has finished.
     #[arg(long, env = "GATEWAY_ANSWER_TIMEOUT", value_name = "TIME|off", default_value = "110s", help_heading = TIME)]
-    pub(crate) answer_timeout: Limit,
+    pub(crate) answer_timeout: TimeLimit,
 
     /// Longest wait, once a stream has begun, for its first content: a text, a thought, a call of a tool.
     #[arg(
         long, env = "GATEWAY_FIRST_CONTENT_TIMEOUT", value_name = "TIME|off", default_value = "90s", help_heading = TIME
     )]
-    pub(crate) first_content_timeout: Limit,
+    pub(crate) first_content_timeout: TimeLimit,
 
     /// Longest silence of the upstream within an answer. In an event stream, comments are silence.
     #[arg(long, env = "GATEWAY_IDLE_TIMEOUT", value_name = "TIME|off", default_value = "15s", help_heading = TIME)]
-    pub(crate) idle_timeout: Limit,
+    pub(crate) idle_timeout: TimeLimit,
 
     /// Longest time for a call, its answer included.
     #[arg(long, env = "GATEWAY_DEADLINE", value_name = "TIME|off", default_value = "180s", help_heading = TIME)]
-    pub(crate) deadline: Limit,
+    pub(crate) deadline: TimeLimit,
 
     /// Header in which callers say how many milliseconds they have left. The upstream gets the same header.
     #[arg(
@@ -60,7 +60,7 @@ pub(crate) struct LayerArgs {
 
     /// Time that is subtracted from what the upstream is told.
     #[arg(long, env = "GATEWAY_DEADLINE_RESERVE", value_name = "TIME|off", default_value = "50ms", help_heading = TIME)]
-    pub(crate) deadline_reserve: Limit,
+    pub(crate) deadline_reserve: TimeLimit,
 
     /// Number of attempts at a call, the first included.
     #[arg(long, env = "GATEWAY_ATTEMPTS", value_name = "N", default_value = "3", help_heading = ATTEMPTS)]
@@ -68,17 +68,17 @@ pub(crate) struct LayerArgs {
 
     /// Longest first wait between two attempts. Each wait that follows may be twice as long as the last.
     #[arg(long, env = "GATEWAY_BACKOFF_BASE", value_name = "TIME|off", default_value = "500ms", help_heading = ATTEMPTS)]
-    pub(crate) backoff_base: Limit,
+    pub(crate) backoff_base: TimeLimit,
 
     /// Longest wait between two attempts, unless the upstream asks for a longer one.
     #[arg(long, env = "GATEWAY_BACKOFF_CAP", value_name = "TIME|off", default_value = "20s", help_heading = ATTEMPTS)]
-    pub(crate) backoff_cap: Limit,
+    pub(crate) backoff_cap: TimeLimit,
 
     /// Longest wait that the upstream may ask for. An answer that asks for more is passed on at once.
     #[arg(
         long, env = "GATEWAY_MAX_RETRY_AFTER", value_name = "TIME|off", default_value = "60s", help_heading = ATTEMPTS
     )]
-    pub(crate) max_retry_after: Limit,
+    pub(crate) max_retry_after: TimeLimit,
 
     /// Whether a POST without an idempotency key is attempted again though it may have been executed.
     #[arg(
@@ -109,7 +109,7 @@ pub(crate) struct LayerArgs {
 
     /// Silence of an event stream after which a heartbeat is sent, so that proxies keep the connection.
     #[arg(long, env = "GATEWAY_HEARTBEAT", value_name = "TIME|off", default_value = "15s", help_heading = STREAMS)]
-    pub(crate) heartbeat: Limit,
+    pub(crate) heartbeat: TimeLimit,
 
     /// Form of heartbeats. `by-dialect`: what the clients of the request's API accept, before the head none where that is not
     /// known; the others for every request.
@@ -125,14 +125,14 @@ pub(crate) struct LayerArgs {
         long, env = "GATEWAY_HEARTBEAT_BEFORE_HEADERS", value_name = "TIME|off", default_value = "15s",
         help_heading = STREAMS
     )]
-    pub(crate) heartbeat_before_headers: Limit,
+    pub(crate) heartbeat_before_headers: TimeLimit,
 
     /// Longest silence of an upstream while heartbeats are sent.
     #[arg(
         long, env = "GATEWAY_HEARTBEAT_MAX_SILENCE", value_name = "TIME|off", default_value = "off",
         help_heading = STREAMS
     )]
-    pub(crate) heartbeat_max_silence: Limit,
+    pub(crate) heartbeat_max_silence: TimeLimit,
 
     /// Whether an event stream that breaks off ends with an error event.
     #[arg(
@@ -152,7 +152,7 @@ pub(crate) struct LayerArgs {
 
     /// Time for which an answer is kept for equal requests.
     #[arg(long, env = "GATEWAY_DEDUP_WINDOW", value_name = "TIME|off", default_value = "60s", help_heading = DEDUP)]
-    pub(crate) dedup_window: Limit,
+    pub(crate) dedup_window: TimeLimit,
 
     /// Header that tells tenants apart, beside the caller's credentials. A request without it is shared with no other.
     #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME", help_heading = DEDUP)]
@@ -160,7 +160,7 @@ pub(crate) struct LayerArgs {
 
     /// Time for which an upstream call continues after all its callers have left.
     #[arg(long, env = "GATEWAY_DEDUP_GRACE", value_name = "TIME|off", default_value = "5s", help_heading = DEDUP)]
-    pub(crate) dedup_grace: Limit,
+    pub(crate) dedup_grace: TimeLimit,
 
     /// Whether callers that were cut off come back: an event stream in answer to an `Idempotency-Key` says in
     /// `Content-Location` where it is (`/-/answers/<token>`), and goes on when its caller has left. Who has the URL may read.
@@ -199,7 +199,7 @@ pub(crate) struct LayerArgs {
         long, env = "GATEWAY_SUPERSEDE_SETTLE", value_name = "TIME|off", default_value = "off",
         help_heading = CONVERSATIONS
     )]
-    pub(crate) supersede_settle: Limit,
+    pub(crate) supersede_settle: TimeLimit,
 
     /// Whether answers to requests for JSON (`response_format` and its kin) are parsed and checked by the request's schema. A
     /// value that stands in a sentence or a fence is taken out; where there is none, the model is asked again, then a
@@ -336,7 +336,7 @@ impl LayerArgs {
 
     /// Switches everything off but the deadline.
     pub(super) fn make_plain(&mut self) {
-        let off = Limit(None);
+        let off = TimeLimit(None);
         self.connect_timeout = off;
         self.first_byte_timeout = off;
         self.answer_timeout = off;

@@ -243,7 +243,7 @@ fn config_file(words: &[OsString]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::values::{Header, Limit, Size};
+    use super::values::{Header, Size, TimeLimit};
     use super::*;
     use tower_buttress::Rate;
 
@@ -310,8 +310,8 @@ mod tests {
         let args: Vec<_> = off.iter().flat_map(|name| [*name, "off"]).chain(["--deadline-header", "off"]).collect();
         let args = read(&args).unwrap().layers;
         let limits = [args.connect_timeout, args.first_byte_timeout, args.idle_timeout, args.deadline];
-        assert_eq!(limits, [Limit(None); 4]);
-        assert_eq!(args.deadline_reserve, Limit(None));
+        assert_eq!(limits, [TimeLimit(None); 4]);
+        assert_eq!(args.deadline_reserve, TimeLimit(None));
         assert_eq!(args.deadline_header, Header(None));
     }
 
@@ -376,7 +376,7 @@ mod tests {
         let LayerArgs { guard, dedup, breaker, pace, last_good, .. } = args.layers;
         assert_eq!((guard, dedup, breaker, last_good), (Switch::Off, Switch::Off, Switch::Off, Switch::Off));
         assert_eq!((pace, args.layers.attempts.get(), args.layers.hold), (Pacing::Off, 1, Size(None)));
-        assert_eq!((args.layers.idle_timeout, args.layers.deadline.to_string()), (Limit(None), "9s".to_owned()));
+        assert_eq!((args.layers.idle_timeout, args.layers.deadline.to_string()), (TimeLimit(None), "9s".to_owned()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{SERVER, TRUST};
-use super::values::{Limit, LogFormat, Size, Trace};
+use super::values::{LogFormat, Size, TimeLimit, Trace};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
@@ -42,11 +42,11 @@ pub(crate) struct ServerArgs {
 
     /// Longest time in which a client reads nothing of what is sent to it; then its connection is closed.
     #[arg(long, env = "GATEWAY_WRITE_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = SERVER)]
-    pub(crate) write_timeout: Limit,
+    pub(crate) write_timeout: TimeLimit,
 
     /// Longest time for which open streams continue after SIGTERM or SIGINT.
     #[arg(long, env = "GATEWAY_DRAIN_TIMEOUT", value_name = "TIME|off", default_value = "30s", help_heading = SERVER)]
-    pub(crate) drain_timeout: Limit,
+    pub(crate) drain_timeout: TimeLimit,
 
     /// What is held for calls under way, of all callers together: requests that may have to be sent again, and answers that are
     /// read. When it is spent, requests and answers pass as they come. A tenant may hold a quarter of it.

@@ -119,7 +119,7 @@ pub(crate) struct Size(pub(crate) Option<usize>);
 
 /// A limit of time, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limit(pub(crate) Option<Duration>);
+pub(crate) struct TimeLimit(pub(crate) Option<Duration>);
 
 /// A header's name, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,7 @@ fn secret(variable: &str) -> Result<HeaderValue, String> {
 
 // === impl Limit ===
 
-impl FromStr for Limit {
+impl FromStr for TimeLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -183,7 +183,7 @@ impl FromStr for Limit {
     }
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for TimeLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(limit) => humantime::format_duration(limit).fmt(f),
