@@ -79,7 +79,7 @@ pub struct Reset {
 
 /// What one field says of a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum QuotaPart {
     Limit,
     Remaining,
     Reset,
@@ -130,10 +130,10 @@ fn quota(quotas: &mut Vec<Quota>, unit: Unit, window: Option<Duration>) -> Optio
 }
 
 /// Which part of which limit a field speaks of. Names are in lower case here.
-fn field(name: &str) -> Option<(Part, Unit, Option<Duration>)> {
+fn field(name: &str) -> Option<(QuotaPart, Unit, Option<Duration>)> {
     if let Some(rest) = name.strip_prefix("anthropic-ratelimit-") {
         let (rest, part) = rest.rsplit_once('-')?;
-        return Some((Part::of(part)?, Unit::of(rest)?, None));
+        return Some((QuotaPart::of(part)?, Unit::of(rest)?, None));
     }
     let rest = name
         .strip_prefix("x-ratelimit-")
@@ -143,16 +143,16 @@ fn field(name: &str) -> Option<(Part, Unit, Option<Duration>)> {
     let windows = [("-minute", MINUTE), ("-day", DAY)];
     let named = windows.iter().find_map(|(suffix, window)| Some((what.strip_suffix(suffix)?, *window)));
     let (what, window) = named.map_or((what, None), |(what, window)| (what, Some(window)));
-    Some((Part::of(part)?, Unit::of(what)?, window))
+    Some((QuotaPart::of(part)?, Unit::of(what)?, window))
 }
 
-fn read(part: Part, value: &HeaderValue, headers: &HeaderMap, now: SystemTime, quota: Option<&mut Quota>) {
+fn read(part: QuotaPart, value: &HeaderValue, headers: &HeaderMap, now: SystemTime, quota: Option<&mut Quota>) {
     let (Some(quota), Ok(text)) = (quota, value.to_str()) else { return };
     let text = text.trim_ascii();
     match part {
-        Part::Limit => quota.limit = quota.limit.or(integer(text)),
-        Part::Remaining => quota.remaining = quota.remaining.or(integer(text)),
-        Part::Reset => quota.reset = quota.reset.or_else(|| reset(text, headers, now)),
+        QuotaPart::Limit => quota.limit = quota.limit.or(integer(text)),
+        QuotaPart::Remaining => quota.remaining = quota.remaining.or(integer(text)),
+        QuotaPart::Reset => quota.reset = quota.reset.or_else(|| reset(text, headers, now)),
     }
 }
 
@@ -336,7 +336,7 @@ impl Unit {
 
 // === impl Part ===
 
-impl Part {
+impl QuotaPart {
     fn of(name: &str) -> Option<Self> {
         match name {
             "limit" => Some(Self::Limit),
@@ -587,14 +587,14 @@ mod tests {
     fn the_names_of_limits_are_read() {
         let day = Some(DAY);
         for (name, part, unit, window) in [
-            ("x-ratelimit-limit-requests", Part::Limit, Unit::Requests, None),
-            ("x-ratelimit-remaining", Part::Remaining, Unit::Requests, None),
-            ("ratelimit-reset", Part::Reset, Unit::Requests, None),
-            ("ratelimitbysize-remaining", Part::Remaining, Unit::Requests, None),
-            ("x-ratelimit-limit-tokens-minute", Part::Limit, Unit::Tokens, Some(MINUTE)),
-            ("x-ratelimit-limit-tokens-day", Part::Limit, Unit::Tokens, day),
-            ("anthropic-ratelimit-output-tokens-reset", Part::Reset, Unit::OutputTokens, None),
-            ("anthropic-ratelimit-requests-limit", Part::Limit, Unit::Requests, None),
+            ("x-ratelimit-limit-requests", QuotaPart::Limit, Unit::Requests, None),
+            ("x-ratelimit-remaining", QuotaPart::Remaining, Unit::Requests, None),
+            ("ratelimit-reset", QuotaPart::Reset, Unit::Requests, None),
+            ("ratelimitbysize-remaining", QuotaPart::Remaining, Unit::Requests, None),
+            ("x-ratelimit-limit-tokens-minute", QuotaPart::Limit, Unit::Tokens, Some(MINUTE)),
+            ("x-ratelimit-limit-tokens-day", QuotaPart::Limit, Unit::Tokens, day),
+            ("anthropic-ratelimit-output-tokens-reset", QuotaPart::Reset, Unit::OutputTokens, None),
+            ("anthropic-ratelimit-requests-limit", QuotaPart::Limit, Unit::Requests, None),
         ] {
             let read = field(name).unwrap();
             assert_eq!((read.0 as u8, read.1, read.2), (part as u8, unit, window), "{name}");

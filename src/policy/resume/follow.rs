@@ -42,7 +42,7 @@ pub(crate) struct Follower {
     reconnection_time: Option<Duration>,
     /// The stream has told of an error.
     failed: bool,
-    part: Part,
+    part: StreamPart,
     /// An event has come that is new.
     progressed: bool,
     /// The rest was closed by a marker.
@@ -51,7 +51,7 @@ pub(crate) struct Follower {
 
 /// What is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum StreamPart {
     Original,
     /// What came after a cut, whether anything of it was read, and whether an event has shown that it is the rest.
     Rest {
@@ -109,7 +109,7 @@ impl Follower {
             usage: None,
             reconnection_time: None,
             failed: false,
-            part: Part::Original,
+            part: StreamPart::Original,
             progressed: false,
             is_closed: false,
         }
@@ -131,7 +131,7 @@ impl Follower {
         }
         let mut all = self.join(data);
         let skipped = match self.part {
-            Part::Rest { begun: false, .. } => all.len() - without_bom(&all).len(),
+            StreamPart::Rest { begun: false, .. } => all.len() - without_bom(&all).len(),
             _ => 0,
         };
         let mut start = skipped;
@@ -176,17 +176,17 @@ impl Follower {
     /// Reads one block. Returns `false` where the stream turns out to be none that can be continued.
     fn block(&mut self, raw: &[u8]) -> Result<bool, NotResumed> {
         let block = Block::parse(raw);
-        let is_unproved = matches!(self.part, Part::Rest { verified: false, .. });
+        let is_unproved = matches!(self.part, StreamPart::Rest { verified: false, .. });
         match self.part {
-            Part::Original => {
+            StreamPart::Original => {
                 if !self.original(raw, &block) {
                     return Ok(false);
                 }
             }
-            Part::Rest { begun, verified } => {
+            StreamPart::Rest { begun, verified } => {
                 let verified = self.rest(raw, &block, begun, verified)?;
                 self.progressed |= verified && block.data.is_some();
-                self.part = Part::Rest { begun: true, verified };
+                self.part = StreamPart::Rest { begun: true, verified };
             }
         }
         self.bytes = self.bytes.saturating_add(raw.len() as u64);
@@ -197,7 +197,7 @@ impl Follower {
         }
         // A marker alone is also what a server answers that has forgotten the stream: nothing proves that nothing is missing.
         let is_wrong = garbage || is_unproved && is_marker(&block) && self.reader.ended().is_none();
-        if is_wrong && self.part != Part::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
+        if is_wrong && self.part != StreamPart::Original { Err(NotResumed::Contradicted) } else { Ok(true) }
     }
 
     /// Reads what a block says. Returns whether it is in the syntax of no dialect.
@@ -206,7 +206,7 @@ impl Follower {
         let mut garbage = false;
         reader.read(raw, |fact, _| match fact {
             Fact::Started { id: Some(id), .. } => identity.began(id),
-            Fact::Usage(told) if *part != Part::Original => Usage::note(usage, told),
+            Fact::Usage(told) if *part != StreamPart::Original => Usage::note(usage, told),
             Fact::Failed(_) => *failed = true,
             Fact::Unreadable => garbage = true,
             _ => {}
@@ -221,7 +221,7 @@ impl Follower {
             self.identity.began(&id);
             self.model = model;
         }
-        if let Some(told) = said.usage.filter(|_| self.part != Part::Original) {
+        if let Some(told) = said.usage.filter(|_| self.part != StreamPart::Original) {
             Usage::note(&mut self.usage, told);
         }
         self.failed |= said.failed;
@@ -322,7 +322,7 @@ impl Follower {
     pub(crate) fn begin_rest(&mut self) {
         self.blocks = Blocks::default();
         self.held.clear();
-        self.part = Part::Rest { begun: false, verified: false };
+        self.part = StreamPart::Rest { begun: false, verified: false };
     }
 
     /// Whether another answer to the same request could be compared with what was handed on.
@@ -352,9 +352,9 @@ impl Follower {
         while self.blocks.next(&mut rest) {
             if all.is_empty() {
                 all = self.join(data);
-                if let Part::Rest { begun: false, verified } = self.part {
+                if let StreamPart::Rest { begun: false, verified } = self.part {
                     start = all.len() - without_bom(&all).len();
-                    self.part = Part::Rest { begun: true, verified };
+                    self.part = StreamPart::Rest { begun: true, verified };
                 }
             }
             let end = behind_lf(&all, before + data.len() - rest.len());
@@ -400,8 +400,8 @@ impl Follower {
     /// the stream.
     fn has_rest(&self) -> bool {
         match self.part {
-            Part::Original => true,
-            Part::Rest { verified, .. } => verified || self.is_closed || self.restart.is_some(),
+            StreamPart::Original => true,
+            StreamPart::Rest { verified, .. } => verified || self.is_closed || self.restart.is_some(),
         }
     }
 
@@ -426,7 +426,7 @@ impl Follower {
 
     /// Whether what is read came after a cut.
     pub(crate) fn is_rest(&self) -> bool {
-        self.part != Part::Original
+        self.part != StreamPart::Original
     }
 
     /// An error that says that it was cut here.

@@ -12,12 +12,12 @@ use crate::rejection::Rejection;
 /// layer that asks has kept it.
 #[derive(Clone, Copy)]
 pub struct Outcome<'a> {
-    part: Part<'a>,
+    part: OutcomePart<'a>,
     request: Option<RequestView<'a>>,
 }
 
 #[derive(Clone, Copy)]
-enum Part<'a> {
+enum OutcomePart<'a> {
     Head {
         status: StatusCode,
         headers: &'a HeaderMap,
@@ -70,28 +70,28 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub fn head<B>(response: &'a Response<B>) -> Self {
         let (status, headers, extensions) = (response.status(), response.headers(), response.extensions());
-        Self::new(Part::Head { status, headers, extensions })
+        Self::new(OutcomePart::Head { status, headers, extensions })
     }
 
     /// No answer came, or its body broke off.
     #[must_use]
     pub const fn failure(err: &'a (dyn Error + 'static)) -> Self {
-        Self::new(Part::Error(err))
+        Self::new(OutcomePart::Error(err))
     }
 
     /// The body of an answer came to its end with these trailers.
     #[must_use]
     pub const fn end(trailers: &'a HeaderMap) -> Self {
-        Self::new(Part::End(Some(trailers)))
+        Self::new(OutcomePart::End(Some(trailers)))
     }
 
     /// The body of an answer came to its end without the trailers that its head had promised: a gRPC stream without a status.
     #[must_use]
     pub const fn end_without_trailers() -> Self {
-        Self::new(Part::End(None))
+        Self::new(OutcomePart::End(None))
     }
 
-    const fn new(part: Part<'a>) -> Self {
+    const fn new(part: OutcomePart<'a>) -> Self {
         Self { part, request: None }
     }
 
@@ -112,7 +112,7 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub const fn status(&self) -> Option<StatusCode> {
         match self.part {
-            Part::Head { status, .. } => Some(status),
+            OutcomePart::Head { status, .. } => Some(status),
             _ => None,
         }
     }
@@ -121,7 +121,7 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub const fn headers(&self) -> Option<&'a HeaderMap> {
         match self.part {
-            Part::Head { headers, .. } => Some(headers),
+            OutcomePart::Head { headers, .. } => Some(headers),
             _ => None,
         }
     }
@@ -130,7 +130,7 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub const fn extensions(&self) -> Option<&'a Extensions> {
         match self.part {
-            Part::Head { extensions, .. } => Some(extensions),
+            OutcomePart::Head { extensions, .. } => Some(extensions),
             _ => None,
         }
     }
@@ -140,16 +140,16 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub fn trailers(&self) -> Option<&'a HeaderMap> {
         match self.part {
-            Part::Head { extensions, .. } => extensions.get().map(|EarlyTrailers(trailers)| trailers),
-            Part::End(trailers) => trailers,
-            Part::Error(_) => None,
+            OutcomePart::Head { extensions, .. } => extensions.get().map(|EarlyTrailers(trailers)| trailers),
+            OutcomePart::End(trailers) => trailers,
+            OutcomePart::Error(_) => None,
         }
     }
 
     /// Whether this is the end of a body, with trailers or without the ones that were to come.
     #[must_use]
     pub const fn is_end(&self) -> bool {
-        matches!(self.part, Part::End(_))
+        matches!(self.part, OutcomePart::End(_))
     }
 
     /// The refusal of one of our own layers, as a response or as an error.
@@ -157,9 +157,9 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub fn rejection(&self) -> Option<&'a Rejection> {
         match self.part {
-            Part::Head { extensions, .. } => extensions.get(),
-            Part::Error(err) => error::find(err),
-            Part::End(_) => None,
+            OutcomePart::Head { extensions, .. } => extensions.get(),
+            OutcomePart::Error(err) => error::find(err),
+            OutcomePart::End(_) => None,
         }
     }
 
@@ -167,7 +167,7 @@ impl<'a> Outcome<'a> {
     #[must_use]
     pub const fn cause(&self) -> Option<&'a (dyn Error + 'static)> {
         match self.part {
-            Part::Error(err) => Some(err),
+            OutcomePart::Error(err) => Some(err),
             _ => None,
         }
     }
@@ -183,10 +183,10 @@ impl<'a> Outcome<'a> {
 impl fmt::Debug for Outcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part: &dyn fmt::Debug = match &self.part {
-            Part::Head { status, .. } => status,
-            Part::Error(err) => err,
-            Part::End(Some(_)) => &"trailers",
-            Part::End(None) => &"end without trailers",
+            OutcomePart::Head { status, .. } => status,
+            OutcomePart::Error(err) => err,
+            OutcomePart::End(Some(_)) => &"trailers",
+            OutcomePart::End(None) => &"end without trailers",
         };
         f.debug_struct("Outcome").field("part", part).field("request", &self.request).finish()
     }
