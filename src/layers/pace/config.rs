@@ -13,7 +13,7 @@ use crate::proto::rate_limit::Unit;
 
 #[derive(Clone, Debug)]
 pub(super) struct Config {
-    pub(super) role: Role,
+    pub(super) role: PaceRole,
     pub(super) rates: Vec<(Unit, Rate)>,
     pub(super) concurrency: Option<u32>,
     pub(super) learn: bool,
@@ -30,7 +30,7 @@ pub(super) struct Config {
 
 /// Whose limits they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum PaceRole {
     /// The upstream's, by the credential that it is sent.
     Upstream,
     /// Ours, for each caller.
@@ -46,10 +46,10 @@ pub(super) type KeyFn = dyn Fn(&Parts) -> Option<Cow<'_, str>> + Send + Sync;
 // === impl Config ===
 
 impl Config {
-    pub(super) fn new(role: Role) -> Self {
+    pub(super) fn new(role: PaceRole) -> Self {
         let max_wait = match role {
-            Role::Upstream => Duration::from_secs(30),
-            Role::Callers => Duration::ZERO,
+            PaceRole::Upstream => Duration::from_secs(30),
+            PaceRole::Callers => Duration::ZERO,
         };
         Self {
             role,
@@ -65,8 +65,8 @@ impl Config {
             emitter: Emitter::default(),
             peers: None,
             name: match role {
-                Role::Upstream => "pace",
-                Role::Callers => "pace-per-caller",
+                PaceRole::Upstream => "pace",
+                PaceRole::Callers => "pace-per-caller",
             },
         }
     }
@@ -74,19 +74,19 @@ impl Config {
     /// Full buckets for one key. An upstream's calls are spaced; a caller may send at once what it may send at all.
     pub(super) fn buckets(&self) -> Vec<Bucket> {
         let burst = |rate: Rate| match self.role {
-            Role::Upstream => rate.or_burst(1),
-            Role::Callers => rate.or_burst(rate.units()),
+            PaceRole::Upstream => rate.or_burst(1),
+            PaceRole::Callers => rate.or_burst(rate.units()),
         };
         self.rates.iter().map(|(unit, rate)| Bucket::new(*unit, burst(*rate))).collect()
     }
 
     pub(super) fn is_upstream(&self) -> bool {
-        self.role == Role::Upstream
+        self.role == PaceRole::Upstream
     }
 
     /// Whether answers say what their callers have left.
     pub(super) fn shows_limits(&self) -> bool {
-        self.role == Role::Callers && (!self.rates.is_empty() || self.concurrency.is_some())
+        self.role == PaceRole::Callers && (!self.rates.is_empty() || self.concurrency.is_some())
     }
 
     /// Whether tokens are counted, or may come to be.

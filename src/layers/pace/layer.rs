@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::config::{Config, KeyBy, Role};
+use super::config::{Config, KeyBy, PaceRole};
 use super::gate::PaceGate;
 use super::peers::{PacePeers, Peers};
 use super::service::Pace;
@@ -126,7 +126,7 @@ impl PaceLayer {
     /// wait.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Config::new(Role::Upstream), true)
+        Self::with(Config::new(PaceRole::Upstream), true)
     }
 
     /// Limits of your own, for each caller: by [`Tenant`](crate::Tenant), or else by the credentials of the request. Requests
@@ -146,13 +146,13 @@ impl PaceLayer {
     /// ```
     #[must_use]
     pub fn per_caller() -> Self {
-        Self::with(Config::new(Role::Callers), true)
+        Self::with(Config::new(PaceRole::Callers), true)
     }
 
     /// A layer of the same type that passes everything through.
     #[must_use]
     pub fn disabled() -> Self {
-        Self::with(Config::new(Role::Upstream), false)
+        Self::with(Config::new(PaceRole::Upstream), false)
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

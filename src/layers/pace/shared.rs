@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 
-use super::config::{Config, KeyFn, Role};
+use super::config::{Config, KeyFn, PaceRole};
 use super::key::{Limit, Standing};
 use super::report::peer_limit;
 use super::tally::STRIPES;
@@ -64,8 +64,8 @@ impl Shared {
         let credentials = self.callers.credentials(request);
         let caller = self.callers.with_credentials(request, || credentials);
         let hash = match self.config.role {
-            Role::Callers => caller,
-            Role::Upstream => self.upstream_key(request, credentials),
+            PaceRole::Callers => caller,
+            PaceRole::Upstream => self.upstream_key(request, credentials),
         };
         (self.find(hash, || self.default_id(request)), caller)
     }
@@ -109,7 +109,7 @@ impl Shared {
     /// What names the limit of this request in every process.
     fn default_id<B>(&self, request: &Request<B>) -> Fingerprint {
         let mut print;
-        if self.config.role == Role::Callers {
+        if self.config.role == PaceRole::Callers {
             // One limit for all that a caller asks for, of whichever host.
             print = Fingerprinter::new("pace per caller");
             if let Some(tenant) = Tenant::of(request) {

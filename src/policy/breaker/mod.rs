@@ -126,12 +126,12 @@ struct Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallGrant {
     pub(crate) generation: u32,
-    pub(crate) role: Role,
+    pub(crate) role: CallRole,
 }
 
 /// What a call is to the circuit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum CallRole {
     /// One of many.
     Call,
     /// One of the few that a half-open circuit lets through.
@@ -247,17 +247,17 @@ impl Breaker {
         let half = match &mut self.state {
             State::HalfOpen(half) => half,
             State::Isolated { .. } => return Admission::Refused { retry_after: None },
-            _ => return self.granted(Role::Call),
+            _ => return self.granted(CallRole::Call),
         };
         match half.admit(&self.settings, now) {
-            ProbeAdmission::Probe { id } => self.granted(Role::Probe { id }),
+            ProbeAdmission::Probe { id } => self.granted(CallRole::Probe { id }),
             ProbeAdmission::Wait { at_most } => Admission::Refused { retry_after: Some(at_most) },
             ProbeAdmission::Overdue => {
                 // The probes on their way have got no answer in the whole open time.
                 self.unanswered = self.unanswered.saturating_add(1);
                 half.begin_wave(now, self.settings.open_time(self.unanswered, &mut self.rng));
                 match half.admit(&self.settings, now) {
-                    ProbeAdmission::Probe { id } => self.granted(Role::Probe { id }),
+                    ProbeAdmission::Probe { id } => self.granted(CallRole::Probe { id }),
                     _ => Admission::Refused { retry_after: Some(self.settings.open) },
                 }
             }
@@ -268,7 +268,7 @@ impl Breaker {
     pub(crate) fn admit_health(&self, now: Instant) -> Option<CallGrant> {
         match &self.state {
             State::Open(open) if now >= open.probed_from => {
-                Some(CallGrant { generation: self.generation, role: Role::Health })
+                Some(CallGrant { generation: self.generation, role: CallRole::Health })
             }
             _ => None,
         }
@@ -289,7 +289,7 @@ impl Breaker {
         }
         // A later wave of probes is on its way, and decides.
         let mut overtaken = false;
-        if let Role::Probe { id } = grant.role {
+        if let CallRole::Probe { id } = grant.role {
             let State::HalfOpen(half) = &mut self.state else { return (nowhere, None) };
             match half.remove(id) {
                 Some(decides) => overtaken = !decides,
@@ -315,7 +315,7 @@ impl Breaker {
                 let event = enough.then(|| self.close(CircuitReason::ProbesSucceeded, now));
                 (Counted { generation: self.generation, ..nowhere }, event)
             }
-            State::Open(open) if grant.role == Role::Health => {
+            State::Open(open) if grant.role == CallRole::Health => {
                 open.put_off(self.not_before);
                 let event = (!sample.is_bad()).then(|| self.close(CircuitReason::HealthProbeSucceeded, now));
                 (nowhere, event)
@@ -383,7 +383,7 @@ impl Breaker {
                 self.reached(waiting, now)
             }
             State::HalfOpen(half) => {
-                let Role::Probe { id } = grant.role else { return None };
+                let CallRole::Probe { id } = grant.role else { return None };
                 let decides = half.remove(id)?;
                 half.note(Sample { failed: true, throttled: false, slow });
                 decides.then(|| self.probe_failed(false, now))
@@ -394,7 +394,7 @@ impl Breaker {
 
     /// A probe has nothing to say.
     pub(crate) fn give_back(&mut self, probe: CallGrant) {
-        if let (State::HalfOpen(half), Role::Probe { id }) = (&mut self.state, probe.role) {
+        if let (State::HalfOpen(half), CallRole::Probe { id }) = (&mut self.state, probe.role) {
             if probe.generation == self.generation {
                 half.remove(id);
             }
@@ -479,7 +479,7 @@ impl Breaker {
         self.generation
     }
 
-    fn granted(&self, role: Role) -> Admission {
+    fn granted(&self, role: CallRole) -> Admission {
         Admission::Granted(CallGrant { generation: self.generation, role })
     }
 }
@@ -488,11 +488,11 @@ impl Breaker {
 
 impl CallGrant {
     pub(crate) const fn call(generation: u32) -> Self {
-        Self { generation, role: Role::Call }
+        Self { generation, role: CallRole::Call }
     }
 
     pub(crate) fn is_call(self) -> bool {
-        self.role == Role::Call
+        self.role == CallRole::Call
     }
 }
 

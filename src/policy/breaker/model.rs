@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::report::{CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, Role};
+use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, Counted};
 use crate::policy::verdict::Health;
 use crate::policy::window::{CircuitWindow, Slot};
 
@@ -236,7 +236,7 @@ impl Model {
         let Mode::HalfOpen { probes, given, waves, .. } = &mut self.state else {
             let admission = match self.state {
                 Mode::Isolated { .. } => Admission::Refused { retry_after: None },
-                _ => Admission::Granted(CallGrant { generation, role: Role::Call }),
+                _ => Admission::Granted(CallGrant { generation, role: CallRole::Call }),
             };
             return (admission, told);
         };
@@ -252,13 +252,13 @@ impl Model {
         }
         *given += 1;
         probes.push(Probe { id: *given, wave: waves.len(), began: now });
-        (Admission::Granted(CallGrant { generation, role: Role::Probe { id: *given } }), told)
+        (Admission::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), told)
     }
 
     /// Takes a probe off the list: `None` if there is none, false if a later wave is on its way.
     fn remove(&mut self, grant: CallGrant) -> Option<bool> {
         let Mode::HalfOpen { probes, waves, .. } = &mut self.state else { return None };
-        let place = probes.iter().position(|probe| grant.role == Role::Probe { id: probe.id })?;
+        let place = probes.iter().position(|probe| grant.role == CallRole::Probe { id: probe.id })?;
         let probe = probes.remove(place);
         Some(probe.wave == waves.len() || probes.iter().all(|other| other.wave != waves.len()))
     }
@@ -288,7 +288,7 @@ impl Model {
             return (None, None);
         }
         let mut decides = true;
-        if matches!(grant.role, Role::Probe { .. }) {
+        if matches!(grant.role, CallRole::Probe { .. }) {
             match self.remove(grant) {
                 Some(decisive) => decides = decisive,
                 None => return (None, None),
@@ -325,7 +325,7 @@ impl Model {
                 };
                 (None, told)
             }
-            Mode::Open { until, probed_from, .. } if grant.role == Role::Health => {
+            Mode::Open { until, probed_from, .. } if grant.role == CallRole::Health => {
                 *until = asked.map_or(*until, |at| at.max(*until));
                 *probed_from = asked.map_or(*probed_from, |at| at.max(*probed_from));
                 let told = if bad { None } else { self.close(CircuitReason::HealthProbeSucceeded, now) };
@@ -675,7 +675,7 @@ proptest! {
             if let Step::Settle(which, result, waiting) = step {
                 let grant = out.get(which).copied();
                 let fast = lazy.fast().filter(|fast| {
-                    grant.is_some_and(|grant| grant.generation == fast.generation && grant.role == Role::Call)
+                    grant.is_some_and(|grant| grant.generation == fast.generation && grant.role == CallRole::Call)
                         && result == CallResult::SUCCESS
                         && fast.until.is_none_or(|until| now < until)
                 });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::report::{CircuitChange, CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, Refuses, Role};
+use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, Counted, Refuses};
 use crate::policy::verdict::Health;
 use crate::policy::window::{CircuitWindow, Slot};
 
@@ -434,7 +434,7 @@ fn an_open_circuit_refuses_until_its_time_is_over() {
     assert_eq!(circuit.admit(), refused(5 * S));
     assert_eq!(circuit.pass(5 * S - NANO).admit(), refused(NANO));
     let probe = circuit.pass(NANO).grant();
-    assert_eq!(probe.role, Role::Probe { id: 1 });
+    assert_eq!(probe.role, CallRole::Probe { id: 1 });
     assert_eq!(circuit.state(), CircuitState::HalfOpen);
 }
 
@@ -526,7 +526,7 @@ fn a_neutral_probe_frees_its_place() {
     let probe = circuit.pass(5 * S).grant();
     assert_eq!(circuit.admit(), refused(5 * S));
     assert_eq!(circuit.settle(probe, NEUTRAL), None);
-    assert_eq!(circuit.grant().role, Role::Probe { id: 2 });
+    assert_eq!(circuit.grant().role, CallRole::Probe { id: 2 });
 }
 
 #[test]
@@ -652,7 +652,7 @@ fn by_hand_an_open_circuit_probes_after_the_time_that_was_given() {
     assert_eq!(circuit.machine.open_by_hand(60 * S, circuit.now), None, "it was open before");
     assert_eq!(circuit.pass(59 * S).admit(), refused(S));
     let probe = circuit.pass(S).grant();
-    assert!(matches!(probe.role, Role::Probe { .. }));
+    assert!(matches!(probe.role, CallRole::Probe { .. }));
 }
 
 #[test]
@@ -829,7 +829,7 @@ fn a_probe_that_is_given_back_frees_its_place_in_its_own_wave_only() {
     assert!(matches!(circuit.admit(), Admission::Refused { .. }));
     circuit.machine.give_back(CallGrant { generation: probe.generation + 1, ..probe });
     assert!(matches!(circuit.admit(), Admission::Refused { .. }), "of another generation");
-    circuit.machine.give_back(CallGrant { role: Role::Call, ..probe });
+    circuit.machine.give_back(CallGrant { role: CallRole::Call, ..probe });
     assert!(matches!(circuit.admit(), Admission::Refused { .. }), "no probe");
     circuit.machine.give_back(probe);
     circuit.grant();

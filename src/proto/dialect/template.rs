@@ -19,7 +19,7 @@ use crate::proto::sse::LineEnding;
 
 /// What the value of a key is to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ValueRole {
     /// It decides what the event says, so it must be the same.
     Literal,
     /// It may be anything.
@@ -86,7 +86,7 @@ struct Value {
 struct Hole {
     /// Where in the text what stands before it ends.
     at: usize,
-    role: Role,
+    role: ValueRole,
     is_string: bool,
 }
 
@@ -162,7 +162,7 @@ impl Form {
         }
         let mut form = Self { text: Vec::with_capacity(event.data.len()), values: Vec::new() };
         let mut rest = event.data;
-        let mut role = Role::Literal;
+        let mut role = ValueRole::Literal;
         let (mut counters, mut texts): (Vec<&[u8]>, u32) = (Vec::new(), 0);
         while let Some((&first, behind)) = rest.split_first() {
             let length = match first {
@@ -172,7 +172,7 @@ impl Form {
                     if after.trim_ascii_start().first() == Some(&b':') {
                         let key = behind.get(..inside)?;
                         role = kind.role(key);
-                        let counts = matches!(role, Role::Input | Role::Output | Role::Sequence);
+                        let counts = matches!(role, ValueRole::Input | ValueRole::Output | ValueRole::Sequence);
                         if key.contains(&b'\\') || counts && counters.contains(&key) {
                             return None;
                         }
@@ -198,7 +198,7 @@ impl Form {
                 }
                 // What is inside of brackets has keys of its own; their elements have none.
                 b'{' | b'[' => {
-                    role = Role::Literal;
+                    role = ValueRole::Literal;
                     1
                 }
                 _ => 1,
@@ -207,17 +207,17 @@ impl Form {
             form.text.extend_from_slice(taken);
             rest = behind;
         }
-        let places = form.values.iter().filter(|value| value.hole.role == Role::Text).count();
+        let places = form.values.iter().filter(|value| value.hole.role == ValueRole::Text).count();
         (texts == 1 && places == 1).then_some(form)
     }
 
     /// Leaves a value out, or keeps it where it must be the same. `None`: there are too many of them.
-    fn value(&mut self, role: Role, value: &[u8], is_string: bool) -> Option<()> {
-        if role == Role::Literal {
+    fn value(&mut self, role: ValueRole, value: &[u8], is_string: bool) -> Option<()> {
+        if role == ValueRole::Literal {
             self.text.extend_from_slice(value);
         } else if self.values.len() < MAX_HOLES {
             let hole = Hole { at: self.text.len(), role, is_string };
-            self.values.push(Value { hole, seen: value.to_vec(), differs: role != Role::Any });
+            self.values.push(Value { hole, seen: value.to_vec(), differs: role != ValueRole::Any });
         } else {
             return None;
         }
@@ -308,13 +308,13 @@ impl Template {
             let (value, behind) = rest.split_at_checked(length)?;
             rest = behind;
             match hole.role {
-                Role::Literal | Role::Any => {}
+                ValueRole::Literal | ValueRole::Any => {}
                 // Without a text it is no delta.
-                Role::Text if value.is_empty() => return None,
-                Role::Text => matched.text = value,
-                Role::Input => usage.input = Some(number(value)?),
-                Role::Output => usage.output = Some(usage.output.unwrap_or(0).saturating_add(number(value)?)),
-                Role::Sequence => matched.sequence = Some(number(value)?),
+                ValueRole::Text if value.is_empty() => return None,
+                ValueRole::Text => matched.text = value,
+                ValueRole::Input => usage.input = Some(number(value)?),
+                ValueRole::Output => usage.output = Some(usage.output.unwrap_or(0).saturating_add(number(value)?)),
+                ValueRole::Sequence => matched.sequence = Some(number(value)?),
             }
         }
         matched.usage = self.has_usage.then_some(usage);

@@ -8,7 +8,7 @@ use super::fact::{Channel, Fact};
 use super::json;
 use super::kind::Kind;
 use super::reader::Dialect;
-use super::template::Role;
+use super::template::ValueRole;
 
 mod anthropic;
 mod chat;
@@ -77,25 +77,25 @@ impl Kind {
     }
 
     /// What the value of a key is to this dialect's events, where two events may differ in it and say the same.
-    pub(super) fn role(self, key: &[u8]) -> Role {
+    pub(super) fn role(self, key: &[u8]) -> ValueRole {
         match (self, key) {
             (Self::OpenAiChat, b"content" | b"reasoning_content" | b"reasoning" | b"text" | b"arguments")
             | (Self::OpenAiResponses, b"delta")
             | (Self::Anthropic, b"text" | b"thinking" | b"partial_json")
             | (Self::Gemini, b"text")
             | (Self::Cohere, b"text" | b"thinking" | b"arguments")
-            | (Self::Ollama, b"content" | b"thinking" | b"response") => Role::Text,
+            | (Self::Ollama, b"content" | b"thinking" | b"response") => ValueRole::Text,
             (Self::OpenAiChat, b"id" | b"model" | b"created" | b"obfuscation" | b"total_tokens" | b"cached_tokens")
             | (Self::OpenAiChat, b"reasoning_tokens" | b"system_fingerprint" | b"p")
             | (Self::OpenAiResponses, b"item_id" | b"obfuscation")
             | (Self::Gemini, b"responseId" | b"modelVersion" | b"totalTokenCount" | b"tokenCount")
             | (Self::Gemini, b"cachedContentTokenCount")
-            | (Self::Ollama, b"model" | b"created_at") => Role::Any,
-            (Self::OpenAiChat, b"prompt_tokens") | (Self::Gemini, b"promptTokenCount") => Role::Input,
+            | (Self::Ollama, b"model" | b"created_at") => ValueRole::Any,
+            (Self::OpenAiChat, b"prompt_tokens") | (Self::Gemini, b"promptTokenCount") => ValueRole::Input,
             (Self::OpenAiChat, b"completion_tokens")
-            | (Self::Gemini, b"candidatesTokenCount" | b"thoughtsTokenCount") => Role::Output,
-            (Self::OpenAiResponses, b"sequence_number") => Role::Sequence,
-            _ => Role::Literal,
+            | (Self::Gemini, b"candidatesTokenCount" | b"thoughtsTokenCount") => ValueRole::Output,
+            (Self::OpenAiResponses, b"sequence_number") => ValueRole::Sequence,
+            _ => ValueRole::Literal,
         }
     }
 }
