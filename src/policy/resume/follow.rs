@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::NotResumed;
 use super::history::History;
-use super::order::Order;
+use super::order::EventOrder;
 use super::restart::{Original, Restart, Said};
 use crate::error::StreamTruncated;
 use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
@@ -24,7 +24,7 @@ pub(crate) struct Follower {
     /// What was read of a block that is not whole yet.
     held: BytesMut,
     reader: Reader,
-    order: Order,
+    order: EventOrder,
     /// The last event that was handed on is at the cursor.
     is_exact: bool,
     /// Bytes of whole blocks.
@@ -98,7 +98,7 @@ impl Follower {
             blocks: Blocks::default(),
             held: BytesMut::new(),
             reader: Reader::new(kind, Framing::EventStream),
-            order: Order::default(),
+            order: EventOrder::default(),
             is_exact: false,
             bytes: 0,
             identity: Identity::default(),

@@ -13,7 +13,7 @@ use crate::proto::resume::Mark;
 
 /// The cursors of a stream so far.
 #[derive(Debug, Default)]
-pub(crate) struct Order {
+pub(crate) struct EventOrder {
     last: Option<Mark>,
     /// The numbers that were counted through, behind the same text.
     counted: Option<(String, RangeInclusive<u64>)>,
@@ -29,7 +29,7 @@ const MAX_SEEN: usize = 4 * 1024;
 
 // === impl Order ===
 
-impl Order {
+impl EventOrder {
     /// The server has set this cursor, of its own accord.
     pub(crate) fn observe(&mut self, mark: Mark) {
         if !self.named {
@@ -94,8 +94,8 @@ mod tests {
         Mark { text: text.to_owned(), is_number: false }
     }
 
-    fn after(seen: &[&str]) -> Order {
-        let mut order = Order::default();
+    fn after(seen: &[&str]) -> EventOrder {
+        let mut order = EventOrder::default();
         seen.iter().for_each(|text| order.observe(mark(text)));
         order
     }
@@ -132,7 +132,7 @@ mod tests {
         assert!(order.last().is_some());
         order.observe(mark("y"));
         assert!(order.last().is_none());
-        let mut numbers = Order::default();
+        let mut numbers = EventOrder::default();
         (0..2 * MAX_SEEN).for_each(|n| numbers.observe(mark(&n.to_string())));
         assert!(numbers.last().is_some() && numbers.seen.is_empty());
     }
