@@ -33,7 +33,7 @@ pin_project! {
         #[pin]
         stage: Stage<S, S::Future, S::Error>,
         // `None`: it is no message, or its call is over.
-        message: Option<Message>,
+        message: Option<EnteredMessage>,
     }
 }
 
@@ -60,7 +60,7 @@ struct Parked<S> {
 }
 
 /// A message in its conversation.
-struct Message {
+struct EnteredMessage {
     call: Call,
     config: Arc<Config>,
 }
@@ -106,7 +106,7 @@ where
 }
 
 /// A message that was read comes to its conversation.
-fn enter<S>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (StageOf<S>, Option<Message>)
+fn enter<S>(service: S, mut request: Request<CallBody>, arrived: Arrived) -> (StageOf<S>, Option<EnteredMessage>)
 where
     S: Service<Request<CallBody>>,
 {
@@ -118,7 +118,7 @@ where
                 true => begin(service, request),
                 false => Stage::Waiting { waiting: Box::default(), parked: Box::new(Parked { service, request }) },
             };
-            return (stage, Some(Message { call, config }));
+            return (stage, Some(EnteredMessage { call, config }));
         }
         Err(Refusal::Superseded) => RejectionKind::Superseded,
         Err(Refusal::Busy) => RejectionKind::ConversationBusy,
@@ -138,8 +138,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let is_ended = |message: &mut Message| message.call.cancellation().is_cancelled();
-            if let Some(Message { config, .. }) = this.message.take_if(is_ended) {
+            let is_ended = |message: &mut EnteredMessage| message.call.cancellation().is_cancelled();
+            if let Some(EnteredMessage { config, .. }) = this.message.take_if(is_ended) {
                 // What is inside is dropped, and finds that it is not to wait for another attempt.
                 let kind = RejectionKind::Superseded;
                 this.stage.set(Stage::Refused { kind });
@@ -159,7 +159,7 @@ where
                     this.stage.set(next);
                 }
                 StageProj::Waiting { waiting, .. } => {
-                    let Some(Message { call, .. }) = this.message.as_ref() else { return Poll::Pending };
+                    let Some(EnteredMessage { call, .. }) = this.message.as_ref() else { return Poll::Pending };
                     if waiting.poll(call, cx).is_pending() {
                         // Its turn may have come meanwhile: it is looked at once more, with a waker in place.
                         if call.poll_cancelled(cx).is_ready() {
@@ -217,12 +217,12 @@ where
 }
 
 /// The head is here.
-fn watch<B>(response: Response<B>, message: Option<Message>) -> Response<SupersedeBody<B>>
+fn watch<B>(response: Response<B>, message: Option<EnteredMessage>) -> Response<SupersedeBody<B>>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
 {
-    let Some(Message { call, config }) = message else { return response.map(SupersedeBody::untouched) };
+    let Some(EnteredMessage { call, config }) = message else { return response.map(SupersedeBody::untouched) };
     // An answer that comes later, and elsewhere: until then a newer message takes its place.
     let goes_on = response.extensions().get::<GoesOn>().is_some();
     let (is_final, is_over) = (!goes_on && !is_retried(&response), response.body().is_end_stream());
