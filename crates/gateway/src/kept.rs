@@ -10,9 +10,9 @@ use super::callers;
 
 /// The layers that keep something.
 #[derive(Clone, Default)]
-pub(crate) struct Kept(Arc<Mutex<Vec<Place>>>);
+pub(crate) struct Kept(Arc<Mutex<Vec<ForgetfulLayer>>>);
 
-struct Place {
+struct ForgetfulLayer {
     /// As answers name it.
     name: &'static str,
     forget: Box<Forget>,
@@ -58,7 +58,7 @@ impl Kept {
     }
 
     fn add(&self, name: &'static str, forget: impl Fn(Option<&Tenant>) -> usize + Send + 'static) {
-        let place = Place { name, forget: Box::new(forget) };
+        let place = ForgetfulLayer { name, forget: Box::new(forget) };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(place);
     }
 }

@@ -27,7 +27,7 @@ use super::drain::Drain;
 use super::headers::Peer;
 use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
-use super::routes::{Place, Routes};
+use super::routes::{RouteMatch, Routes};
 use super::spare::Spares;
 use super::telemetry::Seldom;
 use super::unread::Sender;
@@ -95,7 +95,7 @@ impl<S> Proxy<S> {
         let attempts = Made::default();
         parts.extensions.insert(attempts.asked.clone());
         parts.extensions.insert(attempts.report.clone());
-        let depends = matches!(place, Place::Unsure);
+        let depends = matches!(place, RouteMatch::Unsure);
         let request = match self.inspector.inspect(Request::from_parts(parts, body), depends).await {
             Ok(request) => request,
             Err(Unread::Late(body)) => return sender.answer(body, problem::late_request()).await,
@@ -148,16 +148,18 @@ impl<S> Proxy<S> {
 
     /// Where a request goes, by its head. `Err`: the answer to one that goes no further than here. In the stack it would be a fault
     /// of the upstream: tried again, and counted by its breaker.
-    fn place(&self, parts: &mut Parts) -> Result<Place<'_, S>, Box<Response<AnswerBody>>> {
+    fn place(&self, parts: &mut Parts) -> Result<RouteMatch<'_, S>, Box<Response<AnswerBody>>> {
         if parts.method == Method::CONNECT {
             return Err(problem::no_tunnels().into());
         }
         let place = self.routes.by_head(parts.uri.path());
         match &place {
-            Place::Nowhere => return Err(problem::no_route().into()),
-            Place::Ambiguous => return Err(problem::ambiguous_path().into()),
-            Place::At(route) if !route.upstream.has_place(&parts.uri) => return Err(problem::no_such_place().into()),
-            Place::At(_) | Place::Answers(_) | Place::Unsure => {}
+            RouteMatch::Nowhere => return Err(problem::no_route().into()),
+            RouteMatch::Ambiguous => return Err(problem::ambiguous_path().into()),
+            RouteMatch::At(route) if !route.upstream.has_place(&parts.uri) => {
+                return Err(problem::no_such_place().into());
+            }
+            RouteMatch::At(_) | RouteMatch::Answers(_) | RouteMatch::Unsure => {}
         }
         if is_last_hop(parts) { Err(problem::last_hop(&parts.method).into()) } else { Ok(place) }
     }
@@ -165,17 +167,19 @@ impl<S> Proxy<S> {
     /// What answers a call. `Err`: nothing does, and this makes the refusal.
     fn stack<'a>(
         &'a self,
-        place: &Place<'a, S>,
+        place: &RouteMatch<'a, S>,
         parts: &Parts,
         model: Option<&Model>,
     ) -> Result<&'a Spares<S>, fn() -> Response<AnswerBody>> {
         match *place {
-            Place::At(route) => return Ok(&route.stack),
-            Place::Answers(stack) => return Ok(stack),
+            RouteMatch::At(route) => return Ok(&route.stack),
+            RouteMatch::Answers(stack) => return Ok(stack),
             // Which limits hold is not for the caller to choose.
-            Place::Unsure if parts.extensions.get::<UnclearModel>().is_some() => return Err(problem::unclear_model),
-            Place::Unsure if parts.extensions.get::<NoMemory>().is_some() => return Err(problem::no_memory),
-            Place::Unsure | Place::Ambiguous | Place::Nowhere => {}
+            RouteMatch::Unsure if parts.extensions.get::<UnclearModel>().is_some() => {
+                return Err(problem::unclear_model);
+            }
+            RouteMatch::Unsure if parts.extensions.get::<NoMemory>().is_some() => return Err(problem::no_memory),
+            RouteMatch::Unsure | RouteMatch::Ambiguous | RouteMatch::Nowhere => {}
         }
         let found = self.routes.find(parts.uri.path(), model.map(Model::as_str));
         let Some(route) = found else { return Err(problem::no_route) };

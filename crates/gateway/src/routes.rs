@@ -25,7 +25,7 @@ pub(crate) struct Served<S> {
 }
 
 /// What a request's head says of its route.
-pub(crate) enum Place<'a, S> {
+pub(crate) enum RouteMatch<'a, S> {
     At(&'a Served<S>),
     /// At an answer that callers come back to.
     Answers(&'a Spares<S>),
@@ -45,17 +45,17 @@ impl<S> Routes<S> {
     }
 
     /// The place of a call whose body was not read yet.
-    pub(crate) fn by_head(&self, path: &str) -> Place<'_, S> {
+    pub(crate) fn by_head(&self, path: &str) -> RouteMatch<'_, S> {
         if answers::is_one(path) {
-            return Place::Answers(&self.answers);
+            return RouteMatch::Answers(&self.answers);
         }
         if self.has_paths && paths::is_ambiguous(path, &self.routes.iter().map(|route| &*route.calls.path)) {
-            return Place::Ambiguous;
+            return RouteMatch::Ambiguous;
         }
         match self.routes.iter().find(|route| path.starts_with(&route.calls.path)) {
-            Some(route) if route.calls.model.is_none() => Place::At(route),
-            Some(_) => Place::Unsure,
-            None => Place::Nowhere,
+            Some(route) if route.calls.model.is_none() => RouteMatch::At(route),
+            Some(_) => RouteMatch::Unsure,
+            None => RouteMatch::Nowhere,
         }
     }
 

@@ -7,7 +7,7 @@ use http::{Extensions, StatusCode};
 
 #[cfg(feature = "tracing")]
 use super::trace::CallSpan;
-use super::trace::Place;
+use super::trace::TraceSpan;
 use crate::call::{Attempt, CallInfo, Entered};
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::rt::clock;
@@ -42,7 +42,7 @@ pub(super) enum End {
 
 impl ObservedCall {
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
-    pub(super) fn new(info: CallInfo, place: Option<Place>, extensions: &mut Extensions) -> Self {
+    pub(super) fn new(info: CallInfo, place: Option<TraceSpan>, extensions: &mut Extensions) -> Self {
         #[cfg(feature = "tracing")]
         let span = call_span(&info, place);
         #[cfg(feature = "tracing")]
@@ -64,7 +64,7 @@ impl ObservedCall {
     }
 
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
-    pub(super) fn attempt(upstream: &str, attempt: Attempt, place: Option<Place>, extensions: &Extensions) -> Self {
+    pub(super) fn attempt(upstream: &str, attempt: Attempt, place: Option<TraceSpan>, extensions: &Extensions) -> Self {
         Self {
             #[cfg(feature = "tracing")]
             span: attempt_span(upstream, attempt, place, extensions),
@@ -153,7 +153,7 @@ impl Drop for ObservedCall {
 }
 
 #[cfg(feature = "tracing")]
-fn call_span(info: &CallInfo, place: Option<Place>) -> tracing::Span {
+fn call_span(info: &CallInfo, place: Option<TraceSpan>) -> tracing::Span {
     let span = tracing::info_span!(
         "call",
         id = info.id(),
@@ -172,7 +172,7 @@ fn call_span(info: &CallInfo, place: Option<Place>) -> tracing::Span {
 fn attempt_span(
     upstream: &str,
     Attempt(attempt): Attempt,
-    place: Option<Place>,
+    place: Option<TraceSpan>,
     extensions: &Extensions,
 ) -> tracing::Span {
     let _call = extensions.get().map(|CallSpan(span)| span.enter());
@@ -188,8 +188,8 @@ fn attempt_span(
 }
 
 #[cfg(feature = "tracing")]
-fn in_trace(span: tracing::Span, place: Option<Place>) -> tracing::Span {
-    if let Some(Place { own, parent }) = place {
+fn in_trace(span: tracing::Span, place: Option<TraceSpan>) -> tracing::Span {
+    if let Some(TraceSpan { own, parent }) = place {
         span.record("trace_id", own.trace_id());
         span.record("span_id", own.span_id());
         span.record("parent_id", parent.span_id());

@@ -16,7 +16,7 @@ pub(super) struct CallSpan(pub(super) tracing::Span);
 /// A span of a trace, and the one that it is in.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "tracing"), expect(dead_code, reason = "spans tell of it"))]
-pub(super) struct Place {
+pub(super) struct TraceSpan {
     pub(super) own: TraceContext,
     pub(super) parent: TraceContext,
 }
@@ -25,7 +25,7 @@ pub(super) struct Place {
 
 impl Trace {
     /// Begins a call's span inside of its caller's, where that is asked for.
-    pub(super) fn begin<B>(request: &mut Request<B>, asked: bool) -> Option<Place> {
+    pub(super) fn begin<B>(request: &mut Request<B>, asked: bool) -> Option<TraceSpan> {
         // A stack around this one may have begun one, which attempts of this one would name to the upstream.
         request.extensions_mut().remove::<Self>();
         if !asked {
@@ -37,7 +37,7 @@ impl Trace {
     }
 
     /// Begins an attempt's span inside of its call's, and names it to the upstream.
-    pub(super) fn attempt<B>(request: &mut Request<B>) -> Option<Place> {
+    pub(super) fn attempt<B>(request: &mut Request<B>) -> Option<TraceSpan> {
         let Self(call) = request.extensions().get().copied()?;
         let place = inside(call);
         place.own.mark(request.headers_mut());
@@ -45,6 +45,6 @@ impl Trace {
     }
 }
 
-fn inside(parent: TraceContext) -> Place {
-    Place { own: parent.child(fastrand::u64(..)), parent }
+fn inside(parent: TraceContext) -> TraceSpan {
+    TraceSpan { own: parent.child(fastrand::u64(..)), parent }
 }

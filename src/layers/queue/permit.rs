@@ -3,7 +3,7 @@ use std::task::{Context, Poll};
 use http::Response;
 use http_body::Body;
 
-use super::shared::{Place, Shared};
+use super::shared::{HeldPlace, Shared};
 use crate::admission::{End, Permit, Watch};
 use crate::policy::queue::Load;
 use crate::policy::verdict::{Health, Outcome};
@@ -16,7 +16,7 @@ use crate::rt::sync::{AtomicU32, Ordering};
 #[derive(Debug)]
 pub struct QueuePermit {
     shared: ThreadArc<Shared>,
-    place: Place,
+    place: HeldPlace,
     load: Load,
     /// Odd while it is the reader's turn.
     turn: u32,
@@ -25,7 +25,7 @@ pub struct QueuePermit {
 // === impl QueuePermit ===
 
 impl QueuePermit {
-    pub(super) fn new(shared: ThreadArc<Shared>, place: Place) -> Self {
+    pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace) -> Self {
         Self { shared, place, load: Load::Unknown, turn: 0 }
     }
 

@@ -43,14 +43,14 @@ struct State {
 
 pub(super) enum Waiter {
     Waiting(Option<Waker>),
-    Granted(Place),
+    Granted(HeldPlace),
     /// Its lane was the longest when the line was full.
     Evicted,
 }
 
 /// A place, held by one call. Given back with [`Shared::leave`].
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct HeldPlace {
     grant: PlaceGrant,
     slot: u32,
     /// When it was taken, for one in a few calls: the mean of those is as good.
@@ -71,14 +71,14 @@ pub struct QueueStats {
 
 /// What became of a call that came.
 pub(super) enum Arrived {
-    Place(Place),
+    Place(HeldPlace),
     Waits(Ticket),
     Full { expected: Option<Duration> },
 }
 
 /// What a waiter is told.
 pub(super) enum WaitState {
-    Place(Place),
+    Place(HeldPlace),
     Full,
     /// It is to look at the readers at this time, where it has been made the one who does.
     Wait(Option<Instant>),
@@ -195,10 +195,10 @@ impl Shared {
     }
 
     #[inline]
-    fn taken(&self, tenant: u64, taken: &Taken) -> Place {
+    fn taken(&self, tenant: u64, taken: &Taken) -> HeldPlace {
         self.show_entered();
         let since = (taken.uses % MEASURED_IDLE == 0).then(crate::rt::clock::now);
-        Place { grant: PlaceGrant::uncounted(tenant), slot: taken.slot, since }
+        HeldPlace { grant: PlaceGrant::uncounted(tenant), slot: taken.slot, since }
     }
 
     /// Whether the wait is over; if not, whom to wake when it is.
@@ -242,7 +242,7 @@ impl Shared {
 
     /// A call is over.
     #[inline]
-    pub(super) fn leave(&self, place: &Place, load: Load, now: impl FnOnce() -> Instant) {
+    pub(super) fn leave(&self, place: &HeldPlace, load: Load, now: impl FnOnce() -> Instant) {
         self.show_left();
         let hold = place.since.map(|since| now().saturating_duration_since(since));
         if !self.is_fixed() || !self.slots.give_back(place.slot, place.grant.tenant) {
@@ -253,7 +253,7 @@ impl Shared {
     }
 
     #[inline(never)]
-    fn leave_counted(&self, place: &Place, load: Load, hold: Option<Duration>) {
+    fn leave_counted(&self, place: &HeldPlace, load: Load, hold: Option<Duration>) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
         let before = state.places.limit();
@@ -281,7 +281,7 @@ impl Shared {
         woken.wake();
     }
 
-    pub(super) fn turn(&self, place: &Place) -> Option<&AtomicU32> {
+    pub(super) fn turn(&self, place: &HeldPlace) -> Option<&AtomicU32> {
         self.slots.turn(place.slot)
     }
 
@@ -369,21 +369,21 @@ impl State {
         slots.take_any(tenant).or_else(|| slots.count(tenant, |holder| places.count(holder)))
     }
 
-    fn enter(&mut self, tenant: u64, slots: &Slots) -> Option<Place> {
+    fn enter(&mut self, tenant: u64, slots: &Slots) -> Option<HeldPlace> {
         let grant = self.places.enter(tenant)?;
         Some(self.place(grant, slots))
     }
 
     /// It is the upstream's turn first.
-    fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> Place {
+    fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> HeldPlace {
         let slot = self.vacant.pop().or_else(|| self.spare.pop()).unwrap_or(u32::MAX);
         slots.assign(slot, grant.tenant);
         self.granted = self.granted.wrapping_add(1);
         let since = (self.granted % MEASURED == 1).then(crate::rt::clock::now);
-        Place { grant, slot, since }
+        HeldPlace { grant, slot, since }
     }
 
-    fn leave(&mut self, place: &Place, load: Load, hold: Option<Duration>, slots: &Slots) {
+    fn leave(&mut self, place: &HeldPlace, load: Load, hold: Option<Duration>, slots: &Slots) {
         self.places.leave(place.grant, load, hold.map(micros));
         slots.vacate(place.slot);
         // The next call here has not been looked at.
@@ -406,7 +406,7 @@ impl State {
         }
     }
 
-    fn forget(&mut self, ticket: Ticket, woken: &mut Woken) -> Option<Place> {
+    fn forget(&mut self, ticket: Ticket, woken: &mut Woken) -> Option<HeldPlace> {
         let waiter = self.places.forget(ticket);
         if self.sweeper == Some(ticket) {
             // Another one that waits takes it over when it is polled.

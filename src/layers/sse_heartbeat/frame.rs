@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::place::Place;
+use super::place::StreamPosition;
 use crate::error::InvalidConfig;
 use crate::proto::dialect::{KeepAlive, Kind};
 use crate::proto::sse::LineEnding;
@@ -91,7 +91,7 @@ impl HeartbeatFrame {
 
     /// Whether one may be inserted where the stream is.
     #[inline]
-    pub(super) fn may_be_at(&self, place: Place<'_>) -> bool {
+    pub(super) fn may_be_at(&self, place: StreamPosition<'_>) -> bool {
         let scanner = place.scanner;
         // A frame that loses its blank line once an id was seen stays outside of events.
         let safe = if self.has_blank() {
@@ -112,7 +112,7 @@ impl HeartbeatFrame {
     }
 
     /// The bytes of a heartbeat for where the stream is.
-    pub(super) fn render(&self, place: Place<'_>) -> Bytes {
+    pub(super) fn render(&self, place: StreamPosition<'_>) -> Bytes {
         let (ending, id_seen) = (place.scanner.ending(), place.has_ids());
         let bytes = match self {
             Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
@@ -184,7 +184,7 @@ mod tests {
     fn at(frame: &HeartbeatFrame, stream: &str) -> Option<Bytes> {
         let mut scanner = Scanner::new();
         scanner.scan(stream.as_bytes());
-        let place = Place { scanner: &scanner, ids: None };
+        let place = StreamPosition { scanner: &scanner, ids: None };
         frame.may_be_at(place).then(|| frame.render(place))
     }
 

@@ -5,7 +5,7 @@ use crate::proto::sse::Scanner;
 
 /// What has gone by of a stream into which something is to be inserted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct StreamPosition<'a> {
     pub(super) scanner: &'a Scanner,
     /// Of a layer inside that looks for ids: then `scanner` does not.
     pub(super) ids: Option<&'a Ending>,
@@ -13,7 +13,7 @@ pub(super) struct Place<'a> {
 
 // === impl Place ===
 
-impl Place<'_> {
+impl StreamPosition<'_> {
     /// Whether the stream has set an id, or may have.
     pub(super) fn has_ids(self) -> bool {
         self.scanner.id_seen() || self.ids.is_some_and(|ids| ids.may_have_ids() != Some(false))

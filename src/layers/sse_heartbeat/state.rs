@@ -14,7 +14,7 @@ use super::frame::HeartbeatFrame;
 use super::head;
 use super::notices::CallNotices;
 use super::pending::PendingAnswer;
-use super::place::{self, Place};
+use super::place::{self, StreamPosition};
 use crate::body::boxed::Polled;
 use crate::body::ending::Ending;
 use crate::error::{BoxError, StreamSilent};
@@ -115,8 +115,8 @@ impl<B> HeartbeatState<B> {
     }
 
     #[inline]
-    fn place(&self) -> Place<'_> {
-        Place { scanner: &self.scanner, ids: self.ids.as_ref() }
+    fn place(&self) -> StreamPosition<'_> {
+        StreamPosition { scanner: &self.scanner, ids: self.ids.as_ref() }
     }
 
     #[inline]

@@ -15,7 +15,7 @@ use super::chunks::Chunks;
 /// many there are.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
-    places: Chunks<Place<T>>,
+    places: Chunks<WaitingCall<T>>,
     /// The first of those that are free, each of which names the next as the one behind it.
     free: u32,
     taken: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Ticket {
 }
 
 #[derive(Debug)]
-struct Place<T> {
+struct WaitingCall<T> {
     /// `None`: it is free.
     serial: Option<NonZeroU64>,
     tenant: u64,
@@ -98,7 +98,7 @@ impl<T> FairQueue<T> {
         let lane = self.tenants.entry(tenant).or_default();
         let before = lane.last;
         let place =
-            Place { serial: Some(serial), tenant, waiter: Some(waiter), is_waiting: true, before, behind: NONE };
+            WaitingCall { serial: Some(serial), tenant, waiter: Some(waiter), is_waiting: true, before, behind: NONE };
         let index = match self.places.get_mut(self.free) {
             Some(free) => {
                 let next = free.behind;
@@ -139,7 +139,7 @@ impl<T> FairQueue<T> {
 
     /// Whether it is the first of its tenant.
     pub(crate) fn is_first_of_tenant(&self, ticket: Ticket) -> bool {
-        let is_it = |place: &&Place<T>| place.serial == Some(ticket.serial) && place.is_waiting;
+        let is_it = |place: &&WaitingCall<T>| place.serial == Some(ticket.serial) && place.is_waiting;
         self.places.get(ticket.place).filter(is_it).is_some_and(|place| place.before == NONE)
     }
 
@@ -201,7 +201,7 @@ impl<T> FairQueue<T> {
         others.map(|(_, lane)| lane.len.min(own + 1)).sum::<usize>() + own
     }
 
-    fn place(&mut self, ticket: Ticket) -> Option<&mut Place<T>> {
+    fn place(&mut self, ticket: Ticket) -> Option<&mut WaitingCall<T>> {
         self.places.get_mut(ticket.place).filter(|place| place.serial == Some(ticket.serial))
     }
 

@@ -41,7 +41,7 @@ pub(crate) struct Comparison {
 
 /// How a part of a new answer lies to what the caller has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Overlap {
     /// The caller has it.
     Inside,
     /// The caller has as many bytes of this text.
@@ -129,9 +129,9 @@ impl Comparison {
     }
 
     /// The next part of the new answer.
-    pub(crate) fn next(&mut self, atom: &Atom) -> Result<Place, NotResumed> {
+    pub(crate) fn next(&mut self, atom: &Atom) -> Result<Overlap, NotResumed> {
         if self.is_complete() {
-            return Ok(Place::Behind);
+            return Ok(Overlap::Behind);
         }
         let mut found = self.found.clone();
         found.push(atom);
@@ -139,7 +139,7 @@ impl Comparison {
         if beyond == 0 {
             self.found = found;
             self.check()?;
-            return Ok(Place::Inside);
+            return Ok(Overlap::Inside);
         }
         // Only a text can begin in what the caller has and go on behind it, and only between two characters.
         let Atom::Text { channel, text } = atom else { return Err(NotResumed::Diverged) };
@@ -148,7 +148,7 @@ impl Comparison {
         let before = text.get(..inside).unwrap_or_default();
         self.found.push(&Atom::Text { channel: *channel, text: before.to_owned() });
         self.check()?;
-        Ok(Place::Across(inside))
+        Ok(Overlap::Across(inside))
     }
 
     /// Whether what was found is what the caller has, as far as it goes.
@@ -179,11 +179,11 @@ mod tests {
     #[test]
     fn how_a_text_is_cut_makes_no_difference() {
         let mut comparison = Comparison::new(history(&["The sea", " is", " calm"]));
-        assert_eq!(comparison.next(&text("The")), Ok(Place::Inside));
+        assert_eq!(comparison.next(&text("The")), Ok(Overlap::Inside));
         assert!(!comparison.is_complete());
-        assert_eq!(comparison.next(&text(" sea is calm tonight")), Ok(Place::Across(12)));
+        assert_eq!(comparison.next(&text(" sea is calm tonight")), Ok(Overlap::Across(12)));
         assert!(comparison.is_complete());
-        assert_eq!(comparison.next(&text(".")), Ok(Place::Behind));
+        assert_eq!(comparison.next(&text(".")), Ok(Overlap::Behind));
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(comparison.next(&text("The sky is calm")), Err(NotResumed::Diverged));
         let long = "x".repeat(10_000);
         let mut comparison = Comparison::new(history(&[&long]));
-        assert_eq!(comparison.next(&text(&format!("y{}", "x".repeat(1_000)))), Ok(Place::Inside), "not known yet");
+        assert_eq!(comparison.next(&text(&format!("y{}", "x".repeat(1_000)))), Ok(Overlap::Inside), "not known yet");
         assert_eq!(comparison.next(&text(&"x".repeat(30))), Err(NotResumed::Diverged));
     }
 
@@ -204,15 +204,15 @@ mod tests {
         let mut marked = history(&["a"]);
         marked.push(&mark);
         let mut comparison = Comparison::new(marked.clone());
-        assert_eq!((comparison.next(&text("a")), comparison.next(&mark)), (Ok(Place::Inside), Ok(Place::Inside)));
+        assert_eq!((comparison.next(&text("a")), comparison.next(&mark)), (Ok(Overlap::Inside), Ok(Overlap::Inside)));
         assert!(comparison.is_complete());
         let mut comparison = Comparison::new(marked);
-        assert_eq!(comparison.next(&text("ab")), Ok(Place::Inside), "it is as long");
+        assert_eq!(comparison.next(&text("ab")), Ok(Overlap::Inside), "it is as long");
         assert!(comparison.next(&text("c")).is_err());
         let mut comparison = Comparison::new(history(&["ab"]));
         assert_eq!(
             (comparison.next(&text("a")), comparison.next(&mark)),
-            (Ok(Place::Inside), Err(NotResumed::Diverged))
+            (Ok(Overlap::Inside), Err(NotResumed::Diverged))
         );
     }
 
@@ -241,9 +241,9 @@ mod tests {
             for piece in new.chars().collect::<Vec<_>>().chunks(size) {
                 let piece: String = piece.iter().collect();
                 match comparison.next(&text(&piece)) {
-                    Ok(Place::Inside) => {}
-                    Ok(Place::Across(inside)) => held += &piece[inside..],
-                    Ok(Place::Behind) => held += &piece,
+                    Ok(Overlap::Inside) => {}
+                    Ok(Overlap::Across(inside)) => held += &piece[inside..],
+                    Ok(Overlap::Behind) => held += &piece,
                     Err(_) => { diverged = true; break; }
                 }
             }

@@ -14,7 +14,7 @@ use memchr::memmem;
 use serde_json::Value;
 
 use super::NotResumed;
-use super::history::{Atom, Comparison, History, Place};
+use super::history::{Atom, Comparison, History, Overlap};
 use crate::proto::dialect::{Channel, Fact, Kind, Reader, Usage};
 use crate::proto::resume::{cut_text, structure_of, with_id};
 use crate::proto::sse::Block;
@@ -187,31 +187,31 @@ impl Restart {
             return Err(NotResumed::OtherModel);
         }
         let was_complete = self.comparison.is_complete();
-        let places: Vec<Place> =
+        let places: Vec<Overlap> =
             said.atoms.iter().map(|atom| self.comparison.next(atom)).collect::<Result<_, NotResumed>>()?;
         if was_complete {
             return Ok(self.mapped(raw.clone()));
         }
-        if !self.comparison.is_complete() || places.iter().all(|place| *place == Place::Inside) {
+        if !self.comparison.is_complete() || places.iter().all(|place| *place == Overlap::Inside) {
             return Ok(Bytes::new());
         }
         self.cut(&block, &said.atoms, &places)
     }
 
     /// The part of an event that the caller does not have.
-    fn cut(&self, block: &Block<'_>, atoms: &[Atom], places: &[Place]) -> Result<Bytes, NotResumed> {
+    fn cut(&self, block: &Block<'_>, atoms: &[Atom], places: &[Overlap]) -> Result<Bytes, NotResumed> {
         // A text, and perhaps how its choice ended.
         let (Some(Atom::Text { text, .. }), Some(place)) = (atoms.first(), places.first()) else {
             return Err(NotResumed::NotComparable);
         };
         let behind = atoms.iter().zip(places).skip(1);
-        if behind.clone().any(|(atom, place)| *place != Place::Behind || !matches!(atom, Atom::Mark(_))) {
+        if behind.clone().any(|(atom, place)| *place != Overlap::Behind || !matches!(atom, Atom::Mark(_))) {
             return Err(NotResumed::NotComparable);
         }
         let inside = match place {
-            Place::Across(inside) => *inside,
-            Place::Inside => text.len(),
-            Place::Behind => 0,
+            Overlap::Across(inside) => *inside,
+            Overlap::Inside => text.len(),
+            Overlap::Behind => 0,
         };
         let cut = cut_text(self.kind, block, text, inside).ok_or(NotResumed::NotComparable)?;
         Ok(self.mapped(cut.into()))
