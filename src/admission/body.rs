@@ -8,7 +8,7 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::held::HeldPermit;
-use super::{End, Permit};
+use super::{Permit, PermitEnd};
 use crate::body::boxed::Polled;
 use crate::body::observed::{BodyObserver, Observed, Outcome};
 use crate::body::response::ResponseBody;
@@ -102,9 +102,9 @@ impl<P: Permit> BodyObserver for Watching<P> {
 
     fn over(&mut self, outcome: Outcome<'_>) {
         self.0.end(match outcome {
-            Outcome::Complete => End::Complete,
-            Outcome::Failed(err) => End::Broken(err),
-            Outcome::Dropped => End::Dropped,
+            Outcome::Complete => PermitEnd::Complete,
+            Outcome::Failed(err) => PermitEnd::Broken(err),
+            Outcome::Dropped => PermitEnd::Dropped,
         });
     }
 }

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::body::GuardedBody;
 use super::held::HeldPermit;
-use super::{Admit, End, Permit, Wait, Watch};
+use super::{Admit, Permit, PermitEnd, Wait, Watch};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat};
@@ -99,7 +99,7 @@ where
     where
         S::Error: std::error::Error + 'static,
     {
-        permit.end(End::Failed(&err));
+        permit.end(PermitEnd::Failed(&err));
         Self { stage: Stage::Failed { err: Some(Box::new(err)) }, asks_for_head: false }
     }
 }
@@ -124,7 +124,7 @@ where
                     let permit = match &mut polled {
                         Poll::Ready(Ok(response)) => watch(response, held, *this.asks_for_head),
                         Poll::Ready(Err(err)) => {
-                            held.end(End::Failed(err));
+                            held.end(PermitEnd::Failed(err));
                             HeldPermit::new(None)
                         }
                         Poll::Pending => return Poll::Pending,
@@ -146,7 +146,7 @@ where
                         }
                     }
                     if let Err(err) = ready!(permit.poll(cx, |cx| service.poll_ready(cx))) {
-                        permit.end(End::Failed(&err));
+                        permit.end(PermitEnd::Failed(&err));
                         return Poll::Ready(Err(err));
                     }
                     // Sent before, and that panicked: nothing will come.
@@ -192,7 +192,7 @@ fn watch<B: Body, P: Permit>(
         && !response.body().is_end_stream();
     let watch = permit.head(response, has_body);
     if watch == Watch::Nothing || !has_body {
-        held.end(End::Head);
+        held.end(PermitEnd::Head);
     }
     held.take()
 }

@@ -1,7 +1,7 @@
 use std::mem;
 use std::task::{Context, Poll};
 
-use super::{End, Permit};
+use super::{Permit, PermitEnd};
 
 /// A permit that is told once how its call ended, whatever happens. Empty: it was told, or there was none.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl<P: Permit> HeldPermit<P> {
     }
 
     #[inline]
-    pub(super) fn end(&mut self, end: End<'_>) {
+    pub(super) fn end(&mut self, end: PermitEnd<'_>) {
         if let Some(permit) = self.0.take() {
             permit.end(end);
         }
@@ -69,7 +69,7 @@ impl<P: Permit> HeldPermit<P> {
 impl<P: Permit> Drop for HeldPermit<P> {
     #[inline]
     fn drop(&mut self) {
-        self.end(End::Dropped);
+        self.end(PermitEnd::Dropped);
     }
 }
 
@@ -78,6 +78,6 @@ impl<P: Permit> Drop for HeldPermit<P> {
 impl<P: Permit> Drop for Unwinding<'_, P> {
     #[cold]
     fn drop(&mut self) {
-        self.0.end(End::Panicked);
+        self.0.end(PermitEnd::Panicked);
     }
 }

@@ -100,7 +100,7 @@ pub trait Permit {
     fn trailers(&mut self, _trailers: &HeaderMap) {}
 
     /// The call is over.
-    fn end(self, end: End<'_>);
+    fn end(self, end: PermitEnd<'_>);
 }
 
 /// Whether a permit lives until the end of the body.
@@ -114,7 +114,7 @@ pub enum Watch {
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug)]
-pub enum End<'a> {
+pub enum PermitEnd<'a> {
     /// There was no head but an error, of the service's readiness or of its answer.
     Failed(&'a (dyn Error + 'static)),
     /// With its head, because no body follows or none is watched.

@@ -23,7 +23,7 @@ use super::caller;
 use super::circuit::{CounterShard, Permit};
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
 use super::counters::{Counters, Nanos};
-use crate::admission::{self, End, Watch};
+use crate::admission::{self, PermitEnd, Watch};
 use crate::body::request::{CallBody, UploadWatch};
 use crate::policy::breaker::{CallResult, Caller, Counted};
 use crate::policy::timeout_profile::TimeoutProfile;
@@ -256,15 +256,15 @@ impl admission::Permit for Call {
     }
 
     #[inline]
-    fn end(mut self, end: End<'_>) {
+    fn end(mut self, end: PermitEnd<'_>) {
         match end {
             // Settled already.
-            End::Head => {}
-            End::Complete => self.conclude(self.at_end()),
-            End::Failed(err) => self.conclude(of_error(&self.classifier, err)),
-            End::Broken(err) => self.conclude(of_error(&self.classifier, &**err)),
-            End::Panicked => self.conclude(CallResult::UNANSWERED),
-            End::Dropped => self.give_up(),
+            PermitEnd::Head => {}
+            PermitEnd::Complete => self.conclude(self.at_end()),
+            PermitEnd::Failed(err) => self.conclude(of_error(&self.classifier, err)),
+            PermitEnd::Broken(err) => self.conclude(of_error(&self.classifier, &**err)),
+            PermitEnd::Panicked => self.conclude(CallResult::UNANSWERED),
+            PermitEnd::Dropped => self.give_up(),
         }
     }
 }

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::call::{End, ObservedCall};
+use super::call::{CallEnd, ObservedCall};
 use crate::body::boxed::Polled;
 use crate::body::observed::{BodyObserver, Observed, Outcome};
 use crate::error::BoxError;
@@ -78,9 +78,9 @@ impl BodyObserver for CallWatch {
 
     fn over(&mut self, outcome: Outcome<'_>) {
         self.0.ended(match outcome {
-            Outcome::Complete => End::Complete,
-            Outcome::Failed(_) => End::Failed,
-            Outcome::Dropped => End::Cancelled,
+            Outcome::Complete => CallEnd::Complete,
+            Outcome::Failed(_) => CallEnd::Failed,
+            Outcome::Dropped => CallEnd::Cancelled,
         });
     }
 }

@@ -24,12 +24,12 @@ pub(super) struct ObservedCall {
     began: Instant,
     status: Option<StatusCode>,
     has_data: bool,
-    end: End,
+    end: CallEnd,
 }
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum CallEnd {
     /// The answer was handed on whole.
     Complete,
     /// The service failed, or the body.
@@ -59,7 +59,7 @@ impl ObservedCall {
             info: Some(info),
             status: None,
             has_data: false,
-            end: End::Cancelled,
+            end: CallEnd::Cancelled,
         }
     }
 
@@ -75,7 +75,7 @@ impl ObservedCall {
             info: CallInfo::in_extensions(extensions).cloned().or_else(CallInfo::current),
             status: None,
             has_data: false,
-            end: End::Cancelled,
+            end: CallEnd::Cancelled,
         }
     }
 
@@ -105,7 +105,7 @@ impl ObservedCall {
         self.measure("tower_buttress_first_data_seconds", None);
     }
 
-    pub(super) fn ended(&mut self, end: End) {
+    pub(super) fn ended(&mut self, end: CallEnd) {
         self.end = end;
     }
 
@@ -128,7 +128,7 @@ impl ObservedCall {
     }
 
     #[cfg(feature = "metrics")]
-    fn measure(&self, name: &'static str, end: Option<End>) {
+    fn measure(&self, name: &'static str, end: Option<CallEnd>) {
         let Some(info) = self.info.as_ref().filter(|_| !self.is_attempt) else { return };
         let seconds = self.elapsed().as_secs_f64();
         let stack = info.stack().to_owned();
@@ -141,7 +141,7 @@ impl ObservedCall {
 
     #[cfg(not(feature = "metrics"))]
     #[expect(clippy::unused_self, reason = "there is nothing to measure with")]
-    const fn measure(&self, _name: &'static str, _end: Option<End>) {}
+    const fn measure(&self, _name: &'static str, _end: Option<CallEnd>) {}
 }
 
 impl Drop for ObservedCall {
@@ -212,7 +212,7 @@ fn class(status: Option<StatusCode>) -> &'static str {
 
 // === impl End ===
 
-impl End {
+impl CallEnd {
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     const fn as_str(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::ObserveBody;
-use super::call::{End, ObservedCall};
+use super::call::{CallEnd, ObservedCall};
 
 pin_project! {
     /// The future of [`Observe`](super::Observe).
@@ -46,7 +46,7 @@ where
         if let Some(call) = &mut call {
             match &result {
                 Ok(response) => call.head(response.status()),
-                Err(_) => call.ended(End::Failed),
+                Err(_) => call.ended(CallEnd::Failed),
             }
         }
         Poll::Ready(result.map(|response| response.map(|body| ObserveBody::new(body, call))))

@@ -6,7 +6,7 @@ use super::fleet::Share;
 use super::key::Limit;
 use super::report::paused;
 use super::usage::{Usage, Used};
-use crate::admission::{End, Permit, Watch};
+use crate::admission::{Permit, PermitEnd, Watch};
 use crate::policy::pace::{Demand, Grant};
 use crate::policy::verdict::{Health, Outcome};
 use crate::proto::rate_limit::{exhausted, quotas};
@@ -168,10 +168,10 @@ impl Permit for PacePermit {
         }
     }
 
-    fn end(mut self, end: End<'_>) {
+    fn end(mut self, end: PermitEnd<'_>) {
         if self.state == State::Asked {
             let was_sent = match end {
-                End::Failed(err) => {
+                PermitEnd::Failed(err) => {
                     !self.limit.config().classifier.classify(&Outcome::failure(err)).not_executed && self.was_sent
                 }
                 _ => self.was_sent,
@@ -182,7 +182,7 @@ impl Permit for PacePermit {
                 self.share.reserved = None;
             }
         }
-        self.settle(matches!(end, End::Head | End::Complete));
+        self.settle(matches!(end, PermitEnd::Head | PermitEnd::Complete));
         if self.limit.config().concurrency.is_some() {
             self.limit.leave(clock::now());
             self.limit.count_in_flight(-1.0);

@@ -4,7 +4,7 @@ use http::Response;
 use http_body::Body;
 
 use super::shared::{HeldPlace, Shared};
-use crate::admission::{End, Permit, Watch};
+use crate::admission::{Permit, PermitEnd, Watch};
 use crate::policy::queue::Load;
 use crate::policy::verdict::{Health, Outcome};
 use crate::rejection::{Rejection, RejectionKind};
@@ -80,20 +80,20 @@ impl Permit for QueuePermit {
         self.leave_to_reader();
     }
 
-    fn end(self, end: End<'_>) {
+    fn end(self, end: PermitEnd<'_>) {
         if !self.shared.counts_losses() {
             return self.shared.leave(&self.place, Load::Unknown, clock::now);
         }
         let load = match end {
-            End::Head | End::Complete => self.load,
+            PermitEnd::Head | PermitEnd::Complete => self.load,
             // What was lost is known from the head; whether the rest of it would have been served is not.
-            End::Broken(_) | End::Dropped if self.load == Load::Lost => Load::Lost,
-            End::Failed(err) => {
+            PermitEnd::Broken(_) | PermitEnd::Dropped if self.load == Load::Lost => Load::Lost,
+            PermitEnd::Failed(err) => {
                 let verdict = self.shared.config.classifier.classify(&Outcome::failure(err));
                 // No connection is as much a refusal as a status is.
                 if verdict.health == Health::Failure && verdict.not_executed { Load::Lost } else { Load::Unknown }
             }
-            End::Broken(_) | End::Dropped | End::Panicked => Load::Unknown,
+            PermitEnd::Broken(_) | PermitEnd::Dropped | PermitEnd::Panicked => Load::Unknown,
         };
         self.shared.leave(&self.place, load, clock::now);
     }
