@@ -58,10 +58,10 @@ struct TenantLine {
 const NONE: u32 = u32::MAX;
 
 /// For keys that are hashes already.
-pub(crate) type Hashed = BuildHasherDefault<Identity>;
+pub(crate) type Hashed = BuildHasherDefault<KeyHasher>;
 
 #[derive(Debug, Default)]
-pub(crate) struct Identity(u64);
+pub(crate) struct KeyHasher(u64);
 
 // === impl FairQueue ===
 
@@ -262,7 +262,7 @@ impl Default for TenantLine {
 
 // === impl Identity ===
 
-impl Hasher for Identity {
+impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_a_hash_is_its_own_hash() {
-        let mut hasher = Identity::default();
+        let mut hasher = KeyHasher::default();
         hasher.write_u64(7);
         assert_eq!(hasher.finish(), 7);
         hasher.write_u64(0);
