@@ -212,6 +212,18 @@ impl ResponseLog {
         state.charge = Some(Box::new((before, charge)));
     }
 
+    /// What its listeners hold is counted by `charge` until the last of them has left.
+    pub(crate) fn leave_charge(&self, charge: impl Send + 'static) {
+        let mut state = self.shared.state();
+        if state.broadcast.listeners() == 0 {
+            drop(state);
+            drop(charge);
+            return;
+        }
+        let before = state.charge.take();
+        state.charge = Some(Box::new((before, charge)));
+    }
+
     pub(crate) fn is_recording(&self) -> bool {
         self.shared.state().broadcast.is_recording()
     }

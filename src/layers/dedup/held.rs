@@ -58,7 +58,7 @@ pub(super) struct HeldAnswer {
 struct Expiry {
     expires: Instant,
     /// Counts what is held.
-    _reservation: Option<Reservation>,
+    reservation: Option<Reservation>,
 }
 
 /// What becomes of an answer that has ended.
@@ -81,6 +81,17 @@ const SWEPT_AT_ONCE: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The longest that the sweeper sleeps: an answer that ends meanwhile may have a shorter window, and expire before the others.
 pub(super) const LONGEST_REST: Duration = Duration::from_secs(60);
+
+// === impl HeldAnswer ===
+
+impl Drop for HeldAnswer {
+    /// What slow readers still hold is counted until the last of them has left.
+    fn drop(&mut self) {
+        if let Some(reservation) = self.ended.take().and_then(|ended| ended.reservation) {
+            self.log.leave_charge(reservation);
+        }
+    }
+}
 
 // === impl HeldAnswers ===
 
@@ -224,7 +235,7 @@ impl Table {
         if kept.is_promised {
             unattended.leave(&kept.tenant);
         }
-        kept.ended = Some(Expiry { expires, _reservation: reservation });
+        kept.ended = Some(Expiry { expires, reservation });
         expiring.insert((expires, number));
         if let Some(offers) = &kept.offers {
             offers.ended();
@@ -238,7 +249,7 @@ impl Table {
     }
 }
 
-// === impl Kept ===
+// === impl HeldAnswer ===
 
 impl HeldAnswer {
     pub(super) fn new(log: ResponseLog, tenant: Fingerprint, owner: Option<TenantHash>) -> Self {

@@ -149,7 +149,7 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
         Ok(after) => after,
         Err(kind) => return refuse(&parts, kind, &config),
     };
-    // A caller that has only the token takes of what the answer's tenant may hold, and of nothing else.
+    // Callers that have only the token share a tenant of its own for each answer's tenant.
     let tenant = parts.extensions.get().cloned().unwrap_or_else(|| Tenant::new(answer.tenant.to_string()));
     let mut charge = config.memory.reserve(Some(&tenant));
     if !charge.grow(HELD_FROM_ELSEWHERE) {
@@ -196,7 +196,7 @@ fn read(
     config.emitter.emit(&Event::FlightResumed);
     let preferences = Preferences::of(&parts.headers);
     let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
-    let may_wait = respond_async && (preferences.respond_async || preferences.wait.is_some());
+    let may_wait = respond_async && preferences.respond_async;
     let location = HeaderValue::from_str(parts.uri.path()).ok().filter(|_| may_wait).map(|mut location| {
         location.set_sensitive(true);
         location
@@ -329,7 +329,8 @@ impl Returning {
         let now = clock::now();
         let mut response = if self.log.has_ended() { head.to_replay((), now) } else { head.to_returning(()) };
         let headers = response.headers_mut();
-        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        // The upstream's is about its own URL. From a cache a caller would get what it has already, also after a `DELETE`.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let ids = self.ids.take();
         if ids.is_some() {
             headers.remove(CONTENT_LENGTH);

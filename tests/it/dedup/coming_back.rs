@@ -45,6 +45,7 @@ async fn ranges_and_conditions_are_not_applied() {
     let call = send(&service, post_key("k", "hi")).await;
     let head = Response::builder().header("content-type", "text/event-stream").header("etag", "\"a\"");
     let head = head.header("accept-ranges", "bytes").header("content-location", "/v1/elsewhere");
+    let head = head.header("cache-control", "public, max-age=600");
     let say = stage.call().await.answer(head.body(()).unwrap());
     let answer = call.await.unwrap().unwrap();
     let location = location(&answer);
@@ -62,6 +63,7 @@ async fn ranges_and_conditions_are_not_applied() {
     ] {
         let back = ask(&service, with_header(get(&location), name, value)).await;
         assert_eq!(back.status(), 200, "{name}");
+        assert_eq!(back.headers()["cache-control"], "no-store", "{name}");
         for gone in ["etag", "content-location", "content-range"] {
             assert!(!back.headers().contains_key(gone), "{name}: {gone}");
         }
@@ -71,7 +73,7 @@ async fn ranges_and_conditions_are_not_applied() {
 
 /// A token is one spelling; any other is a path of the upstream.
 #[tokio::test(start_paused = true)]
-async fn a_token_in_another_spelling_leads_nowhere() {
+async fn a_token_in_another_spelling_is_a_path_of_the_upstream() {
     let (service, mut stage) = dedup(&layer());
     let (_answer, _say, location) = begin(&service, &mut stage, "k").await;
     let token = location.strip_prefix("/answers/").unwrap().to_owned();

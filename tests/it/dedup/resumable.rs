@@ -430,6 +430,30 @@ async fn one_tenant_has_so_many_calls_without_listeners() {
     assert_eq!(stage.alive(), 9);
 }
 
+/// Its bytes are there until the last reader has them.
+#[tokio::test(start_paused = true)]
+async fn what_is_read_of_an_answer_that_is_gone_still_counts() {
+    let memory = Memory::new(1024 * 1024);
+    let layer = DedupLayer::new().memory(memory.clone()).resumable(Resumable::at("/answers").window(secs(60)));
+    let (service, mut stage) = dedup(&layer);
+    for way in ["stopped", "forgotten", "expired"] {
+        let (answer, say, location) = begin(&service, &mut stage, way).await;
+        say.data(&format!("data: {}\n\n", "x".repeat(20_000)));
+        say.end();
+        text(answer).await;
+        let slow = ask(&service, get(&location)).await;
+        match way {
+            "stopped" => assert_eq!(ask(&service, delete(&location)).await.status(), 204),
+            "forgotten" => drop(layer.forget_all()),
+            _ => sleep(secs(122)).await,
+        }
+        assert_eq!(ask(&service, get(&location)).await.status(), 410, "{way}");
+        assert!(memory.used() >= 20_000, "{way}: {}", memory.used());
+        assert!(text(slow).await.len() > 20_000);
+        assert_eq!(memory.used(), 0, "{way}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_too_long_is_gone() {
     let resumable = Resumable::at("/answers").max_response(1000);
@@ -470,7 +494,9 @@ async fn a_caller_that_would_rather_not_wait_is_answered_later() {
     sleep(secs(30)).await;
     let again = ask(&service, with_header(get(&location), "prefer", "respond-async, wait=5")).await;
     assert_eq!((again.status().as_u16(), again.headers()["location"].to_str().unwrap()), (202, &*location));
-    let waiting = send(&service, get(&location)).await;
+    // A time alone is no wish to be sent away.
+    let waiting = send(&service, with_header(get(&location), "prefer", "wait=5")).await;
+    sleep(secs(10)).await;
     let call = stage.call().await;
     assert_eq!(call.request.headers()["prefer"], "x=y", "what is ours does not go on");
     call.answer_with(
@@ -482,6 +508,9 @@ async fn a_caller_that_would_rather_not_wait_is_answered_later() {
     let again = ask(&service, get(&location)).await;
     assert_eq!((again.status().as_u16(), again.headers()["idempotent-replayed"].as_bytes()), (201, &b"true"[..]));
     assert_eq!(text(again).await, "{}");
+    // For the window, and no longer.
+    sleep(secs(362)).await;
+    assert_eq!(kind(&ask(&service, get(&location)).await), Some(RejectionKind::AnswerGone));
     assert!(stage.is_quiet().await);
 }
 
