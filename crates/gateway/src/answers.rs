@@ -6,6 +6,7 @@ use tower_buttress::Resumable;
 
 use super::args::{LayerArgs, Switch};
 use super::load::Lanes;
+use super::paths;
 
 const PREFIX: &str = "/-/answers";
 /// The most calls of a tenant that go on without a caller.
@@ -40,11 +41,15 @@ pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
     is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
 }
 
-/// The path as it may be logged, without the token: it is all that a reader needs. A path that is spelled otherwise leads nowhere,
-/// but may show the token too.
+/// The path as it may be logged, without the token: it is all that a reader needs. A path of the gateway's own that is spelled
+/// otherwise leads nowhere, but may show the token too.
 pub(crate) fn logged(path: &str) -> String {
     let is_below = path.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('/'));
-    if is_below { format!("{PREFIX}/..") } else { path.to_owned() }
+    if is_below {
+        return format!("{PREFIX}/..");
+    }
+    let digits = || path.bytes().filter(u8::is_ascii_hexdigit).count();
+    if paths::is_own(path) && digits() >= TOKEN_LENGTH { "/-/..".to_owned() } else { path.to_owned() }
 }
 
 #[cfg(test)]
@@ -63,7 +68,11 @@ mod tests {
             ("/-/answers/0123456789ABCDEF0123456789ABCDEF", "/-/answers/.."),
             ("/-/answers/%30123456789abcdef0123456789abcdef", "/-/answers/.."),
             ("/-/answers/0123456789abcdef0123456789abcdef/x", "/-/answers/.."),
-            ("/-/answers0123456789abcdef0123456789abcdef", "/-/answers0123456789abcdef0123456789abcdef"),
+            ("/-/answers0123456789abcdef0123456789abcdef", "/-/.."),
+            ("//-/answers/0123456789abcdef0123456789abcdef", "/-/.."),
+            ("/%2D/answers/0123456789abcdef0123456789abcdef", "/-/.."),
+            ("/-%2Fanswers%2F0123456789abcdef0123456789abcdef", "/-/.."),
+            ("/v1/batches/0123456789abcdef0123456789abcdef", "/v1/batches/0123456789abcdef0123456789abcdef"),
             ("/v1", "/v1"),
         ] {
             assert!(!is_one(other));

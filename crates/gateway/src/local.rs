@@ -16,6 +16,7 @@ use super::fleet::Fleet;
 use super::kept::{Kept, Whose};
 use super::load::Lanes;
 use super::page;
+use super::paths;
 use super::problem::{self, text};
 use super::telemetry;
 
@@ -56,7 +57,7 @@ impl Local {
     /// Whether the answer is the gateway's to give.
     pub(crate) fn has<B>(&self, request: &Request<B>) -> bool {
         let path = request.uri().path();
-        path.starts_with("/-/") && !(self.has_answers && answers::is_one(path))
+        paths::is_own(path) && !(self.has_answers && answers::is_one(path))
     }
 
     /// The answer.

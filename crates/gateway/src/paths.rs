@@ -46,6 +46,16 @@ fn is_read_differently(path: &str) -> bool {
     path.contains(['%', '\\', ';']) || path.contains("//") || path.contains("/.")
 }
 
+/// Whether it is a path of the gateway's own, `/-/..`, or a spelling of one that an upstream could take for it.
+pub(crate) fn is_own(path: &str) -> bool {
+    // Most paths end here.
+    if !path.as_bytes().get(1).is_some_and(|byte| matches!(byte, b'-' | b'/' | b'%' | b'.' | b'\\' | b';')) {
+        return false;
+    }
+    path.starts_with("/-/")
+        || path.len() <= LONGEST && manners().any(|manner| manner.read(path.as_bytes()).starts_with(b"/-/"))
+}
+
 fn manners() -> impl Iterator<Item = Manner> {
     (0..3).flat_map(|decodes| {
         (0..32_u8).map(move |bits| Manner {
