@@ -104,7 +104,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// - The second answer takes the id of the first. Its start events are dropped, and an event that goes across the end of what the
 ///   caller has is written anew with the rest of its text.
 /// - The model must have the same name. Another one, or another upstream, only with [`other_model`](Self::other_model).
-/// - One for each call. It is billed as a call of its own. The caller's stream has the usage of the second answer;
+/// - One for each call, and none where the deadline leaves less than half of the time that the first answer took to come as far. It
+///   is billed as a call of its own. The caller's stream has the usage of the second answer;
 ///   [`Ending::total_usage`](crate::Ending::total_usage) has that of both, as far as they told it, where a
 ///   [`StreamGuardLayer`](crate::StreamGuardLayer) stands inside.
 ///
@@ -115,8 +116,8 @@ use crate::rt::retry_budget::RetryBudget;
 ///   is larger, or there is no [memory](Self::memory), the stream passes on as it comes, and is not continued.
 ///   Where the stream has a `retry` field, the server is given as long (at most 30 s).
 /// - *The rest is not the rest*: an event twice, a gap, other ids, another answer, or a beginning. Nothing of it is handed on,
-///   and the body ends with the error that it had. (Where ids are not numbers, a gap cannot be seen: there the server's word
-///   counts.)
+///   and the body ends with the error that it had. (Where ids are not numbers, a gap cannot be seen; where the cursor is a
+///   number of bytes, only the first and the last event are known again: there the server's word counts.)
 /// - *The request for the rest is refused* with a 4xx: the answer is made anew, where [`verified_restart`](Self::verified_restart) is
 ///   on and can be right; else the body ends with the error that it had, as it always does after a 401, 402, 403 or 407, and where
 ///   the answer is a success and no stream. After a 408, 425, 429, a 5xx or a lost connection it is asked again, after the wait that

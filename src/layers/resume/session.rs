@@ -49,6 +49,8 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     by: ResumedBy,
     /// The server does not give out what follows the cursor.
     is_cursor_refused: bool,
+    /// When it began, and when the last of its data came, where another answer may take its place.
+    times: Option<(Instant, Instant)>,
     /// What is still to be handed on.
     out: VecDeque<Frame<Bytes>>,
 }
@@ -103,6 +105,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         let held = config.memory.reserve(head.extensions.get::<Tenant>());
         let continuations = Continuations::new(config.attempts);
         let remember = matches!(kept, ResumeSource::Request { restarts: true, .. }).then_some(config.max_prefix);
+        let now = clock::now();
         Self {
             service,
             config,
@@ -117,6 +120,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             is_unproven: false,
             by: ResumedBy::Cursor,
             is_cursor_refused: false,
+            times: remember.map(|_| (now, now)),
             out: VecDeque::new(),
         }
     }
@@ -138,6 +142,9 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 return self.end(Some(trailers));
             }
         };
+        if let Some((_, last)) = &mut self.times {
+            *last = clock::now();
+        }
         let in_fault = self.fault.held();
         let read = self.follower.read(&data, |bytes| self.held.set(bytes.saturating_add(in_fault)));
         if let (Some(ending), Some(usage)) = (&self.ending, self.follower.take_usage()) {
@@ -255,6 +262,11 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                     Some(_) => NotResumed::NoCursor,
                     None => NotResumed::NotComparable,
                 });
+            }
+            // Another answer takes about as long to come as far, and is billed though its deadline ends it.
+            let took = self.times.map_or(Duration::ZERO, |(began, last)| last.saturating_duration_since(began));
+            if remaining.is_some_and(|remaining| remaining < took / 2) {
+                return self.give_up(NotResumed::Deadline);
             }
             self.by = ResumedBy::VerifiedRestart;
             // What this upstream cannot serve another one may.

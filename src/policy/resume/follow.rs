@@ -36,6 +36,8 @@ pub(crate) struct Follower {
     restart: Option<Box<Restart>>,
     /// The first event, as a hash.
     first: Option<u64>,
+    /// The last one, where the cursor is a number of bytes.
+    last: Option<u64>,
     /// The tokens that what came after a cut has told of.
     usage: Option<Usage>,
     /// How long the server wants a client to wait that comes back.
@@ -106,6 +108,7 @@ impl Follower {
             history: remember.map(History::new),
             restart: None,
             first: None,
+            last: None,
             usage: None,
             reconnection_time: None,
             failed: false,
@@ -190,6 +193,9 @@ impl Follower {
             }
         }
         self.bytes = self.bytes.saturating_add(raw.len() as u64);
+        if block.data.is_some() && self.by.as_ref().is_some_and(|by| by.cursor == Cursor::Bytes) {
+            self.last = Some(hash(raw));
+        }
         self.reconnection_time = block.retry.map(Duration::from_millis).or(self.reconnection_time);
         let garbage = if self.history.is_some() { self.remember(raw, &block) } else { self.look(raw) };
         if let Some(data) = &block.data {
@@ -267,8 +273,9 @@ impl Follower {
         }
         let data = block.data.as_deref();
         let is_marker = is_marker(block);
-        let is_first = data.is_some() && !verified && self.first == Some(hash(raw));
-        if is_first || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
+        // What is sent again from a place further back begins with neither of them, and cannot be told from the rest.
+        let is_known = data.is_some() && !verified && [self.first, self.last].contains(&Some(hash(raw)));
+        if is_known || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
             return Err(NotResumed::Contradicted);
         }
         match cursor.read(block) {

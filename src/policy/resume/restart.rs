@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::NotResumed;
 use super::history::{Atom, Comparison, History, Overlap};
@@ -70,6 +70,18 @@ const BOUND_TO_TEXT: [&[u8]; 7] = [
 /// words, and for what is signed.
 const COMPARED: [&str; 7] =
     ["role", "content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"];
+
+/// Members of a chat's choice that are compared, are judged by [`BOUND_TO_TEXT`], or say nothing of the text.
+const OF_A_CHOICE: [&str; 8] = [
+    "index",
+    "delta",
+    "message",
+    "text",
+    "finish_reason",
+    "native_finish_reason",
+    "logprobs",
+    "content_filter_results",
+];
 
 // === impl Said ===
 
@@ -133,8 +145,15 @@ fn is_bound_to_text(data: &[u8]) -> bool {
 fn says_more(data: &[u8]) -> bool {
     let chunk: Value = serde_json::from_slice(data).unwrap_or_default();
     let choices = chunk.get("choices").and_then(Value::as_array).into_iter().flatten();
-    let deltas = choices.filter_map(|choice| choice.get("delta").or_else(|| choice.get("message"))?.as_object());
-    deltas.flatten().any(|(name, value)| !COMPARED.contains(&name.as_str()) && !is_nothing(value))
+    choices.filter_map(Value::as_object).any(|choice| {
+        let delta = choice.get("delta").or_else(|| choice.get("message")).and_then(Value::as_object);
+        has_other(choice, &OF_A_CHOICE) || delta.is_some_and(|delta| has_other(delta, &COMPARED))
+    })
+}
+
+/// Whether an object says anything under another name.
+fn has_other(object: &Map<String, Value>, names: &[&str]) -> bool {
+    object.iter().any(|(name, value)| !names.contains(&name.as_str()) && !is_nothing(value))
 }
 
 fn is_nothing(value: &Value) -> bool {

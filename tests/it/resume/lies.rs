@@ -74,6 +74,7 @@ async fn bytes_from_another_place_are_seen() {
     const HELLO: &str = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello\"}}]}\n\n";
     for (why, rest) in [
         ("from the start", vec![Data(ROLE), Data(HELLO)]),
+        ("the last event again", vec![Data(HELLO)]),
         ("from the middle of an event", vec![Data("\"delta\":{\"content\":\"x\"}}]}\n\n"), Data(HELLO)]),
         (
             "of another conversation",

@@ -6,10 +6,11 @@ use http_body_util::Full;
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::proto::dialect::{Channel, End, Fact, Framing, Kind, Reader};
-use tower_buttress::{FallbackLayer, MissingEnd, NoRetry, PinTo, ResumeLayer, StreamGuardLayer};
+use tower_buttress::{Deadline, FallbackLayer, MissingEnd, NoRetry, PinTo, ResumeLayer, StreamGuardLayer};
 
 use super::{Answer, Outcome, Upstream, post, read, send, stream};
-use crate::support::Step::{self, Data, Fail};
+use crate::support::Step::{self, Data, Fail, Wait};
+use crate::support::secs;
 
 pub(super) fn leak(text: String) -> &'static str {
     text.leak()
@@ -239,6 +240,8 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
         .replace("}],\"modelVersion\"", ",\"citationMetadata\":{\"citationSources\":[{}]}}],\"modelVersion\"");
     let annotated = CHAT.chat("{\"content\":\"x\",\"annotations\":[{\"type\":\"url_citation\"}]}", "null");
     assert!(grounded.contains("citationMetadata"));
+    let tokens = CHAT.text("x").replace("\"finish_reason\"", "\"token_ids\":[7],\"finish_reason\"");
+    assert!(tokens.contains("token_ids"));
     let unknown = CHAT.chat("{\"content\":\"x\",\"thinking_blocks\":[{\"signature\":\"s\"}]}", "null");
     for (model, event) in [
         (CHAT, tool),
@@ -248,6 +251,7 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
         (CHAT, half),
         (CHAT, unknown),
         (CHAT, annotated),
+        (CHAT, tokens),
         (ANTHROPIC, signature.to_owned()),
         (ANTHROPIC, cited.to_owned()),
         (ANTHROPIC, anthropic_tool.to_owned()),
@@ -266,6 +270,25 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
     let longer = restarting().max_prefix(10_000);
     let outcome = ask(longer, CHAT, [cut(long.clone(), 10), whole(long.clone())]).await;
     assert_eq!((outcome.text, outcome.error), (long.concat(), None));
+}
+
+/// What a deadline would end is billed all the same.
+#[tokio::test(start_paused = true)]
+async fn another_answer_is_asked_for_where_the_time_is_enough() {
+    let answer = CHAT.answer("The sea is calm", 4);
+    for (time, asked) in [(10, 1), (30, 2)] {
+        let mut request = post(CHAT.path(), "{}");
+        request.extensions_mut().insert(Deadline::after(secs(time)).unwrap());
+        let mut first: Vec<Step> = answer[..3].iter().map(|event| Data(leak(event.clone()))).collect();
+        first.splice(1..1, [Wait(secs(9))]);
+        first.push(Fail("cut"));
+        let outcome = send(restarting(), request, [stream(first), whole(answer.clone())]).await;
+        assert_eq!((outcome.asked.len(), outcome.error.is_some()), (asked, asked == 1));
+        assert_eq!(
+            outcome.events[0],
+            if asked == 1 { "not_resumed: deadline" } else { "stream_resumed: verified-restart" }
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
