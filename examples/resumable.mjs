@@ -6,7 +6,7 @@
 
 /** All events of the answer to `request`, each once. It is sent again after a 5xx or none: it needs an `Idempotency-Key`. */
 async function* resumable(url, request) {
-  for (let place = '', id = '', failed = 0; ; failed++) {
+  for (let place = '', id = '', seen = 0, failed = 0; ; failed++) {
     let retryAfter = 0;
     try {
       const response = await fetch(new URL(place, url), place ? { headers: { 'last-event-id': id } } : request);
@@ -16,10 +16,13 @@ async function* resumable(url, request) {
         retryAfter = Number(response.headers.get('retry-after')) || 0;
         throw Object.assign(new Error(`no answer: ${response.status}`), { isFinal: response.status < 500 });
       }
+      let nth = 0;
       for await (const event of events(response.body)) {
-        [id, failed] = [event.id ?? id, 0];
+        if (!event.id && nth++ < seen) continue; // Without ids, as Gemini's, all of it comes again.
+        [id, seen, failed] = [event.id ?? id, event.id ? seen : seen + 1, 0];
         yield event;
       }
+      if (!id) return; // It ended, and has no ids to ask for more with.
     } catch (error) {
       if (error.isFinal || failed === 9) throw error; // Else it was cut off, and what has not come is still there.
     }

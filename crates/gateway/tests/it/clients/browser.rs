@@ -203,6 +203,29 @@ async fn a_loop_around_fetch_survives_three_cuts_and_holds_the_exact_text() {
     assert_eq!((cuts_left.load(SeqCst), asked.load(SeqCst)), (0, 1));
 }
 
+/// Gemini's events have no ids: what was read is passed over, and a clean end is the end.
+#[tokio::test]
+async fn a_loop_around_fetch_reads_a_stream_without_ids_once() {
+    if python().is_none() {
+        return;
+    }
+    for cuts in [0, 2] {
+        let asked = Arc::<AtomicUsize>::default();
+        let path = "/v1beta/models/{model}";
+        let upstream = format!("http://{}", upstream(Router::new().route(path, words(&asked))).await);
+        let gateway = gateway(&["--upstream", &upstream, "--resumable", "on", "--guard", "off"]).await;
+        let (addr, cuts_left) = cutting(gateway.addr, "", 1_000, cuts).await;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/resumable.mjs");
+        let url = format!("http://{addr}/v1beta/models/g:streamGenerateContent?alt=sse");
+        let output = Command::new("node").args([script, &url, "hello"]).kill_on_drop(true).output();
+        let output = tokio::time::timeout(secs(60), output).await.expect("it comes to its end").unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let read = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(read.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "), text());
+        assert_eq!((cuts_left.load(SeqCst), asked.load(SeqCst)), (0, 1));
+    }
+}
+
 #[tokio::test]
 async fn a_loop_around_fetch_comes_back_again_after_a_503_when_it_is_told_to() {
     if python().is_none() {
