@@ -40,11 +40,11 @@ struct Model {
 pub(crate) struct Ledger(Mutex<HashMap<u64, Visits>>);
 
 /// One call, as the providers know it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Visits {
     arrivals: u32,
-    /// How often an answer was begun, which is what a provider charges for.
-    billed: u32,
+    /// What became of each answer that was begun, which is what a provider charges for, in order.
+    billed: Vec<Fault>,
     /// When the rate limit of this caller ends.
     limited_until: Option<Instant>,
 }
@@ -158,7 +158,9 @@ impl Ledger {
         let visits = visits.entry(call).or_default();
         let fault = draw(visits);
         visits.arrivals += 1;
-        visits.billed += u32::from(fault.is_billed() && !rest);
+        if fault.is_billed() && !rest {
+            visits.billed.push(fault);
+        }
         fault
     }
 
@@ -169,7 +171,20 @@ impl Ledger {
 
     /// Calls that were charged for more than once.
     pub(crate) fn billed_again(&self) -> usize {
-        self.lock().values().filter(|visits| visits.billed > 1).count()
+        self.lock().values().filter(|visits| visits.billed.len() > 1).count()
+    }
+
+    /// Calls that were charged for more often than they had to be: an answer before the last one was whole, or broke off where
+    /// its rest could be had by a `cursor` for nothing.
+    pub(crate) fn billed_needlessly(&self, cursor: bool) -> usize {
+        let would_do = |fault: &Fault| match fault {
+            Fault::None => true,
+            Fault::Stalled | Fault::CutOff | Fault::EndsEarly => cursor,
+            _ => false,
+        };
+        let calls = self.lock();
+        let before_the_last = calls.values().filter_map(|visits| visits.billed.split_last());
+        before_the_last.filter(|(_, before)| before.iter().any(would_do)).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Visits>> {

@@ -14,6 +14,7 @@ use super::faults::Ledger;
 pub(crate) struct Row {
     pub(crate) contestant: Contestant,
     pub(crate) requests: u32,
+    pub(crate) whole: usize,
     pub(crate) failed: u32,
     pub(crate) cut: u32,
     pub(crate) taken_for_whole: u32,
@@ -23,7 +24,11 @@ pub(crate) struct Row {
     pub(crate) p99: Duration,
     pub(crate) per_answer: f64,
     pub(crate) billed_again: usize,
+    pub(crate) billed_needlessly: usize,
 }
+
+/// The provider takes half as long for an answer: where most take longer, the machine is too busy to say how many are lost.
+const SLOW: Duration = Duration::from_millis(500);
 
 // === impl Row ===
 
@@ -35,6 +40,7 @@ impl Row {
         Self {
             contestant,
             requests: tally.requests,
+            whole: whole.len(),
             failed: tally.failed,
             cut: tally.cut,
             taken_for_whole: tally.taken_for_whole,
@@ -44,18 +50,42 @@ impl Row {
             p99: at(99),
             per_answer: f64::from(ledger.arrivals()) / whole.len().max(1) as f64,
             billed_again: ledger.billed_again(),
+            billed_needlessly: ledger.billed_needlessly(contestant == Contestant::Resuming),
         }
     }
 
-    /// The callers of our layers hold nothing that no provider said.
+    /// What our layers promise: callers hold nothing that no provider said, nothing cut passes for whole, what could go on did,
+    /// and nothing was billed twice that was not needed.
     pub(crate) fn check(&self) -> Result<(), BoxError> {
-        let ours = matches!(self.contestant, Contestant::Buttress | Contestant::Resuming | Contestant::Restarting);
-        match self.mixed {
-            wrong @ 1.. if ours => {
-                Err(format!("{}: {wrong} texts are no single answer's", self.contestant.name()).into())
-            }
-            _ => Ok(()),
+        let goes_on = match self.contestant {
+            Contestant::Buttress => false,
+            Contestant::Resuming | Contestant::Restarting => true,
+            _ => return Ok(()),
+        };
+        let broken = |what: String| Err(format!("{}: {what}", self.contestant.name()).into());
+        if self.mixed > 0 {
+            return broken(format!("{} texts are no single answer's", self.mixed));
         }
+        if self.taken_for_whole > 0 {
+            return broken(format!("{} answers that were cut pass for whole", self.taken_for_whole));
+        }
+        // A restart writes the event at the seam anew.
+        let changed = self.whole.saturating_sub(self.unchanged as usize);
+        if changed > 0 && self.contestant != Contestant::Restarting {
+            return broken(format!("{changed} whole answers have not the bytes that the provider sent"));
+        }
+        if self.median > SLOW {
+            // Timeouts have ended what was well.
+            return Ok(());
+        }
+        if goes_on && self.cut > (self.requests / 1_000).max(1) {
+            return broken(format!("{} answers were cut", self.cut));
+        }
+        // A caller whose answer was cut for good may have clicked once more.
+        if self.billed_needlessly > self.cut as usize {
+            return broken(format!("{} calls were billed twice for nothing", self.billed_needlessly));
+        }
+        Ok(())
     }
 
     /// `count` of all requests, in percent.
