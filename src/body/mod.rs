@@ -7,6 +7,8 @@ pub(crate) mod ending;
 pub(crate) mod erased;
 pub(crate) mod frame_budget;
 pub(crate) mod observed;
+#[cfg(feature = "schema")]
+pub(crate) mod output_usage;
 pub(crate) mod prefixed;
 pub(crate) mod request;
 pub(crate) mod response;

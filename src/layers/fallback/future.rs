@@ -13,6 +13,8 @@ use tower_service::Service;
 use super::body::FallbackBody;
 use super::session::{Reason, Session};
 use crate::body::frame_budget::FrameBudget;
+#[cfg(feature = "schema")]
+use crate::body::output_usage::OutputUsage;
 use crate::body::request::{CallBody, Resend};
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
@@ -112,6 +114,8 @@ where
             None => None,
         };
         this.stage.set(Stage::Over);
+        #[cfg(feature = "schema")]
+        let served = carry_usage(this.session.as_ref().and_then(|session| session.spent), served, this.otherwise);
         match (served, this.otherwise.take()) {
             (Some(response), _) => Poll::Ready(Ok(response.map(FallbackBody::backup))),
             (None, Some(Otherwise::Primary(result))) => Poll::Ready(primary(result)),
@@ -129,9 +133,28 @@ fn primary<A, B, E>(result: Result<Response<A>, E>) -> Result<Response<FallbackB
     result.map(|response| response.map(FallbackBody::primary))
 }
 
+/// Whichever answer is returned says what those of both upstreams have cost.
+#[cfg(feature = "schema")]
+fn carry_usage<A, B, E>(
+    of_backup: Option<OutputUsage>,
+    mut served: Option<Response<B>>,
+    otherwise: &mut Option<Otherwise<Result<Response<A>, E>>>,
+) -> Option<Response<B>> {
+    if let Some(Otherwise::Primary(Ok(primary))) = otherwise {
+        let (spent, returned) = match &mut served {
+            Some(served) => (OutputUsage::of(primary.extensions()), served.extensions_mut()),
+            None => (of_backup, primary.extensions_mut()),
+        };
+        if let Some(spent) = spent {
+            spent.carry_to(returned);
+        }
+    }
+    served
+}
+
 /// The backup's answer, or `None` where there is none that is better than the primary's.
 fn poll_backup<F, Bk, BkB>(
-    session: &Session<Bk>,
+    session: &mut Session<Bk>,
     mut stage: Pin<&mut Stage<F, Bk, Bk::Future>>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Response<BkB>>>

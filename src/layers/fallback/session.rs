@@ -8,6 +8,8 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 
 use super::config::{Config, NAME};
+#[cfg(feature = "schema")]
+use crate::body::output_usage::OutputUsage;
 use crate::body::request::{CallBody, ReadState, Resend};
 use crate::call::{Authenticated, Notice, Notices, ServedBy};
 use crate::event::Event;
@@ -21,6 +23,9 @@ pub(super) struct Session<Bk> {
     config: ThreadArc<Config<Bk>>,
     resend: Resend,
     pub(super) reason: Reason,
+    /// What an answer of the backup's has cost that is not returned.
+    #[cfg(feature = "schema")]
+    pub(super) spent: Option<OutputUsage>,
 }
 
 /// Why the backup is asked.
@@ -38,11 +43,21 @@ const ANOTHER_CREDENTIAL: &str = "the backup has another credential, and the cal
 
 impl<Bk> Session<Bk> {
     pub(super) fn new(config: ThreadArc<Config<Bk>>, resend: Resend) -> Self {
-        Self { config, resend, reason: Reason::Failed(Matter::Upstream) }
+        Self::with(config, resend, Reason::Failed(Matter::Upstream))
     }
 
     pub(super) fn pinned(config: ThreadArc<Config<Bk>>, resend: Resend) -> Self {
-        Self { config, resend, reason: Reason::Pinned }
+        Self::with(config, resend, Reason::Pinned)
+    }
+
+    fn with(config: ThreadArc<Config<Bk>>, resend: Resend, reason: Reason) -> Self {
+        Self {
+            config,
+            resend,
+            reason,
+            #[cfg(feature = "schema")]
+            spent: None,
+        }
     }
 
     /// Whose matter the failure is, where the backup is to be asked.
@@ -152,7 +167,9 @@ impl<Bk> Session<Bk> {
     }
 
     /// The backup's answer, if it serves the call or the call is pinned to it.
-    pub(super) fn served<R, E>(&self, result: Result<Response<R>, E>) -> Option<Response<R>> {
+    pub(super) fn served<R, E>(&mut self, result: Result<Response<R>, E>) -> Option<Response<R>> {
+        #[cfg(feature = "schema")]
+        let spent = result.as_ref().ok().and_then(|response| OutputUsage::of(response.extensions()));
         let accepted = |response: &Response<R>| match self.reason {
             Reason::Pinned => true,
             Reason::Failed(_) => {
@@ -162,6 +179,10 @@ impl<Bk> Session<Bk> {
         };
         let Some(mut response) = result.ok().filter(accepted) else {
             self.config.emitter.emit(&Event::BackupFailed { name: self.config.name.clone() });
+            #[cfg(feature = "schema")]
+            {
+                self.spent = spent;
+            }
             return None;
         };
         ServedBy::mark(response.extensions_mut(), &self.config.name);

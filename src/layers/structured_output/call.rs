@@ -12,40 +12,20 @@ use tower_service::Service;
 
 use super::body::StructuredOutputBody;
 use super::config::Config;
-use super::examined::{AnswerForm, Check, Examined, LARGE, Verdict};
+use super::examined::{AnswerForm, Check, Examined, Verdict};
 use super::request::{Asked, correct_headers, kind_of};
 use crate::body::collect::{Collected, collect};
+use crate::body::ending::Ending;
 use crate::body::erased::ErasedBody;
+use crate::body::output_usage::OutputUsage;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
 use crate::call::{InvalidOutput, OutputFault, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::structured::Complaint;
-use crate::proto::dialect::Usage;
 use crate::proto::digests;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
-
-/// In a response's extensions: what the answer has cost, with all calls that were made for it.
-///
-/// ```
-/// use http::Response;
-/// use tower_buttress::OutputUsage;
-///
-/// # fn bill(response: &Response<()>) {
-/// if let Some(OutputUsage { calls, usage, .. }) = response.extensions().get() {
-///     println!("{calls} calls, {} tokens of answers", usage.output.unwrap_or(0));
-/// }
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OutputUsage {
-    /// The calls that were answered.
-    pub calls: u32,
-    /// The tokens of all of them, as far as they were told.
-    pub usage: Usage,
-}
 
 /// An answer that was read.
 struct CollectedAnswer {
@@ -54,31 +34,20 @@ struct CollectedAnswer {
     trailers: Option<HeaderMap>,
 }
 
-/// What reading an answer led to.
-enum Read<B> {
-    Answer(CollectedAnswer),
-    /// It is handed on, not looked at.
-    Pass(Response<StructuredOutputBody<B>>),
-    /// It broke off, and fails where it did.
-    Broken(Response<StructuredOutputBody<B>>),
+/// An answer that is not in its form.
+struct InvalidAnswer {
+    answer: CollectedAnswer,
+    fault: OutputFault,
 }
 
-// === impl OutputUsage ===
-
-impl OutputUsage {
-    fn add(&mut self, usage: Option<Usage>) {
-        self.calls += 1;
-        self.usage = self.usage.plus(usage.unwrap_or_default());
-    }
-
-    /// An answer that is handed on unread, with what the calls before it have cost, if there were any.
-    fn on_unread<B>(mut self, mut response: Response<B>) -> Response<B> {
-        if self.calls > 0 {
-            self.add(None);
-            response.extensions_mut().insert(self);
-        }
-        response
-    }
+/// What reading an answer led to.
+enum Read<B> {
+    Answer(CollectedAnswer, AnswerForm),
+    /// It is handed on, not looked at. Unless it is whole it broke off, and fails where it did.
+    Unread {
+        response: Response<StructuredOutputBody<B>>,
+        is_whole: bool,
+    },
 }
 
 /// Reads the request, makes the call, and asks again where its answer is not in the form that was asked for.
@@ -99,44 +68,43 @@ where
     config.budget.deposit(clock::now);
     let mut total = OutputUsage::default();
     let mut request = asked.first();
-    // The last answer that was not in its form.
-    let mut invalid: Option<(CollectedAnswer, OutputFault)> = None;
+    let mut best: Option<InvalidAnswer> = None;
     let mut reasks = 0;
     loop {
         let started = clock::now();
         let response = match send(&mut service, request).await {
             Ok(response) => response,
-            Err(err) => return invalid.map(|(answer, fault)| answer.marked(fault, total)).ok_or(err),
+            Err(err) => return best.map(|best| best.respond(total)).ok_or(err),
         };
-        let Some(form) = AnswerForm::of(&response, &asked) else {
-            return Ok(match invalid {
-                // What was asked again has failed: the answer that there is counts.
-                Some((answer, fault)) if !response.status().is_success() => answer.marked(fault, total),
-                _ => total.on_unread(response.map(StructuredOutputBody::inner)),
-            });
-        };
-        let answer = match read_answer(response, form, &asked, &config).await {
-            Read::Answer(answer) => answer,
-            Read::Pass(response) => return Ok(total.on_unread(response)),
-            Read::Broken(response) => {
-                return Ok(match invalid {
-                    Some((answer, fault)) => answer.marked(fault, total),
-                    None => total.on_unread(response),
-                });
+        let (answer, form) = match read_answer(response, &asked, &config).await {
+            Read::Answer(answer, form) => (answer, form),
+            Read::Unread { response, is_whole } => {
+                // What was asked again has failed, or cannot be looked at: the answer that there is counts.
+                let Some(best) = best else { return Ok(response) };
+                if is_whole && response.status().is_success() {
+                    total.add(Ending::of(&response).and_then(Ending::total_usage));
+                }
+                return Ok(best.respond(total));
             }
         };
         let Examined { usage, verdict } = look(Check::new(&asked, form, config.extract), &answer.data).await;
         total.add(usage);
         let (text, complaint) = match verdict {
+            Verdict::Invalid(text, complaint) => (text, complaint),
             Verdict::Return => return Ok(answer.respond(total)),
             Verdict::Replace(data) => return Ok(answer.replaced(data).respond(total)),
-            Verdict::Invalid(text, complaint) => (text, complaint),
+            Verdict::Unfinished => {
+                return Ok(match best {
+                    Some(best) => best.respond(total),
+                    None => answer.respond(total),
+                });
+            }
         };
-        let fault = complaint.fault;
         let again = next(&asked, &config, reasks, started, &text, &complaint);
-        config.emitter.emit(&Event::OutputInvalid { fault, asked_again: again.is_some() });
-        let Some(again) = again else { return Ok(answer.marked(fault, total)) };
-        (request, reasks, invalid) = (again, reasks + 1, Some((answer, fault)));
+        config.emitter.emit(&Event::OutputInvalid { fault: complaint.fault, asked_again: again.is_some() });
+        let invalid = InvalidAnswer { answer, fault: complaint.fault }.or_better(best);
+        let Some(again) = again else { return Ok(invalid.respond(total)) };
+        (request, reasks, best) = (again, reasks + 1, Some(invalid));
     }
 }
 
@@ -195,30 +163,32 @@ async fn send<S: Service<Request<CallBody>>>(
     service.call(request).await
 }
 
-async fn read_answer<B>(response: Response<B>, form: AnswerForm, asked: &Asked, config: &Config) -> Read<B>
+async fn read_answer<B>(response: Response<B>, asked: &Asked, config: &Config) -> Read<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let Some(form) = AnswerForm::of(&response, asked) else {
+        return Read::Unread { response: response.map(StructuredOutputBody::inner), is_whole: true };
+    };
     let (head, body) = response.into_parts();
     let max =
         if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
     let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
-    let (body, is_broken) = match collect(ErasedBody::new(body), max, reservation).await {
-        Ok(Collected::Whole { data, trailers }) => return Read::Answer(CollectedAnswer { head, data, trailers }),
+    let (body, is_whole) = match collect(ErasedBody::new(body), max, reservation).await {
+        Ok(Collected::Whole { data, trailers }) => return Read::Answer(CollectedAnswer { head, data, trailers }, form),
         Ok(Collected::TooLarge(body)) => {
             config.bypassed("an answer that is too long to be looked at");
-            (CallBody::new(body), false)
+            (CallBody::new(body), true)
         }
-        Err(why) => (CallBody::failed(why), true),
+        Err(why) => (CallBody::failed(why), false),
     };
-    let response = Response::from_parts(head, StructuredOutputBody::read(body));
-    if is_broken { Read::Broken(response) } else { Read::Pass(response) }
+    Read::Unread { response: Response::from_parts(head, StructuredOutputBody::read(body)), is_whole }
 }
 
-/// Checks an answer; a large one on a thread for blocking work.
+/// Checks an answer; one that takes long on a thread for blocking work.
 async fn look(check: Check, data: &Bytes) -> Examined {
-    if data.len() <= LARGE {
+    if check.is_quick(data.len()) {
         return check.run(data);
     }
     let (apart, there) = (check.clone(), data.clone());
@@ -229,7 +199,7 @@ async fn look(check: Check, data: &Bytes) -> Examined {
     }
 }
 
-// === impl Answer ===
+// === impl CollectedAnswer ===
 
 impl CollectedAnswer {
     fn replaced(mut self, data: Vec<u8>) -> Self {
@@ -243,11 +213,31 @@ impl CollectedAnswer {
         self.head.extensions.insert(total);
         Response::from_parts(self.head, StructuredOutputBody::read(CallBody::whole(self.data, self.trailers)))
     }
+}
+
+// === impl InvalidAnswer ===
+
+impl InvalidAnswer {
+    /// The earlier one where that came nearer to what was asked for, else this.
+    fn or_better(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if earlier.nearness() > self.nearness() => earlier,
+            _ => self,
+        }
+    }
+
+    const fn nearness(&self) -> u8 {
+        match self.fault {
+            OutputFault::Empty => 0,
+            OutputFault::Syntax => 1,
+            OutputFault::Schema => 2,
+        }
+    }
 
     /// The answer as it is, marked as one that is not in its form.
-    fn marked<B>(self, fault: OutputFault, total: OutputUsage) -> Response<StructuredOutputBody<B>> {
-        let mut response = self.respond(total);
-        response.extensions_mut().insert(InvalidOutput::new(fault));
+    fn respond<B>(self, total: OutputUsage) -> Response<StructuredOutputBody<B>> {
+        let mut response = self.answer.respond(total);
+        response.extensions_mut().insert(InvalidOutput::new(self.fault));
         response
     }
 }

@@ -35,9 +35,12 @@ pub(super) struct Examined {
 }
 
 pub(super) enum Verdict {
-    /// It is returned as it is: it has the form that was asked for, or it is no attempt at it (a refusal, a filter, a limit, a
-    /// call of a tool).
+    /// It is returned as it is: it has the form that was asked for, or it is no attempt at it (a refusal, a filter, a call of a
+    /// tool).
     Return,
+    /// It is returned as it is, unless there is a whole answer: it is an error, was cut, or ends where nothing says that it is
+    /// whole.
+    Unfinished,
     /// It is returned with this body.
     Replace(Vec<u8>),
     /// This text is not what was asked for.
@@ -45,7 +48,7 @@ pub(super) enum Verdict {
 }
 
 /// Answers above that are looked at outside of the threads that other calls run on.
-pub(super) const LARGE: usize = 64 * 1024;
+const LARGE: usize = 64 * 1024;
 
 // === impl AnswerForm ===
 
@@ -82,6 +85,11 @@ impl Check {
         Self { kind: asked.kind, form, schema: asked.schema.clone(), extract }
     }
 
+    /// Whether a body of this length is looked at so quickly that other calls may wait for it.
+    pub(super) fn is_quick(&self, length: usize) -> bool {
+        length <= LARGE && self.schema.as_ref().is_none_or(|schema| schema.is_quick(length))
+    }
+
     pub(super) fn run(&self, body: &Bytes) -> Examined {
         match self.form {
             AnswerForm::Json => self.answer(body),
@@ -93,9 +101,9 @@ impl Check {
         let mut reader = AnswerReader::new();
         reader.read(body);
         let answer = reader.end(&mut *self.kind.dialect());
-        let whole = answer.fault.is_none() && answer.end == Some(End::Whole);
+        let end = answer.end.filter(|_| answer.fault.is_none());
         let verdict = match AnswerText::of(self.kind, body) {
-            _ if !whole => Verdict::Return,
+            _ if end != Some(End::Whole) => Verdict::of_other(end),
             AnswerText::One { before, raw, after } => match unquoted(raw) {
                 Some(text) => match examine(&text, self.schema.as_ref(), self.extract) {
                     Finding::Valid => Verdict::Return,
@@ -126,7 +134,11 @@ impl Check {
         };
         reader.read(body, |fact, _| note(fact));
         reader.end(|fact, _| note(fact));
-        let verdict = if reader.ended() != Some(End::Whole) || is_other { Verdict::Return } else { self.text(said) };
+        let verdict = match reader.ended() {
+            Some(End::Whole) if is_other => Verdict::Return,
+            Some(End::Whole) => self.text(said),
+            end => Verdict::of_other(end),
+        };
         Examined { usage, verdict }
     }
 
@@ -135,5 +147,15 @@ impl Check {
             Finding::Valid | Finding::Extracted(_) => Verdict::Return,
             Finding::Invalid(complaint) => Verdict::Invalid(text, complaint),
         }
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// On an answer that did not end as a whole one does.
+    fn of_other(end: Option<End>) -> Self {
+        // Paused for a call of a tool.
+        if matches!(end, Some(End::Refused | End::Filtered | End::Paused)) { Self::Return } else { Self::Unfinished }
     }
 }

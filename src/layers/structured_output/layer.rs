@@ -72,7 +72,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// # What happens to an answer
 ///
 /// 1. *It is JSON, and what the schema describes*: it is returned, byte for byte.
-/// 2. *Such a value stands in it*: in its only block that is fenced as JSON, or as the only value of the schema's type; or it
+/// 2. *Such a value stands in it*: in its only block that is fenced as JSON, or as the only value of the schema's type (of two
+///    neither is taken: one may be a quotation of what a user wrote); or it
 ///    has commas before closing brackets, or raw control characters in strings: the text is replaced by the value, and
 ///    `Content-Length` is put right ([`extract`](Self::extract)). Nothing else is mended: a text that was cut is never closed.
 /// 3. *It is not*: the model is asked again, with its answer and what is wrong with it (paths and rules, without the values), at
@@ -83,7 +84,8 @@ use crate::rt::retry_budget::RetryBudget;
 ///    [`FallbackLayer`](crate::FallbackLayer) outside asks a backup, if it may. If none does better, the caller is given the
 ///    answer as the 200 that it is.
 ///
-/// [`OutputUsage`](crate::OutputUsage) in the response's extensions sums what all calls have cost.
+/// [`OutputUsage`](crate::OutputUsage) in the response's extensions sums what all calls have cost, those at both upstreams
+/// where a backup was asked.
 ///
 /// # Schemas of callers
 ///
@@ -100,10 +102,14 @@ use crate::rt::retry_budget::RetryBudget;
 ///
 /// # What happens when
 ///
-/// - *The call that asks again fails*: the answer that there was is returned, marked.
+/// - *The call that asks again fails*, or is answered by an error inside a 200, by what was cut or by what cannot be looked at: the
+///   answer that there was is returned, marked. A refusal, a filter or a call of a tool is the model's answer.
+/// - *Several answers are not in their form*: the one that came nearest is returned, the latest of these. One that is JSON comes
+///   nearer than one that is none, and that nearer than an empty one.
 /// - *Less time is left than the last call took*, or the budget is spent: nothing is asked again.
 /// - *An answer longer than [`max_answer`](Self::max_answer)* (1 MiB): it passes unread, with an event.
-/// - *An answer longer than 64 KiB*: it is looked at on a thread for blocking work.
+/// - *An answer longer than 64 KiB*, or one whose check may take more than 65,536 steps (its bytes times the parts of the schema, of
+///   which a regular expression counts as 1,024): it is looked at on a thread for blocking work.
 /// - *An answer breaks off*: its body fails, and nothing of it is handed on.
 /// - *An answer is long, and its schema is large* (a million of its bytes times the schema's parts): the model is told that it is
 ///   wrong, and not where.

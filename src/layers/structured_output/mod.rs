@@ -10,7 +10,7 @@ mod request;
 mod service;
 
 pub use self::body::StructuredOutputBody;
-pub use self::call::OutputUsage;
 pub use self::future::StructuredOutputFuture;
 pub use self::layer::StructuredOutputLayer;
 pub use self::service::StructuredOutput;
+pub use crate::body::output_usage::OutputUsage;

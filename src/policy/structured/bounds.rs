@@ -20,6 +20,11 @@ const MAX_STEPS: u64 = 1 << 28;
 /// Likewise, where errors are listed. There is one for four steps at most, of some hundred bytes.
 const MAX_LISTED: u64 = 1 << 20;
 
+/// Steps that a check takes in a millisecond or two, with the list of errors.
+const QUICK_STEPS: u64 = 1 << 16;
+/// What a regular expression may take for a byte of the text, about: as many steps as it has states.
+const STEPS_PER_PATTERN: u64 = 1 << 10;
+
 /// Keywords under which schemas stand by names of their own, which are no keywords.
 const MAPS: [&str; 6] = ["properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"];
 
@@ -60,6 +65,12 @@ pub(super) fn may_check(parts: u64, text: usize) -> bool {
 /// Whether it may be said where such a text is wrong: the validator makes a list of all errors before it returns the first.
 pub(super) fn may_list_errors(parts: u64, text: usize) -> bool {
     parts.saturating_mul(text as u64) <= MAX_LISTED
+}
+
+/// Whether a text of this length is checked by a schema of this size in a few steps.
+pub(super) fn is_quick(size: Size, text: usize) -> bool {
+    let steps = size.parts.saturating_add(size.patterns.saturating_mul(STEPS_PER_PATTERN));
+    steps.saturating_mul(text as u64) <= QUICK_STEPS
 }
 
 impl<'a> Count<'a> {
@@ -256,6 +267,14 @@ mod tests {
         assert!(parts(&json!({ "items": { "$id": 1 } })).is_ok(), "no address");
         assert!(parts(&json!({ "items": { "$id": "http://x/" } })).is_err());
         assert!(parts(&json!({ "a~b": 1, "$ref": "#/a%7Eb" })).is_err(), "not followed");
+    }
+
+    #[test]
+    fn a_short_text_is_checked_quickly_unless_the_schema_is_large_or_has_regular_expressions() {
+        let quick = |parts, patterns, text| is_quick(Size { parts, patterns }, text);
+        assert!(quick(64, 0, 1024) && !quick(64, 0, 1025));
+        assert!(quick(16, 0, 4096) && !quick(MAX_PARTS, 0, 16));
+        assert!(quick(0, 1, 64) && !quick(0, 1, 65) && !quick(0, u64::MAX, 1) && !quick(u64::MAX, 1, 1));
     }
 
     #[test]

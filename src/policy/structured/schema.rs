@@ -36,7 +36,7 @@ pub struct OutputSchema(Arc<Compiled>);
 struct Compiled {
     validator: Validator,
     wanted: Wanted,
-    parts: u64,
+    size: Size,
     bytes: usize,
 }
 
@@ -71,7 +71,8 @@ impl OutputSchema {
         if schema.to_string().len() > bounds::MAX_BYTES {
             return Err(refused("it is too large"));
         }
-        let Size { parts, patterns } = bounds::size_of(schema).map_err(refused)?;
+        let size = bounds::size_of(schema).map_err(refused)?;
+        let Size { parts, patterns } = size;
         let patterns = usize::try_from(patterns).unwrap_or(usize::MAX);
         let regex = REGEX_SIZE.min(ALL_REGEXES / patterns.max(1));
         let bytes = usize::try_from(parts).unwrap_or(usize::MAX).saturating_mul(PART_SIZE);
@@ -79,7 +80,7 @@ impl OutputSchema {
         let patterns = PatternOptions::regex().size_limit(regex).dfa_size_limit(4 * regex);
         let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false).offline();
         let validator = options.build(schema).map_err(|_| refused("it is no JSON Schema"))?;
-        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts, bytes })))
+        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), size, bytes })))
     }
 
     /// The JSON that `text` is, or has in it, where that is what the schema describes.
@@ -100,20 +101,25 @@ impl OutputSchema {
         self.0.bytes
     }
 
+    /// Whether a text of this length is checked so quickly that other calls may wait for it.
+    pub(crate) fn is_quick(&self, text: usize) -> bool {
+        bounds::is_quick(self.0.size, text)
+    }
+
     pub(super) fn wanted(&self) -> Wanted {
         self.0.wanted
     }
 
     /// What is wrong with a value: none for a value that it would take too long to check.
     pub(super) fn errors(&self, json: &str) -> Vec<String> {
-        if !bounds::may_check(self.0.parts, json.len()) {
+        if !bounds::may_check(self.0.size.parts, json.len()) {
             return Vec::new();
         }
         let Ok(value) = serde_json::from_str::<Value>(json) else { return vec!["it is no JSON".to_owned()] };
         if self.0.validator.is_valid(&value) {
             return Vec::new();
         }
-        if !bounds::may_list_errors(self.0.parts, json.len()) {
+        if !bounds::may_list_errors(self.0.size.parts, json.len()) {
             return vec!["it is too long to say where".to_owned()];
         }
         let errors = self.0.validator.iter_errors(&value).take(MAX_ERRORS);
@@ -142,7 +148,7 @@ fn shortened(mut text: String) -> String {
 /// Without the schema, which is a caller's.
 impl fmt::Debug for OutputSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutputSchema").field("parts", &self.0.parts).finish_non_exhaustive()
+        f.debug_struct("OutputSchema").field("parts", &self.0.size.parts).finish_non_exhaustive()
     }
 }
 

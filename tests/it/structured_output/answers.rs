@@ -188,38 +188,64 @@ async fn a_large_answer_is_looked_at_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_held_stream_is_checked_and_returned_as_it_came() {
-    const STOP: &str =
-        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
-    let chunk = |text: &str| -> &'static str {
-        let chunk = json!({ "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": null }] });
-        Box::leak(format!("data: {chunk}\n\n").into_boxed_str())
-    };
-    let stream = |parts: &[&str]| {
-        let steps = parts.iter().map(|part| Step::Data(chunk(part))).chain([Step::Data(STOP)]).collect();
-        Says::Raw(200, vec![("content-type", "text/event-stream")], steps)
-    };
-    let request = || {
-        post(
-            "/v1/chat/completions",
-            &json!({
-                "stream": true, "messages": [], "response_format": { "type": "json_schema", "json_schema": { "schema": schema() } },
-            }),
-        )
-    };
-    let model = Model::new(&[stream(&["{\"town\":", "1}"]), stream(&["{\"city\":", "\"Paris\"}"])]);
+    let model = Model::new(&[held_stream(&["{\"town\":", "1}"]), held_stream(&["{\"city\":", "\"Paris\"}"])]);
     let service = StructuredOutputLayer::new().hold_streams(64 * 1024).layer(model.service());
-    let checked = send(&service, request()).await;
-    let good = [chunk("{\"city\":"), chunk("\"Paris\"}"), STOP].concat();
+    let checked = send(&service, streaming_request()).await;
+    let good = [chunk("{\"city\":"), chunk("\"Paris\"}"), STREAM_END].concat();
     assert_eq!((checked.text, checked.fault, checked.calls), (good, None, Some(2)));
 
-    // In a sentence: the stream cannot be changed. Cut: it is not for this layer.
-    let cut = Says::Raw(200, vec![("content-type", "text/event-stream")], vec![Step::Data(chunk("no"))]);
-    let model = Model::new(&[stream(&["Here: {\"city\":\"Paris\"}"]), cut]);
+    // In a sentence: the stream cannot be changed. One that is cut takes the place of no whole one.
+    let is_stream = || vec![("content-type", "text/event-stream")];
+    let cut = || Says::Raw(200, is_stream(), vec![Step::Data(chunk("no"))]);
+    let error = || Says::Raw(200, is_stream(), vec![Step::Data("data: {\"error\":{\"message\":\"overloaded\"}}\n\n")]);
+    let spoken = "Here: {\"city\":\"Paris\"}";
+    let first = [chunk(spoken), STREAM_END].concat();
+    for second in [cut(), error()] {
+        let model = Model::new(&[held_stream(&[spoken]), second]);
+        let service = StructuredOutputLayer::new().hold_streams(64 * 1024).layer(model.service());
+        let kept = send(&service, streaming_request()).await;
+        assert_eq!((kept.text.as_str(), kept.fault, kept.calls), (first.as_str(), Some(OutputFault::Syntax), Some(2)));
+    }
+    // Where there is no other, it is for a stream guard.
+    let model = Model::new(&[cut()]);
     let service = StructuredOutputLayer::new().hold_streams(64 * 1024).layer(model.service());
-    let passed = send(&service, request()).await;
-    assert_eq!((passed.text.as_str(), passed.fault, passed.calls), (chunk("no"), None, Some(2)));
+    let passed = send(&service, streaming_request()).await;
+    assert_eq!((passed.text.as_str(), passed.fault, passed.calls), (chunk("no"), None, Some(1)));
 
-    let model = Model::new(&[stream(&["no"])]);
-    let passed = send(&StructuredOutputLayer::new().layer(model.service()), request()).await;
+    let model = Model::new(&[held_stream(&["no"])]);
+    let passed = send(&StructuredOutputLayer::new().layer(model.service()), streaming_request()).await;
     assert_eq!((passed.fault, passed.calls), (None, None), "streams pass by default");
+}
+
+/// A check that other calls would wait for is made where they do not.
+#[test]
+fn a_schema_that_costs_much_holds_up_no_other_call_though_the_answer_is_short() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_time().build().unwrap();
+    runtime.block_on(async {
+        // Within the bounds: 6,000 parts for each item.
+        let all: Vec<_> = (0..3_000).map(|_| json!({ "type": "string" })).collect();
+        let costly = OutputSchema::new(&json!({ "items": { "allOf": all } })).unwrap();
+        let costly_by_pattern = OutputSchema::new(&json!({ "items": { "pattern": "^(a|b)+$" } })).unwrap();
+        let usual = OutputSchema::new(&json!({ "items": { "type": "string" } })).unwrap();
+        // The only thread for blocking work has something to do.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || released.recv());
+        let model =
+            Model::new(&[Says::Text("[\"a\",\"b\"]"), Says::Text("[\"a\",\"b\"]"), Says::Text("[\"a\",\"b\"]")]);
+        let check = |schema: OutputSchema| {
+            let service = StructuredOutputLayer::new().schema(schema).layer(model.service());
+            tokio::spawn(async move { send(&service, request()).await })
+        };
+        assert_eq!(check(usual).await.unwrap().calls, Some(1), "a usual check is made at once");
+        let costly = [check(costly), check(costly_by_pattern)];
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(costly.iter().all(|check| !check.is_finished()), "others go on");
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        for check in costly {
+            assert_eq!(check.await.unwrap().fault, None);
+        }
+    });
 }

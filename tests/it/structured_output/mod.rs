@@ -119,6 +119,27 @@ pub(crate) fn post(path: &str, body: &Value) -> Request<Full<Bytes>> {
     request.body(Full::from(body)).unwrap()
 }
 
+pub(crate) const STREAM_END: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+/// An event of a stream.
+pub(crate) fn chunk(text: &str) -> &'static str {
+    let chunk = json!({ "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": null }] });
+    Box::leak(format!("data: {chunk}\n\n").into_boxed_str())
+}
+
+/// A whole stream with this text.
+pub(crate) fn held_stream(parts: &[&str]) -> Says {
+    let steps = parts.iter().map(|part| Step::Data(chunk(part))).chain([Step::Data(STREAM_END)]).collect();
+    Says::Raw(200, vec![("content-type", "text/event-stream")], steps)
+}
+
+pub(crate) fn streaming_request() -> Request<Full<Bytes>> {
+    let format = json!({ "type": "json_schema", "json_schema": { "schema": schema() } });
+    let messages = json!([{ "role": "user", "content": "Which?" }]);
+    post("/v1/chat/completions", &json!({ "stream": true, "messages": messages, "response_format": format }))
+}
+
 /// What came of a call.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Got {

@@ -60,7 +60,7 @@ async fn where_the_second_call_fails_the_first_answer_counts() {
         let service = StructuredOutputLayer::new().layer(model.service());
         assert_eq!(send(&service, request()).await, got(BAD, Some(OutputFault::Schema), 1));
     }
-    // What the first call has cost is told also where the answer to the second one is not looked at.
+    // Nor does one take its place that cannot be looked at. What that has cost is not known.
     let long: &'static str = Box::leak(answer(&"x".repeat(2_000)).into_boxed_str());
     for (kind, body) in [("text/plain", "what?"), ("application/json", long)] {
         let model =
@@ -69,10 +69,50 @@ async fn where_the_second_call_fails_the_first_answer_counts() {
         let response = service.oneshot(request()).await.unwrap();
         let usage = response.extensions().get::<OutputUsage>().unwrap();
         assert_eq!((usage.calls, usage.usage.input, usage.usage.output), (2, Some(10), Some(5)), "{kind}");
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
+        assert_eq!(InvalidOutput::of(&response).unwrap().fault, OutputFault::Schema);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), answer(BAD));
     }
     let model = Model::new(&[Says::Break]);
     assert!(StructuredOutputLayer::new().layer(model.service()).oneshot(request()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_or_a_cut_answer_takes_the_place_of_no_whole_one() {
+    let ends = |end: &str| answer(GOOD).replace("\"stop\"", &format!("\"{end}\""));
+    let says = |body: String| {
+        let body: &'static str = Box::leak(body.into_boxed_str());
+        Says::Raw(200, vec![("content-type", "application/json")], vec![Step::Data(body)])
+    };
+    let error = json!({ "error": { "message": "overloaded", "code": 529 } }).to_string();
+    let cut = answer(GOOD)[..40].to_owned();
+    for second in [error, cut, ends("length"), ends("made_up")] {
+        let model = Model::new(&[Says::Text(BAD), says(second.clone())]);
+        let got_first = send(&StructuredOutputLayer::new().layer(model.service()), request()).await;
+        assert_eq!(got_first, got(BAD, Some(OutputFault::Schema), 2), "{second}");
+    }
+    // What the model itself decided is the answer.
+    for second in
+        [ends("content_filter"), answer("").replace("\"content\":\"\"", "\"content\":null,\"refusal\":\"No.\"")]
+    {
+        let model = Model::new(&[Says::Text(BAD), says(second.clone())]);
+        let response = StructuredOutputLayer::new().layer(model.service()).oneshot(request()).await.unwrap();
+        assert_eq!(InvalidOutput::of(&response), None, "{second}");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), second);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_answers_that_are_all_invalid_the_nearest_is_returned() {
+    for (says, text, fault) in [
+        ([BAD, "no", ""], BAD, OutputFault::Schema),
+        (["no", BAD, "no!"], BAD, OutputFault::Schema),
+        (["no", "no!", ""], "no!", OutputFault::Syntax),
+        ([BAD, "{}", "no"], "{}", OutputFault::Schema),
+    ] {
+        let model = Model::new(&says.map(Says::Text));
+        let service = StructuredOutputLayer::new().layer(model.service());
+        assert_eq!(send(&service, request()).await, got(text, Some(fault), 3), "{says:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

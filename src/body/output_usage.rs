@@ -1,0 +1,89 @@
+//! What an answer has cost, with the calls whose answers it takes the place of.
+
+use http::Extensions;
+
+use super::ending::Ending;
+use crate::proto::dialect::Usage;
+
+/// In a response's extensions: what the answer has cost, with all calls that were made for it.
+///
+/// [`StructuredOutputLayer`](crate::StructuredOutputLayer) sets it. Where a [`FallbackLayer`](crate::FallbackLayer) asked a
+/// backup because the answer was not in its form, the calls of both upstreams are in it, whichever answer is returned.
+///
+/// ```
+/// use http::Response;
+/// use tower_buttress::OutputUsage;
+///
+/// # fn bill(response: &Response<()>) {
+/// if let Some(OutputUsage { calls, usage, .. }) = response.extensions().get() {
+///     println!("{calls} calls, {} tokens of answers", usage.output.unwrap_or(0));
+/// }
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutputUsage {
+    /// The calls that were answered.
+    pub calls: u32,
+    /// The tokens of all of them, as far as they were told.
+    pub usage: Usage,
+}
+
+// === impl OutputUsage ===
+
+impl OutputUsage {
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().copied()
+    }
+
+    /// Adds a call that was answered.
+    pub(crate) fn add(&mut self, usage: Option<Usage>) {
+        self.calls = self.calls.saturating_add(1);
+        self.usage = self.usage.plus(usage.unwrap_or_default());
+    }
+
+    /// Adds this, which was spent on an answer that is not returned, to what the answer with these extensions has cost.
+    pub(crate) fn carry_to(mut self, answer: &mut Extensions) {
+        match Self::of(answer) {
+            Some(other) => {
+                self.calls = self.calls.saturating_add(other.calls);
+                self.usage = self.usage.plus(other.usage);
+            }
+            // No layer has counted it; one that reads it may know.
+            None => self.add(answer.get().and_then(Ending::total_usage)),
+        }
+        answer.insert(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spent(calls: u32, input: u64) -> OutputUsage {
+        OutputUsage { calls, usage: Usage::new(Some(input), None) }
+    }
+
+    #[test]
+    fn what_another_answer_has_cost_is_added() {
+        let mut answer = Extensions::new();
+        answer.insert(spent(2, 20));
+        spent(3, 30).carry_to(&mut answer);
+        assert_eq!(OutputUsage::of(&answer), Some(spent(5, 50)));
+    }
+
+    #[test]
+    fn an_answer_that_was_not_counted_is_one_call_with_what_it_told() {
+        let mut answer = Extensions::new();
+        spent(3, 30).carry_to(&mut answer);
+        assert_eq!(OutputUsage::of(&answer), Some(spent(4, 30)));
+
+        let mut answer = Extensions::new();
+        let ending = Ending::new();
+        ending.note_usage(Usage::new(Some(7), Some(1)));
+        answer.insert(ending);
+        spent(3, 30).carry_to(&mut answer);
+        let usage = Usage::new(Some(37), Some(1));
+        assert_eq!(OutputUsage::of(&answer), Some(OutputUsage { calls: 4, usage }));
+    }
+}
