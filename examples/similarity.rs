@@ -20,6 +20,7 @@ use tower_buttress::error::BoxError;
 use tower_buttress::{CallBody, Embedder, Embedding, OpenAiEmbeddings, Similar, TimeoutProfile, presets};
 
 const PAIRS: &str = "\
+same\tWhat is the capital of France?\tCould you tell me the capital of France?
 same\tWhat is the capital of France?\tTell me the capital city of France
 same\tHow do I reset a forgotten password?\thow do I recover a password that was forgotten
 same\tExplain photosynthesis in simple words\tExplain in simple words how photosynthesis works
@@ -33,6 +34,8 @@ other\tThe flight from Paris to London\tThe flight from London to Paris
 other\tWhat does EU law say about this?\tWhat does US law say about this?
 other\tIs it safe to eat raw eggs?\tIs it not safe to eat raw eggs?
 other\tWhat is a mammal?\tWhat is a mammoth?
+other\tWhat did Elizabeth I do?\tWhat did Elizabeth II do?
+other\tIs 5 m long for a snake?\tIs 5 mm long for a snake?
 ";
 
 /// How much two texts are alike in their letters. It knows nothing of what they mean.

@@ -3,7 +3,6 @@
 pub(crate) mod answers;
 pub(crate) mod cache_control;
 pub(crate) mod normalize;
-mod relations;
 pub(crate) mod similar;
 
 use super::verdict::{Health, Matter, NextStep, Verdict};

@@ -30,18 +30,19 @@ struct Asked {
 
 /// Questions of one line are one question. The first two lines mean the same; all others differ in a number, a negation or a
 /// name.
-const QUESTIONS: [&[&str]; 11] = [
-    &["It is 10 miles to Paris, is it?"],
-    &["Is it 10 miles to Paris?", "is it 10 miles  to Paris", "Hi, is it 10 miles to Paris?"],
-    &["is it 10 miles to rome"],
-    &["is it ten miles to paris"],
-    &["Is it -10 miles to Paris?"],
-    &["is it nowhere near 10 miles to Paris"],
-    &["Is it 100 miles to Paris?"],
-    &["Is it not 10 miles to Paris?"],
-    &["Is it 10 miles to London?"],
-    &["Is it 10 miles to PARIS?"],
-    &["Is it \"10\" miles to Paris?"],
+const QUESTIONS: [&[&str]; 12] = [
+    &["Could you tell me the 10 sights of Paris?"],
+    &["What are the 10 sights of Paris?", "what are the 10 sights  of Paris", "Hi, what are the 10 sights of Paris?"],
+    &["what are the 10 sights of rome"],
+    &["what are the ten sights of paris"],
+    &["What are the -10 sights of Paris?"],
+    &["what are the 10 no sights of paris"],
+    &["What are the 100 sights of Paris?"],
+    &["What are not the 10 sights of Paris?"],
+    &["What are the 10 sights of London?"],
+    &["What are the 10 sights of PARIS?"],
+    &["What are the \"10\" sights of Paris?"],
+    &["What are the 10 sights of Paris I?"],
 ];
 
 impl Asked {

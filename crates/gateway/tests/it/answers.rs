@@ -166,7 +166,7 @@ async fn the_answer_to_a_similar_request_stands_in_and_says_so() {
     // The answer is kept once it is embedded, behind the call.
     let similar = soon(async {
         loop {
-            let answer = say("Tell me the capital city of France", "status=503").await;
+            let answer = say("Tell me the capital of France", "status=503").await;
             if answer.status() == StatusCode::OK {
                 break answer;
             }

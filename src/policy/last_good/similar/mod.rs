@@ -1,0 +1,223 @@
+//! Whether two messages that look alike may mean the same.
+//!
+//! # Why guards?
+//!
+//! How near two texts are says how alike they are put, more than whether they mean the same: of 20 hand-made pairs with
+//! different answers ("enable", "disable"; 10 miles, 100 miles; Paris to London, London to Paris), 11 to 18 were nearer than a
+//! threshold at which any paraphrase was found. So what an answer hangs on has to be equal, to the letter, whatever the
+//! measure says. A pair that is refused costs a fallback; a pair that is not costs a wrong answer.
+//!
+//! # Why may only the beginning differ?
+//!
+//! Names stand in small letters (`rust`), numbers in words and in letters (`Elizabeth I`), negations in prefixes, units in one
+//! letter, and all of them in any language: no list has them all. Nor is there a list of words that are none of them wherever they
+//! stand: in `x * a`, `hepatitis A` and `the film It` the smallest words of English are what is asked about.
+//!
+//! So only *how a question is put* may differ: the first words of an English message, where they are one of the `FORMS` of the
+//! same request, and what makes it polite before them. All that stands behind it, and the whole of a message that begins
+//! otherwise, has to be the same words and signs in the same order, capitals included. Numbers, negations and names are among
+//! them, whatever they look like.
+
+#[cfg(test)]
+mod pairs;
+#[cfg(test)]
+mod tests;
+
+/// Shorter messages say too little by themselves, longer ones too much.
+const CHARS: std::ops::RangeInclusive<usize> = 12..=4_000;
+
+/// What a message asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// What something is, or what things are.
+    Tell,
+    /// How something is done.
+    How,
+    Explain,
+    Summarize,
+}
+
+/// A message, as it is compared.
+#[derive(Debug, PartialEq, Eq)]
+struct Message<'a> {
+    form: Option<Form>,
+    /// What stands behind the form, or all of it.
+    words: Vec<&'a str>,
+}
+
+/// Ways to ask for the same. None has a word in it that is a name, a number or a negation, and behind each stands what is asked
+/// about.
+const FORMS: &[(Form, &str)] = &[
+    (Form::Tell, "what is the"),
+    (Form::Tell, "what's the"),
+    (Form::Tell, "whats the"),
+    (Form::Tell, "what are the"),
+    (Form::Tell, "tell me the"),
+    (Form::Tell, "give me the"),
+    (Form::Tell, "i want to know the"),
+    (Form::Tell, "i would like to know the"),
+    (Form::Tell, "i'd like to know the"),
+    (Form::How, "how do i"),
+    (Form::How, "how can i"),
+    (Form::How, "how to"),
+    (Form::How, "what is the best way to"),
+    (Form::How, "what's the best way to"),
+    (Form::Explain, "explain"),
+    (Form::Explain, "explain to me"),
+    (Form::Summarize, "summarize"),
+    (Form::Summarize, "summarise"),
+    (Form::Summarize, "give me a summary of"),
+    (Form::Summarize, "write a summary of"),
+];
+
+/// What stands before a question that is a message by itself.
+const LEADS: &[&str] = &["tell me", "i want to know", "i would like to know", "i'd like to know"];
+const QUESTION_WORDS: &[&str] = &["how", "what", "what's", "whats", "when", "where", "which", "who", "why"];
+
+/// Before one of the `VERBS`.
+const POLITE: &[&str] = &["please", "kindly", "can you please", "could you please", "would you please"];
+const VERBS: &[&str] = &[
+    "compare",
+    "define",
+    "describe",
+    "explain",
+    "give",
+    "list",
+    "show",
+    "summarise",
+    "summarize",
+    "tell",
+    "translate",
+    "write",
+];
+
+/// Before a form or a lead only: "Can you write in Chinese?" asks for something else than "Write in Chinese".
+const ABLE: &[&str] = &["can you", "could you"];
+
+/// Before a question word, a verb, or one of the `HELPERS`.
+const GREETINGS: &[&str] = &["hi,", "hi!", "hello,", "hello!", "hey,", "hey!"];
+/// With a capital at the beginning of a message they are no names: `Will` and `May` may be.
+const HELPERS: &[&str] =
+    &["are", "can", "could", "did", "do", "does", "i", "i'd", "is", "kindly", "please", "was", "were", "would"];
+
+/// In a message with one of these, the width of a space may mean something.
+const QUOTES: &[char] = &['"', '\'', '“', '”', '„', '‘', '’', '`', '«', '»', '「', '」', '『', '』'];
+
+/// Whether a message is one that another may be similar to.
+pub(crate) fn is_comparable(text: &str) -> bool {
+    CHARS.contains(&text.chars().take(CHARS.end() + 1).count())
+}
+
+/// Whether both messages ask for the same of the same: all that an answer hangs on is equal.
+pub(crate) fn agree(one: &str, other: &str) -> bool {
+    let message = Message::of(one);
+    // With nothing behind the form, nothing says what is asked about.
+    one == other || (!message.words.is_empty() && message == Message::of(other))
+}
+
+/// The cosine of two vectors: `None` where they cannot be compared.
+pub(crate) fn cosine(one: &[f32], other: &[f32]) -> Option<f32> {
+    if one.is_empty() || one.len() != other.len() {
+        return None;
+    }
+    let dot = |one: &[f32], other: &[f32]| -> f64 {
+        one.iter().zip(other).map(|(one, other)| f64::from(*one) * f64::from(*other)).sum()
+    };
+    let cosine = dot(one, other) / (dot(one, one).sqrt() * dot(other, other).sqrt());
+    #[allow(clippy::cast_possible_truncation)]
+    let cosine = cosine.clamp(-1.0, 1.0) as f32;
+    cosine.is_finite().then_some(cosine)
+}
+
+// === impl Message ===
+
+impl<'a> Message<'a> {
+    fn of(text: &'a str) -> Self {
+        let all = split(text);
+        let rest = before(GREETINGS, all.as_slice(), |rest| rest.first().is_some_and(|word| opener(word).is_some()));
+        let rest = before(POLITE, rest, |rest| rest.first().is_some_and(|word| VERBS.contains(word)));
+        let rest = before(ABLE, rest, |rest| after_any(LEADS, rest).is_some() || Form::of(rest).is_some());
+        let rest = before(LEADS, rest, |rest| rest.first().is_some_and(|word| QUESTION_WORDS.contains(word)));
+        let (form, rest) = Form::of(rest).map_or((None, rest), |(form, rest)| (Some(form), rest));
+        let mut words = rest.to_vec();
+        let opener = form.is_none().then(|| rest.first().and_then(|word| opener(word))).flatten();
+        if form.is_some() || opener.is_some() {
+            trim_mark(&mut words);
+        }
+        if let (Some(first), Some(opener)) = (words.first_mut(), opener) {
+            *first = opener;
+        }
+        Self { form, words }
+    }
+}
+
+// === impl Form ===
+
+impl Form {
+    /// The longest form at the start of these words, and what stands behind it.
+    fn of<'a, 'b>(words: &'b [&'a str]) -> Option<(Self, &'b [&'a str])> {
+        let found = FORMS.iter().filter_map(|(form, phrase)| Some((*form, after(phrase, words)?)));
+        let (form, rest) = found.min_by_key(|(_, rest)| rest.len())?;
+        // "How to Train Your Dragon" is a title.
+        let is_title = form == Self::How && !rest.first().is_some_and(|word| word.starts_with(char::is_lowercase));
+        (!is_title).then_some((form, rest))
+    }
+}
+
+/// The words of a text, as they are written. Only spaces part them: what may be code keeps its lines and its indents.
+fn split(text: &str) -> Vec<&str> {
+    let text = text.trim();
+    let is_plain = !text.contains(|c: char| QUOTES.contains(&c) || (c.is_whitespace() && c != ' '));
+    text.split(' ').filter(|word| !(is_plain && word.is_empty())).collect()
+}
+
+/// Without one of these phrases at the start, where what stands behind it is as it has to be.
+fn before<'a, 'b>(
+    phrases: &[&str],
+    words: &'b [&'a str],
+    is_expected: impl Fn(&'b [&'a str]) -> bool,
+) -> &'b [&'a str] {
+    after_any(phrases, words).filter(|rest| is_expected(rest)).unwrap_or(words)
+}
+
+fn after_any<'a, 'b>(phrases: &[&str], words: &'b [&'a str]) -> Option<&'b [&'a str]> {
+    phrases.iter().filter_map(|phrase| after(phrase, words)).min_by_key(|rest| rest.len())
+}
+
+/// What stands behind this phrase, if the words begin with it.
+fn after<'a, 'b>(phrase: &str, words: &'b [&'a str]) -> Option<&'b [&'a str]> {
+    let mut rest = words;
+    for (at, part) in phrase.split(' ').enumerate() {
+        let (first, others) = rest.split_first()?;
+        if !spells(first, part, at == 0) {
+            return None;
+        }
+        rest = others;
+    }
+    Some(rest)
+}
+
+/// Whether `word` is this one of ours; with a capital, where it may have one.
+fn spells(word: &str, ours: &str, opens: bool) -> bool {
+    let may_be_capital = opens || ours == "i";
+    let mut letters = word.chars().map(|c| if c == '’' { '\'' } else { c });
+    let first = letters.next().map(|c| if may_be_capital { c.to_ascii_lowercase() } else { c });
+    let mut expected = ours.chars();
+    first == expected.next() && letters.eq(expected)
+}
+
+/// One of the words that open a message, in small letters.
+fn opener(word: &str) -> Option<&'static str> {
+    let openers = [QUESTION_WORDS, VERBS, HELPERS];
+    openers.into_iter().flatten().copied().find(|opener| spells(word, opener, true))
+}
+
+/// Without the mark at the end of a question. Behind a digit, a sign or a single letter it may be a part of a number or a name.
+fn trim_mark(words: &mut [&str]) {
+    let Some(last) = words.last_mut() else { return };
+    let bare = last.strip_suffix(['?', '.']).filter(|bare| {
+        let mut end = bare.chars().rev();
+        end.next().is_some_and(char::is_alphabetic) && end.next().is_some_and(char::is_alphabetic)
+    });
+    *last = bare.unwrap_or(last);
+}
