@@ -5,7 +5,7 @@
 //! A wrong answer is worse than none. So only plain sentences are treated, and only what never carries a meaning is dropped:
 //! how wide a space is, a capital letter, the mark at the end, a greeting, a "please". The order of the words stays, and so
 //! does everything that numbers, names and negations are made of. A word in capitals is a name (`US`, `WHO`), not another
-//! spelling (`us`, `who`). What may be code, a quotation, a list or what is asked about (line breaks, quotes, brackets, signs, what
+//! spelling (`us`, `who`), and a letter or two may be a unit, a symbol or a number (`M`, `Co`, `II`). What may be code, a quotation, a list or what is asked about (line breaks, quotes, brackets, signs, what
 //! stands behind a colon) is left alone, and
 //! so is compatibility decomposition: to NFKC, 10² is 102.
 
@@ -15,6 +15,11 @@ const MAX_CHARS: usize = 4_000;
 const PLAIN: &str = ".,?!;:'’-–%&€$£";
 const GREETINGS: [&str; 4] = ["hi", "hello", "hey", "dear all"];
 const POLITE: [&str; 3] = ["please", "thanks", "thank you"];
+/// Short words that are written with a capital at the start of a sentence, and mean the same.
+const SHORT: [&str; 22] = [
+    "a", "am", "an", "as", "at", "be", "by", "do", "go", "he", "hi", "if", "in", "is", "it", "my", "no", "of", "on",
+    "so", "to", "we",
+];
 
 /// The one spelling of this message; `None` where it must be taken as it is.
 pub(crate) fn normalize(text: &str) -> Option<String> {
@@ -23,9 +28,12 @@ pub(crate) fn normalize(text: &str) -> Option<String> {
     if text.is_empty() || text.chars().nth(MAX_CHARS).is_some() || !text.chars().all(plain) || may_quote(text) {
         return None;
     }
-    let mut words = Vec::new();
+    let mut words: Vec<String> = Vec::new();
     for word in text.split([' ', '\t']).filter(|word| !word.is_empty()) {
-        words.push(fold(word));
+        let before = words.last();
+        let is_unit = before.is_some_and(|before| before.ends_with(char::is_numeric));
+        let opens = before.is_none_or(|before| before.ends_with(['.', ',', '?', '!']));
+        words.push(if is_unit { word.to_owned() } else { fold(word, opens) });
     }
     let mut text = words.join(" ");
     trim_end(&mut text);
@@ -55,11 +63,15 @@ fn may_quote(text: &str) -> bool {
     false
 }
 
-/// A word without capitals, unless it is made of them or has a digit in it.
-fn fold(word: &str) -> String {
+/// A word without capitals, unless it is made of them, has a digit in it, or is short: then it is a name but for "I", and
+/// those that open a sentence.
+fn fold(word: &str, opens: bool) -> String {
     let letters = word.chars().filter(|c| c.is_alphabetic());
-    let is_name = letters.clone().count() > 1 && letters.clone().skip(1).any(char::is_uppercase);
-    if is_name || word.chars().any(char::is_numeric) { word.to_owned() } else { word.to_lowercase() }
+    let lower = word.to_lowercase();
+    let bare = lower.trim_end_matches(['.', ',', '?', '!']);
+    let is_short = letters.clone().count() < 3 && bare != "i" && !(opens && SHORT.contains(&bare));
+    let is_name = is_short || letters.clone().skip(1).any(char::is_uppercase);
+    if is_name || word.chars().any(char::is_numeric) { word.to_owned() } else { lower }
 }
 
 /// Without the marks at the end. Behind a digit or a single letter they may be a factorial, a decimal or an initial.
@@ -116,6 +128,8 @@ mod tests {
             ("Hello! Tell me a joke. Thanks!", "Hello, tell me a joke. thanks"),
             ("Explain it to me, thank you", "explain it to me"),
             ("Don't stop", "don't stop"),
+            ("What can I do? Is it late", "what can i do? is it late"),
+            ("Do I go to Paris in May", "do I go to paris in may"),
             ("Wake me at 10:30, please", "wake me at 10:30"),
         ] {
             assert!(same(one, other), "{one:?} and {other:?}: {:?}, {:?}", normalize(one), normalize(other));
@@ -131,6 +145,16 @@ mod tests {
             ("What is n!", "What is n"),
             ("Is it 1.5 long", "Is it 15 long"),
             ("Contact US", "contact us"),
+            ("Is 5 M long", "Is 5 m long"),
+            ("Is 5 Mm long", "Is 5 mm long"),
+            ("Is 5 Mb large", "Is 5 mb large"),
+            ("Is 5 Pa much", "Is 5 pa much"),
+            ("Is five Mm long", "Is five mm long"),
+            ("Is vitamin A good", "Is vitamin a good"),
+            ("Is Co dangerous", "Is co dangerous"),
+            ("Is plan B good", "Is plan b good"),
+            ("The film Us", "The film us"),
+            ("Is As toxic", "Is as toxic"),
             ("What does WHO say", "what does who say"),
             ("Is it safe", "Is it not safe"),
             ("Paris to London", "London to Paris"),
