@@ -21,7 +21,7 @@ use crate::error::{BoxError, UnexpectedResponse};
 /// An [`Embedder`] that asks a service for embeddings, as OpenAI's `/v1/embeddings` and what speaks like it has them.
 ///
 /// The service has limits, retries and a circuit of its own: this asks it once, and an error only means that no similar answer
-/// is found.
+/// is found. So does an answer that is longer than 256 KiB for each text, and one for which there is no [memory](Self::memory).
 ///
 /// ```
 /// use http::HeaderValue;
@@ -46,10 +46,17 @@ pub struct OpenAiEmbeddings<S> {
     model: Arc<str>,
     id: Arc<str>,
     headers: HeaderMap,
+    memory: Memory,
 }
 
-/// What is read of an answer: a thousand vectors of a thousand numbers.
+/// What is read of an answer for each text: a vector of eight thousand numbers.
+const MAX_VECTOR: usize = 256 * 1024;
+/// What is read of an answer in all.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// What all answers that are read at once may take together.
+const MEMORY: usize = 64 * 1024 * 1024;
+/// An answer takes so much more when it is parsed.
+const PARSED: usize = 8;
 
 // === impl OpenAiEmbeddings ===
 
@@ -60,7 +67,14 @@ impl<S> OpenAiEmbeddings<S> {
         let model = model.into();
         let id = format!("{} {model}", url.path()).into();
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-        Self { service, url, model, id, headers }
+        Self { service, url, model, id, headers, memory: Memory::new(MEMORY) }
+    }
+
+    /// The memory in which answers are counted while they are read. Default: 64 MiB of its own, which clones share.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// Adds a header to each request: a credential, which is marked as sensitive.
@@ -91,7 +105,8 @@ where
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = self.headers.clone();
         let mut service = self.service.clone();
-        let count = texts.len();
+        let (count, memory) = (texts.len(), self.memory.clone());
+        let limit = MAX_VECTOR.saturating_mul(count).min(MAX_ANSWER);
         Box::pin(async move {
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
             let response = service.call(request).await.map_err(Into::into)?;
@@ -99,9 +114,12 @@ where
                 return Err(UnexpectedResponse::new(response.status()).into());
             }
             let body = ErasedBody::new(response.into_body());
-            let memory = Memory::new(MAX_ANSWER);
-            match collect(body, MAX_ANSWER, memory.reserve(None)).await? {
+            match collect(body, limit, memory.reserve(None)).await? {
                 Collected::Whole { data, .. } => {
+                    let mut parsed = memory.reserve(None);
+                    if !parsed.grow(data.len().saturating_mul(PARSED)) {
+                        return Err("no memory for an answer".into());
+                    }
                     vectors(&data, count).ok_or_else(|| "an answer without vectors".into())
                 }
                 Collected::TooLarge(_) => Err("an answer that is too long".into()),

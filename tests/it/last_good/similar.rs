@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
-use tower_buttress::{DeadlineLayer, Embedder, Embedding, OpenAiEmbeddings, Similar};
+use tower_buttress::{DeadlineLayer, Embedder, Embedding, Memory, OpenAiEmbeddings, Similar};
 
 use super::*;
 use crate::support::{Log, secs};
@@ -50,7 +50,7 @@ pub(crate) async fn settle() {
 }
 
 const KEPT: &str = "What is the capital of France?";
-const ALIKE: &str = "Tell me the capital city of France";
+const ALIKE: &str = "Could you tell me the capital of France?";
 
 #[tokio::test(start_paused = true)]
 async fn a_similar_question_is_answered_and_labelled() {
@@ -188,4 +188,57 @@ async fn embeddings_come_from_a_service_of_openais_api() {
 
     let down = OpenAiEmbeddings::new(client(), url.replace("v1/embeddings", "down").parse().unwrap(), "small");
     assert!(down.embed(vec!["a".into()]).await.is_err());
+}
+
+const VECTOR: &str = r#"{"data":[{"index":0,"embedding":[1,0.5]}]}"#;
+
+/// A call that has failed is answered with its failure where no embedding can be had, and not later than it has to be.
+#[tokio::test(start_paused = true)]
+async fn a_service_of_embeddings_that_fails_costs_no_call_more_than_its_limits() {
+    let long: &'static str = Box::leak(VECTOR.replace("0.5", &format!("0.5{}", "0".repeat(300_000))).into_boxed_str());
+    let json = |body| Does::Answer(200, vec![("content-type", "application/json")], vec![Step::Data(body)]);
+    let (upstream, embeddings) = (Upstream::new(), Upstream::new());
+    let memory = Memory::new(1024 * 1024);
+    let embedder = OpenAiEmbeddings::new(embeddings.service(), "http://e/v1/embeddings".parse().unwrap(), "m");
+    let layer = LastGoodLayer::new().similar(Similar::new(embedder.memory(memory.clone())));
+    let service = DeadlineLayer::new(secs(60)).layer(layer.layer(upstream.service()));
+    embeddings.set(json(VECTOR));
+    send(&service, question(KEPT)).await;
+    settle().await;
+    upstream.set(status(503));
+    let cut = vec![Step::Data(&VECTOR[..20]), Step::Fail("cut")];
+    for (does, took) in [
+        (Does::Hang, 2),
+        (Does::Break, 0),
+        (status(500), 0),
+        (status(429), 0),
+        (json("{}"), 0),
+        (json("no"), 0),
+        (json(r#"{"data":[{"index":0,"embedding":[]}]}"#), 0),
+        (json(long), 0),
+        (Does::Answer(200, vec![], cut), 0),
+        (Does::Answer(200, vec![], vec![Step::Data(&VECTOR[..20]), Step::Wait(secs(9)), Step::Data(&VECTOR[20..])]), 2),
+    ] {
+        embeddings.set(does.clone());
+        let (start, before) = (tokio::time::Instant::now(), embeddings.calls());
+        assert_eq!(send(&service, question(ALIKE)).await.0, 503, "{does:?}");
+        assert_eq!((start.elapsed(), embeddings.calls() - before), (secs(took), 1), "{does:?}");
+        assert_eq!((memory.used(), embeddings.alive.load(SeqCst)), (0, 0), "all is given back after {does:?}");
+    }
+    // A call that has little time left waits for half of it.
+    embeddings.set(Does::Hang);
+    let hurried = DeadlineLayer::new(secs(2)).layer(service.clone());
+    let start = tokio::time::Instant::now();
+    assert_eq!(send(&hurried, question(ALIKE)).await.0, 503);
+    assert_eq!(start.elapsed(), secs(1));
+
+    embeddings.set(json(VECTOR));
+    assert_eq!(send(&service, question(ALIKE)).await.1, Some(StaleKind::Similar));
+    // Without memory there is none either.
+    let mut held = memory.reserve(None);
+    assert!(held.grow(1024 * 1024));
+    embeddings.set(json(Box::leak(VECTOR.replace("0.5", &format!("0.5{}", "0".repeat(9_000))).into_boxed_str())));
+    assert_eq!(send(&service, question(ALIKE)).await.0, 503);
+    drop(held);
+    assert_eq!(send(&service, question(ALIKE)).await.1, Some(StaleKind::Similar));
 }
