@@ -19,7 +19,7 @@ use super::Tenant;
 ///
 /// Clones share one count. The layers of a [preset](crate::presets) share one; of layers stacked by hand each has its own,
 /// unless they are given the same. Bodies that came whole are not counted, since they were in memory before the call, nor is
-/// what is shorter than 4 KiB.
+/// what is shorter than 4 KiB; but what [`LastGoodLayer`](crate::LastGoodLayer) keeps when a call is over is counted in full.
 ///
 /// ```
 /// use tower_buttress::{Memory, RetryAfterBackoffLayer};
@@ -193,6 +193,21 @@ impl Reservation {
         }
         true
     }
+
+    /// Holds `bytes` in all from now on, and counts each of them; returns whether there was room for that. For what is kept
+    /// when its call is over: many small things are much.
+    #[cfg(feature = "llm")]
+    pub(crate) fn set_exactly(&mut self, bytes: usize) -> bool {
+        if bytes > self.counted {
+            if !self.memory.take(self.tenant.as_ref(), bytes - self.counted) {
+                return false;
+            }
+        } else if bytes < self.counted {
+            self.memory.give_back(self.tenant.as_ref(), self.counted - bytes);
+        }
+        (self.held, self.counted) = (bytes, bytes);
+        true
+    }
 }
 
 impl Reservation {
@@ -258,6 +273,26 @@ mod tests {
         let mut other = memory.reserve(None);
         assert!(!other.set(5 * KIB), "it is spent");
         drop((log, other));
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[cfg(feature = "llm")]
+    #[test]
+    fn what_is_kept_is_counted_to_the_byte() {
+        let memory = Memory::new(10 * KIB);
+        let (tenant, mut kept) = (Tenant::new("one"), Vec::new());
+        assert!(memory.reserve(Some(&tenant)).set_exactly(2 * KIB + 512));
+        assert!(!memory.reserve(Some(&tenant)).set_exactly(2 * KIB + 513), "beyond its share");
+        for _ in 0..10 {
+            let mut one = memory.reserve(None);
+            assert!(one.set_exactly(10) && one.set_exactly(KIB));
+            kept.push(one);
+        }
+        assert_eq!(memory.used(), 10 * KIB);
+        assert!(!memory.reserve(None).set_exactly(1));
+        assert!(kept.first_mut().is_some_and(|one| one.set_exactly(10)));
+        assert_eq!(memory.used(), 9 * KIB + 10);
+        kept.clear();
         assert_eq!(memory.used(), 0);
     }
 

@@ -288,7 +288,7 @@ impl LastGoodLayer {
     }
 
     /// The memory in which what is held for all calls is counted together: request bodies while they are read, and the answers
-    /// that are kept. Default: 512 MiB of the layer's own.
+    /// that are kept, with their heads and, for [similar](Self::similar) requests, the last message and its vector. Default: 512 MiB of the layer's own.
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         self.with(|config| config.memory = memory)

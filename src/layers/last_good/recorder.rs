@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -14,6 +14,7 @@ use super::stored::{AnswerStore, Stored};
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyObserver, Outcome};
 use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
+use crate::policy::last_good::answers::OVERHEAD;
 use crate::policy::last_good::cache_control;
 use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
 use crate::proto::event_stream::EventStream;
@@ -33,9 +34,11 @@ pub(super) struct Recorder {
     ending: Option<Ending>,
     /// Bytes of the body that are still to come, where its head says so.
     missing: Option<u64>,
-    data: BytesMut,
+    data: Vec<u8>,
     max: usize,
     reservation: Option<Reservation>,
+    /// For what the request means.
+    meaning: Option<Reservation>,
     similar: Option<Similar>,
     peers: Option<Arc<dyn SharedLastGood>>,
 }
@@ -80,9 +83,10 @@ impl Recorder {
             lifetime,
             ending: extensions.get().cloned(),
             missing,
-            data: BytesMut::new(),
+            data: Vec::new(),
             max: config.max_answer,
             reservation: Some(config.memory.reserve(tenant)),
+            meaning: config.similar.as_ref().map(|_| config.memory.reserve(tenant)),
             similar: config.similar.clone(),
             peers: config.peers.clone(),
         })
@@ -90,7 +94,25 @@ impl Recorder {
 
     /// Nothing of the answer is kept.
     fn give_up(&mut self) {
-        (self.reservation, self.data) = (None, BytesMut::new());
+        (self.reservation, self.data) = (None, Vec::new());
+    }
+
+    /// Records this; returns whether there was room for it. What is allocated for it is counted before.
+    fn append(&mut self, data: &[u8]) -> bool {
+        let Some(reservation) = &mut self.reservation else { return false };
+        let length = self.data.len().saturating_add(data.len());
+        if length > self.max {
+            return false;
+        }
+        if length > self.data.capacity() {
+            let capacity = self.data.capacity().saturating_mul(2).clamp(length, self.max);
+            if !reservation.set(capacity.saturating_add(self.head.cost())) {
+                return false;
+            }
+            self.data.reserve_exact(capacity - self.data.len());
+        }
+        self.data.extend_from_slice(data);
+        true
     }
 
     /// Whether the answer that has ended is one: whole, and no error.
@@ -127,12 +149,16 @@ impl Recorder {
         if self.is_array() && self.form == BodyKind::Json {
             self.form = BodyKind::Stream(Framing::Array);
         }
-        let Some(reservation) = self.reservation.take().filter(|_| self.is_whole()) else { return };
+        let Some(mut reservation) = self.reservation.take().filter(|_| self.is_whole()) else { return };
         let now = clock::now();
         let left = self.lifetime.saturating_sub(cache_control::age(self.head.headers()));
         let Some(expires) = now.checked_add(left).filter(|expires| *expires > now) else { return };
-        let body: Bytes = std::mem::take(&mut self.data).freeze();
+        // Without what was allocated for more of it.
+        let body = Bytes::from(std::mem::take(&mut self.data).into_boxed_slice());
         let bytes = body.len().saturating_add(self.head.cost());
+        if !reservation.set_exactly(bytes.saturating_add(OVERHEAD)) {
+            return;
+        }
         if let Some(peers) = &self.peers {
             let head = self.head.stored().into_owned();
             peers.keep(self.request.shared(), LastGoodAnswer::new(head, body.clone()), left);
@@ -140,8 +166,9 @@ impl Recorder {
         let stored = Stored { head: self.head.clone(), body, _reservation: Some(reservation) };
         let dropped = self.store.with(|answers| answers.insert(self.request.keys, stored, bytes, expires, now));
         drop(dropped);
-        if let (Some(similar), Some(question)) = (&self.similar, self.request.question.take()) {
-            similar.embed_kept(question, self.request.keys.exact, Arc::clone(&self.store));
+        let meant = self.request.question.take().zip(self.meaning.take());
+        if let (Some(similar), Some((question, reservation))) = (&self.similar, meant) {
+            similar.embed_kept(question, self.request.keys.exact, Arc::clone(&self.store), reservation);
         }
     }
 }
@@ -152,13 +179,14 @@ impl BodyObserver for Recorder {
     fn data(&mut self, _empty: bool) {}
 
     fn bytes(&mut self, data: &Bytes) {
-        let Some(reservation) = &mut self.reservation else { return };
+        if self.reservation.is_none() {
+            return;
+        }
         // An overrun shows as one: no length is this long.
         self.missing = self.missing.map(|missing| missing.wrapping_sub(data.len() as u64));
-        if data.len() > self.max.saturating_sub(self.data.len()) || !reservation.grow(data.len()) {
-            return self.give_up();
+        if !self.append(data) {
+            self.give_up();
         }
-        self.data.extend_from_slice(data);
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {

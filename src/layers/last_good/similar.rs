@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::stored::{AnswerStore, Meaning};
+use crate::call::Reservation;
 use crate::error::BoxError;
 use crate::policy::last_good::similar;
 use crate::proto::fingerprint::Fingerprint;
@@ -63,6 +64,8 @@ pub(super) struct Question {
 
 /// Kept answers that are embedded at once. Others are kept without.
 const PLACES: usize = 8;
+/// What the meaning of a message takes beside its text and its vector.
+const OVERHEAD: usize = 256;
 /// How long the embedding of a kept answer may take.
 const BACKGROUND: Duration = Duration::from_secs(30);
 
@@ -96,15 +99,17 @@ impl Similar {
         self
     }
 
-    /// Whether what an answer hangs on is the same in both messages: every word in its place, in any case and language, but for
-    /// English ones that only put a question (`please`, `what is`, `tell me`, `the best way to`); the signs between them; what is
-    /// quoted; what is in capitals. So numbers, units, negations and names are the same, however they are written. Only then
-    /// is a message similar, however near the embedder finds it.
+    /// Whether both messages ask for the same of the same. Only how an English question is put may differ, at its beginning: `what
+    /// is the`, `tell me the`, `could you please tell me the`; `how do I`, `how to`, `what is the best way to`; `explain`,
+    /// `explain to me`; `summarize`, `give me a summary of`; a `please`, a greeting, the mark at the end. All else has to be equal,
+    /// word for word and sign for sign, capitals included. So numbers, units, negations and names are the same, in any language
+    /// and however they are written. Only then is a message similar, however near the embedder finds it.
     ///
     /// ```
     /// use tower_buttress::Similar;
     ///
-    /// assert!(Similar::agree("What is the capital of France?", "Tell me the capital city of France"));
+    /// assert!(Similar::agree("What is the capital of France?", "Tell me the capital of France"));
+    /// assert!(!Similar::agree("What is the capital of France?", "Tell me the capital city of France"));
     /// assert!(!Similar::agree("What is the capital of France?", "What is the capital of Spain?"));
     /// assert!(!Similar::agree("Is it safe?", "Is it not safe?"));
     /// assert!(!Similar::agree("from Paris to London", "from London to Paris"));
@@ -130,7 +135,13 @@ impl Similar {
 
     /// Embeds the request of a kept answer on a task of its own. Without a runtime, or with too many under way, it is kept
     /// without.
-    pub(super) fn embed_kept(&self, question: Arc<Question>, exact: Fingerprint, store: Arc<AnswerStore>) {
+    pub(super) fn embed_kept(
+        &self,
+        question: Arc<Question>,
+        exact: Fingerprint,
+        store: Arc<AnswerStore>,
+        mut reservation: Reservation,
+    ) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let embedding = self.embed(question.text.clone());
@@ -138,9 +149,12 @@ impl Similar {
             let _place = place;
             let Ok(Ok(vectors)) = tokio::time::timeout(BACKGROUND, embedding).await else { return };
             let Some(vector) = vectors.into_iter().next() else { return };
-            let text = question.text.clone();
-            let bytes = vector.len().saturating_mul(size_of::<f32>()).saturating_add(text.len());
-            store.with(|answers| answers.attach(exact, question.scope, Meaning { text, vector }, bytes));
+            let (text, vector) = (question.text.as_str().into(), vector.into_boxed_slice());
+            let bytes = size_of_val(&*vector).saturating_add(question.text.len()).saturating_add(OVERHEAD);
+            if reservation.set_exactly(bytes) {
+                let meaning = Meaning { text, vector, _reservation: reservation };
+                store.with(|answers| answers.attach(exact, question.scope, meaning, bytes));
+            }
         });
     }
 }

@@ -23,8 +23,9 @@ pub(super) struct Stored {
 
 /// What the last message of a kept answer's request means.
 pub(super) struct Meaning {
-    pub(super) text: String,
-    pub(super) vector: Vec<f32>,
+    pub(super) text: Box<str>,
+    pub(super) vector: Box<[f32]>,
+    pub(super) _reservation: Reservation,
 }
 
 /// What is kept for all services of a layer.

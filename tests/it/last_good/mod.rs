@@ -1,6 +1,7 @@
 //! An earlier answer, where the upstreams give none.
 
 mod kept;
+mod memory;
 mod scope;
 mod served;
 mod shared;

@@ -233,7 +233,7 @@ async fn what_is_kept_counts_in_the_stacks_memory() {
     let layer = LastGoodLayer::new().memory(memory.clone());
     let service = layer.layer(upstream.service());
     send(&service, ask(QUESTION)).await;
-    assert_eq!(memory.used(), text.len());
+    assert!((text.len() + 1..text.len() + 2_048).contains(&memory.used()), "{}", memory.used());
     drop((layer, service));
     assert_eq!(memory.used(), 0);
 
