@@ -2,12 +2,15 @@
 //!
 //! Models that were asked for JSON write a sentence before it, put it into a fenced block, or leave a comma behind the last
 //! member. What was meant is then plain, and can be had without asking again. What is not plain is left alone: a text that was
-//! cut is never closed, since that invents data, and of two values neither is chosen, since the first may be a quotation of what
-//! a user wrote.
+//! cut is never closed, since that invents data. The only value of the kind that is wanted is taken, which is the last one, too; of
+//! two neither is chosen, since either may be a quotation of what a user wrote.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
+
+#[cfg(test)]
+use self::tests::looked_at;
 
 /// Which value is looked for where a text has more in it than that value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +44,8 @@ const MAX_DEPTH: usize = 127;
 
 /// Finds the value that `text` is, or has in it: the whole text, else what stands in its only block that is fenced as JSON, else
 /// the only value of the wanted kind. A comma before a closing bracket goes, and raw control characters in strings are
-/// escaped. `None` where there is no such value, or more than one, and for texts above 1 MiB.
+/// escaped. `None` where there is no such value, or more than one (the last of two may be a quotation, as the first may), and for
+/// texts above 1 MiB.
 ///
 /// Takes time in proportion to the text. A value nests at most 127 levels deep.
 ///
@@ -82,6 +86,10 @@ pub fn extract(text: &str, wanted: Wanted) -> Option<Extracted<'_>> {
     only_value(trimmed, wanted).map(found)
 }
 
+/// Tests count the bytes that are looked at.
+#[cfg(not(test))]
+const fn looked_at(_bytes: usize) {}
+
 /// Blocks that are fenced as JSON.
 enum Fenced<'a> {
     None,
@@ -92,6 +100,7 @@ enum Fenced<'a> {
 fn fenced(text: &str) -> Fenced<'_> {
     let mut found = Fenced::None;
     let mut rest = text;
+    looked_at(text.len());
     while let Some(at) = rest.find("```") {
         let after = rest.get(at + 3..).unwrap_or_default();
         let (info, body) = after.split_once('\n').unwrap_or((after, ""));
@@ -120,6 +129,7 @@ fn only_value(text: &str, wanted: Wanted) -> Option<Cow<'_, str>> {
     let mut found = None;
     let (mut at, mut starts) = (0, 0);
     while let Some(start) = text.get(at..).and_then(|rest| rest.find(['{', '['])) {
+        looked_at(start + 1);
         let rest = text.get(at + start..).unwrap_or_default();
         let Some(length) = end_of_value(rest) else {
             // Nothing closes it: it was no value, or the text was cut.
@@ -150,6 +160,7 @@ fn end_of_value(text: &str) -> Option<usize> {
     let mut open = Vec::new();
     let (mut in_string, mut escaped) = (false, false);
     for (at, byte) in text.bytes().enumerate() {
+        looked_at(1);
         if in_string {
             match byte {
                 _ if escaped => escaped = false,
@@ -194,6 +205,7 @@ fn mend(value: &str) -> Option<Cow<'_, str>> {
     let mut comma = None;
     let mut last = '{';
     for c in value.chars() {
+        looked_at(c.len_utf8());
         if in_string {
             let control = c < ' ' && !escaped;
             match c {
@@ -214,6 +226,7 @@ fn mend(value: &str) -> Option<Cow<'_, str>> {
         match c {
             '}' | ']' => {
                 if let Some(at) = comma.take() {
+                    looked_at(mended.len() - at);
                     mended.remove(at);
                 }
             }
@@ -233,6 +246,7 @@ fn mend(value: &str) -> Option<Cow<'_, str>> {
 /// Whether `serde_json` makes a tree of it. Its parser that builds nothing has no limit of depth, and takes numbers that no
 /// float holds and halves of surrogate pairs.
 fn is_json(text: &str) -> bool {
+    looked_at(text.len());
     serde_json::from_str::<Value>(text).is_ok()
 }
 
@@ -242,9 +256,29 @@ const fn is_space(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    thread_local! {
+        static LOOKED_AT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn looked_at(bytes: usize) {
+        LOOKED_AT.set(LOOKED_AT.get() + bytes);
+    }
+
+    /// How often each byte of a text is looked at, on average.
+    fn looks(text: &str, wanted: Wanted) -> usize {
+        LOOKED_AT.set(0);
+        let _ = extract(text, wanted);
+        LOOKED_AT.get().div_ceil(text.len().max(1))
+    }
+
+    /// One pass for each search that begins anew, and a few for what is parsed and mended.
+    const MAX_LOOKS: usize = 30;
 
     fn of(text: &str) -> Option<String> {
         extract(text, Wanted::Object).map(|found| found.json.into_owned())
@@ -309,12 +343,26 @@ mod tests {
         assert_eq!(of(&format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_TEXT))), None);
     }
 
-    /// What they cost is in the bench `extract`.
+    /// In the longest of them each byte is looked at as often as in one that is 64 times shorter.
     #[test]
-    fn there_is_nothing_in_the_worst_texts() {
-        for worst in ["{", "{\"", "```", "{}", "{\"a\":{"] {
-            assert_eq!(of(&worst.repeat(MAX_TEXT / worst.len())), None, "{worst}");
+    fn there_is_nothing_in_the_worst_texts_and_they_take_linear_time() {
+        for worst in
+            ["{", "{\"", "```", "{}", "{\"a\":{", "[1,2 , ", "{\"a\": ,}", "```json\n{", "[\n```\n", "{\"\\", "x"]
+        {
+            let looks = [MAX_TEXT, MAX_TEXT / 64].map(|length| {
+                let text = worst.repeat(length / worst.len());
+                assert_eq!(of(&text), None, "{worst}");
+                looks(&text, Wanted::Either)
+            });
+            assert!(looks.iter().all(|looks| (1..=MAX_LOOKS).contains(looks)), "{worst}: {looks:?}");
+            assert!(looks[0] <= looks[1], "{worst}: {looks:?}");
         }
+        // A long one that is found, at once or mended.
+        let long = format!("{{\"a\":[{}1]}}", "1,".repeat(MAX_TEXT / 4));
+        assert!(
+            looks(&long, Wanted::Object) == 1
+                && looks(&format!("So: {}", long.replace("1]", "1,]")), Wanted::Object) <= 8
+        );
     }
 
     /// Any value that is no scalar.
@@ -363,6 +411,14 @@ mod tests {
                 if let Some(found) = of(&broken) {
                     prop_assert!(serde_json::from_str::<Value>(&found).is_ok());
                 }
+            }
+        }
+
+        #[test]
+        fn each_byte_is_looked_at_so_often(text in "[{}\\[\\]\",:`\\\\a \n]{1,40}", before in "[{}\\[\\]\",:`\\\\a \n]{0,40}", times in 1..2_000_usize) {
+            let text = before + &text.repeat(times);
+            for wanted in [Wanted::Either, Wanted::Object, Wanted::Array] {
+                prop_assert!(looks(&text, wanted) <= MAX_LOOKS);
             }
         }
 
