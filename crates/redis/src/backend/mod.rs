@@ -11,6 +11,8 @@ mod last_good;
 mod model;
 #[cfg(any(test, feature = "model"))]
 mod model_circuits;
+#[cfg(any(test, feature = "model"))]
+mod model_flights;
 mod names;
 mod offers;
 mod pauses;
@@ -29,6 +31,7 @@ pub use self::circuits::{
     ProbeVerdict, Votes,
 };
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
+pub(crate) use self::ids::hex;
 pub use self::ids::{Process, Token};
 pub use self::kept::{ForgetBackend, Forgotten};
 pub use self::last_good::{KeptAnswer, LastGoodBackend};

@@ -1,6 +1,8 @@
 //! Calls that are in flight in any process of the fleet, and the answers that were given a moment ago.
 
+mod feed;
 mod follower;
+mod inbox;
 mod inner;
 mod last_good;
 mod leader;
@@ -10,34 +12,31 @@ mod orders;
 mod relay;
 mod replay;
 mod settling;
+mod taken;
+mod watch;
 mod wire;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tower_buttress::Observer;
-use tower_buttress::error::{BoxError, LeaderGone};
-use tower_buttress::store::{
-    Claim, ClaimRequest, Fingerprint, MemoryLease, MemoryStore, Recorder, SharedAnswers, Store,
-};
+use tower_buttress::error::BoxError;
+use tower_buttress::store::{Claim, ClaimRequest, Fingerprint, MemoryStore, SharedAnswers, Store};
 
-use self::follower::Follower;
 use self::inner::{Inner, Settings};
 pub use self::last_good::FleetLastGood;
-use self::leader::{Leader, Mailbox};
+use self::leader::Mailbox;
 pub use self::lease::RedisLease;
 use self::offers::AnswersElsewhere;
-use self::orders::Order;
 use self::replay::Replayed;
 use self::settling::Settling;
-use crate::backend::{
-    Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, FlightState, Heard, Outcome, Process, Token, Want,
-};
+use self::taken::Taken;
+use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightState, Outcome, Process, Token};
 use crate::client::Redis;
 use crate::options::Outage;
 
@@ -91,18 +90,6 @@ pub struct RedisStore<B = Redis> {
     inner: Arc<Inner<B>>,
 }
 
-/// What was taken for a claim, until it is known what becomes of it.
-struct Taken<B: Backend> {
-    inner: Arc<Inner<B>>,
-    flight: Flight,
-    memory: Option<MemoryLease>,
-    recorder: Option<Recorder>,
-    /// From before the key is claimed: another process may ask for the answer as soon as it is.
-    mailbox: Option<Mailbox<B>>,
-    /// The backend may have given the lease.
-    is_asked: bool,
-}
-
 /// What the backend says of a claim.
 enum Decision {
     Lead,
@@ -125,10 +112,6 @@ const MAX_CLAIMS: u32 = 3;
 /// A claim that takes several operations ends this long behind the patience of one: by then a backend that does not answer is
 /// known not to.
 const DECISION_GRACE: Duration = Duration::from_millis(10);
-
-/// The first wait after an inbox could not be had.
-const INBOX_RETRY: Duration = Duration::from_millis(100);
-const INBOX_RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
 // === impl RedisStore ===
 
@@ -320,158 +303,6 @@ impl<B: Backend> Inner<B> {
             // The leader claims again, so that the call is shared after all once the backend is back.
             Outage::Local => Ok(taken.lead(request)),
             Outage::Refuse => Err(why.into()),
-        }
-    }
-
-    /// From now on, hears what other processes ask this one for.
-    fn hear_wants(self: &Arc<Self>) {
-        if !self.hears_wants.swap(true, Relaxed) {
-            tokio::spawn(hear_wants(Arc::downgrade(self)));
-        }
-    }
-}
-
-impl<B: Backend> Inner<B> {
-    /// Another process wants the answer to a call. Returns whether it is here.
-    fn share(&self, flight: Flight) -> bool {
-        let leaders = self.leaders();
-        let leader = leaders.get(&flight.token);
-        if let Some(leader) = leader {
-            // One that waits to be seen says as much as two.
-            let _ = leader.wants.try_send(());
-        }
-        leader.is_some()
-    }
-
-    /// Redis may have forgotten where answers are.
-    fn offer_again(&self) {
-        for leader in self.leaders().values() {
-            if let Some(orders) = leader.orders.upgrade() {
-                let _ = orders.send(Order::OfferAgain);
-            }
-        }
-    }
-
-    /// Another process wants the answer to a call of this one.
-    fn on_want(&self, flight: Flight) {
-        if self.share(flight) {
-            return;
-        }
-        // The call is over, and Redis could not be told: its key is freed, unless the answer is kept, and those who wait for it
-        // ask anew.
-        let backend = self.backend.clone();
-        tokio::spawn(async move {
-            let _ = backend.settle(flight, Outcome::Free).await;
-            let _ = backend.forsake(flight).await;
-        });
-    }
-
-    /// A caller came back to an answer, in another process.
-    fn on_ask(&self, ask: Ask) {
-        match ask {
-            Ask::Return(flight) => {
-                if !self.share(flight) {
-                    let backend = self.backend.clone();
-                    tokio::spawn(async move { backend.forsake(flight).await });
-                }
-            }
-            Ask::Stop(flight) => {
-                let orders = self.leaders().get(&flight.token).and_then(|leader| leader.orders.upgrade());
-                if let Some(orders) = orders {
-                    let _ = orders.send(Order::Stop);
-                }
-            }
-        }
-    }
-}
-
-async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
-    let mut pause = INBOX_RETRY;
-    loop {
-        let Some((backend, process)) = store.upgrade().map(|store| (store.backend.clone(), store.process)) else {
-            return;
-        };
-        let inbox = backend.inbox(process).await;
-        // The backend's tasks end when nobody has it any more.
-        drop(backend);
-        let Ok(mut inbox) = inbox else {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(INBOX_RETRY_AT_MOST);
-            continue;
-        };
-        pause = INBOX_RETRY;
-        while let Some(heard) = inbox.next().await {
-            let Some(store) = store.upgrade() else { return };
-            let Heard::Message(message) = heard else {
-                // What was missed is asked for again. Redis may have been restarted.
-                store.offer_again();
-                continue;
-            };
-            if let Some(Want(flight)) = Want::decode(&message) {
-                store.on_want(flight);
-            } else if let Some(ask) = Ask::decode(&message) {
-                store.on_ask(ask);
-            }
-        }
-    }
-}
-
-// === impl Taken ===
-
-impl<B: Backend> Taken<B> {
-    fn parts(&mut self) -> Option<(MemoryLease, Recorder)> {
-        self.is_asked = false;
-        self.memory.take().zip(self.recorder.take())
-    }
-
-    fn lead(mut self, request: &ClaimRequest) -> Claim<RedisLease> {
-        let (Some((memory, recorder)), Some(mailbox)) = (self.parts(), self.mailbox.take()) else {
-            return Claim::Full { retry_after: None };
-        };
-        let orders = Leader::spawn(&self.inner, self.flight, request, recorder.log(), mailbox);
-        let lease = RedisLease::new(memory, self.flight.key, orders, self.inner.settling.clone());
-        Claim::Lead { lease, recorder }
-    }
-
-    fn follow(mut self, request: &ClaimRequest, flight: Flight, owner: Process, age: Duration) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
-        let log = recorder.log();
-        let backend = self.inner.backend.clone();
-        Follower::spawn(backend, flight, *request.payload(), owner, age, recorder, memory, self.inner.settings.lease);
-        Claim::Follow(log)
-    }
-
-    fn replay(mut self, replayed: Replayed, age: Duration, ttl: Duration) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
-        let log = recorder.log();
-        let undecided = self.inner.settling.begin(self.flight.key);
-        replayed.feed(self.inner.backend.clone(), recorder, memory, undecided, age, ttl);
-        Claim::Replay(log)
-    }
-
-    /// The answer is under way, and no other call can join it.
-    fn refuse_to_join(mut self) -> Claim<RedisLease> {
-        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
-        drop(memory);
-        let log = recorder.log();
-        recorder.fail("the answer is too long to join");
-        Claim::Follow(log)
-    }
-}
-
-impl<B: Backend> Drop for Taken<B> {
-    fn drop(&mut self) {
-        if let Some(recorder) = self.recorder.take() {
-            drop(self.memory.take());
-            // Those who joined in this process ask again.
-            recorder.fail(LeaderGone::new());
-        }
-        if !self.is_asked {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (backend, flight) = (self.inner.backend.clone(), self.flight);
-            runtime.spawn(async move { backend.settle(flight, Outcome::Free).await });
         }
     }
 }

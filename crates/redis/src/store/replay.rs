@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_buttress::store::{Fingerprint, Lease, MemoryLease, Recorder, Retention};
 
-use super::follower::{Fed, Feed};
+use super::feed::{Fed, Feed};
 use super::settling::Undecided;
 use super::wire::{Decoder, Record};
 use crate::backend::{Backend, BackendError, Flight};

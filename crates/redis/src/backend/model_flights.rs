@@ -1,0 +1,194 @@
+//! The calls of a fleet and their answers, in memory.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tower_buttress::store::{Fingerprint, TenantHash};
+
+use super::model::{Channel, Expiring, Meta, Model, Offer, State};
+use super::names::{Want, encode_want};
+use super::{
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
+    Process, Settled, Subscription, Token,
+};
+
+impl Backend for Model {
+    async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
+        let mut state = self.reach()?;
+        let now = state.now();
+        let Some(Expiring { value: meta, until }) = state.flights.get(&claim.key) else {
+            let ClaimArgs { key, payload, token, owner, lease } = claim;
+            let meta = Meta { payload, token, state: FlightState::InFlight, owner, begun: now, tenant: None };
+            state.flights.insert(key, Expiring { value: meta, until: now + lease });
+            return Ok(Claimed::Lead);
+        };
+        let same_payload = meta.payload == claim.payload;
+        if same_payload && meta.token == claim.token && meta.state != FlightState::Kept {
+            return Ok(Claimed::Lead);
+        }
+        // As the script, which does not say what became of a flight with another payload but whether it is kept.
+        let state = if same_payload || meta.state == FlightState::Kept { meta.state } else { FlightState::InFlight };
+        Ok(Claimed::Taken {
+            state,
+            same_payload,
+            token: meta.token,
+            owner: meta.owner,
+            age: now.saturating_duration_since(meta.begun),
+            ttl: until.saturating_duration_since(now),
+        })
+    }
+
+    async fn renew(&self, flight: Flight, lease: Duration) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let until = state.now() + lease;
+        let Some(meta) = state.open(&flight) else { return Ok(false) };
+        meta.until = until;
+        Ok(true)
+    }
+
+    async fn outgrow(&self, flight: Flight) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let Some(meta) = state.open(&flight) else { return Ok(false) };
+        meta.value.state = FlightState::Outgrown;
+        Ok(true)
+    }
+
+    async fn append(&self, flight: Flight, offset: u64, bytes: Bytes, ttl: Duration) -> Result<Appended, BackendError> {
+        let mut state = self.reach()?;
+        let length = state.logs.get(&flight).map_or(0, |log| log.value.len());
+        let Some(at) = usize::try_from(offset).ok().filter(|at| *at <= length) else {
+            return Ok(Appended::Rewind { length: length as u64 });
+        };
+        let until = state.now() + ttl;
+        if !bytes.is_empty() {
+            let log = state.logs.entry(flight).or_insert_with(|| Expiring { value: BytesMut::new(), until });
+            let end = at + bytes.len();
+            if log.value.len() < end {
+                log.value.resize(end, 0);
+            }
+            log.value[at..end].copy_from_slice(&bytes);
+        }
+        if let Some(log) = state.logs.get_mut(&flight) {
+            log.until = log.until.max(until);
+        }
+        let message = [&Piece::header(offset)[..], &bytes].concat().into();
+        Ok(Appended::Written { receivers: state.publish(Channel::Flight(flight), &message) })
+    }
+
+    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+        let mut state = self.reach()?;
+        let now = state.now();
+        let State { flights, logs, kept, .. } = &mut *state;
+        let length = logs.get(&flight).map_or(0, |log| log.value.len()) as u64;
+        let Some(meta) = flights.get_mut(&flight.key).filter(|meta| meta.value.token == flight.token) else {
+            return Ok(Settled::Lost);
+        };
+        match outcome {
+            Outcome::Free if meta.value.state == FlightState::Kept => return Ok(Settled::Lost),
+            Outcome::Keep { .. } if meta.value.state == FlightState::Kept => return Ok(Settled::Done),
+            Outcome::Free => {
+                flights.remove(&flight.key);
+            }
+            Outcome::Keep { length: whole, .. } if whole != length => return Ok(Settled::NotWhole),
+            Outcome::Keep { window, tenant, tenant_bytes, owner, .. } => {
+                let kept = kept.entry(tenant).or_default();
+                kept.retain(|(_, until)| *until > now);
+                if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length > tenant_bytes {
+                    return Ok(Settled::NoRoom);
+                }
+                kept.push((length, now + window));
+                meta.value.state = FlightState::Kept;
+                meta.value.tenant = owner;
+                meta.until = now + window;
+                if let Some(log) = logs.get_mut(&flight) {
+                    log.until = now + window;
+                }
+            }
+        }
+        Ok(Settled::Done)
+    }
+
+    async fn discard(&self, flight: Flight) -> Result<bool, BackendError> {
+        let mut state = self.reach()?;
+        let is_kept = |meta: &Expiring<Meta>| meta.value.token == flight.token && meta.value.state == FlightState::Kept;
+        let found = state.flights.get(&flight.key).is_some_and(is_kept);
+        if found {
+            state.flights.remove(&flight.key);
+            state.logs.remove(&flight);
+        }
+        Ok(found)
+    }
+
+    async fn read(&self, flight: Flight, offset: u64, max: usize) -> Result<Bytes, BackendError> {
+        let state = self.reach()?;
+        let Some(log) = state.logs.get(&flight) else { return Ok(Bytes::new()) };
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(log.value.len());
+        let end = begin.saturating_add(max).min(log.value.len());
+        Ok(Bytes::copy_from_slice(&log.value[begin..end]))
+    }
+
+    async fn holder(&self, key: Fingerprint) -> Result<Option<Token>, BackendError> {
+        Ok(self.reach()?.flights.get(&key).map(|meta| meta.value.token))
+    }
+
+    async fn want(&self, process: Process, want: Want) -> Result<u64, BackendError> {
+        Ok(self.reach()?.publish(Channel::Inbox(process), &encode_want(want)))
+    }
+
+    async fn forsake(&self, flight: Flight) -> Result<u64, BackendError> {
+        let message = Bytes::copy_from_slice(&Piece::header(FORSAKEN));
+        Ok(self.reach()?.publish(Channel::Flight(flight), &message))
+    }
+
+    async fn mark(&self, flight: Flight, length: u64) -> Result<u64, BackendError> {
+        Ok(self.reach()?.publish(Channel::Flight(flight), &Piece::caught_up(length)))
+    }
+
+    async fn offer(
+        &self,
+        token: Fingerprint,
+        offered: Offered,
+        owner: Option<TenantHash>,
+        ttl: Duration,
+    ) -> Result<(), BackendError> {
+        let mut state = self.reach()?;
+        let now = state.now();
+        state.offers.insert(token, Expiring { value: Offer { offered, told: now, owner }, until: now + ttl });
+        Ok(())
+    }
+
+    async fn offered(&self, token: Fingerprint) -> Result<Option<Offered>, BackendError> {
+        let state = self.reach()?;
+        Ok(state.offers.get(&token).map(|offer| {
+            let Offer { offered, told, .. } = offer.value;
+            Offered { age: offered.age + state.now().saturating_duration_since(told), ..offered }
+        }))
+    }
+
+    async fn withdraw(&self, token: Fingerprint) -> Result<(), BackendError> {
+        self.reach()?.offers.remove(&token);
+        Ok(())
+    }
+
+    async fn ask(&self, process: Process, ask: Ask) -> Result<u64, BackendError> {
+        Ok(self.reach()?.publish(Channel::Inbox(process), &ask.encode()))
+    }
+
+    async fn listen(&self, flight: Flight) -> Result<Subscription, BackendError> {
+        self.subscribe(Channel::Flight(flight))
+    }
+
+    async fn inbox(&self, process: Process) -> Result<Subscription, BackendError> {
+        self.subscribe(Channel::Inbox(process))
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The flight, while its lease holds and its answer is not kept.
+    fn open(&mut self, flight: &Flight) -> Option<&mut Expiring<Meta>> {
+        let meta = self.flights.get_mut(&flight.key)?;
+        (meta.value.token == flight.token && meta.value.state != FlightState::Kept).then_some(meta)
+    }
+}

@@ -1,0 +1,75 @@
+//! The log of a call that another process makes, as it is read here.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower_buttress::store::{BodyPart, Head, Lease, MemoryLease, Recorder};
+
+use super::wire::{Damaged, Decoder, HeadRecord, Record};
+
+/// The log here, and what of it was read.
+pub(super) struct Feed {
+    pub(super) recorder: Recorder,
+    pub(super) memory: Option<MemoryLease>,
+    pub(super) decoder: Decoder,
+    /// How much of the log was read.
+    pub(super) read: u64,
+    pub(super) has_head: bool,
+}
+
+/// What was read last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// There is more to come.
+    More,
+    /// The answer is whole.
+    Whole,
+    /// The call failed.
+    Failed,
+}
+
+// === impl Feed ===
+
+impl Feed {
+    pub(super) fn new(recorder: Recorder, memory: Option<MemoryLease>, decoder: Decoder) -> Self {
+        Self { recorder, memory, decoder, read: 0, has_head: false }
+    }
+
+    /// Writes what these bytes say, as fast as it is read here. `age`: how long ago the flight was claimed, and as of when.
+    pub(super) async fn take(&mut self, bytes: &[u8], age: (Duration, Instant)) -> Result<Fed, Damaged> {
+        self.read += bytes.len() as u64;
+        self.decoder.push(bytes);
+        while let Some(record) = self.decoder.next()? {
+            match record {
+                Record::Head(head) => {
+                    self.has_head = true;
+                    self.recorder.head(head_of(head, age));
+                }
+                Record::Part(part) => self.part(part).await,
+                Record::End => return Ok(Fed::Whole),
+                Record::Fail => return Ok(Fed::Failed),
+            }
+        }
+        Ok(Fed::More)
+    }
+
+    async fn part(&mut self, part: BodyPart) {
+        self.recorder.ready().await;
+        self.recorder.part(part);
+        let held = self.recorder.held_bytes();
+        if self.memory.as_mut().is_some_and(|memory| !memory.resize(held)) {
+            self.recorder.stop_recording();
+        }
+    }
+}
+
+fn head_of(head: HeadRecord, (age, found): (Duration, Instant)) -> Head {
+    let now = Instant::now();
+    let age = (age + now.saturating_duration_since(found)).saturating_sub(head.after);
+    let HeadRecord { status, version, headers, served_by, attempts, .. } = head;
+    let head = Head::new(status, version, headers, now.into_std()).with_age(age).with_attempts(attempts);
+    match served_by {
+        Some(backup) => head.with_served_by(backup),
+        None => head,
+    }
+}

@@ -1,0 +1,107 @@
+//! What other processes ask this one for.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::inner::Inner;
+use super::orders::Order;
+use crate::backend::{Ask, Backend, Flight, Heard, Outcome, Want};
+
+/// The first wait after an inbox could not be had.
+const INBOX_RETRY: Duration = Duration::from_millis(100);
+const INBOX_RETRY_AT_MOST: Duration = Duration::from_secs(5);
+
+// === impl Inner ===
+
+impl<B: Backend> Inner<B> {
+    /// From now on, hears what other processes ask this one for.
+    pub(super) fn hear_wants(self: &Arc<Self>) {
+        if !self.hears_wants.swap(true, Relaxed) {
+            tokio::spawn(hear_wants(Arc::downgrade(self)));
+        }
+    }
+
+    /// Another process wants the answer to a call. Returns whether it is here.
+    fn share(&self, flight: Flight) -> bool {
+        let leaders = self.leaders();
+        let leader = leaders.get(&flight.token);
+        if let Some(leader) = leader {
+            // One that waits to be seen says as much as two.
+            let _ = leader.wants.try_send(());
+        }
+        leader.is_some()
+    }
+
+    /// Redis may have forgotten where answers are.
+    fn offer_again(&self) {
+        for leader in self.leaders().values() {
+            if let Some(orders) = leader.orders.upgrade() {
+                let _ = orders.send(Order::OfferAgain);
+            }
+        }
+    }
+
+    /// Another process wants the answer to a call of this one.
+    fn on_want(&self, flight: Flight) {
+        if self.share(flight) {
+            return;
+        }
+        // The call is over, and Redis could not be told: its key is freed, unless the answer is kept, and those who wait for it
+        // ask anew.
+        let backend = self.backend.clone();
+        tokio::spawn(async move {
+            let _ = backend.settle(flight, Outcome::Free).await;
+            let _ = backend.forsake(flight).await;
+        });
+    }
+
+    /// A caller came back to an answer, in another process.
+    fn on_ask(&self, ask: Ask) {
+        match ask {
+            Ask::Return(flight) => {
+                if !self.share(flight) {
+                    let backend = self.backend.clone();
+                    tokio::spawn(async move { backend.forsake(flight).await });
+                }
+            }
+            Ask::Stop(flight) => {
+                let orders = self.leaders().get(&flight.token).and_then(|leader| leader.orders.upgrade());
+                if let Some(orders) = orders {
+                    let _ = orders.send(Order::Stop);
+                }
+            }
+        }
+    }
+}
+
+async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
+    let mut pause = INBOX_RETRY;
+    loop {
+        let Some((backend, process)) = store.upgrade().map(|store| (store.backend.clone(), store.process)) else {
+            return;
+        };
+        let inbox = backend.inbox(process).await;
+        // The backend's tasks end when nobody has it any more.
+        drop(backend);
+        let Ok(mut inbox) = inbox else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(INBOX_RETRY_AT_MOST);
+            continue;
+        };
+        pause = INBOX_RETRY;
+        while let Some(heard) = inbox.next().await {
+            let Some(store) = store.upgrade() else { return };
+            let Heard::Message(message) = heard else {
+                // What was missed is asked for again. Redis may have been restarted.
+                store.offer_again();
+                continue;
+            };
+            if let Some(Want(flight)) = Want::decode(&message) {
+                store.on_want(flight);
+            } else if let Some(ask) = Ask::decode(&message) {
+                store.on_ask(ask);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What was taken for a claim.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_buttress::error::LeaderGone;
+use tower_buttress::store::{Claim, ClaimRequest, MemoryLease, Recorder};
+
+use super::follower::Follower;
+use super::inner::Inner;
+use super::leader::{Leader, Mailbox};
+use super::lease::RedisLease;
+use super::replay::Replayed;
+use crate::backend::{Backend, Flight, Outcome, Process};
+
+/// What was taken for a claim, until it is known what becomes of it.
+pub(super) struct Taken<B: Backend> {
+    pub(super) inner: Arc<Inner<B>>,
+    pub(super) flight: Flight,
+    pub(super) memory: Option<MemoryLease>,
+    pub(super) recorder: Option<Recorder>,
+    /// From before the key is claimed: another process may ask for the answer as soon as it is.
+    pub(super) mailbox: Option<Mailbox<B>>,
+    /// The backend may have given the lease.
+    pub(super) is_asked: bool,
+}
+
+// === impl Taken ===
+
+impl<B: Backend> Taken<B> {
+    fn parts(&mut self) -> Option<(MemoryLease, Recorder)> {
+        self.is_asked = false;
+        self.memory.take().zip(self.recorder.take())
+    }
+
+    pub(super) fn lead(mut self, request: &ClaimRequest) -> Claim<RedisLease> {
+        let (Some((memory, recorder)), Some(mailbox)) = (self.parts(), self.mailbox.take()) else {
+            return Claim::Full { retry_after: None };
+        };
+        let orders = Leader::spawn(&self.inner, self.flight, request, recorder.log(), mailbox);
+        let lease = RedisLease::new(memory, self.flight.key, orders, self.inner.settling.clone());
+        Claim::Lead { lease, recorder }
+    }
+
+    pub(super) fn follow(
+        mut self,
+        request: &ClaimRequest,
+        flight: Flight,
+        owner: Process,
+        age: Duration,
+    ) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let log = recorder.log();
+        let backend = self.inner.backend.clone();
+        Follower::spawn(backend, flight, *request.payload(), owner, age, recorder, memory, self.inner.settings.lease);
+        Claim::Follow(log)
+    }
+
+    pub(super) fn replay(mut self, replayed: Replayed, age: Duration, ttl: Duration) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        let log = recorder.log();
+        let undecided = self.inner.settling.begin(self.flight.key);
+        replayed.feed(self.inner.backend.clone(), recorder, memory, undecided, age, ttl);
+        Claim::Replay(log)
+    }
+
+    /// The answer is under way, and no other call can join it.
+    pub(super) fn refuse_to_join(mut self) -> Claim<RedisLease> {
+        let Some((memory, recorder)) = self.parts() else { return Claim::Full { retry_after: None } };
+        drop(memory);
+        let log = recorder.log();
+        recorder.fail("the answer is too long to join");
+        Claim::Follow(log)
+    }
+}
+
+impl<B: Backend> Drop for Taken<B> {
+    fn drop(&mut self) {
+        if let Some(recorder) = self.recorder.take() {
+            drop(self.memory.take());
+            // Those who joined in this process ask again.
+            recorder.fail(LeaderGone::new());
+        }
+        if !self.is_asked {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (backend, flight) = (self.inner.backend.clone(), self.flight);
+            runtime.spawn(async move { backend.settle(flight, Outcome::Free).await });
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a follower knows of the process that makes the call: whether it is there, silent or gone.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::BackendError;
+
+/// What is known of the process that makes the call.
+#[derive(Debug)]
+pub(super) struct LeaderWatch {
+    pub(super) heard: Instant,
+    has_been_heard: bool,
+    asked: Instant,
+    /// Since when no process has had its inbox.
+    absent: Option<Instant>,
+    /// A process whose inbox no one has had for this long is gone.
+    absence: Duration,
+    /// Since when the key has been nobody's.
+    keyless: Option<Instant>,
+    unreachable: Option<Instant>,
+    /// When messages were last missed here.
+    pub(super) gap: Option<Instant>,
+    /// How often in a row nobody read it here.
+    unread: u32,
+}
+
+/// A leader that says nothing for this long is asked again.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Until the first word: the message that asked for it may have been lost.
+const FIRST_SILENCE: Duration = Duration::from_millis(500);
+
+/// A process whose inbox no one has had for this long is gone: another makes the call, and its callers wait for that.
+/// One that lives knows within a second that its connection is of no use (`PING_EVERY`, `PING_TIMEOUT`), and has another then.
+pub(super) const ABSENCE: Duration = Duration::from_millis(1_500);
+
+/// The same for a caller that came back: no other process can make this call. A process that has lost its connection takes up to
+/// 2 s until it tries again, and a second for that.
+pub(super) const ABSENCE_OF_ANSWER: Duration = Duration::from_secs(5);
+
+/// After a restart of Redis, everybody has this long to come back.
+const RETURN: Duration = Duration::from_secs(2);
+
+/// Without Redis a caller that has nothing yet goes on by itself after this long.
+const UNREACHABLE_BEFORE_HEAD: Duration = Duration::from_secs(1);
+const UNREACHABLE_AFTER_HEAD: Duration = Duration::from_secs(10);
+
+// === impl LeaderWatch ===
+
+impl LeaderWatch {
+    pub(super) fn new(now: Instant, absence: Duration) -> Self {
+        Self {
+            heard: now,
+            has_been_heard: false,
+            asked: now,
+            absent: None,
+            absence,
+            keyless: None,
+            unreachable: None,
+            gap: None,
+            unread: 0,
+        }
+    }
+
+    pub(super) fn on_heard(&mut self) {
+        self.heard = Instant::now();
+        self.has_been_heard = true;
+        (self.absent, self.keyless, self.unreachable) = (None, None, None);
+    }
+
+    pub(super) fn on_asked(&mut self, now: Instant, asked: &Result<u64, BackendError>) {
+        self.asked = now;
+        match asked {
+            Ok(0) => _ = self.absent.get_or_insert(now),
+            Ok(_) => self.absent = None,
+            Err(_) => {}
+        }
+        match asked {
+            // The leader may come back a moment later than this process.
+            Ok(_) if self.unreachable.take().is_some() => self.gap = Some(now),
+            Ok(_) => {}
+            Err(_) => _ = self.unreachable.get_or_insert(now),
+        }
+        if asked.is_err() {
+            (self.absent, self.keyless) = (None, None);
+        }
+    }
+
+    pub(super) fn on_holder(&mut self, now: Instant, held: bool) {
+        if held {
+            self.keyless = None;
+        } else {
+            self.keyless.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        let has_trouble = self.absent.or(self.keyless).or(self.unreachable).is_some();
+        let limit = if self.has_been_heard && !has_trouble { SILENCE } else { FIRST_SILENCE };
+        now.saturating_duration_since(self.heard.max(self.asked)) >= limit
+    }
+
+    /// Whether the leader has had the time that it takes to come back, and has not.
+    pub(super) fn is_gone(&self, now: Instant, lease: Duration) -> bool {
+        let since = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
+        let has_returned = since(self.gap).is_none_or(|gap| gap >= RETURN);
+        // A leader that lives claims a key that was forgotten again when it renews its lease.
+        let keyless = since(self.keyless).is_some_and(|keyless| keyless >= lease / 2);
+        let absent = since(self.absent).is_some_and(|absent| absent >= self.absence);
+        has_returned && (keyless || absent)
+    }
+
+    /// Whether the leader has given no sign of life for as long as a lease: it is suspended.
+    pub(super) fn is_mute(&self, now: Instant, lease: Duration) -> bool {
+        self.unreachable.is_none() && now.saturating_duration_since(self.heard) >= lease
+    }
+
+    pub(super) fn is_cut_off(&self, now: Instant, has_head: bool) -> bool {
+        let limit = if has_head { UNREACHABLE_AFTER_HEAD } else { UNREACHABLE_BEFORE_HEAD };
+        self.unreachable.is_some_and(|since| now.saturating_duration_since(since) >= limit)
+    }
+
+    pub(super) fn is_unread(&mut self, listeners: usize) -> bool {
+        self.unread = if listeners == 0 { self.unread + 1 } else { 0 };
+        self.unread >= 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_an_outage_the_leader_has_time_to_come_back() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(10));
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut watch = LeaderWatch::new(start, ABSENCE);
+        watch.gap = Some(start);
+        watch.on_asked(start, &Err(BackendError::Unreachable));
+        // Redis answers again, and the leader does not listen yet.
+        for ms in [5_000, 5_500, 6_000, 6_500] {
+            watch.on_asked(at(ms), &Ok(0));
+            assert!(!watch.is_gone(at(ms), lease), "{ms}");
+        }
+        watch.on_asked(at(7_000), &Ok(0));
+        assert!(watch.is_gone(at(7_000), lease));
+    }
+
+    #[test]
+    fn a_process_that_connects_again_is_not_gone_for_those_who_come_back() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(10));
+        for (absence, gone_after) in [(ABSENCE, 1_500), (ABSENCE_OF_ANSWER, 5_000)] {
+            let mut watch = LeaderWatch::new(start, absence);
+            for ms in (0..10_000).step_by(500) {
+                let now = start + Duration::from_millis(ms);
+                watch.on_asked(now, &Ok(0));
+                assert_eq!(watch.is_gone(now, lease), ms >= gone_after, "{ms}");
+            }
+        }
+    }
+}
