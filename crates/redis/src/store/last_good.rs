@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::runtime::Handle;
-use tower_buttress::Memory;
 use tower_buttress::store::{AnswerFuture, BodyPart, Fingerprint, Head, LastGoodAnswer, LastGoodKeys, SharedLastGood};
+use tower_buttress::{Memory, Tenant};
 
 use super::wire::{Decoder, Encoder, HeadRecord, Record};
-use crate::backend::{BackendError, KeptAnswer, LastGoodBackend};
+use crate::backend::{BackendError, KeptAnswer, LastGoodBackend, hex};
 use crate::client::Redis;
 
 /// Shares the answers of a `LastGoodLayer` with other processes: one that any of them was given is returned by all when the
@@ -71,7 +71,7 @@ impl<B: LastGoodBackend> FleetLastGood<B> {
     }
 
     /// The memory in which answers count while they are on their way to Redis. Where there is no room for one, it is kept by this
-    /// process alone. Default: 32 MiB of its own.
+    /// process alone. One tenant, as the answers are told apart, may take a quarter of it. Default: 32 MiB of its own.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
@@ -92,7 +92,8 @@ impl<B: LastGoodBackend> SharedLastGood for FleetLastGood<B> {
         let Ok(runtime) = Handle::try_current() else { return };
         let Self { backend, tenant_bytes, memory } = self.clone();
         // The body, and what is written of it.
-        let mut reservation = memory.reserve(None);
+        let tenant = Tenant::new(hex(keys.tenant.as_bytes()));
+        let mut reservation = memory.reserve(Some(&tenant));
         if !reservation.grow(2 * answer.body.len() + HEAD) {
             return;
         }
@@ -203,17 +204,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_on_their_way_count() {
-        let memory = Memory::new(20_000);
+        let memory = Memory::new(70_000);
         let fleet = FleetLastGood::new(Model::new()).memory(memory.clone());
-        let keys = |exact| LastGoodKeys::new(print(1), None, print(exact), None);
+        let keys = |tenant, exact| LastGoodKeys::new(print(tenant), None, print(exact), None);
         let long = || answer(vec![7; 8_000]);
-        fleet.keep(keys(2), long(), Duration::from_secs(60));
+        fleet.keep(keys(1, 2), long(), Duration::from_secs(60));
         assert!(memory.used() > 16_000);
-        // There is no room for another at the same time.
-        fleet.keep(keys(3), long(), Duration::from_secs(60));
+        // There is no room for another of the same tenant at the same time, and there is for those of others, up to the limit.
+        let others = [(1, 3), (4, 5), (6, 7), (8, 9), (10, 11)];
+        for (tenant, exact) in others {
+            fleet.keep(keys(tenant, exact), long(), Duration::from_secs(60));
+        }
+        assert!(memory.used() <= 70_000);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(memory.used(), 0);
-        let max_age = Duration::from_secs(60);
-        assert!(fleet.find(keys(2), max_age).await.is_some() && fleet.find(keys(3), max_age).await.is_none());
+        let mut kept = Vec::new();
+        for (tenant, exact) in [(1, 2)].into_iter().chain(others) {
+            kept.push(fleet.find(keys(tenant, exact), Duration::from_secs(60)).await.is_some());
+        }
+        assert_eq!(kept, [true, false, true, true, true, false]);
     }
 }
