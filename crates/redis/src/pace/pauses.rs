@@ -1,14 +1,16 @@
 //! Pauses that the processes of a fleet share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PacePeers, PeerLimit};
 
-use crate::backend::{PauseBackend, PauseNews, Process};
+use crate::backend::{BackendError, PauseBackend, PauseNews, Process};
 use crate::client::Redis;
 use crate::driver::{Driver, Orders, Subscribing};
 
@@ -56,7 +58,13 @@ struct Limits<B> {
     backend: B,
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
+    /// Those that Redis is asked for, and those that wait until fewer are.
+    asking: JoinSet<(Fingerprint, Result<Duration, BackendError>)>,
+    waiting: HashSet<Fingerprint>,
 }
+
+/// The most limits that Redis is asked for at the same time.
+const MOST_ASKED: usize = 64;
 
 // === impl FleetPauses ===
 
@@ -70,7 +78,7 @@ impl<B: PauseBackend> FleetPauses<B> {
     fn order(&self, order: Order) {
         let (backend, process) = (self.backend.clone(), self.process);
         // What is not told is learned of as in an outage: from the upstream.
-        let _ = self.orders.tell(order, || Limits { backend, process, limits: HashMap::new() });
+        let _ = self.orders.tell(order, || Limits::new(backend, process));
     }
 }
 
@@ -102,7 +110,7 @@ impl<B: PauseBackend> Driver for Limits<B> {
 
     async fn on_order(&mut self, order: Order) {
         match order {
-            Order::New(limit) => self.on_new(limit).await,
+            Order::New(limit) => self.on_new(limit),
             Order::Paused(limit, pause) => self.on_paused(&limit, pause).await,
         }
     }
@@ -114,21 +122,39 @@ impl<B: PauseBackend> Driver for Limits<B> {
     }
 
     async fn on_gap(&mut self) {
-        for id in self.limits.keys() {
-            self.look(*id).await;
+        self.waiting.extend(self.limits.keys());
+        self.ask();
+    }
+
+    fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.asking.poll_join_next(cx) {
+            Poll::Ready(Some(Ok((id, paused)))) => {
+                if let Ok(wait) = paused {
+                    self.pause(&id, wait);
+                }
+                self.ask();
+                Poll::Ready(())
+            }
+            // Nothing is asked for. (No task of these ends otherwise.)
+            Poll::Ready(_) | Poll::Pending => Poll::Pending,
         }
     }
 }
 
 impl<B: PauseBackend> Limits<B> {
-    async fn on_new(&mut self, limit: PeerLimit) {
+    fn new(backend: B, process: Process) -> Self {
+        Self { backend, process, limits: HashMap::new(), asking: JoinSet::new(), waiting: HashSet::new() }
+    }
+
+    fn on_new(&mut self, limit: PeerLimit) {
         self.limits.retain(|_, limits| {
             limits.retain(PeerLimit::is_alive);
             !limits.is_empty()
         });
         let id = *limit.id();
         self.limits.entry(id).or_default().push(limit);
-        self.look(id).await;
+        self.waiting.insert(id);
+        self.ask();
     }
 
     async fn on_paused(&mut self, limit: &PeerLimit, wait: Duration) {
@@ -138,9 +164,13 @@ impl<B: PauseBackend> Limits<B> {
         let _ = self.backend.pause(PauseNews { limit, wait, process: self.process }).await;
     }
 
-    async fn look(&self, id: Fingerprint) {
-        if let Ok(wait) = self.backend.paused(id).await {
-            self.pause(&id, wait);
+    /// Asks for the pauses of those that wait, as many as there is room for.
+    fn ask(&mut self) {
+        let room = MOST_ASKED.saturating_sub(self.asking.len());
+        for id in self.waiting.iter().take(room).copied().collect::<Vec<_>>() {
+            self.waiting.remove(&id);
+            let backend = self.backend.clone();
+            self.asking.spawn(async move { (id, backend.paused(id).await) });
         }
     }
 

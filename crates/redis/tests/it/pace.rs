@@ -18,6 +18,7 @@ use tower_buttress_redis::{FleetPace, FleetPauses, Model, Redis, RedisOptions};
 
 use crate::support::Server;
 use crate::support::proxy::Proxy;
+use crate::support::slow::Slow;
 
 type Body = Empty<bytes::Bytes>;
 
@@ -178,6 +179,30 @@ async fn one_429_pauses_the_whole_fleet_and_nothing_is_sent_before_its_end() {
     let before = upstream.refused.load(SeqCst);
     assert_eq!(call(&late, "a").await, StatusCode::OK);
     assert_eq!(upstream.refused.load(SeqCst), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_that_were_missed_are_known_soon_however_many_limits_there_are() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let way = model.connection();
+    let here = process(Slow::new(way.clone(), Duration::from_millis(50), Duration::ZERO), &upstream);
+    let there = process(model, &upstream);
+    for credential in 0..1_000 {
+        assert_eq!(call(&here, &credential.to_string()).await, StatusCode::OK);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    way.set_connected(false);
+    *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(10));
+    for credential in 0..10 {
+        assert_eq!(call(&there, &credential.to_string()).await, StatusCode::TOO_MANY_REQUESTS);
+    }
+    settle().await;
+    way.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for credential in 0..10 {
+        assert_eq!(call(&here, &credential.to_string()).await, StatusCode::OK);
+    }
+    assert_eq!(upstream.refused.load(SeqCst), 10);
 }
 
 #[tokio::test(start_paused = true)]

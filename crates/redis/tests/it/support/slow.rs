@@ -1,12 +1,15 @@
 //! A process whose Redis takes its time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, GivenOrder, HeldOrder, Message, Newest,
-    NumberedOrder, ProbeLease, ProbeVerdict, Process, Subscription, Token, Votes,
+    NumberedOrder, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, Subscription, Token, Votes,
 };
 
 #[derive(Clone)]
@@ -16,6 +19,14 @@ pub(crate) struct Slow {
     pub(crate) takes: Duration,
     /// What a subscription does.
     pub(crate) subscribes_in: Duration,
+    /// Whether the answers to requests for a probe are lost.
+    pub(crate) loses_leases: Arc<AtomicBool>,
+}
+
+impl Slow {
+    pub(crate) fn new(model: Model, takes: Duration, subscribes_in: Duration) -> Self {
+        Self { model, takes, subscribes_in, loses_leases: Arc::default() }
+    }
 }
 
 impl CircuitBackend for Slow {
@@ -37,7 +48,8 @@ impl CircuitBackend for Slow {
 
     async fn probe(&self, circuit: CircuitId, token: Token, lease: Duration) -> Result<ProbeLease, BackendError> {
         sleep(self.takes).await;
-        self.model.probe(circuit, token, lease).await
+        let lease = self.model.probe(circuit, token, lease).await;
+        if self.loses_leases.load(SeqCst) { Err(BackendError::Unreachable) } else { lease }
     }
 
     async fn verdict(
@@ -92,5 +104,22 @@ impl ConversationBackend for Slow {
     async fn conversation_news(&self) -> Result<Subscription, BackendError> {
         sleep(self.subscribes_in).await;
         self.model.conversation_news().await
+    }
+}
+
+impl PauseBackend for Slow {
+    async fn pause(&self, pause: PauseNews) -> Result<bool, BackendError> {
+        sleep(self.takes).await;
+        self.model.pause(pause).await
+    }
+
+    async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
+        sleep(self.takes).await;
+        self.model.paused(limit).await
+    }
+
+    async fn pause_news(&self) -> Result<Subscription, BackendError> {
+        sleep(self.subscribes_in).await;
+        self.model.pause_news().await
     }
 }
