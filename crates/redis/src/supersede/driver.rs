@@ -21,12 +21,19 @@ pub(super) struct Messages<B> {
     backend: B,
     live: Arc<LiveMessages>,
     /// What Redis is asked for: of one conversation one thing after the other, so that its order is kept.
-    asking: JoinSet<(Message, Option<Result<Newest, BackendError>>)>,
+    asking: JoinSet<(Message, Answer)>,
     busy: HashSet<Fingerprint>,
     /// Those that wait until fewer are asked for.
     waiting: HashSet<Fingerprint>,
-    /// Messages have no number, since Redis did not answer: it is asked again then.
+    /// Redis did not answer: it is asked again then.
     ask_again_at: Option<Instant>,
+}
+
+/// What Redis said.
+enum Answer {
+    Newest(Result<Newest, BackendError>),
+    /// Whether it knows that the message was answered.
+    Answered(bool),
 }
 
 /// The most conversations that are asked for at the same time.
@@ -94,6 +101,10 @@ impl<B: ConversationBackend> Messages<B> {
         Self { backend, live, asking: JoinSet::new(), busy, waiting, ask_again_at: None }
     }
 
+    fn ask_again(&mut self) {
+        self.ask_again_at.get_or_insert(Instant::now() + ASK_AGAIN_AFTER);
+    }
+
     fn ask_all(&mut self) {
         for conversation in self.live.all() {
             self.ask(conversation);
@@ -113,19 +124,16 @@ impl<B: ConversationBackend> Messages<B> {
         let backend = self.backend.clone();
         self.asking.spawn(async move {
             match ask {
-                Ask::Newest(came) => (message, Some(backend.newest(message, came).await)),
-                Ask::Answered => {
-                    let _ = backend.answered(message).await;
-                    (message, None)
-                }
+                Ask::Newest(came) => (message, Answer::Newest(backend.newest(message, came).await)),
+                Ask::Answered => (message, Answer::Answered(backend.answered(message).await.is_ok())),
             }
         });
     }
 
-    fn on_answer(&mut self, message: &Message, answer: Option<Result<Newest, BackendError>>) {
+    fn on_answer(&mut self, message: &Message, answer: Answer) {
         self.busy.remove(&message.conversation);
         match answer {
-            Some(Ok(Newest::Number { number, superseded })) => {
+            Answer::Newest(Ok(Newest::Number { number, superseded })) => {
                 if let Some((live, is_older)) = self.live.numbered(message, number) {
                     superseded.iter().for_each(|payload| live.refuse(payload));
                     if is_older {
@@ -133,13 +141,17 @@ impl<B: ConversationBackend> Messages<B> {
                     }
                 }
             }
-            Some(Ok(Newest::Superseded)) => {
+            Answer::Newest(Ok(Newest::Superseded)) => {
                 if let Some(live) = self.live.get(message) {
                     live.supersede();
                 }
             }
-            Some(Err(_)) => _ = self.ask_again_at.get_or_insert(Instant::now() + ASK_AGAIN_AFTER),
-            None => {}
+            Answer::Newest(Err(_)) => self.ask_again(),
+            Answer::Answered(is_known) => {
+                if self.live.told_answered(message, is_known) {
+                    self.ask_again();
+                }
+            }
         }
         self.ask(message.conversation);
         let room = MOST_ASKED.saturating_sub(self.busy.len());

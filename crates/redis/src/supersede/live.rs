@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tower_buttress::PeerMessage;
@@ -36,6 +37,8 @@ struct Live {
     is_unasked: bool,
     /// It was answered, and Redis is to be told.
     is_answered: bool,
+    /// When it was, as long as Redis may not know.
+    answered_at: Option<Instant>,
     calls: u32,
 }
 
@@ -46,6 +49,12 @@ pub(super) enum Ask {
     Newest(Instant),
     Answered,
 }
+
+/// That a message was answered is told again for as long as Redis would refuse it otherwise.
+const TELLS_FOR: Duration = Duration::from_secs(600);
+
+/// Where as many conversations are known, it is told once.
+const MOST_TOLD_AGAIN: usize = 4096;
 
 // === impl LiveMessages ===
 
@@ -60,10 +69,12 @@ impl LiveMessages {
         if let Some(live) = conversation.get(&id) {
             live.calls += 1;
             live.is_unasked = true;
+            // Redis is told first that the calls before it were answered: they were another message.
+            live.is_answered |= live.answered_at.is_some();
             return;
         }
         let came = Instant::now();
-        let live = Live { message, came, number: 0, is_unasked: true, is_answered: false, calls: 1 };
+        let live = Live { message, came, number: 0, is_unasked: true, is_answered: false, answered_at: None, calls: 1 };
         conversation.messages.push(live);
     }
 
@@ -71,7 +82,9 @@ impl LiveMessages {
         let mut conversations = self.lock();
         if let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) {
             live.calls = live.calls.saturating_sub(1);
-            live.is_answered |= is_answered;
+            if is_answered {
+                (live.is_answered, live.answered_at) = (true, Some(Instant::now()));
+            }
         }
     }
 
@@ -105,6 +118,11 @@ impl LiveMessages {
         let mut conversations = self.lock();
         let known = conversations.get_mut(conversation)?;
         let id = |live: &Live| Message { conversation: *conversation, payload: *live.message.payload() };
+        // One that Redis does not know is told of first.
+        if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered && live.number > 0) {
+            live.is_answered = false;
+            return Some((id(live), Ask::Answered));
+        }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_unasked) {
             live.is_unasked = false;
             return Some((id(live), Ask::Newest(live.came)));
@@ -113,7 +131,7 @@ impl LiveMessages {
             live.is_answered = false;
             return Some((id(live), Ask::Answered));
         }
-        known.messages.retain(|live| live.calls > 0);
+        known.messages.retain(|live| live.calls > 0 || live.answered_at.is_some());
         if known.messages.is_empty() {
             conversations.remove(conversation);
         }
@@ -131,6 +149,17 @@ impl LiveMessages {
         Some((live.message.clone(), number < newest))
     }
 
+    /// Redis was told that a message was answered, and knows it or not. Returns whether it is to be told again.
+    pub(super) fn told_answered(&self, id: &Message, is_known: bool) -> bool {
+        let mut conversations = self.lock();
+        let is_room = conversations.len() < MOST_TOLD_AGAIN;
+        let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) else { return false };
+        // Where another call of it is under way, Redis is told how that one ends.
+        let again = |at: &Instant| !is_known && is_room && live.calls == 0 && at.elapsed() < TELLS_FOR;
+        live.answered_at = live.answered_at.filter(again);
+        live.answered_at.is_some()
+    }
+
     pub(super) fn get(&self, id: &Message) -> Option<PeerMessage> {
         Some(self.lock().get_mut(&id.conversation)?.get(id)?.message.clone())
     }
@@ -144,15 +173,17 @@ impl LiveMessages {
         let others = known.messages.iter_mut().filter(|live| *live.message.payload() != newest.payload);
         let older = others.filter_map(|live| {
             live.is_unasked |= live.number == 0 && live.calls > 0;
-            (1..number).contains(&live.number).then(|| live.message.clone())
+            (live.calls > 0 && (1..number).contains(&live.number)).then(|| live.message.clone())
         });
         older.collect()
     }
 
-    /// Redis is asked again for all messages without a number; with `numbered`, also for those that have one.
+    /// Redis is asked again for all messages without a number, and told again which were answered; with `numbered`, it is also
+    /// asked for those that have a number.
     pub(super) fn ask_again(&self, numbered: bool) {
         for live in self.lock().values_mut().flat_map(|known| &mut known.messages) {
             live.is_unasked |= live.calls > 0 && (numbered || live.number == 0);
+            live.is_answered |= live.answered_at.is_some();
         }
     }
 }

@@ -44,6 +44,9 @@ use crate::driver::{Orders, Untold};
 /// - *The same payload comes to another process*: it is another attempt at the same message, and ends nothing.
 /// - *A superseded one comes again, to any process*, within ten minutes: it is ended as soon as Redis has said so, and ends
 ///   nothing. Sixteen are remembered of each conversation, and none that was answered.
+/// - *Redis could not be told that a message was answered*: it is told again until it knows, for ten minutes, where fewer than
+///   4,096 conversations are under way here. Where a newer message comes before that, the answered one is refused when it comes
+///   again.
 /// - *Messages of Redis were missed*: it is asked again about each message that is under way.
 /// - *Redis cannot be reached, or is slow*: each process knows the order of its own messages. A message that came meanwhile
 ///   gets its number once Redis answers, as of when it came. One conversation does not wait for another; 64 are asked for at

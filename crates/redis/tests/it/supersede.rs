@@ -15,9 +15,10 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{CallBody, SupersedeLayer};
 use tower_buttress_redis::backend::{ConversationBackend, Message, Newest};
-use tower_buttress_redis::{FleetSupersede, Model, Redis};
+use tower_buttress_redis::{FleetSupersede, Model, Redis, RedisOptions};
 
 use crate::support::Server;
+use crate::support::proxy::Proxy;
 use crate::support::slow::Slow;
 
 const MS: Duration = Duration::from_millis(1);
@@ -144,7 +145,7 @@ async fn the_same_words_on_two_machines_are_one_message() {
 
 #[tokio::test(start_paused = true)]
 async fn the_same_words_are_one_message_still_when_one_of_their_calls_was_answered() {
-    let slow = Slow { model: Model::new(), takes: 50 * MS, subscribes_in: 50 * MS };
+    let slow = Slow::new(Model::new(), 50 * MS, 50 * MS);
     let process = Process::taking(900 * MS, FleetSupersede::new(slow));
     let first = process.say("ann", "hello");
     tokio::time::sleep(500 * MS).await;
@@ -198,9 +199,26 @@ async fn without_the_backend_each_process_knows_its_own_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_could_not_be_told_is_told_again() {
+    let model = Model::new();
+    let way = model.connection();
+    let (one, two) = (Process::on(way.clone()), Process::on(model));
+    let first = one.say("ann", "hello");
+    tokio::time::sleep(50 * MS).await;
+    way.set_connected(false);
+    assert_eq!(first.await.unwrap(), StatusCode::OK);
+    tokio::time::sleep(2_000 * MS).await;
+    way.set_connected(true);
+    tokio::time::sleep(1_000 * MS).await;
+    // It was answered, and a newer one does not supersede it.
+    assert_eq!(two.say("ann", "other").await.unwrap(), StatusCode::OK);
+    assert_eq!(two.say("ann", "hello").await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_conversation_does_not_wait_for_the_others() {
     let model = Model::new();
-    let slow = Slow { model: model.clone(), takes: 90 * MS, subscribes_in: 90 * MS };
+    let slow = Slow::new(model.clone(), 90 * MS, 90 * MS);
     let (one, two) = (Process::taking(5_000 * MS, FleetSupersede::new(slow)), Process::on(model));
     let older = two.say("ann", "first");
     let others: Vec<_> = (0..60).map(|number| one.say_in(&number.to_string(), "bob", "hello")).collect();
@@ -242,22 +260,24 @@ async fn messages_that_came_while_redis_was_away_are_numbered_as_they_came() {
 }
 
 #[tokio::test]
-async fn a_redis_that_was_frozen_ends_the_older_of_two_messages() {
+async fn a_message_that_redis_takes_late_ends_no_later_one() {
     let server = Server::start();
-    let options = server.fresh();
-    let process = || Process::taking(4_000 * MS, FleetSupersede::new(Redis::new(options.clone()).unwrap()));
-    let (one, two) = (process(), process());
-    for process in [&one, &two] {
-        process.say("other", "hello").await.unwrap();
+    let way = Proxy::to(server.port()).await;
+    let process = |options| Process::taking(3_000 * MS, FleetSupersede::new(Redis::new(options).unwrap()));
+    let one = process(RedisOptions::from_url(&format!("redis://127.0.0.1:{}", way.port())).unwrap());
+    let two = process(server.options());
+    // The first knows what the clock of Redis shows.
+    for conversation in 0..5 {
+        one.say_in(&conversation.to_string(), "other", "hello");
+        two.say_in(&conversation.to_string(), "other", "hello");
+        tokio::time::sleep(50 * MS).await;
     }
-    for (first, second) in [(&one, &two), (&two, &one)] {
-        server.freeze();
-        let older = first.say("ann", "first");
-        tokio::time::sleep(300 * MS).await;
-        let newer = second.say("ann", "second");
-        tokio::time::sleep(300 * MS).await;
-        // What was sent to it is carried out now, in whichever order it reads it.
-        server.thaw();
-        assert_eq!((older.await.unwrap(), newer.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
-    }
+    way.hold();
+    let older = one.say("ann", "first");
+    tokio::time::sleep(400 * MS).await;
+    let newer = two.say("ann", "second");
+    tokio::time::sleep(100 * MS).await;
+    // What was sent then is carried out now, and says that it came a moment ago.
+    way.let_pass();
+    assert_eq!((older.await.unwrap(), newer.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
 }

@@ -56,6 +56,11 @@ impl Proxy {
         self.route.send_modify(|route| route.is_held = true);
     }
 
+    /// Passes on what was held, too.
+    pub(crate) fn let_pass(&self) {
+        self.route.send_modify(|route| route.is_held = false);
+    }
+
     /// From now on the connections that the server closes stay open for their clients, and nothing passes on them.
     pub(crate) fn hide_ends(&self) {
         self.route.send_modify(|route| route.hides_ends = true);
