@@ -1,6 +1,7 @@
 //! What an outage costs, and how it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tokio::io::copy_bidirectional;
@@ -8,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::backend::{Backend, BackendError, ClaimArgs, Claimed, Process, Token};
-use tower_buttress_redis::{Health, Redis, RedisOptions};
+use tower_buttress_redis::{Health, OperationResult, Redis, RedisOptions};
 
 use crate::support::{Events, Server, until};
 
@@ -40,6 +41,11 @@ async fn a_redis_that_is_not_there_costs_next_to_nothing() {
     let options = RedisOptions::from_url(&format!("redis://127.0.0.1:{port}")).unwrap();
     // Long, so that what was waited for is told from a busy machine.
     let options = options.patience(Duration::from_secs(20)).observer(Arc::new(events.clone()));
+    let skipped = Arc::new(AtomicUsize::new(0));
+    let count = skipped.clone();
+    let options = options.on_operation(move |operation| {
+        count.fetch_add(usize::from(operation.result == OperationResult::Skipped), SeqCst);
+    });
     let redis = Redis::new(options).unwrap();
     assert!(is_reached(&redis), "nothing is known yet");
     let (first, took) = claim(&redis, 1).await;
@@ -50,6 +56,8 @@ async fn a_redis_that_is_not_there_costs_next_to_nothing() {
         assert_eq!(claim(&redis, 1).await.0, Err(BackendError::Unreachable));
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "a thousand took {:?}", begun.elapsed());
+    // Nothing was sent, and nothing was waited for.
+    assert_eq!(skipped.load(SeqCst), 1000);
     assert!(matches!(&*redis.health().borrow(), Health::Unreachable { .. }));
     assert_eq!(events.all().len(), 1, "{:?}", events.all());
 }
