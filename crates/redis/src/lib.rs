@@ -66,7 +66,7 @@
 //! | `buttress:1:p:P` | Channel on which a process is asked to share an answer, or to stop a call | |
 //! | `buttress:1:{H}:h` | Of the token of a resumable answer: the digests of its request and tenant, the lease, the process | The window of the answer (5 minutes), anew while it is under way; told again after a restart of Redis. Some 400 bytes each: at most 16 for an answer, and as many answers as the layer holds (16,384 in a process, 2,048 of one tenant) |
 //! | `buttress:1:{C}:v`, `:a`, `:b`, `:l` | Of a circuit: the processes that find the upstream failing, those that have it, until when it is open, and the lease of the probe | 1 to 10 minutes |
-//! | `buttress:1:{C}:o` | An operator's order to a circuit, and its number, which is the time at which it was given | A day, anew while a process has the circuit |
+//! | `buttress:1:{C}:o` | An operator's order to a circuit, its number, which is the time at which it was given, and 16 random bytes for each of the last 16 orders | A day, anew while a process has the circuit |
 //! | `buttress:1:{K}:g` | A last good answer: head, data, end. `Set-Cookie` is not stored | The `ttl` of the layer (an hour) |
 //! | `buttress:1:{K}:n` | Of a request without its last message's spelling: the digest of the request that was answered last | Likewise |
 //! | `buttress:1:{T}:y` | How many bytes of last good answers a tenant has, by when they expire | Likewise |

@@ -50,7 +50,7 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
     /// An operator's order, for all processes. Returns the order that holds: this one, unless one that was given later is
-    /// known. Default: orders are each process's own.
+    /// known. One that was told before changes nothing. Default: orders are each process's own.
     fn order(
         &self,
         circuit: CircuitId,
@@ -160,6 +160,8 @@ pub struct GivenOrder {
     pub order: CircuitOrder,
     /// When it was given.
     pub given: Instant,
+    /// Tells it from all other orders: told again, it is the same order.
+    pub id: Token,
     /// The number of the order that its process obeyed then; 0 where it obeyed none. This order comes behind that one, also
     /// when the clock of the engine has gone back.
     pub known: u64,
@@ -183,12 +185,18 @@ pub struct OrderNews {
     pub order: NumberedOrder,
     /// How long ago it was given.
     pub age: Duration,
-    /// Where it was given.
+    /// Where it was given, or is known.
     pub process: Process,
+    /// It was [told again](CircuitBackend::order_again): its age is what the clock of the engine says, which may have jumped.
+    pub is_again: bool,
 }
 
 /// An order that no process asks for is forgotten after this long.
 pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many of the orders to a circuit are known when they are told again.
+#[cfg(any(test, feature = "model"))]
+pub(super) const MOST_TOLD: usize = 16;
 
 /// An order or a message that reaches the engine within this time counts from its arrival; one that reaches it later counts
 /// from when it was given.
@@ -276,18 +284,20 @@ impl OrderNews {
     #[must_use]
     pub fn decode(group: CircuitGroup, message: &[u8]) -> Option<Self> {
         let words: Vec<&str> = std::str::from_utf8(message).ok()?.split(' ').collect();
-        let [circuit, "order", number, order, age_ms, process] = words[..] else { return None };
+        let [circuit, kind @ ("order" | "again"), number, order, age_ms, process] = words[..] else { return None };
         let circuit = CircuitId { group, id: unhex(circuit)? };
         let order = NumberedOrder { number: number.parse().ok()?, order: order.parse().ok()? };
         let age = Duration::from_millis(age_ms.parse().ok()?);
-        Some(Self { circuit, order, age, process: Process::from_slice(&unhex::<16>(process)?)? })
+        let process = Process::from_slice(&unhex::<16>(process)?)?;
+        Some(Self { circuit, order, age, process, is_again: kind == "again" })
     }
 
     /// As the script writes it.
     #[cfg(any(test, feature = "model"))]
     pub(super) fn encode(self) -> bytes::Bytes {
-        let Self { circuit, order: NumberedOrder { number, order }, age, process } = self;
-        format!("{} order {number} {order} {} {}", circuit.hex(), age.as_millis(), hex(process.as_bytes())).into()
+        let Self { circuit, order: NumberedOrder { number, order }, age, process, is_again } = self;
+        let kind = if is_again { "again" } else { "order" };
+        format!("{} {kind} {number} {order} {} {}", circuit.hex(), age.as_millis(), hex(process.as_bytes())).into()
     }
 }
 
@@ -316,8 +326,11 @@ mod tests {
         }
         let order = NumberedOrder { number: 1_700_000_000_000, order: CircuitOrder::MetricsOnly };
         let age = Duration::from_millis(70);
-        let news = OrderNews { circuit: group.circuit(None), order, age, process: Process::random() };
-        assert_eq!(OrderNews::decode(group, &news.encode()), Some(news));
+        let (circuit, process) = (group.circuit(None), Process::random());
+        let news = OrderNews { circuit, order, age, process, is_again: false };
+        for news in [news, OrderNews { is_again: true, ..news }] {
+            assert_eq!(OrderNews::decode(group, &news.encode()), Some(news));
+        }
         assert_eq!(CircuitNews::decode(group, &news.encode()), None);
         for none in ["", "a open 1 1 1 b", "\u{fe} open 1 1 1 b", "open", "a b c d e f g"] {
             assert_eq!(CircuitNews::decode(group, none.as_bytes()), None);

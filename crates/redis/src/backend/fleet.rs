@@ -15,6 +15,8 @@ pub(super) struct Fleet {
     pub(super) probe: Option<(Token, Instant)>,
     /// An operator's order, and until when it is kept.
     pub(super) order: Option<(NumberedOrder, Instant)>,
+    /// The orders that were told last.
+    pub(super) told: Vec<Token>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,9 @@ impl Fleet {
         self.active.retain(|_, until| *until > now);
         self.open = self.open.filter(|open| open.forgotten > now);
         self.probe = self.probe.filter(|(_, until)| *until > now);
-        self.order = self.order.filter(|(_, until)| *until > now);
+        if self.order.is_some_and(|(_, until)| until <= now) {
+            (self.order, self.told) = (None, Vec::new());
+        }
     }
 
     pub(super) fn votes(&self, now: Instant) -> Votes {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::circuits::{
-    AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, NumberedOrder,
-    ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
+    AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, MOST_TOLD,
+    NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
 use super::fleet::Open;
 use super::model::{Channel, Model, State};
@@ -103,15 +103,21 @@ impl CircuitBackend for Model {
     }
 
     async fn order(&self, circuit: CircuitId, process: Process, order: GivenOrder) -> Result<HeldOrder, BackendError> {
-        let GivenOrder { order, given, known } = order;
+        let GivenOrder { order, given, id, known } = order;
         let mut state = self.reach()?;
         let (now, age) = (state.millis(), whole_millis(given.elapsed()));
-        let held = state.order(circuit).map_or(0, |(held, _)| held.number);
+        let held = state.order(circuit).map(|(held, _)| *held);
+        let told = &mut state.circuits.entry(circuit).or_default().told;
+        if let Some(held) = held.filter(|_| told.contains(&id)) {
+            return Ok(state.hold(circuit, process, held, None));
+        }
+        told.push(id);
+        told.drain(..told.len().saturating_sub(MOST_TOLD));
         let mut number = now.saturating_sub(age).max(known + 1);
         if age <= whole_millis(AT_ONCE) {
-            number = number.max(now).max(held + 1);
+            number = number.max(now).max(held.map_or(0, |held| held.number) + 1);
         }
-        Ok(state.hold(circuit, process, NumberedOrder { number, order }))
+        Ok(state.hold(circuit, process, NumberedOrder { number, order }, Some(age)))
     }
 
     async fn order_again(
@@ -120,7 +126,7 @@ impl CircuitBackend for Model {
         process: Process,
         order: NumberedOrder,
     ) -> Result<HeldOrder, BackendError> {
-        Ok(self.reach()?.hold(circuit, process, order))
+        Ok(self.reach()?.hold(circuit, process, order, None))
     }
 
     async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
@@ -146,19 +152,18 @@ impl State {
         fleet.order.as_mut()
     }
 
-    /// Takes an order, unless there is one with a higher number. Returns the one that holds.
-    fn hold(&mut self, circuit: CircuitId, process: Process, order: NumberedOrder) -> HeldOrder {
+    /// Takes an order, unless there is one with a higher number. Returns the one that holds. `age`: how many milliseconds ago it
+    /// was given; `None`: it is told again.
+    fn hold(&mut self, circuit: CircuitId, process: Process, order: NumberedOrder, age: Option<u64>) -> HeldOrder {
         let (until, millis) = (self.now() + ORDER_KEPT, self.millis());
-        let held_since =
-            |order: NumberedOrder| HeldOrder { order, age: Duration::from_millis(millis.saturating_sub(order.number)) };
+        let since = |number| Duration::from_millis(millis.saturating_sub(number));
         if let Some((held, _)) = self.order(circuit).filter(|(held, _)| order.number <= held.number) {
-            return held_since(*held);
+            return HeldOrder { order: *held, age: since(held.number) };
         }
         self.circuits.entry(circuit).or_default().order = Some((order, until));
-        let held = held_since(order);
-        let news = OrderNews { circuit, order, age: held.age, process };
-        self.publish(Channel::Circuits(circuit.group), &news.encode());
-        held
+        let (is_again, age) = (age.is_none(), age.map_or(since(order.number), Duration::from_millis));
+        self.publish(Channel::Circuits(circuit.group), &OrderNews { circuit, order, age, process, is_again }.encode());
+        HeldOrder { order, age }
     }
 }
 

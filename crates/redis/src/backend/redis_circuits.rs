@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use redis::Value;
-use tower_buttress::CircuitOrder;
 
 use super::circuits::{
     AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, GivenOrder, HeldOrder, KEPT, NumberedOrder, ORDER_KEPT,
@@ -13,7 +12,7 @@ use super::ids::hex;
 use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;
-use crate::client::script::Script;
+use crate::client::script::{Command, Script};
 
 static LOOK: Script = Script::new("look", include_str!("../scripts/look.lua"));
 static VOTE: Script = Script::new("vote", include_str!("../scripts/vote.lua"));
@@ -95,7 +94,14 @@ impl CircuitBackend for Redis {
     }
 
     async fn order(&self, circuit: CircuitId, process: Process, order: GivenOrder) -> Result<HeldOrder, BackendError> {
-        self.send_order(circuit, process, order.order, 0, order.given.elapsed(), order.known).await
+        let GivenOrder { order, given, id, known } = order;
+        let command = self
+            .order_command(circuit, process, NumberedOrder { number: 0, order })
+            .arg(whole_millis(given.elapsed()))
+            .arg(whole_millis(AT_ONCE))
+            .arg(known)
+            .arg(id.as_bytes().as_slice());
+        held(&self.call(&command).await?)?.ok_or_else(unexpected)
     }
 
     async fn order_again(
@@ -104,11 +110,12 @@ impl CircuitBackend for Redis {
         process: Process,
         order: NumberedOrder,
     ) -> Result<HeldOrder, BackendError> {
-        self.send_order(circuit, process, order.order, order.number, Duration::ZERO, 0).await
+        held(&self.call(&self.order_command(circuit, process, order)).await?)?.ok_or_else(unexpected)
     }
 
     async fn ordered(&self, circuit: CircuitId) -> Result<Option<HeldOrder>, BackendError> {
-        held(&self.call(&ORDERED.keys(&[&self.names().circuit(circuit, 'o')]).arg(millis(ORDER_KEPT))).await?)
+        let command = ORDERED.keys(&[&self.names().circuit(circuit, 'o')]).arg(millis(ORDER_KEPT));
+        held(&self.call(&command).await?)
     }
 
     async fn news(&self, group: CircuitGroup) -> Result<Subscription, BackendError> {
@@ -117,27 +124,15 @@ impl CircuitBackend for Redis {
 }
 
 impl Redis {
-    async fn send_order(
-        &self,
-        circuit: CircuitId,
-        process: Process,
-        order: CircuitOrder,
-        number: u64,
-        age: Duration,
-        known: u64,
-    ) -> Result<HeldOrder, BackendError> {
+    fn order_command(&self, circuit: CircuitId, process: Process, order: NumberedOrder) -> Command {
         let names = self.names();
-        let command = ORDER
+        ORDER
             .keys(&[&names.circuit(circuit, 'o'), &names.group(circuit.group)])
-            .arg(order.as_str())
-            .arg(number)
+            .arg(order.order.as_str())
+            .arg(order.number)
             .arg(millis(ORDER_KEPT))
             .arg(circuit.hex())
             .arg(hex(process.as_bytes()))
-            .arg(whole_millis(age))
-            .arg(whole_millis(AT_ONCE))
-            .arg(known);
-        held(&self.call(&command).await?)?.ok_or_else(unexpected)
     }
 }
 

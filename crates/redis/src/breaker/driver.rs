@@ -1,13 +1,16 @@
 //! The task that tells the fleet of the circuits here, and the circuits of the fleet.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tower_buttress::{CircuitChange, CircuitOrder, PeerCircuit, PeerReport};
+use tower_buttress::{CircuitChange, PeerCircuit};
 
-use super::watched::{LOOK_OWED, Meaning, Probe, Watched};
+use super::given::{Given, GivenOrders};
+use super::watched::{LOOK_OWED, Meaning, Probe, Watched, jittered};
 use crate::backend::{
     CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, OrderNews, ProbeLease, ProbeVerdict,
     Process, Token, Votes,
@@ -18,8 +21,8 @@ use crate::driver::{Driver, Subscribing};
 pub(super) enum Order {
     New(PeerCircuit),
     Changed(PeerCircuit, CircuitChange),
-    /// An operator's, for all processes.
-    Everywhere(PeerCircuit, CircuitOrder, Instant),
+    /// An operator has given orders for all processes.
+    Given,
 }
 
 pub(super) struct Circuits<B> {
@@ -27,6 +30,8 @@ pub(super) struct Circuits<B> {
     group: CircuitGroup,
     process: Process,
     circuits: HashMap<CircuitId, Watched>,
+    /// What operators have said here.
+    given: Arc<GivenOrders>,
 }
 
 /// A process that is not heard of for this long has no say.
@@ -48,6 +53,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A circuit whose open time is over, and that no probe has closed, is open for this long where it was not known.
 const ABOUT_TO_TEST: Duration = Duration::from_secs(1);
 
+/// The most circuits that the fleet is asked for at the same time.
+const MOST_ASKED: usize = 64;
+
 /// Nothing is due for a moment at least: a clock of Redis may be a little behind.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
@@ -65,7 +73,7 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
         match order {
             Order::New(circuit) => self.on_new(circuit).await,
             Order::Changed(circuit, change) => self.on_changed(circuit, &change).await,
-            Order::Everywhere(circuit, order, given) => self.on_operator(circuit, order, given).await,
+            Order::Given => self.on_given().await,
         }
     }
 
@@ -83,25 +91,27 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
     }
 
     fn due(&self) -> Option<Instant> {
-        self.circuits.values().map(Watched::due).min()
+        let given = (!self.given.is_empty()).then(Instant::now);
+        self.circuits.values().map(Watched::due).chain(given).min()
     }
 
     async fn on_due(&mut self) {
+        self.on_given().await;
         let now = Instant::now();
-        let due: Vec<CircuitId> =
-            self.circuits.iter().filter(|(_, watched)| watched.due() <= now).map(|(id, _)| *id).collect();
-        for id in due {
-            if self.circuits.get(&id).is_some_and(|watched| watched.look_at <= now) {
-                self.look(id).await;
-            }
+        let due = |due: &dyn Fn(&Watched) -> Instant| -> Vec<CircuitId> {
+            self.circuits.iter().filter(|(_, watched)| due(watched) <= now).map(|(id, _)| *id).collect()
+        };
+        let (all, to_look_at) = (due(&Watched::due), due(&|watched| watched.look_at));
+        self.look(&to_look_at).await;
+        for id in all {
             self.probe(id, now).await;
         }
     }
 }
 
 impl<B: CircuitBackend> Circuits<B> {
-    pub(super) fn new(backend: B, group: CircuitGroup, process: Process) -> Self {
-        Self { backend, group, process, circuits: HashMap::new() }
+    pub(super) fn new(backend: B, group: CircuitGroup, process: Process, given: Arc<GivenOrders>) -> Self {
+        Self { backend, group, process, circuits: HashMap::new(), given }
     }
 
     fn watch(&mut self, circuit: PeerCircuit) -> CircuitId {
@@ -116,6 +126,7 @@ impl<B: CircuitBackend> Circuits<B> {
             owes_verdict: None,
             opened: None,
             order: None,
+            order_given: None,
             owes_order: None,
         });
         id
@@ -123,7 +134,7 @@ impl<B: CircuitBackend> Circuits<B> {
 
     async fn on_new(&mut self, circuit: PeerCircuit) {
         let id = self.watch(circuit);
-        self.look(id).await;
+        self.look(&[id]).await;
     }
 
     async fn on_changed(&mut self, circuit: PeerCircuit, change: &CircuitChange) {
@@ -151,7 +162,9 @@ impl<B: CircuitBackend> Circuits<B> {
             }
             Meaning::Followed(open_for) => {
                 watched.note_opened();
+                let lease = watched.lease();
                 watched.hold(open_for);
+                self.give_back(id, lease).await;
             }
             Meaning::Probes => {
                 if let Probe::Ours { give_back_at, .. } = &mut watched.probe {
@@ -165,7 +178,11 @@ impl<B: CircuitBackend> Circuits<B> {
                     self.tell_verdict(id, lease, ProbeVerdict::Well).await;
                 }
             }
-            Meaning::Ours => watched.probe = Probe::None,
+            Meaning::Ours => {
+                let lease = watched.lease();
+                watched.probe = Probe::None;
+                self.give_back(id, lease).await;
+            }
         }
     }
 
@@ -179,19 +196,21 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    async fn on_operator(&mut self, circuit: PeerCircuit, order: CircuitOrder, given: Instant) {
-        let id = self.watch(circuit);
-        if let Some(watched) = self.circuits.get_mut(&id) {
-            let known = watched.order.map_or(0, |order| order.number);
-            watched.owes_order = Some(GivenOrder { order, given, known });
+    async fn on_given(&mut self) {
+        for Given { circuit, order, at: given } in self.given.take() {
+            let id = self.watch(circuit);
+            if let Some(watched) = self.circuits.get_mut(&id) {
+                let known = watched.order.map_or(0, |order| order.number);
+                watched.owes_order = Some(GivenOrder { order, given, id: Token::random(), known });
+            }
+            self.tell_order(id).await;
         }
-        self.tell_order(id).await;
     }
 
     /// Also of those that this process has given: another may have been given before it came to Redis.
     fn on_order_news(&mut self, news: OrderNews) {
         if let Some(watched) = self.circuits.get_mut(&news.circuit) {
-            watched.obey(news.order, news.age);
+            watched.hear_order(&news);
         }
     }
 
@@ -233,29 +252,41 @@ impl<B: CircuitBackend> Circuits<B> {
                     return;
                 }
             }
-            Probe::Ours { lease, give_back_at: Some(at) } if *at <= now => {
+            Probe::Ours { lease, is_sure, give_back_at: Some(at) } if *at <= now => {
                 let lease = *lease;
-                watched.hold_until_called(jittered(NO_CALL));
-                self.tell_verdict(id, lease, ProbeVerdict::GivenBack).await;
+                if *is_sure {
+                    watched.hold_until_called(jittered(NO_CALL));
+                } else {
+                    watched.probe = Probe::None;
+                }
+                self.give_back(id, Some(lease)).await;
                 return;
             }
             _ => return,
         }
-        let lease = Token::random();
+        let lease = watched.lease_to_ask_for();
         let asked = self.backend.probe(id, lease, PROBE_LEASE).await;
         let Some(watched) = self.circuits.get_mut(&id) else { return };
+        // The hold ends: the next call is the probe.
+        let ours = |is_sure| Probe::Ours { lease, is_sure, give_back_at: Some(now + NO_CALL) };
         match asked {
             Ok(ProbeLease::Granted { unanswered }) => {
                 watched.circuit.note_unanswered(unanswered);
-                // The hold ends: the next call is the probe.
-                watched.probe = Probe::Ours { lease, give_back_at: Some(now + NO_CALL) };
+                watched.probe = ours(true);
             }
             Ok(ProbeLease::Wait(wait)) => {
                 // Another tests it, or gives that up.
                 watched.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
             }
-            // Each goes on by itself.
-            Err(_) => watched.probe = Probe::None,
+            // Each goes on by itself. It may have the lease all the same.
+            Err(_) => watched.probe = ours(false),
+        }
+    }
+
+    /// Another process may test the upstream.
+    async fn give_back(&mut self, id: CircuitId, lease: Option<Token>) {
+        if let Some(lease) = lease {
+            self.tell_verdict(id, lease, ProbeVerdict::GivenBack).await;
         }
     }
 
@@ -293,19 +324,38 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Asks what the fleet says of a circuit.
-    async fn look(&mut self, id: CircuitId) {
+    /// Asks what the fleet says of these circuits.
+    async fn look(&mut self, circuits: &[CircuitId]) {
+        for id in circuits {
+            self.make_up(*id).await;
+        }
+        for circuits in circuits.chunks(MOST_ASKED) {
+            let mut asked = JoinSet::new();
+            for id in circuits.iter().copied() {
+                let (backend, process) = (self.backend.clone(), self.process);
+                // At once: what is open is known after one round trip.
+                asked.spawn(async move {
+                    let (votes, held) = tokio::join!(backend.look(id, process, ACTIVE), backend.ordered(id));
+                    (id, votes, held)
+                });
+            }
+            while let Some(answer) = asked.join_next().await {
+                let Ok((id, votes, held)) = answer else { continue };
+                self.on_votes(id, votes.ok());
+                if let Ok(held) = held {
+                    self.on_held_order(id, held).await;
+                }
+            }
+        }
+    }
+
+    /// Tells the fleet what could not be told.
+    async fn make_up(&mut self, id: CircuitId) {
         if let Some((lease, verdict)) = self.circuits.get(&id).and_then(|watched| watched.owes_verdict) {
             self.tell_verdict(id, lease, verdict).await;
         }
         self.make_up_for_vote(id).await;
         self.tell_order(id).await;
-        // At once: what is open is known after one round trip.
-        let (votes, held) = tokio::join!(self.backend.look(id, self.process, ACTIVE), self.backend.ordered(id));
-        self.on_votes(id, votes.ok());
-        if let Ok(held) = held {
-            self.on_held_order(id, held).await;
-        }
     }
 
     fn on_votes(&mut self, id: CircuitId, votes: Option<Votes>) {
@@ -324,36 +374,4 @@ impl<B: CircuitBackend> Circuits<B> {
             _ => {}
         }
     }
-}
-
-impl Watched {
-    fn hear(&mut self, votes: Votes) {
-        self.circuit.hear(PeerReport::new(votes.votes, votes.active, votes.open_for));
-        self.ask_in(jittered(votes.open_for));
-    }
-
-    fn ask_in(&mut self, wait: Duration) {
-        if let Probe::Held { ask_at, .. } = &mut self.probe {
-            *ask_at = Instant::now() + wait;
-        }
-    }
-
-    fn lease(&self) -> Option<Token> {
-        match self.probe {
-            Probe::Ours { lease, .. } => Some(lease),
-            _ => None,
-        }
-    }
-
-    fn ask_now(&mut self) {
-        if let (Probe::Held { ask_at, .. }, Some(handle)) = (&mut self.probe, self.circuit.handle()) {
-            let left = handle.snapshot().open_for.unwrap_or_default();
-            *ask_at = (*ask_at).min(Instant::now() + left);
-        }
-    }
-}
-
-/// A little more, so that a fleet does not ask as one.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(1.0 + fastrand::f64() * 0.1)
 }

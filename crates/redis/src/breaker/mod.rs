@@ -1,14 +1,17 @@
 //! Circuits that the processes of a fleet share.
 
 mod driver;
+mod given;
 mod watched;
 
 use std::fmt;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitPeers, PeerCircuit};
 
 use self::driver::{Circuits, Order};
+use self::given::{Given, GivenOrders};
 use crate::backend::{CircuitBackend, CircuitGroup, Process};
 use crate::client::Redis;
 use crate::driver::Orders;
@@ -45,7 +48,7 @@ use crate::driver::Orders;
 ///   out in every process within milliseconds, by one that missed it with its next look, and by one that starts with its
 ///   first. It holds until the next order; where Redis was restarted empty, a process that obeys it tells it again. What no
 ///   process asks for is forgotten after a day. Of two orders that counts which was given later, also where Redis could not
-///   be told of it at once. A circuit that has opened since it was to close stays open.
+///   be told of it at once, or its clock has jumped since. A circuit that has opened since it was to close stays open.
 /// - *A circuit is set by hand otherwise, or closed by a health probe*: that is this process's.
 ///
 /// Processes that count calls differently (other windows, other thresholds) can share their circuits: what is shared are
@@ -60,6 +63,7 @@ pub struct FleetBreaker<B = Redis> {
     group: CircuitGroup,
     process: Process,
     orders: Orders<Order>,
+    given: Arc<GivenOrders>,
 }
 
 // === impl FleetBreaker ===
@@ -68,12 +72,14 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     /// The circuits of this name: those of the same layer in each process.
     #[must_use]
     pub fn new(backend: B, name: &str) -> Self {
-        Self { backend, group: CircuitGroup::new(name), process: Process::random(), orders: Orders::new() }
+        let (group, process) = (CircuitGroup::new(name), Process::random());
+        Self { backend, group, process, orders: Orders::new(), given: Arc::default() }
     }
 
     fn order(&self, order: Order) {
-        // What is lost where thousands wait: a vote is told again with the next look, an operator's order has to be given again.
-        let _ = self.orders.tell(order, || Circuits::new(self.backend.clone(), self.group, self.process));
+        let driver = || Circuits::new(self.backend.clone(), self.group, self.process, self.given.clone());
+        // Where thousands wait, this is not told: a vote is made up for with the next look.
+        let _ = self.orders.tell(order, driver);
     }
 }
 
@@ -83,7 +89,9 @@ impl<B: CircuitBackend> CircuitPeers for FleetBreaker<B> {
     }
 
     fn on_order(&self, circuit: PeerCircuit, order: CircuitOrder) {
-        self.order(Order::Everywhere(circuit, order, Instant::now()));
+        let id = self.group.circuit(circuit.key());
+        self.given.give(id, Given { circuit, order, at: Instant::now() });
+        self.order(Order::Given);
     }
 
     fn on_change(&self, circuit: PeerCircuit, change: &CircuitChange) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, ProbeHold};
+use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, PeerReport, ProbeHold};
 
-use crate::backend::{GivenOrder, NumberedOrder, ProbeVerdict, Token};
+use crate::backend::{GivenOrder, NumberedOrder, OrderNews, ProbeVerdict, Token, Votes};
 
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
@@ -20,6 +20,8 @@ pub(super) struct Watched {
     pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
     pub(super) order: Option<NumberedOrder>,
+    /// When that was given, by the clock here; `None`: that is known by the clock of the engine only, which may have jumped.
+    pub(super) order_given: Option<Instant>,
     /// One that was given here, and that the fleet does not know yet.
     pub(super) owes_order: Option<GivenOrder>,
 }
@@ -36,7 +38,12 @@ pub(super) enum Probe {
         refused: Option<u64>,
     },
     /// This process, under this lease. Where no call has come by then, it is given back.
-    Ours { lease: Token, give_back_at: Option<Instant> },
+    Ours {
+        lease: Token,
+        /// Otherwise the answer was lost, and the circuit goes on by itself.
+        is_sure: bool,
+        give_back_at: Option<Instant>,
+    },
 }
 
 /// What a change of state here means to the others.
@@ -53,6 +60,10 @@ pub(super) enum Meaning {
     /// Set by hand. What is for the whole fleet is told by itself.
     Ours,
 }
+
+/// Of orders that were given within this time, that with the higher number counts: what is heard of them is late by as much at
+/// most.
+const ORDERS_APART: Duration = Duration::from_secs(1);
 
 /// A verdict that was lost is told again this often.
 pub(super) const LOOK_OWED: Duration = Duration::from_millis(500);
@@ -82,6 +93,42 @@ impl Watched {
         self.circuit.handle().map_or(0, |handle| handle.snapshot().refused)
     }
 
+    pub(super) fn hear(&mut self, votes: Votes) {
+        self.circuit.hear(PeerReport::new(votes.votes, votes.active, votes.open_for));
+        self.ask_in(jittered(votes.open_for));
+    }
+
+    pub(super) fn ask_in(&mut self, wait: Duration) {
+        if let Probe::Held { ask_at, .. } = &mut self.probe {
+            *ask_at = Instant::now() + wait;
+        }
+    }
+
+    pub(super) fn lease(&self) -> Option<Token> {
+        match self.probe {
+            Probe::Ours { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// One that it may have already, since the engine did not say that it has it no more; else a new one.
+    pub(super) fn lease_to_ask_for(&mut self) -> Token {
+        match self.owes_verdict {
+            Some((lease, ProbeVerdict::GivenBack)) => {
+                self.owes_verdict = None;
+                lease
+            }
+            _ => Token::random(),
+        }
+    }
+
+    pub(super) fn ask_now(&mut self) {
+        if let (Probe::Held { ask_at, .. }, Some(handle)) = (&mut self.probe, self.circuit.handle()) {
+            let left = handle.snapshot().open_for.unwrap_or_default();
+            *ask_at = (*ask_at).min(Instant::now() + left);
+        }
+    }
+
     /// When something is to be done next.
     pub(super) fn due(&self) -> Instant {
         let probe = match &self.probe {
@@ -96,12 +143,31 @@ impl Watched {
     pub(super) fn obey(&mut self, order: NumberedOrder, age: Duration) -> bool {
         let is_later = self.order.is_none_or(|last| last.number < order.number);
         if is_later {
-            self.order = Some(order);
+            (self.order, self.order_given) = (Some(order), None);
             if !self.is_outdated(order.order, age) {
                 self.circuit.obey(order.order);
             }
         }
         is_later
+    }
+
+    /// Hears of an order that was told just now. One that was given before that which is obeyed, and has a higher number, could not
+    /// be told for a while in which the clock of the engine has jumped: the other one is told again, behind it.
+    pub(super) fn hear_order(&mut self, news: &OrderNews) {
+        let OrderNews { order, age, is_again, .. } = *news;
+        let given = (!is_again).then(|| Instant::now().checked_sub(age)).flatten();
+        if let (Some(given), Some(obeyed), Some(obeyed_given)) = (given, &mut self.order, self.order_given)
+            && obeyed.number < order.number
+            && given + ORDERS_APART < obeyed_given
+        {
+            obeyed.number = order.number.saturating_add(1);
+            self.look_at = Instant::now();
+            return;
+        }
+        self.obey(order, age);
+        if self.order == Some(order) {
+            self.order_given = given.or(self.order_given);
+        }
     }
 
     /// Whether the order is a `Close`, and the circuit has opened since it was given.
@@ -146,4 +212,9 @@ impl Meaning {
             _ => Self::Ours,
         }
     }
+}
+
+/// A little more, so that a fleet does not ask as one.
+pub(super) fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + fastrand::f64() * 0.1)
 }

@@ -1,19 +1,24 @@
--- KEYS o c   ARGV order number keep_ms circuit process age_ms late_ms known
--- number 0: a new one, given that long ago; else one that may have been forgotten
+-- KEYS o c   ARGV order number keep_ms circuit process, and of a new one: age_ms late_ms known id
+-- number 0: a new one, given age_ms ago; else one that may have been forgotten
 -- {number, order, age_ms}: what holds
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local v = redis.call('HMGET', KEYS[1], 'n', 'w')
-local held, number = tonumber(v[1] or 0), tonumber(ARGV[2])
+local v = redis.call('HMGET', KEYS[1], 'n', 'w', 'd')
+local held, number, kind, age = tonumber(v[1] or 0), tonumber(ARGV[2]), 'again', nil
 if number == 0 then
+  -- It was told before, and the reply was lost.
+  local told = v[3] or ''
+  if string.find(told, ARGV[9], 1, true) then return {held, v[2], math.max(now - held, 0)} end
+  redis.call('HSET', KEYS[1], 'd', string.sub(told .. ARGV[9], -256))
+  kind, age = 'order', tonumber(ARGV[6])
   -- Higher than the order that its process obeyed, also where this clock has gone back.
-  number = math.max(now - ARGV[6], ARGV[8] + 1)
+  number = math.max(now - age, ARGV[8] + 1)
   -- It was told at once.
-  if tonumber(ARGV[6]) <= tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end
+  if age <= tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end
 end
 if number <= held then return {held, v[2], math.max(now - held, 0)} end
 redis.call('HSET', KEYS[1], 'n', string.format('%.0f', number), 'w', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local age = math.max(now - number, 0)
-redis.call('PUBLISH', KEYS[2], string.format('%s order %.0f %s %.0f %s', ARGV[4], number, ARGV[1], age, ARGV[5]))
+age = age or math.max(now - number, 0)
+redis.call('PUBLISH', KEYS[2], string.format('%s %s %.0f %s %.0f %s', ARGV[4], kind, number, ARGV[1], age, ARGV[5]))
 return {number, ARGV[1], age}

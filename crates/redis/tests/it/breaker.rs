@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitOrder, CircuitState};
-use tower_buttress_redis::backend::{CircuitBackend, CircuitGroup, GivenOrder, NumberedOrder, Process as ProcessId};
+use tower_buttress_redis::backend::{
+    CircuitBackend, CircuitGroup, GivenOrder, NumberedOrder, ProbeLease, Process as ProcessId, Token,
+};
 use tower_buttress_redis::{FleetBreaker, Model, Redis};
 
 use crate::support::slow::Slow;
@@ -207,7 +209,7 @@ async fn a_process_that_starts_learns_of_an_open_circuit_in_one_round_trip() {
     old[1].calls(1).await;
     settle().await;
     let takes = Duration::from_millis(40);
-    let new = process(Slow { model, takes, subscribes_in: takes }, &upstream);
+    let new = process(Slow::new(model, takes, takes), &upstream);
     tokio::time::sleep(takes + Duration::from_millis(2)).await;
     assert_eq!(new.state(), CircuitState::Open);
 }
@@ -215,7 +217,7 @@ async fn a_process_that_starts_learns_of_an_open_circuit_in_one_round_trip() {
 #[tokio::test(start_paused = true)]
 async fn a_vote_does_not_wait_for_a_subscription() {
     let (model, upstream) = (Model::new(), down());
-    let slow = Slow { model: model.clone(), takes: Duration::ZERO, subscribes_in: Duration::from_secs(2) };
+    let slow = Slow::new(model.clone(), Duration::ZERO, Duration::from_secs(2));
     let process = process(slow, &upstream);
     process.calls(5).await;
     settle().await;
@@ -467,7 +469,8 @@ async fn later_orders_count<B: CircuitBackend>(backend: B) {
     let (circuit, process) = (CircuitGroup::new("models").circuit(None), ProcessId::random());
     let give = async |order, seconds, known| {
         let given = Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
-        backend.order(circuit, process, GivenOrder { order, given, known }).await.unwrap().order
+        let order = GivenOrder { order, given, id: Token::random(), known };
+        backend.order(circuit, process, order).await.unwrap().order
     };
     let again = async |order| backend.order_again(circuit, process, order).await.unwrap().order;
     let held = async || backend.ordered(circuit).await.unwrap().map(|held| held.order);
@@ -489,14 +492,139 @@ async fn later_orders_count<B: CircuitBackend>(backend: B) {
     // Where it is told first, it holds, and is as old as it is.
     let circuit = CircuitGroup::new("models").circuit(Some("other"));
     let given = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
-    let order = GivenOrder { order: CircuitOrder::Close, given, known: 0 };
+    let order = GivenOrder { order: CircuitOrder::Close, given, id: Token::random(), known: 0 };
     let late = backend.order(circuit, process, order).await.unwrap();
     assert_eq!((late.order.order, late.age.as_secs()), (CircuitOrder::Close, 20));
     assert_eq!(backend.ordered(circuit).await.unwrap().unwrap().age.as_secs(), 20);
     // The clock of the engine is behind, and it has forgotten all: the order comes behind that which is obeyed.
     let known = late.order.number + 1_000_000;
-    let order = GivenOrder { order: CircuitOrder::Isolate, given: Instant::now(), known };
+    let order = GivenOrder { order: CircuitOrder::Isolate, given: Instant::now(), id: Token::random(), known };
     assert_eq!(backend.order(circuit, process, order).await.unwrap().order.number, known + 1);
+}
+
+/// Told again, an order changes nothing that was ordered since, also where the clock of the engine has jumped.
+async fn orders_that_are_told_again_change_nothing<B: CircuitBackend>(backend: B) {
+    let (circuit, process) = (CircuitGroup::new("models").circuit(None), ProcessId::random());
+    let order = |order| GivenOrder { order, given: Instant::now(), id: Token::random(), known: 0 };
+    let tell = async |order| backend.order(circuit, process, order).await.unwrap().order;
+    let (first, second) = (order(CircuitOrder::Isolate), order(CircuitOrder::Disable));
+    let taken = tell(first).await;
+    assert_eq!(tell(first).await, taken, "its reply was lost");
+    let holds = tell(second).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It seems to have been given after the second one.
+    assert_eq!(tell(GivenOrder { given: Instant::now(), ..first }).await, holds);
+    assert_eq!(backend.ordered(circuit).await.unwrap().unwrap().order, holds);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_told_again_changes_nothing_in_the_model_as_in_redis() {
+    orders_that_are_told_again_change_nothing(Model::new()).await;
+    tokio::time::resume();
+    let server = Server::start();
+    orders_that_are_told_again_change_nothing(server.redis()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_told_late_does_not_undo_a_later_one_when_the_clock_has_jumped() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let cut_off = model.connection();
+    let fleet =
+        [process(cut_off.clone(), &upstream), process(model.clone(), &upstream), process(model.clone(), &upstream)];
+    settle().await;
+    let states = || fleet.each_ref().map(Process::state);
+    cut_off.set_connected(false);
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fleet[1].circuit.order_everywhere(CircuitOrder::Disable);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    model.jump(Duration::from_secs(60));
+    cut_off.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(states(), [CircuitState::Disabled; 3]);
+    // Where the clock had jumped before, it is the later one all the same.
+    cut_off.set_connected(false);
+    model.jump(Duration::from_secs(60));
+    fleet[1].circuit.order_everywhere(CircuitOrder::MetricsOnly);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cut_off.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(states(), [CircuitState::Isolated; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_behind_thousands_of_others_is_not_lost() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let fleet = fleet(2, &model, &upstream);
+    settle().await;
+    // Nothing is carried out meanwhile.
+    for _ in 0..3_000 {
+        fleet[0].circuit.isolate();
+        fleet[0].circuit.close();
+    }
+    fleet[0].circuit.order_everywhere(CircuitOrder::Disable);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fleet[1].state(), CircuitState::Disabled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_reply_was_lost_is_told_its_end() {
+    let (model, upstream) = (Model::new(), down());
+    let deaf = Slow::new(model.clone(), Duration::ZERO, Duration::ZERO);
+    let one = process(deaf.clone(), &upstream);
+    settle().await;
+    one.calls(5).await;
+    // It is granted the lease, and does not hear of it: it goes on by itself, and has no call to make.
+    deaf.loses_leases.store(true, SeqCst);
+    tokio::time::sleep(OPEN + Duration::from_millis(700)).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let asks = async || model.probe(circuit, Token::random(), Duration::from_millis(1)).await.unwrap();
+    assert!(matches!(asks().await, ProbeLease::Wait(_)));
+    // Another may test the upstream soon.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let lease = asks().await;
+    assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_under_a_lease_whose_reply_was_lost_closes_all_circuits() {
+    let (model, upstream) = (Model::new(), down());
+    let deaf = Slow::new(model.clone(), Duration::ZERO, Duration::ZERO);
+    let fleet = [process(deaf.clone(), &upstream), process(model, &upstream)];
+    settle().await;
+    fleet[0].calls(5).await;
+    fleet[1].calls(1).await;
+    // Each has had the lease by then, and no call to test the upstream with: they do not ask for it until they are called.
+    tokio::time::sleep(OPEN * 4).await;
+    deaf.loses_leases.store(true, SeqCst);
+    upstream.is_down.store(false, SeqCst);
+    let begun = Instant::now();
+    while fleet[0].state() != CircuitState::Closed {
+        fleet[0].call().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < OPEN * 4, "it is not tested");
+    }
+    settle().await;
+    assert_eq!(fleet[1].state(), CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_is_set_by_hand_gives_its_lease_back() {
+    let (model, upstream) = (Model::new(), down());
+    let one = process(model.clone(), &upstream);
+    settle().await;
+    one.calls(5).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let asks = async || model.probe(circuit, Token::random(), Duration::from_millis(1)).await.unwrap();
+    // It asks a moment after its open time, and has the lease then.
+    tokio::time::sleep(OPEN + Duration::from_millis(700)).await;
+    assert!(matches!(asks().await, ProbeLease::Wait(_)));
+    one.circuit.isolate();
+    settle().await;
+    let lease = asks().await;
+    assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -52,7 +52,7 @@ enum Step {
     Beat { process: usize, ttl: Duration },
     Say { conversation: u8, payload: u8, is_late: bool, late: Duration },
     Answered { conversation: u8, payload: u8 },
-    Order { process: usize, order: CircuitOrder, is_late: bool, late: Duration, knows: bool },
+    Order { process: usize, order: CircuitOrder, is_late: bool, late: Duration, knows: bool, id: u8 },
     OrderAgain { process: usize },
     Ordered,
     Remember { exact: u8, normal: Option<u8>, tenant: u8, length: usize, age: Duration, ttl: Duration },
@@ -154,13 +154,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..2_u8, 0..4_u8, any::<bool>())
             .prop_map(|(conversation, payload, is_late)| Step::Say { conversation, payload, is_late, late: Duration::ZERO }),
         2 => (0..2_u8, 0..4_u8).prop_map(|(conversation, payload)| Step::Answered { conversation, payload }),
-        3 => (0..3_usize, prop::sample::select(&ORDERS[..]), any::<bool>(), any::<bool>())
-            .prop_map(|(process, order, is_late, knows)| Step::Order {
+        3 => (0..3_usize, prop::sample::select(&ORDERS[..]), any::<[bool; 2]>(), 0..20_u8)
+            .prop_map(|(process, order, [is_late, knows], id)| Step::Order {
                 process,
                 order,
                 is_late,
                 late: Duration::ZERO,
-                knows
+                knows,
+                id,
             }),
         1 => (0..3_usize).prop_map(|process| Step::OrderAgain { process }),
         2 => Just(Step::Ordered),
@@ -370,11 +371,12 @@ where
                 }
             }
             Step::Answered { conversation, payload } => self.answer(backend.answered(message(conversation, payload))),
-            Step::Order { process, order, late, knows, .. } => {
+            Step::Order { process, order, late, knows, id, .. } => {
                 let known = if knows { self.orders.last().map_or(0, |order| order.number) } else { 0 };
                 let held = self.runtime.block_on(async {
                     let given = Instant::now().checked_sub(late).unwrap();
-                    backend.order(circuit(), self.owners[process], GivenOrder { order, given, known }).await
+                    let order = GivenOrder { order, given, id: token(id.into()), known };
+                    backend.order(circuit(), self.owners[process], order).await
                 });
                 self.held(Some(held.unwrap()))
             }
@@ -411,8 +413,8 @@ where
             all.push(match CircuitNews::decode(group(), &message) {
                 Some(news) => format!("{:?} {:?} {:?}", news.circuit, news.process, news.votes.map(rounded)),
                 None => {
-                    let OrderNews { order, process, age, .. } = OrderNews::decode(group(), &message).unwrap();
-                    format!("{:?} {process:?} {}", order.order, seconds(age))
+                    let OrderNews { order, process, age, is_again, .. } = OrderNews::decode(group(), &message).unwrap();
+                    format!("{:?} {process:?} {} {is_again}", order.order, seconds(age))
                 }
             });
         }
