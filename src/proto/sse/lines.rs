@@ -111,10 +111,18 @@ impl Lines {
         self.mark == 3
     }
 
-    /// Behind a line that a LF alone has ended: what comes begins a line.
+    /// Settles that the stream has no byte order mark, where it begins with this byte and that does not begin one.
     #[inline]
-    pub(in crate::proto) fn is_between_lines(&self) -> bool {
-        self.mark_settled() && !self.cr && self.ending == LineEnding::Lf
+    pub(in crate::proto) fn begin(&mut self, first: u8) {
+        if self.untouched() && first != BOM[0] {
+            self.mark = 3;
+        }
+    }
+
+    /// No line feed may follow that belongs to the line before, nor may a byte order mark.
+    #[inline]
+    pub(in crate::proto) fn is_settled(&self) -> bool {
+        self.mark_settled() && !self.cr
     }
 
     /// The last byte that was read ended a line, in this way.

@@ -88,7 +88,7 @@ impl Scanner {
     /// ```
     #[inline]
     pub fn scan(&mut self, bytes: &[u8]) -> Progress {
-        if self.is_between_events() && is_event(bytes) {
+        if self.is_between_events() && self.lines.ending() == LineEnding::Lf && is_event(bytes) {
             return Progress { events: 1, blocks: 1, fields: true };
         }
         self.scan_lines(bytes)
@@ -100,9 +100,13 @@ impl Scanner {
     /// not followed.
     #[inline]
     pub(crate) fn finds_fields(&mut self, bytes: &[u8]) -> bool {
-        // A line that begins otherwise is a field, and behind two line feeds a stream is between two events.
-        let whole = matches!(bytes, [first, .., b'\n', b'\n'] if !matches!(first, b':' | b'\n' | b'\r'));
-        whole && self.is_between_events() || self.scan_lines(bytes).fields
+        let Some(first) = bytes.first() else { return false };
+        self.lines.begin(*first);
+        // A line that begins otherwise is a field.
+        if matches!(first, b':' | b'\n' | b'\r') || !(self.lines.is_settled() && self.line.at_start()) {
+            return self.scan_lines(bytes).fields;
+        }
+        self.skip_to_blank_line(bytes) || self.scan_lines(bytes).fields
     }
 
     /// Reads on like [`scan`](Self::scan), for a caller that needs neither events nor ids, only the place in the stream.
@@ -110,27 +114,38 @@ impl Scanner {
     /// Of bytes that end in an empty line it looks at the last ones, since what came before makes no difference then.
     #[inline(never)]
     pub(crate) fn skim(&mut self, bytes: &[u8]) {
-        let ending = match bytes {
-            [.., b'\n', b'\n'] => Some(LineEnding::Lf),
-            [.., b'\r', b'\n', b'\r', b'\n'] => Some(LineEnding::CrLf),
-            _ => None,
-        };
-        let Some(ending) = ending.filter(|_| self.lines.mark_settled()) else {
+        if let Some(first) = bytes.first() {
+            self.lines.begin(*first);
+        }
+        if !(self.lines.mark_settled() && self.skip_to_blank_line(bytes)) {
             self.scan_lines(bytes);
-            return;
+        }
+    }
+
+    /// Goes to the end of `bytes` without a look at what comes before it, if that is a blank line: behind one a stream is between
+    /// two events. A byte order mark must not be possible any more.
+    #[inline]
+    fn skip_to_blank_line(&mut self, bytes: &[u8]) -> bool {
+        let ending = match bytes {
+            [.., b'\n', b'\n'] => LineEnding::Lf,
+            [.., b'\r', b'\n', b'\r', b'\n'] => LineEnding::CrLf,
+            _ => return false,
         };
         self.lines.line_ended(ending);
         self.line = LineState::default();
         self.seen &= ANY_ID;
+        true
     }
 
     /// Where events are alone in their chunks, as most are, all of them begin here.
     #[inline]
     fn is_between_events(&self) -> bool {
-        self.lines.is_between_lines() && self.line.at_start() && self.seen & !ANY_ID == 0
+        self.lines.is_settled() && self.line.at_start() && self.seen & !ANY_ID == 0
     }
 
     fn scan_lines(&mut self, mut bytes: &[u8]) -> Progress {
+        #[cfg(test)]
+        tests::SCANNED.with(|scanned| scanned.set(scanned.get() + bytes.len()));
         let mut progress = Progress::default();
         while let Some(piece) = self.lines.next(&mut bytes) {
             let Some(ended) = self.read(&piece) else {
@@ -311,11 +326,18 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
 
     use super::*;
+
+    thread_local! {
+        /// How many bytes were looked at one by one.
+        pub(super) static SCANNED: Cell<usize> = const { Cell::new(0) };
+    }
 
     fn after(stream: &str) -> Scanner {
         let mut scanner = Scanner::new();
@@ -444,11 +466,35 @@ mod tests {
         }
     }
 
+    /// A layer inside has looked at them: the others are to look at the ends of whole events only, from the first one on.
+    #[test]
+    fn of_whole_events_only_the_ends_are_looked_at() {
+        for events in [
+            ["data: a\n\n", "data: b\n\n", ": c\ndata: d\n\n"],
+            ["event: a\r\ndata: b\r\n\r\n", "data: c\r\n\r\n", "id: 1\r\n\r\n"],
+            ["data: a\n\n", "data: b\r\n\r\n", "data: c\n\ndata: d\n\n"],
+        ] {
+            let scanned = SCANNED.get();
+            let (mut idle, mut heartbeat) = (Scanner::new(), Scanner::new());
+            for event in events {
+                assert!(event.starts_with(':') || idle.finds_fields(event.as_bytes()));
+                heartbeat.skim(event.as_bytes());
+            }
+            assert_eq!(SCANNED.get(), scanned, "{events:?}");
+            assert!(!idle.at_stream_start() && heartbeat.block_is_safe());
+        }
+        let (mut scanner, scanned) = (Scanner::new(), SCANNED.get());
+        assert!(scanner.finds_fields("\u{FEFF}data: a\n\n".as_bytes()));
+        assert!(!scanner.finds_fields(b": c\n\n") && !scanner.finds_fields(b""));
+        assert_eq!(SCANNED.get(), scanned + 12 + 5, "what may be a mark or a comment is read");
+    }
+
     proptest! {
         /// What is skipped between the ends of whole events changes nothing that is found behind it.
         #[test]
         fn fields_are_found_as_by_reading_each_line(
-            chunks in vec(select(&["data: a", "\n", "\n\n", "\r", "\r\n", ": c", "id: 1\n", "x\n\n", "data: a\n\n",
+            chunks in vec(select(&["\u{FEFF}", "data: a", "\n", "\n\n", "\r", "\r\n", ": c", "id: 1\n", "x\n\n", "data: a\n\n",
+                "data: a\r\n\r\n", "\r\n\r\n", ": c\r\n\r\n", "data: a\n\r\n",
                 ": c\n\n", "\n\n\n", "event: a\ndata: b\n\n", "data: a\r\n\n", "data: a\n\n: c\n\ndata: b\n\n"][..]), 0..24),
         ) {
             let (mut skimmed, mut read) = (Scanner::new(), Scanner::new());
