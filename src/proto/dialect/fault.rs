@@ -283,6 +283,13 @@ mod tests {
                 &["ResponsibleAIPolicyViolation", "content_filter"],
                 "m",
             ),
+            // Two names, of which the code is the code
+            (
+                r#"{"error":{"code":"quota","message":"m","status":"RESOURCE_EXHAUSTED"}}"#,
+                None,
+                &["RESOURCE_EXHAUSTED", "quota"],
+                "m",
+            ),
             // Cohere, Ollama, FastAPI, Cloudflare, a bare text
             (r#"{"message":"m"}"#, None, &[], "m"),
             (r#"{"error":"model not found"}"#, None, &[], "model not found"),

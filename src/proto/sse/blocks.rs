@@ -175,6 +175,13 @@ mod tests {
         assert!(!Block::parse(b"oken\"}\n\n").begins_well);
     }
 
+    #[test]
+    fn the_lf_of_a_crlf_belongs_to_its_line() {
+        let places = [(0, 0), (1, 1), (2, 3), (3, 3), (4, 4)];
+        assert_eq!(places.map(|(at, _)| behind_lf(b"a\r\nb", at)), places.map(|(_, behind)| behind));
+        assert_eq!((behind_lf(b"a\r", 2), behind_lf(b"\n", 0)), (2, 0));
+    }
+
     proptest! {
         #[test]
         fn any_cut_gives_the_same_pieces(

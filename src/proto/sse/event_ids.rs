@@ -284,6 +284,12 @@ mod tests {
             .prop_map(|lines| lines.into_iter().flat_map(|(line, end)| [line, end]).collect::<String>().into_bytes())
     }
 
+    #[test]
+    fn what_is_written_takes_little_more_memory_than_what_was_read() {
+        let written = EventIds::new(1).write(&Bytes::from(format!("data: {}\n\n", "a".repeat(10_000))));
+        assert!(written.try_into_mut().unwrap().capacity() < 11_000);
+    }
+
     proptest! {
         /// Whatever the stream and its cuts: the same events with the same data; and a reader that goes on behind any of them
         /// reads the others.

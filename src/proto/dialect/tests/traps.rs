@@ -1,6 +1,6 @@
 //! What providers send that is easily taken for something else.
 
-use crate::proto::dialect::{AnswerReader, End, Framing, Kind};
+use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
 
 use super::{Read, at_once};
 
@@ -168,6 +168,55 @@ fn anthropic_needs_both_a_reason_and_a_stop() {
 }
 
 #[test]
+fn a_call_of_a_tool_begins_with_its_item() {
+    let added =
+        r#"{"type":"response.output_item.added","output_index":1,"item":{"type":"function_call","name":"look"}}"#;
+    assert_eq!(sse(Kind::OpenAiResponses, &[added]).facts, ["0 ToolCall { index: 1 } \"look\""]);
+    let message = r#"{"type":"response.output_item.added","output_index":1,"item":{"type":"message","name":"x"}}"#;
+    assert_eq!(sse(Kind::OpenAiResponses, &[message]).facts, ["Other"]);
+}
+
+#[test]
+fn the_numbers_of_responses_are_followed_and_no_others() {
+    for (kind, event, next) in [
+        (Kind::OpenAiResponses, r#"{"type":"response.created","sequence_number": 6,"response":{}}"#, 7),
+        (Kind::OpenAiResponses, r#"{"type":"response.created","response":{}}"#, 0),
+        (Kind::OpenAiChat, r#"{"choices":[],"sequence_number":6}"#, 0),
+    ] {
+        let mut reader = Reader::of(kind, Framing::EventStream);
+        reader.read(format!("data: {event}\n\n").as_bytes(), |_, _| {});
+        assert_eq!(reader.next_sequence(), next, "{event}");
+    }
+}
+
+#[test]
+fn a_stream_has_begun_with_an_id_or_a_model() {
+    let begun = |kind, event: &str| sse(kind, &[event]).facts.first().is_some_and(|fact| fact.starts_with("Started"));
+    assert!(begun(Kind::Gemini, r#"{"candidates":[],"responseId":"r"}"#));
+    assert!(begun(Kind::Gemini, r#"{"candidates":[],"modelVersion":"m"}"#));
+    assert!(!begun(Kind::Gemini, r#"{"candidates":[]}"#));
+    assert!(begun(Kind::OpenAiChat, r#"{"choices":[],"id":"c"}"#));
+    assert!(begun(Kind::OpenAiChat, r#"{"choices":[],"model":"m"}"#));
+    assert!(!begun(Kind::OpenAiChat, r#"{"choices":[]}"#));
+}
+
+#[test]
+fn how_an_answer_ended_may_be_in_what_was_not_read_unless_it_goes_on() {
+    let huge = format!(r#"{{"choices":[],"logprobs":[{}1]}}"#, "1,".repeat(600 * 1024));
+    let other = HELLO.replace("\"index\":0", "\"index\":1");
+    let unread = |events: &[&str]| {
+        let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+        let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        reader.read(stream.as_bytes(), |_, _| {});
+        reader.has_unread()
+    };
+    assert!(!unread(&[HELLO]) && unread(&[HELLO, &huge]) && unread(&[&huge]) && unread(&[HELLO, &huge, DONE]));
+    // Parsed, and recognised by its likeness.
+    assert!(!unread(&[&huge, HELLO]) && !unread(&[HELLO, &huge, HELLO]) && unread(&[HELLO, &huge, HELLO, &huge]));
+    assert!(unread(&[HELLO, &other, &huge, HELLO]), "the other choice may have ended");
+}
+
+#[test]
 fn cohere_fails_in_its_last_event() {
     let read = sse(Kind::Cohere, &[r#"{"type":"message-end","delta":{"finish_reason":"ERROR","error":"boom"}}"#, DONE]);
     assert!(failed(&read) && read.ended.is_none());
@@ -236,6 +285,7 @@ fn an_error_inside_an_answer_is_found_and_nothing_else_is_taken_for_one() {
         (Kind::OpenAiChat, r#"{"success":false,"errors":[{"code":7003,"message":"x"}]}"#),
         (Kind::OpenAiResponses, r#"{"status":"failed","error":{"code":"server_error","message":"x"}}"#),
         (Kind::Anthropic, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
+        (Kind::Anthropic, r#"{"content":[],"error":{"message":"x"}}"#),
         (Kind::Gemini, r#"{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}"#),
         (Kind::Ollama, r#"{"error":"model runner has unexpectedly stopped"}"#),
     ] {
@@ -246,6 +296,10 @@ fn an_error_inside_an_answer_is_found_and_nothing_else_is_taken_for_one() {
         (
             Kind::OpenAiChat,
             r#"{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}],"error":{"message":"later"}}"#,
+        ),
+        (
+            Kind::Anthropic,
+            r#"{"content":[{"type":"text","text":"a"}],"stop_reason":"end_turn","error":{"message":"later"}}"#,
         ),
         (Kind::OpenAiChat, r#"{"id":"x","error":{}}"#),
         (Kind::OpenAiResponses, r#"{"status":"completed","error":{}}"#),
