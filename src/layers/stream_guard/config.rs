@@ -22,7 +22,8 @@ pub enum MissingEnd {
     /// [`Unknown`](crate::proto::dialect::End::Unknown). Once a model of a host has given a reason, it must always.
     #[default]
     Auto,
-    /// An error, with a marker too.
+    /// An error, with a marker too, and where the reason may be in an event that was too large to be looked at: what is handed on as
+    /// ended is proved to have ended.
     Error,
     /// It is passed on, without a marker too, with the end [`Unknown`](crate::proto::dialect::End::Unknown).
     Allow,
@@ -44,10 +45,12 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
 }
 
-/// A dialect that was set.
+/// The dialect of an answer.
 #[derive(Clone)]
 pub(super) enum Chosen {
     Known(Kind),
+    /// The path alone says so: the first events of a stream may say otherwise.
+    Guessed(Kind),
     Custom(Arc<dyn Fn() -> Box<dyn Dialect> + Send + Sync>),
 }
 
@@ -70,7 +73,7 @@ const MAX_MODELS: usize = 4_096;
 impl Config {
     /// The dialect of an answer to this path.
     pub(super) fn expect(&self, path: &str) -> Option<Chosen> {
-        self.dialect.clone().or_else(|| Kind::of_path(path).map(Chosen::Known))
+        self.dialect.clone().or_else(|| Kind::of_path(path).map(Chosen::Guessed))
     }
 
     /// Whether a stream that its dialect's marker has closed is taken for over, though the model has not said how its answer
@@ -89,23 +92,31 @@ impl Config {
 impl Chosen {
     pub(super) const fn kind(&self) -> Option<Kind> {
         match self {
-            Self::Known(kind) => Some(*kind),
+            Self::Known(kind) | Self::Guessed(kind) => Some(*kind),
             Self::Custom(_) => None,
         }
+    }
+
+    /// Whether what the path says cannot be: Ollama's own API sends no event streams, and many services have a path like its
+    /// `/api/chat`.
+    pub(super) fn is_other_in(&self, framing: Framing) -> bool {
+        matches!(self, Self::Guessed(Kind::Ollama)) && framing == Framing::EventStream
     }
 
     /// A reader of a stream; without a choice, one that recognises the dialect by the first events.
     pub(super) fn reader(chosen: Option<&Self>, framing: Framing) -> Reader {
         match chosen {
             Some(Self::Custom(make)) => Reader::boxed(make(), framing),
-            known => Reader::new(known.and_then(Self::kind), framing),
+            Some(Self::Known(kind)) => Reader::of(*kind, framing),
+            Some(Self::Guessed(kind)) => Reader::new(Some(*kind), framing),
+            None => Reader::new(None, framing),
         }
     }
 
     /// What the body of an answer says.
     pub(super) fn answer(&self, reader: AnswerReader) -> Answer {
         match self {
-            Self::Known(kind) => reader.end(&mut *kind.dialect()),
+            Self::Known(kind) | Self::Guessed(kind) => reader.end(&mut *kind.dialect()),
             Self::Custom(make) => reader.end(&mut *make()),
         }
     }
@@ -114,7 +125,7 @@ impl Chosen {
 impl fmt::Debug for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Known(kind) => kind.fmt(f),
+            Self::Known(kind) | Self::Guessed(kind) => kind.fmt(f),
             Self::Custom(_) => f.write_str("Custom"),
         }
     }

@@ -144,6 +144,7 @@ impl Expected {
             (None, Some(dialect)) => Plan::Withhold(Withheld::answer(config, held, response, dialect, host)),
             (framing, dialect) => {
                 let framing = framing.unwrap_or(Framing::EventStream);
+                let dialect = dialect.filter(|dialect| !dialect.is_other_in(framing));
                 let reader = Chosen::reader(dialect.as_ref(), framing);
                 let state = StreamState::new(Arc::clone(&config), reader, framing, host, ending);
                 let after = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));

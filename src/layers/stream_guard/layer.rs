@@ -92,7 +92,12 @@ use crate::proto::dialect::{Dialect, Kind};
 /// - *The [memory](Self::memory) is spent*: what was withheld is handed on before it is known what it is, with an
 ///   [`Event::Bypassed`](crate::Event::Bypassed), and the rest is guarded as it comes. With [`hold`](Self::hold) the stream is
 ///   refused with a 502, since it may hand on whole answers only.
-/// - *An event stream is of no known dialect*: it passes; only one that ends inside of an event fails.
+/// - *An event stream is of no known dialect*: it passes; only one that ends inside of an event fails. That is so at the path of a
+///   dialect too, as of llama.cpp's own `/completions` or a front end's `/api/chat`: the first event that is JSON of another form
+///   lets the stream go, before anything of it is withheld or limited. [`dialect`](Self::dialect) says that it is no guess.
+/// - *An event is too large to be looked at*, above 1 MiB even without its long strings (an image is one): the answer may have ended
+///   in it. If nothing of the answer follows, it is not known whether it is whole: it passes with the end
+///   [`Unknown`](crate::proto::dialect::End::Unknown), which no layer keeps, and fails with [`MissingEnd::Error`].
 /// - *The rest of an answer*, for which a [`ResumeLayer`](crate::ResumeLayer) outside asks: nothing of it is withheld.
 /// - *A `HEAD`, another path, another method*: untouched, but for event streams.
 /// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
@@ -157,7 +162,7 @@ impl StreamGuardLayer {
         self
     }
 
-    /// All answers are of this dialect, whatever the path. For upstreams with paths of their own.
+    /// All answers are of this dialect, whatever their path and their first events. For upstreams with paths of their own.
     #[must_use]
     pub fn dialect(mut self, kind: Kind) -> Self {
         self.config.dialect = Some(Chosen::Known(kind));

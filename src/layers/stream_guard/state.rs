@@ -109,7 +109,8 @@ impl StreamState {
     pub(super) fn read(&mut self, data: &Bytes) -> Readable {
         let Self { reader, seen, failure, model, config, host, ending, withholds_markers, unproven, .. } = self;
         // How the answer ended may be in what was not read.
-        let mut judges_markers = *withholds_markers && !reader.has_unread();
+        let may_be_unread = config.missing_end != MissingEnd::Error;
+        let mut judges_markers = *withholds_markers && !(may_be_unread && reader.has_unread());
         let whole = reader.read_until(data, |fact, event| {
             seen.note(&fact);
             match fact {
@@ -117,7 +118,7 @@ impl StreamState {
                 Fact::Usage(usage) => ending.note_usage(usage),
                 Fact::Started { model: Some(name), .. } => *model = config.reasons.id(*host, Some(name)),
                 Fact::Marker => *unproven |= judges_markers && !config.believes_marker(seen.reason, *model),
-                Fact::Other if event.data.is_empty() => judges_markers = false,
+                Fact::Other if event.data.is_empty() && may_be_unread => judges_markers = false,
                 Fact::Other if event.data.trim_ascii() == DONE => {
                     *unproven |= judges_markers && !seen.ended && config.missing_end != MissingEnd::Allow;
                 }
@@ -190,10 +191,12 @@ impl StreamState {
     fn may_lack_its_end(&self, in_event: bool) -> bool {
         let allowed = match self.config.missing_end {
             MissingEnd::Error => false,
+            // What the answer ended with may be in an event that was too large to be looked at.
+            MissingEnd::Auto if self.reader.has_unread() => true,
             MissingEnd::Auto => self.reader.is_closed() && self.config.believes_marker(self.seen.reason, self.model),
             MissingEnd::Allow => true,
         };
-        !in_event && (allowed || self.reader.has_unread())
+        allowed && !in_event
     }
 
     /// Whether the stream was closed by a marker that proves nothing. Nothing of it is handed on from there.

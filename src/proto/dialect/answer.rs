@@ -1,9 +1,10 @@
 //! Reads the body of an answer that is no stream.
 
 use super::end::End;
-use super::event::{Event, PartialEvent};
+use super::event::Event;
 use super::fact::{Fact, Usage};
 use super::fault::Fault;
+use super::framer::PartialEvent;
 use super::json::Position;
 use super::reader::Dialect;
 

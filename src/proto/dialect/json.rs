@@ -220,6 +220,11 @@ impl Shortener {
         }
     }
 
+    /// Whether brackets or a string are open.
+    pub(super) fn is_open(&self) -> bool {
+        self.position.is_open()
+    }
+
     /// The text so far, with its long strings cut; `None` if it is too large all the same.
     pub(super) fn kept(&self) -> Option<&[u8]> {
         (!self.overflowed).then_some(&self.kept)

@@ -47,10 +47,16 @@ mod fact;
 #[cfg(feature = "llm")]
 mod fault;
 #[cfg(feature = "llm")]
+mod framer;
+#[cfg(feature = "llm")]
 mod json;
 mod kind;
 #[cfg(feature = "llm")]
 mod known;
+#[cfg(feature = "llm")]
+mod likeness;
+#[cfg(feature = "llm")]
+mod members;
 mod notice;
 #[cfg(feature = "llm")]
 mod prose;

@@ -5,9 +5,11 @@ use std::fmt;
 use memchr::memmem;
 
 use super::end::End;
-use super::event::{Event, Frame, Framer, Framing};
+use super::event::{Event, Framing};
 use super::fact::{Fact, Usage};
+use super::framer::{Frame, Framer};
 use super::kind::Kind;
+use super::likeness::Likeness;
 use super::template::{Delta, Templates};
 use crate::proto::sse::LineEnding;
 
@@ -91,13 +93,16 @@ pub struct Reader {
 struct Events {
     kind: Option<Kind>,
     dialect: Option<Box<dyn Dialect>>,
-    /// How many events may still tell which dialect it is.
+    /// How many events may still tell which dialect it is. Not 0, and a dialect: that one is a guess.
     undecided: u8,
     templates: Templates,
     ended: Option<End>,
     closed: bool,
     failed: bool,
+    /// An event was too large to be looked at, and the answer has not gone on since.
     unread: bool,
+    /// The stream holds several answers.
+    has_choices: bool,
     sequence: Option<u64>,
 }
 
@@ -109,6 +114,8 @@ struct Said {
     ended: Option<End>,
     closed: bool,
     failed: bool,
+    /// A choice that is not the first.
+    has_choices: bool,
     /// More than one delta and what it has cost.
     more: bool,
 }
@@ -119,8 +126,19 @@ const TO_DECIDE: u8 = 4;
 // === impl Reader ===
 
 impl Reader {
-    /// Reads a stream of this dialect, where the request's path told it. If its first events are those of another one, they are
-    /// right. `None`: only they tell. A stream that is of no known dialect has no facts but its keep-alives.
+    /// Reads a stream of this dialect, where the request's path told it. Its first events are right where they say otherwise: if
+    /// they are those of another dialect, or of none that this crate knows. `None`: only they tell.
+    ///
+    /// A stream of no known dialect has no facts but its keep-alives, and is not [recognised](Self::is_recognised).
+    ///
+    /// ```
+    /// use tower_buttress::proto::dialect::{Framing, Kind, Reader};
+    ///
+    /// // Another API, at a path that looks like OpenAI's.
+    /// let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+    /// reader.read(b"data: {\"content\":\"Hi\",\"stop\":false}\n\n", |fact, _| panic!("{fact:?}"));
+    /// assert!(!reader.is_recognised());
+    /// ```
     #[must_use]
     pub fn new(kind: Option<Kind>, framing: Framing) -> Self {
         let mut reader = Self::with(kind, kind.map(Kind::dialect), framing);
@@ -156,6 +174,7 @@ impl Reader {
             closed: false,
             failed: false,
             unread: false,
+            has_choices: false,
             sequence: None,
         };
         Self { framer: Framer::new(framing), events }
@@ -193,6 +212,7 @@ impl Reader {
         while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
             let Some((event, matched, length)) = events.templates.find_in(rest, ending) else { break };
             events.sequence = matched.sequence.or(events.sequence);
+            events.unread &= events.has_choices;
             matched.facts(|fact| facts(fact, &event));
             read += length;
         }
@@ -243,7 +263,8 @@ impl Reader {
         self.events.closed
     }
 
-    /// Whether an event was too large to be looked at: how the answer ended may have been in it.
+    /// Whether an event was too large to be looked at, and how the answer ended may have been in it: nothing of the answer has
+    /// come since.
     #[must_use]
     pub const fn has_unread(&self) -> bool {
         self.events.unread
@@ -281,6 +302,7 @@ impl Events {
             Frame::Event(event) => {
                 if let Some(matched) = self.templates.find(event) {
                     self.sequence = matched.sequence.or(self.sequence);
+                    self.unread &= self.has_choices;
                     return matched.facts(|fact| facts(fact, event));
                 }
                 self.parse(event, facts);
@@ -290,6 +312,8 @@ impl Events {
                 self.unread = true;
                 facts(Fact::Other, &Event::new("", b""));
             }
+            Frame::NoEvent if self.undecided > 0 || self.dialect.is_none() => self.forget(),
+            Frame::NoEvent => facts(Fact::Unreadable, &Event::new("", b"")),
         }
     }
 
@@ -299,7 +323,10 @@ impl Events {
         if self.undecided > 0 {
             self.decide(event);
         }
-        let Some(dialect) = &mut self.dialect else { return facts(Fact::Other, event) };
+        let Some(dialect) = &mut self.dialect else { return };
+        if self.kind.is_some() && event.name.is_empty() && event.data.is_empty() {
+            return facts(Fact::KeepAlive, event);
+        }
         let mut said = Said::default();
         dialect.event(event, &mut |fact| {
             said.note(&fact);
@@ -328,17 +355,33 @@ impl Events {
         self.ended = self.ended.or(said.ended);
         self.closed |= said.closed;
         self.failed |= said.failed;
+        self.has_choices |= said.has_choices;
+        self.unread &= self.has_choices || said.delta.is_none();
     }
 
     /// Which dialect it is, by this event. What it looks like counts for more than what was expected.
     fn decide(&mut self, event: &Event<'_>) {
-        self.undecided -= 1;
-        let Some(kind) = Kind::of_event(event) else { return };
-        self.undecided = 0;
-        if self.kind != Some(kind) {
-            self.kind = Some(kind);
-            self.dialect = Some(kind.dialect());
+        match Likeness::of(event, self.kind) {
+            Likeness::Of(kind) => {
+                self.undecided = 0;
+                if self.kind != Some(kind) {
+                    self.kind = Some(kind);
+                    self.dialect = Some(kind.dialect());
+                }
+            }
+            Likeness::Foreign => {
+                self.undecided = self.undecided.saturating_sub(1);
+                self.forget();
+            }
+            Likeness::Unclear if self.kind.is_none() => self.undecided = self.undecided.saturating_sub(1),
+            Likeness::Unclear => {}
         }
+    }
+
+    /// The stream is of no dialect that this crate knows, by what has come of it.
+    fn forget(&mut self) {
+        (self.kind, self.dialect) = (None, None);
+        self.templates = Templates::default();
     }
 }
 
@@ -355,6 +398,9 @@ fn sequence(data: &[u8]) -> Option<u64> {
 
 impl Said {
     fn note(&mut self, fact: &Fact<'_>) {
+        if let Fact::Delta { choice, .. } | Fact::ChoiceEnded { choice, .. } = fact {
+            self.has_choices |= *choice != 0;
+        }
         match fact {
             Fact::Delta { choice, channel, text } if self.delta.is_none() => {
                 self.delta = Some(Delta { choice: *choice, channel: *channel, text: text.decode().into_owned() });

@@ -71,6 +71,25 @@ async fn a_stream_that_the_model_has_ended_is_kept() {
     }
 }
 
+/// What it ended with was in an event too large to be looked at.
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_which_the_guard_has_not_read_all_is_not_kept() {
+    let unread = format!("data: {{\"logprobs\":[{}1],\"choices\":[]}}\n\n", "1,".repeat(600 * 1024));
+    for with_key in [true, false] {
+        assert!(!is_kept(with_key, event_stream(), &[HELLO, &unread], false).await);
+        assert!(!is_kept(with_key, event_stream(), &[HELLO, &unread, DONE], false).await);
+    }
+}
+
+/// Another API, at a path that looks like OpenAI's: it passes, and nothing proves that it is whole.
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_another_api_is_not_kept() {
+    let token = "data: {\"content\":\"Hi\",\"stop\":false}\n\n";
+    for with_key in [true, false] {
+        assert!(!is_kept(with_key, event_stream(), &[token, token], false).await);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_broke_off_or_told_of_an_error_is_not_kept() {
     let stop = ended("stop");

@@ -17,10 +17,12 @@ mod answers;
 mod compressed;
 mod cuts;
 mod errors;
+mod foreign;
 mod guard;
 mod memory;
 mod prelude;
 mod stack;
+mod unread;
 
 const CHAT: &str = "/v1/chat/completions";
 const HELLO: &str =

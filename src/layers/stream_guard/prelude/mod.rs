@@ -229,6 +229,8 @@ where
         Decision::Release(match std::mem::replace(&mut self.reading, Reading::Over) {
             Reading::Stream(stream) => {
                 let Stream { state, limit, .. } = *stream;
+                // What content is, is not known of a stream of another API.
+                let limit = if state.is_recognised() { limit } else { ContentLimit::none() };
                 BodyWatch::Stream(Box::new(StreamWatch { state, limit }))
             }
             Reading::Answer(reader, dialect, _) => {

@@ -81,6 +81,9 @@ where
     /// What is known of a stream by now.
     fn judge_stream(&mut self) -> Option<Decision> {
         let Reading::Stream(stream) = &mut self.reading else { return None };
+        if !stream.state.is_recognised() {
+            return Some(self.release());
+        }
         let (seen, withheld) = (stream.state.seen(), self.bytes + stream.state.withheld());
         stream.limit.settle(seen);
         if stream.state.failure().is_some() {

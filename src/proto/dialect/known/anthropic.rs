@@ -55,11 +55,12 @@ impl Dialect for Anthropic {
             "error" => {
                 facts(Fact::Failed(Fault::inside(&data).or_else(|| Fault::of_object(&data)).unwrap_or_default()));
             }
-            // "ping", and what may come: the documentation asks to tolerate unknown events.
-            _ => match Fault::inside(&data) {
-                Some(fault) => facts(Fact::Failed(fault)),
-                None => facts(Fact::KeepAlive),
-            },
+            // "ping", and what may come: the documentation asks to tolerate unknown events, which have a type too.
+            kind => facts(match Fault::inside(&data) {
+                Some(fault) => Fact::Failed(fault),
+                None if kind.is_empty() => Fact::Other,
+                None => Fact::KeepAlive,
+            }),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::proto::dialect::end::End;
 use crate::proto::dialect::event::Event;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
+use crate::proto::dialect::kind::Kind;
 use crate::proto::dialect::reader::Dialect;
 
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ impl Chat {
         if let Some(usage) = object(chunk, "usage") {
             facts(Fact::Usage(Usage::new(number(usage, "prompt_tokens"), number(usage, "completion_tokens"))));
         } else if !said {
-            facts(Fact::KeepAlive);
+            facts(if Kind::OpenAiChat.writes("", chunk) { Fact::KeepAlive } else { Fact::Other });
         }
     }
 

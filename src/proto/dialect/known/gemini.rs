@@ -7,6 +7,7 @@ use crate::proto::dialect::end::End;
 use crate::proto::dialect::event::Event;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
+use crate::proto::dialect::kind::Kind;
 use crate::proto::dialect::reader::Dialect;
 
 /// It has no closing event: the end of the stream is the end, if each candidate has given its reason.
@@ -42,7 +43,7 @@ impl Gemini {
             let output = parts.iter().flatten().copied().reduce(u64::saturating_add);
             facts(Fact::Usage(Usage::new(number(usage, "promptTokenCount"), output)));
         } else if !said {
-            facts(Fact::KeepAlive);
+            facts(if Kind::Gemini.writes("", chunk) { Fact::KeepAlive } else { Fact::Other });
         }
     }
 

@@ -1,12 +1,11 @@
 //! The dialects that this crate knows: one file each, from events to facts.
 
-use serde_json::{Map, Value};
-
 use super::end::End;
 use super::event::Event;
 use super::fact::{Channel, Fact};
 use super::json;
 use super::kind::Kind;
+use super::members::{index, list, number, object, some_text, text};
 use super::reader::Dialect;
 use super::template::ValueRole;
 
@@ -43,36 +42,6 @@ impl Kind {
             Self::Gemini => Box::<gemini::Gemini>::default(),
             Self::Cohere => Box::<cohere::Cohere>::default(),
             Self::Ollama => Box::<ollama::Ollama>::default(),
-        }
-    }
-
-    /// The dialect of a stream, by one of its first events: `None` where that does not tell.
-    #[must_use]
-    pub fn of_event(event: &Event<'_>) -> Option<Self> {
-        match event.name {
-            "message_start" | "content_block_start" | "content_block_delta" => return Some(Self::Anthropic),
-            "message-start" | "content-start" | "content-delta" => return Some(Self::Cohere),
-            name if name.starts_with("response.") => return Some(Self::OpenAiResponses),
-            _ => {}
-        }
-        let data = json::parse(event.data)?;
-        let data = data.as_object()?;
-        match text(data, "type") {
-            Some("message_start") => return Some(Self::Anthropic),
-            Some("message-start") => return Some(Self::Cohere),
-            Some(name) if name.starts_with("response.") => return Some(Self::OpenAiResponses),
-            _ => {}
-        }
-        let has = |key: &str| data.contains_key(key);
-        let object = text(data, "object").unwrap_or_default();
-        if object.starts_with("chat.completion") || object == "text_completion" || list(data, "choices").is_some() {
-            Some(Self::OpenAiChat)
-        } else if list(data, "candidates").is_some() || has("usageMetadata") || has("promptFeedback") {
-            Some(Self::Gemini)
-        } else if data.get("done").is_some_and(Value::is_boolean) && has("model") {
-            Some(Self::Ollama)
-        } else {
-            None
         }
     }
 
@@ -126,33 +95,6 @@ impl Choices {
     fn any_ended(&self) -> bool {
         self.ended != 0
     }
-}
-
-/// The text under a key.
-fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
-    object.get(key).and_then(Value::as_str)
-}
-
-/// The text under a key, if there is any.
-fn some_text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
-    text(object, key).filter(|text| !text.is_empty())
-}
-
-fn list<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Vec<Value>> {
-    object.get(key).and_then(Value::as_array)
-}
-
-fn object<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Map<String, Value>> {
-    object.get(key).and_then(Value::as_object)
-}
-
-fn number(object: &Map<String, Value>, key: &str) -> Option<u64> {
-    object.get(key).and_then(Value::as_u64)
-}
-
-/// A small number, which an absent one is 0 of.
-fn index(object: &Map<String, Value>, key: &str) -> u32 {
-    number(object, key).map_or(0, |index| u32::try_from(index).unwrap_or(u32::MAX))
 }
 
 /// A piece of an event whose texts may have been cut: then it is known to be there, and not what it says.

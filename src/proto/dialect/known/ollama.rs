@@ -7,6 +7,7 @@ use crate::proto::dialect::end::End;
 use crate::proto::dialect::event::Event;
 use crate::proto::dialect::fact::{Channel, Fact, Usage};
 use crate::proto::dialect::fault::Fault;
+use crate::proto::dialect::kind::Kind;
 use crate::proto::dialect::reader::Dialect;
 
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ impl Ollama {
         }
         if line.get("done") != Some(&Value::Bool(true)) {
             if !said {
-                facts(Fact::KeepAlive);
+                facts(if Kind::Ollama.writes("", line) { Fact::KeepAlive } else { Fact::Other });
             }
             return;
         }

@@ -3,6 +3,7 @@
 use crate::proto::dialect::{Channel, Dialect, End, Fact, Framing, Kind, Reader};
 
 mod cuts;
+mod foreign;
 mod golden;
 mod traps;
 

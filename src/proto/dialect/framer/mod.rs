@@ -1,0 +1,96 @@
+//! Cuts a stream into events, wherever the transport cut it.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | `mod.rs` | one framer for all that a stream may be |
+//! | `frame.rs` | what they find |
+//! | `event_stream.rs` | `text/event-stream` |
+//! | `lines.rs` | a JSON value on each line |
+//! | `array.rs` | the elements of one JSON array |
+//! | `partial.rs` | the bytes of an event that is not whole yet |
+
+mod array;
+mod event_stream;
+mod frame;
+mod lines;
+mod partial;
+#[cfg(test)]
+mod tests;
+
+use self::array::ArrayFramer;
+use self::event_stream::SseFramer;
+pub(super) use self::frame::Frame;
+pub(super) use self::partial::{MAX_WHOLE, PartialEvent};
+use super::event::Framing;
+use crate::proto::sse::lines::LineEnding;
+
+/// Puts events together.
+#[derive(Debug)]
+pub(super) enum Framer {
+    EventStream(Box<SseFramer>),
+    Lines(PartialEvent),
+    Array(ArrayFramer),
+}
+
+// === impl Framer ===
+
+impl Framer {
+    pub(super) fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::EventStream => Self::EventStream(Box::default()),
+            Framing::Lines => Self::Lines(PartialEvent::default()),
+            Framing::Array => Self::Array(ArrayFramer::default()),
+        }
+    }
+
+    /// Reads on, and shows what it finds, with where in `bytes` it began (0 where that was before). Returns how many of the bytes
+    /// belong to whole events.
+    pub(super) fn read(&mut self, bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
+        match self {
+            Self::EventStream(framer) => framer.read(bytes, found),
+            Self::Lines(line) => lines::read(line, bytes, found),
+            Self::Array(framer) => framer.read(bytes, found),
+        }
+    }
+
+    /// The stream has ended. A line needs no line feed behind it, if its JSON is whole.
+    pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>, usize)) {
+        if let Self::Lines(line) = self {
+            lines::end(line, found);
+        }
+    }
+
+    /// How the lines of an event stream end that is between two events: those who know what comes next may read it.
+    #[inline]
+    pub(super) fn between_events(&self) -> Option<LineEnding> {
+        match self {
+            Self::EventStream(framer) => framer.is_at_rest().then(|| framer.line_ending()),
+            Self::Lines(_) | Self::Array(_) => None,
+        }
+    }
+
+    /// Whether a line of an event stream sets an id.
+    #[inline]
+    pub(super) const fn has_ids(&self) -> bool {
+        match self {
+            Self::EventStream(framer) => framer.has_ids(),
+            Self::Lines(_) | Self::Array(_) => false,
+        }
+    }
+
+    pub(super) const fn line_ending(&self) -> LineEnding {
+        match self {
+            Self::EventStream(framer) => framer.line_ending(),
+            Self::Lines(_) | Self::Array(_) => LineEnding::Lf,
+        }
+    }
+
+    /// Whether the stream is inside of an event, which would be lost if it ended here.
+    pub(super) fn in_event(&self) -> bool {
+        match self {
+            Self::EventStream(framer) => framer.in_event(),
+            Self::Lines(line) => !line.is_blank(),
+            Self::Array(framer) => framer.is_open(),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Recognises events that differ from an earlier one in their text only.
+//!
+//! Almost all events of a stream are alike: the same members in the same order, with another piece of text. One of them was
+//! parsed; the next are compared with it, byte for byte outside of the values that may differ, and where they lie whole in a chunk,
+//! they are not even cut into lines before. That costs a tenth of a parse, and allocates nothing: what does not match to the byte
+//! is parsed. So that it reads what a parser reads, nothing is learned of an event in which the text stands twice, or a number that
+//! counts, or whose keys are written with escapes: which of them a parser took cannot be seen.
+//!
+//! A value that may differ, and does not (an id, a time), is compared with what stands around it, at once. The first event in
+//! which it differs is parsed.
+
+mod form;
+mod parts;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use memchr::memchr2;
+
+use self::form::{Form, Hole, Value};
+pub(super) use self::parts::{Delta, ValueRole};
+use self::scan::{digits, number, string};
+use super::event::Event;
+use super::fact::{Channel, Fact, Text, Usage};
+use super::framer::MAX_WHOLE;
+use super::kind::Kind;
+use crate::proto::sse::LineEnding;
+
+/// Some events that were parsed. More than one, since several answers, or text and thoughts, may take turns.
+#[derive(Debug, Default)]
+pub(super) struct Templates {
+    known: Vec<Template>,
+    /// Which one is replaced next.
+    oldest: usize,
+}
+
+/// One event that was parsed.
+#[derive(Debug)]
+struct Template {
+    name: String,
+    choice: u32,
+    channel: Channel,
+    has_usage: bool,
+    /// Data of several lines lies otherwise in an event stream than in an event.
+    is_one_line: bool,
+    form: Form,
+    /// What stands before, between and behind the values that differ.
+    text: Vec<u8>,
+    holes: Vec<Hole>,
+}
+
+/// What an event that matched says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Matched<'a> {
+    text: &'a [u8],
+    choice: u32,
+    channel: Option<Channel>,
+    usage: Option<Usage>,
+    pub(super) sequence: Option<u64>,
+}
+
+const MAX_TEMPLATES: usize = 4;
+
+// === impl Templates ===
+
+impl Templates {
+    /// What an event says, if it is like one that was learned.
+    #[inline]
+    pub(super) fn find<'a>(&self, event: &Event<'a>) -> Option<Matched<'a>> {
+        self.known.iter().find_map(|template| template.matches(event))
+    }
+
+    /// The event that these bytes of an event stream begin with, if all of it is there and it is like one that was learned, what
+    /// it says, and how many bytes it takes. Between events only; `ending`: how the lines of the stream end.
+    #[inline]
+    pub(super) fn find_in<'a: 'b, 'b>(
+        &'b self,
+        bytes: &'a [u8],
+        ending: LineEnding,
+    ) -> Option<(Event<'b>, Matched<'a>, usize)> {
+        self.known.iter().find_map(|template| template.begins(bytes, ending))
+    }
+
+    /// Learns an event that said nothing but this piece of text, and perhaps what it has cost.
+    #[cold]
+    pub(super) fn learn(&mut self, kind: Kind, event: &Event<'_>, said: &Delta, usage: Option<Usage>) {
+        let Some(mut form) = Form::of(kind, event, said) else { return };
+        let like = self.known.iter().position(|known| known.is_like(event, said, usage, &form));
+        if let Some(known) = like.and_then(|at| self.known.get(at)) {
+            form.compare(&known.form);
+        }
+        let template = Template::new(event, said, usage.is_some(), form);
+        // What it would say of the very event is what was said: then it has found the right values.
+        let same = template
+            .matches(event)
+            .is_some_and(|found| found.usage == usage && Text::escaped(found.text).decode() == said.text);
+        if !same {
+            return;
+        }
+        match self.known.get_mut(like.unwrap_or(self.oldest)) {
+            Some(place) => *place = template,
+            None => self.known.push(template),
+        }
+        if like.is_none() {
+            self.oldest = (self.oldest + 1) % MAX_TEMPLATES;
+        }
+    }
+}
+
+// === impl Template ===
+
+impl Template {
+    fn new(event: &Event<'_>, said: &Delta, has_usage: bool, form: Form) -> Self {
+        let (mut text, mut holes, mut from) = (Vec::with_capacity(event.data.len()), Vec::new(), 0);
+        for Value { hole, seen, differs } in &form.values {
+            text.extend_from_slice(form.text.get(from..hole.at).unwrap_or_default());
+            from = hole.at;
+            if *differs {
+                holes.push(Hole { at: text.len(), ..*hole });
+            } else {
+                text.extend_from_slice(seen);
+            }
+        }
+        text.extend_from_slice(form.text.get(from..).unwrap_or_default());
+        let name = event.name.to_owned();
+        let Delta { choice, channel, .. } = *said;
+        let is_one_line = memchr2(b'\n', b'\r', event.data).is_none();
+        Self { name, choice, channel, has_usage, is_one_line, form, text, holes }
+    }
+
+    /// Whether this is one of an event that has the same form, and says as much.
+    fn is_like(&self, event: &Event<'_>, said: &Delta, usage: Option<Usage>, form: &Form) -> bool {
+        let says = (self.choice, self.channel, self.has_usage) == (said.choice, said.channel, usage.is_some());
+        says && self.name == event.name && self.form.is_like(form)
+    }
+
+    #[inline]
+    fn matches<'a>(&self, event: &Event<'a>) -> Option<Matched<'a>> {
+        if event.misplaced || event.shortened || event.name != self.name {
+            return None;
+        }
+        self.take(event.data).filter(|(_, behind)| behind.is_empty()).map(|(matched, _)| matched)
+    }
+
+    #[inline]
+    fn begins<'a: 'b, 'b>(&'b self, bytes: &'a [u8], ending: LineEnding) -> Option<(Event<'b>, Matched<'a>, usize)> {
+        if !self.is_one_line {
+            return None;
+        }
+        let mut from_data = bytes;
+        if !self.name.is_empty() {
+            let name = bytes.strip_prefix(b"event: ")?.strip_prefix(self.name.as_bytes())?;
+            from_data = name.strip_prefix(ending.as_str().as_bytes())?;
+        }
+        from_data = from_data.strip_prefix(b"data: ")?;
+        let (matched, behind) = self.take(from_data)?;
+        let blank = match ending {
+            LineEnding::Lf => behind.strip_prefix(b"\n\n"),
+            LineEnding::CrLf => behind.strip_prefix(b"\r\n\r\n"),
+            LineEnding::Cr => None,
+        };
+        let length = bytes.len() - blank?.len();
+        let data = from_data.get(..from_data.len() - behind.len()).filter(|data| data.len() <= MAX_WHOLE)?;
+        Some((Event::new(&self.name, data), matched, length))
+    }
+
+    /// Takes data like this off `data`. Returns what it says, and what is behind it.
+    #[inline]
+    fn take<'a>(&self, data: &'a [u8]) -> Option<(Matched<'a>, &'a [u8])> {
+        let mut rest = data;
+        let mut from = 0;
+        let mut matched = Matched { choice: self.choice, channel: Some(self.channel), ..Matched::default() };
+        let mut usage = Usage::default();
+        for hole in &self.holes {
+            rest = rest.strip_prefix(self.text.get(from..hole.at)?)?;
+            from = hole.at;
+            let length = if hole.is_string { string(rest)? } else { digits(rest)? };
+            let (value, behind) = rest.split_at_checked(length)?;
+            rest = behind;
+            match hole.role {
+                ValueRole::Literal | ValueRole::Any => {}
+                // Without a text it is no delta.
+                ValueRole::Text if value.is_empty() => return None,
+                ValueRole::Text => matched.text = value,
+                ValueRole::Input => usage.input = Some(number(value)?),
+                ValueRole::Output => usage.output = Some(usage.output.unwrap_or(0).saturating_add(number(value)?)),
+                ValueRole::Sequence => matched.sequence = Some(number(value)?),
+            }
+        }
+        matched.usage = self.has_usage.then_some(usage);
+        rest.strip_prefix(self.text.get(from..)?).map(|behind| (matched, behind))
+    }
+}
+
+// === impl Matched ===
+
+impl<'a> Matched<'a> {
+    pub(super) fn facts(&self, mut facts: impl FnMut(Fact<'a>)) {
+        if let Some(channel) = self.channel {
+            facts(Fact::Delta { choice: self.choice, channel, text: Text::escaped(self.text) });
+        }
+        if let Some(usage) = self.usage {
+            facts(Fact::Usage(usage));
+        }
+    }
+}
