@@ -33,6 +33,9 @@ pub struct Ending(Arc<Figures>);
 struct Figures {
     end: AtomicU8,
     ids: AtomicU8,
+    /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them.
+    #[cfg(feature = "llm")]
+    sequence: AtomicU64,
     #[cfg(feature = "llm")]
     usage: Tokens,
     /// Of the answer that took its place, or whose place it took.
@@ -102,6 +105,27 @@ impl Ending {
     pub(crate) fn may_have_ids(&self) -> Option<bool> {
         let ids = self.0.ids.load(Ordering::Relaxed);
         (ids != UNKNOWN).then_some(ids == MAY_HAVE_IDS)
+    }
+
+    /// The stream goes on in another answer, which the layer does not read that looked for ids and numbers.
+    #[cfg(feature = "llm")]
+    pub(crate) fn note_splice(&self) {
+        self.note_ids();
+        self.0.sequence.store(0, Ordering::Relaxed);
+    }
+
+    /// The `sequence_number` of the next event, by a layer that reads all of them.
+    #[cfg(feature = "llm")]
+    pub(crate) fn note_sequence(&self, next: u64) {
+        self.0.sequence.store(next.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// The `sequence_number` of the next event of Responses. `None` where no layer reads them.
+    pub(crate) fn next_sequence(&self) -> Option<u64> {
+        #[cfg(feature = "llm")]
+        return self.0.sequence.load(Ordering::Relaxed).checked_sub(1);
+        #[cfg(not(feature = "llm"))]
+        None
     }
 
     /// The tokens that the answer says it took, as far as it was read: `None` where it has said nothing of them.
@@ -190,6 +214,19 @@ mod tests {
         let other = ending.clone();
         ending.note_ids();
         assert_eq!(other.may_have_ids(), Some(true));
+    }
+
+    #[cfg(feature = "llm")]
+    #[test]
+    fn numbers_are_told_until_the_stream_goes_on_in_another_answer() {
+        let ending = Ending::new().following_ids();
+        assert_eq!(ending.next_sequence(), None);
+        for next in [0, 7, u64::MAX - 1] {
+            ending.note_sequence(next);
+            assert_eq!(ending.clone().next_sequence(), Some(next));
+        }
+        ending.note_splice();
+        assert_eq!((ending.next_sequence(), ending.may_have_ids()), (None, Some(true)));
     }
 
     #[cfg(feature = "llm")]

@@ -246,7 +246,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
         let bears_no_ids = Kind::of_path(self.kept.head().uri.path()) == Some(Kind::Gemini);
         if let Some(ending) = self.ending.as_ref().filter(|_| !bears_no_ids) {
-            ending.note_ids();
+            ending.note_splice();
         }
         let now = clock::now();
         let remaining = Deadline::remaining_for_attempt(&self.kept.head().extensions, now);

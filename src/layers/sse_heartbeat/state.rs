@@ -138,9 +138,13 @@ impl<B> HeartbeatState<B> {
         }
     }
 
-    /// Reads the last `sequence_number` of a chunk. A quote inside a JSON string is escaped, so that text cannot pass for
-    /// the key.
+    /// Takes the `sequence_number` that comes next from the layer inside that reads the events; else reads the last one of a
+    /// chunk. A quote inside a JSON string is escaped, so that text cannot pass for the key.
     fn count(&mut self, data: &[u8]) {
+        if let Some(next) = self.ids.as_ref().and_then(Ending::next_sequence) {
+            self.sequence = next;
+            return;
+        }
         const KEY: &[u8] = b"\"sequence_number\":";
         let Some(at) = memmem::rfind(data, KEY) else { return };
         let digits = data[at + KEY.len()..].trim_ascii_start().iter().take_while(|byte| byte.is_ascii_digit());
@@ -263,4 +267,41 @@ impl<B> HeartbeatState<B> {
 
 fn in_event_stream(notices: Box<CallNotices>) -> Box<CallNotices> {
     Box::new(notices.in_event_stream())
+}
+
+#[cfg(test)]
+#[cfg(feature = "llm")]
+mod tests {
+    use http::Request;
+    use http_body_util::Empty;
+
+    use super::super::config::Config;
+    use super::*;
+
+    fn state(ending: Ending) -> HeartbeatState<Empty<Bytes>> {
+        let config = Config { interval: Some(Duration::from_secs(1)), ..Config::disabled() };
+        let mut request = Request::new(());
+        *request.uri_mut() = http::Uri::from_static("/v1/responses");
+        let config = CallConfig::new(&config, &mut request);
+        let mut answer = Response::new(Empty::new());
+        answer.extensions_mut().insert(ending);
+        HeartbeatState::of_stream(config, &answer)
+    }
+
+    fn follow(state: &mut HeartbeatState<Empty<Bytes>>, number: u64) -> u64 {
+        let event = format!("data: {{\"type\":\"response.in_progress\",\"sequence_number\":{number}}}\n\n");
+        state.follow(&Frame::data(event.into()));
+        state.sequence
+    }
+
+    #[test]
+    fn the_number_of_the_next_event_is_that_of_a_layer_inside_as_long_as_one_reads_the_events() {
+        let ending = Ending::new().following_ids();
+        let mut state = state(ending.clone());
+        assert_eq!(follow(&mut state, 3), 4, "no layer has read a number");
+        ending.note_sequence(70);
+        assert_eq!(follow(&mut state, 4), 70, "the event is not searched");
+        ending.note_splice();
+        assert_eq!((state.sequence, follow(&mut state, 5)), (70, 6));
+    }
 }

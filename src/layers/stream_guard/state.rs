@@ -129,6 +129,9 @@ impl StreamState {
         if reader.has_ids() {
             ending.note_ids();
         }
+        if reader.kind() == Some(Kind::OpenAiResponses) {
+            ending.note_sequence(reader.next_sequence());
+        }
         let all = whole == data.len() && self.partial.is_empty() && !self.loose && !data.is_empty();
         if all { Readable::All } else { Readable::Part(self.cut(data.clone(), whole)) }
     }
