@@ -14,9 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use eventsource_stream::EventStream;
 use futures_util::Stream;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
-use http_body::{Body, Frame};
+use http::{Request, Response};
+use http_body::Body;
 use http_body_util::Empty;
 use serde::Deserialize;
 use tower::layer::util::{Identity, Stack};
@@ -28,6 +27,7 @@ use tower_buttress_benches::alloc::Counting;
 use tower_buttress_benches::bodies::read;
 use tower_buttress_benches::measure::{self, Case, CostOf};
 use tower_buttress_benches::services::finish;
+use tower_buttress_benches::spoken::{ANTHROPIC, Answers, CHAT, Endless, GEMINI, RESPONSES, Spoken};
 use tower_buttress_benches::table;
 
 #[global_allocator]
@@ -63,6 +63,7 @@ fn tables(cost: CostOf<'_>) {
         table::bare(name, bare);
         table::over("StreamGuard", cost(guarded), bare, None);
     }
+    table::over("all three, Responses", cost("responses all"), cost("responses"), None);
 
     table::heading("Reading such an event of a chat completion, without a layer");
     table::bare("Reader", cost("reader"));
@@ -75,10 +76,7 @@ const CASES: &[Case] = &[
     Case { name: "chat guard", run: |n| frames(CHAT, StreamGuardLayer::new(), n) },
     Case { name: "chat idle", run: |n| frames(CHAT, idle(), n) },
     Case { name: "chat heartbeat", run: |n| frames(CHAT, heartbeat(), n) },
-    Case {
-        name: "chat all",
-        run: |n| frames(CHAT, Stack::new(idle(), Stack::new(StreamGuardLayer::new(), heartbeat())), n),
-    },
+    Case { name: "chat all", run: |n| frames(CHAT, all(), n) },
     Case {
         name: "chat eventsource",
         run: |n| {
@@ -105,6 +103,7 @@ const CASES: &[Case] = &[
     },
     Case { name: "responses", run: |n| frames(RESPONSES, Identity::new(), n) },
     Case { name: "responses guard", run: |n| frames(RESPONSES, StreamGuardLayer::new(), n) },
+    Case { name: "responses all", run: |n| frames(RESPONSES, all(), n) },
     Case { name: "anthropic", run: |n| frames(ANTHROPIC, Identity::new(), n) },
     Case { name: "anthropic guard", run: |n| frames(ANTHROPIC, StreamGuardLayer::new(), n) },
     Case { name: "gemini", run: |n| frames(GEMINI, Identity::new(), n) },
@@ -139,40 +138,6 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// What a model says, and where: what stands before and behind the text of its events.
-#[derive(Clone, Copy)]
-struct Spoken {
-    path: &'static str,
-    before: &'static str,
-    behind: &'static str,
-}
-
-/// Over and over: pieces of text that differ in their length, as they stand in JSON.
-const PIECES: [&str; 8] = [" the", " harbour", ".", "\\n\\n", " \\\"quoted", " and", " été", " unquestionably"];
-const CHAT: Spoken = Spoken {
-    path: "/v1/chat/completions",
-    before: "data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\"created\":1764201600,\
-         \"model\":\"model-large\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"",
-    behind: "\"},\"finish_reason\":null}]}\n\n",
-};
-const RESPONSES: Spoken = Spoken {
-    path: "/v1/responses",
-    before: "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":27,\
-         \"item_id\":\"msg_0123456789\",\"output_index\":0,\"content_index\":0,\"delta\":\"",
-    behind: "\",\"logprobs\":[]}\n\n",
-};
-const ANTHROPIC: Spoken = Spoken {
-    path: "/v1/messages",
-    before: "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
-         \"delta\":{\"type\":\"text_delta\",\"text\":\"",
-    behind: "\"}}\n\n",
-};
-const GEMINI: Spoken = Spoken {
-    path: "/v1beta/models/g:streamGenerateContent",
-    before: "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"",
-    behind: "\"}],\"role\":\"model\"},\"index\":0}],\"usageMetadata\":{\"promptTokenCount\":12,\"candidatesTokenCount\":34,\
-         \"totalTokenCount\":46},\"modelVersion\":\"gemini\",\"responseId\":\"0123456789\"}\n\n",
-};
 const LIMIT: Duration = Duration::from_secs(3600);
 
 fn idle() -> IdleBodyTimeoutLayer {
@@ -183,59 +148,19 @@ fn heartbeat() -> SseHeartbeatLayer {
     SseHeartbeatLayer::new(LIMIT)
 }
 
-/// An answer that does not end, a frame for each event.
-struct Endless {
-    events: Vec<Bytes>,
-    next: usize,
+fn all() -> Stack<IdleBodyTimeoutLayer, Stack<StreamGuardLayer, SseHeartbeatLayer>> {
+    Stack::new(idle(), Stack::new(StreamGuardLayer::new(), heartbeat()))
 }
 
-// === impl Spoken ===
+/// The same answer for a reader of streams.
+struct Pulled(Endless);
 
-impl Spoken {
-    fn events(self) -> Vec<Bytes> {
-        let event = |piece: &str| Bytes::from([self.before, piece, self.behind].concat());
-        PIECES.iter().map(|piece| event(piece)).collect()
-    }
-
-    /// Hands `n` events to `each`.
-    fn each(self, n: u64, mut each: impl FnMut(&[u8])) {
-        let events = self.events();
-        for nth in 0..n {
-            each(black_box(&events[usize::try_from(nth).unwrap_or_default() % events.len()]));
-        }
-    }
-}
-
-// === impl Endless ===
-
-impl Endless {
-    fn new(spoken: Spoken) -> Self {
-        Self { events: spoken.events(), next: 0 }
-    }
-
-    fn next(&mut self) -> Bytes {
-        let event = self.events[self.next % self.events.len()].clone();
-        self.next += 1;
-        event
-    }
-}
-
-impl Body for Endless {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    #[inline(never)]
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(Some(Ok(Frame::data(self.next()))))
-    }
-}
-
-impl Stream for Endless {
+impl Stream for Pulled {
     type Item = Result<Bytes, Infallible>;
 
     #[inline(never)]
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(Some(Ok(self.next())))
+        Poll::Ready(Some(Ok(self.0.next_event())))
     }
 }
 
@@ -249,26 +174,6 @@ where
     let request = Request::post(spoken.path).body(Empty::new()).expect("a request");
     let Ok(response) = finish(layer.layer(Answers(spoken)).call(request));
     read(response.into_body(), n);
-}
-
-/// Answers with what is spoken.
-#[derive(Clone, Copy)]
-struct Answers(Spoken);
-
-impl<B> Service<Request<B>> for Answers {
-    type Response = Response<Endless>;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        let mut response = Response::new(Endless::new(self.0));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        std::future::ready(Ok(response))
-    }
 }
 
 /// What has to be known of a chunk to tell how an answer ended.
@@ -297,7 +202,7 @@ struct Delta {
 /// Reads `n` events of a chat completion with `eventsource-stream`.
 #[inline(never)]
 fn pull(n: u64, mut each: impl FnMut(String)) {
-    let mut events = pin!(EventStream::new(Endless::new(CHAT)));
+    let mut events = pin!(EventStream::new(Pulled(Endless::new(CHAT))));
     let mut cx = Context::from_waker(Waker::noop());
     for _ in 0..n {
         let Poll::Ready(Some(Ok(event))) = events.as_mut().poll_next(&mut cx) else { unreachable!("it does not end") };

@@ -7,4 +7,5 @@ pub mod alloc;
 pub mod bodies;
 pub mod measure;
 pub mod services;
+pub mod spoken;
 pub mod table;
