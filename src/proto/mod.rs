@@ -28,4 +28,6 @@ pub mod rate_limit;
 pub(crate) mod resume;
 pub mod retry_after;
 pub mod sse;
+#[cfg(feature = "schema")]
+pub(crate) mod tool_calls;
 pub mod trace_context;

@@ -22,6 +22,7 @@ pub(super) struct Config {
     pub(super) enabled: bool,
     pub(super) schema: Option<OutputSchema>,
     pub(super) extract: bool,
+    pub(super) tool_calls: bool,
     pub(super) max_reasks: u32,
     pub(super) hold_streams: Option<usize>,
     pub(super) budget: RetryBudget,
@@ -67,6 +68,7 @@ impl Default for Config {
             enabled: true,
             schema: None,
             extract: true,
+            tool_calls: false,
             max_reasks: 2,
             hold_streams: None,
             budget: RetryBudget::default(),
@@ -86,6 +88,7 @@ impl fmt::Debug for Config {
             .field("enabled", &self.enabled)
             .field("schema", &self.schema)
             .field("extract", &self.extract)
+            .field("tool_calls", &self.tool_calls)
             .field("max_reasks", &self.max_reasks)
             .field("hold_streams", &self.hold_streams)
             .field("budget", &self.budget)

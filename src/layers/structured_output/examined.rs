@@ -5,11 +5,12 @@ use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::request::Asked;
-use crate::policy::structured::{Complaint, Finding, OutputSchema, examine};
+use crate::policy::structured::{Complaint, Finding, OutputSchema, ToolSchemas, examine};
 use crate::proto::answer_text::{AnswerText, replaced, unquoted};
 use crate::proto::dialect::{AnswerReader, Channel, End, Fact, Framing, Kind, Reader, Usage};
 use crate::proto::event_stream::EventStream;
 use crate::proto::media_type;
+use crate::proto::tool_calls::{self, ToolCall};
 use crate::rejection::Rejection;
 
 /// In what form an answer comes.
@@ -25,6 +26,8 @@ pub(super) struct Check {
     kind: Kind,
     form: AnswerForm,
     schema: Option<OutputSchema>,
+    wants_json: bool,
+    tools: Option<ToolSchemas>,
     extract: bool,
 }
 
@@ -82,12 +85,15 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 
 impl Check {
     pub(super) fn new(asked: &Asked, form: AnswerForm, extract: bool) -> Self {
-        Self { kind: asked.kind, form, schema: asked.schema.clone(), extract }
+        let (schema, tools) = (asked.schema.clone(), asked.tools.clone());
+        Self { kind: asked.kind, form, schema, wants_json: asked.wants_json, tools, extract }
     }
 
     /// Whether a body of this length is looked at so quickly that other calls may wait for it.
     pub(super) fn is_quick(&self, length: usize) -> bool {
-        length <= LARGE && self.schema.as_ref().is_none_or(|schema| schema.is_quick(length))
+        length <= LARGE
+            && self.schema.as_ref().is_none_or(|schema| schema.is_quick(length))
+            && self.tools.as_ref().is_none_or(|tools| tools.is_quick(length))
     }
 
     pub(super) fn run(&self, body: &Bytes) -> Examined {
@@ -102,8 +108,12 @@ impl Check {
         reader.read(body);
         let answer = reader.end(&mut *self.kind.dialect());
         let end = answer.end.filter(|_| answer.fault.is_none());
+        if let Some(verdict) = self.calls(body).filter(|_| end == Some(End::Whole)) {
+            return Examined { usage: answer.usage, verdict };
+        }
         let verdict = match AnswerText::of(self.kind, body) {
             _ if end != Some(End::Whole) => Verdict::of_other(end),
+            _ if !self.wants_json => Verdict::Return,
             AnswerText::One { before, raw, after } => match unquoted(raw) {
                 Some(text) => match examine(&text, self.schema.as_ref(), self.extract) {
                     Finding::Valid => Verdict::Return,
@@ -116,6 +126,15 @@ impl Check {
             AnswerText::Other => Verdict::Return,
         };
         Examined { usage: answer.usage, verdict }
+    }
+
+    /// On the calls of tools in an answer, where it has some and they are checked.
+    fn calls(&self, body: &[u8]) -> Option<Verdict> {
+        let calls = self.tools.as_ref().map(|tools| (tools, tool_calls::called(self.kind, body)));
+        let (tools, calls) = calls.filter(|(_, calls)| !calls.is_empty())?;
+        let Some(complaint) = tools.examine(&calls) else { return Some(Verdict::Return) };
+        let said: Vec<_> = calls.iter().map(|ToolCall { name, arguments }| format!("{name}({arguments})")).collect();
+        Some(Verdict::Invalid(said.join("\n"), complaint))
     }
 
     /// The text of a stream cannot be replaced: it is what was asked for, or it is not.
@@ -135,7 +154,7 @@ impl Check {
         reader.read(body, |fact, _| note(fact));
         reader.end(|fact, _| note(fact));
         let verdict = match reader.ended() {
-            Some(End::Whole) if is_other => Verdict::Return,
+            Some(End::Whole) if is_other || !self.wants_json => Verdict::Return,
             Some(End::Whole) => self.text(said),
             end => Verdict::of_other(end),
         };

@@ -64,8 +64,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// JSON (`response_format`, `text.format`, `output_config.format`, `responseJsonSchema`, `format`), or with an
 /// [`OutputSchema`] in the request's extensions or [set](Self::schema) here, which takes the place of the request's own.
 ///
-/// A 200 in JSON that is whole, by the model's own word. Never one that was cut at a limit, filtered or refused, nor a call of a
-/// tool: those are returned as they are. Nor where several answers are asked for (`n`), or where the request ends with the
+/// A 200 in JSON that is whole, by the model's own word. Never one that was cut at a limit, filtered or refused, nor, unless
+/// [`tool_calls`](Self::tool_calls) is set, a call of a tool: those are returned as they are. Nor where several answers are asked for (`n`), or where the request ends with the
 /// beginning of the answer, as an `assistant` message. A stream only where
 /// [`hold_streams`](Self::hold_streams) is set.
 ///
@@ -165,6 +165,15 @@ impl StructuredOutputLayer {
     #[must_use]
     pub fn extract(self, extract: bool) -> Self {
         self.with(|config| config.extract = extract)
+    }
+
+    /// Checks calls of tools, too: their arguments have to be JSON, and what the request's own schema of the tool describes. If
+    /// not, the model is asked again, with what is wrong. Default: no, calls are returned as they are.
+    ///
+    /// Calls in JSON answers, of up to 64 tools; those in streams pass. Gemini's schemas are read from `parametersJsonSchema`.
+    #[must_use]
+    pub fn tool_calls(self, check: bool) -> Self {
+        self.with(|config| config.tool_calls = check)
     }
 
     /// How often the model is asked again. Default: 2, which is the most.

@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::config::Config;
 use crate::body::request::CallBody;
-use crate::policy::structured::{Complaint, OutputSchema};
+use crate::policy::structured::{Complaint, OutputSchema, ToolSchemas};
 use crate::proto::answer_text;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
 use crate::proto::output_format::{self, OutputFormat};
 use crate::proto::prompt;
+use crate::proto::tool_calls::{self, Tool};
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 
@@ -26,8 +27,17 @@ pub(super) struct Asked {
     pub(super) schema: Option<OutputSchema>,
     /// The schema that the request names, as long as it is not compiled.
     named: Option<Value>,
+    /// Whether the text of an answer is checked: not where only calls of tools are.
+    pub(super) wants_json: bool,
+    /// Where calls of tools are checked.
+    pub(super) tools: Option<ToolSchemas>,
+    /// The tools, as long as their schemas are not compiled.
+    offered: Vec<Tool>,
     pub(super) streams: bool,
 }
+
+/// The most tools whose calls are checked.
+const MAX_TOOLS: usize = 64;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -50,27 +60,47 @@ impl Asked {
         let streams = prompt::asks_for_stream(kind, head.uri.path(), &body);
         let several = ["n", "num_generations"].iter().any(|name| value.get(*name).and_then(Value::as_u64) > Some(1))
             || value.pointer("/generationConfig/candidateCount").and_then(Value::as_u64) > Some(1);
-        let is_other = output_format::forces_tool(kind, &value)
+        let offered = if config.tool_calls { tool_calls::offered(kind, &value) } else { Vec::new() };
+        let forces_tool = output_format::forces_tool(kind, &value);
+        let is_other = (forces_tool && offered.is_empty())
             || output_format::continues_answer(kind, &value)
             || several
             || (streams && config.hold_streams.is_none());
-        let (schema, named) = match (given, OutputFormat::of(kind, &value)) {
+        let (wants_json, schema, named) = match (given, OutputFormat::of(kind, &value)) {
             _ if is_other => return Err(Box::new((head, body))),
-            (Some(given), _) => (Some(given), None),
-            (None, OutputFormat::Text | OutputFormat::Other) => return Err(Box::new((head, body))),
-            (None, OutputFormat::Json) => (None, None),
-            (None, OutputFormat::Schema(schema)) => (None, Some(schema)),
+            _ if forces_tool => (false, None, None),
+            (Some(given), _) => (true, Some(given), None),
+            (None, OutputFormat::Text | OutputFormat::Other) if offered.is_empty() => {
+                return Err(Box::new((head, body)));
+            }
+            (None, OutputFormat::Text | OutputFormat::Other) => (false, None, None),
+            (None, OutputFormat::Json) => (true, None, None),
+            (None, OutputFormat::Schema(schema)) => (true, None, Some(schema)),
         };
-        Ok(Self { kind, head, body, schema, named, streams })
+        Ok(Self { kind, head, body, schema, named, wants_json, tools: None, offered, streams })
     }
 
-    /// The same, with the schema that the request names compiled.
+    /// The same, with the schemas that the request names compiled.
     pub(super) async fn compiled(mut self, config: &Config) -> Self {
         if let Some(schema) = self.named.take() {
             match config.compiled.get(schema).await {
                 Ok(schema) => self.schema = Some(schema),
                 Err(why) => config.bypassed(why.reason()),
             }
+        }
+        let offered = std::mem::take(&mut self.offered);
+        if offered.len() > MAX_TOOLS {
+            config.bypassed("a request with too many tools");
+        } else if !offered.is_empty() {
+            let mut tools = Vec::with_capacity(offered.len());
+            for Tool { name, schema } in offered {
+                let schema = match schema {
+                    Some(schema) => config.compiled.get(schema).await.map_err(|why| config.bypassed(why.reason())).ok(),
+                    None => None,
+                };
+                tools.push((name, schema));
+            }
+            self.tools = Some(ToolSchemas::new(tools));
         }
         self
     }

@@ -2,10 +2,12 @@
 
 mod bounds;
 mod schema;
+mod tools;
 
 use std::borrow::Cow;
 
 pub use self::schema::{InvalidSchema, OutputSchema};
+pub(crate) use self::tools::ToolSchemas;
 use crate::call::OutputFault;
 use crate::proto::extract_json::{Wanted, extract};
 
@@ -26,7 +28,12 @@ pub(crate) struct Complaint {
     pub(crate) fault: OutputFault,
     /// Where it is not what the schema describes, without what stands there.
     pub(crate) errors: Vec<String>,
+    /// It is the arguments of a call that are wrong.
+    is_of_call: bool,
 }
+
+/// Errors that the model is told of.
+const MAX_ERRORS: usize = 5;
 
 /// Looks at a text that was to be JSON, and what this schema describes. `may_extract`: it counts if the value stands in a
 /// sentence, or has a mistake that can be mended.
@@ -40,7 +47,7 @@ pub(crate) fn examine(text: &str, schema: Option<&OutputSchema>, may_extract: bo
     };
     let errors = schema.map(|schema| schema.errors(&found.json)).unwrap_or_default();
     if !errors.is_empty() {
-        return Finding::Invalid(Complaint { fault: OutputFault::Schema, errors });
+        return Finding::Invalid(Complaint { fault: OutputFault::Schema, errors, is_of_call: false });
     }
     match found.json {
         Cow::Borrowed(_) if found.is_whole => Finding::Valid,
@@ -52,11 +59,17 @@ pub(crate) fn examine(text: &str, schema: Option<&OutputSchema>, may_extract: bo
 
 impl Complaint {
     fn of(fault: OutputFault) -> Finding {
-        Finding::Invalid(Self { fault, errors: Vec::new() })
+        Finding::Invalid(Self { fault, errors: Vec::new(), is_of_call: false })
     }
 
     /// What the model is told.
     pub(crate) fn text(&self) -> String {
+        if self.is_of_call {
+            let errors = self.errors.join("\n- ");
+            return format!(
+                "Your call of a tool has wrong arguments:\n- {errors}\nCall it again with the corrected arguments."
+            );
+        }
         let wrong = match self.fault {
             OutputFault::Empty => "Your answer was empty.".to_owned(),
             OutputFault::Syntax => "Your answer is not one JSON value.".to_owned(),

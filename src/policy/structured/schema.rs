@@ -6,7 +6,7 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 use super::bounds::{self, Size};
-use super::{Finding, examine};
+use super::{Finding, MAX_ERRORS, examine};
 use crate::call::OutputFault;
 use crate::proto::extract_json::Wanted;
 
@@ -47,8 +47,6 @@ pub struct InvalidSchema {
     reason: &'static str,
 }
 
-/// Errors that the model is told of.
-const MAX_ERRORS: usize = 5;
 /// The longest text of one of them, in bytes: it may have names of the schema's in it.
 const MAX_ERROR: usize = 300;
 /// What a compiled regular expression may take, in bytes.

@@ -190,3 +190,57 @@ async fn each_dialect_is_asked_again_in_its_own_form() {
         assert!(complaint.contains("required property"), "{path}: {complaint}");
     }
 }
+
+/// A request that offers a tool, and may have to call it.
+fn tool_request(choice: &str) -> Request<Full<Bytes>> {
+    let tool = json!({ "type": "function", "function": { "name": "weather", "parameters": schema() } });
+    let messages = json!([{ "role": "user", "content": "Which?" }]);
+    post("/v1/chat/completions", &json!({ "messages": messages, "tools": [tool], "tool_choice": choice }))
+}
+
+fn calls_tool(arguments: &str) -> Says {
+    let call = json!({ "id": "t", "type": "function", "function": { "name": "weather", "arguments": arguments } });
+    let body = json!({
+        "choices": [{ "index": 0, "message": { "content": null, "tool_calls": [call] }, "finish_reason": "tool_calls" }],
+        "usage": { "prompt_tokens": 10, "completion_tokens": 5 },
+    });
+    let body: &'static str = Box::leak(body.to_string().into_boxed_str());
+    Says::Raw(200, vec![("content-type", "application/json")], vec![Step::Data(body)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_tools_are_checked_where_that_is_asked_for() {
+    for choice in ["auto", "required"] {
+        let (model, log) =
+            (Model::new(&[calls_tool(BAD), calls_tool("{"), calls_tool(GOOD)]), Arc::new(Log::default()));
+        let service = StructuredOutputLayer::new().tool_calls(true).observer(log.clone()).layer(model.service());
+        let response = service.oneshot(tool_request(choice)).await.unwrap();
+        let usage = response.extensions().get::<OutputUsage>().unwrap();
+        assert_eq!((usage.calls, usage.usage.output, InvalidOutput::of(&response)), (3, Some(15), None));
+        let body: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(body["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], GOOD);
+        assert_eq!(log.names(), ["output_asked_again: schema", "output_asked_again: syntax"]);
+        let asked = model.asked.lock().unwrap();
+        let messages = &asked[1].1["messages"];
+        assert_eq!(messages[1], json!({ "role": "assistant", "content": format!("weather({BAD})") }));
+        let complaint = messages[2]["content"].as_str().unwrap();
+        assert!(complaint.contains("weather: \"city\" is a required property") && !complaint.contains("Paris"));
+    }
+
+    let model = Model::new(&[calls_tool(BAD), calls_tool(BAD), calls_tool(BAD)]);
+    let service = StructuredOutputLayer::new().tool_calls(true).layer(model.service());
+    assert_eq!(
+        send(&service, tool_request("auto")).await.fault,
+        Some(OutputFault::Schema),
+        "what stays wrong is marked"
+    );
+
+    // A text is no call, and where no JSON is asked for it may say anything.
+    let model = Model::new(&[Says::Text("Paris")]);
+    let service = StructuredOutputLayer::new().tool_calls(true).layer(model.service());
+    assert_eq!(send(&service, tool_request("auto")).await, got("Paris", None, 1));
+
+    let model = Model::new(&[calls_tool(BAD)]);
+    let passed = send(&StructuredOutputLayer::new().layer(model.service()), tool_request("auto")).await;
+    assert_eq!((passed.fault, passed.calls), (None, None), "they pass by default");
+}
