@@ -38,8 +38,8 @@ pub(crate) fn holder(head: &Parts) -> Tenant {
         return tenant.clone();
     }
     let digest = Sha256::digest(account(head, Vec::new()));
-    let name = digest.iter().take(16).fold(String::from("credentials "), |name, byte| format!("{name}{byte:02x}"));
-    Tenant::new(name)
+    let (half, _) = digest.split_at(16);
+    Tenant::new(format!("credentials {:032x}", half.iter().fold(0_u128, |name, &byte| name << 8 | u128::from(byte))))
 }
 
 #[cfg(test)]

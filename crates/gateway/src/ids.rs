@@ -22,7 +22,9 @@ impl RequestId {
     pub(crate) fn assign(headers: &mut HeaderMap) -> Self {
         let mut given = headers.get_all(&X_REQUEST_ID).iter();
         let (first, second) = (given.next(), given.next());
-        let id = first.filter(|id| second.is_none() && is_id(id.as_bytes())).cloned();
+        // A copy: the caller's own is a slice of its connection's buffer, all of which would be kept for as long as the call.
+        let id = first.filter(|id| second.is_none() && is_id(id.as_bytes()));
+        let id = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
         let id = id.unwrap_or_else(|| {
             HeaderValue::from_str(&format!("{:016x}", fastrand::u64(..))).unwrap_or(HeaderValue::from_static("-"))
         });

@@ -31,6 +31,7 @@ mod local;
 mod notices;
 mod page;
 mod paths;
+mod preface;
 mod problem;
 pub mod provider;
 mod proxy;

@@ -14,9 +14,10 @@ use http::header::ORIGIN;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +32,7 @@ use super::callers::Callers;
 use super::drain::{Drain, Open};
 use super::ids::RequestId;
 use super::local::{Local, Shown};
+use super::preface::Prefaced;
 use super::proxy::{Proxy, RequestBody};
 use super::socket::{Reset, Socket};
 use super::stream::{BoundedStreams, TurnTaking};
@@ -59,8 +61,15 @@ pub(crate) struct Live<S> {
     pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
-/// A connection that has asked for nothing by then is closed. hyper bounds the head of each HTTP/1.1 request by the
-/// same time, but not the wait for the bytes that tell HTTP/1.1 from HTTP/2.
+/// How connections are served.
+#[derive(Debug)]
+struct Versions {
+    http1: http1::Builder,
+    http2: http2::Builder<BoundedStreams>,
+}
+
+/// The bytes that tell HTTP/1.1 from HTTP/2, and on an HTTP/2 connection the first request, have to come by then, or the
+/// connection is closed. hyper bounds the head of each HTTP/1.1 request by the same time.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 /// An HTTP/2 client that is gone without a word is noticed within twice this time.
@@ -90,17 +99,7 @@ where
     ///
     /// What comes to `admin` is for the gateway itself.
     pub(crate) async fn serve(self, listener: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>) {
-        let mut builder = auto::Builder::new(BoundedStreams { limit: self.write_timeout });
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS);
-        let builder = Arc::new(builder);
+        let versions = Arc::new(Versions::new(self.write_timeout));
         let upkeep = tokio::spawn(telemetry::upkeep());
         let mut stop = pin!(stop);
         loop {
@@ -112,7 +111,7 @@ where
             match accepted {
                 Ok((stream, peer)) => {
                     let open = self.drain.open();
-                    tokio::spawn(self.clone().connection(builder.clone(), stream, peer.ip(), door, open));
+                    tokio::spawn(self.clone().connection(versions.clone(), stream, peer.ip(), door, open));
                 }
                 Err(error) => not_accepted(&error).await,
             }
@@ -124,33 +123,26 @@ where
                 true => tracing::info!("drained"),
                 false => tracing::warn!(open = self.drain.count(), "stopped with connections open"),
             },
-            () = self.clone().watched(builder, admin.as_ref()) => {}
+            () = self.clone().watched(versions, admin.as_ref()) => {}
         }
         upkeep.abort();
     }
 
     /// While it drains, those who watch are answered on: that it is not ready any more, and what is still open. Nothing waits for
     /// their connections.
-    async fn watched(self, builder: Arc<auto::Builder<BoundedStreams>>, admin: Option<&TcpListener>) {
+    async fn watched(self, versions: Arc<Versions>, admin: Option<&TcpListener>) {
         loop {
             match accept(admin).await {
                 Ok((stream, peer)) => {
                     let open = Drain::new().open();
-                    tokio::spawn(self.clone().connection(builder.clone(), stream, peer.ip(), Door::Admin, open));
+                    tokio::spawn(self.clone().connection(versions.clone(), stream, peer.ip(), Door::Admin, open));
                 }
                 Err(error) => not_accepted(&error).await,
             }
         }
     }
 
-    async fn connection(
-        self,
-        builder: Arc<auto::Builder<BoundedStreams>>,
-        stream: TcpStream,
-        address: IpAddr,
-        door: Door,
-        open: Open,
-    ) {
+    async fn connection(self, versions: Arc<Versions>, stream: TcpStream, address: IpAddr, door: Door, open: Open) {
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
         let reset = Reset::default();
@@ -158,65 +150,133 @@ where
         let came = Came { address, door, has_tls: false };
         let tls = self.live.borrow().tls.clone();
         let Some(tls) = tls.filter(|_| matches!(door, Door::Main)) else {
-            return self.speak(builder, stream, came, reset, open).await;
+            return self.speak(&versions, stream, came, reset, open).await;
         };
-        match tokio::time::timeout(FIRST_REQUEST, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(builder, stream, Came { has_tls: true, ..came }, reset, open).await,
-            Ok(Err(error)) => tracing::debug!(peer = %address, "no TLS with a client: {error}"),
+        // In a box, as HTTP/2: what they need is no part of each connection.
+        Box::pin(self.secure(&versions, TlsAcceptor::from(tls), stream, came, reset, open)).await;
+    }
+
+    async fn secure(self, versions: &Versions, tls: TlsAcceptor, stream: Socket, came: Came, reset: Reset, open: Open) {
+        match tokio::time::timeout(FIRST_REQUEST, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.speak(versions, stream, Came { has_tls: true, ..came }, reset, open).await,
+            Ok(Err(error)) => tracing::debug!(peer = %came.address, "no TLS with a client: {error}"),
             Err(_) => {}
         }
     }
 
-    async fn speak<T>(
+    async fn speak<T>(self, versions: &Versions, stream: T, came: Came, reset: Reset, mut open: Open)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let gauge = metrics::gauge!("gateway_connections");
+        gauge.increment(1);
+        let closed = self.requests(versions, stream, came, reset, &mut open).await;
+        gauge.decrement(1);
+        if let Err(error) = closed {
+            tracing::debug!(peer = %came.address, "a connection ended: {}", telemetry::chain(error.as_ref()));
+        }
+    }
+
+    /// Answers what comes on a connection, to its end.
+    async fn requests<T>(
         self,
-        builder: Arc<auto::Builder<BoundedStreams>>,
+        versions: &Versions,
         stream: T,
         came: Came,
         reset: Reset,
-        mut open: Open,
-    ) where
+        open: &mut Open,
+    ) -> Result<(), BoxError>
+    where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let began = Arc::new(AtomicBool::new(false));
+        let mut stream = Prefaced::new(stream);
+        let is_http2 = tokio::select! {
+            known = tokio::time::timeout(FIRST_REQUEST, stream.is_http2()) => match known {
+                Ok(known) => known?,
+                Err(_) => return Ok(()),
+            },
+            () = open.ending() => return Ok(()),
+        };
         let socket = TokioIo::new(WriteTimeout::new(stream, self.write_timeout));
-        let (begins, resets) = (began.clone(), reset.clone());
+        let (began, resets) = (Arc::new(AtomicBool::new(false)), reset.clone());
+        let begins = began.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             begins.store(true, Ordering::Relaxed);
             resets.note(request.version());
             let live = self.live.borrow().clone();
-            async move { Ok::<_, Infallible>(live.answer(request, came).await) }
+            // In a box: hyper keeps room for this future for as long as its connection lives, while an answer streams, too.
+            Box::pin(async move { Ok::<_, Infallible>(live.answer(request, came).await) })
         });
-        let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
-        let mut first_request = pin!(tokio::time::sleep(FIRST_REQUEST));
-        let gauge = metrics::gauge!("gateway_connections");
-        gauge.increment(1);
-        let (mut ending, mut waiting) = (false, true);
-        let closed = loop {
-            tokio::select! {
-                closed = connection.as_mut() => break closed,
-                () = open.ending(), if !ending => {
-                    ending = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = first_request.as_mut(), if waiting => {
-                    waiting = false;
-                    if !began.load(Ordering::Relaxed) {
-                        break Ok(());
-                    }
-                }
-            }
-        };
-        gauge.decrement(1);
-        if let Err(error) = closed {
-            tracing::debug!(peer = %came.address, "a connection ended: {}", telemetry::chain(error.as_ref()));
-            reset.failed(&error).await;
+        if is_http2 {
+            Box::pin(versions.speak_http2(socket, service, &began, open)).await?;
+        } else {
+            versions.speak_http1(socket, service, &reset, open).await?;
         }
+        Ok(())
     }
 }
 
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
         Self { live: self.live.clone(), drain: self.drain.clone(), ..*self }
+    }
+}
+
+// === impl Versions ===
+
+impl Versions {
+    fn new(write_timeout: Option<Duration>) -> Self {
+        let (mut http1, mut http2) =
+            (http1::Builder::new(), http2::Builder::new(BoundedStreams { limit: write_timeout }));
+        http1.timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST);
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(MAX_STREAMS);
+        Self { http1, http2 }
+    }
+
+    async fn speak_http1<I, S>(&self, socket: I, service: S, reset: &Reset, open: &mut Open) -> hyper::Result<()>
+    where
+        I: Read + Write + Send + Unpin + 'static,
+        S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
+    {
+        let mut connection = pin!(self.http1.serve_connection(socket, service).with_upgrades());
+        let closed = tokio::select! {
+            closed = connection.as_mut() => closed,
+            () = open.ending() => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        };
+        if let Err(error) = &closed {
+            // While the connection is still there.
+            reset.failed(error).await;
+        }
+        closed
+    }
+
+    async fn speak_http2<I, S>(&self, socket: I, service: S, began: &AtomicBool, open: &mut Open) -> hyper::Result<()>
+    where
+        I: Read + Write + Send + Unpin + 'static,
+        S: HttpService<Incoming, ResBody = Answer, Error = Infallible, Future: Send + 'static>,
+    {
+        let mut connection = pin!(self.http2.serve_connection(socket, service));
+        let first_request = async {
+            tokio::time::sleep(FIRST_REQUEST).await;
+            if began.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            closed = connection.as_mut() => return closed,
+            () = open.ending() => connection.as_mut().graceful_shutdown(),
+            () = first_request => return Ok(()),
+        }
+        connection.await
     }
 }
 
@@ -227,7 +287,7 @@ where
     S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<TurnTaking<Followed>> {
+    async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
         let sender = Sender::new(request.version(), request.headers());
         let shown = match came.door {
             Door::Main => self.shown,
@@ -261,6 +321,9 @@ where
         access.follow(response).map(TurnTaking::new)
     }
 }
+
+/// The body of an answer, on its way to its caller.
+type Answer = TurnTaking<Followed>;
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug)]

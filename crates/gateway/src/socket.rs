@@ -13,7 +13,6 @@ use std::time::Duration;
 use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tower_buttress::error::BoxError;
 
 /// A connection that is reset, not closed, where that was [wanted](ResetOnDrop::want).
 #[derive(Debug)]
@@ -48,10 +47,9 @@ impl Reset {
     }
 
     /// The connection has failed. Comes back when it may be dropped.
-    pub(crate) async fn failed(&self, error: &BoxError) {
+    pub(crate) async fn failed(&self, error: &hyper::Error) {
         // An answer that broke off, and not the connection or the request.
-        let broke_off = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user);
-        if broke_off && self.is_old.load(Ordering::Relaxed) {
+        if error.is_user() && self.is_old.load(Ordering::Relaxed) {
             self.on_drop.want();
             tokio::time::sleep(DELIVERED).await;
         }
