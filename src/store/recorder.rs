@@ -72,6 +72,8 @@ impl Recorder {
     /// Writes the head. The first one counts.
     pub fn head(&mut self, head: Head) {
         self.head_cost = head.cost();
+        // An answer of unknown length may be under way for long, and would keep the read buffer that its head came in.
+        let head = if head.size().exact().is_none() { head.compact() } else { head };
         let mut state = self.shared.state();
         state.head.get_or_insert_with(|| Arc::new(head));
         drop(state);
@@ -240,5 +242,34 @@ impl Drop for Recorder {
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bytes::Bytes;
+    use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+    use http::{HeaderMap, HeaderValue, StatusCode, Version};
+
+    use super::*;
+
+    #[test]
+    fn a_stream_under_way_keeps_no_read_buffer_for_its_head() {
+        for (length, keeps) in [(None, false), (Some("2"), true)] {
+            let value = Bytes::from(b"text/event-stream".to_vec());
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_maybe_shared(value.clone()).unwrap());
+            if let Some(length) = length {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+            }
+            let (mut recorder, _log) = Recorder::open(Limits { bytes: 1_000, lag: Duration::from_secs(1) });
+            recorder.head(Head::new(StatusCode::OK, Version::HTTP_11, headers.clone(), Instant::now()));
+            let head = recorder.shared.state().head.clone().unwrap();
+            assert_eq!(head.headers(), &headers);
+            drop(headers);
+            assert_eq!(value.is_unique(), !keeps, "{length:?}");
+        }
     }
 }
