@@ -50,12 +50,16 @@ pin_project! {
 /// large as a request.
 struct Parked<S, A: Admit, ReqB> {
     /// Dropped first, too.
-    permit: HeldPermit<A::Permit>,
-    /// `None`: it was admitted.
-    wait: Option<A::Wait>,
+    place: Place<A>,
     service: S,
     /// Taken when it is sent.
     request: Option<Request<ReqB>>,
+}
+
+/// What a call has that was not sent yet. In one place: a line may be long.
+enum Place<A: Admit> {
+    Waiting(A::Wait),
+    Admitted(HeldPermit<A::Permit>),
 }
 
 // === impl GuardedFuture ===
@@ -73,17 +77,17 @@ where
 
     /// A call that begins when this service, which was not polled ready yet, is ready.
     pub(super) fn readying(service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
-        Self::parked(None, service, request, permit)
+        Self::parked(Place::Admitted(permit), service, request)
     }
 
     /// A call that begins when the wait is over, and then this service is ready.
     pub(super) fn waiting(wait: A::Wait, service: S, request: Request<ReqB>) -> Self {
-        Self::parked(Some(wait), service, request, HeldPermit::new(None))
+        Self::parked(Place::Waiting(wait), service, request)
     }
 
-    fn parked(wait: Option<A::Wait>, service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
+    fn parked(place: Place<A>, service: S, request: Request<ReqB>) -> Self {
         let asks_for_head = asks_for_head(&request);
-        let parked = Box::new(Parked { permit, wait, service, request: Some(request) });
+        let parked = Box::new(Parked { place, service, request: Some(request) });
         Self { stage: Stage::Parked { parked }, asks_for_head }
     }
 
@@ -133,18 +137,21 @@ where
                         .map_ok(|response| response.map(|body| GuardedBody::new(ResponseBody::inner(body), permit)));
                 }
                 StageProj::Parked { parked } => {
-                    let Parked { permit, wait, service, request } = &mut **parked;
-                    if let Some(waiting) = wait {
-                        let granted = ready!(waiting.poll(cx));
-                        *wait = None;
-                        match granted {
-                            Ok(granted) => *permit = HeldPermit::new(Some(granted)),
-                            Err(rejection) => {
-                                let wire = request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
-                                return Poll::Ready(Ok(refuse(rejection, wire)));
+                    let Parked { place, service, request } = &mut **parked;
+                    let permit = match place {
+                        Place::Admitted(permit) => permit,
+                        Place::Waiting(wait) => {
+                            match ready!(wait.poll(cx)) {
+                                Ok(granted) => *place = Place::Admitted(HeldPermit::new(Some(granted))),
+                                Err(rejection) => {
+                                    let wire =
+                                        request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
+                                    this.stage.set(Stage::Refused { rejection: Some(rejection), wire });
+                                }
                             }
+                            continue;
                         }
-                    }
+                    };
                     if let Err(err) = ready!(permit.poll(cx, |cx| service.poll_ready(cx))) {
                         permit.end(PermitEnd::Failed(&err));
                         return Poll::Ready(Err(err));
@@ -214,7 +221,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
-            Stage::Parked { parked } if parked.wait.is_some() => "waiting",
+            Stage::Parked { parked } if matches!(parked.place, Place::Waiting(_)) => "waiting",
             Stage::Parked { .. } => "readying",
             Stage::Calling { .. } => "calling",
             Stage::Refused { .. } => "refused",
