@@ -47,6 +47,34 @@ pub(crate) trait BodyObserver {
     fn over(&mut self, outcome: Outcome<'_>);
 }
 
+/// For a large one that few bodies have: all of them would be as large.
+impl<W: BodyObserver> BodyObserver for Box<W> {
+    const READS: bool = W::READS;
+
+    #[inline]
+    fn poll(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Polled) -> Polled {
+        W::poll(self, cx, poll)
+    }
+
+    #[inline]
+    fn data(&mut self, empty: bool) {
+        W::data(self, empty);
+    }
+
+    #[inline]
+    fn bytes(&mut self, data: &Bytes) {
+        W::bytes(self, data);
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        W::trailers(self, trailers);
+    }
+
+    fn over(&mut self, outcome: Outcome<'_>) {
+        W::over(self, outcome);
+    }
+}
+
 pin_project! {
     /// Reports to a [`BodyObserver`] what its inner body does.
     ///

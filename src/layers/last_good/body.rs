@@ -17,7 +17,7 @@ pin_project! {
     /// The response body of [`LastGood`](crate::last_good::LastGood): the upstream's, or that of an earlier answer.
     pub struct LastGoodBody<B> {
         #[pin]
-        body: Observed<ResponseBody<B>, Recorder>,
+        body: Observed<ResponseBody<B>, Box<Recorder>>,
     }
 }
 
@@ -30,7 +30,7 @@ where
 {
     /// The upstream's, recorded or not.
     pub(super) fn inner(body: B, recorder: Option<Recorder>) -> Self {
-        Self { body: Observed::new(ResponseBody::inner(body), recorder) }
+        Self { body: Observed::new(ResponseBody::inner(body), recorder.map(Box::new)) }
     }
 
     /// That of an earlier answer.

@@ -63,6 +63,8 @@ where
         let this = self.project();
         let frame = this.held.pop_front().map(Ok);
         if this.held.is_empty() {
+            // The stream may go on for long without it.
+            *this.held = VecDeque::new();
             *this.reservation = None;
         }
         Poll::Ready(frame.or_else(|| this.error.take().map(Err)))

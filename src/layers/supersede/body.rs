@@ -23,7 +23,7 @@ pin_project! {
     pub struct SupersedeBody<B> {
         // `None`: it was superseded.
         #[pin]
-        body: Option<Observed<ResponseBody<B>, Watching>>,
+        body: Option<Observed<ResponseBody<B>, Box<Watching>>>,
         // `None`: it cannot be superseded, or no more.
         ends: Option<Ends>,
     }
@@ -58,7 +58,7 @@ where
     pub(super) fn watched(body: B, call: Call, is_final: bool, config: Arc<Config>) -> Self {
         let ends = Some(Ends { cancellation: call.cancellation().clone(), config });
         let watching = Watching { call: Some(call), is_final };
-        Self { body: Some(Observed::new(ResponseBody::inner(body), Some(watching))), ends }
+        Self { body: Some(Observed::new(ResponseBody::inner(body), Some(Box::new(watching)))), ends }
     }
 
     #[cold]
