@@ -35,6 +35,12 @@ impl Concurrency {
         }
     }
 
+    /// Whether calls take places without the lock.
+    #[inline]
+    pub(super) fn is_fixed(self) -> bool {
+        matches!(self, Self::Fixed(_))
+    }
+
     pub(super) fn most(self) -> u32 {
         match self {
             Self::Fixed(limit) => limit,

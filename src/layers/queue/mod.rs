@@ -7,6 +7,7 @@ mod permit;
 mod service;
 mod shared;
 mod slots;
+mod state;
 mod wait;
 
 pub use self::layer::QueueLayer;

@@ -3,7 +3,8 @@ use std::task::{Context, Poll};
 use http::Response;
 use http_body::Body;
 
-use super::shared::{HeldPlace, Shared};
+use super::shared::Shared;
+use super::state::HeldPlace;
 use crate::admission::{Permit, PermitEnd, Watch};
 use crate::policy::queue::Load;
 use crate::policy::verdict::{Health, Outcome};

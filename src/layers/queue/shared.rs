@@ -1,16 +1,17 @@
-//! What all calls through one layer share: its places, who waits for one, and which of them are read from.
+//! What all calls through one layer share: the places that they take without a lock, and behind one who waits for the next.
 
 use std::fmt;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::config::{Concurrency, Config};
+use super::config::Config;
 use super::slots::{Slots, Taken, shortened};
+use super::state::{HeldPlace, State, UNREAD, Waiter, Woken};
 use crate::admission::{Callers, gauge, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
 use crate::policy::micros::micros;
-use crate::policy::queue::{Arrival, Load, PlaceGrant, Places, Ticket};
+use crate::policy::queue::{Arrival, Load, PlaceGrant, Ticket};
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::entropy::Entropy;
 use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
@@ -25,36 +26,6 @@ pub(super) struct Shared {
     /// Whether its gauges have been told of.
     are_shown: AtomicBool,
     entropy: Entropy,
-}
-
-struct State {
-    places: Places<Waiter>,
-    /// Places that no call has, and none may take without the lock.
-    vacant: Vec<u32>,
-    /// The same beyond the limit: for calls that are given a place while others are passed over.
-    spare: Vec<u32>,
-    /// What was there when it was last looked at.
-    seen: Box<[u32]>,
-    /// Who looks, and when next.
-    sweeper: Option<Ticket>,
-    sweep: Option<Instant>,
-    granted: u32,
-}
-
-pub(super) enum Waiter {
-    Waiting(Option<Waker>),
-    Granted(HeldPlace),
-    /// Its lane was the longest when the line was full.
-    Evicted,
-}
-
-/// A place, held by one call. Given back with [`Shared::leave`].
-#[derive(Debug)]
-pub(super) struct HeldPlace {
-    grant: PlaceGrant,
-    slot: u32,
-    /// When it was taken, for one in a few calls: the mean of those is as good.
-    since: Option<Instant>,
 }
 
 /// How a [`QueueLayer`](crate::QueueLayer) is doing.
@@ -84,14 +55,6 @@ pub(super) enum WaitState {
     Wait(Option<Instant>),
 }
 
-/// Who is to be woken when the lock is free. One in the usual case.
-#[derive(Default)]
-struct Woken(Option<Waker>, Vec<Waker>);
-
-/// How long a reader may leave its data unread before it counts as one that does not read.
-const UNREAD: Duration = Duration::from_secs(1);
-/// While calls wait, the hold time is measured for one call in this number.
-const MEASURED: u32 = 8;
 /// While none waits, for one use in this number of each place.
 const MEASURED_IDLE: u32 = 64;
 
@@ -99,20 +62,9 @@ const MEASURED_IDLE: u32 = 64;
 
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
-        let most = config.limit.most();
         // What is found out is counted with each call, which takes the lock.
-        let are_free = matches!(config.limit, Concurrency::Fixed(_));
-        // Places that are passed over make room for as many again.
-        let slots = Slots::new(most, are_free);
-        let state = State {
-            places: Places::new(config.limit.limit(), config.max_waiting),
-            vacant: if are_free { Vec::new() } else { (0..most).rev().collect() },
-            spare: (most..slots.len()).rev().collect(),
-            seen: slots.turns().map(|_| 0).collect(),
-            sweeper: None,
-            sweep: None,
-            granted: 0,
-        };
+        let slots = Slots::new(config.limit.most(), config.limit.is_fixed());
+        let state = State::new(&config, &slots);
         Self {
             config,
             callers: Callers::default(),
@@ -173,9 +125,7 @@ impl Shared {
                 ticket
             }
         };
-        if state.sweep.is_none() {
-            state.begin_sweeps(&self.slots, now);
-        }
+        state.begin_sweeps(&self.slots, now);
         self.changed(&state);
         drop(state);
         woken.wake();
@@ -185,7 +135,7 @@ impl Shared {
     /// Whether calls take places without the lock.
     #[inline]
     fn is_fixed(&self) -> bool {
-        matches!(self.config.limit, Concurrency::Fixed(_))
+        self.config.limit.is_fixed()
     }
 
     /// Whether what becomes of a call changes the limit.
@@ -210,8 +160,7 @@ impl Shared {
                     Some(known) => known.clone_from(waker),
                     None => *waiting = Some(waker.clone()),
                 }
-                let sweeps = *state.sweeper.get_or_insert(ticket) == ticket;
-                return WaitState::Wait(if sweeps { state.sweep } else { None });
+                return WaitState::Wait(state.sweep_of(ticket));
             }
             Some(Waiter::Granted(_)) => {}
             Some(Waiter::Evicted) | None => {
@@ -267,14 +216,11 @@ impl Shared {
         }
     }
 
-    /// Looks for readers that have left their data unread since the last time, and passes over what is beyond their half.
+    /// Looks at the readers, where it is time: what is beyond their half goes to those who wait.
     pub(super) fn sweep(&self, now: Instant) {
         let mut woken = Woken::default();
         let mut state = lock(&self.state);
-        if state.sweep.is_some_and(|due| due <= now) {
-            let unread = state.look(&self.slots);
-            state.places.pass_over(unread);
-            state.sweep = now.checked_add(UNREAD);
+        if state.sweep(&self.slots, now) {
             self.pass_on(&mut state, &mut woken);
         }
         drop(state);
@@ -354,120 +300,6 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("config", &self.config).field("stats", &self.stats()).finish()
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// A place that has become free since this call looked, when none waits. Otherwise all calls under way count from now on.
-    fn take_last(&mut self, tenant: u64, is_fixed: bool, slots: &Slots) -> Option<Taken> {
-        let Self { places, .. } = self;
-        if !is_fixed || places.is_full() {
-            return None;
-        }
-        slots.take_any(tenant).or_else(|| slots.count(tenant, |holder| places.count(holder)))
-    }
-
-    fn enter(&mut self, tenant: u64, slots: &Slots) -> Option<HeldPlace> {
-        let grant = self.places.enter(tenant)?;
-        Some(self.place(grant, slots))
-    }
-
-    /// It is the upstream's turn first.
-    fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> HeldPlace {
-        let slot = self.vacant.pop().or_else(|| self.spare.pop()).unwrap_or(u32::MAX);
-        slots.assign(slot, grant.tenant);
-        self.granted = self.granted.wrapping_add(1);
-        let since = (self.granted % MEASURED == 1).then(crate::rt::clock::now);
-        HeldPlace { grant, slot, since }
-    }
-
-    fn leave(&mut self, place: &HeldPlace, load: Load, hold: Option<Duration>, slots: &Slots) {
-        self.places.leave(place.grant, load, hold.map(micros));
-        slots.vacate(place.slot);
-        // The next call here has not been looked at.
-        if let Some(seen) = usize::try_from(place.slot).ok().and_then(|slot| self.seen.get_mut(slot)) {
-            *seen = 0;
-        }
-        if slots.is_place(place.slot) {
-            self.vacant.push(place.slot);
-        } else if place.slot < slots.len() {
-            self.spare.push(place.slot);
-        }
-    }
-
-    /// None waits: those that come may take what is vacant, as far as there are not as many calls beyond the limit.
-    fn free_places(&mut self, slots: &Slots) {
-        let beyond = usize::try_from(slots.spares()).unwrap_or(usize::MAX).saturating_sub(self.spare.len());
-        while self.vacant.len() > beyond {
-            let Some(slot) = self.vacant.pop() else { return };
-            slots.free(slot);
-        }
-    }
-
-    fn forget(&mut self, ticket: Ticket, woken: &mut Woken) -> Option<HeldPlace> {
-        let waiter = self.places.forget(ticket);
-        if self.sweeper == Some(ticket) {
-            // Another one that waits takes it over when it is polled.
-            self.sweeper = None;
-            if let Some(Waiter::Waiting(waker)) = self.places.first() {
-                woken.push(waker.clone());
-            }
-        }
-        match waiter {
-            Some(Waiter::Granted(place)) => Some(place),
-            _ => None,
-        }
-    }
-
-    fn begin_sweeps(&mut self, slots: &Slots, now: Instant) {
-        self.look(slots);
-        self.sweep = now.checked_add(UNREAD);
-    }
-
-    fn end_sweeps(&mut self) {
-        if self.sweep.take().is_some() {
-            self.places.pass_over(0);
-        }
-    }
-
-    /// How many calls have been their reader's turn since this was last asked.
-    fn look(&mut self, slots: &Slots) -> u32 {
-        let mut unread = 0;
-        for (turn, seen) in slots.turns().zip(&mut self.seen) {
-            let turn = turn.load(Ordering::Relaxed);
-            let is_unread = turn % 2 == 1 && turn == *seen;
-            unread += u32::from(is_unread);
-            *seen = turn;
-        }
-        unread
-    }
-}
-
-// === impl Waiter ===
-
-impl Waiter {
-    fn waker(self) -> Option<Waker> {
-        match self {
-            Self::Waiting(waker) => waker,
-            Self::Granted(_) | Self::Evicted => None,
-        }
-    }
-}
-
-// === impl Woken ===
-
-impl Woken {
-    fn push(&mut self, waker: Option<Waker>) {
-        match (&self.0, waker) {
-            (None, waker) => self.0 = waker,
-            (Some(_), waker) => self.1.extend(waker),
-        }
-    }
-
-    fn wake(self) {
-        self.0.into_iter().chain(self.1).for_each(Waker::wake);
     }
 }
 

@@ -1,0 +1,197 @@
+//! What is behind the lock of a queue: who waits for a place, which places are vacant, and which of them are read from.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::config::Config;
+use super::slots::{Slots, Taken};
+use crate::policy::micros::micros;
+use crate::policy::queue::{Load, PlaceGrant, Places, Ticket};
+use crate::rt::sync::Ordering;
+
+pub(super) struct State {
+    pub(super) places: Places<Waiter>,
+    /// Places that no call has, and none may take without the lock.
+    vacant: Vec<u32>,
+    /// The same beyond the limit: for calls that are given a place while others are passed over.
+    spare: Vec<u32>,
+    /// What was there when it was last looked at.
+    seen: Box<[u32]>,
+    /// Who looks, and when next.
+    sweeper: Option<Ticket>,
+    sweep: Option<Instant>,
+    granted: u32,
+}
+
+pub(super) enum Waiter {
+    Waiting(Option<Waker>),
+    Granted(HeldPlace),
+    /// Its tenant's line was the longest when the line was full.
+    Evicted,
+}
+
+/// A place, held by one call until it is given back.
+#[derive(Debug)]
+pub(super) struct HeldPlace {
+    pub(super) grant: PlaceGrant,
+    pub(super) slot: u32,
+    /// When it was taken, for one in a few calls: the mean of those is as good.
+    pub(super) since: Option<Instant>,
+}
+
+/// Who is to be woken when the lock is free. One in the usual case.
+#[derive(Default)]
+pub(super) struct Woken(Option<Waker>, Vec<Waker>);
+
+/// How long a reader may leave its data unread before it counts as one that does not read.
+pub(super) const UNREAD: Duration = Duration::from_secs(1);
+/// While calls wait, the hold time is measured for one call in this number.
+const MEASURED: u32 = 8;
+
+// === impl State ===
+
+impl State {
+    pub(super) fn new(config: &Config, slots: &Slots) -> Self {
+        let limit = config.limit;
+        let places = limit.most();
+        Self {
+            places: Places::new(limit.limit(), config.max_waiting),
+            vacant: if limit.is_fixed() { Vec::new() } else { (0..places).rev().collect() },
+            spare: (places..slots.len()).rev().collect(),
+            seen: slots.turns().map(|_| 0).collect(),
+            sweeper: None,
+            sweep: None,
+            granted: 0,
+        }
+    }
+
+    /// A place that has become free since this call looked, when none waits. Otherwise all calls under way count from now on.
+    pub(super) fn take_last(&mut self, tenant: u64, is_fixed: bool, slots: &Slots) -> Option<Taken> {
+        let Self { places, .. } = self;
+        if !is_fixed || places.is_full() {
+            return None;
+        }
+        slots.take_any(tenant).or_else(|| slots.count(tenant, |holder| places.count(holder)))
+    }
+
+    pub(super) fn enter(&mut self, tenant: u64, slots: &Slots) -> Option<HeldPlace> {
+        let grant = self.places.enter(tenant)?;
+        Some(self.place(grant, slots))
+    }
+
+    /// It is the upstream's turn first.
+    pub(super) fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> HeldPlace {
+        let slot = self.vacant.pop().or_else(|| self.spare.pop()).unwrap_or(u32::MAX);
+        slots.assign(slot, grant.tenant);
+        self.granted = self.granted.wrapping_add(1);
+        let since = (self.granted % MEASURED == 1).then(crate::rt::clock::now);
+        HeldPlace { grant, slot, since }
+    }
+
+    pub(super) fn leave(&mut self, place: &HeldPlace, load: Load, hold: Option<Duration>, slots: &Slots) {
+        self.places.leave(place.grant, load, hold.map(micros));
+        slots.vacate(place.slot);
+        // The next call here has not been looked at.
+        if let Some(seen) = usize::try_from(place.slot).ok().and_then(|slot| self.seen.get_mut(slot)) {
+            *seen = 0;
+        }
+        if slots.is_place(place.slot) {
+            self.vacant.push(place.slot);
+        } else if place.slot < slots.len() {
+            self.spare.push(place.slot);
+        }
+    }
+
+    /// None waits: those that come may take what is vacant, as far as there are not as many calls beyond the limit.
+    pub(super) fn free_places(&mut self, slots: &Slots) {
+        let beyond = usize::try_from(slots.spares()).unwrap_or(usize::MAX).saturating_sub(self.spare.len());
+        while self.vacant.len() > beyond {
+            let Some(slot) = self.vacant.pop() else { return };
+            slots.free(slot);
+        }
+    }
+
+    pub(super) fn forget(&mut self, ticket: Ticket, woken: &mut Woken) -> Option<HeldPlace> {
+        let waiter = self.places.forget(ticket);
+        if self.sweeper == Some(ticket) {
+            // Another one that waits takes it over when it is polled.
+            self.sweeper = None;
+            if let Some(Waiter::Waiting(waker)) = self.places.first() {
+                woken.push(waker.clone());
+            }
+        }
+        match waiter {
+            Some(Waiter::Granted(place)) => Some(place),
+            _ => None,
+        }
+    }
+
+    /// A call waits: from now on readers are looked at.
+    pub(super) fn begin_sweeps(&mut self, slots: &Slots, now: Instant) {
+        if self.sweep.is_none() {
+            self.look(slots);
+            self.sweep = now.checked_add(UNREAD);
+        }
+    }
+
+    /// When the call of this ticket is to look at the readers: one of those that wait does it for all.
+    pub(super) fn sweep_of(&mut self, ticket: Ticket) -> Option<Instant> {
+        self.sweep.filter(|_| *self.sweeper.get_or_insert(ticket) == ticket)
+    }
+
+    /// Looks for readers that have left their data unread since the last time, and passes over what is beyond their half.
+    /// Returns whether it was time.
+    pub(super) fn sweep(&mut self, slots: &Slots, now: Instant) -> bool {
+        let is_due = self.sweep.is_some_and(|due| due <= now);
+        if is_due {
+            let unread = self.look(slots);
+            self.places.pass_over(unread);
+            self.sweep = now.checked_add(UNREAD);
+        }
+        is_due
+    }
+
+    pub(super) fn end_sweeps(&mut self) {
+        if self.sweep.take().is_some() {
+            self.places.pass_over(0);
+        }
+    }
+
+    /// How many calls have been their reader's turn since this was last asked.
+    fn look(&mut self, slots: &Slots) -> u32 {
+        let mut unread = 0;
+        for (turn, seen) in slots.turns().zip(&mut self.seen) {
+            let turn = turn.load(Ordering::Relaxed);
+            let is_unread = turn % 2 == 1 && turn == *seen;
+            unread += u32::from(is_unread);
+            *seen = turn;
+        }
+        unread
+    }
+}
+
+// === impl Waiter ===
+
+impl Waiter {
+    pub(super) fn waker(self) -> Option<Waker> {
+        match self {
+            Self::Waiting(waker) => waker,
+            Self::Granted(_) | Self::Evicted => None,
+        }
+    }
+}
+
+// === impl Woken ===
+
+impl Woken {
+    pub(super) fn push(&mut self, waker: Option<Waker>) {
+        match (&self.0, waker) {
+            (None, waker) => self.0 = waker,
+            (Some(_), waker) => self.1.extend(waker),
+        }
+    }
+
+    pub(super) fn wake(self) {
+        self.0.into_iter().chain(self.1).for_each(Waker::wake);
+    }
+}
