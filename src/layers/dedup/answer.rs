@@ -12,10 +12,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::DedupBody;
+use super::come_back::ComeBack;
 use super::config::Config;
 use super::driver::SharedCall;
 use super::offer::Offer;
-use super::returning::ComeBack;
 use super::role::DedupRole;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;

@@ -1,23 +1,22 @@
-//! The call to the upstream that several callers share, and who polls it.
+//! Who polls the call to the upstream that several callers share.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
-use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
 use super::answers::UnattendedPlace;
 use super::config::Config;
 use super::grace::{GraceCall, GraceTask};
 use super::recorder::ResponseRecorder;
-use crate::body::boxed;
+use super::upstream_call::{Step, UpstreamCall};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
@@ -25,7 +24,7 @@ use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::deadline::{Deadline, SharedDeadline};
 use crate::rt::sync::{Mutex, lock};
-use crate::store::{Appended, Drive, Driven, Lease, ResponseLog};
+use crate::store::{Drive, Driven, Lease, ResponseLog};
 
 /// A call to the upstream that several callers share.
 ///
@@ -63,43 +62,6 @@ enum Slot<F, B, E, L> {
     Gone,
 }
 
-pin_project! {
-    /// The call itself, and what must be done while it goes on.
-    struct UpstreamCall<F, B, L> {
-        #[pin]
-        phase: Phase<F, B>,
-        // `None`: the call has ended.
-        recorder: Option<ResponseRecorder<L>>,
-    }
-}
-
-pin_project! {
-    #[project = PhaseProj]
-    enum Phase<F, B> {
-        Head { #[pin] call: F },
-        Body { #[pin] body: B },
-        Dropped,
-    }
-}
-
-/// What a poll led to.
-enum Step<E> {
-    /// The head was recorded. Without a body, that is all.
-    Head {
-        is_last: bool,
-    },
-    /// A part was appended.
-    Part {
-        appended: Appended,
-        is_last: bool,
-    },
-    /// The body has ended.
-    Complete,
-    BodyFailed(BoxError),
-    /// The call failed before its head.
-    CallFailed(E),
-}
-
 // === impl SharedCall ===
 
 impl<F, B, E, L> SharedCall<F, B, E, L>
@@ -118,7 +80,7 @@ where
         config: Arc<Config>,
     ) -> Arc<Self> {
         let log = recorder.log();
-        let call = Box::pin(UpstreamCall { phase: Phase::Head { call }, recorder: Some(recorder) });
+        let call = UpstreamCall::new(call, recorder);
         let upstream_waker = log.upstream_waker();
         let slot = Mutex::new(Slot::Idle { call, pending_at: None });
         let shared = Arc::new(Self { slot, log: log.clone(), upstream_waker, deadline, config });
@@ -314,51 +276,6 @@ where
 impl<F, B, E, L> fmt::Debug for SharedCall<F, B, E, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.log.fmt(f)
-    }
-}
-
-// === impl UpstreamCall ===
-
-impl<F, B, E, L> UpstreamCall<F, B, L>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError> + 'static,
-    L: Lease,
-{
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, reader: Option<ReaderId>) -> Poll<Step<E>> {
-        let mut this = self.project();
-        let Some(recorder) = this.recorder else { return Poll::Pending };
-        match this.phase.as_mut().project() {
-            PhaseProj::Head { call } => Poll::Ready(match ready!(call.poll(cx)) {
-                Ok(response) => {
-                    let (head, body) = response.into_parts();
-                    let is_last = body.is_end_stream();
-                    recorder.head(head, body.size_hint());
-                    this.phase.set(Phase::Body { body });
-                    Step::Head { is_last }
-                }
-                Err(err) => Step::CallFailed(err),
-            }),
-            PhaseProj::Body { mut body } => Poll::Ready(match ready!(boxed::poll_frame(body.as_mut(), cx)) {
-                Some(Ok(frame)) => {
-                    let appended = recorder.frame(frame, reader);
-                    Step::Part { appended, is_last: body.is_end_stream() }
-                }
-                Some(Err(why)) => Step::BodyFailed(why),
-                None => Step::Complete,
-            }),
-            PhaseProj::Dropped => Poll::Pending,
-        }
-    }
-}
-
-impl<F, B, L> UpstreamCall<F, B, L> {
-    /// Drops the upstream, and returns the recorder.
-    fn drop_upstream(mut self: Pin<Box<Self>>) -> Option<ResponseRecorder<L>> {
-        let mut this = self.as_mut().project();
-        this.phase.set(Phase::Dropped);
-        this.recorder.take()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A caller that comes back to an answer, at the URL that it was given.
+//! A caller that came back to an answer, and has what it read of it: it is passed over, and the rest is the caller's.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,41 +6,26 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::answers::{self, Answers, Found};
+use super::answers;
 use super::body::DedupBody;
 use super::call_limit::{CallLimit, LimitReached};
 use super::config::Config;
-use super::key;
 use super::offer::{self, Later};
 use super::role::DedupRole;
-use crate::call::{Reservation, Tenant};
+use crate::call::Reservation;
 use crate::error::{self, BoxError, LeaderGone};
 use crate::event::Event;
-use crate::policy::broadcast::Limits;
 use crate::proto::digests;
-use crate::proto::fingerprint::Fingerprint;
 use crate::proto::prefer::Preferences;
 use crate::proto::sse::{EventId, EventIds};
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
-use crate::store::{
-    AnswerFuture, BodyPart, Head, OfferedAnswer, Reader, Recorder, ResponseLog, SharedAnswers, Stopped, Store,
-};
-
-/// What becomes of a request at the URL of an answer.
-pub(super) enum ComeBack {
-    Reply(Response<()>),
-    Refuse(Rejection, RejectionFormat),
-    Read(Box<Returning>),
-    /// It is not here: perhaps another process has it.
-    Seek(AnswerFuture<Self>),
-    Over,
-}
+use crate::store::{BodyPart, Head, OfferedAnswer, Reader, ResponseLog, Stopped};
 
 /// A caller that came back, until it has its head.
 pub(super) struct Returning {
@@ -74,159 +59,14 @@ struct Skipped {
     probe: Option<EventIds>,
 }
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const LAST_EVENT_ID_PARAMETER: &str = "last_event_id=";
-
 /// As many bytes are passed over in one poll. Then others have their turn.
 const BYTES_PER_POLL: usize = 256 * 1024;
-
-/// What is counted for one caller of an answer that another process has: what its log holds, and what the store has received
-/// and not yet written.
-const HELD_FROM_ELSEWHERE: usize = 512 * 1024;
-
-/// As long as the log holds less than this, another part of up to 64 KiB may come.
-const LOG_FROM_ELSEWHERE: usize = 64 * 1024;
 
 /// When to come back where it cannot be said yet whether there is such an answer, or no caller more has room.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A caller comes back with `token`.
-pub(super) fn come_back<St: Store>(
-    parts: Parts,
-    token: &str,
-    answers: &Arc<Answers>,
-    config: &Arc<Config>,
-    store: &St,
-) -> ComeBack {
-    if !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE) {
-        let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, DELETE"));
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        return ComeBack::Reply(response);
-    }
-    let found = answers.find(token, clock::now());
-    if found.is_none() {
-        if let Some(shared) = store.answers() {
-            return ComeBack::Seek(Box::pin(seek(parts, answers::hash(token), shared, config.clone())));
-        }
-    }
-    let found = found.filter(|found| may_read(&parts, found.tenant, config));
-    match found {
-        found if parts.method == Method::DELETE => {
-            if let Some(found) = found {
-                answers.stop(found.number, &config.emitter);
-            }
-            ComeBack::Reply(status(StatusCode::NO_CONTENT))
-        }
-        None => refuse(&parts, RejectionKind::AnswerGone, config),
-        Some(Found { number, log, tenant, bears_ids, cancellation }) => {
-            let answer = OfferedAnswer { number, tenant, bears_ids };
-            match last_event(&parts, answer) {
-                Ok(after) => read(&parts, answer, (log, cancellation), None, after, config),
-                Err(kind) => refuse(&parts, kind, config),
-            }
-        }
-    }
-}
-
-/// The same, for an answer that another process may have.
-async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, config: Arc<Config>) -> ComeBack {
-    let found = match shared.find(token).await {
-        Ok(found) => found.filter(|answer| may_read(&parts, answer.tenant, &config)),
-        Err(why) => return unknown(&parts, why, &config),
-    };
-    if parts.method == Method::DELETE {
-        return match found {
-            Some(_) => match shared.stop(token).await {
-                Ok(()) => ComeBack::Reply(status(StatusCode::NO_CONTENT)),
-                Err(why) => unknown(&parts, why, &config),
-            },
-            None => ComeBack::Reply(status(StatusCode::NO_CONTENT)),
-        };
-    }
-    let Some(answer) = found else { return refuse(&parts, RejectionKind::AnswerGone, &config) };
-    let after = match last_event(&parts, answer) {
-        Ok(after) => after,
-        Err(kind) => return refuse(&parts, kind, &config),
-    };
-    // Callers that have only the token share a tenant of its own for each answer's tenant.
-    let tenant = parts.extensions.get().cloned().unwrap_or_else(|| Tenant::new(answer.tenant.to_string()));
-    let mut charge = config.memory.reserve(Some(&tenant));
-    if !charge.grow(HELD_FROM_ELSEWHERE) {
-        return refuse(&parts, RejectionKind::DedupStoreFull, &config);
-    }
-    let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
-    let (recorder, log) = Recorder::open_behind(limits, charge);
-    // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
-    let back = read(&parts, answer, (log, None), Some(config.memory.reserve(Some(&tenant))), after, &config);
-    recorder.stop_recording();
-    shared.feed(token, recorder);
-    back
-}
-
-/// Who has the token may read. Where a credential comes with it, it must be that of the same tenant.
-fn may_read(parts: &Parts, tenant: Fingerprint, config: &Config) -> bool {
-    key::named_tenant(parts, config).is_none_or(|named| named == tenant)
-}
-
-/// The last event that the caller has.
-fn last_event(parts: &Parts, answer: OfferedAnswer) -> Result<Option<EventId>, RejectionKind> {
-    match last_event_id(&parts.headers, &parts.uri) {
-        None => Ok(None),
-        Some(id) => match EventId::parse(id) {
-            Some(id) if id.stream == answer.number => Ok(Some(id)),
-            _ => Err(RejectionKind::EventIdUnknown),
-        },
-    }
-}
-
-fn read(
-    parts: &Parts,
-    answer: OfferedAnswer,
-    (log, cancellation): (ResponseLog, Option<Cancellation>),
-    rest_charge: Option<Reservation>,
-    after: Option<EventId>,
-    config: &Arc<Config>,
-) -> ComeBack {
-    let Some(reader) = log.return_reader() else {
-        return refuse(parts, RejectionKind::AnswerGone, config);
-    };
-    let reader = reader.cancelled_by(cancellation.clone());
-    let limit = CallLimit::of(&log, cancellation);
-    config.emitter.emit(&Event::FlightResumed);
-    let preferences = Preferences::of(&parts.headers);
-    let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
-    let may_wait = respond_async && preferences.respond_async;
-    let location = HeaderValue::from_str(parts.uri.path()).ok().filter(|_| may_wait).map(|mut location| {
-        location.set_sensitive(true);
-        location
-    });
-    ComeBack::Read(Box::new(Returning {
-        log,
-        reader: Some(reader),
-        number: answer.number,
-        bears_ids: answer.bears_ids,
-        is_head: parts.method == Method::HEAD,
-        head: None,
-        after: after.filter(|id| id.offset > 0),
-        ids: None,
-        skipped: Skipped::default(),
-        rest_charge,
-        limit,
-        later: location.map(|location| (Later::new(offer::wait(preferences.wait)), location)),
-        format: RejectionFormat::of(&parts.headers),
-        config: config.clone(),
-    }))
-}
-
-#[cold]
-fn refuse(parts: &Parts, kind: RejectionKind, config: &Config) -> ComeBack {
-    config.emitter.emit(&Event::Refused { kind });
-    ComeBack::Refuse(rejection(kind), RejectionFormat::of(&parts.headers))
-}
-
 /// Where the answer may be had a moment later, it says so.
-fn rejection(kind: RejectionKind) -> Rejection {
+pub(super) fn rejection(kind: RejectionKind) -> Rejection {
     let rejection = Rejection::new(kind);
     match kind {
         RejectionKind::AnswerGone | RejectionKind::EventIdUnknown => rejection,
@@ -245,53 +85,53 @@ fn not_had(why: &BoxError) -> Option<RejectionKind> {
     })
 }
 
-/// Whether there is such an answer cannot be said.
-#[cold]
-fn unknown(parts: &Parts, why: BoxError, config: &Config) -> ComeBack {
-    let kind = RejectionKind::SharedCallFailed;
-    config.emitter.emit(&Event::Refused { kind });
-    ComeBack::Refuse(rejection(kind).with_source(why), RejectionFormat::of(&parts.headers))
-}
-
-/// The header wins: an `EventSource` that connects again sends it, to the URL that it was made with.
-fn last_event_id<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a [u8]> {
-    let in_header = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
-    let mut parameters = uri.query().into_iter().flat_map(|query| query.split('&'));
-    let in_query = parameters.find_map(|parameter| parameter.strip_prefix(LAST_EVENT_ID_PARAMETER));
-    in_header.or(in_query.map(str::as_bytes)).filter(|id| !id.is_empty())
-}
-
-fn status(status: StatusCode) -> Response<()> {
+pub(super) fn status(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
     response
 }
 
-// === impl ComeBack ===
-
-impl ComeBack {
-    pub(super) fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
-        loop {
-            if let Self::Seek(seeking) = self {
-                *self = ready!(seeking.as_mut().poll(cx));
-                continue;
-            }
-            if let Self::Read(returning) = self {
-                return returning.poll(cx);
-            }
-            return match std::mem::replace(self, Self::Over) {
-                Self::Reply(response) => Poll::Ready(response.map(|()| DedupBody::empty())),
-                Self::Refuse(rejection, format) => Poll::Ready(DedupBody::refuse(rejection, format)),
-                Self::Read(_) | Self::Seek(_) | Self::Over => Poll::Pending,
-            };
-        }
-    }
-}
-
 // === impl Returning ===
 
 impl Returning {
-    fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
+    /// `None`: the answer is read no longer.
+    pub(super) fn new(
+        parts: &Parts,
+        answer: OfferedAnswer,
+        (log, cancellation): (ResponseLog, Option<Cancellation>),
+        rest_charge: Option<Reservation>,
+        after: Option<EventId>,
+        config: &Arc<Config>,
+    ) -> Option<Self> {
+        let reader = log.return_reader()?.cancelled_by(cancellation.clone());
+        let limit = CallLimit::of(&log, cancellation);
+        config.emitter.emit(&Event::FlightResumed);
+        let preferences = Preferences::of(&parts.headers);
+        let respond_async = config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async);
+        let may_wait = respond_async && preferences.respond_async;
+        let location = HeaderValue::from_str(parts.uri.path()).ok().filter(|_| may_wait).map(|mut location| {
+            location.set_sensitive(true);
+            location
+        });
+        Some(Self {
+            log,
+            reader: Some(reader),
+            number: answer.number,
+            bears_ids: answer.bears_ids,
+            is_head: parts.method == Method::HEAD,
+            head: None,
+            after: after.filter(|id| id.offset > 0),
+            ids: None,
+            skipped: Skipped::default(),
+            rest_charge,
+            limit,
+            later: location.map(|location| (Later::new(offer::wait(preferences.wait)), location)),
+            format: RejectionFormat::of(&parts.headers),
+            config: config.clone(),
+        })
+    }
+
+    pub(super) fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
         let Some(reader) = &mut self.reader else { return Poll::Pending };
         let head = match &self.head {
             Some(head) => head.clone(),

@@ -8,11 +8,11 @@ use tower_service::Service;
 
 use super::answer::CallAnswer;
 use super::body::DedupBody;
+use super::come_back;
 use super::config::Config;
 use super::future::DedupFuture;
 use super::key::DedupDecision;
 use super::reading::Reading;
-use super::returning;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::event::Event;
@@ -80,7 +80,7 @@ where
         let answers = self.config.answers.as_ref();
         if let Some((answers, token)) = answers.and_then(|answers| Some((answers, answers.token(&parts.uri)?))) {
             let token = token.to_owned();
-            let back = returning::come_back(parts, &token, answers, &self.config, &self.store);
+            let back = come_back::come_back(parts, &token, answers, &self.config, &self.store);
             return DedupFuture::answering(CallAnswer::Returning { back });
         }
         match DedupDecision::of(&parts, &self.config) {

@@ -1,0 +1,191 @@
+//! A request at the URL of an answer: what it asks for, and whether there is such an answer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::header::{ALLOW, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
+
+use super::answers::{self, Answers, Found};
+use super::body::DedupBody;
+use super::config::Config;
+use super::key;
+use super::returning::{Returning, rejection, status};
+use crate::call::{Reservation, Tenant};
+use crate::error::BoxError;
+use crate::event::Event;
+use crate::policy::broadcast::Limits;
+use crate::proto::fingerprint::Fingerprint;
+use crate::proto::sse::EventId;
+use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
+use crate::rt::cancellation::Cancellation;
+use crate::rt::clock;
+use crate::store::{AnswerFuture, OfferedAnswer, Recorder, ResponseLog, SharedAnswers, Store};
+
+/// What becomes of a request at the URL of an answer.
+pub(super) enum ComeBack {
+    Reply(Response<()>),
+    Refuse(Rejection, RejectionFormat),
+    Read(Box<Returning>),
+    /// It is not here: perhaps another process has it.
+    Seek(AnswerFuture<Self>),
+    Over,
+}
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const LAST_EVENT_ID_PARAMETER: &str = "last_event_id=";
+
+/// What is counted for one caller of an answer that another process has: what its log holds, and what the store has received
+/// and not yet written.
+const HELD_FROM_ELSEWHERE: usize = 512 * 1024;
+
+/// As long as the log holds less than this, another part of up to 64 KiB may come.
+const LOG_FROM_ELSEWHERE: usize = 64 * 1024;
+
+/// A caller comes back with `token`.
+pub(super) fn come_back<St: Store>(
+    parts: Parts,
+    token: &str,
+    answers: &Arc<Answers>,
+    config: &Arc<Config>,
+    store: &St,
+) -> ComeBack {
+    if !matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE) {
+        let mut response = status(StatusCode::METHOD_NOT_ALLOWED);
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, DELETE"));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        return ComeBack::Reply(response);
+    }
+    let found = answers.find(token, clock::now());
+    if found.is_none() {
+        if let Some(shared) = store.answers() {
+            return ComeBack::Seek(Box::pin(seek(parts, answers::hash(token), shared, config.clone())));
+        }
+    }
+    let found = found.filter(|found| may_read(&parts, found.tenant, config));
+    match found {
+        found if parts.method == Method::DELETE => {
+            if let Some(found) = found {
+                answers.stop(found.number, &config.emitter);
+            }
+            ComeBack::Reply(status(StatusCode::NO_CONTENT))
+        }
+        None => refuse(&parts, RejectionKind::AnswerGone, config),
+        Some(Found { number, log, tenant, bears_ids, cancellation }) => {
+            let answer = OfferedAnswer { number, tenant, bears_ids };
+            match last_event(&parts, answer) {
+                Ok(after) => read(&parts, answer, (log, cancellation), None, after, config),
+                Err(kind) => refuse(&parts, kind, config),
+            }
+        }
+    }
+}
+
+/// The same, for an answer that another process may have.
+async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, config: Arc<Config>) -> ComeBack {
+    let found = match shared.find(token).await {
+        Ok(found) => found.filter(|answer| may_read(&parts, answer.tenant, &config)),
+        Err(why) => return unknown(&parts, why, &config),
+    };
+    if parts.method == Method::DELETE {
+        return match found {
+            Some(_) => match shared.stop(token).await {
+                Ok(()) => ComeBack::Reply(status(StatusCode::NO_CONTENT)),
+                Err(why) => unknown(&parts, why, &config),
+            },
+            None => ComeBack::Reply(status(StatusCode::NO_CONTENT)),
+        };
+    }
+    let Some(answer) = found else { return refuse(&parts, RejectionKind::AnswerGone, &config) };
+    let after = match last_event(&parts, answer) {
+        Ok(after) => after,
+        Err(kind) => return refuse(&parts, kind, &config),
+    };
+    // Callers that have only the token share a tenant of its own for each answer's tenant.
+    let tenant = parts.extensions.get().cloned().unwrap_or_else(|| Tenant::new(answer.tenant.to_string()));
+    let mut charge = config.memory.reserve(Some(&tenant));
+    if !charge.grow(HELD_FROM_ELSEWHERE) {
+        return refuse(&parts, RejectionKind::DedupStoreFull, &config);
+    }
+    let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
+    let (recorder, log) = Recorder::open_behind(limits, charge);
+    // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
+    let back = read(&parts, answer, (log, None), Some(config.memory.reserve(Some(&tenant))), after, &config);
+    recorder.stop_recording();
+    shared.feed(token, recorder);
+    back
+}
+
+/// Who has the token may read. Where a credential comes with it, it must be that of the same tenant.
+fn may_read(parts: &Parts, tenant: Fingerprint, config: &Config) -> bool {
+    key::named_tenant(parts, config).is_none_or(|named| named == tenant)
+}
+
+/// The last event that the caller has.
+fn last_event(parts: &Parts, answer: OfferedAnswer) -> Result<Option<EventId>, RejectionKind> {
+    match last_event_id(&parts.headers, &parts.uri) {
+        None => Ok(None),
+        Some(id) => match EventId::parse(id) {
+            Some(id) if id.stream == answer.number => Ok(Some(id)),
+            _ => Err(RejectionKind::EventIdUnknown),
+        },
+    }
+}
+
+fn read(
+    parts: &Parts,
+    answer: OfferedAnswer,
+    (log, cancellation): (ResponseLog, Option<Cancellation>),
+    rest_charge: Option<Reservation>,
+    after: Option<EventId>,
+    config: &Arc<Config>,
+) -> ComeBack {
+    match Returning::new(parts, answer, (log, cancellation), rest_charge, after, config) {
+        Some(returning) => ComeBack::Read(Box::new(returning)),
+        None => refuse(parts, RejectionKind::AnswerGone, config),
+    }
+}
+
+#[cold]
+fn refuse(parts: &Parts, kind: RejectionKind, config: &Config) -> ComeBack {
+    config.emitter.emit(&Event::Refused { kind });
+    ComeBack::Refuse(rejection(kind), RejectionFormat::of(&parts.headers))
+}
+
+/// Whether there is such an answer cannot be said.
+#[cold]
+fn unknown(parts: &Parts, why: BoxError, config: &Config) -> ComeBack {
+    let kind = RejectionKind::SharedCallFailed;
+    config.emitter.emit(&Event::Refused { kind });
+    ComeBack::Refuse(rejection(kind).with_source(why), RejectionFormat::of(&parts.headers))
+}
+
+/// The header wins: an `EventSource` that connects again sends it, to the URL that it was made with.
+fn last_event_id<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a [u8]> {
+    let in_header = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+    let mut parameters = uri.query().into_iter().flat_map(|query| query.split('&'));
+    let in_query = parameters.find_map(|parameter| parameter.strip_prefix(LAST_EVENT_ID_PARAMETER));
+    in_header.or(in_query.map(str::as_bytes)).filter(|id| !id.is_empty())
+}
+
+// === impl ComeBack ===
+
+impl ComeBack {
+    pub(super) fn poll<B>(&mut self, cx: &mut Context<'_>) -> Poll<Response<DedupBody<B>>> {
+        loop {
+            if let Self::Seek(seeking) = self {
+                *self = ready!(seeking.as_mut().poll(cx));
+                continue;
+            }
+            if let Self::Read(returning) = self {
+                return returning.poll(cx);
+            }
+            return match std::mem::replace(self, Self::Over) {
+                Self::Reply(response) => Poll::Ready(response.map(|()| DedupBody::empty())),
+                Self::Refuse(rejection, format) => Poll::Ready(DedupBody::refuse(rejection, format)),
+                Self::Read(_) | Self::Seek(_) | Self::Over => Poll::Pending,
+            };
+        }
+    }
+}
