@@ -2,9 +2,11 @@
 
 mod body;
 mod config;
+mod fault;
 mod future;
 mod kept;
 mod layer;
+mod reply;
 mod service;
 mod session;
 

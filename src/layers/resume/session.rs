@@ -7,12 +7,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Frame;
 use tower_service::Service;
 
 use super::config::{Config, NAME};
+use super::fault::Fault;
 use super::kept::ResumeSource;
+use super::reply::Reply;
 use crate::body::ending::Ending;
 use crate::body::request::CallBody;
 use crate::call::{Notice, Notices, PinTo, Reservation, Tenant};
@@ -22,9 +24,7 @@ use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Rea
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
-use crate::proto::event_stream::EventStream;
 use crate::proto::resume::Recognised;
-use crate::proto::retry_after;
 use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 use crate::rt::ready::ReadyCall;
@@ -53,16 +53,6 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     times: Option<(Instant, Instant)>,
     /// What is still to be handed on.
     out: VecDeque<Frame<Bytes>>,
-}
-
-/// What became of the stream.
-#[derive(Default)]
-enum Fault {
-    #[default]
-    None,
-    Error(BoxError),
-    /// It ended cleanly, and too early: with this behind what was handed on.
-    End(Bytes, Option<Frame<Bytes>>),
 }
 
 enum Phase<S: Service<Request<CallBody>>> {
@@ -307,29 +297,27 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
 
     /// The request for the rest was answered.
     fn answered<B>(&mut self, response: Response<B>) -> Next<B> {
-        let is_stream = response.status().is_success() && EventStream::of(response.headers()) == EventStream::Plain;
         let is_foreign = PinTo::origin_of(&response) != self.origin;
         let restarts = self.by == ResumedBy::VerifiedRestart;
-        if is_stream && (!is_foreign || restarts && self.config.other_model) {
-            if restarts {
-                self.follower.begin_restart(self.config.other_model, is_foreign);
-            } else {
-                self.follower.begin_rest();
+        match Reply::of(&response) {
+            Reply::Stream if !is_foreign || restarts && self.config.other_model => {
+                if restarts {
+                    self.follower.begin_restart(self.config.other_model, is_foreign);
+                } else {
+                    self.follower.begin_rest();
+                }
+                self.is_unproven = true;
+                self.phase = Phase::Reading;
+                Next::Read(response.into_body())
             }
-            self.is_unproven = true;
-            self.phase = Phase::Reading;
-            return Next::Read(response.into_body());
+            Reply::Later { retry_after } if !restarts => self.go_on(Cut { retry_after, ..Cut::default() }),
+            Reply::NoCursor if !restarts => {
+                // It has forgotten the answer, or never kept it: another one may begin alike.
+                self.is_cursor_refused = true;
+                self.go_on(Cut::default())
+            }
+            _ => self.give_up(NotResumed::Refused),
         }
-        if restarts || !(is_transient(response.status()) || refuses_cursor(response.status())) {
-            return self.give_up(NotResumed::Refused);
-        }
-        if !is_transient(response.status()) {
-            // It has forgotten the answer, or never kept it: another one may begin alike.
-            self.is_cursor_refused = true;
-            return self.go_on(Cut::default());
-        }
-        let retry_after = retry_after::retry_after(response.headers()).map(|after| after.wait(clock::wall()));
-        self.go_on(Cut { retry_after, ..Cut::default() })
     }
 
     /// The caller gets what it would have got without this layer.
@@ -342,18 +330,6 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
                 self.fault = fault;
                 self.over(Bytes::new(), None)
             }
-        }
-    }
-}
-
-// === impl Fault ===
-
-impl Fault {
-    /// Bytes that are withheld until it is known whether the stream goes on.
-    fn held(&self) -> usize {
-        match self {
-            Self::End(rest, _) => rest.len(),
-            Self::None | Self::Error(_) => 0,
         }
     }
 }
@@ -383,20 +359,4 @@ where
             }),
         })
     }
-}
-
-/// Whether the same request may be answered otherwise a moment later.
-fn is_transient(status: StatusCode) -> bool {
-    status.is_server_error()
-        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
-}
-
-/// Whether it says that it has nothing behind this cursor, and no more than that: a credential that is refused would be for another
-/// answer too, and a success that is no stream says that there is nothing to come (204), or is no answer to the question.
-fn refuses_cursor(status: StatusCode) -> bool {
-    use StatusCode as S;
-
-    let concerns_credential =
-        matches!(status, S::UNAUTHORIZED | S::PAYMENT_REQUIRED | S::FORBIDDEN | S::PROXY_AUTHENTICATION_REQUIRED);
-    status.is_client_error() && !concerns_credential
 }

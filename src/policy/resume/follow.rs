@@ -1,4 +1,4 @@
-//! Follows a stream: what of it may be handed on, where it is, and whether what came after a cut is the rest of it.
+//! Follows a stream, and tells whether what came after a cut is the rest of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::NotResumed;
 use super::history::History;
-use super::order::EventOrder;
+use super::position::{Position, Step};
 use super::restart::{Original, Restart, Said};
+use super::withheld::{Aside, Read, Withheld};
 use crate::error::StreamTruncated;
 use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
@@ -16,19 +17,13 @@ use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
 /// What is known of a stream.
 pub(crate) struct Follower {
-    /// The server's cursor, if it has one.
-    by: Option<ResumeBy>,
+    /// Where it is at the server's cursor.
+    position: Position,
     /// Whether the answer has still to say that it is made in the background.
     in_background: bool,
     blocks: Blocks,
-    /// What was read of a block that is not whole yet.
-    held: BytesMut,
+    withheld: Withheld,
     reader: Reader,
-    order: EventOrder,
-    /// The last event that was handed on is at the cursor.
-    is_exact: bool,
-    /// Bytes of whole blocks.
-    bytes: u64,
     identity: Identity,
     model: Option<String>,
     /// What the caller has, as far as it can be compared with another answer.
@@ -62,29 +57,6 @@ enum StreamPart {
     },
 }
 
-/// What is done with bytes that were read.
-pub(crate) enum Read {
-    /// They are handed on as they are.
-    All,
-    /// This is handed on: what was withheld, and a part of them.
-    Part(Bytes),
-    /// This is handed on, and the stream is followed no longer.
-    Aside(Bytes, Aside),
-    /// It is not the rest of the stream. Nothing is handed on.
-    Wrong(NotResumed),
-}
-
-/// Why a stream is followed no longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Aside {
-    /// It is none that can be continued.
-    NotResumable,
-    /// An event is too large to be withheld.
-    TooLarge,
-}
-
-/// An event that is larger is not withheld until it is whole.
-const MAX_EVENT: usize = 1024 * 1024;
 /// Closes the stream, and has no cursor anywhere.
 const DONE: &[u8] = b"[DONE]";
 
@@ -96,13 +68,10 @@ impl Follower {
     pub(crate) fn new(recognised: Option<Recognised>, kind: Option<Kind>, remember: Option<usize>) -> Self {
         Self {
             in_background: recognised.as_ref().is_some_and(|recognised| recognised.in_background),
-            by: recognised.map(|recognised| recognised.by),
+            position: Position::new(recognised.map(|recognised| recognised.by)),
             blocks: Blocks::default(),
-            held: BytesMut::new(),
+            withheld: Withheld::default(),
             reader: Reader::new(kind, Framing::EventStream),
-            order: EventOrder::default(),
-            is_exact: false,
-            bytes: 0,
             identity: Identity::default(),
             model: None,
             history: remember.map(History::new),
@@ -123,16 +92,16 @@ impl Follower {
         if self.restart.is_some() {
             return self.read_restart(data, hold);
         }
-        let before = self.held.len();
+        let before = self.withheld.len();
         // The LF of a CRLF whose CR has ended the last block.
         let lf = usize::from(before == 0 && self.blocks.is_after_cr() && data.starts_with(b"\n"));
         let mut rest = &data[..];
         if !self.blocks.next(&mut rest) {
-            self.bytes = self.bytes.saturating_add(lf as u64);
-            self.held.extend_from_slice(data.get(lf..).unwrap_or_default());
-            return self.withhold(data.slice(..lf), hold);
+            self.position.pass(lf);
+            self.withheld.push(data.get(lf..).unwrap_or_default());
+            return self.withheld.hand_on(data.slice(..lf), hold);
         }
-        let mut all = self.join(data);
+        let mut all = self.withheld.join(data);
         let skipped = match self.part {
             StreamPart::Rest { begun: false, .. } => all.len() - without_bom(&all).len(),
             _ => 0,
@@ -153,27 +122,8 @@ impl Follower {
         if start == all.len() && before == 0 && skipped == 0 {
             return Read::All;
         }
-        self.held.extend_from_slice(&all.split_off(start));
-        self.withhold(all.slice(skipped..), hold)
-    }
-
-    /// What was withheld, and `data`.
-    fn join(&mut self, data: &Bytes) -> Bytes {
-        if self.held.is_empty() {
-            return data.clone();
-        }
-        let mut all = self.held.split();
-        all.extend_from_slice(data);
-        all.freeze()
-    }
-
-    fn withhold(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
-        if self.held.len() <= MAX_EVENT && hold(self.held.len()) {
-            return Read::Part(ready);
-        }
-        let mut all = BytesMut::from(&ready[..]);
-        all.extend_from_slice(&self.held.split());
-        Read::Aside(all.freeze(), Aside::TooLarge)
+        self.withheld.push(&all.split_off(start));
+        self.withheld.hand_on(all.slice(skipped..), hold)
     }
 
     /// Reads one block. Returns `false` where the stream turns out to be none that can be continued.
@@ -192,8 +142,8 @@ impl Follower {
                 self.part = StreamPart::Rest { begun: true, verified };
             }
         }
-        self.bytes = self.bytes.saturating_add(raw.len() as u64);
-        if block.data.is_some() && self.by.as_ref().is_some_and(|by| by.cursor == Cursor::Bytes) {
+        self.position.pass(raw.len());
+        if block.data.is_some() && self.by().is_some_and(|by| by.cursor == Cursor::Bytes) {
             self.last = Some(hash(raw));
         }
         self.reconnection_time = block.retry.map(Duration::from_millis).or(self.reconnection_time);
@@ -241,66 +191,39 @@ impl Follower {
 
     /// Notes where the stream is. Returns `false` where it cannot be continued from anywhere.
     fn original(&mut self, raw: &[u8], block: &Block<'_>) -> bool {
-        let Some(data) = &block.data else {
-            self.mark(block);
-            return true;
-        };
-        if self.first.is_none() {
-            self.first = Some(hash(raw));
+        if let Some(data) = &block.data {
+            self.first.get_or_insert_with(|| hash(raw));
+            if std::mem::take(&mut self.in_background) && in_background(data) != Some(true) {
+                return false;
+            }
         }
-        if std::mem::take(&mut self.in_background) && in_background(data) != Some(true) {
-            return false;
-        }
-        self.is_exact = false;
-        self.mark(block);
+        self.position.note(block);
         true
-    }
-
-    fn mark(&mut self, block: &Block<'_>) {
-        if let Some(mark) = self.by.as_ref().and_then(|by| by.cursor.read(block)) {
-            self.order.observe(mark);
-            self.is_exact = true;
-        }
     }
 
     /// Looks whether a block goes on behind the cursor. Returns whether the rest is known for one by now.
     fn rest(&mut self, raw: &[u8], block: &Block<'_>, begun: bool, verified: bool) -> Result<bool, NotResumed> {
-        let cursor = self.by.as_ref().map_or(&Cursor::Bytes, |by| &by.cursor);
-        let in_bytes = *cursor == Cursor::Bytes;
-        if in_bytes && !begun && !block.begins_well {
-            // It begins in the middle of a line.
-            return Err(NotResumed::Contradicted);
-        }
         let data = block.data.as_deref();
-        let is_marker = is_marker(block);
         // What is sent again from a place further back begins with neither of them, and cannot be told from the rest.
         let is_known = data.is_some() && !verified && [self.first, self.last].contains(&Some(hash(raw)));
         if is_known || data.is_some_and(|data| !self.identity.fits(self.reader.kind(), data)) {
             return Err(NotResumed::Contradicted);
         }
-        match cursor.read(block) {
-            Some(mark) => {
-                self.order.follow(mark)?;
-                self.is_exact = true;
-                Ok(true)
+        let is_marker = is_marker(block);
+        match self.position.follow(block, begun)? {
+            Step::Next => Ok(true),
+            Step::NoEvent => Ok(verified),
+            Step::Unmarked if verified || is_marker => {
+                self.is_closed |= is_marker;
+                Ok(verified)
             }
-            None if cursor.is_unreadable(block) => Err(NotResumed::Contradicted),
-            None => match data {
-                None => Ok(verified),
-                Some(_) if in_bytes => Ok(true),
-                Some(_) if verified || is_marker => {
-                    self.is_closed |= is_marker;
-                    self.is_exact = false;
-                    Ok(verified)
-                }
-                Some(_) => Err(NotResumed::Contradicted),
-            },
+            Step::Unmarked => Err(NotResumed::Contradicted),
         }
     }
 
     /// How the server is asked for the rest.
     pub(crate) fn by(&self) -> Option<&ResumeBy> {
-        self.by.as_ref()
+        self.position.by()
     }
 
     /// How long the server wants a client to wait that comes back, where it said so.
@@ -318,17 +241,13 @@ impl Follower {
         if self.failed || self.first.is_none() {
             return None;
         }
-        match self.by.as_ref()?.cursor {
-            Cursor::Bytes => Some(Mark::of_bytes(self.bytes)),
-            _ if self.is_exact => self.order.last().cloned(),
-            _ => None,
-        }
+        self.position.last()
     }
 
     /// The stream broke off, and what comes next is to be the rest of it.
     pub(crate) fn begin_rest(&mut self) {
         self.blocks = Blocks::default();
-        self.held.clear();
+        self.withheld = Withheld::default();
         self.part = StreamPart::Rest { begun: false, verified: false };
     }
 
@@ -344,7 +263,7 @@ impl Follower {
         let (Some(kind), Some(had)) = (self.reader.kind(), self.history.take()) else { return };
         let original = Original { id: self.identity.id().to_owned(), model: self.model.take() };
         self.restart = Some(Box::new(Restart::new(kind, had, original, other_model, is_foreign)));
-        self.by = None;
+        self.position = Position::new(None);
         self.begin_rest();
         self.reader = Reader::of(kind, Framing::EventStream);
     }
@@ -352,13 +271,13 @@ impl Follower {
     /// Reads on in another answer.
     fn read_restart(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
         let Some(mut restart) = self.restart.take() else { return Read::All };
-        let before = self.held.len();
+        let before = self.withheld.len();
         let mut rest = &data[..];
         let (mut start, mut ready) = (0, BytesMut::new());
         let mut all = Bytes::new();
         while self.blocks.next(&mut rest) {
             if all.is_empty() {
-                all = self.join(data);
+                all = self.withheld.join(data);
                 if let StreamPart::Rest { begun: false, verified } = self.part {
                     start = all.len() - without_bom(&all).len();
                     self.part = StreamPart::Rest { begun: true, verified };
@@ -372,11 +291,11 @@ impl Follower {
             start = end;
         }
         let left = if all.is_empty() { &data[..] } else { all.get(start..).unwrap_or_default() };
-        self.held.extend_from_slice(left);
+        self.withheld.push(left);
         let is_complete = restart.is_complete();
         self.progressed |= is_complete && !ready.is_empty();
         self.restart = Some(restart);
-        match self.withhold(ready.freeze(), hold) {
+        match self.withheld.hand_on(ready.freeze(), hold) {
             // What is withheld cannot be let go before it is known whether it goes on with the first answer.
             Read::Aside(..) if !is_complete => Read::Wrong(NotResumed::NotComparable),
             read => read,
@@ -397,10 +316,8 @@ impl Follower {
     /// ended, where the dialect is known.
     pub(crate) fn may_end(&mut self) -> bool {
         self.reader.end(|_, _| {});
-        // A comment that is cut is nothing that is missing.
-        let between = self.held.trim_ascii().is_empty() || self.held.starts_with(b":");
         let unknown = !self.reader.is_recognised() && self.has_rest();
-        between && (self.failed || self.is_over() || unknown) && self.has_what_was_had()
+        self.withheld.may_be_last() && (self.failed || self.is_over() || unknown) && self.has_what_was_had()
     }
 
     /// Whether anything of the rest has come, where one was asked for. Nothing is also what a server answers that has forgotten
@@ -443,7 +360,7 @@ impl Follower {
 
     /// What is withheld.
     pub(crate) fn take_held(&mut self) -> Bytes {
-        self.held.split().freeze()
+        self.withheld.take()
     }
 }
 

@@ -9,12 +9,18 @@ mod history;
 #[cfg(feature = "llm")]
 mod order;
 #[cfg(feature = "llm")]
+mod position;
+#[cfg(feature = "llm")]
 mod restart;
+#[cfg(feature = "llm")]
+mod withheld;
 
 #[cfg(feature = "llm")]
 pub(crate) use self::continuations::{Continuations, Cut};
 #[cfg(feature = "llm")]
-pub(crate) use self::follow::{Aside, Follower, Read};
+pub(crate) use self::follow::Follower;
+#[cfg(feature = "llm")]
+pub(crate) use self::withheld::{Aside, Read};
 
 use std::fmt;
 

@@ -1,5 +1,6 @@
 use std::cell::Cell;
 
+use super::super::withheld::MAX_EVENT;
 use super::*;
 
 const CHUNK: &str = r#"{"id":"c1","model":"m","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#;
