@@ -140,7 +140,7 @@ impl Limit {
             if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 state.line.serve(ticket);
                 state.forget(ticket);
-                self.wake_leader(state, at);
+                self.wake_next(state, Some(tenant), at);
                 return Decision::Go(grant);
             }
         }
@@ -150,25 +150,26 @@ impl Limit {
                 none => *none = Some(waker.clone()),
             }
         }
-        let own = state.pacer.is_paused_alone(tenant, at) && state.line.is_first_of_tenant(ticket);
-        if !is_leader && !own {
+        if !is_leader && state.first_paused_alone(tenant, at) != Some(ticket) {
             return Decision::Again(None);
         }
         let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
-        let next = now.checked_add(wait);
-        match (next, until) {
-            (Some(next), Some(until)) if next > until => Decision::TooLong(wait),
+        if now.checked_add(wait).zip(until).is_some_and(|(next, until)| next > until) {
+            return Decision::TooLong(wait);
+        }
+        match state.pacer.next_look(tenant, &demand, at) {
             // It is a call under way that has to end first.
-            _ if wait.is_zero() => Decision::Again(None),
-            _ => Decision::Again(next),
+            0 => Decision::Again(None),
+            next => Decision::Again(now.checked_add(Duration::from_micros(next))),
         }
     }
 
     /// One that waits goes away.
     pub(super) fn forget(&self, ticket: Ticket, now: Instant) {
         let mut state = lock(&self.state);
+        let tenant = state.line.tenant(ticket);
         state.forget(ticket);
-        self.wake_leader(state, self.micros(now));
+        self.wake_next(state, tenant, self.micros(now));
     }
 
     /// A call was answered, and was no refusal.
@@ -188,7 +189,7 @@ impl Limit {
             state.pacer.sample(at);
         }
         if state.pacer.served(grant) {
-            self.wake_leader(state, at);
+            self.wake_next(state, None, at);
         }
     }
 
@@ -198,7 +199,7 @@ impl Limit {
         let mut state = lock(&self.state);
         let until = state.pacer.throttled(grant, hint.map(micros), at);
         self.is_open.store(false, Ordering::Relaxed);
-        self.wake_leader(state, at);
+        self.wake_next(state, Some(grant.tenant), at);
         until.map(|until| Duration::from_micros(until.saturating_sub(at)))
     }
 
@@ -220,7 +221,7 @@ impl Limit {
         let at = self.micros(now());
         let mut state = lock(&self.state);
         state.pacer.give_back(grant, was_sent, at);
-        self.wake_leader(state, at);
+        self.wake_next(state, None, at);
     }
 
     /// An answer told of limits.
@@ -242,14 +243,14 @@ impl Limit {
             state.estimate.learn(bytes, used.input, used.output);
         }
         state.pacer.settle(reserved, used, at);
-        self.wake_leader(state, at);
+        self.wake_next(state, None, at);
     }
 
     /// A call that counts among those under way is over.
     pub(super) fn leave(&self, now: Instant) {
         let mut state = lock(&self.state);
         state.in_flight = state.in_flight.saturating_sub(1);
-        self.wake_leader(state, self.micros(now));
+        self.wake_next(state, None, self.micros(now));
     }
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
@@ -290,15 +291,16 @@ impl Limit {
         }
     }
 
-    /// Wakes the one whose turn it is, when the lock is free.
-    fn wake_leader(&self, mut state: MutexGuard<'_, State>, at: Micros) {
+    /// Wakes those that have to find out anew how long they wait, when the lock is free: the one whose turn it is, and the
+    /// first of `tenant` if that waits alone: of the tenant of a call that left the line, or was refused.
+    fn wake_next(&self, mut state: MutexGuard<'_, State>, tenant: Option<u64>, at: Micros) {
         let leader = state.leader(at);
-        let waker = leader.and_then(|leader| state.line.get_mut(leader)?.waker.clone());
+        let alone = tenant.and_then(|tenant| state.first_paused_alone(tenant, at));
+        let mut waker = |ticket: Option<Ticket>| state.line.get_mut(ticket?)?.waker.clone();
+        let wakers = [waker(leader), waker(alone)];
         self.changed(&mut state, at);
         drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -309,7 +311,7 @@ impl Pausing for Limit {
         let mut state = lock(&self.state);
         state.pacer.pause(micros(wait), at);
         self.is_open.store(false, Ordering::Relaxed);
-        self.wake_leader(state, at);
+        self.wake_next(state, None, at);
     }
 }
 
@@ -333,6 +335,11 @@ impl State {
     fn leader(&mut self, at: Micros) -> Option<Ticket> {
         let Self { line, pacer, .. } = self;
         line.first(|_, tenant| !pacer.is_paused_alone(tenant, at)).map(|(ticket, _)| ticket)
+    }
+
+    /// The first of this tenant's waiters, if it waits for what only its own calls wait for.
+    fn first_paused_alone(&self, tenant: u64, at: Micros) -> Option<Ticket> {
+        if self.pacer.is_paused_alone(tenant, at) { self.line.first_of(tenant) } else { None }
     }
 
     fn somebody_may_go(&mut self, at: Micros) -> bool {

@@ -83,6 +83,16 @@ impl Pacer {
         paused.max(bucket::wait(&self.buckets, ahead, demand, now))
     }
 
+    /// In which time a call that may not be sent now is to be asked for again, if the pacer does not change before. A probe may
+    /// have said something long before that, which is why this is no [`wait`](Self::wait) to refuse a call for.
+    pub(crate) fn next_look(&self, tenant: u64, demand: &Demand, now: Micros) -> Micros {
+        let paused = match self.pauses.look(tenant, now) {
+            Admission::Wait(wait) => wait,
+            Admission::Free | Admission::Restart => 0,
+        };
+        paused.max(bucket::wait(&self.buckets, &Demand::default(), demand, now))
+    }
+
     /// The head of a call that was no refusal. Returns whether others may be sent because of it.
     pub(crate) fn served(&mut self, grant: &Grant) -> bool {
         self.pauses.passed(grant.tenant, grant.sent)

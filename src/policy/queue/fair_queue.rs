@@ -137,10 +137,9 @@ impl<T> FairQueue<T> {
         Some((self.ticket(place)?, tenant))
     }
 
-    /// Whether it is the first of its tenant.
-    pub(crate) fn is_first_of_tenant(&self, ticket: Ticket) -> bool {
-        let is_it = |place: &&WaitingCall<T>| place.serial == Some(ticket.serial) && place.is_waiting;
-        self.places.get(ticket.place).filter(is_it).is_some_and(|place| place.before == NONE)
+    /// The first waiter of this tenant.
+    pub(crate) fn first_of(&self, tenant: u64) -> Option<Ticket> {
+        self.ticket(self.tenants.get(&tenant)?.first)
     }
 
     /// Ends a wait that was in vain. The waiter stays until it is [removed](Self::remove).

@@ -1,6 +1,7 @@
 //! What a 429 does to the calls that come after it.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -39,7 +40,8 @@ async fn a_429_pauses_all_callers_and_they_start_again_one_after_the_other() {
 
 #[tokio::test(start_paused = true)]
 async fn who_cannot_wait_that_long_is_told_the_true_wait_at_once() {
-    let layer = PaceLayer::new();
+    let log = Arc::new(Log::default());
+    let layer = PaceLayer::new().observer(log.clone());
     let calls = Calls::new();
     let service = layer.layer(upstream(&calls, fails_at_first(&[("retry-after", "45")])));
     service.clone().oneshot(ask("a")).await.unwrap();
@@ -54,6 +56,7 @@ async fn who_cannot_wait_that_long_is_told_the_true_wait_at_once() {
     assert_eq!(retry_after(&service.clone().oneshot(hurried).await.unwrap()), 25);
     assert_eq!(service.clone().oneshot(ask("b")).await.unwrap().status(), 200);
     assert_eq!(calls.times(), [0.0, 45.0]);
+    assert_eq!(log.names(), ["paused: pace", "refused: paced", "refused: paced"]);
 
     let mut grpc = ask("a");
     grpc.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
@@ -268,4 +271,111 @@ async fn answers_that_come_after_a_429_are_counted_one_by_one() {
     let times = calls.times();
     assert_eq!(times.len(), 26);
     assert!(times[24] - times[23] >= 0.9, "{:?}", &times[22..]);
+}
+
+/// What the upstream answers to one call after the other, and after how many seconds; then 200 at once.
+fn answers<const N: usize>(
+    calls: &Calls,
+    script: [(f64, Answer); N],
+) -> impl Service<Ask, Response = Answer, Error = Infallible, Future: Future + Send> + Clone + Send + 'static {
+    let (calls, script) = (calls.clone(), Arc::new(Mutex::new(VecDeque::from(script))));
+    service_fn(move |request: Ask| {
+        calls.begin(&request);
+        let next = script.lock().unwrap().pop_front();
+        async move {
+            let (after, answer) = next.unwrap_or_else(|| (0.0, answer(200, &[])));
+            tokio::time::sleep(Duration::from_secs_f64(after)).await;
+            Ok(answer)
+        }
+    })
+}
+
+async fn sleep_ms(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_being_served_holds_the_others_for_two_seconds() {
+    let calls = Calls::new();
+    let day = (0.0, answer(429, &[("retry-after", "86400")]));
+    let service = PaceLayer::new().layer(answers(&calls, [day, (40.0, answer(200, &[]))]));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    tokio::time::sleep(secs(40)).await;
+    let waiting = join_all((0..2).map(|_| service.clone().oneshot(ask("a"))));
+    for answer in waiting.await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(calls.times(), [0.0, 60.0, 62.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_probe_of_one_tenant_holds_its_others_for_two_seconds() {
+    let calls = Calls::new();
+    let service = PaceLayer::new().layer(answers(&calls, [(0.0, answer(429, &[])), (40.0, answer(200, &[]))]));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let waiting = join_all((0..2).map(|_| service.clone().oneshot(ask("a"))));
+    for answer in waiting.await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    assert_eq!(calls.times(), [0.0, 1.0, 3.0]);
+}
+
+/// What a probe will say is not known: it may well say it before a caller's time is up.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_can_wait_less_than_two_seconds_waits_for_a_probe() {
+    let calls = Calls::new();
+    let service = PaceLayer::new().layer(answers(&calls, [(0.0, answer(429, &[])), (0.1, answer(200, &[]))]));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    sleep_ms(5_000).await;
+    let hurried = || {
+        let mut hurried = ask("a");
+        hurried.extensions_mut().insert(Deadline::after(Duration::from_millis(1_500)).unwrap());
+        service.clone().oneshot(hurried)
+    };
+    let (probe, behind) = tokio::join!(hurried(), hurried());
+    assert_eq!((probe.unwrap().status(), behind.unwrap().status()), (http::StatusCode::OK, http::StatusCode::OK));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_first_of_a_paused_tenant_leaves_the_next_goes_in_time_and_holds_nobody() {
+    let calls = Calls::new();
+    let service = PaceLayer::new().layer(answers(&calls, [(0.0, answer(429, &[]))]));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let first = tokio::spawn(service.clone().oneshot(ask("a")));
+    let second = tokio::spawn(service.clone().oneshot(ask("a")));
+    sleep_ms(500).await;
+    first.abort();
+    sleep_ms(1_000).await;
+    assert_eq!(service.clone().oneshot(ask("b")).await.unwrap().status(), 200);
+    assert_eq!(second.await.unwrap().unwrap().status(), 200);
+    assert_eq!((calls.times(), calls.tenants()), (vec![0.0, 1.0, 1.5], "aab".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_first_of_a_paused_tenant_cannot_wait_that_long_the_next_goes_in_time() {
+    let calls = Calls::new();
+    let service = PaceLayer::new().layer(answers(&calls, [(0.0, answer(429, &[])), (0.5, answer(429, &[]))]));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let probe = tokio::spawn(service.clone().oneshot(ask("a")));
+    let mut hurried = ask("a");
+    hurried.extensions_mut().insert(Deadline::after(secs(2)).unwrap());
+    let hurried = tokio::spawn(service.clone().oneshot(hurried));
+    let patient = tokio::spawn(service.clone().oneshot(ask("a")));
+    // The probe is refused, too, and the pause becomes longer than the deadline is.
+    assert_eq!(probe.await.unwrap().unwrap().status(), 429);
+    assert_eq!(kind(&hurried.await.unwrap().unwrap()), Some(RejectionKind::Paced));
+    assert_eq!(patient.await.unwrap().unwrap().status(), 200);
+    assert_eq!(calls.times(), [0.0, 1.0, 3.5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_is_paused_while_it_waits_goes_when_its_pause_is_over() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().requests(tower_buttress::Rate::per_second(1));
+    let service = layer.layer(answers(&calls, [(0.5, answer(429, &[]))]));
+    let waiting = ["a", "b", "a"].map(|tenant| tokio::spawn(service.clone().oneshot(ask(tenant))));
+    for call in waiting {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!((calls.times(), calls.tenants()), (vec![0.0, 1.0, 2.0], "aba".to_owned()));
 }
