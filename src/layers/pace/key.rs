@@ -67,7 +67,7 @@ pub(super) struct Standing {
     pub(super) paused: Option<Duration>,
 }
 
-/// Those who wait for one key. What they hold is theirs, but a line without end is no use to them.
+/// Those who wait for one key. When there are as many, the tenant of which most wait makes room for one of which fewer do.
 const MOST: usize = 10_000;
 
 // === impl Limit ===
@@ -123,11 +123,22 @@ impl Limit {
         let ahead = state.ahead(tenant);
         let wait = Duration::from_micros(state.pacer.wait(tenant, &ahead, &demand, at));
         // A place among the calls under way becomes free at a time that is not known.
-        if wait > patience || patience.is_zero() || state.line.len() >= MOST {
+        if wait > patience || patience.is_zero() {
             return Decision::TooLong(wait);
         }
+        let mut evicted = None;
+        if state.line.len() >= MOST {
+            match state.line.last_of_longest() {
+                Some((last, longest)) if longest > state.line.of(tenant) + 1 => evicted = state.forget(last),
+                _ => return Decision::TooLong(wait),
+            }
+        }
         state.waiting = state.waiting.and(demand);
-        Decision::Waits(state.line.push(tenant, Waiter { demand, waker: None }), wait)
+        let ticket = state.line.push(tenant, Waiter { demand, waker: None });
+        drop(state);
+        // It finds that it is in the line no more.
+        evicted.into_iter().for_each(Waker::wake);
+        Decision::Waits(ticket, wait)
     }
 
     /// Whether one that waits may be sent; if not, whom to wake when that may have changed.
@@ -359,9 +370,10 @@ impl State {
         self.line.get_mut(ticket).map(|waiter| (tenant, waiter.demand))
     }
 
-    fn forget(&mut self, ticket: Ticket) {
-        if let Some(waiter) = self.line.remove(ticket) {
-            self.waiting = self.waiting.without(waiter.demand);
-        }
+    /// Returns whom to wake if it is not the one that asks.
+    fn forget(&mut self, ticket: Ticket) -> Option<Waker> {
+        let Waiter { demand, waker } = self.line.remove(ticket)?;
+        self.waiting = self.waiting.without(demand);
+        waker
     }
 }

@@ -96,6 +96,7 @@ use crate::rt::per_thread::PerThread;
 ///   [`FallbackLayer`](crate::FallbackLayer) it says that another upstream may help, and to a breaker nothing.
 /// - *A caller leaves while it waits*: the others move up.
 /// - *The upstream is not reached, or a layer inside refuses*: what the call took is given back.
+/// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused.
 /// - *More keys than [`max_keys`](Self::max_keys)*: those that limit nothing at the moment are forgotten; while there are
 ///   none, new ones share one limit.
 ///

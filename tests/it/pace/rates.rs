@@ -116,3 +116,26 @@ async fn a_limit_is_learned_and_of_what_is_left_elsewhere_nothing_is_taken() {
     join_all((0..4).map(|_| service.clone().oneshot(ask("a")))).await;
     assert_eq!(calls.times(), [0.0; 5]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_fills_the_line_makes_room_for_others() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().requests(Rate::per_second(1_000));
+    let service = layer.layer(upstream(&calls, |_| answer(200, &[])));
+    service.clone().oneshot(ask("a")).await.unwrap();
+    let mut flood: Vec<_> = (0..10_000).map(|_| Box::pin(service.clone().oneshot(ask("a")))).collect();
+    for call in &mut flood {
+        assert!(call.as_mut().now_or_never().is_none());
+    }
+    assert_eq!(layer.stats().waiting, 10_000);
+    assert_eq!(kind(&service.clone().oneshot(ask("a")).await.unwrap()), Some(RejectionKind::Paced), "it has the most");
+    let start = Instant::now();
+    let mut other = Box::pin(service.clone().oneshot(ask("b")));
+    assert!(other.as_mut().now_or_never().is_none());
+    assert_eq!(layer.stats().waiting, 10_000);
+    let (flooded, other) = tokio::join!(join_all(flood), async { (other.await.unwrap(), start.elapsed()) });
+    assert_eq!(other.0.status(), 200);
+    assert!(other.1 <= std::time::Duration::from_millis(4), "{:?}", other.1);
+    let refused = flooded.iter().filter(|answer| kind(answer.as_ref().unwrap()).is_some()).count();
+    assert_eq!(refused, 1);
+}
