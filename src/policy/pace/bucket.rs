@@ -55,6 +55,8 @@ struct Spacing {
 const RESOLUTIONS: u32 = 20;
 /// The window of a limit for which none is named. Longer ones are recognised by their reset.
 const WINDOW: Micros = 60_000_000;
+/// A longer time is not believed: a limit that was learned in error would not be forgotten before it has passed.
+const LONGEST: Micros = 7 * 24 * 60 * WINDOW;
 
 /// Takes `demand` from all of `buckets`, or from none.
 ///
@@ -117,7 +119,10 @@ impl Bucket {
             if change > self.spacing.cost(1_000_000) / 5
                 || learned.units.abs_diff(self.spacing.units) > learned.units / 5
             {
+                // What is taken stays taken, in units: a time that was counted at the old rate is none at the new one.
+                let taken = self.spacing.units_in(self.reset(now));
                 self.spacing = learned;
+                self.tat = now.saturating_add(learned.cost(taken));
             }
         }
         if let Some(remaining) = quota.remaining {
@@ -192,7 +197,7 @@ fn learn(quota: &Quota) -> Option<Spacing> {
     let named = quota.window.map(micros);
     let whole = u128::from(limit).saturating_mul(u128::from(micros(reset.after))) / u128::from(taken);
     let per = named.unwrap_or_else(|| u64::try_from(whole).unwrap_or(u64::MAX).max(WINDOW));
-    Some(Spacing { units: limit, per: per.max(1), burst: per.max(1) })
+    (per <= LONGEST).then_some(Spacing { units: limit, per: per.max(1), burst: per.max(1) })
 }
 
 // === impl Spacing ===

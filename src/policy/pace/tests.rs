@@ -14,6 +14,12 @@ fn pacer(rates: &[(Unit, Rate)]) -> Pacer {
     Pacer::new(rates.iter().map(|(unit, rate)| Bucket::new(*unit, *rate)).collect(), CAP)
 }
 
+fn quota(limit: u64, remaining: u64, seconds: u64) -> Quota {
+    let reset =
+        crate::proto::rate_limit::Reset { after: Duration::from_secs(seconds), resolution: Duration::from_secs(1) };
+    Quota { unit: Unit::Requests, window: None, limit: Some(limit), remaining: Some(remaining), reset: Some(reset) }
+}
+
 fn go(pacer: &mut Pacer, tenant: u64, tokens: u64, now: Micros) -> Grant {
     match pacer.admit(tenant, call(tokens), now) {
         Turn::Go(grant) => grant,
@@ -140,4 +146,30 @@ fn what_another_process_was_told_pauses_all_and_is_never_shortened() {
     assert_eq!(pacer.admit(ANN, call(0), now + CAP - 1), Turn::Wait(1));
     go(&mut pacer, ANN, 0, now + CAP);
     assert!(matches!(pacer.admit(BOB, call(0), now + CAP), Turn::Wait(_)));
+}
+
+/// A window that starts afresh at once: the rate that its answers teach is far too low to begin with.
+#[test]
+fn a_learned_limit_lets_all_of_a_fixed_window_pass() {
+    let mut pacer = pacer(&[]);
+    for taken in 1..=1_000 {
+        let now = taken * SECOND;
+        go(&mut pacer, ANN, 0, now);
+        pacer.observe(&[quota(1_000, 1_000 - taken, 86_400 - taken)], true, now);
+    }
+    assert!(matches!(pacer.admit(ANN, call(0), 1_000 * SECOND), Turn::Wait(_)), "all of it is taken");
+}
+
+#[test]
+fn a_limit_of_years_is_not_learned() {
+    let mut pacer = pacer(&[]);
+    let years = Quota { window: Some(Duration::from_secs(99_999_999_999)), ..quota(1, 0, 99_999_999_999) };
+    pacer.observe(&[years, quota(1, 0, 99_999_999_999)], true, 0);
+    assert!(pacer.buckets().is_empty());
+    let week = quota(2, 1, 3 * 86_400);
+    pacer.observe(&[week], true, 0);
+    assert_eq!(pacer.buckets().len(), 1);
+    // Nor does one that was learned become one of years.
+    pacer.observe(&[quota(2, 1, 99_999_999_999)], true, 0);
+    go(&mut pacer, ANN, 0, 7 * 86_400 * SECOND);
 }
