@@ -59,7 +59,8 @@ use crate::rt::per_thread::PerThread;
 /// - [Tenants](crate::Tenant) take turns. Without a name, the credentials of a request say whose it is.
 /// - While others wait, no tenant is given more than half of the places.
 /// - A call whose reader has left data unread for a second counts as unread. While calls wait, those keep half of the
-///   places; what they hold beyond that is passed over, up to twice the limit.
+///   places; what they hold beyond that is passed over, up to twice the limit. Above one and a half of the limit, only tenants
+///   that hold less than half of the places are given one.
 /// - In a line that is full, the tenant of which most wait loses its last to one of which fewer do.
 ///
 /// # How long the line is

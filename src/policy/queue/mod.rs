@@ -117,12 +117,18 @@ impl<W> Places<W> {
             return None;
         }
         let half = self.limit().div_ceil(2);
+        // Half of what is there beyond the limit is for tenants that hold less than their share: one that does not read what it
+        // is sent would take all of it, and be given as much again.
+        let is_kept = self.in_use >= self.limit().saturating_add(half);
         let (line, held) = (&mut self.line, &self.held);
         let has_its_share = |tenant| held.get(&tenant).is_some_and(|held| *held >= half);
-        let (ticket, tenant) = line
-            .first(|line, tenant| !line.others_wait(tenant) || !has_its_share(tenant))
+        let first = line.first(|line, tenant| !has_its_share(tenant) || (!is_kept && !line.others_wait(tenant)));
+        let (ticket, tenant) = match first {
+            None if is_kept => return None,
             // Places that were passed over: all have theirs.
-            .or_else(|| line.first(|_, _| true))?;
+            None => line.first(|_, _| true)?,
+            Some(first) => first,
+        };
         self.line.serve(ticket);
         Some((ticket, self.take(tenant)))
     }
@@ -174,7 +180,8 @@ impl<W> Places<W> {
     }
 
     /// So many holders have not read for a while what they were sent. Half of the places are theirs; what they hold
-    /// beyond that does not count, as long as no more than twice the limit is under way.
+    /// beyond that does not count, as long as no more than twice the limit is under way; above one and a half of it, only for
+    /// tenants that hold less than half of the places.
     pub(crate) fn pass_over(&mut self, unread: u32) {
         self.passed_over = unread.saturating_sub(self.limit() / 2).min(self.limit());
     }

@@ -286,7 +286,13 @@ proptest! {
             prop_assert_eq!(places.in_use() as usize, held.len());
             prop_assert_eq!(places.waiting(), waiting.len());
             prop_assert!(held.len() <= 2 * 8);
-            prop_assert!(waiting.is_empty() || !places.has_room());
+            let (limit, half) = (places.limit(), places.limit().div_ceil(2));
+            let has_its_share = |ticket: &Ticket| {
+                let tenant = places.line.tenant(*ticket);
+                tenant.and_then(|tenant| places.held.get(&tenant)).is_some_and(|held| *held >= half)
+            };
+            let is_kept = places.in_use() >= limit + half && waiting.iter().all(has_its_share);
+            prop_assert!(waiting.is_empty() || !places.has_room() || is_kept);
             for tenant in 0..4 {
                 let count = held.iter().filter(|grant| grant.tenant == tenant).count();
                 prop_assert_eq!(places.held.get(&tenant).copied().unwrap_or_default() as usize, count);

@@ -95,6 +95,28 @@ async fn readers_that_do_not_read_hold_half_of_the_places() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenant_that_does_not_read_cannot_take_what_is_passed_over_for_others() {
+    for sleepy in [20, 40] {
+        let (layer, busy) = (QueueLayer::new(10).max_wait(secs(100)), Busy::default());
+        let service = layer.layer(takes(Duration::ZERO, &busy));
+        let mut unread = JoinSet::new();
+        for _ in 0..sleepy {
+            unread.spawn(service.clone().oneshot(ask("sleepy")));
+        }
+        // It is given what others did not ask for.
+        tokio::time::sleep(secs(10)).await;
+        assert!(layer.stats().in_flight > 10, "{:?}", layer.stats());
+        let start = Instant::now();
+        let mut calls = JoinSet::new();
+        for tenant in 0..20 {
+            calls.spawn(whole(service.clone(), ask(&format!("tenant {tenant}"))));
+        }
+        assert_eq!(calls.join_all().await, [200; 20]);
+        assert!(start.elapsed() <= secs(3), "{sleepy}: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tenant_that_fills_the_line_makes_room_for_others() {
     let (layer, busy) = (QueueLayer::new(1).max_waiting(10), Busy::default());
     let service = layer.layer(takes(secs(1), &busy));
