@@ -23,6 +23,9 @@ mod reading {
     use crate::proto::event_stream::EventStream;
     use crate::proto::media_type;
 
+    /// No call is believed to have used more tokens of a kind: an answer that claims to would end a limit for years.
+    const MOST_TOKENS: u64 = 1 << 24;
+
     /// Reads an answer as it goes by. `None` inside: it is of no known dialect.
     #[derive(Debug)]
     pub(in super::super) struct Usage {
@@ -91,8 +94,9 @@ mod reading {
     impl Used {
         /// Some streams tell of the prompt first, and of the answer later.
         fn note(&mut self, told: Told) {
-            self.input = told.input.or(self.input);
-            self.output = told.output.or(self.output);
+            let believed = |told: Option<u64>| told.map(|tokens| tokens.min(MOST_TOKENS));
+            self.input = believed(told.input).or(self.input);
+            self.output = believed(told.output).or(self.output);
         }
     }
 }

@@ -94,3 +94,19 @@ async fn what_a_429_did_not_use_is_given_back_once() {
     // When the pause is over there is room for one of them, and for the next when a minute has brought as many tokens.
     assert_eq!(calls.times(), [0.0, 20.0, 56.0]);
 }
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_claims_to_have_used_all_tokens_there_are_ends_no_limit() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().tokens(Rate::per_second(1_000_000).burst(1_000_000)).max_wait(secs(60));
+    let lie = r#"{"choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":18446744073709551615}}"#;
+    let service = layer.layer(upstream(&calls, move |_| says("application/json", lie)));
+    for _ in 0..2 {
+        let answer = service.clone().oneshot(chat(TokenEstimate::new().input(1_000))).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    }
+    // Of a prompt and an answer, sixteen million tokens each are believed.
+    assert!((30.0..=34.0).contains(&calls.times()[1]), "{:?}", calls.times());
+}
