@@ -6,6 +6,7 @@ mod loom_tests;
 mod reading;
 mod recording;
 mod resend;
+mod sending;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -14,4 +15,5 @@ pub use self::call_body::CallBody;
 pub(crate) use self::reading::{RequestRead, RequestReading, Unread};
 pub(crate) use self::recording::ReadState;
 pub(crate) use self::resend::Resend;
+pub(crate) use self::sending::Upload;
 pub(crate) use self::upload::UploadWatch;

@@ -7,16 +7,13 @@
 //!    │ dropped: it counts if it waited too long     │ dropped: its success stands
 //! ```
 
-use std::any::Any;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use http_body_util::Full;
 
 use super::breaker_set::NewModel;
 use super::caller;
@@ -24,7 +21,7 @@ use super::circuit::{CounterShard, Permit};
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
 use super::counters::{Counters, Nanos};
 use crate::admission::{self, PermitEnd, Watch};
-use crate::body::request::{CallBody, UploadWatch};
+use crate::body::request::Upload;
 use crate::policy::breaker::{CallResult, Caller, Counted};
 use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::verdict::{Classifier, Health};
@@ -62,15 +59,6 @@ enum Phase {
     Waiting(Permit),
     Streaming(Arc<CounterShard>, Counted),
     Over,
-}
-
-/// When the upstream has the whole request.
-#[derive(Debug)]
-enum Upload {
-    /// When the inner service is called, or soon after.
-    AtOnce,
-    Watched(UploadWatch),
-    Unknown,
 }
 
 /// Data of one stream is evidence of life this often.
@@ -265,26 +253,6 @@ impl admission::Permit for Call {
             PermitEnd::Broken(err) => self.conclude(of_error(&self.classifier, &**err)),
             PermitEnd::Panicked => self.conclude(CallResult::UNANSWERED),
             PermitEnd::Dropped => self.give_up(),
-        }
-    }
-}
-
-// === impl Upload ===
-
-impl Upload {
-    #[inline]
-    fn watch<B: Body + 'static>(body: &mut B) -> Self {
-        if body.is_end_stream() {
-            return Self::AtOnce;
-        }
-        let any: &mut dyn Any = body;
-        if any.is::<Full<Bytes>>() {
-            // In memory, as most of a `CallBody` are.
-            return Self::AtOnce;
-        }
-        match any.downcast_mut::<CallBody>() {
-            Some(body) => body.watch_sending().map_or(Self::AtOnce, Self::Watched),
-            None => Self::Unknown,
         }
     }
 }

@@ -6,9 +6,10 @@ use super::key::{Decision, Limit};
 use super::permit::PacePermit;
 use super::shared::Shared;
 use super::tokens::TokenEstimate;
-use super::usage::Usage;
+use super::usage::{TokenCount, Usage};
 use super::wait::{PaceWait, PeersTurn};
 use crate::admission::{Admission, Admit};
+use crate::body::request::Upload;
 use crate::call::{Notice, Notices};
 use crate::policy::pace::{Demand, Grant};
 use crate::rt::clock;
@@ -18,6 +19,10 @@ use crate::rt::per_thread::{PerThread, ThreadArc};
 /// What the services of one layer share.
 #[derive(Clone, Debug)]
 pub struct PaceGate(pub(super) PerThread<Shared>);
+
+/// A request that does not say how long it is counts as one of so many bytes until it is known what it used: as a prompt of
+/// sixteen thousand tokens.
+const UNKNOWN_LENGTH: u64 = 64 * 1024;
 
 // === impl PaceGate ===
 
@@ -41,37 +46,42 @@ impl Admit for PaceGate {
             return limited(limit, tenant, request);
         }
         let grant = Grant::unlimited(tenant, Demand { requests: 1, ..Demand::default() });
-        Admission::Pass(PacePermit::new(limit, grant, 0, None, Share::default()))
+        Admission::Pass(PacePermit::new(limit, grant, None, Share::default()))
     }
 }
 
 #[inline(never)]
-fn limited<B: Body>(limit: ThreadArc<Limit>, tenant: u64, request: &Request<B>) -> Admission<PacePermit, PaceWait> {
+fn limited<B: Body + 'static>(
+    limit: ThreadArc<Limit>,
+    tenant: u64,
+    request: &mut Request<B>,
+) -> Admission<PacePermit, PaceWait> {
     let now = clock::now();
     let max_wait = limit.config().max_wait;
     let left = Deadline::of(request.extensions()).map(|deadline| deadline.remaining_at(now));
     let patience = left.map_or(max_wait, |left| left.min(max_wait));
 
-    let mut length = 0;
-    let mut usage = None;
+    let mut tokens = None;
     let mut demand = Demand { requests: 1, ..Demand::default() };
     if limit.config().counts_tokens() {
-        length = request.body().size_hint().lower();
+        let hint = request.body().size_hint();
+        let length = hint.exact().unwrap_or_else(|| hint.lower().max(UNKNOWN_LENGTH));
         let TokenEstimate { input, max_output } = TokenEstimate::of(request.extensions());
         demand = limit.demand(length, input, max_output);
-        usage = Some(Box::new(Usage::of(request.uri())));
+        let (length, usage) = (hint.exact().unwrap_or(0), Usage::of(request.uri()));
+        tokens = Some(Box::new(TokenCount { length, upload: Upload::watch(request.body_mut()), usage }));
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if limit.shares_rates() {
         let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()) };
-        return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, length, usage));
+        return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, tokens));
     }
     match limit.arrive(tenant, demand, now, patience) {
-        Decision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, length, usage, Share::default())),
+        Decision::Go(grant) => Admission::Pass(PacePermit::new(limit, grant, tokens, Share::default())),
         Decision::Waits(ticket, wait) => {
             let expected = (!wait.is_zero()).then_some(wait);
             Notices::report(request.extensions(), || Notice::Pace { expected });
-            Admission::Wait(PaceWait::new(limit, ticket, until, length, usage))
+            Admission::Wait(PaceWait::new(limit, ticket, until, tokens))
         }
         Decision::TooLong(wait) => Admission::Refuse(limit.refuse(wait)),
         Decision::Again(_) => Admission::Aside,

@@ -106,8 +106,10 @@ impl Limit {
     /// What a call takes: where its size or the most that it may be answered is known, by that.
     pub(super) fn demand(&self, bytes: u64, input: Option<u64>, most: Option<u64>) -> Demand {
         let state = lock(&self.state);
-        let input = input.unwrap_or_else(|| state.estimate.input(bytes));
-        Demand { requests: 1, input, output: state.estimate.output(most) }
+        // No upstream serves a call that is larger than its limit: one that says so takes nobody's turn for longer.
+        let largest = state.pacer.most_tokens();
+        let input = input.unwrap_or_else(|| state.estimate.input(bytes).min(largest));
+        Demand { requests: 1, input, output: state.estimate.output(most).min(largest) }
     }
 
     /// A call comes that can wait until `patience` has passed.

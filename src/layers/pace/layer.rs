@@ -78,7 +78,9 @@ use crate::rt::per_thread::PerThread;
 /// A call is sent when all limits have room for it, and takes from all or from none. It goes first come, first served,
 /// tenants in turn. Tokens are reserved before a call is sent, by its [`TokenEstimate`](crate::TokenEstimate), the length of
 /// its body, and what answers were like before; the difference to what the answer says that it used (feature `llm`) is
-/// settled when it ends. What was not sent is given back.
+/// settled when it ends. A guess is never larger than the limit itself, and a body that does not say how long it is counts as
+/// one of 64 KiB. What was not sent is given back, and the tokens of a request that was not sent to its end, as far as a
+/// [`CallBody`](crate::CallBody) tells so.
 ///
 /// # Place in the stack
 ///

@@ -5,7 +5,7 @@ use http_body::Body;
 use super::fleet::Share;
 use super::key::Limit;
 use super::report::paused;
-use super::usage::{Usage, Used};
+use super::usage::{TokenCount, Used};
 use crate::admission::{Permit, PermitEnd, Watch};
 use crate::policy::pace::{Demand, Grant};
 use crate::policy::verdict::{Health, Outcome};
@@ -19,12 +19,10 @@ use crate::rt::per_thread::ThreadArc;
 pub struct PacePermit {
     limit: ThreadArc<Limit>,
     grant: Grant,
-    /// The length of the request, where it was known.
-    length: u64,
     was_sent: bool,
     state: State,
     /// `None`: tokens are not counted.
-    usage: Option<Box<Usage>>,
+    tokens: Option<Box<TokenCount>>,
     share: Share,
 }
 
@@ -45,15 +43,9 @@ enum State {
 
 impl PacePermit {
     #[inline]
-    pub(super) fn new(
-        limit: ThreadArc<Limit>,
-        grant: Grant,
-        length: u64,
-        usage: Option<Box<Usage>>,
-        share: Share,
-    ) -> Self {
+    pub(super) fn new(limit: ThreadArc<Limit>, grant: Grant, tokens: Option<Box<TokenCount>>, share: Share) -> Self {
         limit.count_in_flight(1.0);
-        Self { limit, grant, length, was_sent: false, state: State::Asked, usage, share }
+        Self { limit, grant, was_sent: false, state: State::Asked, tokens, share }
     }
 
     /// The upstream has too much. Its answer says until when, or else the limit of which nothing is left.
@@ -74,7 +66,7 @@ impl PacePermit {
     /// Takes back what was reserved beyond what was used.
     fn settle(&mut self, is_whole: bool) {
         let shared = self.share.reserved.take();
-        let Some(usage) = self.usage.take() else {
+        let Some(tokens) = self.tokens.take() else {
             // Where no tokens are counted it was one request, also when it failed.
             return shared.into_iter().for_each(|reserved| reserved.keep());
         };
@@ -90,6 +82,7 @@ impl PacePermit {
             }
             return;
         }
+        let TokenCount { length, usage, .. } = *tokens;
         let Used { input, output, bytes } = usage.end();
         let is_whole = is_whole && self.state != State::Ended;
         let known = input.zip(output).filter(|_| is_whole);
@@ -99,13 +92,13 @@ impl PacePermit {
             Demand { requests: asked.requests, input: input.unwrap_or(asked.input), output: output.unwrap_or(guess) };
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.
-        let learned = known.filter(|_| parts == 1).map(|_| self.length);
+        let learned = known.filter(|_| parts == 1).map(|_| length);
         self.limit.settle(&reserved, &used.times(parts), learned, clock::now());
     }
 
     /// Whether the end of the body matters.
     fn is_held(&self) -> bool {
-        self.usage.is_some() || self.limit.config().concurrency.is_some()
+        self.tokens.is_some() || self.limit.config().concurrency.is_some()
     }
 }
 
@@ -144,7 +137,7 @@ impl Permit for PacePermit {
                 self.state = State::Refused;
                 self.limit.give_back(&self.grant, false, clock::now);
                 // All of it is given back.
-                self.usage = None;
+                self.tokens = None;
                 self.share.reserved = None;
             }
             Some(kind) => {
@@ -155,16 +148,16 @@ impl Permit for PacePermit {
         if self.limit.config().shows_limits() {
             self.limit.show_limits(response.headers_mut());
         }
-        if let (true, Some(usage)) = (has_body, &mut self.usage) {
-            usage.head(response);
+        if let (true, Some(tokens)) = (has_body, &mut self.tokens) {
+            tokens.usage.head(response);
         }
         if self.is_held() { Watch::Body } else { Watch::Nothing }
     }
 
     #[inline]
     fn bytes(&mut self, data: &Bytes) {
-        if let Some(usage) = &mut self.usage {
-            usage.read(data);
+        if let Some(tokens) = &mut self.tokens {
+            tokens.usage.read(data);
         }
     }
 
@@ -178,8 +171,11 @@ impl Permit for PacePermit {
             };
             self.limit.give_back(&self.grant, was_sent, clock::now);
             if !was_sent {
-                self.usage = None;
+                self.tokens = None;
                 self.share.reserved = None;
+            } else if self.tokens.as_ref().is_some_and(|tokens| tokens.upload.is_cut_short()) {
+                // It was one request, and no upstream works on a part of a prompt.
+                self.state = State::Refused;
             }
         }
         self.settle(matches!(end, PermitEnd::Head | PermitEnd::Complete));

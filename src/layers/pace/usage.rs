@@ -4,6 +4,16 @@
 pub(super) use self::reading::Usage;
 #[cfg(not(feature = "llm"))]
 pub(super) use self::without::Usage;
+use crate::body::request::Upload;
+
+/// What is kept of a call whose tokens are counted.
+#[derive(Debug)]
+pub(super) struct TokenCount {
+    /// The length of the request; zero where it is not known.
+    pub(super) length: u64,
+    pub(super) upload: Upload,
+    pub(super) usage: Usage,
+}
 
 /// What was learned of an answer's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

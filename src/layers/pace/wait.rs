@@ -5,7 +5,7 @@ use super::fleet::{Asking, Share};
 use super::key::{Decision, Limit};
 use super::peers::PeerTurn;
 use super::permit::PacePermit;
-use super::usage::Usage;
+use super::usage::TokenCount;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
 use crate::event::Event;
@@ -25,8 +25,7 @@ pub struct PaceWait {
     until: Option<Instant>,
     deadline_is_first: bool,
     timer: LazyTimer,
-    length: u64,
-    usage: Option<Box<Usage>>,
+    tokens: Option<Box<TokenCount>>,
     /// Where calls take their turns among those of other processes.
     turn: Option<Box<PeersTurn>>,
     share: Share,
@@ -65,20 +64,18 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         ticket: Ticket,
         until: (Option<Instant>, bool),
-        length: u64,
-        usage: Option<Box<Usage>>,
+        tokens: Option<Box<TokenCount>>,
     ) -> Self {
-        Self::at(Stage::Line(ticket), limit, None, until, length, usage)
+        Self::at(Stage::Line(ticket), limit, None, until, tokens)
     }
 
     pub(super) fn for_a_turn(
         limit: ThreadArc<Limit>,
         turn: PeersTurn,
         until: (Option<Instant>, bool),
-        length: u64,
-        usage: Option<Box<Usage>>,
+        tokens: Option<Box<TokenCount>>,
     ) -> Self {
-        Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, length, usage)
+        Self::at(Stage::Held(clock::now()), limit, Some(Box::new(turn)), until, tokens)
     }
 
     fn at(
@@ -86,12 +83,11 @@ impl PaceWait {
         limit: ThreadArc<Limit>,
         turn: Option<Box<PeersTurn>>,
         (until, deadline_is_first): (Option<Instant>, bool),
-        length: u64,
-        usage: Option<Box<Usage>>,
+        tokens: Option<Box<TokenCount>>,
     ) -> Self {
         limit.count_waiting(1.0);
         let (timer, share) = (LazyTimer::default(), Share::default());
-        Self { limit, stage, until, deadline_is_first, timer, length, usage, turn, share }
+        Self { limit, stage, until, deadline_is_first, timer, tokens, turn, share }
     }
 
     /// Its tenant, and what it takes.
@@ -140,7 +136,7 @@ impl PaceWait {
     fn pass(&mut self, grant: Grant) -> PacePermit {
         self.is_over();
         let share = std::mem::take(&mut self.share);
-        PacePermit::new(self.limit.clone(), grant, self.length, self.usage.take(), share)
+        PacePermit::new(self.limit.clone(), grant, self.tokens.take(), share)
     }
 
     /// Asks the other processes, where nothing keeps it from being sent but what all wait for.

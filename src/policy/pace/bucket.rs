@@ -156,6 +156,12 @@ impl Bucket {
         self.spacing.units_in(self.spacing.burst)
     }
 
+    /// How many units are allowed in the time of its rate, in a minute, or at once: the most of these.
+    pub(crate) fn most(&self) -> u64 {
+        let Spacing { per, burst, .. } = self.spacing;
+        self.spacing.units_in(per.max(WINDOW).max(burst))
+    }
+
     /// The time in which an empty bucket fills.
     pub(crate) fn fills_in(&self) -> Duration {
         Duration::from_micros(self.spacing.burst)

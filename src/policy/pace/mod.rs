@@ -147,6 +147,12 @@ impl Pacer {
         }
     }
 
+    /// More tokens than the tightest limit allows in its time, or in a minute, are used by no call.
+    pub(crate) fn most_tokens(&self) -> u64 {
+        let of_tokens = self.buckets.iter().filter(|bucket| bucket.unit != Unit::Requests);
+        of_tokens.map(Bucket::most).min().unwrap_or(u64::MAX)
+    }
+
     /// Corrects what was reserved to what was used.
     pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, now: Micros) {
         for bucket in &mut self.buckets {

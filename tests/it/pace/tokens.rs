@@ -1,7 +1,12 @@
 //! What is reserved of a limit of tokens, and what it is corrected to.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use http_body::{Body, Frame, SizeHint};
 use tower::Layer;
-use tower_buttress::{Rate, TokenEstimate};
+use tower_buttress::{CallBody, Rate, TokenEstimate};
 
 use super::*;
 use crate::support::secs;
@@ -95,6 +100,55 @@ async fn what_a_429_did_not_use_is_given_back_once() {
     assert_eq!(calls.times(), [0.0, 20.0, 56.0]);
 }
 
+/// A body that is said to be so long, and of which nothing comes.
+struct Promised(u64);
+
+impl Body for Promised {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0)
+    }
+}
+
+fn with_body(body: CallBody) -> Request<CallBody> {
+    Request::builder().method("POST").uri("http://provider/v1/chat/completions").body(body).unwrap()
+}
+
+/// An upstream that reads the whole request, and says so.
+async fn reads(request: Request<CallBody>) -> Result<Answer, Infallible> {
+    let _ = http_body_util::BodyExt::collect(request.into_body()).await;
+    Ok(answer(200, &[]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_never_comes_takes_no_tokens_from_the_others() {
+    let layer = PaceLayer::new().tokens(Rate::per_minute(60_000).burst(60_000));
+    let service = layer.layer(service_fn(reads));
+    let mut promised = Box::pin(service.clone().oneshot(with_body(CallBody::new(Promised(100_000_000)))));
+    assert!(promised.as_mut().now_or_never().is_none());
+    drop(promised);
+    let start = Instant::now();
+    assert_eq!(service.clone().oneshot(with_body(CallBody::from("hello"))).await.unwrap().status(), 200);
+    assert_eq!(start.elapsed(), secs(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_takes_no_more_tokens_than_the_limit_has() {
+    let layer = PaceLayer::new().tokens(Rate::per_minute(60_000)).max_wait(secs(100));
+    let service = layer.layer(service_fn(reads));
+    let mut promised = Box::pin(service.clone().oneshot(with_body(CallBody::new(Promised(100_000_000)))));
+    assert!(promised.as_mut().now_or_never().is_none());
+    let start = Instant::now();
+    assert_eq!(service.clone().oneshot(with_body(CallBody::from("hello"))).await.unwrap().status(), 200);
+    assert!(start.elapsed() <= secs(62), "{:?}", start.elapsed());
+}
+
 #[cfg(feature = "llm")]
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_claims_to_have_used_all_tokens_there_are_ends_no_limit() {
@@ -109,4 +163,18 @@ async fn an_answer_that_claims_to_have_used_all_tokens_there_are_ends_no_limit()
     }
     // Of a prompt and an answer, sixteen million tokens each are believed.
     assert!((30.0..=34.0).contains(&calls.times()[1]), "{:?}", calls.times());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prompt_whose_length_is_not_said_is_not_free() {
+    let layer = PaceLayer::new().input_tokens(Rate::per_minute(1_000).burst(1_000)).max_wait(secs(1_000));
+    let service = layer.layer(service_fn(reads));
+    let start = Instant::now();
+    let chunks =
+        futures_util::stream::iter((0..16).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'a'; 65_536])))));
+    let chunked = CallBody::new(http_body_util::StreamBody::new(chunks));
+    service.clone().oneshot(with_body(chunked)).await.unwrap();
+    let two_thousand_bytes = CallBody::from("four".repeat(500));
+    service.clone().oneshot(with_body(two_thousand_bytes)).await.unwrap();
+    assert_eq!(start.elapsed(), secs(30));
 }

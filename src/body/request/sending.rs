@@ -1,0 +1,45 @@
+//! Whether an upstream has the whole of a request.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::Full;
+
+use super::{CallBody, UploadWatch};
+
+/// When the upstream has the whole request.
+#[derive(Debug)]
+pub(crate) enum Upload {
+    /// When the inner service is called, or soon after.
+    AtOnce,
+    Watched(UploadWatch),
+    /// Its body is of a kind that is not watched.
+    Unknown,
+}
+
+// === impl Upload ===
+
+impl Upload {
+    /// Watches a body of which nothing has been read.
+    #[inline]
+    pub(crate) fn watch<B: Body + 'static>(body: &mut B) -> Self {
+        if body.is_end_stream() {
+            return Self::AtOnce;
+        }
+        let any: &mut dyn Any = body;
+        if any.is::<Full<Bytes>>() {
+            // In memory, as most of a `CallBody` are.
+            return Self::AtOnce;
+        }
+        match any.downcast_mut::<CallBody>() {
+            Some(body) => body.watch_sending().map_or(Self::AtOnce, Self::Watched),
+            None => Self::Unknown,
+        }
+    }
+
+    /// Whether the upstream is known not to have the whole request. What has dropped the body is taken to have it.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        matches!(self, Self::Watched(watch) if watch.sent_since().is_none())
+    }
+}
