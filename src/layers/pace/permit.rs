@@ -83,11 +83,15 @@ impl PacePermit {
             return;
         }
         let TokenCount { length, usage, .. } = *tokens;
-        let Used { input, output, bytes } = usage.end();
+        let Used { input, output, bytes, text } = usage.end();
         let is_whole = is_whole && self.state != State::Ended;
         let known = input.zip(output).filter(|_| is_whole);
-        // Bytes say how many tokens there were at most: each has one at least, and its event many more.
-        let guess = if is_whole { asked.output } else { asked.output.min(bytes / 4) };
+        let guess = match text {
+            // Bytes say how many tokens there were at most: each has one at least, and its event many more.
+            0 if is_whole => asked.output,
+            0 => asked.output.min(bytes / 4),
+            text => text.div_ceil(4),
+        };
         let used =
             Demand { requests: asked.requests, input: input.unwrap_or(asked.input), output: output.unwrap_or(guess) };
         shared.into_iter().for_each(|shared| shared.settle(&used));

@@ -22,6 +22,8 @@ pub(super) struct Used {
     pub(super) output: Option<u64>,
     /// The bytes of the body that were seen.
     pub(super) bytes: u64,
+    /// The bytes of text among them, and one for each of its pieces, where it was read.
+    pub(super) text: u64,
 }
 
 #[cfg(feature = "llm")]
@@ -80,8 +82,11 @@ mod reading {
                 Form::Unread => {}
                 Form::Stream(reader) => {
                     reader.read(data, |fact, _| {
-                        if let Fact::Usage(told) = fact {
-                            used.note(told);
+                        match fact {
+                            Fact::Usage(told) => used.note(told),
+                            // A piece is a token at least, or a part of one.
+                            Fact::Delta { text, .. } => used.text = used.text.saturating_add(text.byte_len() + 1),
+                            _ => {}
                         }
                     });
                 }

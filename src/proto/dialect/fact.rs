@@ -158,6 +158,15 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// How many bytes it has as it was sent: with what is escaped, at least as many as it has as text.
+    #[cfg(feature = "llm")]
+    pub(crate) const fn byte_len(&self) -> u64 {
+        match self.0 {
+            Repr::Plain(text) => text.len() as u64,
+            Repr::Escaped(raw) => raw.len() as u64,
+        }
+    }
+
     /// The text. It is unescaped here, so that it costs nothing where it is not asked for.
     #[must_use]
     pub fn decode(&self) -> Cow<'a, str> {

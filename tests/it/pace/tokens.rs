@@ -165,6 +165,16 @@ async fn an_answer_that_claims_to_have_used_all_tokens_there_are_ends_no_limit()
     assert!((30.0..=34.0).contains(&calls.times()[1]), "{:?}", calls.times());
 }
 
+/// As an `OpenAI` stream comes when it was not asked to say what it used.
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_does_not_say_what_it_used_costs_the_text_that_came() {
+    let mut stream = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"another\"}}]}\n\n".repeat(600);
+    stream += "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    // Twelve hundred for the answer, and its prompt.
+    assert_eq!(waits_after(says("text/event-stream", &stream), true).await, 96.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_prompt_whose_length_is_not_said_is_not_free() {
     let layer = PaceLayer::new().input_tokens(Rate::per_minute(1_000).burst(1_000)).max_wait(secs(1_000));
