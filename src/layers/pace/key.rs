@@ -248,14 +248,14 @@ impl Limit {
         self.changed(&mut state, at);
     }
 
-    /// What was reserved is corrected to what was used; `learned`: the bytes, and what was known for certain.
-    pub(super) fn settle(&self, reserved: &Demand, used: &Demand, learned: Option<u64>, now: Instant) {
+    /// What a call has taken is corrected to what it used; `learned`: the bytes, and what was known for certain.
+    pub(super) fn settle(&self, grant: &Grant, used: &Demand, learned: Option<u64>, now: Instant) {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         if let Some(bytes) = learned {
             state.estimate.learn(bytes, used.input, used.output);
         }
-        state.pacer.settle(reserved, used, at);
+        state.pacer.settle(grant, used, at);
         self.wake_next(state, None, at);
     }
 

@@ -71,14 +71,13 @@ impl PacePermit {
             return shared.into_iter().for_each(|reserved| reserved.keep());
         };
         let parts = self.share.processes;
-        let reserved = self.grant.demand;
-        let asked = reserved.part(parts);
+        let asked = self.grant.demand.part(parts);
         if matches!(self.state, State::Refused | State::Throttled) {
             // A limit of requests counts those that failed, too.
             let used = Demand { requests: asked.requests, ..Demand::default() };
             shared.into_iter().for_each(|shared| shared.settle(&used));
             if self.state == State::Refused {
-                self.limit.settle(&reserved, &used.times(parts), None, clock::now());
+                self.limit.settle(&self.grant, &used.times(parts), None, clock::now());
             }
             return;
         }
@@ -97,7 +96,7 @@ impl PacePermit {
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.
         let learned = known.filter(|_| parts == 1).map(|_| length);
-        self.limit.settle(&reserved, &used.times(parts), learned, clock::now());
+        self.limit.settle(&self.grant, &used.times(parts), learned, clock::now());
     }
 
     /// Whether the end of the body matters.

@@ -38,6 +38,8 @@ pub(crate) struct Grant {
     pub(crate) demand: Demand,
     pub(crate) sent: Micros,
     probe: bool,
+    /// Of how many buckets it has taken: those that were learned later know of it already.
+    charged: u8,
 }
 
 /// How far apart calls were served of late.
@@ -70,7 +72,8 @@ impl Pacer {
         match bucket::reserve(&mut self.buckets, &demand, now) {
             Ok(()) => {
                 let probe = self.pauses.send(tenant, now);
-                Turn::Go(Grant { tenant, demand, sent: now, probe })
+                let charged = u8::try_from(self.buckets.len()).unwrap_or(u8::MAX);
+                Turn::Go(Grant { tenant, demand, sent: now, probe, charged })
             }
             Err(wait) => Turn::Wait(wait),
         }
@@ -113,7 +116,7 @@ impl Pacer {
     pub(crate) fn throttled(&mut self, grant: &Grant, hint: Option<Micros>, now: Micros) -> Option<Micros> {
         let Grant { tenant, demand, sent, .. } = *grant;
         // It was a request; its tokens were not used.
-        self.settle(&demand, &Demand { requests: demand.requests, ..Demand::default() }, now);
+        self.settle(grant, &Demand { requests: demand.requests, ..Demand::default() }, now);
         let interval = self.restart_interval(now);
         let until = self.pauses.throttled(&Throttled { tenant, hint, sent, interval }, now)?;
         for bucket in &mut self.buckets {
@@ -140,7 +143,7 @@ impl Pacer {
     /// The call was not sent, or nothing is known of it.
     pub(crate) fn give_back(&mut self, grant: &Grant, was_sent: bool, now: Micros) {
         if !was_sent {
-            self.settle(&grant.demand, &Demand::default(), now);
+            self.settle(grant, &Demand::default(), now);
         }
         if grant.probe {
             self.pauses.give_back(grant.tenant);
@@ -153,10 +156,10 @@ impl Pacer {
         of_tokens.map(Bucket::most).min().unwrap_or(u64::MAX)
     }
 
-    /// Corrects what was reserved to what was used.
-    pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, now: Micros) {
-        for bucket in &mut self.buckets {
-            bucket.settle(reserved, used, now);
+    /// Corrects what a call has taken to what it used.
+    pub(crate) fn settle(&mut self, grant: &Grant, used: &Demand, now: Micros) {
+        for bucket in self.buckets.iter_mut().take(grant.charged.into()) {
+            bucket.settle(&grant.demand, used, now);
         }
     }
 
@@ -209,7 +212,7 @@ impl Pacer {
 impl Grant {
     /// Of a call that was sent while nothing limited it.
     pub(crate) const fn unlimited(tenant: u64, demand: Demand) -> Self {
-        Self { tenant, demand, sent: 0, probe: false }
+        Self { tenant, demand, sent: 0, probe: false, charged: 0 }
     }
 }
 

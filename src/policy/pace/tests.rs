@@ -173,3 +173,16 @@ fn a_limit_of_years_is_not_learned() {
     pacer.observe(&[quota(2, 1, 99_999_999_999)], true, 0);
     go(&mut pacer, ANN, 0, 7 * 86_400 * SECOND);
 }
+
+/// Its answer told of the limit, and of what it had used by then.
+#[test]
+fn what_was_taken_of_no_bucket_is_given_back_to_none() {
+    let mut pacer = pacer(&[]);
+    let grants = [0, 1].map(|_| go(&mut pacer, ANN, 512, 0));
+    let tokens = Quota { unit: Unit::Tokens, ..quota(60_000, 1_000, 59) };
+    pacer.observe(&[tokens], true, 0);
+    for grant in &grants {
+        pacer.give_back(grant, false, 0);
+    }
+    assert_eq!(pacer.buckets()[0].remaining(0), 1_000);
+}
