@@ -167,7 +167,7 @@ impl Limit {
             return Decision::Again(None);
         }
         let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
-        if now.checked_add(wait).zip(until).is_some_and(|(next, until)| next > until) {
+        if !wait.is_zero() && now.checked_add(wait).zip(until).is_some_and(|(next, until)| next > until) {
             return Decision::TooLong(wait);
         }
         match state.pacer.next_look(tenant, &demand, at) {

@@ -15,6 +15,7 @@ use crate::policy::queue::Ticket;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
+use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
 
 /// A wait for room in a limit. Dropping it ends the wait without a trace.
@@ -24,6 +25,8 @@ pub struct PaceWait {
     stage: Stage,
     until: Option<Instant>,
     deadline_is_first: bool,
+    timeout: Timeout,
+    /// For its next turn.
     timer: LazyTimer,
     tokens: Option<Box<TokenCount>>,
     /// Where calls take their turns among those of other processes.
@@ -86,8 +89,8 @@ impl PaceWait {
         tokens: Option<Box<TokenCount>>,
     ) -> Self {
         limit.count_waiting(1.0);
-        let (timer, share) = (LazyTimer::default(), Share::default());
-        Self { limit, stage, until, deadline_is_first, timer, tokens, turn, share }
+        let (timeout, timer, share) = (Timeout::default(), LazyTimer::default(), Share::default());
+        Self { limit, stage, until, deadline_is_first, timeout, timer, tokens, turn, share }
     }
 
     /// Its tenant, and what it takes.
@@ -260,10 +263,10 @@ impl Wait for PaceWait {
                 Decision::Again(next) => next,
                 Decision::Waits(..) => None,
             };
-            if self.until.is_some_and(|until| until <= now) {
+            if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
                 return Poll::Ready(Err(self.refuse(None)));
             }
-            let Some(next) = self.until.into_iter().chain(next).min() else { return Poll::Pending };
+            let Some(next) = next else { return Poll::Pending };
             ready!(self.timer.poll_until(next, cx));
         }
     }

@@ -9,6 +9,7 @@ use crate::policy::queue::Ticket;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
+use crate::rt::timeout::Timeout;
 use crate::rt::timer::LazyTimer;
 
 /// A wait for a place. Dropping it ends the wait; a place that it was given and did not take goes to the next.
@@ -21,7 +22,9 @@ pub struct QueueWait {
     until: Option<Instant>,
     /// What happens then, if it is not that it has waited for too long.
     deadline_is_first: bool,
-    timer: LazyTimer,
+    timeout: Timeout,
+    /// Of the one that looks at the readers.
+    sweep: LazyTimer,
 }
 
 // === impl QueueWait ===
@@ -34,7 +37,8 @@ impl QueueWait {
         until: Option<Instant>,
         deadline_is_first: bool,
     ) -> Self {
-        Self { shared, tenant, ticket: Some(ticket), until, deadline_is_first, timer: LazyTimer::default() }
+        let (timeout, sweep) = (Timeout::default(), LazyTimer::default());
+        Self { shared, tenant, ticket: Some(ticket), until, deadline_is_first, timeout, sweep }
     }
 
     fn give_up(&mut self) -> Rejection {
@@ -73,13 +77,12 @@ impl Wait for QueueWait {
                 }
                 WaitState::Wait(sweep) => sweep,
             };
-            let Some(next) = self.until.into_iter().chain(sweep).min() else { return Poll::Pending };
-            ready!(self.timer.poll_until(next, cx));
-            let now = clock::now();
-            if self.until.is_some_and(|until| until <= now) {
+            if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
                 return Poll::Ready(Err(self.give_up()));
             }
-            self.shared.sweep(now);
+            let Some(sweep) = sweep else { return Poll::Pending };
+            ready!(self.sweep.poll_until(sweep, cx));
+            self.shared.sweep(clock::now());
         }
     }
 }

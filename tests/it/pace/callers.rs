@@ -152,3 +152,44 @@ async fn limits_of_the_upstream_are_not_shown() {
         assert!(!answer.headers().contains_key("ratelimit") && !answer.headers().contains_key("ratelimit-policy"));
     }
 }
+
+/// A process that goes on after it was stopped sees its timers before it sees its sockets.
+async fn stopped_for(time: Duration, then: Arc<tokio::sync::Notify>) {
+    tokio::spawn(async move {
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        then.notify_one();
+    });
+    tokio::time::advance(time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_refuses_nobody_whose_turn_has_come() {
+    let end = Arc::new(tokio::sync::Notify::new());
+    let upstream = service_fn({
+        let end = end.clone();
+        move |request: Ask| {
+            let end = end.clone();
+            async move {
+                if request.uri().path() == "/slow" {
+                    end.notified().await;
+                }
+                Ok::<_, Infallible>(answer(200, &[]))
+            }
+        }
+    });
+    let service = PaceLayer::per_caller().concurrency(1).max_wait(secs(30)).layer(upstream);
+    let mut slow = ask("a");
+    *slow.uri_mut() = "http://upstream/slow".parse().unwrap();
+    let slow = tokio::spawn({
+        let service = service.clone();
+        async move { drop(service.oneshot(slow).await.unwrap()) }
+    });
+    tokio::task::yield_now().await;
+    let waits = tokio::spawn(service.clone().oneshot(ask("a")));
+    tokio::time::sleep(secs(15)).await;
+    stopped_for(secs(21), end).await;
+    slow.await.unwrap();
+    assert_eq!(waits.await.unwrap().unwrap().status(), 200);
+}

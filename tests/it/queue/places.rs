@@ -269,3 +269,38 @@ async fn on_many_threads_no_more_calls_are_under_way_than_there_are_places() {
     assert!(busy.most() <= 3, "{}", busy.most());
     assert_eq!((layer.stats().in_flight, layer.stats().waiting), (0, 0));
 }
+
+/// A process that goes on after it was stopped sees its timers before it sees its sockets.
+async fn stopped_for(time: Duration, then: Arc<tokio::sync::Notify>) {
+    tokio::spawn(async move {
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        then.notify_one();
+    });
+    tokio::time::advance(time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_refuses_nobody_whose_turn_has_come() {
+    let answer = Arc::new(tokio::sync::Notify::new());
+    let upstream = service_fn({
+        let answer = answer.clone();
+        move |request: Ask| {
+            let answer = answer.clone();
+            async move {
+                if Tenant::of(&request) == Some("a") {
+                    answer.notified().await;
+                }
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }
+        }
+    });
+    let service = QueueLayer::new(1).layer(upstream);
+    let first = tokio::spawn(whole(service.clone(), ask("a")));
+    tokio::task::yield_now().await;
+    let second = tokio::spawn(whole(service.clone(), ask("b")));
+    tokio::time::sleep(secs(15)).await;
+    stopped_for(secs(21), answer).await;
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (200, 200));
+}
