@@ -199,8 +199,14 @@ async fn pauses_that_were_missed_are_known_soon_however_many_limits_there_are() 
     settle().await;
     way.set_connected(true);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    for credential in 0..10 {
-        assert_eq!(call(&here, &credential.to_string()).await, StatusCode::OK);
+    let calls: Vec<_> = (0..10)
+        .map(|credential| {
+            let here = here.clone();
+            tokio::spawn(async move { call(&here, &credential.to_string()).await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), StatusCode::OK);
     }
     assert_eq!(upstream.refused.load(SeqCst), 10);
 }

@@ -316,7 +316,7 @@ async fn an_answer_later_is_had_from_any_process() {
     drop(answer);
     // What is told to Redis is told behind the answer.
     sleep(20 * MS).await;
-    let again = Request::get(&location).header("prefer", "wait=1").body(Full::default()).unwrap();
+    let again = Request::get(&location).header("prefer", "respond-async, wait=1").body(Full::default()).unwrap();
     assert_eq!(there.send(again).await.status(), 202, "it is not there yet");
     let writing = tokio::spawn(async move {
         let mut body = here.bodies.recv().await.unwrap();

@@ -201,14 +201,13 @@ async fn without_the_backend_each_process_knows_its_own_messages() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_could_not_be_told_is_told_again() {
     let model = Model::new();
-    let way = model.connection();
-    let (one, two) = (Process::on(way.clone()), Process::on(model));
-    let first = one.say("ann", "hello");
-    tokio::time::sleep(50 * MS).await;
-    way.set_connected(false);
-    assert_eq!(first.await.unwrap(), StatusCode::OK);
+    let lossy = Slow::new(model.clone(), MS, MS);
+    let is_lost = lossy.loses_answered.clone();
+    is_lost.store(true, SeqCst);
+    let (one, two) = (Process::on(lossy), Process::on(model));
+    assert_eq!(one.say("ann", "hello").await.unwrap(), StatusCode::OK);
     tokio::time::sleep(2_000 * MS).await;
-    way.set_connected(true);
+    is_lost.store(false, SeqCst);
     tokio::time::sleep(1_000 * MS).await;
     // It was answered, and a newer one does not supersede it.
     assert_eq!(two.say("ann", "other").await.unwrap(), StatusCode::OK);

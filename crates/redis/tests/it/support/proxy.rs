@@ -88,7 +88,8 @@ async fn relay(client: TcpStream, mut routes: watch::Receiver<Route>, route: Wea
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
-    let ((client_reads, client_writes), (server_reads, server_writes)) = (client.into_split(), server.into_split());
+    let ((mut client_reads, mut client_writes), (mut server_reads, mut server_writes)) =
+        (client.into_split(), server.into_split());
     let (asks, answers) = (routes.clone(), routes.clone());
     let loses = || {
         let mut is_lost = false;
@@ -103,8 +104,8 @@ async fn relay(client: TcpStream, mut routes: watch::Receiver<Route>, route: Wea
     };
     let both = async {
         tokio::select! {
-            () = pass(client_reads, server_writes, asks, || false) => {}
-            () = pass(server_reads, client_writes, answers, loses) => {}
+            () = pass(&mut client_reads, &mut server_writes, asks, || false) => {}
+            () = pass(&mut server_reads, &mut client_writes, answers, loses) => {}
         }
         // What the client writes is lost.
         if routes.borrow().hides_ends {

@@ -21,11 +21,13 @@ pub(crate) struct Slow {
     pub(crate) subscribes_in: Duration,
     /// Whether the answers to requests for a probe are lost.
     pub(crate) loses_leases: Arc<AtomicBool>,
+    /// Whether it is lost that messages were answered.
+    pub(crate) loses_answered: Arc<AtomicBool>,
 }
 
 impl Slow {
     pub(crate) fn new(model: Model, takes: Duration, subscribes_in: Duration) -> Self {
-        Self { model, takes, subscribes_in, loses_leases: Arc::default() }
+        Self { model, takes, subscribes_in, loses_leases: Arc::default(), loses_answered: Arc::default() }
     }
 }
 
@@ -98,6 +100,9 @@ impl ConversationBackend for Slow {
 
     async fn answered(&self, message: Message) -> Result<bool, BackendError> {
         sleep(self.takes).await;
+        if self.loses_answered.load(SeqCst) {
+            return Err(BackendError::Unreachable);
+        }
         self.model.answered(message).await
     }
 
