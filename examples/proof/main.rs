@@ -80,6 +80,6 @@ async fn main() -> Result<(), BoxError> {
     println!("{}", outage::run().await?);
     chart::write(&args.chart, &rows)?;
     println!("The chart is in {}.", args.chart.display());
-    rows.iter().try_for_each(Row::check)?;
+    report::check(&rows)?;
     Ok(())
 }

@@ -56,7 +56,7 @@ impl Row {
 
     /// What our layers promise: callers hold nothing that no provider said, nothing cut passes for whole, what could go on did,
     /// and nothing was billed twice that was not needed.
-    pub(crate) fn check(&self) -> Result<(), BoxError> {
+    fn check(&self) -> Result<(), BoxError> {
         let goes_on = match self.contestant {
             Contestant::Buttress => false,
             Contestant::Resuming | Contestant::Restarting => true,
@@ -92,6 +92,19 @@ impl Row {
     pub(crate) fn percent(&self, count: u32) -> f64 {
         100.0 * f64::from(count) / f64::from(self.requests.max(1))
     }
+}
+
+/// Checks each row, and that our layers without a cursor and without a restart have lost what the bare client has: the provider
+/// draws a fault for each arrival, so that a few of a thousand lie between them.
+pub(crate) fn check(rows: &[Row]) -> Result<(), BoxError> {
+    rows.iter().try_for_each(Row::check)?;
+    let row = |contestant| rows.iter().find(|row| row.contestant == contestant);
+    let (Some(bare), Some(ours)) = (row(Contestant::Bare), row(Contestant::Buttress)) else { return Ok(()) };
+    let (cut, truth) = (ours.cut, bare.cut + bare.taken_for_whole);
+    if ours.median <= SLOW && cut + ours.requests / 200 + 1 < truth {
+        return Err(format!("{cut} answers were cut, and {truth} of the bare client's: some were lost").into());
+    }
+    Ok(())
 }
 
 /// A row for each figure, a column for each contestant.

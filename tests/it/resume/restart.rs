@@ -489,6 +489,62 @@ proptest! {
     }
 }
 
+/// One character, and whether the model thinks it.
+type Spoken = Vec<(bool, char)>;
+
+fn spoken(kind: Kind, text: &str) -> Spoken {
+    let mut spoken = Spoken::new();
+    let mut reader = Reader::of(kind, Framing::EventStream);
+    reader.read(text.as_bytes(), |fact, _| match fact {
+        Fact::Delta { channel: Channel::Text, text, .. } => {
+            spoken.extend(text.decode().chars().map(|one| (false, one)));
+        }
+        Fact::Delta { channel: Channel::Reasoning, text, .. } => {
+            spoken.extend(text.decode().chars().map(|one| (true, one)));
+        }
+        Fact::Unreadable | Fact::Failed(_) => panic!("{text}"),
+        _ => {}
+    });
+    spoken
+}
+
+/// The events of an answer whose text and thoughts come in turns, so many characters at a time.
+fn thinking(model: Model, spoken: &[(bool, char)], size: usize) -> Vec<String> {
+    let runs = spoken.chunk_by(|one, other| one.0 == other.0).flat_map(|run| run.chunks(size));
+    let events = runs.map(|piece| {
+        let text: String = piece.iter().map(|(_, one)| one).collect();
+        match (model.kind, piece[0].0) {
+            (_, false) => model.text(&text),
+            (Kind::Gemini, true) => model.text(&text).replace("{\"text\"", "{\"thought\":true,\"text\""),
+            (_, true) => model.text(&text).replace("\"content\"", "\"reasoning_content\""),
+        }
+    });
+    model.start().into_iter().chain(events).chain(model.end()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// The same of text and thoughts: neither is taken for the other.
+    #[test]
+    fn the_caller_never_holds_thoughts_and_text_of_two_answers(
+        model in prop_oneof![Just(CHAT), Just(GEMINI)],
+        first in proptest::collection::vec((any::<bool>(), proptest::char::range('a', 'b')), 1..30),
+        other in proptest::collection::vec((any::<bool>(), proptest::char::range('a', 'b')), 0..30),
+        agree in 0..31_usize, after in 1..40_usize, sizes in (1..4_usize, 1..4_usize),
+    ) {
+        let second: Spoken = first.iter().copied().take(agree).chain(other).collect();
+        let events = thinking(model, &first, sizes.0);
+        let after = after % events.len();
+        let had = spoken(model.kind, &events[..after].concat());
+        let answers = [cut(events, after), whole(thinking(model.with("two"), &second, sizes.1))];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let outcome = runtime.block_on(ask(restarting(), model, answers));
+        let said = spoken(model.kind, &outcome.text);
+        prop_assert_eq!(&said, if outcome.error.is_none() { &second } else { &had });
+    }
+}
+
 #[test]
 fn what_a_client_hears_is_what_was_said() {
     assert_eq!(heard(Kind::OpenAiChat, &CHAT.answer("été", 2).concat()), ("été".to_owned(), Some(End::Whole)));

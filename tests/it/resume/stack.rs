@@ -20,22 +20,30 @@ const COMPLETED: &str = "event: response.completed\ndata: {\"type\":\"response.c
 
 #[tokio::test(start_paused = true)]
 async fn what_the_backup_began_goes_on_at_the_backup() {
-    let primary = Upstream::new([Answer::Status(503, "down")]);
-    let backup = Upstream::new([stream([Data(ONE), Data(TWO), Fail("cut")]), stream([Data(THREE)])]);
-    let (asked_first, asked_then) = (primary.clone(), backup.clone());
-    let service = ServiceBuilder::new()
-        .layer(ResumeLayer::new())
-        .layer(
-            FallbackLayer::new(service_fn(move |request| backup.clone().answer(request)))
-                .name("eu-west")
-                .forward_credentials(true),
-        )
-        .service(service_fn(move |request| primary.clone().answer(request)));
-    let (text, error) = read(service.oneshot(events("/events")).await.unwrap()).await;
-    assert_eq!((text, error.map(|err| err.to_string())), ([ONE, TWO, THREE].concat(), None));
-    assert_eq!((asked_first.asked().len(), asked_then.asked().len()), (1, 2), "the primary is not asked for it");
-    let rest = &asked_then.asked()[1];
-    assert_eq!((&rest.headers["last-event-id"], &rest.pin), (&"2".parse().unwrap(), &Some(PinTo::primary())));
+    for forward in [true, false] {
+        let primary = Upstream::new([Answer::Status(503, "down")]);
+        let backup = Upstream::new([stream([Data(ONE), Data(TWO), Fail("cut")]), stream([Data(THREE)])]);
+        let (asked_first, asked_then) = (primary.clone(), backup.clone());
+        let service = ServiceBuilder::new()
+            .layer(ResumeLayer::new())
+            .layer(
+                FallbackLayer::new(service_fn(move |request| backup.clone().answer(request)))
+                    .name("eu-west")
+                    .forward_credentials(forward)
+                    .own_credentials(!forward),
+            )
+            .service(service_fn(move |request| primary.clone().answer(request)));
+        let (text, error) = read(service.oneshot(events("/events")).await.unwrap()).await;
+        assert_eq!((text, error.map(|err| err.to_string())), ([ONE, TWO, THREE].concat(), None));
+        assert_eq!((asked_first.asked().len(), asked_then.asked().len()), (1, 2), "the primary is not asked for it");
+        let asked = asked_then.asked();
+        assert_eq!(
+            (&asked[1].headers["last-event-id"], &asked[1].pin),
+            (&"2".parse().unwrap(), &Some(PinTo::primary()))
+        );
+        // The rest is asked for with the credentials that the answer was asked for with.
+        assert!(asked.iter().all(|asked| asked.headers.contains_key("authorization") == forward));
+    }
 }
 
 #[tokio::test(start_paused = true)]
