@@ -98,7 +98,12 @@ pub(crate) fn observer(events: &Events) -> Arc<dyn Observer> {
 /// Writes log lines to stderr, as `RUST_LOG` has it.
 pub(crate) fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // Else a line that cannot be written is told of on stderr, where that fails too, and panics.
+        .log_internal_errors(false);
     // It fails where something else in the process has set one before; then that one writes.
     let _ = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),

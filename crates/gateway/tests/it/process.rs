@@ -218,6 +218,26 @@ pub(super) fn log_of(command: &mut Command, calls: impl FnOnce(SocketAddr)) -> S
     std::fs::read_to_string(log).unwrap()
 }
 
+/// A disk that is full costs log lines, and nothing else.
+#[test]
+fn a_log_that_cannot_be_written_costs_no_answer() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for format in ["text", "json"] {
+        let args = format!("--listen 127.0.0.1:0 --breaker off --log-format {format}");
+        let mut program = Program::start_with(command(&args).stderr(full()));
+        for _ in 0..2 {
+            let answer = send(program.addr, "/v1/chat/completions", "", HELLO);
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("data: [DONE]"), "{answer}");
+            // Of this one there is a warning.
+            let answer = send(program.addr, "/v1/chat/completions", "x-fault: reset\r\n", HELLO);
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            program.signal("HUP");
+        }
+        program.signal("TERM");
+        assert_eq!(program.child.wait().unwrap().code(), Some(0));
+    }
+}
+
 /// Sends a request with these headers and this body, and returns all of the answer.
 pub(super) fn send(addr: SocketAddr, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
