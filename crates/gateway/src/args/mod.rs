@@ -122,10 +122,17 @@ impl Args {
 
     /// Whether this can take the place of `before` without a new start: a file that was cut off cannot.
     pub(crate) fn check_follows(&self, before: &Self) -> Result<(), String> {
-        self.text.check(&before.text).map_err(|wrong| match &self.server.config {
+        let placed = |wrong: &str| match &self.server.config {
             Some(path) => format!("{}: {wrong}", path.display()),
             None => wrong.to_owned(),
-        })?;
+        };
+        self.text.check(&before.text).map_err(placed)?;
+        if self.is_simulated() && !before.is_simulated() {
+            return Err(placed("upstream: there is none any more; to answer with a simulated provider, start anew"));
+        }
+        if self.server.tls_cert.is_none() && before.server.tls_cert.is_some() {
+            return Err(placed("tls_cert: there is none any more; to listen without TLS, start anew"));
+        }
         self.callers.check_follows(&before.callers)
     }
 
@@ -200,6 +207,11 @@ impl Args {
             ));
         }
         Ok(())
+    }
+
+    /// Whether calls of no route are answered by a simulated provider.
+    fn is_simulated(&self) -> bool {
+        self.upstreams.upstream.is_none() && self.has_default_route()
     }
 
     /// Whether calls of no route are answered.

@@ -192,6 +192,19 @@ async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
     assert_eq!([call(Some("one")).await, call(Some("another")).await], [200, 401]);
 }
 
+/// Real callers get no invented answers, and no listener turns plain, because a line is gone.
+#[tokio::test]
+async fn an_upstream_that_is_gone_from_the_file_is_no_simulated_one() {
+    let provider = Provider::start().await.unwrap();
+    let config = Config::new(&format!("idle_timeout = \"5s\"\nupstream = \"http://{}\"\n# end\n", provider.addr()));
+    let gateway = gateway(&["--config", config.path()]).await;
+    config.write("idle_timeout = \"5s\"\n# end\n");
+    let wrong = gateway.reload.now().await.unwrap_err().replace(config.path(), "FILE");
+    assert_eq!(wrong, "FILE: upstream: there is none any more; to answer with a simulated provider, start anew");
+    assert_eq!(ask(chat(gateway.addr, false, "")).await.status(), StatusCode::OK);
+    assert_eq!(provider.counts().calls, 1);
+}
+
 #[tokio::test]
 async fn answers_to_come_back_to_stay_when_their_settings_change() {
     let provider = Provider::start().await.unwrap();
