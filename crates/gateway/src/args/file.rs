@@ -206,7 +206,8 @@ impl Reader<'_> {
             Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => {
                 let line = one_line(&error);
                 // A credential may stand in the URL, or where the name of its variable should: the log gets this line on SIGHUP.
-                let is_secret = arg.get_help_heading().is_some_and(|heading| [TRUST, CALLERS].contains(&heading));
+                let is_secret = arg.get_id().as_str().starts_with("embeddings")
+                    || arg.get_help_heading().is_some_and(|heading| [TRUST, CALLERS].contains(&heading));
                 Err(if is_secret && !value.is_empty() { line.replace(value, "***") } else { line })
             }
             _ => Ok(()),

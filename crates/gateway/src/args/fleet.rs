@@ -20,22 +20,22 @@ pub(crate) struct FleetArgs {
 
     /// What its keys begin with. Gateways with different prefixes share nothing.
     #[arg(
-        long, env = "GATEWAY_REDIS_PREFIX", value_name = "NAME", default_value = "buttress", requires = "redis",
+        long, env = "GATEWAY_REDIS_PREFIX", value_name = "NAME", default_value = PREFIX,
         help_heading = FLEET
     )]
     pub(crate) redis_prefix: String,
 
     /// How long a call waits for each of its operations at most. While it is known to be unreachable, no call waits.
     #[arg(
-        long, env = "GATEWAY_REDIS_PATIENCE", value_name = "TIME", default_value = "100ms", value_parser = time,
-        requires = "redis", help_heading = FLEET
+        long, env = "GATEWAY_REDIS_PATIENCE", value_name = "TIME", default_value = PATIENCE, value_parser = time,
+        help_heading = FLEET
     )]
     pub(crate) redis_patience: Duration,
 
     /// What calls get while it cannot be reached. `local`: each gateway goes on with what it knows itself; `refuse`: a
     /// request with an `Idempotency-Key` gets 503, since another gateway may have answered it, and `/-/readyz` too.
     #[arg(
-        long, env = "GATEWAY_REDIS_OUTAGE", value_name = "HOW", default_value = "local", requires = "redis",
+        long, env = "GATEWAY_REDIS_OUTAGE", value_name = "HOW", default_value = "local",
         help_heading = FLEET
     )]
     pub(crate) redis_outage: OnOutage,
@@ -52,12 +52,15 @@ pub(crate) enum OnOutage {
     Refuse,
 }
 
+const PREFIX: &str = "buttress";
+const PATIENCE: &str = "100ms";
+
 // === impl FleetArgs ===
 
 impl FleetArgs {
     /// How Redis is reached, where there is one. The error is one line.
     pub(crate) fn options(&self) -> Result<Option<RedisOptions>, String> {
-        let Some(url) = &self.redis else { return Ok(None) };
+        let Some(url) = &self.redis else { return self.check_unused().map(|()| None) };
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
         if self.redis_prefix.is_empty() || !self.redis_prefix.chars().all(is_plain) {
             return Err("--redis-prefix: not letters, digits, and - _ . :".to_owned());
@@ -68,6 +71,19 @@ impl FleetArgs {
         let options = RedisOptions::from_url(&url.0)
             .map_err(|_| format!("--redis {url}: not a URL such as redis://127.0.0.1:6379"))?;
         Ok(Some(options.prefix(self.redis_prefix.as_str()).patience(self.redis_patience)))
+    }
+
+    /// Without Redis nothing may be said of it, wherever it is said: in the file, in the environment, on the command line.
+    fn check_unused(&self) -> Result<(), String> {
+        let said = [
+            ("--redis-prefix", self.redis_prefix != PREFIX),
+            ("--redis-patience", time(PATIENCE).as_ref() != Ok(&self.redis_patience)),
+            ("--redis-outage", self.redis_outage != OnOutage::Local),
+        ];
+        match said.into_iter().find(|(_, is_said)| *is_said) {
+            Some((option, _)) => Err(format!("{option} needs --redis URL")),
+            None => Ok(()),
+        }
     }
 
     /// The options whose values in `new` wait for a new start.
@@ -142,8 +158,8 @@ mod tests {
     #[test]
     fn what_is_for_redis_needs_one() {
         for option in ["--redis-prefix a", "--redis-patience 50ms", "--redis-outage refuse"] {
-            let line = read(option).unwrap_err();
-            assert_eq!(line, "the following required arguments were not provided: --redis <URL>", "{option}");
+            let name = option.split(' ').next().unwrap();
+            assert_eq!(read(option).unwrap_err(), format!("{name} needs --redis URL"));
         }
         let line = read("--redis redis://h --redis-prefix {a}").unwrap_err();
         assert_eq!(line, "--redis-prefix: not letters, digits, and - _ . :");

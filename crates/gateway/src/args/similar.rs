@@ -26,7 +26,7 @@ pub(crate) struct SimilarArgs {
 
     /// Environment variable with the `Authorization` of requests for embeddings. They never carry the caller's.
     #[arg(
-        long, env = "GATEWAY_EMBEDDINGS_AUTHORIZATION_ENV", value_name = "VAR", requires = "embeddings",
+        long, env = "GATEWAY_EMBEDDINGS_AUTHORIZATION_ENV", value_name = "VAR",
         help_heading = LAST_GOOD
     )]
     embeddings_authorization_env: Option<Credential>,
@@ -34,7 +34,7 @@ pub(crate) struct SimilarArgs {
     /// Header of requests for embeddings, and the environment variable with its value. May be repeated.
     #[arg(
         long, env = "GATEWAY_EMBEDDINGS_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
-        requires = "embeddings", help_heading = LAST_GOOD
+        help_heading = LAST_GOOD
     )]
     embeddings_header: Vec<NamedCredential>,
 }
@@ -55,7 +55,8 @@ impl SimilarArgs {
     /// What cannot work together. The error is one line.
     pub(super) fn check(&self, has_last_good: bool) -> Result<(), String> {
         if self.similar.0.is_none() {
-            let unused = self.embeddings.is_some() || self.embeddings_model.is_some();
+            let has_credential = self.embeddings_authorization_env.is_some() || !self.embeddings_header.is_empty();
+            let unused = self.embeddings.is_some() || self.embeddings_model.is_some() || has_credential;
             return if unused { Err("--embeddings is for --similar, which is off".to_owned()) } else { Ok(()) };
         }
         if !has_last_good {

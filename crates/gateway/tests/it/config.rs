@@ -117,6 +117,10 @@ fn errors_show_no_credential() {
     assert!(wrong.len() == 2 && wrong[0].starts_with("FILE:1: upstream: invalid value '***' for "), "{wrong:?}");
     assert!(wrong[1].starts_with("FILE:2: upstream_header: "), "{wrong:?}");
     assert!(!wrong.concat().contains("s3cret"), "{wrong:?}");
+    let config =
+        Config::new("embeddings = \"ftp://u:s3cret@h\"\nembeddings_authorization_env = \"Bearer sk-s3cret\"\n");
+    let wrong = config.wrong(&[]);
+    assert!(wrong.len() == 2 && !wrong.concat().contains("s3cret"), "{wrong:?}");
 }
 
 #[test]
