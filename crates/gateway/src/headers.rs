@@ -11,6 +11,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, Version};
 use http_body::Body;
 
+use super::ids::X_REQUEST_ID;
+
 /// Meant for one hop whether `Connection` names them or not (RFC 9110, 7.6.1, and for the last two 11.7). `Trailer`
 /// is not among them: it goes with the trailers, which are forwarded.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -55,7 +57,7 @@ pub(crate) struct Peer {
 pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     let headers = &mut parts.headers;
     let trailers = accepts_trailers(headers);
-    remove_hop_by_hop(headers);
+    remove_hop_by_hop(headers, is_ours);
     if trailers {
         // The upstream's trailers are handed on, so it may send some.
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -80,12 +82,19 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     parts.version = Version::HTTP_11;
 }
 
+/// What the caller may not take away: the call's id, and what trusted proxies say of its origin.
+fn is_ours(name: &HeaderName) -> bool {
+    *name == X_REQUEST_ID || names_origin(name)
+}
+
+fn names_origin(name: &HeaderName) -> bool {
+    *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
+}
+
 /// Says for whom the request is made. What others have written there stays where they are trusted proxies.
 fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue>) {
     if !peer.is_trusted_proxy {
-        let is_claim =
-            |name: &&HeaderName| *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-");
-        let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
+        let claims: Vec<HeaderName> = headers.keys().filter(|name| names_origin(name)).cloned().collect();
         for name in claims {
             headers.remove(name);
         }
@@ -119,14 +128,14 @@ pub(crate) fn announce_trailers<B: Body>(response: &mut Response<B>) {
 
 /// Makes an upstream's response one of ours.
 pub(crate) fn forward_response(parts: &mut http::response::Parts) {
-    remove_hop_by_hop(&mut parts.headers);
+    remove_hop_by_hop(&mut parts.headers, |_| false);
     parts.version = Version::HTTP_11;
 }
 
-/// Removes what was meant for the other hop.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what was meant for the other hop, but for what is `kept` though `Connection` names it.
+fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
     let named: Vec<HeaderName> = members(headers, &CONNECTION).filter_map(|option| option.parse().ok()).collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in named.iter().filter(|name| !kept(name)).chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }
@@ -295,6 +304,14 @@ mod tests {
         let headers = forwarded(Request::builder().header("connection", "x-forwarded-for, via"));
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(headers["via"], "1.1 tower-buttress");
+        let request = Request::builder().header("connection", "x-request-id, x-forwarded-for, x-other");
+        let request =
+            request.header("x-request-id", "a").header("x-forwarded-for", "203.0.113.9").header("x-other", "b");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        forward_request(&mut parts, peer("192.0.2.7", true));
+        assert_eq!(parts.headers["x-request-id"], "a");
+        assert_eq!(parts.headers["x-forwarded-for"], "203.0.113.9, 192.0.2.7");
+        assert!(!parts.headers.contains_key("x-other"));
     }
 
     #[test]

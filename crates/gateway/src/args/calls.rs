@@ -9,7 +9,8 @@ use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, LAST_GOOD, LOAD, STREAMS
 pub(crate) struct Calls {
     /// What their paths begin with.
     pub(crate) path: String,
-    /// The name of their model, `*` for any characters. `None`: any call.
+    /// The name of their model, `*` for any characters, in letters of either case: some servers do not tell them apart. `None`: any
+    /// call.
     pub(crate) model: Option<String>,
 }
 
@@ -30,7 +31,9 @@ pub(super) fn is_of_routes(arg: &Arg) -> bool {
 impl Calls {
     /// Whether a call is among them.
     pub(crate) fn have(&self, path: &str, model: Option<&str>) -> bool {
-        let has_model = |pattern: &String| model.is_some_and(|model| is_like(pattern, model));
+        let has_model = |pattern: &String| {
+            model.is_some_and(|model| is_like(&pattern.to_ascii_lowercase(), &model.to_ascii_lowercase()))
+        };
         path.starts_with(&self.path) && self.model.as_ref().is_none_or(has_model)
     }
 }
@@ -78,6 +81,7 @@ mod tests {
         assert!(calls("/v1/", None).have("/v1/chat", None));
         assert!(!calls("/v1/", None).have("/v2/chat", Some("m")));
         assert!(calls("/", Some("m*")).have("/v1/chat", Some("mini")));
+        assert!(calls("/", Some("Deep-*")).have("/v1/chat", Some("DEEP-1")));
         assert!(!calls("/", Some("m*")).have("/v1/chat", None));
     }
 }
