@@ -41,15 +41,19 @@ pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
     is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
 }
 
-/// The path as it may be logged, without the token: it is all that a reader needs. A path of the gateway's own that is spelled
-/// otherwise leads nowhere, but may show the token too.
+/// The path as it may be logged, without the token: it is all that a reader needs. A path that may be one of the gateway's own in
+/// another spelling leads nowhere, but may show the token too.
 pub(crate) fn logged(path: &str) -> String {
     let is_below = path.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('/'));
     if is_below {
         return format!("{PREFIX}/..");
     }
     let digits = || path.bytes().filter(u8::is_ascii_hexdigit).count();
-    if paths::is_own(path) && digits() >= TOKEN_LENGTH { "/-/..".to_owned() } else { path.to_owned() }
+    if (path.starts_with("/-/") || paths::may_be_own(path)) && digits() >= TOKEN_LENGTH {
+        "/-/..".to_owned()
+    } else {
+        path.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +76,7 @@ mod tests {
             ("//-/answers/0123456789abcdef0123456789abcdef", "/-/.."),
             ("/%2D/answers/0123456789abcdef0123456789abcdef", "/-/.."),
             ("/-%2Fanswers%2F0123456789abcdef0123456789abcdef", "/-/.."),
+            ("/x/../-/answers/0123456789abcdef0123456789abcdef", "/-/.."),
             ("/v1/batches/0123456789abcdef0123456789abcdef", "/v1/batches/0123456789abcdef0123456789abcdef"),
             ("/v1", "/v1"),
         ] {

@@ -60,6 +60,12 @@ impl Local {
         paths::is_own(path) && !(self.has_answers && answers::is_one(path))
     }
 
+    /// Whether it is what a load balancer asks, by whatever name it knows this gateway.
+    pub(crate) fn is_health<B>(request: &Request<B>) -> bool {
+        matches!(request.uri().path(), "/-/healthz" | "/-/readyz")
+            && (request.method() == Method::GET || request.method() == Method::HEAD)
+    }
+
     /// The answer.
     pub(crate) fn answer<B>(&self, request: &Request<B>, shown: Shown) -> Response<AnswerBody> {
         let Some(page) = request.uri().path().strip_prefix("/-/") else { return problem::no_such_page() };

@@ -48,12 +48,17 @@ fn is_read_differently(path: &str) -> bool {
 
 /// Whether it is a path of the gateway's own, `/-/..`, or a spelling of one that an upstream could take for it.
 pub(crate) fn is_own(path: &str) -> bool {
-    // Most paths end here.
-    if !path.as_bytes().get(1).is_some_and(|byte| matches!(byte, b'-' | b'/' | b'%' | b'.' | b'\\' | b';')) {
-        return false;
-    }
     path.starts_with("/-/")
-        || path.len() <= LONGEST && manners().any(|manner| manner.read(path.as_bytes()).starts_with(b"/-/"))
+        || path.len() <= LONGEST && may_be_own(path) && {
+            // Each reading ends with a slash: `/-` is the upstream's.
+            let is_below = |read: &[u8]| read.len() > 3 && read.starts_with(b"/-/");
+            manners().any(|manner| is_below(&manner.read(path.as_bytes())))
+        }
+}
+
+/// Whether it has what such a spelling needs.
+pub(crate) fn may_be_own(path: &str) -> bool {
+    (path.contains('-') || path.contains("%2")) && is_read_differently(path)
 }
 
 fn manners() -> impl Iterator<Item = Manner> {
@@ -130,6 +135,27 @@ fn decoded(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_of_the_gateways_own_is_known_in_every_spelling() {
+        for path in [
+            "/-/",
+            "/-/metrics",
+            "//-/metrics",
+            "/%2d/metrics",
+            "/%252D/metrics",
+            "/-%2Fmetrics",
+            "/x/../-/metrics",
+            "/./-/metrics",
+            "/-;v=1/metrics",
+            "\\-\\metrics",
+        ] {
+            assert!(is_own(path), "{path}");
+        }
+        for path in ["/", "/-", "/-x", "/x/-/y", "/v1/a-b", "/v1/a%20b", "//v1/-/x", "/-%20/x"] {
+            assert!(!is_own(path), "{path}");
+        }
+    }
 
     fn ambiguous(path: &str, prefixes: &[&str]) -> bool {
         is_ambiguous(path, &prefixes.iter().copied())

@@ -22,6 +22,7 @@ use tower_buttress::{
 };
 
 use super::answer_body::AnswerBody;
+use super::callers::KeyRemoval;
 use super::calls::Call;
 use super::drain::Drain;
 use super::headers::Peer;
@@ -86,7 +87,7 @@ impl<S> Proxy<S> {
             Err(refusal) => return sender.refuse(body, *refusal).await,
         };
         let mut request = Request::from_parts(parts, body);
-        let upgrade = tunnel::asked(&mut request);
+        let upgrade = tunnel::asked(&mut request).map(|client| (client, request.extensions().get().cloned()));
         let (mut parts, body) = request.into_parts();
         headers::forward_request(&mut parts, peer);
         if upgrade.is_some() {
@@ -254,16 +255,21 @@ fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
     problem::broken_request()
 }
 
-fn pass_on<B>(mut response: Response<B>, upgrade: Option<OnUpgrade>, drain: &Drain, made: &Made) -> Response<AnswerBody>
+fn pass_on<B>(
+    mut response: Response<B>,
+    upgrade: Option<(OnUpgrade, Option<KeyRemoval>)>,
+    drain: &Drain,
+    made: &Made,
+) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
-        let Some(client) = upgrade.filter(|_| tunnel::to_websocket(response.headers())) else {
+        let Some((client, removal)) = upgrade.filter(|_| tunnel::to_websocket(response.headers())) else {
             return problem::wrong_protocol();
         };
-        tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open()));
+        tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open(), removal));
     }
     // What began before its answer does not know yet how that will come about.
     let early = response.extensions().get::<HeadersSentEarly>().is_some();

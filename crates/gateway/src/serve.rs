@@ -19,6 +19,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -74,6 +75,9 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 /// An HTTP/2 client that is gone without a word is noticed within twice this time.
 const PING: Duration = Duration::from_secs(20);
+
+/// Any client, and one whose tunnel is silent, some minutes after this time.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// What a client may send on one HTTP/2 stream before the upstream takes it, and on all of a connection: an upload that
 /// stalls stops no other.
@@ -145,6 +149,7 @@ where
     async fn connection(self, versions: Arc<Versions>, stream: TcpStream, address: IpAddr, door: Door, open: Open) {
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(PING));
         let reset = Reset::default();
         let stream = Socket::new(stream, reset.on_drop.clone());
         let came = Came { address, door, has_tls: false };
@@ -290,12 +295,14 @@ where
     async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
         let sender = Sender::new(request.version(), request.headers());
         let shown = match came.door {
+            // From a proxy on this machine calls of anyone come.
+            Door::Main if self.callers.is_relayed(came.address, request.headers()) => Shown::Health,
             Door::Main => self.shown,
             Door::Admin => Shown::All,
         };
         if matches!(came.door, Door::Admin) || self.local.has(&request) {
             // Before anything is done that a page of another site may have made a browser ask for.
-            let refused = self.callers.admit_page(&request);
+            let refused = if Local::is_health(&request) { None } else { self.callers.admit_page(&request) };
             let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
             let response = match (refused, whose) {
                 (Some(refused), _) => refused,

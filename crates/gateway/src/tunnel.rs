@@ -1,11 +1,13 @@
 //! WebSockets: a connection that changes its protocol becomes a tunnel.
 
+use futures_util::future::OptionFuture;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Version};
 use hyper::upgrade::{self, OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
+use super::callers::KeyRemoval;
 use super::drain::Open;
 use super::headers::lists;
 use super::telemetry;
@@ -28,15 +30,19 @@ pub(crate) fn mark(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Carries bytes between the two, until both have ended or one has failed.
-pub(crate) async fn carry(client: OnUpgrade, upstream: OnUpgrade, open: Open) {
+/// Carries bytes between the two, until both have ended or one has failed, or the key of the caller is removed: a tunnel has no end
+/// of its own.
+pub(crate) async fn carry(client: OnUpgrade, upstream: OnUpgrade, open: Open, removal: Option<KeyRemoval>) {
     let ended = async {
         let (client, upstream) = tokio::try_join!(client, upstream)?;
         copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await?;
         Ok::<_, tower_buttress::error::BoxError>(())
     };
-    if let Err(error) = ended.await {
-        tracing::info!("a tunnel broke off: {}", telemetry::chain(error.as_ref()));
+    tokio::select! {
+        ended = ended => if let Err(error) = ended {
+            tracing::info!("a tunnel broke off: {}", telemetry::chain(error.as_ref()));
+        },
+        Some(()) = OptionFuture::from(removal.map(KeyRemoval::wait)) => {}
     }
     drop(open);
 }

@@ -35,8 +35,8 @@ pub(crate) struct CallerArgs {
     )]
     pub(crate) allow_origin: Vec<Origin>,
 
-    /// Name of this gateway, beside `localhost` and addresses. May be repeated. Without caller keys, requests for another
-    /// `Host` get 403.
+    /// Name of this gateway, beside `localhost` and addresses. May be repeated. Requests for another `Host` get 403 below `/-/`, but
+    /// for `healthz` and `readyz`, and without caller keys everywhere.
     #[arg(
         long, env = "GATEWAY_HOST", value_name = "NAME", action = Append, value_delimiter = ',', num_args = 1..,
         help_heading = CALLERS

@@ -12,7 +12,8 @@ pub(crate) use self::removed::{KeyRemoval, RemovedKeyLayer};
 
 use std::net::IpAddr;
 
-use http::{Request, Response};
+use http::header::{FORWARDED, VIA};
+use http::{HeaderMap, HeaderName, Request, Response};
 use tower_buttress::Authenticated;
 
 use super::answer_body::AnswerBody;
@@ -30,6 +31,9 @@ pub(crate) struct Callers {
     pub(crate) pages: Pages,
     pub(crate) proxies: Vec<Network>,
 }
+
+/// What proxies write.
+const RELAYED: [HeaderName; 3] = [FORWARDED, HeaderName::from_static("x-forwarded-for"), VIA];
 
 // === impl Callers ===
 
@@ -63,6 +67,11 @@ impl Callers {
     pub(crate) fn peer(&self, address: IpAddr, has_tls: bool) -> Peer {
         let is_trusted_proxy = self.proxies.iter().any(|network| network.contains(address));
         Peer { address, is_trusted_proxy, has_tls }
+    }
+
+    /// Whether a request has come through another proxy.
+    pub(crate) fn is_relayed(&self, address: IpAddr, headers: &HeaderMap) -> bool {
+        RELAYED.iter().any(|name| headers.contains_key(name)) || self.peer(address, false).is_trusted_proxy
     }
 
     /// Takes the place of `old`.

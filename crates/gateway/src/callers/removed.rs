@@ -42,6 +42,15 @@ pin_project! {
     }
 }
 
+// === impl KeyRemoval ===
+
+impl KeyRemoval {
+    /// Ready when it is removed.
+    pub(crate) async fn wait(self) {
+        self.0.cancelled_owned().await;
+    }
+}
+
 // === impl RemovedKeyLayer ===
 
 impl<S> Layer<S> for RemovedKeyLayer {

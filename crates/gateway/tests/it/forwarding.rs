@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, StreamBody};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tower_buttress::error::BoxError;
 
 use super::client::{ask, chat, content, full, http1, http2, raw, raw_upstream, read};
@@ -240,6 +241,29 @@ async fn a_websocket_is_carried_through() {
         assert_eq!(soon(socket.next()).await.unwrap().unwrap(), text.to_uppercase().into());
     }
     soon(socket.close(None)).await.unwrap();
+}
+
+/// It has no end of its own: as long as it is open, its caller could send.
+#[tokio::test]
+async fn a_websocket_ends_when_the_key_of_its_caller_is_removed() {
+    let upstream = serve(Router::new().route(
+        "/ws",
+        any(|upgrade: WebSocketUpgrade| async {
+            upgrade.on_upgrade(|mut socket| async move { while socket.recv().await.is_some() {} })
+        }),
+    ));
+    let keys = format!("{}/websocket-keys", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&keys, "acme:one\nother:two\n").unwrap();
+    let upstream = format!("http://{}", upstream.await);
+    let gateway = gateway(&["--upstream", &upstream, "--caller-keys-file", &keys]).await;
+    let mut request = format!("ws://{}/ws", gateway.addr).into_client_request().unwrap();
+    request.headers_mut().insert("authorization", "Bearer two".parse().unwrap());
+    let (mut socket, _) = soon(tokio_tungstenite::connect_async(request)).await.unwrap();
+    socket.send("hello".into()).await.unwrap();
+    std::fs::write(&keys, "acme:one\n").unwrap();
+    gateway.reload.now().await.unwrap();
+    // The upstream has said nothing.
+    assert!(soon(socket.next()).await.is_none_or(|said| said.is_err()));
 }
 
 #[tokio::test]

@@ -33,6 +33,16 @@ async fn pages_of_other_sites_may_not_call() {
         }
     }
     assert_eq!(gateway.provider().counts().calls, 0);
+    // What a load balancer asks it may, by any name.
+    for path in ["/-/healthz", "/-/readyz"] {
+        assert_eq!(get(&gateway, path, &[("host", "lb.internal")]).await.0, 200);
+    }
+    // What comes through another proxy may be anyone's.
+    for relayed in [("x-forwarded-for", "203.0.113.9"), ("via", "1.1 nginx"), ("forwarded", "for=203.0.113.9")] {
+        assert_eq!(get(&gateway, "/-/metrics", &[relayed]).await.0, 404, "{relayed:?}");
+        assert_eq!(send(&gateway, Method::POST, "/-/forget", &[relayed]).await.status(), 404, "{relayed:?}");
+        assert_eq!(get(&gateway, "/-/healthz", &[relayed]).await.0, 200);
+    }
     for own in [&[("sec-fetch-site", "same-origin")][..], &[("host", "gateway.example")], &[("host", "localhost:8080")]]
     {
         assert_eq!(get(&gateway, "/v1/models", own).await.0, 200);
