@@ -63,4 +63,14 @@ mod tests {
         let again = quotas(&headers, SystemTime::UNIX_EPOCH);
         assert_eq!((again[0].remaining, again[1].unit, again[1].remaining), (Some(59), Unit::Tokens, Some(7)));
     }
+
+    #[test]
+    fn a_reset_is_rounded_up_to_seconds() {
+        for (millis, seconds) in [(0, 0), (1, 1), (1_000, 1), (1_001, 2)] {
+            let (mut headers, reset) = (HeaderMap::new(), Duration::from_millis(millis));
+            let policy = Policy { name: "requests", unit: None, quota: 1, window: None, remaining: 0, reset };
+            write(std::iter::once(policy), &mut headers);
+            assert_eq!(headers["ratelimit"], format!("\"requests\";r=0;t={seconds}"));
+        }
+    }
 }

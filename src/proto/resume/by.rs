@@ -253,6 +253,17 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_too_long_to_be_kept_is_unreadable() {
+        let long = format!("id: {}\ndata: x\n\n", "7".repeat(MAX_MARK + 1));
+        let is_unreadable = |cursor: &Cursor, block: &str| cursor.is_unreadable(&Block::parse(block.as_bytes()));
+        assert!(is_unreadable(&Cursor::SseId, &long));
+        for block in ["id: 7\ndata: x\n\n", "id:\ndata: x\n\n", "data: x\n\n"] {
+            assert!(!is_unreadable(&Cursor::SseId, block), "{block}");
+        }
+        assert!(!is_unreadable(&Cursor::Sequence, &long) && !is_unreadable(&Cursor::Bytes, &long));
+    }
+
+    #[test]
     fn the_cursor_of_an_event_is_where_it_was_said_to_be() {
         let id = ResumeBy::sse_id();
         assert_eq!(read(&id, "id: a-7\ndata: x\n\n").as_deref(), Some("a-7"));
