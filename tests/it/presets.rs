@@ -477,6 +477,28 @@ async fn a_newer_message_ends_the_older_one_and_its_call() {
     assert_eq!(names, ["flight_abandoned: dedup", "superseded: supersede", "refused: superseded"]);
 }
 
+/// How much load is too much is for the operator to say, and so is what a conversation is.
+#[tokio::test(start_paused = true)]
+async fn no_preset_bounds_or_ends_calls_unless_it_is_told_to() {
+    for preset in PRESETS {
+        let (upstream, calls) = upstream(&[200]);
+        let service = preset(TimeoutProfile::STANDARD).layer(upstream);
+        let start = Instant::now();
+        let say = |message: u32| {
+            let mut request = asked().map(|_| Full::from(format!("message {message}")));
+            request.headers_mut().insert("x-conversation-id", HeaderValue::from_static("7"));
+            let call = service.clone().oneshot(request);
+            async move {
+                let response = call.await.unwrap();
+                (response.status().as_u16(), response.into_body().collect().await.is_ok())
+            }
+        };
+        let answers = futures_util::future::join_all((0..300).map(say)).await;
+        assert!(answers.iter().all(|answer| *answer == (200, true)), "{answers:?}");
+        assert_eq!((calls.load(SeqCst), start.elapsed()), (300, secs(1)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_slow_upload_holds_no_place() {
     let (upstream, calls) = upstream(&[200]);

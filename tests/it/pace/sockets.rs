@@ -74,3 +74,29 @@ async fn over_http2_one_429_is_met_by_one_caller() {
 async fn over_http1_one_429_is_met_by_one_caller() {
     one_429_is_met_by_one_caller(false).await;
 }
+
+/// Of one connection, on which the calls of several callers come at the same time.
+#[tokio::test]
+async fn over_http2_each_caller_has_its_own_limits() {
+    let layer =
+        PaceLayer::per_caller().requests(tower_buttress::Rate::new(2, Duration::from_secs(3_600))).concurrency(2);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let app = Router::new().route("/", get(async || "done")).layer(layer.clone());
+    tokio::spawn(axum::serve(listener, app).into_future());
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Empty<Bytes>>();
+    let call = |key: &str| {
+        let request = Request::get(format!("http://{at}/")).header("authorization", format!("Bearer {key}"));
+        let call = client.request(request.body(Empty::new()).unwrap());
+        async move {
+            let response = call.await.unwrap();
+            let (status, left) = (response.status().as_u16(), response.headers()["ratelimit"].clone());
+            response.into_body().collect().await.unwrap();
+            (status, left.to_str().unwrap().contains("\"requests\";r=0"))
+        }
+    };
+    assert_eq!((call("leaked").await, call("leaked").await), ((200, false), (200, true)));
+    let answers = tokio::join!(call("leaked"), call("other"), call("leaked"));
+    assert_eq!(answers, ((429, true), (200, false), (429, true)));
+    assert_eq!(layer.stats().in_flight, 0);
+}
