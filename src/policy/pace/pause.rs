@@ -130,11 +130,13 @@ impl Pauses {
     pub(crate) fn send(&mut self, tenant: u64, now: Micros) -> bool {
         let mut is_probe = false;
         self.each(tenant, |pause| {
+            // Those behind a probe come late because they were held.
+            let was_held = matches!(pause.probe, Restart::Sent(_));
             if pause.look(now) == Admission::Restart {
                 pause.probe = Restart::Sent(now);
                 is_probe = true;
             }
-            if now >= pause.next.saturating_add(pause.interval) {
+            if !was_held && now >= pause.next.saturating_add(pause.interval) {
                 pause.interval = 0;
             }
             if pause.interval > 0 {
@@ -323,6 +325,18 @@ mod tests {
         assert_eq!(pauses.look(BOB, 5 * SECOND), Admission::Wait(15 * SECOND));
         // The upstream named the time: no probe is needed.
         assert_eq!(pauses.look(BOB, 20 * SECOND), Admission::Free);
+    }
+
+    #[test]
+    fn calls_behind_a_probe_that_is_being_served_are_spaced() {
+        let mut pauses = pauses();
+        let refusal = Throttled { tenant: ANN, hint: Some(2 * CAP), sent: 0, interval: SECOND };
+        assert_eq!(pauses.throttled(&refusal, 0), Some(CAP));
+        assert!(pauses.send(BOB, CAP));
+        let free = CAP + PROBE;
+        assert_eq!(pauses.look(BOB, free), Admission::Free);
+        assert!(!pauses.send(BOB, free));
+        assert_eq!(pauses.look(ANN, free), Admission::Wait(SECOND));
     }
 
     #[test]

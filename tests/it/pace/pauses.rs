@@ -301,11 +301,12 @@ async fn a_probe_that_is_being_served_holds_the_others_for_two_seconds() {
     let service = PaceLayer::new().layer(answers(&calls, [day, (40.0, answer(200, &[]))]));
     service.clone().oneshot(ask("a")).await.unwrap();
     tokio::time::sleep(secs(40)).await;
-    let waiting = join_all((0..2).map(|_| service.clone().oneshot(ask("a"))));
+    let waiting = join_all((0..4).map(|_| service.clone().oneshot(ask("a"))));
     for answer in waiting.await {
         assert_eq!(answer.unwrap().status(), 200);
     }
-    assert_eq!(calls.times(), [0.0, 60.0, 62.0]);
+    // And then they start again one after the other.
+    assert_eq!(calls.times(), [0.0, 60.0, 62.0, 63.0, 63.938]);
 }
 
 #[tokio::test(start_paused = true)]
