@@ -72,6 +72,15 @@ fn a_queue_shows_its_limit_who_is_served_and_who_waits() {
             call.await.unwrap();
         }
         assert_eq!(shown(), [2.0, 0.0, 0.0]);
+        // Two queues of one name are shown together, until one is gone.
+        let another = QueueLayer::new(4).name("models").layer(service_fn(slow));
+        let calls = [begin(&service, "a").await, begin(&another, "b").await, begin(&service, "c").await];
+        assert_eq!(shown(), [6.0, 3.0, 0.0]);
+        for call in calls {
+            call.await.unwrap();
+        }
+        drop(another);
+        assert_eq!(shown(), [2.0, 0.0, 0.0]);
     });
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::slots::{Slots, Taken, shortened};
 use super::state::{HeldPlace, State, UNREAD, Waiter, Woken};
-use crate::admission::{Callers, gauge, gauge_add};
+use crate::admission::{Callers, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
 use crate::policy::micros::micros;
@@ -58,6 +58,9 @@ pub(super) enum WaitState {
 /// While none waits, for one use in this number of each place.
 const MEASURED_IDLE: u32 = 64;
 
+/// How many places there are, and how many wait for one.
+const GAUGES: [&str; 2] = ["tower_buttress_queue_limit", "tower_buttress_queue_waiting"];
+
 // === impl Shared ===
 
 impl Shared {
@@ -96,26 +99,26 @@ impl Shared {
     fn arrive_late(&self, tenant: u64, now: impl FnOnce() -> (Instant, Duration)) -> Arrived {
         let mut state = lock(&self.state);
         if let Some(taken) = state.take_last(tenant, self.is_fixed(), &self.slots) {
-            self.changed(&state);
+            self.changed(&mut state);
             drop(state);
             return Arrived::Place(self.taken(tenant, &taken));
         }
         if let Some(place) = state.enter(tenant, &self.slots) {
-            self.changed(&state);
+            self.changed(&mut state);
             self.show_entered();
             return Arrived::Place(place);
         }
         let (now, patience) = now();
         let expected = state.places.expected_wait(tenant).map(Duration::from_micros);
         if expected.is_some_and(|expected| expected > patience) {
-            self.changed(&state);
+            self.changed(&mut state);
             return Arrived::Full { expected };
         }
         let mut woken = Woken::default();
         let ticket = match state.places.wait(tenant, Waiter::Waiting(None)) {
             Arrival::Waits(ticket) => ticket,
             Arrival::Full(_) => {
-                self.changed(&state);
+                self.changed(&mut state);
                 return Arrived::Full { expected };
             }
             Arrival::InPlaceOf { evicted, ticket } => {
@@ -126,7 +129,7 @@ impl Shared {
             }
         };
         state.begin_sweeps(&self.slots, now);
-        self.changed(&state);
+        self.changed(&mut state);
         drop(state);
         woken.wake();
         Arrived::Waits(ticket)
@@ -271,19 +274,28 @@ impl Shared {
     /// How many places there are is told before a call has to wait for one.
     pub(super) fn show_places(&self) {
         if cfg!(feature = "metrics") && !self.are_shown.swap(true, Ordering::Relaxed) {
-            self.changed(&lock(&self.state));
+            self.changed(&mut lock(&self.state));
         }
     }
 
-    fn changed(&self, state: &State) {
+    fn changed(&self, state: &mut State) {
         let is_full = state.places.is_full();
         if self.is_full.load(Ordering::Relaxed) != is_full {
             self.is_full.store(is_full, Ordering::Relaxed);
         }
-        gauge("tower_buttress_queue_limit", self.config.name, || f64::from(state.places.limit()));
-        gauge("tower_buttress_queue_waiting", self.config.name, || {
-            u32::try_from(state.places.waiting()).map_or(f64::INFINITY, f64::from)
-        });
+        if cfg!(feature = "metrics") {
+            let shown = [f64::from(state.places.limit()), count(state.places.waiting())];
+            self.show(std::mem::replace(&mut state.shown, shown), shown);
+        }
+    }
+
+    /// Queues of one name are shown together.
+    fn show(&self, before: [f64; 2], now: [f64; 2]) {
+        for (name, change) in GAUGES.into_iter().zip([now[0] - before[0], now[1] - before[1]]) {
+            if change != 0.0 {
+                gauge_add(name, self.config.name, change);
+            }
+        }
     }
 
     #[inline]
@@ -295,6 +307,17 @@ impl Shared {
     fn show_left(&self) {
         gauge_add("tower_buttress_queue_in_flight", self.config.name, -1.0);
     }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let shown = lock(&self.state).shown;
+        self.show(shown, [0.0; 2]);
+    }
+}
+
+fn count(waiting: usize) -> f64 {
+    u32::try_from(waiting).map_or(f64::INFINITY, f64::from)
 }
 
 impl fmt::Debug for Shared {

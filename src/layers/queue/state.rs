@@ -21,6 +21,8 @@ pub(super) struct State {
     sweeper: Option<Ticket>,
     sweep: Option<Instant>,
     granted: u32,
+    /// What the gauges show of it.
+    pub(super) shown: [f64; 2],
 }
 
 pub(super) enum Waiter {
@@ -62,6 +64,7 @@ impl State {
             sweeper: None,
             sweep: None,
             granted: 0,
+            shown: [0.0; 2],
         }
     }
 
