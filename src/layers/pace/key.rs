@@ -25,6 +25,8 @@ pub(super) struct Limit {
     is_open: AtomicBool,
     /// Whether a call that is served changes nothing.
     is_calm: AtomicBool,
+    /// Whether a call was answered without an error: who makes calls that all fail may be many who are one.
+    is_proven: AtomicBool,
     tally: Tally,
     state: Mutex<State>,
     /// What names it in every process, where it is shared.
@@ -89,6 +91,7 @@ impl Limit {
             epoch,
             is_open: AtomicBool::new(is_open),
             is_calm: AtomicBool::new(true),
+            is_proven: AtomicBool::new(false),
             tally: Tally::default(),
             state: Mutex::new(state),
             id,
@@ -192,6 +195,18 @@ impl Limit {
         if is_sample || !self.is_calm.load(Ordering::Relaxed) {
             self.note_served(grant, is_sample, clock::now());
         }
+    }
+
+    /// A call was answered without an error.
+    #[inline]
+    pub(super) fn prove(&self) {
+        if !self.is_proven() {
+            self.is_proven.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Relaxed)
     }
 
     /// `is_sample`: it completes a sample.

@@ -99,8 +99,8 @@ use crate::rt::per_thread::PerThread;
 /// - *A caller leaves while it waits*: the others move up.
 /// - *The upstream is not reached, or a layer inside refuses*: what the call took is given back.
 /// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused.
-/// - *More keys than [`max_keys`](Self::max_keys)*: those that limit nothing at the moment are forgotten; while there are
-///   none, new ones share one limit.
+/// - *More keys than [`max_keys`](Self::max_keys)*: those that limit nothing at the moment are forgotten, then, of limits
+///   [per caller](Self::per_caller), those of callers of whom no call was served yet; while there are none, new ones share one limit.
 ///
 /// # Cancel safety
 ///

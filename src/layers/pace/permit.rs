@@ -128,6 +128,9 @@ impl Permit for PacePermit {
                     self.limit.served(&self.grant);
                     let is_error = response.status().is_client_error() || response.status().is_server_error();
                     self.state = if is_error { State::Refused } else { State::Served };
+                    if !is_error {
+                        self.limit.prove();
+                    }
                 }
             }
             // What did not get past us was not sent.

@@ -135,18 +135,25 @@ impl Shared {
         let (most, now) = (self.config.max_keys, clock::now());
         // No call can come to one of them while all threads are kept from reading.
         let is_idle = |limit: &ThreadArcs<Limit>| !limit.is_held() && limit.is_idle(now);
+        // Callers that are invented are as many as they like, and lose nothing: under another name they have a full limit, too.
+        let is_unproven =
+            |limit: &ThreadArcs<Limit>| self.config.role == PaceRole::Callers && !limit.is_held() && !limit.is_proven();
         let is_full = |keys: &Keys| keys.len() >= most && !keys.contains_key(&hash);
         let keys = self.keys.read();
-        if is_full(&keys) && !keys.values().any(is_idle) {
+        if is_full(&keys) && !keys.values().any(|limit| is_idle(limit) || is_unproven(limit)) {
             return (self.others.hold(), false);
         }
         drop(keys);
         // What is decided for the first thread holds for all.
-        let (mut idle, mut new) = (None, None);
+        let (mut forgotten, mut new) = (None, None);
         let found = self.keys.write(|keys| {
             if is_full(keys) {
-                let all = || keys.iter().filter(|(_, limit)| is_idle(limit)).map(|(hash, _)| *hash).collect::<Vec<_>>();
-                for hash in idle.get_or_insert_with(all) {
+                let all = |is: &dyn Fn(&ThreadArcs<Limit>) -> bool| -> Vec<u64> {
+                    keys.iter().filter(|(_, limit)| is(limit)).map(|(hash, _)| *hash).collect()
+                };
+                let idle_or_unproven =
+                    || Some(all(&is_idle)).filter(|idle| !idle.is_empty()).unwrap_or_else(|| all(&is_unproven));
+                for hash in forgotten.get_or_insert_with(idle_or_unproven).iter() {
                     keys.remove(hash);
                 }
             }

@@ -153,6 +153,26 @@ async fn limits_of_the_upstream_are_not_shown() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn callers_that_are_invented_take_no_limit_from_those_that_are_served() {
+    let layer = PaceLayer::per_caller().requests(Rate::per_minute(2)).max_keys(100);
+    let service = layer.layer(service_fn(|request: Ask| async move {
+        let is_invented = Tenant::of(&request).is_some_and(|tenant| tenant.starts_with("invented"));
+        Ok::<_, Infallible>(answer(if is_invented { 401 } else { 200 }, &[]))
+    }));
+    let status = |tenant: String| {
+        let call = service.clone().oneshot(ask(&tenant));
+        async move { call.await.unwrap().status().as_u16() }
+    };
+    assert_eq!(status("known".to_owned()).await, 200);
+    for caller in 0..1_000 {
+        assert_eq!(status(format!("invented {caller}")).await, 401);
+    }
+    assert_eq!(status("new".to_owned()).await, 200);
+    assert_eq!((status("known".to_owned()).await, status("known".to_owned()).await), (200, 429));
+    assert!(layer.stats().keys <= 100);
+}
+
 /// A process that goes on after it was stopped sees its timers before it sees its sockets.
 async fn stopped_for(time: Duration, then: Arc<tokio::sync::Notify>) {
     tokio::spawn(async move {
