@@ -75,9 +75,10 @@ impl<W> Places<W> {
         Self { limit, max_queue, line: FairQueue::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
     }
 
-    /// A place at once, where there is one that no call waits for.
+    /// A place at once, where there is one that no call waits for, or that is kept for tenants such as this one.
     pub(crate) fn enter(&mut self, tenant: u64) -> Option<PlaceGrant> {
-        (self.line.is_empty() && self.has_room()).then(|| self.take(tenant))
+        let is_theirs = self.line.is_empty() || self.is_kept() && !self.has_its_share(tenant);
+        (is_theirs && self.has_room()).then(|| self.take(tenant))
     }
 
     /// A call holds a place that it took without asking, while there was room: from now on it counts among those here.
@@ -116,10 +117,7 @@ impl<W> Places<W> {
         if self.line.is_empty() || !self.has_room() {
             return None;
         }
-        let half = self.limit().div_ceil(2);
-        // Half of what is there beyond the limit is for tenants that hold less than their share: one that does not read what it
-        // is sent would take all of it, and be given as much again.
-        let is_kept = self.in_use >= self.limit().saturating_add(half);
+        let (half, is_kept) = (self.limit().div_ceil(2), self.is_kept());
         let (line, held) = (&mut self.line, &self.held);
         let has_its_share = |tenant| held.get(&tenant).is_some_and(|held| *held >= half);
         let first = line.first(|line, tenant| !has_its_share(tenant) || (!is_kept && !line.others_wait(tenant)));
@@ -131,6 +129,16 @@ impl<W> Places<W> {
         };
         self.line.serve(ticket);
         Some((ticket, self.take(tenant)))
+    }
+
+    /// Half of what is there beyond the limit is for tenants that hold less than their share: one that does not read what it is
+    /// sent would take all of it, and be given as much again.
+    fn is_kept(&self) -> bool {
+        self.in_use >= self.limit().saturating_add(self.limit().div_ceil(2))
+    }
+
+    fn has_its_share(&self, tenant: u64) -> bool {
+        self.held.get(&tenant).is_some_and(|held| *held >= self.limit().div_ceil(2))
     }
 
     /// The waiter of this ticket, until it is [forgotten](Self::forget).

@@ -6,6 +6,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::Layer;
 
+use tower_buttress::Deadline;
+
 use super::*;
 use crate::support::secs;
 
@@ -114,6 +116,26 @@ async fn a_tenant_that_does_not_read_cannot_take_what_is_passed_over_for_others(
         assert_eq!(calls.join_all().await, [200; 20]);
         assert!(start.elapsed() <= secs(3), "{sleepy}: {:?}", start.elapsed());
     }
+}
+
+/// Also where calls are known to take longer than they can wait.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_others_is_theirs_at_once() {
+    let (layer, busy) = (QueueLayer::new(10).max_wait(secs(500)), Busy::default());
+    let service = layer.layer(takes(Duration::ZERO, &busy));
+    let slow = service.clone().oneshot(ask("slow")).await.unwrap();
+    tokio::time::sleep(secs(100)).await;
+    drop(slow);
+    let mut unread = JoinSet::new();
+    for _ in 0..40 {
+        unread.spawn(service.clone().oneshot(ask("sleepy")));
+    }
+    tokio::time::sleep(secs(10)).await;
+    let start = Instant::now();
+    let mut other = ask("other");
+    other.extensions_mut().insert(Deadline::after(Duration::from_millis(500)).unwrap());
+    assert_eq!(whole(service.clone(), other).await, 200);
+    assert_eq!(start.elapsed(), secs(0));
 }
 
 #[tokio::test(start_paused = true)]
