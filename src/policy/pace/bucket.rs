@@ -122,7 +122,8 @@ impl Bucket {
                 // What is taken stays taken, in units: a time that was counted at the old rate is none at the new one.
                 let taken = self.spacing.units_in(self.reset(now));
                 self.spacing = learned;
-                self.tat = now.saturating_add(learned.cost(taken));
+                // What was taken of a larger limit is no debt of a smaller one.
+                self.tat = now.saturating_add(learned.cost(taken).min(learned.burst));
             }
         }
         if let Some(remaining) = quota.remaining {

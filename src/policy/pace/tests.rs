@@ -160,6 +160,20 @@ fn a_learned_limit_lets_all_of_a_fixed_window_pass() {
     assert!(matches!(pacer.admit(ANN, call(0), 1_000 * SECOND), Turn::Wait(_)), "all of it is taken");
 }
 
+/// Two models behind one key, or an upstream that lies.
+#[test]
+fn what_was_taken_of_a_larger_limit_is_no_debt_of_a_smaller_one() {
+    for (first, second, longest) in [
+        (quota(2_000_000, 1_000_000, 30), quota(30_000, 20_000, 20), 60),
+        (quota(1_000_000_000, 0, 60), quota(1_000, 0, 7 * 86_400), 7 * 86_400),
+    ] {
+        let mut pacer = pacer(&[]);
+        pacer.observe(&[first], true, 0);
+        pacer.observe(&[second], true, 0);
+        go(&mut pacer, ANN, 0, (longest + 1) * SECOND);
+    }
+}
+
 #[test]
 fn a_limit_of_years_is_not_learned() {
     let mut pacer = pacer(&[]);
