@@ -209,7 +209,7 @@ impl Body for CallBody {
         };
         if let Some(reporter) = &self.reporter {
             let over = matches!(polled, Poll::Ready(None)) || self.is_end_stream();
-            reporter.report(polled.is_pending(), over);
+            reporter.report(&polled, over);
         }
         polled
     }

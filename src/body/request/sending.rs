@@ -40,6 +40,14 @@ impl Upload {
 
     /// Whether the upstream is known not to have the whole request. What has dropped the body is taken to have it.
     pub(crate) fn is_cut_short(&self) -> bool {
-        matches!(self, Self::Watched(watch) if watch.sent_since().is_none())
+        matches!(self, Self::Watched(watch) if watch.has_failed() || watch.sent_since().is_none())
+    }
+
+    /// How many bytes the upstream has taken; `None` where that is not counted.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Watched(watch) => watch.bytes(),
+            Self::AtOnce | Self::Unknown => None,
+        }
     }
 }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use crate::body::boxed::Polled;
 use crate::rt::clock;
 use crate::rt::sync::{AtomicU32, AtomicU64, Mutex, Ordering::Relaxed, lock};
 
@@ -39,14 +42,18 @@ struct Shared {
     /// Nanoseconds from the start to when the upstream last took something (584 years fit), or `SENDER`. One word, so
     /// that reading it needs no lock.
     taken: AtomicU64,
-    /// One when the body has been read to its end, or dropped.
+    /// Whether the body has been read to its end, or dropped (`SENT`), or has broken off (`FAILED`).
     over: AtomicU32,
+    /// What was read of it.
+    bytes: AtomicU64,
     /// The task to wake when the sender has nothing to give.
     waker: Mutex<Option<Waker>>,
 }
 
 /// The sender has nothing to give: the upstream is not to blame.
 const SENDER: u64 = u64::MAX;
+const SENT: u32 = 1;
+const FAILED: u32 = 2;
 
 // === impl UploadWatch ===
 
@@ -68,6 +75,16 @@ impl UploadWatch {
         if is_sent { self.waiting_since() } else { None }
     }
 
+    /// Whether the sender broke off.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.over.load(Relaxed) == FAILED)
+    }
+
+    /// How many bytes the upstream has taken; `None` where that is not counted.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        self.shared.as_ref().map(|shared| shared.bytes.load(Relaxed))
+    }
+
     /// Ready while the upstream waits for the sender.
     pub(crate) fn poll_sender(&self, cx: &mut Context<'_>) -> Poll<()> {
         // The usual case: all was sent, and the body was dropped.
@@ -86,8 +103,9 @@ impl UploadWatch {
 impl UploadReporter {
     /// Of a body of which nothing was read.
     pub(super) fn new() -> Self {
-        let (taken, over, waker) = (AtomicU64::new(0), AtomicU32::new(0), Mutex::new(None));
-        Self { shared: Arc::new(Shared { start: clock::now(), taken, over, waker }), has_waiter: false }
+        let (taken, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (over, waker) = (AtomicU32::new(0), Mutex::new(None));
+        Self { shared: Arc::new(Shared { start: clock::now(), taken, over, bytes, waker }), has_waiter: false }
     }
 
     /// Begins to wait for the upstream; `None` if the watch is to wait for the sender, and another one does.
@@ -99,15 +117,22 @@ impl UploadReporter {
         Some(UploadWatch { start: clock::now(), shared: Some(self.shared.clone()) })
     }
 
-    /// The upstream has polled the body, which was pending, or gave something, and is `over` or not.
-    pub(super) fn report(&self, pending: bool, over: bool) {
-        if pending {
-            self.nothing_to_take();
-        } else {
-            self.taken();
+    /// The upstream has polled the body, which is `over` or not.
+    pub(super) fn report(&self, polled: &Polled, over: bool) {
+        match polled {
+            Poll::Pending => self.nothing_to_take(),
+            Poll::Ready(frame) => {
+                if let Some(Ok(frame)) = frame {
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    self.shared.bytes.fetch_add(u64::try_from(length).unwrap_or(u64::MAX), Relaxed);
+                }
+                self.taken();
+            }
         }
-        if over {
-            self.shared.over.store(1, Relaxed);
+        match polled {
+            Poll::Ready(Some(Err(_))) => self.shared.over.store(FAILED, Relaxed),
+            _ if over => self.shared.over.store(SENT, Relaxed),
+            _ => {}
         }
     }
 
@@ -128,7 +153,9 @@ impl Drop for UploadReporter {
         if self.shared.waiting_since().is_none() {
             self.taken();
         }
-        self.shared.over.store(1, Relaxed);
+        if !self.shared.is_over() {
+            self.shared.over.store(SENT, Relaxed);
+        }
     }
 }
 

@@ -81,18 +81,27 @@ impl PacePermit {
             }
             return;
         }
-        let TokenCount { length, usage, .. } = *tokens;
-        let Used { input, output, bytes, text } = usage.end();
+        let TokenCount { length, usage, upload } = *tokens;
+        let Used { input: told, output, bytes, text } = usage.end();
+        let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
+            // Its length was not said, and is known by now.
+            Some(sent) => asked.input.min(sent.div_ceil(4)),
+            None => asked.input,
+        });
         let is_whole = is_whole && self.state != State::Ended;
-        let known = input.zip(output).filter(|_| is_whole);
+        let known = told.zip(output).filter(|_| is_whole);
         let guess = match text {
             // Bytes say how many tokens there were at most: each has one at least, and its event many more.
             0 if is_whole => asked.output,
             0 => asked.output.min(bytes / 4),
             text => text.div_ceil(4),
         };
-        let used =
-            Demand { requests: asked.requests, input: input.unwrap_or(asked.input), output: output.unwrap_or(guess) };
+        let output = match output {
+            // What some streams say at their start is of an answer that has hardly begun.
+            Some(told) if !is_whole => told.max(text.div_ceil(4)),
+            told => told.unwrap_or(guess),
+        };
+        let used = Demand { requests: asked.requests, input, output };
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.
         let learned = known.filter(|_| parts == 1).map(|_| length);

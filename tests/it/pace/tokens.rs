@@ -138,6 +138,66 @@ async fn a_request_that_never_comes_takes_no_tokens_from_the_others() {
     assert_eq!(start.elapsed(), secs(0));
 }
 
+/// Its sender broke off, and the upstream was told so.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_breaks_off_takes_no_tokens_either() {
+    let layer = PaceLayer::new().tokens(Rate::per_minute(60_000).burst(60_000));
+    let service = layer.layer(service_fn(|request: Request<CallBody>| async move {
+        let read = http_body_util::BodyExt::collect(request.into_body()).await;
+        read.map(|_| answer(200, &[])).map_err(std::io::Error::other)
+    }));
+    let broken = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"{"))), Err("the caller has left")]);
+    let broken = CallBody::new(http_body_util::StreamBody::new(broken));
+    service.clone().oneshot(with_body(broken)).await.unwrap_err();
+    let start = Instant::now();
+    for _ in 0..4 {
+        let whole = CallBody::from("four".repeat(14_000));
+        assert_eq!(service.clone().oneshot(with_body(whole)).await.unwrap().status(), 200);
+    }
+    assert_eq!(start.elapsed(), secs(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prompt_whose_length_is_not_said_costs_what_came() {
+    let layer = PaceLayer::new().input_tokens(Rate::per_minute(1_000).burst(20_000));
+    let service = layer.layer(service_fn(reads));
+    let start = Instant::now();
+    for _ in 0..100 {
+        let chunk = futures_util::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'a'; 40])))]);
+        let chunked = CallBody::new(http_body_util::StreamBody::new(chunk));
+        assert_eq!(service.clone().oneshot(with_body(chunked)).await.unwrap().status(), 200);
+    }
+    assert_eq!(start.elapsed(), secs(0));
+}
+
+/// The first event of Anthropic's says that one token has come.
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_left_costs_the_text_that_came() {
+    let begun = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\n";
+    let delta = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"another\"}}\n\n";
+    let text = begun.to_owned() + &delta.repeat(600);
+    let layer = PaceLayer::new().tokens(Rate::per_minute(1_000).burst(1_000)).max_wait(secs(1_000));
+    let service = layer.layer(service_fn(move |_: Request<CallBody>| {
+        let frames = [Bytes::from(text.clone()), Bytes::from_static(b": more\n\n")].map(Frame::data);
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+        let response = Response::builder().header("content-type", "text/event-stream").body(body);
+        async { Ok::<_, Infallible>(response.unwrap()) }
+    }));
+    let ask = || {
+        let request =
+            Request::post("http://provider/v1/messages").extension(TokenEstimate::new().input(400).max_output(512));
+        service.clone().oneshot(request.body(CallBody::from("hi")).unwrap())
+    };
+    let mut body = ask().await.unwrap().into_body();
+    http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+    drop(body);
+    // Twelve hundred for the text, 3 for the prompt, and there were a thousand: the next takes 912.
+    let start = Instant::now();
+    ask().await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 66);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_takes_no_more_tokens_than_the_limit_has() {
     let layer = PaceLayer::new().tokens(Rate::per_minute(60_000)).max_wait(secs(100));
