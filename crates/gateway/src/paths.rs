@@ -49,11 +49,20 @@ fn is_read_differently(path: &str) -> bool {
 /// Whether it is a path of the gateway's own, `/-/..`, or a spelling of one that an upstream could take for it.
 pub(crate) fn is_own(path: &str) -> bool {
     path.starts_with("/-/")
-        || path.len() <= LONGEST && may_be_own(path) && {
+        || may_be_own(path) && {
             // Each reading ends with a slash: `/-` is the upstream's.
             let is_below = |read: &[u8]| read.len() > 3 && read.starts_with(b"/-/");
-            manners().any(|manner| is_below(&manner.read(path.as_bytes())))
+            // One that is too long to be read in every way is no upstream's either.
+            match path.len() > LONGEST {
+                true => has_own_segment(path),
+                false => manners().any(|manner| is_below(&manner.read(path.as_bytes()))),
+            }
         }
+}
+
+fn has_own_segment(path: &str) -> bool {
+    let path = path.to_ascii_lowercase().replace("%25", "%").replace("%2f", "/").replace("%2d", "-");
+    path.split(['/', '\\', ';']).any(|segment| segment == "-")
 }
 
 /// Whether it has what such a spelling needs.
@@ -149,6 +158,7 @@ mod tests {
             "/./-/metrics",
             "/-;v=1/metrics",
             "\\-\\metrics",
+            &format!("{}/-/metrics", "/x/..".repeat(410)),
         ] {
             assert!(is_own(path), "{path}");
         }
