@@ -22,6 +22,8 @@ struct UpstreamLoad {
 /// What `auto` chooses from.
 const FEWEST: u32 = 2;
 const MOST: u32 = 1_000;
+/// More than a file of keys names.
+const MOST_TENANTS: u32 = 1 << 20;
 
 // === impl Lanes ===
 
@@ -98,7 +100,10 @@ pub(crate) fn per_caller(args: &CallerArgs) -> PaceLayer {
     if caller_requests.0.is_none() && caller_tokens.0.is_none() && caller_concurrency.0.is_none() {
         return PaceLayer::disabled();
     }
-    let layer = caller_requests.0.into_iter().fold(PaceLayer::per_caller(), PaceLayer::requests);
+    // Callers without keys can be invented, and share one limit beyond a number; those with keys are as many as the keys.
+    let layer = PaceLayer::per_caller();
+    let layer = if args.keys().is_some() { layer.max_keys(MOST_TENANTS) } else { layer };
+    let layer = caller_requests.0.into_iter().fold(layer, PaceLayer::requests);
     let layer = caller_tokens.0.into_iter().fold(layer, PaceLayer::tokens);
     caller_concurrency.0.into_iter().fold(layer, |layer, calls| layer.concurrency(calls.get()))
 }

@@ -25,7 +25,7 @@ const LAST_GOOD: usize = 64 * 1024 * 1024;
 pub(crate) struct States {
     fleet: Fleet,
     observer: Arc<dyn Observer>,
-    callers: Held<(RateLimit, RateLimit, Count), PaceLayer>,
+    callers: Held<(RateLimit, RateLimit, Count, bool), PaceLayer>,
     /// What is held for calls under way, those of all routes.
     memory: Memory,
     kept: MemoryStore,
@@ -90,7 +90,7 @@ impl States {
 
     /// The limits of each caller.
     pub(crate) fn callers(&mut self, args: &CallerArgs) -> PaceLayer {
-        let limits = (args.caller_requests, args.caller_tokens, args.caller_concurrency);
+        let limits = (args.caller_requests, args.caller_tokens, args.caller_concurrency, args.keys().is_some());
         self.callers.with(limits, || self.fleet.pace(load::per_caller(args).observer(self.observer.clone())))
     }
 

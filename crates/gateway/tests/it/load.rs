@@ -221,6 +221,21 @@ async fn no_caller_can_send_more_than_its_share() {
     assert_eq!(gateway.provider().counts().calls, 3);
 }
 
+/// More of them than a layer has limits for callers who may be invented.
+#[tokio::test]
+async fn each_of_many_callers_has_a_limit_of_its_own() {
+    let keys: Vec<_> = (0..1_100).map(|tenant| format!("tenant-{tenant}:key-{tenant}")).collect();
+    let file = format!("{}/many-keys", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&file, keys.join("\n")).unwrap();
+    let limits = ["--caller-keys-file", &file, "--caller-requests", "1/24h", "--dedup", "off"];
+    let gateway = gateway(&limits).await;
+    for tenant in 0..1_100 {
+        let answer = ask(of(&gateway, &format!("key-{tenant}"), false, "")).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{tenant}");
+    }
+    assert_eq!(ask(of(&gateway, "key-7", false, "")).await.status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
 #[tokio::test]
 async fn tokens_of_a_caller_are_counted_when_they_are_used() {
     let keys = keys();
