@@ -24,7 +24,7 @@ pub(super) struct DeadlineLimit {
 /// threads share, and most answers are over by then.
 const LOOKS: u8 = 8;
 
-// === impl Limit ===
+// === impl DeadlineLimit ===
 
 impl DeadlineLimit {
     pub(super) fn new(deadline: CallDeadline, total: Duration, emitter: Emitter) -> Self {

@@ -66,7 +66,7 @@ pub(super) struct Following<R> {
     pub(super) request: Option<Box<R>>,
 }
 
-/// What an [`CallAnswer`] led to.
+/// What a [`CallAnswer`] led to.
 pub(super) enum Answered<B, E, R> {
     Response(Result<Response<DedupBody<B>>, E>),
     /// The process that made the call is gone, and there was no head: another must make it.
@@ -75,7 +75,7 @@ pub(super) enum Answered<B, E, R> {
 
 const KEY_IGNORED: HeaderName = HeaderName::from_static("idempotency-key-ignored");
 
-// === impl Answer ===
+// === impl CallAnswer ===
 
 impl<C, B, E, L, R> CallAnswer<C, B, E, L, R>
 where

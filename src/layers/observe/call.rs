@@ -210,7 +210,7 @@ fn class(status: Option<StatusCode>) -> &'static str {
     }
 }
 
-// === impl End ===
+// === impl CallEnd ===
 
 impl CallEnd {
     #[cfg(any(feature = "metrics", feature = "tracing"))]

@@ -21,7 +21,7 @@ pub(super) enum ResumeSource {
     },
 }
 
-// === impl Kept ===
+// === impl ResumeSource ===
 
 impl ResumeSource {
     pub(super) fn head(&self) -> &Parts {

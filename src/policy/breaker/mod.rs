@@ -484,7 +484,7 @@ impl Breaker {
     }
 }
 
-// === impl Grant ===
+// === impl CallGrant ===
 
 impl CallGrant {
     pub(crate) const fn call(generation: u32) -> Self {

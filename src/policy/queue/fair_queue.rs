@@ -251,7 +251,7 @@ impl<T> FairQueue<T> {
     }
 }
 
-// === impl Lane ===
+// === impl TenantLine ===
 
 impl Default for TenantLine {
     fn default() -> Self {
@@ -259,7 +259,7 @@ impl Default for TenantLine {
     }
 }
 
-// === impl Identity ===
+// === impl KeyHasher ===
 
 impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {

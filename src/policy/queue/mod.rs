@@ -225,7 +225,7 @@ impl<W> Places<W> {
     }
 }
 
-// === impl Grant ===
+// === impl PlaceGrant ===
 
 impl PlaceGrant {
     /// Of a place that is [counted](Places::count) when it is given back, under a limit that does not change.

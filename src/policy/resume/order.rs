@@ -27,7 +27,7 @@ pub(crate) struct EventOrder {
 /// 64 KiB of hashes at most. A stream with more events whose ids are names is not continued.
 const MAX_SEEN: usize = 4 * 1024;
 
-// === impl Order ===
+// === impl EventOrder ===
 
 impl EventOrder {
     /// The server has set this cursor, of its own accord.

@@ -166,7 +166,7 @@ fn secret(variable: &str) -> Result<HeaderValue, String> {
     Ok(value)
 }
 
-// === impl Limit ===
+// === impl TimeLimit ===
 
 impl FromStr for TimeLimit {
     type Err = String;

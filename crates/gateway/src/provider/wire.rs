@@ -54,7 +54,7 @@ impl Asked {
     }
 }
 
-// === impl Answer ===
+// === impl GeneratedAnswer ===
 
 impl GeneratedAnswer {
     pub(crate) fn new(asked: Asked, call: u64, chunks: Option<usize>, size: usize) -> Self {
