@@ -221,7 +221,8 @@
 //! | Sends JSON that is cut, or an error as JSON with a 200 | a refusal, of answers up to 256 KiB | above that, the body ends with an error |
 //! | Sends its head, and then nothing, or comments and pings only | a 504 after the limit of the first byte, or of the first content (90 s) | the body ends with an error after the idle limit, which comments do not put off |
 //! | Thinks for long behind a valid first event | the head and that event are handed on after 2 s | - |
-//! | Sends what is no event of its dialect | a 502 | the body ends with an error if the end is missing |
+//! | Sends what is not JSON, or an error without an object around it | a 502 | the body ends with an error if the end is missing |
+//! | Sends JSON of another form, as another API at the same path does | it passes as it comes; once events of a dialect follow, their end counts | the body ends with an error if the end is missing |
 //! | Stops at a limit, filters, or refuses | it is an answer, and passes; `Ending` says which | the same |
 //! | Compresses, though asked for `identity` | it passes unread, with an event that says so | the same |
 //! | Answers 429, and says when to come back in a header, its JSON, or the headers of its limits | this credential's calls wait that long, at most 60 s each time | - |

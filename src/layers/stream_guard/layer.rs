@@ -94,7 +94,9 @@ use crate::proto::dialect::{Dialect, Kind};
 ///   refused with a 502, since it may hand on whole answers only.
 /// - *An event stream is of no known dialect*: it passes; only one that ends inside of an event fails. That is so at the path of a
 ///   dialect too, as of llama.cpp's own `/completions` or a front end's `/api/chat`: the first event that is JSON of another form
-///   lets the stream go, before anything of it is withheld or limited. [`dialect`](Self::dialect) says that it is no guess.
+///   lets the stream go, and no limit holds for its content. Should events of a dialect follow (within 64, and within 4 at another
+///   path), how its answer ends counts again. [`hold`](Self::hold) hands on nothing of such a stream before its end either.
+///   [`dialect`](Self::dialect) says that the path's dialect is no guess.
 /// - *An event is too large to be looked at*, above 1 MiB even without its long strings (an image is one): the answer may have ended
 ///   in it. If nothing of the answer follows, it is not known whether it is whole: it passes with the end
 ///   [`Unknown`](crate::proto::dialect::End::Unknown), which no layer keeps, and fails with [`MissingEnd::Error`].
@@ -186,7 +188,8 @@ impl StreamGuardLayer {
     }
 
     /// Hands on whole answers only: they are withheld to their end, so that everything that is wrong with them can still be
-    /// retried. One that is larger than `max_bytes` (and, where it is no stream, than 256 KiB) is refused with a 502. Default: off.
+    /// retried. One that is larger than `max_bytes` (and, where it is no stream, than 256 KiB) is refused with a 502. So is a stream
+    /// of another API at the path of a dialect, which is whole with a clean end behind an event. Default: off.
     #[must_use]
     pub fn hold(mut self, max_bytes: usize) -> Self {
         self.config.hold = Some(max_bytes);

@@ -15,7 +15,7 @@ pub(super) enum Likeness {
     Of(Kind),
     /// It is JSON that no dialect of this crate writes.
     Foreign,
-    /// It does not tell: an error, a ping, a closing marker, or what is not JSON at all.
+    /// It does not tell: an error, a ping, an event that its dialect may have added, a closing marker, or what is not JSON at all.
     Unclear,
 }
 
@@ -74,6 +74,21 @@ impl Kind {
             Self::Ollama => data.get("done").is_some_and(Value::is_boolean) || has("model") && has("message"),
         }
     }
+
+    /// Whether it may be an event that this dialect, or one of its servers, has besides those that are known here: they come before
+    /// the first of the answer, too.
+    fn may_add(self, name: &str, data: &Map<String, Value>) -> bool {
+        let kind = text(data, "type");
+        match self {
+            // The documentation asks to pass over unknown events. They are named like its own.
+            Self::Anthropic => kind.is_some_and(|kind| kind.contains('_') && !kind.contains('-')),
+            Self::OpenAiResponses => {
+                let name = kind.unwrap_or(name);
+                name.starts_with("codex.") || name.starts_with("responsesapi.")
+            }
+            Self::OpenAiChat | Self::Gemini | Self::Cohere | Self::Ollama => false,
+        }
+    }
 }
 
 // === impl Likeness ===
@@ -93,6 +108,7 @@ impl Likeness {
         match Kind::of_name(text(&data, "type").unwrap_or_default()).or_else(|| Kind::of_members(&data)).or_else(own) {
             Some(kind) => Self::Of(kind),
             None if is_in_any(event.name, &data) => Self::Unclear,
+            None if expected.is_some_and(|kind| kind.may_add(event.name, &data)) => Self::Unclear,
             None => Self::Foreign,
         }
     }
@@ -101,7 +117,24 @@ impl Likeness {
 /// Whether a stream of any dialect may have this event.
 fn is_in_any(name: &str, data: &Map<String, Value>) -> bool {
     let names = [Some(name), text(data, "type"), text(data, "object")];
-    names.into_iter().flatten().any(is_error_or_ping) || data.is_empty() || Fault::inside(data).is_some()
+    let named = names.into_iter().flatten().any(is_error_or_ping);
+    named || data.is_empty() || Fault::inside(data).is_some() || is_bare_error(data)
+}
+
+/// Whether it is an error without an object around it: a message for people, and a sign that something failed.
+fn is_bare_error(data: &Map<String, Value>) -> bool {
+    let Some(fault) = Fault::of_object(data).filter(|fault| !fault.message().is_empty()) else { return false };
+    // `"code": "0"` and `"code": "Success"` stand in the envelopes of whole answers.
+    let is_code = |code: &str| {
+        !code.is_empty()
+            && code.parse::<f64>().is_err()
+            && !["ok", "success"].iter().any(|good| code.eq_ignore_ascii_case(good))
+    };
+    fault.status().is_some()
+        || text(data, "code").is_some_and(is_code)
+        || matches!(text(data, "status"), Some("error" | "fail" | "failed"))
+        || data.get("success") == Some(&Value::Bool(false))
+        || data.len() == 1 && data.contains_key("detail")
 }
 
 fn is_error_or_ping(name: &str) -> bool {
@@ -180,6 +213,13 @@ mod tests {
                 ("", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#),
                 ("", r#"{"model":"m"}"#),
                 ("", r#"{"error":null,"token":"Hi"}"#),
+                ("", r#"{"message":"Hi"}"#),
+                ("", r#"{"message":"Hi","status":"streaming"}"#),
+                ("", r#"{"message":"","code":"x"}"#),
+                ("", r#"{"code":200,"message":"Hi"}"#),
+                ("", r#"{"code":"0","message":"Hi"}"#),
+                ("", r#"{"code":"Success","message":"Hi","success":true}"#),
+                ("", r#"{"detail":"Hi","token":1}"#),
                 ("", r#""Hi""#),
                 ("token", r#""Hi""#),
                 ("", "[1]"),
@@ -200,8 +240,30 @@ mod tests {
                 ("", r#"{"object":"error","message":"x"}"#),
                 ("", r#"{"error":{"message":"x"}}"#),
                 ("", r#"{"error":"x"}"#),
+                ("", r#"{"code":"InternalError","message":"An internal error","request_id":"x"}"#),
+                ("", r#"{"detail":"gone"}"#),
+                ("", r#"{"code":500,"msg":"gone","success":false}"#),
+                ("", r#"{"msg":"gone","success":false}"#),
+                ("", r#"{"message":"gone","type":"rate_limit","code":429}"#),
+                ("", r#"{"status":"error","message":"gone"}"#),
             ] {
                 assert_eq!(of(name, data, expected), Likeness::Unclear, "{name} {data}, expected {expected:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_event_that_its_dialect_may_have_added_is_unclear_where_that_is_expected() {
+        use Kind::{Anthropic, OpenAiChat, OpenAiResponses};
+        for (name, data, kind) in [
+            ("", r#"{"type":"some_new_event"}"#, Anthropic),
+            ("codex.rate_limits", r#"{"plan":"x"}"#, OpenAiResponses),
+            ("", r#"{"type":"codex.rate_limits"}"#, OpenAiResponses),
+            ("", r#"{"type":"responsesapi.websocket_timing"}"#, OpenAiResponses),
+        ] {
+            assert_eq!(of(name, data, Some(kind)), Likeness::Unclear, "{name} {data}");
+            for other in [None, Some(OpenAiChat)] {
+                assert_eq!(of(name, data, other), Likeness::Foreign, "{name} {data}, expected {other:?}");
             }
         }
     }

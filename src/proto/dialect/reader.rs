@@ -122,12 +122,16 @@ struct Said {
 
 /// An error, a ping and a comment may come first; what is not recognised by then is something else.
 const TO_DECIDE: u8 = 4;
+/// The same where the path has told a dialect: a gateway may report its own work before it passes that on.
+const TO_DECIDE_EXPECTED: u8 = 64;
 
 // === impl Reader ===
 
 impl Reader {
     /// Reads a stream of this dialect, where the request's path told it. Its first events are right where they say otherwise: if
     /// they are those of another dialect, or of none that this crate knows. `None`: only they tell.
+    ///
+    /// The first 64 events are looked at for that, and without a dialect that was told, the first 4.
     ///
     /// A stream of no known dialect has no facts but its keep-alives, and is not [recognised](Self::is_recognised).
     ///
@@ -142,7 +146,7 @@ impl Reader {
     #[must_use]
     pub fn new(kind: Option<Kind>, framing: Framing) -> Self {
         let mut reader = Self::with(kind, kind.map(Kind::dialect), framing);
-        reader.events.undecided = TO_DECIDE;
+        reader.events.undecided = if kind.is_some() { TO_DECIDE_EXPECTED } else { TO_DECIDE };
         reader
     }
 

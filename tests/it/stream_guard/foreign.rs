@@ -32,13 +32,14 @@ const EVENTS: [(&str, &str); 3] = [
 
 fn layers() -> [StreamGuardLayer; 3] {
     let layer = StreamGuardLayer::new();
-    [layer.clone(), layer.clone().missing_end(MissingEnd::Error), layer.hold(20)]
+    [layer.clone(), layer.clone().missing_end(MissingEnd::Error), layer.hold(1024)]
 }
 
 /// That an answer passes as it comes, however long it is silent, and that nothing is said of its end.
 #[track_caller]
 fn passes(answer: impl Fn() -> Answer, path: &'static str, text: String) -> impl Future<Output = ()> {
-    let answers = layers().map(|layer| (layer, answer()));
+    let [layer, strict, _] = layers();
+    let answers = [layer, strict].map(|layer| (layer, answer()));
     async move {
         for (layer, answer) in answers {
             let start = Instant::now();
@@ -119,6 +120,67 @@ async fn a_foreign_event_before_those_of_the_dialect_hides_no_cut() {
     assert!(find::<StreamTruncated>(&error.unwrap()).is_some());
     let whole = super::chat([Data(own), Data(super::HELLO), Data(super::STOP), Data(super::DONE)]).await;
     assert!(read(whole).await.1.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_foreign_events_before_those_of_the_dialect_hide_no_cut() {
+    let own = "data: {\"event\":{\"type\":\"status\",\"text\":\"waiting\"}}\n\n";
+    let steps = std::iter::repeat_n(Data(own), 5).chain([Data(super::HELLO)]);
+    let (text, error) = read(super::chat(steps.clone()).await).await;
+    assert_eq!(text, [own.repeat(5).as_str(), super::HELLO].concat());
+    assert!(find::<StreamTruncated>(&error.unwrap()).is_some());
+    let whole = steps.chain([Data(super::STOP), Data(super::DONE)]);
+    assert!(read(super::chat(whole).await).await.1.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_hold_nothing_of_a_foreign_stream_is_handed_on_before_its_end() {
+    let hold = |steps: Vec<Step>| ask(StreamGuardLayer::new().hold(1024), Method::POST, CHAT, Answer::stream(steps));
+    let own = "data: {\"region\":\"eu\"}\n\n";
+    assert_eq!(hold(vec![Data(own), Data(super::HELLO)]).await.status(), 502);
+    let overloaded = hold(vec![Data(own), Data(super::HELLO), Data(super::OVERLOADED)]).await;
+    assert_eq!(told(&overloaded), Some((529, "overloaded_error".to_owned())));
+    assert_eq!(hold(vec![Data(own), Data("data: {\"region\":")]).await.status(), 502);
+    let large = hold(std::iter::repeat_n(Data(own), 100).collect()).await;
+    assert_eq!(told(&large), Some((502, "answer_too_large".to_owned())));
+    for rest in [vec![Data(own)], vec![Data(super::HELLO), Data(super::STOP), Data(super::DONE)]] {
+        let start = Instant::now();
+        let steps = [Data(own), Wait(secs(200))].into_iter().chain(rest).collect();
+        let response = hold(steps).await;
+        assert_eq!((response.status().as_u16(), start.elapsed()), (200, secs(200)));
+        let (text, error) = read(response).await;
+        assert!(text.starts_with(own) && error.is_none());
+    }
+}
+
+/// No dialect has it in this form, and no answer begins with it.
+#[tokio::test(start_paused = true)]
+async fn an_error_without_an_object_around_it_is_no_answer() {
+    for event in [
+        "data: {\"code\":\"InternalError\",\"message\":\"An internal error\",\"request_id\":\"x\"}\n\n",
+        "data: {\"detail\":\"gone\"}\n\n",
+        "data: {\"code\":500,\"msg\":\"gone\",\"success\":false}\n\n",
+        "data: {\"message\":\"gone\",\"type\":\"limit\",\"code\":429}\n\n",
+        "data: {\"status\":\"error\",\"message\":\"gone\"}\n\n",
+    ] {
+        for path in [CHAT, "/v1/responses", "/v1/messages", "/v1beta/models/g:streamGenerateContent", "/v2/chat"] {
+            assert_eq!(post(path, Answer::stream([Data(event)])).await.status(), 502, "{path}: {event}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_behind_an_event_that_its_dialect_may_have_added_is_a_refusal() {
+    let added = "data: {\"type\":\"some_new_event\"}\n\n";
+    let overloaded =
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}\n\n";
+    let response = post("/v1/messages", Answer::stream([Data(added), Data(overloaded)])).await;
+    assert_eq!(told(&response), Some((529, "overloaded_error".to_owned())));
+    let added = "data: {\"type\":\"codex.rate_limits\",\"plan\":\"x\"}\n\n";
+    let created = "data: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"status\":\"in_progress\"}}\n\n";
+    let failed = "data: {\"type\":\"error\",\"code\":\"insufficient_quota\",\"message\":\"You\",\"param\":null}\n\n";
+    let response = post("/v1/responses", Answer::stream([Data(added), Data(created), Data(failed)])).await;
+    assert_eq!(told(&response), Some((429, "insufficient_quota".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]

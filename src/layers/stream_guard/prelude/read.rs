@@ -81,10 +81,7 @@ where
     /// What is known of a stream by now.
     fn judge_stream(&mut self) -> Option<Decision> {
         let Reading::Stream(stream) = &mut self.reading else { return None };
-        if !stream.state.is_recognised() {
-            return Some(self.release());
-        }
-        let (seen, withheld) = (stream.state.seen(), self.bytes + stream.state.withheld());
+        let (seen, withheld) = (stream.state.seen(), self.bytes.saturating_add(stream.state.withheld()));
         stream.limit.settle(seen);
         if stream.state.failure().is_some() {
             return Some(self.refuse_failure());
@@ -92,6 +89,12 @@ where
         if stream.state.is_unproven() {
             let truncated = stream.state.truncated();
             return Some(self.refuse_truncated(truncated));
+        }
+        if !stream.state.is_recognised() {
+            let Some(max) = self.config.hold else { return Some(self.release()) };
+            // What content is, is not known of a stream of another API.
+            stream.limit = ContentLimit::none();
+            return self.beyond(max, withheld);
         }
         if seen.garbage && !seen.content {
             return Some(self.refuse_as(
