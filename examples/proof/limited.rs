@@ -65,6 +65,9 @@ pub(crate) async fn run() -> Result<String, BoxError> {
     for run in runs {
         rows.push(run.await?);
     }
+    if let Some(row) = rows.iter().find(|row| row.contestant == Contestant::Buttress && row.bans > 0) {
+        return Err(format!("{}: the provider has banned it", row.contestant.name()).into());
+    }
     Ok(table(rows))
 }
 
