@@ -334,7 +334,7 @@ impl Unit {
     }
 }
 
-// === impl Part ===
+// === impl QuotaPart ===
 
 impl QuotaPart {
     fn of(name: &str) -> Option<Self> {

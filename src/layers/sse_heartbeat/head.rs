@@ -27,7 +27,7 @@ pub(super) enum AnswerKind {
     Other,
 }
 
-// === impl Answer ===
+// === impl AnswerKind ===
 
 impl AnswerKind {
     pub(super) fn of<B: Body>(response: &Response<B>, kind: Option<Kind>) -> Self {

@@ -11,7 +11,7 @@ pub(super) struct StreamPosition<'a> {
     pub(super) ids: Option<&'a Ending>,
 }
 
-// === impl Place ===
+// === impl StreamPosition ===
 
 impl StreamPosition<'_> {
     /// Whether the stream has set an id, or may have.

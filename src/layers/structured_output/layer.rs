@@ -65,8 +65,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// [`OutputSchema`] in the request's extensions or [set](Self::schema) here, which takes the place of the request's own.
 ///
 /// A 200 in JSON that is whole, by the model's own word. Never one that was cut at a limit, filtered or refused, nor, unless
-/// [`tool_calls`](Self::tool_calls) is set, a call of a tool: those are returned as they are. Nor where several answers are asked for (`n`), or where the request ends with the
-/// beginning of the answer, as an `assistant` message. A stream only where
+/// [`tool_calls`](Self::tool_calls) is set, a call of a tool: those are returned as they are. Nor where several answers are asked
+/// for (`n`), or where the request ends with the beginning of the answer, as an `assistant` message. A stream only where
 /// [`hold_streams`](Self::hold_streams) is set.
 ///
 /// # What happens to an answer

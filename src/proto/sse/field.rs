@@ -33,7 +33,7 @@ pub(in crate::proto) enum LineKind {
     Field(Field),
 }
 
-// === impl Ended ===
+// === impl LineKind ===
 
 impl LineKind {
     /// A line of which nothing was cut off: the same as [`LineState`] finds, at a fraction of its cost.
