@@ -100,7 +100,7 @@ impl Similar {
     }
 
     /// Whether both messages ask for the same of the same. Only how an English question is put may differ, at its beginning: `what
-    /// is the`, `tell me the`, `could you please tell me the`; `how do I`, `how to`, `what is the best way to`; `explain`,
+    /// is the`, `tell me the`, `could you please tell me the`; `how to`, `what is the best way to`; `explain`,
     /// `explain to me`; `summarize`, `give me a summary of`; a `please`, a greeting, the mark at the end. All else has to be equal,
     /// word for word and sign for sign, capitals included. So numbers, units, negations and names are the same, in any language
     /// and however they are written. Only then is a message similar, however near the embedder finds it.

@@ -57,8 +57,6 @@ const FORMS: &[(Form, &str)] = &[
     (Form::Tell, "i want to know the"),
     (Form::Tell, "i would like to know the"),
     (Form::Tell, "i'd like to know the"),
-    (Form::How, "how do i"),
-    (Form::How, "how can i"),
     (Form::How, "how to"),
     (Form::How, "what is the best way to"),
     (Form::How, "what's the best way to"),
