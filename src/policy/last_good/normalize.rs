@@ -5,8 +5,8 @@
 //! A wrong answer is worse than none. So only plain sentences are treated, and only what never carries a meaning is dropped:
 //! how wide a space is, a capital letter, the mark at the end, a greeting, a "please". The order of the words stays, and so
 //! does everything that numbers, names and negations are made of. A word in capitals is a name (`US`, `WHO`), not another
-//! spelling (`us`, `who`), and a letter or two may be a unit, a symbol or a number (`M`, `Co`, `II`). What may be code, a quotation, a list or what is asked about (line breaks, quotes, brackets, signs, what
-//! stands behind a colon) is left alone, and
+//! spelling (`us`, `who`), and a letter or two may be a unit, a symbol or a number (`M`, `Co`, `II`). What may be code, a
+//! quotation, a list or what is asked about (line breaks, quotes, brackets, signs, what stands behind a colon) is left alone, and
 //! so is compatibility decomposition: to NFKC, 10² is 102.
 
 /// Longer messages are left alone.
@@ -32,7 +32,10 @@ pub(crate) fn normalize(text: &str) -> Option<String> {
     for word in text.split([' ', '\t']).filter(|word| !word.is_empty()) {
         let before = words.last();
         let is_unit = before.is_some_and(|before| before.ends_with(char::is_numeric));
-        let opens = before.is_none_or(|before| before.ends_with(['.', ',', '?', '!']));
+        let opens = match before {
+            Some(before) => before.ends_with(['.', '?', '!']) || words.len() == 1 && is_greeting(before),
+            None => true,
+        };
         words.push(if is_unit { word.to_owned() } else { fold(word, opens) });
     }
     let mut text = words.join(" ");
@@ -64,7 +67,7 @@ fn may_quote(text: &str) -> bool {
 }
 
 /// A word without capitals, unless it is made of them, has a digit in it, or is short: then it is a name but for "I", and
-/// those that open a sentence.
+/// those that open a sentence. Behind a comma stands no opening but that of a greeting: `He` may be helium there.
 fn fold(word: &str, opens: bool) -> String {
     let letters = word.chars().filter(|c| c.is_alphabetic());
     let lower = word.to_lowercase();
@@ -72,6 +75,11 @@ fn fold(word: &str, opens: bool) -> String {
     let is_short = letters.clone().count() < 3 && bare != "i" && !(opens && SHORT.contains(&bare));
     let is_name = is_short || letters.clone().skip(1).any(char::is_uppercase);
     if is_name || word.chars().any(char::is_numeric) { word.to_owned() } else { lower }
+}
+
+/// Whether a message may begin with this, and a comma.
+fn is_greeting(word: &str) -> bool {
+    word.strip_suffix(',').is_some_and(|word| GREETINGS.contains(&word))
 }
 
 /// Without the marks at the end. Behind a digit or a single letter they may be a factorial, a decimal or an initial.
@@ -130,6 +138,7 @@ mod tests {
             ("Don't stop", "don't stop"),
             ("What can I do? Is it late", "what can i do? is it late"),
             ("Do I go to Paris in May", "do I go to paris in may"),
+            ("Hi, Do I go to Paris", "hi, do I go to paris"),
             ("Wake me at 10:30, please", "wake me at 10:30"),
         ] {
             assert!(same(one, other), "{one:?} and {other:?}: {:?}, {:?}", normalize(one), normalize(other));
@@ -155,6 +164,9 @@ mod tests {
             ("Is plan B good", "Is plan b good"),
             ("The film Us", "The film us"),
             ("Is As toxic", "Is as toxic"),
+            ("Which is lighter, He or Ne", "Which is lighter, he or Ne"),
+            ("Which is heavier, As or He", "Which is heavier, as or He"),
+            ("Which one is it, No or In", "Which one is it, no or In"),
             ("What does WHO say", "what does who say"),
             ("Is it safe", "Is it not safe"),
             ("Paris to London", "London to Paris"),
