@@ -33,7 +33,7 @@ pub struct Ending(Arc<Figures>);
 struct Figures {
     end: AtomicU8,
     ids: AtomicU8,
-    /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them.
+    /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them; [`UNTOLD`]: it is not told.
     #[cfg(feature = "llm")]
     sequence: AtomicU64,
     #[cfg(feature = "llm")]
@@ -56,6 +56,9 @@ const UNKNOWN: u8 = 0;
 #[cfg(feature = "llm")]
 const NO_IDS: u8 = 1;
 const MAY_HAVE_IDS: u8 = 2;
+/// The numbers of events are not told any more.
+#[cfg(feature = "llm")]
+const UNTOLD: u64 = u64::MAX;
 
 const ENDS: [End; 6] = [End::Whole, End::Paused, End::Limit, End::Refused, End::Filtered, End::Unknown];
 
@@ -111,19 +114,28 @@ impl Ending {
     #[cfg(feature = "llm")]
     pub(crate) fn note_splice(&self) {
         self.note_ids();
-        self.0.sequence.store(0, Ordering::Relaxed);
+        self.stop_numbers();
+    }
+
+    /// From here on the stream has several readers, each at a place of its own: the layer inside, which reads ahead of them, knows
+    /// the next number of none.
+    pub(crate) fn stop_numbers(&self) {
+        #[cfg(feature = "llm")]
+        self.0.sequence.store(UNTOLD, Ordering::Relaxed);
     }
 
     /// The `sequence_number` of the next event, by a layer that reads all of them.
     #[cfg(feature = "llm")]
     pub(crate) fn note_sequence(&self, next: u64) {
-        self.0.sequence.store(next.saturating_add(1), Ordering::Relaxed);
+        if self.0.sequence.load(Ordering::Relaxed) != UNTOLD {
+            self.0.sequence.store(next.saturating_add(1).min(UNTOLD - 1), Ordering::Relaxed);
+        }
     }
 
-    /// The `sequence_number` of the next event of Responses. `None` where no layer reads them.
+    /// The `sequence_number` of the next event of Responses. `None` where no layer reads them for this reader alone.
     pub(crate) fn next_sequence(&self) -> Option<u64> {
         #[cfg(feature = "llm")]
-        return self.0.sequence.load(Ordering::Relaxed).checked_sub(1);
+        return Some(self.0.sequence.load(Ordering::Relaxed)).filter(|number| *number != UNTOLD)?.checked_sub(1);
         #[cfg(not(feature = "llm"))]
         None
     }
@@ -221,12 +233,19 @@ mod tests {
     fn numbers_are_told_until_the_stream_goes_on_in_another_answer() {
         let ending = Ending::new().following_ids();
         assert_eq!(ending.next_sequence(), None);
-        for next in [0, 7, u64::MAX - 1] {
+        for next in [0, 7, u64::MAX - 2] {
             ending.note_sequence(next);
             assert_eq!(ending.clone().next_sequence(), Some(next));
         }
         ending.note_splice();
+        ending.note_sequence(9);
         assert_eq!((ending.next_sequence(), ending.may_have_ids()), (None, Some(true)));
+
+        let ending = Ending::new().following_ids();
+        ending.note_sequence(7);
+        ending.stop_numbers();
+        ending.note_sequence(8);
+        assert_eq!((ending.next_sequence(), ending.may_have_ids()), (None, Some(false)));
     }
 
     #[cfg(feature = "llm")]

@@ -87,6 +87,10 @@ impl<L: Lease> ResponseRecorder<L> {
         self.owes_status = grpc::owes_status(&head.headers);
         self.has_unproven_end = storable::has_unproven_end(&head.headers);
         self.ending = head.extensions.get().cloned();
+        // All readers have these extensions, and each its own place in the stream.
+        if let Some(ending) = &self.ending {
+            ending.stop_numbers();
+        }
         let is_success = head.status.is_success() && self.storable != Storable::No;
         // Before a reader is told of the head: it asks where the answer is.
         let is_held = self.answer.as_ref().is_some_and(|answer| answer.on_head(head.status, &head.headers));

@@ -2,7 +2,7 @@
 
 use http::Response;
 use tower::ServiceBuilder;
-use tower_buttress::{DedupLayer, DedupRole, Resumable, SseHeartbeatLayer, StreamGuardLayer};
+use tower_buttress::{DeadlineLayer, DedupLayer, DedupRole, Resumable, SseHeartbeatLayer, StreamGuardLayer};
 
 use super::{post, post_key, role, upstream};
 use crate::support::secs;
@@ -150,4 +150,49 @@ async fn a_stream_that_is_given_ids_has_heartbeats_without_blank_lines() {
         let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), beat);
     }
+}
+
+/// The guard reads as far as the fastest of them.
+#[tokio::test(start_paused = true)]
+async fn the_event_of_an_error_has_the_number_that_comes_next_for_its_reader() {
+    use http_body_util::BodyExt;
+
+    let event = |number: usize| {
+        let data = "\"type\":\"response.output_text.delta\",\"output_index\":0,\"delta\":\"a\"";
+        format!("data: {{\"sequence_number\":{number},{data}}}\n\n")
+    };
+    let (upstream, mut stage) = upstream();
+    let service = ServiceBuilder::new()
+        .layer(SseHeartbeatLayer::new(secs(300)).error_events(true))
+        .layer(DeadlineLayer::new(secs(60)))
+        .layer(DedupLayer::new())
+        .layer(StreamGuardLayer::new())
+        .service(upstream);
+    let ask = || {
+        let mut request = post_key("k", "{}");
+        *request.uri_mut() = "/v1/responses".parse().unwrap();
+        tower::ServiceExt::oneshot(service.clone(), request)
+    };
+    let read = |text: &str| text.matches("output_text.delta").count();
+    let first = tokio::spawn(ask());
+    let say = stage.call().await.answer(event_stream());
+    say.data(&event(0));
+    let mut first = first.await.unwrap().unwrap().into_body();
+    let second = ask().await.unwrap();
+    assert_eq!(role(&second), Some(DedupRole::Joined));
+    (1..6).for_each(|number| say.data(&event(number)));
+    let mut text = String::new();
+    while read(&text) < 6 {
+        let data = first.frame().await.unwrap().unwrap().into_data().unwrap();
+        text += std::str::from_utf8(&data).unwrap();
+    }
+    let (mut body, mut text) = (second.into_body(), String::new());
+    let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    text += std::str::from_utf8(&data).unwrap();
+    tokio::time::advance(secs(61)).await;
+    while let Some(Ok(frame)) = body.frame().await {
+        text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
+    }
+    let expected = format!("\"type\":\"error\",\"sequence_number\":{},", read(&text));
+    assert!(text.contains(&expected), "{text}");
 }
