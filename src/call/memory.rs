@@ -163,6 +163,10 @@ impl fmt::Debug for Memory {
 // === impl Reservation ===
 
 impl Reservation {
+    /// What [`set`](Self::set) may count beyond what is held.
+    #[cfg(feature = "llm")]
+    pub(crate) const STEP: usize = STEP;
+
     /// Adds `bytes` to what is held; returns `false`, and adds nothing, where that is more than there is. Less than 4 KiB in
     /// all are not counted.
     pub fn grow(&mut self, bytes: usize) -> bool {

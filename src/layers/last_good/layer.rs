@@ -288,7 +288,9 @@ impl LastGoodLayer {
     }
 
     /// The memory in which what is held for all calls is counted together: request bodies while they are read, and the answers
-    /// that are kept, with their heads and, for [similar](Self::similar) requests, the last message and its vector. Default: 512 MiB of the layer's own.
+    /// that are kept, with their heads and, for [similar](Self::similar) requests, the last message and its vector. Where it is
+    /// spent, a new answer takes the place of those whose time is over, and then of its tenant's own oldest. Default: 512 MiB of
+    /// the layer's own.
     #[must_use]
     pub fn memory(self, memory: Memory) -> Self {
         self.with(|config| config.memory = memory)

@@ -18,6 +18,7 @@ use crate::policy::last_good::answers::OVERHEAD;
 use crate::policy::last_good::cache_control;
 use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
 use crate::proto::event_stream::EventStream;
+use crate::proto::fingerprint::Fingerprint;
 use crate::proto::media_type;
 use crate::rejection::Rejection;
 use crate::rt::clock;
@@ -50,6 +51,28 @@ enum BodyKind {
     Json,
 }
 
+/// Where a new answer of this tenant may take room from.
+struct Room<'a> {
+    store: &'a AnswerStore,
+    tenant: Fingerprint,
+}
+
+// === impl Room ===
+
+impl Room<'_> {
+    /// Takes something of the memory that all layers share by `take`, where need be in the place of earlier answers of `bytes` in
+    /// all. Returns whether it was taken.
+    fn make(&self, bytes: usize, mut take: impl FnMut() -> bool) -> bool {
+        if take() {
+            return true;
+        }
+        let dropped = self.store.with(|answers| answers.make_room(self.tenant, bytes, clock::now()));
+        let is_more = !dropped.is_empty();
+        drop(dropped);
+        is_more && take()
+    }
+}
+
 // === impl Recorder ===
 
 impl Recorder {
@@ -61,6 +84,9 @@ impl Recorder {
         store: &Arc<AnswerStore>,
         config: &Config,
     ) -> Option<Self> {
+        // What is over goes where nothing is kept, too: it has its room in a memory that all layers share.
+        let over = store.with(|answers| answers.reap(clock::now()));
+        drop(over);
         let (headers, extensions) = (response.headers(), response.extensions());
         let unfit = extensions.get::<Rejection>().is_some() || Stale::in_extensions(extensions).is_some();
         let unfit = unfit || InvalidOutput::in_extensions(extensions).is_some();
@@ -106,7 +132,9 @@ impl Recorder {
         }
         if length > self.data.capacity() {
             let capacity = self.data.capacity().saturating_mul(2).clamp(length, self.max);
-            if !reservation.set(capacity.saturating_add(self.head.cost())) {
+            let cost = capacity.saturating_add(self.head.cost());
+            let room = Room { store: &self.store, tenant: self.request.keys.tenant };
+            if !room.make(cost.saturating_add(Reservation::STEP), || reservation.set(cost)) {
                 return false;
             }
             self.data.reserve_exact(capacity - self.data.len());
@@ -156,7 +184,9 @@ impl Recorder {
         // Without what was allocated for more of it.
         let body = Bytes::from(std::mem::take(&mut self.data).into_boxed_slice());
         let bytes = body.len().saturating_add(self.head.cost());
-        if !reservation.set_exactly(bytes.saturating_add(OVERHEAD)) {
+        let cost = bytes.saturating_add(OVERHEAD);
+        let room = Room { store: &self.store, tenant: self.request.keys.tenant };
+        if !room.make(cost, || reservation.set_exactly(cost)) {
             return;
         }
         if let Some(peers) = &self.peers {

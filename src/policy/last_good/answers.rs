@@ -20,6 +20,8 @@ pub(crate) struct Answers<V, M> {
     scopes: HashMap<Fingerprint, BTreeSet<u64>>,
     /// Oldest first.
     order: BTreeMap<u64, Fingerprint>,
+    /// The first to be over comes first.
+    expiries: BTreeSet<(Instant, u64)>,
     tenants: HashMap<Fingerprint, Holding>,
     next: u64,
     bytes: usize,
@@ -57,12 +59,12 @@ struct Holding {
 
 /// One tenant holds at most this part.
 const TENANT_SHARE: usize = 8;
-/// What an entry takes beside what its value says: its places in five maps, and the value's own fields.
+/// What an entry takes beside what its value says: its places in six maps, and the value's own fields.
 pub(crate) const OVERHEAD: usize = 1024;
 /// Answers that are compared with one request, or looked at for one of its normal form.
 const MAX_CANDIDATES: usize = 1_024;
-/// Answers whose time is over and that are looked for at each insertion.
-const REAP_PER_INSERT: usize = 4;
+/// Answers whose time is over and that are forgotten at one time.
+const MAX_REAPED: usize = 4;
 
 // === impl Answers ===
 
@@ -73,6 +75,7 @@ impl<V, M> Answers<V, M> {
             normal: HashMap::new(),
             scopes: HashMap::new(),
             order: BTreeMap::new(),
+            expiries: BTreeSet::new(),
             tenants: HashMap::new(),
             next: 0,
             bytes: 0,
@@ -85,7 +88,7 @@ impl<V, M> Answers<V, M> {
     pub(crate) fn insert(&mut self, keys: Keys, value: V, bytes: usize, expires: Instant, now: Instant) -> Vec<Arc<V>> {
         let bytes = bytes.saturating_add(OVERHEAD);
         let mut dropped: Vec<Arc<V>> = self.remove(keys.exact).into_iter().collect();
-        self.reap(now, &mut dropped);
+        dropped.extend(self.reap(now));
         let share = self.limit / TENANT_SHARE;
         if bytes > share {
             dropped.push(Arc::new(value));
@@ -98,6 +101,7 @@ impl<V, M> Answers<V, M> {
         self.next += 1;
         self.bytes += bytes;
         self.order.insert(number, keys.exact);
+        self.expiries.insert((expires, number));
         let holding = self.tenants.entry(keys.tenant).or_default();
         holding.bytes += bytes;
         holding.order.insert(number);
@@ -171,7 +175,7 @@ impl<V, M> Answers<V, M> {
     fn to_evict(&self, tenant: Fingerprint, bytes: usize, share: usize) -> Option<Fingerprint> {
         let holding = self.tenants.get(&tenant);
         let held = holding.map_or(0, |holding| holding.bytes);
-        let own = || holding.and_then(|holding| self.order.get(holding.order.first()?)).copied();
+        let own = || self.oldest_of(tenant);
         if held.saturating_add(bytes) > share {
             return own();
         }
@@ -183,19 +187,42 @@ impl<V, M> Answers<V, M> {
         if held.saturating_add(bytes) > fair { own().or_else(oldest) } else { oldest() }
     }
 
-    fn reap(&mut self, now: Instant, dropped: &mut Vec<Arc<V>>) {
-        for _ in 0..REAP_PER_INSERT {
-            let oldest = self.order.values().next().copied();
-            let over = oldest.filter(|key| self.entries.get(key).is_none_or(|entry| entry.expires <= now));
-            let Some(key) = over else { return };
+    /// Forgets some of those whose time is over. They are returned, to be dropped outside of a lock.
+    pub(crate) fn reap(&mut self, now: Instant) -> Vec<Arc<V>> {
+        let mut dropped = Vec::new();
+        while let Some(key) = self.over(now).filter(|_| dropped.len() < MAX_REAPED) {
             dropped.extend(self.remove(key));
         }
+        dropped
+    }
+
+    /// Forgets answers that take `bytes` in all, for a new one of this tenant that has no room in the memory of the whole stack:
+    /// those whose time is over, and then the tenant's own oldest. No other's: the room may be taken by something else, and all
+    /// would go in vain. They are returned, to be dropped outside of a lock.
+    pub(crate) fn make_room(&mut self, tenant: Fingerprint, bytes: usize, now: Instant) -> Vec<Arc<V>> {
+        let (mut dropped, before) = (Vec::new(), self.bytes);
+        while before - self.bytes < bytes {
+            let Some(key) = self.over(now).or_else(|| self.oldest_of(tenant)) else { break };
+            dropped.extend(self.remove(key));
+        }
+        dropped
+    }
+
+    /// The first one whose time is over.
+    fn over(&self, now: Instant) -> Option<Fingerprint> {
+        let (_, number) = self.expiries.first().filter(|(expires, _)| *expires <= now)?;
+        self.order.get(number).copied()
+    }
+
+    fn oldest_of(&self, tenant: Fingerprint) -> Option<Fingerprint> {
+        self.order.get(self.tenants.get(&tenant)?.order.first()?).copied()
     }
 
     fn remove(&mut self, key: Fingerprint) -> Option<Arc<V>> {
         let entry = self.entries.remove(&key)?;
         self.bytes -= entry.bytes;
         self.order.remove(&entry.number);
+        self.expiries.remove(&(entry.expires, entry.number));
         if let Some(holding) = self.tenants.get_mut(&entry.keys.tenant) {
             holding.bytes -= entry.bytes;
             holding.order.remove(&entry.number);
@@ -317,6 +344,26 @@ mod tests {
         assert_eq!(*refused[0], 300, "larger than a share");
     }
 
+    #[test]
+    fn room_is_made_by_what_is_over_and_then_by_a_tenants_own() {
+        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        for (tenant, exact, seconds) in [(1, 1_u16, 100), (1, 2, 5), (2, 3, 1), (2, 4, 100), (1, 5, 100)] {
+            answers.insert(keys(tenant, exact, None), exact, KIB, after(seconds), now);
+        }
+        let mut room = |tenant, bytes, at| {
+            let dropped = answers.make_room(key(tenant), bytes, after(at));
+            dropped.into_iter().map(|value| *value).collect::<Vec<_>>()
+        };
+        assert!(room(3, 1, 0).is_empty(), "nothing is over, and it has none");
+        assert_eq!(room(3, 1, 10), [3], "what was over first");
+        assert_eq!(room(1, 2 * KIB + OVERHEAD, 10), [2, 1]);
+        assert_eq!(room(1, 100 * KIB, 10), [5], "another's stays");
+        assert!(answers.exact(key(4), now).is_some());
+        assert_eq!(answers.reap(after(200)).len(), 1);
+        assert_eq!(answers.size(), (0, 0));
+    }
+
     proptest! {
         /// Whatever happens, the sums are right, and no limit is passed.
         #[test]
@@ -336,6 +383,7 @@ mod tests {
                 prop_assert_eq!(sum, answers.bytes);
                 prop_assert!(sum <= limit);
                 prop_assert_eq!(answers.order.len(), answers.entries.len());
+                prop_assert_eq!(answers.expiries.len(), answers.entries.len());
                 for (tenant, holding) in &answers.tenants {
                     let of = answers.entries.values().filter(|entry| entry.keys.tenant == *tenant);
                     prop_assert_eq!(of.map(|entry| entry.bytes).sum::<usize>(), holding.bytes);

@@ -1,5 +1,7 @@
 //! What is kept is counted, however small its parts are.
 
+use std::time::Duration;
+
 use tower_buttress::{Embedder, Embedding, Memory, Similar, Tenant};
 
 use super::similar::{question, settle};
@@ -48,6 +50,46 @@ async fn where_the_common_memory_is_spent_no_more_is_kept() {
     upstream.set(status(503));
     assert_eq!(send(&service, of(0, 0)).await.0, 200);
     assert_eq!(send(&service, of(99, 99)).await.0, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_whose_time_is_over_make_room_for_a_new_one() {
+    let (upstream, memory) = (Upstream::new(), Memory::new(64 * KIB));
+    let layer = LastGoodLayer::new().ttl(Duration::from_secs(60)).memory(memory.clone());
+    let service = layer.layer(upstream.service());
+    for number in 0..100 {
+        send(&service, of(number, number)).await;
+    }
+    let used = memory.used();
+    assert!(used > 56 * KIB, "{used}");
+    // One that takes more than what goes at any call by itself.
+    tokio::time::advance(Duration::from_secs(61)).await;
+    let text: &'static str = Box::leak(WHOLE.replace("Paris", &"a".repeat(14_000)).into_boxed_str());
+    upstream.set(Does::Answer(200, vec![("content-type", "application/json")], vec![Step::Data(text)]));
+    send(&service, of(500, 500)).await;
+    assert!(memory.used() < used, "{} of {used}", memory.used());
+    // What is over goes with the answers of other calls as well, kept or not.
+    upstream.set(status(503));
+    assert_eq!(send(&service, of(500, 500)).await.0, 200);
+    for number in 0..100 {
+        send(&service, of(number, number)).await;
+    }
+    assert!(memory.used() < 17 * KIB, "{}", memory.used());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_has_its_part_of_the_common_memory_makes_room_itself() {
+    let (upstream, memory) = (Upstream::new(), Memory::new(64 * KIB));
+    let service = LastGoodLayer::new().memory(memory.clone()).layer(upstream.service());
+    send(&service, of(1, 0)).await;
+    for number in 0..100 {
+        send(&service, of(0, number)).await;
+    }
+    assert!((12 * KIB..=18 * KIB).contains(&memory.used()), "{}", memory.used());
+    upstream.set(status(503));
+    for (tenant, number, expected) in [(0, 0, 503), (0, 99, 200), (1, 0, 200)] {
+        assert_eq!(send(&service, of(tenant, number)).await.0, expected, "{tenant}, {number}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
