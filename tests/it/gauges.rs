@@ -65,6 +65,8 @@ where
 fn a_queue_shows_its_limit_who_is_served_and_who_waits() {
     watched(|gauges| async move {
         let service = QueueLayer::new(2).name("models").layer(service_fn(slow));
+        begin(&service, "first").await.await.unwrap();
+        assert_eq!(gauges.of("models", "queue_waiting"), 0.0, "it is shown though none waits");
         let calls = [begin(&service, "a").await, begin(&service, "b").await, begin(&service, "c").await];
         let shown = || ["limit", "in_flight", "waiting"].map(|name| gauges.of("models", &format!("queue_{name}")));
         assert_eq!(shown(), [2.0, 2.0, 1.0]);

@@ -292,7 +292,8 @@ impl Shared {
     /// Queues of one name are shown together.
     fn show(&self, before: [f64; 2], now: [f64; 2]) {
         for (name, change) in GAUGES.into_iter().zip([now[0] - before[0], now[1] - before[1]]) {
-            if change != 0.0 {
+            // The first time both are shown, as what they are.
+            if change != 0.0 || before == [0.0; 2] {
                 gauge_add(name, self.config.name, change);
             }
         }
@@ -312,7 +313,9 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let shown = lock(&self.state).shown;
-        self.show(shown, [0.0; 2]);
+        if shown != [0.0; 2] {
+            self.show(shown, [0.0; 2]);
+        }
     }
 }
 
