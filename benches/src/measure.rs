@@ -31,26 +31,38 @@ pub type CostOf<'a> = &'a dyn Fn(&str) -> Cost;
 
 /// The flag under which the bench runs itself: `--count NAME N`.
 const COUNT: &str = "--count";
-/// Repetitions whose instructions are counted; the startup is counted too, and subtracted by a run of twice as many.
+/// Repetitions whose instructions are counted; what a case does once is counted too, and subtracted by a run of twice as many.
 const COUNTED: u64 = 500;
 
 /// Inside a runtime, prints what `tables` makes of the costs of `cases`. Where the command line asks for it, runs one case and
 /// nothing else.
 pub fn run(cases: &[Case], tables: impl FnOnce(&Runtime, CostOf<'_>)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let _entered = runtime.enter();
-    if !is_counting_run(cases) {
-        tables(&runtime, &|name| cases.iter().find(|case| case.name == name).expect("a case").cost());
+    let find = |name: &str| cases.iter().find(|case| case.name == name).expect("a case");
+    match what_to_count() {
+        // What a copy costs depends on how its ends are aligned. The main thread's stack begins below the environment and the
+        // path of the program, and its heap behind what was read of them; another thread's begin at a page of their own.
+        Some((name, n)) => std::thread::scope(|scope| {
+            scope.spawn(|| in_runtime(|_| counted(find(&name).run, n)));
+        }),
+        None => in_runtime(|runtime| tables(runtime, &|name| find(name).cost())),
     }
 }
 
-fn is_counting_run(cases: &[Case]) -> bool {
-    let args: Vec<String> = std::env::args().collect();
-    let Some(at) = args.iter().position(|arg| arg == COUNT) else { return false };
-    let (name, n) = (&args[at + 1], args[at + 2].parse().expect("a number"));
-    let case = cases.iter().find(|case| case.name == name).expect("a case");
-    (case.run)(n);
-    true
+fn what_to_count() -> Option<(String, u64)> {
+    let mut args = std::env::args().skip_while(|arg| arg != COUNT).skip(1);
+    Some((args.next()?, args.next()?.parse().expect("a number")))
+}
+
+/// What callgrind counts: neither the start of the program, nor the end of its thread, which its end can cut short.
+#[inline(never)]
+fn counted(run: fn(u64), n: u64) {
+    run(n);
+}
+
+fn in_runtime(body: impl FnOnce(&Runtime)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
+    body(&runtime);
 }
 
 impl Case {
@@ -96,7 +108,7 @@ impl Case {
 
     fn count(&self, n: u64) -> Option<u64> {
         let out = Command::new("valgrind")
-            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*::measure::counted"])
             .arg(std::env::current_exe().ok()?)
             .args([COUNT, self.name, &n.to_string()])
             .stdout(Stdio::null())
