@@ -59,8 +59,7 @@ impl Kind {
     /// ```
     #[must_use]
     pub fn of_path(path: &str) -> Option<Self> {
-        let path = path.trim_end_matches('/');
-        let (parent, last) = path.rsplit_once('/')?;
+        let (parent, last) = split_last(path.trim_end_matches('/'), b'/')?;
         match last {
             "completions" => Some(Self::OpenAiChat),
             "responses" => Some(Self::OpenAiResponses),
@@ -68,7 +67,7 @@ impl Kind {
             "messages" if parent.ends_with("/v1") => Some(Self::Anthropic),
             "chat" if parent.ends_with("/v2") => Some(Self::Cohere),
             "chat" | "generate" if parent.ends_with("/api") => Some(Self::Ollama),
-            _ => match last.rsplit_once(':')?.1 {
+            _ => match split_last(last, b':')?.1 {
                 "generateContent" | "streamGenerateContent" => Some(Self::Gemini),
                 "rawPredict" | "streamRawPredict" if parent.ends_with("/publishers/anthropic/models") => {
                     Some(Self::Anthropic)
@@ -100,6 +99,13 @@ impl Kind {
             Self::Ollama => "ollama",
         }
     }
+}
+
+/// `rsplit_once` at an ASCII character. Every call asks for its dialect, and the searcher that the standard library makes for a
+/// character of any length costs more than the few bytes that are read here.
+fn split_last(text: &str, at: u8) -> Option<(&str, &str)> {
+    let (head, tail) = text.split_at_checked(text.bytes().rposition(|byte| byte == at)?)?;
+    Some((head, tail.get(1..)?))
 }
 
 #[cfg(test)]
