@@ -187,6 +187,9 @@ impl ResilienceLayer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
+        if !admission.is_enabled() && !self.watches_answers() {
+            return retried(inner, retry, deadline);
+        }
         let timed = self.idle.layer(self.first_byte.layer(inner));
         #[cfg(feature = "llm")]
         if self.guard.is_enabled() {
@@ -194,9 +197,22 @@ impl ResilienceLayer {
         }
         admission.attempts(timed, retry, deadline)
     }
+
+    /// Whether one of the layers is on that look at the answer of an attempt.
+    fn watches_answers(&self) -> bool {
+        #[cfg(feature = "llm")]
+        if self.guard.is_enabled() {
+            return true;
+        }
+        self.idle.is_enabled() || self.first_byte.is_enabled()
+    }
 }
 
 impl Admission {
+    fn is_enabled(&self) -> bool {
+        self.queue.is_enabled() || self.pace.is_enabled() || self.breaker.is_enabled()
+    }
+
     fn attempts<S, B>(
         &self,
         inner: S,
@@ -212,22 +228,30 @@ impl Admission {
     {
         let Self { queue, pace, breaker } = self;
         let admitted = pace.layer(breaker.layer(inner));
-        let attempts = if queue.is_enabled() {
-            let queued = queue.layer(Upstream::new(admitted));
-            match retry {
-                Some(retry) => Upstream::new(retry.layer(queued)),
-                None => Upstream::new(queued),
-            }
-        } else {
-            match (retry, deadline) {
-                (Some(retry), Some(deadline)) => return Upstream::new(deadline.layer(retry.layer(admitted))),
-                (Some(retry), None) => Upstream::new(retry.layer(admitted)),
-                (None, _) => Upstream::new(admitted),
-            }
-        };
-        match deadline {
-            Some(deadline) => Upstream::new(deadline.layer(attempts)),
-            None => attempts,
+        if queue.is_enabled() {
+            return retried(queue.layer(Upstream::new(admitted)), retry, deadline);
         }
+        retried(admitted, retry, deadline)
+    }
+}
+
+/// The attempts of a call, within `deadline`.
+fn retried<S, B>(
+    attempt: S,
+    retry: Option<&RetryAfterBackoffLayer>,
+    deadline: Option<&DeadlineLayer>,
+) -> Upstream<S::Error>
+where
+    S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Error: Error + Send + Sync + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    match (retry.filter(|retry| retry.is_enabled()), deadline) {
+        (Some(retry), Some(deadline)) => Upstream::new(deadline.layer(retry.layer(attempt))),
+        (Some(retry), None) => Upstream::new(retry.layer(attempt)),
+        (None, Some(deadline)) => Upstream::new(deadline.layer(Upstream::new(attempt))),
+        (None, None) => Upstream::new(attempt),
     }
 }

@@ -154,6 +154,10 @@ impl CircuitBreakerLayer {
         Self { enabled: false, ..Self::new() }
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// A breaker with the same settings, and circuits of its own.
     pub(crate) fn separate(&self) -> Self {
         let mut layer = self.clone();

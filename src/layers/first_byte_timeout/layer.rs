@@ -104,6 +104,10 @@ impl FirstByteTimeoutLayer {
         Self::new(Duration::MAX).enabled(false)
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Switches the layer on or off; its settings are kept. Default: on.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {

@@ -100,6 +100,10 @@ impl IdleBodyTimeoutLayer {
         Self::new(Duration::MAX).enabled(false)
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Switches the layer on or off; its settings are kept. Default: on.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {

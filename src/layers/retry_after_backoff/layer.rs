@@ -146,6 +146,10 @@ impl RetryAfterBackoffLayer {
         layer
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// How many attempts a call may take in all, the first included; 0 is taken for 1. Default: 3.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
