@@ -1,4 +1,4 @@
-//! The task of what a layer shares: it takes what the layer says, and hears what other processes say.
+//! The task behind what a layer shares: the layer tells it what happens here, and Redis what happens in other processes.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,17 +15,18 @@ use crate::backend::{BackendError, Heard, Subscription};
 
 /// What such a task does.
 pub(crate) trait Driver: Send + Sized + 'static {
-    /// What the layer says.
-    type Order: Send + 'static;
+    /// What the layer tells it.
+    type Update: Send + 'static;
 
-    /// What other processes say. It is waited for beside everything else.
+    /// Subscribes to what other processes tell. It is waited for beside everything else.
     fn subscribe(&self) -> Subscribing;
 
-    fn on_order(&mut self, order: Self::Order) -> impl Future<Output = ()> + Send;
+    fn on_update(&mut self, update: Self::Update) -> impl Future<Output = ()> + Send;
 
-    fn on_message(&mut self, message: Bytes);
+    /// Another process told something. It came here at `heard`: the task may have been busy since then.
+    fn on_news(&mut self, news: Bytes, heard: Instant);
 
-    /// Messages may have been missed.
+    /// News may have been missed.
     fn on_gap(&mut self) -> impl Future<Output = ()> + Send;
 
     /// When something is to be done next. Default: never.
@@ -38,7 +39,7 @@ pub(crate) trait Driver: Send + Sized + 'static {
         async {}
     }
 
-    /// Ready when something that the task has begun has ended, and was taken note of. Default: never.
+    /// Ready when something that the task has begun was done, and the driver took note of it. Default: never.
     fn poll_begun(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
@@ -46,67 +47,67 @@ pub(crate) trait Driver: Send + Sized + 'static {
 
 pub(crate) type Subscribing = Pin<Box<dyn Future<Output = Result<Subscription, BackendError>> + Send>>;
 
-/// Tells the task, which is spawned with the first order.
+/// Takes updates to the task, which is spawned with the first of them.
 #[derive(Debug)]
-pub(crate) struct Orders<O>(OnceLock<mpsc::Sender<O>>);
+pub(crate) struct Updates<U>(OnceLock<mpsc::Sender<U>>);
 
-/// An order was not taken.
+/// Why an update does not come to the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Untold {
-    /// The task has more orders than it can carry out.
+    /// The task has more updates than it can carry out.
     Busy,
     /// There is no runtime for the task, or no more.
     NoTask,
 }
 
-/// The channel on which other processes are heard.
+/// The subscription to what other processes tell.
 enum News {
-    /// It is subscribed to.
+    /// It is on its way.
     Asked(Subscribing),
     Open(Subscription),
-    /// It could not be had, and is asked for again then.
+    /// It was refused or lost, and is asked for again then.
     Wait(Instant),
 }
 
-/// What comes next.
-enum Next<O> {
-    Order(O),
+/// What the task does next.
+enum Next<U> {
+    Update(U),
     /// There is no layer any more.
     Over,
     Subscribed(Result<Subscription, BackendError>),
-    Heard(Option<Heard>),
-    /// What was begun has ended.
-    Ended,
+    Heard(Option<(Heard, Instant)>),
+    /// What the task had begun was done.
+    Done,
     Due,
 }
 
 /// Between two attempts to subscribe.
 const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
 
-/// Orders that wait for the task. Each is a few words.
-const MOST_ORDERS: usize = 4096;
+/// Updates that wait for the task. Each is a few words.
+const MOST_UPDATES: usize = 4096;
 
-// === impl Orders ===
+// === impl Updates ===
 
-impl<O: Send + 'static> Orders<O> {
+impl<U: Send + 'static> Updates<U> {
     pub(crate) fn new() -> Self {
         Self(OnceLock::new())
     }
 
-    /// Without a runtime nothing is shared.
-    pub(crate) fn tell<D: Driver<Order = O>>(&self, order: O, driver: impl FnOnce() -> D) -> Result<(), Untold> {
-        let orders = match self.0.get() {
-            Some(orders) => orders,
+    /// Without a runtime there is no task, and nothing is shared.
+    pub(crate) fn tell<D: Driver<Update = U>>(&self, update: U, driver: impl FnOnce() -> D) -> Result<(), Untold> {
+        let updates = match self.0.get() {
+            Some(updates) => updates,
             None => {
                 let runtime = Handle::try_current().map_err(|_| Untold::NoTask)?;
                 self.0.get_or_init(|| {
-                    let (sender, orders) = mpsc::channel(MOST_ORDERS);
-                    runtime.spawn(run(driver(), orders));
+                    let (sender, updates) = mpsc::channel(MOST_UPDATES);
+                    runtime.spawn(run(driver(), updates));
                     sender
                 })
             }
         };
-        orders.try_send(order).map_err(|untold| match untold {
+        updates.try_send(update).map_err(|untold| match untold {
             mpsc::error::TrySendError::Full(_) => Untold::Busy,
             mpsc::error::TrySendError::Closed(_) => Untold::NoTask,
         })
@@ -114,10 +115,10 @@ impl<O: Send + 'static> Orders<O> {
 }
 
 /// Ends when the layer is gone.
-async fn run<D: Driver>(mut driver: D, mut orders: mpsc::Receiver<D::Order>) {
+async fn run<D: Driver>(mut driver: D, mut updates: mpsc::Receiver<D::Update>) {
     let mut news = News::Asked(driver.subscribe());
-    // Orders and news take turns, so that neither waits for the other.
-    let mut orders_first = false;
+    // Updates and news take turns, so that neither waits for the other.
+    let mut updates_first = false;
     loop {
         if driver.due().is_some_and(|due| due <= Instant::now()) {
             driver.on_due().await;
@@ -126,41 +127,41 @@ async fn run<D: Driver>(mut driver: D, mut orders: mpsc::Receiver<D::Order>) {
             news = News::Asked(driver.subscribe());
         }
         let due = driver.due().into_iter().chain(news.subscribe_at()).min();
-        orders_first = !orders_first;
-        match next(&mut driver, &mut orders, &mut news, due, orders_first).await {
-            Next::Order(order) => driver.on_order(order).await,
+        updates_first = !updates_first;
+        match next(&mut driver, &mut updates, &mut news, due, updates_first).await {
+            Next::Update(update) => driver.on_update(update).await,
             Next::Over => return,
             Next::Subscribed(subscribed) => {
                 news = subscribed.map_or_else(|_| News::Wait(Instant::now() + SUBSCRIBE_EVERY), News::Open);
                 driver.on_gap().await;
             }
-            Next::Heard(Some(Heard::Message(message))) => driver.on_message(message),
-            Next::Heard(Some(Heard::Gap)) => driver.on_gap().await,
+            Next::Heard(Some((Heard::Message(news), heard))) => driver.on_news(news, heard),
+            Next::Heard(Some((Heard::Gap, _))) => driver.on_gap().await,
             Next::Heard(None) => news = News::Wait(Instant::now() + SUBSCRIBE_EVERY),
-            Next::Ended | Next::Due => {}
+            Next::Done | Next::Due => {}
         }
     }
 }
 
 async fn next<D: Driver>(
     driver: &mut D,
-    orders: &mut mpsc::Receiver<D::Order>,
+    updates: &mut mpsc::Receiver<D::Update>,
     news: &mut News,
     due: Option<Instant>,
-    orders_first: bool,
-) -> Next<D::Order> {
+    updates_first: bool,
+) -> Next<D::Update> {
     let comes = poll_fn(|cx| {
         if driver.poll_begun(cx).is_ready() {
-            return Poll::Ready(Next::Ended);
+            return Poll::Ready(Next::Done);
         }
-        let mut poll_orders =
-            |cx: &mut Context<'_>| orders.poll_recv(cx).map(|order| order.map_or(Next::Over, Next::Order));
-        if orders_first {
-            let order = poll_orders(cx);
-            if order.is_ready() { order } else { news.poll(cx) }
+        let mut poll_updates =
+            |cx: &mut Context<'_>| updates.poll_recv(cx).map(|update| update.map_or(Next::Over, Next::Update));
+        if updates_first {
+            let update = poll_updates(cx);
+            if update.is_ready() { update } else { news.poll(cx) }
         } else {
             let heard = news.poll(cx);
-            if heard.is_ready() { heard } else { poll_orders(cx) }
+            if heard.is_ready() { heard } else { poll_updates(cx) }
         }
     });
     match due {
@@ -183,7 +184,7 @@ impl News {
         }
     }
 
-    fn poll<O>(&mut self, cx: &mut Context<'_>) -> Poll<Next<O>> {
+    fn poll<U>(&mut self, cx: &mut Context<'_>) -> Poll<Next<U>> {
         match self {
             Self::Asked(subscribing) => subscribing.as_mut().poll(cx).map(Next::Subscribed),
             Self::Open(news) => news.poll_next(cx).map(Next::Heard),

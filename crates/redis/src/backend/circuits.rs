@@ -160,9 +160,9 @@ pub struct GivenOrder {
     pub order: CircuitOrder,
     /// When it was given.
     pub given: Instant,
-    /// Tells it from all other orders: told again, it is the same order.
+    /// Tells it from all other orders, so that one that is told twice counts once.
     pub id: Token,
-    /// The number of the order that its process obeyed then; 0 where it obeyed none. This order comes behind that one, also
+    /// The number of the order that its process obeyed when this one was given; 0: none. This one gets a higher number, even
     /// when the clock of the engine has gone back.
     pub known: u64,
 }
@@ -185,7 +185,7 @@ pub struct OrderNews {
     pub order: NumberedOrder,
     /// How long ago it was given.
     pub age: Duration,
-    /// Where it was given, or is known.
+    /// The process that told it.
     pub process: Process,
     /// It was [told again](CircuitBackend::order_again): its age is what the clock of the engine says, which may have jumped.
     pub is_again: bool,
@@ -194,12 +194,12 @@ pub struct OrderNews {
 /// An order that no process asks for is forgotten after this long.
 pub(super) const ORDER_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many of the orders to a circuit are known when they are told again.
+/// How many orders to a circuit the engine recognises when they are told again.
 #[cfg(any(test, feature = "model"))]
 pub(super) const MOST_TOLD: usize = 16;
 
-/// An order or a message that reaches the engine within this time counts from its arrival; one that reaches it later counts
-/// from when it was given.
+/// An order, or a message of a conversation, that reaches the engine within this time counts from its arrival, so that those
+/// that are told at once are in the order in which they come. One that is later counts from when it was given, or came.
 pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What is known of a circuit that is closed is forgotten after this long.

@@ -108,10 +108,12 @@ impl ConversationNews {
 
 impl ConversationBackend for Redis {
     async fn newest(&self, message: Message, came: Instant) -> Result<Newest, BackendError> {
-        // By the clock of Redis: a command that it carries out late, when it was frozen, tells of what was then.
+        // By the clock of Redis, where that is known: then a frozen Redis that carries the command out late knows that it is
+        // late.
         let at = self.clock_at(came);
         match self.send_newest(message, came, at).await? {
-            // Redis has another clock meanwhile, perhaps: what it is told now is carried out now.
+            // It came before the newest, by a clock that may have jumped since. Asked again by its age: Redis answers now, so
+            // that the age is true.
             None if at.is_some() => Ok(self.send_newest(message, came, None).await?.unwrap_or(Newest::Superseded)),
             newest => Ok(newest.unwrap_or(Newest::Superseded)),
         }

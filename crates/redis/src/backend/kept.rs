@@ -38,7 +38,7 @@ pub trait ForgetBackend: Clone + Send + Sync + 'static {
             if tenant.is_some_and(|tenant| tenant.as_str().is_empty()) {
                 return Ok(0);
             }
-            // First: no process is to write again what is looked at below.
+            // First: a process that has not forgotten yet could write again what the loop below has deleted.
             again(|| self.tell_to_forget(tenant.map_or("", Tenant::as_str))).await?;
             let (owner, mut place, mut count) = (tenant.map(TenantHash::of), Vec::new(), 0);
             loop {
@@ -79,8 +79,8 @@ async fn again<T, F: Future<Output = Result<T, BackendError>>>(step: impl Fn() -
 
 impl Redis {
     /// Forgets what is kept in Redis of a tenant that was [authenticated](Tenant), or of all: answers, last good answers, and
-    /// where answers are that callers come back to. The [other processes](Self::on_forget) are told to forget what they have. Returns how many
-    /// keys there were, at least: what was gone when a step was taken again is not counted.
+    /// where answers are that callers come back to. The [other processes](Self::on_forget) are told to forget what they have.
+    /// Returns how many keys there were, at least: what was gone when a step was taken again is not counted.
     ///
     /// Calls under way go on. Each key of Redis is looked at once, some hundred at a time. What a tenant's answers took of
     /// its `tenant_bytes` is free at the end of their windows. The digests of a
@@ -141,7 +141,8 @@ impl Redis {
         let (owner, mut count) = (owner.map_or(0, TenantHash::get), 0);
         let names: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let Value::Array(theirs) = self.call(&KEPT.keys(&names).arg(owner)).await? else { return Err(unexpected()) };
-        // The answers first: a name without its answer is found to be gone, an answer without its name is never found, and stays.
+        // The answers first: a name without its answer is found to be gone, an answer without its name is never found, and
+        // stays.
         let (mut logs, mut has_logs, mut tokens) = (redis::cmd("UNLINK"), false, Vec::new());
         for pair in theirs.chunks_exact(2) {
             let [Value::Int(place), Value::BulkString(token)] = pair else { return Err(unexpected()) };

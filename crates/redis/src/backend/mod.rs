@@ -3,7 +3,7 @@
 mod circuits;
 mod conversations;
 #[cfg(any(test, feature = "model"))]
-mod fleet;
+mod held_circuit;
 mod ids;
 mod kept;
 mod last_good;

@@ -12,7 +12,7 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::circuits::{CircuitGroup, CircuitId};
 use super::conversations::MOST_REMEMBERED;
-use super::fleet::Fleet;
+use super::held_circuit::HeldCircuit;
 use super::redis::whole_millis;
 use super::{BackendError, Flight, FlightState, Offered, Process, Subscription, Token};
 use crate::client::subscriptions::{Heard, Hearer};
@@ -60,7 +60,7 @@ pub(super) struct State {
     pub(super) answers: HashMap<Fingerprint, Expiring<StaleAnswer>>,
     pub(super) normal: HashMap<Fingerprint, Expiring<Fingerprint>>,
     pub(super) answered: HashMap<Fingerprint, Vec<(u64, Instant)>>,
-    pub(super) circuits: HashMap<CircuitId, Fleet>,
+    pub(super) circuits: HashMap<CircuitId, HeldCircuit>,
     pub(super) pauses: HashMap<Fingerprint, Instant>,
     pub(super) rates: HashMap<(Fingerprint, String), Instant>,
     /// Until when a call was to wait that took its turn, and until when that is known.

@@ -9,7 +9,7 @@ use super::circuits::{
     AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, KEPT, MOST_TOLD,
     NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
-use super::fleet::Open;
+use super::held_circuit::Open;
 use super::model::{Channel, Model, State};
 use super::redis::whole_millis;
 use super::{BackendError, Process, Subscription, Token};
@@ -152,8 +152,8 @@ impl State {
         fleet.order.as_mut()
     }
 
-    /// Takes an order, unless there is one with a higher number. Returns the one that holds. `age`: how many milliseconds ago it
-    /// was given; `None`: it is told again.
+    /// Takes an order, unless there is one with a higher number. Returns the one that holds. `age`: how many milliseconds ago
+    /// it was given; `None`: it is told again.
     fn hold(&mut self, circuit: CircuitId, process: Process, order: NumberedOrder, age: Option<u64>) -> HeldOrder {
         let (until, millis) = (self.now() + ORDER_KEPT, self.millis());
         let since = |number| Duration::from_millis(millis.saturating_sub(number));

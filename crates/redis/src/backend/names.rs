@@ -14,7 +14,7 @@ pub struct Want(pub Flight);
 /// The version of keys and values. Processes with another share nothing with this one.
 const VERSION: &str = "1";
 
-/// The names of what Redis holds. A key and its flights are in one slot of a cluster.
+/// The names of what Redis holds. The braces put a key and its flights into one slot of a cluster.
 pub(super) struct Names<'a> {
     pub(super) prefix: &'a str,
 }
@@ -100,8 +100,8 @@ impl Names<'_> {
         format!("{}:{VERSION}:{{{}}}:c:{}", self.prefix, flight.key, hex(flight.token.as_bytes())).into()
     }
 
-    /// What the fleet says of a circuit: `v` votes, `a` processes that have it, `b` its state, `l` the lease of the probe, `o` an
-    /// operator's order.
+    /// What the fleet says of a circuit: `v` votes, `a` processes that have it, `b` its state, `l` the lease of the probe, `o`
+    /// an operator's order.
     pub(super) fn circuit(&self, circuit: CircuitId, what: char) -> Vec<u8> {
         format!("{}:{VERSION}:{{{}}}:{what}", self.prefix, circuit.hex()).into()
     }

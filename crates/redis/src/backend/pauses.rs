@@ -34,7 +34,7 @@ pub struct PauseNews {
     pub limit: Fingerprint,
     /// How long its calls wait, from when this is heard.
     pub wait: Duration,
-    /// The process that was told so.
+    /// The process that the upstream told so.
     pub process: Process,
 }
 

@@ -42,7 +42,7 @@ pub trait RateBackend: Clone + Send + Sync + 'static {
         changes: Vec<(String, i64)>,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// This process is there, for as long as that. Returns how many are.
+    /// Says that this process is there, for the next `ttl`. Returns how many processes are.
     fn beat(&self, process: Process, ttl: Duration) -> impl Future<Output = Result<u32, BackendError>> + Send;
 }
 
@@ -55,16 +55,16 @@ pub struct TakenRate {
     pub cost: Duration,
     /// The time in which it allows what may be taken at once.
     pub burst: Duration,
-    /// The time in which it allows what its process knows to be taken: more may be, and not less.
+    /// The time in which it allows what its process knows to be taken already. More may be; less is not.
     pub level: Duration,
 }
 
 /// When a call may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateTurn {
-    /// In this time: all is taken.
+    /// After this time: all is taken.
     Taken(Duration),
-    /// Later than it can wait: nothing is taken.
+    /// After this time, which is longer than the call can wait: nothing is taken.
     TooLong(Duration),
 }
 

@@ -25,7 +25,7 @@ static OFFER: Script = Script::new("offer", include_str!("../scripts/offer.lua")
 static OFFERED: Script = Script::new("offered", include_str!("../scripts/offered.lua"));
 static SETTLE: Script = Script::new("settle", include_str!("../scripts/settle.lua"));
 
-/// A subscription is made in the background of a call: it may take longer than what a caller waits for.
+/// No caller waits for a subscription, so that it may take longer than the patience.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Redis {

@@ -1,4 +1,4 @@
-//! The task that tells the fleet of the circuits here, and the circuits of the fleet.
+//! The task that tells the fleet what the circuits of this process do, and these circuits what the fleet says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,18 +10,19 @@ use tokio::time::Instant;
 use tower_buttress::{CircuitChange, PeerCircuit};
 
 use super::given::{Given, GivenOrders};
-use super::watched::{LOOK_OWED, Meaning, Probe, Watched, jittered};
+use super::owed::ACTIVE;
+use super::watched::{LOOK_CLOSED, LOOK_OPEN, LOOK_OWED, Meaning, Probe, Watched, jittered};
 use crate::backend::{
-    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, OrderNews, ProbeLease, ProbeVerdict,
-    Process, Token, Votes,
+    CircuitBackend, CircuitGroup, CircuitId, CircuitNews, GivenOrder, HeldOrder, OrderNews, ProbeVerdict, Process,
+    Token, Votes,
 };
 use crate::driver::{Driver, Subscribing};
 
-/// What the layer says.
-pub(super) enum Order {
+/// What the layer tells the task.
+pub(super) enum Update {
     New(PeerCircuit),
     Changed(PeerCircuit, CircuitChange),
-    /// An operator has given orders for all processes.
+    /// An operator has given an order for all processes: it is among the [given ones](GivenOrders).
     Given,
 }
 
@@ -30,58 +31,40 @@ pub(super) struct Circuits<B> {
     group: CircuitGroup,
     process: Process,
     circuits: HashMap<CircuitId, Watched>,
-    /// What operators have said here.
+    /// Orders that operators gave in this process, and that the task has not taken yet.
     given: Arc<GivenOrders>,
 }
 
-/// A process that is not heard of for this long has no say.
-const ACTIVE: Duration = Duration::from_secs(60);
-
-/// What was missed is asked for this often.
-const LOOK_CLOSED: Duration = Duration::from_secs(20);
-const LOOK_OPEN: Duration = Duration::from_secs(5);
-
-/// A probe that ends in nothing is another's after this long.
-const PROBE_LEASE: Duration = Duration::from_secs(60);
-
-/// A process without calls cannot probe: another may.
-const NO_CALL: Duration = Duration::from_secs(2);
-
-/// While another process tests the upstream, or there is no call to test it with.
-const ASK_EVERY: Duration = Duration::from_secs(1);
-
-/// A circuit whose open time is over, and that no probe has closed, is open for this long where it was not known.
+/// A process that learns now of a circuit whose open time is over, and that no probe has closed, keeps it open for this long:
+/// the fleet is about to test the upstream.
 const ABOUT_TO_TEST: Duration = Duration::from_secs(1);
 
-/// The most circuits that the fleet is asked for at the same time.
+/// The most circuits that this process tells Redis of, or asks it for, at the same time.
 const MOST_ASKED: usize = 64;
-
-/// Nothing is due for a moment at least: a clock of Redis may be a little behind.
-const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 // === impl Circuits ===
 
 impl<B: CircuitBackend> Driver for Circuits<B> {
-    type Order = Order;
+    type Update = Update;
 
     fn subscribe(&self) -> Subscribing {
         let (backend, group) = (self.backend.clone(), self.group);
         Box::pin(async move { backend.news(group).await })
     }
 
-    async fn on_order(&mut self, order: Order) {
-        match order {
-            Order::New(circuit) => self.on_new(circuit).await,
-            Order::Changed(circuit, change) => self.on_changed(circuit, &change).await,
-            Order::Given => self.on_given().await,
+    async fn on_update(&mut self, update: Update) {
+        match update {
+            Update::New(circuit) => self.on_new(circuit).await,
+            Update::Changed(circuit, change) => self.on_changed(circuit, &change).await,
+            Update::Given => self.on_given().await,
         }
     }
 
-    fn on_message(&mut self, message: Bytes) {
-        if let Some(news) = CircuitNews::decode(self.group, &message) {
-            self.on_news(news);
-        } else if let Some(news) = OrderNews::decode(self.group, &message) {
-            self.on_order_news(news);
+    fn on_news(&mut self, news: Bytes, heard: Instant) {
+        if let Some(news) = CircuitNews::decode(self.group, &news) {
+            self.on_circuit_news(news);
+        } else if let Some(news) = OrderNews::decode(self.group, &news) {
+            self.on_order_news(news, heard);
         }
     }
 
@@ -103,9 +86,7 @@ impl<B: CircuitBackend> Driver for Circuits<B> {
         };
         let (all, to_look_at) = (due(&Watched::due), due(&|watched| watched.look_at));
         self.look(&to_look_at).await;
-        for id in all {
-            self.probe(id, now).await;
-        }
+        self.probe(&all, now).await;
     }
 }
 
@@ -144,7 +125,7 @@ impl<B: CircuitBackend> Circuits<B> {
         match Meaning::of(change) {
             Meaning::Opened(open_for) => {
                 watched.note_opened();
-                // Calls have found since then that the upstream is not well.
+                // A verdict that Redis did not take is out of date: calls have found since then that the upstream fails.
                 if let Some((_, owed)) = &mut watched.owes_verdict {
                     *owed = ProbeVerdict::GivenBack;
                 }
@@ -186,7 +167,7 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    fn on_news(&mut self, news: CircuitNews) {
+    fn on_circuit_news(&mut self, news: CircuitNews) {
         let Some(watched) = self.circuits.get_mut(&news.circuit).filter(|_| news.process != self.process) else {
             return;
         };
@@ -197,37 +178,27 @@ impl<B: CircuitBackend> Circuits<B> {
     }
 
     async fn on_given(&mut self) {
+        let mut ids = Vec::new();
         for Given { circuit, order, at: given } in self.given.take() {
             let id = self.watch(circuit);
             if let Some(watched) = self.circuits.get_mut(&id) {
                 let known = watched.order.map_or(0, |order| order.number);
                 watched.owes_order = Some(GivenOrder { order, given, id: Token::random(), known });
+                ids.push(id);
             }
-            self.tell_order(id).await;
         }
+        self.tell_owed(&ids).await;
     }
 
-    /// Also of those that this process has given: another may have been given before it came to Redis.
-    fn on_order_news(&mut self, news: OrderNews) {
+    /// Also where this process gave the order: one that was given before it may have come to Redis after it.
+    fn on_order_news(&mut self, news: OrderNews, heard: Instant) {
         if let Some(watched) = self.circuits.get_mut(&news.circuit) {
-            watched.hear_order(&news);
+            watched.hear_order(&OrderNews { age: news.age + heard.elapsed(), ..news });
         }
     }
 
-    async fn tell_order(&mut self, id: CircuitId) {
-        let Some(order) = self.circuits.get(&id).and_then(|watched| watched.owes_order) else { return };
-        let told = self.backend.order(id, self.process, order).await;
-        let Some(watched) = self.circuits.get_mut(&id) else { return };
-        match told {
-            Ok(held) => {
-                watched.owes_order = None;
-                watched.obey(held.order, held.age);
-            }
-            Err(_) => watched.look_at = watched.look_at.min(Instant::now() + LOOK_OPEN),
-        }
-    }
-
-    /// Obeys the order that holds. One that Redis has forgotten is told again.
+    /// Obeys the order that Redis holds. Where Redis holds none, or an older one, it has forgotten the one that this process
+    /// obeys, and is told that again.
     async fn on_held_order(&mut self, id: CircuitId, held: Option<HeldOrder>) {
         let Some(watched) = self.circuits.get_mut(&id) else { return };
         if held.is_some_and(|held| watched.obey(held.order, held.age)) {
@@ -242,69 +213,38 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Asks for the lease of a probe that is due, or gives one back that is of no use.
-    async fn probe(&mut self, id: CircuitId, now: Instant) {
-        let Some(watched) = self.circuits.get_mut(&id) else { return };
-        match &watched.probe {
-            Probe::Held { ask_at, refused, .. } if *ask_at <= now => {
-                if refused.is_some_and(|refused| watched.refused() <= refused) {
-                    watched.ask_in(jittered(ASK_EVERY));
-                    return;
+    /// Asks for the leases of the probes that are due, and gives those back that are of no use.
+    async fn probe(&mut self, circuits: &[CircuitId], now: Instant) {
+        for circuits in circuits.chunks(MOST_ASKED) {
+            let mut asked = JoinSet::new();
+            for id in circuits.iter().copied() {
+                let Some(step) = self.circuits.get_mut(&id).and_then(|watched| watched.next_step(now)) else {
+                    continue;
+                };
+                let (backend, process) = (self.backend.clone(), self.process);
+                asked.spawn(async move { (id, step.take(backend, id, process).await) });
+            }
+            while let Some(answer) = asked.join_next().await {
+                let Ok((id, taken)) = answer else { continue };
+                if let Some(watched) = self.circuits.get_mut(&id) {
+                    watched.on_step(taken);
                 }
             }
-            Probe::Ours { lease, is_sure, give_back_at: Some(at) } if *at <= now => {
-                let lease = *lease;
-                if *is_sure {
-                    watched.hold_until_called(jittered(NO_CALL));
-                } else {
-                    watched.probe = Probe::None;
-                }
-                self.give_back(id, Some(lease)).await;
-                return;
-            }
-            _ => return,
-        }
-        let lease = watched.lease_to_ask_for();
-        let asked = self.backend.probe(id, lease, PROBE_LEASE).await;
-        let Some(watched) = self.circuits.get_mut(&id) else { return };
-        // The hold ends: the next call is the probe.
-        let ours = |is_sure| Probe::Ours { lease, is_sure, give_back_at: Some(now + NO_CALL) };
-        match asked {
-            Ok(ProbeLease::Granted { unanswered }) => {
-                watched.circuit.note_unanswered(unanswered);
-                watched.probe = ours(true);
-            }
-            Ok(ProbeLease::Wait(wait)) => {
-                // Another tests it, or gives that up.
-                watched.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
-            }
-            // Each goes on by itself. It may have the lease all the same.
-            Err(_) => watched.probe = ours(false),
         }
     }
 
-    /// Another process may test the upstream.
+    /// Lets another process test the upstream.
     async fn give_back(&mut self, id: CircuitId, lease: Option<Token>) {
         if let Some(lease) = lease {
             self.tell_verdict(id, lease, ProbeVerdict::GivenBack).await;
         }
     }
 
-    /// Says what came of a probe; where that is lost, again later. Returns whether it is known, and counts.
+    /// Tells Redis what came of a probe, and again later where Redis does not take it. Returns whether it knows, and whether
+    /// that counts.
     async fn tell_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
-        let told = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
-        let Some(watched) = self.circuits.get_mut(&id) else { return false };
-        match told {
-            // The lease has ended, with this or before it.
-            Ok(counts) => {
-                watched.owes_verdict = None;
-                counts
-            }
-            Err(_) => {
-                watched.owe_verdict(lease, verdict);
-                false
-            }
-        }
+        let taken = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
+        self.circuits.get_mut(&id).is_some_and(|watched| watched.told_verdict(lease, verdict, taken))
     }
 
     async fn vote(&mut self, id: CircuitId, open_for: Duration) {
@@ -314,26 +254,14 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Votes again where the vote was lost, while it holds.
-    async fn make_up_for_vote(&mut self, id: CircuitId) {
-        let Some(watched) = self.circuits.get_mut(&id).filter(|watched| watched.owes_vote) else { return };
-        let left = watched.circuit.handle().and_then(|handle| handle.snapshot().open_for);
-        match left.filter(|left| !left.is_zero()) {
-            Some(left) => self.vote(id, left).await,
-            None => watched.owes_vote = false,
-        }
-    }
-
-    /// Asks what the fleet says of these circuits.
+    /// Asks what the fleet says of these circuits, which is told first what it does not know of them yet.
     async fn look(&mut self, circuits: &[CircuitId]) {
-        for id in circuits {
-            self.make_up(*id).await;
-        }
+        self.tell_owed(circuits).await;
         for circuits in circuits.chunks(MOST_ASKED) {
             let mut asked = JoinSet::new();
             for id in circuits.iter().copied() {
                 let (backend, process) = (self.backend.clone(), self.process);
-                // At once: what is open is known after one round trip.
+                // Both at once, so that this process knows after one round trip which circuits are open.
                 asked.spawn(async move {
                     let (votes, held) = tokio::join!(backend.look(id, process, ACTIVE), backend.ordered(id));
                     (id, votes, held)
@@ -349,27 +277,36 @@ impl<B: CircuitBackend> Circuits<B> {
         }
     }
 
-    /// Tells the fleet what could not be told.
-    async fn make_up(&mut self, id: CircuitId) {
-        if let Some((lease, verdict)) = self.circuits.get(&id).and_then(|watched| watched.owes_verdict) {
-            self.tell_verdict(id, lease, verdict).await;
+    /// Tells the fleet what it does not know of these circuits yet. Side by side: on a slow Redis one after the other would
+    /// keep this task for seconds, in which it hears nothing and tells of no order.
+    async fn tell_owed(&mut self, circuits: &[CircuitId]) {
+        for circuits in circuits.chunks(MOST_ASKED) {
+            let mut telling = JoinSet::new();
+            for id in circuits.iter().copied() {
+                let Some(owed) = self.circuits.get_mut(&id).and_then(Watched::owed) else { continue };
+                let (backend, process) = (self.backend.clone(), self.process);
+                telling.spawn(async move { (id, owed.tell(backend, id, process).await) });
+            }
+            while let Some(told) = telling.join_next().await {
+                let Ok((id, told)) = told else { continue };
+                if let Some(watched) = self.circuits.get_mut(&id) {
+                    watched.told(told);
+                }
+            }
         }
-        self.make_up_for_vote(id).await;
-        self.tell_order(id).await;
     }
 
     fn on_votes(&mut self, id: CircuitId, votes: Option<Votes>) {
         let Some(watched) = self.circuits.get_mut(&id) else { return };
-        let every = if watched.is_closed() { LOOK_CLOSED } else { LOOK_OPEN };
+        let every = if watched.is_closed() && watched.owes_order.is_none() { LOOK_CLOSED } else { LOOK_OPEN };
         let wait = if watched.owes_verdict.is_some() { LOOK_OWED } else { jittered(every) };
         watched.look_at = Instant::now() + wait;
         match votes {
             Some(votes) if !votes.open_for.is_zero() => watched.hear(votes),
-            // The fleet is about to test it.
             Some(votes) if votes.votes > 0 && watched.is_closed() => {
                 watched.hear(Votes { open_for: ABOUT_TO_TEST, ..votes });
             }
-            // No process finds it failing any more: this one has missed that it is well, or may test it itself.
+            // No process finds the upstream failing any more: this one has missed that it is well, or may test it itself.
             Some(votes) if votes.votes == 0 => watched.ask_now(),
             _ => {}
         }

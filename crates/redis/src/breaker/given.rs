@@ -1,4 +1,4 @@
-//! Orders of operators, until the task takes them.
+//! Orders that operators gave in this process, until the task takes them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,8 @@ use tower_buttress::{CircuitOrder, PeerCircuit};
 
 use crate::backend::CircuitId;
 
-/// The last order that was given to each circuit. They have a place of their own: however much the layer says, none is lost.
+/// The last order to each circuit. They do not wait among the updates: where those are too many, some are dropped, and no order
+/// may be.
 #[derive(Debug, Default)]
 pub(super) struct GivenOrders(Mutex<HashMap<CircuitId, Given>>);
 

@@ -2,6 +2,8 @@
 
 mod driver;
 mod given;
+mod owed;
+mod probing;
 mod watched;
 
 use std::fmt;
@@ -10,11 +12,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitPeers, PeerCircuit};
 
-use self::driver::{Circuits, Order};
+use self::driver::{Circuits, Update};
 use self::given::{Given, GivenOrders};
 use crate::backend::{CircuitBackend, CircuitGroup, Process};
 use crate::client::Redis;
-use crate::driver::Orders;
+use crate::driver::Updates;
 
 /// Shares the circuits of a [`CircuitBreakerLayer`](tower_buttress::CircuitBreakerLayer) with those of other processes: what
 /// one has found out need not be found out by all, and one process at a time tests whether the upstream is well again.
@@ -62,7 +64,7 @@ pub struct FleetBreaker<B = Redis> {
     backend: B,
     group: CircuitGroup,
     process: Process,
-    orders: Orders<Order>,
+    updates: Updates<Update>,
     given: Arc<GivenOrders>,
 }
 
@@ -73,29 +75,29 @@ impl<B: CircuitBackend> FleetBreaker<B> {
     #[must_use]
     pub fn new(backend: B, name: &str) -> Self {
         let (group, process) = (CircuitGroup::new(name), Process::random());
-        Self { backend, group, process, orders: Orders::new(), given: Arc::default() }
+        Self { backend, group, process, updates: Updates::new(), given: Arc::default() }
     }
 
-    fn order(&self, order: Order) {
+    fn update(&self, update: Update) {
         let driver = || Circuits::new(self.backend.clone(), self.group, self.process, self.given.clone());
-        // Where thousands wait, this is not told: a vote is made up for with the next look.
-        let _ = self.orders.tell(order, driver);
+        // Where thousands wait already, it is dropped: the task finds out with its next look.
+        let _ = self.updates.tell(update, driver);
     }
 }
 
 impl<B: CircuitBackend> CircuitPeers for FleetBreaker<B> {
     fn on_new(&self, circuit: PeerCircuit) {
-        self.order(Order::New(circuit));
+        self.update(Update::New(circuit));
     }
 
     fn on_order(&self, circuit: PeerCircuit, order: CircuitOrder) {
         let id = self.group.circuit(circuit.key());
         self.given.give(id, Given { circuit, order, at: Instant::now() });
-        self.order(Order::Given);
+        self.update(Update::Given);
     }
 
     fn on_change(&self, circuit: PeerCircuit, change: &CircuitChange) {
-        self.order(Order::Changed(circuit, *change));
+        self.update(Update::Changed(circuit, *change));
     }
 }
 

@@ -5,24 +5,26 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_buttress::{CircuitChange, CircuitOrder, CircuitReason, CircuitState, PeerCircuit, PeerReport, ProbeHold};
 
-use crate::backend::{GivenOrder, NumberedOrder, OrderNews, ProbeVerdict, Token, Votes};
+use super::owed::{Owed, Told};
+use crate::backend::{BackendError, GivenOrder, HeldOrder, NumberedOrder, OrderNews, ProbeVerdict, Token, Votes};
 
 pub(super) struct Watched {
     pub(super) circuit: PeerCircuit,
     pub(super) probe: Probe,
     /// When the fleet is asked next what it says of the circuit.
     pub(super) look_at: Instant,
-    /// Its vote was lost: the fleet does not know yet what this process found.
+    /// Redis did not take the vote of this process: the fleet does not know yet what it found.
     pub(super) owes_vote: bool,
-    /// What came of a probe under this lease was lost: until it is told, no other process may probe.
+    /// Redis did not take what came of the probe under this lease. Until it does, no other process may probe.
     pub(super) owes_verdict: Option<(Token, ProbeVerdict)>,
-    /// When it last opened, and how often it had opened by then, as far as this task was told.
+    /// When it last opened, and how often it had opened by then, as far as the layer has told this task.
     pub(super) opened: Option<(Instant, u64)>,
     /// The operator's order that it obeys.
     pub(super) order: Option<NumberedOrder>,
-    /// When that was given, by the clock here; `None`: that is known by the clock of the engine only, which may have jumped.
+    /// When the operator gave it, by the clock of this process; `None`: only the clock of the engine tells, and that may have
+    /// jumped.
     pub(super) order_given: Option<Instant>,
-    /// One that was given here, and that the fleet does not know yet.
+    /// One that an operator gave in this process, and that the fleet does not know yet.
     pub(super) owes_order: Option<GivenOrder>,
 }
 
@@ -30,17 +32,17 @@ pub(super) struct Watched {
 pub(super) enum Probe {
     /// The circuit is not open, or goes on by itself.
     None,
-    /// Nobody yet: the lease is asked for then.
+    /// Nobody yet: this process asks for the lease at `ask_at`.
     Held {
         _hold: ProbeHold,
         ask_at: Instant,
-        /// It had no call to probe with the last time: it asks once more calls were refused than that.
+        /// The last time this process had no call to probe with. It asks again once it has refused more calls than this.
         refused: Option<u64>,
     },
-    /// This process, under this lease. Where no call has come by then, it is given back.
+    /// This process, under this lease. Where no call has come by `give_back_at`, it gives the lease back.
     Ours {
         lease: Token,
-        /// Otherwise the answer was lost, and the circuit goes on by itself.
+        /// Redis granted it. Otherwise the reply was lost, and the circuit goes on as without a fleet.
         is_sure: bool,
         give_back_at: Option<Instant>,
     },
@@ -61,29 +63,33 @@ pub(super) enum Meaning {
     Ours,
 }
 
-/// Of orders that were given within this time, that with the higher number counts: what is heard of them is late by as much at
-/// most.
+/// Of two orders that were given within this time, that with the higher number counts: news of one may be on their way for as
+/// long, so that it seems to have been given that much later than it was.
 const ORDERS_APART: Duration = Duration::from_secs(1);
 
-/// A verdict that was lost is told again this often.
+/// How often this process tells a verdict again that Redis did not take.
 pub(super) const LOOK_OWED: Duration = Duration::from_millis(500);
+
+/// How often this process asks for what it may have missed of a circuit that is closed, and of one that is not.
+pub(super) const LOOK_CLOSED: Duration = Duration::from_secs(20);
+pub(super) const LOOK_OPEN: Duration = Duration::from_secs(5);
 
 // === impl Watched ===
 
 impl Watched {
-    /// Holds probes back, and asks for their lease after `open_for`.
+    /// Holds probes back, and asks Redis for their lease after `open_for`.
     pub(super) fn hold(&mut self, open_for: Duration) {
         self.hold_until(open_for, None);
     }
 
-    /// This process had no call to probe with: it asks again once it has.
+    /// This process had no call to probe with: it asks for the lease again once it has one.
     pub(super) fn hold_until_called(&mut self, at_least: Duration) {
         let refused = self.refused();
         self.hold_until(at_least, Some(refused));
     }
 
     fn hold_until(&mut self, wait: Duration, refused: Option<u64>) {
-        // The hold that was there ends first: it would end this one.
+        // The hold that is there ends first. Ended later, it would end the new one with it.
         self.probe = Probe::None;
         self.probe = Probe::Held { _hold: self.circuit.hold_probes(), ask_at: Instant::now() + wait, refused };
     }
@@ -111,7 +117,7 @@ impl Watched {
         }
     }
 
-    /// One that it may have already, since the engine did not say that it has it no more; else a new one.
+    /// The lease that this process gave back without a reply, since it may have it still; else a new one.
     pub(super) fn lease_to_ask_for(&mut self) -> Token {
         match self.owes_verdict {
             Some((lease, ProbeVerdict::GivenBack)) => {
@@ -151,8 +157,9 @@ impl Watched {
         is_later
     }
 
-    /// Hears of an order that was told just now. One that was given before that which is obeyed, and has a higher number, could not
-    /// be told for a while in which the clock of the engine has jumped: the other one is told again, behind it.
+    /// Hears of an order that another process told Redis. It may have been given before the one that is obeyed here and have
+    /// the higher number all the same, because the clock of the engine jumped before its process could tell it. Then the one
+    /// that is obeyed is told again, with a number above it.
     pub(super) fn hear_order(&mut self, news: &OrderNews) {
         let OrderNews { order, age, is_again, .. } = *news;
         let given = (!is_again).then(|| Instant::now().checked_sub(age)).flatten();
@@ -170,18 +177,68 @@ impl Watched {
         }
     }
 
-    /// Whether the order is a `Close`, and the circuit has opened since it was given.
+    /// Whether the order is a `Close` that comes too late: the circuit has opened since an operator gave it.
     fn is_outdated(&self, order: CircuitOrder, age: Duration) -> bool {
         let Some(handle) = self.circuit.handle().filter(|_| order == CircuitOrder::Close) else { return false };
         let snapshot = handle.snapshot();
         let is_open = matches!(snapshot.state, CircuitState::Open | CircuitState::HalfOpen);
-        // An opening that this task was not told of yet is newer than the order.
+        // An opening that the layer has not told this task of yet is newer than the order.
         let opened_before = self.opened.is_some_and(|(at, times)| times == snapshot.opened && at.elapsed() >= age);
         is_open && !opened_before
     }
 
-    /// What came of a probe was lost. It is told again soon: a failure as a vote, so that only its lease is given back then.
-    pub(super) fn owe_verdict(&mut self, lease: Token, verdict: ProbeVerdict) {
+    /// What is to be told to the fleet, if anything is.
+    pub(super) fn owed(&mut self) -> Option<Owed> {
+        let open_for = || self.circuit.handle()?.snapshot().open_for;
+        let vote = if self.owes_vote { open_for().filter(|left| !left.is_zero()) } else { None };
+        // A vote that Redis did not take while it held is of no use to anybody.
+        self.owes_vote = vote.is_some();
+        let owed = Owed { verdict: self.owes_verdict, vote, order: self.owes_order };
+        (owed.verdict.is_some() || owed.vote.is_some() || owed.order.is_some()).then_some(owed)
+    }
+
+    /// Redis was told what was [owed](Self::owed), and took it or did not.
+    pub(super) fn told(&mut self, told: Told) {
+        let Told { verdict, vote, order } = told;
+        if let Some((lease, verdict, taken)) = verdict {
+            self.told_verdict(lease, verdict, taken);
+        }
+        if let Some(taken) = vote {
+            self.owes_vote = taken.is_err();
+        }
+        match order {
+            Some(Ok(HeldOrder { order, age })) => {
+                self.owes_order = None;
+                self.obey(order, age);
+            }
+            Some(Err(_)) => self.look_at = self.look_at.min(Instant::now() + LOOK_OPEN),
+            None => {}
+        }
+    }
+
+    /// Redis was told what came of a probe. Returns whether it knows, and whether that counts.
+    pub(super) fn told_verdict(
+        &mut self,
+        lease: Token,
+        verdict: ProbeVerdict,
+        taken: Result<bool, BackendError>,
+    ) -> bool {
+        match taken {
+            // The lease has ended, with this or before it.
+            Ok(counts) => {
+                self.owes_verdict = None;
+                counts
+            }
+            Err(_) => {
+                self.owe_verdict(lease, verdict);
+                false
+            }
+        }
+    }
+
+    /// Redis did not take what came of a probe. It is told again soon: a failure as a vote, so that only its lease is to be
+    /// given back then.
+    fn owe_verdict(&mut self, lease: Token, verdict: ProbeVerdict) {
         let owed = if verdict == ProbeVerdict::Well { ProbeVerdict::Well } else { ProbeVerdict::GivenBack };
         self.owes_verdict = Some((lease, owed));
         self.look_at = self.look_at.min(Instant::now() + LOOK_OWED);

@@ -24,13 +24,13 @@ enum State {
     },
 }
 
-/// Redis answers others, but not these: that many in a row are an outage all the same.
+/// How many timeouts in a row are an outage, even where Redis answers other commands.
 const MAX_TIMEOUTS: u32 = 3;
 
 const FIRST_PERIOD: Duration = Duration::from_secs(1);
 const LONGEST_PERIOD: Duration = Duration::from_secs(30);
 
-/// A Redis that fails again so soon after it came back is not tried again at once.
+/// A Redis that fails again within this time after it came back is not tried again at once.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 // === impl Gate ===

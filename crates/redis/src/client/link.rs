@@ -22,7 +22,7 @@ enum Source {
     Own {
         opener: Arc<Opener>,
     },
-    /// The application's.
+    /// The application brought its own.
     Brought(Arc<dyn Commands>),
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum Line {
     Brought(Arc<dyn Commands>),
 }
 
-/// A connection that takes longer is given up. Its callers have long since gone on without it.
+/// A connection that takes longer to open is given up. Its callers have long since gone on without it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Commands that wait to be written.

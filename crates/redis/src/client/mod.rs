@@ -228,12 +228,12 @@ async fn probe(inner: Weak<Inner>) {
                 continue;
             }
             Ok(Err(_)) => {}
-            // The peer may be gone without a word.
+            // The connection may be half open: its peer is gone without a word.
             Err(_) => inner.link.give_up_any(),
         }
         inner.gate().probe_failed();
         drop(inner);
-        // Peers that went at the same moment do not come back at the same moment.
+        // Processes that lost Redis at the same moment do not come back at the same moment.
         tokio::time::sleep_until(begun + period.mul_f64(1.0 - fastrand::f64() * 0.2)).await;
     }
 }
@@ -258,7 +258,7 @@ impl Inner {
     async fn send(&self, command: &Command) -> RedisResult<Value> {
         let mut line = self.link.line().await?;
         match self.send_on(command, &mut line).await {
-            // Redis has restarted, or somebody closes what is idle: what was there is no sign of what is.
+            // Redis has restarted, or a proxy has closed an idle connection: a new one may work.
             Err(why) if why.is_unrecoverable_error() && why.is_io_error() => {
                 let mut line = self.link.line().await?;
                 self.send_on(command, &mut line).await

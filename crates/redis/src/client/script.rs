@@ -24,7 +24,7 @@ pub(crate) enum Command {
 // === impl Script ===
 
 impl Script {
-    /// `name`: what its calls are counted as.
+    /// `name`: the name under which its calls are counted.
     pub(crate) const fn new(name: &'static str, code: &'static str) -> Self {
         Self { name, code, hash: OnceLock::new() }
     }
@@ -51,7 +51,7 @@ impl Command {
         self
     }
 
-    /// What it is counted as: the name of the script, or that of the command.
+    /// The name under which it is counted: that of the script, or of the command.
     pub(crate) fn name(&self) -> &'static str {
         let command = match self {
             Self::Script(script, _) => return script.name,

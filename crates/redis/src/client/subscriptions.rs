@@ -1,4 +1,4 @@
-//! The connection for subscriptions, and who hears what.
+//! The connection for subscriptions, and who hears which channel.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -18,9 +18,9 @@ use tokio::time::{Instant, timeout};
 /// What is heard on a channel from now on. Dropped, it is unsubscribed.
 #[derive(Debug)]
 pub struct Subscription {
-    messages: mpsc::Receiver<Heard>,
+    messages: mpsc::Receiver<(Heard, Instant)>,
     queue: Arc<Queue>,
-    /// Tells the connection that nobody hears any more.
+    /// Dropped, it unsubscribes.
     _guard: Option<Unsubscribe>,
 }
 
@@ -37,7 +37,7 @@ pub enum Heard {
 /// The sending half of a [`Subscription`].
 #[derive(Clone, Debug)]
 pub(crate) struct Hearer {
-    messages: mpsc::Sender<Heard>,
+    messages: mpsc::Sender<(Heard, Instant)>,
     queue: Arc<Queue>,
 }
 
@@ -70,7 +70,7 @@ enum Request {
         channel: Vec<u8>,
         number: u64,
     },
-    /// The other connection is lost: is this one?
+    /// The connection for commands is lost: this one may be, too.
     Check,
 }
 
@@ -86,12 +86,12 @@ struct Task {
     client: Client,
     requests: mpsc::UnboundedReceiver<Request>,
     channels: HashMap<Vec<u8>, HashMap<u64, Hearer>>,
-    /// Subscribed, and not yet confirmed.
+    /// Who waits until Redis has confirmed a subscription.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// Why a connection is not used any more.
-enum Ended {
+/// Why a connection ended.
+enum ConnectionEnd {
     /// It was lost.
     Lost,
     /// Nobody can subscribe any more.
@@ -130,15 +130,17 @@ impl Subscription {
     ///
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Heard> {
-        poll_fn(|cx| self.poll_next(cx)).await
+        poll_fn(|cx| self.poll_next(cx)).await.map(|(heard, _)| heard)
     }
 
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Heard>> {
-        let heard = ready!(self.messages.poll_recv(cx));
-        if let Some(heard) = &heard {
+    /// The same, and when it came: who reads it may have been busy since then.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Heard, Instant)>> {
+        let next = ready!(self.messages.poll_recv(cx));
+        if let Some((heard, _)) = &next {
             self.queue.bytes.fetch_sub(heard.len(), Relaxed);
         }
-        Poll::Ready(if self.queue.missed.swap(false, Relaxed) { Some(Heard::Gap) } else { heard })
+        let is_gap = self.queue.missed.swap(false, Relaxed);
+        Poll::Ready(if is_gap { Some((Heard::Gap, Instant::now())) } else { next })
     }
 
     /// Whether nothing waits to be heard.
@@ -158,13 +160,13 @@ impl Hearer {
 
     /// Returns whether anybody hears it.
     pub(crate) fn tell(&self, heard: Heard) -> bool {
-        let bytes = heard.len();
+        let (bytes, now) = (heard.len(), Instant::now());
         // Counted before it can be read.
         let waiting = self.queue.bytes.fetch_add(bytes, Relaxed);
         let told = if waiting > 0 && waiting.saturating_add(bytes) > QUEUE_BYTES {
-            Err(mpsc::error::TrySendError::Full(heard))
+            Err(mpsc::error::TrySendError::Full((heard, now)))
         } else {
-            self.messages.try_send(heard)
+            self.messages.try_send((heard, now))
         };
         if told.is_err() {
             self.queue.bytes.fetch_sub(bytes, Relaxed);
@@ -245,16 +247,16 @@ impl Task {
         loop {
             if let Some((sink, stream)) = self.connect().await {
                 pause = RECONNECT_AFTER;
-                // What was said while there was no connection was missed, too.
+                // What was published while there was no connection was missed, too.
                 if !std::mem::take(&mut is_first) {
                     self.tell_gap();
                 }
-                if let Ended::Closed = self.serve(sink, stream).await {
+                if let ConnectionEnd::Closed = self.serve(sink, stream).await {
                     return;
                 }
                 self.tell_gap();
             }
-            // What is asked for meanwhile is subscribed to with the rest.
+            // Subscriptions that are asked for meanwhile are made with the rest when there is a connection.
             let until = Instant::now() + pause;
             pause = (pause * 2).min(RECONNECT_AFTER_AT_MOST);
             loop {
@@ -282,14 +284,14 @@ impl Task {
         Some((sink, stream))
     }
 
-    async fn serve(&mut self, mut sink: PubSubSink, mut stream: PubSubStream) -> Ended {
+    async fn serve(&mut self, mut sink: PubSubSink, mut stream: PubSubStream) -> ConnectionEnd {
         let mut ping = tokio::time::interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         loop {
             let done = tokio::select! {
                 biased;
                 message = next(&mut stream) => match message {
                     Some(message) => { self.hear(&message); continue }
-                    None => return Ended::Lost,
+                    None => return ConnectionEnd::Lost,
                 },
                 request = self.requests.recv() => match request {
                     Some(Request::Check) => confirmed(PING_TIMEOUT, sink.ping::<redis::Value>()).await,
@@ -298,12 +300,12 @@ impl Task {
                         Some(Change::Removed(channel)) => confirmed(CONNECT_TIMEOUT, sink.unsubscribe(channel)).await,
                         None => true,
                     },
-                    None => return Ended::Closed,
+                    None => return ConnectionEnd::Closed,
                 },
                 _ = ping.tick() => confirmed(PING_TIMEOUT, sink.ping::<redis::Value>()).await,
             };
             if !done {
-                return Ended::Lost;
+                return ConnectionEnd::Lost;
             }
             self.waiting.drain(..).for_each(|done| {
                 let _ = done.send(());

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PacePeers, PeerLimit};
 
 use crate::backend::{BackendError, PauseBackend, PauseNews, Process};
 use crate::client::Redis;
-use crate::driver::{Driver, Orders, Subscribing};
+use crate::driver::{Driver, Subscribing, Updates};
 
 /// Shares the pauses of a [`PaceLayer`](tower_buttress::PaceLayer) with those of other processes: a 429 that one process
 /// met keeps all others from meeting it.
@@ -45,11 +46,11 @@ use crate::driver::{Driver, Orders, Subscribing};
 pub struct FleetPauses<B = Redis> {
     backend: B,
     process: Process,
-    orders: Orders<Order>,
+    updates: Updates<Update>,
 }
 
-/// What a layer says.
-enum Order {
+/// What the layer tells the task.
+enum Update {
     New(PeerLimit),
     Paused(PeerLimit, Duration),
 }
@@ -58,7 +59,7 @@ struct Limits<B> {
     backend: B,
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
-    /// Those that Redis is asked for, and those that wait until fewer are.
+    /// Limits whose pauses Redis is asked for, and limits that wait until it is asked for fewer.
     asking: JoinSet<(Fingerprint, Result<Duration, BackendError>)>,
     waiting: HashSet<Fingerprint>,
 }
@@ -72,23 +73,23 @@ impl<B: PauseBackend> FleetPauses<B> {
     /// The pauses on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, process: Process::random(), orders: Orders::new() }
+        Self { backend, process: Process::random(), updates: Updates::new() }
     }
 
-    fn order(&self, order: Order) {
+    fn update(&self, update: Update) {
         let (backend, process) = (self.backend.clone(), self.process);
-        // What is not told is learned of as in an outage: from the upstream.
-        let _ = self.orders.tell(order, || Limits::new(backend, process));
+        // Where the task cannot take it, other processes learn of the pause as in an outage: from the upstream.
+        let _ = self.updates.tell(update, || Limits::new(backend, process));
     }
 }
 
 impl<B: PauseBackend> PacePeers for FleetPauses<B> {
     fn on_new(&self, limit: PeerLimit) {
-        self.order(Order::New(limit));
+        self.update(Update::New(limit));
     }
 
     fn on_pause(&self, limit: PeerLimit, pause: Duration) {
-        self.order(Order::Paused(limit, pause));
+        self.update(Update::Paused(limit, pause));
     }
 }
 
@@ -101,22 +102,22 @@ impl<B> fmt::Debug for FleetPauses<B> {
 // === impl Limits ===
 
 impl<B: PauseBackend> Driver for Limits<B> {
-    type Order = Order;
+    type Update = Update;
 
     fn subscribe(&self) -> Subscribing {
         let backend = self.backend.clone();
         Box::pin(async move { backend.pause_news().await })
     }
 
-    async fn on_order(&mut self, order: Order) {
-        match order {
-            Order::New(limit) => self.on_new(limit),
-            Order::Paused(limit, pause) => self.on_paused(&limit, pause).await,
+    async fn on_update(&mut self, update: Update) {
+        match update {
+            Update::New(limit) => self.on_new(limit),
+            Update::Paused(limit, pause) => self.on_paused(&limit, pause).await,
         }
     }
 
-    fn on_message(&mut self, message: Bytes) {
-        if let Some(news) = PauseNews::decode(message).filter(|news| news.process != self.process) {
+    fn on_news(&mut self, news: Bytes, _: Instant) {
+        if let Some(news) = PauseNews::decode(news).filter(|news| news.process != self.process) {
             self.pause(&news.limit, news.wait);
         }
     }
@@ -135,7 +136,7 @@ impl<B: PauseBackend> Driver for Limits<B> {
                 self.ask();
                 Poll::Ready(())
             }
-            // Nothing is asked for. (No task of these ends otherwise.)
+            // None is under way. (The error of a join is a panic, and these tasks do not panic.)
             Poll::Ready(_) | Poll::Pending => Poll::Pending,
         }
     }
@@ -159,12 +160,12 @@ impl<B: PauseBackend> Limits<B> {
 
     async fn on_paused(&mut self, limit: &PeerLimit, wait: Duration) {
         let limit = *limit.id();
-        // Other layers of this process with the same credential.
+        // Other layers of this process may use the same credential.
         self.pause(&limit, wait);
         let _ = self.backend.pause(PauseNews { limit, wait, process: self.process }).await;
     }
 
-    /// Asks for the pauses of those that wait, as many as there is room for.
+    /// Asks Redis for the pauses of as many waiting limits as there is room for.
     fn ask(&mut self) {
         let room = MOST_ASKED.saturating_sub(self.asking.len());
         for id in self.waiting.iter().take(room).copied().collect::<Vec<_>>() {

@@ -115,7 +115,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
         Box::pin(async move {
             let (told, turn) = oneshot::channel();
             let asked = fleet.clone();
-            // A call that is dropped while it asks may have taken something: that is given back.
+            // In a task of its own: where the call is dropped meanwhile, what was taken for it is given back.
             tokio::spawn(async move {
                 let taken = costs.iter().map(taken).collect();
                 let turn = asked.backend.reserve(id, Token::random(), taken, pause, max_wait).await;
@@ -166,7 +166,7 @@ fn taken(cost: &RateCost) -> TakenRate {
     TakenRate { name: cost.name().into(), cost: cost.cost(), burst: cost.burst(), level: cost.level() }
 }
 
-/// What each rate takes more than was reserved, or less.
+/// By how much each rate is to be corrected: more than zero where more was used than was reserved.
 fn changes(reserved: &[RateCost], used: &[RateCost]) -> Vec<(String, i64)> {
     let micros = |cost: Duration| i64::try_from(cost.as_micros()).unwrap_or(i64::MAX);
     let of = |reserved: &RateCost| {

@@ -19,7 +19,7 @@ local v = redis.call('HMGET', KEYS[1], 'n', 'f', 'b', 'a')
 local last = tonumber(v[1] or 0)
 local came, is_told = tonumber(ARGV[5]), ARGV[5] ~= '0'
 if not is_told then came = now - ARGV[6] end
--- It is told at once.
+-- Told at once: messages that are have the order in which they arrive.
 if now - came <= tonumber(ARGV[7]) then came = now end
 local is_older = came < tonumber(v[3] or 0)
 -- Where it was answered, another call of it is under way; one that came later makes another message of it.

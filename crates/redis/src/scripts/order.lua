@@ -1,19 +1,19 @@
 -- KEYS o c   ARGV order number keep_ms circuit process, and of a new one: age_ms late_ms known id
--- number 0: a new one, given age_ms ago; else one that may have been forgotten
--- {number, order, age_ms}: what holds
+-- number 0: a new order, given age_ms ago; else one that a process obeys, told in case it was forgotten here
+-- {number, order, age_ms}: the order that holds
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local v = redis.call('HMGET', KEYS[1], 'n', 'w', 'd')
 local held, number, kind, age = tonumber(v[1] or 0), tonumber(ARGV[2]), 'again', nil
 if number == 0 then
-  -- It was told before, and the reply was lost.
+  -- Its process told it before, and lost the reply.
   local told = v[3] or ''
   if string.find(told, ARGV[9], 1, true) then return {held, v[2], math.max(now - held, 0)} end
   redis.call('HSET', KEYS[1], 'd', string.sub(told .. ARGV[9], -256))
   kind, age = 'order', tonumber(ARGV[6])
-  -- Higher than the order that its process obeyed, also where this clock has gone back.
+  -- Higher than that of the order which its process obeyed, even where this clock has gone back.
   number = math.max(now - age, ARGV[8] + 1)
-  -- It was told at once.
+  -- Told at once: orders that are come to hold as they arrive.
   if age <= tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end
 end
 if number <= held then return {held, v[2], math.max(now - held, 0)} end

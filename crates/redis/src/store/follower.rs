@@ -17,7 +17,7 @@ pub(super) struct Follower<B> {
     flight: Flight,
     owner: Process,
     lease: Duration,
-    /// A caller came back to the answer: whose its key is does not matter.
+    /// A caller came back to the answer: it is to be had whoever holds its key by now.
     is_return: bool,
     /// How old the flight was when it was found, and when that was.
     age: (Duration, Instant),
@@ -25,8 +25,8 @@ pub(super) struct Follower<B> {
     watch: LeaderWatch,
 }
 
-/// Why it is not followed any more.
-enum Ended {
+/// Why a follower ends.
+enum FollowEnd {
     Whole,
     Failed,
     Damaged,
@@ -34,9 +34,9 @@ enum Ended {
     LeaderGone,
     /// The leader is there, and does not share the answer any longer.
     Forsaken,
-    /// No caller here reads it.
+    /// No caller here reads the answer.
     Unread,
-    /// It cannot be heard of the leader: nothing is known of it.
+    /// Redis cannot be reached, so that nothing is known of the leader.
     CutOff,
 }
 
@@ -79,32 +79,32 @@ impl<B: Backend> Follower<B> {
     async fn run(mut self) {
         let ended = match self.follow().await {
             Ok(ended) => ended,
-            Err(Damaged) => Ended::Damaged,
+            Err(Damaged) => FollowEnd::Damaged,
         };
         let Self { backend, flight, feed, is_return, .. } = self;
-        if matches!(ended, Ended::LeaderGone) && !is_return {
+        if matches!(ended, FollowEnd::LeaderGone) && !is_return {
             // Only where it is still that leader's.
             let _ = backend.settle(flight, Outcome::Free).await;
         }
         let Feed { recorder, memory, .. } = feed;
-        // First: who reads the end finds the replay, or a key that is free.
+        // First: a caller that reads the end and asks again must find the replay, or a key that is free.
         drop(memory);
         match ended {
-            Ended::Whole => recorder.finish(),
-            Ended::Failed => recorder.fail("the call failed in the process that made it"),
-            Ended::Damaged if is_return => recorder.fail(LeaderGone::new()),
-            Ended::Damaged => recorder.fail("what the backend holds is no whole answer to this request"),
-            Ended::CutOff => recorder.fail(LeaderGone::unreachable()),
-            Ended::LeaderGone | Ended::Forsaken | Ended::Unread => recorder.fail(LeaderGone::new()),
+            FollowEnd::Whole => recorder.finish(),
+            FollowEnd::Failed => recorder.fail("the call failed in the process that made it"),
+            FollowEnd::Damaged if is_return => recorder.fail(LeaderGone::new()),
+            FollowEnd::Damaged => recorder.fail("what the backend holds is no whole answer to this request"),
+            FollowEnd::CutOff => recorder.fail(LeaderGone::unreachable()),
+            FollowEnd::LeaderGone | FollowEnd::Forsaken | FollowEnd::Unread => recorder.fail(LeaderGone::new()),
         }
     }
 
-    async fn follow(&mut self) -> Result<Ended, Damaged> {
-        // Before anything is read, so that nothing falls in between. Without it, which says nothing of the leader, the log is
-        // read with each tick.
+    async fn follow(&mut self) -> Result<FollowEnd, Damaged> {
+        // Before anything is read, so that nothing falls in between. Where this process cannot subscribe, which says nothing of
+        // the leader, it reads the log with each tick.
         let mut pieces = self.backend.listen(self.flight).await.ok();
         if self.is_left() {
-            return Ok(Ended::Unread);
+            return Ok(FollowEnd::Unread);
         }
         self.ask().await;
         if let Some(ended) = self.catch_up().await? {
@@ -124,15 +124,15 @@ impl<B: Backend> Follower<B> {
         }
     }
 
-    async fn on_heard(&mut self, heard: Option<Heard>) -> Result<Option<Ended>, Damaged> {
+    async fn on_heard(&mut self, heard: Option<Heard>) -> Result<Option<FollowEnd>, Damaged> {
         match heard {
             Some(Heard::Message(message)) => match Piece::decode(message) {
                 Some(Piece::Bytes { offset, bytes }) => {
                     self.watch.on_heard();
                     self.on_bytes(offset, &bytes).await
                 }
-                // All of it may be there.
-                Some(Piece::Forsaken) => Ok(self.catch_up().await?.or(Some(Ended::Forsaken))),
+                // The leader shares it no longer, and may have written all of it.
+                Some(Piece::Forsaken) => Ok(self.catch_up().await?.or(Some(FollowEnd::Forsaken))),
                 Some(Piece::CaughtUp { length }) => {
                     self.watch.on_heard();
                     let ended = if length > self.feed.read { self.catch_up().await? } else { None };
@@ -150,11 +150,11 @@ impl<B: Backend> Follower<B> {
                 self.ask().await;
                 self.catch_up().await
             }
-            None => Ok(Some(Ended::LeaderGone)),
+            None => Ok(Some(FollowEnd::LeaderGone)),
         }
     }
 
-    async fn on_bytes(&mut self, offset: u64, bytes: &Bytes) -> Result<Option<Ended>, Damaged> {
+    async fn on_bytes(&mut self, offset: u64, bytes: &Bytes) -> Result<Option<FollowEnd>, Damaged> {
         let known = self.feed.read.saturating_sub(offset);
         if offset > self.feed.read {
             return self.catch_up().await;
@@ -163,22 +163,22 @@ impl<B: Backend> Follower<B> {
         self.take(&bytes[known..]).await
     }
 
-    async fn take(&mut self, bytes: &[u8]) -> Result<Option<Ended>, Damaged> {
+    async fn take(&mut self, bytes: &[u8]) -> Result<Option<FollowEnd>, Damaged> {
         Ok(match self.feed.take(bytes, self.age).await? {
             Fed::More => None,
-            Fed::Whole => Some(Ended::Whole),
-            Fed::Failed => Some(Ended::Failed),
+            Fed::Whole => Some(FollowEnd::Whole),
+            Fed::Failed => Some(FollowEnd::Failed),
         })
     }
 
     /// Reads what is in the log.
-    async fn catch_up(&mut self) -> Result<Option<Ended>, Damaged> {
+    async fn catch_up(&mut self) -> Result<Option<FollowEnd>, Damaged> {
         loop {
             if self.is_left() {
-                return Ok(Some(Ended::Unread));
+                return Ok(Some(FollowEnd::Unread));
             }
             let Ok(bytes) = self.backend.read(self.flight, self.feed.read, CHUNK).await else {
-                // The next message, or the next tick, brings it back here.
+                // Tried again with the next message, or the next tick.
                 return Ok(None);
             };
             if !bytes.is_empty() {
@@ -191,7 +191,7 @@ impl<B: Backend> Follower<B> {
         }
     }
 
-    /// Whether the caller who came back is gone. No other reads this log, now or later.
+    /// Whether the caller who came back is gone: no other ever reads this log.
     fn is_left(&self) -> bool {
         self.is_return && self.feed.recorder.log().listeners() == 0
     }
@@ -207,9 +207,9 @@ impl<B: Backend> Follower<B> {
         self.watch.on_asked(now, &asked);
     }
 
-    async fn on_tick(&mut self, pieces: &mut Option<Subscription>) -> Result<Option<Ended>, Damaged> {
+    async fn on_tick(&mut self, pieces: &mut Option<Subscription>) -> Result<Option<FollowEnd>, Damaged> {
         if self.is_left() || self.watch.is_unread(self.feed.recorder.log().listeners()) {
-            return Ok(Some(Ended::Unread));
+            return Ok(Some(FollowEnd::Unread));
         }
         if !self.watch.is_silent(Instant::now()) {
             return Ok(None);
@@ -224,30 +224,30 @@ impl<B: Backend> Follower<B> {
         if self.is_return {
             let now = Instant::now();
             let is_mute = self.watch.is_mute(now, self.lease);
-            // Where nothing can be heard here, its silence says nothing.
+            // Where this process cannot listen, the leader's silence says nothing.
             let is_cut_off = self.watch.is_cut_off(now, self.feed.has_head) || is_mute && pieces.is_none();
             let is_gone = self.watch.is_gone(now, self.lease) || is_mute;
-            return Ok(if is_cut_off { Some(Ended::CutOff) } else { is_gone.then_some(Ended::LeaderGone) });
+            return Ok(if is_cut_off { Some(FollowEnd::CutOff) } else { is_gone.then_some(FollowEnd::LeaderGone) });
         }
-        // A leader that is suspended has an inbox, and no lease any more.
+        // A suspended leader still has its inbox, but its lease ends: then another process holds the key.
         let holder = self.backend.holder(self.flight.key).await;
         let now = Instant::now();
         match holder {
             Ok(Some(token)) if token != self.flight.token => {
-                // What it wrote last may have come before that.
+                // What the leader wrote before that may still be waiting to be read here.
                 let is_quiet = pieces.as_ref().is_none_or(Subscription::is_quiet);
-                if is_quiet { Ok(Some(Ended::LeaderGone)) } else { Ok(None) }
+                if is_quiet { Ok(Some(FollowEnd::LeaderGone)) } else { Ok(None) }
             }
             Ok(holder) => {
                 self.watch.on_holder(now, holder.is_some());
-                Ok(self.watch.is_gone(now, self.lease).then_some(Ended::LeaderGone))
+                Ok(self.watch.is_gone(now, self.lease).then_some(FollowEnd::LeaderGone))
             }
-            Err(_) => Ok(self.watch.is_cut_off(now, self.feed.has_head).then_some(Ended::CutOff)),
+            Err(_) => Ok(self.watch.is_cut_off(now, self.feed.has_head).then_some(FollowEnd::CutOff)),
         }
     }
 }
 
-/// What is heard next; pending where nothing can be.
+/// What is heard next; never ready without a subscription.
 async fn next(pieces: &mut Option<Subscription>) -> Option<Heard> {
     match pieces {
         Some(pieces) => pieces.next().await,

@@ -1,14 +1,14 @@
-//! What other processes ask this one for.
+//! What other processes ask this one for: to share an answer, or to stop a call.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::inner::Inner;
-use super::orders::Order;
+use super::updates::Update;
 use crate::backend::{Ask, Backend, Flight, Heard, Outcome, Want};
 
-/// The first wait after an inbox could not be had.
+/// How long this process waits, at first, when Redis did not let it subscribe to its inbox.
 const INBOX_RETRY: Duration = Duration::from_millis(100);
 const INBOX_RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
@@ -22,33 +22,33 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// Another process wants the answer to a call. Returns whether it is here.
+    /// Asks the task of a call to share its answer. Returns whether there is such a task.
     fn share(&self, flight: Flight) -> bool {
         let leaders = self.leaders();
         let leader = leaders.get(&flight.token);
         if let Some(leader) = leader {
-            // One that waits to be seen says as much as two.
+            // The channel has room for one: a second want while the task has not seen the first would say nothing new.
             let _ = leader.wants.try_send(());
         }
         leader.is_some()
     }
 
-    /// Redis may have forgotten where answers are.
+    /// Redis may have been restarted, and have forgotten which answers callers may come back to: their tasks tell it again.
     fn offer_again(&self) {
         for leader in self.leaders().values() {
-            if let Some(orders) = leader.orders.upgrade() {
-                let _ = orders.send(Order::OfferAgain);
+            if let Some(updates) = leader.updates.upgrade() {
+                let _ = updates.send(Update::OfferAgain);
             }
         }
     }
 
-    /// Another process wants the answer to a call of this one.
+    /// Another process wants the answer to a call that, as far as it knows, this process makes.
     fn on_want(&self, flight: Flight) {
         if self.share(flight) {
             return;
         }
-        // The call is over, and Redis could not be told: its key is freed, unless the answer is kept, and those who wait for it
-        // ask anew.
+        // The call is over, and Redis did not hear of it. This frees its key, unless the answer is kept, and those who wait for
+        // it claim the key anew.
         let backend = self.backend.clone();
         tokio::spawn(async move {
             let _ = backend.settle(flight, Outcome::Free).await;
@@ -66,9 +66,9 @@ impl<B: Backend> Inner<B> {
                 }
             }
             Ask::Stop(flight) => {
-                let orders = self.leaders().get(&flight.token).and_then(|leader| leader.orders.upgrade());
-                if let Some(orders) = orders {
-                    let _ = orders.send(Order::Stop);
+                let updates = self.leaders().get(&flight.token).and_then(|leader| leader.updates.upgrade());
+                if let Some(updates) = updates {
+                    let _ = updates.send(Update::Stop);
                 }
             }
         }
@@ -93,7 +93,7 @@ async fn hear_wants<B: Backend>(store: Weak<Inner<B>>) {
         while let Some(heard) = inbox.next().await {
             let Some(store) = store.upgrade() else { return };
             let Heard::Message(message) = heard else {
-                // What was missed is asked for again. Redis may have been restarted.
+                // Who asked for something that was missed here asks again.
                 store.offer_again();
                 continue;
             };

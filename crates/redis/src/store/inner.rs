@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{Event, Observer};
 
-use super::orders::Order;
 use super::settling::Settling;
+use super::updates::Update;
 use crate::backend::{Process, Token};
 
 pub(super) struct Inner<B> {
@@ -26,12 +26,12 @@ pub(super) struct Inner<B> {
     pub(super) hears_wants: AtomicBool,
 }
 
-/// How the task of a call is reached.
+/// How the inbox reaches the task of a call.
 #[derive(Debug)]
 pub(super) struct Reachable {
     /// Another process wants the answer.
     pub(super) wants: mpsc::Sender<()>,
-    pub(super) orders: mpsc::WeakUnboundedSender<Order>,
+    pub(super) updates: mpsc::WeakUnboundedSender<Update>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -55,10 +55,10 @@ pub struct FleetLastGood<B = Redis> {
 /// What the last good answers of one tenant may take in Redis.
 const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What may be on its way to Redis, unless it counts with what else a stack holds.
+/// How many bytes of answers may be on their way to Redis, where they do not count in a `Memory` of the stack.
 const ON_THEIR_WAY: usize = 32 * 1024 * 1024;
 
-/// What an answer has beside its body.
+/// How many bytes an answer is taken to have beside its body.
 const HEAD: usize = 1024;
 
 // === impl FleetLastGood ===
@@ -70,8 +70,8 @@ impl<B: LastGoodBackend> FleetLastGood<B> {
         Self { backend, tenant_bytes: TENANT_BYTES, memory: Memory::new(ON_THEIR_WAY) }
     }
 
-    /// The memory in which answers count while they are on their way to Redis. Where there is no room for one, it is kept by this
-    /// process alone. One tenant, as the answers are told apart, may take a quarter of it. Default: 32 MiB of its own.
+    /// The memory in which answers count while they are on their way to Redis. Where there is no room for one, it is kept by
+    /// this process alone. One tenant, as the answers are told apart, may take a quarter of it. Default: 32 MiB of its own.
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
@@ -91,7 +91,7 @@ impl<B: LastGoodBackend> SharedLastGood for FleetLastGood<B> {
         // Without a runtime nothing is shared.
         let Ok(runtime) = Handle::try_current() else { return };
         let Self { backend, tenant_bytes, memory } = self.clone();
-        // The body, and what is written of it.
+        // The body is there twice for a while: as it came, and encoded.
         let tenant = Tenant::new(hex(keys.tenant.as_bytes()));
         let mut reservation = memory.reserve(Some(&tenant));
         if !reservation.grow(2 * answer.body.len() + HEAD) {
@@ -136,7 +136,7 @@ async fn find<B: LastGoodBackend>(
     // An answer that is too old hides no younger one to the same question in another spelling.
     let Some(normal) = keys.normal else { return Ok(None) };
     let Some(exact) = backend.last_of(normal).await? else { return Ok(None) };
-    // It may have been kept since it was first looked for.
+    // The last of the normal form may be this very request's, kept since the first look.
     Ok(recall(exact).await?.map(|answer| answer.exact(exact == keys.exact)))
 }
 

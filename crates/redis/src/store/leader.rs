@@ -9,14 +9,14 @@ use tower_buttress::store::{ClaimRequest, Fingerprint, Lease, MemoryLease, Respo
 
 use super::inner::{Inner, Reachable, Settings};
 use super::offers::{Call, Offers};
-use super::orders::{Keep, Order};
 use super::relay::{Relay, Shared};
+use super::updates::{Keep, Update};
 use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, Outcome, Process, Settled, Token};
 
-/// How the task of a call is reached. Dropped, it is not reached any more.
+/// Where the task of a call hears from others. Dropped, nobody reaches it any more.
 pub(super) struct Mailbox<B: Backend> {
-    sender: mpsc::UnboundedSender<Order>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    sender: mpsc::UnboundedSender<Update>,
+    updates: mpsc::UnboundedReceiver<Update>,
     wants: mpsc::Receiver<()>,
     registration: Registration<B>,
 }
@@ -35,29 +35,29 @@ pub(super) struct Leader<B: Backend> {
     offers: Offers,
     claimed: Instant,
     has_key: bool,
-    /// It is over, and the backend could not be told.
+    /// The call is over, and Redis could not be told to free its key.
     owes_free: bool,
     /// Another process has the key, or has had it.
     is_lost: bool,
 }
 
-/// How often an answer is written anew that was lost while it was written.
+/// How often an answer is written from its beginning, where Redis lost it while it was written.
 const MAX_WRITES: u32 = 3;
 
-/// How often a relay looks that has nothing to send.
+/// How often the task looks at a relay that has nothing to send, or could not: it may owe a sign of life.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long after each other it is tried to free a key, where the backend could not be told.
+/// How long to wait before each further attempt to free a key.
 const FREE_AGAIN: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 
 // === impl Mailbox ===
 
 impl<B: Backend> Mailbox<B> {
     pub(super) fn open(store: &Arc<Inner<B>>, token: Token) -> Self {
-        let (sender, orders) = mpsc::unbounded_channel();
+        let (sender, updates) = mpsc::unbounded_channel();
         let (wanted, wants) = mpsc::channel(1);
-        store.leaders().insert(token, Reachable { wants: wanted, orders: sender.downgrade() });
-        Self { sender, orders, wants, registration: Registration { store: Arc::downgrade(store), token } }
+        store.leaders().insert(token, Reachable { wants: wanted, updates: sender.downgrade() });
+        Self { sender, updates, wants, registration: Registration { store: Arc::downgrade(store), token } }
     }
 }
 
@@ -70,9 +70,9 @@ impl<B: Backend> Leader<B> {
         request: &ClaimRequest,
         log: ResponseLog,
         mailbox: Mailbox<B>,
-    ) -> mpsc::UnboundedSender<Order> {
-        let Mailbox { sender, orders, wants, registration } = mailbox;
-        // Not held by the task: it must see that the lease is gone.
+    ) -> mpsc::UnboundedSender<Update> {
+        let Mailbox { sender, updates, wants, registration } = mailbox;
+        // The sender goes to the lease only: held by the task too, it would hide from it that the lease is gone.
         let (payload, tenant) = (*request.payload(), *request.tenant());
         let relay = Relay::new(flight, payload, log.clone(), store.settings);
         let leader = Self {
@@ -94,8 +94,8 @@ impl<B: Backend> Leader<B> {
         };
         tokio::spawn(async move {
             let backend = leader.backend.clone();
-            let owes_free = leader.run(orders, wants).await;
-            // Those who ask from now on are told that it is not here.
+            let owes_free = leader.run(updates, wants).await;
+            // From now on this process says that it does not have the answer.
             drop(registration);
             if owes_free {
                 free_again(&backend, flight).await;
@@ -105,18 +105,18 @@ impl<B: Backend> Leader<B> {
     }
 
     /// Returns whether the key is still to be freed.
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, mut wants: mpsc::Receiver<()>) -> bool {
+    async fn run(mut self, mut updates: mpsc::UnboundedReceiver<Update>, mut wants: mpsc::Receiver<()>) -> bool {
         let every = self.settings.lease / 3;
         let mut renew = interval_at(Instant::now() + every, every);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tick = interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // As long as the layer holds the lease, or an answer that callers may come back to.
-        let mut has_orders = true;
-        while has_orders || self.offers.is_open() || self.relay.is_sharing() {
-            let order = tokio::select! {
+        // Until the layer has dropped the lease, and what it offers the answer with.
+        let mut has_updates = true;
+        while has_updates || self.offers.is_open() || self.relay.is_sharing() {
+            let update = tokio::select! {
                 biased;
-                order = orders.recv(), if has_orders => order,
+                update = updates.recv(), if has_updates => update,
                 Some(()) = wants.recv() => {
                     if !self.relay.begin() {
                         self.outgrown().await;
@@ -132,29 +132,29 @@ impl<B: Backend> Leader<B> {
                 () = self.relay.gather(), if self.relay.is_sharing() => { self.share().await; continue }
                 _ = tick.tick(), if self.relay.is_sharing() => { self.share().await; continue }
             };
-            match order {
-                Some(Order::Free) => self.free().await,
-                Some(Order::Keep(keep)) => {
+            match update {
+                Some(Update::Free) => self.free().await,
+                Some(Update::Keep(keep)) => {
                     let Keep { memory, retention, undecided } = *keep;
                     self.keep(memory, retention).await;
                     drop(undecided);
                     // What is kept is not freed.
                     self.has_key = false;
                 }
-                Some(Order::Over) => self.free().await,
-                Some(Order::Offer(offer)) => {
+                Some(Update::Over) => self.free().await,
+                Some(Update::Offer(offer)) => {
                     let call = self.call();
                     self.offers.add(*offer, &self.backend, call).await;
                 }
-                Some(Order::Ended) => {
+                Some(Update::Ended) => {
                     let call = self.call();
                     self.offers.ended(&self.backend, call).await;
                 }
-                Some(Order::Withdraw) => self.offers.withdraw(&self.backend).await,
-                Some(Order::OfferAgain) => self.offers.tell_soon(),
-                Some(Order::Stop) => self.offers.stop(),
+                Some(Update::Withdraw) => self.offers.withdraw(&self.backend).await,
+                Some(Update::OfferAgain) => self.offers.tell_soon(),
+                Some(Update::Stop) => self.offers.stop(),
                 None => {
-                    has_orders = false;
+                    has_updates = false;
                     self.offers.close();
                     self.free().await;
                 }
@@ -187,14 +187,14 @@ impl<B: Backend> Leader<B> {
 
     async fn free(&mut self) {
         if std::mem::replace(&mut self.has_key, false) && !self.is_lost {
-            // Where it cannot be told at all, the lease ends by itself.
+            // Where all attempts fail, the lease ends by itself.
             self.owes_free = self.backend.settle(self.flight, Outcome::Free).await.is_err();
         }
     }
 
     /// Sends what there is to those who want it.
     async fn share(&mut self) {
-        // Those who read of a failure find the key free.
+        // First: a process that reads of the failure claims the key at once.
         if self.log.has_failed() {
             self.free().await;
         }
@@ -202,7 +202,7 @@ impl<B: Backend> Leader<B> {
             Shared::On => {}
             Shared::Outgrown => self.outgrown().await,
             Shared::Refused => {
-                // Nobody elsewhere can have it: they make calls of their own.
+                // Other processes cannot have this answer: they are to make calls of their own.
                 self.free().await;
                 let _ = self.backend.forsake(self.flight).await;
                 self.bypassed("the backend has no room for an answer: it is not shared");
@@ -210,7 +210,7 @@ impl<B: Backend> Leader<B> {
         }
     }
 
-    /// Those elsewhere must not wait for it: a claim says that nobody can join.
+    /// Other processes must not wait for this answer: their claims are told that nobody can join it.
     async fn outgrown(&self) {
         let _ = self.backend.outgrow(self.flight).await;
         let _ = self.backend.forsake(self.flight).await;
@@ -226,9 +226,9 @@ impl<B: Backend> Leader<B> {
     async fn keep(&mut self, memory: MemoryLease, retention: Retention) {
         let settled = if self.is_lost { Ok(Settled::Lost) } else { self.settle(&retention).await };
         match settled {
-            // What is in Redis may be forgotten here to make room.
+            // Without a guarantee: what is in Redis may be forgotten here to make room.
             Ok(Settled::Done) => memory.keep(Retention::new(retention.now(), retention.window())),
-            // The key is another's, and so is the answer that belongs to it.
+            // Another process has the key: its answer counts.
             Ok(Settled::Lost) => drop(memory),
             Ok(Settled::NotWhole | Settled::NoRoom) | Err(_) => {
                 memory.keep(retention);
@@ -241,7 +241,7 @@ impl<B: Backend> Leader<B> {
                 });
             }
         }
-        // Those who have not read its end elsewhere will not find it: it was too long, or was lost.
+        // Followers that have not read its end will not find it in Redis: it was too long, or was lost.
         if !matches!(settled, Ok(Settled::Done)) {
             let _ = self.backend.forsake(self.flight).await;
         }
@@ -273,7 +273,7 @@ impl<B: Backend> Leader<B> {
     }
 }
 
-/// Only where it is still this flight's, and its answer is not kept.
+/// Frees the key, if it is still this flight's and its answer is not kept.
 async fn free_again<B: Backend>(backend: &B, flight: Flight) {
     for wait in FREE_AGAIN {
         sleep(wait).await;
@@ -283,7 +283,7 @@ async fn free_again<B: Backend>(backend: &B, flight: Flight) {
     }
 }
 
-/// The task can be asked to share its call.
+/// While it lives, the inbox reaches the task of this call.
 struct Registration<B: Backend> {
     store: Weak<Inner<B>>,
     token: Token,

@@ -5,15 +5,15 @@ use tokio::sync::mpsc;
 use tower_buttress::store::{AnswerOffers, Fingerprint, Lease, MemoryLease, Retention};
 
 use super::offers::LeaseOffers;
-use super::orders::{Keep, Order};
 use super::settling::Settling;
+use super::updates::{Keep, Update};
 
 /// The lease of a [`RedisStore`](crate::RedisStore).
 pub struct RedisLease {
     memory: Option<MemoryLease>,
     key: Fingerprint,
-    /// Of the task that shares the call.
-    orders: mpsc::UnboundedSender<Order>,
+    /// To the task that shares the call.
+    updates: mpsc::UnboundedSender<Update>,
     settling: Settling,
 }
 
@@ -23,10 +23,10 @@ impl RedisLease {
     pub(super) fn new(
         memory: MemoryLease,
         key: Fingerprint,
-        orders: mpsc::UnboundedSender<Order>,
+        updates: mpsc::UnboundedSender<Update>,
         settling: Settling,
     ) -> Self {
-        Self { memory: Some(memory), key, orders, settling }
+        Self { memory: Some(memory), key, updates, settling }
     }
 }
 
@@ -45,27 +45,27 @@ impl Lease for RedisLease {
         if let Some(memory) = &mut self.memory {
             memory.release();
         }
-        let _ = self.orders.send(Order::Free);
+        let _ = self.updates.send(Update::Free);
     }
 
     fn keep(mut self, retention: Retention) {
         let Some(memory) = self.memory.take() else { return };
         let undecided = self.settling.begin(self.key);
-        let order = Order::Keep(Box::new(Keep { memory, retention, undecided }));
+        let update = Update::Keep(Box::new(Keep { memory, retention, undecided }));
         // The task is gone with its runtime: this process remembers at least.
-        if let Err(mpsc::error::SendError(Order::Keep(keep))) = self.orders.send(order) {
+        if let Err(mpsc::error::SendError(Update::Keep(keep))) = self.updates.send(update) {
             keep.memory.keep(keep.retention);
         }
     }
 
     fn offers(&self) -> Option<Arc<dyn AnswerOffers>> {
-        Some(Arc::new(LeaseOffers(self.orders.clone())))
+        Some(Arc::new(LeaseOffers(self.updates.clone())))
     }
 }
 
 impl Drop for RedisLease {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order::Over);
+        let _ = self.updates.send(Update::Over);
     }
 }
 

@@ -8,11 +8,11 @@ mod last_good;
 mod leader;
 mod lease;
 mod offers;
-mod orders;
 mod relay;
 mod replay;
 mod settling;
 mod taken;
+mod updates;
 mod watch;
 mod wire;
 
@@ -98,7 +98,7 @@ enum Decision {
     Follow(Flight, Process, Duration),
     /// The answer is under way, and no other call can join it.
     Outgrown,
-    /// It is kept: how old it is, and for how long it is.
+    /// It is kept: how old it is, and for how much longer it is kept.
     Replay(Replayed, Duration, Duration),
     Outage(BackendError),
 }
@@ -106,11 +106,11 @@ enum Decision {
 /// What the kept answers of one tenant may take in Redis.
 const TENANT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How often a claim frees what was left of an earlier one of this process.
+/// How often the key is claimed, where an earlier attempt found only what is left of a dead call or of a kept answer.
 const MAX_CLAIMS: u32 = 3;
 
-/// A claim that takes several operations ends this long behind the patience of one: by then a backend that does not answer is
-/// known not to.
+/// How much longer than one operation a whole claim may take. One that Redis does not answer ends first that way, and counts as
+/// an outage, so that the next claims wait for nothing.
 const DECISION_GRACE: Duration = Duration::from_millis(10);
 
 // === impl RedisStore ===
@@ -225,7 +225,7 @@ impl<B> fmt::Debug for RedisStore<B> {
 
 impl<B: Backend> Inner<B> {
     async fn claim(self: Arc<Self>, request: ClaimRequest) -> Result<Claim<RedisLease>, BoxError> {
-        // Whether it is kept is decided elsewhere, at this moment.
+        // A call of this process has just ended, and its task is asking Redis to keep the answer.
         self.settling.wait(request.key(), self.backend.patience()).await;
         let (memory, recorder) = match self.memory.claim(request).await? {
             Claim::Lead { lease, recorder } => (lease, recorder),
@@ -270,7 +270,7 @@ impl<B: Backend> Inner<B> {
             let Claimed::Taken { state, same_payload, token, owner, age, ttl } = claimed else { return Decision::Lead };
             let there = Flight { token, ..flight };
             match state {
-                // No call of this process has the key: what is there was released, and is on its way out.
+                // This process makes no such call any more: the key was released, and Redis has not heard of it.
                 FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
                     let _ = self.backend.settle(there, Outcome::Free).await;
                 }
@@ -279,7 +279,7 @@ impl<B: Backend> Inner<B> {
                 FlightState::Outgrown => return Decision::Outgrown,
                 FlightState::Kept => match Replayed::read(&self.backend, there, payload).await {
                     Ok(Some(replayed)) => return Decision::Replay(replayed, age, ttl),
-                    // It was evicted or damaged, and its key is still there.
+                    // The answer was evicted or damaged, and only its key is left.
                     Ok(None) => {
                         if let Err(why) = self.backend.discard(there).await {
                             return Decision::Outage(why);
@@ -292,7 +292,7 @@ impl<B: Backend> Inner<B> {
         Decision::Outage(BackendError::Unreachable)
     }
 
-    /// The backend cannot say.
+    /// Redis cannot say whose the key is.
     fn outage(
         &self,
         taken: Taken<B>,

@@ -12,11 +12,11 @@ use tower_buttress::store::{
 
 use super::follower::Follower;
 use super::inner::Inner;
-use super::orders::Order;
+use super::updates::Update;
 use crate::backend::{Ask, Backend, Flight, Offered, Process};
 
-/// What the layer says of one answer.
-pub(super) struct LeaseOffers(pub(super) mpsc::UnboundedSender<Order>);
+/// Takes what the layer says of the tokens of one answer to the task of its call.
+pub(super) struct LeaseOffers(pub(super) mpsc::UnboundedSender<Update>);
 
 /// The answers that other processes have.
 pub(super) struct AnswersElsewhere<B>(pub(super) Arc<Inner<B>>);
@@ -25,21 +25,21 @@ pub(super) struct AnswersElsewhere<B>(pub(super) Arc<Inner<B>>);
 pub(super) struct Offers {
     offers: Vec<AnswerOffer>,
     owner: Option<TenantHash>,
-    /// All are told again then: Redis may have forgotten them, and forgets them after a while.
+    /// When Redis is told of all of them again: it may have been restarted, and forgets each after a while.
     tell_at: Instant,
     /// When the answer has ended.
     ended: Option<Instant>,
-    /// Tokens that lead nowhere any more, and of which Redis could not be told that. Until then it has forgotten them.
+    /// Tokens that lead nowhere any more, which Redis could not be told, and when it forgets each by itself.
     withdrawn: Vec<(Fingerprint, Instant)>,
 }
 
-/// What Redis could not be told is told again after this long.
+/// How long after Redis could not be told of something it is told again.
 const RETRY: Duration = Duration::from_secs(3);
 
 /// After a restart of Redis its processes tell it of their answers within this long, not all at once.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// How long is waited, each time, until the process of an answer has withdrawn it.
+/// How long a stop waits, each time, for the process of the answer to withdraw it.
 const STOP_WAITS: [Duration; 6] = [
     Duration::from_millis(5),
     Duration::from_millis(20),
@@ -53,15 +53,15 @@ const STOP_WAITS: [Duration; 6] = [
 
 impl AnswerOffers for LeaseOffers {
     fn offer(&self, offer: AnswerOffer) {
-        let _ = self.0.send(Order::Offer(Box::new(offer)));
+        let _ = self.0.send(Update::Offer(Box::new(offer)));
     }
 
     fn ended(&self) {
-        let _ = self.0.send(Order::Ended);
+        let _ = self.0.send(Update::Ended);
     }
 
     fn withdraw(&self) {
-        let _ = self.0.send(Order::Withdraw);
+        let _ = self.0.send(Update::Withdraw);
     }
 }
 
@@ -117,7 +117,7 @@ impl Offers {
         self.tell_at = self.tell_at.min(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
     }
 
-    /// Callers come back no more.
+    /// Callers may not come back any more.
     pub(super) async fn withdraw<B: Backend>(&mut self, backend: &B) {
         let now = Instant::now();
         self.withdrawn.extend(self.offers.drain(..).map(|offer| (offer.token, now + offer.window.max(RETRY * 3))));
@@ -136,12 +136,12 @@ impl Offers {
         }
     }
 
-    /// Redis forgets them by itself.
+    /// Tells of them no more: Redis forgets them by itself.
     pub(super) fn close(&mut self) {
         self.offers.clear();
     }
 
-    /// A caller elsewhere has said so.
+    /// A caller of another process has stopped the call.
     pub(super) fn stop(&self) {
         if let Some(offer) = self.offers.first() {
             (offer.on_stop)();
@@ -192,7 +192,7 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
         let inner = self.0.clone();
         Box::pin(async move {
             let offered = inner.backend.offered(token).await?;
-            // What this process has forgotten is on its way out.
+            // An answer of this process that the layer does not know any more is about to be withdrawn.
             Ok(offered.filter(|offered| offered.owner != inner.process).map(|offered| offered.answer))
         })
     }
@@ -213,7 +213,8 @@ impl<B: Backend> SharedAnswers for AnswersElsewhere<B> {
     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>> {
         let inner = self.0.clone();
         Box::pin(async move {
-            // Its process withdraws all tokens of the answer when it has heard that, and a message may be lost.
+            // The process of the answer withdraws its tokens when it has heard that. The message may be lost, so it is sent
+            // again.
             for wait in STOP_WAITS {
                 let Some(offered) = inner.backend.offered(token).await? else { return Ok(()) };
                 inner.backend.ask(offered.owner, Ask::Stop(offered.flight)).await?;

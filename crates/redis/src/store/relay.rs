@@ -1,4 +1,5 @@
-//! Writes the answer of a call that is made here into its log in Redis, while somebody reads it there, or at its end.
+//! Writes the answer to a call of this process into its log in Redis: as it comes, while another process reads it, or at its
+//! end.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
@@ -22,7 +23,7 @@ pub(super) struct Relay {
     written: u64,
     /// How often Redis had less than that.
     rewinds: u32,
-    /// A caller at another process waits to be told that it has all that was recorded.
+    /// A follower waits to be told that it has read all that was recorded when it asked.
     owes_mark: bool,
     state: State,
 }
@@ -45,14 +46,14 @@ struct Writing {
     /// Bytes of `out`, and of what comes, that Redis has already.
     skip: u64,
     has_head: bool,
-    /// `out` ends with the last that was recorded.
+    /// Nothing is recorded that is not in `out`.
     is_at_tip: bool,
-    /// `out` holds the last of it.
+    /// The last record of the answer is in `out`.
     has_ended: bool,
     is_too_long: bool,
-    /// Since when Redis cannot be reached: `out` is sent again with the next tick.
+    /// Since when Redis has not answered. The next tick sends `out` again.
     waiting: Option<Instant>,
-    /// How often in a row nobody heard what was sent.
+    /// How many messages in a row no process heard.
     unheard: u32,
     sent: Instant,
 }
@@ -61,22 +62,22 @@ struct Writing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shared {
     On,
-    /// The answer is too long for those elsewhere, or they were too slow.
+    /// The answer is too long to be shared, or its followers were too slow.
     Outgrown,
-    /// The backend takes no more.
+    /// Redis has no room for more of it.
     Refused,
 }
 
 /// At most this much is sent in one command, which has to be answered within the patience of the backend.
 const CHUNK: usize = 64 * 1024;
 
-/// Those who hear nothing for this long are sent a sign of life.
+/// Followers are sent a sign of life when nothing else was sent for this long.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// After this number of messages without a subscriber, the relay ends.
 const UNHEARD: u32 = 2;
 
-/// Without Redis for this long, the relay ends: those who read it elsewhere have given up by then.
+/// The relay ends when Redis has not answered for this long: its followers have given up by then.
 const UNREACHABLE: Duration = Duration::from_secs(12);
 
 /// A Redis that loses what it was given more often than this takes no more of it.
@@ -108,7 +109,7 @@ impl Relay {
         }
     }
 
-    /// Somebody elsewhere reads it. Returns whether it can be had.
+    /// Another process follows the call. Returns whether the answer can still be shared.
     pub(super) fn begin(&mut self) -> bool {
         self.owes_mark = true;
         match &mut self.state {
@@ -123,7 +124,7 @@ impl Relay {
         !matches!(self.state, State::Outgrown)
     }
 
-    /// Everything must be written again.
+    /// Redis has lost the log: all of it is to be written again.
     pub(super) fn rewind(&mut self) {
         self.written = 0;
         self.state = State::Idle;
@@ -173,7 +174,7 @@ impl Relay {
         let owes_mark = self.owes_mark;
         let writing = match &mut self.state {
             State::Writing(writing) => writing,
-            // What Redis has lost cannot be written again.
+            // What was to be written again is not recorded any more.
             State::Outgrown => return Shared::Outgrown,
             State::Idle | State::Written => return Shared::On,
         };
@@ -181,7 +182,7 @@ impl Relay {
             self.state = State::Outgrown;
             return Shared::Outgrown;
         }
-        // Who is owed a mark must be able to read what came before it: Redis may have forgotten it meanwhile.
+        // Where a mark is owed, an empty piece is sent first: it finds out whether Redis still has what comes before the mark.
         if writing.out.is_empty() && !writing.has_ended && !owes_mark && writing.sent.elapsed() < SIGN_OF_LIFE {
             return Shared::On;
         }
@@ -203,7 +204,7 @@ impl Relay {
                         self.state = State::Idle;
                         return Shared::On;
                     }
-                    // Those who read it here do not wait for Redis.
+                    // The callers of this process do not wait for Redis.
                     if self.log.listeners() > 1 {
                         writing.reader.listen(false);
                     }
@@ -217,14 +218,14 @@ impl Relay {
         if matches!(self.state, State::Outgrown) { Shared::Outgrown } else { Shared::On }
     }
 
-    /// Says that what comes from now on is new.
+    /// Tells the followers that what comes from now on is new.
     async fn mark<B: Backend>(&mut self, backend: &B) {
-        // Where it is lost, it is asked for again.
+        // Where the message is lost, they ask again.
         self.owes_mark = false;
         let _ = backend.mark(self.flight, self.written).await;
     }
 
-    /// All of it was written, perhaps long ago: is it there?
+    /// All of it was written, perhaps long ago. Finds out whether Redis still has it.
     async fn look_again<B: Backend>(&mut self, backend: &B) {
         match backend.append(self.flight, self.written, Bytes::new(), self.settings.lease * 3).await {
             Ok(Appended::Rewind { length }) => {
@@ -255,7 +256,7 @@ impl Relay {
                     self.state = State::Outgrown;
                 }
             }
-            // Redis has lost it. It is all here, as long as it is recorded.
+            // Redis has lost some of it, which is written again from what this process has recorded.
             Appended::Rewind { length } => {
                 self.rewinds += 1;
                 if self.rewinds > MAX_REWINDS {
@@ -285,7 +286,7 @@ impl Relay {
                     if writing.is_too_long || self.written + writing.out.len() as u64 > self.settings.max_log {
                         return Err(BackendError::Refused("the answer is too long".into()));
                     }
-                    // Nobody need hear it.
+                    // It is written to be kept, whether anybody hears it or not.
                     writing.unheard = 0;
                     self.append(backend).await?;
                 }
@@ -330,7 +331,7 @@ impl Writing {
             self.skip_written();
             self.is_at_tip = read.is_pending() || self.has_ended;
             if read.is_pending() {
-                // Only what is not empty is worth sending.
+                // Nothing to send is no reason to wake up.
                 return if self.out.is_empty() { Poll::Pending } else { Poll::Ready(()) };
             }
         }
@@ -358,7 +359,7 @@ impl Writing {
                 self.encoder.fail(&mut self.out);
                 self.has_ended = true;
             }
-            // This reader lost its place, and the answer goes on.
+            // The answer goes on, but this reader was too slow, and what it had to read is gone.
             Some(Err(_)) => self.is_too_long = true,
         }
         Poll::Ready(())

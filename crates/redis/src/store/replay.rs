@@ -18,7 +18,7 @@ pub(super) struct Replayed {
     first: bytes::Bytes,
 }
 
-/// As much is read at once. What is no longer is there before the claim is answered.
+/// How much is read at once. An answer that is no longer than this is read whole before the claim is answered.
 const CHUNK: usize = 256 * 1024;
 
 // === impl Replayed ===
@@ -48,7 +48,7 @@ impl Replayed {
     ) {
         let now = Instant::now();
         let is_all = self.first.len() < CHUNK;
-        // The key of a longer one is free here: the next claim asks for it again.
+        // This process does not keep a longer one, and its next claim asks Redis again.
         let (memory, undecided) = if is_all { (Some(memory), Some(undecided)) } else { (None, None) };
         let mut feed = Feed::new(recorder, memory, Decoder::new(self.flight.key, self.payload));
         tokio::spawn(async move {

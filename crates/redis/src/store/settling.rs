@@ -1,4 +1,4 @@
-//! Keys whose answer has ended, and of which it is being decided whether it is kept.
+//! Keys whose answer has ended while Redis is being asked whether it keeps it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ impl Settling {
         Undecided { settling: self.clone(), key, decided }
     }
 
-    /// A claim that waited for as long as that joins the call instead, which has ended.
+    /// Waits until it is decided, or for `at_most`. A claim that goes on undecided joins the call, which has ended.
     pub(super) async fn wait(&self, key: &Fingerprint, at_most: Duration) {
         let waiting = self.keys().get(key).cloned();
         if let Some(mut waiting) = waiting {

@@ -1,4 +1,4 @@
-//! What was taken for a claim.
+//! What a claim holds of this process while Redis is asked whose the key is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,16 @@ use super::lease::RedisLease;
 use super::replay::Replayed;
 use crate::backend::{Backend, Flight, Outcome, Process};
 
-/// What was taken for a claim, until it is known what becomes of it.
+/// What a claim has taken: the key in this process, the log of the answer, and perhaps the lease in Redis. Dropped before it is
+/// known what becomes of the claim, it gives all of that back.
 pub(super) struct Taken<B: Backend> {
     pub(super) inner: Arc<Inner<B>>,
     pub(super) flight: Flight,
     pub(super) memory: Option<MemoryLease>,
     pub(super) recorder: Option<Recorder>,
-    /// From before the key is claimed: another process may ask for the answer as soon as it is.
+    /// Opened before the key is claimed: as soon as it is, another process may ask for the answer.
     pub(super) mailbox: Option<Mailbox<B>>,
-    /// The backend may have given the lease.
+    /// Whether Redis may have given the lease, so that it is to be freed.
     pub(super) is_asked: bool,
 }
 
@@ -37,8 +38,8 @@ impl<B: Backend> Taken<B> {
         let (Some((memory, recorder)), Some(mailbox)) = (self.parts(), self.mailbox.take()) else {
             return Claim::Full { retry_after: None };
         };
-        let orders = Leader::spawn(&self.inner, self.flight, request, recorder.log(), mailbox);
-        let lease = RedisLease::new(memory, self.flight.key, orders, self.inner.settling.clone());
+        let updates = Leader::spawn(&self.inner, self.flight, request, recorder.log(), mailbox);
+        let lease = RedisLease::new(memory, self.flight.key, updates, self.inner.settling.clone());
         Claim::Lead { lease, recorder }
     }
 
@@ -78,7 +79,7 @@ impl<B: Backend> Drop for Taken<B> {
     fn drop(&mut self) {
         if let Some(recorder) = self.recorder.take() {
             drop(self.memory.take());
-            // Those who joined in this process ask again.
+            // Callers of this process who have joined meanwhile claim the key again.
             recorder.fail(LeaderGone::new());
         }
         if !self.is_asked {

@@ -1,4 +1,4 @@
-//! What a follower knows of the process that makes the call: whether it is there, silent or gone.
+//! What a follower knows of the process that makes the call, its leader: whether it is there, silent or gone.
 
 use std::time::Duration;
 
@@ -6,40 +6,44 @@ use tokio::time::Instant;
 
 use crate::backend::BackendError;
 
-/// What is known of the process that makes the call.
+/// Signs of life of the leader, and the lack of them.
 #[derive(Debug)]
 pub(super) struct LeaderWatch {
+    /// When the leader last gave a sign of life.
     pub(super) heard: Instant,
     has_been_heard: bool,
+    /// When the leader was last asked for the answer.
     asked: Instant,
-    /// Since when no process has had its inbox.
+    /// Since when no process has had the leader's inbox.
     absent: Option<Instant>,
     /// A process whose inbox no one has had for this long is gone.
     absence: Duration,
-    /// Since when the key has been nobody's.
+    /// Since when nobody has held the key.
     keyless: Option<Instant>,
+    /// Since when Redis has not answered.
     unreachable: Option<Instant>,
-    /// When messages were last missed here.
+    /// When this process last missed messages.
     pub(super) gap: Option<Instant>,
-    /// How often in a row nobody read it here.
+    /// For how many ticks in a row no caller here has read the answer.
     unread: u32,
 }
 
-/// A leader that says nothing for this long is asked again.
+/// How long a leader may say nothing until it is asked again.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Until the first word: the message that asked for it may have been lost.
+/// The same before its first word: the message that asked it may have been lost.
 const FIRST_SILENCE: Duration = Duration::from_millis(500);
 
-/// A process whose inbox no one has had for this long is gone: another makes the call, and its callers wait for that.
-/// One that lives knows within a second that its connection is of no use (`PING_EVERY`, `PING_TIMEOUT`), and has another then.
+/// A process whose inbox nobody has had for this long is gone, and another makes its call. Callers wait for that, so it is
+/// short; and a process that lives finds within a second that its connection is of no use (`PING_EVERY`, `PING_TIMEOUT`), and
+/// opens another.
 pub(super) const ABSENCE: Duration = Duration::from_millis(1_500);
 
-/// The same for a caller that came back: no other process can make this call. A process that has lost its connection takes up to
-/// 2 s until it tries again, and a second for that.
+/// The same for a caller that came back: no other process can make this call. A process that has lost its connection takes up
+/// to 2 s until it tries again, and a second for that.
 pub(super) const ABSENCE_OF_ANSWER: Duration = Duration::from_secs(5);
 
-/// After a restart of Redis, everybody has this long to come back.
+/// After a restart of Redis its processes do not come back at the same moment: none is taken for gone before this.
 const RETURN: Duration = Duration::from_secs(2);
 
 /// Without Redis a caller that has nothing yet goes on by itself after this long.
@@ -77,7 +81,7 @@ impl LeaderWatch {
             Err(_) => {}
         }
         match asked {
-            // The leader may come back a moment later than this process.
+            // Redis answers again. The leader may find that out a moment later than this process.
             Ok(_) if self.unreachable.take().is_some() => self.gap = Some(now),
             Ok(_) => {}
             Err(_) => _ = self.unreachable.get_or_insert(now),
@@ -105,7 +109,7 @@ impl LeaderWatch {
     pub(super) fn is_gone(&self, now: Instant, lease: Duration) -> bool {
         let since = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
         let has_returned = since(self.gap).is_none_or(|gap| gap >= RETURN);
-        // A leader that lives claims a key that was forgotten again when it renews its lease.
+        // A leader that lives renews its lease, and so claims a key again that Redis has forgotten.
         let keyless = since(self.keyless).is_some_and(|keyless| keyless >= lease / 2);
         let absent = since(self.absent).is_some_and(|absent| absent >= self.absence);
         has_returned && (keyless || absent)

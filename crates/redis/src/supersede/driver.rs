@@ -1,4 +1,4 @@
-//! The task that tells Redis of the messages here, and the calls of newer ones elsewhere.
+//! The task that tells Redis which messages came to this process, and ends those that a newer one has superseded.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
 
-use super::live::{Ask, LiveMessages};
+use super::live::{LiveMessages, Question};
 use crate::backend::{BackendError, ConversationBackend, ConversationNews, Message, Newest};
 use crate::driver::{Driver, Subscribing};
 
@@ -20,44 +20,45 @@ pub(super) struct Changed(pub(super) Fingerprint);
 pub(super) struct Messages<B> {
     backend: B,
     live: Arc<LiveMessages>,
-    /// What Redis is asked for: of one conversation one thing after the other, so that its order is kept.
-    asking: JoinSet<(Message, Answer)>,
+    /// Questions that Redis has not answered. There is one at a time for each conversation, so that its messages stay in order.
+    asking: JoinSet<(Message, Reply)>,
+    /// The conversations of those.
     busy: HashSet<Fingerprint>,
-    /// Those that wait until fewer are asked for.
+    /// Conversations that wait until fewer are busy.
     waiting: HashSet<Fingerprint>,
-    /// Redis did not answer: it is asked again then.
+    /// When Redis is asked again what it did not answer.
     ask_again_at: Option<Instant>,
 }
 
 /// What Redis said.
-enum Answer {
+enum Reply {
     Newest(Result<Newest, BackendError>),
     /// Whether it knows that the message was answered.
     Answered(bool),
 }
 
-/// The most conversations that are asked for at the same time.
+/// The most conversations that Redis is asked about at the same time.
 const MOST_ASKED: usize = 64;
 
-/// Redis did not answer, or is not asked for a while.
+/// How long after Redis gave no answer it is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 // === impl Messages ===
 
 impl<B: ConversationBackend> Driver for Messages<B> {
-    type Order = Changed;
+    type Update = Changed;
 
     fn subscribe(&self) -> Subscribing {
         let backend = self.backend.clone();
         Box::pin(async move { backend.conversation_news().await })
     }
 
-    async fn on_order(&mut self, Changed(conversation): Changed) {
+    async fn on_update(&mut self, Changed(conversation): Changed) {
         self.ask(conversation);
     }
 
-    fn on_message(&mut self, message: Bytes) {
-        let Some(ConversationNews { conversation, number, payload }) = ConversationNews::decode(&message) else {
+    fn on_news(&mut self, news: Bytes, _: Instant) {
+        let Some(ConversationNews { conversation, number, payload }) = ConversationNews::decode(&news) else {
             return;
         };
         for older in self.live.on_newer(&Message { conversation, payload }, number) {
@@ -85,11 +86,11 @@ impl<B: ConversationBackend> Driver for Messages<B> {
 
     fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.asking.poll_join_next(cx) {
-            Poll::Ready(Some(Ok((message, answer)))) => {
-                self.on_answer(&message, answer);
+            Poll::Ready(Some(Ok((message, reply)))) => {
+                self.on_reply(&message, reply);
                 Poll::Ready(())
             }
-            // Nothing is asked for. (No task of these ends otherwise.)
+            // None is under way. (The error of a join is a panic, and these tasks do not panic.)
             Poll::Ready(_) | Poll::Pending => Poll::Pending,
         }
     }
@@ -119,21 +120,21 @@ impl<B: ConversationBackend> Messages<B> {
             self.waiting.insert(conversation);
             return;
         }
-        let Some((message, ask)) = self.live.next(&conversation) else { return };
+        let Some((message, question)) = self.live.next(&conversation) else { return };
         self.busy.insert(conversation);
         let backend = self.backend.clone();
         self.asking.spawn(async move {
-            match ask {
-                Ask::Newest(came) => (message, Answer::Newest(backend.newest(message, came).await)),
-                Ask::Answered => (message, Answer::Answered(backend.answered(message).await.is_ok())),
+            match question {
+                Question::Newest(came) => (message, Reply::Newest(backend.newest(message, came).await)),
+                Question::Answered => (message, Reply::Answered(backend.answered(message).await.is_ok())),
             }
         });
     }
 
-    fn on_answer(&mut self, message: &Message, answer: Answer) {
+    fn on_reply(&mut self, message: &Message, reply: Reply) {
         self.busy.remove(&message.conversation);
-        match answer {
-            Answer::Newest(Ok(Newest::Number { number, superseded })) => {
+        match reply {
+            Reply::Newest(Ok(Newest::Number { number, superseded })) => {
                 if let Some((live, is_older)) = self.live.numbered(message, number) {
                     superseded.iter().for_each(|payload| live.refuse(payload));
                     if is_older {
@@ -141,13 +142,13 @@ impl<B: ConversationBackend> Messages<B> {
                     }
                 }
             }
-            Answer::Newest(Ok(Newest::Superseded)) => {
+            Reply::Newest(Ok(Newest::Superseded)) => {
                 if let Some(live) = self.live.get(message) {
                     live.supersede();
                 }
             }
-            Answer::Newest(Err(_)) => self.ask_again(),
-            Answer::Answered(is_known) => {
+            Reply::Newest(Err(_)) => self.ask_again(),
+            Reply::Answered(is_known) => {
                 if self.live.told_answered(message, is_known) {
                     self.ask_again();
                 }

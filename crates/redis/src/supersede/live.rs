@@ -1,4 +1,4 @@
-//! The messages that are under way here.
+//! The messages that are under way in this process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,17 +11,17 @@ use tower_buttress::store::Fingerprint;
 
 use crate::backend::Message;
 
-/// Written by the calls, which tell the task that something has changed, and by the task.
+/// Both the calls and the task write to it. A call that does tells the task.
 #[derive(Debug, Default)]
 pub(super) struct LiveMessages {
-    conversations: Mutex<HashMap<Fingerprint, Conversation>>,
+    conversations: Mutex<HashMap<Fingerprint, LiveConversation>>,
     /// The task was not told of every change.
     is_behind: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Conversation {
-    /// The number of its newest message, as far as was heard.
+struct LiveConversation {
+    /// The highest number of a message that this process has heard of.
     newest: u64,
     /// In the order in which they came.
     messages: Vec<Live>,
@@ -31,35 +31,35 @@ struct Conversation {
 struct Live {
     message: PeerMessage,
     came: Instant,
-    /// Zero: Redis did not say.
+    /// Zero until Redis has given it one.
     number: u64,
-    /// Redis is to be asked.
+    /// Redis is to be asked where it stands.
     is_unasked: bool,
-    /// It was answered, and Redis is to be told.
+    /// Redis is to be told that it was answered.
     is_answered: bool,
-    /// When it was, as long as Redis may not know.
+    /// When it was answered; `None`: it was not, or Redis knows.
     answered_at: Option<Instant>,
     calls: u32,
 }
 
 /// What Redis is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// Where the message stands that came then.
+pub(super) enum Question {
+    /// Where the message stands that came at this time.
     Newest(Instant),
     Answered,
 }
 
-/// That a message was answered is told again for as long as Redis would refuse it otherwise.
+/// How long Redis is told again that a message was answered: it refuses one that was superseded for as long.
 const TELLS_FOR: Duration = Duration::from_secs(600);
 
-/// Where as many conversations are known, it is told once.
+/// With this many conversations under way, Redis is told only once.
 const MOST_TOLD_AGAIN: usize = 4096;
 
 // === impl LiveMessages ===
 
 impl LiveMessages {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, Conversation>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, LiveConversation>> {
         self.conversations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -69,7 +69,7 @@ impl LiveMessages {
         if let Some(live) = conversation.get(&id) {
             live.calls += 1;
             live.is_unasked = true;
-            // Redis is told first that the calls before it were answered: they were another message.
+            // Redis is told first that the calls before this one were answered: they count as another message.
             live.is_answered |= live.answered_at.is_some();
             return;
         }
@@ -107,29 +107,29 @@ impl LiveMessages {
         self.is_behind.load(Relaxed)
     }
 
-    /// The conversations, of all of which the task knows from now on.
+    /// All conversations. The task that looks at them is not behind any more.
     pub(super) fn all(&self) -> Vec<Fingerprint> {
         self.is_behind.store(false, Relaxed);
         self.lock().keys().copied().collect()
     }
 
     /// What Redis is to be asked for next; `None`: nothing.
-    pub(super) fn next(&self, conversation: &Fingerprint) -> Option<(Message, Ask)> {
+    pub(super) fn next(&self, conversation: &Fingerprint) -> Option<(Message, Question)> {
         let mut conversations = self.lock();
         let known = conversations.get_mut(conversation)?;
         let id = |live: &Live| Message { conversation: *conversation, payload: *live.message.payload() };
-        // One that Redis does not know is told of first.
+        // That a message was answered is told only when Redis has given it a number.
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered && live.number > 0) {
             live.is_answered = false;
-            return Some((id(live), Ask::Answered));
+            return Some((id(live), Question::Answered));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_unasked) {
             live.is_unasked = false;
-            return Some((id(live), Ask::Newest(live.came)));
+            return Some((id(live), Question::Newest(live.came)));
         }
         if let Some(live) = known.messages.iter_mut().find(|live| live.is_answered) {
             live.is_answered = false;
-            return Some((id(live), Ask::Answered));
+            return Some((id(live), Question::Answered));
         }
         known.messages.retain(|live| live.calls > 0 || live.answered_at.is_some());
         if known.messages.is_empty() {
@@ -164,8 +164,8 @@ impl LiveMessages {
         Some(self.lock().get_mut(&id.conversation)?.get(id)?.message.clone())
     }
 
-    /// The newest message has this number and says that. Returns those that are older. Of one without a number that is not known:
-    /// it is asked for.
+    /// The newest message has this number and says that. Returns those that are older. Of one without a number that is not
+    /// known: it is asked for.
     pub(super) fn on_newer(&self, newest: &Message, number: u64) -> Vec<PeerMessage> {
         let mut conversations = self.lock();
         let Some(known) = conversations.get_mut(&newest.conversation) else { return Vec::new() };
@@ -188,9 +188,9 @@ impl LiveMessages {
     }
 }
 
-// === impl Conversation ===
+// === impl LiveConversation ===
 
-impl Conversation {
+impl LiveConversation {
     fn get(&mut self, id: &Message) -> Option<&mut Live> {
         self.messages.iter_mut().find(|live| *live.message.payload() == id.payload)
     }

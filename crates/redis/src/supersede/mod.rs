@@ -15,7 +15,7 @@ use self::driver::{Changed, Messages};
 use self::live::LiveMessages;
 use crate::backend::{ConversationBackend, Message};
 use crate::client::Redis;
-use crate::driver::{Orders, Untold};
+use crate::driver::{Untold, Updates};
 
 /// Shares the conversations of a [`SupersedeLayer`](tower_buttress::SupersedeLayer) with those of other processes: the
 /// newest message of a conversation is the newest in all of them, whichever machine it came to.
@@ -47,7 +47,7 @@ use crate::driver::{Orders, Untold};
 /// - *Redis could not be told that a message was answered*: it is told again until it knows, for ten minutes, where fewer than
 ///   4,096 conversations are under way here. Where a newer message comes before that, the answered one is refused when it comes
 ///   again.
-/// - *Messages of Redis were missed*: it is asked again about each message that is under way.
+/// - *This process missed what Redis published*: it asks again about each message that is under way.
 /// - *Redis cannot be reached, or is slow*: each process knows the order of its own messages. A message that came meanwhile
 ///   gets its number once Redis answers, as of when it came. One conversation does not wait for another; 64 are asked for at
 ///   the same time, and the others after them.
@@ -60,7 +60,7 @@ pub struct FleetSupersede<B = Redis> {
     backend: B,
     name: String,
     live: Arc<LiveMessages>,
-    orders: Orders<Changed>,
+    updates: Updates<Changed>,
 }
 
 // === impl FleetSupersede ===
@@ -69,7 +69,7 @@ impl<B: ConversationBackend> FleetSupersede<B> {
     /// The conversations on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { backend, name: String::new(), live: Arc::default(), orders: Orders::new() }
+        Self { backend, name: String::new(), live: Arc::default(), updates: Updates::new() }
     }
 
     /// Tells these conversations from those of layers with another name: on the same Redis, all that have the same name are
@@ -91,10 +91,10 @@ impl<B: ConversationBackend> FleetSupersede<B> {
 
     fn changed(&self, id: Message) {
         let driver = || Messages::new(self.backend.clone(), self.live.clone());
-        match self.orders.tell(Changed(id.conversation), driver) {
+        match self.updates.tell(Changed(id.conversation), driver) {
             Ok(()) => {}
             Err(Untold::Busy) => self.live.look_at_all(),
-            // There is no task to ask for it: nothing is to be remembered.
+            // Without a task nobody would ever ask, and the message would stay here.
             Err(Untold::NoTask) => self.live.forget(&id),
         }
     }

@@ -555,6 +555,44 @@ async fn an_order_that_is_told_late_does_not_undo_a_later_one_when_the_clock_has
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_hears_of_orders_late_does_not_bring_the_older_one_back() {
+    let (model, upstream) = (Model::new(), Upstream::default());
+    let cut_off = model.connection();
+    // Each operation takes it 5 s, and news come at once. When it has subscribed, after 5 s, it looks for what it has missed.
+    let slow = Slow::new(model.clone(), Duration::from_secs(5), Duration::ZERO);
+    let fleet = [process(model.clone(), &upstream), process(cut_off.clone(), &upstream), process(slow, &upstream)];
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // It is busy for four more seconds.
+    fleet[0].circuit.order_everywhere(CircuitOrder::Isolate);
+    settle().await;
+    cut_off.set_connected(false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fleet[1].circuit.order_everywhere(CircuitOrder::Disable);
+    // The later order can be told when the busy process has heard of the first one.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cut_off.set_connected(true);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(fleet.each_ref().map(Process::state), [CircuitState::Disabled; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_to_many_circuits_do_not_wait_for_each_other() {
+    let (model, takes) = (Model::new(), Duration::from_millis(90));
+    let layer = |takes| {
+        let breaker = FleetBreaker::new(Slow::new(model.clone(), takes, takes), "models");
+        CircuitBreakerLayer::new().share(breaker)
+    };
+    let (ordering, obeying) = (layer(takes), layer(Duration::ZERO));
+    let keys: Vec<String> = (0..100).map(|key| format!("model {key}")).collect();
+    let circuits: Vec<_> = keys.iter().map(|key| (ordering.handle_for(key), obeying.handle_for(key))).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    circuits.iter().for_each(|(circuit, _)| circuit.order_everywhere(CircuitOrder::Isolate));
+    // One operation for 64 of them, and one for the others.
+    tokio::time::sleep(takes * 3).await;
+    assert!(circuits.iter().all(|(_, circuit)| circuit.state() == CircuitState::Isolated));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_order_behind_thousands_of_others_is_not_lost() {
     let (model, upstream) = (Model::new(), Upstream::default());
     let fleet = fleet(2, &model, &upstream);

@@ -1,26 +1,26 @@
-//! What the task of a call is told.
+//! What the lease and the inbox of a process tell the task of a call.
 
 use tower_buttress::store::{AnswerOffer, MemoryLease, Retention};
 
 use super::settling::Undecided;
 
 #[derive(Debug)]
-pub(super) enum Order {
-    /// The key is free: the answer will not be kept.
+pub(super) enum Update {
+    /// The layer will not keep the answer: the key is to be freed.
     Free,
-    /// The answer has ended, and is whole.
+    /// The answer has ended whole, and the layer keeps it.
     Keep(Box<Keep>),
-    /// The lease is gone.
+    /// The layer has dropped the lease.
     Over,
     /// Callers may come back to the answer.
     Offer(Box<AnswerOffer>),
     /// The answer has ended, and callers may come back to it for a while.
     Ended,
-    /// They may not any more.
+    /// Callers may not come back any more.
     Withdraw,
-    /// Redis may have forgotten that they may.
+    /// Redis may have forgotten the tokens by which callers come back.
     OfferAgain,
-    /// A caller of another process ends the call.
+    /// A caller of another process stops the call.
     Stop,
 }
 
@@ -28,6 +28,6 @@ pub(super) enum Order {
 pub(super) struct Keep {
     pub(super) memory: MemoryLease,
     pub(super) retention: Retention,
-    /// Until it is known what becomes of it.
+    /// Dropped when it is known whether Redis keeps the answer.
     pub(super) undecided: Undecided,
 }

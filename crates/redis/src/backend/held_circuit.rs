@@ -1,3 +1,5 @@
+//! What the model holds of a circuit.
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -5,9 +7,8 @@ use tokio::time::Instant;
 
 use super::{NumberedOrder, Process, Token, Votes};
 
-/// What the fleet says of a circuit.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fleet {
+pub(super) struct HeldCircuit {
     pub(super) votes: HashMap<Process, Instant>,
     pub(super) active: HashMap<Process, Instant>,
     /// Until when it is open, how many probes got no answer, and when that is forgotten.
@@ -26,9 +27,9 @@ pub(super) struct Open {
     pub(super) forgotten: Instant,
 }
 
-// === impl Fleet ===
+// === impl HeldCircuit ===
 
-impl Fleet {
+impl HeldCircuit {
     pub(super) fn forget(&mut self, now: Instant) {
         self.votes.retain(|_, until| *until > now);
         self.active.retain(|_, until| *until > now);

@@ -1,0 +1,95 @@
+//! How this process asks for the lease of a probe, and gives it back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::owed::ACTIVE;
+use super::watched::{Probe, Watched, jittered};
+use crate::backend::{BackendError, CircuitBackend, CircuitId, ProbeLease, ProbeVerdict, Process, Token};
+
+/// What this process asks Redis for.
+pub(super) enum ProbeStep {
+    /// To be the one that tests the upstream.
+    Ask(Token),
+    /// That another may: no call has come to test it with.
+    GiveBack(Token),
+}
+
+/// What Redis said to that.
+pub(super) enum StepReply {
+    Asked(Token, Result<ProbeLease, BackendError>),
+    GivenBack(Token, Result<bool, BackendError>),
+}
+
+/// A probe that ends in nothing is another's after this long.
+const PROBE_LEASE: Duration = Duration::from_secs(60);
+
+/// A process that has had no call for this long gives the lease to one that may have.
+const NO_CALL: Duration = Duration::from_secs(2);
+
+/// How often this process asks for the lease while another tests the upstream, or while there is no call to test it with.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// The clock of Redis may be a little behind: asked again at once, it would say once more that it is too early.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+
+// === impl ProbeStep ===
+
+impl ProbeStep {
+    pub(super) async fn take<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> StepReply {
+        match self {
+            Self::Ask(lease) => StepReply::Asked(lease, backend.probe(id, lease, PROBE_LEASE).await),
+            Self::GiveBack(lease) => {
+                let given_back = backend.verdict(id, lease, process, ProbeVerdict::GivenBack, ACTIVE).await;
+                StepReply::GivenBack(lease, given_back)
+            }
+        }
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// What is due for its probe; `None`: nothing.
+    pub(super) fn next_step(&mut self, now: Instant) -> Option<ProbeStep> {
+        match self.probe {
+            Probe::Held { ask_at, refused, .. } if ask_at <= now => {
+                if refused.is_some_and(|refused| self.refused() <= refused) {
+                    self.ask_in(jittered(ASK_EVERY));
+                    return None;
+                }
+                Some(ProbeStep::Ask(self.lease_to_ask_for()))
+            }
+            Probe::Ours { lease, is_sure, give_back_at: Some(at) } if at <= now => {
+                if is_sure {
+                    self.hold_until_called(jittered(NO_CALL));
+                } else {
+                    self.probe = Probe::None;
+                }
+                Some(ProbeStep::GiveBack(lease))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn on_step(&mut self, reply: StepReply) {
+        // The hold ends with this: the next call is the probe. Counted from the reply, which a slow Redis gives late.
+        let ours = |lease, is_sure| Probe::Ours { lease, is_sure, give_back_at: Some(Instant::now() + NO_CALL) };
+        match reply {
+            StepReply::Asked(lease, Ok(ProbeLease::Granted { unanswered })) => {
+                self.circuit.note_unanswered(unanswered);
+                self.probe = ours(lease, true);
+            }
+            // Another process tests it, or gives that up.
+            StepReply::Asked(_, Ok(ProbeLease::Wait(wait))) => {
+                self.ask_in(jittered(wait.clamp(SHORTEST_WAIT, ASK_EVERY)));
+            }
+            // Each process goes on by itself. This one may have the lease all the same.
+            StepReply::Asked(lease, Err(_)) => self.probe = ours(lease, false),
+            StepReply::GivenBack(lease, given_back) => {
+                self.told_verdict(lease, ProbeVerdict::GivenBack, given_back);
+            }
+        }
+    }
+}
