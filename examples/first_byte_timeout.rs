@@ -33,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
 
     let response = service.oneshot(Request::get(url).body(Empty::<Bytes>::new())?).await?;
     println!("{}", response.status());
-    // What tells it from a 504 of the upstream's own.
+    // A 504 of the upstream's own has none.
     let rejection = Rejection::of(&response).ok_or("the upstream answered")?;
     println!("{rejection}");
     assert_eq!(rejection.kind(), RejectionKind::FirstByteTimeout);

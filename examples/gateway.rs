@@ -29,7 +29,7 @@ use tower::{Layer, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::{ConnectTimeoutLayer, TimeoutProfile, presets};
 
-/// They are about one connection, and there is another one on the other side.
+/// Headers about one connection. They are not passed on: the connection on the other side is another one.
 const HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, HeaderName::from_static("keep-alive"), PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 

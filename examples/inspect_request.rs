@@ -19,7 +19,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_buttress::error::BoxError;
 use tower_buttress::{InspectRequestLayer, TimeoutProfile, presets};
 
-/// All else is skipped.
+/// What is read of a request's body. All else is skipped.
 #[derive(Deserialize)]
 struct Asked<'a> {
     model: &'a str,
@@ -27,7 +27,7 @@ struct Asked<'a> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // It thinks for half a second, whatever it is asked.
+    // The upstream thinks for half a second, whichever model it is asked for.
     let think = |Json(asked): Json<serde_json::Value>| async move {
         tokio::time::sleep(Duration::from_millis(500)).await;
         Json(asked["model"].clone())

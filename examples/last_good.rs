@@ -33,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
     let stack = presets::llm_gateway(TimeoutProfile::FAST)
         .last_good(|_| LastGoodLayer::new())
         .retry(|retry| retry.attempts(1))
-        // Each question is to reach the layer.
+        // Dedup would return the first answer by itself, since that is but a moment old.
         .dedup(|dedup| dedup.fingerprints(false));
     let service = stack.layer(client);
     let ask = async |question: &str| {

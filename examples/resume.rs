@@ -26,14 +26,14 @@ use tower_buttress::{CallInfo, Event, ResumeLayer};
 
 const WORDS: [&str; 5] = ["The", " rest", " is", " not", " silence."];
 
-/// The events of an answer behind this number; broken off after two of them.
-fn answer(behind: usize, breaks: bool) -> Response {
+/// The events of an answer from this number on; if the connection breaks, three of them.
+fn answer(from: usize, breaks: bool) -> Response {
     let created = r#"{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","background":true}}"#;
     let delta =
         |(n, word)| format!(r#"{{"type":"response.output_text.delta","sequence_number":{n},"delta":"{word}"}}"#);
     let done = r#"{"type":"response.completed","sequence_number":6,"response":{"id":"resp_1","status":"completed"}}"#;
     let events = std::iter::once(created.to_owned()).chain((1..).zip(WORDS).map(delta)).chain([done.to_owned()]);
-    let rest = stream::iter(events.skip(behind).map(|data| Ok(Bytes::from(format!("data: {data}\n\n")))));
+    let rest = stream::iter(events.skip(from).map(|data| Ok(Bytes::from(format!("data: {data}\n\n")))));
     let cut = stream::once(async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         Err(std::io::Error::other("the connection breaks"))
@@ -44,7 +44,7 @@ fn answer(behind: usize, breaks: bool) -> Response {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // It keeps the answers that are made in the background, as OpenAI does.
+    // The provider keeps answers that are made in the background, as OpenAI does.
     let rest = |Query(query): Query<Vec<(String, String)>>| async move {
         println!("  [the provider is asked for {query:?}]");
         let after = query.iter().find(|(name, _)| name == "starting_after").and_then(|(_, n)| n.parse::<usize>().ok());

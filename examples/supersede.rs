@@ -23,7 +23,7 @@ use tower_buttress::{SupersedeLayer, Tenant};
 
 const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
-/// An answer of ten words, ten a second. Says so if nobody listens to its end.
+/// An answer of ten words, ten a second. When it has ended, or nobody listens any more, it prints how many it said.
 async fn answer(question: String) -> Body {
     struct Told(String, u32);
     impl Drop for Told {
@@ -32,9 +32,12 @@ async fn answer(question: String) -> Body {
         }
     }
     Body::from_stream(stream::unfold(Told(question, 0), async |mut told| {
+        if told.1 == 10 {
+            return None;
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
         told.1 += 1;
-        (told.1 <= 10).then(|| (Ok::<_, Infallible>(format!("data: word {}\n\n", told.1)), told))
+        Some((Ok::<_, Infallible>(format!("data: word {}\n\n", told.1)), told))
     }))
 }
 

@@ -27,7 +27,7 @@ pub(crate) enum Held {
     Bytes,
     /// The text of one whole answer, in other bytes.
     Text,
-    /// What no answer contains.
+    /// A text that is not that of one whole answer: of several, or with something lost or said twice.
     Mixed,
 }
 

@@ -33,9 +33,9 @@ pub(crate) struct Tally {
     pub(crate) cut: u32,
     /// Data, and then an end like any other, although the answer is not whole.
     pub(crate) taken_for_whole: u32,
-    /// An answer that ended as a whole one does, with a text that no provider gave.
+    /// An answer that ended as a whole one does, with a text that is not that of one whole answer.
     pub(crate) mixed: u32,
-    /// Whole answers that have the bytes of the provider's.
+    /// Whole answers that have the bytes of the provider's; the others have its text in other bytes.
     pub(crate) unchanged: u32,
     /// How long each whole answer took.
     pub(crate) whole: Vec<Duration>,

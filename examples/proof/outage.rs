@@ -44,6 +44,8 @@ struct Tally {
     fresh: usize,
     /// Answers that are not this tenant's to this question.
     wrong: u32,
+    /// Answers that do not say that they are old, and came while nothing could have given a new one.
+    passed_as_new: u32,
     /// How long those took that were asked for while nothing answered.
     took: Vec<Duration>,
 }
@@ -51,6 +53,8 @@ struct Tally {
 /// What one call got.
 struct Answer {
     while_down: bool,
+    /// Whether nothing answered until it had ended, either.
+    ended_while_down: bool,
     is_marked: bool,
     /// `None`: it was not whole.
     held: Option<Held>,
@@ -115,7 +119,8 @@ async fn ask_all(client: Client, answers: &Answers, begin: Instant) -> Tally {
 /// The tenant and the question follow from `call`.
 async fn ask(client: Client, call: u32, at: Instant, begin: Instant, answers: Answers) -> Answer {
     sleep_until(at).await;
-    let mut answer = Answer { while_down: is_down(begin, at), is_marked: false, held: None, took: Duration::ZERO };
+    let while_down = is_down(begin, at);
+    let mut answer = Answer { while_down, ended_while_down: false, is_marked: false, held: None, took: Duration::ZERO };
     let mut request = request(call / TENANTS);
     request.headers_mut().insert(CALL, call.into());
     let credential = format!("Bearer tenant-{}", call % TENANTS);
@@ -134,6 +139,7 @@ async fn ask(client: Client, call: u32, at: Instant, begin: Instant, answers: An
         }
     }
     answer.took = at.elapsed();
+    answer.ended_while_down = is_down(begin, at + answer.took);
     answer
 }
 
@@ -174,18 +180,26 @@ impl Tally {
         self.wrong += u32::from(held == Held::Mixed);
         self.marked += u32::from(answer.is_marked);
         self.fresh += usize::from(!answer.is_marked);
+        self.passed_as_new += u32::from(answer.while_down && answer.ended_while_down && !answer.is_marked);
         if answer.while_down {
             self.took.push(answer.took);
         }
     }
 
-    /// Each answer is its tenant's; and one that is old says so: no more than the provider began say nothing.
+    /// Each answer is its tenant's, and one that is old says so: of those that do not, there are no more than the provider
+    /// began, and none came while all was down. With what was remembered, each call that came meanwhile got an answer.
     fn check(&self, contestant: Contestant, begun: usize) -> Result<(), BoxError> {
-        match (self.wrong, self.fresh.saturating_sub(begun)) {
-            (0, 0) => Ok(()),
-            (wrong, unmarked) => {
-                Err(format!("{}: {wrong} answers of others, {unmarked} not marked", contestant.name()).into())
-            }
+        let broken = |what: String| Err(format!("{}: {what}", contestant.name()).into());
+        if self.wrong > 0 {
+            return broken(format!("{} answers are another tenant's, or to another question", self.wrong));
         }
+        let unmarked = self.fresh.saturating_sub(begun).max(self.passed_as_new as usize);
+        if unmarked > 0 {
+            return broken(format!("{unmarked} answers are old, and do not say so"));
+        }
+        if contestant == Contestant::Remembering && (self.failed > 0 || self.marked == 0) {
+            return broken(format!("{} calls failed, and {} were answered from memory", self.failed, self.marked));
+        }
+        Ok(())
     }
 }

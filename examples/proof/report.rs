@@ -27,7 +27,8 @@ pub(crate) struct Row {
     pub(crate) billed_needlessly: usize,
 }
 
-/// The provider takes half as long for an answer: where most take longer, the machine is too busy to say how many are lost.
+/// The provider takes half as long for an answer. Where most answers take longer than this, the machine is too busy to say how
+/// many were lost.
 const SLOW: Duration = Duration::from_millis(500);
 
 // === impl Row ===
@@ -55,7 +56,7 @@ impl Row {
     }
 
     /// What our layers promise: callers hold nothing that no provider said, nothing cut passes for whole, what could go on did,
-    /// and nothing was billed twice that was not needed.
+    /// and no call was billed again that need not be.
     fn check(&self) -> Result<(), BoxError> {
         let goes_on = match self.contestant {
             Contestant::Buttress => false,
@@ -64,15 +65,15 @@ impl Row {
         };
         let broken = |what: String| Err(format!("{}: {what}", self.contestant.name()).into());
         if self.mixed > 0 {
-            return broken(format!("{} texts are no single answer's", self.mixed));
+            return broken(format!("{} texts are not those of one whole answer", self.mixed));
         }
         if self.taken_for_whole > 0 {
             return broken(format!("{} answers that were cut pass for whole", self.taken_for_whole));
         }
+        let changed = self.changed();
         // A restart writes the event at the seam anew.
-        let changed = self.whole.saturating_sub(self.unchanged as usize);
         if changed > 0 && self.contestant != Contestant::Restarting {
-            return broken(format!("{changed} whole answers have not the bytes that the provider sent"));
+            return broken(format!("{changed} whole answers have other bytes than the provider sent"));
         }
         if self.median > SLOW {
             // Timeouts have ended what was well.
@@ -88,14 +89,20 @@ impl Row {
         Ok(())
     }
 
+    /// Whole answers whose text is the provider's, and whose bytes are not.
+    fn changed(&self) -> u32 {
+        u32::try_from(self.whole).unwrap_or(u32::MAX).saturating_sub(self.unchanged)
+    }
+
     /// `count` of all requests, in percent.
     pub(crate) fn percent(&self, count: u32) -> f64 {
         100.0 * f64::from(count) / f64::from(self.requests.max(1))
     }
 }
 
-/// Checks each row, and that our layers without a cursor and without a restart have lost what the bare client has: the provider
-/// draws a fault for each arrival, so that a few of a thousand lie between them.
+/// Checks each row, and that our layers without a cursor and without a restart have told of as many cut answers as the bare
+/// client met. Where they tell of fewer, some were lost. The provider draws a fault for each arrival, so that a few of a
+/// thousand lie between the two.
 pub(crate) fn check(rows: &[Row]) -> Result<(), BoxError> {
     rows.iter().try_for_each(Row::check)?;
     let row = |contestant| rows.iter().find(|row| row.contestant == contestant);
@@ -112,13 +119,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
     let percent = |row: &Row, count| format!("{:.2} % ({count})", row.percent(count));
     let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
     type Figure<'a> = (&'static str, Box<dyn Fn(&Row) -> String + 'a>);
-    let figures: [Figure<'_>; 10] = [
+    let figures: [Figure<'_>; 11] = [
         ("", Box::new(|row| row.contestant.name().to_owned())),
         ("failed before the first data", Box::new(move |row| percent(row, row.failed))),
         ("cut later, with an error", Box::new(move |row| percent(row, row.cut))),
         ("truncated, taken for whole", Box::new(move |row| percent(row, row.taken_for_whole))),
-        ("no single answer's text", Box::new(move |row| percent(row, row.mixed))),
-        ("whole, with the bytes it had", Box::new(move |row| percent(row, row.unchanged))),
+        ("mixed from several answers", Box::new(move |row| percent(row, row.mixed))),
+        ("whole, in other bytes", Box::new(move |row| percent(row, row.changed()))),
+        ("whole, byte for byte", Box::new(move |row| percent(row, row.unchanged))),
         ("whole answer, p50", Box::new(move |row| seconds(row.median))),
         ("whole answer, p99", Box::new(move |row| seconds(row.p99))),
         ("upstream calls per answer", Box::new(|row| format!("{:.2}", row.per_answer))),

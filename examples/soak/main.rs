@@ -4,10 +4,10 @@
 //! cargo run --release --example soak -- 1h
 //! ```
 //!
-//! The gateways are processes of their own that share a Redis. The provider fails one call in eight, callers leave, come back and
-//! click twice, the gateways read their configuration again (now and then a file that was cut off), and the Redis is killed or
-//! suspended. Each stream is compared with what the provider wrote as one answer. Memory and descriptors of the gateways are looked at
-//! at the start, in the middle, at the end, and when the callers have gone. It needs Linux and `redis-server`
+//! The gateways are processes of their own that share a Redis. The provider fails one call in eight, callers leave, come back
+//! and click twice, the gateways read their configuration again (now and then a file that was cut off), and the Redis is killed
+//! or suspended. Each stream is compared with what the provider wrote as one answer. Memory and descriptors of the gateways are
+//! looked at at the start, in the middle, at the end, and when the callers have gone. It needs Linux and `redis-server`
 //! (`apt-get install redis-server`).
 //!
 //! `answers` has what the provider says, `provider` what goes wrong there, `callers` who asks, `gateways` the processes, `disturbances`

