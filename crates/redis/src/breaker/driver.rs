@@ -244,7 +244,7 @@ impl<B: CircuitBackend> Circuits<B> {
     /// that counts.
     async fn tell_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
         let taken = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
-        self.circuits.get_mut(&id).is_some_and(|watched| watched.told_verdict(lease, verdict, taken))
+        self.circuits.get_mut(&id).is_some_and(|watched| watched.told_verdict(lease, verdict, &taken))
     }
 
     async fn vote(&mut self, id: CircuitId, open_for: Duration) {

@@ -201,7 +201,7 @@ impl Watched {
     pub(super) fn told(&mut self, told: Told) {
         let Told { verdict, vote, order } = told;
         if let Some((lease, verdict, taken)) = verdict {
-            self.told_verdict(lease, verdict, taken);
+            self.told_verdict(lease, verdict, &taken);
         }
         if let Some(taken) = vote {
             self.owes_vote = taken.is_err();
@@ -221,13 +221,13 @@ impl Watched {
         &mut self,
         lease: Token,
         verdict: ProbeVerdict,
-        taken: Result<bool, BackendError>,
+        taken: &Result<bool, BackendError>,
     ) -> bool {
         match taken {
             // The lease has ended, with this or before it.
             Ok(counts) => {
                 self.owes_verdict = None;
-                counts
+                *counts
             }
             Err(_) => {
                 self.owe_verdict(lease, verdict);
