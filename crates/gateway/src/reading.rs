@@ -57,13 +57,10 @@ impl Reading {
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    /// Where the calls of no route go; `None`: nowhere. A simulated provider is started where no upstream is named.
+    /// Where the calls of no route go; `None`: nowhere. A simulated provider is started where it answers.
     pub(crate) async fn upstream(&self, provider: &mut Option<Provider>) -> Result<Option<Upstream>, String> {
-        if let Some(upstream) = &self.args.upstreams.upstream {
-            return Ok(Some(upstream.clone()));
-        }
-        if !self.args.has_default_route() {
-            return Ok(None);
+        if !self.args.is_simulated() {
+            return Ok(self.args.upstreams.upstream.clone());
         }
         let addr = match provider {
             Some(provider) => provider.addr(),

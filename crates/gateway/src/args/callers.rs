@@ -2,8 +2,9 @@
 
 use clap::ArgAction::Append;
 
+use super::credentials::{keys_in_file, keys_in_variable};
 use super::headings::CALLERS;
-use super::values::{Count, RateLimit, keys_in_file, keys_in_variable};
+use super::values::{Count, RateLimit};
 use crate::callers::{Keys, Network, Origin};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -63,7 +64,7 @@ pub(crate) struct CallerArgs {
     )]
     pub(crate) caller_tokens: RateLimit,
 
-    /// Calls that each caller may have under way at a time, to the end of their answers.
+    /// Calls that each caller may have under way at a time, to the end of their answers, and as many WebSockets beside them.
     #[arg(long, env = "GATEWAY_CALLER_CONCURRENCY", value_name = "N|off", default_value = "off", help_heading = CALLERS)]
     pub(crate) caller_concurrency: Count,
 }
@@ -78,7 +79,10 @@ impl CallerArgs {
     /// Whether these can take the place of `before` without a new start. To have no keys any more lets anyone call.
     pub(super) fn check_follows(&self, before: &Self) -> Result<(), String> {
         if self.keys().is_none() && before.keys().is_some() {
-            return Err("there are no caller keys any more; to serve callers without keys, start anew".to_owned());
+            return Err(
+                "the configuration no longer names caller keys; name some, or start anew to serve callers without keys"
+                    .to_owned(),
+            );
         }
         match (&self.caller_keys_file, &before.caller_keys_file) {
             (Some(keys), Some(before)) => {

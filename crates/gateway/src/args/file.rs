@@ -144,7 +144,7 @@ impl Reader<'_> {
                 ("name", Some(text)) if is_name(text) => text.clone_into(&mut name),
                 ("path", Some(text)) if text.starts_with('/') => text.clone_into(&mut calls.path),
                 ("model", Some(text)) => calls.model = Some(text.to_owned()),
-                ("path", _) => self.complain(value.span(), Some("path"), "not the begin of a path such as /v1/"),
+                ("path", _) => self.complain(value.span(), Some("path"), "not the beginning of a path such as /v1/"),
                 ("name" | "model", _) => self.complain(value.span(), Some(id), "not a name"),
                 ("fallback", _) => fallbacks = self.fallbacks(value),
                 _ if self.command.get_arguments().any(|arg| arg.get_id() == id && is_key(id) && !is_of_routes(arg)) => {

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use tower_buttress_redis::RedisOptions;
 
 use super::headings::FLEET;
-use super::values::time;
+use super::values::{refuse_unused, time};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct FleetArgs {
@@ -80,10 +80,7 @@ impl FleetArgs {
             ("--redis-patience", time(PATIENCE).as_ref() != Ok(&self.redis_patience)),
             ("--redis-outage", self.redis_outage != OnOutage::Local),
         ];
-        match said.into_iter().find(|(_, is_said)| *is_said) {
-            Some((option, _)) => Err(format!("{option} needs --redis URL")),
-            None => Ok(()),
-        }
+        refuse_unused(said, "--redis URL")
     }
 
     /// The options whose values in `new` wait for a new start.

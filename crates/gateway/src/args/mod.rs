@@ -2,6 +2,7 @@
 
 mod callers;
 mod calls;
+mod credentials;
 mod fallbacks;
 mod file;
 mod fleet;
@@ -28,6 +29,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
 
 pub(crate) use self::callers::CallerArgs;
 pub(crate) use self::calls::Calls;
+pub(crate) use self::credentials::NamedCredential;
 use self::fallbacks::Pairs;
 use self::file::{File, with_defaults};
 pub(crate) use self::fleet::{FleetArgs, OnOutage};
@@ -38,8 +40,7 @@ pub(crate) use self::similar::SimilarArgs;
 pub use self::stop::Stop;
 pub(crate) use self::upstreams::{Backup, UpstreamArgs};
 pub(crate) use self::values::{
-    Concurrency, Count, Ends, Heartbeat, LogFormat, NamedCredential, Notices, Pacing, RateLimit, Resuming, Superseding,
-    Switch, Trace,
+    Concurrency, Count, Ends, Heartbeat, LogFormat, Notices, Pacing, RateLimit, Resuming, Superseding, Switch, Trace,
 };
 
 use self::values::Profile;
@@ -53,7 +54,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// A streaming reverse proxy for slow, flaky upstreams: timeouts, retries, fallback, dedup, heartbeats.
 ///
-/// Without --upstream it starts a simulated LLM provider inside the process and sends requests there.
+/// Without an upstream and routes it starts a simulated LLM provider inside the process and sends requests there.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "buttress-gateway", version = VERSION.as_str())]
 pub struct Args {
@@ -128,10 +129,14 @@ impl Args {
         };
         self.text.check(&before.text).map_err(placed)?;
         if self.is_simulated() && !before.is_simulated() {
-            return Err(placed("upstream: there is none any more; to answer with a simulated provider, start anew"));
+            return Err(placed(
+                "upstream: the configuration no longer names one; name one, or start anew to have a simulated provider answer",
+            ));
         }
         if self.server.tls_cert.is_none() && before.server.tls_cert.is_some() {
-            return Err(placed("tls_cert: there is none any more; to listen without TLS, start anew"));
+            return Err(placed(
+                "tls_cert: the configuration no longer names one; name one, or start anew to listen without TLS",
+            ));
         }
         self.callers.check_follows(&before.callers)
     }
@@ -209,19 +214,15 @@ impl Args {
         Ok(())
     }
 
-    /// Whether calls of no route are answered by a simulated provider.
-    fn is_simulated(&self) -> bool {
-        self.upstreams.upstream.is_none() && self.has_default_route()
-    }
-
-    /// Whether calls of no route are answered.
-    pub(crate) fn has_default_route(&self) -> bool {
-        self.upstreams.upstream.is_some() || self.routes.is_empty()
+    /// Whether a simulated provider answers: where there is neither an upstream nor a route.
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.upstreams.upstream.is_none() && self.routes.is_empty()
     }
 
     /// The longest time that a call of any route may take; `None` where one of them has no limit.
     pub(crate) fn longest_deadline(&self) -> Option<Duration> {
-        let own = self.has_default_route().then_some(self.layers.deadline.0);
+        let answers_the_rest = self.upstreams.upstream.is_some() || self.is_simulated();
+        let own = answers_the_rest.then_some(self.layers.deadline.0);
         let limits = self.routes.iter().map(|route| route.args.layers.deadline.0).chain(own);
         limits.reduce(|one, other| Some(one?.max(other?))).flatten()
     }

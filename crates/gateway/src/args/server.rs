@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{SERVER, TRUST};
-use super::values::{LogFormat, Size, TimeLimit, Trace};
+use super::values::{LogFormat, Size, TimeLimit, Trace, listen_address};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ServerArgs {
@@ -20,7 +20,10 @@ pub(crate) struct ServerArgs {
     pub(crate) print_config: bool,
 
     /// Address to listen on, for HTTP/1.1 and HTTP/2.
-    #[arg(long, env = "GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", help_heading = SERVER)]
+    #[arg(
+        long, env = "GATEWAY_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen_address,
+        help_heading = SERVER
+    )]
     pub(crate) listen: String,
 
     /// PEM file with the gateway's certificate chain. With it, the listener speaks TLS only.
@@ -33,7 +36,7 @@ pub(crate) struct ServerArgs {
 
     /// Address of a second listener for the gateway's own pages under `/-/`. Without it they are on the first, and on an
     /// address that is not loopback only `healthz` and `readyz`.
-    #[arg(long, env = "GATEWAY_ADMIN", value_name = "ADDR", help_heading = SERVER)]
+    #[arg(long, env = "GATEWAY_ADMIN", value_name = "ADDR", value_parser = listen_address, help_heading = SERVER)]
     pub(crate) admin: Option<String>,
 
     /// PEM file with certificates that upstreams may show, beside the roots of the system.

@@ -5,8 +5,9 @@ use std::str::FromStr;
 
 use clap::ArgAction::Append;
 
+use super::credentials::{Credential, NamedCredential};
 use super::headings::LAST_GOOD;
-use super::values::{Credential, NamedCredential};
+use super::values::refuse_unused;
 use crate::upstream::Upstream;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -55,9 +56,13 @@ impl SimilarArgs {
     /// What cannot work together. The error is one line.
     pub(super) fn check(&self, has_last_good: bool) -> Result<(), String> {
         if self.similar.0.is_none() {
-            let has_credential = self.embeddings_authorization_env.is_some() || !self.embeddings_header.is_empty();
-            let unused = self.embeddings.is_some() || self.embeddings_model.is_some() || has_credential;
-            return if unused { Err("--embeddings is for --similar, which is off".to_owned()) } else { Ok(()) };
+            let said = [
+                ("--embeddings", self.embeddings.is_some()),
+                ("--embeddings-model", self.embeddings_model.is_some()),
+                ("--embeddings-authorization-env", self.embeddings_authorization_env.is_some()),
+                ("--embeddings-header", !self.embeddings_header.is_empty()),
+            ];
+            return refuse_unused(said, "--similar RATIO");
         }
         if !has_last_good {
             return Err("--similar needs the answers that are kept: --last-good on".to_owned());
@@ -117,7 +122,9 @@ mod tests {
             ("--similar 0.9".to_owned(), "--similar needs the answers that are kept: --last-good on"),
             ("--last-good on --similar 0.9".to_owned(), "--similar needs what compares requests: --embeddings URL"),
             (format!("--last-good on --similar 0.9 {url}"), "--embeddings needs a model: --embeddings-model NAME"),
-            (format!("--last-good on {url}"), "--embeddings is for --similar, which is off"),
+            (format!("--last-good on {url}"), "--embeddings needs --similar RATIO"),
+            ("--embeddings-model small".to_owned(), "--embeddings-model needs --similar RATIO"),
+            ("--embeddings-header x=CARGO_PKG_NAME".to_owned(), "--embeddings-header needs --similar RATIO"),
         ] {
             assert_eq!(read(&args).unwrap_err(), line, "{args}");
         }

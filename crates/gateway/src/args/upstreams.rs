@@ -4,14 +4,14 @@ use std::num::NonZeroU32;
 
 use clap::ArgAction::Append;
 
+use super::credentials::{Credential, NamedCredential};
 use super::headings::TRUST;
-use super::values::{Credential, NamedCredential};
 use crate::upstream::Upstream;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct UpstreamArgs {
     /// URL that requests are sent to: `https://host[:port][/prefix]`, `http://..`, or `h2c://..` for HTTP/2 without TLS.
-    /// Default: a simulated provider.
+    /// Without it, and without routes: a simulated provider.
     #[arg(long, env = "GATEWAY_UPSTREAM", value_name = "URL", help_heading = TRUST)]
     pub(crate) upstream: Option<Upstream>,
 

@@ -1,16 +1,16 @@
-//! What option values are: times, names, credentials.
+//! What option values are: times, sizes, rates, names.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use tower_buttress::{Rate, TimeoutProfile};
 
 use super::file::Setting;
-use crate::callers::Keys;
 
 /// Whether a layer is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,45 +125,28 @@ pub(crate) struct TimeLimit(pub(crate) Option<Duration>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header(pub(crate) Option<HeaderName>);
 
-/// An `Authorization` header, its value from a variable of the environment.
-#[derive(Clone, Debug)]
-pub(crate) struct Credential(NamedCredential);
-
-/// A header and its value, the latter from a variable of the environment. The value is not shown.
-#[derive(Clone, Debug)]
-pub(crate) struct NamedCredential {
-    pub(crate) name: HeaderName,
-    pub(crate) value: HeaderValue,
-    variable: String,
-}
-
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "not a time such as 30s, 50ms or 2m".to_owned())?;
     if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
 }
 
-/// The keys in a variable of the environment.
-pub(super) fn keys_in_variable(variable: &str) -> Result<Keys, String> {
-    variable_value(variable)?.parse()
-}
-
-/// The keys in a file.
-pub(super) fn keys_in_file(path: &str) -> Result<Keys, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?.parse()
-}
-
-fn variable_value(variable: &str) -> Result<String, String> {
-    std::env::var(variable).map_err(|_| "no such variable in the environment".to_owned())
-}
-
-fn secret(variable: &str) -> Result<HeaderValue, String> {
-    let value = variable_value(variable)?;
-    let mut value = HeaderValue::try_from(value.trim()).map_err(|_| "what it holds is no header's value".to_owned())?;
-    if value.is_empty() {
-        return Err("the variable is empty".to_owned());
+/// What is wrong where one of these options was given, and not the one that they are for. The error is one line.
+pub(super) fn refuse_unused<const N: usize>(options: [(&str, bool); N], needed: &str) -> Result<(), String> {
+    match options.into_iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) => Err(format!("{option} needs {needed}")),
+        None => Ok(()),
     }
-    value.set_sensitive(true);
-    Ok(value)
+}
+
+/// An address to listen on: `host:port`. Whether it is free is known when it is taken.
+pub(super) fn listen_address(text: &str) -> Result<String, String> {
+    let is_host_and_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['[', ']', '/', '@', ' ']) && port.parse::<u16>().is_ok()
+    });
+    if is_host_and_port || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("not an address such as 127.0.0.1:8080 or [::]:8080".to_owned())
 }
 
 // === impl TimeLimit ===
@@ -279,48 +262,6 @@ impl FromStr for Size {
         };
         let bytes = unit.and_then(|unit| number.parse::<usize>().ok()?.checked_mul(unit)).filter(|bytes| *bytes > 0);
         bytes.map(|bytes| Self(Some(bytes))).ok_or_else(|| "not a size such as 256KiB or 1MiB, and not off".to_owned())
-    }
-}
-
-// === impl Credential ===
-
-impl FromStr for Credential {
-    type Err = String;
-
-    fn from_str(variable: &str) -> Result<Self, String> {
-        NamedCredential::new(http::header::AUTHORIZATION, variable).map(Self)
-    }
-}
-
-impl Credential {
-    /// As the header that it is.
-    pub(crate) fn named(&self) -> NamedCredential {
-        self.0.clone()
-    }
-}
-
-// === impl NamedCredential ===
-
-impl NamedCredential {
-    fn new(name: HeaderName, variable: &str) -> Result<Self, String> {
-        Ok(Self { name, value: secret(variable)?, variable: variable.to_owned() })
-    }
-}
-
-/// As the option has it: the header's name and the variable, not what the variable holds.
-impl fmt::Display for NamedCredential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.name, self.variable)
-    }
-}
-
-impl FromStr for NamedCredential {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, variable) = text.split_once('=').ok_or("not NAME=VAR, a header and a variable")?;
-        let name = name.parse().map_err(|_| "not a header's name".to_owned())?;
-        Self::new(name, variable)
     }
 }
 

@@ -142,6 +142,15 @@ fn errors_name_file_line_and_key() {
             "FILE:8: fallback.url: a fallback needs one",
         ]
     );
+    let listen = "admin = \"http://127.0.0.1:9090\"\nlisten = \"8080\"\n";
+    let not = "not an address such as 127.0.0.1:8080 or [::]:8080";
+    assert_eq!(
+        Config::new(listen).wrong(&["--check-config"]),
+        [
+            format!("FILE:1: admin: invalid value 'http://127.0.0.1:9090' for '--admin <ADDR>': {not}"),
+            format!("FILE:2: listen: invalid value '8080' for '--listen <ADDR>': {not}"),
+        ]
+    );
     let broken = Config::new("deadline = \"1s\"\ndeadline = \"2s\"\n").wrong(&[]);
     assert!(broken.len() == 1 && broken[0].starts_with("FILE:2: "), "{broken:?}");
 }
@@ -208,7 +217,7 @@ fn errors_of_routes_name_file_line_and_key() {
         config.wrong(&[]),
         [
             "FILE:2: name: not a name",
-            "FILE:3: path: not the begin of a path such as /v1/",
+            "FILE:3: path: not the beginning of a path such as /v1/",
             "FILE:5: listen: this holds for all routes: it goes above the first one",
             "FILE:6: idle: there is no such key",
             "FILE:4: route.name: a route needs one: its state belongs to the name",

@@ -181,7 +181,10 @@ async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
     // Without its last line, anyone could call; without the end of it, one could whose key was never given out.
     config.write("idle_timeout = \"21s\"\n");
     let wrong = gateway.reload.now().await.unwrap_err();
-    assert_eq!(wrong, "there are no caller keys any more; to serve callers without keys, start anew");
+    assert_eq!(
+        wrong,
+        "the configuration no longer names caller keys; name some, or start anew to serve callers without keys"
+    );
     config.write(&written);
     std::fs::write(&keys.0, "acme:one\nacme:ano").unwrap();
     let wrong = gateway.reload.now().await.unwrap_err();
@@ -200,7 +203,10 @@ async fn an_upstream_that_is_gone_from_the_file_is_no_simulated_one() {
     let gateway = gateway(&["--config", config.path()]).await;
     config.write("idle_timeout = \"5s\"\n# end\n");
     let wrong = gateway.reload.now().await.unwrap_err().replace(config.path(), "FILE");
-    assert_eq!(wrong, "FILE: upstream: there is none any more; to answer with a simulated provider, start anew");
+    assert_eq!(
+        wrong,
+        "FILE: upstream: the configuration no longer names one; name one, or start anew to have a simulated provider answer"
+    );
     assert_eq!(ask(chat(gateway.addr, false, "")).await.status(), StatusCode::OK);
     assert_eq!(provider.counts().calls, 1);
 }
