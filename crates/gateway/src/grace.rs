@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A task that is woken runs within far less than this, unless the process was suspended or starved.
-pub(crate) const LATE: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_millis(100);
 /// Long enough to read a socket.
 const GRACE: Duration = Duration::from_millis(50);
 /// After this long a machine has to find its memory and its connections again.
 const VERY_LATE: Duration = Duration::from_secs(5);
-pub(crate) const LONG_GRACE: Duration = Duration::from_millis(500);
+const LONG_GRACE: Duration = Duration::from_millis(500);
 
 /// Until when a wait is put off that should have ended at `missed`, where that is found late.
 pub(crate) fn put_off(missed: Instant) -> Option<Instant> {

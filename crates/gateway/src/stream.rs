@@ -17,9 +17,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
-use super::grace::{LATE, LONG_GRACE};
+use super::grace;
 
 /// Counts the turns of one stream: even while the upstream is waited for, odd while the client is.
 type Turns = Arc<AtomicU64>;
@@ -93,9 +93,11 @@ impl<F: Future<Output = ()>> Future for Bounded<F> {
             *this.put_off = false;
         }
         let mut elapsed = timer.as_mut().poll(cx);
-        let now = Instant::now();
-        if elapsed.is_ready() && now - timer.deadline() > LATE && !std::mem::replace(this.put_off, true) {
-            timer.as_mut().reset(now + LONG_GRACE);
+        if elapsed.is_ready()
+            && !std::mem::replace(this.put_off, true)
+            && let Some(later) = grace::put_off(timer.deadline())
+        {
+            timer.as_mut().reset(later);
             elapsed = timer.as_mut().poll(cx);
         }
         if elapsed.is_ready() {
