@@ -14,10 +14,11 @@ use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Model, OutputUsage, Tenant};
 
 use super::answer_body::AnswerBody;
+use super::attempts::ATTEMPTS;
 use super::calls::{Call, Calls, UnderWay};
 use super::ids::{self, RequestId};
 use super::upstream::Asked;
-use super::{answers, problem, proxy, telemetry};
+use super::{answers, problem, telemetry};
 
 /// A call from its head to the end of its answer. Dropped before, its client left.
 #[derive(Debug)]
@@ -107,7 +108,7 @@ impl Access {
         self.head = Head {
             status: Some(response.status()),
             served_by: headers.get(problem::SERVED_BY).cloned(),
-            attempts: headers.get(proxy::ATTEMPTS).cloned(),
+            attempts: headers.get(ATTEMPTS).cloned(),
             model: extensions.get().cloned(),
             asked: extensions.get().cloned(),
             ending: extensions.get().cloned(),
@@ -140,7 +141,7 @@ impl Access {
 }
 
 impl Head {
-    /// Of an answer that began before it was known, the attempts are counted to its end.
+    /// An answer that began early has no header that says it: its attempts are counted up to its end.
     fn attempts(&self) -> Option<u32> {
         let told = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
         told.or_else(|| self.asked.as_ref().map(Asked::times)).filter(|attempts| *attempts > 0)
@@ -200,7 +201,7 @@ fn millis(time: Duration) -> u64 {
 // === impl Followed ===
 
 impl Followed {
-    /// One that nobody counts: those who ask whether we are alive do so every few seconds.
+    /// A body that is not counted: load balancers ask for the health every few seconds.
     pub(crate) fn uncounted(body: AnswerBody) -> Self {
         Self { body, access: None }
     }

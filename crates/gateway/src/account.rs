@@ -6,16 +6,14 @@ use http::request::Parts;
 use sha2::{Digest, Sha256};
 use tower_buttress::Tenant;
 
-/// Where callers name their account.
-const CREDENTIALS: [HeaderName; 5] = [
-    AUTHORIZATION,
-    COOKIE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-goog-api-key"),
-];
+use super::headers::X_API_KEY;
 
-/// A caller that writes a header does not become another by it: the account is always part of who asks.
+/// Where callers name their account.
+const CREDENTIALS: [HeaderName; 5] =
+    [AUTHORIZATION, COOKIE, X_API_KEY, HeaderName::from_static("api-key"), HeaderName::from_static("x-goog-api-key")];
+
+/// Adds the account to what `tenant` says of a caller: its name and all its credentials. So no header that a caller writes makes it
+/// another one.
 pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
     let mut add = |part: &[u8]| {
         tenant.extend_from_slice(&part.len().to_be_bytes());

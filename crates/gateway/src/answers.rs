@@ -1,11 +1,12 @@
 //! Answers that callers come back to, at `/-/answers/<token>`.
 
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
 use tower_buttress::Resumable;
 
 use super::args::{LayerArgs, Switch};
-use super::load::Lanes;
+use super::headers::X_API_KEY;
+use super::load::Loads;
 use super::paths;
 
 const PREFIX: &str = "/-/answers";
@@ -14,17 +15,16 @@ const PER_TENANT: u32 = 8;
 /// The most of all tenants, where upstreams have no places that they could take.
 const UNLIMITED: u32 = 256;
 const TOKEN_LENGTH: usize = 32;
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How callers come back, where they may.
-pub(crate) fn resumable(args: &LayerArgs, lanes: &Lanes) -> Option<Resumable> {
-    let lanes = lanes.clone();
+pub(crate) fn resumable(args: &LayerArgs, loads: &Loads) -> Option<Resumable> {
+    let loads = loads.clone();
     let resumable = Resumable::at(PREFIX)
         .window(args.resume_window)
         .respond_async(args.respond_async == Switch::On)
         .unattended(PER_TENANT, UNLIMITED)
         // So that calls whose callers have left keep no other call waiting.
-        .unattended_total(move || lanes.quarter().unwrap_or(UNLIMITED));
+        .unattended_total(move || loads.quarter().unwrap_or(UNLIMITED));
     (args.resumable == Switch::On).then_some(resumable)
 }
 
@@ -41,19 +41,15 @@ pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
     is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
 }
 
-/// The path as it may be logged, without the token: it is all that a reader needs. A path that may be one of the gateway's own in
-/// another spelling leads nowhere, but may show the token too.
+/// The path as it may be logged, without the token: it is all that a reader needs. Another spelling of such a path leads nowhere,
+/// but shows the token too.
 pub(crate) fn logged(path: &str) -> String {
     let is_below = path.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('/'));
     if is_below {
         return format!("{PREFIX}/..");
     }
-    let digits = || path.bytes().filter(u8::is_ascii_hexdigit).count();
-    if (path.starts_with("/-/") || paths::may_be_own(path)) && digits() >= TOKEN_LENGTH {
-        "/-/..".to_owned()
-    } else {
-        path.to_owned()
-    }
+    let has_room = path.bytes().filter(u8::is_ascii_hexdigit).count() >= TOKEN_LENGTH;
+    if has_room && paths::is_own(path) { "/-/..".to_owned() } else { path.to_owned() }
 }
 
 #[cfg(test)]

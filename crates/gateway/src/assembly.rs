@@ -17,12 +17,12 @@ use super::events::Events;
 use super::fleet::Fleet;
 use super::inspect::Inspector;
 use super::kept::Kept;
-use super::load::Lanes;
+use super::live::Live;
+use super::load::Loads;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
 use super::reading::Reading;
 use super::routes::{Routes, Served};
-use super::serve::Live;
 use super::spare::Spares;
 use super::stack::{Shared, Stack};
 use super::state::States;
@@ -75,9 +75,8 @@ impl Assembly {
         + use<>,
     > {
         let Reading { args, tls, server_tls, .. } = reading;
-        let is_simulated = upstream.is_some() && args.upstreams.upstream.is_none();
-        let (kept, lanes, mut circuits) = (Kept::default(), Lanes::default(), Circuits::default());
-        let shared = Shared::new(args, &mut self.states, tls, &kept, &lanes, &self.observer);
+        let (kept, loads, mut circuits) = (Kept::default(), Loads::default(), Circuits::default());
+        let shared = Shared::new(args, &mut self.states, tls, &kept, &loads, &self.observer);
         let (mut routes, mut states) = (Vec::new(), Vec::new());
         let plans = reading.plans(upstream);
         let count = plans.len();
@@ -88,7 +87,7 @@ impl Assembly {
             routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack: Spares::new(stack) });
         }
         self.states.put(states);
-        lanes.add("callers", None, &self.states.callers(&args.callers));
+        loads.add("callers", None, &self.states.callers(&args.callers));
         let (callers, layers, server) = (&args.callers, &args.layers, &args.server);
         let inspector = Inspector {
             is_on: !server.plain,
@@ -109,9 +108,9 @@ impl Assembly {
                 circuits,
                 events: self.events.clone(),
                 kept,
-                lanes,
+                loads,
                 answers_calls: self.is_alone,
-                is_simulated,
+                is_simulated: args.is_simulated(),
                 respond_async: layers.respond_async == Switch::On,
                 drain: self.drain.clone(),
                 has_answers: layers.resumable == Switch::On,

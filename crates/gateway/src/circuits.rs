@@ -81,7 +81,7 @@ fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// The more, the less passes.
+/// For the gauge: the higher, the fewer calls pass.
 fn number(state: CircuitState) -> f64 {
     match state {
         CircuitState::HalfOpen => 1.0,

@@ -1,10 +1,10 @@
-//! Who is still here when the gateway is to stop.
+//! What is still open when the gateway is to stop.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Tells everyone to come to an end, and waits for them.
+/// Tells what is open to come to an end, and waits for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain(watch::Sender<bool>);
 
@@ -33,7 +33,7 @@ impl Drain {
         self.0.receiver_count()
     }
 
-    /// Were all of them closed in time?
+    /// Has all that is open come to an end, and waits for it. Returns whether it was in time.
     pub(crate) async fn finish(&self, limit: Option<Duration>) -> bool {
         self.0.send_replace(true);
         match limit {

@@ -18,14 +18,14 @@ use super::answer_body::AnswerBody;
 use super::calls::Calls;
 use super::drain::Open;
 
-/// Tells everybody who looks on, and the calls that it is about.
+/// Hands events to viewers, and notes them on the calls that they are about.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
-    lookers: broadcast::Sender<Arc<str>>,
+    viewers: broadcast::Sender<Arc<str>>,
     pub(crate) calls: Calls,
 }
 
-/// Who falls further behind misses some.
+/// A viewer that falls further behind misses some.
 const KEPT: usize = 64;
 /// As long as the stack's own.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -34,26 +34,26 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self { lookers: broadcast::Sender::new(KEPT), calls: Calls::default() }
+        Self { viewers: broadcast::Sender::new(KEPT), calls: Calls::default() }
     }
 
     pub(crate) fn tell(&self, event: &Event, call: Option<&CallInfo>) {
         if let Some(call) = call {
             self.calls.tell(event, call);
         }
-        if self.lookers.receiver_count() == 0 {
+        if self.viewers.receiver_count() == 0 {
             return;
         }
         let id = call.map(CallInfo::id);
         let data = json!({"event": event.name(), "detail": event.detail(), "text": event.to_string(), "call": id});
-        // It fails where the last one has just left.
-        let _ = self.lookers.send(format!("data: {data}\n\n").into());
+        // It fails where the last viewer has just left.
+        let _ = self.viewers.send(format!("data: {data}\n\n").into());
     }
 
     /// All that happens from now on, until the gateway stops.
     pub(crate) fn stream(&self, mut open: Open) -> Response<AnswerBody> {
         let opening = stream::iter([Bytes::from_static(b": here we go\n\n")]);
-        let events = stream::unfold(self.lookers.subscribe(), |mut events| async {
+        let events = stream::unfold(self.viewers.subscribe(), |mut events| async {
             let next = match tokio::time::timeout(HEARTBEAT, events.recv()).await {
                 Ok(Ok(event)) => Bytes::copy_from_slice(event.as_bytes()),
                 Ok(Err(RecvError::Lagged(_))) => Bytes::from_static(b": some were missed\n\n"),

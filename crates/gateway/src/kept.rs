@@ -48,18 +48,18 @@ impl Kept {
         });
     }
 
-    /// Forgets what is kept of a tenant, or of all. Returns how many of what that were.
+    /// Forgets what is kept of a tenant, or of all. Returns how many of each kind that were.
     pub(crate) fn forget(&self, tenant: Option<&Tenant>) -> BTreeMap<&'static str, usize> {
         let mut forgotten = BTreeMap::<_, usize>::new();
-        for place in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            *forgotten.entry(place.name).or_default() += (place.forget)(tenant);
+        for layer in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *forgotten.entry(layer.name).or_default() += (layer.forget)(tenant);
         }
         forgotten
     }
 
     fn add(&self, name: &'static str, forget: impl Fn(Option<&Tenant>) -> usize + Send + 'static) {
-        let place = ForgetfulLayer { name, forget: Box::new(forget) };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        let layer = ForgetfulLayer { name, forget: Box::new(forget) };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(layer);
     }
 }
 

@@ -5,8 +5,8 @@
 //! buttress-gateway --upstream http://127.0.0.1:9000
 //! ```
 //!
-//! A request goes through `serve` (sockets), `proxy` (what a gateway owes both sides), `stack` (the layers) and
-//! `forward` (the client).
+//! A request goes through `serve` (sockets), `live` (the gateway's own pages apart from calls), `proxy` (what a gateway owes both
+//! sides), `stack` (the layers) and `upstream` (the client).
 
 mod access;
 mod account;
@@ -14,6 +14,7 @@ mod answer_body;
 mod answers;
 mod args;
 mod assembly;
+mod attempts;
 mod begun;
 mod callers;
 mod calls;
@@ -26,6 +27,8 @@ mod headers;
 mod ids;
 mod inspect;
 mod kept;
+mod layers;
+mod live;
 mod load;
 mod local;
 mod notices;
@@ -33,6 +36,7 @@ mod page;
 mod paths;
 mod preface;
 mod problem;
+mod program;
 pub mod provider;
 mod proxy;
 mod reading;
@@ -51,12 +55,13 @@ mod tunnel;
 mod unread;
 mod upload;
 mod upstream;
+mod versions;
 mod weights;
+mod welcome;
 mod whole;
 
-use std::ffi::OsString;
 use std::future::Future;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -64,17 +69,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tower_buttress::Memory;
 
+use self::args::ServerArgs;
 pub use self::args::{Args, Stop};
-use self::args::{Backup, ServerArgs};
 use self::assembly::Assembly;
 use self::drain::Drain;
 use self::events::Events;
 use self::fleet::Fleet;
 use self::local::Shown;
+pub use self::program::run;
 pub use self::provider::Provider;
 use self::reading::Reading;
 use self::serve::Server;
-use self::signals::{Hangups, Signals};
 use self::upstream::Upstream;
 
 /// A gateway that listens, and does not answer yet.
@@ -100,77 +105,6 @@ pub struct Reload(mpsc::Sender<ReloadRequest>);
 
 /// Takes what is wrong with the configuration, once it has been read again.
 type ReloadRequest = oneshot::Sender<Result<(), String>>;
-
-/// The whole program, up to its exit code.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let args = match Args::read(args) {
-        Ok(args) => args,
-        Err(Stop::Told(text)) => {
-            say(&text);
-            return 0;
-        }
-        Err(Stop::Wrong(lines)) => return complain(&lines),
-        Err(Stop::Unfit(lines)) => {
-            complain(&lines);
-            return 1;
-        }
-    };
-    if args.server.check_config {
-        return match check(&args) {
-            Ok(()) => {
-                say("the configuration is fit\n");
-                0
-            }
-            Err(line) => {
-                complain(&line);
-                1
-            }
-        };
-    }
-    telemetry::log(args.server.log_format);
-    match tokio::runtime::Runtime::new() {
-        Ok(runtime) => {
-            let ended = runtime.block_on(answer(args));
-            // What is still open after the drain is dropped here; nothing is waited for, not even a name that is
-            // being resolved.
-            runtime.shutdown_background();
-            ended.map_or_else(|line| complain(&line), |()| 0)
-        }
-        Err(error) => complain(&format!("cannot start: {error}")),
-    }
-}
-
-/// What only the start would find.
-fn check(args: &Args) -> Result<(), String> {
-    Fleet::new(&args.fleet, &telemetry::observer(&Events::new()))?;
-    Reading::new(args.clone()).map(drop)
-}
-
-/// Answers until it is told to stop.
-async fn answer(args: Args) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let mut hangups = Hangups::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let gateway = Gateway::new(args).await?;
-    say(&gateway.welcome());
-    let reload = gateway.reload();
-    tokio::spawn(async move {
-        loop {
-            hangups.next().await;
-            // What is wrong is in the log.
-            let _ = reload.now().await;
-        }
-    });
-    let (stop, stopped) = oneshot::channel();
-    tokio::spawn(async move {
-        signals.next().await;
-        let _ = stop.send(());
-        signals.next().await;
-        complain("told twice to stop: open streams are cut off");
-        std::process::exit(1);
-    });
-    gateway.run(async { drop(stopped.await) }).await;
-    Ok(())
-}
 
 // === impl Reload ===
 
@@ -281,66 +215,6 @@ impl Gateway {
             tracing::info!("the simulated provider saw {:?}", provider.counts());
         }
     }
-
-    fn welcome(&self) -> String {
-        let Self { reading: Reading { args, server_tls, .. }, addr, upstream, provider, .. } = self;
-        let layers = &args.layers;
-        let scheme = if server_tls.is_some() { "https" } else { "http" };
-        let before = match (upstream, args.routes.len()) {
-            (Some(upstream), _) if provider.is_some() => format!("a simulated provider on {upstream}"),
-            (Some(upstream), 0) => format!("the upstream {upstream}"),
-            (Some(upstream), routes) => format!("the upstream {upstream} and {routes} routes"),
-            (None, routes) => format!("{routes} routes"),
-        };
-        let shared = args.fleet.redis.as_ref().map_or_else(String::new, |url| format!("shared: through {url}\n"));
-        let limits = format!(
-            "gateway on {scheme}://{addr}, before {before}\n\
-             limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
-             attempts: {}, then {}\n{shared}",
-            layers.connect_timeout,
-            layers.first_byte_timeout,
-            layers.idle_timeout,
-            layers.deadline,
-            layers.deadline_header,
-            layers.attempts,
-            fallbacks(&args.upstreams.backups),
-        );
-        if provider.is_none() {
-            return limits;
-        }
-        let (first_byte, idle) = (layers.first_byte_timeout, layers.idle_timeout);
-        let silent = match layers.begin_early() {
-            Some(early) if layers.first_byte_timeout.0.is_none_or(|limit| early < limit) => {
-                let early = humantime::format_duration(early);
-                format!("the stream begins after {early}, and an error event ends it after {first_byte}")
-            }
-            _ => format!("504 after {first_byte}"),
-        };
-        format!(
-            "{limits}\n\
-             Stream an answer through it:\n\n  \
-             curl -N {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
-             -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
-             Add a fault, and see what becomes of it:\n\n  \
-             -H 'x-fault: silent'           no answer at all: {silent}\n  \
-             -H 'x-fault: stall-after=5'    silence within the answer: an error event after {idle}\n  \
-             -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
-             -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
-             -H 'x-deadline-ms: 500'        your own deadline: an error event ends the answer there\n\n\
-             More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
-        )
-    }
-}
-
-fn fallbacks(backups: &[Backup]) -> String {
-    match backups {
-        [] => "no fallback".to_owned(),
-        [one] => format!("the fallback {}", one.upstream),
-        chain => {
-            let urls: Vec<_> = chain.iter().map(|backup| backup.upstream.to_string()).collect();
-            format!("the fallbacks {}", urls.join(", "))
-        }
-    }
 }
 
 async fn listen(addr: &str) -> Result<(TcpListener, SocketAddr), String> {
@@ -348,17 +222,4 @@ async fn listen(addr: &str) -> Result<(TcpListener, SocketAddr), String> {
     let listener = TcpListener::bind(addr).await.map_err(taken)?;
     let addr = listener.local_addr().map_err(taken)?;
     Ok((listener, addr))
-}
-
-fn say(text: &str) {
-    // Without a listener it need not be said.
-    let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-}
-
-fn complain(lines: &str) -> u8 {
-    for line in lines.lines() {
-        let _ = writeln!(io::stderr(), "gateway: {line}");
-    }
-    // As clap has it.
-    2
 }

@@ -8,11 +8,11 @@ use tower_buttress::{PaceLayer, QueueLayer};
 
 use super::args::{CallerArgs, Concurrency, LayerArgs, Pacing};
 
-/// How the upstreams and the callers fare, for the page.
+/// How the upstreams and the callers fare: for the page, and for the calls that go on without a caller.
 #[derive(Clone, Default)]
-pub(crate) struct Lanes(Arc<Mutex<Vec<UpstreamLoad>>>);
+pub(crate) struct Loads(Arc<Mutex<Vec<Load>>>);
 
-struct UpstreamLoad {
+struct Load {
     name: String,
     /// `None`: there is no limit.
     queue: Option<QueueLayer>,
@@ -25,20 +25,20 @@ const MOST: u32 = 1_000;
 /// More than a file of keys names.
 const MOST_TENANTS: u32 = 1 << 20;
 
-// === impl Lanes ===
+// === impl Loads ===
 
-impl Lanes {
+impl Loads {
     pub(crate) fn add(&self, name: &str, queue: Option<&QueueLayer>, pace: &PaceLayer) {
-        let lane = UpstreamLoad { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+        let load = Load { name: name.to_owned(), queue: queue.cloned(), pace: pace.clone() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(load);
     }
 
     /// A quarter of the places of the upstream with the fewest, of those that have calls now, or of all while none has; at least
     /// one. `None`: no upstream has a limit.
     pub(crate) fn quarter(&self) -> Option<u32> {
-        let lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let places: Vec<_> = lanes.iter().filter_map(|lane| lane.queue.as_ref().map(QueueLayer::stats)).collect();
-        drop(lanes);
+        let loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let places: Vec<_> = loads.iter().filter_map(|load| load.queue.as_ref().map(QueueLayer::stats)).collect();
+        drop(loads);
         // An idle upstream keeps no call waiting, and `auto` has learned nothing of it.
         let is_busy = places.iter().any(|places| places.in_flight > 0);
         let asked = places.iter().filter(|places| places.in_flight > 0 || !is_busy);
@@ -46,7 +46,7 @@ impl Lanes {
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let lane = |UpstreamLoad { name, queue, pace }: &UpstreamLoad| {
+        let load = |Load { name, queue, pace }: &Load| {
             let (places, pace) = (queue.as_ref().map(QueueLayer::stats), pace.stats());
             let paused = pace.paused.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
             json!({
@@ -58,13 +58,13 @@ impl Lanes {
                 "paused_ms": paused,
             })
         };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(lane).collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(load).collect()
     }
 }
 
-impl fmt::Debug for Lanes {
+impl fmt::Debug for Loads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lanes").finish_non_exhaustive()
+        f.debug_struct("Loads").finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use super::drain::Drain;
 use super::events::Events;
 use super::fleet::Fleet;
 use super::kept::{Kept, Whose};
-use super::load::Lanes;
+use super::load::Loads;
 use super::page;
 use super::paths;
 use super::problem::{self, text};
@@ -31,7 +31,7 @@ pub(crate) struct Local {
     pub(crate) kept: Kept,
     /// Forgets what another gateway was told to.
     pub(crate) _forgetting: Option<ForgetListener>,
-    pub(crate) lanes: Lanes,
+    pub(crate) loads: Loads,
     /// The page is where calls are answered: it can make some.
     pub(crate) answers_calls: bool,
     pub(crate) is_simulated: bool,
@@ -100,7 +100,7 @@ impl Local {
             "calls": calls,
             "others": others,
             "circuits": self.circuits.to_json(),
-            "load": self.lanes.to_json(),
+            "load": self.loads.to_json(),
             "answers_calls": self.answers_calls,
             "simulated": self.is_simulated,
             "respond_async": self.respond_async,

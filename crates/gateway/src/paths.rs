@@ -46,28 +46,23 @@ fn is_read_differently(path: &str) -> bool {
     path.contains(['%', '\\', ';']) || path.contains("//") || path.contains("/.")
 }
 
-/// Whether it is a path of the gateway's own, `/-/..`, or a spelling of one that an upstream could take for it.
+/// Whether it is a path of the gateway's own, `/-/..`, or a spelling of one that an upstream could take for it. Of a path that is
+/// too long to be read in every way, a segment that could be the first one is enough.
 pub(crate) fn is_own(path: &str) -> bool {
+    // Each reading ends with a slash: `/-` is the upstream's.
+    let is_below = |read: &[u8]| read.len() > 3 && read.starts_with(b"/-/");
     path.starts_with("/-/")
-        || may_be_own(path) && {
-            // Each reading ends with a slash: `/-` is the upstream's.
-            let is_below = |read: &[u8]| read.len() > 3 && read.starts_with(b"/-/");
-            // One that is too long to be read in every way is no upstream's either.
-            match path.len() > LONGEST {
-                true => has_own_segment(path),
-                false => manners().any(|manner| is_below(&manner.read(path.as_bytes()))),
-            }
-        }
+        || is_read_differently(path)
+            && has_own_segment(path.as_bytes())
+            && (path.len() > LONGEST || manners().any(|manner| is_below(&manner.read(path.as_bytes()))))
 }
 
-fn has_own_segment(path: &str) -> bool {
-    let path = path.to_ascii_lowercase().replace("%25", "%").replace("%2f", "/").replace("%2d", "-");
-    path.split(['/', '\\', ';']).any(|segment| segment == "-")
-}
-
-/// Whether it has what such a spelling needs.
-pub(crate) fn may_be_own(path: &str) -> bool {
-    (path.contains('-') || path.contains("%2")) && is_read_differently(path)
+/// Whether `-` is a segment in any reading: what a path needs to be one of the gateway's own.
+fn has_own_segment(path: &[u8]) -> bool {
+    let has_one =
+        |path: &[u8]| path.split(|byte| matches!(byte, b'/' | b'\\' | b';' | 0)).any(|segment| segment == b"-");
+    let once = decoded(path);
+    has_one(path) || has_one(&once) || has_one(&decoded(&once))
 }
 
 fn manners() -> impl Iterator<Item = Manner> {
@@ -158,12 +153,34 @@ mod tests {
             "/./-/metrics",
             "/-;v=1/metrics",
             "\\-\\metrics",
-            &format!("{}/-/metrics", "/x/..".repeat(410)),
+            "/%5c-%5Cmetrics",
+            "/-%00/metrics",
+            "/;x/-/metrics",
+            // Decoded once, it is a spelling still.
+            "/%%32d/metrics",
+            "/%2%64/metrics",
+            "/%25%32%64/metrics",
         ] {
             assert!(is_own(path), "{path}");
+            // No length hides it.
+            assert!(is_own(&format!("{}{path}", "/x/..".repeat(LONGEST / 5 + 1))), "{path}, behind many steps");
         }
         for path in ["/", "/-", "/-x", "/x/-/y", "/v1/a-b", "/v1/a%20b", "//v1/-/x", "/-%20/x"] {
             assert!(!is_own(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn no_reading_is_of_a_path_of_the_gateways_own_without_such_a_segment() {
+        // All paths of up to five pieces: those that are too long are known by the segment alone.
+        let pieces = ["/", "-", "..", ";", "\\", "%2f", "%2", "d", "%25", "%00"];
+        let mut paths = vec![String::from("/")];
+        for _ in 0..4 {
+            paths = paths.iter().flat_map(|path| pieces.iter().map(move |piece| format!("{path}{piece}"))).collect();
+            for path in &paths {
+                let is_read_so = manners().any(|manner| manner.read(path.as_bytes()).starts_with(b"/-/"));
+                assert!(!is_read_so || has_own_segment(path.as_bytes()), "{path}");
+            }
         }
     }
 

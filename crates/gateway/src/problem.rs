@@ -98,7 +98,7 @@ pub(crate) fn late_request() -> Response<AnswerBody> {
 }
 
 /// A path that cannot be one of the upstream's.
-pub(crate) fn no_such_place() -> Response<AnswerBody> {
+pub(crate) fn invalid_path() -> Response<AnswerBody> {
     let detail = "The path of this request is too long, or leads out of what is served here; send another one.";
     problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
 }
@@ -132,7 +132,11 @@ pub(crate) fn too_long_to_read() -> Response<AnswerBody> {
 
 /// A call that is among those of no route.
 pub(crate) fn no_route() -> Response<AnswerBody> {
-    problem(StatusCode::NOT_FOUND, "route-unknown", "No route of the gateway is for this path and model.")
+    problem(
+        StatusCode::NOT_FOUND,
+        "route-unknown",
+        "No route of the gateway is for this path and model; send another one.",
+    )
 }
 
 /// A path below `/-/` that is none of the gateway's.
@@ -258,6 +262,7 @@ mod tests {
         let connect = ConnectElapsed::new(std::time::Duration::from_secs(1));
         let refusals = [
             unknown_caller(),
+            removed_key(),
             foreign(Foreign::Host),
             foreign(Foreign::Page),
             bad_gateway(&connect.into()),
@@ -265,10 +270,12 @@ mod tests {
             wrong_protocol(),
             broken_request(),
             late_request(),
-            no_such_place(),
+            invalid_path(),
             ambiguous_path(),
             unclear_model(),
             no_memory(),
+            too_long_to_read(),
+            no_route(),
             no_such_page(),
             only_read(),
             only_posted(),

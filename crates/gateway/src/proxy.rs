@@ -2,13 +2,13 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
 use http::header::MAX_FORWARDS;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -16,12 +16,10 @@ use hyper::upgrade::{self, OnUpgrade};
 use tokio::sync::oneshot;
 use tower::Service;
 use tower_buttress::error::BoxError;
-use tower_buttress::{
-    Attempts, CallBody, DedupRole, HeadersSentEarly, Model, Rejection, RejectionKind, RetryReport, ServedBy, Stale,
-    StaleKind,
-};
+use tower_buttress::{Attempts, CallBody, DedupRole, HeadersSentEarly, Model, Rejection, ServedBy, Stale, StaleKind};
 
 use super::answer_body::AnswerBody;
+use super::attempts::{ATTEMPTS, CallAttempts};
 use super::callers::KeyRemoval;
 use super::calls::Call;
 use super::drain::Drain;
@@ -30,23 +28,12 @@ use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{RouteMatch, Routes};
 use super::spare::Spares;
-use super::telemetry::Seldom;
 use super::unread::Sender;
 use super::upload::{Upload, UploadWatch};
-use super::upstream::Asked;
 use super::{headers, problem, telemetry, tunnel};
-
-/// The number of attempts at the upstream that served the call, or failed to.
-pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
 
 /// Whether an equal request had been made: `leader`, `joined`, `replayed`, or `resumed`. Absent where that cannot be told.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
-
-/// Keeps the caller's SDK from repeating what the gateway has repeated already.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-
-/// How long the upstream took to its head, and what the gateway added (queues, retries and waits for them, too).
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// What a request's body is when it goes through the stack.
 pub(crate) type RequestBody = CallBody;
@@ -57,13 +44,6 @@ pub(crate) struct Proxy<S> {
     routes: Routes<S>,
     inspector: Inspector,
     drain: Drain,
-}
-
-/// The attempts at a call, as far as they were made.
-#[derive(Clone, Debug, Default)]
-struct Made {
-    asked: Asked,
-    report: RetryReport,
 }
 
 // === impl Proxy ===
@@ -82,21 +62,21 @@ impl<S> Proxy<S> {
         let sender = Sender::new(request.version(), request.headers());
         let announces_trailers = headers::needs_announced_trailers(request.version(), request.headers());
         let (mut parts, body) = request.into_parts();
-        let place = match self.place(&mut parts) {
-            Ok(place) => place,
+        let matched = match self.match_head(&mut parts) {
+            Ok(matched) => matched,
             Err(refusal) => return sender.refuse(body, *refusal).await,
         };
         let mut request = Request::from_parts(parts, body);
-        let upgrade = tunnel::asked(&mut request).map(|client| (client, request.extensions().get().cloned()));
+        let upgrade =
+            tunnel::asked(&mut request).map(|client| (client, request.extensions().get::<KeyRemoval>().cloned()));
         let (mut parts, body) = request.into_parts();
         headers::forward_request(&mut parts, peer);
         if upgrade.is_some() {
             tunnel::mark(&mut parts.headers);
         }
-        let attempts = Made::default();
-        parts.extensions.insert(attempts.asked.clone());
-        parts.extensions.insert(attempts.report.clone());
-        let depends = matches!(place, RouteMatch::Unsure);
+        let attempts = CallAttempts::default();
+        attempts.follow(&mut parts.extensions);
+        let depends = matches!(matched, RouteMatch::Unsure);
         let request = match self.inspector.inspect(Request::from_parts(parts, body), depends).await {
             Ok(request) => request,
             Err(Unread::Late(body)) => return sender.answer(body, problem::late_request()).await,
@@ -106,9 +86,9 @@ impl<S> Proxy<S> {
         let (parts, body) = request.into_parts();
         let model = parts.extensions.get::<Model>().cloned();
         if let Some(call) = parts.extensions.get::<Arc<Call>>() {
-            call.read(model.as_ref(), &attempts.asked);
+            call.read(model.as_ref(), attempts.asked());
         }
-        let stack = match self.stack(&place, &parts, model.as_ref()) {
+        let stack = match self.stack(&matched, &parts, model.as_ref()) {
             Ok(stack) => stack,
             Err(refusal) => {
                 return match body {
@@ -132,7 +112,7 @@ impl<S> Proxy<S> {
             headers::announce_trailers(&mut response);
         }
         attempts.time(begun, response.headers_mut());
-        response.extensions_mut().insert(attempts.asked);
+        response.extensions_mut().insert(attempts.asked().clone());
         if let Some(model) = model {
             response.extensions_mut().insert(model);
         }
@@ -147,32 +127,32 @@ impl<S> Proxy<S> {
         }
     }
 
-    /// Where a request goes, by its head. `Err`: the answer to one that goes no further than here. In the stack it would be a fault
-    /// of the upstream: tried again, and counted by its breaker.
-    fn place(&self, parts: &mut Parts) -> Result<RouteMatch<'_, S>, Box<Response<AnswerBody>>> {
+    /// The route of a request, by its head. `Err`: the answer to one that goes no further than here. In the stack it would be a
+    /// fault of the upstream: tried again, and counted by its breaker.
+    fn match_head(&self, parts: &mut Parts) -> Result<RouteMatch<'_, S>, Box<Response<AnswerBody>>> {
         if parts.method == Method::CONNECT {
             return Err(problem::no_tunnels().into());
         }
-        let place = self.routes.by_head(parts.uri.path());
-        match &place {
+        let matched = self.routes.by_head(parts.uri.path());
+        match &matched {
             RouteMatch::Nowhere => return Err(problem::no_route().into()),
             RouteMatch::Ambiguous => return Err(problem::ambiguous_path().into()),
-            RouteMatch::At(route) if !route.upstream.has_place(&parts.uri) => {
-                return Err(problem::no_such_place().into());
+            RouteMatch::At(route) if !route.upstream.has_target(&parts.uri) => {
+                return Err(problem::invalid_path().into());
             }
             RouteMatch::At(_) | RouteMatch::Answers(_) | RouteMatch::Unsure => {}
         }
-        if is_last_hop(parts) { Err(problem::last_hop(&parts.method).into()) } else { Ok(place) }
+        if is_last_hop(parts) { Err(problem::last_hop(&parts.method).into()) } else { Ok(matched) }
     }
 
     /// What answers a call. `Err`: nothing does, and this makes the refusal.
     fn stack<'a>(
         &'a self,
-        place: &RouteMatch<'a, S>,
+        matched: &RouteMatch<'a, S>,
         parts: &Parts,
         model: Option<&Model>,
     ) -> Result<&'a Spares<S>, fn() -> Response<AnswerBody>> {
-        match *place {
+        match *matched {
             RouteMatch::At(route) => return Ok(&route.stack),
             RouteMatch::Answers(stack) => return Ok(stack),
             // Which limits hold is not for the caller to choose.
@@ -184,7 +164,7 @@ impl<S> Proxy<S> {
         }
         let found = self.routes.find(parts.uri.path(), model.map(Model::as_str));
         let Some(route) = found else { return Err(problem::no_route) };
-        if route.upstream.has_place(&parts.uri) { Ok(&route.stack) } else { Err(problem::no_such_place) }
+        if route.upstream.has_target(&parts.uri) { Ok(&route.stack) } else { Err(problem::invalid_path) }
     }
 }
 
@@ -200,55 +180,6 @@ fn watched(body: MaybeRead) -> (CallBody, Option<UploadWatch>) {
     }
 }
 
-// === impl Made ===
-
-impl Made {
-    /// The answer where no upstream gave one.
-    fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
-        static WARNINGS: Seldom = Seldom::new();
-        if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
-            tracing::warn!(left_out, "no answer from the upstream: {}", telemetry::chain(error.as_ref()));
-        }
-        let mut response = self.count(problem::bad_gateway(error));
-        if self.report.is_final() {
-            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-        }
-        response
-    }
-
-    /// The answer where a layer refused.
-    fn refused(&self, rejection: &Rejection, response: Response<AnswerBody>) -> Response<AnswerBody> {
-        let mut response = self.count(problem::of_rejection(rejection, response));
-        // What the retries inside ended with, they have marked. This one comes from outside of them.
-        if rejection.kind() == RejectionKind::DeadlineExceeded && self.asked.times() > 0 {
-            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-        }
-        response
-    }
-
-    /// Says how long it took to this head.
-    fn time(&self, begun: Instant, headers: &mut HeaderMap) {
-        let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
-        let total = begun.elapsed();
-        let timing = match self.asked.took() {
-            Some(took) => {
-                format!("upstream;dur={:.1}, gateway;dur={:.1}", millis(took), millis(total.saturating_sub(took)))
-            }
-            None => format!("gateway;dur={:.1}", millis(total)),
-        };
-        if let Ok(timing) = HeaderValue::from_str(&timing) {
-            headers.append(SERVER_TIMING, timing);
-        }
-    }
-
-    fn count(&self, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
-        if self.asked.times() > 0 {
-            response.headers_mut().insert(ATTEMPTS, HeaderValue::from(self.asked.times()));
-        }
-        response
-    }
-}
-
 /// A client that does not send all of its request has left; the upstream is not at fault.
 fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
     tracing::debug!("a request broke off: {}", telemetry::chain(error));
@@ -259,7 +190,7 @@ fn pass_on<B>(
     mut response: Response<B>,
     upgrade: Option<(OnUpgrade, Option<KeyRemoval>)>,
     drain: &Drain,
-    made: &Made,
+    attempts: &CallAttempts,
 ) -> Response<AnswerBody>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -273,7 +204,7 @@ where
     }
     // What began before its answer does not know yet how that will come about.
     let early = response.extensions().get::<HeadersSentEarly>().is_some();
-    let attempts = HeaderValue::from(Attempts::of(&response).0);
+    let count = HeaderValue::from(Attempts::of(&response).0);
     let served_by = served_by(&response);
     let rejection = Rejection::of(&response).cloned();
     let role = response.extensions().get().and_then(role);
@@ -281,9 +212,9 @@ where
     headers::forward_response(&mut parts);
     let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
     if let Some(rejection) = rejection.filter(|rejection| !problem::is_upstreams_own(rejection)) {
-        response = made.refused(&rejection, response);
+        response = attempts.refused(&rejection, response);
     } else if !early {
-        response.headers_mut().insert(ATTEMPTS, attempts);
+        response.headers_mut().insert(ATTEMPTS, count);
         response.headers_mut().insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
     }
     if let Some(role) = role {

@@ -44,7 +44,7 @@ impl<S> Routes<S> {
         Self { routes, answers, has_paths }
     }
 
-    /// The place of a call whose body was not read yet.
+    /// The route of a call whose body was not read yet.
     pub(crate) fn by_head(&self, path: &str) -> RouteMatch<'_, S> {
         if answers::is_one(path) {
             return RouteMatch::Answers(&self.answers);

@@ -10,15 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::ORIGIN;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::rt::{Read, Write};
-use hyper::server::conn::{http1, http2};
-use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,17 +24,13 @@ use tower::Service;
 use tower_buttress::WriteTimeout;
 use tower_buttress::error::BoxError;
 
-use super::access::{Access, Followed};
-use super::callers::Callers;
 use super::drain::{Drain, Open};
-use super::ids::RequestId;
-use super::local::{Local, Shown};
+use super::live::{Came, Door, Live};
 use super::preface::Prefaced;
-use super::proxy::{Proxy, RequestBody};
+use super::proxy::RequestBody;
 use super::socket::{Reset, Socket};
-use super::stream::{BoundedStreams, TurnTaking};
 use super::telemetry;
-use super::unread::Sender;
+use super::versions::{FIRST_REQUEST, Versions};
 
 /// Serves clients until it is told to stop.
 #[derive(Debug)]
@@ -50,40 +42,9 @@ pub(crate) struct Server<S> {
     pub(crate) drain_timeout: Option<Duration>,
 }
 
-/// What answers calls, as the configuration has it. A call keeps the one that it began with.
-#[derive(Debug)]
-pub(crate) struct Live<S> {
-    pub(crate) proxy: Proxy<S>,
-    pub(crate) local: Local,
-    pub(crate) callers: Callers,
-    /// The gateway's own pages that the main listener has.
-    pub(crate) shown: Shown,
-    /// `None`: the main listener speaks no TLS.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
-}
-
-/// How connections are served.
-#[derive(Debug)]
-struct Versions {
-    http1: http1::Builder,
-    http2: http2::Builder<BoundedStreams>,
-}
-
-/// The bytes that tell HTTP/1.1 from HTTP/2, and on an HTTP/2 connection the first request, have to come by then, or the
-/// connection is closed. hyper bounds the head of each HTTP/1.1 request by the same time.
-const FIRST_REQUEST: Duration = Duration::from_secs(30);
-
-/// An HTTP/2 client that is gone without a word is noticed within twice this time.
-const PING: Duration = Duration::from_secs(20);
-
-/// Any client, and one whose tunnel is silent, some minutes after this time.
+/// Any client that is gone without a word is noticed some minutes after this time, also one whose tunnel is silent.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// What a client may send on one HTTP/2 stream before the upstream takes it, and on all of a connection: an upload that
-/// stalls stops no other.
-const MAX_STREAMS: u32 = 200;
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// When no file descriptor is left, accepting again at once would only burn the processor.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(200);
@@ -99,9 +60,7 @@ where
         + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    /// Accepts until `stop`, then waits for what is open.
-    ///
-    /// What comes to `admin` is for the gateway itself.
+    /// Accepts until `stop`, then waits for what is open. `admin` has only the gateway's own pages.
     pub(crate) async fn serve(self, listener: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>) {
         let versions = Arc::new(Versions::new(self.write_timeout));
         let upkeep = tokio::spawn(telemetry::upkeep());
@@ -127,14 +86,14 @@ where
                 true => tracing::info!("drained"),
                 false => tracing::warn!(open = self.drain.count(), "stopped with connections open"),
             },
-            () = self.clone().watched(versions, admin.as_ref()) => {}
+            () = self.clone().answer_watchers(versions, admin.as_ref()) => {}
         }
         upkeep.abort();
     }
 
-    /// While it drains, those who watch are answered on: that it is not ready any more, and what is still open. Nothing waits for
-    /// their connections.
-    async fn watched(self, versions: Arc<Versions>, admin: Option<&TcpListener>) {
+    /// Answers those who watch while it drains: that it is not ready any more, and what is still open. Nothing waits for their
+    /// connections.
+    async fn answer_watchers(self, versions: Arc<Versions>, admin: Option<&TcpListener>) {
         loop {
             match accept(admin).await {
                 Ok((stream, peer)) => {
@@ -149,7 +108,8 @@ where
     async fn connection(self, versions: Arc<Versions>, stream: TcpStream, address: IpAddr, door: Door, open: Open) {
         // One small event per segment, at once. A socket that cannot is already closed.
         let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(PING));
+        let _ = SockRef::from(&stream)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL));
         let reset = Reset::default();
         let stream = Socket::new(stream, reset.on_drop.clone());
         let came = Came { address, door, has_tls: false };
@@ -157,7 +117,7 @@ where
         let Some(tls) = tls.filter(|_| matches!(door, Door::Main)) else {
             return self.speak(&versions, stream, came, reset, open).await;
         };
-        // In a box, as HTTP/2: what they need is no part of each connection.
+        // In a box, as HTTP/2 below: connections without it need no room for it.
         Box::pin(self.secure(&versions, TlsAcceptor::from(tls), stream, came, reset, open)).await;
     }
 
@@ -209,7 +169,7 @@ where
             begins.store(true, Ordering::Relaxed);
             resets.note(request.version());
             let live = self.live.borrow().clone();
-            // In a box: hyper keeps room for this future for as long as its connection lives, while an answer streams, too.
+            // In a box: hyper keeps room for this future as long as the connection lives, also while an answer streams.
             Box::pin(async move { Ok::<_, Infallible>(live.answer(request, came).await) })
         });
         if is_http2 {
@@ -227,126 +187,6 @@ impl<S> Clone for Server<S> {
     }
 }
 
-// === impl Versions ===
-
-impl Versions {
-    fn new(write_timeout: Option<Duration>) -> Self {
-        let (mut http1, mut http2) =
-            (http1::Builder::new(), http2::Builder::new(BoundedStreams { limit: write_timeout }));
-        http1.timer(TokioTimer::new()).header_read_timeout(FIRST_REQUEST);
-        http2
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS);
-        Self { http1, http2 }
-    }
-
-    async fn speak_http1<I, S>(&self, socket: I, service: S, reset: &Reset, open: &mut Open) -> hyper::Result<()>
-    where
-        I: Read + Write + Send + Unpin + 'static,
-        S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
-    {
-        let mut connection = pin!(self.http1.serve_connection(socket, service).with_upgrades());
-        let closed = tokio::select! {
-            closed = connection.as_mut() => closed,
-            () = open.ending() => {
-                connection.as_mut().graceful_shutdown();
-                connection.as_mut().await
-            }
-        };
-        if let Err(error) = &closed {
-            // While the connection is still there.
-            reset.failed(error).await;
-        }
-        closed
-    }
-
-    async fn speak_http2<I, S>(&self, socket: I, service: S, began: &AtomicBool, open: &mut Open) -> hyper::Result<()>
-    where
-        I: Read + Write + Send + Unpin + 'static,
-        S: HttpService<Incoming, ResBody = Answer, Error = Infallible, Future: Send + 'static>,
-    {
-        let mut connection = pin!(self.http2.serve_connection(socket, service));
-        let first_request = async {
-            tokio::time::sleep(FIRST_REQUEST).await;
-            if began.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            closed = connection.as_mut() => return closed,
-            () = open.ending() => connection.as_mut().graceful_shutdown(),
-            () = first_request => return Ok(()),
-        }
-        connection.await
-    }
-}
-
-// === impl Live ===
-
-impl<S, B> Live<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
-        let sender = Sender::new(request.version(), request.headers());
-        let shown = match came.door {
-            // From a proxy on this machine calls of anyone come.
-            Door::Main if self.callers.is_relayed(came.address, request.headers()) => Shown::Health,
-            Door::Main => self.shown,
-            Door::Admin => Shown::All,
-        };
-        if matches!(came.door, Door::Admin) || self.local.has(&request) {
-            // Before anything is done that a page of another site may have made a browser ask for.
-            let refused = if Local::is_health(&request) { None } else { self.callers.admit_page(&request) };
-            let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
-            let response = match (refused, whose) {
-                (Some(refused), _) => refused,
-                (None, Some(whose)) => self.local.forget(&whose).await,
-                (None, None) => self.local.answer(&request, shown),
-            };
-            let response = sender.refuse(request.into_body(), response).await;
-            return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
-        }
-        let origin = request.headers().get(ORIGIN).cloned();
-        let id = RequestId::assign(request.headers_mut());
-        let mut access = Access::begin(&request, id.clone(), &self.local.events.calls);
-        let mut response = match self.callers.admit(&mut request) {
-            None => {
-                access.of_tenant(request.extensions().get());
-                request.extensions_mut().insert(access.call());
-                self.proxy.answer(request, self.callers.peer(came.address, came.has_tls)).await
-            }
-            Some(response) => sender.refuse(request.into_body(), response).await,
-        };
-        self.callers.pages.share(origin.as_ref(), response.headers_mut());
-        id.mark(response.headers_mut());
-        access.follow(response).map(TurnTaking::new)
-    }
-}
-
-/// The body of an answer, on its way to its caller.
-type Answer = TurnTaking<Followed>;
-
-/// A client's connection.
-#[derive(Clone, Copy, Debug)]
-struct Came {
-    address: IpAddr,
-    door: Door,
-    has_tls: bool,
-}
-
-/// Where it came in.
-#[derive(Clone, Copy, Debug)]
-enum Door {
-    Main,
-    Admin,
-}
-
 /// Never, where there is no such listener.
 async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     match listener {
@@ -357,7 +197,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
 
 async fn not_accepted(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    // The client was gone before it was accepted; that is its business.
+    // A client that was gone before it was accepted is no fault of ours.
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::error!("cannot accept connections: {error}");
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;

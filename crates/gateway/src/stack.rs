@@ -1,11 +1,10 @@
-//! The layers, in their order. This is the only place that knows it.
+//! The layers in their order, which is known only here.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use rustls::ClientConfig;
@@ -13,24 +12,19 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_buttress::error::{BoxError, BoxedError};
 use tower_buttress::{
-    CallBody, CircuitBreakerLayer, ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FallbackLayer,
-    FirstByteEvent, FirstByteTimeoutLayer, HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, InvalidOutput,
-    LastGoodLayer, Memory, MissingEnd, ObserveLayer, Observer, PaceLayer, ResumeLayer, RetryAfterBackoffLayer,
-    SseHeartbeatLayer, StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
+    CallBody, CircuitBreakerLayer, DeadlineLayer, DedupLayer, FallbackLayer, InvalidOutput, LastGoodLayer, Memory,
+    ObserveLayer, Observer, PaceLayer, ResumeLayer, SseHeartbeatLayer, SupersedeLayer,
 };
 
-use super::account::account;
 use super::answer_body::AnswerBody;
-use super::args::{
-    Args, Backup, Concurrency, Ends, Heartbeat, LayerArgs, Notices, Resuming, Superseding, Switch, Trace,
-};
+use super::args::{Args, Backup, Concurrency, Resuming, Trace};
 use super::callers::RemovedKeyLayer;
 use super::circuits::Circuits;
 use super::fleet::AnswerStore;
 use super::ids::X_REQUEST_ID;
 use super::kept::Kept;
-use super::load::Lanes;
-use super::notices;
+use super::layers;
+use super::load::Loads;
 use super::problem;
 use super::reading::Plan;
 use super::similar;
@@ -41,9 +35,6 @@ use super::weights::Weighted;
 /// The name of an upstream that is no fallback.
 const PRIMARY: &str = "upstream";
 
-/// How many messages of one conversation may wait.
-const ENQUEUED: u32 = 16;
-
 /// On an answer that is not the JSON that was asked for, though the model was asked again.
 const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
@@ -52,7 +43,7 @@ pub(crate) struct Shared {
     tls: ClientConfig,
     observer: Arc<dyn Observer>,
     kept: Kept,
-    lanes: Lanes,
+    loads: Loads,
     /// A caller's limits hold for all that it asks for.
     per_caller: PaceLayer,
     memory: Memory,
@@ -70,17 +61,17 @@ impl Shared {
         states: &mut States,
         tls: &ClientConfig,
         kept: &Kept,
-        lanes: &Lanes,
+        loads: &Loads,
         observer: &Arc<dyn Observer>,
     ) -> Self {
         let per_caller = states.callers(&args.callers);
-        let dedup = dedup(args, states, lanes);
-        kept.answers(&states.dedup(&args.layers, lanes));
+        let dedup = layers::dedup(args, states, loads);
+        kept.answers(&states.dedup(&args.layers, loads));
         Self {
             tls: tls.clone(),
             observer: observer.clone(),
             kept: kept.clone(),
-            lanes: lanes.clone(),
+            loads: loads.clone(),
             per_caller,
             memory: states.memory().clone(),
             continues_traces: args.server.trace == Trace::Attempts,
@@ -104,13 +95,13 @@ pub(crate) struct Stack {
 impl Stack {
     /// That of a route.
     pub(crate) fn new(plan: &Plan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
-        let Plan { args: Args { upstreams, layers, .. }, upstream, breaker, .. } = plan;
-        let Shared { tls, observer, kept, lanes, memory, .. } = shared;
-        let connect = connect(layers).observer(observer.clone());
+        let Plan { args: Args { upstreams, layers: args, .. }, upstream, breaker, .. } = plan;
+        let Shared { tls, observer, kept, loads, memory, .. } = shared;
+        let connect = layers::connect(args).observer(observer.clone());
         let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
         let mut guards = |name: &str, url: &Upstream| {
-            let Guards { name, breaker, queue, pace } = state.upstream(name, url, layers, breaker.clone());
-            lanes.add(&name, (layers.concurrency != Concurrency::Off).then_some(&queue), &pace);
+            let Guards { name, breaker, queue, pace } = state.upstream(name, url, args, breaker.clone());
+            loads.add(&name, (args.concurrency != Concurrency::Off).then_some(&queue), &pace);
             if let Some(breaker) = &breaker {
                 circuits.add(&name, breaker);
             }
@@ -120,18 +111,19 @@ impl Stack {
         let backups: Vec<_> =
             upstreams.backups.iter().map(|backup| (backup, guards(&backup.name, &backup.upstream))).collect();
         let attempt = ServiceBuilder::new()
-            .layer(guard(layers, state.guard.clone()).observer(observer.clone()))
-            .layer(idle(layers).observer(observer.clone()))
-            .layer(first_byte(layers).observer(observer.clone()));
-        let structured = structured(layers).memory(memory.clone()).observer(observer.clone());
-        let last_good = match similar::similar(layers, &connectors) {
-            Some(similar) => last_good(layers, &state.last_good).similar(similar),
-            None => last_good(layers, &state.last_good),
+            .layer(layers::guard(args, state.guard.clone()).observer(observer.clone()))
+            .layer(layers::idle(args).observer(observer.clone()))
+            .layer(layers::first_byte(args).observer(observer.clone()));
+        let structured = layers::structured(args).memory(memory.clone()).observer(observer.clone());
+        let last_good = layers::last_good(args, &state.last_good);
+        let last_good = match similar::similar(args, &connectors) {
+            Some(similar) => last_good.similar(similar),
+            None => last_good,
         };
         let primary = ServiceBuilder::new()
             .layer(EntryLayer::new(upstream.clone(), upstreams.credential()))
             .layer(&structured)
-            .layer(retry(layers).budget(state.budget.clone()).memory(memory.clone()).observer(observer.clone()))
+            .layer(layers::retry(args).budget(state.budget.clone()).memory(memory.clone()).observer(observer.clone()))
             .layer(ObserveLayer::attempts(PRIMARY))
             .layer(queue)
             .layer(pace)
@@ -155,14 +147,14 @@ impl Stack {
         });
         let chain = chain(boxed(primary), &backups.collect::<Vec<_>>());
         let resume = ResumeLayer::new()
-            .enabled(layers.resume != Resuming::Off)
-            .verified_restart(layers.resume == Resuming::Verified)
+            .enabled(args.resume != Resuming::Off)
+            .verified_restart(args.resume == Resuming::Verified)
             .memory(memory.clone())
             .observer(observer.clone());
-        let supersede = supersede(layers, state);
+        let supersede = layers::supersede(args, state);
         kept.last_good(&state.last_good);
         kept.conversations(&supersede);
-        let (heartbeat, deadline) = (heartbeat(layers, observer), deadline(layers, layers.deadline.0));
+        let (heartbeat, deadline) = (layers::heartbeat(args, observer), layers::deadline(args, args.deadline.0));
         Self { heartbeat, deadline, supersede, last_good, resume, upstreams: chain }
     }
 
@@ -170,8 +162,8 @@ impl Stack {
     /// that they read has its own.
     pub(crate) fn of_answers(args: &Args, shared: &Shared) -> Self {
         Self {
-            heartbeat: heartbeat(&args.layers, &shared.observer),
-            deadline: deadline(&args.layers, None),
+            heartbeat: layers::heartbeat(&args.layers, &shared.observer),
+            deadline: layers::deadline(&args.layers, None),
             supersede: SupersedeLayer::disabled(),
             last_good: LastGoodLayer::disabled(),
             resume: ResumeLayer::disabled(),
@@ -263,141 +255,4 @@ fn with_model(body: Bytes, model: &str) -> Bytes {
     let Some(asked) = json.get_mut("model") else { return body };
     *asked = model.into();
     json.to_string().into()
-}
-
-fn retry(args: &LayerArgs) -> RetryAfterBackoffLayer {
-    RetryAfterBackoffLayer::llm()
-        .attempts(args.attempts.get())
-        .backoff_base(args.backoff_base.0.unwrap_or_default())
-        .backoff_cap(args.backoff_cap.0.unwrap_or(Duration::MAX))
-        .max_retry_after(args.max_retry_after.0.unwrap_or(Duration::MAX))
-        .retry_non_idempotent(args.retry_non_idempotent)
-        // A key that the upstream may not know is no licence to repeat what the operator does not want repeated.
-        .generate_idempotency_key(args.retry_non_idempotent)
-}
-
-fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHeartbeatLayer {
-    if args.heartbeat.0.is_none() && args.heartbeat_max_silence.0.is_none() && !args.error_events {
-        return SseHeartbeatLayer::disabled();
-    }
-    // Without heartbeats there are still errors to tell, and a limit to hold.
-    let mut layer = SseHeartbeatLayer::new(args.heartbeat.0.unwrap_or(Duration::MAX))
-        .frame(match args.heartbeat_frame {
-            Heartbeat::ByDialect => HeartbeatFrame::ByDialect,
-            Heartbeat::Comment => HeartbeatFrame::Comment,
-            Heartbeat::CommentNoBlank => HeartbeatFrame::CommentNoBlank,
-            Heartbeat::Newline => HeartbeatFrame::BareNewline,
-        })
-        .error_events(args.error_events)
-        .respond_async(args.respond_async == Switch::On)
-        .observer(observer.clone());
-    if let Some(limit) = args.heartbeat_max_silence.0 {
-        layer = layer.max_silence(limit);
-    }
-    let when = args.notices;
-    if when != Notices::Off {
-        layer = layer.notices(move |notice, headers| notices::text(when, notice, headers));
-    }
-    layer.before_headers(args.begin_early().unwrap_or(Duration::MAX))
-}
-
-fn supersede(args: &LayerArgs, state: &mut RouteState) -> SupersedeLayer {
-    let layer = state.conversations(args.supersede_header.0.as_ref());
-    layer.settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
-        Superseding::Interrupt => SupersedeMode::Interrupt,
-        Superseding::Reject => SupersedeMode::Reject,
-        Superseding::Enqueue => SupersedeMode::Enqueue { max: ENQUEUED },
-    })
-}
-
-fn structured(args: &LayerArgs) -> StructuredOutputLayer {
-    if args.structured == Switch::Off {
-        return StructuredOutputLayer::disabled();
-    }
-    let layer = StructuredOutputLayer::new().max_reasks(args.structured_reasks);
-    match args.hold.0 {
-        Some(bytes) => layer.hold_streams(bytes),
-        None => layer,
-    }
-}
-
-fn last_good(args: &LayerArgs, kept: &LastGoodLayer) -> LastGoodLayer {
-    if args.last_good == Switch::Off {
-        return LastGoodLayer::disabled();
-    }
-    let layer = kept.clone().ttl(args.last_good_ttl);
-    let Some(texts) = args.last_good_template.clone() else { return layer };
-    layer.template(move |request| texts.text(request.model().as_deref()).map(str::to_owned))
-}
-
-fn deadline(args: &LayerArgs, limit: Option<Duration>) -> DeadlineLayer {
-    let Some(header) = args.deadline_header.0.clone().map(DeadlineHeader::millis) else {
-        return limit.map_or_else(DeadlineLayer::disabled, DeadlineLayer::new);
-    };
-    // Without a limit of our own, the callers' still hold.
-    DeadlineLayer::new(limit.unwrap_or(Duration::MAX))
-        .accept(header.clone())
-        .propagate(header)
-        .reserve(args.deadline_reserve.0.unwrap_or_default())
-}
-
-fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut States, lanes: &Lanes) -> DedupLayer {
-    if args.dedup == Switch::Off {
-        return DedupLayer::disabled();
-    }
-    let layer = states.dedup(args, lanes);
-    let layer = layer.window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
-    match args.dedup_tenant_header.clone() {
-        Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
-        // A caller that comes back without a key names nobody.
-        None if callers.keys().is_some() => layer.tenant(|head| {
-            let is_nobody = head.extensions.get::<Tenant>().is_none();
-            (!is_nobody).then(|| account(head, Vec::new()))
-        }),
-        None => layer,
-    }
-}
-
-/// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.
-fn tenant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    let lines = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let named = lines().any(|line| !line.is_empty());
-    // No value has a line break of its own.
-    named.then(|| lines().collect::<Vec<_>>().join(&b'\n'))
-}
-
-/// What is wrong with an answer is told to the caller by the heartbeats outside, when nothing could mend it.
-fn guard(args: &LayerArgs, known: StreamGuardLayer) -> StreamGuardLayer {
-    let layer = known
-        .enabled(args.guard == Switch::On)
-        .missing_end(match args.missing_end {
-            Ends::Auto => MissingEnd::Auto,
-            Ends::Error => MissingEnd::Error,
-            Ends::Allow => MissingEnd::Allow,
-        })
-        .first_content(args.first_content_timeout.0);
-    match args.hold.0 {
-        Some(bytes) => layer.hold(bytes),
-        None => layer,
-    }
-}
-
-/// An upstream that sends nothing but keep-alive comments is as stuck as a silent one, here and below.
-fn idle(args: &LayerArgs) -> IdleBodyTimeoutLayer {
-    let layer = args.idle_timeout.0.map_or_else(IdleBodyTimeoutLayer::disabled, IdleBodyTimeoutLayer::new);
-    layer.activity(IdleActivity::SseEvents)
-}
-
-fn first_byte(args: &LayerArgs) -> FirstByteTimeoutLayer {
-    let layer = args.first_byte_timeout.0.map_or_else(FirstByteTimeoutLayer::disabled, FirstByteTimeoutLayer::new);
-    let layer = layer.until(FirstByteEvent::SseEvent);
-    match (args.first_byte_timeout.0, args.answer_timeout.0) {
-        (Some(_), limit) => layer.answer(limit.unwrap_or(Duration::MAX)),
-        (None, Some(limit)) => FirstByteTimeoutLayer::new(Duration::MAX).until(FirstByteEvent::SseEvent).answer(limit),
-        (None, None) => layer,
-    }
-}
-
-fn connect(args: &LayerArgs) -> ConnectTimeoutLayer {
-    args.connect_timeout.0.map_or_else(ConnectTimeoutLayer::disabled, ConnectTimeoutLayer::new)
 }

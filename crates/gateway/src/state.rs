@@ -15,7 +15,7 @@ use tower_buttress::{
 use super::answers;
 use super::args::{CallerArgs, Concurrency, Count, LayerArgs, Pacing, RateLimit, Switch};
 use super::fleet::{AnswerStore, Fleet};
-use super::load::{self, Lanes};
+use super::load::{self, Loads};
 use super::upstream::Upstream;
 
 /// The most bytes that last good answers take, those of all routes.
@@ -100,8 +100,8 @@ impl States {
     }
 
     /// The answers that callers come back to, and those that are kept in this process.
-    pub(crate) fn dedup(&mut self, args: &LayerArgs, lanes: &Lanes) -> DedupLayer {
-        let with = |layer: DedupLayer| match answers::resumable(args, lanes) {
+    pub(crate) fn dedup(&mut self, args: &LayerArgs, loads: &Loads) -> DedupLayer {
+        let with = |layer: DedupLayer| match answers::resumable(args, loads) {
             Some(resumable) => layer.resumable(resumable),
             None => layer,
         };

@@ -50,7 +50,7 @@ const REDIS_BUCKETS: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
 /// How often the exporter folds what was measured into its buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Shows what the layers do to those who look on. Log lines and figures of it are the layers' own.
+/// Hands what the layers do to the page and other viewers. The layers write log lines and figures of it themselves.
 #[derive(Clone, Debug)]
 struct Reporter {
     events: Events,

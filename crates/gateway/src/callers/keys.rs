@@ -4,12 +4,13 @@ use std::fmt;
 use std::hint::black_box;
 use std::str::FromStr;
 
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tower_buttress::Tenant;
 
+use crate::headers::X_API_KEY;
 use crate::whole::FileEnd;
 
 /// Keys, each with the tenant it belongs to.
@@ -31,8 +32,6 @@ pub(crate) struct Key {
     /// Cancelled when it is no key any more.
     pub(crate) removal: CancellationToken,
 }
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A tenant's name appears in logs.
 const LONGEST_NAME: usize = 64;

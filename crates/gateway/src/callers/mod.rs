@@ -81,7 +81,7 @@ impl Callers {
         }
     }
 
-    /// Ends the waiting calls of those who may not call any more.
+    /// Ends the waiting calls of callers whose keys are not among `new`.
     pub(crate) fn remove_all_but(&self, new: &Self) {
         if let (Some(keys), Some(new)) = (&self.keys, &new.keys) {
             keys.remove_all_but(new);

@@ -237,7 +237,7 @@ async fn models() -> impl IntoResponse {
     Json(json!({"object": "list", "data": [{"id": "sim", "object": "model", "created": 0, "owned_by": "simulated"}]}))
 }
 
-/// Shows the way to those who look what is here.
+/// Says how to ask it, at the URL that the gateway's first line names.
 async fn root() -> &'static str {
     "This is a simulated model provider. Stream an answer:\n\n  \
      curl -N \"$URL/v1/chat/completions\" -H 'content-type: application/json' \\\n    \

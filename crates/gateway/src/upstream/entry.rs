@@ -64,7 +64,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Entry<S> {
         if !credential.is_empty() {
             credentials::withhold(&mut head);
         }
-        // What has no place at a fallback leaves no authority to connect to, which the client answers with an error.
+        // A path that a fallback cannot have leaves no authority to connect to, which the client answers with an error.
         head.uri = upstream.locate(&head.uri).unwrap_or_default();
         for header in credential {
             head.headers.insert(header.name.clone(), header.value.clone());

@@ -21,14 +21,14 @@ use tower::Service;
 use tower_buttress::error::BoxError;
 
 use super::client::{Connectors, client};
-use super::lanes::{Lanes, SMALL};
+use super::client_set::{ClientSet, SMALL};
 use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
 /// Sends requests to one upstream, whose address they have.
 pub(crate) struct Forward<C> {
     upstream: Upstream,
-    lanes: Arc<Lanes<C>>,
+    clients: Arc<ClientSet<C>>,
     /// For connections that are to change to another protocol, which HTTP/2 cannot.
     upgrades: Client<C, Outgoing>,
 }
@@ -49,7 +49,7 @@ pin_project! {
     pub(crate) struct Answering<C> {
         #[pin]
         call: ResponseFuture,
-        lanes: Arc<Lanes<C>>,
+        clients: Arc<ClientSet<C>>,
         // An upload is not over before it was sent, and taken.
         occupied: Option<Arc<Occupied>>,
         asked: Option<(Asked, Instant)>,
@@ -84,8 +84,8 @@ impl Asked {
 
 impl<C: Connect + Clone> Forward<C> {
     pub(crate) fn new(connectors: &Connectors<C>, upstream: Upstream) -> Self {
-        let lanes = Arc::new(Lanes::new(&connectors.any, &upstream));
-        Self { upgrades: client(connectors.http1.clone(), &upstream), lanes, upstream }
+        let clients = Arc::new(ClientSet::new(&connectors.any, &upstream));
+        Self { upgrades: client(connectors.http1.clone(), &upstream), clients, upstream }
     }
 }
 
@@ -113,17 +113,17 @@ where
             // HTTP/2 has no such field, and hyper would take off what it names: `TE`, without which gRPC is refused.
             parts.headers.remove(CONNECTION);
         }
-        let (client, occupied) = if upgrades { (&self.upgrades, None) } else { self.lanes.choose(is_large) };
+        let (client, occupied) = if upgrades { (&self.upgrades, None) } else { self.clients.choose(is_large) };
         let occupied = occupied.map(Arc::new);
         let body = Outgoing { body, occupied: occupied.clone() };
         let call = client.request(Request::from_parts(parts, body));
-        Answering { call, lanes: self.lanes.clone(), occupied, asked }
+        Answering { call, clients: self.clients.clone(), occupied, asked }
     }
 }
 
 impl<C: Clone> Clone for Forward<C> {
     fn clone(&self) -> Self {
-        Self { upstream: self.upstream.clone(), lanes: self.lanes.clone(), upgrades: self.upgrades.clone() }
+        Self { upstream: self.upstream.clone(), clients: self.clients.clone(), upgrades: self.upgrades.clone() }
     }
 }
 
@@ -146,7 +146,7 @@ impl<C> Future for Answering<C> {
             asked.answered(*began);
         }
         if response.version() == Version::HTTP_2 {
-            this.lanes.is_multiplexed();
+            this.clients.note_multiplexed();
         }
         // RFC 9112, 6.3: where both are there, the length is wrong, and a client that believed it would take a part of
         // the answer for the whole.

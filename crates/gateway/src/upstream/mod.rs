@@ -1,9 +1,9 @@
 //! The upstreams: where they are, how they are reached, and on whose account.
 
 mod client;
+mod client_set;
 mod entry;
 mod forward;
-mod lanes;
 mod outgoing;
 mod tls;
 mod url;

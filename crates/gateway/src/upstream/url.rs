@@ -33,7 +33,7 @@ impl Upstream {
         self.protocol
     }
 
-    /// Where a request for `uri` goes. `None` where it has no place under the prefix: where that makes it longer than a
+    /// Where a request for `uri` goes. `None` where that is nowhere under the prefix: where that makes it longer than a
     /// URI may be, or where it would lead out again.
     pub(crate) fn locate(&self, uri: &Uri) -> Option<Uri> {
         let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -51,8 +51,8 @@ impl Upstream {
         self.at(path)
     }
 
-    /// Whether [`locate`](Self::locate) finds a place.
-    pub(crate) fn has_place(&self, uri: &Uri) -> bool {
+    /// Whether [`locate`](Self::locate) finds somewhere to send it.
+    pub(crate) fn has_target(&self, uri: &Uri) -> bool {
         self.prefix.is_empty() || self.locate(uri).is_some()
     }
 
@@ -167,7 +167,7 @@ mod tests {
         ];
         for asked in climbing {
             assert_eq!(upstream.locate(&asked.parse().unwrap()), None, "{asked}");
-            assert!(!upstream.has_place(&asked.parse().unwrap()), "{asked}");
+            assert!(!upstream.has_target(&asked.parse().unwrap()), "{asked}");
             assert_eq!(located("http://up", asked), format!("http://up{asked}"), "there is nothing to leave");
         }
         for asked in ["/...", "/..a", "/a..", "/a?b=/../c", "/./a", "/a%2Fb", "/%2e"] {

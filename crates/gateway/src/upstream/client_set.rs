@@ -16,63 +16,67 @@ use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
 /// Clients of one upstream, each with connections of its own.
-pub(super) struct Lanes<C> {
-    lanes: [Lane<C>; LANES],
+pub(super) struct ClientSet<C> {
+    clients: [CountedClient<C>; CLIENTS],
     /// Over HTTP/1.1 each call has a connection anyway, and one client keeps them best.
     multiplexed: AtomicBool,
 }
 
-struct Lane<C> {
+struct CountedClient<C> {
     client: Client<C, Outgoing>,
     uploads: Arc<AtomicUsize>,
 }
 
-const LANES: usize = 16;
+const CLIENTS: usize = 16;
 
 /// An upload that fits into any window with many others.
 pub(super) const SMALL: u64 = 16 * 1024;
 
-// === impl Lanes ===
+// === impl ClientSet ===
 
-impl<C: Connect + Clone> Lanes<C> {
+impl<C: Connect + Clone> ClientSet<C> {
     pub(super) fn new(connector: &C, upstream: &Upstream) -> Self {
-        let lane = |_| Lane { client: client(connector.clone(), upstream), uploads: Arc::default() };
-        Self { lanes: std::array::from_fn(lane), multiplexed: AtomicBool::new(upstream.protocol() == Protocol::H2c) }
+        let client = |_| CountedClient { client: client(connector.clone(), upstream), uploads: Arc::default() };
+        Self {
+            clients: std::array::from_fn(client),
+            multiplexed: AtomicBool::new(upstream.protocol() == Protocol::H2c),
+        }
     }
 
     /// The client for the next call.
     pub(super) fn choose(&self, is_large: bool) -> (&Client<C, Outgoing>, Option<Occupied>) {
-        let [first, others @ ..] = &self.lanes;
+        let [first, others @ ..] = &self.clients;
         if !self.multiplexed.load(Relaxed) {
             return (&first.client, None);
         }
-        let fewer = |best: (usize, _), lane| {
-            let uploads = Lane::uploads(lane);
-            if uploads < best.0 { (uploads, lane) } else { best }
+        let fewer = |best: (usize, _), client| {
+            let uploads = CountedClient::uploads(client);
+            if uploads < best.0 { (uploads, client) } else { best }
         };
-        let (_, lane) = others.iter().fold((first.uploads(), first), fewer);
-        let occupied = is_large.then(|| Occupied::new(&lane.uploads));
-        (&lane.client, occupied)
+        let (_, client) = others.iter().fold((first.uploads(), first), fewer);
+        let occupied = is_large.then(|| Occupied::new(&client.uploads));
+        (&client.client, occupied)
     }
 }
 
-impl<C> Lanes<C> {
-    pub(super) fn is_multiplexed(&self) {
+impl<C> ClientSet<C> {
+    /// Its connections carry several calls at a time.
+    pub(super) fn note_multiplexed(&self) {
         if !self.multiplexed.load(Relaxed) {
             self.multiplexed.store(true, Relaxed);
         }
     }
 }
 
-impl<C> fmt::Debug for Lanes<C> {
+impl<C> fmt::Debug for ClientSet<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.lanes.iter().map(Lane::uploads)).finish()
+        f.debug_list().entries(self.clients.iter().map(CountedClient::uploads)).finish()
     }
 }
 
-// === impl Lane ===
+// === impl CountedClient ===
 
-impl<C> Lane<C> {
+impl<C> CountedClient<C> {
     fn uploads(&self) -> usize {
         self.uploads.load(Relaxed)
     }

@@ -1,0 +1,95 @@
+//! What answers a request that has come: the gateway's own pages, or the proxy.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::ORIGIN;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use rustls::ServerConfig;
+use tower::Service;
+use tower_buttress::error::BoxError;
+
+use super::access::{Access, Followed};
+use super::callers::Callers;
+use super::ids::RequestId;
+use super::local::{Local, Shown};
+use super::proxy::{Proxy, RequestBody};
+use super::stream::TurnTaking;
+use super::unread::Sender;
+
+/// What answers calls, as the configuration has it. A call keeps the one that it began with.
+#[derive(Debug)]
+pub(crate) struct Live<S> {
+    pub(crate) proxy: Proxy<S>,
+    pub(crate) local: Local,
+    pub(crate) callers: Callers,
+    /// The gateway's own pages that the main listener has.
+    pub(crate) shown: Shown,
+    /// `None`: the main listener speaks no TLS.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+}
+
+/// How a client's connection came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came {
+    pub(crate) address: IpAddr,
+    pub(crate) door: Door,
+    pub(crate) has_tls: bool,
+}
+
+/// The listener that it came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Door {
+    Main,
+    Admin,
+}
+
+/// The body of an answer, on its way to its caller.
+pub(crate) type Answer = TurnTaking<Followed>;
+
+// === impl Live ===
+
+impl<S, B> Live<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    pub(crate) async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
+        let sender = Sender::new(request.version(), request.headers());
+        let shown = match came.door {
+            // A proxy on this machine passes on the calls of anyone.
+            Door::Main if self.callers.is_relayed(came.address, request.headers()) => Shown::Health,
+            Door::Main => self.shown,
+            Door::Admin => Shown::All,
+        };
+        if matches!(came.door, Door::Admin) || self.local.has(&request) {
+            // First of all: a page of another site may have made a browser ask for it.
+            let refused = if Local::is_health(&request) { None } else { self.callers.admit_page(&request) };
+            let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
+            let response = match (refused, whose) {
+                (Some(refused), _) => refused,
+                (None, Some(whose)) => self.local.forget(&whose).await,
+                (None, None) => self.local.answer(&request, shown),
+            };
+            let response = sender.refuse(request.into_body(), response).await;
+            return response.map(|body| TurnTaking::new(Followed::uncounted(body)));
+        }
+        let origin = request.headers().get(ORIGIN).cloned();
+        let id = RequestId::assign(request.headers_mut());
+        let mut access = Access::begin(&request, id.clone(), &self.local.events.calls);
+        let mut response = match self.callers.admit(&mut request) {
+            None => {
+                access.of_tenant(request.extensions().get());
+                request.extensions_mut().insert(access.call());
+                self.proxy.answer(request, self.callers.peer(came.address, came.has_tls)).await
+            }
+            Some(response) => sender.refuse(request.into_body(), response).await,
+        };
+        self.callers.pages.share(origin.as_ref(), response.headers_mut());
+        id.mark(response.headers_mut());
+        access.follow(response).map(TurnTaking::new)
+    }
+}

@@ -1,0 +1,66 @@
+//! The text that the program begins with.
+
+use super::Gateway;
+use super::args::Backup;
+use super::reading::Reading;
+
+/// What it tells on stdout: where it listens, before what, and what to try.
+pub(crate) fn welcome(gateway: &Gateway) -> String {
+    let Gateway { reading: Reading { args, server_tls, .. }, addr, upstream, provider, .. } = gateway;
+    let layers = &args.layers;
+    let scheme = if server_tls.is_some() { "https" } else { "http" };
+    let before = match (upstream, args.routes.len()) {
+        (Some(upstream), _) if provider.is_some() => format!("a simulated provider on {upstream}"),
+        (Some(upstream), 0) => format!("the upstream {upstream}"),
+        (Some(upstream), routes) => format!("the upstream {upstream} and {routes} routes"),
+        (None, routes) => format!("{routes} routes"),
+    };
+    let shared = args.fleet.redis.as_ref().map_or_else(String::new, |url| format!("shared: through {url}\n"));
+    let limits = format!(
+        "gateway on {scheme}://{addr}, before {before}\n\
+             limits: connect {}, first byte {}, idle {}, deadline {} (header: {})\n\
+             attempts: {}, then {}\n{shared}",
+        layers.connect_timeout,
+        layers.first_byte_timeout,
+        layers.idle_timeout,
+        layers.deadline,
+        layers.deadline_header,
+        layers.attempts,
+        fallbacks(&args.upstreams.backups),
+    );
+    if provider.is_none() {
+        return limits;
+    }
+    let (first_byte, idle) = (layers.first_byte_timeout, layers.idle_timeout);
+    let silent = match layers.begin_early() {
+        Some(early) if layers.first_byte_timeout.0.is_none_or(|limit| early < limit) => {
+            let early = humantime::format_duration(early);
+            format!("the stream begins after {early}, and an error event ends it after {first_byte}")
+        }
+        _ => format!("504 after {first_byte}"),
+    };
+    format!(
+        "{limits}\n\
+             Stream an answer through it:\n\n  \
+             curl -N {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+             -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
+             Add a fault, and see what becomes of it:\n\n  \
+             -H 'x-fault: silent'           no answer at all: {silent}\n  \
+             -H 'x-fault: stall-after=5'    silence within the answer: an error event after {idle}\n  \
+             -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
+             -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
+             -H 'x-deadline-ms: 500'        your own deadline: an error event ends the answer there\n\n\
+             More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
+    )
+}
+
+fn fallbacks(backups: &[Backup]) -> String {
+    match backups {
+        [] => "no fallback".to_owned(),
+        [one] => format!("the fallback {}", one.upstream),
+        chain => {
+            let urls: Vec<_> = chain.iter().map(|backup| backup.upstream.to_string()).collect();
+            format!("the fallbacks {}", urls.join(", "))
+        }
+    }
+}
