@@ -27,6 +27,7 @@ use super::spare::Spares;
 use super::stack::{Shared, Stack};
 use super::state::States;
 use super::telemetry;
+use super::tunnel::Tunnels;
 use super::upstream::Upstream;
 
 /// What stays while configurations come and go.
@@ -36,6 +37,7 @@ pub(crate) struct Assembly {
     events: Events,
     observer: Arc<dyn Observer>,
     drain: Drain,
+    tunnels: Tunnels,
     shown: Shown,
     /// There is no other listener for the gateway's own pages.
     is_alone: bool,
@@ -53,7 +55,8 @@ impl Assembly {
         is_alone: bool,
     ) -> Self {
         let observer = telemetry::observer(&events);
-        Self { states: States::new(&fleet, memory, &observer), fleet, events, observer, drain, shown, is_alone }
+        let (states, tunnels) = (States::new(&fleet, memory, &observer), Tunnels::default());
+        Self { states, fleet, events, observer, drain, tunnels, shown, is_alone }
     }
 
     /// Makes what answers calls, before the state that there is. `upstream` has the calls of no route.
@@ -99,6 +102,7 @@ impl Assembly {
             proxy: Proxy::new(
                 Routes::new(routes, Spares::new(Stack::of_answers(args, &shared).service(&shared))),
                 inspector,
+                self.tunnels.with_limit(callers.caller_concurrency.0),
                 self.drain.clone(),
             ),
             local: Local {

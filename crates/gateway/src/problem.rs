@@ -170,6 +170,12 @@ pub(crate) fn unknown_query() -> Response<AnswerBody> {
     problem(StatusCode::BAD_REQUEST, "query-invalid", detail)
 }
 
+/// A caller that has as many WebSockets as `--caller-concurrency` gives it.
+pub(crate) fn too_many_tunnels() -> Response<AnswerBody> {
+    let detail = "This caller has as many WebSockets open as it may have; close one first.";
+    problem(StatusCode::TOO_MANY_REQUESTS, "too-many-websockets", detail)
+}
+
 /// A reverse proxy is no tunnel.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     problem(
@@ -276,6 +282,7 @@ mod tests {
             no_memory(),
             too_long_to_read(),
             no_route(),
+            too_many_tunnels(),
             no_such_page(),
             only_read(),
             only_posted(),

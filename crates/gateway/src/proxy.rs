@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::upgrade::{self, OnUpgrade};
+use hyper::upgrade;
 use tokio::sync::oneshot;
 use tower::Service;
 use tower_buttress::error::BoxError;
@@ -20,7 +20,6 @@ use tower_buttress::{Attempts, CallBody, DedupRole, HeadersSentEarly, Model, Rej
 
 use super::answer_body::AnswerBody;
 use super::attempts::{ATTEMPTS, CallAttempts};
-use super::callers::KeyRemoval;
 use super::calls::Call;
 use super::drain::Drain;
 use super::headers::Peer;
@@ -28,9 +27,10 @@ use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{RouteMatch, Routes};
 use super::spare::Spares;
+use super::tunnel::{self, TooManyTunnels, Tunnel, Tunnels};
 use super::unread::Sender;
 use super::upload::{Upload, UploadWatch};
-use super::{headers, problem, telemetry, tunnel};
+use super::{headers, problem, telemetry};
 
 /// Whether an equal request had been made: `leader`, `joined`, `replayed`, or `resumed`. Absent where that cannot be told.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
@@ -43,14 +43,15 @@ pub(crate) type RequestBody = CallBody;
 pub(crate) struct Proxy<S> {
     routes: Routes<S>,
     inspector: Inspector,
+    tunnels: Tunnels,
     drain: Drain,
 }
 
 // === impl Proxy ===
 
 impl<S> Proxy<S> {
-    pub(crate) fn new(routes: Routes<S>, inspector: Inspector, drain: Drain) -> Self {
-        Self { routes, inspector, drain }
+    pub(crate) fn new(routes: Routes<S>, inspector: Inspector, tunnels: Tunnels, drain: Drain) -> Self {
+        Self { routes, inspector, tunnels, drain }
     }
 
     pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -67,11 +68,14 @@ impl<S> Proxy<S> {
             Err(refusal) => return sender.refuse(body, *refusal).await,
         };
         let mut request = Request::from_parts(parts, body);
-        let upgrade =
-            tunnel::asked(&mut request).map(|client| (client, request.extensions().get::<KeyRemoval>().cloned()));
+        let client = tunnel::asked(&mut request);
         let (mut parts, body) = request.into_parts();
+        let tunnel = match client.map(|client| self.tunnels.begin(client, &parts)).transpose() {
+            Ok(tunnel) => tunnel,
+            Err(TooManyTunnels) => return sender.refuse(body, problem::too_many_tunnels()).await,
+        };
         headers::forward_request(&mut parts, peer);
-        if upgrade.is_some() {
+        if tunnel.is_some() {
             tunnel::mark(&mut parts.headers);
         }
         let attempts = CallAttempts::default();
@@ -103,7 +107,7 @@ impl<S> Proxy<S> {
         let mut response = tokio::select! {
             biased;
             answer = stack.call(Request::from_parts(parts, body)) => match answer {
-                Ok(response) => pass_on(response, upgrade, &self.drain, &attempts),
+                Ok(response) => pass_on(response, tunnel, &self.drain, &attempts),
                 Err(error) => attempts.failed(&error.into()),
             },
             Some(Ok(error)) = failure => return broken(error.as_ref()),
@@ -188,7 +192,7 @@ fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
 
 fn pass_on<B>(
     mut response: Response<B>,
-    upgrade: Option<(OnUpgrade, Option<KeyRemoval>)>,
+    tunnel: Option<Tunnel>,
     drain: &Drain,
     attempts: &CallAttempts,
 ) -> Response<AnswerBody>
@@ -197,10 +201,10 @@ where
 {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
-        let Some((client, removal)) = upgrade.filter(|_| tunnel::to_websocket(response.headers())) else {
+        let Some(tunnel) = tunnel.filter(|_| tunnel::to_websocket(response.headers())) else {
             return problem::wrong_protocol();
         };
-        tokio::spawn(tunnel::carry(client, upgrade::on(&mut response), drain.open(), removal));
+        tokio::spawn(tunnel.carry(upgrade::on(&mut response), drain.open()));
     }
     // What began before its answer does not know yet how that will come about.
     let early = response.extensions().get::<HeadersSentEarly>().is_some();

@@ -267,6 +267,41 @@ async fn a_websocket_ends_when_the_key_of_its_caller_is_removed() {
 }
 
 #[tokio::test]
+async fn a_caller_has_no_more_websockets_than_it_may_have() {
+    let upstream = serve(Router::new().route(
+        "/ws",
+        any(|upgrade: WebSocketUpgrade| async {
+            upgrade.on_upgrade(|mut socket| async move { while socket.recv().await.is_some() {} })
+        }),
+    ));
+    let upstream = format!("http://{}", upstream.await);
+    let gateway = gateway(&["--upstream", &upstream, "--caller-concurrency", "1"]).await;
+    let open = async |caller: &str| {
+        let mut request = format!("ws://{}/ws", gateway.addr).into_client_request().unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {caller}").parse().unwrap());
+        soon(tokio_tungstenite::connect_async(request)).await.map(|(socket, _)| socket)
+    };
+    let mut socket = open("acme").await.unwrap();
+    match open("acme").await.unwrap_err() {
+        tokio_tungstenite::tungstenite::Error::Http(refusal) => assert_eq!(refusal.status(), 429),
+        other => panic!("{other}"),
+    }
+    // Others have their own, and calls count apart.
+    let _other = open("other").await.unwrap();
+    let mut call = Request::get(format!("http://{}/elsewhere", gateway.addr)).body(full("")).unwrap();
+    call.headers_mut().insert("authorization", "Bearer acme".parse().unwrap());
+    assert_eq!(ask(call).await.status(), StatusCode::NOT_FOUND);
+    soon(socket.close(None)).await.unwrap();
+    drop(socket);
+    let freed = async {
+        while open("acme").await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    soon(freed).await;
+}
+
+#[tokio::test]
 async fn an_upstream_that_is_not_there_is_a_502_that_tells_nothing_of_it() {
     let upstream = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
     let gateway = gateway_before(upstream).await;
