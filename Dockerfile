@@ -1,7 +1,8 @@
 # The gateway, without root:
 #   docker build -t buttress-gateway .
-#   docker run -p 8080:8080 -v "$PWD/keys:/keys:ro" buttress-gateway \
-#     --upstream https://api.example.com --caller-keys-file /keys
+#   docker run -p 127.0.0.1:8080:8080 -v "$PWD/gateway:/etc/gateway:ro" buttress-gateway \
+#     --upstream https://api.example.com --caller-keys-file /etc/gateway/keys
+# The folder is mounted, not the file: editors write a new file in its place, which a mounted file does not follow.
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
@@ -17,7 +18,8 @@ RUN apt-get update \
  && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gateway
 COPY --from=build /installed/bin/buttress-gateway /usr/local/bin/buttress-gateway
 USER 10001:10001
-# Beyond loopback only /-/healthz and /-/readyz are shown: --admin gives the other pages a listener of their own.
+# On an address that is not loopback, of the gateway's own pages only /-/healthz and /-/readyz are shown (with --resumable on also
+# /-/answers): --admin gives all of them a listener of their own.
 ENV GATEWAY_LISTEN=0.0.0.0:8080
 EXPOSE 8080
 STOPSIGNAL SIGTERM
