@@ -390,7 +390,7 @@ impl Error for LeaderGone {}
 // === impl DedupLagged ===
 
 impl DedupLagged {
-    /// A listener for whom the others waited for `after`.
+    /// A listener that the others waited for, for `after`.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self { after }

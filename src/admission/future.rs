@@ -50,14 +50,14 @@ pin_project! {
 /// large as a request.
 struct Parked<S, A: Admit, ReqB> {
     /// Dropped first, too.
-    place: Place<A>,
+    before: BeforeCall<A>,
     service: S,
     /// Taken when it is sent.
     request: Option<Request<ReqB>>,
 }
 
 /// What a call has that was not sent yet. In one place: a line may be long.
-enum Place<A: Admit> {
+enum BeforeCall<A: Admit> {
     Waiting(A::Wait),
     Admitted(HeldPermit<A::Permit>),
 }
@@ -77,17 +77,17 @@ where
 
     /// A call that begins when this service, which was not polled ready yet, is ready.
     pub(super) fn readying(service: S, request: Request<ReqB>, permit: HeldPermit<A::Permit>) -> Self {
-        Self::parked(Place::Admitted(permit), service, request)
+        Self::parked(BeforeCall::Admitted(permit), service, request)
     }
 
     /// A call that begins when the wait is over, and then this service is ready.
     pub(super) fn waiting(wait: A::Wait, service: S, request: Request<ReqB>) -> Self {
-        Self::parked(Place::Waiting(wait), service, request)
+        Self::parked(BeforeCall::Waiting(wait), service, request)
     }
 
-    fn parked(place: Place<A>, service: S, request: Request<ReqB>) -> Self {
+    fn parked(before: BeforeCall<A>, service: S, request: Request<ReqB>) -> Self {
         let asks_for_head = asks_for_head(&request);
-        let parked = Box::new(Parked { place, service, request: Some(request) });
+        let parked = Box::new(Parked { before, service, request: Some(request) });
         Self { stage: Stage::Parked { parked }, asks_for_head }
     }
 
@@ -137,12 +137,12 @@ where
                         .map_ok(|response| response.map(|body| GuardedBody::new(ResponseBody::inner(body), permit)));
                 }
                 StageProj::Parked { parked } => {
-                    let Parked { place, service, request } = &mut **parked;
-                    let permit = match place {
-                        Place::Admitted(permit) => permit,
-                        Place::Waiting(wait) => {
+                    let Parked { before, service, request } = &mut **parked;
+                    let permit = match before {
+                        BeforeCall::Admitted(permit) => permit,
+                        BeforeCall::Waiting(wait) => {
                             match ready!(wait.poll(cx)) {
-                                Ok(granted) => *place = Place::Admitted(HeldPermit::new(Some(granted))),
+                                Ok(granted) => *before = BeforeCall::Admitted(HeldPermit::new(Some(granted))),
                                 Err(rejection) => {
                                     let wire =
                                         request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
@@ -221,7 +221,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
-            Stage::Parked { parked } if matches!(parked.place, Place::Waiting(_)) => "waiting",
+            Stage::Parked { parked } if matches!(parked.before, BeforeCall::Waiting(_)) => "waiting",
             Stage::Parked { .. } => "readying",
             Stage::Calling { .. } => "calling",
             Stage::Refused { .. } => "refused",

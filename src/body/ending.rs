@@ -33,7 +33,7 @@ pub struct Ending(Arc<Figures>);
 struct Figures {
     end: AtomicU8,
     ids: AtomicU8,
-    /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them; [`UNTOLD`]: it is not told.
+    /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them; or [`STOPPED`].
     #[cfg(feature = "llm")]
     sequence: AtomicU64,
     #[cfg(feature = "llm")]
@@ -58,7 +58,7 @@ const NO_IDS: u8 = 1;
 const MAY_HAVE_IDS: u8 = 2;
 /// The numbers of events are not told any more.
 #[cfg(feature = "llm")]
-const UNTOLD: u64 = u64::MAX;
+const STOPPED: u64 = u64::MAX;
 
 const ENDS: [End; 6] = [End::Whole, End::Paused, End::Limit, End::Refused, End::Filtered, End::Unknown];
 
@@ -121,21 +121,21 @@ impl Ending {
     /// the next number of none.
     pub(crate) fn stop_numbers(&self) {
         #[cfg(feature = "llm")]
-        self.0.sequence.store(UNTOLD, Ordering::Relaxed);
+        self.0.sequence.store(STOPPED, Ordering::Relaxed);
     }
 
     /// The `sequence_number` of the next event, by a layer that reads all of them.
     #[cfg(feature = "llm")]
     pub(crate) fn note_sequence(&self, next: u64) {
-        if self.0.sequence.load(Ordering::Relaxed) != UNTOLD {
-            self.0.sequence.store(next.saturating_add(1).min(UNTOLD - 1), Ordering::Relaxed);
+        if self.0.sequence.load(Ordering::Relaxed) != STOPPED {
+            self.0.sequence.store(next.saturating_add(1).min(STOPPED - 1), Ordering::Relaxed);
         }
     }
 
     /// The `sequence_number` of the next event of Responses. `None` where no layer reads them for this reader alone.
     pub(crate) fn next_sequence(&self) -> Option<u64> {
         #[cfg(feature = "llm")]
-        return Some(self.0.sequence.load(Ordering::Relaxed)).filter(|number| *number != UNTOLD)?.checked_sub(1);
+        return Some(self.0.sequence.load(Ordering::Relaxed)).filter(|number| *number != STOPPED)?.checked_sub(1);
         #[cfg(not(feature = "llm"))]
         None
     }

@@ -110,15 +110,19 @@ impl<B: Body<Data = Bytes>> Body for PrefixedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         let frames = self.rest.iter().filter_map(Frame::data_ref).chain(&self.first);
-        let held = frames.fold(0_u64, |sum, data| sum.saturating_add(data.len() as u64));
-        let inner = self.body.size_hint();
-        let mut hint = SizeHint::new();
-        if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {
-            hint.set_upper(upper);
-        }
-        hint.set_lower(inner.lower().saturating_add(held).min(hint.upper().unwrap_or(u64::MAX)));
-        hint
+        size_with(frames, &self.body.size_hint())
     }
+}
+
+/// The size of a body behind the data that is held of it.
+pub(crate) fn size_with<'a>(held: impl Iterator<Item = &'a Bytes>, body: &SizeHint) -> SizeHint {
+    let held = held.fold(0_u64, |sum, data| sum.saturating_add(data.len() as u64));
+    let mut hint = SizeHint::new();
+    if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(held)) {
+        hint.set_upper(upper);
+    }
+    hint.set_lower(body.lower().saturating_add(held).min(hint.upper().unwrap_or(u64::MAX)));
+    hint
 }
 
 #[cold]

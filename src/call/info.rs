@@ -1,4 +1,4 @@
-//! Which call it is that a layer tells of.
+//! Identifies the call that an event is about.
 
 use std::cell::Cell;
 use std::fmt;

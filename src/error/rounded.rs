@@ -1,4 +1,4 @@
-//! Times in what people read.
+//! Durations as people read them.
 
 use std::fmt;
 use std::time::Duration;

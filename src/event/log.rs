@@ -1,4 +1,4 @@
-//! Events as lines of `tracing`. Which call they are about says the span that an `ObserveLayer` opened.
+//! Events as lines of `tracing`. The span that an `ObserveLayer` opened says which call they are about.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

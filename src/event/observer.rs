@@ -1,4 +1,4 @@
-//! Who is told of events.
+//! The receiver of a layer's events.
 
 use std::fmt;
 use std::sync::Arc;

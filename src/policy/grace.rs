@@ -12,7 +12,7 @@ const GRACE: Duration = Duration::from_millis(50);
 const VERY_LATE: Duration = Duration::from_secs(5);
 const LONG_GRACE: Duration = Duration::from_millis(500);
 
-/// The time that is left to a wait whose end was found so late; `None` where it was in time, and the wait is over.
+/// The time that is left to a wait whose end was found this late; `None` where it was in time, and the wait is over.
 pub(crate) fn grace(late: Duration) -> Option<Duration> {
     if late > VERY_LATE {
         Some(LONG_GRACE)

@@ -44,7 +44,7 @@ impl HeartbeatSchedule {
         self.quiet = None;
     }
 
-    /// A heartbeat goes downstream: until somebody waits again, the upstream is not waited for.
+    /// A heartbeat goes downstream: until the consumer polls again, the upstream is not waited for.
     pub(crate) fn beat(&mut self, now: Instant) {
         self.sent();
         self.silent.interrupted(now);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_does_not_wait() {
+    fn a_reader_that_does_not_poll_is_not_waiting() {
         let start = Instant::now();
         let mut schedule = HeartbeatSchedule::new(15 * S, Some(30 * S));
         schedule.waiting(|| start);

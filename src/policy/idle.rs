@@ -1,4 +1,4 @@
-//! How long somebody has been kept waiting.
+//! How long a consumer has been kept waiting.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,8 @@ impl Idle {
         }
     }
 
-    /// The same for a wait that ends after `limit`: who comes for what is there much later than that had turned away, and
-    /// since when is not known.
+    /// The same for a wait that ends after `limit`. A consumer that polls more than a second after that was not waiting, and since
+    /// when is not known: that time does not count.
     pub(crate) fn interrupted_within(&mut self, limit: Duration, now: Instant) {
         match self.until(limit) {
             Some(end) if now.saturating_duration_since(end) > LATE => self.since = None,

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_names_there_are_few_are_kept() {
+    fn of_many_names_few_are_kept() {
         let mut known = KnownModels::default();
         let added = (0..100_000).filter(|n| known.add_host(&format!("host-{n}"))).count();
         assert_eq!((added, known.hosts.len()), (MAX_HOSTS, MAX_HOSTS));

@@ -1,4 +1,4 @@
-//! Who asks, where, and for which form of an answer: what every fingerprint of a request has in it, beside its body.
+//! What every fingerprint of a request has in it beside its body: its caller, its target, and the form of the answer.
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE,
@@ -14,8 +14,8 @@ use crate::proto::fingerprint::Fingerprinter;
 /// Hands on the name of the tenant, if there is one.
 pub(crate) type NameTenant = dyn Fn(&Parts, &mut dyn FnMut(&[u8])) + Send + Sync;
 
-/// The headers that make another request of the same body: what the answer looks like, what the body is and which part of
-/// what, on what condition it is taken, what is to be done, for whom, from where on, and what the LLM APIs take in headers.
+/// The headers that make another request of the same body: the form of the answer, the type and the part of the body, conditions,
+/// the method, the user, the position in a stream, and what the LLM APIs take in headers.
 pub(crate) const FINGERPRINT_HEADERS: [HeaderName; 21] = [
     ACCEPT,
     ACCEPT_ENCODING,

@@ -1,4 +1,4 @@
-//! Which answers are kept for those who ask the same again.
+//! Which answers are kept for later requests that are the same.
 
 use http::{HeaderMap, StatusCode};
 
@@ -11,14 +11,14 @@ use crate::proto::media_type;
 pub(crate) enum KeySource {
     /// By an `Idempotency-Key`: its caller relies on it.
     ByKey,
-    /// By its fingerprint: who repeats it after an error wants another attempt, not the error again.
+    /// By its fingerprint: a caller that repeats it after an error wants another attempt, not the error again.
     ByFingerprint,
 }
 
 /// How an answer is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Storable {
-    /// Not at all. Those who wait for it read it all the same.
+    /// Not at all. Its current readers read it all the same.
     No,
     /// As long as there is room.
     Evictable,

@@ -1,11 +1,11 @@
-//! How many calls may go on while nobody listens to them.
+//! How many calls may go on without a listener.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 /// The limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct UnattendedLimits {
     /// Of one tenant.
     pub(crate) per_tenant: u32,
     /// Of all tenants together.
@@ -24,7 +24,7 @@ pub(crate) struct Unattended<T> {
 impl<T: Eq + Hash + Copy> Unattended<T> {
     /// A call of this tenant is left by its last listener. Returns whether it may go on; then it must [leave](Self::leave). Other
     /// limits than before hold for those that come: what goes on already goes on.
-    pub(crate) fn enter(&mut self, tenant: T, limits: Limits) -> bool {
+    pub(crate) fn enter(&mut self, tenant: T, limits: UnattendedLimits) -> bool {
         let count = self.by_tenant.get(&tenant).copied().unwrap_or(0);
         let may = count < limits.per_tenant && self.total < limits.total;
         if may {
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn one_tenant_has_a_share_and_all_have_a_limit() {
-        let (mut unattended, limits) = (Unattended::default(), Limits { per_tenant: 2, total: 3 });
+        let (mut unattended, limits) = (Unattended::default(), UnattendedLimits { per_tenant: 2, total: 3 });
         assert!(unattended.enter('a', limits) && unattended.enter('a', limits));
         assert!(!unattended.enter('a', limits), "its share is spent");
         assert!(unattended.enter('b', limits));
@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn other_limits_hold_for_those_that_come() {
-        let (mut unattended, before) = (Unattended::default(), Limits { per_tenant: 2, total: 2 });
+        let (mut unattended, before) = (Unattended::default(), UnattendedLimits { per_tenant: 2, total: 2 });
         assert!(unattended.enter('a', before) && unattended.enter('a', before));
-        let limits = Limits { per_tenant: 1, total: 3 };
+        let limits = UnattendedLimits { per_tenant: 1, total: 3 };
         assert!(!unattended.enter('a', limits) && unattended.enter('b', limits));
         unattended.leave(&'a');
         assert!(!unattended.enter('a', limits), "one goes on");

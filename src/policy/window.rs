@@ -185,7 +185,7 @@ impl Window {
         }
     }
 
-    /// Until when calls may be counted without advancing; `None` for ever.
+    /// Until when calls may be counted without advancing; `None` forever.
     pub(crate) fn fresh_until(&self) -> Option<Instant> {
         match self {
             Self::Time(window) => window.start.checked_add(window.width),

@@ -28,7 +28,7 @@ impl ResilienceLayer {
     /// The layers that have to do with the request alone, around all others.
     pub(super) fn outer<E>(&self, stack: Upstream<E>) -> Outer<E> {
         let inspect = self.inspect.clone().memory(self.memory.clone());
-        // Who sends slowly is not to hold a place.
+        // A caller that sends slowly is not to hold a place.
         let inspect = if self.admission.queue.is_enabled() { inspect.read_all(true) } else { inspect };
         inspect.layer(self.profile.layer(stack))
     }

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_credentials_wherever_they_stand() {
+    fn a_request_has_credentials_in_every_place_they_may_stand() {
         assert!(!has("http://a/b?alt=sse", &[("accept", "*/*")]));
         assert!(has("http://a/b", &[("x-api-key", "secret")]));
         assert!(has("http://a/b?key=secret", &[]));

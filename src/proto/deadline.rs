@@ -75,7 +75,7 @@ impl DeadlineHeader {
         Self { name, format: Format::Millis }
     }
 
-    /// Any header in seconds. Read with a decimal fraction (`1.5`), written without, since not everybody reads one:
+    /// Any header in seconds. Read with a decimal fraction (`1.5`), written without, since not every server reads one:
     /// a remainder below one second is not worth a call in this format.
     #[must_use]
     pub const fn seconds(name: HeaderName) -> Self {

@@ -1,7 +1,7 @@
 //! Which answers are event streams whose bytes can be read, and which requests ask for one.
 
-use http::header::{ACCEPT, CONTENT_ENCODING};
-use http::{Extensions, HeaderMap, HeaderValue, Request, Uri};
+use http::header::ACCEPT;
+use http::{Extensions, HeaderMap, Request, Uri};
 
 use super::list;
 use super::media_type;
@@ -33,8 +33,7 @@ impl EventStream {
         if !media_type::essence(headers).eq_ignore_ascii_case(b"text/event-stream") {
             return Self::No;
         }
-        let encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
-        if headers.get_all(CONTENT_ENCODING).iter().any(encoded) { Self::Encoded } else { Self::Plain }
+        if media_type::is_encoded(headers) { Self::Encoded } else { Self::Plain }
     }
 }
 
@@ -65,7 +64,8 @@ fn is_in_path(uri: &Uri) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::header::CONTENT_TYPE;
+    use http::HeaderValue;
+    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
     use super::*;
 

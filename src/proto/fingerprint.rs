@@ -1,4 +1,4 @@
-//! Digests that name requests: equal for the same request, and for no other that anybody can build.
+//! Digests that name requests: equal for the same request, and for no other that a caller could build.
 //!
 //! # Why length prefixes?
 //!
@@ -76,7 +76,7 @@ impl Fingerprinter {
         self.hash.update(field);
     }
 
-    /// So many fields will follow.
+    /// The number of fields that follow.
     pub(crate) fn count(&mut self, fields: usize) {
         self.hash.update((fields as u64).to_le_bytes());
     }

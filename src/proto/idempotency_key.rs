@@ -235,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_is_short_and_printable(line in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn an_accepted_key_is_short_and_printable(line in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(key) = IdempotencyKey::parse(&line) {
                 prop_assert!((1..=255).contains(&key.as_str().len()));
                 prop_assert!(key.as_str().bytes().all(|byte| matches!(byte, 0x20..=0x7e)));

@@ -1,6 +1,6 @@
 //! What a message says that it is.
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 
 /// The type and subtype of the content, without parameters, as they were written. Empty where there is none.
@@ -15,6 +15,12 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let essence = essence(headers);
     let suffix = essence.len().checked_sub(SUFFIX.len()).map(|at| &essence[at..]);
     essence.eq_ignore_ascii_case(b"application/json") || suffix.is_some_and(|s| s.eq_ignore_ascii_case(SUFFIX))
+}
+
+/// Whether the content is compressed, or in another encoding.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    !headers.get_all(CONTENT_ENCODING).iter().all(is_identity)
 }
 
 #[cfg(test)]

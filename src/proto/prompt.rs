@@ -1,4 +1,4 @@
-//! What a request for a generation says, as far as those need to know who keep its answer.
+//! What a request for a generation says, for the layers that keep or continue its answer.
 
 use super::dialect::Kind;
 use super::json_object::{elements, members};
@@ -51,6 +51,18 @@ pub(crate) fn asks_for_stream(kind: Kind, path: &str, body: &[u8]) -> bool {
         Kind::Ollama => said != Some(b"false"),
         _ => said == Some(b"true"),
     }
+}
+
+/// Whether the request asks for more than one answer.
+pub(crate) fn asks_for_several(body: &[u8]) -> bool {
+    let is_more = |value: &[u8]| serde_json::from_slice::<u64>(value).is_ok_and(|count| count > 1);
+    members(body).any(|(key, value)| match key {
+        b"n" | b"num_generations" => is_more(value),
+        b"generationConfig" | b"generation_config" => {
+            members(value).any(|(key, value)| matches!(key, b"candidateCount" | b"candidate_count") && is_more(value))
+        }
+        _ => false,
+    })
 }
 
 /// The model that the request names.
@@ -209,6 +221,17 @@ mod tests {
         assert!(
             asks_for_stream(Kind::Ollama, "/", b"{}") && !asks_for_stream(Kind::Ollama, "/", br#"{"stream":false}"#)
         );
+    }
+
+    #[test]
+    fn several_answers_are_asked_for_by_a_number_above_one() {
+        for body in [r#"{"n": 2}"#, r#"{"num_generations":3}"#, r#"{"generationConfig":{"topK":1,"candidateCount":2}}"#]
+        {
+            assert!(asks_for_several(body.as_bytes()), "{body}");
+        }
+        for body in ["", r#"{"n":1}"#, r#"{"n":null}"#, r#"{"candidateCount":2}"#, r#"{"messages":[{"n":2}]}"#] {
+            assert!(!asks_for_several(body.as_bytes()), "{body}");
+        }
     }
 
     proptest! {

@@ -76,7 +76,7 @@ struct CallersTime {
 #[derive(Clone, Debug)]
 pub(crate) enum CallDeadline {
     Fixed(Deadline),
-    /// Of a shared call: it moves away when a caller joins who has more time.
+    /// Of a shared call: it moves away when a caller joins that has more time.
     Shared(Box<SharedDeadline>),
 }
 
@@ -119,7 +119,7 @@ impl Deadline {
     /// The deadline of the request that has these extensions.
     ///
     /// Ask for it when it is needed, and not only once: under [`DedupLayer`](crate::DedupLayer) it moves away when a
-    /// caller joins who has more time.
+    /// caller joins that has more time.
     ///
     /// ```
     /// use std::time::Duration;
@@ -240,7 +240,7 @@ impl SharedDeadline {
         Self { callers: Arc::new(Mutex::new(CallersTime { latest: Some(first), told: None })), cap: None }
     }
 
-    /// A caller joins who has time until then; `None`: without end.
+    /// A caller joins that has time until then; `None`: without end.
     pub(crate) fn extend(&self, deadline: Option<Deadline>) {
         let mut callers = lock(&self.callers);
         callers.latest = callers.latest.zip(deadline).map(|(one, other)| one.max(other));

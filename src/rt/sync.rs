@@ -1,4 +1,4 @@
-//! What threads share. In one place, so that a model checker can put its own in their stead (see `loom/`).
+//! What threads share. Gathered here, so that a model checker can put its own in their place (see `loom/`).
 
 use std::cell::Cell;
 use std::sync::PoisonError;

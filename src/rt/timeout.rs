@@ -13,7 +13,7 @@ use super::clock;
 use super::timer::LazyTimer;
 use crate::policy::grace::grace;
 
-/// Says when a wait has lasted for too long. Costs nothing until somebody has to wait.
+/// Says when a wait has lasted for too long. Costs nothing until a task has to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Timeout {
     timer: LazyTimer,
@@ -32,7 +32,7 @@ pub(crate) struct StreamTimeout {
 #[derive(Debug)]
 struct Running {
     until: Instant,
-    /// Whom it wakes.
+    /// Of the task that it wakes.
     waker: Waker,
 }
 
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_wait_arms_nothing_before_the_end() {
+    async fn without_a_wait_nothing_is_armed_before_the_end() {
         for jumps in [[(S / 2, false), (S / 2, true)], [(2 * S, false), (50 * MS, true)]] {
             let mut timeout = Timeout::default();
             let at = clock::now() + S;

@@ -1,4 +1,4 @@
-//! A timer that costs nothing until somebody has to wait.
+//! A timer that costs nothing until a task has to wait.
 //!
 //! # Why not a `Sleep` in the body?
 //!
@@ -25,7 +25,7 @@ pin_project! {
     struct Armed {
         #[pin]
         sleep: Sleep,
-        // Whom the timer will wake: while that is the caller, it need not be told again.
+        // The task that the timer will wake: while that is the one that polls, it need not be armed again.
         waker: Waker,
     }
 }
@@ -85,8 +85,8 @@ impl LazyTimer {
             if armed.sleep.deadline() > at {
                 armed.sleep.as_mut().reset(at);
             }
-            // The task that waits here may have used up tokio's budget by reading. A sleep that sees that
-            // is pending without having told the timer whom to wake, and would not be asked again.
+            // The task that waits here may have used up tokio's budget by reading. A sleep that sees that returns pending
+            // without having registered the waker, and would not be polled again.
             if Pin::new(&mut unconstrained(armed.sleep.as_mut())).poll(cx).is_pending() {
                 armed.waker.clone_from(cx.waker());
                 return Poll::Pending;
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(clock::now() - start, SECOND);
     }
 
-    /// As a peer may ask for, who knows how long this machine has been running.
+    /// A peer may ask for such a long wait, and how long this machine has been running is not known.
     #[tokio::test(start_paused = true)]
     async fn the_last_instant_of_all_is_waited_for() {
         let mut last = clock::now();

@@ -17,7 +17,7 @@ use crate::error::WriteElapsed;
 ///
 /// On the sockets of every server that streams. A body that is not polled cannot time out, and none is polled while its client
 /// takes nothing of what was written: the layers of this crate, which are in the body, do not see such a client, and what the
-/// call holds (a place in a queue, a connection to the upstream) it holds for ever. One HTTP/2 stream that its client does not
+/// call holds (a place in a queue, a connection to the upstream) it holds forever. One HTTP/2 stream that its client does not
 /// read, on a connection that it does, is not seen here.
 ///
 /// # Example

@@ -8,7 +8,7 @@ use crate::rt::cancellation::Cancellation;
 
 /// Polls the upstream when a reader has read everything that was recorded. A log that has none is fed by a store.
 pub(crate) trait Drive: Send + Sync {
-    /// Polls the upstream, unless somebody else does at the moment, or it has not woken its waker since the last time. The
+    /// Polls the upstream, unless another reader does at the moment, or it has not woken its waker since the last time. The
     /// reader's own waker must have been left with the log before.
     fn drive(&self, reader: Option<ReaderId>) -> Driven;
 

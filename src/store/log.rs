@@ -154,8 +154,8 @@ impl ResponseLog {
         true
     }
 
-    /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. It changes nothing about
-    /// the call's deadline: who has a token may read, and keep nothing going.
+    /// Adds a listener that comes back: it reads what was recorded, also of a call that has failed. It does not put off
+    /// the call's deadline: a token is enough to read, and must not be enough to keep a call going.
     pub(crate) fn return_reader(&self) -> Option<Reader> {
         let id = self.shared.state().broadcast.join()?;
         // The task that kept the call going is not needed any more.
@@ -163,7 +163,7 @@ impl ResponseLog {
         Some(Reader::listener(self.shared.clone(), id))
     }
 
-    /// Ends the call, whoever listens: they read an error. Returns `false`, and does nothing, where it has ended.
+    /// Ends the call, also while it has listeners: they read an error. Returns `false`, and does nothing, where it has ended.
     pub(crate) fn stop(&self) -> bool {
         let mut state = self.shared.state();
         if state.broadcast.has_ended() {
@@ -207,9 +207,7 @@ impl ResponseLog {
 
     /// `charge` counts what was read of it, and is held by its last listener.
     pub(crate) fn add_charge(&self, charge: impl Send + 'static) {
-        let mut state = self.shared.state();
-        let before = state.charge.take();
-        state.charge = Some(Box::new((before, charge)));
+        self.shared.state().add_charge(charge);
     }
 
     /// What its listeners hold is counted by `charge` until the last of them has left.
@@ -220,8 +218,7 @@ impl ResponseLog {
             drop(charge);
             return;
         }
-        let before = state.charge.take();
-        state.charge = Some(Box::new((before, charge)));
+        state.add_charge(charge);
     }
 
     pub(crate) fn is_recording(&self) -> bool {

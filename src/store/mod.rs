@@ -14,7 +14,7 @@
 //!    caller can then keep the call going when the leading caller leaves.
 //! 3. A claim that loses the lock to another process returns a `ResponseLog` that the store feeds from the backend with
 //!    the log's own `Recorder`: first what was recorded, then what is, as it comes, and never faster than
-//!    [`Recorder::ready`] allows. The leading process's observer [listens](Reader::listen) as long as somebody does there:
+//!    [`Recorder::ready`] allows. The leading process's observer [listens](Reader::listen) as long as a caller does there:
 //!    it then counts as one of the callers, who keep the call going.
 //! 4. When the answer has ended, [`Lease::keep`] makes it a replay. A lease that is dropped without that frees the key,
 //!    and those who follow in another process must see their log [fail](Recorder::fail). A leading process that dies

@@ -100,7 +100,7 @@ impl Reader {
         self
     }
 
-    /// Makes an [observer](super::ResponseLog::observer) a listener, as long as somebody in another process listens
+    /// Makes an [observer](super::ResponseLog::observer) a listener, as long as a caller in another process listens
     /// through it, or an observer again. A listener is waited for, like every caller, keeps the call going, and must
     /// be read.
     ///

@@ -153,7 +153,7 @@ impl Recorder {
         let (recorder, log) = Self::open(limits);
         let mut state = recorder.shared.state();
         state.is_behind = true;
-        state.charge = Some(Box::new(charge));
+        state.add_charge(charge);
         drop(state);
         (recorder, log)
     }
@@ -191,7 +191,7 @@ impl Recorder {
     pub(crate) fn leave_charge(&self, charge: impl Send + 'static) {
         let mut state = self.shared.state();
         if state.broadcast.listeners() > 0 && state.broadcast.cost() > 0 {
-            state.charge = Some(Box::new(charge));
+            state.add_charge(charge);
         } else {
             drop(state);
             drop(charge);

@@ -1,4 +1,4 @@
-//! What the recorder and the readers of one log share, and who is woken when it changes.
+//! What the recorder and the readers of one log share, and which of them are woken when it changes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -124,7 +124,7 @@ impl Wake for Shared {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Counted before any reader is woken: the one that polls the upstream at this moment then sees that others have
-        // come in vain.
+        // come for nothing.
         self.wake_count.fetch_add(1, Ordering::SeqCst);
         self.wake_readers();
     }
@@ -158,6 +158,14 @@ impl State {
     /// Whether a reader waits for the next part.
     pub(super) fn has_waiting_reader(&mut self) -> bool {
         self.broadcast.attached_from(0).any(|(_, waker)| waker.is_some())
+    }
+
+    /// Has the last listener hold this, too.
+    pub(super) fn add_charge(&mut self, charge: impl Send + 'static) {
+        self.charge = Some(match self.charge.take() {
+            Some(before) => Box::new((before, charge)),
+            None => Box::new(charge),
+        });
     }
 
     /// Notes that a listener left. Returns the driver that must be told, if it was the last one.

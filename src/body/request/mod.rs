@@ -15,5 +15,7 @@ pub use self::call_body::CallBody;
 pub(crate) use self::reading::{RequestRead, RequestReading, Unread};
 pub(crate) use self::recording::ReadState;
 pub(crate) use self::resend::Resend;
+#[cfg(feature = "llm")]
+pub(crate) use self::resend::head_of;
 pub(crate) use self::sending::Upload;
 pub(crate) use self::upload::UploadWatch;

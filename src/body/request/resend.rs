@@ -180,7 +180,8 @@ impl Source {
     }
 }
 
-fn head_of<B>(request: &Request<B>) -> Parts {
+/// A copy of the head of a request.
+pub(crate) fn head_of<B>(request: &Request<B>) -> Parts {
     let mut head = Request::new(()).into_parts().0;
     head.method.clone_from(request.method());
     head.uri.clone_from(request.uri());

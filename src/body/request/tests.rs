@@ -299,7 +299,7 @@ async fn when_the_call_is_over_the_rest_streams_on() {
 }
 
 #[tokio::test]
-async fn whoever_still_reads_cannot_read_away_what_another_is_to_have() {
+async fn a_late_reader_cannot_read_away_what_another_is_to_have() {
     let resend = resend(Script::parts(&["abc", "de", "f"]), 4);
     let mut old = resend.body();
     assert_eq!(next(&mut old).await, "abc");

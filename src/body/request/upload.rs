@@ -3,7 +3,7 @@
 //! # Why watch the request body?
 //!
 //! A first-byte timeout that starts with the call punishes the upstream for a caller's slow upload; one that starts
-//! when the upload is over waits for ever on an upstream that stopped reading. So the wait that counts is the time since
+//! when the upload is over waits forever on an upstream that stopped reading. So the wait that counts is the time since
 //! the upstream last took something from the request body, and while the body itself has nothing to give, none at all.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Whose calls are given up.
+//! The caller that a call counts for.
 
 use http::Request;
 
@@ -6,7 +6,7 @@ use crate::call::Tenant;
 use crate::policy::breaker::Caller;
 use crate::proto::credentials::HEADERS;
 
-/// Who makes this request: its tenant, or else the account that its credentials name.
+/// The caller of this request: its tenant, or else the account that its credentials name.
 #[inline]
 pub(super) fn of<B>(request: &Request<B>) -> Caller {
     if let Some(tenant) = Tenant::of(request) {

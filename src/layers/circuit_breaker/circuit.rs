@@ -164,7 +164,7 @@ impl Circuit {
         lock(&self.machine).is_pinned()
     }
 
-    /// How many calls wait that began lately, if that matters for one that fails after having waited for so long.
+    /// How many calls wait that began lately, if that matters for one that fails after having waited for this long.
     pub(super) fn waiting(&self, waited: Duration, now: Instant) -> u64 {
         if waited >= QUIET {
             return 0;
@@ -184,7 +184,7 @@ impl Circuit {
     ) -> Counted {
         let machine = lock(&self.machine);
         // The one that had the lock before may have been all there was to wait for. To drain the shards again would send
-        // the next one here too, and so on for ever.
+        // the next one here too, and so on forever.
         if result == CallResult::SUCCESS && grant.is_call() {
             if let Some(counted) = counters.count(grant.generation, now) {
                 return counted;
@@ -254,7 +254,7 @@ impl Circuit {
 // === impl CounterShard ===
 
 impl CounterShard {
-    /// A call, which waited for so long, has succeeded or failed. Returns where a success was counted.
+    /// A call, which waited for this long, has succeeded or failed. Returns where a success was counted.
     #[inline]
     pub(super) fn settle(&self, grant: CallGrant, result: CallResult, waited: Duration, now: Instant) -> Counted {
         let counted = if result == CallResult::SUCCESS && grant.is_call() {

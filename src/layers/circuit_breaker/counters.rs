@@ -182,7 +182,7 @@ impl Limits {
         self.slow_after.load(Ordering::Relaxed) != u64::MAX
     }
 
-    /// Whether a call that took so long is slow. As long as the limit is not longer.
+    /// Whether a call that took this long is slow. The limit itself is not.
     pub(super) fn is_slow(&self, took: Nanos) -> bool {
         took.0 > self.slow_after.load(Ordering::Relaxed)
     }

@@ -10,7 +10,7 @@ use crate::rt::clock;
 
 /// One circuit of a [`CircuitBreakerLayer`](crate::CircuitBreakerLayer), to look at and to control.
 ///
-/// It keeps the circuit alive, and no service: cheap to clone, and to keep for ever.
+/// It keeps the circuit alive, and no service: cheap to clone, and to keep forever.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {

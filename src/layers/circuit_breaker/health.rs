@@ -38,7 +38,7 @@ pub(super) struct Prober {
 type SendProbe = dyn Fn(Option<&str>) -> ProbeCall + Send + Sync;
 pub(super) type ProbeCall = Pin<Box<dyn Future<Output = CallResult> + Send>>;
 
-/// So many frames may be ready one after the other before other tasks get their turn.
+/// Frames that may be ready one after the other before other tasks get their turn.
 const READY_FRAMES: u32 = 64;
 
 /// Makes callers probe again, should the task end before the circuit closes.

@@ -20,7 +20,7 @@ pub(super) struct DeadlineLimit {
     pub(super) emitter: Emitter,
 }
 
-/// So many ready frames look at the clock before one arms the timer. To arm it takes the lock of the runtime's timers, which all
+/// Ready frames that look at the clock before one arms the timer. To arm it takes the lock of the runtime's timers, which all
 /// threads share, and most answers are over by then.
 const LOOKS: u8 = 8;
 

@@ -299,7 +299,7 @@ impl Drop for AnswerInFlight {
     }
 }
 
-/// A window that is longer means for ever, which no clock can count to.
+/// A window that is longer means forever, which no clock can count to.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // === impl UnattendedPlace ===

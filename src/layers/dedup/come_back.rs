@@ -12,16 +12,15 @@ use super::body::DedupBody;
 use super::config::Config;
 use super::key;
 use super::returning::{Returning, rejection, status};
-use crate::call::{Reservation, Tenant};
+use crate::call::Tenant;
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::Limits;
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::sse::EventId;
 use crate::rejection::{Rejection, RejectionFormat, RejectionKind};
-use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
-use crate::store::{AnswerFuture, OfferedAnswer, Recorder, ResponseLog, SharedAnswers, Store};
+use crate::store::{AnswerFuture, OfferedAnswer, Recorder, SharedAnswers, Store};
 
 /// What becomes of a request at the URL of an answer.
 pub(super) enum ComeBack {
@@ -75,7 +74,10 @@ pub(super) fn come_back<St: Store>(
         Some(Found { number, log, tenant, bears_ids, cancellation }) => {
             let answer = OfferedAnswer { number, tenant, bears_ids };
             match last_event(&parts, answer) {
-                Ok(after) => read(&parts, answer, (log, cancellation), None, after, config),
+                Ok(after) => {
+                    let returning = Returning::new(&parts, answer, (log, cancellation), None, after, config);
+                    read(&parts, returning, config)
+                }
                 Err(kind) => refuse(&parts, kind, config),
             }
         }
@@ -111,13 +113,14 @@ async fn seek(parts: Parts, token: Fingerprint, shared: Arc<dyn SharedAnswers>, 
     let limits = Limits { bytes: LOG_FROM_ELSEWHERE, lag: config.limits.lag };
     let (recorder, log) = Recorder::open_behind(limits, charge);
     // Before it is fed: this caller reads from the first part on, and what it has read is dropped.
-    let back = read(&parts, answer, (log, None), Some(config.memory.reserve(Some(&tenant))), after, &config);
+    let rest_charge = config.memory.reserve(Some(&tenant));
+    let returning = Returning::new(&parts, answer, (log, None), Some(rest_charge), after, &config);
     recorder.stop_recording();
     shared.feed(token, recorder);
-    back
+    read(&parts, returning, &config)
 }
 
-/// Who has the token may read. Where a credential comes with it, it must be that of the same tenant.
+/// The token is enough to read. Where a credential comes with it, it must be that of the same tenant.
 fn may_read(parts: &Parts, tenant: Fingerprint, config: &Config) -> bool {
     key::named_tenant(parts, config).is_none_or(|named| named == tenant)
 }
@@ -133,15 +136,8 @@ fn last_event(parts: &Parts, answer: OfferedAnswer) -> Result<Option<EventId>, R
     }
 }
 
-fn read(
-    parts: &Parts,
-    answer: OfferedAnswer,
-    (log, cancellation): (ResponseLog, Option<Cancellation>),
-    rest_charge: Option<Reservation>,
-    after: Option<EventId>,
-    config: &Arc<Config>,
-) -> ComeBack {
-    match Returning::new(parts, answer, (log, cancellation), rest_charge, after, config) {
+fn read(parts: &Parts, returning: Option<Returning>, config: &Config) -> ComeBack {
+    match returning {
         Some(returning) => ComeBack::Read(Box::new(returning)),
         None => refuse(parts, RejectionKind::AnswerGone, config),
     }

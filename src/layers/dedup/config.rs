@@ -46,7 +46,7 @@ pub(super) struct Config {
     pub(super) max_body_bytes: usize,
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
-    /// `None`: nobody comes back.
+    /// `None`: no caller can come back.
     pub(super) answers: Option<Arc<Answers>>,
     /// Of an answer.
     pub(super) limits: Limits,

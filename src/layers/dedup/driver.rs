@@ -1,4 +1,4 @@
-//! Who polls the call to the upstream that several callers share.
+//! Polls the upstream call that several callers share.
 
 use std::fmt;
 use std::future::Future;
@@ -48,7 +48,7 @@ pub(super) struct SharedCall<F, B, E, L> {
 enum Slot<F, B, E, L> {
     Idle {
         call: Pin<Box<UpstreamCall<F, B, L>>>,
-        /// The call was pending when the upstream had woken its waker so often: it is pending until it does so again.
+        /// The call was pending at this count of the upstream's wakes: it stays pending until the next one.
         pending_at: Option<u64>,
     },
     /// A caller polls it.
@@ -124,7 +124,7 @@ where
         false
     }
 
-    /// A place among the calls that nobody listens to, where its callers may come back.
+    /// A place among the calls without a listener, where its callers may come back.
     fn leave_unattended(&self) -> Option<UnattendedPlace> {
         self.config.answers.as_ref()?.leave_unattended(self.log.number()?)
     }

@@ -1,4 +1,4 @@
-//! The answers that are held for those who come back, and until when.
+//! The answers that are held for callers that come back, and until when.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::{Reservation, TenantHash};
 use crate::event::{Emitter, Event};
-use crate::policy::unattended::{Limits, Unattended};
+use crate::policy::unattended::{Unattended, UnattendedLimits};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::sse::EventIds;
 use crate::rt::cancellation::Cancellation;
@@ -20,7 +20,7 @@ pub(super) struct HeldAnswers {
 }
 
 pub(super) struct Table {
-    /// By the hash of the token: who reads this memory cannot come back to anything.
+    /// By the hash of the token: what is read from this memory leads to no answer.
     pub(super) tokens: HashMap<Fingerprint, Token>,
     pub(super) answers: HashMap<u64, HeldAnswer>,
     pub(super) unattended: Unattended<Fingerprint>,
@@ -81,17 +81,6 @@ const SWEPT_AT_ONCE: usize = 64;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The longest that the sweeper sleeps: an answer that ends meanwhile may have a shorter window, and expire before the others.
 pub(super) const LONGEST_REST: Duration = Duration::from_secs(60);
-
-// === impl HeldAnswer ===
-
-impl Drop for HeldAnswer {
-    /// What slow readers still hold is counted until the last of them has left.
-    fn drop(&mut self) {
-        if let Some(reservation) = self.ended.take().and_then(|ended| ended.reservation) {
-            self.log.leave_charge(reservation);
-        }
-    }
-}
 
 // === impl HeldAnswers ===
 
@@ -215,7 +204,7 @@ impl Table {
     }
 
     /// A caller is to be sent away: the call goes on when it leaves, and whenever another has left. Returns whether it may.
-    pub(super) fn promise(&mut self, number: u64, limits: Limits) -> bool {
+    pub(super) fn promise(&mut self, number: u64, limits: UnattendedLimits) -> bool {
         let Self { answers, unattended, .. } = self;
         // Where no further caller is given a token, none is sent away.
         let may_be_told = |kept: &&mut HeldAnswer| kept.ended.is_none() && kept.tokens.len() < MAX_TOKENS;
@@ -277,6 +266,15 @@ impl HeldAnswer {
     pub(super) fn withdraw(&self) {
         if let Some(offers) = &self.offers {
             offers.withdraw();
+        }
+    }
+}
+
+impl Drop for HeldAnswer {
+    /// What slow readers still hold is counted until the last of them has left.
+    fn drop(&mut self) {
+        if let Some(reservation) = self.ended.take().and_then(|ended| ended.reservation) {
+            self.log.leave_charge(reservation);
         }
     }
 }

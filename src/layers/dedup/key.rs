@@ -1,4 +1,4 @@
-//! By what a request is recognised when it comes again.
+//! What a request is recognised by when it is sent again.
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;

@@ -260,8 +260,9 @@ impl<St> DedupLayer<St> {
     ///
     /// # Who may read
     ///
-    /// Who has the URL: its token is 128 random bits, of which only a hash is held, and an `EventSource` can send nothing else.
-    /// Each caller is given a token of its own, up to 16 callers of one answer: those who join later read it, and are told no URL.
+    /// Every caller that has the URL: its token is 128 random bits, of which only a hash is held, and an `EventSource` can send
+    /// nothing else. Each caller is given a token of its own, up to 16 callers of one answer: those that join later read it, and
+    /// get no URL.
     /// Where a request there has a credential, or the extension
     /// [`Tenant`](crate::Tenant), it must be that of the same tenant; for any other the answer is not there. `Set-Cookie` is for
     /// the first caller alone.

@@ -1,4 +1,4 @@
-//! One upstream call for several requests that ask the same: see [`DedupLayer`].
+//! One upstream call for several identical requests: see [`DedupLayer`].
 
 // In the order in which they import each other, the outermost first:
 //

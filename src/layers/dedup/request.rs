@@ -55,7 +55,7 @@ pub(super) type AnswerOf<S, St, ResB> = CallAnswer<
 /// When to try again where nothing is known: a call that takes the room may end at any moment.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A request is claimed again so often, when the process that made its call is gone.
+/// How often a request is claimed again when the process that made its call is gone.
 const MAX_CLAIMS: u32 = 3;
 
 /// A caller that has more than twice the time that the upstream was told, and this much more, does not join.

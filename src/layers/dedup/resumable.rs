@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::unattended::Limits;
+use crate::policy::unattended::UnattendedLimits;
 
 /// How callers come back to an answer: see [`DedupLayer::resumable`](crate::DedupLayer::resumable).
 ///
@@ -108,12 +108,12 @@ impl Resumable {
     }
 
     /// How many calls may go on at the moment while no caller listens.
-    pub(super) fn unattended_limits(&self) -> Limits {
+    pub(super) fn unattended_limits(&self) -> UnattendedLimits {
         let total = match &self.total {
             Total::Fixed(total) => *total,
             Total::Now(total) => total(),
         };
-        Limits { per_tenant: self.per_tenant, total }
+        UnattendedLimits { per_tenant: self.per_tenant, total }
     }
 
     /// Begins with a slash, and does not end with one, unless it is the root.

@@ -1,4 +1,4 @@
-//! A caller that came back to an answer, and has what it read of it: it is passed over, and the rest is the caller's.
+//! A caller that came back to an answer: what it has read already is skipped, and the rest is handed on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ pub(super) struct Wait {
     limit: Duration,
     /// Where `limit` is that of answers which are no streams: the limit, should this one be a stream after all.
     if_stream: Option<Duration>,
-    /// It is a stream after all, whose head came so long before this.
+    /// It is a stream after all, whose head came this long ago.
     stream_until: Option<Instant>,
     until: FirstByteEvent,
     upload: UploadWatch,

@@ -31,7 +31,7 @@ use crate::event::{Observer, Observers};
 /// use tower_buttress::IdleBodyTimeoutLayer;
 /// use tower_buttress::error::{self, IdleBodyElapsed};
 ///
-/// // An upstream that says "hello" and then nothing, for ever.
+/// // An upstream that says "hello" and then nothing, forever.
 /// let upstream = service_fn(|_: Request<()>| async {
 ///     let (mut sender, body) = Channel::<Bytes>::new(1);
 ///     sender.send_data("hello".into()).await.unwrap();

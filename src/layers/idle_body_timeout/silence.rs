@@ -15,7 +15,7 @@ use crate::rt::timeout::StreamTimeout;
 /// How long a body has been silent, and for how long it may be.
 #[derive(Debug)]
 pub(super) struct Silence {
-    /// `None`: for ever, since the layer is off.
+    /// `None`: forever, since the layer is off.
     limit: Option<Duration>,
     idle: Idle,
     timeout: StreamTimeout,

@@ -35,7 +35,7 @@ pub(super) struct Config {
     pub(super) emitter: Emitter,
 }
 
-/// Headers in which applications say for whom a request is, beside those that every fingerprint has.
+/// Headers in which applications name the user of a request, beside those that every fingerprint has.
 const SCOPE_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("x-conversation-id"),
     HeaderName::from_static("x-session-id"),

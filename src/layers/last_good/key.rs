@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use super::config::Config;
 use super::similar::Question;
 use crate::call::{NoStore, TenantHash};
-use crate::policy::last_good::answers::Keys;
+use crate::policy::last_good::cache::Keys;
 use crate::policy::last_good::cache_control::Wishes;
 use crate::policy::last_good::normalize::normalize;
 use crate::policy::last_good::similar;

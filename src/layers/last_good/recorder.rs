@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response, StatusCode};
 
 use super::config::Config;
 use super::key::RequestKeys;
@@ -14,7 +14,7 @@ use super::stored::{AnswerStore, Stored};
 use crate::body::ending::Ending;
 use crate::body::observed::{BodyObserver, Outcome};
 use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
-use crate::policy::last_good::answers::OVERHEAD;
+use crate::policy::last_good::cache::OVERHEAD;
 use crate::policy::last_good::cache_control;
 use crate::proto::dialect::{AnswerReader, End, Framing, Kind, Reader};
 use crate::proto::event_stream::EventStream;
@@ -52,14 +52,14 @@ enum BodyKind {
 }
 
 /// Where a new answer of this tenant may take room from.
-struct Room<'a> {
+struct TenantRoom<'a> {
     store: &'a AnswerStore,
     tenant: Fingerprint,
 }
 
-// === impl Room ===
+// === impl TenantRoom ===
 
-impl Room<'_> {
+impl TenantRoom<'_> {
     /// Takes something of the memory that all layers share by `take`, where need be in the place of earlier answers of `bytes` in
     /// all. Returns whether it was taken.
     fn make(&self, bytes: usize, mut take: impl FnMut() -> bool) -> bool {
@@ -84,9 +84,6 @@ impl Recorder {
         store: &Arc<AnswerStore>,
         config: &Config,
     ) -> Option<Self> {
-        // What is over goes where nothing is kept, too: it has its room in a memory that all layers share.
-        let over = store.with(|answers| answers.reap(clock::now()));
-        drop(over);
         let (headers, extensions) = (response.headers(), response.extensions());
         let unfit = extensions.get::<Rejection>().is_some() || Stale::in_extensions(extensions).is_some();
         let unfit = unfit || InvalidOutput::in_extensions(extensions).is_some();
@@ -133,7 +130,7 @@ impl Recorder {
         if length > self.data.capacity() {
             let capacity = self.data.capacity().saturating_mul(2).clamp(length, self.max);
             let cost = capacity.saturating_add(self.head.cost());
-            let room = Room { store: &self.store, tenant: self.request.keys.tenant };
+            let room = TenantRoom { store: &self.store, tenant: self.request.keys.tenant };
             if !room.make(cost.saturating_add(Reservation::STEP), || reservation.set(cost)) {
                 return false;
             }
@@ -173,21 +170,22 @@ impl Recorder {
         self.request.kind == Kind::Gemini && self.data.trim_ascii_start().first() == Some(&b'[')
     }
 
-    fn keep(&mut self) {
+    /// Returns whether the answer is kept.
+    fn keep(&mut self) -> bool {
         if self.is_array() && self.form == BodyKind::Json {
             self.form = BodyKind::Stream(Framing::Array);
         }
-        let Some(mut reservation) = self.reservation.take().filter(|_| self.is_whole()) else { return };
+        let Some(mut reservation) = self.reservation.take().filter(|_| self.is_whole()) else { return false };
         let now = clock::now();
         let left = self.lifetime.saturating_sub(cache_control::age(self.head.headers()));
-        let Some(expires) = now.checked_add(left).filter(|expires| *expires > now) else { return };
+        let Some(expires) = now.checked_add(left).filter(|expires| *expires > now) else { return false };
         // Without what was allocated for more of it.
         let body = Bytes::from(std::mem::take(&mut self.data).into_boxed_slice());
         let bytes = body.len().saturating_add(self.head.cost());
         let cost = bytes.saturating_add(OVERHEAD);
-        let room = Room { store: &self.store, tenant: self.request.keys.tenant };
+        let room = TenantRoom { store: &self.store, tenant: self.request.keys.tenant };
         if !room.make(cost, || reservation.set_exactly(cost)) {
-            return;
+            return false;
         }
         if let Some(peers) = &self.peers {
             let head = self.head.stored().into_owned();
@@ -200,6 +198,7 @@ impl Recorder {
         if let (Some(similar), Some((question, reservation))) = (&self.similar, meant) {
             similar.embed_kept(question, self.request.keys.exact, Arc::clone(&self.store), reservation);
         }
+        true
     }
 }
 
@@ -227,9 +226,10 @@ impl BodyObserver for Recorder {
     }
 
     fn over(&mut self, outcome: Outcome<'_>) {
-        match outcome {
-            Outcome::Complete => self.keep(),
-            Outcome::Failed(_) | Outcome::Dropped => self.give_up(),
+        let is_kept = matches!(outcome, Outcome::Complete) && self.keep();
+        if !is_kept {
+            self.give_up();
+            self.store.reap();
         }
     }
 }
@@ -238,8 +238,7 @@ impl BodyObserver for Recorder {
 
 impl BodyKind {
     fn of(kind: Kind, headers: &HeaderMap) -> Option<Self> {
-        let identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
-        if !headers.get_all(CONTENT_ENCODING).iter().all(identity) {
+        if media_type::is_encoded(headers) {
             return None;
         }
         if EventStream::of(headers) == EventStream::Plain {

@@ -140,6 +140,9 @@ impl StandIn {
         result.map(|response| {
             let recorder =
                 Recorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
+            if recorder.is_none() {
+                self.store.reap();
+            }
             response.map(|body| LastGoodBody::inner(body, recorder))
         })
     }

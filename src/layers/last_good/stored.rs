@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 
 use crate::call::{Reservation, ServedBy, Stale, StaleKind};
-use crate::policy::last_good::answers::Answers;
+use crate::policy::last_good::cache::AnswerCache;
 use crate::policy::last_good::cache_control;
+use crate::rt::clock;
 use crate::rt::sync::lock;
 use crate::store::Head;
 
@@ -29,7 +30,7 @@ pub(super) struct Meaning {
 }
 
 /// What is kept for all services of a layer.
-pub(super) struct AnswerStore(Mutex<Answers<Stored, Meaning>>);
+pub(super) struct AnswerStore(Mutex<AnswerCache<Stored, Meaning>>);
 
 /// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
 pub(super) const NAME: &str = "last-good";
@@ -77,12 +78,19 @@ impl Stored {
 
 impl AnswerStore {
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Mutex::new(Answers::new(bytes)))
+        Self(Mutex::new(AnswerCache::new(bytes)))
     }
 
     /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
-    pub(super) fn with<R>(&self, with: impl FnOnce(&mut Answers<Stored, Meaning>) -> R) -> R {
+    pub(super) fn with<R>(&self, with: impl FnOnce(&mut AnswerCache<Stored, Meaning>) -> R) -> R {
         with(&mut lock(&self.0))
+    }
+
+    /// For a call whose answer is not kept: one that is kept does the same. What is over has its room in a memory that all
+    /// layers share.
+    pub(super) fn reap(&self) {
+        let over = self.with(|answers| answers.reap(clock::now()));
+        drop(over);
     }
 }
 

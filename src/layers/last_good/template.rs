@@ -1,4 +1,4 @@
-//! What the operator says in a model's place.
+//! The operator's own text in the place of a model's answer.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Which call is told of, and what became of it: see [`ObserveLayer`].
+//! Names the call that events and log lines are about, and reports how it ended: see [`ObserveLayer`].
 
 mod body;
 mod call;

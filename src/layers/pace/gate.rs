@@ -20,8 +20,7 @@ use crate::rt::per_thread::{PerThread, ThreadArc};
 #[derive(Clone, Debug)]
 pub struct PaceGate(pub(super) PerThread<Shared>);
 
-/// A request that does not say how long it is counts as one of so many bytes until it is known what it used: as a prompt of
-/// sixteen thousand tokens.
+/// Bytes that a request of unknown length counts as until it is known what it used: a prompt of sixteen thousand tokens.
 const UNKNOWN_LENGTH: u64 = 64 * 1024;
 
 // === impl PaceGate ===

@@ -1,4 +1,4 @@
-//! One limit, and those who wait for it.
+//! One limit, and the calls that wait for it.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -25,7 +25,7 @@ pub(super) struct Limit {
     is_open: AtomicBool,
     /// Whether a call that is served changes nothing.
     is_calm: AtomicBool,
-    /// Whether a call was answered without an error: who makes calls that all fail may be many who are one.
+    /// Whether a call was answered without an error: keys whose calls all fail may belong to one caller that invents them.
     is_proven: AtomicBool,
     tally: Tally,
     state: Mutex<State>,
@@ -69,7 +69,7 @@ pub(super) struct Standing {
     pub(super) paused: Option<Duration>,
 }
 
-/// Those who wait for one key. When there are as many, the tenant of which most wait makes room for one of which fewer do.
+/// The most calls that wait for one key. Beyond it the tenant of which most wait makes room for one of which fewer do.
 const MOST: usize = 10_000;
 
 // === impl Limit ===
@@ -109,7 +109,7 @@ impl Limit {
     /// What a call takes: where its size or the most that it may be answered is known, by that.
     pub(super) fn demand(&self, bytes: u64, input: Option<u64>, most: Option<u64>) -> Demand {
         let state = lock(&self.state);
-        // No upstream serves a call that is larger than its limit: one that says so takes nobody's turn for longer.
+        // No upstream serves a call larger than its limit. Charged with more, it would only hold up the others for longer.
         let largest = state.pacer.most_tokens();
         let input = input.unwrap_or_else(|| state.estimate.input(bytes).min(largest));
         Demand { requests: 1, input, output: state.estimate.output(most).min(largest) }
@@ -119,7 +119,7 @@ impl Limit {
     pub(super) fn arrive(&self, tenant: u64, demand: Demand, now: Instant, patience: Duration) -> Decision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
-        if !state.somebody_may_go(at) {
+        if !state.any_may_go(at) {
             if let Some(grant) = state.admit(tenant, demand, self.config.concurrency, at) {
                 self.changed(&mut state, at);
                 return Decision::Go(grant);
@@ -141,12 +141,12 @@ impl Limit {
         state.waiting = state.waiting.and(demand);
         let ticket = state.line.push(tenant, Waiter { demand, waker: None });
         drop(state);
-        // It finds that it is in the line no more.
+        // It finds that it is no longer in the line.
         evicted.into_iter().for_each(Waker::wake);
         Decision::Waits(ticket, wait)
     }
 
-    /// Whether one that waits may be sent; if not, whom to wake when that may have changed.
+    /// Whether a waiting call may be sent; if not, `waker` is woken when that may have changed.
     pub(super) fn ask(&self, ticket: Ticket, waker: &Waker, now: Instant, until: Option<Instant>) -> Decision {
         let at = self.micros(now);
         let mut state = lock(&self.state);
@@ -370,7 +370,7 @@ impl State {
         if self.pacer.is_paused_alone(tenant, at) { self.line.first_of(tenant) } else { None }
     }
 
-    fn somebody_may_go(&mut self, at: Micros) -> bool {
+    fn any_may_go(&mut self, at: Micros) -> bool {
         !self.line.is_empty() && self.leader(at).is_some()
     }
 
@@ -387,7 +387,7 @@ impl State {
         self.line.get_mut(ticket).map(|waiter| (tenant, waiter.demand))
     }
 
-    /// Returns whom to wake if it is not the one that asks.
+    /// Removes a waiter. Returns its waker, to be woken unless its own task asked for this.
     fn forget(&mut self, ticket: Ticket) -> Option<Waker> {
         let Waiter { demand, waker } = self.line.remove(ticket)?;
         self.waiting = self.waiting.without(demand);

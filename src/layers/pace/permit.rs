@@ -7,6 +7,7 @@ use super::key::Limit;
 use super::report::paused;
 use super::usage::{TokenCount, Used};
 use crate::admission::{Permit, PermitEnd, Watch};
+use crate::policy::pace::estimate::tokens_of;
 use crate::policy::pace::{Demand, Grant};
 use crate::policy::verdict::{Health, Outcome};
 use crate::proto::rate_limit::{exhausted, quotas};
@@ -31,7 +32,7 @@ enum State {
     /// There is no head.
     Asked,
     Served,
-    /// It was ended before its head: nobody knows how far the upstream had come.
+    /// It was ended before its head: how far the upstream had come is not known.
     Ended,
     /// The upstream used nothing: it refused, or was not asked.
     Refused,
@@ -85,7 +86,7 @@ impl PacePermit {
         let Used { input: told, output, bytes, text } = usage.end();
         let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
             // Its length was not said, and is known by now.
-            Some(sent) => asked.input.min(sent.div_ceil(4)),
+            Some(sent) => asked.input.min(tokens_of(sent)),
             None => asked.input,
         });
         let is_whole = is_whole && self.state != State::Ended;
@@ -93,12 +94,12 @@ impl PacePermit {
         let guess = match text {
             // Bytes say how many tokens there were at most: each has one at least, and its event many more.
             0 if is_whole => asked.output,
-            0 => asked.output.min(bytes / 4),
-            text => text.div_ceil(4),
+            0 => asked.output.min(tokens_of(bytes)),
+            text => tokens_of(text),
         };
         let output = match output {
             // What some streams say at their start is of an answer that has hardly begun.
-            Some(told) if !is_whole => told.max(text.div_ceil(4)),
+            Some(told) if !is_whole => told.max(tokens_of(text)),
             told => told.unwrap_or(guess),
         };
         let used = Demand { requests: asked.requests, input, output };

@@ -39,7 +39,7 @@ pub struct PaceWait {
 pub(super) struct PeersTurn {
     pub(super) tenant: u64,
     pub(super) demand: Demand,
-    /// Who is told that it waits.
+    /// Told that it waits.
     pub(super) notices: Option<Notices>,
 }
 

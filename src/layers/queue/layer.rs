@@ -74,8 +74,8 @@ use crate::rt::per_thread::PerThread;
 /// Inside retries, so that a call that waits to be tried again holds no place; outside
 /// [`PaceLayer`](crate::PaceLayer), the breaker and the limits of time, so that waiting in line is not taken for a slow upstream.
 ///
-/// A call takes its place when its head has come. Who sends a body slowly would hold it meanwhile, so requests are to be read
-/// before: by [`DedupLayer`](crate::DedupLayer), [`SupersedeLayer`](crate::SupersedeLayer), or an
+/// A call takes its place when its head has come. A caller that sends a body slowly would hold it meanwhile, so requests are to be
+/// read before: by [`DedupLayer`](crate::DedupLayer), [`SupersedeLayer`](crate::SupersedeLayer), or an
 /// [`InspectRequestLayer`](crate::InspectRequestLayer) with [`read_all`](crate::InspectRequestLayer::read_all) outside. The
 /// [presets](crate::presets) do that where their queue is on.
 ///

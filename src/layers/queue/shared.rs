@@ -1,4 +1,4 @@
-//! What all calls through one layer share: the places that they take without a lock, and behind one who waits for the next.
+//! What all calls through one layer share: places that are taken without a lock, and the line of waiting calls behind one.
 
 use std::fmt;
 use std::task::Waker;

@@ -208,7 +208,7 @@ impl Slots {
         if this.holder.load(Ordering::Relaxed) != FREE || !this.replace(FREE, word(tenant)) {
             return None;
         }
-        // Only who has the place writes there.
+        // Only the call that has the place writes there.
         let uses = this.uses.load(Ordering::Relaxed);
         this.uses.store(uses.wrapping_add(1), Ordering::Relaxed);
         Some(Taken { slot, uses })

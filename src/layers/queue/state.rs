@@ -1,4 +1,4 @@
-//! What is behind the lock of a queue: who waits for a place, which places are vacant, and which of them are read from.
+//! What is behind the lock of a queue: which calls wait for a place, which places are vacant, and which of them are read from.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub(super) struct State {
     spare: Vec<u32>,
     /// What was there when it was last looked at.
     seen: Box<[u32]>,
-    /// Who looks, and when next.
+    /// Which call looks, and when next.
     sweeper: Option<Ticket>,
     sweep: Option<Instant>,
     granted: u32,
@@ -41,7 +41,7 @@ pub(super) struct HeldPlace {
     pub(super) since: Option<Instant>,
 }
 
-/// Who is to be woken when the lock is free. One in the usual case.
+/// Wakers to call when the lock is free. One in the usual case.
 #[derive(Default)]
 pub(super) struct Woken(Option<Waker>, Vec<Waker>);
 

@@ -93,7 +93,7 @@ impl Drop for QueueWait {
     }
 }
 
-/// The instant at which a wait is in vain, and whether it is its deadline.
+/// The instant at which a wait ends without a place, and whether that is its deadline.
 pub(super) fn until(now: Instant, max_wait: Duration, left: Option<Duration>) -> (Option<Instant>, bool) {
     let deadline_is_first = left.is_some_and(|left| left < max_wait);
     let patience = left.map_or(max_wait, |left| left.min(max_wait));

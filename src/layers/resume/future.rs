@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -16,7 +15,7 @@ use super::body::ResumeBody;
 use super::config::{Config, NAME};
 use super::kept::ResumeSource;
 use super::session::Session;
-use crate::body::request::{CallBody, Resend};
+use crate::body::request::{CallBody, Resend, head_of};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::proto::digests;
@@ -69,16 +68,6 @@ impl<S> Pending<S> {
         }
         Some(Self { service, config: Arc::clone(config), kept: kept?, recognised })
     }
-}
-
-fn head_of<B>(request: &Request<B>) -> Parts {
-    let mut head = Request::new(()).into_parts().0;
-    head.method.clone_from(request.method());
-    head.uri.clone_from(request.uri());
-    head.version = request.version();
-    head.headers.clone_from(request.headers());
-    head.extensions.clone_from(request.extensions());
-    head
 }
 
 // === impl ResumeFuture ===

@@ -8,6 +8,7 @@ use http::request::Parts;
 use crate::body::request::{CallBody, Resend};
 use crate::call::{AsksForRest, NoRetry, PinTo};
 use crate::policy::resume::Follower;
+use crate::proto::prompt;
 use crate::proto::resume::{Rest, rest_of};
 use crate::rt::deadline::Deadline;
 
@@ -54,6 +55,14 @@ impl ResumeSource {
             Rest::Changed(changed) => changed.into(),
         };
         Some(Request::from_parts(head, body))
+    }
+
+    /// Whether the request asks for several answers, as far as it was kept.
+    pub(super) fn asks_for_several(&self) -> bool {
+        match self {
+            Self::Head(_) => false,
+            Self::Request { resend, .. } => resend.whole_body().is_some_and(|body| prompt::asks_for_several(&body)),
+        }
     }
 
     /// The request for another answer: the same once more, to this upstream where one is given.

@@ -20,7 +20,7 @@ use crate::body::request::CallBody;
 use crate::call::{Notice, Notices, PinTo, Reservation, Tenant};
 use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
 use crate::event::Event;
-use crate::policy::resume::{Aside, Continuations, Cut, Follower, NotResumed, Read, ResumedBy};
+use crate::policy::resume::{Aside, Continuations, Cut, Followed, Follower, NotResumed, ResumedBy};
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
@@ -95,7 +95,6 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         let held = config.memory.reserve(head.extensions.get::<Tenant>());
         let continuations = Continuations::new(config.attempts);
         let remember = matches!(kept, ResumeSource::Request { restarts: true, .. }).then_some(config.max_prefix);
-        let now = clock::now();
         Self {
             service,
             config,
@@ -110,7 +109,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             is_unproven: false,
             by: ResumedBy::Cursor,
             is_cursor_refused: false,
-            times: remember.map(|_| (now, now)),
+            times: remember.map(|_| clock::now()).map(|now| (now, now)),
             out: VecDeque::new(),
         }
     }
@@ -145,17 +144,17 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             self.progressed();
         }
         match read {
-            Read::All => Next::Give(Frame::data(data)),
-            Read::Part(data) if data.is_empty() => Next::More,
-            Read::Part(data) => Next::Give(Frame::data(data)),
-            Read::Aside(data, why) => {
+            Followed::All => Next::Give(Frame::data(data)),
+            Followed::Part(data) if data.is_empty() => Next::More,
+            Followed::Part(data) => Next::Give(Frame::data(data)),
+            Followed::Aside(data, why) => {
                 if why == Aside::TooLarge {
                     let reason = "an event is too large to be withheld";
                     self.config.emitter.emit(&Event::Bypassed { layer: NAME, reason });
                 }
                 Next::Aside(Frame::data(data))
             }
-            Read::Wrong(reason) => self.give_up(reason),
+            Followed::Wrong(reason) => self.give_up(reason),
         }
     }
 
@@ -164,7 +163,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     fn progressed(&mut self) {
         self.continuations.progressed();
         if let Fault::End(..) = self.fault {
-            // What it ended with belongs to another place by now.
+            // The end that was held belongs before what has come since.
             self.fault = Fault::Error(self.follower.truncated().into());
         }
         if std::mem::take(&mut self.is_unproven) {
@@ -207,7 +206,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             retry_after: told.and_then(|(_, after)| after).map(|after| after.wait(clock::wall())),
             remaining: None,
         };
-        // Half an event is nothing that the caller gets.
+        // The caller gets no half event.
         drop(self.follower.take_held());
         if !self.is_unproven {
             self.fault = Fault::Error(err);
@@ -231,8 +230,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         Next::Stop
     }
 
-    /// Asks for the rest, or gives up. Of the ids in that, the guard of the first answer does not know; Gemini has none, and its
-    /// clients take no heartbeats but those of streams without.
+    /// Asks for the rest, or gives up. The guard of the first answer does not see whether the rest has ids. Gemini's has none, and
+    /// must not be marked: its clients take only the heartbeats of streams without ids.
     fn go_on<B>(&mut self, cut: Cut) -> Next<B> {
         let bears_no_ids = Kind::of_path(self.kept.head().uri.path()) == Some(Kind::Gemini);
         if let Some(ending) = self.ending.as_ref().filter(|_| !bears_no_ids) {
@@ -246,7 +245,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             return self.give_up(NotResumed::RestartSpent);
         }
         if self.is_cursor_refused || self.follower.position().is_none() {
-            if !self.follower.is_comparable() {
+            // Several answers are refused before another call of them is billed.
+            if !self.follower.is_comparable() || self.kept.asks_for_several() {
                 return self.give_up(match self.follower.by() {
                     _ if self.is_cursor_refused => NotResumed::Refused,
                     Some(_) => NotResumed::NoCursor,

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::place::StreamPosition;
+use super::position::StreamPosition;
 use crate::error::InvalidConfig;
 use crate::proto::dialect::{KeepAlive, Kind};
 use crate::proto::sse::LineEnding;
@@ -91,11 +91,11 @@ impl HeartbeatFrame {
 
     /// Whether one may be inserted where the stream is.
     #[inline]
-    pub(super) fn may_be_at(&self, place: StreamPosition<'_>) -> bool {
-        let scanner = place.scanner;
+    pub(super) fn may_be_at(&self, position: StreamPosition<'_>) -> bool {
+        let scanner = position.scanner;
         // A frame that loses its blank line once an id was seen stays outside of events.
         let safe = if self.has_blank() {
-            scanner.block_is_safe() && (scanner.comment_is_safe() || !place.has_ids())
+            scanner.block_is_safe() && (scanner.comment_is_safe() || !position.has_ids())
         } else {
             scanner.comment_is_safe()
         };
@@ -112,8 +112,8 @@ impl HeartbeatFrame {
     }
 
     /// The bytes of a heartbeat for where the stream is.
-    pub(super) fn render(&self, place: StreamPosition<'_>) -> Bytes {
-        let (ending, id_seen) = (place.scanner.ending(), place.has_ids());
+    pub(super) fn render(&self, position: StreamPosition<'_>) -> Bytes {
+        let (ending, id_seen) = (position.scanner.ending(), position.has_ids());
         let bytes = match self {
             Self::Custom(CustomFrame(rendered)) => return rendered.of(ending)[usize::from(id_seen)].clone(),
             Self::ByDialect | Self::Comment if !id_seen => match ending {
@@ -184,8 +184,8 @@ mod tests {
     fn at(frame: &HeartbeatFrame, stream: &str) -> Option<Bytes> {
         let mut scanner = Scanner::new();
         scanner.scan(stream.as_bytes());
-        let place = StreamPosition { scanner: &scanner, ids: None };
-        frame.may_be_at(place).then(|| frame.render(place))
+        let position = StreamPosition { scanner: &scanner, ids: None };
+        frame.may_be_at(position).then(|| frame.render(position))
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl SseHeartbeatLayer {
         self
     }
 
-    /// Ends a stream whose upstream has sent nothing for `limit`, so that heartbeats do not hide for ever that it is
+    /// Ends a stream whose upstream has sent nothing for `limit`, so that heartbeats do not hide forever that it is
     /// dead. Default: no limit.
     ///
     /// Any byte of the upstream counts, its own comments too: for those see

@@ -11,7 +11,7 @@ mod head;
 mod layer;
 mod notices;
 mod pending;
-mod place;
+mod position;
 mod service;
 mod state;
 

@@ -7,7 +7,7 @@ use std::task::Context;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 
-use super::place::StreamPosition;
+use super::position::StreamPosition;
 use crate::call::{Notice, Notices};
 use crate::proto::dialect::NoticeWriter;
 
@@ -66,11 +66,11 @@ impl CallNotices {
     }
 
     /// The next notice, for a stream that may take a block where it is.
-    pub(super) fn next(&self, place: StreamPosition<'_>, cx: &Context<'_>) -> Option<Bytes> {
+    pub(super) fn next(&self, position: StreamPosition<'_>, cx: &Context<'_>) -> Option<Bytes> {
         while let Some(notice) = self.cell.next(cx) {
             let text = (self.text.0)(&notice, &self.headers).map(one_line).filter(|text| !text.is_empty());
             if let Some(text) = text {
-                return self.writer.write(notice.name(), &text, place.has_ids(), place.scanner.ending());
+                return self.writer.write(notice.name(), &text, position.has_ids(), position.scanner.ending());
             }
         }
         None

@@ -14,7 +14,7 @@ use super::frame::HeartbeatFrame;
 use super::head;
 use super::notices::CallNotices;
 use super::pending::PendingAnswer;
-use super::place::{self, StreamPosition};
+use super::position::{self, StreamPosition};
 use crate::body::boxed::Polled;
 use crate::body::ending::Ending;
 use crate::error::{BoxError, StreamSilent};
@@ -67,7 +67,7 @@ impl<B> HeartbeatState<B> {
     /// For an event stream that has begun.
     pub(super) fn of_stream(config: CallConfig, answer: &Response<B>) -> Self {
         let state = Self::new(&config, config.frame(answer.extensions()), config.kind_of_event_stream());
-        Self { notices: config.notices.map(in_event_stream), ids: place::followed(Ending::of(answer)), ..state }
+        Self { notices: config.notices.map(in_event_stream), ids: position::followed(Ending::of(answer)), ..state }
     }
 
     /// For a stream of JSON lines.
@@ -111,11 +111,11 @@ impl<B> HeartbeatState<B> {
     /// Whether a heartbeat may be inserted where the stream is.
     #[inline]
     pub(super) fn may_beat(&self) -> bool {
-        self.frame.as_ref().is_some_and(|frame| frame.may_be_at(self.place()))
+        self.frame.as_ref().is_some_and(|frame| frame.may_be_at(self.position()))
     }
 
     #[inline]
-    fn place(&self) -> StreamPosition<'_> {
+    fn position(&self) -> StreamPosition<'_> {
         StreamPosition { scanner: &self.scanner, ids: self.ids.as_ref() }
     }
 
@@ -160,7 +160,7 @@ impl<B> HeartbeatState<B> {
             let config = &pending.1;
             self.frame = if config.json_lines { None } else { config.frame(answer.extensions()) };
         }
-        self.ids = place::followed(Ending::of(answer));
+        self.ids = position::followed(Ending::of(answer));
         self.schedule.heard();
         // Heartbeats have gone out.
         self.mode = Mode::BomPending(BomStripper::default());
@@ -222,7 +222,7 @@ impl<B> HeartbeatState<B> {
 
     #[cold]
     pub(super) fn beat(&mut self) -> Polled {
-        let bytes = self.frame.as_ref().map(|frame| frame.render(self.place())).unwrap_or_default();
+        let bytes = self.frame.as_ref().map(|frame| frame.render(self.position())).unwrap_or_default();
         self.emitter.emit(&Event::HeartbeatSent);
         self.insert(bytes)
     }
@@ -233,8 +233,8 @@ impl<B> HeartbeatState<B> {
         // Between JSON lines is where a comment may be between the lines of an event.
         let frame =
             if self.kind == Some(Kind::Ollama) { HeartbeatFrame::CommentNoBlank } else { HeartbeatFrame::Comment };
-        let notices = self.notices.as_ref().filter(|_| frame.may_be_at(self.place()))?;
-        let bytes = notices.next(self.place(), cx)?;
+        let notices = self.notices.as_ref().filter(|_| frame.may_be_at(self.position()))?;
+        let bytes = notices.next(self.position(), cx)?;
         Some(self.insert(bytes))
     }
 

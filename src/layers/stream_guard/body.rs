@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 use super::watch::{BodyWatch, Fail, Step};
 use crate::body::boxed::Polled;
 use crate::body::frame_budget::FrameBudget;
+use crate::body::prefixed::size_with;
 use crate::body::response::ResponseBody;
 use crate::call::Reservation;
 use crate::error::BoxError;
@@ -138,15 +139,7 @@ where
             // A server that has sent as many bytes as it was promised does not tell of an error behind them.
             return SizeHint::default();
         }
-        let held = self.held.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64);
-        let held = held.fold(0, u64::saturating_add);
-        let inner = self.body.size_hint();
-        let mut hint = SizeHint::new();
-        if let Some(upper) = inner.upper().and_then(|upper| upper.checked_add(held)) {
-            hint.set_upper(upper);
-        }
-        hint.set_lower(inner.lower().saturating_add(held).min(hint.upper().unwrap_or(u64::MAX)));
-        hint
+        size_with(self.held.iter().filter_map(Frame::data_ref), &self.body.size_hint())
     }
 }
 

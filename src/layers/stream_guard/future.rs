@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
@@ -172,7 +172,7 @@ impl Expected {
         if status.as_u16() >= 400 {
             let says_why = self.generates && media_type::is_json(headers) && !response.body().is_end_stream();
             return match says_why {
-                true if is_encoded(headers) => Look::Bypass("the answer is compressed"),
+                true if media_type::is_encoded(headers) => Look::Bypass("the answer is compressed"),
                 true => Look::Error,
                 false => Look::Pass,
             };
@@ -195,7 +195,7 @@ impl Expected {
         if !(lines || media_type::is_json(headers)) {
             return Look::Pass;
         }
-        if is_encoded(headers) {
+        if media_type::is_encoded(headers) {
             return Look::Bypass("the answer is compressed");
         }
         match dialect.kind() {
@@ -204,11 +204,4 @@ impl Expected {
             _ => Look::Answer,
         }
     }
-}
-
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
 }

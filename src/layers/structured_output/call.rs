@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::body::StructuredOutputBody;
 use super::config::Config;
-use super::examined::{AnswerForm, Check, Examined, Verdict};
+use super::examined::{AnswerForm, Check, Disposition, Examined};
 use super::request::{Asked, correct_headers, kind_of};
 use crate::body::collect::{Collected, collect};
 use crate::body::ending::Ending;
@@ -41,7 +41,7 @@ struct InvalidAnswer {
 }
 
 /// What reading an answer led to.
-enum Read<B> {
+enum AnswerRead<B> {
     Answer(CollectedAnswer, AnswerForm),
     /// It is handed on, not looked at. Unless it is whole it broke off, and fails where it did.
     Unread {
@@ -77,8 +77,8 @@ where
             Err(err) => return best.map(|best| best.respond(total)).ok_or(err),
         };
         let (answer, form) = match read_answer(response, &asked, &config).await {
-            Read::Answer(answer, form) => (answer, form),
-            Read::Unread { response, is_whole } => {
+            AnswerRead::Answer(answer, form) => (answer, form),
+            AnswerRead::Unread { response, is_whole } => {
                 // What was asked again has failed, or cannot be looked at: the answer that there is counts.
                 let Some(best) = best else { return Ok(response) };
                 if is_whole && response.status().is_success() {
@@ -87,13 +87,13 @@ where
                 return Ok(best.respond(total));
             }
         };
-        let Examined { usage, verdict } = look(Check::new(&asked, form, config.extract), &answer.data).await;
+        let Examined { usage, disposition } = look(Check::new(&asked, form, config.extract), &answer.data).await;
         total.add(usage);
-        let (text, complaint) = match verdict {
-            Verdict::Invalid(text, complaint) => (text, complaint),
-            Verdict::Return => return Ok(answer.respond(total)),
-            Verdict::Replace(data) => return Ok(answer.replaced(data).respond(total)),
-            Verdict::Unfinished => {
+        let (text, complaint) = match disposition {
+            Disposition::Invalid(text, complaint) => (text, complaint),
+            Disposition::Return => return Ok(answer.respond(total)),
+            Disposition::Replace(data) => return Ok(answer.replaced(data).respond(total)),
+            Disposition::Unfinished => {
                 return Ok(match best {
                     Some(best) => best.respond(total),
                     None => answer.respond(total),
@@ -163,27 +163,29 @@ async fn send<S: Service<Request<CallBody>>>(
     service.call(request).await
 }
 
-async fn read_answer<B>(response: Response<B>, asked: &Asked, config: &Config) -> Read<B>
+async fn read_answer<B>(response: Response<B>, asked: &Asked, config: &Config) -> AnswerRead<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let Some(form) = AnswerForm::of(&response, asked) else {
-        return Read::Unread { response: response.map(StructuredOutputBody::inner), is_whole: true };
+        return AnswerRead::Unread { response: response.map(StructuredOutputBody::inner), is_whole: true };
     };
     let (head, body) = response.into_parts();
     let max =
         if form == AnswerForm::Json { config.max_answer } else { config.hold_streams.unwrap_or(config.max_answer) };
     let reservation = config.memory.reserve(asked.head.extensions.get::<Tenant>());
     let (body, is_whole) = match collect(ErasedBody::new(body), max, reservation).await {
-        Ok(Collected::Whole { data, trailers }) => return Read::Answer(CollectedAnswer { head, data, trailers }, form),
+        Ok(Collected::Whole { data, trailers }) => {
+            return AnswerRead::Answer(CollectedAnswer { head, data, trailers }, form);
+        }
         Ok(Collected::TooLarge(body)) => {
             config.bypassed("an answer that is too long to be looked at");
             (CallBody::new(body), true)
         }
         Err(why) => (CallBody::failed(why), false),
     };
-    Read::Unread { response: Response::from_parts(head, StructuredOutputBody::read(body)), is_whole }
+    AnswerRead::Unread { response: Response::from_parts(head, StructuredOutputBody::read(body)), is_whole }
 }
 
 /// Checks an answer; one that takes long on a thread for blocking work.

@@ -1,8 +1,7 @@
 //! An answer that was read: what it says, and whether it has the form that was asked for.
 
 use bytes::Bytes;
-use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::request::Asked;
 use crate::policy::structured::{Complaint, Finding, OutputSchema, ToolSchemas, examine};
@@ -34,10 +33,10 @@ pub(super) struct Check {
 /// What is found of an answer.
 pub(super) struct Examined {
     pub(super) usage: Option<Usage>,
-    pub(super) verdict: Verdict,
+    pub(super) disposition: Disposition,
 }
 
-pub(super) enum Verdict {
+pub(super) enum Disposition {
     /// It is returned as it is: it has the form that was asked for, or it is no attempt at it (a refusal, a filter, a call of a
     /// tool).
     Return,
@@ -59,7 +58,7 @@ impl AnswerForm {
     /// `None` where the answer is not looked at.
     pub(super) fn of<B>(response: &Response<B>, asked: &Asked) -> Option<Self> {
         let headers = response.headers();
-        if response.status() != StatusCode::OK || Rejection::of(response).is_some() || is_encoded(headers) {
+        if response.status() != StatusCode::OK || Rejection::of(response).is_some() || media_type::is_encoded(headers) {
             return None;
         }
         if EventStream::of(headers) == EventStream::Plain {
@@ -74,11 +73,6 @@ impl AnswerForm {
         let form = if is_array { Self::Stream(Framing::Array) } else { Self::Json };
         media_type::is_json(headers).then_some(form)
     }
-}
-
-fn is_encoded(headers: &HeaderMap) -> bool {
-    let identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
-    !headers.get_all(CONTENT_ENCODING).iter().all(identity)
 }
 
 // === impl Check ===
@@ -108,33 +102,39 @@ impl Check {
         reader.read(body);
         let answer = reader.end(&mut *self.kind.dialect());
         let end = answer.end.filter(|_| answer.fault.is_none());
-        if let Some(verdict) = self.calls(body).filter(|_| end == Some(End::Whole)) {
-            return Examined { usage: answer.usage, verdict };
+        let disposition = if end == Some(End::Whole) { self.whole(body) } else { Disposition::of_other(end) };
+        Examined { usage: answer.usage, disposition }
+    }
+
+    /// On an answer that is whole, by the model's own word.
+    fn whole(&self, body: &[u8]) -> Disposition {
+        if let Some(disposition) = self.calls(body) {
+            return disposition;
         }
-        let verdict = match AnswerText::of(self.kind, body) {
-            _ if end != Some(End::Whole) => Verdict::of_other(end),
-            _ if !self.wants_json => Verdict::Return,
+        if !self.wants_json {
+            return Disposition::Return;
+        }
+        match AnswerText::of(self.kind, body) {
             AnswerText::One { before, raw, after } => match unquoted(raw) {
                 Some(text) => match examine(&text, self.schema.as_ref(), self.extract) {
-                    Finding::Valid => Verdict::Return,
-                    Finding::Extracted(json) => Verdict::Replace(replaced(before, &json, after)),
-                    Finding::Invalid(complaint) => Verdict::Invalid(text, complaint),
+                    Finding::Valid => Disposition::Return,
+                    Finding::Extracted(json) => Disposition::Replace(replaced(before, &json, after)),
+                    Finding::Invalid(complaint) => Disposition::Invalid(text, complaint),
                 },
-                None => Verdict::Return,
+                None => Disposition::Return,
             },
             AnswerText::Empty => self.text(String::new()),
-            AnswerText::Other => Verdict::Return,
-        };
-        Examined { usage: answer.usage, verdict }
+            AnswerText::Other => Disposition::Return,
+        }
     }
 
     /// On the calls of tools in an answer, where it has some and they are checked.
-    fn calls(&self, body: &[u8]) -> Option<Verdict> {
+    fn calls(&self, body: &[u8]) -> Option<Disposition> {
         let calls = self.tools.as_ref().map(|tools| (tools, tool_calls::called(self.kind, body)));
         let (tools, calls) = calls.filter(|(_, calls)| !calls.is_empty())?;
-        let Some(complaint) = tools.examine(&calls) else { return Some(Verdict::Return) };
+        let Some(complaint) = tools.examine(&calls) else { return Some(Disposition::Return) };
         let said: Vec<_> = calls.iter().map(|ToolCall { name, arguments }| format!("{name}({arguments})")).collect();
-        Some(Verdict::Invalid(said.join("\n"), complaint))
+        Some(Disposition::Invalid(said.join("\n"), complaint))
     }
 
     /// The text of a stream cannot be replaced: it is what was asked for, or it is not.
@@ -153,25 +153,25 @@ impl Check {
         };
         reader.read(body, |fact, _| note(fact));
         reader.end(|fact, _| note(fact));
-        let verdict = match reader.ended() {
-            Some(End::Whole) if is_other || !self.wants_json => Verdict::Return,
+        let disposition = match reader.ended() {
+            Some(End::Whole) if is_other || !self.wants_json => Disposition::Return,
             Some(End::Whole) => self.text(said),
-            end => Verdict::of_other(end),
+            end => Disposition::of_other(end),
         };
-        Examined { usage, verdict }
+        Examined { usage, disposition }
     }
 
-    fn text(&self, text: String) -> Verdict {
+    fn text(&self, text: String) -> Disposition {
         match examine(&text, self.schema.as_ref(), false) {
-            Finding::Valid | Finding::Extracted(_) => Verdict::Return,
-            Finding::Invalid(complaint) => Verdict::Invalid(text, complaint),
+            Finding::Valid | Finding::Extracted(_) => Disposition::Return,
+            Finding::Invalid(complaint) => Disposition::Invalid(text, complaint),
         }
     }
 }
 
-// === impl Verdict ===
+// === impl Disposition ===
 
-impl Verdict {
+impl Disposition {
     /// On an answer that did not end as a whole one does.
     fn of_other(end: Option<End>) -> Self {
         // Paused for a call of a tool.

@@ -58,13 +58,11 @@ impl Asked {
         let value: Option<Value> = serde_json::from_slice(&body).ok();
         let Some(value) = value.filter(Value::is_object) else { return Err(Box::new((head, body))) };
         let streams = prompt::asks_for_stream(kind, head.uri.path(), &body);
-        let several = ["n", "num_generations"].iter().any(|name| value.get(*name).and_then(Value::as_u64) > Some(1))
-            || value.pointer("/generationConfig/candidateCount").and_then(Value::as_u64) > Some(1);
         let offered = if config.tool_calls { tool_calls::offered(kind, &value) } else { Vec::new() };
         let forces_tool = output_format::forces_tool(kind, &value);
         let is_other = (forces_tool && offered.is_empty())
             || output_format::continues_answer(kind, &value)
-            || several
+            || prompt::asks_for_several(&body)
             || (streams && config.hold_streams.is_none());
         let (wants_json, schema, named) = match (given, OutputFormat::of(kind, &value)) {
             _ if is_other => return Err(Box::new((head, body))),

@@ -8,12 +8,12 @@ use crate::policy::instant::saturating_add;
 use crate::policy::verdict::Health;
 use crate::policy::window::Tally;
 
-/// So many failures in a row there must be for each call that waits still: an upstream that fails less often than that
+/// Failures in a row that there must be for each call that still waits: an upstream that fails less often than that
 /// would have failed the waiting ones, too.
 const OUTNUMBERED: u64 = 4;
 /// How many times as long as usual a run must be to open the circuit although old streams flow.
 const BESIDE_STREAMS: u32 = 3;
-/// So long after the circuit has closed, one failure opens it again.
+/// Within this time after the circuit has closed, one failure opens it again.
 const PROBATION: Duration = Duration::from_secs(10);
 
 // === impl Breaker ===

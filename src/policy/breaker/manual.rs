@@ -1,4 +1,4 @@
-//! What an operator does to a circuit by hand, whatever it has seen; and who sends health probes.
+//! What an operator does to a circuit by hand, whatever it has seen; and which process sends health probes.
 
 use std::time::{Duration, Instant};
 

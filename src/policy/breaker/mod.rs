@@ -192,8 +192,8 @@ pub(crate) enum Refuses {
     Always,
 }
 
-/// A busy upstream that answered somebody lately is not gone, however long the run of failures. And so long a call may
-/// wait for its first data, and still be expected to succeed: few models take longer.
+/// An upstream that served a call within this time is busy, and not gone, however long the run of failures. A call that waits
+/// less than this for its first data is still expected to succeed: few models take longer.
 pub(crate) const QUIET: Duration = Duration::from_secs(5);
 
 /// How soon a caller should come back while another process tests the upstream.

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn while_probes_are_held_nobody_is_one_and_a_peer_can_close() {
+    fn while_probes_are_held_no_call_is_one_and_a_peer_can_close() {
         let now = Instant::now();
         let mut breaker = breaker(now);
         breaker.hear_peers(PeerReport::new(2, 2, OPEN), now);

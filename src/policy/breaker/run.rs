@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Who makes a call, as far as that is known.
+/// The caller of a call, as far as that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// Requests carry neither a tenant nor a credential: callers cannot be told apart, and none is limited.

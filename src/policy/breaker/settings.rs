@@ -93,7 +93,7 @@ impl Default for Settings {
             // As Finagle's failure accrual, like the first open time and its jitter.
             consecutive: Some(nonzero(5)),
             open: Duration::from_secs(5),
-            // One call in so long finds out that an upstream is back before its callers have given it up.
+            // One call in this time finds out that an upstream is back before its callers have given it up.
             open_max: Duration::from_secs(15),
             jitter: 0.1,
             probes: NonZeroU32::MIN,

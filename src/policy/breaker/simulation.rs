@@ -257,7 +257,7 @@ fn chat_or_503(rng: &mut fastrand::Rng, ratio: f64) -> Fate {
     if rng.f64() < ratio { Fate::Unavailable } else { chat(rng) }
 }
 
-/// Clients that wait for ever, each of them a tenant, which begin within this time.
+/// Clients that wait forever, each of them a tenant, which begin within this time.
 fn clients(count: u64, within: Duration, rng: &mut fastrand::Rng) -> Vec<Client> {
     let mut client = |tenant| {
         let first_call = between(rng, Duration::ZERO..within);

@@ -457,7 +457,7 @@ fn the_open_time_doubles_for_probes_without_an_answer_and_starts_again_after_a_s
 }
 
 #[test]
-fn probes_begin_one_open_time_apart_however_long_they_take() {
+fn probes_begin_one_open_time_apart_even_when_they_take_longer() {
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
     circuit.pass(4 * S).settle(probe, NO_ANSWER);
@@ -707,7 +707,7 @@ fn what_a_slow_health_probe_says_at_its_end_does_not_put_off_the_next_open_time(
 }
 
 #[test]
-fn no_health_probe_while_the_upstream_asked_for_time_or_somebody_opened_the_circuit() {
+fn no_health_probe_while_the_upstream_asked_for_time_or_the_circuit_was_opened_by_hand() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(4, BAD);
     circuit.call(CallResult { retry_after: Some(60 * S), ..BAD });
@@ -733,7 +733,7 @@ fn while_health_probes_are_sent_the_open_time_that_is_left_is_told_and_then_thei
 }
 
 #[test]
-fn who_may_not_probe_comes_back_after_a_second() {
+fn a_call_that_may_not_probe_is_told_to_come_back_after_a_second() {
     let mut circuit = Circuit::open();
     circuit.machine.is_held = true;
     assert_eq!(circuit.pass(4 * S).admit(), refused(S), "what is left");

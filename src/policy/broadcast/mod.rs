@@ -1,5 +1,5 @@
-//! One answer that several readers read at their own pace: where each reader is, what must be held for them, and who
-//! keeps the others waiting.
+//! One answer that several readers read at their own pace: where each reader is, what must be held for them, and which
+//! of them keeps the others waiting.
 //!
 //! # First a recording, then a window
 //!
@@ -122,7 +122,7 @@ pub(crate) enum Room {
     CutOff,
 }
 
-/// Among so many readers one is looked for that stands between two parts.
+/// At most as many readers are looked through for one that stands between two parts.
 const MAX_LOOKED_AT: usize = 8;
 
 // === impl Broadcast ===

@@ -71,7 +71,7 @@ fn only_the_parts_of_a_recording_are_merged_and_a_single_one_stays() {
 }
 
 #[test]
-fn what_outgrows_the_recording_goes_on_for_those_who_are_there() {
+fn an_answer_that_outgrows_the_recording_goes_on_for_current_readers() {
     let mut broadcast = broadcast(10);
     let (early, late) = (broadcast.join().unwrap(), broadcast.join().unwrap());
     assert_eq!(drain(&mut broadcast, early).len(), 10);
@@ -160,7 +160,7 @@ fn readers_nearly_a_window_behind_are_not_cut_off_with_the_slowest() {
 }
 
 #[test]
-fn nobody_is_cut_off_while_it_records() {
+fn no_reader_is_cut_off_while_it_records() {
     let mut broadcast = broadcast(10);
     let slow = broadcast.join().unwrap();
     assert_eq!(broadcast.room(Instant::now() + 1_000 * S), Room::Free);
@@ -205,7 +205,7 @@ fn without_room_elsewhere_a_recording_ends_and_readers_go_in_step() {
 }
 
 #[test]
-fn nobody_waits_for_an_observer() {
+fn no_reader_waits_for_an_observer() {
     let mut broadcast = broadcast(10);
     let (listener, observer) = (broadcast.join().unwrap(), broadcast.observe().unwrap());
     assert_eq!(broadcast.read(observer), Read::Part(0));
@@ -334,7 +334,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     /// Whatever happens: every reader hears every part once and in order, until it is told that it is lost; what is
-    /// held is what somebody has still to read, and never more than the limit and a part.
+    /// held is what a reader has still to read, and never more than the limit and a part.
     #[test]
     fn readers_hear_everything_in_order_or_are_told(steps in prop::collection::vec(step(), 0..120)) {
         let start = Instant::now();
@@ -478,7 +478,7 @@ proptest! {
     /// Whatever the slow readers do, and whatever room the store has: a reader that wants more has its next part within
     /// the lag, as long as the upstream has one.
     #[test]
-    fn nobody_waits_longer_than_the_lag_without_a_part(
+    fn no_reader_waits_longer_than_the_lag_without_a_part(
         recorded in 0_u64..15,
         fast in 1_usize..3,
         slow in 1_usize..4,

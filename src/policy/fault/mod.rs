@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_503_that_says_when_to_come_again_has_done_nothing_whatever_its_body_says() {
+    fn a_503_with_retry_after_was_not_executed_for_any_body() {
         let body = r#"{"error":{"message":"x","type":"server_error","code":null}}"#;
         assert!(judged(503, &[("retry-after", "1")], body).verdict.not_executed);
         assert!(!judged(503, &[], body).verdict.not_executed);

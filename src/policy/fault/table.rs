@@ -11,7 +11,7 @@ pub(super) enum Class {
     Failed,
     /// The credential asks for more than it may at the moment.
     Throttled,
-    /// The credential has nothing left, for hours or until somebody pays.
+    /// The credential has nothing left, for hours or until it is paid up.
     Spent,
     /// The credential was refused, or may not use that model.
     Refused,

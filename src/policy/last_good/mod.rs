@@ -1,6 +1,6 @@
 //! When an earlier answer stands in for one that could not be had, and which.
 
-pub(crate) mod answers;
+pub(crate) mod cache;
 pub(crate) mod cache_control;
 pub(crate) mod normalize;
 pub(crate) mod similar;

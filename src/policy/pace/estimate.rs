@@ -24,6 +24,11 @@ const OUTPUT: u64 = 512;
 const GAIN: u64 = 8;
 const DEVIATION_GAIN: u64 = 4;
 
+/// Tokens of `bytes` bytes of text of which nothing more is known.
+pub(crate) fn tokens_of(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
 // === impl Estimate ===
 
 impl Estimate {

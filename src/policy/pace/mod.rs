@@ -10,7 +10,7 @@ mod rate;
 
 pub(crate) use self::bucket::{Bucket, Demand};
 pub(crate) use self::pause::Hold;
-use self::pause::{Admission, Pauses, Throttled};
+use self::pause::{PauseCheck, Pauses, Throttled};
 pub use self::rate::Rate;
 use super::micros::Micros;
 use crate::proto::rate_limit::{Quota, Unit};
@@ -66,7 +66,7 @@ impl Pacer {
 
     /// Whether a call of `tenant` that takes `demand` may be sent. What it takes is taken.
     pub(crate) fn admit(&mut self, tenant: u64, demand: Demand, now: Micros) -> Turn {
-        if let Admission::Wait(wait) = self.pauses.look(tenant, now) {
+        if let PauseCheck::Wait(wait) = self.pauses.look(tenant, now) {
             return Turn::Wait(wait);
         }
         match bucket::reserve(&mut self.buckets, &demand, now) {
@@ -90,8 +90,8 @@ impl Pacer {
     /// have said something long before that, which is why this is no [`wait`](Self::wait) to refuse a call for.
     pub(crate) fn next_look(&self, tenant: u64, demand: &Demand, now: Micros) -> Micros {
         let paused = match self.pauses.look(tenant, now) {
-            Admission::Wait(wait) => wait,
-            Admission::Free | Admission::Restart => 0,
+            PauseCheck::Wait(wait) => wait,
+            PauseCheck::Free | PauseCheck::Restart => 0,
         };
         paused.max(bucket::wait(&self.buckets, &Demand::default(), demand, now))
     }

@@ -3,8 +3,8 @@
 //! # Why not for all of them at once?
 //!
 //! A 429 with a `Retry-After` is the upstream's word on a credential, and holds for all that share it. One without a
-//! hint may be about one caller's requests alone (a limit by user, a prompt that is refused), and a caller who can
-//! stop all others by provoking it is worse than the limit. So it stops its own tenant, and everybody only when a
+//! hint may be about one caller's requests alone (a limit by user, a prompt that is refused), and a caller that can
+//! stop all others by provoking it is worse than the limit. So it stops its own tenant, and all of them only when a
 //! second tenant meets one too. And no word of an upstream, a day least of all, is believed for longer than the cap:
 //! then one call finds out.
 
@@ -36,9 +36,9 @@ pub(crate) struct Pauses {
 #[derive(Clone, Copy, Debug, Default)]
 struct Pause {
     until: Micros,
-    /// Those without a hint that came one upon the other.
+    /// 429s without a hint, one directly after the other.
     failures: u32,
-    probe: Restart,
+    probe: Recovery,
     /// How far apart the calls that waited start again, until a call finds no other before it, and when the next may.
     interval: Micros,
     next: Micros,
@@ -46,7 +46,7 @@ struct Pause {
 
 /// How calls start again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Restart {
+enum Recovery {
     /// At the time that the upstream named.
     #[default]
     None,
@@ -58,7 +58,7 @@ enum Restart {
 
 /// Whether a call may be sent, as far as pauses go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum PauseCheck {
     Free,
     /// To find out whether the pause is over, for the tenant or for all.
     Restart,
@@ -88,7 +88,7 @@ const PROBE_STEP: Micros = SECOND / 10;
 const SPEEDS_UP: Micros = 16;
 /// Calls that are spaced after a pause are not further apart.
 const SLOWEST: Micros = 4 * SECOND;
-/// Tenants that are paused on their own. More of them pause everybody.
+/// Tenants that are paused on their own. More of them pause all.
 const TENANTS: usize = 256;
 
 // === impl Pauses ===
@@ -99,13 +99,13 @@ impl Pauses {
     }
 
     /// Whether a call of `tenant` may be sent. Changes nothing.
-    pub(crate) fn look(&self, tenant: u64, now: Micros) -> Admission {
-        let own = self.tenants.get(&tenant).map_or(Admission::Free, |pause| pause.look(now));
+    pub(crate) fn look(&self, tenant: u64, now: Micros) -> PauseCheck {
+        let own = self.tenants.get(&tenant).map_or(PauseCheck::Free, |pause| pause.look(now));
         match (self.all.look(now), own) {
-            (Admission::Wait(one), Admission::Wait(other)) => Admission::Wait(one.max(other)),
-            (Admission::Wait(wait), _) | (_, Admission::Wait(wait)) => Admission::Wait(wait),
-            (Admission::Restart, _) | (_, Admission::Restart) => Admission::Restart,
-            (Admission::Free, Admission::Free) => Admission::Free,
+            (PauseCheck::Wait(one), PauseCheck::Wait(other)) => PauseCheck::Wait(one.max(other)),
+            (PauseCheck::Wait(wait), _) | (_, PauseCheck::Wait(wait)) => PauseCheck::Wait(wait),
+            (PauseCheck::Restart, _) | (_, PauseCheck::Restart) => PauseCheck::Restart,
+            (PauseCheck::Free, PauseCheck::Free) => PauseCheck::Free,
         }
     }
 
@@ -123,7 +123,7 @@ impl Pauses {
 
     /// Whether this tenant waits alone.
     pub(crate) fn is_paused_alone(&self, tenant: u64, now: Micros) -> bool {
-        self.tenants.get(&tenant).is_some_and(|pause| matches!(pause.look(now), Admission::Wait(_)))
+        self.tenants.get(&tenant).is_some_and(|pause| matches!(pause.look(now), PauseCheck::Wait(_)))
     }
 
     /// A call is sent. Returns whether it is a probe.
@@ -131,9 +131,9 @@ impl Pauses {
         let mut is_probe = false;
         self.each(tenant, |pause| {
             // Those behind a probe come late because they were held.
-            let was_held = matches!(pause.probe, Restart::Sent(_));
-            if pause.look(now) == Admission::Restart {
-                pause.probe = Restart::Sent(now);
+            let was_held = matches!(pause.probe, Recovery::Sent(_));
+            if pause.look(now) == PauseCheck::Restart {
+                pause.probe = Recovery::Sent(now);
                 is_probe = true;
             }
             if !was_held && now >= pause.next.saturating_add(pause.interval) {
@@ -149,8 +149,8 @@ impl Pauses {
     /// A probe was given up before it said anything.
     pub(crate) fn give_back(&mut self, tenant: u64) {
         self.each(tenant, |pause| {
-            if let Restart::Sent(_) = pause.probe {
-                pause.probe = Restart::Due;
+            if let Recovery::Sent(_) = pause.probe {
+                pause.probe = Recovery::Due;
             }
         });
     }
@@ -163,8 +163,8 @@ impl Pauses {
             if sent >= pause.until && pause.interval > 0 {
                 pause.interval = (pause.interval - pause.interval / SPEEDS_UP).max(1);
             }
-            if sent >= pause.until && (pause.failures > 0 || pause.probe != Restart::None) {
-                (pause.failures, pause.probe) = (0, Restart::None);
+            if sent >= pause.until && (pause.failures > 0 || pause.probe != Recovery::None) {
+                (pause.failures, pause.probe) = (0, Recovery::None);
                 is_new = true;
             }
         });
@@ -173,7 +173,7 @@ impl Pauses {
 
     /// Whether a call that is served changes nothing.
     pub(crate) fn is_calm(&self) -> bool {
-        self.tenants.is_empty() && self.all.interval == 0 && self.all.failures == 0 && self.all.probe == Restart::None
+        self.tenants.is_empty() && self.all.interval == 0 && self.all.failures == 0 && self.all.probe == Recovery::None
     }
 
     /// How long a call waits behind the others.
@@ -187,11 +187,11 @@ impl Pauses {
         let Throttled { tenant, hint, interval, .. } = *refusal;
         self.tenants.retain(|_, pause| now < pause.until.saturating_add(self.cap));
         if let Some(hint) = hint {
-            let probe = if hint > self.cap { Restart::Due } else { Restart::None };
+            let probe = if hint > self.cap { Recovery::Due } else { Recovery::None };
             return self.all.extend(hint.min(self.cap), probe, self.all.slowed(refusal).unwrap_or(interval), now);
         }
         let met_by_another = self.tenants.iter().any(|(other, pause)| *other != tenant && pause.failures > 0);
-        let is_paused = self.all.until > now || self.all.probe != Restart::None;
+        let is_paused = self.all.until > now || self.all.probe != Recovery::None;
         if is_paused || met_by_another || self.tenants.len() >= TENANTS {
             return self.all.back_off(refusal, self.cap, now);
         }
@@ -201,7 +201,7 @@ impl Pauses {
 
     /// All calls wait for what another process was told. Returns until when, if that is new.
     pub(crate) fn pause(&mut self, wait: Micros, interval: Micros, now: Micros) -> Option<Micros> {
-        let probe = if wait > self.cap { Restart::Due } else { self.all.probe };
+        let probe = if wait > self.cap { Recovery::Due } else { self.all.probe };
         self.all.extend(wait.min(self.cap), probe, interval, now)
     }
 
@@ -231,31 +231,31 @@ impl Pauses {
 // === impl Pause ===
 
 impl Pause {
-    fn look(&self, now: Micros) -> Admission {
+    fn look(&self, now: Micros) -> PauseCheck {
         let next = self.until.max(if self.interval > 0 { self.next } else { 0 });
         if now < next {
-            return Admission::Wait(next - now);
+            return PauseCheck::Wait(next - now);
         }
         match self.probe {
-            Restart::None => Admission::Free,
-            Restart::Due => Admission::Restart,
-            Restart::Sent(at) if now < at.saturating_add(PROBE) => Admission::Wait(at.saturating_add(PROBE) - now),
-            Restart::Sent(_) => Admission::Free,
+            Recovery::None => PauseCheck::Free,
+            Recovery::Due => PauseCheck::Restart,
+            Recovery::Sent(at) if now < at.saturating_add(PROBE) => PauseCheck::Wait(at.saturating_add(PROBE) - now),
+            Recovery::Sent(_) => PauseCheck::Free,
         }
     }
 
     fn hold(&self, now: Micros) -> Micros {
         match self.probe {
             _ if now < self.until => self.until - now,
-            Restart::Sent(at) => at.saturating_add(PROBE).saturating_sub(now).min(PROBE_STEP),
-            Restart::None | Restart::Due => 0,
+            Recovery::Sent(at) => at.saturating_add(PROBE).saturating_sub(now).min(PROBE_STEP),
+            Recovery::None | Recovery::Due => 0,
         }
     }
 
     /// Whether a call would find no trace of it.
     fn is_over(&self, now: Micros) -> bool {
         let is_spaced = self.interval > 0 && now < self.next.saturating_add(self.interval);
-        self.failures == 0 && self.probe == Restart::None && now >= self.until && !is_spaced
+        self.failures == 0 && self.probe == Recovery::None && now >= self.until && !is_spaced
     }
 
     fn wait(&self, ahead: u64, now: Micros) -> Micros {
@@ -265,7 +265,7 @@ impl Pause {
     }
 
     /// Until `wait` has passed, or later if it was later.
-    fn extend(&mut self, wait: Micros, probe: Restart, interval: Micros, now: Micros) -> Option<Micros> {
+    fn extend(&mut self, wait: Micros, probe: Recovery, interval: Micros, now: Micros) -> Option<Micros> {
         let until = now.saturating_add(wait);
         if until <= self.until {
             return None;
@@ -281,7 +281,7 @@ impl Pause {
         }
         let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(cap);
         self.failures = self.failures.saturating_add(1);
-        self.extend(wait, Restart::Due, self.slowed(refusal).unwrap_or(refusal.interval), now)
+        self.extend(wait, Recovery::Due, self.slowed(refusal).unwrap_or(refusal.interval), now)
     }
 
     /// How far apart calls start again, if they were still spaced: where one that was sent since then is refused, twice as far.
@@ -290,7 +290,7 @@ impl Pause {
             return None;
         }
         // A probe was one call, however far apart the others are.
-        let was_too_fast = refusal.sent >= self.until && self.probe == Restart::None;
+        let was_too_fast = refusal.sent >= self.until && self.probe == Recovery::None;
         Some(if was_too_fast { self.interval.saturating_mul(2).min(SLOWEST) } else { self.interval })
     }
 }
@@ -322,9 +322,9 @@ mod tests {
         let mut pauses = pauses();
         assert_eq!(hint(&mut pauses, 20 * SECOND, 0), Some(20 * SECOND));
         assert_eq!(hint(&mut pauses, SECOND, 2 * SECOND), None);
-        assert_eq!(pauses.look(BOB, 5 * SECOND), Admission::Wait(15 * SECOND));
+        assert_eq!(pauses.look(BOB, 5 * SECOND), PauseCheck::Wait(15 * SECOND));
         // The upstream named the time: no probe is needed.
-        assert_eq!(pauses.look(BOB, 20 * SECOND), Admission::Free);
+        assert_eq!(pauses.look(BOB, 20 * SECOND), PauseCheck::Free);
     }
 
     #[test]
@@ -334,53 +334,53 @@ mod tests {
         assert_eq!(pauses.throttled(&refusal, 0), Some(CAP));
         assert!(pauses.send(BOB, CAP));
         let free = CAP + PROBE;
-        assert_eq!(pauses.look(BOB, free), Admission::Free);
+        assert_eq!(pauses.look(BOB, free), PauseCheck::Free);
         assert!(!pauses.send(BOB, free));
-        assert_eq!(pauses.look(ANN, free), Admission::Wait(SECOND));
+        assert_eq!(pauses.look(ANN, free), PauseCheck::Wait(SECOND));
     }
 
     #[test]
     fn a_day_is_a_minute_and_then_one_call_finds_out() {
         let mut pauses = pauses();
         hint(&mut pauses, 86_400 * SECOND, 0);
-        assert_eq!(pauses.look(BOB, 0), Admission::Wait(CAP));
-        assert_eq!(pauses.look(BOB, CAP), Admission::Restart);
+        assert_eq!(pauses.look(BOB, 0), PauseCheck::Wait(CAP));
+        assert_eq!(pauses.look(BOB, CAP), PauseCheck::Restart);
         pauses.send(BOB, CAP);
-        assert_eq!(pauses.look(ANN, CAP), Admission::Wait(PROBE));
+        assert_eq!(pauses.look(ANN, CAP), PauseCheck::Wait(PROBE));
         // Refused again.
         hint(&mut pauses, 86_400 * SECOND, CAP + 1);
-        assert_eq!(pauses.look(ANN, 2 * CAP), Admission::Wait(1));
+        assert_eq!(pauses.look(ANN, 2 * CAP), PauseCheck::Wait(1));
         pauses.send(BOB, 2 * CAP + 1);
         pauses.passed(BOB, 2 * CAP + 1);
-        assert_eq!(pauses.look(ANN, 2 * CAP + 1), Admission::Free);
+        assert_eq!(pauses.look(ANN, 2 * CAP + 1), PauseCheck::Free);
     }
 
     #[test]
     fn a_probe_that_is_dropped_is_followed_by_another_and_one_without_a_refusal_is_being_served() {
         let mut pauses = pauses();
         no_hint(&mut pauses, ANN, 0);
-        assert_eq!(pauses.look(ANN, SECOND), Admission::Restart);
+        assert_eq!(pauses.look(ANN, SECOND), PauseCheck::Restart);
         pauses.send(ANN, SECOND);
         pauses.give_back(ANN);
-        assert_eq!(pauses.look(ANN, SECOND), Admission::Restart);
+        assert_eq!(pauses.look(ANN, SECOND), PauseCheck::Restart);
         pauses.send(ANN, SECOND);
-        assert_eq!(pauses.look(ANN, SECOND + PROBE), Admission::Free);
+        assert_eq!(pauses.look(ANN, SECOND + PROBE), PauseCheck::Free);
     }
 
     #[test]
-    fn a_tenant_without_a_hint_stops_nobody_else_until_a_second_one_meets_it() {
+    fn a_tenant_without_a_hint_stops_no_other_until_a_second_one_meets_it() {
         let mut pauses = pauses();
         assert_eq!(no_hint(&mut pauses, ANN, 0), None);
-        assert_eq!((pauses.look(ANN, 0), pauses.look(BOB, 0)), (Admission::Wait(SECOND), Admission::Free));
+        assert_eq!((pauses.look(ANN, 0), pauses.look(BOB, 0)), (PauseCheck::Wait(SECOND), PauseCheck::Free));
         // However often.
         for n in 0..10 {
             let now = n * 2 * CAP;
             assert_eq!(no_hint(&mut pauses, ANN, now), None);
-            assert_eq!(pauses.look(BOB, now), Admission::Free);
+            assert_eq!(pauses.look(BOB, now), PauseCheck::Free);
         }
         let now = 18 * CAP + SECOND;
         assert_eq!(no_hint(&mut pauses, BOB, now), Some(now + SECOND));
-        assert_eq!(pauses.look(3, now), Admission::Wait(SECOND));
+        assert_eq!(pauses.look(3, now), PauseCheck::Wait(SECOND));
     }
 
     #[test]
@@ -409,12 +409,12 @@ mod tests {
             no_hint(&mut pauses, ANN, now);
             // Sent before the pause, and refused now.
             pauses.throttled(&Throttled { tenant: ANN, hint: None, sent: now, interval: 0 }, now + 1);
-            assert_eq!(pauses.look(ANN, now), Admission::Wait(expected * SECOND));
+            assert_eq!(pauses.look(ANN, now), PauseCheck::Wait(expected * SECOND));
             now += expected * SECOND;
         }
         pauses.passed(ANN, now);
         no_hint(&mut pauses, ANN, now + 1);
-        assert_eq!(pauses.look(ANN, now + 1), Admission::Wait(SECOND));
+        assert_eq!(pauses.look(ANN, now + 1), PauseCheck::Wait(SECOND));
     }
 
     #[test]
@@ -423,20 +423,20 @@ mod tests {
         pauses.throttled(&Throttled { tenant: ANN, hint: Some(5 * SECOND), sent: 0, interval: SECOND }, 0);
         assert_eq!(pauses.wait(BOB, 3, 0), 8 * SECOND);
         for n in 5..8 {
-            assert_eq!(pauses.look(BOB, n * SECOND), Admission::Free);
+            assert_eq!(pauses.look(BOB, n * SECOND), PauseCheck::Free);
             pauses.send(BOB, n * SECOND);
-            assert_eq!(pauses.look(BOB, n * SECOND), Admission::Wait(SECOND));
+            assert_eq!(pauses.look(BOB, n * SECOND), PauseCheck::Wait(SECOND));
         }
         // A second without a call: no line is left.
         pauses.send(BOB, 9 * SECOND);
-        assert_eq!(pauses.look(BOB, 9 * SECOND), Admission::Free);
+        assert_eq!(pauses.look(BOB, 9 * SECOND), PauseCheck::Free);
     }
 
     /// Sends all that may go, served at once, for this long. Returns how many those were.
     fn served(pauses: &mut Pauses, from: Micros, time: Micros) -> u32 {
         let mut served = 0;
         for now in (from..from + time).step_by(1_000) {
-            if pauses.look(BOB, now) == Admission::Free {
+            if pauses.look(BOB, now) == PauseCheck::Free {
                 pauses.send(BOB, now);
                 pauses.passed(BOB, now);
                 served += 1;
@@ -488,10 +488,10 @@ mod tests {
                 now += later;
                 pauses.throttled(&Throttled { tenant, hint, sent: now, interval: 0 }, now);
                 for tenant in 0..4 {
-                    if let Admission::Wait(wait) = pauses.look(tenant, now) {
+                    if let PauseCheck::Wait(wait) = pauses.look(tenant, now) {
                         prop_assert!(wait <= CAP);
                     }
-                    prop_assert!(!matches!(pauses.look(tenant, now + CAP + PROBE), Admission::Wait(_)));
+                    prop_assert!(!matches!(pauses.look(tenant, now + CAP + PROBE), PauseCheck::Wait(_)));
                 }
             }
         }
@@ -502,7 +502,7 @@ mod tests {
         let mut pauses = pauses();
         hint(&mut pauses, 20 * SECOND, 0);
         assert_eq!(no_hint(&mut pauses, BOB, 20 * SECOND), None);
-        assert_eq!((pauses.look(ANN, 20 * SECOND), pauses.until()), (Admission::Free, 20 * SECOND));
+        assert_eq!((pauses.look(ANN, 20 * SECOND), pauses.until()), (PauseCheck::Free, 20 * SECOND));
         assert!(pauses.is_paused_alone(BOB, 20 * SECOND) && !pauses.is_paused_alone(ANN, 20 * SECOND));
     }
 
@@ -515,17 +515,17 @@ mod tests {
             (pauses.wait(ANN, 0, 0), pauses.wait(BOB, 3, 0), pauses.wait(ANN, 0, 4 * SECOND)),
             (10 * SECOND, 13 * SECOND, 6 * SECOND)
         );
-        assert_eq!(pauses.look(ANN, 10 * SECOND), Admission::Free);
+        assert_eq!(pauses.look(ANN, 10 * SECOND), PauseCheck::Free);
         pauses.send(ANN, 10 * SECOND);
-        assert_eq!(pauses.look(BOB, 10 * SECOND), Admission::Wait(SECOND));
+        assert_eq!(pauses.look(BOB, 10 * SECOND), PauseCheck::Wait(SECOND));
         assert_eq!((pauses.wait(BOB, 0, 10 * SECOND), pauses.wait(BOB, 2, 10 * SECOND)), (SECOND, 3 * SECOND));
         pauses.send(BOB, 11 * SECOND);
-        assert_eq!(pauses.look(ANN, 11 * SECOND), Admission::Wait(SECOND));
+        assert_eq!(pauses.look(ANN, 11 * SECOND), PauseCheck::Wait(SECOND));
         // An interval later than it may go, a call finds none that it could be too close to.
         pauses.send(ANN, 13 * SECOND - 1);
-        assert_eq!(pauses.look(ANN, 13 * SECOND - 1), Admission::Wait(SECOND));
+        assert_eq!(pauses.look(ANN, 13 * SECOND - 1), PauseCheck::Wait(SECOND));
         pauses.send(ANN, 15 * SECOND - 1);
-        assert_eq!(pauses.look(ANN, 15 * SECOND - 1), Admission::Free);
+        assert_eq!(pauses.look(ANN, 15 * SECOND - 1), PauseCheck::Free);
         assert_eq!(pauses.wait(ANN, 5, 15 * SECOND), 0);
     }
 

@@ -1,8 +1,8 @@
-//! Those who wait: round robin over tenants, first in first out within one.
+//! Waiting calls: round robin over tenants, first in first out within one.
 //!
 //! # Why not one line?
 //!
-//! In one line, a tenant that sends a hundred calls makes everybody else wait for a hundred. Here each tenant has a line
+//! In one line, a tenant that sends a hundred calls makes all others wait for a hundred. Here each tenant has a line
 //! of its own, and one call is taken from each in turn: a tenant that sends one call waits for one call of each of the others.
 
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +20,7 @@ pub(crate) struct FairQueue<T> {
     free: u32,
     taken: usize,
     tenants: HashMap<u64, TenantLine, Hashed>,
-    /// Tenants in the order in which they are served. One whose lane is empty stays until it comes first.
+    /// Tenants in the order in which they are served. One whose line is empty stays until it comes first.
     ring: VecDeque<u64>,
     waiting: usize,
     /// Of the last ticket.
@@ -40,7 +40,7 @@ struct WaitingCall<T> {
     serial: Option<NonZeroU64>,
     tenant: u64,
     waiter: Option<T>,
-    /// Whether it is in its tenant's lane, and between which others.
+    /// Whether it is in its tenant's line, and between which others.
     is_waiting: bool,
     before: u32,
     behind: u32,
@@ -87,16 +87,16 @@ impl<T> FairQueue<T> {
         self.waiting == 0
     }
 
-    /// Goes to the end of the lane of its tenant.
+    /// Goes to the end of the line of its tenant.
     pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
         self.serial = self.serial.wrapping_add(1);
         let serial = NonZeroU64::new(self.serial).unwrap_or(NonZeroU64::MIN);
         if !self.tenants.contains_key(&tenant) {
-            self.drop_all_empty_lanes();
+            self.drop_all_empty_lines();
             self.ring.push_back(tenant);
         }
-        let lane = self.tenants.entry(tenant).or_default();
-        let before = lane.last;
+        let line = self.tenants.entry(tenant).or_default();
+        let before = line.last;
         let place =
             WaitingCall { serial: Some(serial), tenant, waiter: Some(waiter), is_waiting: true, before, behind: NONE };
         let index = match self.places.get_mut(self.free) {
@@ -107,11 +107,11 @@ impl<T> FairQueue<T> {
             }
             None => self.places.push(place),
         };
-        lane.last = index;
-        lane.len += 1;
+        line.last = index;
+        line.len += 1;
         match self.places.get_mut(before) {
             Some(before) => before.behind = index,
-            None => lane.first = index,
+            None => line.first = index,
         }
         self.waiting += 1;
         self.taken += 1;
@@ -131,9 +131,9 @@ impl<T> FairQueue<T> {
 
     /// Whose turn it is, and its tenant: the first waiter of the first tenant that may go.
     pub(crate) fn first(&mut self, may_go: impl Fn(&Self, u64) -> bool) -> Option<(Ticket, u64)> {
-        self.drop_empty_lanes();
-        let mut lanes = self.ring.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first)));
-        let (tenant, place) = lanes.find(|(tenant, first)| *first != NONE && may_go(self, *tenant))?;
+        self.drop_empty_lines();
+        let mut lines = self.ring.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first)));
+        let (tenant, place) = lines.find(|(tenant, first)| *first != NONE && may_go(self, *tenant))?;
         Some((self.ticket(place)?, tenant))
     }
 
@@ -142,7 +142,7 @@ impl<T> FairQueue<T> {
         self.ticket(self.tenants.get(&tenant)?.first)
     }
 
-    /// Ends a wait that was in vain. The waiter stays until it is [removed](Self::remove).
+    /// Ends a wait without a place. The waiter stays until it is [removed](Self::remove).
     pub(crate) fn end(&mut self, ticket: Ticket) {
         self.unlink(ticket);
     }
@@ -170,9 +170,9 @@ impl<T> FairQueue<T> {
         self.free = ticket.place;
         self.taken -= 1;
         if self.taken == 0 {
-            // Whatever it took when many waited is given back.
+            // What it took when many waited is given back.
             (self.places, self.free) = (Chunks::new(), NONE);
-            self.drop_empty_lanes();
+            self.drop_empty_lines();
         }
         waiter
     }
@@ -184,20 +184,20 @@ impl<T> FairQueue<T> {
 
     /// How many of this tenant wait.
     pub(crate) fn of(&self, tenant: u64) -> usize {
-        self.tenants.get(&tenant).map_or(0, |lane| lane.len)
+        self.tenants.get(&tenant).map_or(0, |line| line.len)
     }
 
     /// The last waiter of the tenant of which most wait, and how many those are. Looks at all tenants.
     pub(crate) fn last_of_longest(&self) -> Option<(Ticket, usize)> {
-        let lane = self.tenants.values().max_by_key(|lane| lane.len)?;
-        Some((self.ticket(lane.last)?, lane.len))
+        let line = self.tenants.values().max_by_key(|line| line.len)?;
+        Some((self.ticket(line.last)?, line.len))
     }
 
     /// How many would be served before one that comes now.
     pub(crate) fn ahead(&self, tenant: u64) -> usize {
         let own = self.of(tenant);
         let others = self.tenants.iter().filter(|(other, _)| **other != tenant);
-        others.map(|(_, lane)| lane.len.min(own + 1)).sum::<usize>() + own
+        others.map(|(_, line)| line.len.min(own + 1)).sum::<usize>() + own
     }
 
     fn place(&mut self, ticket: Ticket) -> Option<&mut WaitingCall<T>> {
@@ -219,30 +219,30 @@ impl<T> FairQueue<T> {
         if let Some(behind) = self.places.get_mut(behind) {
             behind.before = before;
         }
-        if let Some(lane) = self.tenants.get_mut(&tenant) {
+        if let Some(line) = self.tenants.get_mut(&tenant) {
             if before == NONE {
-                lane.first = behind;
+                line.first = behind;
             }
             if behind == NONE {
-                lane.last = before;
+                line.last = before;
             }
-            lane.len -= 1;
+            line.len -= 1;
         }
         self.waiting -= 1;
     }
 
     /// When there are more of them than of the others, so that it costs little for each.
-    fn drop_all_empty_lanes(&mut self) {
+    fn drop_all_empty_lines(&mut self) {
         if self.ring.len() > 2 * self.waiting + 16 {
-            self.tenants.retain(|_, lane| lane.len > 0);
+            self.tenants.retain(|_, line| line.len > 0);
             self.ring.retain(|tenant| self.tenants.contains_key(tenant));
         }
     }
 
     /// Those at the head of the ring, of which there are no more than were pushed.
-    fn drop_empty_lanes(&mut self) {
+    fn drop_empty_lines(&mut self) {
         while let Some(tenant) = self.ring.front().copied() {
-            if self.tenants.get(&tenant).is_some_and(|lane| lane.len > 0) {
+            if self.tenants.get(&tenant).is_some_and(|line| line.len > 0) {
                 break;
             }
             self.tenants.remove(&tenant);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_leaves_is_not_served_and_holds_up_nobody() {
+    fn a_waiter_that_leaves_is_not_served_and_holds_up_no_other() {
         let mut line = FairQueue::new();
         let tickets = ["a1", "a2", "a3"].map(|waiter| line.push(1, waiter));
         let other = line.push(2, "b1");
@@ -364,28 +364,28 @@ mod tests {
                     Step::Push(tenant) => {
                         tickets.push((line.push(tenant, number), tenant, number));
                         match model.iter_mut().find(|(other, _)| *other == tenant) {
-                            Some((_, lane)) => lane.push_back(number),
+                            Some((_, waiters)) => waiters.push_back(number),
                             None => model.push_back((tenant, VecDeque::from([number]))),
                         }
                     }
                     Step::Serve => {
                         let first = line.first(any_tenant);
-                        while model.front().is_some_and(|(_, lane)| lane.is_empty()) {
+                        while model.front().is_some_and(|(_, waiters)| waiters.is_empty()) {
                             model.pop_front();
                         }
                         prop_assert_eq!(first.is_some(), !model.is_empty());
-                        if let (Some((ticket, _)), Some((tenant, mut lane))) = (first, model.pop_front()) {
+                        if let (Some((ticket, _)), Some((tenant, mut waiters))) = (first, model.pop_front()) {
                             line.serve(ticket);
-                            prop_assert_eq!(line.remove(ticket), lane.pop_front());
-                            model.push_back((tenant, lane));
+                            prop_assert_eq!(line.remove(ticket), waiters.pop_front());
+                            model.push_back((tenant, waiters));
                             tickets.retain(|(other, _, _)| *other != ticket);
                         }
                     }
                     Step::Remove(which) if !tickets.is_empty() => {
                         let (ticket, tenant, number) = tickets.swap_remove(which % tickets.len());
                         prop_assert_eq!(line.remove(ticket), Some(number));
-                        let (_, lane) = model.iter_mut().find(|(other, _)| *other == tenant).unwrap();
-                        lane.retain(|other| *other != number);
+                        let (_, waiters) = model.iter_mut().find(|(other, _)| *other == tenant).unwrap();
+                        waiters.retain(|other| *other != number);
                     }
                     Step::Remove(_) => {}
                 }
@@ -393,7 +393,7 @@ mod tests {
                     model.clear();
                 }
                 prop_assert_eq!(line.len(), tickets.len());
-                prop_assert_eq!(line.len(), model.iter().map(|(_, lane)| lane.len()).sum::<usize>());
+                prop_assert_eq!(line.len(), model.iter().map(|(_, waiters)| waiters.len()).sum::<usize>());
             }
         }
     }

@@ -1,10 +1,9 @@
-//! Who of those that wait is served next, and by how many at a time.
+//! Which waiting call is served next, and how many calls are under way at a time.
 //!
 //! # Why is no call overtaken?
 //!
-//! A call that comes when somebody waits goes to the line, even if a place has just become free: the place is for the
-//! one whose turn it is. Otherwise, under load, a lucky newcomer is always faster than a waiter who must be woken, and
-//! some wait for ever.
+//! A call that arrives while others wait joins the line, even if a place has just become free: that place is for the call whose
+//! turn it is. Otherwise, under load, a newcomer is always faster than a waiter that must be woken, and some wait forever.
 
 mod adaptive;
 mod chunks;
@@ -17,7 +16,7 @@ pub(crate) use self::fair_queue::Hashed;
 pub(crate) use self::fair_queue::{FairQueue, Ticket};
 use super::micros::Micros;
 
-/// Places for calls under way, and those who wait for one, of type `W`.
+/// Places for calls under way, and the waiters for one, of type `W`.
 #[derive(Debug)]
 pub(crate) struct Places<W> {
     limit: ConcurrencyLimit,
@@ -77,7 +76,7 @@ impl<W> Places<W> {
 
     /// A place at once, where there is one that no call waits for, or that is kept for tenants such as this one.
     pub(crate) fn enter(&mut self, tenant: u64) -> Option<PlaceGrant> {
-        let is_theirs = self.line.is_empty() || self.is_kept() && !self.has_its_share(tenant);
+        let is_theirs = self.line.is_empty() || self.is_kept() && !has_share(&self.held, tenant, self.limit());
         (is_theirs && self.has_room()).then(|| self.take(tenant))
     }
 
@@ -117,10 +116,11 @@ impl<W> Places<W> {
         if self.line.is_empty() || !self.has_room() {
             return None;
         }
-        let (half, is_kept) = (self.limit().div_ceil(2), self.is_kept());
+        let (limit, is_kept) = (self.limit(), self.is_kept());
         let (line, held) = (&mut self.line, &self.held);
-        let has_its_share = |tenant| held.get(&tenant).is_some_and(|held| *held >= half);
-        let first = line.first(|line, tenant| !has_its_share(tenant) || (!is_kept && !line.others_wait(tenant)));
+        let may_go =
+            |line: &FairQueue<W>, tenant| !has_share(held, tenant, limit) || (!is_kept && !line.others_wait(tenant));
+        let first = line.first(may_go);
         let (ticket, tenant) = match first {
             None if is_kept => return None,
             // Places that were passed over: all have theirs.
@@ -135,10 +135,6 @@ impl<W> Places<W> {
     /// sent would take all of it, and be given as much again.
     fn is_kept(&self) -> bool {
         self.in_use >= self.limit().saturating_add(self.limit().div_ceil(2))
-    }
-
-    fn has_its_share(&self, tenant: u64) -> bool {
-        self.held.get(&tenant).is_some_and(|held| *held >= self.limit().div_ceil(2))
     }
 
     /// The waiter of this ticket, until it is [forgotten](Self::forget).
@@ -187,7 +183,7 @@ impl<W> Places<W> {
         };
     }
 
-    /// So many holders have not read for a while what they were sent. Half of the places are theirs; what they hold
+    /// `unread` holders have not read for a while what they were sent. Half of the places are theirs; what they hold
     /// beyond that does not count, as long as no more than twice the limit is under way; above one and a half of it, only for
     /// tenants that hold less than half of the places.
     pub(crate) fn pass_over(&mut self, unread: u32) {
@@ -223,6 +219,11 @@ impl<W> Places<W> {
         };
         PlaceGrant { tenant, round }
     }
+}
+
+/// Whether a tenant holds half of the places.
+fn has_share(held: &HashMap<u64, u32, Hashed>, tenant: u64, limit: u32) -> bool {
+    held.get(&tenant).is_some_and(|held| *held >= limit.div_ceil(2))
 }
 
 // === impl PlaceGrant ===

@@ -69,7 +69,7 @@ fn a_tenant_alone_may_have_all() {
 }
 
 #[test]
-fn the_wait_that_is_told_is_that_of_the_own_lane() {
+fn the_wait_that_is_told_is_that_of_the_tenants_own_line() {
     let mut places = fixed(2);
     assert_eq!(places.expected_wait(1), None);
     let grant = places.enter(1).unwrap();
@@ -246,7 +246,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever happens: no place is lost or given twice, and none is free while somebody waits.
+    /// Whatever happens: no place is lost or given twice, and none is free while a call waits.
     #[test]
     fn places_are_neither_lost_nor_idle(adaptive in any::<bool>(), limit in 1..8_u32, steps in steps()) {
         let limit = if adaptive { ConcurrencyLimit::Adaptive(Adaptive::new(1, 8, limit)) } else { ConcurrencyLimit::Fixed(limit) };

@@ -9,7 +9,7 @@ use super::NotResumed;
 use super::history::History;
 use super::position::{Position, Step};
 use super::restart::{Original, Restart, Said};
-use super::withheld::{Aside, Read, Withheld};
+use super::withheld::{Aside, Followed, Withheld};
 use crate::error::StreamTruncated;
 use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
@@ -88,7 +88,7 @@ impl Follower {
     }
 
     /// Reads on. `hold` says whether as many bytes may be withheld.
-    pub(crate) fn read(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
+    pub(crate) fn read(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         if self.restart.is_some() {
             return self.read_restart(data, hold);
         }
@@ -111,8 +111,8 @@ impl Follower {
             let end = behind_lf(&all, before + data.len() - rest.len());
             match self.block(all.get(start..end).unwrap_or_default()) {
                 Ok(true) => {}
-                Ok(false) => return Read::Aside(all, Aside::NotResumable),
-                Err(reason) => return Read::Wrong(reason),
+                Ok(false) => return Followed::Aside(all, Aside::NotResumable),
+                Err(reason) => return Followed::Wrong(reason),
             }
             start = end;
             if !self.blocks.next(&mut rest) {
@@ -120,7 +120,7 @@ impl Follower {
             }
         }
         if start == all.len() && before == 0 && skipped == 0 {
-            return Read::All;
+            return Followed::All;
         }
         self.withheld.push(&all.split_off(start));
         self.withheld.hand_on(all.slice(skipped..), hold)
@@ -269,8 +269,8 @@ impl Follower {
     }
 
     /// Reads on in another answer.
-    fn read_restart(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
-        let Some(mut restart) = self.restart.take() else { return Read::All };
+    fn read_restart(&mut self, data: &Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
+        let Some(mut restart) = self.restart.take() else { return Followed::All };
         let before = self.withheld.len();
         let mut rest = &data[..];
         let (mut start, mut ready) = (0, BytesMut::new());
@@ -286,7 +286,7 @@ impl Follower {
             let end = behind_lf(&all, before + data.len() - rest.len());
             match restart.block(&mut self.reader, &all.slice(start..end), &mut self.usage) {
                 Ok(shown) => ready.extend_from_slice(&shown),
-                Err(reason) => return Read::Wrong(reason),
+                Err(reason) => return Followed::Wrong(reason),
             }
             start = end;
         }
@@ -297,7 +297,7 @@ impl Follower {
         self.restart = Some(restart);
         match self.withheld.hand_on(ready.freeze(), hold) {
             // What is withheld cannot be let go before it is known whether it goes on with the first answer.
-            Read::Aside(..) if !is_complete => Read::Wrong(NotResumed::NotComparable),
+            Followed::Aside(..) if !is_complete => Followed::Wrong(NotResumed::NotComparable),
             read => read,
         }
     }

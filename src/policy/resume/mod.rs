@@ -20,7 +20,7 @@ pub(crate) use self::continuations::{Continuations, Cut};
 #[cfg(feature = "llm")]
 pub(crate) use self::follow::Follower;
 #[cfg(feature = "llm")]
-pub(crate) use self::withheld::{Aside, Read};
+pub(crate) use self::withheld::{Aside, Followed};
 
 use std::fmt;
 

@@ -206,28 +206,28 @@ impl Restart {
             return Err(NotResumed::OtherModel);
         }
         let was_complete = self.comparison.is_complete();
-        let places: Vec<Overlap> =
+        let overlaps: Vec<Overlap> =
             said.atoms.iter().map(|atom| self.comparison.next(atom)).collect::<Result<_, NotResumed>>()?;
         if was_complete {
             return Ok(self.mapped(raw.clone()));
         }
-        if !self.comparison.is_complete() || places.iter().all(|place| *place == Overlap::Inside) {
+        if !self.comparison.is_complete() || overlaps.iter().all(|overlap| *overlap == Overlap::Inside) {
             return Ok(Bytes::new());
         }
-        self.cut(&block, &said.atoms, &places)
+        self.cut(&block, &said.atoms, &overlaps)
     }
 
     /// The part of an event that the caller does not have.
-    fn cut(&self, block: &Block<'_>, atoms: &[Atom], places: &[Overlap]) -> Result<Bytes, NotResumed> {
+    fn cut(&self, block: &Block<'_>, atoms: &[Atom], overlaps: &[Overlap]) -> Result<Bytes, NotResumed> {
         // A text, and perhaps how its choice ended.
-        let (Some(Atom::Text { text, .. }), Some(place)) = (atoms.first(), places.first()) else {
+        let (Some(Atom::Text { text, .. }), Some(overlap)) = (atoms.first(), overlaps.first()) else {
             return Err(NotResumed::NotComparable);
         };
-        let behind = atoms.iter().zip(places).skip(1);
-        if behind.clone().any(|(atom, place)| *place != Overlap::Behind || !matches!(atom, Atom::Mark(_))) {
+        let behind = atoms.iter().zip(overlaps).skip(1);
+        if behind.clone().any(|(atom, overlap)| *overlap != Overlap::Behind || !matches!(atom, Atom::Mark(_))) {
             return Err(NotResumed::NotComparable);
         }
-        let inside = match place {
+        let inside = match overlap {
             Overlap::Across(inside) => *inside,
             Overlap::Inside => text.len(),
             Overlap::Behind => 0,

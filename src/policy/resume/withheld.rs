@@ -9,7 +9,7 @@ use super::NotResumed;
 pub(super) struct Withheld(BytesMut);
 
 /// What is done with bytes that were read.
-pub(crate) enum Read {
+pub(crate) enum Followed {
     /// They are handed on as they are.
     All,
     /// This is handed on: what was withheld, and a part of them.
@@ -63,12 +63,12 @@ impl Withheld {
     }
 
     /// Hands on what is ready, and what is withheld with it where that is too much: `hold` says whether as many bytes may be.
-    pub(super) fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Read {
+    pub(super) fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
         if self.0.len() <= MAX_EVENT && hold(self.0.len()) {
-            return Read::Part(ready);
+            return Followed::Part(ready);
         }
         let mut all = BytesMut::from(&ready[..]);
         all.extend_from_slice(&self.0.split());
-        Read::Aside(all.freeze(), Aside::TooLarge)
+        Followed::Aside(all.freeze(), Aside::TooLarge)
     }
 }

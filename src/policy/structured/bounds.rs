@@ -57,7 +57,7 @@ pub(super) fn size_of(schema: &Value) -> Result<Size, Refusal> {
     Ok(count.size)
 }
 
-/// Whether a text of this length may be checked by a schema of so many parts.
+/// Whether a text of this length may be checked by a schema with this number of parts.
 pub(super) fn may_check(parts: u64, text: usize) -> bool {
     parts.saturating_mul(text as u64) <= MAX_STEPS
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use crate::proto::fingerprint::Fingerprint;
 
 /// On whose account a conversation is remembered, as a hash; `None`: on one that all share whose tenant has had no answer yet, since
-/// anybody can invent tenants.
+/// any caller can invent tenants.
 pub(super) type Account = Option<u64>;
 
 /// The conversations without a message under way, in the order in which they came to be that.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub(super) struct IdleConversations {
     all: BTreeMap<u64, Entry>,
     accounts: HashMap<Account, BTreeSet<u64>>,
     next: u64,
@@ -28,9 +28,9 @@ struct Entry {
 /// One account has this part of what there is.
 const SHARE: usize = 8;
 
-// === impl Idle ===
+// === impl IdleConversations ===
 
-impl Idle {
+impl IdleConversations {
     pub(super) fn new(most: usize) -> Self {
         Self { all: BTreeMap::new(), accounts: HashMap::new(), next: 0, most: most.max(1) }
     }

@@ -13,14 +13,14 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use self::idle::Idle;
+use self::idle::IdleConversations;
 use crate::proto::fingerprint::Fingerprint;
 
 /// The conversations that have a message under way, or something to remember. `C` is the handle of a call.
 #[derive(Debug)]
 pub(crate) struct Conversations<C> {
     known: HashMap<Fingerprint, Conversation<C>>,
-    idle: Idle,
+    idle: IdleConversations,
     /// How many calls have come.
     calls: u64,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Conversations<C> {
 struct Conversation<C> {
     /// A hash of its tenant.
     tenant: u64,
-    /// Whether its tenant has had an answer: anybody can invent a name or a key.
+    /// Whether its tenant has had an answer: any caller can invent a name or a key.
     is_served: bool,
     /// The first is under way, or was, and has had no answer that is final. The others wait for it.
     messages: VecDeque<Message<C>>,
@@ -147,7 +147,7 @@ pub(crate) const MOST_REMEMBERED: usize = 16;
 impl<C: Clone> Conversations<C> {
     /// Remembers `most_idle` conversations that have no message under way, and an eighth of that for one tenant.
     pub(crate) fn new(most_idle: usize) -> Self {
-        Self { known: HashMap::new(), idle: Idle::new(most_idle), calls: 0 }
+        Self { known: HashMap::new(), idle: IdleConversations::new(most_idle), calls: 0 }
     }
 
     /// A message has come whole. Calls that end with that are added to `ends`.

@@ -277,7 +277,7 @@ fn a_conversation_whose_served_call_was_superseded_is_on_its_tenants_account() {
 }
 
 #[test]
-fn however_many_tenants_there_are_few_conversations_are_remembered() {
+fn of_many_tenants_few_conversations_are_remembered() {
     let mut talk = Talk::new();
     for tenant in 0..100 {
         flood(&mut talk, &format!("tenant {tenant}"), 0..90, true);
@@ -339,7 +339,7 @@ struct Seen {
 
 proptest! {
     #[test]
-    fn whatever_happens_one_message_of_a_conversation_is_under_way(steps in steps()) {
+    fn at_most_one_message_of_a_conversation_is_under_way(steps in steps()) {
         const NAMES: [&str; 2] = ["x", "y"];
         const TEXTS: [&str; 5] = ["a", "b", "c", "d", "e"];
         let mut conversations: Conversations<u64> = Conversations::new(800);

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_a_dialect_is_known_whatever_was_expected() {
+    fn an_event_of_a_dialect_is_known_when_another_was_expected() {
         use Kind::{Anthropic, Cohere, Gemini, Ollama, OpenAiChat, OpenAiResponses};
         for (name, data, kind) in [
             ("", r#"{"object":"chat.completion.chunk"}"#, OpenAiChat),

@@ -85,5 +85,7 @@ pub(crate) use self::notice::NoticeWriter;
 #[cfg(feature = "llm")]
 pub(crate) use self::prose::wait as wait_in_prose;
 #[cfg(feature = "llm")]
+pub(crate) use self::reader::sequence_number;
+#[cfg(feature = "llm")]
 pub use self::reader::{Dialect, Reader};
 pub use self::stream_error::StreamError;

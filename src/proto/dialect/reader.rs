@@ -338,7 +338,7 @@ impl Events {
         });
         self.note(&said);
         if self.kind == Some(Kind::OpenAiResponses) {
-            self.sequence = sequence(event.data).or(self.sequence);
+            self.sequence = sequence_number(event.data).or(self.sequence);
         }
         if let (Some(kind), Some(delta), false) = (self.kind, &said.delta, said.more) {
             self.templates.learn(kind, event, delta, said.usage);
@@ -377,8 +377,7 @@ impl Events {
                 self.undecided = self.undecided.saturating_sub(1);
                 self.forget();
             }
-            Likeness::Unclear if self.kind.is_none() => self.undecided = self.undecided.saturating_sub(1),
-            Likeness::Unclear => {}
+            Likeness::Unclear => self.undecided = self.undecided.saturating_sub(1),
         }
     }
 
@@ -390,7 +389,7 @@ impl Events {
 }
 
 /// The number of an event in Responses.
-fn sequence(data: &[u8]) -> Option<u64> {
+pub(crate) fn sequence_number(data: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b"\"sequence_number\":";
     let at = memmem::find(data, KEY)?;
     let value = data.get(at + KEY.len()..)?.trim_ascii_start();

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_message_is_the_event_is_one() {
+    fn any_message_makes_one_event() {
         let message = "a \"quote\", a \\, \r\n\n data: {}\0 \u{1f} \u{2028} ü";
         for kind in KINDS {
             let frame = error().message(message).type_name("a\"b").code("c\nd").frame(kind, LineEnding::Lf);

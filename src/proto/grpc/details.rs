@@ -42,7 +42,7 @@ pub fn retry_info(headers: &HeaderMap) -> Option<Duration> {
     let status = pb::Status::decode(&*details).ok()?;
     let info = status.details.iter().find(|detail| detail.type_url == RETRY_INFO)?;
     let delay = pb::RetryInfo::decode(&*info.value).ok()?.retry_delay?;
-    // Not by the conversion that comes with the type: that panics at the least of all numbers.
+    // Not by the conversion that comes with the type: that panics at the smallest number.
     Some(Duration::new(u64::try_from(delay.seconds).ok()?, u32::try_from(delay.nanos).ok()?))
 }
 

@@ -5,10 +5,9 @@ use std::borrow::Cow;
 use http::header::ACCEPT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method};
-use memchr::memmem;
 use serde_json::Value;
 
-use crate::proto::dialect::Kind;
+use crate::proto::dialect::{Kind, sequence_number};
 use crate::proto::event_stream;
 use crate::proto::sse::Block;
 
@@ -159,7 +158,7 @@ impl Cursor {
         match self {
             // As a client would read it, and come back with it.
             Self::SseId => Mark::new(String::from_utf8_lossy(block.id?).into_owned(), false),
-            Self::Sequence => Mark::new(sequence(block.data.as_deref()?)?.to_string(), true),
+            Self::Sequence => Mark::new(sequence_number(block.data.as_deref()?)?.to_string(), true),
             Self::Pointer(pointer) => {
                 let data: Value = serde_json::from_slice(block.data.as_deref()?).ok()?;
                 match data.pointer(pointer)? {
@@ -176,15 +175,6 @@ impl Cursor {
     pub(crate) fn is_unreadable(&self, block: &Block<'_>) -> bool {
         *self == Self::SseId && self.read(block).is_none() && block.id.is_some_and(|id| !id.is_empty())
     }
-}
-
-/// The number of an event in Responses.
-fn sequence(data: &[u8]) -> Option<u64> {
-    const KEY: &[u8] = b"\"sequence_number\":";
-    let at = memmem::find(data, KEY)?;
-    let value = data.get(at + KEY.len()..)?.trim_ascii_start();
-    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    std::str::from_utf8(value.get(..digits)?).ok()?.parse().ok()
 }
 
 // === impl Mark ===

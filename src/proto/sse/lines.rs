@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn one_leading_mark_is_dropped_wherever_it_is_cut() {
+    fn one_leading_mark_is_dropped_in_any_pieces() {
         let whole = "\u{FEFF}a\n\u{FEFF}b".as_bytes();
         for cut in 0..=3 {
             let mut splitter = Lines::default();

@@ -56,7 +56,7 @@ pub struct Parser {
 pub enum Item<'a> {
     /// An event was dispatched.
     Message(Message<'a>),
-    /// Who reconnects should wait for so long.
+    /// A client that reconnects should wait this long first.
     Retry(Duration),
     /// Up to this blank line the data, the type or the id was longer than the limit. What was too long is lost, and
     /// with it the event; an id that was not too long is kept.

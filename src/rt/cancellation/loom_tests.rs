@@ -12,7 +12,7 @@ use loom::thread;
 use super::*;
 
 #[test]
-fn loom_whoever_waits_hears_of_it() {
+fn loom_every_waiter_hears_of_it() {
     loom::model(|| {
         let call = Cancellation::new();
         let ends = call.clone();

@@ -1,4 +1,4 @@
-//! Who takes how much of the store.
+//! How much of the store each tenant takes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};

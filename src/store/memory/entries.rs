@@ -37,7 +37,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Removed {
     pub(super) log: ResponseLog,
-    /// What it takes, as long as somebody reads it.
+    /// What it takes, as long as it has a reader.
     pub(super) charge: Charge,
 }
 

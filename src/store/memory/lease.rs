@@ -32,7 +32,7 @@ const REAP_PER_CLAIM: usize = 2;
 /// Bytes are taken in steps, so that not every event of a stream touches the counters that all calls share.
 const STEP: usize = 4096;
 
-/// A window that is longer means for ever, which no clock can count to.
+/// A window that is longer means forever, which no clock can count to.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 // === impl MemoryLease ===

@@ -57,7 +57,7 @@ impl Stored {
             Short::Store => lock(&account.kept).removable(now).or_else(|| self.oldest_evictable()),
         };
         match oldest {
-            // If it is gone, somebody else was faster: there may be room now.
+            // If it is gone, another claim was faster: there may be room now.
             Some((expires, key)) => {
                 let removed = lock(self.shard(&key)).remove_kept(expires, &key);
                 self.detach(removed);

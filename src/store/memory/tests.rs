@@ -79,7 +79,7 @@ fn strangers_share_one_eighth() {
     let strangers = (0..1_000).filter(|&tenant| keep(&store, tenant, tenant, now, true)).count();
     assert_eq!(strangers, 100);
     assert_eq!(fill(&store, 1_000, now), 100, "a tenant that the upstream knows has a share of its own");
-    // The strangers' answers that are kept do not become somebody else's.
+    // The strangers' answers that are kept do not become another tenant's.
     assert!(is_kept(&store, 0, 0, now));
 }
 
@@ -116,7 +116,7 @@ fn one_tenant_may_have_all_of_it_where_there_is_but_one() {
 }
 
 #[test]
-fn the_smallest_store_holds_a_call_of_anybody() {
+fn the_smallest_store_holds_a_call_of_any_tenant() {
     let (store, now) = (MemoryStore::new(1 << 20, 1), clock::now());
     assert!(keep(&store, 0, 0, now, false));
     assert!(keep(&store, 1, 1, now, false));
@@ -126,7 +126,7 @@ fn the_smallest_store_holds_a_call_of_anybody() {
 }
 
 #[test]
-fn the_oldest_that_may_go_makes_room_whatever_its_key() {
+fn the_oldest_evictable_entry_makes_room() {
     let (store, start) = (MemoryStore::new(1 << 30, 80), clock::now());
     known(&store, 0, start);
     let at = |key: u32| start + key * Duration::from_millis(10);

@@ -248,7 +248,7 @@ async fn a_tenant_that_takes_all_it_can_leaves_room_for_others<St: Store>(store:
     let (lease, recorder) = lead(&store, of("modest", "a")).await;
     complete(lease, recorder, LONG, true);
     replay(&store, of("modest", "a")).await;
-    // A stranger, too, has not lost its share to somebody else.
+    // A stranger, too, has not lost its share to another tenant.
     drop(lead(&store, of("stranger", "b")).await);
 }
 

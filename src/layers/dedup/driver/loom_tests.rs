@@ -145,7 +145,7 @@ fn loom_two_listeners_hear_what_is_said_meanwhile() {
 }
 
 #[test]
-fn loom_in_a_window_nobody_is_left_waiting_for_room() {
+fn loom_in_a_window_no_writer_is_left_waiting_for_room() {
     model(|| {
         let (readers, script) = shared_call(window(), 2);
         lock(&script).frames.extend(["one", "two"]);
@@ -178,7 +178,7 @@ fn loom_a_listener_that_leaves_takes_nothing_along() {
 }
 
 #[test]
-fn loom_a_listener_that_does_not_come_back_keeps_nobody() {
+fn loom_a_listener_that_does_not_come_back_holds_up_no_other() {
     model(|| {
         let (mut readers, script) = shared_call(recording(), 2);
         let mut idle = readers.pop().unwrap();
@@ -213,7 +213,7 @@ fn one_reads_only_the_first(limits: Limits, frames: [&'static str; 2]) {
 }
 
 #[test]
-fn loom_a_listener_who_has_had_enough_keeps_nobody() {
+fn loom_a_listener_that_has_had_enough_holds_up_no_other() {
     model(|| one_reads_only_the_first(recording(), ["one", "two"]));
 }
 
@@ -245,7 +245,7 @@ fn loom_when_the_last_two_leave_at_once_the_upstream_is_dropped() {
 }
 
 #[test]
-fn loom_who_joins_while_the_last_one_leaves_is_heard_or_refused() {
+fn loom_a_caller_that_joins_while_the_last_one_leaves_is_served_or_refused() {
     model(|| {
         let (mut readers, script, log) = shared_call_and_log(recording(), 1);
         let last = readers.pop().unwrap();

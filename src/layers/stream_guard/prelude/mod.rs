@@ -1,4 +1,4 @@
-//! An answer of which nothing is handed on before it is known whether it is one.
+//! An answer that is held back until it is known to be one.
 //!
 //! | File | Holds |
 //! |---|---|

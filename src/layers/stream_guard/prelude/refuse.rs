@@ -1,4 +1,4 @@
-//! What is said in the place of an answer that is none.
+//! The refusal in the place of a body that is no answer.
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;

@@ -24,13 +24,13 @@ fn told(follower: &mut Follower, bytes: &str) -> String {
     said(follower.read(&Bytes::copy_from_slice(bytes.as_bytes()), |_| true))
 }
 
-fn said(read: Read) -> String {
+fn said(read: Followed) -> String {
     let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     match read {
-        Read::All => "all".to_owned(),
-        Read::Part(bytes) => format!("part {}", text(bytes)),
-        Read::Aside(bytes, why) => format!("{why:?} {}", text(bytes)),
-        Read::Wrong(reason) => format!("wrong {reason}"),
+        Followed::All => "all".to_owned(),
+        Followed::Part(bytes) => format!("part {}", text(bytes)),
+        Followed::Aside(bytes, why) => format!("{why:?} {}", text(bytes)),
+        Followed::Wrong(reason) => format!("wrong {reason}"),
     }
 }
 

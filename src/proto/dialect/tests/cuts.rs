@@ -179,7 +179,7 @@ proptest! {
 
     /// Streams that were damaged: likeness and parse agree on those too, and nothing panics.
     #[test]
-    fn what_is_damaged_says_the_same_however_it_is_read(
+    fn a_damaged_stream_says_the_same_in_any_pieces(
         golden in golden(),
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         size in 1..300_usize,

@@ -43,6 +43,16 @@ fn a_guess_ends_with_the_first_event_of_another_api() {
 }
 
 #[test]
+fn a_guess_is_final_after_64_events_that_do_not_tell() {
+    for (unclear, kind) in [(63, None), (64, Some(Kind::OpenAiChat))] {
+        let mut reader = Reader::new(Some(Kind::OpenAiChat), Framing::EventStream);
+        reader.read(stream(Framing::EventStream, &["{}"]).repeat(unclear).as_bytes(), |_, _| {});
+        reader.read(stream(Framing::EventStream, &FOREIGN[..1]).as_bytes(), |_, _| {});
+        assert_eq!(reader.kind(), kind, "{unclear}");
+    }
+}
+
+#[test]
 fn what_stands_before_the_first_event_decides_nothing() {
     for before in ["[DONE]", r#"{"type":"ping"}"#, "{}", r#"{"error":{"message":"x"}}"#, ""] {
         for kind in KINDS {

@@ -123,7 +123,7 @@ impl Reading {
     }
 }
 
-/// Nobody can say yet whether this is a byte order mark.
+/// Too short to tell whether this is a byte order mark.
 pub(crate) fn may_be_bom(stream: &[u8]) -> bool {
     stream.len() < 3 && b"\xEF\xBB\xBF".starts_with(stream)
 }

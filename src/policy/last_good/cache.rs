@@ -12,7 +12,7 @@ use crate::proto::fingerprint::Fingerprint;
 /// A tenant has a share. One that needs room takes it from itself, as long as it holds more than its fair part of what there
 /// is; else the oldest of all makes room.
 #[derive(Debug)]
-pub(crate) struct Answers<V, M> {
+pub(crate) struct AnswerCache<V, M> {
     entries: HashMap<Fingerprint, Entry<V, M>>,
     /// The numbers of the answers to requests of this normal form.
     normal: HashMap<Fingerprint, BTreeSet<u64>>,
@@ -66,9 +66,9 @@ const MAX_CANDIDATES: usize = 1_024;
 /// Answers whose time is over and that are forgotten at one time.
 const MAX_REAPED: usize = 4;
 
-// === impl Answers ===
+// === impl AnswerCache ===
 
-impl<V, M> Answers<V, M> {
+impl<V, M> AnswerCache<V, M> {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             entries: HashMap::new(),
@@ -198,7 +198,7 @@ impl<V, M> Answers<V, M> {
 
     /// Forgets answers that take `bytes` in all, for a new one of this tenant that has no room in the memory of the whole stack:
     /// those whose time is over, and then the tenant's own oldest. No other's: the room may be taken by something else, and all
-    /// would go in vain. They are returned, to be dropped outside of a lock.
+    /// would go for nothing. They are returned, to be dropped outside of a lock.
     pub(crate) fn make_room(&mut self, tenant: Fingerprint, bytes: usize, now: Instant) -> Vec<Arc<V>> {
         let (mut dropped, before) = (Vec::new(), self.bytes);
         while before - self.bytes < bytes {
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_found_until_its_time_is_over() {
-        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(1024 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         answers.insert(keys(1, 2, Some(3)), "a", KIB, later, now);
         assert_eq!(answers.exact(key(2), now).as_deref(), Some(&"a"));
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_last_answer_counts_and_the_last_of_a_normal_form() {
-        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(1024 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         for (exact, value) in [(2, "a"), (2, "b"), (5, "c")] {
             answers.insert(keys(1, exact, Some(3)), value, KIB, later, now);
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_will_not_do_hides_no_other_of_its_normal_form() {
-        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(1024 * KIB), Instant::now());
         for (exact, value, seconds) in [(2, "lasts", 100), (4, "does not last", 1), (5, "is not wanted", 100)] {
             answers.insert(keys(1, exact, Some(3)), value, KIB, now + Duration::from_secs(seconds), now);
         }
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn answers_of_a_scope_are_found_newest_first() {
-        let (mut answers, now) = (Answers::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::new(1024 * KIB), Instant::now());
         for exact in [1, 2, 3] {
             let expires = now + Duration::from_secs(u64::from(exact));
             answers.insert(keys(1, exact, None), exact, KIB, expires, now);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn one_tenant_does_not_push_out_another() {
-        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(80 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         answers.insert(keys(1, 1, None), 1, KIB, later, now);
         for number in 2..200 {
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn room_is_made_by_what_is_over_and_then_by_a_tenants_own() {
-        let (mut answers, now) = (Answers::<_, ()>::new(1024 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(1024 * KIB), Instant::now());
         let after = |seconds| now + Duration::from_secs(seconds);
         for (tenant, exact, seconds) in [(1, 1_u16, 100), (1, 2, 5), (2, 3, 1), (2, 4, 100), (1, 5, 100)] {
             answers.insert(keys(tenant, exact, None), exact, KIB, after(seconds), now);
@@ -369,7 +369,7 @@ mod tests {
         #[test]
         fn the_books_balance(steps in prop::collection::vec((0..5_u16, 0..40_u16, prop::option::of(0..10_u16), 0..9_000_usize, 0..30_u64), 0..200)) {
             let (limit, start) = (64 * KIB, Instant::now());
-            let mut answers = Answers::<u16, u16>::new(limit);
+            let mut answers = AnswerCache::<u16, u16>::new(limit);
             for (step, (tenant, exact, normal, bytes, ttl)) in steps.into_iter().enumerate() {
                 let now = start + Duration::from_secs(step as u64);
                 // A request belongs to one tenant.
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_share_may_be_used_up_and_a_single_answer_may_take_it() {
-        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(80 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         for number in 0..10 {
             answers.insert(keys(1, number, None), number, KIB - OVERHEAD, later, now);
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn in_a_full_memory_a_tenant_beyond_a_fair_part_makes_room_itself() {
-        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(80 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         let mut insert = |tenant: u16, number: u16| {
             answers.insert(keys(tenant, 100 * tenant + number, None), number, KIB - OVERHEAD, later, now);
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_tenant_that_comes_to_its_fair_part_has_no_more_than_that() {
-        let (mut answers, now) = (Answers::<_, ()>::new(80 * KIB), Instant::now());
+        let (mut answers, now) = (AnswerCache::<_, ()>::new(80 * KIB), Instant::now());
         let later = now + Duration::from_secs(10);
         let mut insert = |tenant: u16, number: u16| {
             answers.insert(keys(tenant, 100 * tenant + number, None), number, KIB - OVERHEAD, later, now);
