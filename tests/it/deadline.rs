@@ -147,7 +147,7 @@ async fn a_body_has_one_moment_more_after_a_suspension() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_a_body_is_handed_on_however_late() {
+async fn the_end_of_a_body_is_handed_on_even_when_late() {
     for (last, expected) in [(Step::Trailers, "trailers"), (Fail("cut"), "error: cut")] {
         let mut body = body(&DeadlineLayer::new(secs(10)), Script::new([Data("a"), last])).await.into_body();
         body.frame().await.unwrap().unwrap();
@@ -311,7 +311,7 @@ async fn a_panic_inside_leaves_no_deadline_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_asked_later_is_told_what_is_left_by_then() {
+async fn an_upstream_asked_later_is_told_the_time_left_by_then() {
     let told = |upstream: &Upstream| {
         let seen = upstream.seen().into_iter().map(|seen| seen.headers["x-deadline-ms"].to_str().unwrap().to_owned());
         seen.collect::<Vec<_>>()
@@ -329,7 +329,7 @@ async fn who_is_asked_later_is_told_what_is_left_by_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_asked_again_who_could_not_be_told_how_long_it_may_take() {
+async fn no_retry_where_the_upstream_could_not_be_told_the_time_left() {
     let seconds = DeadlineHeader::seconds(HeaderName::from_static("x-deadline"));
     for (total, reserve, asked) in [(3, 0, 2), (2, 0, 1), (3, 1, 1), (4, 1, 2)] {
         let upstream = Upstream::new([Answer::status(503), Answer::status(200)]);

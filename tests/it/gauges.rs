@@ -62,7 +62,7 @@ where
 }
 
 #[test]
-fn a_queue_shows_its_limit_who_is_served_and_who_waits() {
+fn a_queue_shows_its_limit_and_how_many_are_served_and_wait() {
     watched(|gauges| async move {
         let service = QueueLayer::new(2).name("models").layer(service_fn(slow));
         begin(&service, "first").await.await.unwrap();
@@ -87,7 +87,7 @@ fn a_queue_shows_its_limit_who_is_served_and_who_waits() {
 }
 
 #[test]
-fn a_pause_shows_until_when_it_lasts_and_who_waits_for_its_end() {
+fn a_pause_shows_until_when_it_lasts_and_how_many_wait_for_its_end() {
     watched(|gauges| async move {
         let service = PaceLayer::new().layer(service_fn(async |request: Ask| {
             let text = request.into_body().collect().await.unwrap().to_bytes();

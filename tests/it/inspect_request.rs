@@ -182,7 +182,7 @@ async fn an_error_of_readiness_is_the_answer() {
 }
 
 #[tokio::test]
-async fn streams_are_marked_whatever_form_the_body_has() {
+async fn streams_are_marked_in_every_form_of_the_body() {
     let service = InspectRequestLayer::llm().layer(service_fn(|request: Request<CallBody>| async move {
         let marked = request.extensions().get::<ExpectsEventStream>().is_some();
         let body = request.into_body().collect().await.unwrap().to_bytes();

@@ -365,7 +365,7 @@ async fn an_early_answer_to_half_a_request_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_nobody_began_to_read_can_still_be_sent() {
+async fn an_unread_body_can_still_be_sent() {
     let upstream = Upstream::new([Answer::status(503).unread(), Answer::status(200)]);
     assert!(is(&send(&steady(), &upstream, request("PUT", hello())).await, 200));
     assert_eq!(upstream.seen()[1].data, "hello");

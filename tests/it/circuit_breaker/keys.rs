@@ -158,7 +158,7 @@ async fn an_open_circuit_is_not_dropped_for_a_new_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_keys_there_are_the_circuits_are_bounded() {
+async fn the_number_of_circuits_is_bounded() {
     let layer = by_host().configure(|config| config.max_keys(10));
     let service = layer.layer(statuses([200; 1000]));
     for host in 0..1000 {

@@ -81,7 +81,7 @@ async fn an_upstream_that_stalls_after_its_first_data_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_status_counts_though_nobody_reads_its_body() {
+async fn a_failed_status_counts_though_its_body_is_not_read() {
     let rig = Rig::opened(as_is, vec![]);
     for _ in 0..5 {
         drop(rig.head().await);
@@ -429,7 +429,7 @@ async fn a_service_that_cannot_be_made_ready_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callers_short_deadline_is_neutral_wherever_it_stands() {
+async fn a_callers_short_deadline_is_neutral_at_every_stage() {
     let silent = || service_fn(|_: Request<_>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>());
     let stalls = || {
         service_fn(|_: Request<_>| async {
@@ -594,7 +594,7 @@ async fn retry_after_extends_the_open_time_even_where_a_retry_is_forbidden() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_key_of_one_caller_opens_for_nobody() {
+async fn a_bad_key_of_one_caller_does_not_open_the_circuit() {
     let rig = Rig::new(as_is, Upstream::new((0..100).map(|_| Answer::status(401))));
     rig.calls(100).await;
     assert_eq!(rig.state(), CircuitState::Closed);

@@ -239,7 +239,7 @@ async fn a_probe_can_move_to_another_task() {
 
 /// Behind a limit, whoever is ready, or next to be, keeps others waiting: the probe above all.
 #[tokio::test(start_paused = true)]
-async fn who_is_refused_holds_no_place_that_the_probe_waits_for() {
+async fn a_refused_call_holds_no_place_that_the_probe_waits_for() {
     let rig = Rig::new(as_is, Upstream::new((0..3).map(|_| Answer::status(200))));
     let limited = rig.layer.layer(GlobalConcurrencyLimitLayer::new(1).layer(rig.upstream.clone()));
     let (mut ready, mut next) = (limited.clone(), limited.clone());

@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use tower_buttress::error::{self, SharedError};
 use tower_buttress::{Deadline, DedupLayer, DedupRole, Event, Rejection, RejectionKind};
 
-use super::{Broken, dedup, next, post, post_key, role, send, settle, text, waits};
+use super::{Broken, dedup, next, post, post_key, role, send, settle, starts_a_new_call, text, waits};
 use crate::support::{Log, secs, trailers};
 
 #[tokio::test(start_paused = true)]
@@ -162,15 +162,13 @@ async fn when_all_have_left_the_upstream_is_dropped_after_the_grace_and_not_befo
         assert_eq!(stage.alive(), 0);
         assert!(log.names().contains(&"flight_abandoned: dedup".to_owned()));
 
-        // Whoever asks now, asks anew.
-        let anew = send(&service, post("hi")).await;
-        stage.call().await.ok_with("anew");
-        assert_eq!(text(anew.await.unwrap().unwrap()).await, "anew");
+        // The next caller starts a new call.
+        starts_a_new_call(&service, &mut stage, post("hi")).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_comes_within_the_grace_takes_the_call_over() {
+async fn a_caller_within_the_grace_takes_the_call_over() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let leader = send(&service, post("hi")).await;
     let say = stage.call().await.ok();
@@ -294,10 +292,8 @@ async fn an_error_before_the_head_reaches_everyone() {
         assert_eq!(answer.status(), 502);
         assert_eq!(Rejection::of(&answer).unwrap().kind(), RejectionKind::SharedCallFailed);
     }
-    // It is no answer: whoever asks now, asks anew.
-    let anew = send(&service, post("hi")).await;
-    stage.call().await.ok_with("anew");
-    assert_eq!(text(anew.await.unwrap().unwrap()).await, "anew");
+    // It is no answer: the next caller starts a new call.
+    starts_a_new_call(&service, &mut stage, post("hi")).await;
     assert_eq!(stage.alive(), 0);
 }
 
@@ -335,9 +331,7 @@ async fn an_error_in_the_body_reaches_everyone_after_what_was_said_before() {
     assert_eq!(next(&mut slow).await, "end");
 
     // Nothing truncated is stored.
-    let anew = send(&service, post("hi")).await;
-    stage.call().await.ok_with("anew");
-    assert_eq!(text(anew.await.unwrap().unwrap()).await, "anew");
+    starts_a_new_call(&service, &mut stage, post("hi")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,9 +349,7 @@ async fn a_panic_before_the_head_does_not_strand_the_followers() {
         }
     }
     assert_eq!(panicked, 1);
-    let anew = send(&service, post("hi")).await;
-    stage.call().await.ok_with("anew");
-    assert_eq!(text(anew.await.unwrap().unwrap()).await, "anew");
+    starts_a_new_call(&service, &mut stage, post("hi")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,7 +380,7 @@ async fn a_panic_in_the_body_does_not_strand_the_followers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_while_nobody_listens_frees_the_key() {
+async fn a_panic_without_listeners_frees_the_key() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let leader = send(&service, post("hi")).await;
     let call = stage.call().await;
@@ -396,9 +388,7 @@ async fn a_panic_while_nobody_listens_frees_the_key() {
     settle().await;
     call.panic();
     settle().await;
-    let anew = send(&service, post("hi")).await;
-    stage.call().await.ok_with("anew");
-    assert_eq!(text(anew.await.unwrap().unwrap()).await, "anew");
+    starts_a_new_call(&service, &mut stage, post("hi")).await;
 }
 
 /// Counts how often it is woken.
@@ -412,7 +402,7 @@ impl Wake for Woken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_depends_on_a_listener_that_is_woken_and_does_not_come() {
+async fn a_woken_listener_that_does_not_poll_holds_up_no_other() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let calls = [send(&service, post("hi")).await, send(&service, post("hi")).await];
     let say = stage.call().await.ok();
@@ -432,7 +422,7 @@ async fn nobody_depends_on_a_listener_that_is_woken_and_does_not_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_depends_on_the_listener_who_asked_last_when_it_leaves() {
+async fn the_listener_that_polled_last_may_leave() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let calls = [send(&service, post("hi")).await, send(&service, post("hi")).await];
     let say = stage.call().await.ok();
@@ -449,7 +439,7 @@ async fn nobody_depends_on_the_listener_who_asked_last_when_it_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_spins() {
+async fn no_listener_spins() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let mut calls = Vec::new();
     for _ in 0..10 {
@@ -581,7 +571,7 @@ async fn the_callers_own_deadline_does_not_end_the_call_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_joins_is_seen() {
+async fn a_caller_that_joins_is_counted() {
     let log = Arc::new(Log::default());
     let (service, mut stage) = dedup(&DedupLayer::new().observer(log.clone()));
     let _leader = send(&service, post("hi")).await;

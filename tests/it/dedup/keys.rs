@@ -219,7 +219,7 @@ async fn a_key_in_flight_may_be_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_wants_another_answer_gets_one() {
+async fn a_request_for_another_answer_gets_one() {
     let anew = |value| with_header(post("hi"), "cache-control", value);
     for value in ["no-cache", "No-Cache", "max-age=0, no-cache", "no-store"] {
         apart(post("hi"), anew(value)).await;

@@ -11,7 +11,7 @@ use tower_buttress::error::{self, DedupLagged};
 use tower_buttress::store::MemoryStore;
 use tower_buttress::{DedupLayer, DedupRole, Rejection, RejectionKind};
 
-use super::{Answer, Say, dedup, next, post, post_key, role, send, settle, text, waits};
+use super::{Answer, Say, dedup, next, post, post_key, role, send, settle, starts_a_new_call, text, waits};
 use crate::support::{Log, secs};
 
 /// Frames of this length count as this and 64 more.
@@ -59,7 +59,7 @@ async fn an_answer_within_the_limit_is_joined_and_replayed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn over_the_limit_those_who_are_there_go_on_and_nobody_else_joins() {
+async fn over_the_limit_current_listeners_go_on_and_no_other_joins() {
     for key in [None, Some("k")] {
         let request = || key.map_or(post("hi"), |key| post_key(key, "hi"));
         let log = Arc::new(Log::default());
@@ -101,9 +101,7 @@ async fn over_the_limit_those_who_are_there_go_on_and_nobody_else_joins() {
         assert!(log.names().contains(&"bypassed: dedup".to_owned()));
         // It was not stored either, and the key is free.
         if key.is_some() {
-            let anew = send(&service, request()).await;
-            stage.call().await.ok_with("anew");
-            assert_eq!(text(anew.await.unwrap().unwrap()).await, "anew");
+            starts_a_new_call(&service, &mut stage, request()).await;
         }
     }
 }
@@ -312,7 +310,7 @@ async fn what_was_not_promised_makes_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_store_runs_full_in_the_middle_those_who_are_there_go_on() {
+async fn when_the_store_runs_full_in_the_middle_current_listeners_go_on() {
     let store = store(20 * FRAME, 100);
     let (service, mut stage) = dedup(&DedupLayer::new().store(store.clone()).lag(secs(5)));
     let holds = send(&service, post_key("k", "hi")).await;

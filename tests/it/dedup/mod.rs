@@ -159,6 +159,19 @@ pub(crate) async fn text(answer: Answer) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
+/// That a request reaches the upstream, and shares nothing with an earlier one.
+pub(crate) async fn starts_a_new_call<St: Store>(
+    service: &Dedup<Upstream, St>,
+    stage: &mut Stage,
+    request: Request<Full<Bytes>>,
+) {
+    let call = send(service, request).await;
+    stage.call().await.ok_with("new");
+    let answer = call.await.unwrap().unwrap();
+    assert!(!answer.headers().contains_key("idempotent-replayed"));
+    assert_eq!(text(answer).await, "new");
+}
+
 /// The next frame.
 pub(crate) async fn next(answer: &mut Answer) -> String {
     match answer.body_mut().frame().await {

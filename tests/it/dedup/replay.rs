@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::time::advance;
 use tower_buttress::{Attempts, DedupLayer, DedupRole, Rejection, RejectionFormat, RejectionKind, ServedBy};
 
-use super::{Answer, Stage, dedup, next, post, post_key, role, send, text, with_header};
+use super::{Answer, Stage, dedup, next, post, post_key, role, send, starts_a_new_call, text, with_header};
 use crate::support::{Log, secs, trailers};
 
 type Service = tower_buttress::dedup::Dedup<super::Upstream>;
@@ -35,15 +35,6 @@ async fn replayed(service: &Service, stage: &mut Stage, request: http::Request<h
     assert_eq!(role(&answer), Some(DedupRole::Replayed));
     assert!(stage.is_quiet().await);
     answer
-}
-
-/// Whether a request reaches the upstream.
-async fn is_asked_anew(service: &Service, stage: &mut Stage, request: http::Request<http_body_util::Full<Bytes>>) {
-    let call = send(service, request).await;
-    stage.call().await.ok_with("anew");
-    let answer = call.await.unwrap().unwrap();
-    assert!(!answer.headers().contains_key("idempotent-replayed"));
-    assert_eq!(text(answer).await, "anew");
 }
 
 fn head(status: u16) -> Response<()> {
@@ -123,9 +114,9 @@ async fn the_window_begins_at_the_end_and_ends() {
         advance(secs(seconds) - Duration::from_millis(1)).await;
         replayed(&service, &mut stage, request()).await;
         advance(Duration::from_millis(1)).await;
-        is_asked_anew(&service, &mut stage, request()).await;
+        starts_a_new_call(&service, &mut stage, request()).await;
         // And what that led to is replayed.
-        assert_eq!(text(replayed(&service, &mut stage, request()).await).await, "anew");
+        assert_eq!(text(replayed(&service, &mut stage, request()).await).await, "new");
     }
 }
 
@@ -133,7 +124,7 @@ async fn the_window_begins_at_the_end_and_ends() {
 async fn without_a_window_nothing_is_replayed() {
     let (service, mut stage) = dedup(&DedupLayer::new().window(Duration::ZERO));
     answered(&service, &mut stage, post("hi"), head(200)).await;
-    is_asked_anew(&service, &mut stage, post("hi")).await;
+    starts_a_new_call(&service, &mut stage, post("hi")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +139,7 @@ async fn a_window_without_end_is_no_overflow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_nobody_read_to_the_end_is_replayed_if_it_came_to_its_end() {
+async fn an_answer_without_readers_is_replayed_if_it_came_to_its_end() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let call = send(&service, post("hi")).await;
     let say = stage.call().await.ok();
@@ -166,7 +157,7 @@ async fn what_the_request_is_to_blame_for_is_the_answer_to_a_key_and_to_nothing_
     for status in [400, 422] {
         let (service, mut stage) = dedup(&DedupLayer::new());
         answered(&service, &mut stage, post("hi"), head(status)).await;
-        is_asked_anew(&service, &mut stage, post("hi")).await;
+        starts_a_new_call(&service, &mut stage, post("hi")).await;
 
         answered(&service, &mut stage, post_key("k", "hi"), head(status)).await;
         let answer = replayed(&service, &mut stage, post_key("k", "hi")).await;
@@ -175,7 +166,7 @@ async fn what_the_request_is_to_blame_for_is_the_answer_to_a_key_and_to_nothing_
     let (service, mut stage) = dedup(&DedupLayer::new());
     let may_retry = Response::builder().status(400).header("x-should-retry", "true").body(()).unwrap();
     answered(&service, &mut stage, post_key("k", "hi"), may_retry).await;
-    is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
+    starts_a_new_call(&service, &mut stage, post_key("k", "hi")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,13 +174,13 @@ async fn after_any_other_answer_a_key_is_free_again() {
     for status in [300, 401, 403, 404, 405, 407, 408, 409, 413, 415, 429, 500, 502, 503, 504, 529] {
         let (service, mut stage) = dedup(&DedupLayer::new());
         answered(&service, &mut stage, post_key("k", "hi"), head(status)).await;
-        is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
+        starts_a_new_call(&service, &mut stage, post_key("k", "hi")).await;
     }
     // Our own refusals, whatever they say.
     let (service, mut stage) = dedup(&DedupLayer::new());
     let refusal = Rejection::new(RejectionKind::FirstByteTimeout).into_response(RejectionFormat::Http).map(drop);
     answered(&service, &mut stage, post_key("k", "hi"), refusal).await;
-    is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
+    starts_a_new_call(&service, &mut stage, post_key("k", "hi")).await;
     // gRPC says it in trailers.
     let (service, mut stage) = dedup(&DedupLayer::new());
     let call = send(&service, post_key("k", "hi")).await;
@@ -197,11 +188,11 @@ async fn after_any_other_answer_a_key_is_free_again() {
     say.trailers([("grpc-status".parse().unwrap(), "14".parse().unwrap())].into_iter().collect());
     say.end();
     text(call.await.unwrap().unwrap()).await;
-    is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
+    starts_a_new_call(&service, &mut stage, post_key("k", "hi")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_shared_with_those_who_wait_and_nobody_else() {
+async fn an_error_is_shared_with_waiting_callers_only() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let waiting = [send(&service, post("hi")).await, send(&service, post("hi")).await];
     // Its body takes its time.
@@ -210,7 +201,7 @@ async fn an_error_is_shared_with_those_who_wait_and_nobody_else() {
     for call in waiting {
         answers.push(call.await.unwrap().unwrap());
     }
-    is_asked_anew(&service, &mut stage, post("hi")).await;
+    starts_a_new_call(&service, &mut stage, post("hi")).await;
     say.data("sorry");
     say.end();
     for answer in answers {
@@ -236,7 +227,7 @@ async fn an_answer_shorter_or_longer_than_it_said_is_not_stored() {
         let (service, mut stage) = dedup(&DedupLayer::new());
         let head = Response::builder().header("content-length", length).body(()).unwrap();
         answered(&service, &mut stage, post_key("k", "hi"), head).await;
-        is_asked_anew(&service, &mut stage, post_key("k", "hi")).await;
+        starts_a_new_call(&service, &mut stage, post_key("k", "hi")).await;
     }
     let (service, mut stage) = dedup(&DedupLayer::new());
     let head = Response::builder().header("content-length", "4").body(()).unwrap();

@@ -593,7 +593,7 @@ async fn where_there_is_no_place_for_it_a_caller_waits() {
 
 /// A caller that looks for its answer, and leaves again, leaves the call as it was.
 #[tokio::test(start_paused = true)]
-async fn a_promised_answer_keeps_its_place_whoever_looks_for_it() {
+async fn a_promised_answer_keeps_its_place_while_callers_come_and_go() {
     let resumable = Resumable::at("/answers").respond_async(true).unattended(1, 100);
     let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
     let location = later(&service).await.headers()["location"].to_str().unwrap().to_owned();

@@ -51,7 +51,7 @@ async fn request(http2: bool, request: Request<Full<Bytes>>) -> Response<Incomin
 }
 
 #[tokio::test]
-async fn the_exact_text_is_held_however_often_the_connection_is_cut() {
+async fn the_exact_text_arrives_when_the_connection_is_cut_many_times() {
     for http2 in [false, true] {
         let asked = Arc::<AtomicUsize>::default();
         let addr = serve(DedupLayer::new().resumable(Resumable::at("/answers")), asked.clone()).await;

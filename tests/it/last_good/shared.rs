@@ -103,7 +103,7 @@ async fn an_answer_that_another_process_was_given_stands_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_an_answer_itself_asks_no_other_process() {
+async fn a_process_with_its_own_answer_asks_no_other() {
     let place = Arc::<Place>::default();
     let (upstream, service) = process(&place);
     send(&service, ask(QUESTION)).await;

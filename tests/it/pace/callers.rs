@@ -6,7 +6,7 @@ use tower::Layer;
 use tower_buttress::Rate;
 
 use super::*;
-use crate::support::secs;
+use crate::support::{secs, stopped_for};
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_has_used_its_share_is_refused_and_the_others_are_not() {
@@ -173,19 +173,8 @@ async fn callers_that_are_invented_take_no_limit_from_those_that_are_served() {
     assert!(layer.stats().keys <= 100);
 }
 
-/// A process that goes on after it was stopped sees its timers before it sees its sockets.
-async fn stopped_for(time: Duration, then: Arc<tokio::sync::Notify>) {
-    tokio::spawn(async move {
-        for _ in 0..3 {
-            tokio::task::yield_now().await;
-        }
-        then.notify_one();
-    });
-    tokio::time::advance(time).await;
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_process_that_was_stopped_refuses_nobody_whose_turn_has_come() {
+async fn a_process_that_was_stopped_refuses_no_call_whose_turn_has_come() {
     let end = Arc::new(tokio::sync::Notify::new());
     let upstream = service_fn({
         let end = end.clone();

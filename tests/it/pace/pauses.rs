@@ -39,7 +39,7 @@ async fn a_429_pauses_all_callers_and_they_start_again_one_after_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_wait_that_long_is_told_the_true_wait_at_once() {
+async fn a_caller_that_cannot_wait_that_long_is_told_the_true_wait_at_once() {
     let log = Arc::new(Log::default());
     let layer = PaceLayer::new().observer(log.clone());
     let calls = Calls::new();
@@ -94,7 +94,7 @@ async fn a_hint_of_a_day_pauses_for_a_minute_and_then_one_call_finds_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_that_meets_429s_without_a_hint_stops_nobody_else() {
+async fn a_tenant_that_meets_429s_without_a_hint_stops_no_other() {
     let layer = PaceLayer::new();
     let calls = Calls::new();
     let counted = calls.clone();
@@ -338,7 +338,7 @@ async fn a_call_that_can_wait_less_than_two_seconds_waits_for_a_probe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_first_of_a_paused_tenant_leaves_the_next_goes_in_time_and_holds_nobody() {
+async fn when_the_first_of_a_paused_tenant_leaves_the_next_goes_in_time_and_holds_up_no_other() {
     let calls = Calls::new();
     let service = PaceLayer::new().layer(answers(&calls, [(0.0, answer(429, &[]))]));
     service.clone().oneshot(ask("a")).await.unwrap();

@@ -174,7 +174,7 @@ async fn limits_of_tokens_are_used(percent: u32) {
 
 #[cfg(feature = "llm")]
 #[tokio::test(start_paused = true)]
-async fn limits_of_tokens_are_used_to_five_percent_whatever_callers_guess() {
+async fn limits_of_tokens_are_used_to_five_percent_with_any_guess() {
     limits_of_tokens_are_used(100).await;
     limits_of_tokens_are_used(150).await;
     limits_of_tokens_are_used(60).await;

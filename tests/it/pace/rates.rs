@@ -33,7 +33,7 @@ async fn the_tightest_of_several_limits_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tenants_take_turns_and_nobody_is_overtaken() {
+async fn tenants_take_turns_and_no_call_is_overtaken() {
     let calls = Calls::new();
     let service = PaceLayer::new().requests(Rate::per_second(1)).layer(upstream(&calls, |_| answer(200, &[])));
     let early = join_all("aaaab".chars().map(|tenant| service.clone().oneshot(ask(&tenant.to_string()))));

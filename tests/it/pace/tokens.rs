@@ -65,7 +65,7 @@ async fn what_is_not_said_costs_what_was_reserved_and_an_error_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_has_used_its_prompt_and_what_it_saw() {
+async fn a_caller_that_leaves_has_used_its_prompt_and_what_it_saw() {
     assert_eq!(waits_after(says("text/plain", "hello"), false).await, 24.0);
 }
 

@@ -13,7 +13,7 @@ use tower_buttress::{Deadline, FirstByteTimeoutLayer};
 
 use super::*;
 use crate::support::upstream::{Answer as Scripted, Upstream, request};
-use crate::support::{Log, Script, Step, secs};
+use crate::support::{Log, Script, Step, secs, stopped_for};
 
 async fn head(service: &Queue<Upstream>) -> io::Result<Response<QueueBody<Script>>> {
     service.clone().oneshot(request("POST", [])).await
@@ -42,7 +42,7 @@ async fn a_call_holds_its_place_until_its_body_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_ends_a_call_gives_its_place_back() {
+async fn every_end_of_a_call_gives_its_place_back() {
     let layer = QueueLayer::new(1);
     let upstream = Upstream::new([
         Scripted::fails(io::ErrorKind::ConnectionReset),
@@ -270,19 +270,8 @@ async fn on_many_threads_no_more_calls_are_under_way_than_there_are_places() {
     assert_eq!((layer.stats().in_flight, layer.stats().waiting), (0, 0));
 }
 
-/// A process that goes on after it was stopped sees its timers before it sees its sockets.
-async fn stopped_for(time: Duration, then: Arc<tokio::sync::Notify>) {
-    tokio::spawn(async move {
-        for _ in 0..3 {
-            tokio::task::yield_now().await;
-        }
-        then.notify_one();
-    });
-    tokio::time::advance(time).await;
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_process_that_was_stopped_refuses_nobody_whose_turn_has_come() {
+async fn a_process_that_was_stopped_refuses_no_call_whose_turn_has_come() {
     let answer = Arc::new(tokio::sync::Notify::new());
     let upstream = service_fn({
         let answer = answer.clone();

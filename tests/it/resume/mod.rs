@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::error::BoxError;
 use tower_buttress::{CallBody, NoRetry, PinTo, ResumeLayer};
 
-use crate::support::{Log, Script, Step};
+use crate::support::{Log, Script, Step, read};
 
 mod bounds;
 mod cursors;
@@ -110,25 +108,6 @@ pub(super) async fn send(
     let response = service.oneshot(request).await.unwrap();
     let (text, error) = read(response).await;
     Outcome { text, error: error.map(|err| err.to_string()), asked: asked.asked(), events: log.names() }
-}
-
-/// All that a body hands on, and the error that it ends with.
-pub(super) async fn read<B>(response: Response<B>) -> (String, Option<BoxError>)
-where
-    B: Body<Data = Bytes, Error = BoxError> + Unpin,
-{
-    let mut body = response.into_body();
-    let mut text = String::new();
-    loop {
-        match body.frame().await {
-            Some(Ok(frame)) => text += std::str::from_utf8(&frame.into_data().unwrap_or_default()).unwrap(),
-            Some(Err(err)) => {
-                assert!(body.frame().await.is_none(), "it is fused");
-                return (text, Some(err));
-            }
-            None => return (text, None),
-        }
-    }
 }
 
 pub(super) fn events(path: &str) -> Request<Full<Bytes>> {

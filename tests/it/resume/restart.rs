@@ -222,6 +222,17 @@ async fn an_answer_that_differs_is_not_handed_on() {
     }
 }
 
+/// Also where nothing has come yet of any but the first.
+#[tokio::test(start_paused = true)]
+async fn several_answers_are_not_asked_for_again() {
+    for (model, body) in [(CHAT, "{\"n\":2}"), (GEMINI, "{\"generationConfig\":{\"candidateCount\":2}}")] {
+        let first = cut(model.answer("The sea is calm", 4), 3);
+        let outcome = send(restarting(), post(model.path(), body), [first]).await;
+        assert_eq!((outcome.error.as_deref(), outcome.asked.len()), (Some("cut"), 1), "{body}");
+        assert!(outcome.events[0].starts_with("not_resumed: "), "{:?}", outcome.events);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_compared_is_not_asked_for_again() {
     let tool = CHAT

@@ -71,7 +71,7 @@ async fn an_answer_in_time_is_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_who_expects_an_event_stream_gets_one_early() {
+async fn only_callers_that_expect_an_event_stream_get_one_early() {
     let mut marked = expecting();
     marked.headers_mut().clear();
     let unmarked = marked.clone();

@@ -173,7 +173,7 @@ fn between_the_lines_of_an_event_only_a_comment_goes() {
 }
 
 #[test]
-fn a_mark_behind_a_heartbeat_is_taken_off_wherever_it_is_cut() {
+fn a_mark_behind_a_heartbeat_is_taken_off_in_any_pieces() {
     let stream = "\u{FEFF}data: a\n\n".as_bytes();
     for cut in 1..=4 {
         let out = downstream(stream, &[(0, 20), (cut, 0)], HeartbeatFrame::Comment);

@@ -241,7 +241,7 @@ async fn a_call_that_waits_for_its_turn_among_those_of_a_fleet_is_told_for_how_l
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_joins_a_call_is_not_told_of_it() {
+async fn a_caller_that_joins_a_call_gets_no_notice_of_that() {
     let service =
         ServiceBuilder::new().layer(layer()).layer(DedupLayer::new()).layer(retry()).service(busy_at_first(A));
     let request = || {

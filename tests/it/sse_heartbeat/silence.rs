@@ -90,7 +90,7 @@ async fn heartbeats_do_not_hide_for_ever_that_the_upstream_is_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_in_which_nobody_reads_is_no_silence_of_the_upstream() {
+async fn time_without_a_reader_is_no_silence_of_the_upstream() {
     let script = Script::new([Step::Data("data: a\n\n"), Step::Wait(secs(120)), Step::Data("data: b\n\n")]).unsized_();
     let mut body = through(layer().max_silence(secs(40)), asked(), events(script)).await.into_body();
     body.frame().await.unwrap().unwrap();

@@ -23,7 +23,7 @@ fn terminal(golden: &Golden) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_cut_is_never_whole() {
+async fn no_cut_answer_counts_as_whole() {
     let layer = StreamGuardLayer::new().missing_end(MissingEnd::Error);
     for golden in GOLDEN {
         for cut in 0..=golden.stream.len() {
@@ -51,7 +51,7 @@ async fn whatever_is_cut_is_never_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_is_whole_passes_byte_for_byte_in_any_pieces() {
+async fn a_whole_answer_passes_byte_for_byte_in_any_pieces() {
     for golden in GOLDEN {
         for size in [1, 2, 3, 7, 50, 333, usize::MAX] {
             let mut rest = golden.stream;

@@ -184,7 +184,7 @@ async fn an_error_behind_an_event_that_its_dialect_may_have_added_is_a_refusal()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dialect_that_was_set_is_asked_for_its_end_whatever_comes() {
+async fn a_dialect_that_was_set_is_held_to_its_end() {
     let layer = StreamGuardLayer::new().dialect(Kind::OpenAiChat);
     let steps: Vec<Step> = vec![Data(EVENTS[0].0), Data(EVENTS[0].1)];
     assert_eq!(ask(layer, Method::POST, "/completion", Answer::stream(steps)).await.status(), 502);

@@ -2,16 +2,13 @@
 
 use std::convert::Infallible;
 
-use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body::Body;
-use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_buttress::error::{BoxError, UpstreamError};
+use tower_buttress::error::UpstreamError;
 use tower_buttress::stream_guard::StreamGuardBody;
 use tower_buttress::{Rejection, StreamGuardLayer};
 
-use crate::support::{Script, Step};
+use crate::support::{Script, Step, read};
 
 mod answers;
 mod compressed;
@@ -90,25 +87,6 @@ async fn post(path: &str, answer: Answer) -> Response<StreamGuardBody<Script>> {
 
 async fn chat(steps: impl IntoIterator<Item = Step>) -> Response<StreamGuardBody<Script>> {
     post(CHAT, Answer::stream(steps)).await
-}
-
-/// All that a body hands on, and the error that it ends with.
-async fn read<B>(response: Response<B>) -> (String, Option<BoxError>)
-where
-    B: Body<Data = Bytes, Error = BoxError> + Unpin,
-{
-    let mut body = response.into_body();
-    let mut text = String::new();
-    loop {
-        match body.frame().await {
-            Some(Ok(frame)) => text += std::str::from_utf8(&frame.into_data().unwrap_or_default()).unwrap(),
-            Some(Err(err)) => {
-                assert!(body.frame().await.is_none(), "it is fused");
-                return (text, Some(err));
-            }
-            None => return (text, None),
-        }
-    }
 }
 
 /// The status and the code of a refusal that was made of an upstream's error.

@@ -30,7 +30,7 @@ async fn end(missing_end: MissingEnd, events: &[&'static str]) -> (Option<End>, 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_whose_end_may_be_in_one_is_whole_for_nobody() {
+async fn an_answer_whose_end_may_be_in_one_is_not_taken_for_whole() {
     let unread = unread();
     for behind in [&[][..], &[DONE]] {
         let events = [&[HELLO, unread], behind].concat();

@@ -64,7 +64,7 @@ async fn newer_messages_can_wait_for_those_before_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_waits_and_leaves_holds_up_nobody() {
+async fn a_waiting_call_that_leaves_holds_up_no_other() {
     let upstream = Upstream::that_takes(secs(1));
     let callers = Callers::new(layer(), &upstream);
     let first = callers.send(queued("one")).await;

@@ -109,7 +109,7 @@ fn elsewhere(text: &str) -> Request<Full<Bytes>> {
 
 /// The same words in two conversations are one call to the upstream.
 #[tokio::test(start_paused = true)]
-async fn others_who_hear_the_same_call_hear_it_to_its_end() {
+async fn other_listeners_of_the_same_call_hear_it_to_its_end() {
     let stack = Stack::new();
     let first = stack.send(message("one")).await;
     let other = stack.send(elsewhere("one")).await;

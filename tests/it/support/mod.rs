@@ -12,11 +12,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep};
 use tower_buttress::error::BoxError;
 use tower_buttress::{CallInfo, Event, Observer};
@@ -173,6 +173,25 @@ where
     }
 }
 
+/// All that a body hands on, and the error that it ends with.
+pub(crate) async fn read<B>(response: Response<B>) -> (String, Option<BoxError>)
+where
+    B: Body<Data = Bytes, Error = BoxError> + Unpin,
+{
+    let mut body = response.into_body();
+    let mut text = String::new();
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => text += std::str::from_utf8(&frame.into_data().unwrap_or_default()).unwrap(),
+            Some(Err(err)) => {
+                assert!(body.frame().await.is_none(), "it is fused");
+                return (text, Some(err));
+            }
+            None => return (text, None),
+        }
+    }
+}
+
 /// Remembers events.
 #[derive(Debug, Default)]
 pub(crate) struct Log(Mutex<Vec<Event>>);
@@ -191,6 +210,17 @@ impl Observer for Log {
     fn on_event(&self, event: &Event, _call: Option<&CallInfo>) {
         self.0.lock().unwrap().push(event.clone());
     }
+}
+
+/// A process is stopped for `time`. When it goes on, it sees its timers before its sockets, of which `then` is one.
+pub(crate) async fn stopped_for(time: Duration, then: Arc<Notify>) {
+    tokio::spawn(async move {
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        then.notify_one();
+    });
+    tokio::time::advance(time).await;
 }
 
 pub(crate) const fn secs(seconds: u64) -> Duration {
