@@ -109,17 +109,20 @@ fn own_event(failure: &Failure, kind: Option<Kind>, ending: LineEnding) -> Strin
     name + &data + end
 }
 
-/// The body of a refusal that is made of an event: the JSON of the upstream, if clients find the error in it.
-pub(super) fn body_of(failure: &Failure, kind: Option<Kind>, error: &UpstreamError) -> Bytes {
-    let own = match serde_json::from_slice(&failure.data) {
+/// The body of a refusal that is made of an event or an answer: the JSON of the upstream, if clients find the error in it.
+pub(super) fn body_of(data: Bytes, kind: Option<Kind>, error: &UpstreamError) -> Bytes {
+    let own = match serde_json::from_slice(&data) {
         Ok(Value::Object(data)) => {
-            let named = data.get("error").is_some_and(|error| error.is_object() || error.is_string());
+            let named = data.get("error").is_some_and(|error| {
+                // A text beside the reason for which an answer ended is Cohere's, whose clients look for a `message`.
+                error.is_object() || error.is_string() && !data.contains_key("finish_reason")
+            });
             // The flat form of Responses: clients read its members where there is no `error`.
             named || data.get("type").is_some_and(|name| name == "error")
         }
         _ => false,
     };
-    if own && !failure.misplaced { failure.data.clone() } else { written(error).body(kind).into() }
+    if own { data } else { written(error).body(kind).into() }
 }
 
 /// A refusal in place of an answer that told of an error.

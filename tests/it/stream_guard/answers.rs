@@ -47,6 +47,26 @@ async fn an_error_inside_of_a_200_is_a_refusal_with_its_own_words() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_in_which_no_client_finds_the_error_is_told_in_a_form_that_they_do() {
+    let chat = r#"{"choices":[{"index":0,"finish_reason":"error","error":{"code":502,"message":"gone"}}]}"#;
+    let gemini = r#"{"candidates":[{"finishReason":"OTHER","finishMessage":"gone"}]}"#;
+    let cohere = r#"{"finish_reason":"ERROR","error":"gone","message":{"role":"assistant"}}"#;
+    let cloudflare = r#"{"success":false,"errors":[{"code":7003,"message":"gone"}]}"#;
+    for (path, answer, beginning) in [
+        (CHAT, chat, "{\"error\":{"),
+        (CHAT, cloudflare, "{\"error\":{"),
+        ("/v1beta/models/g:generateContent", gemini, "{\"error\":{\"code\":502,\"message\":\"gone\""),
+        ("/v2/chat", cohere, "{\"message\":\"gone\"}"),
+    ] {
+        let response = post(path, Answer::json(200, answer)).await;
+        assert_eq!(response.status(), 502);
+        let (body, _) = read(response).await;
+        assert!(body.starts_with(beginning) && body.contains("\"message\":\"gone\""), "{body}");
+        assert!(!body.contains("choices") && !body.contains("errors"), "{body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_cut_is_a_refusal() {
     for body in ["", "\n", &WHOLE[..30]] {
         assert_eq!(post(CHAT, Answer::of(200, "application/json", [Data(body)])).await.status(), 502, "{body:?}");

@@ -186,7 +186,7 @@ where
         }
         let answer = dialect.answer(reader);
         if let Some(fault) = &answer.fault {
-            return self.refuse_answer(fault);
+            return self.refuse_answer(fault, kind);
         }
         let ending = self.ending();
         ending.set(answer.end.unwrap_or(End::Unknown));

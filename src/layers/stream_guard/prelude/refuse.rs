@@ -11,7 +11,7 @@ use super::{Decision, Reading, Withheld};
 use crate::error::{BoxError, StreamTruncated, UpstreamError};
 use crate::event::{Event, StreamFault};
 use crate::policy::verdict::{Health, Matter, NextStep, Verdict};
-use crate::proto::dialect::{Fault, StreamError};
+use crate::proto::dialect::{Fault, Kind, StreamError};
 use crate::rejection::{Rejection, RejectionKind};
 
 pub(super) const RETRY: Verdict = Verdict::new(NextStep::retry(None), Health::Failure).with_matter(Matter::Upstream);
@@ -61,15 +61,15 @@ where
         };
         let Some(failure) = stream.state.failure() else { return Decision::Release(BodyWatch::Nothing) };
         let error = refusal::stream_error(&stream.state, failure, &head.headers);
-        let body = refusal::body_of(failure, stream.state.kind(), &error);
+        let body = refusal::body_of(failure.data.clone(), stream.state.kind(), &error);
         self.fault(StreamFault::UpstreamError);
         self.refuse(|head| refusal::of_error(head, error, body))
     }
 
-    pub(super) fn refuse_answer(&mut self, fault: &Fault) -> Decision {
+    pub(super) fn refuse_answer(&mut self, fault: &Fault, kind: Option<Kind>) -> Decision {
         let Some(head) = &self.head else { return Decision::Release(BodyWatch::Nothing) };
         let error = refusal::judged(Some(fault), None, &head.headers, &self.config);
-        let body = self.joined();
+        let body = refusal::body_of(self.joined(), kind, &error);
         self.fault(StreamFault::UpstreamError);
         self.refuse(|head| refusal::of_error(head, error, body))
     }
