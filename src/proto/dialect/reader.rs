@@ -311,6 +311,7 @@ impl Events {
                 }
                 self.parse(event, facts);
             }
+            Frame::Unended(event) => self.unended(event, facts),
             Frame::KeepAlive => facts(Fact::KeepAlive, &Event::new("", b"")),
             Frame::TooLarge => {
                 self.unread = true;
@@ -343,6 +344,19 @@ impl Events {
         if let (Some(kind), Some(delta), false) = (self.kind, &said.delta, said.more) {
             self.templates.learn(kind, event, delta, said.usage);
         }
+    }
+
+    /// Reads an event that the stream has ended in. An error is one, whole or not, and nothing else in it counts: what a dialect
+    /// remembers stays as it is.
+    #[cold]
+    fn unended(&mut self, event: &Event<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+        let Some(kind) = self.kind else { return };
+        kind.dialect().event(event, &mut |fact| {
+            if matches!(fact, Fact::Failed(_)) {
+                self.failed = true;
+                facts(fact, event);
+            }
+        });
     }
 
     fn end(&mut self, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {

@@ -3,7 +3,8 @@
 use http::Method;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
-use tower_buttress::error::{FirstContentElapsed, StreamTruncated, find};
+use tower_buttress::error::{FirstContentElapsed, StreamTruncated, UpstreamError, find};
+use tower_buttress::verdict::{Classify, Outcome, Standard};
 use tower_buttress::{Rejection, RejectionKind, StreamGuardLayer, TimeoutProfile};
 
 use super::{Answer, CHAT, DONE, HELLO, OVERLOADED, ROLE, STOP, ask, chat, post, read, told};
@@ -28,6 +29,22 @@ async fn an_error_before_content_is_a_refusal_with_its_status() {
 async fn an_error_that_is_cut_into_pieces_is_one_too() {
     let bytes = OVERLOADED.as_bytes().chunks(1).map(|byte| Data(std::str::from_utf8(byte).unwrap()));
     assert_eq!(told(&chat([Data(ROLE)].into_iter().chain(bytes)).await), Some((529, "overloaded_error".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_without_the_end_of_its_line_is_one_too() {
+    let body = "{\"error\":{\"message\":\"x\",\"code\":\"insufficient_quota\"}}";
+    let pretty = "{\n  \"error\": {\n    \"message\": \"x\",\n    \"code\": \"insufficient_quota\"\n  }\n}";
+    let field = "error: {\"message\":\"x\",\"code\":\"insufficient_quota\"}";
+    for (text, own) in [(body, body), (pretty, pretty), (field, ""), (["data: ", body].concat().leak(), body)] {
+        for end in ["", "\n"] {
+            let response = chat([Data(text), Data(end)].into_iter().filter(|step| !matches!(step, Data("")))).await;
+            assert_eq!(told(&response), Some((429, "insufficient_quota".to_owned())), "{text}{end}");
+            assert!(read(response).await.0.starts_with(own), "{text}{end}");
+        }
+        let error = read(chat([Data(HELLO), Data(text)]).await).await.1.unwrap();
+        assert_eq!(find::<UpstreamError>(&error).unwrap().code(), Some("insufficient_quota"), "{text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,6 +90,34 @@ impl SseFramer {
         start
     }
 
+    /// The stream has ended. What is cut stays where it is.
+    pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>)) {
+        let (mut line, cut) = (self.line, std::mem::take(&mut self.cut));
+        if line.end() == LineKind::Unknown && self.closes_stray(&cut) {
+            self.line = line;
+            self.read_stray(&cut, found);
+        }
+        if self.has_data && !self.data.is_cut_json() {
+            let name = text(&self.name);
+            self.data.finish(|data, shortened| {
+                if let Some(data) = data {
+                    found(Frame::Unended(Event { shortened, ..Event::new(name, data) }));
+                }
+            });
+        }
+    }
+
+    /// Whether the JSON of lines that are no field is whole with this one.
+    fn closes_stray(&self, line: &[u8]) -> bool {
+        let is_first = self.stray.is_empty();
+        let (mut position, json) = if is_first {
+            (Position::default(), line.strip_prefix(b"error:").unwrap_or(line).trim_ascii_start())
+        } else {
+            (self.stray_position, line)
+        };
+        (!is_first || json.starts_with(b"{")) && position.close(json, 0).is_some()
+    }
+
     /// Nothing is held of an event, nor of a line.
     #[inline]
     pub(super) fn is_at_rest(&self) -> bool {

@@ -6,6 +6,8 @@ use crate::proto::dialect::event::Event;
 #[derive(Debug)]
 pub(in crate::proto::dialect) enum Frame<'a> {
     Event(Event<'a>),
+    /// One that the stream has ended in, with all of its data.
+    Unended(Event<'a>),
     /// Something that only shows that the peer is alive.
     KeepAlive,
     /// An event too large to be looked at.

@@ -53,10 +53,12 @@ impl Framer {
         }
     }
 
-    /// The stream has ended. A line needs no line feed behind it, if its JSON is whole.
+    /// The stream has ended. JSON needs no line feed behind it, if it is whole.
     pub(super) fn end(&mut self, found: &mut impl FnMut(Frame<'_>, usize)) {
-        if let Self::Lines(line) = self {
-            lines::end(line, found);
+        match self {
+            Self::EventStream(framer) => framer.end(&mut |frame| found(frame, 0)),
+            Self::Lines(line) => lines::end(line, found),
+            Self::Array(_) => {}
         }
     }
 

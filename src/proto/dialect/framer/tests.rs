@@ -17,6 +17,7 @@ fn read(framing: Framing, chunks: &[&[u8]]) -> (Vec<String>, bool) {
                 event.name,
                 String::from_utf8_lossy(event.data)
             ),
+            Frame::Unended(event) => format!("?{}|{}", event.name, String::from_utf8_lossy(event.data)),
             Frame::KeepAlive => ":".to_owned(),
             Frame::TooLarge => "too large".to_owned(),
             Frame::NoEvent => "no event".to_owned(),
@@ -51,8 +52,9 @@ fn event_streams_are_read_by_the_standard() {
     check("\u{feff}: ping\n\n:\nid: 1\nretry: 5\n\ndata:\n\n", &[":", ":", "|"], false);
     check("event: a\n\ndata: 1\n\n", &["|1"], false);
     check("event: a\ndata: x\n: c\nevent:\n\n", &[":", "|x"], false);
-    check("data: 1\n\ndata: 2", &["|1"], true);
-    check("data: 1\n\ndata: 2\n", &["|1"], true);
+    check("data: 1\n\ndata: 2", &["|1", "?|2"], true);
+    check("data: 1\n\nevent: b\ndata: 2\n", &["|1", "?b|2"], true);
+    check("data: 1\n\ndata: {\"a\":", &["|1"], true);
     check("data: 1\n\nevent: a\n", &["|1"], true);
     check("data: 1\n\nda", &["|1"], true);
     check("data: 1\n\n: pi", &["|1"], false);
@@ -69,7 +71,30 @@ fn errors_that_are_no_event_are_found() {
         false,
     );
     check("{\"error\":\n", &[], true);
+    check("{\"error\":1", &[], true);
+    check("error: {\"code\":500", &[], true);
+    check("error: gone", &[], true);
+    check("x}", &[], true);
+    check("data: 1\n\nx", &["|1"], true);
     check("unknown: x\nx\n\ndata: 1\n\n", &["|1"], false);
+}
+
+#[test]
+fn an_error_that_is_no_event_needs_no_end_of_its_last_line() {
+    for (stream, event) in [
+        ("{\"error\":{\"code\":503}}", "!|{\"error\":{\"code\":503}}\n"),
+        ("{\n  \"error\": {\n    \"code\": 503\n  }\n}", "!|{\n  \"error\": {\n    \"code\": 503\n  }\n}\n"),
+        ("error: {\"code\":500}", "!error|{\"code\":500}"),
+    ] {
+        for before in ["", "data: 1\n\n"] {
+            let stream = [before, stream].concat();
+            let expected: Vec<_> = ["|1", event].into_iter().skip(usize::from(before.is_empty())).collect();
+            for size in [1, 7, stream.len()] {
+                let chunks: Vec<&[u8]> = stream.as_bytes().chunks(size).collect();
+                assert_eq!(read(Framing::EventStream, &chunks).0, expected, "{stream}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -138,7 +163,7 @@ fn what_belongs_to_whole_events_is_told() {
 proptest! {
     #[test]
     fn any_cut_gives_the_same_events(
-        stream in r#"((data|event|id|error|x)?(: ?)?[{}"a\\]{0,3}(\n|\r|\r\n){1,2}){0,12}"#,
+        stream in r#"((data|event|id|error|x)?(: ?)?[{}"a\\]{0,3}(\n|\r|\r\n){0,2}){0,12}"#,
         size in 1..9_usize,
     ) {
         for framing in [Framing::EventStream, Framing::Lines, Framing::Array] {

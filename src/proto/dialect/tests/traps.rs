@@ -64,6 +64,43 @@ fn an_error_where_no_reader_looks_is_found() {
 }
 
 #[test]
+fn an_error_needs_no_end_of_its_last_line() {
+    let quota = r#"{"error":{"message":"x","code":"insufficient_quota"}}"#;
+    let gemini = r#"{"error":{"code":429,"message":"x","status":"RESOURCE_EXHAUSTED"}}"#;
+    let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#;
+    let ended = r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"server_error"}}}"#;
+    let cohere = r#"{"type":"message-end","delta":{"finish_reason":"ERROR","error":"x"}}"#;
+    for (kind, error) in [
+        (Kind::OpenAiChat, quota.to_owned()),
+        (Kind::OpenAiChat, quota.replace(",", "\n,\n")),
+        (Kind::OpenAiChat, format!("error: {quota}")),
+        (Kind::OpenAiChat, format!("data: {quota}")),
+        (Kind::OpenAiChat, format!("data: {quota}\n")),
+        (Kind::OpenAiResponses, format!("event: response.failed\ndata: {ended}")),
+        (Kind::Anthropic, anthropic.to_owned()),
+        (Kind::Anthropic, format!("event: error\ndata: {anthropic}\n")),
+        (Kind::Gemini, format!("data: {gemini}\r\n")),
+        (Kind::Gemini, gemini.replace(":{", ": {\r\n  ")),
+        (Kind::Cohere, format!("event: message-end\ndata: {cohere}")),
+    ] {
+        for end in ["", "\n\n"] {
+            let read = at_once(kind, Framing::EventStream, &format!("{error}{end}"));
+            assert!(failed(&read) && read.facts.len() == 1, "{error}{end}: {:?}", read.facts);
+        }
+    }
+}
+
+#[test]
+fn an_event_without_its_end_says_nothing_but_an_error() {
+    for event in [HELLO, STOP, DONE] {
+        for end in ["", "\n"] {
+            let read = at_once(Kind::OpenAiChat, Framing::EventStream, &format!("data: {HELLO}\n\ndata: {event}{end}"));
+            assert_eq!((read.facts.len(), read.ended, read.closed), (1, None, false), "{event}");
+        }
+    }
+}
+
+#[test]
 fn the_reason_may_come_with_the_last_piece_of_text() {
     let last = r#"{"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}]}"#;
     let read = sse(Kind::OpenAiChat, &[HELLO, last]);
