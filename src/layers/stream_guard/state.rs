@@ -174,9 +174,8 @@ impl StreamState {
             }
         });
         let in_event = self.reader.in_event();
-        let open_array = self.framing == Framing::Array && in_event;
         let end = match self.reader.ended() {
-            Some(end) if !open_array => {
+            Some(end) => {
                 self.config.reasons.note(self.model);
                 Some(end)
             }

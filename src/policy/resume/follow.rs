@@ -315,9 +315,12 @@ impl Follower {
     /// The stream has ended cleanly. Returns whether it may have: not in an event, nor before the model said how its answer
     /// ended, where the dialect is known.
     pub(crate) fn may_end(&mut self) -> bool {
+        if !self.withheld.may_be_last() {
+            return false;
+        }
         self.reader.end(|_, _| {});
         let unknown = !self.reader.is_recognised() && self.has_rest();
-        self.withheld.may_be_last() && (self.failed || self.is_over() || unknown) && self.has_what_was_had()
+        (self.failed || self.is_over() || unknown) && self.has_what_was_had()
     }
 
     /// Whether anything of the rest has come, where one was asked for. Nothing is also what a server answers that has forgotten

@@ -236,11 +236,14 @@ impl Reader {
         failed.unwrap_or(whole)
     }
 
-    /// The stream has ended cleanly. Says what that says.
+    /// The stream has ended cleanly. Says what that says: inside of an event, or of an array that is not closed, it is no end of an
+    /// answer.
     pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
         let Self { framer, events } = self;
         framer.end(&mut |frame, _| events.frame(&frame, &mut facts));
-        events.end(&mut facts);
+        if framer.may_end() {
+            events.end(&mut facts);
+        }
     }
 
     /// The dialect, as far as it is known.

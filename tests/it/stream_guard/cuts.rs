@@ -17,11 +17,6 @@ fn answer(golden: &Golden, steps: Vec<Step>) -> Answer {
     Answer::of(200, content_type, steps)
 }
 
-/// The answer has ended with that much of the stream.
-fn terminal(golden: &Golden) -> usize {
-    golden.stream.rfind(golden.terminal).unwrap() + golden.terminal.len()
-}
-
 #[tokio::test(start_paused = true)]
 async fn no_cut_answer_counts_as_whole() {
     let layer = StreamGuardLayer::new().missing_end(MissingEnd::Error);
@@ -30,7 +25,7 @@ async fn no_cut_answer_counts_as_whole() {
             if !golden.stream.is_char_boundary(cut) {
                 continue;
             }
-            let ended = cut >= terminal(golden);
+            let ended = golden.has_ended(cut);
             for end in [None, Some(Step::Fail("reset"))] {
                 let clean = end.is_none();
                 let steps = [Step::Data(&golden.stream[..cut])].into_iter().chain(end).collect();

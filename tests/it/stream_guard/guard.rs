@@ -111,8 +111,36 @@ async fn it_writes_the_event_itself_where_it_is_told_to() {
 async fn only_whole_events_are_handed_on() {
     let (text, error) = read(chat([Data(HELLO), Data("data: {\"choi"), Fail("reset")]).await).await;
     assert_eq!((text.as_str(), error.unwrap().to_string().as_str()), (HELLO, "reset"));
-    let (text, error) = read(chat([Data(HELLO), Data(STOP), Data("data: {\"choi")]).await).await;
-    assert_eq!((text, error.is_none()), ([HELLO, STOP, "data: {\"choi"].concat(), true), "the answer had ended");
+    let (text, error) = read(chat([Data(HELLO), Data(STOP), Data(DONE), Data("data: {\"choi")]).await).await;
+    assert_eq!((text, error.is_none()), ([HELLO, STOP, DONE, "data: {\"choi"].concat(), true), "the answer had ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_ends_inside_of_an_event_was_cut_unless_it_was_closed_before() {
+    let other = &HELLO.replace("\"index\":0", "\"index\":1");
+    for cut in 1..other.len() {
+        let response = chat([Data(HELLO), Data(STOP), Data(other[..cut].to_owned().leak())]).await;
+        let ending = Ending::of(&response).unwrap().clone();
+        let (text, error) = read(response).await;
+        assert_eq!((text, ending.get()), ([HELLO, STOP].concat(), None), "cut at {cut}");
+        assert!(find::<StreamTruncated>(&error.unwrap()).is_some(), "cut at {cut}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_caller_leaves_inside_of_an_event_is_not_known_to_be_whole() {
+    for (last, end) in [("data: {\"choi", None), (": a", Some(End::Whole))] {
+        let response = chat([Data(HELLO), Data(STOP), Data(last), Hang]).await;
+        let ending = Ending::of(&response).unwrap().clone();
+        let mut body = response.into_body();
+        for _ in 0..2 {
+            http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        }
+        let next = tokio::time::timeout(std::time::Duration::from_secs(1), http_body_util::BodyExt::frame(&mut body));
+        assert!(next.await.is_err(), "{last}");
+        drop(body);
+        assert_eq!(ending.get(), end, "{last}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

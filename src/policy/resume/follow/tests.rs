@@ -249,6 +249,10 @@ fn a_stream_may_end_between_events_and_behind_its_reason() {
     assert!(!follower.may_end() && !follower.has_ended() && !follower.is_over() && follower.ended().is_none());
     assert_eq!(told(&mut follower, "data: [DONE]\n\n"), "all");
     assert!(follower.is_over() && !follower.has_ended() && follower.may_end(), "closed without a reason");
+    let mut follower = chat(None);
+    assert_eq!(told(&mut follower, &(event("1", CHUNK) + &event("2", STOP))), "all");
+    let _ = told(&mut follower, "data: {\"choi");
+    assert!(!follower.may_end() && !follower.has_ended() && !follower.is_over(), "another choice has begun");
 
     for (held, may_end) in [("", true), (" \n", true), (": a comm", true), ("data: x", false), ("x", false)] {
         let mut follower = follow(ResumeBy::sse_id());

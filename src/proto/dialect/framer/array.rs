@@ -33,6 +33,10 @@ impl ArrayFramer {
         !matches!(self.state, Array::Closed | Array::Broken)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == Array::Closed
+    }
+
     pub(super) fn read(&mut self, mut bytes: &[u8], found: &mut impl FnMut(Frame<'_>, usize)) -> usize {
         let total = bytes.len();
         let mut start = 0;

@@ -95,4 +95,12 @@ impl Framer {
             Self::Array(framer) => framer.is_open(),
         }
     }
+
+    /// Whether the stream may have come to its end here: nothing of an event would be lost, and an array is closed.
+    pub(super) fn may_end(&self) -> bool {
+        match self {
+            Self::EventStream(_) | Self::Lines(_) => !self.in_event(),
+            Self::Array(framer) => framer.is_closed(),
+        }
+    }
 }

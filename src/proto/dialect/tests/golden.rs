@@ -17,6 +17,18 @@ pub(crate) struct Golden {
     pub(crate) terminal: &'static str,
 }
 
+impl Golden {
+    /// Whether the answer has ended where the stream ends behind that many of its bytes.
+    pub(crate) fn has_ended(&self, cut: usize) -> bool {
+        let said = self.stream.rfind(self.terminal).is_some_and(|found| cut >= found + self.terminal.len());
+        // Where an answer ends with its stream, that is not inside of an event.
+        let ends_with_stream = matches!(self.kind, Kind::OpenAiChat | Kind::Gemini) && self.framing != Framing::Array;
+        let before = self.stream.as_bytes().get(..cut).unwrap_or_default();
+        let between = ["\n\n", "\n\r", "\n\r\n"].iter().any(|blank| before.ends_with(blank.as_bytes()));
+        said && (between || !ends_with_stream)
+    }
+}
+
 pub(crate) const GOLDEN: &[Golden] = &[
     Golden {
         name: "OpenAI",

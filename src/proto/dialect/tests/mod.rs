@@ -13,7 +13,6 @@ struct Read {
     text: String,
     ended: Option<End>,
     closed: bool,
-    in_event: bool,
 }
 
 fn read<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> Read {
@@ -34,9 +33,8 @@ fn read<'a>(mut reader: Reader, chunks: impl IntoIterator<Item = &'a [u8]>) -> R
     for chunk in chunks {
         reader.read(chunk, |fact, _| note(fact));
     }
-    let in_event = reader.in_event();
     reader.end(|fact, _| note(fact));
-    Read { facts, text: said, ended: reader.ended(), closed: reader.is_closed(), in_event }
+    Read { facts, text: said, ended: reader.ended(), closed: reader.is_closed() }
 }
 
 fn at_once(kind: Kind, framing: Framing, stream: &str) -> Read {

@@ -127,6 +127,37 @@ fn every_choice_must_end() {
 }
 
 #[test]
+fn a_choice_that_begins_behind_the_end_of_another_is_not_lost() {
+    let chat = |choice: u32, more: &str| {
+        format!("data: {{\"choices\":[{{\"index\":{choice},\"delta\":{{\"content\":\"a\"}}{more}}}]}}\n\n")
+    };
+    let gemini = |choice: u32, more: &str| {
+        format!(
+            "data: {{\"candidates\":[{{\"index\":{choice},\"content\":{{\"parts\":[{{\"text\":\"a\"}}]}}{more}}}]}}\n\n"
+        )
+    };
+    let check = |kind, first: String, second: String| {
+        for cut in 1..second.len() - 1 {
+            let read = at_once(kind, Framing::EventStream, &[&first, &second[..cut]].concat());
+            assert_eq!(read.ended, None, "{kind:?}, cut at {cut}");
+        }
+        assert_eq!(at_once(kind, Framing::EventStream, &[first, second].concat()).ended, Some(End::Whole));
+    };
+    let stop = ",\"finish_reason\":\"stop\"";
+    check(Kind::OpenAiChat, chat(0, "") + &chat(0, stop), chat(1, stop));
+    let stop = ",\"finishReason\":\"STOP\"";
+    check(Kind::Gemini, gemini(0, "") + &gemini(0, stop), gemini(1, stop));
+}
+
+#[test]
+fn an_array_that_goes_on_as_something_else_is_not_whole() {
+    let element = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}]}"#;
+    for (behind, end) in [("]", Some(End::Whole)), ("", None), (",", None), ("oops", None), (",1]", None)] {
+        assert_eq!(at_once(Kind::Gemini, Framing::Array, &format!("[{element}{behind}")).ended, end, "{behind}");
+    }
+}
+
+#[test]
 fn reasons_that_are_not_known_are_an_end_and_not_a_whole_one() {
     let reason = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"tired"}]}"#;
     assert_eq!(sse(Kind::OpenAiChat, &[HELLO, reason, DONE]).ended, Some(End::Unknown));
