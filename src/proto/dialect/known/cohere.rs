@@ -54,7 +54,7 @@ impl Dialect for Cohere {
     fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
         let Some(Value::Object(answer)) = json::parse(event.data) else { return };
         match Fault::inside(&answer) {
-            Some(fault) if !answer.contains_key("finish_reason") => facts(Fact::Failed(fault)),
+            Some(fault) if some_text(&answer, "finish_reason").is_none() => facts(Fact::Failed(fault)),
             _ => read_end(&answer, facts),
         }
     }

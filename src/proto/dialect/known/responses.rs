@@ -32,7 +32,11 @@ impl Dialect for Responses {
             "response.in_progress" | "response.queued" => facts(Fact::KeepAlive),
             "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
                 let kind = text(&data, "type").unwrap_or(event.name);
-                read_end(kind, response.unwrap_or(&data), facts);
+                let response = response.unwrap_or(&data);
+                let told = kind.strip_prefix("response.").unwrap_or_default();
+                // An event that says less than what is in it: some servers close whatever came with `response.completed`.
+                let status = some_text(response, "status").filter(|_| told == "completed").unwrap_or(told);
+                read_end(status, response, facts);
             }
             "response.output_item.added" => match object(&data, "item") {
                 Some(item)
@@ -63,33 +67,32 @@ impl Dialect for Responses {
 
     fn answer(&mut self, event: &Event<'_>, facts: &mut Facts<'_>) {
         let Some(Value::Object(response)) = json::parse(event.data) else { return };
-        match text(&response, "status") {
-            Some(status @ ("completed" | "incomplete" | "failed" | "cancelled")) => {
-                read_end(&format!("response.{status}"), &response, facts);
+        let fault = Fault::inside(&response);
+        match (text(&response, "status"), fault) {
+            (Some(status @ ("completed" | "incomplete" | "failed" | "cancelled")), _) => {
+                read_end(status, &response, facts);
             }
+            (_, Some(fault)) => facts(Fact::Failed(fault)),
             // It is made in the background, and will be asked for again.
-            Some(_) => facts(Fact::Ended(End::Paused)),
-            None => {
-                if let Some(fault) = Fault::inside(&response) {
-                    facts(Fact::Failed(fault));
-                }
-            }
+            (Some(_), None) => facts(Fact::Ended(End::Paused)),
+            (None, None) => {}
         }
     }
 
     fn end(&mut self, _: &mut Facts<'_>) {}
 }
 
-fn read_end(kind: &str, response: &Map<String, Value>, facts: &mut Facts<'_>) {
+/// Reads how a response ended, by its status.
+fn read_end(status: &str, response: &Map<String, Value>, facts: &mut Facts<'_>) {
     if let Some(usage) = object(response, "usage") {
         facts(Fact::Usage(Usage::new(number(usage, "input_tokens"), number(usage, "output_tokens"))));
     }
     let reason = object(response, "incomplete_details").and_then(|details| text(details, "reason"));
-    facts(match (kind, reason) {
-        ("response.completed", _) => Fact::Ended(End::Whole),
-        ("response.failed", _) => Fact::Failed(Fault::inside(response).unwrap_or_default()),
-        ("response.incomplete", Some("max_output_tokens" | "max_tokens")) => Fact::Ended(End::Limit),
-        ("response.incomplete", Some("content_filter")) => Fact::Ended(End::Filtered),
+    facts(match (status, reason) {
+        ("completed", _) => Fact::Ended(End::Whole),
+        ("failed", _) => Fact::Failed(Fault::inside(response).unwrap_or_default()),
+        ("incomplete", Some("max_output_tokens" | "max_tokens")) => Fact::Ended(End::Limit),
+        ("incomplete", Some("content_filter")) => Fact::Ended(End::Filtered),
         _ => Fact::Ended(End::Unknown),
     });
 }

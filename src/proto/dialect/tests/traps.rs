@@ -223,6 +223,23 @@ fn responses_tell_how_they_are_incomplete() {
 }
 
 #[test]
+fn responses_are_completed_if_their_status_says_so() {
+    let completed = |response: &str| {
+        let read =
+            sse(Kind::OpenAiResponses, &[&format!(r#"{{"type":"response.completed","response":{{{response}}}}}"#)]);
+        (read.ended, read.facts.iter().any(|fact| fact.contains("server_error")))
+    };
+    assert_eq!(completed(r#""status":"failed","error":{"code":"server_error","message":"x"}"#), (None, true));
+    let limit = r#""status":"incomplete","incomplete_details":{"reason":"max_output_tokens"}"#;
+    assert_eq!(completed(limit), (Some(End::Limit), false));
+    assert_eq!(completed(r#""status":"cancelled""#), (Some(End::Unknown), false));
+    assert_eq!(completed(r#""status":"in_progress""#), (Some(End::Unknown), false));
+    for whole in ["", r#""status":null"#, r#""status":"completed","error":null"#] {
+        assert_eq!(completed(whole), (Some(End::Whole), false), "{whole}");
+    }
+}
+
+#[test]
 fn anthropic_needs_both_a_reason_and_a_stop() {
     let reason = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
     let stop = r#"{"type":"message_stop"}"#;
@@ -352,6 +369,10 @@ fn an_error_inside_an_answer_is_found_and_nothing_else_is_taken_for_one() {
         (Kind::OpenAiChat, r#"{"choices":[{"index":0,"error":{"code":502,"message":"x"},"finish_reason":"error"}]}"#),
         (Kind::OpenAiChat, r#"{"success":false,"errors":[{"code":7003,"message":"x"}]}"#),
         (Kind::OpenAiResponses, r#"{"status":"failed","error":{"code":"server_error","message":"x"}}"#),
+        (Kind::OpenAiResponses, r#"{"status":"error","error":{"code":"insufficient_quota","message":"x"}}"#),
+        (Kind::OpenAiResponses, r#"{"status":"queued","error":{"code":"insufficient_quota","message":"x"}}"#),
+        (Kind::Cohere, r#"{"finish_reason":null,"error":{"message":"x"}}"#),
+        (Kind::Cohere, r#"{"finish_reason":"","error":"x"}"#),
         (Kind::Anthropic, r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
         (Kind::Anthropic, r#"{"content":[],"error":{"message":"x"}}"#),
         (Kind::Gemini, r#"{"error":{"code":503,"message":"x","status":"UNAVAILABLE"}}"#),
