@@ -35,6 +35,18 @@ impl<'a> Event<'a> {
     pub const fn new(name: &'a str, data: &'a [u8]) -> Self {
         Self { name, data, shortened: false, misplaced: false }
     }
+
+    /// Whether it only shows that the peer is alive, in a form that belongs to no dialect: without data, or named so, with a word
+    /// or a time.
+    pub(super) fn is_sign_of_life(&self) -> bool {
+        let is_object = self.data.trim_ascii_start().starts_with(b"{");
+        self.name != "error" && self.data.is_empty() || is_ping(self.name) && !is_object
+    }
+}
+
+/// Whether servers of any dialect give this name to events that only show that they are alive.
+pub(super) fn is_ping(name: &str) -> bool {
+    matches!(name, "ping" | "keepalive" | "keep-alive" | "heartbeat")
 }
 
 /// Without its data, which is what the model says.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::event::Event;
+use super::event::{Event, is_ping};
 use super::fault::Fault;
 use super::json;
 use super::kind::Kind;
@@ -138,7 +138,7 @@ fn is_bare_error(data: &Map<String, Value>) -> bool {
 }
 
 fn is_error_or_ping(name: &str) -> bool {
-    matches!(name, "error" | "ping" | "keepalive")
+    name == "error" || is_ping(name)
 }
 
 #[cfg(test)]
@@ -235,6 +235,7 @@ mod tests {
                 ("error", "\"gone\""),
                 ("error", r#"{"code":500}"#),
                 ("ping", r#"{"time":1}"#),
+                ("heartbeat", "1764201600"),
                 ("", r#"{"type":"ping"}"#),
                 ("", r#"{"type":"error"}"#),
                 ("", r#"{"object":"error","message":"x"}"#),

@@ -332,7 +332,7 @@ impl Events {
             self.decide(event);
         }
         let Some(dialect) = &mut self.dialect else { return };
-        if self.kind.is_some() && event.name.is_empty() && event.data.is_empty() {
+        if self.kind.is_some() && event.is_sign_of_life() {
             return facts(Fact::KeepAlive, event);
         }
         let mut said = Said::default();

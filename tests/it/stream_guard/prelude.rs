@@ -91,6 +91,27 @@ async fn a_body_that_fails_before_content_is_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ping_before_content_is_no_garbage() {
+    let content = [HELLO, STOP, DONE].concat().leak();
+    for ping in ["event: ping\ndata:\n\n", "event: ping\ndata: 1764201600\n\n", "event: keepalive\ndata: ok\n\n"] {
+        let response = chat([Data(ping), Wait(secs(30)), Data(ping), Data(content)]).await;
+        let (text, error) = read(response).await;
+        assert_eq!((text.as_str(), error.is_none()), ([ping, ping, content].concat().as_str(), true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_content_is_no_garbage_whatever_stands_behind_its_end() {
+    let gemini = "data: {\"candidates\":[{\"content\":{},\"finishReason\":\"STOP\"}]}\n\ndata: [DONE]\n\n";
+    let anthropic = "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n\
+                     event: message_stop\ndata: {\"type\":\"message_stop\"}\n\ndata: [DONE]\n\n";
+    for (path, stream) in [("/v1beta/models/g:streamGenerateContent", gemini), ("/v1/messages", anthropic)] {
+        let (text, error) = read(post(path, Answer::stream([Data(stream)])).await).await;
+        assert_eq!((text.as_str(), error.is_none()), (stream, true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn garbage_is_a_refusal() {
     let response = chat([Data("data: <html>\n\n"), Hang]).await;
     assert_eq!(told(&response), Some((502, "invalid_stream".to_owned())));

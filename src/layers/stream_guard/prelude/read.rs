@@ -96,7 +96,7 @@ where
             stream.limit = ContentLimit::none();
             return self.beyond(max, withheld);
         }
-        if seen.garbage && !seen.content {
+        if seen.garbage && !(seen.content || seen.reason) {
             return Some(self.refuse_as(
                 "invalid_stream",
                 "The upstream's answer is not in the format of its API.",

@@ -253,6 +253,29 @@ fn anthropic_needs_both_a_reason_and_a_stop() {
 }
 
 #[test]
+fn a_ping_need_not_be_json() {
+    let kinds = [Kind::OpenAiChat, Kind::OpenAiResponses, Kind::Anthropic, Kind::Gemini, Kind::Cohere];
+    for kind in kinds {
+        for event in [
+            "event: ping\ndata:\n\n",
+            "event: ping\ndata: 1764201600\n\n",
+            "event: keepalive\ndata: ok\n\n",
+            "event: keep-alive\ndata\n\n",
+            "event: heartbeat\ndata: \"2026-11-27T00:00:00Z\"\n\n",
+            "event: open\ndata:\n\n",
+            "data:\n\n",
+        ] {
+            for reader in [Reader::new(Some(kind), Framing::EventStream), Reader::of(kind, Framing::EventStream)] {
+                assert_eq!(super::read(reader, [event.as_bytes()]).facts, ["KeepAlive"], "{kind:?}: {event}");
+            }
+        }
+        let error = "event: ping\ndata: {\"error\":{\"message\":\"x\"}}\n\n";
+        assert!(failed(&at_once(kind, Framing::EventStream, error)), "{kind:?}");
+    }
+    assert!(failed(&at_once(Kind::Anthropic, Framing::EventStream, "event: error\ndata:\n\n")));
+}
+
+#[test]
 fn a_call_of_a_tool_begins_with_its_item() {
     let added =
         r#"{"type":"response.output_item.added","output_index":1,"item":{"type":"function_call","name":"look"}}"#;
