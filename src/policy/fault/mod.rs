@@ -61,8 +61,8 @@ fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
     let row = fault.names().find_map(table::of_name);
     let has_status = status.is_some() || fault.status().is_some();
     let general = row.is_none_or(|row| row.is_general());
-    let throttled =
-        row.is_some_and(|row| row.class == Class::Throttled) || status == Some(StatusCode::TOO_MANY_REQUESTS);
+    let throttled = row.is_some_and(|row| row.class == Class::Throttled)
+        || status.map(|status| status.as_u16()).or(fault.status()) == Some(429);
     if let Some(marked) = table::of_message(fault.message(), general, throttled) {
         return Some(marked);
     }
@@ -155,6 +155,8 @@ mod tests {
             r#"{"error":{"code":429,"message":"You exceeded your current quota. limit: 0.5","status":"RESOURCE_EXHAUSTED"}}"#,
         );
         check(429, "{}");
+        check(429, r#"{"message":"Too many tokens, please wait before trying again."}"#);
+        check(200, r#"{"error":{"code":429,"message":"Too many tokens, please wait before trying again."}}"#);
     }
 
     #[test]

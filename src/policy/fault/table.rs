@@ -217,7 +217,8 @@ pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Optio
     if throttled && none_at_all || general && has(SPENT_MARKS) {
         return Some(&SPENT);
     }
-    (general && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
+    // "Too many tokens, please wait" is a limit of AWS's that will pass.
+    (general && !throttled && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
 }
 
 // === impl Row ===
@@ -315,6 +316,7 @@ mod tests {
         assert_eq!(of("Your credit balance is too low", false, true), None);
         assert_eq!(of("Prompt is too long", true, false), large);
         assert_eq!((of("prompt is too long", false, false), of("prompt is too long", false, true)), (None, None));
+        assert_eq!(of("Too many tokens, please wait before trying again.", true, true), None);
         assert_eq!(of("Request too large", false, true), Some((413, Class::TooLarge)));
         assert_eq!(of("request too large", true, false), None);
         assert_eq!(of("quota, limit: 0", false, true), spent);
