@@ -175,8 +175,9 @@ fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
     if refused { verdict.not_executed() } else { verdict }
 }
 
+/// What is known already was read from these headers, too: where it came from prose, they may repeat it.
 fn hinted(verdict: Verdict, headers: &HeaderMap) -> Verdict {
-    let retry = |known| NextStep::Retry { after: retry_after(headers).or(known) };
+    let retry = |known: Option<RetryAfter>| NextStep::Retry { after: known.or_else(|| retry_after(headers)) };
     let next = match (verdict.next, should_retry(headers)) {
         (NextStep::Retry { .. }, Some(false)) => NextStep::TryAnother,
         (NextStep::Retry { after }, _) => retry(after),

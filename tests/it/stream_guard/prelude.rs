@@ -61,6 +61,11 @@ async fn when_to_come_back_is_said() {
     let response = chat([Data(limited)]).await;
     assert_eq!(response.headers()["retry-after"], "7");
     assert_eq!(Rejection::of(&response).unwrap().retry_after(), Some(secs(7)));
+    let hint = |response| Standard::new().classify(&Outcome::head(response)).retry_after().unwrap();
+    assert!(hint(&response).is_advice(), "a wait in prose shortens none");
+    let answer = Answer::stream([Data(limited)]).header("retry-after", "3");
+    let after = hint(&post(CHAT, answer).await);
+    assert_eq!((after.is_advice(), after.wait(std::time::SystemTime::UNIX_EPOCH)), (false, secs(3)));
 }
 
 #[tokio::test(start_paused = true)]
