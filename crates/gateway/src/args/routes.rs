@@ -19,6 +19,12 @@ pub(crate) struct Route {
     settings: Vec<Setting>,
 }
 
+/// The options that name another server, and those with the credentials for it: they are for no other server.
+const SERVERS: [(&str, [&str; 2]); 2] = [
+    ("upstream", ["upstream_header", "upstream_authorization_env"]),
+    ("embeddings", ["embeddings_header", "embeddings_authorization_env"]),
+];
+
 /// Makes the routes of a file, on top of the options that hold for all.
 pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) -> Result<Vec<Route>, Stop> {
     let bare = Args::command().mut_args(|arg| arg.env(Resettable::Reset));
@@ -35,12 +41,11 @@ pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) 
 fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: Command) -> Result<Route, Stop> {
     let RouteTable { name, calls, settings: own, fallbacks, .. } = table;
     let has = |id: &str| own.iter().find(|setting| setting.id == id);
-    // Another upstream does not get the credential of this one.
     let has_upstream = has("upstream").is_some();
-    let is_inherited = |setting: &&Setting| {
-        let is_credential = ["upstream_header", "upstream_authorization_env"].contains(&setting.id.as_str());
-        !(setting.id.starts_with("caller_keys") || has_upstream && is_credential)
-    };
+    let named = SERVERS.iter().filter(|(server, _)| has(server).is_some());
+    let unshared: Vec<_> = named.flat_map(|(server, credentials)| [*server, credentials[0], credentials[1]]).collect();
+    let is_inherited =
+        |setting: &&Setting| !setting.id.starts_with("caller_keys") && !unshared.contains(&setting.id.as_str());
     let inherited: Vec<_> = settings.iter().filter(is_inherited).cloned().collect();
     let program = OsString::from(bare.get_name());
     let mut command = with_defaults(bare.clone(), &inherited);

@@ -205,6 +205,15 @@ fn another_upstream_gets_no_credential_of_this_one() {
     // For all calls, and in the route of the same upstream.
     assert_eq!(shown.matches("variable: \"CARGO_PKG_NAME\"").count(), 2, "{shown}");
     assert_eq!(shown.matches("b.example").count(), 2, "{shown}");
+    let config = Config::new(
+        "trust_callers = true\nlast_good = true\nsimilar = 0.9\nembeddings = \"https://a.example\"\n\
+         embeddings_model = \"m\"\nembeddings_header = \"x-api-key=CARGO_PKG_NAME\"\n\
+         embeddings_authorization_env = \"CARGO_PKG_NAME\"\nupstream = \"http://b.example\"\n\
+         [[route]]\nname = \"same\"\nattempts = 1\n\
+         [[route]]\nname = \"other\"\nembeddings = \"http://10.0.0.6\"\n",
+    );
+    let shown = format!("{:?}", config.read(&[]).unwrap());
+    assert_eq!(shown.matches("variable: \"CARGO_PKG_NAME\"").count(), 4, "{shown}");
 }
 
 #[test]
