@@ -35,7 +35,8 @@ pub(super) struct RouteTable {
     pub(super) name: String,
     pub(super) calls: Calls,
     pub(super) settings: Vec<Setting>,
-    pub(super) fallbacks: Vec<OsString>,
+    /// `None`: nothing was said of them. An empty list is none.
+    pub(super) fallbacks: Option<Vec<OsString>>,
 }
 
 /// One option, by its name with `_`, and its value or values.
@@ -136,7 +137,7 @@ impl Reader<'_> {
             return None;
         };
         let (mut name, mut calls) = (String::new(), Calls { path: "/".to_owned(), model: None });
-        let (mut settings, mut fallbacks) = (Vec::new(), Vec::new());
+        let (mut settings, mut fallbacks) = (Vec::new(), None);
         for (key, value) in in_order(table) {
             let id = key.get_ref().as_ref();
             let text = value.get_ref().as_str().filter(|text| !text.is_empty());
@@ -146,7 +147,7 @@ impl Reader<'_> {
                 ("model", Some(text)) => calls.model = Some(text.to_owned()),
                 ("path", _) => self.complain(value.span(), Some("path"), "not the beginning of a path such as /v1/"),
                 ("name" | "model", _) => self.complain(value.span(), Some(id), "not a name"),
-                ("fallback", _) => fallbacks = self.fallbacks(value),
+                ("fallback", _) => fallbacks = Some(self.fallbacks(value)),
                 _ if self.command.get_arguments().any(|arg| arg.get_id() == id && is_key(id) && !is_of_routes(arg)) => {
                     self.complain(key.span(), Some(id), "this holds for all routes: it goes above the first one");
                 }

@@ -17,6 +17,10 @@ pub(crate) struct Route {
     pub(crate) calls: Calls,
     pub(crate) args: Args,
     settings: Vec<Setting>,
+    /// Those that it shares with no other calls, be they equal.
+    unshared: Vec<&'static str>,
+    /// It has no fallback, though the calls of no route have one.
+    drops_fallbacks: bool,
 }
 
 /// The options that name another server, and those with the credentials for it: they are for no other server.
@@ -41,7 +45,6 @@ pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) 
 fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: Command) -> Result<Route, Stop> {
     let RouteTable { name, calls, settings: own, fallbacks, .. } = table;
     let has = |id: &str| own.iter().find(|setting| setting.id == id);
-    let has_upstream = has("upstream").is_some();
     let named = SERVERS.iter().filter(|(server, _)| has(server).is_some());
     let unshared: Vec<_> = named.flat_map(|(server, credentials)| [*server, credentials[0], credentials[1]]).collect();
     let is_inherited =
@@ -56,32 +59,37 @@ fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: Command) -> 
     let matches = super::matches(with_defaults(command, &own), std::slice::from_ref(&program))?;
     let mut args = Args::of(&matches)?;
     let settings = print::settings(&bare, &matches);
-    args.upstreams.backups = if !fallbacks.is_empty() {
-        let words: Vec<_> = std::iter::once(program).chain(fallbacks).collect();
-        Args::of(&super::matches(bare, &words)?)?.upstreams.backups
-    } else if has_upstream {
-        Vec::new()
-    } else {
-        all.upstreams.backups.clone()
+    args.upstreams.backups = match fallbacks {
+        Some(fallbacks) => {
+            let words: Vec<_> = std::iter::once(program).chain(fallbacks).collect();
+            Args::of(&super::matches(bare, &words)?)?.upstreams.backups
+        }
+        None if has("upstream").is_some() => Vec::new(),
+        None => all.upstreams.backups.clone(),
     };
+    let drops_fallbacks = args.upstreams.backups.is_empty() && !all.upstreams.backups.is_empty();
     (args.callers, args.server) = (all.callers.clone(), all.server.clone());
     if args.upstreams.upstream.is_none() {
         return Err(Stop::Wrong("upstream: this route has none; set it here, or for all routes".to_owned()));
     }
     args.check()?;
-    Ok(Route { name, calls, args, settings })
+    Ok(Route { name, calls, args, settings, unshared, drops_fallbacks })
 }
 
 // === impl Route ===
 
 impl Route {
-    /// As a table of the configuration file: all that differs from what holds for all routes.
+    /// As a table of the configuration file: all that differs from what holds for all routes, and what is shared with none.
     pub(super) fn printed(&self, command: &Command, all: &[Setting]) -> String {
         let mut text = format!("\n[[route]]\nname = {}\npath = {}\n", quoted(&self.name), quoted(&self.calls.path));
         if let Some(model) = &self.calls.model {
             text.push_str(&format!("model = {}\n", quoted(model)));
         }
-        let own: Vec<_> = self.settings.iter().filter(|setting| !all.contains(setting)).cloned().collect();
+        if self.drops_fallbacks {
+            text.push_str("fallback = []\n");
+        }
+        let is_own = |setting: &&Setting| self.unshared.contains(&setting.id.as_str()) || !all.contains(setting);
+        let own: Vec<_> = self.settings.iter().filter(is_own).cloned().collect();
         text + &print::keys(command, &own, &self.args.upstreams.backups, "route.fallback")
     }
 }

@@ -217,6 +217,26 @@ fn another_upstream_gets_no_credential_of_this_one() {
 }
 
 #[test]
+fn a_printed_route_has_the_credentials_and_fallbacks_that_it_had() {
+    let config = Config::new(
+        "upstream = \"http://a.example\"\nupstream_header = \"x-api-key=CARGO_PKG_NAME\"\ntrust_callers = true\n\
+         [[fallback]]\nurl = \"http://b.example\"\n\
+         [[route]]\nname = \"callers-pay\"\nupstream = \"http://a.example\"\n\
+         [[route]]\nname = \"as-above\"\nupstream = \"http://a.example\"\nupstream_header = \"x-api-key=CARGO_PKG_NAME\"\n\
+         [[route]]\nname = \"alone\"\nfallback = []\n",
+    );
+    let printed = config.printed(&[]);
+    for config in [&config, &Config::new(&printed)] {
+        let shown = format!("{:?}", config.read(&[]).unwrap());
+        assert_eq!(shown.matches("variable: \"CARGO_PKG_NAME\"").count(), 3, "{printed}\n{shown}");
+        // No route has the fallback.
+        assert_eq!(shown.matches("Backup {").count(), 1, "{printed}\n{shown}");
+    }
+    assert_eq!(Config::new(&printed).printed(&[]), printed);
+    has(printed.split("name = \"alone\"").nth(1).unwrap(), &["fallback = []"]);
+}
+
+#[test]
 fn errors_of_routes_name_file_line_and_key() {
     let config = Config::new(
         "[[route]]\nname = \"a b\"\npath = \"v1\"\n[[route]]\nlisten = \"127.0.0.1:1\"\nidle = \"1s\"\n\
