@@ -221,9 +221,11 @@ where
         response.headers_mut().insert(ATTEMPTS, count);
         response.headers_mut().insert(SERVED_BY, served_by.unwrap_or(HeaderValue::from_static("upstream")));
     }
-    if let Some(role) = role {
-        response.headers_mut().insert(DEDUP, HeaderValue::from_static(role));
-    }
+    match role {
+        Some(role) => response.headers_mut().insert(DEDUP, HeaderValue::from_static(role)),
+        // That of a gateway behind this one.
+        None => response.headers_mut().remove(DEDUP),
+    };
     if switching {
         tunnel::mark(response.headers_mut());
     }

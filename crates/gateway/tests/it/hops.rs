@@ -1,7 +1,7 @@
 //! What belongs to one hop stays on it. Both sides are looked at byte by byte.
 
 use super::client::{raw, raw_upstream};
-use super::gateway_before;
+use super::{gateway, gateway_before};
 
 const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -43,6 +43,19 @@ async fn a_request_loses_what_was_meant_for_the_gateway() {
         head.contains("x-forwarded-host: shop.localhost\r\nx-forwarded-proto: http\r\nvia: 1.1 tower-buttress\r\n"),
         "{head}"
     );
+}
+
+#[tokio::test]
+async fn what_another_gateway_did_is_not_told_as_ours() {
+    let response = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-gateway-dedup: joined\r\nx-gateway-attempts: 7\r\n\
+                    x-gateway-served-by: fallback\r\nx-gateway-output: invalid\r\n\r\n";
+    let (upstream, _tells) = raw_upstream("\r\n\r\n", response).await;
+    let gateway = gateway(&["--upstream", &format!("http://{upstream}"), "--dedup", "off"]).await;
+    let answer = raw(gateway.addr, "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert!(!answer.contains("x-gateway-dedup"), "{answer}");
+    assert!(answer.contains("x-gateway-attempts: 1\r\nx-gateway-served-by: upstream\r\n"), "{answer}");
+    // So is the answer, whichever gateway found it out.
+    assert!(answer.contains("x-gateway-output: invalid\r\n"), "{answer}");
 }
 
 #[tokio::test]
