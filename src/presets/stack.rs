@@ -118,9 +118,10 @@ impl ResilienceLayer {
         self.outside_of_deadline(stack)
     }
 
-    /// They know whether answers are had later.
+    /// They know whether answers are had later, and whether calls are tried again.
     fn heartbeats(&self) -> SseHeartbeatLayer {
-        self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async())
+        let heartbeat = self.heartbeat.clone().or_respond_async(self.dedup.applies_respond_async());
+        heartbeat.or_mark_exhausted(self.retry.marks_exhausted())
     }
 
     fn outside_of_deadline<E>(&self, mut stack: Upstream<E>) -> Upstream<E>

@@ -44,6 +44,7 @@ pub(crate) fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHe
         })
         .error_events(args.error_events)
         .respond_async(args.respond_async == Switch::On)
+        .mark_exhausted(args.attempts.get() > 1)
         .observer(observer.clone());
     if let Some(limit) = args.heartbeat_max_silence.0 {
         layer = layer.max_silence(limit);

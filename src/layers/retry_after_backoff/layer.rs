@@ -257,6 +257,11 @@ impl RetryAfterBackoffLayer {
         self
     }
 
+    /// Whether it does, and tries again at all.
+    pub(crate) fn marks_exhausted(&self) -> bool {
+        self.config.enabled && self.config.mark_exhausted && self.config.policy.attempts > 1
+    }
+
     /// Writes the number of the attempt, from 1, into this header of each request. Default: none.
     #[must_use]
     pub fn attempt_header(mut self, name: HeaderName) -> Self {

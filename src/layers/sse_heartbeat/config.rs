@@ -28,6 +28,8 @@ pub(super) struct Config {
     pub(super) before_headers: Option<Duration>,
     /// Whether `Prefer: respond-async` may be answered by a 202; `None`: nothing was said of it.
     pub(super) respond_async: Option<bool>,
+    /// Whether a head before the answer forbids the caller to try again; `None`: nothing was said of it.
+    pub(super) mark_exhausted: Option<bool>,
     pub(super) frame: HeartbeatFrame,
     pub(super) error_events: bool,
     /// `None`: there are no notices.
@@ -58,6 +60,7 @@ impl Config {
             max_silence: None,
             before_headers: None,
             respond_async: None,
+            mark_exhausted: None,
             frame: HeartbeatFrame::default(),
             error_events: false,
             notices: None,

@@ -17,6 +17,7 @@ use super::pending::PendingAnswer;
 use super::state::HeartbeatState;
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::proto::retry_after;
 use crate::rt::timeout::Timeout;
 
 /// In a response's extensions: its head was sent before there was an answer, and says nothing about it. See
@@ -98,10 +99,14 @@ where
     E: Into<BoxError>,
 {
     let content_type = if config.json_lines { "application/x-ndjson" } else { "text/event-stream" };
+    let is_marked = config.layer.mark_exhausted == Some(true);
     let state = HeartbeatState::of_pending(PendingAnswer::new(call, config.json_lines), config);
     let mut response = Response::new(SseHeartbeatBody::pending(state));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     head::adapt(response.headers_mut());
+    if is_marked {
+        retry_after::forbid_retry(response.headers_mut());
+    }
     response.extensions_mut().insert(HeadersSentEarly);
     response
 }

@@ -244,6 +244,22 @@ impl SseHeartbeatLayer {
         self
     }
 
+    /// Adds `x-should-retry: false` to a head that is sent [early](Self::before_headers), where calls are tried again inside: what
+    /// then ends the stream ends all attempts, and a gateway in front that finds an error at its beginning would multiply
+    /// them. See [`RetryAfterBackoffLayer::mark_exhausted`](crate::RetryAfterBackoffLayer::mark_exhausted). Default: no; in a
+    /// [preset](crate::presets) as its retries have it.
+    #[must_use]
+    pub fn mark_exhausted(mut self, mark: bool) -> Self {
+        self.config.mark_exhausted = Some(mark);
+        self
+    }
+
+    /// The same, where nothing was said of it.
+    pub(crate) fn or_mark_exhausted(mut self, mark: bool) -> Self {
+        self.config.mark_exhausted.get_or_insert(mark);
+        self
+    }
+
     /// Tells the caller why it has to wait: `text` returns what is written into its stream when the call waits in a queue or for
     /// a rate limit, is retried, goes to a backup, or is continued after its stream broke off. It gets the [`Notice`] and the
     /// headers of the request, by which it can choose a language, or callers that want notices; `None` is no notice. Default:

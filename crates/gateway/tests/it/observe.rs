@@ -80,6 +80,16 @@ async fn two_gateways_in_a_row_do_not_multiply_attempts() {
 }
 
 #[tokio::test]
+async fn nor_do_they_where_the_inner_one_begins_its_stream_early() {
+    let quick = ["--backoff-base", "5ms", "--dedup", "off", "--breaker", "off"];
+    let inner = gateway(&[&quick[..], &["--heartbeat-before-headers", "50ms"]].concat()).await;
+    let outer = gateway(&[&quick[..], &["--upstream", &format!("http://{}", inner.addr)]].concat()).await;
+    let answer = ask(chat(outer.addr, true, "head=100ms; status=503")).await;
+    assert!(answer.status().is_server_error() && header(&answer, "x-should-retry") == "false", "{answer:?}");
+    assert_eq!(inner.provider().counts().calls, 3);
+}
+
+#[tokio::test]
 async fn plain_passes_everything_through_and_keeps_the_deadline() {
     let gateway = gateway(&["--plain", "--deadline", "700ms"]).await;
     let answer = ask(chat(gateway.addr, true, "gap=0s; truncate-after=2")).await;
