@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::Rounded;
+#[cfg(feature = "llm")]
+use crate::policy::fault::known_name;
 use crate::policy::verdict::Verdict;
 use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::retry_after::RetryAfter;
@@ -18,7 +20,8 @@ use crate::proto::sse::LineEnding;
 ///
 /// It is the error of a body that it ended; the [source](std::error::Error::source) of a refusal
 /// ([`UpstreamFailed`](crate::RejectionKind::UpstreamFailed)); and in the extensions of a 4xx or 5xx whose body was read.
-/// Its message is the upstream's, and may echo parts of the request: neither `Display` nor `Debug` shows it.
+/// Its message is the upstream's, and may echo parts of the request: neither `Display` nor `Debug` shows it, nor a code or type
+/// that is none of those that providers are known to send.
 #[derive(Clone)]
 pub struct UpstreamError {
     status: StatusCode,
@@ -45,6 +48,12 @@ pub struct StreamTruncated {
 pub struct FirstContentElapsed {
     /// The time that was allowed.
     pub after: Duration,
+}
+
+/// Without the feature nothing reads an upstream's errors, and no names are known.
+#[cfg(not(feature = "llm"))]
+fn known_name(_: &str) -> Option<&'static str> {
+    None
 }
 
 // === impl UpstreamError ===
@@ -133,7 +142,7 @@ impl UpstreamError {
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the upstream told of an error in its answer ({}", self.status.as_u16())?;
-        if let Some(name) = self.code().or(self.type_name()) {
+        if let Some(name) = [self.code(), self.type_name()].into_iter().flatten().find_map(known_name) {
             write!(f, ", {name}")?;
         }
         f.write_str(")")
@@ -144,8 +153,8 @@ impl fmt::Debug for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamError")
             .field("status", &self.status)
-            .field("code", &self.code)
-            .field("type_name", &self.type_name)
+            .field("code", &self.code().and_then(known_name))
+            .field("type_name", &self.type_name().and_then(known_name))
             .field("verdict", &self.verdict)
             .finish_non_exhaustive()
     }

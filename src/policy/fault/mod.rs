@@ -73,6 +73,11 @@ fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
     row.filter(|_| !(general && has_status))
 }
 
+/// The same name, if it is one of those that providers give to errors. Any other text in its place may be of the prompt.
+pub(crate) fn known_name(name: &str) -> Option<&'static str> {
+    table::known(name)
+}
+
 fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
     let mut head = Response::new(());
     *head.status_mut() = status;

@@ -184,6 +184,11 @@ const TOO_LARGE_MARKS: &[&str] = &[
     "exceeds the available context size",
 ];
 
+/// The same name, where it is written here.
+pub(super) fn known(name: &str) -> Option<&'static str> {
+    NAMES.iter().find_map(|(names, _)| names.iter().copied().find(|known| *known == name))
+}
+
 /// The row of a name.
 pub(super) fn of_name(name: &str) -> Option<&'static Row> {
     let found = NAMES.iter().find(|(names, _)| names.contains(&name)).map(|(_, row)| row);

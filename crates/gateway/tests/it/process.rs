@@ -408,6 +408,9 @@ fn no_secret_is_in_any_log_line_event_figure_or_page() {
         let who = "authorization: Bearer secret-key\r\nx-goog-api-key: secret-other\r\ncookie: secret-cookie\r\nx-chat: secret-chat\r\n";
         for fault in [
             "gap=0s",
+            // An upstream may put the prompt anywhere.
+            "gap=0s; error-after=3; code=secret-words of the prompt",
+            "status=503; code=secret-words PerDay",
             "status=500",
             "status=401",
             "reset",
