@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_buttress::{
-    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitState, CircuitWindow, TimeoutProfile,
+    CircuitBreakerConfig, CircuitBreakerHandle, CircuitBreakerLayer, CircuitSnapshot, CircuitState, CircuitWindow,
+    TimeoutProfile,
 };
 
 use super::args::{LayerArgs, Switch};
@@ -26,8 +27,7 @@ impl Circuits {
 
     /// Whether no upstream is asked at present.
     pub(crate) fn are_all_open(&self) -> bool {
-        let mut all = self.all().peekable();
-        all.peek().is_some() && all.all(|(_, circuit)| number(circuit.state()) > 1.0)
+        !self.0.is_empty() && self.0.iter().all(|(_, breaker)| is_shut(breaker))
     }
 
     /// Writes the state of each circuit as Prometheus reads it. It is not registered as the other figures are: a circuit that
@@ -73,6 +73,23 @@ impl Circuits {
             circuits.sort_by(|one, other| one.key().cmp(&other.key()));
             circuits.into_iter().map(move |circuit| (name.as_str(), circuit))
         })
+    }
+}
+
+/// Whether all circuits of an upstream that have to do with its calls are open. Of the others nothing is known: that of unknown
+/// models stays closed while the models that are asked for have circuits of their own.
+fn is_shut(breaker: &CircuitBreakerLayer) -> bool {
+    let circuits = breaker.handles();
+    let snapshots = circuits.iter().map(CircuitBreakerHandle::snapshot);
+    let mut used = snapshots.filter(|circuit| refuses(circuit) || circuit.stats.calls > 0).peekable();
+    used.peek().is_some() && used.all(|circuit| refuses(&circuit))
+}
+
+/// Whether the next call is refused. A circuit whose open time is over waits for one to probe.
+fn refuses(circuit: &CircuitSnapshot) -> bool {
+    match circuit.state {
+        CircuitState::Open => circuit.open_for.is_none_or(|left| !left.is_zero()),
+        state => state == CircuitState::Isolated,
     }
 }
 

@@ -1,11 +1,13 @@
 //! What an operator sees of a call: ids, times, traces, and who answered.
 
+use std::time::Duration;
+
 use axum::Router;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::client::{ask, chat, full, read};
-use super::{gateway, gateway_before};
+use super::{Running, gateway, gateway_before, soon};
 
 fn header<'a>(answer: &'a Response<Incoming>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
@@ -110,6 +112,54 @@ async fn readiness_follows_the_circuits() {
     assert_eq!(read(answer.into_body()).await.0, "all circuits are open\n");
     let alive = Request::get(format!("http://{}/-/healthz", gateway.addr)).body(full("")).unwrap();
     assert_eq!(ask(alive).await.status(), 200, "it lives");
+}
+
+/// The status and text of `/-/readyz`.
+async fn readiness(gateway: &Running) -> (u16, String) {
+    let answer = ask(Request::get(format!("http://{}/-/readyz", gateway.addr)).body(full("")).unwrap()).await;
+    (answer.status().as_u16(), read(answer.into_body()).await.0)
+}
+
+/// Calls come again once one may probe: without them the circuit would never close.
+#[tokio::test]
+async fn a_gateway_is_ready_again_when_the_open_time_is_over() {
+    let options = ["--attempts", "1", "--breaker-consecutive", "1", "--breaker-open", "300ms", "--dedup", "off"];
+    let gateway = gateway(&options).await;
+    assert_eq!(ask(chat(gateway.addr, true, "status=500")).await.status(), 500);
+    assert_eq!(readiness(&gateway).await.0, 503);
+    soon(async {
+        while readiness(&gateway).await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(ask(chat(gateway.addr, true, "gap=0s")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_circuit_without_calls_does_not_make_a_gateway_ready() {
+    let ratio = ["--attempts", "1", "--breaker-min-calls", "2", "--breaker-failure-ratio", "0.5", "--dedup", "off"];
+    let gateway = gateway(&[&ratio[..], &["--breaker-window", "400ms", "--breaker-open-max", "1m"]].concat()).await;
+    // The circuit of unknown models has the first call, and that of this model all others.
+    assert_eq!(ask(chat(gateway.addr, false, "gap=0s")).await.status(), 200);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for _ in 0..2 {
+        assert_eq!(ask(chat(gateway.addr, false, "status=500")).await.status(), 500);
+    }
+    assert_eq!(readiness(&gateway).await, (503, "all circuits are open\n".to_owned()));
+}
+
+#[tokio::test]
+async fn a_fallback_that_was_not_asked_yet_makes_a_gateway_ready() {
+    let fallback = ["--fallback", "http://127.0.0.1:1", "--fallback-authorization-env", super::trust::OPERATOR];
+    let options = ["--trust-callers", "--attempts", "1", "--breaker-min-calls", "1"];
+    let gateway = gateway(&[&fallback[..], &options].concat()).await;
+    // The matter of the caller's credential: the fallback is not asked.
+    assert_eq!(ask(chat(gateway.addr, false, "status=429")).await.status(), 429);
+    let circuits = Request::get(format!("http://{}/-/breakers", gateway.addr)).body(full("")).unwrap();
+    let (circuits, _) = read(ask(circuits).await.into_body()).await;
+    assert!(circuits.contains("\"state\":\"open\""), "{circuits}");
+    assert_eq!(readiness(&gateway).await, (200, "ready\n".to_owned()));
 }
 
 #[tokio::test]
