@@ -4,7 +4,7 @@ use clap::ArgAction::Append;
 
 use super::credentials::{keys_in_file, keys_in_variable};
 use super::headings::CALLERS;
-use super::values::{Count, RateLimit};
+use super::values::{Count, RateLimit, host_name};
 use crate::callers::{Keys, Network, Origin};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) struct CallerArgs {
     /// for `healthz` and `readyz`, and without caller keys everywhere.
     #[arg(
         long, env = "GATEWAY_HOST", value_name = "NAME", action = Append, value_delimiter = ',', num_args = 1..,
-        help_heading = CALLERS
+        value_parser = host_name, help_heading = CALLERS
     )]
     pub(crate) host: Vec<String>,
 

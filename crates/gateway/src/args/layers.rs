@@ -334,6 +334,22 @@ impl LayerArgs {
         Ok(())
     }
 
+    /// Whether a call whose upstream hangs comes to its fallback. The error is one line.
+    pub(super) fn check_for_fallback(&self) -> Result<(), String> {
+        let Some(deadline) = self.deadline.0 else { return Ok(()) };
+        for (name, limit) in
+            [("--first-byte-timeout", self.first_byte_timeout), ("--answer-timeout", self.answer_timeout)]
+        {
+            if limit.0.is_some_and(|limit| limit >= deadline) {
+                return Err(format!(
+                    "{name} {limit} is not shorter than --deadline {}: a call that hangs would not reach its fallback",
+                    self.deadline
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Switches everything off but the deadline.
     pub(super) fn make_plain(&mut self) {
         let off = TimeLimit(None);

@@ -199,6 +199,9 @@ impl Args {
     /// What cannot work together.
     fn check(&self) -> Result<(), Stop> {
         self.layers.check().map_err(Stop::Wrong)?;
+        if !self.upstreams.backups.is_empty() && !self.server.plain {
+            self.layers.check_for_fallback().map_err(Stop::Wrong)?;
+        }
         self.fleet.options().map_err(Stop::Wrong)?;
         if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
             return Err(Stop::Wrong("--tls-cert and --tls-key need each other".to_owned()));
@@ -380,6 +383,35 @@ mod tests {
         assert!(line(&["--supersede-settle", "300ms"]).starts_with("--supersede-settle needs --supersede-header"));
         let file = "/nowhere/texts.json";
         assert!(line(&["--last-good-template", file]).contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_fallback_that_would_never_be_reached_is_told() {
+        let fallback = ["--fallback", "http://h"];
+        let with = |limits: &[&str]| read(&[&fallback, limits].concat());
+        let wrong = |limits: &[&str]| match with(limits) {
+            Err(Stop::Wrong(line)) => line,
+            other => panic!("{limits:?}: {other:?}"),
+        };
+        assert_eq!(
+            wrong(&["--deadline", "20s"]),
+            "--first-byte-timeout 30s is not shorter than --deadline 20s: a call that hangs would not reach its fallback"
+        );
+        assert!(wrong(&["--deadline", "30s"]).starts_with("--first-byte-timeout 30s "));
+        assert!(wrong(&["--deadline", "1m"]).starts_with("--answer-timeout 1m 50s "));
+        let fit = ["--deadline", "20s", "--first-byte-timeout", "7s", "--answer-timeout", "12s"];
+        assert!(with(&fit).is_ok() && with(&[]).is_ok() && with(&["--profile", "fast"]).is_ok());
+        assert!(with(&["--deadline", "off", "--answer-timeout", "10m"]).is_ok());
+        assert!(read(&["--deadline", "20s"]).is_ok(), "there is none");
+    }
+
+    #[test]
+    fn a_name_of_the_gateway_is_a_name_only() {
+        for name in ["gateway:8080", "https://gateway", "gateway/", "me@gateway", "", "a b", "*.example"] {
+            let line = line(&["--host", name]);
+            assert!(line.ends_with("not a name such as gateway.example, without scheme and port"), "{name}: {line}");
+        }
+        assert!(read(&["--host", "gateway", "Gateway.example", "10.0.0.1", "[2001:db8::1]", "2001:db8::1"]).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What option values are: times, sizes, rates, names.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 use std::time::Duration;
@@ -128,6 +128,16 @@ pub(crate) struct Header(pub(crate) Option<HeaderName>);
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "not a time such as 30s, 50ms or 2m".to_owned())?;
     if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
+}
+
+/// A name as `Host` has it, but for the port. An address is one, too.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if is_name || address.parse::<IpAddr>().is_ok() {
+        return Ok(text.strip_suffix('.').unwrap_or(text).to_owned());
+    }
+    Err("not a name such as gateway.example, without scheme and port".to_owned())
 }
 
 /// What is wrong where one of these options was given, and not the one that they are for. The error is one line.

@@ -124,11 +124,21 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_site = |(scheme, site): (&str, &str)| !scheme.is_empty() && site.parse::<Authority>().is_ok();
-        if text == "*" || text.split_once("://").is_some_and(is_site) {
-            return Ok(Self(text.to_ascii_lowercase()));
+        let wrong = || "not an origin such as https://app.example, and not *".to_owned();
+        let text = text.to_ascii_lowercase();
+        if text == "*" {
+            return Ok(Self(text));
         }
-        Err("not an origin such as https://app.example, and not *".to_owned())
+        let (scheme, site) = text.split_once("://").ok_or_else(wrong)?;
+        let authority: Authority = site.parse().map_err(|_| wrong())?;
+        let (host, port) = (authority.host(), authority.port_u16());
+        let has_port = site.len() > host.len();
+        if scheme.is_empty() || host.is_empty() || site.contains('@') || has_port && port.is_none() {
+            return Err(wrong());
+        }
+        // Browsers leave it out.
+        let is_usual = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));
+        Ok(Self(if is_usual { format!("{scheme}://{host}") } else { text }))
     }
 }
 
@@ -197,6 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn a_site_is_the_same_with_its_usual_port() {
+        let allowed = |text: &str, origin: &str| {
+            let pages = Pages { origins: vec![text.parse().unwrap()], hosts: Vec::new() };
+            check(&pages, &[("host", "localhost"), ("origin", origin)]) == Ok(())
+        };
+        assert!(allowed("https://app.example:443", "https://app.example"));
+        assert!(allowed("HTTP://app.example:80", "http://app.example"));
+        assert!(allowed("http://app.example:443", "http://app.example:443"));
+        assert!(!allowed("http://app.example:443", "http://app.example"));
+        assert!(!allowed("https://app.example:8443", "https://app.example"));
+        assert!(!allowed("https://app.example:4430", "https://app.example"));
+    }
+
+    #[test]
     fn any_site_may_where_that_was_said() {
         let any = Pages { origins: vec!["*".parse().unwrap()], hosts: Vec::new() };
         assert_eq!(check(&any, &[("host", "localhost"), ("origin", "https://evil.example")]), Ok(()));
@@ -204,7 +228,17 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_refused() {
-        for text in ["", "app.example", "https://", "://app.example", "https://app.example/path", "http://a b"] {
+        for text in [
+            "",
+            "app.example",
+            "https://",
+            "://app.example",
+            "https://app.example/path",
+            "http://a b",
+            "https://me@app.example",
+            "https://app.example:",
+            "https://app.example:99999",
+        ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }
     }
