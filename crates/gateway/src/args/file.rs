@@ -12,7 +12,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::calls::{Calls, is_of_routes};
-use super::headings::{CALLERS, TRUST};
 use super::stop::{Stop, one_line};
 use crate::callers::is_name;
 use crate::whole::FileText;
@@ -204,13 +203,7 @@ impl Reader<'_> {
     fn check(&self, arg: &Arg, value: &str) -> Result<(), String> {
         let words = [self.command.get_name().to_owned(), word(arg, value)];
         match self.command.clone().try_get_matches_from(words) {
-            Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => {
-                let line = one_line(&error);
-                // A credential may stand in the URL, or where the name of its variable should: the log gets this line on SIGHUP.
-                let is_secret = arg.get_id().as_str().starts_with("embeddings")
-                    || arg.get_help_heading().is_some_and(|heading| [TRUST, CALLERS].contains(&heading));
-                Err(if is_secret && !value.is_empty() { line.replace(value, "***") } else { line })
-            }
+            Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => Err(one_line(&error)),
             _ => Ok(()),
         }
     }

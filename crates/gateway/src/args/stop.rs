@@ -1,3 +1,11 @@
+//! What is told in place of a start.
+
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue};
+
+use super::Args;
+use super::headings::{CALLERS, TRUST};
+
 /// What to print instead of starting.
 #[derive(Debug)]
 pub enum Stop {
@@ -21,10 +29,33 @@ impl From<&clap::Error> for Stop {
     }
 }
 
+/// Without the value, where that may be a credential, or hold one: logs get this line.
 pub(super) fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    if let (Some(ContextValue::String(option)), Some(ContextValue::String(value))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+        && may_be_secret(option, value)
+    {
+        text = text.replace(&format!("'{value}'"), "'***'");
+    }
     // What follows the first paragraph is a hint to read the help.
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// Whether it may, for this option, which is written as `--name <VALUE>`: people put credentials into URLs, and where the name of
+/// their variable or file should stand.
+fn may_be_secret(option: &str, value: &str) -> bool {
+    let name = option.split(' ').next().unwrap_or_default();
+    let command = Args::command();
+    let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == name.strip_prefix("--")) else { return true };
+    let is_guarded = arg.get_id().as_str().starts_with("embeddings")
+        || arg.get_help_heading().is_some_and(|heading| [TRUST, CALLERS].contains(&heading));
+    let may_hold_one = match arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str()) {
+        Some("VAR" | "NAME=VAR") => true,
+        Some("FILE") => value.contains(':'),
+        _ => value.contains(['@', '?']),
+    };
+    is_guarded && may_hold_one
 }

@@ -117,6 +117,30 @@ fn options_come_from_the_environment_too() {
 }
 
 #[test]
+fn what_is_wrong_at_the_start_shows_no_secret() {
+    for (name, value) in [
+        ("UPSTREAM_AUTHORIZATION_ENV", "Bearer sk-live"),
+        ("UPSTREAM_HEADER", "x-api-key=sk-live"),
+        ("UPSTREAM", "https://me:sk-live@h"),
+        ("UPSTREAM", "https://h?key=sk-live"),
+        ("FALLBACK", "https://me:sk-live@h"),
+        ("CALLER_KEYS_ENV", "acme:sk-live"),
+        ("CALLER_KEYS_FILE", "acme:sk-live"),
+        ("EMBEDDINGS", "https://me:sk-live@h"),
+        ("EMBEDDINGS_AUTHORIZATION_ENV", "Bearer sk-live"),
+        ("EMBEDDINGS_HEADER", "x-api-key=sk-live"),
+    ] {
+        let (code, line) = complaint(command("").env(format!("GATEWAY_{name}"), value));
+        assert_eq!((code, line.lines().count()), (2, 1), "{name}: {line}");
+        let option = format!("--{}", name.to_lowercase().replace('_', "-"));
+        assert!(line.contains("'***'") && line.contains(&option) && !line.contains("sk-live"), "{name}: {line}");
+    }
+    let twice = [("GATEWAY_FALLBACK", "http://h"), ("GATEWAY_FALLBACK_HEADER", "x-api-key=PATH,x-api-key=sk-live")];
+    let (_, line) = complaint(command("").envs(twice));
+    assert!(line.contains("'***'") && !line.contains("sk-live"), "{line}");
+}
+
+#[test]
 fn a_configuration_is_checked_without_a_start() {
     let path = std::env::temp_dir().join(format!("buttress-check-{}.toml", std::process::id()));
     let path = path.to_str().unwrap();
