@@ -1,11 +1,11 @@
 //! The credentials of a request: the parts of its head that say on whose account it is made.
 //!
-//! They stand in headers, in the user part of the URI, and, with some APIs (Gemini's documented form is `?key=`), in the
-//! query. A value that was marked [sensitive](HeaderValue::set_sensitive) is one too, whatever its header is called.
+//! They stand in headers, in the user part of the URI, with some APIs (Gemini's documented form is `?key=`) in the query, and, of
+//! browsers at OpenAI, among the protocols of a WebSocket. A value that was marked [sensitive](HeaderValue::set_sensitive) is one too, whatever its header is called.
 
 use std::hash::{Hash, Hasher};
 
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -19,6 +19,9 @@ pub(crate) static HEADERS: [HeaderName; 4] = [
 ];
 /// Credentials too, but of a browser's session or of a proxy on the way.
 const SESSION: [HeaderName; 2] = [PROXY_AUTHORIZATION, COOKIE];
+/// With the key behind it, a member of the protocols of a WebSocket: a browser can set no other of its headers, and OpenAI takes it
+/// there.
+const PROTOCOL_KEY: &[u8] = b"openai-insecure-api-key.";
 /// Names in a query under which keys, tokens and signatures are sent.
 const QUERY: [&str; 7] = ["key", "api_key", "api-key", "apikey", "access_token", "token", "sig"];
 /// The schemes before a credential, which are no credential alone.
@@ -74,8 +77,9 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
 /// Takes all credentials off a request. Everything else stays byte for byte.
 ///
 /// These are `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose
-/// value is marked [sensitive](HeaderValue::set_sensitive), a user in the URI, and the parameters `key`, `api_key`,
-/// `api-key`, `apikey`, `access_token`, `token` and `sig` of its query.
+/// value is marked [sensitive](HeaderValue::set_sensitive), the members of `Sec-WebSocket-Protocol` that begin with
+/// `openai-insecure-api-key.`, a user in the URI, and the parameters `key`, `api_key`, `api-key`, `apikey`, `access_token`, `token`
+/// and `sig` of its query.
 ///
 /// ```
 /// use http::Request;
@@ -88,17 +92,54 @@ pub(crate) fn are_equal(one: &Parts, other: &Parts) -> bool {
 /// assert!(head.headers.is_empty());
 /// ```
 pub fn withhold(head: &mut Parts) {
-    let names: Vec<HeaderName> = header_values(&head.headers).map(|(name, _)| name.clone()).collect();
+    let held = head.headers.iter().filter(|(name, value)| is_credential(name, value));
+    let names: Vec<HeaderName> = held.map(|(name, _)| name.clone()).collect();
     for name in names {
         head.headers.remove(name);
     }
+    withhold_protocols(&mut head.headers);
     if user(&head.uri).is_some() || query_values(&head.uri).next().is_some() {
         head.uri = bare(&head.uri);
     }
 }
 
 fn header_values(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    headers.iter().filter(|(name, value)| value.is_sensitive() || HEADERS.contains(name) || SESSION.contains(name))
+    headers
+        .iter()
+        .filter(|(name, value)| is_credential(name, value) || *name == SEC_WEBSOCKET_PROTOCOL && has_key(value))
+}
+
+/// Whether the field is a credential as a whole.
+fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
+    value.is_sensitive() || HEADERS.contains(name) || SESSION.contains(name)
+}
+
+/// Whether there is a key among these protocols.
+fn has_key(protocols: &HeaderValue) -> bool {
+    members(protocols).any(is_key)
+}
+
+fn is_key(protocol: &[u8]) -> bool {
+    protocol.get(..PROTOCOL_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(PROTOCOL_KEY))
+}
+
+fn members(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Takes the keys off the protocols; the others stay, for the upstream chooses one of them.
+fn withhold_protocols(headers: &mut HeaderMap) {
+    let lines: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect();
+    if !lines.iter().any(has_key) {
+        return;
+    }
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    let kept: Vec<&[u8]> = lines.iter().flat_map(members).filter(|member| !is_key(member)).collect();
+    if let Ok(kept) = HeaderValue::from_bytes(&kept.join(&b", "[..])) {
+        if !kept.is_empty() {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
+        }
+    }
 }
 
 /// The user, and its password, before the host.
@@ -199,6 +240,27 @@ mod tests {
         assert_eq!(head.uri, "http://upstream:8080/v1?q=a@b");
         assert_eq!(head.headers.len(), 1);
         assert_eq!(head.headers["accept"], "text/event-stream");
+    }
+
+    #[test]
+    fn keys_among_protocols_are_taken_off_and_other_protocols_stay() {
+        let protocols = |lines: &[&'static str]| {
+            let lines: Vec<_> = lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
+            let mut head = head("/v1/realtime", &lines);
+            withhold(&mut head);
+            let left = head.headers.get_all("sec-websocket-protocol").iter();
+            left.map(|line| line.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let key = "openai-insecure-api-key.sk-1";
+        assert_eq!(
+            protocols(&["realtime, openai-insecure-api-key.sk-1 ,openai-beta.v1"]),
+            ["realtime, openai-beta.v1"]
+        );
+        assert_eq!(protocols(&["realtime", key, "openai-beta.v1"]), ["realtime, openai-beta.v1"]);
+        assert_eq!(protocols(&[key]), [""; 0]);
+        assert_eq!(protocols(&["OpenAI-Insecure-API-Key.sk-1, a"]), ["a"]);
+        assert_eq!(protocols(&["a,b", "c"]), ["a,b", "c"]);
+        assert!(has("/", &[("sec-websocket-protocol", key)]) && !has("/", &[("sec-websocket-protocol", "realtime")]));
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl Assembly {
             proxy: Proxy::new(
                 Routes::new(routes, Spares::new(Stack::of_answers(args, &shared).service(&shared))),
                 inspector,
+                args.credential_names(),
                 self.tunnels.with_limit(callers.caller_concurrency.0),
                 self.drain.clone(),
             ),

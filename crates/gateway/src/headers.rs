@@ -85,6 +85,15 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     parts.version = Version::HTTP_11;
 }
 
+/// Marks what stands under these names: it goes to no upstream but the caller's own.
+pub(crate) fn mark_credentials(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        if let Entry::Occupied(mut values) = headers.entry(name) {
+            values.iter_mut().for_each(|value| value.set_sensitive(true));
+        }
+    }
+}
+
 /// What the caller may not take away: the call's id, and what trusted proxies say of its origin.
 fn is_ours(name: &HeaderName) -> bool {
     *name == X_REQUEST_ID || names_origin(name)

@@ -43,6 +43,8 @@ pub(crate) type RequestBody = CallBody;
 pub(crate) struct Proxy<S> {
     routes: Routes<S>,
     inspector: Inspector,
+    /// In which an upstream takes a credential, beside those headers that are known for it.
+    credentials: Vec<HeaderName>,
     tunnels: Tunnels,
     drain: Drain,
 }
@@ -50,8 +52,14 @@ pub(crate) struct Proxy<S> {
 // === impl Proxy ===
 
 impl<S> Proxy<S> {
-    pub(crate) fn new(routes: Routes<S>, inspector: Inspector, tunnels: Tunnels, drain: Drain) -> Self {
-        Self { routes, inspector, tunnels, drain }
+    pub(crate) fn new(
+        routes: Routes<S>,
+        inspector: Inspector,
+        credentials: Vec<HeaderName>,
+        tunnels: Tunnels,
+        drain: Drain,
+    ) -> Self {
+        Self { routes, inspector, credentials, tunnels, drain }
     }
 
     pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -75,6 +83,7 @@ impl<S> Proxy<S> {
             Err(TooManyTunnels) => return sender.refuse(body, problem::too_many_tunnels()).await,
         };
         headers::forward_request(&mut parts, peer);
+        headers::mark_credentials(&mut parts.headers, &self.credentials);
         if tunnel.is_some() {
             tunnel::mark(&mut parts.headers);
         }

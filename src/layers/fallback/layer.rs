@@ -79,9 +79,9 @@ use crate::rt::settings::Settings;
 /// The request as it came to this layer, its body replayed from the first byte, however much the primary has read of it.
 /// The caller's credentials are left out, unless [`forward_credentials`](Self::forward_credentials) is set:
 /// `Authorization`, `x-api-key`, `api-key`, `x-goog-api-key`, `Proxy-Authorization`, `Cookie`, every field whose value is
-/// marked [sensitive](http::HeaderValue::set_sensitive), a user in the URI, and the parameters `key`, `api_key`, `api-key`,
-/// `apikey`, `access_token`, `token` and `sig` of the query. URI and `Host` are otherwise the primary's: the backup's
-/// service sets its own.
+/// marked [sensitive](http::HeaderValue::set_sensitive), OpenAI's key among the protocols of a WebSocket, a user in the URI, and the
+/// parameters `key`, `api_key`, `api-key`, `apikey`, `access_token`, `token` and `sig` of the query. URI and `Host` are otherwise the
+/// primary's: the backup's service sets its own.
 ///
 /// # On whose account the backup serves
 ///

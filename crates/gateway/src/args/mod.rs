@@ -17,6 +17,7 @@ mod templates;
 mod upstreams;
 mod values;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
+use http::HeaderName;
 
 pub(crate) use self::callers::CallerArgs;
 pub(crate) use self::calls::Calls;
@@ -215,6 +217,13 @@ impl Args {
             ));
         }
         Ok(())
+    }
+
+    /// The headers in which the upstreams of all routes get a credential of the operator's.
+    pub(crate) fn credential_names(&self) -> Vec<HeaderName> {
+        let all = self.routes.iter().map(|route| &route.args).chain([self]);
+        let names: HashSet<_> = all.flat_map(|args| args.upstreams.credentials()).map(|header| header.name).collect();
+        names.into_iter().collect()
     }
 
     /// Whether a simulated provider answers: where there is neither an upstream nor a route.

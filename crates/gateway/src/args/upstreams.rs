@@ -30,7 +30,8 @@ pub(crate) struct UpstreamArgs {
     pub(crate) upstream_header: Vec<NamedCredential>,
 
     /// URL of another upstream, which is asked when those before it cannot answer. It does not get the caller's
-    /// credentials. May be repeated: a chain, in this order.
+    /// credentials; without one of its own it also answers callers whose credentials those before it refuse. May be
+    /// repeated: a chain, in this order.
     #[arg(
         long, env = "GATEWAY_FALLBACK", value_name = "URL", action = Append, value_delimiter = ',',
         help_heading = TRUST
@@ -81,9 +82,14 @@ impl UpstreamArgs {
         authorization.chain(self.upstream_header.iter().cloned()).collect()
     }
 
+    /// Those for the upstream and its fallbacks.
+    pub(super) fn credentials(&self) -> Vec<NamedCredential> {
+        self.credential().into_iter().chain(self.backups.iter().flat_map(|backup| backup.credential.clone())).collect()
+    }
+
     /// Whether some upstream is asked on the operator's account.
     pub(super) fn has_own_credential(&self) -> bool {
-        !self.credential().is_empty() || self.backups.iter().any(|backup| !backup.credential.is_empty())
+        !self.credentials().is_empty()
     }
 }
 

@@ -142,6 +142,60 @@ async fn the_operators_credential_stands_in_place_of_the_callers() {
     assert!(!seen.to_string().contains("mine"), "{seen}");
 }
 
+/// Browsers cannot set headers of a WebSocket: OpenAI takes the key among its protocols.
+#[tokio::test]
+async fn a_key_among_the_protocols_of_a_websocket_goes_to_no_other_account() {
+    const PROTOCOLS: &str = "realtime, openai-insecure-api-key.sk-mine";
+    let upstream = mirror().await;
+    let shake = async |options: &[&str]| {
+        let gateway = gateway(options).await;
+        let request = Request::get(format!("http://{}/v1/realtime", gateway.addr))
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-protocol", PROTOCOLS)
+            .header("sec-websocket-protocol", "openai-insecure-api-key.sk-mine, openai-beta.realtime-v1")
+            .body(super::client::full(""));
+        json_of(ask(request.unwrap()).await).await
+    };
+    let operator = ["--upstream", &upstream, "--upstream-authorization-env", OPERATOR, "--trust-callers"];
+    let fallback = ["--upstream", "http://127.0.0.1:1", "--attempts", "1", "--fallback", &upstream];
+    for options in [&operator[..], &fallback] {
+        let seen = shake(options).await;
+        assert!(!seen.to_string().contains("sk-mine"), "{seen}");
+    }
+    // To the upstream that the caller means, all of it goes.
+    assert!(shake(&["--upstream", &upstream]).await.to_string().contains("sk-mine"));
+}
+
+#[tokio::test]
+async fn what_the_operator_has_as_a_credential_is_one_of_the_callers_too() {
+    let upstream = mirror().await;
+    let closed = "http://127.0.0.1:1";
+    let own = "x-team-key=CARGO_PKG_NAME";
+    for options in [
+        &["--upstream", closed, "--upstream-header", own, "--fallback", &upstream][..],
+        &["--upstream", closed, "--fallback", closed, "--fallback-header", own, "--fallback", &upstream],
+        &[
+            "--upstream",
+            &upstream,
+            "--upstream-authorization-env",
+            OPERATOR,
+            "--fallback",
+            closed,
+            "--fallback-header",
+            own,
+        ],
+    ] {
+        let gateway = gateway(&[options, &["--attempts", "1", "--trust-callers"]].concat()).await;
+        let seen = json_of(ask(call(&gateway, &[("x-team-key", "mine"), ("x-team", "a")])).await).await;
+        assert_eq!(
+            (&seen["headers"]["x-team-key"], &seen["headers"]["x-team"]),
+            (&Value::Null, &json!("a")),
+            "{options:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn what_a_proxy_says_of_others_is_believed_where_it_is_trusted() {
     let upstream = mirror().await;
