@@ -28,6 +28,36 @@ impl Model {
         Self(name.into())
     }
 
+    /// The name that a request's path has, as it is written there, for APIs that do not name the model in the body: Gemini and Vertex AI
+    /// (`/models/NAME:generateContent`), deployments of Azure (`/deployments/NAME/chat/completions`), and Amazon Bedrock
+    /// (`/model/NAME/converse`).
+    ///
+    /// ```
+    /// use tower_buttress::Model;
+    ///
+    /// assert_eq!(Model::in_path("/v1beta/models/gemini-2.5-pro:streamGenerateContent"), Some("gemini-2.5-pro"));
+    /// assert_eq!(Model::in_path("/openai/deployments/mine/chat/completions"), Some("mine"));
+    /// assert_eq!(Model::in_path("/model/amazon.nova-lite-v1%3A0/converse"), Some("amazon.nova-lite-v1%3A0"));
+    /// assert_eq!(Model::in_path("/v1/chat/completions"), None);
+    /// ```
+    #[must_use]
+    pub fn in_path(path: &str) -> Option<&str> {
+        let is = |segment: &str, names: &[&str]| names.iter().any(|name| segment.eq_ignore_ascii_case(name));
+        let mut segments = path.trim_end_matches('/').split('/').peekable();
+        let mut before = "";
+        while let Some(segment) = segments.next() {
+            let is_last = segments.peek().is_none();
+            if is_last && is(before, &["models", "tunedModels", "endpoints"]) {
+                return segment.rsplit_once(':').map(|(name, _method)| name).filter(|name| !name.is_empty());
+            }
+            if !is_last && !segment.is_empty() && is(before, &["deployments", "model"]) {
+                return Some(segment);
+            }
+            before = segment;
+        }
+        None
+    }
+
     /// The name of the model that this request asks for, if it is known.
     #[must_use]
     pub fn of<B>(request: &Request<B>) -> Option<&str> {
@@ -42,5 +72,37 @@ impl Model {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_model_where_apis_have_it() {
+        for (path, model) in [
+            ("/v1beta/models/gemini-pro:generateContent", "gemini-pro"),
+            ("/v1beta/tunedModels/mine:streamGenerateContent/", "mine"),
+            ("/v1/projects/p/locations/l/publishers/anthropic/models/claude@1:rawPredict", "claude@1"),
+            ("/v1/projects/p/locations/l/endpoints/7:predict", "7"),
+            ("/OpenAI/Deployments/gpt/embeddings", "gpt"),
+            ("/model/us.meta.llama3%3A0/invoke-with-response-stream", "us.meta.llama3%3A0"),
+        ] {
+            assert_eq!(Model::in_path(path), Some(model), "{path}");
+        }
+        for path in [
+            "/",
+            "",
+            "/v1/models",
+            "/v1/models/gpt-5",
+            "/v1beta/models/:generateContent",
+            "/openai/deployments",
+            "/openai/deployments/gpt",
+            "/openai/deployments//chat",
+            "/v1/responses/a:b",
+        ] {
+            assert_eq!(Model::in_path(path), None, "{path}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! What a JSON request says about the call: its model, and whether it wants an event stream, though its `Accept` may not
-//! say so.
+//! What a request says about the call: its model, in its path or in its JSON, and whether it wants an event stream, though its
+//! `Accept` may not say so.
 
 mod gathered;
 mod members;
@@ -20,7 +20,7 @@ use self::gathered::Gathered;
 use self::members::{LONGEST_MODEL, Members};
 use super::account::holder;
 use super::begun::Begun;
-use super::grace;
+use super::{grace, paths};
 
 /// A request's body: in memory, or not all of it.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub(crate) enum Unread {
     TooLong(Incoming),
 }
 
-/// In a request's extensions: parsers read different models in it, or some read one where others read none.
+/// In a request's extensions: servers read different models in it, or some read one where others read none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnclearModel;
 
@@ -89,13 +89,21 @@ struct Bounds {
 // === impl Inspector ===
 
 impl Inspector {
-    /// Notes the model of a JSON request, and whether it says `"stream": true`. Where the route `depends` on the model, JSON is
+    /// Notes the model of a request, and whether its JSON says `"stream": true`. Where the route `depends` on the model, JSON is
     /// read in whichever form it comes, and with whichever method.
     pub(crate) async fn inspect(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         depends: bool,
     ) -> Result<Request<MaybeRead>, Unread> {
+        // Where an API has it in its paths, it is that one which answers.
+        let in_path = paths::model(request.uri().path()).filter(|name| is_name(name));
+        if let Some(name) = &in_path {
+            request.extensions_mut().insert(Model::new(name.as_str()));
+        }
+        if depends && paths::has_unclear_model(request.uri().path()) {
+            request.extensions_mut().insert(UnclearModel);
+        }
         let is_json = is_json(request.headers());
         let is_post = request.method() == Method::POST;
         let has_body = request.method() != Method::CONNECT && !request.body().is_end_stream();
@@ -132,10 +140,14 @@ impl Inspector {
         if members.stream && is_post {
             parts.extensions.insert(ExpectsEventStream);
         }
-        if let Some(name) = members.model
-            && is_name(&name)
-        {
-            parts.extensions.insert(Model::new(name));
+        match (in_path, members.model) {
+            (Some(in_path), Some(name)) if !is_same_model(&in_path, &name) => {
+                parts.extensions.insert(UnclearModel);
+            }
+            (None, Some(name)) if is_name(&name) => {
+                parts.extensions.insert(Model::new(name));
+            }
+            _ => {}
         }
         // Uploads of another kind, which some endpoints take, do not begin so.
         if members.is_unclear && (is_json || begins_like_json(&data)) {
@@ -234,6 +246,12 @@ fn without_space(data: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| *byte == 0 || byte.is_ascii_whitespace();
     let start = data.iter().position(|byte| !is_space(byte)).unwrap_or(data.len());
     data.get(start..).unwrap_or_default()
+}
+
+/// Gemini's `models/NAME` is `NAME`.
+fn is_same_model(in_path: &str, in_body: &str) -> bool {
+    let last = in_body.rsplit('/').next().unwrap_or_default();
+    [in_body, last].iter().any(|name| name.eq_ignore_ascii_case(in_path))
 }
 
 fn is_name(text: &str) -> bool {

@@ -4,6 +4,8 @@
 //! down, decode first, cut parameters off, or do not tell `/V1` from `/v1`. The bytes are passed on as they came; a call whose
 //! readings would lie on different routes is not.
 
+use tower_buttress::Model;
+
 /// A longer path is not read in every way: that would cost more than its request.
 const LONGEST: usize = 2 * 1024;
 
@@ -39,6 +41,25 @@ pub(crate) fn is_ambiguous<'a>(path: &str, prefixes: &(impl Iterator<Item = &'a 
     let agrees = |read: &[u8]| prefixes.clone().all(|prefix| begins(literal, prefix) == folded(read, prefix));
     prefixes.clone().any(|prefix| prefix.len() > 1)
         && (path.len() > LONGEST || !manners().all(|manner| agrees(&manner.read(literal))))
+}
+
+/// The model that a path names, without percent-encoding.
+pub(crate) fn model(path: &str) -> Option<String> {
+    Some(plain(Model::in_path(path)?))
+}
+
+/// Whether a server that reads `path` in any way finds another model in it than the letters name, or finds one where they name
+/// none.
+pub(crate) fn has_unclear_model(path: &str) -> bool {
+    let model = model(path);
+    let agrees = |read: &[u8]| Model::in_path(&String::from_utf8_lossy(read)).map(plain) == model;
+    is_read_differently(path)
+        && (path.len() > LONGEST || !manners().all(|manner| agrees(&manner.read(path.as_bytes()))))
+}
+
+/// As often decoded as any server does it.
+fn plain(name: &str) -> String {
+    String::from_utf8_lossy(&decoded(&decoded(name.as_bytes()))).into_owned()
 }
 
 /// Whether there is anything in it that not all servers read as it stands.
@@ -181,6 +202,36 @@ mod tests {
                 let is_read_so = manners().any(|manner| manner.read(path.as_bytes()).starts_with(b"/-/"));
                 assert!(!is_read_so || has_own_segment(path.as_bytes()), "{path}");
             }
+        }
+    }
+
+    #[test]
+    fn a_path_in_which_servers_find_different_models_is_found() {
+        for path in [
+            "/v1beta/models%2Fdeep:generateContent",
+            "/v1beta/models/deep%3AgenerateContent",
+            "/v1beta/models/x/../deep:generateContent",
+            "/v1beta/models/deep;x:generateContent",
+            "/v1beta/models\\deep:generateContent",
+            "/openai/deployments//deep/chat/completions",
+            "/openai/deployments/./deep/chat/completions",
+            "/openai/deployments/sim/../deep/chat/completions",
+            "/openai/deployments/%2e%2e/deployments/deep/chat",
+            "/openai/%64eployments/deep/chat/completions",
+            &format!("/model/{}/converse", "%20".repeat(1_000)),
+        ] {
+            assert!(has_unclear_model(path), "{path}");
+        }
+        for (path, name) in [
+            ("/v1/chat/completions", None),
+            ("/v1//chat/./completions", None),
+            ("/v1/models/org%2Fmodel", None),
+            ("/v1beta/models/deep:generateContent", Some("deep")),
+            ("/v1beta/models/d%65ep:generateContent", Some("deep")),
+            ("/v1beta//models/deep:generateContent", Some("deep")),
+            ("/model/nova-v1%3A0/converse", Some("nova-v1:0")),
+        ] {
+            assert_eq!((has_unclear_model(path), model(path).as_deref()), (false, name), "{path}");
         }
     }
 

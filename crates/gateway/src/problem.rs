@@ -110,9 +110,10 @@ pub(crate) fn ambiguous_path() -> Response<AnswerBody> {
     problem(StatusCode::BAD_REQUEST, "path-ambiguous", detail)
 }
 
-/// A body of which parsers read different models, where the route depends on the model.
+/// A request in which servers read different models, where the route depends on the model.
 pub(crate) fn unclear_model() -> Response<AnswerBody> {
-    let detail = "Parsers read different models in the body of this request, or none; send JSON with one member model.";
+    let detail = "Servers read different models in this request, or none; send JSON with one member model, the one that its path \
+                  names, if it names one.";
     problem(StatusCode::BAD_REQUEST, "model-unclear", detail)
 }
 

@@ -204,6 +204,59 @@ async fn no_form_of_a_body_leads_around_the_route_of_its_model() {
 }
 
 #[tokio::test]
+async fn a_model_in_the_path_is_the_one_that_counts() {
+    let counts = [(); 2].map(|()| Arc::<AtomicU32>::default());
+    let upstream = |count: Arc<AtomicU32>| {
+        let answer = async move || {
+            count.fetch_add(1, Relaxed);
+            "{}"
+        };
+        serve(Router::new().fallback(answer))
+    };
+    let (rest, own) = (upstream(counts[0].clone()).await, upstream(counts[1].clone()).await);
+    let config = Config::new(&format!(
+        "upstream = \"http://{rest}\"\ndedup = false\n\
+         [[route]]\nname = \"own\"\nmodel = \"deep\"\nupstream = \"http://{own}\"\n"
+    ));
+    let gateway = gateway(&["--config", config.path()]).await;
+    let calls = || counts.each_ref().map(|count| count.load(Relaxed));
+    let send = async |path: &str, body: &str| {
+        let request =
+            Request::post(format!("http://{}{path}", gateway.addr)).header("content-type", "application/json");
+        let answer = ask(request.body(full(body.to_owned())).unwrap()).await;
+        (answer.status().as_u16(), read(answer.into_body()).await.0)
+    };
+    for (nth, (path, body)) in (1..).zip([
+        ("/v1beta/models/deep:generateContent", r#"{"contents":[]}"#),
+        ("/v1beta/models/d%65ep:streamGenerateContent?alt=sse", "{}"),
+        ("/v1beta/models/deep:embedContent", r#"{"model":"models/deep"}"#),
+        ("/openai/deployments/deep/chat/completions?api-version=1", r#"{"model":"deep"}"#),
+        ("/openai/Deployments/Deep/chat/completions", r#"{"messages":[]}"#),
+        ("/model/deep/converse", "{}"),
+        ("/v1/projects/p/publishers/anthropic/models/deep:rawPredict", ""),
+    ]) {
+        assert_eq!((send(path, body).await.0, calls()), (200, [0, nth]), "{path}");
+    }
+    for (path, body) in [
+        ("/openai/deployments/sim/chat/completions", r#"{"model":"deep"}"#),
+        ("/openai/deployments/deep/chat/completions", r#"{"model":"sim"}"#),
+        ("/v1beta/models%2Fdeep:generateContent", "{}"),
+        ("/openai/deployments/sim/../deep/chat/completions", "{}"),
+    ] {
+        let (status, problem) = send(path, body).await;
+        assert!(status == 400 && problem.contains("model-unclear"), "{path}: {status} {problem}");
+    }
+    assert_eq!(calls(), [0, 7]);
+    assert_eq!((send("/v1beta/models/sim:generateContent", "{}").await.0, calls()), (200, [1, 7]));
+    // And each has a circuit.
+    let request = Request::get(format!("http://{}/-/breakers", gateway.addr)).body(full("")).unwrap();
+    let (circuits, _) = read(ask(request).await.into_body()).await;
+    for key in [format!("\"{own} deep\""), format!("\"{rest} other\"")] {
+        assert!(circuits.contains(&key), "{key}: {circuits}");
+    }
+}
+
+#[tokio::test]
 async fn coming_back_is_bound_by_no_routes_deadline() {
     let [(_provider, url)] = providers::<1>().await;
     let config = Config::new(&format!(
