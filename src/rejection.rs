@@ -110,14 +110,14 @@ impl Rejection {
     /// The response that says so. `Retry-After` counts whole seconds, rounded up: never too early.
     #[must_use]
     pub fn into_response(self, wire: RejectionFormat) -> Response<Bytes> {
-        let wording = ProblemTemplate::of(self.kind);
+        let template = ProblemTemplate::of(self.kind);
         let mut response = Response::new(Bytes::new());
         match wire {
             RejectionFormat::Http | RejectionFormat::Head => {
-                *response.status_mut() = wording.status;
+                *response.status_mut() = template.status;
                 let mut headers = HeaderMap::with_capacity(HEADERS);
                 headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-                headers.insert(CONTENT_LENGTH, HeaderValue::from_static(wording.length));
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(template.problem.len()));
                 if let Some(wait) = self.retry_after {
                     headers.insert(RETRY_AFTER, number(whole_seconds_up(wait)));
                 }
@@ -126,7 +126,7 @@ impl Rejection {
                 }
                 *response.headers_mut() = headers;
                 if wire == RejectionFormat::Http {
-                    *response.body_mut() = Bytes::from_static(wording.problem.as_bytes());
+                    *response.body_mut() = Bytes::from_static(template.problem.as_bytes());
                 }
             }
             RejectionFormat::Grpc | RejectionFormat::GrpcWeb => {
@@ -135,14 +135,14 @@ impl Rejection {
                     CONTENT_TYPE,
                     if wire == RejectionFormat::Grpc { APPLICATION_GRPC } else { APPLICATION_GRPC_WEB },
                 );
-                headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(wording.grpc_status)));
-                headers.insert(GRPC_MESSAGE, HeaderValue::from_static(wording.message));
+                headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(template.grpc_status)));
+                headers.insert(GRPC_MESSAGE, HeaderValue::from_static(template.message));
                 if let Some(wait) = self.retry_after {
                     headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(whole_millis_up(wait)));
                     #[cfg(feature = "tonic")]
                     headers.insert(
                         grpc::GRPC_STATUS_DETAILS_BIN,
-                        grpc::status_details(wording.grpc_status, wording.message, wait),
+                        grpc::status_details(template.grpc_status, template.message, wait),
                     );
                 }
             }

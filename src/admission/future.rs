@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -14,6 +14,7 @@ use super::held::HeldPermit;
 use super::{Admit, Permit, PermitEnd, Wait, Watch};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
+use crate::proto::bodiless;
 use crate::rejection::{Rejection, RejectionFormat};
 
 pin_project! {
@@ -86,7 +87,7 @@ where
     }
 
     fn parked(before: BeforeCall<A>, service: S, request: Request<ReqB>) -> Self {
-        let asks_for_head = asks_for_head(&request);
+        let asks_for_head = bodiless::to_method(request.method());
         let parked = Box::new(Parked { before, service, request: Some(request) });
         Self { stage: Stage::Parked { parked }, asks_for_head }
     }
@@ -176,12 +177,6 @@ where
     }
 }
 
-/// Whether the answer to this request is its head, or what comes after it is a tunnel.
-#[inline]
-pub(super) fn asks_for_head<B>(request: &Request<B>) -> bool {
-    matches!(*request.method(), Method::HEAD | Method::CONNECT)
-}
-
 /// The head is here. What sees the body end, where that matters still.
 #[inline]
 fn watch<B: Body, P: Permit>(
@@ -189,14 +184,8 @@ fn watch<B: Body, P: Permit>(
     held: &mut HeldPermit<P>,
     asks_for_head: bool,
 ) -> HeldPermit<P> {
-    use StatusCode as Is;
     let Some(permit) = held.get_mut() else { return HeldPermit::new(None) };
-    let has_body = !asks_for_head
-        && !matches!(
-            response.status(),
-            Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
-        )
-        && !response.body().is_end_stream();
+    let has_body = !asks_for_head && !bodiless::with_status(response.status()) && !response.body().is_end_stream();
     let watch = permit.head(response, has_body);
     if watch == Watch::Nothing || !has_body {
         held.end(PermitEnd::Head);

@@ -8,10 +8,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::GuardedBody;
-use super::future::{GuardedFuture, asks_for_head};
+use super::future::GuardedFuture;
 use super::held::HeldPermit;
 use super::{Admission, Admit};
 use crate::error::BoxError;
+use crate::proto::bodiless;
 use crate::rt::ready::take_ready;
 
 /// A service behind a gate that admits calls, has them wait, or refuses them.
@@ -111,7 +112,7 @@ where
                 Poll::Pending => return GuardedFuture::readying(take_ready(&mut self.inner), request, permit),
             }
         }
-        let asks_for_head = asks_for_head(&request);
+        let asks_for_head = bodiless::to_method(request.method());
         let call = permit.call(|| self.inner.call(request));
         GuardedFuture::calling(call, permit, asks_for_head)
     }

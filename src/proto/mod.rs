@@ -2,6 +2,7 @@
 
 #[cfg(feature = "schema")]
 pub(crate) mod answer_text;
+pub(crate) mod bodiless;
 #[cfg(feature = "json")]
 pub mod canonical_json;
 pub mod credentials;

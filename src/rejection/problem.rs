@@ -12,42 +12,33 @@ pub(super) struct ProblemTemplate {
     pub(super) grpc_status: u8,
     pub(super) message: &'static str,
     pub(super) problem: &'static str,
-    /// The length of `problem`, in digits.
-    pub(super) length: &'static str,
 }
 
 /// Renders one row of the table. A macro, because `concat!` takes literals only, and the body is thereby static.
-macro_rules! wording {
-    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {{
-        const PROBLEM: &str = concat!(
-            "{\"type\":\"about:blank\",\"title\":\"",
-            $title,
-            "\",\"status\":",
-            $code,
-            ",\"detail\":\"",
-            $message,
-            "\",\"kind\":\"",
-            $name,
-            "\"}"
-        );
-        const LENGTH: [u8; 3] = three_digits(PROBLEM.len());
+macro_rules! problem {
+    ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {
         ProblemTemplate {
             name: $name,
             status: StatusCode::$status,
             grpc_status: $grpc,
             message: $message,
-            problem: PROBLEM,
-            length: match std::str::from_utf8(&LENGTH) {
-                Ok(length) => length,
-                // Digits are; and the compiler settles it.
-                Err(_) => unreachable!(),
-            },
+            problem: concat!(
+                "{\"type\":\"about:blank\",\"title\":\"",
+                $title,
+                "\",\"status\":",
+                $code,
+                ",\"detail\":\"",
+                $message,
+                "\",\"kind\":\"",
+                $name,
+                "\"}"
+            ),
         }
-    }};
+    };
 }
 
 // gRPC codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-const FIRST_BYTE_TIMEOUT: ProblemTemplate = wording!(
+const FIRST_BYTE_TIMEOUT: ProblemTemplate = problem!(
     "first-byte-timeout",
     GATEWAY_TIMEOUT,
     "504",
@@ -55,7 +46,7 @@ const FIRST_BYTE_TIMEOUT: ProblemTemplate = wording!(
     4,
     "The upstream sent no data in time; try again."
 );
-const DEADLINE_EXCEEDED: ProblemTemplate = wording!(
+const DEADLINE_EXCEEDED: ProblemTemplate = problem!(
     "deadline-exceeded",
     GATEWAY_TIMEOUT,
     "504",
@@ -63,7 +54,7 @@ const DEADLINE_EXCEEDED: ProblemTemplate = wording!(
     4,
     "The deadline of this call has passed; allow it more time."
 );
-const BODY_FAILED: ProblemTemplate = wording!(
+const BODY_FAILED: ProblemTemplate = problem!(
     "body-failed",
     BAD_GATEWAY,
     "502",
@@ -72,7 +63,7 @@ const BODY_FAILED: ProblemTemplate = wording!(
     "The upstream's answer broke off before its first data; try again."
 );
 
-const CIRCUIT_OPEN: ProblemTemplate = wording!(
+const CIRCUIT_OPEN: ProblemTemplate = problem!(
     "circuit-open",
     SERVICE_UNAVAILABLE,
     "503",
@@ -81,7 +72,7 @@ const CIRCUIT_OPEN: ProblemTemplate = wording!(
     "The upstream is failing, and requests to it are paused; try again later."
 );
 
-const KEY_INVALID: ProblemTemplate = wording!(
+const KEY_INVALID: ProblemTemplate = problem!(
     "idempotency-key-invalid",
     BAD_REQUEST,
     "400",
@@ -89,7 +80,7 @@ const KEY_INVALID: ProblemTemplate = wording!(
     3,
     "The Idempotency-Key is not valid; send one string of at most 255 characters, quoted or bare."
 );
-const KEY_REQUIRED: ProblemTemplate = wording!(
+const KEY_REQUIRED: ProblemTemplate = problem!(
     "idempotency-key-required",
     BAD_REQUEST,
     "400",
@@ -97,7 +88,7 @@ const KEY_REQUIRED: ProblemTemplate = wording!(
     3,
     "This request has no Idempotency-Key; send one with it."
 );
-const KEY_REUSED: ProblemTemplate = wording!(
+const KEY_REUSED: ProblemTemplate = problem!(
     "idempotency-key-reused",
     UNPROCESSABLE_ENTITY,
     "422",
@@ -105,7 +96,7 @@ const KEY_REUSED: ProblemTemplate = wording!(
     3,
     "This Idempotency-Key was used for a request with another payload; send another key."
 );
-const KEY_IN_FLIGHT: ProblemTemplate = wording!(
+const KEY_IN_FLIGHT: ProblemTemplate = problem!(
     "idempotency-key-in-flight",
     CONFLICT,
     "409",
@@ -113,7 +104,7 @@ const KEY_IN_FLIGHT: ProblemTemplate = wording!(
     10,
     "A request with this Idempotency-Key is being answered; try again later."
 );
-const DEDUP_STORE_FULL: ProblemTemplate = wording!(
+const DEDUP_STORE_FULL: ProblemTemplate = problem!(
     "dedup-store-full",
     SERVICE_UNAVAILABLE,
     "503",
@@ -121,7 +112,7 @@ const DEDUP_STORE_FULL: ProblemTemplate = wording!(
     8,
     "The idempotency store is full; try again later."
 );
-const SHARED_CALL_FAILED: ProblemTemplate = wording!(
+const SHARED_CALL_FAILED: ProblemTemplate = problem!(
     "shared-call-failed",
     BAD_GATEWAY,
     "502",
@@ -129,7 +120,7 @@ const SHARED_CALL_FAILED: ProblemTemplate = wording!(
     14,
     "An identical request was already in progress and failed; try again."
 );
-const UPSTREAM_FAILED: ProblemTemplate = wording!(
+const UPSTREAM_FAILED: ProblemTemplate = problem!(
     "upstream-failed",
     BAD_GATEWAY,
     "502",
@@ -138,7 +129,7 @@ const UPSTREAM_FAILED: ProblemTemplate = wording!(
     "The upstream gave no answer, or not a whole one; try again."
 );
 
-const PACED: ProblemTemplate = wording!(
+const PACED: ProblemTemplate = problem!(
     "paced",
     TOO_MANY_REQUESTS,
     "429",
@@ -146,7 +137,7 @@ const PACED: ProblemTemplate = wording!(
     8,
     "The rate limit leaves no room for this call at the moment; try again later."
 );
-const QUEUE_FULL: ProblemTemplate = wording!(
+const QUEUE_FULL: ProblemTemplate = problem!(
     "queue-full",
     SERVICE_UNAVAILABLE,
     "503",
@@ -154,7 +145,7 @@ const QUEUE_FULL: ProblemTemplate = wording!(
     8,
     "Too many calls are waiting for the upstream; try again later."
 );
-const SUPERSEDED: ProblemTemplate = wording!(
+const SUPERSEDED: ProblemTemplate = problem!(
     "superseded",
     GONE,
     "410",
@@ -162,7 +153,7 @@ const SUPERSEDED: ProblemTemplate = wording!(
     10,
     "A newer message of this conversation took the place of this one; do not send it again."
 );
-const CONVERSATION_BUSY: ProblemTemplate = wording!(
+const CONVERSATION_BUSY: ProblemTemplate = problem!(
     "conversation-busy",
     CONFLICT,
     "409",
@@ -172,8 +163,8 @@ const CONVERSATION_BUSY: ProblemTemplate = wording!(
 );
 
 const ANSWER_GONE: ProblemTemplate =
-    wording!("answer-gone", GONE, "410", "Gone", 5, "There is no answer here, or no longer; send the request again.");
-const EVENT_ID_UNKNOWN: ProblemTemplate = wording!(
+    problem!("answer-gone", GONE, "410", "Gone", 5, "There is no answer here, or no longer; send the request again.");
+const EVENT_ID_UNKNOWN: ProblemTemplate = problem!(
     "event-id-unknown",
     PRECONDITION_FAILED,
     "412",
@@ -206,11 +197,4 @@ impl ProblemTemplate {
             RejectionKind::EventIdUnknown => &EVENT_ID_UNKNOWN,
         }
     }
-}
-
-/// The texts are a line or two.
-const fn three_digits(number: usize) -> [u8; 3] {
-    const DIGITS: &[u8; 10] = b"0123456789";
-    assert!(number >= 100);
-    [DIGITS[number / 100], DIGITS[number / 10 % 10], DIGITS[number % 10]]
 }

@@ -10,6 +10,7 @@ use http_body::SizeHint;
 
 use crate::body::ending::Ending;
 use crate::call::{Attempts, ServedBy};
+use crate::proto::list;
 
 /// The head of an answer that may be read by several callers. Its `Debug` shows status and names of headers, and never
 /// their values.
@@ -207,14 +208,8 @@ impl Head {
             self.headers.remove(CONTENT_LENGTH);
         }
         // What `Connection` names belongs to the connection as well.
-        let named: HashSet<HeaderName> = self
-            .headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .collect();
+        let named: HashSet<HeaderName> =
+            list::members(&self.headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
         for name in NOT_STORED.into_iter().chain(named) {
             self.headers.remove(name);
         }

@@ -1,7 +1,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -12,7 +12,7 @@ use super::wait::Wait;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::proto::event_stream;
+use crate::proto::{bodiless, event_stream};
 use crate::rejection::RejectionFormat;
 
 /// Refuses to wait too long for the first data of the service inside. See
@@ -72,11 +72,8 @@ where
         // Where answers have a limit of their own: that of this one, if it is not expected to be a stream.
         let answer = self.config.answer.filter(|_| !event_stream::is_expected(&request));
         let answer = answer.map(|answer| profile.map_or(answer, |profile| profile.answer));
-        let until = match *request.method() {
-            // What follows the head is not a body.
-            Method::HEAD | Method::CONNECT => FirstByteEvent::Headers,
-            _ => self.config.until,
-        };
+        let bodiless = bodiless::to_method(request.method());
+        let until = if bodiless { FirstByteEvent::Headers } else { self.config.until };
         let format = RejectionFormat::of_request(&request);
         let upload = request.body_mut().watch();
         let mut wait = Wait::new(answer.unwrap_or(first_byte), until, upload, format, self.config.observers.emitter());

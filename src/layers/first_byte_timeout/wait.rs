@@ -1,7 +1,7 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use http_body::Body;
 
 use super::config::{FirstByteEvent, NAME};
@@ -9,7 +9,7 @@ use super::withheld::First;
 use crate::body::request::UploadWatch;
 use crate::event::{Emitter, Event};
 use crate::proto::event_stream::EventStream;
-use crate::proto::media_type;
+use crate::proto::{bodiless, media_type};
 use crate::rejection::{RejectionFormat, RejectionKind};
 use crate::rt::clock;
 use crate::rt::timeout::Timeout;
@@ -54,14 +54,10 @@ impl Wait {
 
     /// What of this response's body is still to be waited for: `None` if its head is all that is waited for.
     pub(super) fn after_head<B: Body>(&mut self, response: &Response<B>) -> Option<First> {
-        use StatusCode as Is;
-        let bodiless = matches!(
-            response.status(),
-            Is::SWITCHING_PROTOCOLS | Is::NO_CONTENT | Is::RESET_CONTENT | Is::NOT_MODIFIED
-        );
         // A status from 400 on says what is wrong already, and what its headers ask for would be lost with a refusal.
         let failed = response.status().as_u16() >= 400;
-        if self.until == FirstByteEvent::Headers || bodiless || failed || response.body().is_end_stream() {
+        let bodiless = bodiless::with_status(response.status()) || response.body().is_end_stream();
+        if self.until == FirstByteEvent::Headers || failed || bodiless {
             return None;
         }
         let stream = EventStream::of(response.headers());

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::ACCEPT_ENCODING;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -15,6 +15,7 @@ use crate::body::request::CallBody;
 use crate::call::NoRetry;
 use crate::error::BoxError;
 use crate::event::Event;
+use crate::proto::bodiless;
 use crate::rt::clock;
 
 /// Goes on with streams that broke. See [`ResumeLayer`](crate::ResumeLayer).
@@ -54,8 +55,7 @@ impl<S> Resume<S> {
         S: Clone,
     {
         let (head, body) = request.into_parts();
-        let unwanted =
-            head.extensions.get::<NoRetry>().is_some() || matches!(head.method, Method::HEAD | Method::CONNECT);
+        let unwanted = head.extensions.get::<NoRetry>().is_some() || bodiless::to_method(&head.method);
         let recognised = if unwanted { None } else { self.config.recognise(&head) };
         let restarts = !unwanted && self.config.may_restart(&head);
         let mut request = Request::from_parts(head, body);

@@ -7,7 +7,7 @@ use http_body::Body;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
 use crate::proto::event_stream::EventStream;
-use crate::proto::media_type;
+use crate::proto::{bodiless, list, media_type};
 
 /// Tells nginx not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -32,8 +32,7 @@ pub(super) enum AnswerKind {
 impl AnswerKind {
     pub(super) fn of<B: Body>(response: &Response<B>, kind: Option<Kind>) -> Self {
         let status = response.status();
-        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-        if !status.is_success() || bodiless || response.body().is_end_stream() {
+        if !status.is_success() || bodiless::with_status(status) || response.body().is_end_stream() {
             return Self::Other;
         }
         let headers = response.headers();
@@ -55,13 +54,12 @@ impl AnswerKind {
 
 /// Whether this is the head of a stream that can follow heartbeats, or notices between JSON lines, whatever else it says.
 pub(super) fn is_stream(status: StatusCode, headers: &HeaderMap, json_lines: bool) -> bool {
-    let bodiless = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
     let is_plain = if json_lines {
         media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES) && !headers.contains_key(CONTENT_ENCODING)
     } else {
         EventStream::of(headers) == EventStream::Plain
     };
-    status.is_success() && !bodiless.contains(&status) && is_plain
+    status.is_success() && status != StatusCode::PARTIAL_CONTENT && !bodiless::with_status(status) && is_plain
 }
 
 /// Whether this is a stream of JSON lines to which a line can be added.
@@ -73,10 +71,7 @@ fn is_json_lines(headers: &HeaderMap) -> bool {
 
 /// Whether `Cache-Control` says `no-transform`.
 pub(super) fn no_transform(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(CACHE_CONTROL).iter();
-    values
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-transform"))
+    list::members(headers, &CACHE_CONTROL).any(|directive| directive.eq_ignore_ascii_case(b"no-transform"))
 }
 
 /// Corrects the head of a stream to which bytes are added.

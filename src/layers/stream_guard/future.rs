@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http::header::CONTENT_LENGTH;
-use http::{Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
@@ -22,7 +22,7 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::proto::dialect::{Framing, Kind};
 use crate::proto::event_stream::EventStream;
-use crate::proto::media_type;
+use crate::proto::{bodiless, media_type};
 use crate::rejection::Rejection;
 use crate::rt::clock;
 
@@ -177,7 +177,7 @@ impl Expected {
                 false => Look::Pass,
             };
         }
-        if !status.is_success() || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+        if !status.is_success() || bodiless::with_status(status) {
             return Look::Pass;
         }
         match EventStream::of(headers) {

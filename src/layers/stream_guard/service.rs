@@ -13,7 +13,7 @@ use super::future::{Expected, StreamGuardFuture};
 use crate::call::AsksForRest;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
-use crate::proto::event_stream;
+use crate::proto::{bodiless, event_stream};
 
 /// Looks whether an answer is what it seems to be. See [`StreamGuardLayer`](crate::StreamGuardLayer).
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl<S> StreamGuard<S> {
     }
 
     fn expect<B>(&self, request: &mut Request<B>) -> Option<Expected> {
-        if !self.config.enabled || matches!(*request.method(), Method::HEAD | Method::CONNECT) {
+        if !self.config.enabled || bodiless::to_method(request.method()) {
             return None;
         }
         let posted = request.method() == Method::POST;
