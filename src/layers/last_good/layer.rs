@@ -78,9 +78,11 @@ use crate::store::SharedLastGood;
 /// [`fingerprint_header`](Self::fingerprint_header) adds more), and every byte of the body: model, system prompt, earlier
 /// turns, tools, schema, `user` and `metadata`.
 ///
-/// *[Normalized](Self::normalized)*: the same, and the last message, which must be one text of the user's, may be spelled
-/// otherwise: capitals, width of spaces, the mark at the end, a greeting with a comma behind it, "please" and "thanks". Words
-/// in capitals (`US`) and words with digits stay as they are, and so does what may be code, a quotation or a list.
+/// *[Normalized](Self::normalized)*: the same, but for how the last message, which must be one text of the user's, opens and
+/// ends: the width of its spaces; where it opens with one of the words that put a question or a request in English, the capital
+/// of that word, a greeting or a "please" before it, and the mark that goes with it (`?` after "what", `.` after "explain").
+/// All other words and marks are the same: elsewhere a capital makes a name (`Polish` nails), and what is polite is perhaps what
+/// is asked about. Nothing is done to what may be code, a quotation or a list.
 ///
 /// **No answer is returned to another tenant.** The tenant is the [`Tenant`](crate::Tenant) in the request's extensions;
 /// where there is none, the request's credentials; and what the setting [`tenant`](Self::tenant) adds to either. A request
@@ -227,7 +229,7 @@ impl LastGoodLayer {
         self.with(|config| config.max_answer = bytes)
     }
 
-    /// Whether a last message in another spelling is the same. Default: yes.
+    /// Whether a last message that opens in another spelling is the same. Default: yes.
     #[must_use]
     pub fn normalized(self, normalized: bool) -> Self {
         self.with(|config| config.normalized = normalized)

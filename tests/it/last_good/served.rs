@@ -201,7 +201,7 @@ async fn cache_control_is_obeyed_both_ways() {
 async fn an_answer_that_is_too_old_hides_no_younger_one_in_another_spelling() {
     let upstream = Upstream::new();
     let service = LastGoodLayer::new().layer(upstream.service());
-    let spelled = QUESTION.replace("What is the capital of France?", "what is the capital of france");
+    let spelled = QUESTION.replace("What is the capital of France?", "what is the capital of France");
     let brief = Does::Answer(
         200,
         vec![("content-type", "application/json"), ("cache-control", "stale-if-error=5")],
@@ -218,7 +218,7 @@ async fn an_answer_that_is_too_old_hides_no_younger_one_in_another_spelling() {
 
     // Nor does one whose time is over hide an older one that may be kept for longer.
     upstream.set(brief);
-    send(&service, ask(&spelled.replace("france", "france!"))).await;
+    send(&service, ask(&spelled.replace("France", "France?"))).await;
     tokio::time::advance(secs(6)).await;
     upstream.set(status(503));
     let third = QUESTION.replace("What is", "what is ");

@@ -86,7 +86,7 @@ async fn an_answer_that_another_process_was_given_stands_in() {
         );
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), WHOLE);
     }
-    let spelled = QUESTION.replace("What is the capital of France?", "what is the capital of france");
+    let spelled = QUESTION.replace("What is the capital of France?", "what is the capital of France");
     two.set(status(503));
     assert_eq!(send(&second, ask(&spelled)).await.1, Some(StaleKind::Normalized));
     assert_eq!(send(&second, ask(&QUESTION.replace("France", "Spain"))).await.0, 503);

@@ -114,7 +114,7 @@ async fn an_answer_of_one_process_stands_in_at_another() {
     assert_eq!((status.as_u16(), headers.contains_key("set-cookie")), (200, false));
     assert!(headers.contains_key("age") && body.len() > 100_000);
     // In another spelling; and nothing for another question, or another tenant.
-    assert_eq!(two.ask("acme", "where is paris", 5).await.1, Some(StaleKind::Normalized));
+    assert_eq!(two.ask("acme", "where is Paris", 5).await.1, Some(StaleKind::Normalized));
     assert_eq!(two.ask("acme", "Where is Rome?", 5).await.0, 503);
     assert_eq!(two.ask("other", "Where is Paris?", 5).await.0, 503);
     // A process that starts has it, too; and none has it when it was forgotten.
@@ -123,7 +123,7 @@ async fn an_answer_of_one_process_stands_in_at_another() {
     assert_eq!(new.ask("acme", "Where is Paris?", 5).await.1, Some(StaleKind::Exact));
     assert_eq!(new.redis.forget(Some(&Tenant::new("other"))).await.unwrap(), 0);
     assert_eq!(new.redis.forget(Some(&Tenant::new("acme"))).await.unwrap(), 1);
-    for question in ["Where is Paris?", "where is paris"] {
+    for question in ["Where is Paris?", "where is Paris"] {
         assert_eq!(new.ask("acme", question, 5).await.0, 503);
     }
 }
@@ -136,9 +136,9 @@ async fn an_answer_that_is_too_old_hides_no_younger_one_in_another_spelling() {
     two.fail();
     one.ask_with("acme", "Where is Paris?", &[("x-age", "100")]).await;
     two.until_stale("acme", "Where is Paris?").await;
-    one.ask("acme", "where is paris", 5).await;
+    one.ask("acme", "where is Paris", 5).await;
     // Until the second one is there, the first stands in for it.
-    while two.until_stale("acme", "where is paris").await != StaleKind::Exact {}
+    while two.until_stale("acme", "where is Paris").await != StaleKind::Exact {}
     let ask = async |max_age| {
         let answer = two.ask_with("acme", "Where is Paris?", &[("cache-control", max_age)]).await;
         (answer.0.as_u16(), answer.1)
@@ -209,7 +209,7 @@ async fn an_answer_that_is_damaged_does_not_hide_one_to_another_spelling() {
     let cut = "for _, key in ipairs(redis.call('KEYS', '*:g')) do redis.call('HSET', key, 'v', 'cut') end";
     server.eval(cut, &[]).await;
     assert_eq!(two.ask("acme", "Where is Paris?", 5).await.0, 503);
-    one.ask("acme", "where is paris", 500).await;
-    assert_eq!(two.until_stale("acme", "where is paris").await, StaleKind::Exact);
+    one.ask("acme", "where is Paris", 500).await;
+    assert_eq!(two.until_stale("acme", "where is Paris").await, StaleKind::Exact);
     assert_eq!(two.ask("acme", "Where is Paris?", 5).await.1, Some(StaleKind::Normalized));
 }

@@ -19,7 +19,7 @@
 //! them, whatever they look like.
 
 #[cfg(test)]
-mod pairs;
+pub(super) mod pairs;
 #[cfg(test)]
 mod tests;
 
@@ -70,11 +70,11 @@ const FORMS: &[(Form, &str)] = &[
 
 /// What stands before a question that is a message by itself.
 const LEADS: &[&str] = &["tell me", "i want to know", "i would like to know", "i'd like to know"];
-const QUESTION_WORDS: &[&str] = &["how", "what", "what's", "whats", "when", "where", "which", "who", "why"];
+pub(super) const QUESTION_WORDS: &[&str] = &["how", "what", "what's", "whats", "when", "where", "which", "who", "why"];
 
 /// Before one of the `VERBS`.
 const POLITE: &[&str] = &["please", "kindly", "can you please", "could you please", "would you please"];
-const VERBS: &[&str] = &[
+pub(super) const VERBS: &[&str] = &[
     "compare",
     "define",
     "describe",
@@ -93,10 +93,12 @@ const VERBS: &[&str] = &[
 const ABLE: &[&str] = &["can you", "could you"];
 
 /// Before a question word, a verb, or one of the `HELPERS`.
-const GREETINGS: &[&str] = &["hi,", "hi!", "hello,", "hello!", "hey,", "hey!"];
+pub(super) const GREETINGS: &[&str] = &["hi,", "hi!", "hello,", "hello!", "hey,", "hey!"];
 /// With a capital at the beginning of a message they are no names: `Will` and `May` may be.
 const HELPERS: &[&str] =
     &["are", "can", "could", "did", "do", "does", "i", "i'd", "is", "kindly", "please", "was", "were", "would"];
+/// Of these, those that open a statement as well: only the mark at its end makes a question of it.
+pub(super) const STATEMENTS: &[&str] = &["i", "i'd"];
 
 /// In a message with one of these, the width of a space may mean something.
 const QUOTES: &[char] = &['"', '\'', '“', '”', '„', '‘', '’', '`', '«', '»', '「', '」', '『', '』'];
@@ -139,7 +141,7 @@ impl<'a> Message<'a> {
         let (form, rest) = Form::of(rest).map_or((None, rest), |(form, rest)| (Some(form), rest));
         let mut words = rest.to_vec();
         let opener = form.is_none().then(|| rest.first().and_then(|word| opener(word))).flatten();
-        if form.is_some() || opener.is_some() {
+        if form.is_some() || opener.is_some_and(|opener| !STATEMENTS.contains(&opener)) {
             trim_mark(&mut words);
         }
         if let (Some(first), Some(opener)) = (words.first_mut(), opener) {
@@ -196,7 +198,7 @@ fn after<'a, 'b>(phrase: &str, words: &'b [&'a str]) -> Option<&'b [&'a str]> {
 }
 
 /// Whether `word` is this one of ours; with a capital, where it may have one.
-fn spells(word: &str, ours: &str, opens: bool) -> bool {
+pub(super) fn spells(word: &str, ours: &str, opens: bool) -> bool {
     let may_be_capital = opens || ours == "i";
     let mut letters = word.chars().map(|c| if c == '’' { '\'' } else { c });
     let first = letters.next().map(|c| if may_be_capital { c.to_ascii_lowercase() } else { c });
@@ -205,7 +207,7 @@ fn spells(word: &str, ours: &str, opens: bool) -> bool {
 }
 
 /// One of the words that open a message, in small letters.
-fn opener(word: &str) -> Option<&'static str> {
+pub(super) fn opener(word: &str) -> Option<&'static str> {
     let openers = [QUESTION_WORDS, VERBS, HELPERS];
     openers.into_iter().flatten().copied().find(|opener| spells(word, opener, true))
 }

@@ -1,7 +1,7 @@
 //! Pairs of messages that are put almost alike and have different answers.
 
 /// By what differs. Each pair is tried from both sides.
-pub(super) const OTHERS: &[(&str, &[(&str, &str)])] = &[
+pub(in crate::policy::last_good) const OTHERS: &[(&str, &[(&str, &str)])] = &[
     (
         "names of one letter, numerals, initials",
         &[

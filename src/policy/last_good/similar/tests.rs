@@ -55,6 +55,8 @@ fn what_an_answer_hangs_on_must_be_equal() {
 #[test]
 fn a_mark_that_makes_a_question_counts() {
     assert!(!agree("You like it a lot there?", "You like it a lot there."));
+    assert!(!agree("I like it a lot there?", "I like it a lot there."));
+    assert!(!agree("I'd like it a lot there?", "I'd like it a lot there."));
 }
 
 /// Words on which an answer may hang, whatever they look like: small ones, and such as stand in the forms, too.
