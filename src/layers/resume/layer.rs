@@ -113,7 +113,9 @@ use crate::rt::retry_budget::RetryBudget;
 ///
 /// - *The body fails, stalls until a layer inside gives up, or ends before the model said that it has ended* (in a known dialect):
 ///   the server is asked for what follows the last whole event. Events that are not whole are withheld, at most 1 MiB; where one
-///   is larger, or there is no [memory](Self::memory), the stream passes on as it comes, and is not continued.
+///   is larger, or there is no [memory](Self::memory), the stream passes on as it comes, and is not continued; after a break, before
+///   an event has shown that what comes is the rest, it ends with the error that it had. Behind such an event a second answer that
+///   goes on in the place of the first has its own id.
 ///   Where the stream has a `retry` field, the server is given as long (at most 30 s).
 /// - *The rest is not the rest*: an event twice, a gap, other ids, another answer, or a beginning. Nothing of it is handed on,
 ///   and the body ends with the error that it had. (Where ids are not numbers, a gap cannot be seen; where the cursor is a

@@ -99,7 +99,7 @@ impl Follower {
         if !self.blocks.next(&mut rest) {
             self.position.pass(lf);
             self.withheld.push(data.get(lf..).unwrap_or_default());
-            return self.withheld.hand_on(data.slice(..lf), hold);
+            return self.hand_on(data.slice(..lf), hold);
         }
         let mut all = self.withheld.join(data);
         let skipped = match self.part {
@@ -123,13 +123,26 @@ impl Follower {
             return Followed::All;
         }
         self.withheld.push(&all.split_off(start));
-        self.withheld.hand_on(all.slice(skipped..), hold)
+        self.hand_on(all.slice(skipped..), hold)
+    }
+
+    /// Hands on what is ready. What is withheld cannot be let go before an event has shown that it is the rest.
+    fn hand_on(&mut self, ready: Bytes, hold: impl FnOnce(usize) -> bool) -> Followed {
+        let is_unproved = self.is_unproved();
+        match self.withheld.hand_on(ready, hold) {
+            Followed::Aside(..) if is_unproved => Followed::Wrong(NotResumed::NotComparable),
+            read => read,
+        }
+    }
+
+    fn is_unproved(&self) -> bool {
+        matches!(self.part, StreamPart::Rest { verified: false, .. })
     }
 
     /// Reads one block. Returns `false` where the stream turns out to be none that can be continued.
     fn block(&mut self, raw: &[u8]) -> Result<bool, NotResumed> {
         let block = Block::parse(raw);
-        let is_unproved = matches!(self.part, StreamPart::Rest { verified: false, .. });
+        let is_unproved = self.is_unproved();
         match self.part {
             StreamPart::Original => {
                 if !self.original(raw, &block) {

@@ -1,7 +1,7 @@
 //! Servers that do not keep to what they say: the caller gets the first fault, and no text that is not of its answer.
 
 use proptest::prelude::*;
-use tower_buttress::ResumeLayer;
+use tower_buttress::{Memory, ResumeLayer};
 
 use super::{Answer, FOUR, ONE, THREE, TWO, events, post, send, stream};
 use crate::support::Step::{Data, Fail};
@@ -25,6 +25,33 @@ async fn what_is_not_the_rest_is_not_handed_on() {
         assert_eq!(outcome.events, ["not_resumed: contradicted"], "{why}");
         assert_eq!(outcome.asked.len(), 2, "it is not asked again");
     }
+}
+
+/// Nothing shows that it is the rest before an event of it is whole, however little may be withheld until then.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_withheld_until_it_is_known_for_the_rest_is_not_handed_on() {
+    let half = |id: &str, bytes: usize| -> &'static str { format!("id: {id}\ndata: {}", "x".repeat(bytes)).leak() };
+    let behind_a_comment: &'static str = format!(": c\n\n{}", half("1", 10_000)).leak();
+    for (why, memory, rest) in [
+        ("no memory", 8 * 1024, half("1", 10_000)),
+        ("no memory, behind a comment", 8 * 1024, behind_a_comment),
+        ("no memory for what may be the rest", 8 * 1024, half("3", 10_000)),
+        ("an event that is too large", 16 * 1024 * 1024, half("1", 1024 * 1024)),
+    ] {
+        let rest = stream([Data(rest), Data("\n\n"), Data(TWO), Data(THREE)]);
+        let memory = Memory::new(memory);
+        let layer = ResumeLayer::new().memory(memory.clone());
+        let outcome = send(layer, events("/events"), [stream([Data(ONE), Data(TWO), Fail("cut")]), rest]).await;
+        assert_eq!(outcome.text.replace(": c\n\n", ""), [ONE, TWO].concat(), "{why}");
+        assert_eq!(outcome.error.as_deref(), Some("cut"), "{why}");
+        assert_eq!(outcome.events, ["not_resumed: not-comparable"], "{why}");
+        assert_eq!(memory.used(), 0, "{why}");
+    }
+    // Behind its first event it is known for the rest.
+    let layer = ResumeLayer::new().memory(Memory::new(8 * 1024));
+    let rest = stream([Data(THREE), Data(half("4", 10_000)), Data("\n\n")]);
+    let outcome = send(layer, events("/events"), [stream([Data(ONE), Data(TWO), Fail("cut")]), rest]).await;
+    assert_eq!((outcome.text, outcome.error), ([ONE, TWO, THREE, half("4", 10_000), "\n\n"].concat(), None));
 }
 
 #[tokio::test(start_paused = true)]
