@@ -66,10 +66,10 @@ const BOUND_TO_TEXT: [&[u8]; 7] = [
     b"\"urlContextMetadata\"",
 ];
 
-/// Members of a chat's delta that are compared, or say nothing of the answer. Servers add others, for what is thought in other
-/// words, and for what is signed.
-const COMPARED: [&str; 7] =
-    ["role", "content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"];
+/// Members of a chat's delta that are compared, or say nothing of the answer. A call of a tool is
+/// neither, though nothing but its id may have come yet, and servers add others, for what is thought in other words, and for
+/// what is signed.
+const COMPARED: [&str; 5] = ["role", "content", "reasoning_content", "reasoning", "refusal"];
 
 /// Members of a chat's choice that are compared, are judged by [`BOUND_TO_TEXT`], or say nothing of the text.
 const OF_A_CHOICE: [&str; 8] = [

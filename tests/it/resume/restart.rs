@@ -237,6 +237,8 @@ async fn several_answers_are_not_asked_for_again() {
 async fn what_cannot_be_compared_is_not_asked_for_again() {
     let tool = CHAT
         .chat("{\"tool_calls\":[{\"index\":0,\"id\":\"t\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]}", "null");
+    let id_alone = CHAT.chat("{\"tool_calls\":[{\"index\":0,\"id\":\"t\",\"type\":\"function\"}]}", "null");
+    let older = CHAT.chat("{\"function_call\":{\"id\":\"t\"}}", "null");
     let second_choice = CHAT.text("x").replace("\"index\":0", "\"index\":1");
     let logprobs = CHAT.text("x").replace("\"finish_reason\"", "\"logprobs\":{\"content\":[]},\"finish_reason\"");
     let spaced = logprobs.replace("\"logprobs\":", "\"logprobs\" : ");
@@ -256,6 +258,8 @@ async fn what_cannot_be_compared_is_not_asked_for_again() {
     let unknown = CHAT.chat("{\"content\":\"x\",\"thinking_blocks\":[{\"signature\":\"s\"}]}", "null");
     for (model, event) in [
         (CHAT, tool),
+        (CHAT, id_alone),
+        (CHAT, older),
         (CHAT, second_choice),
         (CHAT, logprobs),
         (CHAT, spaced),
