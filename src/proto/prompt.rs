@@ -1,5 +1,7 @@
 //! What a request for a generation says, for the layers that keep or continue its answer.
 
+use serde::de::IgnoredAny;
+
 use super::dialect::Kind;
 use super::json_object::{elements, members};
 
@@ -28,19 +30,26 @@ const STATE: [&[u8]; 9] = [
 /// Whether the request goes on with something that the server keeps, or leaves something there that a later request can go
 /// on with. Where that cannot be told, it does.
 pub(crate) fn has_server_state(kind: Kind, body: &[u8]) -> bool {
-    let mut stores = kind == Kind::OpenAiResponses;
+    // What is no object to its end may be one to its server: behind a byte order mark, or with a comma too many.
+    let is_object = body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    if !is_object {
+        return true;
+    }
+    let mut store = None;
     for (key, value) in members(body) {
         if has_escapes(key) {
             return true;
         }
         match (key, value) {
-            (b"store", b"false" | b"null") => stores &= value == b"null",
+            // Of two the server may heed either.
+            (b"store", _) if store.is_some_and(|before| before != value) => return true,
+            (b"store", b"false" | b"null") => store = Some(value),
             (key, value) if STATE.contains(&key) && !matches!(value, b"null" | b"false") => return true,
             _ => {}
         }
     }
     // Responses are stored unless the request says that they are not.
-    stores
+    kind == Kind::OpenAiResponses && store != Some(b"false")
 }
 
 /// Whether the request asks for a stream.
@@ -202,9 +211,23 @@ mod tests {
         for body in [r#"{"store":true}"#, r#"{"conversation":"c"}"#, r#"{"thread_id":"t"}"#, r#"{"st\u006fre":true}"#] {
             assert!(chat(body), "{body}");
         }
+        for body in [
+            "\u{FEFF}{\"store\":true}",
+            r#"[{"store":true}]"#,
+            r#"{"model":"m","messages":[],}"#,
+            r#"{"model":"m" "store":true}"#,
+            r#"{"model":"m"}{"store":true}"#,
+            r#"{"model":"m""#,
+            "{\"model\":\"\n\"}",
+            "",
+        ] {
+            assert!(chat(body), "it cannot be told: {body}");
+        }
         let responses = |body: &str| has_server_state(Kind::OpenAiResponses, body.as_bytes());
         assert!(responses(r#"{"input":"a"}"#) && responses(r#"{"input":"a","store":null}"#));
         assert!(!responses(r#"{"input":"a","store":false}"#));
+        assert!(responses(r#"{"store":false,"input":"a","store":null}"#));
+        assert!(!responses(r#"{"store":false,"input":"a","store":false}"#));
         assert!(responses(r#"{"input":"a","store":false,"previous_response_id":"r"}"#));
         assert!(responses(r#"{"input":"a","store":false,"background":true}"#));
     }
