@@ -1,7 +1,8 @@
 //! What a caller inside this process can switch off for one call.
 
-/// In a request's extensions: this call is not retried, whatever the settings of
-/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer).
+/// In a request's extensions: this call is made once, whatever the settings of
+/// [`RetryAfterBackoffLayer`](crate::RetryAfterBackoffLayer), [`ResumeLayer`](crate::ResumeLayer) and `StructuredOutputLayer`
+/// (feature `schema`).
 ///
 /// ```
 /// use http::Request;

@@ -19,7 +19,7 @@ use crate::body::ending::Ending;
 use crate::body::erased::ErasedBody;
 use crate::body::output_usage::OutputUsage;
 use crate::body::request::{CallBody, RequestRead, RequestReading};
-use crate::call::{InvalidOutput, OutputFault, Tenant};
+use crate::call::{InvalidOutput, NoRetry, OutputFault, Tenant};
 use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::structured::Complaint;
@@ -117,8 +117,12 @@ fn next(
     text: &str,
     complaint: &Complaint,
 ) -> Option<Request<CallBody>> {
-    // What was empty once more says nothing new.
-    let max = if complaint.fault == OutputFault::Empty { config.max_reasks.min(1) } else { config.max_reasks };
+    let max = match complaint.fault {
+        _ if asked.head.extensions.get::<NoRetry>().is_some() => 0,
+        // What was empty once more says nothing new.
+        OutputFault::Empty => config.max_reasks.min(1),
+        _ => config.max_reasks,
+    };
     let now = clock::now();
     let took = now.saturating_duration_since(started);
     let in_time = Deadline::remaining_for_attempt(&asked.head.extensions, now).is_none_or(|left| left > took);

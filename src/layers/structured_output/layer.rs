@@ -106,6 +106,7 @@ use crate::rt::retry_budget::RetryBudget;
 ///   answer that there was is returned, marked. A refusal, a filter or a call of a tool is the model's answer.
 /// - *Several answers are not in their form*: the one that came nearest is returned, the latest of these. One that is JSON comes
 ///   nearer than one that is none, and that nearer than an empty one.
+/// - *The request carries [`NoRetry`](crate::NoRetry)*: nothing is asked again.
 /// - *Less time is left than the last call took*, or the budget is spent: nothing is asked again.
 /// - *An answer longer than [`max_answer`](Self::max_answer)* (1 MiB): it passes unread, with an event.
 /// - *An answer longer than 64 KiB*, or one whose check may take more than 65,536 steps (its bytes times the parts of the schema, of

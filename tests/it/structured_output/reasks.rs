@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_buttress::{DeadlineLayer, RetryBudget};
+use tower_buttress::{DeadlineLayer, NoRetry, RetryBudget};
 
 use super::*;
 use crate::support::{Log, secs};
@@ -49,6 +49,17 @@ async fn after_two_the_answer_is_returned_as_it_is_and_marked() {
     let model = Model::new(&[Says::Text("no")]);
     let service = StructuredOutputLayer::new().max_reasks(0).layer(model.service());
     assert_eq!(send(&service, request()).await, got("no", Some(OutputFault::Syntax), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_to_be_made_again_is_made_once() {
+    for says in [BAD, ""] {
+        let model = Model::new(&[Says::Text(says)]);
+        let mut request = request();
+        request.extensions_mut().insert(NoRetry);
+        let got = send(&StructuredOutputLayer::new().layer(model.service()), request).await;
+        assert!(got.fault.is_some() && model.calls() == 1, "{got:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
