@@ -115,22 +115,33 @@ fn treat<B: Body>(mut response: Response<B>, config: CallConfig) -> Response<Sse
     if config.layer.interval.is_none() {
         return response.map(SseHeartbeatBody::untouched);
     }
-    let reason = match AnswerKind::of(&response, config.kind) {
-        AnswerKind::EventStream if config.no_transform => "the caller forbids changes",
-        AnswerKind::EventStream => {
-            head::adapt(response.headers_mut());
-            let state = HeartbeatState::of_stream(config, &response);
-            return response.map(|body| SseHeartbeatBody::with(body, state));
+    let kind = AnswerKind::of(&response, config.kind);
+    let forbidden = match kind {
+        AnswerKind::EventStream | AnswerKind::JsonLines if config.no_transform => Some("the caller forbids changes"),
+        AnswerKind::EventStream | AnswerKind::JsonLines if head::no_transform(response.headers()) => {
+            Some("the upstream forbids changes")
         }
-        AnswerKind::JsonLines if (config.layer.error_events || config.notices.is_some()) && !config.no_transform => {
-            head::forget_bytes(response.headers_mut());
-            return response.map(|body| SseHeartbeatBody::with(body, HeartbeatState::of_json_lines(config)));
-        }
-        AnswerKind::Untouched(reason) => reason,
-        AnswerKind::JsonLines | AnswerKind::Other => return response.map(SseHeartbeatBody::untouched),
+        AnswerKind::Untouched(reason) => Some(reason),
+        _ => None,
     };
-    config.layer.emitter.emit(&Event::Bypassed { layer: NAME, reason });
-    response.map(SseHeartbeatBody::untouched)
+    if let Some(reason) = forbidden.filter(|_| kind != AnswerKind::JsonLines) {
+        config.layer.emitter.emit(&Event::Bypassed { layer: NAME, reason });
+    }
+    let state = match kind {
+        AnswerKind::EventStream if forbidden.is_none() => {
+            head::adapt(response.headers_mut());
+            HeartbeatState::of_stream(config, &response)
+        }
+        AnswerKind::JsonLines if forbidden.is_none() && (config.layer.error_events || config.notices.is_some()) => {
+            head::forget_bytes(response.headers_mut());
+            HeartbeatState::of_json_lines(config)
+        }
+        AnswerKind::EventStream | AnswerKind::JsonLines if config.layer.error_events => {
+            HeartbeatState::of_unchanged(&config, kind == AnswerKind::JsonLines, &response)
+        }
+        _ => return response.map(SseHeartbeatBody::untouched),
+    };
+    response.map(|body| SseHeartbeatBody::with(body, state))
 }
 
 impl<F> fmt::Debug for SseHeartbeatFuture<F> {

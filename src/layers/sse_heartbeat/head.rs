@@ -46,7 +46,6 @@ impl AnswerKind {
             EventStream::Plain if headers.contains_key(CONTENT_LENGTH) => {
                 Self::Untouched("the event stream has a Content-Length")
             }
-            EventStream::Plain if no_transform(headers) => Self::Untouched("the upstream forbids changes"),
             EventStream::Plain => Self::EventStream,
         }
     }
@@ -66,7 +65,6 @@ pub(super) fn is_stream(status: StatusCode, headers: &HeaderMap, json_lines: boo
 fn is_json_lines(headers: &HeaderMap) -> bool {
     media_type::essence(headers).eq_ignore_ascii_case(JSON_LINES)
         && ![CONTENT_LENGTH, CONTENT_ENCODING].iter().any(|name| headers.contains_key(name))
-        && !no_transform(headers)
 }
 
 /// Whether `Cache-Control` says `no-transform`.

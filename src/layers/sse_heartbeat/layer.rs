@@ -72,8 +72,10 @@ use crate::event::{Emitter, Observer};
 /// - *The body fails*: with [`error_events`](Self::error_events), an event that says so comes before the error.
 /// - *The caller drops the future or the body*: the layer drops the inner one. Nothing is left behind.
 /// - *The answer is no 2xx event stream, is for HEAD, or is 204, 205, 206, an upgrade or empty*: it passes untouched.
-/// - *It is compressed, has a `Content-Length`, or the request or the answer says `no-transform`*: it passes untouched,
-///   with [`Event::Bypassed`](crate::Event::Bypassed) (as does an event stream that is a 206).
+/// - *It is compressed, or has a `Content-Length`*: it passes untouched, with [`Event::Bypassed`](crate::Event::Bypassed) (as
+///   does an event stream that is a 206).
+/// - *The request or the answer says `no-transform`*: the same, but with [`error_events`](Self::error_events) the event still stands
+///   in place of the rest if the body fails. Nothing of what came is changed by that.
 /// - *Otherwise*: the layer removes `ETag`, `Accept-Ranges` and digests from the head, and adds `X-Accel-Buffering: no` and
 ///   `Cache-Control: no-cache` where there is none of that name. The length is unknown from then on.
 /// - *A byte order mark comes behind a heartbeat*: the layer removes it, since a reader would take it for content.

@@ -76,6 +76,14 @@ impl<B> HeartbeatState<B> {
         Self { notices: config.notices, ..state }
     }
 
+    /// For a stream that is not to be changed. An event that tells of an error stands in place of the rest, and in nothing of what
+    /// has come.
+    pub(super) fn of_unchanged(config: &CallConfig, json_lines: bool, answer: &Response<B>) -> Self {
+        let kind = if json_lines { config.kind } else { config.kind_of_event_stream() };
+        let schedule = HeartbeatSchedule::new(Duration::MAX, None);
+        Self { schedule, ids: position::followed(Ending::of(answer)), ..Self::new(config, None, kind) }
+    }
+
     /// For a stream that begins before there is an answer.
     pub(super) fn of_pending(call: PendingAnswer<B>, mut config: CallConfig) -> Self {
         let (state, notices) = if config.json_lines {

@@ -117,6 +117,38 @@ async fn what_the_guard_found_is_told_as_the_guard_rendered_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_changes_are_forbidden_the_event_stands_in_place_of_the_rest() {
+    let told = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"code\":null,\
+                \"message\":\"The upstream failed in the middle of the stream.\"}}\n\n";
+    let line = "{\"error\":\"The upstream failed in the middle of the stream.\"}\n";
+    for (path, content_type, event, told) in [
+        ("/v1/messages", "text/event-stream", "data: {}\n\n", told),
+        ("/api/chat", "application/x-ndjson", "{}\n", line),
+    ] {
+        for by_caller in [true, false] {
+            for error_events in [true, false] {
+                let (mut request, steps) = (to(path), [Step::Data(event), Step::Wait(secs(60)), Step::Fail("secret")]);
+                let mut answer = Response::new(Script::new(steps).unsized_());
+                answer.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
+                answer.headers_mut().insert("etag", HeaderValue::from_static("\"a\""));
+                let headers = if by_caller { request.headers_mut() } else { answer.headers_mut() };
+                headers.insert("cache-control", HeaderValue::from_static("no-cache, no-transform"));
+                let before = answer.headers().clone();
+                let layer = layer().error_events(error_events).max_silence(secs(30));
+                let response = through(layer, request, answer).await;
+                assert_eq!(*response.headers(), before, "{path}");
+                let (event, told) = (format!("+0s {event}"), format!("+60s {told}"));
+                let expected: &[&str] = match error_events {
+                    true => &[&event, &told, "+60.05s error: secret", "+60.05s end"],
+                    false => &[&event, "+60s error: secret", "+60s end"],
+                };
+                assert_eq!(trace(response.into_body()).await, expected, "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn json_lines_of_ollama_end_with_a_line_that_says_why_and_have_no_heartbeats() {
     let lines = |steps: [Step; 3]| {
         let mut response = Response::new(Script::new(steps).unsized_());
