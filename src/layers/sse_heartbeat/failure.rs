@@ -32,7 +32,10 @@ pub(super) fn event(err: &BoxError, kind: Option<Kind>, sequence: u64, ending: L
 
 fn describe(err: &BoxError) -> StreamError<'_> {
     if let Some(told) = error::find::<UpstreamError>(err) {
-        let mut described = of_status(told.status()).message(told.message());
+        let mut described = of_status(told.status());
+        if !told.message().is_empty() {
+            described = described.message(told.message());
+        }
         if let Some(name) = told.type_name() {
             described = described.type_name(name);
         }

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use super::body::StreamGuardBody;
 use super::config::{Chosen, Config, NAME};
 use super::prelude::Withheld;
+use super::refusal;
 use super::state::StreamState;
 use super::watch::{BodyWatch, ContentLimit, StreamWatch};
 use crate::body::ending::Ending;
@@ -123,6 +124,9 @@ fn pass<B>(response: Response<B>) -> Response<StreamGuardBody<B>> {
 impl Expected {
     /// Withholds a response, or hands it on.
     fn plan<B: Body>(self, mut response: Response<B>) -> Plan<B> {
+        if Rejection::of(&response).is_none() {
+            refusal::note_limits(&mut response, &self.config);
+        }
         let framing = match self.look(&response) {
             Look::Pass => return Plan::HandOn(pass(response)),
             Look::Bypass(reason) => {

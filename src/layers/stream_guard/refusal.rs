@@ -14,6 +14,7 @@ use crate::error::{StreamTruncated, UpstreamError};
 use crate::policy::fault::judge;
 use crate::proto::dialect::{Fault, Framing, Kind, StreamError};
 use crate::proto::digests;
+use crate::proto::retry_after::retry_after;
 use crate::proto::sse::LineEnding;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::rt::clock;
@@ -43,6 +44,17 @@ pub(super) fn judged(
     match fault {
         Some(fault) => error.with_names(fault.code(), fault.type_name()).with_message(fault.message()),
         None => error,
+    }
+}
+
+/// Notes in the extensions of an answer that refuses for a while when that is over, where only the headers of its limits say so.
+pub(super) fn note_limits<B>(response: &mut Response<B>, config: &Config) {
+    if !matches!(response.status().as_u16(), 429 | 503 | 529) || retry_after(response.headers()).is_some() {
+        return;
+    }
+    let error = judged(None, Some(response.status()), response.headers(), config);
+    if error.retry_after().is_some() {
+        response.extensions_mut().insert(error);
     }
 }
 

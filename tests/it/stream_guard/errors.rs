@@ -45,6 +45,32 @@ async fn what_its_body_says_decides() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_to_come_back_is_read_from_the_headers_of_limits_whatever_the_body_is() {
+    for (method, content_type, body) in [
+        (Method::POST, "application/json", Some("{}")),
+        (Method::POST, "application/json", None),
+        (Method::POST, "text/plain", Some("busy")),
+        (Method::GET, "application/json", Some("{\"error\":{\"message\":\"x\"}}")),
+    ] {
+        for (status, retry_after, waits) in [
+            (429, None, Some(secs(20))),
+            (503, None, Some(secs(20))),
+            (429, Some("3"), Some(secs(3))),
+            (400, None, None),
+        ] {
+            let answer = Answer::of(status, content_type, body.map(Data))
+                .header("x-ratelimit-remaining-requests", "0")
+                .header("x-ratelimit-reset-requests", "20s");
+            let answer = retry_after.into_iter().fold(answer, |answer, value| answer.header("retry-after", value));
+            let response = ask(StreamGuardLayer::new(), method.clone(), CHAT, answer).await;
+            let hint = Standard::new().classify(&Outcome::head(&response)).retry_after();
+            let wait = hint.map(|hint| hint.wait(std::time::SystemTime::UNIX_EPOCH));
+            assert_eq!(wait, waits, "{method} {status} {body:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_upstream_says_of_retries_still_wins() {
     let quota = r#"{"error":{"code":"insufficient_quota"}}"#;
     let response = post(CHAT, Answer::json(429, quota).header("x-should-retry", "true")).await;
