@@ -24,11 +24,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// An error inside of a stream, as the body ends with it or as the source of a refusal.
 pub(super) fn stream_error(state: &StreamState, failure: &Failure, headers: &HeaderMap) -> UpstreamError {
     let error = judged(Some(&failure.fault), None, headers, state.config());
-    let frame = match state.framing() {
-        // A place for an error is missing in an array that is not complete: the caller sees that it breaks off.
-        Framing::Array => String::new(),
-        _ => frame(state.kind(), failure, &error, state.next_sequence(), state.line_ending()),
-    };
+    let frame = frame(state, failure, &error);
     error.with_frame(frame)
 }
 
@@ -59,12 +55,18 @@ pub(super) fn note_limits<B>(response: &mut Response<B>, config: &Config) {
 }
 
 /// The event that tells the caller: the upstream's own where the dialect's clients raise it, else one in the form that they do.
-fn frame(kind: Option<Kind>, failure: &Failure, error: &UpstreamError, sequence: u64, ending: LineEnding) -> String {
-    let own = own_event(failure, kind, ending);
+fn frame(state: &StreamState, failure: &Failure, error: &UpstreamError) -> String {
+    let (kind, ending) = (state.kind(), state.line_ending());
+    let own = match state.framing() {
+        // A place for an error is missing in an array that is not complete: the caller sees that it breaks off.
+        Framing::Array => return String::new(),
+        Framing::Lines => format!("{}\n", String::from_utf8_lossy(&failure.data)),
+        Framing::EventStream => own_event(failure, ending),
+    };
     if is_raised(kind, failure) {
         return own;
     }
-    let written = written(error).sequence(sequence).frame(kind, ending);
+    let written = written(error).sequence(state.next_sequence()).frame(state.kind_as_framed(), ending);
     // Clients that know it want the last state of the response too.
     let names_response = kind == Some(Kind::OpenAiResponses) && failure.name == "response.failed";
     if names_response { own + &written } else { written }
@@ -103,18 +105,15 @@ fn is_raised(kind: Option<Kind>, failure: &Failure) -> bool {
         }
         Some(Kind::Anthropic) => has_object && failure.name == "error",
         // Its Python client looks for nothing but this.
-        Some(Kind::Gemini) => failure.data.starts_with(b"{\"error\":"),
+        Some(Kind::Gemini) => failure.data.starts_with(b"{\"error\":") && failure.name.is_empty(),
         Some(Kind::Cohere) => failure.name == "message-end",
         Some(Kind::Ollama) => error.is_some_and(Value::is_string),
         None => true,
     }
 }
 
-fn own_event(failure: &Failure, kind: Option<Kind>, ending: LineEnding) -> String {
+fn own_event(failure: &Failure, ending: LineEnding) -> String {
     let data = String::from_utf8_lossy(&failure.data);
-    if kind == Some(Kind::Ollama) {
-        return format!("{data}\n");
-    }
     let end = ending.as_str();
     let name = if failure.name.is_empty() { String::new() } else { format!("event: {}{end}", failure.name) };
     let data: String = data.lines().map(|line| format!("data: {line}{end}")).collect();

@@ -207,7 +207,7 @@ impl StreamState {
     }
 
     pub(super) fn truncated(&self) -> StreamTruncated {
-        StreamTruncated::new(self.kind(), self.reader.next_sequence())
+        StreamTruncated::new(self.kind_as_framed(), self.reader.next_sequence())
     }
 
     /// The stream broke off.
@@ -228,6 +228,14 @@ impl StreamState {
 
     pub(super) fn kind(&self) -> Option<Kind> {
         self.reader.kind()
+    }
+
+    /// The dialect in whose form an error is written into the stream: a line is Ollama's, and an event never is.
+    pub(super) fn kind_as_framed(&self) -> Option<Kind> {
+        match self.framing {
+            Framing::Lines => Some(Kind::Ollama),
+            Framing::EventStream | Framing::Array => self.kind().filter(|kind| *kind != Kind::Ollama),
+        }
     }
 
     pub(super) fn config(&self) -> &Arc<Config> {

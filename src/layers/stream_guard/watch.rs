@@ -14,7 +14,7 @@ use super::state::{Readable, Seen, StreamState};
 use crate::body::ending::Ending;
 use crate::error::{BoxError, FirstContentElapsed, StreamTruncated};
 use crate::event::{Event, StreamFault};
-use crate::proto::dialect::{AnswerReader, End};
+use crate::proto::dialect::{AnswerReader, End, Framing};
 use crate::rt::timeout::Timeout;
 
 /// What is looked for.
@@ -192,7 +192,7 @@ impl StreamWatch {
 
     fn elapsed(&self, error: FirstContentElapsed) -> Fail {
         self.config().emitter.emit(&Event::BodyTimedOut { layer: NAME, after: error.after });
-        let frame = error.frame(self.state.kind(), self.state.next_sequence(), self.state.line_ending());
+        let frame = error.frame(self.state.kind_as_framed(), self.state.next_sequence(), self.state.line_ending());
         Fail { before: Bytes::new(), frame: self.shown(frame.into()), error: error.into() }
     }
 
@@ -201,9 +201,10 @@ impl StreamWatch {
         Fail { before: Bytes::new(), frame: self.shown(frame), error }
     }
 
-    /// The event that tells the caller, where this layer is to write it.
+    /// The event that tells the caller, where this layer is to write it, and there is a place for it.
     fn shown(&self, frame: Bytes) -> Bytes {
-        if self.config().error_frames { frame } else { Bytes::new() }
+        let has_place = self.state.framing() != Framing::Array;
+        if self.config().error_frames && has_place { frame } else { Bytes::new() }
     }
 
     fn config(&self) -> &Config {

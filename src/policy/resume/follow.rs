@@ -371,7 +371,9 @@ impl Follower {
 
     /// An error that says that it was cut here.
     pub(crate) fn truncated(&self) -> StreamTruncated {
-        StreamTruncated::new(self.reader.kind(), self.reader.next_sequence())
+        // Ollama's form is a line, and no event.
+        let kind = self.reader.kind().filter(|kind| *kind != Kind::Ollama);
+        StreamTruncated::new(kind, self.reader.next_sequence())
     }
 
     /// What is withheld.

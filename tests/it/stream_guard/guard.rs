@@ -298,6 +298,53 @@ async fn a_dialect_of_ones_own_is_guarded_as_others() {
     assert!(read(ask(layer, Method::POST, "/wire", cut).await).await.1.is_some());
 }
 
+/// What is handed on of an answer, with the event that tells of its error.
+async fn shown(layer: StreamGuardLayer, path: &'static str, content_type: &'static str, steps: Vec<Step>) -> String {
+    let layer = layer.error_events(true);
+    let (text, error) = read(ask(layer, Method::POST, path, Answer::of(200, content_type, steps)).await).await;
+    assert!(error.is_some(), "{text}");
+    text
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_is_written_as_the_stream_is_framed() {
+    let layer = StreamGuardLayer::new();
+    let part = "[{\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n";
+    let failed = ",{\"error\":{\"code\":503,\"message\":\"x\",\"status\":\"UNAVAILABLE\"}}]";
+    for steps in [vec![Data(part)], vec![Data(part), Data(failed)]] {
+        let path = "/v1beta/models/g:streamGenerateContent";
+        let text = shown(layer.clone(), path, "application/json", steps).await;
+        assert_eq!(text.trim_end_matches(','), part, "an array has no place for it");
+    }
+
+    let lines = layer.clone().custom_dialect(|| Telegraph);
+    let text = shown(lines, "/wire", "application/x-ndjson", vec![Data("HELLO\n")]).await;
+    let told = text.strip_prefix("HELLO\n").unwrap();
+    assert!(told.starts_with("{\"error\":\"") && told.ends_with("\"}\n") && told.lines().count() == 1, "{told}");
+
+    let line = "data: {\"model\":\"m\",\"message\":{\"content\":\"a\"},\"done\":false}\n\n";
+    for (steps, error) in [
+        (vec![Data(line)], "event: error\ndata: {"),
+        (vec![Data(line), Data("data: {\"error\":\"gone\"}\n\n")], "data: {\"error\":\"gone\"}\n\n"),
+    ] {
+        let text = shown(layer.clone().dialect(Kind::Ollama), "/events", "text/event-stream", steps).await;
+        let told = text.strip_prefix(line).unwrap();
+        assert!(told.starts_with(error) && told.ends_with("\n\n"), "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_gemini_has_no_name() {
+    let part = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n\n";
+    let error = "data: {\"error\":{\"code\":503,\"message\":\"x\",\"status\":\"UNAVAILABLE\"}}\n\n";
+    for name in ["", "event: error\n"] {
+        let steps = vec![Data(part), Data([name, error].concat().leak())];
+        let path = "/v1beta/models/g:streamGenerateContent";
+        let text = shown(StreamGuardLayer::new(), path, "text/event-stream", steps).await;
+        assert_eq!(text, [part, error].concat());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_passes_and_is_told() {
     for (content_type, encoding) in [("text/event-stream", "gzip"), ("application/vnd.amazon.eventstream", "identity")]
