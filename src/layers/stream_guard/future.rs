@@ -144,15 +144,17 @@ impl Expected {
         response.extensions_mut().insert(ending.clone());
         let Self { config, dialect, generates, asks_for_rest, host, tenant, first_byte } = self;
         let held = config.memory.reserve(tenant.as_ref());
+        let first_content = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
         match (framing, dialect) {
-            (None, Some(dialect)) => Plan::Withhold(Withheld::answer(config, held, response, dialect, host)),
+            (None, Some(dialect)) => {
+                Plan::Withhold(Withheld::answer(config, held, response, dialect, host, first_content))
+            }
             (framing, dialect) => {
                 let framing = framing.unwrap_or(Framing::EventStream);
                 let dialect = dialect.filter(|dialect| !dialect.is_other_in(framing));
                 let reader = Chosen::reader(dialect.as_ref(), framing);
                 let state = StreamState::new(Arc::clone(&config), reader, framing, host, ending);
-                let after = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
-                let limit = ContentLimit::new(after, clock::now());
+                let limit = ContentLimit::new(first_content, clock::now());
                 // The rest of an answer may be nothing but its end.
                 if generates && dialect.is_some() && !asks_for_rest {
                     let state = state.withholding_markers();

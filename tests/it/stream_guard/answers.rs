@@ -5,7 +5,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower_buttress::error::{UpstreamError, find};
 use tower_buttress::proto::dialect::End;
-use tower_buttress::{Ending, Rejection, RejectionKind, StreamGuardLayer};
+use tower_buttress::{Ending, Rejection, RejectionKind, StreamGuardLayer, TimeoutProfile};
 
 use super::{Answer, CHAT, ask, post, read, told};
 use crate::support::Step::{self, Data, Fail, Wait};
@@ -199,6 +199,26 @@ async fn an_array_of_gemini_streams() {
     assert_eq!((text.as_str(), error.is_some()), (PART, true));
     let error = "[{\"error\":{\"code\":503,\"message\":\"x\",\"status\":\"UNAVAILABLE\"}}]";
     assert_eq!(told(&post(GEMINI, Answer::json(200, error)).await), Some((503, "UNAVAILABLE".to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_with_a_longer_wait_counts_for_an_array_too() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let mut patient = TimeoutProfile::EXTENDED_THINKING;
+    patient.first_byte = secs(200);
+    for (profile, status) in [(None, 504), (Some(patient), 200)] {
+        let upstream = service_fn(|_: http::Request<()>| async {
+            let steps = [Data("["), Wait(secs(100)), Data(&PART[1..]), Data(LAST)];
+            Ok::<_, std::convert::Infallible>(Answer::of(200, "application/json", steps).response())
+        });
+        let mut request = http::Request::post(GEMINI).body(()).unwrap();
+        if let Some(profile) = profile {
+            request.extensions_mut().insert(profile);
+        }
+        let response = StreamGuardLayer::new().layer(upstream).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,9 +63,18 @@ pub(super) struct Withheld<B> {
 /// What is read.
 enum Reading {
     Stream(Box<Stream>),
-    Answer(AnswerReader, Chosen, u64),
+    Answer(Answer),
     Error(Instant, LazyTimer),
     Over,
+}
+
+/// An answer in JSON, or an array of events.
+struct Answer {
+    reader: AnswerReader,
+    dialect: Chosen,
+    host: u64,
+    /// How long the first content of an array may take.
+    first_content: Option<Duration>,
 }
 
 struct Stream {
@@ -113,8 +122,10 @@ impl<B> Withheld<B> {
         response: Response<B>,
         dialect: Chosen,
         host: u64,
+        first_content: Option<Duration>,
     ) -> Self {
-        Self::new(config, reservation, response, Reading::Answer(AnswerReader::new(), dialect, host))
+        let answer = Answer { reader: AnswerReader::new(), dialect, host, first_content };
+        Self::new(config, reservation, response, Reading::Answer(answer))
     }
 
     pub(super) fn error(config: Arc<Config>, reservation: Reservation, response: Response<B>) -> Self {
@@ -233,8 +244,9 @@ where
                 let limit = if state.is_recognised() { limit } else { ContentLimit::none() };
                 BodyWatch::Stream(Box::new(StreamWatch { state, limit }))
             }
-            Reading::Answer(reader, dialect, _) => {
+            Reading::Answer(answer) => {
                 let (config, ending) = (Arc::clone(&self.config), self.ending());
+                let Answer { reader, dialect, .. } = answer;
                 BodyWatch::Answer(Box::new(AnswerWatch { config, reader, dialect, ending, left }))
             }
             Reading::Error(..) | Reading::Over => BodyWatch::Nothing,

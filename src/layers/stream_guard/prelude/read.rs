@@ -9,7 +9,7 @@ use super::super::config::{Chosen, NAME};
 use super::super::state::{Readable, StreamState};
 use super::super::watch::{BodyWatch, ContentLimit};
 use super::refuse::{ANOTHER, NO_MEMORY, RETRY};
-use super::{Decision, LET_GO, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, Reading, Stream, Withheld};
+use super::{Answer, Decision, LET_GO, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, Reading, Stream, Withheld};
 use crate::error::{BoxError, StreamTruncated};
 use crate::event::Event;
 use crate::proto::dialect::{End, Framing, Kind};
@@ -29,11 +29,11 @@ where
                 let readable = frame.data_ref().map(|data| stream.state.read(data));
                 self.stream_data(frame, readable?)
             }
-            Reading::Answer(reader, dialect, _) => {
+            Reading::Answer(answer) => {
                 if let Some(data) = frame.data_ref() {
-                    reader.read(data);
+                    answer.reader.read(data);
                 }
-                let is_array = reader.first() == Some(b'[') && dialect.kind() == Some(Kind::Gemini);
+                let is_array = answer.reader.first() == Some(b'[') && answer.dialect.kind() == Some(Kind::Gemini);
                 self.hold(frame);
                 if is_array {
                     return self.turn_to_array();
@@ -125,13 +125,12 @@ where
 
     /// It is not one JSON value but a stream of them.
     fn turn_to_array(&mut self) -> Option<Decision> {
-        let Reading::Answer(_, dialect, host) = std::mem::replace(&mut self.reading, Reading::Over) else {
-            return None;
-        };
+        let Reading::Answer(answer) = std::mem::replace(&mut self.reading, Reading::Over) else { return None };
+        let Answer { dialect, host, first_content, .. } = answer;
         let ending = self.ending();
         let reader = Chosen::reader(Some(&dialect), Framing::Array);
         let state = StreamState::new(Arc::clone(&self.config), reader, Framing::Array, host, ending);
-        let limit = ContentLimit::new(self.config.first_content, clock::now());
+        let limit = ContentLimit::new(first_content, clock::now());
         self.reading = Reading::Stream(Box::new(Stream { state, limit, let_go: None, timer: LazyTimer::default() }));
         self.bytes = 0;
         for frame in std::mem::take(&mut self.held) {
@@ -177,9 +176,10 @@ where
     }
 
     pub(super) fn end_answer(&mut self) -> Decision {
-        let Reading::Answer(reader, dialect, _) = std::mem::replace(&mut self.reading, Reading::Over) else {
+        let Reading::Answer(answer) = std::mem::replace(&mut self.reading, Reading::Over) else {
             return Decision::Release(BodyWatch::Nothing);
         };
+        let Answer { reader, dialect, .. } = answer;
         let kind = dialect.kind();
         if reader.is_cut() || reader.first().is_none() {
             return self.refuse_truncated(StreamTruncated::new(kind, 0));

@@ -83,7 +83,7 @@ where
     pub(super) fn refuse_as(&mut self, code: &'static str, message: &'static str, verdict: Verdict) -> Decision {
         let kind = match &self.reading {
             Reading::Stream(stream) => stream.state.kind(),
-            Reading::Answer(_, dialect, _) => dialect.kind(),
+            Reading::Answer(answer) => answer.dialect.kind(),
             Reading::Error(..) | Reading::Over => None,
         };
         let body = StreamError::of_status(502).code(code).message(message).body(kind);
