@@ -67,7 +67,7 @@ fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
         return Some(marked);
     }
     let payment = status == Some(StatusCode::PAYMENT_REQUIRED) || fault.status() == Some(402);
-    if payment && general {
+    if payment && !row.is_some_and(|row| matches!(row.class, Class::Policy | Class::TooLarge)) {
         return Some(&table::BILLING);
     }
     row.filter(|_| !(general && has_status))
@@ -183,6 +183,8 @@ mod tests {
         );
         check(402, r#"{"error":{"code":402,"message":"Insufficient credits"}}"#, 402);
         check(200, r#"{"error":{"code":402,"message":"Insufficient credits"}}"#, 402);
+        check(402, r#"{"type":"error","error":{"type":"rate_limit_error","message":"x"}}"#, 402);
+        check(402, r#"{"error":{"type":"server_error","message":"x"}}"#, 402);
         check(
             429,
             r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}"#,
