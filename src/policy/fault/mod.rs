@@ -70,6 +70,10 @@ fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
     if payment && !row.is_some_and(|row| matches!(row.class, Class::Policy | Class::TooLarge)) {
         return Some(&table::BILLING);
     }
+    let missing = status.map(|status| status.as_u16()).or(fault.status()) == Some(404);
+    if missing && general && table::names_a_model(fault.message()) {
+        return table::of_name("model_not_found");
+    }
     row.filter(|_| !(general && has_status))
 }
 
@@ -207,6 +211,17 @@ mod tests {
         check(403, r#"{"error":{"code":403,"status":"PERMISSION_DENIED"}}"#, 403);
         check(404, r#"{"error":{"message":"x","type":"invalid_request_error","code":"model_not_found"}}"#, 404);
         check(401, "{}", 401);
+        check(
+            400,
+            r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}"#,
+            400,
+        );
+        // Ollama; vLLM.
+        check(404, r#"{"error":"model \"x\" not found, try pulling it first"}"#, 404);
+        let missing =
+            r#"{"object":"error","message":"The model `x` does not exist.","type":"NotFoundError","code":404}"#;
+        check(404, missing, 404);
+        check(200, missing, 404);
     }
 
     #[test]

@@ -126,7 +126,7 @@ const NAMES: &[(&[&str], Row)] = &[
     (&["request_too_large"], row(413, Class::TooLarge)),
     (&["model_not_found", "not_found_error", "NOT_FOUND", "model_not_available"], row(404, Class::Refused)),
     (&["unsupported_value", "unsupported_parameter", "FAILED_PRECONDITION"], row(400, Class::Unsupported)),
-    (&["authentication_error", "invalid_api_key", "UNAUTHENTICATED"], row(401, Class::Refused)),
+    (&["authentication_error", "invalid_api_key", "API_KEY_INVALID", "UNAUTHENTICATED"], row(401, Class::Refused)),
     (
         &[
             "permission_error",
@@ -224,6 +224,12 @@ pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Optio
     }
     // "Too many tokens, please wait" is a limit of AWS's that will pass.
     (general && !throttled && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
+}
+
+/// Whether the message of a 404 says that there is no such model, as Ollama and vLLM do without a name for it.
+pub(super) fn names_a_model(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("model") && ["not found", "does not exist"].iter().any(|mark| message.contains(mark))
 }
 
 // === impl Row ===
