@@ -38,7 +38,7 @@ pub enum KeepAlive {
 
 impl Kind {
     /// The dialect of a generation endpoint, by its path (without the query). What stands before the part that is
-    /// recognised does not matter, nor does a slash at the end.
+    /// recognised does not matter, nor does a slash at the end. A colon may be escaped.
     ///
     /// | Path ends in | Dialect |
     /// |---|---|
@@ -67,7 +67,7 @@ impl Kind {
             "messages" if parent.ends_with("/v1") => Some(Self::Anthropic),
             "chat" if parent.ends_with("/v2") => Some(Self::Cohere),
             "chat" | "generate" if parent.ends_with("/api") => Some(Self::Ollama),
-            _ => match split_last(last, b':')?.1 {
+            _ => match action(last)? {
                 "generateContent" | "streamGenerateContent" => Some(Self::Gemini),
                 "rawPredict" | "streamRawPredict" if parent.ends_with("/publishers/anthropic/models") => {
                     Some(Self::Anthropic)
@@ -101,6 +101,15 @@ impl Kind {
     }
 }
 
+/// What stands behind the last colon, which some clients escape.
+fn action(last: &str) -> Option<&str> {
+    if let Some((_, action)) = split_last(last, b':') {
+        return Some(action);
+    }
+    let escaped = split_last(last, b'%')?.1;
+    escaped.strip_prefix("3A").or_else(|| escaped.strip_prefix("3a"))
+}
+
 /// `rsplit_once` at an ASCII character. Every call asks for its dialect, and the searcher that the standard library makes for a
 /// character of any length costs more than the few bytes that are read here.
 fn split_last(text: &str, at: u8) -> Option<(&str, &str)> {
@@ -124,6 +133,9 @@ mod tests {
             ("/v1/projects/p/locations/l/publishers/anthropic/models/claude:streamRawPredict", Some(Kind::Anthropic)),
             ("/v1beta/models/gemini:generateContent", Some(Kind::Gemini)),
             ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent", Some(Kind::Gemini)),
+            ("/v1beta/models/g%3AstreamGenerateContent", Some(Kind::Gemini)),
+            ("/v1beta/models/g%3agenerateContent", Some(Kind::Gemini)),
+            ("/v1/publishers/anthropic/models/claude%3ArawPredict", Some(Kind::Anthropic)),
             ("/v2/chat", Some(Kind::Cohere)),
             ("/api/chat", Some(Kind::Ollama)),
             ("/api/generate", Some(Kind::Ollama)),
