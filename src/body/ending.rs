@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use http::Response;
 
-use crate::proto::dialect::End;
 #[cfg(feature = "llm")]
 use crate::proto::dialect::Usage;
+use crate::proto::dialect::{End, Kind};
 
 /// In the extensions of a response whose body [`StreamGuardLayer`](crate::StreamGuardLayer) reads: how the answer ended, once
 /// that is known. Of a stream it is known when its body has come to its end.
@@ -33,6 +33,8 @@ pub struct Ending(Arc<Figures>);
 struct Figures {
     end: AtomicU8,
     ids: AtomicU8,
+    /// The dialect of the events, kept as the place in [`KINDS`] and one higher.
+    kind: AtomicU8,
     /// The `sequence_number` of the next event of Responses, kept one higher; 0: no layer reads them; or [`STOPPED`].
     #[cfg(feature = "llm")]
     sequence: AtomicU64,
@@ -61,6 +63,9 @@ const MAY_HAVE_IDS: u8 = 2;
 const STOPPED: u64 = u64::MAX;
 
 const ENDS: [End; 6] = [End::Whole, End::Paused, End::Limit, End::Refused, End::Filtered, End::Unknown];
+
+const KINDS: [Kind; 6] =
+    [Kind::OpenAiChat, Kind::OpenAiResponses, Kind::Anthropic, Kind::Gemini, Kind::Cohere, Kind::Ollama];
 
 // === impl Ending ===
 
@@ -108,6 +113,19 @@ impl Ending {
     pub(crate) fn may_have_ids(&self) -> Option<bool> {
         let ids = self.0.ids.load(Ordering::Relaxed);
         (ids != UNKNOWN).then_some(ids == MAY_HAVE_IDS)
+    }
+
+    /// The dialect of the events, by a layer that reads them.
+    #[cfg(feature = "llm")]
+    pub(crate) fn note_kind(&self, kind: Option<Kind>) {
+        let index = KINDS.iter().position(|known| Some(*known) == kind).and_then(|index| u8::try_from(index + 1).ok());
+        self.0.kind.store(index.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The dialect that the events are of. `None` where no layer reads them, or they are of none that it knows.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        let index = usize::from(self.0.kind.load(Ordering::Relaxed)).checked_sub(1)?;
+        KINDS.get(index).copied()
     }
 
     /// The stream goes on in another answer, which the layer does not read that looked for ids and numbers.
@@ -226,6 +244,17 @@ mod tests {
         let other = ending.clone();
         ending.note_ids();
         assert_eq!(other.may_have_ids(), Some(true));
+    }
+
+    #[cfg(feature = "llm")]
+    #[test]
+    fn the_dialect_is_the_one_that_was_told_last() {
+        let ending = Ending::new();
+        assert_eq!(ending.kind(), None);
+        for kind in KINDS.map(Some).into_iter().chain([None]) {
+            ending.note_kind(kind);
+            assert_eq!(ending.kind(), kind);
+        }
     }
 
     #[cfg(feature = "llm")]

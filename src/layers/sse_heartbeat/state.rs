@@ -225,7 +225,13 @@ impl<B> HeartbeatState<B> {
         } else {
             self.scanner.block_is_safe() || self.scanner.at_stream_start()
         };
-        (self.error_events && safe).then(|| failure::event(err, self.kind, self.sequence, self.scanner.ending()))
+        (self.error_events && safe).then(|| {
+            let ids = self.ids.as_ref();
+            // A layer inside that reads the events knows better than the path. Ollama's own are lines.
+            let told = ids.and_then(Ending::kind).filter(|kind| *kind != Kind::Ollama);
+            let sequence = ids.and_then(Ending::next_sequence).unwrap_or_default().max(self.sequence);
+            failure::event(err, told.or(self.kind), sequence, self.scanner.ending())
+        })
     }
 
     #[cold]

@@ -19,6 +19,8 @@ pub(super) struct StreamState {
     host: u64,
     model: ModelId,
     ending: Ending,
+    /// The dialect that the ending tells of.
+    told_kind: Option<Kind>,
     /// What was read of an event that is not whole yet.
     partial: BytesMut,
     /// An event became too large to be withheld: the rest of it is handed on as it comes.
@@ -89,6 +91,7 @@ impl StreamState {
             framing,
             host,
             ending,
+            told_kind: None,
             partial: BytesMut::new(),
             loose: false,
             seen: Seen::default(),
@@ -107,7 +110,8 @@ impl StreamState {
     /// Reads on, and says what may be handed on.
     #[inline]
     pub(super) fn read(&mut self, data: &Bytes) -> Readable {
-        let Self { reader, seen, failure, model, config, host, ending, withholds_markers, unproven, .. } = self;
+        let Self { reader, seen, failure, model, config, host, ending, told_kind, withholds_markers, unproven, .. } =
+            self;
         // How the answer ended may be in what was not read.
         let may_be_unread = config.missing_end != MissingEnd::Error;
         let mut judges_markers = *withholds_markers && !(may_be_unread && reader.has_unread());
@@ -128,6 +132,10 @@ impl StreamState {
         });
         if reader.has_ids() {
             ending.note_ids();
+        }
+        if *told_kind != reader.kind() {
+            *told_kind = reader.kind();
+            ending.note_kind(*told_kind);
         }
         if reader.kind() == Some(Kind::OpenAiResponses) {
             ending.note_sequence(reader.next_sequence());

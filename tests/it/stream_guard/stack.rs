@@ -46,6 +46,30 @@ async fn what_fails_before_content_is_retried() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn heartbeats_tell_of_an_error_in_the_dialect_that_the_events_are_of() {
+    let gemini = "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n\n";
+    let responses = "data: {\"type\":\"response.output_text.delta\",\"sequence_number\":4,\"delta\":\"a\"}\n\n";
+    for (event, told) in [
+        (gemini, "data: {\"error\":{\"code\":504,"),
+        (responses, "event: error\ndata: {\"type\":\"error\",\"sequence_number\":5,"),
+        ("data: {\"own\":1}\n\n", "event: error\ndata: {\"type\":\"error\",\"error\":{"),
+    ] {
+        let upstream =
+            service_fn(
+                move |_| async move { Ok::<_, Infallible>(Answer::stream([Data(event), Step::Hang]).response()) },
+            );
+        let service = ServiceBuilder::new()
+            .layer(SseHeartbeatLayer::new(secs(15)).error_events(true))
+            .layer(StreamGuardLayer::new())
+            .layer(tower_buttress::IdleBodyTimeoutLayer::new(secs(10)))
+            .service(upstream);
+        let request = Request::post("/a/path/of/its/own").body(Full::<Bytes>::from("{}")).unwrap();
+        let (text, error) = super::read(service.oneshot(request).await.unwrap()).await;
+        assert!(error.is_some() && text.strip_prefix(event).unwrap().starts_with(told), "{text}");
+    }
+}
+
 /// Asks an upstream that answers so, with a backup beside it. Returns whether the backup was asked.
 async fn reaches_the_backup(own_credentials: bool, answer: fn() -> Answer) -> bool {
     let backup = service_fn(|_: Request<tower_buttress::CallBody>| async {
