@@ -99,7 +99,8 @@ use crate::proto::dialect::{Dialect, Kind};
 ///   [`dialect`](Self::dialect) says that the path's dialect is no guess.
 /// - *An event is too large to be looked at*, above 1 MiB even without its long strings (an image is one): the answer may have ended
 ///   in it. If nothing of the answer follows, it is not known whether it is whole: it passes with the end
-///   [`Unknown`](crate::proto::dialect::End::Unknown), which no layer keeps, and fails with [`MissingEnd::Error`].
+///   [`Unknown`](crate::proto::dialect::End::Unknown), with which no layer keeps an event stream, and fails with
+///   [`MissingEnd::Error`].
 /// - *The rest of an answer*, for which a [`ResumeLayer`](crate::ResumeLayer) outside asks: nothing of it is withheld.
 /// - *A `HEAD`, another path, another method*: untouched, but for event streams.
 /// - *The caller drops the future or the body*: so is what is inside. Nothing is left behind.
@@ -189,7 +190,9 @@ impl StreamGuardLayer {
 
     /// Hands on whole answers only: they are withheld to their end, so that everything that is wrong with them can still be
     /// retried. One that is larger than `max_bytes` (and, where it is no stream, than 256 KiB) is refused with a 502. So is a stream
-    /// of another API at the path of a dialect, which is whole with a clean end behind an event. Default: off.
+    /// of another API at the path of a dialect, which is whole with a clean end behind an event. What is handed on as it comes at all is not held: an answer to another
+    /// method than `POST`, the rest of an answer for which a [`ResumeLayer`](crate::ResumeLayer) asks, and a stream at a path of
+    /// no dialect (see [`dialect`](Self::dialect)). Default: off.
     #[must_use]
     pub fn hold(mut self, max_bytes: usize) -> Self {
         self.config.hold = Some(max_bytes);
