@@ -33,7 +33,9 @@ impl Fleet {
     /// Connects nothing yet: a Redis that is down stops no gateway. What is wrong is one line.
     pub(crate) fn new(args: &FleetArgs, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let outage = args.redis_outage;
-        let Some(options) = args.options()? else { return Ok(Self { redis: None, pace: None, outage }) };
+        let Some(options) = args.options().map_err(|misfit| misfit.to_string())? else {
+            return Ok(Self { redis: None, pace: None, outage });
+        };
         let options = options.observer(observer.clone()).on_operation(count).outage(match outage {
             OnOutage::Local => Outage::Local,
             OnOutage::Refuse => Outage::Refuse,

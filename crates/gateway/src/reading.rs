@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ServerConfig};
 use tower_buttress::CircuitBreakerConfig;
 
-use super::args::{Args, Calls, Stop};
+use super::args::{Args, Calls, Misfit, Stop};
 use super::provider::Provider;
 use super::upstream::{self, Protocol, Upstream};
 use super::{circuits, tls};
@@ -37,12 +37,13 @@ pub(crate) struct Plan<'a> {
 impl Reading {
     /// Reads the files that the options name. What is wrong is one line.
     pub(crate) fn new(args: Args) -> Result<Self, String> {
-        let tls = trust(&args)?;
+        let told = |misfit: Misfit| args.places.tell(&misfit);
+        let tls = trust(&args).map_err(told)?;
         let server_tls = match (&args.server.tls_cert, &args.server.tls_key) {
-            (Some(chain), Some(key)) => Some(tls::server(chain, key)?),
+            (Some(chain), Some(key)) => Some(tls::server(chain, key).map_err(told)?),
             _ => None,
         };
-        let breakers = of_all(&args).map(|args| circuits::config(&args.layers)).collect::<Result<_, _>>()?;
+        let breakers = of_all(&args).map(|args| circuits::config(&args.layers)).collect();
         Ok(Self { args, tls, server_tls, breakers })
     }
 
@@ -91,7 +92,7 @@ fn of_all(args: &Args) -> impl Iterator<Item = &Args> {
 }
 
 /// Whose certificates upstreams may show.
-fn trust(args: &Args) -> Result<ClientConfig, String> {
+fn trust(args: &Args) -> Result<ClientConfig, Misfit> {
     let mut upstreams = of_all(args).flat_map(|Args { upstreams, layers, .. }| {
         let backups = upstreams.backups.iter().map(|backup| &backup.upstream);
         upstreams.upstream.iter().chain(backups).chain(&layers.similar.embeddings)

@@ -1,5 +1,6 @@
 //! TLS for clients: the certificate that the gateway shows.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,25 +9,24 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::args::Misfit;
+
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// For connections with the certificate chain and the key in these PEM files, for HTTP/1.1 and HTTP/2. The error is
-/// one line.
-pub(crate) fn server(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
-    let unreadable = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let chain_error = |error| unreadable(chain, &error);
-    let certificates = CertificateDer::pem_file_iter(chain).map_err(chain_error)?;
-    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(chain_error)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
+/// For connections with the certificate chain and the key in these PEM files, for HTTP/1.1 and HTTP/2.
+pub(crate) fn server(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, Misfit> {
+    let of_chain = |error: &dyn Display| Misfit::new(&["tls_cert"], format!("--tls-cert {}: {error}", chain.display()));
+    let of_key = |error: &dyn Display| Misfit::new(&["tls_key"], format!("--tls-key {}: {error}", key.display()));
+    let certificates = CertificateDer::pem_file_iter(chain).map_err(|error| of_chain(&error))?;
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(|error| of_chain(&error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(&error))?;
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?;
-    let mut config = config
-        .with_no_client_auth()
-        .with_single_cert(certificates, private)
-        .map_err(|error| unreadable(chain, &error))?;
+        .map_err(|error| of_chain(&error))?;
+    let mut config =
+        config.with_no_client_auth().with_single_cert(certificates, private).map_err(|error| of_chain(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

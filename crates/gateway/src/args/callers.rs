@@ -96,9 +96,14 @@ impl CallerArgs {
         self.caller_keys_env.is_some() && self.caller_keys_file.is_some()
     }
 
-    /// Where the file names the variable, and the command line another place.
+    /// Where the configuration file names the variable, and the command line another place.
     pub(super) fn forget_keys_of_environment(&mut self) {
         self.caller_keys_env = None;
+    }
+
+    /// The other way round.
+    pub(super) fn forget_keys_of_file(&mut self) {
+        self.caller_keys_file = None;
     }
 
     pub(super) fn lift_limits(&mut self) {

@@ -2,6 +2,7 @@
 //!
 //! No option is defined twice. A key is the name of an option with `_`, and its value is read by what reads the option's.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::ops::Range;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub(super) struct File {
     /// The fallbacks as the command line would name them: each option behind the fallback that it is for.
     pub(super) fallbacks: Vec<OsString>,
     pub(super) routes: Vec<RouteTable>,
+    /// Where its keys stand.
+    pub(super) lines: HashMap<String, usize>,
     pub(super) text: FileText,
 }
 
@@ -34,6 +37,7 @@ pub(super) struct RouteTable {
     pub(super) name: String,
     pub(super) calls: Calls,
     pub(super) settings: Vec<Setting>,
+    pub(super) lines: HashMap<String, usize>,
     /// `None`: nothing was said of them. An empty list is none.
     pub(super) fallbacks: Option<Vec<OsString>>,
 }
@@ -105,6 +109,7 @@ impl Reader<'_> {
         if table.is_empty() {
             self.complain(0..0, None, "there is no key in it; is the file whole?");
         }
+        file.lines = self.lines(table);
         for (key, value) in in_order(table) {
             match key.get_ref().as_ref() {
                 "fallback" => file.fallbacks = self.fallbacks(value),
@@ -157,7 +162,7 @@ impl Reader<'_> {
             self.complain(value.span(), Some("route.name"), "a route needs one: its state belongs to the name");
         }
         let place = format!("{}:{}: route {name}", self.path.display(), self.line(value.span().start));
-        Some(RouteTable { place, name, calls, settings, fallbacks })
+        Some(RouteTable { place, name, calls, settings, lines: self.lines(table), fallbacks })
     }
 
     /// An option.
@@ -241,6 +246,11 @@ impl Reader<'_> {
             }
         }
         words
+    }
+
+    /// The line of each key.
+    fn lines(&self, table: &DeTable<'_>) -> HashMap<String, usize> {
+        table.iter().map(|(key, _)| (key.get_ref().to_string(), self.line(key.span().start))).collect()
     }
 
     fn line(&self, at: usize) -> usize {

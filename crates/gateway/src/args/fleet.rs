@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tower_buttress_redis::RedisOptions;
 
+use super::Misfit;
 use super::headings::FLEET;
 use super::values::{refuse_unused, time};
 
@@ -58,27 +59,28 @@ const PATIENCE: &str = "100ms";
 // === impl FleetArgs ===
 
 impl FleetArgs {
-    /// How Redis is reached, where there is one. The error is one line.
-    pub(crate) fn options(&self) -> Result<Option<RedisOptions>, String> {
+    /// How Redis is reached, where there is one.
+    pub(crate) fn options(&self) -> Result<Option<RedisOptions>, Misfit> {
         let Some(url) = &self.redis else { return self.check_unused().map(|()| None) };
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
         if self.redis_prefix.is_empty() || !self.redis_prefix.chars().all(is_plain) {
-            return Err("--redis-prefix: not letters, digits, and - _ . :".to_owned());
+            return Err(Misfit::new(&["redis_prefix"], "--redis-prefix: not letters, digits, and - _ . :"));
         }
         if url.0.contains("pass=") {
-            return Err("--redis: a password stands before the @ of the URL, and not in its query".to_owned());
+            let wrong = "--redis: a password stands before the @ of the URL, and not in its query";
+            return Err(Misfit::new(&["redis"], wrong));
         }
-        let options = RedisOptions::from_url(&url.0)
-            .map_err(|_| format!("--redis {url}: not a URL such as redis://127.0.0.1:6379"))?;
+        let wrong = || format!("--redis {url}: not a URL such as redis://127.0.0.1:6379");
+        let options = RedisOptions::from_url(&url.0).map_err(|_| Misfit::new(&["redis"], wrong()))?;
         Ok(Some(options.prefix(self.redis_prefix.as_str()).patience(self.redis_patience)))
     }
 
     /// Without Redis nothing may be said of it, wherever it is said: in the file, in the environment, on the command line.
-    fn check_unused(&self) -> Result<(), String> {
+    fn check_unused(&self) -> Result<(), Misfit> {
         let said = [
-            ("--redis-prefix", self.redis_prefix != PREFIX),
-            ("--redis-patience", time(PATIENCE).as_ref() != Ok(&self.redis_patience)),
-            ("--redis-outage", self.redis_outage != OnOutage::Local),
+            ("redis_prefix", self.redis_prefix != PREFIX),
+            ("redis_patience", time(PATIENCE).as_ref() != Ok(&self.redis_patience)),
+            ("redis_outage", self.redis_outage != OnOutage::Local),
         ];
         refuse_unused(said, "--redis URL")
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ArgAction::Set;
 use http::HeaderName;
 
+use super::Misfit;
 use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, DEDUP, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME};
 use super::similar::{Ratio, SimilarArgs};
 use super::templates::Templates;
@@ -313,38 +314,59 @@ impl LayerArgs {
         self.heartbeat.0.and(self.heartbeat_before_headers.0)
     }
 
-    /// What cannot work together. The error is one line.
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// What cannot work together.
+    pub(super) fn check(&self) -> Result<(), Misfit> {
         if self.guard == Switch::Off && self.hold.0.is_some() {
-            return Err("--hold needs what reads the answers: --guard on".to_owned());
+            return Err(Misfit::new(&["hold", "guard"], "--hold needs what reads the answers: --guard on"));
         }
         if self.dedup == Switch::Off && self.resumable == Switch::On {
-            return Err("--resumable needs what shares answers: --dedup on".to_owned());
+            return Err(Misfit::new(&["resumable", "dedup"], "--resumable needs what shares answers: --dedup on"));
         }
         if self.resumable == Switch::Off && self.respond_async == Switch::On {
-            return Err("--respond-async needs a place for the answers: --resumable on".to_owned());
+            let keys = ["respond_async", "resumable"];
+            return Err(Misfit::new(&keys, "--respond-async needs a place for the answers: --resumable on"));
         }
         if self.last_good == Switch::Off && self.last_good_template.is_some() {
-            return Err("--last-good-template needs --last-good on".to_owned());
+            let keys = ["last_good_template", "last_good"];
+            return Err(Misfit::new(&keys, "--last-good-template needs --last-good on"));
         }
         self.similar.check(self.last_good == Switch::On)?;
         if self.supersede_header.0.is_none() && self.supersede_settle.0.is_some() {
-            return Err("--supersede-settle needs --supersede-header, which names the conversation".to_owned());
+            let keys = ["supersede_settle", "supersede_header"];
+            let wrong = "--supersede-settle needs --supersede-header, which names the conversation";
+            return Err(Misfit::new(&keys, wrong));
+        }
+        if self.breaker == Switch::On { self.check_breaker() } else { Ok(()) }
+    }
+
+    fn check_breaker(&self) -> Result<(), Misfit> {
+        if !(self.breaker_failure_ratio > 0.0 && self.breaker_failure_ratio <= 1.0) {
+            let wrong = "--breaker-failure-ratio must lie above 0 and at or below 1";
+            return Err(Misfit::new(&["breaker_failure_ratio"], wrong));
+        }
+        if self.breaker_open > self.breaker_open_max {
+            let keys = ["breaker_open", "breaker_open_max"];
+            return Err(Misfit::new(&keys, "--breaker-open must not be longer than --breaker-open-max"));
+        }
+        if self.breaker_window < Duration::from_millis(10) {
+            return Err(Misfit::new(&["breaker_window"], "--breaker-window must be at least 10ms"));
         }
         Ok(())
     }
 
-    /// Whether a call whose upstream hangs comes to its fallback. The error is one line.
-    pub(super) fn check_for_fallback(&self) -> Result<(), String> {
+    /// Whether a call whose upstream hangs comes to its fallback.
+    pub(super) fn check_for_fallback(&self) -> Result<(), Misfit> {
         let Some(deadline) = self.deadline.0 else { return Ok(()) };
-        for (name, limit) in
-            [("--first-byte-timeout", self.first_byte_timeout), ("--answer-timeout", self.answer_timeout)]
-        {
+        for (key, name, limit) in [
+            ("first_byte_timeout", "--first-byte-timeout", self.first_byte_timeout),
+            ("answer_timeout", "--answer-timeout", self.answer_timeout),
+        ] {
             if limit.0.is_some_and(|limit| limit >= deadline) {
-                return Err(format!(
+                let wrong = format!(
                     "{name} {limit} is not shorter than --deadline {}: a call that hangs would not reach its fallback",
                     self.deadline
-                ));
+                );
+                return Err(Misfit::new(&[key, "deadline", "fallback"], wrong));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ mod file;
 mod fleet;
 mod headings;
 mod layers;
+mod places;
 mod print;
 mod routes;
 mod server;
@@ -36,6 +37,8 @@ use self::fallbacks::Pairs;
 use self::file::{File, with_defaults};
 pub(crate) use self::fleet::{FleetArgs, OnOutage};
 pub(crate) use self::layers::LayerArgs;
+pub(crate) use self::places::Misfit;
+use self::places::Places;
 pub(crate) use self::routes::Route;
 pub(crate) use self::server::ServerArgs;
 pub(crate) use self::similar::SimilarArgs;
@@ -78,6 +81,10 @@ pub struct Args {
     /// Only in the configuration file.
     #[arg(skip)]
     pub(crate) routes: Vec<Route>,
+
+    /// Where the configuration file says so.
+    #[arg(skip)]
+    pub(crate) places: Places,
 
     /// What the configuration file says.
     #[arg(skip)]
@@ -155,8 +162,9 @@ impl Args {
 
     fn read_words(words: &[OsString]) -> Result<Self, Stop> {
         let bare = Self::command().mut_args(|arg| arg.env(Resettable::Reset));
-        let file = match config_file(words) {
-            Some(path) => File::read(&path, &bare)?,
+        let path = config_file(words);
+        let file = match &path {
+            Some(path) => File::read(path, &bare)?,
             None => File::default(),
         };
         let command = with_defaults(Self::command(), &file.settings);
@@ -165,13 +173,15 @@ impl Args {
             let command = with_defaults(Self::command(), &profile.settings());
             matches = self::matches(with_defaults(command, &file.settings), words)?;
         }
+        let name = path.map(|path| path.display().to_string()).unwrap_or_default();
+        let places = Places::new(name, file.lines, &matches);
+        let stop = |misfit: Misfit| Stop::Wrong(places.tell(&misfit));
         let mut args = Self::of(&matches)?;
         if matches.value_source("fallback").is_none() && !file.fallbacks.is_empty() {
-            let words: Vec<_> = std::iter::once(bare.get_name().into()).chain(file.fallbacks).collect();
-            args.upstreams.backups = Self::of(&self::matches(bare.clone(), &words)?)?.upstreams.backups;
+            args.upstreams.backups = Self::backups(&bare, file.fallbacks, &stop)?;
         }
-        args.check()?;
-        args.text = file.text;
+        args.check().map_err(stop)?;
+        (args.text, args.places) = (file.text, places);
         let settings = print::settings(&bare, &matches);
         args.routes = routes::routes(&args, &settings, file.routes)?;
         if args.server.print_config {
@@ -184,36 +194,57 @@ impl Args {
         Ok(args)
     }
 
+    /// The fallbacks of a file, which has them as the command line would.
+    fn backups(bare: &Command, words: Vec<OsString>, stop: &dyn Fn(Misfit) -> Stop) -> Result<Vec<Backup>, Stop> {
+        let words: Vec<_> = std::iter::once(bare.get_name().into()).chain(words).collect();
+        let read = matches(bare.clone(), &words).and_then(|matches| Self::of(&matches));
+        read.map(|args| args.upstreams.backups).map_err(|error| match error {
+            Stop::Wrong(wrong) => stop(Misfit::new(&["fallback"], wrong)),
+            error => error,
+        })
+    }
+
     fn of(matches: &ArgMatches) -> Result<Self, Stop> {
         let mut args = Self::from_arg_matches(matches).map_err(|error| Stop::from(&error))?;
         args.upstreams.backups = Pairs::of(matches).backups(&args.upstreams).map_err(Stop::Wrong)?;
         let named = |id| matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
         match [named("caller_keys_env"), named("caller_keys_file")] {
             [false, true] => args.callers.forget_keys_of_environment(),
-            [false, false] if args.callers.has_two_places_for_keys() => {
-                return Err(Stop::Wrong("caller_keys_env and caller_keys_file exclude each other".to_owned()));
-            }
+            [true, false] => args.callers.forget_keys_of_file(),
             _ => {}
         }
         Ok(args)
     }
 
     /// What cannot work together.
-    fn check(&self) -> Result<(), Stop> {
-        self.layers.check().map_err(Stop::Wrong)?;
+    fn check(&self) -> Result<(), Misfit> {
+        const CREDENTIALS: [&str; 5] = [
+            "upstream_header",
+            "upstream_authorization_env",
+            "embeddings_header",
+            "embeddings_authorization_env",
+            "fallback",
+        ];
+        self.layers.check()?;
         if !self.upstreams.backups.is_empty() && !self.server.plain {
-            self.layers.check_for_fallback().map_err(Stop::Wrong)?;
+            self.layers.check_for_fallback()?;
         }
-        self.fleet.options().map_err(Stop::Wrong)?;
-        if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
-            return Err(Stop::Wrong("--tls-cert and --tls-key need each other".to_owned()));
+        self.fleet.options()?;
+        match (&self.server.tls_cert, &self.server.tls_key) {
+            (Some(_), None) => return Err(Misfit::new(&["tls_cert"], "--tls-cert needs --tls-key")),
+            (None, Some(_)) => return Err(Misfit::new(&["tls_key"], "--tls-key needs --tls-cert")),
+            _ => {}
+        }
+        if self.callers.has_two_places_for_keys() {
+            let keys = ["caller_keys_file", "caller_keys_env"];
+            return Err(Misfit::new(&keys, "--caller-keys-env and --caller-keys-file exclude each other"));
         }
         let has_own_credential = self.upstreams.has_own_credential() || !self.layers.similar.credential().is_empty();
         if has_own_credential && self.callers.keys().is_none() && !self.callers.trust_callers {
-            return Err(Stop::Wrong(
+            return Err(Misfit::new(
+                &CREDENTIALS,
                 "a credential of the gateway's own would serve callers that are not authenticated: name their keys \
-                 with --caller-keys-env or --caller-keys-file, or say --trust-callers"
-                    .to_owned(),
+                 with --caller-keys-env or --caller-keys-file, or say --trust-callers",
             ));
         }
         Ok(())

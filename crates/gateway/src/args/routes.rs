@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory, ValueEnum};
 use super::file::{RouteTable, Setting, with_defaults};
 use super::print::{self, quoted};
 use super::values::Profile;
-use super::{Args, Calls, Stop};
+use super::{Args, Calls, Misfit, Stop};
 
 /// A route, and the options that hold for its calls.
 #[derive(Clone, Debug)]
@@ -32,47 +32,44 @@ const SERVERS: [(&str, [&str; 2]); 2] = [
 /// Makes the routes of a file, on top of the options that hold for all.
 pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) -> Result<Vec<Route>, Stop> {
     let bare = Args::command().mut_args(|arg| arg.env(Resettable::Reset));
-    let route = |table: RouteTable| {
-        let place = table.place.clone();
-        route(all, settings, table, bare.clone()).map_err(|stop| match stop {
-            Stop::Wrong(line) => Stop::Wrong(format!("{place}: {line}")),
-            stop => stop,
-        })
-    };
-    tables.into_iter().map(route).collect()
+    tables.into_iter().map(|table| route(all, settings, table, &bare)).collect()
 }
 
-fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: Command) -> Result<Route, Stop> {
-    let RouteTable { name, calls, settings: own, fallbacks, .. } = table;
+fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: &Command) -> Result<Route, Stop> {
+    let RouteTable { place, name, calls, settings: own, lines, fallbacks } = table;
+    let places = all.places.of_route(&place, &name, lines);
+    let stop = |misfit: Misfit| Stop::Wrong(places.tell(&misfit));
     let has = |id: &str| own.iter().find(|setting| setting.id == id);
     let named = SERVERS.iter().filter(|(server, _)| has(server).is_some());
     let unshared: Vec<_> = named.flat_map(|(server, credentials)| [*server, credentials[0], credentials[1]]).collect();
     let is_inherited =
         |setting: &&Setting| !setting.id.starts_with("caller_keys") && !unshared.contains(&setting.id.as_str());
     let inherited: Vec<_> = settings.iter().filter(is_inherited).cloned().collect();
-    let program = OsString::from(bare.get_name());
     let mut command = with_defaults(bare.clone(), &inherited);
     let profile = has("profile").and_then(|profile| Profile::from_str(profile.values.first()?, true).ok());
     if let Some(profile) = profile {
         command = with_defaults(command, &profile.settings());
     }
-    let matches = super::matches(with_defaults(command, &own), std::slice::from_ref(&program))?;
-    let mut args = Args::of(&matches)?;
-    let settings = print::settings(&bare, &matches);
+    let unplaced = |error: Stop| match error {
+        Stop::Wrong(wrong) => stop(Misfit::new(&[], wrong)),
+        error => error,
+    };
+    let words = [OsString::from(bare.get_name())];
+    let matches = super::matches(with_defaults(command, &own), &words).map_err(unplaced)?;
+    let mut args = Args::of(&matches).map_err(unplaced)?;
+    let settings = print::settings(bare, &matches);
     args.upstreams.backups = match fallbacks {
-        Some(fallbacks) => {
-            let words: Vec<_> = std::iter::once(program).chain(fallbacks).collect();
-            Args::of(&super::matches(bare, &words)?)?.upstreams.backups
-        }
+        Some(fallbacks) => Args::backups(bare, fallbacks, &stop)?,
         None if has("upstream").is_some() => Vec::new(),
         None => all.upstreams.backups.clone(),
     };
     let drops_fallbacks = args.upstreams.backups.is_empty() && !all.upstreams.backups.is_empty();
     (args.callers, args.server) = (all.callers.clone(), all.server.clone());
     if args.upstreams.upstream.is_none() {
-        return Err(Stop::Wrong("upstream: this route has none; set it here, or for all routes".to_owned()));
+        return Err(stop(Misfit::new(&[], "upstream: this route has none; set it here, or for all routes")));
     }
-    args.check()?;
+    args.check().map_err(stop)?;
+    args.places = places;
     Ok(Route { name, calls, args, settings, unshared, drops_fallbacks })
 }
 

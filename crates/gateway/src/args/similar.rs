@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::ArgAction::Append;
 
+use super::Misfit;
 use super::credentials::{Credential, NamedCredential};
 use super::headings::LAST_GOOD;
 use super::values::refuse_unused;
@@ -53,27 +54,27 @@ impl SimilarArgs {
         authorization.chain(self.embeddings_header.iter().cloned()).collect()
     }
 
-    /// What cannot work together. The error is one line.
-    pub(super) fn check(&self, has_last_good: bool) -> Result<(), String> {
+    /// What cannot work together.
+    pub(super) fn check(&self, has_last_good: bool) -> Result<(), Misfit> {
         if self.similar.0.is_none() {
             let said = [
-                ("--embeddings", self.embeddings.is_some()),
-                ("--embeddings-model", self.embeddings_model.is_some()),
-                ("--embeddings-authorization-env", self.embeddings_authorization_env.is_some()),
-                ("--embeddings-header", !self.embeddings_header.is_empty()),
+                ("embeddings", self.embeddings.is_some()),
+                ("embeddings_model", self.embeddings_model.is_some()),
+                ("embeddings_authorization_env", self.embeddings_authorization_env.is_some()),
+                ("embeddings_header", !self.embeddings_header.is_empty()),
             ];
             return refuse_unused(said, "--similar RATIO");
         }
-        if !has_last_good {
-            return Err("--similar needs the answers that are kept: --last-good on".to_owned());
-        }
-        if self.embeddings.is_none() {
-            return Err("--similar needs what compares requests: --embeddings URL".to_owned());
-        }
-        if self.embeddings_model.is_none() {
-            return Err("--embeddings needs a model: --embeddings-model NAME".to_owned());
-        }
-        Ok(())
+        let missing = if !has_last_good {
+            "--similar needs the answers that are kept: --last-good on"
+        } else if self.embeddings.is_none() {
+            "--similar needs what compares requests: --embeddings URL"
+        } else if self.embeddings_model.is_none() {
+            "--embeddings needs a model: --embeddings-model NAME"
+        } else {
+            return Ok(());
+        };
+        Err(Misfit::new(&["similar", "embeddings"], missing))
     }
 }
 

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use http::HeaderName;
 use tower_buttress::{Rate, TimeoutProfile};
 
+use super::Misfit;
 use super::file::Setting;
 
 /// Whether a layer is there.
@@ -140,10 +141,10 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     Err("not a name such as gateway.example, without scheme and port".to_owned())
 }
 
-/// What is wrong where one of these options was given, and not the one that they are for. The error is one line.
-pub(super) fn refuse_unused<const N: usize>(options: [(&str, bool); N], needed: &str) -> Result<(), String> {
+/// What is wrong where one of these options, by their keys, was given, and not the one that they are for.
+pub(super) fn refuse_unused<const N: usize>(options: [(&'static str, bool); N], needed: &str) -> Result<(), Misfit> {
     match options.into_iter().find(|(_, is_given)| *is_given) {
-        Some((option, _)) => Err(format!("{option} needs {needed}")),
+        Some((key, _)) => Err(Misfit::new(&[key], format!("--{} needs {needed}", key.replace('_', "-")))),
         None => Ok(()),
     }
 }

@@ -6,11 +6,12 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::args::Misfit;
 use crate::tls::provider;
 
 /// The roots of the system, or, where it has none, those that browsers have; and beside them the certificates in `ca`.
-/// The roots are read only where they are needed. The error is one line.
-pub(crate) fn trust(needed: bool, ca: Option<&Path>) -> Result<ClientConfig, String> {
+/// The roots are read only where they are needed.
+pub(crate) fn trust(needed: bool, ca: Option<&Path>) -> Result<ClientConfig, Misfit> {
     let mut roots = RootCertStore::empty();
     if needed {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -19,7 +20,10 @@ pub(crate) fn trust(needed: bool, ca: Option<&Path>) -> Result<ClientConfig, Str
         }
     }
     if let Some(path) = ca {
-        let unreadable = |error| format!("no certificates can be read from {}: {error}", path.display());
+        let unreadable = |error: String| {
+            let wrong = format!("--upstream-ca: no certificates can be read from {}: {error}", path.display());
+            Misfit::new(&["upstream_ca"], wrong)
+        };
         let before = roots.len();
         for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))? {
             let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
@@ -31,6 +35,6 @@ pub(crate) fn trust(needed: bool, ca: Option<&Path>) -> Result<ClientConfig, Str
     }
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?;
+        .map_err(|error| Misfit::new(&[], format!("TLS: {error}")))?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }

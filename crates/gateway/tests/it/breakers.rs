@@ -96,12 +96,12 @@ async fn off_is_off() {
     assert_eq!(page(&gateway, "/-/breakers").await, "[]");
 }
 
-#[tokio::test]
-async fn what_cannot_work_is_told_in_one_line() {
-    use tower_buttress_gateway::{Args, Gateway};
+#[test]
+fn what_cannot_work_is_told_in_one_line() {
+    use tower_buttress_gateway::{Args, Stop};
     for (option, value) in [("--breaker-failure-ratio", "2"), ("--breaker-open", "1h"), ("--breaker-window", "1ms")] {
         let args = ["gateway", "--listen", "127.0.0.1:0", option, value].map(std::ffi::OsString::from);
-        let wrong = Gateway::new(Args::read(args).unwrap()).await.unwrap_err();
-        assert!(wrong.starts_with("the breaker: ") && !wrong.contains('\n'), "{wrong}");
+        let Err(Stop::Wrong(wrong)) = Args::read(args) else { panic!("{option}") };
+        assert!(wrong.starts_with(&format!("{option} must ")) && !wrong.contains('\n'), "{wrong}");
     }
 }

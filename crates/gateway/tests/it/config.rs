@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tower_buttress_gateway::{Args, Stop};
+use tower_buttress_gateway::{Args, Gateway, Stop};
 
 /// A file, until it is dropped.
 pub(super) struct Config(PathBuf);
@@ -158,9 +158,47 @@ fn errors_name_file_line_and_key() {
 #[test]
 fn what_cannot_work_together_is_found_in_a_file_too() {
     let half = Config::new("tls_cert = \"/nowhere\"\n").wrong(&[]);
-    assert_eq!(half, ["--tls-cert and --tls-key need each other"]);
+    assert_eq!(half, ["FILE:1: tls_cert: --tls-cert needs --tls-key"]);
     let own = Config::new("upstream_header = \"x-api-key=CARGO_PKG_NAME\"\n").wrong(&[]);
-    assert!(own.len() == 1 && own[0].starts_with("a credential of the gateway's own would serve callers"), "{own:?}");
+    let wrong = "FILE:1: upstream_header: a credential of the gateway's own would serve callers";
+    assert!(own.len() == 1 && own[0].starts_with(wrong), "{own:?}");
+    for (text, wrong) in [
+        ("\nguard = false\nhold = 1\n", "FILE:3: hold: --hold needs what reads the answers: --guard on"),
+        ("breaker_open = \"1h\"\n", "FILE:1: breaker_open: --breaker-open must not be longer than --breaker-open-max"),
+        ("\nredis_prefix = \"a\"\n", "FILE:2: redis_prefix: --redis-prefix needs --redis URL"),
+        ("embeddings = \"http://e\"\n", "FILE:1: embeddings: --embeddings needs --similar RATIO"),
+        (
+            "[[fallback]]\nurl = \"http://a\"\nweight = 1\n[[fallback]]\nurl = \"http://b\"\n",
+            "FILE:1: fallback: --fallback-weight: all fallbacks have one or none, and http://b has none",
+        ),
+    ] {
+        assert_eq!(Config::new(text).wrong(&[]), [wrong], "{text}");
+    }
+    // What the command line says is in no line of the file.
+    let both = Config::new("hold = 1\n");
+    assert_eq!(both.wrong(&["--guard", "off"]), ["FILE:1: hold: --hold needs what reads the answers: --guard on"]);
+    let wrong = both.wrong(&["--guard", "off", "--hold", "2"]);
+    assert_eq!(wrong, ["--hold needs what reads the answers: --guard on"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named_with_their_keys() {
+    let config = |text: &str| {
+        let config = Config::new(text);
+        let args = config.read(&[]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(Gateway::new(args)).unwrap_err().replace(config.path(), "FILE")
+    };
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let wrong = config("\nupstream_ca = \"/nowhere\"\n");
+    assert!(
+        wrong.starts_with("FILE:2: upstream_ca: --upstream-ca: no certificates can be read from /nowhere"),
+        "{wrong}"
+    );
+    let wrong = config(&format!("tls_key = \"{manifest}\"\ntls_cert = \"/nowhere\"\n"));
+    assert!(wrong.starts_with("FILE:2: tls_cert: --tls-cert /nowhere: "), "{wrong}");
+    let wrong = config(&format!("tls_key = \"/nowhere\"\ntls_cert = \"{manifest}\"\n"));
+    assert!(wrong.starts_with("FILE:1: tls_key: --tls-key /nowhere: "), "{wrong}");
 }
 
 /// An example of the manual.
@@ -258,5 +296,11 @@ fn errors_of_routes_name_file_line_and_key() {
     let alone = Config::new("[[route]]\nname = \"c\"\n").wrong(&[]);
     assert_eq!(alone, ["FILE:1: route c: upstream: this route has none; set it here, or for all routes"]);
     let pair = Config::new("[[route]]\nname = \"c\"\nupstream = \"http://h\"\nguard = false\nhold = 1\n").wrong(&[]);
-    assert_eq!(pair, ["FILE:1: route c: --hold needs what reads the answers: --guard on"]);
+    assert_eq!(pair, ["FILE:5: route c: hold: --hold needs what reads the answers: --guard on"]);
+    let above = Config::new("hold = 1\nupstream = \"http://h\"\n[[route]]\nname = \"c\"\nguard = false\n").wrong(&[]);
+    assert_eq!(above, ["FILE:5: route c: guard: --hold needs what reads the answers: --guard on"]);
+    let ratio =
+        "upstream = \"http://h\"\n[[route]]\nname = \"c\"\n[[route]]\nname = \"d\"\nbreaker_failure_ratio = 2\n";
+    let wrong = "FILE:6: route d: breaker_failure_ratio: --breaker-failure-ratio must lie above 0 and at or below 1";
+    assert_eq!(Config::new(ratio).wrong(&[]), [wrong]);
 }
