@@ -8,8 +8,6 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::Rounded;
-#[cfg(feature = "llm")]
-use crate::policy::fault::known_name;
 use crate::policy::verdict::Verdict;
 use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::retry_after::RetryAfter;
@@ -28,6 +26,8 @@ pub struct UpstreamError {
     verdict: Verdict,
     code: Option<String>,
     type_name: Option<String>,
+    /// The code or the type, where it is one that providers are known to send.
+    known_name: Option<&'static str>,
     message: String,
     retry_after: Option<RetryAfter>,
     frame: Bytes,
@@ -50,20 +50,22 @@ pub struct FirstContentElapsed {
     pub after: Duration,
 }
 
-/// Without the feature nothing reads an upstream's errors, and no names are known.
-#[cfg(not(feature = "llm"))]
-fn known_name(_: &str) -> Option<&'static str> {
-    None
-}
-
 // === impl UpstreamError ===
 
 impl UpstreamError {
     /// An error that has this status, or would have had it if it had come in time, and what it means.
     #[must_use]
     pub const fn new(status: StatusCode, verdict: Verdict) -> Self {
-        let (code, type_name, retry_after) = (None, None, None);
-        Self { status, verdict, code, type_name, message: String::new(), retry_after, frame: Bytes::new() }
+        Self {
+            status,
+            verdict,
+            code: None,
+            type_name: None,
+            known_name: None,
+            message: String::new(),
+            retry_after: None,
+            frame: Bytes::new(),
+        }
     }
 
     /// Adds its code and its type, as the upstream names them.
@@ -71,6 +73,13 @@ impl UpstreamError {
     pub fn with_names(mut self, code: Option<&str>, type_name: Option<&str>) -> Self {
         self.code = code.map(str::to_owned);
         self.type_name = type_name.map(str::to_owned);
+        self
+    }
+
+    /// Adds which of its names may be shown.
+    #[cfg(feature = "llm")]
+    pub(crate) const fn with_known_name(mut self, name: Option<&'static str>) -> Self {
+        self.known_name = name;
         self
     }
 
@@ -142,7 +151,7 @@ impl UpstreamError {
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the upstream told of an error in its answer ({}", self.status.as_u16())?;
-        if let Some(name) = [self.code(), self.type_name()].into_iter().flatten().find_map(known_name) {
+        if let Some(name) = self.known_name {
             write!(f, ", {name}")?;
         }
         f.write_str(")")
@@ -153,8 +162,7 @@ impl fmt::Debug for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamError")
             .field("status", &self.status)
-            .field("code", &self.code().and_then(known_name))
-            .field("type_name", &self.type_name().and_then(known_name))
+            .field("name", &self.known_name)
             .field("verdict", &self.verdict)
             .finish_non_exhaustive()
     }

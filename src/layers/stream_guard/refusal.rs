@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::state::{Failure, StreamState};
 use crate::error::{StreamTruncated, UpstreamError};
-use crate::policy::fault::judge;
+use crate::policy::fault::{judge, known_name};
 use crate::proto::dialect::{Fault, Framing, Kind, StreamError};
 use crate::proto::digests;
 use crate::proto::retry_after::retry_after;
@@ -38,7 +38,10 @@ pub(super) fn judged(
     let judgement = judge(fault, status, headers, config.filtered, clock::wall());
     let error = UpstreamError::new(judgement.status, judgement.verdict).with_retry_after(judgement.retry_after);
     match fault {
-        Some(fault) => error.with_names(fault.code(), fault.type_name()).with_message(fault.message()),
+        Some(fault) => error
+            .with_names(fault.code(), fault.type_name())
+            .with_known_name(known_name(fault))
+            .with_message(fault.message()),
         None => error,
     }
 }

@@ -77,9 +77,10 @@ fn row(fault: &Fault, status: Option<StatusCode>) -> Option<&'static Row> {
     row.filter(|_| !(general && has_status))
 }
 
-/// The same name, if it is one of those that providers give to errors. Any other text in its place may be of the prompt.
-pub(crate) fn known_name(name: &str) -> Option<&'static str> {
-    table::known(name)
+/// The code or the type of an error, if it is one that providers are known to send. Any other text in its place may be of the
+/// prompt.
+pub(crate) fn known_name(fault: &Fault) -> Option<&'static str> {
+    [fault.code(), fault.type_name()].into_iter().flatten().find_map(table::known)
 }
 
 fn of_status(status: StatusCode, headers: &HeaderMap) -> Verdict {

@@ -88,6 +88,7 @@ where
         };
         let body = StreamError::of_status(502).code(code).message(message).body(kind);
         let error = UpstreamError::new(StatusCode::BAD_GATEWAY, verdict).with_names(Some(code), None);
+        let error = error.with_known_name(Some(code));
         self.refuse(|head| refusal::of_error(head, error.with_message(message), body.into()))
     }
 
