@@ -208,7 +208,7 @@ impl Reader<'_> {
     fn check(&self, arg: &Arg, value: &str) -> Result<(), String> {
         let words = [self.command.get_name().to_owned(), word(arg, value)];
         match self.command.clone().try_get_matches_from(words) {
-            Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => Err(one_line(&error)),
+            Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => Err(one_line(&error, self.command)),
             _ => Ok(()),
         }
     }

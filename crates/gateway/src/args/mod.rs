@@ -168,10 +168,10 @@ impl Args {
             None => File::default(),
         };
         let command = with_defaults(Self::command(), &file.settings);
-        let mut matches = matches(command, words)?;
+        let mut matches = matches(&command, words)?;
         if let Some(profile) = matches.get_one::<Profile>("profile") {
             let command = with_defaults(Self::command(), &profile.settings());
-            matches = self::matches(with_defaults(command, &file.settings), words)?;
+            matches = self::matches(&with_defaults(command, &file.settings), words)?;
         }
         let name = path.map(|path| path.display().to_string()).unwrap_or_default();
         let places = Places::new(name, file.lines, &matches);
@@ -197,7 +197,7 @@ impl Args {
     /// The fallbacks of a file, which has them as the command line would.
     fn backups(bare: &Command, words: Vec<OsString>, stop: &dyn Fn(Misfit) -> Stop) -> Result<Vec<Backup>, Stop> {
         let words: Vec<_> = std::iter::once(bare.get_name().into()).chain(words).collect();
-        let read = matches(bare.clone(), &words).and_then(|matches| Self::of(&matches));
+        let read = matches(bare, &words).and_then(|matches| Self::of(&matches));
         read.map(|args| args.upstreams.backups).map_err(|error| match error {
             Stop::Wrong(wrong) => stop(Misfit::new(&["fallback"], wrong)),
             error => error,
@@ -205,7 +205,7 @@ impl Args {
     }
 
     fn of(matches: &ArgMatches) -> Result<Self, Stop> {
-        let mut args = Self::from_arg_matches(matches).map_err(|error| Stop::from(&error))?;
+        let mut args = Self::from_arg_matches(matches).map_err(|error| Stop::of(&error, &Self::command()))?;
         args.upstreams.backups = Pairs::of(matches).backups(&args.upstreams).map_err(Stop::Wrong)?;
         let named = |id| matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue);
         match [named("caller_keys_env"), named("caller_keys_file")] {
@@ -279,8 +279,8 @@ impl Args {
     }
 }
 
-fn matches(command: Command, words: &[OsString]) -> Result<ArgMatches, Stop> {
-    command.try_get_matches_from(words).map_err(|error| Stop::from(&error))
+fn matches(command: &Command, words: &[OsString]) -> Result<ArgMatches, Stop> {
+    command.clone().try_get_matches_from(words).map_err(|error| Stop::of(&error, command))
 }
 
 /// The file that is to be read before the options are.

@@ -55,7 +55,7 @@ fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: &Command) ->
         error => error,
     };
     let words = [OsString::from(bare.get_name())];
-    let matches = super::matches(with_defaults(command, &own), &words).map_err(unplaced)?;
+    let matches = super::matches(&with_defaults(command, &own), &words).map_err(unplaced)?;
     let mut args = Args::of(&matches).map_err(unplaced)?;
     let settings = print::settings(bare, &matches);
     args.upstreams.backups = match fallbacks {

@@ -1,9 +1,8 @@
 //! What is told in place of a start.
 
-use clap::CommandFactory;
+use clap::Command;
 use clap::error::{ContextKind, ContextValue};
 
-use super::Args;
 use super::headings::{CALLERS, TRUST};
 
 /// What to print instead of starting.
@@ -19,22 +18,19 @@ pub enum Stop {
 
 // === impl Stop ===
 
-impl From<&clap::Error> for Stop {
-    fn from(error: &clap::Error) -> Self {
-        let text = error.to_string();
-        if !error.use_stderr() {
-            return Self::Told(text);
-        }
-        Self::Wrong(one_line(error))
+impl Stop {
+    /// What the options of `command` came to.
+    pub(super) fn of(error: &clap::Error, command: &Command) -> Self {
+        if error.use_stderr() { Self::Wrong(one_line(error, command)) } else { Self::Told(error.to_string()) }
     }
 }
 
 /// Without the value, where that may be a credential, or hold one: logs get this line.
-pub(super) fn one_line(error: &clap::Error) -> String {
+pub(super) fn one_line(error: &clap::Error, command: &Command) -> String {
     let mut text = error.to_string();
     if let (Some(ContextValue::String(option)), Some(ContextValue::String(value))) =
         (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
-        && may_be_secret(option, value)
+        && may_be_secret(command, option, value)
     {
         text = text.replace(&format!("'{value}'"), "'***'");
     }
@@ -46,9 +42,8 @@ pub(super) fn one_line(error: &clap::Error) -> String {
 
 /// Whether it may, for this option, which is written as `--name <VALUE>`: people put credentials into URLs, and where the name of
 /// their variable or file should stand.
-fn may_be_secret(option: &str, value: &str) -> bool {
+fn may_be_secret(command: &Command, option: &str, value: &str) -> bool {
     let name = option.split(' ').next().unwrap_or_default();
-    let command = Args::command();
     let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == name.strip_prefix("--")) else { return true };
     let is_guarded = arg.get_id().as_str().starts_with("embeddings")
         || arg.get_help_heading().is_some_and(|heading| [TRUST, CALLERS].contains(&heading));
