@@ -3,7 +3,7 @@
 //! Models that were asked for JSON write a sentence before it, put it into a fenced block, or leave a comma behind the last
 //! member. What was meant is then plain, and can be had without asking again. What is not plain is left alone: a text that was
 //! cut is never closed, since that invents data. The only value of the kind that is wanted is taken, which is the last one, too; of
-//! two neither is chosen, since either may be a quotation of what a user wrote.
+//! two neither is chosen, since either may be a quotation of what a user wrote: also where one of them stands in a fenced block.
 
 use std::borrow::Cow;
 
@@ -42,8 +42,8 @@ const MAX_STARTS: usize = 16;
 /// What `serde_json` reads into a tree: enough for anything that is meant.
 const MAX_DEPTH: usize = 127;
 
-/// Finds the value that `text` is, or has in it: the whole text, else what stands in its only block that is fenced as JSON, else
-/// the only value of the wanted kind. A comma before a closing bracket goes, and raw control characters in strings are
+/// Finds the value that `text` is, or has in it: the whole text, else what stands in its only block that is fenced as JSON, with no
+/// value of the wanted kind outside of it, else the only value of the wanted kind. A comma before a closing bracket goes, and raw control characters in strings are
 /// escaped. `None` where there is no such value, or more than one (the last of two may be a quotation, as the first may), and for
 /// texts above 1 MiB.
 ///
@@ -79,11 +79,16 @@ pub fn extract(text: &str, wanted: Wanted) -> Option<Extracted<'_>> {
         return Some(found(json));
     }
     match fenced(trimmed) {
-        Fenced::One(block) => return parsed(block.trim_matches(is_space)).map(found),
-        Fenced::Several => return None,
-        Fenced::None => {}
+        Fenced::One { before, block, behind } => {
+            let is_only = [before, behind].iter().all(|text| matches!(values(text, wanted), Values::None));
+            parsed(block.trim_matches(is_space)).filter(|_| is_only).map(found)
+        }
+        Fenced::Several => None,
+        Fenced::None => match values(trimmed, wanted) {
+            Values::One(json) => Some(found(json)),
+            Values::None | Values::Unclear => None,
+        },
     }
-    only_value(trimmed, wanted).map(found)
 }
 
 /// Tests count the bytes that are looked at.
@@ -93,7 +98,7 @@ const fn looked_at(_bytes: usize) {}
 /// Blocks that are fenced as JSON.
 enum Fenced<'a> {
     None,
-    One(&'a str),
+    One { before: &'a str, block: &'a str, behind: &'a str },
     Several,
 }
 
@@ -110,7 +115,10 @@ fn fenced(text: &str) -> Fenced<'_> {
         let is_bare = info.is_empty() && block.trim_start().starts_with(['{', '[']);
         if info.eq_ignore_ascii_case("json") || is_bare {
             found = match found {
-                Fenced::None => Fenced::One(block),
+                Fenced::None => {
+                    let before = text.get(..text.len() - rest.len() + at).unwrap_or_default();
+                    Fenced::One { before, block, behind }
+                }
                 _ => return Fenced::Several,
             };
         }
@@ -119,40 +127,54 @@ fn fenced(text: &str) -> Fenced<'_> {
     found
 }
 
-/// The only value of this kind that stands in the text.
-fn only_value(text: &str, wanted: Wanted) -> Option<Cow<'_, str>> {
+/// Values of the wanted kind.
+enum Values<'a> {
+    None,
+    One(Cow<'a, str>),
+    /// There are several, or there may be: something is left open, or does not parse.
+    Unclear,
+}
+
+/// Those that stand in the text.
+fn values(text: &str, wanted: Wanted) -> Values<'_> {
     let opens: &[char] = match wanted {
         Wanted::Either => &['{', '['],
         Wanted::Object => &['{'],
         Wanted::Array => &['['],
     };
     let mut found = None;
-    let (mut at, mut starts) = (0, 0);
+    let (mut at, mut starts, mut is_open) = (0, 0, false);
     while let Some(start) = text.get(at..).and_then(|rest| rest.find(['{', '['])) {
         looked_at(start + 1);
         let rest = text.get(at + start..).unwrap_or_default();
         let Some(length) = end_of_value(rest) else {
             // Nothing closes it: it was no value, or the text was cut.
             starts += 1;
+            is_open |= rest.starts_with(opens);
             if starts > MAX_STARTS {
-                return None;
+                return Values::Unclear;
             }
             at += start + 1;
             continue;
         };
         let value = rest.get(..length).unwrap_or_default();
         if value.starts_with(opens) {
-            if let Some(json) = parsed(value) {
-                if found.is_some() {
-                    return None;
-                }
-                found = Some(json);
+            match parsed(value) {
+                Some(json) if found.is_none() => found = Some(json),
+                Some(_) => return Values::Unclear,
+                // It was to be one, in another language's grammar. `{name}` was not.
+                None if value.contains([':', ',']) => return Values::Unclear,
+                None => {}
             }
         }
         at += start + length;
     }
-    // Where something was left open, the last value may be a part of one that was cut.
-    found.filter(|_| starts == 0)
+    match found {
+        // Where something was left open, the last value may be a part of one that was cut.
+        Some(json) if starts == 0 => Values::One(json),
+        None if !is_open => Values::None,
+        _ => Values::Unclear,
+    }
 }
 
 /// The length of the value that `text` begins with, by its brackets. `None` where they do not match, or nothing closes them.
@@ -294,7 +316,9 @@ mod tests {
             ("\"text\"", "\"text\""),
             ("```json\n{\"a\":1}\n```", r#"{"a":1}"#),
             ("```\n{\"a\":1}\n```", r#"{"a":1}"#),
-            ("Use `ls`:\n```sh\nls {}\n```\nand\n```JSON\n{\"a\":1}\n```", r#"{"a":1}"#),
+            ("Use `ls`:\n```sh\nls -l\n```\nand\n```JSON\n{\"a\":1}\n```", r#"{"a":1}"#),
+            ("For [0, 1) and a list [1]:\n```json\n{\"a\":1}\n```", r#"{"a":1}"#),
+            ("Each {name} is in it:\n```json\n{\"a\":1}\n```\n{done}", r#"{"a":1}"#),
             ("Here: {\"a\":{\"b\":[1,2]}}. Done.", r#"{"a":{"b":[1,2]}}"#),
             ("The list [1] is {\"a\":1}", r#"{"a":1}"#),
             ("{\"a\":[1,2 , ],\n}", "{\"a\":[1,2  ]\n}"),
@@ -317,6 +341,13 @@ mod tests {
             r#"{"a":1}{"a":2}"#,
             "{\"a\":1}\n{\"a\":2}\n",
             r#"You wrote {"admin":true}. My answer is {"admin":false}."#,
+            "You sent:\n```json\n{\"admin\":true}\n```\nMy answer: {\"admin\":false}",
+            "You sent:\n```json\n{\"admin\":true}\n```\nMy answer: {'admin': False}",
+            r#"You wrote {"admin":true}. My answer is {'admin': False}."#,
+            "My answer: {\"admin\":false,}\nYou sent:\n```json\n{\"admin\":true}\n```",
+            "You sent:\n```json\n{\"admin\":true}\n```\n```js\n{\"admin\":false}\n```",
+            "You sent:\n```json\n{\"admin\":true}\n```\nMy answer: {\"admin\":fal",
+            "You sent:\n```json\n{\"admin\":true}\n```\n```json\n{\"admin\":fal",
             "```json\n{\"a\":1}\n```\n```json\n{\"a\":2}\n```",
             "```json\n{\"a\":1",
             "{'a': 1}",
@@ -349,13 +380,18 @@ mod tests {
         for worst in
             ["{", "{\"", "```", "{}", "{\"a\":{", "[1,2 , ", "{\"a\": ,}", "```json\n{", "[\n```\n", "{\"\\", "x"]
         {
-            let looks = [MAX_TEXT, MAX_TEXT / 64].map(|length| {
-                let text = worst.repeat(length / worst.len());
-                assert_eq!(of(&text), None, "{worst}");
-                looks(&text, Wanted::Either)
-            });
-            assert!(looks.iter().all(|looks| (1..=MAX_LOOKS).contains(looks)), "{worst}: {looks:?}");
-            assert!(looks[0] <= looks[1], "{worst}: {looks:?}");
+            for block in ["", "```json\n{}\n```\n"] {
+                let looks = [MAX_TEXT, MAX_TEXT / 64].map(|length| {
+                    let text = block.to_owned() + &worst.repeat((length - block.len()) / worst.len());
+                    assert!(
+                        ["x", "```"].contains(&worst) && !block.is_empty() || of(&text).is_none(),
+                        "{block}{worst}"
+                    );
+                    looks(&text, Wanted::Either)
+                });
+                assert!(looks.iter().all(|looks| (1..=MAX_LOOKS).contains(looks)), "{block}{worst}: {looks:?}");
+                assert!(looks[0] <= looks[1], "{block}{worst}: {looks:?}");
+            }
         }
         // A long one that is found, at once or mended.
         let long = format!("{{\"a\":[{}1]}}", "1,".repeat(MAX_TEXT / 4));
@@ -436,7 +472,10 @@ mod tests {
     fn a_block_is_fenced_as_json_by_its_name_or_its_bracket() {
         let of = |text| match fenced(text) {
             Fenced::None => "none".to_owned(),
-            Fenced::One(block) => format!("one {}", block.trim()),
+            Fenced::One { before, block, behind } => {
+                assert!(text.starts_with(before) && text.ends_with(behind));
+                format!("one {}", block.trim())
+            }
             Fenced::Several => "several".to_owned(),
         };
         assert_eq!(of("```json\nx\n```"), "one x");

@@ -72,8 +72,8 @@ use crate::rt::retry_budget::RetryBudget;
 /// # What happens to an answer
 ///
 /// 1. *It is JSON, and what the schema describes*: it is returned, byte for byte.
-/// 2. *Such a value stands in it*: in its only block that is fenced as JSON, or as the only value of the schema's type (of two
-///    neither is taken: one may be a quotation of what a user wrote); or it
+/// 2. *Such a value stands in it*: as the only value of the schema's type, or in its only block that is fenced as JSON, where no
+///    such value stands outside of it (of two neither is taken: one may be a quotation of what a user wrote); or it
 ///    has commas before closing brackets, or raw control characters in strings: the text is replaced by the value, and
 ///    `Content-Length` is put right ([`extract`](Self::extract)). Nothing else is mended: a text that was cut is never closed.
 /// 3. *It is not*: the model is asked again, with its answer and what is wrong with it (paths and rules, without the values), at
