@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
 use http_body::SizeHint;
 
 use crate::body::ending::Ending;
-use crate::call::{Attempts, ServedBy};
+use crate::call::{Attempts, InvalidOutput, ServedBy};
 use crate::proto::list;
 
 /// The head of an answer that may be read by several callers. Its `Debug` shows status and names of headers, and never
@@ -124,12 +124,25 @@ impl Head {
         self
     }
 
+    /// Whether, and how, the answer is not in the form that was asked for.
+    #[must_use]
+    pub fn invalid_output(&self) -> Option<InvalidOutput> {
+        InvalidOutput::in_extensions(&self.extensions)
+    }
+
+    /// The same head, of an answer that is not in its form.
+    #[must_use]
+    pub fn with_invalid_output(mut self, invalid: InvalidOutput) -> Self {
+        self.extensions.insert(invalid);
+        self
+    }
+
     pub(crate) fn size(&self) -> &SizeHint {
         &self.size
     }
 
     /// The head as it may be stored: without `Set-Cookie`, without what belongs to a connection, and without extensions
-    /// but those that say who gave the answer.
+    /// but those that say who gave the answer, and whether it is in its form.
     pub(crate) fn stored(&self) -> Cow<'_, Self> {
         if self.is_stripped() {
             return Cow::Borrowed(self);
@@ -198,7 +211,9 @@ impl Head {
     }
 
     fn is_stripped(&self) -> bool {
-        let stored = usize::from(self.served_by().is_some()) + usize::from(self.extensions.get::<Attempts>().is_some());
+        let stored =
+            [self.served_by().is_some(), self.extensions.get::<Attempts>().is_some(), self.invalid_output().is_some()];
+        let stored = stored.into_iter().filter(|is_there| *is_there).count();
         self.extensions.len() == stored && !NOT_STORED.iter().any(|name| self.headers.contains_key(name))
     }
 
@@ -214,7 +229,9 @@ impl Head {
             self.headers.remove(name);
         }
         let (backup, attempts) = (self.extensions.remove::<ServedBy>(), self.extensions.remove::<Attempts>());
+        let invalid = self.invalid_output();
         self.extensions.clear();
+        invalid.map(|invalid| self.extensions.insert(invalid));
         backup.map(|backup| self.extensions.insert(backup));
         attempts.map(|attempts| self.extensions.insert(attempts));
     }
@@ -243,6 +260,7 @@ fn age_header(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::OutputFault;
 
     fn head(headers: &[(&'static str, &'static str)]) -> Head {
         let mut response = Response::new(());
@@ -318,12 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_head_says_who_gave_the_answer() {
+    fn a_stored_head_says_who_gave_the_answer_and_whether_it_is_in_its_form() {
+        let invalid = InvalidOutput::new(OutputFault::Schema);
         let live = head(&[("set-cookie", "a=b")]).with_served_by(ServedBy::new("eu")).with_attempts(Attempts(3));
+        let live = live.with_invalid_output(invalid);
         let stored = live.stored();
         let response = stored.compact().to_replay((), Instant::now());
         assert_eq!((ServedBy::of(&response), Attempts::of(&response)), (Some("eu"), Attempts(3)));
-        assert_eq!(response.extensions().len(), 2);
+        assert_eq!((InvalidOutput::of(&response), response.extensions().len()), (Some(invalid), 3));
         assert!(matches!(stored.stored(), Cow::Borrowed(_)));
     }
 

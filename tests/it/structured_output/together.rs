@@ -23,6 +23,25 @@ async fn one_key_two_callers_first_invalid_then_valid_is_one_answer_for_both_and
     assert_eq!(model.calls(), 2);
 }
 
+/// All who get it are told that it is not in its form: who joins the call, and who asks again when it has ended.
+#[tokio::test(start_paused = true)]
+async fn one_key_two_callers_and_an_answer_that_stays_invalid_is_marked_for_both_and_for_the_replay() {
+    let model = Model::new(&[Says::Text(BAD)]);
+    let layer = StructuredOutputLayer::new().max_reasks(0);
+    let service = DedupLayer::new().layer(layer.layer(model.service()));
+    let keyed = || {
+        let mut request = request();
+        request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+        request
+    };
+    let (one, other) = tokio::join!(send(&service, keyed()), send(&service, keyed()));
+    let replay = send(&service, keyed()).await;
+    for got in [one, other, replay] {
+        assert_eq!((got.status, got.text.as_str(), got.fault), (200, BAD, Some(OutputFault::Schema)));
+    }
+    assert_eq!(model.calls(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_key_two_callers_and_held_streams_are_one_answer_too() {
     let model = Model::new(&[held_stream(&["{\"town\":", "1}"]), held_stream(&["{\"city\":", "\"Paris\"}"])]);

@@ -66,10 +66,8 @@ impl Feed {
 fn head_of(head: HeadRecord, (age, found): (Duration, Instant)) -> Head {
     let now = Instant::now();
     let age = (age + now.saturating_duration_since(found)).saturating_sub(head.after);
-    let HeadRecord { status, version, headers, served_by, attempts, .. } = head;
+    let HeadRecord { status, version, headers, served_by, attempts, invalid, .. } = head;
     let head = Head::new(status, version, headers, now.into_std()).with_age(age).with_attempts(attempts);
-    match served_by {
-        Some(backup) => head.with_served_by(backup),
-        None => head,
-    }
+    let head = served_by.into_iter().fold(head, Head::with_served_by);
+    invalid.into_iter().fold(head, Head::with_invalid_output)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use tower_buttress::store::{BodyPart, Fingerprint, Head};
-use tower_buttress::{Attempts, ServedBy};
+use tower_buttress::{Attempts, InvalidOutput, OutputFault, ServedBy};
 
 const MAGIC: &[u8; 4] = b"TB1\0";
 
@@ -27,6 +27,9 @@ const DATA: u8 = 2;
 const TRAILERS: u8 = 3;
 const END: u8 = 4;
 const FAIL: u8 = 5;
+
+/// What may be wrong with an answer, by the names under which it is written.
+const FAULTS: [OutputFault; 3] = [OutputFault::Syntax, OutputFault::Schema, OutputFault::Empty];
 
 /// Writes a log. The same answer is always written in the same way, so that it can be written again from any place.
 #[derive(Debug)]
@@ -66,6 +69,7 @@ pub(super) struct HeadRecord {
     pub(super) after: Duration,
     pub(super) served_by: Option<ServedBy>,
     pub(super) attempts: Attempts,
+    pub(super) invalid: Option<InvalidOutput>,
 }
 
 /// It is no log of this answer.
@@ -93,6 +97,9 @@ impl Encoder {
         let served_by = head.served_by().map_or("", ServedBy::as_str);
         put_bytes(served_by.as_bytes(), &mut record);
         put_headers(head.headers(), &mut record);
+        if let Some(invalid) = head.invalid_output() {
+            put_bytes(invalid.fault.as_str().as_bytes(), &mut record);
+        }
         self.record(HEAD, &record, out);
         record.len() <= MAX_RECORD
     }
@@ -208,7 +215,14 @@ fn read_head(mut record: Bytes) -> Option<HeadRecord> {
     let served_by = std::str::from_utf8(&served_by).ok()?;
     let served_by = (!served_by.is_empty()).then(|| ServedBy::new(served_by));
     let headers = get_headers(&mut record)?;
-    record.is_empty().then_some(HeadRecord { status, version, headers, after, served_by, attempts })
+    // Most heads end here.
+    let invalid = if record.is_empty() { None } else { Some(get_invalid(&mut record)?) };
+    record.is_empty().then_some(HeadRecord { status, version, headers, after, served_by, attempts, invalid })
+}
+
+fn get_invalid(record: &mut Bytes) -> Option<InvalidOutput> {
+    let name = get_bytes(record)?;
+    FAULTS.into_iter().find(|fault| fault.as_str().as_bytes() == name).map(InvalidOutput::new)
 }
 
 fn put_headers(headers: &HeaderMap, out: &mut BytesMut) {
@@ -356,6 +370,20 @@ mod tests {
             decoder.push(&log(&[], false));
             decoder.push(&bytes);
             while let Ok(Some(_)) = decoder.next() {}
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_answer_is_read_again() {
+        for invalid in [None, Some(OutputFault::Syntax), Some(OutputFault::Schema), Some(OutputFault::Empty)] {
+            let invalid = invalid.map(InvalidOutput::new);
+            let head = invalid.map_or_else(head, |invalid| head().with_invalid_output(invalid));
+            let mut log = BytesMut::new();
+            assert!(Encoder::begin(&KEY, &PAYLOAD, &mut log).head(&head, Duration::ZERO, &mut log));
+            let mut decoder = Decoder::new(KEY, PAYLOAD);
+            decoder.push(&log);
+            let Ok(Some(Record::Head(read))) = decoder.next() else { panic!("no head") };
+            assert_eq!(read.invalid, invalid);
         }
     }
 
