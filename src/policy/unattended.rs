@@ -34,6 +34,13 @@ impl<T: Eq + Hash + Copy> Unattended<T> {
         may
     }
 
+    /// A call that goes on is another tenant's from now on, whatever the limits.
+    pub(crate) fn move_to(&mut self, from: &T, to: T) {
+        self.leave(from);
+        *self.by_tenant.entry(to).or_default() += 1;
+        self.total += 1;
+    }
+
     /// It has a listener again, or is over.
     pub(crate) fn leave(&mut self, tenant: &T) {
         let Some(count) = self.by_tenant.get_mut(tenant) else { return };
@@ -67,6 +74,17 @@ mod tests {
         for tenant in ['a', 'b', 'b', 'c'] {
             unattended.leave(&tenant);
         }
+        assert!(unattended.by_tenant.is_empty() && unattended.total == 0);
+    }
+
+    #[test]
+    fn a_call_that_moves_gives_its_place_to_others() {
+        let (mut unattended, limits) = (Unattended::default(), UnattendedLimits { per_tenant: 1, total: 3 });
+        assert!(unattended.enter('a', limits) && unattended.enter('b', limits));
+        unattended.move_to(&'a', 'b');
+        assert!(!unattended.enter('b', limits) && unattended.enter('a', limits));
+        assert!(!unattended.enter('c', limits), "all are spent");
+        ['a', 'b', 'b'].iter().for_each(|tenant| unattended.leave(tenant));
         assert!(unattended.by_tenant.is_empty() && unattended.total == 0);
     }
 

@@ -187,15 +187,20 @@ impl Answers {
         forgotten.len()
     }
 
+    /// A tenant has had a 2xx: from now on it has shares of its own.
+    pub(super) fn know(&self, tenant: Fingerprint) {
+        self.table().know(tenant);
+    }
+
     /// The last listener has left a call: a place, if it may go on without one.
     pub(super) fn leave_unattended(self: &Arc<Self>, number: u64) -> Option<UnattendedPlace> {
         let limits = self.settings.unattended_limits();
         let mut table = self.table();
         let Table { answers, unattended, .. } = &mut *table;
         let kept = answers.get(&number).filter(|kept| !kept.has_ended() && !kept.tokens.is_empty())?;
-        let (tenant, has_own) = (kept.tenant, kept.is_promised);
-        let may_go_on = has_own || unattended.enter(tenant, limits);
-        may_go_on.then(|| UnattendedPlace { answers: self.clone(), of: (!has_own).then_some(tenant) })
+        let (share, has_own) = (kept.share, kept.is_promised);
+        let may_go_on = has_own || unattended.enter(share, limits);
+        may_go_on.then(|| UnattendedPlace { answers: self.clone(), of: (!has_own).then_some(share) })
     }
 
     /// See [`Table::awaited`].
@@ -245,6 +250,13 @@ impl AnswerInFlight {
     pub(super) fn on_head(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let is_offered = is_offered(status, headers);
         (is_offered || self.request.wait.is_some()) && self.register(is_offered)
+    }
+
+    /// The upstream has answered with a 2xx: its tenant is no stranger.
+    pub(super) fn accepted(&self) {
+        let mut table = self.answers.table();
+        table.know(self.tenant);
+        table.accepted(self.number);
     }
 
     fn register(&self, is_offered: bool) -> bool {
@@ -306,8 +318,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Drop for UnattendedPlace {
     fn drop(&mut self) {
-        if let Some(tenant) = &self.of {
-            self.answers.table().unattended.leave(tenant);
+        if let Some(share) = &self.of {
+            self.answers.table().unattended.leave(share);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The answers that are held for callers that come back, and until when.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,18 @@ pub(super) struct Table {
     pub(super) answers: HashMap<u64, HeldAnswer>,
     pub(super) unattended: Unattended<Fingerprint>,
     expiring: BTreeSet<(Instant, u64)>,
-    tenants: HashMap<Fingerprint, usize>,
+    /// How many answers are held, by share.
+    shares: HashMap<Fingerprint, usize>,
+    known: KnownTenants,
     /// A task drops what has expired.
     is_swept: bool,
+}
+
+/// Tenants that have had a 2xx.
+#[derive(Default)]
+struct KnownTenants {
+    recent: HashSet<Fingerprint>,
+    older: HashSet<Fingerprint>,
 }
 
 /// What a token leads to.
@@ -42,6 +51,8 @@ pub(super) struct Token {
 pub(super) struct HeldAnswer {
     pub(super) log: ResponseLog,
     pub(super) tenant: Fingerprint,
+    /// Whose share of the places it takes: its tenant's, or that of all strangers together.
+    pub(super) share: Fingerprint,
     pub(super) owner: Option<TenantHash>,
     pub(super) bears_ids: bool,
     /// It is an event stream: callers are told where.
@@ -75,6 +86,11 @@ pub(super) const MAX_TOKENS: usize = 16;
 const MAX_ANSWERS: usize = 16 * 1024;
 /// The part of them that one tenant may have.
 const TENANT_SHARE: usize = 8;
+/// Stands for all tenants together that have not had a 2xx, and were not authenticated: they may be one caller's that makes up
+/// credentials.
+const STRANGERS: Fingerprint = Fingerprint::from_bytes([0; 32]);
+/// The tenants that are known: beyond that, those that were not seen for the longest time are strangers again.
+const MAX_KNOWN: usize = 32 * 1024;
 /// The most that are dropped under one lock.
 const SWEPT_AT_ONCE: usize = 64;
 /// What has expired is dropped once in this time.
@@ -91,7 +107,8 @@ impl HeldAnswers {
             answers: HashMap::new(),
             unattended: Unattended::default(),
             expiring: BTreeSet::new(),
-            tenants: HashMap::new(),
+            shares: HashMap::new(),
+            known: KnownTenants::default(),
             is_swept: false,
         };
         Self { secrets: Secrets::default(), table: Mutex::new(table) }
@@ -157,14 +174,41 @@ impl Table {
     }
 
     /// Holds an answer. Returns `false` where there are too many.
-    pub(super) fn insert(&mut self, number: u64, kept: HeldAnswer) -> bool {
-        let of_tenant = self.tenants.get(&kept.tenant).copied().unwrap_or(0);
-        if self.answers.len() >= MAX_ANSWERS || of_tenant >= MAX_ANSWERS / TENANT_SHARE {
+    pub(super) fn insert(&mut self, number: u64, mut kept: HeldAnswer) -> bool {
+        let is_known = kept.owner.is_some() || self.known.contains(&kept.tenant);
+        kept.share = if is_known { kept.tenant } else { STRANGERS };
+        let of_share = self.shares.get(&kept.share).copied().unwrap_or(0);
+        if self.answers.len() >= MAX_ANSWERS || of_share >= MAX_ANSWERS / TENANT_SHARE {
             return false;
         }
-        self.tenants.insert(kept.tenant, of_tenant + 1);
+        self.shares.insert(kept.share, of_share + 1);
         self.answers.insert(number, kept);
         true
+    }
+
+    /// A tenant has had a 2xx.
+    pub(super) fn know(&mut self, tenant: Fingerprint) {
+        self.known.insert(tenant);
+    }
+
+    /// The same, for this answer: it takes its tenant's share from now on.
+    pub(super) fn accepted(&mut self, number: u64) {
+        let Some(kept) = self.answers.get_mut(&number).filter(|kept| kept.share == STRANGERS) else { return };
+        kept.share = kept.tenant;
+        if kept.is_promised && kept.ended.is_none() {
+            self.unattended.move_to(&STRANGERS, kept.tenant);
+        }
+        *self.shares.entry(kept.tenant).or_default() += 1;
+        self.leave_share(&STRANGERS);
+    }
+
+    fn leave_share(&mut self, share: &Fingerprint) {
+        if let Some(count) = self.shares.get_mut(share) {
+            *count -= 1;
+            if *count == 0 {
+                self.shares.remove(share);
+            }
+        }
     }
 
     /// Removes a bounded number of those that have expired. They are to be dropped without the lock.
@@ -189,17 +233,12 @@ impl Table {
             self.tokens.remove(token);
         }
         if kept.is_promised && kept.ended.is_none() {
-            self.unattended.leave(&kept.tenant);
+            self.unattended.leave(&kept.share);
         }
         if let Some(ended) = &kept.ended {
             self.expiring.remove(&(ended.expires, number));
         }
-        if let Some(count) = self.tenants.get_mut(&kept.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.tenants.remove(&kept.tenant);
-            }
-        }
+        self.leave_share(&kept.share);
         Some(kept)
     }
 
@@ -209,7 +248,7 @@ impl Table {
         // Where no further caller is given a token, none is sent away.
         let may_be_told = |kept: &&mut HeldAnswer| kept.ended.is_none() && kept.tokens.len() < MAX_TOKENS;
         let Some(kept) = answers.get_mut(&number).filter(may_be_told) else { return false };
-        kept.is_promised = kept.is_promised || unattended.enter(kept.tenant, limits);
+        kept.is_promised = kept.is_promised || unattended.enter(kept.share, limits);
         kept.is_promised
     }
 
@@ -222,7 +261,7 @@ impl Table {
             return AfterEnd::Dropped(self.remove(number), reservation);
         };
         if kept.is_promised {
-            unattended.leave(&kept.tenant);
+            unattended.leave(&kept.share);
         }
         kept.ended = Some(Expiry { expires, reservation });
         expiring.insert((expires, number));
@@ -238,6 +277,21 @@ impl Table {
     }
 }
 
+// === impl KnownTenants ===
+
+impl KnownTenants {
+    fn insert(&mut self, tenant: Fingerprint) {
+        if self.recent.len() >= MAX_KNOWN / 2 {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(tenant);
+    }
+
+    fn contains(&self, tenant: &Fingerprint) -> bool {
+        self.recent.contains(tenant) || self.older.contains(tenant)
+    }
+}
+
 // === impl HeldAnswer ===
 
 impl HeldAnswer {
@@ -245,6 +299,7 @@ impl HeldAnswer {
         Self {
             log,
             tenant,
+            share: tenant,
             owner,
             bears_ids: false,
             is_offered: false,

@@ -272,7 +272,8 @@ impl<St> DedupLayer<St> {
     /// - *The last caller leaves*: the call goes on for the [`window`](Resumable::window) (5 minutes), or to its deadline, in
     ///   place of the [`grace`](Self::grace). A tenant has 8 such calls at a time, all have 256
     ///   ([`unattended`](Resumable::unattended), or a [limit that moves](Resumable::unattended_total)); beyond that leaving ends
-    ///   a call as without this setting.
+    ///   a call as without this setting. Tenants that have had no 2xx yet, and that no [`Tenant`](crate::Tenant) in the extensions
+    ///   names, have one share together, here and below.
     /// - *A call was promised by a 202*: it has one of these places to its end. Callers that look for its answer, and leave again,
     ///   do not cost it that, and each has it go on for another window.
     /// - *A caller comes back*: it reads until the deadline of the call, which it does not put off, whatever its own is.

@@ -15,6 +15,7 @@ use crate::error::BoxError;
 use crate::event::Event;
 use crate::policy::broadcast::ReaderId;
 use crate::policy::storable::{self, KeySource, Storable};
+use crate::proto::fingerprint::Fingerprint;
 use crate::proto::{grpc, retry_after};
 use crate::rejection::Rejection;
 use crate::rt::clock;
@@ -41,6 +42,7 @@ pub(super) struct ResponseRecorder<L> {
     has_unproven_end: bool,
     /// What a stream guard inside knows of its end.
     ending: Option<Ending>,
+    tenant: Fingerprint,
     /// For those who come back.
     answer: Option<AnswerInFlight>,
     config: Arc<Config>,
@@ -55,7 +57,7 @@ impl<L: Lease> ResponseRecorder<L> {
         reservation: Reservation,
         source: KeySource,
         window: Duration,
-        answer: Option<AnswerInFlight>,
+        (tenant, answer): (Fingerprint, Option<AnswerInFlight>),
         config: Arc<Config>,
     ) -> Self {
         Self {
@@ -70,6 +72,7 @@ impl<L: Lease> ResponseRecorder<L> {
             owes_status: false,
             has_unproven_end: false,
             ending: None,
+            tenant,
             answer,
             config,
         }
@@ -158,6 +161,11 @@ impl<L: Lease> ResponseRecorder<L> {
     fn accepted(&mut self) {
         if let Some(lease) = &mut self.lease {
             lease.accepted();
+        }
+        match (&self.answer, &self.config.answers) {
+            (Some(answer), _) => answer.accepted(),
+            (None, Some(answers)) => answers.know(self.tenant),
+            (None, None) => {}
         }
     }
 

@@ -128,9 +128,10 @@ where
         if self.config.answers.as_ref().is_some_and(|answers| answers.settings().respond_async) {
             Preferences::remove(self.request.headers_mut());
         }
-        let Self { service, request, config, source, window, .. } = self;
+        let Self { service, request, config, source, window, claim, .. } = self;
         let reservation = config.memory.reserve(request.extensions().get());
-        let recorder = ResponseRecorder::new(recorder, lease, reservation, source, window, answer, config.clone());
+        let recorder =
+            ResponseRecorder::new(recorder, lease, reservation, source, window, (claim.tenant, answer), config.clone());
         let call = SharedCall::launch(ReadyCall::new(service, request), recorder, shared, config.clone());
         CallAnswer::Leading { reader, call, offer, format, config }
     }
@@ -167,8 +168,13 @@ where
     /// The call passes. A tenant that is a stranger to the upstream no more gets a share of its own by that: else those who
     /// fill the strangers' share would keep every newcomer out.
     fn on_full(self) -> AnswerOf<S, St, ResB> {
-        let (store, tenant) = (self.store.clone(), self.claim.tenant);
-        let on_accepted: OnAccepted = Box::new(move || store.accepted(&tenant));
+        let (store, tenant, answers) = (self.store.clone(), self.claim.tenant, self.config.answers.clone());
+        let on_accepted: OnAccepted = Box::new(move || {
+            store.accepted(&tenant);
+            if let Some(answers) = answers {
+                answers.know(tenant);
+            }
+        });
         self.pass("the store has no room for another request of this tenant", Some(on_accepted))
     }
 

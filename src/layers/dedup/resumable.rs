@@ -73,6 +73,9 @@ impl Resumable {
     /// caller leaves is kept for the [`grace`](crate::DedupLayer::grace) only, and `respond-async` is not applied. Default: 8
     /// and 256.
     ///
+    /// Credentials can be made up: tenants that have had no 2xx yet, and that no [`Tenant`](crate::Tenant) in the request's
+    /// extensions names, have one tenant's share together.
+    ///
     /// A call whose caller was answered with a 202 has its place to its end: callers that look for its answer and leave again
     /// do not cost it that.
     #[must_use]

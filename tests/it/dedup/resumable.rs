@@ -591,11 +591,81 @@ async fn where_there_is_no_place_for_it_a_caller_waits() {
     assert_eq!(later(&service).await.status(), 202);
 }
 
+/// Credentials that are made up, one for each call, take no place from those that the upstream knows.
+#[tokio::test(start_paused = true)]
+async fn strangers_have_one_share_of_the_calls_without_a_listener() {
+    let resumable = Resumable::at("/answers").respond_async(true).unattended(2, 4);
+    let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    let as_tenant = |bearer: &'static str, body: &'static str| {
+        let request =
+            Request::post("/v1/chat").header("authorization", bearer).header("prefer", "respond-async, wait=1");
+        request.body(Full::from(body)).unwrap()
+    };
+    // One that the upstream knows.
+    let known = send(&service, as_tenant("Bearer known", "first")).await;
+    stage.call().await.ok_with("here");
+    assert_eq!(known.await.unwrap().unwrap().status(), 200);
+
+    let mut strangers = Vec::new();
+    for bearer in ["Bearer 1", "Bearer 2", "Bearer 3", "Bearer 4", "Bearer 5"] {
+        let call = send(&service, as_tenant(bearer, bearer)).await;
+        strangers.push((call, stage.call().await));
+    }
+    sleep(secs(2)).await;
+    let sent_away = strangers.iter().filter(|(call, _)| call.is_finished()).count();
+    assert_eq!(sent_away, 2, "the others wait");
+    for body in ["second", "third"] {
+        let answer = ask(&service, as_tenant("Bearer known", body)).await;
+        assert_eq!(answer.status(), 202, "{body}");
+    }
+    // Those that the upstream has answered are strangers no more.
+    for (call, upstream) in strangers {
+        upstream.ok_with("here");
+        assert!([200, 202].contains(&call.await.unwrap().unwrap().status().as_u16()));
+    }
+    settle().await;
+    for body in ["fourth", "fifth"] {
+        assert_eq!(ask(&service, as_tenant("Bearer 1", body)).await.status(), 202, "{body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_whose_call_is_answered_leaves_its_place_to_the_next() {
+    let resumable = Resumable::at("/answers").respond_async(true).unattended(1, 100);
+    let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    let as_tenant = |bearer: &'static str, body: &'static str| {
+        let request =
+            Request::post("/v1/chat").header("authorization", bearer).header("prefer", "respond-async, wait=1");
+        request.body(Full::from(body)).unwrap()
+    };
+    assert_eq!(ask(&service, as_tenant("Bearer 1", "hi")).await.status(), 202);
+    let first = stage.call().await;
+    let second = send(&service, as_tenant("Bearer 2", "hi")).await;
+    let answered = stage.call().await;
+    sleep(secs(2)).await;
+    assert!(!second.is_finished(), "the place is taken");
+    // One that was authenticated is no stranger.
+    let mut named = as_tenant("Bearer 3", "hi");
+    named.extensions_mut().insert(Tenant::new("acme"));
+    assert_eq!(ask(&service, named).await.status(), 202);
+    let _named = stage.call().await;
+
+    let _say = first.answer(event_stream());
+    answered.ok_with("here");
+    assert_eq!(second.await.unwrap().unwrap().status(), 200);
+    assert_eq!(ask(&service, as_tenant("Bearer 4", "hi")).await.status(), 202);
+    assert_eq!(ask(&service, as_tenant("Bearer 2", "more")).await.status(), 202, "known, too");
+}
+
 /// A caller that looks for its answer, and leaves again, leaves the call as it was.
 #[tokio::test(start_paused = true)]
 async fn a_promised_answer_keeps_its_place_while_callers_come_and_go() {
     let resumable = Resumable::at("/answers").respond_async(true).unattended(1, 100);
     let (service, mut stage) = dedup(&DedupLayer::new().resumable(resumable));
+    // One that the upstream knows.
+    let known = send(&service, post("known")).await;
+    stage.call().await.ok_with("here");
+    assert_eq!(known.await.unwrap().unwrap().status(), 200);
     let location = later(&service).await.headers()["location"].to_str().unwrap().to_owned();
     let upstream = stage.call().await;
     for poll in 0..3 {

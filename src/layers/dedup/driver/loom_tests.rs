@@ -16,6 +16,7 @@ use loom::thread;
 use super::*;
 use crate::policy::broadcast::Limits;
 use crate::policy::storable::KeySource;
+use crate::proto::fingerprint::Fingerprint;
 use crate::store::{BodyPart, Reader, Recorder, Retention};
 
 type Script = Arc<Mutex<State>>;
@@ -90,8 +91,9 @@ fn shared_call_and_log(limits: Limits, listeners: usize) -> (Vec<Reader>, Script
     let config = Arc::new(Config { limits, grace: Duration::ZERO, ..Config::default() });
     let call: Ready<Result<Response<Scripted>, Infallible>> = ready(Ok(Response::new(Scripted(script.clone()))));
     let reservation = config.memory.reserve(None);
+    let (source, tenant) = (KeySource::ByKey, Fingerprint::from_bytes([0; 32]));
     let recorder =
-        ResponseRecorder::new(recorder, NoLease, reservation, KeySource::ByKey, Duration::ZERO, None, config.clone());
+        ResponseRecorder::new(recorder, NoLease, reservation, source, Duration::ZERO, (tenant, None), config.clone());
     SharedCall::launch(call, recorder, None, config);
     (readers, script, log)
 }
