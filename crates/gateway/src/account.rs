@@ -1,8 +1,8 @@
 //! Whose call it is, where no key of the gateway says so.
 
-use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use tower_buttress::Tenant;
 
@@ -28,6 +28,27 @@ pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
         }
     }
     tenant
+}
+
+/// The account of a caller that the proxy in front names in this header. Without it a request is nobody's.
+pub(crate) fn named_by(header: HeaderName) -> impl Fn(&Parts) -> Option<Vec<u8>> + Send + Sync + 'static {
+    move |head| named(&head.headers, &header).map(|named| account(head, named))
+}
+
+/// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.
+fn named(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let lines = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let is_named = lines().any(|line| !line.is_empty());
+    // No value has a line break of its own.
+    is_named.then(|| lines().collect::<Vec<_>>().join(&b'\n'))
+}
+
+/// The conversation that one header names, of the caller that another one names.
+pub(crate) fn conversation(head: &Parts, conversation: &HeaderName, caller: &HeaderName) -> Option<String> {
+    let conversation = head.headers.get(conversation).filter(|name| !name.is_empty())?;
+    let caller = named(&head.headers, caller)?;
+    // What is escaped has no line break.
+    Some(format!("{}\n{}", caller.escape_ascii(), conversation.as_bytes().escape_ascii()))
 }
 
 /// Whose share of the memory a call takes: its tenant's, or that of its credentials. Calls without either have one together.

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use tower_buttress::{
     ConnectTimeoutLayer, DeadlineHeader, DeadlineLayer, DedupLayer, FirstByteEvent, FirstByteTimeoutLayer,
     HeartbeatFrame, IdleActivity, IdleBodyTimeoutLayer, LastGoodLayer, MissingEnd, Observer, RetryAfterBackoffLayer,
     SseHeartbeatLayer, StreamGuardLayer, StructuredOutputLayer, SupersedeLayer, SupersedeMode, Tenant,
 };
 
-use super::account::account;
+use super::account::{account, named_by};
 use super::args::{Args, Ends, Heartbeat, LayerArgs, Notices, Superseding, Switch};
 use super::load::Loads;
 use super::notices;
@@ -57,7 +56,7 @@ pub(crate) fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHe
 }
 
 pub(crate) fn supersede(args: &LayerArgs, state: &mut RouteState) -> SupersedeLayer {
-    let layer = state.conversations(args.supersede_header.0.as_ref());
+    let layer = state.conversations(args);
     layer.settle(args.supersede_settle.0.unwrap_or_default()).mode(match args.supersede {
         Superseding::Interrupt => SupersedeMode::Interrupt,
         Superseding::Reject => SupersedeMode::Reject,
@@ -81,6 +80,10 @@ pub(crate) fn last_good(args: &LayerArgs, kept: &LastGoodLayer) -> LastGoodLayer
         return LastGoodLayer::disabled();
     }
     let layer = kept.clone().ttl(args.last_good_ttl);
+    let layer = match args.dedup_tenant_header.clone() {
+        Some(header) => layer.tenant(named_by(header)),
+        None => layer,
+    };
     let Some(texts) = args.last_good_template.clone() else { return layer };
     layer.template(move |request| texts.text(request.model().as_deref()).map(str::to_owned))
 }
@@ -103,7 +106,7 @@ pub(crate) fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut Stat
     let layer = states.dedup(args, loads);
     let layer = layer.window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
-        Some(header) => layer.tenant(move |head| tenant(&head.headers, &header).map(|named| account(head, named))),
+        Some(header) => layer.tenant(named_by(header)),
         // A caller that comes back without a key names nobody.
         None if callers.keys().is_some() => layer.tenant(|head| {
             let is_nobody = head.extensions.get::<Tenant>().is_none();
@@ -111,14 +114,6 @@ pub(crate) fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut Stat
         }),
         None => layer,
     }
-}
-
-/// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.
-fn tenant(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
-    let lines = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let named = lines().any(|line| !line.is_empty());
-    // No value has a line break of its own.
-    named.then(|| lines().collect::<Vec<_>>().join(&b'\n'))
 }
 
 /// What is wrong with an answer is told to the caller by the heartbeats outside, when nothing could mend it.

@@ -1,6 +1,7 @@
 //! What outlives a reading of the configuration: circuits, pauses, places, kept answers and conversations. It belongs to the
 //! name of its route.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tower_buttress::{
     RetryBudget, StreamGuardLayer, SupersedeLayer,
 };
 
+use super::account;
 use super::answers;
 use super::args::{CallerArgs, Concurrency, Count, LayerArgs, Pacing, RateLimit, Switch};
 use super::fleet::{AnswerStore, Fleet};
@@ -44,7 +46,7 @@ pub(crate) struct RouteState {
     pub(crate) guard: StreamGuardLayer,
     pub(crate) budget: RetryBudget,
     pub(crate) last_good: LastGoodLayer,
-    conversations: Held<Option<HeaderName>, SupersedeLayer>,
+    conversations: Held<(Option<HeaderName>, Option<HeaderName>), SupersedeLayer>,
     upstreams: HashMap<String, UpstreamState>,
     /// Those of the configuration before this one.
     old: HashMap<String, UpstreamState>,
@@ -178,14 +180,18 @@ impl RouteState {
         Guards { name: prefixed, breaker, queue, pace }
     }
 
-    /// What is known of the conversations that this header names.
-    pub(crate) fn conversations(&mut self, header: Option<&HeaderName>) -> SupersedeLayer {
-        self.conversations.with(header.cloned(), || match header {
-            Some(header) => {
-                let layer = SupersedeLayer::by_header(header.clone()).memory(self.memory.clone());
-                self.fleet.supersede(&self.prefix, layer)
-            }
-            None => SupersedeLayer::disabled(),
+    /// What is known of the conversations that a header names.
+    pub(crate) fn conversations(&mut self, args: &LayerArgs) -> SupersedeLayer {
+        let (header, callers) = (args.supersede_header.0.clone(), args.dedup_tenant_header.clone());
+        self.conversations.with((header.clone(), callers.clone()), || {
+            let layer = match (header, callers) {
+                (Some(header), None) => SupersedeLayer::by_header(header),
+                (Some(header), Some(callers)) => {
+                    SupersedeLayer::new(move |head| account::conversation(head, &header, &callers).map(Cow::Owned))
+                }
+                (None, _) => return SupersedeLayer::disabled(),
+            };
+            self.fleet.supersede(&self.prefix, layer.memory(self.memory.clone()))
         })
     }
 }

@@ -155,7 +155,8 @@ pub(crate) struct LayerArgs {
     #[arg(long, env = "GATEWAY_DEDUP_WINDOW", value_name = "TIME|off", default_value = "60s", help_heading = DEDUP)]
     pub(crate) dedup_window: TimeLimit,
 
-    /// Header that tells tenants apart, beside the caller's credentials. A request without it is shared with no other.
+    /// Header that tells tenants apart, beside the caller's credentials: for equal requests, last good answers (`--last-good`)
+    /// and conversations (`--supersede-header`). A request without it shares nothing with others.
     #[arg(long, env = "GATEWAY_DEDUP_TENANT_HEADER", value_name = "NAME", help_heading = DEDUP)]
     pub(crate) dedup_tenant_header: Option<HeaderName>,
 

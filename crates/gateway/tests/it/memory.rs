@@ -8,7 +8,7 @@ use axum::extract::Request as AxumRequest;
 use axum::response::IntoResponse;
 use axum::routing::any;
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderName, Request};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
@@ -16,6 +16,8 @@ use super::client::{Outgoing, ask, chat, content, full, read};
 use super::forwarding::serve;
 use super::uploads::held;
 use super::{Running, gateway, soon};
+
+const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
 fn said(gateway: &Running, text: &str, fault: &str) -> Request<Outgoing> {
     let body = serde_json::json!({"model": "sim", "stream": true, "messages": [{"role": "user", "content": text}]});
@@ -37,6 +39,22 @@ async fn a_newer_message_ends_the_older_one() {
     let again = ask(said(&gateway, "Where is", "gap=0s; stall-after=3")).await;
     assert_eq!((again.status().as_u16(), &again.headers()["x-should-retry"]), (410, &"false".parse().unwrap()));
     soon(gateway.provider().until(|counts| counts.abandoned == 1)).await;
+}
+
+/// Behind a proxy that has one credential for all whom it serves.
+#[tokio::test]
+async fn a_message_of_another_tenant_is_of_another_conversation() {
+    let options = ["--supersede-header", "x-chat", "--supersede", "reject", "--dedup-tenant-header", "x-tenant"];
+    let gateway = gateway(&options).await;
+    let as_tenant = |tenant: &str, text: &str, fault: &str| {
+        let mut request = said(&gateway, text, fault);
+        request.headers_mut().insert(TENANT, tenant.parse().unwrap());
+        ask(request)
+    };
+    let older = as_tenant("a", "one", "gap=0s; stall-after=3").await;
+    assert_eq!(as_tenant("b", "two", "gap=0s").await.status(), 200);
+    assert_eq!(as_tenant("a", "two", "").await.status(), 409);
+    drop(older);
 }
 
 #[tokio::test]
@@ -96,6 +114,30 @@ async fn the_last_good_answer_stands_in_for_one_that_does_not_come() {
     let served_by = template.headers()["x-gateway-served-by"].clone();
     assert_eq!((template.status().as_u16(), served_by), (200, "template".parse().unwrap()));
     assert_eq!(content(&read(template.into_body()).await.0), "We are back soon.");
+}
+
+/// Behind a proxy that has one credential for all whom it serves.
+#[tokio::test]
+async fn the_last_good_answer_of_another_tenant_stands_in_for_none() {
+    let options =
+        ["--last-good", "on", "--dedup-tenant-header", "x-tenant", "--attempts", "1", "--dedup-window", "off"];
+    for dedup in ["on", "off"] {
+        let gateway = gateway(&[&options[..], &["--dedup", dedup]].concat()).await;
+        let as_tenant = |tenant: Option<&str>, fault: &str| {
+            let mut request = said(&gateway, "Hello?", fault);
+            request.headers_mut().extend(tenant.map(|tenant| (TENANT, tenant.parse().unwrap())));
+            ask(request)
+        };
+        let good = as_tenant(Some("a"), "gap=0s").await;
+        assert!(read(good.into_body()).await.1);
+        assert_eq!(as_tenant(Some("b"), "status=503").await.status(), 503);
+        assert_eq!(as_tenant(None, "status=503").await.status(), 503);
+        let stale = as_tenant(Some("a"), "status=503").await;
+        assert_eq!(
+            (stale.status().as_u16(), &stale.headers()["x-gateway-served-by"]),
+            (200, &"cache".parse().unwrap())
+        );
+    }
 }
 
 /// Else calls are refused for want of memory though none is under way.
