@@ -58,6 +58,8 @@ pub(crate) const VOCABULARY: &[&[u8]] = &[
     b"\"pattern\":\"(a+)+$\"",
     b"\"pattern\":\"(?=a)\"",
     b"\"pattern\":\"((a{9}){9}){9}\"",
+    b"\"pattern\":\"^[ab]*a[ab]{2000}c$\"",
+    b"{\"pattern\":\"^[ab]*a[ab]{2001}c$\"},",
     b"\"enum\":[",
     b"\"const\":",
     b"\"minItems\":99999999999",
@@ -81,13 +83,14 @@ pub(crate) fn run(input: &[u8]) {
             assert!(serde_json::from_str::<Value>(&found.json).is_ok(), "what was found is no JSON: {found:?}");
         }
     }
+    let long = format!("\"{}\"", "ab".repeat(32 * 1024));
     // The first half is the schema, with what was left open closed; the second the answer.
     let half = (0..=text.len() / 2).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let (schema, answer) = text.split_at(half);
     for schema in [schema.to_owned(), closed(schema)] {
         let Ok(schema) = serde_json::from_str::<Value>(&schema) else { continue };
         if let Ok(schema) = OutputSchema::new(&schema) {
-            for answer in [answer, "{\"a\":{\"a\":[\"aaaaaaaa\",1]}}"] {
+            for answer in [answer, "{\"a\":{\"a\":[\"aaaaaaaa\",1]}}", &long] {
                 if let Ok(json) = schema.check(answer) {
                     assert!(serde_json::from_str::<Value>(&json).is_ok(), "what was found is no JSON: {json}");
                 }

@@ -110,10 +110,11 @@ use crate::rt::retry_budget::RetryBudget;
 /// - *Less time is left than the last call took*, or the budget is spent: nothing is asked again.
 /// - *An answer longer than [`max_answer`](Self::max_answer)* (1 MiB): it passes unread, with an event.
 /// - *An answer longer than 64 KiB*, or one whose check may take more than 65,536 steps (its bytes times the parts of the schema, of
-///   which a regular expression counts as 1,024): it is looked at on a thread for blocking work.
+///   which a regular expression counts as 1,024, or as its states): it is looked at on a thread for blocking work.
 /// - *An answer breaks off*: its body fails, and nothing of it is handed on.
 /// - *An answer is long, and its schema is large* (a million of its bytes times the schema's parts): the model is told that it is
-///   wrong, and not where.
+///   wrong, and not where. Beyond 268 million, to which the states of its regular expressions count, too: it is not checked by the
+///   schema, and has to be JSON.
 /// - *A request body longer than [`max_body_bytes`](Self::max_body_bytes)* (2 MiB), or that takes longer to come than
 ///   [`read_timeout`](Self::read_timeout) (30 s): it passes, with an event.
 /// - *The older completions, Ollama's `/api/generate`*: they are checked, and not asked again: they have no place for an answer.

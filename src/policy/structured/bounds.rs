@@ -5,7 +5,8 @@
 //! A schema is a program. With references that lead to two others each, thirty lines of it take a thousand million steps for a
 //! single value; with a reference to itself it never ends. So references are followed within the schema only, one that leads
 //! back to where it stands is refused, and what a schema costs is counted before it is used: the number of its parts, each
-//! counted as often as references lead to it. A check takes at most that many steps for each part of a value.
+//! counted as often as references lead to it, and the states of its regular expressions. A check takes at most that many steps for
+//! each part of a value.
 
 use serde_json::{Map, Value};
 
@@ -15,15 +16,17 @@ pub(super) const MAX_BYTES: usize = 64 * 1024;
 const MAX_DEPTH: usize = 64;
 /// How many parts it may have, each counted as often as references lead to it.
 const MAX_PARTS: u64 = 10_000;
-/// Steps that a check may take: parts of the schema times bytes of the text.
+/// Steps that a check may take: parts of the schema, and states of its regular expressions, times bytes of the text.
 const MAX_STEPS: u64 = 1 << 28;
 /// Likewise, where errors are listed. There is one for four steps at most, of some hundred bytes.
 const MAX_LISTED: u64 = 1 << 20;
 
 /// Steps that a check takes in a millisecond or two, with the list of errors.
 const QUICK_STEPS: u64 = 1 << 16;
-/// What a regular expression may take for a byte of the text, about: as many steps as it has states.
-const STEPS_PER_PATTERN: u64 = 1 << 10;
+/// What a regular expression takes of those for a byte of the text, at least: it has tables to make.
+const QUICK_STEPS_PER_PATTERN: u64 = 1 << 10;
+/// What a state of a regular expression takes, compiled, in bytes: at least.
+const STATE_SIZE: u64 = 24;
 
 /// Keywords under which schemas stand by names of their own, which are no keywords.
 const MAPS: [&str; 6] = ["properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"];
@@ -39,8 +42,18 @@ pub(super) type Refusal = &'static str;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) parts: u64,
-    /// Regular expressions.
+    /// Regular expressions, as often as they are compiled.
     pub(super) patterns: u64,
+    /// The same, as often as they are looked at.
+    pub(super) searches: u64,
+}
+
+/// What a check takes for a byte of a text, in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Steps {
+    all: u64,
+    /// What it counts as where others wait for it.
+    waited_for: u64,
 }
 
 struct Count<'a> {
@@ -57,9 +70,17 @@ pub(super) fn size_of(schema: &Value) -> Result<Size, Refusal> {
     Ok(count.size)
 }
 
-/// Whether a text of this length may be checked by a schema with this number of parts.
-pub(super) fn may_check(parts: u64, text: usize) -> bool {
-    parts.saturating_mul(text as u64) <= MAX_STEPS
+/// What a check by a schema of this size takes whose regular expressions have at most so many bytes each, compiled. For each byte
+/// of a text one may take as many steps as it has states.
+pub(super) fn steps(size: Size, regex: usize) -> Steps {
+    let states = (regex as u64).div_ceil(STATE_SIZE);
+    let with = |per_pattern: u64| size.parts.saturating_add(size.searches.saturating_mul(per_pattern));
+    Steps { all: with(states), waited_for: with(states.max(QUICK_STEPS_PER_PATTERN)) }
+}
+
+/// Whether a text of this length may be checked.
+pub(super) fn may_check(steps: Steps, text: usize) -> bool {
+    steps.all.saturating_mul(text as u64) <= MAX_STEPS
 }
 
 /// Whether it may be said where such a text is wrong: the validator makes a list of all errors before it returns the first.
@@ -67,10 +88,9 @@ pub(super) fn may_list_errors(parts: u64, text: usize) -> bool {
     parts.saturating_mul(text as u64) <= MAX_LISTED
 }
 
-/// Whether a text of this length is checked by a schema of this size in a few steps.
-pub(super) fn is_quick(size: Size, text: usize) -> bool {
-    let steps = size.parts.saturating_add(size.patterns.saturating_mul(STEPS_PER_PATTERN));
-    steps.saturating_mul(text as u64) <= QUICK_STEPS
+/// Whether a text of this length is checked in a few steps.
+pub(super) fn is_quick(steps: Steps, text: usize) -> bool {
+    steps.waited_for.saturating_mul(text as u64) <= QUICK_STEPS
 }
 
 impl<'a> Count<'a> {
@@ -109,7 +129,7 @@ impl<'a> Count<'a> {
                 }
                 (key, Value::Object(map)) if MAPS.contains(&key) => {
                     if key == "patternProperties" {
-                        self.size.patterns = self.size.patterns.saturating_add(map.len() as u64);
+                        self.patterns(map.len() as u64, times);
                     }
                     // A definition is compiled once; how often it is used is counted where references lead to it.
                     let times = if key.ends_with("efs") || key == "definitions" { 1 } else { times };
@@ -117,7 +137,7 @@ impl<'a> Count<'a> {
                     map.values().try_for_each(|schema| self.value(schema, depth + 1, times))?;
                 }
                 (key, value) => {
-                    self.size.patterns += u64::from(key == "pattern" && value.is_string());
+                    self.patterns(u64::from(key == "pattern" && value.is_string()), times);
                     self.value(value, depth + 1, times)?;
                 }
             }
@@ -144,6 +164,11 @@ impl<'a> Count<'a> {
         let counted = self.value(target, depth.saturating_add(1), times);
         self.following.pop();
         counted
+    }
+
+    fn patterns(&mut self, count: u64, times: u64) {
+        self.size.patterns = self.size.patterns.saturating_add(count);
+        self.size.searches = self.size.searches.saturating_add(count.saturating_mul(times));
     }
 
     fn add(&mut self, parts: u64) -> Result<(), Refusal> {
@@ -174,11 +199,11 @@ mod tests {
             "properties": { "a": { "$ref": "#/$defs/item" }, "b": { "type": "array", "items": { "$ref": "#/$defs/item" } } },
             "$defs": { "item": { "type": "string", "enum": ["x", "y"] } },
         });
-        let Size { parts, patterns } = size_of(&schema).unwrap();
-        assert!((20..60).contains(&parts), "{parts}");
-        assert_eq!(patterns, 0);
-        assert!(may_check(parts, 1024 * 1024));
-        assert!(!may_check(MAX_PARTS, 1024 * 1024));
+        let size = size_of(&schema).unwrap();
+        assert!((20..60).contains(&size.parts), "{size:?}");
+        assert_eq!((size.patterns, size.searches), (0, 0));
+        assert!(may_check(steps(size, 1024), 1024 * 1024));
+        assert!(!may_check(steps(Size { parts: MAX_PARTS, ..size }, 1024), 1024 * 1024));
     }
 
     #[test]
@@ -220,7 +245,13 @@ mod tests {
             "properties": { "a": { "$ref": "#/$defs/id" }, "b": { "$ref": "#/$defs/id" }, "pattern": { "type": "string" } },
             "patternProperties": { "^x": {}, "^y": {} }, "$defs": { "id": id },
         });
-        assert_eq!(size_of(&schema).unwrap().patterns, 5, "two uses and the definition, and two of properties");
+        let size = size_of(&schema).unwrap();
+        assert_eq!(size.patterns, 5, "two uses and the definition, and two of properties");
+        assert_eq!(size.searches, 5);
+        let again =
+            json!({ "unevaluatedProperties": false, "items": { "pattern": "^a" }, "patternProperties": { "b": {} } });
+        let size = size_of(&again).unwrap();
+        assert_eq!((size.patterns, size.searches), (2, 4), "all is looked at twice");
     }
 
     #[test]
@@ -271,7 +302,9 @@ mod tests {
 
     #[test]
     fn a_short_text_is_checked_quickly_unless_the_schema_is_large_or_has_regular_expressions() {
-        let quick = |parts, patterns, text| is_quick(Size { parts, patterns }, text);
+        let steps = |parts, searches, regex| steps(Size { parts, patterns: searches, searches }, regex);
+        let quick = |parts, searches, text| is_quick(steps(parts, searches, 1024), text);
+        assert!(is_quick(steps(0, 1, 1024), 64) && !is_quick(steps(0, 1, 48 * 1024), 64));
         assert!(quick(64, 0, 1024) && !quick(64, 0, 1025));
         assert!(quick(16, 0, 4096) && !quick(MAX_PARTS, 0, 16));
         assert!(quick(0, 1, 64) && !quick(0, 1, 65) && !quick(0, u64::MAX, 1) && !quick(u64::MAX, 1, 1));
@@ -279,7 +312,12 @@ mod tests {
 
     #[test]
     fn a_check_takes_so_many_steps() {
-        assert!(may_check(1 << 14, 1 << 14) && !may_check(1 << 14, (1 << 14) + 1));
-        assert!(!may_check(u64::MAX, 2) && may_check(u64::MAX, 0));
+        let may_check = |parts, searches, text| {
+            let size = Size { parts, patterns: searches, searches };
+            may_check(steps(size, 24 * 1024), text)
+        };
+        assert!(may_check(1 << 14, 0, 1 << 14) && !may_check(1 << 14, 0, (1 << 14) + 1));
+        assert!(may_check(0, 16, 1 << 14) && !may_check(1, 16, 1 << 14), "1,024 states each");
+        assert!(!may_check(u64::MAX, 1, 2) && may_check(u64::MAX, u64::MAX, 0));
     }
 }

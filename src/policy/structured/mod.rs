@@ -45,7 +45,7 @@ pub(crate) fn examine(text: &str, schema: Option<&OutputSchema>, may_extract: bo
     let Some(found) = extract(text, wanted).filter(|found| found.is_whole || may_extract) else {
         return Complaint::of(OutputFault::Syntax);
     };
-    let errors = schema.map(|schema| schema.errors(&found.json)).unwrap_or_default();
+    let errors = schema.map(|schema| schema.errors(&found.json, found.json.len())).unwrap_or_default();
     if !errors.is_empty() {
         return Finding::Invalid(Complaint { fault: OutputFault::Schema, errors, is_of_call: false });
     }

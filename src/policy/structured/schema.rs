@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-use super::bounds::{self, Size};
+use super::bounds::{self, Size, Steps};
 use super::{Finding, MAX_ERRORS, examine};
 use crate::call::OutputFault;
 use crate::proto::extract_json::Wanted;
@@ -36,7 +36,8 @@ pub struct OutputSchema(Arc<Compiled>);
 struct Compiled {
     validator: Validator,
     wanted: Wanted,
-    size: Size,
+    parts: u64,
+    steps: Steps,
     bytes: usize,
 }
 
@@ -51,6 +52,8 @@ pub struct InvalidSchema {
 const MAX_ERROR: usize = 300;
 /// What a compiled regular expression may take, in bytes.
 const REGEX_SIZE: usize = 256 * 1024;
+/// What each of them may take at first: how much it takes is known by what it cannot do with.
+const SMALL_REGEX: usize = 1024;
 /// What all of a schema's may take together, where each takes as much as it may.
 const ALL_REGEXES: usize = 4 * 1024 * 1024;
 /// What a part of a schema takes once it is compiled, about.
@@ -70,15 +73,20 @@ impl OutputSchema {
             return Err(refused("it is too large"));
         }
         let size = bounds::size_of(schema).map_err(refused)?;
-        let Size { parts, patterns } = size;
+        let Size { parts, patterns, .. } = size;
         let patterns = usize::try_from(patterns).unwrap_or(usize::MAX);
         let regex = REGEX_SIZE.min(ALL_REGEXES / patterns.max(1));
         let bytes = usize::try_from(parts).unwrap_or(usize::MAX).saturating_mul(PART_SIZE);
         let bytes = bytes.saturating_add(patterns.saturating_mul(regex));
-        let patterns = PatternOptions::regex().size_limit(regex).dfa_size_limit(4 * regex);
-        let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false).offline();
-        let validator = options.build(schema).map_err(|_| refused("it is no JSON Schema"))?;
-        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), size, bytes })))
+        let build = |limit| {
+            let patterns = PatternOptions::regex().size_limit(limit).dfa_size_limit(4 * regex);
+            let options = jsonschema::options().with_pattern_options(patterns).should_validate_formats(false).offline();
+            options.build(schema).map(|validator| (validator, limit))
+        };
+        let built = limits(regex).map(build).find(Result::is_ok).unwrap_or_else(|| build(regex));
+        let (validator, limit) = built.map_err(|_| refused("it is no JSON Schema"))?;
+        let steps = bounds::steps(size, limit);
+        Ok(Self(Arc::new(Compiled { validator, wanted: wanted(schema), parts, steps, bytes })))
     }
 
     /// The JSON that `text` is, or has in it, where that is what the schema describes.
@@ -101,28 +109,34 @@ impl OutputSchema {
 
     /// Whether a text of this length is checked so quickly that other calls may wait for it.
     pub(crate) fn is_quick(&self, text: usize) -> bool {
-        bounds::is_quick(self.0.size, text)
+        bounds::is_quick(self.0.steps, text)
     }
 
     pub(super) fn wanted(&self) -> Wanted {
         self.0.wanted
     }
 
-    /// What is wrong with a value: none for a value that it would take too long to check.
-    pub(super) fn errors(&self, json: &str) -> Vec<String> {
-        if !bounds::may_check(self.0.size.parts, json.len()) {
+    /// What is wrong with a value: none for a value that it would take too long to check. `all`: the bytes of all values that are
+    /// checked of the same answer.
+    pub(super) fn errors(&self, json: &str, all: usize) -> Vec<String> {
+        if !bounds::may_check(self.0.steps, all) {
             return Vec::new();
         }
         let Ok(value) = serde_json::from_str::<Value>(json) else { return vec!["it is no JSON".to_owned()] };
         if self.0.validator.is_valid(&value) {
             return Vec::new();
         }
-        if !bounds::may_list_errors(self.0.size.parts, json.len()) {
+        if !bounds::may_list_errors(self.0.parts, all) {
             return vec!["it is too long to say where".to_owned()];
         }
         let errors = self.0.validator.iter_errors(&value).take(MAX_ERRORS);
         errors.map(|error| shortened(format!("{}: {}", error.instance_path(), error.masked()))).collect()
     }
+}
+
+/// What a regular expression may take at most, first little and then more.
+fn limits(most: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(SMALL_REGEX), |limit| limit.checked_mul(4)).take_while(move |limit| *limit < most)
 }
 
 /// The kind of value that a schema describes.
@@ -146,7 +160,7 @@ fn shortened(mut text: String) -> String {
 /// Without the schema, which is a caller's.
 impl fmt::Debug for OutputSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutputSchema").field("parts", &self.0.size.parts).finish_non_exhaustive()
+        f.debug_struct("OutputSchema").field("parts", &self.0.parts).finish_non_exhaustive()
     }
 }
 
@@ -194,14 +208,32 @@ mod tests {
         assert!(with(300, large).is_err(), "each is allowed, but not all of them");
     }
 
+    /// Each of them takes as many steps for a byte as it has states: thousands of thousands in all.
+    #[test]
+    fn large_regular_expressions_check_short_texts_only() {
+        let repeated = |number| json!({ "pattern": format!("^[ab]*a[ab]{{{}}}c$", 2000 + number) });
+        let hostile = json!({ "anyOf": (0..16).map(repeated).collect::<Vec<_>>() });
+        let schema = OutputSchema::new(&hostile).unwrap();
+        let wrong = |letters: usize| format!("\"{}\"", "ab".repeat(letters / 2));
+        assert_eq!(schema.check(&wrong(64)), Err(OutputFault::Schema));
+        assert!(schema.check(&wrong(64 * 1024)).is_ok(), "it is not checked");
+        // Those that are usual check long ones.
+        let date = json!({ "items": { "pattern": "^\\d{4}-\\d{2}-\\d{2}$" } });
+        let schema = OutputSchema::new(&json!({ "allOf": vec![date; 8] })).unwrap();
+        let long = |date: &str| format!("[{}\"2026-01-01\"]", format!("\"{date}\",").repeat(8_000));
+        assert!(schema.check(&long("2026-11-27")).is_ok());
+        assert_eq!(schema.check(&long("27.11.2026")), Err(OutputFault::Schema));
+    }
+
     #[test]
     fn a_thousand_errors_are_not_listed() {
         let all: Vec<_> = (0..100).map(|_| json!({ "type": "string" })).collect();
         let schema = OutputSchema::new(&json!({ "items": { "allOf": all } })).unwrap();
-        assert_eq!(schema.errors("[1,2]").len(), MAX_ERRORS);
+        let errors = |json: &str| schema.errors(json, json.len());
+        assert_eq!(errors("[1,2]").len(), MAX_ERRORS);
         let long = format!("[{}1]", "1,".repeat(50_000));
-        assert_eq!(schema.errors(&long), ["it is too long to say where"]);
-        assert_eq!(schema.errors(&long.replace('1', "\"\"")), [""; 0]);
+        assert_eq!(errors(&long), ["it is too long to say where"]);
+        assert_eq!(errors(&long.replace('1', "\"\"")), [""; 0]);
     }
 
     #[test]
@@ -217,7 +249,7 @@ mod tests {
         let schema =
             OutputSchema::new(&json!({ "properties": { "a": { "type": "integer" }, "b": { "maxLength": 2 } } }))
                 .unwrap();
-        let errors = schema.errors(r#"{"a":"secret","b":"secret"}"#);
+        let errors = schema.errors(r#"{"a":"secret","b":"secret"}"#, 0);
         assert_eq!(errors.len(), 2);
         assert!(errors.iter().all(|error| !error.contains("secret")), "{errors:?}");
     }
