@@ -101,11 +101,11 @@ async fn the_last_good_answer_stands_in_for_one_that_does_not_come() {
     std::fs::write(&path, r#"{"*": "We are back soon."}"#).unwrap();
     let options = ["--last-good", "on", "--last-good-template", &path, "--attempts", "1", "--dedup", "off"];
     let gateway = gateway(&options).await;
-    let good = ask(said(&gateway, "Hello?", "gap=0s")).await;
+    let good = ask(said(&gateway, "Where is it?", "gap=0s")).await;
     assert_eq!(good.headers()["x-gateway-served-by"], "upstream");
     let (good, _) = read(good.into_body()).await;
 
-    let stale = ask(said(&gateway, "hello", "status=503")).await;
+    let stale = ask(said(&gateway, "Hi, where is it", "status=503")).await;
     assert_eq!((stale.status().as_u16(), &stale.headers()["x-gateway-served-by"]), (200, &"cache".parse().unwrap()));
     assert!(stale.headers().contains_key("age") && stale.headers().contains_key("cache-status"));
     assert_eq!(content(&read(stale.into_body()).await.0), content(&good));
