@@ -5,9 +5,9 @@ use http::{Extensions, Request};
 /// In a request's extensions: the name of the model that it asks for.
 ///
 /// Layers that keep something per model look for it here, such as
-/// [`CircuitBreakerLayer::key_by_model`](crate::CircuitBreakerLayer::key_by_model). Set it where the request's body is read
-/// anyway, for example in the closure of an [`InspectRequestLayer`](crate::InspectRequestLayer). Callers choose the name: a
-/// layer believes it only within bounds.
+/// [`CircuitBreakerLayer::key_by_model`](crate::CircuitBreakerLayer::key_by_model).
+/// [`InspectRequestLayer::llm`](crate::InspectRequestLayer::llm), which the presets for models have, sets it. Callers choose the
+/// name: a layer believes it only within bounds.
 ///
 /// ```
 /// use http::Request;

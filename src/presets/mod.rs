@@ -58,7 +58,7 @@ const HEARTBEAT_BEFORE_HEADERS: Duration = Duration::from_secs(25);
 /// (`ResumeLayer`).
 ///
 /// Reads the request's body ([`InspectRequestLayer::llm`]): one that does not ask for a stream has the profile's `answer` for
-/// each attempt, all others its `first_byte`.
+/// each attempt, all others its `first_byte`; and each model has a circuit of its own.
 #[must_use]
 pub fn llm_client(limits: TimeoutProfile) -> ResilienceLayer {
     let stack = ResilienceLayer::new(limits);

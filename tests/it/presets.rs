@@ -123,6 +123,44 @@ async fn all_services_of_a_stack_share_one_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_presets_for_models_know_them_by_body_and_path() {
+    let call = |model: &str, in_path: bool| {
+        let (path, body) = match in_path {
+            true => (format!("/v1beta/models/{model}:generateContent"), "{}".to_owned()),
+            false => ("/v1/chat/completions".to_owned(), format!(r#"{{"stream":false,"model":"{model}"}}"#)),
+        };
+        let request = Request::post(format!("http://h{path}")).header("content-type", "application/json");
+        request.header("accept", "text/event-stream").body(Full::<Bytes>::from(body)).unwrap()
+    };
+    for (preset, in_path) in PRESETS[1..].iter().flat_map(|preset| [(preset, false), (preset, true)]) {
+        let stack = preset(TimeoutProfile::FAST).retry(|_| tower_buttress::RetryAfterBackoffLayer::disabled());
+        let upstream = |request: Request<CallBody>| async move {
+            let is_down = request.headers().contains_key("x-down");
+            Ok::<_, Infallible>(
+                Response::builder().status(if is_down { 500 } else { 200 }).body(Script::new([])).unwrap(),
+            )
+        };
+        let service = stack.layer(service_fn(upstream));
+        let status = async |request: Asked| {
+            let response = service.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let _ = response.into_body().collect().await;
+            status
+        };
+        for model in ["down", "well"] {
+            assert_eq!(status(call(model, in_path)).await, 200);
+        }
+        tokio::time::sleep(secs(6)).await;
+        for _ in 0..5 {
+            let mut request = call("down", in_path);
+            request.headers_mut().insert("x-down", HeaderValue::from_static("1"));
+            assert_eq!(status(request).await, 500);
+        }
+        assert_eq!([status(call("down", in_path)).await, status(call("well", in_path)).await], [503, 200]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_host_and_each_model_has_a_circuit_of_its_own() {
     let call = |host: &str, model: &str| {
         let request = Request::post(format!("http://{host}/v1/chat")).extension(Model::new(model));

@@ -120,11 +120,12 @@ impl InspectRequestLayer {
     }
 
     /// Marks requests whose answers will be streams with [`ExpectsEventStream`](crate::ExpectsEventStream): those that say
-    /// `"stream": true` (to Ollama, those that do not say `false`). Reads JSON that is posted, unless its head says it already;
-    /// a body that is in memory is not copied, and no tree is made of it.
+    /// `"stream": true` (to Ollama, those that do not say `false`). Notes their [`Model`](crate::Model): the one that
+    /// [the path names](crate::Model::in_path), or else the body. Reads JSON that is posted, unless both are known already; a body
+    /// that is in memory is not copied, and no tree is made of it.
     ///
     /// The presets for models have this layer. With it, [`FirstByteTimeoutLayer::answer`] and
-    /// [`SseHeartbeatLayer::before_headers`] know what is asked for.
+    /// [`SseHeartbeatLayer::before_headers`] know what is asked for, and each model has a circuit of its own.
     ///
     /// [`FirstByteTimeoutLayer::answer`]: crate::FirstByteTimeoutLayer::answer
     /// [`SseHeartbeatLayer::before_headers`]: crate::SseHeartbeatLayer::before_headers
