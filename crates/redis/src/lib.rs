@@ -42,6 +42,7 @@
 //! | What was forgotten stays forgotten | Every process is connected when [`Redis::forget`] is called | A process without Redis keeps what it has in memory, until its window ends |
 //! | An `Idempotency-Key` is remembered for its window | Redis loses nothing (no failover, no eviction, no restart without persistence) and is reached | What this process knows itself ([`Outage::Local`]), or an error ([`Outage::Refuse`]) |
 //! | A Redis that does not answer costs a caller no more than `patience` (100 ms) | Always; and nothing while it is known to be unreachable | One that is slow, and answers within it, takes up to that for each thing that a call needs of it: its claim, however many operations that is (twice that, behind a call of this process that is just being settled), its turn in a rate, a last good answer (three operations at most) |
+//! | What was to last for a time lasts no longer: a lease, an open circuit, a pause, a wait for a rate, a superseded message | Always, also where the clock of Redis is set back, or a failover leads to one whose clock is behind: such a time begins anew then, once. The newest message survives | A clock that jumps forward ends them early. After one that goes back, last good answers and the tokens of answers may be held for as much longer, and look as much younger; a message of which Redis is told late counts as newer than those that came before |
 //!
 //! Redis replicates asynchronously: a failover loses the last writes. What was in flight goes on for the callers of its
 //! own process, and claims its key anew.

@@ -63,7 +63,9 @@ impl Breaker {
     /// Other processes find the upstream failing.
     pub(crate) fn hear_peers(&mut self, report: PeerReport, now: Instant) -> (PeerDecision, Option<BreakerEvent>) {
         self.window.advance(now);
-        let until = saturating_add(now, report.open_for);
+        // No longer than its own circuit would be: the others may count by a clock that was set back.
+        let open_for = report.open_for.min(self.settings.open_max);
+        let until = saturating_add(now, open_for);
         match &mut self.state {
             State::Open(open) => {
                 // The longest open time holds for all: probes are counted for the fleet.
@@ -81,7 +83,7 @@ impl Breaker {
             return (PeerDecision::Suspicious, None);
         }
         let open = Open { until, probed_from: now, seen: self.stats() };
-        let event = self.change(State::Open(open), CircuitReason::Peers, Some(report.open_for));
+        let event = self.change(State::Open(open), CircuitReason::Peers, Some(open_for));
         (PeerDecision::Opened, Some(event))
     }
 
@@ -221,10 +223,23 @@ mod tests {
         let mut breaker = breaker(now);
         let all = |open_for| PeerReport::new(2, 2, open_for);
         assert_eq!(breaker.hear_peers(all(Duration::ZERO), now).0, PeerDecision::Ignored);
-        breaker.hear_peers(all(OPEN), now);
-        breaker.hear_peers(all(OPEN * 2), now);
-        breaker.hear_peers(all(OPEN), now);
-        assert_eq!(breaker.snapshot(now).open_for, Some(OPEN * 2));
+        breaker.hear_peers(all(OPEN / 3), now);
+        breaker.hear_peers(all(OPEN / 2), now);
+        breaker.hear_peers(all(OPEN / 3), now);
+        assert_eq!(breaker.snapshot(now).open_for, Some(OPEN / 2));
+    }
+
+    #[test]
+    fn a_report_opens_for_no_longer_than_the_longest_open_time_here() {
+        let now = Instant::now();
+        let longest = Settings::default().open_max;
+        let day = PeerReport::new(2, 2, Duration::from_secs(24 * 60 * 60));
+        let mut closed = breaker(now);
+        let event = closed.hear_peers(day, now).1;
+        assert_eq!(closed.snapshot(now).open_for, Some(longest));
+        assert!(matches!(event, Some(BreakerEvent::Changed(change)) if change.open_for == Some(longest)));
+        closed.hear_peers(day, now);
+        assert_eq!(closed.snapshot(now).open_for, Some(longest));
     }
 
     #[test]

@@ -186,7 +186,8 @@ mod model {
                 *known = Conversation { superseded: std::mem::take(&mut known.superseded), ..Conversation::new(now) };
             }
             known.superseded.retain(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
-            let is_older = known.came.is_some_and(|newest| newest > came);
+            known.superseded.iter_mut().for_each(|(_, since)| *since = now.min(*since));
+            let is_older = known.came.is_some_and(|newest| newest > came && newest <= now);
             if known.newest == Some(payload) && (is_older || !known.is_answered) {
                 (known.is_answered, known.until) = (false, now + KEPT);
                 return Ok(Newest::number(known.number, known.payloads()));

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::model::Lasting;
 use super::{NumberedOrder, Process, Token, Votes};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeldCircuit {
     pub(super) votes: HashMap<Process, Instant>,
     pub(super) active: HashMap<Process, Instant>,
-    /// Until when it is open, how many probes got no answer, and when that is forgotten.
     pub(super) open: Option<Open>,
-    pub(super) probe: Option<(Token, Instant)>,
+    pub(super) probe: Option<(Token, Lasting)>,
     /// An operator's order, and until when it is kept.
     pub(super) order: Option<(NumberedOrder, Instant)>,
     /// The orders that were told last.
@@ -22,7 +22,9 @@ pub(super) struct HeldCircuit {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Open {
-    pub(super) until: Instant,
+    /// How long it is open.
+    pub(super) until: Lasting,
+    /// How many probes got no answer, and when that is forgotten.
     pub(super) unanswered: u32,
     pub(super) forgotten: Instant,
 }
@@ -31,18 +33,42 @@ pub(super) struct Open {
 
 impl HeldCircuit {
     pub(super) fn forget(&mut self, now: Instant) {
-        self.votes.retain(|_, until| *until > now);
-        self.active.retain(|_, until| *until > now);
         self.open = self.open.filter(|open| open.forgotten > now);
-        self.probe = self.probe.filter(|(_, until)| *until > now);
+        self.probe = self.probe.filter(|(_, until)| until.at > now);
         if self.order.is_some_and(|(_, until)| until <= now) {
             (self.order, self.told) = (None, Vec::new());
         }
     }
 
-    pub(super) fn votes(&self, now: Instant) -> Votes {
+    /// Forgets what has expired altogether.
+    pub(super) fn expire_sets(&mut self, now: Instant) {
+        for set in [&mut self.votes, &mut self.active] {
+            if set.values().all(|until| *until <= now) {
+                set.clear();
+            }
+        }
+    }
+
+    /// How long it is open still.
+    pub(super) fn open_for(&mut self, now: Instant) -> Duration {
+        self.open.as_mut().map_or(Duration::ZERO, |open| open.until.left(now))
+    }
+
+    /// Counts those only that stand, and that would not stand for longer than `active`, or while it is `open`.
+    pub(super) fn expire(&mut self, now: Instant, open: Duration, active: Duration) {
+        retain_until(&mut self.votes, now, now + open.max(active));
+        retain_until(&mut self.active, now, now + active);
+    }
+
+    pub(super) fn votes(&mut self, now: Instant) -> Votes {
+        let open_for = self.open_for(now);
         let count = |voices: &HashMap<Process, Instant>| u32::try_from(voices.len()).unwrap_or(u32::MAX);
-        let open_for = self.open.map_or(Duration::ZERO, |open| open.until.saturating_duration_since(now));
         Votes { open_for, votes: count(&self.votes), active: count(&self.active) }
     }
+}
+
+/// Removes those that stand no more. None stands for longer than until `latest`.
+pub(super) fn retain_until(processes: &mut HashMap<Process, Instant>, now: Instant, latest: Instant) {
+    processes.retain(|_, until| *until > now);
+    processes.values_mut().for_each(|until| *until = latest.min(*until));
 }

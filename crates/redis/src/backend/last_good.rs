@@ -118,7 +118,7 @@ mod model {
             let state = self.reach()?;
             let now = state.now();
             Ok(state.answers.get(&exact).map(|Expiring { value, .. }| {
-                (value.bytes.clone(), value.age + now.saturating_duration_since(value.since))
+                (value.bytes.clone(), (now + value.age).saturating_duration_since(value.since))
             }))
         }
 

@@ -61,17 +61,18 @@ pub(super) struct State {
     pub(super) normal: HashMap<Fingerprint, Expiring<Fingerprint>>,
     pub(super) answered: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, HeldCircuit>,
-    pub(super) pauses: HashMap<Fingerprint, Instant>,
-    pub(super) rates: HashMap<(Fingerprint, String), Instant>,
-    /// Until when a call was to wait that took its turn, and until when that is known.
-    pub(super) requests: HashMap<Token, (Instant, Instant)>,
+    pub(super) pauses: HashMap<Fingerprint, Lasting>,
+    pub(super) rates: HashMap<(Fingerprint, String), Lasting>,
+    /// How long a call was to wait that took its turn, and until when that is known.
+    pub(super) requests: HashMap<Token, (Lasting, Instant)>,
     pub(super) processes: HashMap<Process, Instant>,
     pub(super) conversations: HashMap<Fingerprint, Conversation>,
     channels: HashMap<Channel, Vec<(Hearer, Arc<Connection>)>>,
     is_unreachable: bool,
     operations: u64,
-    /// How far its clock is ahead of those of the processes.
+    /// How far its clock is ahead of those of the processes, and how far it has gone back.
     ahead: Duration,
+    behind: Duration,
     /// From when on it counts the milliseconds.
     epoch: Epoch,
 }
@@ -111,6 +112,15 @@ pub(super) struct Meta {
     pub(super) begun: Instant,
     /// Of a kept one.
     pub(super) tenant: Option<TenantHash>,
+    /// How long it is held.
+    pub(super) lasts: Duration,
+}
+
+/// A time that comes no later than it was to come, also where the clock has gone back since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lasting {
+    pub(super) at: Instant,
+    noted: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,6 +164,23 @@ impl Conversation {
 
     pub(super) fn payloads(&self) -> Vec<Fingerprint> {
         self.superseded.iter().map(|(payload, _)| *payload).collect()
+    }
+}
+
+// === impl Lasting ===
+
+impl Lasting {
+    pub(super) fn until(at: Instant, now: Instant) -> Self {
+        Self { at, noted: now }
+    }
+
+    /// How long it is until then.
+    pub(super) fn left(&mut self, now: Instant) -> Duration {
+        let back = self.noted.saturating_duration_since(now);
+        if !back.is_zero() {
+            (self.at, self.noted) = (now + (self.at - self.noted), now);
+        }
+        self.at.saturating_duration_since(now)
     }
 }
 
@@ -203,14 +230,22 @@ impl Model {
     /// Loses what was written since, as a failover to a replica that was behind. Those who listen hear a gap.
     pub fn fail_over(&self, replica: Checkpoint) {
         let mut state = self.lock();
-        let State { channels, is_unreachable, operations, ahead, .. } = std::mem::take(&mut *state);
-        *state = State { channels, is_unreachable, operations, ahead, ..replica.0 };
+        let State { channels, is_unreachable, operations, ahead, behind, .. } = std::mem::take(&mut *state);
+        *state = State { channels, is_unreachable, operations, ahead, behind, ..replica.0 };
         state.tell_gap();
     }
 
     /// Sets its clock forward: what it holds for a time is held for less.
     pub fn jump(&self, forward: Duration) {
         self.lock().ahead += forward;
+    }
+
+    /// Sets its clock back, as a failover to a machine whose clock is behind: what it holds for a time would be held for
+    /// longer.
+    pub fn jump_back(&self, back: Duration) {
+        let mut state = self.lock();
+        state.expire();
+        state.behind += back;
     }
 
     /// How many flights, logs and last good answers it holds.
@@ -258,12 +293,7 @@ impl Model {
             return Err(BackendError::Unreachable);
         }
         state.operations += 1;
-        let now = state.now();
-        state.flights.retain(|_, meta| meta.until > now);
-        state.logs.retain(|_, log| log.until > now);
-        state.offers.retain(|_, offer| offer.until > now);
-        state.answers.retain(|_, answer| answer.until > now);
-        state.normal.retain(|_, exact| exact.until > now);
+        state.expire();
         Ok(state)
     }
 
@@ -302,12 +332,38 @@ impl Default for Epoch {
 
 impl State {
     pub(super) fn now(&self) -> Instant {
-        Instant::now() + self.ahead
+        let ahead = Instant::now() + self.ahead;
+        ahead.checked_sub(self.behind).unwrap_or(ahead)
+    }
+
+    /// Forgets the keys that have expired.
+    fn expire(&mut self) {
+        let now = self.now();
+        self.flights.retain(|_, meta| meta.until > now);
+        self.logs.retain(|_, log| log.until > now);
+        self.offers.retain(|_, offer| offer.until > now);
+        self.answers.retain(|_, answer| answer.until > now);
+        self.normal.retain(|_, exact| exact.until > now);
+        self.pauses.retain(|_, paused| paused.at > now);
+        self.rates.retain(|_, taken| taken.at > now);
+        self.requests.retain(|_, (_, until)| *until > now);
+        if self.processes.values().all(|until| *until <= now) {
+            self.processes.clear();
+        }
+        for of_tenants in [&mut self.kept, &mut self.answered] {
+            of_tenants.retain(|_, bytes| bytes.iter().any(|(_, until)| *until > now));
+        }
+        for fleet in self.circuits.values_mut() {
+            fleet.forget(now);
+            fleet.expire_sets(now);
+        }
     }
 
     /// What its clock shows, in milliseconds.
     pub(super) fn millis(&self) -> u64 {
-        whole_millis(self.now().saturating_duration_since(self.epoch.0)) + EPOCH_MILLIS
+        let (now, epoch) = (self.now(), self.epoch.0);
+        let before = whole_millis(epoch.saturating_duration_since(now));
+        (whole_millis(now.saturating_duration_since(epoch)) + EPOCH_MILLIS).saturating_sub(before)
     }
 
     /// Forgets what is kept of an owner, or of all. Returns how many keys those were.

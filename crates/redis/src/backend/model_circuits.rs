@@ -10,7 +10,7 @@ use super::circuits::{
     NumberedOrder, ORDER_KEPT, OrderNews, ProbeLease, ProbeVerdict, Votes,
 };
 use super::held_circuit::Open;
-use super::model::{Channel, Model, State};
+use super::model::{Channel, Lasting, Model, State};
 use super::redis::whole_millis;
 use super::{BackendError, Process, Subscription, Token};
 
@@ -20,6 +20,8 @@ impl CircuitBackend for Model {
         let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
+        let open_for = fleet.open_for(now);
+        fleet.expire(now, open_for, active);
         prolong(&mut fleet.active, process, now + active);
         Ok(fleet.votes(now))
     }
@@ -35,12 +37,13 @@ impl CircuitBackend for Model {
         let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
+        let open = fleet.open_for(now).max(open_for);
+        fleet.expire(now, open, active);
         prolong(&mut fleet.votes, process, now + open_for.max(active));
         prolong(&mut fleet.active, process, now + active);
-        let until = fleet.open.map_or(now, |open| open.until).max(now + open_for);
-        let forgotten = now + ((until - now) * 2).max(active);
+        let forgotten = now + (open * 2).max(active);
         let unanswered = fleet.open.map_or(0, |open| open.unanswered);
-        fleet.open = Some(Open { until, unanswered, forgotten });
+        fleet.open = Some(Open { until: Lasting::until(now + open, now), unanswered, forgotten });
         let votes = fleet.votes(now);
         let news = CircuitNews { circuit, votes: Some(votes), process };
         state.publish(Channel::Circuits(circuit.group), &news.encode());
@@ -52,13 +55,14 @@ impl CircuitBackend for Model {
         let now = state.now();
         let fleet = state.circuits.entry(circuit).or_default();
         fleet.forget(now);
-        if let Some(open) = fleet.open.filter(|open| open.until > now) {
-            return Ok(ProbeLease::Wait(open.until - now));
+        let open_for = fleet.open_for(now);
+        if !open_for.is_zero() {
+            return Ok(ProbeLease::Wait(open_for));
         }
-        match fleet.probe {
-            Some((other, until)) if other != token => Ok(ProbeLease::Wait(until - now)),
+        match &mut fleet.probe {
+            Some((other, until)) if *other != token => Ok(ProbeLease::Wait(until.left(now))),
             held => {
-                fleet.probe = held.or(Some((token, now + lease)));
+                held.get_or_insert((token, Lasting::until(now + lease, now)));
                 Ok(ProbeLease::Granted { unanswered: fleet.open.map_or(0, |open| open.unanswered) })
             }
         }
@@ -89,10 +93,11 @@ impl CircuitBackend for Model {
             }
             ProbeVerdict::Failed { open_for, unanswered } => {
                 let forgotten = now + (open_for * 2).max(KEPT);
-                fleet.open = Some(Open { until: now + open_for, unanswered, forgotten });
+                fleet.open = Some(Open { until: Lasting::until(now + open_for, now), unanswered, forgotten });
+                fleet.expire(now, open_for, active);
                 let stands = now + open_for.max(active);
-                prolong(&mut fleet.votes, process, stands);
-                fleet.votes.values_mut().for_each(|until| *until = stands.max(*until));
+                fleet.votes.insert(process, stands);
+                fleet.votes.values_mut().for_each(|until| *until = stands);
                 prolong(&mut fleet.active, process, now + active);
                 Some(fleet.votes(now))
             }
@@ -114,7 +119,7 @@ impl CircuitBackend for Model {
         told.push(id);
         told.drain(..told.len().saturating_sub(MOST_TOLD));
         let mut number = now.saturating_sub(age).max(known + 1);
-        if age <= whole_millis(AT_ONCE) {
+        if age <= whole_millis(AT_ONCE) || held.is_some_and(|held| held.number > now + whole_millis(AT_ONCE)) {
             number = number.max(now).max(held.map_or(0, |held| held.number) + 1);
         }
         Ok(state.hold(circuit, process, NumberedOrder { number, order }, Some(age)))

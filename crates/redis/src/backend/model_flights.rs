@@ -16,12 +16,14 @@ impl Backend for Model {
     async fn claim(&self, claim: ClaimArgs) -> Result<Claimed, BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
-        let Some(Expiring { value: meta, until }) = state.flights.get(&claim.key) else {
+        let Some(Expiring { value: meta, until }) = state.flights.get_mut(&claim.key) else {
             let ClaimArgs { key, payload, token, owner, lease } = claim;
-            let meta = Meta { payload, token, state: FlightState::InFlight, owner, begun: now, tenant: None };
+            let meta =
+                Meta { payload, token, state: FlightState::InFlight, owner, begun: now, tenant: None, lasts: lease };
             state.flights.insert(key, Expiring { value: meta, until: now + lease });
             return Ok(Claimed::Lead);
         };
+        *until = (*until).min(now + meta.lasts);
         let same_payload = meta.payload == claim.payload;
         if same_payload && meta.token == claim.token && meta.state != FlightState::Kept {
             return Ok(Claimed::Lead);
@@ -34,7 +36,7 @@ impl Backend for Model {
             token: meta.token,
             owner: meta.owner,
             age: now.saturating_duration_since(meta.begun),
-            ttl: until.saturating_duration_since(now),
+            ttl: *until - now,
         })
     }
 
@@ -42,7 +44,7 @@ impl Backend for Model {
         let mut state = self.reach()?;
         let until = state.now() + lease;
         let Some(meta) = state.open(&flight) else { return Ok(false) };
-        meta.until = until;
+        (meta.until, meta.value.lasts) = (until, lease);
         Ok(true)
     }
 
@@ -99,7 +101,7 @@ impl Backend for Model {
                 kept.push((length, now + window));
                 meta.value.state = FlightState::Kept;
                 meta.value.tenant = owner;
-                meta.until = now + window;
+                (meta.until, meta.value.lasts) = (now + window, window);
                 if let Some(log) = logs.get_mut(&flight) {
                     log.until = now + window;
                 }
@@ -161,7 +163,7 @@ impl Backend for Model {
         let state = self.reach()?;
         Ok(state.offers.get(&token).map(|offer| {
             let Offer { offered, told, .. } = offer.value;
-            Offered { age: offered.age + state.now().saturating_duration_since(told), ..offered }
+            Offered { age: (state.now() + offered.age).saturating_duration_since(told), ..offered }
         }))
     }
 

@@ -4,15 +4,16 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use redis::Value;
 use tower_buttress::store::Fingerprint;
 
-use super::redis::{millis, number, unexpected, unsigned};
+use super::redis::{millis, number, unsigned};
 use super::{BackendError, Process, Subscription};
 use crate::client::Redis;
-use crate::client::script::{Command, Script};
+use crate::client::script::Script;
 
-static PAUSE: Script = Script::new("pause", include_str!("../scripts/pause.lua"));
+static PAUSE: Script =
+    Script::new("pause", concat!(include_str!("../scripts/paused.lua"), include_str!("../scripts/pause.lua")));
+static PAUSED: Script = Script::new("paused", concat!(include_str!("../scripts/paused.lua"), "return paused(KEYS[1])"));
 
 /// The engine of [`FleetPauses`](crate::FleetPauses).
 pub trait PauseBackend: Clone + Send + Sync + 'static {
@@ -70,12 +71,8 @@ impl PauseBackend for Redis {
     }
 
     async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
-        let mut command = redis::cmd("PTTL");
-        command.arg(self.names().pause(&limit));
-        match self.call(&Command::Plain(command)).await? {
-            Value::Int(left) => Ok(Duration::from_millis(unsigned(left))),
-            _ => Err(unexpected()),
-        }
+        let command = PAUSED.keys(&[&self.names().pause(&limit)]);
+        number(&self.call(&command).await?).map(|left| Duration::from_millis(unsigned(left)))
     }
 
     async fn pause_news(&self) -> Result<Subscription, BackendError> {
@@ -85,25 +82,25 @@ impl PauseBackend for Redis {
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::{Channel, Model};
+    use super::super::model::{Channel, Lasting, Model};
     use super::*;
 
     impl PauseBackend for Model {
         async fn pause(&self, pause: PauseNews) -> Result<bool, BackendError> {
             let mut state = self.reach()?;
-            let until = state.now() + pause.wait;
-            if state.pauses.get(&pause.limit).is_some_and(|paused| *paused >= until) {
+            let now = state.now();
+            if state.pauses.get_mut(&pause.limit).is_some_and(|paused| paused.left(now) >= pause.wait) {
                 return Ok(false);
             }
-            state.pauses.insert(pause.limit, until);
+            state.pauses.insert(pause.limit, Lasting::until(now + pause.wait, now));
             state.publish(Channel::Pauses, &pause.encode());
             Ok(true)
         }
 
         async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
-            let state = self.reach()?;
-            let until = state.pauses.get(&limit).copied();
-            Ok(until.map_or(Duration::ZERO, |until| until.saturating_duration_since(state.now())))
+            let mut state = self.reach()?;
+            let now = state.now();
+            Ok(state.pauses.get_mut(&limit).map_or(Duration::ZERO, |paused| paused.left(now)))
         }
 
         async fn pause_news(&self) -> Result<Subscription, BackendError> {

@@ -12,8 +12,16 @@ use super::{BackendError, Process, Token};
 use crate::client::Redis;
 use crate::client::script::Script;
 
-static RESERVE: Script = Script::new("reserve", include_str!("../scripts/reserve.lua"));
-static REFUND: Script = Script::new("refund", include_str!("../scripts/refund.lua"));
+static RESERVE: Script = Script::new(
+    "reserve",
+    concat!(
+        include_str!("../scripts/paused.lua"),
+        include_str!("../scripts/taken.lua"),
+        include_str!("../scripts/reserve.lua")
+    ),
+);
+static REFUND: Script =
+    Script::new("refund", concat!(include_str!("../scripts/taken.lua"), include_str!("../scripts/refund.lua")));
 static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
 
 /// The engine of [`FleetPace`](crate::FleetPace).
@@ -133,7 +141,8 @@ const LONGEST_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::model::Model;
+    use super::super::fleet::retain_until;
+    use super::super::model::{Lasting, Model};
     use super::*;
     use crate::options::PATIENCE;
 
@@ -150,16 +159,14 @@ mod model {
         ) -> Result<RateTurn, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
-            state.requests.retain(|_, (_, until)| *until > now);
-            if let Some((at, _)) = state.requests.get(&request) {
-                return Ok(RateTurn::Taken(at.saturating_duration_since(now)));
+            if let Some((at, _)) = state.requests.get_mut(&request) {
+                return Ok(RateTurn::Taken(at.left(now)));
             }
-            let until = state.pauses.get(&limit).copied();
-            let stop = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now)).max(pause);
+            let stop = state.pauses.get_mut(&limit).map_or(Duration::ZERO, |paused| paused.left(now)).max(pause);
             let (mut tats, mut worst) = (Vec::new(), stop);
             for TakenRate { name, cost, burst, level } in &costs {
                 let room = burst.saturating_sub(*cost);
-                let taken = state.rates.get(&(limit, name.clone())).copied();
+                let taken = state.rates.get_mut(&(limit, name.clone())).map(|taken| now + taken.left(now));
                 let mut tat = taken.unwrap_or(now).max(now + *level);
                 if !stop.is_zero() {
                     tat = tat.max(now + stop + room);
@@ -174,10 +181,11 @@ mod model {
             }
             for (TakenRate { name, cost, .. }, tat) in costs.into_iter().zip(tats) {
                 if !cost.is_zero() {
-                    state.rates.insert((limit, name), tat.max(now + worst) + cost);
+                    let tat = tat.max(now + worst) + cost;
+                    state.rates.insert((limit, name), Lasting::until(tat, now));
                 }
             }
-            state.requests.insert(request, (now + worst, now + REMEMBERED));
+            state.requests.insert(request, (Lasting::until(now + worst, now), now + REMEMBERED));
             Ok(RateTurn::Taken(worst))
         }
 
@@ -189,14 +197,14 @@ mod model {
         ) -> Result<(), BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
-            state.requests.retain(|_, (_, until)| *until > now);
-            if state.requests.insert(request, (now, now + REMEMBERED)).is_some() {
+            if state.requests.insert(request, (Lasting::until(now, now), now + REMEMBERED)).is_some() {
                 return Ok(());
             }
             for (name, change) in changes {
-                let tat = state.rates.entry((limit, name)).or_insert(now);
-                let by = Duration::from_micros(change.unsigned_abs());
-                *tat = if change < 0 { (*tat).max(now).checked_sub(by).unwrap_or(now) } else { (*tat).max(now) + by };
+                let taken = state.rates.entry((limit, name)).or_insert(Lasting::until(now, now));
+                let (left, by) = (taken.left(now), Duration::from_micros(change.unsigned_abs()));
+                let left = if change < 0 { left.saturating_sub(by) } else { left + by };
+                *taken = Lasting::until(now + left, now);
             }
             Ok(())
         }
@@ -204,7 +212,7 @@ mod model {
         async fn beat(&self, process: Process, ttl: Duration) -> Result<u32, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
-            state.processes.retain(|_, until| *until > now);
+            retain_until(&mut state.processes, now, now + ttl);
             state.processes.insert(process, now + ttl);
             Ok(u32::try_from(state.processes.len()).unwrap_or(u32::MAX))
         }

@@ -14,12 +14,16 @@ use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
 
-static LOOK: Script = Script::new("look", include_str!("../scripts/look.lua"));
-static VOTE: Script = Script::new("vote", include_str!("../scripts/vote.lua"));
-static PROBE: Script = Script::new("probe", include_str!("../scripts/probe.lua"));
+static LOOK: Script =
+    Script::new("look", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/look.lua")));
+static VOTE: Script =
+    Script::new("vote", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/vote.lua")));
+static PROBE: Script =
+    Script::new("probe", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/probe.lua")));
 static ORDER: Script = Script::new("order", include_str!("../scripts/order.lua"));
 static ORDERED: Script = Script::new("ordered", include_str!("../scripts/ordered.lua"));
-static VERDICT: Script = Script::new("verdict", include_str!("../scripts/verdict.lua"));
+static VERDICT: Script =
+    Script::new("verdict", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/verdict.lua")));
 
 impl CircuitBackend for Redis {
     async fn look(&self, circuit: CircuitId, process: Process, active: Duration) -> Result<Votes, BackendError> {

@@ -101,7 +101,8 @@ impl Watched {
 
     pub(super) fn hear(&mut self, votes: Votes) {
         self.circuit.hear(PeerReport::new(votes.votes, votes.active, votes.open_for));
-        self.ask_in(jittered(votes.open_for));
+        let here = self.circuit.handle().and_then(|handle| handle.snapshot().open_for);
+        self.ask_in(jittered(votes.open_for.min(here.unwrap_or(votes.open_for))));
     }
 
     pub(super) fn ask_in(&mut self, wait: Duration) {

@@ -15,13 +15,19 @@ local function supersede(payload)
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[2])
+-- Those of a clock that has gone back since are remembered from now on.
+for _, payload in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], string.format('(%.0f', now), '+inf')) do
+  redis.call('ZADD', KEYS[2], now, payload)
+end
 local v = redis.call('HMGET', KEYS[1], 'n', 'f', 'b', 'a')
 local last = tonumber(v[1] or 0)
 local came, is_told = tonumber(ARGV[5]), ARGV[5] ~= '0'
 if not is_told then came = now - ARGV[6] end
 -- Told at once: messages that are have the order in which they arrive.
 if now - came <= tonumber(ARGV[7]) then came = now end
-local is_older = came < tonumber(v[3] or 0)
+-- No message is older than one that came at a time that this clock, which has gone back, has still before it.
+local newest = tonumber(v[3] or 0)
+local is_older = came < newest and newest <= now
 -- Where it was answered, another call of it is under way; one that came later makes another message of it.
 if v[2] == ARGV[1] and (is_older or not v[4]) then
   redis.call('HDEL', KEYS[1], 'a')

@@ -13,8 +13,8 @@ if number == 0 then
   kind, age = 'order', tonumber(ARGV[6])
   -- Higher than that of the order which its process obeyed, even where this clock has gone back.
   number = math.max(now - age, ARGV[8] + 1)
-  -- Told at once: orders that are come to hold as they arrive.
-  if age <= tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end
+  -- It was told at once, or the clock has gone back since the other one was given, which says nothing of which came first.
+  if age <= tonumber(ARGV[7]) or held - now > tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end
 end
 if number <= held then return {held, v[2], math.max(now - held, 0)} end
 redis.call('HSET', KEYS[1], 'n', string.format('%.0f', number), 'w', ARGV[1])

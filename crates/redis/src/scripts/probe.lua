@@ -1,10 +1,13 @@
 -- KEYS b l   ARGV token lease_ms   -> {1, unanswered probes so far} | {0, ms to wait}
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local u = tonumber(redis.call('HGET', KEYS[1], 'u') or 0)
+local u = open_until(KEYS[1])
 if u > now then return {0, u - now} end
--- Our own, whose reply was lost.
-if redis.call('GET', KEYS[2]) == ARGV[1] or redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return {1, tonumber(redis.call('HGET', KEYS[1], 'n') or 0)}
+local held, left = redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
+-- Unless it is our own, whose reply was lost.
+if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
+  -- For no longer than it was taken for, also where this clock has gone back.
+  local lease = tonumber(string.sub(held, #ARGV[1] + 1))
+  if left > lease then redis.call('PEXPIRE', KEYS[2], lease) end
+  return {0, math.min(left, lease)}
 end
-return {0, redis.call('PTTL', KEYS[2])}
+if not held then redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2], 'PX', ARGV[2]) end
+return {1, tonumber(redis.call('HGET', KEYS[1], 'n') or 0)}

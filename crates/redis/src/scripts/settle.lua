@@ -19,7 +19,7 @@ while width * 64 <= window do width = width * 2 end
 local expires = math.ceil((now + window) / width) * width
 redis.call('HINCRBY', KEYS[3], string.format('%.0f', expires), length)
 if redis.call('PTTL', KEYS[3]) < expires - now then redis.call('PEXPIRE', KEYS[3], expires - now) end
-redis.call('HSET', KEYS[1], 's', 'k', 'w', ARGV[5])
+redis.call('HSET', KEYS[1], 's', 'k', 'w', ARGV[5], 'l', window)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return 1

@@ -672,3 +672,34 @@ async fn orders_are_numbered_in_the_model_as_in_redis() {
     let server = Server::start();
     later_orders_count(server.redis()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_keeps_no_circuit_open() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let (model, upstream) = (Model::new(), down());
+    let fleet = fleet(4, &model, &upstream);
+    settle().await;
+    for process in &fleet {
+        process.calls(5).await;
+    }
+    settle().await;
+    assert!(fleet.iter().all(|process| process.state() == CircuitState::Open));
+    model.jump_back(HOUR);
+    upstream.is_down.store(false, SeqCst);
+    let begun = Instant::now();
+    while fleet.iter().any(|process| process.state() != CircuitState::Closed) {
+        assert!(begun.elapsed() < 4 * OPEN, "{:?}", fleet.iter().map(Process::state).collect::<Vec<_>>());
+        for process in &fleet {
+            process.call().await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Nor does a process hold the lease of a probe for longer that it has left with it.
+    let (group, [one, two]) = (CircuitGroup::new("models"), [Token::random(), Token::random()]);
+    let lease = |token| model.probe(group.circuit(Some("other")), token, Duration::from_secs(60));
+    assert_eq!(lease(one).await.unwrap(), ProbeLease::Granted { unanswered: 0 });
+    model.jump_back(HOUR);
+    assert_eq!(lease(two).await.unwrap(), ProbeLease::Wait(Duration::from_secs(60)));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(lease(two).await.unwrap(), ProbeLease::Granted { unanswered: 0 });
+}

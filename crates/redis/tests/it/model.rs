@@ -25,41 +25,154 @@ use crate::support::Server;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Claim { flight: usize, payload: u8, lease: Duration },
-    Renew { flight: usize, lease: Duration },
-    Outgrow { flight: usize },
-    Append { flight: usize, offset: u64, bytes: Vec<u8>, ttl: Duration },
-    Free { flight: usize },
-    Discard { flight: usize },
-    Keep { flight: usize, window: Duration, length: u64, tenant: u8 },
-    Read { flight: usize, offset: u64, max: usize },
-    Holder { key: u8 },
-    Want { process: usize, flight: usize },
-    Forsake { flight: usize },
-    Mark { flight: usize, length: u64 },
-    Offer { token: u8, flight: usize, number: u64, bears_ids: bool, age: Duration, ttl: Duration },
-    Offered { token: u8 },
-    Withdraw { token: u8 },
-    Ask { process: usize, flight: usize, stops: bool },
-    Look { process: usize, active: Duration },
-    Vote { process: usize, open_for: Duration, active: Duration },
-    Probe { process: usize, lease: Duration },
-    Verdict { process: usize, verdict: ProbeVerdict, active: Duration },
-    Pause { wait: Duration },
+    Claim {
+        flight: usize,
+        payload: u8,
+        lease: Duration,
+    },
+    Renew {
+        flight: usize,
+        lease: Duration,
+    },
+    Outgrow {
+        flight: usize,
+    },
+    Append {
+        flight: usize,
+        offset: u64,
+        bytes: Vec<u8>,
+        ttl: Duration,
+    },
+    Free {
+        flight: usize,
+    },
+    Discard {
+        flight: usize,
+    },
+    Keep {
+        flight: usize,
+        window: Duration,
+        length: u64,
+        tenant: u8,
+    },
+    Read {
+        flight: usize,
+        offset: u64,
+        max: usize,
+    },
+    Holder {
+        key: u8,
+    },
+    Want {
+        process: usize,
+        flight: usize,
+    },
+    Forsake {
+        flight: usize,
+    },
+    Mark {
+        flight: usize,
+        length: u64,
+    },
+    Offer {
+        token: u8,
+        flight: usize,
+        number: u64,
+        bears_ids: bool,
+        age: Duration,
+        ttl: Duration,
+    },
+    Offered {
+        token: u8,
+    },
+    Withdraw {
+        token: u8,
+    },
+    Ask {
+        process: usize,
+        flight: usize,
+        stops: bool,
+    },
+    Look {
+        process: usize,
+        active: Duration,
+    },
+    Vote {
+        process: usize,
+        open_for: Duration,
+        active: Duration,
+    },
+    Probe {
+        process: usize,
+        lease: Duration,
+    },
+    Verdict {
+        process: usize,
+        verdict: ProbeVerdict,
+        active: Duration,
+    },
+    Pause {
+        wait: Duration,
+    },
     Paused,
-    Reserve { request: u128, costs: [Duration; 2], level: Duration, pause: Duration, max_wait: Duration },
-    Refund { request: u128, rate: usize, seconds: i64 },
-    Beat { process: usize, ttl: Duration },
-    Say { conversation: u8, payload: u8, is_late: bool, late: Duration },
-    Answered { conversation: u8, payload: u8 },
-    Order { process: usize, order: CircuitOrder, is_late: bool, late: Duration, knows: bool, id: u8 },
-    OrderAgain { process: usize },
+    Reserve {
+        request: u128,
+        costs: [Duration; 2],
+        level: Duration,
+        pause: Duration,
+        max_wait: Duration,
+    },
+    Refund {
+        request: u128,
+        rate: usize,
+        seconds: i64,
+    },
+    Beat {
+        process: usize,
+        ttl: Duration,
+    },
+    Say {
+        conversation: u8,
+        payload: u8,
+        is_late: bool,
+        late: Duration,
+    },
+    Answered {
+        conversation: u8,
+        payload: u8,
+    },
+    Order {
+        process: usize,
+        order: CircuitOrder,
+        is_late: bool,
+        late: Duration,
+        knows: bool,
+        id: u8,
+    },
+    OrderAgain {
+        process: usize,
+    },
     Ordered,
-    Remember { exact: u8, normal: Option<u8>, tenant: u8, length: usize, age: Duration, ttl: Duration },
-    Recall { exact: u8 },
-    LastOf { normal: u8 },
-    Forget { tenant: Option<u8> },
+    Remember {
+        exact: u8,
+        normal: Option<u8>,
+        tenant: u8,
+        length: usize,
+        age: Duration,
+        ttl: Duration,
+    },
+    Recall {
+        exact: u8,
+    },
+    LastOf {
+        normal: u8,
+    },
+    Forget {
+        tenant: Option<u8>,
+    },
     Jump(Duration),
+    /// The clock goes back.
+    Back,
 }
 
 /// The rates of a limit, and what may be taken of each at once.
@@ -72,6 +185,7 @@ const FLIGHTS: usize = 6;
 /// No sum of jumps is near a sum of these: what passes in real time meanwhile makes no difference.
 const TIMES: [Duration; 3] = [Duration::from_secs(50), Duration::from_secs(60), Duration::from_secs(100)];
 const JUMPS: [Duration; 2] = [Duration::from_secs(37), Duration::from_secs(70)];
+const BACK: Duration = Duration::from_millis(45_250);
 
 /// How long ago a call was claimed whose answer is offered.
 const AGES: [Duration; 3] = [Duration::ZERO, Duration::from_secs(20), Duration::from_secs(600)];
@@ -85,7 +199,7 @@ const ORDERS: [CircuitOrder; 4] =
 /// Room for two short answers, or for a longer one.
 const TENANT_BYTES: u64 = 8;
 
-/// Lets time pass in Redis.
+/// Lets time pass in Redis, or sets its clock back.
 const JUMP: &str = "
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
   local ttl, jump = redis.call('PTTL', key), tonumber(ARGV[2])
@@ -104,7 +218,13 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1] .. '*')) do
       redis.call('PEXPIRE', key, ttl - jump)
     end
     if kind == 'string' and string.find(key, ':t:', 1, true) then
-      redis.call('SET', key, string.format('%.0f', redis.call('GET', key) - jump * 1000), 'PX', ttl - jump)
+      local tat, noted = string.match(redis.call('GET', key), '^(%d+) (%d+)$')
+      local moved = string.format('%.0f %.0f', tat - jump * 1000, noted - jump * 1000)
+      redis.call('SET', key, moved, 'PX', ttl - jump)
+    end
+    if kind == 'string' and string.find(key, ':d:', 1, true) then
+      local at, waits = string.match(redis.call('GET', key), '^(%d+) (%d+)$')
+      redis.call('SET', key, string.format('%.0f %s', math.max(at - jump * 1000, 0), waits), 'PX', ttl - jump)
     end
     if kind == 'zset' then
       for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -jump, member) end
@@ -172,6 +292,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..2_u8).prop_map(|normal| Step::LastOf { normal }),
         1 => prop::option::of(0..2_u8).prop_map(|tenant| Step::Forget { tenant }),
         1 => prop::sample::select(&JUMPS[..]).prop_map(Step::Jump),
+        1 => Just(Step::Back),
     ]
 }
 
@@ -401,7 +522,7 @@ where
             },
             Step::LastOf { normal } => self.answer(backend.last_of(print(normal))),
             Step::Forget { tenant } => self.answer(backend.forget_kept(tenant.map(named).as_ref())),
-            Step::Jump(_) => "time passed".into(),
+            Step::Jump(_) | Step::Back => "time passed".into(),
         }
     }
 
@@ -495,11 +616,20 @@ fn the_model_answers_as_redis_does() {
         let options = server.options().prefix(prefix.as_str()).patience(Duration::from_secs(10));
         let mut real = Engine::new(runtime, Redis::new(options).unwrap(), flights, owners);
         for step in &steps {
-            if let Step::Jump(time) = step {
-                model.runtime.block_on(tokio::time::advance(*time));
-                real.runtime.block_on(server.eval(JUMP, &[&prefix, &time.as_millis().to_string()]));
-                let millis = u64::try_from(time.as_millis()).unwrap();
-                real.orders.iter_mut().for_each(|order| order.number -= millis);
+            let jump = match step {
+                Step::Jump(time) => {
+                    model.runtime.block_on(tokio::time::advance(*time));
+                    i64::try_from(time.as_millis()).unwrap()
+                }
+                Step::Back => {
+                    model.backend.jump_back(BACK);
+                    -i64::try_from(BACK.as_millis()).unwrap()
+                }
+                _ => 0,
+            };
+            if jump != 0 {
+                real.runtime.block_on(server.eval(JUMP, &[&prefix, &jump.to_string()]));
+                real.orders.iter_mut().for_each(|order| order.number = order.number.checked_add_signed(-jump).unwrap());
             }
             prop_assert_eq!(model.take(step), real.take(step), "{:?}", step);
         }

@@ -13,7 +13,9 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
 use tower_buttress::{PaceLayer, Rate, Tenant};
-use tower_buttress_redis::backend::{PauseBackend, RateBackend, RateTurn, TakenRate, Token};
+use tower_buttress_redis::backend::{
+    PauseBackend, PauseNews, Process as ProcessId, RateBackend, RateTurn, TakenRate, Token,
+};
 use tower_buttress_redis::{FleetPace, FleetPauses, Model, Redis, RedisOptions};
 
 use crate::support::Server;
@@ -429,4 +431,37 @@ async fn an_answer_that_was_lost_is_not_paid_for_twice() {
     redis.refund(limit, Token::random(), vec![("requests-60".into(), -50_000_000)]).await.unwrap();
     let RateTurn::Taken(wait) = take().await else { panic!("it is taken") };
     assert_eq!((wait + Duration::from_millis(500)).as_secs(), 50, "{wait:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_makes_no_call_wait_for_longer() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let fleet: Vec<Process> = (0..2).map(|_| paced(model.clone(), &sent)).collect();
+    assert_eq!(burst(&fleet, 1).await, 2);
+    let back = || model.jump_back(Duration::from_secs(3600));
+    back();
+    let begun = Instant::now();
+    assert_eq!(burst(&fleet, 2).await, 4);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // The same with a pause, of which these do not know by themselves.
+    let limit = Fingerprint::from_bytes([7; 32]);
+    let pause = Duration::from_secs(10);
+    model.pause(PauseNews { limit, wait: pause, process: ProcessId::random() }).await.unwrap();
+    back();
+    assert_eq!(model.paused(limit).await.unwrap(), pause);
+    let rate = TakenRate {
+        name: "requests".into(),
+        cost: Duration::from_millis(100),
+        burst: Duration::from_millis(100),
+        level: Duration::ZERO,
+    };
+    back();
+    tokio::time::sleep(pause / 2).await;
+    let reserve = |request| model.reserve(limit, request, vec![rate.clone()], Duration::ZERO, 2 * pause);
+    let (first, again) = (Token::random(), Token::random());
+    assert_eq!(reserve(first).await.unwrap(), RateTurn::Taken(pause));
+    back();
+    // Told again, since its reply was lost.
+    assert_eq!(reserve(first).await.unwrap(), RateTurn::Taken(pause));
+    assert_eq!(reserve(again).await.unwrap(), RateTurn::Taken(pause + rate.cost));
 }

@@ -280,3 +280,29 @@ async fn a_message_that_redis_takes_late_ends_no_later_one() {
     way.let_pass();
     assert_eq!((older.await.unwrap(), newer.await.unwrap()), (StatusCode::GONE, StatusCode::OK));
 }
+
+#[tokio::test(start_paused = true)]
+async fn when_a_clock_is_set_back_the_newest_message_survives_all_the_same() {
+    let model = Model::new();
+    let (one, two) = (Process::on(model.clone()), Process::on(model.clone()));
+    for process in [&one, &two] {
+        assert_eq!(process.say("other", "hello").await.unwrap(), StatusCode::OK);
+    }
+    let older = one.say("ann", "first");
+    tokio::time::sleep(50 * MS).await;
+    model.jump_back(Duration::from_secs(3600));
+    let newer = two.say("ann", "second");
+    assert_eq!(older.await.unwrap(), StatusCode::GONE);
+    assert_eq!(newer.await.unwrap(), StatusCode::OK);
+    assert_eq!(two.say("ann", "first").await.unwrap(), StatusCode::GONE);
+    // Also one of which Redis is told late, when it can be reached again.
+    model.jump_back(Duration::from_secs(3600));
+    model.set_reachable(false);
+    let late = two.say("ann", "third");
+    tokio::time::sleep(400 * MS).await;
+    model.set_reachable(true);
+    assert_eq!(late.await.unwrap(), StatusCode::OK);
+    // A superseded one is refused for ten minutes, and no longer.
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    assert_eq!(two.say("ann", "first").await.unwrap(), StatusCode::OK);
+}

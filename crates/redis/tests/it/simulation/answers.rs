@@ -248,9 +248,9 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
     sleep(2 * (WINDOW + 3 * LEASE)).await;
     let calls = upstream.calls.lock().unwrap();
     let open = calls.iter().filter(|call| call.ended.is_none() && !ways[call.process].has_crashed()).count();
-    if open > 0 || model.held() > 0 {
-        history
-            .broken(format!("(8) {open} calls are under way, and {} entries in Redis, when all is over", model.held()));
+    let held = history.held(&model);
+    if open > 0 || held > 0 {
+        history.broken(format!("(8) {open} calls are under way, and {held} entries in Redis, when all is over"));
     }
 }
 

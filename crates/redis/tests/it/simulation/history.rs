@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tower_buttress_redis::Model;
 
 /// Everything that happened, what of it was a fault, and what should not have been.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ struct Inner {
     lines: Vec<(Duration, String)>,
     /// From when to when something was not as it should be.
     faults: Vec<(Instant, Instant)>,
+    /// How far the clock of Redis has gone back.
+    gone_back: Duration,
     broken: Vec<String>,
 }
 
@@ -25,7 +28,8 @@ struct Inner {
 
 impl History {
     pub(super) fn new(name: String) -> Self {
-        let inner = Inner { name, lines: Vec::new(), faults: Vec::new(), broken: Vec::new() };
+        let inner =
+            Inner { name, lines: Vec::new(), faults: Vec::new(), gone_back: Duration::ZERO, broken: Vec::new() };
         Self { begun: Instant::now(), inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -38,6 +42,23 @@ impl History {
         let now = Instant::now();
         self.lock().faults.push((now, now + lasts));
         self.say(line);
+    }
+
+    /// The clock of Redis goes back.
+    pub(super) fn jump_back(&self, model: &Model, back: Duration) {
+        self.fault(Duration::ZERO, format!("the clock of Redis goes back by {back:.1?}"));
+        self.lock().gone_back += back;
+        model.jump_back(back);
+    }
+
+    pub(super) fn gone_back(&self) -> Duration {
+        self.lock().gone_back
+    }
+
+    /// What Redis holds at the end. Where its clock went back, it would hold it for as much longer.
+    pub(super) fn held(&self, model: &Model) -> usize {
+        model.jump(self.gone_back());
+        model.held()
     }
 
     /// Whether there was no fault between these.

@@ -91,9 +91,13 @@ impl Nemesis {
                 model.fail_over(replica);
             }
             78..88 => {
-                let forward = time(&mut rng, 100.0, 15_000.0);
-                history.fault(Duration::ZERO, format!("the clock of Redis jumps by {forward:.1?}"));
-                model.jump(forward);
+                let by = time(&mut rng, 100.0, 15_000.0);
+                if rng.bool() {
+                    history.fault(Duration::ZERO, format!("the clock of Redis jumps by {by:.1?}"));
+                    model.jump(by);
+                } else {
+                    history.jump_back(&model, 100 * by);
+                }
             }
             _ => {
                 // It does nothing any more, and nothing comes back from it.

@@ -270,9 +270,9 @@ pub(super) async fn history(history: History, mut rng: Rng, faults: Faults) {
         }
     }
     let open = calls.iter().filter(|call| call.end.is_none() && !ways[call.process].has_crashed()).count();
-    if open > 0 || model.held() > 0 {
-        history
-            .broken(format!("(8) {open} calls are under way, and {} entries in Redis, when all is over", model.held()));
+    let held = history.held(&model);
+    if open > 0 || held > 0 {
+        history.broken(format!("(8) {open} calls are under way, and {held} entries in Redis, when all is over"));
     }
 }
 

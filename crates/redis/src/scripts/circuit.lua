@@ -1,0 +1,26 @@
+-- Comes before each script of circuits.
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+-- A set is kept as long as its last member.
+local function keep(key)
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', key, string.format('%.0f', last))
+end
+-- Removes those that stand no more. None stands for longer than until `latest`, also where this clock has gone back.
+local function expire(key, latest)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  latest = string.format('%.0f', latest)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. latest, '+inf')) do
+    redis.call('ZADD', key, latest, member)
+  end
+end
+-- Until when a circuit is open: for no longer than it was to be (d), also where this clock has gone back.
+local function open_until(key)
+  local v = redis.call('HMGET', key, 'u', 'd')
+  local u = tonumber(v[1] or 0)
+  if v[2] and u > now + v[2] then
+    u = now + v[2]
+    redis.call('HSET', key, 'u', string.format('%.0f', u))
+  end
+  return u
+end
