@@ -88,6 +88,8 @@ const PROBE_STEP: Micros = SECOND / 10;
 const SPEEDS_UP: Micros = 16;
 /// Calls that are spaced after a pause are not further apart.
 const SLOWEST: Micros = 4 * SECOND;
+/// What paused is forgotten after this many of the longest pauses, also where no call has found out that it is over.
+const FORGETS: Micros = 10;
 /// Tenants that are paused on their own. More of them pause all.
 const TENANTS: usize = 256;
 
@@ -212,7 +214,9 @@ impl Pauses {
 
     /// Forgets all of it, if nothing of it matters any more.
     pub(crate) fn forget(&mut self, now: Micros) -> bool {
-        let is_over = |pause: &Pause| pause.is_over(now);
+        // A tenant or a credential that never comes back is not to be remembered for ever.
+        let forgets = self.cap.saturating_mul(FORGETS);
+        let is_over = |pause: &Pause| pause.is_over(now) || now >= pause.until.saturating_add(forgets);
         let is_over = is_over(&self.all) && self.tenants.values().all(is_over);
         if is_over {
             (self.all, self.tenants) = (Pause::default(), HashMap::new());
@@ -552,6 +556,12 @@ mod tests {
         assert!(pauses.forget(SECOND) && pauses.until() == 0);
         no_hint(&mut pauses, ANN, 0);
         assert!(!pauses.forget(100 * SECOND), "it failed, and nothing was served since");
+        assert!(!pauses.forget(10 * CAP));
+        assert!(pauses.forget(SECOND + 10 * CAP), "nobody has come back");
+        hint(&mut pauses, 24 * 60 * CAP, 0);
+        assert!(!pauses.forget(10 * CAP), "it is not known whether it is over");
+        assert!(pauses.forget(11 * CAP) && pauses.is_calm());
+        no_hint(&mut pauses, ANN, 0);
         pauses.send(ANN, SECOND);
         assert!(pauses.passed(ANN, SECOND) && !pauses.passed(ANN, SECOND));
         assert!(pauses.forget(SECOND));
