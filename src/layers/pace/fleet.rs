@@ -149,5 +149,6 @@ fn name(bucket: &Bucket) -> String {
         Unit::InputTokens => "input-tokens",
         Unit::OutputTokens => "output-tokens",
     };
-    format!("{unit}-{}", bucket.per())
+    // Of one unit and time there may be two: a rate that is set twice.
+    format!("{unit}-{}-{}", bucket.units(), bucket.per())
 }

@@ -157,7 +157,8 @@ impl RateCost {
         Self { level, ..self }
     }
 
-    /// What names the rate among those of its limit, in every process: what it counts, and in how many microseconds.
+    /// What names the rate among those of its limit, in every process: what it counts, how much of it, and in how many
+    /// microseconds.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -142,6 +142,11 @@ impl Bucket {
         self.source == Source::Configured
     }
 
+    /// How many units are allowed in the time of its rate.
+    pub(crate) fn units(&self) -> u64 {
+        self.spacing.units
+    }
+
     /// The time in which its units are allowed.
     pub(crate) fn per(&self) -> Micros {
         self.spacing.per

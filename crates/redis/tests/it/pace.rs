@@ -465,3 +465,16 @@ async fn a_clock_that_is_set_back_makes_no_call_wait_for_longer() {
     assert_eq!(reserve(first).await.unwrap(), RateTurn::Taken(pause));
     assert_eq!(reserve(again).await.unwrap(), RateTurn::Taken(pause + rate.cost));
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_rates_of_one_unit_and_time_are_two_rates() {
+    let model = Model::new();
+    let process = || {
+        let rates = PaceLayer::new().requests(Rate::per_minute(1)).requests(Rate::per_minute(100).burst(5));
+        let layer = rates.share(Arc::new(FleetPace::new(model.clone())));
+        let calls = service_fn(async |_: Request<_>| Ok::<_, Infallible>(Response::new(Body::new())));
+        BoxCloneSyncService::new(layer.layer(calls).map_response(|response: Response<_>| response.status()))
+    };
+    assert_eq!(call(&process(), "a").await, StatusCode::OK);
+    assert_eq!(call(&process(), "a").await, StatusCode::TOO_MANY_REQUESTS, "one a minute");
+}
