@@ -31,7 +31,7 @@ pub trait CircuitBackend: Clone + Send + Sync + 'static {
         active: Duration,
     ) -> impl Future<Output = Result<Votes, BackendError>> + Send;
 
-    /// Asks to be the one that tests the upstream.
+    /// Asks to be the one that tests the upstream, or to be it for longer.
     fn probe(
         &self,
         circuit: CircuitId,

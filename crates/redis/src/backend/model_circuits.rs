@@ -62,7 +62,7 @@ impl CircuitBackend for Model {
         match &mut fleet.probe {
             Some((other, until)) if *other != token => Ok(ProbeLease::Wait(until.left(now))),
             held => {
-                held.get_or_insert((token, Lasting::until(now + lease, now)));
+                *held = Some((token, Lasting::until(now + lease, now)));
                 Ok(ProbeLease::Granted { unanswered: fleet.open.map_or(0, |open| open.unanswered) })
             }
         }

@@ -42,7 +42,8 @@ use crate::driver::Updates;
 ///   whose own network is broken so opens no circuit but its own.
 /// - *The open time is over*: the process asks for the lease of the probe. The one that gets it makes its next call the
 ///   probe; the others stay open until they hear of it. How often a probe got no answer is counted for all, so that open times
-///   double for the fleet. A process that gets no call to probe with gives the lease back after 2 s.
+///   double for the fleet. A process that gets no call to probe with gives the lease back after 2 s. One that
+///   is gone loses it after a minute; however long a probe takes, no other process joins it.
 /// - *The probe succeeds*: the circuits of all close. For 10 s, one failure opens them again.
 /// - *A process starts*: it asks once for each circuit that it uses first, and learns of one that is open.
 /// - *Redis cannot be reached*: each process goes on by itself, as without sharing, and probes by itself.

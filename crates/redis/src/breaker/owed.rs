@@ -8,6 +8,8 @@ use crate::backend::{
 
 /// All that is to be told of one circuit.
 pub(super) struct Owed {
+    /// The lease of a probe that is still under way.
+    pub(super) renewed: Option<Token>,
     pub(super) verdict: Option<(Token, ProbeVerdict)>,
     /// For how long the circuit is still open here.
     pub(super) vote: Option<Duration>,
@@ -24,12 +26,19 @@ pub(super) struct Told {
 /// A process that is not heard of for this long has no say.
 pub(super) const ACTIVE: Duration = Duration::from_secs(60);
 
+/// A probe of a process that is not heard of for this long is another's. As long as one is under way, its lease is renewed.
+pub(super) const PROBE_LEASE: Duration = Duration::from_secs(60);
+
 // === impl Owed ===
 
 impl Owed {
     /// The verdict first: a vote that came before it would be cleared by one that says that the upstream is well.
     pub(super) async fn tell<B: CircuitBackend>(self, backend: B, id: CircuitId, process: Process) -> Told {
-        let Self { verdict, vote, order } = self;
+        let Self { renewed, verdict, vote, order } = self;
+        if let Some(lease) = renewed {
+            // Where Redis does not hear of it, it is told with the next look.
+            let _ = backend.probe(id, lease, PROBE_LEASE).await;
+        }
         let verdict = match verdict {
             Some((lease, verdict)) => {
                 Some((lease, verdict, backend.verdict(id, lease, process, verdict, ACTIVE).await))

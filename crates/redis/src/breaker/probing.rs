@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::owed::ACTIVE;
+use super::owed::{ACTIVE, PROBE_LEASE};
 use super::watched::{Probe, Watched, jittered};
 use crate::backend::{BackendError, CircuitBackend, CircuitId, ProbeLease, ProbeVerdict, Process, Token};
 
@@ -21,9 +21,6 @@ pub(super) enum StepReply {
     Asked(Token, Result<ProbeLease, BackendError>),
     GivenBack(Token, Result<bool, BackendError>),
 }
-
-/// A probe that ends in nothing is another's after this long.
-const PROBE_LEASE: Duration = Duration::from_secs(60);
 
 /// A process that has had no call for this long gives the lease to one that may have.
 const NO_CALL: Duration = Duration::from_secs(2);

@@ -194,8 +194,10 @@ impl Watched {
         let vote = if self.owes_vote { open_for().filter(|left| !left.is_zero()) } else { None };
         // A vote that Redis did not take while it held is of no use to anybody.
         self.owes_vote = vote.is_some();
-        let owed = Owed { verdict: self.owes_verdict, vote, order: self.owes_order };
-        (owed.verdict.is_some() || owed.vote.is_some() || owed.order.is_some()).then_some(owed)
+        let renewed = if self.is_probing() { self.lease() } else { None };
+        let owed = Owed { renewed, verdict: self.owes_verdict, vote, order: self.owes_order };
+        let is_any = renewed.is_some() || owed.verdict.is_some() || owed.vote.is_some() || owed.order.is_some();
+        is_any.then_some(owed)
     }
 
     /// Redis was told what was [owed](Self::owed), and took it or did not.
@@ -249,6 +251,11 @@ impl Watched {
     pub(super) fn note_opened(&mut self) {
         let times = self.circuit.handle().map_or(0, |handle| handle.snapshot().opened);
         self.opened = Some((Instant::now(), times));
+    }
+
+    /// Whether a call of this process tests the upstream.
+    pub(super) fn is_probing(&self) -> bool {
+        self.circuit.handle().is_some_and(|handle| handle.snapshot().probes > 0)
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -2,12 +2,12 @@
 local u = open_until(KEYS[1])
 if u > now then return {0, u - now} end
 local held, left = redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
--- Unless it is our own, whose reply was lost.
+-- Unless it is our own, which is renewed, or whose reply was lost.
 if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then
   -- For no longer than it was taken for, also where this clock has gone back.
   local lease = tonumber(string.sub(held, #ARGV[1] + 1))
   if left > lease then redis.call('PEXPIRE', KEYS[2], lease) end
   return {0, math.min(left, lease)}
 end
-if not held then redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2], 'PX', ARGV[2]) end
+redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2], 'PX', ARGV[2])
 return {1, tonumber(redis.call('HGET', KEYS[1], 'n') or 0)}

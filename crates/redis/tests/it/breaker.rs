@@ -26,6 +26,8 @@ type Body = Empty<bytes::Bytes>;
 struct Upstream {
     is_down: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
+    /// For how many seconds it keeps each call waiting.
+    hangs: Arc<AtomicUsize>,
 }
 
 /// One process of a fleet.
@@ -51,8 +53,9 @@ fn with<B: CircuitBackend>(config: CircuitBreakerConfig, backend: B, upstream: &
         let reached = !is_cut_off.load(SeqCst);
         let well = reached && !upstream.is_down.load(SeqCst);
         upstream.calls.fetch_add(usize::from(reached), SeqCst);
+        let hangs = Duration::from_secs(upstream.hangs.load(SeqCst) as u64);
         async move {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50) + hangs).await;
             let status = if well { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
             Ok::<_, Infallible>(Response::builder().status(status).body(Body::new()).unwrap())
         }
@@ -702,4 +705,29 @@ async fn a_clock_that_is_set_back_keeps_no_circuit_open() {
     assert_eq!(lease(two).await.unwrap(), ProbeLease::Wait(Duration::from_secs(60)));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lease(two).await.unwrap(), ProbeLease::Granted { unanswered: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_long_a_probe_takes_no_other_process_joins_it() {
+    let (model, upstream) = (Model::new(), down());
+    let process = process(model.clone(), &upstream);
+    settle().await;
+    process.calls(5).await;
+    upstream.is_down.store(false, SeqCst);
+    upstream.hangs.store(150, SeqCst);
+    // It has the lease a moment after its open time, for two seconds without a call.
+    tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
+    let begun = Instant::now();
+    let ours = process.call();
+    let others = async {
+        let circuit = CircuitGroup::new("models").circuit(None);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while begun.elapsed() < Duration::from_secs(149) {
+            let lease = model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
+            assert!(matches!(lease, ProbeLease::Wait(_)), "{:?}: {lease:?}", begun.elapsed());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    assert_eq!(tokio::join!(ours, others).0, StatusCode::OK);
+    assert_eq!(process.state(), CircuitState::Closed);
 }
