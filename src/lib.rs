@@ -406,7 +406,7 @@ pub use self::layers::inspect_request::InspectRequestLayer;
 pub use self::layers::last_good::{Embedder, Embedding, LastGoodLayer, OpenAiEmbeddings, Similar, UnansweredRequest};
 pub use self::layers::observe::ObserveLayer;
 pub use self::layers::pace::{
-    PaceLayer, PacePeers, PaceStats, PeerLimit, PeerReserving, PeerTurn, RateCost, TokenEstimate,
+    PaceLayer, PacePeers, PaceStats, PeerLimit, PeerPause, PeerReserving, PeerTurn, RateCost, TokenEstimate,
 };
 pub use self::layers::queue::{QueueLayer, QueueStats};
 pub use self::layers::rejections_as_errors::RejectionsAsErrorsLayer;

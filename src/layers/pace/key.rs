@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
-use super::peers::Pausing;
+use super::peers::{Pausing, PeerPause};
 use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
@@ -222,13 +222,14 @@ impl Limit {
     }
 
     /// The upstream refused a call for its rate. Returns for how long all are paused, where that is new.
-    pub(super) fn throttled(&self, grant: &Grant, hint: Option<Duration>, now: Instant) -> Option<Duration> {
+    pub(super) fn throttled(&self, grant: &Grant, hint: Option<Duration>, now: Instant) -> Option<PeerPause> {
         let at = self.micros(now);
         let mut state = lock(&self.state);
         let until = state.pacer.throttled(grant, hint.map(micros), at);
         self.is_open.store(false, Ordering::Relaxed);
+        let finds_out = state.pacer.finds_out();
         self.wake_next(state, Some(grant.tenant), at);
-        until.map(|until| Duration::from_micros(until.saturating_sub(at)))
+        until.map(|until| PeerPause::new(Duration::from_micros(until.saturating_sub(at)), finds_out))
     }
 
     /// What holds a call of `tenant`, whatever the rates allow.
@@ -334,10 +335,10 @@ impl Limit {
 
 impl Pausing for Limit {
     /// Another process was told to wait for this long.
-    fn pause(&self, wait: Duration) {
+    fn pause(&self, pause: PeerPause) {
         let at = self.micros(clock::now());
         let mut state = lock(&self.state);
-        state.pacer.pause(micros(wait), at);
+        state.pacer.pause(micros(pause.wait), pause.finds_out, at);
         self.is_open.store(false, Ordering::Relaxed);
         self.wake_next(state, None, at);
     }

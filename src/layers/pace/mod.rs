@@ -16,7 +16,7 @@ mod usage;
 mod wait;
 
 pub use self::layer::PaceLayer;
-pub use self::peers::{PacePeers, PeerLimit, PeerReserving, PeerTurn, RateCost};
+pub use self::peers::{PacePeers, PeerLimit, PeerPause, PeerReserving, PeerTurn, RateCost};
 pub use self::service::{Pace, PaceBody, PaceFuture};
 pub use self::shared::PaceStats;
 pub use self::tokens::TokenEstimate;

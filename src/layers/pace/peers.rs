@@ -15,19 +15,18 @@ use crate::proto::fingerprint::Fingerprint;
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
-/// use std::time::Duration;
-/// use tower_buttress::{PaceLayer, PacePeers, PeerLimit};
+/// use tower_buttress::{PaceLayer, PacePeers, PeerLimit, PeerPause};
 ///
 /// /// The limits of this process, and what it was told to wait.
 /// #[derive(Default)]
-/// struct Log(Mutex<Vec<(PeerLimit, Option<Duration>)>>);
+/// struct Log(Mutex<Vec<(PeerLimit, Option<PeerPause>)>>);
 ///
 /// impl PacePeers for Log {
 ///     fn on_new(&self, limit: PeerLimit) {
 ///         self.0.lock().unwrap().push((limit, None));
 ///     }
 ///
-///     fn on_pause(&self, limit: PeerLimit, pause: Duration) {
+///     fn on_pause(&self, limit: PeerLimit, pause: PeerPause) {
 ///         self.0.lock().unwrap().push((limit, Some(pause)));
 ///     }
 /// }
@@ -40,7 +39,7 @@ pub trait PacePeers: Send + Sync {
     fn on_new(&self, limit: PeerLimit);
 
     /// An upstream told this process to wait, with all calls of this limit.
-    fn on_pause(&self, limit: PeerLimit, pause: Duration);
+    fn on_pause(&self, limit: PeerLimit, pause: PeerPause);
 
     /// Whether [`reserve`](Self::reserve) is asked before each call that a rate counts. Default: no.
     fn shares_rates(&self) -> bool {
@@ -86,6 +85,17 @@ pub enum PeerTurn {
     },
 }
 
+/// A pause of all calls of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerPause {
+    /// How long they wait.
+    pub wait: Duration,
+    /// Whether that may be too short, because the upstream asked for more or did not say how long: then one call of each
+    /// process finds out whether the pause is over, before the others are sent.
+    pub finds_out: bool,
+}
+
 /// What a call takes of one rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateCost {
@@ -104,12 +114,22 @@ pub struct PeerLimit {
 
 /// A limit that others can pause.
 pub(super) trait Pausing: Send + Sync {
-    fn pause(&self, pause: Duration);
+    fn pause(&self, pause: PeerPause);
 }
 
 /// The peers of a layer.
 #[derive(Clone)]
 pub(super) struct Peers(pub(super) Arc<dyn PacePeers>);
+
+// === impl PeerPause ===
+
+impl PeerPause {
+    /// A pause.
+    #[must_use]
+    pub const fn new(wait: Duration, finds_out: bool) -> Self {
+        Self { wait, finds_out }
+    }
+}
 
 // === impl PeerLimit ===
 
@@ -133,7 +153,7 @@ impl PeerLimit {
 
     /// Another process was told to wait for this long from now. The calls here wait too, at most for
     /// [`max_pause`](crate::PaceLayer::max_pause), and start again one interval apart. A pause is never shortened.
-    pub fn pause(&self, pause: Duration) {
+    pub fn pause(&self, pause: PeerPause) {
         if let Some(key) = self.key.upgrade() {
             key.pause(pause);
         }

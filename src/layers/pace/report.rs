@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use super::config::Config;
 use super::key::Limit;
-use super::peers::{Pausing, PeerLimit};
+use super::peers::{Pausing, PeerLimit, PeerPause};
 use crate::admission::{gauge, gauge_add};
 use crate::event::Event;
 use crate::proto::rate_limit::{self, Policy, Unit};
@@ -82,14 +82,14 @@ impl Limit {
 
 /// Tells that a limit is paused for this long.
 #[cold]
-pub(super) fn paused(limit: &ThreadArc<Limit>, pause: Duration) {
+pub(super) fn paused(limit: &ThreadArc<Limit>, pause: PeerPause) {
     let config = limit.config();
     if let (Some(peers), Some(limit)) = (&config.peers, peer_limit(limit)) {
         peers.0.on_pause(limit, pause);
     }
-    config.emitter.emit(&Event::Paused { wait: pause });
+    config.emitter.emit(&Event::Paused { wait: pause.wait });
     gauge("tower_buttress_pace_paused_until_seconds", config.name, || {
-        let until = clock::wall().checked_add(pause).and_then(|until| until.duration_since(UNIX_EPOCH).ok());
+        let until = clock::wall().checked_add(pause.wait).and_then(|until| until.duration_since(UNIX_EPOCH).ok());
         until.map_or(0.0, |until| until.as_secs_f64())
     });
 }

@@ -125,10 +125,15 @@ impl Pacer {
         Some(until)
     }
 
-    /// Another process, with the same limit, was told to wait for this long.
-    pub(crate) fn pause(&mut self, wait: Micros, now: Micros) {
+    /// Whether one call is to find out that the pause of all is over.
+    pub(crate) fn finds_out(&self) -> bool {
+        self.pauses.finds_out()
+    }
+
+    /// Another process, with the same limit, was told to wait for this long; `finds_out`: or for longer.
+    pub(crate) fn pause(&mut self, wait: Micros, finds_out: bool, now: Micros) {
         let interval = self.restart_interval(now);
-        let Some(until) = self.pauses.pause(wait, interval, now) else { return };
+        let Some(until) = self.pauses.pause(wait, finds_out, interval, now) else { return };
         for bucket in &mut self.buckets {
             bucket.empty(&Demand { requests: 1, ..Demand::default() }, until);
         }

@@ -202,9 +202,14 @@ impl Pauses {
     }
 
     /// All calls wait for what another process was told. Returns until when, if that is new.
-    pub(crate) fn pause(&mut self, wait: Micros, interval: Micros, now: Micros) -> Option<Micros> {
-        let probe = if wait > self.cap { Recovery::Due } else { self.all.probe };
+    pub(crate) fn pause(&mut self, wait: Micros, finds_out: bool, interval: Micros, now: Micros) -> Option<Micros> {
+        let probe = if finds_out || wait > self.cap { Restart::Due } else { self.all.probe };
         self.all.extend(wait.min(self.cap), probe, interval, now)
+    }
+
+    /// Whether one call is to find out that the pause of all is over.
+    pub(crate) fn finds_out(&self) -> bool {
+        self.all.probe != Restart::None
     }
 
     /// Until when all calls are paused; in the past if they are not.

@@ -134,15 +134,15 @@ fn an_upstream_teaches_a_bounded_number_of_limits() {
 fn what_another_process_was_told_pauses_all_and_is_never_shortened() {
     let mut pacer = pacer(&[(Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
     let now = 100 * SECOND;
-    pacer.pause(20 * SECOND, now);
-    pacer.pause(5 * SECOND, now);
+    pacer.pause(20 * SECOND, false, now);
+    pacer.pause(5 * SECOND, false, now);
     assert_eq!(pacer.paused_until(), now + 20 * SECOND);
     assert!(!pacer.is_idle(now));
     for tenant in [ANN, BOB] {
         assert_eq!(pacer.admit(tenant, call(0), now), Turn::Wait(20 * SECOND));
     }
     // Longer than is believed: then one call finds out.
-    pacer.pause(CAP * 10, now);
+    pacer.pause(CAP * 10, false, now);
     assert_eq!(pacer.admit(ANN, call(0), now + CAP - 1), Turn::Wait(1));
     go(&mut pacer, ANN, 0, now + CAP);
     assert!(matches!(pacer.admit(BOB, call(0), now + CAP), Turn::Wait(_)));

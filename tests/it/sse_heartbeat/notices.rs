@@ -11,7 +11,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_buttress::error::BoxError;
 use tower_buttress::{
     CallBody, DedupLayer, ExpectsEventStream, FallbackLayer, HeadersSentEarly, Notice, PaceLayer, PacePeers, PeerLimit,
-    PeerReserving, PeerTurn, QueueLayer, Rate, RateCost, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
+    PeerPause, PeerReserving, PeerTurn, QueueLayer, Rate, RateCost, RetryAfterBackoffLayer, SseHeartbeatLayer, Tenant,
 };
 
 use super::{Asked, asked, events};
@@ -218,7 +218,7 @@ struct Busy;
 impl PacePeers for Busy {
     fn on_new(&self, _: PeerLimit) {}
 
-    fn on_pause(&self, _: PeerLimit, _: Duration) {}
+    fn on_pause(&self, _: PeerLimit, _: PeerPause) {}
 
     fn shares_rates(&self) -> bool {
         true

@@ -61,7 +61,8 @@ pub(super) struct State {
     pub(super) normal: HashMap<Fingerprint, Expiring<Fingerprint>>,
     pub(super) answered: HashMap<Fingerprint, Vec<(u64, Instant)>>,
     pub(super) circuits: HashMap<CircuitId, HeldCircuit>,
-    pub(super) pauses: HashMap<Fingerprint, Lasting>,
+    /// Until when the calls of a limit are paused, and whether one finds out then.
+    pub(super) pauses: HashMap<Fingerprint, (Lasting, bool)>,
     pub(super) rates: HashMap<(Fingerprint, String), Lasting>,
     /// How long a call was to wait that took its turn, and until when that is known.
     pub(super) requests: HashMap<Token, (Lasting, Instant)>,
@@ -344,7 +345,7 @@ impl State {
         self.offers.retain(|_, offer| offer.until > now);
         self.answers.retain(|_, answer| answer.until > now);
         self.normal.retain(|_, exact| exact.until > now);
-        self.pauses.retain(|_, paused| paused.at > now);
+        self.pauses.retain(|_, (paused, _)| paused.at > now);
         self.rates.retain(|_, taken| taken.at > now);
         self.requests.retain(|_, (_, until)| *until > now);
         if self.processes.values().all(|until| *until <= now) {

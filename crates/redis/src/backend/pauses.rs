@@ -4,16 +4,19 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use redis::Value;
+use tower_buttress::PeerPause;
 use tower_buttress::store::Fingerprint;
 
-use super::redis::{millis, number, unsigned};
+use super::redis::{millis, number, unexpected, unsigned};
 use super::{BackendError, Process, Subscription};
 use crate::client::Redis;
 use crate::client::script::Script;
 
 static PAUSE: Script =
     Script::new("pause", concat!(include_str!("../scripts/paused.lua"), include_str!("../scripts/pause.lua")));
-static PAUSED: Script = Script::new("paused", concat!(include_str!("../scripts/paused.lua"), "return paused(KEYS[1])"));
+static PAUSED: Script =
+    Script::new("paused", concat!(include_str!("../scripts/paused.lua"), "return {paused(KEYS[1])}"));
 
 /// The engine of [`FleetPauses`](crate::FleetPauses).
 pub trait PauseBackend: Clone + Send + Sync + 'static {
@@ -21,8 +24,8 @@ pub trait PauseBackend: Clone + Send + Sync + 'static {
     /// longer already.
     fn pause(&self, pause: PauseNews) -> impl Future<Output = Result<bool, BackendError>> + Send;
 
-    /// How long the calls of this limit are to wait from now; zero: not at all.
-    fn paused(&self, limit: Fingerprint) -> impl Future<Output = Result<Duration, BackendError>> + Send;
+    /// How the calls of this limit are paused from now on; for no time: not at all.
+    fn paused(&self, limit: Fingerprint) -> impl Future<Output = Result<PeerPause, BackendError>> + Send;
 
     /// What is told of pauses from now on: see [`PauseNews`].
     fn pause_news(&self) -> impl Future<Output = Result<Subscription, BackendError>> + Send;
@@ -34,10 +37,13 @@ pub struct PauseNews {
     /// The limit.
     pub limit: Fingerprint,
     /// How long its calls wait, from when this is heard.
-    pub wait: Duration,
+    pub pause: PeerPause,
     /// The process that the upstream told so.
     pub process: Process,
 }
+
+/// How many bytes news have.
+const LENGTH: usize = 32 + 8 + 1 + 16;
 
 // === impl PauseNews ===
 
@@ -45,18 +51,20 @@ impl PauseNews {
     /// Reads what was heard; `None`: it is no news.
     #[must_use]
     pub fn decode(mut message: Bytes) -> Option<Self> {
-        if message.len() != 32 + 8 + 16 {
+        if message.len() != LENGTH {
             return None;
         }
         let limit = Fingerprint::from_bytes(message.split_to(32).first_chunk().copied()?);
         let wait = Duration::from_millis(message.get_u64_le());
-        Some(Self { limit, wait, process: Process::from_slice(&message)? })
+        let pause = PeerPause::new(wait, message.get_u8() != 0);
+        Some(Self { limit, pause, process: Process::from_slice(&message)? })
     }
 
     pub(super) fn encode(self) -> Bytes {
-        let mut message = BytesMut::with_capacity(32 + 8 + 16);
+        let mut message = BytesMut::with_capacity(LENGTH);
         message.put_slice(self.limit.as_bytes());
-        message.put_u64_le(millis(self.wait));
+        message.put_u64_le(millis(self.pause.wait));
+        message.put_u8(self.pause.finds_out.into());
         message.put_slice(self.process.as_bytes());
         message.freeze()
     }
@@ -65,14 +73,19 @@ impl PauseNews {
 impl PauseBackend for Redis {
     async fn pause(&self, pause: PauseNews) -> Result<bool, BackendError> {
         let names = self.names();
-        let command =
-            PAUSE.keys(&[&names.pause(&pause.limit), &names.pauses()]).arg(millis(pause.wait)).arg(&pause.encode()[..]);
+        let command = PAUSE
+            .keys(&[&names.pause(&pause.limit), &names.pauses()])
+            .arg(millis(pause.pause.wait))
+            .arg(&pause.encode()[..])
+            .arg(u8::from(pause.pause.finds_out));
         Ok(number(&self.call(&command).await?)? == 1)
     }
 
-    async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
+    async fn paused(&self, limit: Fingerprint) -> Result<PeerPause, BackendError> {
         let command = PAUSED.keys(&[&self.names().pause(&limit)]);
-        number(&self.call(&command).await?).map(|left| Duration::from_millis(unsigned(left)))
+        let Value::Array(reply) = self.call(&command).await? else { return Err(unexpected()) };
+        let [Value::Int(left), Value::Int(finds_out)] = reply.as_slice() else { return Err(unexpected()) };
+        Ok(PeerPause::new(Duration::from_millis(unsigned(*left)), *finds_out == 1))
     }
 
     async fn pause_news(&self) -> Result<Subscription, BackendError> {
@@ -89,18 +102,21 @@ mod model {
         async fn pause(&self, pause: PauseNews) -> Result<bool, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
-            if state.pauses.get_mut(&pause.limit).is_some_and(|paused| paused.left(now) >= pause.wait) {
+            let PeerPause { wait, finds_out, .. } = pause.pause;
+            if state.pauses.get_mut(&pause.limit).is_some_and(|(paused, _)| paused.left(now) >= wait) {
                 return Ok(false);
             }
-            state.pauses.insert(pause.limit, Lasting::until(now + pause.wait, now));
+            state.pauses.insert(pause.limit, (Lasting::until(now + wait, now), finds_out));
             state.publish(Channel::Pauses, &pause.encode());
             Ok(true)
         }
 
-        async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
+        async fn paused(&self, limit: Fingerprint) -> Result<PeerPause, BackendError> {
             let mut state = self.reach()?;
             let now = state.now();
-            Ok(state.pauses.get_mut(&limit).map_or(Duration::ZERO, |paused| paused.left(now)))
+            let paused = state.pauses.get_mut(&limit).map(|(paused, finds_out)| (paused.left(now), *finds_out));
+            let (wait, finds_out) = paused.filter(|(left, _)| !left.is_zero()).unwrap_or_default();
+            Ok(PeerPause::new(wait, finds_out))
         }
 
         async fn pause_news(&self) -> Result<Subscription, BackendError> {
@@ -116,9 +132,12 @@ mod tests {
     #[test]
     fn news_are_read_as_they_are_written_and_nothing_else_is() {
         let limit = Fingerprint::from_bytes([7; 32]);
-        let news = PauseNews { limit, wait: Duration::from_millis(1500), process: Process::random() };
-        assert_eq!(PauseNews::decode(news.encode()), Some(news));
-        for length in [0, 1, 55, 57] {
+        for finds_out in [false, true] {
+            let pause = PeerPause::new(Duration::from_millis(1500), finds_out);
+            let news = PauseNews { limit, pause, process: Process::random() };
+            assert_eq!(PauseNews::decode(news.encode()), Some(news));
+        }
+        for length in [0, 1, 56, 58] {
             assert_eq!(PauseNews::decode(vec![0; length].into()), None);
         }
     }

@@ -162,7 +162,7 @@ mod model {
             if let Some((at, _)) = state.requests.get_mut(&request) {
                 return Ok(RateTurn::Taken(at.left(now)));
             }
-            let stop = state.pauses.get_mut(&limit).map_or(Duration::ZERO, |paused| paused.left(now)).max(pause);
+            let stop = state.pauses.get_mut(&limit).map_or(Duration::ZERO, |(paused, _)| paused.left(now)).max(pause);
             let (mut tats, mut worst) = (Vec::new(), stop);
             for TakenRate { name, cost, burst, level } in &costs {
                 let room = burst.saturating_sub(*cost);

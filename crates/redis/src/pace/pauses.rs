@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower_buttress::store::Fingerprint;
-use tower_buttress::{PacePeers, PeerLimit};
+use tower_buttress::{PacePeers, PeerLimit, PeerPause};
 
 use crate::backend::{BackendError, PauseBackend, PauseNews, Process};
 use crate::client::Redis;
@@ -36,7 +35,8 @@ use crate::driver::{Driver, Subscribing, Updates};
 /// - *A call is made*: nothing. Redis is never asked in a call.
 /// - *An upstream answers 429 and says how long to wait, or two tenants meet one*: the calls with the same credential to the
 ///   same host wait in every process, as long as there, within milliseconds. A pause is never shortened.
-/// - *The pause ends*: each process starts again at the rate at which its own calls were served before, so that the fleet
+/// - *The pause ends*: where the upstream asked for more than a process waits, or did not say how long, one call of each process
+///   finds out, and the others wait for its head. Then each starts again at the rate at which its own calls were served before, so that the fleet
 ///   comes back at the rate of the fleet.
 /// - *A process starts*: it asks once for each credential that it uses first.
 /// - *Redis cannot be reached*: each process learns of a 429 by itself.
@@ -52,7 +52,7 @@ pub struct FleetPauses<B = Redis> {
 /// What the layer tells the task.
 enum Update {
     New(PeerLimit),
-    Paused(PeerLimit, Duration),
+    Paused(PeerLimit, PeerPause),
 }
 
 struct Limits<B> {
@@ -60,7 +60,7 @@ struct Limits<B> {
     process: Process,
     limits: HashMap<Fingerprint, Vec<PeerLimit>>,
     /// Limits whose pauses Redis is asked for, and limits that wait until it is asked for fewer.
-    asking: JoinSet<(Fingerprint, Result<Duration, BackendError>)>,
+    asking: JoinSet<(Fingerprint, Result<PeerPause, BackendError>)>,
     waiting: HashSet<Fingerprint>,
 }
 
@@ -88,7 +88,7 @@ impl<B: PauseBackend> PacePeers for FleetPauses<B> {
         self.update(Update::New(limit));
     }
 
-    fn on_pause(&self, limit: PeerLimit, pause: Duration) {
+    fn on_pause(&self, limit: PeerLimit, pause: PeerPause) {
         self.update(Update::Paused(limit, pause));
     }
 }
@@ -118,7 +118,7 @@ impl<B: PauseBackend> Driver for Limits<B> {
 
     fn on_news(&mut self, news: Bytes, _: Instant) {
         if let Some(news) = PauseNews::decode(news).filter(|news| news.process != self.process) {
-            self.pause(&news.limit, news.wait);
+            self.pause(&news.limit, news.pause);
         }
     }
 
@@ -130,8 +130,8 @@ impl<B: PauseBackend> Driver for Limits<B> {
     fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.asking.poll_join_next(cx) {
             Poll::Ready(Some(Ok((id, paused)))) => {
-                if let Ok(wait) = paused {
-                    self.pause(&id, wait);
+                if let Ok(pause) = paused {
+                    self.pause(&id, pause);
                 }
                 self.ask();
                 Poll::Ready(())
@@ -158,11 +158,11 @@ impl<B: PauseBackend> Limits<B> {
         self.ask();
     }
 
-    async fn on_paused(&mut self, limit: &PeerLimit, wait: Duration) {
+    async fn on_paused(&mut self, limit: &PeerLimit, pause: PeerPause) {
         let limit = *limit.id();
         // Other layers of this process may use the same credential.
-        self.pause(&limit, wait);
-        let _ = self.backend.pause(PauseNews { limit, wait, process: self.process }).await;
+        self.pause(&limit, pause);
+        let _ = self.backend.pause(PauseNews { limit, pause, process: self.process }).await;
     }
 
     /// Asks Redis for the pauses of as many waiting limits as there is room for.
@@ -175,9 +175,9 @@ impl<B: PauseBackend> Limits<B> {
         }
     }
 
-    fn pause(&self, id: &Fingerprint, wait: Duration) {
-        if !wait.is_zero() {
-            self.limits.get(id).into_iter().flatten().for_each(|limit| limit.pause(wait));
+    fn pause(&self, id: &Fingerprint, pause: PeerPause) {
+        if !pause.wait.is_zero() {
+            self.limits.get(id).into_iter().flatten().for_each(|limit| limit.pause(pause));
         }
     }
 }

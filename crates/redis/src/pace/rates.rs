@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tower_buttress::{PacePeers, PeerLimit, PeerReserving, PeerTurn, RateCost};
+use tower_buttress::{PacePeers, PeerLimit, PeerPause, PeerReserving, PeerTurn, RateCost};
 
 use super::pauses::FleetPauses;
 use crate::backend::{PauseBackend, Process, RateBackend, RateTurn, TakenRate, Token};
@@ -101,7 +101,7 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
         self.pauses.on_new(limit);
     }
 
-    fn on_pause(&self, limit: PeerLimit, pause: Duration) {
+    fn on_pause(&self, limit: PeerLimit, pause: PeerPause) {
         self.pauses.on_pause(limit, pause);
     }
 

@@ -1,8 +1,10 @@
--- How long the calls of a limit are paused still, in ms: no longer than it was written, also where this clock has gone back.
+-- How long the calls of a limit are paused still, in ms: no longer than it was written, also where this clock has gone back;
+-- and whether a call finds out then that the pause is over (1).
 local function paused(key)
   local left = redis.call('PTTL', key)
-  if left <= 0 then return 0 end
-  local longest = tonumber(redis.call('GET', key))
-  if left > longest then redis.call('PEXPIRE', key, longest) end
-  return math.min(left, longest)
+  if left <= 0 then return 0, 0 end
+  local wait, finds_out = string.match(redis.call('GET', key), '^(%d+) (%d)$')
+  wait = tonumber(wait)
+  if left > wait then redis.call('PEXPIRE', key, wait) end
+  return math.min(left, wait), tonumber(finds_out)
 end

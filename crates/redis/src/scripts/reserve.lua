@@ -4,7 +4,8 @@
 local at, waits = string.match(redis.call('GET', KEYS[#KEYS]) or '', '^(%d+) (%d+)$')
 if at then return {1, math.min(math.max(at - now, 0), tonumber(waits))} end
 -- A process may know more of a pause than is known here.
-local stop = math.max(paused(KEYS[#KEYS - 1]) * 1000, tonumber(ARGV[2]))
+local left = paused(KEYS[#KEYS - 1])
+local stop = math.max(left * 1000, tonumber(ARGV[2]))
 local tats, worst = {}, stop
 for i = 1, #KEYS - 2 do
   local cost, burst = tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])

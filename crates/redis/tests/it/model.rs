@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 use tower_buttress::store::{Fingerprint, LastGoodKeys, OfferedAnswer, TenantHash};
-use tower_buttress::{CircuitOrder, Tenant};
+use tower_buttress::{CircuitOrder, PeerPause, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
     ConversationBackend, Flight, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer, LastGoodBackend, Message,
@@ -451,12 +451,19 @@ where
             Step::Pause { wait } => {
                 let limit = Fingerprint::from_bytes([200; 32]);
                 // Whether it was paused for as long is a matter of milliseconds.
-                self.runtime.block_on(backend.pause(PauseNews { limit, wait, process: self.owners[0] })).unwrap();
+                self.runtime
+                    .block_on(backend.pause(PauseNews {
+                        limit,
+                        pause: PeerPause::new(wait, wait == TIMES[1]),
+                        process: self.owners[0],
+                    }))
+                    .unwrap();
                 "paused".into()
             }
             Step::Paused => {
                 let limit = Fingerprint::from_bytes([200; 32]);
-                seconds(self.runtime.block_on(backend.paused(limit)).unwrap()).to_string()
+                let PeerPause { wait, finds_out, .. } = self.runtime.block_on(backend.paused(limit)).unwrap();
+                format!("{} {finds_out}", seconds(wait))
             }
             Step::Reserve { request, costs, level, pause, max_wait } => {
                 let request = token(request);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::store::Fingerprint;
-use tower_buttress::{PaceLayer, Rate, Tenant};
+use tower_buttress::{PaceLayer, PeerPause, Rate, Tenant};
 use tower_buttress_redis::backend::{
     PauseBackend, PauseNews, Process as ProcessId, RateBackend, RateTurn, TakenRate, Token,
 };
@@ -30,6 +30,8 @@ struct Upstream {
     refuses_until: Arc<Mutex<Option<Instant>>>,
     refused: Arc<AtomicUsize>,
     served: Arc<AtomicUsize>,
+    /// How long it takes to refuse a call.
+    refuses_in: Duration,
 }
 
 type Process = BoxCloneSyncService<Request<Body>, StatusCode, Infallible>;
@@ -48,6 +50,7 @@ fn process<B: PauseBackend>(backend: B, upstream: &Upstream) -> Process {
                 response
             } else {
                 upstream.refused.fetch_add(1, SeqCst);
+                tokio::time::sleep(upstream.refuses_in).await;
                 response.status(429).header("retry-after", left.as_secs_f64().ceil().to_string())
             };
             Ok::<_, Infallible>(response.body(Body::new()).unwrap())
@@ -446,9 +449,10 @@ async fn a_clock_that_is_set_back_makes_no_call_wait_for_longer() {
     // The same with a pause, of which these do not know by themselves.
     let limit = Fingerprint::from_bytes([7; 32]);
     let pause = Duration::from_secs(10);
-    model.pause(PauseNews { limit, wait: pause, process: ProcessId::random() }).await.unwrap();
+    let told = PeerPause::new(pause, false);
+    model.pause(PauseNews { limit, pause: told, process: ProcessId::random() }).await.unwrap();
     back();
-    assert_eq!(model.paused(limit).await.unwrap(), pause);
+    assert_eq!(model.paused(limit).await.unwrap(), told);
     let rate = TakenRate {
         name: "requests".into(),
         cost: Duration::from_millis(100),
@@ -477,4 +481,31 @@ async fn two_rates_of_one_unit_and_time_are_two_rates() {
     };
     assert_eq!(call(&process(), "a").await, StatusCode::OK);
     assert_eq!(call(&process(), "a").await, StatusCode::TOO_MANY_REQUESTS, "one a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_whose_end_is_a_guess_each_process_finds_out_with_one_call() {
+    let upstream = Upstream { refuses_in: Duration::from_millis(500), ..Upstream::default() };
+    let model = Model::new();
+    let fleet: Vec<Process> = (0..3).map(|_| process(model.clone(), &upstream)).collect();
+    // So many that calls start again close to each other.
+    for process in &fleet {
+        for _ in 0..200 {
+            assert_eq!(call(process, "a").await, StatusCode::OK);
+        }
+    }
+    settle().await;
+    *upstream.refuses_until.lock().await = Some(Instant::now() + Duration::from_secs(24 * 60 * 60));
+    assert_eq!(call(&fleet[0], "a").await, StatusCode::TOO_MANY_REQUESTS);
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    let before = upstream.refused.load(SeqCst);
+    let (fleet, met) = ([&fleet[1], &fleet[2]], Duration::from_secs(3));
+    let waiting = fleet.into_iter().flat_map(|process| std::iter::repeat_n(process, 20)).map(|process| {
+        let process = process.clone();
+        tokio::spawn(async move { tokio::time::timeout(met, call(&process, "a")).await })
+    });
+    for call in waiting.collect::<Vec<_>>() {
+        let _ = call.await.unwrap();
+    }
+    assert_eq!(upstream.refused.load(SeqCst) - before, 2, "one call of each process");
 }

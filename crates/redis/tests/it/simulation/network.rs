@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use tokio::time::{Instant, sleep, timeout};
+use tower_buttress::PeerPause;
 use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
@@ -311,7 +312,7 @@ impl PauseBackend for Way {
         self.run("pause", |model| async move { model.pause(pause).await }).await
     }
 
-    async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
+    async fn paused(&self, limit: Fingerprint) -> Result<PeerPause, BackendError> {
         self.run("paused", |model| async move { model.paused(limit).await }).await
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tower_buttress::PeerPause;
 use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
@@ -118,7 +119,7 @@ impl PauseBackend for Slow {
         self.model.pause(pause).await
     }
 
-    async fn paused(&self, limit: Fingerprint) -> Result<Duration, BackendError> {
+    async fn paused(&self, limit: Fingerprint) -> Result<PeerPause, BackendError> {
         sleep(self.takes).await;
         self.model.paused(limit).await
     }
