@@ -105,7 +105,8 @@ use crate::rt::per_thread::PerThread;
 /// # Cancel safety
 ///
 /// A call that is dropped while it waits leaves the line without a trace. One that is dropped while it is under way has used
-/// its request, and the tokens of its prompt and of what was read.
+/// its request, and the tokens of its prompt and of what was read; of a limit [per caller](Self::per_caller) all that was
+/// reserved for its answer, unless that has ended and said what it used: its caller is not to get it for nothing.
 ///
 /// # Errors
 ///

@@ -65,7 +65,7 @@ impl PacePermit {
     }
 
     /// Takes back what was reserved beyond what was used.
-    fn settle(&mut self, is_whole: bool) {
+    fn settle(&mut self, is_whole: bool, has_left: bool) {
         let shared = self.share.reserved.take();
         let Some(tokens) = self.tokens.take() else {
             // Where no tokens are counted it was one request, also when it failed.
@@ -83,7 +83,7 @@ impl PacePermit {
             return;
         }
         let TokenCount { length, usage, upload } = *tokens;
-        let Used { input: told, output, bytes, text } = usage.end();
+        let Used { input: told, output, bytes, has_ended, text } = usage.end();
         let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
             // Its length was not said, and is known by now.
             Some(sent) => asked.input.min(tokens_of(sent)),
@@ -91,6 +91,7 @@ impl PacePermit {
         });
         let is_whole = is_whole && self.state != State::Ended;
         let known = told.zip(output).filter(|_| is_whole);
+        let is_said = has_ended && output.is_some();
         let guess = match text {
             // Bytes say how many tokens there were at most: each has one at least, and its event many more.
             0 if is_whole => asked.output,
@@ -102,6 +103,10 @@ impl PacePermit {
             Some(told) if !is_whole => told.max(tokens_of(text)),
             told => told.unwrap_or(guess),
         };
+        // Whoever asks for much and leaves before the answer says what it cost may have cost its account all of it.
+        let is_limited = !self.limit.config().is_upstream();
+        let has_left = has_left || self.state == State::Ended;
+        let output = if is_limited && has_left && !is_said { output.max(asked.output) } else { output };
         let used = Demand { requests: asked.requests, input, output };
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.
@@ -194,7 +199,7 @@ impl Permit for PacePermit {
                 self.state = State::Refused;
             }
         }
-        self.settle(matches!(end, PermitEnd::Head | PermitEnd::Complete));
+        self.settle(matches!(end, PermitEnd::Head | PermitEnd::Complete), matches!(end, PermitEnd::Dropped));
         if self.limit.config().concurrency.is_some() {
             self.limit.leave(clock::now());
             self.limit.count_in_flight(-1.0);

@@ -22,6 +22,8 @@ pub(super) struct Used {
     pub(super) output: Option<u64>,
     /// The bytes of the body that were seen.
     pub(super) bytes: u64,
+    /// The model has said that its answer is over.
+    pub(super) has_ended: bool,
     /// The bytes of text among them, and one for each of its pieces, where it was read.
     pub(super) text: u64,
 }
@@ -86,6 +88,7 @@ mod reading {
                             Fact::Usage(told) => used.note(told),
                             // A piece is a token at least, or a part of one.
                             Fact::Delta { text, .. } => used.text = used.text.saturating_add(text.byte_len() + 1),
+                            Fact::Ended(_) | Fact::Marker => used.has_ended = true,
                             _ => {}
                         }
                     });

@@ -69,6 +69,22 @@ async fn a_caller_that_leaves_has_used_its_prompt_and_what_it_saw() {
     assert_eq!(waits_after(says("text/plain", "hello"), false).await, 24.0);
 }
 
+/// Its upstream may have thought about the answer all that time.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_before_its_answer_says_what_it_used_has_used_what_was_reserved() {
+    let call = || chat(TokenEstimate::new().input(100));
+    let layer = || PaceLayer::per_caller().tokens(Rate::per_minute(1_000));
+    let hangs = layer().layer(service_fn(|_: Ask| std::future::pending::<Result<Answer, Infallible>>()));
+    assert!(tokio::time::timeout(secs(1), hangs.clone().oneshot(call())).await.is_err());
+    let refused = hangs.oneshot(call()).now_or_never().expect("it is refused at once").unwrap();
+    assert_eq!(kind(&refused), Some(RejectionKind::Paced));
+
+    let begins = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+    let thinks = layer().layer(upstream(&Calls::new(), move |_| says("text/event-stream", begins)));
+    drop(thinks.clone().oneshot(call()).await.unwrap());
+    assert_eq!(kind(&thinks.oneshot(call()).await.unwrap()), Some(RejectionKind::Paced));
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_an_estimate_the_length_of_the_body_is_one() {
     let calls = Calls::new();
