@@ -54,7 +54,7 @@ impl Asking {
         let peers = key.config().peers.clone()?;
         let limit = peer_limit(key)?;
         let costs = costs(key, demand);
-        let turn = peers.0.reserve(limit.clone(), with_levels(key, costs.clone(), now), pause, patience);
+        let turn = peers.0.reserve(limit.clone(), with_levels(key, demand, costs.clone(), now), pause, patience);
         let reserved = Reserved { peers, limit, key: key.clone(), costs };
         Some(Self { reserved, turn, until: now.checked_add(LONGEST) })
     }
@@ -134,10 +134,10 @@ fn costs(key: &Limit, demand: &Demand) -> Vec<RateCost> {
 }
 
 /// With what is known here to be taken of each.
-fn with_levels(key: &Limit, costs: Vec<RateCost>, now: Instant) -> Vec<RateCost> {
+fn with_levels(key: &Limit, demand: &Demand, costs: Vec<RateCost>, now: Instant) -> Vec<RateCost> {
     key.with_buckets(now, |buckets, now, _| {
         let configured = buckets.iter().filter(|bucket| bucket.is_configured());
-        let level = |bucket: &Bucket| Duration::from_micros(bucket.full_at().saturating_sub(now));
+        let level = |bucket: &Bucket| Duration::from_micros(bucket.level(demand, now));
         costs.into_iter().zip(configured).map(|(cost, bucket)| cost.with_level(level(bucket))).collect()
     })
 }

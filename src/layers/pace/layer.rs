@@ -198,7 +198,8 @@ impl PaceLayer {
     /// Whether limits are taken from the headers of answers ([`proto::rate_limit`](crate::proto::rate_limit)). Default: no.
     ///
     /// A limit that is learned lets calls pass as long as the answers say that something of it is left. Limits that were set
-    /// follow the headers in any case: of what is left to others nothing is sent beyond it.
+    /// follow the headers in any case: where answers say that less is left than a call takes, because other clients use the limit
+    /// too, it waits until the rate that was set has brought as much.
     #[must_use]
     pub fn learn(self, learn: bool) -> Self {
         self.change(|config| config.learn = learn)

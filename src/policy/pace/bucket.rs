@@ -30,6 +30,9 @@ pub(crate) struct Bucket {
     spacing: Spacing,
     /// When it will be full again. In the past it is full.
     tat: Micros,
+    /// Of a rate that was set: when all was taken of what answers say is left, in the past if something is. The upstream may
+    /// allow more at once than we do.
+    told: Option<i64>,
 }
 
 /// Where the rate of a bucket comes from.
@@ -70,7 +73,7 @@ pub(crate) fn reserve(buckets: &mut [Bucket], demand: &Demand, now: Micros) -> R
     }
     for bucket in buckets {
         let cost = bucket.cost(demand);
-        bucket.tat = bucket.tat.max(now).saturating_add(cost);
+        bucket.change(cost, 0, now);
     }
     Ok(())
 }
@@ -85,7 +88,7 @@ pub(crate) fn wait(buckets: &[Bucket], ahead: &Demand, demand: &Demand, now: Mic
 impl Bucket {
     /// A full one.
     pub(crate) fn new(unit: Unit, rate: Rate) -> Self {
-        Self { unit, source: Source::Configured, window: None, spacing: Spacing::new(rate), tat: 0 }
+        Self { unit, source: Source::Configured, window: None, spacing: Spacing::new(rate), tat: 0, told: None }
     }
 
     /// The time that `demand` takes of it.
@@ -97,13 +100,28 @@ impl Bucket {
     fn wait(&self, ahead: Micros, cost: Micros, now: Micros) -> Micros {
         let taken = self.tat.max(now).saturating_add(ahead);
         let room = self.spacing.burst.saturating_sub(cost);
-        if cost == 0 { 0 } else { taken.saturating_sub(now).saturating_sub(room) }
+        let told = self.told.map_or(0, |told| told.saturating_add(signed(ahead)).saturating_add(signed(cost)));
+        let told = u64::try_from(told.saturating_sub(signed(now))).unwrap_or(0);
+        if cost == 0 { 0 } else { taken.saturating_sub(now).saturating_sub(room).max(told) }
+    }
+
+    fn change(&mut self, more: Micros, less: Micros, now: Micros) {
+        self.tat = self.tat.max(now).saturating_add(more).saturating_sub(less);
+        self.told = self.told.map(|told| told.saturating_add(signed(more)).saturating_sub(signed(less)));
+    }
+
+    /// What a call of `demand` finds taken, so that it waits for what answers say, too.
+    pub(crate) fn level(&self, demand: &Demand, now: Micros) -> Micros {
+        let cost = self.cost(demand);
+        let wait = self.wait(0, cost, now);
+        let needed = if wait == 0 { 0 } else { wait.saturating_add(self.spacing.burst.saturating_sub(cost)) };
+        self.tat.saturating_sub(now).max(needed)
     }
 
     /// Corrects what was `reserved` to what was `used`.
     pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, now: Micros) {
         let (reserved, used) = (self.cost(reserved), self.cost(used));
-        self.tat = self.tat.max(now).saturating_add(used).saturating_sub(reserved);
+        self.change(used, reserved, now);
     }
 
     /// Leaves no more than the cost of `demand` in it at `until`.
@@ -126,15 +144,19 @@ impl Bucket {
                 self.tat = now.saturating_add(learned.cost(taken).min(learned.burst));
             }
         }
-        if let Some(remaining) = quota.remaining {
-            let level = self.spacing.burst.saturating_sub(self.spacing.cost(remaining));
-            self.tat = self.tat.max(now.saturating_add(level));
+        let Some(left) = quota.remaining.map(|remaining| self.spacing.cost(remaining)) else { return };
+        if self.is_configured() {
+            self.told = self.told.max(Some(signed(now).saturating_sub(signed(left))));
+        } else {
+            self.tat = self.tat.max(now.saturating_add(self.spacing.burst.saturating_sub(left)));
         }
     }
 
     /// How many units are left at `now`.
     pub(crate) fn remaining(&self, now: Micros) -> u64 {
-        self.spacing.units_in(self.spacing.burst.saturating_sub(self.tat.saturating_sub(now)))
+        let told = self.told.map(|told| u64::try_from(signed(now).saturating_sub(told)).unwrap_or(0));
+        let left = self.spacing.burst.saturating_sub(self.tat.saturating_sub(now));
+        self.spacing.units_in(told.unwrap_or(left).min(left))
     }
 
     /// Whether its rate was set, and not learned.
@@ -192,7 +214,7 @@ impl Bucket {
 /// The bucket of which `quota` speaks, if it says enough.
 pub(crate) fn learned(quota: &Quota, now: Micros) -> Option<Bucket> {
     let Quota { unit, window, .. } = *quota;
-    let mut bucket = Bucket { unit, source: Source::Learned, window, spacing: learn(quota)?, tat: 0 };
+    let mut bucket = Bucket { unit, source: Source::Learned, window, spacing: learn(quota)?, tat: 0, told: None };
     bucket.observe(quota, now);
     Some(bucket)
 }
@@ -210,6 +232,10 @@ fn learn(quota: &Quota) -> Option<Spacing> {
     let whole = u128::from(limit).saturating_mul(u128::from(micros(reset.after))) / u128::from(taken);
     let per = named.unwrap_or_else(|| u64::try_from(whole).unwrap_or(u64::MAX).max(WINDOW));
     (per <= LONGEST).then_some(Spacing { units: limit, per: per.max(1), burst: per.max(1) })
+}
+
+fn signed(time: Micros) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX)
 }
 
 // === impl Spacing ===
@@ -363,6 +389,28 @@ mod tests {
         assert_eq!(own.remaining(0), 100);
         own.observe(&quota(5_000, 40, 59_000 * MS, MS), 0);
         assert_eq!(own.remaining(0), 40);
+    }
+
+    /// A rate that was set is spaced evenly, and holds one unit at once.
+    #[test]
+    fn what_an_answer_says_is_left_of_a_rate_that_was_set_holds_for_calls_of_many_units() {
+        let told = |remaining| {
+            let mut bucket = tokens(Rate::per_minute(200_000));
+            bucket.observe(&quota(200_000, remaining, 60_000 * MS, MS), 0);
+            bucket
+        };
+        let waits = |remaining| wait(&[told(remaining)], &Demand::default(), &call(5_000), 0);
+        assert_eq!((waits(0), waits(4_000), waits(6_000)), (1_500_000, 300_000, 0));
+        // Others hear as much of it as they need to wait for as long.
+        let level = told(0).level(&call(5_000), 0);
+        assert_eq!(level.saturating_sub(told(0).spacing.burst.saturating_sub(told(0).cost(&call(5_000)))), 1_500_000);
+        // What a call takes is taken of both, and comes back with time.
+        let mut buckets = [told(6_000)];
+        assert_eq!(reserve(&mut buckets, &call(5_000), 0), Ok(()));
+        assert_eq!(wait(&buckets, &Demand::default(), &call(5_000), 1_500_000), 0);
+        assert_eq!(reserve(&mut buckets, &call(5_000), 1_500_000), Ok(()));
+        buckets[0].settle(&call(5_000), &call(0), 1_500_000);
+        assert_eq!(wait(&buckets, &Demand::default(), &call(6_000), 1_500_000), 0);
     }
 
     #[test]
