@@ -46,6 +46,8 @@ struct State {
 #[derive(Debug)]
 struct Waiter {
     demand: Demand,
+    /// When it can wait no longer.
+    until: Option<Instant>,
     waker: Option<Waker>,
 }
 
@@ -139,7 +141,7 @@ impl Limit {
             }
         }
         state.waiting = state.waiting.and(demand);
-        let ticket = state.line.push(tenant, Waiter { demand, waker: None });
+        let ticket = state.line.push(tenant, Waiter { demand, until: now.checked_add(patience), waker: None });
         drop(state);
         // It finds that it is no longer in the line.
         evicted.into_iter().for_each(Waker::wake);
@@ -166,18 +168,36 @@ impl Limit {
                 none => *none = Some(waker.clone()),
             }
         }
-        if !is_leader && state.first_paused_alone(tenant, at) != Some(ticket) {
-            return Decision::Again(None);
-        }
+        let is_too_long = |wait: Duration| {
+            !wait.is_zero() && now.checked_add(wait).zip(until).is_some_and(|(next, until)| next > until)
+        };
         let wait = Duration::from_micros(state.pacer.wait(tenant, &Demand::default(), &demand, at));
-        if !wait.is_zero() && now.checked_add(wait).zip(until).is_some_and(|(next, until)| next > until) {
+        let is_next = is_leader || state.first_paused_alone(tenant, at) == Some(ticket);
+        // Nobody is sent before the end of a pause.
+        let paused = Duration::from_micros(state.pacer.paused_until().saturating_sub(at));
+        if is_too_long(if is_next { wait } else { paused }) {
             return Decision::TooLong(wait);
+        }
+        if !is_next {
+            return Decision::Again(None);
         }
         match state.pacer.next_look(tenant, &demand, at) {
             // It is a call under way that has to end first.
             0 => Decision::Again(None),
             next => Decision::Again(now.checked_add(Duration::from_micros(next))),
         }
+    }
+
+    /// The tenant of one that waits, and what it takes.
+    pub(super) fn waiter(&self, ticket: Ticket) -> Option<(u64, Demand)> {
+        lock(&self.state).waiter(ticket)
+    }
+
+    /// How long a call would wait that came now.
+    pub(super) fn expected_wait(&self, tenant: u64, demand: &Demand, now: Instant) -> Duration {
+        let at = self.micros(now);
+        let state = lock(&self.state);
+        Duration::from_micros(state.pacer.wait(tenant, &state.ahead(tenant), demand, at))
     }
 
     /// One that waits goes away.
@@ -228,7 +248,9 @@ impl Limit {
         let until = state.pacer.throttled(grant, hint.map(micros), at);
         self.is_open.store(false, Ordering::Relaxed);
         let finds_out = state.pacer.finds_out();
+        let late = state.late(now, at);
         self.wake_next(state, Some(grant.tenant), at);
+        late.into_iter().for_each(Waker::wake);
         until.map(|until| PeerPause::new(Duration::from_micros(until.saturating_sub(at)), finds_out))
     }
 
@@ -336,11 +358,14 @@ impl Limit {
 impl Pausing for Limit {
     /// Another process was told to wait for this long.
     fn pause(&self, pause: PeerPause) {
-        let at = self.micros(clock::now());
+        let now = clock::now();
+        let at = self.micros(now);
         let mut state = lock(&self.state);
         state.pacer.pause(micros(pause.wait), pause.finds_out, at);
         self.is_open.store(false, Ordering::Relaxed);
+        let late = state.late(now, at);
         self.wake_next(state, None, at);
+        late.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -388,9 +413,21 @@ impl State {
         self.line.get_mut(ticket).map(|waiter| (tenant, waiter.demand))
     }
 
+    /// Those that cannot wait for the end of the pause of all: they are refused now.
+    fn late(&self, now: Instant, at: Micros) -> Vec<Waker> {
+        let mut late = Vec::new();
+        let paused = self.pacer.paused_until().saturating_sub(at);
+        if let Some(end) = now.checked_add(Duration::from_micros(paused)).filter(|_| paused > 0) {
+            self.line.for_each(|waiter| {
+                late.extend(waiter.waker.clone().filter(|_| waiter.until.is_some_and(|until| until < end)));
+            });
+        }
+        late
+    }
+
     /// Removes a waiter. Returns its waker, to be woken unless its own task asked for this.
     fn forget(&mut self, ticket: Ticket) -> Option<Waker> {
-        let Waiter { demand, waker } = self.line.remove(ticket)?;
+        let Waiter { demand, waker, .. } = self.line.remove(ticket)?;
         self.waiting = self.waiting.without(demand);
         waker
     }

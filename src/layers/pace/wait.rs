@@ -125,6 +125,7 @@ impl PaceWait {
 
     /// It was late, or was always to be.
     fn refuse(&mut self, wait: Option<Duration>) -> Rejection {
+        let waiter = if let Stage::Line(ticket) = self.stage { self.limit.waiter(ticket) } else { None };
         self.give_up();
         match wait {
             None if self.deadline_is_first => {
@@ -132,7 +133,11 @@ impl PaceWait {
                 self.limit.config().emitter.emit(&Event::Refused { kind });
                 Rejection::new(kind)
             }
-            wait => self.limit.refuse(wait.unwrap_or_default()),
+            wait => {
+                let expected =
+                    || waiter.map(|(tenant, demand)| self.limit.expected_wait(tenant, &demand, clock::now()));
+                self.limit.refuse(wait.or_else(expected).unwrap_or_default())
+            }
         }
     }
 

@@ -203,7 +203,7 @@ impl Pauses {
 
     /// All calls wait for what another process was told. Returns until when, if that is new.
     pub(crate) fn pause(&mut self, wait: Micros, finds_out: bool, interval: Micros, now: Micros) -> Option<Micros> {
-        let probe = if finds_out || wait > self.cap { Restart::Due } else { self.all.probe };
+        let probe = if finds_out || wait > self.cap { Recovery::Due } else { self.all.probe };
         self.all.extend(wait.min(self.cap), probe, interval, now)
     }
 

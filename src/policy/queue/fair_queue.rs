@@ -129,6 +129,17 @@ impl<T> FairQueue<T> {
         self.place(ticket)?.waiter.as_mut()
     }
 
+    /// Looks at all that wait.
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&T)) {
+        for lane in self.tenants.values() {
+            let mut next = lane.first;
+            while let Some(place) = self.places.get(next) {
+                place.waiter.as_ref().into_iter().for_each(&mut look);
+                next = place.behind;
+            }
+        }
+    }
+
     /// Whose turn it is, and its tenant: the first waiter of the first tenant that may go.
     pub(crate) fn first(&mut self, may_go: impl Fn(&Self, u64) -> bool) -> Option<(Ticket, u64)> {
         self.drop_empty_lines();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tower::Layer;
-use tower_buttress::Deadline;
 use tower_buttress::verdict::{Classify, Health, NextStep, Outcome, Standard, Verdict};
+use tower_buttress::{Deadline, Rate};
 
 use super::*;
 use crate::support::{Log, secs};
@@ -379,4 +379,36 @@ async fn a_tenant_that_is_paused_while_it_waits_goes_when_its_pause_is_over() {
         call.await.unwrap().unwrap();
     }
     assert_eq!((calls.times(), calls.tenants()), (vec![0.0, 1.0, 2.0], "aba".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_cannot_wait_for_the_end_of_a_pause_are_refused_at_once_with_the_true_wait() {
+    let start = Instant::now();
+    let slow = service_fn(async |_: Ask| {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok::<_, Infallible>(answer(429, &[("retry-after", "30")]))
+    });
+    let service = PaceLayer::new().requests(Rate::per_minute(60)).max_wait(secs(10)).layer(slow);
+    let calls = (0..5).map(|_| service.clone().oneshot(ask("a")));
+    for refused in join_all(calls).await.into_iter().skip(1) {
+        let refused = refused.unwrap();
+        assert_eq!((kind(&refused), start.elapsed().as_millis()), (Some(RejectionKind::Paced), 500));
+        assert!((30..=34).contains(&retry_after(&refused)), "{}", retry_after(&refused));
+    }
+}
+
+/// The others came later, and their turns came first.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_not_the_first_in_line_when_its_time_is_over_is_told_the_true_wait() {
+    let calls = Calls::new();
+    let layer = PaceLayer::new().requests(Rate::new(1, secs(10))).max_wait(secs(25));
+    let service = layer.layer(upstream(&calls, |_| answer(200, &[])));
+    let call = |tenant: &str| tokio::spawn(service.clone().oneshot(ask(tenant)));
+    let mut first: Vec<_> = (0..3).map(|_| call("a")).collect();
+    tokio::time::sleep(secs(1)).await;
+    let others = [call("b"), call("c")];
+    let refused = first.pop().unwrap().await.unwrap().unwrap();
+    assert_eq!(kind(&refused), Some(RejectionKind::Paced));
+    assert!(retry_after(&refused) > 4, "{}", retry_after(&refused));
+    drop(others);
 }
