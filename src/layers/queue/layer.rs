@@ -125,7 +125,9 @@ impl QueueLayer {
     ///
     /// The limit grows by one for each round of successes in which it was reached, and shrinks by three tenths, once a
     /// round, when the upstream answers 429, 503 or 529, refuses connections, or sends no first byte in time (which needs a
-    /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) inside). It does not follow latency: how long a call takes is
+    /// [`FirstByteTimeoutLayer`](crate::FirstByteTimeoutLayer) inside); and when a caller gives a call up whose request the
+    /// upstream has had for longer than half of the first-byte limit of its [`TimeoutProfile`](crate::TimeoutProfile) (45 s
+    /// without one). It does not follow latency: how long a call takes is
     /// how long its answer is.
     ///
     /// ```

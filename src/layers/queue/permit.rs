@@ -1,14 +1,18 @@
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use http::Response;
+use http::{Request, Response};
 use http_body::Body;
 
 use super::shared::Shared;
 use super::state::HeldPlace;
 use crate::admission::{Permit, PermitEnd, Watch};
+use crate::body::request::Upload;
 use crate::policy::queue::Load;
+use crate::policy::timeout_profile::TimeoutProfile;
 use crate::policy::verdict::{Health, Outcome};
 use crate::rejection::{Rejection, RejectionKind};
+use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
 use crate::rt::per_thread::ThreadArc;
 use crate::rt::sync::{AtomicU32, Ordering};
@@ -21,13 +25,56 @@ pub struct QueuePermit {
     load: Load,
     /// Odd while it is the reader's turn.
     turn: u32,
+    /// Where a limit is found out: what is known of a call that is given up.
+    waiting: Option<Box<Waiting>>,
+}
+
+/// What is known of a call that waits for its head.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    since: Instant,
+    upload: Upload,
+    /// Says whether a layer outside has ended it on purpose.
+    cancellation: Option<Cancellation>,
+    /// An upstream that has had the whole request for this long is slow.
+    patience: Duration,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    pub(super) fn new<B: Body + 'static>(request: &mut Request<B>) -> Self {
+        let profile = request.extensions().get().copied().unwrap_or(TimeoutProfile::EXTENDED_THINKING);
+        Self {
+            since: clock::now(),
+            upload: Upload::watch(request.body_mut()),
+            cancellation: request.extensions().get().cloned(),
+            patience: profile.first_byte / 2,
+        }
+    }
+
+    /// Whether the upstream kept a caller waiting for so long that it says something of the upstream that it left.
+    fn was_slow(&self) -> bool {
+        let sent = match &self.upload {
+            Upload::AtOnce => Some(self.since),
+            Upload::Watched(watch) => watch.sent_since().map(|sent| sent.max(self.since)),
+            Upload::Unknown => None,
+        };
+        let is_cancelled = self.cancellation.as_ref().is_some_and(Cancellation::is_cancelled);
+        sent.is_some_and(|sent| clock::now().saturating_duration_since(sent) >= self.patience) && !is_cancelled
+    }
 }
 
 // === impl QueuePermit ===
 
 impl QueuePermit {
-    pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace) -> Self {
-        Self { shared, place, load: Load::Unknown, turn: 0 }
+    pub(super) fn new(shared: ThreadArc<Shared>, place: HeldPlace, waiting: Option<Box<Waiting>>) -> Self {
+        let waiting = waiting.map(|mut waiting| {
+            // It waits for the upstream only from now on.
+            waiting.since = clock::now();
+            waiting
+        });
+        Self { shared, place, load: Load::Unknown, turn: 0, waiting }
     }
 
     /// Says whose turn it is. Only this call writes there.
@@ -71,6 +118,7 @@ impl Permit for QueuePermit {
     fn head<B: Body>(&mut self, response: &mut Response<B>, _has_body: bool) -> Watch {
         if self.shared.counts_losses() {
             self.load = self.load_of(response);
+            self.waiting = None;
         }
         self.leave_to_reader();
         Watch::Body
@@ -89,6 +137,8 @@ impl Permit for QueuePermit {
             PermitEnd::Head | PermitEnd::Complete => self.load,
             // What was lost is known from the head; whether the rest of it would have been served is not.
             PermitEnd::Broken(_) | PermitEnd::Dropped if self.load == Load::Lost => Load::Lost,
+            // As the breaker counts it: where callers give up first, no limit of time ends a call.
+            PermitEnd::Dropped if self.waiting.as_ref().is_some_and(|waiting| waiting.was_slow()) => Load::Lost,
             PermitEnd::Failed(err) => {
                 let verdict = self.shared.config.classifier.classify(&Outcome::failure(err));
                 // No connection is as much a refusal as a status is.

@@ -1,7 +1,7 @@
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::permit::QueuePermit;
+use super::permit::{QueuePermit, Waiting};
 use super::shared::{Shared, WaitState};
 use crate::admission::Wait;
 use crate::event::Event;
@@ -25,6 +25,8 @@ pub struct QueueWait {
     timeout: Timeout,
     /// Of the one that looks at the readers.
     sweep: LazyTimer,
+    /// Of the call, for its permit.
+    waiting: Option<Box<Waiting>>,
 }
 
 // === impl QueueWait ===
@@ -34,11 +36,11 @@ impl QueueWait {
         shared: ThreadArc<Shared>,
         tenant: u64,
         ticket: Ticket,
-        until: Option<Instant>,
-        deadline_is_first: bool,
+        (until, deadline_is_first): (Option<Instant>, bool),
+        waiting: Option<Box<Waiting>>,
     ) -> Self {
         let (timeout, sweep) = (Timeout::default(), LazyTimer::default());
-        Self { shared, tenant, ticket: Some(ticket), until, deadline_is_first, timeout, sweep }
+        Self { shared, tenant, ticket: Some(ticket), until, deadline_is_first, timeout, sweep, waiting }
     }
 
     fn give_up(&mut self) -> Rejection {
@@ -68,7 +70,7 @@ impl Wait for QueueWait {
             let sweep = match self.shared.ask(ticket, cx.waker()) {
                 WaitState::Place(place) => {
                     self.ticket = None;
-                    return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place)));
+                    return Poll::Ready(Ok(QueuePermit::new(self.shared.clone(), place, self.waiting.take())));
                 }
                 WaitState::Full => {
                     self.ticket = None;

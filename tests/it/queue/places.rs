@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_buttress::{Deadline, FirstByteTimeoutLayer};
+use tower_buttress::{Deadline, FirstByteTimeoutLayer, TimeoutProfile};
 
 use super::*;
 use crate::support::upstream::{Answer as Scripted, Upstream, request};
@@ -219,6 +219,35 @@ async fn a_hung_upstream_shrinks_the_limit_to_its_minimum_and_it_recovers() {
     calls.join_all().await;
     is_empty(&layer);
     assert!(log.names().iter().all(|name| name == "concurrency_changed: queue"), "{:?}", log.names());
+}
+
+/// No limit of time ends their calls: their callers do.
+#[tokio::test(start_paused = true)]
+async fn a_hung_upstream_shrinks_the_limit_also_where_callers_give_up_first() {
+    let layer = QueueLayer::auto(2, 40).max_wait(secs(1_000)).max_waiting(10_000);
+    let start = Instant::now();
+    let service = layer.layer(Hangs(start));
+    let callers = |patience: Duration| {
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let service = service.clone();
+            calls.spawn(async move {
+                while start.elapsed() < secs(199) {
+                    let mut request = Request::new(Full::<Bytes>::default());
+                    request.extensions_mut().insert(TimeoutProfile::FAST);
+                    let call = async { service.clone().oneshot(request).await.unwrap().into_body().collect().await };
+                    let _ = tokio::time::timeout(patience, call).await;
+                }
+            });
+        }
+        calls
+    };
+    let calls = callers(TimeoutProfile::FAST.first_byte / 2 + secs(1));
+    tokio::time::sleep_until(start + secs(100)).await;
+    assert_eq!(layer.stats().limit, 40, "{:?}", layer.stats());
+    tokio::time::sleep_until(start + secs(198)).await;
+    assert_eq!(layer.stats().limit, 2, "{:?}", layer.stats());
+    calls.join_all().await;
 }
 
 #[tokio::test(start_paused = true)]
