@@ -41,7 +41,7 @@ impl Fleet {
             OnOutage::Refuse => Outage::Refuse,
         });
         let redis = Redis::new(options).map_err(|error| format!("--redis: {}", error.category()))?;
-        let pace = Some(Arc::new(FleetPace::new(redis.clone())));
+        let pace = Some(Arc::new(FleetPace::new(redis.clone()).processes(args.redis_processes)));
         Ok(Self { redis: Some(redis), pace, outage })
     }
 

@@ -59,6 +59,11 @@ impl Asking {
         Some(Self { reserved, turn, until: now.checked_add(LONGEST) })
     }
 
+    /// The others take too long.
+    pub(super) fn late_turn(&self) -> PeerTurn {
+        PeerTurn::Alone { processes: self.reserved.peers.0.processes() }
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PeerTurn> {
         self.turn.as_mut().poll(cx)
     }

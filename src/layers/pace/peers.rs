@@ -46,6 +46,12 @@ pub trait PacePeers: Send + Sync {
         false
     }
 
+    /// How many processes have a part of the rates while they cannot ask each other: where [`reserve`](Self::reserve) takes longer
+    /// than a call waits for it. Default: 1.
+    fn processes(&self) -> u32 {
+        1
+    }
+
     /// A call is to take `costs` from the rates of this limit, from all or from none, and can wait for `max_wait`. This process
     /// knows that the calls of the limit are paused for another `pause` (zero: they are not): the turn is not before its end.
     /// The future must end within a fraction of a second: it is in the way of the call. If it is dropped, nothing is taken.

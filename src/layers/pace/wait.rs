@@ -193,7 +193,7 @@ impl PaceWait {
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(until)) => {
                 ready!(self.timer.poll_until(until, cx));
-                PeerTurn::Alone { processes: 1 }
+                asking.late_turn()
             }
         };
         if let PeerTurn::TooLong { wait } = turn {

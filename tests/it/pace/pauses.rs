@@ -70,7 +70,7 @@ async fn a_caller_that_cannot_wait_that_long_is_told_the_true_wait_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_begins_while_a_call_waits_is_its_wait_too() {
-    let layer = PaceLayer::new().requests(tower_buttress::Rate::per_minute(60)).max_wait(secs(15));
+    let layer = PaceLayer::new().requests(Rate::per_minute(60)).max_wait(secs(15));
     let calls = Calls::new();
     let service = layer.layer(upstream(&calls, fails_at_first(&[("retry-after", "20")])));
     let (first, second) = tokio::join!(service.clone().oneshot(ask("a")), service.clone().oneshot(ask("b")));
@@ -372,7 +372,7 @@ async fn when_the_first_of_a_paused_tenant_cannot_wait_that_long_the_next_goes_i
 #[tokio::test(start_paused = true)]
 async fn a_tenant_that_is_paused_while_it_waits_goes_when_its_pause_is_over() {
     let calls = Calls::new();
-    let layer = PaceLayer::new().requests(tower_buttress::Rate::per_second(1));
+    let layer = PaceLayer::new().requests(Rate::per_second(1));
     let service = layer.layer(answers(&calls, [(0.5, answer(429, &[]))]));
     let waiting = ["a", "b", "a"].map(|tenant| tokio::spawn(service.clone().oneshot(ask(tenant))));
     for call in waiting {

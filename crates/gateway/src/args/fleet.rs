@@ -40,6 +40,14 @@ pub(crate) struct FleetArgs {
         help_heading = FLEET
     )]
     pub(crate) redis_outage: OnOutage,
+
+    /// How many gateways share it, as long as it has not said so itself: each that starts while it cannot be reached has its
+    /// part of the rates.
+    #[arg(
+        long, env = "GATEWAY_REDIS_PROCESSES", value_name = "COUNT", default_value_t = PROCESSES,
+        value_parser = clap::value_parser!(u32).range(1..), help_heading = FLEET
+    )]
+    pub(crate) redis_processes: u32,
 }
 
 /// A URL whose password is shown nowhere.
@@ -55,6 +63,7 @@ pub(crate) enum OnOutage {
 
 const PREFIX: &str = "buttress";
 const PATIENCE: &str = "100ms";
+const PROCESSES: u32 = 1;
 
 // === impl FleetArgs ===
 
@@ -81,6 +90,7 @@ impl FleetArgs {
             ("redis_prefix", self.redis_prefix != PREFIX),
             ("redis_patience", time(PATIENCE).as_ref() != Ok(&self.redis_patience)),
             ("redis_outage", self.redis_outage != OnOutage::Local),
+            ("redis_processes", self.redis_processes != PROCESSES),
         ];
         refuse_unused(said, "--redis URL")
     }
@@ -92,6 +102,7 @@ impl FleetArgs {
             ("redis_prefix", self.redis_prefix != new.redis_prefix),
             ("redis_patience", self.redis_patience != new.redis_patience),
             ("redis_outage", self.redis_outage != new.redis_outage),
+            ("redis_processes", self.redis_processes != new.redis_processes),
         ];
         changed.into_iter().filter_map(|(name, has_changed)| has_changed.then_some(name)).collect()
     }
@@ -156,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_is_for_redis_needs_one() {
-        for option in ["--redis-prefix a", "--redis-patience 50ms", "--redis-outage refuse"] {
+        for option in ["--redis-prefix a", "--redis-patience 50ms", "--redis-outage refuse", "--redis-processes 2"] {
             let name = option.split(' ').next().unwrap();
             assert_eq!(read(option).unwrap_err(), format!("{name} needs --redis URL"));
         }

@@ -50,6 +50,11 @@ pub trait RateBackend: Clone + Send + Sync + 'static {
         changes: Vec<(String, i64)>,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
+    /// What names this process among those that share rates. Default: a new name each time.
+    fn process(&self) -> Process {
+        Process::random()
+    }
+
     /// Says that this process is there, for the next `ttl`. Returns how many processes are.
     fn beat(&self, process: Process, ttl: Duration) -> impl Future<Output = Result<u32, BackendError>> + Send;
 }
@@ -117,6 +122,10 @@ impl RateBackend for Redis {
         self.call(&command).await.map(|_| ())
     }
 
+    fn process(&self) -> Process {
+        Self::process(self)
+    }
+
     async fn beat(&self, process: Process, ttl: Duration) -> Result<u32, BackendError> {
         let command = BEAT.keys(&[&self.names().processes()]).arg(hex(process.as_bytes())).arg(millis(ttl));
         number(&self.call(&command).await?).map(|count| u32::try_from(count).unwrap_or(1))
@@ -141,7 +150,7 @@ const LONGEST_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
 
 #[cfg(any(test, feature = "model"))]
 mod model {
-    use super::super::fleet::retain_until;
+    use super::super::held_circuit::retain_until;
     use super::super::model::{Lasting, Model};
     use super::*;
     use crate::options::PATIENCE;

@@ -22,6 +22,7 @@ use self::link::{Line, Link};
 use self::operation::{Operation, OperationResult, Watcher};
 use self::script::Command;
 use self::subscriptions::Subscriptions;
+use crate::backend::Process;
 use crate::error::BackendError;
 use crate::options::{Outage, RedisOptions};
 
@@ -83,6 +84,7 @@ struct Inner {
     watcher: Option<Watcher>,
     subscriptions: Subscriptions,
     clock: Clock,
+    process: Process,
     prefix: Arc<str>,
     patience: Duration,
     outage: Outage,
@@ -102,6 +104,7 @@ impl Redis {
             subscriptions: Subscriptions::new(client.clone()),
             link: Link::new(client, options.commands),
             clock: Clock::default(),
+            process: Process::random(),
             gate: Mutex::new(Gate::new()),
             health: watch::Sender::new(Health::Reached),
             observer: options.observer,
@@ -130,6 +133,11 @@ impl Redis {
 
     pub(crate) fn prefix(&self) -> &str {
         &self.inner.prefix
+    }
+
+    /// All that share rates through one Redis here are one process.
+    pub(crate) fn process(&self) -> Process {
+        self.inner.process
     }
 
     pub(crate) fn patience(&self) -> Duration {

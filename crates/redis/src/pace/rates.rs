@@ -78,7 +78,7 @@ impl<B: PauseBackend + RateBackend> FleetPace<B> {
     /// The pauses and rates on this engine.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        let process = Process::random();
+        let process = backend.process();
         let (processes, beats) = (AtomicU32::new(1), AtomicBool::new(false));
         let fleet = Fleet { backend: backend.clone(), process, processes, beats };
         Self { pauses: FleetPauses::new(backend), fleet: Arc::new(fleet) }
@@ -103,6 +103,10 @@ impl<B: PauseBackend + RateBackend> PacePeers for FleetPace<B> {
 
     fn on_pause(&self, limit: PeerLimit, pause: PeerPause) {
         self.pauses.on_pause(limit, pause);
+    }
+
+    fn processes(&self) -> u32 {
+        self.fleet.processes.load(Relaxed)
     }
 
     fn shares_rates(&self) -> bool {

@@ -509,3 +509,24 @@ async fn after_a_pause_whose_end_is_a_guess_each_process_finds_out_with_one_call
     }
     assert_eq!(upstream.refused.load(SeqCst) - before, 2, "one call of each process");
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_the_others_take_too_long_a_process_has_its_part_of_a_rate() {
+    let sent = Sent::default();
+    let process = paced(Slow::new(Model::new(), Duration::from_millis(1_500), Duration::ZERO), &sent);
+    let begun = Instant::now();
+    assert_eq!(burst(std::slice::from_ref(&process), 6).await, 6);
+    // A second for asking, and a quarter of ten a second.
+    assert!(begun.elapsed() >= Duration::from_millis(2_900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn all_that_share_rates_through_one_redis_are_one_process() {
+    let server = Server::start();
+    let options = server.fresh();
+    let (here, there) = (Redis::new(options.clone()).unwrap(), Redis::new(options).unwrap());
+    let ttl = Duration::from_secs(10);
+    for (redis, count) in [(&here, 1), (&here.clone(), 1), (&there, 2)] {
+        assert_eq!(redis.beat(RateBackend::process(redis), ttl).await.unwrap(), count);
+    }
+}

@@ -10,7 +10,8 @@ use tower_buttress::store::Fingerprint;
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     BackendError, CircuitBackend, CircuitGroup, CircuitId, ConversationBackend, GivenOrder, HeldOrder, Message, Newest,
-    NumberedOrder, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, Subscription, Token, Votes,
+    NumberedOrder, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend, RateTurn, Subscription,
+    TakenRate, Token, Votes,
 };
 
 #[derive(Clone)]
@@ -127,5 +128,34 @@ impl PauseBackend for Slow {
     async fn pause_news(&self) -> Result<Subscription, BackendError> {
         sleep(self.subscribes_in).await;
         self.model.pause_news().await
+    }
+}
+
+impl RateBackend for Slow {
+    async fn reserve(
+        &self,
+        limit: Fingerprint,
+        request: Token,
+        costs: Vec<TakenRate>,
+        pause: Duration,
+        max_wait: Duration,
+    ) -> Result<RateTurn, BackendError> {
+        sleep(self.takes).await;
+        self.model.reserve(limit, request, costs, pause, max_wait).await
+    }
+
+    async fn refund(
+        &self,
+        limit: Fingerprint,
+        request: Token,
+        changes: Vec<(String, i64)>,
+    ) -> Result<(), BackendError> {
+        sleep(self.takes).await;
+        self.model.refund(limit, request, changes).await
+    }
+
+    async fn beat(&self, process: Process, ttl: Duration) -> Result<u32, BackendError> {
+        sleep(self.takes).await;
+        self.model.beat(process, ttl).await
     }
 }
