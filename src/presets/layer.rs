@@ -333,7 +333,8 @@ impl ResilienceLayer {
     }
 
     /// Adjusts the [`QueueLayer`], which is off. Each backup has places of its own with the same settings. Where it is on,
-    /// requests are [read](InspectRequestLayer::read_all) before they take a place:
+    /// requests are [read](InspectRequestLayer::read_all) before they take a place, up to 2 MiB and for 30 s. One that is longer, or
+    /// comes more slowly, holds a place while the rest of it is sent:
     ///
     /// ```
     /// use tower_buttress::{QueueLayer, TimeoutProfile, presets};

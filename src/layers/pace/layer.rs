@@ -66,7 +66,8 @@ use crate::rt::per_thread::PerThread;
 ///
 /// - *With a hint* (`Retry-After` and its kin, or the reset of a limit of which nothing is left): all calls of its key wait
 ///   for that long, at most for [`max_pause`](Self::max_pause). Where the upstream asked for more than that, one call then
-///   finds out, and the others wait for its head, for two seconds at most.
+///   finds out, and the others wait for its head, for two seconds at most. (Where pauses are [shared](Self::share), one call of
+///   each process.)
 /// - *Without a hint*: only the calls of the [tenant](crate::Tenant) that met it wait, one second at first and then twice as
 ///   long each time, until one of them passes. When a second tenant meets one too, all wait. A tenant cannot stop the others
 ///   by provoking a 429.
@@ -81,6 +82,8 @@ use crate::rt::per_thread::PerThread;
 /// settled when it ends. A guess is never larger than the limit itself, and a body that does not say how long it is counts as
 /// one of 64 KiB. What was not sent is given back, and the tokens of a request that was not sent to its end, as far as a
 /// [`CallBody`](crate::CallBody) tells so.
+///
+/// Where rates are [shared](Self::share), calls of all processes go first come, first served, whichever tenants they are of.
 ///
 /// # Place in the stack
 ///
@@ -98,7 +101,8 @@ use crate::rt::per_thread::PerThread;
 ///   [`FallbackLayer`](crate::FallbackLayer) it says that another upstream may help, and to a breaker nothing.
 /// - *A caller leaves while it waits*: the others move up.
 /// - *The upstream is not reached, or a layer inside refuses*: what the call took is given back.
-/// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused.
+/// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused. Where
+///   rates are [shared](Self::share), only `max_wait` bounds how many wait.
 /// - *More keys than [`max_keys`](Self::max_keys)*: those that limit nothing at the moment are forgotten, then, of limits
 ///   [per caller](Self::per_caller), those of callers of whom no call was served yet; while there are none, new ones share one limit.
 ///

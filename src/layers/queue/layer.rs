@@ -105,7 +105,7 @@ use crate::rt::per_thread::PerThread;
 ///
 /// Where a place is free: a hash of the tenant, a compare-exchange to take the place and one to give it back, and no allocation.
 /// Threads take places of their own, so they do not wait for each other. A call that finds no place takes a lock, as do, from then on,
-/// those that hold one; it is boxed. With [`auto`](Self::auto) each call takes the lock twice.
+/// those that hold one; it is boxed. With [`auto`](Self::auto) each call takes the lock twice, and there is a box for each.
 #[derive(Clone, Debug)]
 pub struct QueueLayer {
     shared: PerThread<Shared>,

@@ -209,7 +209,7 @@ impl Pauses {
 
     /// Whether one call is to find out that the pause of all is over.
     pub(crate) fn finds_out(&self) -> bool {
-        self.all.probe != Restart::None
+        self.all.probe != Recovery::None
     }
 
     /// Until when all calls are paused; in the past if they are not.

@@ -42,8 +42,8 @@ use crate::client::Redis;
 /// - *Redis cannot be reached*: each process has its part of every rate. How many processes there are is known from the
 ///   last time that Redis was reached: each says every 5 s that it is there. Until then it is
 ///   [`processes`](Self::processes).
-/// - *An answer says that less is left of a rate* (other clients use it, too): all processes know with the next call of the
-///   one that was told.
+/// - *An answer says that less is left of a rate* (other clients use it, too): the next call of the process that was told waits for
+///   as long as that takes, and those of the others behind it.
 /// - *Redis forgets the rates* (it was restarted): each process tells with its next call what it knows itself.
 ///
 /// The rates of a caller ([`PaceLayer::per_caller`](tower_buttress::PaceLayer::per_caller)) are those of all processes, too, by
