@@ -111,6 +111,7 @@ mod client;
 mod driver;
 mod error;
 mod forget;
+mod ids;
 mod options;
 mod pace;
 mod store;

@@ -29,8 +29,8 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 
 /// The same for `crates/redis`. Which of the adapters uses which is in their manifests.
 const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 7] = [
-    ("client", &["client", "error", "options"]),
-    ("backend", &["backend", "client", "error", "options"]),
+    ("client", &["client", "error", "ids", "options"]),
+    ("backend", &["backend", "client", "error", "ids", "options"]),
     ("store", &["store", "backend", "client", "error", "options"]),
     ("driver", &["backend", "client", "error"]),
     ("breaker", &["breaker", "driver", "backend", "client", "error"]),

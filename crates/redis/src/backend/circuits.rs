@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tower_buttress::CircuitOrder;
 
-use super::ids::hex;
 use super::{BackendError, Process, Subscription, Token};
+use crate::ids::hex;
 
 /// The engine of a [`FleetBreaker`](crate::FleetBreaker): one method for each script. Times are durations, counted by
 /// the engine's clock: those of the processes may differ.

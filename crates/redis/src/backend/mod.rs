@@ -4,7 +4,6 @@ mod circuits;
 mod conversations;
 #[cfg(any(test, feature = "model"))]
 mod held_circuit;
-mod ids;
 mod kept;
 mod last_good;
 #[cfg(any(test, feature = "model"))]
@@ -31,8 +30,6 @@ pub use self::circuits::{
     ProbeVerdict, Votes,
 };
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
-pub(crate) use self::ids::hex;
-pub use self::ids::{Process, Token};
 pub use self::kept::{ForgetBackend, Forgotten};
 pub use self::last_good::{KeptAnswer, LastGoodBackend};
 #[cfg(any(test, feature = "model"))]
@@ -43,6 +40,8 @@ pub use self::pauses::{PauseBackend, PauseNews};
 pub use self::rates::{RateBackend, RateTurn, TakenRate};
 pub use crate::client::subscriptions::{Heard, Subscription};
 pub use crate::error::BackendError;
+pub(crate) use crate::ids::hex;
+pub use crate::ids::{Process, Token};
 use crate::options::{Outage, PATIENCE};
 
 /// The engine of a [`RedisStore`](crate::RedisStore): a [`Redis`](crate::Redis), or, with the feature `model`, a `Model`

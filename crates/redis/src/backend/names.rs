@@ -4,8 +4,8 @@ use bytes::Bytes;
 use tower_buttress::store::Fingerprint;
 
 use super::circuits::{CircuitGroup, CircuitId};
-use super::ids::hex;
 use super::{Flight, Process, Token};
+use crate::ids::hex;
 
 /// What a process is asked for: to share this flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use redis::Value;
 use tower_buttress::store::Fingerprint;
 
-use super::ids::hex;
 use super::redis::{millis, number, unexpected, unsigned};
 use super::{BackendError, Process, Token};
 use crate::client::Redis;
 use crate::client::script::Script;
+use crate::ids::hex;
 
 static RESERVE: Script = Script::new(
     "reserve",

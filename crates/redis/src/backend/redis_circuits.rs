@@ -8,11 +8,11 @@ use super::circuits::{
     AT_ONCE, CircuitBackend, CircuitGroup, CircuitId, GivenOrder, HeldOrder, KEPT, NumberedOrder, ORDER_KEPT,
     ProbeLease, ProbeVerdict, Votes,
 };
-use super::ids::hex;
 use super::redis::{millis, number, unexpected, unsigned, whole_millis};
 use super::{BackendError, Process, Subscription, Token};
 use crate::client::Redis;
 use crate::client::script::{Command, Script};
+use crate::ids::hex;
 
 static LOOK: Script =
     Script::new("look", concat!(include_str!("../scripts/circuit.lua"), include_str!("../scripts/look.lua")));

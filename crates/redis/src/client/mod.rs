@@ -22,8 +22,8 @@ use self::link::{Line, Link};
 use self::operation::{Operation, OperationResult, Watcher};
 use self::script::Command;
 use self::subscriptions::Subscriptions;
-use crate::backend::Process;
 use crate::error::BackendError;
+use crate::ids::Process;
 use crate::options::{Outage, RedisOptions};
 
 /// A Redis or Valkey that the processes of a fleet share. Clones are the same Redis.
