@@ -1,6 +1,6 @@
 //! What a request for a generation says, for the layers that keep or continue its answer.
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::dialect::Kind;
 use super::json_object::{elements, members};
@@ -31,7 +31,7 @@ const STATE: [&[u8]; 9] = [
 /// on with. Where that cannot be told, it does.
 pub(crate) fn has_server_state(kind: Kind, body: &[u8]) -> bool {
     // What is no object to its end may be one to its server: behind a byte order mark, or with a comma too many.
-    let is_object = body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    let is_object = body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<&RawValue>(body).is_ok();
     if !is_object {
         return true;
     }
