@@ -109,10 +109,10 @@ impl Rejection {
 
     /// The response that says so. `Retry-After` counts whole seconds, rounded up: never too early.
     #[must_use]
-    pub fn into_response(self, wire: RejectionFormat) -> Response<Bytes> {
+    pub fn into_response(self, format: RejectionFormat) -> Response<Bytes> {
         let template = ProblemTemplate::of(self.kind);
         let mut response = Response::new(Bytes::new());
-        match wire {
+        match format {
             RejectionFormat::Http | RejectionFormat::Head => {
                 *response.status_mut() = template.status;
                 let mut headers = HeaderMap::with_capacity(HEADERS);
@@ -125,7 +125,7 @@ impl Rejection {
                     forbid_retry(&mut headers);
                 }
                 *response.headers_mut() = headers;
-                if wire == RejectionFormat::Http {
+                if format == RejectionFormat::Http {
                     *response.body_mut() = Bytes::from_static(template.problem.as_bytes());
                 }
             }
@@ -133,7 +133,7 @@ impl Rejection {
                 let headers = response.headers_mut();
                 headers.insert(
                     CONTENT_TYPE,
-                    if wire == RejectionFormat::Grpc { APPLICATION_GRPC } else { APPLICATION_GRPC_WEB },
+                    if format == RejectionFormat::Grpc { APPLICATION_GRPC } else { APPLICATION_GRPC_WEB },
                 );
                 headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(template.grpc_status)));
                 headers.insert(GRPC_MESSAGE, HeaderValue::from_static(template.message));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_where_trying_again_would_end_a_newer_message() {
+    fn the_response_says_where_a_retry_would_end_a_newer_message() {
         for kind in KINDS {
             let response = Rejection::new(kind).into_response(RejectionFormat::Http);
             let asked = response.headers().get("x-should-retry").map(HeaderValue::as_bytes);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_web_caller_is_told_in_its_own_type() {
+    fn a_grpc_web_caller_gets_its_own_content_type() {
         for asked in ["application/grpc-web", "application/grpc-web-text", "Application/gRPC-Web+proto"] {
             let request = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(asked))]);
             let response = Rejection::new(RejectionKind::BodyFailed).into_response(RejectionFormat::of(&request));

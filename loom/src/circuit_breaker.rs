@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use loom::thread;
 
-use super::circuit::{Circuit, Permit};
+use super::circuit::{Circuit, CircuitPermit};
 use super::notify::StateNotifier;
 use crate::Checks;
 use crate::policy::breaker::report::{CircuitChange, CircuitState};
@@ -59,7 +59,7 @@ impl Subject {
         subject
     }
 
-    fn admit(&self, after: Duration) -> Option<Permit> {
+    fn admit(&self, after: Duration) -> Option<CircuitPermit> {
         self.circuit.admit(|| self.start + after).ok()
     }
 
@@ -87,7 +87,7 @@ impl Subject {
     }
 }
 
-fn settle(permit: &Permit, result: CallResult, now: Instant) {
+fn settle(permit: &CircuitPermit, result: CallResult, now: Instant) {
     permit.shard.settle(permit.grant, result, Duration::ZERO, now);
 }
 

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::held::HeldPermit;
 use super::{Permit, PermitEnd};
 use crate::body::boxed::Polled;
-use crate::body::observed::{BodyObserver, Observed, Outcome};
+use crate::body::observed::{BodyEnd, BodyObserver, Observed};
 use crate::body::response::ResponseBody;
 use crate::error::BoxError;
 
@@ -18,12 +18,12 @@ pin_project! {
     /// The response body of [`Guarded`](super::Guarded): the permit of its call lives until it ends.
     pub struct GuardedBody<B, P: Permit> {
         #[pin]
-        body: Observed<ResponseBody<B>, Watching<P>>,
+        body: Observed<ResponseBody<B>, PermitObserver<P>>,
     }
 }
 
 /// Holds the permit until the body is over.
-struct Watching<P: Permit>(HeldPermit<P>);
+struct PermitObserver<P: Permit>(HeldPermit<P>);
 
 // === impl GuardedBody ===
 
@@ -35,7 +35,7 @@ where
 {
     #[inline]
     pub(super) fn new(body: ResponseBody<B>, permit: HeldPermit<P>) -> Self {
-        let watching = if permit.is_empty() { None } else { Some(Watching(permit)) };
+        let watching = if permit.is_empty() { None } else { Some(PermitObserver(permit)) };
         Self { body: Observed::new(body, watching) }
     }
 }
@@ -69,9 +69,9 @@ impl<B: fmt::Debug, P: Permit> fmt::Debug for GuardedBody<B, P> {
     }
 }
 
-// === impl Watching ===
+// === impl PermitObserver ===
 
-impl<P: Permit> BodyObserver for Watching<P> {
+impl<P: Permit> BodyObserver for PermitObserver<P> {
     const READS: bool = P::READS;
 
     #[inline]
@@ -100,11 +100,11 @@ impl<P: Permit> BodyObserver for Watching<P> {
         }
     }
 
-    fn over(&mut self, outcome: Outcome<'_>) {
-        self.0.end(match outcome {
-            Outcome::Complete => PermitEnd::Complete,
-            Outcome::Failed(err) => PermitEnd::Broken(err),
-            Outcome::Dropped => PermitEnd::Dropped,
+    fn over(&mut self, end: BodyEnd<'_>) {
+        self.0.end(match end {
+            BodyEnd::Complete => PermitEnd::Complete,
+            BodyEnd::Failed(err) => PermitEnd::Broken(err),
+            BodyEnd::Dropped => PermitEnd::Dropped,
         });
     }
 }

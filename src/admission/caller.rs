@@ -8,15 +8,15 @@ use crate::proto::credentials;
 /// Tells callers apart: by the [`Tenant`] that authentication named, or else by a hash of their credentials. No caller
 /// can choose a hash, since its key is drawn anew in each process.
 #[derive(Clone, Debug)]
-pub(crate) struct Callers {
+pub(crate) struct CallerHasher {
     hashes: RandomState,
     /// The one without credentials.
     nobody: u64,
 }
 
-// === impl Callers ===
+// === impl CallerHasher ===
 
-impl Callers {
+impl CallerHasher {
     /// The caller of this request. Those without a name and without credentials are one.
     #[inline]
     pub(crate) fn of<B>(&self, request: &Request<B>) -> u64 {
@@ -50,7 +50,7 @@ impl Callers {
     }
 }
 
-impl Default for Callers {
+impl Default for CallerHasher {
     fn default() -> Self {
         let hashes = RandomState::new();
         let nobody = hashes.build_hasher().finish();

@@ -42,7 +42,7 @@ pin_project! {
             #[pin]
             call: F,
         },
-        Refused { rejection: Option<Rejection>, wire: RejectionFormat },
+        Refused { rejection: Option<Rejection>, format: RejectionFormat },
         Failed { err: Option<Box<E>> },
     }
 }
@@ -94,7 +94,7 @@ where
 
     #[cold]
     pub(super) fn refused(rejection: Rejection, request: &Request<ReqB>) -> Self {
-        let stage = Stage::Refused { rejection: Some(rejection), wire: RejectionFormat::of_request(request) };
+        let stage = Stage::Refused { rejection: Some(rejection), format: RejectionFormat::of_request(request) };
         Self { stage, asks_for_head: false }
     }
 
@@ -145,9 +145,9 @@ where
                             match ready!(wait.poll(cx)) {
                                 Ok(granted) => *before = BeforeCall::Admitted(HeldPermit::new(Some(granted))),
                                 Err(rejection) => {
-                                    let wire =
+                                    let format =
                                         request.as_ref().map_or(RejectionFormat::Http, RejectionFormat::of_request);
-                                    this.stage.set(Stage::Refused { rejection: Some(rejection), wire });
+                                    this.stage.set(Stage::Refused { rejection: Some(rejection), format });
                                 }
                             }
                             continue;
@@ -164,9 +164,9 @@ where
                     this.stage.set(Stage::Calling { permit, call });
                 }
                 // Polled once more after it was ready: nothing will come.
-                StageProj::Refused { rejection, wire } => {
+                StageProj::Refused { rejection, format } => {
                     let Some(rejection) = rejection.take() else { return Poll::Pending };
-                    return Poll::Ready(Ok(refuse(rejection, *wire)));
+                    return Poll::Ready(Ok(refuse(rejection, *format)));
                 }
                 StageProj::Failed { err } => {
                     let Some(err) = err.take() else { return Poll::Pending };
@@ -194,13 +194,13 @@ fn watch<B: Body, P: Permit>(
 }
 
 #[cold]
-fn refuse<B, P>(rejection: Rejection, wire: RejectionFormat) -> Response<GuardedBody<B, P>>
+fn refuse<B, P>(rejection: Rejection, format: RejectionFormat) -> Response<GuardedBody<B, P>>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError> + 'static,
     P: Permit,
 {
-    ResponseBody::refuse(rejection, wire).map(|body| GuardedBody::new(body, HeldPermit::new(None)))
+    ResponseBody::refuse(rejection, format).map(|body| GuardedBody::new(body, HeldPermit::new(None)))
 }
 
 impl<S, A, ReqB> fmt::Debug for GuardedFuture<S, A, ReqB>

@@ -20,7 +20,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body;
 
 pub(crate) use self::body::GuardedBody;
-pub(crate) use self::caller::Callers;
+pub(crate) use self::caller::CallerHasher;
 pub(crate) use self::future::GuardedFuture;
 pub(crate) use self::service::Guarded;
 use crate::error::BoxError;

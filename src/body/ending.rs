@@ -248,7 +248,7 @@ mod tests {
 
     #[cfg(feature = "llm")]
     #[test]
-    fn the_dialect_is_the_one_that_was_told_last() {
+    fn the_dialect_is_the_one_that_was_reported_last() {
         let ending = Ending::new();
         assert_eq!(ending.kind(), None);
         for kind in KINDS.map(Some).into_iter().chain([None]) {
@@ -259,7 +259,7 @@ mod tests {
 
     #[cfg(feature = "llm")]
     #[test]
-    fn numbers_are_told_until_the_stream_goes_on_in_another_answer() {
+    fn the_next_number_is_known_until_the_stream_goes_on_in_another_answer() {
         let ending = Ending::new().following_ids();
         assert_eq!(ending.next_sequence(), None);
         for next in [0, 7, u64::MAX - 2] {
@@ -279,7 +279,7 @@ mod tests {
 
     #[cfg(feature = "llm")]
     #[test]
-    fn tokens_are_those_that_were_told_last() {
+    fn tokens_are_those_that_were_reported_last() {
         let ending = Ending::new();
         assert_eq!(ending.usage(), None);
         ending.note_usage(Usage { input: Some(0), output: None });

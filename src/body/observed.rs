@@ -13,7 +13,7 @@ use crate::error::BoxError;
 
 /// How a body ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome<'a> {
+pub(crate) enum BodyEnd<'a> {
     /// It came to its end.
     Complete,
     /// It broke off.
@@ -44,7 +44,7 @@ pub(crate) trait BodyObserver {
     fn trailers(&mut self, trailers: &HeaderMap);
 
     /// The body is over. Called once, at the latest when the body is dropped.
-    fn over(&mut self, outcome: Outcome<'_>);
+    fn over(&mut self, end: BodyEnd<'_>);
 }
 
 /// For a large one that few bodies have: all of them would be as large.
@@ -70,8 +70,8 @@ impl<W: BodyObserver> BodyObserver for Box<W> {
         W::trailers(self, trailers);
     }
 
-    fn over(&mut self, outcome: Outcome<'_>) {
-        W::over(self, outcome);
+    fn over(&mut self, end: BodyEnd<'_>) {
+        W::over(self, end);
     }
 }
 
@@ -85,7 +85,7 @@ pin_project! {
     pub(crate) struct Observed<B, W: BodyObserver> {
         #[pin]
         body: B,
-        watching: ObserverSlot<W>,
+        slot: ObserverSlot<W>,
     }
 }
 
@@ -101,7 +101,7 @@ struct ObserverSlot<W: BodyObserver> {
 /// is copied.
 struct FrameGuard<'a, B: Body, W: BodyObserver> {
     body: Pin<&'a mut B>,
-    watching: &'a mut ObserverSlot<W>,
+    slot: &'a mut ObserverSlot<W>,
     seen: FrameKind,
 }
 
@@ -120,7 +120,7 @@ impl<B: Body, W: BodyObserver> Observed<B, W> {
     #[inline]
     pub(crate) fn new(body: B, watch: Option<W>) -> Self {
         let whole = watch.is_some() && is_handed_on(&body);
-        Self { body, watching: ObserverSlot { watch, whole } }
+        Self { body, slot: ObserverSlot { watch, whole } }
     }
 }
 
@@ -136,10 +136,10 @@ where
     #[inline]
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.project();
-        if this.watching.watch.is_none() {
+        if this.slot.watch.is_none() {
             return boxed::poll_frame(this.body, cx);
         }
-        let mut look = FrameGuard { body: this.body, watching: this.watching, seen: FrameKind::Nothing };
+        let mut look = FrameGuard { body: this.body, slot: this.slot, seen: FrameKind::Nothing };
         look.poll_frame(cx)
     }
 
@@ -162,7 +162,7 @@ where
 {
     #[inline(always)]
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        let Some(watch) = &mut self.watching.watch else { return Poll::Ready(None) };
+        let Some(watch) = &mut self.slot.watch else { return Poll::Ready(None) };
         let body = &mut self.body;
         let polled = watch.poll(cx, |cx| boxed::poll_frame(body.as_mut(), cx));
         self.seen = FrameKind::of(&polled);
@@ -177,7 +177,7 @@ where
 
     #[inline(never)]
     fn read(&mut self, polled: Polled) -> Polled {
-        if let (Poll::Ready(Some(Ok(frame))), Some(watch)) = (&polled, &mut self.watching.watch) {
+        if let (Poll::Ready(Some(Ok(frame))), Some(watch)) = (&polled, &mut self.slot.watch) {
             if let Some(data) = frame.data_ref() {
                 watch.bytes(data);
             }
@@ -190,11 +190,11 @@ where
     #[inline(never)]
     fn unusual(&mut self, polled: Polled) -> Polled {
         match &polled {
-            Poll::Ready(Some(Err(err))) => self.watching.report(Outcome::Failed(err)),
+            Poll::Ready(Some(Err(err))) => self.slot.report(BodyEnd::Failed(err)),
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(trailers), Some(watch)) = (frame.trailers_ref(), &mut self.watching.watch) {
+                if let (Some(trailers), Some(watch)) = (frame.trailers_ref(), &mut self.slot.watch) {
                     watch.trailers(trailers);
-                    self.watching.report(Outcome::Complete);
+                    self.slot.report(BodyEnd::Complete);
                 }
             }
             _ => {}
@@ -208,16 +208,16 @@ impl<B: Body, W: BodyObserver> Drop for FrameGuard<'_, B, W> {
     fn drop(&mut self) {
         match self.seen {
             FrameKind::Data { empty } => {
-                if let Some(watch) = &mut self.watching.watch {
+                if let Some(watch) = &mut self.slot.watch {
                     watch.data(empty);
                 }
                 if self.body.is_end_stream() {
-                    self.watching.report(Outcome::Complete);
+                    self.slot.report(BodyEnd::Complete);
                 } else {
-                    self.watching.whole = is_handed_on(&*self.body);
+                    self.slot.whole = is_handed_on(&*self.body);
                 }
             }
-            FrameKind::End => self.watching.report(Outcome::Complete),
+            FrameKind::End => self.slot.report(BodyEnd::Complete),
             FrameKind::Nothing | FrameKind::Unusual => {}
         }
     }
@@ -242,9 +242,9 @@ impl FrameKind {
 // === impl ObserverSlot ===
 
 impl<W: BodyObserver> ObserverSlot<W> {
-    fn report(&mut self, outcome: Outcome<'_>) {
+    fn report(&mut self, end: BodyEnd<'_>) {
         if let Some(watch) = &mut self.watch {
-            watch.over(outcome);
+            watch.over(end);
             self.watch = None;
         }
     }
@@ -252,7 +252,7 @@ impl<W: BodyObserver> ObserverSlot<W> {
 
 impl<W: BodyObserver> Drop for ObserverSlot<W> {
     fn drop(&mut self) {
-        self.report(if self.whole { Outcome::Complete } else { Outcome::Dropped });
+        self.report(if self.whole { BodyEnd::Complete } else { BodyEnd::Dropped });
     }
 }
 
@@ -283,11 +283,11 @@ mod tests {
             self.0.lock().unwrap().push(format!("{} trailers", trailers.len()));
         }
 
-        fn over(&mut self, outcome: Outcome<'_>) {
-            self.0.lock().unwrap().push(match outcome {
-                Outcome::Complete => "complete".into(),
-                Outcome::Failed(err) => format!("failed: {err}"),
-                Outcome::Dropped => "dropped".into(),
+        fn over(&mut self, end: BodyEnd<'_>) {
+            self.0.lock().unwrap().push(match end {
+                BodyEnd::Complete => "complete".into(),
+                BodyEnd::Failed(err) => format!("failed: {err}"),
+                BodyEnd::Dropped => "dropped".into(),
             });
         }
     }
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_consumer_that_leaves_is_told_from_one_that_had_it_all() {
+    async fn a_consumer_that_leaves_differs_from_one_that_had_it_all() {
         let log = Log::default();
         drop(Observed::new(script(vec![Ok("a")]), Some(log.clone())));
         assert_eq!(log.seen(), ["dropped"]);

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_was_not_counted_is_one_call_with_what_it_told() {
+    fn an_uncounted_answer_is_one_call_with_the_usage_it_reported() {
         let mut answer = Extensions::new();
         spent(3, 30).carry_to(&mut answer);
         assert_eq!(OutputUsage::of(&answer), Some(spent(4, 30)));

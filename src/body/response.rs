@@ -34,8 +34,8 @@ impl<B> ResponseBody<B> {
         Self::Inner { body }
     }
 
-    pub(crate) fn refuse(rejection: Rejection, wire: RejectionFormat) -> Response<Self> {
-        rejection.into_response(wire).map(|text| Self::Refusal { text })
+    pub(crate) fn refuse(rejection: Rejection, format: RejectionFormat) -> Response<Self> {
+        rejection.into_response(format).map(|text| Self::Refusal { text })
     }
 
     /// Drops what is left.

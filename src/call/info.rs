@@ -30,7 +30,7 @@ struct Call {
 }
 
 /// Makes a call the current one of this thread, until it is dropped.
-pub(crate) struct Entered<'a>(&'a mut Option<CallInfo>);
+pub(crate) struct EnteredCall<'a>(&'a mut Option<CallInfo>);
 
 thread_local! {
     static CURRENT: Cell<Option<CallInfo>> = const { Cell::new(None) };
@@ -133,9 +133,9 @@ impl fmt::Debug for CallInfo {
     }
 }
 
-// === impl Entered ===
+// === impl EnteredCall ===
 
-impl<'a> Entered<'a> {
+impl<'a> EnteredCall<'a> {
     /// `call` holds the one that was current before, until this is dropped.
     #[inline]
     pub(crate) fn new(call: &'a mut Option<CallInfo>) -> Self {
@@ -144,7 +144,7 @@ impl<'a> Entered<'a> {
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for EnteredCall<'_> {
     #[inline]
     fn drop(&mut self) {
         swap(self.0);
@@ -175,10 +175,10 @@ mod tests {
         let (mut outer, mut inner) = (call("outer"), call("inner"));
         assert_eq!(current(), None);
         {
-            let _outer = Entered::new(&mut outer);
+            let _outer = EnteredCall::new(&mut outer);
             assert_eq!(current().as_deref(), Some("outer"));
             {
-                let _inner = Entered::new(&mut inner);
+                let _inner = EnteredCall::new(&mut inner);
                 assert_eq!(current().as_deref(), Some("inner"));
             }
             assert_eq!(current().as_deref(), Some("outer"));
@@ -191,7 +191,7 @@ mod tests {
     fn a_panic_leaves_no_call_behind() {
         let mut call = call("a");
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            let _entered = Entered::new(&mut call);
+            let _entered = EnteredCall::new(&mut call);
             panic!("inside");
         }));
         assert!(panicked.is_err());

@@ -16,7 +16,7 @@ pub use self::attempt::{Attempt, Attempts};
 pub use self::caller::TenantHash;
 pub use self::caller::{Authenticated, Tenant};
 pub use self::info::CallInfo;
-pub(crate) use self::info::Entered;
+pub(crate) use self::info::EnteredCall;
 pub use self::invalid_output::{InvalidOutput, OutputFault};
 pub use self::memory::{Memory, Reservation};
 pub use self::model::Model;

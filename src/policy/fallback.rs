@@ -4,7 +4,7 @@
 //!
 //! Where the caller's credential was refused, limited or found without credit, and the backup would be asked with another
 //! one, the backup serves every caller on the operator's account: with an invented key, with none, or with one that is
-//! spent. What a caller can provoke at will (a request that is too large, a refusal of our own layers) opens the same door.
+//! spent. What a caller can provoke at will (a request that is too large, a refusal of our own layers) has the same effect.
 //! Only what is the upstream's own failure cannot be provoked.
 
 use super::verdict::Matter;

@@ -37,7 +37,7 @@ pub(crate) struct AttemptResult {
     pub(crate) forbidden: bool,
     /// Whether the request may be executed twice.
     pub(crate) idempotent: bool,
-    pub(crate) upload: Upload,
+    pub(crate) upload: UploadState,
     /// The wait before this attempt.
     pub(crate) waited: Duration,
     /// What is left of the call's deadline.
@@ -48,7 +48,7 @@ pub(crate) struct AttemptResult {
 
 /// How much of the request body the attempt sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upload {
+pub(crate) enum UploadState {
     /// It can be sent again.
     Repeatable,
     /// The answer came while it was being sent: how much the upstream has read is unknown.
@@ -122,7 +122,7 @@ impl RetryPolicy {
 
     fn wait(&self, result: &AttemptResult, rng: &mut Rng) -> Result<Duration, NotRetried> {
         // What is wrong with the request itself comes first: with more attempts it would be wrong still.
-        if result.upload == Upload::Failed {
+        if result.upload == UploadState::Failed {
             return Err(NotRetried::BodyFailed);
         }
         if result.attempt >= self.attempts {
@@ -132,10 +132,10 @@ impl RetryPolicy {
             return Err(NotRetried::NotIdempotent);
         }
         match result.upload {
-            Upload::Repeatable => {}
-            Upload::CutShort => return Err(NotRetried::BodyCutShort),
-            Upload::TooLarge => return Err(NotRetried::BodyTooLarge),
-            Upload::Failed => return Err(NotRetried::BodyFailed),
+            UploadState::Repeatable => {}
+            UploadState::CutShort => return Err(NotRetried::BodyCutShort),
+            UploadState::TooLarge => return Err(NotRetried::BodyTooLarge),
+            UploadState::Failed => return Err(NotRetried::BodyFailed),
         }
         let left = self.max_elapsed.map_or(Duration::MAX, |limit| limit.saturating_sub(result.elapsed));
         let remaining = result.remaining.unwrap_or(Duration::MAX);
@@ -244,7 +244,7 @@ mod tests {
             retry_after: None,
             forbidden: false,
             idempotent: true,
-            upload: Upload::Repeatable,
+            upload: UploadState::Repeatable,
             waited: Duration::ZERO,
             remaining: None,
             elapsed: Duration::ZERO,
@@ -287,9 +287,9 @@ mod tests {
     #[test]
     fn a_body_that_cannot_be_sent_again_is_not() {
         for (upload, reason) in [
-            (Upload::CutShort, NotRetried::BodyCutShort),
-            (Upload::TooLarge, NotRetried::BodyTooLarge),
-            (Upload::Failed, NotRetried::BodyFailed),
+            (UploadState::CutShort, NotRetried::BodyCutShort),
+            (UploadState::TooLarge, NotRetried::BodyTooLarge),
+            (UploadState::Failed, NotRetried::BodyFailed),
         ] {
             assert_eq!(decide(&policy(), AttemptResult { upload, ..failed() }), refused(reason));
         }
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(decide(&policy(), result), refused(NotRetried::OtherUpstreamNeeded));
         assert_eq!(decide(&policy(), AttemptResult { forbidden: true, ..result }), refused(NotRetried::Forbidden));
         // A request that broke off is not to be had, however often it is sent.
-        let broken = AttemptResult { attempt: 3, idempotent: false, upload: Upload::Failed, ..failed() };
+        let broken = AttemptResult { attempt: 3, idempotent: false, upload: UploadState::Failed, ..failed() };
         assert_eq!(decide(&policy(), broken), refused(NotRetried::BodyFailed));
     }
 

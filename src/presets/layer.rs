@@ -73,7 +73,7 @@ pub struct ResilienceLayer {
     #[cfg(feature = "schema")]
     pub(super) structured: StructuredOutputLayer,
     pub(super) retry: RetryAfterBackoffLayer,
-    pub(super) admission: Admission,
+    pub(super) admission: UpstreamAdmission,
     #[cfg(feature = "llm")]
     pub(super) guard: StreamGuardLayer,
     pub(super) idle: IdleBodyTimeoutLayer,
@@ -84,12 +84,12 @@ pub struct ResilienceLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Backup {
     pub(super) layer: FallbackLayer<Upstream<BoxedError>>,
-    pub(super) admission: Admission,
+    pub(super) admission: UpstreamAdmission,
 }
 
 /// What admits calls to one upstream.
 #[derive(Clone, Debug)]
-pub(super) struct Admission {
+pub(super) struct UpstreamAdmission {
     pub(super) queue: QueueLayer,
     pub(super) pace: PaceLayer,
     pub(super) breaker: CircuitBreakerLayer,
@@ -122,7 +122,7 @@ impl ResilienceLayer {
             #[cfg(feature = "schema")]
             structured: StructuredOutputLayer::disabled(),
             retry: RetryAfterBackoffLayer::new(),
-            admission: Admission {
+            admission: UpstreamAdmission {
                 queue: QueueLayer::disabled(),
                 pace: PaceLayer::new(),
                 breaker: CircuitBreakerLayer::new().key_by_model().configure(|config| {
@@ -419,9 +419,9 @@ impl ResilienceLayer {
     }
 }
 
-// === impl Admission ===
+// === impl UpstreamAdmission ===
 
-impl Admission {
+impl UpstreamAdmission {
     /// The same settings for another upstream.
     fn separate(&self) -> Self {
         Self { queue: self.queue.separate(), pace: self.pace.separate(), breaker: self.breaker.separate() }

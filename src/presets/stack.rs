@@ -15,7 +15,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::layer::{Admission, Backup, ResilienceLayer};
+use super::layer::{Backup, ResilienceLayer, UpstreamAdmission};
 use super::service::Outer;
 use super::upstream::Upstream;
 use crate::body::request::CallBody;
@@ -155,7 +155,7 @@ impl ResilienceLayer {
     fn upstream<S, B>(
         &self,
         inner: S,
-        admission: &Admission,
+        admission: &UpstreamAdmission,
         retry: Option<&RetryAfterBackoffLayer>,
     ) -> Upstream<S::Error>
     where
@@ -177,7 +177,7 @@ impl ResilienceLayer {
     fn attempts<S, B>(
         &self,
         inner: S,
-        admission: &Admission,
+        admission: &UpstreamAdmission,
         retry: Option<&RetryAfterBackoffLayer>,
         deadline: Option<&DeadlineLayer>,
     ) -> Upstream<S::Error>
@@ -209,7 +209,7 @@ impl ResilienceLayer {
     }
 }
 
-impl Admission {
+impl UpstreamAdmission {
     fn is_enabled(&self) -> bool {
         self.queue.is_enabled() || self.pace.is_enabled() || self.breaker.is_enabled()
     }

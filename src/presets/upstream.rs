@@ -21,11 +21,11 @@ use crate::rt::per_thread::PerThread;
 ///
 /// Clones share the service. Each call is made on a clone of its own, which is waited for inside the call: this costs one
 /// allocation for the clone and its call together, and one for the response's body.
-pub(super) struct Upstream<E>(PerThread<dyn Call<E>>);
+pub(super) struct Upstream<E>(PerThread<dyn BoxedCall<E>>);
 
 type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<ErasedBody>, E>> + Send>>;
 
-trait Call<E>: Send + Sync {
+trait BoxedCall<E>: Send + Sync {
     fn call(&self, request: Request<CallBody>) -> Answering<E>;
 }
 
@@ -33,7 +33,7 @@ trait Call<E>: Send + Sync {
 struct OwnError<S>(S);
 
 /// Makes the service's error a [`BoxedError`].
-struct AnyError<S>(S);
+struct BoxedErrorService<S>(S);
 
 // === impl Upstream ===
 
@@ -59,7 +59,7 @@ impl Upstream<BoxedError> {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(PerThread::new(Arc::new(AnyError(service))))
+        Self(PerThread::new(Arc::new(BoxedErrorService(service))))
     }
 }
 
@@ -89,9 +89,9 @@ impl<E> fmt::Debug for Upstream<E> {
     }
 }
 
-// === impl Call ===
+// === impl BoxedCall ===
 
-impl<S, B> Call<S::Error> for OwnError<S>
+impl<S, B> BoxedCall<S::Error> for OwnError<S>
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -108,7 +108,7 @@ where
     }
 }
 
-impl<S, B> Call<BoxedError> for AnyError<S>
+impl<S, B> BoxedCall<BoxedError> for BoxedErrorService<S>
 where
     S: Service<Request<CallBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
     S::Future: Send,

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_from_something_else() {
+    fn an_empty_answer_differs_from_one_that_is_no_text() {
         for empty in [r#"{"choices":[{"message":{"content":null}}]}"#, r#"{"choices":[{"message":{"content":""}}]}"#] {
             assert_eq!(said(Kind::OpenAiChat, empty).as_deref(), Some(""), "{empty}");
         }

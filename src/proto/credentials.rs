@@ -165,7 +165,7 @@ fn is_secret(parameter: &str) -> bool {
     QUERY.iter().any(|secret| decoded(name).eq(secret.bytes()))
 }
 
-/// A name in lower case and without percent-encoding: as `k%65y` or `KEY` it opens the same door.
+/// A name in lower case and without percent-encoding: servers take `k%65y` and `KEY` for `key`.
 fn decoded(name: &str) -> impl Iterator<Item = u8> {
     let mut rest = name.as_bytes();
     std::iter::from_fn(move || {

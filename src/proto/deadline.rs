@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_told() {
+    fn a_write_says_whether_it_was_made() {
         let (header, mut headers) = (DeadlineHeader::millis(HeaderName::from_static("x-left")), HeaderMap::new());
         assert!(header.write(Duration::from_millis(7), &mut headers));
         assert_eq!(headers["x-left"], "7");

@@ -75,7 +75,7 @@ pub fn extract(text: &str, wanted: Wanted) -> Option<Extracted<'_>> {
     }
     let found = |json| Extracted { json, is_whole: false };
     // A text that is one value but for a mistake.
-    if let Some(json) = (end_of_value(trimmed) == Some(trimmed.len())).then(|| mend(trimmed)).flatten() {
+    if let Some(json) = (end_of_value(trimmed) == Some(trimmed.len())).then(|| repair(trimmed)).flatten() {
         return Some(found(json));
     }
     match fenced(trimmed) {
@@ -215,12 +215,12 @@ fn end_of_value(text: &str) -> Option<usize> {
 }
 
 fn parsed(value: &str) -> Option<Cow<'_, str>> {
-    if is_json(value) { Some(Cow::Borrowed(value)) } else { mend(value) }
+    if is_json(value) { Some(Cow::Borrowed(value)) } else { repair(value) }
 }
 
 /// Without commas before closing brackets, and with the control characters in strings escaped; `None` where that is not all
 /// that is wrong.
-fn mend(value: &str) -> Option<Cow<'_, str>> {
+fn repair(value: &str) -> Option<Cow<'_, str>> {
     let mut mended = String::with_capacity(value.len() + 16);
     let (mut in_string, mut escaped) = (false, false);
     // Where in what was written a comma stands that has a value before it, and nothing but space behind it.
@@ -299,7 +299,7 @@ mod tests {
         LOOKED_AT.get().div_ceil(text.len().max(1))
     }
 
-    /// One pass for each search that begins anew, and a few for what is parsed and mended.
+    /// One pass for each search that begins anew, and a few for what is parsed and repaired.
     const MAX_LOOKS: usize = 30;
 
     fn of(text: &str) -> Option<String> {
@@ -393,7 +393,7 @@ mod tests {
                 assert!(looks[0] <= looks[1], "{block}{worst}: {looks:?}");
             }
         }
-        // A long one that is found, at once or mended.
+        // A long one that is found, at once or repaired.
         let long = format!("{{\"a\":[{}1]}}", "1,".repeat(MAX_TEXT / 4));
         assert!(
             looks(&long, Wanted::Object) == 1

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_key_is_told() {
+    fn an_invalid_key_is_an_error_that_says_why() {
         for (wrong, text) in [
             (InvalidKey::Repeated, "more than one Idempotency-Key"),
             (InvalidKey::Empty, "the Idempotency-Key is empty"),

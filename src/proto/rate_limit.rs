@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_is_told_from_a_duration_by_its_size() {
+    fn an_instant_differs_from_a_duration_by_its_size() {
         let after = |text| reset_of(text).map(|(after, _)| after);
         assert_eq!(after("1000000000"), Some(Duration::from_secs(1_000_000_000)));
         assert_eq!(after("1000000001"), Some(Duration::ZERO), "in 2001");

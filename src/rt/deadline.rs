@@ -69,7 +69,7 @@ struct CallersTime {
     latest: Option<Deadline>,
     /// What the upstream was told last that it has, in a deadline header: `None` where it was told nothing, or of a limit that
     /// holds however long the callers have.
-    told: Option<Duration>,
+    propagated: Option<Duration>,
 }
 
 /// The deadline that a layer keeps.
@@ -92,7 +92,7 @@ pub(crate) struct PropagatedHeaders {
 }
 
 /// Puts back what was current, also when the poll inside panics.
-pub(crate) struct Entered {
+pub(crate) struct EnteredDeadline {
     before: Option<Deadline>,
 }
 
@@ -208,25 +208,25 @@ impl Deadline {
                 header.write(left, &mut head.headers);
             }
             if let Some(shared) = head.extensions.get::<SharedDeadline>() {
-                shared.note_told(left);
+                shared.note_propagated(left);
             }
         }
     }
 
     /// Makes this the current deadline until the guard is dropped.
     #[inline]
-    pub(crate) fn enter(self) -> Entered {
+    pub(crate) fn enter(self) -> EnteredDeadline {
         Self::enter_any(Some(self))
     }
 
     /// The same, where there may be none.
     #[inline]
-    pub(crate) fn enter_any(deadline: Option<Self>) -> Entered {
-        Entered { before: CURRENT.replace(deadline) }
+    pub(crate) fn enter_any(deadline: Option<Self>) -> EnteredDeadline {
+        EnteredDeadline { before: CURRENT.replace(deadline) }
     }
 }
 
-impl Drop for Entered {
+impl Drop for EnteredDeadline {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.before);
@@ -237,7 +237,7 @@ impl Drop for Entered {
 
 impl SharedDeadline {
     pub(crate) fn new(first: Deadline) -> Self {
-        Self { callers: Arc::new(Mutex::new(CallersTime { latest: Some(first), told: None })), cap: None }
+        Self { callers: Arc::new(Mutex::new(CallersTime { latest: Some(first), propagated: None })), cap: None }
     }
 
     /// A caller joins that has time until then; `None`: without end.
@@ -252,15 +252,15 @@ impl SharedDeadline {
     }
 
     /// The upstream is told, in a deadline header, that it has `left`.
-    pub(crate) fn note_told(&self, left: Duration) {
+    pub(crate) fn note_propagated(&self, left: Duration) {
         let mut callers = lock(&self.callers);
         let is_the_callers = callers.latest.is_some_and(|latest| self.cap.is_none_or(|cap| latest <= cap));
-        callers.told = is_the_callers.then_some(left);
+        callers.propagated = is_the_callers.then_some(left);
     }
 
     /// How long the upstream was told that it has, where a caller with more time would have told it more.
-    pub(crate) fn told(&self) -> Option<Duration> {
-        lock(&self.callers).told
+    pub(crate) fn propagated(&self) -> Option<Duration> {
+        lock(&self.callers).propagated
     }
 
     fn capped(&self, cap: Option<Deadline>) -> Self {
@@ -283,9 +283,9 @@ impl CallDeadline {
     }
 
     /// The upstream is told, in a deadline header, that it has `left`.
-    pub(crate) fn note_told(&self, left: Duration) {
+    pub(crate) fn note_propagated(&self, left: Duration) {
         if let Self::Shared(shared) = self {
-            shared.note_told(left);
+            shared.note_propagated(left);
         }
     }
 

@@ -311,7 +311,7 @@ async fn a_panic_inside_leaves_no_deadline_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_asked_later_is_told_the_time_left_by_then() {
+async fn a_later_attempt_gets_the_time_left_by_then() {
     let told = |upstream: &Upstream| {
         let seen = upstream.seen().into_iter().map(|seen| seen.headers["x-deadline-ms"].to_str().unwrap().to_owned());
         seen.collect::<Vec<_>>()
@@ -329,7 +329,7 @@ async fn an_upstream_asked_later_is_told_the_time_left_by_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_retry_where_the_upstream_could_not_be_told_the_time_left() {
+async fn no_retry_where_the_header_cannot_carry_the_time_left() {
     let seconds = DeadlineHeader::seconds(HeaderName::from_static("x-deadline"));
     for (total, reserve, asked) in [(3, 0, 2), (2, 0, 1), (3, 1, 1), (4, 1, 2)] {
         let upstream = Upstream::new([Answer::status(503), Answer::status(200)]);

@@ -52,7 +52,7 @@ fn layer() -> ObserveLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_calls_at_the_same_time_are_told_apart() {
+async fn events_of_concurrent_calls_carry_their_own_call() {
     let told = Told::default();
     let service = ServiceBuilder::new()
         .layer(layer())

@@ -304,7 +304,7 @@ async fn a_call_that_hangs_reaches_its_backup() {
 }
 
 #[test]
-fn limits_that_cannot_work_are_told_when_a_preset_is_made() {
+fn limits_that_cannot_work_are_reported_when_a_preset_is_made() {
     let told = |limits| {
         let log = Arc::new(Log::default());
         let _ = presets::http_client(limits).observer(log.clone());
@@ -517,7 +517,7 @@ async fn a_newer_message_ends_the_older_one_and_its_call() {
 
 /// How much load is too much is for the operator to say, and so is what a conversation is.
 #[tokio::test(start_paused = true)]
-async fn no_preset_bounds_or_ends_calls_unless_it_is_told_to() {
+async fn no_preset_bounds_or_ends_calls_unless_set_to() {
     for preset in PRESETS {
         let (upstream, calls) = upstream(&[200]);
         let service = preset(TimeoutProfile::STANDARD).layer(upstream);

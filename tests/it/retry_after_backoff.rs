@@ -542,7 +542,7 @@ async fn a_call_that_ends_in_an_error_is_reported_beside_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reason_for_no_retry_is_told_where_another_upstream_is_needed() {
+async fn the_reason_for_no_retry_is_reported_where_another_upstream_is_needed() {
     for (answer, reason) in [
         (Answer::status(401), "not_retried: other-upstream-needed"),
         (

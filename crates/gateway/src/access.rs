@@ -17,7 +17,7 @@ use super::answer_body::AnswerBody;
 use super::attempts::ATTEMPTS;
 use super::calls::{Call, Calls, UnderWay};
 use super::ids::{self, RequestId};
-use super::upstream::Asked;
+use super::upstream::UpstreamCalls;
 use super::{answers, problem, telemetry};
 
 /// A call from its head to the end of its answer. Dropped before, its client left.
@@ -44,7 +44,7 @@ struct Head {
     served_by: Option<HeaderValue>,
     attempts: Option<HeaderValue>,
     model: Option<Model>,
-    asked: Option<Asked>,
+    asked: Option<UpstreamCalls>,
     ending: Option<Ending>,
     /// What all calls for a JSON answer have cost, where the model was asked again.
     cost: Option<OutputUsage>,
@@ -144,7 +144,7 @@ impl Head {
     /// An answer that began early has no header that says it: its attempts are counted up to its end.
     fn attempts(&self) -> Option<u32> {
         let told = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
-        told.or_else(|| self.asked.as_ref().map(Asked::times)).filter(|attempts| *attempts > 0)
+        told.or_else(|| self.asked.as_ref().map(UpstreamCalls::times)).filter(|attempts| *attempts > 0)
     }
 
     fn ending(&self) -> Option<&'static str> {

@@ -11,19 +11,19 @@ use tower_buttress::{DeadlineHeader, Memory, Observer};
 
 use super::args::Switch;
 use super::callers::{Callers, Pages};
+use super::checked_config::CheckedConfig;
 use super::circuits::Circuits;
-use super::drain::Drain;
 use super::events::Events;
 use super::fleet::Fleet;
+use super::forgetful_layers::ForgetfulLayers;
+use super::idle_clones::IdleClones;
 use super::inspect::Inspector;
-use super::kept::Kept;
 use super::live::Live;
 use super::load::Loads;
 use super::local::{Local, Shown};
 use super::proxy::{Proxy, RequestBody};
-use super::reading::Reading;
 use super::routes::{Routes, Served};
-use super::spare::Spares;
+use super::shutdown::Shutdown;
 use super::stack::{Shared, Stack};
 use super::state::States;
 use super::telemetry;
@@ -36,7 +36,7 @@ pub(crate) struct Assembly {
     fleet: Fleet,
     events: Events,
     observer: Arc<dyn Observer>,
-    drain: Drain,
+    shutdown: Shutdown,
     tunnels: Tunnels,
     shown: Shown,
     /// There is no other listener for the gateway's own pages.
@@ -50,19 +50,19 @@ impl Assembly {
         fleet: Fleet,
         events: Events,
         memory: Memory,
-        drain: Drain,
+        shutdown: Shutdown,
         shown: Shown,
         is_alone: bool,
     ) -> Self {
         let observer = telemetry::observer(&events);
         let (states, tunnels) = (States::new(&fleet, memory, &observer), Tunnels::default());
-        Self { states, fleet, events, observer, drain, tunnels, shown, is_alone }
+        Self { states, fleet, events, observer, shutdown, tunnels, shown, is_alone }
     }
 
     /// Makes what answers calls, before the state that there is. `upstream` has the calls of no route.
     pub(crate) fn open(
         &mut self,
-        reading: &Reading,
+        config: &CheckedConfig,
         upstream: Option<Upstream>,
     ) -> Live<
         impl Service<
@@ -77,17 +77,17 @@ impl Assembly {
         + 'static
         + use<>,
     > {
-        let Reading { args, tls, server_tls, .. } = reading;
-        let (kept, loads, mut circuits) = (Kept::default(), Loads::default(), Circuits::default());
-        let shared = Shared::new(args, &mut self.states, tls, &kept, &loads, &self.observer);
+        let CheckedConfig { args, tls, server_tls, .. } = config;
+        let (forgetful, loads, mut circuits) = (ForgetfulLayers::default(), Loads::default(), Circuits::default());
+        let shared = Shared::new(args, &mut self.states, tls, &forgetful, &loads, &self.observer);
         let (mut routes, mut states) = (Vec::new(), Vec::new());
-        let plans = reading.plans(upstream);
+        let plans = config.plans(upstream);
         let count = plans.len();
         for plan in plans {
             let mut state = self.states.take(plan.name, count);
             let stack = Stack::new(&plan, &mut state, &mut circuits, &shared).service(&shared);
             states.push((plan.name.to_owned(), state));
-            routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack: Spares::new(stack) });
+            routes.push(Served { calls: plan.calls, upstream: plan.upstream, stack: IdleClones::new(stack) });
         }
         self.states.put(states);
         loads.add("callers", None, &self.states.callers(&args.callers));
@@ -100,24 +100,24 @@ impl Assembly {
         };
         Live {
             proxy: Proxy::new(
-                Routes::new(routes, Spares::new(Stack::of_answers(args, &shared).service(&shared))),
+                Routes::new(routes, IdleClones::new(Stack::of_answers(args, &shared).service(&shared))),
                 inspector,
                 args.credential_names(),
                 self.tunnels.with_limit(callers.caller_concurrency.0),
-                self.drain.clone(),
+                self.shutdown.clone(),
             ),
             local: Local {
-                _forgetting: self.fleet.on_forget(&kept),
+                _forgetting: self.fleet.on_forget(&forgetful),
                 fleet: self.fleet.clone(),
                 memory: self.states.memory().clone(),
                 circuits,
                 events: self.events.clone(),
-                kept,
+                forgetful,
                 loads,
                 answers_calls: self.is_alone,
                 is_simulated: args.is_simulated(),
                 respond_async: layers.respond_async == Switch::On,
-                drain: self.drain.clone(),
+                shutdown: self.shutdown.clone(),
                 has_answers: layers.resumable == Switch::On,
             },
             callers: Callers {

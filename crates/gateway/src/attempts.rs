@@ -8,7 +8,7 @@ use tower_buttress::{Rejection, RejectionKind, RetryReport};
 
 use super::answer_body::AnswerBody;
 use super::telemetry::Seldom;
-use super::upstream::Asked;
+use super::upstream::UpstreamCalls;
 use super::{problem, telemetry};
 
 /// The number of attempts at the upstream that served the call, or failed to.
@@ -23,7 +23,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The attempts at a call, as far as they were made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallAttempts {
-    asked: Asked,
+    asked: UpstreamCalls,
     report: RetryReport,
 }
 
@@ -36,7 +36,7 @@ impl CallAttempts {
         request.insert(self.report.clone());
     }
 
-    pub(crate) fn asked(&self) -> &Asked {
+    pub(crate) fn asked(&self) -> &UpstreamCalls {
         &self.asked
     }
 

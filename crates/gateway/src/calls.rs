@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tower_buttress::{CallInfo, Event, Model, Tenant};
 
-use super::upstream::Asked;
+use super::upstream::UpstreamCalls;
 
 /// All calls under way. Some are shown, the others counted.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ pub(crate) struct Call {
     begun: Instant,
     tenant: OnceLock<Tenant>,
     model: OnceLock<Model>,
-    asked: OnceLock<Asked>,
+    asked: OnceLock<UpstreamCalls>,
     /// The attempts that are known to have failed.
     failed: AtomicU32,
     has_joined: AtomicBool,
@@ -115,7 +115,7 @@ impl Call {
     }
 
     /// Its request was read.
-    pub(crate) fn read(&self, model: Option<&Model>, asked: &Asked) {
+    pub(crate) fn read(&self, model: Option<&Model>, asked: &UpstreamCalls) {
         if let Some(model) = model {
             let _ = self.model.set(model.clone());
         }
@@ -144,7 +144,8 @@ impl Call {
     fn phase(&self) -> &'static str {
         let attempts = self.attempts();
         // A stream may have begun without its answer, with heartbeats.
-        let has_upstream = self.asked.get().and_then(Asked::took).is_some() && attempts > self.failed.load(Relaxed);
+        let has_upstream =
+            self.asked.get().and_then(UpstreamCalls::took).is_some() && attempts > self.failed.load(Relaxed);
         let is_answered = attempts == 0 || has_upstream;
         if self.has_resumed.load(Relaxed) {
             "resumed"
@@ -158,7 +159,7 @@ impl Call {
     }
 
     fn attempts(&self) -> u32 {
-        self.asked.get().map_or(0, Asked::times)
+        self.asked.get().map_or(0, UpstreamCalls::times)
     }
 
     fn to_json(&self) -> Value {

@@ -16,7 +16,7 @@ use tower_buttress::{CallInfo, Event};
 
 use super::answer_body::AnswerBody;
 use super::calls::Calls;
-use super::drain::Open;
+use super::shutdown::Open;
 
 /// Hands events to viewers, and notes them on the calls that they are about.
 #[derive(Clone, Debug)]

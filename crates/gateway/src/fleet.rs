@@ -14,9 +14,9 @@ use tower_buttress_redis::{
     RedisStore,
 };
 
-pub(crate) use self::store::AnswerStore;
+pub(crate) use self::store::DedupStore;
 use super::args::{FleetArgs, OnOutage};
-use super::kept::Kept;
+use super::forgetful_layers::ForgetfulLayers;
 
 /// The other gateways, as this one knows them; none without Redis.
 #[derive(Clone, Debug)]
@@ -53,19 +53,19 @@ impl Fleet {
     }
 
     /// Where the calls and answers of all are known; `memory` has those of this gateway.
-    pub(crate) fn store(&self, memory: MemoryStore, observer: &Arc<dyn Observer>) -> AnswerStore {
+    pub(crate) fn store(&self, memory: MemoryStore, observer: &Arc<dyn Observer>) -> DedupStore {
         match self.redis.clone() {
-            None => AnswerStore::Own(memory),
-            Some(redis) => AnswerStore::Fleet(RedisStore::new(redis).memory(memory).observer(observer.clone())),
+            None => DedupStore::Own(memory),
+            Some(redis) => DedupStore::Fleet(RedisStore::new(redis).memory(memory).observer(observer.clone())),
         }
     }
 
     /// With that store.
-    pub(crate) fn dedup(&self, layer: DedupLayer, store: AnswerStore) -> DedupLayer<AnswerStore> {
+    pub(crate) fn dedup(&self, layer: DedupLayer, store: DedupStore) -> DedupLayer<DedupStore> {
         match store {
-            AnswerStore::Own(_) => layer.store(store),
+            DedupStore::Own(_) => layer.store(store),
             // A key that others may have used is refused, where that is wanted, instead of forgotten.
-            AnswerStore::Fleet(_) => layer.strict_keys(self.outage == OnOutage::Refuse).store(store),
+            DedupStore::Fleet(_) => layer.strict_keys(self.outage == OnOutage::Refuse).store(store),
         }
     }
 
@@ -108,10 +108,10 @@ impl Fleet {
     }
 
     /// Has this gateway forget what another was told to.
-    pub(crate) fn on_forget(&self, kept: &Kept) -> Option<ForgetListener> {
-        let kept = kept.clone();
+    pub(crate) fn on_forget(&self, forgetful: &ForgetfulLayers) -> Option<ForgetListener> {
+        let forgetful = forgetful.clone();
         let forget = move |tenant: Option<&Tenant>| {
-            kept.forget(tenant);
+            forgetful.forget(tenant);
         };
         Some(self.redis.as_ref()?.on_forget(forget))
     }

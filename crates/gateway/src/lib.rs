@@ -18,15 +18,16 @@ mod attempts;
 mod begun;
 mod callers;
 mod calls;
+mod checked_config;
 mod circuits;
-mod drain;
 mod events;
 mod fleet;
+mod forgetful_layers;
 mod grace;
 mod headers;
+mod idle_clones;
 mod ids;
 mod inspect;
-mod kept;
 mod layers;
 mod live;
 mod load;
@@ -39,13 +40,12 @@ mod problem;
 mod program;
 pub mod provider;
 mod proxy;
-mod reading;
 mod routes;
 mod serve;
+mod shutdown;
 mod signals;
 mod similar;
 mod socket;
-mod spare;
 mod stack;
 mod state;
 mod stream;
@@ -72,14 +72,14 @@ use tower_buttress::Memory;
 use self::args::ServerArgs;
 pub use self::args::{Args, Stop};
 use self::assembly::Assembly;
-use self::drain::Drain;
+use self::checked_config::CheckedConfig;
 use self::events::Events;
 use self::fleet::Fleet;
 use self::local::Shown;
 pub use self::program::run;
 pub use self::provider::Provider;
-use self::reading::Reading;
 use self::serve::Server;
+use self::shutdown::Shutdown;
 use self::upstream::Upstream;
 
 /// A gateway that listens, and does not answer yet.
@@ -90,7 +90,7 @@ pub struct Gateway {
     admin: Option<TcpListener>,
     fleet: Fleet,
     events: Events,
-    reading: Reading,
+    config: CheckedConfig,
     /// For the calls of no route.
     upstream: Option<Upstream>,
     /// The simulated one, where there is no other.
@@ -130,19 +130,19 @@ impl Gateway {
     pub async fn new(args: Args) -> Result<Self, String> {
         let events = Events::new();
         let fleet = Fleet::new(&args.fleet, &telemetry::observer(&events))?;
-        let reading = Reading::new(args)?;
-        let (listener, addr) = listen(&reading.args.server.listen).await?;
-        let admin = match &reading.args.server.admin {
+        let config = CheckedConfig::new(args)?;
+        let (listener, addr) = listen(&config.args.server.listen).await?;
+        let admin = match &config.args.server.admin {
             Some(addr) => Some(listen(addr).await?.0),
             None => None,
         };
         let mut provider = None;
-        let upstream = reading.upstream(&mut provider).await?;
+        let upstream = config.upstream(&mut provider).await?;
         // From here on everything is counted.
         telemetry::prometheus();
         let (reload, reloads) = mpsc::channel(1);
         let reload = Reload(reload);
-        Ok(Self { listener, addr, admin, fleet, events, reading, upstream, provider, reload, reloads })
+        Ok(Self { listener, addr, admin, fleet, events, config, upstream, provider, reload, reloads })
     }
 
     /// Where it listens.
@@ -171,35 +171,35 @@ impl Gateway {
 
     /// Answers until `stop`, and then until what is open has ended or has had its time.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listener, addr, admin, fleet, events, reading, upstream, mut provider, mut reloads, .. } = self;
-        let drain = Drain::new();
+        let Self { listener, addr, admin, fleet, events, config, upstream, mut provider, mut reloads, .. } = self;
+        let shutdown = Shutdown::new();
         let is_alone = admin.is_none();
         let shown = if is_alone && addr.ip().to_canonical().is_loopback() { Shown::All } else { Shown::Health };
         fleet.greet();
-        let memory = Memory::new(reading.args.server.memory.0.unwrap_or(usize::MAX));
-        let mut assembly = Assembly::new(fleet, events, memory, drain.clone(), shown, is_alone);
-        let (live, current) = watch::channel(Arc::new(assembly.open(&reading, upstream)));
-        let args = reading.args;
+        let memory = Memory::new(config.args.server.memory.0.unwrap_or(usize::MAX));
+        let mut assembly = Assembly::new(fleet, events, memory, shutdown.clone(), shown, is_alone);
+        let (live, current) = watch::channel(Arc::new(assembly.open(&config, upstream)));
+        let args = config.args;
         let mut in_force = args.clone();
         let ServerArgs { write_timeout, drain_timeout, .. } = &args.server;
-        let server = Server { live: current, drain, write_timeout: write_timeout.0, drain_timeout: drain_timeout.0 };
+        let server = Server { live: current, shutdown, write_timeout: write_timeout.0, drain_timeout: drain_timeout.0 };
         let follow = async {
             while let Some(wish) = reloads.recv().await {
                 let read = async {
-                    let reading = Reading::again(&args).await?;
-                    reading.args.check_follows(&in_force)?;
-                    let upstream = reading.upstream(&mut provider).await?;
-                    Ok::<_, String>((reading, upstream))
+                    let config = CheckedConfig::again(&args).await?;
+                    config.args.check_follows(&in_force)?;
+                    let upstream = config.upstream(&mut provider).await?;
+                    Ok::<_, String>((config, upstream))
                 };
-                let done = read.await.map(|(reading, upstream)| {
+                let done = read.await.map(|(config, upstream)| {
                     let before = live.borrow().clone();
-                    let mut next = assembly.open(&reading, upstream);
+                    let mut next = assembly.open(&config, upstream);
                     next.callers.succeed(&before.callers);
                     let next = Arc::new(next);
                     live.send_replace(next.clone());
                     before.callers.remove_all_but(&next.callers);
-                    let waiting = args.only_at_start(&reading.args);
-                    in_force = reading.args;
+                    let waiting = args.only_at_start(&config.args);
+                    in_force = config.args;
                     waiting
                 });
                 telemetry::reloaded(&done);

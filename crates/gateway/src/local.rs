@@ -10,14 +10,14 @@ use tower_buttress_redis::ForgetListener;
 use super::answer_body::AnswerBody;
 use super::answers;
 use super::circuits::Circuits;
-use super::drain::Drain;
 use super::events::Events;
 use super::fleet::Fleet;
-use super::kept::{Kept, Whose};
+use super::forgetful_layers::{ForgetfulLayers, Whose};
 use super::load::Loads;
 use super::page;
 use super::paths;
 use super::problem::{self, text};
+use super::shutdown::Shutdown;
 use super::telemetry;
 
 /// The gateway's own pages.
@@ -28,7 +28,7 @@ pub(crate) struct Local {
     pub(crate) memory: Memory,
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
-    pub(crate) kept: Kept,
+    pub(crate) forgetful: ForgetfulLayers,
     /// Forgets what another gateway was told to.
     pub(crate) _forgetting: Option<ForgetListener>,
     pub(crate) loads: Loads,
@@ -36,7 +36,7 @@ pub(crate) struct Local {
     pub(crate) answers_calls: bool,
     pub(crate) is_simulated: bool,
     pub(crate) respond_async: bool,
-    pub(crate) drain: Drain,
+    pub(crate) shutdown: Shutdown,
     /// Callers come back to their answers: those are behind the layers.
     pub(crate) has_answers: bool,
 }
@@ -83,7 +83,7 @@ impl Local {
         }
         match page {
             "calls" => self.calls(),
-            "events" => self.events.stream(self.drain.open()),
+            "events" => self.events.stream(self.shutdown.open()),
             "healthz" => text("text/plain; charset=utf-8", "ok\n"),
             "readyz" => self.readiness(),
             // https://prometheus.io/docs/instrumenting/exposition_formats/
@@ -110,7 +110,7 @@ impl Local {
 
     /// Whether new calls should come here.
     fn readiness(&self) -> Response<AnswerBody> {
-        let reason = if self.drain.has_begun() {
+        let reason = if self.shutdown.has_begun() {
             "draining\n"
         } else if self.circuits.are_all_open() {
             "all circuits are open\n"
@@ -132,7 +132,7 @@ impl Local {
 
     /// Forgets it, here and in the fleet.
     pub(crate) async fn forget(&self, whose: &Whose) -> Response<AnswerBody> {
-        let mut forgotten = json!(self.kept.forget(whose.tenant()));
+        let mut forgotten = json!(self.forgetful.forget(whose.tenant()));
         let in_redis = self.fleet.forget(whose.tenant()).await;
         let is_missed = in_redis.as_ref().is_some_and(Result::is_err);
         if let Some(in_redis) = in_redis {

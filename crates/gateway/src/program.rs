@@ -6,9 +6,9 @@ use std::io::{self, Write as _};
 use tokio::sync::oneshot;
 
 use super::args::{Args, Stop};
+use super::checked_config::CheckedConfig;
 use super::events::Events;
 use super::fleet::Fleet;
-use super::reading::Reading;
 use super::signals::{Hangups, Signals};
 use super::welcome::welcome;
 use super::{Gateway, telemetry};
@@ -55,7 +55,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 /// What only the start would find.
 fn check(args: &Args) -> Result<(), String> {
     Fleet::new(&args.fleet, &telemetry::observer(&Events::new()))?;
-    Reading::new(args.clone()).map(drop)
+    CheckedConfig::new(args.clone()).map(drop)
 }
 
 /// Answers until it is told to stop.

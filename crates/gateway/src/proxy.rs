@@ -21,15 +21,15 @@ use tower_buttress::{Attempts, CallBody, DedupRole, HeadersSentEarly, Model, Rej
 use super::answer_body::AnswerBody;
 use super::attempts::{ATTEMPTS, CallAttempts};
 use super::calls::Call;
-use super::drain::Drain;
 use super::headers::Peer;
+use super::idle_clones::IdleClones;
 use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{RouteMatch, Routes};
-use super::spare::Spares;
+use super::shutdown::Shutdown;
 use super::tunnel::{self, TooManyTunnels, Tunnel, Tunnels};
 use super::unread::Sender;
-use super::upload::{Upload, UploadWatch};
+use super::upload::{ObservedUpload, UploadReports};
 use super::{headers, problem, telemetry};
 
 /// Whether an equal request had been made: `leader`, `joined`, `replayed`, or `resumed`. Absent where that cannot be told.
@@ -46,7 +46,7 @@ pub(crate) struct Proxy<S> {
     /// In which an upstream takes a credential, beside those headers that are known for it.
     credentials: Vec<HeaderName>,
     tunnels: Tunnels,
-    drain: Drain,
+    shutdown: Shutdown,
 }
 
 // === impl Proxy ===
@@ -57,9 +57,9 @@ impl<S> Proxy<S> {
         inspector: Inspector,
         credentials: Vec<HeaderName>,
         tunnels: Tunnels,
-        drain: Drain,
+        shutdown: Shutdown,
     ) -> Self {
-        Self { routes, inspector, credentials, tunnels, drain }
+        Self { routes, inspector, credentials, tunnels, shutdown }
     }
 
     pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -111,12 +111,12 @@ impl<S> Proxy<S> {
             }
         };
         let (body, watch) = watched(body);
-        let (failure, rest) = watch.map(|UploadWatch { failure, rest }| (failure, rest)).unzip();
+        let (failure, rest) = watch.map(|UploadReports { failure, rest }| (failure, rest)).unzip();
         let failure = OptionFuture::from(failure);
         let mut response = tokio::select! {
             biased;
             answer = stack.call(Request::from_parts(parts, body)) => match answer {
-                Ok(response) => pass_on(response, tunnel, &self.drain, &attempts),
+                Ok(response) => pass_on(response, tunnel, &self.shutdown, &attempts),
                 Err(error) => attempts.failed(&error.into()),
             },
             Some(Ok(error)) = failure => return broken(error.as_ref()),
@@ -164,7 +164,7 @@ impl<S> Proxy<S> {
         matched: &RouteMatch<'a, S>,
         parts: &Parts,
         model: Option<&Model>,
-    ) -> Result<&'a Spares<S>, fn() -> Response<AnswerBody>> {
+    ) -> Result<&'a IdleClones<S>, fn() -> Response<AnswerBody>> {
         match *matched {
             RouteMatch::At(route) => return Ok(&route.stack),
             RouteMatch::Answers(stack) => return Ok(stack),
@@ -182,12 +182,12 @@ impl<S> Proxy<S> {
 }
 
 /// A request's body for the stack; and, where it is not in memory yet, what becomes of it.
-fn watched(body: MaybeRead) -> (CallBody, Option<UploadWatch>) {
+fn watched(body: MaybeRead) -> (CallBody, Option<UploadReports>) {
     match body {
         MaybeRead::Whole(data) => (CallBody::from(data), None),
         MaybeRead::Begun(body) if body.is_end_stream() => (CallBody::empty(), None),
         MaybeRead::Begun(body) => {
-            let (upload, watch) = Upload::watched(body);
+            let (upload, watch) = ObservedUpload::watched(body);
             (CallBody::new(upload), Some(watch))
         }
     }
@@ -202,7 +202,7 @@ fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
 fn pass_on<B>(
     mut response: Response<B>,
     tunnel: Option<Tunnel>,
-    drain: &Drain,
+    shutdown: &Shutdown,
     attempts: &CallAttempts,
 ) -> Response<AnswerBody>
 where
@@ -213,7 +213,7 @@ where
         let Some(tunnel) = tunnel.filter(|_| tunnel::to_websocket(response.headers())) else {
             return problem::wrong_protocol();
         };
-        tokio::spawn(tunnel.carry(upgrade::on(&mut response), drain.open()));
+        tokio::spawn(tunnel.carry(upgrade::on(&mut response), shutdown.open()));
     }
     // What began before its answer does not know yet how that will come about.
     let early = response.extensions().get::<HeadersSentEarly>().is_some();

@@ -2,8 +2,8 @@
 
 use super::answers;
 use super::args::Calls;
+use super::idle_clones::IdleClones;
 use super::paths;
-use super::spare::Spares;
 use super::upstream::Upstream;
 
 /// The routes, in their order: the first that a call is among.
@@ -11,7 +11,7 @@ use super::upstream::Upstream;
 pub(crate) struct Routes<S> {
     routes: Vec<Served<S>>,
     /// What callers come back to, whichever route it came from.
-    answers: Spares<S>,
+    answers: IdleClones<S>,
     /// Not all paths are those of the same routes.
     has_paths: bool,
 }
@@ -21,14 +21,14 @@ pub(crate) struct Routes<S> {
 pub(crate) struct Served<S> {
     pub(crate) calls: Calls,
     pub(crate) upstream: Upstream,
-    pub(crate) stack: Spares<S>,
+    pub(crate) stack: IdleClones<S>,
 }
 
 /// What a request's head says of its route.
 pub(crate) enum RouteMatch<'a, S> {
     At(&'a Served<S>),
     /// At an answer that callers come back to.
-    Answers(&'a Spares<S>),
+    Answers(&'a IdleClones<S>),
     /// It depends on the model, which stands in the body.
     Unsure,
     /// Upstreams may read its path as one of another route's.
@@ -39,7 +39,7 @@ pub(crate) enum RouteMatch<'a, S> {
 // === impl Routes ===
 
 impl<S> Routes<S> {
-    pub(crate) fn new(routes: Vec<Served<S>>, answers: Spares<S>) -> Self {
+    pub(crate) fn new(routes: Vec<Served<S>>, answers: IdleClones<S>) -> Self {
         let has_paths = routes.iter().any(|route| route.calls.path.len() > 1);
         Self { routes, answers, has_paths }
     }

@@ -24,10 +24,10 @@ use tower::Service;
 use tower_buttress::WriteTimeout;
 use tower_buttress::error::BoxError;
 
-use super::drain::{Drain, Open};
 use super::live::{Came, Door, Live};
 use super::preface::Prefaced;
 use super::proxy::RequestBody;
+use super::shutdown::{Open, Shutdown};
 use super::socket::{Reset, Socket};
 use super::telemetry;
 use super::versions::{FIRST_REQUEST, Versions};
@@ -37,7 +37,7 @@ use super::versions::{FIRST_REQUEST, Versions};
 pub(crate) struct Server<S> {
     /// What is in force. It changes when the configuration is read again.
     pub(crate) live: watch::Receiver<Arc<Live<S>>>,
-    pub(crate) drain: Drain,
+    pub(crate) shutdown: Shutdown,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_timeout: Option<Duration>,
 }
@@ -73,18 +73,18 @@ where
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let open = self.drain.open();
+                    let open = self.shutdown.open();
                     tokio::spawn(self.clone().connection(versions.clone(), stream, peer.ip(), door, open));
                 }
                 Err(error) => not_accepted(&error).await,
             }
         }
         drop(listener);
-        tracing::info!(open = self.drain.count(), "draining");
+        tracing::info!(open = self.shutdown.count(), "draining");
         tokio::select! {
-            in_time = self.drain.finish(self.drain_timeout) => match in_time {
+            in_time = self.shutdown.finish(self.drain_timeout) => match in_time {
                 true => tracing::info!("drained"),
-                false => tracing::warn!(open = self.drain.count(), "stopped with connections open"),
+                false => tracing::warn!(open = self.shutdown.count(), "stopped with connections open"),
             },
             () = self.clone().answer_watchers(versions, admin.as_ref()) => {}
         }
@@ -97,7 +97,7 @@ where
         loop {
             match accept(admin).await {
                 Ok((stream, peer)) => {
-                    let open = Drain::new().open();
+                    let open = Shutdown::new().open();
                     tokio::spawn(self.clone().connection(versions.clone(), stream, peer.ip(), Door::Admin, open));
                 }
                 Err(error) => not_accepted(&error).await,
@@ -183,7 +183,7 @@ where
 
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
-        Self { live: self.live.clone(), drain: self.drain.clone(), ..*self }
+        Self { live: self.live.clone(), shutdown: self.shutdown.clone(), ..*self }
     }
 }
 

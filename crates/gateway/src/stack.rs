@@ -19,14 +19,14 @@ use tower_buttress::{
 use super::answer_body::AnswerBody;
 use super::args::{Args, Backup, Concurrency, Resuming, Trace};
 use super::callers::RemovedKeyLayer;
+use super::checked_config::Plan;
 use super::circuits::Circuits;
-use super::fleet::AnswerStore;
+use super::fleet::DedupStore;
+use super::forgetful_layers::ForgetfulLayers;
 use super::ids::X_REQUEST_ID;
-use super::kept::Kept;
 use super::layers;
 use super::load::Loads;
 use super::problem;
-use super::reading::Plan;
 use super::similar;
 use super::state::{Guards, RouteState, States};
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
@@ -42,7 +42,7 @@ const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 pub(crate) struct Shared {
     tls: ClientConfig,
     observer: Arc<dyn Observer>,
-    kept: Kept,
+    forgetful: ForgetfulLayers,
     loads: Loads,
     /// A caller's limits hold for all that it asks for.
     per_caller: PaceLayer,
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     /// Each attempt is a span of its caller's trace.
     continues_traces: bool,
     /// Callers come back to their answers at a URL that says nothing of a route.
-    dedup: DedupLayer<AnswerStore>,
+    dedup: DedupLayer<DedupStore>,
 }
 
 // === impl Shared ===
@@ -60,17 +60,17 @@ impl Shared {
         args: &Args,
         states: &mut States,
         tls: &ClientConfig,
-        kept: &Kept,
+        forgetful: &ForgetfulLayers,
         loads: &Loads,
         observer: &Arc<dyn Observer>,
     ) -> Self {
         let per_caller = states.callers(&args.callers);
         let dedup = layers::dedup(args, states, loads);
-        kept.answers(&states.dedup(&args.layers, loads));
+        forgetful.answers(&states.dedup(&args.layers, loads));
         Self {
             tls: tls.clone(),
             observer: observer.clone(),
-            kept: kept.clone(),
+            forgetful: forgetful.clone(),
             loads: loads.clone(),
             per_caller,
             memory: states.memory().clone(),
@@ -96,7 +96,7 @@ impl Stack {
     /// That of a route.
     pub(crate) fn new(plan: &Plan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
         let Plan { args: Args { upstreams, layers: args, .. }, upstream, breaker, .. } = plan;
-        let Shared { tls, observer, kept, loads, memory, .. } = shared;
+        let Shared { tls, observer, forgetful, loads, memory, .. } = shared;
         let connect = layers::connect(args).observer(observer.clone());
         let connectors = Connectors::new(tls).map(|connector| connect.layer(connector));
         let mut guards = |name: &str, url: &Upstream| {
@@ -152,8 +152,8 @@ impl Stack {
             .memory(memory.clone())
             .observer(observer.clone());
         let supersede = layers::supersede(args, state);
-        kept.last_good(&state.last_good);
-        kept.conversations(&supersede);
+        forgetful.last_good(&state.last_good);
+        forgetful.conversations(&supersede);
         let (heartbeat, deadline) = (layers::heartbeat(args, observer), layers::deadline(args, args.deadline.0));
         Self { heartbeat, deadline, supersede, last_good, resume, upstreams: chain }
     }

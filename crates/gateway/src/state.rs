@@ -16,7 +16,7 @@ use tower_buttress::{
 use super::account;
 use super::answers;
 use super::args::{CallerArgs, Concurrency, Count, LayerArgs, Pacing, RateLimit, Switch};
-use super::fleet::{AnswerStore, Fleet};
+use super::fleet::{DedupStore, Fleet};
 use super::load::{self, Loads};
 use super::upstream::Upstream;
 
@@ -31,7 +31,7 @@ pub(crate) struct States {
     /// What is held for calls under way, those of all routes.
     memory: Memory,
     kept: MemoryStore,
-    store: AnswerStore,
+    store: DedupStore,
     dedup: Held<Switch, DedupLayer>,
     routes: HashMap<String, RouteState>,
 }
@@ -113,7 +113,7 @@ impl States {
     }
 
     /// The same where calls and answers of others are known, too.
-    pub(crate) fn shared(&self, dedup: DedupLayer) -> DedupLayer<AnswerStore> {
+    pub(crate) fn shared(&self, dedup: DedupLayer) -> DedupLayer<DedupStore> {
         self.fleet.dedup(dedup, self.store.clone()).observer(self.observer.clone())
     }
 

@@ -20,8 +20,8 @@ use tower_buttress::error::BoxError;
 
 use super::account::holder;
 use super::callers::KeyRemoval;
-use super::drain::Open;
 use super::headers::lists;
+use super::shutdown::Open;
 use super::telemetry;
 
 /// The tunnels that are open or asked for, counted by caller. The layers, which count calls, see no more of a tunnel than its head.

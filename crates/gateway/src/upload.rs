@@ -17,7 +17,7 @@ use super::begun::Begun;
 
 /// A body that reports to the proxy, while the proxy listens.
 #[derive(Debug)]
-pub(crate) struct Upload {
+pub(crate) struct ObservedUpload {
     /// `None` once it was dropped.
     body: Option<Begun>,
     failure: Option<oneshot::Sender<BoxError>>,
@@ -27,24 +27,24 @@ pub(crate) struct Upload {
 
 /// What becomes of an upload.
 #[derive(Debug)]
-pub(crate) struct UploadWatch {
+pub(crate) struct UploadReports {
     pub(crate) failure: oneshot::Receiver<BoxError>,
     /// What was not read, once it will not be.
     pub(crate) rest: oneshot::Receiver<Incoming>,
 }
 
-// === impl Upload ===
+// === impl ObservedUpload ===
 
-impl Upload {
-    pub(crate) fn watched(body: Begun) -> (Self, UploadWatch) {
+impl ObservedUpload {
+    pub(crate) fn watched(body: Begun) -> (Self, UploadReports) {
         let (failure, fails) = oneshot::channel();
         let (rest, rests) = oneshot::channel();
         let upload = Self { body: Some(body), failure: Some(failure), rest: Some(rest), has_failed: false };
-        (upload, UploadWatch { failure: fails, rest: rests })
+        (upload, UploadReports { failure: fails, rest: rests })
     }
 }
 
-impl Body for Upload {
+impl Body for ObservedUpload {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -81,7 +81,7 @@ impl Body for Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for ObservedUpload {
     fn drop(&mut self) {
         let (Some(rest), Some(body)) = (self.rest.take(), self.body.take()) else { return };
         let body = body.into_rest();

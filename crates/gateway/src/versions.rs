@@ -11,8 +11,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::HttpService;
 use hyper_util::rt::TokioTimer;
 
-use super::drain::Open;
 use super::live::Answer;
+use super::shutdown::Open;
 use super::socket::Reset;
 use super::stream::BoundedStreams;
 

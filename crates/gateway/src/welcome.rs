@@ -2,11 +2,11 @@
 
 use super::Gateway;
 use super::args::Backup;
-use super::reading::Reading;
+use super::checked_config::CheckedConfig;
 
 /// What it tells on stdout: where it listens, before what, and what to try.
 pub(crate) fn welcome(gateway: &Gateway) -> String {
-    let Gateway { reading: Reading { args, server_tls, .. }, addr, upstream, provider, .. } = gateway;
+    let Gateway { config: CheckedConfig { args, server_tls, .. }, addr, upstream, provider, .. } = gateway;
     let layers = &args.layers;
     let scheme = if server_tls.is_some() { "https" } else { "http" };
     let before = match (upstream, args.routes.len()) {

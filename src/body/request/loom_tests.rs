@@ -130,7 +130,7 @@ fn loom_a_body_that_is_kept_no_longer_streams_on() {
 }
 
 #[test]
-fn loom_a_waiter_hears_that_the_sender_has_nothing_to_give() {
+fn loom_a_waiter_learns_that_the_sender_has_nothing_to_give() {
     model(|| {
         let (_sender, mut body) = upload();
         let watch = body.watch();

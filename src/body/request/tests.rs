@@ -193,7 +193,7 @@ async fn a_copy_goes_on_where_an_attempt_stopped_reading() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_still_holds_its_copy_is_woken_and_told() {
+async fn an_attempt_that_still_holds_its_copy_is_woken_with_an_error() {
     let (mut sender, resend) = channel();
     let mut first = resend.body();
     sender.send_data("a".into()).await.unwrap();

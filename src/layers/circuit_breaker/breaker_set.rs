@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::circuit::{Circuit, CircuitListener, Permit};
+use super::circuit::{Circuit, CircuitListener, CircuitPermit};
 use super::config::CircuitBreakerConfig;
 use super::health::Prober;
 use super::notify::{SharedEmitter, StateNotifier};
@@ -72,7 +72,7 @@ impl BreakerSet {
     }
 
     /// Leave to make a call under this key, or when to come back.
-    pub(super) fn admit(&self, key: Option<&str>) -> Result<Permit, Option<Duration>> {
+    pub(super) fn admit(&self, key: Option<&str>) -> Result<CircuitPermit, Option<Duration>> {
         match key {
             Some(key) => {
                 let mut new = None;

@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_told_apart_by_tenant_and_else_by_credential() {
+    fn callers_differ_by_tenant_and_else_by_credential() {
         assert_eq!(of(&Request::new(())), Caller::Anonymous);
         assert_eq!(of(&request("x-team", "a")), Caller::Anonymous);
         let (alice, bob) = (request("authorization", "Bearer alice"), request("authorization", "Bearer bobby"));

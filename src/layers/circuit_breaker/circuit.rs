@@ -9,7 +9,7 @@ use super::notify::StateNotifier;
 use crate::policy::breaker::order::CircuitOrder;
 use crate::policy::breaker::report::{CircuitChange, CircuitSnapshot};
 use crate::policy::breaker::{
-    Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, QUIET, Refuses,
+    Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET, Refuses,
 };
 use crate::policy::window::Slot;
 use crate::rt::clock;
@@ -38,11 +38,11 @@ pub(super) trait CircuitListener: fmt::Debug + Send + Sync {
     fn on_order(&self, circuit: &Weak<Circuit>, order: CircuitOrder);
 }
 
-/// Leave to make one call. Its holder, a `Call`, says exactly once what came of it.
+/// Leave to make one call. Its holder, a `BreakerPermit`, says exactly once what came of it.
 ///
 /// It has a shard, not the circuit: a reference that all threads count is a counter that all threads write.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct CircuitPermit {
     pub(super) shard: Arc<CounterShard>,
     pub(super) grant: CallGrant,
 }
@@ -91,16 +91,16 @@ impl Circuit {
 
     /// A call that passes, without asking the machine; `None` if it would be a probe, or refused.
     #[inline]
-    pub(super) fn pass(&self) -> Option<Permit> {
+    pub(super) fn pass(&self) -> Option<CircuitPermit> {
         match self.passing.load(Ordering::Acquire) {
             NONE => None,
-            generation => Some(Permit { shard: self.shard().clone(), grant: CallGrant::call(generation) }),
+            generation => Some(CircuitPermit { shard: self.shard().clone(), grant: CallGrant::call(generation) }),
         }
     }
 
     /// Lets a call pass, or says when to come back.
     #[inline]
-    pub(super) fn admit(&self, now: impl FnOnce() -> Instant) -> Result<Permit, Option<Duration>> {
+    pub(super) fn admit(&self, now: impl FnOnce() -> Instant) -> Result<CircuitPermit, Option<Duration>> {
         self.pass().map_or_else(|| self.admit_slowly(now()), Ok)
     }
 
@@ -113,23 +113,23 @@ impl Circuit {
     /// The service could not even be made ready.
     #[cold]
     pub(super) fn record_readiness_error(&self, result: impl FnOnce() -> CallResult) {
-        if let Some(Permit { shard, grant }) = self.pass() {
+        if let Some(CircuitPermit { shard, grant }) = self.pass() {
             shard.settle(grant, result(), Duration::ZERO, clock::now());
         }
     }
 
     #[cold]
-    fn admit_slowly(&self, now: Instant) -> Result<Permit, Option<Duration>> {
+    fn admit_slowly(&self, now: Instant) -> Result<CircuitPermit, Option<Duration>> {
         let until = self.refusing.load(Ordering::Acquire);
         let left = until.saturating_sub(Nanos::since(self.epoch, now).0);
         let admission = match left {
             0 => self.with(|machine| machine.admit(now)),
-            _ if until == FOREVER => Admission::Refused { retry_after: None },
-            left => Admission::Refused { retry_after: Some(Duration::from_nanos(left)) },
+            _ if until == FOREVER => CircuitDecision::Refused { retry_after: None },
+            left => CircuitDecision::Refused { retry_after: Some(Duration::from_nanos(left)) },
         };
         match admission {
-            Admission::Granted(grant) => Ok(Permit { shard: self.shard().clone(), grant }),
-            Admission::Refused { retry_after } => {
+            CircuitDecision::Granted(grant) => Ok(CircuitPermit { shard: self.shard().clone(), grant }),
+            CircuitDecision::Refused { retry_after } => {
                 self.shard().counters.note_refusal();
                 Err(retry_after)
             }
@@ -137,9 +137,9 @@ impl Circuit {
     }
 
     /// Leave to send a health probe, while the circuit is open.
-    pub(super) fn admit_health(&self, now: Instant) -> Option<Permit> {
+    pub(super) fn admit_health(&self, now: Instant) -> Option<CircuitPermit> {
         let grant = lock(&self.machine).admit_health(now)?;
-        Some(Permit { shard: self.shard().clone(), grant })
+        Some(CircuitPermit { shard: self.shard().clone(), grant })
     }
 
     /// Where this thread counts.
@@ -206,10 +206,10 @@ impl Circuit {
         ask: impl FnOnce(&mut Breaker) -> (T, Option<BreakerEvent>),
     ) -> T {
         for counters in self.counters() {
-            let (calls, heard) = counters.drain();
+            let (calls, last_sign) = counters.drain();
             machine.absorb(calls);
-            if let Some(heard) = heard {
-                machine.hear(heard);
+            if let Some(last_sign) = last_sign {
+                machine.note_sign_of_life(last_sign);
             }
         }
         let (answer, event) = ask(&mut machine);

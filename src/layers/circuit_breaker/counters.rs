@@ -15,17 +15,17 @@ pub(super) struct Counters {
     until: AtomicU64,
     slot: AtomicU64,
     /// When the upstream last gave a sign of life, in nanoseconds from the epoch, or [`NEVER`].
-    heard: AtomicU64,
+    last_sign: AtomicU64,
     refused: AtomicU64,
     /// Of the calls that began in one second and wait for their first data: the second above, how many below.
     waiting: [AtomicU32; SECONDS],
-    limits: Limits,
+    limits: SlownessLimits,
     epoch: Instant,
 }
 
 /// What makes a call slow, in nanoseconds; [`u64::MAX`] for never.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct SlownessLimits {
     slow_after: AtomicU64,
     /// Zero: slow calls are told by their first data.
     whole_body: AtomicU32,
@@ -50,15 +50,15 @@ impl Counters {
             packed: AtomicU64::new(packed(NONE, 0)),
             until: AtomicU64::new(0),
             slot: AtomicU64::new(0),
-            heard: AtomicU64::new(NEVER),
+            last_sign: AtomicU64::new(NEVER),
             refused: AtomicU64::new(0),
             waiting: std::array::from_fn(|_| AtomicU32::new(0)),
-            limits: Limits::default(),
+            limits: SlownessLimits::default(),
             epoch,
         }
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &SlownessLimits {
         &self.limits
     }
 
@@ -86,7 +86,7 @@ impl Counters {
                 return None;
             }
             let slot = Slot(self.slot.load(Ordering::Relaxed));
-            self.heard.store(now.0, Ordering::Relaxed);
+            self.last_sign.store(now.0, Ordering::Relaxed);
             // The generation is part of what is compared: what is counted is counted for this one.
             match self.packed.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(Counted { generation, slot, slow: false }),
@@ -96,8 +96,8 @@ impl Counters {
     }
 
     /// Data of a stream under way has come.
-    pub(super) fn hear(&self, now: Nanos) {
-        self.heard.store(now.0, Ordering::Relaxed);
+    pub(super) fn note_sign_of_life(&self, now: Nanos) {
+        self.last_sign.store(now.0, Ordering::Relaxed);
     }
 
     /// A call begins to wait for its first data.
@@ -144,13 +144,13 @@ impl Counters {
         if self.packed.load(Ordering::Relaxed) != packed(NONE, 0) {
             (_, calls) = parts(self.packed.swap(packed(NONE, 0), Ordering::AcqRel));
         }
-        let mut heard = self.heard.load(Ordering::Relaxed);
-        if heard != NEVER {
+        let mut last_sign = self.last_sign.load(Ordering::Relaxed);
+        if last_sign != NEVER {
             // Brought in once: what the machine has forgotten since must not come back.
-            heard = self.heard.swap(NEVER, Ordering::Relaxed);
+            last_sign = self.last_sign.swap(NEVER, Ordering::Relaxed);
         }
-        let heard = (heard != NEVER).then(|| self.epoch.checked_add(Duration::from_nanos(heard))).flatten();
-        (calls.into(), heard)
+        let last_sign = (last_sign != NEVER).then(|| self.epoch.checked_add(Duration::from_nanos(last_sign))).flatten();
+        (calls.into(), last_sign)
     }
 
     /// Gives leave to count.
@@ -166,9 +166,9 @@ impl Counters {
     }
 }
 
-// === impl Limits ===
+// === impl SlownessLimits ===
 
-impl Limits {
+impl SlownessLimits {
     /// No slow calls, and this patience.
     pub(super) fn set(&self, slow_after: Option<Duration>, whole_body: bool, patience: Duration) {
         self.slow_after.store(slow_after.map_or(u64::MAX, clamped), Ordering::Relaxed);
@@ -204,7 +204,7 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
+impl Default for SlownessLimits {
     fn default() -> Self {
         Self { slow_after: AtomicU64::new(u64::MAX), whole_body: AtomicU32::new(0), patience: AtomicU64::new(u64::MAX) }
     }

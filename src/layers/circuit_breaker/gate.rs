@@ -8,10 +8,10 @@ use http::uri::Authority;
 use http_body::Body;
 
 use super::breaker_set::{BreakerSet, NewModel};
-use super::call::Call;
 use super::circuit::Circuit;
 use super::classification::of_error;
 use super::config::{CallConfig, KeyBy};
+use super::permit::BreakerPermit;
 use crate::admission::{Admission, Admit, Wait, with_head};
 use crate::call::Model;
 use crate::event::Event;
@@ -36,7 +36,7 @@ pub enum NoWait {}
 // === impl BreakerGate ===
 
 impl Admit for BreakerGate {
-    type Permit = Call;
+    type Permit = BreakerPermit;
     type Wait = NoWait;
 
     /// Which circuit a call with a key belongs to is known when the request is; and where no call passes, or one only, no
@@ -53,7 +53,7 @@ impl Admit for BreakerGate {
     }
 
     #[inline]
-    fn admit<B>(&self, request: &mut Request<B>) -> Admission<Call, NoWait>
+    fn admit<B>(&self, request: &mut Request<B>) -> Admission<BreakerPermit, NoWait>
     where
         B: Body + 'static,
     {
@@ -72,7 +72,7 @@ impl Admit for BreakerGate {
             }
         };
         match admission {
-            Ok(permit) => Admission::Pass(Call::new(permit, calls.classifier.clone(), request, learns)),
+            Ok(permit) => Admission::Pass(BreakerPermit::new(permit, calls.classifier.clone(), request, learns)),
             Err(retry_after) => {
                 calls.emitter.emit(&Event::Refused { kind: RejectionKind::CircuitOpen });
                 let rejection = Rejection::new(RejectionKind::CircuitOpen);
@@ -87,9 +87,9 @@ impl Admit for BreakerGate {
 }
 
 impl Wait for NoWait {
-    type Permit = Call;
+    type Permit = BreakerPermit;
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<Call, Rejection>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<Result<BreakerPermit, Rejection>> {
         match *self {}
     }
 }

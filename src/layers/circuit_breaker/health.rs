@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tower_service::Service;
 
-use super::circuit::{Circuit, Permit};
+use super::circuit::{Circuit, CircuitPermit};
 use super::classification::{of_error, of_head, of_trailers};
 use crate::error::BoxError;
 use crate::policy::breaker::CallResult;
@@ -121,7 +121,7 @@ async fn run_health_probes(
             guard.0 = Weak::new();
             return;
         }
-        let Some(Permit { shard, grant }) = circuit.admit_health(clock::now()) else { continue };
+        let Some(CircuitPermit { shard, grant }) = circuit.admit_health(clock::now()) else { continue };
         let probe = send(circuit.notifier.key().map(|key| &**key));
         // It may take long, and must not keep the circuit alive.
         drop(circuit);

@@ -29,7 +29,6 @@
 // them are refused. Neither needs the lock, and neither is written except by a change of state.
 
 mod breaker_set;
-mod call;
 mod caller;
 mod circuit;
 mod classification;
@@ -42,6 +41,7 @@ mod health_layer;
 mod layer;
 mod notify;
 mod peers;
+mod permit;
 mod registry;
 mod service;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use super::circuit::{Circuit, Permit};
+use super::circuit::{Circuit, CircuitPermit};
 use crate::rt::per_thread::ReadMostly;
 use crate::rt::sync::{AtomicU64, Mutex, Ordering, lock};
 
@@ -48,7 +48,7 @@ impl Registry {
         key: &str,
         make: impl FnOnce(Arc<str>) -> Arc<Circuit>,
         now: impl FnOnce() -> Instant,
-    ) -> Option<Result<Permit, Option<Duration>>> {
+    ) -> Option<Result<CircuitPermit, Option<Duration>>> {
         let circuit = {
             let entries = self.entries.read();
             let entry = entries.get(key);

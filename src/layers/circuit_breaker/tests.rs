@@ -22,7 +22,7 @@ fn circuit(settings: Settings, start: Instant) -> Arc<Circuit> {
 
 impl Circuit {
     fn call(&self, result: CallResult, now: Instant) {
-        let Permit { shard, grant } = self.admit(|| now).unwrap();
+        let CircuitPermit { shard, grant } = self.admit(|| now).unwrap();
         shard.settle(grant, result, Duration::ZERO, now);
     }
 }
@@ -36,7 +36,7 @@ enum Step {
     /// The stream by its place among those that are out, and what its body comes to.
     Finish(usize, usize, CallResult),
     GiveUp(usize),
-    Hear(usize),
+    SignOfLife(usize),
     Isolate,
     Close,
     Look,
@@ -63,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         16 => (0_usize..6, 0..SHARDS, result()).prop_map(|(which, shard, result)| Step::Settle(which, shard, result)),
         4 => (0_usize..6, 0..SHARDS, result()).prop_map(|(which, shard, result)| Step::Finish(which, shard, result)),
         1 => (0_usize..6).prop_map(Step::GiveUp),
-        2 => (0..SHARDS).prop_map(Step::Hear),
+        2 => (0..SHARDS).prop_map(Step::SignOfLife),
         1 => Just(Step::Isolate),
         1 => Just(Step::Close),
         1 => Just(Step::Look),
@@ -100,11 +100,11 @@ proptest! {
                 Step::Admit => {
                     let (admission, _) = machine.admit(now);
                     match (circuit.admit(|| now), admission) {
-                        (Ok(permit), Admission::Granted(grant)) => {
+                        (Ok(permit), CircuitDecision::Granted(grant)) => {
                             prop_assert_eq!(permit.grant, grant);
                             out.push(grant);
                         }
-                        (Err(found), Admission::Refused { retry_after }) => prop_assert_eq!(found, retry_after),
+                        (Err(found), CircuitDecision::Refused { retry_after }) => prop_assert_eq!(found, retry_after),
                         different => prop_assert!(false, "{different:?}"),
                     }
                 }
@@ -127,9 +127,9 @@ proptest! {
                     circuit.shards[0].give_up(grant, Caller::Anonymous, false, S, now);
                 }
                 Step::Settle(..) | Step::Finish(..) | Step::GiveUp(_) => {}
-                Step::Hear(shard) => {
-                    machine.hear(now);
-                    circuit.shards[shard].counters.hear(Nanos::since(start, now));
+                Step::SignOfLife(shard) => {
+                    machine.note_sign_of_life(now);
+                    circuit.shards[shard].counters.note_sign_of_life(Nanos::since(start, now));
                 }
                 Step::Isolate => {
                     machine.isolate(now);
@@ -160,7 +160,7 @@ fn while_closed_a_call_that_succeeds_takes_no_lock() {
     let held = lock(&circuit.machine);
     for _ in 0..100 {
         circuit.call(CallResult::SUCCESS, start);
-        circuit.shards[0].counters.hear(Nanos::since(start, start));
+        circuit.shards[0].counters.note_sign_of_life(Nanos::since(start, start));
     }
     drop(held);
     assert_eq!(circuit.snapshot(start).stats.calls, 100);
@@ -189,7 +189,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
     circuit.with(|machine| ((), machine.open_by_hand(Duration::ZERO, start)));
     let probe = circuit.admit(|| start).unwrap();
     drop(circuit);
-    for Permit { shard, grant } in [call, probe] {
+    for CircuitPermit { shard, grant } in [call, probe] {
         let counted = shard.settle(grant, FAILED, Duration::ZERO, start);
         shard.finish(counted, FAILED, start);
         shard.give_up(grant, Caller::Anonymous, false, S, start);
@@ -201,7 +201,7 @@ fn a_permit_that_outlives_its_circuit_is_harmless() {
 fn a_shard_that_has_counted_all_it_can_starts_again() {
     let start = Instant::now();
     let circuit = circuit(Settings::default(), start);
-    let Permit { shard, grant } = circuit.admit(|| start).unwrap();
+    let CircuitPermit { shard, grant } = circuit.admit(|| start).unwrap();
     shard.counters.fill(grant.generation);
     shard.settle(grant, CallResult::SUCCESS, Duration::ZERO, start);
     assert_eq!(circuit.snapshot(start).stats.calls, u64::from(u32::MAX) + 1);
@@ -211,7 +211,7 @@ fn a_shard_that_has_counted_all_it_can_starts_again() {
 fn what_was_heard_before_the_circuit_was_closed_by_hand_is_forgotten_with_the_rest() {
     let start = Instant::now();
     let circuit = circuit(Settings::default(), start);
-    circuit.shards[0].counters.hear(Nanos::since(start, start));
+    circuit.shards[0].counters.note_sign_of_life(Nanos::since(start, start));
     circuit.with(|machine| ((), machine.close_by_hand(start)));
     for _ in 0..5 {
         circuit.call(FAILED, start);

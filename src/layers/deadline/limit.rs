@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::event::Emitter;
 use crate::rt::clock;
-use crate::rt::deadline::{CallDeadline, Deadline, Entered};
+use crate::rt::deadline::{CallDeadline, Deadline, EnteredDeadline};
 use crate::rt::timeout::StreamTimeout;
 
 /// The deadline of one call, and what it takes to keep it: first the future has it, then the body.
@@ -14,7 +14,7 @@ pub(super) struct DeadlineLimit {
     pub(super) total: Duration,
     timeout: StreamTimeout,
     /// How many ready frames have looked at the clock.
-    looks: u8,
+    clock_reads: u8,
     /// The caller waits for a frame: the next one is handed on, since a result that is ready beats a timer.
     is_awaited: bool,
     pub(super) emitter: Emitter,
@@ -22,18 +22,18 @@ pub(super) struct DeadlineLimit {
 
 /// Ready frames that look at the clock before one arms the timer. To arm it takes the lock of the runtime's timers, which all
 /// threads share, and most answers are over by then.
-const LOOKS: u8 = 8;
+const UNTIMED_CLOCK_READS: u8 = 8;
 
 // === impl DeadlineLimit ===
 
 impl DeadlineLimit {
     pub(super) fn new(deadline: CallDeadline, total: Duration, emitter: Emitter) -> Self {
-        Self { deadline, total, timeout: StreamTimeout::default(), looks: 0, is_awaited: false, emitter }
+        Self { deadline, total, timeout: StreamTimeout::default(), clock_reads: 0, is_awaited: false, emitter }
     }
 
     /// Makes it the current deadline of the task until the guard is dropped.
     #[inline]
-    pub(super) fn enter(&self) -> Entered {
+    pub(super) fn enter(&self) -> EnteredDeadline {
         Deadline::enter_any(self.deadline.get())
     }
 
@@ -64,10 +64,10 @@ impl DeadlineLimit {
     /// Whether the deadline has passed, for an owner that has a frame to hand on.
     #[inline]
     pub(super) fn has_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.looks >= LOOKS {
+        if self.clock_reads >= UNTIMED_CLOCK_READS {
             return self.poll_passed(cx).is_ready();
         }
-        self.looks += 1;
+        self.clock_reads += 1;
         self.deadline.get().is_some_and(|deadline| self.timeout.has_passed(deadline.instant(), cx))
     }
 }

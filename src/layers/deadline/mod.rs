@@ -1,11 +1,11 @@
 //! One budget for a call and its body, which travels with it: see [`DeadlineLayer`].
 
 mod body;
-mod budget;
 mod config;
 mod future;
 mod layer;
 mod limit;
+mod remaining_time;
 mod service;
 
 pub use self::body::DeadlineBody;

@@ -6,10 +6,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::DeadlineBody;
-use super::budget::Budget;
 use super::config::Config;
 use super::future::DeadlineFuture;
 use super::limit::DeadlineLimit;
+use super::remaining_time::RemainingTime;
 use crate::error::BoxError;
 use crate::rejection::RejectionFormat;
 use crate::rt::clock;
@@ -65,10 +65,10 @@ where
             return DeadlineFuture::unlimited(self.inner.call(request));
         }
         let format = RejectionFormat::of_request(&request);
-        match Budget::of(&mut request, &self.config, clock::now()) {
-            Budget::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
-            Budget::Spent => DeadlineFuture::spent(format, &self.config.observers.emitter()),
-            Budget::Until { deadline, total } => {
+        match RemainingTime::of(&mut request, &self.config, clock::now()) {
+            RemainingTime::Unlimited => DeadlineFuture::unlimited(self.inner.call(request)),
+            RemainingTime::Spent => DeadlineFuture::spent(format, &self.config.observers.emitter()),
+            RemainingTime::Until { deadline, total } => {
                 let limit = DeadlineLimit::new(deadline, total, self.config.observers.emitter());
                 let call = {
                     let _entered = limit.enter();

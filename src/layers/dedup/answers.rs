@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::runtime::Handle;
 
-use super::held::{AfterEnd, HeldAnswer, HeldAnswers, LONGEST_REST, MAX_TOKENS, Table, Token};
+use super::held::{AfterEnd, HeldAnswer, HeldAnswers, LONGEST_REST, MAX_TOKENS, Table, TokenTarget};
 use super::resumable::Resumable;
 use super::sweeper::Sweeper;
 use crate::call::{Reservation, TenantHash};
@@ -20,7 +20,7 @@ use crate::rt::clock;
 use crate::store::{AnswerOffer, AnswerOffers, OfferedAnswer, ResponseLog};
 
 /// All of them, with the settings of those that are given out from here on.
-pub(super) struct Answers {
+pub(super) struct ResumableAnswers {
     settings: Resumable,
     held: Arc<HeldAnswers>,
 }
@@ -36,7 +36,7 @@ pub(super) struct ResumableRequest {
 
 /// The answer to a call in flight, as its recorder has it. Dropped, the answer has ended.
 pub(super) struct AnswerInFlight {
-    answers: Arc<Answers>,
+    answers: Arc<ResumableAnswers>,
     number: u64,
     log: ResponseLog,
     tenant: Fingerprint,
@@ -48,7 +48,7 @@ pub(super) struct AnswerInFlight {
 
 /// A place among the calls that go on without a listener, for as long as none listens.
 pub(super) struct UnattendedPlace {
-    answers: Arc<Answers>,
+    answers: Arc<ResumableAnswers>,
     /// `None`: the place is the call's own, to its end.
     of: Option<Fingerprint>,
 }
@@ -71,7 +71,7 @@ pub(super) struct Found {
 }
 
 /// A caller that is told where its answer is.
-pub(super) struct ToldCaller {
+pub(super) struct TokenCaller {
     pub(super) cancellation: Option<Cancellation>,
     pub(super) emitter: Emitter,
 }
@@ -79,9 +79,9 @@ pub(super) struct ToldCaller {
 /// 128 bits, in hexadecimal digits.
 const TOKEN_LENGTH: usize = 32;
 
-// === impl Answers ===
+// === impl ResumableAnswers ===
 
-impl Answers {
+impl ResumableAnswers {
     pub(super) fn new(settings: Resumable) -> Self {
         Self { settings, held: Arc::new(HeldAnswers::new()) }
     }
@@ -123,14 +123,14 @@ impl Answers {
     }
 
     /// Gives out a token for an answer: `None` where it cannot be come back to.
-    fn issue(self: &Arc<Self>, number: u64, caller: &ToldCaller) -> Option<Issued> {
+    fn issue(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let token = self.held.secrets.token();
         let mut table = self.table();
         let Table { tokens, answers, .. } = &mut *table;
         let kept = answers.get_mut(&number).filter(|kept| kept.tokens.len() < MAX_TOKENS)?;
         let hash = hash(&token);
         kept.tokens.push(hash);
-        tokens.insert(hash, Token { number, cancellation: caller.cancellation.clone() });
+        tokens.insert(hash, TokenTarget { number, cancellation: caller.cancellation.clone() });
         let ids = kept.ids(number);
         let offered =
             kept.offers.clone().map(|offers| (offers, OfferedAnswer::new(number, kept.tenant, kept.bears_ids)));
@@ -151,13 +151,13 @@ impl Answers {
     }
 
     /// The same, once there is a head: for event streams.
-    pub(super) fn issue_for_head(self: &Arc<Self>, number: u64, caller: &ToldCaller) -> Option<Issued> {
+    pub(super) fn issue_for_head(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let is_offered = self.table().answers.get(&number).is_some_and(|kept| kept.is_offered);
         is_offered.then(|| self.issue(number, caller)).flatten()
     }
 
     /// The same, where the caller is to be sent away: the call goes on when it leaves.
-    pub(super) fn promise(self: &Arc<Self>, number: u64, caller: &ToldCaller) -> Option<Issued> {
+    pub(super) fn promise(self: &Arc<Self>, number: u64, caller: &TokenCaller) -> Option<Issued> {
         let limits = self.settings.unattended_limits();
         let may_go_on = self.table().promise(number, limits);
         may_go_on.then(|| self.issue(number, caller)).flatten()
@@ -225,9 +225,9 @@ impl Answers {
     }
 }
 
-impl fmt::Debug for Answers {
+impl fmt::Debug for ResumableAnswers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answers").field("held", &self.table().answers.len()).finish_non_exhaustive()
+        f.debug_struct("ResumableAnswers").field("held", &self.table().answers.len()).finish_non_exhaustive()
     }
 }
 

@@ -7,7 +7,7 @@ use http::header::{ALLOW, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 
-use super::answers::{self, Answers, Found};
+use super::answers::{self, Found, ResumableAnswers};
 use super::body::DedupBody;
 use super::config::Config;
 use super::key;
@@ -46,7 +46,7 @@ const LOG_FROM_ELSEWHERE: usize = 64 * 1024;
 pub(super) fn come_back<St: Store>(
     parts: Parts,
     token: &str,
-    answers: &Arc<Answers>,
+    answers: &Arc<ResumableAnswers>,
     config: &Arc<Config>,
     store: &St,
 ) -> ComeBack {

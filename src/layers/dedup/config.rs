@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::request::Parts;
 
-use super::answers::Answers;
+use super::answers::ResumableAnswers;
 use crate::call::Memory;
 use crate::event::{Emitter, Event};
 use crate::policy::broadcast::Limits;
@@ -47,7 +47,7 @@ pub(super) struct Config {
     pub(super) read_timeout: Duration,
     pub(super) memory: Memory,
     /// `None`: no caller can come back.
-    pub(super) answers: Option<Arc<Answers>>,
+    pub(super) answers: Option<Arc<ResumableAnswers>>,
     /// Of an answer.
     pub(super) limits: Limits,
     pub(super) emitter: Emitter,

@@ -21,7 +21,7 @@ pub(super) struct HeldAnswers {
 
 pub(super) struct Table {
     /// By the hash of the token: what is read from this memory leads to no answer.
-    pub(super) tokens: HashMap<Fingerprint, Token>,
+    pub(super) tokens: HashMap<Fingerprint, TokenTarget>,
     pub(super) answers: HashMap<u64, HeldAnswer>,
     pub(super) unattended: Unattended<Fingerprint>,
     expiring: BTreeSet<(Instant, u64)>,
@@ -40,7 +40,7 @@ struct KnownTenants {
 }
 
 /// What a token leads to.
-pub(super) struct Token {
+pub(super) struct TokenTarget {
     /// Of the answer.
     pub(super) number: u64,
     /// Says whether a newer message has taken the place of its caller's.
@@ -152,7 +152,7 @@ impl HeldAnswers {
 
 impl Table {
     /// What a token leads to, unless it has expired, or is a call in flight that a newer message has ended for this caller.
-    pub(super) fn get(&self, token: &Fingerprint, now: Instant) -> Option<(&Token, &HeldAnswer)> {
+    pub(super) fn get(&self, token: &Fingerprint, now: Instant) -> Option<(&TokenTarget, &HeldAnswer)> {
         let token = self.tokens.get(token)?;
         let kept = self.answers.get(&token.number)?;
         let is_there = match &kept.ended {

@@ -5,7 +5,7 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::answers::Answers;
+use super::answers::ResumableAnswers;
 use super::config::{Config, InFlightPolicy};
 use super::resumable::Resumable;
 use super::service::Dedup;
@@ -337,7 +337,7 @@ impl<St> DedupLayer<St> {
         self.with(|config| {
             let answers = match &config.answers {
                 Some(answers) => answers.configured(resumable),
-                None => Answers::new(resumable),
+                None => ResumableAnswers::new(resumable),
             };
             config.answers = Some(Arc::new(answers));
         })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::answers::{Answers, Issued, ToldCaller};
+use super::answers::{Issued, ResumableAnswers, TokenCaller};
 use crate::proto::digests;
 use crate::proto::sse::EventIds;
 use crate::rt::cancellation::GoesOn;
@@ -15,10 +15,10 @@ use crate::rt::timeout::Timeout;
 
 /// Tells one caller where its answer is, with its head or, if it would rather not wait, before.
 pub(super) struct Offer {
-    answers: Arc<Answers>,
+    answers: Arc<ResumableAnswers>,
     number: u64,
     later: Option<Later>,
-    caller: ToldCaller,
+    caller: TokenCaller,
 }
 
 /// The caller does not wait for longer than this.
@@ -36,7 +36,12 @@ const WAITS: std::ops::RangeInclusive<u64> = 1..=60;
 // === impl Offer ===
 
 impl Offer {
-    pub(super) fn new(answers: Arc<Answers>, number: u64, wait: Option<Duration>, caller: ToldCaller) -> Self {
+    pub(super) fn new(
+        answers: Arc<ResumableAnswers>,
+        number: u64,
+        wait: Option<Duration>,
+        caller: TokenCaller,
+    ) -> Self {
         Self { answers, number, later: wait.map(Later::new), caller }
     }
 

@@ -9,7 +9,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::answer::{CallAnswer, Following, KeyIgnored, OnAccepted};
-use super::answers::{Answers, ResumableRequest, ToldCaller};
+use super::answers::{ResumableAnswers, ResumableRequest, TokenCaller};
 use super::config::{Config, InFlightPolicy};
 use super::driver::SharedCall;
 use super::offer::Offer;
@@ -61,7 +61,10 @@ const MAX_CLAIMS: u32 = 3;
 /// A caller that has more than twice the time that the upstream was told, and this much more, does not join.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn config_answers(config: &Config, resumable: Option<ResumableRequest>) -> Option<(&Arc<Answers>, ResumableRequest)> {
+fn config_answers(
+    config: &Config,
+    resumable: Option<ResumableRequest>,
+) -> Option<(&Arc<ResumableAnswers>, ResumableRequest)> {
     config.answers.as_ref().zip(resumable)
 }
 
@@ -116,7 +119,7 @@ where
         let shared = deadline.map(SharedDeadline::new);
         if let (Some(deadline), Some(shared)) = (deadline, &shared) {
             if let Some(PropagatedHeaders { reserve, .. }) = self.request.extensions().get() {
-                shared.note_told(deadline.remaining().saturating_sub(*reserve));
+                shared.note_propagated(deadline.remaining().saturating_sub(*reserve));
             }
             self.request.extensions_mut().insert(shared.clone());
             recorder.log().share_deadline(shared.clone());
@@ -160,7 +163,7 @@ where
     /// The upstream of the call in flight was told, in a deadline header, of far less time than this caller has: it may give
     /// up when this caller would still wait for long.
     fn has_far_more_time(&self, log: &ResponseLog) -> bool {
-        let Some(told) = log.deadline().and_then(|shared| shared.told()) else { return false };
+        let Some(told) = log.deadline().and_then(|shared| shared.propagated()) else { return false };
         let limit = told.saturating_mul(2).saturating_add(PATIENCE);
         self.deadline().is_none_or(|deadline| deadline.remaining() > limit)
     }
@@ -181,7 +184,7 @@ where
     /// What its caller is told of where the answer is: nothing where the call is made elsewhere.
     fn offer(&self, log: &ResponseLog) -> Option<Box<Offer>> {
         let (answers, resumable) = config_answers(&self.config, self.resumable)?;
-        let caller = ToldCaller { cancellation: self.cancellation(), emitter: self.config.emitter.clone() };
+        let caller = TokenCaller { cancellation: self.cancellation(), emitter: self.config.emitter.clone() };
         Some(Box::new(Offer::new(answers.clone(), log.number()?, resumable.wait, caller)))
     }
 

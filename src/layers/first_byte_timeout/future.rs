@@ -8,8 +8,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::FirstByteTimeoutBody;
-use super::wait::Wait;
-use super::withheld::Withheld;
+use super::limit::FirstByteLimit;
+use super::withheld::WithheldHead;
 use crate::error::BoxError;
 use crate::rejection::{Rejection, RejectionKind};
 
@@ -21,7 +21,7 @@ pin_project! {
         #[pin]
         stage: Stage<F, B>,
         // `None`: the layer is off.
-        wait: Option<Wait>,
+        wait: Option<FirstByteLimit>,
     }
 }
 
@@ -32,7 +32,7 @@ pin_project! {
         // Waiting for the head.
         Head { #[pin] call: F },
         // The head is here, and withheld until there is data.
-        Data { withheld: Withheld<B> },
+        Data { withheld: WithheldHead<B> },
         // Refused: the call is dropped.
         Over,
     }
@@ -45,7 +45,7 @@ impl<F, B> FirstByteTimeoutFuture<F, B> {
         Self { stage: Stage::Head { call }, wait: None }
     }
 
-    pub(super) fn waiting(call: F, wait: Wait) -> Self {
+    pub(super) fn waiting(call: F, wait: FirstByteLimit) -> Self {
         Self { stage: Stage::Head { call }, wait: Some(wait) }
     }
 }
@@ -63,7 +63,7 @@ where
         if let StageProj::Head { call } = this.stage.as_mut().project() {
             match call.poll(cx) {
                 Poll::Ready(Ok(response)) => match this.wait.as_mut().and_then(|wait| wait.after_head(&response)) {
-                    Some(first) => this.stage.set(Stage::Data { withheld: Withheld::new(response, first) }),
+                    Some(first) => this.stage.set(Stage::Data { withheld: WithheldHead::new(response, first) }),
                     None => return Poll::Ready(Ok(FirstByteTimeoutBody::pass(response))),
                 },
                 Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),

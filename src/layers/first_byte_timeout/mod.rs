@@ -4,8 +4,8 @@ mod body;
 mod config;
 mod future;
 mod layer;
+mod limit;
 mod service;
-mod wait;
 mod withheld;
 
 pub use self::body::FirstByteTimeoutBody;

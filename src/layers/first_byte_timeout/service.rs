@@ -8,7 +8,7 @@ use tower_service::Service;
 use super::body::FirstByteTimeoutBody;
 use super::config::{Config, FirstByteEvent};
 use super::future::FirstByteTimeoutFuture;
-use super::wait::Wait;
+use super::limit::FirstByteLimit;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
 use crate::policy::timeout_profile::TimeoutProfile;
@@ -76,7 +76,8 @@ where
         let until = if bodiless { FirstByteEvent::Headers } else { self.config.until };
         let format = RejectionFormat::of_request(&request);
         let upload = request.body_mut().watch();
-        let mut wait = Wait::new(answer.unwrap_or(first_byte), until, upload, format, self.config.observers.emitter());
+        let mut wait =
+            FirstByteLimit::new(answer.unwrap_or(first_byte), until, upload, format, self.config.observers.emitter());
         if answer.is_some() {
             wait = wait.unless_stream(first_byte);
         }

@@ -15,7 +15,7 @@ use crate::proto::sse::Scanner;
 
 /// A response of which nothing is handed on yet.
 #[derive(Debug)]
-pub(super) struct Withheld<B> {
+pub(super) struct WithheldHead<B> {
     /// Taken when it is handed on.
     response: Option<Response<ResponseBody<B>>>,
     held: ReadAhead,
@@ -39,9 +39,9 @@ const MAX_BYTES: usize = 64 * 1024;
 /// The same in frames, since a frame costs more than the byte it may carry.
 const MAX_FRAMES: usize = 1024;
 
-// === impl Withheld ===
+// === impl WithheldHead ===
 
-impl<B> Withheld<B>
+impl<B> WithheldHead<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,

@@ -7,7 +7,7 @@ use http::Response;
 use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::recorder::Recorder;
+use super::recorder::AnswerRecorder;
 use crate::body::boxed::Polled;
 use crate::body::observed::Observed;
 use crate::body::response::ResponseBody;
@@ -17,7 +17,7 @@ pin_project! {
     /// The response body of [`LastGood`](crate::last_good::LastGood): the upstream's, or that of an earlier answer.
     pub struct LastGoodBody<B> {
         #[pin]
-        body: Observed<ResponseBody<B>, Box<Recorder>>,
+        body: Observed<ResponseBody<B>, Box<AnswerRecorder>>,
     }
 }
 
@@ -29,7 +29,7 @@ where
     B::Error: Into<BoxError> + 'static,
 {
     /// The upstream's, recorded or not.
-    pub(super) fn inner(body: B, recorder: Option<Recorder>) -> Self {
+    pub(super) fn inner(body: B, recorder: Option<AnswerRecorder>) -> Self {
         Self { body: Observed::new(ResponseBody::inner(body), recorder.map(Box::new)) }
     }
 

@@ -10,9 +10,9 @@ use http::{HeaderMap, Response, StatusCode};
 use super::config::Config;
 use super::key::RequestKeys;
 use super::similar::Similar;
-use super::stored::{AnswerStore, Stored};
+use super::stored::{AnswerStore, StoredAnswer};
 use crate::body::ending::Ending;
-use crate::body::observed::{BodyObserver, Outcome};
+use crate::body::observed::{BodyEnd, BodyObserver};
 use crate::call::{InvalidOutput, Reservation, Stale, Tenant};
 use crate::policy::last_good::cache::OVERHEAD;
 use crate::policy::last_good::cache_control;
@@ -25,7 +25,7 @@ use crate::rt::clock;
 use crate::store::{Head, LastGoodAnswer, SharedLastGood};
 
 /// Records an answer, and keeps it at its end.
-pub(super) struct Recorder {
+pub(super) struct AnswerRecorder {
     store: Arc<AnswerStore>,
     request: RequestKeys,
     form: BodyKind,
@@ -73,9 +73,9 @@ impl TenantRoom<'_> {
     }
 }
 
-// === impl Recorder ===
+// === impl AnswerRecorder ===
 
-impl Recorder {
+impl AnswerRecorder {
     /// `None` where the answer is not to be kept, whatever its body.
     pub(super) fn of<B>(
         response: &Response<B>,
@@ -191,7 +191,7 @@ impl Recorder {
             let head = self.head.stored().into_owned();
             peers.keep(self.request.shared(), LastGoodAnswer::new(head, body.clone()), left);
         }
-        let stored = Stored { head: self.head.clone(), body, _reservation: Some(reservation) };
+        let stored = StoredAnswer { head: self.head.clone(), body, _reservation: Some(reservation) };
         let dropped = self.store.with(|answers| answers.insert(self.request.keys, stored, bytes, expires, now));
         drop(dropped);
         let meant = self.request.question.take().zip(self.meaning.take());
@@ -202,7 +202,7 @@ impl Recorder {
     }
 }
 
-impl BodyObserver for Recorder {
+impl BodyObserver for AnswerRecorder {
     const READS: bool = true;
 
     fn data(&mut self, _empty: bool) {}
@@ -225,8 +225,8 @@ impl BodyObserver for Recorder {
         }
     }
 
-    fn over(&mut self, outcome: Outcome<'_>) {
-        let is_kept = matches!(outcome, Outcome::Complete) && self.keep();
+    fn over(&mut self, end: BodyEnd<'_>) {
+        let is_kept = matches!(end, BodyEnd::Complete) && self.keep();
         if !is_kept {
             self.give_up();
             self.store.reap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::stored::{AnswerStore, Meaning};
+use super::stored::{AnswerStore, MeaningVector};
 use crate::call::Reservation;
 use crate::error::BoxError;
 use crate::policy::last_good::similar;
@@ -152,7 +152,7 @@ impl Similar {
             let (text, vector) = (question.text.as_str().into(), vector.into_boxed_slice());
             let bytes = size_of_val(&*vector).saturating_add(question.text.len()).saturating_add(OVERHEAD);
             if reservation.set_exactly(bytes) {
-                let meaning = Meaning { text, vector, _reservation: reservation };
+                let meaning = MeaningVector { text, vector, _reservation: reservation };
                 store.with(|answers| answers.attach(exact, question.scope, meaning, bytes));
             }
         });

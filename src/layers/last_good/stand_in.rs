@@ -12,9 +12,9 @@ use http_body::Body;
 use super::body::LastGoodBody;
 use super::config::Config;
 use super::key::RequestKeys;
-use super::recorder::Recorder;
+use super::recorder::AnswerRecorder;
 use super::similar::{Embedding, Similar};
-use super::stored::{AnswerStore, Stored};
+use super::stored::{AnswerStore, StoredAnswer};
 use super::template::UnansweredRequest;
 use crate::body::request::CallBody;
 use crate::call::{StaleKind, Tenant};
@@ -139,7 +139,7 @@ impl StandIn {
     {
         result.map(|response| {
             let recorder =
-                Recorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
+                AnswerRecorder::of(&response, self.request.clone(), self.tenant.as_ref(), &self.store, &self.config);
             if recorder.is_none() {
                 self.store.reap();
             }
@@ -151,7 +151,7 @@ impl StandIn {
     pub(super) fn recalled(&self, answer: LastGoodAnswer) -> Option<Response<Bytes>> {
         let now = clock::now();
         let kind = if answer.is_exact { StaleKind::Exact } else { StaleKind::Normalized };
-        let stored = Stored { head: answer.head, body: answer.body, _reservation: None };
+        let stored = StoredAnswer { head: answer.head, body: answer.body, _reservation: None };
         let age = stored.age(now);
         if age > self.request.max_age? || stored.body.len() > self.config.max_answer {
             return None;
@@ -246,10 +246,10 @@ impl StandIn {
         Some(stored.to_response(kind, now))
     }
 
-    fn look(&self, now: Instant) -> Option<(Arc<Stored>, StaleKind)> {
+    fn look(&self, now: Instant) -> Option<(Arc<StoredAnswer>, StaleKind)> {
         let max_age = self.request.max_age?;
         let keys = &self.request.keys;
-        let young = |stored: &Arc<Stored>| stored.age(now) <= max_age;
+        let young = |stored: &Arc<StoredAnswer>| stored.age(now) <= max_age;
         self.store.with(|answers| {
             let exact = answers.exact(keys.exact, now).filter(young).map(|stored| (stored, StaleKind::Exact));
             exact.or_else(|| {

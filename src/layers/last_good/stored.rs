@@ -15,7 +15,7 @@ use crate::rt::sync::lock;
 use crate::store::Head;
 
 /// A whole answer, and its share of the stack's memory.
-pub(super) struct Stored {
+pub(super) struct StoredAnswer {
     pub(super) head: Head,
     pub(super) body: Bytes,
     /// None of one that is not kept here: its caller reads it, as it reads what an upstream sends.
@@ -23,23 +23,23 @@ pub(super) struct Stored {
 }
 
 /// What the last message of a kept answer's request means.
-pub(super) struct Meaning {
+pub(super) struct MeaningVector {
     pub(super) text: Box<str>,
     pub(super) vector: Box<[f32]>,
     pub(super) _reservation: Reservation,
 }
 
 /// What is kept for all services of a layer.
-pub(super) struct AnswerStore(Mutex<AnswerCache<Stored, Meaning>>);
+pub(super) struct AnswerStore(Mutex<AnswerCache<StoredAnswer, MeaningVector>>);
 
 /// The name of the layer in events, and in [`ServedBy`](crate::ServedBy).
 pub(super) const NAME: &str = "last-good";
 pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const SIMILARITY: HeaderName = HeaderName::from_static("x-buttress-similarity");
 
-// === impl Stored ===
+// === impl StoredAnswer ===
 
-impl Stored {
+impl StoredAnswer {
     /// How old the answer is, by all that is known.
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.head.full_age(now)
@@ -82,7 +82,7 @@ impl AnswerStore {
     }
 
     /// Gives access to what is kept. What `with` returns is dropped outside of the lock.
-    pub(super) fn with<R>(&self, with: impl FnOnce(&mut AnswerCache<Stored, Meaning>) -> R) -> R {
+    pub(super) fn with<R>(&self, with: impl FnOnce(&mut AnswerCache<StoredAnswer, MeaningVector>) -> R) -> R {
         with(&mut lock(&self.0))
     }
 

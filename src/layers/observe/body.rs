@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::call::{CallEnd, ObservedCall};
 use crate::body::boxed::Polled;
-use crate::body::observed::{BodyObserver, Observed, Outcome};
+use crate::body::observed::{BodyEnd, BodyObserver, Observed};
 use crate::error::BoxError;
 
 pin_project! {
@@ -76,11 +76,11 @@ impl BodyObserver for CallWatch {
 
     fn trailers(&mut self, _trailers: &HeaderMap) {}
 
-    fn over(&mut self, outcome: Outcome<'_>) {
-        self.0.ended(match outcome {
-            Outcome::Complete => CallEnd::Complete,
-            Outcome::Failed(_) => CallEnd::Failed,
-            Outcome::Dropped => CallEnd::Cancelled,
+    fn over(&mut self, end: BodyEnd<'_>) {
+        self.0.ended(match end {
+            BodyEnd::Complete => CallEnd::Complete,
+            BodyEnd::Failed(_) => CallEnd::Failed,
+            BodyEnd::Dropped => CallEnd::Cancelled,
         });
     }
 }

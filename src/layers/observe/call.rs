@@ -8,7 +8,7 @@ use http::{Extensions, StatusCode};
 #[cfg(feature = "tracing")]
 use super::trace::CallSpan;
 use super::trace::TraceSpan;
-use crate::call::{Attempt, CallInfo, Entered};
+use crate::call::{Attempt, CallInfo, EnteredCall};
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::rt::clock;
 
@@ -42,9 +42,9 @@ pub(super) enum CallEnd {
 
 impl ObservedCall {
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
-    pub(super) fn new(info: CallInfo, place: Option<TraceSpan>, extensions: &mut Extensions) -> Self {
+    pub(super) fn new(info: CallInfo, trace_span: Option<TraceSpan>, extensions: &mut Extensions) -> Self {
         #[cfg(feature = "tracing")]
-        let span = call_span(&info, place);
+        let span = call_span(&info, trace_span);
         #[cfg(feature = "tracing")]
         if !span.is_disabled() {
             extensions.insert(CallSpan(span.clone()));
@@ -64,10 +64,15 @@ impl ObservedCall {
     }
 
     #[cfg_attr(not(feature = "tracing"), expect(unused_variables, reason = "there is no span"))]
-    pub(super) fn attempt(upstream: &str, attempt: Attempt, place: Option<TraceSpan>, extensions: &Extensions) -> Self {
+    pub(super) fn attempt(
+        upstream: &str,
+        attempt: Attempt,
+        trace_span: Option<TraceSpan>,
+        extensions: &Extensions,
+    ) -> Self {
         Self {
             #[cfg(feature = "tracing")]
-            span: attempt_span(upstream, attempt, place, extensions),
+            span: attempt_span(upstream, attempt, trace_span, extensions),
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             is_attempt: true,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
@@ -84,7 +89,7 @@ impl ObservedCall {
     pub(super) fn within<T>(&mut self, work: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
         let _span = self.span.enter();
-        let _entered = Entered::new(&mut self.info);
+        let _entered = EnteredCall::new(&mut self.info);
         work()
     }
 
@@ -153,7 +158,7 @@ impl Drop for ObservedCall {
 }
 
 #[cfg(feature = "tracing")]
-fn call_span(info: &CallInfo, place: Option<TraceSpan>) -> tracing::Span {
+fn call_span(info: &CallInfo, trace_span: Option<TraceSpan>) -> tracing::Span {
     let span = tracing::info_span!(
         "call",
         id = info.id(),
@@ -164,7 +169,7 @@ fn call_span(info: &CallInfo, place: Option<TraceSpan>) -> tracing::Span {
         span_id = tracing::field::Empty,
         parent_id = tracing::field::Empty,
     );
-    in_trace(span, place)
+    in_trace(span, trace_span)
 }
 
 /// Inside that of the call, also where another task makes the attempt.
@@ -172,7 +177,7 @@ fn call_span(info: &CallInfo, place: Option<TraceSpan>) -> tracing::Span {
 fn attempt_span(
     upstream: &str,
     Attempt(attempt): Attempt,
-    place: Option<TraceSpan>,
+    trace_span: Option<TraceSpan>,
     extensions: &Extensions,
 ) -> tracing::Span {
     let _call = extensions.get().map(|CallSpan(span)| span.enter());
@@ -184,12 +189,12 @@ fn attempt_span(
         span_id = tracing::field::Empty,
         parent_id = tracing::field::Empty,
     );
-    in_trace(span, place)
+    in_trace(span, trace_span)
 }
 
 #[cfg(feature = "tracing")]
-fn in_trace(span: tracing::Span, place: Option<TraceSpan>) -> tracing::Span {
-    if let Some(TraceSpan { own, parent }) = place {
+fn in_trace(span: tracing::Span, trace_span: Option<TraceSpan>) -> tracing::Span {
+    if let Some(TraceSpan { own, parent }) = trace_span {
         span.record("trace_id", own.trace_id());
         span.record("span_id", own.span_id());
         span.record("parent_id", parent.span_id());

@@ -63,12 +63,12 @@ where
             Some(Config::Calls(calls)) => {
                 let info = calls.info(&request);
                 request.extensions_mut().insert(info.clone());
-                let place = Trace::begin(&mut request, calls.trace_context);
-                ObservedCall::new(info, place, request.extensions_mut())
+                let trace_span = Trace::begin(&mut request, calls.trace_context);
+                ObservedCall::new(info, trace_span, request.extensions_mut())
             }
             Some(Config::Attempts(upstream)) => {
-                let place = Trace::attempt(&mut request);
-                ObservedCall::attempt(upstream, Attempt::of(&request), place, request.extensions())
+                let trace_span = Trace::attempt(&mut request);
+                ObservedCall::attempt(upstream, Attempt::of(&request), trace_span, request.extensions())
             }
         };
         let inner = call.within(|| self.inner.call(request));

@@ -31,17 +31,17 @@ impl Trace {
         if !asked {
             return None;
         }
-        let place = inside(TraceContext::of(request.headers())?);
-        request.extensions_mut().insert(Self(place.own));
-        Some(place)
+        let trace_span = inside(TraceContext::of(request.headers())?);
+        request.extensions_mut().insert(Self(trace_span.own));
+        Some(trace_span)
     }
 
     /// Begins an attempt's span inside of its call's, and names it to the upstream.
     pub(super) fn attempt<B>(request: &mut Request<B>) -> Option<TraceSpan> {
         let Self(call) = request.extensions().get().copied()?;
-        let place = inside(call);
-        place.own.mark(request.headers_mut());
-        Some(place)
+        let trace_span = inside(call);
+        trace_span.own.mark(request.headers_mut());
+        Some(trace_span)
     }
 }
 

@@ -6,7 +6,7 @@ use super::key::{Decision, Limit};
 use super::permit::PacePermit;
 use super::shared::Shared;
 use super::tokens::TokenEstimate;
-use super::usage::{TokenCount, Usage};
+use super::usage::{TokenCount, UsageReader};
 use super::wait::{PaceWait, PeersTurn};
 use crate::admission::{Admission, Admit};
 use crate::body::request::Upload;
@@ -67,7 +67,7 @@ fn limited<B: Body + 'static>(
         let length = hint.exact().unwrap_or_else(|| hint.lower().max(UNKNOWN_LENGTH));
         let TokenEstimate { input, max_output } = TokenEstimate::of(request.extensions());
         demand = limit.demand(length, input, max_output);
-        let (length, usage) = (hint.exact().unwrap_or(0), Usage::of(request.uri()));
+        let (length, usage) = (hint.exact().unwrap_or(0), UsageReader::of(request.uri()));
         tokens = Some(Box::new(TokenCount { length, upload: Upload::watch(request.body_mut()), usage }));
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));

@@ -9,7 +9,7 @@ use super::peers::{Pausing, PeerPause};
 use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::Estimate;
-use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, Turn};
+use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, SendDecision};
 use crate::policy::queue::{FairQueue, Ticket};
 use crate::proto::fingerprint::Fingerprint;
 use crate::proto::rate_limit::Quota;
@@ -377,11 +377,11 @@ impl State {
             return None;
         }
         match self.pacer.admit(tenant, demand, at) {
-            Turn::Go(grant) => {
+            SendDecision::Go(grant) => {
                 self.in_flight = self.in_flight.saturating_add(u32::from(concurrency.is_some()));
                 Some(grant)
             }
-            Turn::Wait(_) => None,
+            SendDecision::Wait(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ use super::config::{Config, KeyFn, PaceRole};
 use super::key::{Limit, Standing};
 use super::report::peer_limit;
 use super::tally::STRIPES;
-use crate::admission::{Callers, with_head};
+use crate::admission::{CallerHasher, with_head};
 use crate::call::{Model, Tenant};
 use crate::policy::queue::Hashed;
 use crate::proto::credentials;
@@ -22,7 +22,7 @@ use crate::rt::per_thread::{ReadMostly, ThreadArc, ThreadArcs};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,
-    callers: Callers,
+    callers: CallerHasher,
     epoch: Instant,
     keys: ReadMostly<Keys>,
     /// Of the requests for whose key there is no room.
@@ -51,7 +51,7 @@ impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let (config, epoch) = (Arc::new(config), clock::now());
         let others = ThreadArcs::new(Arc::new(Limit::new(config.clone(), epoch, None)), STRIPES);
-        Self { config, callers: Callers::default(), epoch, keys: ReadMostly::default(), others }
+        Self { config, callers: CallerHasher::default(), epoch, keys: ReadMostly::default(), others }
     }
 
     /// The limit that this request counts for, and its caller.

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_answer_of_a_sample_is_told() {
+    fn one_answer_of_a_sample_is_reported() {
         let tally = Tally::default();
         let told: Vec<_> = (1..=3 * SAMPLE).filter(|_| tally.count()).collect();
         assert_eq!(told, [SAMPLE, 2 * SAMPLE, 3 * SAMPLE]);

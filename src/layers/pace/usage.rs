@@ -1,9 +1,9 @@
 //! What an answer says that it has used.
 
 #[cfg(feature = "llm")]
-pub(super) use self::reading::Usage;
+pub(super) use self::reading::UsageReader;
 #[cfg(not(feature = "llm"))]
-pub(super) use self::without::Usage;
+pub(super) use self::without::UsageReader;
 use crate::body::request::Upload;
 
 /// What is kept of a call whose tokens are counted.
@@ -12,7 +12,7 @@ pub(super) struct TokenCount {
     /// The length of the request; zero where it is not known.
     pub(super) length: u64,
     pub(super) upload: Upload,
-    pub(super) usage: Usage,
+    pub(super) usage: UsageReader,
 }
 
 /// What was learned of an answer's tokens.
@@ -42,7 +42,7 @@ mod reading {
 
     /// Reads an answer as it goes by. `None` inside: it is of no known dialect.
     #[derive(Debug)]
-    pub(in super::super) struct Usage {
+    pub(in super::super) struct UsageReader {
         kind: Option<Kind>,
         form: Form,
         used: Used,
@@ -55,9 +55,9 @@ mod reading {
         Answer(Box<AnswerReader>),
     }
 
-    // === impl Usage ===
+    // === impl UsageReader ===
 
-    impl Usage {
+    impl UsageReader {
         pub(in super::super) fn of(uri: &Uri) -> Self {
             Self { kind: Kind::of_path(uri.path()), form: Form::Unread, used: Used::default() }
         }
@@ -127,9 +127,9 @@ mod without {
 
     /// Counts bytes: what they say is not known without the feature `llm`.
     #[derive(Debug, Default)]
-    pub(in super::super) struct Usage(Used);
+    pub(in super::super) struct UsageReader(Used);
 
-    impl Usage {
+    impl UsageReader {
         pub(in super::super) fn of(_: &Uri) -> Self {
             Self::default()
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::slots::{Slots, Taken, shortened};
 use super::state::{HeldPlace, State, UNREAD, Waiter, Woken};
-use crate::admission::{Callers, gauge_add};
+use crate::admission::{CallerHasher, gauge_add};
 use crate::event::Event;
 use crate::policy::backoff::between;
 use crate::policy::micros::micros;
@@ -18,7 +18,7 @@ use crate::rt::sync::{AtomicBool, AtomicU32, Mutex, Ordering, lock};
 
 pub(super) struct Shared {
     pub(super) config: Config,
-    pub(super) callers: Callers,
+    pub(super) callers: CallerHasher,
     slots: Slots,
     state: Mutex<State>,
     /// Whether a call that came now would have to wait. A hint, for those who do not want the lock.
@@ -70,7 +70,7 @@ impl Shared {
         let state = State::new(&config, &slots);
         Self {
             config,
-            callers: Callers::default(),
+            callers: CallerHasher::default(),
             slots,
             state: Mutex::new(state),
             is_full: AtomicBool::new(false),

@@ -14,7 +14,7 @@ pub(super) struct State {
     /// Places that no call has, and none may take without the lock.
     vacant: Vec<u32>,
     /// The same beyond the limit: for calls that are given a place while others are passed over.
-    spare: Vec<u32>,
+    free_slots: Vec<u32>,
     /// What was there when it was last looked at.
     seen: Box<[u32]>,
     /// Which call looks, and when next.
@@ -28,7 +28,7 @@ pub(super) struct State {
 pub(super) enum Waiter {
     Waiting(Option<Waker>),
     Granted(HeldPlace),
-    /// Its tenant's line was the longest when the line was full.
+    /// Its tenant's queue was the longest when the queue was full.
     Evicted,
 }
 
@@ -59,7 +59,7 @@ impl State {
         Self {
             places: Places::new(limit.limit(), config.max_waiting),
             vacant: if limit.is_fixed() { Vec::new() } else { (0..places).rev().collect() },
-            spare: (places..slots.len()).rev().collect(),
+            free_slots: (places..slots.len()).rev().collect(),
             seen: slots.turns().map(|_| 0).collect(),
             sweeper: None,
             sweep: None,
@@ -84,7 +84,7 @@ impl State {
 
     /// It is the upstream's turn first.
     pub(super) fn place(&mut self, grant: PlaceGrant, slots: &Slots) -> HeldPlace {
-        let slot = self.vacant.pop().or_else(|| self.spare.pop()).unwrap_or(u32::MAX);
+        let slot = self.vacant.pop().or_else(|| self.free_slots.pop()).unwrap_or(u32::MAX);
         slots.assign(slot, grant.tenant);
         self.granted = self.granted.wrapping_add(1);
         let since = (self.granted % MEASURED == 1).then(crate::rt::clock::now);
@@ -101,13 +101,13 @@ impl State {
         if slots.is_place(place.slot) {
             self.vacant.push(place.slot);
         } else if place.slot < slots.len() {
-            self.spare.push(place.slot);
+            self.free_slots.push(place.slot);
         }
     }
 
     /// None waits: those that come may take what is vacant, as far as there are not as many calls beyond the limit.
     pub(super) fn free_places(&mut self, slots: &Slots) {
-        let beyond = usize::try_from(slots.spares()).unwrap_or(usize::MAX).saturating_sub(self.spare.len());
+        let beyond = usize::try_from(slots.spares()).unwrap_or(usize::MAX).saturating_sub(self.free_slots.len());
         while self.vacant.len() > beyond {
             let Some(slot) = self.vacant.pop() else { return };
             slots.free(slot);

@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use super::body::ResumeBody;
 use super::config::{Config, NAME};
-use super::kept::ResumeSource;
+use super::resume_source::ResumeSource;
 use super::session::Session;
 use crate::body::request::{CallBody, Resend, head_of};
 use crate::error::BoxError;

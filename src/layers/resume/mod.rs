@@ -2,11 +2,11 @@
 
 mod body;
 mod config;
-mod fault;
 mod future;
-mod kept;
 mod layer;
+mod pending_end;
 mod reply;
+mod resume_source;
 mod service;
 mod session;
 

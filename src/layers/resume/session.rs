@@ -12,15 +12,15 @@ use http_body::Frame;
 use tower_service::Service;
 
 use super::config::{Config, NAME};
-use super::fault::Fault;
-use super::kept::ResumeSource;
+use super::pending_end::PendingEnd;
 use super::reply::Reply;
+use super::resume_source::ResumeSource;
 use crate::body::ending::Ending;
 use crate::body::request::CallBody;
 use crate::call::{Notice, Notices, PinTo, Reservation, Tenant};
 use crate::error::{self, BoxError, StreamTruncated, UpstreamError};
 use crate::event::Event;
-use crate::policy::resume::{Aside, Continuations, Cut, Followed, Follower, NotResumed, ResumedBy};
+use crate::policy::resume::{Aside, Continuations, Cut, Followed, NotResumed, ResumedBy, StreamFollower};
 use crate::policy::verdict::NextStep;
 use crate::proto::dialect::Kind;
 use crate::proto::digests;
@@ -37,11 +37,11 @@ pub(super) struct Session<S: Service<Request<CallBody>>> {
     /// Where the stream came from: only there it can go on.
     origin: PinTo,
     ending: Option<Ending>,
-    follower: Follower,
+    follower: StreamFollower,
     held: Reservation,
     continuations: Continuations,
     /// What the caller is told if the stream does not go on.
-    fault: Fault,
+    pending_end: PendingEnd,
     phase: Phase<S>,
     /// A continuation is being read of which nothing has come that is new.
     is_unproven: bool,
@@ -101,10 +101,10 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             kept,
             origin: PinTo::origin_of(response),
             ending: Ending::of(response).cloned(),
-            follower: Follower::new(recognised, kind, remember),
+            follower: StreamFollower::new(recognised, kind, remember),
             held,
             continuations,
-            fault: Fault::None,
+            pending_end: PendingEnd::None,
             phase: Phase::Reading,
             is_unproven: false,
             by: ResumedBy::Cursor,
@@ -134,8 +134,8 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         if let Some((_, last)) = &mut self.times {
             *last = clock::now();
         }
-        let in_fault = self.fault.held();
-        let read = self.follower.read(&data, |bytes| self.held.set(bytes.saturating_add(in_fault)));
+        let in_pending_end = self.pending_end.held();
+        let read = self.follower.read(&data, |bytes| self.held.set(bytes.saturating_add(in_pending_end)));
         if let (Some(ending), Some(usage)) = (&self.ending, self.follower.take_usage()) {
             let restarts = self.by == ResumedBy::VerifiedRestart && self.is_unproven;
             if restarts { ending.note_other_usage(usage) } else { ending.note_usage(usage) }
@@ -162,9 +162,9 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     #[cold]
     fn progressed(&mut self) {
         self.continuations.progressed();
-        if let Fault::End(..) = self.fault {
+        if let PendingEnd::End(..) = self.pending_end {
             // The end that was held belongs before what has come since.
-            self.fault = Fault::Error(self.follower.truncated().into());
+            self.pending_end = PendingEnd::Error(self.follower.truncated().into());
         }
         if std::mem::take(&mut self.is_unproven) {
             if let (Some(ending), ResumedBy::VerifiedRestart) = (&self.ending, self.by) {
@@ -184,7 +184,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
             return self.finish(held, trailers);
         }
         if !self.is_unproven {
-            self.fault = Fault::End(held, trailers);
+            self.pending_end = PendingEnd::End(held, trailers);
         }
         self.go_on(Cut::default())
     }
@@ -209,7 +209,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         // The caller gets no half event.
         drop(self.follower.take_held());
         if !self.is_unproven {
-            self.fault = Fault::Error(err);
+            self.pending_end = PendingEnd::Error(err);
         }
         self.go_on(cut)
     }
@@ -219,7 +219,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
         if let (Some(ending), Some(end)) = (&self.ending, self.follower.ended()) {
             ending.set(end);
         }
-        self.fault = Fault::None;
+        self.pending_end = PendingEnd::None;
         self.over(rest, trailers)
     }
 
@@ -271,7 +271,7 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     }
 
     fn wait<B>(&mut self, now: Instant, wait: Duration) -> Next<B> {
-        self.held.set(self.fault.held());
+        self.held.set(self.pending_end.held());
         Notices::report(&self.kept.head().extensions, || Notice::Resume {});
         match now.checked_add(wait).filter(|_| !wait.is_zero()) {
             Some(at) => {
@@ -324,10 +324,10 @@ impl<S: Service<Request<CallBody>> + Clone> Session<S> {
     #[cold]
     fn give_up<B>(&mut self, reason: NotResumed) -> Next<B> {
         self.config.emitter.emit(&Event::NotResumed { reason });
-        match std::mem::take(&mut self.fault) {
-            Fault::End(rest, trailers) => self.over(rest, trailers),
-            fault => {
-                self.fault = fault;
+        match std::mem::take(&mut self.pending_end) {
+            PendingEnd::End(rest, trailers) => self.over(rest, trailers),
+            pending_end => {
+                self.pending_end = pending_end;
                 self.over(Bytes::new(), None)
             }
         }
@@ -353,9 +353,9 @@ where
                 Ok(response) => self.answered(response),
                 Err(_) => self.go_on(Cut::default()),
             },
-            Phase::Over => Next::End(match std::mem::take(&mut self.fault) {
-                Fault::Error(err) => Some(err),
-                Fault::None | Fault::End(..) => None,
+            Phase::Over => Next::End(match std::mem::take(&mut self.pending_end) {
+                PendingEnd::Error(err) => Some(err),
+                PendingEnd::None | PendingEnd::End(..) => None,
             }),
         })
     }

@@ -10,7 +10,7 @@ use super::config::Config;
 use crate::body::request::{CallBody, ReadState, Resend};
 use crate::call::{Attempt, Attempts, CallInfo, Notice, Notices, RetryReport};
 use crate::event::Event;
-use crate::policy::retry::{AttemptResult, Decision, NotRetried, Upload, is_idempotent};
+use crate::policy::retry::{AttemptResult, Decision, NotRetried, UploadState, is_idempotent};
 use crate::policy::verdict::{NextStep, Outcome, RequestView, Verdict};
 use crate::proto::grpc::{self, Pushback};
 use crate::proto::retry_after;
@@ -127,14 +127,14 @@ impl<S> Session<S> {
         }
     }
 
-    fn upload(&self, answered: bool) -> Upload {
+    fn upload(&self, answered: bool) -> UploadState {
         match self.resend.state() {
-            ReadState::Unread | ReadState::Whole => Upload::Repeatable,
-            ReadState::Partial if answered => Upload::CutShort,
+            ReadState::Unread | ReadState::Whole => UploadState::Repeatable,
+            ReadState::Partial if answered => UploadState::CutShort,
             // No answer came: what was sent of it is lost with the connection.
-            ReadState::Partial => Upload::Repeatable,
-            ReadState::TooLarge => Upload::TooLarge,
-            ReadState::Failed => Upload::Failed,
+            ReadState::Partial => UploadState::Repeatable,
+            ReadState::TooLarge => UploadState::TooLarge,
+            ReadState::Failed => UploadState::Failed,
         }
     }
 

@@ -85,7 +85,7 @@ mod tests {
     const AFTER: Duration = Duration::from_secs(15);
 
     /// The event that a Gemini client gets, in which the status shows, and the one that an Anthropic client gets.
-    fn told(err: impl Into<BoxError>) -> [String; 2] {
+    fn events_of(err: impl Into<BoxError>) -> [String; 2] {
         let err = err.into();
         let told = |kind| String::from_utf8(event(&err, Some(kind), 7, LineEnding::Lf).to_vec()).unwrap();
         [told(Kind::Gemini), told(Kind::Anthropic)]
@@ -106,7 +106,7 @@ mod tests {
             ("the disk is full".into(), 502, "api_error", "The upstream failed in the middle of the stream."),
         ];
         for (err, status, name, message) in errors {
-            let [gemini, anthropic] = told(err);
+            let [gemini, anthropic] = events_of(err);
             assert!(gemini.starts_with(&format!("data: {{\"error\":{{\"code\":{status},")), "{gemini}");
             assert!(anthropic.starts_with("event: error\ndata: {\"type\":\"error\","), "{anthropic}");
             assert!(anthropic.contains(&format!("{{\"type\":\"{name}\"")), "{anthropic}");
@@ -123,11 +123,11 @@ mod tests {
         let said = said.with_message("Come \"later\".");
         let refused = Rejection::new(RejectionKind::UpstreamFailed).with_source(said.clone());
         for err in [BoxError::from(said.clone()), refused.into()] {
-            let [gemini, anthropic] = told(err);
+            let [gemini, anthropic] = events_of(err);
             assert!(gemini.contains("\"code\":529") && gemini.contains("Come \\\"later\\\"."), "{gemini}");
             assert!(anthropic.contains("{\"type\":\"overloaded_error\",\"code\":\"busy\","), "{anthropic}");
         }
-        assert_eq!(told(said.with_frame("event: x\n\n")), ["event: x\n\n"; 2], "its own frame, where it has one");
+        assert_eq!(events_of(said.with_frame("event: x\n\n")), ["event: x\n\n"; 2], "its own frame, where it has one");
     }
 
     #[test]

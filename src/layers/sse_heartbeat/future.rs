@@ -30,15 +30,15 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct SseHeartbeatFuture<F> {
         #[pin]
-        call: Call<F>,
+        stage: Stage<F>,
         // `None`: the response is there.
         config: Option<CallConfig>,
     }
 }
 
 pin_project! {
-    #[project = CallProj]
-    enum Call<F> {
+    #[project = StageProj]
+    enum Stage<F> {
         Answer { #[pin] call: F },
         // The head is sent `after` that time if there is no answer by then. The call then moves into the body.
         MayBegin { call: Option<Pin<Box<F>>>, after: Duration, timeout: Timeout },
@@ -49,13 +49,13 @@ pin_project! {
 
 impl<F> SseHeartbeatFuture<F> {
     pub(super) fn new(call: F, config: CallConfig) -> Self {
-        Self { call: Call::Answer { call }, config: Some(config) }
+        Self { stage: Stage::Answer { call }, config: Some(config) }
     }
 
     /// Begins the stream `after` that time.
     pub(super) fn beginning(call: F, config: CallConfig, after: Duration) -> Self {
-        let call = Call::MayBegin { call: Some(Box::pin(call)), after, timeout: Timeout::default() };
-        Self { call, config: Some(config) }
+        let stage = Stage::MayBegin { call: Some(Box::pin(call)), after, timeout: Timeout::default() };
+        Self { stage, config: Some(config) }
     }
 }
 
@@ -70,9 +70,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = match this.call.project() {
-            CallProj::Answer { call } => ready!(call.poll(cx))?,
-            CallProj::MayBegin { call: slot, after, timeout } => {
+        let response = match this.stage.project() {
+            StageProj::Answer { call } => ready!(call.poll(cx))?,
+            StageProj::MayBegin { call: slot, after, timeout } => {
                 let Some(call) = slot else { return Poll::Pending };
                 match call.as_mut().poll(cx) {
                     Poll::Ready(answer) => answer?,

@@ -15,12 +15,12 @@ use crate::rejection::Rejection;
 /// It is `Sync` whatever is inside, as a body has to be for some servers and clients. Polling takes no lock, since it has
 /// the call to itself.
 pub(super) struct PendingAnswer<B> {
-    call: Mutex<Call<B>>,
+    call: Mutex<PendingCall<B>>,
     /// The head announced JSON lines, and not an event stream.
     json_lines: bool,
 }
 
-type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
+type PendingCall<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
 /// The call, with its error boxed.
 struct Boxing<F>(Pin<Box<F>>);

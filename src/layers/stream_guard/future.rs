@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 
 use super::body::StreamGuardBody;
 use super::config::{Chosen, Config, NAME};
-use super::prelude::Withheld;
+use super::prelude::WithheldPrelude;
 use super::refusal;
 use super::state::StreamState;
 use super::watch::{BodyWatch, ContentLimit, StreamWatch};
@@ -46,7 +46,7 @@ pin_project! {
         // Waiting for the head.
         Head { #[pin] call: F },
         // The head is here, and withheld.
-        Body { withheld: Withheld<B> },
+        Body { withheld: WithheldPrelude<B> },
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Expected {
 /// What is done with a response.
 enum Plan<B> {
     /// Something of its body is read first.
-    Withhold(Withheld<B>),
+    Withhold(WithheldPrelude<B>),
     HandOn(Response<StreamGuardBody<B>>),
 }
 
@@ -135,7 +135,7 @@ impl Expected {
             }
             Look::Error => {
                 let held = self.config.memory.reserve(self.tenant.as_ref());
-                return Plan::Withhold(Withheld::error(self.config, held, response));
+                return Plan::Withhold(WithheldPrelude::error(self.config, held, response));
             }
             Look::Answer => None,
             Look::Stream(framing) => Some(framing),
@@ -147,7 +147,7 @@ impl Expected {
         let first_content = config.first_content.map(|limit| limit.max(first_byte.unwrap_or_default()));
         match (framing, dialect) {
             (None, Some(dialect)) => {
-                Plan::Withhold(Withheld::answer(config, held, response, dialect, host, first_content))
+                Plan::Withhold(WithheldPrelude::answer(config, held, response, dialect, host, first_content))
             }
             (framing, dialect) => {
                 let framing = framing.unwrap_or(Framing::EventStream);
@@ -158,7 +158,7 @@ impl Expected {
                 // The rest of an answer may be nothing but its end.
                 if generates && dialect.is_some() && !asks_for_rest {
                     let state = state.withholding_markers();
-                    return Plan::Withhold(Withheld::stream(config, held, response, state, limit));
+                    return Plan::Withhold(WithheldPrelude::stream(config, held, response, state, limit));
                 }
                 let watch = BodyWatch::Stream(Box::new(StreamWatch { state, limit: ContentLimit::none() }));
                 response.headers_mut().remove(CONTENT_LENGTH);

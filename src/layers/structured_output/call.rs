@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::body::StructuredOutputBody;
 use super::config::Config;
 use super::examined::{AnswerForm, Check, Disposition, Examined};
-use super::request::{Asked, correct_headers, kind_of};
+use super::request::{CheckedRequest, correct_headers, kind_of};
 use crate::body::collect::{Collected, collect};
 use crate::body::ending::Ending;
 use crate::body::erased::ErasedBody;
@@ -110,7 +110,7 @@ where
 
 /// The request that asks again, if it is worth it.
 fn next(
-    asked: &Asked,
+    asked: &CheckedRequest,
     config: &Config,
     reasks: u32,
     started: Instant,
@@ -134,14 +134,14 @@ fn next(
 }
 
 /// `Err`: the request passes.
-async fn read_request(request: Request<CallBody>, config: &Config) -> Result<Asked, Request<CallBody>> {
+async fn read_request(request: Request<CallBody>, config: &Config) -> Result<CheckedRequest, Request<CallBody>> {
     let (head, body) = request.into_parts();
     let Some(kind) = kind_of(&head) else { return Err(Request::from_parts(head, body)) };
     let (bytes, limit) = (config.max_body_bytes, config.read_timeout);
     let mut reading = RequestReading::new(body, bytes, limit, &config.memory, &head.extensions);
     let body = match poll_fn(|cx| reading.poll(cx, |_| {})).await {
         RequestRead::Whole { data, trailers: None } => {
-            return match Asked::new(kind, head, data, config) {
+            return match CheckedRequest::new(kind, head, data, config) {
                 Ok(asked) => Ok(asked.compiled(config).await),
                 Err(passed) => {
                     let (head, data) = *passed;
@@ -167,7 +167,7 @@ async fn send<S: Service<Request<CallBody>>>(
     service.call(request).await
 }
 
-async fn read_answer<B>(response: Response<B>, asked: &Asked, config: &Config) -> AnswerRead<B>
+async fn read_answer<B>(response: Response<B>, asked: &CheckedRequest, config: &Config) -> AnswerRead<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,

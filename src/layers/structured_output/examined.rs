@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use super::request::Asked;
+use super::request::CheckedRequest;
 use crate::policy::structured::{Complaint, Finding, OutputSchema, ToolSchemas, examine};
 use crate::proto::answer_text::{AnswerText, replaced, unquoted};
 use crate::proto::dialect::{AnswerReader, Channel, End, Fact, Framing, Kind, Reader, Usage};
@@ -56,7 +56,7 @@ const LARGE: usize = 64 * 1024;
 
 impl AnswerForm {
     /// `None` where the answer is not looked at.
-    pub(super) fn of<B>(response: &Response<B>, asked: &Asked) -> Option<Self> {
+    pub(super) fn of<B>(response: &Response<B>, asked: &CheckedRequest) -> Option<Self> {
         let headers = response.headers();
         if response.status() != StatusCode::OK || Rejection::of(response).is_some() || media_type::is_encoded(headers) {
             return None;
@@ -78,7 +78,7 @@ impl AnswerForm {
 // === impl Check ===
 
 impl Check {
-    pub(super) fn new(asked: &Asked, form: AnswerForm, extract: bool) -> Self {
+    pub(super) fn new(asked: &CheckedRequest, form: AnswerForm, extract: bool) -> Self {
         let (schema, tools) = (asked.schema.clone(), asked.tools.clone());
         Self { kind: asked.kind, form, schema, wants_json: asked.wants_json, tools, extract }
     }

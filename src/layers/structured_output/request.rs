@@ -19,7 +19,7 @@ use crate::rt::clock;
 use crate::rt::deadline::Deadline;
 
 /// A request whose answer is checked.
-pub(super) struct Asked {
+pub(super) struct CheckedRequest {
     pub(super) kind: Kind,
     pub(super) head: Parts,
     pub(super) body: Bytes,
@@ -49,9 +49,9 @@ pub(super) fn kind_of(head: &Parts) -> Option<Kind> {
     Kind::of_path(head.uri.path()).filter(|_| readable)
 }
 
-// === impl Asked ===
+// === impl CheckedRequest ===
 
-impl Asked {
+impl CheckedRequest {
     /// `Err`: the answer to this request is not checked.
     pub(super) fn new(kind: Kind, head: Parts, body: Bytes, config: &Config) -> Result<Self, Box<(Parts, Bytes)>> {
         let given = head.extensions.get().or(config.schema.as_ref()).cloned();

@@ -9,9 +9,9 @@ use http_body::{Body, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::config::Config;
-use super::shared::Call;
+use super::shared::ConversationCall;
 use crate::body::boxed::{self, Polled};
-use crate::body::observed::{BodyObserver, Observed, Outcome};
+use crate::body::observed::{BodyEnd, BodyObserver, Observed};
 use crate::body::response::ResponseBody;
 use crate::error::{BoxError, Superseded};
 use crate::event::Event;
@@ -23,21 +23,21 @@ pin_project! {
     pub struct SupersedeBody<B> {
         // `None`: it was superseded.
         #[pin]
-        body: Option<Observed<ResponseBody<B>, Box<Watching>>>,
+        body: Option<Observed<ResponseBody<B>, Box<EndObserver>>>,
         // `None`: it cannot be superseded, or no more.
-        ends: Option<Ends>,
+        ends: Option<CancelWatch>,
     }
 }
 
 /// Holds a call until its body is over.
-pub(super) struct Watching {
-    pub(super) call: Option<Call>,
+pub(super) struct EndObserver {
+    pub(super) call: Option<ConversationCall>,
     /// Whether the answer, once whole, is one that clients do not ask for again.
     pub(super) is_final: bool,
 }
 
 /// What ends the body, and what is said then.
-struct Ends {
+struct CancelWatch {
     cancellation: Cancellation,
     config: Arc<Config>,
 }
@@ -55,9 +55,9 @@ where
     }
 
     /// That of a message.
-    pub(super) fn watched(body: B, call: Call, is_final: bool, config: Arc<Config>) -> Self {
-        let ends = Some(Ends { cancellation: call.cancellation().clone(), config });
-        let watching = Watching { call: Some(call), is_final };
+    pub(super) fn watched(body: B, call: ConversationCall, is_final: bool, config: Arc<Config>) -> Self {
+        let ends = Some(CancelWatch { cancellation: call.cancellation().clone(), config });
+        let watching = EndObserver { call: Some(call), is_final };
         Self { body: Some(Observed::new(ResponseBody::inner(body), Some(Box::new(watching)))), ends }
     }
 
@@ -73,7 +73,7 @@ impl<B> SupersedeBody<B> {
     fn end(self: Pin<&mut Self>) -> Polled {
         let mut this = self.project();
         this.body.set(None);
-        let Some(Ends { config, .. }) = this.ends.take() else { return Poll::Ready(None) };
+        let Some(CancelWatch { config, .. }) = this.ends.take() else { return Poll::Ready(None) };
         config.emitter.emit(&Event::Superseded);
         Poll::Ready(Some(Err(Superseded::new().into())))
     }
@@ -121,16 +121,16 @@ impl<B> fmt::Debug for SupersedeBody<B> {
     }
 }
 
-// === impl Watching ===
+// === impl EndObserver ===
 
-impl BodyObserver for Watching {
+impl BodyObserver for EndObserver {
     fn data(&mut self, _empty: bool) {}
 
     fn trailers(&mut self, _trailers: &HeaderMap) {}
 
-    fn over(&mut self, outcome: Outcome<'_>) {
+    fn over(&mut self, end: BodyEnd<'_>) {
         let call = self.call.take();
-        if let (Outcome::Complete, true, Some(call)) = (outcome, self.is_final, call) {
+        if let (BodyEnd::Complete, true, Some(call)) = (end, self.is_final, call) {
             call.answered();
         }
     }

@@ -12,8 +12,8 @@ use tower_service::Service;
 
 use super::body::SupersedeBody;
 use super::config::Config;
-use super::reading::{Arrived, Read, Reading};
-use super::shared::Call;
+use super::reading::{Arrived, ReadMessage, Reading};
+use super::shared::ConversationCall;
 use super::waiting::Waiting;
 use crate::body::request::CallBody;
 use crate::error::BoxError;
@@ -61,7 +61,7 @@ struct Parked<S> {
 
 /// A message in its conversation.
 struct EnteredMessage {
-    call: Call,
+    call: ConversationCall,
     config: Arc<Config>,
 }
 
@@ -147,7 +147,7 @@ where
             }
             match this.stage.as_mut().project() {
                 StageProj::Reading { reading, .. } => {
-                    let Read { request, arrived } = ready!(reading.poll(cx));
+                    let ReadMessage { request, arrived } = ready!(reading.poll(cx));
                     let StageOwned::Reading { service, .. } = this.stage.as_mut().project_replace(Stage::Over) else {
                         return Poll::Pending;
                     };

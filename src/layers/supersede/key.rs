@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{Extensions, HeaderValue, Method, Request};
 
 use super::config::Config;
-use crate::admission::Callers;
+use crate::admission::CallerHasher;
 use crate::call::Tenant;
 use crate::policy::request_scope::hash_tenant;
 use crate::policy::supersede::SupersedeMode;
@@ -50,7 +50,7 @@ fn mode(extensions: &Extensions, config: &Config) -> SupersedeMode {
 
 impl Recognition {
     /// Of one that [may be a message](is_message).
-    pub(super) fn of(parts: &Parts, config: &Config, callers: &Callers) -> Self {
+    pub(super) fn of(parts: &Parts, config: &Config, callers: &CallerHasher) -> Self {
         let mode = mode(&parts.extensions, config);
         match named_by(parts, config) {
             None => Self::Passes(None),
@@ -76,14 +76,14 @@ pub(super) fn named(of: &Tenant, conversation: &str) -> Option<Fingerprint> {
 }
 
 /// The account of a tenant that was authenticated.
-pub(super) fn account_of(tenant: &Tenant, callers: &Callers) -> u64 {
+pub(super) fn account_of(tenant: &Tenant, callers: &CallerHasher) -> u64 {
     let mut account = callers.hasher();
     tenant.as_str().hash(&mut account);
     account.finish()
 }
 
 /// The account that a request is made on: a hash of its tenant, or of its credentials.
-fn account(parts: &Parts, callers: &Callers) -> u64 {
+fn account(parts: &Parts, callers: &CallerHasher) -> u64 {
     if let Some(tenant) = parts.extensions.get::<Tenant>().filter(|tenant| !tenant.as_str().is_empty()) {
         return account_of(tenant, callers);
     }

@@ -26,7 +26,7 @@ pub(super) struct Arrived {
 }
 
 /// A request that was read.
-pub(super) struct Read {
+pub(super) struct ReadMessage {
     pub(super) request: Request<CallBody>,
     /// `None`: it was not read to its end, and passes unrecognised.
     pub(super) arrived: Option<Arrived>,
@@ -42,11 +42,11 @@ impl Reading {
         Self { head: Some((parts, arrives)), body }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ReadMessage> {
         let (body, is_whole) = ready!(self.poll_body(cx));
         // Polled again after it was over.
         let Some((parts, arrived)) = self.head.take() else { return Poll::Pending };
-        Poll::Ready(Read { request: Request::from_parts(parts, body), arrived: is_whole.then_some(arrived) })
+        Poll::Ready(ReadMessage { request: Request::from_parts(parts, body), arrived: is_whole.then_some(arrived) })
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<(CallBody, bool)> {

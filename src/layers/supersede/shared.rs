@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use super::config::{Config, NAME};
 use super::key::PendingMessage;
 use super::peers::{PeerMessage, Peers, Superseding};
-use crate::admission::{Callers, gauge_add};
-use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, SupersedeMode, Turn};
+use crate::admission::{CallerHasher, gauge_add};
+use crate::policy::supersede::{Arrival, Arriving, CallId, Conversations, Ended, Refusal, StartTime, SupersedeMode};
 use crate::proto::fingerprint::Fingerprint;
 use crate::rt::cancellation::Cancellation;
 use crate::rt::clock;
@@ -21,7 +21,7 @@ pub(super) struct Shared {
     order: AtomicU64,
     in_flight: AtomicU64,
     waiting: AtomicU64,
-    callers: Callers,
+    callers: CallerHasher,
 }
 
 /// How a [`SupersedeLayer`](crate::SupersedeLayer) is doing.
@@ -37,7 +37,7 @@ pub struct SupersedeStats {
 }
 
 /// A call of a conversation, from when its message was read to the end of its body.
-pub(super) struct Call {
+pub(super) struct ConversationCall {
     shared: Arc<Shared>,
     id: CallId,
     cancellation: Cancellation,
@@ -67,12 +67,12 @@ impl Shared {
             order: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
-            callers: Callers::default(),
+            callers: CallerHasher::default(),
         }
     }
 
     /// Tells tenants apart.
-    pub(super) fn callers(&self) -> &Callers {
+    pub(super) fn callers(&self) -> &CallerHasher {
         &self.callers
     }
 
@@ -87,7 +87,7 @@ impl Shared {
         message: &PendingMessage,
         order: u64,
         config: &Config,
-    ) -> Result<Call, Refusal> {
+    ) -> Result<ConversationCall, Refusal> {
         let arriving = Arriving {
             conversation: message.conversation,
             tenant: message.tenant,
@@ -101,7 +101,7 @@ impl Shared {
         let now = clock::now();
         let (arrival, goes_at_once) = self.with(&message.conversation, |conversations| {
             let arrival = conversations.arrive(&arriving, cancellation.clone(), now, &mut ends);
-            (arrival, matches!(arrival, Arrival::Enters(id) if conversations.turn(id, now) == Turn::Now))
+            (arrival, matches!(arrival, Arrival::Enters(id) if conversations.start_time(id, now) == StartTime::Now))
         });
         ends.iter().for_each(Cancellation::cancel);
         match arrival {
@@ -116,7 +116,7 @@ impl Shared {
                     (peers.clone(), told)
                 });
                 let (shared, ended) = (self.clone(), Ended::Unanswered);
-                Ok(Call { shared, id, cancellation, goes_at_once, ended, told })
+                Ok(ConversationCall { shared, id, cancellation, goes_at_once, ended, told })
             }
             Arrival::Refused(refusal) => Err(refusal),
         }
@@ -173,9 +173,9 @@ impl fmt::Debug for Shared {
     }
 }
 
-// === impl Call ===
+// === impl ConversationCall ===
 
-impl Call {
+impl ConversationCall {
     pub(super) fn cancellation(&self) -> &Cancellation {
         &self.cancellation
     }
@@ -190,8 +190,8 @@ impl Call {
         self.goes_at_once
     }
 
-    pub(super) fn turn(&self) -> Turn {
-        self.shared.with(&self.id.conversation(), |conversations| conversations.turn(self.id, clock::now()))
+    pub(super) fn start_time(&self) -> StartTime {
+        self.shared.with(&self.id.conversation(), |conversations| conversations.start_time(self.id, clock::now()))
     }
 
     pub(super) fn waits(&self) -> Waits {
@@ -213,7 +213,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for ConversationCall {
     fn drop(&mut self) {
         let mut turns = Vec::new();
         self.shared.with(&self.id.conversation(), |conversations| {

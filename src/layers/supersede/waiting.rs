@@ -1,7 +1,7 @@
 use std::task::{Context, Poll, ready};
 
-use super::shared::{Call, Waits};
-use crate::policy::supersede::Turn;
+use super::shared::{ConversationCall, Waits};
+use crate::policy::supersede::StartTime;
 use crate::rt::timer::LazyTimer;
 
 /// The wait of a call for its turn. A call that is superseded meanwhile is told so by its cancellation.
@@ -16,15 +16,15 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Ready when the call may go on. The call's cancellation was polled before, and wakes this one when its turn comes.
-    pub(super) fn poll(&mut self, call: &Call, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, call: &ConversationCall, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let turn = call.turn();
-            if turn == Turn::Now {
+            let turn = call.start_time();
+            if turn == StartTime::Now {
                 return Poll::Ready(());
             }
             self.counted.get_or_insert_with(|| call.waits());
             match turn {
-                Turn::At(settled) => ready!(self.timer.poll_until(settled, cx)),
+                StartTime::At(settled) => ready!(self.timer.poll_until(settled, cx)),
                 _ => return Poll::Pending,
             }
         }

@@ -28,7 +28,7 @@ impl Breaker {
             _ => {
                 self.streak.succeed(1);
                 self.probation = None;
-                self.hear(now);
+                self.note_sign_of_life(now);
             }
         }
         self.reached(waiting, now)
@@ -48,7 +48,7 @@ impl Breaker {
 
     /// The threshold that is reached, if calls that wait are taken for successes.
     fn threshold(&self, waiting: u64, now: Instant) -> Option<CircuitReason> {
-        let alone = now.saturating_duration_since(self.heard.unwrap_or(self.since));
+        let alone = now.saturating_duration_since(self.last_sign.unwrap_or(self.since));
         let run = self.streak.run();
         let length = run.length(alone);
         if u64::from(length) > waiting.saturating_mul(OUTNUMBERED) {
@@ -56,7 +56,7 @@ impl Breaker {
                 return Some(CircuitReason::FailedAfterClosing);
             }
             let limit = self.settings.consecutive.map_or(u32::MAX, |limit| limit.get());
-            let silent = self.heard.is_none_or(|heard| now.saturating_duration_since(heard) >= QUIET);
+            let silent = self.last_sign.is_none_or(|last_sign| now.saturating_duration_since(last_sign) >= QUIET);
             let long = length >= limit.saturating_mul(BESIDE_STREAMS) && run.lasted(now) >= QUIET;
             if length >= limit && (silent || long) {
                 return Some(CircuitReason::ConsecutiveFailures);
@@ -105,7 +105,7 @@ impl Breaker {
         let state = if self.settings.metrics_only { State::MetricsOnly { reached: false } } else { State::Closed };
         let event = self.change(state, reason, None);
         self.forget(now);
-        self.heard = Some(now);
+        self.last_sign = Some(now);
         self.probation = Some(saturating_add(now, PROBATION));
         event
     }
@@ -114,7 +114,7 @@ impl Breaker {
         self.window.clear(now);
         self.streak = super::Streak::default();
         self.since = now;
-        self.heard = None;
+        self.last_sign = None;
         self.probation = None;
         self.not_before = None;
         self.unanswered = 0;

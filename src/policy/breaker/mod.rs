@@ -85,7 +85,7 @@ pub(crate) struct Breaker {
     /// When counting began: at the start, or when the circuit last closed.
     since: Instant,
     /// When the upstream last gave a sign of life, after that.
-    heard: Option<Instant>,
+    last_sign: Option<Instant>,
     /// Until when one failure opens the circuit again, unless a call succeeds before.
     probation: Option<Instant>,
     /// When the upstream said to come back.
@@ -141,7 +141,7 @@ pub(crate) enum CallRole {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum CircuitDecision {
     Granted(CallGrant),
     Refused { retry_after: Option<Duration> },
 }
@@ -212,7 +212,7 @@ impl Breaker {
             streak: Streak::default(),
             given_up: GivenUp::default(),
             since: now,
-            heard: None,
+            last_sign: None,
             probation: None,
             not_before: None,
             unanswered: 0,
@@ -224,17 +224,17 @@ impl Breaker {
     }
 
     /// May one more call be made?
-    pub(crate) fn admit(&mut self, now: Instant) -> (Admission, Option<BreakerEvent>) {
+    pub(crate) fn admit(&mut self, now: Instant) -> (CircuitDecision, Option<BreakerEvent>) {
         let mut event = None;
         if let State::Open(open) = &self.state {
             let left = open.until.saturating_duration_since(now);
             match self.health_probed {
-                Some(every) if left.is_zero() => return (Admission::Refused { retry_after: Some(every) }, None),
+                Some(every) if left.is_zero() => return (CircuitDecision::Refused { retry_after: Some(every) }, None),
                 None if left.is_zero() && self.is_held => {
-                    return (Admission::Refused { retry_after: Some(HELD) }, None);
+                    return (CircuitDecision::Refused { retry_after: Some(HELD) }, None);
                 }
                 None if left.is_zero() => {}
-                _ => return (Admission::Refused { retry_after: Some(left) }, None),
+                _ => return (CircuitDecision::Refused { retry_after: Some(left) }, None),
             }
             // Open => HalfOpen
             let half = HalfOpen::new(now, self.open_time());
@@ -243,22 +243,22 @@ impl Breaker {
         (self.admit_now(now), event)
     }
 
-    fn admit_now(&mut self, now: Instant) -> Admission {
+    fn admit_now(&mut self, now: Instant) -> CircuitDecision {
         let half = match &mut self.state {
             State::HalfOpen(half) => half,
-            State::Isolated { .. } => return Admission::Refused { retry_after: None },
+            State::Isolated { .. } => return CircuitDecision::Refused { retry_after: None },
             _ => return self.granted(CallRole::Call),
         };
         match half.admit(&self.settings, now) {
             ProbeAdmission::Probe { id } => self.granted(CallRole::Probe { id }),
-            ProbeAdmission::Wait { at_most } => Admission::Refused { retry_after: Some(at_most) },
+            ProbeAdmission::Wait { at_most } => CircuitDecision::Refused { retry_after: Some(at_most) },
             ProbeAdmission::Overdue => {
                 // The probes on their way have got no answer in the whole open time.
                 self.unanswered = self.unanswered.saturating_add(1);
                 half.begin_wave(now, self.settings.open_time(self.unanswered, &mut self.rng));
                 match half.admit(&self.settings, now) {
                     ProbeAdmission::Probe { id } => self.granted(CallRole::Probe { id }),
-                    _ => Admission::Refused { retry_after: Some(self.settings.open) },
+                    _ => CircuitDecision::Refused { retry_after: Some(self.settings.open) },
                 }
             }
         }
@@ -402,9 +402,9 @@ impl Breaker {
     }
 
     /// The upstream gave a sign of life: a success, or data of a stream under way. It may have been before counting began.
-    pub(crate) fn hear(&mut self, at: Instant) {
+    pub(crate) fn note_sign_of_life(&mut self, at: Instant) {
         if at >= self.since {
-            self.heard = self.heard.max(Some(at));
+            self.last_sign = self.last_sign.max(Some(at));
         }
     }
 
@@ -479,8 +479,8 @@ impl Breaker {
         self.generation
     }
 
-    fn granted(&self, role: CallRole) -> Admission {
-        Admission::Granted(CallGrant { generation: self.generation, role })
+    fn granted(&self, role: CallRole) -> CircuitDecision {
+        CircuitDecision::Granted(CallGrant { generation: self.generation, role })
     }
 }
 

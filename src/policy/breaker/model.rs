@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::report::{CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, Counted};
+use super::{Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, CircuitDecision, Counted};
 use crate::policy::verdict::Health;
 use crate::policy::window::{CircuitWindow, Slot};
 
@@ -19,7 +19,7 @@ struct Model {
     since: Instant,
     calls: Vec<Call>,
     log: Vec<Said>,
-    heard: Vec<Instant>,
+    signs_of_life: Vec<Instant>,
     gave_up: Vec<(Caller, Instant)>,
     closed_at: Option<Instant>,
     asked: Vec<Instant>,
@@ -61,7 +61,7 @@ struct Probe {
 }
 
 /// What there is to compare of an event: from, to, why, and what had been seen.
-type Told = (CircuitState, Option<CircuitState>, CircuitReason, [u64; 5]);
+type EventView = (CircuitState, Option<CircuitState>, CircuitReason, [u64; 5]);
 
 const S: Duration = Duration::from_secs(1);
 
@@ -75,7 +75,7 @@ impl Model {
             since: now,
             calls: vec![],
             log: vec![],
-            heard: vec![],
+            signs_of_life: vec![],
             gave_up: vec![],
             closed_at: None,
             asked: vec![],
@@ -159,12 +159,12 @@ impl Model {
             CircuitWindow::Time(_) => min_calls.get().into(),
         };
         let (failed, gave_up, since) = self.run();
-        let heard = self.heard.iter().copied().max();
+        let last_sign = self.signs_of_life.iter().copied().max();
         let agree = gave_up.iter().any(|caller| *caller == Caller::Anonymous || *caller != gave_up[0])
-            || now - heard.unwrap_or(self.since) >= 60 * S;
+            || now - last_sign.unwrap_or(self.since) >= 60 * S;
         let run = failed + if agree { gave_up.len() as u64 } else { 0 };
         let limit = consecutive.map_or(u64::from(u32::MAX), |limit| limit.get().into());
-        let silent = heard.is_none_or(|heard| now - heard >= 5 * S);
+        let silent = last_sign.is_none_or(|last_sign| now - last_sign >= 5 * S);
         let beside_streams = run >= 3 * limit && since.is_some_and(|since| now - since >= 5 * S);
         let succeeded = self.log.iter().any(|said| matches!(said, Said::Success));
         let probation = self.closed_at.is_some_and(|at| now - at < 10 * S) && !succeeded;
@@ -181,7 +181,7 @@ impl Model {
         }
     }
 
-    fn go(&mut self, to: Mode, reason: CircuitReason, now: Instant) -> Option<Told> {
+    fn go(&mut self, to: Mode, reason: CircuitReason, now: Instant) -> Option<EventView> {
         let (from, seen) = (self.name(), self.seen(now));
         self.state = to;
         self.generation += 1;
@@ -192,25 +192,25 @@ impl Model {
         (self.settings.open * 2_u32.pow(self.unanswered.min(20))).min(self.settings.open_max)
     }
 
-    fn open(&mut self, reason: CircuitReason, since: Instant, now: Instant) -> Option<Told> {
+    fn open(&mut self, reason: CircuitReason, since: Instant, now: Instant) -> Option<EventView> {
         let asked = self.asked.iter().copied().max().unwrap_or(now);
         let until = asked.max(since + self.open_time());
         let seen = self.seen(now);
         self.go(Mode::Open { until, probed_from: asked, seen }, reason, now)
     }
 
-    fn probe_failed(&mut self, answered: bool, now: Instant) -> Option<Told> {
+    fn probe_failed(&mut self, answered: bool, now: Instant) -> Option<EventView> {
         let Mode::HalfOpen { waves, .. } = &self.state else { unreachable!() };
         let began = *waves.last().unwrap();
         self.unanswered += u32::from(!answered);
         self.open(CircuitReason::ProbeFailed, began, now)
     }
 
-    fn close(&mut self, reason: CircuitReason, now: Instant) -> Option<Told> {
+    fn close(&mut self, reason: CircuitReason, now: Instant) -> Option<EventView> {
         let to = if self.settings.metrics_only { Mode::MetricsOnly { told: false } } else { Mode::Closed };
         let told = self.go(to, reason, now);
         self.forget(now);
-        self.heard.push(now);
+        self.signs_of_life.push(now);
         self.closed_at = Some(now);
         told
     }
@@ -219,15 +219,15 @@ impl Model {
         (self.since, self.unanswered, self.closed_at) = (now, 0, None);
         self.calls.clear();
         self.log.clear();
-        self.heard.clear();
+        self.signs_of_life.clear();
         self.asked.clear();
     }
 
-    fn admit(&mut self, now: Instant) -> (Admission, Option<Told>) {
+    fn admit(&mut self, now: Instant) -> (CircuitDecision, Option<EventView>) {
         let mut told = None;
         if let Mode::Open { until, .. } = self.state {
             if now < until {
-                return (Admission::Refused { retry_after: Some(until - now) }, None);
+                return (CircuitDecision::Refused { retry_after: Some(until - now) }, None);
             }
             let half_open = Mode::HalfOpen { probes: vec![], given: 0, waves: vec![now], ended: vec![] };
             told = self.go(half_open, CircuitReason::OpenTimeOver, now);
@@ -235,8 +235,8 @@ impl Model {
         let (generation, open_time, limit) = (self.generation, self.open_time(), self.settings.probe_timeout);
         let Mode::HalfOpen { probes, given, waves, .. } = &mut self.state else {
             let admission = match self.state {
-                Mode::Isolated { .. } => Admission::Refused { retry_after: None },
-                _ => Admission::Granted(CallGrant { generation, role: CallRole::Call }),
+                Mode::Isolated { .. } => CircuitDecision::Refused { retry_after: None },
+                _ => CircuitDecision::Granted(CallGrant { generation, role: CallRole::Call }),
             };
             return (admission, told);
         };
@@ -245,14 +245,14 @@ impl Model {
         if in_wave >= self.settings.probes.get() as usize {
             let next = *waves.last().unwrap() + open_time;
             if now < next {
-                return (Admission::Refused { retry_after: Some(next - now) }, told);
+                return (CircuitDecision::Refused { retry_after: Some(next - now) }, told);
             }
             waves.push(now);
             self.unanswered += 1;
         }
         *given += 1;
         probes.push(Probe { id: *given, wave: waves.len(), began: now });
-        (Admission::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), told)
+        (CircuitDecision::Granted(CallGrant { generation, role: CallRole::Probe { id: *given } }), told)
     }
 
     /// Takes a probe off the list: `None` if there is none, false if a later wave is on its way.
@@ -267,7 +267,7 @@ impl Model {
         self.calls.push(Call { at: now, result, taken_back: false });
     }
 
-    fn decide(&mut self, waiting: u64, now: Instant) -> Option<Told> {
+    fn decide(&mut self, waiting: u64, now: Instant) -> Option<EventView> {
         let reached = self.reached(waiting, now);
         if let Mode::MetricsOnly { told } = self.state {
             self.state = Mode::MetricsOnly { told: reached.is_some() };
@@ -283,7 +283,7 @@ impl Model {
         result: CallResult,
         waiting: u64,
         now: Instant,
-    ) -> (Option<usize>, Option<Told>) {
+    ) -> (Option<usize>, Option<EventView>) {
         if grant.generation != self.generation {
             return (None, None);
         }
@@ -307,7 +307,7 @@ impl Model {
                 match result.health {
                     Health::Success => {
                         self.log.push(Said::Success);
-                        self.heard.push(now);
+                        self.signs_of_life.push(now);
                     }
                     Health::Failure => self.log.push(Said::Failure(now)),
                     _ => {}
@@ -348,7 +348,7 @@ impl Model {
         result: CallResult,
         waiting: u64,
         now: Instant,
-    ) -> Option<Told> {
+    ) -> Option<EventView> {
         let same = result.health == Health::Success && result.slow == counted.slow;
         if counted.generation != self.generation || result.health == Health::Ignored || same {
             return None;
@@ -386,7 +386,14 @@ impl Model {
         }
     }
 
-    fn give_up(&mut self, grant: CallGrant, caller: Caller, slow: bool, waiting: u64, now: Instant) -> Option<Told> {
+    fn give_up(
+        &mut self,
+        grant: CallGrant,
+        caller: Caller,
+        slow: bool,
+        waiting: u64,
+        now: Instant,
+    ) -> Option<EventView> {
         if grant.generation != self.generation {
             return None;
         }
@@ -412,7 +419,7 @@ impl Model {
         }
     }
 
-    fn by_hand(&mut self, control: Control, now: Instant) -> Option<Told> {
+    fn by_hand(&mut self, control: Control, now: Instant) -> Option<EventView> {
         let (from, seen) = (self.name(), self.seen(now));
         let (to, same) = match control {
             Control::Isolate => (Mode::Isolated { seen }, from == CircuitState::Isolated),
@@ -450,7 +457,7 @@ fn stats(ended: &[CallResult], run: u64) -> [u64; 5] {
     [ended.len() as u64, failures, count(|ended| ended.health == Health::Throttled), count(|ended| ended.slow), run]
 }
 
-fn told(event: BreakerEvent) -> Told {
+fn view(event: BreakerEvent) -> EventView {
     let (from, to, reason, seen) = match event {
         BreakerEvent::Changed(change) => (change.from, Some(change.to), change.reason, change.stats),
         BreakerEvent::Reached { reason, stats } => (CircuitState::MetricsOnly, None, reason, stats),
@@ -477,7 +484,7 @@ enum Step {
     Finish(usize, CallResult, u64),
     GiveUp(usize, Caller, bool, u64),
     GiveBack(usize),
-    Hear,
+    SignOfLife,
     ByHand(Control),
 }
 
@@ -518,7 +525,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_usize..8, caller(), any::<bool>(), waiting())
             .prop_map(|(which, caller, slow, waiting)| Step::GiveUp(which, caller, slow, waiting)),
         1 => (0_usize..8).prop_map(Step::GiveBack),
-        1 => Just(Step::Hear),
+        1 => Just(Step::SignOfLife),
         1 => control.prop_map(Step::ByHand),
     ]
 }
@@ -577,7 +584,7 @@ proptest! {
                     let (admission, event) = machine.admit(now);
                     let (expected, told) = model.admit(now);
                     prop_assert_eq!(admission, expected);
-                    if let Admission::Granted(grant) = admission {
+                    if let CircuitDecision::Granted(grant) = admission {
                         out.push(grant);
                     }
                     (event, told)
@@ -619,9 +626,9 @@ proptest! {
                     }
                     (None, None)
                 }
-                Step::Hear => {
-                    machine.hear(now);
-                    model.heard.push(now);
+                Step::SignOfLife => {
+                    machine.note_sign_of_life(now);
+                    model.signs_of_life.push(now);
                     (None, None)
                 }
                 Step::ByHand(control) => {
@@ -640,7 +647,7 @@ proptest! {
                 }
                 _ => continue,
             };
-            prop_assert_eq!(event.map(told), expected);
+            prop_assert_eq!(event.map(view), expected);
             prop_assert_eq!(machine.state(), model.name());
             prop_assert_eq!(machine.generation(), model.generation);
             let snapshot = machine.snapshot(now);
@@ -683,7 +690,7 @@ proptest! {
                     let (kept, event) = exact.settle(out.remove(which), result, waiting, now);
                     prop_assert_eq!(event, None);
                     counted.push((kept, Counted { generation: fast.generation, slot: fast.slot, slow: false }));
-                    lazy.hear(now);
+                    lazy.note_sign_of_life(now);
                     late += 1;
                     continue;
                 }
@@ -700,7 +707,7 @@ proptest! {
                         event
                     });
                     prop_assert_eq!(granted[0], granted[1]);
-                    if let Admission::Granted(grant) = granted[0] {
+                    if let CircuitDecision::Granted(grant) = granted[0] {
                         out.push(grant);
                     }
                     events
@@ -770,7 +777,7 @@ proptest! {
                     now = if backwards { now - time.min(now - (start - Duration::from_secs(80_000))) } else { now + time };
                 }
                 Step::Admit => {
-                    if let Admission::Granted(grant) = machine.admit(now).0 {
+                    if let CircuitDecision::Granted(grant) = machine.admit(now).0 {
                         out.push(grant);
                     }
                 }
@@ -794,7 +801,7 @@ proptest! {
                 _ => {}
             }
             machine.absorb(if huge { u64::MAX } else { 1 });
-            machine.hear(now);
+            machine.note_sign_of_life(now);
             machine.snapshot(now);
         }
     }

@@ -113,8 +113,8 @@ impl Breaker {
     }
 
     fn has_evidence_of_life(&self, now: Instant) -> bool {
-        let is_fresh = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < VETO_FRESH);
-        let silence = now.saturating_duration_since(self.heard.unwrap_or(self.since));
+        let is_fresh = self.last_sign.is_some_and(|last_sign| now.saturating_duration_since(last_sign) < VETO_FRESH);
+        let silence = now.saturating_duration_since(self.last_sign.unwrap_or(self.since));
         let run = self.streak.run();
         let is_contradicted = run.length(silence) >= CONTRADICTED && run.lasted(now) <= silence;
         let tally = self.window.sum();
@@ -126,7 +126,7 @@ impl Breaker {
 mod tests {
     use super::super::report::CircuitState;
     use super::super::settings::Settings;
-    use super::super::{Admission, CallResult};
+    use super::super::{CallResult, CircuitDecision};
     use super::*;
 
     const OPEN: Duration = Duration::from_secs(15);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn call(breaker: &mut Breaker, result: CallResult, now: Instant) -> Option<BreakerEvent> {
-        let (Admission::Granted(grant), event) = breaker.admit(now) else { panic!("refused") };
+        let (CircuitDecision::Granted(grant), event) = breaker.admit(now) else { panic!("refused") };
         assert!(event.is_none_or(|event| matches!(event, BreakerEvent::Changed(_))));
         breaker.settle(grant, result, 0, now).1
     }
@@ -249,9 +249,9 @@ mod tests {
         breaker.hear_peers(PeerReport::new(2, 2, OPEN), now);
         breaker.hold_probes();
         let later = now + OPEN * 2;
-        assert!(matches!(breaker.admit(later), (Admission::Refused { retry_after: Some(_) }, None)));
+        assert!(matches!(breaker.admit(later), (CircuitDecision::Refused { retry_after: Some(_) }, None)));
         breaker.let_probe();
-        assert!(matches!(breaker.admit(later).0, Admission::Granted(_)));
+        assert!(matches!(breaker.admit(later).0, CircuitDecision::Granted(_)));
         assert_eq!(breaker.state(), CircuitState::HalfOpen);
         assert!(breaker.close_for_peers(later).is_some());
         assert_eq!(breaker.state(), CircuitState::Closed);

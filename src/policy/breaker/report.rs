@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_in_one_line() {
+    fn a_change_is_displayed_in_one_line() {
         let stats = CircuitStats::new(Tally { calls: 8, failures: 2, throttled: 0, slow: 0 }, 2);
         let (from, to, reason) = (CircuitState::Closed, CircuitState::Open, CircuitReason::FailureRatio);
         let open_for = Some(Duration::from_secs(5));

@@ -3,9 +3,9 @@
 //! # Why are calls that were given up counted apart?
 //!
 //! A caller who leaves before the first data may be right (the upstream hangs) or impatient (the model thinks). One that
-//! leaves again and again must not close the door for all others: so a tenant counts once in ten seconds, and what callers
+//! leaves again and again must not open the circuit for all others: so a tenant counts once in ten seconds, and what callers
 //! say by leaving counts in a row only when two tenants agree, or when nothing was heard from the upstream for a minute,
-//! and there is no call that it could be closed for.
+//! and there is no other caller that an open circuit would refuse.
 
 use std::time::{Duration, Instant};
 

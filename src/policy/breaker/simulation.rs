@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::report::CircuitState;
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, Caller, Counted, QUIET};
+use super::{Breaker, BreakerEvent, CallGrant, CallResult, Caller, CircuitDecision, Counted, QUIET};
 use crate::policy::verdict::Health;
 
 const S: Duration = Duration::from_secs(1);
@@ -137,10 +137,10 @@ impl World {
             Step::Call(client) => {
                 let (admission, event) = self.machine.admit(now);
                 self.note(event);
-                self.seen.calls.push((self.now, matches!(admission, Admission::Refused { .. })));
+                self.seen.calls.push((self.now, matches!(admission, CircuitDecision::Refused { .. })));
                 match admission {
-                    Admission::Granted(grant) => self.call(client, grant),
-                    Admission::Refused { .. } => self.call_again(client),
+                    CircuitDecision::Granted(grant) => self.call(client, grant),
+                    CircuitDecision::Refused { .. } => self.call_again(client),
                 }
             }
             Step::FirstData(call, length) if !self.calls[call].over => {
@@ -157,7 +157,7 @@ impl World {
                 self.at(self.now + length, Step::End(call));
             }
             Step::End(call) if !self.calls[call].over => {
-                self.machine.hear(now);
+                self.machine.note_sign_of_life(now);
                 self.end(call);
             }
             Step::Fail(call, result) if !self.calls[call].over => {
@@ -221,8 +221,8 @@ impl World {
             let first = self.calls[*call].streams.map_or(Duration::ZERO, |(first, _)| first);
             first + S * u32::try_from((self.now - first).as_secs()).unwrap()
         };
-        if let Some(heard) = self.streaming.iter().map(last).max() {
-            self.machine.hear(self.start + heard);
+        if let Some(last_sign) = self.streaming.iter().map(last).max() {
+            self.machine.note_sign_of_life(self.start + last_sign);
         }
         if self.now - began >= QUIET {
             return 0;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::report::{CircuitChange, CircuitReason, CircuitState};
 use super::settings::Settings;
-use super::{Admission, Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, Counted, Refuses};
+use super::{Breaker, BreakerEvent, CallGrant, CallResult, CallRole, Caller, CircuitDecision, Counted, Refuses};
 use crate::policy::verdict::Health;
 use crate::policy::window::{CircuitWindow, Slot};
 
@@ -44,14 +44,14 @@ impl Circuit {
         self
     }
 
-    fn admit(&mut self) -> Admission {
+    fn admit(&mut self) -> CircuitDecision {
         self.machine.admit(self.now).0
     }
 
     fn grant(&mut self) -> CallGrant {
         match self.admit() {
-            Admission::Granted(grant) => grant,
-            refused @ Admission::Refused { .. } => panic!("{refused:?}"),
+            CircuitDecision::Granted(grant) => grant,
+            refused @ CircuitDecision::Refused { .. } => panic!("{refused:?}"),
         }
     }
 
@@ -110,8 +110,8 @@ fn some(n: u32) -> NonZeroU32 {
     NonZeroU32::new(n).unwrap()
 }
 
-fn refused(after: Duration) -> Admission {
-    Admission::Refused { retry_after: Some(after) }
+fn refused(after: Duration) -> CircuitDecision {
+    CircuitDecision::Refused { retry_after: Some(after) }
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn data_of_an_old_stream_is_evidence_of_life() {
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(1000, GOOD);
     circuit.pass(9 * S);
-    circuit.machine.hear(circuit.now);
+    circuit.machine.note_sign_of_life(circuit.now);
     circuit.pass(4 * S).calls(14, BAD);
     assert_eq!(circuit.state(), CircuitState::Closed);
     circuit.pass(S).call(BAD).unwrap();
@@ -165,14 +165,14 @@ fn a_run_three_times_as_long_opens_beside_streams_that_flow_once_it_has_lasted_f
     circuit.calls(1000, GOOD);
     circuit.calls(14, BAD);
     circuit.pass(5 * S);
-    circuit.machine.hear(circuit.now);
+    circuit.machine.note_sign_of_life(circuit.now);
     assert_eq!(circuit.call(BAD).unwrap().reason, CircuitReason::ConsecutiveFailures);
 
     let mut circuit = Circuit::new(|_| {});
     circuit.calls(1000, GOOD);
     circuit.calls(20, BAD);
     circuit.pass(5 * S - NANO);
-    circuit.machine.hear(circuit.now);
+    circuit.machine.note_sign_of_life(circuit.now);
     circuit.calls(1, BAD);
     assert_eq!(circuit.state(), CircuitState::Closed);
 }
@@ -308,7 +308,7 @@ fn one_tenant_alone_opens_only_after_a_minute_of_silence() {
 }
 
 #[test]
-fn callers_that_cannot_be_told_apart_are_not_limited() {
+fn anonymous_callers_are_not_limited() {
     let mut circuit = Circuit::new(|_| {});
     (0..4).for_each(|_| assert_eq!(circuit.give_up(Caller::Anonymous), None));
     assert!(circuit.give_up(Caller::Anonymous).is_some());
@@ -610,7 +610,7 @@ fn a_probe_beyond_its_time_is_forgotten() {
     let mut circuit = Circuit::new(|s| s.probe_timeout = 3 * S);
     circuit.calls(5, BAD);
     let probe = circuit.pass(5 * S).grant();
-    assert!(matches!(circuit.pass(3 * S - NANO).admit(), Admission::Refused { .. }));
+    assert!(matches!(circuit.pass(3 * S - NANO).admit(), CircuitDecision::Refused { .. }));
     let next = circuit.pass(NANO).grant();
     assert_eq!(circuit.settle(probe, GOOD), None);
     assert_eq!(circuit.state(), CircuitState::HalfOpen);
@@ -640,7 +640,7 @@ fn by_hand_an_isolated_circuit_stays_until_it_is_closed() {
     assert!(circuit.machine.isolate(circuit.now).is_some());
     assert_eq!(circuit.machine.isolate(circuit.now), None, "no transition twice");
     circuit.pass(86_400 * S);
-    assert_eq!(circuit.admit(), Admission::Refused { retry_after: None });
+    assert_eq!(circuit.admit(), CircuitDecision::Refused { retry_after: None });
     assert!(circuit.machine.close_by_hand(circuit.now).is_some());
     assert_eq!(circuit.machine.close_by_hand(circuit.now), None);
     circuit.grant();
@@ -720,7 +720,7 @@ fn no_health_probe_while_the_upstream_asked_for_time_or_the_circuit_was_opened_b
 }
 
 #[test]
-fn while_health_probes_are_sent_the_open_time_that_is_left_is_told_and_then_their_interval() {
+fn while_health_probes_are_sent_retry_after_is_the_open_time_left_and_then_their_interval() {
     let mut circuit = Circuit::open();
     assert!(circuit.machine.begin_health(2 * S));
     assert_eq!(circuit.pass(S).admit(), refused(4 * S), "the open time is not over");
@@ -733,7 +733,7 @@ fn while_health_probes_are_sent_the_open_time_that_is_left_is_told_and_then_thei
 }
 
 #[test]
-fn a_call_that_may_not_probe_is_told_to_come_back_after_a_second() {
+fn a_call_that_may_not_probe_gets_a_retry_after_of_one_second() {
     let mut circuit = Circuit::open();
     circuit.machine.is_held = true;
     assert_eq!(circuit.pass(4 * S).admit(), refused(S), "what is left");
@@ -811,13 +811,13 @@ fn what_was_heard_before_counting_began_is_no_sign_of_life() {
     circuit.pass(60 * S);
     circuit.machine.close_by_hand(circuit.now);
     circuit.pass(5 * S);
-    circuit.machine.hear(circuit.now - 6 * S);
+    circuit.machine.note_sign_of_life(circuit.now - 6 * S);
     circuit.calls(5, BAD);
     assert_eq!(circuit.state(), CircuitState::Open);
     let mut circuit = Circuit::new(|_| {});
     circuit.pass(5 * S);
-    circuit.machine.hear(circuit.now);
-    circuit.machine.hear(circuit.now - S);
+    circuit.machine.note_sign_of_life(circuit.now);
+    circuit.machine.note_sign_of_life(circuit.now - S);
     circuit.calls(5, BAD);
     assert_eq!(circuit.state(), CircuitState::Closed, "the latest sign counts");
 }
@@ -826,11 +826,11 @@ fn what_was_heard_before_counting_began_is_no_sign_of_life() {
 fn a_probe_that_is_given_back_frees_its_place_in_its_own_wave_only() {
     let mut circuit = Circuit::open();
     let probe = circuit.pass(5 * S).grant();
-    assert!(matches!(circuit.admit(), Admission::Refused { .. }));
+    assert!(matches!(circuit.admit(), CircuitDecision::Refused { .. }));
     circuit.machine.give_back(CallGrant { generation: probe.generation + 1, ..probe });
-    assert!(matches!(circuit.admit(), Admission::Refused { .. }), "of another generation");
+    assert!(matches!(circuit.admit(), CircuitDecision::Refused { .. }), "of another generation");
     circuit.machine.give_back(CallGrant { role: CallRole::Call, ..probe });
-    assert!(matches!(circuit.admit(), Admission::Refused { .. }), "no probe");
+    assert!(matches!(circuit.admit(), CircuitDecision::Refused { .. }), "no probe");
     circuit.machine.give_back(probe);
     circuit.grant();
     assert!(CallGrant::call(7).is_call() && !probe.is_call());

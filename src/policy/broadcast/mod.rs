@@ -43,7 +43,7 @@ pub(crate) struct Broadcast<P, A> {
     tip: u64,
     /// The sum of the costs of the parts that are held.
     cost: usize,
-    readers: Slab<Position<A>>,
+    readers: Slab<ReaderState<A>>,
     listeners: usize,
     /// Since when readers that have read everything have had to wait for the slowest.
     waiting_since: Option<Instant>,
@@ -75,7 +75,7 @@ struct HeldPart<P> {
 
 /// Where a reader is.
 #[derive(Debug)]
-struct Position<A> {
+struct ReaderState<A> {
     /// The number of the part that it reads next.
     next: u64,
     role: ReaderRole,
@@ -163,7 +163,7 @@ impl<P: Clone, A: Default> Broadcast<P, A> {
     }
 
     fn add(&mut self, role: ReaderRole) -> ReaderId {
-        ReaderId(self.readers.add(Position { next: self.first, role, attached: A::default() }))
+        ReaderId(self.readers.add(ReaderState { next: self.first, role, attached: A::default() }))
     }
 
     /// Makes an observer a listener, or a listener an observer. Returns whether it is what was asked for now: an

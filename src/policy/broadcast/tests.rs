@@ -18,7 +18,7 @@ fn drain(broadcast: &mut Broadcast<u64, ()>, id: ReaderId) -> Vec<u64> {
 }
 
 #[test]
-fn a_late_reader_hears_everything() {
+fn a_late_reader_receives_everything() {
     let mut broadcast = broadcast(3);
     let id = broadcast.join().unwrap();
     assert_eq!(drain(&mut broadcast, id), [0, 1, 2]);
@@ -336,7 +336,7 @@ proptest! {
     /// Whatever happens: every reader hears every part once and in order, until it is told that it is lost; what is
     /// held is what a reader has still to read, and never more than the limit and a part.
     #[test]
-    fn readers_hear_everything_in_order_or_are_told(steps in prop::collection::vec(step(), 0..120)) {
+    fn readers_receive_everything_in_order_or_learn_of_the_gap(steps in prop::collection::vec(step(), 0..120)) {
         let start = Instant::now();
         let mut now = start;
         let mut broadcast = Broadcast::<u64, ()>::new(LIMITS);

@@ -201,7 +201,7 @@ impl Bucket {
     }
 
     /// Whether a quota of this kind is the limit that it stands for.
-    pub(crate) fn is_told_of_by(&self, quota: &Quota) -> bool {
+    pub(crate) fn is_reported_by(&self, quota: &Quota) -> bool {
         self.unit == quota.unit && (self.source == Source::Configured || self.window == quota.window)
     }
 
@@ -447,9 +447,9 @@ mod tests {
         let day = Quota { window: Some(Duration::from_secs(86_400)), ..minute };
         let other = Quota { unit: Unit::Requests, ..minute };
         let own = tokens(Rate::per_minute(60));
-        assert!(own.is_told_of_by(&minute) && own.is_told_of_by(&day) && !own.is_told_of_by(&other));
+        assert!(own.is_reported_by(&minute) && own.is_reported_by(&day) && !own.is_reported_by(&other));
         let learned = learned(&minute, 0).unwrap();
-        assert!(learned.is_told_of_by(&minute) && !learned.is_told_of_by(&day) && !learned.is_told_of_by(&other));
+        assert!(learned.is_reported_by(&minute) && !learned.is_reported_by(&day) && !learned.is_reported_by(&other));
     }
 
     #[test]
@@ -594,7 +594,7 @@ mod tests {
 
         /// What is told to be the wait is the wait.
         #[test]
-        fn a_call_that_waits_as_told_passes(
+        fn a_call_that_waits_for_the_returned_time_passes(
             rate in rates(),
             taken in 0..2_000_u64,
             tokens_ in 1..2_000_u64,

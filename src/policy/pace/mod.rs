@@ -25,7 +25,7 @@ pub(crate) struct Pacer {
 
 /// Whether a call may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum SendDecision {
     Go(Grant),
     /// To be asked again in this long, or when the pacer changed.
     Wait(Micros),
@@ -65,17 +65,17 @@ impl Pacer {
     }
 
     /// Whether a call of `tenant` that takes `demand` may be sent. What it takes is taken.
-    pub(crate) fn admit(&mut self, tenant: u64, demand: Demand, now: Micros) -> Turn {
+    pub(crate) fn admit(&mut self, tenant: u64, demand: Demand, now: Micros) -> SendDecision {
         if let PauseCheck::Wait(wait) = self.pauses.look(tenant, now) {
-            return Turn::Wait(wait);
+            return SendDecision::Wait(wait);
         }
         match bucket::reserve(&mut self.buckets, &demand, now) {
             Ok(()) => {
                 let probe = self.pauses.send(tenant, now);
                 let charged = u8::try_from(self.buckets.len()).unwrap_or(u8::MAX);
-                Turn::Go(Grant { tenant, demand, sent: now, probe, charged })
+                SendDecision::Go(Grant { tenant, demand, sent: now, probe, charged })
             }
-            Err(wait) => Turn::Wait(wait),
+            Err(wait) => SendDecision::Wait(wait),
         }
     }
 
@@ -172,7 +172,7 @@ impl Pacer {
     pub(crate) fn observe(&mut self, quotas: &[Quota], learn: bool, now: Micros) {
         for quota in quotas {
             let mut known = false;
-            for bucket in self.buckets.iter_mut().filter(|bucket| bucket.is_told_of_by(quota)) {
+            for bucket in self.buckets.iter_mut().filter(|bucket| bucket.is_reported_by(quota)) {
                 known = true;
                 bucket.observe(quota, now);
             }

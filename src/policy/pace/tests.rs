@@ -22,8 +22,8 @@ fn quota(limit: u64, remaining: u64, seconds: u64) -> Quota {
 
 fn go(pacer: &mut Pacer, tenant: u64, tokens: u64, now: Micros) -> Grant {
     match pacer.admit(tenant, call(tokens), now) {
-        Turn::Go(grant) => grant,
-        Turn::Wait(wait) => panic!("waits for {wait}"),
+        SendDecision::Go(grant) => grant,
+        SendDecision::Wait(wait) => panic!("waits for {wait}"),
     }
 }
 
@@ -45,9 +45,9 @@ fn without_rates_nothing_waits_until_a_429() {
     // They start again as they were served.
     let start = now + 20 * SECOND;
     assert_eq!(pacer.wait(BOB, &Demand { requests: 8, ..Demand::default() }, &call(0), now), 22 * SECOND);
-    assert_eq!(pacer.admit(BOB, call(0), start - 1), Turn::Wait(1));
+    assert_eq!(pacer.admit(BOB, call(0), start - 1), SendDecision::Wait(1));
     go(&mut pacer, BOB, 0, start);
-    assert_eq!(pacer.admit(BOB, call(0), start), Turn::Wait(SECOND / 4));
+    assert_eq!(pacer.admit(BOB, call(0), start), SendDecision::Wait(SECOND / 4));
     assert!(!pacer.is_open(start));
     assert!(pacer.is_open(start + SECOND));
 }
@@ -58,16 +58,16 @@ fn what_was_not_sent_is_given_back_and_a_429_used_no_tokens() {
         pacer(&[(Unit::Requests, Rate::per_minute(60)), (Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
     let grant = go(&mut pacer, ANN, 1000, 0);
     assert!(!pacer.is_idle(0));
-    assert!(matches!(pacer.admit(ANN, call(1000), 0), Turn::Wait(_)));
+    assert!(matches!(pacer.admit(ANN, call(1000), 0), SendDecision::Wait(_)));
     pacer.give_back(&grant, false, 0);
     assert!(pacer.is_idle(0));
 
     let grant = go(&mut pacer, ANN, 1000, 0);
     pacer.throttled(&grant, Some(5 * SECOND), 0);
-    assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND - 1), Turn::Wait(1));
+    assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND - 1), SendDecision::Wait(1));
     // The very call that was refused goes when the pause is over, and the next one has to wait for its tokens.
     go(&mut pacer, ANN, 1000, 5 * SECOND);
-    assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND), Turn::Wait(10 * SECOND));
+    assert_eq!(pacer.admit(ANN, call(1000), 5 * SECOND), SendDecision::Wait(10 * SECOND));
 }
 
 #[test]
@@ -76,14 +76,14 @@ fn a_probe_that_is_given_up_leaves_its_turn_to_the_next() {
     let first = go(&mut pacer, ANN, 0, 0);
     pacer.throttled(&first, None, 0);
     let probe = go(&mut pacer, ANN, 0, SECOND);
-    assert!(matches!(pacer.admit(ANN, call(0), SECOND), Turn::Wait(_)));
+    assert!(matches!(pacer.admit(ANN, call(0), SECOND), SendDecision::Wait(_)));
     pacer.give_back(&probe, true, SECOND);
     let next = 2 * SECOND;
     let probe = go(&mut pacer, ANN, 0, next);
     pacer.served(&probe);
     assert_eq!(
         pacer.admit(ANN, call(0), next + SECOND),
-        Turn::Go(Grant { probe: false, sent: next + SECOND, ..probe })
+        SendDecision::Go(Grant { probe: false, sent: next + SECOND, ..probe })
     );
 }
 
@@ -108,7 +108,7 @@ fn limits_are_learned_once_and_then_followed() {
     for _ in 0..2 {
         go(&mut pacer, ANN, 0, 0);
     }
-    assert_eq!(pacer.admit(ANN, call(0), 0), Turn::Wait(SECOND));
+    assert_eq!(pacer.admit(ANN, call(0), 0), SendDecision::Wait(SECOND));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn an_upstream_teaches_a_bounded_number_of_limits() {
 }
 
 #[test]
-fn what_another_process_was_told_pauses_all_and_is_never_shortened() {
+fn a_pause_of_another_process_pauses_all_and_is_never_shortened() {
     let mut pacer = pacer(&[(Unit::Tokens, Rate::per_minute(6000).burst(1000))]);
     let now = 100 * SECOND;
     pacer.pause(20 * SECOND, false, now);
@@ -139,13 +139,13 @@ fn what_another_process_was_told_pauses_all_and_is_never_shortened() {
     assert_eq!(pacer.paused_until(), now + 20 * SECOND);
     assert!(!pacer.is_idle(now));
     for tenant in [ANN, BOB] {
-        assert_eq!(pacer.admit(tenant, call(0), now), Turn::Wait(20 * SECOND));
+        assert_eq!(pacer.admit(tenant, call(0), now), SendDecision::Wait(20 * SECOND));
     }
     // Longer than is believed: then one call finds out.
     pacer.pause(CAP * 10, false, now);
-    assert_eq!(pacer.admit(ANN, call(0), now + CAP - 1), Turn::Wait(1));
+    assert_eq!(pacer.admit(ANN, call(0), now + CAP - 1), SendDecision::Wait(1));
     go(&mut pacer, ANN, 0, now + CAP);
-    assert!(matches!(pacer.admit(BOB, call(0), now + CAP), Turn::Wait(_)));
+    assert!(matches!(pacer.admit(BOB, call(0), now + CAP), SendDecision::Wait(_)));
 }
 
 /// A window that starts afresh at once: the rate that its answers teach is far too low to begin with.
@@ -157,7 +157,7 @@ fn a_learned_limit_lets_all_of_a_fixed_window_pass() {
         go(&mut pacer, ANN, 0, now);
         pacer.observe(&[quota(1_000, 1_000 - taken, 86_400 - taken)], true, now);
     }
-    assert!(matches!(pacer.admit(ANN, call(0), 1_000 * SECOND), Turn::Wait(_)), "all of it is taken");
+    assert!(matches!(pacer.admit(ANN, call(0), 1_000 * SECOND), SendDecision::Wait(_)), "all of it is taken");
 }
 
 /// Two models behind one key, or an upstream that lies.

@@ -1,8 +1,8 @@
 //! Waiting calls: round robin over tenants, first in first out within one.
 //!
-//! # Why not one line?
+//! # Why not one queue?
 //!
-//! In one line, a tenant that sends a hundred calls makes all others wait for a hundred. Here each tenant has a line
+//! In one queue, a tenant that sends a hundred calls makes all others wait for a hundred. Here each tenant has a queue
 //! of its own, and one call is taken from each in turn: a tenant that sends one call waits for one call of each of the others.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,9 +19,9 @@ pub(crate) struct FairQueue<T> {
     /// The first of those that are free, each of which names the next as the one behind it.
     free: u32,
     taken: usize,
-    tenants: HashMap<u64, TenantLine, Hashed>,
-    /// Tenants in the order in which they are served. One whose line is empty stays until it comes first.
-    ring: VecDeque<u64>,
+    tenants: HashMap<u64, TenantQueue, Hashed>,
+    /// Tenants in the order in which they are served. One whose queue is empty stays until it comes first.
+    round: VecDeque<u64>,
     waiting: usize,
     /// Of the last ticket.
     serial: u64,
@@ -40,7 +40,7 @@ struct WaitingCall<T> {
     serial: Option<NonZeroU64>,
     tenant: u64,
     waiter: Option<T>,
-    /// Whether it is in its tenant's line, and between which others.
+    /// Whether it is in its tenant's queue, and between which others.
     is_waiting: bool,
     before: u32,
     behind: u32,
@@ -48,7 +48,7 @@ struct WaitingCall<T> {
 
 /// The waiters of one tenant.
 #[derive(Debug)]
-struct TenantLine {
+struct TenantQueue {
     first: u32,
     last: u32,
     len: usize,
@@ -72,7 +72,7 @@ impl<T> FairQueue<T> {
             free: NONE,
             taken: 0,
             tenants: HashMap::default(),
-            ring: VecDeque::new(),
+            round: VecDeque::new(),
             waiting: 0,
             serial: 0,
         }
@@ -87,16 +87,16 @@ impl<T> FairQueue<T> {
         self.waiting == 0
     }
 
-    /// Goes to the end of the line of its tenant.
+    /// Goes to the end of the queue of its tenant.
     pub(crate) fn push(&mut self, tenant: u64, waiter: T) -> Ticket {
         self.serial = self.serial.wrapping_add(1);
         let serial = NonZeroU64::new(self.serial).unwrap_or(NonZeroU64::MIN);
         if !self.tenants.contains_key(&tenant) {
             self.drop_all_empty_lines();
-            self.ring.push_back(tenant);
+            self.round.push_back(tenant);
         }
-        let line = self.tenants.entry(tenant).or_default();
-        let before = line.last;
+        let queue = self.tenants.entry(tenant).or_default();
+        let before = queue.last;
         let place =
             WaitingCall { serial: Some(serial), tenant, waiter: Some(waiter), is_waiting: true, before, behind: NONE };
         let index = match self.places.get_mut(self.free) {
@@ -107,11 +107,11 @@ impl<T> FairQueue<T> {
             }
             None => self.places.push(place),
         };
-        line.last = index;
-        line.len += 1;
+        queue.last = index;
+        queue.len += 1;
         match self.places.get_mut(before) {
             Some(before) => before.behind = index,
-            None => line.first = index,
+            None => queue.first = index,
         }
         self.waiting += 1;
         self.taken += 1;
@@ -131,8 +131,8 @@ impl<T> FairQueue<T> {
 
     /// Looks at all that wait.
     pub(crate) fn for_each(&self, mut look: impl FnMut(&T)) {
-        for lane in self.tenants.values() {
-            let mut next = lane.first;
+        for tenant_queue in self.tenants.values() {
+            let mut next = tenant_queue.first;
             while let Some(place) = self.places.get(next) {
                 place.waiter.as_ref().into_iter().for_each(&mut look);
                 next = place.behind;
@@ -143,7 +143,7 @@ impl<T> FairQueue<T> {
     /// Whose turn it is, and its tenant: the first waiter of the first tenant that may go.
     pub(crate) fn first(&mut self, may_go: impl Fn(&Self, u64) -> bool) -> Option<(Ticket, u64)> {
         self.drop_empty_lines();
-        let mut lines = self.ring.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first)));
+        let mut lines = self.round.iter().filter_map(|tenant| Some((*tenant, self.tenants.get(tenant)?.first)));
         let (tenant, place) = lines.find(|(tenant, first)| *first != NONE && may_go(self, *tenant))?;
         Some((self.ticket(place)?, tenant))
     }
@@ -158,16 +158,16 @@ impl<T> FairQueue<T> {
         self.unlink(ticket);
     }
 
-    /// Ends a wait: the tenant goes to the end of the ring. The waiter stays until it is [removed](Self::remove).
+    /// Ends a wait: the tenant goes to the end of the round. The waiter stays until it is [removed](Self::remove).
     pub(crate) fn serve(&mut self, ticket: Ticket) {
         let Some(tenant) = self.place(ticket).filter(|place| place.is_waiting).map(|place| place.tenant) else {
             return;
         };
         self.unlink(ticket);
         // It is the first in the usual case.
-        if let Some(position) = self.ring.iter().position(|other| *other == tenant) {
-            self.ring.remove(position);
-            self.ring.push_back(tenant);
+        if let Some(position) = self.round.iter().position(|other| *other == tenant) {
+            self.round.remove(position);
+            self.round.push_back(tenant);
         }
     }
 
@@ -195,20 +195,20 @@ impl<T> FairQueue<T> {
 
     /// How many of this tenant wait.
     pub(crate) fn of(&self, tenant: u64) -> usize {
-        self.tenants.get(&tenant).map_or(0, |line| line.len)
+        self.tenants.get(&tenant).map_or(0, |queue| queue.len)
     }
 
     /// The last waiter of the tenant of which most wait, and how many those are. Looks at all tenants.
     pub(crate) fn last_of_longest(&self) -> Option<(Ticket, usize)> {
-        let line = self.tenants.values().max_by_key(|line| line.len)?;
-        Some((self.ticket(line.last)?, line.len))
+        let queue = self.tenants.values().max_by_key(|queue| queue.len)?;
+        Some((self.ticket(queue.last)?, queue.len))
     }
 
     /// How many would be served before one that comes now.
     pub(crate) fn ahead(&self, tenant: u64) -> usize {
         let own = self.of(tenant);
         let others = self.tenants.iter().filter(|(other, _)| **other != tenant);
-        others.map(|(_, line)| line.len.min(own + 1)).sum::<usize>() + own
+        others.map(|(_, queue)| queue.len.min(own + 1)).sum::<usize>() + own
     }
 
     fn place(&mut self, ticket: Ticket) -> Option<&mut WaitingCall<T>> {
@@ -230,41 +230,41 @@ impl<T> FairQueue<T> {
         if let Some(behind) = self.places.get_mut(behind) {
             behind.before = before;
         }
-        if let Some(line) = self.tenants.get_mut(&tenant) {
+        if let Some(queue) = self.tenants.get_mut(&tenant) {
             if before == NONE {
-                line.first = behind;
+                queue.first = behind;
             }
             if behind == NONE {
-                line.last = before;
+                queue.last = before;
             }
-            line.len -= 1;
+            queue.len -= 1;
         }
         self.waiting -= 1;
     }
 
     /// When there are more of them than of the others, so that it costs little for each.
     fn drop_all_empty_lines(&mut self) {
-        if self.ring.len() > 2 * self.waiting + 16 {
-            self.tenants.retain(|_, line| line.len > 0);
-            self.ring.retain(|tenant| self.tenants.contains_key(tenant));
+        if self.round.len() > 2 * self.waiting + 16 {
+            self.tenants.retain(|_, queue| queue.len > 0);
+            self.round.retain(|tenant| self.tenants.contains_key(tenant));
         }
     }
 
-    /// Those at the head of the ring, of which there are no more than were pushed.
+    /// Those at the head of the round, of which there are no more than were pushed.
     fn drop_empty_lines(&mut self) {
-        while let Some(tenant) = self.ring.front().copied() {
-            if self.tenants.get(&tenant).is_some_and(|line| line.len > 0) {
+        while let Some(tenant) = self.round.front().copied() {
+            if self.tenants.get(&tenant).is_some_and(|queue| queue.len > 0) {
                 break;
             }
             self.tenants.remove(&tenant);
-            self.ring.pop_front();
+            self.round.pop_front();
         }
     }
 }
 
-// === impl TenantLine ===
+// === impl TenantQueue ===
 
-impl Default for TenantLine {
+impl Default for TenantQueue {
     fn default() -> Self {
         Self { first: NONE, last: NONE, len: 0 }
     }
@@ -298,56 +298,56 @@ mod tests {
         true
     }
 
-    fn served(line: &mut FairQueue<&'static str>) -> Vec<&'static str> {
+    fn served(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
         std::iter::from_fn(|| {
-            let (ticket, _) = line.first(any_tenant)?;
-            line.serve(ticket);
-            line.remove(ticket)
+            let (ticket, _) = queue.first(any_tenant)?;
+            queue.serve(ticket);
+            queue.remove(ticket)
         })
         .collect()
     }
 
     #[test]
     fn one_call_of_each_tenant_in_turn() {
-        let mut line = FairQueue::new();
+        let mut queue = FairQueue::new();
         for waiter in ["a1", "a2", "a3"] {
-            line.push(1, waiter);
+            queue.push(1, waiter);
         }
-        line.push(2, "b1");
-        assert_eq!((line.ahead(1), line.ahead(2), line.ahead(3)), (4, 3, 2));
-        line.push(3, "c1");
-        line.push(2, "b2");
-        assert_eq!(served(&mut line), ["a1", "b1", "c1", "a2", "b2", "a3"]);
-        assert!(line.is_empty());
+        queue.push(2, "b1");
+        assert_eq!((queue.ahead(1), queue.ahead(2), queue.ahead(3)), (4, 3, 2));
+        queue.push(3, "c1");
+        queue.push(2, "b2");
+        assert_eq!(served(&mut queue), ["a1", "b1", "c1", "a2", "b2", "a3"]);
+        assert!(queue.is_empty());
     }
 
     #[test]
     fn a_waiter_that_leaves_is_not_served_and_holds_up_no_other() {
-        let mut line = FairQueue::new();
-        let tickets = ["a1", "a2", "a3"].map(|waiter| line.push(1, waiter));
-        let other = line.push(2, "b1");
-        assert_eq!(line.remove(tickets[1]), Some("a2"));
-        assert_eq!(line.remove(tickets[1]), None);
-        assert_eq!(line.remove(other), Some("b1"));
+        let mut queue = FairQueue::new();
+        let tickets = ["a1", "a2", "a3"].map(|waiter| queue.push(1, waiter));
+        let other = queue.push(2, "b1");
+        assert_eq!(queue.remove(tickets[1]), Some("a2"));
+        assert_eq!(queue.remove(tickets[1]), None);
+        assert_eq!(queue.remove(other), Some("b1"));
         // The place of the one that left is another's now, and its ticket is not.
-        let new = line.push(1, "a4");
-        assert_eq!(line.remove(tickets[1]), None);
-        assert_eq!(served(&mut line), ["a1", "a3", "a4"]);
-        assert_eq!(line.remove(new), None);
+        let new = queue.push(1, "a4");
+        assert_eq!(queue.remove(tickets[1]), None);
+        assert_eq!(served(&mut queue), ["a1", "a3", "a4"]);
+        assert_eq!(queue.remove(new), None);
     }
 
     #[test]
     fn a_tenant_that_may_not_go_is_passed_over() {
-        let mut line = FairQueue::new();
-        line.push(1, "a1");
-        line.push(2, "b1");
-        let (ticket, tenant) = line.first(|_, tenant| tenant != 1).unwrap();
+        let mut queue = FairQueue::new();
+        queue.push(1, "a1");
+        queue.push(2, "b1");
+        let (ticket, tenant) = queue.first(|_, tenant| tenant != 1).unwrap();
         assert_eq!(tenant, 2);
-        assert_eq!(line.get_mut(ticket), Some(&mut "b1"));
-        line.serve(ticket);
-        assert_eq!(line.first(|_, tenant| tenant != 1), None);
+        assert_eq!(queue.get_mut(ticket), Some(&mut "b1"));
+        queue.serve(ticket);
+        assert_eq!(queue.first(|_, tenant| tenant != 1), None);
         // Served, and not gone yet.
-        assert_eq!((line.len(), line.remove(ticket)), (1, Some("b1")));
+        assert_eq!((queue.len(), queue.remove(ticket)), (1, Some("b1")));
     }
 
     #[derive(Clone, Debug)]
@@ -367,34 +367,34 @@ mod tests {
         /// The same as a list of lists.
         #[test]
         fn it_is_round_robin(steps in steps()) {
-            let mut line = FairQueue::new();
+            let mut queue = FairQueue::new();
             let mut model: VecDeque<(u64, VecDeque<u32>)> = VecDeque::new();
             let mut tickets: Vec<(Ticket, u64, u32)> = Vec::new();
             for (number, step) in (0..).zip(steps) {
                 match step {
                     Step::Push(tenant) => {
-                        tickets.push((line.push(tenant, number), tenant, number));
+                        tickets.push((queue.push(tenant, number), tenant, number));
                         match model.iter_mut().find(|(other, _)| *other == tenant) {
                             Some((_, waiters)) => waiters.push_back(number),
                             None => model.push_back((tenant, VecDeque::from([number]))),
                         }
                     }
                     Step::Serve => {
-                        let first = line.first(any_tenant);
+                        let first = queue.first(any_tenant);
                         while model.front().is_some_and(|(_, waiters)| waiters.is_empty()) {
                             model.pop_front();
                         }
                         prop_assert_eq!(first.is_some(), !model.is_empty());
                         if let (Some((ticket, _)), Some((tenant, mut waiters))) = (first, model.pop_front()) {
-                            line.serve(ticket);
-                            prop_assert_eq!(line.remove(ticket), waiters.pop_front());
+                            queue.serve(ticket);
+                            prop_assert_eq!(queue.remove(ticket), waiters.pop_front());
                             model.push_back((tenant, waiters));
                             tickets.retain(|(other, _, _)| *other != ticket);
                         }
                     }
                     Step::Remove(which) if !tickets.is_empty() => {
                         let (ticket, tenant, number) = tickets.swap_remove(which % tickets.len());
-                        prop_assert_eq!(line.remove(ticket), Some(number));
+                        prop_assert_eq!(queue.remove(ticket), Some(number));
                         let (_, waiters) = model.iter_mut().find(|(other, _)| *other == tenant).unwrap();
                         waiters.retain(|other| *other != number);
                     }
@@ -403,8 +403,8 @@ mod tests {
                 if tickets.is_empty() {
                     model.clear();
                 }
-                prop_assert_eq!(line.len(), tickets.len());
-                prop_assert_eq!(line.len(), model.iter().map(|(_, waiters)| waiters.len()).sum::<usize>());
+                prop_assert_eq!(queue.len(), tickets.len());
+                prop_assert_eq!(queue.len(), model.iter().map(|(_, waiters)| waiters.len()).sum::<usize>());
             }
         }
     }

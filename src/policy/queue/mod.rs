@@ -2,7 +2,7 @@
 //!
 //! # Why is no call overtaken?
 //!
-//! A call that arrives while others wait joins the line, even if a place has just become free: that place is for the call whose
+//! A call that arrives while others wait joins the queue, even if a place has just become free: that place is for the call whose
 //! turn it is. Otherwise, under load, a newcomer is always faster than a waiter that must be woken, and some wait forever.
 
 mod adaptive;
@@ -21,7 +21,7 @@ use super::micros::Micros;
 pub(crate) struct Places<W> {
     limit: ConcurrencyLimit,
     max_queue: usize,
-    line: FairQueue<W>,
+    queue: FairQueue<W>,
     /// How many places each tenant holds.
     held: HashMap<u64, u32, Hashed>,
     in_use: u32,
@@ -71,12 +71,12 @@ const GAIN: u64 = 8;
 
 impl<W> Places<W> {
     pub(crate) fn new(limit: ConcurrencyLimit, max_queue: usize) -> Self {
-        Self { limit, max_queue, line: FairQueue::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
+        Self { limit, max_queue, queue: FairQueue::new(), held: HashMap::default(), in_use: 0, passed_over: 0, hold: 0 }
     }
 
     /// A place at once, where there is one that no call waits for, or that is kept for tenants such as this one.
     pub(crate) fn enter(&mut self, tenant: u64) -> Option<PlaceGrant> {
-        let is_theirs = self.line.is_empty() || self.is_kept() && !has_share(&self.held, tenant, self.limit());
+        let is_theirs = self.queue.is_empty() || self.is_kept() && !has_share(&self.held, tenant, self.limit());
         (is_theirs && self.has_room()).then(|| self.take(tenant))
     }
 
@@ -87,24 +87,24 @@ impl<W> Places<W> {
 
     /// Whether a call waits, or all places are held by calls that count.
     pub(crate) fn is_full(&self) -> bool {
-        !self.line.is_empty() || !self.has_room()
+        !self.queue.is_empty() || !self.has_room()
     }
 
     /// How long one that comes now would wait; `None` where nothing is known of how long places are held.
     pub(crate) fn expected_wait(&self, tenant: u64) -> Option<Micros> {
-        let ahead = u64::try_from(self.line.ahead(tenant)).unwrap_or(u64::MAX).saturating_add(1);
+        let ahead = u64::try_from(self.queue.ahead(tenant)).unwrap_or(u64::MAX).saturating_add(1);
         (self.hold > 0).then(|| self.hold.saturating_mul(ahead) / u64::from(self.limit().max(1)))
     }
 
-    /// Goes to the line. When it is full, the tenant of which most wait makes room for one of which fewer do.
+    /// Goes to the queue. When it is full, the tenant of which most wait makes room for one of which fewer do.
     pub(crate) fn wait(&mut self, tenant: u64, waiter: W) -> Arrival<W> {
-        if self.line.len() < self.max_queue {
-            return Arrival::Waits(self.line.push(tenant, waiter));
+        if self.queue.len() < self.max_queue {
+            return Arrival::Waits(self.queue.push(tenant, waiter));
         }
-        match self.line.last_of_longest() {
-            Some((evicted, longest)) if longest > self.line.of(tenant) + 1 => {
-                self.line.end(evicted);
-                Arrival::InPlaceOf { evicted, ticket: self.line.push(tenant, waiter) }
+        match self.queue.last_of_longest() {
+            Some((evicted, longest)) if longest > self.queue.of(tenant) + 1 => {
+                self.queue.end(evicted);
+                Arrival::InPlaceOf { evicted, ticket: self.queue.push(tenant, waiter) }
             }
             _ => Arrival::Full(waiter),
         }
@@ -113,21 +113,21 @@ impl<W> Places<W> {
     /// Gives a free place to the one whose turn it is. To be called until it returns `None`, after a place was given back
     /// and after a waiter has gone.
     pub(crate) fn next(&mut self) -> Option<(Ticket, PlaceGrant)> {
-        if self.line.is_empty() || !self.has_room() {
+        if self.queue.is_empty() || !self.has_room() {
             return None;
         }
         let (limit, is_kept) = (self.limit(), self.is_kept());
-        let (line, held) = (&mut self.line, &self.held);
+        let (queue, held) = (&mut self.queue, &self.held);
         let may_go =
-            |line: &FairQueue<W>, tenant| !has_share(held, tenant, limit) || (!is_kept && !line.others_wait(tenant));
-        let first = line.first(may_go);
+            |queue: &FairQueue<W>, tenant| !has_share(held, tenant, limit) || (!is_kept && !queue.others_wait(tenant));
+        let first = queue.first(may_go);
         let (ticket, tenant) = match first {
             None if is_kept => return None,
             // Places that were passed over: all have theirs.
-            None => line.first(|_, _| true)?,
+            None => queue.first(|_, _| true)?,
             Some(first) => first,
         };
-        self.line.serve(ticket);
+        self.queue.serve(ticket);
         Some((ticket, self.take(tenant)))
     }
 
@@ -139,18 +139,18 @@ impl<W> Places<W> {
 
     /// The waiter of this ticket, until it is [forgotten](Self::forget).
     pub(crate) fn waiter(&mut self, ticket: Ticket) -> Option<&mut W> {
-        self.line.get_mut(ticket)
+        self.queue.get_mut(ticket)
     }
 
     /// One that waits, if any does: the one whose turn it would be.
     pub(crate) fn first(&mut self) -> Option<&mut W> {
-        let (ticket, _) = self.line.first(|_, _| true)?;
-        self.line.get_mut(ticket)
+        let (ticket, _) = self.queue.first(|_, _| true)?;
+        self.queue.get_mut(ticket)
     }
 
     /// A waiter goes: with its grant, or because its caller left.
     pub(crate) fn forget(&mut self, ticket: Ticket) -> Option<W> {
-        self.line.remove(ticket)
+        self.queue.remove(ticket)
     }
 
     /// A place is given back; `hold`: how long it was held, where that was measured.
@@ -203,7 +203,7 @@ impl<W> Places<W> {
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.line.len()
+        self.queue.len()
     }
 
     fn has_room(&self) -> bool {

@@ -49,7 +49,7 @@ fn a_tenant_has_half_of_the_places_while_others_wait() {
     let held: Vec<PlaceGrant> = (0..4).map(|_| places.enter(1).unwrap()).collect();
     let mine = waits(&mut places, 1);
     let theirs = [waits(&mut places, 2), waits(&mut places, 2), waits(&mut places, 3)];
-    // It was first in the line, but holds three.
+    // It was first in the queue, but holds three.
     places.leave(held[0], Load::Unknown, None);
     assert_eq!(places.next().unwrap().0, theirs[0]);
     places.leave(held[1], Load::Unknown, None);
@@ -69,7 +69,7 @@ fn a_tenant_alone_may_have_all() {
 }
 
 #[test]
-fn the_wait_that_is_told_is_that_of_the_tenants_own_line() {
+fn the_expected_wait_is_that_of_the_tenants_own_queue() {
     let mut places = fixed(2);
     assert_eq!(places.expected_wait(1), None);
     let grant = places.enter(1).unwrap();
@@ -288,7 +288,7 @@ proptest! {
             prop_assert!(held.len() <= 2 * 8);
             let (limit, half) = (places.limit(), places.limit().div_ceil(2));
             let has_its_share = |ticket: &Ticket| {
-                let tenant = places.line.tenant(*ticket);
+                let tenant = places.queue.tenant(*ticket);
                 tenant.and_then(|tenant| places.held.get(&tenant)).is_some_and(|held| *held >= half)
             };
             let is_kept = places.in_use() >= limit + half && waiting.iter().all(has_its_share);

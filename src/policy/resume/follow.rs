@@ -9,20 +9,20 @@ use super::NotResumed;
 use super::history::History;
 use super::position::{Position, Step};
 use super::restart::{Original, Restart, Said};
-use super::withheld::{Aside, Followed, Withheld};
+use super::withheld::{Aside, Followed, PartialBlock};
 use crate::error::StreamTruncated;
 use crate::proto::dialect::{End, Fact, Framing, Kind, Reader, Usage};
 use crate::proto::resume::{Cursor, Identity, Mark, Recognised, ResumeBy, in_background};
 use crate::proto::sse::{Block, Blocks, behind_lf, without_bom};
 
 /// What is known of a stream.
-pub(crate) struct Follower {
+pub(crate) struct StreamFollower {
     /// Where it is at the server's cursor.
     position: Position,
     /// Whether the answer has still to say that it is made in the background.
     in_background: bool,
     blocks: Blocks,
-    withheld: Withheld,
+    withheld: PartialBlock,
     reader: Reader,
     identity: Identity,
     model: Option<String>,
@@ -60,9 +60,9 @@ enum StreamPart {
 /// Closes the stream, and has no cursor anywhere.
 const DONE: &[u8] = b"[DONE]";
 
-// === impl Follower ===
+// === impl StreamFollower ===
 
-impl Follower {
+impl StreamFollower {
     /// Follows a stream from its start. `kind`: what the request's path says of its dialect; `remember`: how many bytes of it
     /// are remembered, if it may be made anew.
     pub(crate) fn new(recognised: Option<Recognised>, kind: Option<Kind>, remember: Option<usize>) -> Self {
@@ -70,7 +70,7 @@ impl Follower {
             in_background: recognised.as_ref().is_some_and(|recognised| recognised.in_background),
             position: Position::new(recognised.map(|recognised| recognised.by)),
             blocks: Blocks::default(),
-            withheld: Withheld::default(),
+            withheld: PartialBlock::default(),
             reader: Reader::new(kind, Framing::EventStream),
             identity: Identity::default(),
             model: None,
@@ -260,7 +260,7 @@ impl Follower {
     /// The stream broke off, and what comes next is to be the rest of it.
     pub(crate) fn begin_rest(&mut self) {
         self.blocks = Blocks::default();
-        self.withheld = Withheld::default();
+        self.withheld = PartialBlock::default();
         self.part = StreamPart::Rest { begun: false, verified: false };
     }
 

@@ -18,7 +18,7 @@ mod withheld;
 #[cfg(feature = "llm")]
 pub(crate) use self::continuations::{Continuations, Cut};
 #[cfg(feature = "llm")]
-pub(crate) use self::follow::Follower;
+pub(crate) use self::follow::StreamFollower;
 #[cfg(feature = "llm")]
 pub(crate) use self::withheld::{Aside, Followed};
 

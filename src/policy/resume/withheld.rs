@@ -6,7 +6,7 @@ use super::NotResumed;
 
 /// What was read of a block that is not whole yet.
 #[derive(Default)]
-pub(super) struct Withheld(BytesMut);
+pub(super) struct PartialBlock(BytesMut);
 
 /// What is done with bytes that were read.
 pub(crate) enum Followed {
@@ -32,9 +32,9 @@ pub(crate) enum Aside {
 /// An event that is larger is not withheld until it is whole.
 pub(super) const MAX_EVENT: usize = 1024 * 1024;
 
-// === impl Withheld ===
+// === impl PartialBlock ===
 
-impl Withheld {
+impl PartialBlock {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

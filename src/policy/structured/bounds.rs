@@ -36,7 +36,7 @@ const FOREIGN: [&str; 7] =
     ["$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "$anchor", "$vocabulary", "definitionsRef"];
 
 /// Why a schema is not used.
-pub(super) type Refusal = &'static str;
+pub(super) type SchemaRefusal = &'static str;
 
 /// What a schema has, each counted as often as references lead to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ struct Count<'a> {
 }
 
 /// How large the schema is.
-pub(super) fn size_of(schema: &Value) -> Result<Size, Refusal> {
+pub(super) fn size_of(schema: &Value) -> Result<Size, SchemaRefusal> {
     let mut count = Count { root: schema, following: Vec::new(), size: Size::default() };
     count.value(schema, 0, 1)?;
     Ok(count.size)
@@ -95,7 +95,7 @@ pub(super) fn is_quick(steps: Steps, text: usize) -> bool {
 
 impl<'a> Count<'a> {
     /// Counts `value`, `times` over.
-    fn value(&mut self, value: &'a Value, depth: usize, times: u64) -> Result<(), Refusal> {
+    fn value(&mut self, value: &'a Value, depth: usize, times: u64) -> Result<(), SchemaRefusal> {
         if depth > MAX_DEPTH {
             return Err("it nests too deep");
         }
@@ -109,7 +109,7 @@ impl<'a> Count<'a> {
         }
     }
 
-    fn object(&mut self, object: &'a Map<String, Value>, depth: usize, times: u64) -> Result<(), Refusal> {
+    fn object(&mut self, object: &'a Map<String, Value>, depth: usize, times: u64) -> Result<(), SchemaRefusal> {
         if FOREIGN.iter().any(|keyword| object.contains_key(*keyword)) {
             return Err("it has references that are not followed");
         }
@@ -145,7 +145,7 @@ impl<'a> Count<'a> {
         Ok(())
     }
 
-    fn follow(&mut self, reference: &'a str, depth: usize, times: u64) -> Result<(), Refusal> {
+    fn follow(&mut self, reference: &'a str, depth: usize, times: u64) -> Result<(), SchemaRefusal> {
         let pointer = reference.strip_prefix('#').ok_or("it has references to elsewhere")?;
         if self.following.contains(&reference) {
             return Err("it has a reference that leads back to itself");
@@ -171,7 +171,7 @@ impl<'a> Count<'a> {
         self.size.searches = self.size.searches.saturating_add(count.saturating_mul(times));
     }
 
-    fn add(&mut self, parts: u64) -> Result<(), Refusal> {
+    fn add(&mut self, parts: u64) -> Result<(), SchemaRefusal> {
         self.size.parts = self.size.parts.saturating_add(parts);
         if self.size.parts > MAX_PARTS { Err("it has too many parts") } else { Ok(()) }
     }
@@ -266,7 +266,7 @@ mod tests {
         assert!(size_of(&json!({ "id": "http://x/", "properties": { "id": { "type": "string" } } })).is_ok());
     }
 
-    fn parts(schema: &Value) -> Result<u64, Refusal> {
+    fn parts(schema: &Value) -> Result<u64, SchemaRefusal> {
         size_of(schema).map(|size| size.parts)
     }
 
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_takes_so_many_steps() {
+    fn a_check_is_bounded_in_steps() {
         let may_check = |parts, searches, text| {
             let size = Size { parts, patterns: searches, searches };
             may_check(steps(size, 24 * 1024), text)

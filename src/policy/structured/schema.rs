@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_schema_is_told_and_its_text_is_not() {
+    fn a_schema_error_names_the_fault_and_not_the_text() {
         let refused = OutputSchema::new(&serde_json::json!({ "$ref": "secret" })).unwrap_err();
         assert_eq!(refused.reason(), "it has references to elsewhere");
         assert_eq!(refused.to_string(), "a JSON Schema that is not used: it has references to elsewhere");

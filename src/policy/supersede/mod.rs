@@ -116,9 +116,9 @@ pub(crate) struct CallId {
     call: u64,
 }
 
-/// Whether a call may go on.
+/// When a call may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum StartTime {
     Now,
     /// Not before this, if no newer message comes.
     At(Instant),
@@ -166,15 +166,15 @@ impl<C: Clone> Conversations<C> {
     }
 
     /// Whether a call may go on.
-    pub(crate) fn turn(&self, id: CallId, now: Instant) -> Turn {
-        let Some(conversation) = self.known.get(&id.conversation) else { return Turn::Never };
+    pub(crate) fn start_time(&self, id: CallId, now: Instant) -> StartTime {
+        let Some(conversation) = self.known.get(&id.conversation) else { return StartTime::Never };
         match conversation.message_of(id.call) {
-            None => Turn::Never,
+            None => StartTime::Never,
             Some(0) => match conversation.messages.front().and_then(|message| message.settles) {
-                Some(settles) if settles > now => Turn::At(settles),
-                _ => Turn::Now,
+                Some(settles) if settles > now => StartTime::At(settles),
+                _ => StartTime::Now,
             },
-            Some(_) => Turn::Later,
+            Some(_) => StartTime::Later,
         }
     }
 

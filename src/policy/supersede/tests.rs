@@ -69,8 +69,8 @@ impl Talk {
         said.unwrap()
     }
 
-    fn turn(&self, id: CallId) -> Turn {
-        self.conversations.turn(id, self.now)
+    fn start_time(&self, id: CallId) -> StartTime {
+        self.conversations.start_time(id, self.now)
     }
 
     fn served(&mut self, id: CallId) {
@@ -93,10 +93,10 @@ impl Talk {
 fn a_newer_message_ends_the_older() {
     let mut talk = Talk::new();
     let first = talk.goes("one");
-    assert_eq!(talk.turn(first), Turn::Now);
+    assert_eq!(talk.start_time(first), StartTime::Now);
     let (second, ends) = talk.say("two");
-    assert_eq!((talk.turn(second.unwrap()), ends), (Turn::Now, vec!["one"]));
-    assert_eq!(talk.turn(first), Turn::Never);
+    assert_eq!((talk.start_time(second.unwrap()), ends), (StartTime::Now, vec!["one"]));
+    assert_eq!(talk.start_time(first), StartTime::Never);
     assert_eq!(talk.leave(first, Ended::Unanswered), [""; 0]);
 }
 
@@ -105,7 +105,7 @@ fn the_same_payload_is_another_attempt_and_ends_nothing() {
     let mut talk = Talk::new();
     let first = talk.goes("one");
     let again = talk.goes("one");
-    assert_eq!((talk.turn(first), talk.turn(again)), (Turn::Now, Turn::Now));
+    assert_eq!((talk.start_time(first), talk.start_time(again)), (StartTime::Now, StartTime::Now));
     let (_, ends) = talk.say("two");
     assert_eq!(ends, ["one", "one"]);
 }
@@ -117,7 +117,7 @@ fn what_was_superseded_and_comes_again_is_refused_and_ends_nothing() {
     let (second, _) = talk.say("two");
     for _ in 0..3 {
         assert_eq!(talk.say("one"), (Err(Refusal::Superseded), vec![]));
-        assert_eq!(talk.turn(second.unwrap()), Turn::Now);
+        assert_eq!(talk.start_time(second.unwrap()), StartTime::Now);
     }
     talk.now += REMEMBERED - S;
     assert_eq!(talk.say("one").0, Err(Refusal::Superseded));
@@ -134,7 +134,7 @@ fn a_message_that_failed_is_superseded_too() {
     let (second, ends) = talk.say("two");
     assert_eq!(ends, ["one"], "what may go on without its caller ends");
     assert_eq!(talk.say("one").0, Err(Refusal::Superseded));
-    assert_eq!(talk.turn(second.unwrap()), Turn::Now);
+    assert_eq!(talk.start_time(second.unwrap()), StartTime::Now);
 }
 
 #[test]
@@ -161,13 +161,13 @@ fn messages_that_settle_wait_for_newer_ones() {
     let mut talk = Talk::new();
     talk.settle = S;
     let first = talk.goes("h");
-    assert_eq!(talk.turn(first), Turn::At(talk.now + S));
+    assert_eq!(talk.start_time(first), StartTime::At(talk.now + S));
     let (second, ends) = talk.say("he");
     assert_eq!(ends, ["h"]);
     talk.now += S;
-    assert_eq!(talk.turn(second.unwrap()), Turn::Now);
+    assert_eq!(talk.start_time(second.unwrap()), StartTime::Now);
     let again = talk.goes("he");
-    assert_eq!(talk.turn(again), Turn::Now, "another attempt does not settle again");
+    assert_eq!(talk.start_time(again), StartTime::Now, "another attempt does not settle again");
 }
 
 #[test]
@@ -193,12 +193,12 @@ fn messages_can_wait_for_those_before_them() {
     assert_eq!(talk.say("four").0, Err(Refusal::Busy));
     let again = talk.goes("three");
     assert_eq!(
-        [first, second, third, again].map(|id| talk.turn(id)),
-        [Turn::Now, Turn::Later, Turn::Later, Turn::Later]
+        [first, second, third, again].map(|id| talk.start_time(id)),
+        [StartTime::Now, StartTime::Later, StartTime::Later, StartTime::Later]
     );
     assert_eq!(talk.leave(second, Ended::Unanswered), [""; 0], "one that waits leaves");
     assert_eq!(talk.leave(first, Ended::Answered), ["three", "three"]);
-    assert_eq!((talk.turn(third), talk.turn(again)), (Turn::Now, Turn::Now));
+    assert_eq!((talk.start_time(third), talk.start_time(again)), (StartTime::Now, StartTime::Now));
     talk.mode = SupersedeMode::Interrupt;
     assert_eq!(talk.say("five").1, ["three", "three"]);
 }
@@ -209,7 +209,7 @@ fn what_is_cancelled_does_not_come_again() {
     let first = talk.goes("one");
     let mut ends = Vec::new();
     talk.conversations.cancel(&named("t a"), talk.now, &mut ends);
-    assert_eq!((ends, talk.turn(first)), (vec!["one"], Turn::Never));
+    assert_eq!((ends, talk.start_time(first)), (vec!["one"], StartTime::Never));
     assert_eq!(talk.say("one").0, Err(Refusal::Superseded));
     talk.goes("two");
 }
@@ -219,7 +219,7 @@ fn another_tenant_with_the_same_conversation_is_untouched() {
     let mut talk = Talk::new();
     let (mine, _) = talk.say_in("a", "t", "one", 1);
     assert_eq!(talk.say_in("a", "u", "two", 2).1, [""; 0]);
-    assert_eq!(talk.turn(mine.unwrap()), Turn::Now);
+    assert_eq!(talk.start_time(mine.unwrap()), StartTime::Now);
 }
 
 /// A message of each conversation is left unanswered.
@@ -404,7 +404,7 @@ proptest! {
                     let mut turns = Vec::new();
                     conversations.leave(seen.id, ended, || now, &mut turns);
                     for turn in turns {
-                        prop_assert_eq!(conversations.turn(live[&turn].id, now), Turn::Now);
+                        prop_assert_eq!(conversations.start_time(live[&turn].id, now), StartTime::Now);
                     }
                 }
                 Step::Cancel(conversation) => {
@@ -421,12 +421,12 @@ proptest! {
             }
             for conversation in 0..NAMES.len() {
                 let of = || live.values().filter(|seen| seen.conversation == conversation);
-                let first = of().filter(|seen| conversations.turn(seen.id, now) == Turn::Now);
+                let first = of().filter(|seen| conversations.start_time(seen.id, now) == StartTime::Now);
                 let mut texts: Vec<usize> = first.map(|seen| seen.text).collect();
                 texts.dedup();
                 prop_assert_eq!(texts.len(), usize::from(of().next().is_some()), "one message, and always one");
-                let oldest = of().min_by_key(|seen| seen.order).map(|seen| conversations.turn(seen.id, now));
-                prop_assert!(oldest.is_none_or(|turn| turn == Turn::Now), "first in, first out");
+                let oldest = of().min_by_key(|seen| seen.order).map(|seen| conversations.start_time(seen.id, now));
+                prop_assert!(oldest.is_none_or(|turn| turn == StartTime::Now), "first in, first out");
             }
         }
         for seen in live.into_values() {

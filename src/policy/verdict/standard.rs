@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_refusals_are_told_from_the_upstreams_answers_on_every_wire() {
+    fn our_own_refusals_differ_from_the_upstreams_answers_in_every_format() {
         for wire in [RejectionFormat::Http, RejectionFormat::Grpc] {
             let judge = |kind| judge(&refusal(kind, wire));
             let silent = judge(RejectionKind::FirstByteTimeout);

@@ -5,7 +5,7 @@ use super::event::Event;
 use super::fact::{Fact, Usage};
 use super::fault::Fault;
 use super::framer::PartialEvent;
-use super::json::Position;
+use super::json::JsonPosition;
 use super::reader::Dialect;
 
 /// Follows the body of a JSON answer as it comes, and says at its end whether it is whole and what it says.
@@ -28,7 +28,7 @@ use super::reader::Dialect;
 pub struct AnswerReader {
     /// The first byte that is no white space.
     first: Option<u8>,
-    position: Position,
+    position: JsonPosition,
     body: PartialEvent,
 }
 

@@ -12,7 +12,7 @@ const MAX_KEPT: usize = 1024 * 1024;
 
 /// Where in a JSON text the reading is: how deep, and whether in a string. Knows no grammar beyond that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Position {
+pub(super) struct JsonPosition {
     depth: usize,
     in_string: bool,
     escaped: bool,
@@ -24,7 +24,7 @@ pub(super) struct Position {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shortener {
     kept: Vec<u8>,
-    position: Position,
+    position: JsonPosition,
     /// Bytes of the current string that were kept.
     string: usize,
     /// In a string of which no more is kept.
@@ -91,9 +91,9 @@ pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
     }
 }
 
-// === impl Position ===
+// === impl JsonPosition ===
 
-impl Position {
+impl JsonPosition {
     /// Reads on, to the bracket that closes a value opened at `depth`. Returns how many bytes that took, or `None` when the
     /// input is used up before.
     pub(super) fn close(&mut self, bytes: &[u8], depth: usize) -> Option<usize> {
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn brackets_in_strings_do_not_count() {
-        let mut position = Position::default();
+        let mut position = JsonPosition::default();
         assert_eq!(position.close(br#"{"a":"}\"}","b":[{}]} rest"#, 0), Some(21));
         assert!(!position.is_open());
         assert_eq!(position.close(br#"{"a":"}"#, 0), None);
@@ -310,7 +310,7 @@ mod tests {
             at.sort_unstable();
             let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
             prop_assert_eq!(shorten(&pieces), shorten(&[bytes]));
-            let (mut whole, mut cut) = (Position::default(), Position::default());
+            let (mut whole, mut cut) = (JsonPosition::default(), JsonPosition::default());
             let _ = whole.close(bytes, usize::MAX);
             for piece in pieces {
                 let _ = cut.close(piece, usize::MAX);

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_answer_is_told_by_its_ids() {
+    fn another_answer_is_recognised_by_its_ids() {
         let mut chat = Identity::default();
         chat.began("chatcmpl-1");
         assert!(chat.fits(Some(Kind::OpenAiChat), br#"{"id":"chatcmpl-1","choices":[]}"#));

@@ -12,7 +12,7 @@ use loom::thread;
 use super::*;
 
 #[test]
-fn loom_every_waiter_hears_of_it() {
+fn loom_every_waiter_is_woken_by_it() {
     loom::model(|| {
         let call = Cancellation::new();
         let ends = call.clone();
@@ -24,7 +24,7 @@ fn loom_every_waiter_hears_of_it() {
 }
 
 #[test]
-fn loom_what_keeps_the_upstream_going_hears_of_it_after_the_call_was_polled() {
+fn loom_a_waiter_is_woken_by_it_after_the_call_was_polled() {
     loom::model(|| {
         let call = Cancellation::new();
         let ends = call.clone();

@@ -10,11 +10,11 @@ use crate::proto::fingerprint::Fingerprint;
 
 /// What may be taken of the store: in all, and by one tenant.
 #[derive(Debug)]
-pub(super) struct Quota {
+pub(super) struct StoreQuota {
     max: Amount,
     /// One tenant may take one of this number of equal shares.
     shares: AtomicU32,
-    used: Usage,
+    used: AmountInUse,
 }
 
 /// Bytes and entries.
@@ -27,14 +27,14 @@ pub(super) struct Amount {
 /// What a tenant takes, or all tenants together that have not had a 2xx yet.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    used: Usage,
+    used: AmountInUse,
     pub(super) kept: Mutex<KeptIndex>,
     /// It was asked for since the last sweep.
     recently_used: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Usage {
+struct AmountInUse {
     bytes: AtomicUsize,
     entries: AtomicUsize,
 }
@@ -49,7 +49,7 @@ pub(super) struct KeptIndex {
 /// Something that was taken from an account and from the store. Dropped, it is given back.
 #[derive(Debug)]
 pub(super) struct Charge {
-    quota: Arc<Quota>,
+    quota: Arc<StoreQuota>,
     account: Arc<Account>,
     amount: Amount,
 }
@@ -81,11 +81,11 @@ struct Known {
 /// again, until its next 2xx.
 const IDLE_TENANTS: usize = 1024;
 
-// === impl Quota ===
+// === impl StoreQuota ===
 
-impl Quota {
+impl StoreQuota {
     pub(super) fn new(max: Amount, shares: u32) -> Self {
-        Self { max, shares: AtomicU32::new(shares.max(1)), used: Usage::default() }
+        Self { max, shares: AtomicU32::new(shares.max(1)), used: AmountInUse::default() }
     }
 
     pub(super) fn set_shares(&self, shares: u32) {
@@ -114,9 +114,9 @@ impl Quota {
     }
 }
 
-// === impl Usage ===
+// === impl AmountInUse ===
 
-impl Usage {
+impl AmountInUse {
     fn get(&self) -> Amount {
         Amount { bytes: self.bytes.load(Relaxed), entries: self.entries.load(Relaxed) }
     }
@@ -151,7 +151,7 @@ impl Usage {
 // === impl Charge ===
 
 impl Charge {
-    pub(super) fn take(quota: &Arc<Quota>, account: &Arc<Account>, amount: Amount) -> Result<Self, Short> {
+    pub(super) fn take(quota: &Arc<StoreQuota>, account: &Arc<Account>, amount: Amount) -> Result<Self, Short> {
         quota.take(account, amount)?;
         Ok(Self { quota: quota.clone(), account: account.clone(), amount })
     }

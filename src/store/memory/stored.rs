@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::account::{Account, Amount, Quota, Short, Tenants};
+use super::account::{Account, Amount, Short, StoreQuota, Tenants};
 use super::entries::{Entries, Removed};
 use super::shards::{SHARDS, lock, shard_of};
 use crate::call::TenantHash;
@@ -14,7 +14,7 @@ use crate::proto::fingerprint::Fingerprint;
 #[derive(Debug)]
 pub(super) struct Stored {
     shards: [Mutex<Entries>; SHARDS],
-    pub(super) quota: Arc<Quota>,
+    pub(super) quota: Arc<StoreQuota>,
     pub(super) tenants: Tenants,
     /// What was forgotten while it was read.
     detached: Mutex<VecDeque<Removed>>,
@@ -37,7 +37,7 @@ impl Stored {
     pub(super) fn new(max: Amount) -> Self {
         Self {
             shards: Default::default(),
-            quota: Arc::new(Quota::new(max, SHARES)),
+            quota: Arc::new(StoreQuota::new(max, SHARES)),
             tenants: Tenants::default(),
             detached: Mutex::default(),
             detached_count: AtomicUsize::new(0),

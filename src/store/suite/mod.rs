@@ -50,7 +50,7 @@ pub async fn run<St: Store>(mut new: impl FnMut() -> St) {
     one_leads_and_the_others_follow(new()).await;
     of_those_who_claim_at_once_one_leads(new()).await;
     a_follower_reads_what_is_recorded_live(new()).await;
-    a_follower_is_told_that_the_call_failed(new()).await;
+    a_follower_reads_an_error_when_the_call_failed(new()).await;
     another_payload_is_a_mismatch_in_flight_and_kept(new()).await;
     other_keys_are_other_calls(new()).await;
     a_lease_that_is_dropped_frees_its_key(new()).await;
@@ -116,7 +116,7 @@ async fn a_follower_reads_what_is_recorded_live<St: Store>(store: St) {
     drop((lease, own));
 }
 
-async fn a_follower_is_told_that_the_call_failed<St: Store>(store: St) {
+async fn a_follower_reads_an_error_when_the_call_failed<St: Store>(store: St) {
     let (lease, mut recorder) = lead(&store, request("a", "payload")).await;
     let own = recorder.log().reader();
     recorder.head(head());

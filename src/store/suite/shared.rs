@@ -17,7 +17,7 @@ use crate::store::{BodyPart, Claim, ClaimRequest, Lease, Store};
 /// When a store does not hold to its contract.
 pub async fn run_shared<St: Store>(mut new: impl FnMut() -> (St, St)) {
     a_follower_elsewhere_reads_it_live_from_the_first_part_on(new()).await;
-    a_follower_elsewhere_is_told_that_the_call_failed(new()).await;
+    a_follower_elsewhere_reads_an_error_when_the_call_failed(new()).await;
     an_answer_is_replayed_elsewhere_with_its_age(new()).await;
     another_payload_is_a_mismatch_elsewhere(new()).await;
     a_key_that_is_released_here_is_free_elsewhere(new()).await;
@@ -45,7 +45,7 @@ async fn a_follower_elsewhere_reads_it_live_from_the_first_part_on<St: Store>((h
     drop(own);
 }
 
-async fn a_follower_elsewhere_is_told_that_the_call_failed<St: Store>((here, there): (St, St)) {
+async fn a_follower_elsewhere_reads_an_error_when_the_call_failed<St: Store>((here, there): (St, St)) {
     let (lease, mut recorder) = lead(&here, request("a", "payload")).await;
     let own = recorder.log().reader();
     recorder.head(head());

@@ -678,7 +678,7 @@ impl Observer for Late {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_may_steer_the_circuit_it_is_told_of() {
+async fn an_observer_may_steer_the_circuit_of_its_event() {
     let observer = Arc::new(Late::default());
     let layer = CircuitBreakerLayer::new().observer(observer.clone());
     let _ = observer.0.set(Curious(layer.handle()));

@@ -73,7 +73,7 @@ fn with_time(mut request: Request<Full<Bytes>>, ms: u64) -> Request<Full<Bytes>>
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_patient_caller_is_not_held_to_what_a_hasty_one_told_the_upstream() {
+async fn a_patient_caller_is_not_held_to_the_deadline_of_a_hasty_one() {
     let header = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
     let log = Arc::new(Log::default());
     let service = ServiceBuilder::new()
@@ -122,7 +122,7 @@ async fn a_header_that_is_written_below_the_layer_counts_too() {
 
 /// A retry tells the upstream anew, and by then a caller with more time may have joined.
 #[tokio::test(start_paused = true)]
-async fn a_patient_caller_joins_when_a_later_attempt_was_told_of_more_time() {
+async fn a_patient_caller_joins_when_a_later_attempt_got_more_time() {
     let header = DeadlineHeader::millis(HeaderName::from_static("x-deadline-ms"));
     let attempts = Arc::new(AtomicUsize::new(0));
     let service = ServiceBuilder::new()
@@ -154,7 +154,7 @@ async fn a_patient_caller_joins_when_a_later_attempt_was_told_of_more_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_patient_caller_joins_where_the_upstream_was_told_nothing() {
+async fn a_patient_caller_joins_where_the_upstream_got_no_deadline() {
     let service = ServiceBuilder::new().layer(DedupLayer::new()).service_fn(|_: Request<RequestBody>| async {
         sleep(secs(5)).await;
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x")))

@@ -20,7 +20,7 @@ use super::{Broken, dedup, next, post, post_key, role, send, settle, starts_a_ne
 use crate::support::{Log, secs, trailers};
 
 #[tokio::test(start_paused = true)]
-async fn a_second_caller_hears_everything_from_the_first_byte_and_then_live() {
+async fn a_second_caller_receives_everything_from_the_first_byte_and_then_live() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let first = send(&service, post("hi")).await;
     let call = stage.call().await;

@@ -91,7 +91,7 @@ async fn a_stream_of_another_api_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_broke_off_or_told_of_an_error_is_not_kept() {
+async fn a_stream_that_broke_off_or_reported_an_error_is_not_kept() {
     let stop = ended("stop");
     for (said, broken) in [
         // A clean end without a reason, with and without its marker, and inside of an event.

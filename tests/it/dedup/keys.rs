@@ -72,7 +72,7 @@ async fn other_methods_are_recognised_by_their_key_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_that_make_another_request_are_told_apart() {
+async fn headers_that_make_another_request_are_part_of_its_identity() {
     for name in ["accept", "accept-encoding", "content-type", "cookie", "range", "anthropic-version", "openai-project"]
     {
         apart(with_header(post("hi"), name, "one"), with_header(post("hi"), name, "two")).await;
@@ -103,7 +103,7 @@ async fn headers_that_make_another_request_are_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_of_ones_own_can_be_told_apart() {
+async fn a_chosen_header_can_be_part_of_the_identity() {
     let layer = || DedupLayer::new().fingerprint_header("x-feature".parse().unwrap());
     let with = |value| with_header(post("hi"), "x-feature", value);
     assert_eq!(calls_for(layer(), with("a"), with("b")).await, 2);

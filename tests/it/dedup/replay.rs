@@ -83,7 +83,7 @@ async fn status_headers_frames_and_trailers_come_again_with_their_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_joined_live_is_told_the_cookie_too() {
+async fn a_caller_that_joins_live_gets_the_cookie() {
     let (service, mut stage) = dedup(&DedupLayer::new());
     let _leader = send(&service, post("hi")).await;
     let say = stage.call().await.answer(Response::builder().header("set-cookie", "session=a").body(()).unwrap());

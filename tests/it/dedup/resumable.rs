@@ -398,7 +398,7 @@ async fn coming_back_does_not_put_off_the_deadline_of_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_tenant_has_so_many_calls_without_listeners() {
+async fn calls_without_listeners_are_limited_per_tenant() {
     let (service, mut stage) = dedup(&layer());
     let mut says = Vec::new();
     let mut locations = Vec::new();
@@ -739,7 +739,7 @@ async fn the_memory_of_an_answer_is_given_back_when_its_window_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_sixteen_callers_of_an_answer_are_told_where_it_is() {
+async fn the_first_sixteen_callers_of_an_answer_get_its_url() {
     let (service, mut stage) = dedup(&layer());
     let (_first, say, _) = begin(&service, &mut stage, "k").await;
     let mut callers = Vec::new();

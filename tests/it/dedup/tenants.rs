@@ -68,7 +68,7 @@ async fn another_credential_is_another_tenant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cookie_that_may_be_a_session_is_told_apart() {
+async fn a_cookie_that_may_be_a_session_is_part_of_the_identity() {
     let callers = [
         from(&[("authorization", "shared"), ("cookie", "session=a")]),
         from(&[("authorization", "shared"), ("cookie", "session=b")]),

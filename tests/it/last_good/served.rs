@@ -38,7 +38,7 @@ async fn what_failed_is_answered_with_the_last_whole_answer_and_marked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_caller_did_wrong_it_is_told() {
+async fn a_callers_own_error_is_returned_to_it() {
     let upstream = Upstream::new();
     let service = LastGoodLayer::new().layer(upstream.service());
     send(&service, ask(QUESTION)).await;

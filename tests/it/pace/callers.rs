@@ -61,7 +61,7 @@ async fn a_caller_that_has_used_its_tokens_is_refused_and_the_others_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_has_so_many_calls_at_a_time() {
+async fn calls_at_a_time_are_limited_per_caller() {
     let layer = PaceLayer::per_caller().concurrency(2);
     let service = layer.layer(service_fn(|_: Ask| async {
         tokio::time::sleep(secs(1)).await;

@@ -39,7 +39,7 @@ async fn a_429_pauses_all_callers_and_they_start_again_one_after_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_cannot_wait_that_long_is_told_the_true_wait_at_once() {
+async fn a_call_that_cannot_wait_is_refused_at_once_with_the_true_wait() {
     let log = Arc::new(Log::default());
     let layer = PaceLayer::new().observer(log.clone());
     let calls = Calls::new();

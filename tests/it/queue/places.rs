@@ -124,7 +124,7 @@ async fn a_call_that_would_wait_for_too_long_is_refused_when_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_has_waited_for_too_long_is_refused_and_a_deadline_is_told_apart() {
+async fn a_call_that_waited_too_long_gets_another_refusal_than_one_past_its_deadline() {
     let (layer, busy) = (QueueLayer::new(1).max_wait(secs(5)), Busy::default());
     let service = layer.layer(takes(secs(60), &busy));
     let _first = tokio::spawn(service.clone().oneshot(ask("a")));
@@ -141,7 +141,7 @@ async fn one_that_has_waited_for_too_long_is_refused_and_a_deadline_is_told_apar
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grpc_caller_is_told_in_its_own_way() {
+async fn a_grpc_caller_gets_a_grpc_status() {
     let (layer, busy) = (QueueLayer::new(1).max_waiting(0), Busy::default());
     let service = layer.layer(takes(secs(60), &busy));
     let _first = tokio::spawn(service.clone().oneshot(ask("a")));

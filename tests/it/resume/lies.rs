@@ -75,7 +75,7 @@ async fn ids_that_are_names_are_known_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_response_under_the_right_number_is_told_by_its_ids() {
+async fn another_response_under_the_right_number_is_recognised_by_its_ids() {
     const CREATED: &str = "data: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_1\",\"background\":true}}\n\n";
     const ITEM: &str = "data: {\"type\":\"response.output_item.added\",\"sequence_number\":1,\"item\":{\"id\":\"msg_1\",\"type\":\"message\"}}\n\n";
     for (why, event) in [

@@ -561,7 +561,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_client_hears_is_what_was_said() {
+fn what_a_client_receives_is_what_was_said() {
     assert_eq!(heard(Kind::OpenAiChat, &CHAT.answer("été", 2).concat()), ("été".to_owned(), Some(End::Whole)));
     assert_eq!(heard(Kind::Anthropic, &ANTHROPIC.answer("été", 2).concat()), ("été".to_owned(), Some(End::Whole)));
     assert_eq!(heard(Kind::Gemini, &GEMINI.answer("été", 2).concat()), ("été".to_owned(), Some(End::Whole)));

@@ -62,7 +62,7 @@ async fn what_the_primary_began_is_not_asked_of_the_backup() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_stalls_goes_on_and_its_reader_hears_heartbeats_meanwhile() {
+async fn a_stream_that_stalls_goes_on_and_its_reader_gets_heartbeats_meanwhile() {
     let upstream = Upstream::new([
         stream([Data(ONE), Data(TWO), Hang]),
         // A server that is down for a while, and then slow to answer.
@@ -153,7 +153,7 @@ async fn the_rest_of_an_answer_may_be_its_marker_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_the_answer_itself_ends_with_is_told() {
+async fn an_error_that_the_answer_itself_ends_with_is_returned() {
     const FAILED: &str = "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":2,\"response\":{\"id\":\"resp_1\",\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"x\"}}}\n\n";
     let upstream = Upstream::new([stream([Data(CREATED), Data(HELLO), Data(FAILED)]), stream([Data(FAILED)])]);
     let asked = upstream.clone();

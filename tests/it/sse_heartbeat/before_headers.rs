@@ -191,7 +191,7 @@ async fn any_other_answer_is_an_error_and_no_clean_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_run_inside_and_a_refusal_is_told() {
+async fn retries_run_inside_and_a_refusal_is_an_event() {
     let service = ServiceBuilder::new()
         .layer(layer())
         .layer(RetryAfterBackoffLayer::new().seed(1))
@@ -212,7 +212,7 @@ async fn retries_run_inside_and_a_refusal_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_told_too() {
+async fn an_error_is_an_event_too() {
     let service = service_fn(|_: Asked| async {
         tokio::time::sleep(secs(20)).await;
         Err::<Response<Script>, _>(std::io::Error::other("no connection"))

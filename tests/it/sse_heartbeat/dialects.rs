@@ -69,7 +69,7 @@ async fn last(mut body: Boxed) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_limit_is_told_in_the_form_that_the_clients_of_the_dialect_raise() {
+async fn every_limit_is_an_event_that_the_clients_of_the_dialect_raise() {
     for (path, begin, end) in EVENTS {
         let check = |told: String| assert!(told.starts_with(begin) && told.ends_with(end), "{path}: {told}");
         let idle = ServiceBuilder::new().layer(layer()).layer(IdleBodyTimeoutLayer::new(secs(10))).into_inner();
@@ -81,7 +81,7 @@ async fn every_limit_is_told_in_the_form_that_the_clients_of_the_dialect_raise()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_behind_a_head_that_was_sent_is_told_in_the_dialect() {
+async fn a_refusal_after_the_head_was_sent_is_an_event_of_the_dialect() {
     let refused = || {
         let refused = Response::new(Script::new([]));
         let (mut head, body) = refused.into_parts();
@@ -106,7 +106,7 @@ async fn a_refusal_behind_a_head_that_was_sent_is_told_in_the_dialect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_guard_found_is_told_as_the_guard_rendered_it() {
+async fn what_the_guard_found_is_sent_as_the_guard_rendered_it() {
     let truncated: BoxError = StreamTruncated::new(Some(Kind::Gemini), 0).into();
     let body = http_body_util::StreamBody::new(futures_util::stream::iter([
         Ok(http_body::Frame::data(Bytes::from_static(b"data: {}\n\n"))),

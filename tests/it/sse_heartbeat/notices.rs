@@ -72,7 +72,7 @@ async fn text(response: Response<impl http_body::Body<Data = Bytes, Error = BoxE
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_is_told_to_a_stream_that_has_begun_in_the_form_of_its_dialect() {
+async fn a_retry_is_a_notice_in_the_dialect_of_a_stream_that_has_begun() {
     const CHUNK: &str = "data: {\"id\":\"chatcmpl-notice\",\"object\":\"chat.completion.chunk\",\"created\":0,\"model\":\"\",\
                          \"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":null}],\"x_notice\":{\"type\":\"retry\",\
                          \"message\":\"Noch einmal in 0 s.\"}}\n\n";
@@ -99,7 +99,7 @@ async fn a_retry_is_told_to_a_stream_that_has_begun_in_the_form_of_its_dialect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_notice_begins_no_stream_and_is_told_while_the_one_that_began_is_silent() {
+async fn a_notice_begins_no_stream_and_is_sent_while_the_one_that_began_is_silent() {
     const THINKS: &[Step] = &[Step::Wait(secs(3)), Step::Data("data: a\n\n")];
     const BREAK: &[Step] = &[Step::Data("data: a\n\n"), Step::Wait(secs(3)), Step::Data("data: b\n\n")];
     for (steps, told) in [
@@ -172,7 +172,7 @@ async fn there_are_none_by_default_and_none_where_the_operator_has_no_text() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backup_and_a_queue_are_told_too() {
+async fn a_backup_and_a_queue_are_notices_too() {
     let backup = FallbackLayer::new(busy_at_first(A)).name("small").own_credentials(true);
     let down = service_fn(|_: Request<CallBody>| async {
         tokio::time::sleep(secs(10)).await;
@@ -200,7 +200,7 @@ async fn a_backup_and_a_queue_are_told_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_a_rate_limit_is_told_for_how_long() {
+async fn a_call_that_waits_for_a_rate_limit_gets_the_time_as_a_notice() {
     let pace = PaceLayer::new().requests(Rate::per_minute(3));
     let answers =
         service_fn(|_: Asked| async { Ok::<_, Infallible>(events(Script::new(A.iter().cloned()).unsized_())) });
@@ -230,7 +230,7 @@ impl PacePeers for Busy {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_waits_for_its_turn_among_those_of_a_fleet_is_told_for_how_long() {
+async fn a_call_that_waits_for_its_turn_in_a_fleet_gets_the_time_as_a_notice() {
     let pace = PaceLayer::new().requests(Rate::per_minute(3)).share(Arc::new(Busy));
     let answers =
         service_fn(|_: Asked| async { Ok::<_, Infallible>(events(Script::new(A.iter().cloned()).unsized_())) });

@@ -101,7 +101,7 @@ async fn time_without_a_reader_is_no_silence_of_the_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_told_and_stays_an_error() {
+async fn an_error_is_an_event_and_stays_an_error() {
     let script = Script::new([Step::Data("data: a\n\n"), Step::Fail("secret")]).unsized_();
     let response = through(layer().error_events(true), asked(), events(script)).await;
     let event = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"code\":null,\"message\":\

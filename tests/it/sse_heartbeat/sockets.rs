@@ -58,7 +58,7 @@ async fn a_silent_stream_is_kept_alive_over_both_versions() {
 
 /// On several threads, where the one that writes and the one that fails the stream meet as they like.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_is_told_before_the_stream_is_cut_over_both_versions() {
+async fn an_error_event_precedes_the_cut_of_the_stream_over_both_versions() {
     let handler = || async {
         let events = stream::iter([Ok("data: a\n\n"), Err("broken")]);
         ([("content-type", "text/event-stream")], Body::from_stream(events))

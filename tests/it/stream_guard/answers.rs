@@ -7,7 +7,7 @@ use tower_buttress::error::{UpstreamError, find};
 use tower_buttress::proto::dialect::End;
 use tower_buttress::{Ending, Rejection, RejectionKind, StreamGuardLayer, TimeoutProfile};
 
-use super::{Answer, CHAT, ask, post, read, told};
+use super::{Answer, CHAT, ask, post, read, status_and_code};
 use crate::support::Step::{self, Data, Fail, Wait};
 use crate::support::secs;
 
@@ -25,7 +25,7 @@ async fn a_whole_answer_passes_byte_for_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_was_cut_at_a_limit_passes_and_is_told_apart() {
+async fn an_answer_that_was_cut_at_a_limit_passes_and_its_ending_says_so() {
     let limited = WHOLE.replace("stop", "length").leak();
     let response = post(CHAT, Answer::json(200, limited)).await;
     assert_eq!(Ending::of(&response).unwrap().get(), Some(End::Limit));
@@ -41,13 +41,13 @@ async fn an_error_inside_of_a_200_is_a_refusal_with_its_own_words() {
     assert_eq!(read(response).await.0, error);
     let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#;
     assert_eq!(
-        told(&post("/v1/messages", Answer::json(200, overloaded)).await),
+        status_and_code(&post("/v1/messages", Answer::json(200, overloaded)).await),
         Some((529, "overloaded_error".to_owned()))
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_which_no_client_finds_the_error_is_told_in_a_form_that_they_do() {
+async fn an_error_that_no_client_finds_in_an_answer_is_sent_in_a_form_that_they_do() {
     let chat = r#"{"choices":[{"index":0,"finish_reason":"error","error":{"code":502,"message":"gone"}}]}"#;
     let gemini = r#"{"candidates":[{"finishReason":"OTHER","finishMessage":"gone"}]}"#;
     let cohere = r#"{"finish_reason":"ERROR","error":"gone","message":{"role":"assistant"}}"#;
@@ -160,7 +160,7 @@ async fn what_is_held_is_whole_or_refused() {
     assert_eq!(hold(400_000, vec![Data(head), Data(long)]).await.status(), 502);
     let failed = hold(400_000, vec![Data(head), Data(long), Fail("reset")]).await;
     assert_eq!(Rejection::of(&failed).unwrap().kind(), RejectionKind::BodyFailed);
-    assert_eq!(told(&hold(270_000, whole()).await), Some((502, "answer_too_large".to_owned())));
+    assert_eq!(status_and_code(&hold(270_000, whole()).await), Some((502, "answer_too_large".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +198,7 @@ async fn an_array_of_gemini_streams() {
     let (text, error) = read(post(GEMINI, Answer::of(200, "application/json", [Data(PART)])).await).await;
     assert_eq!((text.as_str(), error.is_some()), (PART, true));
     let error = "[{\"error\":{\"code\":503,\"message\":\"x\",\"status\":\"UNAVAILABLE\"}}]";
-    assert_eq!(told(&post(GEMINI, Answer::json(200, error)).await), Some((503, "UNAVAILABLE".to_owned())));
+    assert_eq!(status_and_code(&post(GEMINI, Answer::json(200, error)).await), Some((503, "UNAVAILABLE".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]

@@ -140,7 +140,7 @@ async fn a_stream_that_is_fetched_is_read_too() {
 }
 
 #[tokio::test]
-async fn what_is_compressed_nevertheless_passes_and_is_told() {
+async fn what_is_compressed_nevertheless_passes_with_an_event() {
     let addr = serve(stubborn().await).await;
     for preset in PRESETS {
         for says in ["whole", "cut", "error first", "error in json", "quota"] {

@@ -6,7 +6,7 @@ use tower_buttress::error::{StreamTruncated, find};
 use tower_buttress::proto::dialect::Kind;
 use tower_buttress::{Ending, MissingEnd, StreamGuardLayer};
 
-use super::{Answer, CHAT, ask, post, read, told};
+use super::{Answer, CHAT, ask, post, read, status_and_code};
 use crate::support::Step::{self, Data, Wait};
 use crate::support::secs;
 
@@ -139,10 +139,10 @@ async fn with_hold_nothing_of_a_foreign_stream_is_handed_on_before_its_end() {
     let own = "data: {\"region\":\"eu\"}\n\n";
     assert_eq!(hold(vec![Data(own), Data(super::HELLO)]).await.status(), 502);
     let overloaded = hold(vec![Data(own), Data(super::HELLO), Data(super::OVERLOADED)]).await;
-    assert_eq!(told(&overloaded), Some((529, "overloaded_error".to_owned())));
+    assert_eq!(status_and_code(&overloaded), Some((529, "overloaded_error".to_owned())));
     assert_eq!(hold(vec![Data(own), Data("data: {\"region\":")]).await.status(), 502);
     let large = hold(std::iter::repeat_n(Data(own), 100).collect()).await;
-    assert_eq!(told(&large), Some((502, "answer_too_large".to_owned())));
+    assert_eq!(status_and_code(&large), Some((502, "answer_too_large".to_owned())));
     for rest in [vec![Data(own)], vec![Data(super::HELLO), Data(super::STOP), Data(super::DONE)]] {
         let start = Instant::now();
         let steps = [Data(own), Wait(secs(200))].into_iter().chain(rest).collect();
@@ -175,12 +175,12 @@ async fn an_error_behind_an_event_that_its_dialect_may_have_added_is_a_refusal()
     let overloaded =
         "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"m\"}}\n\n";
     let response = post("/v1/messages", Answer::stream([Data(added), Data(overloaded)])).await;
-    assert_eq!(told(&response), Some((529, "overloaded_error".to_owned())));
+    assert_eq!(status_and_code(&response), Some((529, "overloaded_error".to_owned())));
     let added = "data: {\"type\":\"codex.rate_limits\",\"plan\":\"x\"}\n\n";
     let created = "data: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"status\":\"in_progress\"}}\n\n";
     let failed = "data: {\"type\":\"error\",\"code\":\"insufficient_quota\",\"message\":\"You\",\"param\":null}\n\n";
     let response = post("/v1/responses", Answer::stream([Data(added), Data(created), Data(failed)])).await;
-    assert_eq!(told(&response), Some((429, "insufficient_quota".to_owned())));
+    assert_eq!(status_and_code(&response), Some((429, "insufficient_quota".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +195,7 @@ async fn an_error_or_garbage_in_the_place_of_the_first_event_is_still_refused() 
     for before in ["", "data: {}\n\n", "data: {\"type\":\"ping\"}\n\n", "data:\n\n", "id: 1\ndata:\n\n"] {
         let steps = || [Data(before), Data(super::OVERLOADED)].into_iter().filter(|step| !matches!(step, Data("")));
         let response = post(CHAT, Answer::stream(steps())).await;
-        assert_eq!(told(&response), Some((529, "overloaded_error".to_owned())), "{before}");
+        assert_eq!(status_and_code(&response), Some((529, "overloaded_error".to_owned())), "{before}");
     }
     assert_eq!(post(CHAT, Answer::stream([Data("data: <html>\n\n")])).await.status(), 502);
 }

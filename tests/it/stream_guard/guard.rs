@@ -98,7 +98,7 @@ async fn what_clients_would_not_raise_is_written_so_that_they_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_writes_the_event_itself_where_it_is_told_to() {
+async fn it_writes_the_event_itself_where_set_to() {
     let layer = StreamGuardLayer::new().error_events(true);
     let steps = [Data(HELLO), Data(OVERLOADED), Data(DONE)];
     let (text, error) = read(ask(layer.clone(), Method::POST, CHAT, Answer::stream(steps)).await).await;
@@ -346,7 +346,7 @@ async fn an_error_of_gemini_has_no_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_passes_and_is_told() {
+async fn what_cannot_be_read_passes_with_an_event() {
     for (content_type, encoding) in [("text/event-stream", "gzip"), ("application/vnd.amazon.eventstream", "identity")]
     {
         let log = std::sync::Arc::new(Log::default());
@@ -365,7 +365,7 @@ async fn a_layer_that_is_off_passes_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_is_told_once() {
+async fn a_failure_is_reported_once() {
     let log = std::sync::Arc::new(Log::default());
     let layer = StreamGuardLayer::new().observer(log.clone());
     let _ = read(ask(layer.clone(), Method::POST, CHAT, Answer::stream([Data(HELLO)])).await).await;

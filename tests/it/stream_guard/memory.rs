@@ -6,7 +6,7 @@ use http::{Method, Request};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_buttress::{Memory, StreamGuardLayer, Tenant};
 
-use super::{Answer, CHAT, DONE, HELLO, ROLE, STOP, ask, read, told};
+use super::{Answer, CHAT, DONE, HELLO, ROLE, STOP, ask, read, status_and_code};
 use crate::support::Log;
 use crate::support::Step::{self, Data, Hang};
 
@@ -71,12 +71,12 @@ async fn when_it_is_spent_nothing_is_held() {
     let hold = |memory| StreamGuardLayer::new().hold(64 * KIB).memory(memory);
     let memory = Memory::new(8 * KIB);
     let refused = ask(hold(memory.clone()), Method::POST, CHAT, Answer::stream(stream())).await;
-    assert_eq!(told(&refused), Some((502, "no_memory".to_owned())));
+    assert_eq!(status_and_code(&refused), Some((502, "no_memory".to_owned())));
     drop(refused);
     assert_eq!(memory.used(), 0);
     let body = Box::leak(format!("{{\"choices\": [], \"x\": \"{}\"}}", "-".repeat(8 * KIB)).into_boxed_str());
     let refused = ask(hold(Memory::new(8 * KIB)), Method::POST, CHAT, Answer::json(200, body)).await;
-    assert_eq!(told(&refused), Some((502, "no_memory".to_owned())));
+    assert_eq!(status_and_code(&refused), Some((502, "no_memory".to_owned())));
     let response = ask(hold(Memory::new(64 * KIB)), Method::POST, CHAT, Answer::stream(stream())).await;
     assert!(read(response).await.0.ends_with(DONE));
 }

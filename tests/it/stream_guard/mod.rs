@@ -90,7 +90,7 @@ async fn chat(steps: impl IntoIterator<Item = Step>) -> Response<StreamGuardBody
 }
 
 /// The status and the code of a refusal that was made of an upstream's error.
-fn told<B>(response: &Response<B>) -> Option<(u16, String)> {
+fn status_and_code<B>(response: &Response<B>) -> Option<(u16, String)> {
     let rejection = Rejection::of(response)?;
     let error = tower_buttress::error::find::<UpstreamError>(rejection as &(dyn std::error::Error + 'static))?;
     assert_eq!(error.status(), response.status());

@@ -7,7 +7,7 @@ use tower_buttress::error::{FirstContentElapsed, StreamTruncated, UpstreamError,
 use tower_buttress::verdict::{Classify, Outcome, Standard};
 use tower_buttress::{Rejection, RejectionKind, StreamGuardLayer, TimeoutProfile};
 
-use super::{Answer, CHAT, DONE, HELLO, OVERLOADED, ROLE, STOP, ask, chat, post, read, told};
+use super::{Answer, CHAT, DONE, HELLO, OVERLOADED, ROLE, STOP, ask, chat, post, read, status_and_code};
 use crate::support::Step::{Data, Fail, Hang, Trailers, Wait};
 use crate::support::{secs, trace};
 
@@ -16,7 +16,7 @@ async fn an_error_before_content_is_a_refusal_with_its_status() {
     for before in [&[][..], &[Data(": ping\n\n")], &[Data(ROLE)], &[Data(": a\n\n"), Data(ROLE), Data(": b\n\n")]] {
         let steps = before.iter().cloned().chain([Data(OVERLOADED), Data(DONE)]);
         let response = chat(steps).await;
-        assert_eq!(told(&response), Some((529, "overloaded_error".to_owned())));
+        assert_eq!(status_and_code(&response), Some((529, "overloaded_error".to_owned())));
         assert_eq!(response.headers()["content-type"], "application/json");
         let length = response.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap();
         let (body, error) = read(response).await;
@@ -28,7 +28,10 @@ async fn an_error_before_content_is_a_refusal_with_its_status() {
 #[tokio::test(start_paused = true)]
 async fn an_error_that_is_cut_into_pieces_is_one_too() {
     let bytes = OVERLOADED.as_bytes().chunks(1).map(|byte| Data(std::str::from_utf8(byte).unwrap()));
-    assert_eq!(told(&chat([Data(ROLE)].into_iter().chain(bytes)).await), Some((529, "overloaded_error".to_owned())));
+    assert_eq!(
+        status_and_code(&chat([Data(ROLE)].into_iter().chain(bytes)).await),
+        Some((529, "overloaded_error".to_owned()))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -39,7 +42,7 @@ async fn an_error_without_the_end_of_its_line_is_one_too() {
     for (text, own) in [(body, body), (pretty, pretty), (field, ""), (["data: ", body].concat().leak(), body)] {
         for end in ["", "\n"] {
             let response = chat([Data(text), Data(end)].into_iter().filter(|step| !matches!(step, Data("")))).await;
-            assert_eq!(told(&response), Some((429, "insufficient_quota".to_owned())), "{text}{end}");
+            assert_eq!(status_and_code(&response), Some((429, "insufficient_quota".to_owned())), "{text}{end}");
             assert!(read(response).await.0.starts_with(own), "{text}{end}");
         }
         let error = read(chat([Data(HELLO), Data(text)]).await).await.1.unwrap();
@@ -52,7 +55,7 @@ async fn a_quota_that_is_spent_after_the_start_is_seen() {
     let created = "data: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"status\":\"in_progress\"}}\n\n";
     let failed = "data: {\"type\":\"error\",\"code\":\"insufficient_quota\",\"message\":\"You\",\"param\":null}\n\n";
     let response = post("/v1/responses", Answer::stream([Data(created), Data(failed)])).await;
-    assert_eq!(told(&response), Some((429, "insufficient_quota".to_owned())));
+    assert_eq!(status_and_code(&response), Some((429, "insufficient_quota".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +122,7 @@ async fn an_answer_without_content_is_no_garbage_whatever_stands_behind_its_end(
 #[tokio::test(start_paused = true)]
 async fn garbage_is_a_refusal() {
     let response = chat([Data("data: <html>\n\n"), Hang]).await;
-    assert_eq!(told(&response), Some((502, "invalid_stream".to_owned())));
+    assert_eq!(status_and_code(&response), Some((502, "invalid_stream".to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,9 +238,12 @@ async fn what_is_held_is_whole_or_refused() {
     assert_eq!(tower_buttress::Ending::of(&response).unwrap().get(), Some(tower_buttress::proto::dialect::End::Whole));
     assert_eq!(read(response).await.0, [HELLO, STOP, DONE].concat());
 
-    assert_eq!(told(&hold(vec![Data(HELLO), Data(OVERLOADED)]).await), Some((529, "overloaded_error".to_owned())));
+    assert_eq!(
+        status_and_code(&hold(vec![Data(HELLO), Data(OVERLOADED)]).await),
+        Some((529, "overloaded_error".to_owned()))
+    );
     assert_eq!(hold(vec![Data(HELLO), Data(DONE), Data(STOP)]).await.status(), 200);
     assert_eq!(hold(vec![Data(HELLO)]).await.status(), 502);
     let many = std::iter::repeat_n(Data(HELLO), 1_000).collect();
-    assert_eq!(told(&hold(many).await), Some((502, "answer_too_large".to_owned())));
+    assert_eq!(status_and_code(&hold(many).await), Some((502, "answer_too_large".to_owned())));
 }

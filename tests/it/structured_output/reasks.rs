@@ -8,7 +8,7 @@ use super::*;
 use crate::support::{Log, secs};
 
 #[tokio::test(start_paused = true)]
-async fn the_model_is_told_what_is_wrong_in_a_call_of_its_own() {
+async fn the_model_gets_the_complaint_in_a_call_of_its_own() {
     let (model, log) = (Model::new(&[Says::Text(BAD), Says::Text(GOOD)]), Arc::new(Log::default()));
     let service = StructuredOutputLayer::new().observer(log.clone()).layer(model.service());
     let mut keyed = request();

@@ -80,7 +80,7 @@ async fn a_body_that_was_read_to_its_end_stays_whole() {
 }
 
 /// What a client reads of a stream on this path, behind heartbeats.
-async fn told(path: &'static str) -> Vec<String> {
+async fn read_stream(path: &'static str) -> Vec<String> {
     let service = SseHeartbeatLayer::new(secs(15)).error_events(true).layer(layer().layer(service_fn(answer)));
     let say = move |text| {
         let mut request = message(text);
@@ -99,7 +99,7 @@ async fn told(path: &'static str) -> Vec<String> {
 const MESSAGE: &str = "A newer message of this conversation took the place of this one; do not send it again.";
 
 #[tokio::test(start_paused = true)]
-async fn clients_are_told_in_their_dialect() {
+async fn clients_get_an_event_of_their_dialect() {
     let error = format!(r#"{{"type":"superseded","code":"superseded","message":"{MESSAGE}""#);
     for (path, event) in [
         (
@@ -113,7 +113,10 @@ async fn clients_are_told_in_their_dialect() {
         ),
     ] {
         let failed = "+1.05s error: a newer message of the conversation took the place of this one".to_owned();
-        assert_eq!(told(path).await, ["+0s data: 1\n\n".into(), format!("+1s {event}"), failed, "+1.05s end".into()]);
+        assert_eq!(
+            read_stream(path).await,
+            ["+0s data: 1\n\n".into(), format!("+1s {event}"), failed, "+1.05s end".into()]
+        );
     }
 }
 

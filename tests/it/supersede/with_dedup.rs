@@ -148,7 +148,7 @@ async fn a_message_that_is_answered_later_is_superseded_until_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_several_that_wait_for_it_all_are_told() {
+async fn all_callers_that_wait_for_a_superseded_answer_learn_it() {
     let mut stack = Stack::new();
     stack.dedup = stack.dedup.resumable(Resumable::at("/answers").respond_async(true));
     let location = stack.later("one").await;

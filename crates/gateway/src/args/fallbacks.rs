@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_without_a_fallback_is_told_in_one_line() {
+    fn an_option_without_a_fallback_is_a_one_line_error() {
         let before = read("--fallback-model small --fallback http://a --fallback http://b").unwrap_err();
         assert_eq!(before, "--fallback-model belongs to no --fallback: it goes behind the one that it is for");
         let unfair = read("--fallback http://a --fallback-weight 1 --fallback http://b").unwrap_err();

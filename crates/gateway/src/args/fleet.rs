@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_is_none_is_told_in_one_line_and_without_its_password() {
+    fn an_invalid_url_is_a_one_line_error_without_its_password() {
         for (url, shown) in [
             ("http://ann:secret@h:1", "http://ann:***@h:1"),
             ("redis://ann:secret@h:1/secret", "redis://ann:***@h:1/secret"),

@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_that_cannot_work_is_told_in_one_line() {
+    fn a_fallback_that_cannot_work_is_a_one_line_error() {
         assert!(line(&["--attempts", "0"]).starts_with("invalid value '0' for '--attempts <N>'"));
         assert_eq!(
             line(&["--fallback-model", "small"]),
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_without_what_it_needs_is_told_in_one_line() {
+    fn an_option_without_what_it_needs_is_a_one_line_error() {
         assert_eq!(line(&["--guard", "off", "--hold", "1MiB"]), "--hold needs what reads the answers: --guard on");
         assert_eq!(line(&["--dedup", "off", "--resumable", "on"]), "--resumable needs what shares answers: --dedup on");
         assert_eq!(line(&["--respond-async", "on"]), "--respond-async needs a place for the answers: --resumable on");
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_that_would_never_be_reached_is_told() {
+    fn a_fallback_that_would_never_be_reached_is_an_error() {
         let fallback = ["--fallback", "http://h"];
         let with = |limits: &[&str]| read(&[&fallback, limits].concat());
         let wrong = |limits: &[&str]| match with(limits) {
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_told_and_not_an_error() {
+    fn help_is_printed_and_not_an_error() {
         assert!(matches!(read(&["--help"]), Err(Stop::Told(text)) if text.contains("GATEWAY_IDLE_TIMEOUT")));
     }
 }

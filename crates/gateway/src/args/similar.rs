@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_in_one_line() {
+    fn a_missing_option_is_a_one_line_error() {
         let url = "--embeddings http://e/v1/embeddings";
         for (args, line) in [
             ("--similar 0.9".to_owned(), "--similar needs the answers that are kept: --last-good on"),

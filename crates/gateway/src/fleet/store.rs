@@ -12,25 +12,25 @@ use tower_buttress::store::{
 use tower_buttress_redis::{RedisLease, RedisStore};
 
 #[derive(Clone, Debug)]
-pub(crate) enum AnswerStore {
+pub(crate) enum DedupStore {
     Own(MemoryStore),
     Fleet(RedisStore),
 }
 
 #[derive(Debug)]
-pub(crate) enum AnswerLease {
+pub(crate) enum DedupLease {
     Own(MemoryLease),
     Fleet(RedisLease),
 }
 
 type Claimed<L> = Result<Claim<L>, BoxError>;
 /// The claim of another store, with its lease as one of these.
-type Mapped<F, L> = Map<F, fn(Claimed<L>) -> Claimed<AnswerLease>>;
+type Mapped<F, L> = Map<F, fn(Claimed<L>) -> Claimed<DedupLease>>;
 
-// === impl AnswerStore ===
+// === impl DedupStore ===
 
-impl Store for AnswerStore {
-    type Lease = AnswerLease;
+impl Store for DedupStore {
+    type Lease = DedupLease;
     type Claim =
         Either<Mapped<Ready<Claimed<MemoryLease>>, MemoryLease>, Mapped<<RedisStore as Store>::Claim, RedisLease>>;
 
@@ -38,8 +38,8 @@ impl Store for AnswerStore {
 
     fn claim(&self, request: ClaimRequest) -> Self::Claim {
         match self {
-            Self::Own(store) => Either::Left(store.claim(request).map(|claim| with(claim, AnswerLease::Own))),
-            Self::Fleet(store) => Either::Right(store.claim(request).map(|claim| with(claim, AnswerLease::Fleet))),
+            Self::Own(store) => Either::Left(store.claim(request).map(|claim| with(claim, DedupLease::Own))),
+            Self::Fleet(store) => Either::Right(store.claim(request).map(|claim| with(claim, DedupLease::Fleet))),
         }
     }
 
@@ -58,7 +58,7 @@ impl Store for AnswerStore {
     }
 }
 
-fn with<L>(claim: Claimed<L>, lease_of: fn(L) -> AnswerLease) -> Claimed<AnswerLease> {
+fn with<L>(claim: Claimed<L>, lease_of: fn(L) -> DedupLease) -> Claimed<DedupLease> {
     Ok(match claim? {
         Claim::Lead { lease, recorder } => Claim::Lead { lease: lease_of(lease), recorder },
         Claim::Follow(log) => Claim::Follow(log),
@@ -69,9 +69,9 @@ fn with<L>(claim: Claimed<L>, lease_of: fn(L) -> AnswerLease) -> Claimed<AnswerL
     })
 }
 
-// === impl AnswerLease ===
+// === impl DedupLease ===
 
-impl Lease for AnswerLease {
+impl Lease for DedupLease {
     fn resize(&mut self, bytes: usize) -> bool {
         match self {
             Self::Own(lease) => lease.resize(bytes),

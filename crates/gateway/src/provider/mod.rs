@@ -54,7 +54,7 @@ use self::call::Call;
 pub use self::call::{Counts, Seen};
 use self::script::{BadScript, Opening, Script};
 use self::sockets::Reset;
-use self::wire::{Asked, GeneratedAnswer};
+use self::wire::{ChatRequest, GeneratedAnswer};
 
 /// A provider that runs until its runtime ends.
 #[derive(Clone, Debug)]
@@ -154,7 +154,7 @@ async fn chat(
     body: Bytes,
 ) -> Response {
     let mut call = Call::begin(&shared.counts);
-    let asked = Asked::parse(&body);
+    let asked = ChatRequest::parse(&body);
     let model = asked.as_ref().map_or("", |asked| &asked.model);
     let script = shared.script(&wanted(&headers, &uri, model));
     let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
@@ -189,7 +189,7 @@ fn wanted(headers: &HeaderMap, uri: &Uri, model: &str) -> String {
     header.or_else(query).or_else(model).unwrap_or_default().to_owned()
 }
 
-fn speak(asked: Asked, after: Option<usize>, script: Script, reset: Reset, call: Call) -> Response {
+fn speak(asked: ChatRequest, after: Option<usize>, script: Script, reset: Reset, call: Call) -> Response {
     let stream = asked.stream;
     let number = call.number;
     let answer = match script.ids {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// What a call asked for.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct ChatRequest {
     pub(crate) model: String,
     pub(crate) prompt: String,
     pub(crate) stream: bool,
@@ -30,9 +30,9 @@ pub(crate) struct GeneratedAnswer {
     size: usize,
 }
 
-// === impl Asked ===
+// === impl ChatRequest ===
 
-impl Asked {
+impl ChatRequest {
     /// Reads a request's body, or says what is wrong with it.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, &'static str> {
         let body: Value = serde_json::from_slice(body).map_err(|_| "the body is not JSON")?;
@@ -57,7 +57,7 @@ impl Asked {
 // === impl GeneratedAnswer ===
 
 impl GeneratedAnswer {
-    pub(crate) fn new(asked: Asked, call: u64, chunks: Option<usize>, size: usize) -> Self {
+    pub(crate) fn new(asked: ChatRequest, call: u64, chunks: Option<usize>, size: usize) -> Self {
         let prompt_tokens = asked.prompt.split_whitespace().count();
         let text = format!(
             "You said \"{}\". I am a simulated model: I think nothing, but I stream what I do not think word by \
@@ -79,7 +79,7 @@ impl GeneratedAnswer {
     }
 
     /// The answer that this prompt always has.
-    pub(crate) fn kept(asked: Asked, chunks: Option<usize>, size: usize) -> Self {
+    pub(crate) fn kept(asked: ChatRequest, chunks: Option<usize>, size: usize) -> Self {
         let number = asked.prompt.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
         Self { created: 1_700_000_000, ..Self::new(asked, number, chunks, size) }
     }

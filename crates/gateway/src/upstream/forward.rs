@@ -35,10 +35,10 @@ pub(crate) struct Forward<C> {
 
 /// In a request's extensions: how often upstreams were asked for it, and how long the last one took.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked(Arc<Attempts>);
+pub(crate) struct UpstreamCalls(Arc<CallCounts>);
 
 #[derive(Debug, Default)]
-struct Attempts {
+struct CallCounts {
     times: AtomicU32,
     /// From the last request to its answer's head, in microseconds; 0 before that.
     took: AtomicU64,
@@ -52,13 +52,13 @@ pin_project! {
         clients: Arc<ClientSet<C>>,
         // An upload is not over before it was sent, and taken.
         occupied: Option<Arc<Occupied>>,
-        asked: Option<(Asked, Instant)>,
+        asked: Option<(UpstreamCalls, Instant)>,
     }
 }
 
-// === impl Asked ===
+// === impl UpstreamCalls ===
 
-impl Asked {
+impl UpstreamCalls {
     pub(crate) fn times(&self) -> u32 {
         self.0.times.load(Relaxed)
     }
@@ -105,7 +105,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Answering<C> {
         let (mut parts, body) = request.into_parts();
-        let asked = parts.extensions.get::<Asked>().map(Asked::begin);
+        let asked = parts.extensions.get::<UpstreamCalls>().map(UpstreamCalls::begin);
         let body = body.map_err(Into::into).boxed_unsync();
         let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL);
         let upgrades = parts.headers.contains_key(UPGRADE);

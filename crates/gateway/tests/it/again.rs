@@ -15,7 +15,7 @@ use super::{Running, gateway};
 use crate::support::secs;
 
 /// What the response says of how it came about.
-fn told<B>(answer: &Response<B>) -> (u16, &str, &str) {
+fn provenance<B>(answer: &Response<B>) -> (u16, &str, &str) {
     let header = |name| answer.headers()[name].to_str().unwrap();
     (answer.status().as_u16(), header("x-gateway-attempts"), header("x-gateway-served-by"))
 }
@@ -46,7 +46,7 @@ async fn retry_after_is_obeyed_and_not_anticipated() {
     let asked = Instant::now();
     let answer = ask_for(&gateway, "status=429; retry-after=2; times=1").await;
     assert!(asked.elapsed() >= secs(2));
-    assert_eq!(told(&answer), (200, "2", "upstream"));
+    assert_eq!(provenance(&answer), (200, "2", "upstream"));
     assert!(read(answer.into_body()).await.1);
     assert_eq!(gateway.provider().counts().calls, 2);
 }
@@ -78,21 +78,24 @@ async fn a_refused_connection_is_attempted_again_and_then_a_502() {
 async fn what_will_not_pass_is_answered_at_once() {
     let gateway = gateway(&["--pace", "off"]).await;
     let answer = ask_for(&gateway, "status=400").await;
-    assert_eq!(told(&answer), (400, "1", "upstream"));
+    assert_eq!(provenance(&answer), (400, "1", "upstream"));
     // Longer than anybody waits, or forbidden: the answer is passed on as it is.
     let answer = ask_for(&gateway, "status=429; retry-after=61").await;
-    assert_eq!((told(&answer), &answer.headers()["retry-after"]), ((429, "1", "upstream"), &"61".parse().unwrap()));
+    assert_eq!(
+        (provenance(&answer), &answer.headers()["retry-after"]),
+        ((429, "1", "upstream"), &"61".parse().unwrap())
+    );
     let answer = ask_for(&gateway, "status=503; should-retry=false").await;
-    assert_eq!(told(&answer), (503, "1", "upstream"));
+    assert_eq!(provenance(&answer), (503, "1", "upstream"));
     assert_eq!(gateway.provider().counts().calls, 3);
 }
 
 #[tokio::test]
-async fn when_attempts_are_spent_the_caller_is_told_not_to_multiply_them() {
+async fn when_attempts_are_spent_the_response_says_not_to_retry() {
     let gateway = gateway(&["--backoff-base", "5ms"]).await;
     let answer = ask_for(&gateway, "status=503").await;
     assert_eq!(
-        (told(&answer), &answer.headers()["x-should-retry"]),
+        (provenance(&answer), &answer.headers()["x-should-retry"]),
         ((503, "3", "upstream"), &"false".parse().unwrap())
     );
     assert_eq!(gateway.provider().counts().calls, 3);
@@ -120,19 +123,19 @@ async fn every_end_of_the_attempts_says_so() {
         let upstream: Vec<&str> = upstream.into_iter().flat_map(|url| ["--upstream", url]).collect();
         let gateway = gateway(&[&upstream[..], &quick].concat()).await;
         let answer = ask_for(&gateway, fault).await;
-        assert_eq!(told(&answer), (status, attempts, served_by), "{fault}");
+        assert_eq!(provenance(&answer), (status, attempts, served_by), "{fault}");
         assert_eq!(answer.headers()["x-should-retry"], "false", "{fault}");
     }
     let gateway = gateway(&["--deadline", "100ms"]).await;
     let answer = ask_for(&gateway, "silent").await;
     assert_eq!(
-        (told(&answer), &answer.headers()["x-should-retry"]),
+        (provenance(&answer), &answer.headers()["x-should-retry"]),
         ((504, "1", "gateway"), &"false".parse().unwrap())
     );
 }
 
 #[tokio::test]
-async fn a_refusal_for_which_nobody_was_asked_says_so() {
+async fn a_refusal_before_any_upstream_call_says_so() {
     let gateway = gateway(&["--attempts", "1", "--breaker-consecutive", "1"]).await;
     let mut late = chat(gateway.addr, true, "");
     late.headers_mut().insert("x-deadline-ms", "1".parse().unwrap());
@@ -152,8 +155,8 @@ async fn a_refusal_for_which_nobody_was_asked_says_so() {
 #[tokio::test]
 async fn a_post_that_may_have_been_done_is_not_repeated_where_that_was_said() {
     let gateway = gateway(&["--retry-non-idempotent", "false", "--backoff-base", "5ms"]).await;
-    assert_eq!(told(&ask_for(&gateway, "status=500").await), (500, "1", "upstream"));
-    assert_eq!(told(&ask_for(&gateway, "status=503; retry-after=0; times=1").await), (200, "2", "upstream"));
+    assert_eq!(provenance(&ask_for(&gateway, "status=500").await), (500, "1", "upstream"));
+    assert_eq!(provenance(&ask_for(&gateway, "status=503; retry-after=0; times=1").await), (200, "2", "upstream"));
 }
 
 /// A chat request with credentials that are meant for the upstream only.
@@ -170,7 +173,7 @@ async fn a_silent_upstream_goes_to_the_fallback_after_one_timeout_and_without_cr
     let fallback = ["--fallback", &url, "--fallback-model", "small", "--first-byte-timeout", "100ms"];
     let gateway = gateway(&fallback).await;
     let answer = ask(with_credentials(&gateway, "silent")).await;
-    assert_eq!(told(&answer), (200, "1", "fallback"));
+    assert_eq!(provenance(&answer), (200, "1", "fallback"));
     assert_eq!(read(answer.into_body()).await.0, "from the backup");
     assert_eq!(gateway.provider().counts().calls, 1);
     let seen = seen.lock().unwrap();
@@ -188,11 +191,11 @@ async fn the_operators_credential_does_not_serve_a_caller_whose_own_was_refused(
     let fallback = ["--fallback", &url, "--attempts", "1", "--first-byte-timeout", "100ms", "--dedup", "off"];
     let gateway = gateway(&[&fallback[..], &credential[..]].concat()).await;
     for (fault, status) in [("status=401", 401), ("status=402", 402), ("status=403", 403), ("status=429", 429)] {
-        assert_eq!(told(&ask(with_credentials(&gateway, fault)).await), (status, "1", "upstream"), "{fault}");
+        assert_eq!(provenance(&ask(with_credentials(&gateway, fault)).await), (status, "1", "upstream"), "{fault}");
         assert!(seen.lock().unwrap().is_empty());
     }
     for fault in ["status=500", "silent"] {
-        assert_eq!(told(&ask(with_credentials(&gateway, fault)).await), (200, "1", "fallback"), "{fault}");
+        assert_eq!(provenance(&ask(with_credentials(&gateway, fault)).await), (200, "1", "fallback"), "{fault}");
     }
     for (headers, _) in &*seen.lock().unwrap() {
         assert_eq!(headers["authorization"], env!("CARGO_PKG_NAME"));
@@ -208,7 +211,7 @@ async fn a_replay_says_who_served_it() {
         let mut request = with_credentials(&gateway, "status=500");
         request.headers_mut().insert("idempotency-key", "k".parse().unwrap());
         let answer = ask(request).await;
-        assert_eq!(told(&answer), (200, "1", "fallback"), "{role}");
+        assert_eq!(provenance(&answer), (200, "1", "fallback"), "{role}");
         assert_eq!(answer.headers()["x-gateway-dedup"], role);
         assert!(read(answer.into_body()).await.1);
     }
@@ -219,10 +222,10 @@ async fn a_replay_says_who_served_it() {
 async fn attempts_come_before_the_fallback() {
     let (url, seen) = backup(StatusCode::OK).await;
     let gateway = gateway(&["--fallback", &url, "--backoff-base", "5ms"]).await;
-    assert_eq!(told(&ask_for(&gateway, "status=503").await), (200, "1", "fallback"));
+    assert_eq!(provenance(&ask_for(&gateway, "status=503").await), (200, "1", "fallback"));
     assert_eq!(gateway.provider().counts().calls, 3);
     // A request that is wrong is wrong everywhere.
-    assert_eq!(told(&ask_for(&gateway, "status=400").await), (400, "1", "upstream"));
+    assert_eq!(provenance(&ask_for(&gateway, "status=400").await), (400, "1", "upstream"));
     assert_eq!(seen.lock().unwrap().len(), 1);
 }
 
@@ -230,6 +233,6 @@ async fn attempts_come_before_the_fallback() {
 async fn when_the_fallback_fails_too_the_first_answer_counts() {
     let (url, seen) = backup(StatusCode::INTERNAL_SERVER_ERROR).await;
     let gateway = gateway(&["--fallback", &url, "--attempts", "1"]).await;
-    assert_eq!(told(&ask_for(&gateway, "status=503").await), (503, "1", "upstream"));
+    assert_eq!(provenance(&ask_for(&gateway, "status=503").await), (503, "1", "upstream"));
     assert_eq!(seen.lock().unwrap().len(), 1);
 }

@@ -97,7 +97,7 @@ async fn off_is_off() {
 }
 
 #[test]
-fn what_cannot_work_is_told_in_one_line() {
+fn a_setting_that_cannot_work_is_a_one_line_error() {
     use tower_buttress_gateway::{Args, Stop};
     for (option, value) in [("--breaker-failure-ratio", "2"), ("--breaker-open", "1h"), ("--breaker-window", "1ms")] {
         let args = ["gateway", "--listen", "127.0.0.1:0", option, value].map(std::ffi::OsString::from);

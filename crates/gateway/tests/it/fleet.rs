@@ -262,7 +262,7 @@ async fn the_last_good_answer_of_one_gateway_stands_in_at_the_other() {
 }
 
 #[tokio::test]
-async fn what_one_gateway_is_told_to_forget_all_forget() {
+async fn all_gateways_forget_what_one_was_asked_to_forget() {
     let (mut redis, provider) = (Server::start(&[]).unwrap(), Provider::start().await.unwrap());
     let one = member(&provider, &redis.url(), &[]).await;
     let other = member(&provider, &redis.url(), &[]).await;
@@ -303,7 +303,7 @@ async fn timed(request: Request<Outgoing>) -> (Duration, StatusCode) {
 }
 
 /// Ten calls in a row, in the time of a few: none of them waits for Redis.
-async fn nobody_waits(gateway: &Running, wait: Duration) {
+async fn no_call_waits(gateway: &Running, wait: Duration) {
     let mut took = Vec::new();
     for _ in 0..10 {
         let (time, status) = timed(click(gateway, "gap=1ms; chunks=1")).await;
@@ -325,7 +325,7 @@ async fn a_frozen_redis_costs_callers_its_patience_once() {
     assert_eq!(status, 200);
     assert!(took < secs(2) + SLACK, "{took:?}");
     until_metric(&gateway, "gateway_redis_reached 0").await;
-    nobody_waits(&gateway, secs(1)).await;
+    no_call_waits(&gateway, secs(1)).await;
     assert_eq!(page(&gateway, "/-/readyz").await, (StatusCode::OK, "ready\n".to_owned()));
     assert_eq!(timed(keyed(&gateway, "k")).await.1, 200);
     redis.thaw().unwrap();
@@ -338,7 +338,7 @@ async fn a_redis_that_died_costs_callers_nothing() {
     let gateway = member(&provider, &redis.url(), &["--redis-patience", "2s"]).await;
     assert_eq!(timed(click(&gateway, "gap=1ms; chunks=1")).await.1, 200);
     redis.kill().unwrap();
-    nobody_waits(&gateway, secs(1)).await;
+    no_call_waits(&gateway, secs(1)).await;
     until_metric(&gateway, "gateway_redis_reached 0").await;
     redis.start_again().unwrap();
     until_metric(&gateway, "gateway_redis_reached 1").await;
@@ -358,7 +358,7 @@ async fn refuse_refuses_what_another_gateway_may_have_answered() {
     assert_eq!(status, 503);
     assert!(took < secs(1), "{took:?}");
     // What has no key is promised nothing.
-    nobody_waits(&gateway, secs(1)).await;
+    no_call_waits(&gateway, secs(1)).await;
     assert_eq!(
         page(&gateway, "/-/readyz").await,
         (StatusCode::SERVICE_UNAVAILABLE, "Redis cannot be reached\n".into())
@@ -368,7 +368,7 @@ async fn refuse_refuses_what_another_gateway_may_have_answered() {
     assert_eq!(timed(keyed(&gateway, "d")).await.1, 200);
 
     redis.kill().unwrap();
-    nobody_waits(&gateway, secs(1)).await;
+    no_call_waits(&gateway, secs(1)).await;
     assert_eq!(timed(keyed(&gateway, "e")).await.1, 503);
 }
 
@@ -405,7 +405,7 @@ async fn a_redis_that_is_down_stops_no_gateway_from_starting() {
     let gateway = member(&provider, &redis.url(), &[]).await;
     // It asked at its start.
     until_metric(&gateway, "gateway_redis_reached 0").await;
-    nobody_waits(&gateway, secs(1)).await;
+    no_call_waits(&gateway, secs(1)).await;
     redis.start_again().unwrap();
     until_metric(&gateway, "gateway_redis_reached 1").await;
 }
@@ -431,7 +431,7 @@ async fn a_user_with_few_rights_is_enough() {
 
     let wrong = member(&provider, &url("guess"), &[]).await;
     until_metric(&wrong, "gateway_redis_reached 0").await;
-    nobody_waits(&wrong, secs(1)).await;
+    no_call_waits(&wrong, secs(1)).await;
     std::fs::remove_file(acl).unwrap();
 }
 

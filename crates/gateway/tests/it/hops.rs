@@ -46,7 +46,7 @@ async fn a_request_loses_what_was_meant_for_the_gateway() {
 }
 
 #[tokio::test]
-async fn what_another_gateway_did_is_not_told_as_ours() {
+async fn what_another_gateway_did_is_not_reported_as_ours() {
     let response = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-gateway-dedup: joined\r\nx-gateway-attempts: 7\r\n\
                     x-gateway-served-by: fallback\r\nx-gateway-output: invalid\r\n\r\n";
     let (upstream, _tells) = raw_upstream("\r\n\r\n", response).await;

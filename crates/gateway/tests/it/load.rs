@@ -17,7 +17,7 @@ fn of(gateway: &Running, key: &str, stream: bool, fault: &str) -> Request<Outgoi
     request
 }
 
-fn told(answer: &Response<Incoming>) -> (u16, &str) {
+fn status_and_source(answer: &Response<Incoming>) -> (u16, &str) {
     let header = |name: &str| answer.headers().get(name).map_or("", |value| value.to_str().unwrap());
     (answer.status().as_u16(), header("x-gateway-served-by"))
 }
@@ -31,7 +31,7 @@ async fn kind(answer: Response<Incoming>) -> String {
 async fn a_429_has_others_with_the_same_key_wait_too() {
     let gateway = gateway(&["--attempts", "1", "--dedup", "off"]).await;
     let refused = ask(of(&gateway, "one", false, "status=429; retry-after=2")).await;
-    assert_eq!(told(&refused), (429, "upstream"));
+    assert_eq!(status_and_source(&refused), (429, "upstream"));
     let asked = Instant::now();
     // Another key, and another model of the same one, are not limited.
     assert_eq!(ask(of(&gateway, "two", false, "")).await.status(), StatusCode::OK);
@@ -46,7 +46,10 @@ async fn a_429_has_others_with_the_same_key_wait_too() {
 #[tokio::test]
 async fn a_429_that_pauses_nothing_is_one_callers_only() {
     let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--pace", "off"]).await;
-    assert_eq!(told(&ask(of(&gateway, "one", false, "status=429; retry-after=60")).await), (429, "upstream"));
+    assert_eq!(
+        status_and_source(&ask(of(&gateway, "one", false, "status=429; retry-after=60")).await),
+        (429, "upstream")
+    );
     assert_eq!(ask(of(&gateway, "one", false, "")).await.status(), StatusCode::OK);
 }
 
@@ -69,7 +72,7 @@ async fn a_rate_of_ones_own_is_never_overrun() {
     };
     let (answers, refused) = tokio::join!(waits, refused);
     assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK));
-    assert_eq!(told(&refused), (429, "gateway"));
+    assert_eq!(status_and_source(&refused), (429, "gateway"));
     assert_eq!(
         (&refused.headers()["retry-after"], kind_of(&refused)),
         (&"1".parse().unwrap(), "application/problem+json")
@@ -87,7 +90,7 @@ async fn tokens_of_ones_own_are_never_overrun() {
     // Its usage says that it took more than there are.
     assert!(read(ask(of(&gateway, "one", false, "chunks=200")).await.into_body()).await.1);
     let refused = ask(of(&gateway, "one", false, "")).await;
-    assert_eq!(told(&refused), (429, "gateway"));
+    assert_eq!(status_and_source(&refused), (429, "gateway"));
     assert_eq!(kind(refused).await, "paced");
     assert_eq!(ask(of(&gateway, "two", false, "")).await.status(), StatusCode::OK, "limits are those of a credential");
     assert_eq!(gateway.provider().counts().calls, 2);
@@ -157,7 +160,7 @@ async fn no_more_calls_are_under_way_than_there_are_places() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(gateway.provider().counts().calls, 1, "the second waits");
     let third = ask(of(&gateway, "one", false, "")).await;
-    assert_eq!(told(&third), (503, "gateway"));
+    assert_eq!(status_and_source(&third), (503, "gateway"));
     assert!(third.headers().contains_key("retry-after"));
     assert_eq!(kind(third).await, "queue-full");
     assert!(read(first.into_body()).await.1);
@@ -166,7 +169,7 @@ async fn no_more_calls_are_under_way_than_there_are_places() {
 }
 
 #[tokio::test]
-async fn nobody_waits_longer_for_a_place_than_the_queue_has_it() {
+async fn no_call_waits_longer_for_a_place_than_the_queue_allows() {
     let options = ["--attempts", "1", "--dedup", "off", "--concurrency", "1", "--queue-wait", "100ms"];
     let gateway = gateway(&options).await;
     let first = ask(of(&gateway, "one", true, "gap=0s; stall-after=1")).await;
@@ -177,7 +180,7 @@ async fn nobody_waits_longer_for_a_place_than_the_queue_has_it() {
 }
 
 #[tokio::test]
-async fn how_many_calls_an_upstream_bears_is_found_out() {
+async fn the_concurrency_that_an_upstream_sustains_is_found() {
     let gateway = gateway(&["--attempts", "1", "--dedup", "off", "--concurrency", "auto", "--breaker", "off"]).await;
     let page = Request::get(format!("http://{}/-/events", gateway.addr)).body(super::client::full("")).unwrap();
     let events = ask(page).await.into_body();
@@ -210,7 +213,7 @@ async fn no_caller_can_send_more_than_its_share() {
     assert_eq!(stream.status(), StatusCode::OK);
     for _ in 0..2 {
         let refused = ask(of(&gateway, "acme-key", false, "")).await;
-        assert_eq!(told(&refused), (429, "gateway"));
+        assert_eq!(status_and_source(&refused), (429, "gateway"));
         assert_eq!(kind(refused).await, "paced");
     }
     // Another caller has limits of its own.

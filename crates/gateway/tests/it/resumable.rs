@@ -98,7 +98,7 @@ async fn the_token_alone_opens_it_and_a_key_must_be_that_of_its_tenant() {
 }
 
 #[tokio::test]
-async fn an_answer_later_is_where_the_caller_was_told() {
+async fn an_answer_later_is_at_the_url_that_the_caller_got() {
     let gateway = gateway(&["--resumable", "on", "--respond-async", "on"]).await;
     let prefers = [("authorization", "Bearer a"), ("prefer", "respond-async, wait=1")];
     for stream in [false, true] {

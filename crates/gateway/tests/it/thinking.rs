@@ -35,7 +35,7 @@ async fn who_asks_for_an_object_gets_an_answer_and_no_stream() {
 }
 
 #[tokio::test]
-async fn an_error_behind_a_stream_that_began_is_told_in_it() {
+async fn an_error_after_a_stream_began_is_an_event_in_it() {
     let gateway = gateway(&["--attempts", "1", "--heartbeat-before-headers", "50ms"]).await;
     let answer = ask(chat(gateway.addr, true, "head=200ms; status=429")).await;
     let (text, whole) = read(answer.into_body()).await;
@@ -44,7 +44,7 @@ async fn an_error_behind_a_stream_that_began_is_told_in_it() {
 }
 
 #[tokio::test]
-async fn a_caller_that_wants_to_know_is_told_why_it_waits() {
+async fn a_caller_that_asks_for_notices_gets_the_reason_for_its_wait() {
     for (option, header, told) in
         [("off", "on", false), ("on", "", true), ("header", "on", true), ("header", "", false)]
     {
@@ -132,7 +132,7 @@ async fn the_time_in_which_a_request_came_is_no_more_left() {
 }
 
 #[tokio::test]
-async fn a_browser_gets_a_page_and_is_told_what_happens() {
+async fn a_browser_gets_a_page_that_says_what_happens() {
     let gateway = gateway(&["--backoff-base", "5ms"]).await;
     let get = |path: &str, accept: &str| {
         let request = Request::get(format!("http://{}{path}", gateway.addr)).header("accept", accept);

@@ -155,7 +155,7 @@ async fn both_versions_work_with_the_whole_stack() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_nobody_answers_is_given_up() {
+async fn an_unanswered_handshake_is_given_up() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let client = Party::new().stacked(&stack());
     let failed = client.oneshot(post_to(silent.local_addr().unwrap(), "/")).await.unwrap_err();
@@ -164,7 +164,7 @@ async fn a_handshake_that_nobody_answers_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_told_nothing() {
+async fn a_stranger_gets_no_details() {
     // Since the handshake failed nothing was done, and even a POST may be tried again.
     let (known, stranger) = (Party::new(), Party::new());
     let address = stranger.serve(HTTP1, Router::new().route("/", post(|| async { "never" }))).await;

@@ -74,7 +74,7 @@ fn a_credential_of_the_operators_is_not_for_everybody() {
 }
 
 #[test]
-fn keys_that_cannot_be_read_are_told_in_one_line() {
+fn unreadable_keys_are_a_one_line_error() {
     let line = wrong(&["--caller-keys-file", "/nowhere"]);
     assert!(line.starts_with("invalid value '/nowhere' for '--caller-keys-file <FILE>': cannot be read"), "{line}");
     assert!(wrong(&["--caller-keys-env", OPERATOR]).ends_with(": line 1 is not name:key"));

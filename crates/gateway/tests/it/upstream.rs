@@ -65,7 +65,7 @@ async fn an_upstream_is_reached_over_tls_in_the_version_that_it_speaks() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_a_502() {
+async fn an_untrusted_certificate_is_a_502() {
     let stranger = Party::new().serve(HTTP1, Router::new().route("/", get(|| async { "never" }))).await;
     let gateway = gateway(&["--upstream", &format!("https://{stranger}"), "--backoff-base", "5ms"]).await;
     let answer = ask(get_from(&gateway, "/")).await;

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn circuits_are_told_apart_by_name_and_key() {
+    fn circuits_differ_by_name_and_key() {
         let (one, two) = (CircuitGroup::new("one"), CircuitGroup::new("two"));
         assert_ne!(one.circuit(None), one.circuit(Some("")));
         assert_ne!(one.circuit(Some("a")), one.circuit(Some("b")));

@@ -2,9 +2,9 @@
 
 mod circuits;
 mod conversations;
+mod forget;
 #[cfg(any(test, feature = "model"))]
 mod held_circuit;
-mod kept;
 mod last_good;
 #[cfg(any(test, feature = "model"))]
 mod model;
@@ -30,7 +30,7 @@ pub use self::circuits::{
     ProbeVerdict, Votes,
 };
 pub use self::conversations::{ConversationBackend, ConversationNews, Message, Newest};
-pub use self::kept::{ForgetBackend, Forgotten};
+pub use self::forget::{ForgetBackend, Forgotten};
 pub use self::last_good::{KeptAnswer, LastGoodBackend};
 #[cfg(any(test, feature = "model"))]
 pub use self::model::{Checkpoint, Model};
@@ -70,7 +70,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Appended, BackendError>> + Send;
 
     /// Keeps the answer of a flight, or frees its key.
-    fn settle(&self, flight: Flight, outcome: Outcome) -> impl Future<Output = Result<Settled, BackendError>> + Send;
+    fn settle(&self, flight: Flight, outcome: FlightEnd) -> impl Future<Output = Result<Settled, BackendError>> + Send;
 
     /// Removes a kept answer that cannot be read. `false`: the key is another's, or its call is under way.
     fn discard(&self, flight: Flight) -> impl Future<Output = Result<bool, BackendError>> + Send;
@@ -211,7 +211,7 @@ pub enum Appended {
 
 /// What becomes of a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum FlightEnd {
     /// Its key is free.
     Free,
     /// Its answer is kept.

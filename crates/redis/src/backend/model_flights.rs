@@ -8,7 +8,7 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 use super::model::{Channel, Expiring, Meta, Model, Offer, State};
 use super::names::{Want, encode_want};
 use super::{
-    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, Offered, Piece,
     Process, Settled, Subscription, Token,
 };
 
@@ -77,7 +77,7 @@ impl Backend for Model {
         Ok(Appended::Written { receivers: state.publish(Channel::Flight(flight), &message) })
     }
 
-    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+    async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         let mut state = self.reach()?;
         let now = state.now();
         let State { flights, logs, kept, .. } = &mut *state;
@@ -86,13 +86,13 @@ impl Backend for Model {
             return Ok(Settled::Lost);
         };
         match outcome {
-            Outcome::Free if meta.value.state == FlightState::Kept => return Ok(Settled::Lost),
-            Outcome::Keep { .. } if meta.value.state == FlightState::Kept => return Ok(Settled::Done),
-            Outcome::Free => {
+            FlightEnd::Free if meta.value.state == FlightState::Kept => return Ok(Settled::Lost),
+            FlightEnd::Keep { .. } if meta.value.state == FlightState::Kept => return Ok(Settled::Done),
+            FlightEnd::Free => {
                 flights.remove(&flight.key);
             }
-            Outcome::Keep { length: whole, .. } if whole != length => return Ok(Settled::NotWhole),
-            Outcome::Keep { window, tenant, tenant_bytes, owner, .. } => {
+            FlightEnd::Keep { length: whole, .. } if whole != length => return Ok(Settled::NotWhole),
+            FlightEnd::Keep { window, tenant, tenant_bytes, owner, .. } => {
                 let kept = kept.entry(tenant).or_default();
                 kept.retain(|(_, until)| *until > now);
                 if kept.iter().map(|(bytes, _)| bytes).sum::<u64>() + length > tenant_bytes {

@@ -9,7 +9,7 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 
 use super::names::{Names, Want, encode_want};
 use super::{
-    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightState, Offered, Outcome, Piece,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, FORSAKEN, Flight, FlightEnd, FlightState, Offered, Piece,
     Process, Settled, Subscription, Token,
 };
 use crate::client::Redis;
@@ -85,12 +85,12 @@ impl Backend for Redis {
         }
     }
 
-    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+    async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         let names = self.names();
         let (window, length, tenant, tenant_bytes, owner) = match outcome {
             // The key of a tenant is not looked at.
-            Outcome::Free => (0, 0, flight.key, 0, None),
-            Outcome::Keep { window, length, tenant, tenant_bytes, owner } => {
+            FlightEnd::Free => (0, 0, flight.key, 0, None),
+            FlightEnd::Keep { window, length, tenant, tenant_bytes, owner } => {
                 (millis(window), length, tenant, tenant_bytes, owner)
             }
         };

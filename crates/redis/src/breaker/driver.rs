@@ -134,7 +134,7 @@ impl<B: CircuitBackend> Circuits<B> {
                 watched.hold(open_for);
                 let failed = ProbeVerdict::Failed { open_for, unanswered };
                 let told = match lease {
-                    Some(lease) => self.tell_verdict(id, lease, failed).await,
+                    Some(lease) => self.report_verdict(id, lease, failed).await,
                     None => false,
                 };
                 if !told {
@@ -156,7 +156,7 @@ impl<B: CircuitBackend> Circuits<B> {
                 let lease = watched.lease();
                 watched.probe = Probe::None;
                 if let Some(lease) = lease {
-                    self.tell_verdict(id, lease, ProbeVerdict::Well).await;
+                    self.report_verdict(id, lease, ProbeVerdict::Well).await;
                 }
             }
             Meaning::Ours => {
@@ -236,15 +236,15 @@ impl<B: CircuitBackend> Circuits<B> {
     /// Lets another process test the upstream.
     async fn give_back(&mut self, id: CircuitId, lease: Option<Token>) {
         if let Some(lease) = lease {
-            self.tell_verdict(id, lease, ProbeVerdict::GivenBack).await;
+            self.report_verdict(id, lease, ProbeVerdict::GivenBack).await;
         }
     }
 
     /// Tells Redis what came of a probe, and again later where Redis does not take it. Returns whether it knows, and whether
     /// that counts.
-    async fn tell_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
+    async fn report_verdict(&mut self, id: CircuitId, lease: Token, verdict: ProbeVerdict) -> bool {
         let taken = self.backend.verdict(id, lease, self.process, verdict, ACTIVE).await;
-        self.circuits.get_mut(&id).is_some_and(|watched| watched.told_verdict(lease, verdict, &taken))
+        self.circuits.get_mut(&id).is_some_and(|watched| watched.verdict_reported(lease, verdict, &taken))
     }
 
     async fn vote(&mut self, id: CircuitId, open_for: Duration) {
@@ -290,7 +290,7 @@ impl<B: CircuitBackend> Circuits<B> {
             while let Some(told) = telling.join_next().await {
                 let Ok((id, told)) = told else { continue };
                 if let Some(watched) = self.circuits.get_mut(&id) {
-                    watched.told(told);
+                    watched.reported(told);
                 }
             }
         }

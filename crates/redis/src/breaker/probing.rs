@@ -85,7 +85,7 @@ impl Watched {
             // Each process goes on by itself. This one may have the lease all the same.
             StepReply::Asked(lease, Err(_)) => self.probe = ours(lease, false),
             StepReply::GivenBack(lease, given_back) => {
-                self.told_verdict(lease, ProbeVerdict::GivenBack, &given_back);
+                self.verdict_reported(lease, ProbeVerdict::GivenBack, &given_back);
             }
         }
     }

@@ -201,10 +201,10 @@ impl Watched {
     }
 
     /// Redis was told what was [owed](Self::owed), and took it or did not.
-    pub(super) fn told(&mut self, told: Told) {
+    pub(super) fn reported(&mut self, told: Told) {
         let Told { verdict, vote, order } = told;
         if let Some((lease, verdict, taken)) = verdict {
-            self.told_verdict(lease, verdict, &taken);
+            self.verdict_reported(lease, verdict, &taken);
         }
         if let Some(taken) = vote {
             self.owes_vote = taken.is_err();
@@ -220,7 +220,7 @@ impl Watched {
     }
 
     /// Redis was told what came of a probe. Returns whether it knows, and whether that counts.
-    pub(super) fn told_verdict(
+    pub(super) fn verdict_reported(
         &mut self,
         lease: Token,
         verdict: ProbeVerdict,

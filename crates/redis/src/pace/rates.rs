@@ -56,10 +56,10 @@ use crate::client::Redis;
 /// one behind it where tokens are counted.
 pub struct FleetPace<B = Redis> {
     pauses: FleetPauses<B>,
-    fleet: Arc<Fleet<B>>,
+    fleet: Arc<RateFleet<B>>,
 }
 
-struct Fleet<B> {
+struct RateFleet<B> {
     backend: B,
     process: Process,
     /// How many processes there are, as far as is known.
@@ -80,7 +80,7 @@ impl<B: PauseBackend + RateBackend> FleetPace<B> {
     pub fn new(backend: B) -> Self {
         let process = backend.process();
         let (processes, beats) = (AtomicU32::new(1), AtomicBool::new(false));
-        let fleet = Fleet { backend: backend.clone(), process, processes, beats };
+        let fleet = RateFleet { backend: backend.clone(), process, processes, beats };
         Self { pauses: FleetPauses::new(backend), fleet: Arc::new(fleet) }
     }
 
@@ -155,7 +155,7 @@ impl<B> fmt::Debug for FleetPace<B> {
     }
 }
 
-async fn beat<B: RateBackend>(fleet: Weak<Fleet<B>>) {
+async fn beat<B: RateBackend>(fleet: Weak<RateFleet<B>>) {
     loop {
         let Some(fleet) = fleet.upgrade() else { return };
         if let Ok(processes) = fleet.backend.beat(fleet.process, BEAT_TTL).await {

@@ -10,7 +10,7 @@ use tower_buttress::store::{Fingerprint, MemoryLease, Recorder};
 use super::feed::{Fed, Feed};
 use super::watch::{ABSENCE, ABSENCE_OF_ANSWER, LeaderWatch};
 use super::wire::{Damaged, Decoder};
-use crate::backend::{Ask, Backend, Flight, Heard, Offered, Outcome, Piece, Process, Subscription, Want};
+use crate::backend::{Ask, Backend, Flight, FlightEnd, Heard, Offered, Piece, Process, Subscription, Want};
 
 pub(super) struct Follower<B> {
     backend: B,
@@ -84,7 +84,7 @@ impl<B: Backend> Follower<B> {
         let Self { backend, flight, feed, is_return, .. } = self;
         if matches!(ended, FollowEnd::LeaderGone) && !is_return {
             // Only where it is still that leader's.
-            let _ = backend.settle(flight, Outcome::Free).await;
+            let _ = backend.settle(flight, FlightEnd::Free).await;
         }
         let Feed { recorder, memory, .. } = feed;
         // First: a caller that reads the end and asks again must find the replay, or a key that is free.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inner::Inner;
 use super::updates::Update;
-use crate::backend::{Ask, Backend, Flight, Heard, Outcome, Want};
+use crate::backend::{Ask, Backend, Flight, FlightEnd, Heard, Want};
 
 /// How long this process waits, at first, when Redis did not let it subscribe to its inbox.
 const INBOX_RETRY: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ impl<B: Backend> Inner<B> {
         // it claim the key anew.
         let backend = self.backend.clone();
         tokio::spawn(async move {
-            let _ = backend.settle(flight, Outcome::Free).await;
+            let _ = backend.settle(flight, FlightEnd::Free).await;
             let _ = backend.forsake(flight).await;
         });
     }

@@ -11,7 +11,7 @@ use super::inner::{Inner, Reachable, Settings};
 use super::offers::{Call, Offers};
 use super::relay::{Relay, Shared};
 use super::updates::{Keep, Update};
-use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, Outcome, Process, Settled, Token};
+use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Process, Settled, Token};
 
 /// Where the task of a call hears from others. Dropped, nobody reaches it any more.
 pub(super) struct Mailbox<B: Backend> {
@@ -188,7 +188,7 @@ impl<B: Backend> Leader<B> {
     async fn free(&mut self) {
         if std::mem::replace(&mut self.has_key, false) && !self.is_lost {
             // Where all attempts fail, the lease ends by itself.
-            self.owes_free = self.backend.settle(self.flight, Outcome::Free).await.is_err();
+            self.owes_free = self.backend.settle(self.flight, FlightEnd::Free).await.is_err();
         }
     }
 
@@ -232,7 +232,7 @@ impl<B: Backend> Leader<B> {
             Ok(Settled::Lost) => drop(memory),
             Ok(Settled::NotWhole | Settled::NoRoom) | Err(_) => {
                 memory.keep(retention);
-                self.owes_free = self.backend.settle(self.flight, Outcome::Free).await.is_err();
+                self.owes_free = self.backend.settle(self.flight, FlightEnd::Free).await.is_err();
                 self.bypassed(match settled {
                     Ok(Settled::NoRoom) => {
                         "a tenant has as much kept in the backend as it may: this process keeps the rest"
@@ -254,7 +254,7 @@ impl<B: Backend> Leader<B> {
             let passed = Instant::now().into_std().saturating_duration_since(retention.now());
             let window = retention.window().saturating_sub(passed);
             let (tenant, tenant_bytes, owner) = (self.tenant, self.settings.tenant_bytes, self.owner);
-            let keep = Outcome::Keep { window, length, tenant, tenant_bytes, owner };
+            let keep = FlightEnd::Keep { window, length, tenant, tenant_bytes, owner };
             settled = self.backend.settle(self.flight, keep).await?;
             match settled {
                 Settled::Done | Settled::NoRoom => break,
@@ -267,7 +267,7 @@ impl<B: Backend> Leader<B> {
                 }
                 Settled::NotWhole => {}
             }
-            self.relay.rewind();
+            self.relay.restart();
         }
         Ok(settled)
     }
@@ -277,7 +277,7 @@ impl<B: Backend> Leader<B> {
 async fn free_again<B: Backend>(backend: &B, flight: Flight) {
     for wait in FREE_AGAIN {
         sleep(wait).await;
-        if backend.settle(flight, Outcome::Free).await.is_ok() {
+        if backend.settle(flight, FlightEnd::Free).await.is_ok() {
             return;
         }
     }

@@ -36,7 +36,7 @@ use self::offers::AnswersElsewhere;
 use self::replay::Replayed;
 use self::settling::Settling;
 use self::taken::Taken;
-use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightState, Outcome, Process, Token};
+use crate::backend::{Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, FlightState, Process, Token};
 use crate::client::Redis;
 use crate::options::Outage;
 
@@ -272,7 +272,7 @@ impl<B: Backend> Inner<B> {
             match state {
                 // This process makes no such call any more: the key was released, and Redis has not heard of it.
                 FlightState::InFlight | FlightState::Outgrown if owner == self.process => {
-                    let _ = self.backend.settle(there, Outcome::Free).await;
+                    let _ = self.backend.settle(there, FlightEnd::Free).await;
                 }
                 _ if !same_payload => return Decision::Mismatch,
                 FlightState::InFlight => return Decision::Follow(there, owner, age),

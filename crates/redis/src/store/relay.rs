@@ -22,7 +22,7 @@ pub(super) struct Relay {
     /// How much Redis has.
     written: u64,
     /// How often Redis had less than that.
-    rewinds: u32,
+    restarts: u32,
     /// A follower waits to be told that it has read all that was recorded when it asked.
     owes_mark: bool,
     state: State,
@@ -81,7 +81,7 @@ const UNHEARD: u32 = 2;
 const UNREACHABLE: Duration = Duration::from_secs(12);
 
 /// A Redis that loses what it was given more often than this takes no more of it.
-const MAX_REWINDS: u32 = 8;
+const MAX_RESTARTS: u32 = 8;
 
 // === impl Relay ===
 
@@ -94,7 +94,7 @@ impl Relay {
             settings,
             claimed: Instant::now(),
             written: 0,
-            rewinds: 0,
+            restarts: 0,
             owes_mark: false,
             state: State::Idle,
         }
@@ -117,7 +117,7 @@ impl Relay {
             State::Written => {}
             State::Outgrown => return false,
             State::Idle => {
-                self.rewinds = 0;
+                self.restarts = 0;
                 self.open(true);
             }
         }
@@ -125,7 +125,7 @@ impl Relay {
     }
 
     /// Redis has lost the log: all of it is to be written again.
-    pub(super) fn rewind(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.written = 0;
         self.state = State::Idle;
     }
@@ -229,7 +229,7 @@ impl Relay {
     async fn look_again<B: Backend>(&mut self, backend: &B) {
         match backend.append(self.flight, self.written, Bytes::new(), self.settings.lease * 3).await {
             Ok(Appended::Rewind { length }) => {
-                (self.written, self.rewinds) = (length, 0);
+                (self.written, self.restarts) = (length, 0);
                 self.open(true);
             }
             Ok(Appended::Written { .. }) => self.mark(backend).await,
@@ -258,8 +258,8 @@ impl Relay {
             }
             // Redis has lost some of it, which is written again from what this process has recorded.
             Appended::Rewind { length } => {
-                self.rewinds += 1;
-                if self.rewinds > MAX_REWINDS {
+                self.restarts += 1;
+                if self.restarts > MAX_RESTARTS {
                     return Err(BackendError::Refused("what was written is lost again and again".into()));
                 }
                 self.written = length;

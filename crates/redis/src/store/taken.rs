@@ -11,7 +11,7 @@ use super::inner::Inner;
 use super::leader::{Leader, Mailbox};
 use super::lease::RedisLease;
 use super::replay::Replayed;
-use crate::backend::{Backend, Flight, Outcome, Process};
+use crate::backend::{Backend, Flight, FlightEnd, Process};
 
 /// What a claim has taken: the key in this process, the log of the answer, and perhaps the lease in Redis. Dropped before it is
 /// known what becomes of the claim, it gives all of that back.
@@ -87,7 +87,7 @@ impl<B: Backend> Drop for Taken<B> {
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (backend, flight) = (self.inner.backend.clone(), self.flight);
-            runtime.spawn(async move { backend.settle(flight, Outcome::Free).await });
+            runtime.spawn(async move { backend.settle(flight, FlightEnd::Free).await });
         }
     }
 }

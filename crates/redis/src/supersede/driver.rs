@@ -149,7 +149,7 @@ impl<B: ConversationBackend> Messages<B> {
             }
             Reply::Newest(Err(_)) => self.ask_again(),
             Reply::Answered(is_known) => {
-                if self.live.told_answered(message, is_known) {
+                if self.live.answer_reported(message, is_known) {
                     self.ask_again();
                 }
             }

@@ -150,7 +150,7 @@ impl LiveMessages {
     }
 
     /// Redis was told that a message was answered, and knows it or not. Returns whether it is to be told again.
-    pub(super) fn told_answered(&self, id: &Message, is_known: bool) -> bool {
+    pub(super) fn answer_reported(&self, id: &Message, is_known: bool) -> bool {
         let mut conversations = self.lock();
         let is_room = conversations.len() < MOST_TOLD_AGAIN;
         let Some(live) = conversations.get_mut(&id.conversation).and_then(|known| known.get(id)) else { return false };

@@ -290,7 +290,7 @@ async fn cut_off_while_it_probes(upstream: &Upstream, is_well: bool) -> [Process
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_that_could_not_be_told_closes_all_circuits_when_it_can() {
+async fn a_success_that_could_not_be_reported_closes_all_circuits_once_it_is() {
     let upstream = down();
     let fleet = cut_off_while_it_probes(&upstream, true).await;
     assert_eq!((fleet[0].state(), fleet[1].state()), (CircuitState::Closed, CircuitState::Open));
@@ -303,7 +303,7 @@ async fn a_success_that_could_not_be_told_closes_all_circuits_when_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_could_not_be_told_leaves_the_next_test_to_another() {
+async fn a_failure_that_could_not_be_reported_leaves_the_next_test_to_another() {
     let upstream = down();
     let fleet = cut_off_while_it_probes(&upstream, false).await;
     assert_eq!((fleet[0].state(), fleet[1].state()), (CircuitState::Open, CircuitState::Open));
@@ -425,7 +425,7 @@ async fn an_order_outlives_outages_and_restarts_of_the_backend() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_could_not_be_told_does_not_undo_a_later_one() {
+async fn an_order_that_could_not_be_published_does_not_undo_a_later_one() {
     let (model, upstream) = (Model::new(), Upstream::default());
     let cut_off = model.connection();
     let fleet = [process(cut_off.clone(), &upstream), process(model.clone(), &upstream), process(model, &upstream)];
@@ -506,7 +506,7 @@ async fn later_orders_count<B: CircuitBackend>(backend: B) {
 }
 
 /// Told again, an order changes nothing that was ordered since, also where the clock of the engine has jumped.
-async fn orders_that_are_told_again_change_nothing<B: CircuitBackend>(backend: B) {
+async fn orders_that_are_published_again_change_nothing<B: CircuitBackend>(backend: B) {
     let (circuit, process) = (CircuitGroup::new("models").circuit(None), ProcessId::random());
     let order = |order| GivenOrder { order, given: Instant::now(), id: Token::random(), known: 0 };
     let tell = async |order| backend.order(circuit, process, order).await.unwrap().order;
@@ -521,15 +521,15 @@ async fn orders_that_are_told_again_change_nothing<B: CircuitBackend>(backend: B
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_is_told_again_changes_nothing_in_the_model_as_in_redis() {
-    orders_that_are_told_again_change_nothing(Model::new()).await;
+async fn an_order_that_is_published_again_changes_nothing_in_the_model_as_in_redis() {
+    orders_that_are_published_again_change_nothing(Model::new()).await;
     tokio::time::resume();
     let server = Server::start();
-    orders_that_are_told_again_change_nothing(server.redis()).await;
+    orders_that_are_published_again_change_nothing(server.redis()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_is_told_late_does_not_undo_a_later_one_when_the_clock_has_jumped() {
+async fn an_order_that_is_published_late_does_not_undo_a_later_one_when_the_clock_has_jumped() {
     let (model, upstream) = (Model::new(), Upstream::default());
     let cut_off = model.connection();
     let fleet =
@@ -558,7 +558,7 @@ async fn an_order_that_is_told_late_does_not_undo_a_later_one_when_the_clock_has
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_hears_of_orders_late_does_not_bring_the_older_one_back() {
+async fn a_process_that_learns_of_orders_late_does_not_bring_the_older_one_back() {
     let (model, upstream) = (Model::new(), Upstream::default());
     let cut_off = model.connection();
     // Each operation takes it 5 s, and news come at once. When it has subscribed, after 5 s, it looks for what it has missed.
@@ -611,7 +611,7 @@ async fn an_order_behind_thousands_of_others_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_whose_reply_was_lost_is_told_its_end() {
+async fn a_lease_whose_reply_was_lost_ends_soon() {
     let (model, upstream) = (Model::new(), down());
     let deaf = Slow::new(model.clone(), Duration::ZERO, Duration::ZERO);
     let one = process(deaf.clone(), &upstream);

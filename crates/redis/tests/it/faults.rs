@@ -203,7 +203,7 @@ async fn redis_was_never_there() {
 }
 
 #[tokio::test]
-async fn a_slow_caller_elsewhere_reads_all_of_a_long_answer_and_holds_up_nobody() {
+async fn a_slow_caller_elsewhere_reads_all_of_a_long_answer_and_holds_up_no_other() {
     let server = Server::start();
     let script = Script { parts: 60, size: 50_000, every: 10 * MS, ..Script::STREAM };
     let (here, there) = two(&server.fresh(), script);
@@ -238,7 +238,7 @@ async fn of_four_processes_and_eighty_callers_one_makes_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_nobody_else_asks_for_is_written_once_at_its_end() {
+async fn a_call_without_followers_is_written_once_at_its_end() {
     let model = Model::new();
     let process = Process::with(RedisStore::new(model.clone()), Script::STREAM);
     assert!(process.ask(None).await.unwrap().is_whole(Script::STREAM));
@@ -301,7 +301,7 @@ async fn a_kept_answer_that_was_evicted_or_damaged_is_as_good_as_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_too_long_at_its_end_is_told_to_those_elsewhere_at_once() {
+async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_too_long_at_its_end() {
     let (model, script) = (Model::new(), Script { parts: 1, size: 8_000, ..Script::SHORT });
     let process = || Process::with(RedisStore::new(model.clone()).max_log(6_000), script);
     let (here, there) = (process(), process());
@@ -316,7 +316,7 @@ async fn an_answer_that_is_too_long_at_its_end_is_told_to_those_elsewhere_at_onc
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_lost_at_its_end_is_told_to_those_elsewhere_at_once() {
+async fn followers_elsewhere_learn_at_once_of_an_answer_that_is_lost_at_its_end() {
     // The tenant has no room: those who read it live have it all, and the next claim finds the key free.
     let (model, script) = (Model::new(), Script { parts: 3, size: 400, every: 100 * MS, ..Script::SHORT });
     let process = || Process::with(RedisStore::new(model.clone()).tenant_bytes(2_000), script);

@@ -15,8 +15,8 @@ use tower_buttress::store::{Fingerprint, LastGoodKeys, OfferedAnswer, TenantHash
 use tower_buttress::{CircuitOrder, PeerPause, Tenant};
 use tower_buttress_redis::backend::{
     Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, CircuitNews, ClaimArgs, Claimed,
-    ConversationBackend, Flight, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer, LastGoodBackend, Message,
-    Newest, NumberedOrder, Offered, OrderNews, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
+    ConversationBackend, Flight, FlightEnd, ForgetBackend, GivenOrder, Heard, HeldOrder, KeptAnswer, LastGoodBackend,
+    Message, Newest, NumberedOrder, Offered, OrderNews, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process,
     RateBackend, RateTurn, Subscription, TakenRate, Token, Votes, Want,
 };
 use tower_buttress_redis::{Model, Redis};
@@ -390,12 +390,12 @@ where
             Step::Append { flight: at, offset, bytes, ttl } => {
                 self.answer(backend.append(flight(at), offset, bytes.into(), ttl))
             }
-            Step::Free { flight: at } => self.answer(backend.settle(flight(at), Outcome::Free)),
+            Step::Free { flight: at } => self.answer(backend.settle(flight(at), FlightEnd::Free)),
             Step::Discard { flight: at } => self.answer(backend.discard(flight(at))),
             Step::Keep { flight: at, window, length, tenant } => {
                 let owner = Some(TenantHash::of(&named(tenant)));
                 let tenant = Fingerprint::from_bytes([100 + tenant; 32]);
-                let keep = Outcome::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES, owner };
+                let keep = FlightEnd::Keep { window, length, tenant, tenant_bytes: TENANT_BYTES, owner };
                 self.answer(backend.settle(flight(at), keep))
             }
             Step::Read { flight: at, offset, max } => self.answer(backend.read(flight(at), offset, max)),

@@ -204,7 +204,7 @@ async fn a_caller_that_was_cut_off_goes_on_at_another_process_over_a_real_redis(
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_reads_it_without_its_token_or_as_another_tenant() {
+async fn it_cannot_be_read_without_its_token_or_as_another_tenant() {
     let model = Model::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model));
     let (_answer, _body, location) = here.begin().await;
@@ -472,7 +472,7 @@ async fn an_answer_that_cannot_be_read_now_is_to_be_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redis_that_was_restarted_is_told_of_the_answers_at_once() {
+async fn answers_are_offered_at_once_to_a_redis_that_was_restarted() {
     let model = Model::new();
     let (mut here, there) = (Process::on(model.clone()), Process::on(model.clone()));
     let (mut answer, mut body, location) = here.begin().await;
@@ -492,7 +492,7 @@ async fn a_redis_that_was_restarted_is_told_of_the_answers_at_once() {
 }
 
 #[tokio::test]
-async fn a_real_redis_that_was_restarted_is_told_of_the_answers_at_once() {
+async fn answers_are_offered_at_once_to_a_real_redis_that_was_restarted() {
     let mut server = Server::start();
     let process = || Process::on(server.redis());
     let (mut here, there) = (process(), process());
@@ -511,7 +511,7 @@ async fn a_real_redis_that_was_restarted_is_told_of_the_answers_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hears_nothing_of_an_answer_does_not_take_its_beginning_for_all_of_it() {
+async fn a_reader_without_news_of_an_answer_does_not_take_its_beginning_for_all_of_it() {
     let model = Model::new();
     let faulty = Faulty::new(model.clone(), false, 3);
     let (mut here, there) = (Process::on(model), Process::on(faulty.clone()));

@@ -199,7 +199,7 @@ async fn without_the_backend_each_process_knows_its_own_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_could_not_be_told_is_told_again() {
+async fn an_answer_that_could_not_be_reported_is_reported_again() {
     let model = Model::new();
     let lossy = Slow::new(model.clone(), MS, MS);
     let is_lost = lossy.loses_answered.clone();

@@ -61,7 +61,7 @@ async fn what_is_left_of_a_deadline_reaches_the_last_server() {
 }
 
 #[tokio::test]
-async fn a_caller_that_has_waited_long_enough_is_told_so() {
+async fn a_caller_whose_timeout_passes_gets_deadline_exceeded() {
     let upstream = Upstream::checks(|_| std::future::pending());
     let mut caller = client(&stack(), upstream.serve().await);
     let mut request = Request::new(check());
@@ -108,7 +108,7 @@ async fn a_stream_that_takes_too_long_ends_with_a_status() {
 }
 
 #[tokio::test]
-async fn a_timer_of_tonics_own_says_the_same_and_blames_nobody() {
+async fn a_timer_of_tonics_own_says_the_same_and_blames_no_upstream() {
     let upstream = Upstream::checks(|_| std::future::pending());
     let server = upstream.serve().await;
     let channel = Endpoint::from_shared(format!("http://{server}")).unwrap().timeout(SOON).connect_lazy();

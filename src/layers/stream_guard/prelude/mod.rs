@@ -49,7 +49,7 @@ const MAX_ERROR: usize = 64 * 1024;
 const MAX_ERROR_TIME: Duration = Duration::from_secs(1);
 
 /// A response that is withheld.
-pub(super) struct Withheld<B> {
+pub(super) struct WithheldPrelude<B> {
     config: Arc<Config>,
     head: Option<Parts>,
     body: ResponseBody<B>,
@@ -57,11 +57,11 @@ pub(super) struct Withheld<B> {
     bytes: usize,
     /// What is withheld, in the memory that all calls share.
     reservation: Reservation,
-    reading: Reading,
+    content: PreludeContent,
 }
 
 /// What is read.
-enum Reading {
+enum PreludeContent {
     Stream(Box<Stream>),
     Answer(Answer),
     Error(Instant, LazyTimer),
@@ -96,15 +96,15 @@ enum Decision {
     Reject(Rejection),
 }
 
-// === impl Withheld ===
+// === impl WithheldPrelude ===
 
-impl<B> fmt::Debug for Withheld<B> {
+impl<B> fmt::Debug for WithheldPrelude<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Withheld").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("WithheldPrelude").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 
-impl<B> Withheld<B> {
+impl<B> WithheldPrelude<B> {
     pub(super) fn stream(
         config: Arc<Config>,
         reservation: Reservation,
@@ -113,7 +113,7 @@ impl<B> Withheld<B> {
         limit: ContentLimit,
     ) -> Self {
         let stream = Stream { state, limit, let_go: None, timer: LazyTimer::default() };
-        Self::new(config, reservation, response, Reading::Stream(Box::new(stream)))
+        Self::new(config, reservation, response, PreludeContent::Stream(Box::new(stream)))
     }
 
     pub(super) fn answer(
@@ -125,19 +125,19 @@ impl<B> Withheld<B> {
         first_content: Option<Duration>,
     ) -> Self {
         let answer = Answer { reader: AnswerReader::new(), dialect, host, first_content };
-        Self::new(config, reservation, response, Reading::Answer(answer))
+        Self::new(config, reservation, response, PreludeContent::Answer(answer))
     }
 
     pub(super) fn error(config: Arc<Config>, reservation: Reservation, response: Response<B>) -> Self {
         let now = clock::now();
         let until = now.checked_add(MAX_ERROR_TIME).unwrap_or(now);
-        Self::new(config, reservation, response, Reading::Error(until, LazyTimer::default()))
+        Self::new(config, reservation, response, PreludeContent::Error(until, LazyTimer::default()))
     }
 
-    fn new(config: Arc<Config>, reservation: Reservation, response: Response<B>, reading: Reading) -> Self {
+    fn new(config: Arc<Config>, reservation: Reservation, response: Response<B>, content: PreludeContent) -> Self {
         let (head, body) = response.into_parts();
         let body = ResponseBody::inner(body);
-        Self { config, head: Some(head), body, held: VecDeque::new(), bytes: 0, reservation, reading }
+        Self { config, head: Some(head), body, held: VecDeque::new(), bytes: 0, reservation, content }
     }
 
     fn hold(&mut self, frame: Frame<Bytes>) {
@@ -156,7 +156,7 @@ impl<B> Withheld<B> {
     }
 }
 
-impl<B> Withheld<B>
+impl<B> WithheldPrelude<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
@@ -211,18 +211,18 @@ where
 
     /// Nothing has come: whether it is time to decide.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<Decision> {
-        match &mut self.reading {
-            Reading::Stream(stream) => {
+        match &mut self.content {
+            PreludeContent::Stream(stream) => {
                 let let_go = stream.let_go.map_or(Poll::Pending, |at| stream.timer.poll_until(at, cx));
                 if let_go.is_ready() {
                     return Poll::Ready(self.release());
                 }
                 stream.limit.poll(cx).map(|_| Decision::Reject(Rejection::new(RejectionKind::FirstByteTimeout)))
             }
-            Reading::Error(until, timer) => {
+            PreludeContent::Error(until, timer) => {
                 timer.poll_until(*until, cx).map(|()| Decision::Release(BodyWatch::Nothing))
             }
-            Reading::Answer(..) | Reading::Over => Poll::Pending,
+            PreludeContent::Answer(..) | PreludeContent::Over => Poll::Pending,
         }
     }
 
@@ -234,22 +234,22 @@ where
     /// Hands on what was withheld, and watches the rest.
     fn release(&mut self) -> Decision {
         let left = self.body.size_hint().exact();
-        if left == Some(0) && matches!(self.reading, Reading::Answer(..)) {
+        if left == Some(0) && matches!(self.content, PreludeContent::Answer(..)) {
             return self.end_answer();
         }
-        Decision::Release(match std::mem::replace(&mut self.reading, Reading::Over) {
-            Reading::Stream(stream) => {
+        Decision::Release(match std::mem::replace(&mut self.content, PreludeContent::Over) {
+            PreludeContent::Stream(stream) => {
                 let Stream { state, limit, .. } = *stream;
                 // What content is, is not known of a stream of another API.
                 let limit = if state.is_recognised() { limit } else { ContentLimit::none() };
                 BodyWatch::Stream(Box::new(StreamWatch { state, limit }))
             }
-            Reading::Answer(answer) => {
+            PreludeContent::Answer(answer) => {
                 let (config, ending) = (Arc::clone(&self.config), self.ending());
                 let Answer { reader, dialect, .. } = answer;
                 BodyWatch::Answer(Box::new(AnswerWatch { config, reader, dialect, ending, left }))
             }
-            Reading::Error(..) | Reading::Over => BodyWatch::Nothing,
+            PreludeContent::Error(..) | PreludeContent::Over => BodyWatch::Nothing,
         })
     }
 }

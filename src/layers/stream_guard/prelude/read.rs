@@ -9,27 +9,29 @@ use super::super::config::{Chosen, NAME};
 use super::super::state::{Readable, StreamState};
 use super::super::watch::{BodyWatch, ContentLimit};
 use super::refuse::{ANOTHER, NO_MEMORY, RETRY};
-use super::{Answer, Decision, LET_GO, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, Reading, Stream, Withheld};
+use super::{
+    Answer, Decision, LET_GO, MAX_ERROR, MAX_EVENTS, MAX_FRAMES, MAX_WITHHELD, PreludeContent, Stream, WithheldPrelude,
+};
 use crate::error::{BoxError, StreamTruncated};
 use crate::event::Event;
 use crate::proto::dialect::{End, Framing, Kind};
 use crate::rt::clock;
 use crate::rt::timer::LazyTimer;
 
-// === impl Withheld ===
+// === impl WithheldPrelude ===
 
-impl<B> Withheld<B>
+impl<B> WithheldPrelude<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
 {
     pub(super) fn data(&mut self, frame: Frame<Bytes>) -> Option<Decision> {
-        match &mut self.reading {
-            Reading::Stream(stream) => {
+        match &mut self.content {
+            PreludeContent::Stream(stream) => {
                 let readable = frame.data_ref().map(|data| stream.state.read(data));
                 self.stream_data(frame, readable?)
             }
-            Reading::Answer(answer) => {
+            PreludeContent::Answer(answer) => {
                 if let Some(data) = frame.data_ref() {
                     answer.reader.read(data);
                 }
@@ -43,21 +45,21 @@ where
                     None => self.is_full(MAX_WITHHELD).then(|| self.release()),
                 }
             }
-            Reading::Error(..) => {
+            PreludeContent::Error(..) => {
                 self.hold(frame);
                 self.is_full(MAX_ERROR).then_some(Decision::Release(BodyWatch::Nothing))
             }
-            Reading::Over => None,
+            PreludeContent::Over => None,
         }
     }
 
     /// Counts what is withheld by now. What there is no memory for is handed on, and refused by `hold`, which hands on nothing
     /// but whole answers.
     pub(super) fn count(&mut self) -> Option<Decision> {
-        let (of_answer, partial) = match &self.reading {
-            Reading::Stream(stream) => (true, stream.state.withheld()),
-            Reading::Answer(..) => (true, 0),
-            Reading::Error(..) | Reading::Over => (false, 0),
+        let (of_answer, partial) = match &self.content {
+            PreludeContent::Stream(stream) => (true, stream.state.withheld()),
+            PreludeContent::Answer(..) => (true, 0),
+            PreludeContent::Error(..) | PreludeContent::Over => (false, 0),
         };
         if self.reservation.set(self.bytes.saturating_add(partial)) {
             return None;
@@ -80,7 +82,7 @@ where
 
     /// What is known of a stream by now.
     fn judge_stream(&mut self) -> Option<Decision> {
-        let Reading::Stream(stream) = &mut self.reading else { return None };
+        let PreludeContent::Stream(stream) = &mut self.content else { return None };
         let (seen, withheld) = (stream.state.seen(), self.bytes.saturating_add(stream.state.withheld()));
         stream.limit.settle(seen);
         if stream.state.failure().is_some() {
@@ -125,13 +127,16 @@ where
 
     /// It is not one JSON value but a stream of them.
     fn turn_to_array(&mut self) -> Option<Decision> {
-        let Reading::Answer(answer) = std::mem::replace(&mut self.reading, Reading::Over) else { return None };
+        let PreludeContent::Answer(answer) = std::mem::replace(&mut self.content, PreludeContent::Over) else {
+            return None;
+        };
         let Answer { dialect, host, first_content, .. } = answer;
         let ending = self.ending();
         let reader = Chosen::reader(Some(&dialect), Framing::Array);
         let state = StreamState::new(Arc::clone(&self.config), reader, Framing::Array, host, ending);
         let limit = ContentLimit::new(first_content, clock::now());
-        self.reading = Reading::Stream(Box::new(Stream { state, limit, let_go: None, timer: LazyTimer::default() }));
+        self.content =
+            PreludeContent::Stream(Box::new(Stream { state, limit, let_go: None, timer: LazyTimer::default() }));
         self.bytes = 0;
         for frame in std::mem::take(&mut self.held) {
             if let Some(decision) = self.data(frame) {
@@ -143,21 +148,21 @@ where
 
     /// The body is over, or has come to its trailers.
     pub(super) fn end(&mut self, trailers: Option<Frame<Bytes>>) -> Decision {
-        let decision = match &mut self.reading {
-            Reading::Stream(_) => self.end_stream(),
-            Reading::Answer(..) => self.end_answer(),
-            Reading::Error(..) => {
+        let decision = match &mut self.content {
+            PreludeContent::Stream(_) => self.end_stream(),
+            PreludeContent::Answer(..) => self.end_answer(),
+            PreludeContent::Error(..) => {
                 self.read_error();
                 Decision::Release(BodyWatch::Nothing)
             }
-            Reading::Over => Decision::Release(BodyWatch::Nothing),
+            PreludeContent::Over => Decision::Release(BodyWatch::Nothing),
         };
         self.held.extend(trailers);
         decision
     }
 
     fn end_stream(&mut self) -> Decision {
-        let Reading::Stream(stream) = &mut self.reading else { return Decision::Release(BodyWatch::Nothing) };
+        let PreludeContent::Stream(stream) = &mut self.content else { return Decision::Release(BodyWatch::Nothing) };
         let ended = stream.state.end();
         let (seen, recognised) = (stream.state.seen(), stream.state.is_recognised());
         let truncated = stream.state.truncated();
@@ -176,7 +181,7 @@ where
     }
 
     pub(super) fn end_answer(&mut self) -> Decision {
-        let Reading::Answer(answer) = std::mem::replace(&mut self.reading, Reading::Over) else {
+        let PreludeContent::Answer(answer) = std::mem::replace(&mut self.content, PreludeContent::Over) else {
             return Decision::Release(BodyWatch::Nothing);
         };
         let Answer { reader, dialect, .. } = answer;

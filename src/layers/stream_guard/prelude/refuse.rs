@@ -7,7 +7,7 @@ use http_body::{Body, Frame};
 
 use super::super::refusal;
 use super::super::watch::BodyWatch;
-use super::{Decision, Reading, Withheld};
+use super::{Decision, PreludeContent, WithheldPrelude};
 use crate::error::{BoxError, StreamTruncated, UpstreamError};
 use crate::event::{Event, StreamFault};
 use crate::policy::verdict::{Health, Matter, NextStep, Verdict};
@@ -18,9 +18,9 @@ pub(super) const RETRY: Verdict = Verdict::new(NextStep::retry(None), Health::Fa
 pub(super) const NO_MEMORY: Verdict = Verdict::new(NextStep::GiveUp, Health::Ignored).with_matter(Matter::Ours);
 pub(super) const ANOTHER: Verdict = Verdict::new(NextStep::TryAnother, Health::Success).with_matter(Matter::Request);
 
-// === impl Withheld ===
+// === impl WithheldPrelude ===
 
-impl<B> Withheld<B>
+impl<B> WithheldPrelude<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError> + 'static,
@@ -46,17 +46,17 @@ where
     }
 
     pub(super) fn failed(&mut self, err: BoxError) -> Decision {
-        match self.reading {
+        match self.content {
             // It is an answer of its own, whatever became of its body.
-            Reading::Error(..) | Reading::Over => Decision::Broken(err),
-            Reading::Stream(_) | Reading::Answer(..) => {
+            PreludeContent::Error(..) | PreludeContent::Over => Decision::Broken(err),
+            PreludeContent::Stream(_) | PreludeContent::Answer(..) => {
                 Decision::Reject(Rejection::new(RejectionKind::BodyFailed).with_source(err))
             }
         }
     }
 
     pub(super) fn refuse_failure(&mut self) -> Decision {
-        let (Reading::Stream(stream), Some(head)) = (&self.reading, &mut self.head) else {
+        let (PreludeContent::Stream(stream), Some(head)) = (&self.content, &mut self.head) else {
             return Decision::Release(BodyWatch::Nothing);
         };
         let Some(failure) = stream.state.failure() else { return Decision::Release(BodyWatch::Nothing) };
@@ -81,10 +81,10 @@ where
 
     /// A refusal for a reason that the upstream has not named.
     pub(super) fn refuse_as(&mut self, code: &'static str, message: &'static str, verdict: Verdict) -> Decision {
-        let kind = match &self.reading {
-            Reading::Stream(stream) => stream.state.kind(),
-            Reading::Answer(answer) => answer.dialect.kind(),
-            Reading::Error(..) | Reading::Over => None,
+        let kind = match &self.content {
+            PreludeContent::Stream(stream) => stream.state.kind(),
+            PreludeContent::Answer(answer) => answer.dialect.kind(),
+            PreludeContent::Error(..) | PreludeContent::Over => None,
         };
         let body = StreamError::of_status(502).code(code).message(message).body(kind);
         let error = UpstreamError::new(StatusCode::BAD_GATEWAY, verdict).with_names(Some(code), None);

@@ -3,12 +3,12 @@
 use super::frame::{Frame, event};
 use super::partial::{MAX_WHOLE, PartialEvent};
 use crate::proto::dialect::event::Event;
-use crate::proto::dialect::json::Position;
+use crate::proto::dialect::json::JsonPosition;
 
 #[derive(Debug, Default)]
 pub(in crate::proto::dialect) struct ArrayFramer {
     state: Array,
-    position: Position,
+    position: JsonPosition,
     element: PartialEvent,
 }
 
@@ -56,7 +56,7 @@ impl ArrayFramer {
                     }
                     (self.state, bytes) = (Array::Between, rest);
                 }
-                (Array::Between, b'{') => (self.state, self.position) = (Array::Element, Position::default()),
+                (Array::Between, b'{') => (self.state, self.position) = (Array::Element, JsonPosition::default()),
                 (Array::Before, b'[') => (self.state, bytes) = (Array::Between, rest),
                 (Array::Between, b']') => (self.state, bytes) = (Array::Closed, rest),
                 (Array::Before | Array::Between | Array::Closed, b' ' | b'\n' | b'\r' | b'\t')

@@ -3,7 +3,7 @@
 use super::frame::{Frame, event};
 use super::partial::{MAX_WHOLE, PartialEvent};
 use crate::proto::dialect::event::Event;
-use crate::proto::dialect::json::Position;
+use crate::proto::dialect::json::JsonPosition;
 use crate::proto::sse::behind_lf;
 use crate::proto::sse::field::{Field, LineKind, LineState};
 use crate::proto::sse::lines::{LineEnding, Lines, Piece};
@@ -22,7 +22,7 @@ pub(in crate::proto::dialect) struct SseFramer {
     cut_data: bool,
     /// Lines that are no field, and may be a JSON object.
     stray: PartialEvent,
-    stray_position: Position,
+    stray_position: JsonPosition,
     /// A field has come since the last blank line.
     fields: bool,
     /// A line sets an id.
@@ -111,7 +111,7 @@ impl SseFramer {
     fn closes_stray(&self, line: &[u8]) -> bool {
         let is_first = self.stray.is_empty();
         let (mut position, json) = if is_first {
-            (Position::default(), line.strip_prefix(b"error:").unwrap_or(line).trim_ascii_start())
+            (JsonPosition::default(), line.strip_prefix(b"error:").unwrap_or(line).trim_ascii_start())
         } else {
             (self.stray_position, line)
         };
@@ -229,7 +229,7 @@ impl SseFramer {
             if !line.trim_ascii_start().starts_with(b"{") {
                 return;
             }
-            self.stray_position = Position::default();
+            self.stray_position = JsonPosition::default();
         }
         self.stray.push(line);
         self.stray.push(b"\n");

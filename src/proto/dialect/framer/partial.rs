@@ -1,6 +1,6 @@
 //! The bytes of an event that is not whole yet.
 
-use crate::proto::dialect::json::{Position, Shortener};
+use crate::proto::dialect::json::{JsonPosition, Shortener};
 
 /// Bytes of an event that is not complete, bounded.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl PartialEvent {
         if let Some(short) = &self.short {
             return short.is_open();
         }
-        let mut position = Position::default();
+        let mut position = JsonPosition::default();
         // Never closes: that depth is not reached.
         let _ = position.close(&self.raw, usize::MAX);
         position.is_open()

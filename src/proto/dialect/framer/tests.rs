@@ -119,7 +119,7 @@ fn elements_of_an_array_are_events() {
 }
 
 #[test]
-fn large_events_are_cut_and_huge_ones_told() {
+fn large_events_are_cut_and_huge_ones_reported() {
     let image = "x".repeat(MAX_WHOLE);
     for (framing, stream) in [
         (Framing::EventStream, format!("data: {{\"image\":\"{image}\",\"end\":1}}\n\ndata: 2\n\n")),
@@ -138,7 +138,7 @@ fn large_events_are_cut_and_huge_ones_told() {
 }
 
 #[test]
-fn what_belongs_to_whole_events_is_told() {
+fn bytes_of_whole_events_are_reported() {
     let read = |framing, chunks: &[&str]| {
         let mut framer = Framer::new(framing);
         let starts = std::cell::RefCell::new(Vec::new());

@@ -227,7 +227,7 @@ async fn a_loop_around_fetch_reads_a_stream_without_ids_once() {
 }
 
 #[tokio::test]
-async fn a_loop_around_fetch_comes_back_again_after_a_503_when_it_is_told_to() {
+async fn a_loop_around_fetch_comes_back_again_after_a_503_when_the_response_says_so() {
     if python().is_none() {
         return;
     }

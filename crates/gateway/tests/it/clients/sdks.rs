@@ -52,7 +52,7 @@ async fn openai_reads_a_stream_with_heartbeats() {
 }
 
 #[tokio::test]
-async fn openai_raises_an_error_that_is_told_in_a_stream() {
+async fn openai_raises_an_error_event_of_a_stream() {
     let Some(python) = python() else { return };
     let gateway = gateway(&HEARTBEATS).await;
     assert!(say(&python, "openai-error", gateway.addr).await.starts_with("raised: The upstream failed"));

@@ -215,17 +215,17 @@ fn error(path: &str, code: &str) -> Value {
 }
 
 /// The same as a body, or as the data of an event.
-fn told(path: &str, code: &str) -> Value {
+fn error_json(path: &str, code: &str) -> Value {
     match path {
         "/v1/messages" | "/v1/responses" => json!({ "type": "error", "error": error(path, code) }),
         _ => json!({ "error": error(path, code) }),
     }
 }
 
-fn told_in_a_stream(path: &str, code: &str) -> String {
+fn streamed_error(path: &str, code: &str) -> String {
     match path {
-        "/v1/messages" | "/v1/responses" => named(&told(path, code)),
-        _ => unnamed(&told(path, code)),
+        "/v1/messages" | "/v1/responses" => named(&error_json(path, code)),
+        _ => unnamed(&error_json(path, code)),
     }
 }
 
@@ -248,7 +248,7 @@ fn in_json(status: StatusCode, body: String) -> Response {
 async fn answer(request: Request) -> Response {
     let path = request.uri().path();
     let Api { start, text, end, limit, marker } = Api::of(path);
-    let overloaded = || told_in_a_stream(path, "server_is_overloaded");
+    let overloaded = || streamed_error(path, "server_is_overloaded");
     let begun = || [&start[..], &text[..1]].concat();
     let behind = |what: String| [begun(), vec![what]].concat();
     let chunk = |more: &str| format!("data: {{{more}}}\n\n");
@@ -270,11 +270,11 @@ async fn answer(request: Request) -> Response {
         "ends before its text" => events(start, false),
         "is empty" => events(Vec::new(), false),
         "error before its text" => events([start, vec![overloaded()]].concat(), false),
-        "quota before its text" => events([start, vec![told_in_a_stream(path, "insufficient_quota")]].concat(), false),
-        "error in JSON" => in_json(StatusCode::OK, told(path, "server_is_overloaded").to_string()),
+        "quota before its text" => events([start, vec![streamed_error(path, "insufficient_quota")]].concat(), false),
+        "error in JSON" => in_json(StatusCode::OK, error_json(path, "server_is_overloaded").to_string()),
         "JSON is cut" => in_json(StatusCode::OK, "{\"id\":\"x\",\"object\":".to_owned()),
-        "quota" => in_json(StatusCode::TOO_MANY_REQUESTS, told(path, "insufficient_quota").to_string()),
-        "too long" => in_json(StatusCode::BAD_REQUEST, told(path, "context_length_exceeded").to_string()),
+        "quota" => in_json(StatusCode::TOO_MANY_REQUESTS, error_json(path, "insufficient_quota").to_string()),
+        "too long" => in_json(StatusCode::BAD_REQUEST, error_json(path, "context_length_exceeded").to_string()),
         "a marker without a reason" => events(behind(marker.to_owned()), false),
         "one of two choices" => {
             let other = start[0].replace("\"index\":0", "\"index\":1");

@@ -13,9 +13,9 @@ use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
     Appended, Ask, Backend, BackendError, CircuitBackend, CircuitGroup, CircuitId, ClaimArgs, Claimed,
-    ConversationBackend, Flight, ForgetBackend, Forgotten, GivenOrder, HeldOrder, KeptAnswer, LastGoodBackend, Message,
-    Newest, NumberedOrder, Offered, Outcome, PauseBackend, PauseNews, ProbeLease, ProbeVerdict, Process, RateBackend,
-    RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
+    ConversationBackend, Flight, FlightEnd, ForgetBackend, Forgotten, GivenOrder, HeldOrder, KeptAnswer,
+    LastGoodBackend, Message, Newest, NumberedOrder, Offered, PauseBackend, PauseNews, ProbeLease, ProbeVerdict,
+    Process, RateBackend, RateTurn, Settled, Subscription, TakenRate, Token, Votes, Want,
 };
 
 use super::history::History;
@@ -195,7 +195,7 @@ impl Backend for Way {
         self.run("append", append).await
     }
 
-    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+    async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         self.run("settle", |model| async move { model.settle(flight, outcome).await }).await
     }
 

@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use tower_buttress::store::{Fingerprint, TenantHash};
 use tower_buttress_redis::Model;
 use tower_buttress_redis::backend::{
-    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, Offered, Outcome, Process, Settled, Subscription,
-    Token, Want,
+    Appended, Ask, Backend, BackendError, ClaimArgs, Claimed, Flight, FlightEnd, Offered, Process, Settled,
+    Subscription, Token, Want,
 };
 
 /// A process that hears nothing of flights, or loses what it asks other processes for.
@@ -56,10 +56,10 @@ impl Backend for Faulty {
         self.model.append(flight, offset, bytes, ttl).await
     }
 
-    async fn settle(&self, flight: Flight, outcome: Outcome) -> Result<Settled, BackendError> {
+    async fn settle(&self, flight: Flight, outcome: FlightEnd) -> Result<Settled, BackendError> {
         sleep(self.takes).await;
         let is_lost = |left: &AtomicUsize| left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
-        if outcome == Outcome::Free && is_lost(&self.lost_frees) {
+        if outcome == FlightEnd::Free && is_lost(&self.lost_frees) {
             return Err(BackendError::Unreachable);
         }
         self.model.settle(flight, outcome).await

@@ -17,7 +17,7 @@ use http_body::Body;
 
 use super::breaker_set::NewModel;
 use super::caller;
-use super::circuit::{CounterShard, Permit};
+use super::circuit::{CircuitPermit, CounterShard};
 use super::classification::{needs_trailers, of_error, of_head, of_missing_trailers, of_trailers};
 use super::counters::{Counters, Nanos};
 use crate::admission::{self, PermitEnd, Watch};
@@ -30,7 +30,7 @@ use crate::rt::clock;
 
 /// Held by one call: counts what came of it.
 #[derive(Debug)]
-pub struct Call {
+pub struct BreakerPermit {
     phase: Phase,
     classifier: Classifier,
     caller: Caller,
@@ -56,7 +56,7 @@ pub struct Call {
 
 #[derive(Debug)]
 enum Phase {
-    Waiting(Permit),
+    Waiting(CircuitPermit),
     Streaming(Arc<CounterShard>, Counted),
     Over,
 }
@@ -64,12 +64,12 @@ enum Phase {
 /// Data of one stream is evidence of life this often.
 const EVIDENCE: Duration = Duration::from_secs(1);
 
-// === impl Call ===
+// === impl BreakerPermit ===
 
-impl Call {
+impl BreakerPermit {
     #[inline]
     pub(super) fn new<B>(
-        permit: Permit,
+        permit: CircuitPermit,
         classifier: Classifier,
         request: &mut Request<B>,
         learns: Option<Box<NewModel>>,
@@ -103,7 +103,7 @@ impl Call {
             // Our own side ended it.
             return self.give_up();
         }
-        let Phase::Waiting(Permit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
+        let Phase::Waiting(CircuitPermit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
         let waited = self.end_wait(&shard.counters, now);
         let slow = self.is_slow(&shard.counters, now);
@@ -117,7 +117,7 @@ impl Call {
     /// Its caller, or a limit of time on our side, ended it before its first data.
     #[cold]
     fn give_up(&mut self) {
-        let Phase::Waiting(Permit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
+        let Phase::Waiting(CircuitPermit { shard, grant }) = mem::replace(&mut self.phase, Phase::Over) else { return };
         let now = clock::now();
         let counters = &shard.counters;
         self.end_wait(counters, now);
@@ -183,7 +183,7 @@ impl Call {
     }
 }
 
-impl admission::Permit for Call {
+impl admission::Permit for BreakerPermit {
     /// While it waits for its first data, that is waiting for the upstream.
     #[inline]
     fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
@@ -229,7 +229,7 @@ impl admission::Permit for Call {
                 let counters = &shard.counters;
                 let now = counters.nanos(clock::now());
                 if now.elapsed_since(self.since).as_duration() >= EVIDENCE {
-                    counters.hear(now);
+                    counters.note_sign_of_life(now);
                     self.since = now;
                 }
             }

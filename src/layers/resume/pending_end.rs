@@ -7,7 +7,7 @@ use crate::error::BoxError;
 
 /// What became of the stream.
 #[derive(Default)]
-pub(super) enum Fault {
+pub(super) enum PendingEnd {
     #[default]
     None,
     Error(BoxError),
@@ -15,9 +15,9 @@ pub(super) enum Fault {
     End(Bytes, Option<Frame<Bytes>>),
 }
 
-// === impl Fault ===
+// === impl PendingEnd ===
 
-impl Fault {
+impl PendingEnd {
     /// Bytes that are withheld until it is known whether the stream goes on.
     pub(super) fn held(&self) -> usize {
         match self {

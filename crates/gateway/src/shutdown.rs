@@ -6,15 +6,15 @@ use tokio::sync::watch;
 
 /// Tells what is open to come to an end, and waits for it.
 #[derive(Clone, Debug)]
-pub(crate) struct Drain(watch::Sender<bool>);
+pub(crate) struct Shutdown(watch::Sender<bool>);
 
 /// Something that is open: held for as long as it is.
 #[derive(Debug)]
 pub(crate) struct Open(watch::Receiver<bool>);
 
-// === impl Drain ===
+// === impl Shutdown ===
 
-impl Drain {
+impl Shutdown {
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(false))
     }

@@ -10,7 +10,7 @@ use super::callers;
 
 /// The layers that keep something.
 #[derive(Clone, Default)]
-pub(crate) struct Kept(Arc<Mutex<Vec<ForgetfulLayer>>>);
+pub(crate) struct ForgetfulLayers(Arc<Mutex<Vec<ForgetfulLayer>>>);
 
 struct ForgetfulLayer {
     /// As answers name it.
@@ -28,9 +28,9 @@ pub(crate) enum Whose {
     Of(Tenant),
 }
 
-// === impl Kept ===
+// === impl ForgetfulLayers ===
 
-impl Kept {
+impl ForgetfulLayers {
     pub(crate) fn answers(&self, layer: &DedupLayer) {
         let layer = layer.clone();
         self.add("answers", move |tenant| tenant.map_or_else(|| layer.forget_all(), |tenant| layer.forget(tenant)));
@@ -63,9 +63,9 @@ impl Kept {
     }
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for ForgetfulLayers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").finish_non_exhaustive()
+        f.debug_struct("ForgetfulLayers").finish_non_exhaustive()
     }
 }
 

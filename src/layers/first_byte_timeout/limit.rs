@@ -16,7 +16,7 @@ use crate::rt::timeout::Timeout;
 
 /// How long to wait, and for what.
 #[derive(Debug)]
-pub(super) struct Wait {
+pub(super) struct FirstByteLimit {
     limit: Duration,
     /// Where `limit` is that of answers which are no streams: the limit, should this one be a stream after all.
     if_stream: Option<Duration>,
@@ -32,9 +32,9 @@ pub(super) struct Wait {
 /// What tokio's timers count in: an instant nearer than this may be the present one.
 const TICK: Duration = Duration::from_millis(1);
 
-// === impl Wait ===
+// === impl FirstByteLimit ===
 
-impl Wait {
+impl FirstByteLimit {
     pub(super) fn new(
         limit: Duration,
         until: FirstByteEvent,

@@ -7,7 +7,7 @@ use http::request::Parts;
 
 use crate::body::request::{CallBody, Resend};
 use crate::call::{AsksForRest, NoRetry, PinTo};
-use crate::policy::resume::Follower;
+use crate::policy::resume::StreamFollower;
 use crate::proto::prompt;
 use crate::proto::resume::{Rest, rest_of};
 use crate::rt::deadline::Deadline;
@@ -33,7 +33,7 @@ impl ResumeSource {
     }
 
     /// The request for what follows what was handed on.
-    pub(super) fn rest(&self, follower: &Follower, origin: &PinTo, now: Instant) -> Option<Request<CallBody>> {
+    pub(super) fn rest(&self, follower: &StreamFollower, origin: &PinTo, now: Instant) -> Option<Request<CallBody>> {
         let (mark, by) = (follower.position()?, follower.by()?);
         let (mut head, body, whole) = match self {
             kept if !by.resend => (kept.head().clone(), CallBody::empty(), None),

@@ -11,7 +11,7 @@ use crate::rt::deadline::{CallDeadline, Deadline, PropagatedHeaders};
 
 /// What a call may do with its time.
 #[derive(Debug)]
-pub(super) enum Budget {
+pub(super) enum RemainingTime {
     /// It has no deadline.
     Unlimited,
     /// It must be over by `deadline`, of which `total` is left now.
@@ -20,9 +20,9 @@ pub(super) enum Budget {
     Spent,
 }
 
-// === impl Budget ===
+// === impl RemainingTime ===
 
-impl Budget {
+impl RemainingTime {
     /// Finds the earliest deadline of `request`, and writes it where the services inside will look. What the caller said in an
     /// accepted header goes no further: it was said to this layer.
     pub(super) fn of<B>(request: &mut Request<B>, config: &Config, now: Instant) -> Self {
@@ -44,7 +44,7 @@ impl Budget {
         }
         let extensions = request.extensions_mut();
         if let Some(headers) = &config.propagate {
-            deadline.note_told(left);
+            deadline.note_propagated(left);
             let min_remaining = least.saturating_add(config.reserve);
             extensions.insert(PropagatedHeaders { headers: headers.hold(), reserve: config.reserve, min_remaining });
         }

@@ -8,19 +8,19 @@ use tower::{Service, ServiceExt};
 
 /// A service, and idle clones of it. A call takes a clone, calls it once it is ready, and gives it back before it awaits the
 /// answer. Cloning a whole stack costs as much as a small call.
-pub(crate) struct Spares<S> {
+pub(crate) struct IdleClones<S> {
     service: S,
-    spares: Mutex<Vec<S>>,
+    idle: Mutex<Vec<S>>,
 }
 
 /// The most idle clones that are kept; further ones are dropped.
 const MOST: usize = 64;
 
-// === impl Spares ===
+// === impl IdleClones ===
 
-impl<S: Clone> Spares<S> {
+impl<S: Clone> IdleClones<S> {
     pub(crate) fn new(service: S) -> Self {
-        Self { service, spares: Mutex::default() }
+        Self { service, idle: Mutex::default() }
     }
 
     /// Calls a clone once it is ready, and gives it back before it awaits the answer.
@@ -35,20 +35,20 @@ impl<S: Clone> Spares<S> {
     }
 
     fn take(&self) -> Option<S> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     fn give_back(&self, service: S) {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        if spares.len() < MOST {
-            spares.push(service);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MOST {
+            idle.push(service);
         }
     }
 }
 
-impl<S> fmt::Debug for Spares<S> {
+impl<S> fmt::Debug for IdleClones<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spares").finish_non_exhaustive()
+        f.debug_struct("IdleClones").finish_non_exhaustive()
     }
 }
 
@@ -93,9 +93,9 @@ mod tests {
     #[tokio::test]
     async fn calls_at_the_same_time_take_turns_with_one_clone() {
         let clones = Arc::<AtomicUsize>::default();
-        let spares = Spares::new(Counted(clones.clone()));
+        let idle = IdleClones::new(Counted(clones.clone()));
         for _ in 0..3 {
-            future::join_all((0..100).map(|_| spares.call(Request::new(())))).await;
+            future::join_all((0..100).map(|_| idle.call(Request::new(())))).await;
         }
         assert_eq!(clones.load(Relaxed), 1);
     }

@@ -12,7 +12,7 @@ use super::{circuits, tls};
 
 /// A configuration that is fit to be served.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct CheckedConfig {
     pub(crate) args: Args,
     /// How upstreams are trusted.
     pub(crate) tls: ClientConfig,
@@ -32,9 +32,9 @@ pub(crate) struct Plan<'a> {
     pub(crate) breaker: Option<CircuitBreakerConfig>,
 }
 
-// === impl Reading ===
+// === impl CheckedConfig ===
 
-impl Reading {
+impl CheckedConfig {
     /// Reads the files that the options name. What is wrong is one line.
     pub(crate) fn new(args: Args) -> Result<Self, String> {
         let told = |misfit: Misfit| args.places.tell(&misfit);
