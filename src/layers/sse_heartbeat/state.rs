@@ -228,7 +228,8 @@ impl<B> HeartbeatState<B> {
         (self.error_events && safe).then(|| {
             let ids = self.ids.as_ref();
             // A layer inside that reads the events knows better than the path. Ollama's own are lines.
-            let told = ids.and_then(Ending::kind).filter(|kind| *kind != Kind::Ollama);
+            let told =
+                ids.and_then(Ending::kind).filter(|told| ![Some(*told), self.kind].contains(&Some(Kind::Ollama)));
             let sequence = ids.and_then(Ending::next_sequence).unwrap_or_default().max(self.sequence);
             failure::event(err, told.or(self.kind), sequence, self.scanner.ending())
         })

@@ -190,9 +190,10 @@ impl StreamGuardLayer {
 
     /// Hands on whole answers only: they are withheld to their end, so that everything that is wrong with them can still be
     /// retried. One that is larger than `max_bytes` (and, where it is no stream, than 256 KiB) is refused with a 502. So is a stream
-    /// of another API at the path of a dialect, which is whole with a clean end behind an event. What is handed on as it comes at all is not held: an answer to another
-    /// method than `POST`, the rest of an answer for which a [`ResumeLayer`](crate::ResumeLayer) asks, and a stream at a path of
-    /// no dialect (see [`dialect`](Self::dialect)). Default: off.
+    /// of another API at the path of a dialect, which is whole with a clean end behind an event. What is handed on as it comes at
+    /// all is not held: an answer to another method than `POST`, the rest of an answer for which a
+    /// [`ResumeLayer`](crate::ResumeLayer) asks, and a stream at a path of no dialect (see [`dialect`](Self::dialect)). Default:
+    /// off.
     #[must_use]
     pub fn hold(mut self, max_bytes: usize) -> Self {
         self.config.hold = Some(max_bytes);

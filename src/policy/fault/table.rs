@@ -223,7 +223,8 @@ pub(super) fn of_message(message: &str, general: bool, throttled: bool) -> Optio
         return Some(&SPENT);
     }
     // "Too many tokens, please wait" is a limit of AWS's that will pass.
-    (general && !throttled && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
+    let will_pass = throttled || has(&["please wait", "try again", "trying again"]);
+    (general && !will_pass && has(TOO_LARGE_MARKS)).then_some(&TOO_LARGE)
 }
 
 /// Whether the message of a 404 says that there is no such model, as Ollama and vLLM do without a name for it.
@@ -328,6 +329,7 @@ mod tests {
         assert_eq!(of("Prompt is too long", true, false), large);
         assert_eq!((of("prompt is too long", false, false), of("prompt is too long", false, true)), (None, None));
         assert_eq!(of("Too many tokens, please wait before trying again.", true, true), None);
+        assert_eq!(of("Too many tokens, please wait before trying again.", true, false), None);
         assert_eq!(of("Request too large", false, true), Some((413, Class::TooLarge)));
         assert_eq!(of("request too large", true, false), None);
         assert_eq!(of("quota, limit: 0", false, true), spent);

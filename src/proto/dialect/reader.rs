@@ -99,6 +99,8 @@ struct Events {
     ended: Option<End>,
     closed: bool,
     failed: bool,
+    /// The stream has ended in an event that is the marker of an end.
+    done: bool,
     /// An event was too large to be looked at, and the answer has not gone on since.
     unread: bool,
     /// The stream holds several answers.
@@ -177,6 +179,7 @@ impl Reader {
             ended: None,
             closed: false,
             failed: false,
+            done: false,
             unread: false,
             has_choices: false,
             sequence: None,
@@ -241,7 +244,7 @@ impl Reader {
     pub fn end(&mut self, mut facts: impl FnMut(Fact<'_>, &Event<'_>)) {
         let Self { framer, events } = self;
         framer.end(&mut |frame, _| events.frame(&frame, &mut facts));
-        if framer.may_end() {
+        if framer.may_end() || events.done {
             events.end(&mut facts);
         }
     }
@@ -353,6 +356,8 @@ impl Events {
     /// remembers stays as it is.
     #[cold]
     fn unended(&mut self, event: &Event<'_>, facts: &mut impl FnMut(Fact<'_>, &Event<'_>)) {
+        // Only the blank line behind the marker has not come.
+        self.done = event.data.trim_ascii() == b"[DONE]";
         let Some(kind) = self.kind else { return };
         kind.dialect().event(event, &mut |fact| {
             if matches!(fact, Fact::Failed(_)) {

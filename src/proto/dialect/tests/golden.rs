@@ -25,7 +25,9 @@ impl Golden {
         let ends_with_stream = matches!(self.kind, Kind::OpenAiChat | Kind::Gemini) && self.framing != Framing::Array;
         let before = self.stream.as_bytes().get(..cut).unwrap_or_default();
         let between = ["\n\n", "\n\r", "\n\r\n"].iter().any(|blank| before.ends_with(blank.as_bytes()));
-        said && (between || !ends_with_stream)
+        let last = before.trim_ascii_end().rsplit(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
+        let done = last.strip_prefix(b"data:").is_some_and(|data| data.trim_ascii() == b"[DONE]");
+        said && (between || done || !ends_with_stream)
     }
 }
 

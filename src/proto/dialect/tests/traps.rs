@@ -101,6 +101,21 @@ fn an_event_without_its_end_says_nothing_but_an_error() {
 }
 
 #[test]
+fn the_marker_of_an_end_needs_no_blank_line() {
+    for (events, marker, ended) in [
+        ([HELLO, STOP].as_slice(), "[DONE]", Some(End::Whole)),
+        (&[HELLO], "[DONE]", None),
+        (&[HELLO, STOP], "[DO", None),
+    ] {
+        let before: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        for end in ["", "\n"] {
+            let read = at_once(Kind::OpenAiChat, Framing::EventStream, &format!("{before}data: {marker}{end}"));
+            assert_eq!(read.ended, ended, "{before}{marker}");
+        }
+    }
+}
+
+#[test]
 fn the_reason_may_come_with_the_last_piece_of_text() {
     let last = r#"{"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}]}"#;
     let read = sse(Kind::OpenAiChat, &[HELLO, last]);
