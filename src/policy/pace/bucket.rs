@@ -30,9 +30,17 @@ pub(crate) struct Bucket {
     spacing: Spacing,
     /// When it will be full again. In the past it is full.
     tat: Micros,
-    /// Of a rate that was set: when all was taken of what answers say is left, in the past if something is. The upstream may
-    /// allow more at once than we do.
-    told: Option<i64>,
+    /// Of a rate that was set: what answers say is left. The upstream may allow more at once than we do.
+    told: Option<Told>,
+}
+
+/// What answers say is left of a rate that was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    /// When all of it was taken; in the past if something is left.
+    tat: i64,
+    /// When an answer said so. What was reserved before is in it as the upstream counts it.
+    at: Micros,
 }
 
 /// Where the rate of a bucket comes from.
@@ -74,6 +82,7 @@ pub(crate) fn reserve(buckets: &mut [Bucket], demand: &Demand, now: Micros) -> R
     for bucket in buckets {
         let cost = bucket.cost(demand);
         bucket.change(cost, 0, now);
+        bucket.change_told(cost, 0);
     }
     Ok(())
 }
@@ -100,14 +109,19 @@ impl Bucket {
     fn wait(&self, ahead: Micros, cost: Micros, now: Micros) -> Micros {
         let taken = self.tat.max(now).saturating_add(ahead);
         let room = self.spacing.burst.saturating_sub(cost);
-        let told = self.told.map_or(0, |told| told.saturating_add(signed(ahead)).saturating_add(signed(cost)));
+        let told = self.told.map_or(0, |told| told.tat.saturating_add(signed(ahead)).saturating_add(signed(cost)));
         let told = u64::try_from(told.saturating_sub(signed(now))).unwrap_or(0);
         if cost == 0 { 0 } else { taken.saturating_sub(now).saturating_sub(room).max(told) }
     }
 
     fn change(&mut self, more: Micros, less: Micros, now: Micros) {
         self.tat = self.tat.max(now).saturating_add(more).saturating_sub(less);
-        self.told = self.told.map(|told| told.saturating_add(signed(more)).saturating_sub(signed(less)));
+    }
+
+    fn change_told(&mut self, more: Micros, less: Micros) {
+        if let Some(told) = &mut self.told {
+            told.tat = told.tat.saturating_add(signed(more)).saturating_sub(signed(less));
+        }
     }
 
     /// What a call of `demand` finds taken, so that it waits for what answers say, too.
@@ -118,10 +132,13 @@ impl Bucket {
         self.tat.saturating_sub(now).max(needed)
     }
 
-    /// Corrects what was `reserved` to what was `used`.
-    pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, now: Micros) {
+    /// Corrects what was `reserved` when its call was sent to what was `used`.
+    pub(crate) fn settle(&mut self, reserved: &Demand, used: &Demand, sent: Micros, now: Micros) {
         let (reserved, used) = (self.cost(reserved), self.cost(used));
         self.change(used, reserved, now);
+        if self.told.is_some_and(|told| sent > told.at) {
+            self.change_told(used, reserved);
+        }
     }
 
     /// Leaves no more than the cost of `demand` in it at `until`.
@@ -146,7 +163,10 @@ impl Bucket {
         }
         let Some(left) = quota.remaining.map(|remaining| self.spacing.cost(remaining)) else { return };
         if self.is_configured() {
-            self.told = self.told.max(Some(signed(now).saturating_sub(signed(left))));
+            let tat = signed(now).saturating_sub(signed(left));
+            if self.told.is_none_or(|told| told.tat <= tat) {
+                self.told = Some(Told { tat, at: now });
+            }
         } else {
             self.tat = self.tat.max(now.saturating_add(self.spacing.burst.saturating_sub(left)));
         }
@@ -154,7 +174,7 @@ impl Bucket {
 
     /// How many units are left at `now`.
     pub(crate) fn remaining(&self, now: Micros) -> u64 {
-        let told = self.told.map(|told| u64::try_from(signed(now).saturating_sub(told)).unwrap_or(0));
+        let told = self.told.map(|told| u64::try_from(signed(now).saturating_sub(told.tat)).unwrap_or(0));
         let left = self.spacing.burst.saturating_sub(self.tat.saturating_sub(now));
         self.spacing.units_in(told.unwrap_or(left).min(left))
     }
@@ -340,7 +360,7 @@ mod tests {
         let before = buckets;
         assert_eq!(reserve(&mut buckets, &call(500), 0), Err(5 * SECOND));
         assert_eq!(buckets, before);
-        buckets[1].settle(&call(500), &call(0), 0);
+        buckets[1].settle(&call(500), &call(0), 0, 0);
         assert_eq!(reserve(&mut buckets, &call(500), 0), Ok(()));
     }
 
@@ -409,8 +429,14 @@ mod tests {
         assert_eq!(reserve(&mut buckets, &call(5_000), 0), Ok(()));
         assert_eq!(wait(&buckets, &Demand::default(), &call(5_000), 1_500_000), 0);
         assert_eq!(reserve(&mut buckets, &call(5_000), 1_500_000), Ok(()));
-        buckets[0].settle(&call(5_000), &call(0), 1_500_000);
+        buckets[0].settle(&call(5_000), &call(0), 1_500_000, 1_500_000);
         assert_eq!(wait(&buckets, &Demand::default(), &call(6_000), 1_500_000), 0);
+        // The call whose answer says that nothing is left does not give back what that answer knows of.
+        let mut buckets = [tokens(Rate::per_minute(200_000))];
+        assert_eq!(reserve(&mut buckets, &call(5_000), 0), Ok(()));
+        buckets[0].observe(&quota(200_000, 0, 60_000 * MS, MS), 1);
+        buckets[0].settle(&call(5_000), &call(0), 0, 1);
+        assert_eq!(wait(&buckets, &Demand::default(), &call(5_000), 1), 1_500_000);
     }
 
     #[test]
@@ -508,11 +534,11 @@ mod tests {
     #[test]
     fn a_settlement_gives_back_or_takes_more() {
         let mut bucket = tokens(Rate::per_minute(60).burst(100));
-        bucket.settle(&call(10), &call(30), 0);
+        bucket.settle(&call(10), &call(30), 0, 0);
         assert_eq!(bucket.full_at(), 20 * SECOND);
-        bucket.settle(&call(15), &call(5), SECOND);
+        bucket.settle(&call(15), &call(5), 0, SECOND);
         assert_eq!(bucket.full_at(), 10 * SECOND);
-        bucket.settle(&call(0), &call(5), 20 * SECOND);
+        bucket.settle(&call(0), &call(5), 0, 20 * SECOND);
         assert_eq!(bucket.full_at(), 25 * SECOND, "from now on");
     }
 

@@ -164,7 +164,7 @@ impl Pacer {
     /// Corrects what a call has taken to what it used.
     pub(crate) fn settle(&mut self, grant: &Grant, used: &Demand, now: Micros) {
         for bucket in self.buckets.iter_mut().take(grant.charged.into()) {
-            bucket.settle(&grant.demand, used, now);
+            bucket.settle(&grant.demand, used, grant.sent, now);
         }
     }
 
