@@ -31,11 +31,11 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
 const MAY_IMPORT_IN_REDIS: [(&str, &[&str]); 7] = [
     ("client", &["client", "error", "ids", "options"]),
     ("backend", &["backend", "client", "error", "ids", "options"]),
-    ("store", &["store", "backend", "client", "error", "options"]),
-    ("driver", &["backend", "client", "error"]),
-    ("breaker", &["breaker", "driver", "backend", "client", "error"]),
-    ("pace", &["pace", "driver", "backend", "client", "error"]),
-    ("supersede", &["supersede", "driver", "backend", "client", "error"]),
+    ("store", &["store", "backend", "client", "error", "ids", "options"]),
+    ("driver", &["backend", "client", "error", "ids"]),
+    ("breaker", &["breaker", "driver", "backend", "client", "error", "ids"]),
+    ("pace", &["pace", "driver", "backend", "client", "error", "ids"]),
+    ("supersede", &["supersede", "driver", "backend", "client", "error", "ids"]),
 ];
 
 /// The folders of sources that users compile.

@@ -189,7 +189,7 @@ async fn a_429_that_one_gateway_met_pauses_the_other() {
     for gateway in [&one, &other] {
         assert!(read(ask(click(gateway, "")).await.into_body()).await.1);
     }
-    until_metric(&other, r#"gateway_redis_operations_total{operation="pttl",result="answered"} "#).await;
+    until_metric(&other, r#"gateway_redis_operations_total{operation="paused",result="answered"} "#).await;
     let begun = Instant::now();
     assert_eq!(ask(click(&one, "status=429; retry-after=2")).await.status(), 429);
     until_metric(&one, r#"gateway_redis_operations_total{operation="pause",result="answered"} "#).await;

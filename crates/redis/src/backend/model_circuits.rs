@@ -119,7 +119,7 @@ impl CircuitBackend for Model {
         told.push(id);
         told.drain(..told.len().saturating_sub(MOST_TOLD));
         let mut number = now.saturating_sub(age).max(known + 1);
-        if age <= whole_millis(AT_ONCE) || held.is_some_and(|held| held.number > now + whole_millis(AT_ONCE)) {
+        if age <= whole_millis(AT_ONCE) || held.is_some_and(|held| held.number > now + age) {
             number = number.max(now).max(held.map_or(0, |held| held.number) + 1);
         }
         Ok(state.hold(circuit, process, NumberedOrder { number, order }, Some(age)))

@@ -50,6 +50,13 @@ impl ProbeStep {
 impl Watched {
     /// What is due for its probe; `None`: nothing.
     pub(super) fn next_step(&mut self, now: Instant) -> Option<ProbeStep> {
+        // The caller of the probe has left, and no change of the circuit says so.
+        let is_left = !self.is_probing();
+        if let Probe::Ours { give_back_at: at @ None, .. } = &mut self.probe
+            && is_left
+        {
+            *at = Some(now + NO_CALL);
+        }
         match self.probe {
             Probe::Held { ask_at, refused, .. } if ask_at <= now => {
                 if refused.is_some_and(|refused| self.refused() <= refused) {

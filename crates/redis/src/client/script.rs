@@ -64,7 +64,6 @@ impl Command {
             Some(Arg::Simple(b"GETRANGE")) => "getrange",
             Some(Arg::Simple(b"HGET")) => "hget",
             Some(Arg::Simple(b"PING")) => "ping",
-            Some(Arg::Simple(b"PTTL")) => "pttl",
             Some(Arg::Simple(b"SCAN")) => "scan",
             _ => "other",
         }

@@ -13,8 +13,9 @@ if number == 0 then
   kind, age = 'order', tonumber(ARGV[6])
   -- Higher than that of the order which its process obeyed, even where this clock has gone back.
   number = math.max(now - age, ARGV[8] + 1)
-  -- It was told at once, or the clock has gone back since the other one was given, which says nothing of which came first.
-  if age <= tonumber(ARGV[7]) or held - now > tonumber(ARGV[7]) then number = math.max(number, now, held + 1) end
+  -- It was told at once, or the other one's time lies further ahead than this one is old: the clock has gone back since, and says
+  -- nothing of which came first.
+  if age <= tonumber(ARGV[7]) or held - now > age then number = math.max(number, now, held + 1) end
 end
 if number <= held then return {held, v[2], math.max(now - held, 0)} end
 redis.call('HSET', KEYS[1], 'n', string.format('%.0f', number), 'w', ARGV[1])

@@ -731,3 +731,19 @@ async fn however_long_a_probe_takes_no_other_process_joins_it() {
     assert_eq!(tokio::join!(ours, others).0, StatusCode::OK);
     assert_eq!(process.state(), CircuitState::Closed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_caller_leaves_lets_another_process_test_the_upstream() {
+    let (model, upstream) = (Model::new(), down());
+    let process = process(model.clone(), &upstream);
+    settle().await;
+    process.calls(5).await;
+    upstream.hangs.store(150, SeqCst);
+    tokio::time::sleep(OPEN + Duration::from_millis(1_200)).await;
+    assert!(tokio::time::timeout(Duration::from_secs(1), process.call()).await.is_err());
+    // It is found out with the next look, and no call comes for two seconds.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let circuit = CircuitGroup::new("models").circuit(None);
+    let lease = model.probe(circuit, Token::random(), Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(lease, ProbeLease::Granted { .. }), "{lease:?}");
+}

@@ -36,7 +36,7 @@ const FELT_FOR: Duration = Duration::from_secs(30);
 
 const TENANTS: [&str; 2] = ["acme", "other"];
 /// Two questions, one of them in two spellings.
-const QUESTIONS: [&str; 3] = ["Where is Paris?", "where is paris", "Where is Rome?"];
+const QUESTIONS: [&str; 3] = ["Where is Paris?", "where is Paris", "Where is Rome?"];
 
 type Answer = Response<LastGoodBody<Full<Bytes>>>;
 type Service = BoxCloneSyncService<Request<Full<Bytes>>, Answer, Infallible>;
