@@ -1,5 +1,6 @@
 //! Who asks, and how an answer is judged.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) unchanged: u32,
     /// How long each whole answer took.
     pub(crate) whole: Vec<Duration>,
+    /// Calls of which a click got no whole answer.
+    pub(crate) unserved: HashSet<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +76,11 @@ impl Load {
 // === impl Tally ===
 
 impl Tally {
-    fn add(&mut self, outcome: Outcome) {
+    fn add(&mut self, call: u64, outcome: Outcome) {
         self.requests += 1;
+        if !matches!(outcome, Outcome::Whole { .. }) {
+            self.unserved.insert(call);
+        }
         match outcome {
             Outcome::Whole { took, unchanged } => {
                 self.unchanged += u32::from(unchanged);
@@ -94,20 +100,25 @@ pub(crate) async fn run(client: Client, load: Load, answers: &Answers, progress:
     let mut requests = JoinSet::new();
     for nth in 0..load.calls {
         let at = start + Duration::from_secs(1) * nth / load.rate;
-        requests.spawn(ask(client.clone(), nth, at, answers.clone()));
+        requests.spawn(asked(client.clone(), nth, at, answers.clone()));
         if nth % DOUBLE_CLICK == 0 {
-            requests.spawn(ask(client.clone(), nth, at + SECOND_CLICK, answers.clone()));
+            requests.spawn(asked(client.clone(), nth, at + SECOND_CLICK, answers.clone()));
         }
     }
     let mut tally = Tally::default();
-    while let Some(outcome) = requests.join_next().await {
-        // A task that panicked has got no answer.
-        tally.add(outcome.unwrap_or(Outcome::Failed));
+    while let Some(asked) = requests.join_next().await {
+        // A task that panicked has got no answer, to a call that is not known.
+        let (call, outcome) = asked.unwrap_or((u64::MAX, Outcome::Failed));
+        tally.add(call, outcome);
         progress.set_position(tally.requests.into());
         let bad = tally.failed + tally.cut + tally.taken_for_whole + tally.mixed;
         progress.set_message(format!("{bad} failed"));
     }
     tally
+}
+
+async fn asked(client: Client, nth: u32, at: Instant, answers: Answers) -> (u64, Outcome) {
+    (nth.into(), ask(client, nth, at, answers).await)
 }
 
 async fn ask(client: Client, nth: u32, at: Instant, answers: Answers) -> Outcome {

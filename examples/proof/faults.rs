@@ -1,6 +1,6 @@
 //! What goes wrong, and who was asked how often.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -43,6 +43,8 @@ pub(crate) struct Ledger(Mutex<HashMap<u64, Visits>>);
 #[derive(Clone, Debug, Default)]
 struct Visits {
     arrivals: u32,
+    /// What each arrival met.
+    met: HashSet<Fault>,
     /// What became of each answer that was begun, which is what a provider charges for, in order.
     billed: Vec<Fault>,
     /// When the rate limit of this caller ends.
@@ -50,8 +52,8 @@ struct Visits {
 }
 
 /// What happens to one arrival at the faulty provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
     None,
     RateLimited,
     ServerError,
@@ -158,6 +160,7 @@ impl Ledger {
         let visits = visits.entry(call).or_default();
         let fault = draw(visits);
         visits.arrivals += 1;
+        visits.met.insert(fault);
         if fault.is_billed() && !rest {
             visits.billed.push(fault);
         }
@@ -167,6 +170,13 @@ impl Ledger {
     /// Calls that reached an upstream.
     pub(crate) fn arrivals(&self) -> u32 {
         self.lock().values().map(|visits| visits.arrivals).sum()
+    }
+
+    /// How many calls met this fault, and how many of them are none of `unserved`.
+    pub(crate) fn met(&self, fault: Fault, unserved: &HashSet<u64>) -> (usize, usize) {
+        let calls = self.lock();
+        let met = calls.iter().filter(|(_, visits)| visits.met.contains(&fault)).map(|(call, _)| call);
+        met.fold((0, 0), |(met, served), call| (met + 1, served + usize::from(!unserved.contains(call))))
     }
 
     /// Calls that were charged for more than once.

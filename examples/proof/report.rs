@@ -7,7 +7,7 @@ use tower_buttress::error::BoxError;
 
 use super::callers::Tally;
 use super::clients::Contestant;
-use super::faults::Ledger;
+use super::faults::{Fault, Ledger};
 
 /// One contestant's result.
 #[derive(Clone, Debug)]
@@ -25,7 +25,17 @@ pub(crate) struct Row {
     pub(crate) per_answer: f64,
     pub(crate) billed_again: usize,
     pub(crate) billed_needlessly: usize,
+    /// Of each of [`HARD`], how many calls met it, and how many of them were answered whole.
+    pub(crate) met: [(usize, usize); 4],
 }
+
+/// Faults that no retry of the client helps against, with the rows that say who was answered all the same.
+const HARD: [(Fault, &str); 4] = [
+    (Fault::EndsEarly, "whole, behind an early end"),
+    (Fault::ErrorFirst, "whole, behind a 200 error"),
+    (Fault::QuotaSpent, "whole, a quota was spent"),
+    (Fault::PromptTooLong, "whole, prompt was too long"),
+];
 
 /// The provider takes half as long for an answer. Where most answers take longer than this, the machine is too busy to say how
 /// many were lost.
@@ -52,6 +62,7 @@ impl Row {
             per_answer: f64::from(ledger.arrivals()) / whole.len().max(1) as f64,
             billed_again: ledger.billed_again(),
             billed_needlessly: ledger.billed_needlessly(contestant == Contestant::Resuming),
+            met: HARD.map(|(fault, _)| ledger.met(fault, &tally.unserved)),
         }
     }
 
@@ -119,7 +130,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
     let percent = |row: &Row, count| format!("{:.2} % ({count})", row.percent(count));
     let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
     type Figure<'a> = (&'static str, Box<dyn Fn(&Row) -> String + 'a>);
-    let figures: [Figure<'_>; 11] = [
+    let mut figures: Vec<Figure<'_>> = vec![
         ("", Box::new(|row| row.contestant.name().to_owned())),
         ("failed before the first data", Box::new(move |row| percent(row, row.failed))),
         ("cut later, with an error", Box::new(move |row| percent(row, row.cut))),
@@ -132,6 +143,10 @@ pub(crate) fn table(rows: &[Row]) -> String {
         ("upstream calls per answer", Box::new(|row| format!("{:.2}", row.per_answer))),
         ("calls billed more than once", Box::new(|row| row.billed_again.to_string())),
     ];
+    let met = HARD.iter().enumerate().map(|(nth, (_, name))| -> Figure<'_> {
+        (*name, Box::new(move |row: &Row| format!("{} of {}", row.met[nth].1, row.met[nth].0)))
+    });
+    figures.splice(7..7, met);
     let mut table = String::new();
     for (nth, (name, figure)) in figures.iter().enumerate() {
         // Writing into a string cannot fail.
