@@ -30,7 +30,7 @@ pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
     tenant
 }
 
-/// The account of a caller that the proxy in front names in this header. Without it a request is nobody's.
+/// The account of a caller that the proxy in front names in this header. A request without it has no account.
 pub(crate) fn named_by(header: HeaderName) -> impl Fn(&Parts) -> Option<Vec<u8>> + Send + Sync + 'static {
     move |head| named(&head.headers, &header).map(|named| account(head, named))
 }

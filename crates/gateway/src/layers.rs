@@ -107,7 +107,7 @@ pub(crate) fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut Stat
     let layer = layer.window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
         Some(header) => layer.tenant(named_by(header)),
-        // A caller that comes back without a key names nobody.
+        // A caller that comes back without a key names no account.
         None if callers.keys().is_some() => layer.tenant(|head| {
             let is_nobody = head.extensions.get::<Tenant>().is_none();
             (!is_nobody).then(|| account(head, Vec::new()))

@@ -85,7 +85,7 @@ async fn answer(args: Args) -> Result<(), String> {
 }
 
 fn say(text: &str) {
-    // That nobody reads it is no reason to stop.
+    // Output that cannot be written is no reason to stop.
     let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
 }
 

@@ -442,7 +442,7 @@ mod tests {
         let fit = ["--deadline", "20s", "--first-byte-timeout", "7s", "--answer-timeout", "12s"];
         assert!(with(&fit).is_ok() && with(&[]).is_ok() && with(&["--profile", "fast"]).is_ok());
         assert!(with(&["--deadline", "off", "--answer-timeout", "10m"]).is_ok());
-        assert!(read(&["--deadline", "20s"]).is_ok(), "there is none");
+        assert!(read(&["--deadline", "20s"]).is_ok(), "there is no fallback that a call could miss");
     }
 
     #[test]

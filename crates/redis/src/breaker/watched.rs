@@ -32,7 +32,7 @@ pub(super) struct Watched {
 pub(super) enum Probe {
     /// The circuit is not open, or goes on by itself.
     None,
-    /// Nobody yet: this process asks for the lease at `ask_at`.
+    /// No process yet: this one asks for the lease at `ask_at`.
     Held {
         _hold: ProbeHold,
         ask_at: Instant,

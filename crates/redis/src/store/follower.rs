@@ -17,7 +17,7 @@ pub(super) struct Follower<B> {
     flight: Flight,
     owner: Process,
     lease: Duration,
-    /// A caller came back to the answer: it is to be had whoever holds its key by now.
+    /// A caller came back to the answer, and reads it also where another call holds its key by now.
     is_return: bool,
     /// How old the flight was when it was found, and when that was.
     age: (Duration, Instant),
