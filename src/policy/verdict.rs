@@ -110,6 +110,34 @@ pub enum Matter {
 /// Gives a [`Verdict`] on what an attempt came to. See the [module](self) for how to replace or wrap one.
 ///
 /// Called once per attempt, including successes: keep it cheap.
+///
+/// ```
+/// use tower_buttress::RetryAfterBackoffLayer;
+/// use tower_buttress::verdict::{Classify, Health, Outcome, Standard, Verdict};
+///
+/// /// An upstream that is well as long as it answers at all.
+/// #[derive(Clone, Copy)]
+/// struct AnswersAtAll;
+///
+/// impl Classify for AnswersAtAll {
+///     fn classify(&self, outcome: &Outcome<'_>) -> Verdict {
+///         let mut verdict = Standard::new().classify(outcome);
+///         if outcome.status().is_some() {
+///             verdict.health = Health::Success;
+///         }
+///         verdict
+///     }
+///
+///     fn needs_request(&self) -> bool {
+///         false
+///     }
+/// }
+///
+/// let layer = RetryAfterBackoffLayer::new().classifier(AnswersAtAll);
+/// # let answer = Ok::<_, std::convert::Infallible>(http::Response::builder().status(503).body(()).unwrap());
+/// # assert_eq!(AnswersAtAll.classify(&Outcome::of(&answer)).health, Health::Success);
+/// # let _ = layer;
+/// ```
 pub trait Classify: Send + Sync {
     /// The verdict.
     fn classify(&self, outcome: &Outcome<'_>) -> Verdict;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What [`CircuitBreakerLayer`](crate::CircuitBreakerLayer) remembers of the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CircuitWindow {
     /// The calls that were counted within this duration, in ten buckets: a call is forgotten between nine and ten tenths
     /// of the duration after it was counted.

@@ -26,6 +26,7 @@ pub const GRPC_STATUS_DETAILS_BIN: HeaderName = HeaderName::from_static("grpc-st
 
 /// A server's word on retries (gRFC A6, "Pushback").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Pushback {
     /// Try again after this long.
     After(Duration),

@@ -4,6 +4,7 @@ use crate::proto::grpc::{self, Framing};
 
 /// How the caller reads a refusal: as HTTP, or as gRPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RejectionFormat {
     /// A status code and an RFC 9457 `application/problem+json` body.
     #[default]

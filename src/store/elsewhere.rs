@@ -40,7 +40,7 @@ pub struct AnswerOffer {
 /// Tells the other processes where the answer to one call is: see [`Lease::offers`](super::Lease::offers). It is kept for as
 /// long as the answer can be read here.
 ///
-/// All methods return at once.
+/// All methods return at once. See [`SharedAnswers`] for an example.
 pub trait AnswerOffers: Send + Sync + 'static {
     /// A caller was given a token.
     fn offer(&self, offer: AnswerOffer);
@@ -54,6 +54,78 @@ pub trait AnswerOffers: Send + Sync + 'static {
 
 /// The answers that other processes have offered: see [`Store::answers`](super::Store::answers). Tokens are given by their
 /// hashes.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::future::ready;
+/// use std::sync::{Arc, Mutex};
+/// use tower_buttress::error::{BoxError, LeaderGone};
+/// use tower_buttress::store::{
+///     AnswerFuture, AnswerOffer, AnswerOffers, Fingerprint, OfferedAnswer, Recorder, SharedAnswers,
+/// };
+///
+/// type Offers = Arc<Mutex<HashMap<Fingerprint, AnswerOffer>>>;
+///
+/// /// What one call tells of its answer.
+/// struct Call {
+///     token: Mutex<Option<Fingerprint>>,
+///     offers: Offers,
+/// }
+///
+/// impl AnswerOffers for Call {
+///     fn offer(&self, offer: AnswerOffer) {
+///         *self.token.lock().unwrap() = Some(offer.token);
+///         self.offers.lock().unwrap().insert(offer.token, offer);
+///     }
+///
+///     fn ended(&self) {}
+///
+///     fn withdraw(&self) {
+///         if let Some(token) = self.token.lock().unwrap().take() {
+///             self.offers.lock().unwrap().remove(&token);
+///         }
+///     }
+/// }
+///
+/// /// Answers that can be stopped from everywhere, and are read only where they are.
+/// struct Stoppable(Offers);
+///
+/// impl SharedAnswers for Stoppable {
+///     fn find(&self, token: Fingerprint) -> AnswerFuture<Result<Option<OfferedAnswer>, BoxError>> {
+///         let answer = self.0.lock().unwrap().get(&token).map(|offer| offer.answer);
+///         Box::pin(ready(Ok(answer)))
+///     }
+///
+///     fn feed(&self, _token: Fingerprint, recorder: Recorder) {
+///         recorder.fail(LeaderGone::unreachable());
+///     }
+///
+///     fn stop(&self, token: Fingerprint) -> AnswerFuture<Result<(), BoxError>> {
+///         if let Some(offer) = self.0.lock().unwrap().remove(&token) {
+///             (offer.on_stop)();
+///         }
+///         Box::pin(ready(Ok(())))
+///     }
+/// }
+///
+/// # use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let offers = Offers::default();
+/// let call = Call { token: Mutex::default(), offers: offers.clone() };
+/// let shared = Stoppable(offers);
+/// let (token, tenant) = (Fingerprint::from_bytes([7; 32]), Fingerprint::from_bytes([1; 32]));
+/// # let stopped = Arc::new(AtomicBool::new(false));
+/// # let was_stopped = stopped.clone();
+/// # let on_stop = Arc::new(move || was_stopped.store(true, Relaxed));
+/// let window = std::time::Duration::from_secs(300);
+/// call.offer(AnswerOffer::new(token, OfferedAnswer::new(1, tenant, true), window, on_stop));
+/// assert_eq!(shared.find(token).await.unwrap().map(|answer| answer.tenant), Some(tenant));
+///
+/// shared.stop(token).await.unwrap();
+/// # assert!(stopped.load(Relaxed));
+/// assert_eq!(shared.find(token).await.unwrap(), None);
+/// # }
+/// ```
 pub trait SharedAnswers: Send + Sync + 'static {
     /// The answer of this token; `None`: there is none, or there is none any more.
     fn find(&self, token: Fingerprint) -> AnswerFuture<Result<Option<OfferedAnswer>, BoxError>>;

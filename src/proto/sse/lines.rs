@@ -7,6 +7,7 @@ const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 
 /// How a stream ends its lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LineEnding {
     /// `\n`. Also what is assumed before the first line has ended.
     #[default]

@@ -13,6 +13,8 @@ use crate::ids::hex;
 
 /// The engine of a [`FleetBreaker`](crate::FleetBreaker): one method for each script. Times are durations, counted by
 /// the engine's clock: those of the processes may differ.
+///
+/// See the [module](super) for an example.
 pub trait CircuitBackend: Clone + Send + Sync + 'static {
     /// What the fleet says of a circuit. This process counts as one that has it, for `active`.
     fn look(
@@ -107,6 +109,7 @@ pub struct Votes {
 
 /// Whether a process may test the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProbeLease {
     /// It may.
     Granted {
@@ -119,6 +122,7 @@ pub enum ProbeLease {
 
 /// What came of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProbeVerdict {
     /// The upstream is well.
     Well,

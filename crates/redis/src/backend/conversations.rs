@@ -17,6 +17,8 @@ static NEWEST: Script = Script::new("newest", include_str!("../scripts/newest.lu
 static ANSWERED: Script = Script::new("answered", include_str!("../scripts/answered.lua"));
 
 /// The engine of [`FleetSupersede`](crate::FleetSupersede).
+///
+/// See the [module](super) for an example.
 pub trait ConversationBackend: Clone + Send + Sync + 'static {
     /// A message has come, at that time. One that is newer than all gets the next number of its conversation, and the others
     /// hear of it. The one before it was superseded with that, unless it was [answered](Self::answered). One that came more
@@ -43,6 +45,7 @@ pub struct Message {
 
 /// Where a message stands in its conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Newest {
     /// It is the newest, for the first time or again.
     Number {

@@ -17,6 +17,8 @@ static KEPT: Script = Script::new("kept", include_str!("../scripts/kept.lua"));
 static FORGET: Script = Script::new("forget", include_str!("../scripts/forget.lua"));
 
 /// The engine of [`Redis::forget`].
+///
+/// See the [module](super) for an example.
 pub trait ForgetBackend: Clone + Send + Sync + 'static {
     /// Tells all processes to forget what they have of the tenant of this name; an empty one: of all.
     fn tell_to_forget(&self, tenant: &str) -> impl Future<Output = Result<u64, BackendError>> + Send;

@@ -16,6 +16,8 @@ static REMEMBER: Script = Script::new("remember", include_str!("../scripts/remem
 static RECALL: Script = Script::new("recall", include_str!("../scripts/recall.lua"));
 
 /// The engine of [`FleetLastGood`](crate::FleetLastGood).
+///
+/// See the [module](super) for an example.
 pub trait LastGoodBackend: Clone + Send + Sync + 'static {
     /// Keeps an answer, in the place of an earlier one to the same request. Returns whether its tenant has room for it.
     fn remember(&self, answer: KeptAnswer) -> impl Future<Output = Result<bool, BackendError>> + Send;

@@ -1,4 +1,40 @@
 //! What the stores need of an engine: one method for each script, with the same arithmetic in Redis and in memory.
+//!
+//! Each trait is the engine of one thing that is shared. One that goes around another sees every operation, which is how to
+//! try what a service does when an operation fails:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tower_buttress::store::Fingerprint;
+//! use tower_buttress::{PaceLayer, PeerPause};
+//! use tower_buttress_redis::backend::{BackendError, PauseBackend, PauseNews, Subscription};
+//! use tower_buttress_redis::{FleetPauses, Redis, RedisOptions};
+//!
+//! /// An engine that hears of the others' pauses, and tells none of its own.
+//! #[derive(Clone)]
+//! struct Listening<B>(B);
+//!
+//! impl<B: PauseBackend> PauseBackend for Listening<B> {
+//!     async fn pause(&self, _pause: PauseNews) -> Result<bool, BackendError> {
+//!         Ok(false)
+//!     }
+//!
+//!     async fn paused(&self, limit: Fingerprint) -> Result<PeerPause, BackendError> {
+//!         self.0.paused(limit).await
+//!     }
+//!
+//!     async fn pause_news(&self) -> Result<Subscription, BackendError> {
+//!         self.0.pause_news().await
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let redis = Redis::new(RedisOptions::from_url("redis://127.0.0.1:6379")?)?;
+//! let layer = PaceLayer::new().share(Arc::new(FleetPauses::new(Listening(redis))));
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
 
 mod circuits;
 mod conversations;
@@ -50,6 +86,8 @@ use crate::options::{Outage, PATIENCE};
 /// Each operation is atomic, and may be repeated when its answer was lost. What names a flight (a call that is made by
 /// one process, for all that ask the same) is its key and the token of the lease, so that a process that has lost its
 /// lease can write to its own flight only.
+///
+/// See the [module](self) for an example.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Takes the lease of a key, or says who has it.
     fn claim(&self, claim: ClaimArgs) -> impl Future<Output = Result<Claimed, BackendError>> + Send;
@@ -163,6 +201,7 @@ pub struct Flight {
 
 /// The answer to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Claimed {
     /// The lease is taken.
     Lead,
@@ -185,6 +224,7 @@ pub enum Claimed {
 
 /// What became of a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FlightState {
     /// It is under way.
     InFlight,
@@ -196,6 +236,7 @@ pub enum FlightState {
 
 /// What became of bytes that were appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Appended {
     /// They are written, and were sent to as many.
     Written {
@@ -211,6 +252,7 @@ pub enum Appended {
 
 /// What becomes of a flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FlightEnd {
     /// Its key is free.
     Free,
@@ -231,6 +273,7 @@ pub enum FlightEnd {
 
 /// What became of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Settled {
     /// It is so.
     Done,
@@ -244,6 +287,7 @@ pub enum Settled {
 
 /// What is heard of a flight: where the bytes begin in its log, and the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Piece {
     /// The next bytes.
     Bytes {

@@ -26,6 +26,7 @@ pub struct Offered {
 
 /// What the process that has an answer is asked for by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ask {
     /// A caller came back: the answer is to be shared, or [forsaken](super::Backend::forsake) where it is not there any more.
     Return(Flight),

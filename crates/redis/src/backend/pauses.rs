@@ -19,6 +19,8 @@ static PAUSED: Script =
     Script::new("paused", concat!(include_str!("../scripts/paused.lua"), "return {paused(KEYS[1])}"));
 
 /// The engine of [`FleetPauses`](crate::FleetPauses).
+///
+/// See the [module](super) for an example.
 pub trait PauseBackend: Clone + Send + Sync + 'static {
     /// An upstream said to wait for this long with the calls of this limit. The others hear of it. `false`: they wait for
     /// longer already.

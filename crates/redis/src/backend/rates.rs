@@ -28,6 +28,8 @@ static BEAT: Script = Script::new("beat", include_str!("../scripts/beat.lua"));
 ///
 /// A rate is one number, the time at which nothing of it will be taken any more. What a call takes is added to it, in
 /// microseconds.
+///
+/// See the [module](super) for an example.
 pub trait RateBackend: Clone + Send + Sync + 'static {
     /// Takes `costs` from the rates of a limit, from all or from none, for a call that can wait for `max_wait`. A call
     /// that is sent later than another one takes its turn behind it, and all begin with the end of the limit's pause; and
@@ -74,6 +76,7 @@ pub struct TakenRate {
 
 /// When a call may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RateTurn {
     /// After this time: all is taken.
     Taken(Duration),

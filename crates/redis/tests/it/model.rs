@@ -378,11 +378,11 @@ where
                 let payload = Fingerprint::from_bytes([payload; 32]);
                 let args = ClaimArgs { key, payload, token, owner: self.owners[at % 3], lease };
                 match self.runtime.block_on(backend.claim(args)).unwrap() {
-                    Claimed::Lead => "lead".into(),
                     Claimed::Taken { state, same_payload, token, owner, age, ttl } => {
                         let flight = self.flights.iter().position(|flight| flight.token == token);
                         format!("{state:?} {same_payload} {flight:?} {owner:?} {} {}", seconds(age), seconds(ttl))
                     }
+                    other => format!("{other:?}"),
                 }
             }
             Step::Renew { flight: at, lease } => self.answer(backend.renew(flight(at), lease)),
@@ -478,6 +478,7 @@ where
                 match self.runtime.block_on(backend.reserve(limit, request, costs, pause, max_wait)).unwrap() {
                     RateTurn::Taken(wait) => format!("taken {}", seconds(wait)),
                     RateTurn::TooLong(wait) => format!("too long {}", seconds(wait)),
+                    other => format!("{other:?}"),
                 }
             }
             Step::Refund { request, rate, seconds } => {
@@ -495,7 +496,7 @@ where
                         let rank = rank(&mut self.numbers[usize::from(conversation)], number);
                         format!("number {rank} {superseded:?}")
                     }
-                    Newest::Superseded => "superseded".into(),
+                    other => format!("{other:?}"),
                 }
             }
             Step::Answered { conversation, payload } => self.answer(backend.answered(message(conversation, payload))),
