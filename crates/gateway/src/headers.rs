@@ -4,12 +4,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, COOKIE, Entry, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri, Version};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 use super::ids::X_REQUEST_ID;
 
@@ -35,14 +33,6 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// The trailers that reach a caller over HTTP/1.1 though the upstream did not announce them: hyper writes only those that
-/// `Trailer` names. gRPC's, and those of RFC 9530, RFC 9421, W3C's Server-Timing, and of the providers' SDKs.
-const KNOWN_TRAILERS: HeaderValue = HeaderValue::from_static(
-    "grpc-status, grpc-message, grpc-status-details-bin, content-digest, repr-digest, digest, content-md5, etag, signature, \
-     signature-input, server-timing, x-request-id, x-checksum, x-amz-checksum-crc32, x-amz-checksum-crc32c, \
-     x-amz-checksum-crc64nvme, x-amz-checksum-sha1, x-amz-checksum-sha256, x-amz-trailer-signature",
-);
 
 /// The name this gateway goes by in `Via`.
 const PSEUDONYM: &str = "tower-buttress";
@@ -124,20 +114,6 @@ fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(if peer.has_tls { "https" } else { "http" }));
 }
 
-/// Whether the client of this request reads trailers, and only those that were announced can be written to it.
-pub(crate) fn needs_announced_trailers(version: Version, headers: &HeaderMap) -> bool {
-    version == Version::HTTP_11 && accepts_trailers(headers)
-}
-
-/// Names the trailers that may follow this response, beside those that the upstream has named.
-pub(crate) fn announce_trailers<B: Body>(response: &mut Response<B>) {
-    // With a length there is no place for trailers.
-    let has_length = response.headers().contains_key(CONTENT_LENGTH) || response.body().size_hint().exact().is_some();
-    if !has_length {
-        response.headers_mut().append(TRAILER, KNOWN_TRAILERS);
-    }
-}
-
 /// Makes an upstream's response one of ours.
 pub(crate) fn forward_response(parts: &mut http::response::Parts) {
     remove_hop_by_hop(&mut parts.headers, |_| false);
@@ -157,14 +133,16 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> boo
     members(headers, name).any(|member| member.eq_ignore_ascii_case(option))
 }
 
-fn accepts_trailers(headers: &HeaderMap) -> bool {
+/// Whether the sender of this request reads trailers.
+pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     members(headers, &TE).any(|coding| {
         let (coding, _weight) = coding.split_once(';').unwrap_or((coding, ""));
         coding.trim_end().eq_ignore_ascii_case("trailers")
     })
 }
 
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+/// The members of the list in `name`.
+pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|member| !member.is_empty())
 }

@@ -51,6 +51,7 @@ mod state;
 mod stream;
 mod telemetry;
 mod tls;
+mod trailers;
 mod tunnel;
 mod unread;
 mod upload;

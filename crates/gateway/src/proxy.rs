@@ -27,6 +27,7 @@ use super::inspect::{Inspector, MaybeRead, NoMemory, UnclearModel, Unread};
 use super::problem::SERVED_BY;
 use super::routes::{RouteMatch, Routes};
 use super::shutdown::Shutdown;
+use super::trailers::{self, TrailerNames};
 use super::tunnel::{self, TooManyTunnels, Tunnel, Tunnels};
 use super::unread::Sender;
 use super::upload::{ObservedUpload, UploadReports};
@@ -46,6 +47,7 @@ pub(crate) struct Proxy<S> {
     /// In which an upstream takes a credential, beside those headers that are known for it.
     credentials: Vec<HeaderName>,
     tunnels: Tunnels,
+    trailers: TrailerNames,
     shutdown: Shutdown,
 }
 
@@ -59,7 +61,7 @@ impl<S> Proxy<S> {
         tunnels: Tunnels,
         shutdown: Shutdown,
     ) -> Self {
-        Self { routes, inspector, credentials, tunnels, shutdown }
+        Self { routes, inspector, credentials, tunnels, trailers: TrailerNames::default(), shutdown }
     }
 
     pub(crate) async fn answer<B>(&self, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody>
@@ -69,7 +71,7 @@ impl<S> Proxy<S> {
     {
         let begun = Instant::now();
         let sender = Sender::new(request.version(), request.headers());
-        let announces_trailers = headers::needs_announced_trailers(request.version(), request.headers());
+        let announces_trailers = trailers::needs_announcement(request.version(), request.headers());
         let (mut parts, body) = request.into_parts();
         let matched = match self.match_head(&mut parts) {
             Ok(matched) => matched,
@@ -122,7 +124,7 @@ impl<S> Proxy<S> {
             Some(Ok(error)) = failure => return broken(error.as_ref()),
         };
         if announces_trailers {
-            headers::announce_trailers(&mut response);
+            response = self.trailers.announce(response);
         }
         attempts.time(begun, response.headers_mut());
         response.extensions_mut().insert(attempts.asked().clone());
