@@ -1,26 +1,25 @@
-//! Which calls a route is for, and which options it may have for itself.
+//! Selects the calls of a route, and the options that a route may set.
 
 use clap::Arg;
 
 use super::headings::{ATTEMPTS, BREAKER, CONVERSATIONS, LAST_GOOD, LOAD, STREAMS, STRUCTURED, TIME, TRUST};
 
-/// Which calls a route is for.
+/// Selects the calls of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Calls {
-    /// What their paths begin with.
+    /// The prefix of their paths.
     pub(crate) path: String,
-    /// The name of their model, `*` for any characters, in letters of either case: some servers do not tell them apart. `None`: any
-    /// call.
+    /// A pattern for the name of their model, where `*` is any characters. Ignores case, because some servers do. `None`: any call.
     pub(crate) model: Option<String>,
 }
 
-/// Headings of options that a route may have its own of.
+/// Headings of the options that a route may set.
 const OF_ROUTES: [&str; 9] = [TRUST, TIME, ATTEMPTS, STREAMS, CONVERSATIONS, STRUCTURED, LAST_GOOD, BREAKER, LOAD];
 
-/// What is read before the route is known, or shared by all.
+/// Exceptions: options read before the route is known, or shared by all routes.
 const OF_ALL: [&str; 3] = ["upstream_ca", "deadline_header", "deadline_reserve"];
 
-/// Whether a route may have this option for itself.
+/// Whether a route may set this option.
 pub(super) fn is_of_routes(arg: &Arg) -> bool {
     arg.get_help_heading().is_some_and(|heading| OF_ROUTES.contains(&heading))
         && !OF_ALL.contains(&arg.get_id().as_str())
@@ -29,7 +28,7 @@ pub(super) fn is_of_routes(arg: &Arg) -> bool {
 // === impl Calls ===
 
 impl Calls {
-    /// Whether a call is among them.
+    /// Whether the route serves this call.
     pub(crate) fn have(&self, path: &str, model: Option<&str>) -> bool {
         let has_model = |pattern: &String| {
             model.is_some_and(|model| is_like(&pattern.to_ascii_lowercase(), &model.to_ascii_lowercase()))
@@ -38,13 +37,13 @@ impl Calls {
     }
 }
 
-/// Whether `pattern`, in which `*` is any characters, stands for `text`.
+/// Whether `text` matches `pattern`, where `*` is any characters.
 fn is_like(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
     for part in parts {
-        // The first place leaves the most for what follows.
+        // The first match leaves the most text for the parts that follow.
         let Some((_, after)) = rest.split_once(part) else { return false };
         rest = after;
     }

@@ -1,4 +1,4 @@
-//! Option values that name a secret: where it is, never what it is.
+//! Option values that name the environment variable or file of a secret, never the secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use http::{HeaderName, HeaderValue};
 
 use crate::callers::Keys;
 
-/// An `Authorization` header, its value from a variable of the environment.
+/// An `Authorization` header with its value from an environment variable.
 #[derive(Clone, Debug)]
 pub(crate) struct Credential(NamedCredential);
 
-/// A header and its value, the latter from a variable of the environment. The value is not shown.
+/// A header with its value from an environment variable. `Debug` and `Display` hide the value.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedCredential {
     pub(crate) name: HeaderName,
@@ -19,23 +19,24 @@ pub(crate) struct NamedCredential {
     variable: String,
 }
 
-/// The keys in a variable of the environment.
+/// Reads caller keys from an environment variable.
 pub(super) fn keys_in_variable(variable: &str) -> Result<Keys, String> {
     variable_value(variable)?.parse()
 }
 
-/// The keys in a file.
+/// Reads caller keys from a file.
 pub(super) fn keys_in_file(path: &str) -> Result<Keys, String> {
     std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?.parse()
 }
 
 fn variable_value(variable: &str) -> Result<String, String> {
-    std::env::var(variable).map_err(|_| "no such variable in the environment".to_owned())
+    std::env::var(variable).map_err(|_| "this environment variable is not set".to_owned())
 }
 
 fn secret(variable: &str) -> Result<HeaderValue, String> {
     let value = variable_value(variable)?;
-    let mut value = HeaderValue::try_from(value.trim()).map_err(|_| "what it holds is no header's value".to_owned())?;
+    let mut value = HeaderValue::try_from(value.trim())
+        .map_err(|_| "the variable does not hold a valid header value".to_owned())?;
     if value.is_empty() {
         return Err("the variable is empty".to_owned());
     }
@@ -54,7 +55,7 @@ impl FromStr for Credential {
 }
 
 impl Credential {
-    /// As the header that it is.
+    /// The header with its name.
     pub(crate) fn named(&self) -> NamedCredential {
         self.0.clone()
     }
@@ -68,7 +69,7 @@ impl NamedCredential {
     }
 }
 
-/// As the option has it: the header's name and the variable, not what the variable holds.
+/// As the option is written: the header's name and the variable, not its value.
 impl fmt::Display for NamedCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.name, self.variable)

@@ -1,11 +1,11 @@
-//! Which options belong to which fallback.
+//! Pairs each `--fallback-..` option with its fallback.
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::upstreams::{Backup, UpstreamArgs};
 
-/// For each value of an option, the place of its fallback in the chain.
+/// For each value of an option, the index of its fallback in the chain.
 pub(super) struct Pairs {
     models: Vec<Option<usize>>,
     weights: Vec<Option<usize>>,
@@ -16,8 +16,8 @@ pub(super) struct Pairs {
 // === impl Pairs ===
 
 impl Pairs {
-    /// On the command line an option belongs to the fallback before it; where there is only one, to that. In the
-    /// environment the first value belongs to the first fallback, the second to the second.
+    /// On the command line an option belongs to the fallback before it, or to the only fallback. In the environment the
+    /// n-th value belongs to the n-th fallback.
     pub(super) fn of(matches: &ArgMatches) -> Self {
         let starts: Vec<usize> = matches.indices_of("fallback").into_iter().flatten().collect();
         let places = |option: &str| -> Vec<Option<usize>> {
@@ -42,23 +42,26 @@ impl Pairs {
     pub(super) fn backups(&self, args: &UpstreamArgs) -> Result<Vec<Backup>, String> {
         let mut backups: Vec<Backup> = (1..).zip(&args.fallback).map(|(nth, url)| Backup::new(nth, url)).collect();
         let place = |place: Option<usize>, option: &str| {
-            place.ok_or_else(|| format!("{option} belongs to no --fallback: it goes behind the one that it is for"))
+            place.ok_or_else(|| format!("{option} must follow the --fallback that it belongs to"))
         };
         for (model, at) in args.fallback_model.iter().zip(&self.models) {
             let backup = &mut backups[place(*at, "--fallback-model")?];
             if backup.model.replace(model.clone()).is_some() {
-                return Err(format!("two of --fallback-model are for {}", backup.upstream));
+                return Err(format!("--fallback-model is given twice for {}", backup.upstream));
             }
         }
         for (weight, at) in args.fallback_weight.iter().zip(&self.weights) {
             let backup = &mut backups[place(*at, "--fallback-weight")?];
             if backup.weight.replace(*weight).is_some() {
-                return Err(format!("two of --fallback-weight are for {}", backup.upstream));
+                return Err(format!("--fallback-weight is given twice for {}", backup.upstream));
             }
         }
         let (weighted, others): (Vec<_>, Vec<_>) = backups.iter().partition(|backup| backup.weight.is_some());
         if let ([_, ..], [other, ..]) = (weighted.as_slice(), others.as_slice()) {
-            return Err(format!("--fallback-weight: all fallbacks have one or none, and {} has none", other.upstream));
+            return Err(format!(
+                "--fallback-weight: give one to all fallbacks or to none; {} has none",
+                other.upstream
+            ));
         }
         for (credential, at) in args.fallback_authorization_env.iter().zip(&self.authorizations) {
             let backup = &mut backups[place(*at, "--fallback-authorization-env")?];
@@ -112,10 +115,10 @@ mod tests {
     #[test]
     fn an_option_without_a_fallback_is_a_one_line_error() {
         let before = read("--fallback-model small --fallback http://a --fallback http://b").unwrap_err();
-        assert_eq!(before, "--fallback-model belongs to no --fallback: it goes behind the one that it is for");
+        assert_eq!(before, "--fallback-model must follow the --fallback that it belongs to");
         let unfair = read("--fallback http://a --fallback-weight 1 --fallback http://b").unwrap_err();
-        assert_eq!(unfair, "--fallback-weight: all fallbacks have one or none, and http://b has none");
+        assert_eq!(unfair, "--fallback-weight: give one to all fallbacks or to none; http://b has none");
         let twice = read("--fallback http://a --fallback-model x --fallback-model y").unwrap_err();
-        assert_eq!(twice, "two of --fallback-model are for http://a");
+        assert_eq!(twice, "--fallback-model is given twice for http://a");
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration file: the options of the command line, written as keys.
 //!
-//! No option is defined twice. A key is the name of an option with `_`, and its value is read by what reads the option's.
+//! A key is the name of an option with `_`; its value goes through the option's own parser.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,28 +17,28 @@ use super::stop::{Stop, one_line};
 use crate::callers::is_name;
 use crate::whole::FileText;
 
-/// What a file says.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) settings: Vec<Setting>,
-    /// The fallbacks as the command line would name them: each option behind the fallback that it is for.
+    /// The fallbacks as words of a command line: each option behind its fallback.
     pub(super) fallbacks: Vec<OsString>,
     pub(super) routes: Vec<RouteTable>,
-    /// Where its keys stand.
+    /// The line of each key.
     pub(super) lines: HashMap<String, usize>,
     pub(super) text: FileText,
 }
 
-/// What a file says of one route.
+/// One route of a file.
 #[derive(Debug)]
 pub(super) struct RouteTable {
-    /// Where it stands, as errors name it.
+    /// Its file, line and name, as errors show them.
     pub(super) place: String,
     pub(super) name: String,
     pub(super) calls: Calls,
     pub(super) settings: Vec<Setting>,
     pub(super) lines: HashMap<String, usize>,
-    /// `None`: nothing was said of them. An empty list is none.
+    /// `None`: the route does not set them. An empty list: the route has none.
     pub(super) fallbacks: Option<Vec<OsString>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Setting {
     pub(super) values: Vec<String>,
 }
 
-/// Reads one file, and collects what is wrong with it.
+/// Reads one file and collects its errors.
 struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
@@ -57,10 +57,10 @@ struct Reader<'a> {
     wrong: Vec<String>,
 }
 
-/// What makes no sense in a file.
+/// Options that a file may not set.
 const NO_KEYS: [&str; 6] = ["config", "check_config", "print_config", "help", "version", "fallback"];
 
-/// The keys of a fallback's table, and the options that they are.
+/// The keys of a fallback's table, with their options.
 const FALLBACK: [(&str, &str); 5] = [
     ("url", "fallback"),
     ("model", "fallback_model"),
@@ -74,7 +74,7 @@ pub(super) fn is_key(id: &str) -> bool {
     !NO_KEYS.contains(&id) && !id.starts_with("fallback_")
 }
 
-/// The command with values for what neither the command line nor the environment gives.
+/// The command with these values as defaults.
 pub(super) fn with_defaults(command: Command, settings: &[Setting]) -> Command {
     settings.iter().fold(command, |command, setting| {
         command.mut_arg(&setting.id, |arg| arg.default_values(setting.values.clone()))
@@ -84,8 +84,7 @@ pub(super) fn with_defaults(command: Command, settings: &[Setting]) -> Command {
 // === impl File ===
 
 impl File {
-    /// Reads a file for a command whose options know no environment. Each error is one line that names the file, its line
-    /// and the key.
+    /// Reads a file for a command without environment variables. Each error is one line with the file, the line and the key.
     pub(super) fn read(path: &Path, command: &Command) -> Result<Self, Stop> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| Stop::Wrong(format!("{shown}: {error}")))?;
@@ -107,7 +106,7 @@ impl Reader<'_> {
     fn file(&mut self, table: &DeTable<'_>) -> File {
         let mut file = File::default();
         if table.is_empty() {
-            self.complain(0..0, None, "there is no key in it; is the file whole?");
+            self.complain(0..0, None, "the file has no keys; is it complete?");
         }
         file.lines = self.lines(table);
         for (key, value) in in_order(table) {
@@ -130,7 +129,7 @@ impl Reader<'_> {
             routes.push(route);
         }
         if !value.get_ref().is_array() {
-            self.complain(key.span(), Some("route"), "routes are tables: [[route]]");
+            self.complain(key.span(), Some("route"), "write routes as tables: [[route]]");
         }
         routes
     }
@@ -149,17 +148,21 @@ impl Reader<'_> {
                 ("name", Some(text)) if is_name(text) => text.clone_into(&mut name),
                 ("path", Some(text)) if text.starts_with('/') => text.clone_into(&mut calls.path),
                 ("model", Some(text)) => calls.model = Some(text.to_owned()),
-                ("path", _) => self.complain(value.span(), Some("path"), "not the beginning of a path such as /v1/"),
+                ("path", _) => self.complain(value.span(), Some("path"), "not a path prefix such as /v1/"),
                 ("name" | "model", _) => self.complain(value.span(), Some(id), "not a name"),
                 ("fallback", _) => fallbacks = Some(self.fallbacks(value)),
                 _ if self.command.get_arguments().any(|arg| arg.get_id() == id && is_key(id) && !is_of_routes(arg)) => {
-                    self.complain(key.span(), Some(id), "this holds for all routes: it goes above the first one");
+                    self.complain(
+                        key.span(),
+                        Some(id),
+                        "this option applies to all routes: move it above the first [[route]]",
+                    );
                 }
                 _ => settings.extend(self.setting(key, value)),
             }
         }
         if !table.contains_key("name") {
-            self.complain(value.span(), Some("route.name"), "a route needs one: its state belongs to the name");
+            self.complain(value.span(), Some("route.name"), "a route needs a name: its state is kept by name");
         }
         let place = format!("{}:{}: route {name}", self.path.display(), self.line(value.span().start));
         Some(RouteTable { place, name, calls, settings, lines: self.lines(table), fallbacks })
@@ -170,7 +173,7 @@ impl Reader<'_> {
         let id = key.get_ref().as_ref();
         let command = self.command;
         let Some(arg) = command.get_arguments().find(|arg| arg.get_id() == id && is_key(id)) else {
-            self.complain(key.span(), Some(id), "there is no such key");
+            self.complain(key.span(), Some(id), "unknown key");
             return None;
         };
         self.values(id, arg, value)
@@ -204,7 +207,7 @@ impl Reader<'_> {
         Some(Setting { id, values: texts })
     }
 
-    /// Whether the option takes the value. Whether it needs another option is seen when all are known.
+    /// Whether the option takes the value. Whether it needs another option is checked when all are known.
     fn check(&self, arg: &Arg, value: &str) -> Result<(), String> {
         let words = [self.command.get_name().to_owned(), word(arg, value)];
         match self.command.clone().try_get_matches_from(words) {
@@ -226,12 +229,12 @@ impl Reader<'_> {
                 for (key, _) in in_order(table) {
                     let name = key.get_ref().as_ref();
                     if !FALLBACK.iter().any(|(known, _)| *known == name) {
-                        self.complain(key.span(), Some(&format!("fallback.{name}")), "there is no such key");
+                        self.complain(key.span(), Some(&format!("fallback.{name}")), "unknown key");
                     }
                 }
                 given.extend(FALLBACK.iter().filter_map(|(key, id)| Some((*key, *id, table.get(*key)?))));
                 if !table.contains_key("url") {
-                    self.complain(fallback.span(), Some("fallback.url"), "a fallback needs one");
+                    self.complain(fallback.span(), Some("fallback.url"), "a fallback needs a URL");
                 }
             } else {
                 given.push(("url", "fallback", fallback));
@@ -265,7 +268,7 @@ impl Reader<'_> {
     }
 }
 
-/// As it stands on the command line.
+/// The option as a word of the command line.
 fn word(arg: &Arg, value: &str) -> String {
     format!("--{}={value}", arg.get_long().unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! What gateways share through Redis.
+//! Options of the Redis that gateways share.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,35 +14,44 @@ use super::values::{refuse_unused, time};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct FleetArgs {
-    /// Redis or Valkey through which gateways share double clicks, kept answers, circuits, rates, the pauses after a 429,
-    /// superseded messages and last good answers, as `redis://user:password@host:6379`; `rediss://` for TLS.
+    /// Share state with other gateways through this Redis or Valkey.
+    ///
+    /// `redis://user:password@host:6379`, or `rediss://` for TLS. The gateways share duplicate requests, kept answers,
+    /// circuits, rates, pauses after a 429, superseded messages and last good answers.
     #[arg(long, env = "GATEWAY_REDIS", value_name = "URL", hide_env_values = true, help_heading = FLEET)]
     pub(crate) redis: Option<RedisUrl>,
 
-    /// What its keys begin with. Gateways with different prefixes share nothing.
+    /// Begin all keys with this prefix.
+    ///
+    /// Gateways with different prefixes share nothing.
     #[arg(
         long, env = "GATEWAY_REDIS_PREFIX", value_name = "NAME", default_value = PREFIX,
         help_heading = FLEET
     )]
     pub(crate) redis_prefix: String,
 
-    /// How long a call waits for each of its operations at most. While it is known to be unreachable, no call waits.
+    /// Limit the wait of a call for each Redis operation.
+    ///
+    /// While Redis is known to be unreachable, no call waits.
     #[arg(
         long, env = "GATEWAY_REDIS_PATIENCE", value_name = "TIME", default_value = PATIENCE, value_parser = time,
         help_heading = FLEET
     )]
     pub(crate) redis_patience: Duration,
 
-    /// What calls get while it cannot be reached. `local`: each gateway goes on with what it knows itself; `refuse`: a
-    /// request with an `Idempotency-Key` gets 503, since another gateway may have answered it, and `/-/readyz` too.
+    /// Choose what calls get while Redis is unreachable.
+    ///
+    /// `local`: each gateway uses its own state. `refuse`: requests with an `Idempotency-Key` get 503, because another
+    /// gateway may have answered them, and `/-/readyz` returns 503.
     #[arg(
         long, env = "GATEWAY_REDIS_OUTAGE", value_name = "HOW", default_value = "local",
         help_heading = FLEET
     )]
     pub(crate) redis_outage: OnOutage,
 
-    /// How many gateways share it, as long as it has not said so itself: each that starts while it cannot be reached has its
-    /// part of the rates.
+    /// Assume this many gateways until Redis reports the number.
+    ///
+    /// A gateway that starts while Redis is unreachable takes its share of each rate by this number.
     #[arg(
         long, env = "GATEWAY_REDIS_PROCESSES", value_name = "COUNT", default_value_t = PROCESSES,
         value_parser = clap::value_parser!(u32).range(1..), help_heading = FLEET
@@ -50,7 +59,7 @@ pub(crate) struct FleetArgs {
     pub(crate) redis_processes: u32,
 }
 
-/// A URL whose password is shown nowhere.
+/// A URL that `Debug` and `Display` show without its password.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RedisUrl(String);
 
@@ -68,15 +77,15 @@ const PROCESSES: u32 = 1;
 // === impl FleetArgs ===
 
 impl FleetArgs {
-    /// How Redis is reached, where there is one.
+    /// The connection options, or `None` without `--redis`.
     pub(crate) fn options(&self) -> Result<Option<RedisOptions>, Misfit> {
         let Some(url) = &self.redis else { return self.check_unused().map(|()| None) };
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
         if self.redis_prefix.is_empty() || !self.redis_prefix.chars().all(is_plain) {
-            return Err(Misfit::new(&["redis_prefix"], "--redis-prefix: not letters, digits, and - _ . :"));
+            return Err(Misfit::new(&["redis_prefix"], "--redis-prefix: only letters, digits and - _ . : are allowed"));
         }
         if url.0.contains("pass=") {
-            let wrong = "--redis: a password stands before the @ of the URL, and not in its query";
+            let wrong = "--redis: put the password before the @ of the URL, not into its query";
             return Err(Misfit::new(&["redis"], wrong));
         }
         let wrong = || format!("--redis {url}: not a URL such as redis://127.0.0.1:6379");
@@ -84,7 +93,7 @@ impl FleetArgs {
         Ok(Some(options.prefix(self.redis_prefix.as_str()).patience(self.redis_patience)))
     }
 
-    /// Without Redis nothing may be said of it, wherever it is said: in the file, in the environment, on the command line.
+    /// Refuses options of Redis that any source gives without `--redis`.
     fn check_unused(&self) -> Result<(), Misfit> {
         let said = [
             ("redis_prefix", self.redis_prefix != PREFIX),
@@ -95,7 +104,7 @@ impl FleetArgs {
         refuse_unused(said, "--redis URL")
     }
 
-    /// The options whose values in `new` wait for a new start.
+    /// The options whose new values need a restart.
     pub(super) fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
         let changed = [
             ("redis", self.redis != new.redis),
@@ -113,7 +122,7 @@ impl FleetArgs {
 impl FromStr for RedisUrl {
     type Err = Infallible;
 
-    /// Looked into later: what is wrong with a value is told with the value, and this one has a password.
+    /// Never fails: clap's error would print the value, which holds a password. `options` checks it.
     fn from_str(url: &str) -> Result<Self, Infallible> {
         Ok(Self(url.to_owned()))
     }
@@ -123,7 +132,7 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.0.split_once('?').map_or(self.0.as_str(), |(url, _)| url);
         let Some((credentials, host)) = url.rsplit_once('@') else { return f.write_str(url) };
-        // A user may be told, a password not. Where it cannot be seen which is which, neither is.
+        // Shows the user, never the password; neither where the two cannot be told apart.
         let (scheme, credentials) = credentials.split_once("://").unwrap_or(("redis", ""));
         let user = credentials.split_once(':').map_or("", |(user, _)| user);
         write!(f, "{scheme}://{user}:***@{host}")
@@ -172,7 +181,7 @@ mod tests {
             assert_eq!(read(option).unwrap_err(), format!("{name} needs --redis URL"));
         }
         let line = read("--redis redis://h --redis-prefix {a}").unwrap_err();
-        assert_eq!(line, "--redis-prefix: not letters, digits, and - _ . :");
+        assert_eq!(line, "--redis-prefix: only letters, digits and - _ . : are allowed");
         assert!(read("--redis redis://h --plain").unwrap().fleet.redis.is_none());
     }
 }

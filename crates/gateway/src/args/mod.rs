@@ -1,4 +1,4 @@
-//! The command line, and the same from the environment and a configuration file.
+//! Options, from the command line, the environment and a configuration file.
 
 mod callers;
 mod calls;
@@ -51,20 +51,23 @@ pub(crate) use self::values::{
 use self::values::Profile;
 use crate::whole::FileText;
 
-/// With the commit that it was built from, where `GATEWAY_COMMIT` named it at build time.
+/// The version, with the commit if `GATEWAY_COMMIT` named it at build time.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let version = env!("CARGO_PKG_VERSION");
     option_env!("GATEWAY_COMMIT").map_or_else(|| version.to_owned(), |commit| format!("{version} ({commit})"))
 });
 
-/// A streaming reverse proxy for slow, flaky upstreams: timeouts, retries, fallback, dedup, heartbeats.
+/// Proxies streams to slow, flaky upstreams: timeouts, retries, fallback, dedup, heartbeats.
 ///
-/// Without an upstream and routes it starts a simulated LLM provider inside the process and sends requests there.
+/// With neither an upstream nor a route, it starts a simulated LLM provider and sends requests there.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "buttress-gateway", version = VERSION.as_str())]
 pub struct Args {
     #[command(flatten)]
     pub(crate) upstreams: UpstreamArgs,
+
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 
     #[command(flatten)]
     pub(crate) callers: CallerArgs,
@@ -75,22 +78,19 @@ pub struct Args {
     #[command(flatten)]
     pub(crate) fleet: FleetArgs,
 
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-
-    /// Only in the configuration file.
+    /// Set only in the configuration file.
     #[arg(skip)]
     pub(crate) routes: Vec<Route>,
 
-    /// Where the configuration file says so.
+    /// The lines of the configuration file.
     #[arg(skip)]
     pub(crate) places: Places,
 
-    /// What the configuration file says.
+    /// The text of the configuration file.
     #[arg(skip)]
     text: FileText,
 
-    /// The command line that they were read from.
+    /// The command line that was read.
     #[arg(skip)]
     words: Words,
 }
@@ -110,11 +110,11 @@ impl fmt::Debug for Words {
 // === impl Args ===
 
 impl Args {
-    /// Reads the command line (its first word is the program) and the environment.
+    /// Reads the command line (its first word is the program), the environment and the configuration file.
     ///
     /// # Errors
     ///
-    /// [`Stop`]: there is something to print, and nothing to run.
+    /// [`Stop`] has the text to print instead of starting.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
         let words: Vec<OsString> = args.into_iter().collect();
         let is_checked = words.iter().any(|word| word == "--check-config");
@@ -125,12 +125,12 @@ impl Args {
         }
     }
 
-    /// Reads the same command line and what it names once more: the configuration file, the callers' keys.
+    /// Reads the same command line again, with the files that it names.
     pub(crate) fn read_again(&self) -> Result<Self, Stop> {
         Self::read(self.words.0.iter().cloned())
     }
 
-    /// Whether this can take the place of `before` without a new start: a file that was cut off cannot.
+    /// Whether this configuration may replace `before` without a restart. A truncated file may not.
     pub(crate) fn check_follows(&self, before: &Self) -> Result<(), String> {
         let placed = |wrong: &str| match &self.server.config {
             Some(path) => format!("{}: {wrong}", path.display()),
@@ -139,21 +139,21 @@ impl Args {
         self.text.check(&before.text).map_err(placed)?;
         if self.is_simulated() && !before.is_simulated() {
             return Err(placed(
-                "upstream: the configuration no longer names one; name one, or start anew to have a simulated provider answer",
+                "upstream: the configuration no longer names one; add it, or restart to use the simulated provider",
             ));
         }
         if self.server.tls_cert.is_none() && before.server.tls_cert.is_some() {
             return Err(placed(
-                "tls_cert: the configuration no longer names one; name one, or start anew to listen without TLS",
+                "tls_cert: the configuration no longer names one; add it, or restart to listen without TLS",
             ));
         }
         self.callers.check_follows(&before.callers)
     }
 
-    /// The options whose values in `new` wait for a new start.
+    /// The options whose new values need a restart.
     pub(crate) fn only_at_start(&self, new: &Self) -> Vec<&'static str> {
         let mut changed = self.server.only_at_start(&new.server);
-        // Without layers nothing is shared.
+        // `--plain` does not use Redis.
         if !new.server.plain {
             changed.extend(self.fleet.only_at_start(&new.fleet));
         }
@@ -194,7 +194,7 @@ impl Args {
         Ok(args)
     }
 
-    /// The fallbacks of a file, which has them as the command line would.
+    /// The fallbacks of a file, given as words of a command line.
     fn backups(bare: &Command, words: Vec<OsString>, stop: &dyn Fn(Misfit) -> Stop) -> Result<Vec<Backup>, Stop> {
         let words: Vec<_> = std::iter::once(bare.get_name().into()).chain(words).collect();
         let read = matches(bare, &words).and_then(|matches| Self::of(&matches));
@@ -216,7 +216,7 @@ impl Args {
         Ok(args)
     }
 
-    /// What cannot work together.
+    /// Refuses options that contradict each other.
     fn check(&self) -> Result<(), Misfit> {
         const CREDENTIALS: [&str; 5] = [
             "upstream_header",
@@ -243,26 +243,26 @@ impl Args {
         if has_own_credential && self.callers.keys().is_none() && !self.callers.trust_callers {
             return Err(Misfit::new(
                 &CREDENTIALS,
-                "a credential of the gateway's own would serve callers that are not authenticated: name their keys \
-                 with --caller-keys-env or --caller-keys-file, or say --trust-callers",
+                "the gateway's own credential would serve unauthenticated callers: set --caller-keys-env or \
+                 --caller-keys-file, or --trust-callers",
             ));
         }
         Ok(())
     }
 
-    /// The headers in which the upstreams of all routes get a credential of the operator's.
+    /// The headers that carry the operator's credentials to upstreams, of all routes.
     pub(crate) fn credential_names(&self) -> Vec<HeaderName> {
         let all = self.routes.iter().map(|route| &route.args).chain([self]);
         let names: HashSet<_> = all.flat_map(|args| args.upstreams.credentials()).map(|header| header.name).collect();
         names.into_iter().collect()
     }
 
-    /// Whether a simulated provider answers: where there is neither an upstream nor a route.
+    /// Whether the simulated provider answers: there is neither an upstream nor a route.
     pub(crate) fn is_simulated(&self) -> bool {
         self.upstreams.upstream.is_none() && self.routes.is_empty()
     }
 
-    /// The longest time that a call of any route may take; `None` where one of them has no limit.
+    /// The longest deadline of all routes; `None` if a route has none.
     pub(crate) fn longest_deadline(&self) -> Option<Duration> {
         let answers_the_rest = self.upstreams.upstream.is_some() || self.is_simulated();
         let own = answers_the_rest.then_some(self.layers.deadline.0);
@@ -283,7 +283,7 @@ fn matches(command: &Command, words: &[OsString]) -> Result<ArgMatches, Stop> {
     command.clone().try_get_matches_from(words).map_err(|error| Stop::of(&error, command))
 }
 
-/// The file that is to be read before the options are.
+/// The configuration file, which must be read before the options.
 fn config_file(words: &[OsString]) -> Option<PathBuf> {
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -357,7 +357,7 @@ mod tests {
             "the following required arguments were not provided: --fallback <URL>"
         );
         let unset = ["--fallback", "http://h", "--fallback-authorization-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"];
-        assert!(line(&unset).ends_with("no such variable in the environment"));
+        assert!(line(&unset).ends_with("this environment variable is not set"));
     }
 
     #[test]
@@ -379,7 +379,7 @@ mod tests {
         );
         assert_eq!(
             line(&["--deadline", "0s"]),
-            "invalid value '0s' for '--deadline <TIME|off>': no time at all; to have no limit, say off"
+            "invalid value '0s' for '--deadline <TIME|off>': must be longer than 0; for no limit use off"
         );
         assert!(line(&["--upstream", "ftp://x"]).starts_with("invalid value 'ftp://x' for '--upstream <URL>': "));
         assert_eq!(line(&["--verbose"]), "unexpected argument '--verbose' found");
@@ -417,9 +417,9 @@ mod tests {
 
     #[test]
     fn an_option_without_what_it_needs_is_a_one_line_error() {
-        assert_eq!(line(&["--guard", "off", "--hold", "1MiB"]), "--hold needs what reads the answers: --guard on");
-        assert_eq!(line(&["--dedup", "off", "--resumable", "on"]), "--resumable needs what shares answers: --dedup on");
-        assert_eq!(line(&["--respond-async", "on"]), "--respond-async needs a place for the answers: --resumable on");
+        assert_eq!(line(&["--guard", "off", "--hold", "1MiB"]), "--hold needs --guard on");
+        assert_eq!(line(&["--dedup", "off", "--resumable", "on"]), "--resumable needs --dedup on");
+        assert_eq!(line(&["--respond-async", "on"]), "--respond-async needs --resumable on");
         assert!(line(&["--supersede-settle", "300ms"]).starts_with("--supersede-settle needs --supersede-header"));
         let file = "/nowhere/texts.json";
         assert!(line(&["--last-good-template", file]).contains("cannot be read"));

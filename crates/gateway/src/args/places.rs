@@ -1,4 +1,4 @@
-//! Where the configuration file says what turns out wrong later: when all options are known, or the files that they name are read.
+//! Finds the line of the configuration file for errors that show only after it was read.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -6,27 +6,27 @@ use std::fmt;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-/// What is wrong with options of which each by itself could be right: one line, as the command line has them.
+/// An error about options that are valid one by one: one line, with the names of the command line.
 #[derive(Debug)]
 pub(crate) struct Misfit {
-    /// Those that could be changed, as keys.
+    /// The keys that could be changed to mend it.
     keys: Vec<&'static str>,
     wrong: String,
 }
 
-/// The lines of the keys that are in force: neither the command line nor the environment wins over them.
+/// The lines of the keys in force: those that neither the command line nor the environment overrides.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     file: String,
     lines: HashMap<String, Place>,
-    /// What stands before a line about other options.
+    /// The prefix of an error about other options.
     otherwise: String,
 }
 
 #[derive(Clone, Debug)]
 struct Place {
     line: usize,
-    /// `None`: it holds for all.
+    /// `None`: the key applies to all routes.
     route: Option<String>,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Misfit {
 // === impl Places ===
 
 impl Places {
-    /// Those of a file, by its keys and their lines.
+    /// Takes the keys of a file and their lines.
     pub(super) fn new(file: String, lines: HashMap<String, usize>, matches: &ArgMatches) -> Self {
         let source = |key: &str| matches.try_contains_id(key).ok().and_then(|_| matches.value_source(key));
         let is_in_force = |key: &str| source(key).is_none_or(|source| source == ValueSource::DefaultValue);
@@ -56,14 +56,14 @@ impl Places {
         Self { file, lines, otherwise: String::new() }
     }
 
-    /// Those for the calls of a route at this place, which has keys of its own.
+    /// Adds the keys of a route at this place.
     pub(super) fn of_route(&self, place: &str, route: &str, lines: HashMap<String, usize>) -> Self {
         let own = lines.into_iter().map(|(key, line)| (key, Place { line, route: Some(route.to_owned()) }));
         let lines = self.lines.clone().into_iter().chain(own).collect();
         Self { file: self.file.clone(), lines, otherwise: format!("{place}: ") }
     }
 
-    /// What is wrong, behind file, line and key where the file says it: in the route itself rather than above it.
+    /// The error, after file, line and key if the file has the key; a key of the route wins over one above it.
     pub(crate) fn tell(&self, misfit: &Misfit) -> String {
         let found = || misfit.keys.iter().filter_map(|key| Some((key, self.lines.get(*key)?)));
         match found().find(|(_, place)| place.route.is_some()).or_else(|| found().next()) {

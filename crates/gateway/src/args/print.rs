@@ -1,4 +1,4 @@
-//! What is in force, as a configuration file.
+//! Prints the effective options as a configuration file.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ pub(super) fn settings(command: &Command, matches: &ArgMatches) -> Vec<Setting> 
     arguments.filter_map(setting).collect()
 }
 
-/// The options and the fallbacks (in tables of that name) as keys, what is secret masked.
+/// The options as keys and the fallbacks as tables of this name, secrets masked.
 pub(super) fn keys(command: &Command, settings: &[Setting], backups: &[Backup], table: &str) -> String {
     let mut text = String::new();
     for Setting { id, values } in settings {

@@ -1,4 +1,4 @@
-//! Routes: calls that are answered in a way of their own.
+//! Routes: calls with options of their own.
 
 use std::ffi::OsString;
 
@@ -10,26 +10,26 @@ use super::print::{self, quoted};
 use super::values::Profile;
 use super::{Args, Calls, Misfit, Stop};
 
-/// A route, and the options that hold for its calls.
+/// A route, with the options of its calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) name: String,
     pub(crate) calls: Calls,
     pub(crate) args: Args,
     settings: Vec<Setting>,
-    /// Those that it shares with no other calls, be they equal.
+    /// Options that it never inherits from those above the routes, even where equal.
     unshared: Vec<&'static str>,
-    /// It has no fallback, though the calls of no route have one.
+    /// It has no fallback, although calls outside of routes have one.
     drops_fallbacks: bool,
 }
 
-/// The options that name another server, and those with the credentials for it: they are for no other server.
+/// Options that name a server, each with the options for its credentials, which no other server may get.
 const SERVERS: [(&str, [&str; 2]); 2] = [
     ("upstream", ["upstream_header", "upstream_authorization_env"]),
     ("embeddings", ["embeddings_header", "embeddings_authorization_env"]),
 ];
 
-/// Makes the routes of a file, on top of the options that hold for all.
+/// Builds the routes of a file on top of the options for all calls.
 pub(super) fn routes(all: &Args, settings: &[Setting], tables: Vec<RouteTable>) -> Result<Vec<Route>, Stop> {
     let bare = Args::command().mut_args(|arg| arg.env(Resettable::Reset));
     tables.into_iter().map(|table| route(all, settings, table, &bare)).collect()
@@ -66,7 +66,7 @@ fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: &Command) ->
     let drops_fallbacks = args.upstreams.backups.is_empty() && !all.upstreams.backups.is_empty();
     (args.callers, args.server) = (all.callers.clone(), all.server.clone());
     if args.upstreams.upstream.is_none() {
-        return Err(stop(Misfit::new(&[], "upstream: this route has none; set it here, or for all routes")));
+        return Err(stop(Misfit::new(&[], "upstream: this route has none; set it here or above all routes")));
     }
     args.check().map_err(stop)?;
     args.places = places;
@@ -76,7 +76,7 @@ fn route(all: &Args, settings: &[Setting], table: RouteTable, bare: &Command) ->
 // === impl Route ===
 
 impl Route {
-    /// As a table of the configuration file: all that differs from what holds for all routes, and what is shared with none.
+    /// The route as a table of the configuration file: the options that differ from those above, or are not inherited.
     pub(super) fn printed(&self, command: &Command, all: &[Setting]) -> String {
         let mut text = format!("\n[[route]]\nname = {}\npath = {}\n", quoted(&self.name), quoted(&self.calls.path));
         if let Some(model) = &self.calls.model {

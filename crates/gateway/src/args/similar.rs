@@ -1,4 +1,4 @@
-//! Answers to similar requests, and who compares the requests.
+//! Options of answers to similar requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,27 +13,35 @@ use crate::upstream::Upstream;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SimilarArgs {
-    /// Return the last good answer to a similar request, too, marked as such: from this cosine of the two last messages on, as
-    /// 0.95. All else in the requests must be equal, and numbers, names and negations in the messages. Needs --embeddings.
+    /// Return the last good answer to a similar request, marked as such.
+    ///
+    /// RATIO is the lowest cosine similarity of the two last messages, as 0.95. Everything else in the requests must be
+    /// equal, and so must the numbers, names and negations in the messages. Needs --embeddings.
     #[arg(long, env = "GATEWAY_SIMILAR", value_name = "RATIO|off", default_value = "off", help_heading = LAST_GOOD)]
     pub(crate) similar: Ratio,
 
-    /// URL that speaks as OpenAI's `/v1/embeddings` does. The last messages of calls are sent there.
+    /// Send the last message of each call to this embeddings URL.
+    ///
+    /// The server must accept requests of OpenAI's `/v1/embeddings`.
     #[arg(long, env = "GATEWAY_EMBEDDINGS", value_name = "URL", help_heading = LAST_GOOD)]
     pub(crate) embeddings: Option<Upstream>,
 
-    /// Model of the embeddings.
+    /// Name this model in embeddings requests.
     #[arg(long, env = "GATEWAY_EMBEDDINGS_MODEL", value_name = "NAME", help_heading = LAST_GOOD)]
     pub(crate) embeddings_model: Option<String>,
 
-    /// Environment variable with the `Authorization` of requests for embeddings. They never carry the caller's.
+    /// Send the `Authorization` in this variable with embeddings requests.
+    ///
+    /// They never carry the caller's credentials.
     #[arg(
         long, env = "GATEWAY_EMBEDDINGS_AUTHORIZATION_ENV", value_name = "VAR",
         help_heading = LAST_GOOD
     )]
     embeddings_authorization_env: Option<Credential>,
 
-    /// Header of requests for embeddings, and the environment variable with its value. May be repeated.
+    /// Send this header, with the value of VAR, with embeddings requests.
+    ///
+    /// May be repeated.
     #[arg(
         long, env = "GATEWAY_EMBEDDINGS_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
         help_heading = LAST_GOOD
@@ -48,13 +56,13 @@ pub(crate) struct Ratio(pub(crate) Option<f32>);
 // === impl SimilarArgs ===
 
 impl SimilarArgs {
-    /// What requests for embeddings carry.
+    /// The credentials of embeddings requests.
     pub(crate) fn credential(&self) -> Vec<NamedCredential> {
         let authorization = self.embeddings_authorization_env.iter().map(Credential::named);
         authorization.chain(self.embeddings_header.iter().cloned()).collect()
     }
 
-    /// What cannot work together.
+    /// Refuses options that contradict each other.
     pub(super) fn check(&self, has_last_good: bool) -> Result<(), Misfit> {
         if self.similar.0.is_none() {
             let said = [
@@ -66,11 +74,11 @@ impl SimilarArgs {
             return refuse_unused(said, "--similar RATIO");
         }
         let missing = if !has_last_good {
-            "--similar needs the answers that are kept: --last-good on"
+            "--similar needs --last-good on"
         } else if self.embeddings.is_none() {
-            "--similar needs what compares requests: --embeddings URL"
+            "--similar needs --embeddings URL"
         } else if self.embeddings_model.is_none() {
-            "--embeddings needs a model: --embeddings-model NAME"
+            "--embeddings needs --embeddings-model NAME"
         } else {
             return Ok(());
         };
@@ -120,9 +128,9 @@ mod tests {
     fn a_missing_option_is_a_one_line_error() {
         let url = "--embeddings http://e/v1/embeddings";
         for (args, line) in [
-            ("--similar 0.9".to_owned(), "--similar needs the answers that are kept: --last-good on"),
-            ("--last-good on --similar 0.9".to_owned(), "--similar needs what compares requests: --embeddings URL"),
-            (format!("--last-good on --similar 0.9 {url}"), "--embeddings needs a model: --embeddings-model NAME"),
+            ("--similar 0.9".to_owned(), "--similar needs --last-good on"),
+            ("--last-good on --similar 0.9".to_owned(), "--similar needs --embeddings URL"),
+            (format!("--last-good on --similar 0.9 {url}"), "--embeddings needs --embeddings-model NAME"),
             (format!("--last-good on {url}"), "--embeddings needs --similar RATIO"),
             ("--embeddings-model small".to_owned(), "--embeddings-model needs --similar RATIO"),
             ("--embeddings-header x=CARGO_PKG_NAME".to_owned(), "--embeddings-header needs --similar RATIO"),

@@ -1,4 +1,4 @@
-//! What is told in place of a start.
+//! What to print instead of starting.
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue};
@@ -8,24 +8,24 @@ use super::headings::{CALLERS, TRUST};
 /// What to print instead of starting.
 #[derive(Debug)]
 pub enum Stop {
-    /// The text that was asked for: help or the version.
+    /// Help or the version.
     Told(String),
-    /// What is wrong: one line, or as many as there are errors in the configuration file.
+    /// One line, or one per error in the configuration file.
     Wrong(String),
-    /// The same, where only that was asked for.
+    /// The same, for `--check-config`.
     Unfit(String),
 }
 
 // === impl Stop ===
 
 impl Stop {
-    /// What the options of `command` came to.
+    /// Translates an error of `command`.
     pub(super) fn of(error: &clap::Error, command: &Command) -> Self {
         if error.use_stderr() { Self::Wrong(one_line(error, command)) } else { Self::Told(error.to_string()) }
     }
 }
 
-/// Without the value, where that may be a credential, or hold one: logs get this line.
+/// One line for the log, without the value if it may hold a credential.
 pub(super) fn one_line(error: &clap::Error, command: &Command) -> String {
     let mut text = error.to_string();
     if let (Some(ContextValue::String(option)), Some(ContextValue::String(value))) =
@@ -34,14 +34,14 @@ pub(super) fn one_line(error: &clap::Error, command: &Command) -> String {
     {
         text = text.replace(&format!("'{value}'"), "'***'");
     }
-    // What follows the first paragraph is a hint to read the help.
+    // Later paragraphs are hints to read the help.
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
-/// Whether it may, for this option, which is written as `--name <VALUE>`: people put credentials into URLs, and where the name of
-/// their variable or file should stand.
+/// Whether the value of this option (`--name <VALUE>`) may hold a credential: users put credentials into URLs, and in place
+/// of the name of a variable or file.
 fn may_be_secret(command: &Command, option: &str, value: &str) -> bool {
     let name = option.split(' ').next().unwrap_or_default();
     let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == name.strip_prefix("--")) else { return true };

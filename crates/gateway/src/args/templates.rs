@@ -1,4 +1,4 @@
-//! Texts to answer with when nothing else can.
+//! Texts of the operator, returned when no answer can be had.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(crate) struct Templates(Arc<BTreeMap<String, String>>);
 
-/// The entry for models without one of their own.
+/// The entry for models that have none.
 const ANY: &str = "*";
 
 // === impl Templates ===
@@ -28,6 +28,6 @@ impl FromStr for Templates {
         let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
         let texts: BTreeMap<String, String> = serde_json::from_str(&text)
             .map_err(|error| format!("not a JSON object of texts by model: line {}", error.line()))?;
-        if texts.is_empty() { Err("there is no text in it".to_owned()) } else { Ok(Self(Arc::new(texts))) }
+        if texts.is_empty() { Err("the file has no texts".to_owned()) } else { Ok(Self(Arc::new(texts))) }
     }
 }

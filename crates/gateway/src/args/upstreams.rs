@@ -1,4 +1,4 @@
-//! The upstreams, and on whose account they are asked.
+//! Options of the upstreams and their credentials.
 
 use std::num::NonZeroU32;
 
@@ -10,58 +10,67 @@ use crate::upstream::Upstream;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct UpstreamArgs {
-    /// URL that requests are sent to: `https://host[:port][/prefix]`, `http://..`, or `h2c://..` for HTTP/2 without TLS.
-    /// Without it, and without routes: a simulated provider.
+    /// Send requests to this URL.
+    ///
+    /// `https://host[:port][/prefix]`, `http://..`, or `h2c://..` for HTTP/2 without TLS. With neither this option nor
+    /// a route, the gateway starts a simulated provider.
     #[arg(long, env = "GATEWAY_UPSTREAM", value_name = "URL", help_heading = TRUST)]
     pub(crate) upstream: Option<Upstream>,
 
-    /// Environment variable with the `Authorization` of requests to the upstream, in place of the caller's credentials.
+    /// Send the `Authorization` in this environment variable upstream.
+    ///
+    /// It replaces the caller's credentials.
     #[arg(
         long, env = "GATEWAY_UPSTREAM_AUTHORIZATION_ENV", value_name = "VAR", help_heading = TRUST
     )]
     pub(crate) upstream_authorization_env: Option<Credential>,
 
-    /// Header of requests to the upstream (`x-api-key`, say), and the environment variable with its value, in place of
-    /// the caller's credentials. May be repeated.
+    /// Send this header upstream, with the value of environment variable VAR.
+    ///
+    /// For example `x-api-key=MY_KEY`. It replaces the caller's credentials. May be repeated.
     #[arg(
         long, env = "GATEWAY_UPSTREAM_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
         help_heading = TRUST
     )]
     pub(crate) upstream_header: Vec<NamedCredential>,
 
-    /// URL of another upstream, which is asked when those before it cannot answer. It does not get the caller's
-    /// credentials; without one of its own it also answers callers whose credentials those before it refuse. May be
-    /// repeated: a chain, in this order.
+    /// Send a call to this URL when the upstreams before it fail.
+    ///
+    /// May be repeated: the fallbacks are tried in this order. A fallback never gets the caller's credentials. A
+    /// fallback without a credential of its own also serves callers whose credentials the upstream refuses.
     #[arg(
         long, env = "GATEWAY_FALLBACK", value_name = "URL", action = Append, value_delimiter = ',',
         help_heading = TRUST
     )]
     pub(super) fallback: Vec<Upstream>,
 
-    /// Model that JSON requests name when they go to the --fallback before this option.
+    /// Put this model name into JSON requests to the preceding --fallback.
     #[arg(
         long, env = "GATEWAY_FALLBACK_MODEL", value_name = "NAME", action = Append, value_delimiter = ',',
         requires = "fallback", help_heading = TRUST
     )]
     pub(super) fallback_model: Vec<String>,
 
-    /// How often the --fallback before this option is the first to be asked, compared with the weights of the others, which
-    /// follow in their order. Either all fallbacks have one or none.
+    /// Choose the first fallback of each call by weight.
+    ///
+    /// The weight of the preceding --fallback, relative to the others. The remaining fallbacks follow in their order.
+    /// Give a weight to all fallbacks or to none.
     #[arg(
         long, env = "GATEWAY_FALLBACK_WEIGHT", value_name = "N", action = Append, value_delimiter = ',',
         requires = "fallback", help_heading = TRUST
     )]
     pub(super) fallback_weight: Vec<NonZeroU32>,
 
-    /// Environment variable with the `Authorization` of requests to the --fallback before this option.
+    /// Send the `Authorization` in this variable to the preceding --fallback.
     #[arg(
         long, env = "GATEWAY_FALLBACK_AUTHORIZATION_ENV", value_name = "VAR", action = Append, value_delimiter = ',',
         requires = "fallback", help_heading = TRUST
     )]
     pub(super) fallback_authorization_env: Vec<Credential>,
 
-    /// Header of requests to the --fallback before this option, and the environment variable with its value. May be
-    /// repeated.
+    /// Send this header, with the value of VAR, to the preceding --fallback.
+    ///
+    /// May be repeated.
     #[arg(
         long, env = "GATEWAY_FALLBACK_HEADER", value_name = "NAME=VAR", action = Append, value_delimiter = ',',
         requires = "fallback", help_heading = TRUST
@@ -76,18 +85,18 @@ pub(crate) struct UpstreamArgs {
 // === impl UpstreamArgs ===
 
 impl UpstreamArgs {
-    /// What stands in requests to the upstream in place of the caller's credentials; empty: the caller's pass.
+    /// The headers that replace the caller's credentials; empty: the caller's pass.
     pub(crate) fn credential(&self) -> Vec<NamedCredential> {
         let authorization = self.upstream_authorization_env.iter().map(Credential::named);
         authorization.chain(self.upstream_header.iter().cloned()).collect()
     }
 
-    /// Those for the upstream and its fallbacks.
+    /// The operator's credentials for the upstream and its fallbacks.
     pub(super) fn credentials(&self) -> Vec<NamedCredential> {
         self.credential().into_iter().chain(self.backups.iter().flat_map(|backup| backup.credential.clone())).collect()
     }
 
-    /// Whether some upstream is asked on the operator's account.
+    /// Whether any upstream gets a credential of the operator.
     pub(super) fn has_own_credential(&self) -> bool {
         !self.credentials().is_empty()
     }
@@ -96,14 +105,14 @@ impl UpstreamArgs {
 /// One fallback of the chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Backup {
-    /// As answers name it: `fallback`, `fallback-2` and so on.
+    /// The name in answers: `fallback`, `fallback-2` and so on.
     pub(crate) name: String,
     pub(crate) upstream: Upstream,
-    /// The model that its requests name, in place of the caller's.
+    /// The model that replaces the caller's.
     pub(crate) model: Option<String>,
-    /// How often it is the first of all fallbacks; `None`: they are asked in their order.
+    /// Its weight in the choice of the first fallback; `None`: fallbacks are tried in their order.
     pub(crate) weight: Option<NonZeroU32>,
-    /// What its requests carry; the caller's credentials are never among it.
+    /// The headers with its credential. The caller's credentials never go to it.
     pub(crate) credential: Vec<NamedCredential>,
 }
 

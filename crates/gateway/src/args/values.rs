@@ -1,4 +1,4 @@
-//! What option values are: times, sizes, rates, names.
+//! Types and parsers of option values: times, sizes, rates, names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use tower_buttress::{Rate, TimeoutProfile};
 use super::Misfit;
 use super::file::Setting;
 
-/// Whether a layer is there.
+/// Whether a layer is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Switch {
     On,
@@ -23,17 +23,17 @@ pub(crate) enum Switch {
 /// What a heartbeat looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Heartbeat {
-    /// What the clients of the request's dialect accept.
+    /// The form that clients of the request's API accept.
     ByDialect,
     /// A comment and a blank line.
     Comment,
-    /// A comment.
+    /// A comment without a blank line.
     CommentNoBlank,
     /// A blank line.
     Newline,
 }
 
-/// Which callers are told why they wait.
+/// Which callers get notices of why they wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Notices {
     Off,
@@ -41,7 +41,7 @@ pub(crate) enum Notices {
     Header,
 }
 
-/// What a stream is that ends without saying why.
+/// How to treat a stream that ends without a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Ends {
     Auto,
@@ -49,7 +49,7 @@ pub(crate) enum Ends {
     Allow,
 }
 
-/// What a 429 does.
+/// What a 429 means for other calls with the same credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Pacing {
     Pause,
@@ -57,7 +57,7 @@ pub(crate) enum Pacing {
     Off,
 }
 
-/// How a stream that broke off goes on.
+/// How a broken stream continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Resuming {
     Off,
@@ -65,7 +65,7 @@ pub(crate) enum Resuming {
     Verified,
 }
 
-/// What becomes of a newer message.
+/// What a newer message of a conversation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Superseding {
     Interrupt,
@@ -73,23 +73,23 @@ pub(crate) enum Superseding {
     Enqueue,
 }
 
-/// What log lines look like.
+/// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
-/// What becomes of the traces of callers.
+/// What the upstream gets as `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Trace {
-    /// They pass as they came.
+    /// The caller's header, unchanged.
     Pass,
-    /// Each attempt is a span of them.
+    /// A span of its own for each attempt.
     Attempts,
 }
 
-/// The limits of time for a class of models.
+/// The time limits for a class of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
     Fast,
@@ -98,7 +98,7 @@ pub(crate) enum Profile {
     ExtendedThinking,
 }
 
-/// How many calls are under way at a time.
+/// The limit of concurrent calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Concurrency {
     Off,
@@ -118,7 +118,7 @@ pub(crate) struct Count(pub(crate) Option<NonZeroU32>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) Option<usize>);
 
-/// A limit of time, or none.
+/// A time limit, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeLimit(pub(crate) Option<Duration>);
 
@@ -128,10 +128,10 @@ pub(crate) struct Header(pub(crate) Option<HeaderName>);
 
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "not a time such as 30s, 50ms or 2m".to_owned())?;
-    if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
+    if time.is_zero() { Err("must be longer than 0".to_owned()) } else { Ok(time) }
 }
 
-/// A name as `Host` has it, but for the port. An address is one, too.
+/// Parses a name or address as `Host` has it, without the port.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -141,7 +141,7 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     Err("not a name such as gateway.example, without scheme and port".to_owned())
 }
 
-/// What is wrong where one of these options, by their keys, was given, and not the one that they are for.
+/// Refuses these options, given by key, when the option that they belong to is missing.
 pub(super) fn refuse_unused<const N: usize>(options: [(&'static str, bool); N], needed: &str) -> Result<(), Misfit> {
     match options.into_iter().find(|(_, is_given)| *is_given) {
         Some((key, _)) => Err(Misfit::new(&[key], format!("--{} needs {needed}", key.replace('_', "-")))),
@@ -149,7 +149,7 @@ pub(super) fn refuse_unused<const N: usize>(options: [(&'static str, bool); N], 
     }
 }
 
-/// An address to listen on: `host:port`. Whether it is free is known when it is taken.
+/// Parses a listen address, `host:port`. Whether the port is free shows only when the gateway binds it.
 pub(super) fn listen_address(text: &str) -> Result<String, String> {
     let is_host_and_port = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(['[', ']', '/', '@', ' ']) && port.parse::<u16>().is_ok()
@@ -170,7 +170,7 @@ impl FromStr for TimeLimit {
             return Ok(Self(None));
         }
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err("no time at all; to have no limit, say off".to_owned()),
+            Ok(Duration::ZERO) => Err("must be longer than 0; for no limit use off".to_owned()),
             Ok(limit) => Ok(Self(Some(limit))),
             Err(_) => Err("not a time such as 30s, 50ms or 2m, and not off".to_owned()),
         }
@@ -189,7 +189,7 @@ impl fmt::Display for TimeLimit {
 // === impl Profile ===
 
 impl Profile {
-    /// What it says in the words of the options.
+    /// The profile as values of options.
     pub(super) fn settings(self) -> [Setting; 4] {
         let limits = match self {
             Self::Fast => TimeoutProfile::FAST,

@@ -134,11 +134,11 @@ fn errors_name_file_line_and_key() {
         [
             "FILE:1: idle_timeout: invalid value 'soon' for '--idle-timeout <TIME|off>': not a time such as 30s, 50ms or \
              2m, and not off",
-            "FILE:4: idle_timeouts: there is no such key",
+            "FILE:4: idle_timeouts: unknown key",
             "FILE:5: trust_callers: not true or false",
             "FILE:6: upstream: not a value but array",
-            "FILE:7: config: there is no such key",
-            "FILE:10: fallback.weigth: there is no such key",
+            "FILE:7: config: unknown key",
+            "FILE:10: fallback.weigth: unknown key",
             "FILE:8: fallback.url: a fallback needs one",
         ]
     );
@@ -160,25 +160,25 @@ fn what_cannot_work_together_is_found_in_a_file_too() {
     let half = Config::new("tls_cert = \"/nowhere\"\n").wrong(&[]);
     assert_eq!(half, ["FILE:1: tls_cert: --tls-cert needs --tls-key"]);
     let own = Config::new("upstream_header = \"x-api-key=CARGO_PKG_NAME\"\n").wrong(&[]);
-    let wrong = "FILE:1: upstream_header: a credential of the gateway's own would serve callers";
+    let wrong = "FILE:1: upstream_header: the gateway's own credential would serve unauthenticated callers";
     assert!(own.len() == 1 && own[0].starts_with(wrong), "{own:?}");
     for (text, wrong) in [
-        ("\nguard = false\nhold = 1\n", "FILE:3: hold: --hold needs what reads the answers: --guard on"),
+        ("\nguard = false\nhold = 1\n", "FILE:3: hold: --hold needs --guard on"),
         ("breaker_open = \"1h\"\n", "FILE:1: breaker_open: --breaker-open must not be longer than --breaker-open-max"),
         ("\nredis_prefix = \"a\"\n", "FILE:2: redis_prefix: --redis-prefix needs --redis URL"),
         ("embeddings = \"http://e\"\n", "FILE:1: embeddings: --embeddings needs --similar RATIO"),
         (
             "[[fallback]]\nurl = \"http://a\"\nweight = 1\n[[fallback]]\nurl = \"http://b\"\n",
-            "FILE:1: fallback: --fallback-weight: all fallbacks have one or none, and http://b has none",
+            "FILE:1: fallback: --fallback-weight: give one to all fallbacks or to none; http://b has none",
         ),
     ] {
         assert_eq!(Config::new(text).wrong(&[]), [wrong], "{text}");
     }
     // What the command line says is in no line of the file.
     let both = Config::new("hold = 1\n");
-    assert_eq!(both.wrong(&["--guard", "off"]), ["FILE:1: hold: --hold needs what reads the answers: --guard on"]);
+    assert_eq!(both.wrong(&["--guard", "off"]), ["FILE:1: hold: --hold needs --guard on"]);
     let wrong = both.wrong(&["--guard", "off", "--hold", "2"]);
-    assert_eq!(wrong, ["--hold needs what reads the answers: --guard on"]);
+    assert_eq!(wrong, ["--hold needs --guard on"]);
 }
 
 #[test]
@@ -285,20 +285,20 @@ fn errors_of_routes_name_file_line_and_key() {
         [
             "FILE:2: name: not a name",
             "FILE:3: path: not the beginning of a path such as /v1/",
-            "FILE:5: listen: this holds for all routes: it goes above the first one",
-            "FILE:6: idle: there is no such key",
-            "FILE:4: route.name: a route needs one: its state belongs to the name",
+            "FILE:5: listen: this option applies to all routes: move it above the first [[route]]",
+            "FILE:6: idle: unknown key",
+            "FILE:4: route.name: a route needs a name: its state is kept by name",
             "FILE:11: idle_timeout: invalid value '3' for '--idle-timeout <TIME|off>': not a time such as 30s, 50ms or 2m, \
              and not off",
             "FILE:9: route.name: another route has this name",
         ]
     );
     let alone = Config::new("[[route]]\nname = \"c\"\n").wrong(&[]);
-    assert_eq!(alone, ["FILE:1: route c: upstream: this route has none; set it here, or for all routes"]);
+    assert_eq!(alone, ["FILE:1: route c: upstream: this route has none; set it here or above all routes"]);
     let pair = Config::new("[[route]]\nname = \"c\"\nupstream = \"http://h\"\nguard = false\nhold = 1\n").wrong(&[]);
-    assert_eq!(pair, ["FILE:5: route c: hold: --hold needs what reads the answers: --guard on"]);
+    assert_eq!(pair, ["FILE:5: route c: hold: --hold needs --guard on"]);
     let above = Config::new("hold = 1\nupstream = \"http://h\"\n[[route]]\nname = \"c\"\nguard = false\n").wrong(&[]);
-    assert_eq!(above, ["FILE:5: route c: guard: --hold needs what reads the answers: --guard on"]);
+    assert_eq!(above, ["FILE:5: route c: guard: --hold needs --guard on"]);
     let ratio =
         "upstream = \"http://h\"\n[[route]]\nname = \"c\"\n[[route]]\nname = \"d\"\nbreaker_failure_ratio = 2\n";
     let wrong = "FILE:6: route d: breaker_failure_ratio: --breaker-failure-ratio must lie above 0 and at or below 1";

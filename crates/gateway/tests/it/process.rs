@@ -473,7 +473,8 @@ fn every_option_is_in_a_group() {
     let (ungrouped, groups) = ungrouped.split_once("\n\n").unwrap();
     let options: Vec<_> = ungrouped.split_whitespace().filter(|word| word.starts_with("--")).collect();
     assert_eq!(options, ["--help", "--version"]);
-    for group in ["Upstreams and trust", "Callers", "Limits of time", "JSON answers", "Last good answers", "Server"] {
+    for group in ["Upstreams and credentials", "Server", "Callers", "Time limits", "JSON answers", "Last good answers"]
+    {
         assert!(groups.contains(&format!("{group}:\n")), "{group}");
     }
 }

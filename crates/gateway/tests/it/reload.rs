@@ -131,7 +131,7 @@ async fn a_faulty_file_changes_nothing() {
         async move { reload.now().await.unwrap_err().replace(&path, "FILE") }
     };
     let lines = wrong("upstream = \"http://127.0.0.1:1\"\nidle = \"5s\"\n[[route]]\nname = \"a b\"\n").await;
-    assert_eq!(lines, "FILE:2: idle: there is no such key\nFILE:4: name: not a name");
+    assert_eq!(lines, "FILE:2: idle: unknown key\nFILE:4: name: not a name");
     let line = wrong("upstream = \"http://127.0.0.1:1\"\nbreaker_failure_ratio = 7\n").await;
     assert!(line.starts_with("FILE:2: breaker_failure_ratio: --breaker-failure-ratio must "), "{line}");
     let line = wrong("upstream = \"http://127.0.0.1:1\"\nupstream_ca = \"/nowhere\"\n").await;
@@ -159,7 +159,7 @@ async fn a_file_that_was_cut_off_changes_nothing() {
     assert_eq!(provider.counts().calls, 1);
     config.write("# all of it was taken out\n");
     let wrong = gateway.reload.now().await.unwrap_err();
-    assert!(wrong.ends_with(":1: there is no key in it; is the file whole?"), "{wrong}");
+    assert!(wrong.ends_with(":1: the file has no keys; is it complete?"), "{wrong}");
     // What is meant is done.
     config.write(&format!("{}# no routes\n", &text[..text.find("[[").unwrap()]));
     gateway.reload.now().await.unwrap();
@@ -183,7 +183,7 @@ async fn caller_keys_are_not_lost_by_a_file_that_was_cut_off() {
     let wrong = gateway.reload.now().await.unwrap_err();
     assert_eq!(
         wrong,
-        "the configuration no longer names caller keys; name some, or start anew to serve callers without keys"
+        "the configuration no longer names caller keys; add them, or restart to serve callers without keys"
     );
     config.write(&written);
     std::fs::write(&keys.0, "acme:one\nacme:ano").unwrap();
@@ -205,7 +205,7 @@ async fn an_upstream_that_is_gone_from_the_file_is_no_simulated_one() {
     let wrong = gateway.reload.now().await.unwrap_err().replace(config.path(), "FILE");
     assert_eq!(
         wrong,
-        "FILE: upstream: the configuration no longer names one; name one, or start anew to have a simulated provider answer"
+        "FILE: upstream: the configuration no longer names one; add it, or restart to use the simulated provider"
     );
     assert_eq!(ask(chat(gateway.addr, false, "")).await.status(), StatusCode::OK);
     assert_eq!(provider.counts().calls, 1);
@@ -372,7 +372,7 @@ async fn streams_go_on_byte_for_byte_through_twenty_reloads() {
         streams.push(ask_one(nth as usize));
     }
     assert_eq!((told("was read again"), told("stays as it was")), (19, 1));
-    assert_eq!(told(&format!("{}:1: upstreem: there is no such key", config.path())), 1);
+    assert_eq!(told(&format!("{}:1: upstreem: unknown key", config.path())), 1);
     let expected: String = (0..EVENTS).map(event).collect();
     for stream in streams {
         assert_eq!(tokio::time::timeout(secs(60), stream).await.unwrap().unwrap(), expected);

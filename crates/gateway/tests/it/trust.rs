@@ -79,7 +79,8 @@ fn unreadable_keys_are_a_one_line_error() {
     assert!(line.starts_with("invalid value '/nowhere' for '--caller-keys-file <FILE>': cannot be read"), "{line}");
     assert!(wrong(&["--caller-keys-env", OPERATOR]).ends_with(": line 1 is not name:key"));
     assert!(
-        wrong(&["--caller-keys-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"]).ends_with("no such variable in the environment")
+        wrong(&["--caller-keys-env", "GATEWAY_TEST_NO_SUCH_VARIABLE"])
+            .ends_with("this environment variable is not set")
     );
 }
 
