@@ -1,4 +1,4 @@
-//! One line and a few figures per call, when its answer is over.
+//! Writes one log line and a few metrics per call when its answer ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::ids::{self, RequestId};
 use super::upstream::UpstreamCalls;
 use super::{answers, problem, telemetry};
 
-/// A call from its head to the end of its answer. Dropped before, its client left.
+/// A call, from its head to the end of its answer. Dropped earlier, it counts as left by its client.
 #[derive(Debug)]
 pub(crate) struct Access {
     under_way: UnderWay,
@@ -37,7 +37,7 @@ pub(crate) struct Access {
     error: Option<String>,
 }
 
-/// What is known with the head of an answer.
+/// What the head of an answer tells.
 #[derive(Debug, Default)]
 struct Head {
     status: Option<StatusCode>,
@@ -46,12 +46,12 @@ struct Head {
     model: Option<Model>,
     asked: Option<UpstreamCalls>,
     ending: Option<Ending>,
-    /// What all calls for a JSON answer have cost, where the model was asked again.
+    /// The tokens of all model calls behind one JSON answer, including repeated ones.
     cost: Option<OutputUsage>,
 }
 
 pin_project! {
-    /// A body that tells its call how it goes.
+    /// A body that reports its progress to its call.
     #[derive(Debug)]
     pub(crate) struct Followed {
         body: AnswerBody,
@@ -61,7 +61,7 @@ pin_project! {
     impl PinnedDrop for Followed {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            // A server does not ask again after the last byte of a known length.
+            // A server does not poll again after the last byte of a known length.
             if let (Some(access), true) = (this.access, this.body.is_end_stream()) {
                 access.complete();
             }
@@ -91,13 +91,13 @@ impl Access {
         }
     }
 
-    /// Notes whose call it is, once that is known.
+    /// Sets the tenant of the call, once authentication knows it.
     pub(crate) fn of_tenant(&mut self, tenant: Option<&Tenant>) {
         self.under_way.call().of_tenant(tenant);
         self.tenant = tenant.cloned();
     }
 
-    /// The call, as it is shown.
+    /// The call as the page shows it.
     pub(crate) fn call(&self) -> Arc<Call> {
         self.under_way.call().clone()
     }
@@ -123,7 +123,7 @@ impl Access {
             self.bytes += data.len() as u64;
             self.under_way.call().answered(data.len());
         } else if frame.is_trailers() {
-            // Nor does a server ask again after these.
+            // A server does not poll the bodies of these answers either.
             self.complete();
         }
     }
@@ -141,7 +141,7 @@ impl Access {
 }
 
 impl Head {
-    /// An answer that began early has no header that says it: its attempts are counted up to its end.
+    /// An answer that began early has no header with the number of attempts: they are counted until its end.
     fn attempts(&self) -> Option<u32> {
         let told = self.attempts.as_ref().and_then(|attempts| attempts.to_str().ok()?.parse().ok());
         told.or_else(|| self.asked.as_ref().map(UpstreamCalls::times)).filter(|attempts| *attempts > 0)
@@ -201,7 +201,7 @@ fn millis(time: Duration) -> u64 {
 // === impl Followed ===
 
 impl Followed {
-    /// A body that is not counted: load balancers ask for the health every few seconds.
+    /// A body that is not counted: load balancers request the health every few seconds.
     pub(crate) fn uncounted(body: AnswerBody) -> Self {
         Self { body, access: None }
     }

@@ -1,4 +1,4 @@
-//! Whose call it is, where no key of the gateway says so.
+//! Tells accounts apart where the gateway has no caller keys.
 
 use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
@@ -8,12 +8,11 @@ use tower_buttress::Tenant;
 
 use super::headers::X_API_KEY;
 
-/// Where callers name their account.
+/// Headers in which callers send their credentials.
 const CREDENTIALS: [HeaderName; 5] =
     [AUTHORIZATION, COOKIE, X_API_KEY, HeaderName::from_static("api-key"), HeaderName::from_static("x-goog-api-key")];
 
-/// Adds the account to what `tenant` says of a caller: its name and all its credentials. So no header that a caller writes makes it
-/// another one.
+/// Appends the caller's credentials to `tenant`, so that no other header of the caller can change the account.
 pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
     let mut add = |part: &[u8]| {
         tenant.extend_from_slice(&part.len().to_be_bytes());
@@ -30,28 +29,28 @@ pub(crate) fn account(head: &Parts, mut tenant: Vec<u8>) -> Vec<u8> {
     tenant
 }
 
-/// The account of a caller that the proxy in front names in this header. A request without it has no account.
+/// Returns the account that a proxy in front names in this header. A request without the header has no account.
 pub(crate) fn named_by(header: HeaderName) -> impl Fn(&Parts) -> Option<Vec<u8>> + Send + Sync + 'static {
     move |head| named(&head.headers, &header).map(|named| account(head, named))
 }
 
-/// All lines of the header, and which is which: the caller may have written one before the proxy wrote its own.
+/// All lines of the header, in order: the caller may have written one before the proxy added its own.
 fn named(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     let lines = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let is_named = lines().any(|line| !line.is_empty());
-    // No value has a line break of its own.
+    // A header value cannot contain a line break.
     is_named.then(|| lines().collect::<Vec<_>>().join(&b'\n'))
 }
 
-/// The conversation that one header names, of the caller that another one names.
+/// The conversation that one header names, within the account that another one names.
 pub(crate) fn conversation(head: &Parts, conversation: &HeaderName, caller: &HeaderName) -> Option<String> {
     let conversation = head.headers.get(conversation).filter(|name| !name.is_empty())?;
     let caller = named(&head.headers, caller)?;
-    // What is escaped has no line break.
+    // `escape_ascii` leaves no line break.
     Some(format!("{}\n{}", caller.escape_ascii(), conversation.as_bytes().escape_ascii()))
 }
 
-/// Whose share of the memory a call takes: its tenant's, or that of its credentials. Calls without either have one together.
+/// The holder of a call's share of memory: its tenant, or else its credentials. Calls with neither share one.
 pub(crate) fn holder(head: &Parts) -> Tenant {
     if let Some(tenant) = head.extensions.get::<Tenant>() {
         return tenant.clone();

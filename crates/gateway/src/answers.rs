@@ -1,4 +1,4 @@
-//! Answers that callers come back to, at `/-/answers/<token>`.
+//! Serves answers to callers that come back, at `/-/answers/<token>`.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -10,25 +10,25 @@ use super::load::Loads;
 use super::paths;
 
 const PREFIX: &str = "/-/answers";
-/// The most calls of a tenant that go on without a caller.
+/// Limit per tenant of calls that continue without a caller.
 const PER_TENANT: u32 = 8;
-/// The most of all tenants, where upstreams have no places that they could take.
+/// Limit over all tenants, where no upstream has a limit of concurrent calls.
 const UNLIMITED: u32 = 256;
 const TOKEN_LENGTH: usize = 32;
 
-/// How callers come back, where they may.
+/// The settings of resumable answers; `None` without `--resumable on`.
 pub(crate) fn resumable(args: &LayerArgs, loads: &Loads) -> Option<Resumable> {
     let loads = loads.clone();
     let resumable = Resumable::at(PREFIX)
         .window(args.resume_window)
         .respond_async(args.respond_async == Switch::On)
         .unattended(PER_TENANT, UNLIMITED)
-        // So that calls whose callers have left keep no other call waiting.
+        // Calls without callers must not keep other calls waiting.
         .unattended_total(move || loads.quarter().unwrap_or(UNLIMITED));
     (args.resumable == Switch::On).then_some(resumable)
 }
 
-/// Whether this is the path of one.
+/// Whether this is the path of a kept answer.
 pub(crate) fn is_one(path: &str) -> bool {
     let token = path.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('/'));
     token.is_some_and(|token| {
@@ -36,13 +36,14 @@ pub(crate) fn is_one(path: &str) -> bool {
     })
 }
 
-/// Whether the token alone opens it: an `EventSource` can send no key. A key that is sent must be right.
+/// Whether the token alone authorizes the request: an `EventSource` cannot send a key. A key that is sent must be
+/// valid.
 pub(crate) fn needs_no_key(path: &str, headers: &HeaderMap) -> bool {
     is_one(path) && ![AUTHORIZATION, X_API_KEY].iter().any(|name| headers.contains_key(name))
 }
 
-/// The path as it may be logged, without the token: it is all that a reader needs. Another spelling of such a path leads nowhere,
-/// but shows the token too.
+/// The path for logs, without the token, which grants access. Also hides tokens in misspelled paths, which match no
+/// answer.
 pub(crate) fn logged(path: &str) -> String {
     let is_below = path.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with('/'));
     if is_below {

@@ -1,4 +1,4 @@
-//! From a configuration to what is in force.
+//! Builds the services from a configuration.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ use super::telemetry;
 use super::tunnel::Tunnels;
 use super::upstream::Upstream;
 
-/// What stays while configurations come and go.
+/// The state that outlives a configuration.
 pub(crate) struct Assembly {
     states: States,
     fleet: Fleet,
@@ -39,7 +39,7 @@ pub(crate) struct Assembly {
     shutdown: Shutdown,
     tunnels: Tunnels,
     shown: Shown,
-    /// There is no other listener for the gateway's own pages.
+    /// Whether the gateway's own pages have no listener of their own.
     is_alone: bool,
 }
 
@@ -59,7 +59,7 @@ impl Assembly {
         Self { states, fleet, events, observer, shutdown, tunnels, shown, is_alone }
     }
 
-    /// Makes what answers calls, before the state that there is. `upstream` has the calls of no route.
+    /// Builds the services on top of the existing state. `upstream` serves the calls outside of all routes.
     pub(crate) fn open(
         &mut self,
         config: &CheckedConfig,

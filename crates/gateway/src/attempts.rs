@@ -1,4 +1,4 @@
-//! The attempts at a call, and what the headers of its answer say of them.
+//! Counts the attempts of a call and writes them into the headers of its answer.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use super::telemetry::Seldom;
 use super::upstream::UpstreamCalls;
 use super::{problem, telemetry};
 
-/// The number of attempts at the upstream that served the call, or failed to.
+/// The number of attempts at the upstream that answered, or failed last.
 pub(crate) const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
 
-/// Keeps the caller's SDK from repeating what the gateway has repeated already.
+/// Keeps the caller's SDK from repeating the gateway's retries.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// How long the upstream took to its head, and what the gateway added (queues, retries and waits for them, too).
+/// The upstream's time to its head, and the gateway's time: queues, retries and waits included.
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// The attempts at a call, as far as they were made.
+/// The attempts of a call so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallAttempts {
     asked: UpstreamCalls,
@@ -30,7 +30,7 @@ pub(crate) struct CallAttempts {
 // === impl CallAttempts ===
 
 impl CallAttempts {
-    /// Has the layers and the upstreams write down here what they do for a request.
+    /// Makes the layers and upstreams record their work for this request here.
     pub(crate) fn follow(&self, request: &mut Extensions) {
         request.insert(self.asked.clone());
         request.insert(self.report.clone());
@@ -40,7 +40,7 @@ impl CallAttempts {
         &self.asked
     }
 
-    /// The answer where no upstream gave one.
+    /// The answer when no upstream answered.
     pub(crate) fn failed(&self, error: &BoxError) -> Response<AnswerBody> {
         static WARNINGS: Seldom = Seldom::new();
         if let Some(left_out) = WARNINGS.one_more(Instant::now()) {
@@ -53,17 +53,17 @@ impl CallAttempts {
         response
     }
 
-    /// The answer where a layer refused.
+    /// The answer when a layer refused.
     pub(crate) fn refused(&self, rejection: &Rejection, response: Response<AnswerBody>) -> Response<AnswerBody> {
         let mut response = self.count(problem::of_rejection(rejection, response));
-        // What the retries inside ended with, they have marked. This one comes from outside of them.
+        // The retry layer marks the refusals inside it. This refusal comes from a layer outside.
         if rejection.kind() == RejectionKind::DeadlineExceeded && self.asked.times() > 0 {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
     }
 
-    /// Says how long it took to this head.
+    /// Writes the times to this head.
     pub(crate) fn time(&self, begun: Instant, headers: &mut HeaderMap) {
         let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
         let total = begun.elapsed();

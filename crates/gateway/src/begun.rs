@@ -1,4 +1,4 @@
-//! A request's body of which a part may have been read.
+//! A request's body that has been read in part.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,12 +8,12 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// What was read, and then the rest.
+/// The part that was read, then the rest.
 #[derive(Debug)]
 pub(crate) struct Begun {
     read: Bytes,
     rest: Incoming,
-    /// Those of a body that was read to its end.
+    /// The trailers, if the body was read to its end.
     trailers: Option<HeaderMap>,
 }
 
@@ -32,7 +32,7 @@ impl Begun {
         Self { trailers: Some(trailers), ..self }
     }
 
-    /// What its connection still has of it.
+    /// The unread rest of the body.
     pub(crate) fn into_rest(self) -> Incoming {
         self.rest
     }

@@ -1,4 +1,4 @@
-//! The calls under way, for the page.
+//! The calls in flight, for the page.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use tower_buttress::{CallInfo, Event, Model, Tenant};
 
 use super::upstream::UpstreamCalls;
 
-/// All calls under way. Some are shown, the others counted.
+/// All calls in flight. Shows some and counts the rest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Calls(Arc<Registry>);
 
@@ -22,7 +22,7 @@ struct Registry {
     all: AtomicUsize,
 }
 
-/// What is known of a call. In its request's extensions, so that it learns more on the way.
+/// The state of a call. It is in the request's extensions, so that later stages can add to it.
 #[derive(Debug)]
 pub(crate) struct Call {
     id: Box<str>,
@@ -30,24 +30,24 @@ pub(crate) struct Call {
     tenant: OnceLock<Tenant>,
     model: OnceLock<Model>,
     asked: OnceLock<UpstreamCalls>,
-    /// The attempts that are known to have failed.
+    /// The attempts known to have failed.
     failed: AtomicU32,
     has_joined: AtomicBool,
     has_head: AtomicBool,
     has_resumed: AtomicBool,
     bytes: AtomicU64,
-    /// What its layers said last.
+    /// The last event of its layers.
     notice: Mutex<Option<String>>,
 }
 
-/// A call, for as long as it is under way.
+/// Keeps a call in the list while it is in flight.
 pub(crate) struct UnderWay {
     calls: Calls,
     number: u64,
     call: Arc<Call>,
 }
 
-/// More are not shown: a reader could not follow them.
+/// Limits the list to a length that a reader can follow.
 const SHOWN: usize = 100;
 
 // === impl Calls ===
@@ -65,7 +65,7 @@ impl Calls {
         UnderWay { calls: self.clone(), number, call }
     }
 
-    /// Notes what a layer did for a call.
+    /// Records an event of a layer on its call.
     pub(crate) fn tell(&self, event: &Event, info: &CallInfo) {
         if matches!(event, Event::HeartbeatSent) {
             return;
@@ -77,7 +77,7 @@ impl Calls {
         }
     }
 
-    /// Those that are shown, the oldest first, and how many others there are.
+    /// The calls shown, oldest first, and the number of others.
     pub(crate) fn to_json(&self) -> (Value, usize) {
         let shown: Vec<_> = self.shown().values().cloned().collect();
         let others = self.0.all.load(Relaxed).saturating_sub(shown.len());
@@ -114,7 +114,7 @@ impl Call {
         }
     }
 
-    /// Its request was read.
+    /// Records the model, when the request has been read.
     pub(crate) fn read(&self, model: Option<&Model>, asked: &UpstreamCalls) {
         if let Some(model) = model {
             let _ = self.model.set(model.clone());
@@ -139,11 +139,11 @@ impl Call {
         *self.notice.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
     }
 
-    /// `queued`: no upstream has been asked, `waiting`: for an upstream's answer, `streaming`: the answer comes, `resumed`: it
-    /// broke off, and its rest comes.
+    /// `queued`: not sent to an upstream yet; `waiting`: for the upstream's answer; `streaming`: the answer arrives;
+    /// `resumed`: it broke, and its rest arrives.
     fn phase(&self) -> &'static str {
         let attempts = self.attempts();
-        // A stream may have begun without its answer, with heartbeats.
+        // A stream may have begun with heartbeats before the answer.
         let has_upstream =
             self.asked.get().and_then(UpstreamCalls::took).is_some() && attempts > self.failed.load(Relaxed);
         let is_answered = attempts == 0 || has_upstream;

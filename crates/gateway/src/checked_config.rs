@@ -1,4 +1,4 @@
-//! One reading of the configuration, and of the files that it names.
+//! Reads the configuration and the files that it names.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use super::provider::Provider;
 use super::upstream::{self, Protocol, Upstream};
 use super::{circuits, tls};
 
-/// A configuration that is fit to be served.
+/// A valid configuration, with the files that it names.
 #[derive(Debug)]
 pub(crate) struct CheckedConfig {
     pub(crate) args: Args,
-    /// How upstreams are trusted.
+    /// The certificates that upstreams are trusted by.
     pub(crate) tls: ClientConfig,
     pub(crate) server_tls: Option<Arc<ServerConfig>>,
-    /// How the breakers of the routes are set, those of the calls of no route last.
+    /// The breaker settings of each route; the last entry is for calls outside of routes.
     breakers: Vec<Option<CircuitBreakerConfig>>,
 }
 
-/// A route of it, with all that its stack is made of.
+/// A route, with everything that its stack is built from.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    /// Empty for the calls of no route.
+    /// Empty for the calls outside of routes.
     pub(crate) name: &'a str,
     pub(crate) calls: Calls,
     pub(crate) args: &'a Args,
@@ -35,7 +35,7 @@ pub(crate) struct Plan<'a> {
 // === impl CheckedConfig ===
 
 impl CheckedConfig {
-    /// Reads the files that the options name. What is wrong is one line.
+    /// Reads the files that the options name. The error is one line.
     pub(crate) fn new(args: Args) -> Result<Self, String> {
         let told = |misfit: Misfit| args.places.tell(&misfit);
         let tls = trust(&args).map_err(told)?;
@@ -47,18 +47,19 @@ impl CheckedConfig {
         Ok(Self { args, tls, server_tls, breakers })
     }
 
-    /// The same once more. What is wrong is as many lines as there are errors.
+    /// Reads everything again. The error has one line per fault.
     pub(crate) async fn again(args: &Args) -> Result<Self, String> {
         let args = args.clone();
         let read = move || match args.read_again() {
             Ok(args) => Self::new(args),
             Err(Stop::Wrong(lines) | Stop::Unfit(lines) | Stop::Told(lines)) => Err(lines),
         };
-        // Files, and the roots of the system, take a while.
+        // Reading files and the system's roots blocks.
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    /// Where the calls of no route go; `None`: nowhere. A simulated provider is started where it answers.
+    /// The upstream of calls outside of routes; `None`: there is none. Starts the simulated provider where it is
+    /// needed.
     pub(crate) async fn upstream(&self, provider: &mut Option<Provider>) -> Result<Option<Upstream>, String> {
         if !self.args.is_simulated() {
             return Ok(self.args.upstreams.upstream.clone());
@@ -73,7 +74,7 @@ impl CheckedConfig {
         Ok(Some(Upstream::from(addr)))
     }
 
-    /// The routes in their order, and the calls of no route, which go to `rest`, at the end.
+    /// The routes in their order, then the calls outside of routes, which go to `rest`.
     pub(crate) fn plans(&self, rest: Option<Upstream>) -> Vec<Plan<'_>> {
         let routes = self.args.routes.iter().map(|route| {
             (route.name.as_str(), route.calls.clone(), &route.args, route.args.upstreams.upstream.clone())
@@ -86,18 +87,18 @@ impl CheckedConfig {
     }
 }
 
-/// The options of each route, and of the calls of no route.
+/// The options of each route, then those of calls outside of routes.
 fn of_all(args: &Args) -> impl Iterator<Item = &Args> {
     args.routes.iter().map(|route| &route.args).chain([args])
 }
 
-/// Whose certificates upstreams may show.
+/// The TLS settings for upstreams.
 fn trust(args: &Args) -> Result<ClientConfig, Misfit> {
     let mut upstreams = of_all(args).flat_map(|Args { upstreams, layers, .. }| {
         let backups = upstreams.backups.iter().map(|backup| &backup.upstream);
         upstreams.upstream.iter().chain(backups).chain(&layers.similar.embeddings)
     });
-    // Reading the system's roots takes a while.
+    // Reading the system's roots is slow; skip it without an https upstream.
     let wants_tls = upstreams.any(|upstream| upstream.protocol() == Protocol::Https);
     upstream::trust(wants_tls, args.server.upstream_ca.as_deref())
 }

@@ -1,4 +1,4 @@
-//! The circuits of the upstreams: how their breakers are set, and how they are shown.
+//! Configures the circuit breakers of the upstreams, and shows their states.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use tower_buttress::{
 
 use super::args::{LayerArgs, Switch};
 
-/// The breakers that are on, each with the name of its upstream and a circuit for each model.
+/// The active breakers, each with the name of its upstream. A breaker has a circuit per model.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Circuits(Vec<(String, CircuitBreakerLayer)>);
 
@@ -24,13 +24,13 @@ impl Circuits {
         self.0.push((name.to_owned(), breaker.clone()));
     }
 
-    /// Whether no upstream is asked at present.
+    /// Whether every upstream refuses calls at present.
     pub(crate) fn are_all_open(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(|(_, breaker)| is_shut(breaker))
     }
 
-    /// Writes the state of each circuit as Prometheus reads it. It is not registered as the other figures are: a circuit that
-    /// is gone would stay among them for ever.
+    /// Writes the state of each circuit in Prometheus' format. It is not in the metrics registry, which would keep
+    /// circuits that are gone.
     pub(crate) fn render(&self, figures: &mut String) {
         let _ = write!(figures, "# HELP {STATE} {STATE_HELP}\n# TYPE {STATE} gauge\n");
         for (name, circuit) in self.all() {
@@ -61,7 +61,7 @@ impl Circuits {
         self.all().map(circuit).collect()
     }
 
-    /// The circuits with the names of their upstreams. A breaker that has seen no call yet shows the one that it has for calls
+    /// The circuits with the names of their upstreams. A breaker that has seen no call shows its circuit for calls
     /// without a key.
     fn all(&self) -> impl Iterator<Item = (&str, CircuitBreakerHandle)> {
         self.0.iter().flat_map(|(name, breaker)| {
@@ -75,8 +75,8 @@ impl Circuits {
     }
 }
 
-/// Whether all circuits of an upstream that have to do with its calls are open. Of the others nothing is known: that of unknown
-/// models stays closed while the models that are asked for have circuits of their own.
+/// Whether all circuits with recent calls are open. Idle circuits do not count: that of unknown models stays closed
+/// while the models in use have circuits of their own.
 fn is_shut(breaker: &CircuitBreakerLayer) -> bool {
     let circuits = breaker.handles();
     let snapshots = circuits.iter().map(CircuitBreakerHandle::snapshot);
@@ -84,7 +84,7 @@ fn is_shut(breaker: &CircuitBreakerLayer) -> bool {
     used.peek().is_some() && used.all(|circuit| refuses(&circuit))
 }
 
-/// Whether the next call is refused. A circuit whose open time is over waits for one to probe.
+/// Whether the next call is refused. A circuit whose open time is over accepts a probe.
 fn refuses(circuit: &CircuitSnapshot) -> bool {
     match circuit.state {
         CircuitState::Open => circuit.open_for.is_none_or(|left| !left.is_zero()),
@@ -92,12 +92,13 @@ fn refuses(circuit: &CircuitSnapshot) -> bool {
     }
 }
 
-/// A label's value (<https://prometheus.io/docs/instrumenting/exposition_formats/>): models are named by callers.
+/// Escapes a label's value (<https://prometheus.io/docs/instrumenting/exposition_formats/>): callers choose the names
+/// of models.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// For the gauge: the higher, the fewer calls pass.
+/// The value of the gauge: the higher, the fewer calls pass.
 fn number(state: CircuitState) -> f64 {
     match state {
         CircuitState::HalfOpen => 1.0,
@@ -106,7 +107,7 @@ fn number(state: CircuitState) -> f64 {
     }
 }
 
-/// How the breakers of a route are set; `None`: there are none.
+/// The breaker settings of a route; `None`: the breaker is off.
 pub(crate) fn config(args: &LayerArgs) -> Option<CircuitBreakerConfig> {
     if args.breaker == Switch::Off {
         return None;
@@ -118,7 +119,7 @@ pub(crate) fn config(args: &LayerArgs) -> Option<CircuitBreakerConfig> {
         .consecutive_failures(args.breaker_consecutive.get())
         .open_duration(args.breaker_open, args.breaker_open_max);
     if let Some(first_byte) = args.first_byte_timeout.0 {
-        // A probe may be silent as long as any call, and no less long than by default.
+        // A probe gets the longest of the limits that a call has, and at least the default.
         let patience = first_byte.max(args.answer_timeout.0.unwrap_or_default());
         let probe_timeout = patience.max(TimeoutProfile::EXTENDED_THINKING.first_byte);
         config = config.first_byte(first_byte).probe_timeout(probe_timeout);

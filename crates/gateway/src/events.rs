@@ -1,4 +1,4 @@
-//! What the layers do, as an event stream: for the page and other viewers.
+//! Streams the layers' events to the page and other viewers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,16 +18,16 @@ use super::answer_body::AnswerBody;
 use super::calls::Calls;
 use super::shutdown::Open;
 
-/// Hands events to viewers, and notes them on the calls that they are about.
+/// Sends events to viewers, and records them on their calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     viewers: broadcast::Sender<Arc<str>>,
     pub(crate) calls: Calls,
 }
 
-/// A viewer that falls further behind misses some.
+/// Events buffered per viewer. A slower viewer misses some.
 const KEPT: usize = 64;
-/// As long as the stack's own.
+/// The default interval of the stack's heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 // === impl Events ===
@@ -46,11 +46,11 @@ impl Events {
         }
         let id = call.map(CallInfo::id);
         let data = json!({"event": event.name(), "detail": event.detail(), "text": event.to_string(), "call": id});
-        // It fails where the last viewer has just left.
+        // Fails when there is no viewer, which is fine.
         let _ = self.viewers.send(format!("data: {data}\n\n").into());
     }
 
-    /// All that happens from now on, until the gateway stops.
+    /// Streams all events from now on, until the gateway stops.
     pub(crate) fn stream(&self, mut open: Open) -> Response<AnswerBody> {
         let opening = stream::iter([Bytes::from_static(b": here we go\n\n")]);
         let events = stream::unfold(self.viewers.subscribe(), |mut events| async {

@@ -1,4 +1,4 @@
-//! What this gateway shares with others, through Redis.
+//! Shares state with other gateways through Redis.
 
 mod store;
 
@@ -18,11 +18,11 @@ pub(crate) use self::store::DedupStore;
 use super::args::{FleetArgs, OnOutage};
 use super::forgetful_layers::ForgetfulLayers;
 
-/// The other gateways, as this one knows them; none without Redis.
+/// The state shared with other gateways; empty without Redis.
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
     redis: Option<Redis>,
-    /// The pauses and rates of all, by credential and host, and the rates of callers.
+    /// The shared pauses and rates, by credential and host, and the shared rates of callers.
     pace: Option<Arc<FleetPace>>,
     outage: OnOutage,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Fleet {
 // === impl Fleet ===
 
 impl Fleet {
-    /// Connects nothing yet: a Redis that is down stops no gateway. What is wrong is one line.
+    /// Does not connect yet, so that the gateway starts while Redis is down. The error is one line.
     pub(crate) fn new(args: &FleetArgs, observer: &Arc<dyn Observer>) -> Result<Self, String> {
         let outage = args.redis_outage;
         let Some(options) = args.options().map_err(|misfit| misfit.to_string())? else {
@@ -45,14 +45,14 @@ impl Fleet {
         Ok(Self { redis: Some(redis), pace, outage })
     }
 
-    /// Connects, so that the first call need not, and the log says early where Redis is not there.
+    /// Connects ahead of the first call, so that the log shows early if Redis is unreachable.
     pub(crate) fn greet(&self) {
         if let Some(redis) = self.redis.clone() {
             tokio::spawn(async move { redis.ping().await });
         }
     }
 
-    /// Where the calls and answers of all are known; `memory` has those of this gateway.
+    /// The store of calls and answers of all gateways; `memory` holds those of this one.
     pub(crate) fn store(&self, memory: MemoryStore, observer: &Arc<dyn Observer>) -> DedupStore {
         match self.redis.clone() {
             None => DedupStore::Own(memory),
@@ -60,16 +60,16 @@ impl Fleet {
         }
     }
 
-    /// With that store.
+    /// Adds the shared store to the layer.
     pub(crate) fn dedup(&self, layer: DedupLayer, store: DedupStore) -> DedupLayer<DedupStore> {
         match store {
             DedupStore::Own(_) => layer.store(store),
-            // A key that others may have used is refused, where that is wanted, instead of forgotten.
+            // With `refuse`, a key that another gateway may have used is refused during an outage.
             DedupStore::Fleet(_) => layer.strict_keys(self.outage == OnOutage::Refuse).store(store),
         }
     }
 
-    /// With the circuits of all to the upstream of this name.
+    /// Adds the shared circuits of the upstream with this name.
     pub(crate) fn breaker(&self, upstream: &str, layer: CircuitBreakerLayer) -> CircuitBreakerLayer {
         match self.redis.clone() {
             Some(redis) => layer.share(FleetBreaker::new(redis, upstream)),
@@ -77,7 +77,7 @@ impl Fleet {
         }
     }
 
-    /// With the pauses and the rates of all.
+    /// Adds the shared pauses and rates.
     pub(crate) fn pace(&self, layer: PaceLayer) -> PaceLayer {
         match self.pace.clone() {
             Some(pace) => layer.share(pace),
@@ -85,7 +85,7 @@ impl Fleet {
         }
     }
 
-    /// With the conversations of all, on the route of this name.
+    /// Adds the shared conversations of the route with this name.
     pub(crate) fn supersede(&self, route: &str, layer: SupersedeLayer) -> SupersedeLayer {
         match self.redis.clone() {
             Some(redis) => layer.share(Arc::new(FleetSupersede::new(redis).named(route))),
@@ -93,7 +93,7 @@ impl Fleet {
         }
     }
 
-    /// With the last good answers of all. Those on their way to Redis count in `memory`.
+    /// Adds the shared last good answers. Answers on their way to Redis count in `memory`.
     pub(crate) fn last_good(&self, layer: LastGoodLayer, memory: &Memory) -> LastGoodLayer {
         match self.redis.clone() {
             Some(redis) => layer.share(Arc::new(FleetLastGood::new(redis).memory(memory.clone()))),
@@ -101,13 +101,13 @@ impl Fleet {
         }
     }
 
-    /// Forgets what Redis has, and has the other gateways forget what they have. Returns how many keys there were; `Err`:
-    /// Redis cannot be reached. `None`: there is no Redis.
+    /// Deletes what Redis has, and tells the other gateways to forget theirs. Returns the number of keys deleted;
+    /// `Err`: Redis is unreachable; `None`: there is no Redis.
     pub(crate) async fn forget(&self, tenant: Option<&Tenant>) -> Option<Result<u64, BackendError>> {
         Some(self.redis.as_ref()?.forget(tenant).await)
     }
 
-    /// Has this gateway forget what another was told to.
+    /// Makes this gateway forget when another one was told to.
     pub(crate) fn on_forget(&self, forgetful: &ForgetfulLayers) -> Option<ForgetListener> {
         let forgetful = forgetful.clone();
         let forget = move |tenant: Option<&Tenant>| {
@@ -116,7 +116,7 @@ impl Fleet {
         Some(self.redis.as_ref()?.on_forget(forget))
     }
 
-    /// Whether calls are refused since Redis cannot be reached.
+    /// Whether calls are refused because Redis is unreachable.
     pub(crate) fn is_missed(&self) -> bool {
         self.outage == OnOutage::Refuse && self.is_reached() == Some(false)
     }
@@ -135,7 +135,7 @@ impl Fleet {
 fn count(operation: &Operation) {
     let Operation { name, result, took, .. } = *operation;
     metrics::counter!("gateway_redis_operations_total", "operation" => name, "result" => result.as_str()).increment(1);
-    // What was not sent says nothing about how fast Redis is.
+    // An operation that was not sent says nothing about the speed of Redis.
     if result != OperationResult::Skipped {
         metrics::histogram!("gateway_redis_operation_seconds", "operation" => name).record(took.as_secs_f64());
     }

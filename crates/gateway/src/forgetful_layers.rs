@@ -1,4 +1,4 @@
-//! What is kept of callers, and how it is forgotten.
+//! Forgets stored data of callers, on request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,20 +8,20 @@ use tower_buttress::{DedupLayer, LastGoodLayer, SupersedeLayer, Tenant};
 
 use super::callers;
 
-/// The layers that keep something.
+/// The layers that store data of callers.
 #[derive(Clone, Default)]
 pub(crate) struct ForgetfulLayers(Arc<Mutex<Vec<ForgetfulLayer>>>);
 
 struct ForgetfulLayer {
-    /// As answers name it.
+    /// The name in the answer of `/-/forget`.
     name: &'static str,
     forget: Box<Forget>,
 }
 
-/// Returns how many were forgotten: of a tenant, or of all.
+/// Returns the number of entries forgotten, of one tenant or of all.
 type Forget = dyn Fn(Option<&Tenant>) -> usize + Send;
 
-/// Whose is forgotten.
+/// Whose data to forget.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     All,
@@ -48,7 +48,7 @@ impl ForgetfulLayers {
         });
     }
 
-    /// Forgets what is kept of a tenant, or of all. Returns how many of each kind that were.
+    /// Forgets the data of one tenant or of all. Returns the number of entries of each kind.
     pub(crate) fn forget(&self, tenant: Option<&Tenant>) -> BTreeMap<&'static str, usize> {
         let mut forgotten = BTreeMap::<_, usize>::new();
         for layer in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -79,7 +79,7 @@ impl Whose {
         }
     }
 
-    /// `tenant=NAME`, or no query at all. `None`: what it says is not known, and nothing is forgotten.
+    /// Parses `tenant=NAME`, or an absent query. `None`: unknown query, nothing may be forgotten.
     pub(crate) fn of(query: Option<&str>) -> Option<Self> {
         let Some(query) = query else { return Some(Self::All) };
         let name = query.strip_prefix("tenant=")?;

@@ -1,19 +1,19 @@
-//! What a wait still has when its end is found late: the process was suspended or starved, and what came meanwhile is in its
-//! sockets.
+//! Extends a wait whose end is noticed late, because the process was suspended or starved: data may be in its sockets
+//! already.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A task that is woken runs within far less than this, unless the process was suspended or starved.
+/// A woken task runs within far less, unless the process was suspended or starved.
 const LATE: Duration = Duration::from_millis(100);
-/// Long enough to read a socket.
+/// Enough to read a socket.
 const GRACE: Duration = Duration::from_millis(50);
-/// After this long a machine has to find its memory and its connections again.
+/// After so long a pause, memory may be swapped out and connections may need time to recover.
 const VERY_LATE: Duration = Duration::from_secs(5);
 const LONG_GRACE: Duration = Duration::from_millis(500);
 
-/// Until when a wait is put off that should have ended at `missed`, where that is found late.
+/// The new end of a wait that should have ended at `missed`; `None` if it was noticed in time.
 pub(crate) fn put_off(missed: Instant) -> Option<Instant> {
     let now = Instant::now();
     let late = now.saturating_duration_since(missed);

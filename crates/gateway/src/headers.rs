@@ -1,4 +1,4 @@
-//! What a gateway does to the fields that pass through it (RFC 9110, section 7.6).
+//! Rewrites header fields as a gateway must (RFC 9110, section 7.6).
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 use super::ids::X_REQUEST_ID;
 
-/// Meant for one hop whether `Connection` names them or not (RFC 9110, 7.6.1, and for the last two 11.7). `Trailer`
-/// is not among them: it goes with the trailers, which are forwarded.
+/// Hop-by-hop whether or not `Connection` names them (RFC 9110, 7.6.1; for the last two 11.7). `Trailer` is not in the
+/// list: it accompanies the trailers, which are forwarded.
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("proxy-connection"),
@@ -25,7 +25,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     PROXY_AUTHORIZATION,
 ];
 
-/// Where callers and providers have a key, beside `Authorization`.
+/// Header in which callers and providers send a key, beside `Authorization`.
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -34,25 +34,25 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The name this gateway goes by in `Via`.
+/// The gateway's name in `Via`.
 const PSEUDONYM: &str = "tower-buttress";
 
-/// The other end of a client's connection.
+/// The peer of a client's connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    /// Whether what it says about those behind it is believed.
+    /// Whether its forwarding headers are believed.
     pub(crate) is_trusted_proxy: bool,
     pub(crate) has_tls: bool,
 }
 
-/// Makes a client's request one of ours.
+/// Turns a client's request into the gateway's own.
 pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     let headers = &mut parts.headers;
     let trailers = accepts_trailers(headers);
     remove_hop_by_hop(headers, is_ours);
     if trailers {
-        // The upstream's trailers are handed on, so it may send some.
+        // The gateway forwards trailers, so the upstream may send them.
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
@@ -61,11 +61,12 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     }
     // The authority wins over `Host` (RFC 9112, 3.2.2); in HTTP/2 it is all there is.
     let host = match parts.uri.authority() {
-        // Without a name and password, which are no part of a host (RFC 9110, 4.2.4).
+        // Without user information, which is no part of a host (RFC 9110, 4.2.4).
         Some(authority) => authority.as_str().rsplit('@').next().and_then(|host| HeaderValue::from_str(host).ok()),
         None => headers.get(HOST).cloned(),
     };
-    // The client writes the one that fits the upstream. To the layers a request is the same by whichever name of the gateway.
+    // The client writes the `Host` of the upstream. Without it, layers see equal requests under every name of the
+    // gateway as equal.
     headers.remove(HOST);
     if let Some(path) = parts.uri.path_and_query().filter(|_| parts.uri.authority().is_some()) {
         parts.uri = Uri::from(path.clone());
@@ -75,7 +76,7 @@ pub(crate) fn forward_request(parts: &mut Parts, peer: Peer) {
     parts.version = Version::HTTP_11;
 }
 
-/// Marks what stands under these names: it goes to no upstream but the caller's own.
+/// Marks the headers with these names as credentials: they go to no upstream but the caller's own.
 pub(crate) fn mark_credentials(headers: &mut HeaderMap, names: &[HeaderName]) {
     for name in names {
         if let Entry::Occupied(mut values) = headers.entry(name) {
@@ -84,7 +85,7 @@ pub(crate) fn mark_credentials(headers: &mut HeaderMap, names: &[HeaderName]) {
     }
 }
 
-/// What the caller may not take away: the call's id, and what trusted proxies say of its origin.
+/// Fields that `Connection` may not remove: the call's id, and what trusted proxies say of its origin.
 fn is_ours(name: &HeaderName) -> bool {
     *name == X_REQUEST_ID || names_origin(name)
 }
@@ -93,7 +94,7 @@ fn names_origin(name: &HeaderName) -> bool {
     *name == FORWARDED || *name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
 }
 
-/// Says for whom the request is made. What others have written there stays where they are trusted proxies.
+/// Adds the forwarding fields. Keeps existing ones only from trusted proxies.
 fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue>) {
     if !peer.is_trusted_proxy {
         let claims: Vec<HeaderName> = headers.keys().filter(|name| names_origin(name)).cloned().collect();
@@ -107,20 +108,20 @@ fn forward_address(headers: &mut HeaderMap, peer: Peer, host: Option<HeaderValue
         let node = if address.is_ipv6() { format!("for=\"[{address}]\"") } else { format!("for={address}") };
         append(headers, FORWARDED, &node);
     }
-    // A balancer before us knows these better.
+    // A balancer in front knows these better.
     if let (Some(host), Entry::Vacant(vacant)) = (host, headers.entry(X_FORWARDED_HOST)) {
         vacant.insert(host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(if peer.has_tls { "https" } else { "http" }));
 }
 
-/// Makes an upstream's response one of ours.
+/// Turns an upstream's response into the gateway's own.
 pub(crate) fn forward_response(parts: &mut http::response::Parts) {
     remove_hop_by_hop(&mut parts.headers, |_| false);
     parts.version = Version::HTTP_11;
 }
 
-/// Removes what was meant for the other hop, but for what is `kept` though `Connection` names it.
+/// Removes hop-by-hop fields, except those `kept` although `Connection` names them.
 fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
     let named: Vec<HeaderName> = members(headers, &CONNECTION).filter_map(|option| option.parse().ok()).collect();
     for name in named.iter().filter(|name| !kept(name)).chain(&HOP_BY_HOP) {
@@ -128,7 +129,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool
     }
 }
 
-/// Is `option` among the members of the list in `name`?
+/// Whether the list in `name` has the member `option`.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
     members(headers, name).any(|member| member.eq_ignore_ascii_case(option))
 }
@@ -147,7 +148,7 @@ pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Ite
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|member| !member.is_empty())
 }
 
-/// HTTP/2 may cut the cookies into several fields; HTTP/1.1 may not (RFC 9113, 8.2.3).
+/// Joins cookie fields: HTTP/2 may split them, HTTP/1.1 may not (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
@@ -171,11 +172,11 @@ fn via(headers: &mut HeaderMap, version: Version) {
     append(headers, VIA, &format!("{version} {PSEUDONYM}"));
 }
 
-/// Adds one member at the end of a list, which is one line afterwards.
+/// Appends a member to a list and joins the list into one line.
 fn append(headers: &mut HeaderMap, name: HeaderName, member: &str) {
     let mut list = String::new();
     for value in headers.get_all(&name) {
-        // A value that is not text is taken for an empty one.
+        // A value that is not text counts as empty.
         if let Ok(value) = value.to_str() {
             let _ = write!(list, "{value}, ");
         }

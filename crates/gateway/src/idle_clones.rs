@@ -13,7 +13,7 @@ pub(crate) struct IdleClones<S> {
     idle: Mutex<Vec<S>>,
 }
 
-/// The most idle clones that are kept; further ones are dropped.
+/// Limit of idle clones; further ones are dropped.
 const MOST: usize = 64;
 
 // === impl IdleClones ===
@@ -23,7 +23,7 @@ impl<S: Clone> IdleClones<S> {
         Self { service, idle: Mutex::default() }
     }
 
-    /// Calls a clone once it is ready, and gives it back before it awaits the answer.
+    /// Calls a clone once it is ready, and returns it to the pool before awaiting the answer.
     pub(crate) async fn call<B>(&self, request: Request<B>) -> Result<S::Response, S::Error>
     where
         S: Service<Request<B>>,

@@ -1,15 +1,15 @@
-//! What tells calls apart: in answers, in log lines, and at the upstream.
+//! Identifies calls in answers, in log lines and at the upstream.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tower_buttress::proto::trace_context::TraceContext;
 
-/// The id of a call: the caller's, or one that was made.
+/// The id of a call: the caller's, or a generated one.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(HeaderValue);
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id that the upstream gave its answer, to quote in a complaint.
+/// The upstream's id of the answer, to quote in a support request.
 const X_UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-gateway-upstream-request-id");
 
 const LONGEST: usize = 128;
@@ -17,12 +17,12 @@ const LONGEST: usize = 128;
 // === impl RequestId ===
 
 impl RequestId {
-    /// Takes the id that the caller gave, if it can stand in a log line as it is, or else makes one, and puts it into the
-    /// request.
+    /// Takes the caller's id if it is safe for a log line, else generates one. Writes it into the request.
     pub(crate) fn assign(headers: &mut HeaderMap) -> Self {
         let mut given = headers.get_all(&X_REQUEST_ID).iter();
         let (first, second) = (given.next(), given.next());
-        // A copy: the caller's own is a slice of its connection's buffer, all of which would be kept for as long as the call.
+        // Copied: the caller's value is a slice of the connection's buffer and would keep that buffer for the whole
+        // call.
         let id = first.filter(|id| second.is_none() && is_id(id.as_bytes()));
         let id = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
         let id = id.unwrap_or_else(|| {
@@ -32,7 +32,7 @@ impl RequestId {
         Self(id)
     }
 
-    /// Puts it into the answer.
+    /// Writes the id into the answer.
     pub(crate) fn mark(&self, headers: &mut HeaderMap) {
         if let Some(theirs) = headers.insert(X_REQUEST_ID, self.0.clone()).filter(|theirs| *theirs != self.0) {
             headers.insert(X_UPSTREAM_REQUEST_ID, theirs);
@@ -49,7 +49,7 @@ fn is_id(id: &[u8]) -> bool {
     (1..=LONGEST).contains(&id.len()) && id.iter().all(plain)
 }
 
-/// The trace that the request belongs to, where it says so.
+/// The trace id of the request, if it has one.
 pub(crate) fn trace_id(headers: &HeaderMap) -> Option<String> {
     TraceContext::of(headers).map(TraceContext::trace_id)
 }

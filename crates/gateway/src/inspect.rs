@@ -1,5 +1,4 @@
-//! What a request says about the call: its model, in its path or in its JSON, and whether it wants an event stream, though its
-//! `Accept` may not say so.
+//! Finds the model in a request's path or JSON, and whether it wants an event stream, which `Accept` may not say.
 
 mod gathered;
 mod members;
@@ -22,33 +21,33 @@ use super::account::holder;
 use super::begun::Begun;
 use super::{grace, paths};
 
-/// A request's body: in memory, or not all of it.
+/// A request's body: whole in memory, or partly read.
 #[derive(Debug)]
 pub(crate) enum MaybeRead {
     Whole(Bytes),
     Begun(Begun),
 }
 
-/// As much as the layers keep for another attempt. A longer body is passed on as it comes, where its route does not depend on it.
+/// The size that layers keep for a retry. A longer body streams through, unless its route depends on it.
 const LIMIT: usize = 2 * 1024 * 1024;
-/// As much as is read where the route depends on it.
+/// The limit where the route depends on the body.
 const LONGEST: usize = 32 * 1024 * 1024;
-/// How long reading may take where no deadline is nearer.
+/// The time limit for reading, unless a deadline is nearer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// What an object may begin with, behind space: some parsers read UTF-16 and UTF-32, too.
+/// How an object may begin, after white space: some parsers also read UTF-16 and UTF-32.
 const MARKS: [&[u8]; 4] = [b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
 const LONGEST_MARK: usize = 3;
 
-/// Reads requests, where there is any use in it.
+/// Reads requests where it is useful.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspector {
-    /// Off, nothing is read but what the route depends on.
+    /// If off, reads only what the route depends on.
     pub(crate) is_on: bool,
-    /// The longest a call may take. It begins here, where no layer has seen the request yet that could bound that.
+    /// The time limit of a call. It starts here, because no layer has seen the request yet.
     pub(crate) limit: Option<Duration>,
-    /// Where callers say the same.
+    /// The header with the caller's deadline.
     pub(crate) header: Option<DeadlineHeader>,
-    /// What was read of all calls is counted in it. When it is spent, requests are not read.
+    /// Counts the bytes read of all calls. When it is full, requests are not read.
     pub(crate) memory: Memory,
 }
 
@@ -57,11 +56,11 @@ pub(crate) struct Inspector {
 pub(crate) enum Unread {
     Broken(hyper::Error),
     Late(Incoming),
-    /// Its route depends on what stands in it, and that is more than is read.
+    /// The route depends on a body longer than the limit.
     TooLong(Incoming),
 }
 
-/// In a request's extensions: servers read different models in it, or some read one where others read none.
+/// In a request's extensions: servers may find different models in it, or only some find one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnclearModel;
 
@@ -69,19 +68,19 @@ pub(crate) struct UnclearModel;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoMemory;
 
-/// What reading a request came to.
+/// The result of reading a request.
 enum Read {
     Whole(MaybeRead, Bytes),
-    /// The body is no JSON, though its content type may say so.
+    /// The body is not JSON, whatever its content type says.
     NoJson(Begun),
-    /// There was no memory for more.
+    /// There was no memory for more of it.
     NoMemory(Begun),
 }
 
-/// How far a body is read.
+/// The limits of reading.
 struct Bounds {
     longest: usize,
-    /// What does not begin like JSON is not read.
+    /// Whether to stop at a body that does not begin like JSON.
     only_json: bool,
     until: tokio::time::Instant,
 }
@@ -89,14 +88,14 @@ struct Bounds {
 // === impl Inspector ===
 
 impl Inspector {
-    /// Notes the model of a request, and whether its JSON says `"stream": true`. Where the route `depends` on the model, JSON is
-    /// read in whichever form it comes, and with whichever method.
+    /// Records the model of a request, and whether its JSON has `"stream": true`. Where the route `depends` on the
+    /// model, reads JSON of any content type and method.
     pub(crate) async fn inspect(
         &self,
         mut request: Request<Incoming>,
         depends: bool,
     ) -> Result<Request<MaybeRead>, Unread> {
-        // Where an API has it in its paths, it is that one which answers.
+        // Where an API has the model in its paths, the path decides.
         let in_path = paths::model(request.uri().path()).filter(|name| is_name(name));
         if let Some(name) = &in_path {
             request.extensions_mut().insert(Model::new(name.as_str()));
@@ -149,7 +148,7 @@ impl Inspector {
             }
             _ => {}
         }
-        // Uploads of another kind, which some endpoints take, do not begin so.
+        // Uploads of other kinds do not begin like JSON.
         if members.is_unclear && (is_json || begins_like_json(&data)) {
             parts.extensions.insert(UnclearModel);
         }
@@ -160,10 +159,10 @@ impl Inspector {
 async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> Result<Read, Unread> {
     let Bounds { longest, mut only_json, mut until } = bounds;
     let (mut gathered, mut is_put_off) = (Gathered::new(reservation), false);
-    // How many of its first bytes are known to be space.
+    // How many of the first bytes are known to be white space.
     let mut spaces = 0;
     loop {
-        // Without a budget, a body whose next frame is always there would hold its worker, and the time for it would not end.
+        // Without a budget, a body that is always ready would occupy its worker, and its time limit would never fire.
         let next = async {
             consume_budget().await;
             body.frame().await
@@ -181,7 +180,7 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
         let is_over = frame.is_none();
         let trailers = match frame.map(http_body::Frame::into_data) {
             Some(Ok(data)) => {
-                // Of a body in chunks it is not known how long it will be.
+                // A chunked body has an unknown length.
                 let left = body.size_hint().exact().and_then(|left| usize::try_from(left).ok());
                 if !gathered.add(data, left.unwrap_or(longest)) {
                     return Ok(Read::NoMemory(Begun::new(gathered.into_bytes(), body)));
@@ -209,7 +208,7 @@ async fn read(mut body: Incoming, bounds: Bounds, reservation: Reservation) -> R
             };
             return Ok(Read::Whole(read, data));
         }
-        // What is no JSON may be of any length.
+        // A body that is not JSON may have any length.
         let to_come = if only_json { 0 } else { body.size_hint().lower() };
         if to_come.saturating_add(gathered.as_slice().len() as u64) > longest as u64 {
             return Err(Unread::TooLong(body));
@@ -241,14 +240,14 @@ fn begins_like_json(data: &[u8]) -> bool {
     MARKS.iter().any(|mark| start.starts_with(mark))
 }
 
-/// Without leading white space. A zero byte counts as white space, for UTF-16 and UTF-32.
+/// Strips leading white space. A zero byte counts as white space, for UTF-16 and UTF-32.
 fn without_space(data: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| *byte == 0 || byte.is_ascii_whitespace();
     let start = data.iter().position(|byte| !is_space(byte)).unwrap_or(data.len());
     data.get(start..).unwrap_or_default()
 }
 
-/// Gemini's `models/NAME` is `NAME`.
+/// Gemini's `models/NAME` equals `NAME`.
 fn is_same_model(in_path: &str, in_body: &str) -> bool {
     let last = in_body.rsplit('/').next().unwrap_or_default();
     [in_body, last].iter().any(|name| name.eq_ignore_ascii_case(in_path))

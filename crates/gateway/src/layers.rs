@@ -1,4 +1,4 @@
-//! Each layer, as the options set it.
+//! Builds each layer from the options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,8 @@ pub(crate) fn retry(args: &LayerArgs) -> RetryAfterBackoffLayer {
         .backoff_cap(args.backoff_cap.0.unwrap_or(Duration::MAX))
         .max_retry_after(args.max_retry_after.0.unwrap_or(Duration::MAX))
         .retry_non_idempotent(args.retry_non_idempotent)
-        // A key that the upstream may not know is no licence to repeat what the operator does not want repeated.
+        // With a generated key the retry layer would repeat requests, which the operator excluded. The upstream may
+        // not know the key.
         .generate_idempotency_key(args.retry_non_idempotent)
 }
 
@@ -33,7 +34,7 @@ pub(crate) fn heartbeat(args: &LayerArgs, observer: &Arc<dyn Observer>) -> SseHe
     if args.heartbeat.0.is_none() && args.heartbeat_max_silence.0.is_none() && !args.error_events {
         return SseHeartbeatLayer::disabled();
     }
-    // Without heartbeats there are still errors to tell, and a limit to hold.
+    // The layer also sends error events and limits the silence, without heartbeats.
     let mut layer = SseHeartbeatLayer::new(args.heartbeat.0.unwrap_or(Duration::MAX))
         .frame(match args.heartbeat_frame {
             Heartbeat::ByDialect => HeartbeatFrame::ByDialect,
@@ -92,7 +93,7 @@ pub(crate) fn deadline(args: &LayerArgs, limit: Option<Duration>) -> DeadlineLay
     let Some(header) = args.deadline_header.0.clone().map(DeadlineHeader::millis) else {
         return limit.map_or_else(DeadlineLayer::disabled, DeadlineLayer::new);
     };
-    // Without a limit of our own, the callers' still hold.
+    // Without a limit of the gateway, the callers' deadlines still hold.
     DeadlineLayer::new(limit.unwrap_or(Duration::MAX))
         .accept(header.clone())
         .propagate(header)
@@ -107,7 +108,7 @@ pub(crate) fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut Stat
     let layer = layer.window(args.dedup_window.0.unwrap_or_default()).grace(args.dedup_grace.0.unwrap_or_default());
     match args.dedup_tenant_header.clone() {
         Some(header) => layer.tenant(named_by(header)),
-        // A caller that comes back without a key names no account.
+        // A caller that comes back without a key belongs to no account.
         None if callers.keys().is_some() => layer.tenant(|head| {
             let is_nobody = head.extensions.get::<Tenant>().is_none();
             (!is_nobody).then(|| account(head, Vec::new()))
@@ -116,7 +117,7 @@ pub(crate) fn dedup(Args { layers: args, callers, .. }: &Args, states: &mut Stat
     }
 }
 
-/// What is wrong with an answer is told to the caller by the heartbeats outside, when nothing could mend it.
+/// The heartbeat layer outside reports what the guard finds to the caller, if no layer between could recover.
 pub(crate) fn guard(args: &LayerArgs, known: StreamGuardLayer) -> StreamGuardLayer {
     let layer = known
         .enabled(args.guard == Switch::On)
@@ -132,7 +133,7 @@ pub(crate) fn guard(args: &LayerArgs, known: StreamGuardLayer) -> StreamGuardLay
     }
 }
 
-/// An upstream that sends nothing but keep-alive comments is as stuck as a silent one, here and below.
+/// An upstream that sends only keep-alive comments counts as silent, here and below.
 pub(crate) fn idle(args: &LayerArgs) -> IdleBodyTimeoutLayer {
     let layer = args.idle_timeout.0.map_or_else(IdleBodyTimeoutLayer::disabled, IdleBodyTimeoutLayer::new);
     layer.activity(IdleActivity::SseEvents)

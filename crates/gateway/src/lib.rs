@@ -1,11 +1,11 @@
-//! A streaming reverse proxy with its time under control.
+//! A streaming reverse proxy with limits on time.
 //!
 //! ```sh
 //! buttress-gateway                                    # before a simulated provider
 //! buttress-gateway --upstream http://127.0.0.1:9000
 //! ```
 //!
-//! A request goes through `serve` (sockets), `live` (the gateway's own pages apart from calls), `proxy` (what a gateway owes both
+//! A request passes `serve` (sockets), `live` (the gateway's own pages), `proxy` (the duties of a gateway to both
 //! sides), `stack` (the layers) and `upstream` (the client).
 
 mod access;
@@ -83,7 +83,7 @@ use self::serve::Server;
 use self::shutdown::Shutdown;
 use self::upstream::Upstream;
 
-/// A gateway that listens, and does not answer yet.
+/// A gateway that has bound its address and does not serve yet.
 #[derive(Debug)]
 pub struct Gateway {
     listener: TcpListener,
@@ -92,30 +92,29 @@ pub struct Gateway {
     fleet: Fleet,
     events: Events,
     config: CheckedConfig,
-    /// For the calls of no route.
+    /// The upstream of calls outside of routes.
     upstream: Option<Upstream>,
-    /// The simulated one, where there is no other.
+    /// The simulated provider, if no upstream was named.
     provider: Option<Provider>,
     reload: Reload,
     reloads: mpsc::Receiver<ReloadRequest>,
 }
 
-/// Has a gateway read its configuration again.
+/// Makes a gateway read its configuration again.
 #[derive(Clone, Debug)]
 pub struct Reload(mpsc::Sender<ReloadRequest>);
 
-/// Takes what is wrong with the configuration, once it has been read again.
+/// Receives the errors of the configuration after it has been read again.
 type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
 // === impl Reload ===
 
 impl Reload {
-    /// Has the gateway read its configuration file and the callers' keys again, and waits until they are in force: for the calls
-    /// that begin then.
+    /// Makes the gateway read its configuration and caller keys again, and waits until they apply to new calls.
     ///
     /// # Errors
     ///
-    /// What is wrong, a line for each error: then nothing has changed. So it is where the gateway has stopped.
+    /// One line per fault; then nothing has changed. Also if the gateway has stopped.
     pub async fn now(&self) -> Result<(), String> {
         let stopped = || "the gateway has stopped".to_owned();
         let (wish, done) = oneshot::channel();
@@ -127,7 +126,7 @@ impl Reload {
 // === impl Gateway ===
 
 impl Gateway {
-    /// Takes its address, and starts the simulated provider where no upstream was named. What is wrong is one line.
+    /// Binds the address, and starts the simulated provider if no upstream was named. The error is one line.
     pub async fn new(args: Args) -> Result<Self, String> {
         let events = Events::new();
         let fleet = Fleet::new(&args.fleet, &telemetry::observer(&events))?;
@@ -139,38 +138,38 @@ impl Gateway {
         };
         let mut provider = None;
         let upstream = config.upstream(&mut provider).await?;
-        // From here on everything is counted.
+        // Metrics count from here on.
         telemetry::prometheus();
         let (reload, reloads) = mpsc::channel(1);
         let reload = Reload(reload);
         Ok(Self { listener, addr, admin, fleet, events, config, upstream, provider, reload, reloads })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where its own pages are, if they have a listener of their own.
+    /// The address of its own pages, if they have a listener of their own.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// The simulated provider, where no other upstream was named.
+    /// The simulated provider, if no upstream was named.
     #[must_use]
     pub fn provider(&self) -> Option<&Provider> {
         self.provider.as_ref()
     }
 
-    /// Has it read its configuration again, as SIGHUP does.
+    /// Returns a handle that reads the configuration again, as SIGHUP does.
     #[must_use]
     pub fn reload(&self) -> Reload {
         self.reload.clone()
     }
 
-    /// Answers until `stop`, and then until what is open has ended or has had its time.
+    /// Serves until `stop`, then drains open connections for at most the drain timeout.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listener, addr, admin, fleet, events, config, upstream, mut provider, mut reloads, .. } = self;
         let shutdown = Shutdown::new();

@@ -1,4 +1,4 @@
-//! What answers a request that has come: the gateway's own pages, or the proxy.
+//! Dispatches a request to the gateway's own pages or to the proxy.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use super::proxy::{Proxy, RequestBody};
 use super::stream::TurnTaking;
 use super::unread::Sender;
 
-/// What answers calls, as the configuration has it. A call keeps the one that it began with.
+/// The services of one configuration. A call keeps the ones that it began with.
 #[derive(Debug)]
 pub(crate) struct Live<S> {
     pub(crate) proxy: Proxy<S>,
     pub(crate) local: Local,
     pub(crate) callers: Callers,
-    /// The gateway's own pages that the main listener has.
+    /// The gateway's own pages on the main listener.
     pub(crate) shown: Shown,
-    /// `None`: the main listener speaks no TLS.
+    /// `None`: the main listener does not use TLS.
     pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
-/// How a client's connection came.
+/// The origin of a client's connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Came {
     pub(crate) address: IpAddr,
@@ -40,14 +40,14 @@ pub(crate) struct Came {
     pub(crate) has_tls: bool,
 }
 
-/// The listener that it came to.
+/// The listener that accepted the connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Door {
     Main,
     Admin,
 }
 
-/// The body of an answer, on its way to its caller.
+/// The body of an answer to a caller.
 pub(crate) type Answer = TurnTaking<Followed>;
 
 // === impl Live ===
@@ -60,13 +60,13 @@ where
     pub(crate) async fn answer(&self, mut request: Request<Incoming>, came: Came) -> Response<Answer> {
         let sender = Sender::new(request.version(), request.headers());
         let shown = match came.door {
-            // A proxy on this machine passes on the calls of anyone.
+            // A proxy on this machine forwards requests from anywhere.
             Door::Main if self.callers.is_relayed(came.address, request.headers()) => Shown::Health,
             Door::Main => self.shown,
             Door::Admin => Shown::All,
         };
         if matches!(came.door, Door::Admin) || self.local.has(&request) {
-            // First of all: a page of another site may have made a browser ask for it.
+            // Checked first: a page of another site may have made a browser send this request.
             let refused = if Local::is_health(&request) { None } else { self.callers.admit_page(&request) };
             let whose = if refused.is_none() { self.local.to_forget(&request, shown) } else { None };
             let response = match (refused, whose) {

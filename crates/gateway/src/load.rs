@@ -1,4 +1,4 @@
-//! What bounds the load: of upstreams, and of each caller.
+//! Configures the load limits of upstreams and of callers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use tower_buttress::{PaceLayer, QueueLayer};
 
 use super::args::{CallerArgs, Concurrency, LayerArgs, Pacing};
 
-/// How the upstreams and the callers fare: for the page, and for the calls that go on without a caller.
+/// The load of upstreams and callers, for the page and for the limit of calls without callers.
 #[derive(Clone, Default)]
 pub(crate) struct Loads(Arc<Mutex<Vec<Load>>>);
 
@@ -19,10 +19,10 @@ struct Load {
     pace: PaceLayer,
 }
 
-/// What `auto` chooses from.
+/// The range of `auto`.
 const FEWEST: u32 = 2;
 const MOST: u32 = 1_000;
-/// More than a file of keys names.
+/// More than a key file has names.
 const MOST_TENANTS: u32 = 1 << 20;
 
 // === impl Loads ===
@@ -33,13 +33,13 @@ impl Loads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(load);
     }
 
-    /// A quarter of the places of the upstream with the fewest, of those that have calls now, or of all while none has; at least
-    /// one. `None`: no upstream has a limit.
+    /// A quarter of the limit of the upstream with the lowest one, at least one. Counts only upstreams that have
+    /// calls, or all if none has. `None`: no upstream has a limit.
     pub(crate) fn quarter(&self) -> Option<u32> {
         let loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let places: Vec<_> = loads.iter().filter_map(|load| load.queue.as_ref().map(QueueLayer::stats)).collect();
         drop(loads);
-        // An idle upstream keeps no call waiting, and `auto` has learned nothing of it.
+        // An idle upstream makes no call wait, and `auto` has learned nothing about it.
         let is_busy = places.iter().any(|places| places.in_flight > 0);
         let asked = places.iter().filter(|places| places.in_flight > 0 || !is_busy);
         asked.map(|places| (places.limit / 4).max(1)).min()
@@ -68,7 +68,7 @@ impl fmt::Debug for Loads {
     }
 }
 
-/// The places of one upstream.
+/// The queue of one upstream.
 pub(crate) fn queue(args: &LayerArgs) -> QueueLayer {
     let layer = match args.concurrency {
         Concurrency::Off => return QueueLayer::disabled(),
@@ -85,8 +85,8 @@ pub(crate) fn pace(args: &LayerArgs) -> PaceLayer {
     let layer = match (args.pace, rates) {
         (Pacing::Off, [None, None]) => return PaceLayer::disabled(),
         (Pacing::Off, _) => layer.max_pause(std::time::Duration::ZERO),
-        // Providers limit each model by itself. The operator's own rates hold for the account: callers, who name the
-        // models, could multiply them otherwise.
+        // Providers limit each model separately. The operator's own rates apply to the account: callers choose the
+        // models, and could multiply a rate per model.
         (_, [None, None]) => layer.key_by_model(),
         _ => layer,
     };
@@ -100,7 +100,8 @@ pub(crate) fn per_caller(args: &CallerArgs) -> PaceLayer {
     if caller_requests.0.is_none() && caller_tokens.0.is_none() && caller_concurrency.0.is_none() {
         return PaceLayer::disabled();
     }
-    // Callers without keys can be invented, and share one limit beyond a number; those with keys are as many as the keys.
+    // Anyone can invent callers where there are no keys: beyond a number they share one limit. With keys there are as
+    // many callers as keys.
     let layer = PaceLayer::per_caller();
     let layer = if args.keys().is_some() { layer.max_keys(MOST_TENANTS) } else { layer };
     let layer = caller_requests.0.into_iter().fold(layer, PaceLayer::requests);

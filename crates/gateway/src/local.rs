@@ -1,4 +1,4 @@
-//! The gateway's own pages, all under `/-/`. Every other path is the upstream's.
+//! Serves the gateway's own pages, all below `/-/`. Every other path belongs to the upstream.
 
 use std::fmt::Write as _;
 
@@ -24,49 +24,49 @@ use super::telemetry;
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) fleet: Fleet,
-    /// What is held for calls under way.
+    /// Counts the memory held for calls in flight.
     pub(crate) memory: Memory,
     pub(crate) circuits: Circuits,
     pub(crate) events: Events,
     pub(crate) forgetful: ForgetfulLayers,
-    /// Forgets what another gateway was told to.
+    /// Receives what another gateway was told to forget.
     pub(crate) _forgetting: Option<ForgetListener>,
     pub(crate) loads: Loads,
-    /// The page is where calls are answered: it can make some.
+    /// Whether the page is on the listener for calls, and can make some.
     pub(crate) answers_calls: bool,
     pub(crate) is_simulated: bool,
     pub(crate) respond_async: bool,
     pub(crate) shutdown: Shutdown,
-    /// Callers come back to their answers: those are behind the layers.
+    /// Whether callers can come back to answers; those requests go through the layers.
     pub(crate) has_answers: bool,
 }
 
 const MEMORY: &str = "gateway_memory_bytes";
 
-/// Which of the pages a listener has.
+/// The pages that a listener has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shown {
     All,
-    /// What a load balancer asks.
+    /// The health checks of load balancers.
     Health,
 }
 
 // === impl Local ===
 
 impl Local {
-    /// Whether the answer is the gateway's to give.
+    /// Whether the gateway itself answers this request.
     pub(crate) fn has<B>(&self, request: &Request<B>) -> bool {
         let path = request.uri().path();
         paths::is_own(path) && !(self.has_answers && answers::is_one(path))
     }
 
-    /// Whether it is what a load balancer asks, by whatever name it knows this gateway.
+    /// Whether this is a health check. Accepts any `Host`.
     pub(crate) fn is_health<B>(request: &Request<B>) -> bool {
         matches!(request.uri().path(), "/-/healthz" | "/-/readyz")
             && (request.method() == Method::GET || request.method() == Method::HEAD)
     }
 
-    /// The answer.
+    /// Answers the request.
     pub(crate) fn answer<B>(&self, request: &Request<B>, shown: Shown) -> Response<AnswerBody> {
         let Some(page) = request.uri().path().strip_prefix("/-/") else { return problem::no_such_page() };
         if !matches!(page, "healthz" | "readyz") && shown == Shown::Health {
@@ -93,7 +93,7 @@ impl Local {
         }
     }
 
-    /// What the page shows.
+    /// The calls in flight, for the page.
     fn calls(&self) -> Response<AnswerBody> {
         let (calls, others) = self.events.calls.to_json();
         let shown = json!({
@@ -108,7 +108,7 @@ impl Local {
         text("application/json", shown.to_string())
     }
 
-    /// Whether new calls should come here.
+    /// Whether load balancers should send new calls here.
     fn readiness(&self) -> Response<AnswerBody> {
         let reason = if self.shutdown.has_begun() {
             "draining\n"
@@ -124,13 +124,13 @@ impl Local {
         response
     }
 
-    /// What is to be forgotten, where the request is for the one page that changes something.
+    /// What to forget, if the request is a POST to `/-/forget`.
     pub(crate) fn to_forget<B>(&self, request: &Request<B>, shown: Shown) -> Option<Whose> {
         let is_it = request.uri().path() == "/-/forget" && request.method() == Method::POST && shown == Shown::All;
         if is_it { Whose::of(request.uri().query()) } else { None }
     }
 
-    /// Forgets it, here and in the fleet.
+    /// Forgets it here, and in the other gateways.
     pub(crate) async fn forget(&self, whose: &Whose) -> Response<AnswerBody> {
         let mut forgotten = json!(self.forgetful.forget(whose.tenant()));
         let in_redis = self.fleet.forget(whose.tenant()).await;
@@ -140,7 +140,7 @@ impl Local {
         }
         let mut response = text("application/json", json!({ "forgotten": forgotten }).to_string());
         if is_missed {
-            // It is to be asked again.
+            // The client should repeat the request.
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         response
@@ -150,7 +150,7 @@ impl Local {
         self.fleet.measure();
         let mut figures = telemetry::prometheus().render();
         self.circuits.render(&mut figures);
-        // Not the exporter's, which has those of the whole process.
+        // Not in the exporter, whose metrics are those of the whole process.
         let _ = writeln!(figures, "# HELP {MEMORY} What is held for calls under way\n# TYPE {MEMORY} gauge");
         let _ = writeln!(figures, "{MEMORY} {}", self.memory.used());
         figures

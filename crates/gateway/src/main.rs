@@ -1,4 +1,4 @@
-//! The program: see the crate's own page.
+//! The program. See the crate's documentation.
 
 use std::process::ExitCode;
 

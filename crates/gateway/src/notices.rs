@@ -1,11 +1,11 @@
-//! What callers are told while they wait.
+//! The texts of notices to callers that wait.
 
 use http::HeaderMap;
 use tower_buttress::Notice;
 
 use super::args::Notices;
 
-/// The text of a notice, for callers that are to get it.
+/// The text of a notice; `None` for callers that do not want notices.
 pub(crate) fn text(notices: Notices, notice: &Notice, headers: &HeaderMap) -> Option<String> {
     let wanted = match notices {
         Notices::Off => false,

@@ -1,4 +1,4 @@
-//! The page that shows what happens, in a browser.
+//! The browser page that shows calls and events.
 
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Response};
@@ -6,11 +6,11 @@ use http::{HeaderValue, Response};
 use super::answer_body::AnswerBody;
 use super::problem::text;
 
-/// Nothing but its own two files, and no words of others as markup: what callers name is shown.
+/// Allows only the page's own two files, so that text from callers never runs as markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'self'; require-trusted-types-for 'script'";
 
-/// A file of the page, if this is the name of one.
+/// The file of the page with this name.
 pub(crate) fn file(name: &str) -> Option<Response<AnswerBody>> {
     let mut response = match name {
         "" => text("text/html; charset=utf-8", include_str!("page/index.html")),

@@ -1,30 +1,30 @@
-//! How servers read a path.
+//! Finds the ways in which servers read a path.
 //!
-//! What a route is for is said by what paths begin with, and upstreams do not agree on that: some merge slashes, take steps up and
-//! down, decode first, cut parameters off, or do not tell `/V1` from `/v1`. The bytes are passed on as they came; a call whose
-//! readings would lie on different routes is not.
+//! Routes are chosen by prefixes of paths, and upstreams disagree on how to read a path: some merge slashes, resolve
+//! `.` and `..`, decode first, cut parameters off, or ignore case. The gateway forwards the bytes unchanged. It
+//! refuses a call whose readings belong to different routes.
 
 use tower_buttress::Model;
 
-/// A longer path is not read in every way: that would cost more than its request.
+/// A longer path is not read in all ways, which would cost more than the request.
 const LONGEST: usize = 2 * 1024;
 
 /// One way to read a path.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
-    /// How many times `%2e` is decoded: some servers do it behind a proxy that has done it.
+    /// How often `%2e` is decoded: some servers decode again behind a proxy that has decoded.
     decodes: u8,
     /// A backslash is a slash, as on Windows.
     turns_backslashes: bool,
-    /// A segment ends at the `;` that stands in it as it came, and the rest is decoded: so Tomcat does.
+    /// `;` ends a segment before decoding, as in Tomcat.
     cuts_first: bool,
-    /// A segment ends at `;` once it is decoded, as in other servlets, or at a byte 0.
+    /// `;` or a zero byte ends a segment after decoding, as in other servlet containers.
     cuts_parameters: bool,
     merges_slashes: bool,
     takes_steps: bool,
 }
 
-/// Whether a server that reads `path` in any way finds it to begin with one of `prefixes`, and another server does not.
+/// Whether some reading of `path` begins with one of `prefixes` and another reading does not.
 pub(crate) fn is_ambiguous<'a>(path: &str, prefixes: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
     let begins = |path: &[u8], prefix: &str| path.get(..prefix.len()).is_some_and(|start| start == prefix.as_bytes());
     let folded = |path: &[u8], prefix: &str| {
@@ -37,19 +37,18 @@ pub(crate) fn is_ambiguous<'a>(path: &str, prefixes: &(impl Iterator<Item = &'a 
     if !is_read_differently(path) {
         return false;
     }
-    // Each way finds the same as the letters do.
+    // Every reading gives the same result as the literal text.
     let agrees = |read: &[u8]| prefixes.clone().all(|prefix| begins(literal, prefix) == folded(read, prefix));
     prefixes.clone().any(|prefix| prefix.len() > 1)
         && (path.len() > LONGEST || !manners().all(|manner| agrees(&manner.read(literal))))
 }
 
-/// The model that a path names, without percent-encoding.
+/// The model that a path names, percent-decoded.
 pub(crate) fn model(path: &str) -> Option<String> {
     Some(plain(Model::in_path(path)?))
 }
 
-/// Whether a server that reads `path` in any way finds another model in it than the letters name, or finds one where they name
-/// none.
+/// Whether some reading of `path` names another model than the literal text, or one where the literal text names none.
 pub(crate) fn has_unclear_model(path: &str) -> bool {
     let model = model(path);
     let agrees = |read: &[u8]| Model::in_path(&String::from_utf8_lossy(read)).map(plain) == model;
@@ -57,20 +56,20 @@ pub(crate) fn has_unclear_model(path: &str) -> bool {
         && (path.len() > LONGEST || !manners().all(|manner| agrees(&manner.read(path.as_bytes()))))
 }
 
-/// As often decoded as any server does it.
+/// Decodes as often as any server does.
 fn plain(name: &str) -> String {
     String::from_utf8_lossy(&decoded(&decoded(name.as_bytes()))).into_owned()
 }
 
-/// Whether there is anything in it that not all servers read as it stands.
+/// Whether servers may read the path in different ways.
 fn is_read_differently(path: &str) -> bool {
     path.contains(['%', '\\', ';']) || path.contains("//") || path.contains("/.")
 }
 
-/// Whether it is a path of the gateway's own, `/-/..`, or a spelling of one that an upstream could take for it. Of a path that is
-/// too long to be read in every way, a segment that could be the first one is enough.
+/// Whether the path is one of the gateway's own, `/-/..`, or a spelling that an upstream could read as one. For a path
+/// too long for all readings, one segment `-` is enough.
 pub(crate) fn is_own(path: &str) -> bool {
-    // Each reading ends with a slash: `/-` is the upstream's.
+    // Each reading ends with a slash: `/-` belongs to the upstream.
     let is_below = |read: &[u8]| read.len() > 3 && read.starts_with(b"/-/");
     path.starts_with("/-/")
         || is_read_differently(path)
@@ -78,7 +77,7 @@ pub(crate) fn is_own(path: &str) -> bool {
             && (path.len() > LONGEST || manners().any(|manner| is_below(&manner.read(path.as_bytes()))))
 }
 
-/// Whether `-` is a segment in any reading: what a path needs to be one of the gateway's own.
+/// Whether `-` is a segment in any reading, as in every path of the gateway's own.
 fn has_own_segment(path: &[u8]) -> bool {
     let has_one =
         |path: &[u8]| path.split(|byte| matches!(byte, b'/' | b'\\' | b';' | 0)).any(|segment| segment == b"-");
@@ -123,13 +122,13 @@ impl Manner {
             read.push(b'/');
             read.extend_from_slice(segment);
         }
-        // Where the last step leads to is a folder, and a prefix may end with its slash.
+        // A path that ends in `.` or `..` is a folder, and a prefix may end with its slash.
         read.push(b'/');
         read
     }
 }
 
-/// Without what stands between a `;` and the end of its segment.
+/// Removes everything from a `;` to the end of its segment.
 fn without_parameters(path: &[u8]) -> Vec<u8> {
     let mut is_cut = false;
     let stays = |byte: &&u8| {

@@ -1,4 +1,4 @@
-//! Which version of HTTP a client speaks, by its first bytes.
+//! Detects a client's version of HTTP from its first bytes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,17 +6,17 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// What an HTTP/2 connection begins with (RFC 9113, 3.4).
+/// The preface of an HTTP/2 connection (RFC 9113, 3.4).
 const HTTP_2: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection whose first bytes were read, and are read again by the server.
+/// A connection that replays its first bytes to the server.
 ///
-/// hyper-util's `auto` hands them over in a reading of their own, for which hyper makes its buffer twice as large.
+/// hyper-util's `auto` replays them in a separate read, which makes hyper double its buffer.
 #[derive(Debug)]
 pub(crate) struct Prefaced<T> {
     io: T,
     first: [u8; HTTP_2.len()],
-    /// How many of `first` were read, and how many of them the server has.
+    /// How many bytes of `first` were read, and how many of them the server has.
     filled: usize,
     taken: usize,
 }
@@ -30,7 +30,7 @@ impl<T> Prefaced<T> {
 }
 
 impl<T: AsyncRead + Unpin> Prefaced<T> {
-    /// Reads until it is known whether the client speaks HTTP/2.
+    /// Reads until the version is known.
     pub(crate) async fn is_http2(&mut self) -> io::Result<bool> {
         while let Some(rest) = self.first.get_mut(self.filled..).filter(|rest| !rest.is_empty()) {
             let read = self.io.read(rest).await?;
@@ -54,7 +54,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefaced<T> {
         buf.put_slice(first.get(..taken).unwrap_or_default());
         this.taken += taken;
         if buf.remaining() > 0 {
-            // What has come since goes with it. An end or an error is met again by the next reading.
+            // Adds bytes that have arrived since. The next read reports an end or error again.
             let _ = Pin::new(&mut this.io).poll_read(cx, buf);
         }
         Poll::Ready(Ok(()))

@@ -1,5 +1,5 @@
-//! The gateway's own answers to what it cannot do, as RFC 9457 problems with the `error` member that SDKs look for. Their
-//! detail says what happened and, behind a semicolon, what to do: as a layer's refusal does.
+//! The gateway's own refusals, as RFC 9457 problems with the `error` member that SDKs read. As in a layer's refusal,
+//! the detail says what happened and, after a semicolon, what to do.
 
 use std::error::Error as _;
 
@@ -15,28 +15,28 @@ use tower_buttress::verdict::{Health, NextStep, Verdict};
 
 use super::answer_body::AnswerBody;
 
-/// Who gave the answer: `upstream`, a fallback's name, or `gateway`.
+/// The server that gave the answer: `upstream`, a fallback's name, or `gateway`.
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("x-gateway-served-by");
 
 const PROBLEM: &str = "application/problem+json";
 
-/// Why a page may not call.
+/// Why a page's request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Foreign {
     Host,
     Page,
 }
 
-/// A caller without a key of this gateway.
+/// 401: no valid caller key.
 pub(crate) fn unknown_caller() -> Response<AnswerBody> {
     invalid_key("The caller is not known here; send a key of this gateway, in Authorization (Bearer) or x-api-key.")
 }
 
-/// A caller whose key was removed while its call waited.
+/// 401: the caller's key was removed while its call waited.
 pub(crate) fn removed_key() -> Response<AnswerBody> {
     let detail = "The key of this call was removed from this gateway; ask its operator for another one.";
     let mut response = invalid_key(detail);
-    // What the heartbeats say in an error event, where they have begun the stream.
+    // The error event that ends a stream which the heartbeats have begun.
     let told = UpstreamError::new(StatusCode::UNAUTHORIZED, Verdict::new(NextStep::GiveUp, Health::Success));
     response.extensions_mut().insert(told.with_message(detail));
     response
@@ -48,7 +48,7 @@ fn invalid_key(detail: &'static str) -> Response<AnswerBody> {
     response
 }
 
-/// A page of another site.
+/// 403: a page of another site, or an unknown `Host`.
 pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
     match why {
         Foreign::Host => problem(
@@ -64,7 +64,7 @@ pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
     }
 }
 
-/// An upstream that gave no answer. The cause stays in the log.
+/// 502: the upstream did not answer. The log has the cause.
 pub(crate) fn bad_gateway(error: &BoxError) -> Response<AnswerBody> {
     let unreachable = error::find::<legacy::Error>(error.as_ref()).is_some_and(legacy::Error::is_connect);
     let (kind, detail) = if error::find::<ConnectElapsed>(error.as_ref()).is_some() {
@@ -77,18 +77,18 @@ pub(crate) fn bad_gateway(error: &BoxError) -> Response<AnswerBody> {
     problem(StatusCode::BAD_GATEWAY, kind, detail)
 }
 
-/// An upstream that changes to a protocol it was not asked for.
+/// 502: the upstream switched to a protocol that was not requested.
 pub(crate) fn wrong_protocol() -> Response<AnswerBody> {
     let detail = "The upstream changed to a protocol that it was not asked for; ask for another one.";
     problem(StatusCode::BAD_GATEWAY, "wrong-protocol", detail)
 }
 
-/// A request whose body did not come to its end.
+/// 400: the request's body broke off.
 pub(crate) fn broken_request() -> Response<AnswerBody> {
     problem(StatusCode::BAD_REQUEST, "request-incomplete", "The body of this request broke off; send it again.")
 }
 
-/// A request whose body did not come in time.
+/// 408: the request's body was too slow.
 pub(crate) fn late_request() -> Response<AnswerBody> {
     problem(
         StatusCode::REQUEST_TIMEOUT,
@@ -97,27 +97,27 @@ pub(crate) fn late_request() -> Response<AnswerBody> {
     )
 }
 
-/// A path that cannot be one of the upstream's.
+/// 400: a path that leaves the upstream's prefix, or is too long.
 pub(crate) fn invalid_path() -> Response<AnswerBody> {
     let detail = "The path of this request is too long, or leads out of what is served here; send another one.";
     problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
 }
 
-/// A path that upstreams read in different ways, and that is another route's in one of them.
+/// 400: servers read the path in different ways, and one of them belongs to another route.
 pub(crate) fn ambiguous_path() -> Response<AnswerBody> {
     let detail = "Servers read the path of this request in different ways; send it without double slashes, dots between \
                   slashes, semicolons and encoded letters.";
     problem(StatusCode::BAD_REQUEST, "path-ambiguous", detail)
 }
 
-/// A request in which servers read different models, where the route depends on the model.
+/// 400: servers read different models, and the route depends on the model.
 pub(crate) fn unclear_model() -> Response<AnswerBody> {
     let detail = "Servers read different models in this request, or none; send JSON with one member model, the one that its path \
                   names, if it names one.";
     problem(StatusCode::BAD_REQUEST, "model-unclear", detail)
 }
 
-/// A request that could not be read, where the route depends on the model.
+/// 503: no memory to read the request, and the route depends on the model.
 pub(crate) fn no_memory() -> Response<AnswerBody> {
     let detail = "The gateway holds as many requests as it may, and cannot read this one; send it again.";
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "no-memory", detail);
@@ -125,13 +125,13 @@ pub(crate) fn no_memory() -> Response<AnswerBody> {
     response
 }
 
-/// A request that is more than is read, where the route depends on the model.
+/// 413: the body is longer than the limit for reading, and the route depends on the model.
 pub(crate) fn too_long_to_read() -> Response<AnswerBody> {
     let detail = "The model of this request cannot be looked for in so long a body; send at most 32 MiB.";
     problem(StatusCode::PAYLOAD_TOO_LARGE, "request-too-large", detail)
 }
 
-/// A call that is among those of no route.
+/// 404: no route serves the call.
 pub(crate) fn no_route() -> Response<AnswerBody> {
     problem(
         StatusCode::NOT_FOUND,
@@ -140,7 +140,7 @@ pub(crate) fn no_route() -> Response<AnswerBody> {
     )
 }
 
-/// A path below `/-/` that is none of the gateway's.
+/// 404: no such page below `/-/`.
 pub(crate) fn no_such_page() -> Response<AnswerBody> {
     problem(
         StatusCode::NOT_FOUND,
@@ -149,12 +149,12 @@ pub(crate) fn no_such_page() -> Response<AnswerBody> {
     )
 }
 
-/// A method that a page which is read does not know.
+/// 405: the page only reads.
 pub(crate) fn only_read() -> Response<AnswerBody> {
     only("GET, HEAD", "This page can only be read; use GET.")
 }
 
-/// A method that a page which changes something does not know.
+/// 405: the page changes state.
 pub(crate) fn only_posted() -> Response<AnswerBody> {
     only("POST", "This page changes something; use POST.")
 }
@@ -165,19 +165,19 @@ fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> {
     response
 }
 
-/// A query that names no tenant.
+/// 400: a query of `/-/forget` that is not understood.
 pub(crate) fn unknown_query() -> Response<AnswerBody> {
     let detail = "The query says not whose answers to forget; send tenant=NAME, or none to forget those of all.";
     problem(StatusCode::BAD_REQUEST, "query-invalid", detail)
 }
 
-/// A caller that has as many WebSockets as `--caller-concurrency` gives it.
+/// 429: the caller has all the WebSockets that `--caller-concurrency` allows.
 pub(crate) fn too_many_tunnels() -> Response<AnswerBody> {
     let detail = "This caller has as many WebSockets open as it may have; close one first.";
     problem(StatusCode::TOO_MANY_REQUESTS, "too-many-websockets", detail)
 }
 
-/// A reverse proxy is no tunnel.
+/// 501: `CONNECT`; the gateway opens no tunnels.
 pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     problem(
         StatusCode::NOT_IMPLEMENTED,
@@ -186,10 +186,10 @@ pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     )
 }
 
-/// The answer to a request that was to go no further than here (`Max-Forwards: 0`).
+/// The answer to a request that must not be forwarded further (`Max-Forwards: 0`).
 pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
     if method == Method::TRACE {
-        // A browser may have been made to send it: its headers are not shown.
+        // A script in a browser may have sent it, and must not see the headers.
         let mut response = problem(
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",
@@ -201,13 +201,13 @@ pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
     empty(StatusCode::NO_CONTENT)
 }
 
-/// Whether the words of a refusal are those of an upstream, which told of an error in its answer.
+/// Whether the refusal repeats an upstream's own error.
 pub(crate) fn is_upstreams_own(rejection: &Rejection) -> bool {
     rejection.source().is_some_and(|source| error::find::<UpstreamError>(source).is_some())
 }
 
-/// A layer's refusal in the same form as the gateway's own. One in another form (gRPC, or the dialect of a model's clients)
-/// stays as it is.
+/// Gives a layer's refusal the form of the gateway's own. A refusal in another form (gRPC, or the dialect of a model
+/// API) stays as it is.
 pub(crate) fn of_rejection(rejection: &Rejection, mut response: Response<AnswerBody>) -> Response<AnswerBody> {
     if response.headers().get(CONTENT_TYPE).is_none_or(|format| format != PROBLEM) {
         response.headers_mut().insert(SERVED_BY, HeaderValue::from_static("gateway"));
@@ -222,7 +222,7 @@ pub(crate) fn of_rejection(rejection: &Rejection, mut response: Response<AnswerB
 }
 
 fn problem(status: StatusCode, kind: &str, detail: &str) -> Response<AnswerBody> {
-    // The same words as in a stream's error event.
+    // The same types as in a stream's error event.
     let class = match status.as_u16() {
         401 => "authentication_error",
         403 => "permission_error",

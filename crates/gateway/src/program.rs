@@ -1,4 +1,4 @@
-//! The program around a gateway: its options, its signals, its exit code.
+//! The program around a gateway: options, signals, exit code.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use super::signals::{Hangups, Signals};
 use super::welcome::welcome;
 use super::{Gateway, telemetry};
 
-/// The whole program, up to its exit code.
+/// Runs the program and returns its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args = match Args::read(args) {
         Ok(args) => args,
@@ -43,8 +43,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let ended = runtime.block_on(answer(args));
-            // What is still open after the drain is dropped here; nothing is waited for, not even a name that is
-            // being resolved.
+            // Connections still open after the drain are dropped. Nothing is awaited, not even a name lookup.
             runtime.shutdown_background();
             ended.map_or_else(|line| complain(&line), |()| 0)
         }
@@ -52,13 +51,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// What only the start would find.
+/// Checks what would otherwise fail only at the start.
 fn check(args: &Args) -> Result<(), String> {
     Fleet::new(&args.fleet, &telemetry::observer(&Events::new()))?;
     CheckedConfig::new(args.clone()).map(drop)
 }
 
-/// Answers until it is told to stop.
+/// Runs the gateway until a signal stops it.
 async fn answer(args: Args) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let mut hangups = Hangups::new().map_err(|error| format!("cannot listen to signals: {error}"))?;
@@ -68,7 +67,7 @@ async fn answer(args: Args) -> Result<(), String> {
     tokio::spawn(async move {
         loop {
             hangups.next().await;
-            // What is wrong is in the log.
+            // The log has the errors.
             let _ = reload.now().await;
         }
     });
@@ -85,7 +84,7 @@ async fn answer(args: Args) -> Result<(), String> {
 }
 
 fn say(text: &str) {
-    // Output that cannot be written is no reason to stop.
+    // A closed stdout must not stop the gateway.
     let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
 }
 
@@ -93,6 +92,6 @@ fn complain(lines: &str) -> u8 {
     for line in lines.lines() {
         let _ = writeln!(io::stderr(), "gateway: {line}");
     }
-    // What clap exits with where an option is wrong.
+    // clap's exit code for a wrong option.
     2
 }

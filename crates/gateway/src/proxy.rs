@@ -1,4 +1,4 @@
-//! From a client's request to an answer for it: what a gateway owes both sides, around the stack of layers.
+//! Does the duties of a gateway to client and upstream, around the stack of layers.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -33,18 +33,18 @@ use super::unread::Sender;
 use super::upload::{ObservedUpload, UploadReports};
 use super::{headers, problem, telemetry};
 
-/// Whether an equal request had been made: `leader`, `joined`, `replayed`, or `resumed`. Absent where that cannot be told.
+/// Whether an equal request came before: `leader`, `joined`, `replayed`, or `resumed`. Absent if that is unknown.
 const DEDUP: HeaderName = HeaderName::from_static("x-gateway-dedup");
 
-/// What a request's body is when it goes through the stack.
+/// The request body inside the stack.
 pub(crate) type RequestBody = CallBody;
 
-/// Passes requests through the stacks of their routes.
+/// Sends requests through the stacks of their routes.
 #[derive(Debug)]
 pub(crate) struct Proxy<S> {
     routes: Routes<S>,
     inspector: Inspector,
-    /// In which an upstream takes a credential, beside those headers that are known for it.
+    /// Headers in which upstreams take a credential, beside the well-known ones.
     credentials: Vec<HeaderName>,
     tunnels: Tunnels,
     trailers: TrailerNames,
@@ -142,8 +142,8 @@ impl<S> Proxy<S> {
         }
     }
 
-    /// The route of a request, by its head. `Err`: the answer to one that goes no further than here. In the stack it would be a
-    /// fault of the upstream: tried again, and counted by its breaker.
+    /// Finds the route of a request by its head. `Err`: the answer to a refused request. Inside the stack the refusal
+    /// would count as a fault of the upstream, and be retried.
     fn match_head(&self, parts: &mut Parts) -> Result<RouteMatch<'_, S>, Box<Response<AnswerBody>>> {
         if parts.method == Method::CONNECT {
             return Err(problem::no_tunnels().into());
@@ -160,7 +160,7 @@ impl<S> Proxy<S> {
         if is_last_hop(parts) { Err(problem::last_hop(&parts.method).into()) } else { Ok(matched) }
     }
 
-    /// What answers a call. `Err`: nothing does, and this makes the refusal.
+    /// The stack of a call. `Err` makes the refusal when there is none.
     fn stack<'a>(
         &'a self,
         matched: &RouteMatch<'a, S>,
@@ -170,7 +170,7 @@ impl<S> Proxy<S> {
         match *matched {
             RouteMatch::At(route) => return Ok(&route.stack),
             RouteMatch::Answers(stack) => return Ok(stack),
-            // Which limits hold is not for the caller to choose.
+            // The caller must not choose which limits apply.
             RouteMatch::Unsure if parts.extensions.get::<UnclearModel>().is_some() => {
                 return Err(problem::unclear_model);
             }
@@ -183,7 +183,7 @@ impl<S> Proxy<S> {
     }
 }
 
-/// A request's body for the stack; and, where it is not in memory yet, what becomes of it.
+/// The request's body for the stack, and reports of its upload if it is not in memory yet.
 fn watched(body: MaybeRead) -> (CallBody, Option<UploadReports>) {
     match body {
         MaybeRead::Whole(data) => (CallBody::from(data), None),
@@ -195,7 +195,7 @@ fn watched(body: MaybeRead) -> (CallBody, Option<UploadReports>) {
     }
 }
 
-/// A client that does not send all of its request has left; the upstream is not at fault.
+/// A client whose request breaks off has left; the upstream is not at fault.
 fn broken(error: &(dyn Error + 'static)) -> Response<AnswerBody> {
     tracing::debug!("a request broke off: {}", telemetry::chain(error));
     problem::broken_request()
@@ -217,7 +217,7 @@ where
         };
         tokio::spawn(tunnel.carry(upgrade::on(&mut response), shutdown.open()));
     }
-    // What began before its answer does not know yet how that will come about.
+    // An answer that began early does not know its source yet.
     let early = response.extensions().get::<HeadersSentEarly>().is_some();
     let count = HeaderValue::from(Attempts::of(&response).0);
     let served_by = served_by(&response);
@@ -234,7 +234,7 @@ where
     }
     match role {
         Some(role) => response.headers_mut().insert(DEDUP, HeaderValue::from_static(role)),
-        // That of a gateway behind this one.
+        // Set by a gateway behind this one.
         None => response.headers_mut().remove(DEDUP),
     };
     if switching {
@@ -243,7 +243,7 @@ where
     response
 }
 
-/// Who gave the answer, where that was not the upstream.
+/// The server that gave the answer, if not the upstream.
 fn served_by<B>(response: &Response<B>) -> Option<HeaderValue> {
     match Stale::of(response).map(|stale| stale.kind) {
         Some(StaleKind::Template) => Some(HeaderValue::from_static("template")),
@@ -263,13 +263,13 @@ fn role(role: &DedupRole) -> Option<&'static str> {
     }
 }
 
-/// Counts `Max-Forwards` down, where it counts (RFC 9110, 7.6.2).
+/// Decrements `Max-Forwards` where it applies (RFC 9110, 7.6.2).
 fn is_last_hop(parts: &mut Parts) -> bool {
     if parts.method != Method::TRACE && parts.method != Method::OPTIONS {
         return false;
     }
     let Some(hops) = parts.headers.get_mut(MAX_FORWARDS) else { return false };
-    // What is no number was not meant for us.
+    // Ignores a value that is not a number.
     let Some(left) = hops.to_str().ok().and_then(|text| text.parse::<u32>().ok()) else { return false };
     match left.checked_sub(1) {
         Some(left) => *hops = HeaderValue::from(left),

@@ -1,4 +1,4 @@
-//! Which stack answers a call.
+//! Selects the stack for a call.
 
 use super::answers;
 use super::args::Calls;
@@ -6,13 +6,13 @@ use super::idle_clones::IdleClones;
 use super::paths;
 use super::upstream::Upstream;
 
-/// The routes, in their order: the first that a call is among.
+/// The routes in their order; the first match serves the call.
 #[derive(Debug)]
 pub(crate) struct Routes<S> {
     routes: Vec<Served<S>>,
-    /// What callers come back to, whichever route it came from.
+    /// The stack for callers that come back to answers, shared by all routes.
     answers: IdleClones<S>,
-    /// Not all paths are those of the same routes.
+    /// Whether routes differ in their path prefixes.
     has_paths: bool,
 }
 
@@ -24,14 +24,14 @@ pub(crate) struct Served<S> {
     pub(crate) stack: IdleClones<S>,
 }
 
-/// What a request's head says of its route.
+/// What a request's head says about its route.
 pub(crate) enum RouteMatch<'a, S> {
     At(&'a Served<S>),
-    /// At an answer that callers come back to.
+    /// A kept answer that its caller comes back to.
     Answers(&'a IdleClones<S>),
-    /// It depends on the model, which stands in the body.
+    /// The route depends on the model in the body.
     Unsure,
-    /// Upstreams may read its path as one of another route's.
+    /// Upstreams may read the path as one of another route.
     Ambiguous,
     Nowhere,
 }
@@ -44,7 +44,7 @@ impl<S> Routes<S> {
         Self { routes, answers, has_paths }
     }
 
-    /// The route of a call whose body was not read yet.
+    /// The route of a call whose body has not been read.
     pub(crate) fn by_head(&self, path: &str) -> RouteMatch<'_, S> {
         if answers::is_one(path) {
             return RouteMatch::Answers(&self.answers);
@@ -59,7 +59,7 @@ impl<S> Routes<S> {
         }
     }
 
-    /// The route of a call whose model is known, where it has one.
+    /// The route of a call whose model is known or absent.
     pub(crate) fn find(&self, path: &str, model: Option<&str>) -> Option<&Served<S>> {
         self.routes.iter().find(|route| route.calls.have(path, model))
     }

@@ -1,4 +1,4 @@
-//! Clients' connections: accepted, served, bounded, and drained at the end.
+//! Accepts, serves, limits and drains clients' connections.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -32,21 +32,21 @@ use super::socket::{Reset, Socket};
 use super::telemetry;
 use super::versions::{FIRST_REQUEST, Versions};
 
-/// Serves clients until it is told to stop.
+/// Serves clients until it is stopped.
 #[derive(Debug)]
 pub(crate) struct Server<S> {
-    /// What is in force. It changes when the configuration is read again.
+    /// The services in force. They change when the configuration is read again.
     pub(crate) live: watch::Receiver<Arc<Live<S>>>,
     pub(crate) shutdown: Shutdown,
     pub(crate) write_timeout: Option<Duration>,
     pub(crate) drain_timeout: Option<Duration>,
 }
 
-/// Any client that is gone without a word is noticed some minutes after this time, also one whose tunnel is silent.
+/// Detects a client that vanished within some minutes, even on a silent tunnel.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// When no file descriptor is left, accepting again at once would only burn the processor.
+/// Without file descriptors, accepting again at once would spin.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(200);
 
 // === impl Server ===
@@ -60,7 +60,7 @@ where
         + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    /// Accepts until `stop`, then waits for what is open. `admin` has only the gateway's own pages.
+    /// Accepts until `stop`, then drains open connections. `admin` serves only the gateway's own pages.
     pub(crate) async fn serve(self, listener: TcpListener, admin: Option<TcpListener>, stop: impl Future<Output = ()>) {
         let versions = Arc::new(Versions::new(self.write_timeout));
         let upkeep = tokio::spawn(telemetry::upkeep());
@@ -91,7 +91,7 @@ where
         upkeep.abort();
     }
 
-    /// Answers those who watch while it drains: that it is not ready any more, and what is still open. Nothing waits for their
+    /// Answers health checks during the drain: not ready, and what is still open. The drain does not wait for their
     /// connections.
     async fn answer_watchers(self, versions: Arc<Versions>, admin: Option<&TcpListener>) {
         loop {
@@ -106,7 +106,7 @@ where
     }
 
     async fn connection(self, versions: Arc<Versions>, stream: TcpStream, address: IpAddr, door: Door, open: Open) {
-        // One small event per segment, at once. A socket that cannot is already closed.
+        // Sends each small event at once, in its own segment. Fails only on a closed socket.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL));
@@ -117,7 +117,7 @@ where
         let Some(tls) = tls.filter(|_| matches!(door, Door::Main)) else {
             return self.speak(&versions, stream, came, reset, open).await;
         };
-        // In a box, as HTTP/2 below: connections without it need no room for it.
+        // Boxed, as HTTP/2 below, so that plain connections need no room for it.
         Box::pin(self.secure(&versions, TlsAcceptor::from(tls), stream, came, reset, open)).await;
     }
 
@@ -142,7 +142,7 @@ where
         }
     }
 
-    /// Answers what comes on a connection, to its end.
+    /// Serves the requests of a connection, to its end.
     async fn requests<T>(
         self,
         versions: &Versions,
@@ -169,7 +169,8 @@ where
             begins.store(true, Ordering::Relaxed);
             resets.note(request.version());
             let live = self.live.borrow().clone();
-            // In a box: hyper keeps room for this future as long as the connection lives, also while an answer streams.
+            // Boxed, because hyper keeps room for this future for the connection's lifetime, even while an answer
+            // streams.
             Box::pin(async move { Ok::<_, Infallible>(live.answer(request, came).await) })
         });
         if is_http2 {
@@ -187,7 +188,7 @@ impl<S> Clone for Server<S> {
     }
 }
 
-/// Never, where there is no such listener.
+/// Pending for ever if there is no such listener.
 async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
@@ -197,7 +198,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Socket
 
 async fn not_accepted(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    // A client that was gone before it was accepted is no fault of ours.
+    // A client that left before accept is not the gateway's fault.
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::error!("cannot accept connections: {error}");
         tokio::time::sleep(OUT_OF_DESCRIPTORS).await;

@@ -1,14 +1,14 @@
-//! What is still open when the gateway is to stop.
+//! Tracks open connections and streams for the drain.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Tells what is open to come to an end, and waits for it.
+/// Tells open connections to end, and waits for them.
 #[derive(Clone, Debug)]
 pub(crate) struct Shutdown(watch::Sender<bool>);
 
-/// Something that is open: held for as long as it is.
+/// Something open; held while it is.
 #[derive(Debug)]
 pub(crate) struct Open(watch::Receiver<bool>);
 
@@ -23,17 +23,17 @@ impl Shutdown {
         Open(self.0.subscribe())
     }
 
-    /// Whether it is time to come to an end.
+    /// Whether the drain has begun.
     pub(crate) fn has_begun(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// How many are open.
+    /// The number of open connections and streams.
     pub(crate) fn count(&self) -> usize {
         self.0.receiver_count()
     }
 
-    /// Has all that is open come to an end, and waits for it. Returns whether it was in time.
+    /// Starts the drain and waits. Returns whether everything ended in time.
     pub(crate) async fn finish(&self, limit: Option<Duration>) -> bool {
         self.0.send_replace(true);
         match limit {
@@ -49,10 +49,10 @@ impl Shutdown {
 // === impl Open ===
 
 impl Open {
-    /// Waits until it is time to come to an end.
+    /// Waits until the drain begins.
     pub(crate) async fn ending(&mut self) {
         if self.0.wait_for(|ending| *ending).await.is_err() {
-            // There is no sender left.
+            // The sender is gone: no drain will come.
             std::future::pending::<()>().await;
         }
     }

@@ -1,26 +1,26 @@
-//! When to stop, and when to read the configuration again.
+//! Signals to stop and to read the configuration again.
 
 use std::io;
 
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT. The first asks for an end; a second one, while open streams are waited for, is the end.
+/// SIGTERM and SIGINT. The first starts the drain; the second ends it.
 #[cfg(unix)]
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-/// SIGHUP: the configuration is to be read again.
+/// SIGHUP: read the configuration again.
 #[cfg(unix)]
 pub(crate) struct Hangups(Signal);
 
-/// Only a terminal can ask for an end here.
+/// Only Ctrl-C exists here.
 #[cfg(not(unix))]
 pub(crate) struct Signals;
 
-/// There is no such signal here.
+/// This platform has no such signal.
 #[cfg(not(unix))]
 pub(crate) struct Hangups;
 
@@ -49,7 +49,7 @@ impl Hangups {
     }
 
     pub(crate) async fn next(&mut self) {
-        // A stream of signals has no end.
+        // A stream of signals never ends.
         let _ = self.0.recv().await;
     }
 }

@@ -1,4 +1,4 @@
-//! What compares requests, so that the answer to a similar one can stand in.
+//! Configures answers to similar requests.
 
 use hyper_util::client::legacy::connect::Connect;
 use tower::Layer;
@@ -7,10 +7,10 @@ use tower_buttress::{CircuitBreakerLayer, OpenAiEmbeddings, Similar};
 use super::args::{LayerArgs, SimilarArgs, Switch};
 use super::upstream::{Connectors, Forward};
 
-/// How similar requests are found; `None`: they are not.
+/// The settings of similar answers; `None`: off.
 ///
-/// The layer bounds each request for an embedding by itself. While the server of the embeddings keeps failing it is not
-/// asked.
+/// The layer limits each embeddings request itself. While the embeddings server keeps failing, the layer does not call
+/// it.
 pub(crate) fn similar<C>(args: &LayerArgs, connectors: &Connectors<C>) -> Option<Similar>
 where
     C: Connect + Clone + Send + Sync + 'static,

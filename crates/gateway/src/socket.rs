@@ -1,6 +1,7 @@
-//! A connection that can be reset, as a caller's is where an answer broke off and the caller has no other way to know.
+//! A connection that can be reset, for callers that cannot see otherwise that an answer broke off.
 //!
-//! Over HTTP/1.0 an answer without a length ends with its connection, whether it is whole or not. A connection that was reset
+//! Over HTTP/1.0 an answer without a length ends when its connection closes, whole or not. A reset tells the caller
+//! that the answer is not whole.
 //! did not end.
 
 use std::io::{self, IoSlice};
@@ -14,41 +15,41 @@ use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A connection that is reset, not closed, where that was [wanted](ResetOnDrop::want).
+/// A connection that is reset instead of closed, if that was [wanted](ResetOnDrop::want).
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
     reset: ResetOnDrop,
 }
 
-/// Whether a connection is to be reset when it is dropped.
+/// Whether to reset a connection when it is dropped.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ResetOnDrop(Arc<AtomicBool>);
 
-/// Whether a caller's connection is to be reset.
+/// Whether to reset a caller's connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reset {
-    /// Its caller speaks HTTP/1.0.
+    /// Whether the caller speaks HTTP/1.0.
     is_old: Arc<AtomicBool>,
     pub(crate) on_drop: ResetOnDrop,
 }
 
-/// A reset overtakes what the system has not delivered yet.
+/// A reset overtakes data that the system has not delivered yet.
 const DELIVERED: Duration = Duration::from_millis(500);
 
 // === impl Reset ===
 
 impl Reset {
-    /// A request has come.
+    /// Notes the version of a request.
     pub(crate) fn note(&self, version: Version) {
         if version < Version::HTTP_11 {
             self.is_old.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The connection has failed. Comes back when it may be dropped.
+    /// Handles a failed connection. Returns when it may be dropped.
     pub(crate) async fn failed(&self, error: &hyper::Error) {
-        // An answer that broke off, and not the connection or the request.
+        // A user error means that the answer's body failed, not the connection or the request.
         if error.is_user() && self.is_old.load(Ordering::Relaxed) {
             self.on_drop.want();
             tokio::time::sleep(DELIVERED).await;
@@ -75,7 +76,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.reset.0.load(Ordering::Relaxed) {
-            // With no time to linger, close(2) sends a reset.
+            // With linger time 0, close(2) sends a reset.
             let _ = self.stream.set_zero_linger();
         }
     }

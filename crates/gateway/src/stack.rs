@@ -1,4 +1,4 @@
-//! The layers in their order, which is known only here.
+//! Builds the layers in their order.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use super::state::{Guards, RouteState, States};
 use super::upstream::{Connectors, EntryLayer, Forward, Upstream};
 use super::weights::Weighted;
 
-/// The name of an upstream that is no fallback.
+/// The name of the first upstream, which is not a fallback.
 const PRIMARY: &str = "upstream";
 
-/// On an answer that is not the JSON that was asked for, though the model was asked again.
+/// On an answer that is not valid JSON even after the model was asked again.
 const OUTPUT: HeaderName = HeaderName::from_static("x-gateway-output");
 
 /// What the stacks of all routes share.
@@ -44,12 +44,12 @@ pub(crate) struct Shared {
     observer: Arc<dyn Observer>,
     forgetful: ForgetfulLayers,
     loads: Loads,
-    /// A caller's limits hold for all that it asks for.
+    /// Shared, because a caller's limits apply over all routes.
     per_caller: PaceLayer,
     memory: Memory,
-    /// Each attempt is a span of its caller's trace.
+    /// Whether each attempt becomes a span of the caller's trace.
     continues_traces: bool,
-    /// Callers come back to their answers at a URL that says nothing of a route.
+    /// Shared, because the URL of a kept answer does not name a route.
     dedup: DedupLayer<DedupStore>,
 }
 
@@ -80,7 +80,7 @@ impl Shared {
     }
 }
 
-/// Everything between a request that is ready to go out and an answer that is ready to come back.
+/// The layers between the proxy and the upstreams.
 pub(crate) struct Stack {
     heartbeat: SseHeartbeatLayer,
     deadline: DeadlineLayer,
@@ -93,7 +93,7 @@ pub(crate) struct Stack {
 // === impl Stack ===
 
 impl Stack {
-    /// That of a route.
+    /// Builds the stack of a route.
     pub(crate) fn new(plan: &Plan<'_>, state: &mut RouteState, circuits: &mut Circuits, shared: &Shared) -> Self {
         let Plan { args: Args { upstreams, layers: args, .. }, upstream, breaker, .. } = plan;
         let Shared { tls, observer, forgetful, loads, memory, .. } = shared;
@@ -140,7 +140,7 @@ impl Stack {
                 .layer(breaker)
                 .layer(&attempt)
                 .service(Forward::new(&connectors, backup.upstream.clone()));
-            // No account pays for a fallback that takes no credential.
+            // A fallback without a credential costs no account anything.
             let own = !upstreams.credential().is_empty() || backup.credential.is_empty();
             let layer = fallback(backup, boxed(service)).own_credentials(own).memory(memory.clone());
             (backup.weight, layer.observer(observer.clone()))
@@ -158,8 +158,8 @@ impl Stack {
         Self { heartbeat, deadline, supersede, last_good, resume, upstreams: chain }
     }
 
-    /// That of callers that come back to an answer, whichever route it came from. No limit of a route holds for them: the call
-    /// that they read has its own.
+    /// Builds the stack for callers that come back to an answer, of any route. No limit of a route applies: the call
+    /// behind the answer has its own.
     pub(crate) fn of_answers(args: &Args, shared: &Shared) -> Self {
         Self {
             heartbeat: layers::heartbeat(&args.layers, &shared.observer),
@@ -167,12 +167,12 @@ impl Stack {
             supersede: SupersedeLayer::disabled(),
             last_good: LastGoodLayer::disabled(),
             resume: ResumeLayer::disabled(),
-            // Nothing is asked of an upstream by coming back.
+            // Coming back never calls an upstream.
             upstreams: boxed(tower::service_fn(|_| async { Ok::<_, BoxError>(problem::no_such_page()) })),
         }
     }
 
-    /// Puts it together, outermost first.
+    /// Assembles the layers, outermost first.
     pub(crate) fn service<B>(
         self,
         shared: &Shared,
@@ -205,11 +205,11 @@ impl Stack {
     }
 }
 
-/// The upstream and its fallbacks: one type for a chain of any length.
+/// The upstream with its fallbacks: one type for chains of any length.
 type Upstreams = BoxCloneSyncService<Request<CallBody>, Response<AnswerBody>, BoxedError>;
 
-/// The upstream, and behind it its fallbacks: in their order, or, where they have weights, first one that is chosen by its
-/// weight for each call, and then the others in their order.
+/// Chains the upstream and its fallbacks in their order. With weights, each call chooses the first fallback by weight;
+/// the others follow in their order.
 fn chain(primary: Upstreams, backups: &[(Option<NonZeroU32>, FallbackLayer<Upstreams>)]) -> Upstreams {
     let ask = |before: Upstreams, (_, layer): &(_, FallbackLayer<Upstreams>)| boxed(layer.layer(before));
     let led_by = |nth: usize| {
@@ -249,7 +249,7 @@ fn fallback(backup: &Backup, service: Upstreams) -> FallbackLayer<Upstreams> {
     layer.rewrite(move |request| request.map(|body| with_model(body, &model)))
 }
 
-/// The same JSON object, for another model. What is none, or names no model, is left as it is.
+/// Replaces the model in a JSON object. Returns any other body unchanged.
 fn with_model(body: Bytes, model: &str) -> Bytes {
     let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&body) else { return body };
     let Some(asked) = json.get_mut("model") else { return body };

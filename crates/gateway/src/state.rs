@@ -1,5 +1,5 @@
-//! What outlives a reading of the configuration: circuits, pauses, places, kept answers and conversations. It belongs to the
-//! name of its route.
+//! State that survives a reload of the configuration: circuits, pauses, places, kept answers and conversations. It
+//! belongs to the name of its route.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,15 +20,15 @@ use super::fleet::{DedupStore, Fleet};
 use super::load::{self, Loads};
 use super::upstream::Upstream;
 
-/// The most bytes that last good answers take, those of all routes.
+/// Limit of bytes for the last good answers of all routes.
 const LAST_GOOD: usize = 64 * 1024 * 1024;
 
-/// What is remembered, of all routes.
+/// The state of all routes.
 pub(crate) struct States {
     fleet: Fleet,
     observer: Arc<dyn Observer>,
     callers: Held<(RateLimit, RateLimit, Count, bool), PaceLayer>,
-    /// What is held for calls under way, those of all routes.
+    /// Counts the memory held for calls in flight, of all routes.
     memory: Memory,
     kept: MemoryStore,
     store: DedupStore,
@@ -36,23 +36,23 @@ pub(crate) struct States {
     routes: HashMap<String, RouteState>,
 }
 
-/// What is remembered of one route.
+/// The state of one route.
 pub(crate) struct RouteState {
     fleet: Fleet,
     observer: Arc<dyn Observer>,
     memory: Memory,
-    /// What its upstreams' names begin with.
+    /// The prefix of its upstreams' names.
     prefix: String,
     pub(crate) guard: StreamGuardLayer,
     pub(crate) budget: RetryBudget,
     pub(crate) last_good: LastGoodLayer,
     conversations: Held<(Option<HeaderName>, Option<HeaderName>), SupersedeLayer>,
     upstreams: HashMap<String, UpstreamState>,
-    /// Those of the configuration before this one.
+    /// The upstreams of the previous configuration.
     old: HashMap<String, UpstreamState>,
 }
 
-/// What is remembered of one upstream of a route.
+/// The state of one upstream of a route.
 struct UpstreamState {
     url: Upstream,
     breaker: Option<CircuitBreakerLayer>,
@@ -60,17 +60,17 @@ struct UpstreamState {
     pace: Held<(Pacing, RateLimit, RateLimit), PaceLayer>,
 }
 
-/// The layers of one upstream that remember something.
+/// The stateful layers of one upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct Guards {
-    /// As figures and pages name it, its route before it.
+    /// The name in metrics and pages, with the route in front.
     pub(crate) name: String,
     pub(crate) breaker: Option<CircuitBreakerLayer>,
     pub(crate) queue: QueueLayer,
     pub(crate) pace: PaceLayer,
 }
 
-/// A layer whose state goes with its settings: with others it begins anew.
+/// A layer that starts anew when its settings change.
 struct Held<K, L>(Option<(K, L)>);
 
 // === impl States ===
@@ -96,30 +96,30 @@ impl States {
         self.callers.with(limits, || self.fleet.pace(load::per_caller(args).observer(self.observer.clone())))
     }
 
-    /// In which all layers of all routes count what they hold for calls under way.
+    /// The memory limit shared by all layers of all routes.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// The answers that callers come back to, and those that are kept in this process.
+    /// The layer with the answers kept in this process.
     pub(crate) fn dedup(&mut self, args: &LayerArgs, loads: &Loads) -> DedupLayer {
         let with = |layer: DedupLayer| match answers::resumable(args, loads) {
             Some(resumable) => layer.resumable(resumable),
             None => layer,
         };
-        // What was there before is there under the new settings, too.
+        // Existing answers stay available under new settings.
         let layer = with(self.dedup.with(args.resumable, || with(DedupLayer::new().memory(self.memory.clone()))));
         layer.store(self.kept.clone())
     }
 
-    /// The same where calls and answers of others are known, too.
+    /// The same layer with the store that is shared with other gateways.
     pub(crate) fn shared(&self, dedup: DedupLayer) -> DedupLayer<DedupStore> {
         self.fleet.dedup(dedup, self.store.clone()).observer(self.observer.clone())
     }
 
-    /// Takes out what is remembered of a route, one of this number. [`put`](Self::put) it back when its stack is made.
+    /// Takes the state of a route out; there are `routes` of them. [`put`](Self::put) it back when its stack is built.
     pub(crate) fn take(&mut self, route: &str, routes: usize) -> RouteState {
-        // What is kept is in the memory for calls under way, and must leave them most of it.
+        // Last good answers count in the memory for calls in flight, and must leave most of it free.
         let last_good = LAST_GOOD.min(self.memory.limit() / 8) / routes.max(1);
         let mut state = self.routes.remove(route).unwrap_or_else(|| RouteState {
             fleet: self.fleet.clone(),
@@ -139,7 +139,7 @@ impl States {
         state
     }
 
-    /// Remembers these routes, and forgets all others.
+    /// Keeps the state of these routes and drops all others.
     pub(crate) fn put(&mut self, routes: Vec<(String, RouteState)>) {
         self.routes = routes.into_iter().collect();
         self.routes.values_mut().for_each(|route| route.old.clear());
@@ -149,7 +149,7 @@ impl States {
 // === impl RouteState ===
 
 impl RouteState {
-    /// The layers of the upstream of this name. Those of another URL are of another upstream.
+    /// The layers of the upstream with this name. Another URL is another upstream.
     pub(crate) fn upstream(
         &mut self,
         name: &str,
@@ -167,7 +167,7 @@ impl RouteState {
         let breaker = breaker.map(|config| {
             let make =
                 || fleet.breaker(&prefixed, CircuitBreakerLayer::new().key_by_model().observer(observer.clone()));
-            // A circuit that is open stays so, also where the new settings would not have opened it.
+            // An open circuit stays open, even if the new settings would not have opened it.
             state.breaker.get_or_insert_with(make).clone().configure(|_| config)
         });
         let queue = state
@@ -180,7 +180,7 @@ impl RouteState {
         Guards { name: prefixed, breaker, queue, pace }
     }
 
-    /// What is known of the conversations that a header names.
+    /// The layer with the conversations that a header names.
     pub(crate) fn conversations(&mut self, args: &LayerArgs) -> SupersedeLayer {
         let (header, callers) = (args.supersede_header.0.clone(), args.dedup_tenant_header.clone());
         self.conversations.with((header.clone(), callers.clone()), || {

@@ -1,9 +1,9 @@
-//! An HTTP/2 stream whose client has to read.
+//! Resets an HTTP/2 stream whose client does not read.
 //!
-//! hyper runs each stream in a task of its own, and polls its body only when the client has made room for more. A
-//! client that makes none, on a connection that is otherwise alive, would hold the upstream for ever. So the body
-//! notes whose turn it is, and the task around it ends when the client's turn lasts too long: that resets the stream
-//! and drops the upstream.
+//! hyper runs each stream in its own task and polls its body only when the client has opened the window. A client that
+//! never does, on a connection that is otherwise alive, would hold the upstream for ever. The body notes whether the
+//! stream waits for the client or the upstream. The task ends when it waits for the client too long, which resets the
+//! stream and drops the upstream call.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,14 +21,14 @@ use tokio::time::{Sleep, sleep};
 
 use super::grace;
 
-/// Counts the turns of one stream: even while the upstream is waited for, odd while the client is.
+/// Counts changes: even while the stream waits for the upstream, odd while it waits for the client.
 type Turns = Arc<AtomicU64>;
 
 tokio::task_local! {
     static TURNS: Turns;
 }
 
-/// Spawns hyper's tasks, and bounds those that are streams.
+/// Spawns hyper's tasks, and limits those of streams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BoundedStreams {
     pub(crate) limit: Option<Duration>,
@@ -42,13 +42,13 @@ pin_project! {
         limit: Duration,
         timer: Option<Pin<Box<Sleep>>>,
         timed: u64,
-        // Its end was found late in this turn, and put off.
+        // Whether a late end was extended in this turn.
         put_off: bool,
     }
 }
 
 pin_project! {
-    /// Notes in its stream's task whose turn it is. Elsewhere, in HTTP/1.1, it does nothing.
+    /// Tells the stream's task whom it waits for. Does nothing in HTTP/1.1.
     #[derive(Debug)]
     pub(crate) struct TurnTaking<B> {
         #[pin]
@@ -115,7 +115,7 @@ impl<B> TurnTaking<B> {
     }
 }
 
-/// It is the client's turn, or the upstream's.
+/// Notes whether the stream waits for the client.
 fn turn(client: bool) {
     let _ = TURNS.try_with(|turns| {
         let turn = turns.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Log lines and figures.
+//! Log lines and metrics.
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::LogFormat;
 use super::events::Events;
 
-/// From an answer out of a cache to a long stream.
+/// From a cached answer to a long stream.
 const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 const COUNTERS: [(&str, &str); 3] = [
@@ -43,24 +43,24 @@ const HISTOGRAMS: [(&str, &str); 5] = [
     ("tower_buttress_first_data_seconds", "Calls that reached the layers, to their first data"),
 ];
 
-/// An operation of Redis takes a fraction of a millisecond, and at most what a call may wait for it.
+/// A Redis operation takes a fraction of a millisecond, up to `--redis-patience`.
 const REDIS: &str = "gateway_redis_operation_seconds";
 const REDIS_BUCKETS: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1];
 
-/// How often the exporter folds what was measured into its buckets.
+/// The interval at which the exporter folds samples into buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Hands what the layers do to the page and other viewers. The layers write log lines and figures of it themselves.
+/// Forwards layer events to the page and other viewers. The layers write log lines and metrics themselves.
 #[derive(Clone, Debug)]
 struct Reporter {
     events: Events,
 }
 
-/// Warnings of one kind, of which one a second is a line: an upstream that is down does not fill the disk.
+/// Limits warnings of one kind to one a second, so that an upstream that is down does not fill the disk.
 #[derive(Debug)]
 pub(crate) struct Seldom(Mutex<(Option<Instant>, u64)>);
 
-/// Between two of them.
+/// The least time between two of them.
 const PAUSE: Duration = Duration::from_secs(1);
 
 // === impl Reporter ===
@@ -78,7 +78,7 @@ impl Seldom {
         Self(Mutex::new((None, 0)))
     }
 
-    /// If this one is to be a line: how many were left out since the last one.
+    /// `Some` if this warning is to be written, with the number of those left out since the last.
     pub(crate) fn one_more(&self, now: Instant) -> Option<u64> {
         let (last, left_out) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
@@ -90,28 +90,28 @@ impl Seldom {
     }
 }
 
-/// Who is told what the layers do.
+/// The observer of all layers.
 pub(crate) fn observer(events: &Events) -> Arc<dyn Observer> {
     Arc::new(Reporter { events: events.clone() })
 }
 
-/// Writes log lines to stderr, as `RUST_LOG` has it.
+/// Writes log lines to stderr, filtered by `RUST_LOG`.
 pub(crate) fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        // Else a line that cannot be written is told of on stderr, where that fails too, and panics.
+        // Reporting a failed write on stderr would fail too, and panic.
         .log_internal_errors(false);
-    // It fails where something else in the process has set one before; then that one writes.
+    // Fails if the process has a subscriber already; then that one stays.
     let _ = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
     };
 }
 
-/// The figures of this process. The first call starts the counting.
+/// The metrics of this process. The first call installs the recorder.
 pub(crate) fn prometheus() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
@@ -134,7 +134,7 @@ pub(crate) fn prometheus() -> &'static PrometheusHandle {
     })
 }
 
-/// Keeps the figures small, for as long as it is polled.
+/// Folds samples into buckets until it is dropped.
 pub(crate) async fn upkeep() {
     let mut ticks = tokio::time::interval(UPKEEP);
     loop {
@@ -143,7 +143,7 @@ pub(crate) async fn upkeep() {
     }
 }
 
-/// An error and what led to it, in one line.
+/// The error and its sources in one line.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -155,7 +155,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     line
 }
 
-/// Tells what became of a configuration that was read again: which options wait for a new start, or what is wrong with it.
+/// Logs the result of reading the configuration again: the options that need a restart, or the errors.
 pub(crate) fn reloaded(done: &Result<Vec<&'static str>, String>) {
     match done {
         Ok(waiting) => {

@@ -1,4 +1,4 @@
-//! TLS for clients: the certificate that the gateway shows.
+//! TLS for clients: the gateway's certificate.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// For connections with the certificate chain and the key in these PEM files, for HTTP/1.1 and HTTP/2.
+/// The TLS settings with these PEM files, for HTTP/1.1 and HTTP/2.
 pub(crate) fn server(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, Misfit> {
     let of_chain = |error: &dyn Display| Misfit::new(&["tls_cert"], format!("--tls-cert {}: {error}", chain.display()));
     let of_key = |error: &dyn Display| Misfit::new(&["tls_key"], format!("--tls-key {}: {error}", key.display()));

@@ -1,4 +1,4 @@
-//! WebSockets: a connection that changes its protocol becomes a tunnel.
+//! WebSockets: connections that switch protocols.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,15 +24,15 @@ use super::headers::lists;
 use super::shutdown::Open;
 use super::telemetry;
 
-/// The tunnels that are open or asked for, counted by caller. The layers, which count calls, see no more of a tunnel than its head.
+/// Counts open and requested tunnels per caller. The layers see only a tunnel's head.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tunnels {
     by_caller: Arc<Mutex<HashMap<Tenant, u32>>>,
-    /// The most that one caller may have.
+    /// The limit per caller.
     limit: Option<NonZeroU32>,
 }
 
-/// A tunnel to come. It counts until it is dropped.
+/// A requested tunnel. It counts until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     client: OnUpgrade,
@@ -41,26 +41,26 @@ pub(crate) struct Tunnel {
     caller: Tenant,
 }
 
-/// A caller has as many tunnels as it may have.
+/// The caller has reached its limit.
 #[derive(Debug)]
 pub(crate) struct TooManyTunnels;
 
-/// What one side may still say when the other has ended: enough to close a WebSocket (RFC 6455, 7.1).
+/// How long one side may continue after the other ended: enough to close a WebSocket (RFC 6455, 7.1).
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// The client's half of a tunnel to come, where it asks for one. Only WebSockets: an upgrade to `h2c` would let
-/// the caller speak to the upstream past everything the gateway is there for.
+/// The client's side of a requested tunnel. Only for WebSockets: an upgrade to `h2c` would bypass every check of the
+/// gateway.
 pub(crate) fn asked<B>(request: &mut Request<B>) -> Option<OnUpgrade> {
     let asked = request.version() == Version::HTTP_11 && to_websocket(request.headers());
     asked.then(|| upgrade::on(request))
 }
 
-/// Does this head ask to change to WebSockets, or agree to?
+/// Whether this head requests or accepts a switch to WebSockets.
 pub(crate) fn to_websocket(headers: &HeaderMap) -> bool {
     lists(headers, &CONNECTION, "upgrade") && lists(headers, &UPGRADE, "websocket")
 }
 
-/// Says so on the next hop.
+/// Repeats the switch for the next hop.
 pub(crate) fn mark(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -69,12 +69,12 @@ pub(crate) fn mark(headers: &mut HeaderMap) {
 // === impl Tunnels ===
 
 impl Tunnels {
-    /// The same tunnels, under another limit.
+    /// The same tunnels with another limit.
     pub(crate) fn with_limit(&self, limit: Option<NonZeroU32>) -> Self {
         Self { by_caller: self.by_caller.clone(), limit }
     }
 
-    /// Counts one more tunnel of the caller of this request.
+    /// Counts a new tunnel of this request's caller.
     pub(crate) fn begin(&self, client: OnUpgrade, request: &Parts) -> Result<Tunnel, TooManyTunnels> {
         let caller = holder(request);
         let mut by_caller = self.lock();
@@ -95,8 +95,7 @@ impl Tunnels {
 // === impl Tunnel ===
 
 impl Tunnel {
-    /// Carries bytes between the client and the upstream, until one of them has ended or failed, or the key of the caller is removed:
-    /// a tunnel has no end of its own.
+    /// Copies bytes both ways until one side ends or fails, or the caller's key is removed: a tunnel has no deadline.
     pub(crate) async fn carry(mut self, upstream: OnUpgrade, open: Open) {
         let removal = self.removal.take();
         let ended = async {
@@ -126,7 +125,7 @@ impl Drop for Tunnel {
     }
 }
 
-/// Carries bytes both ways. One side that goes on when the other has ended is cut off after [`CLOSING`].
+/// Copies bytes both ways. When one side ends, the other is cut off after [`CLOSING`].
 async fn relay<C, U>(client: C, upstream: U) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite,

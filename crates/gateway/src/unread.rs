@@ -1,8 +1,8 @@
-//! A request that was answered before all of it was read.
+//! Handles requests that are answered before their body was read.
 //!
-//! A client that still writes when its connection is closed gets a reset, and with it loses the answer that was on its
-//! way. So what is left is read and dropped: a small rest before the answer, which keeps the connection; a large one
-//! beside an answer that says `Connection: close`.
+//! A client that still writes when its connection closes gets a reset, and loses the answer that is on its way. So the
+//! gateway reads and drops the rest: a small rest before the answer, which keeps the connection; a large rest while it
+//! sends the answer with `Connection: close`.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use tokio::time::timeout;
 
 use super::answer_body::AnswerBody;
 
-/// How much is read, and for how long, to keep a connection.
+/// The limits of bytes and time to keep a connection.
 const SMALL: u64 = 64 * 1024;
 const SOON: Duration = Duration::from_secs(1);
-/// How much is read, and for how long, so that the client can read the answer; the last is its longest silence.
+/// The limits of bytes, time and silence to let the client read its answer.
 const LARGE: u64 = 64 * 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What a client may still be sending. Known before its body goes elsewhere.
+/// What a client may still send. Taken before its body goes elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
-    /// In HTTP/2 each request has a stream of its own, and nothing is lost with it.
+    /// Whether the request has the connection to itself. An HTTP/2 stream can be reset alone.
     has_connection: bool,
-    /// It sends nothing before the body is asked for.
+    /// Whether the client waits for `100 Continue` before it sends.
     waits: bool,
 }
 
@@ -41,7 +41,7 @@ impl Sender {
         Self { has_connection: version < Version::HTTP_2, waits }
     }
 
-    /// Answers a request of whose body nothing was read.
+    /// Answers a request whose body was not read.
     pub(crate) async fn refuse(self, body: Incoming, response: Response<AnswerBody>) -> Response<AnswerBody> {
         if self.waits && !body.is_end_stream() && self.has_connection {
             return closing(response);
@@ -49,7 +49,7 @@ impl Sender {
         self.answer(body, response).await
     }
 
-    /// Answers a request of whose body this is the rest.
+    /// Answers a request with this unread rest.
     pub(crate) async fn answer(self, mut rest: Incoming, response: Response<AnswerBody>) -> Response<AnswerBody> {
         if rest.is_end_stream() || !self.has_connection {
             return response;
@@ -62,7 +62,7 @@ impl Sender {
         closing(response)
     }
 
-    /// Sees to what is left of a body that is still being read elsewhere, when the answer has gone out already.
+    /// Discards the rest of a body that is still read elsewhere, after the answer has gone out.
     pub(crate) fn later(self, rest: oneshot::Receiver<Incoming>) {
         if self.has_connection {
             tokio::spawn(async {
@@ -83,7 +83,7 @@ async fn linger(mut rest: Incoming) {
     let _ = timeout(LINGER, discard(&mut rest, LARGE)).await;
 }
 
-/// Reads up to `limit` bytes; tells whether that was all.
+/// Reads up to `limit` bytes; returns whether that was all.
 async fn discard(rest: &mut Incoming, limit: u64) -> bool {
     let mut read = 0;
     while let Ok(frame) = timeout(SILENCE, rest.frame()).await {

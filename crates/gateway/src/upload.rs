@@ -1,8 +1,8 @@
-//! A request's body on its way through the stack.
+//! The body of a request on its way through the stack.
 //!
-//! To the client inside, a body that fails is a call that failed: it would be reported as the upstream's fault, and its
-//! breaker would count it. So the failure is reported to the proxy instead, which drops the call. And a body that is
-//! dropped before its end goes back to the proxy, which knows what its connection needs.
+//! The HTTP client inside would report a failed body as a failed call, and the breaker would count it against the
+//! upstream. So the body reports the failure to the proxy, which drops the call. A body that is dropped before its end
+//! returns to the proxy, which knows how to treat its connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,21 +15,21 @@ use tower_buttress::error::BoxError;
 
 use super::begun::Begun;
 
-/// A body that reports to the proxy, while the proxy listens.
+/// A body that reports to the proxy while the proxy listens.
 #[derive(Debug)]
 pub(crate) struct ObservedUpload {
-    /// `None` once it was dropped.
+    /// `None` after it was dropped.
     body: Option<Begun>,
     failure: Option<oneshot::Sender<BoxError>>,
     rest: Option<oneshot::Sender<Incoming>>,
     has_failed: bool,
 }
 
-/// What becomes of an upload.
+/// The reports of an upload.
 #[derive(Debug)]
 pub(crate) struct UploadReports {
     pub(crate) failure: oneshot::Receiver<BoxError>,
-    /// What was not read, once it will not be.
+    /// The unread rest, once the body is dropped.
     pub(crate) rest: oneshot::Receiver<Incoming>,
 }
 
@@ -50,7 +50,7 @@ impl Body for ObservedUpload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.has_failed {
-            // The proxy drops this call; an end here would look like the end of the request.
+            // The proxy drops this call. Returning an end here would end the request as if it were whole.
             return Poll::Pending;
         }
         let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
@@ -67,7 +67,7 @@ impl Body for ObservedUpload {
                 self.has_failed = true;
                 Poll::Pending
             }
-            // The upstream has answered already, and is still being sent the request.
+            // The upstream answered while the request was still being sent.
             Err(error) => Poll::Ready(Some(Err(error))),
         }
     }

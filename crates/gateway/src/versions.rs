@@ -1,4 +1,4 @@
-//! The versions of HTTP that clients speak, and what bounds their connections.
+//! The HTTP versions of client connections, and their limits.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -16,23 +16,23 @@ use super::shutdown::Open;
 use super::socket::Reset;
 use super::stream::BoundedStreams;
 
-/// How connections are served.
+/// The settings of client connections.
 #[derive(Debug)]
 pub(crate) struct Versions {
     http1: http1::Builder,
     http2: http2::Builder<BoundedStreams>,
 }
 
-/// A client has this long for each of these, or its connection is closed: the handshake of TLS, the bytes that tell HTTP/1.1 from
-/// HTTP/2, on an HTTP/2 connection the first request, and in HTTP/1.1 the head of each request.
+/// The time limit of each of these, after which the connection is closed: the TLS handshake, the bytes that tell
+/// HTTP/1.1 from HTTP/2, the first request of an HTTP/2 connection, the head of each HTTP/1.1 request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
-/// An HTTP/2 client that is gone without a word is noticed within twice this time.
+/// An HTTP/2 client that vanished is detected within twice this time.
 const PING: Duration = Duration::from_secs(20);
 
-/// The calls that a client may have under way on one HTTP/2 connection.
+/// The limit of concurrent calls on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 200;
-/// What it may send on one stream before the upstream takes it, and on all of them: an upload that stalls stops no other.
+/// The window of one stream, and of a connection: an upload that stalls does not block the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
@@ -73,7 +73,7 @@ impl Versions {
             }
         };
         if let Err(error) = &closed {
-            // While the connection is still there.
+            // While the connection still exists.
             reset.failed(error).await;
         }
         closed

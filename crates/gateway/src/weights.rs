@@ -1,4 +1,4 @@
-//! Which fallback is asked first, where they have weights.
+//! Chooses the first fallback of a call by weight.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 
 use tower::Service;
 
-/// Services of which one is chosen for each call, each as often as its weight says.
+/// Services, of which each call uses one, chosen by weight.
 #[derive(Clone, Debug)]
 pub(crate) struct Weighted<S> {
-    /// Each with the sum of the weights up to its own.
+    /// Each with the sum of all weights up to its own.
     choices: Arc<[(u64, S)]>,
     last: S,
     chosen: Option<S>,
@@ -18,7 +18,7 @@ pub(crate) struct Weighted<S> {
 // === impl Weighted ===
 
 impl<S: Clone> Weighted<S> {
-    /// `last` has the weight that is left.
+    /// `last` takes the remaining weight.
     pub(crate) fn new(choices: impl IntoIterator<Item = (NonZeroU32, S)>, last: (NonZeroU32, S)) -> Self {
         let mut sum = 0;
         let choices = choices.into_iter().chain([(last.0, last.1.clone())]).map(|(weight, service)| {
@@ -49,7 +49,7 @@ impl<S: Service<R> + Clone, R> Service<R> for Weighted<S> {
     }
 
     fn call(&mut self, request: R) -> S::Future {
-        // Called on the very one that was ready.
+        // Calls the clone that was polled ready.
         self.chosen.take().unwrap_or_else(|| self.choose()).call(request)
     }
 }

@@ -1,10 +1,10 @@
-//! The text that the program begins with.
+//! The text that the program prints at its start.
 
 use super::Gateway;
 use super::args::Backup;
 use super::checked_config::CheckedConfig;
 
-/// What it tells on stdout: where it listens, before what, and what to try.
+/// The text for stdout: the address, the upstream, and requests to try.
 pub(crate) fn welcome(gateway: &Gateway) -> String {
     let Gateway { config: CheckedConfig { args, server_tls, .. }, addr, upstream, provider, .. } = gateway;
     let layers = &args.layers;

@@ -1,4 +1,5 @@
-//! Whether a file that is read again is whole. What is left of a write that broke off may read well, and say less than was meant.
+//! Detects a truncated file when it is read again. The rest of an interrupted write may parse, and say less than was
+//! meant.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ pub(crate) struct FileEnd {
     has_mark: bool,
 }
 
-/// What a file says. It may hold a password.
+/// The text of a file. It may hold a password.
 #[derive(Clone, Default)]
 pub(crate) struct FileText(Arc<str>);
 
-/// A file whose last line this is must go on having it.
+/// A file whose last line was this must keep it.
 const MARK: &str = "# end";
 
 // === impl FileEnd ===
@@ -25,7 +26,7 @@ impl FileEnd {
         Self { has_line_break: text.ends_with('\n'), has_mark: last.is_some_and(|last| last == MARK) }
     }
 
-    /// Whether a file with this end can follow one with the end `before`.
+    /// Whether a file with this end may follow one with the end `before`.
     pub(crate) fn check(self, before: Self) -> Result<(), &'static str> {
         if before.has_mark && !self.has_mark {
             return Err("the last line was \"# end\", and is not any more; is the file whole?");
@@ -44,7 +45,7 @@ impl FileText {
         Self(text.into())
     }
 
-    /// Whether a file that says this can follow one that said `before`.
+    /// Whether this text may follow `before`.
     pub(crate) fn check(&self, before: &Self) -> Result<(), &'static str> {
         let says_something = |line: &str| !(line.trim().is_empty() || line.trim_start().starts_with('#'));
         if before.0.strip_prefix(&*self.0).is_some_and(|rest| rest.lines().any(says_something)) {

@@ -1,4 +1,4 @@
-//! The keys that callers present to the gateway.
+//! The keys of callers.
 
 use std::fmt;
 use std::hint::black_box;
@@ -13,14 +13,14 @@ use tower_buttress::Tenant;
 use crate::headers::X_API_KEY;
 use crate::whole::FileEnd;
 
-/// Keys, each with the tenant it belongs to.
+/// Keys, each with its tenant.
 ///
-/// Only digests are kept. A presented key is compared with all of them, each to its last byte, so that the time it takes
-/// tells nothing about any key.
+/// Keeps only digests. A presented key is compared with every digest to the last byte, so that the time reveals
+/// nothing about a key.
 #[derive(Clone)]
 pub(crate) struct Keys {
     keys: Vec<Key>,
-    /// Of the text that they were read from.
+    /// The end of the file that they were read from.
     end: FileEnd,
 }
 
@@ -29,18 +29,18 @@ pub(crate) struct Keys {
 pub(crate) struct Key {
     digest: [u8; 32],
     pub(crate) tenant: Tenant,
-    /// Cancelled when it is no key any more.
+    /// Cancelled when the key is removed.
     pub(crate) removal: CancellationToken,
 }
 
-/// A tenant's name appears in logs.
+/// Limits a tenant's name, which appears in logs.
 const LONGEST_NAME: usize = 64;
 
 // === impl Keys ===
 
 impl Keys {
-    /// The key that stands in `Authorization` or `x-api-key`. Each header that carries a key is removed: it is for
-    /// the gateway, and the upstream must not see it.
+    /// Takes the key from `Authorization` or `x-api-key`. Removes each header that holds a key of the gateway, so that
+    /// no upstream sees it.
     pub(crate) fn take(&self, headers: &mut HeaderMap) -> Option<Key> {
         let mut found = None;
         for name in [AUTHORIZATION, X_API_KEY] {
@@ -57,7 +57,7 @@ impl Keys {
         found
     }
 
-    /// Takes the place of `old`: a key that both have goes on.
+    /// Takes over the removal tokens of `old` for keys that both have.
     pub(crate) fn succeed(&mut self, old: &Self) {
         for key in &mut self.keys {
             if let Some(same) = old.keys.iter().find(|old| old.is(key)) {
@@ -66,12 +66,12 @@ impl Keys {
         }
     }
 
-    /// Whether the text of these is whole, as far as the one of `before` tells.
+    /// Checks that the file was not truncated since `before`.
     pub(crate) fn check_follows(&self, before: &Self) -> Result<(), &'static str> {
         self.end.check(before.end)
     }
 
-    /// Ends the waiting calls of the keys that are not among `new`.
+    /// Ends the waiting calls of keys that are not in `new`.
     pub(crate) fn remove_all_but(&self, new: &Self) {
         let removed = self.keys.iter().filter(|key| !new.keys.iter().any(|new| new.is(key)));
         removed.for_each(|key| key.removal.cancel());
@@ -100,19 +100,19 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Whether a tenant may be called so.
+/// Whether a tenant may have this name.
 pub(crate) fn is_name(name: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(is_name)
 }
 
-/// What stands behind `Bearer`.
+/// The token after `Bearer`.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, key) = value.trim_ascii().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
 }
 
-/// One `name:key` per line. Empty lines, and lines that begin with `#`, say nothing.
+/// One `name:key` per line. Ignores empty lines and lines that begin with `#`.
 impl FromStr for Keys {
     type Err = String;
 

@@ -1,4 +1,4 @@
-//! Who may call: keys, web pages, proxies.
+//! Authenticates callers, and checks web pages and proxies.
 
 mod keys;
 mod networks;
@@ -26,25 +26,25 @@ use super::problem;
 pub(crate) struct Callers {
     /// `None`: anyone may call, except web pages of other sites.
     pub(crate) keys: Option<Keys>,
-    /// Without keys, all callers are served as if they had been authenticated.
+    /// Whether callers without keys count as authenticated.
     pub(crate) trusted: bool,
     pub(crate) pages: Pages,
     pub(crate) proxies: Vec<Network>,
 }
 
-/// What proxies write.
+/// Headers that proxies add.
 const RELAYED: [HeaderName; 3] = [FORWARDED, HeaderName::from_static("x-forwarded-for"), VIA];
 
 // === impl Callers ===
 
 impl Callers {
-    /// Checks the caller's key, takes it off the request, and notes the tenant it belongs to. Returns the answer
-    /// to a request that goes no further.
+    /// Checks the caller's key, removes it from the request and sets the tenant. Returns an answer if the request is
+    /// refused or answered here.
     pub(crate) fn admit<B>(&self, request: &mut Request<B>) -> Option<Response<AnswerBody>> {
         if let (None, Some(refusal)) = (&self.keys, self.admit_page(request)) {
             return Some(refusal);
         }
-        // A browser asks without the key that the page will send.
+        // A browser sends the preflight without the page's key.
         if let Some(response) = self.pages.preflight(request) {
             return Some(response);
         }
@@ -69,26 +69,27 @@ impl Callers {
         Peer { address, is_trusted_proxy, has_tls }
     }
 
-    /// Whether a request has come through another proxy.
+    /// Whether the request came through another proxy.
     pub(crate) fn is_relayed(&self, address: IpAddr, headers: &HeaderMap) -> bool {
         RELAYED.iter().any(|name| headers.contains_key(name)) || self.peer(address, false).is_trusted_proxy
     }
 
-    /// Takes the place of `old`.
+    /// Takes over the keys' removal tokens from `old`.
     pub(crate) fn succeed(&mut self, old: &Self) {
         if let (Some(keys), Some(old)) = (&mut self.keys, &old.keys) {
             keys.succeed(old);
         }
     }
 
-    /// Ends the waiting calls of callers whose keys are not among `new`.
+    /// Ends the waiting calls of callers whose keys are not in `new`.
     pub(crate) fn remove_all_but(&self, new: &Self) {
         if let (Some(keys), Some(new)) = (&self.keys, &new.keys) {
             keys.remove_all_but(new);
         }
     }
 
-    /// Checks where a request comes from that brings no key: the gateway's own paths, and all without caller keys.
+    /// Checks the origin of requests that need no key: those for the gateway's own paths, and all requests without
+    /// caller keys.
     pub(crate) fn admit_page<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
         self.pages.check(request).err().map(problem::foreign)
     }

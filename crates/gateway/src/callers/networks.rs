@@ -4,15 +4,15 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// An address with a prefix length: `10.0.0.0/8`; without one, a single address.
+/// An address with a prefix length, as `10.0.0.0/8`. Without a length, a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
-    /// IPv4 as the mapped IPv6 address, so that there is one width.
+    /// IPv4 as a mapped IPv6 address, so that all have one width.
     bits: u128,
     prefix: u32,
 }
 
-/// Where the mapped IPv4 addresses begin: `::ffff:0:0/96`.
+/// The prefix length of mapped IPv4 addresses, `::ffff:0:0/96`.
 const MAPPED: u32 = 96;
 
 // === impl Network ===

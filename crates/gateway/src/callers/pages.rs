@@ -1,10 +1,10 @@
-//! Web pages that call.
+//! Restricts calls from web pages.
 //!
-//! A browser lets the page of any site send requests to any address that it can reach, a gateway on `localhost` or in the
-//! company's network among them. Without caller keys such a request would be made on the operator's account. Three
-//! headers, which a page cannot write, tell: `Origin` names the page's site, `Sec-Fetch-Site` says whether it is the
-//! gateway's own, and `Host` is the name by which the gateway was found: under a name of its own, a foreign site can point
-//! at any address (DNS rebinding).
+//! A browser lets the page of any site send requests to any address that it can reach, including a gateway on
+//! `localhost` or in a company's network. Without caller keys the operator would pay for such requests. Three headers,
+//! which a page cannot set, identify them: `Origin` names the page's site, `Sec-Fetch-Site` says whether it is the
+//! gateway's own, and `Host` is the name that resolved to the gateway. A foreign site can point a name of its own at
+//! any address (DNS rebinding).
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -20,12 +20,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use crate::answer_body::AnswerBody;
 use crate::problem::{self, Foreign};
 
-/// Which pages may call, and under which names.
+/// The sites whose pages may call, and the gateway's names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pages {
-    /// Sites whose pages may call, beside the gateway's own.
+    /// Sites whose pages may call, beside the gateway's own pages.
     pub(crate) origins: Vec<Origin>,
-    /// Names of the gateway, beside `localhost` and addresses.
+    /// Names of the gateway, beside `localhost` and IP addresses.
     pub(crate) hosts: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Origin(String);
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// How long a browser may remember what it was allowed, in seconds.
+/// How long a browser may cache a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 // === impl Pages ===
@@ -54,12 +54,12 @@ impl Pages {
             let allowed = |origin: &HeaderValue| origin.to_str().is_ok_and(|text| ours(text) || self.allows(origin));
             return if origins.all(allowed) { Ok(()) } else { Err(Foreign::Page) };
         }
-        // Browsers leave `Origin` out where a page only shows or embeds what it asks for.
+        // Browsers omit `Origin` when a page only embeds or navigates to a URL.
         let foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
         if headers.get_all(SEC_FETCH_SITE).iter().any(foreign) { Err(Foreign::Page) } else { Ok(()) }
     }
 
-    /// The answer to a browser that asks first what a page of an allowed site may do.
+    /// Answers the preflight of an allowed site's page.
     pub(crate) fn preflight<B>(&self, request: &Request<B>) -> Option<Response<AnswerBody>> {
         let headers = request.headers();
         let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| request.method() == Method::OPTIONS)?;
@@ -74,12 +74,12 @@ impl Pages {
         Some(response)
     }
 
-    /// Lets the page that asked read the answer, if its site is allowed. Does nothing where no site is.
+    /// Lets the page read the answer if its site is allowed. Does nothing if no site is.
     pub(crate) fn share(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         if self.origins.is_empty() {
             return;
         }
-        // What the upstream allows is for its own pages.
+        // The upstream's value is meant for the upstream's own pages.
         headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
         headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
         headers.append(VARY, HeaderValue::from_static("origin"));
@@ -94,7 +94,7 @@ impl Pages {
         self.origins.iter().any(|allowed| allowed.0 == "*" || allowed.0.eq_ignore_ascii_case(text))
     }
 
-    /// An address cannot be made to point elsewhere, nor can `localhost`.
+    /// DNS rebinding cannot change an IP address or `localhost`.
     fn is_ours(&self, host: &str) -> bool {
         let host = without_port(host.rsplit_once('@').map_or(host, |(_, host)| host));
         let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
@@ -106,7 +106,7 @@ impl Pages {
     }
 }
 
-/// Whether a page of `origin` was loaded from `host`. The scheme may be that of a proxy before us.
+/// Whether a page of `origin` was loaded from `host`. Ignores the scheme, which may be that of a proxy in front.
 fn is_same(origin: &str, host: &str) -> bool {
     origin.split_once("://").is_some_and(|(_, site)| site.eq_ignore_ascii_case(host))
 }
@@ -136,7 +136,7 @@ impl FromStr for Origin {
         if scheme.is_empty() || host.is_empty() || site.contains('@') || has_port && port.is_none() {
             return Err(wrong());
         }
-        // Browsers leave it out.
+        // Browsers omit the scheme's default port.
         let is_usual = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));
         Ok(Self(if is_usual { format!("{scheme}://{host}") } else { text }))
     }

@@ -1,4 +1,4 @@
-//! A caller's key that is removed while its call waits.
+//! Ends waiting calls whose caller key is removed.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,13 +16,13 @@ use tower_buttress::ServedBy;
 use crate::answer_body::AnswerBody;
 use crate::problem;
 
-/// In a request's extensions: cancelled when the key of its caller is no key any more.
+/// In a request's extensions: cancelled when the caller's key is removed.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyRemoval(pub(super) CancellationToken);
 
-/// Ends a call that has no answer yet when its key is removed. An answer that has begun goes on to its end.
+/// Ends a call when its key is removed before it has an answer. An answer that has begun continues to its end.
 ///
-/// Inside the heartbeats: a stream that began without its answer ends with an error event.
+/// Sits inside the heartbeats, so that a stream that began early ends with an error event.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RemovedKeyLayer;
 
@@ -45,7 +45,7 @@ pin_project! {
 // === impl KeyRemoval ===
 
 impl KeyRemoval {
-    /// Ready when it is removed.
+    /// Completes when the key is removed.
     pub(crate) async fn wait(self) {
         self.0.cancelled_owned().await;
     }
@@ -93,7 +93,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // First: a key that is gone begins no call, and gets no answer that is there already.
+        // Polled first: a removed key starts no call and gets no answer, even one that is ready.
         if this.removal.as_pin_mut().is_none_or(|removal| removal.poll(cx).is_pending()) {
             return this.call.poll(cx).map_ok(|answer| answer.map(Either::Left));
         }

@@ -1,4 +1,4 @@
-//! Where calls in flight and kept answers are known: in this process, or in the fleet.
+//! The dedup store: in this process, or shared through Redis.
 
 use std::future::Ready;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) enum DedupLease {
 }
 
 type Claimed<L> = Result<Claim<L>, BoxError>;
-/// The claim of another store, with its lease as one of these.
+/// The claim of another store, with its lease converted.
 type Mapped<F, L> = Map<F, fn(Claimed<L>) -> Claimed<DedupLease>>;
 
 // === impl DedupStore ===

@@ -1,9 +1,9 @@
-//! What was read of a body so far.
+//! The part of a body read so far.
 
 use bytes::Bytes;
 use tower_buttress::Reservation;
 
-/// The bytes, and the memory that is counted for them. A body that comes at once is not copied.
+/// The bytes, with their share of the memory limit. A body that arrives in one frame is not copied.
 #[derive(Debug)]
 pub(super) struct Gathered {
     first: Bytes,
@@ -22,19 +22,19 @@ impl Gathered {
         if self.rest.is_empty() { &self.first } else { &self.rest }
     }
 
-    /// Adds `data`, behind which no more than `left` bytes are expected. Returns `false` where there was no memory for it: then
-    /// nothing more should be read.
+    /// Appends `data`, after which at most `left` bytes are expected. Returns `false` if memory is full; then the
+    /// caller must stop reading.
     pub(super) fn add(&mut self, data: Bytes, left: usize) -> bool {
         if self.as_slice().is_empty() {
             self.first = data;
             return self.reservation.grow(self.first.len());
         }
-        // What `first` took is counted.
+        // The bytes in `first` are counted already.
         let held = if self.rest.is_empty() { self.first.len() } else { self.rest.capacity() };
         let needed = self.as_slice().len().saturating_add(data.len());
         let mut has_room = true;
         if needed > self.rest.capacity() {
-            // All that is allocated is counted, and so no more than twice of what has come.
+            // Counts what is allocated, at most twice what has arrived.
             let room = needed.saturating_mul(2).min(needed.saturating_add(left));
             has_room = self.reservation.grow(room.saturating_sub(held));
             let room = if has_room { room } else { needed };
@@ -47,7 +47,7 @@ impl Gathered {
         has_room
     }
 
-    /// All of it. It is counted until its last copy is dropped.
+    /// The whole body, counted until its last copy is dropped.
     pub(super) fn into_bytes(self) -> Bytes {
         let data = if self.rest.is_empty() { self.first } else { Bytes::from(self.rest) };
         self.reservation.keep(data)

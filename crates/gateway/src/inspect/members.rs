@@ -1,17 +1,17 @@
-//! The two members of a JSON request that say something here. The prompt beside them is skipped, not kept.
+//! Reads the members `model` and `stream` of a JSON request. Skips the prompt without storing it.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// What they say.
+/// The values of the two members.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Members {
-    /// Of several the last, as most parsers have it.
+    /// The last one where there are several, as in most parsers.
     pub(super) model: Option<String>,
     pub(super) stream: bool,
-    /// Not all parsers read this model: it stands there twice, or in other letters (Go does not tell `Model` from `model`), or the
-    /// body is no JSON, of which some parsers read a part.
+    /// Whether parsers may read another model: the member occurs twice or in other letters (Go matches `Model` to
+    /// `model`), or the body is invalid JSON, of which some parsers read a part.
     pub(super) is_unclear: bool,
 }
 
@@ -23,10 +23,10 @@ enum Name {
     Other,
 }
 
-/// The value of a member. No more of it is kept than says something: a request may have a list of millions in that place.
+/// The value of a member. Keeps only what is needed: a request may have a list of millions in its place.
 #[derive(Debug)]
 enum Value {
-    /// Of no more than [`LONGEST_MODEL`] bytes.
+    /// At most [`LONGEST_MODEL`] bytes.
     Text(String),
     Bool(bool),
     Other,
@@ -36,7 +36,7 @@ struct MembersVisitor;
 struct NameVisitor;
 struct ValueVisitor;
 
-/// No provider has a longer name, and it appears in logs and figures.
+/// No provider has a longer name. It appears in logs and metrics.
 pub(super) const LONGEST_MODEL: usize = 128;
 
 // === impl Members ===
@@ -45,7 +45,7 @@ impl Members {
     pub(super) fn of(body: &[u8]) -> Self {
         match serde_json::from_slice(body) {
             Ok(members) => members,
-            // JSON of another form, such as a list, has no members for anybody.
+            // JSON of another form, such as a list, has no members for any parser.
             Err(error) if error.is_data() => Self::default(),
             Err(_) => Self { is_unclear: true, ..Self::default() },
         }

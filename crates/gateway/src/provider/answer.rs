@@ -1,4 +1,4 @@
-//! The body of an answer, as its script has it.
+//! The body of an answer, according to its script.
 
 use std::io;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::script::{Interruption, Script};
 use super::sockets::Reset;
 use super::wire::{self, GeneratedAnswer};
 
-/// What is said, one after the other, and how it ends.
+/// The pieces of an answer, in order, and how it ends.
 pub(super) struct Speech {
     script: Script,
     reset: Reset,
     call: Call,
     text: Text,
     said: usize,
-    /// Where the answer goes on, where its caller had a part of it before.
+    /// The piece at which a resumed answer continues.
     start: usize,
 }
 
@@ -31,13 +31,13 @@ enum Text {
 
 const COMMENT: Bytes = Bytes::from_static(b": keepalive\n\n");
 
-/// An answer that is not streamed is cut into pieces of this size where its script ends it early.
+/// The size of pieces in an answer that is not streamed but ends early.
 const PIECE: usize = 32;
 
 // === impl Speech ===
 
 impl Speech {
-    /// From behind the event with the id `after`, where events have ids.
+    /// Starts behind the event with the id `after`, if events have ids.
     pub(super) fn events(
         answer: GeneratedAnswer,
         after: Option<usize>,
@@ -61,7 +61,7 @@ impl Speech {
     pub(super) fn into_body(self) -> Body {
         match (self.script.comments, &self.text) {
             (Some(every), _) => Body::from_stream(comments(self, every)),
-            // Where it is known, an answer says its length.
+            // An answer of known length says so.
             (None, Text::Object(pieces)) if self.script.ending.is_none() && self.script.first_byte.is_zero() => {
                 let whole = pieces.concat();
                 let mut speech = self;
@@ -72,13 +72,13 @@ impl Speech {
         }
     }
 
-    /// Events are made when they are said: there may be more of them than fit in memory.
+    /// Events are built one by one: a large answer may not fit in memory.
     fn frame(&self) -> Option<Bytes> {
         let answer = match &self.text {
             Text::Object(pieces) => return pieces.get(self.said).cloned(),
             Text::Events(answer) => answer,
         };
-        // The first event names the role, so content starts with the second.
+        // The first event names the role; content starts with the second.
         let Some(nth) = self.said.checked_sub(1) else { return Some(answer.opening()) };
         let content = self.script.ending.map_or(answer.pieces, |(after, _)| after.min(answer.pieces));
         if nth < content {
@@ -109,7 +109,7 @@ impl Speech {
         }
         sleep(if self.said == self.start { self.script.first_byte } else { self.script.gap }).await;
         self.said += 1;
-        // A caller that has read the last event may leave without waiting for the end of the body.
+        // A caller that has read the last event may leave before the body ends.
         if self.script.ending.is_none() && self.frame().is_none() {
             self.call.finish();
         }
@@ -118,7 +118,7 @@ impl Speech {
 
     async fn end(mut self) -> Option<(io::Result<Bytes>, Self)> {
         let (_, ending) = self.script.ending?;
-        // While the body is pending, what was said is written.
+        // Pending, so that hyper writes the previous events.
         sleep(self.script.gap).await;
         tokio::task::yield_now().await;
         match ending {
@@ -140,7 +140,7 @@ impl Speech {
     }
 }
 
-/// Keep-alive comments and nothing else, for ever.
+/// Only keep-alive comments, for ever.
 fn comments(speech: Speech, every: Duration) -> impl Stream<Item = io::Result<Bytes>> {
     stream::unfold(speech, move |speech| async move {
         sleep(every).await;

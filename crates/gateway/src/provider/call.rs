@@ -1,4 +1,4 @@
-//! What the provider saw, for tests to assert.
+//! Records the calls that reached the provider, for tests.
 
 use tokio::sync::watch;
 
@@ -11,13 +11,13 @@ pub struct Counts {
     pub open: u64,
     /// Calls that arrived.
     pub calls: u64,
-    /// Calls that were answered as their script has it.
+    /// Calls whose answers followed their script to the end.
     pub finished: u64,
-    /// Calls whose caller left before.
+    /// Calls whose caller left earlier.
     pub abandoned: u64,
 }
 
-/// One call as it arrived.
+/// A received call.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// Its headers.
@@ -26,7 +26,7 @@ pub struct Seen {
     pub body: bytes::Bytes,
 }
 
-/// One call in progress; dropped unfinished, it was abandoned.
+/// A call in progress. Dropped unfinished, it counts as abandoned.
 #[derive(Debug)]
 pub(super) struct Call {
     counts: watch::Sender<Counts>,

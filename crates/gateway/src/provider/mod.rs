@@ -1,7 +1,7 @@
 //! A simulated LLM provider: OpenAI's `/v1/chat/completions`, with faults on demand.
 //!
-//! A fault is asked for per call, in the header `x-fault`, in the query (`?fault=`) or in the model's name after
-//! a colon (`sim:stall-after=3`), whichever is there first. Several are separated by semicolons:
+//! Each call selects its faults in the header `x-fault`, in the query (`?fault=`) or in the model's name after a colon
+//! (`sim:stall-after=3`); the first of these that is present counts. Semicolons separate several faults:
 //!
 //! | Fault | What happens |
 //! |---|---|
@@ -67,22 +67,22 @@ pub struct Provider {
 struct Shared {
     counts: watch::Sender<Counts>,
     seen: Mutex<Vec<Seen>>,
-    /// How often each script with `times` was followed since its last healthy call.
+    /// How many calls in a row followed each script with `times`.
     followed: Mutex<HashMap<String, u32>>,
 }
 
-/// How many scripts are counted; beyond it counting starts afresh.
+/// Limit of scripts that are counted; beyond it, counting starts again.
 const FOLLOWED: usize = 1024;
 
 // === impl Provider ===
 
 impl Provider {
-    /// Starts one on a free loopback port.
+    /// Starts a provider on a free loopback port.
     pub async fn start() -> io::Result<Self> {
         Self::start_behind(|app| app).await
     }
 
-    /// Starts one whose calls pass through what `before` puts in front of it.
+    /// Starts a provider with the routes that `before` adds in front of it.
     pub async fn start_behind(before: impl FnOnce(Router) -> Router) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
@@ -100,25 +100,25 @@ impl Provider {
         Ok(Self { addr, shared })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What it counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         *self.shared.counts.borrow()
     }
 
-    /// Waits until the counts are as wanted.
+    /// Waits until the counts satisfy `wanted`.
     pub async fn until(&self, wanted: impl FnMut(&Counts) -> bool) -> Counts {
         let mut counts = self.shared.counts.subscribe();
-        // The sender is ours, so the channel is open.
+        // `self` holds the sender, so the channel stays open.
         counts.wait_for(wanted).await.map_or_else(|_| self.counts(), |counts| *counts)
     }
 
-    /// The calls as they arrived.
+    /// The calls received so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -181,7 +181,7 @@ async fn chat(
     }
 }
 
-/// The text of the script, empty where there is none.
+/// The text of the script; empty without one.
 fn wanted(headers: &HeaderMap, uri: &Uri, model: &str) -> String {
     let header = headers.get("x-fault").and_then(|value| value.to_str().ok());
     let query = || uri.query()?.split('&').find_map(|pair| pair.strip_prefix("fault="));
@@ -226,7 +226,7 @@ fn refuse(mut call: Call, script: &Script, status: StatusCode, message: &str) ->
     response
 }
 
-/// Each answer has a number, as OpenAI's have an id to quote in a complaint.
+/// Numbers each answer, as OpenAI's answers have an id.
 fn name_it(response: &mut Response<Body>, number: u64) {
     if let Ok(id) = HeaderValue::from_str(&format!("req_{number:08}")) {
         response.headers_mut().insert("x-request-id", id);
@@ -237,7 +237,7 @@ async fn models() -> impl IntoResponse {
     Json(json!({"object": "list", "data": [{"id": "sim", "object": "model", "created": 0, "owned_by": "simulated"}]}))
 }
 
-/// Says how to ask it, at the URL that the gateway's first line names.
+/// Explains how to call the provider, at the URL in the gateway's first line.
 async fn root() -> &'static str {
     "This is a simulated model provider. Stream an answer:\n\n  \
      curl -N \"$URL/v1/chat/completions\" -H 'content-type: application/json' \\\n    \

@@ -1,4 +1,4 @@
-//! What one call should go through: parsed from `x-fault`, `?fault=` or the model's name.
+//! The faults of one call, parsed from `x-fault`, `?fault=` or the model's name.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,40 +8,40 @@ use axum::http::{HeaderValue, StatusCode};
 /// One call's script. The default is a healthy call.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Script {
-    /// What happens instead of an answer's head, or the status of that head.
+    /// The status of the head, or what happens instead of it.
     pub(crate) opening: Opening,
-    /// The error code in the body of an answer that is not a 200.
+    /// The error code in an answer that is not a 200.
     pub(crate) code: Option<String>,
     pub(crate) retry_after: Option<HeaderValue>,
     pub(crate) retry_after_ms: Option<HeaderValue>,
     pub(crate) should_retry: Option<HeaderValue>,
-    /// Before the head.
+    /// The delay before the head.
     pub(crate) head: Duration,
-    /// Between the head and the first byte.
+    /// The delay between the head and the first byte.
     pub(crate) first_byte: Duration,
-    /// Between two pieces.
+    /// The delay between two pieces.
     pub(crate) gap: Duration,
-    /// How many pieces of content; otherwise as many as the answer has words.
+    /// The number of pieces; by default the number of words in the answer.
     pub(crate) chunks: Option<usize>,
-    /// Pads each piece of content to this many bytes.
+    /// Pads each piece to this number of bytes.
     pub(crate) size: usize,
-    /// The word that the content begins with, so that two answers to one prompt can differ.
+    /// The index of the first word, so that two answers to one prompt can differ.
     pub(crate) first_word: usize,
-    /// Comments at this interval, and never anything else.
+    /// Sends only comments, at this interval.
     pub(crate) comments: Option<Duration>,
-    /// How the body ends before its time, and after how many pieces of content.
+    /// How the body ends early, and after how many pieces.
     pub(crate) ending: Option<(usize, Interruption)>,
-    /// Each event has an id, and an answer can be had from the one behind `Last-Event-ID`: the same words for the same
-    /// prompt.
+    /// Gives each event an id. An answer can be continued behind `Last-Event-ID`: the same prompt gives the same
+    /// words.
     pub(crate) ids: bool,
-    /// This number of calls in a row go through it; the next one is healthy, and then it starts again.
+    /// This many calls in a row follow the script, then one call is healthy, and so on.
     pub(crate) times: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opening {
     Status(StatusCode),
-    /// The request is read and nothing is ever answered.
+    /// The request is read and never answered.
     Silent,
     /// The connection is reset.
     Reset,
@@ -49,23 +49,23 @@ pub(crate) enum Opening {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interruption {
-    /// Silence, with the connection open.
+    /// Silence on an open connection.
     Stall,
-    /// The same, in the middle of a line.
+    /// Silence in the middle of a line.
     Torn,
     /// The connection is reset.
     Reset,
-    /// The connection is closed without the end of the body.
+    /// The connection is closed before the end of the body.
     Close,
-    /// The body ends as if it were whole, but `[DONE]` is missing.
+    /// The body ends cleanly, without `[DONE]`.
     Truncate,
-    /// Keep-alive comments, one at each gap, and nothing else.
+    /// Only keep-alive comments, one per gap.
     Comments,
-    /// An error object in the stream, as OpenAI sends it, and then the end.
+    /// An error object in the stream, as OpenAI sends it, then the end.
     Error,
 }
 
-/// A script that cannot be followed.
+/// An invalid script.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadScript(String);
 
@@ -98,7 +98,7 @@ impl Default for Script {
 }
 
 impl Script {
-    /// Reads `name=value; name=value; name`. A semicolon separates, since an HTTP-date has a comma in it.
+    /// Parses `name=value; name=value; name`. The separator is a semicolon because an HTTP-date contains a comma.
     pub(crate) fn parse(text: &str) -> Result<Self, BadScript> {
         let mut script = Self::default();
         for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
@@ -137,7 +137,7 @@ impl Script {
             "error-after" => self.ending = Some((number()?, Interruption::Error)),
             "ids" => self.ids = true,
             "times" => self.times = Some(value.parse().map_err(|_| bad())?),
-            // Only there to tell two otherwise equal scripts, and so their counts, apart.
+            // Only distinguishes otherwise equal scripts, and their counts.
             "id" => {}
             _ => return Err(BadScript(format!("no such fault: {name:?}; known are {KNOWN}"))),
         }

@@ -1,4 +1,4 @@
-//! The provider's side of its sockets: it counts connections and can reset one.
+//! Counts the provider's connections and resets one on request.
 
 use std::sync::Arc;
 
@@ -12,20 +12,20 @@ use tokio::sync::{Notify, watch};
 use super::Counts;
 use crate::socket::{ResetOnDrop, Socket};
 
-/// Resets the connection a request came on.
+/// Resets the connection of a request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reset {
     on_drop: ResetOnDrop,
     is_wanted: Arc<Notify>,
 }
 
-/// Counts a connection for as long as it is open.
+/// Counts a connection while it is open.
 struct Open(watch::Sender<Counts>);
 
 pub(super) async fn serve(listener: TcpListener, app: Router, counts: watch::Sender<Counts>) {
-    // A listener that fails to accept ends a simulated provider; only a server for others has to survive that.
+    // A simulated provider may end when accept fails.
     while let Ok((stream, _)) = listener.accept().await {
-        // One small event per segment, at once.
+        // Sends each small event at once, in its own segment.
         let _ = stream.set_nodelay(true);
         let reset = Reset::default();
         let service = TowerToHyperService::new(app.clone().layer(Extension(reset.clone())));
@@ -36,7 +36,7 @@ pub(super) async fn serve(listener: TcpListener, app: Router, counts: watch::Sen
             let connection =
                 http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service);
             tokio::select! {
-                // First what is still to be written, then the reset.
+                // Writes pending data before the reset.
                 biased;
                 _ = connection => {}
                 () = reset.wanted() => {}
@@ -48,7 +48,7 @@ pub(super) async fn serve(listener: TcpListener, app: Router, counts: watch::Sen
 // === impl Reset ===
 
 impl Reset {
-    /// Resets the connection. The caller's future is gone with it, so this never returns.
+    /// Resets the connection. Never returns, because the caller's future is dropped with it.
     pub(super) async fn now(&self) -> ! {
         self.on_drop.want();
         self.is_wanted.notify_one();

@@ -1,4 +1,4 @@
-//! The shapes OpenAI's chat completions have on the wire.
+//! The wire format of OpenAI's chat completions.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-/// What a call asked for.
+/// A parsed request.
 #[derive(Debug)]
 pub(crate) struct ChatRequest {
     pub(crate) model: String,
@@ -15,7 +15,7 @@ pub(crate) struct ChatRequest {
     pub(crate) include_usage: bool,
 }
 
-/// One answer, ready to be said at once or piece by piece.
+/// An answer, to be sent whole or piece by piece.
 #[derive(Debug)]
 pub(crate) struct GeneratedAnswer {
     id: String,
@@ -24,16 +24,16 @@ pub(crate) struct GeneratedAnswer {
     prompt_tokens: usize,
     include_usage: bool,
     words: Vec<String>,
-    /// How many pieces of content there are: the words, from the start again where there are more.
+    /// The number of pieces: the words, repeated from the start where there are fewer.
     pub(crate) pieces: usize,
-    /// How long each is at least.
+    /// The least length of each piece.
     size: usize,
 }
 
 // === impl ChatRequest ===
 
 impl ChatRequest {
-    /// Reads a request's body, or says what is wrong with it.
+    /// Parses a request's body; the error says what is wrong with it.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, &'static str> {
         let body: Value = serde_json::from_slice(body).map_err(|_| "the body is not JSON")?;
         let model = body["model"].as_str().ok_or("you must provide a model parameter")?;
@@ -41,7 +41,7 @@ impl ChatRequest {
         let content = messages.last().map(|message| &message["content"]);
         let prompt = match content {
             Some(Value::String(text)) => text.clone(),
-            // The other form: a list of typed parts.
+            // Content as a list of typed parts.
             Some(Value::Array(parts)) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
             _ => return Err("missing required parameter: 'messages[].content'"),
         };
@@ -78,7 +78,7 @@ impl GeneratedAnswer {
         }
     }
 
-    /// The answer that this prompt always has.
+    /// The answer that this prompt always gets.
     pub(crate) fn kept(asked: ChatRequest, chunks: Option<usize>, size: usize) -> Self {
         let number = asked.prompt.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
         Self { created: 1_700_000_000, ..Self::new(asked, number, chunks, size) }
@@ -105,12 +105,12 @@ impl GeneratedAnswer {
         Bytes::from(self.chunk(r#"{"role":"assistant","content":"","refusal":null}"#, "null"))
     }
 
-    /// The event that carries the `nth` piece of content.
+    /// The event with the `nth` piece of content.
     pub(crate) fn piece(&self, nth: usize) -> Bytes {
         Bytes::from(self.chunk(&format!(r#"{{"content":{}}}"#, json!(self.content(nth))), "null"))
     }
 
-    /// What follows the content: the reason it ended, the usage if it was asked for, and the end mark.
+    /// The events after the content: finish reason, usage if requested, end marker.
     pub(crate) fn closing(&self) -> Bytes {
         let mut closing = self.chunk("{}", r#""stop""#);
         if self.include_usage {
@@ -135,7 +135,7 @@ impl GeneratedAnswer {
         format!("data: {}\n\n", self.object("chat.completion.chunk", choice, usage))
     }
 
-    /// Written out, so that the fields stand in the order in which they are known from the real thing.
+    /// Written by hand to keep the order of fields of the real API.
     fn object(&self, object: &str, choice: &str, usage: &str) -> String {
         let Self { id, created, .. } = self;
         let model = json!(self.model);
@@ -151,7 +151,7 @@ impl GeneratedAnswer {
     }
 }
 
-/// The error object, for a body and for an event.
+/// The error object, for a body or an event.
 pub(crate) fn error(status: StatusCode, code: Option<&str>, message: &str) -> Value {
     let (kind, usual) = match status.as_u16() {
         401 => ("invalid_request_error", Some("invalid_api_key")),

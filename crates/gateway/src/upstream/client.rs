@@ -1,4 +1,4 @@
-//! The clients, and the connections that they keep.
+//! HTTP clients and their connection pools.
 
 use std::time::Duration;
 
@@ -11,39 +11,38 @@ use rustls::ClientConfig;
 use super::outgoing::Outgoing;
 use super::url::{Protocol, Upstream};
 
-/// What connects to upstreams.
+/// Connectors to upstreams.
 #[derive(Clone, Debug)]
 pub(crate) struct Connectors<C> {
-    /// For HTTP/2 where the upstream has it, and HTTP/1.1.
+    /// For HTTP/2 where the upstream offers it, else HTTP/1.1.
     pub(crate) any: C,
-    /// For HTTP/1.1 only: a connection that is to change to another protocol.
+    /// For HTTP/1.1 only: connections that switch protocols.
     pub(crate) http1: C,
 }
 
-/// Shorter than the 60 s or so after which servers close idle connections, so that both never close at once.
+/// Shorter than the 60 s or so after which servers close idle connections, so that both sides do not close at once.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
-/// When packets are swallowed, nothing says so. A connection at rest is probed after 4 s, twice; one on which something was
-/// sent is given up when that was not acknowledged for 8 s. Together that is less than 10 s.
+/// Detects a connection whose packets are lost. Two probes, 4 s apart, on an idle connection; 8 s for an
+/// acknowledgement on one that sends. Both are below 10 s.
 const KEEPALIVE: Duration = Duration::from_secs(4);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 2;
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Some APIs answer with more than the hundred fields that hyper takes by default.
+/// Some APIs answer with more than hyper's default of 100 fields.
 const MAX_HEADERS: usize = 250;
 const MAX_HEADER_BYTES: u32 = 256 * 1024;
 
-/// What an upstream may send on one HTTP/2 stream, and on all of a connection, before it was read. A hundred callers that
-/// stopped reading do not stop another one.
+/// The window of one HTTP/2 stream, and of a connection. A hundred callers that stop reading do not block another.
 const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 // === impl Connectors ===
 
 impl Connectors<HttpsConnector<HttpConnector>> {
-    /// Connectors that trust as `tls` says.
+    /// Connectors with these TLS settings.
     pub(crate) fn new(tls: &ClientConfig) -> Self {
         let builder = || HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
         Self {
@@ -59,7 +58,7 @@ impl<C> Connectors<C> {
     }
 }
 
-/// Puts each small event on the wire at once, and notices a peer that is gone.
+/// Sends each small event at once, and detects a dead peer.
 fn tcp() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);

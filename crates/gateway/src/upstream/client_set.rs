@@ -1,8 +1,8 @@
-//! More than one HTTP/2 connection to an upstream that does not read.
+//! Opens further HTTP/2 connections to an upstream that does not read.
 //!
-//! The streams of an HTTP/2 connection share the window that its receiver opens. Uploads that an upstream leaves unread
-//! keep their part of it, and a few of them stop all others on the same connection. So a large upload goes to a connection
-//! that has none, and others follow it only where there is no such connection left.
+//! The streams of an HTTP/2 connection share its receive window. Uploads that an upstream leaves unread hold their
+//! part of it, and a few of them block all others on the connection. So a large upload goes to a connection without
+//! one, and other calls share such a connection only if there is no free one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use super::client::client;
 use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
-/// Clients of one upstream, each with connections of its own.
+/// Clients of one upstream, each with its own connections.
 pub(super) struct ClientSet<C> {
     clients: [CountedClient<C>; CLIENTS],
-    /// Over HTTP/1.1 each call has a connection anyway, and one client keeps them best.
+    /// Whether the upstream speaks HTTP/2. Over HTTP/1.1 each call has its own connection, and one client pools them
+    /// best.
     multiplexed: AtomicBool,
 }
 
@@ -29,7 +30,7 @@ struct CountedClient<C> {
 
 const CLIENTS: usize = 16;
 
-/// An upload that fits into any window with many others.
+/// An upload that fits into the window together with many others.
 pub(super) const SMALL: u64 = 16 * 1024;
 
 // === impl ClientSet ===
@@ -60,7 +61,7 @@ impl<C: Connect + Clone> ClientSet<C> {
 }
 
 impl<C> ClientSet<C> {
-    /// Its connections carry several calls at a time.
+    /// Notes that its connections carry several calls at a time.
     pub(super) fn note_multiplexed(&self) {
         if !self.multiplexed.load(Relaxed) {
             self.multiplexed.store(true, Relaxed);

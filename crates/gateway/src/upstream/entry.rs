@@ -1,4 +1,4 @@
-//! Where a request to one upstream begins: its address, and on whose account it is made.
+//! Gives each request the address and the credential of its upstream.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,8 +10,8 @@ use tower_buttress::proto::credentials;
 use super::url::Upstream;
 use crate::args::NamedCredential;
 
-/// Gives each request the upstream's address and, where there is one, its credential. The caller's own credential never
-/// goes with another: it belongs to another account.
+/// Sets the upstream's address and, if there is one, the operator's credential. The caller's credential is removed
+/// then: it belongs to another account.
 #[derive(Clone, Debug)]
 pub(crate) struct EntryLayer {
     target: Arc<Target>,
@@ -64,7 +64,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Entry<S> {
         if !credential.is_empty() {
             credentials::withhold(&mut head);
         }
-        // A path that a fallback cannot have leaves no authority to connect to, which the client answers with an error.
+        // A path that the upstream cannot serve leaves a URI without an authority; the client returns an error for it.
         head.uri = upstream.locate(&head.uri).unwrap_or_default();
         for header in credential {
             head.headers.insert(header.name.clone(), header.value.clone());

@@ -25,15 +25,15 @@ use super::client_set::{ClientSet, SMALL};
 use super::outgoing::{Occupied, Outgoing};
 use super::url::{Protocol, Upstream};
 
-/// Sends requests to one upstream, whose address they have.
+/// Sends requests, which have their address already, to one upstream.
 pub(crate) struct Forward<C> {
     upstream: Upstream,
     clients: Arc<ClientSet<C>>,
-    /// For connections that are to change to another protocol, which HTTP/2 cannot.
+    /// For protocol switches, which HTTP/2 does not have.
     upgrades: Client<C, Outgoing>,
 }
 
-/// In a request's extensions: how often upstreams were asked for it, and how long the last one took.
+/// In a request's extensions: the number of upstream calls, and the time of the last one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UpstreamCalls(Arc<CallCounts>);
 
@@ -50,7 +50,7 @@ pin_project! {
         #[pin]
         call: ResponseFuture,
         clients: Arc<ClientSet<C>>,
-        // An upload is not over before it was sent, and taken.
+        // An upload counts until all of it was sent and read.
         occupied: Option<Arc<Occupied>>,
         asked: Option<(UpstreamCalls, Instant)>,
     }
@@ -63,7 +63,7 @@ impl UpstreamCalls {
         self.0.times.load(Relaxed)
     }
 
-    /// How long the upstream that was asked last took to its head, if it has answered.
+    /// The time of the last upstream call to its head, if it has one.
     pub(crate) fn took(&self) -> Option<Duration> {
         Some(self.0.took.load(Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
@@ -110,7 +110,8 @@ where
         let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL);
         let upgrades = parts.headers.contains_key(UPGRADE);
         if !upgrades && self.upstream.protocol() != Protocol::Http {
-            // HTTP/2 has no such field, and hyper would take off what it names: `TE`, without which gRPC is refused.
+            // HTTP/2 has no `Connection` field, and hyper would also remove the fields that it names: `TE`, which gRPC
+            // requires.
             parts.headers.remove(CONNECTION);
         }
         let (client, occupied) = if upgrades { (&self.upgrades, None) } else { self.clients.choose(is_large) };
@@ -148,8 +149,8 @@ impl<C> Future for Answering<C> {
         if response.version() == Version::HTTP_2 {
             this.clients.note_multiplexed();
         }
-        // RFC 9112, 6.3: where both are there, the length is wrong, and a client that believed it would take a part of
-        // the answer for the whole.
+        // RFC 9112, 6.3: with both fields the length is wrong. A client that trusted it would take part of the answer
+        // for the whole.
         if response.headers().contains_key(TRANSFER_ENCODING) {
             response.headers_mut().remove(CONTENT_LENGTH);
         }

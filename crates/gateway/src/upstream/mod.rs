@@ -1,4 +1,4 @@
-//! The upstreams: where they are, how they are reached, and on whose account.
+//! Upstreams: their addresses, connections and credentials.
 
 mod client;
 mod client_set;

@@ -1,4 +1,4 @@
-//! What is sent to an upstream.
+//! The body of a request to an upstream.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_buttress::error::BoxError;
 
 pin_project! {
-    /// A request's body. Boxed, since layers change its type and the clients name one.
+    /// A request's body. Boxed, because layers change its type and the clients need one type.
     pub(crate) struct Outgoing {
         #[pin]
         pub(super) body: UnsyncBoxBody<Bytes, BoxError>,
@@ -20,7 +20,7 @@ pin_project! {
     }
 }
 
-/// A large upload that is not over, of those that are counted here.
+/// A large upload in progress, counted until it is dropped.
 pub(super) struct Occupied(Arc<AtomicUsize>);
 
 // === impl Outgoing ===

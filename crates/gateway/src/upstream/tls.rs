@@ -1,4 +1,4 @@
-//! TLS to upstreams: whose certificates are trusted.
+//! TLS to upstreams: the certificates that are trusted.
 
 use std::path::Path;
 
@@ -9,8 +9,8 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::args::Misfit;
 use crate::tls::provider;
 
-/// The roots of the system, or, where it has none, those that browsers have; and beside them the certificates in `ca`.
-/// The roots are read only where they are needed.
+/// Trusts the system's roots (those of browsers if the system has none) and the certificates in `ca`. Reads the roots
+/// only if `needed`.
 pub(crate) fn trust(needed: bool, ca: Option<&Path>) -> Result<ClientConfig, Misfit> {
     let mut roots = RootCertStore::empty();
     if needed {

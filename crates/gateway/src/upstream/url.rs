@@ -1,4 +1,4 @@
-//! Where requests go.
+//! The URL of an upstream.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,21 +6,21 @@ use std::str::FromStr;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 
-/// `http://host[:port][/prefix]`, or with `https` or `h2c`.
+/// `http://host[:port][/prefix]`, also with `https` or `h2c`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
     protocol: Protocol,
     authority: Authority,
-    /// Without the slash at its end.
+    /// Without the trailing slash.
     prefix: String,
 }
 
-/// How an upstream is spoken to.
+/// The protocol of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// HTTP/1.1.
     Http,
-    /// HTTP/1.1 or HTTP/2 over TLS, as the upstream has it.
+    /// HTTP/1.1 or HTTP/2 over TLS, chosen by ALPN.
     Https,
     /// HTTP/2 without TLS.
     H2c,
@@ -33,25 +33,25 @@ impl Upstream {
         self.protocol
     }
 
-    /// Where a request for `uri` goes. `None` where that is nowhere under the prefix: where that makes it longer than a
-    /// URI may be, or where it would lead out again.
+    /// The target of a request for `uri`. `None` if the prefix makes the URI too long, or if the path would leave the
+    /// prefix.
     pub(crate) fn locate(&self, uri: &Uri) -> Option<Uri> {
         let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        // `OPTIONS *` asks about the server, not about a path on it.
+        // `OPTIONS *` concerns the server, not a path.
         let path = if self.prefix.is_empty() || asked == "*" {
             uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
         } else {
             if climbs(uri.path()) {
                 return None;
             }
-            // A query may follow the authority at once, as in `http://host?q`.
+            // A query may follow the authority directly, as in `http://host?q`.
             let slash = if asked.starts_with('/') { "" } else { "/" };
             PathAndQuery::try_from(format!("{}{slash}{asked}", self.prefix)).ok()?
         };
         self.at(path)
     }
 
-    /// Whether [`locate`](Self::locate) finds somewhere to send it.
+    /// Whether [`locate`](Self::locate) finds a target.
     pub(crate) fn has_target(&self, uri: &Uri) -> bool {
         self.prefix.is_empty() || self.locate(uri).is_some()
     }
@@ -80,8 +80,8 @@ impl Protocol {
     }
 }
 
-/// Could a server take a segment of `path` for a step up? Clients take such steps before they ask (RFC 3986, 5.2.4).
-/// Servers disagree on what counts: there are those that decode first, that know backslashes, or that cut parameters off.
+/// Whether a server could read a segment of `path` as `..`. Clients resolve those before sending (RFC 3986, 5.2.4).
+/// Servers disagree on what counts: some decode first, accept backslashes, or cut parameters off.
 fn climbs(path: &str) -> bool {
     let path = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
     path.split('/').any(|segment| matches!(segment.as_bytes(), [b'.', b'.'] | [b'.', b'.', b';' | b'%', ..]))
@@ -110,7 +110,7 @@ impl FromStr for Upstream {
         if authority.as_str().contains('@') {
             return Err("a URL with a password in it is shown in process lists; send Authorization".to_owned());
         }
-        // A port that is no port is found when it is used; here that is now.
+        // Checks the port now instead of at the first call.
         let port = &authority.as_str()[authority.host().len()..];
         if authority.host().is_empty() || !port.is_empty() && authority.port_u16().is_none() {
             return Err(wrong());
