@@ -212,7 +212,7 @@ impl Gateway {
             () = follow => {}
         }
         if let Some(provider) = provider {
-            tracing::info!("the simulated provider saw {:?}", provider.counts());
+            tracing::info!("The simulated provider counted {:?}", provider.counts());
         }
     }
 }

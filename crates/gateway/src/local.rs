@@ -115,7 +115,7 @@ impl Local {
         } else if self.circuits.are_all_open() {
             "all circuits are open\n"
         } else if self.fleet.is_missed() {
-            "Redis cannot be reached\n"
+            "Redis is unreachable\n"
         } else {
             return text("text/plain; charset=utf-8", "ready\n");
         };
@@ -151,7 +151,7 @@ impl Local {
         let mut figures = telemetry::prometheus().render();
         self.circuits.render(&mut figures);
         // Not in the exporter, whose metrics are those of the whole process.
-        let _ = writeln!(figures, "# HELP {MEMORY} What is held for calls under way\n# TYPE {MEMORY} gauge");
+        let _ = writeln!(figures, "# HELP {MEMORY} Memory held for calls in flight\n# TYPE {MEMORY} gauge");
         let _ = writeln!(figures, "{MEMORY} {}", self.memory.used());
         figures
     }

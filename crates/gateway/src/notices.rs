@@ -23,7 +23,7 @@ pub(crate) fn text(notices: Notices, notice: &Notice, headers: &HeaderMap) -> Op
         Notice::Pace { .. } => "Waiting for the rate limit.",
         Notice::Retry { .. } => "This takes longer. Trying again.",
         Notice::Fallback { .. } => "This takes longer. Trying another upstream.",
-        Notice::Resume { .. } => "The connection broke. Asking for the rest.",
+        Notice::Resume { .. } => "The connection broke. Requesting the rest.",
         _ => return None,
     };
     wanted.then(|| text.to_owned())

@@ -29,7 +29,7 @@ pub(crate) enum Foreign {
 
 /// 401: no valid caller key.
 pub(crate) fn unknown_caller() -> Response<AnswerBody> {
-    invalid_key("The caller is not known here; send a key of this gateway, in Authorization (Bearer) or x-api-key.")
+    invalid_key("The request has no valid key; send a key of this gateway in Authorization (Bearer) or x-api-key.")
 }
 
 /// 401: the caller's key was removed while its call waited.
@@ -54,7 +54,7 @@ pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
         Foreign::Host => problem(
             StatusCode::FORBIDDEN,
             "host-not-allowed",
-            "This gateway is not known by that name; its operator can add it with --host.",
+            "The gateway does not accept this Host; its operator can add it with --host.",
         ),
         Foreign::Page => problem(
             StatusCode::FORBIDDEN,
@@ -68,18 +68,18 @@ pub(crate) fn foreign(why: Foreign) -> Response<AnswerBody> {
 pub(crate) fn bad_gateway(error: &BoxError) -> Response<AnswerBody> {
     let unreachable = error::find::<legacy::Error>(error.as_ref()).is_some_and(legacy::Error::is_connect);
     let (kind, detail) = if error::find::<ConnectElapsed>(error.as_ref()).is_some() {
-        ("connect-timeout", "No connection to the upstream came about in time; try again later.")
+        ("connect-timeout", "The connection to the upstream timed out; try again later.")
     } else if unreachable {
         ("upstream-unreachable", "The upstream cannot be reached; try again later.")
     } else {
-        ("connection-lost", "The upstream broke the connection off before it answered; try again.")
+        ("connection-lost", "The upstream closed the connection before it answered; try again.")
     };
     problem(StatusCode::BAD_GATEWAY, kind, detail)
 }
 
 /// 502: the upstream switched to a protocol that was not requested.
 pub(crate) fn wrong_protocol() -> Response<AnswerBody> {
-    let detail = "The upstream changed to a protocol that it was not asked for; ask for another one.";
+    let detail = "The upstream switched to a protocol that was not requested; request another one.";
     problem(StatusCode::BAD_GATEWAY, "wrong-protocol", detail)
 }
 
@@ -93,13 +93,13 @@ pub(crate) fn late_request() -> Response<AnswerBody> {
     problem(
         StatusCode::REQUEST_TIMEOUT,
         "request-timeout",
-        "The body of this request did not come in time; send it again.",
+        "The body of this request did not arrive in time; send it again.",
     )
 }
 
 /// 400: a path that leaves the upstream's prefix, or is too long.
 pub(crate) fn invalid_path() -> Response<AnswerBody> {
-    let detail = "The path of this request is too long, or leads out of what is served here; send another one.";
+    let detail = "The path of this request is too long or leaves the served prefix; send another one.";
     problem(StatusCode::BAD_REQUEST, "path-invalid", detail)
 }
 
@@ -112,14 +112,14 @@ pub(crate) fn ambiguous_path() -> Response<AnswerBody> {
 
 /// 400: servers read different models, and the route depends on the model.
 pub(crate) fn unclear_model() -> Response<AnswerBody> {
-    let detail = "Servers read different models in this request, or none; send JSON with one member model, the one that its path \
-                  names, if it names one.";
+    let detail = "Servers may read different models in this request; send JSON with one member model, equal to the model in the \
+                  path, if there is one.";
     problem(StatusCode::BAD_REQUEST, "model-unclear", detail)
 }
 
 /// 503: no memory to read the request, and the route depends on the model.
 pub(crate) fn no_memory() -> Response<AnswerBody> {
-    let detail = "The gateway holds as many requests as it may, and cannot read this one; send it again.";
+    let detail = "The gateway has no memory left to read this request; send it again.";
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "no-memory", detail);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
@@ -127,7 +127,7 @@ pub(crate) fn no_memory() -> Response<AnswerBody> {
 
 /// 413: the body is longer than the limit for reading, and the route depends on the model.
 pub(crate) fn too_long_to_read() -> Response<AnswerBody> {
-    let detail = "The model of this request cannot be looked for in so long a body; send at most 32 MiB.";
+    let detail = "The body is too long to find its model; send at most 32 MiB.";
     problem(StatusCode::PAYLOAD_TOO_LARGE, "request-too-large", detail)
 }
 
@@ -136,27 +136,23 @@ pub(crate) fn no_route() -> Response<AnswerBody> {
     problem(
         StatusCode::NOT_FOUND,
         "route-unknown",
-        "No route of the gateway is for this path and model; send another one.",
+        "No route of the gateway serves this path and model; send another one.",
     )
 }
 
 /// 404: no such page below `/-/`.
 pub(crate) fn no_such_page() -> Response<AnswerBody> {
-    problem(
-        StatusCode::NOT_FOUND,
-        "not-found",
-        "The gateway has no such page; those that it has are listed in its README.",
-    )
+    problem(StatusCode::NOT_FOUND, "not-found", "The gateway has no such page; see the list in its README.")
 }
 
 /// 405: the page only reads.
 pub(crate) fn only_read() -> Response<AnswerBody> {
-    only("GET, HEAD", "This page can only be read; use GET.")
+    only("GET, HEAD", "This page is read-only; use GET.")
 }
 
 /// 405: the page changes state.
 pub(crate) fn only_posted() -> Response<AnswerBody> {
-    only("POST", "This page changes something; use POST.")
+    only("POST", "This page changes state; use POST.")
 }
 
 fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> {
@@ -167,13 +163,13 @@ fn only(methods: &'static str, detail: &str) -> Response<AnswerBody> {
 
 /// 400: a query of `/-/forget` that is not understood.
 pub(crate) fn unknown_query() -> Response<AnswerBody> {
-    let detail = "The query says not whose answers to forget; send tenant=NAME, or none to forget those of all.";
+    let detail = "The query does not name a tenant; send tenant=NAME, or no query to forget all tenants.";
     problem(StatusCode::BAD_REQUEST, "query-invalid", detail)
 }
 
 /// 429: the caller has all the WebSockets that `--caller-concurrency` allows.
 pub(crate) fn too_many_tunnels() -> Response<AnswerBody> {
-    let detail = "This caller has as many WebSockets open as it may have; close one first.";
+    let detail = "This caller has reached its limit of open WebSockets; close one first.";
     problem(StatusCode::TOO_MANY_REQUESTS, "too-many-websockets", detail)
 }
 
@@ -182,7 +178,7 @@ pub(crate) fn no_tunnels() -> Response<AnswerBody> {
     problem(
         StatusCode::NOT_IMPLEMENTED,
         "method-not-implemented",
-        "This gateway opens no tunnels; send the request itself.",
+        "This gateway does not open tunnels; send the request itself.",
     )
 }
 
@@ -193,7 +189,7 @@ pub(crate) fn last_hop(method: &Method) -> Response<AnswerBody> {
         let mut response = problem(
             StatusCode::METHOD_NOT_ALLOWED,
             "method-not-allowed",
-            "This gateway answers no TRACE; use another method.",
+            "This gateway does not answer TRACE; use another method.",
         );
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         return response;

@@ -16,29 +16,29 @@ use super::events::Events;
 const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
 const COUNTERS: [(&str, &str); 3] = [
-    ("gateway_calls_total", "Calls that are over, by status and how they ended"),
-    ("gateway_redis_operations_total", "Operations of Redis, by what became of them"),
-    ("tower_buttress_events_total", "What the layers did"),
+    ("gateway_calls_total", "Ended calls, by status and outcome"),
+    ("gateway_redis_operations_total", "Redis operations, by result"),
+    ("tower_buttress_events_total", "Events of the layers"),
 ];
 
 const GAUGES: [(&str, &str); 11] = [
-    ("gateway_calls_in_flight", "Calls that are not over, their answers included"),
-    ("gateway_connections", "Connections of callers that are open"),
-    ("gateway_redis_reached", "Whether Redis can be reached"),
-    ("tower_buttress_pace_in_flight", "Calls that count against a limit of concurrency of the caller"),
-    ("tower_buttress_pace_paused_until_seconds", "Until when a rate limit is paused, in seconds since 1970"),
+    ("gateway_calls_in_flight", "Calls whose answers have not ended"),
+    ("gateway_connections", "Open connections of callers"),
+    ("gateway_redis_reached", "Whether Redis is reachable"),
+    ("tower_buttress_pace_in_flight", "Calls that count against the caller's concurrency limit"),
+    ("tower_buttress_pace_paused_until_seconds", "End of the pause of a rate limit, in seconds since 1970"),
     ("tower_buttress_pace_waiting", "Calls that wait for a rate limit"),
-    ("tower_buttress_queue_in_flight", "Calls that have a place at an upstream"),
+    ("tower_buttress_queue_in_flight", "Calls that hold a place at an upstream"),
     ("tower_buttress_queue_limit", "Places at an upstream"),
     ("tower_buttress_queue_waiting", "Calls that wait for a place at an upstream"),
     ("tower_buttress_supersede_in_flight", "Calls of messages of conversations"),
-    ("tower_buttress_supersede_waiting", "Messages that wait for others of their conversation"),
+    ("tower_buttress_supersede_waiting", "Messages that wait for older ones of their conversation"),
 ];
 
 const HISTOGRAMS: [(&str, &str); 5] = [
     ("gateway_call_seconds", "From a request's head to its answer's last byte"),
     ("gateway_first_byte_seconds", "From a request's head to its answer's first byte"),
-    (REDIS, "From an operation of Redis that was sent to its answer, or to the end of patience"),
+    (REDIS, "From sending a Redis operation to its answer or timeout"),
     ("tower_buttress_call_seconds", "Calls that reached the layers, to their end"),
     ("tower_buttress_first_data_seconds", "Calls that reached the layers, to their first data"),
 ];
@@ -161,12 +161,12 @@ pub(crate) fn reloaded(done: &Result<Vec<&'static str>, String>) {
         Ok(waiting) => {
             tracing::info!("The configuration was read again.");
             for name in waiting {
-                tracing::warn!("The new value of {name} waits for a new start.");
+                tracing::warn!("The new value of {name} applies after a restart.");
             }
         }
         Err(lines) => {
             for line in lines.lines() {
-                tracing::error!("The configuration stays as it was. {line}");
+                tracing::error!("The configuration is unchanged. {line}");
             }
         }
     }

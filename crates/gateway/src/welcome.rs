@@ -44,13 +44,13 @@ pub(crate) fn welcome(gateway: &Gateway) -> String {
              Stream an answer through it:\n\n  \
              curl -N {scheme}://{addr}/v1/chat/completions -H 'content-type: application/json' \\\n    \
              -d '{{\"model\":\"sim\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n\
-             Add a fault, and see what becomes of it:\n\n  \
+             Add a fault and watch the effect:\n\n  \
              -H 'x-fault: silent'           no answer at all: {silent}\n  \
              -H 'x-fault: stall-after=5'    silence within the answer: an error event after {idle}\n  \
              -H 'x-fault: reset; times=1'   the connection is reset, once: the second attempt answers\n  \
-             -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt comes after 2 s, and not before\n  \
+             -H 'x-fault: status=429; retry-after=2; times=1'   the second attempt follows after 2 s\n  \
              -H 'x-deadline-ms: 500'        your own deadline: an error event ends the answer there\n\n\
-             More faults: crates/gateway/src/provider/mod.rs. A page that shows what happens: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
+             More faults: crates/gateway/src/provider/mod.rs. Page with live calls: {scheme}://{addr}/-/. Also /-/healthz, /-/readyz, /-/metrics, /-/breakers and /-/events.\n"
     )
 }
 

@@ -29,10 +29,10 @@ impl FileEnd {
     /// Whether a file with this end may follow one with the end `before`.
     pub(crate) fn check(self, before: Self) -> Result<(), &'static str> {
         if before.has_mark && !self.has_mark {
-            return Err("the last line was \"# end\", and is not any more; is the file whole?");
+            return Err("the last line is no longer \"# end\"; is the file complete?");
         }
         if before.has_line_break && !self.has_line_break {
-            return Err("the last line ended with a line break, and does not any more; is the file whole?");
+            return Err("the last line no longer ends with a line break; is the file complete?");
         }
         Ok(())
     }
@@ -49,7 +49,7 @@ impl FileText {
     pub(crate) fn check(&self, before: &Self) -> Result<(), &'static str> {
         let says_something = |line: &str| !(line.trim().is_empty() || line.trim_start().starts_with('#'));
         if before.0.strip_prefix(&*self.0).is_some_and(|rest| rest.lines().any(says_something)) {
-            return Err("this is the beginning of what is in force; to drop the rest, end the file with a comment");
+            return Err("the file is the beginning of the one in force; to drop the rest, end the file with a comment");
         }
         FileEnd::of(&self.0).check(FileEnd::of(&before.0))
     }

@@ -1,10 +1,10 @@
-// Everything is shown by textContent: models, tenants, ids and notices are other people's words.
+// Callers choose models, tenants, ids and notices: show them only by textContent.
 const $ = id => document.getElementById(id);
 const seconds = ms => (ms / 1000).toFixed(ms < 10_000 ? 2 : 0) + ' s';
 
 let start = performance.now(), counts = { beats: 0, retries: 0 }, asking = null, simulated = true;
 
-// === what happens to the call of this page, and to all others ===
+// === events of all calls ===
 
 const LINES = 200;
 
@@ -36,7 +36,7 @@ events.onmessage = ({ data }) => {
 const PHASES = { queued: 'warn', waiting: 'warn', streaming: 'good', resumed: 'good' };
 const STATES = { closed: 'good', 'half-open': 'warn', open: 'bad', isolated: 'bad' };
 
-// Each cell is a text, or a text and its kind.
+// A cell is a text, or a text with its kind.
 function fill(table, rows) {
   const labels = [...table.tHead.rows[0].cells].map(cell => cell.textContent);
   table.tBodies[0].replaceChildren(...rows.map(cells => {
@@ -86,7 +86,7 @@ setInterval(() => { if (!document.hidden) look(); }, 1000);
 
 // === the call of this page ===
 
-// An event stream, line by line: data, and comments, which EventSource would not show.
+// Reads an event stream line by line, because EventSource hides comments.
 async function* lines(body) {
   let rest = '';
   for await (const chunk of body.pipeThrough(new TextDecoderStream())) {
@@ -102,14 +102,14 @@ const wait = (ms, signal) => new Promise((done, failed) => {
   signal.addEventListener('abort', () => { clearTimeout(timer); failed(signal.reason); });
 });
 
-// An answer that takes long is at a place of its own: it is fetched from there when it may be there.
+// Fetches a later answer from its URL.
 async function fetchLater(response, headers, signal) {
-  outcome('still at it', 'warn');
-  $('answer').textContent = 'We are still at it. The answer is fetched when it is there.';
+  outcome('waiting', 'warn');
+  $('answer').textContent = 'The answer takes longer. This page fetches it when it is ready.';
   while (response.status === 202) {
     const place = response.headers.get('location') ?? response.url;
     const after = Math.min(Number(response.headers.get('retry-after')) || 1, 30);
-    log(`still at it: looked for again in ${after} s`, 'warn');
+    log(`not ready: next look in ${after} s`, 'warn');
     await wait(after * 1000, signal);
     response = await fetch(place, { signal, headers });
   }
@@ -131,7 +131,7 @@ async function ask() {
   const first = () => {
     if ($('first').textContent === '…') $('first').textContent = seconds(performance.now() - start);
   };
-  // The simulated provider takes any key; who sends none has no answers kept, and none to come back to.
+  // The simulated provider accepts any key. Without a key no answer is kept, and none can be fetched later.
   const key = $('key').value || (simulated ? 'page' : '');
   const who = key ? { authorization: `Bearer ${key}` } : {};
   const later = $('later').checked ? { prefer: 'respond-async, wait=2', 'idempotency-key': crypto.randomUUID() } : {};
@@ -146,7 +146,7 @@ async function ask() {
   for (const name of ['x-gateway-attempts', 'x-gateway-served-by', 'x-gateway-dedup', 'retry-after']) {
     if (response.headers.has(name)) log(`${name}: ${response.headers.get(name)}`);
   }
-  // Those of which nobody told us, since events was not open yet.
+  // Retries before the event stream was open.
   const attempts = Number(response.headers.get('x-gateway-attempts') ?? 1);
   while (counts.retries < attempts - 1) count('retries');
   if (!response.ok) {
@@ -177,7 +177,7 @@ $('form').addEventListener('submit', event => {
     log(`the stream broke off: ${error.message}`, 'bad');
     outcome('cut', 'bad');
   }).finally(() => {
-    // Another one may be under way by now.
+    // Another call may have started.
     if (asking === own) $('stop').disabled = true;
     look();
   });
@@ -196,7 +196,7 @@ if (wanted.has('ask')) {
   const fault = wanted.get('fault') ?? '';
   if (![...$('fault').options].some(option => option.value === fault)) $('fault').add(new Option(fault, fault));
   $('fault').value = fault;
-  // Which of its parts are there is known with the first look.
+  // The first look shows which parts of the form exist.
   look().then(() => {
     $('later').checked = wanted.has('later') && !$('later-label').hidden;
     $('form').requestSubmit();

@@ -359,10 +359,7 @@ async fn refuse_refuses_what_another_gateway_may_have_answered() {
     assert!(took < secs(1), "{took:?}");
     // What has no key is promised nothing.
     no_call_waits(&gateway, secs(1)).await;
-    assert_eq!(
-        page(&gateway, "/-/readyz").await,
-        (StatusCode::SERVICE_UNAVAILABLE, "Redis cannot be reached\n".into())
-    );
+    assert_eq!(page(&gateway, "/-/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "Redis is unreachable\n".into()));
     redis.thaw().unwrap();
     until_metric(&gateway, "gateway_redis_reached 1").await;
     assert_eq!(timed(keyed(&gateway, "d")).await.1, 200);

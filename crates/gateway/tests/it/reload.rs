@@ -361,17 +361,17 @@ async fn streams_go_on_byte_for_byte_through_twenty_reloads() {
     let mut streams: Vec<_> = (0..5).map(ask_one).collect();
     for nth in 1..=20 {
         config.write(&if nth == 7 { "upstreem = \"x\"\n".to_owned() } else { written(nth) });
-        let before = (told("was read again"), told("stays as it was"));
+        let before = (told("was read again"), told("is unchanged"));
         program.signal("HUP");
         soon(async {
-            while (told("was read again"), told("stays as it was")) == before {
+            while (told("was read again"), told("is unchanged")) == before {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await;
         streams.push(ask_one(nth as usize));
     }
-    assert_eq!((told("was read again"), told("stays as it was")), (19, 1));
+    assert_eq!((told("was read again"), told("is unchanged")), (19, 1));
     assert_eq!(told(&format!("{}:1: upstreem: unknown key", config.path())), 1);
     let expected: String = (0..EVENTS).map(event).collect();
     for stream in streams {

@@ -209,8 +209,8 @@ async fn an_answer_that_takes_long_is_fetched_later() {
     }
     let gateway = gateway(&["--resumable", "on", "--respond-async", "on"]).await;
     let mut tab = Tab::open("later", &format!("http://{}/-/?ask&later&fault=head=5s", gateway.addr)).await;
-    tab.until("document.getElementById('outcome').textContent === 'still at it'").await;
-    assert!(tab.text("answer").await.starts_with("We are still at it."));
+    tab.until("document.getElementById('outcome').textContent === 'waiting'").await;
+    assert!(tab.text("answer").await.starts_with("The answer takes longer."));
     tab.until("document.getElementById('outcome').textContent === 'whole'").await;
     assert!(tab.text("answer").await.contains("I am a simulated model"), "{}", tab.text("answer").await);
     assert_eq!(gateway.provider().counts().calls, 1);
