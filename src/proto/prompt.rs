@@ -74,6 +74,26 @@ pub(crate) fn asks_for_several(body: &[u8]) -> bool {
     })
 }
 
+/// The most tokens that the request lets its answer have, where it says so in one way that all servers read alike.
+pub(crate) fn output_limit(body: &[u8]) -> Option<u64> {
+    const NAMES: [&[u8]; 3] = [b"max_tokens", b"max_completion_tokens", b"max_output_tokens"];
+    let limits = |object, names: &'static [&[u8]]| {
+        members(object).filter(move |(key, _)| names.contains(key)).map(|(_, value)| value)
+    };
+    // A name in another spelling may be one of them, and of several answers each has as many.
+    if members(body).any(|(key, _)| has_escapes(key)) || asks_for_several(body) {
+        return None;
+    }
+    let within = members(body).filter_map(|(key, value)| match key {
+        b"generationConfig" | b"generation_config" => Some(limits(value, &[b"maxOutputTokens", b"max_output_tokens"])),
+        b"options" => Some(limits(value, &[b"num_predict"])),
+        _ => None,
+    });
+    let all = limits(body, &NAMES).chain(within.flatten()).filter(|value| *value != b"null");
+    // Of two the server may heed either.
+    all.map(|value| serde_json::from_slice(value).unwrap_or(u64::MAX)).max().filter(|limit| *limit < u64::MAX)
+}
+
 /// The model that the request names.
 pub(crate) fn model(kind: Kind, path: &str, body: &[u8]) -> Option<String> {
     if kind == Kind::Gemini {
@@ -257,6 +277,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_limit_of_an_answer_is_read_in_every_dialect() {
+        for (body, limit) in [
+            (r#"{"max_tokens":50}"#, Some(50)),
+            (r#"{"max_completion_tokens": 50, "max_tokens": null}"#, Some(50)),
+            (r#"{"max_output_tokens":50}"#, Some(50)),
+            (r#"{"generationConfig":{"topK":1,"maxOutputTokens":50}}"#, Some(50)),
+            (r#"{"options":{"num_predict":50}}"#, Some(50)),
+            (r#"{"max_tokens":1,"max_completion_tokens":50}"#, Some(50)),
+            (r#"{"max_tokens":50,"max_tokens":1}"#, Some(50)),
+            (r#"{"max_tokens":50,"m\u0061x_tokens":1000}"#, None),
+            (r#"{"max_tokens":50,"n":2}"#, None),
+            (r#"{"max_tokens":50,"max_tokens":"many"}"#, None),
+            (r#"{"options":{"num_predict":-1}}"#, None),
+            (r#"{"messages":[{"max_tokens":50}]}"#, None),
+            ("max_tokens", None),
+            ("", None),
+        ] {
+            assert_eq!(output_limit(body.as_bytes()), limit, "{body}");
+        }
+    }
+
     proptest! {
         #[test]
         fn it_agrees_with_a_parser(text: String, before: String) {
@@ -273,6 +315,7 @@ mod tests {
         fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..100_usize) {
             let like = br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a\"b"}]}]}"#;
             for body in [&bytes[..], &like[..cut.min(like.len())]] {
+                let _ = output_limit(body);
                 for kind in [Kind::OpenAiChat, Kind::OpenAiResponses, Kind::Gemini] {
                     let _ = (LastMessage::of(kind, body), has_server_state(kind, body));
                 }

@@ -157,6 +157,12 @@ impl CallBody {
         }
     }
 
+    /// The data of a body that is in memory, to be looked at.
+    #[cfg(feature = "llm")]
+    pub(crate) fn peek(&self) -> Option<&Bytes> {
+        if let Kind::Whole { data, .. } = &self.kind { Some(data) } else { None }
+    }
+
     /// Watches when this body, of which nothing has been read, is read, for a layer that waits for its sender too.
     pub(crate) fn watch(&mut self) -> UploadWatch {
         if self.is_end_stream() {

@@ -66,9 +66,10 @@ fn limited<B: Body + 'static>(
         let hint = request.body().size_hint();
         let length = hint.exact().unwrap_or_else(|| hint.lower().max(UNKNOWN_LENGTH));
         let TokenEstimate { input, max_output } = TokenEstimate::of(request.extensions());
+        let max_output = max_output.or_else(|| UsageReader::output_limit(request));
         demand = limit.demand(length, input, max_output);
         let (length, usage) = (hint.exact().unwrap_or(0), UsageReader::of(request.uri()));
-        tokens = Some(Box::new(TokenCount { length, upload: Upload::watch(request.body_mut()), usage }));
+        tokens = Some(Box::new(TokenCount { length, max_output, upload: Upload::watch(request.body_mut()), usage }));
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if limit.shares_rates() {

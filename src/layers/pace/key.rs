@@ -8,7 +8,7 @@ use super::config::Config;
 use super::peers::{Pausing, PeerPause};
 use super::tally::Tally;
 use crate::policy::micros::{Micros, micros};
-use crate::policy::pace::estimate::Estimate;
+use crate::policy::pace::estimate::{Estimate, written_in};
 use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, SendDecision};
 use crate::policy::queue::{FairQueue, Ticket};
 use crate::proto::fingerprint::Fingerprint;
@@ -295,6 +295,13 @@ impl Limit {
         }
         state.pacer.settle(grant, used, at);
         self.wake_next(state, None, at);
+    }
+
+    /// The most tokens that a call may have cost of which nothing was said, and that reserved `reserved`.
+    pub(super) fn unsaid_output(&self, grant: &Grant, reserved: u64, most: Option<u64>, now: Instant) -> u64 {
+        let written = written_in(self.micros(now).saturating_sub(grant.sent));
+        let largest = lock(&self.state).pacer.most_tokens();
+        reserved.max(written).min(most.unwrap_or(u64::MAX)).min(largest)
     }
 
     /// A call that counts among those under way is over.

@@ -78,7 +78,8 @@ use crate::rt::per_thread::PerThread;
 ///
 /// A call is sent when all limits have room for it, and takes from all or from none. It goes first come, first served,
 /// tenants in turn. Tokens are reserved before a call is sent, by its [`TokenEstimate`](crate::TokenEstimate), the length of
-/// its body, and what answers were like before; the difference to what the answer says that it used (feature `llm`) is
+/// its body, and what answers were like before, but no more for its answer than the request allows (feature `llm`: `max_tokens`
+/// and its kin, where the body is in memory); the difference to what the answer says that it used (feature `llm`) is
 /// settled when it ends. A guess is never larger than the limit itself, and a body that does not say how long it is counts as
 /// one of 64 KiB. What was not sent is given back, and the tokens of a request that was not sent to its end, as far as a
 /// [`CallBody`](crate::CallBody) tells so.
@@ -110,7 +111,8 @@ use crate::rt::per_thread::PerThread;
 ///
 /// A call that is dropped while it waits leaves the line without a trace. One that is dropped while it is under way has used
 /// its request, and the tokens of its prompt and of what was read; of a limit [per caller](Self::per_caller) all that was
-/// reserved for its answer, unless that has ended and said what it used: its caller is not to get it for nothing.
+/// reserved for its answer, or a hundred tokens for each second if that is more, and no more than the request allowed, unless the
+/// answer has ended and said what it used: its caller is not to get it for nothing.
 ///
 /// # Errors
 ///

@@ -82,7 +82,7 @@ impl PacePermit {
             }
             return;
         }
-        let TokenCount { length, usage, upload } = *tokens;
+        let TokenCount { length, max_output, usage, upload } = *tokens;
         let Used { input: told, output, bytes, has_ended, text } = usage.end();
         let input = told.unwrap_or_else(|| match upload.bytes().filter(|_| length == 0) {
             // Its length was not said, and is known by now.
@@ -103,10 +103,14 @@ impl PacePermit {
             Some(told) if !is_whole => told.max(tokens_of(text)),
             told => told.unwrap_or(guess),
         };
-        // Whoever asks for much and leaves before the answer says what it cost may have cost its account all of it.
+        // A caller that asks for much and leaves before the answer says what it cost may have cost its account all of it.
         let is_limited = !self.limit.config().is_upstream();
         let has_left = has_left || self.state == State::Ended;
-        let output = if is_limited && has_left && !is_said { output.max(asked.output) } else { output };
+        let output = if is_limited && has_left && !is_said {
+            output.max(self.limit.unsaid_output(&self.grant, asked.output, max_output, clock::now()))
+        } else {
+            output
+        };
         let used = Demand { requests: asked.requests, input, output };
         shared.into_iter().for_each(|shared| shared.settle(&used));
         // What a part of a rate takes says nothing of how long answers are.

@@ -11,6 +11,8 @@ use crate::body::request::Upload;
 pub(super) struct TokenCount {
     /// The length of the request; zero where it is not known.
     pub(super) length: u64,
+    /// The most tokens that the answer may have, where that is known.
+    pub(super) max_output: Option<u64>,
     pub(super) upload: Upload,
     pub(super) usage: UsageReader,
 }
@@ -30,12 +32,16 @@ pub(super) struct Used {
 
 #[cfg(feature = "llm")]
 mod reading {
-    use http::{Response, Uri};
+    use std::any::Any;
+
+    use http::{Request, Response, Uri};
 
     use super::Used;
+    use crate::body::request::CallBody;
     use crate::proto::dialect::{AnswerReader, Fact, Framing, Kind, Reader, Usage as Told};
     use crate::proto::event_stream::EventStream;
     use crate::proto::media_type;
+    use crate::proto::prompt;
 
     /// No call is believed to have used more tokens of a kind: an answer that claims to would end a limit for years.
     const MOST_TOKENS: u64 = 1 << 24;
@@ -60,6 +66,13 @@ mod reading {
     impl UsageReader {
         pub(in super::super) fn of(uri: &Uri) -> Self {
             Self { kind: Kind::of_path(uri.path()), form: Form::Unread, used: Used::default() }
+        }
+
+        /// The most tokens that the answer may have, where the request says so in a body that is in memory.
+        pub(in super::super) fn output_limit<B: 'static>(request: &Request<B>) -> Option<u64> {
+            Kind::of_path(request.uri().path())?;
+            let body: &dyn Any = request.body();
+            prompt::output_limit(body.downcast_ref::<CallBody>()?.peek()?)
         }
 
         /// The head says in which form the answer comes.
@@ -121,7 +134,7 @@ mod reading {
 
 #[cfg(not(feature = "llm"))]
 mod without {
-    use http::{Response, Uri};
+    use http::{Request, Response, Uri};
 
     use super::Used;
 
@@ -132,6 +145,10 @@ mod without {
     impl UsageReader {
         pub(in super::super) fn of(_: &Uri) -> Self {
             Self::default()
+        }
+
+        pub(in super::super) fn output_limit<B>(_: &Request<B>) -> Option<u64> {
+            None
         }
 
         #[allow(clippy::unused_self, reason = "it is one interface with the one that reads")]

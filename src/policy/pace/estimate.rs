@@ -6,6 +6,8 @@
 //! reserved by a guess, and the difference is settled when the answer says what was used. The guess is what the calls
 //! before took, a little on the high side, and never more than the request allows.
 
+use crate::policy::micros::Micros;
+
 /// What the calls of one key were like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Estimate {
@@ -23,6 +25,14 @@ const OUTPUT: u64 = 512;
 /// As in the estimate of a round trip of TCP (RFC 6298), whose constants these are.
 const GAIN: u64 = 8;
 const DEVIATION_GAIN: u64 = 4;
+
+/// How many tokens models write in a second: those with thoughts that are not shown, 50 to 150 (2026).
+const WRITTEN_IN_A_SECOND: u64 = 100;
+
+/// Tokens that a model may have written in this time.
+pub(crate) fn written_in(time: Micros) -> u64 {
+    time.saturating_mul(WRITTEN_IN_A_SECOND) / 1_000_000
+}
 
 /// Tokens of `bytes` bytes of text of which nothing more is known.
 pub(crate) fn tokens_of(bytes: u64) -> u64 {

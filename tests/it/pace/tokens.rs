@@ -85,6 +85,43 @@ async fn a_caller_that_leaves_before_its_answer_says_what_it_used_has_used_what_
     assert_eq!(kind(&thinks.oneshot(call()).await.unwrap()), Some(RejectionKind::Paced));
 }
 
+/// How many tokens of its answer a caller pays for that leaves after this time, without having heard what the call used.
+#[cfg(feature = "llm")]
+async fn pays(body: &'static str, leaves_after: std::time::Duration) -> u64 {
+    let layer = PaceLayer::per_caller().output_tokens(Rate::new(10_000, secs(100_000_000)));
+    let service = layer.layer(service_fn(async |request: Request<CallBody>| {
+        if request.headers().contains_key("hangs") {
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, Infallible>(answer(200, &[]))
+    }));
+    let mut hangs = with_body(CallBody::from(body));
+    hangs.headers_mut().insert("hangs", "1".parse().unwrap());
+    assert!(tokio::time::timeout(leaves_after, service.clone().oneshot(hangs)).await.is_err());
+    let free = service.oneshot(with_body(CallBody::from(r#"{"max_tokens":0}"#))).await.unwrap();
+    let (_, left) = free.headers()["ratelimit"].to_str().unwrap().split_once(";r=").unwrap();
+    10_000 - left.split(';').next().unwrap().parse::<u64>().unwrap()
+}
+
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_request_that_limits_its_answer_costs_no_more_than_that() {
+    assert_eq!(pays(r#"{"max_tokens":50}"#, secs(1)).await, 50);
+    assert_eq!(pays(r#"{"generationConfig":{"maxOutputTokens":50}}"#, secs(1)).await, 50);
+    // As much as answers have that nothing is known of.
+    assert_eq!(pays(r#"{"max_tokens":5000}"#, secs(1)).await, 512);
+    assert_eq!(pays("{}", secs(1)).await, 512);
+}
+
+/// A model that thinks for a minute has written more than what answers were like before, or were made to be like.
+#[cfg(feature = "llm")]
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_late_pays_for_the_time() {
+    assert_eq!(pays("{}", secs(60)).await, 6_000);
+    assert_eq!(pays(r#"{"max_tokens":1000}"#, secs(60)).await, 1_000);
+    assert_eq!(pays("{}", secs(600)).await, 10_000, "no more than the limit");
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_an_estimate_the_length_of_the_body_is_one() {
     let calls = Calls::new();
