@@ -74,7 +74,7 @@ impl Asking {
             PeerTurn::Go { .. } => Share { reserved: Some(Box::new(self.reserved)), processes: 1 },
             PeerTurn::Alone { processes } => {
                 self.reserved.keep();
-                Share { reserved: None, processes: processes.max(1) }
+                Share::alone(processes)
             }
             PeerTurn::TooLong { .. } => {
                 self.reserved.keep();
@@ -96,6 +96,13 @@ impl fmt::Debug for Asking {
 }
 
 // === impl Share ===
+
+impl Share {
+    /// While the others cannot be asked.
+    pub(super) fn alone(processes: u32) -> Self {
+        Self { reserved: None, processes: processes.max(1) }
+    }
+}
 
 impl Default for Share {
     fn default() -> Self {

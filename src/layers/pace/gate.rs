@@ -73,7 +73,7 @@ fn limited<B: Body + 'static>(
     }
     let until = (now.checked_add(patience), left.is_some_and(|left| left < max_wait));
     if limit.shares_rates() {
-        let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()) };
+        let turn = PeersTurn { tenant, demand, notices: Notices::of(request.extensions()), place: None };
         return Admission::Wait(PaceWait::for_a_turn(limit, turn, until, tokens));
     }
     match limit.arrive(tenant, demand, now, patience) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::peers::{Pausing, PeerPause};
 use super::tally::Tally;
+use super::turn_line::TurnLine;
 use crate::policy::micros::{Micros, micros};
 use crate::policy::pace::estimate::{Estimate, written_in};
 use crate::policy::pace::{Bucket, Demand, Grant, Hold, Pacer, SendDecision};
@@ -29,6 +30,7 @@ pub(super) struct Limit {
     is_proven: AtomicBool,
     tally: Tally,
     state: Mutex<State>,
+    turns: TurnLine,
     /// What names it in every process, where it is shared.
     id: Option<Fingerprint>,
 }
@@ -72,7 +74,7 @@ pub(super) struct Standing {
 }
 
 /// The most calls that wait for one key. Beyond it the tenant of which most wait makes room for one of which fewer do.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 // === impl Limit ===
 
@@ -96,6 +98,7 @@ impl Limit {
             is_proven: AtomicBool::new(false),
             tally: Tally::default(),
             state: Mutex::new(state),
+            turns: TurnLine::default(),
             id,
         }
     }
@@ -260,6 +263,10 @@ impl Limit {
         lock(&self.state).pacer.hold(tenant, at)
     }
 
+    pub(super) fn turns(&self) -> &TurnLine {
+        &self.turns
+    }
+
     pub(super) fn id(&self) -> Option<Fingerprint> {
         self.id
     }
@@ -313,10 +320,11 @@ impl Limit {
 
     pub(super) fn standing(&self, now: Instant) -> Standing {
         let at = self.micros(now);
+        let for_turns = self.waiting_for_turns();
         let state = lock(&self.state);
         let paused = state.pacer.paused_until().saturating_sub(at);
         Standing {
-            waiting: state.line.len(),
+            waiting: state.line.len().saturating_add(for_turns),
             in_flight: state.in_flight,
             paused: (paused > 0).then(|| Duration::from_micros(paused)),
         }
@@ -335,7 +343,7 @@ impl Limit {
     }
 
     /// Begins a second after the epoch, so that nothing is at zero.
-    fn micros(&self, at: Instant) -> Micros {
+    pub(super) fn micros(&self, at: Instant) -> Micros {
         micros(at.saturating_duration_since(self.epoch)).saturating_add(1_000_000)
     }
 
@@ -409,10 +417,7 @@ impl State {
 
     /// What those take that are served before one that comes now, by their mean.
     fn ahead(&self, tenant: u64) -> Demand {
-        let (ahead, all) = (self.line.ahead(tenant) as u64, self.line.len().max(1) as u64);
-        let share = |sum: u64| sum.saturating_mul(ahead).div_ceil(all);
-        let Demand { requests, input, output } = self.waiting;
-        Demand { requests: share(requests), input: share(input), output: share(output) }
+        self.waiting.share(self.line.ahead(tenant) as u64, self.line.len() as u64)
     }
 
     fn waiter(&mut self, ticket: Ticket) -> Option<(u64, Demand)> {
@@ -421,11 +426,11 @@ impl State {
     }
 
     /// Those that cannot wait for the end of the pause of all: they are refused now.
-    fn late(&self, now: Instant, at: Micros) -> Vec<Waker> {
+    fn late(&mut self, now: Instant, at: Micros) -> Vec<Waker> {
         let mut late = Vec::new();
         let paused = self.pacer.paused_until().saturating_sub(at);
         if let Some(end) = now.checked_add(Duration::from_micros(paused)).filter(|_| paused > 0) {
-            self.line.for_each(|waiter| {
+            self.line.for_each_mut(|waiter| {
                 late.extend(waiter.waker.clone().filter(|_| waiter.until.is_some_and(|until| until < end)));
             });
         }

@@ -84,7 +84,9 @@ use crate::rt::per_thread::PerThread;
 /// one of 64 KiB. What was not sent is given back, and the tokens of a request that was not sent to its end, as far as a
 /// [`CallBody`](crate::CallBody) tells so.
 ///
-/// Where rates are [shared](Self::share), calls of all processes go first come, first served, whichever tenants they are of.
+/// Where rates are [shared](Self::share), no call is given a turn that is more than a second away: those that would be wait in
+/// their process, tenants in turn, and the first of them asks again. The longer it has been the first, the further away its turn
+/// may be, so that no process passes another one by for ever.
 ///
 /// # Place in the stack
 ///
@@ -102,8 +104,7 @@ use crate::rt::per_thread::PerThread;
 ///   [`FallbackLayer`](crate::FallbackLayer) it says that another upstream may help, and to a breaker nothing.
 /// - *A caller leaves while it waits*: the others move up.
 /// - *The upstream is not reached, or a layer inside refuses*: what the call took is given back.
-/// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused. Where
-///   rates are [shared](Self::share), only `max_wait` bounds how many wait.
+/// - *10,000 calls of a key wait*: the tenant of which most do makes room for one of which fewer do: its last call is refused.
 /// - *More keys than [`max_keys`](Self::max_keys)*: those that limit nothing at the moment are forgotten, then, of limits
 ///   [per caller](Self::per_caller), those of callers of whom no call was served yet; while there are none, new ones share one limit.
 ///

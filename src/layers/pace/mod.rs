@@ -12,6 +12,8 @@ mod service;
 mod shared;
 mod tally;
 mod tokens;
+mod turn_line;
+mod turns;
 mod usage;
 mod wait;
 

@@ -5,6 +5,7 @@ use super::fleet::{Asking, Share};
 use super::key::{Decision, Limit};
 use super::peers::PeerTurn;
 use super::permit::PacePermit;
+use super::turns::TurnWait;
 use super::usage::TokenCount;
 use crate::admission::Wait;
 use crate::call::{Notice, Notices};
@@ -41,12 +42,16 @@ pub(super) struct PeersTurn {
     pub(super) demand: Demand,
     /// Told that it waits.
     pub(super) notices: Option<Notices>,
+    /// Where it waits until it may ask for its turn, or has not been given one yet.
+    pub(super) place: Option<Ticket>,
 }
 
 #[derive(Debug)]
 enum Stage {
     /// The other processes are asked then.
     Held(Instant),
+    /// It waits until it is the first of this process to ask, or to ask again.
+    Behind(Ticket),
     /// The other processes are asked.
     Asks(Box<Asking>),
     /// Its turn among the calls of all processes comes then.
@@ -56,6 +61,8 @@ enum Stage {
     Over,
 }
 
+/// How far away the turn of a call may be that asks when it comes.
+const SOON: Duration = Duration::from_micros(crate::policy::pace::SOON);
 /// What is spaced by another clock comes so much too early for this one.
 const SLACK: Duration = Duration::from_millis(50);
 const SLACK_MICROS: Micros = 50_000;
@@ -117,16 +124,25 @@ impl PaceWait {
         match self.is_over() {
             Stage::Line(ticket) => self.limit.forget(ticket, clock::now()),
             Stage::Asks(asking) => asking.give_up(),
-            Stage::Held(_) | Stage::Turn(_) | Stage::Over => {}
+            Stage::Held(_) | Stage::Behind(_) | Stage::Turn(_) | Stage::Over => {}
         }
+        self.leave_place();
         // What the others know of it is given back.
         self.share = Share::default();
+    }
+
+    fn leave_place(&mut self) {
+        if let Some(place) = self.turn.as_mut().and_then(|turn| turn.place.take()) {
+            self.limit.leave_turns(place);
+        }
     }
 
     /// It was late, or was always to be.
     fn refuse(&mut self, wait: Option<Duration>) -> Rejection {
         let waiter = if let Stage::Line(ticket) = self.stage { self.limit.waiter(ticket) } else { None };
+        let is_behind = matches!(self.stage, Stage::Behind(_));
         self.give_up();
+        let turn = || is_behind.then(|| self.limit.expected_turn(self.call().0, clock::now()));
         match wait {
             None if self.deadline_is_first => {
                 let kind = RejectionKind::DeadlineExceeded;
@@ -136,7 +152,7 @@ impl PaceWait {
             wait => {
                 let expected =
                     || waiter.map(|(tenant, demand)| self.limit.expected_wait(tenant, &demand, clock::now()));
-                self.limit.refuse(wait.or_else(expected).unwrap_or_default())
+                self.limit.refuse(wait.or_else(expected).or_else(turn).unwrap_or_default())
             }
         }
     }
@@ -147,14 +163,21 @@ impl PaceWait {
         PacePermit::new(self.limit.clone(), grant, self.tokens.take(), share)
     }
 
-    /// Asks the other processes, where nothing keeps it from being sent but what all wait for.
+    /// Asks the other processes, where nothing keeps it from being sent but what all wait for, and no call of this process
+    /// waits to ask.
     fn ask(&mut self) -> Result<(), Rejection> {
+        if self.limit.waiting_for_turns() > 0 { self.wait_behind(Duration::ZERO) } else { self.ask_within(SOON) }
+    }
+
+    /// Asks for a turn that is no further away than this.
+    fn ask_within(&mut self, reach: Duration) -> Result<(), Rejection> {
         let now = clock::now();
         let (tenant, demand) = self.call();
         let pause = match self.limit.hold(tenant, now) {
             Hold::None => Duration::ZERO,
             Hold::All(pause) => Duration::from_micros(pause),
             Hold::Own(wait) => {
+                self.leave_place();
                 let wait = Duration::from_micros(wait);
                 let next = now.checked_add(wait).filter(|next| self.until.is_none_or(|until| *next <= until));
                 let Some(next) = next else { return Err(self.refuse(Some(wait))) };
@@ -163,10 +186,26 @@ impl PaceWait {
                 return Ok(());
             }
         };
-        let patience = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
-        let asking = Asking::begin(&self.limit, &demand, pause, patience, now);
+        let asking = Asking::begin(&self.limit, &demand, pause, reach.min(self.patience(now)), now);
         self.stage = asking.map_or(Stage::Turn(now), |asking| Stage::Asks(Box::new(asking)));
         Ok(())
+    }
+
+    /// Its turn would come in `told`, or behind those of others that wait: it is not given one yet.
+    fn wait_behind(&mut self, told: Duration) -> Result<(), Rejection> {
+        let now = clock::now();
+        let joined = self.limit.wait_for_turn(self.call(), told, now, self.until);
+        let place = joined.map_err(|wait| self.refuse(Some(wait)))?;
+        if let Some(turn) = &mut self.turn {
+            turn.place = Some(place);
+        }
+        self.report(told);
+        self.stage = Stage::Behind(place);
+        Ok(())
+    }
+
+    fn patience(&self, now: Instant) -> Duration {
+        self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now))
     }
 
     /// Whether its turn fell into a pause: it takes another one, behind it. What the first had taken is not given back, since
@@ -196,13 +235,29 @@ impl PaceWait {
                 asking.late_turn()
             }
         };
-        if let PeerTurn::TooLong { wait } = turn {
-            return Poll::Ready(Err(self.refuse(Some(wait))));
-        }
-        let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Over) else { return Poll::Pending };
         let now = clock::now();
+        let Stage::Asks(asking) = std::mem::replace(&mut self.stage, Stage::Held(now)) else { return Poll::Pending };
         self.share = asking.share(turn);
-        let wait = if let PeerTurn::Go { wait } = turn { wait } else { Duration::ZERO };
+        let place = self.turn.as_ref().and_then(|turn| turn.place);
+        let wait = match turn {
+            PeerTurn::Go { wait } => wait,
+            PeerTurn::Alone { processes } => {
+                self.limit.release_turns(processes);
+                Duration::ZERO
+            }
+            PeerTurn::TooLong { wait } if wait > self.patience(now) => {
+                return Poll::Ready(Err(self.refuse(Some(wait))));
+            }
+            PeerTurn::TooLong { wait } => {
+                let Some(place) = place else { return Poll::Ready(self.wait_behind(wait)) };
+                self.limit.told_turn(place, wait, now);
+                self.stage = Stage::Behind(place);
+                return Poll::Ready(Ok(()));
+            }
+        };
+        if let Some(place) = self.turn.as_mut().and_then(|turn| turn.place.take()) {
+            self.limit.serve_turn(place, wait, now);
+        }
         if !wait.is_zero() {
             self.report(wait);
         }
@@ -224,6 +279,29 @@ impl Wait for PaceWait {
                     self.ask()?;
                     continue;
                 }
+                Stage::Behind(place) => {
+                    let now = clock::now();
+                    let next = match self.limit.next_turn(place, cx.waker(), now) {
+                        TurnWait::Ask(reach) => {
+                            self.ask_within(reach)?;
+                            continue;
+                        }
+                        TurnWait::Alone { processes } => {
+                            self.leave_place();
+                            self.share = Share::alone(processes);
+                            self.stage = Stage::Turn(now);
+                            continue;
+                        }
+                        TurnWait::TooLong(wait) => return Poll::Ready(Err(self.refuse(Some(wait)))),
+                        TurnWait::Wait(next) => next,
+                    };
+                    if self.until.is_some_and(|until| self.timeout.poll_until(until, cx).is_ready()) {
+                        return Poll::Ready(Err(self.refuse(None)));
+                    }
+                    let Some(next) = next else { return Poll::Pending };
+                    ready!(self.timer.poll_until(next, cx));
+                    continue;
+                }
                 Stage::Asks(_) => {
                     if let Err(rejection) = ready!(self.poll_asks(cx)) {
                         return Poll::Ready(Err(rejection));
@@ -240,7 +318,7 @@ impl Wait for PaceWait {
                         continue;
                     }
                     self.until = self.until.map(|until| until.max(now.checked_add(SLACK).unwrap_or(until)));
-                    let patience = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+                    let patience = self.patience(now);
                     let (tenant, demand) = self.call();
                     match self.limit.arrive(tenant, demand.times(self.share.processes), now, patience) {
                         Decision::Go(grant) => return Poll::Ready(Ok(self.pass(grant))),

@@ -303,6 +303,12 @@ impl Demand {
         Self { requests: part(self.requests), input: part(self.input), output: part(self.output) }
     }
 
+    /// What `some` of `all` take, that take this together, by their mean.
+    pub(crate) fn share(self, some: u64, all: u64) -> Self {
+        let share = |sum: u64| sum.saturating_mul(some).div_ceil(all.max(1));
+        Self { requests: share(self.requests), input: share(self.input), output: share(self.output) }
+    }
+
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),

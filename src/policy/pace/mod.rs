@@ -7,11 +7,13 @@ mod bucket;
 pub(crate) mod estimate;
 mod pause;
 mod rate;
+mod turns;
 
 pub(crate) use self::bucket::{Bucket, Demand};
 pub(crate) use self::pause::Hold;
 use self::pause::{PauseCheck, Pauses, Throttled};
 pub use self::rate::Rate;
+pub(crate) use self::turns::{NextTurn, SOON, Turns};
 use super::micros::Micros;
 use crate::proto::rate_limit::{Quota, Unit};
 

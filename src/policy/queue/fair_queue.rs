@@ -130,11 +130,11 @@ impl<T> FairQueue<T> {
     }
 
     /// Looks at all that wait.
-    pub(crate) fn for_each(&self, mut look: impl FnMut(&T)) {
+    pub(crate) fn for_each_mut(&mut self, mut look: impl FnMut(&mut T)) {
         for tenant_queue in self.tenants.values() {
             let mut next = tenant_queue.first;
-            while let Some(place) = self.places.get(next) {
-                place.waiter.as_ref().into_iter().for_each(&mut look);
+            while let Some(place) = self.places.get_mut(next) {
+                place.waiter.as_mut().into_iter().for_each(&mut look);
                 next = place.behind;
             }
         }

@@ -33,8 +33,10 @@ use crate::client::Redis;
 /// # What happens when
 ///
 /// - *A call is made that a rate counts*: one script takes what it needs from all of its rates, or from none, and says
-///   when it is sent. Calls are sent in the order in which they asked, whichever process they are of. One that would
-///   have to wait for longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused.
+///   when it is sent. Calls are sent in the order in which they asked, whichever process they are of. One whose turn would be
+///   more than a second away is not given it yet: it waits in its process, tenants in turn, and the first of those asks again.
+///   One that would have to wait for longer than [`max_wait`](tower_buttress::PaceLayer::max_wait) is refused, as far as its
+///   process can tell when it comes: how many wait in the others is seen by how far apart its own turns are.
 /// - *It has used less than was reserved, or more, or was not sent*: that is corrected, behind it. What a caller gives back
 ///   that goes away while it waits is for calls that come then: they may be sent together with those that waited behind it.
 /// - *An upstream answers 429*: as with [`FleetPauses`]. Calls start again one interval of the rate apart, in the fleet. Those
@@ -52,7 +54,7 @@ use crate::client::Redis;
 ///
 /// # Cost
 ///
-/// A script before each call that a rate counts, within the [`patience`](crate::RedisOptions::patience) of Redis, and
+/// A script before each call that a rate counts, or a few where calls wait, within the [`patience`](crate::RedisOptions::patience) of Redis, and
 /// one behind it where tokens are counted.
 pub struct FleetPace<B = Redis> {
     pauses: FleetPauses<B>,

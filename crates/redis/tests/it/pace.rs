@@ -391,6 +391,85 @@ async fn calls_wait_when_a_pause_begins<B: PauseBackend + RateBackend>(backend: 
     assert!(took <= 2 * least, "{} in {took:?}", after.len());
 }
 
+/// One tenant sends as many calls in each process as are sent in 20 s; then others send one each, in one process or another.
+async fn tenants_take_turns<B: PauseBackend + RateBackend>(backend: B) {
+    let sent = Sent::default();
+    let fleet: Vec<Process> = (0..2).map(|_| paced(backend.clone(), &sent)).collect();
+    let call = |process: usize, tenant: &str| {
+        let request = Request::post("http://upstream/").header("authorization", "a").extension(Tenant::new(tenant));
+        let call = fleet[process].clone().oneshot(request.body(Body::new()).unwrap());
+        tokio::spawn(async move { call.await.unwrap() })
+    };
+    let burst: Vec<_> = (0..200).map(|number| call(number % 2, "many")).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = Instant::now();
+    let others: Vec<_> = (0..6).map(|number| call(number % 2, &format!("other {number}"))).collect();
+    for other in others {
+        assert_eq!(other.await.unwrap(), StatusCode::OK);
+    }
+    // A second's turns are taken, and each of these is as much as one call of the burst in each process.
+    assert!(begun.elapsed() <= Duration::from_millis(3_000), "{:?}", begun.elapsed());
+    burst.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_tenant_waits_behind_the_burst_of_another_one() {
+    tenants_take_turns(Model::new()).await;
+}
+
+#[tokio::test]
+async fn no_tenant_waits_behind_the_burst_of_another_one_on_a_real_redis() {
+    let server = Server::start();
+    tenants_take_turns(server.redis()).await;
+}
+
+/// Processes whose calls ask at the same time, and one of which is always the first.
+#[tokio::test(start_paused = true)]
+async fn no_process_is_passed_by_for_ever() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let busy: Vec<Process> = (0..3).map(|_| paced(model.clone(), &sent)).collect();
+    let late = paced(Slow::new(model.clone(), Duration::from_millis(40), Duration::ZERO), &sent);
+    let burst: Vec<_> = (0..240)
+        .map(|number| {
+            let process = busy[number % 3].clone();
+            tokio::spawn(async move { call(&process, "a").await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(call(&late, "a").await, StatusCode::OK);
+    }
+    // One of four processes has a quarter of ten a second, and its call is up to a second and a turn away.
+    assert!(begun.elapsed() <= Duration::from_secs(10), "{:?}", begun.elapsed());
+    burst.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// It is told how long it takes, and at once, whichever calls wait before it.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_cannot_wait_for_its_turn_is_refused_when_it_comes() {
+    let (model, sent) = (Model::new(), Sent::default());
+    let process = paced(model, &sent);
+    let waiting: Vec<_> = (0..400)
+        .map(|_| {
+            let process = process.clone();
+            tokio::spawn(async move { call(&process, "a").await })
+        })
+        .collect();
+    let begun = Instant::now();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let refused = waiting.iter().filter(|call| call.is_finished()).count() - sent.lock().await.len();
+    // Ten a second, of which each waits for 30 s at most.
+    assert!((95..=101).contains(&refused), "{refused}");
+    assert_eq!(call(&process, "a").await, StatusCode::OK, "places have become free");
+    let mut answered = 0;
+    for call in waiting {
+        answered += usize::from(call.await.unwrap() == StatusCode::OK);
+    }
+    assert!((290..=305).contains(&answered), "{answered}");
+    assert!(begun.elapsed() <= Duration::from_millis(31_500), "{:?}", begun.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_whose_turns_fall_into_a_pause_come_behind_it_at_the_rate_of_the_fleet() {
     calls_wait_when_a_pause_begins(Model::new()).await;

@@ -1,0 +1,133 @@
+//! The calls of this process that wait until the fleet has turns for them soon.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::key::{Limit, MOST};
+use super::turn_line::Waiter;
+use crate::policy::micros::micros;
+use crate::policy::pace::{Demand, NextTurn, Turns};
+use crate::policy::queue::Ticket;
+use crate::rt::sync::lock;
+
+/// What a call is to do that waits for its turn.
+#[derive(Debug)]
+pub(super) enum TurnWait {
+    /// To ask for a turn that is no further away than this.
+    Ask(Duration),
+    /// To wait until this time, or to be woken.
+    Wait(Option<Instant>),
+    /// To go without one: the others cannot be asked.
+    Alone { processes: u32 },
+    /// To give up: its turn would come in this time, at least.
+    TooLong(Duration),
+}
+
+impl Limit {
+    pub(super) fn waiting_for_turns(&self) -> usize {
+        lock(&self.turns().0).len()
+    }
+
+    /// A call that came, or was told that its turn would come in `told`, is to wait behind those that wait already. `Err`: for
+    /// longer than it can, or there is no room for it.
+    pub(super) fn wait_for_turn(
+        &self,
+        (tenant, demand): (u64, Demand),
+        told: Duration,
+        now: Instant,
+        until: Option<Instant>,
+    ) -> Result<Ticket, Duration> {
+        let at = self.micros(now);
+        let mut turns = lock(&self.turns().0);
+        let wait = self.turn_wait(&turns, tenant, now).max(told);
+        if is_too_long(wait, now, until) {
+            return Err(wait);
+        }
+        let mut evicted = None;
+        if turns.len() >= MOST {
+            let Some(last) = turns.evictable(tenant) else { return Err(wait) };
+            evicted = turns.remove(last).and_then(|waiter| waiter.waker);
+        }
+        let ticket = turns.push(tenant, demand, Waiter { until, waker: None, alone: None });
+        turns.told(ticket, micros(told), at);
+        drop(turns);
+        // It finds that it is no longer in the line.
+        evicted.into_iter().for_each(Waker::wake);
+        Ok(ticket)
+    }
+
+    /// What a call that waits is to do; `waker` is woken when that may have changed.
+    pub(super) fn next_turn(&self, ticket: Ticket, waker: &Waker, now: Instant) -> TurnWait {
+        let at = self.micros(now);
+        let mut turns = lock(&self.turns().0);
+        let next = turns.next(ticket, at);
+        let known = turns.known_wait(at);
+        let Some(waiter) = turns.get_mut(ticket) else { return TurnWait::TooLong(Duration::ZERO) };
+        if let Some(processes) = waiter.alone {
+            return TurnWait::Alone { processes };
+        }
+        match &mut waiter.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        let known = Duration::from_micros(known);
+        match next {
+            NextTurn::Ask(reach) => TurnWait::Ask(Duration::from_micros(reach)),
+            // Those behind the first come after it.
+            _ if is_too_long(known, now, waiter.until) => TurnWait::TooLong(known),
+            NextTurn::Later(next) => TurnWait::Wait(now.checked_add(Duration::from_micros(next.saturating_sub(at)))),
+            NextTurn::Behind => TurnWait::Wait(None),
+        }
+    }
+
+    /// The first was told that its turn would come in this time. Those that cannot wait as long find out.
+    pub(super) fn told_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
+        let mut late = Vec::new();
+        let mut turns = lock(&self.turns().0);
+        turns.told(ticket, micros(wait), self.micros(now));
+        turns.for_each(|waiter| late.extend(waiter.waker.clone().filter(|_| is_too_long(wait, now, waiter.until))));
+        drop(turns);
+        late.into_iter().for_each(Waker::wake);
+    }
+
+    /// The first has its turn, in this time: the next one asks.
+    pub(super) fn serve_turn(&self, ticket: Ticket, wait: Duration, now: Instant) {
+        let mut turns = lock(&self.turns().0);
+        turns.serve(ticket, micros(wait), self.micros(now));
+        let next = turns.first().and_then(|waiter| waiter.waker.clone());
+        drop(turns);
+        next.into_iter().for_each(Waker::wake);
+    }
+
+    /// One that waits goes away.
+    pub(super) fn leave_turns(&self, ticket: Ticket) {
+        let mut turns = lock(&self.turns().0);
+        turns.remove(ticket);
+        let next = turns.first().and_then(|waiter| waiter.waker.clone());
+        drop(turns);
+        next.into_iter().for_each(Waker::wake);
+    }
+
+    /// The others cannot be asked: none waits for them.
+    pub(super) fn release_turns(&self, processes: u32) {
+        let mut woken = Vec::new();
+        lock(&self.turns().0).for_each(|waiter| {
+            waiter.alone = Some(processes);
+            woken.extend(waiter.waker.clone());
+        });
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// How long a call would wait for its turn that came now.
+    pub(super) fn expected_turn(&self, tenant: u64, now: Instant) -> Duration {
+        self.turn_wait(&lock(&self.turns().0), tenant, now)
+    }
+
+    fn turn_wait(&self, turns: &Turns<Waiter>, tenant: u64, now: Instant) -> Duration {
+        Duration::from_micros(self.with_buckets(now, |buckets, at, _| turns.wait(tenant, buckets, at)))
+    }
+}
+
+fn is_too_long(wait: Duration, now: Instant, until: Option<Instant>) -> bool {
+    until.is_some_and(|until| now.checked_add(wait).is_none_or(|turn| turn > until))
+}
