@@ -26,8 +26,8 @@ use crate::policy::timeout_profile::TimeoutProfile;
 
 /// Adds the layers of this crate to a [`ServiceBuilder`] by name, each with its defaults.
 ///
-/// A layer that needs more than its defaults is put in with [`ServiceBuilder::layer`]. For all of them, in
-/// their order, take one of the [`presets`](crate::presets).
+/// For other settings use [`ServiceBuilder::layer`]. For all layers in their order take one of the
+/// [`presets`](crate::presets).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -57,10 +57,10 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Turns refusals of the layers inside into errors. See [`RejectionsAsErrorsLayer`].
     fn rejections_as_errors(self) -> ServiceBuilder<Stack<RejectionsAsErrorsLayer, L>>;
 
-    /// Ends gRPC streams that reach a limit with a status. See [`GrpcStatusLayer`].
+    /// Ends a gRPC stream that reaches a limit with a status. See [`GrpcStatusLayer`].
     fn grpc_status(self) -> ServiceBuilder<Stack<GrpcStatusLayer, L>>;
 
-    /// Chooses the limits of time of each request. See [`TimeoutProfileLayer`].
+    /// Chooses the time limits of each request. See [`TimeoutProfileLayer`].
     fn timeout_profile<F>(self, choose: F) -> ServiceBuilder<Stack<TimeoutProfileLayer, L>>
     where
         F: Fn(&Parts) -> Option<TimeoutProfile> + Send + Sync + 'static;
@@ -76,25 +76,25 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Bounds the whole call and its body. See [`DeadlineLayer`].
     fn deadline(self, total: Duration) -> ServiceBuilder<Stack<DeadlineLayer, L>>;
 
-    /// Ends the older messages of a conversation, which `header` names, when a newer one comes. See [`SupersedeLayer`].
+    /// Ends the older messages of the conversation that `header` names, when a newer one comes. See [`SupersedeLayer`].
     fn supersede(self, header: HeaderName) -> ServiceBuilder<Stack<SupersedeLayer, L>>;
 
-    /// Makes one upstream call of requests that come twice. See [`DedupLayer`].
+    /// Makes one upstream call for duplicate requests. See [`DedupLayer`].
     fn dedup(self) -> ServiceBuilder<Stack<DedupLayer, L>>;
 
-    /// Asks `backup` what the service inside cannot answer. See [`FallbackLayer`].
+    /// Asks `backup` when the service inside fails. See [`FallbackLayer`].
     fn fallback<B>(self, backup: B) -> ServiceBuilder<Stack<FallbackLayer<B>, L>>;
 
-    /// Makes another attempt when the upstream allows it. See [`RetryAfterBackoffLayer`].
+    /// Retries failed attempts, after the wait that the upstream asked for. See [`RetryAfterBackoffLayer`].
     fn retry_after_backoff(self) -> ServiceBuilder<Stack<RetryAfterBackoffLayer, L>>;
 
-    /// Bounds how many calls are under way at a time, and has the others wait. See [`QueueLayer`].
+    /// Limits the calls in flight; the others wait. See [`QueueLayer`].
     fn queue(self, limit: u32) -> ServiceBuilder<Stack<QueueLayer, L>>;
 
-    /// Has calls wait after the upstream answered 429. See [`PaceLayer`].
+    /// Makes calls wait after the upstream answered 429. See [`PaceLayer`].
     fn pace(self) -> ServiceBuilder<Stack<PaceLayer, L>>;
 
-    /// Answers at once for an upstream that has been failing. See [`CircuitBreakerLayer`].
+    /// Refuses calls at once while the upstream is failing. See [`CircuitBreakerLayer`].
     fn circuit_breaker(self) -> ServiceBuilder<Stack<CircuitBreakerLayer, L>>;
 
     /// Bounds the longest silence of the response body. See [`IdleBodyTimeoutLayer`].
@@ -103,7 +103,7 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Bounds the wait for the first data of the response. See [`FirstByteTimeoutLayer`].
     fn first_byte_timeout(self, limit: Duration) -> ServiceBuilder<Stack<FirstByteTimeoutLayer, L>>;
 
-    /// Makes the error of the service inside one that the layers outside can judge. See [`AnyErrorLayer`].
+    /// Wraps the error of the service inside so that the layers outside can judge it. See [`AnyErrorLayer`].
     fn any_error(self) -> ServiceBuilder<Stack<AnyErrorLayer, L>>;
 }
 

@@ -1,8 +1,7 @@
-//! The ways a *body* or a *connection* can fail: one small struct each, boxed in a [`BoxError`] on the wire of
-//! types, and found again with [`find`].
+//! The errors of a *body* or a *connection*: one small struct each, boxed as a [`BoxError`]; [`find`] finds it again.
 //!
-//! A refusal before the head is never an error (it is a response, see [`Rejection`](crate::Rejection)). Once the
-//! head has gone out there is no status left to set, so a body that must give up ends with one of these.
+//! A refusal before the head is a response, not an error (see [`Rejection`](crate::Rejection)). After the head was sent
+//! no status can be set, so a body ends with one of these errors.
 //!
 //! ```
 //! use std::time::Duration;
@@ -32,7 +31,7 @@ mod rounded;
 mod superseded;
 mod upstream;
 
-/// What bodies of this crate fail with, and what fallible services of the tower world agree on.
+/// The error of this crate's bodies, and of most fallible tower services.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The upstream sent nothing for longer than [`IdleBodyTimeoutLayer`](crate::IdleBodyTimeoutLayer) allows.
@@ -51,8 +50,8 @@ pub struct DeadlineExceeded {
     pub budget: Duration,
 }
 
-/// The upstream of an event stream sent nothing, for as long as
-/// [`SseHeartbeatLayer::max_silence`](crate::SseHeartbeatLayer::max_silence) allows heartbeats in its place.
+/// The upstream of an event stream sent nothing for longer than
+/// [`SseHeartbeatLayer::max_silence`](crate::SseHeartbeatLayer::max_silence), while heartbeats went out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamSilent {
@@ -60,8 +59,8 @@ pub struct StreamSilent {
     pub after: Duration,
 }
 
-/// The answer to a call whose event stream had begun already
-/// ([`before_headers`](crate::SseHeartbeatLayer::before_headers)) was no event stream.
+/// The upstream's answer was not an event stream, but the layer had already sent the head of one
+/// ([`before_headers`](crate::SseHeartbeatLayer::before_headers)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnexpectedResponse {
@@ -69,7 +68,7 @@ pub struct UnexpectedResponse {
     pub status: StatusCode,
 }
 
-/// No connection came about in the time that [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer) allows.
+/// No connection was made within the limit of [`ConnectTimeoutLayer`](crate::ConnectTimeoutLayer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectElapsed {
@@ -77,8 +76,8 @@ pub struct ConnectElapsed {
     pub after: Duration,
 }
 
-/// The client took nothing of what was written to it, for longer than [`WriteTimeout`](crate::WriteTimeout) allows. It is in an
-/// [`io::Error`], where [`find`] finds it.
+/// The client accepted no data for longer than [`WriteTimeout`](crate::WriteTimeout) allows. It comes inside an
+/// [`io::Error`]; [`find`] finds it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriteElapsed {
@@ -95,8 +94,8 @@ pub struct ReplayUnavailable {}
 
 /// A [`BoxError`] that is an [`Error`].
 ///
-/// `BoxError` itself is none, so that what asks for one (the layers that judge errors) cannot take it. This can be put
-/// between; it shows the error as it is, and [`find`] looks through it.
+/// `BoxError` does not implement `Error`, which the retry, fallback and breaker layers require. Wrap it in this type:
+/// `Display` shows the inner error, and [`find`] looks through it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -125,29 +124,29 @@ pub struct ReplayUnavailable {}
 #[derive(Debug)]
 pub struct BoxedError(BoxError);
 
-/// A listener of a shared call ([`DedupLayer`](crate::DedupLayer)) was too slow: it was cut off, so that the others
+/// A reader of a shared call ([`DedupLayer`](crate::DedupLayer)) was too slow: the layer cut it off, so the other readers
 /// need not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DedupLagged {
-    /// How long the others had to wait for it.
+    /// How long the other readers waited for it.
     pub after: Duration,
 }
 
-/// The process that made a shared call ([`DedupLayer`](crate::DedupLayer)) is gone, or cannot be reached any more.
+/// The process that made a shared call ([`DedupLayer`](crate::DedupLayer)) is gone, or became unreachable.
 ///
-/// A store that several processes share ([`Store::HANDS_OVER`](crate::store::Store::HANDS_OVER)) ends the logs of the
-/// callers in other processes with it. Where they have no head yet, they claim again, and one of them makes the call anew.
+/// A store that several processes share ([`Store::HANDS_OVER`](crate::store::Store::HANDS_OVER)) ends the logs of callers
+/// in other processes with this error. Callers that have no head yet claim again, and one of them makes the call anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaderGone {
-    /// It cannot be reached from here. It may be there, and be reached a moment later.
+    /// Whether the process is only unreachable from here. It may still run, and become reachable again.
     pub is_unreachable: bool,
 }
 
-/// The error of a call that several listen to ([`DedupLayer`](crate::DedupLayer)), for one of them.
+/// The error of a shared call ([`DedupLayer`](crate::DedupLayer)), for one of its readers.
 ///
-/// It says what the error itself says, and [`find`] finds what the error itself is.
+/// `Display` shows the original error, and [`find`] finds it.
 #[derive(Clone, Debug)]
 pub struct SharedError(Arc<dyn Error + Send + Sync>);
 
@@ -158,7 +157,7 @@ pub struct InvalidConfig {
     reason: &'static str,
 }
 
-/// The first error of type `E` in `err` or in the chain of its sources.
+/// Returns the first error of type `E` in `err` or in the chain of its sources.
 ///
 /// Takes a [`BoxError`], a `dyn Error`, or anything that dereferences to one. Looks into [`io::Error`]s too, whose
 /// `source()` skips the error they were made from.
@@ -167,7 +166,7 @@ pub fn find<E: Error + 'static>(err: &(impl Chain + ?Sized)) -> Option<&E> {
     chain(err.head()).find_map(|err| err.downcast_ref())
 }
 
-/// `err`, its source, the source of that, and so on.
+/// Iterates over `err`, its source, the source of that, and so on.
 pub(crate) fn chain<'a>(err: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(err), |&err| match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner as &(dyn Error + 'static)),
@@ -175,7 +174,7 @@ pub(crate) fn chain<'a>(err: &'a (dyn Error + 'static)) -> impl Iterator<Item = 
     })
 }
 
-/// What [`find`] can search. Sealed: boxed and unboxed `dyn Error`s.
+/// The argument of [`find`]. Sealed: boxed and unboxed `dyn Error`s.
 pub trait Chain: sealed::Sealed {
     #[doc(hidden)]
     fn head(&self) -> &(dyn Error + 'static);
@@ -227,7 +226,7 @@ impl Error for IdleBodyElapsed {}
 // === impl DeadlineExceeded ===
 
 impl DeadlineExceeded {
-    /// A call that was not over when its `budget` was.
+    /// A call that did not finish within `budget`.
     #[must_use]
     pub const fn new(budget: Duration) -> Self {
         Self { budget }
@@ -236,7 +235,7 @@ impl DeadlineExceeded {
 
 impl fmt::Display for DeadlineExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the call was not over within its budget of {}", Rounded(self.budget))
+        write!(f, "the call did not finish within its budget of {}", Rounded(self.budget))
     }
 }
 
@@ -245,7 +244,7 @@ impl Error for DeadlineExceeded {}
 // === impl StreamSilent ===
 
 impl StreamSilent {
-    /// An upstream that was silent for `after`, however many heartbeats went out meanwhile.
+    /// An upstream that was silent for `after`.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self { after }
@@ -281,7 +280,7 @@ impl Error for UnexpectedResponse {}
 // === impl ConnectElapsed ===
 
 impl ConnectElapsed {
-    /// A connection that did not come about within `after`.
+    /// A connection that was not made within `after`.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self { after }
@@ -299,7 +298,7 @@ impl Error for ConnectElapsed {}
 // === impl WriteElapsed ===
 
 impl WriteElapsed {
-    /// A client that took nothing for `after`.
+    /// A client that accepted no data for `after`.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self { after }
@@ -308,7 +307,7 @@ impl WriteElapsed {
 
 impl fmt::Display for WriteElapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the client took nothing of what was sent to it for {}", Rounded(self.after))
+        write!(f, "the client accepted no data for {}", Rounded(self.after))
     }
 }
 
@@ -326,7 +325,7 @@ impl ReplayUnavailable {
 
 impl fmt::Display for ReplayUnavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this copy of the request body can be read no longer")
+        f.write_str("this copy of the request body is no longer available")
     }
 }
 
@@ -335,7 +334,7 @@ impl Error for ReplayUnavailable {}
 // === impl BoxedError ===
 
 impl BoxedError {
-    /// This error, as an [`Error`].
+    /// Wraps `err`.
     #[must_use]
     pub const fn new(err: BoxError) -> Self {
         Self(err)
@@ -390,7 +389,7 @@ impl Error for LeaderGone {}
 // === impl DedupLagged ===
 
 impl DedupLagged {
-    /// A listener that the others waited for, for `after`.
+    /// A reader that delayed the others for `after`.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self { after }
@@ -399,7 +398,7 @@ impl DedupLagged {
 
 impl fmt::Display for DedupLagged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this reader kept the others who hear the same answer waiting for {}", Rounded(self.after))
+        write!(f, "this reader was too slow: the other readers of the shared answer waited {}", Rounded(self.after))
     }
 }
 
@@ -408,7 +407,7 @@ impl Error for DedupLagged {}
 // === impl SharedError ===
 
 impl SharedError {
-    /// Makes `err` one that can be cloned.
+    /// Makes `err` cloneable.
     #[must_use]
     pub fn new(err: impl Into<BoxError>) -> Self {
         Self(Arc::from(err.into()))

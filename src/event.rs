@@ -1,12 +1,12 @@
-//! What a layer did that is worth a log line.
+//! The events that layers log.
 //!
-//! Nothing is emitted on the good path. Where a layer acts (refuses, gives up, steps aside), it builds one [`Event`]
-//! and hands it to the feature `tracing`, the feature `metrics`, and the layer's own [`Observer`], in this order.
+//! A successful call emits no event. A layer that refuses, gives up, or passes a call untouched builds one [`Event`] and
+//! hands it to the feature `tracing`, the feature `metrics`, and the layer's own [`Observer`], in this order.
 //!
-//! With the feature `tracing` an event is a line: at WARN what a caller notices (at most once a second for each kind, with the
-//! count of those left out), at INFO what was done about it, at DEBUG what is ordinary. With the feature `metrics` it is counted in
-//! `tower_buttress_events_total`, by `event` and `detail`, and by `stack` where an [`ObserveLayer`](crate::ObserveLayer) names
-//! one.
+//! With the feature `tracing` an event is a line: at WARN if a caller notices it (at most one per second and kind, with
+//! the count of omitted lines), at INFO if a layer acted on it, at DEBUG if it is ordinary. With the feature `metrics` it
+//! is counted in `tower_buttress_events_total`, by `event` and `detail`, and by `stack` inside a named
+//! [`ObserveLayer`](crate::ObserveLayer).
 
 #[cfg(feature = "tracing")]
 mod log;
@@ -26,7 +26,7 @@ use crate::policy::resume::{NotResumed, ResumedBy};
 use crate::policy::retry::NotRetried;
 use crate::rejection::RejectionKind;
 
-/// Something happened that is worth a log line.
+/// Something that a layer did and that is worth a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -36,7 +36,7 @@ pub enum Event {
         /// Why.
         kind: RejectionKind,
     },
-    /// A response body was ended with an error, because a limit of time was reached.
+    /// A layer ended a response body with an error, because a time limit was reached.
     #[non_exhaustive]
     BodyTimedOut {
         /// The layer that gave up.
@@ -44,27 +44,27 @@ pub enum Event {
         /// Its limit.
         after: Duration,
     },
-    /// A connector was given up.
+    /// A connection was not made within the limit.
     #[non_exhaustive]
     ConnectElapsed {
         /// The limit.
         after: Duration,
     },
-    /// An attempt failed, and there will be another.
+    /// An attempt failed, and the layer makes another.
     #[non_exhaustive]
     RetryScheduled {
-        /// The number of the attempt to come.
+        /// The number of the next attempt.
         attempt: u32,
         /// The wait before it.
         wait: Duration,
     },
-    /// An attempt failed, another might have helped, and there will be none.
+    /// An attempt failed with an error that a retry might fix, and the layer makes no other attempt.
     #[non_exhaustive]
     NotRetried {
         /// Why.
         reason: NotRetried,
     },
-    /// The primary could not serve a call, and a backup is asked.
+    /// The primary could not serve a call, and the layer asks a backup.
     #[non_exhaustive]
     FallbackUsed {
         /// Its name.
@@ -76,7 +76,7 @@ pub enum Event {
         /// Its name.
         name: Arc<str>,
     },
-    /// A circuit went from one state into another.
+    /// A circuit changed its state.
     #[non_exhaustive]
     CircuitChanged {
         /// Its key, where it has one.
@@ -84,67 +84,67 @@ pub enum Event {
         /// What changed, and why.
         change: CircuitChange,
     },
-    /// A circuit that only counts would have opened.
+    /// A circuit that only observes would have opened.
     #[non_exhaustive]
     CircuitWouldOpen {
         /// Its key, where it has one.
         key: Option<Arc<str>>,
         /// The threshold that was reached.
         reason: CircuitReason,
-        /// The calls that it had counted.
+        /// The calls that the circuit had counted.
         stats: CircuitStats,
     },
     /// A duplicate request joined a call already in flight.
     FlightJoined,
-    /// A request was given an answer that was given before.
+    /// A request got the stored answer to an earlier request.
     #[non_exhaustive]
     Replayed {
-        /// How long ago.
+        /// The age of that answer.
         age: Duration,
     },
     /// An upstream call was cancelled because its last client left.
     FlightAbandoned,
-    /// A caller came back to an answer, at the URL that it was given.
+    /// A caller came back to an answer, at the URL that the layer gave it.
     FlightResumed,
-    /// An upstream call was cancelled because a caller asked for that, at the URL of its answer.
+    /// A caller stopped an upstream call, at the URL of its answer.
     FlightStopped,
-    /// The upstreams gave no answer, and an earlier one was returned.
+    /// The upstreams gave no answer, and the layer returned an earlier one.
     #[non_exhaustive]
     StaleServed {
-        /// What it is the answer to.
+        /// What the returned answer was an answer to.
         kind: StaleKind,
-        /// How long ago it was given.
+        /// The age of that answer.
         age: Duration,
     },
     /// A heartbeat went out on a silent event stream.
     HeartbeatSent,
-    /// An upstream has too much: all calls with the same credential wait.
+    /// An upstream is overloaded: all calls with the same credential wait.
     #[non_exhaustive]
     Paused {
-        /// For how long.
+        /// How long.
         wait: Duration,
     },
-    /// A setting that cannot do what it is for was found when a preset was made.
+    /// A preset was built with a setting that cannot work.
     #[non_exhaustive]
     Misconfigured {
         /// What is wrong.
         error: InvalidConfig,
     },
-    /// The number of calls that an upstream is found to bear has changed.
+    /// The concurrency limit that a layer adapts to the upstream has changed.
     #[non_exhaustive]
     ConcurrencyChanged {
-        /// How many may be under way now.
+        /// The new limit on calls in flight.
         limit: u32,
     },
-    /// An answer was ended because a newer message of its conversation had come, or because it was cancelled.
+    /// An answer was ended because a newer message of its conversation came, or because the call was cancelled.
     Superseded,
-    /// The answer of an LLM API was no answer, or not all of it.
+    /// An LLM API answered with an error or with a truncated answer.
     #[non_exhaustive]
     StreamFailed {
         /// What was wrong with it.
         fault: StreamFault,
     },
-    /// A stream broke, and its rest is handed on behind it.
+    /// A stream broke, and its rest follows in the same body.
     #[non_exhaustive]
     StreamResumed {
         /// How.
@@ -161,10 +161,10 @@ pub enum Event {
     OutputInvalid {
         /// What is wrong with it.
         fault: OutputFault,
-        /// Whether the model is asked again, with what is wrong.
+        /// Whether the layer asks the model again, naming the fault.
         asked_again: bool,
     },
-    /// A layer met something it cannot treat, and let it pass untouched.
+    /// A layer met something it cannot handle, and passed it untouched.
     #[non_exhaustive]
     Bypassed {
         /// The layer.
@@ -172,11 +172,12 @@ pub enum Event {
         /// What it met.
         reason: &'static str,
     },
-    /// What several processes share can be reached again, or cannot be reached any more: this process goes on by itself.
+    /// A backend that several processes share became reachable, or unreachable. While it is unreachable this process
+    /// works alone.
     BackendChanged {
         /// Whether it can be reached.
         reached: bool,
-        /// Why not; empty where it can.
+        /// Why it cannot be reached; empty if it can.
         why: Arc<str>,
     },
 }
@@ -185,7 +186,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamFault {
-    /// It told of an error.
+    /// It contained an error.
     UpstreamError,
     /// It ended before it was complete.
     Truncated,
@@ -194,7 +195,7 @@ pub enum StreamFault {
 // === impl Event ===
 
 impl Event {
-    /// A stable name, as used for the `event` label of the feature `metrics`: `"refused"`.
+    /// A stable name, the `event` label of the feature `metrics`: `"refused"`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -228,7 +229,7 @@ impl Event {
         }
     }
 
-    /// What tells events of one name apart, in few values: the reason of a refusal, the state entered, or the layer.
+    /// Tells events of one name apart, with few values: the reason of a refusal, the state entered, or the layer.
     #[must_use]
     pub const fn detail(&self) -> &'static str {
         match self {
@@ -322,7 +323,7 @@ impl StreamFault {
 impl fmt::Display for StreamFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::UpstreamError => "the answer told of an error",
+            Self::UpstreamError => "the answer contains an error",
             Self::Truncated => "the answer ended before it was complete",
         })
     }
@@ -343,7 +344,7 @@ mod tests {
 
     use crate::policy::breaker::report::CircuitState;
 
-    /// For people who read the log, and for what greps it.
+    /// A stable shape for people who read the log and for tools that search it.
     #[test]
     fn a_line_is_in_one_shape_and_its_times_are_rounded() {
         let time = Duration::from_nanos(1_234_567_891);

@@ -33,82 +33,83 @@
 //! tokio = { version = "1", features = ["macros", "net", "rt-multi-thread"] }
 //! ```
 //!
-//! Start with the preset above, or with the layer that answers your question:
+//! Start with the preset above, or with the layer for the problem you see:
 //!
 //! | What you see | Layer |
 //! |---|---|
-//! | A call has no end, or its upstream works on when the caller has left | [`DeadlineLayer`] |
+//! | A call never ends, or the upstream keeps working after the caller has left | [`DeadlineLayer`] |
 //! | One timeout is too short for long answers and too long for dead upstreams | [`FirstByteTimeoutLayer`] and [`IdleBodyTimeoutLayer`] |
 //! | Load balancers close streams while the model thinks | [`SseHeartbeatLayer`] |
-//! | 429, 503 and broken connections that a second attempt would mend | [`RetryAfterBackoffLayer`] |
-//! | The upstream is down for minutes | [`CircuitBreakerLayer`], and [`FallbackLayer`] to another one |
-//! | Double clicks and clients that send again are billed twice | [`DedupLayer`] |
-//! | A stream that ends early is taken for whole, an error comes inside of a 200 | `StreamGuardLayer` |
+//! | The upstream answers 429 or 503 or breaks the connection, and a second attempt would succeed | [`RetryAfterBackoffLayer`] |
+//! | The upstream is down for minutes | [`CircuitBreakerLayer`], and [`FallbackLayer`] to another upstream |
+//! | The provider bills double clicks and client retries twice | [`DedupLayer`] |
+//! | A truncated stream passes for a complete one, or a 200 contains an error | `StreamGuardLayer` |
 //! | The connection breaks in the middle of an answer | `ResumeLayer` to the upstream, [`DedupLayer::resumable`] to the callers |
-//! | More calls than the upstream bears, or one tenant takes all places | [`QueueLayer`] |
+//! | More calls than the upstream can serve, or one tenant takes all places | [`QueueLayer`] |
 //! | 429 after 429 | [`PaceLayer`] |
-//! | The user goes on typing while the last message is answered | [`SupersedeLayer`] |
+//! | The user sends the next message while the last one is being answered | [`SupersedeLayer`] |
 //! | All upstreams are down | `LastGoodLayer` |
-//! | Answers that are to be JSON do not parse | `StructuredOutputLayer` |
+//! | Answers that should be JSON do not parse | `StructuredOutputLayer` |
 //! | Log lines do not say which call they are about | [`ObserveLayer`] |
 //!
 //! # Crate features
 //!
-//! None is on by default, and the crate then depends on `bytes`, `http`, `http-body`, `sha2`, `tokio`, and little else.
+//! No feature is on by default. The crate then depends on `bytes`, `http`, `http-body`, `sha2`, `tokio`, and little else.
 //!
 //! | Feature | Adds |
 //! |---|---|
-//! | `hyper` | looks into the errors of hyper and hyper-util: was the request sent, is the upstream to blame |
-//! | `llm` | `StreamGuardLayer`, `ResumeLayer`, `LastGoodLayer`, and what they read (`proto::dialect`); brings `serde_json` |
+//! | `hyper` | reads the errors of hyper and hyper-util: whether the request was sent, whether the upstream is at fault |
+//! | `llm` | `StreamGuardLayer`, `ResumeLayer`, `LastGoodLayer`, and the formats they read (`proto::dialect`); brings `serde_json` |
 //! | `schema` | `StructuredOutputLayer`; brings `jsonschema` |
-//! | `json` | `DedupLayer::json_canonical`: JSON is equal in any order of its members |
-//! | `tracing`, `metrics` | log lines, and figures, of each [`Event`] |
+//! | `json` | `DedupLayer::json_canonical`: JSON bodies that differ only in the order of their members are equal |
+//! | `tracing`, `metrics` | log lines, and metrics, of each [`Event`] |
 //! | `tower` | `ServiceBuilderExt`: the layers by name on the `ServiceBuilder` of tower 0.5 |
-//! | `store-suite` | `store::suite`, which puts a [`Store`](store::Store) of your own to the test |
-//! | `reqwest`, `reqwest-middleware`, `tonic` | look into their errors; the crates `tower-buttress-reqwest` and `tower-buttress-tonic` turn them on |
+//! | `store-suite` | `store::suite`, which tests a [`Store`](store::Store) of your own |
+//! | `reqwest`, `reqwest-middleware`, `tonic` | read the errors of those crates; `tower-buttress-reqwest` and `tower-buttress-tonic` turn them on |
 //!
 //! # The layers, outermost first
 //!
 //! | Layer | Does, or bounds | Why there |
 //! |---|---|---|
-//! | [`ObserveLayer`] | says which call events are about | sees all that happens |
-//! | [`RejectionsAsErrorsLayer`] | makes refusals typed errors | last to touch the answer |
-//! | [`InspectRequestLayer`] | shows the request's body to a closure | what it decides holds for all below |
-//! | [`GrpcStatusLayer`] | writes the status of gRPC streams | sees what no layer will act on |
-//! | [`TimeoutProfileLayer`] | chooses the limits of a request | they hold for all below |
-//! | [`SseHeartbeatLayer`] | the silence of an event stream, which it fills | its bytes must not feed a timer below |
-//! | [`DeadlineLayer`] | the whole call and its body | bounds everything, waits included |
+//! | [`ObserveLayer`] | names the call that an event is about | sees the events of all layers below |
+//! | [`RejectionsAsErrorsLayer`] | turns refusals into typed errors | the layers below work on refusals as responses |
+//! | [`InspectRequestLayer`] | shows the request's body to a closure | its decision applies to all layers below |
+//! | [`GrpcStatusLayer`] | writes the status of gRPC streams | sees the errors that no layer below handled |
+//! | [`TimeoutProfileLayer`] | chooses the limits of a request | the limits apply to all layers below |
+//! | [`SseHeartbeatLayer`] | fills the silence of an event stream | its bytes must not feed a timer below |
+//! | [`DeadlineLayer`] | the whole call and its body | bounds all waits below too |
 //! | [`SupersedeLayer`] | ends the older messages of a conversation | sees the call of each caller |
-//! | [`DedupLayer`] | shares calls | one flight, whatever happens below |
-//! | `LastGoodLayer` (feature `llm`) | keeps whole answers | an earlier answer in place of an error |
-//! | `ResumeLayer` (feature `llm`) | goes on with streams that broke | its callers hear one answer; it asks the upstream that began it |
+//! | [`DedupLayer`] | shares calls | retries and fallbacks below belong to the one shared call |
+//! | `LastGoodLayer` (feature `llm`) | stores complete answers | returns an earlier answer in place of an error |
+//! | `ResumeLayer` (feature `llm`) | continues streams that broke | callers outside see one answer; the layer asks the upstream that began it |
 //! | [`FallbackLayer`] | asks a backup | sees the final outcome of the primary |
-//! | `StructuredOutputLayer` (feature `schema`) | checks answers that are to be JSON | asks again by calls of its own |
-//! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes everything below |
-//! | [`QueueLayer`] | the calls under way, and the wait of the others | an attempt that waits to be made holds no place |
-//! | [`PaceLayer`] | the rate of calls | each attempt counts, and what waits is not taken for a slow upstream |
-//! | [`CircuitBreakerLayer`] | refuses at once | sees each attempt, and the timeouts below |
-//! | `StreamGuardLayer` (feature `llm`) | finds what is cut, and errors inside a 200 | the layers outside act on what it finds |
-//! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next one ends |
+//! | `StructuredOutputLayer` (feature `schema`) | checks answers that should be JSON | asks again with calls of its own |
+//! | [`RetryAfterBackoffLayer`] | the attempts | each attempt passes every layer below |
+//! | [`QueueLayer`] | the calls in flight, and the wait of the others | an attempt that waits for its retry holds no place |
+//! | [`PaceLayer`] | the rate of calls | each attempt counts, and the timeouts below do not count the wait |
+//! | [`CircuitBreakerLayer`] | refuses calls to a failing upstream at once | sees each attempt, and the timeouts below |
+//! | `StreamGuardLayer` (feature `llm`) | finds truncated answers, and errors inside a 200 | the layers outside act on what it finds |
+//! | [`IdleBodyTimeoutLayer`] | the longest silence of the body | per attempt; begins where the next timeout ends |
 //! | [`FirstByteTimeoutLayer`] | the wait for the first data | per attempt |
 //! | the client, with [`ConnectTimeoutLayer`] on its connector | a connection | sees connections, not requests |
 //!
-//! A preset has those from [`GrpcStatusLayer`] to [`FirstByteTimeoutLayer`].
+//! A preset contains the layers from [`GrpcStatusLayer`] to [`FirstByteTimeoutLayer`].
 //!
-//! Two orders are wrong in ways that do not show at once: a heartbeat inside a timeout tells it that the upstream lives,
-//! and a breaker outside of retries sees one failure where there were three.
+//! Two wrong orders are easy to miss. A heartbeat inside a timeout resets the timer, so a dead upstream is never found. A
+//! breaker outside the retries counts three failed attempts as one failure.
 //!
-//! # What a layer asks of the service inside
+//! # What a layer requires of the service inside
 //!
-//! All are services of `http::Request` and `http::Response`. A response's body is a `Body<Data = Bytes>` whose error becomes a
-//! [`BoxError`](error::BoxError), as it does from hyper, axum, tonic and reqwest; the service's own error passes unchanged. A
-//! layer that keeps the request's body, or waits until it was sent, takes any body and hands in a [`CallBody`], which nests
-//! without being wrapped again: the client inside must take requests with it (`Client::builder(..).build::<_, CallBody>(..)`).
+//! All layers are for services of `http::Request` and `http::Response`. A response's body is a `Body<Data = Bytes>` whose
+//! error converts into a [`BoxError`](error::BoxError), as with hyper, axum, tonic and reqwest; the service's own error
+//! passes unchanged. A layer that records the request's body, or waits until the body was sent, takes any body and passes
+//! on a [`CallBody`]. Nested layers do not wrap a `CallBody` again. The client inside must take it as its request body
+//! (`Client::builder(..).build::<_, CallBody>(..)`).
 //!
-//! | Layer | Request's body: takes, hands in | Asks besides |
+//! | Layer | Request's body: takes, passes on | Requires besides |
 //! |---|---|---|
 //! | [`ObserveLayer`], [`TimeoutProfileLayer`], [`GrpcStatusLayer`], [`DeadlineLayer`], [`IdleBodyTimeoutLayer`] | any, the same | |
-//! | [`RejectionsAsErrorsLayer`], [`AnyErrorLayer`] | any, the same | `Error: Into<BoxError>`; change it into a `BoxError`, a [`BoxedError`](error::BoxedError) |
+//! | [`RejectionsAsErrorsLayer`], [`AnyErrorLayer`] | any, the same | `Error: Into<BoxError>`; the error becomes a `BoxError`, a [`BoxedError`](error::BoxedError) |
 //! | [`SseHeartbeatLayer`] | any, the same | `Error: Into<BoxError>`; `Future: Send + 'static` |
 //! | [`CircuitBreakerLayer`], [`PaceLayer`], [`QueueLayer`] | any, the same | `Clone`; `Error: std::error::Error` |
 //! | `StreamGuardLayer` | any, the same | response body `Unpin` |
@@ -121,27 +122,28 @@
 //! | [`DedupLayer`] | any, [`CallBody`] | `Clone`; service, future, error and body `Send` |
 //! | a [preset](presets) | any, [`CallBody`] | `Clone + Send + Sync`; future `Send`; `Error: std::error::Error`; body `Send + Unpin` |
 //!
-//! A service whose error is a `BoxError`, which is not an [`Error`](std::error::Error), gets an [`AnyErrorLayer`]. A preset's service has
-//! a name, [`Resilience<Client>`](presets::Resilience), and fits into a struct or axum's state; to name not even the client, box it:
-//! `tower::util::BoxCloneSyncService::new(stack.layer(client))`.
+//! Put an [`AnyErrorLayer`] around a service whose error is a `BoxError`, which is not an [`Error`](std::error::Error). A
+//! preset's service has a nameable type, [`Resilience<Client>`](presets::Resilience), for a struct or axum's state. To
+//! hide the client's type too, box the service: `tower::util::BoxCloneSyncService::new(stack.layer(client))`.
 //!
 //! # Recipes
 //!
-//! - **A proxy before a model provider**: see below. The crate `tower-buttress-gateway` is a whole one, with every layer from heartbeats
-//!   to the connect timeout, and an option for each; it also does what every proxy must (hop-by-hop headers, upgrades), and
-//!   bounds its socket writes, since a body that is not polled cannot time out. On a server of your own [`WriteTimeout`] does that.
-//! - **A client**: a [preset](presets), or a `ServiceBuilder` with some of the layers (`ServiceBuilderExt`
-//!   of the feature `tower` has them by name).
+//! - **A proxy in front of a model provider**: see below. The crate `tower-buttress-gateway` is a complete proxy, with
+//!   every layer from heartbeats to the connect timeout and an option for each. It also does what every proxy must
+//!   (hop-by-hop headers, upgrades), and bounds its socket writes, since a body that is not polled cannot time out. On
+//!   your own server use [`WriteTimeout`].
+//! - **A client**: a [preset](presets), or a `ServiceBuilder` with some of the layers (`ServiceBuilderExt` of the feature
+//!   `tower` has them by name).
 //! - **A handler with a deadline**: [`DeadlineLayer`] with `accept` on the router and another with `propagate` around the
-//!   client; what the caller has left reaches the upstream without being handed through. The example `deadline` shows it.
-//! - **reqwest**: the crate `tower-buttress-reqwest` has a service that the layers go around, streaming in both directions;
-//!   its feature `reqwest-middleware` makes middleware of a layer that borrows its inner service for one call.
-//! - **tonic**: the crate `tower-buttress-tonic` has the adapter that goes next to a `Channel`; deadlines travel in `grpc-timeout`, and
-//!   every limit that is reached is a status. On a server, [`GrpcStatusLayer`] and [`DeadlineLayer`].
-//! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by the
-//!   model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
-//! - **Other parties in a call**: each layer has an example of its own name, `cargo run -p examples --example dedup`; the example
-//!   `gateway` is the heart of a proxy with TLS to its upstream.
+//!   client; the handler need not pass the remaining time to the upstream. See the example `deadline`.
+//! - **reqwest**: the crate `tower-buttress-reqwest` has a service to put the layers around; both bodies stream. Its
+//!   feature `reqwest-middleware` turns a layer into middleware.
+//! - **tonic**: the crate `tower-buttress-tonic` has the adapter for a `Channel`. Deadlines travel in `grpc-timeout`, and
+//!   every limit that is reached becomes a status. On a server, use [`GrpcStatusLayer`] and [`DeadlineLayer`].
+//! - **Other limits for some requests**: [`TimeoutProfileLayer`] chooses by path or header, [`InspectRequestLayer`] by
+//!   the model that the body names; or put a [`TimeoutProfile`] into the request's extensions.
+//! - **Each layer alone**: each layer has an example of its own name, `cargo run -p examples --example dedup`; the
+//!   example `gateway` is the core of a proxy with TLS to its upstream.
 //!
 //! The core of a proxy, in axum:
 //!
@@ -182,19 +184,20 @@
 //!
 //! # What proxies need
 //!
-//! A proxy closes a connection on which nothing comes for longer than its timeout. [`SseHeartbeatLayer`] sends a comment before
-//! that, [`before_headers`](SseHeartbeatLayer::before_headers) also while there is no answer yet.
+//! A proxy closes a connection after a silence longer than its timeout. [`SseHeartbeatLayer`] sends a comment before
+//! that, and with [`before_headers`](SseHeartbeatLayer::before_headers) also before the upstream has answered.
 //!
-//! Tried with real proxies in front of a model that thinks for 6 s, silent before its head or within its answer; with nginx and
-//! `presets::llm_gateway` also one that sends its head and then only comments. Without heartbeats each of these streams is closed,
-//! with heartbeats each arrives whole. (The tests are in `crates/gateway/tests/it/clients`; `.ci/clients` runs them.)
+//! Tested with real proxies in front of a model that thinks for 6 s, before its head or in the middle of its answer; with
+//! nginx and `presets::llm_gateway` also in front of a model that sends its head and then only comments. Without
+//! heartbeats the proxy closes each of these streams; with heartbeats each arrives whole. (The tests are in
+//! `crates/gateway/tests/it/clients`; `.ci/clients` runs them.)
 //!
 //! | Proxy | Limit in the test (default) | Heartbeats in the test |
 //! |---|---|---|
 //! | [nginx](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_read_timeout) 1.22 | `proxy_read_timeout` 2 s and 3 s (60 s) | every 0.5 s and 1 s, the same before the head. Buffering is left on: the layer's `X-Accel-Buffering: no` turns it off |
 //! | [HAProxy](https://docs.haproxy.org/2.6/configuration.html#4.2-timeout%20server) 2.6 | `timeout server` 2 s (none) | every 0.5 s, the same before the head |
 //!
-//! What other proxies allow by their documentation, as of November 2026; these were not tried:
+//! The limits of other proxies by their documentation, as of November 2026, not tested:
 //!
 //! | Proxy | Closes a stream after | Setting |
 //! |---|---|---|
@@ -207,26 +210,26 @@
 //!
 //! # What a provider can do to you, and what you get
 //!
-//! With `presets::llm_client` or `presets::llm_gateway` and the feature `llm`, in the dialects of `proto::dialect`. *Content* is a
-//! piece of text, a thought or a call of a tool. A refusal is what retry, fallback and circuit breaker act on; an error of the
-//! body is what the caller reads behind what it has, and with `llm_gateway` the error event of its dialect comes before it.
+//! With `presets::llm_client` or `presets::llm_gateway` and the feature `llm`, in the dialects of `proto::dialect`.
+//! *Content* is a piece of text, a thought or a tool call. Retry, fallback and circuit breaker act on a refusal. An error
+//! of the body reaches the caller after the part of the answer that was forwarded; with `llm_gateway` the error event of
+//! its dialect comes before it.
 //!
-//! | What the provider does | Before the first content | Behind it |
+//! | The provider | Before the first content | After it |
 //! |---|---|---|
-//! | Ends the stream early, and cleanly | a 502 with `stream_truncated`, asked again | the body ends with an error; the answer counts as a failure and is not kept |
-//! | Breaks the connection | a 502, asked again | the stream goes on by the provider's cursor, where it has one; else the body ends with its error |
-//! | Sends an error inside of a 200 | the status that the error would have had, with the provider's own JSON and wait | the body ends with an error that carries the event; nothing behind it is handed on |
-//! | Says that a quota or credit is spent, with any status | the backup is asked, the provider not again | as any error |
-//! | Says that the prompt is too long | the backup is asked | as any error |
-//! | Sends JSON that is cut, or an error as JSON with a 200 | a refusal, of answers up to 256 KiB | above that, the body ends with an error |
-//! | Sends its head, and then nothing, or comments and pings only | a 504 after the limit of the first byte, or of the first content (90 s) | the body ends with an error after the idle limit, which comments do not put off |
-//! | Thinks for long behind a valid first event | the head and that event are handed on after 2 s | - |
-//! | Sends what is not JSON, or an error without an object around it | a 502 | the body ends with an error if the end is missing |
-//! | Sends JSON of another form, as another API at the same path does | it passes as it comes; once events of a dialect follow, their end counts | the body ends with an error if the end is missing |
-//! | Stops at a limit, filters, or refuses | it is an answer, and passes; `Ending` says which | the same |
-//! | Compresses, though asked for `identity` | it passes unread, with an event that says so | the same |
-//! | Answers 429, and says when to come back in a header, its JSON, or the headers of its limits | this credential's calls wait that long, at most 60 s each time | - |
-//!
+//! | ends the stream early, without an error | a 502 with `stream_truncated`, retried | the body ends with an error; the answer counts as a failure and is not stored |
+//! | breaks the connection | a 502, retried | the stream continues from the provider's cursor, where it has one; else the body ends with its error |
+//! | sends an error inside a 200 | the status that matches the error, with the provider's own JSON and wait | the body ends with an error that carries the event; nothing after it is forwarded |
+//! | reports a spent quota or credit, with any status | the backup is asked, the provider not again | as any error |
+//! | reports that the prompt is too long | the backup is asked | as any error |
+//! | sends truncated JSON, or an error as JSON with a 200 | a refusal, for answers up to 256 KiB | above 256 KiB, the body ends with an error |
+//! | sends its head, and then nothing, or only comments and pings | a 504 after the first-byte limit, or the first-content limit (90 s) | the body ends with an error after the idle limit; comments do not reset it |
+//! | thinks for long after a valid first event | the head and that event are forwarded after 2 s | - |
+//! | sends data that is not JSON, or an error without an object around it | a 502 | the body ends with an error if the end is missing |
+//! | sends JSON of another form, as another API at the same path does | it passes unchanged; once events of a dialect follow, their end is required | the body ends with an error if the end is missing |
+//! | stops at a limit, filters, or refuses | this is an answer, and passes; `Ending` says which | the same |
+//! | compresses, though asked for `identity` | the answer passes unread, with an event that says so | the same |
+//! | answers 429 with a wait in a header, its JSON, or its rate-limit headers | calls with this credential wait that long, at most 60 s each time | - |
 //! # Coming from tower and tower-http
 //!
 //! | There | Here | What is different |
@@ -234,17 +237,18 @@
 //! | `tower::timeout`, `tower_http::timeout::TimeoutLayer` | [`DeadlineLayer`] | bounds the body too, and travels in a header; a 504 in place of an error |
 //! | `tower_http`'s `ResponseBodyDeadlineLayer` | [`DeadlineLayer`] | counts from the start of the call |
 //! | `tower_http`'s `ResponseBodyTimeoutLayer` | [`IdleBodyTimeoutLayer`] | a slow reader does not count as a silent upstream; can count events in place of bytes |
-//! | `tower::retry` with a `Policy` | [`RetryAfterBackoffLayer`] | keeps the body of the request by itself, and knows which requests may be sent again |
-//! | `tower::limit::ConcurrencyLimitLayer` | [`QueueLayer`] | a place is held until the body's end; fair to tenants |
-//! | `tower::limit::RateLimitLayer` behind a `Buffer` | [`PaceLayer`] | is `Clone`, so that it needs no buffer |
+//! | `tower::retry` with a `Policy` | [`RetryAfterBackoffLayer`] | records the request's body itself, and knows which requests are safe to send again |
+//! | `tower::limit::ConcurrencyLimitLayer` | [`QueueLayer`] | a call holds its place until its body ends; fair to tenants |
+//! | `tower::limit::RateLimitLayer` behind a `Buffer` | [`PaceLayer`] | is `Clone`: needs no buffer |
 //! | `tower::load_shed` | [`QueueLayer::max_waiting`] with 0 | a 503 with `Retry-After` in place of an error |
-//! | axum's `HandleErrorLayer` around them | nothing | a refusal is a response already |
+//! | axum's `HandleErrorLayer` around them | nothing | a refusal is already a response |
 //!
-//! `tower::hedge`, balancing and discovery stay what they are; the layers go around them or inside.
+//! `tower::hedge`, balancing and discovery combine with these layers, outside or inside.
 //!
 //! # Testing a stack
 //!
-//! Every wait is on tokio's clock, so a test with paused time takes no time, and a refusal is a response that one can look at:
+//! Every wait uses tokio's clock, so a test with paused time takes no time. A refusal is a response that the test can
+//! inspect:
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -285,29 +289,31 @@
 //! # }
 //! ```
 //!
-//! # Events, logs and figures
+//! # Events, logs and metrics
 //!
-//! A layer that refuses, waits, gives up or steps aside tells of an [`Event`]; on the good path there is none. An [`Observer`],
-//! which may be a closure, is given to a layer or a preset with `observer(..)`. With the feature `tracing` an event is a log
-//! line, with the feature `metrics` these are recorded through the `metrics` facade; times are in seconds:
+//! A layer that refuses, waits, gives up or passes a call untouched emits an [`Event`]; a successful call emits none.
+//! Give an [`Observer`], which may be a closure, to a layer or a preset with `observer(..)`. With the feature `tracing`
+//! each event is a log line; with the feature `metrics` the crate records these through the `metrics` facade, times in
+//! seconds:
 //!
-//! | Name | Kind | Labels | Says |
+//! | Name | Kind | Labels | Value |
 //! |---|---|---|---|
 //! | `tower_buttress_events_total` | counter | `event`, `detail`, `stack` | how often each [`Event`] happened |
 //! | `tower_buttress_first_data_seconds` | histogram | `stack` | how long callers waited for the first data |
 //! | `tower_buttress_call_seconds` | histogram | `stack`, `status`, `end` | how long calls took, with their bodies |
 //! | `tower_buttress_queue_in_flight`, `_queue_waiting`, `_queue_limit` | gauge | `layer` | the places of a [`QueueLayer`] |
 //! | `tower_buttress_pace_in_flight`, `_pace_waiting` | gauge | `layer` | the calls at a [`PaceLayer`] |
-//! | `tower_buttress_pace_paused_until_seconds` | gauge | `layer` | until when the last pause lasts, since 1970 |
+//! | `tower_buttress_pace_paused_until_seconds` | gauge | `layer` | the end of the last pause, in seconds since 1970 |
 //! | `tower_buttress_supersede_in_flight`, `_supersede_waiting` | gauge | `layer` | the messages at a [`SupersedeLayer`] |
 //!
-//! `stack` is the name of the [`ObserveLayer`] around a call (without one there is no such label, and no histogram), `layer` the
-//! name that a layer was given. The number of label values is bounded by the program, never by its callers. [`Memory::used`] is
-//! for a gauge of your own.
+//! `stack` is the name of the [`ObserveLayer`] around a call; without that layer there is no `stack` label and no
+//! histogram. `layer` is the name that you gave the layer. The program bounds the number of label values, never its
+//! callers. Use [`Memory::used`] for a gauge of your own.
 //!
-//! # Beside other crates
+//! # Compared with other crates
 //!
-//! As of November 2026; `benches/README.md` has what each costs, the example `proof` what is left of a fault.
+//! As of November 2026. `benches/README.md` has the cost of each crate; the example `proof` shows how many faults reach
+//! the caller.
 //!
 //! | | This crate | tower, tower-http | tower-resilience | reqwest-retry |
 //! |---|---|---|---|---|
@@ -322,24 +328,26 @@
 //! | A 429 pauses all callers; rates of requests and tokens | yes | requests | requests | has none |
 //! | Hedging, caches | no | some | yes | no |
 //!
-//! # What holds for all of them
+//! # What holds for all layers
 //!
-//! - **A refusal is a response.** No layer changes the service's error type, but for [`RejectionsAsErrorsLayer`]: what must
-//!   be refused is answered with a 504, 503 or 502 (the misuse of a key with a 400, 409 or 422) that carries a
-//!   [`Rejection`]. (A connector has no responses; there it is an error.)
-//! - **A ready result beats a timer.** A frame that is there is handed on, however slow its reader is. (Only
-//!   [`DeadlineLayer`] ends a body that is late as a whole.)
-//! - **The good path is free.** A timer is made when something is pending, and moved only when it fires.
+//! - **A refusal is a response.** No layer but [`RejectionsAsErrorsLayer`] changes the service's error type. A layer
+//!   refuses with a 504, 503 or 502 (misuse of a key with a 400, 409 or 422) that carries a [`Rejection`]. (A connector
+//!   has no responses and refuses with an error.)
+//! - **A ready result beats a timer.** A layer forwards a ready frame even when its timer has fired because the reader
+//!   was slow. (Only [`DeadlineLayer`] ends a body that is late as a whole.)
+//! - **A successful call pays little.** A layer makes a timer only when something is pending, and moves it only when it
+//!   fires.
 //! - **Bytes pass unchanged**, trailers included; length and end are forwarded. Only [`SseHeartbeatLayer`] adds bytes,
-//!   and [`GrpcStatusLayer`] trailers. After an error or the end a body is fused, and the inner body is dropped at once:
-//!   that is what closes the upstream's connection.
-//! - **Step aside, never break.** What a layer cannot treat passes untouched, with an [`Event`].
+//!   and [`GrpcStatusLayer`] trailers. After an error or the end a body is fused, and the inner body is dropped at once,
+//!   which closes the upstream's connection.
+//! - **A layer never breaks a call it cannot handle.** It passes the call untouched, with an [`Event`].
 //! - **Every layer can be off**: `disabled()` keeps the types.
 //!
 //! # Where things are
 //!
-//! `proto` reads and writes what is on the wire, `policy` decides, `rt` waits, `body` streams, [`store`] remembers, and
-//! each folder of `layers` puts them together. [`presets`] puts the layers in order. A body that fails does so with one of the structs in [`error`].
+//! `proto` parses and writes wire formats, `policy` decides, `rt` holds timers, `body` streams, [`store`] keeps shared
+//! answers, and each folder of `layers` puts them together. [`presets`] puts the layers in order. A body fails with one
+//! of the structs in [`error`].
 //!
 //! [tower]: https://docs.rs/tower
 

@@ -2,10 +2,10 @@
 //!
 //! # Why not an error?
 //!
-//! A layer that changes its service's error type cannot be put on a bare axum `Router`, and every trace, metric and
-//! retry around it must learn a new type. So a layer that must refuse answers with an ordinary response, and leaves a
-//! [`Rejection`] in its extensions, which tells "we gave up waiting" from "the upstream itself said 504".
-//! For a typed error instead, put [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer) outermost.
+//! A layer that changes its service's error type does not fit on a bare axum `Router`, and every trace, metric and retry
+//! around it must handle a new type. So a layer refuses with an ordinary response and puts a [`Rejection`] into its
+//! extensions, which distinguishes its own 504 from the upstream's. For a typed error instead, put
+//! [`RejectionsAsErrorsLayer`](crate::RejectionsAsErrorsLayer) outermost.
 
 use std::error::Error;
 use std::fmt;
@@ -49,11 +49,11 @@ pub struct Rejection {
     kind: RejectionKind,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn Error + Send + Sync>>,
-    /// What else the response says in its head.
+    /// Further fields of the response's head.
     headers: Option<Arc<HeaderMap>>,
 }
 
-/// As many as a refusal has: room for them is made once.
+/// The number of fields that a refusal has: the map is allocated once.
 const HEADERS: usize = 3;
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -68,7 +68,7 @@ impl Rejection {
         Self { kind, retry_after: None, source: None, headers: None }
     }
 
-    /// Tells the caller when to come back, as `Retry-After`, or `grpc-retry-pushback-ms` (and with the feature `tonic` as the
+    /// Sets when the caller may retry: `Retry-After`, or `grpc-retry-pushback-ms` (with the feature `tonic` also the
     /// `google.rpc.RetryInfo` in `grpc-status-details-bin`, which applications read).
     #[must_use]
     pub const fn with_retry_after(mut self, retry_after: Duration) -> Self {
@@ -76,7 +76,7 @@ impl Rejection {
         self
     }
 
-    /// Keeps the error that led here, for [`Error::source`]. It is never shown to the caller.
+    /// Keeps the error behind the refusal, for [`Error::source`]. The caller never sees it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(Arc::from(source.into()));
@@ -89,25 +89,25 @@ impl Rejection {
         self
     }
 
-    /// The rejection that `response` carries: `None` for everything the upstream said itself.
+    /// Returns the rejection in `response`; `None` for an answer of the upstream.
     #[must_use]
     pub fn of<B>(response: &Response<B>) -> Option<&Self> {
         response.extensions().get()
     }
 
-    /// Why.
+    /// The reason.
     #[must_use]
     pub const fn kind(&self) -> RejectionKind {
         self.kind
     }
 
-    /// When the caller may come back, where that is known.
+    /// When the caller may retry, if known.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// The response that says so. `Retry-After` counts whole seconds, rounded up: never too early.
+    /// Builds the response. `Retry-After` is in whole seconds, rounded up, so it is never too early.
     #[must_use]
     pub fn into_response(self, format: RejectionFormat) -> Response<Bytes> {
         let template = ProblemTemplate::of(self.kind);
@@ -167,7 +167,7 @@ impl Error for Rejection {
     }
 }
 
-/// A number as the value of a header; the small ones, which waits are most of the time, without an allocation.
+/// Formats a number as a header value; below 100, as most waits are, without an allocation.
 fn number(number: u64) -> HeaderValue {
     const SMALL: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
                          5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
@@ -207,12 +207,12 @@ impl RejectionKind {
         ProblemTemplate::of(self).grpc_status
     }
 
-    /// Whether the caller's client must not try again by itself, as its answer says in `x-should-retry`.
+    /// Whether the response forbids automatic retries, in `x-should-retry`.
     const fn is_final(self) -> bool {
         matches!(self, Self::Superseded | Self::ConversationBusy)
     }
 
-    /// For people, on any wire.
+    /// The message for people, in every format.
     pub(crate) const fn message(self) -> &'static str {
         ProblemTemplate::of(self).message
     }
@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    /// In JSON and in `grpc-message` as they stand.
+    /// Messages go into JSON and `grpc-message` without escaping.
     #[test]
     fn a_message_says_what_happened_and_what_to_do() {
         for kind in KINDS {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A time for people: three digits say enough.
+/// A duration rounded for people, to about three digits.
 pub(crate) struct Rounded(pub(crate) Duration);
 
 impl fmt::Display for Rounded {

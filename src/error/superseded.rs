@@ -1,8 +1,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// The answer was ended by [`SupersedeLayer`](crate::SupersedeLayer): a newer message of the same conversation had come, or
-/// the call was cancelled.
+/// [`SupersedeLayer`](crate::SupersedeLayer) ended the answer: a newer message of the same conversation came, or the call
+/// was cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Superseded {}

@@ -1,4 +1,4 @@
-//! What is wrong with the answer of an LLM API, found by [`StreamGuardLayer`](crate::StreamGuardLayer).
+//! The errors that [`StreamGuardLayer`](crate::StreamGuardLayer) finds in the answers of LLM APIs.
 
 use std::error::Error;
 use std::fmt;
@@ -13,27 +13,27 @@ use crate::proto::dialect::{Kind, StreamError};
 use crate::proto::retry_after::RetryAfter;
 use crate::proto::sse::LineEnding;
 
-/// An error that the upstream told of in the body of its answer: in that of a 4xx or 5xx, in that of a 200, or in the middle of
-/// a stream.
+/// An error that the upstream reported in the body of its answer: of a 4xx or 5xx, of a 200, or in the middle of a
+/// stream.
 ///
-/// It is the error of a body that it ended; the [source](std::error::Error::source) of a refusal
-/// ([`UpstreamFailed`](crate::RejectionKind::UpstreamFailed)); and in the extensions of a 4xx or 5xx whose body was read.
-/// Its message is the upstream's, and may echo parts of the request: neither `Display` nor `Debug` shows it, nor a code or type
-/// that is none of those that providers are known to send.
+/// A body that it ended fails with it. It is the [source](std::error::Error::source) of a refusal
+/// ([`UpstreamFailed`](crate::RejectionKind::UpstreamFailed)), and in the extensions of a 4xx or 5xx whose body was read.
+/// The message is the upstream's and may echo parts of the request: neither `Display` nor `Debug` shows it. They show a
+/// code or type only if providers are known to send it.
 #[derive(Clone)]
 pub struct UpstreamError {
     status: StatusCode,
     verdict: Verdict,
     code: Option<String>,
     type_name: Option<String>,
-    /// The code or the type, where it is one that providers are known to send.
+    /// The code or the type, if providers are known to send it.
     known_name: Option<&'static str>,
     message: String,
     retry_after: Option<RetryAfter>,
     frame: Bytes,
 }
 
-/// The stream ended cleanly, and the model had not said how its answer ended, or it ended inside of an event.
+/// The stream closed without an error before the model had said how its answer ends, or inside an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamTruncated {
@@ -41,7 +41,7 @@ pub struct StreamTruncated {
     sequence: u64,
 }
 
-/// The upstream sent signs of life, and nothing of an answer, for longer than
+/// The upstream sent signs of life, but no content, for longer than
 /// [`StreamGuardLayer::first_content`](crate::StreamGuardLayer::first_content) allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -53,7 +53,7 @@ pub struct FirstContentElapsed {
 // === impl UpstreamError ===
 
 impl UpstreamError {
-    /// An error that has this status, or would have had it if it had come in time, and what it means.
+    /// An error with this status, or the status it would have had before the head was sent, and its meaning.
     #[must_use]
     pub const fn new(status: StatusCode, verdict: Verdict) -> Self {
         Self {
@@ -76,72 +76,72 @@ impl UpstreamError {
         self
     }
 
-    /// Adds which of its names may be shown.
+    /// Adds the name that may be shown.
     #[cfg(feature = "llm")]
     pub(crate) const fn with_known_name(mut self, name: Option<&'static str>) -> Self {
         self.known_name = name;
         self
     }
 
-    /// Adds the upstream's message to people.
+    /// Adds the upstream's message for people.
     #[must_use]
     pub fn with_message(mut self, message: &str) -> Self {
         message.clone_into(&mut self.message);
         self
     }
 
-    /// Adds when the upstream asked to be tried again.
+    /// Adds when the upstream wants to be tried again.
     #[must_use]
     pub const fn with_retry_after(mut self, retry_after: Option<RetryAfter>) -> Self {
         self.retry_after = retry_after;
         self
     }
 
-    /// Adds the event that tells the caller of it.
+    /// Adds the event that reports the error to the caller.
     #[must_use]
     pub fn with_frame(mut self, frame: impl Into<Bytes>) -> Self {
         self.frame = frame.into();
         self
     }
 
-    /// The status that the error has, or would have had if it had come in time.
+    /// The status of the error, or the status it would have had before the head was sent.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// Its code, as the upstream names it: `"insufficient_quota"`.
+    /// The code, as the upstream names it: `"insufficient_quota"`.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
     }
 
-    /// Its type, as the upstream names it: `"overloaded_error"`.
+    /// The type, as the upstream names it: `"overloaded_error"`.
     #[must_use]
     pub fn type_name(&self) -> Option<&str> {
         self.type_name.as_deref()
     }
 
-    /// The upstream's message to people, at most 1 KiB.
+    /// The upstream's message for people, at most 1 KiB.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What it means.
+    /// What the error means for retries and the upstream's health.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    /// When the upstream asked to be tried again.
+    /// When the upstream wants to be tried again.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         self.retry_after
     }
 
-    /// The event that tells the caller of it, in the form that the dialect's official clients raise: the upstream's own, where it
-    /// has that form. Empty where the error did not come in a stream.
+    /// The event that reports the error to the caller, in the form that the dialect's official clients raise as an error:
+    /// the upstream's own event if it has that form. Empty if the error did not come in a stream.
     #[must_use]
     pub const fn frame(&self) -> &Bytes {
         &self.frame
@@ -150,7 +150,7 @@ impl UpstreamError {
 
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the upstream told of an error in its answer ({}", self.status.as_u16())?;
+        write!(f, "the upstream's answer contains an error ({}", self.status.as_u16())?;
         if let Some(name) = self.known_name {
             write!(f, ", {name}")?;
         }
@@ -173,22 +173,22 @@ impl Error for UpstreamError {}
 // === impl StreamTruncated ===
 
 impl StreamTruncated {
-    /// The code under which callers are told of it.
+    /// The error code that callers get.
     pub const CODE: &'static str = "stream_truncated";
 
-    /// A stream of this dialect, and in Responses the sequence number that comes next.
+    /// A stream of this dialect; `sequence` is the next sequence number, in Responses.
     #[must_use]
     pub const fn new(kind: Option<Kind>, sequence: u64) -> Self {
         Self { kind, sequence }
     }
 
-    /// The event that tells the caller of it.
+    /// The event that reports the error to the caller.
     #[must_use]
     pub fn frame(&self, ending: LineEnding) -> String {
         self.described().frame(self.kind, ending)
     }
 
-    /// The same as the JSON body of an answer that is an error.
+    /// The same as a JSON body, for an answer with an error status.
     #[must_use]
     pub fn body(&self) -> String {
         self.described().body(self.kind)
@@ -213,13 +213,14 @@ impl Error for StreamTruncated {}
 // === impl FirstContentElapsed ===
 
 impl FirstContentElapsed {
-    /// An upstream that sent nothing of its answer for `after`.
+    /// An upstream that sent no content for `after`.
     #[must_use]
     pub const fn new(after: Duration) -> Self {
         Self { after }
     }
 
-    /// The event that tells the caller of it, in a dialect; in Responses with the sequence number that comes next.
+    /// The event that reports the error to the caller, in a dialect. `sequence` is the next sequence number, in
+    /// Responses.
     #[must_use]
     pub fn frame(&self, kind: Option<Kind>, sequence: u64, ending: LineEnding) -> String {
         let message = format!("The upstream sent nothing of its answer for {}.", Rounded(self.after));

@@ -8,10 +8,10 @@ use crate::policy::breaker::report::CircuitState;
 use crate::rt::clock;
 use crate::rt::sync::{Mutex, lock};
 
-/// Between two warnings of one kind.
+/// The shortest time between two warnings of one kind.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The warnings of late, by name and detail, which are few and fixed.
+/// The last warning of each kind, by name and detail, which are few and fixed.
 #[derive(Default)]
 struct Warnings(HashMap<(&'static str, &'static str), Warned>);
 
@@ -58,7 +58,7 @@ fn level(event: &Event) -> Level {
     }
 }
 
-/// How many of this kind were left out since the last one, if this one is to be a line.
+/// Returns how many warnings of this kind were omitted since the last line; `None` to omit this one too.
 fn warning(name: &'static str, detail: &'static str) -> Option<u64> {
     static WARNINGS: Mutex<Option<Warnings>> = Mutex::new(None);
     let now = clock::now();
@@ -73,7 +73,7 @@ impl Warnings {
             self.0.insert(kind, Warned { last: now, left_out: 0 });
             return Some(0);
         };
-        // A clock of a test, or of another runtime, may be behind: then the line is written.
+        // The clock of a test, or of another runtime, may be behind: then the line is written.
         if now.checked_duration_since(warned.last).is_some_and(|since| since < PAUSE) {
             warned.left_out = warned.left_out.saturating_add(1);
             return None;

@@ -9,10 +9,11 @@ use crate::rt::per_thread::{PerThread, ThreadArc};
 
 /// Receives the events of the layers it was given to.
 ///
-/// A closure is one. `call` says which call an event is about, where an [`ObserveLayer`](crate::ObserveLayer) stands around the
-/// layers, and the event is about one: a circuit that closes by time, and a setting that is wrong, are not.
+/// A closure is an `Observer`. `call` names the call that an event is about. It is `None` without an
+/// [`ObserveLayer`](crate::ObserveLayer) around the layers, and for events about no single call: a circuit that changes
+/// by time, a wrong setting.
 ///
-/// It is called on the task that makes the call, never inside a lock of this crate: return quickly.
+/// The layer calls it on the task that makes the call, outside every lock of this crate: return quickly.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -42,7 +43,7 @@ pub trait Observer: Send + Sync {
 #[derive(Clone, Default)]
 pub(crate) struct Observers(Option<PerThread<dyn Observer>>);
 
-/// The same, as one call, circuit or shared answer holds it.
+/// The observer as one call, circuit or shared answer holds it.
 #[derive(Clone, Default)]
 pub(crate) struct Emitter(Option<ThreadArc<dyn Observer>>);
 
@@ -58,14 +59,14 @@ where
 // === impl Event ===
 
 impl Event {
-    /// A layer or store of another crate met something that it cannot treat.
+    /// A layer or store of another crate met something that it cannot handle.
     #[must_use]
     pub const fn bypassed(layer: &'static str, reason: &'static str) -> Self {
         Self::Bypassed { layer, reason }
     }
 
-    /// Tells of it as a layer of this crate does: through the features `tracing` and `metrics`, and to `observer`. For
-    /// stores and layers in other crates.
+    /// Emits the event as a layer of this crate does: through the features `tracing` and `metrics`, and to `observer`.
+    /// For stores and layers in other crates.
     ///
     /// ```
     /// use tower_buttress::{CallInfo, Event};
@@ -115,7 +116,7 @@ impl Emitter {
         Observers::to(observer).emitter()
     }
 
-    /// Cold: whatever calls this has left the good path.
+    /// Cold: a successful call emits no event.
     #[cold]
     pub(crate) fn emit(&self, event: &Event) {
         event.emit(self.0.as_deref());

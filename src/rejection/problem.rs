@@ -1,11 +1,11 @@
-//! What a refusal says, kind by kind.
+//! The texts and status codes of refusals.
 
 use http::StatusCode;
 
 use super::kind::RejectionKind;
 
-/// What is said about one kind, on every wire. All of it is fixed text: a refusal must not leak what is behind us,
-/// and rendering it must not cost more than it saves. A message says what happened and, behind a semicolon, what to do.
+/// The response to one kind of refusal, in every format. All of it is fixed text, so a refusal leaks nothing about the
+/// upstreams and is cheap to build. A message says what happened and, after a semicolon, what to do.
 pub(super) struct ProblemTemplate {
     pub(super) name: &'static str,
     pub(super) status: StatusCode,
@@ -14,7 +14,7 @@ pub(super) struct ProblemTemplate {
     pub(super) problem: &'static str,
 }
 
-/// Renders one row of the table. A macro, because `concat!` takes literals only, and the body is thereby static.
+/// Builds one row. A macro, because `concat!`, which keeps the body static, takes only literals.
 macro_rules! problem {
     ($name:literal, $status:ident, $code:literal, $title:literal, $grpc:literal, $message:literal) => {
         ProblemTemplate {

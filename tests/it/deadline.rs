@@ -57,7 +57,7 @@ async fn check(steps: impl IntoIterator<Item = Step>, expected: &[&str]) {
     assert_eq!(trace(response.into_body()).await, expected);
 }
 
-const EXCEEDED: &str = "error: the call was not over within its budget of 10s";
+const EXCEEDED: &str = "error: the call did not finish within its budget of 10s";
 
 #[tokio::test(start_paused = true)]
 async fn a_call_without_a_head_in_time_is_refused_and_dropped() {

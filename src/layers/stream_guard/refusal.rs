@@ -84,7 +84,7 @@ fn written(error: &UpstreamError) -> StreamError<'_> {
         written = written.code(code);
     }
     if error.message().is_empty() {
-        written.message("The upstream told of an error in its answer.")
+        written.message("The upstream's answer contains an error.")
     } else {
         written.message(error.message())
     }

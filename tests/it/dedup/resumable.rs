@@ -374,7 +374,7 @@ async fn coming_back_does_not_put_off_the_deadline_of_the_call() {
         say.data("data: one\n\n");
         assert_eq!(events(&next(&mut back).await).0, ["one"]);
         let ended = next(&mut back).await;
-        assert!(ended.starts_with("error: the call was not over within its budget of 80s"), "{own:?}: {ended}");
+        assert!(ended.starts_with("error: the call did not finish within its budget of 80s"), "{own:?}: {ended}");
         assert_eq!(start.elapsed(), secs(100), "{own:?}");
         settle().await;
         assert_eq!(stage.alive(), 0, "{own:?}");

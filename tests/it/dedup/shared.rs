@@ -307,7 +307,7 @@ async fn the_slowest_of_those_who_follow_elsewhere_holds_up_the_others_for_no_lo
     assert_eq!(reading.await.unwrap(), 1_000_000);
     while !matches!(
         next(&mut stuck).await.as_str(),
-        "end" | "error: this reader kept the others who hear the same answer waiting for 5s"
+        "end" | "error: this reader was too slow: the other readers of the shared answer waited 5s"
     ) {}
     assert!(!waits(&mut stuck));
 }
